@@ -1,0 +1,108 @@
+"""The values that flow between transport, codec, dialect, dispatcher and backend; knows no protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from types import MappingProxyType
+from typing import TypeAlias
+
+# What legacy protocols can say. No D-Bus types; a struct is a dict, an array a list.
+Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
+
+
+class FaultCode(Enum):
+    """Why a call has no reply. Closed: every edge owns a column (a dict constant) that names each member."""
+
+    PARSE_ERROR = "parse_error"  # the bytes are no message of this protocol
+    INVALID_REQUEST = "invalid_request"  # well-formed, but no call
+    TOO_LARGE = "too_large"  # over a limit on size, depth or number of elements
+    UNKNOWN_METHOD = "unknown_method"
+    PARAMETER_COUNT = "parameter_count"  # data: {"expected": int, "received": int}, without the session
+    INVALID_PARAMS = "invalid_params"  # the message names the place: "$.params[1]: expected u, got -1"
+    ACCESS_DENIED = "access_denied"
+    NOT_FOUND = "not_found"  # no such object, interface or property on the bus
+    BUSY = "busy"  # refused now for want of room; nothing was executed
+    UNAVAILABLE = "unavailable"  # the service or its bus cannot be reached; nothing was executed
+    TIMEOUT = "timeout"  # the deadline passed; whether it was executed is unknown
+    NO_REPLY = "no_reply"  # the callee went away in mid-call; whether it was executed is unknown
+    UNREPRESENTABLE = "unrepresentable"  # the reply holds a value that this protocol cannot carry
+    APPLICATION = "application"  # an error in the client's own terms: name is its code, data its list of arguments
+    REMOTE = "remote"  # an error of the far side that no mapping names: name is its error name, data its arguments
+    INTERNAL = "internal"  # a bug here; the message never holds the text of an exception
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who called: `address` for people ("tcp:127.0.0.1:4711", "unix:/run/x"), the rest where the wire tells it."""
+
+    address: str = ""
+    uid: int | None = None
+    gid: int | None = None
+    pid: int | None = None
+    domid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as the client meant it; `extensions` is the one place to leak (headers, domid)."""
+
+    method: str
+    params: tuple[Value, ...] = ()
+    named: Mapping[str, Value] = field(default_factory=dict)
+    oneway: bool = False  # the client wants no answer
+    peer: Peer = Peer()
+    extensions: Mapping[str, object] = _NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """It worked. A method without a result replies with None."""
+
+    value: Value = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """It did not work. A value, never raised."""
+
+    code: FaultCode
+    message: str
+    name: str = ""  # the far side's own error name or code, verbatim
+    data: Value = None  # its arguments (a list for APPLICATION and REMOTE) or details
+    wire: Value = None  # the whole error as a dialect writes it, for protocols whose error may be any value
+
+
+Outcome: TypeAlias = Reply | Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One decoded message: an entry for each call in it, a Fault where an entry made no sense."""
+
+    entries: tuple[Call | Fault, ...]
+    tags: object = None  # what the codec needs to answer; opaque to everybody else
+    batch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back over the wire. `body` is None when the protocol sends nothing (a notification)."""
+
+    body: bytes | None
+    content_type: str
+    fault: Fault | None = None  # set when the message as a whole was refused; a transport may turn it into a status
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one message may hold; past it the fault is TOO_LARGE."""
+
+    body: int = 300 * 1024  # bytes, after inflating
+    depth: int = 64  # nested structs and arrays
+    elements: int = 100_000  # values in one message
+    batch: int = 100  # calls in one message

@@ -1,0 +1,92 @@
+"""The seams: what a codec, dialect, transport and backend must be. Adapters subclass these explicitly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gateway.core.model import Answer, Call, Envelope, Fault, Outcome, Peer
+from gateway.core.route import Route
+
+
+class Codec(Protocol):
+    """Bytes <-> Envelope, both directions, pure and total: bad input becomes a Fault entry, never an exception."""
+
+    @property
+    def name(self) -> str:
+        """Its name in mapping files: "xmlrpc"."""
+
+    @property
+    def content_type(self) -> str:
+        """The exact Content-Type of its answers."""
+
+    def decode(self, body: bytes) -> Envelope:
+        """Read one message; junk gives an envelope with one Fault, which `encode` can still answer."""
+
+    def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
+        """Write the answer: one outcome for each entry; None when nothing is sent.
+
+        A reply that this protocol cannot carry is answered as a fault (UNREPRESENTABLE) that names the place.
+        """
+
+    def encode_call(self, call: Call) -> bytes:
+        """The same protocol, spoken as a client; raises ValueError naming the place when a value cannot be carried."""
+
+    def decode_outcome(self, body: bytes) -> Outcome:
+        """Read an answer; junk is a Fault (PARSE_ERROR)."""
+
+
+class Dialect(Protocol):
+    """A house convention over neutral values; `unwrap_x(wrap_x(v)) == v`. Pure and total."""
+
+    @property
+    def name(self) -> str:
+        """Its name in mapping files: "xenapi"."""
+
+    def unwrap_call(self, call: Call) -> Call:
+        """What the client sent -> the call as the mapping sees it."""
+
+    def wrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
+        """Our outcome -> what the client expects. Faults of framing never come here."""
+
+    def wrap_call(self, call: Call) -> Call:
+        """The inverse of unwrap_call, for when we are the client."""
+
+    def unwrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
+        """The inverse of wrap_outcome, for when we are the client."""
+
+
+class Endpoint(Protocol):
+    """What a transport delivers bytes to: a codec, a dialect and a table of routes behind one path."""
+
+    async def answer(self, body: bytes, peer: Peer) -> Answer:
+        """Answer one message; never raises but for cancellation."""
+
+    def refuse(self, fault: Fault) -> Answer:
+        """Say in the client's protocol why a message was not even read."""
+
+
+Resolve = Callable[[str], Endpoint | None]  # path of a request -> its endpoint (longest prefix), or None
+
+
+class Transport(Protocol):
+    """Owns sockets, knows no protocol; calls `Endpoint.answer`."""
+
+    async def start(self) -> None:
+        """Bind and accept; raises OSError naming the address."""
+
+    async def stop(self, grace: float) -> int:
+        """Stop accepting, let calls in flight finish for `grace` seconds; returns how many were cut off."""
+
+
+class Backend(Protocol):
+    """Answers calls. An expected failure is a returned Fault; an exception is a bug."""
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once and keeps trying."""
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        """Answer one call; the dispatcher holds the deadline and cancels past it."""
+
+    async def stop(self) -> None:
+        """Fail what is still waiting, close."""

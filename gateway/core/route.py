@@ -1,0 +1,87 @@
+"""A mapping entry with nothing left to parse: what `mapping/compile.py` makes and everybody else only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, TypeAlias
+
+from gateway.core.model import Call, Fault, Value
+from gateway.core.signature import Type
+
+Coerce: TypeAlias = Literal["strict", "legacy"]  # legacy: numbers and booleans may also arrive as text
+Variants: TypeAlias = Literal["plain", "typed"]  # typed: {"signature": "u", "value": 5}, nothing inferred
+
+
+class Effect(Enum):
+    """What running a call twice would do."""
+
+    READ = "read"
+    IDEMPOTENT = "idempotent"
+    WRITE = "write"
+
+
+class Mode(Enum):
+    """Who answers. (legacy, shadow and canary come with the old services as a backend.)"""
+
+    DBUS = "dbus"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The D-Bus side, in the order of `busctl call`; `object_path` may hold {parameter}."""
+
+    bus_name: str
+    object_path: str
+    interface: str
+    member: str
+    signature: str
+    reply_signature: str
+
+    def __str__(self) -> str:
+        return f"{self.bus_name} {self.object_path} {self.interface}.{self.member}"
+
+
+@dataclass(frozen=True, slots=True)
+class MethodCall:
+    """A D-Bus method call whose every name and value has been checked against the specification."""
+
+    bus_name: str
+    object_path: str
+    interface: str
+    member: str
+    signature: str
+    body: Sequence[object] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One positional parameter of the legacy method, for help texts and signatures."""
+
+    name: str
+    type: Type | None  # the D-Bus type it becomes; None for a parameter that is dropped, or is taken apart
+    required: bool = True
+    documentation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One legacy method and its target."""
+
+    service: str  # its name in logs and commands: "xenopsd"
+    method: str  # the name the client uses
+    target: Target
+    parameters: tuple[Parameter, ...]
+    result: Type | None  # the legacy result, as the D-Bus type nearest to it; None is void
+    bind: Callable[[Call], MethodCall]  # raises MarshalError or ParameterCountError
+    shape: Callable[[Sequence[object]], Value]  # body of the method return -> result; raises MarshalError
+    translate: Callable[[Fault, Call], Fault]  # a fault with a D-Bus error name -> the fault the client is told
+    timeout: float = 60.0  # seconds
+    effect: Effect = Effect.WRITE
+    mode: Mode = Mode.DBUS
+    documentation: str = ""
+    source: str = ""  # "mappings/xenopsd.yaml:12"
+    aliases: tuple[str, ...] = ()  # old spellings that lead here too
+    guard: Route | None = None  # called first with the same call; its fault is the answer (a session check)

@@ -1,0 +1,108 @@
+"""A D-Bus signature string -> a tree of types. D-Bus specification, "Type system"; knows no values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+BASIC = "ybnqiuxtdsogh"  # may be a dict key; h is a unix file descriptor
+MAX_LENGTH = 255  # bytes in one signature
+MAX_ARRAY_DEPTH = 32
+MAX_STRUCT_DEPTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """One complete type. `children`: of an array its element, of a struct its fields, of a dict entry key and value."""
+
+    code: str  # one of BASIC, "v", "a", "(" or "{"
+    children: tuple[Type, ...] = ()
+
+    def __str__(self) -> str:
+        inner = "".join(map(str, self.children))
+        match self.code:
+            case "a":
+                return "a" + inner
+            case "(":
+                return f"({inner})"
+            case "{":
+                return "{" + inner + "}"
+            case _:
+                return self.code
+
+    @property
+    def is_dict(self) -> bool:
+        """Whether this is an array of dict entries."""
+        return self.code == "a" and self.children[0].code == "{"
+
+    @property
+    def has_variant(self) -> bool:
+        """Whether a variant stands anywhere in this type."""
+        return self.code == "v" or any(child.has_variant for child in self.children)
+
+
+@lru_cache(maxsize=4096)
+def parse(signature: str) -> tuple[Type, ...]:
+    """Split a signature into its complete types; raises ValueError that says what is wrong and where."""
+    if len(signature.encode()) > MAX_LENGTH:
+        raise ValueError(f"signature is {len(signature.encode())} bytes long, at most {MAX_LENGTH} are allowed")
+    types: list[Type] = []
+    at = 0
+    while at < len(signature):
+        one, at = _complete(signature, at, arrays=0, structs=0)
+        types.append(one)
+    return tuple(types)
+
+
+def parse_one(signature: str) -> Type:
+    """Parse a signature of exactly one complete type (what a variant or a property has)."""
+    types = parse(signature)
+    if len(types) != 1:
+        raise ValueError(f"expected one complete type, got {len(types)} in '{signature}'")
+    return types[0]
+
+
+def _complete(text: str, at: int, *, arrays: int, structs: int) -> tuple[Type, int]:
+    if at >= len(text):
+        raise ValueError(f"signature '{text}' ends where a type is expected")
+    code = text[at]
+    if code in BASIC or code == "v":
+        return Type(code), at + 1
+    if code == "a":
+        if arrays == MAX_ARRAY_DEPTH:
+            raise ValueError(f"signature '{text}' nests more than {MAX_ARRAY_DEPTH} arrays")
+        if text[at + 1 : at + 2] == "{":
+            entry, at = _dict_entry(text, at + 1, arrays=arrays + 1, structs=structs)
+            return Type("a", (entry,)), at
+        element, at = _complete(text, at + 1, arrays=arrays + 1, structs=structs)
+        return Type("a", (element,)), at
+    if code == "(":
+        return _struct(text, at, arrays=arrays, structs=structs)
+    if code == "{":
+        raise ValueError(f"signature '{text}' has a dict entry outside an array at {at}")
+    raise ValueError(f"unknown type '{code}' in signature '{text}' at {at}")
+
+
+def _struct(text: str, at: int, *, arrays: int, structs: int) -> tuple[Type, int]:
+    if structs == MAX_STRUCT_DEPTH:
+        raise ValueError(f"signature '{text}' nests more than {MAX_STRUCT_DEPTH} structs")
+    fields: list[Type] = []
+    at += 1
+    while text[at : at + 1] != ")":
+        field, at = _complete(text, at, arrays=arrays, structs=structs + 1)
+        fields.append(field)
+    if not fields:
+        raise ValueError(f"signature '{text}' has an empty struct at {at - 1}")
+    return Type("(", tuple(fields)), at + 1
+
+
+def _dict_entry(text: str, at: int, *, arrays: int, structs: int) -> tuple[Type, int]:
+    if structs == MAX_STRUCT_DEPTH:
+        raise ValueError(f"signature '{text}' nests more than {MAX_STRUCT_DEPTH} structs")
+    key, after = _complete(text, at + 1, arrays=arrays, structs=structs + 1)
+    if key.code not in BASIC:
+        raise ValueError(f"signature '{text}' has a dict key of type '{key}' at {at + 1}, a basic type is needed")
+    value, after = _complete(text, after, arrays=arrays, structs=structs + 1)
+    if text[after : after + 1] != "}":
+        raise ValueError(f"signature '{text}' has a dict entry that is not closed after key and value at {after}")
+    return Type("{", (key, value)), after + 1

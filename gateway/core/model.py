@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from types import MappingProxyType
 from typing import TypeAlias
 
 # What legacy protocols can say. No D-Bus types; a struct is a dict, an array a list.
 Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
-
-_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 class FaultCode(Enum):
@@ -56,7 +53,7 @@ class Call:
     named: Mapping[str, Value] = field(default_factory=dict)
     oneway: bool = False  # the client wants no answer
     peer: Peer = Peer()
-    extensions: Mapping[str, object] = _NOTHING
+    extensions: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,337 @@
+"""The composition root: config -> objects that run; start, reload, drained stop. The one module that knows adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import structlog
+from adapters.backends.dbus import Backend, Bus
+from adapters.transports.http import HttpLimits
+
+from adapters.backends import BACKENDS
+from adapters.codecs import CODECS
+from adapters.dialects import DIALECTS
+from adapters.transports import TRANSPORTS
+from gateway import __version__, config, explain
+from gateway.config import Config, Listener
+from gateway.control.api import CallRequest, Server
+from gateway.core.model import Fault, Limits, Peer, Value
+from gateway.core.ports import Codec, Endpoint, Transport
+from gateway.dispatch import Dispatcher
+from gateway.exchange import Endpoints, Exchange
+from gateway.log import note_call
+from gateway.mapping.compile import build
+from gateway.mapping.live import differences
+from gateway.mapping.problem import Problem
+from gateway.mapping.table import EndpointTable, Table, changes
+
+_log = structlog.get_logger("gateway")
+
+
+class MappingError(Exception):
+    """The mapping files cannot be used; `problems` says why, for all files at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def compile_mappings(settings: Config) -> tuple[Table, list[Problem]]:
+    """Read and check every mapping file the config names; used by `check`, by start and by reload alike."""
+    return build(settings.mapping_paths(), codecs=set(CODECS), dialects=set(DIALECTS), listeners=set(settings.listener))
+
+
+class Gateway:
+    """A gateway from its config file; `async with gateway:` runs it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.settings = config.load(path)
+        self.table, problems = compile_mappings(self.settings)
+        if problems:
+            raise MappingError(problems)
+        self.backend: Backend = BACKENDS["dbus"](_buses(self.settings))
+        self.dispatcher = Dispatcher(self.backend, note_call)
+        self.endpoints = self._endpoints(self.settings, self.table)
+        self.transports = {name: self._transport(name, section) for name, section in self.settings.listener.items()}
+        self._control = Server(Path(self.settings.control.socket), self)
+        self._stack = AsyncExitStack()
+        self._reloading = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        """Backends up, then control, then listeners; leaving goes backwards."""
+        async with AsyncExitStack() as stack:
+            await self.backend.start()
+            stack.push_async_callback(self.backend.stop)
+            await self._control.start()
+            stack.push_async_callback(self._control.stop)
+            stack.push_async_callback(self._drain)
+            for transport in self.transports.values():
+                await transport.start()
+            self._stack = stack.pop_all()
+        _log.info("ready", revision=self.table.revision, methods=len(self.table.routes()), listening=self.addresses())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _drain(self) -> None:
+        grace = self.settings.grace
+        stops = (transport.stop(grace) for transport in self.transports.values())
+        cut = sum(await asyncio.gather(*stops))
+        if cut:
+            _log.warning(f"stopped after {grace:g} s, {cut} calls cut off")
+        else:
+            _log.info("stopped, nothing in flight")
+
+    def addresses(self) -> list[str]:
+        """Where legacy clients reach us, with the real port where the config says 0."""
+        return [address for transport in self.transports.values() for address in transport.addresses]
+
+    # The operator's side (control.api.Operations)
+
+    def health(self) -> Mapping[str, object]:
+        """Ready when every bus is connected."""
+        buses = self.backend.status()
+        return {"ready": all(bus.connected for bus in buses), "revision": self.table.revision, "version": __version__}
+
+    def status(self) -> Mapping[str, object]:
+        """Buses, listeners, calls in flight."""
+        return {
+            **self.health(),
+            "listening": self.addresses(),
+            "in_flight": self.dispatcher.in_flight,
+            "buses": self.backend.status(),
+        }
+
+    def routes(self) -> list[Mapping[str, object]]:
+        """Every mapped method at every endpoint."""
+        return describe_routes(self.table)
+
+    async def reload(self) -> Mapping[str, object]:
+        """Read config and mappings again and swap the whole table, or say what is wrong and keep the old one."""
+        async with self._reloading:
+            try:
+                settings = config.load(self._path)
+                table, problems = await asyncio.to_thread(compile_mappings, settings)
+                wrong = [str(problem) for problem in problems]
+            except config.ConfigError as error:
+                wrong = [str(error)]
+            if wrong:
+                _log.error("reload refused, the old mapping stays", revision=self.table.revision, problems=wrong)
+                return {"revision": self.table.revision, "problems": wrong}
+            return await self._swap(settings, table)
+
+    async def _swap(self, settings: Config, table: Table) -> Mapping[str, object]:
+        added, removed, changed = changes(self.table, table)
+        restart = _needs_restart(self.settings, settings)
+        before = self.table.revision
+        await self.backend.reconfigure(_buses(settings))
+        self.endpoints, self.table = self._endpoints(settings, table), table
+        self.settings = settings
+        _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
+        return {
+            "revision": table.revision,
+            "before": before,
+            "added": added,
+            "removed": removed,
+            "changed": changed,
+            "needs_restart": restart,
+        }
+
+    async def call(self, request: CallRequest) -> Mapping[str, object]:
+        """Make one call as a client of the first endpoint that fits."""
+        exchange = self._find(request)
+        params: list[Value] = request.params  # type: ignore[assignment]  # JSON values are legacy values
+        outcome, steps = await explain.explain(exchange, request.method, params, Peer("control"))
+        ended: Mapping[str, object] = (
+            {
+                "fault": {
+                    "code": outcome.code.value,
+                    "message": outcome.message,
+                    "name": outcome.name,
+                    "data": outcome.data,
+                }
+            }
+            if isinstance(outcome, Fault)
+            else {"value": outcome.value}
+        )
+        return {**ended, "endpoint": str(exchange.table.key), "codec": exchange.codec.name, "steps": steps}
+
+    def _find(self, request: CallRequest) -> Exchange:
+        fits = [
+            exchange
+            for key, exchange in self.endpoints.exchanges.items()
+            if request.listener in (None, key.listener)
+            and request.path in (None, key.path)
+            and request.codec in (None, exchange.codec.name)
+        ]
+        knows = [exchange for exchange in fits if request.method in exchange.table.routes]
+        if not fits:
+            known = ", ".join(str(key) for key in self.endpoints.exchanges)
+            raise LookupError(f"no such endpoint; there are: {known}")
+        return (knows or fits)[0]
+
+    # Composition
+
+    def _endpoints(self, settings: Config, table: Table) -> Endpoints:
+        exchanges = {
+            key: self._exchange(settings.listener[key.listener], endpoint) for key, endpoint in table.endpoints.items()
+        }
+        return Endpoints(exchanges, table.revision)
+
+    def _exchange(self, listener: Listener, table: EndpointTable) -> Exchange:
+        dialect = DIALECTS[table.dialect](table.codec)
+        concurrency = listener.concurrency if listener.batch == "concurrent" else 1
+        return Exchange(table, _codec(table.codec, listener), dialect, self.dispatcher, concurrency=concurrency)
+
+    def _transport(self, name: str, listener: Listener) -> Transport:
+        def resolve(path: str) -> Endpoint | None:
+            return self.endpoints.resolve(name, path)
+
+        return TRANSPORTS["http"](
+            name,
+            listener.bind,
+            resolve,
+            _http_limits(listener),
+            framing_faults=listener.framing_faults,
+            headers=listener.headers,
+            socket_mode=int(listener.socket_mode, 8),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What `check` found. `notes`: what could not be held against a running service, and why."""
+
+    table: Table
+    problems: Sequence[Problem]
+    notes: Sequence[str]
+
+    @property
+    def methods(self) -> int:
+        """How many methods are mapped."""
+        return len(self.table.routes())
+
+    @property
+    def files(self) -> int:
+        """How many files they stand in."""
+        return len({route.source.rpartition(":")[0] for route in self.table.routes()})
+
+
+def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Checked:
+    """Check mapping files; raises ConfigError where the config is needed (no paths, or live) and cannot be used."""
+    settings = config.load(config_path) if config_path is not None and (live or not paths) else None
+    table, problems = build(
+        paths or (settings.mapping_paths() if settings else ()),
+        codecs=set(CODECS),
+        dialects=set(DIALECTS),
+        listeners=set(settings.listener) if settings else None,
+    )
+    if problems or settings is None or not live:
+        return Checked(table, problems, ())
+    return asyncio.run(_check_live(settings, table))
+
+
+async def _check_live(settings: Config, table: Table) -> Checked:
+    backend: Backend = BACKENDS["dbus"](_buses(settings))
+    await backend.start()
+    try:
+        problems, notes = await differences(table, backend.introspect)
+    finally:
+        await backend.stop()
+    return Checked(table, problems, notes)
+
+
+def describe_routes(table: Table) -> list[Mapping[str, object]]:
+    """One entry for each method at each endpoint, in the words of `xcp-gateway routes`."""
+    return [
+        {
+            "method": name,
+            "endpoint": str(endpoint.key),
+            "protocol": f"{endpoint.codec}/{endpoint.dialect}",
+            "target": str(route.target),
+            "effect": route.effect.value,
+            "mode": route.mode.value,
+            "timeout": route.timeout,
+            "source": route.source,
+        }
+        for endpoint in table.endpoints.values()
+        for name, route in endpoint.routes.items()
+    ]
+
+
+def _codec(name: str, listener: Listener) -> Codec:
+    limits = Limits(listener.max_body, listener.max_depth, listener.max_elements, listener.max_batch)
+    options = {"long_integers": listener.long_integers} if name == "jsonrpc" else {}
+    return CODECS[name](limits, **options)
+
+
+def _http_limits(listener: Listener) -> HttpLimits:
+    return HttpLimits(
+        body=listener.max_body,
+        header_timeout=listener.header_timeout,
+        body_timeout=listener.body_timeout,
+        write_timeout=listener.write_timeout,
+        keepalive_timeout=listener.keepalive_timeout,
+        max_calls=listener.max_calls,
+        max_connections=listener.max_connections,
+    )
+
+
+def _buses(settings: Config) -> dict[str, Bus]:
+    return {
+        name: Bus(
+            name=name,
+            address=bus.address,
+            services=bus.services,
+            connections=bus.connections,
+            in_flight=bus.in_flight,
+            per_destination=bus.per_destination,
+            max_message=bus.max_message,
+        )
+        for name, bus in settings.bus.items()
+    }
+
+
+def _needs_restart(before: Config, after: Config) -> list[str]:
+    """Sections that a reload does not apply."""
+    sections = {
+        "listener": before.listener != after.listener,
+        "control": before.control != after.control,
+        "log": before.log != after.log,
+    }
+    return [name for name, changed in sections.items() if changed]
+
+
+async def run(path: Path) -> None:
+    """Run a gateway until SIGTERM or SIGINT; SIGHUP reloads; a second signal ends at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    reload = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+
+    def first_signal() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, first_signal)
+    async with Gateway(path) as gateway, asyncio.TaskGroup() as tasks:
+        reloader = tasks.create_task(_reload_on(reload, gateway))
+        await stop.wait()
+        reloader.cancel()
+
+
+async def _reload_on(asked: asyncio.Event, gateway: Gateway) -> None:
+    while await asked.wait():
+        asked.clear()
+        await gateway.reload()

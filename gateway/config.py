@@ -1,0 +1,152 @@
+"""The daemon's own TOML: listeners, buses, limits. Knows addresses and no method."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from gateway.core import units
+
+
+class ConfigError(Exception):
+    """The config cannot be used; the text names the file and the place in it."""
+
+
+class Seconds(float):
+    """A duration; written with its unit: "30s"."""
+
+
+class Size(int):
+    """A number of bytes; written with its unit: "300KiB"."""
+
+
+_T = TypeVar("_T")
+
+Count = Annotated[int, Meta(ge=1)]
+BusAddress = Annotated[str, Meta(pattern=r"^(unix:(path|abstract)=|tcp:|unixexec:)")]
+Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+)$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every section is: immutable, and strict about keys."""
+
+
+class Bus(_Section, frozen=True):
+    """[bus.NAME]: a message bus, and which services live on it. The only place that knows."""
+
+    address: BusAddress
+    services: Annotated[tuple[str, ...], Meta(min_length=1)]  # names or patterns; the most specific one wins
+    connections: Count = 4
+    in_flight: Count = 100  # calls per connection; brokers allow 128 pending replies unless told otherwise
+    per_destination: Count = 256  # calls per service, so that one that hangs cannot starve the others
+    max_message: Size = Size(32 * 1024**2)  # the broker's limit: over it a broker cuts the connection
+
+
+class Listener(_Section, frozen=True):
+    """[listener.NAME]: sockets for legacy clients. Mapping files say what is exposed on it."""
+
+    bind: Annotated[tuple[Bind, ...], Meta(min_length=1)]
+    socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    framing_faults: Literal["protocol", "http500"] = "protocol"  # http500: as old xapi answers a broken message
+    headers: dict[str, str] = {}  # added to every answer
+    batch: Literal["sequential", "concurrent"] = "sequential"
+    concurrency: Count = 8  # entries of one batch at a time, when concurrent
+    long_integers: Literal["number", "text"] = "number"  # JSON integers beyond 2^53
+    max_body: Size = Size(300 * 1024)
+    max_depth: Count = 64
+    max_elements: Count = 100_000
+    max_batch: Count = 100
+    max_calls: Count = 256
+    max_connections: Count = 1024
+    header_timeout: Seconds = Seconds(10)
+    body_timeout: Seconds = Seconds(60)
+    write_timeout: Seconds = Seconds(60)
+    keepalive_timeout: Seconds = Seconds(75)
+
+
+class Mappings(_Section, frozen=True):
+    """[mappings]: where the mapping files are; relative to the config file."""
+
+    directories: Annotated[tuple[str, ...], Meta(min_length=1)]
+
+
+class Control(_Section, frozen=True):
+    """[control]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
+
+    socket: str = "/run/xcp-gateway/control"
+
+
+class Log(_Section, frozen=True):
+    """[log]: console for people, json for machines; auto is console on a terminal."""
+
+    format: Literal["auto", "console", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(_Section, frozen=True):
+    """The whole file."""
+
+    bus: Annotated[dict[Name, Bus], Meta(min_length=1)]
+    listener: Annotated[dict[Name, Listener], Meta(min_length=1)]
+    mappings: Mappings
+    control: Control = Control()
+    log: Log = Log()
+    grace: Seconds = Seconds(10)  # time for calls in flight at stop
+    directory: str = "."  # where the file stands; not a key of the file
+
+    def mapping_paths(self) -> tuple[Path, ...]:
+        """The mapping directories, relative ones resolved against the config file."""
+        return tuple(Path(self.directory) / name for name in self.mappings.directories)
+
+
+def load(path: Path) -> Config:
+    """Read and check a config file; raises ConfigError naming file and place."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no TOML: {error}") from error
+    return parse(document, path)
+
+
+def parse(document: dict[str, object], path: Path) -> Config:
+    """Check a document; `path` is where relative names start and what messages name."""
+    if "directory" in document:
+        raise ConfigError(f"{path}: $: unknown key 'directory'")
+    for kind, section_type in (("bus", Bus), ("listener", Listener)):
+        sections = document.get(kind)
+        for name, section in sections.items() if isinstance(sections, dict) else ():
+            _convert(section, section_type, path, f"$.{kind}.{name}")
+    settings = _convert({**document, "directory": str(path.parent)}, Config, path, "$")
+    _one_bus_each(settings, path)
+    return settings
+
+
+def _one_bus_each(settings: Config, path: Path) -> None:
+    taken: dict[str, str] = {}
+    for name, bus in settings.bus.items():
+        for pattern in bus.services:
+            if pattern in taken:
+                raise ConfigError(f"{path}: $.bus.{name}.services: '{pattern}' is on bus '{taken[pattern]}' already")
+            taken[pattern] = name
+
+
+def _convert(document: object, wanted: type[_T], path: Path, place: str) -> _T:
+    try:
+        return msgspec.convert(document, wanted, dec_hook=_with_unit)
+    except msgspec.ValidationError as error:
+        what, _, inner = str(error).partition(" - at `")
+        raise ConfigError(f"{path}: {place}{inner.removeprefix('$').removesuffix('`')}: {what}") from error
+
+
+def _with_unit(wanted: type, written: object) -> object:
+    """Read the two types msgspec does not know."""
+    if not isinstance(written, str):
+        raise TypeError(f"expected a text with a unit such as '30s' or '32MiB', got {written!r}")
+    return Seconds(units.seconds(written)) if wanted is Seconds else Size(units.size(written))

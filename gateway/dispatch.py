@@ -1,0 +1,75 @@
+"""Decides who answers a call, holds its deadline, always returns an outcome. Knows no protocol and no bus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+from typing import TypeAlias
+
+import structlog
+
+from gateway.core.model import Call, Fault, FaultCode, Outcome
+from gateway.core.ports import Backend
+from gateway.core.route import Effect, Mode, Route
+
+CallLog: TypeAlias = Callable[[str, Call, Outcome, float], None]  # method as mapped, call, outcome, seconds
+
+UNMAPPED = "<unmapped>"  # stands for every method without a route, so that no client's text becomes a label
+
+_log = structlog.get_logger("gateway")
+
+
+class Dispatcher:
+    """One for the whole gateway; `backend` answers, `note` is told of every call."""
+
+    def __init__(self, backend: Backend, note: CallLog) -> None:
+        self._backend = backend
+        self._note = note
+        self.in_flight = 0
+
+    async def answer(self, route: Route, call: Call) -> Outcome:
+        """Answer one call by its route. The route is kept until the end, whatever is reloaded meanwhile."""
+        started = perf_counter()
+        self.in_flight += 1
+        try:
+            outcome = await self._decide(route, call)
+        finally:
+            self.in_flight -= 1
+        self._note(route.method, call, outcome, perf_counter() - started)
+        return outcome
+
+    def refuse(self, call: Call, fault: Fault, method: str = UNMAPPED) -> Fault:
+        """Account for a call that nobody is asked to answer."""
+        self._note(method, call, fault, 0.0)
+        return fault
+
+    async def _decide(self, route: Route, call: Call) -> Outcome:
+        match route.mode:
+            case Mode.OFF:
+                return Fault(FaultCode.UNAVAILABLE, f"{route.method} is switched off")
+            case Mode.DBUS:
+                return await self._ask(route, call)
+
+    async def _ask(self, route: Route, call: Call) -> Outcome:
+        """The one place where an exception becomes words for a client."""
+        try:
+            async with asyncio.timeout(route.timeout):
+                return await self._guarded(route, call)
+        except TimeoutError:
+            return _timed_out(route)
+        except Exception:  # noqa: BLE001 - the last line of defence: a bug costs its own call and no other
+            _log.exception("a bug answered this call", method=route.method, source=route.source)
+            return Fault(FaultCode.INTERNAL, "internal error")
+
+    async def _guarded(self, route: Route, call: Call) -> Outcome:
+        if route.guard is not None:
+            permission = await self._backend.call(route.guard, call)
+            if isinstance(permission, Fault):
+                return permission
+        return await self._backend.call(route, call)
+
+
+def _timed_out(route: Route) -> Fault:
+    unknown = "" if route.effect is Effect.READ else "; it may have been executed"
+    return Fault(FaultCode.TIMEOUT, f"no answer from {route.target.bus_name} within {route.timeout:g} s{unknown}")

@@ -1,0 +1,89 @@
+"""The daemon's TOML: what it holds, what it refuses and with which words."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway import config
+
+GOOD = """
+[bus.toolstack]
+address  = "unix:path=/run/xcp/bus"
+services = ["org.xen.xcp.*"]
+
+[bus.storage-domain]
+address  = "tcp:host=192.0.2.7,port=5701"
+services = ["org.xen.xcp.storage"]
+max_message = "1MiB"
+
+[listener.rpc]
+bind = ["tcp:127.0.0.1:8080", "unix:/run/xcp-gateway/rpc"]
+max_body = "1KiB"
+header_timeout = "500ms"
+
+[mappings]
+directories = ["mappings.d", "/etc/xcp"]
+"""
+
+
+def load(tmp_path: Path, text: str) -> config.Config:
+    file = tmp_path / "gateway.toml"
+    file.write_text(text)
+    return config.load(file)
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(config.ConfigError) as caught:
+        load(tmp_path, text)
+    return str(caught.value).removeprefix(f"{tmp_path}/")
+
+
+def test_units_are_read_and_the_rest_has_its_defaults(tmp_path: Path) -> None:
+    settings = load(tmp_path, GOOD)
+    assert settings.listener["rpc"].max_body == 1024
+    assert settings.listener["rpc"].header_timeout == 0.5
+    assert settings.listener["rpc"].batch == "sequential"
+    assert settings.bus["storage-domain"].max_message == 2**20
+    assert settings.bus["toolstack"].max_message == 2**25
+    assert settings.grace == 10.0
+
+
+def test_mapping_directories_start_where_the_config_stands(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD).mapping_paths() == (tmp_path / "mappings.d", Path("/etc/xcp"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('header_timeout = "500ms"', 'header_timeout = "5x"',
+         "$.listener.rpc.header_timeout: expected a duration such as 500ms, 30s, 10m or 1h, got '5x'"),
+        ('header_timeout = "500ms"', "header_timeout = 5",
+         "$.listener.rpc.header_timeout: expected a text with a unit such as '30s' or '32MiB', got 5"),
+        ('max_body = "1KiB"', 'maxbody = "1KiB"', "$.listener.rpc: Object contains unknown field `maxbody`"),
+        ('"tcp:127.0.0.1:8080"', '"127.0.0.1"', "$.listener.rpc.bind[0]: Expected `str` matching regex"),
+        ('["org.xen.xcp.storage"]', "[]", "$.bus.storage-domain.services: Expected `array` of length >= 1"),
+        ("unix:path=/run/xcp/bus", "/run/xcp/bus", "$.bus.toolstack.address: Expected `str` matching regex"),
+        ("[mappings]", "[mapping]", "$: Object contains unknown field `mapping`"),
+        ("[bus.toolstack]", 'directory = "/"\n[bus.toolstack]', "$: unknown key 'directory'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_or_value_is_named_with_its_place(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert refusal(tmp_path, GOOD.replace(old, new)).startswith(f"gateway.toml: {says}")
+
+
+def test_a_file_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
+    says = refusal(tmp_path, "[bus\n")
+    assert says.startswith("gateway.toml: is no TOML: ")
+    assert "at line 1" in says
+
+
+def test_one_pattern_on_two_buses_is_refused(tmp_path: Path) -> None:
+    twice = GOOD.replace('["org.xen.xcp.storage"]', '["org.xen.xcp.*"]')
+    assert refusal(tmp_path, twice) == (
+        "gateway.toml: $.bus.storage-domain.services: 'org.xen.xcp.*' is on bus 'toolstack' already"
+    )
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match=r"missing.toml: cannot be read: No such file or directory"):
+        config.load(tmp_path / "missing.toml")

@@ -1,0 +1,145 @@
+"""Who answers, by which deadline, and that there is always an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.ports import Backend
+from gateway.core.route import Effect, Mode, Route
+from gateway.dispatch import UNMAPPED, Dispatcher
+from tests.kit.routes import route
+
+
+class Scripted(Backend):
+    """Answers by calling a function, and remembers which routes it was asked for."""
+
+    def __init__(self, answer: Callable[[Route, Call], Awaitable[Outcome]]) -> None:
+        self._answer = answer
+        self.asked: list[str] = []
+
+    async def start(self) -> None:
+        """Nothing to connect."""
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        self.asked.append(route.method)
+        return await self._answer(route, call)
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+
+async def echo(_route: Route, call: Call) -> Outcome:
+    return Reply(call.params[0])
+
+
+async def hang(_route: Route, _call: Call) -> Outcome:
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+async def bug(_route: Route, _call: Call) -> Outcome:
+    raise KeyError("a secret that no client may see")
+
+
+class Notes:
+    """Remembers what the call log was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, Outcome]] = []
+
+    def __call__(self, method: str, call: Call, outcome: Outcome, seconds: float) -> None:
+        assert seconds >= 0
+        self.lines.append((method, outcome))
+
+
+async def test_the_backend_answers_and_the_call_is_noted_once() -> None:
+    notes = Notes()
+    outcome = await Dispatcher(Scripted(echo), notes).answer(route("VM.start"), Call("VM.start", ("a",)))
+    assert outcome == Reply("a")
+    assert notes.lines == [("VM.start", Reply("a"))]
+
+
+async def test_past_the_deadline_the_caller_gets_a_timeout() -> None:
+    read = route(timeout=0.01, effect=Effect.READ)
+    outcome = await Dispatcher(Scripted(hang), Notes()).answer(read, Call("echo", ("a",)))
+    assert outcome == Fault(FaultCode.TIMEOUT, "no answer from org.xen.xcp.toy within 0.01 s")
+
+
+async def test_a_write_that_timed_out_says_that_it_may_have_been_executed() -> None:
+    outcome = await Dispatcher(Scripted(hang), Notes()).answer(route(timeout=0.01), Call("echo", ("a",)))
+    assert isinstance(outcome, Fault)
+    assert outcome.message == "no answer from org.xen.xcp.toy within 0.01 s; it may have been executed"
+
+
+async def test_a_bug_becomes_an_internal_fault_without_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = await Dispatcher(Scripted(bug), Notes()).answer(route(), Call("echo", ("a",)))
+    assert outcome == Fault(FaultCode.INTERNAL, "internal error")
+    assert "a bug answered this call" in "".join(capsys.readouterr())
+
+
+async def test_a_method_that_is_off_is_refused_without_asking_anybody() -> None:
+    backend = Scripted(echo)
+    outcome = await Dispatcher(backend, Notes()).answer(route("VM.start", mode=Mode.OFF), Call("VM.start", ("a",)))
+    assert outcome == Fault(FaultCode.UNAVAILABLE, "VM.start is switched off")
+    assert backend.asked == []
+
+
+async def test_a_guard_is_asked_first_and_its_fault_is_the_answer() -> None:
+    async def deny_the_check(asked: Route, call: Call) -> Outcome:
+        if asked.method == "session check":
+            return Fault(FaultCode.APPLICATION, "SESSION_INVALID", "SESSION_INVALID", ["stale"])
+        return await echo(asked, call)
+
+    backend = Scripted(deny_the_check)
+    guarded = route("VM.start", guard=route("session check"))
+    outcome = await Dispatcher(backend, Notes()).answer(guarded, Call("VM.start", ("stale",)))
+    assert outcome == Fault(FaultCode.APPLICATION, "SESSION_INVALID", "SESSION_INVALID", ["stale"])
+    assert backend.asked == ["session check"]
+
+
+async def test_when_the_guard_agrees_the_method_itself_is_called() -> None:
+    backend = Scripted(echo)
+    guarded = route("VM.start", guard=route("session check"))
+    assert await Dispatcher(backend, Notes()).answer(guarded, Call("VM.start", ("good",))) == Reply("good")
+    assert backend.asked == ["session check", "VM.start"]
+
+
+async def test_guard_and_call_share_one_deadline() -> None:
+    async def slow_check(asked: Route, call: Call) -> Outcome:
+        return await (hang if asked.method == "session check" else echo)(asked, call)
+
+    guarded = route("VM.start", guard=route("session check", timeout=3600.0), timeout=0.01)
+    outcome = await Dispatcher(Scripted(slow_check), Notes()).answer(guarded, Call("VM.start", ("s",)))
+    assert isinstance(outcome, Fault)
+    assert outcome.code is FaultCode.TIMEOUT
+
+
+async def test_calls_in_flight_are_counted_until_they_end() -> None:
+    dispatcher = Dispatcher(Scripted(hang), Notes())
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(dispatcher.answer(route(timeout=0.05), Call("echo", ("a",))))
+        await asyncio.sleep(0)
+        assert dispatcher.in_flight == 1
+    assert isinstance(waiting.result(), Fault)
+    assert dispatcher.in_flight == 0
+
+
+async def test_a_cancelled_call_is_not_counted_as_in_flight() -> None:
+    dispatcher = Dispatcher(Scripted(hang), Notes())
+    task = asyncio.ensure_future(dispatcher.answer(route(), Call("echo", ("a",))))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert dispatcher.in_flight == 0
+
+
+def test_a_refused_call_is_noted_under_a_name_that_is_not_the_clients() -> None:
+    notes = Notes()
+    fault = Fault(FaultCode.UNKNOWN_METHOD, "unknown method 'x'")
+    assert Dispatcher(Scripted(echo), notes).refuse(Call("x"), fault) is fault
+    assert notes.lines == [(UNMAPPED, fault)]

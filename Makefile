@@ -1,0 +1,37 @@
+# Everything one does here: `make help`. Each target sets up what it needs first (scripts/setup, quick when all is there).
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo bus bench fresh-machine clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install what is missing: system packages (as root or with sudo), .venv
+	@scripts/setup
+
+check: setup ## what must hold before a commit: format, lint, types, import contracts, unit tests; under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/unit
+
+test: check ## check, then all other tests
+	$(BIN)/pytest -q tests --ignore tests/unit
+
+demo: setup ## the main job on real input: bus, sample toolstack, gateway, clients that are not ours
+	$(BIN)/xcp-gateway demo
+
+bus: setup ## a private bus with the sample toolstack, until Ctrl-C
+	$(BIN)/xcp-gateway demo --stay
+
+bench: setup ## how fast it is, beside a bridge written by hand
+	$(BIN)/python tests/bench/run.py
+
+fresh-machine: ## prove `make demo` and `make test` in a minimal Debian (root; SUITE=bookworm or trixie)
+	scripts/fresh-machine
+
+clean: ## remove what the other targets made
+	rm -rf .venv .state .*_cache .hypothesis dist build
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ from gateway.core.model import Fault, Limits, Peer, Value
 from gateway.core.ports import Codec, Endpoint, Transport
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Endpoints, Exchange
-from gateway.log import note_call
+from gateway.log import call_log
 from gateway.mapping.compile import build
 from gateway.mapping.live import differences
 from gateway.mapping.problem import Problem
@@ -57,7 +57,7 @@ class Gateway:
         if problems:
             raise MappingError(problems)
         self.backend: Backend = BACKENDS["dbus"](_buses(self.settings))
-        self.dispatcher = Dispatcher(self.backend, note_call)
+        self.dispatcher = Dispatcher(self.backend, call_log())
         self.endpoints = self._endpoints(self.settings, self.table)
         self.transports = {name: self._transport(name, section) for name, section in self.settings.listener.items()}
         self._control = Server(Path(self.settings.control.socket), self)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from time import perf_counter
-from typing import TypeAlias
 
 import structlog
 
 from gateway.core.model import Call, Fault, FaultCode, Outcome
 from gateway.core.ports import Backend
 from gateway.core.route import Effect, Mode, Route
-
-CallLog: TypeAlias = Callable[[str, Call, Outcome, float], None]  # method as mapped, call, outcome, seconds
+from gateway.log import CallLog
 
 UNMAPPED = "<unmapped>"  # stands for every method without a route, so that no client's text becomes a label
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Literal, TextIO, TypeAlias
 
 import msgspec
 import structlog
 
 from gateway.core.model import Call, Fault, Outcome
+
+CallLog: TypeAlias = Callable[[str, Call, Outcome, float], None]  # method as mapped, call, outcome, seconds
 
 _LEVELS: Mapping[str, int] = {
     "debug": logging.DEBUG,
@@ -18,6 +21,20 @@ _LEVELS: Mapping[str, int] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+
+
+class _Lines:
+    """Writes lines to a stream; a stream that is gone or full loses lines, never the call that is logged."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def info(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = warning = error = info
 
 
 def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info") -> None:
@@ -32,22 +49,24 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
         if console
         else [structlog.processors.format_exc_info, _json]
     )
+    lines = _Lines(sys.stderr)
     structlog.configure(
         processors=[*processors, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        logger_factory=lambda *_: lines,
     )
 
 
-def note_call(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
-    """Write the line of one call: method as mapped, how it ended, milliseconds, who asked."""
-    ended = outcome.code.value if isinstance(outcome, Fault) else "ok"
-    _calls.info("call", method=method, outcome=ended, ms=round(seconds * 1000, 2), peer=call.peer.address)
+def call_log() -> CallLog:
+    """The function that writes the line of one call: method as mapped, how it ended, milliseconds, who asked."""
+    info = structlog.get_logger().bind().info  # bound once, so that a call pays for its line and no more
+
+    def note(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
+        ended = outcome.code.value if isinstance(outcome, Fault) else "ok"
+        info("call", method=method, outcome=ended, ms=round(seconds * 1000, 2), peer=call.peer.address)
+
+    return note
 
 
 def _json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
-
-
-_calls = structlog.get_logger("call")

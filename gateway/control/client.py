@@ -34,6 +34,8 @@ async def _ask(socket: Path, verb: str, path: str, body: object, timeout: float)
             answer = msgspec.json.decode(await response.read())
     except (aiohttp.ClientError, OSError) as error:
         raise UnreachableError(f"no gateway answers on {socket}: is it running?") from error
+    except msgspec.DecodeError as error:
+        raise UnreachableError(f"what answers on {socket} is no xcp-gateway") from error
     if isinstance(answer, dict) and "error" in answer:
         raise RefusedError(answer["error"])
     return answer

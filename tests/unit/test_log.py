@@ -1,0 +1,70 @@
+"""One line a call: what stands in it, and what does not."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from gateway import log
+from gateway.core.model import Call, Fault, FaultCode, Peer, Reply
+
+CALL = Call("VM.start", ("a secret",), peer=Peer("tcp:127.0.0.1:4711"))
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """Standard error, read by the test; afterwards logging is as before."""
+    yield capsys
+    structlog.reset_defaults()
+
+
+def test_a_call_is_one_line_of_json_without_its_values(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "info")
+    log.call_log()("VM.start", CALL, Reply("another secret"), 0.0125)
+    text = lines.readouterr().err
+    line = json.loads(text)
+    assert text.count("\n") == 1
+    assert "secret" not in text
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "call", "level": "info", "method": "VM.start", "outcome": "ok", "ms": 12.5,
+        "peer": "tcp:127.0.0.1:4711",
+    }  # fmt: skip
+
+
+def test_a_fault_is_named_by_its_code_and_not_by_its_text(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "info")
+    log.call_log()("VM.start", CALL, Fault(FaultCode.TIMEOUT, "a secret text"), 1.0)
+    line = json.loads(lines.readouterr().err)
+    assert line["outcome"] == "timeout"
+    assert "secret" not in str(line)
+
+
+def test_on_a_console_a_line_is_for_people(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("console", "info")
+    log.call_log()("VM.start", CALL, Reply(), 0.5)
+    text = lines.readouterr().err
+    assert "method=VM.start" in text
+    assert "outcome=ok" in text
+
+
+def test_below_its_level_nothing_is_written(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "warning")
+    log.call_log()("VM.start", CALL, Reply(), 0.5)
+    assert lines.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("lines")
+def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = io.StringIO()
+    gone.close()
+    monkeypatch.setattr(sys, "stderr", gone)
+    log.configure("json", "info")
+    log.call_log()("VM.start", CALL, Reply(), 0.5)
+    with pytest.raises(ValueError, match="closed file"):
+        gone.write("the stream was closed")

@@ -1,0 +1,177 @@
+"""A toy D-Bus service in a process of its own, written with dbus-next; every way of answering badly is one row of TOYS.
+
+Two implementations of D-Bus meet on the wire so: the gateway speaks dbus-fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import MessageType
+from dbus_next.message import Message
+from dbus_next.signature import Variant
+
+INTERFACE = "org.example.Toy1"
+OBJECT_PATH = "/org/example/toy"
+ROOT = Path(__file__).parents[2]
+
+Answer = Message | bool | None
+
+
+class Toy:
+    """What one service process remembers between calls."""
+
+    def __init__(self, bus: MessageBus, label: str) -> None:
+        self.bus = bus
+        self.label = label
+        self.held: list[Message] = []
+        self.watchers: list[Message] = []
+        self.notes: list[tuple[int, str]] = []
+
+    def handle(self, message: Message) -> Answer:
+        """Answer what a row of TOYS answers, leave the rest to the library."""
+        if message.message_type is not MessageType.METHOD_CALL or message.interface != INTERFACE:
+            return None
+        return TOYS[message.member](self, message)
+
+
+def echo(toy: Toy, call: Message) -> Answer:
+    """Give back the body, whatever its signature."""
+    return Message.new_method_return(call, call.signature, call.body)
+
+
+def label(toy: Toy, call: Message) -> Answer:
+    return Message.new_method_return(call, "s", [toy.label])
+
+
+def hold(toy: Toy, call: Message) -> Answer:
+    """Answer when Release comes: a slow method without a clock."""
+    toy.held.append(call)
+    for watcher in toy.watchers:
+        toy.bus.send(Message.new_method_return(watcher, "u", [len(toy.held)]))
+    toy.watchers.clear()
+    return True
+
+
+def held(toy: Toy, call: Message) -> Answer:
+    """Answer how many are held, once there are any."""
+    if toy.held:
+        return Message.new_method_return(call, "u", [len(toy.held)])
+    toy.watchers.append(call)
+    return True
+
+
+def release(toy: Toy, call: Message) -> Answer:
+    waiting, toy.held = toy.held, []
+    for late in waiting:
+        toy.bus.send(Message.new_method_return(late, "s", ["released"]))
+    return Message.new_method_return(call, "u", [len(waiting)])
+
+
+def fail(toy: Toy, call: Message) -> Answer:
+    """Answer with the error named by the first argument, the others (in one variant) are its body."""
+    name, body = call.body
+    return _error(call, name, body.signature, [body.value])
+
+
+def fail_without_body(toy: Toy, call: Message) -> Answer:
+    return _error(call, call.body[0], "", [])
+
+
+def leave(toy: Toy, call: Message) -> Answer:
+    """Die in mid-call."""
+    os._exit(1)
+
+
+def note(toy: Toy, call: Message) -> Answer:
+    """Remember the flags and the text of this call; a sender that wants no answer gets none."""
+    toy.notes.append((call.flags.value, call.body[0]))
+    return True if call.flags.value & 1 else Message.new_method_return(call)
+
+
+def notes(toy: Toy, call: Message) -> Answer:
+    return Message.new_method_return(call, "a(ys)", [[list(one) for one in toy.notes]])
+
+
+def descriptor(toy: Toy, call: Message) -> Answer:
+    """Answer with a file descriptor in a variant, which no mapping can announce."""
+    return Message.new_method_return(call, "v", [Variant("h", 0)], unix_fds=[0])
+
+
+def _error(call: Message, name: str, signature: str, body: list[object]) -> Message:
+    return Message(
+        message_type=MessageType.ERROR,
+        reply_serial=call.serial,
+        destination=call.sender,
+        error_name=name,
+        signature=signature,
+        body=body,
+    )
+
+
+TOYS: dict[str, Callable[[Toy, Message], Answer]] = {
+    "Echo": echo,
+    "Label": label,
+    "Hold": hold,
+    "Held": held,
+    "Release": release,
+    "Hang": lambda toy, call: True,
+    "Fail": fail,
+    "FailWithoutBody": fail_without_body,
+    "Leave": leave,
+    "Note": note,
+    "Notes": notes,
+    "Descriptor": descriptor,
+}
+
+
+async def serve(address: str, bus_name: str, text: str) -> None:
+    """Own the name, say so on stdout, answer until killed."""
+    bus = await MessageBus(bus_address=address, negotiate_unix_fd=True).connect()
+    bus.add_message_handler(Toy(bus, text).handle)
+    await bus.request_name(bus_name)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
+
+
+class Service:
+    """The process. `kill` ends it as a crash would."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def kill(self) -> None:
+        """End it and wait until it is gone."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def toy_service(address: str, bus_name: str, text: str = "toy") -> Iterator[Service]:
+    """Run the toy service on a bus; it owns its name when the context is entered."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tests.kit.services", address, bus_name, text],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # dbus-next prints a traceback when its broker is killed, which tests do
+        text=True,
+    )
+    service = Service(process)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", "the toy service did not start"
+        yield service
+    finally:
+        service.kill()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(*sys.argv[1:4]))

@@ -1,0 +1,114 @@
+"""Holds the house to its plan: one-way imports, a test for every source, mappings that compile, true papers."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+from typer.testing import CliRunner
+
+from gateway.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAPERS = ("README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/*.md"))))
+
+# Sources without a unit test of their own, and why. Meant to get shorter.
+UNTESTED = {
+    "gateway/core/ports.py": "Protocols; tests/conformance holds every adapter against them",
+}
+
+
+def test_imports_go_one_way() -> None:
+    done = _run(str(Path(sys.executable).with_name("lint-imports")))
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_source_file_has_its_unit_test_and_the_reverse() -> None:
+    wanted = {_unit_test_of(source): source for source in _sources()}
+    found = {str(path.relative_to(ROOT)) for path in (ROOT / "tests/unit").rglob("test_*.py")}
+    missing = {test: source for test, source in wanted.items() if test not in found and source not in UNTESTED}
+    assert not missing, "sources without a test"
+    assert not found - wanted.keys(), "tests of no source"
+
+
+def test_every_excuse_is_still_needed() -> None:
+    needless = [
+        source for source in UNTESTED if not (ROOT / source).exists() or (ROOT / _unit_test_of(source)).exists()
+    ]
+    assert not needless
+
+
+def test_every_shipped_mapping_compiles_without_a_problem() -> None:
+    done = _run(sys.executable, "-m", "gateway", "check", "--json", "mappings")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["files"] == len(list((ROOT / "mappings").glob("*.yaml"))) > 0
+
+
+def test_every_shipped_mapping_names_its_schema_for_editors() -> None:
+    for path in sorted((ROOT / "mappings").glob("*.yaml")):
+        first, _, _ = path.read_text().partition("\n")
+        prefix, _, schema = first.partition("$schema=")
+        assert prefix == "# yaml-language-server: ", path
+        assert (path.parent / schema).is_file(), path
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_make_target_a_paper_names_exists(paper: str) -> None:
+    named = {target for line in _code(paper) for target in re.findall(r"(?:^|[\s;&])make ((?!-)[\w-]+)", line)}
+    for target in sorted(named):
+        assert _run("make", "--dry-run", target).returncode == 0, f"{paper}: make {target}"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_command_and_option_a_paper_names_exists(paper: str) -> None:
+    group = _command()
+    for line in _code(paper):
+        for name, rest in re.findall(r"(?:^|[\s/])xcp-gateway ([a-z][a-z-]*)([^|;&]*)", line):
+            assert name in group.commands, f"{paper}: {line}"
+            options = {option for each in group.commands[name].params for option in (*each.opts, *each.secondary_opts)}
+            assert set(re.findall(r"(?<= )--[a-z-]+", rest)) <= options | {"--help"}, f"{paper}: {line}"
+
+
+def test_every_command_has_a_help_text() -> None:
+    for name in _command().commands:
+        shown = CliRunner().invoke(app, [name, "--help"])
+        assert shown.exit_code == 0, shown.output
+
+
+def _command() -> TyperGroup:
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    return command
+
+
+def _sources() -> Iterator[str]:
+    """Every file that can hold behaviour; `__init__` and `__main__` hold none."""
+    for package in ("gateway", "adapters"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if not path.name.startswith("__"):
+                yield str(path.relative_to(ROOT))
+
+
+def _unit_test_of(source: str) -> str:
+    path = Path(source)
+    return str(Path("tests/unit", *path.parent.parts[1:], f"test_{path.name}"))
+
+
+def _code(paper: str) -> Iterator[str]:
+    """The lines of a paper's code blocks, and its code spans."""
+    prose_and_code = re.split(r"^ *```.*$", (ROOT / paper).read_text(), flags=re.MULTILINE)
+    for prose in prose_and_code[0::2]:
+        yield from re.findall(r"`([^`]+)`", prose)
+    for block in prose_and_code[1::2]:
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

@@ -1,0 +1,73 @@
+"""The wheel as a user gets it: built, installed into a clean venv, started. Knows nothing of what the code does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from gateway import __version__
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ("mappings", "toolstack", "bus")
+
+pytestmark = pytest.mark.install
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("wheel")
+    options = ("--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(directory))
+    _run(sys.executable, "-m", "pip", "wheel", *options, str(ROOT))
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin/ of a venv that holds the wheel and what it asks for, and nothing else."""
+    place = tmp_path_factory.mktemp("installed")
+    venv.create(place, with_pip=False)
+    _run(sys.executable, "-m", "pip", "--python", str(place / "bin/python"), "install", "--quiet", str(wheel))
+    return place / "bin"
+
+
+def test_the_wheel_holds_the_two_packages_and_the_examples(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {Path(name) for name in archive.namelist()}
+    version = f"xcp_gateway-{__version__}"
+    assert {name.parts[0] for name in names} == {"gateway", "adapters", f"{version}.dist-info", f"{version}.data"}
+    assert {Path("gateway/py.typed"), Path("adapters/py.typed"), Path("gateway/mapping/mapping.schema.json")} <= names
+    shared = {name.relative_to(f"{version}.data/data/share/xcp-gateway") for name in names if "share" in name.parts}
+    assert shared == {Path(example, name) for example in EXAMPLES for name in _shipped(example)}
+
+
+def test_the_command_starts_and_says_its_version(installed: Path) -> None:
+    assert __version__ in _run(str(installed / "xcp-gateway"), "version")
+
+
+def test_both_packages_import_where_no_checkout_is(installed: Path, tmp_path: Path) -> None:
+    found = _run(str(installed / "python"), "-c", "import gateway.app, adapters; print(gateway.__file__)", cwd=tmp_path)
+    assert found.startswith(str(installed.parent))
+
+
+def test_the_examples_pass_the_installed_check(installed: Path, tmp_path: Path) -> None:
+    examples = installed.parent / "share/xcp-gateway/mappings"
+    assert "no problems" in _run(str(installed / "xcp-gateway"), "check", str(examples), cwd=tmp_path)
+
+
+def _shipped(example: str) -> set[Path]:
+    """The files of an example as the checkout has them, but for what git ignores."""
+    folder = ROOT / ("mappings" if example == "mappings" else f"docker/{example}")
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def _run(*command: str, cwd: Path = ROOT) -> str:
+    """What a command prints; it must succeed."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -1,0 +1,205 @@
+"""HTTP POST in, bytes out; knows no protocol.
+
+One Transport is one listener of the config, on one address or several. Any of them is answered by the endpoint that
+`resolve` names for the path (as written by the client: nothing is unescaped, the query is cut off).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
+
+from aiohttp import web
+
+from adapters.transports import addresses, http_answers, http_body
+from adapters.transports.http_answers import HttpAnswer, Layout
+from adapters.transports.http_body import Refusal
+from adapters.transports.http_connection import CLOSE, FULL, KEEP_OPEN, Connection, HttpLimits, Sent, TurnedAway
+from gateway.core import ports
+from gateway.core.model import Answer, Fault, FaultCode, Peer
+
+__all__ = ["FramingFaults", "HttpLimits", "Transport"]
+
+# How a message is answered that could not be read at all: in the client's protocol, or the way old xapi does.
+FramingFaults = Literal["protocol", "http500"]
+
+RETRY_AFTER = "Retry-After: 1\r\n"
+NOT_FOUND = http_answers.text(404, "nothing is served at this path")
+NOT_ALLOWED = http_answers.text(405, "this is an RPC endpoint: send a POST", headers="Allow: POST\r\n")
+BUSY = Refusal(Fault(FaultCode.BUSY, "too many calls at once, try again"))
+FRAMING_CODES = frozenset({FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
+
+DEFAULT_LIMITS = HttpLimits()
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+def _ignore(_: str) -> None:
+    """Tell nobody."""
+
+
+class Transport(ports.Transport):
+    """An HTTP/1.1 listener for RPC endpoints."""
+
+    def __init__(
+        self,
+        name: str,
+        binds: Sequence[str],
+        resolve: ports.Resolve,
+        limits: HttpLimits = DEFAULT_LIMITS,
+        *,
+        framing_faults: FramingFaults = "protocol",
+        headers: Mapping[str, str] = _NO_HEADERS,  # added to every answer
+        socket_mode: int = 0o660,
+        on_cut: Callable[[str], None] = _ignore,  # told which client was cut, and why
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.layout = Layout(headers)
+        self._binds = tuple(binds)
+        self._resolve = resolve
+        self._as_xapi = framing_faults == "http500"
+        self._socket_mode = socket_mode
+        self._on_cut = on_cut
+        self._bound: list[addresses.Bound] = []
+        self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = 0  # in an endpoint
+        self._requests = 0  # from the end of the head to the end of the answer
+        self._stopping = False
+        self._empty = asyncio.Event()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it listens now, with real ports."""
+        return tuple(address for bound in self._bound for address in bound.addresses)
+
+    async def start(self) -> None:
+        """Bind and accept; raises OSError naming the address, and then listens nowhere."""
+        loop = asyncio.get_running_loop()
+        server = web.Server(self._serve, loop=loop)
+        farewell = self.layout.lay_out(FULL)
+
+        def accept() -> asyncio.BaseProtocol:
+            if len(self._connections) >= self.limits.max_connections:
+                return TurnedAway(farewell)
+            return Connection(self, server, loop)
+
+        try:
+            for bind in self._binds:
+                self._bound.append(await addresses.bind(bind, accept, self._socket_mode))
+        except BaseException:
+            self._close_sockets()
+            raise
+
+    async def stop(self, grace: float) -> int:
+        """Stop accepting, let calls in flight finish for `grace` seconds; returns how many were cut off."""
+        self._stopping = True
+        servers = [bound.server for bound in self._bound]
+        self._close_sockets()
+        for _ in range(2):  # the second time for one accepted just now, whose task had not begun to wait
+            for connection in tuple(self._connections):
+                connection.close_if_idle()
+            await asyncio.sleep(0)
+        cut = await self._finish(grace)
+        for server in servers:
+            await server.wait_closed()
+        return cut
+
+    def _close_sockets(self) -> None:
+        for bound in self._bound:
+            bound.close()
+        self._bound.clear()
+
+    async def _finish(self, grace: float) -> int:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        cut = self._requests
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for connection in tuple(self._connections):
+            connection.abort("the gateway stops")
+        if self._connections:
+            await self._empty.wait()
+        return cut
+
+    def opened(self, connection: Connection, task: asyncio.Task[None]) -> None:
+        """See Owner."""
+        self._connections.add(connection)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if self._stopping:  # accepted in the very moment
+            connection.force_close()
+
+    def closed(self, connection: Connection) -> None:
+        """See Owner."""
+        self._connections.discard(connection)
+        if self._stopping and not self._connections:
+            self._empty.set()
+
+    def cut(self, peer: Peer, why: str) -> None:
+        """See Owner."""
+        self._on_cut(f"{peer.address} {why}")
+
+    async def _serve(self, request: web.BaseRequest) -> Sent:
+        """Answer one request. A client that leaves does not stop its call: a write would be left half done."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        self._requests += 1
+        try:
+            answer = await self._answer(request, connection)
+            keep_open = self._may_stay_open(request, connection, answer)
+            await connection.send(
+                self.layout.lay_out(
+                    answer, minor=request.version.minor, keep_alive=keep_open, bodiless=request.method == "HEAD"
+                )
+            )
+        finally:
+            self._requests -= 1
+        if not request.content.is_eof():
+            await connection.discard(request.content)
+        return KEEP_OPEN if keep_open else CLOSE
+
+    def _may_stay_open(self, request: web.BaseRequest, connection: Connection, answer: HttpAnswer) -> bool:
+        if answer.close or self._stopping or connection.is_last:
+            return False
+        return request.keep_alive and request.content.is_eof()
+
+    async def _answer(self, request: web.BaseRequest, connection: Connection) -> HttpAnswer:
+        endpoint = self._resolve(_path(request))
+        if endpoint is None:
+            return NOT_FOUND
+        if request.method != "POST":
+            return NOT_ALLOWED
+        body = await http_body.read(request, connection, self.limits, plain=self._as_xapi)
+        if isinstance(body, Refusal):
+            return self._refused(endpoint, body)
+        if self._calls >= self.limits.max_calls:
+            return self._refused(endpoint, BUSY)
+        self._calls += 1
+        try:
+            return self._answered(await endpoint.answer(body, connection.peer))
+        finally:
+            self._calls -= 1
+
+    def _answered(self, answer: Answer) -> HttpAnswer:
+        if answer.fault is not None and self._as_xapi:
+            return http_answers.page(answer.fault.message)
+        return HttpAnswer(204 if answer.body is None else 200, answer.content_type, answer.body)
+
+    def _refused(self, endpoint: ports.Endpoint, refusal: Refusal) -> HttpAnswer:
+        if self._as_xapi and refusal.fault.code in FRAMING_CODES:
+            return http_answers.page(refusal.fault.message)
+        answer = endpoint.refuse(refusal.fault)
+        headers = RETRY_AFTER if refusal.fault.code is FaultCode.BUSY else ""
+        return HttpAnswer(refusal.http_status, answer.content_type, answer.body or b"", headers=headers)
+
+
+def _path(request: web.BaseRequest) -> str:
+    target = request.raw_path
+    if not target.startswith("/"):  # absolute-form, RFC 9112 section 3.2.2
+        return request.rel_url.raw_path
+    return target.partition("?")[0]

@@ -1,0 +1,83 @@
+"""Lays out HTTP/1.x answers as bytes; knows no socket and no protocol above HTTP.
+
+aiohttp's own response builds a case-insensitive dictionary for each answer, which costs as much as all the rest of a
+request. Here all but the length, the date and the body is laid out once for each kind of answer.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import re
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import NamedTuple
+
+RESERVED = frozenset({"connection", "content-length", "content-type", "date", "retry-after", "transfer-encoding"})
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # token, RFC 9110 section 5.6.2
+_VALUE = re.compile(r"[ -~]*", re.ASCII)
+
+TEXT = "text/plain"
+HTML = "text/html"
+
+
+class HttpAnswer(NamedTuple):
+    """What goes back for one request; `body` is None for an answer without content (204)."""
+
+    status: int
+    content_type: str
+    body: bytes | None
+    close: bool = False
+    headers: str = ""  # whole lines
+
+
+def text(status: int, message: str, *, close: bool = False, headers: str = "") -> HttpAnswer:
+    """An answer in plain words, for those who do not speak any of our protocols."""
+    return HttpAnswer(status, TEXT, f"{message}\n".encode(), close, headers)
+
+
+def page(message: str) -> HttpAnswer:
+    """What old xapi answers when it cannot make sense of a request: a page with status 500, and the end."""
+    body = f"<html><body><h1>HTTP 500 internal server error</h1>{html.escape(message)}</body></html>"
+    return HttpAnswer(500, HTML, body.encode(), close=True)
+
+
+class Layout:
+    """How one listener writes its answers: `headers` are added to each of them; raises ValueError for a bad one."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._fixed = "".join(f"{name}: {value}\r\n" for name, value in _checked(headers).items())
+        self._head = functools.cache(self._lay_out_head)
+
+    def lay_out(self, answer: HttpAnswer, *, minor: int = 1, keep_alive: bool = False, bodiless: bool = False) -> bytes:
+        """The whole answer; `minor` is the request's HTTP version, `bodiless` is for HEAD."""
+        head = self._head(answer.status, answer.content_type, answer.headers, minor, keep_alive=keep_alive)
+        if answer.body is None:
+            return b"%b%b\r\n\r\n" % (head, _date(int(time.time())))
+        content = b"" if bodiless else answer.body
+        date = _date(int(time.time()))
+        return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, date, len(answer.body), content)
+
+    def _lay_out_head(self, status: int, content_type: str, headers: str, minor: int, *, keep_alive: bool) -> bytes:
+        lines = [f"HTTP/1.{minor} {status} {HTTPStatus(status).phrase}\r\n", self._fixed, headers]
+        if status != HTTPStatus.NO_CONTENT:
+            lines.append(f"Content-Type: {content_type}\r\n")
+        if keep_alive == (minor == 0):  # only what differs from the version's default, RFC 9112 section 9.3
+            lines.append(f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n")
+        return "".join((*lines, "Date: ")).encode("ascii")
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")
+
+
+def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise ValueError(f"header {name!r}: expected a name and a value of printable ASCII, got {value!r}")
+        if name.lower() in RESERVED:
+            raise ValueError(f"header {name!r} is the transport's own")
+    return headers

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 BASIC = "ybnqiuxtdsogh"  # may be a dict key; h is a unix file descriptor
 MAX_LENGTH = 255  # bytes in one signature
 MAX_ARRAY_DEPTH = 32
-MAX_STRUCT_DEPTH = 32
+MAX_STRUCT_DEPTH = 32  # dict entries count as structs, as sd-bus has it
+
+# What each integer type holds (D-Bus specification, "Basic types").
+INTEGER_RANGES: Mapping[str, tuple[int, int]] = {
+    "y": (0, 2**8 - 1),
+    "n": (-(2**15), 2**15 - 1),
+    "q": (0, 2**16 - 1),
+    "i": (-(2**31), 2**31 - 1),
+    "u": (0, 2**32 - 1),
+    "x": (-(2**63), 2**63 - 1),
+    "t": (0, 2**64 - 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +52,19 @@ class Type:
         """Whether a variant stands anywhere in this type."""
         return self.code == "v" or any(child.has_variant for child in self.children)
 
+    @property
+    def has_file_descriptor(self) -> bool:
+        """Whether a file descriptor, which no legacy protocol carries, stands anywhere in this type."""
+        return self.code == "h" or any(child.has_file_descriptor for child in self.children)
+
 
 @lru_cache(maxsize=4096)
 def parse(signature: str) -> tuple[Type, ...]:
     """Split a signature into its complete types; raises ValueError that says what is wrong and where."""
-    if len(signature.encode()) > MAX_LENGTH:
-        raise ValueError(f"signature is {len(signature.encode())} bytes long, at most {MAX_LENGTH} are allowed")
+    if len(signature) > MAX_LENGTH:
+        raise ValueError(f"signature is {len(signature)} characters long, at most {MAX_LENGTH} are allowed")
+    if not signature.isascii():
+        raise ValueError(f"signature {signature!a} holds a character that is no type")
     types: list[Type] = []
     at = 0
     while at < len(signature):

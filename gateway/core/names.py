@@ -1,0 +1,99 @@
+"""D-Bus names and object paths: their grammar and the escaping of path elements; knows no types and no values.
+
+D-Bus specification, "Valid Names" and "Valid Object Paths". Each check returns the text itself, or raises ValueError
+that says what is expected.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_LENGTH = 255  # bytes of a bus name, interface, member or error name; an object path has no limit of its own
+_SHOWN = 60  # characters of a bad name that a message repeats
+
+_UNIQUE_NAME = re.compile(r":[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+_WELL_KNOWN_NAME = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]*(\.[A-Za-z_-][A-Za-z0-9_-]*)+")
+_INTERFACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
+_MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OBJECT_PATH = re.compile(r"/|(/[A-Za-z0-9_]+)+")
+_ESCAPED = re.compile(rb"_([0-9A-Fa-f]{2})")
+
+
+def bus_name(text: str) -> str:
+    """A well-known name (`org.xen.xcp.xapi`) or a unique one (`:1.42`)."""
+    if text.startswith(":"):
+        return unique_name(text)
+    return _checked(_WELL_KNOWN_NAME, text, "a bus name such as org.example.Service")
+
+
+def unique_name(text: str) -> str:
+    """A name that the bus itself gives to a connection (`:1.42`)."""
+    return _checked(_UNIQUE_NAME, text, "a unique name such as :1.42")
+
+
+def interface(text: str) -> str:
+    """An interface (`org.xen.xcp.xenopsd.VM1`)."""
+    return _checked(_INTERFACE, text, "an interface such as org.example.Service1")
+
+
+def error_name(text: str) -> str:
+    """The name of an error; the grammar is that of an interface."""
+    return _checked(_INTERFACE, text, "an error name such as org.example.Error.NotFound")
+
+
+def member(text: str) -> str:
+    """The name of a method, signal or property (`Start`)."""
+    return _checked(_MEMBER, text, "a member such as GetAll")
+
+
+def object_path(text: str) -> str:
+    """An object path (`/org/xen/xcp/xapi`)."""
+    if not is_object_path(text):
+        raise ValueError(f"expected an object path such as /org/example/Service, got {_shown(text)}")
+    return text
+
+
+def is_object_path(text: str) -> bool:
+    """Whether `text` is a valid object path; for the path of a request."""
+    return _OBJECT_PATH.fullmatch(text) is not None
+
+
+def escape_path_element(text: str) -> str:
+    """Any text as one element of an object path, the way sd_bus_path_encode escapes a label; the empty text is "_"."""
+    if text.isascii() and text.isalnum() and not text[0].isdigit():
+        return text
+    encoded = text.encode("utf-8", "surrogatepass")
+    return "".join(_escape(byte, first=at == 0) for at, byte in enumerate(encoded)) or "_"
+
+
+def unescape_path_element(element: str) -> str:
+    """The inverse of escape_path_element; like sd-bus, a "_" before anything but two hex digits stands for itself.
+
+    An element whose bytes would be no text is returned as it is.
+    """
+    if element == "_":
+        return ""
+    unescaped = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), element.encode("utf-8", "surrogatepass"))
+    try:
+        return unescaped.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return element
+
+
+def _escape(byte: int, *, first: bool) -> str:
+    character = chr(byte)
+    plain = byte < 128 and (character.isalpha() or (character.isdigit() and not first))
+    return character if plain else f"_{byte:02x}"
+
+
+def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"expected {expected} and at most {MAX_LENGTH} bytes long, got {len(text)} characters")
+    if pattern.fullmatch(text) is None:
+        raise ValueError(f"expected {expected}, got {_shown(text)}")
+    return text
+
+
+def _shown(text: str) -> str:
+    """ASCII, on one line, never long."""
+    return ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")

@@ -63,7 +63,7 @@ def parse(signature: str) -> tuple[Type, ...]:
     """Split a signature into its complete types; raises ValueError that says what is wrong and where."""
     if len(signature) > MAX_LENGTH:
         raise ValueError(f"signature is {len(signature)} characters long, at most {MAX_LENGTH} are allowed")
-    if not signature.isascii():
+    if not (signature.isascii() and signature.isprintable()):
         raise ValueError(f"signature {signature!a} holds a character that is no type")
     types: list[Type] = []
     at = 0

@@ -1,0 +1,173 @@
+"""The laws of the type gate: out and back is equal, junk is refused in words, and a library takes what passed."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dbus_fast import Message
+from dbus_fast import Variant as LibraryVariant
+from dbus_fast._private.marshaller import Marshaller
+from dbus_fast._private.unmarshaller import Unmarshaller
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
+
+from gateway.core.marshal import Encode, MarshalError, Variant, from_dbus, to_dbus
+from gateway.core.model import Value
+from gateway.core.route import Coerce, Variants
+from gateway.core.signature import MAX_LENGTH, Type, parse
+from gateway.core.size import EXPANSION, HEADER, body_size, check_size
+from tests.kit.values import anything, fitting, types
+
+VARIANTS = st.sampled_from(("plain", "typed"))
+COERCE = st.sampled_from(("strict", "legacy"))
+LAW = settings(max_examples=100, deadline=None)
+
+
+def same(left: Value, right: Value) -> bool:
+    """Equal, and of the same classes all the way down; NaN is like NaN, 0.0 is not like -0.0."""
+    return repr(left) == repr(right)
+
+
+def refusal(convert: Encode, value: Value) -> str | None:
+    """Why it was refused. Any exception but MarshalError fails the test."""
+    try:
+        convert(value)
+    except MarshalError as error:
+        return str(error)
+    return None
+
+
+def for_library(value: object) -> Any:
+    """Our variants as the library's class, which checks them once more on the way."""
+    match value:
+        case Variant(signature=signature, value=inner):
+            return LibraryVariant(signature, for_library(inner))
+        case dict():
+            return {key: for_library(item) for key, item in value.items()}
+        case list():
+            return [for_library(item) for item in value]
+        case tuple():
+            return tuple(for_library(item) for item in value)
+        case _:
+            return value
+
+
+def through_library(signature: str, body: Sequence[object]) -> list[Any]:
+    """Marshal a method call with this body and unmarshal it again, in memory."""
+    arguments = [for_library(value) for value in body]
+    message = Message(path="/", member="Echo", signature=signature, body=arguments, serial=1)
+    message.signature_tree.verify(arguments)
+    stream: Any = io.BytesIO(message._marshall(False))  # all that is asked of it is to be read
+    received = Unmarshaller(stream).unmarshall()
+    assert received is not None
+    return received.body
+
+
+def marshalled_length(signature: str, body: Sequence[object]) -> int:
+    return len(Marshaller(signature, [for_library(value) for value in body]).marshall())
+
+
+@LAW
+@given(st.data(), types(), VARIANTS, COERCE)
+def test_a_fitting_value_comes_back_equal(data: DataObject, kind: Type, variants: Variants, coerce: Coerce) -> None:
+    value = data.draw(fitting(kind, variants))
+    body = to_dbus(kind, coerce=coerce, variants=variants)(value)
+    assert same(from_dbus(kind, variants=variants)(body), value)
+
+
+@LAW
+@given(st.data(), types(), VARIANTS)
+def test_a_fitting_value_comes_back_equal_through_the_library(data: DataObject, kind: Type, variants: Variants) -> None:
+    assume(len(str(kind)) <= MAX_LENGTH)
+    value = data.draw(fitting(kind, variants))
+    [received] = through_library(str(kind), [to_dbus(kind, variants=variants)(value)])
+    assert same(from_dbus(kind, variants=variants)(received), value)
+
+
+@LAW
+@given(st.data(), types(), VARIANTS, COERCE)
+def test_what_is_accepted_at_all_passes_through_the_library_unchanged(
+    data: DataObject, kind: Type, variants: Variants, coerce: Coerce
+) -> None:
+    value = data.draw(fitting(kind, variants, nearly=True))
+    convert = to_dbus(kind, coerce=coerce, variants=variants)
+    if refusal(convert, value) is None:
+        body = convert(value)
+        [received] = through_library(str(kind), [body])
+        decode = from_dbus(kind, variants=variants)
+        assert same(decode(received), decode(body))
+
+
+@LAW
+@given(types(), anything(), VARIANTS, COERCE)
+def test_any_value_against_any_type_is_accepted_or_refused_in_one_short_line(
+    kind: Type, value: Value, variants: Variants, coerce: Coerce
+) -> None:
+    convert = to_dbus(kind, coerce=coerce, variants=variants)
+    message = refusal(convert, value)
+    if message is None:
+        through_library(str(kind), [convert(value)])
+    else:
+        assert message.startswith("$")
+        assert message.isascii()
+        assert message.isprintable()
+        assert len(message) < 2000
+
+
+@LAW
+@given(st.data(), types(), VARIANTS)
+def test_a_null_anywhere_is_refused(data: DataObject, kind: Type, variants: Variants) -> None:
+    value = data.draw(fitting(kind, variants))
+    many = to_dbus(Type("a", (kind,)), variants=variants)
+    struct = to_dbus(Type("(", (kind, kind)), variants=variants)
+    named = to_dbus(Type("a", (Type("{", (Type("s"), kind)),)), variants=variants)
+    assert refusal(to_dbus(kind, variants=variants), None)
+    assert refusal(many, [value, None])
+    assert refusal(struct, [None, value])
+    assert refusal(named, {"a": value, "b": None})
+
+
+@LAW
+@given(st.data(), st.lists(types(leaves=4), min_size=1, max_size=4), VARIANTS)
+def test_the_size_of_a_body_is_exact(data: DataObject, kinds: list[Type], variants: Variants) -> None:
+    signature = "".join(map(str, kinds))
+    body = [to_dbus(kind, variants=variants)(data.draw(fitting(kind, variants))) for kind in kinds]
+    size = marshalled_length(signature, body)
+    assert body_size(signature, body) == size
+    check_size(signature, body, size)
+
+
+@LAW
+@given(st.data(), types(), VARIANTS)
+def test_no_legacy_body_grows_by_more_than_the_factor_that_may_exceed_trusts(
+    data: DataObject, kind: Type, variants: Variants
+) -> None:
+    value = data.draw(fitting(kind, variants))
+    assume(not _holds_bytes(value))
+    body = to_dbus(kind, variants=variants)(value)
+    sent = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    assert body_size(str(kind), [body]) <= len(sent.encode()) * EXPANSION // 2 + HEADER
+
+
+def _holds_bytes(value: Value) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_bytes, value))
+    return any(map(_holds_bytes, value.values())) if isinstance(value, dict) else isinstance(value, bytes)
+
+
+@LAW
+@given(st.text("ybnqiuxtdsoghav(){}k\0é\ud800", max_size=20))
+def test_a_signature_parses_or_is_refused_and_is_written_back_the_same(text: str) -> None:
+    try:
+        written = "".join(map(str, parse(text)))
+        problem = ""
+    except ValueError as error:
+        written = text
+        problem = str(error)
+    assert written == text
+    assert problem.isascii()
+    assert problem.isprintable()

@@ -20,7 +20,7 @@ from adapters.transports.http_connection import CLOSE, FULL, KEEP_OPEN, Connecti
 from gateway.core import ports
 from gateway.core.model import Answer, Fault, FaultCode, Peer
 
-__all__ = ["FramingFaults", "HttpLimits", "Transport"]
+__all__ = ["DEFAULT_LIMITS", "FramingFaults", "HttpLimits", "Transport"]
 
 # How a message is answered that could not be read at all: in the client's protocol, or the way old xapi does.
 FramingFaults = Literal["protocol", "http500"]
@@ -52,7 +52,7 @@ class Transport(ports.Transport):
         framing_faults: FramingFaults = "protocol",
         headers: Mapping[str, str] = _NO_HEADERS,  # added to every answer
         socket_mode: int = 0o660,
-        on_cut: Callable[[str], None] = _ignore,  # told which client was cut, and why
+        on_cut: Callable[[str], object] = _ignore,  # told which client was cut, and why
     ) -> None:
         self.name = name
         self.limits = limits
@@ -77,6 +77,8 @@ class Transport(ports.Transport):
 
     async def start(self) -> None:
         """Bind and accept; raises OSError naming the address, and then listens nowhere."""
+        self._stopping = False
+        self._empty.clear()
         loop = asyncio.get_running_loop()
         server = web.Server(self._serve, loop=loop)
         farewell = self.layout.lay_out(FULL)

@@ -143,8 +143,8 @@ class Connection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio.Protocol's contract; aiohttp narrows it to None
         """The client sends no more; it may still wait for the answer to what it has sent (a half-closed connection)."""
         self._ended = True
-        request = self._current_request
-        return not self.is_idle and (request is None or request.content.is_eof())
+        self._fail_broken_body()
+        return not self.is_idle
 
     @property
     def is_idle(self) -> bool:
@@ -162,7 +162,7 @@ class Connection(web.RequestHandler):
         aiohttp queues its complaint about a body behind the request and leaves the body waiting: nothing else can
         stand behind an unfinished one.
         """
-        return self.transport is None or (bool(self._messages) and not body.is_eof())
+        return not body.is_eof() and (self.transport is None or self._ended or bool(self._messages))
 
     def close_if_idle(self) -> None:
         """Close it unless a request is being served."""
@@ -276,4 +276,4 @@ class TurnedAway(asyncio.Protocol):
 def _head_size(message: object) -> int:
     if not isinstance(message, RawRequestMessage):
         return 0
-    return len(message.path) + sum(len(name) + len(value) for name, value in message.raw_headers)
+    return len(message.path) + sum(len(name) + len(value) + 4 for name, value in message.raw_headers)

@@ -1,0 +1,60 @@
+"""What every transport keeps to, whatever it carries."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from adapters.transports import TRANSPORTS
+from gateway.core import ports
+from gateway.core.ports import Endpoint
+from tests.kit.clients import DEADLINE
+from tests.kit.endpoints import Echo
+
+EVERY = pytest.mark.parametrize("kind", TRANSPORTS.values(), ids=TRANSPORTS.keys())
+
+
+def make(kind: type[ports.Transport], path: Path) -> ports.Transport:
+    echo = Echo()
+
+    def resolve(path: str) -> Endpoint | None:
+        return echo
+
+    return kind("rpc", [f"unix:{path}"], resolve)  # type: ignore[call-arg] # the Protocol leaves construction open
+
+
+@EVERY
+def test_it_subclasses_its_protocol_and_is_named_after_its_file(kind: type[ports.Transport]) -> None:
+    assert ports.Transport in kind.__mro__
+    assert TRANSPORTS[kind.__module__.rpartition(".")[2]] is kind
+
+
+@EVERY
+async def test_it_listens_only_between_start_and_stop(kind: type[ports.Transport], tmp_path: Path) -> None:
+    transport = make(kind, tmp_path / "socket")
+    with pytest.raises(FileNotFoundError):
+        await asyncio.open_unix_connection(tmp_path / "socket")
+    await transport.start()
+    _, writer = await asyncio.open_unix_connection(tmp_path / "socket")
+    writer.close()
+    await writer.wait_closed()
+    assert await asyncio.wait_for(transport.stop(DEADLINE), DEADLINE) == 0
+    with pytest.raises(FileNotFoundError):
+        await asyncio.open_unix_connection(tmp_path / "socket")
+
+
+@EVERY
+async def test_an_address_it_cannot_have_is_named(kind: type[ports.Transport], tmp_path: Path) -> None:
+    (tmp_path / "socket").write_text("in the way")
+    with pytest.raises(OSError, match=f"unix:{tmp_path}/socket"):
+        await make(kind, tmp_path / "socket").start()
+
+
+@EVERY
+async def test_stop_before_start_and_twice_does_no_harm(kind: type[ports.Transport], tmp_path: Path) -> None:
+    transport = make(kind, tmp_path / "socket")
+    assert await transport.stop(0) == 0
+    await transport.start()
+    assert [await transport.stop(0) for _ in range(2)] == [0, 0]

@@ -1,0 +1,96 @@
+"""HTTP spoken by hand over a real socket, for what no decent client sends; knows addresses as the config has them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+DEADLINE = 5.0  # seconds after which a wait has failed
+
+
+@dataclass(frozen=True)
+class HttpReply:
+    """One answer; the names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Wire:
+    """One connection to a listener."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def name(self) -> str:
+        """Our end of it, as the other side calls it: "tcp:127.0.0.1:4711"."""
+        host, port = self._writer.get_extra_info("sockname")[:2]
+        return f"tcp:{host}:{port}"
+
+    async def send(self, data: bytes) -> None:
+        """Write, and let the loop run so that the bytes leave on their own."""
+        self._writer.write(data)
+        await self._writer.drain()
+        await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """Send no more, but go on reading."""
+        self._writer.write_eof()
+
+    async def reply(self) -> HttpReply:
+        """The next answer."""
+        async with asyncio.timeout(DEADLINE):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("ascii")
+            first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await self._reader.readexactly(int(headers.get("content-length", "0")))
+        return HttpReply(int(first.split()[1]), headers, body)
+
+    async def raw(self, size: int) -> bytes:
+        """So many bytes as they come."""
+        async with asyncio.timeout(DEADLINE):
+            return await self._reader.readexactly(size)
+
+    async def rest(self) -> bytes:
+        """Everything until the other side closes; what a reset connection had to say before."""
+        parts = []
+        async with asyncio.timeout(DEADLINE):
+            with suppress(ConnectionError):
+                while part := await self._reader.read(65536):
+                    parts.append(part)
+        return b"".join(parts)
+
+
+@asynccontextmanager
+async def connect(address: str) -> AsyncIterator[Wire]:
+    """Open a connection to "tcp:HOST:PORT", "tcp:[IPV6]:PORT" or "unix:/PATH"."""
+    kind, _, where = address.partition(":")
+    if kind == "unix":
+        reader, writer = await asyncio.open_unix_connection(where)
+    else:
+        host, _, port = where.rpartition(":")
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.transport.abort()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def post(body: bytes, path: str = "/", *lines: str) -> bytes:
+    """A request as a plain client writes it; `lines` are further headers."""
+    head = [f"POST {path} HTTP/1.1", "Host: gateway", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join((*head, "", "")).encode() + body
+
+
+def chunked(*chunks: bytes, lines: tuple[str, ...] = ()) -> bytes:
+    """The same with a chunked body."""
+    head = "\r\n".join(("POST / HTTP/1.1", "Host: gateway", "Transfer-Encoding: chunked", *lines, "", ""))
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return head.encode() + body + b"0\r\n\r\n"

@@ -1,0 +1,58 @@
+"""Endpoints with nothing behind them, for tests of transports."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.core.model import Answer, Fault, Peer
+from gateway.core.ports import Endpoint
+
+CONTENT_TYPE = "text/x-toy"
+
+
+class Echo(Endpoint):
+    """Answers with what it was asked, and remembers it; refuses with the fault's code and message."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, Peer]] = []
+
+    async def answer(self, body: bytes, peer: Peer) -> Answer:
+        self.seen.append((body, peer))
+        return Answer(body, CONTENT_TYPE)
+
+    def refuse(self, fault: Fault) -> Answer:
+        return Answer(f"{fault.code.value}: {fault.message}".encode(), CONTENT_TYPE, fault)
+
+
+class Waiting(Echo):
+    """The same, but a call is answered only when the test says so; tells how many it has begun and finished."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Semaphore(0)
+        self.release = asyncio.Event()
+        self.finished = asyncio.Semaphore(0)
+
+    async def answer(self, body: bytes, peer: Peer) -> Answer:
+        self.begun.release()
+        await self.release.wait()
+        self.finished.release()
+        return await super().answer(body, peer)
+
+
+class Fixed(Echo):
+    """Gives the same answer to everything."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self._answer = answer
+
+    async def answer(self, body: bytes, peer: Peer) -> Answer:
+        return self._answer
+
+
+class Broken(Echo):
+    """Breaks the contract of an endpoint: it raises."""
+
+    async def answer(self, body: bytes, peer: Peer) -> Answer:
+        raise RuntimeError("a secret of ours")

@@ -1,0 +1,336 @@
+"""org.xen.xcp.xenopsd: runs VMs as domains, one object each; asks squeezed for their memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import sample
+from dbus_next import Variant
+from dbus_next.service import ServiceInterface, method, signal
+from service import NAMES, ROOT, Bus, Error, Record, Service1, element, field, run
+
+PATH = f"{ROOT}/xenopsd"
+SESSION = "xenopsd"  # squeezed's session is the service's name
+CPUS = 8
+
+
+class Host1(ServiceInterface):
+    """The host under the VMs."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{NAMES}.xenopsd.Host1")
+
+    @method()
+    def Stat(self) -> "(uuusds)(ss)":
+        return [[CPUS, 1, 2, "GenuineSample", 2400.0, "Sample CPU"], ["4.17.6", "xen-3.0-x86_64 hvm-3.0-x86_64"]]
+
+    @method()
+    def GetTotalMemory(self) -> "x":
+        return sample.HOST_MEMORY // sample.MIB
+
+    @method()
+    def GetConsoleData(self) -> "s":
+        return "(XEN) Xen version 4.17.6\n(XEN) *** Building a PV Dom0 ***\n"
+
+    @signal()
+    def DomainCreated(self, domid: int, vm: str) -> "us":
+        return [domid, vm]
+
+    @signal()
+    def DomainDestroyed(self, domid: int, vm: str) -> "us":
+        return [domid, vm]
+
+
+class Updates1(ServiceInterface):
+    """One stream of changes."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{NAMES}.xenopsd.Updates1")
+        self.last = 0
+
+    @method()
+    def LastId(self) -> "t":
+        return self.last
+
+    @signal()
+    def Updated(self, id: int, kind: str, key: str) -> "tss":
+        return [id, kind, key]
+
+    def tell(self, kind: str, key: str) -> None:
+        """Number a change and publish it."""
+        self.last += 1
+        self.Updated(self.last, kind, key)
+
+
+class Host:
+    """What all VMs of this process share."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.domains = Host1()
+        self.updates = Updates1()
+        self.vms: dict[str, VM1] = {}
+        self.last_domid = 0
+
+    def find(self, id: str) -> VM1:
+        """The VM with this id; raises Error."""
+        if id not in self.vms:
+            raise Error("NotFound", "ss", "VM", id)
+        return self.vms[id]
+
+    def rows(self) -> list[list[Any]]:
+        """All VMs, as VMs1.List tells them."""
+        values = [vm.values for vm in self.vms.values()]
+        return [[v["Id"], v["Name"], v["PowerState"], *(v["Domids"] or [0]), v["Memory"], v["Vcpus"]] for v in values]
+
+    async def memory(self, member: str, signature: str, *arguments: Any) -> list[Any]:
+        """Call squeezed."""
+        call = f"{NAMES}.squeezed.Memory1.{member}"
+        return await self.bus.ask(f"{NAMES}.squeezed", f"{ROOT}/squeezed", call, signature, *arguments)
+
+    def retarget(self, _path: str, domid: int, kib: int) -> None:
+        """Squeezed told a domain to have this much memory."""
+        for vm in self.vms.values():
+            if domid in vm.values["Domids"]:
+                vm.put(Memory=kib * sample.KIB)
+
+
+class VM1(Record):
+    """One VM. What it is stands in `static`, how it is in the properties."""
+
+    Id = field("Id", "s")
+    Name = field("Name", "s")
+    PowerState = field("PowerState", "s")
+    Domids = field("Domids", "au")
+    Memory = field("Memory", "t")
+    Vcpus = field("Vcpus", "u")
+    LastStart = field("LastStart", "d")
+
+    def __init__(self, host: Host, vm: list[Any]) -> None:
+        state = {"PowerState": "Halted", "Domids": [], "Memory": 0, "LastStart": 0.0}
+        super().__init__("xenopsd.VM1", Id=vm[0], Name=vm[1], Vcpus=vm[6], **state)
+        self.host = host
+        self.busy = asyncio.Lock()  # one change of the power state at a time
+        self.configure(vm)
+
+    def configure(self, vm: list[Any]) -> None:
+        """Take over a new configuration; only a halted VM does."""
+        _id, name, self.static_max, self.max, self.min, self.vcpu_max, vcpus, self.platform = vm
+        if not 0 < self.min <= self.max <= self.static_max:
+            raise Error("InvalidValue", "ss", "memory_dynamic_min", str(self.min))
+        if not 1 <= vcpus <= self.vcpu_max:
+            raise Error("InvalidValue", "ss", "vcpus", str(vcpus))
+        self.put(Name=name, Vcpus=vcpus)
+
+    @method()
+    async def Start(self, paused: "b"):
+        async with self.busy:
+            self.expect("Halted")
+            await self._build()
+            self._become("Paused" if paused else "Running")
+
+    @method()
+    async def Pause(self):
+        async with self.busy:
+            self.expect("Running")
+            self._become("Paused")
+
+    @method()
+    async def Unpause(self):
+        async with self.busy:
+            self.expect("Paused")
+            self._become("Running")
+
+    @method()
+    async def Shutdown(self, delay: "d"):
+        async with self.busy:
+            self.expect("Running", "Paused", "Suspended")
+            self._end()
+            self._become("Halted")
+
+    @method()
+    async def Suspend(self):
+        async with self.busy:
+            self.expect("Running")
+            self._end()
+            self._become("Suspended")
+
+    @method()
+    async def Resume(self):
+        async with self.busy:
+            self.expect("Suspended")
+            await self._build()
+            self._become("Running")
+
+    @method()
+    def Stat(self) -> "sauxxud":
+        now = self.values
+        return [now["PowerState"], now["Domids"], now["Memory"], now["Memory"], now["Vcpus"], now["LastStart"]]
+
+    @method()
+    def SetVcpus(self, vcpus: "u"):
+        if not 1 <= vcpus <= self.vcpu_max:
+            raise Error("InvalidValue", "ss", "vcpus", str(vcpus))
+        self.put(Vcpus=vcpus)
+        self.host.updates.tell("VM", self.values["Id"])
+
+    @method()
+    def SetMemoryDynamicRange(self, min: "x", max: "x"):
+        if not 0 < min <= max <= self.static_max:
+            raise Error("InvalidValue", "ss", "memory_dynamic_min", str(min))
+        self.min, self.max = min, max
+        self.host.updates.tell("VM", self.values["Id"])
+
+    @signal()
+    def PowerStateChanged(self, previous: str, current: str) -> "ss":
+        return [previous, current]
+
+    def expect(self, *states: str) -> None:
+        """Raise Error unless the VM is in one of these power states."""
+        if self.values["PowerState"] not in states:
+            raise Error("BadPowerState", "ss", states[0], self.values["PowerState"])
+
+    async def _build(self) -> None:
+        sizes = self.min // sample.KIB, self.max // sample.KIB
+        reservation, kib = await self.host.memory("ReserveMemoryRange", "sxx", SESSION, *sizes)
+        domid = self.host.last_domid = self.host.last_domid + 1
+        await self.host.memory("TransferReservationToDomain", "ssi", SESSION, reservation, domid)
+        self.put(Domids=[domid], Memory=kib * sample.KIB, LastStart=time.time())
+        self.host.domains.DomainCreated(domid, self.values["Id"])
+
+    def _end(self) -> None:
+        for domid in self.values["Domids"]:
+            self.host.domains.DomainDestroyed(domid, self.values["Id"])
+        self.put(Domids=[], Memory=0)
+
+    def _become(self, state: str) -> None:
+        previous = self.values["PowerState"]
+        self.put(PowerState=state)
+        self.PowerStateChanged(previous, state)
+        self.host.updates.tell("VM", self.values["Id"])
+
+
+class VMs1(ServiceInterface):
+    """The list of VMs."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(f"{NAMES}.xenopsd.VMs1")
+        self.host = host
+
+    @method()
+    def Add(self, vm: "(ssxxxuua{ss})") -> "s":
+        key = vm[0]
+        if key in self.host.vms:
+            self.host.vms[key].expect("Halted")
+            self.host.vms[key].configure(vm)
+        else:
+            self.host.vms[key] = VM1(self.host, vm)
+            self.host.bus.export(f"{PATH}/vm/{element(key)}", self.host.vms[key])
+        self.host.updates.tell("VM", key)
+        return key
+
+    @method()
+    def Remove(self, id: "s"):
+        vm = self.host.find(id)
+        vm.expect("Halted")
+        del self.host.vms[id]
+        self.host.bus.unexport(f"{PATH}/vm/{element(id)}")
+        self.host.updates.tell("VM", id)
+
+    @method()
+    def Exists(self, id: "s") -> "b":
+        return id in self.host.vms
+
+    @method()
+    def List(self) -> "a(sssuxu)":
+        return self.host.rows()
+
+
+class VBDs1(ServiceInterface):
+    """The disks of VMs, by the pair of VM and device."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(f"{NAMES}.xenopsd.VBDs1")
+        self.host = host
+        self.disks: dict[tuple[str, str], dict[str, Any]] = {}
+
+    @method()
+    def Add(self, vbd: "((ss)sba{sv})") -> "(ss)":
+        [vm, device], vdi, writable, qos = vbd
+        self.host.find(vm)
+        if (vm, device) in self.disks:
+            raise Error("InvalidValue", "ss", "device", device)
+        self.disks[vm, device] = {"vdi": vdi, "writable": writable, "qos": qos, "domid": None}
+        self.host.updates.tell("VBD", f"{vm}.{device}")
+        return [vm, device]
+
+    @method()
+    def Remove(self, id: "(ss)"):
+        if self._plugged(self._find(id), id[0]):
+            raise Error("DeviceIsConnected", "s", id[1])
+        del self.disks[tuple(id)]
+        self.host.updates.tell("VBD", ".".join(id))
+
+    @method()
+    def Plug(self, id: "(ss)"):
+        disk = self._find(id)
+        vm = self.host.find(id[0])
+        vm.expect("Running", "Paused")
+        if self._plugged(disk, id[0]):
+            raise Error("DeviceIsConnected", "s", id[1])
+        [disk["domid"]] = vm.values["Domids"]
+        self.host.updates.tell("VBD", ".".join(id))
+
+    @method()
+    def Unplug(self, id: "(ss)", force: "b"):
+        disk = self._find(id)
+        if not self._plugged(disk, id[0]):
+            raise Error("DeviceNotConnected", "s", id[1])
+        disk["domid"] = None
+        self.host.updates.tell("VBD", ".".join(id))
+
+    @method()
+    def Stat(self, id: "(ss)") -> "bbsa{sv}":
+        disk = self._find(id)
+        qos: dict[str, Variant] = disk["qos"]
+        return [bool(self._domids(id[0])), self._plugged(disk, id[0]), disk["vdi"], qos]
+
+    @method()
+    def List(self, vm: "s") -> "a(ssbb)":
+        self.host.find(vm)
+        mine = [(device, disk) for (owner, device), disk in self.disks.items() if owner == vm]
+        return [[device, disk["vdi"], disk["writable"], self._plugged(disk, vm)] for device, disk in mine]
+
+    def _find(self, id: list[str]) -> dict[str, Any]:
+        if tuple(id) not in self.disks:
+            raise Error("NotFound", "ss", "VBD", ".".join(id))
+        return self.disks[tuple(id)]
+
+    def _domids(self, vm: str) -> list[int]:
+        return self.host.vms[vm].values["Domids"] if vm in self.host.vms else []
+
+    def _plugged(self, disk: dict[str, Any], vm: str) -> bool:
+        return disk["domid"] in self._domids(vm)  # a disk is plugged into a domain, and goes with it
+
+
+async def start(bus: Bus) -> None:
+    """Export the host and the sample's VMs, all halted."""
+    host = Host(bus)
+    vms = VMs1(host)
+
+    def diagnose() -> list[str]:
+        return [" ".join(map(str, row)) for row in host.rows()] or ["no VMs"]
+
+    interfaces = (Service1("xenopsd", ["suspend", "vbd"], diagnose), host.domains, host.updates, vms, VBDs1(host))
+    for interface in interfaces:
+        bus.export(PATH, interface)
+    await host.memory("Login", "s", SESSION)
+    await bus.watch(f"{NAMES}.squeezed", f"{NAMES}.squeezed.Memory1.TargetChanged", host.retarget)
+    for key, name, _description, size, least, vcpus in sample.VMS:
+        vms.Add([key, name, size, size, least, vcpus, vcpus, {}])
+
+
+if __name__ == "__main__":
+    run("xenopsd", start)

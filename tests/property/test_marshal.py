@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from dbus_fast import Message
 from dbus_fast import Variant as LibraryVariant
 from dbus_fast._private.marshaller import Marshaller
@@ -129,6 +130,15 @@ def test_a_null_anywhere_is_refused(data: DataObject, kind: Type, variants: Vari
     assert refusal(many, [value, None])
     assert refusal(struct, [None, value])
     assert refusal(named, {"a": value, "b": None})
+
+
+@pytest.mark.parametrize("variants", ["plain", "typed"])
+def test_the_deepest_value_passes_through_the_library(variants: Variants) -> None:
+    deepest: Value = [] if variants == "plain" else {"signature": "av", "value": []}
+    for _ in range(31):
+        deepest = [deepest] if variants == "plain" else {"signature": "av", "value": [deepest]}
+    [received] = through_library("v", [to_dbus(Type("v"), variants=variants)(deepest)])
+    assert from_dbus(Type("v"), variants=variants)(received) == deepest
 
 
 @LAW

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from gateway.core.model import Answer, Call, Envelope, Fault, FaultCode, Limits, Peer, Reply
+
+VALUES = [Call("a"), Reply(5), Fault(FaultCode.BUSY, "busy"), Envelope(()), Answer(None, "text/xml"), Limits(), Peer()]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_what_flows_between_the_parts_cannot_be_changed(value: Call) -> None:
+    field = dataclasses.fields(value)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, field, None)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_what_flows_between_the_parts_takes_no_further_attributes(value: Call) -> None:
+    assert not hasattr(value, "__dict__")
+
+
+def test_two_calls_share_nothing() -> None:
+    one, other = Call("a"), Call("b")
+    assert one.named is not other.named
+    assert one.extensions is not other.extensions
+
+
+def test_calls_and_outcomes_are_equal_by_value() -> None:
+    assert Call("a", (1, [2])) == Call("a", (1, [2]))
+    assert Reply([1]) == Reply([1])
+    assert Fault(FaultCode.TIMEOUT, "late") != Fault(FaultCode.NO_REPLY, "late")
+
+
+def test_a_reply_without_a_value_is_void() -> None:
+    assert Reply().value is None
+
+
+def test_the_text_of_a_fault_code_is_its_name_in_small_letters() -> None:
+    assert {code.value for code in FaultCode} == {code.name.lower() for code in FaultCode}

@@ -1,0 +1,349 @@
+"""One connection to one message bus: connects, sends, matches replies to calls; knows no pool and no legacy value.
+
+The library's own `MessageBus.call` is not used: a caller that is cancelled leaves its handler, and with it the whole
+body, in the library's table for good. The table here is emptied by the caller itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias, cast
+
+from dbus_fast import Message, MessageFlag, MessageType, Variant
+from dbus_fast.aio import MessageBus
+from dbus_fast.auth import AuthAnonymous, AuthExternal
+
+from adapters.backends import dbus_unixexec
+from gateway.core import marshal
+from gateway.core.model import Fault, FaultCode
+from gateway.core.route import MethodCall
+from gateway.core.signature import Type, parse, parse_one
+
+BUS_NAME = "org.freedesktop.DBus"
+BUS_PATH = "/org/freedesktop/DBus"
+OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and Hello together
+SERIALS = 2**31  # a serial is 32 bits wide and the library's does not wrap: the connection is renewed long before
+
+Received = Message  # a method return or an error, as the library gives it
+Answer: TypeAlias = "Message | Fault"
+Convert: TypeAlias = Callable[[object], object]
+
+
+class ConnectError(Exception):
+    """There is no bus at this address, or it does not want us; the text is for the operator."""
+
+
+class _TooLargeError(Exception):
+    """A message is longer than the bus takes."""
+
+
+_marshall = Message._marshall  # noqa: SLF001 - what _Outgoing extends
+_NO_FLAGS = MessageFlag.NONE
+_ONEWAY = MessageFlag.NO_REPLY_EXPECTED
+
+
+class _Outgoing(Message):
+    """A message that refuses to be marshalled beyond `limit`, so that its length is found without marshalling it twice.
+
+    The library marshals in `send`, before anything is queued: what raises here costs its own call and no other.
+    """
+
+    __slots__ = ("limit",)
+    limit: int
+
+    def _marshall(self, negotiate_unix_fd: bool) -> bytearray:  # noqa: FBT001 - the library's signature
+        data: bytearray = _marshall(self, negotiate_unix_fd)
+        if len(data) > self.limit:
+            raise _TooLargeError(f"the D-Bus message is {len(data)} bytes long, the bus takes at most {self.limit}")
+        return data
+
+
+class _PatientSocket:
+    """What the library writes to.
+
+    It takes an error of `send` for the end of the connection, also when the socket's buffer is merely full, and then
+    touches the closed descriptor again. Nothing sent makes it wait instead: until there is room, or until its reader
+    has read what is left and sees the end.
+    """
+
+    def __init__(self, send: Callable[[memoryview], int]) -> None:
+        self._send = send
+
+    def send(self, data: memoryview) -> int:
+        """How many bytes went out."""
+        try:
+            return self._send(data)
+        except OSError:
+            return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may hold."""
+
+    in_flight: int = 100  # calls without an answer; brokers count them as pending replies, 128 on a system bus
+    max_message: int = 32 * 1024**2  # bytes
+    serials: int = SERIALS
+
+
+class Connection:
+    """Open until `worn` is set: lost, or due to be replaced by a new one while it still answers."""
+
+    def __init__(self, bus: MessageBus, limits: Limits, process: asyncio.subprocess.Process | None = None) -> None:
+        self._bus = bus
+        self._limits = limits
+        self._process = process
+        self._waiting: dict[int, tuple[asyncio.Future[Answer | None], asyncio.Future[None]]] = {}  # by serial
+        self._abandoned = 0  # given up here, but still a pending reply (or unwritten) for the broker
+        self._retired = False
+        self._xml: dict[tuple[str, str], str] = {}
+        self._watched: set[str] = set()
+        self._loop = asyncio.get_running_loop()
+        self.late_replies = 0
+        self.lost = False
+        self.error = ""
+        self.worn = asyncio.Event()
+        bus.add_message_handler(self._received)
+        self._end = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # of the library
+        self._end.add_done_callback(self._ended)
+
+    @classmethod
+    async def open(cls, address: str, limits: Limits) -> Connection:
+        """Connect and authenticate; raises ConnectError."""
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT):
+                if address.startswith(dbus_unixexec.PREFIX):
+                    bus, process = await dbus_unixexec.through_process(address, _connect)
+                    return cls(bus, limits, process)
+                return cls(await _connect(address), limits)
+        except Exception as error:
+            raise ConnectError(str(error) or type(error).__name__) from error
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that wait here, and those which only the broker still counts."""
+        return len(self._waiting) + self._abandoned
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more call may be sent."""
+        return len(self._waiting) + self._abandoned < self._limits.in_flight and not self.lost and not self._retired
+
+    async def call(self, call: MethodCall, *, oneway: bool = False) -> Answer | None:
+        """The method return or error; None for a oneway call once it is written. Nothing stays when cancelled."""
+        serial = self._bus.next_serial()
+        sent = self._send(call, serial, oneway=oneway)
+        if isinstance(sent, Fault):
+            return sent
+        reply: asyncio.Future[Answer | None] = self._loop.create_future()
+        self._waiting[serial] = (reply, sent)
+        if oneway:
+            sent.add_done_callback(lambda _: self._written(serial))
+        try:
+            return await reply
+        finally:
+            if serial in self._waiting:
+                self._abandon(serial, oneway=oneway)
+            if self._retired:
+                self._close_when_idle()
+
+    def _send(self, call: MethodCall, serial: int, *, oneway: bool) -> asyncio.Future[None] | Fault:
+        if serial >= self._limits.serials:
+            self.worn.set()
+        if not self._bus.connected:
+            return _unsent()
+        try:
+            return self._bus.send(_outgoing(call, serial, self._limits.max_message, oneway=oneway))
+        except _TooLargeError as error:
+            return Fault(FaultCode.TOO_LARGE, str(error))
+
+    def _written(self, serial: int) -> None:
+        """A oneway call is over once it is written; a failed write is `_ended`'s to tell."""
+        reply, sent = self._waiting.get(serial, (None, None))
+        if reply is not None and sent is not None and sent.exception() is None:
+            del self._waiting[serial]
+            _settle(reply, None)
+
+    def _abandon(self, serial: int, *, oneway: bool) -> None:
+        """Count a call that its caller has given up until the bus has done with it too."""
+        _, sent = self._waiting.pop(serial)
+        self._abandoned += 1
+        if oneway:
+            sent.add_done_callback(self._forget)
+        if self._abandoned * 2 >= self._limits.in_flight:
+            self.worn.set()  # closing it is the only way to make the broker forget pending replies
+
+    def _forget(self, _sent: asyncio.Future[None]) -> None:
+        self._abandoned -= 1
+
+    def _received(self, message: Message) -> bool:
+        """Every message that arrives; true when it was ours."""
+        if message.reply_serial:
+            waiting = self._waiting.pop(message.reply_serial, None)
+            if waiting is not None:
+                _settle(waiting[0], message)
+                return True
+            if self._abandoned:
+                self._abandoned -= 1
+                self.late_replies += 1
+        elif message.member == "NameOwnerChanged" and message.sender == BUS_NAME:
+            self._forget_xml(message.body[0])
+        return False
+
+    def _ended(self, end: asyncio.Future[None]) -> None:
+        """The connection is gone: tell everybody who waits, at once."""
+        failure = None if end.cancelled() else end.exception()
+        self.lost = True
+        self.error = "" if failure is None else str(failure) or type(failure).__name__
+        waiting, self._waiting = self._waiting, {}
+        for reply, sent in waiting.values():
+            was_sent = sent.done() and not sent.cancelled() and sent.exception() is None
+            _settle(reply, _unanswered() if was_sent else _unsent())
+        self._xml.clear()
+        self.worn.set()
+
+    def retire(self) -> None:
+        """Take no more calls, close when those in flight are done."""
+        self._retired = True
+        self._close_when_idle()
+
+    def _close_when_idle(self) -> None:
+        if not self._waiting:
+            self.close()
+
+    def close(self) -> None:
+        """Close now; who still waits is told."""
+        if self._bus.connected:
+            self._bus.disconnect()
+
+    async def closed(self) -> None:
+        """Wait until it is closed, by us or by the bus."""
+        await asyncio.wait({self._end})
+        if self._process is not None:
+            await dbus_unixexec.end(self._process)
+
+    async def introspect(self, bus_name: str, object_path: str) -> str | Answer:
+        """The object's introspection XML; remembered until the name's owner changes."""
+        known = self._xml.get((bus_name, object_path))
+        if known is not None:
+            return known
+        await self._watch(bus_name)
+        interface = "org.freedesktop.DBus.Introspectable"
+        answer = await self.call(MethodCall(bus_name, object_path, interface, "Introspect", ""))
+        if not isinstance(answer, Message) or answer.message_type is not MessageType.METHOD_RETURN:
+            assert answer is not None
+            return answer
+        if answer.signature != "s":
+            text = f"{bus_name} {object_path} Introspect: expected reply signature 's', got '{answer.signature}'"
+            return Fault(FaultCode.UNREPRESENTABLE, text)
+        return self._xml.setdefault((bus_name, object_path), str(answer.body[0]))
+
+    async def _watch(self, bus_name: str) -> None:
+        """Hear of a new owner before the first answer of the old one is remembered."""
+        if bus_name in self._watched:
+            return
+        self._watched.add(bus_name)
+        rule = f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'"
+        await self.call(MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule]))
+
+    def _forget_xml(self, bus_name: str) -> None:
+        self._xml = {key: xml for key, xml in self._xml.items() if key[0] != bus_name}
+
+
+async def _connect(address: str) -> MessageBus:
+    # Descriptors are not negotiated: none can enter this process, whatever a service sends. TCP carries no credentials.
+    auth = AuthAnonymous() if address.startswith("tcp:") else AuthExternal()
+    bus = await MessageBus(bus_address=address, auth=auth).connect()
+    writer = bus._writer  # noqa: SLF001 - see _PatientSocket
+    assert writer is not None
+    assert writer.sock is not None
+    writer.sock = cast("socket.socket", _PatientSocket(writer.sock.send))
+    return bus
+
+
+def _outgoing(call: MethodCall, serial: int, limit: int, *, oneway: bool) -> _Outgoing:
+    message = _Outgoing(
+        destination=call.bus_name,
+        path=call.object_path,
+        interface=call.interface,
+        member=call.member,
+        flags=_ONEWAY if oneway else _NO_FLAGS,
+        signature=call.signature,
+        body=to_library(call.signature)(call.body),
+        serial=serial,
+        validate=False,  # a MethodCall is checked already
+    )
+    message.limit = limit
+    return message
+
+
+def _settle(reply: asyncio.Future[Answer | None], answer: Answer | None) -> None:
+    if not reply.done():
+        reply.set_result(answer)
+
+
+def _unsent() -> Fault:
+    return Fault(FaultCode.UNAVAILABLE, "the connection to the message bus is lost; the call was not sent")
+
+
+def _unanswered() -> Fault:
+    text = "the connection to the message bus was lost in mid-call; it is unknown whether the call was executed"
+    return Fault(FaultCode.NO_REPLY, text)
+
+
+@lru_cache(maxsize=4096)
+def to_library(signature: str) -> Callable[[Sequence[object]], list[object]]:
+    """A function that turns the variants in a checked body into the library's; a plain copy where there are none."""
+    converters = [_converter(type_) for type_ in parse(signature)]
+    if not any(converters):
+        return list
+    return lambda body: [
+        value if convert is None else convert(value) for convert, value in zip(converters, body, strict=True)
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _inner(signature: str) -> Convert | None:
+    return _converter(parse_one(signature))
+
+
+def _variant(value: object) -> Variant:
+    # The library dies of a None here (SIGSEGV), so the class is asked for although the body is checked.
+    if not isinstance(value, marshal.Variant):
+        raise TypeError("a variant is expected")
+    convert = _inner(value.signature)
+    return Variant(value.signature, value.value if convert is None else convert(value.value), verify=False)
+
+
+def _converter(type_: Type) -> Convert | None:
+    """How to convert a value of this type; None when it may stay as it is."""
+    if not type_.has_variant:
+        return None
+    if type_.code == "v":
+        return _variant
+    if type_.is_dict:
+        return _entries(type_.children[0].children[1])
+    return _elements(type_) if type_.code == "a" else _fields(type_)
+
+
+def _entries(value_type: Type) -> Convert:
+    convert = _converter(value_type) or _same
+    return lambda value: {key: convert(one) for key, one in value.items()}  # type: ignore[attr-defined]
+
+
+def _elements(type_: Type) -> Convert:
+    convert = _converter(type_.children[0]) or _same
+    return lambda value: [convert(one) for one in value]  # type: ignore[attr-defined]
+
+
+def _fields(type_: Type) -> Convert:
+    converters = [_converter(child) or _same for child in type_.children]
+    return lambda value: [convert(one) for convert, one in zip(converters, value, strict=True)]  # type: ignore[call-overload]
+
+
+def _same(value: object) -> object:
+    return value

@@ -1,0 +1,274 @@
+"""The connections to one message bus: keeps them up, shares out calls, bounds their number; knows no legacy value."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from adapters.backends.dbus_connection import SERIALS, Answer, ConnectError, Connection, Limits
+from gateway.core.model import Fault, FaultCode
+from gateway.core.route import MethodCall
+
+FIRST_DELAY = 0.05  # seconds before the second attempt to connect; doubled for each further one
+LAST_DELAY = 5.0  # seconds, never more
+ANY = ""  # the line for calls that wait for a connection, not for their bus name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bus:
+    """One message bus and the services on it, as patterns of bus names ("org.xen.xcp.*")."""
+
+    name: str
+    address: str
+    services: tuple[str, ...]
+    connections: int = 4
+    in_flight: int = 100  # calls per connection; a system bus allows 128 pending replies
+    per_destination: int = 64  # calls per bus name, so that a service that hangs cannot starve the others
+    max_message: int = 32 * 1024**2  # bytes; over the bus's own limit it cuts the connection
+    patience: float = 0.5  # seconds a call may wait for room before it is BUSY
+    waiting: int = 256  # calls that may wait for room at once
+
+
+@dataclass(frozen=True, slots=True)
+class BusStatus:
+    """How one bus is doing."""
+
+    name: str
+    address: str
+    connected: bool
+    since: float | None  # when that began, seconds of the epoch; None before the first attempt has ended
+    connections: int
+    in_flight: int
+    late_replies: int  # answers that came when nobody waited any more
+    last_error: str = ""  # for the operator, never for a client
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a test may want to hold in its hand."""
+
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    clock: Callable[[], float] = time.time
+    chance: Callable[[], float] = random.random  # 0..1
+    serials: int = SERIALS  # a connection is renewed after so many
+
+
+def delays(chance: Callable[[], float]) -> Iterator[float]:
+    """How long to wait before each further attempt to connect: doubling, capped, between half and whole by chance."""
+    for attempt in itertools.count():
+        yield min(LAST_DELAY, FIRST_DELAY * 2 ** min(attempt, 16)) * (0.5 + chance() / 2)
+
+
+class Pool:
+    """The connections to a bus. Calls to a bus name keep to one connection while it has room, and so in order."""
+
+    def __init__(self, bus: Bus, around: Surroundings) -> None:
+        self.bus = bus
+        self._around = around
+        self._limits = Limits(bus.in_flight, bus.max_message, around.serials)
+        self._slots: list[Connection | None] = [None] * bus.connections
+        # Those of the slots and retired ones that still answer; each with a task that waits for its end.
+        self._open: dict[Connection, asyncio.Task[None]] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._busy: dict[str, int] = {}  # calls in flight by bus name
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # calls that wait for room: by bus name, or ANY
+        self._connected = asyncio.Event()
+        self._since: float | None = None
+        self._late = 0
+        self._error = ""
+
+    def start(self) -> None:
+        """Begin to connect; tasks of this pool keep trying until `close` or `drain`."""
+        loop = asyncio.get_running_loop()
+        self._keepers = [loop.create_task(self._keep(slot)) for slot in range(len(self._slots))]
+
+    async def connected(self) -> None:
+        """Wait until there is a connection."""
+        await self._connected.wait()
+
+    async def call(self, call: MethodCall, *, oneway: bool = False) -> Answer | None:
+        """Send over a connection with room. Without a bus: UNAVAILABLE, at once."""
+        destination = call.bus_name
+        connection = self._find(destination)
+        if isinstance(connection, Fault):
+            connection = await self._wait_for_room(destination)
+            if isinstance(connection, Fault):
+                return connection
+        self._busy[destination] = self._busy.get(destination, 0) + 1
+        try:
+            return await connection.call(call, oneway=oneway)
+        finally:
+            self._leave(destination)
+
+    async def introspect(self, bus_name: str, object_path: str) -> str | Answer:
+        """The object's introspection XML."""
+        connection = self._pick(bus_name)
+        return connection if isinstance(connection, Fault) else await connection.introspect(bus_name, object_path)
+
+    def status(self) -> BusStatus:
+        """How it is doing now."""
+        up = [connection for connection in self._slots if connection is not None and not connection.lost]
+        return BusStatus(
+            name=self.bus.name,
+            address=self.bus.address,
+            connected=bool(up),
+            since=self._since,
+            connections=len(up),
+            in_flight=sum(self._busy.values()),
+            late_replies=self._late + sum(connection.late_replies for connection in self._open),
+            last_error=self._error,
+        )
+
+    async def drain(self) -> None:
+        """Take no more calls, close when those in flight are done."""
+        for connection in self._open:
+            connection.retire()
+        await self._end()
+
+    async def close(self) -> None:
+        """Close now; who still waits is told."""
+        for connection in self._open:
+            connection.close()
+        await self._end()
+
+    # Sharing calls out
+
+    def _find(self, destination: str) -> Connection | Fault:
+        if self._is_crowded(destination):
+            return Fault(FaultCode.BUSY, f"too many calls to {destination} are in flight; this one was not sent")
+        return self._pick(destination)
+
+    def _is_crowded(self, destination: str) -> bool:
+        return self._busy.get(destination, 0) >= self.bus.per_destination
+
+    def _pick(self, destination: str) -> Connection | Fault:
+        preferred = self._slots[hash(destination) % len(self._slots)]
+        if preferred is not None and preferred.has_room:
+            return preferred
+        for connection in self._slots:
+            if connection is not None and connection.has_room:
+                return connection
+        name = self.bus.name
+        if self._connected.is_set():
+            return Fault(FaultCode.BUSY, f"too many calls to bus '{name}' are in flight; this one was not sent")
+        return Fault(FaultCode.UNAVAILABLE, f"bus '{name}' is not connected; the call was not sent")
+
+    async def _wait_for_room(self, destination: str) -> Connection | Fault:
+        """A place within `patience` seconds, or why there is none."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.bus.patience
+        while True:
+            found = self._find(destination)
+            left = deadline - loop.time()
+            if isinstance(found, Connection) or found.code is not FaultCode.BUSY or left <= 0:
+                return found
+            if sum(map(len, self._lines.values())) >= self.bus.waiting:
+                return found
+            await self._turn(destination if self._is_crowded(destination) else ANY, left)
+
+    async def _turn(self, line: str, seconds: float) -> None:
+        """Stand in line until somebody leaves who makes room, or the time is over."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(line, deque()).append(turn)
+        try:
+            await asyncio.wait({turn}, timeout=seconds)
+        except asyncio.CancelledError:
+            if turn.done():
+                self._wake(line)
+            raise
+        finally:
+            self._lines[line].remove(turn)
+            if not self._lines[line]:
+                del self._lines[line]
+
+    def _leave(self, destination: str) -> None:
+        busy = self._busy[destination] - 1
+        if busy:
+            self._busy[destination] = busy
+        else:
+            del self._busy[destination]
+        if self._lines:
+            self._wake(destination)
+            self._wake(ANY)
+
+    def _wake(self, line: str) -> None:
+        turn = next((turn for turn in self._lines.get(line, ()) if not turn.done()), None)
+        if turn is not None:
+            turn.set_result(None)
+
+    # Keeping connections up
+
+    async def _keep(self, slot: int) -> None:
+        """Fill one slot with a connection, again whenever the last one is worn."""
+        while True:
+            connection = await self._connect()
+            worn, self._slots[slot] = self._slots[slot], connection
+            self._note_state()
+            self._wake_all()
+            if worn is not None:
+                worn.retire()
+            await connection.worn.wait()
+            if connection.lost:
+                self._slots[slot] = None
+                self._error = connection.error
+                self._note_state()
+
+    async def _connect(self) -> Connection:
+        pauses = delays(self._around.chance)
+        while True:
+            try:
+                connection = await Connection.open(self.bus.address, self._limits)
+            except ConnectError as error:
+                self._error = f"cannot connect: {error}"
+                self._note_state()
+                await self._around.sleep(next(pauses))
+            else:
+                self._adopt(connection)
+                return connection
+
+    def _adopt(self, connection: Connection) -> None:
+        self._open[connection] = asyncio.get_running_loop().create_task(self._bury(connection))
+
+    async def _bury(self, connection: Connection) -> None:
+        await connection.closed()
+        self._late += connection.late_replies
+        del self._open[connection]
+
+    def _note_state(self) -> None:
+        """Tell the log when the bus comes or goes."""
+        up = any(connection is not None and not connection.lost for connection in self._slots)
+        if self._since is not None and up == self._connected.is_set():
+            return
+        self._since = self._around.clock()
+        if up:
+            self._connected.set()
+            log.info("bus '%s' is connected", self.bus.name)
+        else:
+            self._connected.clear()
+            self._wake_all()
+            log.warning("bus '%s' is not connected: %s", self.bus.name, self._error)
+
+    def _wake_all(self) -> None:
+        """There is room for many, or the bus is gone and nobody need wait."""
+        for turn in itertools.chain(*self._lines.values()):
+            if not turn.done():
+                turn.set_result(None)
+
+    async def _end(self) -> None:
+        """Wait for every task of this pool."""
+        self._connected.clear()
+        self._wake_all()
+        keepers, self._keepers = self._keepers, []
+        for keeper in keepers:
+            keeper.cancel()
+        tasks = [*keepers, *self._open.values()]
+        if tasks:
+            await asyncio.wait(tasks)

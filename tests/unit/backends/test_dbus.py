@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from dbus_fast import ErrorType, Message, MessageType, Variant
+
+from adapters.backends import dbus
+from adapters.backends.dbus import ERROR_NAMES, Backend, Bus
+from gateway.core.binding import ParameterCountError
+from gateway.core.marshal import MarshalError
+from gateway.core.model import Call, Fault, FaultCode, Reply
+from gateway.core.route import MethodCall
+from tests.kit.backends import PATIENCE, dbus_backend
+from tests.kit.bus import private_bus
+from tests.kit.services import toy_service
+from tests.kit.toy_routes import TOY, toy_call, toy_route
+
+_ERROR = "org.freedesktop.DBus.Error."
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        yield bus.address
+
+
+def error(name: str, signature: str = "", body: list[object] | None = None) -> Message:
+    return Message(
+        message_type=MessageType.ERROR, error_name=name, reply_serial=1, signature=signature, body=body or []
+    )
+
+
+def test_every_error_name_that_the_library_knows_has_a_fault_code() -> None:
+    standard = {name.value for name in ErrorType if name.value.startswith(_ERROR)}
+    assert standard <= ERROR_NAMES.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("ServiceUnknown", FaultCode.UNAVAILABLE),
+        ("Spawn.ChildExited", FaultCode.UNAVAILABLE),
+        ("NoReply", FaultCode.NO_REPLY),
+        ("LimitsExceeded", FaultCode.BUSY),
+        ("AccessDenied", FaultCode.ACCESS_DENIED),
+        ("InteractiveAuthorizationRequired", FaultCode.ACCESS_DENIED),
+        ("UnknownMethod", FaultCode.UNKNOWN_METHOD),
+        ("UnknownObject", FaultCode.NOT_FOUND),
+        ("InvalidArgs", FaultCode.INVALID_PARAMS),
+        ("Failed", FaultCode.REMOTE),
+    ],
+)
+def test_a_standard_error_keeps_its_name_and_gets_its_code(name: str, code: FaultCode) -> None:
+    assert dbus.fault(error(_ERROR + name, "s", ["why"])) == Fault(code, "why", _ERROR + name, ["why"])
+
+
+def test_an_error_that_nobody_knows_is_remote_with_its_arguments() -> None:
+    got = dbus.fault(error("org.xen.Oops", "sua{sv}", ["text", 5, {"a": Variant("u", 1)}]))
+    assert got == Fault(FaultCode.REMOTE, "text", "org.xen.Oops", ["text", 5, {"a": 1}])
+
+
+def test_an_error_without_a_body_has_its_name_as_message() -> None:
+    assert dbus.fault(error("org.xen.Oops")) == Fault(FaultCode.REMOTE, "org.xen.Oops", "org.xen.Oops", [])
+
+
+def test_an_error_whose_first_argument_is_no_text_has_its_name_as_message() -> None:
+    assert dbus.fault(error("org.xen.Oops", "u", [7])) == Fault(FaultCode.REMOTE, "org.xen.Oops", "org.xen.Oops", [7])
+
+
+def test_an_error_with_a_file_descriptor_has_no_arguments() -> None:
+    assert dbus.fault(error("org.xen.Oops", "h", [0])).data == []
+
+
+def test_another_reply_signature_than_promised_is_refused_with_both_named() -> None:
+    message = Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="u", body=[7])
+    got = dbus.reply(toy_route("Label", "", "s"), message)
+    assert isinstance(got, Fault)
+    assert got.code is FaultCode.UNREPRESENTABLE
+    assert got.message.endswith("org.example.Toy1.Label: expected reply signature 's', got 'u'")
+
+
+@pytest.mark.parametrize(
+    ("bus_name", "home"),
+    [
+        ("org.xen.xcp.xapi", "exact"),
+        ("org.xen.xcp.storage", "long"),
+        ("org.xen.other", "short"),
+    ],
+)
+async def test_the_more_specific_pattern_wins(bus_name: str, home: str) -> None:
+    """Nothing is connected, and the fault tells which bus was chosen."""
+    services = {"short": ("org.xen.*",), "long": ("org.xen.xcp.*",), "exact": ("org.xen.xcp.xapi",)}
+    backend = Backend({name: Bus(name, "unix:path=/nowhere", patterns) for name, patterns in services.items()})
+    got = await backend.call(toy_route("Label", bus_name=bus_name), toy_call())
+    assert got == Fault(FaultCode.UNAVAILABLE, f"bus '{home}' is not connected; the call was not sent")
+
+
+async def test_a_service_that_no_bus_claims_is_unavailable() -> None:
+    backend = Backend({"one": Bus("one", "unix:path=/nowhere", ("org.xen.*",))})
+    got = await backend.call(toy_route("Label", bus_name="com.example"), toy_call())
+    assert got == Fault(FaultCode.UNAVAILABLE, "no bus is configured for com.example; the call was not sent")
+
+
+async def test_a_call_that_cannot_be_bound_is_not_sent() -> None:
+    backend = Backend({"one": Bus("one", "unix:path=/nowhere", ("*",))})
+
+    def bad_value(call: Call) -> MethodCall:
+        raise MarshalError("u", -1).at("params", 1)
+
+    def bad_count(call: Call) -> MethodCall:
+        raise ParameterCountError(2, 3)
+
+    got = await backend.call(toy_route("Label", bind=bad_value), toy_call())
+    assert got == Fault(FaultCode.INVALID_PARAMS, "$.params[1]: expected u, got -1")
+    got = await backend.call(toy_route("Label", bind=bad_count), toy_call())
+    assert isinstance(got, Fault)
+    assert got.code is FaultCode.PARAMETER_COUNT
+    assert got.data == {"expected": 2, "received": 3}
+
+
+async def test_the_status_of_a_bus_that_is_not_there_says_why() -> None:
+    refused = asyncio.Event()
+
+    async def pause(_: float) -> None:
+        refused.set()
+        await asyncio.Event().wait()
+
+    bus = Bus("one", "unix:path=/nowhere", ("*",), connections=1)
+    backend = Backend({"one": bus}, dbus.Surroundings(sleep=pause))
+    await backend.start()
+    await asyncio.wait_for(refused.wait(), PATIENCE)
+    (status,) = backend.status()
+    await backend.stop()
+    assert not status.connected
+    assert status.connections == 0
+    assert "cannot connect" in status.last_error
+
+
+async def test_status_tells_who_is_connected_since_when(address: str) -> None:
+    around = dbus.Surroundings(clock=lambda: 1234.5)
+    async with dbus_backend(Bus("one", address, ("*",), connections=1), around=around) as backend:
+        (status,) = backend.status()
+    expected = dbus.BusStatus("one", address, connected=True, since=1234.5, connections=1, in_flight=0, late_replies=0)
+    assert status == expected
+
+
+async def test_an_error_is_translated_by_the_route(address: str) -> None:
+    def translate(fault: Fault, call: Call) -> Fault:
+        return Fault(FaultCode.APPLICATION, fault.message, name="VM_BAD_POWER_STATE", data=[fault.name])
+
+    route = toy_route("FailWithoutBody", "s", translate=translate)
+    async with dbus_backend(Bus("one", address, ("*",), connections=1)) as backend:
+        got = await backend.call(route, toy_call("org.xen.Bad"))
+    assert got == Fault(FaultCode.APPLICATION, "org.xen.Bad", name="VM_BAD_POWER_STATE", data=["org.xen.Bad"])
+
+
+async def test_a_service_that_is_not_there_is_unavailable_under_its_own_error_name(address: str) -> None:
+    async with dbus_backend(Bus("one", address, ("*",), connections=1)) as backend:
+        got = await backend.call(toy_route("Label", bus_name="org.example.Nobody"), toy_call())
+    assert isinstance(got, Fault)
+    assert (got.code, got.name) == (FaultCode.UNAVAILABLE, _ERROR + "ServiceUnknown")
+
+
+async def test_after_stop_every_call_is_refused(address: str) -> None:
+    async with dbus_backend(Bus("one", address, ("*",), connections=1)) as backend:
+        assert await backend.call(toy_route("Label", "", "s"), toy_call()) == Reply("toy")
+    got = await backend.call(toy_route("Label", "", "s"), toy_call())
+    assert isinstance(got, Fault)
+    assert got.code is FaultCode.UNAVAILABLE

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from adapters.backends.dbus_pool import FIRST_DELAY, LAST_DELAY, Bus, Pool, Surroundings, delays
+from gateway.core.model import Fault, FaultCode
+from gateway.core.route import MethodCall
+from tests.kit.backends import PATIENCE
+from tests.kit.bus import PrivateBus, private_bus
+from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
+from tests.kit.toy_routes import TOY
+
+OTHER = "org.example.Other"
+ONE = Bus("one", "", ("*",), connections=1, patience=0.0)
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[PrivateBus]:
+    with private_bus() as bus, toy_service(bus.address, TOY), toy_service(bus.address, OTHER):
+        yield bus
+
+
+@asynccontextmanager
+async def running(bus: Bus, around: Surroundings | None = None) -> AsyncIterator[Pool]:
+    pool = Pool(bus, around or Surroundings())
+    pool.start()
+    try:
+        await asyncio.wait_for(pool.connected(), PATIENCE)
+        yield pool
+    finally:
+        await pool.close()
+
+
+def ask(member: str, bus_name: str = TOY) -> MethodCall:
+    return MethodCall(bus_name, OBJECT_PATH, INTERFACE, member, "", ())
+
+
+async def answer(pool: Pool, call: MethodCall) -> list[object] | FaultCode:
+    got = await asyncio.wait_for(pool.call(call), PATIENCE)
+    if isinstance(got, Fault):
+        return got.code
+    assert got is not None
+    return list(got.body)
+
+
+def test_delays_double_up_to_a_cap() -> None:
+    whole = list(islice(delays(lambda: 1.0), 9))
+    assert whole == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert list(islice(delays(lambda: 0.0), 9)) == [delay / 2 for delay in whole]
+
+
+async def test_attempts_to_connect_are_spaced_by_the_delays() -> None:
+    slept: list[float] = []
+    enough = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 20:
+            enough.set()
+            await asyncio.Event().wait()
+
+    pool = Pool(replace(ONE, address="unix:path=/nowhere"), Surroundings(sleep=sleep, chance=lambda: 1.0))
+    pool.start()
+    await asyncio.wait_for(enough.wait(), PATIENCE)
+    await pool.close()
+    assert slept == list(islice(delays(lambda: 1.0), 20))
+    assert (slept[0], slept[-1]) == (FIRST_DELAY, LAST_DELAY)
+
+
+async def test_a_service_that_hangs_cannot_take_the_place_of_others(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, per_destination=2)) as pool:
+        hanging = [asyncio.ensure_future(pool.call(ask("Hang"))) for _ in range(2)]
+        await answer(pool, ask("Label", OTHER))
+        got = await pool.call(ask("Label"))
+        assert got == Fault(FaultCode.BUSY, f"too many calls to {TOY} are in flight; this one was not sent")
+        assert await answer(pool, ask("Label", OTHER)) == ["toy"]
+        for one in hanging:
+            one.cancel()
+        await asyncio.wait(hanging)
+        assert await answer(pool, ask("Label")) == ["toy"]
+
+
+async def test_calls_over_all_connections_are_refused_not_queued(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, in_flight=3)) as pool:
+        held = [asyncio.ensure_future(pool.call(ask("Hold"))) for _ in range(2)]
+        await answer(pool, ask("Held"))
+        held.append(asyncio.ensure_future(pool.call(ask("Hold"))))
+        await asyncio.wait(held, timeout=0)
+        got = await pool.call(ask("Label", OTHER))
+        assert got == Fault(FaultCode.BUSY, "too many calls to bus 'one' are in flight; this one was not sent")
+        assert pool.status().in_flight == 3
+
+
+async def test_a_call_waits_a_little_for_room(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, per_destination=2, patience=PATIENCE)) as pool:
+        held = asyncio.ensure_future(pool.call(ask("Hold")))
+        await answer(pool, ask("Held"))
+        second = asyncio.ensure_future(pool.call(ask("Hold")))
+        waiting = asyncio.ensure_future(pool.call(ask("Label")))
+        await asyncio.wait({waiting}, timeout=0)
+        assert not waiting.done()
+        held.cancel()
+        got = await asyncio.wait_for(waiting, PATIENCE)
+        assert not isinstance(got, Fault)
+        second.cancel()
+        await asyncio.wait({held, second})
+
+
+async def test_only_so_many_calls_wait_for_room(bus: PrivateBus) -> None:
+    crowded = replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE, waiting=2)
+    async with running(crowded) as pool:
+        held = asyncio.ensure_future(pool.call(ask("Hang")))
+        waiting = [asyncio.ensure_future(pool.call(ask("Label"))) for _ in range(3)]
+        done, _ = await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert [one.result() for one in done] == [
+            Fault(FaultCode.BUSY, f"too many calls to {TOY} are in flight; this one was not sent")
+        ]
+        held.cancel()
+        assert all(not isinstance(one.result(), Fault) for one in (await asyncio.wait(waiting))[0] - done)
+
+
+async def test_a_waiting_call_that_is_given_up_passes_its_turn_on(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE)) as pool:
+        held = asyncio.ensure_future(pool.call(ask("Hang")))
+        first = asyncio.ensure_future(pool.call(ask("Label")))
+        second = asyncio.ensure_future(pool.call(ask("Label")))
+        await asyncio.wait({first, second}, timeout=0)
+        held.cancel()
+        await asyncio.wait({held})  # the turn is given to the first, which has not run yet
+        first.cancel()
+        got = await asyncio.wait_for(second, PATIENCE)
+        assert not isinstance(got, Fault)
+
+
+async def test_nobody_waits_for_room_on_a_bus_that_is_gone() -> None:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        crowded = replace(ONE, address=bus.address, per_destination=1, patience=60.0)
+        async with running(crowded) as pool:
+            held = asyncio.ensure_future(pool.call(ask("Hang")))
+            waiting = asyncio.ensure_future(pool.call(ask("Label")))
+            await asyncio.wait({waiting}, timeout=0)
+            bus.kill()
+            first, second = await asyncio.wait_for(asyncio.gather(held, waiting), PATIENCE)
+            assert isinstance(first, Fault)
+            assert isinstance(second, Fault)
+            assert (first.code, second.code) == (FaultCode.NO_REPLY, FaultCode.UNAVAILABLE)
+
+
+async def test_more_calls_than_the_brokers_pending_replies_are_all_answered(bus: PrivateBus) -> None:
+    """The broker allows 128 for each connection; 200 hang at once."""
+    wide = replace(ONE, address=bus.address, connections=4, per_destination=400, patience=PATIENCE)
+    async with running(wide) as pool:
+        held = [asyncio.ensure_future(pool.call(ask("Hold"))) for _ in range(200)]
+        released = 0
+        while released < 200:
+            await answer(pool, ask("Held"))
+            got = await answer(pool, ask("Release"))
+            assert isinstance(got, list)
+            released += int(str(got[0]))
+        for one in held:
+            result = await asyncio.wait_for(one, PATIENCE)
+            assert result is not None
+            assert not isinstance(result, Fault)
+            assert result.body == ["released"]
+
+
+async def test_calls_given_up_never_exhaust_the_broker(bus: PrivateBus) -> None:
+    """1,000 calls hang and are given up; without new connections the broker would refuse after 128."""
+    async with running(replace(ONE, address=bus.address, in_flight=100, patience=PATIENCE)) as pool:
+        for _ in range(20):
+            hanging = [asyncio.ensure_future(pool.call(ask("Hang"))) for _ in range(50)]
+            assert await answer(pool, ask("Label", OTHER)) == ["toy"]
+            for one in hanging:
+                one.cancel()
+            await asyncio.wait(hanging)
+            assert all(one.cancelled() for one in hanging)
+        assert await answer(pool, ask("Label")) == ["toy"]
+        assert pool.status().in_flight == 0
+
+
+async def test_a_connection_is_renewed_before_its_serials_end_and_no_call_notices(bus: PrivateBus) -> None:
+    around = Surroundings(serials=10)
+    async with running(replace(ONE, address=bus.address), around) as pool:
+        first = await _who(pool)
+        for _ in range(200):
+            assert await answer(pool, ask("Label")) == ["toy"]
+        assert await _who(pool) != first
+
+
+async def _who(pool: Pool) -> object:
+    """The unique name of the pool's connection, as the bus sees it."""
+    (connection,) = (connection for connection in pool._slots if connection is not None)
+    return connection._bus.unique_name
+
+
+async def test_a_pool_that_drains_lets_its_calls_end(bus: PrivateBus) -> None:
+    around = Surroundings()
+    async with (
+        running(replace(ONE, address=bus.address), around) as pool,
+        running(replace(ONE, address=bus.address)) as other,
+    ):
+        held = asyncio.ensure_future(pool.call(ask("Hold")))
+        await answer(pool, ask("Held"))
+        draining = asyncio.ensure_future(pool.drain())
+        await asyncio.wait({draining}, timeout=0)
+        assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
+        await answer(other, ask("Release"))
+        await asyncio.wait_for(draining, PATIENCE)
+        assert not isinstance(await held, Fault)

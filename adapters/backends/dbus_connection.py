@@ -108,8 +108,8 @@ class Connection:
         self.error = ""
         self.worn = asyncio.Event()
         bus.add_message_handler(self._received)
-        self._end = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # of the library
-        self._end.add_done_callback(self._ended)
+        self.ended = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # of the library
+        self.ended.add_done_callback(self._ended)
 
     @classmethod
     async def open(cls, address: str, limits: Limits) -> Connection:
@@ -222,7 +222,7 @@ class Connection:
 
     async def closed(self) -> None:
         """Wait until it is closed, by us or by the bus."""
-        await asyncio.wait({self._end})
+        await asyncio.wait({self.ended})
         if self._process is not None:
             await dbus_unixexec.end(self._process)
 

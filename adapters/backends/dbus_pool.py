@@ -115,13 +115,12 @@ class Pool:
 
     def status(self) -> BusStatus:
         """How it is doing now."""
-        up = [connection for connection in self._slots if connection is not None and not connection.lost]
         return BusStatus(
             name=self.bus.name,
             address=self.bus.address,
-            connected=bool(up),
+            connected=any(self._slots),
             since=self._since,
-            connections=len(up),
+            connections=sum(connection is not None for connection in self._slots),
             in_flight=sum(self._busy.values()),
             late_replies=self._late + sum(connection.late_replies for connection in self._open),
             last_error=self._error,
@@ -210,32 +209,34 @@ class Pool:
         """Fill one slot with a connection, again whenever the last one is worn."""
         while True:
             connection = await self._connect()
-            worn, self._slots[slot] = self._slots[slot], connection
-            self._note_state()
-            self._wake_all()
-            if worn is not None:
-                worn.retire()
+            self._install(slot, connection)
             await connection.worn.wait()
-            if connection.lost:
-                self._slots[slot] = None
-                self._error = connection.error
-                self._note_state()
+
+    def _install(self, slot: int, connection: Connection) -> None:
+        worn, self._slots[slot] = self._slots[slot], connection
+        self._open[connection] = asyncio.get_running_loop().create_task(self._bury(connection))
+        connection.ended.add_done_callback(lambda _: self._lost(slot, connection))
+        self._note_state()
+        self._wake_all()
+        if worn is not None:
+            worn.retire()
+
+    def _lost(self, slot: int, connection: Connection) -> None:
+        """In the same step in which those who wait on it are told: nobody must be sent its way."""
+        if self._slots[slot] is connection:
+            self._slots[slot] = None
+            self._error = connection.error
+            self._note_state()
 
     async def _connect(self) -> Connection:
         pauses = delays(self._around.chance)
         while True:
             try:
-                connection = await Connection.open(self.bus.address, self._limits)
+                return await Connection.open(self.bus.address, self._limits)
             except ConnectError as error:
                 self._error = f"cannot connect: {error}"
                 self._note_state()
-                await self._around.sleep(next(pauses))
-            else:
-                self._adopt(connection)
-                return connection
-
-    def _adopt(self, connection: Connection) -> None:
-        self._open[connection] = asyncio.get_running_loop().create_task(self._bury(connection))
+            await self._around.sleep(next(pauses))
 
     async def _bury(self, connection: Connection) -> None:
         await connection.closed()
@@ -244,7 +245,7 @@ class Pool:
 
     def _note_state(self) -> None:
         """Tell the log when the bus comes or goes."""
-        up = any(connection is not None and not connection.lost for connection in self._slots)
+        up = any(self._slots)
         if self._since is not None and up == self._connected.is_set():
             return
         self._since = self._around.clock()

@@ -1,0 +1,222 @@
+"""Brokers and services that die, hang, come back and move, each a real process, while calls are on their way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from adapters.backends import dbus
+from adapters.backends.dbus import Bus
+from gateway.core.marshal import Variant
+from gateway.core.model import Fault, FaultCode, Outcome, Reply
+from tests.kit.backends import PATIENCE, dbus_backend
+from tests.kit.bus import PrivateBus, private_bus
+from tests.kit.services import toy_service
+from tests.kit.toy_routes import TOY, toy_call, toy_route
+
+LABEL = toy_route("Label", "", "s")
+HELD = toy_route("Held", "", "u")
+HOLD = toy_route("Hold", "", "s")
+HANG = toy_route("Hang", "", "s")
+ANYTHING = toy_call()
+
+
+@pytest.fixture
+def bus() -> Iterator[PrivateBus]:
+    with private_bus() as bus:
+        yield bus
+
+
+def one(bus: PrivateBus, **changes: object) -> Bus:
+    return replace(Bus("one", bus.address, ("org.example.*",)), **changes)  # type: ignore[arg-type] # of the fields
+
+
+def code(outcome: Outcome) -> FaultCode | None:
+    return outcome.code if isinstance(outcome, Fault) else None
+
+
+async def test_a_broker_that_dies_answers_every_waiting_call_at_once_and_refuses_new_ones(bus: PrivateBus) -> None:
+    with toy_service(bus.address, TOY):
+        async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+            waiting = [asyncio.ensure_future(backend.call(HOLD, ANYTHING)) for _ in range(50)]
+            await backend.call(HELD, ANYTHING)
+            bus.kill()
+            assert {code(await one) for one in waiting} == {FaultCode.NO_REPLY}
+            for _ in range(3):
+                assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE
+            (status,) = backend.status()
+            assert not status.connected
+            assert status.in_flight == 0
+
+
+async def test_a_broker_that_comes_back_is_found_and_calls_work_again(bus: PrivateBus) -> None:
+    async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+        with toy_service(bus.address, TOY):
+            assert await backend.call(LABEL, ANYTHING) == Reply("toy")
+        for text in ("second", "third"):
+            bus.kill()
+            assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE
+            bus.start()
+            await backend.connected()
+            with toy_service(bus.address, TOY, text):
+                assert await backend.call(LABEL, ANYTHING) == Reply(text)
+
+
+async def test_a_bus_that_starts_after_the_gateway_is_found(bus: PrivateBus) -> None:
+    with toy_service(bus.address, TOY):
+        address = bus.address
+    bus.kill()
+    refused = asyncio.Event()
+
+    async def pause(_: float) -> None:
+        refused.set()
+        await asyncio.sleep(0)
+
+    backend = dbus.Backend({"one": replace(one(bus), address=address)}, dbus.Surroundings(sleep=pause))
+    await backend.start()
+    async with asyncio.timeout(PATIENCE):
+        assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE
+        await refused.wait()
+        bus.start()
+        await backend.connected()
+        with toy_service(bus.address, TOY):
+            assert await backend.call(LABEL, ANYTHING) == Reply("toy")
+    await backend.stop()
+
+
+async def test_a_service_that_dies_in_mid_call_costs_its_callers_only(bus: PrivateBus) -> None:
+    other = toy_route("Hold", "", "s", bus_name="org.example.Other")
+    held = toy_route("Held", "", "u", bus_name="org.example.Other")
+    release = toy_route("Release", "", "u", bus_name="org.example.Other")
+    with toy_service(bus.address, "org.example.Other"):
+        async with dbus_backend(one(bus, connections=1)) as backend, asyncio.timeout(PATIENCE):
+            unharmed = asyncio.ensure_future(backend.call(other, ANYTHING))
+            await backend.call(held, ANYTHING)
+            with toy_service(bus.address, TOY):
+                waiting = asyncio.ensure_future(backend.call(HOLD, ANYTHING))
+                await backend.call(HELD, ANYTHING)
+                got = await backend.call(toy_route("Leave"), ANYTHING)
+                assert isinstance(got, Fault)
+                assert (got.code, got.name) == (FaultCode.NO_REPLY, "org.freedesktop.DBus.Error.NoReply")
+                assert code(await waiting) is FaultCode.NO_REPLY
+            assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE
+            with toy_service(bus.address, TOY, "again"):
+                assert await backend.call(LABEL, ANYTHING) == Reply("again")
+            assert await backend.call(release, ANYTHING) == Reply(1)
+            assert await unharmed == Reply("released")
+
+
+async def test_a_service_that_never_answers_leaves_nothing_after_the_deadline(bus: PrivateBus) -> None:
+    """More calls than the broker has pending replies and the bus has places, round after round."""
+    with toy_service(bus.address, TOY):
+        async with dbus_backend(one(bus, connections=2, per_destination=200)) as backend, asyncio.timeout(PATIENCE):
+            for _ in range(6):
+                waiting = [asyncio.ensure_future(backend.call(HANG, ANYTHING)) for _ in range(180)]
+                assert await backend.call(LABEL, ANYTHING) == Reply("toy")
+                for call in waiting:
+                    call.cancel()
+                await asyncio.wait(waiting)
+                assert all(call.cancelled() for call in waiting)
+            (status,) = backend.status()
+            assert status.in_flight == 0
+            assert await backend.call(LABEL, ANYTHING) == Reply("toy")
+
+
+async def test_two_hundred_calls_at_once_are_all_answered(bus: PrivateBus) -> None:
+    """The broker allows 128 pending replies for each connection."""
+    echo = toy_route("Echo", "u", "u")
+    with toy_service(bus.address, TOY):
+        async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+            got = await asyncio.gather(*(backend.call(echo, toy_call(number)) for number in range(200)))
+    assert got == [Reply(number) for number in range(200)]
+
+
+async def test_an_error_with_arguments_of_any_type_is_told_with_them(bus: PrivateBus) -> None:
+    fail = toy_route("Fail", "sv")
+    with toy_service(bus.address, TOY):
+        async with dbus_backend(one(bus, connections=1)) as backend, asyncio.timeout(PATIENCE):
+            got = await backend.call(fail, toy_call("org.example.Oops", Variant("(sa{su})", ("why", {"a": 1}))))
+    assert got == Fault(FaultCode.REMOTE, "org.example.Oops", name="org.example.Oops", data=[["why", {"a": 1}]])
+
+
+async def test_a_reply_of_another_shape_than_promised_is_refused(bus: PrivateBus) -> None:
+    with toy_service(bus.address, TOY):
+        async with dbus_backend(one(bus, connections=1)) as backend, asyncio.timeout(PATIENCE):
+            got = await backend.call(toy_route("Echo", "s", "u"), toy_call("five"))
+    assert isinstance(got, Fault)
+    assert got.code is FaultCode.UNREPRESENTABLE
+    assert got.message.endswith("expected reply signature 'u', got 's'")
+
+
+async def test_two_buses_are_one_world(bus: PrivateBus) -> None:
+    there = toy_route("Label", "", "s", bus_name="org.other.Toy")
+    with private_bus() as second:
+        buses = one(bus), Bus("two", second.address, ("org.other.*",))
+        with toy_service(bus.address, TOY, "here"), toy_service(second.address, "org.other.Toy", "there"):
+            async with dbus_backend(*buses) as backend:
+                assert await backend.call(LABEL, ANYTHING) == Reply("here")
+                assert await backend.call(there, ANYTHING) == Reply("there")
+                second.kill()
+                assert code(await backend.call(there, ANYTHING)) is FaultCode.UNAVAILABLE
+                assert await backend.call(LABEL, ANYTHING) == Reply("here")
+
+
+async def test_a_service_moves_to_another_bus_while_clients_call(bus: PrivateBus) -> None:
+    """One line of the config changes; every answer is right, and the call in flight is answered by the old bus."""
+    old, new = "old bus", "new bus"
+    echo = toy_route("Echo", "u", "u")
+    answers: list[tuple[int, Outcome]] = []
+    moved = asyncio.Event()
+
+    async def keep_calling(backend: dbus.Backend) -> None:
+        number = 0
+        while not moved.is_set() or number % 100:
+            number += 1
+            answers.append((number, await backend.call(echo, toy_call(number))))
+
+    with private_bus() as second, toy_service(bus.address, TOY, old), toy_service(second.address, TOY, new):
+        before = {"one": one(bus), "two": Bus("two", second.address, ("org.other.*",))}
+        after = {"one": one(bus, services=("org.nobody.*",)), "two": Bus("two", second.address, ("org.example.*",))}
+        async with dbus_backend(*before.values()) as backend, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(keep_calling(backend))
+            held = group.create_task(backend.call(HOLD, ANYTHING))
+            await backend.call(HELD, ANYTHING)
+            assert await backend.call(LABEL, ANYTHING) == Reply(old)
+            await backend.reconfigure(after)
+            assert await backend.call(LABEL, ANYTHING) == Reply(new)
+            async with dbus_backend(one(bus)) as other:
+                assert await other.call(toy_route("Release", "", "u"), ANYTHING) == Reply(1)
+            assert await held == Reply("released")
+            moved.set()
+    assert len(answers) > 100
+    assert {outcome == Reply(number) for number, outcome in answers} == {True}
+
+
+async def test_a_bus_is_replaced_by_a_new_one_and_the_old_connections_are_closed(bus: PrivateBus) -> None:
+    names = toy_route("Label", "", "s")
+    with private_bus() as second, toy_service(bus.address, TOY, "old"), toy_service(second.address, TOY, "new"):
+        async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+            held = asyncio.ensure_future(backend.call(HOLD, ANYTHING))
+            await backend.call(HELD, ANYTHING)
+            await backend.reconfigure({"two": Bus("two", second.address, ("org.example.*",))})
+            assert await backend.call(names, ANYTHING) == Reply("new")
+            assert [status.name for status in backend.status()] == ["two"]
+            assert not held.done()
+            async with dbus_backend(one(bus)) as other:
+                await other.call(toy_route("Release", "", "u"), ANYTHING)
+            assert await held == Reply("released")
+            while backend._draining:
+                await asyncio.wait(backend._draining)
+
+
+async def test_stop_answers_calls_that_still_wait(bus: PrivateBus) -> None:
+    with toy_service(bus.address, TOY):
+        async with dbus_backend(one(bus)) as backend:
+            waiting = asyncio.ensure_future(backend.call(HOLD, ANYTHING))
+            await backend.call(HELD, ANYTHING)
+            await backend.stop()
+            assert code(await asyncio.wait_for(waiting, PATIENCE)) is FaultCode.NO_REPLY

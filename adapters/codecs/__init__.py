@@ -1,0 +1,10 @@
+"""The codecs by their name in mapping files."""
+
+from collections.abc import Callable
+
+from adapters.codecs import xmlrpc
+from gateway.core.ports import Codec
+
+CODECS: dict[str, Callable[..., Codec]] = {
+    "xmlrpc": xmlrpc.Codec,
+}

@@ -1,0 +1,284 @@
+"""XML-RPC messages <-> envelopes and outcomes; knows no HTTP and no house convention (http://xmlrpc.com/spec.md).
+
+`system.multicall` is a batch: each of its calls is an entry of the envelope, its answer an array of [value] and fault
+structs. As a client this codec writes and reads one call at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from xml.etree.ElementTree import Element
+
+from adapters.codecs.xmlrpc_reader import bad, children, items_of, name_and_value, only_child, repeated, text_of, value
+from adapters.codecs.xmlrpc_writer import INT, Unwritable, check_characters, escape, visible, write
+from adapters.codecs.xmlrpc_xml import Refused, short, shown, tree
+from gateway.core import ports
+from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
+
+MULTICALL = "system.multicall"
+
+# faultCode: http://xmlrpc-epi.sourceforge.net/specs/rfc.fault_codes.php where it has a number, else its range for
+# servers' own (-32099..-32000). An APPLICATION or REMOTE fault whose name is a number is told by that number.
+FAULT_CODES: dict[FaultCode, int] = {
+    FaultCode.PARSE_ERROR: -32700,
+    FaultCode.INVALID_REQUEST: -32600,
+    FaultCode.UNKNOWN_METHOD: -32601,
+    FaultCode.INVALID_PARAMS: -32602,
+    FaultCode.INTERNAL: -32603,
+    FaultCode.REMOTE: -32500,
+    FaultCode.UNAVAILABLE: -32300,
+    FaultCode.TOO_LARGE: -32001,
+    FaultCode.PARAMETER_COUNT: -32002,
+    FaultCode.ACCESS_DENIED: -32003,
+    FaultCode.NOT_FOUND: -32004,
+    FaultCode.BUSY: -32005,
+    FaultCode.TIMEOUT: -32006,
+    FaultCode.NO_REPLY: -32007,
+    FaultCode.UNREPRESENTABLE: -32008,
+    FaultCode.APPLICATION: 1,  # what servers that know no numbers send
+}
+FROM_FAULT_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
+
+# The faults that have a name of their own; on the wire it stands before the message: "HANDLE_INVALID: VM, x".
+NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)
+
+_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
+
+_REPLY = b'<?xml version="1.0"?><methodResponse><params><param>%b</param></params></methodResponse>'
+_FAULT = b'<?xml version="1.0"?><methodResponse><fault>%b</fault></methodResponse>'
+_ITEM = b"<value><array><data>%b</data></array></value>"
+_CALL = b'<?xml version="1.0"?><methodCall><methodName>%b</methodName><params>%b</params></methodCall>'
+_PARAM = b"<param>%b</param>"
+
+_LIMITS = Limits()
+
+
+class Codec(ports.Codec):
+    """Both directions of XML-RPC, within `limits`."""
+
+    name = "xmlrpc"
+    content_type = "text/xml"
+
+    def __init__(self, limits: Limits = _LIMITS) -> None:
+        self._limits = limits
+
+    def decode(self, body: bytes) -> Envelope:
+        """Read a <methodCall>; a system.multicall is a batch."""
+        try:
+            return self._envelope(tree(body, self._limits))
+        except Refused as refused:
+            return Envelope((Fault(refused.code, str(refused)),))
+        except RecursionError:
+            return Envelope((Fault(FaultCode.TOO_LARGE, "nested deeper than can be read"),))
+
+    def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes:
+        """Write the <methodResponse>."""
+        if envelope.batch:
+            return _REPLY % (_ITEM % b"".join(map(_item, outcomes)))
+        return _response(outcomes[0])
+
+    def encode_call(self, call: Call) -> bytes:
+        """Write a <methodCall>; raises ValueError naming the place of what cannot be carried."""
+        try:
+            name = _checked_name(call)
+            params = [write(param, f"$.params[{at}]") for at, param in enumerate(call.params)]
+        except Unwritable as unwritable:
+            raise ValueError(str(unwritable)) from None
+        return _CALL % (escape(name).encode(), b"".join([_PARAM % param for param in params]))
+
+    def decode_outcome(self, body: bytes) -> Outcome:
+        """Read a <methodResponse>; one that makes no sense is a PARSE_ERROR."""
+        try:
+            return self._outcome(tree(body, self._limits))
+        except Refused as refused:
+            code = FaultCode.TOO_LARGE if refused.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
+            return Fault(code, str(refused))
+        except RecursionError:
+            return Fault(FaultCode.TOO_LARGE, "nested deeper than can be read")
+
+    def _envelope(self, root: Element) -> Envelope:
+        method, params = _framed(_call_frame, root)
+        if method == MULTICALL:
+            return self._batch(params)
+        return Envelope((Call(method, self._params(params)),))
+
+    def _params(self, elements: Sequence[Element]) -> tuple[Value, ...]:
+        read: list[Value] = []
+        try:
+            for element in elements:
+                read.append(value(element, self._limits.depth))  # noqa: PERF401 - their number is the place of the bad one
+        except Refused as refused:
+            refused.steps.append(f"$.params[{len(read)}]")
+            raise
+        return tuple(read)
+
+    def _batch(self, params: Sequence[Element]) -> Envelope:
+        items = _framed(_multicall_items, params)
+        if len(items) > self._limits.batch:
+            raise Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.batch} calls, got {len(items)}")
+        return Envelope(tuple(self._entry(item, at) for at, item in enumerate(items)), batch=True)
+
+    def _entry(self, item: Element, at: int) -> Call | Fault:
+        """One call of a system.multicall; what is wrong with it is its own fault alone."""
+        try:
+            method, params = _framed(_item_frame, item)
+            return Call(method, self._item_params(params))
+        except Refused as refused:
+            refused.steps.append(f"$.params[0][{at}]")
+            return Fault(refused.code, str(refused))
+
+    def _item_params(self, element: Element) -> tuple[Value, ...]:
+        try:
+            params = value(element, self._limits.depth - 2)  # they stand in a struct in an array
+            if not isinstance(params, list):
+                raise bad("expected an array")
+            return tuple(params)
+        except Refused as refused:
+            refused.steps.append(".params")
+            raise
+
+    def _outcome(self, root: Element) -> Outcome:
+        if root.tag != "methodResponse":
+            raise bad(f"expected <methodResponse>, got <{short(root.tag)}>")
+        kind = "fault" if root.find("fault") is not None else "params"
+        body = only_child(root, kind)
+        if kind == "fault":
+            return _read_fault(self._result(body))
+        return Reply(self._result(only_child(body, "param")))
+
+    def _result(self, parent: Element) -> Value:
+        element = only_child(parent, "value")
+        try:
+            return value(element, self._limits.depth)
+        except Refused as refused:
+            refused.steps.append("$")
+            raise
+
+
+_From = TypeVar("_From")
+_To = TypeVar("_To")
+
+
+def _framed(read: Callable[[_From], _To], source: _From) -> _To:
+    """What is wrong around the values is wrong with the request, not with its parameters."""
+    try:
+        return read(source)
+    except Refused as refused:
+        refused.code = FaultCode.INVALID_REQUEST
+        raise
+
+
+def _call_frame(root: Element) -> tuple[str, list[Element]]:
+    """The method of a <methodCall> and the <value> of each parameter; <params> may be left out."""
+    if root.tag != "methodCall":
+        raise bad(f"expected <methodCall>, got <{short(root.tag)}>")
+    name, *params = children(root, "methodName", "params", optional=1)
+    method = _checked_method(text_of(name))
+    return method, [only_child(param, "value") for each in params for param in repeated(each, "param")]
+
+
+def _checked_method(method: object) -> str:
+    if not isinstance(method, str) or not method or _CONTROL(method):
+        raise bad(f"methodName: expected text without control characters, got {shown(str(method))}")
+    return method
+
+
+def _multicall_items(params: Sequence[Element]) -> Element:
+    if len(params) != 1:
+        raise bad(f"$.params: expected one array of calls, got {len(params)} parameters")
+    try:
+        return items_of(only_child(params[0], "array"))
+    except Refused as refused:
+        refused.steps.append("$.params[0]")
+        raise
+
+
+def _item_frame(item: Element) -> tuple[str, Element]:
+    """The method and the <value> of the parameters of {methodName, params}."""
+    members = [name_and_value(member) for member in repeated(only_child(item, "struct"), "member")]
+    names = sorted(name for name, _ in members)
+    if names != ["methodName", "params"]:
+        raise bad(f"expected the members methodName and params, got {shown(', '.join(names))}")
+    found = dict(members)
+    method = _checked_method(value(found["methodName"], 0))
+    if method == MULTICALL:
+        raise bad(f".methodName: {MULTICALL} cannot stand in itself")
+    return method, found["params"]
+
+
+def _response(outcome: Outcome) -> bytes:
+    if isinstance(outcome, Reply):
+        try:
+            return _REPLY % write(outcome.value)
+        except Unwritable as unwritable:
+            outcome = Fault(FaultCode.UNREPRESENTABLE, str(unwritable))
+    return _FAULT % _write_fault(outcome)
+
+
+def _item(outcome: Outcome) -> bytes:
+    """One element of the answer to a system.multicall: an array of one value, or the struct of a fault."""
+    if isinstance(outcome, Reply):
+        try:
+            return _ITEM % write(outcome.value)
+        except Unwritable as unwritable:
+            outcome = Fault(FaultCode.UNREPRESENTABLE, str(unwritable))
+    return _write_fault(outcome)
+
+
+def _write_fault(fault: Fault) -> bytes:
+    number = _number(fault)
+    return write({"faultCode": number, "faultString": visible(_fault_text(fault, number))})
+
+
+def _number(fault: Fault) -> int:
+    if fault.code in NAMED and _NUMBER(fault.name) and int(fault.name) in INT:
+        return int(fault.name)
+    return FAULT_CODES[fault.code]
+
+
+def _fault_text(fault: Fault, number: int) -> str:
+    """The message, or the arguments where there is none; the name goes first where the reader will look for one."""
+    message = fault.message or (", ".join(map(str, fault.data)) if isinstance(fault.data, list) else "")
+    if FROM_FAULT_CODE.get(number) not in NAMED:
+        return message
+    if fault.code in NAMED and _NAME(fault.name):
+        return f"{fault.name}: {message}"
+    return message if _split(message) == ("", message) else f": {message}"
+
+
+def _read_fault(struct: Value) -> Fault:
+    """A number that is not ours is the name of a REMOTE fault."""
+    if not isinstance(struct, dict) or struct.keys() != {"faultCode", "faultString"}:
+        raise bad("expected a fault to be a struct of faultCode and faultString")
+    number, text = struct["faultCode"], struct["faultString"]
+    if type(number) is not int or not isinstance(text, str):
+        raise bad("expected faultCode to be an integer and faultString to be a string")
+    code = FROM_FAULT_CODE.get(number)
+    if code is None:
+        return Fault(FaultCode.REMOTE, text, name=str(number))
+    if code not in NAMED:
+        return Fault(code, text)
+    name, message = _split(text)
+    return Fault(code, message, name=name)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """`NAME: message` -> both; ("", text) when it is not written like that. An empty name keeps a message whole."""
+    name, colon, message = text.partition(": ")
+    return (name, message) if colon and (not name or _NAME(name)) else ("", text)
+
+
+def _checked_name(call: Call) -> str:
+    if call.named:
+        raise Unwritable("$.named: expected positional parameters only, XML-RPC has no others")
+    if not call.method or _CONTROL(call.method):
+        raise Unwritable(f"method: expected text without control characters, got {shown(call.method)}")
+    try:
+        check_characters(call.method)
+    except Unwritable as unwritable:
+        raise Unwritable(f"method: {unwritable}") from None
+    return call.method

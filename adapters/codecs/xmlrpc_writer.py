@@ -1,0 +1,176 @@
+"""A neutral value -> the bytes of an XML-RPC <value>; knows no calls and no faults.
+
+Written is what clients of every age read (http://xmlrpc.com/spec.md and the old servers): strings without a type,
+integers as <int> and, past 32 bits, as <i8>, None as <nil/>, doubles without an exponent, dates as 20260131T09:05:00Z.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from decimal import Decimal
+from math import isfinite
+from typing import Any
+
+from gateway.core.model import Value
+
+INT = range(-(2**31), 2**31)
+I8 = range(-(2**63), 2**63)
+
+# XML 1.0, section 2.2: what no document can carry, not even as a reference.
+_UNCARRIABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_CONTROLS = bytes([*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20)])
+_FFFE, _FFFF = "\ufffe".encode(), "\uffff".encode()
+
+
+class Unwritable(Exception):  # noqa: N818 - no error of ours: it carries a fault up to where the codec returns it
+    """Which value XML-RPC cannot carry, and why."""
+
+
+class _ByType(dict[type, Callable[[Any], str]]):
+    """A subclass is written as what it is a kind of."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], str]:
+        for base in kind.__mro__:
+            if base in self:
+                return self[base]
+        raise Unwritable(f"expected a value that XML-RPC has a type for, got {kind.__name__}")
+
+
+def write(value: Value, place: str = "$") -> bytes:
+    """The <value> element; raises Unwritable naming the place, which is looked for only when there is need of it."""
+    try:
+        written = _bytes(WRITERS[type(value)](value))
+        if written is not None:
+            return written
+        where, why = _locate(value) or ("", "cannot be written")
+    except Unwritable:
+        where, why = _locate(value) or ("", "cannot be written")
+    except RecursionError:
+        where, why = "", "nested too deeply"
+    raise Unwritable(f"{place}{where}: {why}")
+
+
+def _bytes(text: str) -> bytes | None:
+    """Its bytes; None when XML cannot carry all of its characters. One sweep over all costs less than one a string."""
+    try:
+        written = text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return None
+    if len(written.translate(None, _CONTROLS)) < len(written):
+        return None
+    return written if text.isascii() or not (_FFFE in written or _FFFF in written) else None
+
+
+def escape(text: str) -> str:
+    """Text as it stands between tags. A bare CR would reach the reader as LF (XML 1.0, section 2.11)."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace('"', "&quot;").replace("\r", "&#13;")
+
+
+def visible(text: str) -> str:
+    """The text with what XML cannot carry spelled out: for messages, which are better read changed than not at all."""
+    return _UNCARRIABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def check_characters(text: str) -> None:
+    """Raises Unwritable when XML cannot carry this text."""
+    wrong = _UNCARRIABLE.search(text)
+    if wrong is not None:
+        raise Unwritable(f"expected characters that XML can carry, got U+{ord(wrong[0]):04X}")
+
+
+def _locate(value: object) -> tuple[str, str] | None:
+    """The way to the first thing in `value` that cannot be written, and why; None when all can."""
+    try:
+        if isinstance(value, list):
+            return _first((f"[{at}]", item) for at, item in enumerate(value))
+        if isinstance(value, dict):
+            for name in value:
+                check_characters(_name(name))
+            return _first((f".{name}", member) for name, member in value.items())
+        check_characters(WRITERS[type(value)](value))
+    except Unwritable as unwritable:
+        return "", str(unwritable)
+    return None
+
+
+def _first(steps: Iterable[tuple[str, object]]) -> tuple[str, str] | None:
+    for step, inner in steps:
+        found = _locate(inner)
+        if found is not None:
+            return step + found[0], found[1]
+    return None
+
+
+def _array(items: list[Value]) -> str:
+    return f"<value><array><data>{''.join([WRITERS[type(item)](item) for item in items])}</data></array></value>"
+
+
+def _struct(members: dict[str, Value]) -> str:
+    parts = [
+        f"<member><name>{_name(name)}</name>{WRITERS[type(member)](member)}</member>"
+        for name, member in members.items()
+    ]
+    return f"<value><struct>{''.join(parts)}</struct></value>"
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise Unwritable(f"expected text as the name of a member, got {type(name).__name__}")
+    return name if name.isidentifier() else escape(name)
+
+
+def _string(text: str) -> str:
+    if "&" in text or "<" in text or ">" in text or '"' in text or "\r" in text:  # rare; asking is the quicker way
+        text = escape(text)
+    return f"<value>{text}</value>"
+
+
+def _integer(number: int) -> str:
+    if number in INT:
+        return f"<value><int>{number:d}</int></value>"
+    if number in I8:
+        return f"<value><i8>{number:d}</i8></value>"
+    raise Unwritable(f"expected an integer of 64 bits, got one of {number.bit_length() + 1}")
+
+
+def _double(number: float) -> str:
+    """The shortest digits that read back as the same number; the specification knows no exponent."""
+    if not isfinite(number):
+        raise Unwritable(f"expected a finite number, got {number}")
+    digits = repr(float(number))
+    if "e" in digits:
+        digits = f"{Decimal(digits):f}"
+    return f"<value><double>{digits}</double></value>"
+
+
+def _date(moment: datetime) -> str:
+    """A fraction is written when there is one; no zone when none is known."""
+    text = moment.replace(tzinfo=None).isoformat()
+    zone = moment.isoformat()[len(text) :]
+    if len(zone) > len("+00:00"):
+        raise Unwritable(f"expected an offset of whole minutes from UTC, got {zone}")
+    compact = text.replace("-", "") + ("Z" if zone == "+00:00" else zone)
+    return f"<value><dateTime.iso8601>{compact}</dateTime.iso8601></value>"
+
+
+def _base64(data: bytes) -> str:
+    return f"<value><base64>{binascii.b2a_base64(data, newline=False).decode()}</base64></value>"
+
+
+WRITERS = _ByType(
+    {
+        str: _string,
+        bool: ("<value><boolean>0</boolean></value>", "<value><boolean>1</boolean></value>").__getitem__,
+        int: _integer,
+        float: _double,
+        type(None): lambda _: "<value><nil/></value>",
+        list: _array,
+        dict: _struct,
+        datetime: _date,
+        bytes: _base64,
+    }
+)

@@ -11,12 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from adapters.transports import addresses, http_answers, http_body
 from adapters.transports.http_answers import HttpAnswer, Layout
 from adapters.transports.http_body import Refusal
-from adapters.transports.http_connection import CLOSE, FULL, KEEP_OPEN, Connection, HttpLimits, Sent, TurnedAway
+from adapters.transports.http_connection import (
+    CLOSE,
+    FULL,
+    KEEP_OPEN,
+    LONG_HEAD,
+    Connection,
+    HttpLimits,
+    Sent,
+    TurnedAway,
+)
 from gateway.core import ports
 from gateway.core.model import Answer, Fault, FaultCode, Peer
 
@@ -100,10 +109,8 @@ class Transport(ports.Transport):
         self._stopping = True
         servers = [bound.server for bound in self._bound]
         self._close_sockets()
-        for _ in range(2):  # the second time for one accepted just now, whose task had not begun to wait
-            for connection in tuple(self._connections):
-                connection.close_if_idle()
-            await asyncio.sleep(0)
+        for connection in tuple(self._connections):
+            connection.close_if_idle()
         cut = await self._finish(grace)
         for server in servers:
             await server.wait_closed()
@@ -123,7 +130,7 @@ class Transport(ports.Transport):
         if self._tasks:
             await asyncio.wait(self._tasks)
         for connection in tuple(self._connections):
-            connection.abort("the gateway stops")
+            connection.force_close()
         if self._connections:
             await self._empty.wait()
         return cut
@@ -150,20 +157,28 @@ class Transport(ports.Transport):
         """Answer one request. A client that leaves does not stop its call: a write would be left half done."""
         connection = request.protocol
         assert isinstance(connection, Connection)
+        try:
+            answer = await self._respond(request, connection)
+            if not request.content.is_eof():
+                await connection.discard(request.content)
+            return KEEP_OPEN if self._may_stay_open(request, connection, answer) else CLOSE
+        finally:
+            connection.served += 1
+
+    async def _respond(self, request: web.BaseRequest, connection: Connection) -> HttpAnswer:
         self._requests += 1
         try:
             answer = await self._answer(request, connection)
-            keep_open = self._may_stay_open(request, connection, answer)
-            await connection.send(
-                self.layout.lay_out(
-                    answer, minor=request.version.minor, keep_alive=keep_open, bodiless=request.method == "HEAD"
-                )
-            )
+            if not self._may_stay_open(request, connection, answer):
+                answer = answer._replace(close=True)
+            await connection.send(self._lay_out(request, answer))
         finally:
             self._requests -= 1
-        if not request.content.is_eof():
-            await connection.discard(request.content)
-        return KEEP_OPEN if keep_open else CLOSE
+        return answer
+
+    def _lay_out(self, request: web.BaseRequest, answer: HttpAnswer) -> bytes:
+        minor = int(request.version >= HttpVersion11)
+        return self.layout.lay_out(answer, minor=minor, bodiless=request.method == "HEAD")
 
     def _may_stay_open(self, request: web.BaseRequest, connection: Connection, answer: HttpAnswer) -> bool:
         if answer.close or self._stopping or connection.is_last:
@@ -171,6 +186,8 @@ class Transport(ports.Transport):
         return request.keep_alive and request.content.is_eof()
 
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> HttpAnswer:
+        if connection.is_long(request):
+            return LONG_HEAD
         endpoint = self._resolve(_path(request))
         if endpoint is None:
             return NOT_FOUND

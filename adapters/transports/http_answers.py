@@ -51,21 +51,21 @@ class Layout:
         self._fixed = "".join(f"{name}: {value}\r\n" for name, value in _checked(headers).items())
         self._head = functools.cache(self._lay_out_head)
 
-    def lay_out(self, answer: HttpAnswer, *, minor: int = 1, keep_alive: bool = False, bodiless: bool = False) -> bytes:
+    def lay_out(self, answer: HttpAnswer, *, minor: int = 1, bodiless: bool = False) -> bytes:
         """The whole answer; `minor` is the request's HTTP version, `bodiless` is for HEAD."""
-        head = self._head(answer.status, answer.content_type, answer.headers, minor, keep_alive=keep_alive)
+        head = self._head(answer.status, answer.content_type, answer.headers, minor, close=answer.close)
         if answer.body is None:
             return b"%b%b\r\n\r\n" % (head, _date(int(time.time())))
         content = b"" if bodiless else answer.body
         date = _date(int(time.time()))
         return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, date, len(answer.body), content)
 
-    def _lay_out_head(self, status: int, content_type: str, headers: str, minor: int, *, keep_alive: bool) -> bytes:
+    def _lay_out_head(self, status: int, content_type: str, headers: str, minor: int, *, close: bool) -> bytes:
         lines = [f"HTTP/1.{minor} {status} {HTTPStatus(status).phrase}\r\n", self._fixed, headers]
         if status != HTTPStatus.NO_CONTENT:
             lines.append(f"Content-Type: {content_type}\r\n")
-        if keep_alive == (minor == 0):  # only what differs from the version's default, RFC 9112 section 9.3
-            lines.append(f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n")
+        if close == (minor == 1):  # only what differs from the version's default, RFC 9112 section 9.3
+            lines.append(f"Connection: {'close' if close else 'keep-alive'}\r\n")
         return "".join((*lines, "Date: ")).encode("ascii")
 
 

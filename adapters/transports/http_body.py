@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiohttp import StreamReader, web
+from aiohttp import HttpVersion11, StreamReader, web
 
 from adapters.transports.http_connection import Connection, HttpLimits
 from gateway.core.model import Fault, FaultCode
@@ -56,13 +56,12 @@ async def read(request: web.BaseRequest, connection: Connection, limits: HttpLim
     if body.is_eof():  # the usual case: it came along with the head
         content: bytes | Refusal = _at_once(body, limits.body)
     else:
-        if "Expect" in headers:
+        if "Expect" in headers and request.version >= HttpVersion11:  # RFC 9110 section 10.1.1
             await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         content = await _in_time(body, connection, limits)
-    encoding = headers.get("Content-Encoding")
-    if encoding is None or isinstance(content, Refusal):
+    if "Content-Encoding" not in headers or isinstance(content, Refusal):
         return content
-    return inflate(content, encoding, limits.body)
+    return inflate(content, ", ".join(headers.getall("Content-Encoding")), limits.body)
 
 
 def _check(headers: Mapping[str, str], limit: int, *, plain: bool) -> Refusal | None:

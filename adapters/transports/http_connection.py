@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from aiohttp import StreamReader, web
-from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from adapters.transports import http_answers
@@ -91,7 +90,7 @@ class Owner(Protocol):
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_ended", "_head_bytes", "_head_timer", "_owner", "peer")
+    __slots__ = ("_ended", "_head_bytes", "_head_timer", "_owner", "_suspect", "peer", "served")
 
     def __init__(self, owner: Owner, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         limits = owner.limits
@@ -110,7 +109,9 @@ class Connection(web.RequestHandler):
         self._owner = owner
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._suspect = False  # a head may have come that is too long although none of its lines is
         self._ended = False
+        self.served = 0  # requests that are done with
         self.peer = Peer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -134,7 +135,7 @@ class Connection(web.RequestHandler):
         parsed = self._request_count
         super().data_received(data)
         if self._request_count != parsed:
-            self._check_heads(len(data))
+            self._suspect |= self._head_bytes + len(data) > self._owner.limits.header_bytes
             self._head_arrived()
             self._fail_broken_body()
         elif data and self.is_idle:
@@ -148,13 +149,13 @@ class Connection(web.RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a request."""
-        return self._waiter is not None and not self._waiter.done()
+        """Whether every request that has come is answered."""
+        return self._request_count == self.served
 
     @property
     def is_last(self) -> bool:
         """Whether no request can follow the one that is served now."""
-        return self._ended and not self._messages
+        return self._ended and self._request_count == self.served + 1
 
     def is_broken(self, body: StreamReader) -> bool:
         """Whether an unfinished body can never be finished.
@@ -163,6 +164,13 @@ class Connection(web.RequestHandler):
         stand behind an unfinished one.
         """
         return not body.is_eof() and (self.transport is None or self._ended or bool(self._messages))
+
+    def is_long(self, request: web.BaseRequest) -> bool:
+        """Whether the request line and headers together are over the limit; only counted where it can be."""
+        if not self._suspect:
+            return False
+        headers = sum(len(name) + len(value) + len(": \r\n") for name, value in request.raw_headers)
+        return len(request.raw_path) + headers > self._owner.limits.header_bytes
 
     def close_if_idle(self) -> None:
         """Close it unless a request is being served."""
@@ -242,12 +250,6 @@ class Connection(web.RequestHandler):
         elif self._head_timer is None:
             self._await_head()
 
-    def _check_heads(self, received: int) -> None:
-        """Refuse a head that is too long although each of its lines is not, and that came at once."""
-        limit = self._owner.limits.header_bytes
-        if self._head_bytes + received > limit and any(_head_size(message) > limit for message, _ in self._messages):
-            self._refuse(LONG_HEAD, f"sent a head of more than {limit} bytes")
-
     def _head_arrived(self) -> None:
         self._head_bytes = 0
         if self._head_timer is not None:
@@ -271,9 +273,3 @@ class TurnedAway(asyncio.Protocol):
         out = cast("asyncio.WriteTransport", transport)  # uvloop's is none by inheritance
         out.write(self._farewell)
         out.close()
-
-
-def _head_size(message: object) -> int:
-    if not isinstance(message, RawRequestMessage):
-        return 0
-    return len(message.path) + sum(len(name) + len(value) + 4 for name, value in message.raw_headers)

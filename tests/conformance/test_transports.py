@@ -57,4 +57,9 @@ async def test_stop_before_start_and_twice_does_no_harm(kind: type[ports.Transpo
     transport = make(kind, tmp_path / "socket")
     assert await transport.stop(0) == 0
     await transport.start()
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "socket")
+    with pytest.raises(TimeoutError):  # it stays open
+        await asyncio.wait_for(reader.read(), 0.05)
+    writer.close()
+    await writer.wait_closed()
     assert [await transport.stop(0) for _ in range(2)] == [0, 0]

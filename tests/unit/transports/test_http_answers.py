@@ -14,7 +14,7 @@ def lines(data: bytes) -> list[str]:
 
 
 def test_an_answer_has_the_exact_content_type_its_length_and_its_date() -> None:
-    data = Layout({}).lay_out(HttpAnswer(200, "text/xml", b"<a/>"), keep_alive=True)
+    data = Layout({}).lay_out(HttpAnswer(200, "text/xml", b"<a/>"))
     status, content_type, date, length = lines(data)
     assert (status, content_type, length) == ("HTTP/1.1 200 OK", "Content-Type: text/xml", "Content-Length: 4")
     assert parsedate_to_datetime(date.removeprefix("Date: ")).year > 2000
@@ -22,20 +22,20 @@ def test_an_answer_has_the_exact_content_type_its_length_and_its_date() -> None:
 
 
 @pytest.mark.parametrize(
-    ("minor", "keep_alive", "expected"),
-    [(1, True, None), (1, False, "close"), (0, True, "keep-alive"), (0, False, None)],
+    ("minor", "close", "expected"),
+    [(1, False, None), (1, True, "close"), (0, False, "keep-alive"), (0, True, None)],
 )
 def test_connection_is_named_only_where_it_differs_from_the_version(
-    minor: int, keep_alive: bool, expected: str | None
+    minor: int, close: bool, expected: str | None
 ) -> None:
-    data = Layout({}).lay_out(HttpAnswer(200, "a/b", b""), minor=minor, keep_alive=keep_alive).decode()
+    data = Layout({}).lay_out(HttpAnswer(200, "a/b", b"", close), minor=minor).decode()
     found = re.search(r"Connection: (.*)\r\n", data)
     assert (found[1] if found else None) == expected
     assert data.startswith(f"HTTP/1.{minor} ")
 
 
 def test_an_answer_without_content_has_neither_length_nor_type() -> None:
-    data = Layout({}).lay_out(HttpAnswer(204, "text/xml", None), keep_alive=True)
+    data = Layout({}).lay_out(HttpAnswer(204, "text/xml", None))
     assert [line.split(":")[0] for line in lines(data)] == ["HTTP/1.1 204 No Content", "Date"]
     assert data.endswith(b"\r\n\r\n")
 

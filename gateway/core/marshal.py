@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from gateway.core.model import Value
@@ -36,7 +36,7 @@ MAX_DEPTH = 64  # arrays, structs, dict entries and variants around each other (
 _TOO_DEEP = f"at most {MAX_DEPTH} nested containers"
 _TYPED = 'v as {"signature": ..., "value": ...}'
 _TYPED_KEYS = {"signature", "value"}
-_CACHED = 4096  # converters kept for the signatures of variants
+_CACHED = 256  # converters kept for signatures that stand in variants: clients choose them, and one may take 100 KiB
 
 
 @dataclass(slots=True)
@@ -149,10 +149,10 @@ def _variant_encoder(_kind: Type, how: _How, depth: int) -> Encode:
     return (_plain_encoder if how.variants == "plain" else _typed_encoder)(how, depth)
 
 
-@lru_cache(maxsize=_CACHED)
+@cache  # there are as many as depths, twice
 def _plain_encoder(how: _How, depth: int) -> Encode:
     """The type is inferred from the class of the value: PLAIN, and t for an integer that is too large for x."""
-    encoders = {kind: (signature, _encoder_of(signature, how, depth + 1)) for kind, signature in PLAIN.items()}
+    encoders = {kind: (code, _encoder(parse_one(code), how, depth + 1)) for kind, code in PLAIN.items()}
     _, largest = INTEGER_RANGES["x"]
     unsigned = STRICT["t"]
 

@@ -58,7 +58,10 @@ class Type:
         return self.code == "h" or any(child.has_file_descriptor for child in self.children)
 
 
-@lru_cache(maxsize=4096)
+_LEAVES: Mapping[str, Type] = {code: Type(code) for code in BASIC + "v"}
+
+
+@lru_cache(maxsize=512)  # clients may choose signatures too: few enough to stay small, more than a host has
 def parse(signature: str) -> tuple[Type, ...]:
     """Split a signature into its complete types; raises ValueError that says what is wrong and where."""
     if len(signature) > MAX_LENGTH:
@@ -85,8 +88,8 @@ def _complete(text: str, at: int, *, arrays: int, structs: int) -> tuple[Type, i
     if at >= len(text):
         raise ValueError(f"signature '{text}' ends where a type is expected")
     code = text[at]
-    if code in BASIC or code == "v":
-        return Type(code), at + 1
+    if code in _LEAVES:
+        return _LEAVES[code], at + 1
     if code == "a":
         if arrays == MAX_ARRAY_DEPTH:
             raise ValueError(f"signature '{text}' nests more than {MAX_ARRAY_DEPTH} arrays")

@@ -15,6 +15,7 @@ from gateway.core.marshal import MarshalError, Variant, from_dbus, to_dbus
 from gateway.core.model import Value
 from gateway.core.route import Coerce, Variants
 from gateway.core.signature import BASIC, INTEGER_RANGES, parse_one
+from gateway.core.size import check_size
 
 DOCS = Path(__file__).parents[3] / "docs" / "types.md"
 REFUSAL = re.compile(r"\| `(.+?)` \| ([a-z]+)(?:, ([a-z]+))? \| (?:`(.+?)`|(.+?)) \| `(.+)` \|")
@@ -311,6 +312,18 @@ def test_a_documented_refusal_is_the_real_one(
     signature: str, coerce: Coerce, variants: Variants, value: Value, message: str
 ) -> None:
     assert refused(signature, value, coerce=coerce, variants=variants).replace("$", "$.params[0]", 1) == message
+
+
+def test_the_documented_messages_of_the_limits_are_the_real_ones() -> None:
+    with pytest.raises(MarshalError) as body:
+        check_size("s", ["a"], 5)
+    with pytest.raises(MarshalError) as array:
+        check_size("at", [[0] * (2**23 + 1)], 2**27)
+    real = [refused("g", "y" * 256), refused("v", within([], 33)), str(array.value), str(body.value)]
+    documented = re.findall(r"\| `(expected .+?)` \|", DOCS.read_text().partition("## Limits")[2])
+    assert len(documented) == len(real)
+    for message, start in zip(real, documented, strict=True):
+        assert re.search(re.escape(start).replace(re.escape("..."), r"\d+") + r"\b", message)
 
 
 def test_every_line_of_the_table_of_refusals_is_checked() -> None:

@@ -24,7 +24,7 @@ demo: setup ## the main job on real input: bus, sample toolstack, gateway, clien
 	$(BIN)/xcp-gateway demo
 
 bus: setup ## a private bus with the sample toolstack, until Ctrl-C
-	$(BIN)/xcp-gateway demo --stay
+	@eval "exec $$($(BIN)/python docker/bus/render.py --dir .state/bus | tail -n 1)"
 
 bench: setup ## how fast it is, beside a bridge written by hand
 	$(BIN)/python tests/bench/run.py

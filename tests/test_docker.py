@@ -1,0 +1,213 @@
+"""Acts out docker/Dockerfile and docker/compose.yaml with plain processes in one folder, so that they cannot rot.
+
+What only an engine can do stays untried: base images, users, apt-get, networks and the confinement of compose.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+DEADLINE = 20.0  # seconds for a service to become healthy
+NEEDS_A_MACHINE = ("apt-get", "useradd", "install -d")  # RUN steps that would change this one
+
+pytestmark = [pytest.mark.install, pytest.mark.bus]
+
+
+class Step(NamedTuple):
+    """One instruction of a Dockerfile."""
+
+    word: str
+    argument: str
+
+
+class Folder:
+    """One folder and one user, us, for the file systems and the users of all stages: `/opt/x` is `folder/opt/x`."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def inside(self, text: str) -> str:
+        """The same text, with a stage's own paths moved into the folder, and its users replaced by us."""
+        text = re.sub(r"(-user) xcp-\w+", rf"\1 {os.geteuid()}", text)
+        return re.sub(r"(?<![\w.}/])/(src|opt|etc/xcp|run/xcp)", rf"{self.place}/\1", text)
+
+    def copy(self, argument: str) -> None:
+        *sources, target = (word for word in argument.split() if not word.startswith("--"))
+        for source in sources:
+            origin = Path(self.inside(source)) if "--from=" in argument else ROOT / source
+            goal = Path(self.inside(target))
+            if origin == goal:  # from one stage to another
+                assert origin.exists(), argument
+            elif origin.is_dir():
+                shutil.copytree(origin, goal, ignore=_ignored, dirs_exist_ok=True)
+            else:
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                goal.write_text(self.inside(origin.read_text()))
+
+
+@pytest.fixture(scope="module")
+def stages() -> dict[str, list[Step]]:
+    """The Dockerfile's stages by name."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "docker/Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    steps = [Step(*line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
+    starts = [number for number, step in enumerate(steps) if step.word == "FROM"]
+    return {
+        steps[start].argument.split()[-1]: steps[start + 1 : end]
+        for start, end in zip(starts, [*starts[1:], len(steps)], strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def compose() -> Mapping[str, Any]:
+    loaded: Mapping[str, Any] = YAML(typ="safe").load((ROOT / "docker/compose.yaml").read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def folder(stages: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Every COPY and RUN of every stage, done in order."""
+    made = Folder(tmp_path_factory.mktemp("docker"))
+    (made.place / "run/xcp").mkdir(parents=True)
+    (made.place / "run/xcp-gateway").mkdir()
+    (made.place / "etc").mkdir()
+    for steps in stages.values():
+        workdir = made.place
+        for step in steps:
+            if step.word == "WORKDIR":
+                workdir = Path(made.inside(step.argument))
+                workdir.mkdir()
+            elif step.word == "COPY":
+                made.copy(step.argument if step.argument != ". ." else f". {workdir}")
+            elif step.word == "RUN" and not step.argument.startswith(NEEDS_A_MACHINE):
+                _run(made.inside(step.argument), workdir)
+    return made
+
+
+def test_the_images_hold_what_they_run_and_no_build_tools(folder: Folder) -> None:
+    assert {path.name for path in (folder.place / "opt/xcp-gateway/bin").iterdir()} >= {"python", "xcp-gateway"}
+    for venv in ("xcp-gateway", "toolstack"):
+        (packages,) = (folder.place / "opt" / venv / "lib").glob("python3*/site-packages")
+        assert not {"pip", "setuptools", "hatchling", "pytest"} & {path.name for path in packages.iterdir()}
+
+
+def test_every_image_runs_as_a_user_of_its_own_and_knows_its_health(stages: dict[str, list[Step]]) -> None:
+    made = " ".join(step.argument for step in stages["users"])
+    for image in ("bus", "toolstack", "gateway"):
+        assert re.search(rf"useradd [^&]*\b{_last(stages[image], 'USER')}\b", made), image
+    assert _last(stages["gateway"], "HEALTHCHECK").endswith(
+        'CMD ["xcp-gateway", "status", "--socket", "/run/xcp-gateway/control"]'
+    )
+
+
+def test_the_toolstack_is_the_one_of_the_idl_with_the_library_of_the_demo(stages: dict[str, list[Step]]) -> None:
+    (services,) = re.findall(r"for service in (.*?);", _last(stages["toolstack"], "CMD"))
+    assert set(services.split()) == {path.stem.split(".")[-1] for path in (ROOT / "mappings/idl").glob("*.xml")}
+    demo = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["demo"]
+    (wanted,) = (each for each in demo if each.startswith("dbus-next"))
+    assert any(step.word == "RUN" and step.argument.endswith(wanted) for step in stages["build"])
+
+
+def test_compose_builds_the_stages_and_publishes_the_port_that_is_listened_on(
+    stages: dict[str, list[Step]], compose: Mapping[str, Any]
+) -> None:
+    for name, service in compose["services"].items():
+        build = service["build"]
+        assert (ROOT / "docker" / build["context"] / build["dockerfile"]).samefile(ROOT / "docker/Dockerfile")
+        assert build["target"] == name
+        assert set(service.get("depends_on", ())) <= compose["services"].keys()
+    bind = tomllib.loads((ROOT / "docker/gateway.toml").read_text())["listener"]["rpc"]["bind"]
+    port = _last(stages["gateway"], "EXPOSE")
+    assert bind == [f"tcp:0.0.0.0:{port}"]
+    assert compose["services"]["gateway"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+
+
+def test_the_three_services_start_in_order_and_answer_a_call(
+    stages: dict[str, list[Step]], compose: Mapping[str, Any], folder: Folder
+) -> None:
+    port = _free_port()
+    config = folder.place / "etc/xcp-gateway/gateway.toml"
+    config.write_text(config.read_text().replace("0.0.0.0:8080", f"127.0.0.1:{port}"))
+    with ExitStack() as running:
+        for name in compose["services"]:  # written in the order of their depends_on
+            running.enter_context(_container(stages[name], folder))
+        call = {"jsonrpc": "2.0", "id": 1, "method": "system.listMethods"}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/jsonrpc", json.dumps(call).encode())
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert len(json.load(response)["result"]) > 1
+
+
+@contextmanager
+def _container(steps: list[Step], folder: Folder) -> Iterator[None]:
+    """Run an image's command until its health check passes, and end it as an engine does."""
+    environment = dict(os.environ)
+    for step in steps:
+        if step.word == "ENV":
+            name, _, value = folder.inside(step.argument).partition("=")
+            environment[name] = value.replace("$PATH", os.environ["PATH"])
+    command = _words(_last(steps, "ENTRYPOINT"), folder) + _words(_last(steps, "CMD"), folder)
+    check = _words(_last(steps, "HEALTHCHECK").partition("CMD ")[2], folder)
+    process = subprocess.Popen(command, env=environment, start_new_session=True, text=True)
+    try:
+        _wait_until_healthy(check, environment, process)
+        yield
+    finally:
+        with suppress(ProcessLookupError):  # it ended by itself: the assertion above says so
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(DEADLINE)
+
+
+def _wait_until_healthy(check: list[str], environment: dict[str, str], process: subprocess.Popen[str]) -> None:
+    """Ask as often as an engine would, only faster."""
+    end = time.monotonic() + DEADLINE
+    while check and subprocess.run(check, env=environment, capture_output=True, check=False).returncode != 0:
+        assert process.poll() is None, f"ended with {process.returncode}: {process.args!r}"
+        assert time.monotonic() < end, f"not healthy: {process.args!r}"
+
+
+def _words(argument: str, folder: Folder) -> list[str]:
+    """The exec form of a command; the shell form is given to bash."""
+    if argument.startswith("["):
+        return [*map(folder.inside, json.loads(argument))]
+    return ["bash", "-c", folder.inside(argument)] if argument else []
+
+
+def _last(steps: list[Step], word: str) -> str:
+    return next((step.argument for step in reversed(steps) if step.word == word), "")
+
+
+def _ignored(folder: str, names: list[str]) -> set[str]:
+    """What .dockerignore keeps out."""
+    patterns = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().split()]
+    return set(shutil.ignore_patterns(*patterns)(folder, names))
+
+
+def _run(command: str, workdir: Path) -> None:
+    """A RUN step; `pip` and `python` are the ones of this environment."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=workdir, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from gateway.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAPERS = ("README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/*.md"))))
+PLAN = "docs/architecture.md"  # also names what is to come
+PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
+PAPERS = ["README.md", "CONTRIBUTING.md", *(page for page in PAGES if page != PLAN)]
 
 # Sources without a unit test of their own, and why. Meant to get shorter.
 UNTESTED = {

@@ -1,0 +1,377 @@
+"""A legacy call -> a D-Bus method call: parameters by position and by name become in-arguments and an object path.
+
+A `Plan` says what becomes of what; it is made once, by the mapping compiler, and trusted. Knows no mapping file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from gateway.core.marshal import Encode
+from gateway.core.model import Call, Value
+from gateway.core.names import escape_path_element
+from gateway.core.refusal import MarshalError
+from gateway.core.route import MethodCall, Target
+from gateway.core.scalars import KEYS_IN
+from gateway.core.signature import Type
+
+Slots: TypeAlias = Sequence[Value]  # the parameters in their order, then the members of those taken apart
+Take: TypeAlias = Callable[[Slots], object]  # MarshalErrors say the slot as the first step of their path
+Arrange: TypeAlias = Callable[[Call], Slots]
+Bind: TypeAlias = Callable[[Call], MethodCall]
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+class ParameterCountError(Exception):
+    """Too few or too many parameters. Both numbers are without the session; `expected` is how many are required."""
+
+    def __init__(self, expected: int, received: int, most: int | None = None) -> None:
+        up_to = f" to {most}" if most is not None and most != expected else ""
+        plural = "" if expected == 1 and not up_to else "s"
+        got = str(received) if received >= 0 else "none, not even the session"
+        super().__init__(f"expected {expected}{up_to} parameter{plural}, got {got}")
+        self.expected = expected
+        self.received = received
+
+
+# What an in-argument is made of
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The value of a slot."""
+
+    slot: int
+    convert: Encode
+
+    def __call__(self, slots: Slots) -> object:
+        """The in-argument."""
+        try:
+            return self.convert(slots[self.slot])
+        except MarshalError as error:
+            error.at(self.slot)
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Always the same D-Bus value."""
+
+    value: object
+
+    def __call__(self, _slots: Slots) -> object:
+        """The in-argument."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredStruct:
+    """Several slots, as the fields of a D-Bus struct."""
+
+    fields: tuple[Taken, ...]
+
+    def __call__(self, slots: Slots) -> object:
+        """The in-argument."""
+        return tuple([take(slots) for take in self.fields])
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredDict:
+    """Several slots, as the entries of a D-Bus dictionary."""
+
+    entries: tuple[tuple[Any, Taken], ...]
+
+    def __call__(self, slots: Slots) -> object:
+        """The in-argument."""
+        return {key: take(slots) for key, take in self.entries}
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """A struct parameter that is taken apart: its members follow the parameters as slots of their own."""
+
+    slot: int
+    members: tuple[str, ...]
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    others_ignored: bool = False
+
+    def open(self, value: Value) -> list[Value]:
+        """The members' values; raises MarshalError."""
+        if not isinstance(value, dict):
+            raise MarshalError("a struct", value)
+        if not self.others_ignored:
+            refuse_others(value, self.members)
+        return [self._member(value, name) for name in self.members]
+
+    def _member(self, value: dict[str, Value], name: str) -> Value:
+        if name in value:
+            return value[name]
+        if name in self.defaults:
+            return self.defaults[name]
+        raise missing("a member of this name").at(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is needed to bind a call. The names in the target's object path are names of parameters."""
+
+    target: Target
+    names: tuple[str, ...] = ()
+    defaults: tuple[Value, ...] = ()  # of the last parameters
+    session: bool = False  # one of the parameters is a session, which is not counted
+    structs: tuple[Apart, ...] = ()
+    arguments: tuple[Take, ...] = ()
+
+    @property
+    def origins(self) -> tuple[tuple[int, *tuple[str, ...]], ...]:
+        """Where each slot's value comes from: a parameter, and a member of it."""
+        members = ((apart.slot, name) for apart in self.structs for name in apart.members)
+        return (*((index,) for index in range(len(self.names))), *members)
+
+
+def compile_bind(plan: Plan) -> Bind:
+    """The function that binds calls; it raises MarshalError or ParameterCountError."""
+    arrange = compile_arrange(plan)
+    direct = tuple(take for take in plan.arguments if isinstance(take, Taken))
+    if not plan.structs and len(direct) == len(plan.arguments) and not placeholders(plan.target.object_path):
+        return _bind_directly(plan, arrange, direct)
+    return _bind(plan, arrange)
+
+
+def _bind_directly(plan: Plan, arrange: Arrange, direct: Sequence[Taken]) -> Bind:
+    """The usual case: each in-argument is a parameter, the object path is fixed."""
+    bus_name, path, interface, member, signature = _names(plan.target)
+    steps = [(take.slot, take.convert) for take in direct]
+
+    def bind(call: Call) -> MethodCall:
+        slots = arrange(call)
+        body: list[object] = []
+        try:
+            for slot, convert in steps:
+                body.append(convert(slots[slot]))  # how many are done tells which failed
+        except MarshalError as error:
+            error.at(*_place(plan, call, (steps[len(body)][0],)))
+            raise
+        return MethodCall(bus_name, path, interface, member, signature, body)
+
+    return bind
+
+
+def _bind(plan: Plan, arrange: Arrange) -> Bind:
+    bus_name, template, interface, member, signature = _names(plan.target)
+    path_of = path_taker(template, plan.names)
+    origins = plan.origins
+    structs = plan.structs
+    arguments = plan.arguments
+
+    def bind(call: Call) -> MethodCall:
+        slots = arrange(call)
+        try:
+            slots = _open(structs, slots) if structs else slots
+            body = [take(slots) for take in arguments]
+            path = path_of(slots)
+        except MarshalError as error:
+            slot = error.path[0]
+            assert isinstance(slot, int)
+            error.path = error.path[1:]
+            error.at(*_place(plan, call, origins[slot]))
+            raise
+        return MethodCall(bus_name, path, interface, member, signature, body)
+
+    return bind
+
+
+def _names(target: Target) -> tuple[str, str, str, str, str]:
+    return target.bus_name, target.object_path, target.interface, target.member, target.signature
+
+
+def _open(structs: Sequence[Apart], parameters: Slots) -> Slots:
+    slots = [*parameters]
+    for apart in structs:
+        try:
+            slots += apart.open(parameters[apart.slot])
+        except MarshalError as error:
+            error.at(apart.slot)
+            raise
+    return slots
+
+
+def _place(plan: Plan, call: Call, origin: tuple[int, *tuple[str, ...]]) -> tuple[str | int, ...]:
+    """Where the client wrote a value: `params[1]`, or `params.vm` when it was given by name."""
+    index, *member = origin
+    name = plan.names[index]
+    if name in call.named:
+        return "params", name, *member
+    return "params", sum(before not in call.named for before in plan.names[:index]), *member
+
+
+# Parameters: by position, by name, or named ones and then the rest by position
+
+
+def compile_arrange(plan: Plan) -> Arrange:
+    """The function that puts a call's parameters in order and fills in defaults."""
+    count, defaults = len(plan.names), plan.defaults
+    least = count - len(defaults)
+
+    def arrange(call: Call) -> Slots:
+        if call.named:
+            return _by_name(plan, call)
+        given = len(call.params)
+        if given == count:
+            return call.params
+        if least <= given < count:
+            return call.params + defaults[given - least :]
+        raise _miscounted(plan, call)
+
+    return arrange
+
+
+def _miscounted(plan: Plan, call: Call) -> ParameterCountError:
+    session = 1 if plan.session else 0
+    most = len(plan.names) - session
+    return ParameterCountError(most - len(plan.defaults), len(call.params) + len(call.named) - session, most)
+
+
+def _by_name(plan: Plan, call: Call) -> Slots:
+    """Positional ones fill the parameters that are not given by name, in order."""
+    for name in call.named:
+        if name not in plan.names:
+            expected = f"no parameter of this name (there are: {', '.join(plan.names) or 'none'})"
+            raise MarshalError(expected, call.named[name]).at("params", name)
+    rest = [name for name in plan.names if name not in call.named]
+    if len(call.params) > len(rest):
+        raise _miscounted(plan, call)
+    known = {**_defaults(plan), **dict(zip(rest, call.params, strict=False)), **call.named}
+    for name in rest:
+        if name not in known:
+            raise missing("a parameter of this name").at("params", name)
+    return [known[name] for name in plan.names]
+
+
+def _defaults(plan: Plan) -> dict[str, Value]:
+    return dict(zip(reversed(plan.names), reversed(plan.defaults), strict=False))
+
+
+def parameter(plan: Plan, name: str) -> Callable[[Call], Value]:
+    """A function that finds one parameter in a call, also in one that does not bind; None where it is missing."""
+    index = plan.names.index(name)
+    default = _defaults(plan).get(name)
+
+    def find(call: Call) -> Value:
+        if name in call.named:
+            return call.named[name]
+        at = sum(before not in call.named for before in plan.names[:index])
+        return call.params[at] if at < len(call.params) else default
+
+    return find
+
+
+def missing(expected: str) -> MarshalError:
+    """What is said where nothing was given at all."""
+    error = MarshalError(expected, None)
+    error.got = "nothing"
+    return error
+
+
+# Object paths
+
+
+def placeholders(template: str) -> list[str]:
+    """The parameters that an object path names."""
+    return _PLACEHOLDER.findall(template)
+
+
+def path_taker(template: str, names: Sequence[str]) -> Callable[[Slots], str]:
+    """The function that makes an object path; each value becomes (part of) one element and cannot leave it."""
+    pieces = _PLACEHOLDER.split(template)  # text, name, text, name, ..., text
+    if len(pieces) == 1:
+        return lambda _slots: template
+    texts, slots_of = pieces[::2], [names.index(name) for name in pieces[1::2]]
+
+    def path(slots: Slots) -> str:
+        made = texts[0]
+        for slot, text in zip(slots_of, texts[1:], strict=True):
+            value = slots[slot]
+            made += escape_path_element(value if type(value) is str else _path_text(value, slot)) + text
+        return made
+
+    return path
+
+
+def _path_text(value: Value, slot: int) -> str:
+    if isinstance(value, int):
+        return str(int(value))
+    raise MarshalError("text or a whole number, for the object path", value).at(slot)
+
+
+# Structs by the names of their members
+
+
+def struct_encoder(kind: Type, names: Sequence[str], encoder: Callable[[Type], Encode], *, ignore: bool) -> Encode:
+    """A legacy struct -> a D-Bus struct whose fields have these names; also for each in an array or dictionary."""
+    if kind.code == "(":
+        return _named_fields(names, [encoder(child) for child in kind.children], ignore=ignore)
+    if kind.is_dict:
+        key, item = kind.children[0].children
+        return _each_entry(str(kind), KEYS_IN[key.code], struct_encoder(item, names, encoder, ignore=ignore))
+    return _each_item(str(kind), struct_encoder(kind.children[0], names, encoder, ignore=ignore))
+
+
+def _named_fields(names: Sequence[str], converts: Sequence[Encode], *, ignore: bool) -> Encode:
+    steps = tuple(zip(names, converts, strict=True))
+
+    def encode(value: Value) -> object:
+        if not isinstance(value, dict):
+            raise MarshalError("a struct", value)
+        if not ignore:
+            refuse_others(value, names)
+        return tuple([_member(value, name, convert) for name, convert in steps])
+
+    return encode
+
+
+def _member(value: dict[str, Value], name: str, convert: Encode) -> object:
+    if name not in value:
+        raise missing("a member of this name").at(name)
+    try:
+        return convert(value[name])
+    except MarshalError as error:
+        error.at(name)
+        raise
+
+
+def refuse_others(value: Mapping[str, Value], names: Sequence[str]) -> None:
+    """Raise MarshalError for a member that is none of `names`."""
+    for name in value:
+        if name not in names:
+            raise MarshalError(f"no member of this name (there are: {', '.join(names)})", value[name]).at(name)
+
+
+def _each_item(expected: str, convert: Encode) -> Encode:
+    def encode(value: Value) -> object:
+        if not isinstance(value, list):
+            raise MarshalError(expected, value)
+        return [_placed(index, convert, item) for index, item in enumerate(value)]
+
+    return encode
+
+
+def _each_entry(expected: str, key_of: Callable[[Any], object], convert: Encode) -> Encode:
+    def encode(value: Value) -> object:
+        if not isinstance(value, dict):
+            raise MarshalError(expected, value)
+        return {_placed(key, key_of, key): _placed(key, convert, item) for key, item in value.items()}
+
+    return encode
+
+
+def _placed(step: str | int, convert: Callable[[Any], Any], value: Value) -> Any:
+    try:
+        return convert(value)
+    except MarshalError as error:
+        error.at(step)
+        raise

@@ -1,0 +1,83 @@
+"""Moments and numbers as legacy protocols write them <-> as D-Bus services do; knows no parameter and no result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+from gateway.core.marshal import Encode
+from gateway.core.model import Value
+from gateway.core.refusal import MarshalError
+from gateway.core.signature import INTEGER_RANGES, Type
+
+Show: TypeAlias = Callable[[Value], Value]  # a legacy value in another form
+
+MOMENTS = "xtuids"  # D-Bus types that can say a moment: Unix seconds, or ISO 8601 text
+NUMBERS = "".join(INTEGER_RANGES) + "d"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+
+
+def moment_encoder(kind: Type, convert: Encode) -> Encode:
+    """A dateTime or ISO 8601 text -> Unix seconds or ISO 8601 text, then `convert`. No zone means UTC."""
+    says = _SAYS.get(kind.code, _whole_seconds)
+
+    def encode(value: Value) -> object:
+        return convert(says(_moment(value)))
+
+    return encode
+
+
+def _moment(value: Value) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        moment = None
+    if not isinstance(moment, datetime):
+        raise MarshalError("a dateTime or ISO 8601 text", value)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _whole_seconds(moment: datetime) -> int:
+    if moment.microsecond:
+        raise MarshalError("a dateTime in whole seconds", moment.isoformat())
+    return (moment - _EPOCH) // _SECOND
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+# D-Bus types that do not take whole seconds -> what they take.
+_SAYS: Mapping[str, Callable[[datetime], Value]] = {"s": _text, "d": datetime.timestamp}
+
+
+def show_moment(value: Value) -> Value:
+    """Unix seconds or ISO 8601 text -> a dateTime, in UTC; also each in an array or struct."""
+    if isinstance(value, list):
+        return [show_moment(item) for item in value]
+    if isinstance(value, dict):
+        return {key: show_moment(item) for key, item in value.items()}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return _EPOCH + timedelta(seconds=value)
+        except (OverflowError, ValueError):
+            raise MarshalError("Unix seconds within the years 1 to 9999", value) from None
+    return _moment(value)
+
+
+def show_text(value: Value) -> Value:
+    """Numbers -> text; also each in an array or struct. What is no number stays as it is."""
+    if isinstance(value, list):
+        return [show_text(item) for item in value]
+    if isinstance(value, dict):
+        return {key: show_text(item) for key, item in value.items()}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    return value
+
+
+# Names of formats in mapping files -> how a result is shown, and the D-Bus types that can be.
+SHOWN: Mapping[str, tuple[Show, str]] = {"datetime": (show_moment, MOMENTS), "text": (show_text, NUMBERS)}

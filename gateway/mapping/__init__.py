@@ -1,0 +1,1 @@
+"""Mapping files and IDL -> routes. Reads files, opens no socket."""

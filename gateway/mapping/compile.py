@@ -1,0 +1,166 @@
+"""Mapping files -> the table of routes, or all problems of all files at once. Knows no running service."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.mapping import load, schema
+from gateway.mapping.load import Document
+from gateway.mapping.methods import Compiled, Compiler
+from gateway.mapping.problem import Problem, did_you_mean, one_of
+from gateway.mapping.scope import Scope
+from gateway.mapping.table import Contract, EndpointKey, EndpointTable, Table
+from gateway.mapping.targets import Library
+
+REVISION = 12  # hexadecimal digits
+
+
+def build(
+    paths: Sequence[Path],
+    *,
+    codecs: Collection[str],
+    dialects: Collection[str],
+    listeners: Collection[str] | None,
+) -> tuple[Table, list[Problem]]:
+    """Compile mapping files and directories; `listeners` None: any name will do.
+
+    With problems, sorted by place, the table holds only what was good: nobody should use it.
+    """
+    known = {"codec": codecs, "dialect": dialects, "listener": listeners}
+    work = _Work(known)
+    documents = work.read(paths)
+    for document in documents:
+        work.add(document)
+    table = Table(work.endpoints(), _revision(documents, work.library), tuple(work.contracts))
+    return table, sorted(work.problems)
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    """An endpoint while it is filled. `said`: the file and line that first named it."""
+
+    codec: str
+    dialect: str
+    said: str
+    compiled: dict[str, Compiled] = field(default_factory=dict)
+    claimed: dict[str, str] = field(default_factory=dict)  # every name -> the entry that has it
+
+
+@dataclass(slots=True)
+class _Work:
+    known: Mapping[str, Collection[str] | None]
+    problems: dict[Problem, None] = field(default_factory=dict)
+    contracts: list[Contract] = field(default_factory=list)
+    library: Library = field(init=False)
+    found: dict[EndpointKey, _Endpoint] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.library = Library(self.problems)
+
+    def read(self, paths: Sequence[Path]) -> list[Document]:
+        """The documents that have the shape of a mapping file."""
+        files, problems = load.find(paths)
+        documents = []
+        for file in files:
+            document, wrong = load.read(file)
+            wrong += schema.check(document) if document is not None else []
+            if document is not None and not wrong:
+                documents.append(document)
+            problems += wrong
+        self.problems.update(dict.fromkeys(problems))
+        return documents
+
+    def add(self, document: Document) -> None:
+        """Compile a file's methods and put them where the file exposes them."""
+        root = Scope(document, self.problems, (), document.data)
+        compiler = Compiler(root, self.library)
+        compiled = {name: compiler.compile(name) for name in root.at("methods").data}
+        self.contracts += [method.contract for method in compiled.values() if method is not None]
+        if compiler.contract is not None:
+            self.contracts.append(compiler.contract)
+        endpoints = self._expose(root)
+        for name, method in compiled.items():
+            for called, scope in _spellings(root.at("methods", name)):
+                self._claim(endpoints, called, scope, method)
+
+    def _expose(self, root: Scope) -> dict[EndpointKey, _Endpoint]:
+        expose = root.at("expose")
+        if not expose.data:
+            root.at("expose").fail("no method of this file can be reached: say where it is exposed", key=True)
+        here: dict[EndpointKey, _Endpoint] = {}
+        for index in range(len(expose.data or ())):
+            place = expose.at(index)
+            key = EndpointKey(place.data["listener"], place.data["path"])
+            if key in here:
+                place.fail(f"this file is exposed at {key} twice")
+            elif self._names_known(place):
+                endpoint = self._endpoint(place, key)
+                here.update({key: endpoint} if endpoint is not None else {})
+        return here
+
+    def _names_known(self, place: Scope) -> bool:
+        good = True
+        for kind, names in self.known.items():
+            name = place.data.get(kind, "plain")
+            if names is not None and name not in names:
+                hint = did_you_mean(name, names) or f" (there are: {one_of(sorted(names))})"
+                place.at(kind).fail(f"'{name}' is no {kind}{hint}", level="schema")
+                good = False
+        return good
+
+    def _endpoint(self, place: Scope, key: EndpointKey) -> _Endpoint | None:
+        codec, dialect = place.data["codec"], place.data.get("dialect", "plain")
+        where = place.document.problem(place.path, "")
+        endpoint = self.found.setdefault(key, _Endpoint(codec, dialect, f"{where.file}:{where.line}"))
+        if (endpoint.codec, endpoint.dialect) == (codec, dialect):
+            return endpoint
+        speaks = f"{endpoint.codec}/{endpoint.dialect} ({endpoint.said})"
+        place.fail(f"{key} speaks {speaks}, it cannot speak {codec}/{dialect} too")
+        return None
+
+    def _claim(
+        self, endpoints: Mapping[EndpointKey, _Endpoint], called: str, scope: Scope, method: Compiled | None
+    ) -> None:
+        """Give a method its name at each endpoint; the first one keeps it, a collision is noted once."""
+        where = scope.document.problem(scope.path, "", key=True)
+        collides = False
+        for key, endpoint in endpoints.items():
+            owner = endpoint.claimed.setdefault(called, f"{where.file}:{where.line}: {where.place}")
+            if owner != f"{where.file}:{where.line}: {where.place}":
+                if not collides:
+                    scope.fail(f"'{called}' at {key} is mapped already, in {owner}", key=called == scope.path[-1])
+                collides = True
+            elif method is not None:
+                endpoint.compiled[called] = method
+
+    def endpoints(self) -> dict[EndpointKey, EndpointTable]:
+        """What was good."""
+        return {
+            key: EndpointTable(
+                key,
+                endpoint.codec,
+                endpoint.dialect,
+                {name: method.route for name, method in endpoint.compiled.items()},
+                {name: method.fingerprint for name, method in endpoint.compiled.items()},
+            )
+            for key, endpoint in self.found.items()
+        }
+
+
+def _spellings(entry: Scope) -> Iterator[tuple[str, Scope]]:
+    """A method's name and its aliases, each with the place where it stands."""
+    yield str(entry.path[-1]), entry
+    for index, alias in enumerate(entry.at("aliases").data or ()):
+        yield alias, entry.at("aliases", index)
+
+
+def _revision(documents: Sequence[Document], library: Library) -> str:
+    contents = [(document.path.name, document.content) for document in documents]
+    contents += [(path.name, content) for path, content in library.contents.items()]
+    digest = hashlib.sha256()
+    for name, content in sorted(contents):
+        digest.update(f"{name} {len(content)}\n".encode("utf-8", "surrogateescape") + content)
+    return digest.hexdigest()[:REVISION]

@@ -1,0 +1,211 @@
+"""One method entry -> its route, and the guard that checks its session first. Knows no other entry and no endpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.core.binding import Plan, Taken, compile_bind, placeholders
+from gateway.core.route import Effect, Mode, Route
+from gateway.core.shaping import void
+from gateway.core.units import seconds
+from gateway.mapping.errors import check_errors, compile_errors
+from gateway.mapping.parameters import Encoding, compile_parameters
+from gateway.mapping.results import compile_result
+from gateway.mapping.scope import Scope
+from gateway.mapping.table import Contract
+from gateway.mapping.targets import Callee, Library, find
+
+DEFAULTS: Mapping[str, Any] = {
+    "timeout": "60s",
+    "coerce": "strict",
+    "variants": "plain",
+    "effect": "write",
+    "mode": "dbus",
+}
+
+# What calling these twice does needs no saying.
+NATURAL_EFFECTS: Mapping[str, str] = {
+    "property": "read",
+    "all_properties": "read",
+    "managed_objects": "read",
+    "set_property": "idempotent",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The call that is made first, for methods that have the parameter."""
+
+    parameter: str
+    callee: Callee
+    errors: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A method entry when all is well with it."""
+
+    route: Route
+    contract: Contract
+    fingerprint: str
+
+
+class Compiler:
+    """Compiles the entries of one file."""
+
+    def __init__(self, root: Scope, library: Library) -> None:
+        self._root = root
+        self._library = library
+        self._defaults = {**DEFAULTS, **(root.at("defaults").data or {})}
+        self._parameter: str | None = root.at("session", "parameter").data
+        self._timeout(root.at("defaults", "timeout"))
+        self._session = self._read_session(root.at("session")) if root.says("session") else None
+        self._check_errors()
+
+    @property
+    def contract(self) -> Contract | None:
+        """What the session check relies on."""
+        return _contract(self._root.at("session"), self._session.callee) if self._session else None
+
+    def compile(self, name: str) -> Compiled | None:
+        """The method of this name; None with problems noted."""
+        entry = self._root.at("methods", name)
+        before = len(entry.problems)
+        callee = find(entry, self._root.at("dbus"), self._library)
+        timeout = self._timeout(entry.at("timeout"))
+        check_errors(entry.at("errors"), _parameter_names(entry))
+        if callee is None or timeout is None:
+            return None
+        route = self._route(name, entry, callee, timeout)
+        if len(entry.problems) > before:
+            return None
+        return Compiled(route, _contract(entry, callee), self._fingerprint(entry, callee))
+
+    def _route(self, name: str, entry: Scope, callee: Callee, timeout: float) -> Route:
+        said = {**self._defaults, **_natural(entry), **entry.data}
+        encoding = Encoding(said["coerce"], said["variants"])
+        plan, parameters = compile_parameters(entry, callee, encoding, self._parameter)
+        result = compile_result(entry, callee, said["variants"])
+        return Route(
+            service=self._root.data["service"],
+            method=name,
+            target=callee.target,
+            parameters=parameters,
+            result=result.type,
+            bind=compile_bind(_usable(plan)),
+            shape=result.shape,
+            translate=compile_errors([entry.at("errors"), self._root.at("errors")], plan),
+            timeout=timeout,
+            effect=Effect(said["effect"]),
+            mode=Mode(said["mode"]),
+            documentation=said.get("documentation", callee.documentation),
+            source=_source(entry),
+            aliases=tuple(said.get("aliases", ())),
+            guard=self._guard(plan),
+        )
+
+    def _timeout(self, scope: Scope) -> float | None:
+        text = scope.data if scope.data is not None else self._defaults["timeout"]
+        if seconds(text) > 0:
+            return seconds(text)
+        scope.fail("expected a time longer than nothing", level="schema")
+        return None
+
+    def _fingerprint(self, entry: Scope, callee: Callee) -> str:
+        """Changes with all that the entry depends on."""
+        root: Mapping[str, Any] = self._root.data
+        common = {key: value for key, value in root.items() if key not in ("methods", "expose", "summary")}
+        said = repr((common, entry.data, callee, self._session and self._session.callee))
+        return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+
+    # The session
+
+    def _read_session(self, scope: Scope) -> Session | None:
+        callee = find(scope, self._root.at("dbus"), self._library)
+        if callee is None:
+            return None
+        member = scope.at("member")
+        if placeholders(callee.target.object_path):
+            scope.at("object_path").fail("the session's object path holds no parameters", level="schema")
+            return None
+        if len(callee.ins) != 1:
+            member.fail(f"{callee.title} has {len(callee.ins)} in-arguments, expected one: the session")
+            return None
+        if not any(self._parameter in _parameter_names(self._root.at("methods", name)) for name in self._methods):
+            scope.at("parameter").fail(f"no method of this file has the parameter '{self._parameter}'")
+        return Session(scope.data["parameter"], callee, scope.at("errors"))
+
+    def _guard(self, plan: Plan) -> Route | None:
+        """The check takes the session from the very call that it guards, and counts its parameters too."""
+        if self._session is None or self._session.parameter not in plan.names:
+            return None
+        callee = self._session.callee
+        encode = Encoding(self._defaults["coerce"], self._defaults["variants"])(callee.ins[0].type)
+        slot = plan.names.index(self._session.parameter)
+        check = replace(plan, target=callee.target, structs=(), arguments=(Taken(slot, encode),))
+        return Route(
+            service=self._root.data["service"],
+            method="session check",
+            target=callee.target,
+            parameters=(),
+            result=None,
+            bind=compile_bind(check),
+            shape=void,
+            translate=compile_errors([self._session.errors, self._root.at("errors")], check),
+            timeout=seconds(self._defaults["timeout"]),
+            effect=Effect.READ,
+            documentation=callee.documentation,
+            source=_source(self._root.at("session")),
+        )
+
+    @property
+    def _methods(self) -> Mapping[str, Any]:
+        methods: Mapping[str, Any] = self._root.data["methods"]
+        return methods
+
+    def _check_errors(self) -> None:
+        """A file's templates may name a parameter that only some of its methods have."""
+        methods = self._root.at("methods")
+        everywhere = {parameter: None for name in self._methods for parameter in _parameter_names(methods.at(name))}
+        check_errors(self._root.at("errors"), everywhere)
+        if self._root.says("session"):
+            check_errors(self._root.at("session", "errors"), [str(self._parameter)])
+
+
+def _parameter_names(entry: Scope) -> list[str]:
+    params = entry.at("params").data or ()
+    return [str(item["name"]) if isinstance(item, dict) else str(item) for item in params]
+
+
+def _natural(entry: Scope) -> dict[str, str]:
+    effect = next((effect for kind, effect in NATURAL_EFFECTS.items() if entry.says(kind)), None)
+    return {"effect": effect} if effect else {}
+
+
+def _usable(plan: Plan) -> Plan:
+    """A plan whose path names no parameter cannot be bound; its problem is noted already."""
+    known = all(name in plan.names for name in placeholders(plan.target.object_path))
+    return plan if known else replace(plan, target=replace(plan.target, object_path="/"))
+
+
+def _contract(scope: Scope, callee: Callee) -> Contract:
+    where = scope.document.problem(scope.path, "", key=True)
+    target = callee.target
+    return Contract(
+        target.bus_name,
+        target.object_path,
+        callee.interface,
+        callee.members,
+        where.file,
+        where.line,
+        where.column,
+        where.place,
+        below=callee.objects,
+    )
+
+
+def _source(scope: Scope) -> str:
+    return f"{scope.document.file}:{scope.document.line(scope.path)}"

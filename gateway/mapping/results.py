@@ -1,0 +1,226 @@
+"""`result` of a method entry -> the function that shapes method returns, and the type it has for help texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.core import shaping
+from gateway.core.formats import SHOWN, Show
+from gateway.core.marshal import Decode, from_dbus
+from gateway.core.route import Variants
+from gateway.core.shaping import Item, Shape
+from gateway.core.signature import Type, parse_one
+from gateway.mapping.idl import Argument
+from gateway.mapping.parameters import struct_in
+from gateway.mapping.problem import did_you_mean, one_of
+from gateway.mapping.scope import Scope
+from gateway.mapping.targets import Callee
+
+FORMS = ("struct", "fields", "format")
+
+# What the mapping makes, as the D-Bus type nearest to it.
+STRUCT = parse_one("a{sv}")
+ARRAY = parse_one("av")
+TEXT = parse_one("s")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a method return is shown. `type`: the D-Bus type nearest to it, None for void."""
+
+    shape: Shape
+    type: Type | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Something that a name in `result` stands for. `type`: None where only the value itself knows."""
+
+    type: Type | None
+    decode: Decode
+    at: int = 0  # among the out-arguments
+
+
+def compile_result(entry: Scope, callee: Callee, variants: Variants) -> Result:
+    """The result of a method entry; with problems noted it is not to be used."""
+    work = _Work(callee, variants)
+    result = entry.at("result")
+    if result.data == "void":
+        return Result(shaping.void, None)
+    if callee.record or callee.objects:
+        return work.records(result)
+    return work.arguments(result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    callee: Callee
+    variants: Variants
+
+    # Out-arguments
+
+    def arguments(self, result: Scope) -> Result:
+        outs = self.callee.outs
+        if result.data is None:
+            return self._everything(outs)
+        sources = {out.name: self._source(index, out) for index, out in enumerate(outs)}
+        if isinstance(result.data, list):
+            picks = [self._pick(result.at(index), sources) for index in range(len(result.data))]
+            return Result(shaping.array([item for item, _ in picks]), ARRAY)
+        if isinstance(result.data, Mapping) and not _is_form(result.data):
+            return self._struct(result, sources)
+        return self._one(result, sources)
+
+    def _source(self, index: int, out: Argument) -> _Source:
+        if self.callee.accessed is not None:
+            return _Source(out.type, shaping.property_decoder(out.type, self.variants), index)
+        return _Source(out.type, from_dbus(out.type, variants=self.variants), index)
+
+    def _everything(self, outs: Sequence[Argument]) -> Result:
+        sources = [self._source(index, out) for index, out in enumerate(outs)]
+        items = [Item(source.at, source.decode, out.name) for source, out in zip(sources, outs, strict=True)]
+        if not items:
+            return Result(shaping.void, None)
+        if len(items) == 1:
+            return Result(shaping.one(items[0]), outs[0].type)
+        return Result(shaping.struct({item.name: item for item in items}), STRUCT)
+
+    def _struct(self, members: Scope, sources: Mapping[str, _Source]) -> Result:
+        items = {name: self._pick(members.at(name), sources)[0] for name in members.data}
+        return Result(shaping.struct(items), STRUCT)
+
+    def _one(self, result: Scope, sources: Mapping[str, _Source]) -> Result:
+        """One out-argument; which one may be left unsaid where there is but one."""
+        if isinstance(result.data, Mapping) and "from" not in result.data and len(sources) != 1:
+            if set(result.data) == {"fields"} and sources:
+                return self._struct(result.at("fields"), sources)
+            result.fail(f"'from' is missing: which out-argument? (there are: {self._known(sources)})", key=True)
+            return Result(shaping.void, None)
+        item, kind = self._pick(result, sources, only=next(iter(sources), None))
+        return Result(shaping.one(item), kind)
+
+    def _known(self, sources: Mapping[str, _Source]) -> str:
+        return one_of(str(Argument(name, source.type)) if source.type else name for name, source in sources.items())
+
+    # One thing picked, and in which form
+
+    def _pick(self, pick: Scope, sources: Mapping[str, _Source], only: str | None = None) -> tuple[Item, Type]:
+        whole = not isinstance(pick.data, Mapping)
+        name = pick.data if whole else pick.data.get("from", only)
+        source = sources.get(name)
+        if name is None:
+            pick.fail("'from' is missing", level="schema", key=True)
+        elif source is None:
+            hint = did_you_mean(name, sources) or f" (it has: {self._known(sources)})"
+            what = "property" if self.callee.record or self.callee.objects else "out-argument"
+            (pick if whole else pick.at("from")).fail(f"'{name}' is no {what} of {self.callee.title}{hint}")
+        else:
+            show, kind = (None, source.type) if whole else self._form(pick, name, source.type)
+            return Item(source.at, shaping.then(source.decode, show), name), kind or parse_one("v")
+        return Item(0, _nothing), STRUCT
+
+    def _form(self, pick: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
+        forms = [form for form in FORMS if form in pick.data]
+        if len(forms) > 1:
+            pick.at(forms[1]).fail(f"'{forms[1]}' does not go with '{forms[0]}'", level="schema", key=True)
+            return None, kind
+        builders = {"struct": self._named, "fields": self._fields, "format": self._formatted}
+        return builders[forms[0]](pick.at(forms[0]), name, kind) if forms else (None, kind)
+
+    def _named(self, struct: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
+        inner = struct_in(kind) if kind is not None else None
+        if kind is None or inner is None:
+            struct.fail(f"'{_said(name, kind)}' is no struct, nor an array or dictionary of structs")
+            return None, kind
+        if len(inner.children) != len(struct.data):
+            struct.fail(f"'{name} {kind}' has {len(inner.children)} fields, {len(struct.data)} are named")
+            return None, kind
+        return shaping.named_fields(kind, struct.data), _with_items(kind, STRUCT)
+
+    def _fields(self, fields: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
+        if kind is None or not shaping.holds_dict(kind):
+            fields.fail(f"'{_said(name, kind)}' is no dictionary with text keys, nor an array or dictionary of such")
+            return None, kind
+        item = _innermost(kind)
+        members = {legacy: self._member(fields.at(legacy), item) for legacy in fields.data}
+        return shaping.picked(kind, members), kind
+
+    def _member(self, pick: Scope, item: Type) -> tuple[str, Show | None]:
+        """A member of a dictionary. What a variant holds is known only when it is there."""
+        if isinstance(pick.data, str):
+            return pick.data, None
+        name = pick.data.get("from", pick.path[-1])
+        return name, self._form(pick, name, None if item.code == "v" else item)[0]
+
+    def _formatted(self, form: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
+        show, codes = SHOWN[form.data]
+        if kind is None and self.variants == "typed":
+            form.fail(f"'{name}' is a variant, which 'variants: typed' shows with its signature")
+        elif kind is not None and _scalar(kind).code not in codes:
+            form.fail(f"'{name} {kind}' cannot be shown as {form.data}: one of {', '.join(codes)} is needed")
+        return show, TEXT if kind is None else _with_items(kind, TEXT)
+
+    # Records: the properties of an object, or of each object
+
+    def records(self, result: Scope) -> Result:
+        record, kind = self._record(result)
+        if not self.callee.objects:
+            return Result(shaping.one(Item(0, record)), kind)
+        key = self.callee.key
+        named = (key.name, shaping.property_decoder(key.type, self.variants)) if key else None
+        decode = shaping.records(self.callee.interface.name, named, record)
+        return Result(shaping.one(Item(0, decode)), parse_one("a{sa{sv}}"))
+
+    def _record(self, result: Scope) -> tuple[Decode, Type]:
+        known = {
+            name: _Source(found.type, shaping.property_decoder(found.type, self.variants))
+            for name, found in self.callee.interface.properties.items()
+            if found.access != "write"
+        }
+        if result.data is None:
+            all_of_them = {name: (name, source.decode) for name, source in known.items()}
+            return shaping.Record(all_of_them, from_dbus(parse_one("v"), variants=self.variants)), STRUCT
+        members = result.at("fields") if isinstance(result.data, Mapping) and "fields" in result.data else result
+        if not isinstance(result.data, Mapping) or (_is_form(result.data) and set(result.data) != {"fields"}):
+            result.fail("properties are picked as {legacy name: property}, or with 'fields' alone")
+            return _nothing, STRUCT
+        picks = {name: self._pick(members.at(name), known, only=name)[0] for name in members.data}
+        return shaping.Record({name: (item.name, item.convert) for name, item in picks.items()}), STRUCT
+
+
+def _is_form(data: Mapping[str, Any]) -> bool:
+    """Whether a struct in `result` is {from, struct, fields, format} rather than {legacy name: out-argument}."""
+    return not {"from", *FORMS}.isdisjoint(data)
+
+
+def _nothing(_value: object) -> None:
+    """Stands where a problem is noted."""
+
+
+def _said(name: str, kind: Type | None) -> str:
+    return f"{name} {kind}" if kind is not None else f"{name} v"
+
+
+def _innermost(kind: Type) -> Type:
+    """What the members of the innermost dictionary are (the one that `fields` picks from)."""
+    inner = kind.children[0].children[1] if kind.is_dict else kind.children[0]
+    return _innermost(inner) if not kind.is_dict or shaping.holds_dict(inner) else inner
+
+
+def _scalar(kind: Type) -> Type:
+    """What an array or dictionary holds in the end."""
+    if kind.code != "a":
+        return kind
+    return _scalar(kind.children[0].children[1] if kind.is_dict else kind.children[0])
+
+
+def _with_items(kind: Type, item: Type) -> Type:
+    """The same arrays and dictionaries around another item."""
+    if kind.code != "a":
+        return item
+    if not kind.is_dict:
+        return Type("a", (_with_items(kind.children[0], item),))
+    key, value = kind.children[0].children
+    return Type("a", (Type("{", (key, _with_items(value, item))),))

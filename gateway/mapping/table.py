@@ -1,0 +1,82 @@
+"""The compiled mappings: which route answers at which endpoint under which name. Only read, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.core.route import Route
+from gateway.mapping.idl import Interface
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EndpointKey:
+    """Where clients connect: a listener of the config and a path."""
+
+    listener: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.listener} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTable:
+    """What one endpoint speaks and knows. `routes`: by every name a client may use, aliases too.
+
+    `fingerprints`: for each name a text that changes with anything the mapping or the IDL says of it.
+    """
+
+    key: EndpointKey
+    codec: str
+    dialect: str
+    routes: Mapping[str, Route]
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a mapping relies on: this object has this interface with these members, as the IDL has them."""
+
+    bus_name: str
+    object_path: str  # may hold {parameter}
+    interface: Interface
+    members: tuple[str, ...]  # methods and properties
+    file: str
+    line: int
+    column: int
+    place: str
+    below: bool = False  # the interface is at objects below this one, which manages them
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All endpoints. `revision`: the same for the same mapping and IDL files, whatever directory they stand in."""
+
+    endpoints: Mapping[EndpointKey, EndpointTable]
+    revision: str
+    contracts: tuple[Contract, ...] = ()
+
+    def routes(self) -> tuple[Route, ...]:
+        """Each route once, in the order of the files."""
+        found = {id(route): route for endpoint in self.endpoints.values() for route in endpoint.routes.values()}
+        return tuple(found.values())
+
+
+def changes(old: Table, new: Table) -> tuple[list[str], list[str], list[str]]:
+    """Names of methods that `new` has and `old` had not; that are gone; that are there in both but not the same."""
+    before, after = _described(old), _described(new)
+    added = sorted(after.keys() - before.keys())
+    removed = sorted(before.keys() - after.keys())
+    changed = sorted(name for name in after.keys() & before.keys() if before[name] != after[name])
+    return added, removed, changed
+
+
+def _described(table: Table) -> dict[str, set[tuple[object, ...]]]:
+    """Every name, and all that matters of it wherever it is exposed."""
+    described: dict[str, set[tuple[object, ...]]] = {}
+    for key, endpoint in table.endpoints.items():
+        for name in endpoint.routes:
+            what = (key, endpoint.codec, endpoint.dialect, endpoint.fingerprints.get(name))
+            described.setdefault(name, set()).add(what)
+    return described

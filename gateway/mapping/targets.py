@@ -1,0 +1,254 @@
+"""What a method entry calls: its interface in the IDL and the member of it, with names checked. Knows no parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gateway.core import names
+from gateway.core.binding import placeholders
+from gateway.core.route import Target
+from gateway.core.signature import Type, parse_one
+from gateway.mapping import idl
+from gateway.mapping.idl import Argument, Interface, Property
+from gateway.mapping.problem import Problem, did_you_mean, one_of
+from gateway.mapping.scope import Scope
+
+T = TypeVar("T")
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
+OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+
+
+class Library:
+    """The IDL files, each read once. Every problem of a file is noted once, where the file itself stands."""
+
+    def __init__(self, problems: dict[Problem, None]) -> None:
+        self._problems = problems
+        self._nodes: dict[Path, idl.Node | None] = {}
+        self.contents: dict[Path, bytes] = {}
+
+    def read(self, path: Path, scope: Scope) -> idl.Node | None:
+        """A file's interfaces; None when it cannot be used, which is noted."""
+        if path not in self.contents:
+            try:
+                self.contents[path] = path.read_bytes()
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                scope.fail(f"'{path}' cannot be read: {reason}")
+                return None
+            self._nodes[path] = self._parse(path)
+        return self._nodes[path]
+
+    def _parse(self, path: Path) -> idl.Node | None:
+        try:
+            return idl.parse(self.contents[path])
+        except idl.IdlError as error:
+            self._problems[Problem(str(path), error.line, error.column, "", str(error), "idl")] = None
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """What is called. `ins`: arguments that the mapping has to give; `outs`: those that the result is made of."""
+
+    target: Target
+    interface: Interface
+    ins: tuple[Argument, ...] = ()
+    outs: tuple[Argument, ...] = ()
+    accessed: Property | None = None  # the one that is read or written
+    record: bool = False  # the out-argument is all properties of the interface
+    objects: bool = False  # the out-argument is the records of all objects that have the interface
+    key: Property | None = None  # of the records
+    members: tuple[str, ...] = ()  # what the running service must have
+    documentation: str = ""
+
+    @property
+    def title(self) -> str:
+        """The member in messages: `org.xen.xcp.xenopsd.VM1.Stat`."""
+        return f"{self.interface.name}.{self.members[0]}" if self.members else self.interface.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """Where a method lives, all names of good grammar."""
+
+    bus_name: str
+    object_path: str
+    interface: Interface
+
+
+def find(entry: Scope, common: Scope, library: Library) -> Callee | None:
+    """What this method (or session) entry calls, `common` saying what it leaves out; None with problems noted."""
+    site = _site(entry, common, library)
+    if site is None:
+        return None
+    for kind, build in _KINDS.items():
+        if entry.says(kind):
+            callee = build(entry.at(kind), site)
+            return callee if callee is None or _can_be_carried(entry.at(kind), callee) else None
+    return None
+
+
+def _site(entry: Scope, common: Scope, library: Library) -> _Site | None:
+    bus_name = _name(entry, common, "bus_name", names.bus_name)
+    object_path = _name(entry, common, "object_path", _template)
+    interface = _name(entry, common, "interface", names.interface)
+    file = _name(entry, common, "idl", str)
+    if not (bus_name and object_path and interface and file):
+        return None
+    scope = entry if entry.says("idl") else common
+    node = library.read(entry.document.path.parent / file, scope.at("idl"))
+    if node is None:
+        return None
+    if interface not in node.interfaces:
+        scope = entry if entry.says("interface") else common
+        hint = did_you_mean(interface, node.interfaces) or f" (it has: {one_of(node.interfaces)})"
+        scope.at("interface").fail(f"'{interface}' is no interface of {file}{hint}")
+        return None
+    return _Site(bus_name, object_path, node.interfaces[interface])
+
+
+def _name(entry: Scope, common: Scope, key: str, check: Callable[[str], str]) -> str | None:
+    scope = entry if entry.says(key) else common
+    if not scope.says(key):
+        entry.fail(f"'{key}' is missing, here and under 'dbus'", level="schema", key=True)
+        return None
+    return scope.at(key).attempt(check, scope.at(key).data, level="schema")
+
+
+def _template(text: str) -> str:
+    filled = text
+    for name in placeholders(text):
+        filled = filled.replace("{" + name + "}", "_")
+    try:
+        names.object_path(filled)
+    except ValueError:
+        raise ValueError(f"expected an object path such as /org/example/vm/{{vm}}, got {text!a}") from None
+    return text
+
+
+def _can_be_carried(scope: Scope, callee: Callee) -> bool:
+    everything = [*callee.ins, *callee.outs]
+    if callee.record or callee.objects:
+        everything = [Argument(name, known.type) for name, known in callee.interface.properties.items()]
+    descriptors = [argument for argument in everything if argument.type.has_file_descriptor]
+    for argument in descriptors:
+        scope.fail(f"'{argument}' of {callee.title} holds a file descriptor (h), which no legacy protocol carries")
+    return not descriptors
+
+
+# What can be called
+
+
+def _member(scope: Scope, site: _Site) -> Callee | None:
+    method = _known(scope, site.interface.methods, "method", site)
+    if method is None:
+        return None
+    target = _target(site, site.interface.name, method.name, idl.signature(method.ins), idl.signature(method.outs))
+    return Callee(
+        target,
+        site.interface,
+        tuple(method.ins),
+        tuple(method.outs),
+        members=(method.name,),
+        documentation=method.documentation,
+    )
+
+
+def _property(scope: Scope, site: _Site) -> Callee | None:
+    known = _accessible(scope, site, "read")
+    if known is None:
+        return None
+    return Callee(
+        _target(site, PROPERTIES, "Get", "ss", "v"),
+        site.interface,
+        outs=(Argument(known.name, known.type),),
+        accessed=known,
+        members=(known.name,),
+        documentation=known.documentation,
+    )
+
+
+def _set_property(scope: Scope, site: _Site) -> Callee | None:
+    known = _accessible(scope, site, "write")
+    if known is None:
+        return None
+    return Callee(
+        _target(site, PROPERTIES, "Set", "ssv", ""),
+        site.interface,
+        ins=(Argument("value", known.type, known.documentation),),
+        accessed=known,
+        members=(known.name,),
+        documentation=known.documentation,
+    )
+
+
+def _all_properties(_scope: Scope, site: _Site) -> Callee | None:
+    return Callee(
+        _target(site, PROPERTIES, "GetAll", "s", "a{sv}"),
+        site.interface,
+        outs=(Argument("properties", parse_one("a{sv}")),),
+        record=True,
+        members=_readable(site.interface),
+        documentation=site.interface.documentation,
+    )
+
+
+def _managed_objects(scope: Scope, site: _Site) -> Callee | None:
+    key = None
+    if scope.says("key"):
+        key = _accessible(scope.at("key"), site, "read")
+        if key is None:
+            return None
+        if not _is_key(key.type):
+            scope.at("key").fail(f"'{key.name} {key.type}' cannot be a key: text or a whole number is needed")
+            return None
+    return Callee(
+        _target(site, OBJECT_MANAGER, "GetManagedObjects", "", "a{oa{sa{sv}}}"),
+        site.interface,
+        outs=(Argument("objects", parse_one("a{oa{sa{sv}}}")),),
+        objects=True,
+        key=key,
+        members=_readable(site.interface),
+        documentation=site.interface.documentation,
+    )
+
+
+_KINDS: Mapping[str, Callable[[Scope, _Site], Callee | None]] = {
+    "member": _member,
+    "property": _property,
+    "set_property": _set_property,
+    "all_properties": _all_properties,
+    "managed_objects": _managed_objects,
+}
+
+
+def _target(site: _Site, interface: str, member: str, signature: str, reply_signature: str) -> Target:
+    return Target(site.bus_name, site.object_path, interface, member, signature, reply_signature)
+
+
+def _is_key(kind: Type) -> bool:
+    return kind.code in "sogynqiuxt"
+
+
+def _readable(interface: Interface) -> tuple[str, ...]:
+    return tuple(name for name, known in interface.properties.items() if known.access != "write")
+
+
+def _accessible(scope: Scope, site: _Site, access: str) -> Property | None:
+    known = _known(scope, site.interface.properties, "property", site)
+    if known is None or access in known.access:
+        return known
+    words = {"read": "be read", "write": "be written"}
+    scope.fail(f"{site.interface.name}.{known.name} cannot {words[access]}, its access is '{known.access}'")
+    return None
+
+
+def _known(scope: Scope, known: Mapping[str, T], what: str, site: _Site) -> T | None:
+    if scope.data not in known:
+        hint = did_you_mean(scope.data, known) or f" (it has: {one_of(known)})"
+        scope.fail(f"'{scope.data}' is no {what} of {site.interface.name}{hint}")
+    return known.get(scope.data)

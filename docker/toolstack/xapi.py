@@ -1,79 +1,26 @@
-"""org.xen.xcp.xapi: the pool's front; sessions, and objects for pool, hosts and VMs. xenopsd runs what it starts."""
+"""org.xen.xcp.xapi: the pool's front: objects for pool, hosts and VMs. xenopsd runs what it starts."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
-from dataclasses import field as member
 from typing import Any
 
 import sample
 from dbus_next.service import ServiceInterface, method, signal
 from sample import NULL_REF, ref
 from service import NAMES, ROOT, Bus, Error, Record, Service1, element, field, run
+from sessions import Session1
 
 PATH = f"{ROOT}/xapi"
 XENOPSD = f"{NAMES}.xenopsd"
+NO_MEMORY = f"{NAMES}.Error.CannotFreeThisMuchMemory"
 OPERATIONS = {  # power state -> what can be done in it
     "Halted": ["start", "start_on", "destroy", "changing_static_range"],
     "Running": ["pause", "clean_shutdown", "hard_shutdown", "suspend"],
     "Paused": ["unpause", "hard_shutdown"],
     "Suspended": ["resume", "hard_shutdown"],
 }
-
-
-@dataclass
-class Session:
-    """One open session; times are Unix seconds."""
-
-    user: str
-    created: int = member(default_factory=lambda: int(time.time()))
-    last_active: int = member(default_factory=lambda: int(time.time()))
-
-
-class Session1(Record):
-    """Who is logged in."""
-
-    Open = field("Open", "u")
-
-    def __init__(self) -> None:
-        super().__init__("xapi.Session1", Open=0)
-        self.sessions: dict[str, Session] = {}
-
-    @method()
-    def Login(self, user: "s", password: "s") -> "s":
-        if (user, password) != (sample.USER, sample.PASSWORD):
-            raise Error("AuthenticationFailed", "s", user)
-        session = ref(str(uuid.uuid4()))
-        self.sessions[session] = Session(user)
-        self.put(Open=len(self.sessions))
-        return session
-
-    @method()
-    def Logout(self, session: "s"):
-        user = self._find(session).user
-        del self.sessions[session]
-        self.put(Open=len(self.sessions))
-        self.Closed(user)
-
-    @method()
-    def Check(self, session: "s"):
-        self._find(session).last_active = int(time.time())
-
-    @method()
-    def Stat(self, session: "s") -> "sbxx":
-        found = self._find(session)
-        return [found.user, found.user == sample.USER, found.created, found.last_active]
-
-    @signal()
-    def Closed(self, user: str) -> "s":
-        return user
-
-    def _find(self, session: str) -> Session:
-        if session not in self.sessions:
-            raise Error("SessionInvalid", "s", session)
-        return self.sessions[session]
 
 
 class Object(Record):
@@ -291,7 +238,12 @@ class VM1(Object):
 
     async def _ask(self, member: str, signature: str = "", *arguments: Any) -> list[Any]:
         path = f"{ROOT}/xenopsd/vm/{element(self.values['Uuid'])}"
-        return await self.pool.bus.ask(XENOPSD, path, f"{XENOPSD}.VM1.{member}", signature, *arguments)
+        try:
+            return await self.pool.bus.ask(XENOPSD, path, f"{XENOPSD}.VM1.{member}", signature, *arguments)
+        except Error as error:
+            if error.type != NO_MEMORY:
+                raise
+            raise Error("HostNotEnoughFreeMemory", "xx", *(kib * sample.KIB for kib in error.arguments)) from None
 
     def _expect(self, state: str) -> None:
         if self.values["PowerState"] != state:

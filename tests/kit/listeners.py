@@ -1,0 +1,45 @@
+"""An HTTP listener with one endpoint behind every path, and a connection to it; knows no protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TypedDict, Unpack
+
+from adapters.transports.http import DEFAULT_LIMITS, FramingFaults, HttpLimits, Transport
+from gateway.core.ports import Endpoint
+from tests.kit.clients import Wire, connect
+from tests.kit.endpoints import Echo
+
+LOCAL = "tcp:127.0.0.1:0"
+
+
+class Options(TypedDict, total=False):
+    framing_faults: FramingFaults
+    headers: Mapping[str, str]
+    on_cut: Callable[[str], object]
+
+
+@asynccontextmanager
+async def running(
+    endpoint: Endpoint | None = None,
+    limits: HttpLimits = DEFAULT_LIMITS,
+    **options: Unpack[Options],
+) -> AsyncIterator[str]:
+    """A listener with one endpoint behind every path; gives its address."""
+    served = endpoint or Echo()
+    transport = Transport("rpc", [LOCAL], lambda path: served, limits, **options)
+    await transport.start()
+    try:
+        yield transport.addresses[0]
+    finally:
+        await transport.stop(0)
+
+
+@asynccontextmanager
+async def talking(
+    endpoint: Endpoint | None = None, limits: HttpLimits = DEFAULT_LIMITS, **options: Unpack[Options]
+) -> AsyncIterator[Wire]:
+    """The same with one connection to it."""
+    async with running(endpoint, limits, **options) as address, connect(address) as wire:
+        yield wire

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from adapters.transports.http import HttpLimits
+from gateway.core.model import Answer
+from tests.kit.clients import DEADLINE, connect, post
+from tests.kit.endpoints import CONTENT_TYPE, Broken, Echo, Fixed, Waiting
+from tests.kit.listeners import running, talking
+
+GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
+
+
+# Heads
+
+
+async def test_a_connection_that_sends_nothing_is_closed() -> None:
+    told: list[str] = []
+    async with talking(limits=HttpLimits(header_timeout=0.05), on_cut=told.append) as wire:
+        name = wire.name
+        assert (await wire.reply()).status == 408
+        assert await wire.rest() == b""
+    assert told == [f"{name} sent no complete request within 0.05 s"]
+
+
+async def test_a_head_that_drips_is_closed_however_often_it_drips() -> None:
+    async with talking(limits=HttpLimits(header_timeout=0.2)) as wire:
+        await wire.send(post(b"first"))
+        assert (await wire.reply()).body == b"first"
+        await wire.send(b"POST / HTTP/1.1\r\n")
+
+        async def drip() -> None:
+            while True:
+                await wire.send(b"X-Slow: 1\r\n")
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.ensure_future(drip())
+        reply = await wire.reply()
+        dripping.cancel()
+        await asyncio.wait([dripping])
+        assert dripping.cancelled() or isinstance(dripping.exception(), ConnectionError)
+    assert (reply.status, reply.headers["connection"]) == (408, "close")
+
+
+async def test_the_head_timer_does_not_run_while_a_call_is_served_or_the_connection_rests() -> None:
+    waiting = Waiting()
+    limits = HttpLimits(header_timeout=0.05, keepalive_timeout=0.2)
+    async with talking(waiting, limits) as wire:
+        loop = asyncio.get_running_loop()
+        await wire.send(post(b"x"))
+        loop.call_later(0.1, waiting.release.set)
+        assert (await wire.reply()).status == 200
+        answered = loop.time()
+        assert await wire.rest() == b""
+        assert loop.time() - answered > 0.15
+
+
+async def test_an_idle_connection_is_closed_without_a_word() -> None:
+    async with talking(limits=HttpLimits(keepalive_timeout=0.05)) as wire:
+        await wire.send(post(b"x"))
+        assert (await wire.reply()).status == 200
+        assert await wire.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /" + b"x" * 1000 + b" HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: gateway\r\nX-Long: " + b"x" * 1000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: gateway\r\n" + b"X-Part: 1234567890\r\n" * 60 + b"\r\n",
+    ],
+    ids=["path", "one header", "all headers"],
+)
+async def test_a_long_head_is_431_whole_or_in_parts(head: bytes) -> None:
+    async with running(limits=HttpLimits(header_bytes=1000)) as address:
+        async with connect(address) as wire:
+            await wire.send(head)
+            assert (await wire.reply()).status == 431
+        async with connect(address) as wire:
+            await wire.send(head[:-4])
+            assert (await wire.reply()).status == 431
+            assert await wire.rest() == b""
+
+
+async def test_a_long_head_behind_a_waiting_call_is_refused_after_its_answer() -> None:
+    waiting = Waiting()
+    async with talking(waiting, HttpLimits(header_bytes=1000)) as wire:
+        await wire.send(post(b"first"))
+        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await wire.send(post(b"second", "/", *["X-Part: 1234567890"] * 60))
+        waiting.release.set()
+        assert (await wire.reply()).body == b"first"
+        assert (await wire.reply()).status == 431
+        assert await wire.rest() == b""
+
+
+async def test_a_short_head_with_a_long_body_is_no_long_head() -> None:
+    async with talking(limits=HttpLimits(header_bytes=200)) as wire:
+        await wire.send(post(b"x" * 1000) * 2)
+        assert [len((await wire.reply()).body) for _ in range(2)] == [1000, 1000]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"garbage\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"FRAME 000000000100",
+        b"POST / HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/9.9\r\nHost: gateway\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: gateway\r\nA\x00: b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: gateway\r\n folded: b\r\n\r\n",
+        b"POST http://[/ HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        bytes(range(256)),
+    ],
+)
+async def test_garbage_is_answered_with_one_line_that_tells_nothing_of_python(garbage: bytes) -> None:
+    echo = Echo()
+    async with talking(echo) as wire:
+        await wire.send(garbage)
+        reply = await wire.reply()
+        assert await wire.rest() == b""
+    assert (reply.status, reply.body) == (400, b"this is no valid HTTP request\n")
+    assert set(reply.headers) == {"content-type", "date", "content-length", "connection"}
+    assert echo.seen == []
+
+
+async def test_an_upgrade_is_declined_by_serving_the_request() -> None:
+    async with talking() as wire:
+        await wire.send(post(b"a", "/", "Connection: Upgrade", "Upgrade: websocket") + post(b"b"))
+        assert [(await wire.reply()).body for _ in range(2)] == [b"a", b"b"]
+
+
+async def test_a_bug_behind_the_transport_is_500_and_logged_but_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with talking(Broken()) as wire:
+        await wire.send(post(b"x"))
+        reply = await wire.reply()
+        assert await wire.rest() == b""
+    assert (reply.status, reply.body) == (500, b"internal error\n")
+    assert "a secret of ours" in caplog.text
+
+
+# Connections
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with talking() as wire:
+        await wire.send(b"".join(post(b"%d" % n) for n in range(100)))
+        assert [(await wire.reply()).body for _ in range(100)] == [b"%d" % n for n in range(100)]
+
+
+async def test_a_pipelined_request_waits_for_the_one_before() -> None:
+    waiting = Waiting()
+    async with talking(waiting) as wire:
+        await wire.send(post(b"one") + post(b"two"))
+        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        assert waiting.begun.locked()
+        waiting.release.set()
+        assert [(await wire.reply()).body for _ in range(2)] == [b"one", b"two"]
+
+
+@pytest.mark.parametrize(
+    ("version", "header", "stays"),
+    [
+        ("1.1", "", True),
+        ("1.1", "Connection: close\r\n", False),
+        ("1.0", "", False),
+        ("1.0", "Connection: keep-alive\r\n", True),
+    ],
+)
+async def test_a_connection_stays_open_as_its_version_says(version: str, header: str, stays: bool) -> None:
+    request = f"POST / HTTP/{version}\r\nHost: gateway\r\n{header}Content-Length: 1\r\n\r\nx".encode()
+    async with talking() as wire:
+        await wire.send(request)
+        assert (await wire.reply()).status == 200
+        if stays:
+            await wire.send(request)
+            assert (await wire.reply()).status == 200
+        else:
+            assert await wire.rest() == b""
+
+
+async def test_a_client_that_has_sent_its_last_byte_still_gets_its_answers() -> None:
+    async with talking() as wire:
+        await wire.send(post(b"one") + post(b"two"))
+        wire.end()
+        assert [(await wire.reply()).body for _ in range(2)] == [b"one", b"two"]
+        assert await wire.rest() == b""
+
+
+async def test_a_body_that_ends_early_reaches_no_endpoint() -> None:
+    echo = Echo()
+    async with talking(echo) as wire:
+        await wire.send(post(b"hello")[:-1])
+        wire.end()
+        assert (await wire.reply()).status == 400
+        assert await wire.rest() == b""
+    assert echo.seen == []
+
+
+async def test_a_body_that_ends_while_it_is_read_reaches_no_endpoint() -> None:
+    echo = Echo()
+    async with talking(echo) as wire:
+        await wire.send(post(b"hello", "/", "Expect: 100-continue")[:-1])
+        await wire.raw(25)
+        wire.end()
+        assert (await wire.reply()).body == b"invalid_request: the body is broken"
+        assert await wire.rest() == b""
+    assert echo.seen == []
+
+
+async def test_a_call_goes_on_when_its_client_leaves() -> None:
+    waiting = Waiting()
+    async with running(waiting) as address:
+        async with connect(address) as wire:
+            await wire.send(post(b"write this"))
+            await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        async with connect(address) as wire:  # by now the listener has seen the first one leave
+            await wire.send(GET)
+            await wire.reply()
+        waiting.release.set()
+        await asyncio.wait_for(waiting.finished.acquire(), DEADLINE)
+        assert [body for body, _ in waiting.seen] == [b"write this"]
+
+
+async def test_a_client_that_does_not_read_is_cut_off() -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    endpoint = Fixed(Answer(bytes(50_000_000), CONTENT_TYPE))
+    async with talking(endpoint, HttpLimits(write_timeout=0.05), on_cut=told.put_nowait) as wire:
+        await wire.send(post(b"x"))
+        why = await asyncio.wait_for(told.get(), DEADLINE)
+        assert why == f"{wire.name} did not read its answer within 0.05 s"
+        assert len(await wire.rest()) < 50_000_000
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_a_large_answer() -> None:
+    async with talking(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE))) as wire:
+        await wire.send(post(b"x"))
+        assert len((await wire.reply()).body) == 20_000_000
+
+
+async def test_calls_past_the_cap_are_refused_at_once_in_the_clients_protocol() -> None:
+    waiting = Waiting()
+    async with (
+        running(waiting, HttpLimits(max_calls=1)) as address,
+        connect(address) as first,
+        connect(address) as second,
+    ):
+        await first.send(post(b"one"))
+        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await second.send(post(b"two"))
+        reply = await second.reply()
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert reply.body == b"busy: too many calls at once, try again"
+        waiting.release.set()
+        assert (await first.reply()).body == b"one"
+        await second.send(post(b"three"))
+        assert (await second.reply()).body == b"three"
+
+
+async def test_slow_senders_take_no_room_from_calls() -> None:
+    async with (
+        running(limits=HttpLimits(max_calls=1)) as address,
+        connect(address) as slow,
+        connect(address) as quick,
+    ):
+        await slow.send(post(b"slow", "/", "Expect: 100-continue")[:-4])
+        await slow.raw(25)
+        await quick.send(post(b"quick"))
+        assert (await quick.reply()).body == b"quick"
+        await slow.send(b"slow")
+        assert (await slow.reply()).body == b"slow"
+
+
+async def test_connections_past_the_cap_are_told_and_closed_and_room_is_made_again() -> None:
+    async with running(limits=HttpLimits(max_connections=1)) as address:
+        async with connect(address) as first:
+            await first.send(post(b"x"))
+            await first.reply()
+            async with connect(address) as second:
+                reply = await second.reply()
+                assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+                assert await second.rest() == b""
+            await first.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            await first.rest()
+        async with connect(address) as third:
+            await third.send(post(b"x"))
+            assert (await third.reply()).status == 200

@@ -12,7 +12,7 @@ from typing import Self
 
 import structlog
 from adapters.backends.dbus import Backend, Bus
-from adapters.transports.http import HttpLimits
+from adapters.transports.http import HttpLimits, Transport
 
 from adapters.backends import BACKENDS
 from adapters.codecs import CODECS
@@ -22,7 +22,7 @@ from gateway import __version__, config, explain
 from gateway.config import Config, Listener
 from gateway.control.api import CallRequest, Server
 from gateway.core.model import Fault, Limits, Peer, Value
-from gateway.core.ports import Codec, Endpoint, Transport
+from gateway.core.ports import Codec, Endpoint
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Endpoints, Exchange
 from gateway.log import call_log
@@ -30,6 +30,8 @@ from gateway.mapping.compile import build
 from gateway.mapping.live import differences
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import EndpointTable, Table, changes
+
+BUS_PATIENCE = 2.0  # seconds that start waits for the buses
 
 _log = structlog.get_logger("gateway")
 
@@ -69,6 +71,7 @@ class Gateway:
         async with AsyncExitStack() as stack:
             await self.backend.start()
             stack.push_async_callback(self.backend.stop)
+            await self._wait_for_buses()
             await self._control.start()
             stack.push_async_callback(self._control.stop)
             stack.push_async_callback(self._drain)
@@ -80,6 +83,15 @@ class Gateway:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    async def _wait_for_buses(self) -> None:
+        """Give the buses a moment before clients come; a bus that is down keeps nobody from starting."""
+        try:
+            async with asyncio.timeout(BUS_PATIENCE):
+                await self.backend.connected()
+        except TimeoutError:
+            down = [bus.name for bus in self.backend.status() if not bus.connected]
+            _log.warning("started without a bus; its calls are refused until it is there", down=down)
 
     async def _drain(self) -> None:
         grace = self.settings.grace
@@ -203,6 +215,7 @@ class Gateway:
             framing_faults=listener.framing_faults,
             headers=listener.headers,
             socket_mode=int(listener.socket_mode, 8),
+            on_cut=lambda why: _log.info("cut off", listener=name, why=why),
         )
 
 
@@ -328,6 +341,7 @@ async def run(path: Path) -> None:
     async with Gateway(path) as gateway, asyncio.TaskGroup() as tasks:
         reloader = tasks.create_task(_reload_on(reload, gateway))
         await stop.wait()
+        _log.info("stopping", in_flight=gateway.dispatcher.in_flight)
         reloader.cancel()
 
 

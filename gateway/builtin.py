@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from gateway import __version__
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.route import Route
-from gateway.core.signature import Type
+from gateway.core.signature import INTEGER_RANGES, Type
 from gateway.mapping.table import EndpointTable
 
 # The names of XML-RPC's introspection convention (system.methodSignature) for D-Bus types.
@@ -19,17 +19,6 @@ XMLRPC_TYPES: Mapping[str, str] = {
     "d": "double",
     "(": "array",
     "v": "any",
-}
-
-# D-Bus integer types -> their range (D-Bus specification, "Basic types").
-INTEGER_RANGES: Mapping[str, tuple[int, int]] = {
-    "y": (0, 2**8 - 1),
-    "n": (-(2**15), 2**15 - 1),
-    "q": (0, 2**16 - 1),
-    "i": (-(2**31), 2**31 - 1),
-    "u": (0, 2**32 - 1),
-    "x": (-(2**63), 2**63 - 1),
-    "t": (0, 2**64 - 1),
 }
 
 # system.getCapabilities: what each front can do beyond the bare protocol, and where that is specified.

@@ -105,7 +105,7 @@ def check(
         _print_json({"problems": [], "methods": checked.methods, "files": checked.files, "notes": checked.notes})
     else:
         levels = "schema, IDL and the running services" if live else "schema and IDL"
-        out.print(f"{checked.methods} methods in {checked.files} files: no problems ({levels})")
+        out.print(f"{_count(checked.methods, 'method')} in {_count(checked.files, 'file')}: no problems ({levels})")
 
 
 @app.command()

@@ -1,0 +1,152 @@
+"""Sets the stage: private bus, sample toolstack behind its activation, gateway; takes all down again."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.control import client
+
+PATIENCE = 20.0  # seconds for a process to be ready
+
+CONFIG = """\
+[bus.toolstack]
+address  = "{bus}"
+services = ["org.xen.xcp.*"]
+
+[listener.rpc]
+bind = ["tcp:127.0.0.1:{port}", "unix:{directory}/rpc"]
+
+[mappings]
+directories = ["{mappings}"]
+
+[control]
+socket = "{directory}/control"
+
+[log]
+format = "console"
+"""
+
+# What the demo runs that is not ours, and the Debian package that has it.
+PROGRAMS: Mapping[str, str] = {
+    "dbus-daemon": "dbus-daemon",
+    "dbus-monitor": "dbus-bin",
+    "dbus-send": "dbus-bin",
+    "curl": "curl",
+}
+
+
+class StageError(Exception):
+    """The demo cannot start; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything running. `url`: where legacy clients go."""
+
+    directory: Path
+    bus: str
+    url: str
+    unix: Path
+    control: Path
+    config: Path
+    log: Path
+
+
+def material(name: str) -> Path:
+    """Where `mappings`, `toolstack` or `bus` are: in the checkout, or beside an installed gateway."""
+    checkout = Path(__file__).parents[2]
+    installed = Path(sysconfig.get_path("data")) / "share" / "xcp-gateway" / name
+    for place in (checkout / name, checkout / "docker" / name, installed):
+        if place.is_dir():
+            return place
+    raise StageError(f"the folder '{name}' of xcp-gateway is missing: expected {installed}")
+
+
+@contextlib.contextmanager
+def stage(port: int = 0) -> Iterator[Stage]:
+    """Start everything; `port` 0 is any free one. Nothing is left when the block ends."""
+    missing = {package for program, package in PROGRAMS.items() if shutil.which(program) is None}
+    if missing:
+        raise StageError(f"the demo needs more programs: apt-get install {' '.join(sorted(missing))}")
+    with tempfile.TemporaryDirectory(prefix="xcp-demo-") as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
+        address, command = _rendered(directory)
+        stack.enter_context(_process(command, directory / "bus.log"))
+        _wait((directory / "bus").is_socket, "the bus", directory / "bus.log")
+        config = directory / "gateway.toml"
+        config.write_text(
+            CONFIG.format(bus=address, port=port, directory=directory, mappings=material("mappings").resolve())
+        )
+        gateway = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
+        stack.enter_context(_process(gateway, directory / "gateway.log"))
+        listening = _listening(directory / "control", directory / "gateway.log")
+        yield Stage(
+            directory=directory,
+            bus=address,
+            url=f"http://{listening.removeprefix('tcp:')}",
+            unix=directory / "rpc",
+            control=directory / "control",
+            config=config,
+            log=directory / "gateway.log",
+        )
+
+
+def _rendered(directory: Path) -> tuple[str, Sequence[str]]:
+    """Write the bus's configuration; returns its address and the command that starts it."""
+    render = [sys.executable, str(material("bus") / "render.py"), "--dir", str(directory)]
+    done = subprocess.run(
+        [*render, "--toolstack", str(material("toolstack"))], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise StageError(done.stderr.strip())
+    address, command = done.stdout.splitlines()[:2]
+    return address, shlex.split(command)
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], log: Path) -> Iterator[None]:
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=Path(__file__).parents[2])
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(ready: Callable[[], bool], what: str, log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        if time.monotonic() > end:
+            raise StageError(f"{what} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.02)
+
+
+def _listening(control: Path, log: Path) -> str:
+    """Wait until the gateway is ready; returns its first address."""
+    addresses: list[str] = []
+
+    def ready() -> bool:
+        try:
+            status = client.ask(control, "GET", "/v1/status")
+        except client.UnreachableError:
+            return False
+        addresses[:] = status["listening"]
+        return bool(status["ready"])
+
+    _wait(ready, "the gateway", log)
+    return addresses[0]

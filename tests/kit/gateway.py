@@ -1,0 +1,146 @@
+"""A gateway for a test: its config and mapping files in a folder, and the real process with its log."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+# The toy service of tests/kit/services.py, as IDL and mapping.
+TOY_IDL = """\
+<node>
+  <interface name="org.example.Toy1">
+    <method name="Echo"><arg name="text" type="s" direction="in"/><arg name="same" type="s" direction="out"/></method>
+    <method name="Label"><arg name="label" type="s" direction="out"/></method>
+    <method name="Hold"><arg name="word" type="s" direction="out"/></method>
+    <method name="Held"><arg name="count" type="u" direction="out"/></method>
+    <method name="Release"><arg name="count" type="u" direction="out"/></method>
+    <method name="Hang"/>
+    <method name="Leave"/>
+  </interface>
+</node>
+"""
+
+TOY_MAPPING = """\
+mapping: 1
+service: toy
+dbus: {bus_name: org.example.toy, object_path: /org/example/toy, interface: org.example.Toy1, idl: toy.xml}
+expose:
+  - {listener: rpc, path: /RPC2, codec: xmlrpc, dialect: plain}
+  - {listener: rpc, path: /jsonrpc, codec: jsonrpc, dialect: plain}
+defaults: {timeout: 10s, effect: read}
+methods:
+  echo: {member: Echo, params: [text]}
+  label: {member: Label}
+  hold: {member: Hold}
+  held: {member: Held}
+  release: {member: Release}
+  hang: {member: Hang, timeout: 100ms}
+  leave: {member: Leave, effect: write}
+"""
+
+CONFIG = """\
+{buses}
+[listener.rpc]
+bind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]
+[mappings]
+directories = ["mappings"]
+[control]
+socket = "{folder}/control"
+[log]
+format = "json"
+"""
+
+
+class Folder:
+    """Where a gateway's config (`config`) and mapping files (`mappings`) stand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "gateway.toml"
+        self.mappings = path / "mappings"
+        self.control = path / "control"
+        self.mappings.mkdir(exist_ok=True)
+        (self.mappings / "toy.xml").write_text(TOY_IDL)
+        self.mapping(TOY_MAPPING)
+
+    def mapping(self, text: str) -> None:
+        """Write the toy service's mapping file."""
+        (self.mappings / "toy.yaml").write_text(text)
+
+    def buses(self, buses: Mapping[str, tuple[str, str]]) -> None:
+        """Write the config: bus name in the config -> (address, pattern of services)."""
+        sections = (
+            f'[bus.{name}]\naddress = "{address}"\nservices = ["{services}"]\n'
+            for name, (address, services) in buses.items()
+        )
+        self.config.write_text(CONFIG.format(buses="".join(sections), folder=self.path))
+
+
+class Process:
+    """A running `xcp-gateway run`. `lines` is its log so far; `wait_for` reads on until an event comes."""
+
+    def __init__(self, config: Path) -> None:
+        command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        self.lines: list[dict[str, Any]] = []
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, event: str, seconds: float = 20.0) -> dict[str, Any]:
+        """The first line of the log whose event starts so."""
+        with self._more:
+            found = self._more.wait_for(lambda: self._find(event) or self._process.poll() is not None, seconds)
+            assert found, f"no '{event}' in {self.lines}"
+        line = self._find(event)
+        assert line is not None, f"ended without '{event}': {self.lines}"
+        return line
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Wait until it has ended, its log read to the end; returns its exit status."""
+        status = self._process.wait(seconds)
+        self._reader.join(seconds)
+        return status
+
+    def end(self) -> None:
+        """Make sure that nothing is left of it."""
+        self._process.kill()
+        self.wait()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def _find(self, event: str) -> dict[str, Any] | None:
+        return next((line for line in self.lines if str(line.get("event", "")).startswith(event)), None)
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for text in self._process.stderr:
+            with self._more:
+                self.lines.append(json.loads(text) if text.startswith("{") else {"event": text.rstrip()})
+                self._more.notify_all()
+        with self._more:
+            self._more.notify_all()
+
+
+@contextmanager
+def gateway_process(config: Path) -> Iterator[Process]:
+    """Run the command until the block ends; it is ready when the block begins."""
+    process = Process(config)
+    try:
+        process.wait_for("ready")
+        yield process
+    finally:
+        process.end()

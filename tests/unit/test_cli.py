@@ -1,0 +1,72 @@
+"""The command without a gateway: help, version, schema, check and routes of files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gateway import __version__
+from gateway.cli import app
+from tests.kit.gateway import TOY_MAPPING, Folder
+
+run = CliRunner()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_version_is_one_line() -> None:
+    assert run.invoke(app, ["version"]).stdout == f"xcp-gateway {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["run", "check", "routes", "call", "demo", "schema", "reload", "status", "version"])
+def test_every_command_has_help(command: str) -> None:
+    shown = run.invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert "Usage" in shown.stdout
+
+
+def test_schema_prints_the_json_schema_of_mapping_files() -> None:
+    schema = json.loads(run.invoke(app, ["schema"]).stdout)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_check_says_what_it_looked_at(folder: Folder) -> None:
+    shown = run.invoke(app, ["check", str(folder.mappings)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout == "7 methods in 1 file: no problems (schema and IDL)\n"
+
+
+def test_check_ends_with_the_first_level_that_failed(folder: Folder) -> None:
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+    assert run.invoke(app, ["check", str(folder.mappings)]).exit_code == 4
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "meber: Echo"))
+    shown = run.invoke(app, ["check", str(folder.mappings)])
+    assert shown.exit_code == 3
+    assert "toy.yaml:9" in shown.stderr
+    assert "1 problem in 1 file" in shown.stderr
+
+
+def test_check_prints_json_for_machines(folder: Folder) -> None:
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+    shown = run.invoke(app, ["check", str(folder.mappings), "--json"])
+    (problem,) = json.loads(shown.stdout)["problems"]
+    assert (problem["level"], problem["line"]) == ("idl", 9)
+    assert problem["place"].startswith("methods.echo")
+
+
+def test_routes_of_files_need_no_gateway(folder: Folder) -> None:
+    rows = json.loads(run.invoke(app, ["routes", str(folder.mappings), "--json"]).stdout)
+    assert {row["method"] for row in rows} == {"echo", "label", "hold", "held", "release", "hang", "leave"}
+    assert rows[0]["target"] == "org.example.toy /org/example/toy org.example.Toy1.Echo"
+
+
+def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
+    shown = run.invoke(app, ["check", "--config", str(tmp_path / "none.toml")])
+    assert shown.exit_code == 2
+    assert "none.toml: cannot be read" in shown.stderr.replace("\n", "")

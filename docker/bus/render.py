@@ -6,8 +6,6 @@ for one user who tries it out; in production name the users:
     render.py --dir /run/xcp --toolstack /opt/xcp/toolstack --toolstack-user xcp-toolstack --gateway-user xcp-gateway
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import pwd

@@ -34,7 +34,7 @@ class Session1(Record):
     def Login(self, user: "s", password: "s") -> "s":
         if (user, password) != (sample.USER, sample.PASSWORD):
             raise Error("AuthenticationFailed", "s", user)
-        session = ref(str(uuid.uuid4()))
+        session = sample.ref(str(uuid.uuid4()))
         self.sessions[session] = Session(user)
         self.put(Open=len(self.sessions))
         return session

@@ -14,6 +14,7 @@ from sessions import Session1
 
 PATH = f"{ROOT}/xapi"
 XENOPSD = f"{NAMES}.xenopsd"
+MOST_VCPUS = 64
 NO_MEMORY = f"{NAMES}.Error.CannotFreeThisMuchMemory"
 OPERATIONS = {  # power state -> what can be done in it
     "Halted": ["start", "start_on", "destroy", "changing_static_range"],
@@ -290,7 +291,7 @@ class Directory1(ServiceInterface):
         least = memory_dynamic_min or memory_static_max
         if not 0 < least <= memory_static_max:
             raise Error("InvalidValue", "ss", "memory_static_max", str(memory_static_max))
-        if vcpus < 1:
+        if not 1 <= vcpus <= MOST_VCPUS:
             raise Error("InvalidValue", "ss", "VCPUs_max", str(vcpus))
         new = VM1(self.pool, str(uuid.uuid4()), name_label, name_description, memory_static_max, least, vcpus)
         new.put(OtherConfig=other_config)

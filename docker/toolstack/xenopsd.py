@@ -73,6 +73,8 @@ class Host:
         self.updates = Updates1()
         self.vms: dict[str, VM1] = {}
         self.last_domid = 0
+        self.login = asyncio.Lock()
+        self.logged_in = False
 
     def find(self, id: str) -> VM1:
         """The VM with this id; raises Error."""
@@ -89,6 +91,15 @@ class Host:
         """Call squeezed."""
         call = f"{NAMES}.squeezed.Memory1.{member}"
         return await self.bus.ask(f"{NAMES}.squeezed", f"{ROOT}/squeezed", call, signature, *arguments)
+
+    async def reserve(self, least: int, greatest: int) -> tuple[str, int]:
+        """Reserve memory (KiB) with squeezed, after logging in once: that drops what an earlier instance left."""
+        async with self.login:
+            if not self.logged_in:
+                await self.memory("Login", "s", SESSION)
+            self.logged_in = True
+        reservation, kib = await self.memory("ReserveMemoryRange", "sxx", SESSION, least, greatest)
+        return reservation, kib
 
     def retarget(self, _path: str, domid: int, kib: int) -> None:
         """Squeezed told a domain to have this much memory."""
@@ -193,8 +204,7 @@ class VM1(Record):
             raise Error("BadPowerState", "ss", states[0], self.values["PowerState"])
 
     async def _build(self) -> None:
-        sizes = self.min // sample.KIB, self.max // sample.KIB
-        reservation, kib = await self.host.memory("ReserveMemoryRange", "sxx", SESSION, *sizes)
+        reservation, kib = await self.host.reserve(self.min // sample.KIB, self.max // sample.KIB)
         domid = self.host.last_domid = self.host.last_domid + 1
         await self.host.memory("TransferReservationToDomain", "ssi", SESSION, reservation, domid)
         self.put(Domids=[domid], Memory=kib * sample.KIB, LastStart=time.time())
@@ -326,7 +336,6 @@ async def start(bus: Bus) -> None:
     interfaces = (Service1("xenopsd", ["suspend", "vbd"], diagnose), host.domains, host.updates, vms, VBDs1(host))
     for interface in interfaces:
         bus.export(PATH, interface)
-    await host.memory("Login", "s", SESSION)
     await bus.watch(f"{NAMES}.squeezed", f"{NAMES}.squeezed.Memory1.TargetChanged", host.retarget)
     for key, name, _description, size, least, vcpus in sample.VMS:
         vms.Add([key, name, size, size, least, vcpus, vcpus, {}])

@@ -1,0 +1,420 @@
+"""The sample toolstack on its own bus, called by another D-Bus implementation: it is what the IDL says, and honest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from dbus_fast import Variant
+
+from gateway.mapping import idl
+from tests.kit import toolstack as kit
+from tests.kit.toolstack import SERVICES, Client, Refusal, Toolstack
+
+pytestmark = pytest.mark.bus
+
+IDL = kit.ROOT / "mappings/idl"
+WEB = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
+SR = "sr/_36f2d1a34_2d77c8_2d4f0b_2d9d3e_2d1c9a5e4b2001"
+VDI = f"{SR}/vdi/_30b9e4c1a_2d3f5d_2d4c52_2d8a76_2dd2e1f0a43001"
+GIB = 1024**3
+GIB_KIB = 1024**2
+
+
+@pytest.fixture
+async def toolstack() -> AsyncIterator[Toolstack]:
+    async with Toolstack() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(toolstack: Toolstack) -> AsyncIterator[Client]:
+    async with toolstack.client() as connected:
+        yield connected
+
+
+async def xapi_vm(client: Client, name: str) -> str:
+    """The path of the VM with this name, below the service's object."""
+    refs = await client.call("xapi", "", "Directory1.GetByNameLabel", "ss", "VM", name)
+    return "vm/" + str(refs[0]).replace(":", "_3a").replace("-", "_2d")
+
+
+# What they are
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_starts_when_it_is_first_called_and_says_who_it_is(client: Client, service: str) -> None:
+    owned = await client.ask_bus("ListNames")
+    assert f"org.xen.xcp.{service}" not in owned
+    await client.call(service, "", "org.freedesktop.DBus.Peer.Ping")
+    who = await client.call(service, "", "org.freedesktop.DBus.Properties.GetAll", "s", "org.xen.xcp.Service1")
+    assert who["Name"].value == service
+    assert who["InstanceId"].value
+    assert who["Since"].signature == "t"
+    assert (await client.call(service, "", "org.xen.xcp.Service1.GetDiagnostics")).endswith("\n")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_what_a_running_service_has_is_what_its_idl_says(client: Client, service: str) -> None:
+    promised = idl.parse((IDL / f"org.xen.xcp.{service}.xml").read_bytes()).interfaces
+    objects = await client.call(service, "", "org.freedesktop.DBus.ObjectManager.GetManagedObjects")
+    if service == "xenopsd":
+        objects = {path: has for path, has in objects.items() if path.endswith("1")}  # they are all alike
+    seen: dict[str, idl.Interface] = {}
+    for path in (f"/org/xen/xcp/{service}", *objects):
+        xml = await client.call(service, path, "org.freedesktop.DBus.Introspectable.Introspect")
+        for name, interface in idl.parse(xml).interfaces.items():
+            if name.startswith("org.xen.xcp."):
+                assert shape(interface) == shape(promised[name])
+                seen[name] = interface
+    assert seen.keys() == promised.keys()
+
+
+def shape(interface: idl.Interface) -> dict[str, Any]:
+    """All that the wire shows of an interface; dbus-next tells no names of out-arguments and of signals' arguments."""
+    return {
+        **{
+            name: ([str(argument) for argument in method.ins], idl.signature(method.outs))
+            for name, method in interface.methods.items()
+        },
+        **{f"{name} property": (str(held.type), held.access) for name, held in interface.properties.items()},
+        **{f"{name} signal": idl.signature(signal.args) for name, signal in interface.signals.items()},
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_everything_in_an_idl_is_documented_and_stands_on_an_object(service: str) -> None:
+    root = ElementTree.parse(IDL / f"org.xen.xcp.{service}.xml").getroot()
+    for element in root.iter():
+        if element.tag in ("interface", "method", "property", "signal", "arg"):
+            notes = {note.get("name"): note.get("value") for note in element.findall("annotation")}
+            assert notes.get("org.gtk.GDBus.DocString"), ElementTree.tostring(element)
+            if element.tag == "interface":
+                assert str(notes["org.xen.xcp.ObjectPath"]).startswith(f"/org/xen/xcp/{service}")
+
+
+async def test_an_object_that_is_not_there_is_said_to_be_unknown(client: Client) -> None:
+    refusal = await client.refusal("xenopsd", "vm/nobody", "VM1.Pause")
+    assert refusal.name == "org.freedesktop.DBus.Error.UnknownObject"
+
+
+BUGGY = """
+from dbus_next.service import ServiceInterface, method
+from service import ROOT, run
+
+class Bug1(ServiceInterface):
+    @method()
+    def Now(self) -> "s":
+        raise RuntimeError("secret")
+
+    @method()
+    async def Later(self) -> "s":
+        raise RuntimeError("secret")
+
+async def start(bus):
+    bus.export(ROOT + "/perfmon", Bug1("org.xen.xcp.perfmon.Bug1"))
+
+run("perfmon", start)
+"""
+
+
+@pytest.mark.parametrize("member", ["Now", "Later"])
+async def test_a_bug_in_a_service_is_told_to_its_log_and_not_to_the_caller(
+    client: Client, toolstack: Toolstack, member: str
+) -> None:
+    environment = {**toolstack.env, "PYTHONPATH": str(kit.ROOT / "docker/toolstack")}
+    owned = "type='signal',member='NameOwnerChanged',arg0='org.xen.xcp.perfmon'"
+    async with client.signals(owned) as changes:
+        buggy = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", BUGGY, "--address", toolstack.address), env=environment, stderr=subprocess.PIPE
+        )
+        await asyncio.wait_for(changes.get(), kit.PATIENCE)
+    refusal = await client.refusal("perfmon", "", f"Bug1.{member}")
+    buggy.terminate()
+    _, log = await buggy.communicate()
+    assert refusal.body == ["internal error"]
+    assert b"secret" in log
+
+
+# VMs
+
+
+async def test_a_started_vm_runs_in_a_domain_and_its_memory_is_gone_from_the_host(client: Client) -> None:
+    free = await client.get("squeezed", "", "Memory1", "FreeKib")
+    vm = await xapi_vm(client, "web")
+    async with client.signals("type='signal',sender='org.xen.xcp.xapi',member='PowerStateChanged'") as changes:
+        await client.call("xapi", vm, "VM1.Start", "bb", False, False)
+        assert (await asyncio.wait_for(changes.get(), kit.PATIENCE)).body == ["Halted", "Running"]
+    assert await client.get("xapi", vm, "VM1", "PowerState") == "Running"
+    assert await client.get("xenopsd", WEB, "VM1", "PowerState") == "Running"
+    domid = await client.get("xapi", vm, "VM1", "Domid")
+    assert await client.get("xenopsd", WEB, "VM1", "Domids") == [domid]
+    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free - 2 * GIB_KIB
+    [host] = await client.call("xapi", "", "Directory1.List", "s", "host")
+    assert await client.get("xapi", vm, "VM1", "ResidentOn") == host
+
+
+async def test_a_vm_that_is_shut_down_gives_its_memory_back(client: Client) -> None:
+    free = await client.get("squeezed", "", "Memory1", "FreeKib")
+    vm = await xapi_vm(client, "db")
+    await client.call("xapi", vm, "VM1.Start", "bb", True, False)
+    assert await client.get("xapi", vm, "VM1", "PowerState") == "Paused"
+    await client.call("xapi", vm, "VM1.Unpause")
+    await client.call("xapi", vm, "VM1.CleanShutdown")
+    assert await client.get("xapi", vm, "VM1", "PowerState") == "Halted"
+    assert await client.get("xapi", vm, "VM1", "Domid") == -1
+    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
+
+
+async def test_a_vm_cannot_do_what_its_power_state_does_not_allow(client: Client) -> None:
+    vm = await xapi_vm(client, "web")
+    assert await client.refusal("xapi", vm, "VM1.Pause") == Refusal("BadPowerState", ["Running", "Halted"])
+    starts = [client.answer("xapi", vm, "VM1.Start", "bb", False, False) for _ in range(2)]
+    names = [answer.error_name for answer in await asyncio.gather(*starts)]
+    assert sorted(map(str, names)) == ["None", "org.xen.xcp.Error.BadPowerState"]
+
+
+async def test_a_vm_larger_than_its_host_does_not_start_and_costs_nothing(client: Client) -> None:
+    free = await client.get("squeezed", "", "Memory1", "FreeKib")
+    vm = await xapi_vm(client, "archive")
+    refusal = await client.refusal("xapi", vm, "VM1.Start", "bb", False, False)
+    assert refusal == Refusal("HostNotEnoughFreeMemory", [64 * GIB, free * 1024])
+    assert await client.get("xapi", vm, "VM1", "PowerState") == "Halted"
+    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
+
+
+async def test_xapi_sees_what_others_do_to_its_vms(client: Client) -> None:
+    vm = await xapi_vm(client, "web")
+    await client.call("xenopsd", WEB, "VM1.Start", "b", False)
+    assert await client.get("xapi", vm, "VM1", "PowerState") == "Running"
+    await client.call("xenopsd", WEB, "VM1.Suspend")
+    assert await client.get("xapi", vm, "VM1", "PowerState") == "Suspended"
+    assert await client.get("xapi", vm, "VM1", "Domid") == -1
+
+
+async def test_xapi_and_squeezed_learn_after_a_restart_what_runs(client: Client, toolstack: Toolstack) -> None:
+    vm = await xapi_vm(client, "web")
+    await client.call("xapi", vm, "VM1.Start", "bb", False, False)
+    free = await client.get("squeezed", "", "Memory1", "FreeKib")
+    await toolstack.restart("xapi")
+    await toolstack.restart("squeezed")
+    assert await client.get("xapi", vm, "VM1", "PowerState") == "Running"
+    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
+
+
+async def test_domains_end_with_xenopsd_and_everybody_knows(client: Client, toolstack: Toolstack) -> None:
+    free = await client.get("squeezed", "", "Memory1", "FreeKib")
+    vm = await xapi_vm(client, "web")
+    await client.call("xapi", vm, "VM1.Start", "bb", False, False)
+    await toolstack.kill("xenopsd")
+    assert await client.get("xapi", vm, "VM1", "PowerState") == "Halted"
+    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
+    await client.call("xapi", vm, "VM1.Start", "bb", False, False)
+    assert await client.get("xenopsd", WEB, "VM1", "PowerState") == "Running"
+
+
+async def test_a_vm_is_made_found_renamed_and_destroyed(client: Client) -> None:
+    made = ("new", "", 1 * GIB, 0, 1, {"owner": "me"})
+    ref = await client.call("xapi", "", "Directory1.CreateVM", "ssxxxa{ss}", *made)
+    vm = await xapi_vm(client, "new")
+    assert await client.get("xapi", vm, "VM1", "Ref") == ref
+    add = ("xapi", vm, "VM1.AddToOtherConfig", "ss", "owner", "you")
+    assert await client.refusal(*add) == Refusal("MapDuplicateKey", ["VM", "other_config", ref, "owner"])
+    name = ("org.xen.xcp.xapi.VM1", "NameLabel", Variant("s", "newer"))
+    await client.call("xapi", vm, "org.freedesktop.DBus.Properties.Set", "ssv", *name)
+    assert await xapi_vm(client, "newer") == vm
+    await client.call("xapi", vm, "VM1.Destroy")
+    assert ref not in await client.call("xapi", "", "Directory1.List", "s", "VM")
+    uuid = ref.removeprefix("OpaqueRef:")
+    assert await client.refusal("xapi", "", "Directory1.GetByUuid", "ss", "VM", uuid) == Refusal(
+        "UuidInvalid", ["VM", uuid]
+    )
+
+
+async def test_a_session_is_open_until_it_is_closed(client: Client) -> None:
+    bad = await client.refusal("xapi", "", "Session1.Login", "ss", "root", "guess")
+    assert bad == Refusal("AuthenticationFailed", ["root"])
+    session = await client.call("xapi", "", "Session1.Login", "ss", "root", "xenroot")
+    await client.call("xapi", "", "Session1.Check", "s", session)
+    await client.call("xapi", "", "Session1.Logout", "s", session)
+    assert await client.refusal("xapi", "", "Session1.Check", "s", session) == Refusal("SessionInvalid", [session])
+
+
+async def test_a_disk_is_plugged_into_a_domain_and_goes_with_it(client: Client) -> None:
+    web = await client.get("xenopsd", WEB, "VM1", "Id")
+    vbd = [[web, "xvda"], "disk-1", True, {"weight": Variant("x", 5)}]
+    await client.call("xenopsd", "", "VBDs1.Add", "((ss)sba{sv})", vbd)
+    plug = ("xenopsd", "", "VBDs1.Plug", "(ss)", [web, "xvda"])
+    assert (await client.refusal(*plug)).name == "BadPowerState"
+    await client.call("xenopsd", WEB, "VM1.Start", "b", False)
+    await client.call(*plug)
+    assert await client.refusal(*plug) == Refusal("DeviceIsConnected", ["xvda"])
+    await client.call("xenopsd", WEB, "VM1.Shutdown", "d", 0.0)
+    unplug = ("xenopsd", "", "VBDs1.Unplug", "(ss)b", [web, "xvda"], False)
+    assert await client.refusal(*unplug) == Refusal("DeviceNotConnected", ["xvda"])
+
+
+# Memory
+
+
+async def test_reserved_memory_is_gone_until_it_is_given_back(client: Client) -> None:
+    free = await client.get("squeezed", "", "Memory1", "FreeKib")
+    await client.call("squeezed", "", "Memory1.Login", "s", "test")
+    reservation = await client.call("squeezed", "", "Memory1.ReserveMemory", "sx", "test", 4096)
+    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free - 4096
+    await client.call("squeezed", "", "Memory1.DeleteReservation", "ss", "test", reservation)
+    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
+    again = await client.refusal("squeezed", "", "Memory1.DeleteReservation", "ss", "test", reservation)
+    assert again == Refusal("UnknownReservation", [reservation])
+
+
+async def test_squeezed_says_what_it_cannot_do_and_why(client: Client) -> None:
+    free = await client.get("squeezed", "", "Memory1", "FreeKib")
+    reserve = ("squeezed", "", "Memory1.ReserveMemory", "sx", "test")
+    assert await client.refusal(*reserve, -1) == Refusal("InvalidMemoryValue", ["kib"])
+    assert await client.refusal(*reserve, free + 1) == Refusal("CannotFreeThisMuchMemory", [free + 1, free])
+    query = ("squeezed", "", "Memory1.QueryReservationOfDomain", "si", "test", 77)
+    assert await client.refusal(*query) == Refusal("NoReservation", [])
+
+
+async def test_a_running_vm_is_squeezed_when_memory_is_needed_and_grows_back(client: Client) -> None:
+    await client.call("xenopsd", WEB, "VM1.Start", "b", False)  # 2 GiB, may shrink to 1 GiB
+    [domid] = await client.get("xenopsd", WEB, "VM1", "Domids")
+    needed = await client.get("squeezed", "", "Memory1", "FreeKib") + GIB_KIB
+    reserve = ("squeezed", "", "Memory1.ReserveMemory", "sx", "test", needed)
+    deaf = ("org.xen.xcp.squeezed.Memory1", "UncooperativeDomains")
+    put = ("squeezed", "", "org.freedesktop.DBus.Properties.Set", "ssv", *deaf)
+    await client.call(*put, Variant("ai", [domid]))
+    assert await client.refusal(*reserve) == Refusal("DomainsRefusedToCooperate", [[domid]])
+    await client.call(*put, Variant("ai", []))
+    reservation = await client.call(*reserve)
+    assert await client.get("xenopsd", WEB, "VM1", "Memory") == GIB
+    await client.call("squeezed", "", "Memory1.DeleteReservation", "ss", "test", reservation)
+    await client.call("squeezed", "", "Memory1.BalanceMemory")
+    assert await client.get("xenopsd", WEB, "VM1", "Memory") == 2 * GIB
+
+
+# Disks
+
+
+async def test_a_disk_goes_from_detached_to_activated_and_back_and_nowhere_else(client: Client) -> None:
+    assert await client.refusal("storage", VDI, "VDI1.Detach", "s", "dp") == Refusal(
+        "IllegalTransition", ["detached", "detached"]
+    )
+    ways = await client.call("storage", VDI, "VDI1.Attach", "sb", "dp", True)
+    assert [tag for tag, _ in ways] == ["XenDisk", "BlockDevice"]
+    other = await client.refusal("storage", VDI, "VDI1.Attach", "sb", "other", True)
+    assert other.name == "VdiInUse"
+    await client.call("storage", VDI, "VDI1.Activate", "s", "dp")
+    assert await client.get("storage", VDI, "VDI1", "DataPaths") == {"dp": "activated"}
+    assert (await client.refusal("storage", VDI, "VDI1.Destroy")).name == "VdiInUse"
+    await client.call("storage", VDI, "VDI1.Deactivate", "s", "dp")
+    await client.call("storage", VDI, "VDI1.Detach", "s", "dp")
+    await client.call("storage", VDI, "VDI1.Destroy")
+    assert (await client.refusal("storage", VDI, "VDI1.Stat")).name == "org.freedesktop.DBus.Error.UnknownObject"
+
+
+async def test_a_repository_knows_its_space_and_its_disks(client: Client) -> None:
+    free = await client.get("storage", SR, "SR1", "FreeSpace")
+    create = ("storage", SR, "SR1.CreateVDI", "sstba{ss}")
+    info = await client.call(*create, "small", "", 1, False, {})
+    assert info[8] == 1024**2
+    assert await client.get("storage", SR, "SR1", "FreeSpace") == free - 1024**2
+    refusal = await client.refusal(*create, "huge", "", free, False, {})
+    assert refusal.name == "OutOfSpace"
+    assert refusal.body[1:] == [free, free - 1024**2]
+    assert info[0] in [vdi[0] for vdi in await client.call("storage", SR, "SR1.Scan")]
+    await client.call("storage", SR, "SR1.Detach")
+    assert (await client.refusal("storage", SR, "SR1.Scan")).name == "SrNotAttached"
+
+
+async def test_blocks_written_since_a_snapshot_are_told(client: Client) -> None:
+    snapshot = await client.call("storage", VDI, "VDI1.Snapshot", "s", "before")
+    changed = ("storage", VDI, "VDI1.ListChangedBlocks", "s", snapshot[0])
+    assert not any(await client.call(*changed))
+    await client.call("storage", VDI, "VDI1.Attach", "sb", "dp", True)
+    await client.call("storage", VDI, "VDI1.Activate", "s", "dp")
+    assert any(await client.call(*changed))
+
+
+# Networks
+
+
+async def test_a_bridge_is_made_bonded_and_removed(client: Client) -> None:
+    made = await client.call("networkd", "", "Network1.CreateBridge", "ss(sq)ba{ss}", "br7", "", ["", 0], False, {})
+    assert made == await client.call("networkd", "", "Network1.FindBridge", "s", "br7")
+    add = ("networkd", made, "Bridge1.AddPort", "sassa{ss}", "bond0")
+    await client.call(*add, ["eth0", "eth1"], "", {"mode": "active-backup"})
+    assert await client.call("networkd", made, "Bridge1.GetBonds") == {"bond0": ["eth0", "eth1"]}
+    assert await client.refusal("networkd", made, "Bridge1.Destroy", "b", False) == Refusal(
+        "BridgeInUse", ["br7", ["bond0"]]
+    )
+    await client.call("networkd", made, "Bridge1.Destroy", "b", True)
+    assert "br7" not in await client.call("networkd", "", "Network1.ListInterfaces")
+
+
+async def test_an_interface_has_the_addresses_it_was_given(client: Client) -> None:
+    interface = ("networkd", "interface/eth1")
+    set_ipv4 = (*interface, "Interface1.SetIpv4", "sa(sy)s")
+    await client.call(*set_ipv4, "Static4", [["198.51.100.7", 24]], "")
+    assert await client.get(*interface, "Interface1", "Addresses") == [("198.51.100.7", 24)]
+    wrong = await client.refusal(*set_ipv4, "Static4", [["198.51.100.777", 24]], "")
+    assert wrong == Refusal("InvalidValue", ["addresses", "198.51.100.777/24"])
+    statistics = await client.call("networkd", "", "Network1.GetStatistics")
+    assert statistics["eth1"][4] is True
+    await client.call(*interface, "Interface1.BringDown")
+    statistics = await client.call("networkd", "", "Network1.GetStatistics")
+    assert tuple(statistics["eth1"]) == (0, 0, 0, 0, False)
+
+
+# Alerts
+
+
+async def test_an_alert_is_raised_once_when_a_vm_is_too_busy(client: Client) -> None:
+    vm = await xapi_vm(client, "web")
+    ref = await client.get("xapi", vm, "VM1", "Ref")
+    await client.call("perfmon", "", "Alerts1.SetRules", "sa(sdsuny)", ref, [["cpu_usage", 0.5, "high", 3600, 0, 2]])
+    assert await client.call("perfmon", "", "Alerts1.Refresh") == 0
+    await client.call("xapi", vm, "VM1.Start", "bb", False, False)
+    async with client.signals("type='signal',sender='org.xen.xcp.perfmon',member='AlertRaised'") as alerts:
+        assert await client.call("perfmon", "", "Alerts1.Refresh") == 1
+        assert (await asyncio.wait_for(alerts.get(), kit.PATIENCE)).body == [1, ref, "cpu_usage", 0.75, "high", 2]
+    assert await client.call("perfmon", "", "Alerts1.Refresh") == 0
+    assert len(await client.call("perfmon", "", "Alerts1.ListAlerts")) == 1
+    await client.call("perfmon", "", "Alerts1.Acknowledge", "t", 1)
+    assert await client.refusal("perfmon", "", "Alerts1.Acknowledge", "t", 1) == Refusal("NotFound", ["alert", "1"])
+
+
+# The processes
+
+
+async def test_services_end_with_their_bus() -> None:
+    async with Toolstack() as toolstack:
+        for service in SERVICES:
+            await toolstack.start(service)
+        pids = [await toolstack.pid(service) for service in SERVICES]
+        assert all(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not [pid for pid in pids if _runs(pid)]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+
+
+async def test_a_restarted_service_is_another_instance(client: Client, toolstack: Toolstack) -> None:
+    before = await client.get("storage", "", "org.xen.xcp.Service1", "InstanceId")
+    pid = await toolstack.pid("storage")
+    await toolstack.restart("storage")
+    assert await toolstack.pid("storage") != pid
+    assert await client.get("storage", "", "org.xen.xcp.Service1", "InstanceId") != before

@@ -12,7 +12,7 @@ from typing import TypeVar
 from xml.etree.ElementTree import Element
 
 from adapters.codecs.xmlrpc_reader import bad, children, items_of, name_and_value, only_child, repeated, text_of, value
-from adapters.codecs.xmlrpc_writer import INT, Unwritable, check_characters, escape, visible, write
+from adapters.codecs.xmlrpc_writer import INT_MAX, INT_MIN, Unwritable, check_characters, escape, visible, write
 from adapters.codecs.xmlrpc_xml import Refused, short, shown, tree
 from gateway.core import ports
 from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
@@ -189,7 +189,7 @@ def _checked_method(method: object) -> str:
 
 def _multicall_items(params: Sequence[Element]) -> Element:
     if len(params) != 1:
-        raise bad(f"$.params: expected one array of calls, got {len(params)} parameters")
+        raise bad(f"expected one array of calls, got {len(params)} parameters", "$.params")
     try:
         return items_of(only_child(params[0], "array"))
     except Refused as refused:
@@ -206,7 +206,7 @@ def _item_frame(item: Element) -> tuple[str, Element]:
     found = dict(members)
     method = _checked_method(value(found["methodName"], 0))
     if method == MULTICALL:
-        raise bad(f".methodName: {MULTICALL} cannot stand in itself")
+        raise bad(f"{MULTICALL} cannot stand in itself", ".methodName")
     return method, found["params"]
 
 
@@ -235,7 +235,7 @@ def _write_fault(fault: Fault) -> bytes:
 
 
 def _number(fault: Fault) -> int:
-    if fault.code in NAMED and _NUMBER(fault.name) and int(fault.name) in INT:
+    if fault.code in NAMED and _NUMBER(fault.name) and INT_MIN <= int(fault.name) <= INT_MAX:
         return int(fault.name)
     return FAULT_CODES[fault.code]
 

@@ -29,9 +29,9 @@ _DATE = re.compile(
 ).fullmatch
 
 
-def bad(what: str) -> Refused:
+def bad(what: str, *steps: str) -> Refused:
     """A value that is not what its element says."""
-    return Refused(FaultCode.INVALID_PARAMS, what)
+    return Refused(FaultCode.INVALID_PARAMS, what, *steps)
 
 
 def children(element: Element, *tags: str, optional: int = 0) -> list[Element]:

@@ -16,8 +16,8 @@ from typing import Any
 
 from gateway.core.model import Value
 
-INT = range(-(2**31), 2**31)
-I8 = range(-(2**63), 2**63)
+INT_MIN, INT_MAX = -(2**31), 2**31 - 1
+I8_MIN, I8_MAX = -(2**63), 2**63 - 1
 
 # XML 1.0, section 2.2: what no document can carry, not even as a reference.
 _UNCARRIABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -89,7 +89,7 @@ def _locate(value: object) -> tuple[str, str] | None:
             return _first((f"[{at}]", item) for at, item in enumerate(value))
         if isinstance(value, dict):
             for name in value:
-                check_characters(_name(name))
+                _check_name(name)
             return _first((f".{name}", member) for name, member in value.items())
         check_characters(WRITERS[type(value)](value))
     except Unwritable as unwritable:
@@ -119,8 +119,17 @@ def _struct(members: dict[str, Value]) -> str:
 
 def _name(name: object) -> str:
     if not isinstance(name, str):
-        raise Unwritable(f"expected text as the name of a member, got {type(name).__name__}")
+        raise Unwritable("not text")  # _check_name says it in full
     return name if name.isidentifier() else escape(name)
+
+
+def _check_name(name: object) -> None:
+    try:
+        if not isinstance(name, str):
+            raise Unwritable(f"expected text, got {type(name).__name__}")  # noqa: TRY301 - both get the same preface
+        check_characters(name)
+    except Unwritable as unwritable:
+        raise Unwritable(f"name of a member: {unwritable}") from None
 
 
 def _string(text: str) -> str:
@@ -130,9 +139,9 @@ def _string(text: str) -> str:
 
 
 def _integer(number: int) -> str:
-    if number in INT:
+    if INT_MIN <= number <= INT_MAX:
         return f"<value><int>{number:d}</int></value>"
-    if number in I8:
+    if I8_MIN <= number <= I8_MAX:
         return f"<value><i8>{number:d}</i8></value>"
     raise Unwritable(f"expected an integer of 64 bits, got one of {number.bit_length() + 1}")
 

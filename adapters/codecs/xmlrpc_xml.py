@@ -24,7 +24,7 @@ ENCODINGS: Mapping[bytes, tuple[str, ...]] = {
 
 # expat's error numbers (XML_ERROR_*) in words for whoever wrote the message.
 PROBLEMS: Mapping[int, str] = {
-    3: "the message ends before its last element is closed",
+    3: "the message ends too early",
     4: "a character that may not stand here",
     5: "the message ends inside a tag, or a tag is not closed",
     6: "the message ends inside a character",
@@ -50,11 +50,11 @@ _MOST_MARKUP = 8  # "<" that one value needs at most: member, name, value and it
 class Refused(Exception):  # noqa: N818 - no error of ours: it carries a fault up to where the codec returns it
     """What is wrong with a message; the place is put together while the readers return."""
 
-    def __init__(self, code: FaultCode, what: str) -> None:
+    def __init__(self, code: FaultCode, what: str, *steps: str) -> None:
         super().__init__(what)
         self.code = code
         self.what = what
-        self.steps: list[str] = []  # innermost first: "[3]", ".name", "$"
+        self.steps = list(steps)  # innermost first: "[3]", ".name", "$"
 
     def __str__(self) -> str:
         place = "".join(reversed(self.steps))

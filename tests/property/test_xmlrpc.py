@@ -1,0 +1,176 @@
+"""XML-RPC: what goes out comes back equal, the standard library agrees, and no bytes can do harm."""
+
+from __future__ import annotations
+
+import math
+import xmlrpc.client
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.codecs.xmlrpc import FAULT_CODES, Codec
+from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Reply, Value
+from tests.kit.exactly import exactly
+from tests.kit.values import anything
+from tests.unit.codecs.hostile_xmlrpc import REFUSED
+
+CODEC = Codec(Limits(body=10**6, elements=2000))
+ONE = Envelope((Call("m"),))
+
+FORBIDDEN = "".join(map(chr, [*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF]))  # XML 1.0, section 2.2
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=FORBIDDEN), max_size=20)
+METHODS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1)
+ZONES = st.none() | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+LEAVES: st.SearchStrategy[Value] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    TEXTS,
+    st.binary(max_size=60),
+    st.datetimes(timezones=ZONES),
+)
+
+
+def _containers(inner: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
+    return st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4)
+
+
+VALUES = st.recursive(LEAVES, _containers, max_leaves=15)
+CALLS = st.builds(
+    Call, METHODS.filter(lambda method: method != "system.multicall"), st.lists(VALUES, max_size=4).map(tuple)
+)
+
+quick = settings(max_examples=150, deadline=None)
+
+
+@quick
+@given(CALLS)
+def test_a_call_comes_back_as_it_was_sent(call: Call) -> None:
+    assert exactly(CODEC.decode(CODEC.encode_call(call))) == exactly(Envelope((call,)))
+
+
+@quick
+@given(VALUES)
+def test_a_reply_comes_back_as_it_was_sent(value: Value) -> None:
+    assert exactly(CODEC.decode_outcome(CODEC.encode(ONE, [Reply(value)]))) == exactly(Reply(value))
+
+
+@quick
+@given(st.lists(CALLS, max_size=4), st.data())
+def test_a_batch_comes_back_call_by_call_and_reply_by_reply(calls: list[Call], data: st.DataObject) -> None:
+    items: list[Value] = [{"methodName": call.method, "params": list(call.params)} for call in calls]
+    envelope = CODEC.decode(CODEC.encode_call(Call("system.multicall", (items,))))
+    assert exactly(envelope) == exactly(Envelope(tuple(calls), batch=True))
+    values = [data.draw(VALUES) for _ in calls]
+    answer = CODEC.decode_outcome(CODEC.encode(envelope, [Reply(value) for value in values]))
+    assert exactly(answer) == exactly(Reply([[value] for value in values]))
+
+
+@quick
+@given(
+    st.sampled_from(FaultCode),
+    TEXTS,
+    st.sampled_from(["", "1", "-32500", "99", "A_B", "a.b", "odd name"]) | TEXTS,
+)
+def test_a_fault_keeps_its_message_whatever_its_name(code: FaultCode, message: str, name: str) -> None:
+    fault = CODEC.decode_outcome(CODEC.encode(ONE, [Fault(code, message, name=name)]))
+    assert isinstance(fault, Fault)
+    assert fault.message == message
+    assert fault.name in ("", name)
+
+
+@quick
+@given(anything())
+def test_any_value_is_either_carried_exactly_or_refused_with_its_place(value: Value) -> None:
+    outcome = CODEC.decode_outcome(CODEC.encode(ONE, [Reply(value)]))
+    if isinstance(outcome, Reply):
+        assert exactly(outcome.value) == exactly(value)
+    else:
+        assert outcome.code is FaultCode.UNREPRESENTABLE
+        assert outcome.message.startswith("$")
+
+
+@quick
+@given(st.binary(max_size=60) | st.text(alphabet='<>/?! &;x"=[]value', max_size=60).map(str.encode))
+def test_any_bytes_give_an_envelope_that_can_be_answered(body: bytes) -> None:
+    _answered(body)
+
+
+@quick
+@given(st.sampled_from(REFUSED), st.data())
+def test_damage_anywhere_gives_an_envelope_that_can_be_answered(case: tuple[str, bytes, Any, Any], data: Any) -> None:
+    body = bytearray(case[1])
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(body)))
+        body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    _answered(bytes(body))
+
+
+def _answered(body: bytes) -> None:
+    envelope = CODEC.decode(body)
+    outcomes = [entry if isinstance(entry, Fault) else Reply(list(entry.params)) for entry in envelope.entries]
+    answer = CODEC.decode_outcome(CODEC.encode(envelope, outcomes))
+    if not envelope.batch:
+        assert exactly(answer) == exactly(outcomes[0])
+    assert isinstance(CODEC.decode_outcome(body), Reply | Fault)
+
+
+# What both can say: a bare CR is not among it (the standard library writes it raw), nor are dates with zones.
+PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=FORBIDDEN + "\r"), max_size=20)
+SHARED = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**31), 2**31 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    PLAIN,
+    st.binary(max_size=60),
+    st.datetimes(datetime(1000, 1, 1)).map(lambda moment: moment.replace(microsecond=0)),  # noqa: DTZ001 - as its own
+)
+
+
+SHARED_VALUES = st.recursive(
+    SHARED, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(PLAIN, inner, max_size=4), max_leaves=15
+)
+
+
+@quick
+@given(st.lists(SHARED_VALUES, max_size=4))
+def test_the_standard_library_reads_what_we_write(values: list[Any]) -> None:
+    params, method = xmlrpc.client.loads(CODEC.encode_call(Call("a.b", tuple(values))), use_builtin_types=True)
+    assert (method, exactly(params)) == ("a.b", exactly(tuple(values)))
+    for value in values:
+        reply, _ = xmlrpc.client.loads(CODEC.encode(ONE, [Reply(value)]), use_builtin_types=True)
+        assert exactly(reply) == exactly((value,))
+
+
+@quick
+@given(st.lists(SHARED_VALUES, max_size=4))
+def test_we_read_what_the_standard_library_writes(values: list[Any]) -> None:
+    body = xmlrpc.client.dumps(tuple(values), "a.b", allow_none=True)
+    assert exactly(CODEC.decode(body.encode())) == exactly(Envelope((Call("a.b", tuple(values)),)))
+    for value in values:
+        reply = xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True)
+        assert exactly(CODEC.decode_outcome(reply.encode())) == exactly(Reply(value))
+
+
+@quick
+@given(st.integers(-(2**31), 2**31 - 1) | st.sampled_from([*FAULT_CODES.values()]), PLAIN | st.just("NAME: x"))
+def test_the_standard_library_reads_our_faults_and_we_read_its(number: int, text: str) -> None:
+    written = xmlrpc.client.dumps(xmlrpc.client.Fault(number, text), methodresponse=True)
+    fault = CODEC.decode_outcome(written.encode())
+    assert isinstance(fault, Fault)
+    with pytest.raises(xmlrpc.client.Fault) as caught:
+        xmlrpc.client.loads(CODEC.encode(ONE, [fault]))
+    assert (caught.value.faultCode, caught.value.faultString) == (number, text)
+
+
+@quick
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_double_is_written_without_an_exponent_and_reads_back_equal(number: float) -> None:
+    text = CODEC.encode(ONE, [Reply(number)]).partition(b"<double>")[2].partition(b"<")[0]
+    assert not {*text} - {*b"-.0123456789"}
+    assert (float(text), math.copysign(1, float(text))) == (number, math.copysign(1, number))

@@ -1,0 +1,185 @@
+"""XML-RPC messages: calls, batches, replies, faults, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from adapters.codecs.xmlrpc import FAULT_CODES, FROM_FAULT_CODE, Codec
+from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
+from tests.kit.exactly import exactly
+from tests.unit.codecs.hostile_xmlrpc import LIMITS, REFUSED, call, truncations
+
+CODEC = Codec()
+ONE = Envelope((Call("m"),))
+
+MULTICALL = CODEC.encode_call(
+    Call("system.multicall", ([{"methodName": "a", "params": [1, "x"]}, {"methodName": "b", "params": []}],))
+)
+
+
+@pytest.mark.parametrize(("body", "code", "words"), [pytest.param(*rest, id=title) for title, *rest in REFUSED])
+def test_a_hostile_body_gets_its_one_fault_and_an_answer(body: bytes, code: FaultCode, words: str) -> None:
+    codec = Codec(LIMITS)
+    envelope = codec.decode(body)
+    (fault,) = envelope.entries
+    assert isinstance(fault, Fault)
+    assert (fault.code, words in fault.message) == (code, True), fault
+    assert codec.decode_outcome(codec.encode(envelope, [fault])) == fault
+
+
+@pytest.mark.parametrize(
+    "body",
+    [call("<value>\u00e9&amp;<!-- c --></value>"), CODEC.encode_call(Call("m", ([{"a": b"x"}, None],))), MULTICALL],
+)
+def test_a_call_cut_short_at_any_byte_is_a_parse_error(body: bytes) -> None:
+    for cut in truncations(body):
+        (fault,) = CODEC.decode(cut).entries
+        assert isinstance(fault, Fault), cut
+        assert fault.code is FaultCode.PARSE_ERROR, cut
+
+
+def test_a_response_cut_short_at_any_byte_is_a_parse_error() -> None:
+    outcomes: list[Outcome] = [Reply({"a": [1, "x"]}), Fault(FaultCode.BUSY, "full")]
+    for outcome in outcomes:
+        for cut in truncations(CODEC.encode(ONE, [outcome])):
+            fault = CODEC.decode_outcome(cut)
+            assert isinstance(fault, Fault), cut
+            assert fault.code is FaultCode.PARSE_ERROR, cut
+
+
+def test_every_fault_code_has_a_number_of_its_own() -> None:
+    assert FAULT_CODES.keys() == set(FaultCode)
+    assert len(FROM_FAULT_CODE) == len(FAULT_CODES)
+
+
+@pytest.mark.parametrize("code", FaultCode)
+@pytest.mark.parametrize("message", ["", "disk: full", ": x", "NAME: a: b", "\u00e9 <&>\r\n"])
+def test_a_fault_comes_back_with_its_code_and_message(code: FaultCode, message: str) -> None:
+    assert CODEC.decode_outcome(CODEC.encode(ONE, [Fault(code, message)])) == Fault(code, message)
+
+
+@pytest.mark.parametrize("code", [FaultCode.APPLICATION, FaultCode.REMOTE])
+@pytest.mark.parametrize("name", ["HANDLE_INVALID", "org.xen.xcp.Error.NotFound"])
+@pytest.mark.parametrize("message", ["", "disk: full", ": x", "no"])
+def test_a_named_fault_comes_back_with_its_name(code: FaultCode, name: str, message: str) -> None:
+    fault = Fault(code, message, name=name)
+    assert CODEC.decode_outcome(CODEC.encode(ONE, [fault])) == fault
+
+
+@pytest.mark.parametrize("name", ["0", "7", "-32604", "2147483647", "-2147483648"])
+def test_a_number_as_name_is_the_fault_code(name: str) -> None:
+    fault = Fault(FaultCode.REMOTE, "a: b", name=name)
+    body = CODEC.encode(ONE, [fault])
+    assert f"<int>{name}</int>".encode() in body
+    assert CODEC.decode_outcome(body) == fault
+
+
+@pytest.mark.parametrize("name", ["2147483648", "007", "+7", "5_0", "\u0667", "-0", "9" * 5000])
+def test_a_name_that_is_no_fault_code_is_not_made_one(name: str) -> None:
+    body = CODEC.encode(ONE, [Fault(FaultCode.APPLICATION, "no", name=name)])
+    assert CODEC.decode_outcome(body) == Fault(FaultCode.APPLICATION, "no")
+
+
+def test_a_colliding_number_still_keeps_the_message_whole() -> None:
+    body = CODEC.encode(ONE, [Fault(FaultCode.APPLICATION, "disk: full", name="1")])
+    assert CODEC.decode_outcome(body) == Fault(FaultCode.APPLICATION, "disk: full")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"faultCode": 1},
+        {"faultCode": "1", "faultString": "x"},
+        {"faultCode": True, "faultString": "x"},
+        {"faultCode": 1, "faultString": 2},
+        {"faultCode": 1, "faultString": "x", "more": 1},
+        "x",
+    ],
+)
+def test_a_malformed_fault_is_a_parse_error(value: Value) -> None:
+    body = CODEC.encode(ONE, [Reply(value)])
+    body = body.replace(b"<params><param>", b"<fault>").replace(b"</param></params>", b"</fault>")
+    fault = CODEC.decode_outcome(body)
+    assert isinstance(fault, Fault)
+    assert fault.code is FaultCode.PARSE_ERROR
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (call("<value/>"), "expected <methodResponse>, got <methodCall>"),
+        (b"<methodResponse/>", "expected <params> in <methodResponse>, got nothing"),
+        (b"<methodResponse><params/></methodResponse>", "expected <param> in <params>, got nothing"),
+        (
+            CODEC.encode(ONE, [Reply(["", 1])]).replace(b"<int>1<", b"<int><"),
+            "$[1]: expected an integer in digits, got ''",
+        ),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_a_parse_error(body: bytes, message: str) -> None:
+    assert CODEC.decode_outcome(body) == Fault(FaultCode.PARSE_ERROR, message)
+
+
+def test_an_answer_over_a_limit_is_told_from_junk() -> None:
+    deep = CODEC.encode(ONE, [Reply([[[1]]])])
+    assert CODEC.decode_outcome(deep) == Reply([[[1]]])
+    assert Codec(Limits(depth=2)).decode_outcome(deep) == Fault(
+        FaultCode.TOO_LARGE, "$[0][0]: nested deeper than is allowed"
+    )
+    assert Codec(Limits(body=20)).decode_outcome(deep) == Fault(
+        FaultCode.TOO_LARGE, f"expected at most 20 bytes, got {len(deep)}"
+    )
+
+
+@pytest.mark.parametrize("depth", [1000, 20_000])
+def test_a_depth_that_python_itself_cannot_read_is_a_fault_whatever_the_limits_say(depth: int) -> None:
+    nested = "<value><array><data>" * depth + "</data></array></value>" * depth
+    codec = Codec(Limits(body=10**7, depth=10**6, elements=10**6))
+    assert codec.decode(call(nested)).entries == (Fault(FaultCode.TOO_LARGE, "nested deeper than can be read"),)
+
+
+def test_a_system_multicall_is_a_batch() -> None:
+    envelope = CODEC.decode(MULTICALL)
+    assert envelope == Envelope((Call("a", (1, "x")), Call("b")), batch=True)
+    outcomes: list[Outcome] = [Reply([1]), Fault(FaultCode.BUSY, "full")]
+    answer = CODEC.decode_outcome(CODEC.encode(envelope, outcomes))
+    assert answer == Reply([[[1]], {"faultCode": FAULT_CODES[FaultCode.BUSY], "faultString": "full"}])
+
+
+def test_the_values_of_a_batch_may_nest_as_deep_as_the_limit_counted_from_the_message() -> None:
+    body = CODEC.encode_call(Call("system.multicall", ([{"methodName": "a", "params": [[1]]}],)))
+    assert Codec(Limits(depth=4)).decode(body).entries == (Call("a", ([1],)),)
+    (fault,) = Codec(Limits(depth=3)).decode(body).entries
+    assert fault == Fault(FaultCode.TOO_LARGE, "$.params[0][0].params[0]: nested deeper than is allowed")
+
+
+def test_a_batch_of_one_is_still_a_batch() -> None:
+    body = CODEC.encode_call(Call("system.multicall", ([{"methodName": "a", "params": []}],)))
+    envelope = CODEC.decode(body)
+    assert CODEC.decode_outcome(CODEC.encode(envelope, [Reply("x")])) == Reply([["x"]])
+
+
+def test_a_call_may_have_any_name_that_can_be_written() -> None:
+    for method in ("a", " a b ", "<&>", "\u00e9.\U0001f600", "system.isAlive:x"):
+        assert CODEC.decode(CODEC.encode_call(Call(method))).entries == (Call(method),)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Call(""), "method: expected text without control characters, got ''"),
+        (Call("a\n"), "method: expected text without control characters, got 'a\\n'"),
+        (Call("a\ud800"), "method: expected characters that XML can carry, got U+D800"),
+        (Call("a", named={"x": 1}), "$.named: expected positional parameters only, XML-RPC has no others"),
+        (Call("a", (1, {"b": [2**63]})), "$.params[1].b[0]: expected an integer of 64 bits, got one of 65"),
+    ],
+)
+def test_a_call_that_cannot_be_carried_names_the_place(wrong: Call, message: str) -> None:
+    with pytest.raises(ValueError, match="expected") as caught:
+        CODEC.encode_call(wrong)
+    assert str(caught.value) == message
+
+
+def test_params_may_be_left_out() -> None:
+    body = b"<methodCall><methodName>m</methodName></methodCall>"
+    assert exactly(CODEC.decode(body)) == exactly(Envelope((Call("m"),)))

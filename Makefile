@@ -14,7 +14,7 @@ check: setup ## what must hold before a commit: format, lint, types, import cont
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q tests/unit
 
 test: check ## check, then all other tests

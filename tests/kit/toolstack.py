@@ -135,6 +135,8 @@ class Toolstack:
 
     def _start_bus(self) -> None:
         bus = render.render(render.Bus(self._directory, **self._options))
+        if bus.switch_user:
+            shutil.chown(self._directory, bus.toolstack_user)  # it is he who makes the socket
         # A session of its own tells us which processes are its children's children.
         with (self._directory / "log").open("w") as log:
             self._daemon = subprocess.Popen(

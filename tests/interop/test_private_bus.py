@@ -1,0 +1,212 @@
+"""The toolstack's own bus, with a real dbus-daemon: who may come in, own, call and look, and what it holds.
+
+Root tries other users out; anybody else tries the same rules from the other side, as the user whom they leave out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbus_fast import Message, MessageType
+from dbus_fast.errors import AuthError
+
+from tests.kit.toolstack import BUS, BUS_PATH, PATIENCE, ROOT, SERVICES, Client, Toolstack, render
+
+pytestmark = pytest.mark.bus
+
+DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+AM_ROOT = os.geteuid() == 0
+ME = render.current_user()
+OTHER = "nobody"
+CALLS = 300  # more than the 128 that a bus allows unless it is told otherwise
+WAVE = 50  # messages that fit into a socket's buffer; dbus-fast gives up a connection whose buffer is full
+
+
+async def request_name(client: Client, name: str) -> str | None:
+    """Try to own a name; returns the error's name."""
+    reply = await client.answer(BUS, BUS_PATH, f"{BUS}.RequestName", "su", name, 4)
+    return reply.error_name
+
+
+async def send_as(user: str | None, toolstack: Toolstack, *words: str) -> tuple[int, str]:
+    """Run dbus-send, as another user if one is given; returns its exit status and what it said."""
+    command = ("dbus-send", f"--bus={toolstack.address}", "--print-reply", *words)
+    options: dict[str, Any] = {"user": user, "extra_groups": []} if user else {}
+    done = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", **options
+    )
+    said, _ = await asyncio.wait_for(done.communicate(), PATIENCE)
+    assert done.returncode is not None
+    return done.returncode, said.decode()
+
+
+# Who may own a name
+
+
+@pytest.mark.parametrize("name", ["org.example.thing", "org.xen.xcp.other", "org.xen.xcp.xapi.more", "org.xen.xcp"])
+async def test_a_name_that_is_not_listed_cannot_be_owned(name: str) -> None:
+    async with Toolstack() as toolstack, toolstack.client() as client:
+        assert await request_name(client, name) == DENIED
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_only_the_user_of_the_toolstack_owns_its_names(service: str) -> None:
+    name = f"org.xen.xcp.{service}"
+    async with Toolstack() as ours, ours.client() as client:
+        assert await request_name(client, name) is None
+    async with Toolstack(toolstack_user=OTHER, gateway_user=ME) as theirs, theirs.client() as client:
+        assert await request_name(client, name) == DENIED
+
+
+# Who may call and send
+
+
+async def test_a_call_to_whom_no_rule_names_is_refused() -> None:
+    async with Toolstack() as toolstack, toolstack.client() as caller, toolstack.client() as somebody:
+        unique_name = str(somebody.bus.unique_name)
+        refusal = await caller.refusal(unique_name, "/", "org.freedesktop.DBus.Peer.Ping")
+        assert refusal.name == DENIED
+        assert await request_name(somebody, "org.xen.xcp.perfmon") is None
+        await caller.call(unique_name, "/", "org.freedesktop.DBus.Peer.Ping")
+
+
+async def test_the_gateway_sends_no_signal() -> None:
+    async with Toolstack(toolstack_user=OTHER, gateway_user=ME) as toolstack:
+        assert await _signal_arrives(toolstack) is False
+    async with Toolstack() as toolstack:
+        assert await _signal_arrives(toolstack) is True
+
+
+async def _signal_arrives(toolstack: Toolstack) -> bool:
+    rule = "type='signal',member='AlertRaised'"
+    signal = Message.new_signal("/x", "org.xen.xcp.perfmon.Alerts1", "AlertRaised", "s", ["false alarm"])
+    async with toolstack.client() as sender, toolstack.client() as listener, listener.signals(rule) as heard:
+        await sender.bus.send(signal)
+        await sender.ask_bus("GetId")  # the bus has handled the signal when it answers this,
+        await listener.ask_bus("GetId")  # and the listener has it when this is answered
+        return not heard.empty()
+
+
+async def test_nobody_changes_what_services_are_started_with() -> None:
+    async with Toolstack() as toolstack, toolstack.client() as client:
+        change = (f"{BUS}.UpdateActivationEnvironment", "a{ss}", {"PYTHONPATH": "/tmp"})
+        assert (await client.refusal(BUS, BUS_PATH, *change)).name == DENIED
+
+
+# Users
+
+
+async def test_a_user_who_is_not_listed_cannot_connect() -> None:
+    if AM_ROOT:
+        async with Toolstack() as toolstack:
+            status, said = await send_as(OTHER, toolstack, f"--dest={BUS}", BUS_PATH, f"{BUS}.GetId")
+            assert status != 0, said
+            assert (await send_as(None, toolstack, f"--dest={BUS}", BUS_PATH, f"{BUS}.GetId"))[0] == 0
+    else:
+        async with Toolstack(toolstack_user=OTHER, gateway_user=OTHER) as toolstack:
+            with pytest.raises((AuthError, EOFError, ConnectionError)):
+                await toolstack.client().__aenter__()
+
+
+async def test_a_gateway_that_is_another_user_calls_and_does_nothing_else() -> None:
+    user = OTHER if AM_ROOT else None
+    service = ("--dest=org.xen.xcp.perfmon", "/org/xen/xcp/perfmon", "org.xen.xcp.Service1.GetDiagnostics")
+    own = (f"--dest={BUS}", BUS_PATH, f"{BUS}.RequestName", "string:org.xen.xcp.xapi", "uint32:4")
+    reload = (f"--dest={BUS}", BUS_PATH, f"{BUS}.ReloadConfig")
+    monitor = (f"--dest={BUS}", BUS_PATH, f"{BUS}.Monitoring.BecomeMonitor", "array:string:", "uint32:0")
+    async with Toolstack(gateway_user=user or ME) as toolstack:
+        status, said = await send_as(user, toolstack, *service)
+        assert (status, "0 alerts" in said) == (0, True), said
+        for refused in (own, reload, monitor) if user else ():
+            status, said = await send_as(user, toolstack, *refused)
+            assert (status, DENIED in said) == (1, True), said
+
+
+async def test_root_starts_a_bus_that_becomes_the_user_of_the_toolstack() -> None:
+    async with Toolstack(toolstack_user=OTHER if AM_ROOT else ME, switch_user=AM_ROOT) as toolstack:
+        async with toolstack.client() as client:
+            uid = await client.ask_bus("GetConnectionUnixUser", "s", BUS)
+        assert (uid == 0) is False
+        assert uid == (65534 if AM_ROOT else os.geteuid())
+
+
+async def test_an_operator_sees_every_message() -> None:
+    async with Toolstack() as toolstack, toolstack.client() as client:
+        monitor = await asyncio.create_subprocess_exec(
+            *("dbus-monitor", "--address", toolstack.address, "member='Ping'"), stdout=subprocess.PIPE
+        )
+        assert monitor.stdout is not None
+        await asyncio.wait_for(monitor.stdout.readuntil(b"NameLost"), PATIENCE)  # what a monitor is told first
+        await client.call("perfmon", "", "org.freedesktop.DBus.Peer.Ping")
+        seen = await asyncio.wait_for(monitor.stdout.readuntil(b"member=Ping"), PATIENCE)
+        monitor.terminate()
+        await monitor.communicate()
+    assert b"destination=org.xen.xcp.perfmon" in seen
+
+
+# Limits
+
+
+async def test_more_calls_wait_on_one_connection_than_a_bus_allows_by_default() -> None:
+    async with Toolstack() as toolstack, toolstack.client() as caller, toolstack.client() as service:
+        assert await request_name(service, "org.xen.xcp.perfmon") is None
+        waiting: list[Message] = []
+        all_there = asyncio.Event()
+
+        def hold(message: Message) -> bool:
+            if message.member != "Hold":
+                return False
+            waiting.append(message)
+            if len(waiting) == CALLS:
+                all_there.set()
+            return True
+
+        service.bus.add_message_handler(hold)
+        calls = []
+        for _ in range(CALLS // WAVE):
+            calls += [asyncio.ensure_future(caller.answer("perfmon", "", "Alerts1.Hold")) for _ in range(WAVE)]
+            await caller.ask_bus("GetId")
+        await asyncio.wait_for(all_there.wait(), PATIENCE)
+        for number, message in enumerate(waiting):
+            await service.bus.send(Message.new_method_return(message))
+            if number % WAVE == 0:
+                await service.ask_bus("GetId")
+        assert {answer.message_type for answer in await asyncio.gather(*calls)} == {MessageType.METHOD_RETURN}
+
+
+# The program that writes it
+
+
+async def test_odd_paths_are_written_so_that_the_bus_reads_them(tmp_path: Path) -> None:
+    odd = tmp_path / 'it\'s "a" <b> & $c'
+    shutil.copytree(ROOT / "docker/toolstack", odd, ignore=shutil.ignore_patterns("__pycache__"))
+    async with Toolstack(toolstack=odd) as toolstack, toolstack.client() as client:
+        await client.call("perfmon", "", "org.freedesktop.DBus.Peer.Ping")
+
+
+def test_the_program_prints_the_address_and_the_command(tmp_path: Path) -> None:
+    program = [sys.executable, str(ROOT / "docker/bus/render.py"), "--dir", str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    address, command = done.stdout.splitlines()
+    assert address == f"unix:path={tmp_path}/bus"
+    assert command == f"dbus-daemon --config-file={tmp_path}/bus.conf --nofork --nopidfile --print-address"
+    assert sorted(path.stem for path in (tmp_path / "services").iterdir()) == sorted(render.BUS_NAMES)
+
+
+def test_a_user_who_does_not_exist_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    # dbus-daemon would start, and leave out the rules that name him.
+    with pytest.raises(render.RenderError, match="there is no user 'xcp-nobody-knows'"):
+        render.render(render.Bus(tmp_path, gateway_user="xcp-nobody-knows"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_service_of_the_idl_is_on_the_bus() -> None:
+    assert {path.stem for path in (ROOT / "mappings/idl").glob("*.xml")} == set(render.BUS_NAMES)
+    assert set(SERVICES) == set(render.SERVICES)

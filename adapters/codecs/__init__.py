@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from adapters.codecs import xmlrpc
+from adapters.codecs import jsonrpc, xmlrpc
 from gateway.core.ports import Codec
 
 CODECS: dict[str, Callable[..., Codec]] = {
     "xmlrpc": xmlrpc.Codec,
+    "jsonrpc": jsonrpc.Codec,
 }

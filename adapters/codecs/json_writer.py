@@ -1,0 +1,143 @@
+"""A neutral value -> JSON as the old servers write it, or a refusal that names the place; knows no JSON-RPC.
+
+Bytes become base64, a dateTime the compact form of XenAPI; NaN and half a surrogate pair are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from math import isfinite
+from types import NoneType
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from gateway.core.model import Value
+from gateway.core.refusal import MarshalError
+
+LongIntegers: TypeAlias = Literal["number", "text"]  # how an integer is written that a double cannot hold exactly
+Write: TypeAlias = Callable[[Value], bytes]
+
+_LARGEST_IN_DOUBLE = 2**53
+_encode = msgspec.json.Encoder().encode
+_moment = re.compile(rb"T[0-9][0-9]:[0-9][0-9]:").search  # in each one that the library writes on its own
+
+
+def write(value: Value) -> bytes:
+    """JSON with exact integers of any size; raises MarshalError and nothing else."""
+    try:
+        text = _encode(value)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return _write_slowly(value, _integer)
+    # The library writes NaN as null and a dateTime in a form of its own.
+    return _write_slowly(value, _integer) if b"null" in text or _moment(text) else text
+
+
+def write_long_as_text(value: Value) -> bytes:
+    """The same, with integers beyond 2**53 as decimal text, for clients whose only number is the double."""
+    return _write_slowly(value, _integer_or_text)
+
+
+WRITERS: Mapping[LongIntegers, Write] = {"number": write, "text": write_long_as_text}
+
+
+def visible(text: str) -> str:
+    """Text for people, with what JSON cannot carry made visible."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _write_slowly(value: Value, integer: Callable[[int], Value]) -> bytes:
+    try:
+        return _encode(_plain(value, integer))
+    except RecursionError:
+        raise MarshalError("fewer nested arrays and structs", None) from None
+
+
+def _plain(value: Any, integer: Callable[[int], Value]) -> Value:
+    """The value in terms that the library writes as they should be."""
+    kind = type(value)
+    if kind is str:
+        return _text(value)
+    if kind is int:
+        return integer(value)
+    if kind is list:
+        return _array(value, integer)
+    if kind is dict:
+        return _struct(value, integer)
+    return _SCALARS.get(kind, _unknown)(value)
+
+
+def _array(items: list[Any], integer: Callable[[int], Value]) -> Value:
+    done: list[Value] = []
+    try:
+        for item in items:
+            done.append(_plain(item, integer))  # noqa: PERF401 - a comprehension would not know where it failed
+    except MarshalError as error:
+        error.at(len(done))
+        raise
+    return done
+
+
+def _struct(members: dict[str, Any], integer: Callable[[int], Value]) -> Value:
+    done: dict[str, Value] = {}
+    name = ""
+    try:
+        for name, item in members.items():
+            done[_text(name)] = _plain(item, integer)
+    except MarshalError as error:
+        error.at(name)
+        raise
+    return done
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise MarshalError("Unicode text without half a surrogate pair", text) from None
+    return text
+
+
+def _integer(number: int) -> Value:
+    try:
+        str(number)
+    except ValueError:  # longer than Python converts
+        raise MarshalError("an integer of reasonable length", number) from None
+    return number
+
+
+def _integer_or_text(number: int) -> Value:
+    _integer(number)
+    return number if abs(number) <= _LARGEST_IN_DOUBLE else str(number)
+
+
+def _finite(number: float) -> Value:
+    if not isfinite(number):
+        raise MarshalError("a finite number", number)
+    return number
+
+
+def _compact(moment: datetime) -> str:
+    """20260131T09:05:00Z; a fraction is written when there is one, no zone when none is known."""
+    text = moment.replace(tzinfo=None).isoformat()
+    zone = moment.isoformat()[len(text) :]
+    return text.replace("-", "") + ("Z" if zone == "+00:00" else zone)
+
+
+def _same(value: Value) -> Value:
+    return value
+
+
+def _unknown(value: Value) -> Value:
+    raise MarshalError("a value that JSON has", value)
+
+
+_SCALARS: Mapping[type, Callable[[Any], Value]] = {
+    NoneType: _same,
+    bool: _same,
+    bytes: _same,
+    float: _finite,
+    datetime: _compact,
+}

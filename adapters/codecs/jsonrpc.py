@@ -1,0 +1,240 @@
+"""JSON-RPC messages <-> envelopes and outcomes; knows no HTTP and no house convention.
+
+2.0 as in https://www.jsonrpc.org/specification; a request without the member `jsonrpc` is a 1.0 one (jsonrpc1.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from adapters.codecs import jsonrpc1
+from adapters.codecs.json_reader import Refused, raw_items, raw_member, read
+from adapters.codecs.json_writer import WRITERS, LongIntegers, visible, write
+from gateway.core import ports
+from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
+from gateway.core.refusal import MarshalError
+
+# error.code: section 5.1 where it has a number, else its range for servers' own (-32099..-32000). An APPLICATION or
+# REMOTE fault whose name is a number is told by that number.
+FAULT_CODES: dict[FaultCode, int] = {
+    FaultCode.PARSE_ERROR: -32700,
+    FaultCode.INVALID_REQUEST: -32600,
+    FaultCode.UNKNOWN_METHOD: -32601,
+    FaultCode.INVALID_PARAMS: -32602,
+    FaultCode.INTERNAL: -32603,
+    FaultCode.REMOTE: -32000,
+    FaultCode.TOO_LARGE: -32001,
+    FaultCode.PARAMETER_COUNT: -32002,
+    FaultCode.ACCESS_DENIED: -32003,
+    FaultCode.NOT_FOUND: -32004,
+    FaultCode.BUSY: -32005,
+    FaultCode.TIMEOUT: -32006,
+    FaultCode.NO_REPLY: -32007,
+    FaultCode.UNREPRESENTABLE: -32008,
+    FaultCode.UNAVAILABLE: -32009,
+    FaultCode.APPLICATION: 1,  # what the old servers send, whatever the error
+}
+FROM_ERROR_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
+
+_NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)  # faults that have a name of their own
+_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
+
+_RESULT = b'{"jsonrpc":"2.0","result":%b,"id":%b}'
+_ERROR = b'{"jsonrpc":"2.0","error":%b,"id":%b}'
+_CALL = b'{"jsonrpc":"2.0","method":%b,"params":%b,"id":1}'
+_NOTIFICATION = b'{"jsonrpc":"2.0","method":%b,"params":%b}'
+_NULL = b"null"
+
+
+class _Tag(NamedTuple):
+    """What is needed to answer one entry. `id`: as the client wrote it; None for no answer."""
+
+    id: bytes | None = _NULL
+    one: bool = False  # JSON-RPC 1.0
+
+
+_Entry = tuple[Call | Fault, _Tag]
+_LIMITS = Limits()
+
+
+class Codec(ports.Codec):
+    """Both directions of JSON-RPC, within `limits`; `long_integers` is about integers beyond 2**53 in answers."""
+
+    name = "jsonrpc"
+    content_type = "application/json"
+
+    def __init__(self, limits: Limits = _LIMITS, long_integers: LongIntegers = "number") -> None:
+        self._limits = limits
+        self._write = WRITERS[long_integers]
+
+    def decode(self, body: bytes) -> Envelope:
+        """Read a request, a notification or a batch, of either version."""
+        try:
+            message = read(body, self._limits)
+        except Refused as refused:
+            return Envelope((Fault(refused.code, str(refused)),))
+        if type(message) is list:
+            return self._batch(message, body)
+        entry, tag = _read(message, body)
+        return Envelope((entry,), (tag,))
+
+    def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
+        """Write the response; None where there is none (sections 4.1 and 6)."""
+        tags: Sequence[_Tag] = envelope.tags if isinstance(envelope.tags, tuple) else (_Tag(),)
+        answers = [
+            self._response(outcome, tag.id, one=tag.one)
+            for tag, outcome in zip(tags, outcomes, strict=True)
+            if tag.id is not None
+        ]
+        if not answers:
+            return None
+        return b"[%b]" % b",".join(answers) if envelope.batch else answers[0]
+
+    def encode_call(self, call: Call) -> bytes:
+        """Write a 2.0 request or notification; raises ValueError naming the place of what cannot be carried."""
+        if call.params and call.named:
+            raise ValueError("$.params: expected positional or named parameters, JSON-RPC has no call with both")
+        try:
+            method = _placed("method", call.method)
+            params = _placed("params", dict(call.named) if call.named else list(call.params))
+        except MarshalError as error:
+            raise ValueError(str(error)) from None
+        return (_NOTIFICATION if call.oneway else _CALL) % (method, params)
+
+    def decode_outcome(self, body: bytes) -> Outcome:
+        """Read a response of either version, whatever its id; one that makes no sense is a PARSE_ERROR."""
+        try:
+            message = read(body, self._limits)
+        except Refused as refused:
+            code = FaultCode.TOO_LARGE if refused.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
+            return Fault(code, str(refused))
+        outcome = _read_response(message) if type(message) is dict and "id" in message else None
+        return outcome or Fault(FaultCode.PARSE_ERROR, "expected a response with an id and either result or error")
+
+    def _batch(self, messages: list[Any], body: bytes) -> Envelope:
+        """Section 6: an answer for each request, but one alone for a batch that is none."""
+        if not messages:
+            return Envelope((Fault(FaultCode.INVALID_REQUEST, "$: expected at least one request in a batch"),))
+        if len(messages) > self._limits.batch:
+            what = f"$: expected at most {self._limits.batch} requests in a batch, got {len(messages)}"
+            return Envelope((Fault(FaultCode.TOO_LARGE, what),))
+        exact = any(type(message) is dict and type(message.get("id")) is float for message in messages)
+        bodies = raw_items(body) if exact else [b""] * len(messages)
+        read_all = [_read(message, raw, batch=True) for message, raw in zip(messages, bodies, strict=True)]
+        return Envelope(tuple(entry for entry, _ in read_all), tuple(tag for _, tag in read_all), batch=True)
+
+    def _response(self, outcome: Outcome, tag: bytes, *, one: bool) -> bytes:
+        if isinstance(outcome, Reply):
+            try:
+                return (jsonrpc1.RESULT if one else _RESULT) % (self._write(outcome.value), tag)
+            except MarshalError as error:
+                outcome = Fault(FaultCode.UNREPRESENTABLE, str(error.at("result")))
+        return (jsonrpc1.ERROR if one else _ERROR) % (self._error(outcome, one=one), tag)
+
+    def _error(self, fault: Fault, *, one: bool) -> bytes:
+        try:
+            return self._write(fault.wire if one and fault.wire is not None else _error_object(fault))
+        except MarshalError as error:
+            return self._write(_error_object(Fault(FaultCode.UNREPRESENTABLE, str(error.at("error")))))
+
+
+# Requests
+
+
+def _read(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
+    """One request or notification; what is wrong with it is its own fault alone. A batch holds no 1.0 ones."""
+    if type(message) is not dict:
+        return Fault(FaultCode.INVALID_REQUEST, "$: expected an object"), _Tag()
+    version = message.get("jsonrpc")
+    if version == "2.0":
+        return _read_call(message, body)
+    if "jsonrpc" in message or batch:
+        return Fault(FaultCode.INVALID_REQUEST, '$.jsonrpc: expected "2.0"'), _Tag(_id(message, body) or _NULL)
+    call = jsonrpc1.read_call(message)
+    oneway = isinstance(call, Call) and call.oneway
+    return call, _Tag(None if oneway else _any_id(message, body), one=True)
+
+
+def _read_call(message: dict[str, Any], body: bytes) -> _Entry:
+    """Section 4. No params, or null as the old servers take it, is none at all."""
+    tag = _id(message, body) if "id" in message else None
+    if tag is None and "id" in message:
+        return Fault(FaultCode.INVALID_REQUEST, "$.id: expected text, a number or null"), _Tag()
+    method, params = message.get("method"), message.get("params")
+    if type(method) is not str:
+        return Fault(FaultCode.INVALID_REQUEST, "$.method: expected text"), _Tag(tag or _NULL)
+    if type(params) is list:
+        return Call(method, tuple(params), oneway=tag is None), _Tag(tag)
+    if type(params) is dict:
+        return Call(method, named=params, oneway=tag is None), _Tag(tag)
+    if params is None:
+        return Call(method, oneway=tag is None), _Tag(tag)
+    return Fault(FaultCode.INVALID_REQUEST, "$.params: expected an array or an object"), _Tag(tag or _NULL)
+
+
+def _id(message: Mapping[str, Any], body: bytes) -> bytes | None:
+    """The id as it will be echoed; None when there is none, or it is of no allowed type."""
+    if "id" not in message:
+        return None
+    found = message["id"]
+    kind = type(found)
+    if kind is int:
+        return b"%d" % found
+    if kind is str:
+        return write(found)
+    if kind is float:
+        return raw_member(body, "id")  # 1.0 and 1e0 are one number, but not one text
+    return _NULL if found is None else None
+
+
+def _any_id(message: Mapping[str, Any], body: bytes) -> bytes:
+    """JSON-RPC 1.0, section 1.1: an id of any type."""
+    return _id(message, body) or (raw_member(body, "id") if "id" in message else _NULL)
+
+
+# Errors
+
+
+def _error_object(fault: Fault) -> dict[str, Value]:
+    """Section 5.1."""
+    numbered = fault.code in _NAMED and _NUMBER(fault.name)
+    code = int(fault.name) if numbered else FAULT_CODES[fault.code]
+    error: dict[str, Value] = {"code": code, "message": visible(fault.message)}
+    if fault.code is FaultCode.REMOTE and not numbered:
+        error["data"] = {"name": fault.name, "args": fault.data}
+    elif fault.data is not None:
+        error["data"] = fault.data
+    return error
+
+
+def _read_response(message: dict[str, Any]) -> Outcome | None:
+    """Section 5: result or error, never both."""
+    if "jsonrpc" not in message:
+        outcome = jsonrpc1.read_response(message)
+        return _read_error(message["error"]) if isinstance(outcome, Fault) else outcome
+    if message["jsonrpc"] != "2.0" or ("result" in message) == ("error" in message):
+        return None
+    return Reply(message["result"]) if "result" in message else _read_error(message["error"])
+
+
+def _read_error(error: Any) -> Fault:
+    """A number that is not ours is the name of a REMOTE fault; an error that is no error object stays whole."""
+    code, message = (error.get("code"), error.get("message")) if type(error) is dict else (None, None)
+    if type(code) is not int or type(message) is not str:
+        return jsonrpc1.read_error(error)
+    kind, data = FROM_ERROR_CODE.get(code), error.get("data")
+    if kind is None:
+        return Fault(FaultCode.REMOTE, message, name=str(code), data=data)
+    if kind is FaultCode.REMOTE and type(data) is dict and data.keys() == {"name", "args"}:
+        return Fault(kind, message, name=str(data["name"]), data=data["args"])
+    return Fault(kind, message, data=data)
+
+
+def _placed(place: str, value: Value) -> bytes:
+    try:
+        return write(value)
+    except MarshalError as error:
+        error.at(place)
+        raise

@@ -1,0 +1,92 @@
+"""The convention of the xapi-idl services: named parameters in a leading struct, errors as [tag, payload] or as a tag.
+
+Over XML-RPC an outcome is {Status, Value} or {Status, ErrorDescription} and each integer decimal text; over JSON-RPC it
+is the result or error itself. Knows no bytes and no interface: a variant in a result is for the mapping to shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from adapters.dialects import status
+from gateway.core import ports
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+
+INTERNAL_ERROR = "Internal_error"  # what nearly every interface makes of an exception it has no word for
+
+
+class Dialect(ports.Dialect):
+    """`unwrap(wrap(x)) == x` but for what the convention has no room for.
+
+    Calls: one without named parameters whose first one is a struct. Outcomes: an error comes back as APPLICATION, with
+    its tag as message; one argument that is a list of several as these; over XML-RPC integers as text.
+    """
+
+    name = "xapi_idl"
+
+    def __init__(self, protocol: str) -> None:
+        self._status = protocol == "xmlrpc"
+
+    def unwrap_call(self, call: Call) -> Call:
+        """The members of a struct in front are the named parameters."""
+        if call.params and isinstance(call.params[0], dict):
+            return replace(call, params=call.params[1:], named={**call.named, **call.params[0]})
+        return call
+
+    def wrap_outcome(self, outcome: Outcome, _call: Call) -> Outcome:
+        """Put an outcome in the services' terms; a void result is nil."""
+        if isinstance(outcome, Reply):
+            return status.success(outcome.value) if self._status else outcome
+        tag, arguments = _error(outcome)
+        error = _variant(tag, arguments)
+        if self._status:
+            return status.failure(error)
+        return Fault(FaultCode.APPLICATION, tag, name=tag, data=arguments, wire=error)
+
+    def wrap_call(self, call: Call) -> Call:
+        """Named parameters go into a struct in front; without any there is none."""
+        return replace(call, params=(dict(call.named), *call.params), named={}) if call.named else call
+
+    def unwrap_outcome(self, outcome: Outcome, _call: Call) -> Outcome:
+        """Read an outcome in the services' terms; what is not in them stays as it is."""
+        if isinstance(outcome, Fault):
+            return _read_variant(outcome.wire) or _named(outcome)
+        found = status.read(outcome.value) if self._status else None
+        if found is None:
+            return outcome
+        return Reply(found.content) if found.success else _read_variant(found.content) or _no_variant(found.content)
+
+
+def _error(fault: Fault) -> tuple[str, list[Value]]:
+    if fault.code is FaultCode.APPLICATION and fault.name:
+        return fault.name, fault.data if isinstance(fault.data, list) else []
+    return INTERNAL_ERROR, [f"{fault.name}: {fault.message}" if fault.name else fault.message]
+
+
+def _variant(tag: str, arguments: list[Value]) -> Value:
+    """A payload of several is one array."""
+    if not arguments:
+        return tag
+    return [tag, arguments[0] if len(arguments) == 1 else arguments]
+
+
+def _read_variant(error: Value) -> Fault | None:
+    match error:
+        case str():
+            return Fault(FaultCode.APPLICATION, error, name=error, data=[])
+        case [str(tag), [_, _, *_] as several]:
+            return Fault(FaultCode.APPLICATION, tag, name=tag, data=[*several])
+        case [str(tag), payload]:
+            return Fault(FaultCode.APPLICATION, tag, name=tag, data=[payload])
+    return None
+
+
+def _no_variant(error: Value) -> Fault:
+    return Fault(FaultCode.REMOTE, "an error that is neither a tag nor [tag, payload]", data=[error])
+
+
+def _named(fault: Fault) -> Fault:
+    """JSON-RPC 2.0 brings the tag as message and the arguments as data."""
+    if fault.code is FaultCode.APPLICATION and fault.message:
+        return Fault(FaultCode.APPLICATION, fault.message, name=fault.message, data=fault.data)
+    return fault

@@ -1,0 +1,168 @@
+"""XenAPI's convention: results in a Status struct, errors as lists of texts; knows no bytes, sessions or records.
+
+Over XML-RPC an outcome is {Status, Value} or {Status, ErrorDescription} and each integer decimal text; over JSON-RPC it
+is the result or error itself. A method without a result returns the empty text. The session stays the first parameter.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from adapters.dialects import status
+from gateway.core import ports
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+
+Error: TypeAlias = "list[str]"  # the code and its arguments
+
+# Answered without the Status struct over XML-RPC.
+BARE = ("system.listMethods", "system.methodSignature", "system.methodHelp", "system.getCapabilities")
+
+METHOD_UNKNOWN = "MESSAGE_METHOD_UNKNOWN"
+PARAMETER_COUNT = "MESSAGE_PARAMETER_COUNT_MISMATCH"
+INVALID_VALUE = "INVALID_VALUE"
+PERMISSION_DENIED = "PERMISSION_DENIED"
+INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+def text(value: Value) -> str:
+    """An error's argument as text: integers decimal, true and false, XenAPI's dateTime, nothing for None."""
+    return _TEXTS.get(type(value), _json)(value)
+
+
+def _own(fault: Fault, call: Call) -> Error:
+    return [fault.name, *_arguments(fault.data)] if fault.name else _message(fault, call)
+
+
+def _message(fault: Fault, _call: Call) -> Error:
+    return [INTERNAL_ERROR, fault.message]
+
+
+def _remote(fault: Fault, _call: Call) -> Error:
+    return [INTERNAL_ERROR, fault.name or fault.message, *_arguments(fault.data)]
+
+
+def _parameter_count(fault: Fault, call: Call) -> Error:
+    """The numbers leave out the session."""
+    counts = fault.data if isinstance(fault.data, dict) else {}
+    return [PARAMETER_COUNT, call.method, text(counts.get("expected")), text(counts.get("received"))]
+
+
+def _invalid_value(fault: Fault, _call: Call) -> Error:
+    """`$.params[1]: expected u, got -1` -> the place and what is wrong there."""
+    place, _, problem = fault.message.partition(": ")
+    return [INVALID_VALUE, place, problem]
+
+
+def _arguments(data: Value) -> list[str]:
+    return [text(item) for item in data] if isinstance(data, list) else []
+
+
+# The nearest error of XenAPI for each fault. Those that it has no word for are INTERNAL_ERROR with the message.
+ERROR_CODES: Mapping[FaultCode, Callable[[Fault, Call], Error]] = {
+    FaultCode.PARSE_ERROR: _message,
+    FaultCode.INVALID_REQUEST: _message,
+    FaultCode.TOO_LARGE: _message,
+    FaultCode.UNKNOWN_METHOD: lambda _fault, call: [METHOD_UNKNOWN, call.method],
+    FaultCode.PARAMETER_COUNT: _parameter_count,
+    FaultCode.INVALID_PARAMS: _invalid_value,
+    FaultCode.ACCESS_DENIED: lambda fault, _call: [PERMISSION_DENIED, fault.message],
+    FaultCode.NOT_FOUND: _message,
+    FaultCode.BUSY: _message,
+    FaultCode.UNAVAILABLE: _message,
+    FaultCode.TIMEOUT: _message,
+    FaultCode.NO_REPLY: _message,
+    FaultCode.UNREPRESENTABLE: _message,
+    FaultCode.APPLICATION: _own,
+    FaultCode.REMOTE: _remote,
+    FaultCode.INTERNAL: _message,
+}
+
+
+class Dialect(ports.Dialect):
+    """`unwrap_outcome(wrap_outcome(x)) == x` but for what the convention has no room for.
+
+    An error comes back as APPLICATION, with texts as arguments and its code as message; a void reply as the empty text;
+    over XML-RPC integers as text. Wrapped again, all of these give the same.
+    """
+
+    name = "xenapi"
+
+    def __init__(self, protocol: str) -> None:
+        self._status = protocol == "xmlrpc"
+
+    def unwrap_call(self, call: Call) -> Call:
+        """The call itself: the mapping knows about the session."""
+        return call
+
+    def wrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
+        """Put an outcome in XenAPI's terms."""
+        if isinstance(outcome, Fault):
+            error = ERROR_CODES[outcome.code](outcome, call)
+            return status.failure([*error]) if self._status else _fault(error)
+        if self._status:
+            return outcome if call.method in BARE else status.success(_nothing_as_text(outcome.value))
+        return Reply("") if outcome.value is None else outcome
+
+    def wrap_call(self, call: Call) -> Call:
+        """The call itself."""
+        return call
+
+    def unwrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
+        """Read an outcome in XenAPI's terms; what is not in them stays as it is."""
+        if isinstance(outcome, Fault):
+            return _unwrap_fault(outcome)
+        found = status.read(outcome.value) if self._status else None
+        if found is None or (found.success and call.method in BARE):
+            return outcome
+        return Reply(found.content) if found.success else _read(found.content)
+
+
+def _fault(error: Error) -> Fault:
+    code, *arguments = error
+    return Fault(FaultCode.APPLICATION, code, name=code, data=[*arguments], wire=[*error])
+
+
+def _unwrap_fault(fault: Fault) -> Fault:
+    """JSON-RPC 1.0 brings the whole error, 2.0 the code as message and the arguments as data."""
+    if fault.wire is not None:
+        return _read(fault.wire)
+    if fault.code is FaultCode.APPLICATION and fault.message:
+        return Fault(FaultCode.APPLICATION, fault.message, name=fault.message, data=fault.data)
+    return fault
+
+
+def _read(error: Value) -> Fault:
+    match error:
+        case [str(code), *arguments] if all(isinstance(argument, str) for argument in arguments):
+            return Fault(FaultCode.APPLICATION, code, name=code, data=arguments)
+    return Fault(FaultCode.REMOTE, "an error that is no list of texts", data=[error])
+
+
+def _nothing_as_text(value: Value) -> Value:
+    return "" if value is None else value
+
+
+def _moment(moment: datetime) -> str:
+    plain = moment.replace(tzinfo=None).isoformat()
+    zone = moment.isoformat()[len(plain) :]
+    return plain.replace("-", "") + ("Z" if zone == "+00:00" else zone)
+
+
+def _json(value: Value) -> str:
+    """An array or a struct, which XenAPI itself never has here."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=text)
+
+
+_TEXTS: Mapping[type, Callable[[Any], str]] = {
+    str: str,
+    bool: lambda value: "true" if value else "false",
+    type(None): lambda _value: "",
+    bytes: lambda value: b64encode(value).decode(),
+    datetime: _moment,
+    int: str,
+    float: repr,
+}

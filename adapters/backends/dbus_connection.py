@@ -18,6 +18,7 @@ from dbus_fast.aio import MessageBus
 from dbus_fast.auth import AuthAnonymous, AuthExternal
 
 from adapters.backends import dbus_unixexec
+from adapters.backends.dbus_outbox import Outbox
 from gateway.core import marshal
 from gateway.core.model import Fault, FaultCode
 from gateway.core.route import MethodCall
@@ -26,59 +27,19 @@ from gateway.core.signature import Type, parse, parse_one
 BUS_NAME = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
 OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and Hello together
+GIVE_UP_TIMEOUT = 0.5  # seconds for an attempt to connect to see that its socket is shut
 SERIALS = 2**31  # a serial is 32 bits wide and the library's does not wrap: the connection is renewed long before
 
 Received = Message  # a method return or an error, as the library gives it
+_NO_FLAGS = MessageFlag.NONE
+_ONEWAY = MessageFlag.NO_REPLY_EXPECTED
+
 Answer: TypeAlias = "Message | Fault"
 Convert: TypeAlias = Callable[[object], object]
 
 
 class ConnectError(Exception):
     """There is no bus at this address, or it does not want us; the text is for the operator."""
-
-
-class _TooLargeError(Exception):
-    """A message is longer than the bus takes."""
-
-
-_marshall = Message._marshall  # noqa: SLF001 - what _Outgoing extends
-_NO_FLAGS = MessageFlag.NONE
-_ONEWAY = MessageFlag.NO_REPLY_EXPECTED
-
-
-class _Outgoing(Message):
-    """A message that refuses to be marshalled beyond `limit`, so that its length is found without marshalling it twice.
-
-    The library marshals in `send`, before anything is queued: what raises here costs its own call and no other.
-    """
-
-    __slots__ = ("limit",)
-    limit: int
-
-    def _marshall(self, negotiate_unix_fd: bool) -> bytearray:  # noqa: FBT001 - the library's signature
-        data: bytearray = _marshall(self, negotiate_unix_fd)
-        if len(data) > self.limit:
-            raise _TooLargeError(f"the D-Bus message is {len(data)} bytes long, the bus takes at most {self.limit}")
-        return data
-
-
-class _PatientSocket:
-    """What the library writes to.
-
-    It takes an error of `send` for the end of the connection, also when the socket's buffer is merely full, and then
-    touches the closed descriptor again. Nothing sent makes it wait instead: until there is room, or until its reader
-    has read what is left and sees the end.
-    """
-
-    def __init__(self, send: Callable[[memoryview], int]) -> None:
-        self._send = send
-
-    def send(self, data: memoryview) -> int:
-        """How many bytes went out."""
-        try:
-            return self._send(data)
-        except OSError:
-            return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +58,8 @@ class Connection:
         self._bus = bus
         self._limits = limits
         self._process = process
-        self._waiting: dict[int, tuple[asyncio.Future[Answer | None], asyncio.Future[None]]] = {}  # by serial
+        self._outbox = _outbox(bus)
+        self._waiting: dict[int, tuple[asyncio.Future[Answer | None], int]] = {}  # by serial; where it ends
         self._abandoned = 0  # given up here, but still a pending reply (or unwritten) for the broker
         self._retired = False
         self._xml: dict[tuple[str, str], str] = {}
@@ -108,7 +70,7 @@ class Connection:
         self.error = ""
         self.worn = asyncio.Event()
         bus.add_message_handler(self._received)
-        self.ended = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # of the library
+        self.ended = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # theirs
         self.ended.add_done_callback(self._ended)
 
     @classmethod
@@ -136,49 +98,42 @@ class Connection:
     async def call(self, call: MethodCall, *, oneway: bool = False) -> Answer | None:
         """The method return or error; None for a oneway call once it is written. Nothing stays when cancelled."""
         serial = self._bus.next_serial()
-        sent = self._send(call, serial, oneway=oneway)
-        if isinstance(sent, Fault):
-            return sent
-        reply: asyncio.Future[Answer | None] = self._loop.create_future()
-        self._waiting[serial] = (reply, sent)
-        if oneway:
-            sent.add_done_callback(lambda _: self._written(serial))
-        try:
-            return await reply
-        finally:
-            if serial in self._waiting:
-                self._abandon(serial, oneway=oneway)
-            if self._retired:
-                self._close_when_idle()
-
-    def _send(self, call: MethodCall, serial: int, *, oneway: bool) -> asyncio.Future[None] | Fault:
         if serial >= self._limits.serials:
             self.worn.set()
         if not self._bus.connected:
             return _unsent()
+        data = _marshalled(call, serial, oneway=oneway)
+        if len(data) > self._limits.max_message:
+            return _too_large(len(data), self._limits.max_message)
+        end = self._outbox.put(data)
+        if oneway and end <= self._outbox.written:
+            return None
+        reply: asyncio.Future[Answer | None] = self._loop.create_future()
+        self._waiting[serial] = (reply, end)
+        if oneway:
+            self._outbox.when_written(end, lambda: self._written(serial))
         try:
-            return self._bus.send(_outgoing(call, serial, self._limits.max_message, oneway=oneway))
-        except _TooLargeError as error:
-            return Fault(FaultCode.TOO_LARGE, str(error))
+            return await reply
+        finally:
+            if serial in self._waiting:
+                self._abandon(serial)
+            if self._retired:
+                self._close_when_idle()
 
     def _written(self, serial: int) -> None:
-        """A oneway call is over once it is written; a failed write is `_ended`'s to tell."""
-        reply, sent = self._waiting.get(serial, (None, None))
-        if reply is not None and sent is not None and sent.exception() is None:
-            del self._waiting[serial]
-            _settle(reply, None)
+        """A oneway call is over once it is written."""
+        waiting = self._waiting.pop(serial, None)
+        if waiting is None:
+            self._abandoned -= 1  # its caller did not wait so long
+        else:
+            _settle(waiting[0], None)
 
-    def _abandon(self, serial: int, *, oneway: bool) -> None:
+    def _abandon(self, serial: int) -> None:
         """Count a call that its caller has given up until the bus has done with it too."""
-        _, sent = self._waiting.pop(serial)
+        del self._waiting[serial]
         self._abandoned += 1
-        if oneway:
-            sent.add_done_callback(self._forget)
         if self._abandoned * 2 >= self._limits.in_flight:
             self.worn.set()  # closing it is the only way to make the broker forget pending replies
-
-    def _forget(self, _sent: asyncio.Future[None]) -> None:
-        self._abandoned -= 1
 
     def _received(self, message: Message) -> bool:
         """Every message that arrives; true when it was ours."""
@@ -200,9 +155,8 @@ class Connection:
         self.lost = True
         self.error = "" if failure is None else str(failure) or type(failure).__name__
         waiting, self._waiting = self._waiting, {}
-        for reply, sent in waiting.values():
-            was_sent = sent.done() and not sent.cancelled() and sent.exception() is None
-            _settle(reply, _unanswered() if was_sent else _unsent())
+        for reply, place in waiting.values():
+            _settle(reply, _unanswered() if place <= self._outbox.written else _unsent())
         self._xml.clear()
         self.worn.set()
 
@@ -257,16 +211,42 @@ class Connection:
 async def _connect(address: str) -> MessageBus:
     # Descriptors are not negotiated: none can enter this process, whatever a service sends. TCP carries no credentials.
     auth = AuthAnonymous() if address.startswith("tcp:") else AuthExternal()
-    bus = await MessageBus(bus_address=address, auth=auth).connect()
-    writer = bus._writer  # noqa: SLF001 - see _PatientSocket
+    bus = MessageBus(bus_address=address, auth=auth)
+    connecting = asyncio.ensure_future(bus.connect())
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        await _give_up(bus, connecting)
+        raise
+
+
+async def _give_up(bus: MessageBus, connecting: asyncio.Task[MessageBus]) -> None:
+    """End an attempt to connect from below, by its socket.
+
+    A `connect` that is cancelled may close its descriptor and still watch it; uvloop aborts the process for that.
+    """
+    bus.disconnect()
+    _, still = await asyncio.wait({connecting}, timeout=GIVE_UP_TIMEOUT)
+    if still:  # it has no socket yet
+        connecting.cancel()
+        await asyncio.wait({connecting})
+    if not connecting.cancelled() and connecting.exception() is None:
+        bus.disconnect()
+        await asyncio.wait({asyncio.ensure_future(bus.wait_for_disconnect())})  # type: ignore[no-untyped-call] # theirs
+
+
+def _outbox(bus: MessageBus) -> Outbox:
+    """Take over the writing of a connected bus; what the library itself answers to others goes the same way."""
+    writer = bus._writer  # noqa: SLF001
     assert writer is not None
     assert writer.sock is not None
-    writer.sock = cast("socket.socket", _PatientSocket(writer.sock.send))
-    return bus
+    outbox = Outbox(writer.sock)
+    writer.sock = cast("socket.socket", outbox)
+    return outbox
 
 
-def _outgoing(call: MethodCall, serial: int, limit: int, *, oneway: bool) -> _Outgoing:
-    message = _Outgoing(
+def _marshalled(call: MethodCall, serial: int, *, oneway: bool) -> bytearray:
+    message = Message(
         destination=call.bus_name,
         path=call.object_path,
         interface=call.interface,
@@ -277,13 +257,17 @@ def _outgoing(call: MethodCall, serial: int, limit: int, *, oneway: bool) -> _Ou
         serial=serial,
         validate=False,  # a MethodCall is checked already
     )
-    message.limit = limit
-    return message
+    data: bytearray = message._marshall(False)  # noqa: FBT003, SLF001 - no descriptors; the library has no public name
+    return data
 
 
 def _settle(reply: asyncio.Future[Answer | None], answer: Answer | None) -> None:
     if not reply.done():
         reply.set_result(answer)
+
+
+def _too_large(size: int, limit: int) -> Fault:
+    return Fault(FaultCode.TOO_LARGE, f"the D-Bus message is {size} bytes long, the bus takes at most {limit}")
 
 
 def _unsent() -> Fault:

@@ -266,6 +266,7 @@ class Pool:
     async def _end(self) -> None:
         """Wait for every task of this pool."""
         self._connected.clear()
+        self._slots = [None] * len(self._slots)
         self._wake_all()
         keepers, self._keepers = self._keepers, []
         for keeper in keepers:

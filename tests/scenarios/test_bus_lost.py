@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 
 import pytest
+import uvloop
 
 from adapters.backends import dbus
 from adapters.backends.dbus import Bus
@@ -213,6 +214,16 @@ async def test_a_bus_is_replaced_by_a_new_one_and_the_old_connections_are_closed
                 await asyncio.wait(backend._draining)
 
 
+async def test_stop_while_connecting_leaves_nothing(bus: PrivateBus) -> None:
+    """In every phase: each turn of the loop brings the attempts to connect a step further."""
+    for turns in range(40):
+        backend = dbus.Backend({"one": one(bus)})
+        await backend.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(backend.stop(), PATIENCE)
+
+
 async def test_stop_answers_calls_that_still_wait(bus: PrivateBus) -> None:
     with toy_service(bus.address, TOY):
         async with dbus_backend(one(bus)) as backend:
@@ -220,3 +231,15 @@ async def test_stop_answers_calls_that_still_wait(bus: PrivateBus) -> None:
             await backend.call(HELD, ANYTHING)
             await backend.stop()
             assert code(await asyncio.wait_for(waiting, PATIENCE)) is FaultCode.NO_REPLY
+
+
+SCENARIOS = [scenario for name, scenario in list(globals().items()) if name.startswith("test_")]
+
+uvloop.new_event_loop().close()  # it opens a pipe for the whole process once, which no test leaves behind
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_it_holds_on_uvloop_too(scenario: Callable[[PrivateBus], Coroutine[None, None, None]], bus: PrivateBus) -> None:
+    """The daemon runs on it, and it aborts the process where asyncio overlooks a watch on a closed descriptor."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario(bus))

@@ -1,0 +1,74 @@
+"""Bytes out over one socket, in order: what comes within one turn of the loop leaves in one send; knows no D-Bus.
+
+The library makes a system call for each message, and takes an error of it for the end of the connection, also when the
+socket's buffer is merely full. Here a full buffer is waited for, and a broken socket is left for its reader to find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+
+
+class Outbox:
+    """A stream whose places are counted in bytes from its start."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.written = 0  # what the kernel has taken
+        self._put = 0  # what we were given
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._loop = asyncio.get_running_loop()
+        self._backlog = bytearray()
+        self._corked = False  # something has left in this turn already: gather the rest
+        self._stuck = False  # waiting until the socket is writable
+        self._watchers: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def put(self, data: bytes | bytearray) -> int:
+        """Take one whole message; tells where it ends. It is with the kernel when `written` has come so far."""
+        self._put += len(data)
+        self._backlog += data
+        if not self._corked:
+            self._corked = True
+            self._loop.call_soon(self._uncork)
+            self._push()
+        return self._put
+
+    def send(self, data: memoryview) -> int:
+        """What the library calls as if this were its socket; it never has to wait."""
+        self.put(bytes(data))
+        return len(data)
+
+    def when_written(self, place: int, tell: Callable[[], None]) -> None:
+        """Call `tell` when `written` has come to `place`; never if the socket breaks before. Places only grow."""
+        self._watchers.append((place, tell))
+
+    def _uncork(self) -> None:
+        self._corked = False
+        if self._backlog and not self._stuck:
+            self._push()
+
+    def _push(self) -> None:
+        if self._sock.fileno() < 0 or (self._stuck and not self._backlog):
+            return
+        try:
+            sent = self._sock.send(self._backlog)
+        except OSError:
+            sent = 0
+        del self._backlog[:sent]
+        self.written += sent
+        while self._watchers and self._watchers[0][0] <= self.written:
+            self._watchers.popleft()[1]()
+        self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        """Be called again when the socket takes more, as long as there is more."""
+        if self._stuck == bool(self._backlog):
+            return
+        self._stuck = not self._stuck
+        if self._stuck:
+            self._loop.add_writer(self._fd, self._push)
+        else:
+            self._loop.remove_writer(self._fd)

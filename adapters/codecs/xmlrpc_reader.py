@@ -38,7 +38,7 @@ def children(element: Element, *tags: str, optional: int = 0) -> list[Element]:
     """Its children, which must be these in this order, the last `optional` of them at will. Raises Refused."""
     found = list(element)
     names = [child.tag for child in found]
-    if len(names) < len(tags) - optional or names != list(tags[: len(names)]):
+    if len(names) < len(tags) - optional or names != [*tags[: len(names)]]:
         expected = ", ".join(f"<{tag}>" for tag in tags)
         got = ", ".join(f"<{short(name)}>" for name in names[:4]) or "nothing"
         raise bad(f"expected {expected} in <{element.tag}>, got {got}{', ...' if len(names) > 4 else ''}")
@@ -60,18 +60,23 @@ def repeated(element: Element, tag: str) -> Element:
     for child in element:
         if child.tag != tag:
             raise bad(f"expected <{tag}> in <{element.tag}>, got <{short(child.tag)}>")
-        if child.tail not in BLANK:
-            no_text(element)
-    if element.text not in BLANK:
-        no_text(element)
+    no_text(element)
     return element
 
 
 def no_text(element: Element) -> None:
     """Between its children only white space may stand. Raises Refused."""
-    for text in (element.text, *(child.tail for child in element)):
-        if text and text.strip(SPACE):
-            raise bad(f"expected no text in <{short(element.tag)}>, got {shown(text.strip(SPACE))}")
+    if element.text not in BLANK:
+        _no_text(element, element.text)
+    for child in element:
+        if child.tail not in BLANK:
+            _no_text(element, child.tail)
+
+
+def _no_text(element: Element, text: str | None) -> None:
+    stray = (text or "").strip(SPACE)
+    if stray:
+        raise bad(f"expected no text in <{short(element.tag)}>, got {shown(stray)}")
 
 
 def text_of(element: Element) -> str:

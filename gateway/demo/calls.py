@@ -6,7 +6,6 @@ import json
 import subprocess
 import xmlrpc.client
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any, Protocol
 
 import jsonrpclib
@@ -49,7 +48,7 @@ def xenapi(stage: Stage, show: Show) -> None:
         return details
 
     api = session.xenapi
-    show(
+    opened = show(
         client, "session.login_with_password(root, ...)", "Session1.Login",
         lambda: api.login_with_password(USER, PASSWORD, "1.0", "demo") or session._session,  # noqa: SLF001
         lambda answer: str(answer).startswith("OpaqueRef:"),
@@ -73,23 +72,23 @@ def xenapi(stage: Stage, show: Show) -> None:
         client, "VM.get_name_label(../../pool)", "Properties.Get", failing(lambda: api.VM.get_name_label("../../pool")),
         is_(["HANDLE_INVALID", "VM", "../../pool"]),
     )  # fmt: skip
-    show(client, "session.logout()", "Session1.Logout", lambda: api.logout(), is_(""))
+    show(client, "session.logout()", "Session1.Logout", lambda: api.logout(), is_(None))
     show(
-        client, "VM.get_all(the session that was closed)", "Session1.Check",
-        lambda: stage_call(stage, "/RPC2").VM.get_all("OpaqueRef:closed"),
-        is_({"Status": "Failure", "ErrorDescription": ["SESSION_INVALID", "OpaqueRef:closed"]}),
+        client, "VM.get_all() with the session that was closed", "Session1.Check",
+        lambda: standard_client(stage, "/RPC2").VM.get_all(opened)["ErrorDescription"],
+        is_(["SESSION_INVALID", opened]),
     )  # fmt: skip
 
 
-def stage_call(stage: Stage, path: str) -> Any:
+def standard_client(stage: Stage, path: str) -> Any:
     """The standard library's XML-RPC client for one endpoint."""
-    return xmlrpc.client.ServerProxy(stage.url + path, allow_none=True, use_builtin_types=True)
+    return xmlrpc.client.ServerProxy(stage.url + path, allow_none=True)
 
 
 def standard_library(stage: Stage, show: Show) -> None:
     """Python's xmlrpc.client at the xapi-idl services: a struct of named parameters, Status and Value."""
     client = "xmlrpc.client"
-    memory = stage_call(stage, "/memory")
+    memory = standard_client(stage, "/memory")
     session = show(
         client, "/memory login(dbg, demo)", "Memory1.Login", lambda: memory.login("dbg", "demo"),
         lambda answer: answer["Status"] == "Success",
@@ -106,17 +105,18 @@ def standard_library(stage: Stage, show: Show) -> None:
     )  # fmt: skip
     show(
         client, '/xenopsd VM.stat({debug_info, id: "11111111-..."})', "VM1.Stat",
-        lambda: stage_call(stage, "/xenopsd").VM.stat({"debug_info": "dbg", "id": WEB.partition(":")[2]}),
+        lambda: standard_client(stage, "/xenopsd").VM.stat({"debug_info": "dbg", "id": WEB.partition(":")[2]}),
         lambda answer: answer["Value"]["power_state"] == "Running",
     )  # fmt: skip
     show(
         client, "/perfmon perfmon.status()", "Properties.GetAll",
-        lambda: stage_call(stage, "/perfmon").perfmon.status(),
-        lambda answer: isinstance(answer["last_refresh"], datetime),
+        lambda: standard_client(stage, "/perfmon").perfmon.status(),
+        lambda answer: isinstance(answer["last_refresh"], xmlrpc.client.DateTime),
     )  # fmt: skip
     show(
         client, "/perfmon system.methodSignature(perfmon.get_rules)", "",
-        lambda: stage_call(stage, "/perfmon").system.methodSignature("perfmon.get_rules"), is_([["array", "string"]]),
+        lambda: standard_client(stage, "/perfmon").system.methodSignature("perfmon.get_rules"),
+        is_([["array", "string"]]),
     )  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def curl(stage: Stage, show: Show) -> None:
     show(
         "curl", '{"method":"perfmon.get_interval","params":[],"id":7}  (JSON-RPC 1.0)', "Properties.Get",
         post(path, {"method": "perfmon.get_interval", "params": [], "id": 7}),
-        is_({"result": 60, "error": None, "id": 7}),
+        is_({"result": 0, "error": None, "id": 7}),
     )  # fmt: skip
     show(
         "curl", "[set_interval(30), get_interval()]  (JSON-RPC 2.0, a batch)", "Properties.Set",
@@ -166,7 +166,7 @@ def pelix(stage: Stage, show: Show) -> None:
     show(client, "SR.list(dbg='demo')", "SRs1.List", lambda: storage.SR.list(dbg="demo"), is_([SR]))
     show(
         client, f"SR.scan(dbg='demo', sr='{SR[:8]}...')", "SR1.Scan", lambda: storage.SR.scan(dbg="demo", sr=SR),
-        lambda disks: {disk["ty"] for disk in disks} == {"user"} or bool(disks),
+        lambda disks: {disk["name_label"] for disk in disks} == {"web system", "db data"},
     )  # fmt: skip
 
 

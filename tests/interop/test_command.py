@@ -47,7 +47,7 @@ def command(*words: object, folder: Folder | None = None) -> subprocess.Complete
 
 def test_an_xml_rpc_client_is_answered_from_the_bus(running: Process) -> None:
     with xmlrpc.client.ServerProxy(url(running)) as proxy:
-        assert proxy.echo("Grüße\r\n\t<&>") == "Grüße\r\n\t<&>"
+        assert proxy.echo("Grüße\n\t <&>") == "Grüße\n\t <&>"
 
 
 def test_each_call_is_one_line_of_the_log_without_its_values(running: Process) -> None:

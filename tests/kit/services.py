@@ -149,9 +149,11 @@ class Service:
         self._process = process
 
     def kill(self) -> None:
-        """End it and wait until it is gone."""
+        """End it and wait until it is gone; once more does no harm."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @contextmanager

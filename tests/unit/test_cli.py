@@ -49,7 +49,7 @@ def test_check_ends_with_the_first_level_that_failed(folder: Folder) -> None:
     shown = run.invoke(app, ["check", str(folder.mappings)])
     assert shown.exit_code == 3
     assert "toy.yaml:9" in shown.stderr
-    assert "1 problem in 1 file" in shown.stderr
+    assert "2 problems in 1 file" in shown.stderr
 
 
 def test_check_prints_json_for_machines(folder: Folder) -> None:

@@ -70,7 +70,7 @@ async def test_an_error_is_shown_as_the_bus_gave_it_and_as_the_client_gets_it() 
 async def test_a_method_without_a_route_says_so() -> None:
     outcome, steps = await steps_of("VM.nope")
     assert isinstance(outcome, Fault)
-    assert steps["route"] == "none at rpc:/RPC2; answered by the gateway itself, or unknown"
+    assert steps["route"] == "none at rpc /RPC2; answered by the gateway itself, or unknown"
 
 
 async def test_a_value_that_the_protocol_cannot_carry_is_refused_with_its_place() -> None:

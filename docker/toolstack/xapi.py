@@ -171,10 +171,12 @@ class VM1(Object):
 
     @method()
     async def Pause(self):
+        self._expect("Running")
         await self._ask("Pause")
 
     @method()
     async def Unpause(self):
+        self._expect("Paused")
         await self._ask("Unpause")
 
     @method()
@@ -184,14 +186,17 @@ class VM1(Object):
 
     @method()
     async def HardShutdown(self):
+        self._expect("Running", "Paused", "Suspended")
         await self._ask("Shutdown", "d", 0.0)
 
     @method()
     async def Suspend(self):
+        self._expect("Running")
         await self._ask("Suspend")
 
     @method()
     async def Resume(self, paused: "b", force: "b"):
+        self._expect("Suspended")
         await self._ask("Resume")
         if paused:
             await self._ask("Pause")
@@ -246,9 +251,9 @@ class VM1(Object):
                 raise
             raise Error("HostNotEnoughFreeMemory", "xx", *(kib * sample.KIB for kib in error.arguments)) from None
 
-    def _expect(self, state: str) -> None:
-        if self.values["PowerState"] != state:
-            raise Error("BadPowerState", "ss", state, self.values["PowerState"])
+    def _expect(self, *states: str) -> None:
+        if self.values["PowerState"] not in states:
+            raise Error("BadPowerState", "ss", states[0], self.values["PowerState"])
 
     def _configuration(self) -> list[Any]:
         names = "Uuid", "NameLabel", "MemoryStaticMax", "MemoryDynamicMax", "MemoryDynamicMin"

@@ -1,0 +1,274 @@
+"""The six mapping files through a real gateway to the sample toolstack: what old clients send, and what they get."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import xmlrpc.client
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import pytest
+
+from gateway.demo.stage import Stage, stage
+
+pytestmark = pytest.mark.bus
+
+WEB, DB, ARCHIVE = (
+    f"{digit * 8}-{letter * 4}-4{letter * 3}-8{letter * 3}-00000000000{digit}"
+    for digit, letter in (("1", "a"), ("2", "b"), ("3", "c"))
+)
+SR, VDI = "6f2d1a34-77c8-4f0b-9d3e-1c9a5e4b2001", "0b9e4c1a-3f5d-4c52-8a76-d2e1f0a43001"
+DBG = "a text for the log"
+GIB = 1024**3
+
+Ask: TypeAlias = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Stage]:
+    with stage() as everything:
+        yield everything
+
+
+def post(running: Stage, path: str, body: str) -> bytes:
+    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=20)
+    try:
+        connection.request("POST", path, body.encode())
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def xml(running: Stage, path: str) -> Ask:
+    """Call over XML-RPC; long integers go as text, as XenAPI's clients send them."""
+
+    def ask(method: str, *params: Any) -> Any:
+        answer = post(running, path, xmlrpc.client.dumps(params, method, allow_none=True))
+        [value], _ = xmlrpc.client.loads(answer)
+        return value
+
+    return ask
+
+
+def rpc(running: Stage, path: str) -> Ask:
+    """Call over JSON-RPC 2.0, with parameters by position or by name; returns the result or the error object."""
+
+    def ask(method: str, *params: Any, **named: Any) -> Any:
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": named or params}
+        answer = json.loads(post(running, path, json.dumps(request)))
+        return answer["error"] if answer.get("error") else answer["result"]
+
+    return ask
+
+
+def works(answer: Any) -> Any:
+    assert answer["Status"] == "Success", answer
+    return answer["Value"]
+
+
+def fails(answer: Any) -> list[Any]:
+    assert answer["Status"] == "Failure", answer
+    reasons: list[Any] = answer["ErrorDescription"]
+    return reasons
+
+
+@pytest.fixture
+def session(running: Stage) -> str:
+    opened = works(xml(running, "/")("session.login_with_password", "root", "xenroot", "2.0", "test"))
+    return str(opened)
+
+
+# xapi
+
+
+def test_xenapi_opens_describes_and_closes_a_session(running: Stage, session: str) -> None:
+    api = xml(running, "/RPC2")
+    assert works(api("session.get_this_user", session, session)) == "root"
+    record = works(api("session.get_record", session, session))
+    assert record["is_local_superuser"] is True
+    assert isinstance(record["last_active"], xmlrpc.client.DateTime)
+    assert works(api("session.logout", session)) == ""
+    assert fails(api("VM.get_all", session)) == ["SESSION_INVALID", session]
+    assert fails(api("session.login_with_password", "root", "wrong"))[:2] == ["SESSION_AUTHENTICATION_FAILED", "root"]
+
+
+def test_xenapi_reads_records_and_fields(running: Stage, session: str) -> None:
+    api = xml(running, "/")
+    [pool] = works(api("pool.get_all", session))
+    [host] = works(api("host.get_all", session))
+    assert works(api("pool.get_all_records", session))[pool]["master"] == host
+    assert works(api("pool.get_record", session, pool)) == works(api("pool.get_all_records", session))[pool]
+    assert works(api("host.get_all_records", session))[host]["software_version"]["product_brand"] == "XCP"
+    assert isinstance(works(api("host.get_servertime", session, host)), xmlrpc.client.DateTime)
+    [web] = works(api("VM.get_by_name_label", session, "web"))
+    record = works(api("VM.get_record", session, web))
+    assert (record["memory_static_max"], record["VCPUs_max"]) == (str(2 * GIB), "2")
+    assert works(api("VM.get_all_records", session)).keys() == set(works(api("VM.get_all", session)))
+    assert works(api("VM_metrics.get_record", session, works(api("VM.get_metrics", session, web))))["uuid"] == WEB
+    assert works(api("VM.get_data_sources", session, web))[0]["name_label"] == "cpu_usage"
+    assert fails(api("host.get_record", session, "OpaqueRef:x")) == ["HANDLE_INVALID", "host", "OpaqueRef:x"]
+    assert fails(api("VM.get_by_uuid", session, "no")) == ["UUID_INVALID", "VM", "no"]
+
+
+def test_xenapi_makes_changes_runs_and_destroys_a_vm(running: Stage, session: str) -> None:
+    api = xml(running, "/RPC2")
+    record = {"name_label": "new", "memory_static_max": str(GIB), "VCPUs_max": "2", "PV_args": "quiet"}
+    vm = works(api("VM.create", session, record))
+    works(api("VM.add_to_other_config", session, vm, "a", "b"))
+    again = api("VM.add_to_other_config", session, vm, "a", "b")
+    assert fails(again) == ["MAP_DUPLICATE_KEY", "VM", "other_config", vm, "a"]
+    works(api("VM.set_name_label", session, vm, "newer"))
+    works(api("VM.set_affinity", session, vm, "OpaqueRef:NULL"))
+    works(api("VM.set_memory_limits", session, vm, str(GIB), str(2 * GIB), str(GIB), str(2 * GIB)))
+    assert fails(api("VM.pause", session, vm)) == ["VM_BAD_POWER_STATE", vm, "Running", "Halted"]
+    works(api("VM_start", session, vm, True))
+    assert works(api("VM.get_power_state", session, vm)) == "Paused"
+    works(api("VM.hard_shutdown", session, vm))
+    works(api("VM.destroy", session, vm))
+    assert fails(api("VM.get_name_label", session, vm)) == ["HANDLE_INVALID", "VM", vm]
+
+
+def test_xenapi_over_json_rpc_has_integers_and_errors_of_its_own(running: Stage, session: str) -> None:
+    api = rpc(running, "/jsonrpc")
+    assert api("VM.get_memory_static_max", session, f"OpaqueRef:{WEB}") == 2 * GIB
+    error = api("VM.start", session, f"OpaqueRef:{ARCHIVE}", False, False)
+    assert (error["code"], error["message"]) == (1, "HOST_NOT_ENOUGH_FREE_MEMORY")
+    assert str(error["data"][0]) == str(64 * GIB)
+
+
+# xenopsd
+
+
+def test_xenopsd_takes_a_struct_of_named_parameters(running: Stage) -> None:
+    xenops = xml(running, "/xenopsd")
+    assert works(xenops("query", {"debug_info": DBG, "unit": None}))["name"] == "xenopsd"
+    host = works(xenops("HOST.stat", {"debug_info": DBG}))
+    assert host["cpu_info"]["vendor"] == "GenuineSample"
+    assert host["hypervisor"].keys() == {"version", "capabilities"}
+    vm = {"id": "v1", "name": "v", "vcpus": "1", "vcpu_max": "2", "platformdata": {}, "ty": "HVM"}
+    sizes = dict.fromkeys(("memory_static_max", "memory_dynamic_max", "memory_dynamic_min"), str(GIB))
+    assert works(xenops("VM.add", {"debug_info": DBG, "vm": {**vm, **sizes}})) == "v1"
+    works(xenops("VM.start", {"debug_info": DBG, "id": "v1"}))
+    state = works(xenops("VM.stat", {"debug_info": DBG, "id": "v1"}))
+    assert (state["power_state"], str(state["memory_actual"])) == ("Running", str(GIB))
+    works(xenops("VM.shutdown", {"debug_info": DBG, "id": "v1", "delay": 30.0}))
+    assert fails(xenops("VM.pause", {"debug_info": DBG, "id": "v1"})) == ["Bad_power_state", ["Halted", "Running"]]
+    assert fails(xenops("VM.pause", {"debug_info": DBG, "id": "v9"})) == ["Does_not_exist", ["VM", "v9"]]
+    assert "v1" in [row["id"] for row in works(xenops("VM.list", {"debug_info": DBG, "unit": None}))]
+    works(xenops("VM.remove", {"debug_info": DBG, "id": "v1"}))
+
+
+def test_xenopsd_names_a_disk_by_a_pair(running: Stage) -> None:
+    xenops = rpc(running, "/xenopsd/jsonrpc")
+    disk = {"id": [DB, "xvdb"], "backend": "disk", "writable": True, "qos": {"weight": 3}}
+    assert xenops("VBD.add", debug_info=DBG, vbd=disk) == [DB, "xvdb"]
+    assert xenops("VBD.stat", debug_info=DBG, id=[DB, "xvdb"])["qos_target"] == {"weight": 3}
+    assert xenops("VBD.list", debug_info=DBG, vm=DB)[0]["device"] == "xvdb"
+    assert xenops("VBD.remove", debug_info=DBG, id=[DB, "xvdb"]) is None
+
+
+# storage
+
+
+def test_storage_attaches_and_detaches_a_disk(running: Stage) -> None:
+    storage = xml(running, "/storage")
+    disk = {"dbg": DBG, "sr": SR, "vdi": VDI}
+    assert works(storage("SR.list", {"dbg": DBG})) == [SR]
+    assert VDI in [info["vdi"] for info in works(storage("SR.scan", {"dbg": DBG, "sr": SR}))]
+    ways = works(storage("VDI.attach2", {**disk, "dp": "vbd/1", "read_write": True}))["implementations"]
+    assert ways[0][0] == "XenDisk"
+    assert ways[0][1]["backend_type"] == "vbd3"
+    works(storage("VDI.activate", {**disk, "dp": "vbd/1"}))
+    assert fails(storage("VDI.destroy", disk)) == ["Vdi_in_use", [SR, VDI]]
+    works(storage("VDI.deactivate", {**disk, "dp": "vbd/1"}))
+    works(storage("VDI.detach", {**disk, "dp": "vbd/1"}))
+    twice = storage("VDI.detach", {**disk, "dp": "vbd/1"})
+    assert fails(twice) == ["Illegal_transition", ["detached", "detached"]]
+    unknown = storage("VDI.stat", {**disk, "vdi": "../../nothing"})
+    assert fails(unknown) == ["Vdi_does_not_exist", [SR, "../../nothing"]]
+
+
+def test_storage_makes_grows_and_destroys_a_disk(running: Stage) -> None:
+    storage = rpc(running, "/storage/jsonrpc")
+    wanted = {"name_label": "d", "virtual_size": GIB, "ty": "user"}
+    vdi = storage("VDI.create", dbg=DBG, sr=SR, vdi_info=wanted)["vdi"]
+    assert storage("VDI.resize", dbg=DBG, sr=SR, vdi=vdi, new_size=2 * GIB) == 2 * GIB
+    storage("VDI.set_name_label", dbg=DBG, sr=SR, vdi=vdi, new_name_label="e")
+    assert storage("VDI.get_by_name", dbg=DBG, sr=SR, name="e")["virtual_size"] == 2 * GIB
+    copy = storage("VDI.snapshot", dbg=DBG, sr=SR, vdi=vdi, vdi_info={"name_label": "s"})
+    assert copy["is_a_snapshot"] is True
+    bitmap = storage("VDI.list_changed_blocks", dbg=DBG, sr=SR, vdi_from=copy["vdi"], vdi_to=vdi)
+    assert set(bitmap.rstrip("=")) == {"A"}  # base64 of zeros
+    assert storage("VDI.destroy", dbg=DBG, sr=SR, vdi=vdi) is None
+    assert storage("SR.stat", dbg=DBG, sr=SR)["health"] == "Healthy"
+    config = {"server": "192.0.2.9", "port": 2049}
+    made = storage("SR.create", DBG, "sr-2", "nfs", "", config, 1000, "nfs")
+    assert made == {"server": "192.0.2.9", "port": "2049"}
+    assert storage("SR.attach", DBG, "sr-2", config) is None
+    assert storage("SR.attach", DBG, "sr-9", config)["message"]
+
+
+# squeezed
+
+
+def test_squeezed_takes_everything_by_position(running: Stage) -> None:
+    memory = xml(running, "/memory")
+    session = works(memory("login", DBG, "test"))
+    reservation, kib = works(memory("reserve_memory_range", DBG, session, 4096, "8192"))
+    assert str(kib) == "8192"
+    works(memory("delete_reservation", DBG, session, reservation))
+    assert fails(memory("delete_reservation", DBG, session, reservation)) == ["Unknown_reservation", reservation]
+    needed, free = fails(memory("reserve-memory", DBG, session, 2**30))[1]
+    assert (int(needed), int(free) < 2**30) == (2**30, True)
+    policy, kib = works(memory("get_domain_zero_policy", DBG))
+    assert (policy, int(kib)) == ("Fixed_size", 1024**2)
+    unknown = memory("query_reservation_of_domain", DBG, session, 99)
+    assert unknown == {"Status": "Failure", "ErrorDescription": "No_reservation"}
+
+
+# networkd
+
+
+def test_networkd_takes_named_parameters_and_then_the_rest(running: Stage) -> None:
+    network = xml(running, "/networkd")
+    assert "eth0" in works(network("Network.Interface.get_all", DBG, None))
+    works(network("Network.Interface.set_ipv4_conf", {"name": "eth0"}, DBG, "DHCP4"))
+    record = works(network("Network.Interface.get_record", {"name": "eth0"}, DBG))
+    assert (record["ipv4_conf"], record["ipv4_addr"]) == ("DHCP4", [])
+    assert works(network("Network.Interface.get_ipv4_addr", {"name": "xenbr0"}, DBG)) in (
+        [["192.0.2.10", 24]],
+        [["192.0.2.10", "24"]],
+    )
+    vlan = {"name": "br9", "vlan": ["xenbr0", 9], "other_config": {}}
+    works(network("Network.Bridge.create", vlan, DBG))
+    port = {"bridge": "br9", "name": "bond1", "interfaces": ["eth0", "eth1"]}
+    works(network("Network.Bridge.add_port", port, DBG))
+    assert works(network("Network.Bridge.get_all_bonds", {"name": "br9"}, DBG)) == {"bond1": ["eth0", "eth1"]}
+    assert fails(network("Network.Bridge.destroy", {"name": "br9"}, DBG)) == ["Vlan_in_use", ["br9", ["bond1"]]]
+    works(network("Network.Bridge.destroy", {"name": "br9", "force": True}, DBG))
+    gone = fails(network("Network.Bridge.get_all_ports", {"name": "br9"}, DBG))
+    assert (gone[0], gone[1].endswith("/br9")) == ("Bridge_does_not_exist", True)
+    assert fails(network("Network.Bridge.add_port", port, DBG)) == ["Bridge_does_not_exist", "br9"]
+    assert works(network("Network.get_statistics", DBG))["eth1"]["carrier"] is True
+
+
+# perfmon
+
+
+def test_perfmon_gathers_a_rule_and_tells_alerts(running: Stage, session: str) -> None:
+    perfmon = rpc(running, "/perfmon/jsonrpc")
+    api = xml(running, "/")
+    vm = f"OpaqueRef:{DB}"
+    assert perfmon("perfmon.add_rule", vm, "cpu_usage", 0.5) is None
+    assert perfmon("perfmon.get_rules", vm)[0]["inhibit"] == 3600
+    rules = [{"variable": "cpu_usage", "level": 0.6, "sense": "high", "inhibit": 9, "adjustment": 0, "priority": 1}]
+    assert perfmon("perfmon.set_rules", target=vm, rules=rules) is None
+    works(api("VM.start", session, vm, False, False))
+    assert perfmon("refresh") == 1
+    [alert] = perfmon("perfmon.list_alerts")
+    assert (alert["target"], alert["value"]) == (vm, 0.75)
+    assert perfmon("perfmon.acknowledge", alert["id"]) is None
+    error = perfmon("perfmon.acknowledge", alert["id"])
+    assert (error["code"], error["message"]) == (404, f"there is no alert {alert['id']}")
+    works(api("VM.hard_shutdown", session, vm))

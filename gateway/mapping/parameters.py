@@ -51,12 +51,14 @@ def compile_parameters(
     params = entry.at("params")
     specs = [_Spec(params.at(index)) for index in range(len(params.data or ()))]
     work = _Work(entry, callee, encoding, specs, session)
+    before = len(entry.problems)
     work.check_names()
     for index, spec in enumerate(specs):
         work.lead(index, spec)
     for name in entry.at("args").data or ():
         work.give(name, entry.at("args", name))
-    work.check_complete()
+    if len(entry.problems) == before:  # or else what is missing is mostly what was wrong
+        work.check_complete()
     return work.plan(), tuple(work.describe(index, spec) for index, spec in enumerate(specs))
 
 

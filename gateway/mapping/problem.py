@@ -34,7 +34,7 @@ def place(path: Path) -> str:
 
 def one_of(names: Iterable[str]) -> str:
     """Names that exist, for a message: `a, b`."""
-    return ", ".join(names) or "nothing"
+    return ", ".join(names) or "none"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

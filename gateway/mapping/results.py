@@ -111,7 +111,7 @@ class _Work:
         name = pick.data if whole else pick.data.get("from", only)
         source = sources.get(name)
         if name is None:
-            pick.fail("'from' is missing", level="schema", key=True)
+            pick.fail("'from' is missing", level="schema")
         elif source is None:
             hint = did_you_mean(name, sources) or f" (it has: {self._known(sources)})"
             what = "property" if self.callee.record or self.callee.objects else "out-argument"

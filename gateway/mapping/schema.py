@@ -57,8 +57,8 @@ def _explain(document: Document, error: _Error) -> Iterator[Problem]:
     elif error.validator == "required":
         for key in error.validator_value:
             if key not in error.instance:
-                yield document.problem(path, f"'{key}' is missing", key=True)
-    else:
+                yield document.problem(path, f"'{key}' is missing", key=bool(path) and isinstance(path[-1], str))
+    elif error.validator != "oneOf" or isinstance(error.instance, dict):  # else its type is told already
         yield document.problem(path, _MESSAGES.get(str(error.validator), _other)(error))
 
 

@@ -68,7 +68,8 @@ class Callee:
     @property
     def title(self) -> str:
         """The member in messages: `org.xen.xcp.xenopsd.VM1.Stat`."""
-        return f"{self.interface.name}.{self.members[0]}" if self.members else self.interface.name
+        whole = self.record or self.objects
+        return self.interface.name if whole else f"{self.interface.name}.{self.members[0]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,218 @@
+"""The mapping compiler is total: whatever stands in a file, the answer is a table and a list of problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from gateway.core.binding import Bind, ParameterCountError
+from gateway.core.marshal import MarshalError
+from gateway.core.model import Call, Value
+from gateway.mapping import idl
+from gateway.mapping.compile import build
+from gateway.mapping.load import parse
+from gateway.mapping.schema import schema
+from tests.kit.mapping import HEAD, IDL
+
+GOOD = HEAD.replace(
+    "methods:\n",
+    """\
+session: {parameter: session, interface: org.example.Session1, member: Check, errors: {a.B: {code: A}}}
+defaults: {timeout: 5s, effect: read, coerce: legacy, variants: typed, mode: dbus}
+errors: {"*": {code: 5, args: ["{vm}", "{0}"], message: "{message}"}}
+methods:
+""",
+) + (
+    """\
+  a: {member: Start, object_path: "/vm/{vm}", params: [session, vm, paused, {name: force, default: false}]}
+  b: {member: Add, params: [{name: o, others: ignore, fields: {n: name, m: {to: memory, default: 1}}}]}
+  c: {member: Configure, params: [n, k], args: {config: {gather: {n: n, k: k}}, pair: {gather: [n, k]}}}
+  d: {member: Plug, params: [{name: devices, struct: [mac, mtu]}], aliases: [e]}
+  f: {member: Disks, result: {struct: [id, size]}}
+  g: {member: Info, variants: plain, result: {fields: {id: Uuid, at: {from: Made, format: datetime}}}}
+  h: {property: Created, result: {format: text}}
+  i: {set_property: NameLabel, params: [{name: label, to: value}]}
+  j: {all_properties: true, result: {p: PowerState}}
+  k: {managed_objects: {key: NameLabel}, result: {fields: {made: {from: Created, format: datetime}}}}
+  l: {member: Stat, result: [state, {from: memory_bytes, format: text}]}
+  m: {member: At, params: [{name: when, format: datetime, default: "2026-01-01"}]}
+"""
+)
+
+SETTINGS = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.fixture(scope="module")
+def compiles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], list[str]]:
+    """Build one file; answers with its problems."""
+    directory = tmp_path_factory.mktemp("mappings")
+    (directory / "example.xml").write_text(IDL)
+
+    def run(content: bytes) -> list[str]:
+        (directory / "x.yaml").write_bytes(content)
+        table, problems = build([directory], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
+        assert table.revision
+        assert all("\n" not in str(problem) for problem in problems)
+        return [str(problem) for problem in problems]
+
+    return run
+
+
+def _keys(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from node.get("properties", {})
+        for item in node.values():
+            yield from _keys(item)
+
+
+WORDS = sorted({*_keys(schema()), "Start", "Stat", "a", "vm", "name", "memory", "*", "{vm}", "/x/{vm}", "void", "5s"})
+leaves = (
+    st.sampled_from(WORDS)
+    | st.text(max_size=5)
+    | st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([2**64, -1, 0])
+)
+data = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def _good() -> Any:
+    document, problems = parse(Path("x.yaml"), GOOD.encode())
+    assert document is not None, problems
+    return document.data
+
+
+def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    for step, item in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from _places(item, (*path, step))
+
+
+PLACES = list(_places(_good()))
+
+
+def _replaced(node: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    copy = dict(node) if isinstance(node, dict) else list(node)
+    copy[path[0]] = _replaced(node[path[0]], path[1:], value)
+    return copy
+
+
+def _removed(node: Any, path: tuple[Any, ...]) -> Any:
+    *around, last = path
+    inside = node
+    for step in around:
+        inside = inside[step]
+    kept = dict(inside) if isinstance(inside, dict) else list(inside)
+    del kept[last]
+    return _replaced(node, tuple(around), kept)
+
+
+def _dumped(value: Any, path: Path) -> bytes:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.width = 10_000
+    with path.open("w") as stream:
+        yaml.dump(value, stream)
+    return path.read_bytes()
+
+
+def test_the_file_that_is_mutated_is_good(compiles: Callable[[bytes], list[str]]) -> None:
+    assert compiles(GOOD.encode()) == []
+
+
+@SETTINGS
+@given(st.data())
+def test_any_mutation_of_a_good_mapping_gives_a_table_and_problems(
+    compiles: Callable[[bytes], list[str]], tmp_path: Path, draw: st.DataObject
+) -> None:
+    mutated = _good()
+    path = draw.draw(st.sampled_from(PLACES[1:]))
+    changed = _removed(mutated, path) if draw.draw(st.booleans()) else _replaced(mutated, path, draw.draw(data))
+    compiles(_dumped(changed, tmp_path / "dumped"))
+
+
+@SETTINGS
+@given(st.integers(0, len(GOOD)), st.text(alphabet="{}[]:,-*&!|>'\"#%@` \n\tax0", max_size=6), st.integers(0, 6))
+def test_any_edit_of_a_good_mapping_gives_a_table_and_problems(
+    compiles: Callable[[bytes], list[str]], at: int, inserted: str, removed: int
+) -> None:
+    compiles((GOOD[:at] + inserted + GOOD[at + removed :]).encode())
+
+
+@SETTINGS
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_give_a_table_and_problems(compiles: Callable[[bytes], list[str]], content: bytes) -> None:
+    assert compiles(content)
+
+
+@SETTINGS
+@given(st.integers(0, len(IDL)), st.text(alphabet="<>/=\"'&;! asv(){}h", max_size=6), st.integers(0, 6))
+def test_any_edit_of_an_idl_is_read_or_refused(at: int, inserted: str, removed: int) -> None:
+    assert _line_of_refusal(IDL[:at] + inserted + IDL[at + removed :]) >= 0
+
+
+def _line_of_refusal(xml: str) -> int:
+    try:
+        idl.parse(xml)
+    except idl.IdlError as error:
+        return error.line
+    return 0
+
+
+values: st.SearchStrategy[Value] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+names = st.sampled_from(["session", "vm", "paused", "force", "o", "n", "k", "devices", "label", "when", "x"])
+
+
+@SETTINGS
+@given(st.lists(values, max_size=4), st.dictionaries(names, values, max_size=3))
+def test_any_call_is_bound_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, params: list[Value], named: dict[str, Value]
+) -> None:
+    for route in _routes(tmp_path_factory):
+        for bind in (route.bind, route.guard.bind) if route.guard else (route.bind,):
+            counted = len(params) + len(named) - (1 if route.guard else 0)
+            assert _ending(bind, Call(route.method, tuple(params), named)) in ("bound", "$.params", counted)
+
+
+def _ending(bind: Bind, call: Call) -> str | int:
+    """What became of a call: bound, refused for a value, or for the number of its parameters."""
+    try:
+        bind(call)
+    except MarshalError as error:
+        return str(error)[:8]
+    except ParameterCountError as error:
+        return error.received
+    return "bound"
+
+
+_compiled: list[Any] = []
+
+
+def _routes(directories: pytest.TempPathFactory) -> list[Any]:
+    if not _compiled:
+        directory = directories.mktemp("good")
+        (directory / "example.xml").write_text(IDL)
+        (directory / "x.yaml").write_text(GOOD)
+        table, problems = build([directory], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
+        assert problems == []
+        _compiled.extend(table.routes())
+    return _compiled

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from gateway.core.formats import MOMENTS, moment_encoder, show_moment, show_text
+from gateway.core.marshal import MarshalError, to_dbus
+from gateway.core.model import Value
+from gateway.core.signature import parse_one
+
+MINUTE = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+
+
+def _encode(code: str, value: Value) -> object:
+    kind = parse_one(code)
+    return moment_encoder(kind, to_dbus(kind))(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        MINUTE,
+        MINUTE.replace(tzinfo=None),
+        MINUTE.astimezone(timezone(timedelta(hours=2))),
+        "19700101T00:01:00Z",
+        "1970-01-01T00:01:00",
+        "1970-01-01T01:01:00+01:00",
+    ],
+)
+def test_a_moment_however_it_is_written_becomes_unix_seconds(value: Value) -> None:
+    assert [_encode(code, value) for code in "xtui"] == [60, 60, 60, 60]
+    assert _encode("d", value) == 60.0
+    assert set(MOMENTS) == set("xtuids")
+
+
+def test_a_moment_becomes_iso_text_with_its_zone() -> None:
+    assert _encode("s", "19700101T00:01:00") == "1970-01-01T00:01:00Z"
+    assert _encode("s", MINUTE.astimezone(timezone(timedelta(hours=2)))) == "1970-01-01T02:01:00+02:00"
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "text"),
+    [
+        ("x", "tomorrow", '$: expected a dateTime or ISO 8601 text, got "tomorrow"'),
+        ("x", 60, "$: expected a dateTime or ISO 8601 text, got 60"),
+        ("u", "19691231T00:00:00Z", "$: expected u, got -86400"),
+        (
+            "x",
+            MINUTE.replace(microsecond=1),
+            '$: expected a dateTime in whole seconds, got "1970-01-01T00:01:00.000001+00:00"',
+        ),
+    ],
+)
+def test_what_is_no_moment_is_refused(code: str, value: Value, text: str) -> None:
+    with pytest.raises(MarshalError) as caught:
+        _encode(code, value)
+    assert str(caught.value) == text
+
+
+def test_seconds_and_text_are_shown_as_moments() -> None:
+    assert show_moment(60) == MINUTE
+    assert show_moment(60.5) == MINUTE + timedelta(seconds=0.5)
+    assert show_moment("1970-01-01T00:01:00Z") == MINUTE
+    assert show_moment([60, {"a": 60}]) == [MINUTE, {"a": MINUTE}]
+
+
+@pytest.mark.parametrize("value", [2**63, float("nan"), float("inf"), "soon", True, None])
+def test_what_says_no_moment_is_refused(value: Value) -> None:
+    with pytest.raises(MarshalError):
+        show_moment(value)
+
+
+def test_numbers_are_shown_as_text_and_nothing_else_is() -> None:
+    assert show_text(2**63) == "9223372036854775808"
+    assert show_text(0.5) == "0.5"
+    assert show_text([1, {"a": 2, "b": "x", "c": True}]) == ["1", {"a": "2", "b": "x", "c": True}]

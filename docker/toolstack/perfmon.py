@@ -12,7 +12,6 @@ from service import NAMES, ROOT, Bus, Error, Record, Service1, element, field, r
 
 SENSES = ("high", "low")
 PRIORITIES = range(1, 6)
-MINUTE = 60  # seconds between two refreshes, unless somebody says otherwise
 UNKNOWN_OBJECT = "org.freedesktop.DBus.Error.UnknownObject"
 
 
@@ -51,13 +50,13 @@ class Alerts1(Record):
     Active = field("Active", "u")
 
     def __init__(self, bus: Bus) -> None:
-        super().__init__("perfmon.Alerts1", Interval=MINUTE, LastRefresh=0, Active=0)
+        super().__init__("perfmon.Alerts1", Interval=0, LastRefresh=0, Active=0)
         self.bus = bus
         self.rules: dict[str, list[Rule]] = {}
         self.alerts: dict[int, list[Any]] = {}
         self.raised: dict[tuple[str, Rule], float] = {}  # when it was last raised, by the monotonic clock
         self.last_id = 0
-        self.periodic = asyncio.ensure_future(self._refresh_every(MINUTE))
+        self.periodic = asyncio.ensure_future(self._refresh_every(0))
 
     @method()
     def SetRules(self, target: "s", rules: "a(sdsuny)"):

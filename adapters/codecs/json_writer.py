@@ -123,6 +123,8 @@ def _compact(moment: datetime) -> str:
     """20260131T09:05:00Z; a fraction is written when there is one, no zone when none is known."""
     text = moment.replace(tzinfo=None).isoformat()
     zone = moment.isoformat()[len(text) :]
+    if len(zone) > len("+00:00"):
+        raise MarshalError("an offset of whole minutes from UTC", zone)
     return text.replace("-", "") + ("Z" if zone == "+00:00" else zone)
 
 

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from adapters.codecs.json_reader import Refused, raw_items, raw_member, read
+from gateway.core.model import FaultCode, Limits
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":"x:y","b":"\\":","c":":"}',
+        '{"\\u003a":"\\u0022:","a":{"b":{}}}',
+        '{"a" : 1 , "b"\t:\r\n 2}',
+        '{"a:":1,"a":2,":a":3}',
+        '{"a":{"a":{"a":1}},"b":[{"a":1},{"a":1}]}',
+        '"\\ud83d\\ude00\\u0000\u007f"',
+    ],
+)
+def test_colons_and_escapes_in_texts_are_no_members(text: str) -> None:
+    assert read(text.encode(), Limits()) == json.loads(text)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 63, 64])
+def test_depth_up_to_the_limit_is_read_and_one_more_is_refused(levels: int) -> None:
+    def nested(levels: int) -> bytes:
+        return b"[" + b"[]," * 100 + b"[" * (levels - 1) + b'"]["' + b"]" * (levels - 1) + b"]"
+
+    assert read(nested(levels), Limits(depth=max(levels, 2)))
+    with pytest.raises(Refused, match=f"at most {levels} nested") as refusal:
+        read(nested(levels + 1), Limits(depth=levels))
+    assert refusal.value.code is FaultCode.TOO_LARGE
+
+
+@pytest.mark.parametrize("text", ['[1,[],{},"",{"a":[ ]}]', '["a,b,[","\\",{",null,[[ \n ]],{ }]'])
+def test_values_are_counted_exactly(text: str) -> None:
+    count = 7
+    assert read(text.encode(), Limits(elements=count)) == json.loads(text)
+    with pytest.raises(Refused, match=f"at most {count - 1} values"):
+        read(text.encode(), Limits(elements=count - 1))
+
+
+def test_a_place_is_shown_on_one_line_whatever_the_names_are() -> None:
+    with pytest.raises(Refused) as refusal:
+        read(b'{"a\\nb":[{"x":1,"x":2}]}', Limits())
+    assert str(refusal.value) == '$["a\\nb"][0].x: expected one member of this name, got two'
+
+
+def test_the_text_of_parts_is_given_as_it_was_written() -> None:
+    assert raw_items(b'[ 1.50 , {"a": [ ]}]') == [b"1.50", b'{"a": [ ]}']
+    assert raw_member(b'{"x": 1, "id" : 1e0 }', "id") == b"1e0"

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from adapters.codecs.jsonrpc import FAULT_CODES, Codec
+from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
+from tests.kit.exactly import exactly
+from tests.unit.codecs.hostile_jsonrpc import HOSTILE, LIMITS
+
+CODEC = Codec()
+PING = CODEC.decode(b'{"jsonrpc":"2.0","method":"ping","id":1}')
+OLD_PING = CODEC.decode(b'{"method":"ping","params":[],"id":1}')
+
+# Every form that a message may have, whole; each is also cut at every byte.
+GOOD = (
+    b'{"jsonrpc":"2.0","method":"VM.start","params":["a\\"[{:,\\u00e9\xc3\xa9",{"b":[1,-2.5e3,true,null]}],"id":"x"}',
+    b'{"method":"VM.start","params":[[],{}],"id":18446744073709551616}',
+    b'[{"jsonrpc":"2.0","method":"a","id":1.5},{"jsonrpc":"2.0","method":"b","params":{"c":"\\ud83d\\ude00"}}]',
+)
+
+
+def answer(outcome: Outcome, envelope: Envelope = PING, codec: Codec = CODEC) -> Any:
+    """The response, and the proof that a strict reader takes it."""
+    body = codec.encode(envelope, (outcome,))
+    assert body is not None
+    return json.loads(body, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(("body", "code", "message"), [pytest.param(*case[1:], id=case[0]) for case in HOSTILE])
+def test_what_must_not_be_believed_gets_its_fault(body: bytes, code: FaultCode, message: str) -> None:
+    codec = Codec(LIMITS)
+    envelope = codec.decode(body)
+    (fault,) = envelope.entries
+    assert isinstance(fault, Fault)
+    assert (fault.code, message in fault.message) == (code, True), fault
+    error = answer(fault, envelope, codec)["error"]
+    assert (error["code"], error["message"]) == (FAULT_CODES[code], fault.message)
+
+
+@pytest.mark.parametrize("body", GOOD)
+def test_a_message_cut_at_any_byte_is_a_parse_error(body: bytes) -> None:
+    assert all(isinstance(entry, Call) for entry in CODEC.decode(body).entries)
+    for end in range(len(body)):
+        (fault,) = CODEC.decode(body[:end]).entries
+        assert isinstance(fault, Fault)
+        assert fault.code is FaultCode.PARSE_ERROR, body[:end]
+
+
+def test_a_hundred_thousand_brackets_are_too_large_even_where_the_limit_is_high() -> None:
+    codec = Codec(Limits(body=10**6, depth=10**6))
+    for body in (b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000):
+        assert [getattr(entry, "code", None) for entry in codec.decode(body).entries] == [FaultCode.TOO_LARGE]
+
+
+def test_exactly_at_the_limits_is_good() -> None:
+    codec = Codec(Limits(depth=4, elements=6, batch=2))
+    deep = b'{"jsonrpc":"2.0","method":"m","params":[[[]]]}'  # three arrays and the object; six values
+    assert codec.decode(deep).entries == (Call("m", ([[]],), oneway=True),)
+    assert len(codec.decode(b"[1,2]").entries) == 2
+
+
+def test_brackets_and_commas_in_texts_do_not_count() -> None:
+    codec = Codec(Limits(depth=3, elements=5))
+    text = '[[[[{{{{,,,,\\"\\\\"'
+    assert codec.decode(f'{{"jsonrpc":"2.0","method":"m","params":["{text}]}}'.encode()).entries == (
+        Call("m", ('[[[[{{{{,,,,"\\',), oneway=True),
+    )
+
+
+def test_a_number_with_a_point_stays_a_float_and_an_integer_is_exact() -> None:
+    body = b'{"jsonrpc":"2.0","method":"m","params":[1.0,1,-0.0,1e2,9007199254740993,-18446744073709551617]}'
+    (call,) = CODEC.decode(body).entries
+    assert exactly(call) == exactly(
+        Call("m", (1.0, 1, -0.0, 100.0, 9007199254740993, -18446744073709551617), oneway=True)
+    )
+
+
+def test_the_longest_integer_that_python_converts_is_carried_both_ways() -> None:
+    number = int("9" * 4300)
+    body = CODEC.encode_call(Call("m", (number,)))
+    assert CODEC.decode(body).entries == (Call("m", (number,)),)
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (float("nan"), "$.result: expected a finite number, got nan"),
+        ([1, {"load": float("inf")}], "$.result[1].load: expected a finite number, got inf"),
+        ({"a": [None, float("-inf")]}, "$.result.a[1]: expected a finite number, got -inf"),
+        (["\ud800"], "$.result[0]: expected Unicode text"),
+        ({"\udfff": 1}, r'$.result["\udfff"]: expected Unicode text'),
+        ([10**5000], "$.result[0]: expected an integer of reasonable length"),
+        (
+            datetime(2026, 1, 31, tzinfo=timezone(timedelta(seconds=30))),
+            "$.result: expected an offset of whole minutes",
+        ),
+    ],
+)
+@pytest.mark.parametrize("envelope", [PING, OLD_PING], ids=["2.0", "1.0"])
+def test_a_reply_that_json_cannot_carry_is_a_fault_that_names_the_place(
+    value: Value, place: str, envelope: Envelope
+) -> None:
+    error = answer(Reply(value), envelope)["error"]
+    assert error["code"] == FAULT_CODES[FaultCode.UNREPRESENTABLE]
+    assert error["message"].startswith(place)
+
+
+def test_a_reply_nested_without_end_is_a_fault() -> None:
+    nested: list[Value] = []
+    for _ in range(10_000):
+        nested = [nested]
+    assert answer(Reply(nested))["error"]["code"] == FAULT_CODES[FaultCode.UNREPRESENTABLE]
+
+
+def test_a_fault_whose_data_json_cannot_carry_names_the_place_too() -> None:
+    fault = Fault(FaultCode.APPLICATION, "x", data=[1, float("nan")])
+    assert answer(fault)["error"]["message"] == "$.error.data[1]: expected a finite number, got nan"
+
+
+def test_a_fault_with_half_a_surrogate_pair_in_its_message_is_told_visibly() -> None:
+    assert answer(Fault(FaultCode.INTERNAL, "a\ud800"))["error"]["message"] == "a\\ud800"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (b"\x00\xff", '"AP8="'),
+        (datetime(2026, 1, 31, 9, 5, tzinfo=UTC), '"20260131T09:05:00Z"'),
+        (datetime(2026, 1, 31, 9, 5), '"20260131T09:05:00"'),  # noqa: DTZ001 - a moment whose zone nobody knows
+        (datetime(2026, 1, 31, 9, 5, tzinfo=timezone(timedelta(hours=-2))), '"20260131T09:05:00-02:00"'),
+        (datetime(2026, 1, 31, 9, 5, 0, 250000, tzinfo=UTC), '"20260131T09:05:00.250000Z"'),
+        (["2026-01-31T09:05:00", None], '["2026-01-31T09:05:00",null]'),
+        (
+            {"a": None, "b": "null", "c": [True, 1.0, 2**64]},
+            '{"a":null,"b":"null","c":[true,1.0,18446744073709551616]}',
+        ),
+    ],
+)
+def test_values_are_written_as_the_old_servers_write_them(value: Value, written: str) -> None:
+    assert CODEC.encode(PING, (Reply(value),)) == f'{{"jsonrpc":"2.0","result":{written},"id":1}}'.encode()
+
+
+def test_integers_beyond_a_double_become_text_where_the_listener_says_so() -> None:
+    codec = Codec(long_integers="text")
+    result = answer(Reply([2**53, 2**53 + 1, -(2**53) - 1, {"a": 2**64}, True]), codec=codec)["result"]
+    assert exactly(result) == exactly([2**53, "9007199254740993", "-9007199254740993", {"a": str(2**64)}, True])
+
+
+def test_a_batch_is_answered_in_its_order_without_the_notifications() -> None:
+    envelope = CODEC.decode(GOOD[2].replace(b'"id":1.5', b'"id":1.50'))
+    assert CODEC.encode(envelope, (Reply(1), Reply(2))) == b'[{"jsonrpc":"2.0","result":1,"id":1.50}]'
+
+
+def test_a_batch_over_the_cap_is_one_fault_for_the_whole() -> None:
+    envelope = Codec(Limits(batch=1)).decode(GOOD[2])
+    (fault,) = envelope.entries
+    assert isinstance(fault, Fault)
+    assert (fault.code, envelope.batch) == (FaultCode.TOO_LARGE, False)
+    assert answer(fault, envelope)["id"] is None
+
+
+def test_an_envelope_that_was_never_decoded_is_answered_with_an_id_of_null() -> None:
+    fault = Fault(FaultCode.BUSY, "too many calls")
+    assert answer(fault, Envelope((fault,)))["id"] is None
+
+
+def test_the_whole_error_of_a_dialect_is_for_1_0_only() -> None:
+    fault = Fault(FaultCode.APPLICATION, "GONE", name="GONE", data=["vm"], wire=["GONE", "vm"])
+    assert answer(fault, OLD_PING)["error"] == ["GONE", "vm"]
+    assert answer(fault)["error"] == {"code": 1, "message": "GONE", "data": ["vm"]}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (Call("m", (1, [float("nan")])), r"\$\.params\[1\]\[0\]: expected a finite number"),
+        (Call("m", named={"a": "\ud800"}), r"\$\.params\.a: expected Unicode text"),
+        (Call("\ud800"), r"\$\.method: expected Unicode text"),
+        (Call("m", (1,), {"a": 1}), r"\$\.params: expected positional or named parameters"),
+    ],
+)
+def test_a_call_that_cannot_be_carried_is_refused_with_its_place(call: Call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CODEC.encode_call(call)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (b'{"jsonrpc":"2.0","result":null,"id":0}', Reply(None)),
+        (b'{"jsonrpc":"2.0","error":{"code":-32601,"message":"x"},"id":0}', Fault(FaultCode.UNKNOWN_METHOD, "x")),
+        (
+            b'{"jsonrpc":"2.0","error":{"code":7,"message":"x","data":[1]},"id":0}',
+            Fault(FaultCode.REMOTE, "x", name="7", data=[1]),
+        ),
+        (
+            b'{"jsonrpc":"2.0","error":{"code":-32000,"message":"x","data":1},"id":0}',
+            Fault(FaultCode.REMOTE, "x", data=1),
+        ),
+        (
+            b'{"jsonrpc":"2.0","error":["HOST_IS_SLAVE","10.0.0.1"],"id":0}',  # xapi, before it knows the version
+            Fault(FaultCode.REMOTE, "HOST_IS_SLAVE", wire=["HOST_IS_SLAVE", "10.0.0.1"]),
+        ),
+    ],
+)
+def test_the_answers_of_other_servers_are_read(body: bytes, outcome: Outcome) -> None:
+    assert CODEC.decode_outcome(body) == outcome
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"Internal error",
+        b"1",
+        b"[]",
+        b"{}",
+        b'{"jsonrpc":"2.0","result":1}',
+        b'{"jsonrpc":"2.0","id":1}',
+        b'{"jsonrpc":"2.0","result":1,"error":null,"id":1}',
+        b'{"jsonrpc":"1.1","result":1,"id":1}',
+        b'{"result":1,"id":1}',
+        b'{"jsonrpc":"2.0","result":NaN,"id":1}',
+        b'{"jsonrpc":"2.0","result":{"a":1,"a":2},"id":1}',
+    ],
+)
+def test_an_answer_that_is_none_is_a_parse_error(body: bytes) -> None:
+    outcome = CODEC.decode_outcome(body)
+    assert isinstance(outcome, Fault)
+    assert outcome.code is FaultCode.PARSE_ERROR
+
+
+def test_an_answer_over_the_limits_says_so() -> None:
+    outcome = CODEC.decode_outcome(b'{"jsonrpc":"2.0","id":1,"result":' + b"[" * 100 + b"]" * 100 + b"}")
+    assert isinstance(outcome, Fault)
+    assert outcome.code is FaultCode.TOO_LARGE
+
+
+def test_no_two_faults_share_a_number() -> None:
+    assert len(set(FAULT_CODES.values())) == len(FAULT_CODES) == len(FaultCode)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from urllib.parse import quote
+
 import pytest
 
 from adapters.backends.dbus_connection import ConnectError, Connection, Limits
@@ -9,6 +12,19 @@ from gateway.core.route import MethodCall
 from tests.kit.bus import private_bus
 
 GET_ID = MethodCall("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId", "")
+
+# What systemd-stdio-bridge does, for machines that have no systemd.
+BRIDGE = """
+import os, socket, sys, threading
+bus = socket.socket(socket.AF_UNIX)
+bus.connect(sys.argv[1])
+def carry(source, sink):
+    while data := os.read(source, 65536):
+        os.write(sink, data)
+    os._exit(0)
+threading.Thread(target=carry, args=(0, bus.fileno())).start()
+carry(bus.fileno(), 1)
+"""
 
 
 def test_the_command_stands_in_the_address_with_its_arguments_in_order() -> None:
@@ -23,8 +39,8 @@ def test_an_address_without_a_path_is_refused() -> None:
 
 async def test_a_bus_is_reached_through_a_process() -> None:
     with private_bus() as bus:
-        inner = bus.address.split(",")[0].replace("=", "%3d").replace(":", "%3a")
-        address = f"unixexec:path=/usr/bin/systemd-stdio-bridge,argv1=--bus-path%3d{inner}"
+        socket = bus.address.removeprefix("unix:path=").split(",")[0]
+        address = f"unixexec:path={sys.executable},argv1=-c,argv2={quote(BRIDGE)},argv3={quote(socket)}"
         connection = await Connection.open(address, Limits())
         got = await connection.call(GET_ID)
         assert got is not None

@@ -59,7 +59,7 @@ class Backend(ports.Backend):
         self._pools: dict[Bus, Pool] = {}  # by bus, without its services
         self._homes: dict[str, Pool] = {}  # pattern of bus names -> where they live, the most specific first
         self._known: dict[str, Pool | None] = {}  # bus name -> where it lives, as found before
-        self._draining: set[asyncio.Task[None]] = set()
+        self._leaving: dict[Pool, asyncio.Task[None]] = {}  # calls in flight keep them; each with a task that drains it
         self._adopt(buses.values())
 
     async def start(self) -> None:
@@ -91,11 +91,9 @@ class Backend(ports.Backend):
 
     async def stop(self) -> None:
         """Fail what is still waiting, close."""
-        pools, self._pools = list(self._pools.values()), {}
-        self._homes, self._known = {}, {}
+        pools = [*self._pools.values(), *self._leaving]
+        self._adopt(())
         await asyncio.gather(*(pool.close() for pool in pools))
-        if self._draining:
-            await asyncio.wait(self._draining)
 
     async def reconfigure(self, buses: Mapping[str, Bus]) -> None:
         """Other buses from now on. One that stays keeps its connections, one that goes ends its calls first."""
@@ -103,7 +101,11 @@ class Backend(ports.Backend):
         joining = [Pool(key, self._around) for key in map(_key, buses.values()) if key not in before]
         for pool in joining:
             pool.start()
-        await _wait_a_little(joining)
+        try:
+            await _wait_a_little(joining)
+        except asyncio.CancelledError:
+            await asyncio.gather(*(pool.close() for pool in joining))
+            raise
         self._adopt(buses.values(), {**before, **{pool.bus: pool for pool in joining}})
         for key, pool in before.items():
             if key not in self._pools:
@@ -139,9 +141,9 @@ class Backend(ports.Backend):
         return self._known[bus_name]
 
     def _drain(self, pool: Pool) -> None:
-        task = asyncio.get_running_loop().create_task(pool.drain())
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        draining = asyncio.get_running_loop().create_task(pool.drain())
+        self._leaving[pool] = draining
+        draining.add_done_callback(lambda _: self._leaving.pop(pool))
 
 
 def reply(route: Route, message: Received) -> Outcome:

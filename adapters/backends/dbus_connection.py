@@ -185,7 +185,7 @@ class Connection:
         known = self._xml.get((bus_name, object_path))
         if known is not None:
             return known
-        await self._watch(bus_name)
+        is_watched = await self._watch(bus_name)
         interface = "org.freedesktop.DBus.Introspectable"
         answer = await self.call(MethodCall(bus_name, object_path, interface, "Introspect", ""))
         if not isinstance(answer, Message) or answer.message_type is not MessageType.METHOD_RETURN:
@@ -194,15 +194,20 @@ class Connection:
         if answer.signature != "s":
             text = f"{bus_name} {object_path} Introspect: expected reply signature 's', got '{answer.signature}'"
             return Fault(FaultCode.UNREPRESENTABLE, text)
-        return self._xml.setdefault((bus_name, object_path), str(answer.body[0]))
+        xml = str(answer.body[0])
+        if is_watched:
+            self._xml[bus_name, object_path] = xml
+        return xml
 
-    async def _watch(self, bus_name: str) -> None:
+    async def _watch(self, bus_name: str) -> bool:
         """Hear of a new owner before the first answer of the old one is remembered."""
-        if bus_name in self._watched:
-            return
-        self._watched.add(bus_name)
-        rule = f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'"
-        await self.call(MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule]))
+        if bus_name not in self._watched:
+            rule = f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'"
+            answer = await self.call(MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule]))
+            if not isinstance(answer, Message) or answer.error_name:
+                return False
+            self._watched.add(bus_name)
+        return True
 
     def _forget_xml(self, bus_name: str) -> None:
         self._xml = {key: xml for key, xml in self._xml.items() if key[0] != bus_name}

@@ -297,6 +297,14 @@ async def test_introspection_is_remembered_until_the_name_has_a_new_owner(bus: P
             assert await connection.introspect(name, OBJECT_PATH) == first
 
 
+async def test_introspection_is_not_remembered_where_the_bus_tells_of_no_owners() -> None:
+    with private_bus(limits={"max_match_rules_per_connection": 0}) as bus, toy_service(bus.address, TOY):
+        async with connected(bus.address) as connection:
+            for _ in range(2):
+                assert isinstance(await connection.introspect(TOY, OBJECT_PATH), str)
+            assert not connection._xml
+
+
 async def test_others_may_ask_the_gateway_who_it_is(bus: PrivateBus) -> None:
     """Peer.GetMachineId makes the library call the bus in its own name; that answer is left to it."""
     async with connected(bus.address) as connection, connected(bus.address) as other:

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from adapters.dialects.status import Status, failure, integers_as_text, read, success
+from gateway.core.model import Reply, Value
+from tests.kit.exactly import exactly
+
+MOMENT = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
+
+
+def test_integers_become_text_at_every_depth_and_nothing_else_does() -> None:
+    value: Value = {"a": [1, -(2**63), {"b": 0}], "c": [True, 1.5, None, "2", b"3", MOMENT]}
+    expected: Value = {"a": ["1", str(-(2**63)), {"b": "0"}], "c": [True, 1.5, None, "2", b"3", MOMENT]}
+    assert exactly(integers_as_text(value)) == exactly(expected)
+
+
+def test_success_and_failure_are_read_again() -> None:
+    assert success(["a", 7]) == Reply({"Status": "Success", "Value": ["a", "7"]})
+    assert failure(["GONE", 7]) == Reply({"Status": "Failure", "ErrorDescription": ["GONE", "7"]})
+    assert read(success(["a"]).value) == Status(success=True, content=["a"])
+    assert read(failure(["GONE"]).value) == Status(success=False, content=["GONE"])
+    assert read(success(None).value) == Status(success=True, content=None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "Success",
+        [],
+        {},
+        {"Status": "Success"},
+        {"Value": 1},
+        {"Status": "Success", "ErrorDescription": ["X"]},
+        {"Status": "Failure", "Value": 1},
+        {"Status": "Maybe", "Value": 1},
+        {"Status": "Success", "Value": 1, "More": 2},
+    ],
+)
+def test_what_is_no_such_struct_is_left_alone(value: Value) -> None:
+    assert read(value) is None

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+
+from adapters.dialects.xapi_idl import Dialect
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+
+XML, JSON = Dialect("xmlrpc"), Dialect("jsonrpc")
+CALL = Call("VM.start")
+
+# Our fault -> the error variant that the client is told.
+ERRORS: list[tuple[Fault, Value]] = [
+    (Fault(FaultCode.APPLICATION, "x", "No_reservation", []), "No_reservation"),
+    (Fault(FaultCode.APPLICATION, "x", "No_reservation"), "No_reservation"),
+    (Fault(FaultCode.APPLICATION, "x", "Redirect", [["addr"]]), ["Redirect", ["addr"]]),
+    (Fault(FaultCode.APPLICATION, "x", "Does_not_exist", ["VM"]), ["Does_not_exist", "VM"]),
+    (
+        Fault(FaultCode.APPLICATION, "x", "Backend_error", ["SR_BACKEND_FAILURE_46", ["a", "b"]]),
+        ["Backend_error", ["SR_BACKEND_FAILURE_46", ["a", "b"]]],
+    ),
+    (Fault(FaultCode.UNAVAILABLE, "xenopsd cannot be reached"), ["Internal_error", "xenopsd cannot be reached"]),
+    (Fault(FaultCode.REMOTE, "it broke", "org.x.Failed", ["it broke"]), ["Internal_error", "org.x.Failed: it broke"]),
+    (Fault(FaultCode.APPLICATION, "no name"), ["Internal_error", "no name"]),
+]
+
+
+@pytest.mark.parametrize(("fault", "error"), ERRORS)
+def test_an_error_is_a_tag_or_a_tag_with_its_payload(fault: Fault, error: Value) -> None:
+    assert XML.wrap_outcome(fault, CALL) == Reply({"Status": "Failure", "ErrorDescription": error})
+    told = JSON.wrap_outcome(fault, CALL)
+    assert isinstance(told, Fault)
+    assert (told.code, told.wire) == (FaultCode.APPLICATION, error)
+
+
+@pytest.mark.parametrize(("fault", "error"), ERRORS)
+def test_as_a_client_the_error_is_read_again(fault: Fault, error: Value) -> None:
+    for dialect in (XML, JSON):
+        told = dialect.unwrap_outcome(dialect.wrap_outcome(fault, CALL), CALL)
+        assert isinstance(told, Fault)
+        assert told.name == told.message == (error[0] if isinstance(error, list) else error)
+        assert dialect.wrap_outcome(told, CALL) == dialect.wrap_outcome(fault, CALL)
+
+
+def test_numbers_in_an_error_stay_numbers_over_json_only() -> None:
+    fault = Fault(FaultCode.APPLICATION, "x", "Cannot_free_this_much_memory", [4096, 1024])
+    told = JSON.wrap_outcome(fault, CALL)
+    assert isinstance(told, Fault)
+    assert told.wire == ["Cannot_free_this_much_memory", [4096, 1024]]
+    assert XML.wrap_outcome(fault, CALL) == Reply(
+        {"Status": "Failure", "ErrorDescription": ["Cannot_free_this_much_memory", ["4096", "1024"]]}
+    )
+
+
+def test_a_result_is_itself_over_json_and_has_integers_as_text_over_xml() -> None:
+    assert JSON.wrap_outcome(Reply({"kib": 4096}), CALL) == Reply({"kib": 4096})
+    assert XML.wrap_outcome(Reply({"kib": 4096}), CALL) == Reply({"Status": "Success", "Value": {"kib": "4096"}})
+
+
+def test_a_void_result_is_nil() -> None:
+    assert JSON.wrap_outcome(Reply(None), CALL) == Reply(None)
+    assert XML.wrap_outcome(Reply(None), CALL) == Reply({"Status": "Success", "Value": None})
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        (Call("m", ({"debug_info": "d", "id": "x"},)), Call("m", (), {"debug_info": "d", "id": "x"})),
+        (Call("m", ({"name": "eth0"}, "dbg", "DHCP4")), Call("m", ("dbg", "DHCP4"), {"name": "eth0"})),
+        (Call("m", ("dbg", {"a": 1})), Call("m", ("dbg", {"a": 1}))),
+        (Call("m", ({},)), Call("m")),
+        (Call("m"), Call("m")),
+        (Call("m", ({"a": 1},), {"b": 2}, oneway=True), Call("m", (), {"a": 1, "b": 2}, oneway=True)),
+    ],
+)
+def test_a_struct_in_front_holds_the_named_parameters(sent: Call, meant: Call) -> None:
+    assert XML.unwrap_call(sent) == JSON.unwrap_call(sent) == meant
+
+
+def test_as_a_client_named_parameters_go_into_a_struct_in_front() -> None:
+    assert XML.wrap_call(Call("m", ("dbg",), {"a": 1})) == Call("m", ({"a": 1}, "dbg"))
+    assert XML.wrap_call(Call("m", ("dbg",))) == Call("m", ("dbg",))
+
+
+@pytest.mark.parametrize("error", [None, [], ["X"], ["X", 1, 2], [1, 2], {}, 7])
+def test_as_a_client_a_failure_without_a_variant_is_still_a_fault(error: Value) -> None:
+    told = XML.unwrap_outcome(Reply({"Status": "Failure", "ErrorDescription": error}), CALL)
+    assert told == Fault(FaultCode.REMOTE, "an error that is neither a tag nor [tag, payload]", data=[error])
+
+
+@pytest.mark.parametrize("outcome", [Reply(["bare"]), Fault(FaultCode.PARSE_ERROR, "x"), Fault(FaultCode.REMOTE, "x")])
+def test_as_a_client_what_is_not_in_its_terms_stays_as_it_is(outcome: Outcome) -> None:
+    assert XML.unwrap_outcome(outcome, CALL) == outcome
+    assert JSON.unwrap_outcome(outcome, CALL) == outcome
+
+
+def test_as_a_client_json_rpc_2_0_brings_the_tag_as_message() -> None:
+    told = JSON.unwrap_outcome(Fault(FaultCode.APPLICATION, "Does_not_exist", data=["VM"]), CALL)
+    assert told == Fault(FaultCode.APPLICATION, "Does_not_exist", name="Does_not_exist", data=["VM"])

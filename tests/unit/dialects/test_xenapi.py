@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from adapters.dialects.xenapi import BARE, ERROR_CODES, Dialect, text
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from tests.kit.exactly import exactly
+
+XML, JSON = Dialect("xmlrpc"), Dialect("jsonrpc")
+CALL = Call("VM.start", ("OpaqueRef:session", "OpaqueRef:vm"))
+
+# Our fault -> the list that the client is told.
+ERRORS: list[tuple[Fault, list[Value]]] = [
+    (
+        Fault(FaultCode.APPLICATION, "no such VM", "HANDLE_INVALID", ["VM", "OpaqueRef:dead"]),
+        ["HANDLE_INVALID", "VM", "OpaqueRef:dead"],
+    ),
+    (Fault(FaultCode.APPLICATION, "x", "TYPES", [1, True, 1.5, None, ""]), ["TYPES", "1", "true", "1.5", "", ""]),
+    (Fault(FaultCode.APPLICATION, "x", "EVENTS_LOST"), ["EVENTS_LOST"]),
+    (Fault(FaultCode.APPLICATION, "no name"), ["INTERNAL_ERROR", "no name"]),
+    (Fault(FaultCode.UNKNOWN_METHOD, "unknown method"), ["MESSAGE_METHOD_UNKNOWN", "VM.start"]),
+    (
+        Fault(FaultCode.PARAMETER_COUNT, "x", data={"expected": 3, "received": -1}),
+        ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.start", "3", "-1"],
+    ),
+    (
+        Fault(FaultCode.INVALID_PARAMS, "$.params[1].a: expected u, got -1"),
+        ["INVALID_VALUE", "$.params[1].a", "expected u, got -1"],
+    ),
+    (Fault(FaultCode.ACCESS_DENIED, "not for you"), ["PERMISSION_DENIED", "not for you"]),
+    (
+        Fault(FaultCode.REMOTE, "it broke", "org.xen.xcp.Error.Failed", ["it broke", 3]),
+        ["INTERNAL_ERROR", "org.xen.xcp.Error.Failed", "it broke", "3"],
+    ),
+    (Fault(FaultCode.TIMEOUT, "no answer within 60 s"), ["INTERNAL_ERROR", "no answer within 60 s"]),
+    (Fault(FaultCode.INTERNAL, "internal error"), ["INTERNAL_ERROR", "internal error"]),
+]
+
+
+@pytest.mark.parametrize(("fault", "error"), ERRORS)
+def test_over_xml_an_error_is_a_failure_with_a_list_of_texts(fault: Fault, error: list[Value]) -> None:
+    assert XML.wrap_outcome(fault, CALL) == Reply({"Status": "Failure", "ErrorDescription": error})
+
+
+@pytest.mark.parametrize(("fault", "error"), ERRORS)
+def test_over_json_the_code_is_the_message_and_the_rest_its_data(fault: Fault, error: list[Value]) -> None:
+    code, *arguments = error
+    assert isinstance(code, str)
+    assert JSON.wrap_outcome(fault, CALL) == Fault(FaultCode.APPLICATION, code, code, arguments, wire=error)
+
+
+def test_over_xml_a_result_is_a_success_with_integers_as_text() -> None:
+    moment = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
+    value: Value = {"memory": 2**40, "load": 0.5, "on": True, "vifs": [{"mtu": 1500}], "made": moment}
+    expected: Value = {"memory": str(2**40), "load": 0.5, "on": True, "vifs": [{"mtu": "1500"}], "made": moment}
+    assert exactly(XML.wrap_outcome(Reply(value), CALL)) == exactly(Reply({"Status": "Success", "Value": expected}))
+
+
+def test_over_json_a_result_is_itself() -> None:
+    assert JSON.wrap_outcome(Reply([2**40]), CALL) == Reply([2**40])
+
+
+def test_a_void_result_is_the_empty_text() -> None:
+    assert XML.wrap_outcome(Reply(None), CALL) == Reply({"Status": "Success", "Value": ""})
+    assert JSON.wrap_outcome(Reply(None), CALL) == Reply("")
+
+
+@pytest.mark.parametrize("method", BARE)
+def test_introspection_is_answered_bare_but_its_failures_are_not(method: str) -> None:
+    call = Call(method)
+    assert XML.wrap_outcome(Reply(["VM.start", 1]), call) == Reply(["VM.start", 1])
+    assert XML.unwrap_outcome(Reply(["VM.start", 1]), call) == Reply(["VM.start", 1])
+    wrapped = XML.wrap_outcome(Fault(FaultCode.BUSY, "x"), call)
+    assert wrapped == Reply({"Status": "Failure", "ErrorDescription": ["INTERNAL_ERROR", "x"]})
+    assert isinstance(XML.unwrap_outcome(wrapped, call), Fault)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Fault(FaultCode.APPLICATION, "HANDLE_INVALID", data=["VM", "x"]),  # what JSON-RPC 2.0 brings
+        Fault(FaultCode.REMOTE, "HANDLE_INVALID", wire=["HANDLE_INVALID", "VM", "x"]),  # JSON-RPC 1.0, or xapi early
+    ],
+)
+def test_as_a_client_the_error_is_found_in_either_version_of_json_rpc(told: Fault) -> None:
+    assert JSON.unwrap_outcome(told, CALL) == Fault(
+        FaultCode.APPLICATION, "HANDLE_INVALID", name="HANDLE_INVALID", data=["VM", "x"]
+    )
+
+
+@pytest.mark.parametrize("error", [None, [], "X", ["X", 1], [["X"]], {}])
+def test_as_a_client_a_failure_without_an_error_list_is_still_a_fault(error: Value) -> None:
+    told = XML.unwrap_outcome(Reply({"Status": "Failure", "ErrorDescription": error}), CALL)
+    assert told == Fault(FaultCode.REMOTE, "an error that is no list of texts", data=[error])
+
+
+@pytest.mark.parametrize("outcome", [Reply(["bare"]), Fault(FaultCode.PARSE_ERROR, "x"), Fault(FaultCode.REMOTE, "x")])
+def test_as_a_client_what_is_not_in_its_terms_stays_as_it_is(outcome: Outcome) -> None:
+    assert XML.unwrap_outcome(outcome, CALL) == outcome
+    assert JSON.unwrap_outcome(outcome, CALL) == outcome
+
+
+def test_the_session_stays_in_front() -> None:
+    assert XML.unwrap_call(CALL) is XML.wrap_call(CALL) is CALL
+
+
+def test_arguments_have_plain_forms() -> None:
+    moment = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
+    values: list[Value] = ["é", 2**64, False, 0.1, None, b"\xff", moment, ["a", {"b": moment}]]
+    assert [text(value) for value in values] == [
+        "é",
+        "18446744073709551616",
+        "false",
+        "0.1",
+        "",
+        "/w==",
+        "20260131T09:05:00Z",
+        '["a",{"b":"20260131T09:05:00Z"}]',
+    ]
+
+
+def test_every_fault_has_its_error() -> None:
+    assert set(ERROR_CODES) == set(FaultCode)

@@ -29,7 +29,9 @@ from gateway.mapping.problem import did_you_mean, one_of
 from gateway.mapping.scope import Scope
 from gateway.mapping.targets import Callee
 
+# What a legacy value is, as the D-Bus type nearest to it.
 TEXT = parse_one("s")
+STRUCT = parse_one("a{sv}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,9 +331,7 @@ class _Work:
     def describe(self, index: int, spec: _Spec) -> Parameter:
         argument = self.types.get(index)
         told = str(spec.data.get("documentation", "")) or (argument.documentation if argument else "")
-        whole = not {"drop", "fields"} & spec.data.keys()
-        kind = argument.type if argument else TEXT if whole else None
-        return Parameter(spec.name, kind, required=not spec.has_default, documentation=told)
+        return Parameter(spec.name, _legacy_type(spec, argument), required=not spec.has_default, documentation=told)
 
 
 class _Field(_Spec):
@@ -347,6 +347,15 @@ class _Field(_Spec):
         return self.scope.at("to") if "to" in self.data else self.scope
 
 
+def _legacy_type(spec: _Spec, argument: Argument | None) -> Type | None:
+    """The D-Bus type nearest to what the client gives."""
+    if not {"drop", "fields"}.isdisjoint(spec.data):
+        return None
+    if argument is None or "format" in spec.data:
+        return TEXT
+    return with_items(argument.type, STRUCT) if "struct" in spec.data else argument.type
+
+
 def struct_in(kind: Type) -> Type | None:
     """The struct that a type is, or that an array or dictionary of structs holds."""
     if kind.code == "(":
@@ -354,3 +363,13 @@ def struct_in(kind: Type) -> Type | None:
     if kind.code != "a":
         return None
     return struct_in(kind.children[0].children[1] if kind.is_dict else kind.children[0])
+
+
+def with_items(kind: Type, item: Type) -> Type:
+    """The same arrays and dictionaries around another item."""
+    if kind.code != "a":
+        return item
+    if not kind.is_dict:
+        return Type("a", (with_items(kind.children[0], item),))
+    key, value = kind.children[0].children
+    return Type("a", (Type("{", (key, with_items(value, item))),))

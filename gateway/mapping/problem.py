@@ -13,7 +13,7 @@ Path: TypeAlias = "tuple[str | int, ...]"  # keys and indexes that lead to a nod
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing wrong; its text is `file:line:column: place: message`."""
+    """One thing wrong; its text is one printable line, `file:line:column: place: message`."""
 
     file: str
     line: int
@@ -21,6 +21,10 @@ class Problem:
     place: str
     message: str
     level: Level
+
+    def __post_init__(self) -> None:
+        for name in ("file", "place", "message"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}"
@@ -30,6 +34,11 @@ class Problem:
 def place(path: Path) -> str:
     """A node in words: `methods.VM.stat.params[1]`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def printable(text: str) -> str:
+    """The text with what would end a line, move a cursor or be no Unicode written as an escape."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def one_of(names: Iterable[str]) -> str:

@@ -13,17 +13,14 @@ from gateway.core.route import Variants
 from gateway.core.shaping import Item, Shape
 from gateway.core.signature import Type, parse_one
 from gateway.mapping.idl import Argument
-from gateway.mapping.parameters import struct_in
+from gateway.mapping.parameters import STRUCT, TEXT, struct_in, with_items
 from gateway.mapping.problem import did_you_mean, one_of
 from gateway.mapping.scope import Scope
 from gateway.mapping.targets import Callee
 
 FORMS = ("struct", "fields", "format")
 
-# What the mapping makes, as the D-Bus type nearest to it.
-STRUCT = parse_one("a{sv}")
-ARRAY = parse_one("av")
-TEXT = parse_one("s")
+ARRAY = parse_one("av")  # what the mapping makes, as the D-Bus type nearest to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +134,7 @@ class _Work:
         if len(inner.children) != len(struct.data):
             struct.fail(f"'{name} {kind}' has {len(inner.children)} fields, {len(struct.data)} are named")
             return None, kind
-        return shaping.named_fields(kind, struct.data), _with_items(kind, STRUCT)
+        return shaping.named_fields(kind, struct.data), with_items(kind, STRUCT)
 
     def _fields(self, fields: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
         if kind is None or not shaping.holds_dict(kind):
@@ -160,7 +157,7 @@ class _Work:
             form.fail(f"'{name}' is a variant, which 'variants: typed' shows with its signature")
         elif kind is not None and _scalar(kind).code not in codes:
             form.fail(f"'{name} {kind}' cannot be shown as {form.data}: one of {', '.join(codes)} is needed")
-        return show, TEXT if kind is None else _with_items(kind, TEXT)
+        return show, TEXT if kind is None else with_items(kind, TEXT)
 
     # Records: the properties of an object, or of each object
 
@@ -214,13 +211,3 @@ def _scalar(kind: Type) -> Type:
     if kind.code != "a":
         return kind
     return _scalar(kind.children[0].children[1] if kind.is_dict else kind.children[0])
-
-
-def _with_items(kind: Type, item: Type) -> Type:
-    """The same arrays and dictionaries around another item."""
-    if kind.code != "a":
-        return item
-    if not kind.is_dict:
-        return Type("a", (_with_items(kind.children[0], item),))
-    key, value = kind.children[0].children
-    return Type("a", (Type("{", (key, _with_items(value, item))),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from gateway.core.binding import Bind, ParameterCountError
 from gateway.core.marshal import MarshalError
@@ -46,7 +46,7 @@ methods:
 )
 
 SETTINGS = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -102,7 +102,8 @@ def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from _places(item, (*path, step))
 
 
-PLACES = list(_places(_good()))
+GOOD_DATA = _good()
+PLACES = list(_places(GOOD_DATA))
 
 
 def _replaced(node: Any, path: tuple[Any, ...], value: Any) -> Any:
@@ -123,14 +124,6 @@ def _removed(node: Any, path: tuple[Any, ...]) -> Any:
     return _replaced(node, tuple(around), kept)
 
 
-def _dumped(value: Any, path: Path) -> bytes:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.width = 10_000
-    with path.open("w") as stream:
-        yaml.dump(value, stream)
-    return path.read_bytes()
-
-
 def test_the_file_that_is_mutated_is_good(compiles: Callable[[bytes], list[str]]) -> None:
     assert compiles(GOOD.encode()) == []
 
@@ -138,12 +131,11 @@ def test_the_file_that_is_mutated_is_good(compiles: Callable[[bytes], list[str]]
 @SETTINGS
 @given(st.data())
 def test_any_mutation_of_a_good_mapping_gives_a_table_and_problems(
-    compiles: Callable[[bytes], list[str]], tmp_path: Path, draw: st.DataObject
+    compiles: Callable[[bytes], list[str]], draw: st.DataObject
 ) -> None:
-    mutated = _good()
     path = draw.draw(st.sampled_from(PLACES[1:]))
-    changed = _removed(mutated, path) if draw.draw(st.booleans()) else _replaced(mutated, path, draw.draw(data))
-    compiles(_dumped(changed, tmp_path / "dumped"))
+    changed = _removed(GOOD_DATA, path) if draw.draw(st.booleans()) else _replaced(GOOD_DATA, path, draw.draw(data))
+    compiles(json.dumps(changed).encode())  # JSON is YAML too
 
 
 @SETTINGS

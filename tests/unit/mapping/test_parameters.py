@@ -88,6 +88,12 @@ def test_a_parameter_that_is_dropped_or_taken_apart_has_no_type(tmp_path: Path) 
     assert [one.type for one in build_methods(tmp_path, f"m: {entry}").route("m").parameters] == [None, None]
 
 
+def test_a_parameter_in_another_form_is_described_as_the_client_gives_it(tmp_path: Path) -> None:
+    methods = "m: {member: Plug, params: [{name: devices, struct: [mac, mtu]}]}"
+    built = build_methods(tmp_path, f"{methods}\nn: {{member: At, params: [{{name: when, format: datetime}}]}}")
+    assert [str(built.route(name).parameters[0].type) for name in "mn"] == ["aa{sv}", "s"]
+
+
 # method entry (in line 13 of the file, its value in column 6), what is said of it
 PROBLEMS = [
     ("{member: Add, params: [name]}", "x.yaml:13:3: methods.m: nobody gives the in-argument 'memory u' of {Add}"),

@@ -9,6 +9,11 @@ def test_a_problem_is_one_line_that_editors_can_follow() -> None:
     assert str(Problem("a.yaml", 1, 1, "", "is no YAML", "schema")) == "a.yaml:1:1: is no YAML"
 
 
+def test_a_problem_is_printable_whatever_stands_in_the_file() -> None:
+    problem = Problem("a.yaml", 1, 1, "methods.a\nb", "'\x1b[2J\ud800ä' is no method", "idl")
+    assert str(problem) == "a.yaml:1:1: methods.a\\nb: '\\x1b[2J\\ud800ä' is no method"
+
+
 def test_problems_are_sorted_by_where_they_are() -> None:
     places = [("b", 1, 1), ("a", 10, 1), ("a", 9, 2), ("a", 9, 1)]
     problems = [Problem(*where, "", "", "schema") for where in places]

@@ -11,7 +11,17 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from dbus_next import DBusError, ErrorType, Message, MessageFlag, MessageType, PropertyAccess, Variant
+from dbus_next import (
+    DBusError,
+    ErrorType,
+    Message,
+    MessageFlag,
+    MessageType,
+    NameFlag,
+    PropertyAccess,
+    RequestNameReply,
+    Variant,
+)
 from dbus_next.aio import MessageBus
 from dbus_next.service import ServiceInterface, dbus_property, method
 
@@ -181,8 +191,7 @@ class Service1(Record):
 
 def element(text: str) -> str:
     """Escape text as one element of an object path, as sd_bus_path_encode does."""
-    plain = (chr(b) if chr(b).isascii() and chr(b).isalnum() else f"_{b:02x}" for b in text.encode())
-    escaped = "".join(plain)
+    escaped = "".join(chr(b) if chr(b).isascii() and chr(b).isalnum() else f"_{b:02x}" for b in text.encode())
     if escaped[:1].isdigit():
         escaped = f"_{ord(escaped[0]):02x}{escaped[1:]}"
     return escaped or "_"
@@ -215,7 +224,8 @@ def run(name: str, start: Callable[[Bus], Any]) -> None:
 async def _serve(bus_name: str, address: str, start: Callable[[Bus], Any]) -> None:
     bus = await Bus(address).connect()
     await start(bus)
-    await bus.request_name(bus_name)
+    if await bus.request_name(bus_name, NameFlag.DO_NOT_QUEUE) is not RequestNameReply.PRIMARY_OWNER:
+        sys.exit(f"{bus_name} runs already")
     try:
         await bus.wait_for_disconnect()
     except (EOFError, OSError):

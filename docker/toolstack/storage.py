@@ -16,7 +16,7 @@ EPOCH = "19700101T00:00:00Z"
 
 
 class VDI1(Record):
-    """One virtual disk. Nothing is stored; which blocks were written is told by its size alone."""
+    """One virtual disk. Nothing is stored: whoever writes is taken to write the first block."""
 
     Uuid = field("Uuid", "s")
     NameLabel = field("NameLabel", "s", writable=True)
@@ -104,7 +104,7 @@ class VDI1(Record):
         blocks = -(-self.values["VirtualSize"] // BLOCK)
         bitmap = bytearray(-(-blocks // 8))
         if self.written:
-            bitmap[0] = 0x80  # a guest that writes touches the first block
+            bitmap[0] = 0x80
         return bytes(bitmap)
 
     @signal()

@@ -72,6 +72,7 @@ class Host:
         self.domains = Host1()
         self.updates = Updates1()
         self.vms: dict[str, VM1] = {}
+        self.disks: dict[tuple[str, str], dict[str, Any]] = {}  # VM and device -> disk
         self.last_domid = 0
         self.login = asyncio.Lock()
         self.logged_in = False
@@ -81,6 +82,17 @@ class Host:
         if id not in self.vms:
             raise Error("NotFound", "ss", "VM", id)
         return self.vms[id]
+
+    def add(self, vm: list[Any]) -> None:
+        """Make a VM, halted."""
+        self.vms[vm[0]] = VM1(self, vm)
+        self.bus.export(f"{PATH}/vm/{element(vm[0])}", self.vms[vm[0]])
+
+    def remove(self, key: str) -> None:
+        """Forget a VM, and its disks with it."""
+        del self.vms[key]
+        self.disks = {pair: disk for pair, disk in self.disks.items() if pair[0] != key}
+        self.bus.unexport(f"{PATH}/vm/{element(key)}")
 
     def rows(self) -> list[list[Any]]:
         """All VMs, as VMs1.List tells them."""
@@ -199,7 +211,9 @@ class VM1(Record):
         return [previous, current]
 
     def expect(self, *states: str) -> None:
-        """Raise Error unless the VM is in one of these power states."""
+        """Raise Error unless the VM is still there, and in one of these power states."""
+        if self.host.find(self.values["Id"]) is not self:
+            raise Error("NotFound", "ss", "VM", self.values["Id"])
         if self.values["PowerState"] not in states:
             raise Error("BadPowerState", "ss", states[0], self.values["PowerState"])
 
@@ -230,23 +244,23 @@ class VMs1(ServiceInterface):
         self.host = host
 
     @method()
-    def Add(self, vm: "(ssxxxuua{ss})") -> "s":
-        key = vm[0]
-        if key in self.host.vms:
-            self.host.vms[key].expect("Halted")
-            self.host.vms[key].configure(vm)
+    async def Add(self, vm: "(ssxxxuua{ss})") -> "s":
+        known = self.host.vms.get(vm[0])
+        if known is None:
+            self.host.add(vm)
         else:
-            self.host.vms[key] = VM1(self.host, vm)
-            self.host.bus.export(f"{PATH}/vm/{element(key)}", self.host.vms[key])
-        self.host.updates.tell("VM", key)
-        return key
+            async with known.busy:
+                known.expect("Halted")
+                known.configure(vm)
+        self.host.updates.tell("VM", vm[0])
+        return vm[0]
 
     @method()
-    def Remove(self, id: "s"):
+    async def Remove(self, id: "s"):
         vm = self.host.find(id)
-        vm.expect("Halted")
-        del self.host.vms[id]
-        self.host.bus.unexport(f"{PATH}/vm/{element(id)}")
+        async with vm.busy:
+            vm.expect("Halted")
+            self.host.remove(id)
         self.host.updates.tell("VM", id)
 
     @method()
@@ -264,15 +278,14 @@ class VBDs1(ServiceInterface):
     def __init__(self, host: Host) -> None:
         super().__init__(f"{NAMES}.xenopsd.VBDs1")
         self.host = host
-        self.disks: dict[tuple[str, str], dict[str, Any]] = {}
 
     @method()
     def Add(self, vbd: "((ss)sba{sv})") -> "(ss)":
         [vm, device], vdi, writable, qos = vbd
         self.host.find(vm)
-        if (vm, device) in self.disks:
+        if (vm, device) in self.host.disks:
             raise Error("InvalidValue", "ss", "device", device)
-        self.disks[vm, device] = {"vdi": vdi, "writable": writable, "qos": qos, "domid": None}
+        self.host.disks[vm, device] = {"vdi": vdi, "writable": writable, "qos": qos, "domid": None}
         self.host.updates.tell("VBD", f"{vm}.{device}")
         return [vm, device]
 
@@ -280,7 +293,7 @@ class VBDs1(ServiceInterface):
     def Remove(self, id: "(ss)"):
         if self._plugged(self._find(id), id[0]):
             raise Error("DeviceIsConnected", "s", id[1])
-        del self.disks[tuple(id)]
+        del self.host.disks[tuple(id)]
         self.host.updates.tell("VBD", ".".join(id))
 
     @method()
@@ -310,13 +323,13 @@ class VBDs1(ServiceInterface):
     @method()
     def List(self, vm: "s") -> "a(ssbb)":
         self.host.find(vm)
-        mine = [(device, disk) for (owner, device), disk in self.disks.items() if owner == vm]
+        mine = [(device, disk) for (owner, device), disk in self.host.disks.items() if owner == vm]
         return [[device, disk["vdi"], disk["writable"], self._plugged(disk, vm)] for device, disk in mine]
 
     def _find(self, id: list[str]) -> dict[str, Any]:
-        if tuple(id) not in self.disks:
+        if tuple(id) not in self.host.disks:
             raise Error("NotFound", "ss", "VBD", ".".join(id))
-        return self.disks[tuple(id)]
+        return self.host.disks[tuple(id)]
 
     def _domids(self, vm: str) -> list[int]:
         return self.host.vms[vm].values["Domids"] if vm in self.host.vms else []
@@ -328,17 +341,22 @@ class VBDs1(ServiceInterface):
 async def start(bus: Bus) -> None:
     """Export the host and the sample's VMs, all halted."""
     host = Host(bus)
-    vms = VMs1(host)
 
     def diagnose() -> list[str]:
         return [" ".join(map(str, row)) for row in host.rows()] or ["no VMs"]
 
-    interfaces = (Service1("xenopsd", ["suspend", "vbd"], diagnose), host.domains, host.updates, vms, VBDs1(host))
+    interfaces = (
+        Service1("xenopsd", ["suspend", "vbd"], diagnose),
+        host.domains,
+        host.updates,
+        VMs1(host),
+        VBDs1(host),
+    )
     for interface in interfaces:
         bus.export(PATH, interface)
     await bus.watch(f"{NAMES}.squeezed", f"{NAMES}.squeezed.Memory1.TargetChanged", host.retarget)
     for key, name, _description, size, least, vcpus in sample.VMS:
-        vms.Add([key, name, size, size, least, vcpus, vcpus, {}])
+        host.add([key, name, size, size, least, vcpus, vcpus, {}])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from dbus_fast import Variant
+from dbus_fast import MessageType, Variant
 
 from gateway.mapping import idl
 from tests.kit import toolstack as kit
@@ -261,6 +261,23 @@ async def test_a_disk_is_plugged_into_a_domain_and_goes_with_it(client: Client) 
     assert await client.refusal(*unplug) == Refusal("DeviceNotConnected", ["xvda"])
 
 
+async def test_a_vm_that_is_removed_while_others_wait_for_it_is_gone_for_them_too(client: Client) -> None:
+    web = await client.get("xenopsd", WEB, "VM1", "Id")
+    free = await client.get("squeezed", "", "Memory1", "FreeKib")
+    disk = [[web, "xvdz"], "", False, {}]
+    await client.call("xenopsd", "", "VBDs1.Add", "((ss)sba{sv})", disk)
+    *answers, last = await asyncio.gather(
+        client.answer("xenopsd", WEB, "VM1.Start", "b", False),
+        client.answer("xenopsd", WEB, "VM1.Shutdown", "d", 0.0),
+        client.answer("xenopsd", "", "VMs1.Remove", "s", web),
+        client.answer("xenopsd", WEB, "VM1.Start", "b", False),
+    )
+    assert {answer.message_type for answer in answers} == {MessageType.METHOD_RETURN}
+    assert (last.error_name, last.body) == ("org.xen.xcp.Error.NotFound", ["VM", web])
+    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
+    assert (await client.refusal("xenopsd", "", "VBDs1.Stat", "(ss)", [web, "xvdz"])).name == "NotFound"
+
+
 # Memory
 
 
@@ -410,6 +427,16 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+
+
+async def test_a_second_instance_of_a_service_ends_at_once(client: Client, toolstack: Toolstack) -> None:
+    await toolstack.start("perfmon")
+    program = str(kit.ROOT / "docker/toolstack/perfmon.py")
+    second = await asyncio.create_subprocess_exec(
+        *(sys.executable, program, "--address", toolstack.address), stderr=subprocess.PIPE
+    )
+    _, said = await asyncio.wait_for(second.communicate(), kit.PATIENCE)
+    assert (second.returncode, said) == (1, b"org.xen.xcp.perfmon runs already\n")
 
 
 async def test_a_restarted_service_is_another_instance(client: Client, toolstack: Toolstack) -> None:

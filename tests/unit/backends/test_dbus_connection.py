@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dbus_fast import Variant
 
-from adapters.backends.dbus_connection import ConnectError, Connection, Limits, to_library
-from gateway.core import marshal
+from adapters.backends.dbus_connection import ConnectError, Connection, Limits
 from gateway.core.model import Fault, FaultCode
 from gateway.core.route import MethodCall
 from tests.kit.backends import PATIENCE
@@ -74,27 +72,6 @@ async def answer(connection: Connection, call: MethodCall) -> list[object]:
 async def test_values_come_back_as_they_went(bus: PrivateBus, signature: str, body: list[object]) -> None:
     async with connected(bus.address) as connection:
         assert await answer(connection, ask("Echo", signature, *body)) == body
-
-
-@pytest.mark.parametrize(
-    ("signature", "ours", "theirs"),
-    [
-        ("v", marshal.Variant("u", 1), Variant("u", 1)),
-        ("a{sv}", {"a": marshal.Variant("s", "x")}, {"a": Variant("s", "x")}),
-        ("av", [marshal.Variant("b", True)], [Variant("b", True)]),
-        ("(sv)", ("a", marshal.Variant("x", 1)), ["a", Variant("x", 1)]),
-        ("a(sv)", [("a", marshal.Variant("x", 1))], [["a", Variant("x", 1)]]),
-        ("a{sa{sv}}", {"a": {"b": marshal.Variant("i", 1)}}, {"a": {"b": Variant("i", 1)}}),
-        ("v", marshal.Variant("av", [marshal.Variant("i", 1)]), Variant("av", [Variant("i", 1)])),
-    ],
-)
-def test_a_variant_anywhere_becomes_the_librarys(signature: str, ours: object, theirs: object) -> None:
-    assert to_library(signature)([ours]) == [theirs]
-
-
-def test_a_body_without_variants_is_not_converted() -> None:
-    value = {"a": [1, 2]}
-    assert to_library("a{sau}")((value,))[0] is value
 
 
 async def test_a_value_that_would_crash_the_library_costs_only_its_own_call(bus: PrivateBus) -> None:

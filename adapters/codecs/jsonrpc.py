@@ -83,14 +83,10 @@ class Codec(ports.Codec):
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
         """Write the response; None where there is none (sections 4.1 and 6)."""
         tags: Sequence[_Tag] = envelope.tags if isinstance(envelope.tags, tuple) else (_Tag(),)
-        answers = [
-            self._response(outcome, tag.id, one=tag.one)
-            for tag, outcome in zip(tags, outcomes, strict=True)
-            if tag.id is not None
-        ]
-        if not answers:
-            return None
-        return b"[%b]" % b",".join(answers) if envelope.batch else answers[0]
+        if not envelope.batch:
+            return self._response(outcomes[0], tags[0])
+        answers = [answer for answer in map(self._response, outcomes, tags) if answer is not None]
+        return b"[%b]" % b",".join(answers) if answers else None
 
     def encode_call(self, call: Call) -> bytes:
         """Write a 2.0 request or notification; raises ValueError naming the place of what cannot be carried."""
@@ -125,13 +121,15 @@ class Codec(ports.Codec):
         read_all = [_read(message, raw, batch=True) for message, raw in zip(messages, bodies, strict=True)]
         return Envelope(tuple(entry for entry, _ in read_all), tuple(tag for _, tag in read_all), batch=True)
 
-    def _response(self, outcome: Outcome, tag: bytes, *, one: bool) -> bytes:
+    def _response(self, outcome: Outcome, tag: _Tag) -> bytes | None:
+        if tag.id is None:
+            return None
         if isinstance(outcome, Reply):
             try:
-                return (jsonrpc1.RESULT if one else _RESULT) % (self._write(outcome.value), tag)
+                return (jsonrpc1.RESULT if tag.one else _RESULT) % (self._write(outcome.value), tag.id)
             except MarshalError as error:
                 outcome = Fault(FaultCode.UNREPRESENTABLE, str(error.at("result")))
-        return (jsonrpc1.ERROR if one else _ERROR) % (self._error(outcome, one=one), tag)
+        return (jsonrpc1.ERROR if tag.one else _ERROR) % (self._error(outcome, one=tag.one), tag.id)
 
     def _error(self, fault: Fault, *, one: bool) -> bytes:
         try:

@@ -17,6 +17,8 @@ _INTERFACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
 _MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OBJECT_PATH = re.compile(r"/|(/[A-Za-z0-9_]+)+")
 _ESCAPED = re.compile(rb"_([0-9A-Fa-f]{2})")
+_TO_ESCAPE = re.compile(rb"[^A-Za-z0-9]|^[0-9]")
+_ESCAPES = [b"_%02x" % byte for byte in range(256)]
 
 
 def bus_name(text: str) -> str:
@@ -62,8 +64,8 @@ def escape_path_element(text: str) -> str:
     """Any text as one element of an object path, the way sd_bus_path_encode escapes a label; the empty text is "_"."""
     if text.isascii() and text.isalnum() and not text[0].isdigit():
         return text
-    encoded = text.encode("utf-8", "surrogatepass")
-    return "".join(_escape(byte, first=at == 0) for at, byte in enumerate(encoded)) or "_"
+    escaped = _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0][0]], text.encode("utf-8", "surrogatepass"))
+    return escaped.decode("ascii") or "_"
 
 
 def unescape_path_element(element: str) -> str:
@@ -78,12 +80,6 @@ def unescape_path_element(element: str) -> str:
         return unescaped.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         return element
-
-
-def _escape(byte: int, *, first: bool) -> str:
-    character = chr(byte)
-    plain = byte < 128 and (character.isalpha() or (character.isdigit() and not first))
-    return character if plain else f"_{byte:02x}"
 
 
 def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:

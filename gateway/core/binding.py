@@ -290,11 +290,12 @@ def path_taker(template: str, names: Sequence[str]) -> Callable[[Slots], str]:
     pieces = _PLACEHOLDER.split(template)  # text, name, text, name, ..., text
     if len(pieces) == 1:
         return lambda _slots: template
-    texts, slots_of = pieces[::2], [names.index(name) for name in pieces[1::2]]
+    start = pieces[0]
+    steps = tuple(zip(map(names.index, pieces[1::2]), pieces[2::2], strict=True))
 
     def path(slots: Slots) -> str:
-        made = texts[0]
-        for slot, text in zip(slots_of, texts[1:], strict=True):
+        made = start
+        for slot, text in steps:
             value = slots[slot]
             made += escape_path_element(value if type(value) is str else _path_text(value, slot)) + text
         return made

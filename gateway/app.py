@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import structlog
-from adapters.backends.dbus import Backend, Bus
-from adapters.transports.http import HttpLimits, Transport
 
 from adapters.backends import BACKENDS
+from adapters.backends.dbus import Backend, Bus
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from adapters.transports import TRANSPORTS
+from adapters.transports.http import HttpLimits, Transport
 from gateway import __version__, config, explain
 from gateway.config import Config, Listener
 from gateway.control.api import CallRequest, Server
@@ -86,11 +86,9 @@ class Gateway:
 
     async def _wait_for_buses(self) -> None:
         """Give the buses a moment before clients come; a bus that is down keeps nobody from starting."""
-        try:
-            async with asyncio.timeout(BUS_PATIENCE):
-                await self.backend.connected()
-        except TimeoutError:
-            down = [bus.name for bus in self.backend.status() if not bus.connected]
+        await _connected(self.backend)
+        down = [bus.name for bus in self.backend.status() if not bus.connected]
+        if down:
             _log.warning("started without a bus; its calls are refused until it is there", down=down)
 
     async def _drain(self) -> None:
@@ -256,10 +254,29 @@ async def _check_live(settings: Config, table: Table) -> Checked:
     backend: Backend = BACKENDS["dbus"](_buses(settings))
     await backend.start()
     try:
+        await _connected(backend)
+        unreachable = _unreachable(settings, backend)
+        if unreachable:
+            return Checked(table, unreachable, ())
         problems, notes = await differences(table, backend.introspect)
     finally:
         await backend.stop()
     return Checked(table, problems, notes)
+
+
+async def _connected(backend: Backend) -> None:
+    """Give the buses a moment; `status` tells which ones are there then."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BUS_PATIENCE):
+            await backend.connected()
+
+
+def _unreachable(settings: Config, backend: Backend) -> list[Problem]:
+    return [
+        Problem(settings.file, 1, 1, f"$.bus.{bus.name}.address", f"{bus.address} cannot be reached", "live")
+        for bus in backend.status()
+        if not bus.connected
+    ]
 
 
 def describe_routes(table: Table) -> list[Mapping[str, object]]:

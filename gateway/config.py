@@ -97,11 +97,11 @@ class Config(_Section, frozen=True):
     control: Control = Control()
     log: Log = Log()
     grace: Seconds = Seconds(10)  # time for calls in flight at stop
-    directory: str = "."  # where the file stands; not a key of the file
+    file: str = ""  # where this was read; not a key of the file
 
     def mapping_paths(self) -> tuple[Path, ...]:
         """The mapping directories, relative ones resolved against the config file."""
-        return tuple(Path(self.directory) / name for name in self.mappings.directories)
+        return tuple(Path(self.file).parent / name for name in self.mappings.directories)
 
 
 def load(path: Path) -> Config:
@@ -117,13 +117,13 @@ def load(path: Path) -> Config:
 
 def parse(document: dict[str, object], path: Path) -> Config:
     """Check a document; `path` is where relative names start and what messages name."""
-    if "directory" in document:
-        raise ConfigError(f"{path}: $: unknown key 'directory'")
+    if "file" in document:
+        raise ConfigError(f"{path}: $: unknown key 'file'")
     for kind, section_type in (("bus", Bus), ("listener", Listener)):
         sections = document.get(kind)
         for name, section in sections.items() if isinstance(sections, dict) else ():
             _convert(section, section_type, path, f"$.{kind}.{name}")
-    settings = _convert({**document, "directory": str(path.parent)}, Config, path, "$")
+    settings = _convert({**document, "file": str(path)}, Config, path, "$")
     _one_bus_each(settings, path)
     return settings
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import structlog
 
@@ -64,7 +63,8 @@ class Exchange(Endpoint):
         """Framing faults skip the dialect: a convention dresses application outcomes."""
         if isinstance(entry, Fault):
             return entry
-        call = replace(self.dialect.unwrap_call(entry), peer=peer)
+        meant = self.dialect.unwrap_call(entry)
+        call = Call(meant.method, meant.params, meant.named, meant.oneway, peer, meant.extensions)
         return self.dialect.wrap_outcome(await self.call(call), call)
 
     async def call(self, call: Call) -> Outcome:

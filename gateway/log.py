@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, TypeAlias
 
 import msgspec
@@ -57,15 +58,46 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
     )
 
 
+class _CallLine(msgspec.Struct):
+    """The line of one call, as JSON."""
+
+    timestamp: datetime
+    level: str
+    event: str
+    method: str
+    outcome: str
+    ms: float
+    peer: str
+
+
 def call_log() -> CallLog:
-    """The function that writes the line of one call: method as mapped, how it ended, milliseconds, who asked."""
-    info = structlog.get_logger().bind().info  # bound once, so that a call pays for its line and no more
+    """The function that writes the line of one call: method as mapped, how it ended, milliseconds, who asked.
 
-    def note(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
-        ended = outcome.code.value if isinstance(outcome, Fault) else "ok"
-        info("call", method=method, outcome=ended, ms=round(seconds * 1000, 2), peer=call.peer.address)
+    The one line that a busy gateway writes thousands of times a second: as JSON it goes past structlog's machinery.
+    """
+    logger = structlog.get_logger().bind()
+    if not logger.is_enabled_for(logging.INFO):
+        return lambda _method, _call, _outcome, _seconds: None
+    as_json = structlog.get_config()["processors"][-1] is _json
 
-    return note
+    def fast(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
+        line = _CallLine(
+            datetime.now(UTC), "info", "call", method, _ended(outcome), round(seconds * 1000, 2), call.peer.address
+        )
+        write(_encode(line).decode())
+
+    def readable(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
+        info("call", method=method, outcome=_ended(outcome), ms=round(seconds * 1000, 2), peer=call.peer.address)
+
+    info, write = logger.info, structlog.get_config()["logger_factory"]().info
+    return fast if as_json else readable
+
+
+def _ended(outcome: Outcome) -> str:
+    return outcome.code.value if isinstance(outcome, Fault) else "ok"
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def _json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:

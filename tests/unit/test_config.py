@@ -64,7 +64,7 @@ def test_mapping_directories_start_where_the_config_stands(tmp_path: Path) -> No
         ('["org.xen.xcp.storage"]', "[]", "$.bus.storage-domain.services: Expected `array` of length >= 1"),
         ("unix:path=/run/xcp/bus", "/run/xcp/bus", "$.bus.toolstack.address: Expected `str` matching regex"),
         ("[mappings]", "[mapping]", "$: Object contains unknown field `mapping`"),
-        ("[bus.toolstack]", 'directory = "/"\n[bus.toolstack]', "$: unknown key 'directory'"),
+        ("[bus.toolstack]", 'file = "/"\n[bus.toolstack]', "$: unknown key 'file'"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named_with_its_place(tmp_path: Path, old: str, new: str, says: str) -> None:

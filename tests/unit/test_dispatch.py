@@ -143,3 +143,29 @@ def test_a_refused_call_is_noted_under_a_name_that_is_not_the_clients() -> None:
     fault = Fault(FaultCode.UNKNOWN_METHOD, "unknown method 'x'")
     assert Dispatcher(Scripted(echo), notes).refuse(Call("x"), fault) is fault
     assert notes.lines == [(UNMAPPED, fault)]
+
+
+async def test_a_cancellation_from_outside_is_no_timeout_even_when_both_come_at_once() -> None:
+    dispatcher = Dispatcher(Scripted(hang), Notes())
+    task = asyncio.ensure_future(dispatcher.answer(route(timeout=0.0), Call("echo", ("a",))))
+    asyncio.get_running_loop().call_later(0.0, task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_after_a_timeout_the_task_can_go_on_waiting() -> None:
+    dispatcher = Dispatcher(Scripted(hang), Notes())
+    await dispatcher.answer(route(timeout=0.0), Call("echo", ("a",)))
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    async with asyncio.timeout(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_timeout_error_of_a_backend_is_a_bug_and_no_deadline() -> None:
+    async def raises(_route: Route, _call: Call) -> Outcome:
+        raise TimeoutError
+
+    outcome = await Dispatcher(Scripted(raises), Notes()).answer(route(), Call("echo", ("a",)))
+    assert outcome == Fault(FaultCode.INTERNAL, "internal error")

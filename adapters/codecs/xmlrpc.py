@@ -242,12 +242,19 @@ def _number(fault: Fault) -> int:
 
 def _fault_text(fault: Fault, number: int) -> str:
     """The message, or the arguments where there is none; the name goes first where the reader will look for one."""
-    message = fault.message or (", ".join(map(str, fault.data)) if isinstance(fault.data, list) else "")
+    message = fault.message or (", ".join(map(_argument, fault.data)) if isinstance(fault.data, list) else "")
     if FROM_FAULT_CODE.get(number) not in NAMED:
         return message
     if fault.code in NAMED and _NAME(fault.name):
         return f"{fault.name}: {message}"
     return message if _split(message) == ("", message) else f": {message}"
+
+
+def _argument(argument: Value) -> str:
+    try:
+        return str(argument)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or nested without end
+        return f"({type(argument).__name__})"
 
 
 def _read_fault(struct: Value) -> Fault:

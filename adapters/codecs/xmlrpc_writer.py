@@ -42,22 +42,21 @@ class _ByType(dict[type, Callable[[Any], str]]):
 def write(value: Value, place: str = "$") -> bytes:
     """The <value> element; raises Unwritable naming the place, which is looked for only when there is need of it."""
     try:
-        written = _bytes(WRITERS[type(value)](value))
+        written = _written(value)
         if written is not None:
             return written
-        where, why = _locate(value) or ("", "cannot be written")
-    except Unwritable:
         where, why = _locate(value) or ("", "cannot be written")
     except RecursionError:
         where, why = "", "nested too deeply"
     raise Unwritable(f"{place}{where}: {why}")
 
 
-def _bytes(text: str) -> bytes | None:
-    """Its bytes; None when XML cannot carry all of its characters. One sweep over all costs less than one a string."""
+def _written(value: Value) -> bytes | None:
+    """None when it cannot be carried. One sweep for characters over the whole costs less than one for each string."""
     try:
+        text = WRITERS[type(value)](value)
         written = text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except (Unwritable, UnicodeEncodeError):  # the latter for half of a surrogate pair
         return None
     if len(written.translate(None, _CONTROLS)) < len(written):
         return None

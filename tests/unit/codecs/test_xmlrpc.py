@@ -66,6 +66,14 @@ def test_a_named_fault_comes_back_with_its_name(code: FaultCode, name: str, mess
     assert CODEC.decode_outcome(CODEC.encode(ONE, [fault])) == fault
 
 
+def test_arguments_stand_in_for_a_message_whatever_they_are() -> None:
+    endless: list[Value] = []
+    endless.append(endless)
+    fault = Fault(FaultCode.REMOTE, "", name="a.b", data=["x", 1, None, 10**5000, endless])
+    read = CODEC.decode_outcome(CODEC.encode(ONE, [fault]))
+    assert read == Fault(FaultCode.REMOTE, "x, 1, None, (int), [[...]]", name="a.b")
+
+
 @pytest.mark.parametrize("name", ["0", "7", "-32604", "2147483647", "-2147483648"])
 def test_a_number_as_name_is_the_fault_code(name: str) -> None:
     fault = Fault(FaultCode.REMOTE, "a: b", name=name)

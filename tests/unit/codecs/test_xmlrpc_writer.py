@@ -70,5 +70,14 @@ def test_a_list_that_holds_itself_is_refused() -> None:
         write(endless)
 
 
+@pytest.mark.parametrize("depth", range(100, 1000, 50))
+def test_any_depth_is_written_or_refused(depth: int) -> None:
+    value: Value = "\0"
+    for _ in range(depth):
+        value = [value]
+    with pytest.raises(Unwritable, match=r"U\+0000|nested too deeply"):
+        write(value)
+
+
 def test_a_message_shows_what_it_cannot_carry() -> None:
     assert visible("a\x00\ud800\nb") == "a\\u0000\\ud800\nb"

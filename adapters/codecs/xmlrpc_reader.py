@@ -1,8 +1,8 @@
 """The elements of an XML-RPC value -> a neutral value, or a refusal that names the place; knows no calls and no bytes.
 
 The types of http://xmlrpc.com/spec.md; besides these i8 and nil, both also in the Apache namespace. In a string all
-white space is kept. Around a number, boolean or date it is passed over: the specification permits none there, but servers
-such as Python's own do. A date keeps its fraction of a second and its zone, or that it has none.
+white space is kept. Around a number, boolean or date it is passed over: the specification permits none there, but
+servers such as Python's own do. A date keeps its fraction of a second and its zone, or that it has none.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
@@ -107,6 +107,11 @@ def _members_are_unique(body: bytes, value: Any) -> bool:
 # The slow reader, which knows places
 
 
+_Place: TypeAlias = (
+    "tuple[_Place, str | int] | None"  # where a value stands: its container's place and the step from it
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Odd:
     """Stands in a value where something is that JSON or its reader cannot have."""
@@ -119,7 +124,7 @@ class _Odd:
 def _explain(body: bytes) -> NoReturn:
     """Say why the fast reader could not read this."""
     _look_closely(body)
-    raise Refused(FaultCode.PARSE_ERROR, "expected JSON")
+    raise Refused(FaultCode.PARSE_ERROR, "expected JSON with numbers of reasonable length")
 
 
 def _look_closely(body: bytes) -> None:
@@ -132,9 +137,9 @@ def _look_closely(body: bytes) -> None:
         raise Refused(FaultCode.PARSE_ERROR, what) from None
     except RecursionError:
         raise Refused(FaultCode.TOO_LARGE, "nested deeper than can be read") from None
-    for path, odd in _oddities(value):
-        place = path if odd.member is None else (*path, odd.member)
-        raise Refused(odd.code, f"{render(place)}: {odd.what}")
+    for place, odd in _oddities(value):
+        steps = _steps(place if odd.member is None else (place, odd.member))
+        raise Refused(odd.code, f"{render(steps)}: {odd.what}")
 
 
 def _utf8(body: bytes) -> str:
@@ -148,18 +153,26 @@ def _utf8(body: bytes) -> str:
     return text
 
 
-def _oddities(root: Any) -> Iterator[tuple[tuple[str | int, ...], _Odd]]:
-    todo: list[tuple[tuple[str | int, ...], Any]] = [((), root)]
+def _oddities(root: Any) -> Iterator[tuple[_Place, _Odd]]:
+    todo: list[tuple[_Place, Any]] = [(None, root)]
     while todo:
-        path, value = todo.pop()
+        place, value = todo.pop()
         if isinstance(value, _Odd):
-            yield path, value
+            yield place, value
         elif isinstance(value, str) and not _is_unicode(value):
-            yield path, _Odd(FaultCode.INVALID_REQUEST, "expected Unicode text, got half of a surrogate pair")
+            yield place, _Odd(FaultCode.INVALID_REQUEST, "expected Unicode text, got half of a surrogate pair")
         elif isinstance(value, list):
-            todo += reversed([((*path, at), item) for at, item in enumerate(value)])
+            todo += reversed([((place, at), item) for at, item in enumerate(value)])
         elif isinstance(value, dict):
-            todo += reversed([((*path, name), item) for name, item in value.items()])
+            todo += reversed([((place, name), item) for name, item in value.items()])
+
+
+def _steps(place: _Place) -> list[str | int]:
+    steps: list[str | int] = []
+    while place is not None:
+        place, step = place
+        steps.append(step)
+    return steps[::-1]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Odd:

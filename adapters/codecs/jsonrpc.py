@@ -40,6 +40,7 @@ FROM_ERROR_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_
 
 _NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)  # faults that have a name of their own
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
 
 _RESULT = b'{"jsonrpc":"2.0","result":%b,"id":%b}'
 _ERROR = b'{"jsonrpc":"2.0","error":%b,"id":%b}'
@@ -197,14 +198,28 @@ def _any_id(message: Mapping[str, Any], body: bytes) -> bytes:
 
 def _error_object(fault: Fault) -> dict[str, Value]:
     """Section 5.1."""
-    numbered = fault.code in _NAMED and _NUMBER(fault.name)
-    code = int(fault.name) if numbered else FAULT_CODES[fault.code]
-    error: dict[str, Value] = {"code": code, "message": visible(fault.message)}
-    if fault.code is FaultCode.REMOTE and not numbered:
-        error["data"] = {"name": fault.name, "args": fault.data}
-    elif fault.data is not None:
-        error["data"] = fault.data
-    return error
+    code, message, data = FAULT_CODES[fault.code], fault.message, fault.data
+    if fault.code in _NAMED and _NUMBER(fault.name):
+        code = int(fault.name)
+    elif fault.code is FaultCode.APPLICATION:
+        message = _named_message(fault)
+    elif fault.code is FaultCode.REMOTE:
+        data = {"name": fault.name, "args": fault.data}
+    error: dict[str, Value] = {"code": code, "message": visible(message)}
+    return error if data is None else {**error, "data": data}
+
+
+def _named_message(fault: Fault) -> str:
+    """`NAME: message`, as the number is the same for all names; XenAPI's, whose message is the name, stands alone."""
+    if not _NAME(fault.name):
+        return fault.message if _split(fault.message) == ("", fault.message) else f": {fault.message}"
+    return fault.name if fault.message == fault.name else f"{fault.name}: {fault.message}"
+
+
+def _split(text: str) -> tuple[str, str]:
+    """`NAME: message` -> both; ("", text) when it is not written like that. An empty name keeps a message whole."""
+    name, colon, message = text.partition(": ")
+    return (name, message) if colon and (not name or _NAME(name)) else ("", text)
 
 
 def _read_response(message: dict[str, Any]) -> Outcome | None:
@@ -227,7 +242,8 @@ def _read_error(error: Any) -> Fault:
         return Fault(FaultCode.REMOTE, message, name=str(code), data=data)
     if kind is FaultCode.REMOTE and type(data) is dict and data.keys() == {"name", "args"}:
         return Fault(kind, message, name=str(data["name"]), data=data["args"])
-    return Fault(kind, message, data=data)
+    name, message = _split(message) if kind is FaultCode.APPLICATION else ("", message)
+    return Fault(kind, message, name=name, data=data)
 
 
 def _placed(place: str, value: Value) -> bytes:

@@ -48,6 +48,12 @@ def test_a_place_is_shown_on_one_line_whatever_the_names_are() -> None:
     assert str(refusal.value) == '$["a\\nb"][0].x: expected one member of this name, got two'
 
 
+def test_a_number_that_only_the_slow_reader_can_read_is_refused() -> None:
+    with pytest.raises(Refused, match="numbers of reasonable length") as refusal:
+        read(b"1" * 250_000 + b"e-250000", Limits())
+    assert refusal.value.code is FaultCode.PARSE_ERROR
+
+
 def test_the_text_of_parts_is_given_as_it_was_written() -> None:
     assert raw_items(b'[ 1.50 , {"a": [ ]}]') == [b"1.50", b'{"a": [ ]}']
     assert raw_member(b'{"x": 1, "id" : 1e0 }', "id") == b"1e0"

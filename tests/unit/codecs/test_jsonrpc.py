@@ -175,6 +175,29 @@ def test_the_whole_error_of_a_dialect_is_for_1_0_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "message", "written"),
+    [
+        ("GONE", "no such VM", "GONE: no such VM"),
+        ("GONE", "", "GONE: "),
+        ("GONE", "GONE", "GONE"),
+        ("", "it broke", "it broke"),
+        ("", "GONE: it broke", ": GONE: it broke"),
+        ("", ": x", ": : x"),
+    ],
+)
+def test_a_name_that_is_no_number_stands_before_the_message(name: str, message: str, written: str) -> None:
+    fault = Fault(FaultCode.APPLICATION, message, name=name, data=["vm"])
+    for envelope in (PING, OLD_PING):
+        assert answer(fault, envelope)["error"] == {"code": 1, "message": written, "data": ["vm"]}
+        body = CODEC.encode(envelope, (fault,))
+        assert body is not None
+        told = CODEC.decode_outcome(body)
+        assert isinstance(told, Fault)
+        assert (told.code, told.message, told.data) == (fault.code, fault.message, fault.data)
+        assert told.name == ("" if name == message else name)
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (Call("m", (1, [float("nan")])), r"\$\.params\[1\]\[0\]: expected a finite number"),

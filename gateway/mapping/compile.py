@@ -66,8 +66,9 @@ class _Work:
         documents = []
         for file in files:
             document, wrong = load.read(file)
-            wrong += schema.check(document) if document is not None else []
-            if document is not None and not wrong:
+            if document is not None:
+                wrong, document = schema.check(document)
+            if document is not None:
                 documents.append(document)
             problems += wrong
         self.problems.update(dict.fromkeys(problems))

@@ -1,9 +1,9 @@
-"""Files and directories -> documents that remember file, line and column. YAML 1.2; knows no key of the format."""
+"""Files and directories -> documents that remember file, line and column. YAML 1.2; knows no key but `methods`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,11 +31,20 @@ class Document:
     data: Data
     values: Mapping[problem.Path, Mark]
     keys: Mapping[problem.Path, Mark]
+    complete: bool = True  # no method has been left out
 
     @property
     def file(self) -> str:
         """The file as the caller named it."""
         return str(self.path)
+
+    def without_methods(self, names: Collection[object]) -> Document | None:
+        """The same file without some of its methods; None when no other is left."""
+        assert isinstance(self.data, dict)
+        methods = self.data["methods"]
+        assert isinstance(methods, dict)
+        left: Data = {name: method for name, method in methods.items() if name not in names}
+        return replace(self, data={**self.data, "methods": left}, complete=False) if left else None
 
     def line(self, path: problem.Path) -> int:
         """The line where an entry begins."""

@@ -134,7 +134,9 @@ class Compiler:
         if len(callee.ins) != 1:
             member.fail(f"{callee.title} has {len(callee.ins)} in-arguments, expected one: the session")
             return None
-        if not any(self._parameter in _parameter_names(self._root.at("methods", name)) for name in self._methods):
+        methods = [self._root.at("methods", name) for name in self._methods]
+        used = any(self._parameter in _parameter_names(method) for method in methods)
+        if not used and self._root.document.complete:
             scope.at("parameter").fail(f"no method of this file has the parameter '{self._parameter}'")
         return Session(scope.data["parameter"], callee, scope.at("errors"))
 
@@ -170,7 +172,8 @@ class Compiler:
         """A file's templates may name a parameter that only some of its methods have."""
         methods = self._root.at("methods")
         everywhere = {parameter: None for name in self._methods for parameter in _parameter_names(methods.at(name))}
-        check_errors(self._root.at("errors"), everywhere)
+        if self._root.document.complete:
+            check_errors(self._root.at("errors"), everywhere)
         if self._root.says("session"):
             check_errors(self._root.at("session", "errors"), [str(self._parameter)])
 

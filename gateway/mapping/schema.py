@@ -38,12 +38,20 @@ def _validator() -> Draft202012Validator:
     return Draft202012Validator(schema())
 
 
-def check(document: Document) -> list[Problem]:
-    """Everything in which the document has not the shape of a mapping file."""
+def check(document: Document) -> tuple[list[Problem], Document | None]:
+    """Everything in which the document has not the shape of a mapping file, and the part of it that has.
+
+    That is the document without the methods that have problems; None when something else has, or no method is left.
+    """
     found: dict[Problem, None] = {}
+    bad: set[object] = set()
     for error in _validator().iter_errors(document.data):
         found.update(dict.fromkeys(_explain(document, error)))
-    return list(found)
+        inside, *method = [*error.absolute_path, None][:2]
+        bad.add(method[0] if inside == "methods" and method else None)
+    if bad and None not in bad:
+        return list(found), document.without_methods(bad)
+    return list(found), None if bad else document
 
 
 def _explain(document: Document, error: _Error) -> Iterator[Problem]:

@@ -109,6 +109,13 @@ def test_all_problems_of_all_files_are_found_in_one_run_and_what_is_good_is_kept
     assert [route.method for route in built.table.routes()] == ["good"]
 
 
+def test_a_method_of_bad_shape_hides_no_problem_of_another(tmp_path: Path) -> None:
+    session = "session: {parameter: s, interface: org.example.Session1, member: Check}\n"
+    head = HEAD.replace("methods:\n", f"{session}errors: {{'*': {{code: A, args: ['{{s}}']}}}}\nmethods:\n")
+    problems = build_methods(tmp_path, "m: {member: Stat, params: [s], effect: x}\nn: {member: Begin}", head).problems
+    assert [problem.split(": ")[1] for problem in problems] == ["methods.m.effect", "methods.n.member"]
+
+
 def test_problems_say_their_level(tmp_path: Path) -> None:
     (tmp_path / "example.xml").write_text(IDL)
     (tmp_path / "a.yaml").write_text(HEAD + "  m: {member: Begin, effect: none}\n")

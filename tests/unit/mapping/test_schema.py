@@ -14,7 +14,7 @@ from tests.kit.mapping import HEAD
 def _check(text: str) -> list[str]:
     document, _ = load.parse(Path("f.yaml"), text.encode())
     assert document is not None
-    return [str(problem) for problem in schema.check(document)]
+    return [str(problem) for problem in schema.check(document)[0]]
 
 
 def _named(node: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -121,3 +121,20 @@ def test_what_has_not_the_shape_is_a_problem_with_its_place(good: str, bad: str,
 @pytest.mark.parametrize("text", ["5", "[]", "null", "text"])
 def test_a_document_that_is_no_struct_is_a_problem(text: str) -> None:
     assert _check(text)[0].startswith("f.yaml:1:1: expected a struct, got ")
+
+
+def test_methods_of_good_shape_are_kept_beside_bad_ones() -> None:
+    document, _ = load.parse(Path("f.yaml"), f"{HEAD}  m: 5\n  n: {{member: A}}\n".encode())
+    assert document is not None
+    _, good = schema.check(document)
+    assert good is not None
+    assert isinstance(good.data, dict)
+    assert good.data["methods"] == {"n": {"member": "A"}}
+    assert not good.complete
+
+
+@pytest.mark.parametrize("text", [f"{HEAD}  m: 5\n", f"{HEAD}  m: {{member: A}}\nx: 5\n", f"{HEAD}  []\n"])
+def test_nothing_is_kept_of_a_file_that_is_bad_as_a_whole(text: str) -> None:
+    document, _ = load.parse(Path("f.yaml"), text.encode())
+    assert document is not None
+    assert schema.check(document)[1] is None

@@ -129,9 +129,11 @@ class _Work:
         elif spec.name == self.session and spec.has_default:
             spec.scope.at("default").fail("the session cannot be left out", key=True)
         elif "fields" in spec.data:
+            self._refuse_use(spec, "fields")
             self._take_apart(index, spec)
         elif "drop" in spec.data:
-            self._refuse_forms(spec, "drop")
+            self._refuse_use(spec, "drop")
+            self._refuse_forms(spec, "'drop'")
         else:
             self._lead_whole(index, spec)
 
@@ -151,6 +153,13 @@ class _Work:
         if spec.has_default and spec.name in placeholders(self.callee.target.object_path):
             scope = spec.scope.at("default")
             scope.attempt(path_taker(f"/{{{spec.name}}}", [spec.name]), [scope.data])
+
+    def _refuse_use(self, spec: _Spec, key: str) -> None:
+        """What is dropped or taken apart is not there as a whole."""
+        users = {"the object path": placeholders(self.callee.target.object_path), "'gather'": self._gathered()}
+        for user, names in users.items():
+            if spec.name in names:
+                spec.scope.at(key).fail(f"'{key}' does not go with {user}, which needs '{spec.name}'", key=True)
 
     def _refuse_forms(self, spec: _Spec, why: str) -> None:
         for key in ("struct", "format"):

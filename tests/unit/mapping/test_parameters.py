@@ -157,7 +157,7 @@ PROBLEMS = [
     ),
     (
         "{member: Add, params: [name, memory, {name: d, drop: true, format: datetime}]}",
-        "x.yaml:13:65: methods.m.params[2].format: 'format' does not go with drop",
+        "x.yaml:13:65: methods.m.params[2].format: 'format' does not go with 'drop'",
     ),
     (
         "{member: Add, params: [name, {name: memory, struct: [a, b]}]}",
@@ -217,6 +217,14 @@ PROBLEMS = [
     (
         "{set_property: NameLabel, params: [v], args: {value: {gather: [v]}}}",
         "x.yaml:13:60: methods.m.args.value.gather: a property is written with a parameter or a constant",
+    ),
+    (
+        f"{{{START}, params: [{{name: vm, drop: true}}, paused, force]}}",
+        "x.yaml:13:79: methods.m.params[0].drop: 'drop' does not go with the object path, which needs 'vm'",
+    ),
+    (
+        "{member: Configure, params: [{name: o, fields: {pair: pair}}], args: {config: {gather: {o: o}}}}",
+        "x.yaml:13:45: methods.m.params[0].fields: 'fields' does not go with 'gather', which needs 'o'",
     ),
     (
         "{set_property: NameLabel}",

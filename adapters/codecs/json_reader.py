@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
@@ -21,6 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 _BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'"[]{}'))  # what to delete for them to remain
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_BETWEEN_BRACKETS = ord("\\")  # one above "[" and one below "]"
 _WHITESPACE = b" \t\r\n"
 _SHORTEST_VALUE = 2  # bytes of a value and what parts it from the next, but for the last one
 
@@ -65,15 +67,11 @@ def raw_member(body: bytes, name: str) -> bytes:
 
 
 def _check_depth(body: bytes, limit: int) -> None:
-    """Each round takes away the innermost brackets, so that as many rounds as there are levels leave nothing."""
+    """How many brackets are open after each one, when all else is deleted."""
     brackets = _without_escapes(body).translate(_ONE_KIND, _BRACKETS_AND_QUOTES).replace(b'""', b"")
     if b'"' in brackets:
         brackets = _outside_strings(brackets, b"")
-    for _ in range(limit):
-        if b"[]" not in brackets:
-            break
-        brackets = brackets.replace(b"[]", b"")
-    if b"[]" in brackets or brackets.count(b"[") > limit:
+    if max(accumulate(map(_BETWEEN_BRACKETS.__sub__, brackets)), default=0) > limit:
         raise Refused(FaultCode.TOO_LARGE, f"expected at most {limit} nested arrays and objects, got more")
 
 
@@ -107,9 +105,7 @@ def _members_are_unique(body: bytes, value: Any) -> bool:
 # The slow reader, which knows places
 
 
-_Place: TypeAlias = (
-    "tuple[_Place, str | int] | None"  # where a value stands: its container's place and the step from it
-)
+_Place: TypeAlias = "tuple[_Place, str | int] | None"  # of a value: that of its container, and the step from there
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +115,9 @@ class _Odd:
     code: FaultCode
     what: str
     member: str | None = None
+
+
+_WORTH_A_LOOK = (list, dict, str, _Odd)
 
 
 def _explain(body: bytes) -> NoReturn:
@@ -159,12 +158,12 @@ def _oddities(root: Any) -> Iterator[tuple[_Place, _Odd]]:
         place, value = todo.pop()
         if isinstance(value, _Odd):
             yield place, value
-        elif isinstance(value, str) and not _is_unicode(value):
-            yield place, _Odd(FaultCode.INVALID_REQUEST, "expected Unicode text, got half of a surrogate pair")
-        elif isinstance(value, list):
-            todo += reversed([((place, at), item) for at, item in enumerate(value)])
-        elif isinstance(value, dict):
-            todo += reversed([((place, name), item) for name, item in value.items()])
+        elif isinstance(value, str):
+            if not _is_unicode(value):
+                yield place, _Odd(FaultCode.INVALID_REQUEST, "expected Unicode text, got half of a surrogate pair")
+        elif isinstance(value, list | dict):
+            items = enumerate(value) if isinstance(value, list) else value.items()
+            todo += [((place, step), item) for step, item in items if type(item) in _WORTH_A_LOOK][::-1]
 
 
 def _steps(place: _Place) -> list[str | int]:

@@ -1,4 +1,4 @@
-"""Addresses such as "tcp:127.0.0.1:8080", "tcp:[::1]:8080" and "unix:/run/x": bound, released, and who is behind them.
+"""Addresses such as "tcp:[::1]:8080", "unix:/run/x" and "systemd:rpc": bound, released, and who is behind them.
 
 Knows sockets, and nothing that is spoken over them.
 """
@@ -12,61 +12,119 @@ import re
 import socket
 import stat
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from adapters.transports.activation import Inherited
 from gateway.core.model import Peer
 
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
 _TCP = re.compile(r"tcp:(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})", re.ASCII)
 _UNIX = "unix:"
+_SYSTEMD = "systemd:"
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
+# asyncio would remove a socket's file whoever made it, from Python 3.13 on.
+_KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Bound:
-    """A server that accepts on one address of the config."""
+    """One address of the config: bound; nobody is let in before `accept`."""
 
-    server: asyncio.Server
-    addresses: tuple[str, ...]  # with the real port where the config said 0
-    socket_file: Path | None = None
+    written: str  # as the config has it
+    sockets: Sequence[socket.socket]
+    socket_file: Path | None = None  # made by us
     inode: int = 0
+    _servers: list[asyncio.Server] = field(default_factory=list)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where clients find it: with the real port where the config says 0, with what systemd has opened."""
+        return tuple(map(_address, self.sockets))
+
+    async def accept(self, factory: ProtocolFactory) -> None:
+        """Listen and accept; raises OSError naming the address."""
+        with _naming(self.written):
+            for listening in self.sockets:
+                self._servers.append(await _serve(listening, factory))
 
     def close(self) -> None:
         """Stop accepting, and remove our socket file unless somebody else has put another one in its place."""
-        self.server.close()
+        for server in self._servers:
+            server.close()
+        for unserved in self.sockets[len(self._servers) :]:
+            unserved.close()
         if self.socket_file is not None and _inode(self.socket_file) == self.inode:
-            self.socket_file.unlink()
+            with suppress(PermissionError):  # only the user we were before could; the next start removes it
+                self.socket_file.unlink()
+
+    async def closed(self) -> None:
+        """Wait until the connections are gone too."""
+        for server in self._servers:
+            await server.wait_closed()
 
 
-async def bind(address: str, factory: ProtocolFactory, socket_mode: int) -> Bound:
-    """Bind and accept; raises OSError (ValueError for an address of no known form) whose text names the address."""
-    try:
+async def bind(address: str, socket_mode: int, inherited: Inherited) -> Bound:
+    """Bind; raises OSError (ValueError for an address of no known form) whose text names the address."""
+    with _naming(address):
         if address.startswith(_UNIX):
-            return await _bind_unix(Path(address.removeprefix(_UNIX)), factory, socket_mode)
-        return await _bind_tcp(address, factory)
+            path = Path(address.removeprefix(_UNIX))
+            return Bound(address, [_unix_socket(path, socket_mode)], path, _inode(path))
+        if address.startswith(_SYSTEMD):
+            return Bound(address, inherited.take(address.removeprefix(_SYSTEMD)))
+        return Bound(address, await _tcp_sockets(address))
+
+
+@contextmanager
+def _naming(address: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
+        text = f"cannot listen on {address}: {error.strerror or error}"
+        raise (OSError(text) if error.errno is None else OSError(error.errno, text)) from error
 
 
-async def _bind_tcp(address: str, factory: ProtocolFactory) -> Bound:
+async def _serve(listening: socket.socket, factory: ProtocolFactory) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    listening.listen(BACKLOG)  # here, since uvloop dies of the failure when the port is taken by now
+    if listening.family == socket.AF_UNIX:
+        return await loop.create_unix_server(factory, sock=listening, backlog=BACKLOG, **_KEEP_FILE)
+    return await loop.create_server(factory, sock=listening, backlog=BACKLOG)
+
+
+async def _tcp_sockets(address: str) -> list[socket.socket]:
+    """A socket for every address of the host."""
     match = _TCP.fullmatch(address)
     if match is None:
-        raise ValueError(f"expected tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:/PATH, got {address!r}")
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(factory, match[1] or match[2], int(match[3]), backlog=BACKLOG)
-    return Bound(server, tuple(_tcp(listening.getsockname()) for listening in server.sockets))
+        raise ValueError(f"expected tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:/PATH or systemd:NAME, got {address!r}")
+    host, port = match[1] or match[2], int(match[3])
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    names = dict.fromkeys((family, name) for family, _, _, _, name in found)
+    with ExitStack() as unless_all:
+        sockets = [unless_all.enter_context(_tcp_socket(*one)) for one in names]
+        unless_all.pop_all()
+    return sockets
 
 
-async def _bind_unix(path: Path, factory: ProtocolFactory, socket_mode: int) -> Bound:
-    listening = _unix_socket(path, socket_mode)
-    inode = _inode(path)
-    server = await asyncio.get_running_loop().create_unix_server(factory, sock=listening, backlog=BACKLOG)
-    return Bound(server, (f"{_UNIX}{path}",), path, inode)
+def _tcp_socket(family: int, name: tuple[Any, ...]) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(name)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 def _unix_socket(path: Path, mode: int) -> socket.socket:
@@ -110,7 +168,17 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
         return Peer(address=_tcp(transport.get_extra_info("peername") or ("unknown", 0)))
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(credentials)
-    return Peer(address=f"{_UNIX}{transport.get_extra_info('sockname')}", uid=uid, gid=gid, pid=pid)
+    return Peer(address=_unix(transport.get_extra_info("sockname")), uid=uid, gid=gid, pid=pid)
+
+
+def _address(bound: socket.socket) -> str:
+    return (_unix if bound.family == socket.AF_UNIX else _tcp)(bound.getsockname())
+
+
+def _unix(name: str | bytes) -> str:
+    if isinstance(name, bytes):  # an abstract one: no file
+        name = "@" + name[1:].decode(errors="backslashreplace")
+    return f"{_UNIX}{name}"
 
 
 def _tcp(name: tuple[str, int] | tuple[str, int, int, int]) -> str:

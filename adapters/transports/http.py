@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 from aiohttp import HttpVersion11, web
 
 from adapters.transports import addresses, http_answers, http_body
+from adapters.transports.activation import Inherited
 from adapters.transports.http_answers import HttpAnswer, Layout
-from adapters.transports.http_body import Refusal
+from adapters.transports.http_body import BUSY, Refusal
 from adapters.transports.http_connection import (
     CLOSE,
     FULL,
@@ -26,8 +28,9 @@ from adapters.transports.http_connection import (
     Sent,
     TurnedAway,
 )
+from adapters.transports.room import Held, Room
 from gateway.core import ports
-from gateway.core.model import Answer, Fault, FaultCode, Peer
+from gateway.core.model import Answer, FaultCode, Peer
 
 __all__ = ["DEFAULT_LIMITS", "FramingFaults", "HttpLimits", "Transport"]
 
@@ -37,7 +40,6 @@ FramingFaults = Literal["protocol", "http500"]
 RETRY_AFTER = "Retry-After: 1\r\n"
 NOT_FOUND = http_answers.text(404, "nothing is served at this path")
 NOT_ALLOWED = http_answers.text(405, "this is an RPC endpoint: send a POST", headers="Allow: POST\r\n")
-BUSY = Refusal(Fault(FaultCode.BUSY, "too many calls at once, try again"))
 FRAMING_CODES = frozenset({FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
 
 DEFAULT_LIMITS = HttpLimits()
@@ -61,6 +63,8 @@ class Transport(ports.Transport):
         framing_faults: FramingFaults = "protocol",
         headers: Mapping[str, str] = _NO_HEADERS,  # added to every answer
         socket_mode: int = 0o660,
+        room: Room | None = None,  # shared with other listeners
+        inherited: Inherited | None = None,  # where "systemd:NAME" is found
         on_cut: Callable[[str], object] = _ignore,  # told which client was cut, and why
     ) -> None:
         self.name = name
@@ -70,6 +74,8 @@ class Transport(ports.Transport):
         self._resolve = resolve
         self._as_xapi = framing_faults == "http500"
         self._socket_mode = socket_mode
+        self._room = room or Room()
+        self._inherited = inherited or Inherited({})
         self._on_cut = on_cut
         self._bound: list[addresses.Bound] = []
         self._connections: set[Connection] = set()
@@ -84,8 +90,23 @@ class Transport(ports.Transport):
         """Where it listens now, with real ports."""
         return tuple(address for bound in self._bound for address in bound.addresses)
 
+    @property
+    def socket_files(self) -> tuple[Path, ...]:
+        """The files of Unix sockets that are ours, to be removed at stop."""
+        return tuple(bound.socket_file for bound in self._bound if bound.socket_file is not None)
+
+    async def bind(self) -> None:
+        """Take every address and let nobody in; raises OSError naming the address, and then has none."""
+        try:
+            for address in self._binds[len(self._bound) :]:
+                self._bound.append(await addresses.bind(address, self._socket_mode, self._inherited))
+        except BaseException:
+            self._close_sockets()
+            raise
+
     async def start(self) -> None:
-        """Bind and accept; raises OSError naming the address, and then listens nowhere."""
+        """Accept, bind first where that is not done; raises OSError naming the address, and then listens nowhere."""
+        await self.bind()
         self._stopping = False
         self._empty.clear()
         loop = asyncio.get_running_loop()
@@ -98,8 +119,8 @@ class Transport(ports.Transport):
             return Connection(self, server, loop)
 
         try:
-            for bind in self._binds:
-                self._bound.append(await addresses.bind(bind, accept, self._socket_mode))
+            for bound in self._bound:
+                await bound.accept(accept)
         except BaseException:
             self._close_sockets()
             raise
@@ -107,13 +128,13 @@ class Transport(ports.Transport):
     async def stop(self, grace: float) -> int:
         """Stop accepting, let calls in flight finish for `grace` seconds; returns how many were cut off."""
         self._stopping = True
-        servers = [bound.server for bound in self._bound]
+        bound = tuple(self._bound)
         self._close_sockets()
         for connection in tuple(self._connections):
             connection.close_if_idle()
         cut = await self._finish(grace)
-        for server in servers:
-            await server.wait_closed()
+        for address in bound:
+            await address.closed()
         return cut
 
     def _close_sockets(self) -> None:
@@ -168,10 +189,12 @@ class Transport(ports.Transport):
     async def _respond(self, request: web.BaseRequest, connection: Connection) -> HttpAnswer:
         self._requests += 1
         try:
-            answer = await self._answer(request, connection)
-            if not self._may_stay_open(request, connection, answer):
-                answer = answer._replace(close=True)
-            await connection.send(self._lay_out(request, answer))
+            with Held(self._room) as held:
+                answer = await self._answer(request, connection, held)
+                held.become(len(answer.body or b""))  # a call that is made is answered, however full it is
+                if not self._may_stay_open(request, connection, answer):
+                    answer = answer._replace(close=True)
+                await connection.send(self._lay_out(request, answer))
         finally:
             self._requests -= 1
         return answer
@@ -185,7 +208,7 @@ class Transport(ports.Transport):
             return False
         return request.keep_alive and request.content.is_eof()
 
-    async def _answer(self, request: web.BaseRequest, connection: Connection) -> HttpAnswer:
+    async def _answer(self, request: web.BaseRequest, connection: Connection, held: Held) -> HttpAnswer:
         if connection.is_long(request):
             return LONG_HEAD
         endpoint = self._resolve(_path(request))
@@ -193,16 +216,27 @@ class Transport(ports.Transport):
             return NOT_FOUND
         if request.method != "POST":
             return NOT_ALLOWED
-        body = await http_body.read(request, connection, self.limits, plain=self._as_xapi)
-        if isinstance(body, Refusal):
-            return self._refused(endpoint, body)
-        if self._calls >= self.limits.max_calls:
+        if self._is_full:
+            return self._refused(endpoint, BUSY)  # before its body takes up memory
+        body = await http_body.read(request, connection, self.limits, held, plain=self._as_xapi)
+        if not isinstance(body, Refusal):
+            return await self._call(endpoint, body, connection.peer)
+        return self._refused(endpoint, body)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._calls >= self.limits.max_calls or self._room.is_full
+
+    async def _call(self, endpoint: ports.Endpoint, body: bytes, peer: Peer) -> HttpAnswer:
+        if self._calls >= self.limits.max_calls or self._room.calls >= self._room.max_calls:
             return self._refused(endpoint, BUSY)
         self._calls += 1
+        self._room.calls += 1
         try:
-            return self._answered(await endpoint.answer(body, connection.peer))
+            return self._answered(await endpoint.answer(body, peer))
         finally:
             self._calls -= 1
+            self._room.calls -= 1
 
     def _answered(self, answer: Answer) -> HttpAnswer:
         if answer.fault is not None and self._as_xapi:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from aiohttp import HttpVersion11, StreamReader, web
 
 from adapters.transports.http_connection import Connection, HttpLimits
+from adapters.transports.room import Held
 from gateway.core.model import Fault, FaultCode
 
 # Content-Encoding -> the wbits of zlib (RFC 9110 section 8.4.1; deflate is zlib's format, RFC 1950)
@@ -39,6 +40,9 @@ class Refusal:
         return self.status or FAULT_STATUS[self.fault.code]
 
 
+BUSY = Refusal(Fault(FaultCode.BUSY, "too many calls at once, try again"))
+
+
 def _invalid(message: str, status: int = 0) -> Refusal:
     return Refusal(Fault(FaultCode.INVALID_REQUEST, message), status)
 
@@ -47,24 +51,34 @@ def _too_large(limit: int) -> Refusal:
     return Refusal(Fault(FaultCode.TOO_LARGE, f"the body is larger than {limit} bytes"))
 
 
-async def read(request: web.BaseRequest, connection: Connection, limits: HttpLimits, *, plain: bool) -> bytes | Refusal:
-    """The body, inflated; `plain` refuses what old xapi refuses: a body without Content-Length, and Expect."""
+async def read(
+    request: web.BaseRequest, connection: Connection, limits: HttpLimits, held: Held, *, plain: bool
+) -> bytes | Refusal:
+    """The body, inflated and counted in `held`; `plain` refuses what old xapi does: no Content-Length, and Expect."""
     headers, body = request.headers, request.content
-    refusal = _check(headers, limits.body, plain=plain)
+    refusal = _check(headers, limits.body, held, plain=plain)
     if refusal is not None:
         return refusal
     if body.is_eof():  # the usual case: it came along with the head
-        content: bytes | Refusal = _at_once(body, limits.body)
+        content: bytes | Refusal = _at_once(body, limits.body, held)
     else:
         if "Expect" in headers and request.version >= HttpVersion11:  # RFC 9110 section 10.1.1
             await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        content = await _in_time(body, connection, limits)
+        content = await _in_time(body, connection, limits, held)
     if "Content-Encoding" not in headers or isinstance(content, Refusal):
         return content
-    return inflate(content, ", ".join(headers.getall("Content-Encoding")), limits.body)
+    inflated = inflate(content, ", ".join(headers.getall("Content-Encoding")), limits.body)
+    return inflated if isinstance(inflated, Refusal) else _hold(inflated, held)
 
 
-def _check(headers: Mapping[str, str], limit: int, *, plain: bool) -> Refusal | None:
+def _hold(content: bytes, held: Held) -> bytes | Refusal:
+    if not held.fits(len(content)):
+        return BUSY
+    held.become(len(content))
+    return content
+
+
+def _check(headers: Mapping[str, str], limit: int, held: Held, *, plain: bool) -> Refusal | None:
     """What the head alone tells."""
     length = headers.get("Content-Length")
     if length is not None and int(length) > limit:
@@ -74,26 +88,26 @@ def _check(headers: Mapping[str, str], limit: int, *, plain: bool) -> Refusal | 
     expect = headers.get("Expect")
     if expect is not None and (plain or expect.lower() != "100-continue"):
         return _invalid("Expect is not supported", _EXPECTATION_FAILED)
-    return None
+    return None if length is None or held.fits(int(length)) else BUSY
 
 
-def _at_once(body: StreamReader, limit: int) -> bytes | Refusal:
+def _at_once(body: StreamReader, limit: int, held: Held) -> bytes | Refusal:
     if body.total_bytes > limit:
         return _too_large(limit)
-    return body.read_nowait()
+    return _hold(body.read_nowait(), held)
 
 
-async def _in_time(body: StreamReader, connection: Connection, limits: HttpLimits) -> bytes | Refusal:
+async def _in_time(body: StreamReader, connection: Connection, limits: HttpLimits, held: Held) -> bytes | Refusal:
     try:
         async with asyncio.timeout(limits.body_timeout):
-            return await _in_parts(body, connection, limits.body)
+            return await _in_parts(body, connection, limits.body, held)
     except TimeoutError:
         return Refusal(Fault(FaultCode.TIMEOUT, f"the body did not arrive within {limits.body_timeout:g} s"))
     except (web.RequestPayloadError, ConnectionError):
         return _invalid("the body is broken")
 
 
-async def _in_parts(body: StreamReader, connection: Connection, limit: int) -> bytes | Refusal:
+async def _in_parts(body: StreamReader, connection: Connection, limit: int, held: Held) -> bytes | Refusal:
     parts: list[bytes] = []
     while not body.at_eof():
         if connection.is_broken(body):
@@ -101,6 +115,10 @@ async def _in_parts(body: StreamReader, connection: Connection, limit: int) -> b
         parts.append(await body.readany())
         if body.total_bytes > limit:
             return _too_large(limit)
+        size = held.size + len(parts[-1])
+        if not held.fits(size):
+            return BUSY
+        held.become(size)
     return b"".join(parts)
 
 

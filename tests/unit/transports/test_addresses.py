@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapters.transports import addresses
+from adapters.transports.activation import Inherited
 from gateway.core.model import Peer
 from tests.kit.clients import connect
 
@@ -22,8 +23,14 @@ class Silent(asyncio.Protocol):
         transport.close()
 
 
-async def bound(address: str) -> addresses.Bound:
-    return await addresses.bind(address, Silent, 0o660)
+async def bound(address: str, factory: addresses.ProtocolFactory = Silent) -> addresses.Bound:
+    one = await addresses.bind(address, 0o660, Inherited({}))
+    try:
+        await one.accept(factory)
+    except OSError:
+        one.close()
+        raise
+    return one
 
 
 @pytest.mark.parametrize(("written", "host"), [("tcp:127.0.0.1:0", "127.0.0.1"), ("tcp:[::1]:0", "[::1]")])
@@ -34,7 +41,7 @@ async def test_port_0_is_told_as_the_real_one(written: str, host: str) -> None:
     async with connect(address) as wire:
         assert await wire.rest() == b""
     server.close()
-    await server.server.wait_closed()
+    await server.closed()
 
 
 async def test_a_taken_port_is_named() -> None:
@@ -49,6 +56,35 @@ async def test_a_taken_port_is_named() -> None:
 async def test_an_address_of_no_known_form_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(address))):
         await bound(address)
+
+
+async def test_nobody_is_let_in_before_accept() -> None:
+    server = await addresses.bind("tcp:127.0.0.1:0", 0o660, Inherited({}))
+    (address,) = server.addresses
+    with pytest.raises(ConnectionRefusedError):
+        async with connect(address):
+            pass
+    await server.accept(Silent)
+    async with connect(address) as wire:
+        assert await wire.rest() == b""
+    server.close()
+
+
+async def test_what_is_bound_and_never_accepts_is_released_too(tmp_path: Path) -> None:
+    server = await addresses.bind(f"unix:{tmp_path}/rpc", 0o660, Inherited({}))
+    server.close()
+    await server.closed()
+    assert not list(tmp_path.iterdir())
+
+
+async def test_two_that_are_bound_to_one_port_are_told_apart_when_they_accept() -> None:
+    one = await addresses.bind("tcp:127.0.0.1:0", 0o660, Inherited({}))
+    other = await addresses.bind(one.addresses[0], 0o660, Inherited({}))
+    await one.accept(Silent)
+    with pytest.raises(OSError, match=re.escape(f"cannot listen on {one.addresses[0]}: ")):
+        await other.accept(Silent)
+    one.close()
+    other.close()
 
 
 async def test_an_unknown_host_is_named() -> None:
@@ -129,8 +165,47 @@ async def test_the_peer_of_a_unix_socket_has_uid_gid_and_pid(tmp_path: Path) -> 
             transport.close()
 
     path = tmp_path / "rpc"
-    server = await addresses.bind(f"unix:{path}", Look, 0o600)
+    server = await bound(f"unix:{path}", Look)
     async with connect(f"unix:{path}"):
         peer = await asyncio.wait_for(found, 5)
     assert peer == Peer(f"unix:{path}", uid=os.getuid(), gid=os.getgid(), pid=os.getpid())
+    server.close()
+
+
+def listening_unix(path: Path) -> int:
+    """What systemd would pass: a descriptor that nobody in this process owns."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+        made.listen()
+        return made.detach()
+
+
+async def test_a_socket_of_systemd_is_taken_as_it_is_and_its_file_stays(tmp_path: Path) -> None:
+    passed = Inherited({"rpc": [listening_unix(tmp_path / "rpc")]})
+    server = await addresses.bind("systemd:rpc", 0o600, passed)
+    assert server.addresses == (f"unix:{tmp_path}/rpc",)
+    async with connect(server.addresses[0]) as wire:  # the kernel holds it until we accept
+        await server.accept(Silent)
+        assert await wire.rest() == b""
+    server.close()
+    await server.closed()
+    assert (tmp_path / "rpc").is_socket()
+    assert passed.names == ()
+
+
+async def test_a_name_that_systemd_did_not_pass_is_refused_with_those_it_did(tmp_path: Path) -> None:
+    descriptor = listening_unix(tmp_path / "web")
+    says = "cannot listen on systemd:rpc: systemd passed no socket named 'rpc'; left to take: 'web'"
+    with pytest.raises(OSError, match=f"^{re.escape(says)}$"):
+        await addresses.bind("systemd:rpc", 0o600, Inherited({"web": [descriptor]}))
+    os.close(descriptor)
+
+
+async def test_an_abstract_socket_is_written_with_an_at_sign() -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"\0gateway-{os.getpid()}")
+        made.listen()
+        descriptor = made.detach()
+    server = await addresses.bind("systemd:rpc", 0o600, Inherited({"rpc": [descriptor]}))
+    assert server.addresses == (f"unix:@gateway-{os.getpid()}",)
     server.close()

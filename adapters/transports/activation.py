@@ -1,0 +1,59 @@
+"""The listening sockets that systemd opened for this process, by name (sd_listen_fds(3)); knows no listener."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, MutableMapping, Sequence
+
+FIRST = 3  # SD_LISTEN_FDS_START
+UNNAMED = "unknown"  # what sd_listen_fds_with_names(3) calls a socket without a name
+FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
+_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+
+
+class Inherited:
+    """Descriptors by name; a name stands for every socket of that FileDescriptorName=, and is taken once."""
+
+    def __init__(self, descriptors: Mapping[str, Sequence[int]]) -> None:
+        self._descriptors = dict(descriptors)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that nobody has taken yet."""
+        return tuple(self._descriptors)
+
+    def take(self, name: str) -> list[socket.socket]:
+        """The sockets of that name; raises OSError that lists the names there are."""
+        if name not in self._descriptors:
+            there = ", ".join(map(repr, self._descriptors)) or "none"
+            raise OSError(f"systemd passed no socket named {name!r}; left to take: {there}")
+        return [_adopt(descriptor, name) for descriptor in self._descriptors.pop(name)]
+
+
+def inherited(environment: MutableMapping[str, str] = os.environ) -> Inherited:
+    """What systemd passed to us and not to our parent; the variables are removed. Raises OSError for broken ones."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return Inherited({})
+    passed = {name: environment.pop(name) for name in _VARIABLES if name in environment}
+    count = passed.get("LISTEN_FDS", "")
+    if not (count.isascii() and count.isdigit()):
+        raise OSError(f"LISTEN_FDS: expected a number, got {count!r}")
+    names = passed["LISTEN_FDNAMES"].split(":") if "LISTEN_FDNAMES" in passed else [UNNAMED] * int(count)
+    if len(names) != int(count):
+        raise OSError(f"LISTEN_FDNAMES: expected {count} names, got {len(names)}")
+    descriptors: dict[str, list[int]] = {}
+    for descriptor, name in enumerate(names, FIRST):
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
+        descriptors.setdefault(name, []).append(descriptor)
+    return Inherited(descriptors)
+
+
+def _adopt(descriptor: int, name: str) -> socket.socket:
+    """Own a descriptor; raises OSError when it is no socket that one can accept stream connections from."""
+    adopted = socket.socket(fileno=descriptor)
+    listens = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if adopted.type != socket.SOCK_STREAM or adopted.family not in FAMILIES or not listens:
+        adopted.close()
+        raise OSError(f"the socket named {name!r} is no listening stream socket (ListenStream=, Accept=no)")
+    return adopted

@@ -87,6 +87,6 @@ def _no_variant(error: Value) -> Fault:
 
 def _named(fault: Fault) -> Fault:
     """JSON-RPC 2.0 brings the tag as message and the arguments as data."""
-    if fault.code is FaultCode.APPLICATION and fault.message:
+    if fault.code is FaultCode.APPLICATION and not fault.name:
         return Fault(FaultCode.APPLICATION, fault.message, name=fault.message, data=fault.data)
     return fault

@@ -16,7 +16,7 @@ from adapters.dialects import status
 from gateway.core import ports
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
 
-Error: TypeAlias = "list[str]"  # the code and its arguments
+Error: TypeAlias = list[str]  # the code and its arguments
 
 # Answered without the Status struct over XML-RPC.
 BARE = ("system.listMethods", "system.methodSignature", "system.methodHelp", "system.getCapabilities")
@@ -130,7 +130,7 @@ def _unwrap_fault(fault: Fault) -> Fault:
     """JSON-RPC 1.0 brings the whole error, 2.0 the code as message and the arguments as data."""
     if fault.wire is not None:
         return _read(fault.wire)
-    if fault.code is FaultCode.APPLICATION and fault.message:
+    if fault.code is FaultCode.APPLICATION and not fault.name:
         return Fault(FaultCode.APPLICATION, fault.message, name=fault.message, data=fault.data)
     return fault
 

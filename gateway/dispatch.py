@@ -10,6 +10,7 @@ import structlog
 from gateway.core.model import Call, Fault, FaultCode, Outcome
 from gateway.core.ports import Backend
 from gateway.core.route import Effect, Mode, Route
+from gateway.deadline import Deadlines
 from gateway.log import CallLog
 
 UNMAPPED = "<unmapped>"  # stands for every method without a route, so that no client's text becomes a label
@@ -23,6 +24,7 @@ class Dispatcher:
     def __init__(self, backend: Backend, note: CallLog) -> None:
         self._backend = backend
         self._note = note
+        self._deadlines = Deadlines()
         self.in_flight = 0
 
     async def answer(self, route: Route, call: Call) -> Outcome:
@@ -50,7 +52,7 @@ class Dispatcher:
 
     async def _ask(self, route: Route, call: Call) -> Outcome:
         """The one place where a deadline is held, and where an exception becomes words for a client."""
-        deadline = _Deadline(route.timeout)
+        deadline = self._deadlines.start(route.timeout)
         try:
             return await self._guarded(route, call)
         except asyncio.CancelledError:
@@ -69,32 +71,6 @@ class Dispatcher:
             if isinstance(permission, Fault):
                 return permission
         return await self._backend.call(route, call)
-
-
-class _Deadline:
-    """Cancels the running task past its time: asyncio.timeout without the two coroutines that every call would pay."""
-
-    __slots__ = ("_before", "_passed", "_task", "_timer")
-
-    def __init__(self, seconds: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._before = task.cancelling()
-        self._passed = False
-        self._timer = task.get_loop().call_later(seconds, self._pass)
-
-    def _pass(self) -> None:
-        self._passed = True
-        self._task.cancel()
-
-    def was_the_reason(self) -> bool:
-        """Whether this cancelled the task, and nobody else did as well."""
-        return self._passed and self._task.uncancel() <= self._before
-
-    def lift(self) -> None:
-        """The call has ended."""
-        self._timer.cancel()
 
 
 def _timed_out(route: Route) -> Fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sys
@@ -13,6 +14,8 @@ import msgspec
 import structlog
 
 from gateway.core.model import Call, Fault, Outcome
+
+MOMENT = 0.05  # seconds that the line of a call may wait for others, so that a busy gateway writes once for many
 
 CallLog: TypeAlias = Callable[[str, Call, Outcome, float], None]  # method as mapped, call, outcome, seconds
 
@@ -29,13 +32,26 @@ class _Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._waiting: list[str] = []
 
     def info(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(line + "\n")
-            self._stream.flush()
+        """Write a line now, after those that wait."""
+        self._waiting.append(line)
+        self._write()
 
     debug = warning = error = info
+
+    def soon(self, line: str) -> None:
+        """Write a line with those that come within the next moment: the lines of calls, of which there are many."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(MOMENT, self._write)
+        self._waiting.append(line)
+
+    def _write(self) -> None:
+        lines, self._waiting = self._waiting, []
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write("".join(f"{line}\n" for line in lines))
+            self._stream.flush()
 
 
 def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info") -> None:
@@ -89,7 +105,7 @@ def call_log() -> CallLog:
     def readable(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
         info("call", method=method, outcome=_ended(outcome), ms=round(seconds * 1000, 2), peer=call.peer.address)
 
-    info, write = logger.info, structlog.get_config()["logger_factory"]().info
+    info, write = logger.info, structlog.get_config()["logger_factory"]().soon
     return fast if as_json else readable
 
 

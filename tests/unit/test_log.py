@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import sys
@@ -23,10 +24,18 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[
     structlog.reset_defaults()
 
 
-def test_a_call_is_one_line_of_json_without_its_values(lines: pytest.CaptureFixture[str]) -> None:
+async def written(lines: pytest.CaptureFixture[str]) -> str:
+    """What stands on standard error once the lines that waited for others are out."""
+    moment = asyncio.Event()
+    asyncio.get_running_loop().call_later(log.MOMENT, moment.set)  # after the timer that was set before it
+    await moment.wait()
+    return lines.readouterr().err
+
+
+async def test_a_call_is_one_line_of_json_without_its_values(lines: pytest.CaptureFixture[str]) -> None:
     log.configure("json", "info")
     log.call_log()("VM.start", CALL, Reply("another secret"), 0.0125)
-    text = lines.readouterr().err
+    text = await written(lines)
     line = json.loads(text)
     assert text.count("\n") == 1
     assert "secret" not in text
@@ -37,15 +46,15 @@ def test_a_call_is_one_line_of_json_without_its_values(lines: pytest.CaptureFixt
     }  # fmt: skip
 
 
-def test_a_fault_is_named_by_its_code_and_not_by_its_text(lines: pytest.CaptureFixture[str]) -> None:
+async def test_a_fault_is_named_by_its_code_and_not_by_its_text(lines: pytest.CaptureFixture[str]) -> None:
     log.configure("json", "info")
     log.call_log()("VM.start", CALL, Fault(FaultCode.TIMEOUT, "a secret text"), 1.0)
-    line = json.loads(lines.readouterr().err)
+    line = json.loads(await written(lines))
     assert line["outcome"] == "timeout"
     assert "secret" not in str(line)
 
 
-def test_on_a_console_a_line_is_for_people(lines: pytest.CaptureFixture[str]) -> None:
+async def test_on_a_console_a_line_is_for_people(lines: pytest.CaptureFixture[str]) -> None:
     log.configure("console", "info")
     log.call_log()("VM.start", CALL, Reply(), 0.5)
     text = lines.readouterr().err
@@ -53,18 +62,32 @@ def test_on_a_console_a_line_is_for_people(lines: pytest.CaptureFixture[str]) ->
     assert "outcome=ok" in text
 
 
-def test_below_its_level_nothing_is_written(lines: pytest.CaptureFixture[str]) -> None:
+async def test_below_its_level_nothing_is_written(lines: pytest.CaptureFixture[str]) -> None:
     log.configure("json", "warning")
     log.call_log()("VM.start", CALL, Reply(), 0.5)
     assert lines.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("lines")
-def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = io.StringIO()
     gone.close()
     monkeypatch.setattr(sys, "stderr", gone)
     log.configure("json", "info")
     log.call_log()("VM.start", CALL, Reply(), 0.5)
+    structlog.get_logger().warning("this is written at once, with the line of the call before it")
     with pytest.raises(ValueError, match="closed file"):
         gone.write("the stream was closed")
+
+
+async def test_lines_of_calls_wait_for_each_other_and_never_stand_behind_what_came_later(
+    lines: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("json", "info")
+    note = log.call_log()
+    for method in ("first", "second"):
+        note(method, CALL, Reply(), 0.5)
+    assert lines.readouterr().err == ""
+    structlog.get_logger().warning("third")
+    events = [json.loads(line) for line in lines.readouterr().err.splitlines()]
+    assert [event.get("method", event["event"]) for event in events] == ["first", "second", "third"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -17,8 +18,10 @@ from adapters.backends.dbus import Backend, Bus
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from adapters.transports import TRANSPORTS
+from adapters.transports.activation import inherited
 from adapters.transports.http import HttpLimits, Transport
-from gateway import __version__, config, explain
+from adapters.transports.room import Room
+from gateway import __version__, config, explain, privileges, service_manager
 from gateway.config import Config, Listener
 from gateway.control.api import CallRequest, Server
 from gateway.core.model import Fault, Limits, Peer, Value
@@ -61,14 +64,20 @@ class Gateway:
         self.backend: Backend = BACKENDS["dbus"](_buses(self.settings))
         self.dispatcher = Dispatcher(self.backend, call_log())
         self.endpoints = self._endpoints(self.settings, self.table)
+        self.room = Room(self.settings.limits.max_calls, self.settings.limits.max_buffered)
+        self.manager = service_manager.from_environment()
+        self._inherited = inherited()
         self.transports = {name: self._transport(name, section) for name, section in self.settings.listener.items()}
         self._control = Server(Path(self.settings.control.socket), self)
         self._stack = AsyncExitStack()
         self._reloading = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        """Backends up, then control, then listeners; leaving goes backwards."""
+        """Sockets bound, root given up, backends up, then control, then listeners; leaving goes backwards."""
         async with AsyncExitStack() as stack:
+            await self._bind(stack)
+            if self.settings.user is not None:
+                privileges.become(self.settings.user, self._socket_files())
             await self.backend.start()
             stack.push_async_callback(self.backend.stop)
             await self._wait_for_buses()
@@ -79,10 +88,47 @@ class Gateway:
                 await transport.start()
             self._stack = stack.pop_all()
         _log.info("ready", revision=self.table.revision, methods=len(self.table.routes()), listening=self.addresses())
+        self.manager.ready(self._in_a_line())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    async def _bind(self, stack: AsyncExitStack) -> None:
+        """Take every address, which may need root, and let nobody in; raises OSError naming the address."""
+        stack.push_async_callback(self._control.stop)
+        self._control.bind()
+        for transport in self.transports.values():
+            stack.push_async_callback(transport.stop, 0)
+            await transport.bind()
+        if self._inherited.names:
+            unclaimed = ", ".join(f"systemd:{name}" for name in self._inherited.names)
+            raise OSError(f"systemd passed sockets that no listener of the config binds: {unclaimed}")
+
+    def _socket_files(self) -> list[Path]:
+        """Files and folders that are there because of us."""
+        return [*self._control.made, *(file for each in self.transports.values() for file in each.socket_files)]
+
+    async def watch(self) -> None:
+        """Give the service manager its signs of life, while the loop turns and the buses live."""
+        if self.manager.watchdog is None:
+            return
+        while True:
+            await asyncio.sleep(self.manager.watchdog / 2)
+            if await self._is_alive(self.manager.watchdog):
+                self.manager.alive(self._in_a_line())
+
+    async def _is_alive(self, watchdog: float) -> bool:
+        """Ask each bus; when a connection is mute, ask the one that has taken its place."""
+        alive = await self.backend.is_alive(watchdog / 4) or await self.backend.is_alive(watchdog / 8)
+        if not alive:
+            _log.error("no sign of life for the service manager: a bus connection is stuck", status=self._in_a_line())
+        return alive
+
+    def _in_a_line(self) -> str:
+        """How it is, for `systemctl status`."""
+        buses = ", ".join(f"{bus.name} {'connected' if bus.connected else 'down'}" for bus in self.backend.status())
+        return f"revision {self.table.revision}, {self.dispatcher.in_flight} calls in flight, buses: {buses}"
 
     async def _wait_for_buses(self) -> None:
         """Give the buses a moment before clients come; a bus that is down keeps nobody from starting."""
@@ -117,6 +163,7 @@ class Gateway:
             **self.health(),
             "listening": self.addresses(),
             "in_flight": self.dispatcher.in_flight,
+            "buffered": self.room.buffered,
             "buses": self.backend.status(),
         }
 
@@ -127,16 +174,23 @@ class Gateway:
     async def reload(self) -> Mapping[str, object]:
         """Read config and mappings again and swap the whole table, or say what is wrong and keep the old one."""
         async with self._reloading:
+            self.manager.reloading()
             try:
-                settings = config.load(self._path)
-                table, problems = await asyncio.to_thread(compile_mappings, settings)
-                wrong = [str(problem) for problem in problems]
-            except config.ConfigError as error:
-                wrong = [str(error)]
-            if wrong:
-                _log.error("reload refused, the old mapping stays", revision=self.table.revision, problems=wrong)
-                return {"revision": self.table.revision, "problems": wrong}
-            return await self._swap(settings, table)
+                return await self._reload()
+            finally:
+                self.manager.ready(self._in_a_line())
+
+    async def _reload(self) -> Mapping[str, object]:
+        try:
+            settings = config.load(self._path)
+            table, problems = await asyncio.to_thread(compile_mappings, settings)
+            wrong = [str(problem) for problem in problems]
+        except config.ConfigError as error:
+            wrong = [str(error)]
+        if wrong:
+            _log.error("reload refused, the old mapping stays", revision=self.table.revision, problems=wrong)
+            return {"revision": self.table.revision, "problems": wrong}
+        return await self._swap(settings, table)
 
     async def _swap(self, settings: Config, table: Table) -> Mapping[str, object]:
         added, removed, changed = changes(self.table, table)
@@ -213,6 +267,8 @@ class Gateway:
             framing_faults=listener.framing_faults,
             headers=listener.headers,
             socket_mode=int(listener.socket_mode, 8),
+            room=self.room,
+            inherited=self._inherited,
             on_cut=lambda why: _log.info("cut off", listener=name, why=why),
         )
 
@@ -336,6 +392,8 @@ def _needs_restart(before: Config, after: Config) -> list[str]:
         "listener": before.listener != after.listener,
         "control": before.control != after.control,
         "log": before.log != after.log,
+        "limits": before.limits != after.limits,
+        "user": before.user != after.user,
     }
     return [name for name, changed in sections.items() if changed]
 
@@ -356,10 +414,20 @@ async def run(path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, first_signal)
     async with Gateway(path) as gateway, asyncio.TaskGroup() as tasks:
-        reloader = tasks.create_task(_reload_on(reload, gateway))
+        _settle()
+        owned = [tasks.create_task(_reload_on(reload, gateway)), tasks.create_task(gateway.watch())]
         await stop.wait()
         _log.info("stopping", in_flight=gateway.dispatcher.in_flight)
-        reloader.cancel()
+        gateway.manager.stopping()
+        for task in owned:
+            task.cancel()
+
+
+def _settle() -> None:
+    """Take what start has made out of the garbage collector's sight: it stays, and each look at it is a pause."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 async def _reload_on(asked: asyncio.Event, gateway: Gateway) -> None:

@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 Count = Annotated[int, Meta(ge=1)]
 BusAddress = Annotated[str, Meta(pattern=r"^(unix:(path|abstract)=|tcp:|unixexec:)")]
-Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+)$")]
+Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+|systemd:.+)$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -81,6 +81,13 @@ class Control(_Section, frozen=True):
     socket: str = "/run/xcp-gateway/control"
 
 
+class Ceilings(_Section, frozen=True):
+    """[limits]: of all listeners together; past either a request is refused at once, and nothing is executed."""
+
+    max_calls: Count = 1024
+    max_buffered: Size = Size(256 * 1024**2)  # request bodies and answers held at one time
+
+
 class Log(_Section, frozen=True):
     """[log]: console for people, json for machines; auto is console on a terminal."""
 
@@ -96,6 +103,8 @@ class Config(_Section, frozen=True):
     mappings: Mappings
     control: Control = Control()
     log: Log = Log()
+    limits: Ceilings = Ceilings()
+    user: Annotated[str, Meta(min_length=1)] | None = None  # who to be once the sockets are bound; needs root
     grace: Seconds = Seconds(10)  # time for calls in flight at stop
     file: str = ""  # where this was read; not a key of the file
 

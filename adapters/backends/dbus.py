@@ -119,6 +119,10 @@ class Backend(ports.Backend):
         answer = await pool.introspect(bus_name, object_path)
         return fault(answer) if isinstance(answer, Received) else answer
 
+    async def is_alive(self, patience: float) -> bool:
+        """Whether every bus answers, or is being looked for; see Pool."""
+        return all(await asyncio.gather(*(pool.is_alive(patience) for pool in self._pools.values())))
+
     def status(self) -> tuple[BusStatus, ...]:
         """How each bus is doing."""
         return tuple(pool.status() for pool in self._pools.values())

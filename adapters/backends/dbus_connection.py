@@ -27,6 +27,8 @@ OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and Hello together
 GIVE_UP_TIMEOUT = 0.5  # seconds for an attempt to connect to see that its socket is shut
 SERIALS = 2**31  # a serial is 32 bits wide and the library's does not wrap: the connection is renewed long before
 
+PING = MethodCall(BUS_NAME, BUS_PATH, "org.freedesktop.DBus.Peer", "Ping", "")
+
 Received = Message  # a method return or an error, as the library gives it
 _NO_FLAGS = MessageFlag.NONE
 _ONEWAY = MessageFlag.NO_REPLY_EXPECTED
@@ -175,6 +177,16 @@ class Connection:
         await asyncio.wait({self.ended})
         if self._process is not None:
             await dbus_unixexec.end(self._process)
+
+    async def ping(self, patience: float) -> bool:
+        """Whether the bus itself answers within so many seconds, or tells that it is gone; a mute one is closed."""
+        try:
+            async with asyncio.timeout(patience):
+                await self.call(PING)
+        except TimeoutError:
+            self.close()
+            return False
+        return True
 
     async def introspect(self, bus_name: str, object_path: str) -> str | Answer:
         """The object's introspection XML; remembered until the name's owner changes."""

@@ -113,6 +113,15 @@ class Pool:
         connection = self._pick(bus_name)
         return connection if isinstance(connection, Fault) else await connection.introspect(bus_name, object_path)
 
+    async def is_alive(self, patience: float) -> bool:
+        """Whether the bus answers a Ping on every connection, or is being looked for.
+
+        A connection without an answer in `patience` seconds is closed, and so made anew: ask once more.
+        """
+        connections = [connection for connection in self._slots if connection is not None]
+        answered = await asyncio.gather(*(connection.ping(patience) for connection in connections))
+        return all(answered) and bool(self._keepers) and not any(keeper.done() for keeper in self._keepers)
+
     def status(self) -> BusStatus:
         """How it is doing now."""
         return BusStatus(

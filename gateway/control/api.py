@@ -13,6 +13,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
+STOP_PATIENCE = 1.0  # seconds for an operator's request to end at stop; their calls have had the grace time before
+
 _log = structlog.get_logger("control")
 
 
@@ -50,24 +52,44 @@ class Server:
 
     def __init__(self, path: Path, operations: Operations) -> None:
         self._path = path
-        self._operations = operations
-        self._runner = web.AppRunner(_application(operations), access_log=None, handle_signals=False)
+        self._socket: socket.socket | None = None
+        self._runner = web.AppRunner(
+            _application(operations), access_log=None, handle_signals=False, shutdown_timeout=STOP_PATIENCE
+        )
+        self.made: tuple[Path, ...] = ()  # files and folders that are there because of us
 
-    async def start(self) -> None:
-        """Bind; raises OSError that names the socket when another gateway answers on it."""
+    def bind(self) -> None:
+        """Take the address and let nobody in; raises OSError that names the socket when it is taken."""
+        folders = [folder for folder in self._path.parents if not folder.exists()]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(self._path)
-        await self._runner.setup()
+        self._socket = socket.socket(socket.AF_UNIX)
         before = os.umask(0o177)
         try:
-            await web.UnixSite(self._runner, str(self._path)).start()
+            self._socket.bind(str(self._path))
+        except OSError as error:
+            self._socket.close()
+            self._socket = None
+            raise OSError(error.errno, f"cannot listen on {self._path}: {error.strerror or error}") from error
         finally:
             os.umask(before)
+        self.made = (*folders, self._path)
+
+    async def start(self) -> None:
+        """Let operators in; bind first where that is not done."""
+        if self._socket is None:
+            self.bind()
+        assert self._socket is not None
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()
 
     async def stop(self) -> None:
         """Close and remove the socket."""
         await self._runner.cleanup()
-        self._path.unlink(missing_ok=True)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            self._path.unlink(missing_ok=True)
 
 
 def _remove_stale(path: Path) -> None:

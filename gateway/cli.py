@@ -311,7 +311,8 @@ def _print_answer(answer: Mapping[str, Any], *, explain: bool) -> None:
         out.print()
     if "fault" in answer:
         fault = answer["fault"]
-        err.print(f"fault {fault['code']}: {fault['message']}", style="red", markup=False, soft_wrap=True)
+        details = "" if fault["data"] is None else " " + msgspec.json.encode(fault["data"]).decode()
+        err.print(f"fault {fault['code']}: {fault['message']}{details}", style="red", markup=False, soft_wrap=True)
         return
     text = msgspec.json.format(msgspec.json.encode(answer["value"]), indent=2).decode()
     out.print(Syntax(text, "json", background_color="default", word_wrap=True) if out.is_terminal else Text(text))

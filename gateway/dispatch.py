@@ -32,7 +32,11 @@ class Dispatcher:
         started = perf_counter()
         self.in_flight += 1
         try:
-            outcome = await self._decide(route, call)
+            match route.mode:
+                case Mode.OFF:
+                    outcome: Outcome = Fault(FaultCode.UNAVAILABLE, f"{route.method} is switched off")
+                case Mode.DBUS:
+                    outcome = await self._ask(route, call)
         finally:
             self.in_flight -= 1
         self._note(route.method, call, outcome, perf_counter() - started)
@@ -43,18 +47,15 @@ class Dispatcher:
         self._note(method, call, fault, 0.0)
         return fault
 
-    async def _decide(self, route: Route, call: Call) -> Outcome:
-        match route.mode:
-            case Mode.OFF:
-                return Fault(FaultCode.UNAVAILABLE, f"{route.method} is switched off")
-            case Mode.DBUS:
-                return await self._ask(route, call)
-
     async def _ask(self, route: Route, call: Call) -> Outcome:
         """The one place where a deadline is held, and where an exception becomes words for a client."""
         deadline = self._deadlines.start(route.timeout)
         try:
-            return await self._guarded(route, call)
+            if route.guard is not None:
+                permission = await self._backend.call(route.guard, call)
+                if isinstance(permission, Fault):
+                    return permission
+            return await self._backend.call(route, call)
         except asyncio.CancelledError:
             if deadline.was_the_reason():
                 return _timed_out(route)
@@ -64,13 +65,6 @@ class Dispatcher:
             return Fault(FaultCode.INTERNAL, "internal error")
         finally:
             deadline.lift()
-
-    async def _guarded(self, route: Route, call: Call) -> Outcome:
-        if route.guard is not None:
-            permission = await self._backend.call(route.guard, call)
-            if isinstance(permission, Fault):
-                return permission
-        return await self._backend.call(route, call)
 
 
 def _timed_out(route: Route) -> Fault:

@@ -33,7 +33,9 @@ class Exchange(Endpoint):
         """Answer one message; never raises but for cancellation."""
         try:
             envelope = self.codec.decode(body)
-            outcomes = await self._outcomes(envelope, peer)
+            entries = envelope.entries
+            alone = len(entries) == 1
+            outcomes = (await self._entry(entries[0], peer),) if alone else await self._batch(entries, peer)
             return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, _whole_fault(envelope))
         except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
             _log.exception("a bug answered this message", endpoint=str(self.table.key))
@@ -44,11 +46,10 @@ class Exchange(Endpoint):
         envelope = Envelope((fault,))
         return Answer(self.codec.encode(envelope, (fault,)), self.codec.content_type, fault)
 
-    async def _outcomes(self, envelope: Envelope, peer: Peer) -> Sequence[Outcome]:
-        if len(envelope.entries) == 1:
-            return (await self._entry(envelope.entries[0], peer),)
+    async def _batch(self, entries: Sequence[Call | Fault], peer: Peer) -> Sequence[Outcome]:
+        """Answer the entries in their order, which old clients rely on, or some at a time where the config says so."""
         if self._concurrency == 1:
-            return [await self._entry(entry, peer) for entry in envelope.entries]
+            return [await self._entry(entry, peer) for entry in entries]
         room = asyncio.Semaphore(self._concurrency)
 
         async def within(entry: Call | Fault) -> Outcome:
@@ -56,7 +57,7 @@ class Exchange(Endpoint):
                 return await self._entry(entry, peer)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(within(entry)) for entry in envelope.entries]
+            tasks = [group.create_task(within(entry)) for entry in entries]
         return [task.result() for task in tasks]
 
     async def _entry(self, entry: Call | Fault, peer: Peer) -> Outcome:
@@ -65,13 +66,12 @@ class Exchange(Endpoint):
             return entry
         meant = self.dialect.unwrap_call(entry)
         call = Call(meant.method, meant.params, meant.named, meant.oneway, peer, meant.extensions)
-        return self.dialect.wrap_outcome(await self.call(call), call)
-
-    async def call(self, call: Call) -> Outcome:
-        """Answer one call, free of bytes and dialect: by its route, else as a built-in method."""
         route = self.table.routes.get(call.method)
-        if route is not None:
-            return await self.dispatcher.answer(route, call)
+        outcome = self.own(call) if route is None else await self.dispatcher.answer(route, call)
+        return self.dialect.wrap_outcome(outcome, call)
+
+    def own(self, call: Call) -> Outcome:
+        """Answer a call that has no route: a built-in method, or one that nobody knows."""
         outcome = self.builtins.answer(call)
         if outcome is not None:
             return outcome
@@ -84,18 +84,18 @@ class Endpoints:
     def __init__(self, exchanges: Mapping[EndpointKey, Exchange], revision: str) -> None:
         self.exchanges = exchanges
         self.revision = revision
+        self._paths: dict[str, dict[str, Exchange]] = {}
         # Longest path first: the old servers match the longest prefix, and "/" takes what nobody else claims.
-        self._by_length = sorted(exchanges.items(), key=lambda item: -len(item[0].path))
+        for key, exchange in sorted(exchanges.items(), key=lambda item: -len(item[0].path)):
+            self._paths.setdefault(key.listener, {})[key.path] = exchange
 
     def resolve(self, listener: str, path: str) -> Exchange | None:
         """The exchange with the longest path that `path` starts with."""
-        exact = self.exchanges.get(EndpointKey(listener, path))
+        paths = self._paths.get(listener, {})
+        exact = paths.get(path)
         if exact is not None:
             return exact
-        for key, exchange in self._by_length:
-            if key.listener == listener and path.startswith(key.path):
-                return exchange
-        return None
+        return next((exchange for prefix, exchange in paths.items() if path.startswith(prefix)), None)
 
 
 def _whole_fault(envelope: Envelope) -> Fault | None:

@@ -40,7 +40,7 @@ async def _ask(exchange: Exchange, call: Call, steps: list[Step]) -> Outcome:
     route = exchange.table.routes.get(call.method)
     if route is None:
         steps.append(Step("route", f"none at {exchange.table.key}; answered by the gateway itself, or unknown"))
-        return await exchange.call(call)
+        return exchange.own(call)
     steps.append(Step("route", f"{route.source} -> {route.target}"))
     return await exchange.dispatcher.answer(_recording(route, steps), call)
 

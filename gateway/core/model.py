@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import Enum
 from typing import TypeAlias
 
+from gateway.core.frozen import value
+
 # What legacy protocols can say. No D-Bus types; a struct is a dict, an array a list.
 Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
 
@@ -33,7 +35,7 @@ class FaultCode(Enum):
     INTERNAL = "internal"  # a bug here; the message never holds the text of an exception
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Peer:
     """Who called: `address` for people ("tcp:127.0.0.1:4711", "unix:/run/x"), the rest where the wire tells it."""
 
@@ -44,7 +46,7 @@ class Peer:
     domid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One call as the client meant it; `extensions` is the one place to leak (headers, domid)."""
 
@@ -56,14 +58,14 @@ class Call:
     extensions: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """It worked. A method without a result replies with None."""
 
     value: Value = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fault:
     """It did not work. A value, never raised."""
 
@@ -77,7 +79,7 @@ class Fault:
 Outcome: TypeAlias = Reply | Fault
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Envelope:
     """One decoded message: an entry for each call in it, a Fault where an entry made no sense."""
 
@@ -86,7 +88,7 @@ class Envelope:
     batch: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """What goes back over the wire. `body` is None when the protocol sends nothing (a notification)."""
 

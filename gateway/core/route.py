@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, TypeAlias
 
+from gateway.core.frozen import value
 from gateway.core.model import Call, Fault, Value
 from gateway.core.signature import Type
 
@@ -44,7 +45,7 @@ class Target:
         return f"{self.bus_name} {self.object_path} {self.interface}.{self.member}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MethodCall:
     """A D-Bus method call whose every name and value has been checked against the specification."""
 

@@ -98,7 +98,7 @@ def wrk(port: int, protocol: str, connections: int, seconds: float) -> tuple[flo
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name]
         shown = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", shown.stdout)
-    tail = re.search(r"99%\s+(\S+)", shown.stdout)
+    tail = re.search(r"^\s+99%\s+(\S+)", shown.stdout, re.MULTILINE)
     if rate is None or tail is None or "Non-2xx" in shown.stdout:
         raise RuntimeError(shown.stdout + shown.stderr)
     return float(rate[1]), tail[1]

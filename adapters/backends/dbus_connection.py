@@ -24,7 +24,7 @@ from gateway.core.route import MethodCall
 BUS_NAME = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
 OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and Hello together
-GIVE_UP_TIMEOUT = 0.5  # seconds for an attempt to connect to see that its socket is shut
+GIVE_UP_TIMEOUT = 0.5  # seconds for a connection, or an attempt at one, to see that its socket is shut
 SERIALS = 2**31  # a serial is 32 bits wide and the library's does not wrap: the connection is renewed long before
 
 PING = MethodCall(BUS_NAME, BUS_PATH, "org.freedesktop.DBus.Peer", "Ping", "")
@@ -185,6 +185,7 @@ class Connection:
                 await self.call(PING)
         except TimeoutError:
             self.close()
+            await asyncio.wait({self.ended}, timeout=GIVE_UP_TIMEOUT)
             return False
         return True
 

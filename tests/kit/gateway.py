@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypedDict, Unpack
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,9 +90,18 @@ class Folder:
 class Process:
     """A running `xcp-gateway run`. `lines` is its log so far; `wait_for` reads on until an event comes."""
 
-    def __init__(self, config: Path) -> None:
-        command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    def __init__(
+        self,
+        config: Path,
+        *,
+        through: Sequence[str] = (),  # a command that runs the one that follows it
+        environment: Mapping[str, str] = MappingProxyType({}),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        command = [*through, sys.executable, "-m", "gateway", "run", "--config", str(config)]
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment}, pass_fds=pass_fds
+        )
         self.lines: list[dict[str, Any]] = []
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read)
@@ -104,6 +115,11 @@ class Process:
         line = self._find(event)
         assert line is not None, f"ended without '{event}': {self.lines}"
         return line
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -135,10 +151,16 @@ class Process:
             self._more.notify_all()
 
 
+class Surroundings(TypedDict, total=False):
+    through: Sequence[str]
+    environment: Mapping[str, str]
+    pass_fds: Sequence[int]
+
+
 @contextmanager
-def gateway_process(config: Path) -> Iterator[Process]:
+def gateway_process(config: Path, **around: Unpack[Surroundings]) -> Iterator[Process]:
     """Run the command until the block ends; it is ready when the block begins."""
-    process = Process(config)
+    process = Process(config, **around)
     try:
         process.wait_for("ready")
         yield process

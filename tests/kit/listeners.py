@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TypedDict, Unpack
 
 from adapters.transports.http import DEFAULT_LIMITS, FramingFaults, HttpLimits, Transport
+from adapters.transports.room import Room
 from gateway.core.ports import Endpoint
 from tests.kit.clients import Wire, connect
 from tests.kit.endpoints import Echo
@@ -18,6 +19,7 @@ class Options(TypedDict, total=False):
     framing_faults: FramingFaults
     headers: Mapping[str, str]
     on_cut: Callable[[str], object]
+    room: Room
 
 
 @asynccontextmanager

@@ -48,6 +48,15 @@ def test_units_are_read_and_the_rest_has_its_defaults(tmp_path: Path) -> None:
     assert settings.grace == 10.0
 
 
+def test_limits_user_and_sockets_of_systemd_may_be_named(tmp_path: Path) -> None:
+    settings = load(tmp_path, GOOD)
+    assert (settings.limits.max_calls, settings.limits.max_buffered, settings.user) == (1024, 2**28, None)
+    text = GOOD.replace('"tcp:127.0.0.1:8080"', '"systemd:rpc"')
+    settings = load(tmp_path, f'user = "xcp-gateway"\n{text}[limits]\nmax_calls = 7\nmax_buffered = "1GiB"\n')
+    assert (settings.limits.max_calls, settings.limits.max_buffered, settings.user) == (7, 2**30, "xcp-gateway")
+    assert settings.listener["rpc"].bind[0] == "systemd:rpc"
+
+
 def test_mapping_directories_start_where_the_config_stands(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD).mapping_paths() == (tmp_path / "mappings.d", Path("/etc/xcp"))
 

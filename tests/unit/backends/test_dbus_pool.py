@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -213,3 +215,27 @@ async def test_a_pool_that_drains_lets_its_calls_end(bus: PrivateBus) -> None:
         await answer(other, ask("Release"))
         await asyncio.wait_for(draining, PATIENCE)
         assert not isinstance(await held, Fault)
+
+
+# Signs of life
+
+
+async def test_a_pool_is_alive_while_its_bus_answers_and_while_it_looks_for_one(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, connections=3)) as pool:
+        assert await pool.is_alive(PATIENCE)
+    looking = Pool(replace(ONE, address="unix:path=/nowhere"), Surroundings())
+    looking.start()
+    assert await looking.is_alive(PATIENCE)
+    await looking.close()
+    assert not await looking.is_alive(PATIENCE)  # nobody looks any more
+
+
+async def test_a_mute_connection_is_closed_and_the_pool_is_alive_again_without_it() -> None:
+    with private_bus() as mute:
+        async with running(replace(ONE, address=mute.address)) as pool:
+            os.kill(mute.pid, signal.SIGSTOP)
+            assert not await pool.is_alive(0.05)
+            assert not pool.status().connected
+            assert await pool.is_alive(0.05)
+            os.kill(mute.pid, signal.SIGCONT)
+            await asyncio.wait_for(pool.connected(), PATIENCE)

@@ -130,3 +130,18 @@ async def test_a_socket_left_behind_by_a_dead_gateway_is_replaced(toy: Toy, tmp_
     assert (await ask(path, "GET", "/v1/health"))[0] == 200
     await server.stop()
     assert not path.exists()
+
+
+async def test_a_socket_that_is_bound_lets_nobody_in_before_start(toy: Toy, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "control"
+    server = Server(path, toy)
+    server.bind()
+    assert server.made == (path.parent, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await ask(path, "GET", "/v1/health")
+    await server.start()
+    assert (await ask(path, "GET", "/v1/health"))[0] == 200
+    await server.stop()
+    await server.stop()
+    assert not path.exists()

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 
 import pytest
 
 from adapters.transports.http import HttpLimits
+from adapters.transports.room import Room
 from gateway.core.model import Answer
-from tests.kit.clients import DEADLINE, connect, post
+from tests.kit.clients import DEADLINE, chunked, connect, post
 from tests.kit.endpoints import CONTENT_TYPE, Broken, Echo, Fixed, Waiting
 from tests.kit.listeners import running, talking
 
@@ -263,6 +265,69 @@ async def test_calls_past_the_cap_are_refused_at_once_in_the_clients_protocol() 
         assert (await first.reply()).body == b"one"
         await second.send(post(b"three"))
         assert (await second.reply()).body == b"three"
+
+
+async def test_the_calls_of_all_listeners_together_have_a_cap() -> None:
+    room, waiting = Room(max_calls=1), Waiting()
+    async with (
+        running(waiting, room=room) as one,
+        running(room=room) as other,
+        connect(one) as first,
+        connect(other) as second,
+    ):
+        await first.send(post(b"one"))
+        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await second.send(post(b"two"))
+        reply = await second.reply()
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        waiting.release.set()
+        assert (await first.reply()).body == b"one"
+        await second.send(post(b"three"))
+        assert (await second.reply()).body == b"three"
+    assert (room.calls, room.buffered) == (0, 0)
+
+
+async def test_bodies_past_what_may_be_held_are_refused_before_they_arrive() -> None:
+    room, waiting = Room(max_buffered=1000), Waiting()
+    async with running(waiting, room=room) as address, connect(address) as first, connect(address) as second:
+        await first.send(post(b"x" * 600))
+        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        assert room.buffered == 600
+        await second.send(post(b"x" * 401)[:-401])
+        reply = await second.reply()
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert room.buffered == 600
+        waiting.release.set()
+        assert len((await first.reply()).body) == 600
+        await first.send(post(b"x" * 1000))
+        assert (await first.reply()).status == 200
+
+
+@pytest.mark.parametrize(
+    "request_", [chunked(b"x" * 600, b"x" * 600), post(gzip.compress(bytes(1200)), "/", "Content-Encoding: gzip")]
+)
+async def test_a_body_that_tells_no_length_is_counted_as_it_comes(request_: bytes) -> None:
+    room = Room(max_buffered=1000)
+    async with running(room=room) as address, connect(address) as wire:
+        await wire.send(request_)
+        reply = await wire.reply()
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+    assert room.buffered == 0
+
+
+async def test_an_answer_counts_until_its_client_has_taken_it() -> None:
+    room = Room(max_buffered=10_000)
+    async with (
+        running(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE)), room=room) as address,
+        connect(address) as slow,
+        connect(address) as other,
+    ):
+        await slow.send(post(b"x"))
+        await slow.raw(1)
+        await other.send(post(b"x"))
+        assert (await other.reply()).status == 503
+        assert room.buffered == 20_000_000
+        await slow.raw(20_000_000)
 
 
 async def test_slow_senders_take_no_room_from_calls() -> None:

@@ -1,0 +1,414 @@
+"""The real process among its neighbours: root and other users, systemd, clients that stay on the line, overload."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import xmlrpc.client
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+
+import pytest
+
+from tests.kit.bus import EXTERNAL, PrivateBus, private_bus
+from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
+from tests.kit.services import toy_service
+
+DEADLINE = 20.0  # seconds
+USER = pwd.getpwnam("nobody")
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+ANYBODY = EXTERNAL + '<policy context="default"><allow user="*"/></policy>'
+
+# What systemd does between fork and exec, sd_listen_fds(3).
+PASS_SOCKET = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@pytest.fixture
+def bus() -> Iterator[PrivateBus]:
+    with private_bus(auth=ANYBODY) as bus, toy_service(bus.address, "org.example.toy"):
+        yield bus
+
+
+@pytest.fixture
+def folder(tmp_path: Path, bus: PrivateBus) -> Folder:
+    folder = Folder(tmp_path)
+    folder.buses({"toolstack": (bus.address, "org.example.*")})
+    return folder
+
+
+def change(folder: Folder, old: str, new: str) -> None:
+    text = folder.config.read_text()
+    assert old in text
+    folder.config.write_text(text.replace(old, new))
+
+
+def port(process: Process) -> int:
+    return int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+
+
+def proxy(process: Process) -> xmlrpc.client.ServerProxy:
+    return xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port(process)}/RPC2")
+
+
+def refused(config: Path, **around: object) -> str:
+    """What the command says that cannot start."""
+    process = Process(config, **around)  # type: ignore[arg-type] # handed through
+    try:
+        assert process.wait() == 2
+    finally:
+        process.end()
+    return "\n".join(line["event"] for line in process.lines)
+
+
+def release(bus: PrivateBus) -> None:
+    """Let the toy service answer the calls it holds."""
+    to = ["--dest=org.example.toy", "/org/example/toy", "org.example.Toy1.Release"]
+    subprocess.run(["dbus-send", f"--bus={bus.address}", "--print-reply", *to], check=True, stdout=subprocess.DEVNULL)
+
+
+# Another user
+
+
+@pytest.fixture
+def open_folder(bus: PrivateBus) -> Iterator[Folder]:
+    """A folder of the user's own, and a bus within its reach."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chown(place, USER.pw_uid, USER.pw_gid)
+        Path(bus.address.partition("path=")[2].partition(",")[0]).parent.chmod(0o755)
+        folder = Folder(Path(place))
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        folder.config.write_text(f'user = "{USER.pw_name}"\n{folder.config.read_text()}')
+        yield folder
+
+
+def low_port() -> int:
+    """A free port that only root can bind."""
+    for number in range(1023, 600, -1):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", number)):
+                return number
+    raise AssertionError("no port is free")
+
+
+@AS_ROOT
+def test_sockets_are_bound_as_root_and_all_else_is_done_as_the_user(open_folder: Folder) -> None:
+    number = low_port()
+    change(open_folder, "tcp:127.0.0.1:0", f"tcp:127.0.0.1:{number}")
+    change(open_folder, f"{open_folder.path}/control", f"{open_folder.path}/deep/er/control")
+    with gateway_process(open_folder.config) as process:
+        assert port(process) == number
+        state = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+        assert state["Uid"].split() == [str(USER.pw_uid)] * 4
+        assert state["Gid"].split() == [str(USER.pw_gid)] * 4
+        assert sorted(map(int, state["Groups"].split())) == sorted(os.getgrouplist(USER.pw_name, USER.pw_gid))
+        assert int(state["CapEff"], 16) == int(state["CapPrm"], 16) == 0
+        for name in ("rpc", "deep", "deep/er", "deep/er/control"):
+            assert (open_folder.path / name).stat().st_uid == USER.pw_uid
+        with proxy(process) as client:
+            assert client.echo("through the bus, as the user") == "through the bus, as the user"
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert not (open_folder.path / "rpc").exists()
+    assert not (open_folder.path / "deep/er/control").exists()
+
+
+@AS_ROOT
+def test_a_socket_the_user_could_not_remove_is_refused_and_nothing_is_left_of_it(open_folder: Folder) -> None:
+    os.chown(open_folder.path, 0, 0)
+    open_folder.path.chmod(0o755)
+    says = refused(open_folder.config)
+    assert says.startswith("user = 'nobody': cannot change to it: it could not remove ")
+    assert says.endswith("/control at stop: the folder is not its own")
+    assert not (open_folder.path / "rpc").exists()
+    assert not (open_folder.path / "control").exists()
+
+
+def test_a_user_that_does_not_exist_is_refused(folder: Folder) -> None:
+    folder.config.write_text(f'user = "no-such-user"\n{folder.config.read_text()}')
+    assert refused(folder.config) == "user = 'no-such-user': there is no such user"
+
+
+# Sockets of systemd
+
+
+@contextmanager
+def passed(path: Path, name: str) -> Iterator[dict[str, object]]:
+    """The surroundings of a process that systemd passes a listening socket to."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        through = [sys.executable, "-c", PASS_SOCKET, str(listening.fileno()), name]
+        yield {"through": through, "pass_fds": [listening.fileno()]}
+
+
+class OverUnix(HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("gateway", timeout=DEADLINE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+def test_a_socket_of_systemd_is_served_and_stays_when_the_gateway_goes(folder: Folder, tmp_path: Path) -> None:
+    change(folder, f"unix:{tmp_path}/rpc", "systemd:rpc")
+    path = tmp_path / "by-systemd"
+    with passed(path, "rpc") as around, gateway_process(folder.config, **around) as process:  # type: ignore[arg-type]
+        assert process.wait_for("ready")["listening"][1] == f"unix:{path}"
+        client = OverUnix(path)
+        client.request("POST", "/jsonrpc", b'{"jsonrpc": "2.0", "method": "echo", "params": ["hi"], "id": 1}')
+        assert json.loads(client.getresponse().read())["result"] == "hi"
+        client.close()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert path.is_socket()
+
+
+def test_a_wrong_name_is_refused_with_those_that_were_passed(folder: Folder, tmp_path: Path) -> None:
+    change(folder, f"unix:{tmp_path}/rpc", "systemd:rpc")
+    with passed(tmp_path / "by-systemd", "web") as around:
+        says = refused(folder.config, **around)
+    assert says == "cannot listen on systemd:rpc: systemd passed no socket named 'rpc'; left to take: 'web'"
+
+
+def test_a_socket_that_no_listener_names_is_refused(folder: Folder, tmp_path: Path) -> None:
+    with passed(tmp_path / "by-systemd", "web") as around:
+        says = refused(folder.config, **around)
+    assert says == "systemd passed sockets that no listener of the config binds: systemd:web"
+
+
+# What systemd is told
+
+
+class Manager:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
+        self._socket.settimeout(DEADLINE)
+
+    def next(self) -> dict[str, str]:
+        return dict(line.split("=", 1) for line in self._socket.recv(4096).decode().split("\n"))
+
+    def until(self, name: str) -> dict[str, str]:
+        while name not in (told := self.next()):
+            pass
+        return told
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(params=["{folder}/notify", "@gateway-test-{pid}"], ids=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(request.param.format(folder=tmp_path, pid=os.getpid()))
+    yield manager
+    manager.close()
+
+
+def test_systemd_is_told_of_ready_reload_and_stop(manager: Manager, folder: Folder) -> None:
+    with gateway_process(folder.config, environment={"NOTIFY_SOCKET": manager.address}) as process:
+        ready = manager.next()
+        assert ready["READY"] == "1"
+        assert ready["STATUS"].endswith("0 calls in flight, buses: toolstack connected")
+        folder.mapping("no mapping")
+        process.signal(signal.SIGHUP)
+        begun = manager.next()
+        assert begun["RELOADING"] == "1"
+        assert int(begun["MONOTONIC_USEC"]) > 0
+        assert manager.next()["READY"] == "1"
+        process.signal(signal.SIGTERM)
+        assert manager.next()["STOPPING"] == "1"
+        assert process.wait() == 0
+
+
+def test_without_a_bus_systemd_is_told_so_and_gets_its_signs_of_life(
+    manager: Manager, folder: Folder, bus: PrivateBus
+) -> None:
+    variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
+    with gateway_process(folder.config, environment=variables):
+        assert manager.until("WATCHDOG")["STATUS"].endswith("toolstack connected")
+        bus.kill()
+        while not manager.until("WATCHDOG")["STATUS"].endswith("toolstack down"):
+            pass
+        bus.start()
+        while not manager.until("WATCHDOG")["STATUS"].endswith("toolstack connected"):
+            pass
+
+
+def test_a_bus_that_hangs_is_left_for_a_new_connection_and_the_signs_of_life_go_on(
+    manager: Manager, folder: Folder, bus: PrivateBus
+) -> None:
+    variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
+    with gateway_process(folder.config, environment=variables):
+        manager.until("WATCHDOG")
+        os.kill(bus.pid, signal.SIGSTOP)
+        while not manager.until("WATCHDOG")["STATUS"].endswith("toolstack down"):
+            pass
+        os.kill(bus.pid, signal.SIGCONT)
+        while not manager.until("WATCHDOG")["STATUS"].endswith("toolstack connected"):
+            pass
+
+
+# Stop
+
+
+def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    return thread, results
+
+
+@pytest.fixture
+def running(folder: Folder) -> Iterator[Process]:
+    with gateway_process(folder.config) as process:
+        yield process
+
+
+def test_clients_that_only_keep_their_connection_do_not_delay_the_end(running: Process) -> None:
+    with socket.create_connection(("127.0.0.1", port(running)), DEADLINE) as silent, proxy(running) as client:
+        assert client.echo("a") == "a"
+        running.signal(signal.SIGTERM)
+        assert silent.recv(1) == b""
+        assert running.wait(5) == 0
+    assert running.lines[-1]["event"] == "stopped, nothing in flight"
+
+
+def batch(process: Process) -> object:
+    calls = [{"jsonrpc": "2.0", "method": name, "id": name} for name in ("hold", "label")]
+    client = HTTPConnection("127.0.0.1", port(process), timeout=DEADLINE)
+    try:
+        client.request("POST", "/jsonrpc", json.dumps(calls))
+        return [answer["result"] for answer in json.loads(client.getresponse().read())]
+    except OSError as error:
+        return type(error)
+    finally:
+        client.close()
+
+
+def test_a_batch_half_way_is_finished(running: Process, bus: PrivateBus) -> None:
+    client, answers = in_thread(lambda: batch(running))
+    with proxy(running) as other:
+        assert other.held() == 1
+    running.signal(signal.SIGTERM)
+    running.wait_for("stopping")
+    release(bus)
+    client.join(DEADLINE)
+    assert answers == [["released", "toy"]]
+    assert running.wait() == 0
+    assert running.lines[-1]["event"] == "stopped, nothing in flight"
+
+
+def test_a_batch_past_the_grace_is_cut_off_and_its_rest_is_not_begun(folder: Folder) -> None:
+    folder.config.write_text(f'grace = "100ms"\n{folder.config.read_text()}')
+    with gateway_process(folder.config) as process:
+        client, answers = in_thread(lambda: batch(process))
+        with proxy(process) as other:
+            assert other.held() == 1
+        process.signal(signal.SIGTERM)
+        client.join(DEADLINE)
+        assert process.wait() == 0
+        assert isinstance(answers[0], type)
+        assert process.lines[-1]["event"] == "stopped after 0.1 s, 1 calls cut off"
+        assert "label" not in [line.get("method") for line in process.lines]
+
+
+def test_a_reload_in_progress_does_not_delay_the_end(running: Process) -> None:
+    running.signal(signal.SIGHUP)
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+    assert running.lines[-1]["event"] == "stopped, nothing in flight"
+    assert not any("Traceback" in line["event"] for line in running.lines)
+
+
+def test_a_bus_that_is_down_does_not_delay_the_end(running: Process, bus: PrivateBus) -> None:
+    bus.kill()
+    with proxy(running) as client, pytest.raises(xmlrpc.client.Fault, match="the call was not sent"):
+        client.echo("a")
+    running.signal(signal.SIGTERM)
+    assert running.wait(5) == 0
+    assert running.lines[-1]["event"] == "stopped, nothing in flight"
+
+
+def test_a_bus_that_hangs_does_not_delay_the_end(folder: Folder, bus: PrivateBus) -> None:
+    os.kill(bus.pid, signal.SIGSTOP)
+    with gateway_process(folder.config) as process:
+        process.signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+
+
+# Overload
+
+BODY = 200 * 1024  # bytes
+CONNECTIONS = 48
+REQUESTS = 60  # on each
+GROWTH = 32 * 1024**2  # bytes that memory may grow by between the first hundred requests and the last
+
+
+def memory(process: Process) -> int:
+    """Bytes of physical memory, from /proc/PID/statm."""
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def hammer(process: Process, ended: Counter[str], count: int) -> None:
+    """Send large calls one after another; `ended` counts how each came out."""
+    body = json.dumps({"jsonrpc": "2.0", "method": "swallow", "params": ["x" * BODY], "id": 1})
+    client = HTTPConnection("127.0.0.1", port(process), timeout=DEADLINE)
+    for _ in range(count):
+        try:
+            client.request("POST", "/jsonrpc", body)
+            ended[outcome(client.getresponse())] += 1
+        except ConnectionError:  # refused while the body was still on its way
+            ended["closed"] += 1
+            client.close()
+    client.close()
+
+
+def outcome(answer: HTTPResponse) -> str:
+    content = json.loads(answer.read())
+    if answer.status == 200:
+        return str(content.get("result") or content["error"]["message"])
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    return str(content["error"]["message"])
+
+
+def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Folder) -> None:
+    # Large requests, small answers: dbus-next dies of a full socket when it has much to answer.
+    taking = '<method name="Label"><arg name="text" type="s" direction="in"/>'
+    (folder.mappings / "toy.xml").write_text(TOY_IDL.replace('<method name="Label">', taking))
+    folder.mapping(TOY_MAPPING.replace("label: {member: Label}", "swallow: {member: Label, params: [text]}"))
+    folder.config.write_text(f'{folder.config.read_text()}[limits]\nmax_calls = 12\nmax_buffered = "4MiB"\n')
+    with gateway_process(folder.config) as process:
+        hammer(process, Counter(), 100)
+        before = memory(process)
+        ended: Counter[str] = Counter()
+        clients = [threading.Thread(target=hammer, args=(process, ended, REQUESTS)) for _ in range(CONNECTIONS)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        assert ended.total() == CONNECTIONS * REQUESTS
+        assert set(ended) <= {"toy", "closed", "too many calls at once, try again"}
+        assert min(ended["toy"], ended["too many calls at once, try again"]) > 0
+        assert memory(process) - before < GROWTH
+        with proxy(process) as after:
+            assert after.echo("still here") == "still here"

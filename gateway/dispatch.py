@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from time import perf_counter
 
 import structlog
@@ -52,7 +53,7 @@ class Dispatcher:
         deadline = self._deadlines.start(route.timeout)
         try:
             if route.guard is not None:
-                permission = await self._backend.call(route.guard, call)
+                permission = await self._backend.call(route.guard, replace(call, oneway=False))
                 if isinstance(permission, Fault):
                     return permission
             return await self._backend.call(route, call)

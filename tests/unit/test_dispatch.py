@@ -108,6 +108,18 @@ async def test_when_the_guard_agrees_the_method_itself_is_called() -> None:
     assert backend.asked == ["session check", "VM.start"]
 
 
+async def test_a_notification_waits_for_its_guard_all_the_same() -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def look(asked: Route, call: Call) -> Outcome:
+        seen.append((asked.method, call.oneway))
+        return Reply()
+
+    guarded = route("VM.start", guard=route("session check"))
+    await Dispatcher(Scripted(look), Notes()).answer(guarded, Call("VM.start", ("s",), oneway=True))
+    assert seen == [("session check", False), ("VM.start", True)]
+
+
 async def test_guard_and_call_share_one_deadline() -> None:
     async def slow_check(asked: Route, call: Call) -> Outcome:
         return await (hang if asked.method == "session check" else echo)(asked, call)

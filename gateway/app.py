@@ -1,4 +1,4 @@
-"""The composition root: config -> objects that run; start, reload, drained stop. The one module that knows adapters."""
+"""The composition root: config -> objects that run; start, reload, drained stop. Knows no adapter."""
 
 from __future__ import annotations
 
@@ -6,35 +6,23 @@ import asyncio
 import gc
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
 import structlog
 
-from adapters.backends import BACKENDS
-from adapters.backends.dbus import Backend, Bus
-from adapters.codecs import CODECS
-from adapters.dialects import DIALECTS
-from adapters.transports import TRANSPORTS
-from adapters.transports.activation import inherited
-from adapters.transports.http import HttpLimits, Transport
-from adapters.transports.room import Room
-from gateway import __version__, config, explain, privileges, service_manager
+from gateway import __version__, config, explain, parts, privileges, service_manager
+from gateway.checking import connected
 from gateway.config import Config, Listener
 from gateway.control.api import CallRequest, Server
-from gateway.core.model import Fault, Limits, Peer, Value
-from gateway.core.ports import Codec, Endpoint
+from gateway.core.model import Fault, Peer, Value
+from gateway.core.ports import Endpoint
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Endpoints, Exchange
 from gateway.log import call_log
-from gateway.mapping.compile import build
-from gateway.mapping.live import differences
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import EndpointTable, Table, changes
-
-BUS_PATIENCE = 2.0  # seconds that start waits for the buses
+from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
 
 _log = structlog.get_logger("gateway")
 
@@ -47,26 +35,22 @@ class MappingError(Exception):
         self.problems = problems
 
 
-def compile_mappings(settings: Config) -> tuple[Table, list[Problem]]:
-    """Read and check every mapping file the config names; used by `check`, by start and by reload alike."""
-    return build(settings.mapping_paths(), codecs=set(CODECS), dialects=set(DIALECTS), listeners=set(settings.listener))
-
-
 class Gateway:
     """A gateway from its config file; `async with gateway:` runs it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.settings = config.load(path)
-        self.table, problems = compile_mappings(self.settings)
+        self._started = self.settings  # what a reload cannot change stays as it was then
+        self.table, problems = parts.compile_mappings(self.settings)
         if problems:
             raise MappingError(problems)
-        self.backend: Backend = BACKENDS["dbus"](_buses(self.settings))
+        self.backend = parts.backend(self.settings)
         self.dispatcher = Dispatcher(self.backend, call_log())
         self.endpoints = self._endpoints(self.settings, self.table)
-        self.room = Room(self.settings.limits.max_calls, self.settings.limits.max_buffered)
+        self.room = parts.Room(self.settings.limits.max_calls, self.settings.limits.max_buffered)
         self.manager = service_manager.from_environment()
-        self._inherited = inherited()
+        self._inherited = parts.inherited()
         self.transports = {name: self._transport(name, section) for name, section in self.settings.listener.items()}
         self._control = Server(Path(self.settings.control.socket), self)
         self._stack = AsyncExitStack()
@@ -132,7 +116,7 @@ class Gateway:
 
     async def _wait_for_buses(self) -> None:
         """Give the buses a moment before clients come; a bus that is down keeps nobody from starting."""
-        await _connected(self.backend)
+        await connected(self.backend)
         down = [bus.name for bus in self.backend.status() if not bus.connected]
         if down:
             _log.warning("started without a bus; its calls are refused until it is there", down=down)
@@ -183,7 +167,7 @@ class Gateway:
     async def _reload(self) -> Mapping[str, object]:
         try:
             settings = config.load(self._path)
-            table, problems = await asyncio.to_thread(compile_mappings, settings)
+            table, problems = await asyncio.to_thread(parts.compile_mappings, settings)
             wrong = [str(problem) for problem in problems]
         except config.ConfigError as error:
             wrong = [str(error)]
@@ -194,9 +178,9 @@ class Gateway:
 
     async def _swap(self, settings: Config, table: Table) -> Mapping[str, object]:
         added, removed, changed = changes(self.table, table)
-        restart = _needs_restart(self.settings, settings)
+        restart = _needs_restart(self._started, settings)
         before = self.table.revision
-        await self.backend.reconfigure(_buses(settings))
+        await self.backend.reconfigure(parts.buses(settings))
         self.endpoints, self.table = self._endpoints(settings, table), table
         self.settings = settings
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
@@ -251,139 +235,23 @@ class Gateway:
         return Endpoints(exchanges, table.revision)
 
     def _exchange(self, listener: Listener, table: EndpointTable) -> Exchange:
-        dialect = DIALECTS[table.dialect](table.codec)
-        concurrency = listener.concurrency if listener.batch == "concurrent" else 1
-        return Exchange(table, _codec(table.codec, listener), dialect, self.dispatcher, concurrency=concurrency)
+        return Exchange(
+            table,
+            parts.codec(table.codec, listener),
+            parts.dialect(table.dialect, table.codec),
+            self.dispatcher,
+            concurrency=listener.concurrency if listener.batch == "concurrent" else 1,
+            client=parts.client_codec(table.codec),
+        )
 
-    def _transport(self, name: str, listener: Listener) -> Transport:
+    def _transport(self, name: str, listener: Listener) -> parts.Transport:
         def resolve(path: str) -> Endpoint | None:
             return self.endpoints.resolve(name, path)
 
-        return TRANSPORTS["http"](
-            name,
-            listener.bind,
-            resolve,
-            _http_limits(listener),
-            framing_faults=listener.framing_faults,
-            headers=listener.headers,
-            socket_mode=int(listener.socket_mode, 8),
-            room=self.room,
-            inherited=self._inherited,
-            on_cut=lambda why: _log.info("cut off", listener=name, why=why),
-        )
+        def on_cut(why: str) -> None:
+            _log.info("cut off", listener=name, why=why)
 
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What `check` found. `notes`: what could not be held against a running service, and why."""
-
-    table: Table
-    problems: Sequence[Problem]
-    notes: Sequence[str]
-
-    @property
-    def methods(self) -> int:
-        """How many methods are mapped."""
-        return len(self.table.routes())
-
-    @property
-    def files(self) -> int:
-        """How many files they stand in."""
-        return len({route.source.rpartition(":")[0] for route in self.table.routes()})
-
-
-def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Checked:
-    """Check mapping files; raises ConfigError where the config is needed (no paths, or live) and cannot be used."""
-    settings = config.load(config_path) if config_path is not None and (live or not paths) else None
-    table, problems = build(
-        paths or (settings.mapping_paths() if settings else ()),
-        codecs=set(CODECS),
-        dialects=set(DIALECTS),
-        listeners=set(settings.listener) if settings else None,
-    )
-    if problems or settings is None or not live:
-        return Checked(table, problems, ())
-    return asyncio.run(_check_live(settings, table))
-
-
-async def _check_live(settings: Config, table: Table) -> Checked:
-    backend: Backend = BACKENDS["dbus"](_buses(settings))
-    await backend.start()
-    try:
-        await _connected(backend)
-        unreachable = _unreachable(settings, backend)
-        if unreachable:
-            return Checked(table, unreachable, ())
-        problems, notes = await differences(table, backend.introspect)
-    finally:
-        await backend.stop()
-    return Checked(table, problems, notes)
-
-
-async def _connected(backend: Backend) -> None:
-    """Give the buses a moment; `status` tells which ones are there then."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(BUS_PATIENCE):
-            await backend.connected()
-
-
-def _unreachable(settings: Config, backend: Backend) -> list[Problem]:
-    return [
-        Problem(settings.file, 1, 1, f"$.bus.{bus.name}.address", f"{bus.address} cannot be reached", "live")
-        for bus in backend.status()
-        if not bus.connected
-    ]
-
-
-def describe_routes(table: Table) -> list[Mapping[str, object]]:
-    """One entry for each method at each endpoint, in the words of `xcp-gateway routes`."""
-    return [
-        {
-            "method": name,
-            "endpoint": str(endpoint.key),
-            "protocol": f"{endpoint.codec}/{endpoint.dialect}",
-            "target": str(route.target),
-            "effect": route.effect.value,
-            "mode": route.mode.value,
-            "timeout": route.timeout,
-            "source": route.source,
-        }
-        for endpoint in table.endpoints.values()
-        for name, route in endpoint.routes.items()
-    ]
-
-
-def _codec(name: str, listener: Listener) -> Codec:
-    limits = Limits(listener.max_body, listener.max_depth, listener.max_elements, listener.max_batch)
-    options = {"long_integers": listener.long_integers} if name == "jsonrpc" else {}
-    return CODECS[name](limits, **options)
-
-
-def _http_limits(listener: Listener) -> HttpLimits:
-    return HttpLimits(
-        body=listener.max_body,
-        header_timeout=listener.header_timeout,
-        body_timeout=listener.body_timeout,
-        write_timeout=listener.write_timeout,
-        keepalive_timeout=listener.keepalive_timeout,
-        max_calls=listener.max_calls,
-        max_connections=listener.max_connections,
-    )
-
-
-def _buses(settings: Config) -> dict[str, Bus]:
-    return {
-        name: Bus(
-            name=name,
-            address=bus.address,
-            services=bus.services,
-            connections=bus.connections,
-            in_flight=bus.in_flight,
-            per_destination=bus.per_destination,
-            max_message=bus.max_message,
-        )
-        for name, bus in settings.bus.items()
-    }
+        return parts.transport(name, listener, resolve, self.room, self._inherited, on_cut)
 
 
 def _needs_restart(before: Config, after: Config) -> list[str]:

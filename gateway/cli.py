@@ -69,7 +69,7 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
         log.configure(settings.log.format, settings.log.level)
         uvloop.run(application.run(config))
     except (ConfigError, OSError) as error:
-        _fail(str(error), UNUSABLE)
+        _fail(_words(error), UNUSABLE)
     except application.MappingError as error:
         _report_problems(error.problems, as_json=False)
 
@@ -90,11 +90,11 @@ def check(
 
     Examples: `xcp-gateway check mappings/` or `xcp-gateway check --config gateway.toml --live`
     """
-    from gateway import app as application
+    from gateway import checking
     from gateway.config import ConfigError
 
     try:
-        checked = application.check(paths or [], config, live=live)
+        checked = checking.check(paths or [], config, live=live)
     except (ConfigError, OSError) as error:
         _fail(str(error), UNUSABLE)
     for note in checked.notes:
@@ -246,6 +246,13 @@ def _fail(message: str, status: int) -> Any:
     raise typer.Exit(status)
 
 
+def _words(error: Exception) -> str:
+    """An error in the words it was raised with, without Python's "[Errno 98]" before them."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return str(error)
+
+
 def _argument(text: str) -> object:
     """JSON where it is JSON, else the text itself: `5`, `true`, `'{"a": 1}'`, `xenopsd`."""
     try:
@@ -255,12 +262,13 @@ def _argument(text: str) -> object:
 
 
 def _routes_of_files(paths: Sequence[Path]) -> list[Mapping[str, object]]:
-    from gateway import app as application
+    from gateway import checking
+    from gateway.mapping.table import describe_routes
 
-    checked = application.check(paths, None, live=False)
+    checked = checking.check(paths, None, live=False)
     if checked.problems:
         _report_problems(checked.problems, as_json=False)
-    return application.describe_routes(checked.table)
+    return describe_routes(checked.table)
 
 
 def _report_problems(problems: Sequence[Any], *, as_json: bool) -> None:

@@ -20,10 +20,18 @@ class Exchange(Endpoint):
     """What stands behind one path of one listener. `concurrency`: entries of a batch at a time; 1 keeps their order."""
 
     def __init__(
-        self, table: EndpointTable, codec: Codec, dialect: Dialect, dispatcher: Dispatcher, *, concurrency: int = 1
+        self,
+        table: EndpointTable,
+        codec: Codec,
+        dialect: Dialect,
+        dispatcher: Dispatcher,
+        *,
+        concurrency: int = 1,
+        client: Codec | None = None,  # reads our own answers, for `call`
     ) -> None:
         self.table = table
         self.codec = codec
+        self.client = client or codec
         self.dialect = dialect
         self.dispatcher = dispatcher
         self.builtins = Builtins(table, codec.name)

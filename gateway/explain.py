@@ -69,7 +69,7 @@ def _back(exchange: Exchange, envelope: Envelope, call: Call, outcome: Outcome, 
     wrapped = exchange.dialect.wrap_outcome(outcome, call)
     answer = exchange.codec.encode(envelope, (wrapped,)) or b""
     steps.append(Step("the client gets", _text(answer)))
-    return exchange.dialect.unwrap_outcome(exchange.codec.decode_outcome(answer), call)
+    return exchange.dialect.unwrap_outcome(exchange.client.decode_outcome(answer), call)
 
 
 def show_method_call(bound: MethodCall) -> str:

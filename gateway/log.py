@@ -94,19 +94,24 @@ def call_log() -> CallLog:
     logger = structlog.get_logger().bind()
     if not logger.is_enabled_for(logging.INFO):
         return lambda _method, _call, _outcome, _seconds: None
-    as_json = structlog.get_config()["processors"][-1] is _json
+    if structlog.get_config()["processors"][-1] is _json:
+        return _as_json(structlog.get_config()["logger_factory"]().soon)
+    info = logger.info
 
-    def fast(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
+    def readable(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
+        info("call", method=method, outcome=_ended(outcome), ms=round(seconds * 1000, 2), peer=call.peer.address)
+
+    return readable
+
+
+def _as_json(write: Callable[[str], None]) -> CallLog:
+    def note(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
         line = _CallLine(
             datetime.now(UTC), "info", "call", method, _ended(outcome), round(seconds * 1000, 2), call.peer.address
         )
         write(_encode(line).decode())
 
-    def readable(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
-        info("call", method=method, outcome=_ended(outcome), ms=round(seconds * 1000, 2), peer=call.peer.address)
-
-    info, write = logger.info, structlog.get_config()["logger_factory"]().soon
-    return fast if as_json else readable
+    return note
 
 
 def _ended(outcome: Outcome) -> str:

@@ -63,6 +63,24 @@ class Table:
         return tuple(found.values())
 
 
+def describe_routes(table: Table) -> list[Mapping[str, object]]:
+    """One entry for each method at each endpoint, in the words of `xcp-gateway routes`."""
+    return [
+        {
+            "method": name,
+            "endpoint": str(endpoint.key),
+            "protocol": f"{endpoint.codec}/{endpoint.dialect}",
+            "target": str(route.target),
+            "effect": route.effect.value,
+            "mode": route.mode.value,
+            "timeout": route.timeout,
+            "source": route.source,
+        }
+        for endpoint in table.endpoints.values()
+        for name, route in endpoint.routes.items()
+    ]
+
+
 def changes(old: Table, new: Table) -> tuple[list[str], list[str], list[str]]:
     """Names of methods that `new` has and `old` had not; that are gone; that are there in both but not the same."""
     before, after = _described(old), _described(new)

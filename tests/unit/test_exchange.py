@@ -156,8 +156,8 @@ async def test_a_concurrent_batch_keeps_to_its_cap_and_answers_in_order() -> Non
 class BrokenCodec(Codec):
     """A codec with a bug: what stands between the bug and the client is under test."""
 
-    name = "broken"  # type: ignore[assignment]  # a plain attribute is enough here
-    content_type = "text/plain"  # type: ignore[assignment]
+    name = "broken"
+    content_type = "text/plain"
 
     def decode(self, body: bytes) -> Envelope:
         raise KeyError("a secret that no client may see")

@@ -193,6 +193,16 @@ def test_a_socket_that_no_listener_names_is_refused(folder: Folder, tmp_path: Pa
     assert says == "systemd passed sockets that no listener of the config binds: systemd:web"
 
 
+def test_a_port_that_is_taken_is_named_in_words(folder: Folder, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        change(folder, "tcp:127.0.0.1:0", address)
+        assert refused(folder.config) == f"cannot listen on {address}: Address already in use"
+    assert not (tmp_path / "control").exists()
+
+
 # What systemd is told
 
 

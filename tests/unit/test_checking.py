@@ -1,0 +1,62 @@
+"""`check` as a function: which level is reached, what is counted, what a live check says of buses and services."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway import checking, config
+from tests.kit.bus import private_bus
+from tests.kit.gateway import TOY_MAPPING, Folder
+from tests.kit.services import toy_service
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_files_alone_need_no_config(folder: Folder) -> None:
+    checked = checking.check([folder.mappings], None, live=False)
+    assert (checked.problems, checked.methods, checked.files) == ([], 7, 1)
+
+
+def test_with_a_config_the_names_of_listeners_are_checked_too(folder: Folder) -> None:
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    folder.mapping(TOY_MAPPING.replace("listener: rpc, path: /RPC2", "listener: rcp, path: /RPC2"))
+    (problem,) = checking.check([], folder.config, live=False).problems
+    assert "toy.yaml:5" in str(problem)
+    assert "rcp" in problem.message
+
+
+def test_a_live_check_needs_a_config_that_can_be_used(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="cannot be read"):
+        checking.check([tmp_path], tmp_path / "none.toml", live=True)
+
+
+def test_what_is_wrong_in_the_files_is_said_before_any_service_is_asked(folder: Folder) -> None:
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+    assert {problem.level for problem in checking.check([], folder.config, live=True).problems} == {"idl"}
+
+
+def test_a_bus_that_cannot_be_reached_is_a_problem_at_its_place_in_the_config(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "BUS_PATIENCE", 0.05)
+    folder.buses({"toolstack": (f"unix:path={folder.path}/none", "org.example.*")})
+    (problem,) = checking.check([], folder.config, live=True).problems
+    assert str(problem) == (
+        f"{folder.config}:1:1: $.bus.toolstack.address: unix:path={folder.path}/none cannot be reached"
+    )
+    assert problem.level == "live"
+
+
+def test_a_service_without_the_interface_is_found_live(folder: Folder) -> None:
+    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        problems = checking.check([], folder.config, live=True).problems
+    assert problems, "the toy service answers calls by hand: it introspects as nothing"
+    assert {problem.level for problem in problems} == {"live"}
+    assert "org.example.Toy1" in str(problems[0])

@@ -115,7 +115,7 @@ def compare(table: Table, ours: int, by_hand: int, turns: int, seconds: float) -
             ratio = statistics.median(mine[0] / other[0] for mine, other in rows)
             mine, other = (sorted(side)[turns // 2] for side in zip(*rows, strict=True))
             table.add_row(
-                f"{protocol}, {connections} connections", f"{mine[0]:,.0f}/s", mine[1],
+                f"{protocol}, {connections} connection{'s' * (connections > 1)}", f"{mine[0]:,.0f}/s", mine[1],
                 f"{other[0]:,.0f}/s", other[1], f"{ratio:.2f}",
             )  # fmt: skip
 

@@ -297,7 +297,9 @@ def _print_json(document: object) -> None:
 
 @contextmanager
 def _table(*columns: str) -> Iterator[Table]:
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     yield table
     # Piped into a file or another program a row stays a line; on a terminal it is folded to fit.
     console = out if out.is_terminal else Console(highlight=False, width=500)

@@ -14,12 +14,15 @@ from typing import TypeAlias, cast
 from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 from dbus_fast.auth import AuthAnonymous, AuthExternal
+from dbus_fast.errors import InvalidMessageError
 
 from adapters.backends import dbus_unixexec
 from adapters.backends.dbus_outbox import Outbox
 from adapters.backends.dbus_variants import to_library
 from gateway.core.model import Fault, FaultCode
+from gateway.core.refusal import MarshalError
 from gateway.core.route import MethodCall
+from gateway.core.size import HEADER, MAX_MESSAGE, body_size
 
 BUS_NAME = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
@@ -55,6 +58,7 @@ class Connection:
     def __init__(self, bus: MessageBus, limits: Limits, process: asyncio.subprocess.Process | None = None) -> None:
         self._bus = bus
         self._limits = limits
+        self._longest = min(limits.max_message, MAX_MESSAGE)
         self._process = process
         self._outbox = _outbox(bus)
         self._waiting: dict[int, tuple[asyncio.Future[Answer | None], int]] = {}  # by serial; where it ends
@@ -100,9 +104,15 @@ class Connection:
             self.worn.set()
         if not self._bus.connected:
             return _unsent()
-        data = _marshalled(call, serial, oneway=oneway)
-        if len(data) > self._limits.max_message:
-            return _too_large(len(data), self._limits.max_message)
+        try:
+            data = _marshalled(call, serial, oneway=oneway)
+        except InvalidMessageError:
+            refusal = _oversized(call, self._longest)
+            if refusal is None:
+                raise
+            return refusal
+        if len(data) > self._longest:
+            return _too_large(len(data), self._longest)
         end = self._outbox.put(data)
         if oneway and end <= self._outbox.written:
             return None
@@ -278,6 +288,15 @@ def _marshalled(call: MethodCall, serial: int, *, oneway: bool) -> bytearray:
 def _settle(reply: asyncio.Future[Answer | None], answer: Answer | None) -> None:
     if not reply.done():
         reply.set_result(answer)
+
+
+def _oversized(call: MethodCall, limit: int) -> Fault | None:
+    """Whether that is why the library would not marshal it: it counts what no check of single values can."""
+    try:
+        size = body_size(call.signature, call.body)
+    except MarshalError as error:
+        return Fault(FaultCode.TOO_LARGE, str(error))
+    return _too_large(size, limit) if size + HEADER > limit else None
 
 
 def _too_large(size: int, limit: int) -> Fault:

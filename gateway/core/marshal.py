@@ -32,7 +32,9 @@ __all__ = ["MAX_DEPTH", "Decode", "Encode", "MarshalError", "Variant", "from_dbu
 Encode: TypeAlias = Callable[[Value], object]  # legacy -> D-Bus
 Decode: TypeAlias = Callable[[Any], Value]  # D-Bus -> legacy; the library made the value, so it fits its type
 
-MAX_DEPTH = 64  # arrays, structs, dict entries and variants around each other (D-Bus specification, "Valid Signatures")
+# Arrays, structs, dict entries and variants around each other. The specification ("Valid Signatures") has 64, but
+# dbus-broker counts the body itself as one of them, and cuts the connection of whoever sends one more.
+MAX_DEPTH = 63
 _TOO_DEEP = f"at most {MAX_DEPTH} nested containers"
 _TYPED = 'v as {"signature": ..., "value": ...}'
 _TYPED_KEYS = {"signature", "value"}

@@ -1,6 +1,6 @@
-"""How many bytes a D-Bus body takes, exactly, before anything is marshalled; trusts that marshal.py made it.
+"""How many bytes a D-Bus body takes, exactly, and each array in it; trusts that marshal.py made it.
 
-D-Bus specification, "Marshaling (Wire Format)". Only large bodies are worth measuring: `may_exceed` decides that once.
+D-Bus specification, "Marshaling (Wire Format)". Asked when a message was too long, to say what in it was.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ from gateway.core.signature import Type, parse, parse_one
 
 MAX_ARRAY = 2**26  # bytes of one array's data
 HEADER = 4096  # bytes that a header may take: names of 255 bytes at most, and the fixed part of an object path
-
-# No legacy body grows by more than this factor. The worst is `0,` in a JSON array of variants: 2 bytes become 16; twice
-# that for a parameter that a mapping uses in two places, or escapes into an object path.
-EXPANSION = 16
+MAX_MESSAGE = 2**27  # bytes of a message with its header, whatever a bus is told to take ("Message Format")
 
 _ALIGNMENT: Mapping[str, int] = {
     **dict.fromkeys("ygv", 1),
@@ -25,21 +22,6 @@ _ALIGNMENT: Mapping[str, int] = {
     **dict.fromkeys("xtd({", 8),
 }
 _FIXED = "ybnqiuxtdh"  # as long as they are aligned
-
-
-def may_exceed(legacy_limit: int, message_limit: int) -> bool:
-    """Whether a legacy body of at most `legacy_limit` bytes can become a message over `message_limit`, the bus's limit.
-
-    Decided once, when the limits are known. Where not (300 KiB and 32 MiB, say), nobody need ever call `check_size`.
-    """
-    return legacy_limit * EXPANSION + HEADER > min(message_limit, MAX_ARRAY)
-
-
-def check_size(signature: str, body: Sequence[object], limit: int) -> None:
-    """Raise MarshalError when the body is over `limit` bytes (the bus's limit less HEADER), or an array over 2^26."""
-    size = body_size(signature, body)
-    if size > limit:
-        raise MarshalError(f"a body of at most {limit} bytes", size)
 
 
 def body_size(signature: str, body: Sequence[object]) -> int:

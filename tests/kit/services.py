@@ -34,6 +34,7 @@ class Toy:
         self.held: list[Message] = []
         self.watchers: list[Message] = []
         self.notes: list[tuple[int, str]] = []
+        self.echoes = 0
 
     def handle(self, message: Message) -> Answer:
         """Answer what a row of TOYS answers, leave the rest to the library."""
@@ -44,7 +45,13 @@ class Toy:
 
 def echo(toy: Toy, call: Message) -> Answer:
     """Give back the body, whatever its signature."""
+    toy.echoes += 1
     return Message.new_method_return(call, call.signature, call.body)
+
+
+def echoes(toy: Toy, call: Message) -> Answer:
+    """Answer how many calls of Echo came so far."""
+    return Message.new_method_return(call, "u", [toy.echoes])
 
 
 def label(toy: Toy, call: Message) -> Answer:
@@ -118,6 +125,7 @@ def _error(call: Message, name: str, signature: str, body: list[object]) -> Mess
 
 TOYS: dict[str, Callable[[Toy, Message], Answer]] = {
     "Echo": echo,
+    "Echoes": echoes,
     "Label": label,
     "Hold": hold,
     "Held": held,

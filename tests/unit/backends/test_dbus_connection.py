@@ -157,6 +157,20 @@ async def test_the_limit_is_exact(bus: PrivateBus) -> None:
             assert isinstance(await connection.call(ask("Note", "s", "x" * (65537 - over))), Fault)
 
 
+async def test_what_the_specification_does_not_allow_is_refused_however_much_the_bus_takes() -> None:
+    """An array of over 2^26 bytes, and a message of over 2^27: whoever gets one hangs up."""
+    mib = bytes(1024**2)
+    limits = {**SYSTEM_LIMITS, "max_message_size": 2**28}
+    with private_bus(limits=limits) as large, toy_service(large.address, TOY):
+        async with connected(large.address, Limits(max_message=2**28)) as connection:
+            array = await connection.call(ask("Note", "aay", [mib] * 64))
+            message = await connection.call(ask("Note", "aayaayaay", *[[mib] * 45] * 3))
+            assert [got.code for got in (array, message) if isinstance(got, Fault)] == [FaultCode.TOO_LARGE] * 2
+            assert "$.body[0]: expected an array of at most 67108864 bytes, got 67109120" in str(array)
+            assert "the bus takes at most 134217728" in str(message)
+            assert await answer(connection, ask("Label")) == ["toy"]
+
+
 async def test_a_oneway_call_says_so_on_the_wire(bus: PrivateBus) -> None:
     async with connected(bus.address) as connection:
         assert await connection.call(ask("Note", "s", "oneway"), oneway=True) is None

@@ -1,0 +1,281 @@
+"""Every type, out through our backend and a real broker to a service of another library, and back: equal, or refused.
+
+The brokers are dbus-daemon and dbus-broker. The legacy side is here as the type gate sees it; through the codecs and
+a mapping it is in test_types_over_the_wire.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
+
+from adapters.backends import dbus
+from gateway.core.marshal import MAX_DEPTH, MarshalError, from_dbus, to_dbus
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.route import MethodCall, Route, Variants
+from gateway.core.signature import MAX_LENGTH, Type, parse_one
+from tests.kit import dbus_broker
+from tests.kit.backends import PATIENCE, dbus_backend
+from tests.kit.bus import private_bus
+from tests.kit.exactly import exactly
+from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
+from tests.kit.toy_routes import TOY, toy_call, toy_route
+from tests.kit.values import anything, fitting, types
+
+MIB = 1024**2
+VARIANTS = st.sampled_from(("plain", "typed"))
+LAW = settings(max_examples=150, deadline=None)
+
+
+@contextmanager
+def _dbus_daemon() -> Iterator[str]:
+    with private_bus() as bus:
+        yield bus.address
+
+
+BROKERS: dict[str, Callable[[], AbstractContextManager[str]]] = {
+    "dbus-daemon": _dbus_daemon,
+    "dbus-broker": dbus_broker.dbus_broker,
+}
+
+
+class Echo:
+    """The toy service behind a broker, spoken to through one connection: what harms it harms all that follows."""
+
+    def __init__(self, runner: asyncio.Runner, backend: dbus.Backend) -> None:
+        self._run = runner.run
+        self._backend = backend
+
+    def call(self, kinds: Sequence[Type], variants: Variants, *params: Value) -> Outcome:
+        """Out and back."""
+        return self._ask(_route(kinds, variants), Call("echo", params))
+
+    def count(self) -> int:
+        """How many calls of Echo the service has seen."""
+        outcome = self._ask(toy_route("Echoes", "", "u"), toy_call())
+        assert isinstance(outcome, Reply), outcome
+        assert isinstance(outcome.value, int)
+        return outcome.value
+
+    def still_the_same(self) -> bool:
+        """Whether the connection that was opened first still lives."""
+        (status,) = self._backend.status()
+        return status.connected and status.last_error == ""
+
+    def _ask(self, route: Route, call: Call) -> Outcome:
+        return self._run(asyncio.wait_for(self._backend.call(route, call), PATIENCE))
+
+
+def _route(kinds: Sequence[Type], variants: Variants) -> Route:
+    """As the mapping compiler would make it."""
+    signature = "".join(map(str, kinds))
+    encode = [to_dbus(kind, variants=variants) for kind in kinds]
+    decode = [from_dbus(kind, variants=variants) for kind in kinds]
+
+    def bind(call: Call) -> MethodCall:
+        body = [convert(value) for convert, value in zip(encode, call.params, strict=True)]
+        return MethodCall(TOY, OBJECT_PATH, INTERFACE, "Echo", signature, body)
+
+    def shape(body: Sequence[object]) -> Value:
+        return [convert(value) for convert, value in zip(decode, body, strict=True)]
+
+    return replace(toy_route("Echo", signature, signature, bind=bind), shape=shape)
+
+
+@pytest.fixture(scope="module", params=sorted(BROKERS))
+def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
+    if request.param == "dbus-broker" and not dbus_broker.installed():
+        pytest.skip(dbus_broker.MISSING)
+    with BROKERS[request.param]() as address, toy_service(address, TOY), asyncio.Runner() as runner:
+        backend = dbus_backend(dbus.Bus("one", address, ("org.example.*",), connections=1))
+        echo = Echo(runner, runner.run(backend.__aenter__()))
+        yield echo
+        runner.run(backend.__aexit__(None, None, None))
+
+
+@LAW
+@given(data=st.data(), kinds=st.lists(types(), min_size=1, max_size=3), variants=VARIANTS)
+def test_what_fits_comes_back_equal(echo: Echo, data: DataObject, kinds: list[Type], variants: Variants) -> None:
+    assume(len("".join(map(str, kinds))) <= MAX_LENGTH)
+    values = [data.draw(fitting(kind, variants)) for kind in kinds]
+    outcome = echo.call(kinds, variants, *values)
+    assert exactly(outcome) == exactly(Reply(values))
+    assert echo.still_the_same()
+
+
+@LAW
+@given(data=st.data(), kind=types(), variants=VARIANTS)
+def test_what_nearly_fits_comes_back_as_it_went_out_or_never_leaves(
+    echo: Echo, data: DataObject, kind: Type, variants: Variants
+) -> None:
+    value = data.draw(st.one_of(fitting(kind, variants, nearly=True), anything()))
+    before = echo.count()
+    expected, calls = _expected(kind, variants, value)
+    assert exactly(echo.call([kind], variants, value)) == exactly(expected)
+    assert echo.count() == before + calls
+    assert echo.still_the_same()
+
+
+def _expected(kind: Type, variants: Variants, value: Value) -> tuple[Outcome, int]:
+    """What the gate alone makes of it, and how many calls the service sees."""
+    try:
+        sent = to_dbus(kind, variants=variants)(value)
+    except MarshalError as error:
+        return Fault(FaultCode.INVALID_PARAMS, str(error)), 0
+    return Reply([from_dbus(kind, variants=variants)(sent)]), 1
+
+
+def _nested(times: int, value: Value) -> Value:
+    for _ in range(times):
+        value = [value]
+    return value
+
+
+def _typed_variants(times: int) -> Value:
+    value: Value = {"signature": "y", "value": 1}
+    for _ in range(times - 1):
+        value = {"signature": "v", "value": value}
+    return value
+
+
+# At the very edge of what D-Bus can carry: a broker that thought otherwise would cut the connection.
+CARRIED: list[tuple[str, Variants, Value]] = [
+    ("v", "plain", _nested(MAX_DEPTH // 2, "x")),  # a variant and an array for each, and one more variant
+    ("v", "typed", _typed_variants(MAX_DEPTH)),
+    ("a" * 32 + "(" * 31 + "y" + ")" * 31, "plain", _nested(MAX_DEPTH, 1)),
+    ("(" * 31 + "a" * 32 + "s" + ")" * 31, "plain", _nested(MAX_DEPTH, "x")),
+    ("a" * 32 + "(" * 32 + "y" + ")" * 32, "plain", _nested(10, [])),
+    ("a{ya{y" * 15 + "a{yas}" + "}}" * 15, "plain", {}),
+    ("(" + "yt" * 126 + ")", "plain", [1, 2**64 - 1] * 126),
+    ("g", "plain", "y" * 255),
+    ("s", "plain", "x" * (32 * MIB - 4096)),
+    ("ay", "plain", bytes(32 * MIB - 4096)),
+    ("s", "plain", "\U0010ffff\ufffe\uffff\x01\x7f\u0080"),
+    ("s", "plain", ""),
+    ("o", "plain", "/" + "x" * 10_000),
+    ("ad", "plain", [0.0, -0.0, 5e-324, 1.7976931348623157e308, float("inf"), float("-inf"), float("nan")]),
+    ("(yat)", "plain", [1, []]),
+    ("(ya(t))", "plain", [1, []]),
+    ("(ya{tt}y)", "plain", [1, {}, 1]),
+    ("a{dv}", "plain", {"-0.0": 1, "nan": 2, "inf": 3}),
+    ("aav", "plain", [[], [2**64 - 1, -(2**63), True, 1.0, b"", {"": []}]]),
+]
+
+# One step further: each is refused in words before a library or a broker sees it.
+REFUSED: list[tuple[str, Variants, Value, str]] = [
+    ("v", "plain", _nested(MAX_DEPTH // 2, []), "at most 63 nested containers"),
+    ("a" * 32 + "(" * 32 + "y" + ")" * 32, "plain", _nested(64, 1), "at most 63 nested containers"),
+    ("v", "plain", _nested(40, []), "at most 63 nested containers"),
+    ("v", "typed", _typed_variants(MAX_DEPTH + 1), "at most 63 nested containers"),
+    ("v", "typed", {"signature": "a" * 33 + "y", "value": _nested(33, 1)}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "(" * 33 + "y" + ")" * 33, "value": 1}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "()", "value": []}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "a{vs}", "value": {}}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "h", "value": 0}, "anything but h"),
+    ("v", "typed", {"signature": "y" * 255, "value": 0}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "v", "value": None}, 'v as {"signature": ..., "value": ...}, got null'),
+    ("v", "plain", None, "expected v, got null"),
+    ("v", "plain", 2**64, "expected t, got 18446744073709551616"),
+    ("v", "plain", 10**400, "expected t, got an integer of 1329 bits"),
+    ("av", "plain", [1, None], "$[1]: expected v, got null"),
+    ("a{sv}", "plain", {"a": {"b": [None]}}, "$.a.b[0]: expected v, got null"),
+    ("a{sv}", "plain", {"a\0": 1}, "expected s as a key"),
+    ("a{sv}", "plain", {"\udc00": 1}, "expected s as a key"),
+    ("s", "plain", "a\0", "expected s without NUL"),
+    ("s", "plain", "\ud800", "expected s without lone surrogates"),
+    ("as", "plain", ["\ud83d", "\ude00"], "expected s without lone surrogates"),
+    ("s", "plain", None, "expected s, got null"),
+    ("t", "plain", 2**64, "expected t"),
+    ("at", "plain", [0, 2**64], "$[1]: expected t"),
+    ("ai", "plain", [True], "$[0]: expected i, got true"),
+    ("ay", "plain", [256], "expected ay, got an array"),
+    ("o", "plain", "", "expected o"),
+    ("o", "plain", "//", "expected o"),
+    ("o", "plain", "/a/", "expected o"),
+    ("o", "plain", "/a\n", "expected o"),
+    ("o", "plain", "/\u0661", "expected o"),
+    ("o", "plain", "/a/../b", "expected o"),
+    ("g", "plain", "y" * 256, "expected g"),
+    ("g", "plain", "a", "expected g"),
+    ("g", "plain", "(y", "expected g"),
+    ("g", "plain", "y\n", "expected g"),
+    ("(ss)", "plain", ["a"], "expected (ss), got an array of 1"),
+    ("(ss)", "plain", ["a", "b", "c"], "expected (ss), got an array of 3"),
+    ("(s)", "plain", [None], "$[0]: expected s, got null"),
+    ("a{ds}", "plain", {"0.0": "a", "-0.0": "b"}, "expected keys that stay different"),
+    ("a{us}", "plain", {"1": "a", "01": "b"}, "expected u as a key (in decimal)"),
+    ("a{us}", "plain", {"\u0661": "a"}, "expected u as a key (in decimal)"),
+    ("a{gs}", "plain", {"a": "x"}, "expected g as a key"),
+    ("a{sh}", "plain", {"a": 1}, "$.a: expected anything but h"),
+]
+
+
+@pytest.mark.parametrize(("signature", "variants", "value"), CARRIED)
+def test_what_is_at_the_edge_comes_back_equal(echo: Echo, signature: str, variants: Variants, value: Value) -> None:
+    assert exactly(echo.call([parse_one(signature)], variants, value)) == exactly(Reply([value]))
+    assert echo.still_the_same()
+
+
+@pytest.mark.parametrize(("signature", "variants", "value", "words"), REFUSED)
+def test_what_is_past_the_edge_never_leaves(
+    echo: Echo, signature: str, variants: Variants, value: Value, words: str
+) -> None:
+    before = echo.count()
+    outcome = echo.call([parse_one(signature)], variants, value)
+    assert isinstance(outcome, Fault)
+    assert (outcome.code, words in outcome.message) == (FaultCode.INVALID_PARAMS, True), outcome
+    assert echo.count() == before
+    assert echo.still_the_same()
+
+
+@pytest.mark.parametrize(
+    ("signature", "value"),
+    [
+        ("s", "x" * (33 * MIB)),
+        ("ay", bytes(33 * MIB)),
+        ("at", [0] * (5 * MIB)),
+        ("av", ["x" * MIB] * 33),
+    ],
+)
+def test_what_is_longer_than_the_bus_takes_never_leaves(echo: Echo, signature: str, value: Value) -> None:
+    before = echo.count()
+    outcome = echo.call([parse_one(signature)], "plain", value)
+    assert isinstance(outcome, Fault)
+    assert outcome.code is FaultCode.TOO_LARGE
+    assert "the bus takes at most 33554432" in outcome.message
+    assert echo.count() == before
+    assert echo.still_the_same()
+
+
+def test_every_basic_type_and_every_container_of_it_is_carried(echo: Echo) -> None:
+    signatures = [
+        form.format(code)
+        for code in "ybnqiuxtdsog"
+        for form in ("{}", "a{}", "({0}y{0})", "a({})", "aa{}", "a{{s{}}}", "a{{{}s}}", "a{{{}v}}", "a{{sa{{{}ay}}}}")
+    ]
+    kinds = [parse_one(signature) for signature in signatures]
+    for start in range(0, len(kinds), 12):
+        some = kinds[start : start + 12]
+        values = [_sample(kind) for kind in some]
+        assert exactly(echo.call(some, "plain", *values)) == exactly(Reply(values))
+
+
+SAMPLES: dict[str, Value] = {"b": True, "d": -0.5, "s": "\u00e9", "o": "/a/b", "g": "a{sv}", "v": "any", "ay": b"\xff"}
+KEYS = {"b": "true", "d": "1e+16"}
+
+
+def _sample(kind: Type) -> Value:
+    """A value that is not empty."""
+    if str(kind) in SAMPLES:
+        return SAMPLES[str(kind)]
+    if kind.is_dict:
+        key, item = kind.children[0].children
+        return {KEYS.get(key.code, str(_sample(key))): _sample(item)}
+    return [_sample(child) for child in kind.children] or 7

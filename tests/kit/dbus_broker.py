@@ -1,0 +1,114 @@
+"""A private dbus-broker for one test, without its launcher, root or systemd; knows nothing of what runs on it.
+
+The launcher wants a journal socket and a running session bus. The broker itself wants neither, only a controller: this
+file, which hands it a socket to listen on and a policy that allows everything. (dbus-broker, src/launch/launcher.c)
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dbus_fast import Message, Variant
+from dbus_fast._private.unmarshaller import Unmarshaller
+
+BROKER = "dbus-broker"  # the package and the command
+# Not for scripts/setup to install: the package makes itself the system's bus, from the next boot on.
+MISSING = f"{BROKER} is not installed here; the package of this name brings it"
+PATIENCE = 10.0  # seconds that the broker has for each answer to its controller
+MACHINE_ID = "0123456789abcdef0123456789abcdef"  # what Peer.GetMachineId tells; nobody asks
+# What the launcher gives it on a system bus; per user, and all of a test is one user.
+QUOTAS = {"bytes": 512 * 1024**2, "fds": 1024, "matches": 10_000, "objects": 10_000}
+
+_BATCH = "bta(btbs)a(btssssuutt)a(btssssuutt)"  # connect, own, send, receive: each a verdict and its priority
+_POLICY = f"(a(u({_BATCH}))a(buu({_BATCH}))a(ss)bs)"  # by uid, by group, SELinux, AppArmor, type of bus
+_ANYTHING = (True, 1, "", "", "", "", 0, 0, 0, 2**64 - 1)
+_ALLOW = (True, 1, [(True, 1, True, "")], [_ANYTHING], [_ANYTHING])
+_EVERYBODY = 2**32 - 1
+
+
+def installed() -> bool:
+    """Whether there is a dbus-broker on this machine."""
+    return shutil.which(BROKER) is not None
+
+
+@contextmanager
+def dbus_broker() -> Iterator[str]:
+    """Run a broker; the address of its bus."""
+    with tempfile.TemporaryDirectory(prefix="broker-") as directory:
+        path = Path(directory, "socket")
+        with _listener(path) as listener, _broker() as controller:
+            _add_listener(controller, listener)
+            yield f"unix:path={path}"
+
+
+@contextmanager
+def _listener(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.setblocking(False)
+        yield listener
+
+
+@contextmanager
+def _broker() -> Iterator[socket.socket]:
+    """The process, as long as the block runs; our end of its controller socket."""
+    ours, its = socket.socketpair()
+    with ours, its:
+        ours.settimeout(PATIENCE)
+        quotas = [word for name, amount in QUOTAS.items() for word in (f"--max-{name}", str(amount))]
+        process = subprocess.Popen(
+            [BROKER, "--controller", str(its.fileno()), "--machine-id", MACHINE_ID, *quotas],
+            pass_fds=[its.fileno()],
+            stderr=subprocess.DEVNULL,  # it tells of each user over quota
+        )
+        its.close()
+        try:
+            yield ours
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _add_listener(controller: socket.socket, listener: socket.socket) -> None:
+    """Authenticate as any client does, then tell it where to listen, and that everything is allowed there."""
+    uid = str(os.getuid()).encode().hex().encode()
+    controller.sendall(b"\0AUTH EXTERNAL " + uid + b"\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n")
+    _expect(controller, b"OK ", b"AGREE_UNIX_FD")
+    policy: tuple[object, ...] = ([(_EVERYBODY, _ALLOW)], [], [], False, "session")
+    message = Message(
+        path="/org/bus1/DBus/Broker",
+        interface="org.bus1.DBus.Broker",
+        member="AddListener",
+        signature="ohv",
+        body=["/org/bus1/DBus/Listener/0", 0, Variant(_POLICY, policy, verify=False)],
+        unix_fds=[listener.fileno()],
+        serial=1,
+    )
+    data = bytes(message._marshall(True))
+    assert socket.send_fds(controller, [data], [listener.fileno()]) == len(data)
+    stream: Any = io.BytesIO(controller.recv(4096))
+    answer = Unmarshaller(stream).unmarshall()
+    assert answer is not None
+    assert not answer.error_name, f"dbus-broker does not listen: {answer.error_name}"
+
+
+def _expect(controller: socket.socket, *beginnings: bytes) -> None:
+    """Read a line for each; nothing follows them unasked."""
+    received = b""
+    while received.count(b"\r\n") < len(beginnings):
+        part = controller.recv(4096)
+        assert part, f"dbus-broker hung up after {received!r}"
+        received += part
+    lines = received.split(b"\r\n")
+    for line, beginning in zip(lines, beginnings, strict=False):
+        assert line.startswith(beginning), f"dbus-broker answered {line!r} where {beginning!r} was expected"

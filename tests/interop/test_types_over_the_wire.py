@@ -1,0 +1,204 @@
+"""Every type from a client's bytes to a service and back: codec, mapping, type gate, backend, broker, all of them real.
+
+The clients are Python's own: json, and the reader of xmlrpc.client. What the type gate does is in
+test_types_over_the_bus.py; here nothing may be lost around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+import xmlrpc.client
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
+
+from adapters.codecs import xmlrpc as codec
+from gateway.app import Gateway
+from gateway.core.marshal import MarshalError, from_dbus, to_dbus
+from gateway.core.model import Call, Value
+from gateway.core.route import Variants
+from gateway.core.signature import parse_one
+from tests.kit.bus import private_bus
+from tests.kit.clients import Wire, connect, post
+from tests.kit.exactly import exactly
+from tests.kit.gateway import Folder
+from tests.kit.services import toy_service
+from tests.kit.values import fitting
+
+LAW = settings(max_examples=150, deadline=None)
+VARIANTS = st.sampled_from(("plain", "typed"))
+BASIC = "ybnqiuxtdsog"
+# fmt: off
+SIGNATURES = (
+    *BASIC, "v", "ay", "av", "aay", "a{say}", "a{yay}", "aaaaas", "((((y))))", "(ayaay)",
+    *(f"a{code}" for code in BASIC[1:]),
+    *(f"a{{{code}v}}" for code in BASIC),
+    "(" + BASIC + ")", "(v(v))", "a(sv)", "a{s(uv)}", "a{oa{sa{sv}}}", "a{ta{da{ba{gs}}}}",
+)
+# fmt: on
+SIGNATURE = st.sampled_from(SIGNATURES)
+
+HEAD = """\
+mapping: 1
+service: types
+dbus: {bus_name: org.example.toy, object_path: /org/example/toy, interface: org.example.Toy1, idl: toy.xml}
+expose:
+  - {listener: rpc, path: /types.xml, codec: xmlrpc}
+  - {listener: rpc, path: /types.json, codec: jsonrpc}
+methods:
+"""
+METHOD = '  "{variants}:{signature}": {{member: Echo, idl: type-{number}.xml, params: [value], variants: {variants}}}\n'
+LEGACY = '  "legacy:d": {{member: Echo, idl: type-{number}.xml, params: [value], coerce: legacy}}\n'
+IDL = """\
+<node><interface name="org.example.Toy1"><method name="Echo">
+  <arg name="value" type="{}" direction="in"/><arg name="same" type="{}" direction="out"/>
+</method></interface></node>
+"""
+
+
+def write_mapping(directory: Path) -> None:
+    """A method for each signature and way of variants, all of them the Echo of the toy service."""
+    text = HEAD
+    for number, signature in enumerate(SIGNATURES):
+        (directory / f"type-{number}.xml").write_text(IDL.format(signature, signature))
+        for variants in ("plain", "typed"):
+            text += METHOD.format(variants=variants, signature=signature, number=number)
+    (directory / "types.yaml").write_text(text + LEGACY.format(number=SIGNATURES.index("d")))
+
+
+class Client:
+    """One connection to a gateway that runs in this process."""
+
+    def __init__(self, runner: asyncio.Runner, wire: Wire) -> None:
+        self._runner = runner
+        self._wire = wire
+
+    def json(self, method: str, value: Value) -> dict[str, Any]:
+        """The whole response."""
+        request = {"jsonrpc": "2.0", "method": method, "params": [value], "id": 1}
+        response = json.loads(self._post("/types.json", json.dumps(request).encode()))
+        assert isinstance(response, dict)
+        return response
+
+    def xml(self, method: str, value: Value) -> object:
+        """The result."""
+        body = codec.Codec().encode_call(Call(method, (value,)))
+        (result,), _ = xmlrpc.client.loads(self._post("/types.xml", body).decode(), use_builtin_types=True)
+        return result
+
+    def _post(self, path: str, body: bytes) -> bytes:
+        return self._runner.run(self._exchange(post(body, path)))
+
+    async def _exchange(self, request: bytes) -> bytes:
+        await self._wire.send(request)
+        return (await self._wire.reply()).body
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = Folder(tmp_path_factory.mktemp("types"))
+    write_mapping(folder.mappings)
+    with private_bus() as bus, toy_service(bus.address, "org.example.toy"), asyncio.Runner() as runner:
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        stack = AsyncExitStack()
+        yield runner.run(_client(runner, stack, folder))
+        runner.run(stack.aclose())
+
+
+async def _client(runner: asyncio.Runner, stack: AsyncExitStack, folder: Folder) -> Client:
+    gateway = await stack.enter_async_context(Gateway(folder.config))
+    return Client(runner, await stack.enter_async_context(connect(gateway.addresses()[0])))
+
+
+@LAW
+@given(data=st.data(), signature=SIGNATURE, variants=VARIANTS)
+def test_what_xml_rpc_can_say_comes_back_equal(
+    client: Client, data: DataObject, signature: str, variants: Variants
+) -> None:
+    value = data.draw(fitting(parse_one(signature), variants))
+    assume(_xml_can_say(value))
+    assert exactly(client.xml(f"{variants}:{signature}", value)) == exactly(value)
+
+
+@LAW
+@given(data=st.data(), signature=SIGNATURE, variants=VARIANTS)
+def test_what_json_can_say_comes_back_equal_with_bytes_as_base64(
+    client: Client, data: DataObject, signature: str, variants: Variants
+) -> None:
+    value = _as_json(data.draw(fitting(parse_one(signature), variants)))
+    assume(_json_can_say(value))
+    assert exactly(client.json(f"{variants}:{signature}", value)["result"]) == exactly(value)
+
+
+@LAW
+@given(data=st.data(), signature=SIGNATURE, variants=VARIANTS)
+def test_what_nearly_fits_is_answered_as_the_type_gate_alone_would(
+    client: Client, data: DataObject, signature: str, variants: Variants
+) -> None:
+    value = _as_json(data.draw(fitting(parse_one(signature), variants, nearly=True)))
+    assume(_json_can_say(value))
+    response = client.json(f"{variants}:{signature}", value)
+    assert exactly(response) == exactly({"jsonrpc": "2.0", **_expected(signature, variants, value), "id": 1})
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+def test_a_number_that_the_protocol_has_not_goes_to_the_service_and_is_refused_on_its_way_back(
+    client: Client, text: str
+) -> None:
+    error = client.json("legacy:d", text)["error"]
+    assert (error["code"], error["message"]) == (-32008, f"$.result: expected a finite number, got {text}")
+    with pytest.raises(xmlrpc.client.Fault, match=f"finite number, got {text}"):
+        client.xml("legacy:d", text)
+
+
+def _expected(signature: str, variants: Variants, value: Value) -> dict[str, object]:
+    kind = parse_one(signature)
+    try:
+        sent = to_dbus(kind, variants=variants)(value)
+    except MarshalError as error:
+        return {"error": {"code": -32602, "message": str(error.at("params", 0))}}
+    return {"result": _as_json(from_dbus(kind, variants=variants)(sent))}
+
+
+def _xml_can_say(value: Value) -> bool:
+    try:
+        codec.Codec().encode_call(Call("m", (value,)))
+    except ValueError:
+        return False
+    return True
+
+
+def _as_json(value: Value) -> Value:
+    """As docs/types.md has it; what has no form in JSON becomes some text."""
+    match value:
+        case bytes():
+            return base64.b64encode(value).decode()
+        case list():
+            return [_as_json(item) for item in value]
+        case dict():
+            return {key: _as_json(item) for key, item in value.items()}
+        case bool() | int() | float() | str() | None:
+            return value
+    return value.isoformat()
+
+
+def _json_can_say(value: Value) -> bool:
+    match value:
+        case float():
+            return math.isfinite(value)
+        case str():
+            return value.encode(errors="replace").decode() == value
+        case list():
+            return all(map(_json_can_say, value))
+        case dict():
+            return all(_json_can_say(key) and _json_can_say(item) for key, item in value.items())
+    return True

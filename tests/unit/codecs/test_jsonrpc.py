@@ -9,7 +9,8 @@ import pytest
 from adapters.codecs.jsonrpc import FAULT_CODES, Codec
 from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
 from tests.kit.exactly import exactly
-from tests.unit.codecs.hostile_jsonrpc import HOSTILE, LIMITS
+from tests.unit.codecs import corpus
+from tests.unit.codecs.hostile_jsonrpc import LIMITS
 
 CODEC = Codec()
 PING = CODEC.decode(b'{"jsonrpc":"2.0","method":"ping","id":1}')
@@ -30,15 +31,22 @@ def answer(outcome: Outcome, envelope: Envelope = PING, codec: Codec = CODEC) ->
     return json.loads(body, parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize(("body", "code", "message"), [pytest.param(*case[1:], id=case[0]) for case in HOSTILE])
+@pytest.mark.parametrize(("body", "code", "message"), [pytest.param(*case[1:], id=case[0]) for case in corpus.JSONRPC])
 def test_what_must_not_be_believed_gets_its_fault(body: bytes, code: FaultCode, message: str) -> None:
     codec = Codec(LIMITS)
     envelope = codec.decode(body)
     (fault,) = envelope.entries
     assert isinstance(fault, Fault)
     assert (fault.code, message in fault.message) == (code, True), fault
-    error = answer(fault, envelope, codec)["error"]
+    response = answer(fault, envelope, codec)
+    error = (response[0] if envelope.batch else response)["error"]
     assert (error["code"], error["message"]) == (FAULT_CODES[code], fault.message)
+
+
+def test_the_corpus_is_large_and_the_message_that_it_cuts_is_good() -> None:
+    assert len({body for _, body, _, _ in corpus.JSONRPC}) > 350
+    (call,) = Codec(LIMITS).decode(corpus.JSONRPC_CALL).entries
+    assert isinstance(call, Call)
 
 
 @pytest.mark.parametrize("body", GOOD)

@@ -7,7 +7,8 @@ import pytest
 from adapters.codecs.xmlrpc import FAULT_CODES, FROM_FAULT_CODE, Codec
 from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
 from tests.kit.exactly import exactly
-from tests.unit.codecs.hostile_xmlrpc import LIMITS, REFUSED, call, truncations
+from tests.unit.codecs import corpus
+from tests.unit.codecs.hostile_xmlrpc import LIMITS, call, truncations
 
 CODEC = Codec()
 ONE = Envelope((Call("m"),))
@@ -17,7 +18,7 @@ MULTICALL = CODEC.encode_call(
 )
 
 
-@pytest.mark.parametrize(("body", "code", "words"), [pytest.param(*rest, id=title) for title, *rest in REFUSED])
+@pytest.mark.parametrize(("body", "code", "words"), [pytest.param(*rest, id=title) for title, *rest in corpus.XMLRPC])
 def test_a_hostile_body_gets_its_one_fault_and_an_answer(body: bytes, code: FaultCode, words: str) -> None:
     codec = Codec(LIMITS)
     envelope = codec.decode(body)
@@ -25,6 +26,11 @@ def test_a_hostile_body_gets_its_one_fault_and_an_answer(body: bytes, code: Faul
     assert isinstance(fault, Fault)
     assert (fault.code, words in fault.message) == (code, True), fault
     assert codec.decode_outcome(codec.encode(envelope, [fault])) == fault
+
+
+def test_the_corpus_is_large_and_the_message_that_it_cuts_is_good() -> None:
+    assert len({body for _, body, _, _ in corpus.XMLRPC}) > 400
+    assert Codec(LIMITS).decode(corpus.XMLRPC_CALL).entries == (Call("m", ({"\u00e9": [-1, "&"]},)),)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,10 @@ def test_a_call_in_flight_at_sigterm_is_still_answered(running: Process, folder:
 
 def test_a_second_signal_ends_at_once(running: Process) -> None:
     def hold() -> None:
-        with xmlrpc.client.ServerProxy(url(running)) as proxy, pytest.raises((ConnectionError, http.client.HTTPException)):
+        with (
+            xmlrpc.client.ServerProxy(url(running)) as proxy,
+            pytest.raises((ConnectionError, http.client.HTTPException)),
+        ):
             proxy.hold()
 
     client = threading.Thread(target=hold)

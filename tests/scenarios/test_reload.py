@@ -67,7 +67,9 @@ async def test_a_bad_file_keeps_the_old_table_and_says_which_revision_is_live(
     folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
     answer = await gateway.reload()
     assert answer["revision"] == before
-    (problem,) = answer["problems"]  # type: ignore[misc]  # JSON: a list of texts
+    problems = answer["problems"]
+    assert isinstance(problems, list)
+    (problem,) = problems
     assert "toy.yaml:9" in problem
     assert "Ecko" in problem
     assert (await call(gateway, session, "echo", "still here"))["result"] == "still here"

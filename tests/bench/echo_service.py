@@ -1,6 +1,5 @@
 """The service behind every row: echoes a{sv}; dbus-fast on uvloop, so that it is not what is measured."""
 
-import asyncio
 import sys
 
 import uvloop

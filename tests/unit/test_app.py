@@ -1,0 +1,220 @@
+"""The composition root, in this process: what it makes of a config, what it refuses, what a reload changes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import checking, config
+from gateway.app import Gateway, MappingError
+from gateway.control import client
+from gateway.control.api import CallRequest
+from tests.kit.bus import private_bus
+from tests.kit.gateway import TOY_MAPPING, Folder
+from tests.kit.services import toy_service
+
+METHODS = {"echo", "label", "hold", "held", "release", "hang", "leave"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A gateway's files; its bus is down."""
+    folder = Folder(tmp_path)
+    folder.buses({"toolstack": (f"unix:path={tmp_path}/bus", "org.example.*")})
+    return folder
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "BUS_PATIENCE", 0.05)
+
+
+@pytest.fixture
+async def running(folder: Folder) -> AsyncIterator[Gateway]:
+    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        async with Gateway(folder.config) as gateway:
+            yield gateway
+
+
+def change(folder: Folder, old: str, new: str) -> None:
+    text = folder.config.read_text()
+    assert old in text
+    folder.config.write_text(text.replace(old, new))
+
+
+# What is made of a config
+
+
+def test_a_gateway_that_is_not_started_knows_its_methods_and_has_no_address(folder: Folder) -> None:
+    gateway = Gateway(folder.config)
+    assert {route["method"] for route in gateway.routes()} == METHODS
+    assert gateway.addresses() == []
+    assert not folder.control.exists()
+
+
+def test_a_method_is_listed_once_for_each_endpoint_with_target_and_source(folder: Folder) -> None:
+    echoes = [route for route in Gateway(folder.config).routes() if route["method"] == "echo"]
+    assert [(route["endpoint"], route["protocol"]) for route in echoes] == [
+        ("rpc /RPC2", "xmlrpc/plain"),
+        ("rpc /jsonrpc", "jsonrpc/plain"),
+    ]
+    assert {route["target"] for route in echoes} == {"org.example.toy /org/example/toy org.example.Toy1.Echo"}
+    assert {str(route["source"]).rpartition("/")[2] for route in echoes} == {"toy.yaml:9"}
+
+
+def test_all_problems_of_all_files_are_told_at_once(folder: Folder) -> None:
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+    (folder.mappings / "other.yaml").write_text("mapping: 2\n")
+    with pytest.raises(MappingError) as refused:
+        Gateway(folder.config)
+    assert {Path(problem.file).name for problem in refused.value.problems} == {"toy.yaml", "other.yaml"}
+    assert str(refused.value).splitlines() == [str(problem) for problem in refused.value.problems]
+
+
+def test_a_config_that_cannot_be_used_is_named(folder: Folder) -> None:
+    change(folder, "[control]", "[contorl]")
+    with pytest.raises(config.ConfigError, match=r"gateway\.toml: .*contorl"):
+        Gateway(folder.config)
+
+
+# Start and stop
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_bus_that_is_down_keeps_nobody_from_starting(folder: Folder) -> None:
+    async with Gateway(folder.config) as gateway:
+        assert len(gateway.addresses()) == 2
+        assert gateway.health()["ready"] is False
+        answer = await gateway.call(CallRequest("echo", ["a"]))
+    assert isinstance(fault := answer["fault"], dict)
+    assert fault["code"] == "unavailable"
+
+
+async def test_it_is_ready_once_its_bus_is_there(running: Gateway, folder: Folder) -> None:
+    assert running.health()["ready"] is True
+    status = await asyncio.to_thread(client.ask, folder.control, "GET", "/v1/status")
+    assert (status["ready"], status["in_flight"], status["listening"]) == (True, 0, running.addresses())
+    assert [bus["name"] for bus in status["buses"]] == ["toolstack"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_stop_removes_every_socket(folder: Folder) -> None:
+    async with Gateway(folder.config):
+        assert folder.control.is_socket()
+        assert (folder.path / "rpc").is_socket()
+    assert not folder.control.exists()
+    assert not (folder.path / "rpc").exists()
+
+
+async def test_a_start_that_fails_half_way_leaves_nothing(folder: Folder) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        change(folder, "tcp:127.0.0.1:0", address)
+        with pytest.raises(OSError, match=address):
+            async with Gateway(folder.config):
+                pytest.fail("it started")
+    assert not folder.control.exists()
+
+
+# Reload
+
+
+async def test_a_reload_says_what_changed(folder: Folder) -> None:
+    gateway = Gateway(folder.config)
+    before = gateway.table.revision
+    folder.mapping(TOY_MAPPING.replace("  echo:", "  mirror:").replace("timeout: 100ms", "timeout: 200ms"))
+    assert await gateway.reload() == {
+        "revision": gateway.table.revision,
+        "before": before,
+        "added": ["mirror"],
+        "removed": ["echo"],
+        "changed": ["hang"],
+        "needs_restart": [],
+    }
+    assert {route["method"] for route in gateway.routes()} == METHODS - {"echo"} | {"mirror"}
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        ("listener", "[mappings]", "max_calls = 5\n[mappings]"),
+        ("control", "/control", "/elsewhere"),
+        ("log", '"json"', '"console"'),
+        ("limits", "[log]", "[limits]\nmax_calls = 5\n[log]"),
+        ("user", "[bus.toolstack]", 'user = "nobody"\n[bus.toolstack]'),
+    ],
+)
+async def test_what_a_reload_cannot_apply_is_named_until_it_is_taken_back(
+    folder: Folder, section: str, old: str, new: str
+) -> None:
+    gateway = Gateway(folder.config)
+    change(folder, old, new)
+    for _ in range(2):
+        assert (await gateway.reload())["needs_restart"] == [section]
+    change(folder, new, old)
+    assert (await gateway.reload())["needs_restart"] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("mappings/toy.yaml", "mapping: 1\n", "toy.yaml:1:1: "),
+        ("mappings/toy.xml", "<node/>", "org.example.Toy1"),
+        ("gateway.toml", "[bus", "gateway.toml: is no TOML"),
+        ("gateway.toml", "grace = 5", "gateway.toml: $.grace: "),
+    ],
+)
+async def test_a_refused_reload_says_why_and_changes_nothing(
+    folder: Folder, file: str, text: str, problem: str
+) -> None:
+    gateway = Gateway(folder.config)
+    table, settings, endpoints = gateway.table, gateway.settings, gateway.endpoints
+    (folder.path / file).write_text(text)
+    answer = await gateway.reload()
+    assert answer["revision"] == table.revision
+    assert problem in str(answer["problems"])
+    assert (gateway.table, gateway.settings, gateway.endpoints) == (table, settings, endpoints)
+
+
+# The operator's call
+
+
+async def test_a_call_is_answered_as_a_client_is_and_explained(running: Gateway) -> None:
+    answer = await running.call(CallRequest("echo", ["a"]))
+    assert (answer["value"], answer["endpoint"], answer["codec"]) == ("a", "rpc /RPC2", "xmlrpc")
+    assert answer["steps"]
+
+
+async def test_a_call_that_fails_answers_with_the_fault(running: Gateway) -> None:
+    answer = await running.call(CallRequest("echo", [5]))
+    assert isinstance(fault := answer["fault"], dict)
+    assert (fault["code"], fault["message"]) == ("invalid_params", "$.params[0]: expected s, got 5")
+    assert "value" not in answer
+
+
+@pytest.mark.parametrize(
+    "narrowed", [{"path": "/jsonrpc"}, {"codec": "jsonrpc"}, {"listener": "rpc", "codec": "jsonrpc"}]
+)
+async def test_a_call_goes_to_the_endpoint_it_names(folder: Folder, narrowed: dict[str, Any]) -> None:
+    answer = await Gateway(folder.config).call(CallRequest("echo", [5], **narrowed))
+    assert answer["endpoint"] == "rpc /jsonrpc"
+
+
+async def test_a_call_goes_to_an_endpoint_that_knows_the_method(folder: Folder) -> None:
+    other = TOY_MAPPING.replace("path: /RPC2", "path: /other").replace("path: /jsonrpc", "path: /other/jsonrpc")
+    (folder.mappings / "other.yaml").write_text(
+        other.replace("service: toy", "service: zoo").replace("  echo:", "  copy:")
+    )
+    answer = await Gateway(folder.config).call(CallRequest("copy", [5]))
+    assert answer["endpoint"] == "rpc /other"
+
+
+async def test_an_endpoint_that_does_not_exist_is_answered_with_those_that_do(folder: Folder) -> None:
+    with pytest.raises(LookupError, match="no such endpoint; there are: rpc /RPC2, rpc /jsonrpc"):
+        await Gateway(folder.config).call(CallRequest("echo", path="/nowhere"))

@@ -13,7 +13,6 @@ import math
 import xmlrpc.client
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +31,7 @@ from tests.kit.clients import Wire, connect, post
 from tests.kit.exactly import exactly
 from tests.kit.gateway import Folder
 from tests.kit.services import toy_service
+from tests.kit.type_methods import echo_of, write_type_methods
 from tests.kit.values import fitting
 
 LAW = settings(max_examples=150, deadline=None)
@@ -46,33 +46,6 @@ SIGNATURES = (
 )
 # fmt: on
 SIGNATURE = st.sampled_from(SIGNATURES)
-
-HEAD = """\
-mapping: 1
-service: types
-dbus: {bus_name: org.example.toy, object_path: /org/example/toy, interface: org.example.Toy1, idl: toy.xml}
-expose:
-  - {listener: rpc, path: /types.xml, codec: xmlrpc}
-  - {listener: rpc, path: /types.json, codec: jsonrpc}
-methods:
-"""
-METHOD = '  "{variants}:{signature}": {{member: Echo, idl: type-{number}.xml, params: [value], variants: {variants}}}\n'
-LEGACY = '  "legacy:d": {{member: Echo, idl: type-{number}.xml, params: [value], coerce: legacy}}\n'
-IDL = """\
-<node><interface name="org.example.Toy1"><method name="Echo">
-  <arg name="value" type="{}" direction="in"/><arg name="same" type="{}" direction="out"/>
-</method></interface></node>
-"""
-
-
-def write_mapping(directory: Path) -> None:
-    """A method for each signature and way of variants, all of them the Echo of the toy service."""
-    text = HEAD
-    for number, signature in enumerate(SIGNATURES):
-        (directory / f"type-{number}.xml").write_text(IDL.format(signature, signature))
-        for variants in ("plain", "typed"):
-            text += METHOD.format(variants=variants, signature=signature, number=number)
-    (directory / "types.yaml").write_text(text + LEGACY.format(number=SIGNATURES.index("d")))
 
 
 class Client:
@@ -106,7 +79,7 @@ class Client:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = Folder(tmp_path_factory.mktemp("types"))
-    write_mapping(folder.mappings)
+    write_type_methods(folder.mappings, SIGNATURES)
     with private_bus() as bus, toy_service(bus.address, "org.example.toy"), asyncio.Runner() as runner:
         folder.buses({"toolstack": (bus.address, "org.example.*")})
         stack = AsyncExitStack()
@@ -126,7 +99,7 @@ def test_what_xml_rpc_can_say_comes_back_equal(
 ) -> None:
     value = data.draw(fitting(parse_one(signature), variants))
     assume(_xml_can_say(value))
-    assert exactly(client.xml(f"{variants}:{signature}", value)) == exactly(value)
+    assert exactly(client.xml(echo_of(signature, variants), value)) == exactly(value)
 
 
 @LAW
@@ -136,7 +109,7 @@ def test_what_json_can_say_comes_back_equal_with_bytes_as_base64(
 ) -> None:
     value = _as_json(data.draw(fitting(parse_one(signature), variants)))
     assume(_json_can_say(value))
-    assert exactly(client.json(f"{variants}:{signature}", value)["result"]) == exactly(value)
+    assert exactly(client.json(echo_of(signature, variants), value)["result"]) == exactly(value)
 
 
 @LAW
@@ -146,7 +119,7 @@ def test_what_nearly_fits_is_answered_as_the_type_gate_alone_would(
 ) -> None:
     value = _as_json(data.draw(fitting(parse_one(signature), variants, nearly=True)))
     assume(_json_can_say(value))
-    response = client.json(f"{variants}:{signature}", value)
+    response = client.json(echo_of(signature, variants), value)
     assert exactly(response) == exactly({"jsonrpc": "2.0", **_expected(signature, variants, value), "id": 1})
 
 

@@ -9,6 +9,7 @@ import structlog
 
 from gateway.builtin import Builtins
 from gateway.core.model import Answer, Call, Envelope, Fault, FaultCode, Outcome, Peer
+from gateway.core.names import shown
 from gateway.core.ports import Codec, Dialect, Endpoint
 from gateway.dispatch import Dispatcher
 from gateway.mapping.table import EndpointKey, EndpointTable
@@ -83,7 +84,7 @@ class Exchange(Endpoint):
         outcome = self.builtins.answer(call)
         if outcome is not None:
             return outcome
-        return self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, f"unknown method '{call.method}'"))
+        return self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {shown(call.method)}"))
 
 
 class Endpoints:

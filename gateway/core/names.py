@@ -51,7 +51,7 @@ def member(text: str) -> str:
 def object_path(text: str) -> str:
     """An object path (`/org/xen/xcp/xapi`)."""
     if not is_object_path(text):
-        raise ValueError(f"expected an object path such as /org/example/Service, got {_shown(text)}")
+        raise ValueError(f"expected an object path such as /org/example/Service, got {shown(text)}")
     return text
 
 
@@ -86,10 +86,10 @@ def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:
     if len(text) > MAX_LENGTH:
         raise ValueError(f"expected {expected} and at most {MAX_LENGTH} bytes long, got {len(text)} characters")
     if pattern.fullmatch(text) is None:
-        raise ValueError(f"expected {expected}, got {_shown(text)}")
+        raise ValueError(f"expected {expected}, got {shown(text)}")
     return text
 
 
-def _shown(text: str) -> str:
-    """ASCII, on one line, never long."""
+def shown(text: str) -> str:
+    """A text in quotation marks, for a message: ASCII, on one line, never long."""
     return ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")

@@ -101,3 +101,9 @@ def test_any_text_becomes_one_valid_element_and_comes_back(text: str) -> None:
 def test_an_element_that_nobody_escaped_stays_readable(element: str, text: str) -> None:
     """As sd_bus_path_decode has it; bytes that are no text leave the element as it is."""
     assert names.unescape_path_element(element) == text
+
+
+def test_a_text_in_a_message_is_short_and_on_one_line_of_ascii() -> None:
+    assert names.shown("echo") == "'echo'"
+    assert names.shown("\u202eo\n\u00e9") == r"'\u202eo\n\xe9'"
+    assert names.shown("x" * 100) == f"'{'x' * 60}...'"

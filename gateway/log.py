@@ -39,7 +39,7 @@ class _Lines:
         self._waiting.append(line)
         self._write()
 
-    debug = warning = error = info
+    debug = warning = error = critical = info
 
     def soon(self, line: str) -> None:
         """Write a line with those that come within the next moment: the lines of calls, of which there are many."""
@@ -52,6 +52,16 @@ class _Lines:
         with contextlib.suppress(OSError, ValueError):
             self._stream.write("".join(f"{line}\n" for line in lines))
             self._stream.flush()
+
+
+class _Forward(logging.Handler):
+    """What adapters and libraries log by the standard library's means, as lines like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        structlog.get_logger().log(
+            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None
+        )
 
 
 def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info") -> None:
@@ -72,6 +82,15 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: lines,
     )
+    _forward(_LEVELS[level])
+
+
+def _forward(level: int) -> None:
+    """Adapters speak at the level of the config, libraries when they have to warn."""
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)]
+    root.addHandler(_Forward())
+    logging.getLogger("adapters").setLevel(level)
 
 
 class _CallLine(msgspec.Struct):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -20,7 +21,11 @@ CALL = Call("VM.start", ("a secret",), peer=Peer("tcp:127.0.0.1:4711"))
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
     """Standard error, read by the test; afterwards logging is as before."""
+    root, adapters = logging.getLogger(), logging.getLogger("adapters")
+    handlers, level = root.handlers, adapters.level
     yield capsys
+    root.handlers = handlers
+    adapters.setLevel(level)
     structlog.reset_defaults()
 
 
@@ -52,6 +57,29 @@ async def test_a_fault_is_named_by_its_code_and_not_by_its_text(lines: pytest.Ca
     line = json.loads(await written(lines))
     assert line["outcome"] == "timeout"
     assert "secret" not in str(line)
+
+
+def test_what_an_adapter_logs_is_a_line_like_all_others(lines: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # one handler, however often
+        log.configure("json", "info")
+    logging.getLogger("adapters.backends.x").info("bus '%s' is connected", "one")
+    line = json.loads(lines.readouterr().err)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "bus 'one' is connected", "level": "info", "logger": "adapters.backends.x"}
+
+
+def test_a_library_is_heard_when_it_warns_and_its_exception_stays_on_the_line(
+    lines: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("json", "debug")
+    logging.getLogger("library").info("chatter")
+    try:
+        raise OSError("gone")
+    except OSError:
+        logging.getLogger("library").critical("it failed", exc_info=True)
+    line = json.loads(lines.readouterr().err)
+    assert (line["level"], line["event"]) == ("critical", "it failed")
+    assert "OSError: gone" in line["exception"]
 
 
 async def test_on_a_console_a_line_is_for_people(lines: pytest.CaptureFixture[str]) -> None:

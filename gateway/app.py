@@ -147,6 +147,7 @@ class Gateway:
             **self.health(),
             "listening": self.addresses(),
             "in_flight": self.dispatcher.in_flight,
+            "tasks": len(asyncio.all_tasks()),
             "buffered": self.room.buffered,
             "buses": self.backend.status(),
         }

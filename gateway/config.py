@@ -29,6 +29,7 @@ _T = TypeVar("_T")
 Count = Annotated[int, Meta(ge=1)]
 BusAddress = Annotated[str, Meta(pattern=r"^(unix:(path|abstract)=|tcp:|unixexec:)")]
 Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+|systemd:.+)$")]
+MetricsAddress = Annotated[str, Meta(pattern=r"^tcp:.+:\d+$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -45,6 +46,10 @@ class Bus(_Section, frozen=True):
     in_flight: Count = 100  # calls per connection; brokers allow 128 pending replies unless told otherwise
     per_destination: Count = 256  # calls per service, so that one that hangs cannot starve the others
     max_message: Size = Size(32 * 1024**2)  # the broker's limit: over it a broker cuts the connection
+    breaker_failures: Annotated[int, Meta(ge=0)] = (
+        5  # in a row, after which a service is not asked for a while; 0: never
+    )
+    breaker_pause: Seconds = Seconds(1)  # before it is asked again; doubled each time, up to 30 s
 
 
 class Listener(_Section, frozen=True):
@@ -79,6 +84,7 @@ class Control(_Section, frozen=True):
     """[control]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
 
     socket: str = "/run/xcp-gateway/control"
+    metrics: MetricsAddress | None = None  # /metrics, /healthz and /readyz over TCP too, for who cannot open the socket
 
 
 class Ceilings(_Section, frozen=True):

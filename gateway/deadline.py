@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from gateway.core.ports import DEADLINE_PASSED
+
 
 class Deadlines:
     """Deadlines of tasks, by how long they have. Nothing is left of one that was lifted."""
@@ -52,7 +54,7 @@ class Deadline:
     def expire(self) -> None:
         """The time is over."""
         self.passed = True
-        self._task.cancel()
+        self._task.cancel(DEADLINE_PASSED)
 
 
 class _Queue:

@@ -44,6 +44,8 @@ def buses(settings: Config) -> dict[str, Bus]:
             in_flight=bus.in_flight,
             per_destination=bus.per_destination,
             max_message=bus.max_message,
+            breaker_failures=bus.breaker_failures,
+            breaker_pause=bus.breaker_pause,
         )
         for name, bus in settings.bus.items()
     }

@@ -6,49 +6,37 @@ Which service lives on which bus is told by config alone, so a service moves wit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from adapters.backends import outcomes
+from adapters.backends.breaker import State
 from adapters.backends.dbus_connection import Received
+from adapters.backends.dbus_errors import fault
+from adapters.backends.dbus_names import NOBODY_KNOWS, Owner, Presence
 from adapters.backends.dbus_pool import Bus, BusStatus, Pool, Surroundings
-from gateway.core import marshal, ports
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core import ports
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.route import Route
-from gateway.core.signature import parse
 
-__all__ = ["ERROR_NAMES", "Backend", "Bus", "BusStatus", "Surroundings"]
+__all__ = ["Backend", "Bus", "BusStatus", "Presence", "ServiceStatus", "Surroundings"]
 
 SWAP_PATIENCE = 1.0  # seconds a reload waits for a new bus before calls are sent its way all the same
 
-_ERROR = "org.freedesktop.DBus.Error."
 
-# D-Bus specification, "Error names"; dbus-protocol.h has the list. Any other name is REMOTE.
-ERROR_NAMES: dict[str, FaultCode] = {
-    _ERROR + name: code
-    for code, names in {
-        FaultCode.UNAVAILABLE: (
-            "ServiceUnknown NameHasNoOwner Spawn.ExecFailed Spawn.ForkFailed Spawn.ChildExited Spawn.ChildSignaled"
-            " Spawn.Failed Spawn.FailedToSetup Spawn.ConfigInvalid Spawn.ServiceNotValid Spawn.ServiceNotFound"
-            " Spawn.PermissionsInvalid Spawn.FileInvalid Spawn.NoMemory"
-        ),
-        FaultCode.BUSY: "LimitsExceeded",
-        FaultCode.NO_REPLY: "NoReply Disconnected",
-        FaultCode.TIMEOUT: "Timeout TimedOut",
-        FaultCode.ACCESS_DENIED: "AccessDenied AuthFailed InteractiveAuthorizationRequired PropertyReadOnly",
-        FaultCode.UNKNOWN_METHOD: "UnknownMethod",
-        FaultCode.NOT_FOUND: "UnknownObject UnknownInterface UnknownProperty FileNotFound",
-        FaultCode.INVALID_PARAMS: "InvalidArgs InvalidSignature",
-        FaultCode.REMOTE: (
-            "Failed NoMemory IOError BadAddress NotSupported NoServer NoNetwork AddressInUse FileExists"
-            " UnixProcessIdUnknown InvalidFileContent SELinuxSecurityContextUnknown AdtAuditDataUnknown ObjectPathInUse"
-            " InconsistentMessage MatchRuleNotFound MatchRuleInvalid NotContainer"
-        ),
-    }.items()
-    for name in names.split()
-}
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """How one service is doing, by its bus name."""
+
+    name: str
+    bus: str  # its name in the config; empty when no bus claims the service
+    presence: Presence
+    owner: str = ""  # unique name
+    breaker: State = State.CLOSED
+    probe_in: float = 0.0  # seconds until a call may ask a service whose breaker is open
+    in_flight: int = 0
 
 
 class Backend(ports.Backend):
@@ -127,6 +115,14 @@ class Backend(ports.Backend):
         """How each bus is doing."""
         return tuple(pool.status() for pool in self._pools.values())
 
+    async def services(self, names: Collection[str], patience: float) -> tuple[ServiceStatus, ...]:
+        """How each of these bus names is doing; a bus has `patience` seconds to tell who owns them."""
+        homes = {name: self._home(name) for name in names}
+        pools = {pool: [name for name, home in homes.items() if home is pool] for pool in homes.values() if pool}
+        found = await asyncio.gather(*(pool.owners(theirs, patience) for pool, theirs in pools.items()))
+        owners = {name: owner for each in found for name, owner in each.items()}
+        return tuple(_service(name, home, owners.get(name, NOBODY_KNOWS)) for name, home in homes.items())
+
     # Who lives where
 
     def _adopt(self, buses: Iterable[Bus], pools: Mapping[Bus, Pool] | None = None) -> None:
@@ -159,21 +155,19 @@ def reply(route: Route, message: Received) -> Outcome:
     return outcomes.shape(route, message.body)
 
 
-def fault(message: Received) -> Fault:
-    """What a D-Bus error tells, before any mapping translates it: name, text and arguments as they came."""
-    arguments = _arguments(message)
-    name = message.error_name or ""
-    text = arguments[0] if arguments and isinstance(arguments[0], str) else name
-    return Fault(ERROR_NAMES.get(name, FaultCode.REMOTE), text, name=name, data=arguments)
-
-
-def _arguments(message: Received) -> list[Value]:
-    """The arguments of an error; none when they are nothing a legacy client can be told."""
-    try:
-        types = parse(message.signature)
-        return [marshal.from_dbus(type_)(value) for type_, value in zip(types, message.body, strict=True)]
-    except (ValueError, marshal.MarshalError):
-        return []
+def _service(name: str, pool: Pool | None, owner: Owner) -> ServiceStatus:
+    if pool is None:
+        return ServiceStatus(name, "", owner.presence)
+    breakers = pool.breakers
+    return ServiceStatus(
+        name,
+        pool.bus.name,
+        owner.presence,
+        owner.unique_name,
+        breakers.state(name),
+        breakers.seconds_to_probe(name) if name in breakers.open() else 0.0,
+        pool.in_flight(name),
+    )
 
 
 def _homeless(bus_name: str) -> Fault:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -24,13 +25,12 @@ from gateway.core.refusal import MarshalError
 from gateway.core.route import MethodCall
 from gateway.core.size import HEADER, MAX_MESSAGE, body_size
 
-BUS_NAME = "org.freedesktop.DBus"
+BUS_NAME = "org.freedesktop.DBus"  # the broker itself
 BUS_PATH = "/org/freedesktop/DBus"
 OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and Hello together
 GIVE_UP_TIMEOUT = 0.5  # seconds for a connection, or an attempt at one, to see that its socket is shut
 SERIALS = 2**31  # a serial is 32 bits wide and the library's does not wrap: the connection is renewed long before
 
-PING = MethodCall(BUS_NAME, BUS_PATH, "org.freedesktop.DBus.Peer", "Ping", "")
 
 Received = Message  # a method return or an error, as the library gives it
 _NO_FLAGS = MessageFlag.NONE
@@ -66,6 +66,7 @@ class Connection:
         self._retired = False
         self._xml: dict[tuple[str, str], str] = {}
         self._watched: set[str] = set()
+        self._on_owner: dict[str, Callable[[str], None]] = {}  # by bus name: told when somebody has taken it
         self._loop = asyncio.get_running_loop()
         self.late_replies = 0
         self.lost = False
@@ -154,7 +155,7 @@ class Connection:
                 self._abandoned -= 1
                 self.late_replies += 1
         elif message.member == "NameOwnerChanged" and message.sender == BUS_NAME:
-            self._forget_xml(message.body[0])
+            self._new_owner(*message.body)
         return False
 
     def _ended(self, end: asyncio.Future[None]) -> None:
@@ -192,7 +193,7 @@ class Connection:
         """Whether the bus itself answers within so many seconds, or tells that it is gone; a mute one is closed."""
         try:
             async with asyncio.timeout(patience):
-                await self.call(PING)
+                await self.call(ping(BUS_NAME))
         except TimeoutError:
             self.close()
             await asyncio.wait({self.ended}, timeout=GIVE_UP_TIMEOUT)
@@ -221,12 +222,22 @@ class Connection:
     async def _watch(self, bus_name: str) -> bool:
         """Hear of a new owner before the first answer of the old one is remembered."""
         if bus_name not in self._watched:
-            rule = f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'"
-            answer = await self.call(MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule]))
+            answer = await self.call(_match(bus_name))
             if not isinstance(answer, Message) or answer.error_name:
                 return False
             self._watched.add(bus_name)
         return True
+
+    def when_owned(self, bus_name: str, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the name whenever somebody takes it; not if the bus allows no more match rules."""
+        if bus_name not in self._on_owner and self._bus.connected:
+            self._outbox.put(_marshalled(_match(bus_name), self._bus.next_serial(), oneway=True))
+        self._on_owner[bus_name] = tell
+
+    def _new_owner(self, bus_name: str, _before: str, owner: str) -> None:
+        self._forget_xml(bus_name)
+        if owner and bus_name in self._on_owner:
+            self._on_owner[bus_name](bus_name)
 
     def _forget_xml(self, bus_name: str) -> None:
         self._xml = {key: xml for key, xml in self._xml.items() if key[0] != bus_name}
@@ -267,6 +278,17 @@ def _outbox(bus: MessageBus) -> Outbox:
     outbox = Outbox(writer.sock)
     writer.sock = cast("socket.socket", outbox)
     return outbox
+
+
+def ping(bus_name: str) -> MethodCall:
+    """Ask whether anybody is there. (D-Bus specification, "org.freedesktop.DBus.Peer": at any object path)"""
+    return MethodCall(bus_name, "/", "org.freedesktop.DBus.Peer", "Ping", "")
+
+
+def _match(bus_name: str) -> MethodCall:
+    """Ask the bus to tell who owns a name from now on."""
+    rule = f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'"
+    return MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule])
 
 
 def _marshalled(call: MethodCall, serial: int, *, oneway: bool) -> bytearray:

@@ -8,15 +8,21 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from adapters.backends.dbus_connection import SERIALS, Answer, ConnectError, Connection, Limits
+from adapters.backends.breaker import Breakers, State
+from adapters.backends.dbus_connection import SERIALS, Answer, ConnectError, Connection, Limits, Received, ping
+from adapters.backends.dbus_errors import is_transport_failure
+from adapters.backends.dbus_names import NOBODY_KNOWS, Owner, owners
 from gateway.core.model import Fault, FaultCode
+from gateway.core.ports import DEADLINE_PASSED
 from gateway.core.route import MethodCall
 
 FIRST_DELAY = 0.05  # seconds before the second attempt to connect; doubled for each further one
 LAST_DELAY = 5.0  # seconds, never more
+PROBE_PATIENCE = 2.0  # seconds that a destination with an open breaker has to answer a Ping
 ANY = ""  # the line for calls that wait for a connection, not for their bus name
 
 log = logging.getLogger(__name__)
@@ -35,6 +41,8 @@ class Bus:
     max_message: int = 32 * 1024**2  # bytes; over the bus's own limit it cuts the connection
     patience: float = 0.5  # seconds a call may wait for room before it is BUSY
     waiting: int = 256  # calls that may wait for room at once
+    breaker_failures: int = 5  # in a row, after which a bus name is not asked for a while; 0: it is always asked
+    breaker_pause: float = 1.0  # seconds before the first probe, doubled for each further one
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,8 @@ class Surroundings:
     clock: Callable[[], float] = time.time
     chance: Callable[[], float] = random.random  # 0..1
     serials: int = SERIALS  # a connection is renewed after so many
+    monotonic: Callable[[], float] = time.monotonic
+    probe_patience: float = PROBE_PATIENCE
 
 
 def delays(chance: Callable[[], float]) -> Iterator[float]:
@@ -80,6 +90,7 @@ class Pool:
         self._keepers: list[asyncio.Task[None]] = []
         self._busy: dict[str, int] = {}  # calls in flight by bus name
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # calls that wait for room: by bus name, or ANY
+        self.breakers = Breakers(bus.breaker_failures, bus.breaker_pause, around.monotonic)
         self._connected = asyncio.Event()
         self._since: float | None = None
         self._late = 0
@@ -95,8 +106,12 @@ class Pool:
         await self._connected.wait()
 
     async def call(self, call: MethodCall, *, oneway: bool = False) -> Answer | None:
-        """Send over a connection with room. Without a bus: UNAVAILABLE, at once."""
+        """Send over a connection with room. Without a bus, or with an open breaker: UNAVAILABLE, at once."""
         destination = call.bus_name
+        if destination in self.breakers:
+            refusal = await self._doubt(destination)
+            if refusal is not None:
+                return refusal
         connection = self._find(destination)
         if isinstance(connection, Fault):
             connection = await self._wait_for_room(destination)
@@ -104,9 +119,15 @@ class Pool:
                 return connection
         self._busy[destination] = self._busy.get(destination, 0) + 1
         try:
-            return await connection.call(call, oneway=oneway)
+            answer = await connection.call(call, oneway=oneway)
+        except asyncio.CancelledError as error:
+            if DEADLINE_PASSED in error.args:
+                self._failed(destination)
+            raise
         finally:
             self._leave(destination)
+        self._judge(destination, answer)
+        return answer
 
     async def introspect(self, bus_name: str, object_path: str) -> str | Answer:
         """The object's introspection XML."""
@@ -121,6 +142,19 @@ class Pool:
         connections = [connection for connection in self._slots if connection is not None]
         answered = await asyncio.gather(*(connection.ping(patience) for connection in connections))
         return all(answered) and bool(self._keepers) and not any(keeper.done() for keeper in self._keepers)
+
+    async def owners(self, names: Collection[str], patience: float) -> Mapping[str, Owner]:
+        """Who owns each of the names, as far as the bus says so within `patience` seconds."""
+        connection = next((connection for connection in self._slots if connection is not None), None)
+        if connection is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    return await owners(connection.call, names)
+        return dict.fromkeys(names, NOBODY_KNOWS)
+
+    def in_flight(self, destination: str) -> int:
+        """How many calls to a bus name wait for their answer."""
+        return self._busy.get(destination, 0)
 
     def status(self) -> BusStatus:
         """How it is doing now."""
@@ -146,6 +180,55 @@ class Pool:
         for connection in self._open:
             connection.close()
         await self._end()
+
+    # Destinations that fail
+
+    def _judge(self, destination: str, answer: Answer | None) -> None:
+        """What an answer tells of its destination. A fault is our own: it tells of the bus."""
+        if not isinstance(answer, Received):
+            return
+        if is_transport_failure(answer):
+            self._failed(destination)
+        elif destination in self.breakers:
+            self.breakers.answered(destination)
+
+    def _failed(self, destination: str) -> None:
+        if self.breakers.failed(destination):
+            self._hear_of(destination)
+            log.warning("%s on bus '%s': %s", destination, self.bus.name, self.breakers.describe(destination))
+
+    def _hear_of(self, destination: str) -> None:
+        """A new owner is a new beginning: nobody need wait for the next probe."""
+        connection = self._pick(destination)
+        if isinstance(connection, Connection):
+            connection.when_owned(destination, self.breakers.answered)
+
+    async def _doubt(self, destination: str) -> Fault | None:
+        """Why a destination that has failed is not asked now; the first call after each pause finds out by a Ping."""
+        if self.breakers.state(destination) is State.CLOSED:
+            return None
+        if self.breakers.may_probe(destination):
+            await self._probe(destination)
+            if destination not in self.breakers:
+                return None
+        text = f"{destination} {self.breakers.describe(destination)}; the call was not sent"
+        return Fault(FaultCode.UNAVAILABLE, text)
+
+    async def _probe(self, destination: str) -> None:
+        """Ask with a Ping. Like the call that waits for it, it starts a service that is started on demand."""
+        connection = self._pick(destination)
+        try:
+            async with asyncio.timeout(self._around.probe_patience):
+                answer = connection if isinstance(connection, Fault) else await connection.call(ping(destination))
+            self._judge(destination, answer)
+        except TimeoutError:
+            self._failed(destination)
+        except asyncio.CancelledError as error:
+            if DEADLINE_PASSED in error.args:
+                self._failed(destination)
+            raise
+        finally:
+            self.breakers.given_up(destination)
 
     # Sharing calls out
 
@@ -226,6 +309,8 @@ class Pool:
         self._open[connection] = asyncio.get_running_loop().create_task(self._bury(connection))
         connection.ended.add_done_callback(lambda _: self._lost(slot, connection))
         self._note_state()
+        for destination in self.breakers.open():
+            connection.when_owned(destination, self.breakers.answered)
         self._wake_all()
         if worn is not None:
             worn.retire()
@@ -260,6 +345,7 @@ class Pool:
         self._since = self._around.clock()
         if up:
             self._connected.set()
+            self.breakers.forget()
             log.info("bus '%s' is connected", self.bus.name)
         else:
             self._connected.clear()

@@ -8,6 +8,8 @@ from typing import Protocol
 from gateway.core.model import Answer, Call, Envelope, Fault, Outcome, Peer
 from gateway.core.route import Route
 
+DEADLINE_PASSED = "the deadline has passed"  # the message of the cancellation that ends a call for this reason
+
 
 class Codec(Protocol):
     """Bytes <-> Envelope, both directions, pure and total: bad input becomes a Fault entry, never an exception."""
@@ -86,7 +88,7 @@ class Backend(Protocol):
         """Begin to connect; returns at once and keeps trying."""
 
     async def call(self, route: Route, call: Call) -> Outcome:
-        """Answer one call; the dispatcher holds the deadline and cancels past it."""
+        """Answer one call; the dispatcher holds the deadline and cancels past it, with DEADLINE_PASSED."""
 
     async def stop(self) -> None:
         """Fail what is still waiting, close."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -155,6 +156,14 @@ class Service:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+
+    def pause(self) -> None:
+        """Let it hang, with its connection open."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it and wait until it is gone; once more does no harm."""

@@ -57,6 +57,16 @@ def test_limits_user_and_sockets_of_systemd_may_be_named(tmp_path: Path) -> None
     assert settings.listener["rpc"].bind[0] == "systemd:rpc"
 
 
+def test_breakers_and_a_second_address_for_metrics_may_be_named(tmp_path: Path) -> None:
+    settings = load(tmp_path, GOOD)
+    assert (settings.bus["toolstack"].breaker_failures, settings.bus["toolstack"].breaker_pause) == (5, 1.0)
+    assert settings.control.metrics is None
+    text = GOOD.replace("[listener.rpc]", 'breaker_failures = 0\nbreaker_pause = "500ms"\n[listener.rpc]')
+    settings = load(tmp_path, f'{text}[control]\nmetrics = "tcp:127.0.0.1:9100"\n')
+    assert (settings.bus["storage-domain"].breaker_failures, settings.bus["storage-domain"].breaker_pause) == (0, 0.5)
+    assert settings.control.metrics == "tcp:127.0.0.1:9100"
+
+
 def test_mapping_directories_start_where_the_config_stands(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD).mapping_paths() == (tmp_path / "mappings.d", Path("/etc/xcp"))
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from gateway.core.ports import DEADLINE_PASSED
 from gateway.deadline import Deadlines
 
 
@@ -75,3 +76,13 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_the_cancellation_itself_says_why() -> None:
+    """A backend learns so that the callee was late, and not that the caller has left."""
+    Deadlines().start(0.0)
+    with pytest.raises(asyncio.CancelledError, match=DEADLINE_PASSED):
+        await asyncio.Event().wait()
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()

@@ -63,6 +63,7 @@ def test_a_bus_section_becomes_a_bus() -> None:
     assert (bus.name, bus.address, bus.services) == ("b", "unix:path=/run/b", ("org.x.*",))
     assert (bus.connections, bus.max_message) == (2, 2**20)
     assert (bus.in_flight, bus.per_destination) == (100, 256)
+    assert (bus.breaker_failures, bus.breaker_pause) == (5, 1.0)
 
 
 def test_the_backend_knows_every_bus() -> None:

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from dbus_fast import ErrorType, Message, MessageType, Variant
+from dbus_fast import Message, MessageType
 
 from adapters.backends import dbus
-from adapters.backends.dbus import ERROR_NAMES, Backend, Bus
+from adapters.backends.breaker import State
+from adapters.backends.dbus import Backend, Bus, Presence
 from gateway.core.binding import ParameterCountError
 from gateway.core.marshal import MarshalError
 from gateway.core.model import Call, Fault, FaultCode, Reply
@@ -24,53 +25,6 @@ _ERROR = "org.freedesktop.DBus.Error."
 def address() -> Iterator[str]:
     with private_bus() as bus, toy_service(bus.address, TOY):
         yield bus.address
-
-
-def error(name: str, signature: str = "", body: list[object] | None = None) -> Message:
-    return Message(
-        message_type=MessageType.ERROR, error_name=name, reply_serial=1, signature=signature, body=body or []
-    )
-
-
-def test_every_error_name_that_the_library_knows_has_a_fault_code() -> None:
-    standard = {name.value for name in ErrorType if name.value.startswith(_ERROR)}
-    assert standard <= ERROR_NAMES.keys()
-
-
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        ("ServiceUnknown", FaultCode.UNAVAILABLE),
-        ("Spawn.ChildExited", FaultCode.UNAVAILABLE),
-        ("NoReply", FaultCode.NO_REPLY),
-        ("LimitsExceeded", FaultCode.BUSY),
-        ("AccessDenied", FaultCode.ACCESS_DENIED),
-        ("InteractiveAuthorizationRequired", FaultCode.ACCESS_DENIED),
-        ("UnknownMethod", FaultCode.UNKNOWN_METHOD),
-        ("UnknownObject", FaultCode.NOT_FOUND),
-        ("InvalidArgs", FaultCode.INVALID_PARAMS),
-        ("Failed", FaultCode.REMOTE),
-    ],
-)
-def test_a_standard_error_keeps_its_name_and_gets_its_code(name: str, code: FaultCode) -> None:
-    assert dbus.fault(error(_ERROR + name, "s", ["why"])) == Fault(code, "why", _ERROR + name, ["why"])
-
-
-def test_an_error_that_nobody_knows_is_remote_with_its_arguments() -> None:
-    got = dbus.fault(error("org.xen.Oops", "sua{sv}", ["text", 5, {"a": Variant("u", 1)}]))
-    assert got == Fault(FaultCode.REMOTE, "text", "org.xen.Oops", ["text", 5, {"a": 1}])
-
-
-def test_an_error_without_a_body_has_its_name_as_message() -> None:
-    assert dbus.fault(error("org.xen.Oops")) == Fault(FaultCode.REMOTE, "org.xen.Oops", "org.xen.Oops", [])
-
-
-def test_an_error_whose_first_argument_is_no_text_has_its_name_as_message() -> None:
-    assert dbus.fault(error("org.xen.Oops", "u", [7])) == Fault(FaultCode.REMOTE, "org.xen.Oops", "org.xen.Oops", [7])
-
-
-def test_an_error_with_a_file_descriptor_has_no_arguments() -> None:
-    assert dbus.fault(error("org.xen.Oops", "h", [0])).data == []
 
 
 def test_another_reply_signature_than_promised_is_refused_with_both_named() -> None:
@@ -169,3 +123,20 @@ async def test_after_stop_every_call_is_refused(address: str) -> None:
     got = await backend.call(toy_route("Label", "", "s"), toy_call())
     assert isinstance(got, Fault)
     assert got.code is FaultCode.UNAVAILABLE
+
+
+async def test_services_are_told_of_by_their_bus_names(address: str) -> None:
+    absent, homeless = "org.example.Absent", "com.example"
+    bus = Bus("one", address, ("org.example.*",), connections=1, breaker_failures=1, breaker_pause=3.0)
+    async with dbus_backend(bus, around=dbus.Surroundings(monotonic=lambda: 0.0)) as backend:
+        await backend.call(toy_route("Label", bus_name=absent), toy_call())
+        there, gone, nowhere = await backend.services([TOY, absent, homeless], PATIENCE)
+    assert there == dbus.ServiceStatus(TOY, "one", Presence.OWNED, there.owner)
+    assert there.owner.startswith(":1.")
+    assert gone == dbus.ServiceStatus(absent, "one", Presence.ABSENT, "", State.OPEN, 3.0)
+    assert nowhere == dbus.ServiceStatus(homeless, "", Presence.UNKNOWN)
+
+
+async def test_services_of_a_bus_that_is_down_are_unknown() -> None:
+    backend = Backend({"one": Bus("one", "unix:path=/nowhere", ("*",))})
+    assert await backend.services([TOY], PATIENCE) == (dbus.ServiceStatus(TOY, "one", Presence.UNKNOWN),)

@@ -10,8 +10,12 @@ from itertools import islice
 
 import pytest
 
+from adapters.backends.breaker import State
+from adapters.backends.dbus_connection import Received
+from adapters.backends.dbus_names import NOBODY_KNOWS, Presence
 from adapters.backends.dbus_pool import FIRST_DELAY, LAST_DELAY, Bus, Pool, Surroundings, delays
 from gateway.core.model import Fault, FaultCode
+from gateway.core.ports import DEADLINE_PASSED
 from gateway.core.route import MethodCall
 from tests.kit.backends import PATIENCE
 from tests.kit.bus import PrivateBus, private_bus
@@ -239,3 +243,173 @@ async def test_a_mute_connection_is_closed_and_the_pool_is_alive_again_without_i
             assert await pool.is_alive(0.05)
             os.kill(mute.pid, signal.SIGCONT)
             await asyncio.wait_for(pool.connected(), PATIENCE)
+
+
+# Destinations that fail
+
+ABSENT = "org.example.Absent"
+
+
+class Clock:
+    """Time in a test's hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_bus_name_that_keeps_failing_is_refused_at_once_and_says_when_it_is_asked_again(
+    bus: PrivateBus,
+) -> None:
+    clock = Clock()
+    cautious = replace(ONE, address=bus.address, breaker_failures=3, breaker_pause=4.0)
+    async with running(cautious, Surroundings(monotonic=clock)) as pool:
+        for _ in range(3):
+            got = await pool.call(ask("Label", ABSENT))
+            assert isinstance(got, Received)
+            assert got.error_name == "org.freedesktop.DBus.Error.ServiceUnknown"
+        serial = _serial(pool)
+        assert await pool.call(ask("Label", ABSENT)) == Fault(
+            FaultCode.UNAVAILABLE,
+            f"{ABSENT} has failed 3 times in a row: its breaker is open, it is probed in 4.0 s; the call was not sent",
+        )
+        assert _serial(pool) == serial + 1  # nothing was sent
+        assert await answer(pool, ask("Label")) == ["toy"]
+
+
+async def test_after_the_pause_a_call_finds_out_by_a_ping_whether_anybody_is_there(bus: PrivateBus) -> None:
+    clock = Clock()
+    cautious = replace(ONE, address=bus.address, breaker_failures=1, breaker_pause=4.0)
+    async with running(cautious, Surroundings(monotonic=clock)) as pool:
+        await pool.call(ask("Label", ABSENT))
+        clock.now = 4.0
+        got = await pool.call(ask("Label", ABSENT))
+        assert isinstance(got, Fault)
+        assert "failed 2 times in a row: its breaker is open, it is probed in 8.0 s" in got.message
+
+
+async def test_a_new_owner_closes_the_breaker_without_a_probe(bus: PrivateBus) -> None:
+    clock = Clock()
+    cautious = replace(ONE, address=bus.address, breaker_failures=1)
+    async with running(cautious, Surroundings(monotonic=clock)) as pool:
+        await pool.call(ask("Label", ABSENT))
+        assert await answer(pool, ask("Label", ABSENT)) is FaultCode.UNAVAILABLE
+        with toy_service(bus.address, ABSENT):
+            await answer(pool, ask("Label"))  # the signal came before this answer
+            assert await answer(pool, ask("Label", ABSENT)) == ["toy"]
+        assert not pool.breakers.open()
+
+
+async def test_a_connection_that_is_renewed_hears_of_new_owners_too(bus: PrivateBus) -> None:
+    cautious = replace(ONE, address=bus.address, breaker_failures=1)
+    async with running(cautious, Surroundings(monotonic=Clock(), serials=12)) as pool:
+        await pool.call(ask("Label", ABSENT))
+        first = await _who(pool)
+        for _ in range(200):
+            await answer(pool, ask("Label"))
+        assert await _who(pool) != first
+        with toy_service(bus.address, ABSENT):
+            await answer(pool, ask("Label"))
+            assert await answer(pool, ask("Label", ABSENT)) == ["toy"]
+
+
+async def test_only_a_deadline_that_has_passed_is_held_against_a_service_not_a_caller_who_leaves(
+    bus: PrivateBus,
+) -> None:
+    async with running(replace(ONE, address=bus.address, breaker_failures=1)) as pool:
+        for reason, state in ((None, State.CLOSED), (DEADLINE_PASSED, State.OPEN)):
+            hanging = asyncio.ensure_future(pool.call(ask("Hang")))
+            await answer(pool, ask("Label", OTHER))
+            hanging.cancel(reason)
+            await asyncio.wait({hanging})
+            assert pool.breakers.state(TOY) is state
+
+
+async def test_a_service_that_answers_pings_again_is_called_again(bus: PrivateBus) -> None:
+    """Its breaker was opened by calls that hang; it is alive, and the call that finds out is made."""
+    clock = Clock()
+    async with running(replace(ONE, address=bus.address, breaker_failures=1), Surroundings(monotonic=clock)) as pool:
+        hanging = asyncio.ensure_future(pool.call(ask("Hang")))
+        await answer(pool, ask("Label", OTHER))
+        hanging.cancel(DEADLINE_PASSED)
+        await asyncio.wait({hanging})
+        assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
+        clock.now = 1.0
+        assert await answer(pool, ask("Label")) == ["toy"]
+        assert not pool.breakers
+
+
+async def test_while_one_call_probes_the_others_are_refused_and_a_mute_service_stays_refused() -> None:
+    clock = Clock()
+    with private_bus() as bus, toy_service(bus.address, TOY) as service:
+        around = Surroundings(monotonic=clock, probe_patience=0.05)
+        async with running(replace(ONE, address=bus.address, breaker_failures=1), around) as pool:
+            service.pause()
+            hanging = asyncio.ensure_future(pool.call(ask("Label")))
+            await asyncio.wait({hanging}, timeout=0)
+            hanging.cancel(DEADLINE_PASSED)
+            await asyncio.wait({hanging})
+            clock.now = 1.0
+            probing = asyncio.ensure_future(pool.call(ask("Label")))
+            await asyncio.wait({probing}, timeout=0)
+            got = await pool.call(ask("Label"))
+            assert isinstance(got, Fault)
+            assert "a probe is on its way" in got.message
+            got = await asyncio.wait_for(probing, PATIENCE)
+            assert isinstance(got, Fault)
+            assert "it is probed in 2.0 s" in got.message
+            service.resume()
+
+
+async def test_a_probe_whose_caller_leaves_is_made_by_the_next_call(bus: PrivateBus) -> None:
+    clock = Clock()
+    with toy_service(bus.address, ABSENT) as service:
+        around = Surroundings(monotonic=clock)
+        async with running(replace(ONE, address=bus.address, breaker_failures=1), around) as pool:
+            service.pause()
+            for reason in (DEADLINE_PASSED, None):
+                leaving = asyncio.ensure_future(pool.call(ask("Label", ABSENT)))
+                await asyncio.wait({leaving}, timeout=0)
+                leaving.cancel(reason)
+                await asyncio.wait({leaving})
+                clock.now += 1.0
+            service.resume()
+            assert pool.breakers.state(ABSENT) is State.OPEN
+            assert await answer(pool, ask("Label", ABSENT)) == ["toy"]
+
+
+async def test_a_bus_that_is_down_is_not_held_against_its_services_and_a_new_one_has_no_past() -> None:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        async with running(replace(ONE, address=bus.address, breaker_failures=1)) as pool:
+            await pool.call(ask("Label", ABSENT))
+            held = asyncio.ensure_future(pool.call(ask("Hold")))
+            await answer(pool, ask("Held"))
+            bus.kill()
+            assert isinstance(await asyncio.wait_for(held, PATIENCE), Fault)
+            assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
+            assert pool.breakers.open() == [ABSENT]
+            bus.start()
+            await asyncio.wait_for(pool.connected(), PATIENCE)
+            assert pool.breakers.open() == []
+
+
+async def test_a_pool_without_a_bus_does_not_know_who_owns_a_name(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address)) as pool:
+        found = await pool.owners([TOY, ABSENT], PATIENCE)
+        assert [found[name].presence for name in (TOY, ABSENT)] == [Presence.OWNED, Presence.ABSENT]
+    assert await pool.owners([TOY], PATIENCE) == {TOY: NOBODY_KNOWS}
+
+
+async def test_a_bus_that_hangs_tells_nothing_of_its_names_within_the_patience() -> None:
+    with private_bus() as mute:
+        async with running(replace(ONE, address=mute.address)) as pool:
+            os.kill(mute.pid, signal.SIGSTOP)
+            assert await pool.owners([TOY], 0.05) == {TOY: NOBODY_KNOWS}
+            os.kill(mute.pid, signal.SIGCONT)
+
+
+def _serial(pool: Pool) -> int:
+    (connection,) = (connection for connection in pool._slots if connection is not None)
+    return connection._bus.next_serial()

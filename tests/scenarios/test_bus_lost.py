@@ -60,6 +60,8 @@ async def test_a_broker_that_comes_back_is_found_and_calls_work_again(bus: Priva
         for text in ("second", "third"):
             bus.kill()
             assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE
+            while backend.status()[0].connected:  # noqa: ASYNC110 - each connection finds out for itself
+                await asyncio.sleep(0)
             bus.start()
             await backend.connected()
             with toy_service(bus.address, TOY, text):

@@ -73,10 +73,7 @@ def test_a_library_is_heard_when_it_warns_and_its_exception_stays_on_the_line(
 ) -> None:
     log.configure("json", "debug")
     logging.getLogger("library").info("chatter")
-    try:
-        raise OSError("gone")
-    except OSError:
-        logging.getLogger("library").critical("it failed", exc_info=True)
+    logging.getLogger("library").critical("it failed", exc_info=OSError("gone"))
     line = json.loads(lines.readouterr().err)
     assert (line["level"], line["event"]) == ("critical", "it failed")
     assert "OSError: gone" in line["exception"]

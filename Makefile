@@ -2,7 +2,7 @@
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bus bench fresh-machine clean
+.PHONY: help setup check test demo bus bench soak fresh-machine clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,9 @@ bus: setup ## a private bus with the sample toolstack, until Ctrl-C
 
 bench: setup ## how fast it is, beside a bridge written by hand
 	$(BIN)/python tests/bench/run.py
+
+soak: setup ## five minutes among brokers and services that are killed (SOAK_SECONDS=300, SEED=)
+	$(BIN)/python -m tests.soak
 
 fresh-machine: ## prove `make demo` and `make test` in a minimal Debian (root; SUITE=bookworm or trixie)
 	scripts/fresh-machine

@@ -42,9 +42,9 @@ class Wire:
         """Send no more, but go on reading."""
         self._writer.write_eof()
 
-    async def reply(self) -> HttpReply:
+    async def reply(self, seconds: float = DEADLINE) -> HttpReply:
         """The next answer."""
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(seconds):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("ascii")
             first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}

@@ -1,0 +1,164 @@
+"""`make soak` in its short form, and that its judge would not let pass what must not be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.core.model import FaultCode
+from tests.soak import verdict
+from tests.soak.gauges import Memory, Reading
+from tests.soak.story import Disturbance, Ending, Ledger, Story
+from tests.soak.verdict import Check
+from tests.soak.world import CALM
+
+ROOT = Path(__file__).parents[2]
+SECONDS = "30"
+HELD = Reading(descriptors=20, threads=2, tasks=10, in_flight=0, buffered=0, on_buses=0, connections=8, late_replies=0)
+
+
+@pytest.mark.timeout(300)  # seconds; 30 of them are its own, the rest is for a machine that has other things to do
+def test_everything_holds_for_half_a_minute_of_harm() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.soak"],
+        env={"SEED": "1", **os.environ, "SOAK_SECONDS": SECONDS},
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+
+
+def told(ending: Ending, code: FaultCode | None = None, text: str = "", service: str = "alpha") -> Story:
+    """A write from second 10 to second 11."""
+    return Story("t", service, "write", "a client", 10.0, 11.0, ending, code, text)
+
+
+def ledger_of(*stories: Story, harm: Iterable[Disturbance] = ()) -> Ledger:
+    ledger = Ledger(disturbances=[*harm])
+    for story in stories:
+        ledger.keep(story, "a client", calm=story.service == CALM)
+    return ledger
+
+
+def broken(checks: Iterable[Check]) -> list[str]:
+    return [check.what for check in checks if not check.holds and not check.what.startswith("calls that went right")]
+
+
+@pytest.mark.parametrize(
+    ("story", "what"),
+    [
+        (told(Ending.SILENT), "calls without an answer"),
+        (told(Ending.WRONG), "wrong answers"),
+        (told(Ending.FAULT, FaultCode.UNAVAILABLE), "faults that do not fit what happened"),
+        (told(Ending.FAULT, FaultCode.BUSY, service="alpha"), "faults that do not fit what happened"),
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_missing_wrong_or_without_a_cause_is_found(story: Story, what: str) -> None:
+    assert broken(verdict.judge_calls(ledger_of(story))) == [what]
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "began", "ended", "code", "fits"),
+    [
+        ("service: kill", "alpha", 10.5, 12.0, FaultCode.UNAVAILABLE, True),
+        ("service: kill", "alpha", 10.5, 12.0, FaultCode.INTERNAL, False),
+        ("service: kill", "alpha", 10.5, 12.0, FaultCode.TIMEOUT, False),
+        ("service: kill", "alpha", 11.5, 12.0, FaultCode.UNAVAILABLE, False),  # only afterwards
+        ("service: kill", "beta", 10.5, 12.0, FaultCode.UNAVAILABLE, False),
+        ("broker: kill", "one", 9.0, 10.1, FaultCode.NO_REPLY, True),
+        ("broker: kill", "two", 9.0, 10.1, FaultCode.NO_REPLY, False),
+        ("service: stop", "alpha", 9.0, 12.0, FaultCode.TIMEOUT, True),
+        ("service: stop", "alpha", 9.0, 12.0, None, False),
+    ],
+)
+def test_a_fault_must_fit_what_was_done_then_and_there(
+    kind: str, place: str, began: float, ended: float, code: FaultCode | None, fits: bool
+) -> None:
+    harm = Disturbance(kind, place, began, ended)
+    assert verdict.is_expected(told(Ending.FAULT, code), [harm]) is fits
+
+
+def test_an_unknown_outcome_must_be_called_so() -> None:
+    harm = [Disturbance("service: stop and kill", "alpha", 9.0, 12.0)]
+    curt = told(Ending.FAULT, FaultCode.NO_REPLY, "gone")
+    clear = told(Ending.FAULT, FaultCode.NO_REPLY, "gone; it is unknown whether the call was executed")
+    assert broken(verdict.judge_calls(ledger_of(curt, harm=harm))) == [
+        "writes whose outcome is not known, and not called so"
+    ]
+    assert broken(verdict.judge_calls(ledger_of(clear, harm=harm))) == []
+
+
+FALSE = "writes about which the client was told wrong"
+TWICE = "writes executed twice"
+
+
+@pytest.mark.parametrize(
+    ("story", "times", "what"),
+    [
+        (told(Ending.RIGHT), 1, []),
+        (told(Ending.RIGHT), 0, [FALSE]),
+        (told(Ending.RIGHT), 2, [TWICE, FALSE]),
+        (told(Ending.FAULT, FaultCode.UNAVAILABLE), 0, []),
+        (told(Ending.FAULT, FaultCode.UNAVAILABLE), 1, [FALSE]),
+        (told(Ending.FAULT, FaultCode.BUSY), 1, [FALSE]),
+        (told(Ending.FAULT, FaultCode.NO_REPLY), 1, []),
+        (told(Ending.FAULT, FaultCode.TIMEOUT), 2, [TWICE, FALSE]),
+        (told(Ending.LEFT), 0, []),
+        (told(Ending.NOTIFIED), 1, []),
+        (told(Ending.NOTIFIED), 0, ["notifications lost without a cause"]),
+    ],
+)
+def test_what_a_client_was_told_is_held_against_the_journal(story: Story, times: int, what: list[str]) -> None:
+    assert broken(verdict.judge_journals(ledger_of(story), {"alpha": ["t"] * times})) == what
+
+
+def test_a_journal_entry_that_nobody_asked_for_is_found() -> None:
+    assert broken(verdict.judge_journals(ledger_of(), {"beta": ["x"]})) == ["journal entries that nobody asked for"]
+
+
+def test_a_calm_call_that_was_held_up_is_found_unless_its_bus_was_down() -> None:
+    slow = Story("t", CALM, "read", "a client", 10.0, 13.0, Ending.RIGHT)
+    quick = Story("t", CALM, "read", "a client", 10.0, 10.1, Ending.RIGHT)
+    later = Story("t", CALM, "read", "a client", 20.0, 20.1, Ending.RIGHT)
+    others = [Disturbance("service: stop", "alpha", 9.0, 14.0)]
+    assert verdict.judge_calm(ledger_of(quick, harm=others)).holds
+    assert not verdict.judge_calm(ledger_of(slow, harm=others)).holds
+    assert verdict.judge_calm(ledger_of(slow, later, harm=[Disturbance("broker: stop", "one", 9.0, 14.0)])).holds
+    assert not verdict.judge_calm(ledger_of()).holds
+
+
+@pytest.mark.parametrize("name", ["descriptors", "threads", "tasks", "in_flight", "buffered", "on_buses"])
+def test_what_is_still_held_is_found(name: str) -> None:
+    after = replace(HELD, **{name: 40})
+    flat = Memory(0, [1000] * 36)
+    assert broken(verdict.judge_gauges(HELD, HELD, flat)) == []
+    assert broken(verdict.judge_gauges(HELD, after, flat)) in ([name], [f"held at the end: {name}"])
+    assert not after.has_let_go(HELD)
+
+
+def test_memory_that_grows_after_the_first_third_is_found() -> None:
+    rising = Memory(0, [at * 1024 for at in range(36)])
+    early = Memory(0, [min(at, 11) * 1024 * 10 for at in range(36)])
+    assert broken(verdict.judge_gauges(HELD, HELD, rising)) == ["memory, after a third -> at the end"]
+    assert broken(verdict.judge_gauges(HELD, HELD, early)) == []
+
+
+def test_a_traceback_and_an_end_in_haste_are_found_in_the_log() -> None:
+    peace, bugs = '{"event":"stopped, nothing in flight"}', ["bugs in the gateway's log"]
+    assert broken(verdict.judge_log([peace], 0)) == []
+    assert broken(verdict.judge_log(["Traceback (most recent call last):", peace], 0)) == bugs
+    assert broken(verdict.judge_log(['{"event":"a bug answered this call"}', peace], 0)) == [
+        "bugs in the gateway's log"
+    ]
+    assert broken(verdict.judge_log(['{"event":"stopped after 10 s, 1 calls cut off"}'], 0)) == ["end of the gateway"]
+    assert broken(verdict.judge_log([peace], -9)) == ["end of the gateway"]

@@ -1,0 +1,77 @@
+"""`make soak`: says with numbers whether the gateway holds while everything around it is killed.
+
+SOAK_SECONDS (300) says for how long, SEED which chance. Exit status 0 only if everything holds.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from tests.soak.run import Report, soak
+
+SHOWN = 5  # offences of each kind
+STORY = 1500  # characters of each
+
+console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+
+
+def main() -> int:
+    """Run, print, clean up unless something is to be looked at."""
+    seconds = float(os.environ.get("SOAK_SECONDS") or 300)
+    seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(10**9))
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    console.print(f"soak: {seconds:g} s, SEED={seed}, in {folder}")
+    report = uvloop.run(soak(folder, seconds, seed))
+    _print_counts(report)
+    _print_checks(report)
+    broken = [check for check in report.checks if not check.holds]
+    if not broken:
+        shutil.rmtree(folder)
+        return 0
+    (folder / "history").write_text("\n".join(report.history) + "\n")
+    for check in broken:
+        console.print(f"\n{check.what}: {check.measured}, expected {check.bound}")
+        for offence in check.offences[:SHOWN]:
+            console.print(f"  {offence[:STORY]}", soft_wrap=True)
+    console.print(f"\nFAILED with SEED={seed}; log, journals and history of harm are kept in {folder}")
+    return 1
+
+
+def _print_counts(report: Report) -> None:
+    ledger = report.ledger
+    services = sorted({service for service, _ in ledger.counts})
+    table = Table("calls", *services, title="How calls ended")
+    for how in sorted({how for _, how in ledger.counts}):
+        table.add_row(how, *(str(ledger.counts[service, how]) for service in services))
+    console.print(table)
+    around = Table("around them", "times")
+    for kind in sorted({one.kind for one in ledger.disturbances}):
+        around.add_row(kind, str(sum(one.kind == kind for one in ledger.disturbances)))
+    for what, times in sorted(ledger.other.items()):
+        around.add_row(what, str(times))
+    around.add_row("replies that came too late", str(report.late_replies))
+    console.print(around)
+    clients = Table("client", "calls")
+    for kind, calls in sorted(ledger.clients.items()):
+        clients.add_row(kind, str(calls))
+    console.print(clients)
+
+
+def _print_checks(report: Report) -> None:
+    table = Table("what must hold", "measured", "expected", "", title="Verdict")
+    for check in report.checks:
+        table.add_row(check.what, check.measured, check.bound, "holds" if check.holds else "BROKEN")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

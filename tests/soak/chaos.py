@@ -1,0 +1,131 @@
+"""Does harm at random, by a seed: brokers and services are killed and stopped, the mapping is reloaded."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tests.soak.story import Ledger
+from tests.soak.world import BROKEN, BUSES, CALM, HOMES, MORE, World
+
+# What may happen, and how often among the others.
+TO_SERVICES: Mapping[str, int] = {"kill": 4, "stop": 3, "stop and kill": 1}
+TO_BROKERS: Mapping[str, int] = {"kill": 2, "stop": 1}
+BROKERS_SHARE = 0.35  # of all harm
+AWAY = (0.0, 1.5)  # seconds that what was killed stays away
+HELD = (0.5, 4.5)  # seconds that what was stopped stays so: shorter and longer than calls may take
+PAUSE = (0.2, 1.5)  # seconds between two harms to one bus
+
+
+@dataclass
+class Chaos:
+    """One for the whole run; `over` ends it, with all mended."""
+
+    world: World
+    ledger: Ledger
+    seed: str
+    over: asyncio.Event
+    started: float = field(default_factory=time.monotonic)
+    history: list[str] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """One for each bus, so that they meet, and one for reloads."""
+        async with asyncio.TaskGroup() as group:
+            for bus in BUSES:
+                group.create_task(self._harm(bus))
+            group.create_task(self._reload())
+
+    def _note(self, what: str) -> None:
+        self.history.append(f"{time.monotonic() - self.started:8.3f} s  {what}")
+
+    async def _pause(self, chance: random.Random) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.over.wait(), chance.uniform(*PAUSE))
+
+    async def _harm(self, bus: str) -> None:
+        chance = random.Random(f"{self.seed} {bus}")
+        victims = [name for name in BUSES[bus] if name != CALM]
+        while not self.over.is_set():
+            if chance.random() < BROKERS_SHARE:
+                await self._harm_broker(bus, _one_of(TO_BROKERS, chance), chance)
+            else:
+                await self._harm_service(chance.choice(victims), _one_of(TO_SERVICES, chance), chance)
+            await self._pause(chance)
+
+    async def _harm_broker(self, name: str, kind: str, chance: random.Random) -> None:
+        held, bus = chance.uniform(*(HELD if kind == "stop" else AWAY)), self.world.buses[name]
+        self._note(f"{kind} broker {name} for {held:.2f} s")
+        with self.ledger.disturbance(f"broker: {kind}", name):
+            if kind == "stop":
+                self.world.signal_broker(name, signal.SIGSTOP)
+                await asyncio.sleep(held)
+                self.world.signal_broker(name, signal.SIGCONT)
+            else:
+                await asyncio.to_thread(bus.kill)
+                await asyncio.sleep(held)
+                await asyncio.to_thread(bus.start)
+            await self._back(*BUSES[name])
+
+    async def _harm_service(self, name: str, kind: str, chance: random.Random) -> None:
+        held, service = chance.uniform(*(AWAY if kind == "kill" else HELD)), self.world.services[name]
+        self._note(f"{kind} service {name} for {held:.2f} s")
+        with self.ledger.disturbance(f"service: {kind}", name):
+            if kind != "kill":
+                service.signal(signal.SIGSTOP)
+                await asyncio.sleep(held)
+            if kind == "stop":
+                service.signal(signal.SIGCONT)
+            else:
+                await asyncio.to_thread(service.kill)
+                await asyncio.sleep(chance.uniform(*AWAY) if kind != "kill" else held)
+                service.start()
+            await self._back(name)
+
+    async def _back(self, *names: str) -> None:
+        if problem := await self.world.back(*names):
+            self.ledger.offences.append(problem)
+        self._note(f"{', '.join(names)}: back")
+
+    async def _reload(self) -> None:
+        chance = random.Random(f"{self.seed} reload")
+        while not self.over.is_set():
+            name, how = chance.choice([*HOMES]), chance.choice([*RELOADS])
+            self._note(f"reload: {how} ({name})")
+            await RELOADS[how](self, name, chance)
+            self.ledger.other[f"reload: {how}"] += 1
+            await self._pause(chance)
+
+    async def by_signal(self, name: str, chance: random.Random) -> None:
+        """SIGHUP, with whatever is there."""
+        self.world.gateway.signal(signal.SIGHUP)
+
+    async def with_more(self, name: str, chance: random.Random) -> None:
+        """One method more or another one; must be taken."""
+        self.world.write_mapping(name, MORE.format(name=name, number=chance.randrange(1000)))
+        status, answer = await self.world.control("POST", "/v1/reload")
+        if status != 200:
+            self.ledger.offences.append(f"a good mapping was refused: {answer}")
+
+    async def with_a_mistake(self, name: str, chance: random.Random) -> None:
+        """Must be refused, with the old mapping in place."""
+        self.world.write_mapping(name, BROKEN.format(name=name))
+        status, answer = await self.world.control("POST", "/v1/reload")
+        self.world.write_mapping(name)
+        if status != 409 or "Nonsense" not in str(answer):
+            self.ledger.offences.append(f"a broken mapping was not refused: {status} {answer}")
+
+
+RELOADS: Mapping[str, Callable[[Chaos, str, random.Random], Awaitable[None]]] = {
+    "by SIGHUP": Chaos.by_signal,
+    "with one method more": Chaos.with_more,
+    "with a mistake": Chaos.with_a_mistake,
+}
+
+
+def _one_of(weights: Mapping[str, int], chance: random.Random) -> str:
+    return chance.choices([*weights], [*weights.values()])[0]

@@ -1,0 +1,92 @@
+"""What the gateway process holds, by the kernel's count and by its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.soak.world import World
+
+EVERY = 0.25  # seconds between two looks at the memory
+PATIENCE = 30.0  # seconds for what is held to be let go
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was held at one moment."""
+
+    descriptors: int
+    threads: int
+    tasks: int
+    in_flight: int
+    buffered: int
+    on_buses: int  # calls that a bus has not answered
+    connections: int  # to buses
+    late_replies: int
+
+    def has_let_go(self, before: Reading) -> bool:
+        """Whether nothing is held any more that was not held before."""
+        held = self.in_flight, self.buffered, self.on_buses
+        grown = self.descriptors > before.descriptors, self.threads > before.threads, self.tasks > before.tasks
+        return not any(held) and not any(grown) and self.connections == before.connections
+
+
+async def read(world: World) -> Reading:
+    """Look once."""
+    _, status = await world.control("GET", "/v1/status")
+    buses: list[Mapping[str, Any]] = status["buses"]
+    proc = Path(f"/proc/{world.gateway.pid}")
+    return Reading(
+        descriptors=_entries(proc / "fd"),
+        threads=_entries(proc / "task"),
+        tasks=status["tasks"],
+        in_flight=status["in_flight"],
+        buffered=status["buffered"],
+        on_buses=sum(bus["in_flight"] for bus in buses),
+        connections=sum(bus["connections"] for bus in buses),
+        late_replies=sum(bus["late_replies"] for bus in buses),
+    )
+
+
+async def read_until_let_go(world: World, before: Reading) -> Reading:
+    """Look until all is let go, or patience is at its end."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE
+    while True:
+        reading = await read(world)
+        if reading.has_let_go(before) or loop.time() > end:
+            return reading
+        await asyncio.sleep(EVERY)
+
+
+def _entries(folder: Path) -> int:
+    return sum(1 for _ in folder.iterdir())
+
+
+@dataclass
+class Memory:
+    """The resident memory of a process over time, in KiB."""
+
+    pid: int
+    samples: list[int] = field(default_factory=list)
+
+    async def watch(self) -> None:
+        """Look until cancelled."""
+        while True:
+            self.samples.append(self._resident())
+            await asyncio.sleep(EVERY)
+
+    def _resident(self) -> int:
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE") // KIB
+
+    def after(self, part: float) -> float:
+        """The middle of a twelfth of the run that ends after this part of it."""
+        end = max(1, round(len(self.samples) * part))
+        return median(self.samples[max(0, end - max(1, len(self.samples) // 12)) : end])

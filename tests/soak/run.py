@@ -1,0 +1,97 @@
+"""One run from start to verdict: warm-up, the time itself, peace, judgement."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.soak import gauges, verdict
+from tests.soak.chaos import Chaos
+from tests.soak.clients import crowd
+from tests.soak.nuisance import Nuisance
+from tests.soak.story import Ledger
+from tests.soak.verdict import Check
+from tests.soak.world import HOMES, SETTLE, World, world
+
+WARM_UP = 3.0  # seconds with all clients and without harm, so that everything that stays is there
+STOP_TIMEOUT = 20.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it."""
+
+    ledger: Ledger
+    history: Sequence[str]  # what was done, and when
+    checks: Sequence[Check]
+    late_replies: int
+
+
+async def soak(folder: Path, seconds: float, seed: str) -> Report:
+    """Run for so long; everything that is written stays in the folder."""
+    async with world(folder) as running:
+        ledger = Ledger()
+        await _warm_up(running, seed)
+        before = await gauges.read_until_let_go(running, await gauges.read(running))
+        memory = gauges.Memory(running.gateway.pid)
+        chaos = await _storm(running, ledger, memory, seconds, seed)
+        after = await gauges.read_until_let_go(running, before)
+        await asyncio.sleep(SETTLE)  # for the last notification to be executed
+        running.gateway.signal(signal.SIGTERM)
+        status = await asyncio.to_thread(running.gateway.wait, STOP_TIMEOUT)
+        journals = {name: _lines(running.journal(name)) for name in HOMES}
+        checks = [
+            *verdict.judge_calls(ledger),
+            *verdict.judge_journals(ledger, journals),
+            verdict.judge_calm(ledger),
+            *verdict.judge_gauges(before, after, memory),
+            *verdict.judge_log(_lines(running.log), status),
+        ]
+        return Report(ledger, chaos.history, checks, after.late_replies)
+
+
+async def _warm_up(running: World, seed: str) -> None:
+    """Its calls are not judged."""
+    await running.control("POST", "/v1/reload")
+    await _for(WARM_UP, [client.run for client in crowd(running, Ledger(), f"{seed} warm-up")])
+    for name in HOMES:
+        running.journal(name).write_text("")
+
+
+async def _storm(running: World, ledger: Ledger, memory: gauges.Memory, seconds: float, seed: str) -> Chaos:
+    """All clients, all harm; ended in order: first the harm is mended, then the clients have their last answers."""
+    calm_again = asyncio.Event()
+    chaos = Chaos(running, ledger, seed, asyncio.Event())
+    nuisance = Nuisance(f"unix:{running.folder}/hostile", ledger, seed)
+
+    async def harm(_: asyncio.Event) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, chaos.over.set)
+        try:
+            await chaos.run()
+        finally:
+            timer.cancel()
+            calm_again.set()
+
+    watching = asyncio.ensure_future(memory.watch())
+    try:
+        await _until(calm_again, [harm, nuisance.run, *(client.run for client in crowd(running, ledger, seed))])
+    finally:
+        watching.cancel()
+    return chaos
+
+
+async def _for(seconds: float, runs: Sequence[Callable[[asyncio.Event], Awaitable[None]]]) -> None:
+    over = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, over.set)
+    await _until(over, runs)
+
+
+async def _until(over: asyncio.Event, runs: Sequence[Callable[[asyncio.Event], Awaitable[None]]]) -> None:
+    await asyncio.gather(*(run(over) for run in runs))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()

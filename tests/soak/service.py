@@ -1,0 +1,98 @@
+"""A service that keeps a journal of what it has executed, and comes back to its bus whenever that is there again.
+
+Started as `python -m tests.soak.service ADDRESS BUS_NAME JOURNAL`. A process of its own, to be killed and stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import MessageType
+from dbus_next.errors import DBusError
+from dbus_next.message import Message
+
+INTERFACE = "org.example.soak.Ledger1"
+OBJECT_PATH = "/org/example/soak"
+REFUSED = "org.example.soak.Error.Refused"
+COMING_BACK = 0.1  # seconds between two looks for the bus
+
+IDL = f"""\
+<node>
+  <interface name="{INTERFACE}">
+    <method name="Read"><arg name="text" type="s" direction="in"/><arg name="same" type="s" direction="out"/></method>
+    <method name="Record">
+      <arg name="record" type="a{{sv}}" direction="in"/><arg name="same" type="a{{sv}}" direction="out"/>
+    </method>
+    <method name="Write">
+      <arg name="token" type="s" direction="in"/><arg name="pause" type="u" direction="in"/>
+      <arg name="done" type="s" direction="out"/>
+    </method>
+    <method name="Refuse"><arg name="text" type="s" direction="in"/></method>
+  </interface>
+</node>
+"""
+
+
+class Ledger:
+    """One connection of the service; the journal is one for all of them."""
+
+    def __init__(self, bus: MessageBus, name: str, journal: int) -> None:
+        self._bus = bus
+        self._name = name
+        self._journal = journal
+
+    def handle(self, call: Message) -> Message | bool | None:
+        """Answer what is ours, leave the rest to the library."""
+        if call.message_type is not MessageType.METHOD_CALL or call.interface != INTERFACE:
+            return None
+        answer: Callable[[Message], Message | bool] = getattr(self, f"_{call.member.lower()}")
+        return answer(call)
+
+    def _read(self, call: Message) -> Message:
+        return Message.new_method_return(call, "s", [f"{self._name}:{call.body[0]}"])
+
+    def _record(self, call: Message) -> Message:
+        return Message.new_method_return(call, call.signature, call.body)
+
+    def _refuse(self, call: Message) -> Message:
+        return Message.new_error(call, REFUSED, f"refused {call.body[0]}")
+
+    def _write(self, call: Message) -> bool:
+        """Half the pause, the journal, half the pause, the answer: a kill may find it before and after."""
+        token, pause = call.body
+        half = pause / 2000  # milliseconds for both
+        loop = asyncio.get_running_loop()
+        loop.call_later(half, lambda: os.write(self._journal, f"{token}\n".encode()))
+        loop.call_later(half + half, self._done, call)
+        return True
+
+    def _done(self, call: Message) -> None:
+        if self._bus.connected and not call.flags.value & 1:
+            self._bus.send(Message.new_method_return(call, "s", [f"done:{call.body[0]}"]))
+
+
+async def serve(address: str, bus_name: str, journal: int) -> None:
+    """Own the name as long as the bus lives."""
+    bus = await MessageBus(bus_address=address).connect()
+    bus.add_message_handler(Ledger(bus, bus_name.rpartition(".")[2], journal).handle)
+    await bus.request_name(bus_name)
+    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
+
+
+async def serve_for_ever(address: str, bus_name: str, path: Path) -> None:
+    """What a service manager would do by starting it anew."""
+    journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    while True:
+        with suppress(OSError, EOFError, DBusError):
+            await serve(address, bus_name, journal)
+        await asyncio.sleep(COMING_BACK)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve_for_ever(sys.argv[1], sys.argv[2], Path(sys.argv[3])))

@@ -1,0 +1,177 @@
+"""Judges a run: what was remembered against the journals and the gauges. Pure, and so itself under test."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gateway.core.model import FaultCode
+from tests.soak.gauges import Memory, Reading
+from tests.soak.story import Disturbance, Ending, Ledger, Story
+from tests.soak.world import CALM, HOMES, NARROW
+
+CALM_BOUND = 2.0  # seconds; below what a call to a hung service takes, so that one call held up by it would show
+GROWTH_BOUND = 16 * 1024  # KiB between a third of the run and its end
+MUST_CALL = 200  # calls that went right; a run with fewer has shown nothing
+LOST_WITHIN = 5.0  # seconds after a notification was taken in which a kill may still swallow it
+
+# What may be told, and when. Nothing else is expected ever.
+HUNG = frozenset({FaultCode.TIMEOUT, FaultCode.BUSY, FaultCode.UNAVAILABLE})  # the last by a breaker: it asks no more
+GONE = frozenset({FaultCode.NO_REPLY, FaultCode.UNAVAILABLE})
+SITUATIONS: Mapping[str, frozenset[FaultCode]] = {
+    "service: kill": GONE,
+    "service: stop": HUNG,
+    "service: stop and kill": HUNG | GONE,
+    "broker: kill": GONE,
+    "broker: stop": HUNG,
+}
+
+# How often a write may stand in the journal.
+NEVER, ONCE, AT_MOST_ONCE = (0,), (1,), (0, 1)
+EXECUTED: Mapping[FaultCode | Ending | None, tuple[int, ...]] = {
+    Ending.RIGHT: ONCE,
+    Ending.LEFT: AT_MOST_ONCE,
+    Ending.NOTIFIED: AT_MOST_ONCE,
+    FaultCode.UNAVAILABLE: NEVER,
+    FaultCode.BUSY: NEVER,
+    FaultCode.TIMEOUT: AT_MOST_ONCE,
+    FaultCode.NO_REPLY: AT_MOST_ONCE,
+}
+UNKNOWN = frozenset({FaultCode.TIMEOUT, FaultCode.NO_REPLY})
+SAYS_SO = re.compile(r"may have been executed|unknown whether").search
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One row of the verdict."""
+
+    what: str
+    measured: str
+    bound: str
+    offences: Sequence[str] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.offences
+
+
+def judge_calls(ledger: Ledger) -> Iterator[Check]:
+    """Every call got one answer, and the right one, or a fault that fits what was done to its service."""
+    total, right = sum(ledger.counts.values()), _count(ledger, Ending.RIGHT.value)
+    few = [f"only {right} calls went right"] if right < MUST_CALL else []
+    yield Check("calls that went right", f"{right} of {total}", f"at least {MUST_CALL}", few)
+    for ending, what in ((Ending.SILENT, "calls without an answer"), (Ending.WRONG, "wrong answers")):
+        found = [str(story) for story in ledger.stories if story.ending is ending]
+        yield Check(what, str(len(found)), "0", found)
+    faults = [story for story in ledger.stories if story.ending is Ending.FAULT]
+    strange = [str(story) for story in faults if not is_expected(story, ledger.disturbances)]
+    yield Check("faults that do not fit what happened", f"{len(strange)} of {len(faults)}", "0", strange)
+    mute = [str(story) for story in faults if story.method == "write" and story.code in UNKNOWN and not says_so(story)]
+    yield Check("writes whose outcome is not known, and not called so", str(len(mute)), "0", mute)
+    yield Check("seen on the way", str(len(ledger.offences)), "0", ledger.offences)
+
+
+def says_so(story: Story) -> bool:
+    """Whether the text tells that the outcome is unknown."""
+    return SAYS_SO(story.text) is not None
+
+
+def is_expected(story: Story, disturbances: Sequence[Disturbance]) -> bool:
+    """Whether a fault fits what was being done to its service or its bus."""
+    allowed = {FaultCode.BUSY} if HOMES[story.service] == NARROW else set()
+    for one in disturbances:
+        if one.place in (story.service, HOMES[story.service]) and one.touches(story):
+            allowed |= SITUATIONS[one.kind]
+    return story.code in allowed
+
+
+def judge_journals(ledger: Ledger, journals: Mapping[str, Sequence[str]]) -> Iterator[Check]:
+    """No write was executed twice, none that was said not to be, each that was said to be."""
+    executed = Counter((service, token) for service, tokens in journals.items() for token in tokens)
+    twice = [
+        f"{token} was executed {times} times by {service}" for (service, token), times in executed.items() if times > 1
+    ]
+    yield Check("writes executed twice", f"{len(twice)} of {sum(executed.values())}", "0", twice)
+    writes = [story for story in ledger.stories if story.method == "write"]
+    false = [
+        f"executed {executed[story.service, story.token]} times: {story}"
+        for story in writes
+        if executed[story.service, story.token] not in EXECUTED.get(story.code or story.ending, AT_MOST_ONCE)
+    ]
+    yield Check("writes about which the client was told wrong", f"{len(false)} of {len(writes)}", "0", false)
+    unknown = [f"{token} in {service}" for service, token in executed.keys() - {(w.service, w.token) for w in writes}]
+    yield Check("journal entries that nobody asked for", str(len(unknown)), "0", unknown)
+    lost = [
+        str(story)
+        for story in writes
+        if story.ending is Ending.NOTIFIED
+        and not executed[story.service, story.token]
+        and not _may_be_lost(story, ledger)
+    ]
+    notified = sum(story.ending is Ending.NOTIFIED for story in writes)
+    yield Check("notifications lost without a cause", f"{len(lost)} of {notified}", "0", lost)
+
+
+def _may_be_lost(story: Story, ledger: Ledger) -> bool:
+    later = replace(story, ended=story.ended + LOST_WITHIN, code=FaultCode.UNAVAILABLE)
+    return HOMES[story.service] == NARROW or is_expected(later, ledger.disturbances)
+
+
+def judge_calm(ledger: Ledger) -> Check:
+    """What is done to others does not hold up the calls to a service that nobody disturbs."""
+    bus = HOMES[CALM]
+    harms = [one for one in ledger.disturbances if one.place == bus]
+    calls = [
+        story
+        for story in ledger.calm
+        if story.ending is not Ending.LEFT and not any(one.touches(story) for one in harms)
+    ]
+    took = sorted(story.ended - story.began for story in calls)
+    if not took:
+        return Check(
+            "99th percentile of calm calls", "none", f"{CALM_BOUND:g} s", ["no call to the calm service counts"]
+        )
+    worst = took[min(len(took) - 1, len(took) * 99 // 100)]
+    slow = [str(max(calls, key=lambda story: story.ended - story.began))] if worst > CALM_BOUND else []
+    middle = took[len(took) // 2]
+    return Check(
+        f"calm calls ({len(took)}): median, 99th percentile", f"{middle:.3f}, {worst:.3f} s", f"{CALM_BOUND:g} s", slow
+    )
+
+
+def judge_gauges(before: Reading, after: Reading, memory: Memory) -> Iterator[Check]:
+    """Nothing is held that was not held after the warm-up."""
+    for name in ("in_flight", "buffered", "on_buses"):
+        held = getattr(after, name)
+        yield Check(f"held at the end: {name}", str(held), "0", [f"{name}: {held}"] if held else [])
+    for name, fits in FITS.items():
+        was, now = getattr(before, name), getattr(after, name)
+        yield Check(name, f"{was} -> {now}", "as before", [] if fits(was, now) else [f"{name}: {was} -> {now}"])
+    third, end = memory.after(1 / 3), memory.after(1)
+    grown = [f"grew by {end - third:.0f} KiB"] if end - third > GROWTH_BOUND else []
+    measured = f"{third / 1024:.1f} -> {end / 1024:.1f} MiB"
+    yield Check("memory, after a third -> at the end", measured, f"+{GROWTH_BOUND // 1024} MiB", grown)
+
+
+FITS: Mapping[str, Callable[[int, int], bool]] = {
+    "descriptors": lambda was, now: now <= was,
+    "threads": lambda was, now: now <= was,
+    "tasks": lambda was, now: now <= was,
+    "connections": lambda was, now: now == was,
+}
+
+
+def judge_log(lines: Sequence[str], status: int | None) -> Iterator[Check]:
+    """The gateway met no bug and no task whose end nobody saw, and stopped in peace."""
+    bugs = [line.rstrip() for line in lines if not line.startswith("{") or '"a bug' in line or "raceback" in line]
+    yield Check("bugs in the gateway's log", f"{len(bugs)} of {len(lines)} lines", "0", bugs)
+    ending = next((line.rstrip() for line in reversed(lines) if '"stopped' in line), "never stopped")
+    unclean = [] if status == 0 and "nothing in flight" in ending else [f"exit status {status}: {ending}"]
+    yield Check("end of the gateway", f"exit status {status}", "0, nothing in flight", unclean)
+
+
+def _count(ledger: Ledger, how: str) -> int:
+    return sum(count for (_, ending), count in ledger.counts.items() if ending == how)

@@ -1,0 +1,218 @@
+"""Everything around the clients, as real processes: two buses, four services, one gateway. Knows how, not when."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.kit.bus import PrivateBus, private_bus
+from tests.soak import service
+
+ROOT = Path(__file__).parents[2]
+CALM = "calm"  # the service that nobody kills or stops; its bus is not spared
+BUSES: Mapping[str, tuple[str, ...]] = {"one": (CALM, "alpha"), "two": ("beta", "gamma")}
+HOMES: Mapping[str, str] = {name: bus for bus, services in BUSES.items() for name in services}
+NARROW = "two"  # the bus that is given so little room for each service that BUSY is heard
+START_TIMEOUT = 60.0  # seconds
+BACK_TIMEOUT = 45.0  # seconds for a service to be reached again once nothing stands in the way
+SETTLE = 1.0  # seconds after that in which a fault may still be told
+
+CONFIG = """\
+[bus.one]
+address = "{one}"
+services = ["org.example.one.*"]
+[bus.two]
+address = "{two}"
+services = ["org.example.two.*"]
+per_destination = 6
+[listener.rpc]
+bind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]
+[listener.hostile]
+bind = ["unix:{folder}/hostile"]
+max_body = "64KiB"
+max_depth = 20
+max_elements = 1000
+max_batch = 5
+header_timeout = "2s"
+body_timeout = "2s"
+write_timeout = "2s"
+keepalive_timeout = "5s"
+[mappings]
+directories = ["mappings"]
+[control]
+socket = "{folder}/control"
+[log]
+format = "json"
+"""
+
+MAPPING = """\
+mapping: 1
+service: {name}
+dbus:
+  bus_name: org.example.{bus}.{name}
+  object_path: {service.OBJECT_PATH}
+  interface: {service.INTERFACE}
+  idl: soak.xml
+expose:
+  - {{listener: rpc, path: /RPC2, codec: xmlrpc, dialect: plain}}
+  - {{listener: rpc, path: /idl, codec: xmlrpc, dialect: xapi_idl}}
+  - {{listener: rpc, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
+  - {{listener: hostile, path: /RPC2, codec: xmlrpc, dialect: plain}}
+  - {{listener: hostile, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
+defaults: {{timeout: {timeout}, effect: read}}
+methods:
+  {name}.read: {{member: Read, params: [text]}}
+  {name}.record: {{member: Record, params: [record]}}
+  {name}.refuse: {{member: Refuse, params: [text]}}
+  {name}.write: {{member: Write, params: [token, pause], effect: write}}
+"""
+TIMEOUTS = {CALM: "20s"}
+TIMEOUT = "3s"  # of the others
+MORE = "  {name}.more{number}: {{member: Read, params: [text]}}\n"  # what a good reload adds
+BROKEN = "  {name}.broken: {{member: Nonsense}}\n"
+
+
+class Process:
+    """One process that is ours to kill, stop and start again."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._command = command
+        self._log = log
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id, while it runs."""
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it (anew)."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=ROOT)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as a crash would; once more does no harm."""
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit status, once it has ended in time."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.poll()
+
+
+class World:
+    """All of it, running."""
+
+    def __init__(self, folder: Path, buses: Mapping[str, PrivateBus], stack: ExitStack) -> None:
+        self.folder = folder
+        self.buses = buses
+        self.log = folder / "gateway.log"
+        (folder / "mappings").mkdir()
+        (folder / "mappings" / "soak.xml").write_text(service.IDL)
+        for name in HOMES:
+            self.write_mapping(name)
+        addresses = {name: bus.address for name, bus in buses.items()}
+        (folder / "gateway.toml").write_text(CONFIG.format(folder=folder, **addresses))
+        self.services = {name: self._service(name, stack) for name in HOMES}
+        command = [sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml")]
+        self.gateway = Process(command, self.log)
+        stack.callback(self.gateway.kill)
+        self.tcp = ""
+
+    def _service(self, name: str, stack: ExitStack) -> Process:
+        bus = HOMES[name]
+        arguments = [self.buses[bus].address, f"org.example.{bus}.{name}", str(self.journal(name))]
+        process = Process(
+            [sys.executable, "-W", "ignore", "-m", "tests.soak.service", *arguments], self.folder / f"{name}.log"
+        )
+        stack.callback(process.kill)
+        return process
+
+    def journal(self, name: str) -> Path:
+        """Where a service writes down what it has executed."""
+        return self.folder / f"{name}.journal"
+
+    def write_mapping(self, name: str, more: str = "") -> None:
+        """The mapping file of a service, and a line or two more."""
+        timeout = TIMEOUTS.get(name, TIMEOUT)
+        text = MAPPING.format(name=name, bus=HOMES[name], service=service, timeout=timeout)
+        (self.folder / "mappings" / f"{name}.yaml").write_text(text + more)
+
+    def signal_broker(self, bus: str, number: signal.Signals) -> None:
+        """Send a signal to the process of a bus."""
+        os.kill(self.buses[bus].pid, number)
+
+    async def control(self, verb: str, path: str, document: object = None) -> tuple[int, Any]:
+        """Ask the gateway's operator socket."""
+        connector = aiohttp.UnixConnector(f"{self.folder}/control")
+        timeout = aiohttp.ClientTimeout(START_TIMEOUT)
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.request(verb, f"http://gateway{path}", json=document) as response,
+        ):
+            return response.status, await response.json()
+
+    async def answers(self, name: str) -> bool:
+        """Whether a service is reached now, through the gateway."""
+        document = {"method": f"{name}.read", "params": ["probe"], "listener": "rpc", "path": "/jsonrpc"}
+        _, answer = await self.control("POST", "/v1/call", document)
+        return bool(answer.get("value") == f"{name}:probe")
+
+    async def back(self, *names: str) -> str:
+        """Wait until these services are reached, and a moment more; what is wrong when one is not."""
+        end = time.monotonic() + BACK_TIMEOUT
+        for name in names:
+            while not await self.answers(name):
+                if time.monotonic() > end:
+                    return f"{name} was not reached within {BACK_TIMEOUT:g} s, with nothing in the way"
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(SETTLE)
+        return ""
+
+    async def ready(self) -> None:
+        """Wait until the gateway answers, and every service through it."""
+        async with asyncio.timeout(START_TIMEOUT):
+            while not (self.folder / "control").exists():
+                assert self.gateway.status is None, self.log.read_text()
+                await asyncio.sleep(0.05)
+            _, status = await self.control("GET", "/v1/status")
+            self.tcp = next(address for address in status["listening"] if address.startswith("tcp:"))
+        problem = await self.back(*HOMES)
+        assert not problem, problem
+
+
+@asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[World]:
+    """Start everything; it is ready when the block begins, and gone after it."""
+    with ExitStack() as stack, _buses() as buses:
+        running = World(folder, buses, stack.enter_context(ExitStack()))
+        await running.ready()
+        yield running
+
+
+@contextmanager
+def _buses() -> Iterator[Mapping[str, PrivateBus]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(private_bus()) for name in BUSES}

@@ -213,9 +213,9 @@ def demo(
 
     Exit status 0 only when every answer was right.
     """
-    from gateway import demo as demonstration
+    from gateway.demo import showing
 
-    raise typer.Exit(demonstration.run(stay=stay))
+    raise typer.Exit(showing.run(stay=stay))
 
 
 @app.command()

@@ -89,10 +89,11 @@ def standard_library(stage: Stage, show: Show) -> None:
     """Python's xmlrpc.client at the xapi-idl services: a struct of named parameters, Status and Value."""
     client = "xmlrpc.client"
     memory = standard_client(stage, "/memory")
-    session = show(
+    answer = show(
         client, "/memory login(dbg, demo)", "Memory1.Login", lambda: memory.login("dbg", "demo"),
         lambda answer: answer["Status"] == "Success",
-    )["Value"]  # fmt: skip
+    )  # fmt: skip
+    session = answer.get("Value", "") if isinstance(answer, dict) else ""
     show(
         client, "/memory reserve_memory(dbg, session, 262144)", "Memory1.ReserveMemory",
         lambda: memory.reserve_memory("dbg", session, 262144),

@@ -61,7 +61,7 @@ class Monitor:
         end = time.monotonic() + PATIENCE
         self._send(mark)
         while time.monotonic() < end:
-            lines = self._read(0.5)
+            lines = self._read(0.1)
             for call in map(_method_call, lines):
                 if call is not None and call.object_path == mark:
                     return seen

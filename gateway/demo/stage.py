@@ -81,15 +81,15 @@ def stage(port: int = 0) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="xcp-demo-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         address, command = _rendered(directory)
-        stack.enter_context(_process(command, directory / "bus.log"))
-        _wait((directory / "bus").is_socket, "the bus", directory / "bus.log")
+        bus = stack.enter_context(_process("the bus", command, directory / "bus.log"))
+        bus.wait((directory / "bus").is_socket)
         config = directory / "gateway.toml"
         config.write_text(
             CONFIG.format(bus=address, port=port, directory=directory, mappings=material("mappings").resolve())
         )
-        gateway = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
-        stack.enter_context(_process(gateway, directory / "gateway.log"))
-        listening = _listening(directory / "control", directory / "gateway.log")
+        command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
+        gateway = stack.enter_context(_process("the gateway", command, directory / "gateway.log"))
+        listening = _listening(gateway, directory / "control")
         yield Stage(
             directory=directory,
             bus=address,
@@ -113,12 +113,29 @@ def _rendered(directory: Path) -> tuple[str, Sequence[str]]:
     return address, shlex.split(command)
 
 
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """One that runs until the stage is taken down."""
+
+    what: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Wait until it is ready; one that has ended will never be."""
+        end = time.monotonic() + PATIENCE
+        while not ready():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise StageError(f"{self.what} did not start:\n{self.log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+
+
 @contextlib.contextmanager
-def _process(command: Sequence[str], log: Path) -> Iterator[None]:
+def _process(what: str, command: Sequence[str], log: Path) -> Iterator[_Process]:
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, cwd=Path(__file__).parents[2])
     try:
-        yield
+        yield _Process(what, log, process)
     finally:
         process.terminate()
         try:
@@ -128,15 +145,7 @@ def _process(command: Sequence[str], log: Path) -> Iterator[None]:
             process.wait()
 
 
-def _wait(ready: Callable[[], bool], what: str, log: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while not ready():
-        if time.monotonic() > end:
-            raise StageError(f"{what} did not start:\n{log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.02)
-
-
-def _listening(control: Path, log: Path) -> str:
+def _listening(gateway: _Process, control: Path) -> str:
     """Wait until the gateway is ready; returns its first address."""
     addresses: list[str] = []
 
@@ -148,5 +157,5 @@ def _listening(control: Path, log: Path) -> str:
         addresses[:] = status["listening"]
         return bool(status["ready"])
 
-    _wait(ready, "the gateway", log)
+    gateway.wait(ready)
     return addresses[0]

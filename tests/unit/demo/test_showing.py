@@ -1,0 +1,133 @@
+"""How the demo judges: a call is right when it went where it should and its answer is the wanted one, not otherwise."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+
+from gateway.demo import showing
+from gateway.demo.monitor import Monitor, MonitorError
+from gateway.demo.showing import WIDTH, Showing
+from gateway.demo.stage import Stage, StageError
+from tests.kit.bus import private_bus
+
+TARGET = "Thing1.Do"
+
+pytestmark = pytest.mark.bus
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with private_bus() as bus:
+        yield bus.address
+
+
+@pytest.fixture
+def show(address: str) -> Iterator[Showing]:
+    with Monitor(address) as monitor:
+        yield Showing(monitor)
+
+
+def calling(address: str, answer: object) -> Callable[[], object]:
+    """A client's call that becomes one on the bus."""
+
+    def ask() -> object:
+        to = [f"--bus={address}", "--type=method_call", "--dest=org.xen.xcp.x", "/x"]
+        subprocess.run(["dbus-send", *to, f"org.xen.xcp.x.{TARGET}"], check=True)
+        return answer
+
+    return ask
+
+
+def failing() -> object:
+    raise ConnectionError("nobody there")
+
+
+def test_a_call_that_goes_where_it_should_and_is_answered_right(show: Showing, address: str) -> None:
+    assert show("client", "do()", TARGET, calling(address, 5), lambda answer: bool(answer == 5)) == 5
+    assert (show.right, show.wrong, show.total) == (1, 0, 1)
+
+
+def test_a_call_that_must_not_reach_the_bus(show: Showing) -> None:
+    show("client", "do(-1)", "", lambda: "refused", lambda answer: True)
+    assert (show.right, show.wrong) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("target", "right"),
+    [
+        (TARGET, lambda answer: False),
+        (TARGET, lambda answer: answer["Status"] == "Success"),
+        (TARGET, lambda answer: answer.year == 2026),
+        ("Thing1.DoElse", lambda answer: True),
+        ("", lambda answer: True),
+    ],
+    ids=["another answer", "no struct", "no date", "another member", "none may be made"],
+)
+def test_a_call_that_is_wrong(show: Showing, address: str, target: str, right: Callable[[Any], bool]) -> None:
+    show("client", "do()", target, calling(address, 5), right)
+    assert (show.right, show.wrong) == (0, 1)
+
+
+@pytest.mark.parametrize("target", [TARGET, ""])
+def test_a_client_that_fails_is_wrong_and_shown(show: Showing, capsys: pytest.CaptureFixture[str], target: str) -> None:
+    answer = show("client", "do()", target, failing, lambda answer: True)
+    assert isinstance(answer, ConnectionError)
+    assert (show.right, show.wrong) == (0, 1)
+    assert "nobody there" in capsys.readouterr().out
+
+
+def test_what_is_shown_is_the_call_what_the_bus_saw_and_the_answer(
+    show: Showing, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show("client", "do([b]x[/b])", TARGET, calling(address, "[b]" * WIDTH), lambda answer: True)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in shown[:2]] == [
+        ["✓", "client", "do([b]x[/b])"],
+        ["bus", "org.xen.xcp.x", "/x", f"org.xen.xcp.x.{TARGET}"],
+    ]
+    assert shown[2] == "      answer  " + repr("[b]" * WIDTH)[:WIDTH] + " ..."
+
+
+# The exit status
+
+
+def staging(error: BaseException) -> Callable[..., AbstractContextManager[Stage]]:
+    """A stage on which this happens."""
+
+    @contextmanager
+    def stage(port: int = 0) -> Iterator[Stage]:
+        yield from ()
+        raise error
+
+    return stage
+
+
+@pytest.mark.parametrize("error", [StageError("no programs [at all]"), MonitorError("no programs [at all]")])
+def test_a_demo_that_cannot_be_shown_fails_with_its_reason(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(showing, "stage", staging(error))
+    assert showing.run(stay=False) == 1
+    assert capsys.readouterr().out == "no programs [at all]\n"
+
+
+@pytest.mark.parametrize(("stay", "status"), [(True, 0), (False, 130)])
+def test_sigterm_ends_it_and_is_what_it_was_afterwards(
+    stay: bool, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    @contextmanager
+    def stage(port: int = 0) -> Iterator[Stage]:
+        signal.raise_signal(signal.SIGTERM)
+        yield from ()
+
+    monkeypatch.setattr(showing, "stage", stage)
+    assert showing.run(stay=stay) == status
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,96 @@
+"""The demo's stage: what it tells of itself, that nothing is left of it, and what it says when it cannot be set."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.config import load
+from gateway.control import client
+from gateway.demo import stage as staging
+from gateway.demo.stage import Stage, StageError, material, stage
+from tests.kit.gateway import ROOT
+
+pytestmark = pytest.mark.bus
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Stage]:
+    with stage() as running:
+        yield running
+
+
+def test_everything_is_where_the_stage_says(running: Stage) -> None:
+    assert running.bus == f"unix:path={running.directory}/bus"
+    assert running.unix.is_socket()
+    assert load(running.config).bus["toolstack"].address == running.bus
+    status = client.ask(running.control, "GET", "/v1/status")
+    assert status["ready"] is True
+    assert f"tcp:{running.url.removeprefix('http://')}" in status["listening"]
+    assert "ready" in running.log.read_text()
+
+
+def test_a_call_starts_the_service_it_is_for(running: Stage) -> None:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "perfmon.get_interval", "params": []}).encode()
+    with urllib.request.urlopen(f"{running.url}/perfmon/jsonrpc", body) as answer:
+        assert json.load(answer) == {"jsonrpc": "2.0", "id": 1, "result": 0}
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_nothing_is_left_however_the_block_ends(error: type[BaseException] | None) -> None:
+    try:
+        with stage() as running:
+            if error:
+                raise error
+    except KeyboardInterrupt:
+        assert error
+    assert not running.directory.exists()  # of processes the suite makes sure after every test
+
+
+@pytest.mark.parametrize("name", ["mappings", "toolstack", "bus"])
+def test_what_it_needs_is_taken_from_the_checkout(name: str) -> None:
+    assert material(name).is_relative_to(ROOT)
+    assert any(material(name).iterdir())
+
+
+def test_what_is_missing_is_named_with_the_place_where_it_belongs() -> None:
+    with pytest.raises(
+        StageError, match=r"'scenery' of xcp-gateway is missing: expected /.*/share/xcp-gateway/scenery"
+    ):
+        material("scenery")
+
+
+def test_programs_that_are_missing_are_named_by_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(StageError, match="apt-get install curl dbus-bin dbus-daemon"), stage():
+        pytest.fail("it started")
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ('print("unix:path=/nowhere", "echo out of order", sep="\\n")', "the bus did not start:\nout of order"),
+        ('print("unix:path=/nowhere", "sleep 60", sep="\\n")', "the bus did not start:\n$"),
+        ('raise SystemExit("there is no user")', "there is no user"),
+    ],
+    ids=["a bus that ends", "a bus that hangs", "a bus without a config"],
+)
+def test_a_bus_that_does_not_start_is_named_with_what_it_said(
+    broken: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "render.py").write_text(broken)
+    monkeypatch.setattr(staging, "material", lambda name: tmp_path if name == "bus" else material(name))
+    monkeypatch.setattr(staging, "PATIENCE", 0.2)
+    with pytest.raises(StageError, match=said), stage():
+        pytest.fail("it started")
+
+
+def test_a_gateway_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad.yaml").write_text("mapping: 2\n")
+    monkeypatch.setattr(staging, "material", lambda name: tmp_path if name == "mappings" else material(name))
+    with pytest.raises(StageError, match=r"the gateway did not start:\n(?s:.*)bad\.yaml:1"), stage():
+        pytest.fail("it started")

@@ -2,7 +2,7 @@
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bus bench soak fresh-machine clean
+.PHONY: help setup check test demo bus bench soak fuzz fresh-machine clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,9 @@ bench: setup ## how fast it is, beside a bridge written by hand
 
 soak: setup ## five minutes among brokers and services that are killed (SOAK_SECONDS=300, SEED=)
 	$(BIN)/python -m tests.soak
+
+fuzz: setup ## one minute of damaged input for all that reads what strangers write (FUZZ_SECONDS=60, FUZZ_SEED=)
+	$(BIN)/python -m tests.fuzz.run
 
 fresh-machine: ## prove `make demo` and `make test` in a minimal Debian (root; SUITE=bookworm or trixie)
 	scripts/fresh-machine

@@ -1,0 +1,216 @@
+"""What is fuzzed: for each target the inputs to begin with, its tokens, and a check of any bytes; knows no run.
+
+A check returns in a few words what came of the input, so that a run can tell something new; it raises for a defect.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbus_fast import Message
+from dbus_fast.signature import SignatureTree
+
+from adapters.backends.dbus_variants import to_library
+from adapters.codecs import CODECS
+from gateway.core.marshal import MarshalError, from_dbus, to_dbus
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.ports import Codec
+from gateway.core.route import Variants
+from gateway.core.signature import Type, parse, parse_one
+from gateway.core.size import body_size
+from gateway.mapping import idl
+from gateway.mapping.compile import build
+from gateway.mapping.problem import Problem
+from tests.kit.exactly import exactly
+from tests.kit.mapping import IDL
+from tests.property.test_compile import GOOD, WORDS
+from tests.unit.codecs import corpus
+
+Check = Callable[[bytes], str]
+
+VARIANTS: tuple[Variants, ...] = ("plain", "typed")
+MESSAGE = 4000  # characters of what a client is told at most: a place with 63 steps is the longest
+
+
+@dataclass(frozen=True)
+class Target:
+    """`check` must not be slow for any input of the size that a run makes."""
+
+    seeds: Sequence[bytes]
+    tokens: Sequence[bytes]
+    check: Check
+
+
+def _codec(name: str) -> Check:
+    """Whatever comes in: entries or faults, an answer for them, and a call that was read can be said and read again."""
+    codec: Codec = CODECS[name]()
+
+    def check(body: bytes) -> str:
+        envelope = codec.decode(body)
+        outcomes: list[Outcome] = [entry if isinstance(entry, Fault) else _reply(entry) for entry in envelope.entries]
+        answer = codec.encode(envelope, outcomes)
+        if answer is not None and not envelope.batch:
+            outcome = codec.decode_outcome(answer)
+            assert isinstance(outcome, Fault) == isinstance(outcomes[0], Fault) or _unrepresentable(outcome), outcome
+        codec.decode_outcome(body)
+        return " ".join(sorted({_entry(codec, entry) for entry in envelope.entries}))
+
+    return check
+
+
+def _reply(call: Call) -> Reply:
+    return Reply([*call.params, dict(call.named)])
+
+
+def _unrepresentable(outcome: Outcome) -> bool:
+    """XML-RPC reads what it cannot write: an integer of 64 bits, say, is none in 32."""
+    return isinstance(outcome, Fault) and outcome.code is FaultCode.UNREPRESENTABLE
+
+
+def _entry(codec: Codec, entry: Call | Fault) -> str:
+    if isinstance(entry, Fault):
+        return f"{entry.code.name} {_told(entry.message)}"
+    try:
+        body = codec.encode_call(entry)
+    except ValueError as error:
+        return f"unsaid {_told(str(error))}"
+    (again,) = codec.decode(body).entries
+    assert isinstance(again, Call)
+    assert exactly((again.method, again.params, dict(again.named))) == exactly(
+        (entry.method, entry.params, dict(entry.named))
+    )
+    return "call"
+
+
+def _told(message: str) -> str:
+    """What a client is told."""
+    assert len(message) < MESSAGE
+    return _said(message)
+
+
+def _said(message: str) -> str:
+    """A message without what the input itself put into it; one line."""
+    assert message.isprintable()
+    return re.sub(r"[0-9]+|'.*'|\".*\"|<[^>]*>|\.\w+", "#", message)
+
+
+def _signature(body: bytes) -> str:
+    """What we accept, a library accepts too, and it is written back the same."""
+    text = body.decode("latin-1")
+    try:
+        types = parse(text)
+    except ValueError as error:
+        return _told(str(error))
+    assert "".join(map(str, types)) == text
+    assert len(SignatureTree(text).types) == len(types)
+    return "good"
+
+
+def _value(body: bytes) -> str:
+    """A signature, a space, a value as JSON: what passes the type gate, a library marshals, in the size we say."""
+    signature, _, text = body.decode("utf-8", "surrogateescape").partition(" ")
+    try:
+        kind, value = parse_one(signature), json.loads(text)
+    except (ValueError, RecursionError):
+        return "no case"
+    return " ".join(_gate(kind, value, variants) for variants in VARIANTS)
+
+
+def _gate(kind: Type, value: Value, variants: Variants) -> str:
+    try:
+        sent = to_dbus(kind, coerce="legacy", variants=variants)(value)
+    except MarshalError as error:
+        return _told(str(error))
+    from_dbus(kind, variants=variants)(sent)
+    assert len(_marshalled(str(kind), sent)) == body_size(str(kind), [sent])
+    return "good"
+
+
+def _marshalled(signature: str, sent: object) -> bytes:
+    body = to_library(signature)([sent])
+    message: Any = Message(path="/", member="M", signature=signature, body=body, serial=1)
+    data = bytes(message._marshall(False))
+    return data[len(data) - int.from_bytes(data[4:8], "little") :]
+
+
+def _idl(body: bytes) -> str:
+    try:
+        idl.parse(body)
+    except idl.IdlError as error:
+        return _said(str(Problem("x.xml", error.line, error.column, "", str(error), "idl")))
+    return "good"
+
+
+@contextmanager
+def _mapping() -> Iterator[Check]:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        directory = Path(name)
+        (directory / "example.xml").write_text(IDL)
+
+        def check(body: bytes) -> str:
+            (directory / "x.yaml").write_bytes(body)
+            table, problems = build([directory], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
+            assert table.revision
+            return " ".join(sorted({_said(str(problem)) for problem in problems})) or "good"
+
+        yield check
+
+
+def _words(text: str) -> tuple[bytes, ...]:
+    return tuple(text.encode().split())
+
+
+XML_TOKENS = (
+    *(
+        f"<{slash}{tag}>".encode()
+        for slash in ("", "/")
+        for tag in ("value", "int", "i8", "struct", "member", "name", "array", "data")
+    ),
+    *_words("<nil/> <double> <base64> <boolean> <dateTime.iso8601> <params> <param> <!DOCTYPE <!-- --> <![CDATA[ ]]>"),
+    *_words("&lt; &#10; &#xD800; &a; <?x?> encoding='utf-16' \xff\xfe -1 1e400 9999999999999999999 system.multicall"),
+    *(b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\xed\xa0\x80"),
+)
+JSON_TOKENS = (
+    *_words(r"""{ } [ ] , : " \ "a" "\u0061" "\ud83d\ude00" "\ud800" "x:y" "\\" 0 -1 1.0 1e400 -0 NaN true null"""),
+    *_words('"jsonrpc":"2.0" "method":"m" "params":[] "id":1 "id":null 9007199254740993'),
+    *(b"\xef\xbb\xbf", b"\0", b"\xff", b" "),
+)
+MAPPING_TOKENS = (*(word.encode() for word in WORDS), *(bytes([byte]) for byte in b"{}[]:,-*&!|>'\"#%@` \n\0\xff"))
+VALUE_TOKENS = (*JSON_TOKENS, *_words('{"signature":"u","value":5} "/" "1" "inf" 18446744073709551615 v a{sv} (su) ay'))
+VALUES = (
+    *(
+        "u 5",
+        'a{sv} {"a":[1,"x",{"b":true}]}',
+        'a{dv} {"1.0":1}',
+        '(sat) ["x",[1]]',
+        'ay "QUJD"',
+        'a{oas} {"/a":["b"]}',
+    ),
+    *('v {"signature":"a(yv)","value":[[1,{"signature":"g","value":"ai"}]]}', 'd "1e5"', 'b "true"', 'g "a{sv}"'),
+)
+
+
+@contextmanager
+def targets() -> Iterator[dict[str, Target]]:
+    """All of them; some need a place to write."""
+    types = tuple(code.encode() for code in (*"ybnqiuxtdsoghav(){}", "a{s", "(((", "aaa", "{", "\0", "e"))
+    with _mapping() as mapping:
+        yield {
+            "xmlrpc": Target([corpus.XMLRPC_CALL, *_bodies(corpus.XMLRPC)], XML_TOKENS, _codec("xmlrpc")),
+            "jsonrpc": Target([corpus.JSONRPC_CALL, *_bodies(corpus.JSONRPC)], JSON_TOKENS, _codec("jsonrpc")),
+            "signature": Target([b"a{sv}", b"(a(yt)a{s(vo)})", b"aaaaai"], types, _signature),
+            "value": Target([text.encode() for text in VALUES], VALUE_TOKENS, _value),
+            "mapping": Target([GOOD.encode()], MAPPING_TOKENS, mapping),
+            "idl": Target([IDL.encode()], [*_words("<method <arg </node> /> name= type= a{sv} h &a; <!DOCTYPE")], _idl),
+        }
+
+
+def _bodies(rows: Sequence[tuple[str, bytes, FaultCode, str]]) -> list[bytes]:
+    return [body for _, body, _, _ in rows if len(body) < 2000]

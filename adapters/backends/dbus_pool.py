@@ -57,6 +57,7 @@ class BusStatus:
     in_flight: int
     late_replies: int  # answers that came when nobody waited any more
     last_error: str = ""  # for the operator, never for a client
+    unanswered: int = 0  # calls to which the bus owes an answer, those that were given up here among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ class Pool:
             in_flight=sum(self._busy.values()),
             late_replies=self._late + sum(connection.late_replies for connection in self._open),
             last_error=self._error,
+            unanswered=sum(connection.in_flight for connection in self._open),
         )
 
     async def drain(self) -> None:

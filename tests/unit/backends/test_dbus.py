@@ -100,6 +100,19 @@ async def test_status_tells_who_is_connected_since_when(address: str) -> None:
     assert status == expected
 
 
+async def test_status_counts_the_answer_that_a_bus_still_owes_to_a_call_that_was_given_up(address: str) -> None:
+    async with dbus_backend(Bus("one", address, ("*",), connections=1)) as backend, asyncio.timeout(PATIENCE):
+        given_up = asyncio.ensure_future(backend.call(toy_route("Hold", "", "s"), toy_call()))
+        await backend.call(toy_route("Held", "", "u"), toy_call())
+        given_up.cancel()
+        await asyncio.wait({given_up})
+        (owing,) = backend.status()
+        await backend.call(toy_route("Release", "", "u"), toy_call())
+        (after,) = backend.status()
+    assert (owing.in_flight, owing.unanswered, owing.late_replies) == (0, 1, 0)
+    assert (after.in_flight, after.unanswered, after.late_replies) == (0, 0, 1)
+
+
 async def test_an_error_is_translated_by_the_route(address: str) -> None:
     def translate(fault: Fault, call: Call) -> Fault:
         return Fault(FaultCode.APPLICATION, fault.message, name="VM_BAD_POWER_STATE", data=[fault.name])

@@ -20,7 +20,17 @@ from tests.soak.world import CALM
 
 ROOT = Path(__file__).parents[2]
 SECONDS = "30"
-HELD = Reading(descriptors=20, threads=2, tasks=10, in_flight=0, buffered=0, on_buses=0, connections=8, late_replies=0)
+HELD = Reading(
+    descriptors=20,
+    threads=2,
+    tasks=10,
+    in_flight=0,
+    buffered=0,
+    on_buses=0,
+    unanswered=0,
+    connections=8,
+    late_replies=0,
+)
 
 
 @pytest.mark.timeout(300)  # seconds; 30 of them are its own, the rest is for a machine that has other things to do
@@ -137,7 +147,7 @@ def test_a_calm_call_that_was_held_up_is_found_unless_its_bus_was_down() -> None
     assert not verdict.judge_calm(ledger_of()).holds
 
 
-@pytest.mark.parametrize("name", ["descriptors", "threads", "tasks", "in_flight", "buffered", "on_buses"])
+@pytest.mark.parametrize("name", ["descriptors", "threads", "tasks", "in_flight", "buffered", "on_buses", "unanswered"])
 def test_what_is_still_held_is_found(name: str) -> None:
     after = replace(HELD, **{name: 40})
     flat = Memory(0, [1000] * 36)

@@ -10,6 +10,7 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.soak.run import Report, soak
+from tests.soak.verdict import Check
 
 SHOWN = 5  # offences of each kind
 STORY = 1500  # characters of each
@@ -30,20 +32,30 @@ def main() -> int:
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(10**9))
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     console.print(f"soak: {seconds:g} s, SEED={seed}, in {folder}")
-    report = uvloop.run(soak(folder, seconds, seed))
-    _print_counts(report)
-    _print_checks(report)
-    broken = [check for check in report.checks if not check.holds]
+    try:
+        broken = _judged(uvloop.run(soak(folder, seconds, seed)))
+    except Exception:  # noqa: BLE001 - a run that cannot go on, most likely for want of a gateway, has failed too
+        console.print_exception()
+        broken = [Check("the run came to its end", "no", "yes", ["see above"])]
     if not broken:
         shutil.rmtree(folder)
         return 0
-    (folder / "history").write_text("\n".join(report.history) + "\n")
+    _print_offences(broken)
+    console.print(f"\nFAILED with SEED={seed}; log, journals and history of harm are kept in {folder}")
+    return 1
+
+
+def _judged(report: Report) -> Sequence[Check]:
+    _print_counts(report)
+    _print_checks(report)
+    return [check for check in report.checks if not check.holds]
+
+
+def _print_offences(broken: Sequence[Check]) -> None:
     for check in broken:
         console.print(f"\n{check.what}: {check.measured}, expected {check.bound}")
         for offence in check.offences[:SHOWN]:
             console.print(f"  {offence[:STORY]}", soft_wrap=True)
-    console.print(f"\nFAILED with SEED={seed}; log, journals and history of harm are kept in {folder}")
-    return 1
 
 
 def _print_counts(report: Report) -> None:

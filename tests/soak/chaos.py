@@ -31,7 +31,6 @@ class Chaos:
     seed: str
     over: asyncio.Event
     started: float = field(default_factory=time.monotonic)
-    history: list[str] = field(default_factory=list)
 
     async def run(self) -> None:
         """One for each bus, so that they meet, and one for reloads."""
@@ -41,7 +40,8 @@ class Chaos:
             group.create_task(self._reload())
 
     def _note(self, what: str) -> None:
-        self.history.append(f"{time.monotonic() - self.started:8.3f} s  {what}")
+        with self.world.history.open("a", encoding="utf-8") as history:
+            history.write(f"{time.monotonic() - self.started:8.3f} s  {what}\n")
 
     async def _pause(self, chance: random.Random) -> None:
         with suppress(TimeoutError):

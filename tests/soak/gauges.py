@@ -26,13 +26,14 @@ class Reading:
     tasks: int
     in_flight: int
     buffered: int
-    on_buses: int  # calls that a bus has not answered
+    on_buses: int  # calls that wait for a bus
+    unanswered: int  # calls to which a bus owes an answer, whether or not somebody waits for it
     connections: int  # to buses
     late_replies: int
 
     def has_let_go(self, before: Reading) -> bool:
         """Whether nothing is held any more that was not held before."""
-        held = self.in_flight, self.buffered, self.on_buses
+        held = self.in_flight, self.buffered, self.on_buses, self.unanswered
         grown = self.descriptors > before.descriptors, self.threads > before.threads, self.tasks > before.tasks
         return not any(held) and not any(grown) and self.connections == before.connections
 
@@ -49,6 +50,7 @@ async def read(world: World) -> Reading:
         in_flight=status["in_flight"],
         buffered=status["buffered"],
         on_buses=sum(bus["in_flight"] for bus in buses),
+        unanswered=sum(bus["unanswered"] for bus in buses),
         connections=sum(bus["connections"] for bus in buses),
         late_replies=sum(bus["late_replies"] for bus in buses),
     )

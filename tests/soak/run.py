@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ class Report:
     """What came of it."""
 
     ledger: Ledger
-    history: Sequence[str]  # what was done, and when
     checks: Sequence[Check]
     late_replies: int
 
@@ -35,9 +34,9 @@ async def soak(folder: Path, seconds: float, seed: str) -> Report:
     async with world(folder) as running:
         ledger = Ledger()
         await _warm_up(running, seed)
-        before = await gauges.read_until_let_go(running, await gauges.read(running))
+        before = await gauges.read(running)
         memory = gauges.Memory(running.gateway.pid)
-        chaos = await _storm(running, ledger, memory, seconds, seed)
+        await _storm(running, ledger, memory, seconds, seed)
         after = await gauges.read_until_let_go(running, before)
         await asyncio.sleep(SETTLE)  # for the last notification to be executed
         running.gateway.signal(signal.SIGTERM)
@@ -50,7 +49,7 @@ async def soak(folder: Path, seconds: float, seed: str) -> Report:
             *verdict.judge_gauges(before, after, memory),
             *verdict.judge_log(_lines(running.log), status),
         ]
-        return Report(ledger, chaos.history, checks, after.late_replies)
+        return Report(ledger, checks, after.late_replies)
 
 
 async def _warm_up(running: World, seed: str) -> None:
@@ -59,9 +58,10 @@ async def _warm_up(running: World, seed: str) -> None:
     await _for(WARM_UP, [client.run for client in crowd(running, Ledger(), f"{seed} warm-up")])
     for name in HOMES:
         running.journal(name).write_text("")
+    await asyncio.sleep(SETTLE)  # for closed connections to be gone
 
 
-async def _storm(running: World, ledger: Ledger, memory: gauges.Memory, seconds: float, seed: str) -> Chaos:
+async def _storm(running: World, ledger: Ledger, memory: gauges.Memory, seconds: float, seed: str) -> None:
     """All clients, all harm; ended in order: first the harm is mended, then the clients have their last answers."""
     calm_again = asyncio.Event()
     chaos = Chaos(running, ledger, seed, asyncio.Event())
@@ -80,17 +80,19 @@ async def _storm(running: World, ledger: Ledger, memory: gauges.Memory, seconds:
         await _until(calm_again, [harm, nuisance.run, *(client.run for client in crowd(running, ledger, seed))])
     finally:
         watching.cancel()
-    return chaos
 
 
-async def _for(seconds: float, runs: Sequence[Callable[[asyncio.Event], Awaitable[None]]]) -> None:
+async def _for(seconds: float, runs: Sequence[Callable[[asyncio.Event], Coroutine[None, None, None]]]) -> None:
     over = asyncio.Event()
     asyncio.get_running_loop().call_later(seconds, over.set)
     await _until(over, runs)
 
 
-async def _until(over: asyncio.Event, runs: Sequence[Callable[[asyncio.Event], Awaitable[None]]]) -> None:
-    await asyncio.gather(*(run(over) for run in runs))
+async def _until(over: asyncio.Event, runs: Sequence[Callable[[asyncio.Event], Coroutine[None, None, None]]]) -> None:
+    """When one of them fails none of them goes on."""
+    async with asyncio.TaskGroup() as group:
+        for run in runs:
+            group.create_task(run(over))
 
 
 def _lines(path: Path) -> list[str]:

@@ -144,7 +144,7 @@ def judge_calm(ledger: Ledger) -> Check:
 
 def judge_gauges(before: Reading, after: Reading, memory: Memory) -> Iterator[Check]:
     """Nothing is held that was not held after the warm-up."""
-    for name in ("in_flight", "buffered", "on_buses"):
+    for name in ("in_flight", "buffered", "on_buses", "unanswered"):
         held = getattr(after, name)
         yield Check(f"held at the end: {name}", str(held), "0", [f"{name}: {held}"] if held else [])
     for name, fits in FITS.items():

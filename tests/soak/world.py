@@ -129,6 +129,7 @@ class World:
         self.folder = folder
         self.buses = buses
         self.log = folder / "gateway.log"
+        self.history = folder / "history"  # of harm
         (folder / "mappings").mkdir()
         (folder / "mappings" / "soak.xml").write_text(service.IDL)
         for name in HOMES:

@@ -39,7 +39,7 @@ IDL = f"""\
 """
 
 
-class Ledger:
+class Service:
     """One connection of the service; the journal is one for all of them."""
 
     def __init__(self, bus: MessageBus, name: str, journal: int) -> None:
@@ -80,7 +80,7 @@ class Ledger:
 async def serve(address: str, bus_name: str, journal: int) -> None:
     """Own the name as long as the bus lives."""
     bus = await MessageBus(bus_address=address).connect()
-    bus.add_message_handler(Ledger(bus, bus_name.rpartition(".")[2], journal).handle)
+    bus.add_message_handler(Service(bus, bus_name.rpartition(".")[2], journal).handle)
     await bus.request_name(bus_name)
     await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
 

@@ -20,9 +20,9 @@ from typing import Any
 from dbus_fast import Message, Variant
 from dbus_fast._private.unmarshaller import Unmarshaller
 
-BROKER = "dbus-broker"  # the package and the command
-# Not for scripts/setup to install: the package makes itself the system's bus, from the next boot on.
-MISSING = f"{BROKER} is not installed here; the package of this name brings it"
+UNPACKED = Path(__file__).parents[2] / ".venv" / "dbus-broker"  # by scripts/setup
+BROKER = shutil.which("dbus-broker", path=f"{os.environ['PATH']}:{UNPACKED}")
+MISSING = "there is no dbus-broker here, and scripts/setup could not get one"
 PATIENCE = 10.0  # seconds that the broker has for each answer to its controller
 MACHINE_ID = "0123456789abcdef0123456789abcdef"  # what Peer.GetMachineId tells; nobody asks
 # What the launcher gives it on a system bus; per user, and all of a test is one user.
@@ -33,11 +33,6 @@ _POLICY = f"(a(u({_BATCH}))a(buu({_BATCH}))a(ss)bs)"  # by uid, by group, SELinu
 _ANYTHING = (True, 1, "", "", "", "", 0, 0, 0, 2**64 - 1)
 _ALLOW = (True, 1, [(True, 1, True, "")], [_ANYTHING], [_ANYTHING])
 _EVERYBODY = 2**32 - 1
-
-
-def installed() -> bool:
-    """Whether there is a dbus-broker on this machine."""
-    return shutil.which(BROKER) is not None
 
 
 @contextmanager
@@ -62,6 +57,7 @@ def _listener(path: Path) -> Iterator[socket.socket]:
 @contextmanager
 def _broker() -> Iterator[socket.socket]:
     """The process, as long as the block runs; our end of its controller socket."""
+    assert BROKER is not None, MISSING
     ours, its = socket.socketpair()
     with ours, its:
         ours.settimeout(PATIENCE)

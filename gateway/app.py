@@ -12,15 +12,16 @@ from typing import Self
 
 import structlog
 
-from gateway import __version__, config, explain, parts, privileges, service_manager
+from gateway import __version__, config, explain, health, metrics, parts, privileges, service_manager
 from gateway.checking import connected
 from gateway.config import Config, Listener
+from gateway.control import monitoring
 from gateway.control.api import CallRequest, Server
 from gateway.core.model import Fault, Peer, Value
 from gateway.core.ports import Endpoint
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Endpoints, Exchange
-from gateway.log import call_log
+from gateway.log import call_log, lines_lost
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
 
@@ -46,13 +47,17 @@ class Gateway:
         if problems:
             raise MappingError(problems)
         self.backend = parts.backend(self.settings)
-        self.dispatcher = Dispatcher(self.backend, call_log())
+        self.calls = metrics.Calls()
+        self.dispatcher = Dispatcher(self.backend, self.calls.counting(call_log()))
         self.endpoints = self._endpoints(self.settings, self.table)
         self.room = parts.Room(self.settings.limits.max_calls, self.settings.limits.max_buffered)
         self.manager = service_manager.from_environment()
         self._inherited = parts.inherited()
+        self._cuts = dict.fromkeys(self.settings.listener, 0)
         self.transports = {name: self._transport(name, section) for name, section in self.settings.listener.items()}
         self._control = Server(Path(self.settings.control.socket), self)
+        address = self.settings.control.metrics
+        self._monitoring = monitoring.Server(address, self) if address else None
         self._stack = AsyncExitStack()
         self._reloading = asyncio.Lock()
 
@@ -67,6 +72,9 @@ class Gateway:
             await self._wait_for_buses()
             await self._control.start()
             stack.push_async_callback(self._control.stop)
+            if self._monitoring is not None:
+                await self._monitoring.start()
+                stack.push_async_callback(self._monitoring.stop)
             stack.push_async_callback(self._drain)
             for transport in self.transports.values():
                 await transport.start()
@@ -82,6 +90,9 @@ class Gateway:
         """Take every address, which may need root, and let nobody in; raises OSError naming the address."""
         stack.push_async_callback(self._control.stop)
         self._control.bind()
+        if self._monitoring is not None:
+            stack.push_async_callback(self._monitoring.stop)
+            self._monitoring.bind()
         for transport in self.transports.values():
             stack.push_async_callback(transport.stop, 0)
             await transport.bind()
@@ -136,21 +147,39 @@ class Gateway:
 
     # The operator's side (control.api.Operations)
 
-    def health(self) -> Mapping[str, object]:
-        """Ready when every bus is connected."""
-        buses = self.backend.status()
-        return {"ready": all(bus.connected for bus in buses), "revision": self.table.revision, "version": __version__}
+    async def unready(self) -> list[str]:
+        """Why not every mapped method can be called."""
+        return health.reasons(self.backend.status(), await health.services(self.table, self.backend))
 
-    def status(self) -> Mapping[str, object]:
-        """Buses, listeners, calls in flight."""
+    async def status(self) -> Mapping[str, object]:
+        """Buses, services, listeners, calls in flight."""
+        services = await health.services(self.table, self.backend)
+        buses = self.backend.status()
+        reasons = health.reasons(buses, services)
         return {
-            **self.health(),
+            "ready": not reasons,
+            "reasons": reasons,
+            "revision": self.table.revision,
+            "version": __version__,
             "listening": self.addresses(),
+            "metrics": None if self._monitoring is None else self._monitoring.address,
             "in_flight": self.dispatcher.in_flight,
             "tasks": len(asyncio.all_tasks()),
             "buffered": self.room.buffered,
-            "buses": self.backend.status(),
+            "buses": buses,
+            "services": health.rows(self.table, services, self.calls),
         }
+
+    async def metrics(self) -> bytes:
+        """Every series. The text is made in a thread: it is long, and calls go on meanwhile."""
+        services = await health.services(self.table, self.backend)
+        gauges = {
+            "xcp_gateway_calls_in_flight": self.dispatcher.in_flight,
+            "xcp_gateway_buffered_bytes": self.room.buffered,
+            "xcp_gateway_log_lines_lost_total": lines_lost(),
+        }
+        readings = health.readings(self.table, self.backend.status(), services, gauges, self._cuts)
+        return await asyncio.to_thread(metrics.render, self.calls, readings)
 
     def routes(self) -> list[Mapping[str, object]]:
         """Every mapped method at every endpoint."""
@@ -250,6 +279,7 @@ class Gateway:
             return self.endpoints.resolve(name, path)
 
         def on_cut(why: str) -> None:
+            self._cuts[name] += 1
             _log.info("cut off", listener=name, why=why)
 
         return parts.transport(name, listener, resolve, self.room, self._inherited, on_cut)

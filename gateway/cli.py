@@ -189,7 +189,10 @@ def reload(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False
 
 @app.command()
 def status(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
-    """Show the running gateway: revision, listeners, buses. Exit status 1 when it is not ready."""
+    """Show the running gateway: revision, listeners, buses, services. Exit status 1 when it is not ready.
+
+    Ready: every bus is connected, and every mapped service is there or starts on demand.
+    """
     answer = _ask(socket, "GET", "/v1/status")
     if as_json:
         _print_json(answer)
@@ -334,6 +337,8 @@ def _print_status(answer: Mapping[str, Any]) -> None:
         f"xcp-gateway {answer['version']}  {ready}  revision {answer['revision']}  {answer['in_flight']} in flight"
     )
     out.print(f"listening on {', '.join(answer['listening'])}", markup=False)
+    for reason in answer["reasons"]:
+        out.print(f"not ready: {reason}", markup=False, soft_wrap=True)
     with _table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as table:
         for bus in answer["buses"]:
             state = Text("connected", "green") if bus["connected"] else Text("down", "red")
@@ -345,3 +350,17 @@ def _print_status(answer: Mapping[str, Any]) -> None:
                 str(bus["late_replies"]),
                 bus["last_error"] or "",
             )
+    out.print()
+    with _table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as table:
+        for service in answer["services"]:
+            table.add_row(*_service_cells(service))
+
+
+def _service_cells(service: Mapping[str, Any]) -> Iterator[str | Text]:
+    missing = service["state"] in ("absent", "unknown")
+    yield service["name"]
+    yield service["bus"]
+    yield Text(service["owner"] or service["state"], "red" if missing else "")
+    probe = f", asked again in {service['probe_in']:g} s" if service["probe_in"] else ""
+    yield Text(service["breaker"] + probe, "" if service["breaker"] == "closed" else "red")
+    yield from (str(service[key]) for key in ("in_flight", "calls", "faults"))

@@ -46,9 +46,7 @@ class Bus(_Section, frozen=True):
     in_flight: Count = 100  # calls per connection; brokers allow 128 pending replies unless told otherwise
     per_destination: Count = 256  # calls per service, so that one that hangs cannot starve the others
     max_message: Size = Size(32 * 1024**2)  # the broker's limit: over it a broker cuts the connection
-    breaker_failures: Annotated[int, Meta(ge=0)] = (
-        5  # in a row, after which a service is not asked for a while; 0: never
-    )
+    breaker_failures: Annotated[int, Meta(ge=0)] = 5  # in a row, then a service is not asked for a while; 0: off
     breaker_pause: Seconds = Seconds(1)  # before it is asked again; doubled each time, up to 30 s
 
 

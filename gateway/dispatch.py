@@ -12,9 +12,9 @@ from gateway.core.model import Call, Fault, FaultCode, Outcome
 from gateway.core.ports import Backend
 from gateway.core.route import Effect, Mode, Route
 from gateway.deadline import Deadlines
-from gateway.log import CallLog
+from gateway.metrics import Note
 
-UNMAPPED = "<unmapped>"  # stands for every method without a route, so that no client's text becomes a label
+UNMAPPED = "<unmapped>"  # service and method of all that has no route: no client's text becomes a label
 
 _log = structlog.get_logger("gateway")
 
@@ -22,7 +22,7 @@ _log = structlog.get_logger("gateway")
 class Dispatcher:
     """One for the whole gateway; `backend` answers, `note` is told of every call."""
 
-    def __init__(self, backend: Backend, note: CallLog) -> None:
+    def __init__(self, backend: Backend, note: Note) -> None:
         self._backend = backend
         self._note = note
         self._deadlines = Deadlines()
@@ -40,12 +40,12 @@ class Dispatcher:
                     outcome = await self._ask(route, call)
         finally:
             self.in_flight -= 1
-        self._note(route.method, call, outcome, perf_counter() - started)
+        self._note(route.service, route.method, call, outcome, perf_counter() - started)
         return outcome
 
-    def refuse(self, call: Call, fault: Fault, method: str = UNMAPPED) -> Fault:
+    def refuse(self, call: Call, fault: Fault) -> Fault:
         """Account for a call that nobody is asked to answer."""
-        self._note(method, call, fault, 0.0)
+        self._note(UNMAPPED, UNMAPPED, call, fault, 0.0)
         return fault
 
     async def _ask(self, route: Route, call: Call) -> Outcome:

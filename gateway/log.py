@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
@@ -33,6 +32,7 @@ class _Lines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._waiting: list[str] = []
+        self.lost = 0
 
     def info(self, line: str) -> None:
         """Write a line now, after those that wait."""
@@ -49,9 +49,11 @@ class _Lines:
 
     def _write(self) -> None:
         lines, self._waiting = self._waiting, []
-        with contextlib.suppress(OSError, ValueError):
+        try:
             self._stream.write("".join(f"{line}\n" for line in lines))
             self._stream.flush()
+        except (OSError, ValueError):
+            self.lost += len(lines)
 
 
 class _Forward(logging.Handler):
@@ -91,6 +93,12 @@ def _forward(level: int) -> None:
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)]
     root.addHandler(_Forward())
     logging.getLogger("adapters").setLevel(level)
+
+
+def lines_lost() -> int:
+    """How many lines could not be written so far."""
+    lines = structlog.get_config()["logger_factory"]()
+    return lines.lost if isinstance(lines, _Lines) else 0
 
 
 class _CallLine(msgspec.Struct):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from adapters.backends import BACKENDS
-from adapters.backends.dbus import Backend, Bus
+from adapters.backends.dbus import Backend, Bus, BusStatus, ServiceStatus
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from adapters.transports import TRANSPORTS
@@ -19,7 +19,17 @@ from gateway.mapping.compile import build
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table
 
-__all__ = ["CODECS", "DIALECTS", "Backend", "Inherited", "Room", "Transport", "inherited"]
+__all__ = [
+    "CODECS",
+    "DIALECTS",
+    "Backend",
+    "BusStatus",
+    "Inherited",
+    "Room",
+    "ServiceStatus",
+    "Transport",
+    "inherited",
+]
 
 
 def compile_mappings(settings: Config) -> tuple[Table, list[Problem]]:

@@ -16,6 +16,11 @@ class State(Enum):
     OPEN = "open"  # it is refused at once
     HALF_OPEN = "half-open"  # it is refused as well: one probe is on its way
 
+    @property
+    def refuses(self) -> bool:
+        """Whether calls are refused."""
+        return self is not State.CLOSED
+
 
 class Event(Enum):
     """What a breaker is told."""
@@ -90,7 +95,7 @@ class Breakers:
 
     def open(self) -> list[str]:
         """The destinations whose calls are refused."""
-        return [name for name, breaker in self._breakers.items() if breaker.state is not State.CLOSED]
+        return [name for name, breaker in self._breakers.items() if breaker.state.refuses]
 
     def failed(self, destination: str) -> bool:
         """A transport failure; tells whether the breaker has opened."""

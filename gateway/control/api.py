@@ -13,6 +13,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from gateway.control.monitoring import Monitored, add_paths
+
 STOP_PATIENCE = 1.0  # seconds for an operator's request to end at stop; their calls have had the grace time before
 
 _log = structlog.get_logger("control")
@@ -28,14 +30,11 @@ class CallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     codec: str | None = None
 
 
-class Operations(Protocol):
+class Operations(Monitored, Protocol):
     """What the running gateway offers its operator; every answer is JSON-able."""
 
-    def health(self) -> Mapping[str, object]:
-        """Whether calls can be answered: {"ready": bool, ...}."""
-
-    def status(self) -> Mapping[str, object]:
-        """Buses, listeners, calls in flight."""
+    async def status(self) -> Mapping[str, object]:
+        """Readiness, listeners, buses, services, calls in flight."""
 
     def routes(self) -> list[Mapping[str, object]]:
         """Every mapped method at every endpoint."""
@@ -105,12 +104,8 @@ def _remove_stale(path: Path) -> None:
 
 
 def _application(operations: Operations) -> web.Application:
-    async def health(_request: web.Request) -> web.Response:
-        state = operations.health()
-        return _json(state, status=200 if state["ready"] else 503)
-
     async def status(_request: web.Request) -> web.Response:
-        return _json(operations.status())
+        return _json(await operations.status())
 
     async def routes(_request: web.Request) -> web.Response:
         return _json(operations.routes())
@@ -123,7 +118,7 @@ def _application(operations: Operations) -> web.Application:
         return _json(await operations.call(msgspec.json.decode(await request.read(), type=CallRequest)))
 
     application = web.Application(middlewares=[_plain_errors])
-    application.router.add_get("/v1/health", health)
+    add_paths(application, operations)
     application.router.add_get("/v1/status", status)
     application.router.add_get("/v1/routes", routes)
     application.router.add_post("/v1/reload", reload)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from gateway import checking, config
@@ -90,17 +91,51 @@ def test_a_config_that_cannot_be_used_is_named(folder: Folder) -> None:
 async def test_a_bus_that_is_down_keeps_nobody_from_starting(folder: Folder) -> None:
     async with Gateway(folder.config) as gateway:
         assert len(gateway.addresses()) == 2
-        assert gateway.health()["ready"] is False
+        (reason,) = await gateway.unready()
+        assert reason.startswith("bus 'toolstack' is not connected: cannot connect: ")
         answer = await gateway.call(CallRequest("echo", ["a"]))
     assert isinstance(fault := answer["fault"], dict)
     assert fault["code"] == "unavailable"
 
 
 async def test_it_is_ready_once_its_bus_is_there(running: Gateway, folder: Folder) -> None:
-    assert running.health()["ready"] is True
+    assert await running.unready() == []
     status = await asyncio.to_thread(client.ask, folder.control, "GET", "/v1/status")
     assert (status["ready"], status["in_flight"], status["listening"]) == (True, 0, running.addresses())
     assert [bus["name"] for bus in status["buses"]] == ["toolstack"]
+    (service,) = status["services"]
+    assert (service["name"], service["bus"], service["state"]) == ("org.example.toy", "toolstack", "owned")
+
+
+async def test_a_service_that_is_gone_makes_it_unready(folder: Folder) -> None:
+    with private_bus() as bus:
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        async with Gateway(folder.config) as gateway:
+            assert await gateway.unready() == ["org.example.toy is absent on bus 'toolstack'"]
+            with toy_service(bus.address, "org.example.toy"):
+                assert await gateway.unready() == []
+
+
+async def test_metrics_tell_what_was_called_and_never_a_clients_text(running: Gateway) -> None:
+    for method in ("echo", "made-up-by-a-client"):
+        await running.call(CallRequest(method, ["a"]))
+    text = (await running.metrics()).decode()
+    assert 'xcp_gateway_calls_total{method="echo",outcome="ok",service="toy"} 1.0' in text
+    assert 'xcp_gateway_calls_total{method="<unmapped>",outcome="unknown_method",service="<unmapped>"} 1.0' in text
+    assert 'xcp_gateway_service_available{bus="toolstack",bus_name="org.example.toy"} 1.0' in text
+    assert "made-up" not in text
+
+
+async def test_metrics_and_readiness_have_an_address_of_their_own_where_the_config_says_so(folder: Folder) -> None:
+    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        change(folder, "[control]", '[control]\nmetrics = "tcp:127.0.0.1:0"')
+        async with Gateway(folder.config) as gateway:
+            url = str((await gateway.status())["metrics"]).replace("tcp:", "http://")
+            async with aiohttp.ClientSession() as session:
+                for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/v1/status", 404)):
+                    async with session.get(url + path) as response:
+                        assert response.status == status, path
 
 
 @pytest.mark.usefixtures("impatient")

@@ -46,21 +46,21 @@ async def bug(_route: Route, _call: Call) -> Outcome:
 
 
 class Notes:
-    """Remembers what the call log was told."""
+    """Remembers what log and metrics were told."""
 
     def __init__(self) -> None:
-        self.lines: list[tuple[str, Outcome]] = []
+        self.lines: list[tuple[str, str, Outcome]] = []
 
-    def __call__(self, method: str, call: Call, outcome: Outcome, seconds: float) -> None:
+    def __call__(self, service: str, method: str, call: Call, outcome: Outcome, seconds: float) -> None:
         assert seconds >= 0
-        self.lines.append((method, outcome))
+        self.lines.append((service, method, outcome))
 
 
 async def test_the_backend_answers_and_the_call_is_noted_once() -> None:
     notes = Notes()
     outcome = await Dispatcher(Scripted(echo), notes).answer(route("VM.start"), Call("VM.start", ("a",)))
     assert outcome == Reply("a")
-    assert notes.lines == [("VM.start", Reply("a"))]
+    assert notes.lines == [("toy", "VM.start", Reply("a"))]
 
 
 async def test_past_the_deadline_the_caller_gets_a_timeout() -> None:
@@ -154,7 +154,7 @@ def test_a_refused_call_is_noted_under_a_name_that_is_not_the_clients() -> None:
     notes = Notes()
     fault = Fault(FaultCode.UNKNOWN_METHOD, "unknown method 'x'")
     assert Dispatcher(Scripted(echo), notes).refuse(Call("x"), fault) is fault
-    assert notes.lines == [(UNMAPPED, fault)]
+    assert notes.lines == [(UNMAPPED, UNMAPPED, fault)]
 
 
 async def test_a_cancellation_from_outside_is_no_timeout_even_when_both_come_at_once() -> None:

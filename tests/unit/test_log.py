@@ -101,6 +101,7 @@ async def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.Mo
     log.configure("json", "info")
     log.call_log()("VM.start", CALL, Reply(), 0.5)
     structlog.get_logger().warning("this is written at once, with the line of the call before it")
+    assert log.lines_lost() == 2
     with pytest.raises(ValueError, match="closed file"):
         gone.write("the stream was closed")
 

@@ -21,11 +21,14 @@ class Toy:
         self.problems: list[str] = []
         self.failure: Exception | None = None
 
-    def health(self) -> Mapping[str, object]:
-        return {"ready": self.ready}
-
-    def status(self) -> Mapping[str, object]:
+    async def status(self) -> Mapping[str, object]:
         return {"ready": self.ready, "in_flight": 3}
+
+    async def unready(self) -> list[str]:
+        return [] if self.ready else ["no bus"]
+
+    async def metrics(self) -> bytes:
+        return b"toy_total 1.0\n"
 
     def routes(self) -> list[Mapping[str, object]]:
         return [{"method": "VM.start"}]
@@ -64,10 +67,11 @@ async def test_only_the_owner_can_open_the_socket(socket: Path) -> None:
     assert stat.S_IMODE(socket.stat().st_mode) == 0o600
 
 
-async def test_health_is_503_when_the_gateway_is_not_ready(toy: Toy, socket: Path) -> None:
-    assert await ask(socket, "GET", "/v1/health") == (200, {"ready": True})
+async def test_what_machines_ask_is_answered_here_too(toy: Toy, socket: Path) -> None:
+    assert await ask(socket, "GET", "/healthz") == (200, {"alive": True})
+    assert await ask(socket, "GET", "/readyz") == (200, {"ready": True, "reasons": []})
     toy.ready = False
-    assert await ask(socket, "GET", "/v1/health") == (503, {"ready": False})
+    assert await ask(socket, "GET", "/readyz") == (503, {"ready": False, "reasons": ["no bus"]})
 
 
 async def test_status_and_routes_are_what_the_gateway_says(socket: Path) -> None:
@@ -116,7 +120,7 @@ async def test_an_unknown_path_is_a_404_in_json(socket: Path) -> None:
 async def test_a_socket_that_another_gateway_answers_on_is_not_taken_over(toy: Toy, socket: Path) -> None:
     with pytest.raises(OSError, match="another gateway answers on this control socket"):
         await Server(socket, toy).start()
-    assert (await ask(socket, "GET", "/v1/health"))[0] == 200
+    assert (await ask(socket, "GET", "/healthz"))[0] == 200
 
 
 async def test_a_socket_left_behind_by_a_dead_gateway_is_replaced(toy: Toy, tmp_path: Path) -> None:
@@ -127,7 +131,7 @@ async def test_a_socket_left_behind_by_a_dead_gateway_is_replaced(toy: Toy, tmp_
         left_behind.bind(str(path))
     server = Server(path, toy)
     await server.start()
-    assert (await ask(path, "GET", "/v1/health"))[0] == 200
+    assert (await ask(path, "GET", "/healthz"))[0] == 200
     await server.stop()
     assert not path.exists()
 
@@ -139,9 +143,9 @@ async def test_a_socket_that_is_bound_lets_nobody_in_before_start(toy: Toy, tmp_
     assert server.made == (path.parent, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(aiohttp.ClientConnectionError):
-        await ask(path, "GET", "/v1/health")
+        await ask(path, "GET", "/healthz")
     await server.start()
-    assert (await ask(path, "GET", "/v1/health"))[0] == 200
+    assert (await ask(path, "GET", "/healthz"))[0] == 200
     await server.stop()
     await server.stop()
     assert not path.exists()

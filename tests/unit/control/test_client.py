@@ -25,7 +25,7 @@ async def serve(path: Path, answer: web.Response) -> web.AppRunner:
 
 def test_nobody_there_is_said_with_the_sockets_name(tmp_path: Path) -> None:
     with pytest.raises(client.UnreachableError, match=r"no gateway answers on .*/control: is it running\?"):
-        client.ask(tmp_path / "control", "GET", "/v1/health")
+        client.ask(tmp_path / "control", "GET", "/v1/status")
 
 
 async def test_an_error_of_the_gateway_is_told_in_its_own_words(tmp_path: Path) -> None:
@@ -37,12 +37,12 @@ async def test_an_error_of_the_gateway_is_told_in_its_own_words(tmp_path: Path) 
 
 async def test_an_answer_is_decoded(tmp_path: Path) -> None:
     runner = await serve(tmp_path / "control", web.json_response({"ready": True}))
-    assert await asyncio.to_thread(client.ask, tmp_path / "control", "GET", "/v1/health") == {"ready": True}
+    assert await asyncio.to_thread(client.ask, tmp_path / "control", "GET", "/v1/status") == {"ready": True}
     await runner.cleanup()
 
 
 async def test_something_else_on_the_socket_is_no_gateway(tmp_path: Path) -> None:
     runner = await serve(tmp_path / "control", web.Response(text="<html>"))
     with pytest.raises(client.UnreachableError, match="is no xcp-gateway"):
-        await asyncio.to_thread(client.ask, tmp_path / "control", "GET", "/v1/health")
+        await asyncio.to_thread(client.ask, tmp_path / "control", "GET", "/v1/status")
     await runner.cleanup()

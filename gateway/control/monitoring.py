@@ -1,0 +1,95 @@
+"""What machines ask: /healthz, /readyz, /metrics. Read-only, so it may stand on TCP. Knows no bus and no mapping."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+
+from gateway.metrics import CONTENT_TYPE
+
+STOP_PATIENCE = 1.0  # seconds for a scrape to end at stop
+MAX_PORT = 65535
+
+
+class Monitored(Protocol):
+    """What the running gateway tells."""
+
+    async def unready(self) -> Sequence[str]:
+        """Why it is not ready for calls; nothing when it is."""
+
+    async def metrics(self) -> bytes:
+        """Every series, in Prometheus' text format."""
+
+
+def add_paths(application: web.Application, monitored: Monitored) -> None:
+    """Serve the three paths."""
+
+    async def alive(_request: web.Request) -> web.Response:
+        return _json({"alive": True})
+
+    async def ready(_request: web.Request) -> web.Response:
+        reasons = await monitored.unready()
+        return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=await monitored.metrics(), headers={"Content-Type": CONTENT_TYPE})
+
+    for path, handler in (("/healthz", alive), ("/readyz", ready), ("/metrics", metrics)):
+        application.router.add_get(path, handler)
+
+
+class Server:
+    """Serves the three paths, and nothing else, on "tcp:HOST:PORT"."""
+
+    def __init__(self, address: str, monitored: Monitored) -> None:
+        self._address = address
+        self._socket: socket.socket | None = None
+        application = web.Application()
+        add_paths(application, monitored)
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STOP_PATIENCE)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the real port where the config says 0."""
+        if self._socket is None:
+            return self._address
+        host, port = self._socket.getsockname()[:2]
+        return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+
+    def bind(self) -> None:
+        """Take the address and let nobody in; raises OSError that names it."""
+        host, _, port = self._address.removeprefix("tcp:").rpartition(":")
+        try:
+            self._socket = _listening(host.strip("[]"), int(port))
+        except OSError as error:
+            raise OSError(f"cannot listen on {self._address}: {error.strerror or error}") from error
+
+    async def start(self) -> None:
+        """Let machines in; bind first where that is not done."""
+        if self._socket is None:
+            self.bind()
+        assert self._socket is not None
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()
+
+    async def stop(self) -> None:
+        """Close."""
+        await self._runner.cleanup()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if port > MAX_PORT:  # the standard library would raise, and leave a socket open
+        raise OSError(f"a port is at most {MAX_PORT}")
+    family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+    return socket.create_server((host, port), family=family)
+
+
+def _json(document: Mapping[str, object], status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -68,7 +69,7 @@ def run(*, stay: bool) -> int:
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with stage(port=8080 if stay else 0) as running:
+        with stage(port=_port(8080) if stay else 0) as running:
             return _stay(running) if stay else _show(running)
     except (StageError, MonitorError) as error:
         _out.print(str(error), style="red", markup=False)
@@ -77,6 +78,12 @@ def run(*, stay: bool) -> int:
         return 0 if stay else 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _port(wanted: int) -> int:
+    """This port, or any (0) when it is taken."""
+    with socket.socket() as probe:
+        return wanted if probe.connect_ex(("127.0.0.1", wanted)) else 0
 
 
 def _show(running: Stage) -> int:
@@ -97,16 +104,16 @@ def _show(running: Stage) -> int:
 
 
 def _stay(running: Stage) -> NoReturn:
-    socket = f"--socket {shlex.quote(str(running.control))}"
+    control = f"--socket {shlex.quote(str(running.control))}"
     _out.print(
         f"""\
 Running until Ctrl-C. The gateway's log: {running.log}
 
   A legacy client:   curl -d '{{"jsonrpc":"2.0","id":1,"method":"perfmon.status"}}' {running.url}/perfmon/jsonrpc
-  What is mapped:    xcp-gateway routes {socket}
-  One call:          xcp-gateway call SR.list dbg --path /storage --explain {socket}
+  What is mapped:    xcp-gateway routes {control}
+  One call:          xcp-gateway call SR.list dbg --path /storage --explain {control}
   What the bus sees: dbus-monitor --address {running.bus} "type='method_call'"
-  How it does:       xcp-gateway status {socket}
+  How it does:       xcp-gateway status {control}
   The config:        {running.config}
 """,
         markup=False,

@@ -1,0 +1,147 @@
+"""`xcp-gateway demo`, whole: it proves what it says, fails when something is wrong, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.kit.gateway import ROOT
+
+PATIENCE = 30.0  # seconds
+
+pytestmark = pytest.mark.bus
+
+
+def demo(checkout: Path = ROOT) -> tuple[int, str]:
+    """Run it; its exit status and its last line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "demo"], cwd=checkout, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stdout.splitlines()[-1]
+
+
+def counted(line: str) -> tuple[int, int]:
+    """How many calls were right, and how many there were."""
+    match = re.fullmatch(r"(\d+) of (\d+) calls went where they should and were answered right", line)
+    assert match is not None, line
+    return int(match[1]), int(match[2])
+
+
+def test_every_call_goes_where_it_should_and_is_answered_right() -> None:
+    status, last = demo()
+    right, total = counted(last)
+    assert right == total >= 20
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("docker/toolstack/xapi.py", '["NameLabel"] == label', '["NameLabel"] != label'),
+        ("mappings/perfmon.yaml", "perfmon.refresh:", "perfmon.refersh:"),
+    ],
+    ids=["toolstack", "mapping"],
+)
+def test_one_thing_wrong_makes_it_fail(tmp_path: Path, file: str, old: str, new: str) -> None:
+    for folder in ("gateway", "adapters", "docker", "mappings"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (tmp_path / file).read_text()
+    assert text.count(old) == 1
+    (tmp_path / file).write_text(text.replace(old, new))
+    status, last = demo(tmp_path)
+    right, total = counted(last)
+    assert right == total - 1
+    assert status == 1
+
+
+def test_stay_prints_what_to_try_and_leaves_nothing_at_sigterm() -> None:
+    with staying() as (process, text):
+        command = re.search(r"curl -d '(.*)' (\S+)", text)
+        log = re.search(r"log: (\S+)/gateway\.log", text)
+        assert command is not None
+        assert log is not None
+        with urllib.request.urlopen(command[2], command[1].encode()) as answer:  # also starts a service
+            assert b'"result"' in answer.read()
+        started = processes_of(log[1])
+        assert len(started) == 3, "bus, gateway, perfmon"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        for pid in started:
+            assert has_ended(pid), pid
+        assert not Path(log[1]).exists()
+
+
+def test_sigterm_while_it_starts_leaves_nothing() -> None:
+    with demo_process() as process:
+        while (bus := child(process.pid, "dbus-daemon")) is None:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 130
+        assert has_ended(bus)
+
+
+@contextmanager
+def demo_process(*options: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "gateway", "demo", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def staying() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The demo, left running, and what it has printed up to its last line."""
+    with demo_process("--stay") as process:
+        assert process.stdout is not None
+        text = ""
+        for line in process.stdout:
+            text += line
+            if "The config:" in line:
+                break
+        yield process, text
+
+
+def child(pid: int, program: str) -> int | None:
+    """The child process of a process that runs this program."""
+    with suppress(FileNotFoundError):
+        for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if Path(f"/proc/{number}/comm").read_text().strip() == program:
+                return int(number)
+    return None
+
+
+def processes_of(directory: str) -> list[int]:
+    """Those that name a folder in their command line or environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            if directory.encode() in said:
+                found.append(int(entry.name))
+    return found
+
+
+def has_ended(pid: int) -> bool:
+    """Whether it ends before our patience does."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], PATIENCE)[0])
+    finally:
+        os.close(descriptor)

@@ -312,14 +312,20 @@ def _path_text(value: Value, slot: int) -> str:
 # Structs by the names of their members
 
 
-def struct_encoder(kind: Type, names: Sequence[str], encoder: Callable[[Type], Encode], *, ignore: bool) -> Encode:
-    """A legacy struct -> a D-Bus struct whose fields have these names; also for each in an array or dictionary."""
+def struct_encoder(
+    kind: Type, names: Sequence[str], encoder: Callable[[Type, int], Encode], *, ignore: bool, around: int = 0
+) -> Encode:
+    """A legacy struct -> a D-Bus struct whose fields have these names; also for each in an array or dictionary.
+
+    `encoder` makes a converter for a type and the number of containers around it; `around`: those around this one.
+    """
     if kind.code == "(":
-        return _named_fields(names, [encoder(child) for child in kind.children], ignore=ignore)
+        return _named_fields(names, [encoder(child, around + 1) for child in kind.children], ignore=ignore)
     if kind.is_dict:
         key, item = kind.children[0].children
-        return _each_entry(str(kind), KEYS_IN[key.code], struct_encoder(item, names, encoder, ignore=ignore))
-    return _each_item(str(kind), struct_encoder(kind.children[0], names, encoder, ignore=ignore))
+        convert = struct_encoder(item, names, encoder, ignore=ignore, around=around + 2)
+        return _each_entry(str(kind), KEYS_IN[key.code], convert)
+    return _each_item(str(kind), struct_encoder(kind.children[0], names, encoder, ignore=ignore, around=around + 1))
 
 
 def _named_fields(names: Sequence[str], converts: Sequence[Encode], *, ignore: bool) -> Encode:
@@ -365,7 +371,10 @@ def _each_entry(expected: str, key_of: Callable[[Any], object], convert: Encode)
     def encode(value: Value) -> object:
         if not isinstance(value, dict):
             raise MarshalError(expected, value)
-        return {_placed(key, key_of, key): _placed(key, convert, item) for key, item in value.items()}
+        made = {_placed(key, key_of, key): _placed(key, convert, item) for key, item in value.items()}
+        if len(made) != len(value):
+            raise MarshalError("keys that stay different", value)
+        return made
 
     return encode
 

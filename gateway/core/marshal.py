@@ -57,12 +57,13 @@ class _How(NamedTuple):
     variants: Variants
 
 
-def to_dbus(kind: Type, *, coerce: Coerce = "strict", variants: Variants = "plain") -> Encode:
+def to_dbus(kind: Type, *, coerce: Coerce = "strict", variants: Variants = "plain", around: int = 0) -> Encode:
     """A converter from legacy values to D-Bus values of type `kind`; it raises MarshalError and nothing else.
 
-    What needs no change is returned itself, not a copy. A struct becomes a tuple, a variant a `Variant`.
+    What needs no change is returned itself, not a copy. A struct becomes a tuple, a variant a `Variant`. `around`: how
+    many containers the caller puts around the value; they count.
     """
-    return _encoder(kind, _How(coerce, variants), 0)
+    return _encoder(kind, _How(coerce, variants), around)
 
 
 def from_dbus(kind: Type, *, variants: Variants = "plain") -> Decode:

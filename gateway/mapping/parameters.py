@@ -41,9 +41,9 @@ class Encoding:
     coerce: Coerce
     variants: Variants
 
-    def __call__(self, kind: Type) -> Encode:
-        """The converter for a type."""
-        return to_dbus(kind, coerce=self.coerce, variants=self.variants)
+    def __call__(self, kind: Type, around: int = 0) -> Encode:
+        """The converter for a type, for values with so many containers around them."""
+        return to_dbus(kind, coerce=self.coerce, variants=self.variants, around=around)
 
 
 def compile_parameters(
@@ -203,7 +203,7 @@ class _Work:
         if "struct" in spec.data:
             return self._struct(spec, argument)
         if "format" not in spec.data:
-            return self._for_property(self.encoding(kind))
+            return self._for_property(self.encoding(kind, self._around))
         if kind.code not in MOMENTS:
             spec.scope.at("format").fail(f"'{argument}' cannot say a moment: one of {', '.join(MOMENTS)} is needed")
             return None
@@ -219,8 +219,15 @@ class _Work:
             scope.fail(f"'{argument}' has {len(inner.children)} fields, {len(names)} are named")
         else:
             ignore = "others" in spec.data
-            return self._for_property(struct_encoder(argument.type, names, self.encoding, ignore=ignore))
+            return self._for_property(
+                struct_encoder(argument.type, names, self.encoding, ignore=ignore, around=self._around)
+            )
         return None
+
+    @property
+    def _around(self) -> int:
+        """How many containers stand around what a parameter becomes."""
+        return 0 if self.callee.accessed is None else 1
 
     def _for_property(self, convert: Encode) -> Encode:
         """A property is written as a variant of the type that the IDL says."""
@@ -265,7 +272,7 @@ class _Work:
             self._gather(argument, scope.at("gather"))
         else:
             constant = scope.at("const") if scope.says("const") else scope
-            convert = self._for_property(self.encoding(argument.type))
+            convert = self._for_property(self.encoding(argument.type, self._around))
             self.taken[named] = Constant(constant.attempt(convert, constant.data))
 
     def _gather(self, argument: Argument, scope: Scope) -> None:
@@ -286,7 +293,7 @@ class _Work:
         entries = []
         for name in scope.data:
             made = scope.at(name).attempt(KEYS_IN[key.code], name)
-            take = self._gathered_slot(scope.at(name), item)
+            take = self._gathered_slot(scope.at(name), item, around=2)
             if take is not None:
                 entries.append((made, take))
         self.taken[argument.name] = GatheredDict(tuple(entries))
@@ -296,17 +303,17 @@ class _Work:
         if len(kinds) != len(scope.data):
             scope.fail(f"'{argument}' has {len(kinds)} fields, {len(scope.data)} are gathered")
             return
-        takes = [self._gathered_slot(scope.at(index), kind) for index, kind in enumerate(kinds)]
+        takes = [self._gathered_slot(scope.at(index), kind, around=1) for index, kind in enumerate(kinds)]
         self.taken[argument.name] = GatheredStruct(tuple(take for take in takes if take is not None))
 
-    def _gathered_slot(self, scope: Scope, kind: Type) -> Taken | None:
+    def _gathered_slot(self, scope: Scope, kind: Type, *, around: int) -> Taken | None:
         if scope.data not in self.names:
             hint = did_you_mean(scope.data, self.names) or f" (there are: {one_of(self.names)})"
             scope.fail(f"'{scope.data}' is no parameter{hint}")
             return None
         slot = self.names.index(scope.data)
         self.types.setdefault(slot, Argument(scope.data, kind))
-        convert = self.encoding(kind)
+        convert = self.encoding(kind, around)
         spec = self.specs[slot]
         if spec.has_default:
             spec.scope.at("default").attempt(convert, spec.data["default"])

@@ -32,7 +32,7 @@ from tests.kit.values import anything, fitting, types
 
 MIB = 1024**2
 VARIANTS = st.sampled_from(("plain", "typed"))
-LAW = settings(max_examples=150, deadline=None)
+LAW = settings(max_examples=100, deadline=None)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from tests.kit.bus import private_bus
 from tests.kit.clients import Wire, connect, post
 from tests.kit.exactly import exactly
 from tests.kit.gateway import Folder
+from tests.kit.refused import nested
 from tests.kit.services import toy_service
 from tests.kit.type_methods import echo_of, write_type_methods
 from tests.kit.values import fitting
@@ -46,6 +47,22 @@ SIGNATURES = (
 )
 # fmt: on
 SIGNATURE = st.sampled_from(SIGNATURES)
+
+
+# What a mapping puts around a value counts for its depth too.
+AROUND_IDL = """\
+<node><interface name="org.example.Toy1">
+  <method name="Echo">
+    <arg name="value" type="a{sv}" direction="in"/><arg name="same" type="a{sv}" direction="out"/>
+  </method>
+  <property name="Any" type="v" access="readwrite"/>
+</interface></node>
+"""
+AROUND = f"""\
+  "gathered": {{member: Echo, idl: around.xml, params: [item], args: {{value: {{gather: {{name: item}}}}}}}}
+  "named": {{member: Echo, idl: type-{SIGNATURES.index("a(sv)")}.xml, params: [{{name: value, struct: [name, item]}}]}}
+  "set": {{set_property: Any, idl: around.xml, params: [value]}}
+"""
 
 
 class Client:
@@ -79,7 +96,8 @@ class Client:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = Folder(tmp_path_factory.mktemp("types"))
-    write_type_methods(folder.mappings, SIGNATURES)
+    (folder.mappings / "around.xml").write_text(AROUND_IDL)
+    write_type_methods(folder.mappings, SIGNATURES, more=AROUND)
     with private_bus() as bus, toy_service(bus.address, "org.example.toy"), asyncio.Runner() as runner:
         folder.buses({"toolstack": (bus.address, "org.example.*")})
         stack = AsyncExitStack()
@@ -131,6 +149,18 @@ def test_a_number_that_the_protocol_has_not_goes_to_the_service_and_is_refused_o
     assert (error["code"], error["message"]) == (-32008, f"$.result: expected a finite number, got {text}")
     with pytest.raises(xmlrpc.client.Fault, match=f"finite number, got {text}"):
         client.xml("legacy:d", text)
+
+
+def test_a_value_may_not_be_deeper_for_what_the_mapping_puts_around_it(client: Client) -> None:
+    """One level more, and a broker would hang up, with all calls in flight."""
+    fits, deeper = nested(30, "x"), nested(31, "x")
+    assert client.json("gathered", fits)["result"] == {"name": fits}
+    assert client.json("named", [{"name": "a", "item": fits}])["result"] == [["a", fits]]
+    assert "nested" not in client.json("set", fits)["error"]["message"], "the service has no properties"
+    refused: dict[str, Value] = {"gathered": deeper, "named": [{"name": "a", "item": deeper}], "set": deeper}
+    for method, value in refused.items():
+        error = client.json(method, value)["error"]
+        assert (error["code"], "at most 63 nested containers" in error["message"]) == (-32602, True)
 
 
 def _expected(signature: str, variants: Variants, value: Value) -> dict[str, object]:

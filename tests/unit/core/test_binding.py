@@ -179,7 +179,7 @@ def test_a_bad_value_that_is_gathered_is_told_where_the_client_wrote_it() -> Non
 
 
 def _struct(signature: str, *names: str, ignore: bool = False) -> Encode:
-    return struct_encoder(parse_one(signature), names, to_dbus, ignore=ignore)
+    return struct_encoder(parse_one(signature), names, lambda kind, around: to_dbus(kind, around=around), ignore=ignore)
 
 
 def test_a_legacy_struct_becomes_a_dbus_struct() -> None:
@@ -220,3 +220,9 @@ def test_a_parameter_is_found_even_in_a_call_that_does_not_bind() -> None:
     assert find(Call("m", (), {"vm": "v1"})) == "v1"
     assert find(Call("m", ("s",))) is None
     assert parameter(plan, "force")(Call("m", ("s", "v1"))) is False
+
+
+def test_keys_that_become_one_are_refused_with_structs_in_them_too() -> None:
+    encode = _struct("a{d(s)}", "name")
+    with pytest.raises(MarshalError, match=r"^\$: expected keys that stay different, got a struct of 2$"):
+        encode({"0.0": {"name": "a"}, "-0.0": {"name": "b"}})

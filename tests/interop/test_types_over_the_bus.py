@@ -7,8 +7,7 @@ a mapping it is in test_types_over_the_wire.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,9 +20,8 @@ from gateway.core.marshal import MAX_DEPTH, MarshalError, from_dbus, to_dbus
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.route import MethodCall, Route, Variants
 from gateway.core.signature import MAX_LENGTH, Type, parse_one
-from tests.kit import dbus_broker
 from tests.kit.backends import PATIENCE, dbus_backend
-from tests.kit.bus import private_bus
+from tests.kit.brokers import BROKERS, broker
 from tests.kit.exactly import exactly
 from tests.kit.refused import REFUSED, nested, typed_variants
 from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
@@ -33,18 +31,6 @@ from tests.kit.values import anything, fitting, types
 MIB = 1024**2
 VARIANTS = st.sampled_from(("plain", "typed"))
 LAW = settings(max_examples=100, deadline=None)
-
-
-@contextmanager
-def _dbus_daemon() -> Iterator[str]:
-    with private_bus() as bus:
-        yield bus.address
-
-
-BROKERS: dict[str, Callable[[], AbstractContextManager[str]]] = {
-    "dbus-daemon": _dbus_daemon,
-    "dbus-broker": dbus_broker.dbus_broker,
-}
 
 
 class Echo:
@@ -90,11 +76,9 @@ def _route(kinds: Sequence[Type], variants: Variants) -> Route:
     return replace(toy_route("Echo", signature, signature, bind=bind), shape=shape)
 
 
-@pytest.fixture(scope="module", params=sorted(BROKERS))
+@pytest.fixture(scope="module", params=BROKERS)
 def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
-    if request.param == "dbus-broker" and dbus_broker.BROKER is None:
-        pytest.skip(dbus_broker.MISSING)
-    with BROKERS[request.param]() as address, toy_service(address, TOY), asyncio.Runner() as runner:
+    with broker(request.param) as address, toy_service(address, TOY), asyncio.Runner() as runner:
         backend = dbus_backend(dbus.Bus("one", address, ("org.example.*",), connections=1))
         echo = Echo(runner, runner.run(backend.__aenter__()))
         yield echo

@@ -93,6 +93,16 @@ def fail_without_body(toy: Toy, call: Message) -> Answer:
     return _error(call, call.body[0], "", [])
 
 
+def damaged(toy: Toy, call: Message) -> Answer:
+    """Answer with the value in the variant, some of its bytes changed to what is no D-Bus."""
+    answer, good, bad = call.body
+    reply = Message.new_method_return(call, answer.signature, [answer.value])
+    reply.serial = toy.bus.next_serial()
+    data: bytes = reply._marshall()  # type: ignore[no-untyped-call] # of the library
+    toy.bus._sock.sendall(data.replace(good, bad))
+    return True
+
+
 def leave(toy: Toy, call: Message) -> Answer:
     """Die in mid-call."""
     os._exit(1)
@@ -134,6 +144,7 @@ TOYS: dict[str, Callable[[Toy, Message], Answer]] = {
     "Hang": lambda toy, call: True,
     "Fail": fail,
     "FailWithoutBody": fail_without_body,
+    "Damaged": damaged,
     "Leave": leave,
     "Note": note,
     "Notes": notes,

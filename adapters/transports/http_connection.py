@@ -128,6 +128,7 @@ class Connection(web.RequestHandler):
         """It has left, or we have."""
         self._head_arrived()
         super().connection_lost(exc)
+        self._messages.clear()  # requests sent ahead, megabytes of them: in a cycle they would stay until a collection
         self._owner.closed(self)
 
     def data_received(self, data: bytes) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 
 import pytest
+from aiohttp import StreamReader
 
 from adapters.transports.http import HttpLimits
 from adapters.transports.room import Room
@@ -240,6 +242,23 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
         why = await asyncio.wait_for(told.get(), DEADLINE)
         assert why == f"{wire.name} did not read its answer within 0.05 s"
         assert len(await wire.rest()) < 50_000_000
+
+
+async def test_what_a_client_has_sent_ahead_is_let_go_with_its_connection() -> None:
+    """At once, not only when Python looks for garbage: a busy gateway seldom lets it."""
+    told: asyncio.Queue[str] = asyncio.Queue()
+    endpoint = Fixed(Answer(bytes(50_000_000), CONTENT_TYPE))
+    gc.collect()
+    gc.disable()
+    try:
+        async with talking(endpoint, HttpLimits(write_timeout=0.05), on_cut=told.put_nowait) as wire:
+            await wire.send(post(b"x" * 1000) * 20)
+            await asyncio.wait_for(told.get(), DEADLINE)
+            await wire.rest()
+        held = [body for body in gc.get_objects() if type(body) is StreamReader and body.total_bytes == 1000]
+    finally:
+        gc.enable()
+    assert len(held) <= 1  # that of the request which was being answered
 
 
 async def test_a_client_that_reads_slowly_gets_all_of_a_large_answer() -> None:

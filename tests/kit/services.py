@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import MessageType
+from dbus_next.constants import MessageType, NameFlag
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
@@ -108,6 +108,16 @@ def leave(toy: Toy, call: Message) -> Answer:
     os._exit(1)
 
 
+def write(toy: Toy, call: Message) -> Answer:
+    """Execute: one letter more in the file of the first argument. Then end as the second says."""
+    path, ending = call.body
+    with Path(path).open("a") as journal:
+        journal.write("x")
+    if ending == "leave":
+        os._exit(1)
+    return True if ending == "hang" else Message.new_method_return(call)
+
+
 def note(toy: Toy, call: Message) -> Answer:
     """Remember the flags and the text of this call; a sender that wants no answer gets none."""
     toy.notes.append((call.flags.value, call.body[0]))
@@ -146,6 +156,7 @@ TOYS: dict[str, Callable[[Toy, Message], Answer]] = {
     "FailWithoutBody": fail_without_body,
     "Damaged": damaged,
     "Leave": leave,
+    "Write": write,
     "Note": note,
     "Notes": notes,
     "Descriptor": descriptor,
@@ -153,10 +164,10 @@ TOYS: dict[str, Callable[[Toy, Message], Answer]] = {
 
 
 async def serve(address: str, bus_name: str, text: str) -> None:
-    """Own the name, say so on stdout, answer until killed."""
+    """Own the name, take it over from another toy where need be, say so on stdout, answer until killed."""
     bus = await MessageBus(bus_address=address, negotiate_unix_fd=True).connect()
     bus.add_message_handler(Toy(bus, text).handle)
-    await bus.request_name(bus_name)
+    await bus.request_name(bus_name, NameFlag.ALLOW_REPLACEMENT | NameFlag.REPLACE_EXISTING)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library

@@ -1,0 +1,247 @@
+"""Services that hang, die, start late or not at all: a caller gets the right fault, in time, and no call twice."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dbus_fast import Message
+
+from adapters.backends.dbus import Backend, Bus, Surroundings
+from gateway.core.model import Fault, FaultCode, Outcome, Reply
+from gateway.core.route import MethodCall, Route
+from gateway.deadline import Deadline
+from gateway.dispatch import Dispatcher
+from tests.kit.backends import PATIENCE, dbus_backend
+from tests.kit.brokers import BROKERS, broker
+from tests.kit.bus import PrivateBus, private_bus
+from tests.kit.services import ROOT, toy_service
+from tests.kit.toy_routes import TOY, toy_call, toy_route
+
+_ERROR = "org.freedesktop.DBus.Error."
+LABEL = toy_route("Label", "", "s")
+ANYTHING = toy_call()
+
+
+@pytest.fixture
+def bus() -> Iterator[PrivateBus]:
+    with private_bus() as bus:
+        yield bus
+
+
+def one(address: str, **changes: object) -> Bus:
+    plain = Bus("one", address, ("*",), connections=1, breaker_failures=0)
+    return replace(plain, **changes)  # type: ignore[arg-type] # of the fields
+
+
+async def ask(backend: Backend, route: Route, *params: object, seconds: float = PATIENCE) -> Outcome:
+    """What a client is told, within a deadline as the dispatcher holds it."""
+    dispatcher = Dispatcher(backend, lambda *_: None)
+    async with asyncio.timeout(PATIENCE):
+        return await dispatcher.answer(replace(route, timeout=seconds), toy_call(*params))
+
+
+def told(outcome: Outcome) -> tuple[FaultCode, str]:
+    """The fault's code and error name."""
+    assert isinstance(outcome, Fault), outcome
+    return outcome.code, outcome.name
+
+
+# Writes
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "says"),
+    [
+        ("hang", FaultCode.TIMEOUT, "it may have been executed"),
+        ("leave", FaultCode.NO_REPLY, "it is unknown whether the call was executed"),
+        ("broker dies", FaultCode.NO_REPLY, "it is unknown whether the call was executed"),
+    ],
+)
+async def test_a_write_whose_outcome_is_unknown_says_so_and_is_never_made_again(
+    bus: PrivateBus, tmp_path: Path, ending: str, code: FaultCode, says: str
+) -> None:
+    journal = tmp_path / "journal"
+    route = toy_route("Write", "ss")
+    with toy_service(bus.address, TOY):
+        async with dbus_backend(one(bus.address)) as backend:
+            how, seconds = (ending, 0.3) if ending != "broker dies" else ("hang", PATIENCE)
+            writing = asyncio.ensure_future(ask(backend, route, str(journal), how, seconds=seconds))
+            await ask(backend, LABEL)  # answered, or known not to be, after the write was executed
+            if ending == "broker dies":
+                bus.kill()
+            got = await writing
+            assert isinstance(got, Fault)
+            assert got.code is code
+            assert got.message.endswith(says)
+            if ending == "broker dies":
+                bus.start()
+                await asyncio.wait_for(backend.connected(), PATIENCE)
+            with toy_service(bus.address, TOY):
+                assert await ask(backend, LABEL) == Reply("toy")
+                assert journal.read_text() == "x"
+                assert await ask(backend, route, str(journal), "answer") == Reply(None)
+    assert journal.read_text() == "xx"
+
+
+async def test_ten_thousand_calls_that_time_out_leave_nothing(bus: PrivateBus) -> None:
+    """No reply handler, no body, no message, no deadline, no task; whoever calls then is answered."""
+    hang = toy_route("Echo", "s", "s", bind=lambda call: Traced(TOY, "/", "org.example.Toy1", "Hang", "s", ["x" * 999]))
+    wide = one(bus.address, connections=2, per_destination=200)
+    with toy_service(bus.address, TOY):
+        async with dbus_backend(wide) as backend:
+            while backend.status()[0].connections < 2:
+                assert await ask(backend, LABEL) == Reply("toy")
+            tasks = len(asyncio.all_tasks())
+            outcomes: list[Outcome] = []
+            while len(outcomes) < 10_000:
+                outcomes += await asyncio.gather(*(ask(backend, hang, seconds=0.001) for _ in range(180)))
+            codes = {told(outcome)[0] for outcome in outcomes}
+            assert FaultCode.TIMEOUT in codes
+            assert codes <= {FaultCode.TIMEOUT, FaultCode.BUSY}
+            assert sum(told(outcome)[0] is FaultCode.TIMEOUT for outcome in outcomes) >= 9_000
+            assert await ask(backend, LABEL) == Reply("toy")
+            (pool,) = backend._pools.values()
+            while len(pool._open) > 2:  # those that were renewed close by themselves
+                await asyncio.wait(list(pool._open.values()), return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
+            assert len(asyncio.all_tasks()) == tasks
+            for connection in pool._open:
+                assert not connection._waiting
+                assert not connection._bus._method_return_handlers
+            assert backend.status()[0].in_flight == 0
+            assert left(Traced) == left(Deadline) == 0
+            assert left(Message) <= 2  # the library's reader keeps the last one of each connection
+
+
+class Traced(MethodCall):
+    """A method call of which we can tell how many there are."""
+
+
+def left(kind: type) -> int:
+    gc.collect()
+    return sum(isinstance(each, kind) for each in gc.get_objects())
+
+
+# Owners that change
+
+
+async def test_a_name_taken_over_in_mid_call_is_answered_by_the_owner_who_got_the_call(bus: PrivateBus) -> None:
+    with toy_service(bus.address, TOY, "old"):
+        async with dbus_backend(one(bus.address)) as backend:
+            (service,) = await backend.services([TOY], PATIENCE)
+            held = asyncio.ensure_future(ask(backend, toy_route("Hold", "", "s")))
+            assert await ask(backend, toy_route("Held", "", "u")) == Reply(1)
+            with toy_service(bus.address, TOY, "new"):
+                assert await ask(backend, LABEL) == Reply("new")
+                assert await ask(backend, toy_route("Release", "", "u")) == Reply(0)
+                assert not held.done()
+                assert await ask(backend, toy_route("Release", "", "u", bus_name=service.owner)) == Reply(1)
+                assert await held == Reply("released")
+
+
+async def test_a_name_taken_over_by_another_whose_old_owner_ends_leaves_the_outcome_unknown(bus: PrivateBus) -> None:
+    with toy_service(bus.address, TOY, "old") as old:
+        async with dbus_backend(one(bus.address)) as backend:
+            held = asyncio.ensure_future(ask(backend, toy_route("Hold", "", "s")))
+            assert await ask(backend, toy_route("Held", "", "u")) == Reply(1)
+            with toy_service(bus.address, TOY, "new"):
+                old.kill()
+                assert told(await held) == (FaultCode.NO_REPLY, _ERROR + "NoReply")
+                assert await ask(backend, LABEL) == Reply("new")
+
+
+# Activation
+
+
+def startable(folder: Path, command: str) -> Path:
+    """A folder with a .service file that starts the toy by this command."""
+    (folder / "toy.service").write_text(f"[D-BUS Service]\nName={TOY}\nExec={command}\n")
+    return folder
+
+
+def late(seconds: float) -> str:
+    """A program that takes its time before it owns its name."""
+    toy = f'{sys.executable} -W ignore -m tests.kit.services "$DBUS_STARTER_ADDRESS" {TOY} late'
+    return f"/bin/sh -c 'cd {ROOT}; exec >/dev/null 2>&1; sleep {seconds}; exec {toy}'"
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("/bin/false", "Spawn.ChildExited"),
+        ("/nowhere/at/all", "Spawn.ExecFailed"),
+        ("/bin/sh -c 'kill -9 $$'", "Spawn.ChildSignaled"),
+    ],
+)
+async def test_activation_that_fails_is_unavailable_at_once(tmp_path: Path, command: str, error: str) -> None:
+    with private_bus(activation=startable(tmp_path, command)) as bus:
+        async with dbus_backend(one(bus.address)) as backend:
+            assert told(await ask(backend, LABEL)) == (FaultCode.UNAVAILABLE, _ERROR + error)
+
+
+async def test_activation_within_the_deadline_is_waited_for(tmp_path: Path) -> None:
+    with private_bus(activation=startable(tmp_path, late(0.2))) as bus:
+        async with dbus_backend(one(bus.address)) as backend:
+            assert await ask(backend, LABEL) == Reply("late")
+
+
+async def test_activation_past_the_deadline_is_a_timeout_and_the_call_may_still_be_executed(tmp_path: Path) -> None:
+    """The broker keeps the call for the service, as it does for any: that is why nobody may make it again."""
+    echo, echoes = toy_route("Echo", "s", "s"), toy_route("Echoes", "", "u")
+    with private_bus(activation=startable(tmp_path, late(0.5))) as bus:
+        async with dbus_backend(one(bus.address)) as backend:
+            got = await ask(backend, echo, "a", seconds=0.1)
+            assert isinstance(got, Fault)
+            assert (got.code, got.message) == (
+                FaultCode.TIMEOUT, f"no answer from {TOY} within 0.1 s; it may have been executed"
+            )  # fmt: skip
+            assert await ask(backend, echoes) == Reply(1)
+
+
+async def test_a_broker_that_gives_activation_up_says_so(tmp_path: Path) -> None:
+    limits = {"service_start_timeout": 200}  # milliseconds; 25 s unless told otherwise
+    with private_bus(activation=startable(tmp_path, late(3)), limits=limits) as bus:
+        async with dbus_backend(one(bus.address)) as backend:
+            assert told(await ask(backend, LABEL)) == (FaultCode.TIMEOUT, _ERROR + "TimedOut")
+
+
+# Breakers, as a client meets them
+
+
+@pytest.mark.parametrize("name", BROKERS)
+async def test_on_either_broker_a_service_that_is_away_is_not_asked_until_it_is_back(
+    name: str,
+) -> None:
+    with broker(name) as address:
+        async with dbus_backend(one(address, breaker_failures=3, breaker_pause=3600.0)) as backend:
+            with toy_service(address, TOY):
+                assert told(await ask(backend, toy_route("Leave"))) == (FaultCode.NO_REPLY, _ERROR + "NoReply")
+            for _ in range(2):
+                assert told(await ask(backend, LABEL)) == (FaultCode.UNAVAILABLE, _ERROR + "ServiceUnknown")
+            got = await ask(backend, LABEL)
+            assert told(got) == (FaultCode.UNAVAILABLE, "")
+            assert "failed 3 times in a row: its breaker is open, it is probed in 3" in str(got)
+            with toy_service(address, TOY, "back"):
+                assert [each.presence.value for each in await backend.services([TOY], PATIENCE)] == ["owned"]
+                assert await ask(backend, LABEL) == Reply("back")
+
+
+async def test_a_service_that_starts_on_demand_is_started_by_the_probe(tmp_path: Path) -> None:
+    """It failed to start; what was wrong is put right; the first call after the pause finds out."""
+    with private_bus(activation=startable(tmp_path, "/bin/false")) as bus:
+        around = Surroundings(monotonic=itertools.count().__next__)  # each look at the clock is a second later
+        async with dbus_backend(one(bus.address, breaker_failures=1), around=around) as backend:
+            assert told(await ask(backend, LABEL)) == (FaultCode.UNAVAILABLE, _ERROR + "Spawn.ChildExited")
+            startable(tmp_path, late(0))
+            reload = toy_route("ReloadConfig", bus_name="org.freedesktop.DBus", bind=lambda _: RELOAD)
+            assert await ask(backend, reload) == Reply(None)
+            assert await ask(backend, LABEL) == Reply("late")
+
+
+RELOAD = MethodCall("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ReloadConfig", "")

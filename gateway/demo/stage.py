@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from pathlib import Path
 from gateway.control import client
 
 PATIENCE = 20.0  # seconds for a process to be ready
+HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 
 CONFIG = """\
 [bus.toolstack]
@@ -132,17 +134,37 @@ class _Process:
 
 @contextlib.contextmanager
 def _process(what: str, command: Sequence[str], log: Path) -> Iterator[_Process]:
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=Path(__file__).parents[2])
+    process = None
     try:
+        with log.open("wb") as file, _undisturbed():
+            process = subprocess.Popen(command, stdout=file, stderr=file, cwd=Path(__file__).parents[2])
         yield _Process(what, log, process)
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            _end(process)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM: a process that is just being started would belong to nobody."""
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in HELD_BACK}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _listening(gateway: _Process, control: Path) -> str:

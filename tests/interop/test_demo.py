@@ -117,7 +117,7 @@ def staying() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def child(pid: int, program: str) -> int | None:
     """The child process of a process that runs this program."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, ProcessLookupError):
         for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             if Path(f"/proc/{number}/comm").read_text().strip() == program:
                 return int(number)

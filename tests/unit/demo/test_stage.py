@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +52,20 @@ def test_nothing_is_left_however_the_block_ends(error: type[BaseException] | Non
     except KeyboardInterrupt:
         assert error
     assert not running.directory.exists()  # of processes the suite makes sure after every test
+
+
+def test_nothing_is_left_when_it_is_interrupted_while_a_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(subprocess.Popen[bytes]):
+        """A signal comes when the bus runs and nobody knows of it yet."""
+
+        def __init__(self, command: list[str], **options: Any) -> None:
+            super().__init__(command, **options)
+            if command[0] == "dbus-daemon":
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt), stage():
+        pytest.fail("it started")
 
 
 @pytest.mark.parametrize("name", ["mappings", "toolstack", "bus"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from gateway.core import names
-from gateway.core.signature import Type, parse_one
+from gateway.core.signature import MAX_LENGTH, Type, parse_one
 
 # Annotations that document a member, and the short form where there is no other.
 DOCUMENTATION = (
@@ -193,6 +193,9 @@ class _Reader:
         if any(argument.name == name for argument in arguments):
             raise self._fail(f"'{inside.name}' has two arguments '{name}'")
         arguments.append(Argument(name, self._type(name, attributes)))
+        length = sum(len(str(argument.type)) for argument in arguments)
+        if length > MAX_LENGTH:
+            raise self._fail(f"'{inside.name}': the signature of its arguments is over {MAX_LENGTH} characters long")
         return arguments[-1]
 
     def _arguments(self, inside: Method | Signal, direction: str | None) -> list[Argument]:

@@ -79,6 +79,11 @@ def test_unknown_elements_are_passed_over() -> None:
             "'A' has two arguments 'b'",
         ),
         (
+            _inside("<method name='A'>\n" + "<arg type='(uuuu)'/>\n" * 43 + "</method>"),
+            46,
+            "'A': the signature of its arguments is over 255 characters long",
+        ),
+        (
             _inside("<property name='A' type='s' access='rw'/>"),
             3,
             "property 'A': expected access read, write or readwrite, got 'rw'",
@@ -91,3 +96,9 @@ def test_what_is_no_idl_is_refused_with_its_line(xml: str, line: int, message: s
         idl.parse(xml)
     assert caught.value.line == line
     assert str(caught.value).startswith(message)
+
+
+def test_arguments_may_have_a_signature_of_255_characters_each_way() -> None:
+    both = "".join(f"<arg type='(yyy)' direction='{way}'/>" * 51 for way in ("in", "out"))
+    method = idl.parse(_inside(f"<method name='A'>{both}</method>")).interfaces["org.example.A"].methods["A"]
+    assert (len(method.ins), len(method.outs)) == (51, 51)

@@ -14,12 +14,12 @@ from tests.soak.story import Ledger
 from tests.soak.world import BROKEN, BUSES, CALM, HOMES, MORE, World
 
 # What may happen, and how often among the others.
-TO_SERVICES: Mapping[str, int] = {"kill": 4, "stop": 3, "stop and kill": 1}
+TO_SERVICES: Mapping[str, int] = {"kill": 6, "stop": 2, "stop and kill": 1}
 TO_BROKERS: Mapping[str, int] = {"kill": 2, "stop": 1}
 BROKERS_SHARE = 0.35  # of all harm
-AWAY = (0.0, 1.5)  # seconds that what was killed stays away
-HELD = (0.5, 4.5)  # seconds that what was stopped stays so: shorter and longer than calls may take
-PAUSE = (0.2, 1.5)  # seconds between two harms to one bus
+AWAY = (0.0, 1.0)  # seconds that what was killed stays away
+HELD = (0.5, 4.0)  # seconds that what was stopped stays so: shorter and longer than calls may take
+PAUSE = (0.1, 1.0)  # seconds between two harms to one bus
 
 
 @dataclass

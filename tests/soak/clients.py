@@ -20,7 +20,7 @@ from tests.soak.world import CALM, HOMES, World
 
 CLIENTS = 64
 THINK = (0.01, 0.16)  # seconds between two calls of one client
-SLOW = 40  # milliseconds; the longest pause of a write
+PAUSES = (20, 20, 600)  # milliseconds that a write takes at most; the long ones are found in mid-call by harm
 TOGETHER = (1, 4)  # calls in one message, where there may be several
 LEAVES = 0.03  # share of messages after which the client is gone
 HANGS_UP = 0.05  # share of messages after which the connection is closed in peace
@@ -29,7 +29,7 @@ NO_ANSWER = (OSError, EOFError, TimeoutError, ValueError, aiohttp.ClientError)
 METHODS: Mapping[str, int] = {"read": 4, "write": 4, "record": 2, "refuse": 1}
 PARAMS: Mapping[str, Callable[[str, random.Random], dict[str, Any]]] = {
     "read": lambda token, chance: {"text": f"{token} \u00e9\u4e16 <&>"},
-    "write": lambda token, chance: {"token": token, "pause": chance.randrange(SLOW)},
+    "write": lambda token, chance: {"token": token, "pause": chance.randrange(chance.choice(PAUSES))},
     "record": lambda token, chance: {
         "record": {"token": token, "number": chance.randrange(2**31), "yes": True, "share": 0.25, "tags": ["a", "b"]}
     },
@@ -98,7 +98,7 @@ class Client:
         stories = self._stories(calls)
         async with connect(self.address) as wire:
             await wire.send(post(self._speech.say(calls), self._speech.path))
-            await asyncio.sleep(self.chance.uniform(0, SLOW / 1000))
+            await asyncio.sleep(self.chance.uniform(0, 2 * min(PAUSES) / 1000))
         self._end_all(stories, Ending.LEFT)
         self._keep(stories)
 

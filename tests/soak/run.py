@@ -38,7 +38,7 @@ async def soak(folder: Path, seconds: float, seed: str) -> Report:
         memory = gauges.Memory(running.gateway.pid)
         await _storm(running, ledger, memory, seconds, seed)
         after = await gauges.read_until_let_go(running, before)
-        await asyncio.sleep(SETTLE)  # for the last notification to be executed
+        await asyncio.sleep(SETTLE)  # as after the warm-up
         running.gateway.signal(signal.SIGTERM)
         status = await asyncio.to_thread(running.gateway.wait, STOP_TIMEOUT)
         journals = {name: _lines(running.journal(name)) for name in HOMES}
@@ -56,9 +56,9 @@ async def _warm_up(running: World, seed: str) -> None:
     """Its calls are not judged."""
     await running.control("POST", "/v1/reload")
     await _for(WARM_UP, [client.run for client in crowd(running, Ledger(), f"{seed} warm-up")])
+    await asyncio.sleep(SETTLE)  # for the last notification to be executed, and for closed connections to be gone
     for name in HOMES:
         running.journal(name).write_text("")
-    await asyncio.sleep(SETTLE)  # for closed connections to be gone
 
 
 async def _storm(running: World, ledger: Ledger, memory: gauges.Memory, seconds: float, seed: str) -> None:

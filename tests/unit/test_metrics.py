@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -92,3 +93,13 @@ def test_names_follow_the_conventions(name: str) -> None:
     series = SERIES[name]
     assert name.endswith("_total") == (series.kind == "counter")
     assert series.help.endswith(".")
+
+
+def test_the_table_in_the_docs_is_the_one_in_the_code() -> None:
+    page = Path(__file__).parents[2] / "docs/operating.md"
+    written = [line for line in page.read_text().splitlines() if line.startswith("| `xcp_gateway_")]
+    wanted = [
+        f"| `{name}` | {series.kind} | {', '.join(f'`{label}`' for label in series.labels) or '-'} | {series.help} |"
+        for name, series in SERIES.items()
+    ]
+    assert written == wanted

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,14 +192,20 @@ class World:
         await asyncio.sleep(SETTLE)
         return ""
 
+    async def _listening(self) -> str:
+        """Its address on TCP; nothing as long as it has bound its sockets at most."""
+        with suppress(OSError):  # aiohttp's, of a socket that is not there or takes nobody in yet
+            _, status = await self.control("GET", "/v1/status")
+            return next((address for address in status["listening"] if address.startswith("tcp:")), "")
+        return ""
+
     async def ready(self) -> None:
         """Wait until the gateway answers, and every service through it."""
         async with asyncio.timeout(START_TIMEOUT):
-            while not (self.folder / "control").exists():
+            while not self.tcp:
                 assert self.gateway.status is None, self.log.read_text()
                 await asyncio.sleep(0.05)
-            _, status = await self.control("GET", "/v1/status")
-            self.tcp = next(address for address in status["listening"] if address.startswith("tcp:"))
+                self.tcp = await self._listening()
         problem = await self.back(*HOMES)
         assert not problem, problem
 

@@ -119,6 +119,10 @@ class Breakers:
         breaker = self._breakers.get(destination)
         return State.CLOSED if breaker is None else breaker.state
 
+    def refuse(self, destination: str) -> bool:
+        """Whether calls to it are refused."""
+        return self.state(destination).refuses
+
     def may_probe(self, destination: str) -> bool:
         """Whether to ask the destination now; who hears yes tells `answered`, `failed` or `given_up`."""
         return self._breakers[destination].may_probe(self._clock())

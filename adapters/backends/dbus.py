@@ -165,7 +165,7 @@ def _service(name: str, pool: Pool | None, owner: Owner) -> ServiceStatus:
         owner.presence,
         owner.unique_name,
         breakers.state(name),
-        breakers.seconds_to_probe(name) if name in breakers.open() else 0.0,
+        breakers.seconds_to_probe(name),
         pool.in_flight(name),
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from adapters.backends.breaker import Breakers, State
+from adapters.backends.breaker import Breakers
 from adapters.backends.dbus_connection import SERIALS, Answer, ConnectError, Connection, Limits, Received, ping
 from adapters.backends.dbus_errors import is_transport_failure
 from adapters.backends.dbus_names import NOBODY_KNOWS, Owner, owners
@@ -207,12 +207,15 @@ class Pool:
 
     async def _doubt(self, destination: str) -> Fault | None:
         """Why a destination that has failed is not asked now; the first call after each pause finds out by a Ping."""
-        if self.breakers.state(destination) is State.CLOSED:
+        if not self.breakers.refuse(destination):
             return None
         if self.breakers.may_probe(destination):
             await self._probe(destination)
             if destination not in self.breakers:
                 return None
+        return self._refusal(destination)
+
+    def _refusal(self, destination: str) -> Fault:
         text = f"{destination} {self.breakers.describe(destination)}; the call was not sent"
         return Fault(FaultCode.UNAVAILABLE, text)
 
@@ -259,7 +262,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.bus.patience
         while True:
-            found = self._find(destination)
+            found = self._refusal(destination) if self.breakers.refuse(destination) else self._find(destination)
             left = deadline - loop.time()
             if isinstance(found, Connection) or found.code is not FaultCode.BUSY or left <= 0:
                 return found

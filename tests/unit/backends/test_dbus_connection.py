@@ -288,6 +288,19 @@ async def test_introspection_is_remembered_until_the_name_has_a_new_owner(bus: P
             assert await connection.introspect(name, OBJECT_PATH) == first
 
 
+async def test_who_waits_for_an_owner_is_told_of_each_one_and_asks_the_bus_once(bus: PrivateBus) -> None:
+    name, told = "org.example.Other", list[str]()
+    async with connected(bus.address) as connection:
+        connection.when_owned(name, told.append)
+        serial = connection._bus.next_serial()
+        connection.when_owned(name, told.append)
+        assert connection._bus.next_serial() == serial + 1  # nothing was sent
+        for _ in range(2):
+            with toy_service(bus.address, name):
+                await answer(connection, ask("Label"))  # the signal came before this answer
+        assert told == [name, name]
+
+
 async def test_introspection_is_not_remembered_where_the_bus_tells_of_no_owners() -> None:
     with private_bus(limits={"max_match_rules_per_connection": 0}) as bus, toy_service(bus.address, TOY):
         async with connected(bus.address) as connection:

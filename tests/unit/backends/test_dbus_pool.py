@@ -327,6 +327,18 @@ async def test_only_a_deadline_that_has_passed_is_held_against_a_service_not_a_c
             assert pool.breakers.state(TOY) is state
 
 
+async def test_a_call_that_waits_for_room_is_refused_when_the_breaker_opens_meanwhile(bus: PrivateBus) -> None:
+    crowded = replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE, breaker_failures=1)
+    async with running(crowded) as pool:
+        hanging = asyncio.ensure_future(pool.call(ask("Hang")))
+        waiting = asyncio.ensure_future(pool.call(ask("Label")))
+        await asyncio.wait({waiting}, timeout=0)
+        hanging.cancel(DEADLINE_PASSED)
+        got = await asyncio.wait_for(waiting, PATIENCE)
+        assert isinstance(got, Fault)
+        assert "its breaker is open" in got.message
+
+
 async def test_a_service_that_answers_pings_again_is_called_again(bus: PrivateBus) -> None:
     """Its breaker was opened by calls that hang; it is alive, and the call that finds out is made."""
     clock = Clock()

@@ -272,6 +272,7 @@ class Gateway:
             self.dispatcher,
             concurrency=listener.concurrency if listener.batch == "concurrent" else 1,
             client=parts.client_codec(table.codec),
+            on_refused=self.calls.refuse,
         )
 
     def _transport(self, name: str, listener: Listener) -> parts.Transport:

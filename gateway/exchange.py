@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -15,6 +15,10 @@ from gateway.dispatch import Dispatcher
 from gateway.mapping.table import EndpointKey, EndpointTable
 
 _log = structlog.get_logger("gateway")
+
+
+def _ignore(_: Fault) -> None:
+    """Tell nobody."""
 
 
 class Exchange(Endpoint):
@@ -29,6 +33,7 @@ class Exchange(Endpoint):
         *,
         concurrency: int = 1,
         client: Codec | None = None,  # reads our own answers, for `call`
+        on_refused: Callable[[Fault], object] = _ignore,  # told of each message that held no call, or was not read
     ) -> None:
         self.table = table
         self.codec = codec
@@ -37,6 +42,7 @@ class Exchange(Endpoint):
         self.dispatcher = dispatcher
         self.builtins = Builtins(table, codec.name)
         self._concurrency = concurrency
+        self._on_refused = on_refused
 
     async def answer(self, body: bytes, peer: Peer) -> Answer:
         """Answer one message; never raises but for cancellation."""
@@ -45,13 +51,17 @@ class Exchange(Endpoint):
             entries = envelope.entries
             alone = len(entries) == 1
             outcomes = (await self._entry(entries[0], peer),) if alone else await self._batch(entries, peer)
-            return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, _whole_fault(envelope))
+            fault = _whole_fault(envelope)
+            if fault is not None:
+                self._on_refused(fault)
+            return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, fault)
         except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
             _log.exception("a bug answered this message", endpoint=str(self.table.key))
             return self.refuse(Fault(FaultCode.INTERNAL, "internal error"))
 
     def refuse(self, fault: Fault) -> Answer:
         """Say in the client's protocol why a message was not read."""
+        self._on_refused(fault)
         envelope = Envelope((fault,))
         return Answer(self.codec.encode(envelope, (fault,)), self.codec.content_type, fault)
 

@@ -6,6 +6,7 @@ A call pays for plain counting; families, labels and text are made when somebody
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -37,6 +38,7 @@ class Series:
 
 
 CALLS = "xcp_gateway_calls_total"
+REFUSED = "xcp_gateway_messages_refused_total"
 SECONDS = "xcp_gateway_call_seconds"
 
 SERIES: Mapping[str, Series] = {
@@ -46,6 +48,7 @@ SERIES: Mapping[str, Series] = {
         "counter", "Calls that have ended; outcome is ok or the fault's code.", ("service", "method", "outcome")
     ),
     SECONDS: Series("histogram", "Seconds from a call's arrival at its route to its outcome.", ("service", "method")),
+    REFUSED: Series("counter", "Messages without a call: too many, too large, not readable.", ("outcome",)),
     "xcp_gateway_calls_in_flight": Series("gauge", "Calls that are being answered now."),
     "xcp_gateway_buffered_bytes": Series("gauge", "Request bodies and answers held now."),
     "xcp_gateway_clients_cut_total": Series("counter", "Clients that were cut off.", ("listener",)),
@@ -80,6 +83,7 @@ class Calls:
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._refused: Counter[FaultCode] = Counter()
 
     def counting(self, log: CallLog) -> Note:
         """The function that counts a call and then logs it."""
@@ -99,6 +103,10 @@ class Calls:
 
         return note
 
+    def refuse(self, fault: Fault) -> None:
+        """Count a message that held no call."""
+        self._refused[fault.code] += 1
+
     def ended(self, service: str, method: str) -> tuple[int, int]:
         """How many calls of a method have ended, and how many of them with a fault."""
         tally = self._tallies.get((service, method))
@@ -114,6 +122,10 @@ class Calls:
                 yield (service, method, "ok"), tally.ok
             for code, count in tally.faults.items():
                 yield (service, method, code.value), count
+
+    def refused(self) -> Samples:
+        """For REFUSED."""
+        return [((code.value,), count) for code, count in self._refused.items()]
 
     def histogram(self) -> HistogramMetricFamily:
         """For SECONDS."""
@@ -135,7 +147,7 @@ class _Scrape(Collector):
     _process = ProcessCollector(registry=CollectorRegistry())  # process_*: memory, CPU seconds, descriptors
 
     def __init__(self, calls: Calls, readings: Mapping[str, Samples]) -> None:
-        self._samples = {**readings, CALLS: calls.outcomes()}
+        self._samples = {**readings, CALLS: calls.outcomes(), REFUSED: calls.refused()}
         self._histogram = calls.histogram()
 
     def collect(self) -> Iterator[Metric]:

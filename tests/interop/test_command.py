@@ -183,6 +183,24 @@ def test_status_shows_the_bus_as_connected(shared: Process, shared_folder: Folde
     assert json.loads(command("status", "--json", folder=shared_folder).stdout)["buses"][0]["name"] == "toolstack"
 
 
+def test_status_shows_who_is_behind_each_service(shared: Process, shared_folder: Folder) -> None:
+    shown = command("status", folder=shared_folder).stdout.splitlines()
+    (row,) = (line.split() for line in shown if line.startswith("org.example.toy "))
+    assert row[1] == "toolstack"
+    assert row[2].startswith(":1.")
+    assert row[3] == "closed"
+
+
+def test_status_says_why_the_gateway_is_not_ready(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    with private_bus() as bus:
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        with gateway_process(folder.config):
+            done = command("status", folder=folder)
+    assert done.returncode == 1
+    assert "not ready: org.example.toy is absent on bus 'toolstack'" in done.stdout
+
+
 def test_routes_shows_method_target_and_source(shared: Process, shared_folder: Folder) -> None:
     done = command("routes", folder=shared_folder)
     row = next(line for line in done.stdout.splitlines() if line.startswith("echo ") and "xmlrpc/plain" in line)

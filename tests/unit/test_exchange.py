@@ -119,6 +119,20 @@ async def test_a_broken_message_skips_the_dialect_and_is_marked_as_a_whole() -> 
         xmlrpc.client.loads(body(answer))
 
 
+async def test_a_message_that_holds_no_call_is_told_of_and_one_that_does_is_not() -> None:
+    told: list[Fault] = []
+    table = EndpointTable(HERE, "jsonrpc", "plain", {"echo": route("echo")})
+    dispatcher = Dispatcher(Scripted(echo), lambda *_: None)
+    listening = Exchange(
+        table, CODECS["jsonrpc"](Limits()), DIALECTS["plain"]("jsonrpc"), dispatcher, on_refused=told.append
+    )
+    await listening.answer(request(7), PEER)
+    await listening.answer(request(7, method="nobody"), PEER)
+    await listening.answer(b"{", PEER)
+    listening.refuse(Fault(FaultCode.BUSY, "too many calls at once, try again"))
+    assert [fault.code for fault in told] == [FaultCode.PARSE_ERROR, FaultCode.BUSY]
+
+
 async def test_batch_entries_run_in_order_one_after_another() -> None:
     running = 0
     order: list[object] = []

@@ -10,7 +10,7 @@ from gateway import health
 from gateway.core.model import Call, Fault, FaultCode, Reply
 from gateway.core.route import Mode, Route
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
-from gateway.metrics import CALLS, SECONDS, SERIES, Calls
+from gateway.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
 from gateway.parts import BusStatus, ServiceStatus
 from tests.kit.routes import TARGET, route
 
@@ -73,7 +73,7 @@ def test_a_scrape_reads_every_series_that_is_not_counted() -> None:
     )
     refused = replace(TOY, breaker=State.HALF_OPEN)
     readings = health.readings(table(), [UP], [refused], values, {"rpc": 5})
-    assert readings.keys() == SERIES.keys() - {CALLS, SECONDS}
+    assert readings.keys() == SERIES.keys() - {CALLS, REFUSED, SECONDS}
     assert readings["xcp_gateway_late_replies_total"] == [(("toolstack",), 7)]
     assert readings["xcp_gateway_service_available"] == [(("toolstack", TOY.name), True)]
     assert readings["xcp_gateway_breaker_open"] == [(("toolstack", TOY.name), True)]

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
-from gateway.metrics import BUCKETS, CALLS, SECONDS, SERIES, Calls, Samples, render
+from gateway.metrics import BUCKETS, CALLS, REFUSED, SECONDS, SERIES, Calls, Samples, render
 
 CALL = Call("VM.start", ("a secret",))
 VM_START = {"service": "xenopsd", "method": "VM.start"}
@@ -59,6 +59,14 @@ def test_seconds_are_told_as_a_histogram() -> None:
     assert [seen[key(f"{SECONDS}_bucket", **VM_START, le=bound)] for bound in bounds] == [2, 3, 3, 4, 5]
     assert seen[key(f"{SECONDS}_count", **VM_START)] == 5
     assert seen[key(f"{SECONDS}_sum", **VM_START)] == pytest.approx(121.003)
+
+
+def test_messages_that_hold_no_call_are_counted_apart() -> None:
+    calls = Calls()
+    for code in (FaultCode.BUSY, FaultCode.PARSE_ERROR, FaultCode.BUSY):
+        calls.refuse(Fault(code, "not today"))
+    seen = samples(calls)
+    assert (seen[key(REFUSED, outcome="busy")], seen[key(REFUSED, outcome="parse_error")]) == (2, 1)
 
 
 def test_buckets_rise() -> None:

@@ -79,7 +79,7 @@ class _Tally:
 
 
 class Calls:
-    """Counts calls by service and method."""
+    """Counts calls by service and method. Read from another thread: what may grow meanwhile is copied first."""
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str], _Tally] = {}
@@ -120,12 +120,12 @@ class Calls:
         for (service, method), tally in list(self._tallies.items()):
             if tally.ok:
                 yield (service, method, "ok"), tally.ok
-            for code, count in tally.faults.items():
+            for code, count in list(tally.faults.items()):
                 yield (service, method, code.value), count
 
     def refused(self) -> Samples:
         """For REFUSED."""
-        return [((code.value,), count) for code, count in self._refused.items()]
+        return [((code.value,), count) for code, count in list(self._refused.items())]
 
     def histogram(self) -> HistogramMetricFamily:
         """For SECONDS."""

@@ -211,9 +211,7 @@ class Pool:
             return None
         if self.breakers.may_probe(destination):
             await self._probe(destination)
-            if destination not in self.breakers:
-                return None
-        return self._refusal(destination)
+        return self._refusal(destination) if self.breakers.refuse(destination) else None
 
     def _refusal(self, destination: str) -> Fault:
         text = f"{destination} {self.breakers.describe(destination)}; the call was not sent"

@@ -22,6 +22,7 @@ from gateway.core.model import Peer
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
+MOST_AHEAD = 2  # requests of one connection that wait for the one being served; then it is not read any more
 MAX_HEADERS = 100
 READ_BUFFER = 64 * 1024  # bytes of a body held before the socket is left to fill up
 LINGER = 2.0  # seconds for a refused body to be read and dropped, so that its sender lives to read the refusal
@@ -106,6 +107,8 @@ class Connection(web.RequestHandler):
             read_bufsize=READ_BUFFER,
             auto_decompress=False,  # aiohttp has no limit on the inflated size
         )
+        self._max_msg_queue_size = MOST_AHEAD  # aiohttp's own 32 may be megabytes of each client
+        self._msg_queue_resume_size = MOST_AHEAD - 1
         self._owner = owner
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None

@@ -244,6 +244,18 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
         assert len(await wire.rest()) < 50_000_000
 
 
+async def test_a_client_that_sends_ahead_is_not_read_before_its_turn() -> None:
+    waiting, size = Waiting(), 100_000
+    gc.collect()
+    async with talking(waiting) as wire:
+        with pytest.raises(TimeoutError):  # 40 MB are more than the kernel takes: we do not read them
+            await asyncio.wait_for(wire.send(post(b"x" * size) * 400), 0.3)
+        held = [body for body in gc.get_objects() if type(body) is StreamReader and body.total_bytes == size]
+        assert len(held) <= 5
+        waiting.release.set()
+        assert [len((await wire.reply()).body) for _ in range(400)] == [size] * 400
+
+
 async def test_what_a_client_has_sent_ahead_is_let_go_with_its_connection() -> None:
     """At once, not only when Python looks for garbage: a busy gateway seldom lets it."""
     told: asyncio.Queue[str] = asyncio.Queue()

@@ -61,11 +61,15 @@ def test_nothing_is_left_when_it_is_interrupted_while_a_process_starts(monkeypat
         def __init__(self, command: list[str], **options: Any) -> None:
             super().__init__(command, **options)
             if command[0] == "dbus-daemon":
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
-    with pytest.raises(KeyboardInterrupt), stage():
-        pytest.fail("it started")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), stage():
+            pytest.fail("it started")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("name", ["mappings", "toolstack", "bus"])

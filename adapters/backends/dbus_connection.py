@@ -33,7 +33,6 @@ SERIALS = 2**31  # a serial is 32 bits wide and the library's does not wrap: the
 
 
 Received = Message  # a method return or an error, as the library gives it
-_NO_FLAGS = MessageFlag.NONE
 _ONEWAY = MessageFlag.NO_REPLY_EXPECTED
 
 Answer: TypeAlias = "Message | Fault"
@@ -50,6 +49,7 @@ class Limits:
     in_flight: int = 100  # calls without an answer; brokers count them as pending replies, 128 on a system bus
     max_message: int = 32 * 1024**2  # bytes
     serials: int = SERIALS
+    starts_services: bool = True  # whether a call may make the bus start the service it goes to
 
 
 class Connection:
@@ -58,6 +58,7 @@ class Connection:
     def __init__(self, bus: MessageBus, limits: Limits, process: asyncio.subprocess.Process | None = None) -> None:
         self._bus = bus
         self._limits = limits
+        self._flags = MessageFlag.NONE if limits.starts_services else MessageFlag.NO_AUTOSTART
         self._longest = min(limits.max_message, MAX_MESSAGE)
         self._process = process
         self._outbox = _outbox(bus)
@@ -106,7 +107,7 @@ class Connection:
         if not self._bus.connected:
             return _unsent()
         try:
-            data = _marshalled(call, serial, oneway=oneway)
+            data = _marshalled(call, serial, self._flags | _ONEWAY if oneway else self._flags)
         except InvalidMessageError:
             refusal = _oversized(call, self._longest)
             if refusal is None:
@@ -231,7 +232,7 @@ class Connection:
     def when_owned(self, bus_name: str, tell: Callable[[str], None]) -> None:
         """Call `tell` with the name whenever somebody takes it; not if the bus allows no more match rules."""
         if bus_name not in self._on_owner and self._bus.connected:
-            self._outbox.put(_marshalled(_match(bus_name), self._bus.next_serial(), oneway=True))
+            self._outbox.put(_marshalled(_match(bus_name), self._bus.next_serial(), _ONEWAY))
         self._on_owner[bus_name] = tell
 
     def _new_owner(self, bus_name: str, _before: str, owner: str) -> None:
@@ -291,13 +292,13 @@ def _match(bus_name: str) -> MethodCall:
     return MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule])
 
 
-def _marshalled(call: MethodCall, serial: int, *, oneway: bool) -> bytearray:
+def _marshalled(call: MethodCall, serial: int, flags: MessageFlag) -> bytearray:
     message = Message(
         destination=call.bus_name,
         path=call.object_path,
         interface=call.interface,
         member=call.member,
-        flags=_ONEWAY if oneway else _NO_FLAGS,
+        flags=flags,
         signature=call.signature,
         body=to_library(call.signature)(call.body),
         serial=serial,

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters.backends.breaker import Breakers
 from adapters.backends.dbus_connection import SERIALS, Answer, ConnectError, Connection, Limits, Received, ping
@@ -43,6 +43,11 @@ class Bus:
     waiting: int = 256  # calls that may wait for room at once
     breaker_failures: int = 5  # in a row, after which a bus name is not asked for a while; 0: it is always asked
     breaker_pause: float = 1.0  # seconds before the first probe, doubled for each further one
+    starts_services: bool = True  # whether a call may make the bus start the service it goes to
+
+    def observing(self) -> Bus:
+        """The same bus for calls that are only observed: their own connection, no waiting, and no service started."""
+        return replace(self, connections=1, waiting=0, starts_services=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Pool:
     def __init__(self, bus: Bus, around: Surroundings) -> None:
         self.bus = bus
         self._around = around
-        self._limits = Limits(bus.in_flight, bus.max_message, around.serials)
+        self._limits = Limits(bus.in_flight, bus.max_message, around.serials, bus.starts_services)
         self._slots: list[Connection | None] = [None] * bus.connections
         # Those of the slots and retired ones that still answer; each with a task that waits for its end.
         self._open: dict[Connection, asyncio.Task[None]] = {}

@@ -191,6 +191,15 @@ async def test_activation_within_the_deadline_is_waited_for(tmp_path: Path) -> N
             assert await ask(backend, LABEL) == Reply("late")
 
 
+async def test_a_call_that_is_only_observed_starts_no_service(tmp_path: Path) -> None:
+    with private_bus(activation=startable(tmp_path, late(0))) as bus:
+        async with dbus_backend(one(bus.address).observing()) as observer, dbus_backend(one(bus.address)) as backend:
+            assert told(await ask(observer, LABEL)) == (FaultCode.UNAVAILABLE, _ERROR + "NameHasNoOwner")
+            assert await ask(backend, LABEL) == Reply("late")
+            assert await ask(observer, LABEL) == Reply("late")
+            assert observer.status()[0].connections == 1
+
+
 async def test_activation_past_the_deadline_is_a_timeout_and_the_call_may_still_be_executed(tmp_path: Path) -> None:
     """The broker keeps the call for the service, as it does for any: that is why nobody may make it again."""
     echo, echoes = toy_route("Echo", "s", "s"), toy_route("Echoes", "", "u")

@@ -181,6 +181,15 @@ async def test_a_oneway_call_says_so_on_the_wire(bus: PrivateBus) -> None:
         assert connection.in_flight == 0
 
 
+async def test_a_call_that_is_only_observed_says_on_the_wire_that_it_starts_nothing(bus: PrivateBus) -> None:
+    async with connected(bus.address, Limits(starts_services=False)) as connection:
+        await connection.call(ask("Note", "s", "oneway"), oneway=True)
+        await answer(connection, ask("Note", "s", "with reply"))
+        (notes,) = await answer(connection, ask("Notes"))
+        assert isinstance(notes, list)
+        assert notes[-2:] == [(3, "oneway"), (2, "with reply")]  # 2 is NO_AUTO_START
+
+
 async def test_when_the_broker_dies_a_call_on_the_wire_may_have_been_executed() -> None:
     with private_bus() as bus, toy_service(bus.address, TOY):
         async with connected(bus.address) as connection:

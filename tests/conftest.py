@@ -10,6 +10,7 @@ import random
 import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,8 @@ def _children() -> set[str]:
     """Our child processes, dead ones too that nobody has waited for."""
     pids: set[str] = set()
     for path in Path("/proc/self/task").glob("*/children"):
-        pids.update(path.read_text().split())
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended: its children are another's now
+            pids.update(path.read_text().split())
     return pids
 
 

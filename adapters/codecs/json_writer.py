@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from gateway.core.formats import LONGEST_ZONE, compact
 from gateway.core.model import Value
 from gateway.core.refusal import MarshalError
 
@@ -119,13 +120,11 @@ def _finite(number: float) -> Value:
     return number
 
 
-def _compact(moment: datetime) -> str:
-    """20260131T09:05:00Z; a fraction is written when there is one, no zone when none is known."""
-    text = moment.replace(tzinfo=None).isoformat()
-    zone = moment.isoformat()[len(text) :]
-    if len(zone) > len("+00:00"):
+def _date(moment: datetime) -> str:
+    text, zone = compact(moment)
+    if len(zone) > LONGEST_ZONE:
         raise MarshalError("an offset of whole minutes from UTC", zone)
-    return text.replace("-", "") + ("Z" if zone == "+00:00" else zone)
+    return text + zone
 
 
 def _same(value: Value) -> Value:
@@ -141,5 +140,5 @@ _SCALARS: Mapping[type, Callable[[Any], Value]] = {
     bool: _same,
     bytes: _same,
     float: _finite,
-    datetime: _compact,
+    datetime: _date,
 }

@@ -14,6 +14,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any
 
+from gateway.core.formats import LONGEST_ZONE, compact
 from gateway.core.model import Value
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
@@ -156,13 +157,10 @@ def _double(number: float) -> str:
 
 
 def _date(moment: datetime) -> str:
-    """A fraction is written when there is one; no zone when none is known."""
-    text = moment.replace(tzinfo=None).isoformat()
-    zone = moment.isoformat()[len(text) :]
-    if len(zone) > len("+00:00"):
+    text, zone = compact(moment)
+    if len(zone) > LONGEST_ZONE:
         raise Unwritable(f"expected an offset of whole minutes from UTC, got {zone}")
-    compact = text.replace("-", "") + ("Z" if zone == "+00:00" else zone)
-    return f"<value><dateTime.iso8601>{compact}</dateTime.iso8601></value>"
+    return f"<value><dateTime.iso8601>{text}{zone}</dateTime.iso8601></value>"
 
 
 def _base64(data: bytes) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from adapters.dialects import status
 from gateway.core import ports
+from gateway.core.formats import compact
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
 
 Error: TypeAlias = list[str]  # the code and its arguments
@@ -146,12 +147,6 @@ def _nothing_as_text(value: Value) -> Value:
     return "" if value is None else value
 
 
-def _moment(moment: datetime) -> str:
-    plain = moment.replace(tzinfo=None).isoformat()
-    zone = moment.isoformat()[len(plain) :]
-    return plain.replace("-", "") + ("Z" if zone == "+00:00" else zone)
-
-
 def _json(value: Value) -> str:
     """An array or a struct, which XenAPI itself never has here."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=text)
@@ -162,7 +157,7 @@ _TEXTS: Mapping[type, Callable[[Any], str]] = {
     bool: lambda value: "true" if value else "false",
     type(None): lambda _value: "",
     bytes: lambda value: b64encode(value).decode(),
-    datetime: _moment,
+    datetime: lambda moment: "".join(compact(moment)),
     int: str,
     float: repr,
 }

@@ -54,6 +54,19 @@ def _text(moment: datetime) -> str:
 _SAYS: Mapping[str, Callable[[datetime], Value]] = {"s": _text, "d": datetime.timestamp}
 
 
+def compact(moment: datetime) -> tuple[str, str]:
+    """A dateTime as the old servers write it, in two parts: `20260131T09:05:00`, and `Z`, an offset or nothing.
+
+    A fraction is written when there is one. An offset that is not of whole minutes is longer than `+hh:mm`.
+    """
+    text = moment.replace(tzinfo=None).isoformat()
+    zone = moment.isoformat()[len(text) :]
+    return text.replace("-", ""), "Z" if zone == "+00:00" else zone
+
+
+LONGEST_ZONE = len("+hh:mm")
+
+
 def show_moment(value: Value) -> Value:
     """Unix seconds or ISO 8601 text -> a dateTime, in UTC; also each in an array or struct."""
     if isinstance(value, list):

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from gateway.core.formats import MOMENTS, moment_encoder, show_moment, show_text
+from gateway.core.formats import LONGEST_ZONE, MOMENTS, compact, moment_encoder, show_moment, show_text
 from gateway.core.marshal import MarshalError, to_dbus
 from gateway.core.model import Value
 from gateway.core.signature import parse_one
@@ -75,3 +75,23 @@ def test_numbers_are_shown_as_text_and_nothing_else_is() -> None:
     assert show_text(2**63) == "9223372036854775808"
     assert show_text(0.5) == "0.5"
     assert show_text([1, {"a": 2, "b": "x", "c": True}]) == ["1", {"a": "2", "b": "x", "c": True}]
+
+
+@pytest.mark.parametrize(
+    ("moment", "written"),
+    [
+        (datetime.fromisoformat("2026-01-31T09:05:00"), ("20260131T09:05:00", "")),
+        (datetime(2026, 1, 31, 9, 5, tzinfo=UTC), ("20260131T09:05:00", "Z")),
+        (
+            datetime(2026, 1, 31, 9, 5, 0, 250000, tzinfo=timezone(timedelta(hours=-5))),
+            ("20260131T09:05:00.250000", "-05:00"),
+        ),
+    ],
+)
+def test_a_moment_is_written_as_the_old_servers_write_it(moment: datetime, written: tuple[str, str]) -> None:
+    assert compact(moment) == written
+
+
+def test_an_offset_of_odd_seconds_is_longer_than_any_that_legacy_protocols_know() -> None:
+    odd = datetime(2026, 1, 31, tzinfo=timezone(timedelta(seconds=19, minutes=32)))
+    assert len(compact(odd)[1]) > LONGEST_ZONE

@@ -1,4 +1,4 @@
-"""The composition root: config -> objects that run; start, reload, drained stop. Knows no adapter."""
+"""The running gateway: ordered start, reload, drained stop, and what it tells its operator. Knows no adapter."""
 
 from __future__ import annotations
 
@@ -110,8 +110,11 @@ class Gateway:
             return
         while True:
             await asyncio.sleep(self.manager.watchdog / 2)
-            if await self._is_alive(self.manager.watchdog):
-                self.manager.alive(self._in_a_line())
+            try:
+                if await self._is_alive(self.manager.watchdog):
+                    self.manager.alive(self._in_a_line())
+            except Exception:  # noqa: BLE001 - a bug withholds this sign of life, and costs no call of any client
+                _log.exception("a bug withheld a sign of life")
 
     async def _is_alive(self, watchdog: float) -> bool:
         """Ask each bus; when a connection is mute, ask the one that has taken its place."""
@@ -262,7 +265,7 @@ class Gateway:
         exchanges = {
             key: self._exchange(settings.listener[key.listener], endpoint) for key, endpoint in table.endpoints.items()
         }
-        return Endpoints(exchanges, table.revision)
+        return Endpoints(exchanges)
 
     def _exchange(self, listener: Listener, table: EndpointTable) -> Exchange:
         return Exchange(
@@ -315,7 +318,7 @@ async def run(path: Path) -> None:
         loop.add_signal_handler(number, first_signal)
     async with Gateway(path) as gateway, asyncio.TaskGroup() as tasks:
         _settle()
-        owned = [tasks.create_task(_reload_on(reload, gateway)), tasks.create_task(gateway.watch())]
+        owned = [tasks.create_task(reload_on(reload, gateway)), tasks.create_task(gateway.watch())]
         await stop.wait()
         _log.info("stopping", in_flight=gateway.dispatcher.in_flight)
         gateway.manager.stopping()
@@ -330,7 +333,11 @@ def _settle() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-async def _reload_on(asked: asyncio.Event, gateway: Gateway) -> None:
+async def reload_on(asked: asyncio.Event, gateway: Gateway) -> None:
+    """Reload whenever it is asked for, until cancelled."""
     while await asked.wait():
         asked.clear()
-        await gateway.reload()
+        try:
+            await gateway.reload()
+        except Exception:  # noqa: BLE001 - a bug costs this reload, and no call of any client
+            _log.exception("a bug ended this reload", revision=gateway.table.revision)

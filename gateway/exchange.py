@@ -100,9 +100,8 @@ class Exchange(Endpoint):
 class Endpoints:
     """Every exchange of one revision of the mapping, found by listener and path. Swapped whole on reload."""
 
-    def __init__(self, exchanges: Mapping[EndpointKey, Exchange], revision: str) -> None:
+    def __init__(self, exchanges: Mapping[EndpointKey, Exchange]) -> None:
         self.exchanges = exchanges
-        self.revision = revision
         self._paths: dict[str, dict[str, Exchange]] = {}
         # Longest path first: the old servers match the longest prefix, and "/" takes what nobody else claims.
         for key, exchange in sorted(exchanges.items(), key=lambda item: -len(item[0].path)):

@@ -14,8 +14,7 @@ import structlog
 from aiohttp import web
 
 from gateway.control.monitoring import Monitored, add_paths
-
-STOP_PATIENCE = 1.0  # seconds for an operator's request to end at stop; their calls have had the grace time before
+from gateway.control.serving import Serving
 
 _log = structlog.get_logger("control")
 
@@ -46,15 +45,12 @@ class Operations(Monitored, Protocol):
         """Make one call; {"value": ...} or {"fault": ...}, and {"steps": [...]}; raises LookupError or ValueError."""
 
 
-class Server:
+class Server(Serving):
     """Serves `operations` on a Unix socket that only its owner (and root) can open."""
 
     def __init__(self, path: Path, operations: Operations) -> None:
+        super().__init__(_application(operations))
         self._path = path
-        self._socket: socket.socket | None = None
-        self._runner = web.AppRunner(
-            _application(operations), access_log=None, handle_signals=False, shutdown_timeout=STOP_PATIENCE
-        )
         self.made: tuple[Path, ...] = ()  # files and folders that are there because of us
 
     def bind(self) -> None:
@@ -74,20 +70,11 @@ class Server:
             os.umask(before)
         self.made = (*folders, self._path)
 
-    async def start(self) -> None:
-        """Let operators in; bind first where that is not done."""
-        if self._socket is None:
-            self.bind()
-        assert self._socket is not None
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._socket).start()
-
     async def stop(self) -> None:
         """Close and remove the socket."""
-        await self._runner.cleanup()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        ours = self._socket is not None
+        await super().stop()
+        if ours:
             self._path.unlink(missing_ok=True)
 
 

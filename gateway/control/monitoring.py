@@ -9,9 +9,9 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
+from gateway.control.serving import Serving
 from gateway.metrics import CONTENT_TYPE
 
-STOP_PATIENCE = 1.0  # seconds for a scrape to end at stop
 MAX_PORT = 65535
 
 
@@ -42,15 +42,14 @@ def add_paths(application: web.Application, monitored: Monitored) -> None:
         application.router.add_get(path, handler)
 
 
-class Server:
+class Server(Serving):
     """Serves the three paths, and nothing else, on "tcp:HOST:PORT"."""
 
     def __init__(self, address: str, monitored: Monitored) -> None:
-        self._address = address
-        self._socket: socket.socket | None = None
         application = web.Application()
         add_paths(application, monitored)
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STOP_PATIENCE)
+        super().__init__(application)
+        self._address = address
 
     @property
     def address(self) -> str:
@@ -67,21 +66,6 @@ class Server:
             self._socket = _listening(host.strip("[]"), int(port))
         except OSError as error:
             raise OSError(f"cannot listen on {self._address}: {error.strerror or error}") from error
-
-    async def start(self) -> None:
-        """Let machines in; bind first where that is not done."""
-        if self._socket is None:
-            self.bind()
-        assert self._socket is not None
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._socket).start()
-
-    async def stop(self) -> None:
-        """Close."""
-        await self._runner.cleanup()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
 
 
 def _listening(host: str, port: int) -> socket.socket:

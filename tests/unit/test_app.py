@@ -1,4 +1,4 @@
-"""The composition root, in this process: what it makes of a config, what it refuses, what a reload changes."""
+"""The running gateway, in this process: what it makes of a config, what it refuses, what a reload changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from gateway import checking, config
-from gateway.app import Gateway, MappingError
+from gateway.app import Gateway, MappingError, reload_on
 from gateway.control import client
 from gateway.control.api import CallRequest
 from tests.kit.bus import private_bus
@@ -253,3 +253,29 @@ async def test_a_call_goes_to_an_endpoint_that_knows_the_method(folder: Folder) 
 async def test_an_endpoint_that_does_not_exist_is_answered_with_those_that_do(folder: Folder) -> None:
     with pytest.raises(LookupError, match="no such endpoint; there are: rpc /RPC2, rpc /jsonrpc"):
         await Gateway(folder.config).call(CallRequest("echo", path="/nowhere"))
+
+
+async def test_a_bug_in_a_reload_costs_the_reload_and_not_the_gateway(
+    running: Gateway, folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = asyncio.Event()
+
+    def bug(_settings: object) -> None:
+        loop.call_soon_threadsafe(tried.set)
+        raise RuntimeError("a bug")
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr("gateway.parts.compile_mappings", bug)
+    signal_came = asyncio.Event()
+    reloader = asyncio.ensure_future(reload_on(signal_came, running))
+    for _ in range(2):  # the second shows that the first did not end it
+        tried.clear()
+        signal_came.set()
+        async with asyncio.timeout(5):
+            await tried.wait()
+    monkeypatch.undo()
+    assert "problems" not in await running.reload()
+    assert not reloader.done()
+    reloader.cancel()
+    await asyncio.wait({reloader})
+    assert "a bug ended this reload" in "".join(capsys.readouterr())

@@ -197,7 +197,7 @@ async def test_a_bug_in_a_codec_is_an_internal_fault_without_its_text() -> None:
 def test_the_exchange_with_the_longest_path_is_found_and_the_root_takes_the_rest() -> None:
     keys = [EndpointKey("rpc", "/"), EndpointKey("rpc", "/RPC2"), EndpointKey("other", "/RPC2/deep")]
     exchanges = {key: exchange() for key in keys}
-    endpoints = Endpoints(exchanges, "r1")
+    endpoints = Endpoints(exchanges)
     assert endpoints.resolve("rpc", "/RPC2") is exchanges[keys[1]]
     assert endpoints.resolve("rpc", "/RPC2/deep") is exchanges[keys[1]]
     assert endpoints.resolve("rpc", "/elsewhere") is exchanges[keys[0]]

@@ -51,15 +51,17 @@ class Dispatcher:
     async def _ask(self, route: Route, call: Call) -> Outcome:
         """The one place where a deadline is held, and where an exception becomes words for a client."""
         deadline = self._deadlines.start(route.timeout)
+        asked = route.guard or route
         try:
             if route.guard is not None:
                 permission = await self._backend.call(route.guard, replace(call, oneway=False))
                 if isinstance(permission, Fault):
                     return permission
+                asked = route
             return await self._backend.call(route, call)
         except asyncio.CancelledError:
             if deadline.was_the_reason():
-                return _timed_out(route)
+                return _timed_out(route, asked)
             raise
         except Exception:  # noqa: BLE001 - the last line of defence: a bug costs its own call and no other
             _log.exception("a bug answered this call", method=route.method, source=route.source)
@@ -68,6 +70,10 @@ class Dispatcher:
             deadline.lift()
 
 
-def _timed_out(route: Route) -> Fault:
-    unknown = "" if route.effect is Effect.READ else "; it may have been executed"
-    return Fault(FaultCode.TIMEOUT, f"no answer from {route.target.bus_name} within {route.timeout:g} s{unknown}")
+def _timed_out(route: Route, asked: Route) -> Fault:
+    """`asked` is the route or its guard: past a guard's silence nothing was executed."""
+    if asked is not route:
+        known = f"; {route.method} was not called"
+    else:
+        known = "" if route.effect is Effect.READ else "; it may have been executed"
+    return Fault(FaultCode.TIMEOUT, f"no answer from {asked.target.bus_name} within {route.timeout:g} s{known}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.ports import Backend
 from gateway.core.route import Effect, Mode, Route
 from gateway.dispatch import UNMAPPED, Dispatcher
-from tests.kit.routes import route
+from tests.kit.routes import TARGET, route
 
 
 class Scripted(Backend):
@@ -124,10 +125,11 @@ async def test_guard_and_call_share_one_deadline() -> None:
     async def slow_check(asked: Route, call: Call) -> Outcome:
         return await (hang if asked.method == "session check" else echo)(asked, call)
 
-    guarded = route("VM.start", guard=route("session check", timeout=3600.0), timeout=0.01)
+    keeper = replace(TARGET, bus_name="org.xen.xcp.keeper")
+    guarded = route("VM.start", guard=route("session check", timeout=3600.0, target=keeper), timeout=0.01)
     outcome = await Dispatcher(Scripted(slow_check), Notes()).answer(guarded, Call("VM.start", ("s",)))
-    assert isinstance(outcome, Fault)
-    assert outcome.code is FaultCode.TIMEOUT
+    says = "no answer from org.xen.xcp.keeper within 0.01 s; VM.start was not called"
+    assert outcome == Fault(FaultCode.TIMEOUT, says)
 
 
 async def test_calls_in_flight_are_counted_until_they_end() -> None:

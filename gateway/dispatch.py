@@ -8,9 +8,10 @@ from time import perf_counter
 
 import structlog
 
+from gateway.core.migration import Mode
 from gateway.core.model import Call, Fault, FaultCode, Outcome
 from gateway.core.ports import Backend
-from gateway.core.route import Effect, Mode, Route
+from gateway.core.route import Effect, Route
 from gateway.deadline import Deadlines
 from gateway.metrics import Note
 
@@ -33,11 +34,10 @@ class Dispatcher:
         started = perf_counter()
         self.in_flight += 1
         try:
-            match route.mode:
-                case Mode.OFF:
-                    outcome: Outcome = Fault(FaultCode.UNAVAILABLE, f"{route.method} is switched off")
-                case Mode.DBUS:
-                    outcome = await self._ask(route, call)
+            if route.migration.setting.mode is Mode.OFF:
+                outcome: Outcome = Fault(FaultCode.UNAVAILABLE, f"{route.method} is switched off")
+            else:
+                outcome = await self._ask(route, call)
         finally:
             self.in_flight -= 1
         self._note(route.service, route.method, call, outcome, perf_counter() - started)

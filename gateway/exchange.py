@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from gateway.builtin import Builtins
-from gateway.core.model import Answer, Call, Envelope, Fault, FaultCode, Outcome, Peer
+from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Outcome, Peer
 from gateway.core.names import shown
 from gateway.core.ports import Codec, Dialect, Endpoint
 from gateway.dispatch import Dispatcher
@@ -44,7 +44,7 @@ class Exchange(Endpoint):
         self._concurrency = concurrency
         self._on_refused = on_refused
 
-    async def answer(self, body: bytes, peer: Peer) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:  # noqa: ARG002
         """Answer one message; never raises but for cancellation."""
         try:
             envelope = self.codec.decode(body)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway import __version__
-from gateway.core.route import Mode, Route
+from gateway.core.migration import Mode
+from gateway.core.route import Route
 from gateway.mapping.table import Table
 from gateway.metrics import Calls, Samples
 from gateway.parts import Backend, BusStatus, ServiceStatus
@@ -34,7 +35,7 @@ def bus_names(table: Table) -> dict[str, list[Route]]:
     """Every bus name that a client's call may lead to, with its own routes; a session check has none of its own."""
     names: dict[str, list[Route]] = {}
     for route in table.routes():
-        if route.mode is Mode.OFF:
+        if route.migration.setting.mode is Mode.OFF:
             continue
         names.setdefault(route.target.bus_name, []).append(route)
         if route.guard is not None:

@@ -89,12 +89,27 @@ class Envelope:
 
 
 @value
+class Carried:
+    """What an HTTP message has beside its body; headers in their order, as they were written."""
+
+    verb: str = "POST"
+    target: str = ""  # path and query
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+BARE = Carried()  # a message that came without HTTP
+
+
+@value
 class Answer:
     """What goes back over the wire. `body` is None when the protocol sends nothing (a notification)."""
 
     body: bytes | None
     content_type: str
     fault: Fault | None = None  # set when the message as a whole was refused; a transport may turn it into a status
+    status: int | None = None  # set with `headers` when an old service gave this answer: it goes back as it came
+    reason: str = ""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

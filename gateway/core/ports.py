@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from gateway.core.model import Answer, Call, Envelope, Fault, Outcome, Peer
+from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, Outcome, Peer
 from gateway.core.route import Route
 
 DEADLINE_PASSED = "the deadline has passed"  # the message of the cancellation that ends a call for this reason
@@ -61,7 +61,7 @@ class Dialect(Protocol):
 class Endpoint(Protocol):
     """What a transport delivers bytes to: a codec, a dialect and a table of routes behind one path."""
 
-    async def answer(self, body: bytes, peer: Peer) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         """Answer one message; never raises but for cancellation."""
 
     def refuse(self, fault: Fault) -> Answer:
@@ -92,3 +92,16 @@ class Backend(Protocol):
 
     async def stop(self) -> None:
         """Fail what is still waiting, close."""
+
+
+class Upstreams(Backend, Protocol):
+    """The old services. `call` goes to the route's upstream, in whatever protocol that one speaks."""
+
+    def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
+        """Whether a message of this codec and dialect can be sent to it as it is."""
+
+    async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
+        """Send a message as it came and return what came back, byte for byte; a Fault when nothing came back.
+
+        The caller holds the deadline.
+        """

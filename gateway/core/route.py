@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Literal, TypeAlias
 
 from gateway.core.frozen import value
+from gateway.core.migration import UNMOVED, Migration
 from gateway.core.model import Call, Fault, Value
 from gateway.core.signature import Type
 
@@ -21,13 +22,6 @@ class Effect(Enum):
     READ = "read"
     IDEMPOTENT = "idempotent"
     WRITE = "write"
-
-
-class Mode(Enum):
-    """Who answers. (legacy, shadow and canary come with the old services as a backend.)"""
-
-    DBUS = "dbus"
-    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +75,7 @@ class Route:
     translate: Callable[[Fault, Call], Fault]  # a fault with a D-Bus error name -> the fault the client is told
     timeout: float = 60.0  # seconds
     effect: Effect = Effect.WRITE
-    mode: Mode = Mode.DBUS
+    migration: Migration = UNMOVED  # who answers, and how that may change
     documentation: str = ""
     source: str = ""  # "mappings/xenopsd.yaml:12"
     aliases: tuple[str, ...] = ()  # old spellings that lead here too

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.core.binding import Plan, Taken, compile_bind, placeholders
-from gateway.core.route import Effect, Mode, Route
+from gateway.core.migration import Migration, Mode, Setting
+from gateway.core.route import Effect, Route
 from gateway.core.shaping import void
 from gateway.core.units import seconds
 from gateway.mapping.errors import check_errors, compile_errors
@@ -100,7 +101,7 @@ class Compiler:
             translate=compile_errors([entry.at("errors"), self._root.at("errors")], plan),
             timeout=timeout,
             effect=Effect(said["effect"]),
-            mode=Mode(said["mode"]),
+            migration=Migration(Setting(Mode(said["mode"]))),
             documentation=said.get("documentation", callee.documentation),
             source=_source(entry),
             aliases=tuple(said.get("aliases", ())),

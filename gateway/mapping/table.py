@@ -72,7 +72,7 @@ def describe_routes(table: Table) -> list[Mapping[str, object]]:
             "protocol": f"{endpoint.codec}/{endpoint.dialect}",
             "target": str(route.target),
             "effect": route.effect.value,
-            "mode": route.mode.value,
+            "mode": route.migration.setting.mode.value,
             "timeout": route.timeout,
             "source": route.source,
         }

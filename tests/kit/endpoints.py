@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.core.model import Answer, Fault, Peer
+from gateway.core.model import BARE, Answer, Carried, Fault, Peer
 from gateway.core.ports import Endpoint
 
 CONTENT_TYPE = "text/x-toy"
@@ -16,7 +16,7 @@ class Echo(Endpoint):
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, Peer]] = []
 
-    async def answer(self, body: bytes, peer: Peer) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         self.seen.append((body, peer))
         return Answer(body, CONTENT_TYPE)
 
@@ -33,7 +33,7 @@ class Waiting(Echo):
         self.release = asyncio.Event()
         self.finished = asyncio.Semaphore(0)
 
-    async def answer(self, body: bytes, peer: Peer) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         self.begun.release()
         await self.release.wait()
         self.finished.release()
@@ -47,12 +47,12 @@ class Fixed(Echo):
         super().__init__()
         self._answer = answer
 
-    async def answer(self, body: bytes, peer: Peer) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         return self._answer
 
 
 class Broken(Echo):
     """Breaks the contract of an endpoint: it raises."""
 
-    async def answer(self, body: bytes, peer: Peer) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         raise RuntimeError("a secret of ours")

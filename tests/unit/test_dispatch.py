@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.core.migration import Migration, Mode, Setting
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.ports import Backend
-from gateway.core.route import Effect, Mode, Route
+from gateway.core.route import Effect, Route
 from gateway.dispatch import UNMAPPED, Dispatcher
 from tests.kit.routes import TARGET, route
 
@@ -84,7 +85,9 @@ async def test_a_bug_becomes_an_internal_fault_without_its_text(capsys: pytest.C
 
 async def test_a_method_that_is_off_is_refused_without_asking_anybody() -> None:
     backend = Scripted(echo)
-    outcome = await Dispatcher(backend, Notes()).answer(route("VM.start", mode=Mode.OFF), Call("VM.start", ("a",)))
+    outcome = await Dispatcher(backend, Notes()).answer(
+        route("VM.start", migration=Migration(Setting(Mode.OFF))), Call("VM.start", ("a",))
+    )
     assert outcome == Fault(FaultCode.UNAVAILABLE, "VM.start is switched off")
     assert backend.asked == []
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from adapters.backends.breaker import State
 from adapters.backends.dbus import Presence
 from gateway import health
+from gateway.core.migration import Migration, Mode, Setting
 from gateway.core.model import Call, Fault, FaultCode, Reply
-from gateway.core.route import Mode, Route
+from gateway.core.route import Route
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
 from gateway.parts import BusStatus, ServiceStatus
@@ -30,7 +31,7 @@ def table(*routes: Route) -> Table:
 
 def test_services_are_those_that_a_call_may_lead_to() -> None:
     guarded = to("org.b", "VM.start", guard=to("org.session", "check"))
-    off = to("org.off", "VM.stop", mode=Mode.OFF)
+    off = to("org.off", "VM.stop", migration=Migration(Setting(Mode.OFF)))
     names = health.bus_names(table(to("org.c", "SR.scan"), guarded, off))
     assert {name: [each.method for each in routes] for name, routes in names.items()} == {
         "org.b": ["VM.start"], "org.c": ["SR.scan"], "org.session": [],

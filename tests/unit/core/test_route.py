@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from gateway.core.migration import Mode
 from gateway.core.model import Call, Fault, Value
-from gateway.core.route import Effect, MethodCall, Mode, Route, Target
+from gateway.core.route import Effect, MethodCall, Route, Target
 
 TARGET = Target("org.xen.xcp.xenopsd", "/org/xen/xcp/vm/{vm}", "org.xen.xcp.xenopsd.VM1", "Start", "sb", "")
 
@@ -38,10 +39,10 @@ def test_a_compiled_mapping_cannot_be_changed(value: Route) -> None:
 
 def test_a_route_is_taken_to_write_unless_the_mapping_says_otherwise() -> None:
     assert ROUTE.effect is Effect.WRITE
-    assert ROUTE.mode is Mode.DBUS
+    assert ROUTE.migration.setting.mode is Mode.DBUS
     assert ROUTE.guard is None
 
 
 def test_the_words_of_the_mapping_are_the_values_of_effect_and_mode() -> None:
     assert [Effect("read"), Effect("idempotent"), Effect("write")] == list(Effect)
-    assert [Mode("dbus"), Mode("off")] == list(Mode)
+    assert [Mode(name) for name in ("legacy", "shadow", "canary", "dbus", "off")] == list(Mode)

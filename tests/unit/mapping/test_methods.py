@@ -6,8 +6,9 @@ import pytest
 
 from gateway.core.binding import ParameterCountError
 from gateway.core.marshal import MarshalError
+from gateway.core.migration import Mode
 from gateway.core.model import Call, Fault, FaultCode
-from gateway.core.route import Effect, Mode
+from gateway.core.route import Effect
 from tests.kit.mapping import HEAD, Built, build_methods
 
 SESSION = """\
@@ -31,14 +32,14 @@ def test_what_a_method_does_not_say_its_file_says(tmp_path: Path) -> None:
     methods = "m: {member: Start, params: [paused, force]}\nn: {member: Stat, timeout: 10m, effect: write, mode: dbus}"
     built = build_methods(tmp_path, methods, HEAD.replace("methods:\n", defaults))
     m, n = built.route("m"), built.route("n")
-    assert (m.timeout, m.effect, m.mode) == (0.5, Effect.IDEMPOTENT, Mode.OFF)
+    assert (m.timeout, m.effect, m.migration.setting.mode) == (0.5, Effect.IDEMPOTENT, Mode.OFF)
     assert built.bind("m", "true", 0).body == [True, False]
-    assert (n.timeout, n.effect, n.mode) == (600.0, Effect.WRITE, Mode.DBUS)
+    assert (n.timeout, n.effect, n.migration.setting.mode) == (600.0, Effect.WRITE, Mode.DBUS)
 
 
 def test_what_nobody_says_is_careful(tmp_path: Path) -> None:
     route = build_methods(tmp_path, "m: {member: Stat}").route("m")
-    assert (route.timeout, route.effect, route.mode) == (60.0, Effect.WRITE, Mode.DBUS)
+    assert (route.timeout, route.effect, route.migration.setting.mode) == (60.0, Effect.WRITE, Mode.DBUS)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from adapters.transports.http import HttpLimits, Transport
-from gateway.core.model import Answer, Fault, FaultCode, Peer
+from gateway.core.model import BARE, Answer, Carried, Fault, FaultCode, Peer
 from gateway.core.ports import Endpoint
 from tests.kit.clients import DEADLINE, chunked, connect, post
 from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed, Waiting
@@ -232,7 +232,7 @@ async def test_stop_is_not_held_up_by_a_client_that_does_not_read() -> None:
     begun = asyncio.Event()
 
     class Large(Echo):
-        async def answer(self, body: bytes, peer: Peer) -> Answer:
+        async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
             begun.set()
             return Answer(bytes(50_000_000), CONTENT_TYPE)
 

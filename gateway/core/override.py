@@ -29,7 +29,7 @@ class Override:
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
-        """The highest wins: a person before a rollout, an exact name before a pattern, a long pattern before a short one."""
+        """The highest wins: a person before a rollout, an exact name before a pattern, a long pattern first."""
         exact = not any(wildcard in self.pattern for wildcard in "*?[") and not self.pattern.startswith(GROUP)
         literal = sum(character not in "*?[]" for character in self.pattern)
         return self.by == "person", exact, literal

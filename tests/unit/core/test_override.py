@@ -35,7 +35,8 @@ def test_the_most_specific_wins_and_a_person_before_a_rollout() -> None:
         override("VM.start"),
         override("xenopsd/VM.start"),
     ]
-    assert sorted(reversed(weakest_first), key=lambda each: each.rank) == weakest_first
+    strongest_first = sorted(weakest_first, key=lambda each: each.rank, reverse=True)
+    assert strongest_first == weakest_first[::-1]
 
 
 @pytest.mark.parametrize("mode", [Mode.LEGACY, Mode.SHADOW, Mode.CANARY])

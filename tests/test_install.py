@@ -13,7 +13,7 @@ import pytest
 from gateway import __version__
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = ("mappings", "toolstack", "bus")
+EXAMPLES = ("mappings", "toolstack", "bus", "xenstored")
 
 pytestmark = pytest.mark.install
 

@@ -1,0 +1,131 @@
+/*
+ * LD_PRELOAD shim that lets Debian's C xenstored (xen-utils-4.17 of Debian 12,
+ * xen-utils-4.20 of Debian 13) run as dom0's store on a machine without Xen.
+ *
+ * Only the hypervisor is faked: the store, its wire protocol, watches,
+ * transactions, permissions and quotas are xenstored's own. start.py beside this
+ * file compiles it and starts xenstored with it.
+ *
+ * Every domid is reported as an existing, running domain, so that a test can
+ * hand a node to a guest (permission "n5") as a real host would, or introduce and
+ * release one. A guest's ring is a page that nobody writes to: everything talks
+ * over the socket, as dom0.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define FIRST_RESERVED 0x7ff0       /* domids from here on are no domains (xen.h) */
+
+static int handle;                  /* its address stands for every opaque handle */
+static int event_fd = -1;           /* never signalled: no event channel ever fires */
+static int next_port = 1;
+
+/* libxenctrl */
+void *xc_interface_open(void *log, void *dombuild_log, unsigned flags) { return &handle; }
+int xc_interface_close(void *xch) { return 0; }
+
+/*
+ * 4.17: xc_dominfo_t starts with u32 domid, u32 ssidref and the bits that say
+ * dying, crashed, shutdown. The caller's is uninitialised: they are written too.
+ */
+int xc_domain_getinfo(void *xch, uint32_t first, unsigned max, void *info)
+{
+    uint32_t alive[4] = {first, 0, 0, 0};
+
+    if (max == 0 || first >= FIRST_RESERVED)
+        return 0;
+    memcpy(info, alive, sizeof alive);
+    return 1;
+}
+
+/* 4.18 and later: xc_domaininfo_t starts with u16 domid, u16 padding, u32 flags. */
+int xc_domain_getinfo_single(void *xch, uint32_t domid, void *info)
+{
+    uint16_t alive[4] = {domid, 0, 0, 0};
+
+    if (domid >= FIRST_RESERVED) {
+        errno = ESRCH;
+        return -1;
+    }
+    if (info)
+        memcpy(info, alive, sizeof alive);
+    return 0;
+}
+
+/* libxengnttab */
+void *xengnttab_open(void *log, unsigned flags) { return &handle; }
+int xengnttab_close(void *xgt) { return 0; }
+int xengnttab_set_max_grants(void *xgt, uint32_t count) { return 0; }
+void *xengnttab_map_grant_ref(void *xgt, uint32_t domid, uint32_t ref, int prot)
+{
+    void *ring = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return ring == MAP_FAILED ? NULL : ring;
+}
+int xengnttab_unmap(void *xgt, void *addr, uint32_t count)
+{
+    return munmap(addr, (size_t)count * getpagesize());
+}
+
+/* libxenevtchn */
+void *xenevtchn_open(void *log, unsigned flags)
+{
+    if (event_fd < 0)
+        event_fd = eventfd(0, EFD_NONBLOCK);
+    return &handle;
+}
+void *xenevtchn_fdopen(void *log, int fd, unsigned flags) { return xenevtchn_open(log, flags); }
+int xenevtchn_fd(void *xce) { return event_fd; }
+int xenevtchn_bind_virq(void *xce, unsigned virq) { return next_port++; }
+int xenevtchn_bind_interdomain(void *xce, uint32_t domid, uint32_t port) { return next_port++; }
+int xenevtchn_unbind(void *xce, uint32_t port) { return 0; }
+int xenevtchn_notify(void *xce, uint32_t port) { return 0; }
+int xenevtchn_pending(void *xce) { errno = EAGAIN; return -1; }
+int xenevtchn_unmask(void *xce, uint32_t port) { return 0; }
+
+/* The two kernel files through which dom0 finds its own ring. */
+static int fake_device(const char *path)
+{
+    int fd;
+
+    if (strstr(path, "xsd_port")) {
+        fd = memfd_create("xsd_port", 0);
+        if (fd >= 0 && (write(fd, "1\n", 2) != 2 || lseek(fd, 0, SEEK_SET) != 0))
+            return -1;
+        return fd;
+    }
+    if (strstr(path, "xsd_kva")) {
+        fd = memfd_create("xsd_kva", 0);
+        if (fd >= 0 && ftruncate(fd, getpagesize()) != 0)
+            return -1;
+        return fd;
+    }
+    return -1;
+}
+
+#define OPEN(name)                                                       \
+    int name(const char *path, int flags, ...)                           \
+    {                                                                    \
+        int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, #name);   \
+        int fd = fake_device(path);                                      \
+        mode_t mode = 0;                                                 \
+        if (fd >= 0)                                                     \
+            return fd;                                                   \
+        if (flags & (O_CREAT | O_TMPFILE)) {                             \
+            va_list args;                                                \
+            va_start(args, flags);                                       \
+            mode = va_arg(args, mode_t);                                 \
+            va_end(args);                                                \
+        }                                                                \
+        return real(path, flags, mode);                                  \
+    }
+OPEN(open)
+OPEN(open64)

@@ -1,0 +1,113 @@
+"""Starts Debian's xenstored on a private folder, on a machine without Xen; knows nothing of who talks to it.
+
+`start.py --dir DIR` compiles hypervisor_shim.c into DIR, prints the path of the socket (XENSTORED_PATH for the
+`xenstore-*` tools) and becomes xenstored, which ends with SIGTERM. It listens when the socket accepts: `listens()`.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SHIM = Path(__file__).resolve().parent / "hypervisor_shim.c"
+HOMES = ("/usr/lib", "/usr/libexec", "/usr/local/lib", "/opt/xen/lib")  # /usr/lib/xen-4.17/bin/xenstored in Debian 12
+PACKAGES = "xen-utils-4.17 (Debian 12) or xen-utils-4.20 (Debian 13), xenstore-utils, gcc, libc6-dev"
+LONGEST_PATH = 107  # bytes of a Unix socket's path (unix(7))
+
+
+class StartError(Exception):
+    """The store cannot be started here; the text says why, and what to install."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where one store lives, and how it is started."""
+
+    directory: Path
+    program: Path
+    shim: Path
+
+    @property
+    def socket(self) -> Path:
+        """Where clients connect."""
+        return self.directory.resolve() / "socket"
+
+    @property
+    def command(self) -> Sequence[str]:
+        """Run it in the foreground, with its nodes in memory."""
+        return [str(self.program), "-N"]
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the command needs besides the caller's own environment."""
+        directory = str(self.directory.resolve())
+        names = dict.fromkeys(("XENSTORED_RUNDIR", "XENSTORED_ROOTDIR"), directory)
+        return {**names, "XENSTORED_PATH": str(self.socket), "LD_PRELOAD": str(self.shim)}
+
+
+def find() -> Path:
+    """The C xenstored of this machine, the newest if there are several; raises StartError."""
+    found = [path for home in HOMES for path in Path(home).glob("xen*/bin/xenstored")]
+    if not found:
+        raise StartError(f"there is no xenstored here; install {PACKAGES}")
+    return max(
+        found, key=lambda path: [int(part) for part in path.parts[-3].split("-")[-1].split(".") if part.isdigit()]
+    )
+
+
+def compile_shim(directory: Path) -> Path:
+    """Compile the stand-in for the hypervisor into a folder; raises StartError."""
+    shim = directory.resolve() / "hypervisor_shim.so"
+    try:
+        done = subprocess.run(
+            ["cc", "-shared", "-fPIC", "-O1", "-o", str(shim), str(SHIM), "-ldl"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise StartError(f"there is no C compiler here; install {PACKAGES}") from None
+    if done.returncode != 0:
+        raise StartError(f"{SHIM.name} does not compile here (installed should be: {PACKAGES}):\n{done.stderr}")
+    return shim
+
+
+def prepare(directory: Path, shim: Path | None = None) -> Store:
+    """All that is needed before the command can run; `shim`: one that is compiled already. Raises StartError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    store = Store(directory, find(), shim or compile_shim(directory))
+    if len(os.fsencode(store.socket)) > LONGEST_PATH:
+        raise StartError(f"{store.socket} is too long for a socket's path ({LONGEST_PATH} bytes)")
+    return store
+
+
+def listens(path: Path) -> bool:
+    """Whether a store accepts there now."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def main() -> int:
+    """Become xenstored."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, required=True, help="where to keep the socket and the compiled shim")
+    directory = parser.parse_args().dir
+    try:
+        store = prepare(directory)
+    except (StartError, OSError) as error:
+        parser.exit(1, f"start.py: {error}\n")
+    sys.stdout.write(f"{store.socket}\n")
+    sys.stdout.flush()
+    os.execve(store.program, list(store.command), {**os.environ, **store.environment})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The real xenstored without Xen: the kit that starts it, the tools of Debian and pyxs's own Client on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pyxs
+
+from tests.kit.xenstored import PATIENCE, ROOT, Xenstored, starting, xenstored
+
+START = ROOT / "docker/xenstored/start.py"
+
+
+@pytest.fixture
+def store() -> Iterator[Xenstored]:
+    with xenstored() as running:
+        yield running
+
+
+def test_what_one_tool_writes_another_reads(store: Xenstored) -> None:
+    store.tool("write", "/tool/a", "one", "/tool/b", "")
+    assert store.tool("read", "/tool/a") == "one\n"
+    assert store.tool("list", "/tool").split() == ["xenstored", "a", "b"]
+
+
+def test_pyxs_speaks_with_it(store: Xenstored) -> None:
+    with pyxs.Client(unix_socket_path=store.path) as client:
+        client.transaction()
+        client.write(b"/tool/a", b"one")
+        assert client.commit()
+        assert client.read(b"/tool/a") == b"one"
+
+
+def test_a_watch_tells_each_change(store: Xenstored) -> None:
+    with store.watching("/tool/a") as watch:
+        assert watch.stdout is not None
+        assert watch.stdout.readline() == "/tool/a\n"  # the watch is registered
+        store.tool("write", "/tool/a/b", "one")
+        assert watch.stdout.readline() == "/tool/a/b\n"
+
+
+def test_nothing_survives_a_kill(store: Xenstored) -> None:
+    store.tool("write", "/tool/a", "one")
+    store.restart()
+    assert store.tool("list", "/").split() == ["tool"]
+    assert store.tool("list", "/tool").split() == ["xenstored"]
+    assert store.tool("read", "/tool/a", check=False) == ""
+
+
+def test_a_guest_may_own_a_node(store: Xenstored) -> None:
+    store.tool("write", "/local/domain/5/data", "one")
+    store.tool("chmod", "/local/domain/5/data", "n5", "r7")
+    assert store.tool("ls", "-p", "/local/domain/5").rstrip().endswith("(n5,r7)")
+
+
+def test_a_guest_that_goes_takes_its_nodes_with_it(store: Xenstored) -> None:
+    with pyxs.Client(unix_socket_path=store.path) as client, store.watching("@releaseDomain") as watch:
+        assert watch.stdout is not None
+        assert watch.stdout.readline() == "@releaseDomain\n"
+        client.introduce_domain(5, 1, 1)
+        assert client.is_domain_introduced(5)
+        client.write(b"/local/domain/5", b"x")
+        client.set_perms(b"/local/domain/5", [b"n5"])
+        client.execute_command(pyxs._internal.Op.RELEASE, b"5\0")
+        assert watch.stdout.readline() == "@releaseDomain\n"
+        assert not client.exists(b"/local/domain/5")
+
+
+def test_the_script_becomes_the_store(tmp_path: Path) -> None:
+    command = [sys.executable, str(START), "--dir", str(tmp_path / "store")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            path = process.stdout.readline().strip()
+            while not starting.listens(path):
+                assert process.poll() is None
+            env = {**os.environ, "XENSTORED_PATH": path}
+            assert subprocess.check_output(["xenstore-list", "/tool"], env=env, text=True) == "xenstored\n"
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == -signal.SIGTERM
+
+
+def test_a_path_that_no_socket_can_have_is_refused_with_words(tmp_path: Path) -> None:
+    command = [sys.executable, str(START), "--dir", str(tmp_path / ("long" * 30))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("is too long for a socket's path (107 bytes)\n")
+
+
+def test_without_a_compiler_it_says_what_to_install(tmp_path: Path) -> None:
+    command = [sys.executable, str(START), "--dir", str(tmp_path)]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("start.py: there is no C compiler here; install xen-utils-4.17 (Debian 12)")

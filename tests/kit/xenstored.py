@@ -1,0 +1,114 @@
+"""The real C xenstored for one test, on a private folder: starts, dies, comes back; knows nothing of who talks to it.
+
+Nothing survives: after `kill` and `start` the store holds `/tool/xenstored` alone, as a host's does after a boot. Its
+nodes are in memory; with `--internal-db=off` (4.17 only) they are in a file, which it deletes when it starts. Watches,
+transactions and introduced domains belong to a process and are gone with it. The socket's file stays after a kill, and
+connecting to it is refused until the next start.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from tests.kit.toolstack import load
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 10.0  # seconds for it to listen
+
+starting = load(ROOT / "docker/xenstored/start.py")
+
+
+class Xenstored:
+    """One store. `path` is its socket: there when the context is entered, and again after `start`."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self._store = starting.prepare(directory, _shim())
+        self._options = options
+        self._log = directory / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.path = str(self._store.socket)
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """An environment in which the `xenstore-*` tools and pyxs find the store."""
+        return {**os.environ, "XENSTORED_PATH": self.path}
+
+    @property
+    def pid(self) -> int:
+        """The store's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it accepts."""
+        assert self._process is None, "it runs"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._store.command, *self._options],
+                env={**os.environ, **self._store.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        end = time.monotonic() + PATIENCE
+        while not starting.listens(self._store.socket):
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < end, f"it does not listen: {self._log.read_text()}"
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        """End it as a crash would, and wait until it is gone; clients see the end of their connection."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def restart(self) -> None:
+        """Kill it if it runs, then start it on the same path, empty."""
+        self.kill()
+        self.start()
+
+    def tool(self, name: str, *arguments: str, check: bool = True) -> str:
+        """What Debian's `xenstore-NAME` prints; `check`: it must succeed."""
+        command = [f"xenstore-{name}", *arguments]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    @contextmanager
+    def watching(self, *paths: str) -> Iterator[subprocess.Popen[str]]:
+        """`xenstore-watch` on these paths; each line of its `stdout` is a path, each watched path being the first."""
+        with subprocess.Popen(["xenstore-watch", *paths], env=self.env, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@contextmanager
+def xenstored(*options: str) -> Iterator[Xenstored]:
+    """A store that runs; options are xenstored's own (`-E 5`, ...)."""
+    with tempfile.TemporaryDirectory(prefix="xenstored-") as directory:
+        store = Xenstored(Path(directory), *options)
+        store.start()
+        try:
+            yield store
+        finally:
+            store.kill()
+
+
+@cache
+def _shim() -> Path:
+    """Compiled once for all tests of a run."""
+    directory = Path(tempfile.mkdtemp(prefix="xenstored-shim-"))
+    atexit.register(shutil.rmtree, directory)
+    return Path(starting.compile_shim(directory))

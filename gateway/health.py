@@ -98,6 +98,8 @@ def readings(
         "xcp_gateway_bus_connections": [((bus.name,), bus.connections) for bus in buses],
         "xcp_gateway_bus_calls_in_flight": [((bus.name,), bus.in_flight) for bus in buses],
         "xcp_gateway_late_replies_total": [((bus.name,), bus.late_replies) for bus in buses],
+        "xcp_gateway_signals_total": [((bus.name,), bus.signals) for bus in buses],
+        "xcp_gateway_signal_storms_total": [((bus.name,), bus.storms) for bus in buses],
         "xcp_gateway_service_available": [((s.bus, s.name), s.presence.is_reachable) for s in statuses],
         "xcp_gateway_breaker_open": [((s.bus, s.name), s.breaker.refuses) for s in statuses],
         **{name: [((), value)] for name, value in values.items()},

@@ -57,6 +57,10 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_bus_connections": Series("gauge", "Connections to the bus that are up.", ("bus",)),
     "xcp_gateway_bus_calls_in_flight": Series("gauge", "D-Bus calls that wait for their answer.", ("bus",)),
     "xcp_gateway_late_replies_total": Series("counter", "D-Bus answers that nobody waited for any more.", ("bus",)),
+    "xcp_gateway_signals_total": Series("counter", "D-Bus signals that were heard.", ("bus",)),
+    "xcp_gateway_signal_storms_total": Series(
+        "counter", "Times that signals came too fast to be heard one by one, and the state was read instead.", ("bus",)
+    ),
     "xcp_gateway_service_available": Series(
         "gauge", "1 when the bus name is owned, or is started on demand.", ("bus", "bus_name")
     ),

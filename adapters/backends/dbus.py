@@ -6,8 +6,8 @@ Which service lives on which bus is told by config alone, so a service moves wit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -15,11 +15,13 @@ from adapters.backends import outcomes
 from adapters.backends.breaker import State
 from adapters.backends.dbus_connection import Received
 from adapters.backends.dbus_errors import fault
+from adapters.backends.dbus_feed import Feed
 from adapters.backends.dbus_names import NOBODY_KNOWS, Owner, Presence
 from adapters.backends.dbus_pool import Bus, BusStatus, Pool, Surroundings
+from adapters.backends.dbus_signals import Interest, Signals
 from gateway.core import ports
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
-from gateway.core.route import Route
+from gateway.core.route import Route, Subscription
 
 __all__ = ["Backend", "Bus", "BusStatus", "Presence", "ServiceStatus", "Surroundings"]
 
@@ -48,6 +50,8 @@ class Backend(ports.Backend):
         self._homes: dict[str, Pool] = {}  # pattern of bus names -> where they live, the most specific first
         self._known: dict[str, Pool | None] = {}  # bus name -> where it lives, as found before
         self._leaving: dict[Pool, asyncio.Task[None]] = {}  # calls in flight keep them; each with a task that drains it
+        self._signals: dict[Bus, Signals] = {}  # by bus, without its services; made when the first one subscribes
+        self._interests: dict[Interest, Signals | None] = {}  # and where they listen
         self._adopt(buses.values())
 
     async def start(self) -> None:
@@ -77,10 +81,24 @@ class Backend(ports.Backend):
             return route.translate(fault(answer), call)
         return reply(route, answer)
 
+    @asynccontextmanager
+    async def subscribe(self, *subscriptions: Subscription) -> AsyncIterator[Feed]:
+        """Hear of services, wherever they live and whenever they come; begins with a Missed for each bus name."""
+        feed = Feed()
+        interests = [Interest(subscription, feed) for subscription in subscriptions]
+        for interest in interests:
+            self._listen(interest)
+        try:
+            yield feed
+        finally:
+            for interest in interests:
+                self._stop_listening(interest)
+
     async def stop(self) -> None:
         """Fail what is still waiting, close."""
         pools = [*self._pools.values(), *self._leaving]
         self._adopt(())
+        await asyncio.gather(*(signals.close() for signals in self._signals.values()))
         await asyncio.gather(*(pool.close() for pool in pools))
 
     async def reconfigure(self, buses: Mapping[str, Bus]) -> None:
@@ -98,6 +116,7 @@ class Backend(ports.Backend):
         for key, pool in before.items():
             if key not in self._pools:
                 self._drain(pool)
+        await self._move_interests()
 
     async def introspect(self, bus_name: str, object_path: str) -> str | Fault:
         """The object's introspection XML, remembered until the name's owner changes; the caller holds the deadline."""
@@ -109,11 +128,19 @@ class Backend(ports.Backend):
 
     async def is_alive(self, patience: float) -> bool:
         """Whether every bus answers, or is being looked for; see Pool."""
-        return all(await asyncio.gather(*(pool.is_alive(patience) for pool in self._pools.values())))
+        pools = (pool.is_alive(patience) for pool in self._pools.values())
+        signals = (each.is_alive(patience) for each in self._signals.values())
+        return all(await asyncio.gather(*pools, *signals))
 
     def status(self) -> tuple[BusStatus, ...]:
         """How each bus is doing."""
-        return tuple(pool.status() for pool in self._pools.values())
+        return tuple(self._status(key, pool) for key, pool in self._pools.items())
+
+    def _status(self, key: Bus, pool: Pool) -> BusStatus:
+        signals = self._signals.get(key)
+        if signals is None:
+            return pool.status()
+        return replace(pool.status(), signals=signals.heard, storms=signals.storms)
 
     async def services(self, names: Collection[str], patience: float) -> tuple[ServiceStatus, ...]:
         """How each of these bus names is doing; a bus has `patience` seconds to tell who owns them."""
@@ -139,6 +166,30 @@ class Backend(ports.Backend):
             found = (pool for pattern, pool in self._homes.items() if fnmatchcase(bus_name, pattern))
             self._known[bus_name] = next(found, None)
         return self._known[bus_name]
+
+    def _listen(self, interest: Interest) -> None:
+        """Listen where the service lives now."""
+        pool = self._home(interest.subscription.bus_name)
+        signals = None if pool is None else self._signals.setdefault(pool.bus, Signals(pool.bus, self._around))
+        if signals is not None and self._interests.get(interest) is signals:
+            return
+        self._stop_listening(interest)
+        self._interests[interest] = signals
+        if signals is not None:
+            signals.add(interest)
+        else:
+            interest.miss("it is on no bus of the config")
+
+    def _stop_listening(self, interest: Interest) -> None:
+        signals = self._interests.pop(interest, None)
+        if signals is not None:
+            signals.discard(interest)
+
+    async def _move_interests(self) -> None:
+        for interest in list(self._interests):
+            self._listen(interest)
+        gone = [self._signals.pop(key) for key in [*self._signals] if key not in self._pools]
+        await asyncio.gather(*(signals.close() for signals in gone))
 
     def _drain(self, pool: Pool) -> None:
         draining = asyncio.get_running_loop().create_task(pool.drain())

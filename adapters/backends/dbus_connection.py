@@ -69,6 +69,7 @@ class Connection:
         self._watched: set[str] = set()
         self._on_owner: dict[str, Callable[[str], None]] = {}  # by bus name: told when somebody has taken it
         self._loop = asyncio.get_running_loop()
+        self.on_signal: Callable[[Message], None] | None = None
         self.late_replies = 0
         self.lost = False
         self.error = ""
@@ -157,6 +158,8 @@ class Connection:
                 self.late_replies += 1
         elif message.member == "NameOwnerChanged" and message.sender == BUS_NAME:
             self._new_owner(*message.body)
+        if self.on_signal is not None and message.message_type is MessageType.SIGNAL:
+            self.on_signal(message)
         return False
 
     def _ended(self, end: asyncio.Future[None]) -> None:

@@ -63,6 +63,8 @@ class BusStatus:
     late_replies: int  # answers that came when nobody waited any more
     last_error: str = ""  # for the operator, never for a client
     unanswered: int = 0  # calls to which the bus owes an answer, those that were given up here among them
+    signals: int = 0  # heard
+    storms: int = 0  # more signals than could be heard: the state is read instead
 
 
 @dataclass(frozen=True, slots=True)

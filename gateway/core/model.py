@@ -112,6 +112,28 @@ class Answer:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+@value
+class Event:
+    """A D-Bus signal, or properties that have changed, as the service told it and its owner alone."""
+
+    bus_name: str  # the service's well-known name
+    object_path: str
+    interface: str  # of the signal, or of the properties
+    member: str = ""  # empty where properties have changed
+    body: tuple[Value, ...] = ()  # a signal's arguments
+    properties: Mapping[str, Value] = field(default_factory=dict)
+    invalidated: frozenset[str] = frozenset()  # properties that have changed too, to what must be read
+
+
+@value
+class Missed:
+    """Events may have been missed before this moment: what they would have told must be read."""
+
+    bus_name: str
+    owner: str  # unique name; empty when nobody owns the bus name now, so that there is nobody to ask
+    why: str  # for the operator
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one message may hold; past it the fault is TOO_LARGE."""

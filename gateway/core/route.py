@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, TypeAlias
 
@@ -49,6 +49,21 @@ class MethodCall:
     member: str
     signature: str
     body: Sequence[object] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What to hear of one service: a signal, or changes of properties. Names are checked as those of a MethodCall."""
+
+    bus_name: str
+    object_path: str  # never "/" together with `below`: that would be the whole bus
+    interface: str
+    member: str = ""  # a signal; empty: the properties
+    signature: str = ""  # of the signal; one that says something else is not passed on
+    properties: Mapping[str, str] = field(
+        default_factory=dict
+    )  # name -> signature; a value of another is "invalidated"
+    below: bool = False  # objects below the path too
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,147 @@
+"""Subscriptions over both brokers, while services, brokers and the config change under them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from adapters.backends import dbus_signals
+from adapters.backends.dbus import Bus
+from adapters.backends.dbus_feed import Feed
+from gateway.core.marshal import Variant
+from gateway.core.model import Event, Missed
+from tests.kit.backends import PATIENCE, dbus_backend
+from tests.kit.brokers import BROKERS, broker
+from tests.kit.bus import private_bus
+from tests.kit.services import toy_service
+from tests.kit.signals import CHANGED, SHOUTED, change, missed, shout, shouted
+from tests.kit.toy_routes import TOY, toy_call, toy_route
+
+LABEL = toy_route("Label", "", "s")
+
+
+@pytest.fixture(params=BROKERS)
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    with broker(request.param) as address:
+        yield address
+
+
+def one(address: str, **changes: object) -> Bus:
+    return replace(Bus("one", address, ("org.example.*",)), **changes)  # type: ignore[arg-type] # of the fields
+
+
+async def last_missed(feed: Feed, *, owned: bool) -> None:
+    """Wait until the subscriber is told of such an owner."""
+    while not (isinstance(news := await anext(feed), Missed) and bool(news.owner) is owned):
+        pass
+
+
+async def test_a_service_that_comes_goes_and_comes_again_is_followed(address: str) -> None:
+    async with dbus_backend(one(address)) as backend, asyncio.timeout(PATIENCE), backend.subscribe(SHOUTED) as feed:
+        await missed(feed, owned=False)
+        for text in ("first", "second"):
+            with toy_service(address, TOY):
+                await missed(feed)
+                await shout(backend, text)
+                assert await anext(feed) == shouted(text)
+            await missed(feed, owned=False)
+
+
+async def test_after_another_has_taken_the_name_only_he_is_heard(address: str) -> None:
+    """The first owner is still there and emits the same signal; he is called by his unique name."""
+    async with dbus_backend(one(address, services=("*",))) as backend, asyncio.timeout(PATIENCE):
+        with toy_service(address, TOY):
+            async with backend.subscribe(SHOUTED) as feed:
+                first = (await missed(feed)).owner
+                with toy_service(address, TOY, "second"):
+                    second = (await missed(feed)).owner
+                    assert first != second
+                    await shout(backend, "from the first", bus_name=first)
+                    await shout(backend, "from the second")
+                    assert await anext(feed) == shouted("from the second")
+
+
+async def test_a_storm_disturbs_no_call_and_ends_with_a_reading(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus_signals, "CALM", 0.05)
+    other = toy_route("Label", "", "s", bus_name="org.example.Other")
+    with toy_service(address, TOY), toy_service(address, "org.example.Other"):
+        async with (
+            asyncio.timeout(3 * PATIENCE),
+            dbus_backend(one(address)) as backend,
+            backend.subscribe(SHOUTED, CHANGED) as feed,
+            asyncio.TaskGroup() as group,
+        ):
+            await missed(feed)
+            storm = group.create_task(shout(backend, "x" * 100, times=20_000))
+            calls = 0
+            while not storm.done():
+                async with asyncio.timeout(1.0):
+                    await backend.call(other, toy_call())
+                calls += 1
+            assert calls > 20
+            told = 0
+            while not isinstance(await anext(feed), Missed):
+                told += 1
+            assert told <= dbus_signals.STORM
+            await change(backend, Volume=Variant("u", 11))
+            while not (isinstance(news := await anext(feed), Event) and not news.member):
+                pass
+            assert news.properties == {"Volume": 11}
+            assert backend.status()[0].storms >= 1
+
+
+async def test_a_service_that_moves_to_another_bus_is_heard_there(address: str) -> None:
+    with private_bus() as other, toy_service(address, TOY), toy_service(other.address, TOY):
+        here, there = one(address), Bus("two", other.address, ("org.example.Toy",))
+        async with dbus_backend(here) as backend, asyncio.timeout(PATIENCE), backend.subscribe(SHOUTED) as feed:
+            before = (await missed(feed)).owner
+            await backend.reconfigure({"one": here, "two": there})
+            await missed(feed)
+            await shout(backend, "there")
+            assert await anext(feed) == shouted("there")
+            await backend.reconfigure({"one": here})
+            assert (await missed(feed)).owner == before
+            await shout(backend, "here again")
+            assert await anext(feed) == shouted("here again")
+            await backend.reconfigure({})
+            await missed(feed, owned=False)
+
+
+async def test_a_broker_that_dies_and_comes_back_is_found_and_the_state_is_read() -> None:
+    with private_bus() as bus:
+        async with (
+            asyncio.timeout(PATIENCE),
+            dbus_backend(one(bus.address)) as backend,
+            backend.subscribe(SHOUTED) as feed,
+        ):
+            for text in ("first", "second"):
+                with toy_service(bus.address, TOY):
+                    await last_missed(feed, owned=True)
+                    await backend.connected()
+                    await shout(backend, text)
+                    assert await anext(feed) == shouted(text)
+                    bus.kill()
+                    await last_missed(feed, owned=False)
+                bus.start()
+
+
+async def test_a_broker_that_is_mute_is_left_and_a_ping_finds_out() -> None:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        async with (
+            asyncio.timeout(PATIENCE),
+            dbus_backend(one(bus.address, connections=1)) as backend,
+            backend.subscribe(SHOUTED) as feed,
+        ):
+            await missed(feed)
+            os.kill(bus.pid, signal.SIGSTOP)
+            assert not await backend.is_alive(0.05)
+            os.kill(bus.pid, signal.SIGCONT)
+            await last_missed(feed, owned=True)
+            await backend.connected()
+            await shout(backend, "again")
+            assert await anext(feed) == shouted("again")

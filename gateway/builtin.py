@@ -36,6 +36,7 @@ CAPABILITIES: Mapping[str, Mapping[str, tuple[str, int]]] = {
         "json-rpc-1.0": ("https://www.jsonrpc.org/specification_v1", 1),
         "openrpc": ("https://spec.open-rpc.org/", 1),
     },
+    "xenstore": {"xenstore": ("https://xenbits.xen.org/docs/unstable/misc/xenstore.txt", 1)},
 }
 
 

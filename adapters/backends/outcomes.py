@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gateway.core.binding import ParameterCountError
 from gateway.core.marshal import MarshalError
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.route import MethodCall, Route
 
 
@@ -17,8 +17,9 @@ def bind(route: Route, call: Call) -> MethodCall | Fault:
     except MarshalError as error:
         return Fault(FaultCode.INVALID_PARAMS, str(error))
     except ParameterCountError as error:
-        counts = {"expected": error.expected, "received": error.received}
-        return Fault(FaultCode.PARAMETER_COUNT, str(error), data=dict(counts))
+        counts: dict[str, Value] = {"expected": error.expected, "received": error.received}
+        missing: dict[str, Value] = {"missing": error.missing} if error.missing else {}
+        return Fault(FaultCode.PARAMETER_COUNT, str(error), data={**counts, **missing})
 
 
 def shape(route: Route, body: Sequence[object]) -> Outcome:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from adapters.codecs import jsonrpc, xmlrpc
+from adapters.codecs import jsonrpc, xenstore, xmlrpc
 from gateway.core.ports import Codec
 
 CODECS: dict[str, Callable[..., Codec]] = {
     "xmlrpc": xmlrpc.Codec,
     "jsonrpc": jsonrpc.Codec,
+    "xenstore": xenstore.Codec,
 }

@@ -27,15 +27,19 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 class ParameterCountError(Exception):
-    """Too few or too many parameters. Both numbers are without the session; `expected` is how many are required."""
+    """Too few or too many parameters. Both numbers are without the session; `expected` is how many are required.
 
-    def __init__(self, expected: int, received: int, most: int | None = None) -> None:
+    `missing`: the first one that is not there; "" when there are too many.
+    """
+
+    def __init__(self, expected: int, received: int, most: int | None = None, missing: str = "") -> None:
         up_to = f" to {most}" if most is not None and most != expected else ""
         plural = "" if expected == 1 and not up_to else "s"
         got = str(received) if received >= 0 else "none, not even the session"
         super().__init__(f"expected {expected}{up_to} parameter{plural}, got {got}")
         self.expected = expected
         self.received = received
+        self.missing = missing
 
 
 # What an in-argument is made of
@@ -233,7 +237,9 @@ def compile_arrange(plan: Plan) -> Arrange:
 def _miscounted(plan: Plan, call: Call) -> ParameterCountError:
     session = 1 if plan.session else 0
     most = len(plan.names) - session
-    return ParameterCountError(most - len(plan.defaults), len(call.params) + len(call.named) - session, most)
+    given = len(call.params) + len(call.named)
+    lacking = plan.names[given] if given < len(plan.names) - len(plan.defaults) else ""
+    return ParameterCountError(most - len(plan.defaults), given - session, most, lacking)
 
 
 def _by_name(plan: Plan, call: Call) -> Slots:

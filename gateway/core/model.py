@@ -21,7 +21,9 @@ class FaultCode(Enum):
     INVALID_REQUEST = "invalid_request"  # well-formed, but no call
     TOO_LARGE = "too_large"  # over a limit on size, depth or number of elements
     UNKNOWN_METHOD = "unknown_method"
-    PARAMETER_COUNT = "parameter_count"  # data: {"expected": int, "received": int}, without the session
+    PARAMETER_COUNT = (
+        "parameter_count"  # data: {expected, received} without the session, and {missing: name} where one is
+    )
     INVALID_PARAMS = "invalid_params"  # the message names the place: "$.params[1]: expected u, got -1"
     ACCESS_DENIED = "access_denied"
     NOT_FOUND = "not_found"  # no such object, interface or property on the bus

@@ -14,6 +14,7 @@ from adapters.dialects import DIALECTS
 from gateway.core import ports
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.conformance.test_codecs import METHODS, TEXTS, VALUES
+from tests.kit.carried import UncarriedError, in_reply
 from tests.kit.exactly import exactly
 from tests.kit.values import anything
 
@@ -44,6 +45,7 @@ def _itself(value: Value) -> Value:
 ROOM: Mapping[tuple[str, str], Callable[[Value], Value]] = {
     ("xenapi", "xmlrpc"): lambda value: "" if value is None else integers_as_text(value),
     ("xenapi", "jsonrpc"): lambda value: "" if value is None else value,
+    ("xenapi", "xenstore"): lambda value: "" if value is None else value,
     ("xapi_idl", "xmlrpc"): integers_as_text,
 }
 
@@ -52,6 +54,11 @@ def has_room(name: str, call: Call) -> bool:
     """xapi_idl takes a struct in front for the named parameters."""
     first = call.params[0] if call.params else None
     return not (name == "xapi_idl" and isinstance(first, dict))
+
+
+def has_room_for_arguments(name: str, data: Value) -> bool:
+    """xapi_idl has one form for several arguments and for one that is a list of several."""
+    return not (name == "xapi_idl" and isinstance(data, list) and len(data) == 1 and isinstance(data[0], list))
 
 
 @EVERY
@@ -100,7 +107,8 @@ def test_a_fault_stays_a_fault_and_says_the_same_when_it_is_wrapped_again(
     wrapped = dialect.wrap_outcome(fault, call)
     told = dialect.unwrap_outcome(wrapped, call)
     assert isinstance(told, Fault)
-    assert exactly(dialect.wrap_outcome(told, call)) == exactly(wrapped)
+    if has_room_for_arguments(name, fault.data):
+        assert exactly(dialect.wrap_outcome(told, call)) == exactly(wrapped)
     if fault.code is FaultCode.APPLICATION and fault.name:
         assert (told.code, told.name) == (fault.code, fault.name)
 
@@ -116,7 +124,12 @@ def test_every_outcome_can_be_told_by_the_codec_it_was_made_for(
     body = codec.encode(codec.decode(codec.encode_call(Call("ping"))), (wrapped,))
     assert body is not None
     told = dialect.unwrap_outcome(codec.decode_outcome(body), call)
-    assert isinstance(told, type(outcome)), body
+    try:
+        if isinstance(wrapped, Reply):
+            in_reply(protocol, wrapped.value)
+        assert isinstance(told, type(outcome)), body
+    except UncarriedError:
+        assert isinstance(told, Fault)
 
 
 @EVERY

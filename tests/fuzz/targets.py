@@ -22,6 +22,7 @@ from adapters.backends.dbus_variants import to_library
 from adapters.codecs import CODECS
 from gateway.core.marshal import MarshalError, from_dbus, to_dbus
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.netstrings import pack
 from gateway.core.ports import Codec
 from gateway.core.route import Variants
 from gateway.core.signature import Type, parse, parse_one
@@ -99,6 +100,18 @@ def _xml_opinion(body: bytes, calls: Sequence[Call]) -> None:
     if method != "system.multicall" and b"dateTime" not in body:
         (call,) = calls
         assert exactly((method, params)) == exactly((call.method, call.params))
+
+
+def _no_opinion(_body: bytes, _calls: Sequence[Call]) -> None:
+    """Nobody else reads this."""
+
+
+def _nodes(body: bytes) -> str:
+    """The items of a request with a bar between them; a change of a length would be all that is ever tried."""
+    return _NODES(pack(body.split(b"|"))) + " " + _NODES(body)
+
+
+_NODES = _codec("xenstore", _no_opinion)
 
 
 def _reply(call: Call) -> Reply:
@@ -218,6 +231,7 @@ JSON_TOKENS = (
     *_words('"jsonrpc":"2.0" "method":"m" "params":[] "id":1 "id":null 9007199254740993'),
     *(b"\xef\xbb\xbf", b"\0", b"\xff", b" "),
 )
+NODE_TOKENS = (*_words("| / 0 1 10 @ @2e @30 @c3@a9 a _ - . code description kib"), b"\0", b"\xff", b"||", b"7:")
 MAPPING_TOKENS = (*(word.encode() for word in WORDS), *(bytes([byte]) for byte in b"{}[]:,-*&!|>'\"#%@` \n\0\xff"))
 VALUE_TOKENS = (*JSON_TOKENS, *_words('{"signature":"u","value":5} "/" "1" "inf" 18446744073709551615 v a{sv} (su) ay'))
 VALUES = (
@@ -243,6 +257,7 @@ def targets() -> Iterator[dict[str, Target]]:
             "jsonrpc": Target(
                 [corpus.JSONRPC_CALL, *_bodies(corpus.JSONRPC)], JSON_TOKENS, _codec("jsonrpc", _json_opinion)
             ),
+            "xenstore": Target([b"echo|kib|5", b"f|0/a|x|0/b|y|1||vm/disks/0|z"], NODE_TOKENS, _nodes),
             "signature": Target([b"a{sv}", b"(a(yt)a{s(vo)})", b"aaaaai"], types, _signature),
             "value": Target([text.encode() for text in VALUES], VALUE_TOKENS, _value),
             "mapping": Target([GOOD.encode()], MAPPING_TOKENS, mapping),

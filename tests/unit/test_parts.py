@@ -8,6 +8,7 @@ import pytest
 
 from gateway import config, parts
 from gateway.core.model import Fault, FaultCode, Reply
+from gateway.core.netstrings import pack
 
 SETTINGS = config.parse(
     {
@@ -28,6 +29,7 @@ def test_a_codec_has_the_limits_of_its_listener(name: str) -> None:
         "jsonrpc": b'{"jsonrpc":"2.0","id":1,"method":"a","params":[[[[[[]]]]]]}',
         "xmlrpc": b"<methodCall><methodName>a</methodName><params><param>%s%s</param></params></methodCall>"
         % (b"<value><array><data>" * 6, b"</data></array></value>" * 6),
+        "xenstore": pack([b"a", b"0/0/0/0/0/0", b""]),
     }
     (entry,) = codec.decode(bodies[name]).entries
     assert isinstance(entry, Fault)
@@ -47,6 +49,7 @@ def test_answers_may_be_far_larger_than_requests(name: str) -> None:
     bodies = {
         "jsonrpc": b'{"jsonrpc":"2.0","id":1,"method":"a"}',
         "xmlrpc": b"<methodCall><methodName>a</methodName></methodCall>",
+        "xenstore": pack([b"a"]),
     }
     answer = codec.encode(codec.decode(bodies[name]), [reply])
     assert answer is not None

@@ -1,0 +1,397 @@
+"""The nodes of one request or answer <-> envelopes and outcomes; knows no store, and not where in it the nodes stand.
+
+A request is a list of netstrings: the method as an element of a path, then for each node its path below the request and
+its value: `4:echo,3:kib,6:262144,`. An answer has the nodes alone; a node whose path is empty is the answer itself.
+Nodes numbered from 0 are an array (those of a request: its parameters by position), others below a node are the members
+of a struct. All values are text, in the forms of docs/types.md.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from math import isfinite
+from typing import Any, TypeAlias
+
+from gateway.core import ports
+from gateway.core.formats import LONGEST_ZONE, compact
+from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
+from gateway.core.netstrings import pack, unpack
+from gateway.core.nodes import element, index_of, member, text_of
+from gateway.core.refusal import MarshalError, render
+
+# `code` of an error: 1, 2 and 3 are those of the old server (unknown function, exception, missing argument), those from
+# 1000 on are the services' own: a fault whose name is a number is told by that number.
+FAULT_CODES: dict[FaultCode, int] = {
+    FaultCode.UNKNOWN_METHOD: 1,
+    FaultCode.INTERNAL: 2,
+    FaultCode.PARAMETER_COUNT: 3,
+    FaultCode.PARSE_ERROR: 100,
+    FaultCode.INVALID_REQUEST: 101,
+    FaultCode.TOO_LARGE: 102,
+    FaultCode.INVALID_PARAMS: 103,
+    FaultCode.ACCESS_DENIED: 104,
+    FaultCode.NOT_FOUND: 105,
+    FaultCode.BUSY: 106,
+    FaultCode.UNAVAILABLE: 107,
+    FaultCode.TIMEOUT: 108,
+    FaultCode.NO_REPLY: 109,
+    FaultCode.UNREPRESENTABLE: 110,
+    FaultCode.APPLICATION: 111,
+    FaultCode.REMOTE: 112,
+}
+FROM_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
+
+CODE, DESCRIPTION = "code", "description"  # both of them in an answer say that it is an error
+
+_NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)  # faults that have a name of their own
+_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
+_MISSING = re.compile(r"\$\.params\.([A-Za-z0-9_]+): expected a parameter of this name, got nothing").fullmatch
+_I64 = range(-(2**63), 2**64)
+
+_LIMITS = Limits()
+
+Pair: TypeAlias = tuple[str, bytes]
+Place: TypeAlias = tuple[str | int, ...]
+_Tree: TypeAlias = "dict[str, _Tree | str]"  # by element, as written
+
+
+class _Refused(Exception):  # noqa: N818 - no error of ours: it carries a fault up to where the codec returns it
+    """Why nodes make no sense."""
+
+    def __init__(self, code: FaultCode, message: str) -> None:
+        super().__init__(message)
+        self.fault = Fault(code, message)
+
+
+class Codec(ports.Codec):
+    """Both directions, within `limits`."""
+
+    name = "xenstore"
+    content_type = "application/x-xenstore-nodes"
+
+    def __init__(self, limits: Limits = _LIMITS) -> None:
+        self._limits = limits
+
+    def decode(self, body: bytes) -> Envelope:
+        """Read the nodes of one request."""
+        try:
+            method, *items = self._items(body) or [b""]
+            tree = self._tree(items)
+            return Envelope((_call(_method(method), tree),))
+        except _Refused as refused:
+            return Envelope((refused.fault,))
+
+    def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes:
+        """Write the nodes of the answer."""
+        outcome = outcomes[0]
+        if isinstance(outcome, Reply):
+            try:
+                return _packed(_reply(outcome.value))
+            except MarshalError as error:
+                outcome = Fault(FaultCode.UNREPRESENTABLE, str(error))
+            except RecursionError:
+                outcome = Fault(FaultCode.UNREPRESENTABLE, "$: nested too deeply")
+        entry = envelope.entries[0]
+        return _packed(_error(outcome, entry.method if isinstance(entry, Call) else ""))
+
+    def encode_call(self, call: Call) -> bytes:
+        """Write the nodes of a request; raises ValueError naming the place of what cannot be said."""
+        pairs: list[Pair] = []
+        try:
+            for at, value in enumerate(call.params):
+                pairs += _placed(("params", at), _nodes, value, str(at))
+            for name, value in call.named.items():
+                pairs += _placed(("params", name), _nodes, value, member(name))
+            return pack([element(call.method).encode()]) + _packed(pairs)
+        except (MarshalError, RecursionError) as error:
+            raise ValueError(str(error)) from None
+
+    def decode_outcome(self, body: bytes) -> Outcome:
+        """Read the nodes of an answer; junk is a PARSE_ERROR. All that comes back is text, and what holds it."""
+        try:
+            tree = self._tree(self._items(body))
+            if tree.keys() == {""}:
+                return Reply(_value(tree[""]))
+            return _read_error(tree) or Reply(_value(tree) if tree else None)
+        except _Refused as refused:
+            code = FaultCode.TOO_LARGE if refused.fault.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
+            return Fault(code, refused.fault.message)
+
+    def _items(self, body: bytes) -> list[bytes]:
+        if len(body) > self._limits.body:
+            raise _Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.body} bytes, got {len(body)}")
+        try:
+            items = unpack(body)
+        except ValueError as error:
+            raise _Refused(FaultCode.PARSE_ERROR, str(error)) from None
+        if len(items) // 2 > self._limits.elements:
+            raise _Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.elements} nodes")
+        return items
+
+    def _tree(self, items: Sequence[bytes]) -> _Tree:
+        """The nodes by their elements; one with nodes below it has no value of its own."""
+        if len(items) % 2:
+            raise _Refused(FaultCode.PARSE_ERROR, "expected a value for every node")
+        tree: _Tree = {}
+        for path, value in zip(items[::2], items[1::2], strict=True):
+            self._plant(tree, path.decode("latin-1"), value)
+        return tree
+
+    def _plant(self, tree: _Tree, path: str, value: bytes) -> None:
+        *above, last = path.split("/")
+        if path and ("" in above or not last):
+            raise _bad(f"node {_shown(path)} has an element without a name")
+        if len(above) >= self._limits.depth:
+            raise _Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.depth} levels of nodes")
+        for each in above:
+            inner = tree.setdefault(each, {})
+            if isinstance(inner, str):
+                raise _bad(f"node {_shown(each)} has a value, and nodes below it")
+            tree = inner
+        if last in tree:
+            raise _bad(f"node {_shown(last)} is there twice, or has a value and nodes below it")
+        tree[last] = _text(last, value)
+
+
+# Reading
+
+
+def _bad(message: str) -> _Refused:
+    return _Refused(FaultCode.INVALID_REQUEST, message)
+
+
+def _shown(written: str) -> str:
+    return ascii(written if len(written) <= 60 else written[:60] + "...")
+
+
+def _method(written: bytes) -> str:
+    method = _name(written.decode("latin-1"))
+    if not method:
+        raise _bad("the method has no name")
+    return method
+
+
+def _name(written: str) -> str:
+    try:
+        return text_of(written)
+    except ValueError as error:
+        raise _bad(str(error)) from None
+
+
+def _text(written: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise _Refused(FaultCode.INVALID_PARAMS, f"node {_shown(written)}: expected UTF-8 text") from None
+
+
+def _call(method: str, tree: _Tree) -> Call:
+    """Numbered nodes are the parameters by position; a value of the request's own node is nobody's."""
+    numbered = {at: inner for written, inner in tree.items() if (at := index_of(written)) is not None}
+    if tree.get("", ""):
+        raise _bad("the request's own node has a value")
+    named = {
+        name: _value(inner, ("params", name))
+        for written, inner in tree.items()
+        if written and index_of(written) is None and (name := _name(written)) is not None
+    }
+    return Call(method, tuple(_array(numbered, ("params",))), named)
+
+
+def _value(inner: _Tree | str, place: Place = ()) -> Value:
+    if isinstance(inner, str):
+        return inner
+    numbered = {at: each for written, each in inner.items() if (at := index_of(written)) is not None}
+    if len(numbered) == len(inner):
+        return _array(numbered, place)
+    if numbered:
+        raise _bad(f"{render(place)}: expected nodes with numbers or nodes with names, got both")
+    return {(name := _name(written)): _value(each, (*place, name)) for written, each in inner.items()}
+
+
+def _array(numbered: Mapping[int, _Tree | str], place: Place) -> list[Value]:
+    if sorted(numbered) != list(range(len(numbered))):
+        raise _bad(f"{render(place)}: expected nodes numbered from 0 without a gap")
+    return [_value(numbered[at], (*place, at)) for at in range(len(numbered))]
+
+
+def _read_error(tree: _Tree) -> Fault | None:
+    """A number that is not ours is the name of a REMOTE fault."""
+    number, text = tree.get(CODE), tree.get(DESCRIPTION)
+    if not isinstance(number, str) or not isinstance(text, str):
+        return None
+    code = FROM_CODE.get(int(number)) if _NUMBER(number) else None
+    if code is None:
+        return Fault(FaultCode.REMOTE, text, name=number)
+    name, message = _split(text) if code in _NAMED else ("", text)
+    return Fault(code, message, name=name)
+
+
+# Writing
+
+
+def _packed(pairs: Sequence[Pair]) -> bytes:
+    return pack([item for path, value in pairs for item in (path.encode("ascii"), value)])
+
+
+def _reply(value: Value) -> list[Pair]:
+    if value is None or value == [] or value == {}:
+        return []
+    if isinstance(value, dict) and {CODE, DESCRIPTION} <= value.keys():
+        raise MarshalError("a struct without the members code and description, which say an error", value)
+    return list(_nodes(value, ""))
+
+
+def _nodes(value: Value, path: str) -> Iterator[Pair]:
+    """The nodes that say a value; an empty array or struct is an empty node."""
+    steps = _steps(value)
+    if not steps:
+        yield path, _written(value)
+        return
+    for written, step, inner in steps:
+        yield from _placed((step,), _nodes, inner, f"{path}/{written}" if path else written)
+
+
+def _steps(value: Value) -> list[tuple[str, str | int, Value]]:
+    if isinstance(value, list):
+        return [(str(at), at, item) for at, item in enumerate(value)]
+    if isinstance(value, dict):
+        return [(_member(name), name, item) for name, item in value.items()]
+    return []
+
+
+def _member(name: object) -> str:
+    if not isinstance(name, str):
+        raise MarshalError("text as the name of a member", name)
+    try:
+        return member(name)
+    except ValueError:
+        raise MarshalError("the name of a member without lone surrogates", name) from None
+
+
+def _placed(place: Place, nodes: Callable[[Value, str], Iterator[Pair]], value: Value, path: str) -> list[Pair]:
+    try:
+        return list(nodes(value, path))
+    except MarshalError as error:
+        error.at(*place)
+        raise
+
+
+def _written(value: Value) -> bytes:
+    for kind, write in WRITERS.items():
+        if isinstance(value, kind):
+            return write(value)
+    raise MarshalError("a value that a node can say", value)
+
+
+def _nothing(value: object) -> bytes:
+    if value is None:
+        raise MarshalError("a value (a node cannot say nil)", value)
+    return b""
+
+
+def _string(text: str) -> bytes:
+    if "\0" in text:
+        raise MarshalError("text without NUL", text)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise MarshalError("text without lone surrogates", text) from None
+
+
+def _integer(number: int) -> bytes:
+    if number not in _I64:
+        raise MarshalError("an integer of 64 bits", number)
+    return b"%d" % number
+
+
+def _double(number: float) -> bytes:
+    """The shortest digits that read back as the same number."""
+    if not isfinite(number):
+        raise MarshalError("a finite number", number)
+    return repr(float(number)).encode()
+
+
+def _date(moment: datetime) -> bytes:
+    text, zone = compact(moment)
+    if len(zone) > LONGEST_ZONE:
+        raise MarshalError("an offset of whole minutes from UTC", zone)
+    return (text + zone).encode()
+
+
+# A boolean is an integer to Python: it comes first.
+WRITERS: Mapping[type, Callable[[Any], bytes]] = {
+    str: _string,
+    bool: lambda value: b"1" if value else b"0",
+    int: _integer,
+    float: _double,
+    bytes: b64encode,
+    datetime: _date,
+    list: _nothing,
+    dict: _nothing,
+    type(None): _nothing,
+}
+
+
+# Errors
+
+
+def _error(fault: Fault, method: str) -> list[Pair]:
+    number, text = _told(fault, method)
+    description = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace")
+    return [(CODE, str(number).encode()), (DESCRIPTION, description)]
+
+
+def _told(fault: Fault, method: str) -> tuple[int, str]:
+    """The number and what is said with it; that of 1 and 3 is what an old client expects there, a name alone."""
+    if fault.code is FaultCode.UNKNOWN_METHOD and method:
+        return FAULT_CODES[fault.code], method
+    missing = _missing(fault)
+    if missing:
+        return FAULT_CODES[FaultCode.PARAMETER_COUNT], missing
+    if fault.code not in _NAMED:
+        return FAULT_CODES[fault.code], fault.message
+    text = _arguments(fault.data) or fault.message
+    if _NUMBER(fault.name):
+        return int(fault.name), text
+    if _NAME(fault.name):
+        return FAULT_CODES[fault.code], f"{fault.name}: {text}"
+    return FAULT_CODES[fault.code], text if _split(text) == ("", text) else f": {text}"
+
+
+def _missing(fault: Fault) -> str:
+    """The parameter that a call lacks; "" when it lacks none."""
+    if fault.code is FaultCode.INVALID_PARAMS:
+        found = _MISSING(fault.message)
+        return found[1] if found else ""
+    data = fault.data if fault.code is FaultCode.PARAMETER_COUNT and isinstance(fault.data, dict) else {}
+    return str(data.get("missing", ""))
+
+
+def _arguments(data: Value) -> str:
+    """`needed,free`, `domid,domid`: the arguments of an error, with commas between them."""
+    if not isinstance(data, list):
+        return ""
+    try:
+        return ",".join([_argument(item) for item in data])
+    except RecursionError:
+        return ""
+
+
+def _argument(item: Value) -> str:
+    if isinstance(item, list):
+        return _arguments(item)
+    try:
+        return _written(item).decode()
+    except MarshalError:
+        return ""
+
+
+def _split(text: str) -> tuple[str, str]:
+    """`NAME: message` -> both; ("", text) when it is not written like that. An empty name keeps a message whole."""
+    name, colon, message = text.partition(": ")
+    return (name, message) if colon and (not name or _NAME(name)) else ("", text)

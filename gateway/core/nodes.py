@@ -1,0 +1,135 @@
+"""Names of xenstore's nodes: any text as one element of a path and back, and templates of paths. Knows no store.
+
+xenstore allows `A-Z a-z 0-9 - _ @` in an element. Those of them but `@` stand for themselves; any other byte of the
+text's UTF-8 is written `@` and its two hexadecimal digits: `VM.start` is `VM@2estart`. The empty text is `@`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gateway.core.names import shown
+
+MAX_PATH = 3072  # bytes of an absolute path, XENSTORE_ABS_PATH_MAX of xen/io/xs_wire.h
+MAX_VALUE = 2048  # bytes of a value that every store takes from everybody
+
+_TO_ESCAPE = re.compile(rb"[^A-Za-z0-9_-]")
+_LEADING_DIGIT = re.compile(rb"^[0-9]")
+_ESCAPES = [b"@%02x" % byte for byte in range(256)]
+_ELEMENT = re.compile(r"(?:[A-Za-z0-9_-]|@[0-9a-f]{2})+|@")
+_ESCAPED = re.compile(rb"@([0-9a-f]{2})")
+_PATH = re.compile(r"(?:/[A-Za-z0-9_@-]+)+")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+# Elements
+
+
+def element(text: str) -> str:
+    """Any text as one element of a path; ValueError for half of a surrogate pair, which UTF-8 cannot say."""
+    try:
+        escaped = _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0][0]], text.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"expected text without lone surrogates, got {shown(text)}") from None
+    return escaped.decode("ascii") or "@"
+
+
+def member(text: str) -> str:
+    """The same for a member of a struct: one that begins with a digit is escaped, since plain digits number arrays."""
+    escaped = element(text)
+    return _LEADING_DIGIT.sub(lambda match: _ESCAPES[match[0][0]], escaped.encode()).decode("ascii")
+
+
+def text_of(written: str) -> str:
+    """The inverse of both; ValueError for what neither of them writes."""
+    if _ELEMENT.fullmatch(written) is not None:
+        escaped = b"" if written == "@" else written.encode("ascii")
+        raw = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), escaped)
+        try:
+            text = raw.decode()
+            if written in (element(text), member(text)):
+                return text
+        except UnicodeDecodeError:
+            pass
+    raise ValueError(f"expected a name as an element of a path (`.` is `@2e`), got {shown(written)}")
+
+
+def index_of(written: str) -> int | None:
+    """The place in an array that an element stands for; None when it is a name."""
+    return int(written) if _INDEX.fullmatch(written) else None
+
+
+def is_path(text: str) -> bool:
+    """Whether a store can have this node; `/` alone, its root, does not count."""
+    return len(text) <= MAX_PATH and _PATH.fullmatch(text) is not None
+
+
+# Templates
+
+
+class Match(NamedTuple):
+    """What a path says in terms of a template: the part that fits it, its parameters, and the elements behind."""
+
+    node: str
+    parameters: Mapping[str, str]
+    rest: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A path whose elements may be parameters: `/local/domain/{domid}/control/shutdown`."""
+
+    elements: tuple[str, ...]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names in braces, in their order."""
+        return tuple(found[1] for each in self.elements if (found := _PLACEHOLDER.fullmatch(each)))
+
+    @property
+    def root(self) -> str:
+        """The node below which everything lies that fits: what stands before the first parameter."""
+        before = []
+        for each in self.elements:
+            if _PLACEHOLDER.fullmatch(each):
+                break
+            before.append(each)
+        return "/" + "/".join(before)
+
+    def below(self, *elements: str) -> Template:
+        """The template of nodes further down."""
+        return Template((*self.elements, *elements))
+
+    def match(self, path: str) -> Match | None:
+        """Take a path apart; None when it is another one, or ends too early."""
+        elements = path.split("/")[1:]
+        count = len(self.elements)
+        if len(elements) < count:
+            return None
+        parameters: dict[str, str] = {}
+        for wanted, found in zip(self.elements, elements, strict=False):
+            name = _PLACEHOLDER.fullmatch(wanted)
+            if name is not None:
+                parameters[name[1]] = found
+            elif wanted != found:
+                return None
+        return Match("/" + "/".join(elements[:count]), parameters, tuple(elements[count:]))
+
+    def __str__(self) -> str:
+        return "/" + "/".join(self.elements)
+
+
+def template(text: str) -> Template:
+    """Read a template; ValueError says what is wrong with it."""
+    elements = text.removeprefix("/").split("/")
+    names = [found[1] for each in elements if (found := _PLACEHOLDER.fullmatch(each))]
+    plain = [each for each in elements if not _PLACEHOLDER.fullmatch(each)]
+    if not text.startswith("/") or not all(re.fullmatch("[A-Za-z0-9_@-]+", each) for each in plain):
+        raise ValueError(f"expected a path such as /local/domain/{{domid}}/control, got {shown(text)}")
+    if len(names) != len(set(names)):
+        raise ValueError(f"a parameter stands twice in {shown(text)}")
+    return Template(tuple(elements))

@@ -8,60 +8,122 @@ from time import perf_counter
 
 import structlog
 
-from gateway.core.migration import Mode
-from gateway.core.model import Call, Fault, FaultCode, Outcome
-from gateway.core.ports import Backend
+from gateway.core import policy
+from gateway.core.migration import Side
+from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome
+from gateway.core.policy import Plan
+from gateway.core.ports import Backend, Upstreams
 from gateway.core.route import Effect, Route
 from gateway.deadline import Deadlines
 from gateway.metrics import Note
+from gateway.toggles import Toggles
 
 UNMAPPED = "<unmapped>"  # service and method of all that has no route: no client's text becomes a label
+
+# Faults after which it is certain that nothing was executed: such a call may be asked elsewhere.
+NOT_EXECUTED = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
 
 _log = structlog.get_logger("gateway")
 
 
 class Dispatcher:
-    """One for the whole gateway; `backend` answers, `note` is told of every call."""
+    """One for the whole gateway; `backend` and `upstreams` answer, `note` is told of every call.
 
-    def __init__(self, backend: Backend, note: Note) -> None:
+    `observing`: the backend for calls that are only observed: it takes no room from the others and starts nothing.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        note: Note,
+        *,
+        upstreams: Upstreams | None = None,
+        observing: Backend | None = None,
+        toggles: Toggles | None = None,
+    ) -> None:
         self._backend = backend
-        self._note = note
+        self._upstreams = upstreams
+        self._observing = observing or backend
         self._deadlines = Deadlines()
+        self.note = note
+        self.toggles = toggles or Toggles()
         self.in_flight = 0
 
+    def plan(self, route: Route, call: Call, forced: Side | None = None) -> Plan:
+        """Who answers, by the setting that holds now."""
+        return policy.plan(route, self.toggles.setting(route), call, forced)
+
     async def answer(self, route: Route, call: Call) -> Outcome:
-        """Answer one call by its route. The route is kept until the end, whatever is reloaded meanwhile."""
+        """Answer one call by its route."""
+        outcome, _ = await self.answered(route, call, self.plan(route, call))
+        return outcome
+
+    async def answered(self, route: Route, call: Call, plan: Plan) -> tuple[Outcome, Side | None]:
+        """Answer one call, and say who did. The route is kept until the end, whatever is reloaded meanwhile."""
         started = perf_counter()
         self.in_flight += 1
         try:
-            if route.migration.setting.mode is Mode.OFF:
+            side = plan.answer
+            if side is None:
                 outcome: Outcome = Fault(FaultCode.UNAVAILABLE, f"{route.method} is switched off")
             else:
-                outcome = await self._ask(route, call)
+                outcome = await self._ask(side, route, call, self._backend)
+                if plan.fallback and isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED:
+                    side = side.other
+                    outcome = await self._ask(side, route, call, self._backend)
         finally:
             self.in_flight -= 1
-        self._note(route.service, route.method, call, outcome, perf_counter() - started)
-        return outcome
+        self.note(route.service, route.method, call, outcome, perf_counter() - started, side)
+        return outcome, side
+
+    async def observe(self, side: Side, route: Route, call: Call) -> Outcome:
+        """Ask a side whose answer no client will see; counted and noted by whoever wants it."""
+        return await self._ask(side, route, call, self._observing)
+
+    async def forward(self, upstream: str, body: bytes, carried: Carried, seconds: float) -> Answer | Fault:
+        """Send a whole message to an old service as it came; the caller notes what its calls came to."""
+        if self._upstreams is None:
+            return _nobody(upstream)
+        deadline = self._deadlines.start(seconds)
+        self.in_flight += 1
+        try:
+            return await self._upstreams.forward(upstream, body, carried)
+        except asyncio.CancelledError:
+            if deadline.was_the_reason():
+                text = f"no answer from the old service '{upstream}' within {seconds:g} s; it may have been executed"
+                return Fault(FaultCode.TIMEOUT, text)
+            raise
+        finally:
+            deadline.lift()
+            self.in_flight -= 1
+
+    def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
+        """Whether an old service takes messages of this codec and dialect as they are."""
+        return self._upstreams is not None and self._upstreams.speaks(upstream, codec, dialect)
 
     def refuse(self, call: Call, fault: Fault) -> Fault:
         """Account for a call that nobody is asked to answer."""
-        self._note(UNMAPPED, UNMAPPED, call, fault, 0.0)
+        self.note(UNMAPPED, UNMAPPED, call, fault, 0.0, None)
         return fault
 
-    async def _ask(self, route: Route, call: Call) -> Outcome:
+    async def _ask(self, side: Side, route: Route, call: Call, bus: Backend) -> Outcome:
         """The one place where a deadline is held, and where an exception becomes words for a client."""
         deadline = self._deadlines.start(route.timeout)
         asked = route.guard or route
         try:
+            if side is Side.LEGACY:
+                asked = route
+                upstreams = self._upstreams
+                return _nobody(route.migration.upstream) if upstreams is None else await upstreams.call(route, call)
             if route.guard is not None:
-                permission = await self._backend.call(route.guard, replace(call, oneway=False))
+                permission = await bus.call(route.guard, replace(call, oneway=False))
                 if isinstance(permission, Fault):
                     return permission
                 asked = route
-            return await self._backend.call(route, call)
+            return await bus.call(route, call)
         except asyncio.CancelledError:
             if deadline.was_the_reason():
-                return _timed_out(route, asked)
+                return _timed_out(side, route, asked)
             raise
         except Exception:  # noqa: BLE001 - the last line of defence: a bug costs its own call and no other
             _log.exception("a bug answered this call", method=route.method, source=route.source)
@@ -70,10 +132,15 @@ class Dispatcher:
             deadline.lift()
 
 
-def _timed_out(route: Route, asked: Route) -> Fault:
+def _nobody(upstream: str | None) -> Fault:
+    return Fault(FaultCode.UNAVAILABLE, f"no old service '{upstream or ''}' is configured; the call was not sent")
+
+
+def _timed_out(side: Side, route: Route, asked: Route) -> Fault:
     """`asked` is the route or its guard: past a guard's silence nothing was executed."""
+    whom = f"the old service '{route.migration.upstream}'" if side is Side.LEGACY else asked.target.bus_name
     if asked is not route:
         known = f"; {route.method} was not called"
     else:
         known = "" if route.effect is Effect.READ else "; it may have been executed"
-    return Fault(FaultCode.TIMEOUT, f"no answer from {asked.target.bus_name} within {route.timeout:g} s{known}")
+    return Fault(FaultCode.TIMEOUT, f"no answer from {whom} within {route.timeout:g} s{known}")

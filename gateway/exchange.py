@@ -1,24 +1,53 @@
-"""The path of a message: bytes -> codec -> dialect -> dispatcher -> dialect -> codec -> bytes."""
+"""The path of a message: bytes -> codec -> dialect -> dispatcher -> dialect -> codec -> bytes.
+
+A message whose every call an old service answers goes there as it came, and what comes back goes to the client as it
+is: decoding then serves only to know where it goes and what came of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
 
 import structlog
 
 from gateway.builtin import Builtins
+from gateway.core.frozen import value
+from gateway.core.migration import Migration, Mode, Setting, Side
 from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Outcome, Peer
 from gateway.core.names import shown
+from gateway.core.policy import Plan
 from gateway.core.ports import Codec, Dialect, Endpoint
-from gateway.dispatch import Dispatcher
+from gateway.core.route import Route, unmapped
+from gateway.dispatch import UNMAPPED, Dispatcher
+from gateway.forcing import NO_FORCING, Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.shadow import Job, Observation, Shadow
 
 _log = structlog.get_logger("gateway")
+
+_FORWARDED = Plan(Side.LEGACY, None, "the method is not mapped: the old service answers")
+_FROM_HTTP = 400  # the least status of an answer that is no answer to a call
+LONGEST_POLL = 86_400.0  # seconds; event.from waits so long at most, and what is not mapped may be that
 
 
 def _ignore(_: Fault) -> None:
     """Tell nobody."""
+
+
+@value
+class _Asked:
+    """One call of a message as the mapping sees it, and who answers it. No route: nobody but the gateway itself."""
+
+    call: Call
+    route: Route | None
+    plan: Plan
+
+
+_NOBODY = Plan(None)
 
 
 class Exchange(Endpoint):
@@ -32,8 +61,10 @@ class Exchange(Endpoint):
         dispatcher: Dispatcher,
         *,
         concurrency: int = 1,
-        client: Codec | None = None,  # reads our own answers, for `call`
+        client: Codec | None = None,  # reads answers: our own for `call`, an old service's to know what came of a call
         on_refused: Callable[[Fault], object] = _ignore,  # told of each message that held no call, or was not read
+        shadow: Shadow | None = None,
+        forcing: Forcing = NO_FORCING,
     ) -> None:
         self.table = table
         self.codec = codec
@@ -43,18 +74,21 @@ class Exchange(Endpoint):
         self.builtins = Builtins(table, codec.name)
         self._concurrency = concurrency
         self._on_refused = on_refused
+        self._shadow = shadow
+        self._forcing = forcing
+        self._forwarding = None if table.forwards_to is None else _forwarding(table.forwards_to)
 
-    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:  # noqa: ARG002
+    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         """Answer one message; never raises but for cancellation."""
         try:
             envelope = self.codec.decode(body)
-            entries = envelope.entries
-            alone = len(entries) == 1
-            outcomes = (await self._entry(entries[0], peer),) if alone else await self._batch(entries, peer)
-            fault = _whole_fault(envelope)
-            if fault is not None:
-                self._on_refused(fault)
-            return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, fault)
+            asked = [self._asked(entry, peer, carried) for entry in envelope.entries]
+            upstream = self._verbatim(asked)
+            if upstream is not None:
+                return await self._forward(upstream, body, carried, envelope, asked)
+            alone = len(asked) == 1
+            outcomes = (await self._entry(envelope, asked, 0),) if alone else await self._batch(envelope, asked)
+            return self._encoded(envelope, outcomes)
         except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
             _log.exception("a bug answered this message", endpoint=str(self.table.key))
             return self.refuse(Fault(FaultCode.INTERNAL, "internal error"))
@@ -65,36 +99,145 @@ class Exchange(Endpoint):
         envelope = Envelope((fault,))
         return Answer(self.codec.encode(envelope, (fault,)), self.codec.content_type, fault)
 
-    async def _batch(self, entries: Sequence[Call | Fault], peer: Peer) -> Sequence[Outcome]:
-        """Answer the entries in their order, which old clients rely on, or some at a time where the config says so."""
-        if self._concurrency == 1:
-            return [await self._entry(entry, peer) for entry in entries]
-        room = asyncio.Semaphore(self._concurrency)
-
-        async def within(entry: Call | Fault) -> Outcome:
-            async with room:
-                return await self._entry(entry, peer)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(within(entry)) for entry in entries]
-        return [task.result() for task in tasks]
-
-    async def _entry(self, entry: Call | Fault, peer: Peer) -> Outcome:
-        """Framing faults skip the dialect: a convention dresses application outcomes."""
-        if isinstance(entry, Fault):
-            return entry
-        meant = self.dialect.unwrap_call(entry)
-        call = Call(meant.method, meant.params, meant.named, meant.oneway, peer, meant.extensions)
-        route = self.table.routes.get(call.method)
-        outcome = self.own(call) if route is None else await self.dispatcher.answer(route, call)
-        return self.dialect.wrap_outcome(outcome, call)
-
     def own(self, call: Call) -> Outcome:
         """Answer a call that has no route: a built-in method, or one that nobody knows."""
         outcome = self.builtins.answer(call)
         if outcome is not None:
             return outcome
         return self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {shown(call.method)}"))
+
+    # One call after the other
+
+    def _encoded(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
+        fault = _whole_fault(envelope)
+        if fault is not None:
+            self._on_refused(fault)
+        return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, fault)
+
+    def _asked(self, entry: Call | Fault, peer: Peer, carried: Carried) -> _Asked | Fault:
+        if isinstance(entry, Fault):
+            return entry
+        meant = self.dialect.unwrap_call(entry)
+        call = Call(meant.method, meant.params, meant.named, meant.oneway, peer, meant.extensions)
+        forced, call = self._forcing.of(call, carried)
+        route = self.table.routes.get(call.method)
+        if route is not None:
+            return _Asked(call, route, self.dispatcher.plan(route, call, forced))
+        return _Asked(call, self._forwarding, _NOBODY if self._forwarding is None else _FORWARDED)
+
+    async def _batch(self, envelope: Envelope, asked: Sequence[_Asked | Fault]) -> Sequence[Outcome]:
+        """Answer the entries in their order, which old clients rely on, or some at a time where the config says so."""
+        if self._concurrency == 1:
+            return [await self._entry(envelope, asked, at) for at in range(len(asked))]
+        room = asyncio.Semaphore(self._concurrency)
+
+        async def within(at: int) -> Outcome:
+            async with room:
+                return await self._entry(envelope, asked, at)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(within(at)) for at in range(len(asked))]
+        return [task.result() for task in tasks]
+
+    async def _entry(self, envelope: Envelope, asked: Sequence[_Asked | Fault], at: int) -> Outcome:
+        """Framing faults skip the dialect: a convention dresses application outcomes."""
+        each = asked[at]
+        if isinstance(each, Fault):
+            return each
+        if each.route is None:
+            return self.dialect.wrap_outcome(self.own(each.call), each.call)
+        started = perf_counter()
+        outcome, side = await self.dispatcher.answered(each.route, each.call, each.plan)
+        if each.plan.candidate is not None and side is each.plan.answer:
+            self._once_it_has_left(self._observe, each, _single(envelope, at), outcome, perf_counter() - started)
+        return self.dialect.wrap_outcome(outcome, each.call)
+
+    # A whole message as it came
+
+    def _verbatim(self, asked: Sequence[_Asked | Fault]) -> str | None:
+        """The one old service that answers every call of the message and takes it as it is, or None."""
+        upstream = self._goes_to(asked[0])
+        if upstream is None or not self.dispatcher.speaks(upstream, self.codec.name, self.dialect.name):
+            return None
+        return upstream if all(self._goes_to(each) == upstream for each in asked) else None
+
+    def _goes_to(self, each: _Asked | Fault) -> str | None:
+        if isinstance(each, Fault):
+            return self.table.forwards_to
+        if each.route is None or each.plan.answer is not Side.LEGACY or self._forcing.changed(each.call):
+            return None
+        return each.route.migration.upstream
+
+    async def _forward(
+        self, upstream: str, body: bytes, carried: Carried, envelope: Envelope, asked: Sequence[_Asked | Fault]
+    ) -> Answer:
+        patience = max(each.route.timeout for each in map(self._routed, asked) if each.route is not None)
+        started = perf_counter()
+        answer = await self.dispatcher.forward(upstream, body, carried, patience)
+        seconds = perf_counter() - started
+        if isinstance(answer, Fault):
+            return self._not_forwarded(envelope, asked, answer, seconds)
+        self._once_it_has_left(self._account, envelope, asked, answer, seconds)
+        return answer
+
+    def _routed(self, each: _Asked | Fault) -> _Asked:
+        """What could not be read is forwarded as an unmapped call is."""
+        return _Asked(Call(UNMAPPED), self._forwarding, _FORWARDED) if isinstance(each, Fault) else each
+
+    def _not_forwarded(
+        self, envelope: Envelope, asked: Sequence[_Asked | Fault], fault: Fault, seconds: float
+    ) -> Answer:
+        for each in asked:
+            self._note(self._routed(each), fault, seconds)
+        outcomes = [fault if isinstance(each, Fault) else self.dialect.wrap_outcome(fault, each.call) for each in asked]
+        return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type)
+
+    def _account(self, envelope: Envelope, asked: Sequence[_Asked | Fault], answer: Answer, seconds: float) -> None:
+        """Note what came of each call of a message that went as it came."""
+        outcomes = self._read_back(envelope, answer)
+        for at, (each, outcome) in enumerate(zip(map(self._routed, asked), outcomes, strict=True)):
+            seen = self.dialect.unwrap_outcome(outcome, each.call)
+            self._note(each, seen, seconds)
+            if each.plan.candidate is not None:
+                self._look(each, _single(envelope, at), seen, seconds)
+
+    def _note(self, each: _Asked, outcome: Outcome, seconds: float) -> None:
+        assert each.route is not None
+        self.dispatcher.note(each.route.service, each.route.method, each.call, outcome, seconds, Side.LEGACY)
+
+    def _read_back(self, envelope: Envelope, answer: Answer) -> Sequence[Outcome]:
+        if answer.status is not None and answer.status >= _FROM_HTTP:
+            return [Fault(FaultCode.REMOTE, f"HTTP {answer.status}", name=str(answer.status))] * len(envelope.entries)
+        return self.client.decode_answers(answer.body or b"", envelope)
+
+    # What happens when the answer has left
+
+    def _once_it_has_left(self, work: Callable[..., None], *what: object) -> None:
+        """Before the loop turns again the transport has written the answer: nothing here makes a client wait."""
+        asyncio.get_running_loop().call_soon(self._afterwards, work, *what)
+
+    def _afterwards(self, work: Callable[..., None], *what: object) -> None:
+        try:
+            work(*what)
+        except Exception:  # noqa: BLE001 - the client has its answer; a bug costs what we know of it
+            _log.exception("a bug lost what came of this message", endpoint=str(self.table.key))
+
+    def _observe(self, each: _Asked, single: Envelope, outcome: Outcome, seconds: float) -> None:
+        self._look(each, single, self._as_seen(single, each.call, outcome), seconds)
+
+    def _look(self, each: _Asked, single: Envelope, seen: Outcome, seconds: float) -> None:
+        """Let the other side run too. `seen`: the outcome as the client has it."""
+        assert each.route is not None
+        if self._shadow is None or each.plan.answer is None or each.call.oneway:
+            return
+        control = Observation(each.plan.answer, seen, seconds)
+        view = partial(self._as_seen, single, each.call)
+        self._shadow.observe(Job(each.route, each.call, control, view, each.plan.noise))
+
+    def _as_seen(self, single: Envelope, call: Call, outcome: Outcome) -> Outcome:
+        """An outcome as the client of this call has it in its hands: in its own protocol's values."""
+        body = self.codec.encode(single, (self.dialect.wrap_outcome(outcome, call),))
+        return self.dialect.unwrap_outcome(self.client.decode_answers(body or b"", single)[0], call)
 
 
 class Endpoints:
@@ -120,3 +263,17 @@ def _whole_fault(envelope: Envelope) -> Fault | None:
     """The fault of a message that held no call at all."""
     entry = envelope.entries[0] if len(envelope.entries) == 1 and not envelope.batch else None
     return entry if isinstance(entry, Fault) else None
+
+
+def _single(envelope: Envelope, at: int) -> Envelope:
+    """The message that one entry of a batch would have been alone."""
+    if not envelope.batch:
+        return envelope
+    tags = envelope.tags[at : at + 1] if isinstance(envelope.tags, tuple) else envelope.tags
+    return Envelope(envelope.entries[at : at + 1], tags)
+
+
+def _forwarding(upstream: str) -> Route:
+    """The route of all methods that are not mapped."""
+    migration = Migration(Setting(Mode.LEGACY), upstream)
+    return replace(unmapped(UNMAPPED), migration=migration, timeout=LONGEST_POLL)

@@ -16,7 +16,7 @@ from gateway.core.model import Call, Fault, Outcome
 
 MOMENT = 0.05  # seconds that the line of a call may wait for others, so that a busy gateway writes once for many
 
-CallLog: TypeAlias = Callable[[str, Call, Outcome, float], None]  # method as mapped, call, outcome, seconds
+CallLog: TypeAlias = Callable[[str, Call, Outcome, float, str], None]  # method as mapped, call, outcome, seconds, side
 
 _LEVELS: Mapping[str, int] = {
     "debug": logging.DEBUG,
@@ -108,34 +108,35 @@ class _CallLine(msgspec.Struct):
     level: str
     event: str
     method: str
+    side: str
     outcome: str
     ms: float
     peer: str
 
 
 def call_log() -> CallLog:
-    """The function that writes the line of one call: method as mapped, how it ended, milliseconds, who asked.
+    """The function that writes the line of one call: method as mapped, side, how it ended, milliseconds, who asked.
 
     The one line that a busy gateway writes thousands of times a second: as JSON it goes past structlog's machinery.
     """
     logger = structlog.get_logger().bind()
     if not logger.is_enabled_for(logging.INFO):
-        return lambda _method, _call, _outcome, _seconds: None
+        return lambda _method, _call, _outcome, _seconds, _side: None
     if structlog.get_config()["processors"][-1] is _json:
         return _as_json(structlog.get_config()["logger_factory"]().soon)
     info = logger.info
 
-    def readable(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
-        info("call", method=method, outcome=_ended(outcome), ms=round(seconds * 1000, 2), peer=call.peer.address)
+    def readable(method: str, call: Call, outcome: Outcome, seconds: float, side: str) -> None:
+        ms = round(seconds * 1000, 2)
+        info("call", method=method, side=side, outcome=_ended(outcome), ms=ms, peer=call.peer.address)
 
     return readable
 
 
 def _as_json(write: Callable[[str], None]) -> CallLog:
-    def note(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
-        line = _CallLine(
-            datetime.now(UTC), "info", "call", method, _ended(outcome), round(seconds * 1000, 2), call.peer.address
-        )
+    def note(method: str, call: Call, outcome: Outcome, seconds: float, side: str) -> None:
+        ms = round(seconds * 1000, 2)
+        line = _CallLine(datetime.now(UTC), "info", "call", method, side, _ended(outcome), ms, call.peer.address)
         write(_encode(line).decode())
 
     return note

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, genera
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from gateway.core.migration import Side
 from gateway.core.model import Call, Fault, FaultCode, Outcome
 from gateway.log import CallLog
 
@@ -24,7 +25,8 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 # Upper bounds in seconds; a call that takes exactly so long is within.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-Note: TypeAlias = Callable[[str, str, Call, Outcome, float], None]  # service, method as mapped, call, outcome, seconds
+# Service, method as mapped, call, outcome, seconds, and who answered (nobody: it was refused).
+Note: TypeAlias = Callable[[str, str, Call, Outcome, float, Side | None], None]
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, value
 
 
@@ -45,9 +47,11 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_build_info": Series("gauge", "1, labelled with what runs.", ("version", "python")),
     "xcp_gateway_mapping_info": Series("gauge", "1, labelled with the revision of the live mapping.", ("revision",)),
     CALLS: Series(
-        "counter", "Calls that have ended; outcome is ok or the fault's code.", ("service", "method", "outcome")
+        "counter", "Calls that have ended; outcome is ok or the fault's code.", ("service", "method", "side", "outcome")
     ),
-    SECONDS: Series("histogram", "Seconds from a call's arrival at its route to its outcome.", ("service", "method")),
+    SECONDS: Series(
+        "histogram", "Seconds from a call's arrival at its route to its outcome.", ("service", "method", "side")
+    ),
     REFUSED: Series("counter", "Messages without a call: too many, too large, not readable.", ("outcome",)),
     "xcp_gateway_calls_in_flight": Series("gauge", "Calls that are being answered now."),
     "xcp_gateway_buffered_bytes": Series("gauge", "Request bodies and answers held now."),
@@ -83,27 +87,28 @@ class _Tally:
 
 
 class Calls:
-    """Counts calls by service and method. Read from another thread: what may grow meanwhile is copied first."""
+    """Counts calls by service, method and side. Read from another thread: what may grow meanwhile is copied first."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._refused: Counter[FaultCode] = Counter()
 
     def counting(self, log: CallLog) -> Note:
         """The function that counts a call and then logs it."""
         tallies = self._tallies
 
-        def note(service: str, method: str, call: Call, outcome: Outcome, seconds: float) -> None:
-            tally = tallies.get((service, method))
+        def note(service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
+            by = side.value if side is not None else ""
+            tally = tallies.get((service, method, by))
             if tally is None:
-                tally = tallies[service, method] = _Tally()
+                tally = tallies[service, method, by] = _Tally()
             tally.seconds += seconds
             tally.buckets[bisect_left(BUCKETS, seconds)] += 1
             if isinstance(outcome, Fault):
                 tally.faults[outcome.code] = tally.faults.get(outcome.code, 0) + 1
             else:
                 tally.ok += 1
-            log(method, call, outcome, seconds)
+            log(method, call, outcome, seconds, by)
 
         return note
 
@@ -113,19 +118,17 @@ class Calls:
 
     def ended(self, service: str, method: str) -> tuple[int, int]:
         """How many calls of a method have ended, and how many of them with a fault."""
-        tally = self._tallies.get((service, method))
-        if tally is None:
-            return 0, 0
-        faults = sum(tally.faults.values())
-        return tally.ok + faults, faults
+        tallies = [tally for key, tally in list(self._tallies.items()) if key[:2] == (service, method)]
+        faults = sum(sum(tally.faults.values()) for tally in tallies)
+        return sum(tally.ok for tally in tallies) + faults, faults
 
     def outcomes(self) -> Samples:
         """For CALLS."""
-        for (service, method), tally in list(self._tallies.items()):
+        for labels, tally in list(self._tallies.items()):
             if tally.ok:
-                yield (service, method, "ok"), tally.ok
+                yield (*labels, "ok"), tally.ok
             for code, count in list(tally.faults.items()):
-                yield (service, method, code.value), count
+                yield (*labels, code.value), count
 
     def refused(self) -> Samples:
         """For REFUSED."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from adapters.codecs import jsonrpc1
@@ -109,6 +109,30 @@ class Codec(ports.Codec):
             return Fault(code, str(refused))
         outcome = _read_response(message) if type(message) is dict and "id" in message else None
         return outcome or Fault(FaultCode.PARSE_ERROR, "expected a response with an id and either result or error")
+
+    def decode_answers(self, body: bytes, envelope: Envelope) -> Sequence[Outcome]:
+        """Read the answer to a message; those to a batch may stand in any order (section 6)."""
+        tags: Sequence[_Tag] = envelope.tags if isinstance(envelope.tags, tuple) else (_Tag(_NULL),)
+        if not envelope.batch:
+            return [self.decode_outcome(body) if tags[0].id is not None else Reply()]
+        try:
+            answers = self._answers(body)
+        except Refused as refused:
+            return [Fault(FaultCode.PARSE_ERROR, str(refused)) for _ in tags]
+        missing = Fault(FaultCode.PARSE_ERROR, "the batch was answered without a response to this request")
+        return [Reply() if tag.id is None else next(answers.get(tag.id, iter(())), missing) for tag in tags]
+
+    def _answers(self, body: bytes) -> dict[bytes, Iterator[Outcome]]:
+        """The responses of a batch by their ids; several with one id in their order."""
+        found: dict[bytes, list[Outcome]] = {}
+        messages = read(body, self._limits) if body else []
+        if type(messages) is not list:
+            raise Refused(FaultCode.PARSE_ERROR, "expected the responses of a batch in an array")
+        for message, raw in zip(messages, raw_items(body) if messages else (), strict=True):
+            outcome = _read_response(message) if type(message) is dict and "id" in message else None
+            if outcome is not None:
+                found.setdefault(_id(message, raw) or _NULL, []).append(outcome)
+        return {key: iter(outcomes) for key, outcomes in found.items()}
 
     def _batch(self, messages: list[Any], body: bytes) -> Envelope:
         """Section 6: an answer for each request, but one alone for a batch that is none."""

@@ -100,6 +100,17 @@ class Codec(ports.Codec):
         except RecursionError:
             return Fault(FaultCode.TOO_LARGE, "nested deeper than can be read")
 
+    def decode_answers(self, body: bytes, envelope: Envelope) -> Sequence[Outcome]:
+        """Read the answer to a message; that to a system.multicall has an item for each call."""
+        outcome = self.decode_outcome(body)
+        if not envelope.batch:
+            return [outcome]
+        items = outcome.value if isinstance(outcome, Reply) else outcome
+        if isinstance(items, list) and len(items) == len(envelope.entries):
+            return [_read_item(item) for item in items]
+        wrong = Fault(FaultCode.PARSE_ERROR, f"expected an array of {len(envelope.entries)} answers")
+        return [items if isinstance(items, Fault) else wrong] * len(envelope.entries)
+
     def _envelope(self, root: Element) -> Envelope:
         method, params = _framed(_call_frame, root)
         if method == MULTICALL:
@@ -227,6 +238,16 @@ def _item(outcome: Outcome) -> bytes:
         except Unwritable as unwritable:
             outcome = Fault(FaultCode.UNREPRESENTABLE, str(unwritable))
     return _write_fault(outcome)
+
+
+def _read_item(item: Value) -> Outcome:
+    """The inverse of `_item`."""
+    if isinstance(item, list) and len(item) == 1:
+        return Reply(item[0])
+    try:
+        return _read_fault(item)
+    except Refused as refused:
+        return Fault(FaultCode.PARSE_ERROR, str(refused))
 
 
 def _write_fault(fault: Fault) -> bytes:

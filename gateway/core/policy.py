@@ -7,15 +7,21 @@ from hashlib import blake2b
 from gateway.core.frozen import value
 from gateway.core.migration import BUCKETS, Migration, Mode, Setting, Side, percent
 from gateway.core.model import Call
+from gateway.core.route import Route
 
 
 @value
 class Plan:
-    """`answer` None: nobody. `candidate` is asked once the answer has left. `why` is for people."""
+    """`answer` None: nobody. `candidate` is asked once the answer has left. `why` is for people.
+
+    `fallback`: a call that D-Bus certainly did not execute goes to the old service.
+    """
 
     answer: Side | None
     candidate: Side | None = None
     why: str = ""
+    fallback: bool = False
+    noise: bool = False  # the control is to be asked a second time
 
 
 # The plans that need no look at the call.
@@ -30,8 +36,9 @@ def bucket(subject: str, key: str) -> int:
     return int.from_bytes(digest, "big") % BUCKETS
 
 
-def plan(method: str, migration: Migration, setting: Setting, call: Call, forced: Side | None = None) -> Plan:
+def plan(route: Route, setting: Setting, call: Call, forced: Side | None = None) -> Plan:
     """Who answers `call`. `forced`: the side that the client asked for, where its listener lets it."""
+    migration = route.migration
     if setting.mode is Mode.OFF:
         return _OFF
     if forced is not None:
@@ -44,15 +51,18 @@ def plan(method: str, migration: Migration, setting: Setting, call: Call, forced
         case Mode.SHADOW:
             chosen = Plan(setting.control, None, f"mode {setting}")
         case Mode.CANARY:
-            chosen = _canary(migration.group or method, migration, setting, call)
-    return _observed(chosen, migration, setting)
+            chosen = _canary(migration.group or f"{route.service}/{route.method}", migration, setting, call)
+    return _completed(chosen, migration, setting) if migration.upstream is not None else chosen
 
 
-def _observed(chosen: Plan, migration: Migration, setting: Setting) -> Plan:
-    wanted = setting.observe or setting.mode is Mode.SHADOW
-    if not wanted or chosen.answer is None or migration.upstream is None or not migration.may_shadow:
-        return chosen  # what may not run twice never does, whatever was set
-    return Plan(chosen.answer, chosen.answer.other, chosen.why)
+def _completed(chosen: Plan, migration: Migration, setting: Setting) -> Plan:
+    """With who is observed (what may not run twice never is, whatever was set) and whether there is a way back."""
+    observed = migration.may_shadow and (setting.observe or setting.mode is Mode.SHADOW)
+    fallback = migration.fallback and chosen.answer is Side.DBUS
+    if chosen.answer is None or not (observed or fallback):
+        return chosen
+    candidate = chosen.answer.other if observed else None
+    return Plan(chosen.answer, candidate, chosen.why, fallback, observed and setting.noise)
 
 
 def _canary(subject: str, migration: Migration, setting: Setting, call: Call) -> Plan:

@@ -37,6 +37,13 @@ class Codec(Protocol):
     def decode_outcome(self, body: bytes) -> Outcome:
         """Read an answer; junk is a Fault (PARSE_ERROR)."""
 
+    def decode_answers(self, body: bytes, envelope: Envelope) -> Sequence[Outcome]:  # noqa: ARG002 - for batches
+        """Read the answer to this very message as its client does: an outcome for each entry.
+
+        An entry that wants no answer has Reply(None). A codec without batches needs no more than this.
+        """
+        return [self.decode_outcome(body)]
+
 
 class Dialect(Protocol):
     """A house convention over neutral values; `unwrap_x(wrap_x(v)) == v`. Pure and total."""

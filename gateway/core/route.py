@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 from gateway.core.frozen import value
 from gateway.core.migration import UNMOVED, Migration
@@ -95,3 +95,12 @@ class Route:
     source: str = ""  # "mappings/xenopsd.yaml:12"
     aliases: tuple[str, ...] = ()  # old spellings that lead here too
     guard: Route | None = None  # called first with the same call; its fault is the answer (a session check)
+
+
+def unmapped(name: str) -> Route:
+    """A route for what no mapping knows: it leads nowhere on the bus."""
+
+    def nowhere(*_: object) -> NoReturn:
+        raise AssertionError("a method that is not mapped has no D-Bus side")
+
+    return Route(name, name, Target("", "", "", "", "", ""), (), None, nowhere, nowhere, nowhere)

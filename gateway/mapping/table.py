@@ -32,6 +32,7 @@ class EndpointTable:
     dialect: str
     routes: Mapping[str, Route]
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    forwards_to: str | None = None  # the upstream that answers all that is not mapped here
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,18 @@ def test_a_reply_comes_back_as_it_was(name: str, value: Value) -> None:
 
 
 @EVERY
+@FEW
+@given(value=VALUES)
+def test_an_answer_is_read_for_its_message(name: str, value: Value) -> None:
+    codec = CODECS[name]()
+    envelope = codec.decode(codec.encode_call(PING))
+    for outcome in (Reply(value), Fault(FaultCode.TIMEOUT, "late")):
+        body = codec.encode(envelope, (outcome,))
+        assert body is not None
+        assert exactly(codec.decode_answers(body, envelope)) == exactly([outcome])
+
+
+@EVERY
 @pytest.mark.parametrize("code", FaultCode)
 def test_every_fault_comes_back_with_its_code_and_message(name: str, code: FaultCode) -> None:
     fault = answered(CODECS[name](), Fault(code, "what went wrong"))

@@ -120,8 +120,10 @@ async def test_metrics_tell_what_was_called_and_never_a_clients_text(running: Ga
     for method in ("echo", "made-up-by-a-client"):
         await running.call(CallRequest(method, ["a"]))
     text = (await running.metrics()).decode()
-    assert 'xcp_gateway_calls_total{method="echo",outcome="ok",service="toy"} 1.0' in text
-    assert 'xcp_gateway_calls_total{method="<unmapped>",outcome="unknown_method",service="<unmapped>"} 1.0' in text
+    assert 'xcp_gateway_calls_total{method="echo",outcome="ok",service="toy",side="dbus"} 1.0' in text
+    assert (
+        'xcp_gateway_calls_total{method="<unmapped>",outcome="unknown_method",service="<unmapped>",side=""} 1.0' in text
+    )
     assert 'xcp_gateway_service_available{bus="toolstack",bus_name="org.example.toy"} 1.0' in text
     assert "made-up" not in text
 

@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.core.migration import Migration, Mode, Setting
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.migration import Migration, Mode, Setting, Side
+from gateway.core.model import BARE, Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
+from gateway.core.override import Override
 from gateway.core.ports import Backend
 from gateway.core.route import Effect, Route
 from gateway.dispatch import UNMAPPED, Dispatcher
+from gateway.toggles import Toggles
+from tests.kit import upstreams as kit
 from tests.kit.routes import TARGET, route
 
 
@@ -52,10 +55,14 @@ class Notes:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, Outcome]] = []
+        self.sides: list[Side | None] = []
 
-    def __call__(self, service: str, method: str, call: Call, outcome: Outcome, seconds: float) -> None:
+    def __call__(
+        self, service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None
+    ) -> None:
         assert seconds >= 0
         self.lines.append((service, method, outcome))
+        self.sides.append(side)
 
 
 async def test_the_backend_answers_and_the_call_is_noted_once() -> None:
@@ -186,3 +193,80 @@ async def test_a_timeout_error_of_a_backend_is_a_bug_and_no_deadline() -> None:
 
     outcome = await Dispatcher(Scripted(raises), Notes()).answer(route(), Call("echo", ("a",)))
     assert outcome == Fault(FaultCode.INTERNAL, "internal error")
+
+
+OLD = Migration(Setting(Mode.LEGACY), upstream="old")
+
+
+async def test_the_old_service_answers_what_is_legacy_and_is_noted_as_that_side() -> None:
+    backend, upstreams, notes = Scripted(echo), kit.Scripted({}), Notes()
+    dispatcher = Dispatcher(backend, notes, upstreams=upstreams)
+    assert await dispatcher.answer(route("VM.stat", migration=OLD), Call("VM.stat", ("a",))) == Reply("old")
+    assert (backend.asked, upstreams.called, notes.sides) == ([], ["VM.stat"], [Side.LEGACY])
+
+
+async def test_an_override_moves_a_method_while_calls_come() -> None:
+    backend, upstreams, toggles = Scripted(echo), kit.Scripted({}), Toggles()
+    dispatcher = Dispatcher(backend, Notes(), upstreams=upstreams, toggles=toggles)
+    stat, call = route("VM.stat", migration=OLD), Call("VM.stat", ("new",))
+    assert await dispatcher.answer(stat, call) == Reply("old")
+    toggles.replace([Override("VM.stat", Setting(Mode.DBUS), "alice", 0.0)])
+    assert await dispatcher.answer(stat, call) == Reply("new")
+    toggles.replace([])
+    assert await dispatcher.answer(stat, call) == Reply("old")
+
+
+async def test_without_old_services_a_legacy_method_says_so() -> None:
+    outcome = await Dispatcher(Scripted(echo), Notes()).answer(route(migration=OLD), Call("echo", ("a",)))
+    assert outcome == Fault(FaultCode.UNAVAILABLE, "no old service 'old' is configured; the call was not sent")
+
+
+async def test_an_old_service_that_does_not_answer_in_time_is_named() -> None:
+    upstreams = kit.Scripted({}, answer=hang)
+    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=upstreams)
+    outcome = await dispatcher.answer(route(migration=OLD, timeout=0.01), Call("echo", ("a",)))
+    says = "no answer from the old service 'old' within 0.01 s; it may have been executed"
+    assert outcome == Fault(FaultCode.TIMEOUT, says)
+
+
+@pytest.mark.parametrize("code", FaultCode)
+async def test_a_call_falls_back_only_where_nothing_was_executed_for_certain(code: FaultCode) -> None:
+    async def fail(_route: Route, _call: Call) -> Outcome:
+        return Fault(code, "no")
+
+    notes, upstreams = Notes(), kit.Scripted({})
+    back = route(migration=Migration(Setting(Mode.DBUS), upstream="old", fallback=True))
+    outcome = await Dispatcher(Scripted(fail), notes, upstreams=upstreams).answer(back, Call("echo"))
+    if code in (FaultCode.UNAVAILABLE, FaultCode.BUSY):
+        assert (outcome, notes.sides) == (Reply("old"), [Side.LEGACY])
+    else:
+        assert (outcome, notes.sides, upstreams.called) == (Fault(code, "no"), [Side.DBUS], [])
+
+
+async def test_a_call_that_is_only_observed_asks_the_backend_for_that_and_is_not_noted() -> None:
+    backend, observing, notes = Scripted(echo), Scripted(echo), Notes()
+    dispatcher = Dispatcher(backend, notes, observing=observing, upstreams=kit.Scripted({}))
+    guarded = route("VM.stat", guard=route("session check"))
+    assert await dispatcher.observe(Side.DBUS, guarded, Call("VM.stat", ("s",))) == Reply("s")
+    assert await dispatcher.observe(Side.LEGACY, guarded, Call("VM.stat", ("s",))) == Reply("old")
+    assert (backend.asked, observing.asked, notes.lines) == ([], ["session check", "VM.stat"], [])
+
+
+async def test_a_whole_message_has_a_deadline_too() -> None:
+    class Mute(kit.Scripted):
+        async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=Mute({}))
+    fault = await dispatcher.forward("old", b"", BARE, 0.01)
+    says = "no answer from the old service 'old' within 0.01 s; it may have been executed"
+    assert fault == Fault(FaultCode.TIMEOUT, says)
+    assert dispatcher.in_flight == 0
+
+
+async def test_a_whole_message_for_nobody_is_refused() -> None:
+    dispatcher = Dispatcher(Scripted(echo), Notes())
+    assert not dispatcher.speaks("old", "xmlrpc", "plain")
+    fault = await dispatcher.forward("old", b"", BARE, 1.0)
+    assert fault == Fault(FaultCode.UNAVAILABLE, "no old service 'old' is configured; the call was not sent")

@@ -6,17 +6,22 @@ import asyncio
 import json
 import xmlrpc.client
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
-from gateway.core.model import Answer, Call, Envelope, Fault, FaultCode, Limits, Outcome, Peer, Reply
+from gateway.core.migration import Migration, Mode, Setting, Side
+from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Limits, Outcome, Peer, Reply
 from gateway.core.ports import Backend, Codec
 from gateway.core.route import Route
-from gateway.dispatch import Dispatcher
+from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.exchange import Endpoints, Exchange
+from gateway.forcing import Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.shadow import Observed, Shadow
+from tests.kit import upstreams as kit
 from tests.kit.routes import route
 
 PEER = Peer("tcp:127.0.0.1:4711")
@@ -203,3 +208,177 @@ def test_the_exchange_with_the_longest_path_is_found_and_the_root_takes_the_rest
     assert endpoints.resolve("rpc", "/elsewhere") is exchanges[keys[0]]
     assert endpoints.resolve("other", "/RPC2") is None
     assert endpoints.resolve("third", "/") is None
+
+
+# Messages that an old service answers
+
+LEGACY = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True)
+OLD_ANSWER = Answer(b'{"result": 1,   "error":null,"id":7}', "text/odd", None, 200, "Fine", ((b"X-Old", b"yes"),))
+
+
+class Told:
+    """Remembers observations and notes."""
+
+    def __init__(self) -> None:
+        self.seen: list[Observed] = []
+        self.noted: list[tuple[str, Outcome, Side | None]] = []
+
+    def observed(self, observed: Observed) -> None:
+        self.seen.append(observed)
+
+    def dropped(self, route: Route) -> None:
+        raise AssertionError("there was room")
+
+    def note(self, _service: str, method: str, _call: Call, outcome: Outcome, _s: float, side: Side | None) -> None:
+        self.noted.append((method, outcome, side))
+
+
+class Front:
+    """An exchange before an old service, with methods that move."""
+
+    def __init__(
+        self, whole: Answer | Fault, *, codec: str = "jsonrpc", forwards_to: str | None = None, **methods: Setting
+    ) -> None:
+        self.upstreams = kit.Scripted({"old": (codec, "plain")}, whole)
+        self.told = Told()
+        self.asked: list[str] = []
+        routes = {name: route(name, migration=replace(LEGACY, setting=setting)) for name, setting in methods.items()}
+        dispatcher = Dispatcher(Scripted(self._dbus), self.told.note, upstreams=self.upstreams)
+        self.shadow = Shadow(dispatcher.observe, self.told)
+        self.exchange = Exchange(
+            EndpointTable(HERE, codec, "plain", routes, forwards_to=forwards_to),
+            CODECS[codec](Limits()),
+            DIALECTS["plain"](codec),
+            dispatcher,
+            shadow=self.shadow,
+            forcing=Forcing(b"x-gateway-side", "side"),
+        )
+
+    async def _dbus(self, call: Call) -> Outcome:
+        self.asked.append(call.method)
+        return Reply(1)
+
+    async def answer(self, message: bytes, carried: Carried = BARE) -> Answer:
+        """The answer; then everything that comes after it."""
+        answer = await self.exchange.answer(message, PEER, carried)
+        await asyncio.sleep(0)
+        await self.shadow.drain(5)
+        return answer
+
+
+ONE = b'{ "method":"stat", "params":["a"], "id":7 }'
+LEGACY_ONLY, SHADOW, DBUS = Setting(Mode.LEGACY), Setting(Mode.SHADOW), Setting(Mode.DBUS)
+
+
+async def test_a_message_of_legacy_calls_goes_as_it_came_and_its_answer_comes_back_as_it_is() -> None:
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    carried = Carried("POST", "/x?y", ((b"User-Agent", b"old client"),))
+    assert await front.answer(ONE, carried) is OLD_ANSWER
+    assert front.upstreams.forwarded == [("old", ONE, carried)]
+    assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]
+    assert front.asked == []
+
+
+async def test_in_shadow_mode_the_other_side_runs_once_the_answer_has_left() -> None:
+    front = Front(OLD_ANSWER, stat=SHADOW)
+    assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
+    assert front.asked == []  # not before the answer is out of our hands
+    await asyncio.sleep(0)
+    await front.shadow.drain(5)
+    (observed,) = front.told.seen
+    assert front.asked == ["stat"]
+    assert (observed.control.outcome, observed.candidate.outcome) == (Reply(1), Reply(1))
+    assert observed.control.side is Side.LEGACY
+
+
+async def test_the_old_side_is_observed_where_dbus_is_the_control() -> None:
+    front = Front(OLD_ANSWER, stat=Setting(Mode.SHADOW, control=Side.DBUS))
+    answer = await front.answer(ONE)
+    assert json.loads(body(answer)) == {"result": 1, "error": None, "id": 7}
+    (observed,) = front.told.seen
+    assert (observed.control.outcome, observed.candidate.outcome) == (Reply(1), Reply("old"))
+
+
+async def test_an_answer_that_cannot_be_read_goes_back_all_the_same_and_is_a_difference() -> None:
+    page = Answer(b"<html>", "text/html", None, 500, "Internal Error")
+    front = Front(page, stat=SHADOW)
+    assert await front.answer(ONE) is page
+    assert front.told.seen[0].control.outcome == Fault(FaultCode.REMOTE, "HTTP 500", name="500")
+    front = Front(Answer(b"nonsense", "text/html", None, 200), stat=LEGACY_ONLY)
+    await front.answer(ONE)
+    [(_, outcome, _)] = front.told.noted
+    assert isinstance(outcome, Fault)
+    assert outcome.code is FaultCode.PARSE_ERROR
+
+
+async def test_an_old_service_that_is_away_is_a_fault_in_the_clients_protocol() -> None:
+    front = Front(Fault(FaultCode.UNAVAILABLE, "cannot connect"), stat=LEGACY_ONLY)
+    answer = json.loads(body(await front.answer(ONE)))
+    assert (answer["id"], answer["error"]["message"]) == (7, "cannot connect")
+    assert front.told.noted == [("stat", Fault(FaultCode.UNAVAILABLE, "cannot connect"), Side.LEGACY)]
+
+
+def batch(*methods: str) -> bytes:
+    return json.dumps(
+        [{"jsonrpc": "2.0", "method": method, "params": [], "id": at} for at, method in enumerate(methods)]
+    ).encode()
+
+
+async def test_a_batch_goes_as_it_came_only_when_the_old_service_answers_all_of_it() -> None:
+    answers = b'[{"jsonrpc":"2.0","result":"A","id":0},{"jsonrpc":"2.0","result":1,"id":1}]'
+    whole = Answer(answers, "application/json", None, 200)
+    front = Front(whole, stat=LEGACY_ONLY, look=SHADOW, move=DBUS)
+    assert await front.answer(batch("stat", "look")) is whole
+    assert front.told.noted == [("stat", Reply("A"), Side.LEGACY), ("look", Reply(1), Side.LEGACY)]
+    assert [observed.call.method for observed in front.told.seen] == ["look"]
+    mixed = json.loads(body(await front.answer(batch("stat", "move"))))
+    assert [entry["result"] for entry in mixed] == ["old", 1]
+    assert len(front.upstreams.forwarded) == 1
+
+
+async def test_an_old_service_of_another_protocol_is_asked_call_by_call() -> None:
+    front = Front(OLD_ANSWER, stat=SHADOW)
+    front.upstreams._speaks = {"old": ("xmlrpc", "xenapi")}
+    assert json.loads(body(await front.answer(ONE)))["result"] == "old"
+    assert (front.upstreams.called, front.upstreams.forwarded) == (["stat"], [])
+    assert front.told.seen[0].control.outcome == Reply("old")
+
+
+@pytest.mark.parametrize("message", [b'{"method":"nope","params":[],"id":7}', b"{", batch("nope", "stat")])
+async def test_what_is_not_mapped_is_forwarded_where_the_mapping_says_so(message: bytes) -> None:
+    front = Front(OLD_ANSWER, forwards_to="old", stat=LEGACY_ONLY)
+    assert await front.answer(message) is OLD_ANSWER
+    assert front.told.noted[0][0] == UNMAPPED
+    refusing = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    assert await refusing.answer(message) is not OLD_ANSWER
+
+
+async def test_a_client_may_force_a_side_by_a_header_or_by_a_parameter() -> None:
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    await front.answer(ONE, Carried(headers=((b"X-Gateway-Side", b"dbus"),)))
+    assert front.asked == ["stat"]
+    await front.answer(b'{"jsonrpc":"2.0","method":"stat","params":{"side":"dbus"},"id":1}')
+    assert front.asked == ["stat", "stat"]
+    await front.answer(b'{"jsonrpc":"2.0","method":"stat","params":{"side":"legacy"},"id":1}')
+    assert (front.upstreams.called, front.upstreams.forwarded) == (["stat"], [])  # no longer as it came
+
+
+async def test_a_bug_in_what_comes_after_costs_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    front.exchange.client = BrokenCodec()
+    assert await front.answer(ONE) is OLD_ANSWER
+    assert "a bug lost what came of this message" in "".join(capsys.readouterr())
+
+
+async def test_where_a_call_fell_back_nothing_is_compared_with_itself() -> None:
+    front = Front(OLD_ANSWER, stat=replace(DBUS, observe=True))
+
+    async def away(call: Call) -> Outcome:
+        return Fault(FaultCode.UNAVAILABLE, "the bus is gone")
+
+    dispatcher = Dispatcher(Scripted(away), front.told.note, upstreams=front.upstreams)
+    front.exchange.dispatcher = dispatcher
+    migration = replace(LEGACY, setting=replace(DBUS, observe=True), fallback=True)
+    front.exchange.table = replace(front.exchange.table, routes={"stat": route("stat", migration=migration)})
+    assert json.loads(body(await front.answer(ONE)))["result"] == "old"
+    assert front.told.seen == []

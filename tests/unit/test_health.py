@@ -42,7 +42,7 @@ def test_a_row_adds_up_the_methods_of_its_service() -> None:
     calls = Calls()
     note = calls.counting(lambda *_: None)
     for method, outcome in (("VM.start", Reply()), ("VM.stop", Fault(FaultCode.BUSY, "")), ("VM.stop", Reply())):
-        note("toy", method, Call(method), outcome, 0.1)
+        note("toy", method, Call(method), outcome, 0.1, None)
     mapped = table(to(TOY.name, "VM.start"), to(TOY.name, "VM.stop"), to("org.other", "SR.scan"))
     refused = replace(TOY, breaker=State.OPEN, probe_in=1.26)
     (row,) = health.rows(mapped, [refused], calls)

@@ -39,21 +39,21 @@ async def written(lines: pytest.CaptureFixture[str]) -> str:
 
 async def test_a_call_is_one_line_of_json_without_its_values(lines: pytest.CaptureFixture[str]) -> None:
     log.configure("json", "info")
-    log.call_log()("VM.start", CALL, Reply("another secret"), 0.0125)
+    log.call_log()("VM.start", CALL, Reply("another secret"), 0.0125, "dbus")
     text = await written(lines)
     line = json.loads(text)
     assert text.count("\n") == 1
     assert "secret" not in text
     assert line.pop("timestamp").endswith("Z")
     assert line == {
-        "event": "call", "level": "info", "method": "VM.start", "outcome": "ok", "ms": 12.5,
-        "peer": "tcp:127.0.0.1:4711",
+        "event": "call", "level": "info", "method": "VM.start", "side": "dbus", "outcome": "ok",
+        "ms": 12.5, "peer": "tcp:127.0.0.1:4711",
     }  # fmt: skip
 
 
 async def test_a_fault_is_named_by_its_code_and_not_by_its_text(lines: pytest.CaptureFixture[str]) -> None:
     log.configure("json", "info")
-    log.call_log()("VM.start", CALL, Fault(FaultCode.TIMEOUT, "a secret text"), 1.0)
+    log.call_log()("VM.start", CALL, Fault(FaultCode.TIMEOUT, "a secret text"), 1.0, "dbus")
     line = json.loads(await written(lines))
     assert line["outcome"] == "timeout"
     assert "secret" not in str(line)
@@ -81,7 +81,7 @@ def test_a_library_is_heard_when_it_warns_and_its_exception_stays_on_the_line(
 
 async def test_on_a_console_a_line_is_for_people(lines: pytest.CaptureFixture[str]) -> None:
     log.configure("console", "info")
-    log.call_log()("VM.start", CALL, Reply(), 0.5)
+    log.call_log()("VM.start", CALL, Reply(), 0.5, "dbus")
     text = lines.readouterr().err
     assert "method=VM.start" in text
     assert "outcome=ok" in text
@@ -89,7 +89,7 @@ async def test_on_a_console_a_line_is_for_people(lines: pytest.CaptureFixture[st
 
 async def test_below_its_level_nothing_is_written(lines: pytest.CaptureFixture[str]) -> None:
     log.configure("json", "warning")
-    log.call_log()("VM.start", CALL, Reply(), 0.5)
+    log.call_log()("VM.start", CALL, Reply(), 0.5, "dbus")
     assert lines.readouterr().err == ""
 
 
@@ -99,7 +99,7 @@ async def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.Mo
     gone.close()
     monkeypatch.setattr(sys, "stderr", gone)
     log.configure("json", "info")
-    log.call_log()("VM.start", CALL, Reply(), 0.5)
+    log.call_log()("VM.start", CALL, Reply(), 0.5, "dbus")
     structlog.get_logger().warning("this is written at once, with the line of the call before it")
     assert log.lines_lost() == 2
     with pytest.raises(ValueError, match="closed file"):
@@ -112,7 +112,7 @@ async def test_lines_of_calls_wait_for_each_other_and_never_stand_behind_what_ca
     log.configure("json", "info")
     note = log.call_log()
     for method in ("first", "second"):
-        note(method, CALL, Reply(), 0.5)
+        note(method, CALL, Reply(), 0.5, "dbus")
     assert lines.readouterr().err == ""
     structlog.get_logger().warning("third")
     events = [json.loads(line) for line in lines.readouterr().err.splitlines()]

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.core.migration import Side
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.metrics import BUCKETS, CALLS, REFUSED, SECONDS, SERIES, Calls, Samples, render
 
 CALL = Call("VM.start", ("a secret",))
-VM_START = {"service": "xenopsd", "method": "VM.start"}
+VM_START = {"service": "xenopsd", "method": "VM.start", "side": "dbus"}
 NOTHING: Mapping[str, Samples] = dict.fromkeys(SERIES, ())
 
 
-def ignore(method: str, call: Call, outcome: Outcome, seconds: float) -> None:
+def ignore(method: str, call: Call, outcome: Outcome, seconds: float, side: str) -> None:
     """No log."""
 
 
@@ -35,7 +36,7 @@ def test_a_call_is_counted_by_its_outcome() -> None:
     note = calls.counting(ignore)
     outcomes: list[Outcome] = [Reply(1), Reply(2), Fault(FaultCode.TIMEOUT, "late"), Fault(FaultCode.REMOTE, "no")]
     for outcome in outcomes:
-        note("xenopsd", "VM.start", CALL, outcome, 0.01)
+        note("xenopsd", "VM.start", CALL, outcome, 0.01, Side.DBUS)
     seen = samples(calls)
     for outcome_label, count in (("ok", 2), ("timeout", 1), ("remote", 1)):
         assert seen[key(CALLS, **VM_START, outcome=outcome_label)] == count
@@ -43,17 +44,28 @@ def test_a_call_is_counted_by_its_outcome() -> None:
     assert calls.ended("xenopsd", "VM.stop") == (0, 0)
 
 
+def test_each_side_is_counted_for_itself_and_nobody_as_nobody() -> None:
+    calls = Calls()
+    note = calls.counting(ignore)
+    for side in (Side.DBUS, Side.LEGACY, Side.LEGACY, None):
+        note("xenopsd", "VM.start", CALL, Reply(), 0.01, side)
+    seen = samples(calls)
+    labels = {**VM_START, "outcome": "ok"}
+    assert [seen[key(CALLS, **{**labels, "side": side})] for side in ("dbus", "legacy", "")] == [1, 2, 1]
+    assert calls.ended("xenopsd", "VM.start") == (4, 0)
+
+
 def test_a_call_is_logged_as_well() -> None:
     logged: list[object] = []
-    Calls().counting(lambda *what: logged.append(what))("xenopsd", "VM.start", CALL, Reply(1), 0.5)
-    assert logged == [("VM.start", CALL, Reply(1), 0.5)]
+    Calls().counting(lambda *what: logged.append(what))("xenopsd", "VM.start", CALL, Reply(1), 0.5, Side.LEGACY)
+    assert logged == [("VM.start", CALL, Reply(1), 0.5, "legacy")]
 
 
 def test_seconds_are_told_as_a_histogram() -> None:
     calls = Calls()
     note = calls.counting(ignore)
     for seconds in (0.0, 0.001, 0.002, 60.0, 61.0):
-        note("xenopsd", "VM.start", CALL, Reply(), seconds)
+        note("xenopsd", "VM.start", CALL, Reply(), seconds, Side.DBUS)
     seen = samples(calls)
     bounds = ("0.001", "0.0025", "30.0", "60.0", "+Inf")
     assert [seen[key(f"{SECONDS}_bucket", **VM_START, le=bound)] for bound in bounds] == [2, 3, 3, 4, 5]

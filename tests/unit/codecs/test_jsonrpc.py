@@ -273,3 +273,31 @@ def test_an_answer_over_the_limits_says_so() -> None:
 
 def test_no_two_faults_share_a_number() -> None:
     assert len(set(FAULT_CODES.values())) == len(FAULT_CODES) == len(FaultCode)
+
+
+BATCH = (
+    b'[{"jsonrpc":"2.0","method":"a","id":1},{"jsonrpc":"2.0","method":"b"},{"jsonrpc":"2.0","method":"c","id":"x"}]'
+)
+
+
+def test_the_answers_to_a_batch_are_read_by_their_ids_in_any_order() -> None:
+    envelope = Codec().decode(BATCH)
+    body = b'[{"jsonrpc":"2.0","result":3,"id":"x"},{"jsonrpc":"2.0","error":{"code":-32006,"message":"late"},"id":1}]'
+    assert Codec().decode_answers(body, envelope) == [Fault(FaultCode.TIMEOUT, "late"), Reply(), Reply(3)]
+
+
+def test_what_encode_writes_for_a_batch_is_read_back() -> None:
+    envelope = Codec().decode(BATCH)
+    outcomes: list[Outcome] = [Reply({"a": [1]}), Reply(), Fault(FaultCode.BUSY, "no room")]
+    assert Codec().decode_answers(Codec().encode(envelope, outcomes) or b"", envelope) == outcomes
+
+
+@pytest.mark.parametrize("body", [b"", b"[", b"{}", b"[1]", b'[{"jsonrpc":"2.0","result":3,"id":2}]'])
+def test_a_request_of_a_batch_without_a_response_is_a_parse_error(body: bytes) -> None:
+    first, _, _ = Codec().decode_answers(body, Codec().decode(BATCH))
+    assert isinstance(first, Fault)
+    assert first.code is FaultCode.PARSE_ERROR
+
+
+def test_a_notification_alone_has_no_answer_to_read() -> None:
+    assert Codec().decode_answers(b"", Codec().decode(b'{"jsonrpc":"2.0","method":"b"}')) == [Reply()]

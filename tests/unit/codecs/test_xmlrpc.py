@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import xmlrpc.client
+
 import pytest
 
 from adapters.codecs.xmlrpc import FAULT_CODES, FROM_FAULT_CODE, Codec
@@ -197,3 +199,33 @@ def test_a_call_that_cannot_be_carried_names_the_place(wrong: Call, message: str
 def test_params_may_be_left_out() -> None:
     body = b"<methodCall><methodName>m</methodName></methodCall>"
     assert exactly(CODEC.decode(body)) == exactly(Envelope((Call("m"),)))
+
+
+def multicall(*methods: str) -> Envelope:
+    calls = [{"methodName": method, "params": []} for method in methods]
+    return Codec().decode(xmlrpc.client.dumps((calls,), "system.multicall").encode())
+
+
+def test_the_answer_to_a_multicall_is_read_item_by_item() -> None:
+    outcomes: list[Outcome] = [
+        Reply([1, 2]),
+        Fault(FaultCode.TIMEOUT, "late"),
+        Reply({"faultCode": 1, "faultString": "no fault"}),
+    ]
+    envelope = multicall("a", "b", "c")
+    assert Codec().decode_answers(Codec().encode(envelope, outcomes), envelope) == outcomes
+
+
+@pytest.mark.parametrize("answer", [5, [], [[1], [2], [3]], [[1, 2], [3]]])
+def test_an_answer_to_a_multicall_that_does_not_fit_it_is_a_parse_error(answer: object) -> None:
+    body = xmlrpc.client.dumps((answer,), methodresponse=True).encode()  # type: ignore[arg-type]
+    outcomes = Codec().decode_answers(body, multicall("a", "b"))
+    assert len(outcomes) == 2
+    assert isinstance(outcomes[0], Fault)
+    assert outcomes[0].code is FaultCode.PARSE_ERROR
+
+
+def test_a_multicall_that_was_refused_whole_is_the_fault_of_each_of_its_calls() -> None:
+    fault = Fault(FaultCode.BUSY, "not now")
+    body = Codec().encode(Envelope((fault,)), [fault])
+    assert Codec().decode_answers(body, multicall("a", "b")) == [fault, fault]

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core import policy
 from gateway.core.migration import BUCKETS, Key, Migration, Mode, Setting, Side
 from gateway.core.model import Call
-from gateway.core.policy import Plan, bucket, plan
+from gateway.core.policy import Plan, bucket
+from tests.kit.routes import route
 
 VM = Key("vm", lambda call: str(call.params[0]) if call.params else None)
 READ = Migration(upstream="old", key=VM, may_shadow=True)
@@ -13,6 +15,10 @@ WRITE = Migration(upstream="old", key=VM)
 
 def canary(buckets: int) -> Setting:
     return Setting(Mode.CANARY, buckets=buckets)
+
+
+def plan(method: str, migration: Migration, setting: Setting, call: Call, forced: Side | None = None) -> Plan:
+    return policy.plan(route(method, migration=migration), setting, call, forced)
 
 
 def side(setting: Setting, key: object, migration: Migration = READ, method: str = "VM.start") -> Side | None:
@@ -93,6 +99,14 @@ def test_a_client_may_ask_for_a_side_but_not_for_a_method_that_is_off() -> None:
     assert plan("m", READ, Setting(Mode.OFF), Call("m"), forced=Side.DBUS).answer is None
 
 
+def test_a_fallback_is_planned_where_dbus_answers_and_the_client_did_not_ask_for_it() -> None:
+    back = Migration(upstream="old", key=VM, fallback=True)
+    assert plan("m", back, Setting(Mode.DBUS), Call("m")).fallback
+    assert not plan("m", back, Setting(Mode.LEGACY), Call("m")).fallback
+    assert not plan("m", back, Setting(Mode.DBUS), Call("m"), forced=Side.DBUS).fallback
+    assert not plan("m", Migration(fallback=True), Setting(Mode.DBUS), Call("m")).fallback
+
+
 def test_a_plan_says_why() -> None:
     made = plan("VM.start", READ, canary(10_000), Call("VM.start", ("a",)))
-    assert made == Plan(Side.LEGACY, None, f"canary at 10%: vm is in bucket {bucket('VM.start', 'a')} >= 10000")
+    assert made == Plan(Side.LEGACY, None, f"canary at 10%: vm is in bucket {bucket('toy/VM.start', 'a')} >= 10000")

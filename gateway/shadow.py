@@ -1,0 +1,113 @@
+"""Asks the side that did not answer, once the answer has left, and says what came of it. No client ever waits for it.
+
+Bounded: what finds no room is dropped and counted, never queued. Whatever goes wrong here stays here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol, TypeAlias
+
+import structlog
+
+from gateway.core.frozen import value
+from gateway.core.migration import Side
+from gateway.core.model import Call, Outcome
+from gateway.core.route import Route
+
+ROOM = 64  # observations at one time
+
+_log = structlog.get_logger("shadow")
+
+Ask: TypeAlias = Callable[[Side, Route, Call], Awaitable[Outcome]]
+
+
+@value
+class Observation:
+    """What happened when this side ran; the outcome as the client sees it."""
+
+    side: Side
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A call that both sides have run. `again`: the control, asked a second time to know what is never stable."""
+
+    route: Route
+    call: Call
+    control: Observation
+    candidate: Observation
+    again: Outcome | None = None
+
+
+class Publish(Protocol):
+    """Who is told."""
+
+    def observed(self, observed: Observed) -> None:
+        """Compare and remember."""
+
+    def dropped(self, route: Route) -> None:
+        """There was no room to observe a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A call that was answered and is to be observed. `view`: an outcome as the client of that call sees it."""
+
+    route: Route
+    call: Call
+    control: Observation
+    view: Callable[[Outcome], Outcome]
+    noise: bool = False
+
+
+class Shadow:
+    """The observations under way. `ask` never raises but for cancellation, and holds the deadline."""
+
+    def __init__(self, ask: Ask, publish: Publish, room: int = ROOM) -> None:
+        self._ask = ask
+        self._publish = publish
+        self._room = room
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def observe(self, job: Job) -> None:
+        """Begin at once where there is room; called when the answer has left."""
+        if len(self._running) >= self._room:
+            self._publish.dropped(job.route)
+            return
+        task = asyncio.get_running_loop().create_task(self._run(job))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def drain(self, grace: float) -> int:
+        """Let what is under way end for `grace` seconds; returns how many were cut off."""
+        if not self._running:
+            return 0
+        _, late = await asyncio.wait(self._running, timeout=grace)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+        return len(late)
+
+    async def _run(self, job: Job) -> None:
+        try:
+            self._publish.observed(await self._observed(job))
+        except Exception:  # noqa: BLE001 - a bug costs this observation and nothing else
+            _log.exception("a bug ended this observation", method=job.route.method)
+
+    async def _observed(self, job: Job) -> Observed:
+        side = job.control.side.other
+        started = perf_counter()
+        outcome = await self._ask(side, job.route, job.call)
+        candidate = Observation(side, job.view(outcome), perf_counter() - started)
+        again = job.view(await self._ask(job.control.side, job.route, job.call)) if job.noise else None
+        return Observed(job.route, job.call, job.control, candidate, again)

@@ -1,0 +1,48 @@
+"""Old services made by hand, for tests of everything that only sends to them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from gateway.core.model import Answer, Call, Carried, Fault, Outcome, Reply
+from gateway.core.ports import Upstreams
+from gateway.core.route import Route
+
+
+async def old(_route: Route, _call: Call) -> Outcome:
+    """The answer of an old service that knows only one."""
+    return Reply("old")
+
+
+class Scripted(Upstreams):
+    """Old services by what they speak; `whole` is the answer to every message that is sent as it came."""
+
+    def __init__(
+        self,
+        speaks: dict[str, tuple[str, str]],
+        whole: Answer | Fault | None = None,
+        answer: Callable[[Route, Call], Awaitable[Outcome]] = old,
+    ) -> None:
+        self._speaks = speaks
+        self._whole = whole
+        self._answer = answer
+        self.called: list[str] = []
+        self.forwarded: list[tuple[str, bytes, Carried]] = []
+
+    async def start(self) -> None:
+        """Nothing to connect."""
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        self.called.append(call.method)
+        return await self._answer(route, call)
+
+    def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
+        return self._speaks.get(upstream) == (codec, dialect)
+
+    async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
+        self.forwarded.append((upstream, body, carried))
+        assert self._whole is not None
+        return self._whole

@@ -10,6 +10,7 @@ from typing import Literal, NoReturn, TypeAlias
 from gateway.core.frozen import value
 from gateway.core.migration import UNMOVED, Migration
 from gateway.core.model import Call, Fault, Value
+from gateway.core.rollout import DEFAULT_FOR_WRITES, RolloutPlan
 from gateway.core.signature import Type
 
 Coerce: TypeAlias = Literal["strict", "legacy"]  # legacy: numbers and booleans may also arrive as text
@@ -91,6 +92,7 @@ class Route:
     timeout: float = 60.0  # seconds
     effect: Effect = Effect.WRITE
     migration: Migration = UNMOVED  # who answers, and how that may change
+    rollout: RolloutPlan = DEFAULT_FOR_WRITES  # how that changes by itself, once a person starts it
     documentation: str = ""
     source: str = ""  # "mappings/xenopsd.yaml:12"
     aliases: tuple[str, ...] = ()  # old spellings that lead here too

@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.core.route import Route
 from gateway.mapping import load, schema
 from gateway.mapping.load import Document
 from gateway.mapping.methods import Compiled, Compiler
 from gateway.mapping.problem import Problem, did_you_mean, one_of
+from gateway.mapping.rollouts import check_groups
 from gateway.mapping.scope import Scope
 from gateway.mapping.table import Contract, EndpointKey, EndpointTable, Table
 from gateway.mapping.targets import Library
@@ -34,6 +36,7 @@ def build(
     documents = work.read(paths)
     for document in documents:
         work.add(document)
+    check_groups(work.members)
     table = Table(work.endpoints(), _revision(documents, work.library), tuple(work.contracts))
     return table, sorted(work.problems)
 
@@ -56,6 +59,7 @@ class _Work:
     contracts: list[Contract] = field(default_factory=list)
     library: Library = field(init=False)
     found: dict[EndpointKey, _Endpoint] = field(default_factory=dict)
+    members: list[tuple[Route, Scope]] = field(default_factory=list)  # each method, and where it stands
 
     def __post_init__(self) -> None:
         self.library = Library(self.problems)
@@ -79,6 +83,8 @@ class _Work:
         root = Scope(document, self.problems, (), document.data)
         compiler = Compiler(root, self.library)
         compiled = {name: compiler.compile(name) for name in root.at("methods").data}
+        entries = root.at("methods")
+        self.members += [(method.route, entries.at(name)) for name, method in compiled.items() if method is not None]
         self.contracts += [method.contract for method in compiled.values() if method is not None]
         if compiler.contract is not None:
             self.contracts.append(compiler.contract)

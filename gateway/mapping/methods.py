@@ -15,6 +15,7 @@ from gateway.core.units import seconds
 from gateway.mapping.errors import check_errors, compile_errors
 from gateway.mapping.parameters import Encoding, compile_parameters
 from gateway.mapping.results import compile_result
+from gateway.mapping.rollouts import Rollouts, may_shadow
 from gateway.mapping.scope import Scope
 from gateway.mapping.table import Contract
 from gateway.mapping.targets import Callee, Library, find
@@ -65,6 +66,8 @@ class Compiler:
         self._timeout(root.at("defaults", "timeout"))
         self._session = self._read_session(root.at("session")) if root.says("session") else None
         self._check_errors()
+        methods = root.at("methods")
+        self._rollouts = Rollouts(root, {name: may_shadow(self._said(methods.at(name))) for name in self._methods})
 
     @property
     def contract(self) -> Contract | None:
@@ -86,7 +89,8 @@ class Compiler:
         return Compiled(route, _contract(entry, callee), self._fingerprint(entry, callee))
 
     def _route(self, name: str, entry: Scope, callee: Callee, timeout: float) -> Route:
-        said = {**self._defaults, **_natural(entry), **entry.data}
+        said = self._said(entry)
+        moving = self._rollouts.of(entry)
         encoding = Encoding(said["coerce"], said["variants"])
         plan, parameters = compile_parameters(entry, callee, encoding, self._parameter)
         result = compile_result(entry, callee, said["variants"])
@@ -101,12 +105,16 @@ class Compiler:
             translate=compile_errors([entry.at("errors"), self._root.at("errors")], plan),
             timeout=timeout,
             effect=Effect(said["effect"]),
-            migration=Migration(Setting(Mode(said["mode"]))),
+            migration=Migration(Setting(Mode(said["mode"])), group=moving.group),
+            rollout=moving.plan,
             documentation=said.get("documentation", callee.documentation),
             source=_source(entry),
             aliases=tuple(said.get("aliases", ())),
             guard=self._guard(plan),
         )
+
+    def _said(self, entry: Scope) -> dict[str, Any]:
+        return {**self._defaults, **_natural(entry), **entry.data}
 
     def _timeout(self, scope: Scope) -> float | None:
         text = scope.data if scope.data is not None else self._defaults["timeout"]

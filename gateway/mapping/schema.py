@@ -113,6 +113,7 @@ _MESSAGES: Mapping[str, Callable[[_Error], str]] = {
     "oneOf": _one_of,
     "pattern": _described,
     "not": _described,
+    "minimum": _described,
     "minLength": _empty,
     "minItems": _empty,
     "minProperties": _empty,

@@ -25,6 +25,7 @@ from gateway.core.route import Route, unmapped
 from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.forcing import NO_FORCING, Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.sessions import Sessions
 from gateway.shadow import Job, Observation, Shadow
 
 _log = structlog.get_logger("gateway")
@@ -65,6 +66,7 @@ class Exchange(Endpoint):
         on_refused: Callable[[Fault], object] = _ignore,  # told of each message that held no call, or was not read
         shadow: Shadow | None = None,
         forcing: Forcing = NO_FORCING,
+        sessions: Sessions | None = None,
     ) -> None:
         self.table = table
         self.codec = codec
@@ -76,13 +78,16 @@ class Exchange(Endpoint):
         self._on_refused = on_refused
         self._shadow = shadow
         self._forcing = forcing
+        self._sessions = sessions or Sessions()
+        self._known: Mapping[str, object] = {"protocol": codec.name, "agent": ""}  # of a caller without headers
         self._forwarding = None if table.forwards_to is None else _forwarding(table.forwards_to)
 
     async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         """Answer one message; never raises but for cancellation."""
         try:
             envelope = self.codec.decode(body)
-            asked = [self._asked(entry, peer, carried) for entry in envelope.entries]
+            known = {**self._known, "agent": carried.agent} if carried.headers else self._known
+            asked = [self._asked(entry, peer, carried, known) for entry in envelope.entries]
             upstream = self._verbatim(asked)
             if upstream is not None:
                 return await self._forward(upstream, body, carried, envelope, asked)
@@ -114,14 +119,17 @@ class Exchange(Endpoint):
             self._on_refused(fault)
         return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, fault)
 
-    def _asked(self, entry: Call | Fault, peer: Peer, carried: Carried) -> _Asked | Fault:
+    def _asked(self, entry: Call | Fault, peer: Peer, carried: Carried, known: Mapping[str, object]) -> _Asked | Fault:
         if isinstance(entry, Fault):
             return entry
         meant = self.dialect.unwrap_call(entry)
-        call = Call(meant.method, meant.params, meant.named, meant.oneway, peer, meant.extensions)
+        call = Call(meant.method, meant.params, meant.named, meant.oneway, peer, known)
         forced, call = self._forcing.of(call, carried)
         route = self.table.routes.get(call.method)
         if route is not None:
+            user = self._sessions.user(route, call)
+            if user:
+                call = replace(call, extensions={**call.extensions, "user": user})
             return _Asked(call, route, self.dispatcher.plan(route, call, forced))
         return _Asked(call, self._forwarding, _NOBODY if self._forwarding is None else _FORWARDED)
 
@@ -148,6 +156,7 @@ class Exchange(Endpoint):
             return self.dialect.wrap_outcome(self.own(each.call), each.call)
         started = perf_counter()
         outcome, side = await self.dispatcher.answered(each.route, each.call, each.plan)
+        self._sessions.learn(each.route, each.call, outcome)
         if each.plan.candidate is not None and side is each.plan.answer:
             self._once_it_has_left(self._observe, each, _single(envelope, at), outcome, perf_counter() - started)
         return self.dialect.wrap_outcome(outcome, each.call)
@@ -203,6 +212,7 @@ class Exchange(Endpoint):
 
     def _note(self, each: _Asked, outcome: Outcome, seconds: float) -> None:
         assert each.route is not None
+        self._sessions.learn(each.route, each.call, outcome)
         self.dispatcher.note(each.route.service, each.route.method, each.call, outcome, seconds, Side.LEGACY)
 
     def _read_back(self, envelope: Envelope, answer: Answer) -> Sequence[Outcome]:

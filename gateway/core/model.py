@@ -98,6 +98,14 @@ class Carried:
     target: str = ""  # path and query
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
+    @property
+    def agent(self) -> str:
+        """What the client's program calls itself (RFC 9110 section 10.1.5); empty when it does not say."""
+        found = (text for name, text in self.headers if len(name) == len(_AGENT) and name.lower() == _AGENT)
+        return next(found, b"").decode("latin-1")
+
+
+_AGENT = b"user-agent"
 
 BARE = Carried()  # a message that came without HTTP
 

@@ -97,6 +97,8 @@ class Route:
     source: str = ""  # "mappings/xenopsd.yaml:12"
     aliases: tuple[str, ...] = ()  # old spellings that lead here too
     guard: Route | None = None  # called first with the same call; its fault is the answer (a session check)
+    session: Callable[[Call], str | None] | None = None  # the session that a call uses
+    opens: Callable[[Call], str | None] | None = None  # a login: the user that it names; its result is the session
 
 
 def unmapped(name: str) -> Route:

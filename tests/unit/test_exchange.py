@@ -382,3 +382,24 @@ async def test_where_a_call_fell_back_nothing_is_compared_with_itself() -> None:
     front.exchange.table = replace(front.exchange.table, routes={"stat": route("stat", migration=migration)})
     assert json.loads(body(await front.answer(ONE)))["result"] == "old"
     assert front.told.seen == []
+
+
+async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
+    seen: list[Call] = []
+
+    async def look(call: Call) -> Outcome:
+        seen.append(call)
+        return Reply("ref-1")
+
+    known = exchange(answer=look)
+    known.table = replace(
+        known.table,
+        routes={
+            "login": route("login", opens=lambda call: str(call.params[0])),
+            "stat": route("stat", session=lambda call: str(call.params[0])),
+        },
+    )
+    agent = Carried(headers=((b"Host", b"x"), (b"user-agent", b"xe/1.2")))
+    await known.answer(b'{"jsonrpc":"2.0","method":"login","params":["alice"],"id":1}', PEER)
+    await known.answer(b'{"jsonrpc":"2.0","method":"stat","params":["ref-1"],"id":1}', PEER, agent)
+    assert seen[1].extensions == {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice"}

@@ -1,0 +1,237 @@
+"""A xenstore to rely on: nodes, transactions and watches, over a connection that is made again when it breaks.
+
+Nobody waits for a reconnect who has not said so: without a connection everything fails at once with LostError. A watch
+outlives its connection. RESET_WATCHES is not used: the store drops the watches of a socket that is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from types import TracebackType
+from typing import Self, TypeVar
+
+from adapters.transports.xenstore_connection import Connection, LostError
+from adapters.transports.xenstore_nodes import Nodes, Transaction
+from adapters.transports.xenstore_packets import (
+    NUL,
+    Operation,
+    Permissions,
+    StoreError,
+    path_argument,
+    transaction_id,
+)
+from adapters.transports.xenstore_watch import Watch
+
+__all__ = ["LostError", "Permissions", "Status", "Store", "StoreError", "Transaction", "Watch", "socket_path"]
+
+T = TypeVar("T")
+
+DEADLINE = 5.0  # seconds that the store has to answer a request
+ATTEMPTS = 50  # of one transaction
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.1  # seconds between two of them
+STEADY = 1.0  # seconds after which a connection counts as a good one
+FIRST_BACKOFF, LAST_BACKOFF = 0.05, 2.0  # seconds between two attempts to connect
+
+pause = asyncio.sleep
+
+
+def socket_path(environment: Mapping[str, str] = os.environ) -> str:
+    """Where the store listens, as libxenstore finds it."""
+    directory = environment.get("XENSTORED_RUNDIR") or "/var/run/xenstored"
+    return environment.get("XENSTORED_PATH") or f"{directory}/socket"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What an operator wants to know."""
+
+    address: str
+    connected: bool
+    last_error: str  # why it is not connected, or was not before
+    reconnects: int
+    watches: int
+    in_flight: int
+
+
+class Store(Nodes):
+    """Between `start` and `stop` it keeps itself connected."""
+
+    def __init__(self, path: str, *, deadline: float = DEADLINE, attempts: int = ATTEMPTS) -> None:
+        self._path = path
+        self._deadline = deadline
+        self._attempts = attempts
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
+        self._wake = asyncio.Event()  # a watch is new, or the connection lost
+        self._watches: dict[bytes, Watch] = {}  # by token
+        self._tokens = count(1)
+        self._unregistered: list[Watch] = []
+        self._error = "not started"
+        self._connections = 0
+
+    async def start(self) -> None:
+        """Begin to connect, and return."""
+        assert self._task is None, "it is started"
+        self._error = "not connected yet"
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="xenstore")
+
+    async def stop(self) -> None:
+        """Close the connection and every watch; returns when the socket is gone."""
+        task, self._task = self._task, None
+        for watch in list(self._watches.values()):
+            watch.close()
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.result()  # it ends only by a bug, which is told
+        self._error = "stopped"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a request would be sent now."""
+        return self._connected.is_set()
+
+    async def until_connected(self) -> None:
+        """Wait until it is."""
+        await self._connected.wait()
+
+    def status(self) -> Status:
+        """For an operator."""
+        return Status(
+            address=self._path,
+            connected=self.connected,
+            last_error=self._error,
+            reconnects=max(0, self._connections - 1),
+            watches=len(self._watches),
+            in_flight=self._connection.in_flight if self._connection is not None else 0,
+        )
+
+    def watch(self, path: str) -> Watch:
+        """Watch a node and all below it, from now on or when there is a connection; raises StoreError for no path."""
+        path_argument(path)
+        watch = Watch(path, b"%d" % next(self._tokens), self._unwatch)
+        self._watches[watch.token] = watch
+        self._unregistered.append(watch)
+        self._wake.set()
+        return watch
+
+    async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Do the work in one transaction, again when somebody else got in between; raises StoreError EAGAIN in the end.
+
+        What is raised by the work rolls it back. LostError: when `sent`, it is unknown whether it was committed.
+        """
+        for attempt in range(self._attempts):
+            if attempt:
+                await pause(random.uniform(0, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2**attempt)))  # noqa: S311
+            try:
+                return await self._attempt(work)
+            except StoreError as error:
+                if error.name != "EAGAIN":
+                    raise
+        raise StoreError("EAGAIN", "transaction", f"others got in between {self._attempts} times")
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        connection = self._there()
+        answer = await connection.ask(Operation.TRANSACTION_START, NUL)
+        transaction = Transaction(connection, transaction_id(answer))
+        try:
+            result = await work(transaction)
+            await transaction.commit()
+        finally:
+            transaction.roll_back()
+        return result
+
+    async def _ask(self, operation: Operation, payload: bytes, path: str) -> bytes:
+        return await self._there().ask(operation, payload, path=path)
+
+    def _there(self) -> Connection:
+        if self._connection is None:
+            raise LostError(f"{self._path}: {self._error}", sent=False)
+        return self._connection
+
+    async def _run(self) -> None:
+        """Connect, serve, and again; without end."""
+        loop, backoff = asyncio.get_running_loop(), 0.0
+        while True:
+            began = loop.time()
+            await self._connect_and_serve()
+            if loop.time() - began > STEADY:
+                backoff = 0.0
+            await pause(backoff)
+            backoff = min(LAST_BACKOFF, max(FIRST_BACKOFF, backoff * 2))
+
+    async def _connect_and_serve(self) -> None:
+        connection = Connection(self._event, self._lost, deadline=self._deadline)
+        try:
+            await connection.open(self._path)
+        except LostError as error:
+            self._error = str(error)
+            return
+        try:
+            if not connection.lost:
+                await self._serve(connection)
+        finally:
+            connection.close("the gateway closed it")
+            await connection.closed()
+
+    async def _serve(self, connection: Connection) -> None:
+        """Register watches, until the connection is lost."""
+        self._connection = connection
+        self._connections += 1
+        self._unregistered = list(self._watches.values())
+        self._connected.set()
+        while self._connection is connection:
+            self._wake.clear()
+            new, self._unregistered = self._unregistered, []
+            await asyncio.gather(*(_register(watch, connection) for watch in new))
+            await self._wake.wait()
+
+    def _lost(self, connection: Connection) -> None:
+        """Of Connection: from now on nothing can be sent."""
+        self._error = connection.error
+        self._connection = None
+        self._connected.clear()
+        self._wake.set()
+
+    def _event(self, path: str, token: bytes) -> None:
+        """Of Connection: a path under a watch has changed."""
+        watch = self._watches.get(token)
+        if watch is not None:  # else it is closed, and this event was under way
+            watch.tell(path)
+
+    def _unwatch(self, watch: Watch) -> None:
+        """Of Watch: it is closed."""
+        del self._watches[watch.token]
+        if self._connection is not None:
+            self._connection.forget(Operation.UNWATCH, _watch_argument(watch))
+
+
+async def _register(watch: Watch, connection: Connection) -> None:
+    if watch.closed or connection.lost:
+        return
+    try:
+        await connection.ask(Operation.WATCH, _watch_argument(watch), path=watch.path)
+    except StoreError as error:
+        watch.fail(error)
+    except LostError as error:
+        connection.close(str(error))  # a watch that may be there or not: all are registered again
+
+
+def _watch_argument(watch: Watch) -> bytes:
+    return path_argument(watch.path) + watch.token + NUL

@@ -1,4 +1,4 @@
-"""The command without a gateway: help, version, schema, check and routes of files."""
+"""The command without a gateway: help, version, schema, check of files."""
 
 from __future__ import annotations
 
@@ -58,12 +58,6 @@ def test_check_prints_json_for_machines(folder: Folder) -> None:
     (problem,) = json.loads(shown.stdout)["problems"]
     assert (problem["level"], problem["line"]) == ("idl", 9)
     assert problem["place"].startswith("methods.echo")
-
-
-def test_routes_of_files_need_no_gateway(folder: Folder) -> None:
-    rows = json.loads(run.invoke(app, ["routes", str(folder.mappings), "--json"]).stdout)
-    assert {row["method"] for row in rows} == {"echo", "label", "hold", "held", "release", "hang", "leave"}
-    assert rows[0]["target"] == "org.example.toy /org/example/toy org.example.Toy1.Echo"
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""Commands that need no running gateway: run one, check files, print what is known."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway import __version__
+from gateway.cli.command import (
+    DEFAULT_CONFIG,
+    FILES,
+    GATEWAY,
+    OTHER,
+    UNUSABLE,
+    ConfigOption,
+    JsonOption,
+    app,
+    fail,
+    words,
+)
+from gateway.cli.problems import report_problems
+from gateway.cli.showing import count, err, out, print_json
+
+
+@app.command(rich_help_panel=GATEWAY)
+def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C; SIGHUP reads the mappings again.
+
+    Example: `xcp-gateway run --config /etc/xcp-gateway/gateway.toml`
+    """
+    import uvloop
+
+    from gateway import app as application
+    from gateway import log
+    from gateway.config import ConfigError, load
+
+    try:
+        settings = load(config)
+        log.configure(settings.log.format, settings.log.level)
+        uvloop.run(application.run(config))
+    except (ConfigError, OSError) as error:
+        fail(words(error), UNUSABLE)
+    except application.MappingError as error:
+        report_problems(error.problems, as_json=False)
+
+
+@app.command(rich_help_panel=FILES)
+def check(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Mapping files or directories; default: those the config names.")
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    *,
+    live: Annotated[bool, typer.Option("--live", help="Also against what the running services answer.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check mapping files: in themselves, against the IDL and, with --live, against the running services.
+
+    Every problem of every file is one line: `file:line:column: place: what is wrong`.
+
+    Examples: `xcp-gateway check mappings/` or `xcp-gateway check --config gateway.toml --live`
+    """
+    from gateway import checking
+    from gateway.config import ConfigError
+
+    try:
+        checked = checking.check(paths or [], config, live=live)
+    except (ConfigError, OSError) as error:
+        fail(str(error), UNUSABLE)
+    for note in checked.notes:
+        err.print(f"note: {note}", markup=False)
+    if checked.problems:
+        report_problems(checked.problems, as_json=as_json)
+    if as_json:
+        print_json({"problems": [], "methods": checked.methods, "files": checked.files, "notes": checked.notes})
+    else:
+        levels = "schema, IDL and the running services" if live else "schema and IDL"
+        out.print(f"{count(checked.methods, 'method')} in {count(checked.files, 'file')}: no problems ({levels})")
+
+
+@app.command(rich_help_panel=FILES)
+def schema() -> None:
+    """Print the JSON Schema of mapping files, for editors."""
+    print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
+
+
+@app.command(rich_help_panel=OTHER)
+def demo(
+    *,
+    stay: Annotated[bool, typer.Option("--stay", help="Leave everything running and print what to try.")] = False,
+) -> None:
+    """Start a private bus, the sample toolstack and a gateway; call it with real clients; show what the bus saw.
+
+    Exit status 0 only when every answer was right.
+    """
+    from gateway.demo import showing
+
+    raise typer.Exit(showing.run(stay=stay))
+
+
+@app.command(rich_help_panel=OTHER)
+def version() -> None:
+    """Print the version."""
+    out.print(f"xcp-gateway {__version__}")

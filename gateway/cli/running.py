@@ -1,0 +1,184 @@
+"""Commands that ask a running gateway how it is, what is mapped, and for a call or a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.syntax import Syntax
+from rich.text import Text
+
+from gateway.cli.command import DEFAULT_SOCKET, FAILED, FILES, GATEWAY, JsonOption, SocketOption, app, ask, fail
+from gateway.cli.problems import report_problems
+from gateway.cli.showing import err, out, print_json, table
+
+
+@app.command(rich_help_panel=FILES)
+def routes(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Mapping files or directories, instead of the running gateway's.")
+    ] = None,
+    socket: SocketOption = DEFAULT_SOCKET,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every mapped method: protocol, endpoint, D-Bus target, and the line of the file that says so.
+
+    Examples: `xcp-gateway routes` (of the running gateway) or `xcp-gateway routes mappings/`
+    """
+    rows = _routes_of_files(paths) if paths else ask(socket, "GET", "/v1/routes")
+    if as_json:
+        print_json(rows)
+        return
+    _print_routes(rows)
+
+
+@app.command(rich_help_panel=GATEWAY)
+def call(
+    method: Annotated[str, typer.Argument(help="The legacy method: VM.start")],
+    args: Annotated[
+        list[str] | None, typer.Argument(metavar="ARG...", help="Parameters: JSON, or else plain text.")
+    ] = None,
+    socket: SocketOption = DEFAULT_SOCKET,
+    listener: Annotated[str | None, typer.Option(help="The listener's name.")] = None,
+    path: Annotated[str | None, typer.Option(help="The endpoint's path: /RPC2")] = None,
+    protocol: Annotated[str | None, typer.Option(help="xmlrpc or jsonrpc; default: the first that fits.")] = None,
+    *,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show each step's value, from bytes to bus and back.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make one call through the running gateway, as a legacy client of that endpoint would.
+
+    Examples: `xcp-gateway call system.listMethods` or
+    `xcp-gateway call reserve_memory dbg xenopsd 4096 --path /memory --explain`
+    """
+    request = {
+        "method": method,
+        "params": [_argument(text) for text in args or []],
+        "listener": listener,
+        "path": path,
+        "codec": protocol,
+    }
+    answer = ask(socket, "POST", "/v1/call", request)
+    if as_json:
+        print_json(answer if explain else {key: value for key, value in answer.items() if key != "steps"})
+    else:
+        _print_answer(answer, explain=explain)
+    raise typer.Exit(FAILED if "fault" in answer else 0)
+
+
+@app.command(rich_help_panel=GATEWAY)
+def reload(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
+    """Read config and mappings again and swap them in at once; with any problem the old ones stay.
+
+    Answers which revision is live.
+    """
+    answer = ask(socket, "POST", "/v1/reload")
+    problems = answer.get("problems", [])
+    if as_json:
+        print_json(answer)
+        raise typer.Exit(FAILED if problems else 0)
+    if problems:
+        for problem in problems:
+            err.print(problem, markup=False, soft_wrap=True)
+        fail(f"reload refused; revision {answer['revision']} stays live", FAILED)
+    out.print(f"revision {answer['revision']} is live (before: {answer['before']})")
+    for what in ("added", "removed", "changed"):
+        if answer[what]:
+            out.print(f"  {what}: {', '.join(answer[what])}", markup=False)
+    if answer["needs_restart"]:
+        out.print(f"  changed but not applied without a restart: {', '.join(answer['needs_restart'])}", style="yellow")
+
+
+@app.command(rich_help_panel=GATEWAY)
+def status(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
+    """Show the running gateway: revision, listeners, buses, services. Exit status 1 when it is not ready.
+
+    Ready: every bus is connected, and every mapped service is there or starts on demand.
+    """
+    answer = ask(socket, "GET", "/v1/status")
+    if as_json:
+        print_json(answer)
+    else:
+        _print_status(answer)
+    raise typer.Exit(0 if answer["ready"] else FAILED)
+
+
+def _argument(text: str) -> object:
+    """JSON where it is JSON, else the text itself: `5`, `true`, `'{"a": 1}'`, `xenopsd`."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _routes_of_files(paths: Sequence[Path]) -> list[Mapping[str, object]]:
+    from gateway import checking
+    from gateway.mapping.table import describe_routes
+
+    checked = checking.check(paths, None, live=False)
+    if checked.problems:
+        report_problems(checked.problems, as_json=False)
+    return describe_routes(checked.table)
+
+
+def _print_routes(rows: Sequence[Mapping[str, Any]]) -> None:
+    with table("METHOD", "PROTOCOL", "ENDPOINT", "TARGET", "EFFECT", "SOURCE") as shown:
+        for row in rows:
+            cells = (row[key] for key in ("method", "protocol", "endpoint", "target", "effect", "source"))
+            shown.add_row(*map(Text, map(str, cells)), style="dim" if row["mode"] == "off" else None)
+
+
+def _print_answer(answer: Mapping[str, Any], *, explain: bool) -> None:
+    if explain:
+        for number, step in enumerate(answer["steps"], 1):
+            out.print(f"[bold cyan]{number}[/] [bold]{step['name']}[/]")
+            out.print(f"  {step['value']}", markup=False, soft_wrap=True)
+        out.print()
+    if "fault" in answer:
+        fault = answer["fault"]
+        details = "" if fault["data"] is None else " " + msgspec.json.encode(fault["data"]).decode()
+        err.print(f"fault {fault['code']}: {fault['message']}{details}", style="red", markup=False, soft_wrap=True)
+        return
+    text = msgspec.json.format(msgspec.json.encode(answer["value"]), indent=2).decode()
+    out.print(Syntax(text, "json", background_color="default", word_wrap=True) if out.is_terminal else Text(text))
+
+
+def _print_status(answer: Mapping[str, Any]) -> None:
+    ready = "[green]ready[/]" if answer["ready"] else "[red]not ready[/]"
+    out.print(
+        f"xcp-gateway {answer['version']}  {ready}  revision {answer['revision']}  {answer['in_flight']} in flight"
+    )
+    out.print(f"listening on {', '.join(answer['listening'])}", markup=False)
+    for reason in answer["reasons"]:
+        out.print(f"not ready: {reason}", markup=False, soft_wrap=True)
+    with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
+        for bus in answer["buses"]:
+            state = Text("connected", "green") if bus["connected"] else Text("down", "red")
+            shown.add_row(
+                bus["name"],
+                state,
+                bus["address"],
+                str(bus["in_flight"]),
+                str(bus["late_replies"]),
+                bus["last_error"] or "",
+            )
+    out.print()
+    with table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as shown:
+        for service in answer["services"]:
+            shown.add_row(*_service_cells(service))
+
+
+def _service_cells(service: Mapping[str, Any]) -> Iterator[str | Text]:
+    missing = service["state"] in ("absent", "unknown")
+    yield service["name"]
+    yield service["bus"]
+    yield Text(service["owner"] or service["state"], "red" if missing else "")
+    probe = f", asked again in {service['probe_in']:g} s" if service["probe_in"] else ""
+    yield Text(service["breaker"] + probe, "" if service["breaker"] == "closed" else "red")
+    yield from (str(service[key]) for key in ("in_flight", "calls", "faults"))

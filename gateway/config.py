@@ -92,6 +92,12 @@ class Ceilings(_Section, frozen=True):
     max_buffered: Size = Size(256 * 1024**2)  # request bodies and answers held at one time
 
 
+class State(_Section, frozen=True):
+    """[state]: what outlives the process: modes set at run time, rollouts, their audit and their evidence."""
+
+    file: Annotated[str, Meta(min_length=1)] | None = None  # relative to the config file; None: in memory only
+
+
 class Log(_Section, frozen=True):
     """[log]: console for people, json for machines; auto is console on a terminal."""
 
@@ -106,11 +112,16 @@ class Config(_Section, frozen=True):
     listener: Annotated[dict[Name, Listener], Meta(min_length=1)]
     mappings: Mappings
     control: Control = Control()
+    state: State = State()
     log: Log = Log()
     limits: Ceilings = Ceilings()
     user: Annotated[str, Meta(min_length=1)] | None = None  # who to be once the sockets are bound; needs root
     grace: Seconds = Seconds(10)  # time for calls in flight at stop
     file: str = ""  # where this was read; not a key of the file
+
+    def state_path(self) -> Path | None:
+        """The state file; None when nothing outlives the process."""
+        return Path(self.file).parent / self.state.file if self.state.file else None
 
     def mapping_paths(self) -> tuple[Path, ...]:
         """The mapping directories, relative ones resolved against the config file."""

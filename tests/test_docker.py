@@ -47,7 +47,7 @@ class Folder:
     def inside(self, text: str) -> str:
         """The same text, with a stage's own paths moved into the folder, and its users replaced by us."""
         text = re.sub(r"(-user) xcp-\w+", rf"\1 {os.geteuid()}", text)
-        return re.sub(r"(?<![\w.}/])/(src|opt|etc/xcp|run/xcp)", rf"{self.place}/\1", text)
+        return re.sub(r"(?<![\w.}/])/(src|opt|etc/xcp|run/xcp|var/lib/xcp)", rf"{self.place}/\1", text)
 
     def copy(self, argument: str) -> None:
         *sources, target = (word for word in argument.split() if not word.startswith("--"))
@@ -88,6 +88,7 @@ def folder(stages: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFacto
     (made.place / "run/xcp").mkdir(parents=True)
     (made.place / "run/xcp-gateway").mkdir()
     (made.place / "etc").mkdir()
+    (made.place / "var/lib").mkdir(parents=True)
     for steps in stages.values():
         workdir = made.place
         for step in steps:

@@ -57,6 +57,13 @@ def test_limits_user_and_sockets_of_systemd_may_be_named(tmp_path: Path) -> None
     assert settings.listener["rpc"].bind[0] == "systemd:rpc"
 
 
+def test_the_state_file_stands_beside_the_config_or_where_an_absolute_name_says(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD).state_path() is None
+    assert load(tmp_path, f'{GOOD}[state]\nfile = "state.db"\n').state_path() == tmp_path / "state.db"
+    assert load(tmp_path, f'{GOOD}[state]\nfile = "/var/lib/x/state.db"\n').state_path() == Path("/var/lib/x/state.db")
+    assert "$.state.file" in refusal(tmp_path, f'{GOOD}[state]\nfile = ""\n')
+
+
 def test_breakers_and_a_second_address_for_metrics_may_be_named(tmp_path: Path) -> None:
     settings = load(tmp_path, GOOD)
     assert (settings.bus["toolstack"].breaker_failures, settings.bus["toolstack"].breaker_pause) == (5, 1.0)

@@ -1,0 +1,51 @@
+"""Clients: counted, bounded, found again."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from gateway.core.kept import ClientKey, Seen
+from gateway.state import clients
+from tests.kit.kept import START, STOP, client
+
+
+def test_a_client_is_counted_on_and_its_first_and_last_moments_stay(db: sqlite3.Connection) -> None:
+    for last in (5.0, 9.0, 7.0):
+        clients.add(db, client("10.0.0.1", last).clients)
+    ((key, seen),) = clients.read(db, None, None, None, 0.0, 9).items()
+    assert key == ClientKey(START, "xmlrpc", "10.0.0.1", "curl", "root")
+    assert seen == Seen(3, 4.0, 9.0)
+
+
+def test_clients_are_found_by_service_method_protocol_and_time_the_latest_first(db: sqlite3.Connection) -> None:
+    clients.add(db, client("a", 2.0).clients)
+    clients.add(db, client("b", 4.0, method=STOP, domid=7).clients)
+    clients.add(db, client("c", 3.0).clients)
+
+    def peers(
+        service: str | None = None, method: str | None = None, protocol: str | None = None, since: float = 0.0
+    ) -> list[str]:
+        return [key.peer for key in clients.read(db, service, method, protocol, since, 9)]
+
+    assert peers() == ["b", "c", "a"]
+    assert peers("xenopsd") == ["b", "c", "a"]
+    assert peers("xapi") == []
+    assert peers(None, "VM.stop") == ["b"]
+    assert peers(None, None, "jsonrpc") == []
+    assert peers(None, None, None, 3.0) == ["b", "c"]
+    assert next(iter(clients.read(db, None, "VM.stop", None, 0.0, 9))).domid == 7
+
+
+def test_the_least_recently_seen_go_first(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "CLIENTS", 2)
+    for peer, last in (("a", 5.0), ("b", 3.0), ("c", 4.0)):
+        clients.add(db, client(peer, last).clients)
+    assert [key.peer for key in clients.read(db, None, None, None, 0.0, 9)] == ["a", "c"]
+
+
+def test_what_a_client_says_of_itself_is_cut_and_may_be_no_text_at_all(db: sqlite3.Connection) -> None:
+    clients.add(db, client("\ud800" + "x" * 1000).clients)
+    (key,) = clients.read(db, None, None, None, 0.0, 9)
+    assert key.peer == "?" + "x" * (clients.TEXT - 1)

@@ -1,0 +1,140 @@
+"""Overrides, rollouts, leases and audit lines in and out of the tables."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.kept import Change, Kept, PutRollout, Refused, Rollout, applied
+from gateway.core.migration import BUCKETS, Mode, Setting, Side
+from gateway.core.override import Override
+from gateway.state import decisions, evidence
+from gateway.state.trouble import Unreadable
+from tests.kit.kept import START, counted, entry, mode, override, pair
+
+SETTINGS = st.builds(
+    Setting, st.sampled_from(Mode), st.integers(0, BUCKETS), st.sampled_from(Side), st.booleans(), st.booleans()
+)
+
+
+@given(SETTINGS)
+def test_every_setting_comes_back_as_it_was(setting: Setting) -> None:
+    assert decisions.read(decisions.written(setting)) == setting
+
+
+def test_a_setting_is_readable_in_the_file() -> None:
+    text = decisions.written(Setting(Mode.CANARY, 12_500, Side.LEGACY, observe=True))
+    assert text == '{"mode":"canary","share":"12.5%","control":"legacy","observe":true,"noise":false}'
+
+
+def test_what_is_decided_is_what_is_loaded(db: sqlite3.Connection) -> None:
+    long = Override("group:x", Setting(Mode.SHADOW, control=Side.DBUS), "bob", 2.5, "why not", 9.5, "rollout")
+    change = Change((entry(),), (override("VM.*"), override("VM.*", by="rollout"), long))
+    kept = decisions.decide(db, change)
+    assert kept == decisions.load(db) == Kept((override("VM.*"), override("VM.*", by="rollout"), long))
+
+
+def test_the_file_and_the_copy_in_memory_agree_after_every_change(db: sqlite3.Connection) -> None:
+    kept = Kept()
+    for change in (
+        mode("VM.*", Mode.LEGACY, PutRollout("a", {"step": 1})),
+        mode("VM.*", Mode.OFF),
+        Change((entry(),), drop=(("VM.*", "rollout"),)),
+        Change((entry(),), (override("SR.*", by="rollout"),), drop=(("VM.*", "person"),)),
+        Change((entry(),), (override("*", Mode.LEGACY),), drop_all=True, rollouts=(PutRollout("a", None),)),
+    ):
+        kept = applied(kept, change)
+        assert decisions.decide(db, change) == kept
+
+
+def test_a_rollout_is_only_replaced_at_the_version_that_was_expected(db: sqlite3.Connection) -> None:
+    for expected, document in ((0, "a"), (1, "b"), (2, "c"), (None, "d")):
+        assert isinstance(decisions.decide(db, Change((), rollouts=(PutRollout("r", document, expected),))), Kept)
+    assert decisions.load(db).rollouts == {"r": Rollout("d", 4)}
+    for expected in (0, 3, 5):
+        refused = decisions.decide(db, Change((), rollouts=(PutRollout("r", "e", expected),)))
+        assert isinstance(refused, Refused)
+        assert refused.conflict
+        assert "rollout 'r'" in refused.why
+    assert decisions.load(db).rollouts == {"r": Rollout("d", 4)}
+
+
+def test_a_version_is_never_used_again_not_even_after_the_rollout_was_removed(db: sqlite3.Connection) -> None:
+    decisions.decide(db, Change((), rollouts=(PutRollout("r", 1),)))
+    decisions.decide(db, Change((), rollouts=(PutRollout("r", None, 1),)))
+    gone = decisions.decide(db, Change((), rollouts=(PutRollout("r", None, 1),)))
+    assert isinstance(gone, Refused)
+    assert "there no more" in gone.why
+    decisions.decide(db, Change((), rollouts=(PutRollout("r", 2, 0),)))
+    assert decisions.load(db).rollouts == {"r": Rollout(2, 2)}
+
+
+def test_a_change_can_forget_the_evidence_of_a_method(db: sqlite3.Connection) -> None:
+    evidence.add(db, "me", counted(equal=1).evidence, 1.0)
+    evidence.add_pairs(db, [pair(1)])
+    decisions.decide(db, Change((entry(),), clear=(START,)))
+    assert (evidence.total(db), evidence.pairs(db, None, 9)) == ({}, [])
+
+
+def test_the_audit_is_read_newest_first_by_time_and_by_subject(db: sqlite3.Connection) -> None:
+    lines = tuple(entry("ab"[number % 2], when=float(number)) for number in range(6))
+    decisions.note(db, lines)
+    assert decisions.audit(db, 100, 0.0, None) == list(reversed(lines))
+    assert [line.when for line in decisions.audit(db, 2, 0.0, "a")] == [4.0, 2.0]
+    assert [line.when for line in decisions.audit(db, 100, 4.0, None)] == [5.0, 4.0]
+
+
+def test_the_audit_keeps_its_newest_lines(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "AUDIT_KEPT", 3)
+    for number in range(5):
+        decisions.note(db, (entry(when=float(number)),))
+    assert [line.when for line in decisions.audit(db, 100, 0.0, None)] == [4.0, 3.0, 2.0]
+
+
+def test_what_was_in_memory_is_restored_with_a_line_that_says_so(db: sqlite3.Connection) -> None:
+    kept = Kept((override("VM.*"),), {"r": Rollout({"step": 2}, 41)})
+    decisions.restore(db, kept, 7.0)
+    assert decisions.load(db) == Kept((override("VM.*"),), {"r": Rollout({"step": 2}, 1)})
+    (line,) = decisions.audit(db, 9, 0.0, None)
+    assert (line.when, line.what, line.numbers) == (7.0, "restore", {"overrides": 1, "rollouts": 1})
+
+
+def test_a_lease_has_one_holder_until_it_ends_or_the_host_starts_anew(db: sqlite3.Connection) -> None:
+    def hold(holder: str, now: float, boot: str = "today") -> bool:
+        return decisions.hold_lease(db, "driver", holder, boot, now, now + 10)
+
+    assert hold("a", 100)
+    assert not hold("b", 105)
+    assert hold("a", 106)  # prolonged until 116
+    assert not hold("b", 115)
+    assert hold("b", 116)
+    assert not hold("a", 117)
+    assert hold("a", 3, boot="tomorrow")  # the clock of the host began again
+    assert decisions.hold_lease(db, "another lease", "b", "tomorrow", 3, 13)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("UPDATE override SET setting = '{'", "override of 'VM.*'"),
+        ("UPDATE override SET setting = '{}'", "override of 'VM.*'"),
+        ("""UPDATE override SET setting = '{"mode": "magic"}'""", "override of 'VM.*'"),
+        ("UPDATE override SET set_by = 'magic'", "override of 'VM.*'"),
+        ("UPDATE rollout SET document = 'x'", "rollout 'r'"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named(db: sqlite3.Connection, damage: str, named: str) -> None:
+    decisions.decide(db, mode("VM.*", Mode.DBUS, PutRollout("r", 1)))
+    db.execute(damage)
+    with pytest.raises(Unreadable, match=named.replace("*", r"\*")):
+        decisions.load(db)
+
+
+def test_a_line_of_the_audit_that_cannot_be_read_is_an_error_of_the_file(db: sqlite3.Connection) -> None:
+    decisions.note(db, (entry(),))
+    db.execute("UPDATE audit SET numbers = '[]'")
+    with pytest.raises(Unreadable, match="audit"):
+        decisions.audit(db, 1, 0.0, None)

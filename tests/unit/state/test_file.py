@@ -1,0 +1,464 @@
+"""The state file in every trouble a file can be in: what holds meanwhile, what is said, and how it gets well again."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from gateway.core.kept import Change, Kept, PutRollout, Refused
+from gateway.core.migration import Mode
+from gateway.state import decisions, evidence, file, schema
+from gateway.state.file import RETRY, File
+from tests.kit.kept import START, counted, entry, mode, override, pair
+
+NOBODY = 65534
+LEGACY, DBUS = override("VM.*", Mode.LEGACY), override("VM.*", Mode.DBUS)
+
+
+class Clock:
+    """Time as a test tells it."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Opened:
+    """Files on one path, by one clock, closed at the end."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.files: list[File] = []
+
+    def __call__(self, path: Path | None) -> File:
+        made = File(path, now=lambda: 1000.0, clock=self.clock)
+        self.files.append(made)
+        made.open()
+        return made
+
+    def later(self, *looking: File, seconds: float = RETRY) -> None:
+        """Some time goes by, and they look."""
+        self.clock.time += seconds
+        for each in looking:
+            each.look()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "LOCK_PATIENCE", 0.02)
+
+
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    made = Opened()
+    yield made
+    for each in made.files:
+        each.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lib/state.db"
+
+
+def put(into: File, change: Change) -> None:
+    assert into.decide(change) is None
+
+
+def refused(by: File, change: Change | None = None) -> str:
+    """What an operator is told who changes something now."""
+    result = by.decide(change or mode("SR.*", Mode.OFF))
+    assert isinstance(result, Refused)
+    assert not result.conflict
+    return result.why
+
+
+def filled(opened: Opened, path: Path) -> None:
+    """A file with one override and so much else that it is larger than SQLite's cache of it."""
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY))
+    entries = tuple(entry("x", why="y" * 5000) for _ in range(800))
+    put(made, Change(entries))
+    made.close()
+
+
+def junk(path: Path, at: float, size: int = 64 * 1024) -> bytes:
+    """Overwrite a part of a file; all that is in it then."""
+    length = path.stat().st_size
+    with path.open("r+b") as damaged:
+        damaged.seek(int(length * at))
+        damaged.write(os.urandom(min(size, length)))
+    return path.read_bytes()
+
+
+def test_a_new_file_is_made_with_its_folder_and_is_nobody_elses_business(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    assert (made.trouble, made.kept) == ("", Kept())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o750
+
+
+def test_what_was_decided_is_there_when_it_is_opened_again(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 1}, 0)))
+    made.close()
+    again = opened(path)
+    assert again.kept.overrides == (LEGACY,)
+    assert again.kept == made.kept
+
+
+def test_without_a_path_it_works_until_it_is_closed(opened: Opened) -> None:
+    made = opened(None)
+    put(made, mode("VM.*", Mode.LEGACY))
+    opened.later(made)
+    assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
+
+
+def test_what_one_decides_the_other_has_at_its_next_look(opened: Opened, path: Path) -> None:
+    one, other = opened(path), opened(path)
+    put(one, mode("VM.*", Mode.LEGACY))
+    assert other.kept == Kept()
+    other.look()
+    assert other.kept == one.kept
+    put(other, mode("VM.*", Mode.DBUS))
+    one.look()
+    assert one.kept.overrides == (DBUS,)
+
+
+def test_a_refused_decision_leaves_nothing_behind(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", 1)))
+    change = mode("VM.*", Mode.DBUS, PutRollout("other", 1), PutRollout("r", 2, expected=7))
+    result = made.decide(change)
+    assert isinstance(result, Refused)
+    assert result.conflict
+    made.close()
+    again = opened(path)
+    assert again.kept == made.kept
+    assert len(again.read(lambda db: decisions.audit(db, 9, 0.0, None))) == 1  # type: ignore[arg-type]
+
+
+def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    assert made.write(lambda db: schema.number(db, "synchronous"), durable=True) == 2  # FULL
+    assert made.write(lambda db: schema.number(db, "synchronous"), durable=False) == 1  # NORMAL
+    assert made.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+
+
+def test_a_bug_in_the_middle_of_a_write_leaves_nothing_behind(opened: Opened, path: Path) -> None:
+    made = opened(path)
+
+    def half(db: sqlite3.Connection) -> None:
+        evidence.add(db, "me", counted(equal=1).evidence, 1.0)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        made.write(half, durable=False)
+    assert made.read(evidence.total) == {}
+    put(made, mode("VM.*"))
+
+
+def test_a_file_that_is_locked_for_long_refuses_changes_and_is_well_when_it_is_free(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        words = refused(made)
+        assert words == made.trouble
+        assert words.startswith(f"state file {path} is locked by another program: end that program")
+        opened.later(made)
+        assert (made.trouble, made.kept.overrides) == (words, (LEGACY,))
+        assert made.read(evidence.total) == {}  # can still be read
+    opened.later(made)
+    assert made.trouble == ""
+    put(made, mode("VM.*", Mode.DBUS))
+
+
+def test_a_file_that_another_keeps_for_itself_leaves_the_modes_as_they_are(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY))
+    made.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")
+        opened.later(made)
+        assert "is locked" in refused(made)
+        assert made.kept.overrides == (LEGACY,)
+        assert isinstance(made.read(evidence.total), Refused)
+    opened.later(made)
+    opened.later(made)
+    assert made.trouble == ""
+
+
+def test_a_full_disk_refuses_changes_and_keeps_the_modes_until_there_is_room(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY))
+    assert made._db is not None
+    made._db.execute("PRAGMA max_page_count=1")  # no more than there is now
+    big = Change(tuple(entry(why="x" * 5000) for _ in range(20)), (override("VM.*", Mode.DBUS),))
+    words = refused(made, big)
+    assert words.startswith(f"state file {path} cannot grow, the disk is full: free some space")
+    assert made.kept.overrides == (LEGACY,)
+    assert len(made.read(lambda db: decisions.audit(db, 99, 0.0, None))) == 1  # type: ignore[arg-type]
+    made._db.execute("PRAGMA max_page_count=1000000")
+    put(made, big)
+    assert made.trouble == ""
+    assert made.kept.overrides == (DBUS,)
+
+
+def test_a_file_that_must_not_grow_is_told_like_a_full_disk_and_damages_nothing(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = Change(tuple(entry(why="x" * 5000) for _ in range(200)), (override("VM.*", Mode.DBUS),))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, before[1]))
+    try:
+        assert "look for a full disk" in refused(made, big)
+        opened.later(made)
+        assert made.kept.overrides == (LEGACY,)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    opened.later(made)
+    put(made, big)
+    made.close()
+    again = opened(path)
+    assert (again.trouble, again.kept.overrides) == ("", (DBUS,))
+
+
+@pytest.fixture
+def mortal() -> Iterator[Path]:
+    """A folder of somebody who is not root, and who we are while the test runs."""
+    folder = Path(tempfile.mkdtemp())
+    user = os.geteuid()
+    if user == 0:
+        os.chown(folder, NOBODY, -1)
+        os.seteuid(NOBODY)
+    yield folder
+    os.seteuid(user)
+    folder.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("folder_mode", [0o500, 0o700])
+def test_a_file_that_can_only_be_read_still_tells_its_modes(opened: Opened, mortal: Path, folder_mode: int) -> None:
+    path = mortal / "state.db"
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY))
+    made.close()
+    path.chmod(0o400)
+    mortal.chmod(folder_mode)
+    again = opened(path)
+    assert again.kept.overrides == (LEGACY,)
+    assert "let the gateway's user write" in again.trouble or "the gateway's user must write there" in again.trouble
+    assert refused(again) == again.trouble
+    mortal.chmod(0o700)
+    for name in mortal.iterdir():
+        name.chmod(0o600)
+    opened.later(again)
+    assert again.trouble == ""
+    put(again, mode("VM.*", Mode.DBUS))
+
+
+def test_a_file_that_becomes_read_only_while_it_is_open_is_well_again_when_it_is_not(
+    opened: Opened, mortal: Path
+) -> None:
+    path = mortal / "state.db"
+    opened(path).close()
+    path.chmod(0o400)
+    made = opened(path)
+    assert "can only be read" in refused(made)
+    for name in mortal.iterdir():
+        name.chmod(0o600)
+    opened.later(made)
+    assert made.trouble == ""
+    put(made, mode("VM.*", Mode.DBUS))
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5])
+def test_a_damaged_file_is_left_alone_and_replaced_only_when_it_was_moved_away(
+    opened: Opened, path: Path, at: float
+) -> None:
+    filled(opened, path)
+    held = junk(path, at)
+    made = opened(path)
+    assert "is damaged" in made.trouble
+    assert "move it away together with its -wal and -shm files" in made.trouble
+    assert refused(made) == made.trouble
+    for _ in range(3):
+        opened.later(made)
+    assert "is damaged" in made.trouble
+    assert path.read_bytes() == held
+    path.rename(path.with_name("damaged"))
+    opened.later(made)
+    opened.later(made)
+    assert made.trouble == ""
+    put(made, mode("VM.*", Mode.DBUS))
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5])
+def test_a_file_that_is_damaged_while_it_is_open_keeps_the_modes_which_a_new_file_gets(
+    opened: Opened, path: Path, at: float
+) -> None:
+    filled(opened, path)
+    made = opened(path)
+    junk(path, at, 2**24)
+    result = made.read(lambda db: decisions.audit(db, 10_000, 0.0, None))
+    assert isinstance(result, Refused)
+    opened.later(made)
+    assert "is damaged" in made.trouble
+    assert len(made.trouble) < 500
+    assert made.kept.overrides == (LEGACY,)
+    for name in path.parent.iterdir():
+        name.rename(name.with_name(f"damaged-{name.name}"))
+    opened.later(made)
+    opened.later(made)
+    assert made.trouble == ""
+    again = opened(path)
+    assert again.kept.overrides == (LEGACY,)
+    (line,) = again.read(lambda db: decisions.audit(db, 9, 0.0, None))  # type: ignore[misc]
+    assert line.what == "restore"
+
+
+def test_a_file_that_was_moved_away_is_made_anew_with_the_modes_that_are_in_force(opened: Opened, path: Path) -> None:
+    one, other = opened(path), opened(path)
+    put(one, mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 3})))
+    other.look()
+    path.rename(path.with_name("elsewhere"))
+    one.look()
+    assert "was moved away" in one.trouble
+    assert refused(one) == one.trouble
+    assert one.kept.overrides == (LEGACY,)
+    opened.later(other, one, other)
+    opened.later(other, one, other)
+    assert (one.trouble, other.trouble) == ("", "")
+    assert one.kept == other.kept
+    assert one.kept.rollouts["r"].document == {"step": 3}
+    put(one, mode("VM.*", Mode.DBUS))
+    other.look()
+    assert other.kept.overrides == (DBUS,)
+
+
+def test_a_file_that_was_replaced_by_another_is_followed(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY))
+    backup = path.with_name("backup")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as target:
+        source.backup(target)
+    put(made, mode("VM.*", Mode.DBUS))
+    for name in [path, *path.parent.glob("state.db-*")]:
+        name.rename(name.with_name(f"old-{name.name}"))
+    backup.rename(path)
+    opened.later(made)
+    opened.later(made)
+    assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
+
+
+def test_a_file_of_a_newer_gateway_is_refused_and_left_alone(opened: Opened, path: Path) -> None:
+    opened(path).close()
+    with closing(sqlite3.connect(path)) as newer:
+        newer.execute(f"PRAGMA user_version={schema.VERSION + 1}")
+    made = opened(path)
+    assert f"was written by a newer gateway (format {schema.VERSION + 1}" in refused(made)
+    with closing(sqlite3.connect(path)) as older:
+        older.execute(f"PRAGMA user_version={schema.VERSION}")
+    opened.later(made)
+    opened.later(made)
+    assert made.trouble == ""
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "cookies.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE cookie (x)")
+    before = path.read_bytes()
+    assert "belongs to another program" in refused(opened(path))
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear operator, " * 100)
+    assert "is damaged, or no state file at all" in refused(opened(path))
+    assert path.read_text() == "Dear operator, " * 100
+
+
+def test_a_folder_that_is_not_there_is_named_and_the_file_is_made_when_it_is(opened: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "a/b/state.db"
+    made = opened(path)
+    assert refused(made).startswith(f"state file {path} cannot be opened: its directory must exist")
+    path.parent.mkdir(parents=True)
+    opened.later(made)
+    assert made.trouble == ""
+
+
+def test_a_folder_in_its_place_is_told(opened: Opened, tmp_path: Path) -> None:
+    assert refused(opened(tmp_path)).endswith("(Is a directory)")
+
+
+def test_a_row_that_nobody_can_read_keeps_the_modes_and_is_named_until_it_is_mended(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY))
+    with closing(sqlite3.connect(path, isolation_level=None)) as editor:
+        editor.execute("UPDATE override SET setting = replace(setting, 'legacy', 'lagacy')")
+        made.look()
+        assert "override of 'VM.*': 'lagacy' is not a valid Mode" in made.trouble
+        assert made.kept.overrides == (LEGACY,)
+        assert "lagacy" in refused(made)
+        editor.execute("UPDATE override SET setting = replace(setting, 'lagacy', 'legacy')")
+    opened.later(made)
+    assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
+
+
+def test_what_is_held_is_written_once_the_file_is_good_in_its_order(opened: Opened, path: Path) -> None:
+    made, other = opened(path), opened(path)
+    put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", "a"), PutRollout("s", "a")))
+    with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+        locker.execute("BEGIN IMMEDIATE")
+        refused(made)
+        made.hold(mode("VM.*", Mode.OFF, PutRollout("r", "b", 1)))
+        made.hold(Change((entry("*", "rollback"),), (override("*", Mode.LEGACY),), drop_all=True))
+        assert made.kept.overrides == (override("*", Mode.LEGACY),)
+        opened.later(made)
+        assert made.trouble
+        assert refused(made) == made.trouble  # nothing overtakes what is held
+    opened.later(made)
+    assert made.trouble == ""
+    other.look()
+    assert other.kept == made.kept
+    assert other.kept.overrides == (override("*", Mode.LEGACY),)
+    assert other.kept.rollouts["r"].document == "b"
+    audit = other.read(lambda db: decisions.audit(db, 9, 0.0, None))
+    assert [line.what for line in audit] == ["rollback", "mode", "mode"]  # type: ignore[union-attr]
+
+
+def test_a_rollout_that_others_went_on_with_stays_theirs_when_what_was_held_is_written(
+    opened: Opened, path: Path
+) -> None:
+    made, other = opened(path), opened(path)
+    put(made, mode("VM.*", Mode.DBUS, PutRollout("r", "a"), PutRollout("s", "a")))
+    made.hold(mode("VM.*", Mode.LEGACY, PutRollout("r", "b", 1), PutRollout("s", "b")))
+    put(other, mode("SR.*", Mode.OFF, PutRollout("r", "c", 1)))
+    opened.later(made)
+    put(made, mode("x", Mode.OFF))
+    other.look()
+    assert {name: rollout.document for name, rollout in other.kept.rollouts.items()} == {"r": "c", "s": "b"}
+    assert override("VM.*", Mode.LEGACY) in other.kept.overrides
+
+
+def test_a_look_changes_nothing_in_a_file_that_is_well(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    made.write(lambda db: evidence.add_pairs(db, [pair(1)]), durable=False)
+    before = made.kept
+    opened.later(made)
+    assert made.kept is before
+    assert made.read(lambda db: evidence.pairs(db, START, 1)) == [pair(1)]

@@ -1,0 +1,233 @@
+"""What of a call and its outcome is secret, and how it is left out of all that is kept. Knows no file and no store.
+
+A secret is replaced where a path says that it stands, `{"$masked": "text"}`, and wherever else its text turns up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from gateway.core import paths
+from gateway.core.compare import Comparison, Difference
+from gateway.core.model import Call, Fault, Outcome, Reply, Value
+from gateway.core.paths import Going, Pattern, Place
+from gateway.core.rules import RESULT
+from gateway.core.sameness import MISSING, Found
+
+PARAMS, NAMED, RESULT_OF, FAULT_OF = "params", "named", "result", "fault"
+ROOTS = (PARAMS, NAMED, RESULT_OF, FAULT_OF)  # what the first step of a mask's path may be
+MASKED = "$masked"  # the one member of what stands where a secret stood; it says of what type that was
+HIDDEN = "(masked)"  # stands for a secret inside another text
+
+SHORTEST_INSIDE = 6  # characters of a secret that is looked for inside other texts; a shorter one would hide too much
+MOST_INSIDE = 100  # secrets of one call that are looked for inside other texts
+
+_KINDS: Mapping[type, str] = {
+    type(None): "nil",
+    bool: "boolean",
+    int: "integer",
+    float: "double",
+    str: "text",
+    bytes: "bytes",
+    datetime: "dateTime",
+    list: "list",
+    dict: "struct",
+}
+_Going: TypeAlias = "Going[bool]"
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """The secrets of one method. `parameters`: their names, for a path holds for a parameter however it is given."""
+
+    patterns: tuple[Pattern, ...] = ()
+    parameters: tuple[str, ...] = ()
+
+
+NO_MASKS: Final = Masks()
+
+
+class Masking:
+    """One call and its outcomes without their secrets; made of all that will be kept of them."""
+
+    def __init__(self, masks: Masks, call: Call, *outcomes: Outcome) -> None:
+        self._going = paths.start((pattern, True) for pattern in masks.patterns)
+        self._secrets = _Secrets()
+        self._call = self._hidden_call(masks, call)
+        for outcome in outcomes:
+            self._hidden_outcome(outcome)
+
+    @property
+    def call(self) -> Call:
+        """The call; without its extensions, since headers hold secrets too."""
+        params = tuple(self._secrets.scrub(value) for value in self._call.params)
+        named = {name: self._secrets.scrub(value) for name, value in self._call.named.items()}
+        return Call(self._call.method, params, named, self._call.oneway, self._call.peer)
+
+    def outcome(self, outcome: Outcome) -> Outcome:
+        """One of the outcomes that this was made of."""
+        hidden, secrets = self._hidden_outcome(outcome), self._secrets
+        if isinstance(hidden, Reply):
+            return Reply(secrets.scrub(hidden.value))
+        name, message = secrets.text(hidden.name), secrets.text(hidden.message)
+        return Fault(hidden.code, message, name, secrets.scrub(hidden.data))
+
+    def comparison(self, comparison: Comparison) -> Comparison:
+        """What came of comparing those outcomes."""
+        differences, ignored, noisy = (
+            tuple(self._difference(each) for each in kind)
+            for kind in (comparison.differences, comparison.ignored, comparison.noisy)
+        )
+        return Comparison(comparison.verdict, differences, ignored, noisy, comparison.more)
+
+    def _difference(self, difference: Difference) -> Difference:
+        root = difference.path.startswith(RESULT)
+        going = paths.follow(self._going, RESULT_OF if root else FAULT_OF)
+        covered = paths.arrived(going) is not None
+        for step in difference.place:
+            going = paths.follow(going, step)
+            covered = covered or paths.arrived(going) is not None
+        if covered:
+            going = _WHOLE
+        place = tuple(self._secrets.text(step) if isinstance(step, str) else step for step in difference.place)
+        return Difference(
+            paths.show(place, difference.path[: 1 if root else len(FAULT_OF)]),
+            self._hidden_found(difference.control, going),
+            self._hidden_found(difference.candidate, going),
+            self._secrets.text(difference.why),
+            place,
+        )
+
+    def _hidden_found(self, value: Found, going: _Going) -> Found:
+        return MISSING if value is MISSING else self._secrets.scrub(self._secrets.hide(value, going))
+
+    def _hidden_call(self, masks: Masks, call: Call) -> Call:
+        """A path names a parameter by its position or its name, and holds for it whichever way it comes."""
+        by_position, by_name = paths.follow(self._going, PARAMS), paths.follow(self._going, NAMED)
+        indexes = {name: index for index, name in enumerate(masks.parameters)}
+        free = [name for name in masks.parameters if name not in call.named]
+        params = []
+        for index, value in enumerate(call.params):
+            going = paths.follow(by_position, index)
+            if index < len(free):
+                going += paths.follow(by_name, free[index]) + paths.follow(by_position, indexes[free[index]])
+            params.append(self._secrets.hide(value, going))
+        named = {}
+        for name, value in call.named.items():
+            going = paths.follow(by_name, name)
+            going += paths.follow(by_position, indexes[name]) if name in indexes else ()
+            named[name] = self._secrets.hide(value, going)
+        return replace(call, params=tuple(params), named=named)
+
+    def _hidden_outcome(self, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, Reply):
+            return Reply(self._secrets.hide(outcome.value, paths.follow(self._going, RESULT_OF)))
+        going = paths.follow(self._going, FAULT_OF)
+        name = self._secrets.hide(outcome.name, paths.follow(going, "name"))
+        message = self._secrets.hide(outcome.message, paths.follow(going, "message"))
+        data = self._secrets.hide(outcome.data, paths.follow(going, "data"))
+        return Fault(outcome.code, _words(message), _words(name), data)
+
+
+def masked_call(masks: Masks, call: Call) -> Call:
+    """A call without its secrets, where nothing else is kept."""
+    return Masking(masks, call).call
+
+
+def parse(text: str) -> Pattern:
+    """The path of a mask; raises ValueError saying what is expected."""
+    pattern = paths.parse(text)
+    first = pattern.steps[0] if pattern.steps else None
+    if first is None or (not isinstance(first, paths.Below) and first not in ROOTS):
+        known = ", ".join(f"$.{root}" for root in ROOTS)
+        raise ValueError(f"expected a path that begins with {known} or $..name, got {text!a}")
+    return pattern
+
+
+def named(parameter: str) -> Pattern:
+    """The path of a parameter."""
+    place: Place = (NAMED, parameter)
+    return paths.parse(paths.show(place))
+
+
+def marker(value: Value) -> Value:
+    """What stands where a secret of this type stood."""
+    return {MASKED: _KINDS.get(type(value), "value")}
+
+
+_WHOLE: _Going = (((), True),)  # arrived: all of a value
+
+
+class _Secrets:
+    """The texts that were hidden, to be found again where no path says so: an error repeats a session, say."""
+
+    def __init__(self) -> None:
+        self._whole: set[str | bytes] = set()  # secret where they are all of a text
+        self._inside: dict[str, None] = {}  # secret also as a part of one
+
+    def hide(self, value: Value, going: _Going) -> Value:
+        """The value with markers where paths lead."""
+        if not going:
+            return value
+        if paths.arrived(going) is not None:
+            self._remember(value)
+            return marker(value)
+        if isinstance(value, list):
+            return [self.hide(item, paths.follow(going, index)) for index, item in enumerate(value)]
+        if isinstance(value, dict):
+            return {name: self.hide(item, paths.follow(going, name)) for name, item in value.items()}
+        return value
+
+    def scrub(self, value: Value) -> Value:
+        """The value without the texts that were hidden anywhere."""
+        if not self._whole:
+            return value
+        if isinstance(value, str):
+            return marker(value) if value in self._whole else self.text(value)
+        if isinstance(value, bytes):
+            return marker(value) if value in self._whole or self._holds_one(value) else value
+        if isinstance(value, list):
+            return [self.scrub(item) for item in value]
+        if isinstance(value, dict) and not _is_marker(value):
+            return {self.text(name): self.scrub(item) for name, item in value.items()}
+        return value
+
+    def text(self, text: str) -> str:
+        """A text that has to stay one."""
+        if text in self._whole:
+            return HIDDEN
+        for secret in self._inside:
+            if secret in text:
+                text = text.replace(secret, HIDDEN)
+        return text
+
+    def _holds_one(self, value: bytes) -> bool:
+        return any(secret.encode("utf-8", "surrogatepass") in value for secret in self._inside)
+
+    def _remember(self, value: Value) -> None:
+        if isinstance(value, str | bytes) and value:
+            self._whole.add(value)
+        long = [text for text in _texts(value) if len(text) >= SHORTEST_INSIDE]
+        self._whole.update(long)
+        for text in long[: MOST_INSIDE - len(self._inside)]:
+            self._inside[text] = None
+        self._inside = dict.fromkeys(sorted(self._inside, key=len, reverse=True))  # a longer one may hold a shorter
+
+
+def _texts(value: Value) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _is_marker(value: Value) -> bool:
+    return isinstance(value, dict) and value.keys() == {MASKED} and value[MASKED] in _KINDS.values()
+
+
+def _words(value: Value) -> str:
+    return value if isinstance(value, str) else HIDDEN

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from gateway.core.mask import NO_MASKS, Masks
 from gateway.core.model import Call
+from gateway.core.rules import NO_RULES, Rules
 
 BUCKETS = 100_000  # into which a canary divides its keys; a thousandth of a per cent is the least share
 
@@ -74,6 +76,8 @@ class Migration:
     never: frozenset[str] = frozenset()  # keys that it never does
     may_shadow: bool = False  # running a call twice does no harm: the mapping says so
     fallback: bool = False  # a call that D-Bus certainly did not execute goes to the old service
+    compare: Rules = NO_RULES  # where the answers of both sides may differ and still agree
+    mask: Masks = NO_MASKS  # what of calls and outcomes is never kept
 
 
 UNMOVED = Migration()  # a method of which the mapping says nothing: D-Bus answers

@@ -13,6 +13,7 @@ from gateway.core.route import Effect, Route
 from gateway.core.shaping import void
 from gateway.core.units import seconds
 from gateway.mapping.errors import check_errors, compile_errors
+from gateway.mapping.evidence import Evidence
 from gateway.mapping.parameters import Encoding, compile_parameters
 from gateway.mapping.results import compile_result
 from gateway.mapping.rollouts import Rollouts, may_shadow
@@ -67,6 +68,8 @@ class Compiler:
         self._session = self._read_session(root.at("session")) if root.says("session") else None
         self._check_errors()
         methods = root.at("methods")
+        parameters = {name: None for method in self._methods for name in _parameter_names(methods.at(method))}
+        self._evidence = Evidence(root, parameters)
         self._rollouts = Rollouts(root, {name: may_shadow(self._said(methods.at(name))) for name in self._methods})
 
     @property
@@ -105,7 +108,12 @@ class Compiler:
             translate=compile_errors([entry.at("errors"), self._root.at("errors")], plan),
             timeout=timeout,
             effect=Effect(said["effect"]),
-            migration=Migration(Setting(Mode(said["mode"])), group=moving.group),
+            migration=Migration(
+                Setting(Mode(said["mode"])),
+                group=moving.group,
+                compare=self._evidence.rules(entry),
+                mask=self._evidence.masks(entry, _parameter_names(entry)),
+            ),
             rollout=moving.plan,
             documentation=said.get("documentation", callee.documentation),
             source=_source(entry),

@@ -1,0 +1,133 @@
+"""Rules and masks of mapping files: what they come to, and what is wrong with them where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from gateway.core.compare import Verdict, compare
+from gateway.core.mask import masked_call
+from gateway.core.model import Call, Reply, Value
+from gateway.core.rules import Exact, Ignore, Unordered
+from tests.kit.mapping import HEAD, Built, build_methods
+
+SESSION = "session: {parameter: session, interface: org.example.Session1, member: Check}"
+START = "{member: Start, params: [session, paused, force]%s}"
+
+
+def built(directory: Path, file: str, methods: str) -> Built:
+    """A file with these keys above its methods, which begin in line 14."""
+    return build_methods(directory, methods, HEAD.replace("methods:\n", f"{dedent(file).strip()}\nmethods:\n"))
+
+
+def test_a_methods_rules_come_first_then_the_defaults_then_the_files(tmp_path: Path) -> None:
+    file = """
+    compare: [{path: $.a, ignore: true}, {path: $.b, order: any}]
+    defaults: {compare: [{path: $.a, by: uuid, because: The old service keeps no order.}]}
+    """
+    route = built(tmp_path, file, "m: {member: Stat, compare: [{path: $.a, exact: true}]}\nn: {member: Stat}").route
+    assert [rule.how for rule in route("m").migration.compare.rules] == [
+        Exact(),
+        Unordered(("uuid",)),
+        Ignore(),
+        Unordered(),
+    ]
+    assert len(route("n").migration.compare.rules) == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "control", "candidate"),
+    [
+        ("{path: $.n, tolerance: 5}", {"n": 1}, {"n": 6}),
+        ("{path: $.n, tolerance: 0.5}", {"n": 1}, {"n": 1.5}),
+        ("{path: $.n, tolerance: 1%}", {"n": 100}, {"n": 99}),
+        ("{path: $.n, tolerance: 5s}", {"n": "2026-01-31T12:00:00Z"}, {"n": "2026-01-31T12:00:05Z"}),
+        ("{path: $.n, as: number}", {"n": "1"}, {"n": 1}),
+        ("{path: $.n, as: number, tolerance: 1}", {"n": "1"}, {"n": 2}),
+        ('{path: "$.vms[*]", by: [host, uuid]}', {"vms": [[]]}, {"vms": [[]]}),
+    ],
+)
+def test_rules_are_written_so(tmp_path: Path, rule: str, control: Value, candidate: Value) -> None:
+    rules = build_methods(tmp_path, f"m: {{member: Stat, compare: [{rule}]}}").route("m").migration.compare
+    assert compare(Reply(control), Reply(candidate), rules).verdict is Verdict.EQUAL
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ("{path: a, ignore: true}", ".path: expected a path such as $.name or $.list[*].name, got 'a'"),
+        ("{path: $.a, ignroe: true}", ".ignroe: unknown key 'ignroe' (did you mean 'ignore'?)"),
+        ("{ignore: true}", ": 'path' is missing"),
+        ("{path: $.a}", ": expected exactly one of ignore, exact, order, by, tolerance, as, expression"),
+        ("{path: $.a, ignore: false}", ".ignore: expected true, got false"),
+        ("{path: $.a, order: all}", '.order: expected "any", got "all"'),
+        ("{path: $.a, as: numbre}", ".as: expected number or boolean or text, got \"numbre\" (did you mean 'number'?)"),
+        ("{path: $.a, tolerance: 5 parsecs}", ".tolerance: expected a number, a per cent or a time: 5, 0.5, 1%"),
+        ("{path: $.a, expression: cnadidate == 1}", ".expression: character 1: 'cnadidate' is no name"),
+        ("{path: $.a, by: []}", ".by: must not be empty"),
+    ],
+)
+def test_a_rule_that_cannot_be_used_is_told_with_its_place(tmp_path: Path, rule: str, problem: str) -> None:
+    (found,) = build_methods(tmp_path, f"m:\n  member: Stat\n  compare:\n    - {rule}").problems
+    assert found.startswith("x.yaml:16:")
+    assert f"methods.m.compare[0]{problem}" in found
+
+
+def test_a_problem_of_the_file_is_told_once(tmp_path: Path) -> None:
+    problems = built(
+        tmp_path, "compare: [{path: a, ignore: true}]\nmask: [$.x]", "m: {member: Stat}\nn: {member: Stat}"
+    )
+    assert [problem.partition(" expected")[0] for problem in problems.problems] == [
+        "x.yaml:12:18: compare[0].path:",
+        "x.yaml:13:8: mask[0]:",
+    ]
+
+
+def test_the_session_is_always_secret(tmp_path: Path) -> None:
+    masks = built(tmp_path, SESSION, f"m: {START % ''}").route("m").migration.mask
+    for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
+        assert "OpaqueRef" not in repr(masked_call(masks, call))
+        assert "False" in repr(masked_call(masks, call))
+
+
+def test_a_method_without_the_session_has_nothing_to_hide(tmp_path: Path) -> None:
+    file = built(tmp_path, SESSION, f"m: {START % ''}\nn: {{member: Stat}}")
+    assert file.route("n").migration.mask.patterns == ()
+
+
+def test_masks_of_method_defaults_and_file_are_all_kept(tmp_path: Path) -> None:
+    file = f"{SESSION}\nmask: [$..password]\ndefaults: {{mask: [$.result.secret]}}"
+    masks = built(tmp_path, file, f"m: {START % ', mask: [$.named.force]'}").route("m").migration.mask
+    assert list(map(str, masks.patterns)) == [
+        "$.named.session",
+        "$.named.force",
+        "$.result.secret",
+        "$..password",
+    ]
+    assert masks.parameters == ("session", "paused", "force")
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        ("$.named.pasued", "'pasued' is no parameter (did you mean 'paused'?)"),
+        ("$.named.x", "'x' is no parameter (there are: paused, force)"),
+        ("$.params[2]", "there is no parameter 2: the method has 2 parameters, counted from 0"),
+        ("$.password", "expected a path that begins with $.params, $.named, $.result, $.fault or $..name, got"),
+        ("$.params[", "path '$.params[', character 9: expected [3], [*] or ['name'], got '['"),
+    ],
+)
+def test_a_mask_that_would_hide_nothing_is_a_problem(tmp_path: Path, mask: str, problem: str) -> None:
+    methods = f"m:\n  member: Start\n  params: [paused, force]\n  mask:\n    - '{mask}'"
+    (found,) = build_methods(tmp_path, methods).problems
+    assert found.startswith(f"x.yaml:17:9: methods.m.mask[0]: {problem}")
+
+
+def test_a_mask_of_the_file_names_a_parameter_of_some_method(tmp_path: Path) -> None:
+    methods = "m: {member: Start, params: [paused, force]}\nn: {member: Stat}"
+    assert built(tmp_path, "mask: [$.named.force]", methods).problems == []
+    assert built(tmp_path, "mask: [$.named.forced]", methods).problems == [
+        "x.yaml:12:8: mask[0]: 'forced' is no parameter (did you mean 'force'?)"
+    ]

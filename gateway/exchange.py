@@ -17,7 +17,7 @@ import structlog
 from gateway.builtin import Builtins
 from gateway.core.frozen import value
 from gateway.core.migration import Migration, Mode, Setting, Side
-from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Outcome, Peer
+from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.core.names import shown
 from gateway.core.policy import Plan
 from gateway.core.ports import Codec, Dialect, Endpoint
@@ -32,6 +32,7 @@ _log = structlog.get_logger("gateway")
 
 _FORWARDED = Plan(Side.LEGACY, None, "the method is not mapped: the old service answers")
 _FROM_HTTP = 400  # the least status of an answer that is no answer to a call
+READ_MOST = 4 * 1024**2  # bytes of an old service's answer; a larger one is not read: that would hold up everybody
 LONGEST_POLL = 86_400.0  # seconds; event.from waits so long at most, and what is not mapped may be that
 
 
@@ -203,12 +204,22 @@ class Exchange(Endpoint):
 
     def _account(self, envelope: Envelope, asked: Sequence[_Asked | Fault], answer: Answer, seconds: float) -> None:
         """Note what came of each call of a message that went as it came."""
+        if len(answer.body or b"") > READ_MOST:
+            self._account_unread(asked, seconds)
+            return
         outcomes = self._read_back(envelope, answer)
         for at, (each, outcome) in enumerate(zip(map(self._routed, asked), outcomes, strict=True)):
             seen = self.dialect.unwrap_outcome(outcome, each.call)
             self._note(each, seen, seconds)
             if each.plan.candidate is not None:
                 self._look(each, _single(envelope, at), seen, seconds)
+
+    def _account_unread(self, asked: Sequence[_Asked | Fault], seconds: float) -> None:
+        """So long an answer is a result: an error is told in a few words."""
+        for each in map(self._routed, asked):
+            self._note(each, Reply(), seconds)
+            if each.plan.candidate is not None and each.route is not None and self._shadow is not None:
+                self._shadow.drop(each.route)
 
     def _note(self, each: _Asked, outcome: Outcome, seconds: float) -> None:
         assert each.route is not None

@@ -81,11 +81,15 @@ class Shadow:
     def observe(self, job: Job) -> None:
         """Begin at once where there is room; called when the answer has left."""
         if len(self._running) >= self._room:
-            self._publish.dropped(job.route)
+            self.drop(job.route)
             return
         task = asyncio.get_running_loop().create_task(self._run(job))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def drop(self, route: Route) -> None:
+        """A call cannot be observed."""
+        self._publish.dropped(route)
 
     async def drain(self, grace: float) -> int:
         """Let what is under way end for `grace` seconds; returns how many were cut off."""

@@ -221,13 +221,14 @@ class Told:
 
     def __init__(self) -> None:
         self.seen: list[Observed] = []
+        self.lost: list[str] = []
         self.noted: list[tuple[str, Outcome, Side | None]] = []
 
     def observed(self, observed: Observed) -> None:
         self.seen.append(observed)
 
     def dropped(self, route: Route) -> None:
-        raise AssertionError("there was room")
+        self.lost.append(route.method)
 
     def note(self, _service: str, method: str, _call: Call, outcome: Outcome, _s: float, side: Side | None) -> None:
         self.noted.append((method, outcome, side))
@@ -403,3 +404,11 @@ async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
     await known.answer(b'{"jsonrpc":"2.0","method":"login","params":["alice"],"id":1}', PEER)
     await known.answer(b'{"jsonrpc":"2.0","method":"stat","params":["ref-1"],"id":1}', PEER, agent)
     assert seen[1].extensions == {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice"}
+
+
+async def test_an_answer_of_many_megabytes_goes_back_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.exchange.READ_MOST", len(body(OLD_ANSWER)) - 1)
+    front = Front(OLD_ANSWER, stat=SHADOW)
+    assert await front.answer(ONE) is OLD_ANSWER
+    assert front.told.noted == [("stat", Reply(), Side.LEGACY)]
+    assert (front.told.seen, front.told.lost) == ([], ["stat"])

@@ -1,0 +1,102 @@
+"""What calls and observations come to."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core import counting
+from gateway.core.kept import Batch, ClientKey, MethodId, Seen
+from gateway.core.migration import Migration, Side
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.tally import quantile
+from gateway.evidence import PAIRS, Evidence
+from gateway.shadow import Observation, Observed
+from tests.kit.routes import route
+
+STAT = route("VM.stat", migration=Migration(upstream="old", may_shadow=True))
+ME = MethodId("toy", "VM.stat")
+CALL = Call("VM.stat", ("vm",), peer=Peer("tcp:10.0.0.1:5"), extensions={"protocol": "xmlrpc", "agent": "xe"})
+
+
+def ignore(service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
+    """Tell nobody."""
+
+
+def gather(*calls: tuple[Side | None, Outcome, float]) -> Batch:
+    evidence = Evidence(lambda: 1000.0)
+    note = evidence.noting(ignore)
+    for side, outcome, seconds in calls:
+        note("toy", "VM.stat", CALL, outcome, seconds, side)
+    return evidence.take()
+
+
+def observed(control: Outcome, candidate: Outcome, again: Outcome | None = None) -> Observed:
+    sides = Observation(Side.LEGACY, control, 0.001), Observation(Side.DBUS, candidate, 0.1)
+    return Observed(STAT, CALL, *sides, again)
+
+
+def test_calls_are_counted_by_side_with_their_errors_and_seconds() -> None:
+    batch = gather(
+        (Side.LEGACY, Reply(1), 0.001),
+        (Side.DBUS, Reply(1), 0.2),
+        (Side.DBUS, Fault(FaultCode.TIMEOUT, "late"), 0.2),
+        (None, Fault(FaultCode.UNAVAILABLE, "off"), 0.0),
+    )
+    counts = batch.evidence[ME]
+    assert counts.counters == {
+        "answered_legacy": 1, "answered_dbus": 2, "calls_legacy": 1, "calls_dbus": 2, "errors_dbus": 1,
+    }  # fmt: skip
+    assert quantile(counts.histograms["legacy"], 0.5) == pytest.approx(0.001, rel=0.25)
+    assert quantile(counts.histograms["dbus"], 0.5) == pytest.approx(0.2, rel=0.25)
+
+
+@pytest.mark.parametrize("code", [FaultCode.INVALID_PARAMS, FaultCode.PARAMETER_COUNT])
+def test_what_the_client_did_wrong_is_no_error_of_a_side(code: FaultCode) -> None:
+    assert counting.errors(Side.DBUS) not in gather((Side.DBUS, Fault(code, "no"), 0.1)).evidence[ME].counters
+
+
+def test_who_called_is_remembered_with_when_and_how_often() -> None:
+    batch = gather((Side.DBUS, Reply(1), 0.1), (None, Reply(1), 0.1))
+    assert batch.clients == {ClientKey(ME, "xmlrpc", "tcp:10.0.0.1", "xe"): Seen(2, 1000.0, 1000.0)}
+
+
+def test_an_observation_counts_for_the_candidate_and_for_the_verdict() -> None:
+    evidence = Evidence()
+    evidence.observed(observed(Reply(1), Reply(1)))
+    evidence.observed(observed(Reply(1), Fault(FaultCode.REMOTE, "no")))
+    batch = evidence.take()
+    counts = batch.evidence[ME]
+    assert counts.counters == {"equal": 1, "error_different": 1, "calls_dbus": 2, "errors_dbus": 1}
+    assert counts.histograms.keys() == {"dbus"}
+    (pair,) = batch.pairs
+    assert pair.method == ME
+
+
+def test_what_the_control_contradicts_itself_in_is_no_difference() -> None:
+    evidence = Evidence()
+    evidence.observed(observed(Reply({"up": 1}), Reply({"up": 3}), again=Reply({"up": 2})))
+    batch = evidence.take()
+    assert batch.evidence[ME].counters["ignored"] == 1
+    assert batch.pairs == []
+
+
+def test_of_many_pairs_the_newest_are_kept() -> None:
+    evidence = Evidence()
+    for number in range(PAIRS + 5):
+        evidence.observed(observed(Reply(number), Reply(-1)))
+    batch = evidence.take()
+    assert len(batch.pairs) == PAIRS
+    assert batch.evidence[ME].counters["different"] == PAIRS + 5
+
+
+def test_what_found_no_room_is_counted_and_what_was_taken_is_gone() -> None:
+    evidence = Evidence()
+    evidence.dropped(STAT)
+    assert evidence.take().evidence[ME].counters == {"dropped": 1}
+    assert evidence.take() == Batch({}, [], {})
+
+
+def test_the_next_in_line_is_told_of_every_call() -> None:
+    told: list[object] = []
+    Evidence().noting(lambda *what: told.append(what))("toy", "VM.stat", CALL, Reply(1), 0.5, None)
+    assert told == [("toy", "VM.stat", CALL, Reply(1), 0.5, None)]

@@ -24,6 +24,7 @@ from gateway.exchange import Endpoints, Exchange
 from gateway.log import call_log, lines_lost
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
+from gateway.passage import Passage
 
 _log = structlog.get_logger("gateway")
 
@@ -47,10 +48,11 @@ class Gateway:
         if problems:
             raise MappingError(problems)
         self.backend = parts.backend(self.settings)
-        self.calls = metrics.Calls()
-        self.dispatcher = Dispatcher(self.backend, self.calls.counting(call_log()))
-        self.endpoints = self._endpoints(self.settings, self.table)
         self.room = parts.Room(self.settings.limits.max_calls, self.settings.limits.max_buffered)
+        self.upstreams = parts.Upstreams(parts.upstreams(self.settings, self.room))
+        self.calls = metrics.Calls()
+        self.dispatcher = Dispatcher(self.backend, self.calls.counting(call_log()), upstreams=self.upstreams)
+        self.endpoints = self._endpoints(self.settings, self.table)
         self.manager = service_manager.from_environment()
         self._inherited = parts.inherited()
         self._cuts = dict.fromkeys(self.settings.listener, 0)
@@ -69,6 +71,9 @@ class Gateway:
                 privileges.become(self.settings.user, self._socket_files())
             await self.backend.start()
             stack.push_async_callback(self.backend.stop)
+            await self.upstreams.start()
+            stack.push_async_callback(self.upstreams.stop)
+            self._warn_of_trust(self.settings)
             await self._wait_for_buses()
             await self._control.start()
             stack.push_async_callback(self._control.stop)
@@ -99,6 +104,11 @@ class Gateway:
         if self._inherited.names:
             unclaimed = ", ".join(f"systemd:{name}" for name in self._inherited.names)
             raise OSError(f"systemd passed sockets that no listener of the config binds: {unclaimed}")
+
+    def _warn_of_trust(self, settings: Config) -> None:
+        for name, upstream in settings.upstream.items():
+            if upstream.url.startswith("https:") and not upstream.verify:
+                _log.warning("anybody may pose as this old service: its certificate is not verified", upstream=name)
 
     def _socket_files(self) -> list[Path]:
         """Files and folders that are there because of us."""
@@ -170,6 +180,7 @@ class Gateway:
             "tasks": len(asyncio.all_tasks()),
             "buffered": self.room.buffered,
             "buses": buses,
+            "upstreams": self.upstreams.status(),
             "services": health.rows(self.table, services, self.calls),
         }
 
@@ -202,18 +213,23 @@ class Gateway:
             settings = config.load(self._path)
             table, problems = await asyncio.to_thread(parts.compile_mappings, settings)
             wrong = [str(problem) for problem in problems]
+            upstreams = parts.upstreams(settings, self.room)
         except config.ConfigError as error:
             wrong = [str(error)]
         if wrong:
             _log.error("reload refused, the old mapping stays", revision=self.table.revision, problems=wrong)
             return {"revision": self.table.revision, "problems": wrong}
-        return await self._swap(settings, table)
+        return await self._swap(settings, table, upstreams)
 
-    async def _swap(self, settings: Config, table: Table) -> Mapping[str, object]:
+    async def _swap(
+        self, settings: Config, table: Table, upstreams: Mapping[str, parts.Upstream]
+    ) -> Mapping[str, object]:
         added, removed, changed = changes(self.table, table)
         restart = _needs_restart(self._started, settings)
         before = self.table.revision
         await self.backend.reconfigure(parts.buses(settings))
+        await self.upstreams.reconfigure(upstreams)
+        self._warn_of_trust(settings)
         self.endpoints, self.table = self._endpoints(settings, table), table
         self.settings = settings
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
@@ -286,7 +302,14 @@ class Gateway:
             self._cuts[name] += 1
             _log.info("cut off", listener=name, why=why)
 
-        return parts.transport(name, listener, resolve, self.room, self._inherited, on_cut)
+        return parts.transport(name, listener, resolve, self.room, self._inherited, on_cut, self._otherwise(listener))
+
+    def _otherwise(self, listener: Listener) -> Endpoint | None:
+        """Who takes what no endpoint of a listener does."""
+        name = listener.upstream
+        if listener.unmapped == "refuse" or name is None:
+            return None
+        return Passage(self.upstreams, name, self.settings.upstream[name].timeout)
 
 
 def _needs_restart(before: Config, after: Config) -> list[str]:

@@ -45,6 +45,7 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
         codecs=set(parts.CODECS),
         dialects=set(parts.DIALECTS),
         listeners=set(settings.listener) if settings else None,
+        upstreams=parts.spoken(settings) if settings else None,
     )
     if problems or settings is None or not live:
         return Checked(table, problems, ())

@@ -1,8 +1,9 @@
-"""The daemon's own TOML: listeners, buses, limits. Knows addresses and no method."""
+"""The daemon's own TOML: listeners, buses, old services, limits. Knows addresses and no method."""
 
 from __future__ import annotations
 
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -30,6 +31,7 @@ Count = Annotated[int, Meta(ge=1)]
 BusAddress = Annotated[str, Meta(pattern=r"^(unix:(path|abstract)=|tcp:|unixexec:)")]
 Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+|systemd:.+)$")]
 MetricsAddress = Annotated[str, Meta(pattern=r"^tcp:.+:\d+$")]
+UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+)$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -70,6 +72,28 @@ class Listener(_Section, frozen=True):
     body_timeout: Seconds = Seconds(60)
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
+    unmapped: Literal["refuse", "forward"] = "refuse"  # what no endpoint takes: other paths, other verbs than POST
+    upstream: str | None = None  # where that goes
+
+
+class Upstream(_Section, frozen=True):
+    """[upstream.NAME]: an old service that still answers."""
+
+    url: UpstreamUrl
+    codec: str = "xmlrpc"  # what calls are written in; jsonrpc1: in JSON-RPC 1.0
+    dialect: str = "plain"
+    speaks: tuple[str, ...] = ()  # further codecs that it understands at the paths where clients send them
+    arguments: Literal["sent", "named", "positional"] = "sent"
+    host: str = ""  # in place of the client's Host header
+    connections: Count = 64
+    waiting: Count = 256  # calls that wait for a connection; past it they are refused
+    keepalive: bool = True  # false: one request on each connection, as the xapi-idl sockets have it
+    idle: Seconds = Seconds(4)  # before an unused connection is closed
+    connect_timeout: Seconds = Seconds(5)
+    timeout: Seconds = Seconds(86_400)  # for what no endpoint takes: an old client may wait that long for an event
+    max_answer: Size = Size(32 * 1024**2)
+    ca_file: str | None = None  # https: who is trusted, in place of the system's authorities
+    verify: bool = True  # https: false trusts anybody
 
 
 class Mappings(_Section, frozen=True):
@@ -108,9 +132,10 @@ class Log(_Section, frozen=True):
 class Config(_Section, frozen=True):
     """The whole file."""
 
-    bus: Annotated[dict[Name, Bus], Meta(min_length=1)]
     listener: Annotated[dict[Name, Listener], Meta(min_length=1)]
     mappings: Mappings
+    bus: dict[Name, Bus] = {}
+    upstream: dict[Name, Upstream] = {}
     control: Control = Control()
     state: State = State()
     log: Log = Log()
@@ -143,12 +168,15 @@ def parse(document: dict[str, object], path: Path) -> Config:
     """Check a document; `path` is where relative names start and what messages name."""
     if "file" in document:
         raise ConfigError(f"{path}: $: unknown key 'file'")
-    for kind, section_type in (("bus", Bus), ("listener", Listener)):
+    for kind, section_type in (("bus", Bus), ("listener", Listener), ("upstream", Upstream)):
         sections = document.get(kind)
         for name, section in sections.items() if isinstance(sections, dict) else ():
             _convert(section, section_type, path, f"$.{kind}.{name}")
     settings = _convert({**document, "file": str(path)}, Config, path, "$")
+    if not settings.bus and not settings.upstream:
+        raise ConfigError(f"{path}: $: expected a [bus.NAME] or an [upstream.NAME]: there is nobody to answer")
     _one_bus_each(settings, path)
+    _known_upstreams(settings, path)
     return settings
 
 
@@ -159,6 +187,18 @@ def _one_bus_each(settings: Config, path: Path) -> None:
             if pattern in taken:
                 raise ConfigError(f"{path}: $.bus.{name}.services: '{pattern}' is on bus '{taken[pattern]}' already")
             taken[pattern] = name
+
+
+def _known_upstreams(settings: Config, path: Path) -> None:
+    for name, listener in settings.listener.items():
+        place = f"{path}: $.listener.{name}"
+        if listener.unmapped == "forward" and listener.upstream is None:
+            raise ConfigError(f"{place}.unmapped: 'forward' needs an 'upstream'")
+        if listener.upstream is not None and listener.upstream not in settings.upstream:
+            near = get_close_matches(listener.upstream, settings.upstream, n=1)
+            there = ", ".join(settings.upstream) or "none"
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {there}"
+            raise ConfigError(f"{place}.upstream: '{listener.upstream}' is no upstream ({hint})")
 
 
 def _convert(document: object, wanted: type[_T], path: Path, place: str) -> _T:

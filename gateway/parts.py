@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from adapters.backends import BACKENDS
+from adapters.backends import BACKENDS, legacy
 from adapters.backends.dbus import Backend, Bus, BusStatus, ServiceStatus
-from adapters.codecs import CODECS
+from adapters.codecs import CODECS, UPSTREAM_CODECS
 from adapters.dialects import DIALECTS
 from adapters.transports import TRANSPORTS
 from adapters.transports.activation import Inherited, inherited
 from adapters.transports.http import HttpLimits, Transport
+from adapters.transports.http_client import Line, LineLimits
+from adapters.transports.http_client_site import site
 from adapters.transports.room import Room
-from gateway.config import Config, Listener
+from gateway import config
+from gateway.config import Config, ConfigError, Listener
 from gateway.core.model import Limits
-from gateway.core.ports import Codec, Dialect, Resolve
+from gateway.core.ports import Codec, Dialect, Endpoint, Resolve
 from gateway.mapping.compile import build
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table
@@ -28,13 +31,79 @@ __all__ = [
     "Room",
     "ServiceStatus",
     "Transport",
+    "Upstream",
+    "Upstreams",
     "inherited",
 ]
+
+Upstream = legacy.Upstream
+Upstreams = legacy.Backend
+
+_ANSWERS = Limits(body=2**30, elements=2**30)  # what an old service may answer; the bytes are bounded by its line
 
 
 def compile_mappings(settings: Config) -> tuple[Table, list[Problem]]:
     """Read and check every mapping file the config names; used by `check`, by start and by reload alike."""
-    return build(settings.mapping_paths(), codecs=set(CODECS), dialects=set(DIALECTS), listeners=set(settings.listener))
+    return build(
+        settings.mapping_paths(),
+        codecs=set(CODECS),
+        dialects=set(DIALECTS),
+        listeners=set(settings.listener),
+        upstreams=spoken(settings),
+        may_be_empty=any(listener.unmapped == "forward" for listener in settings.listener.values()),
+    )
+
+
+def spoken(settings: Config) -> dict[str, frozenset[str]]:
+    """What each upstream understands as it comes: "xmlrpc/xenapi"."""
+    return {
+        name: frozenset(f"{codec}/{upstream.dialect}" for codec in _understood(upstream))
+        for name, upstream in settings.upstream.items()
+    }
+
+
+def _understood(upstream: config.Upstream) -> frozenset[str]:
+    """Codecs by their names at endpoints: one that knows JSON-RPC 1.0 only does not understand what comes there."""
+    return frozenset(CODECS) & {upstream.codec, *upstream.speaks}
+
+
+def upstreams(settings: Config, room: Room) -> dict[str, legacy.Upstream]:
+    """The [upstream.NAME] sections; raises ConfigError naming the place."""
+    return {name: _line(settings, name, upstream, room) for name, upstream in settings.upstream.items()}
+
+
+def _line(settings: Config, name: str, upstream: config.Upstream, room: Room) -> legacy.Upstream:
+    place = f"{settings.file}: $.upstream.{name}"
+    named: list[tuple[str, str, Collection[str]]] = [
+        ("codec", upstream.codec, UPSTREAM_CODECS),
+        ("dialect", upstream.dialect, DIALECTS),
+        *(("speaks", codec, CODECS) for codec in upstream.speaks),
+    ]
+    for key, value, known in named:
+        if value not in known:
+            raise ConfigError(f"{place}.{key}: '{value}' is none of {', '.join(sorted(known))}")
+    try:
+        where = site(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
+    except (ValueError, OSError) as error:
+        key = "ca_file" if isinstance(error, OSError) else "url"
+        raise ConfigError(f"{place}.{key}: {getattr(error, 'strerror', None) or error}") from error
+    limits = LineLimits(
+        connections=upstream.connections,
+        waiting=upstream.waiting,
+        keepalive=upstream.keepalive,
+        idle=upstream.idle,
+        connect_timeout=upstream.connect_timeout,
+        answer=upstream.max_answer,
+    )
+    made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
+    return legacy.Upstream(
+        key=upstream,
+        line=Line(name, where, limits, host=upstream.host, room=room),
+        codec=made,
+        dialect=DIALECTS[upstream.dialect](made.name),
+        speaks=_understood(upstream),
+        arguments=upstream.arguments,
+    )
 
 
 def backend(settings: Config) -> Backend:
@@ -70,7 +139,7 @@ def codec(name: str, listener: Listener) -> Codec:
 
 def client_codec(name: str) -> Codec:
     """A codec for reading answers, which may be far larger than what a listener takes in."""
-    return CODECS[name](Limits(body=2**30, elements=2**30))
+    return CODECS[name](_ANSWERS)
 
 
 def dialect(name: str, codec: str) -> Dialect:
@@ -79,7 +148,13 @@ def dialect(name: str, codec: str) -> Dialect:
 
 
 def transport(
-    name: str, listener: Listener, resolve: Resolve, room: Room, passed: Inherited, on_cut: Callable[[str], object]
+    name: str,
+    listener: Listener,
+    resolve: Resolve,
+    room: Room,
+    passed: Inherited,
+    on_cut: Callable[[str], object],
+    otherwise: Endpoint | None = None,
 ) -> Transport:
     """The sockets of a [listener.NAME] section."""
     made: Transport = TRANSPORTS["http"](
@@ -93,6 +168,7 @@ def transport(
         room=room,
         inherited=passed,
         on_cut=on_cut,
+        otherwise=otherwise,
     )
     return made
 

@@ -61,13 +61,17 @@ _LIMITS = Limits()
 
 
 class Codec(ports.Codec):
-    """Both directions of JSON-RPC, within `limits`; `long_integers` is about integers beyond 2**53 in answers."""
+    """Both directions of JSON-RPC, within `limits`; `long_integers` is about integers beyond 2**53 in answers.
+
+    Messages of either version are read. `one`: calls are written in 1.0, for old services that know no other.
+    """
 
     name = "jsonrpc"
     content_type = "application/json"
 
-    def __init__(self, limits: Limits = _LIMITS, long_integers: LongIntegers = "number") -> None:
+    def __init__(self, limits: Limits = _LIMITS, long_integers: LongIntegers = "number", *, one: bool = False) -> None:
         self._limits = limits
+        self._one = one
         self._write = WRITERS[long_integers]
 
     def decode(self, body: bytes) -> Envelope:
@@ -90,14 +94,18 @@ class Codec(ports.Codec):
         return b"[%b]" % b",".join(answers) if answers else None
 
     def encode_call(self, call: Call) -> bytes:
-        """Write a 2.0 request or notification; raises ValueError naming the place of what cannot be carried."""
+        """Write a request or notification; raises ValueError naming the place of what cannot be carried."""
         if call.params and call.named:
             raise ValueError("$.params: expected positional or named parameters, JSON-RPC has no call with both")
+        if call.named and self._one:
+            raise ValueError("$.params: expected positional parameters only, JSON-RPC 1.0 has no others")
         try:
             method = _placed("method", call.method)
             params = _placed("params", dict(call.named) if call.named else list(call.params))
         except MarshalError as error:
             raise ValueError(str(error)) from None
+        if self._one:
+            return (jsonrpc1.NOTIFICATION if call.oneway else jsonrpc1.CALL) % (method, params)
         return (_NOTIFICATION if call.oneway else _CALL) % (method, params)
 
     def decode_outcome(self, body: bytes) -> Outcome:

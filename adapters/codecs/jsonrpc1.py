@@ -10,6 +10,8 @@ from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
 # Both members always; the order is that of the old servers.
 RESULT = b'{"result":%b,"error":null,"id":%b}'
 ERROR = b'{"result":null,"error":%b,"id":%b}'
+CALL = b'{"method":%b,"params":%b,"id":1}'  # the old servers want a number or a text
+NOTIFICATION = b'{"method":%b,"params":%b,"id":null}'
 
 
 def read_call(message: Mapping[str, Any]) -> Call | Fault:

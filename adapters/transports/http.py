@@ -1,7 +1,8 @@
 """HTTP POST in, bytes out; knows no protocol.
 
 One Transport is one listener of the config, on one address or several. Any of them is answered by the endpoint that
-`resolve` names for the path (as written by the client: nothing is unescaped, the query is cut off).
+`resolve` names for the path (as written by the client: nothing is unescaped, the query is cut off). What no endpoint
+takes, other verbs too, goes to the one named `otherwise` where there is one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 
 from aiohttp import HttpVersion11, web
 
-from adapters.transports import addresses, http_answers, http_body
+from adapters.transports import addresses, http_answers, http_body, http_headers
 from adapters.transports.activation import Inherited
 from adapters.transports.http_answers import HttpAnswer, Layout
 from adapters.transports.http_body import BUSY, Refusal
@@ -30,7 +31,7 @@ from adapters.transports.http_connection import (
 )
 from adapters.transports.room import Held, Room
 from gateway.core import ports
-from gateway.core.model import Answer, FaultCode, Peer
+from gateway.core.model import Answer, Carried, FaultCode, Peer
 
 __all__ = ["DEFAULT_LIMITS", "FramingFaults", "HttpLimits", "Transport"]
 
@@ -66,6 +67,7 @@ class Transport(ports.Transport):
         room: Room | None = None,  # shared with other listeners
         inherited: Inherited | None = None,  # where "systemd:NAME" is found
         on_cut: Callable[[str], object] = _ignore,  # told which client was cut, and why
+        otherwise: ports.Endpoint | None = None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -77,6 +79,7 @@ class Transport(ports.Transport):
         self._room = room or Room()
         self._inherited = inherited or Inherited({})
         self._on_cut = on_cut
+        self._otherwise = otherwise
         self._bound: list[addresses.Bound] = []
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -211,34 +214,39 @@ class Transport(ports.Transport):
     async def _answer(self, request: web.BaseRequest, connection: Connection, held: Held) -> HttpAnswer:
         if connection.is_long(request):
             return LONG_HEAD
-        endpoint = self._resolve(_path(request))
-        if endpoint is None:
-            return NOT_FOUND
-        if request.method != "POST":
-            return NOT_ALLOWED
+        endpoint = self._resolve(_target(request).partition("?")[0])
+        as_it_is = endpoint is None or request.method != "POST"
+        if as_it_is:
+            if self._otherwise is None:
+                return NOT_FOUND if endpoint is None else NOT_ALLOWED
+            endpoint = self._otherwise
+        assert endpoint is not None
         if self._is_full:
             return self._refused(endpoint, BUSY)  # before its body takes up memory
-        body = await http_body.read(request, connection, self.limits, held, plain=self._as_xapi)
+        plain = self._as_xapi and not as_it_is
+        body = await http_body.read(request, connection, self.limits, held, plain=plain, inflated=not as_it_is)
         if not isinstance(body, Refusal):
-            return await self._call(endpoint, body, connection.peer)
+            return await self._call(endpoint, body, connection.peer, _carried(request, inflated=not as_it_is))
         return self._refused(endpoint, body)
 
     @property
     def _is_full(self) -> bool:
         return self._calls >= self.limits.max_calls or self._room.is_full
 
-    async def _call(self, endpoint: ports.Endpoint, body: bytes, peer: Peer) -> HttpAnswer:
+    async def _call(self, endpoint: ports.Endpoint, body: bytes, peer: Peer, carried: Carried) -> HttpAnswer:
         if self._calls >= self.limits.max_calls or self._room.calls >= self._room.max_calls:
             return self._refused(endpoint, BUSY)
         self._calls += 1
         self._room.calls += 1
         try:
-            return self._answered(await endpoint.answer(body, peer))
+            return self._answered(await endpoint.answer(body, peer, carried))
         finally:
             self._calls -= 1
             self._room.calls -= 1
 
     def _answered(self, answer: Answer) -> HttpAnswer:
+        if answer.status is not None:
+            return http_answers.relay(answer)
         if answer.fault is not None and self._as_xapi:
             return http_answers.page(answer.fault.message)
         return HttpAnswer(204 if answer.body is None else 200, answer.content_type, answer.body)
@@ -251,8 +259,16 @@ class Transport(ports.Transport):
         return HttpAnswer(refusal.http_status, answer.content_type, answer.body or b"", headers=headers)
 
 
-def _path(request: web.BaseRequest) -> str:
+def _target(request: web.BaseRequest) -> str:
+    """Path and query as the client wrote them."""
     target = request.raw_path
-    if not target.startswith("/"):  # absolute-form, RFC 9112 section 3.2.2
-        return request.rel_url.raw_path
-    return target.partition("?")[0]
+    if target.startswith("/") or target == "*":
+        return target
+    return request.rel_url.raw_path_qs  # absolute-form, RFC 9112 section 3.2.2
+
+
+def _carried(request: web.BaseRequest, *, inflated: bool) -> Carried:
+    headers = request.raw_headers
+    if inflated and "Content-Encoding" in request.headers:
+        headers = http_headers.without(headers, b"content-encoding")
+    return Carried(request.method, _target(request), headers)

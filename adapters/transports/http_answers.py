@@ -15,12 +15,16 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import NamedTuple
 
+from adapters.transports import http_headers
+from gateway.core.model import Answer
+
 RESERVED = frozenset({"connection", "content-length", "content-type", "date", "retry-after", "transfer-encoding"})
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # token, RFC 9110 section 5.6.2
 _VALUE = re.compile(r"[ -~]*", re.ASCII)
 
 TEXT = "text/plain"
 HTML = "text/html"
+_WITHOUT_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 class HttpAnswer(NamedTuple):
@@ -31,6 +35,13 @@ class HttpAnswer(NamedTuple):
     body: bytes | None
     close: bool = False
     headers: str = ""  # whole lines
+    relayed: Answer | None = None  # an old server's, which goes back as it came
+
+
+def relay(answer: Answer) -> HttpAnswer:
+    """An old server's answer."""
+    assert answer.status is not None
+    return HttpAnswer(answer.status, answer.content_type, answer.body, relayed=answer)
 
 
 def text(status: int, message: str, *, close: bool = False, headers: str = "") -> HttpAnswer:
@@ -53,6 +64,8 @@ class Layout:
 
     def lay_out(self, answer: HttpAnswer, *, minor: int = 1, bodiless: bool = False) -> bytes:
         """The whole answer; `minor` is the request's HTTP version, `bodiless` is for HEAD."""
+        if answer.relayed is not None:
+            return _as_it_came(answer.relayed, minor, bodiless=bodiless, close=answer.close)
         head = self._head(answer.status, answer.content_type, answer.headers, minor, close=answer.close)
         if answer.body is None:
             return b"%b%b\r\n\r\n" % (head, _date(int(time.time())))
@@ -65,8 +78,28 @@ class Layout:
         if status != HTTPStatus.NO_CONTENT:
             lines.append(f"Content-Type: {content_type}\r\n")
         if close == (minor == 1):  # only what differs from the version's default, RFC 9112 section 9.3
-            lines.append(f"Connection: {'close' if close else 'keep-alive'}\r\n")
+            lines.append(_connection(close=close))
         return "".join((*lines, "Date: ")).encode("ascii")
+
+
+def _as_it_came(answer: Answer, minor: int, *, bodiless: bool, close: bool) -> bytes:
+    """Status line, headers and body of an old server; a length where it had none, as its connection is not ours."""
+    body = answer.body or b""
+    length = b""
+    if (
+        answer.status not in _WITHOUT_CONTENT
+        and not bodiless
+        and not http_headers.has(answer.headers, b"content-length")
+    ):
+        length = b"Content-Length: %d\r\n" % len(body)
+    own = _connection(close=close).encode() if close == (minor == 1) else b""
+    reason = answer.reason.encode("utf-8", "surrogateescape")
+    start = b"HTTP/1.%d %d %b\r\n" % (minor, answer.status or 0, reason)
+    return b"%b%b%b%b\r\n%b" % (start, http_headers.lines(answer.headers), length, own, b"" if bodiless else body)
+
+
+def _connection(*, close: bool) -> str:
+    return f"Connection: {'close' if close else 'keep-alive'}\r\n"
 
 
 @functools.lru_cache(maxsize=1)

@@ -52,9 +52,18 @@ def _too_large(limit: int) -> Refusal:
 
 
 async def read(
-    request: web.BaseRequest, connection: Connection, limits: HttpLimits, held: Held, *, plain: bool
+    request: web.BaseRequest,
+    connection: Connection,
+    limits: HttpLimits,
+    held: Held,
+    *,
+    plain: bool,
+    inflated: bool = True,
 ) -> bytes | Refusal:
-    """The body, inflated and counted in `held`; `plain` refuses what old xapi does: no Content-Length, and Expect."""
+    """The body, inflated unless it is to stay as it is, and counted in `held`.
+
+    `plain` refuses what old xapi does: no Content-Length, and Expect.
+    """
     headers, body = request.headers, request.content
     refusal = _check(headers, limits.body, held, plain=plain)
     if refusal is not None:
@@ -65,10 +74,10 @@ async def read(
         if "Expect" in headers and request.version >= HttpVersion11:  # RFC 9110 section 10.1.1
             await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         content = await _in_time(body, connection, limits, held)
-    if "Content-Encoding" not in headers or isinstance(content, Refusal):
+    if "Content-Encoding" not in headers or isinstance(content, Refusal) or not inflated:
         return content
-    inflated = inflate(content, ", ".join(headers.getall("Content-Encoding")), limits.body)
-    return inflated if isinstance(inflated, Refusal) else _hold(inflated, held)
+    larger = inflate(content, ", ".join(headers.getall("Content-Encoding")), limits.body)
+    return larger if isinstance(larger, Refusal) else _hold(larger, held)
 
 
 def _hold(content: bytes, held: Held) -> bytes | Refusal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gateway.core.frozen import value
 from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, Outcome, Peer
 from gateway.core.route import Route
 
@@ -96,6 +97,44 @@ class Backend(Protocol):
 
     async def call(self, route: Route, call: Call) -> Outcome:
         """Answer one call; the dispatcher holds the deadline and cancels past it, with DEADLINE_PASSED."""
+
+    async def stop(self) -> None:
+        """Fail what is still waiting, close."""
+
+
+@value
+class LineStatus:
+    """How one old service is doing."""
+
+    name: str
+    url: str
+    in_flight: int  # those that wait for a connection too
+    waiting: int
+    idle: int  # connections that are kept
+    last_error: str  # why the last call that was not answered was not; empty when there was none
+
+
+class Line(Protocol):
+    """One old service as a transport reaches it: a message out, an answer back. Knows no codec."""
+
+    async def start(self) -> None:
+        """Be ready; returns at once."""
+
+    async def send(self, body: bytes, carried: Carried, *, repeatable: bool = False) -> Answer | Fault:
+        """Send one message and wait for what comes back, byte for byte; the caller holds the deadline.
+
+        UNAVAILABLE or BUSY: for certain nothing was executed. `repeatable`: it may be sent twice where that helps.
+        """
+
+    def retire(self) -> None:
+        """Another line has taken its place: keep nothing open beyond the calls in flight."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer."""
+
+    def status(self) -> LineStatus:
+        """How it is doing."""
 
     async def stop(self) -> None:
         """Fail what is still waiting, close."""

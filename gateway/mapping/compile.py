@@ -11,6 +11,7 @@ from gateway.core.route import Route
 from gateway.mapping import load, schema
 from gateway.mapping.load import Document
 from gateway.mapping.methods import Compiled, Compiler
+from gateway.mapping.migration import Upstreams
 from gateway.mapping.problem import Problem, did_you_mean, one_of
 from gateway.mapping.rollouts import check_groups
 from gateway.mapping.scope import Scope
@@ -26,13 +27,15 @@ def build(
     codecs: Collection[str],
     dialects: Collection[str],
     listeners: Collection[str] | None,
+    upstreams: Upstreams | None = None,
+    may_be_empty: bool = False,  # a directory without a mapping file is no problem
 ) -> tuple[Table, list[Problem]]:
-    """Compile mapping files and directories; `listeners` None: any name will do.
+    """Compile mapping files and directories; `listeners` or `upstreams` None: any name will do.
 
     With problems, sorted by place, the table holds only what was good: nobody should use it.
     """
     known = {"codec": codecs, "dialect": dialects, "listener": listeners}
-    work = _Work(known)
+    work = _Work(known, upstreams, may_be_empty)
     documents = work.read(paths)
     for document in documents:
         work.add(document)
@@ -48,6 +51,8 @@ class _Endpoint:
     codec: str
     dialect: str
     said: str
+    forwards_to: str | None = None
+    sent: str = ""  # the file and line that said where what is not mapped goes
     compiled: dict[str, Compiled] = field(default_factory=dict)
     claimed: dict[str, str] = field(default_factory=dict)  # every name -> the entry that has it
 
@@ -55,6 +60,8 @@ class _Endpoint:
 @dataclass(slots=True)
 class _Work:
     known: Mapping[str, Collection[str] | None]
+    upstreams: Upstreams | None
+    may_be_empty: bool
     problems: dict[Problem, None] = field(default_factory=dict)
     contracts: list[Contract] = field(default_factory=list)
     library: Library = field(init=False)
@@ -66,7 +73,7 @@ class _Work:
 
     def read(self, paths: Sequence[Path]) -> list[Document]:
         """The documents that have the shape of a mapping file."""
-        files, problems = load.find(paths)
+        files, problems = load.find(paths, may_be_empty=self.may_be_empty)
         documents = []
         for file in files:
             document, wrong = load.read(file)
@@ -81,7 +88,7 @@ class _Work:
     def add(self, document: Document) -> None:
         """Compile a file's methods and put them where the file exposes them."""
         root = Scope(document, self.problems, (), document.data)
-        compiler = Compiler(root, self.library)
+        compiler = Compiler(root, self.library, self.upstreams)
         compiled = {name: compiler.compile(name) for name in root.at("methods").data}
         entries = root.at("methods")
         self.members += [(method.route, entries.at(name)) for name, method in compiled.items() if method is not None]
@@ -89,9 +96,35 @@ class _Work:
         if compiler.contract is not None:
             self.contracts.append(compiler.contract)
         endpoints = self._expose(root)
+        self._lead_on(root, compiler.upstream, endpoints)
         for name, method in compiled.items():
             for called, scope in _spellings(root.at("methods", name)):
                 self._claim(endpoints, called, scope, method)
+
+    def _lead_on(self, root: Scope, upstream: str | None, endpoints: Mapping[EndpointKey, _Endpoint]) -> None:
+        """Where the endpoints of a file send what has no route."""
+        unmapped = root.at("unmapped")
+        forwards = unmapped.data == "forward"
+        if forwards and upstream is None:
+            unmapped.fail("forward is refused: no 'legacy: {upstream: NAME}' says where the old service is")
+        if not root.data["methods"] and not forwards and root.document.complete:
+            root.at("methods").fail("no method is mapped, and 'unmapped: forward' is not said", key=True)
+        for key, endpoint in endpoints.items() if unmapped.data else ():
+            self._send_on(unmapped, upstream if forwards else None, key, endpoint)
+
+    def _send_on(self, unmapped: Scope, upstream: str | None, key: EndpointKey, endpoint: _Endpoint) -> None:
+        """Files that share an endpoint agree on where it leads; one that says nothing agrees with all."""
+        spoken = self.upstreams.get(upstream) if upstream is not None and self.upstreams is not None else None
+        speech = f"{endpoint.codec}/{endpoint.dialect}"
+        if spoken is not None and speech not in spoken:
+            understood = one_of(sorted(spoken))
+            unmapped.fail(f"{key} speaks {speech}, the upstream '{upstream}' understands only {understood}")
+        if endpoint.sent and endpoint.forwards_to != upstream:
+            does, wants = (f"forwards to '{name}'" if name else "refuses" for name in (endpoint.forwards_to, upstream))
+            unmapped.fail(f"{key} {does} what is not mapped ({endpoint.sent}), this file {wants}")
+        elif not endpoint.sent:
+            endpoint.forwards_to = upstream
+            endpoint.sent = f"{unmapped.document.file}:{unmapped.document.line(unmapped.path)}"
 
     def _expose(self, root: Scope) -> dict[EndpointKey, _Endpoint]:
         expose = root.at("expose")
@@ -152,6 +185,7 @@ class _Work:
                 endpoint.dialect,
                 {name: method.route for name, method in endpoint.compiled.items()},
                 {name: method.fingerprint for name, method in endpoint.compiled.items()},
+                endpoint.forwards_to,
             )
             for key, endpoint in self.found.items()
         }

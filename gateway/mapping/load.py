@@ -58,7 +58,7 @@ class Document:
         return Problem(self.file, line, column, problem.place(path), message, level)
 
 
-def find(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+def find(paths: Sequence[Path], *, may_be_empty: bool = False) -> tuple[list[Path], list[Problem]]:
     """The mapping files that these files and directories are or hold, in order, each once."""
     found: dict[Path, None] = {}
     problems = []
@@ -68,7 +68,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
         except (OSError, ValueError) as error:
             problems.append(Problem(str(path), 1, 1, "", f"cannot be read: {_reason(error)}", "schema"))
             continue
-        if not files:
+        if not files and not may_be_empty:
             message = f"the directory holds no mapping file ({' or '.join(SUFFIXES)})"
             problems.append(Problem(str(path), 1, 1, "", message, "schema"))
         found.update(dict.fromkeys(files))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.core.binding import Plan, Taken, compile_bind, placeholders
-from gateway.core.migration import Migration, Mode, Setting
 from gateway.core.route import Effect, Route
 from gateway.core.shaping import void
 from gateway.core.units import seconds
 from gateway.mapping.errors import check_errors, compile_errors
 from gateway.mapping.evidence import Evidence
+from gateway.mapping.migration import Upstreams, compile_migration, upstream_of
 from gateway.mapping.parameters import Encoding, compile_parameters
 from gateway.mapping.results import compile_result
 from gateway.mapping.rollouts import Rollouts, may_shadow
@@ -26,7 +26,6 @@ DEFAULTS: Mapping[str, Any] = {
     "coerce": "strict",
     "variants": "plain",
     "effect": "write",
-    "mode": "dbus",
 }
 
 # What calling these twice does needs no saying.
@@ -59,9 +58,11 @@ class Compiled:
 class Compiler:
     """Compiles the entries of one file."""
 
-    def __init__(self, root: Scope, library: Library) -> None:
+    def __init__(self, root: Scope, library: Library, upstreams: Upstreams | None = None) -> None:
         self._root = root
         self._library = library
+        self._upstreams = upstreams
+        self.upstream = upstream_of(root, upstreams)  # of the file
         self._defaults = {**DEFAULTS, **(root.at("defaults").data or {})}
         self._parameter: str | None = root.at("session", "parameter").data
         self._timeout(root.at("defaults", "timeout"))
@@ -97,6 +98,10 @@ class Compiler:
         encoding = Encoding(said["coerce"], said["variants"])
         plan, parameters = compile_parameters(entry, callee, encoding, self._parameter)
         result = compile_result(entry, callee, said["variants"])
+        effect = Effect(said["effect"])
+        upstream = upstream_of(entry, self._upstreams) or self.upstream
+        defaults = self._root.at("defaults")
+        migration = compile_migration(entry, defaults, upstream, _usable(plan), effect, self._parameter)
         return Route(
             service=self._root.data["service"],
             method=name,
@@ -107,9 +112,9 @@ class Compiler:
             shape=result.shape,
             translate=compile_errors([entry.at("errors"), self._root.at("errors")], plan),
             timeout=timeout,
-            effect=Effect(said["effect"]),
-            migration=Migration(
-                Setting(Mode(said["mode"])),
+            effect=effect,
+            migration=replace(
+                migration,
                 group=moving.group,
                 compare=self._evidence.rules(entry),
                 mask=self._evidence.masks(entry, _parameter_names(entry)),

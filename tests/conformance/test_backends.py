@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
 
-from adapters.backends import BACKENDS, dbus, memory
+from adapters.backends import BACKENDS, dbus, legacy, memory
+from adapters.codecs import CODECS
+from adapters.dialects import DIALECTS
+from adapters.transports.http_client import Line
+from adapters.transports.http_client_site import site
 from gateway.core import ports
 from gateway.core.marshal import MarshalError
-from gateway.core.model import Call, Fault, FaultCode, Reply
-from gateway.core.route import MethodCall
+from gateway.core.migration import Migration, Mode, Setting
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.route import MethodCall, Route
 from tests.kit.backends import dbus_backend
 from tests.kit.bus import private_bus
+from tests.kit.old_server import ok, old_server
 from tests.kit.services import INTERFACE, toy_service
 from tests.kit.toy_routes import TOY, toy_call, toy_route
 
@@ -59,7 +67,42 @@ async def _dbus(address: str) -> AsyncIterator[ports.Backend]:
         yield backend
 
 
-RUNS = {"dbus": _dbus, "memory": _memory}
+class _Legacy(legacy.Backend):
+    """Asks the old service for what the route to the bus calls."""
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        there = replace(route, migration=Migration(Setting(Mode.LEGACY), "toy"))
+        return await super().call(there, replace(call, method=route.target.member))
+
+
+def _old_toy(request: bytes) -> bytes:
+    call = json.loads(request.partition(b"\r\n\r\n")[2])
+    params = call["params"]
+    if call["method"] == "FailWithoutBody":
+        error = {"code": -32000, "message": OOPS, "data": {"name": OOPS, "args": []}}
+        return ok(json.dumps({"jsonrpc": "2.0", "error": error, "id": call["id"]}).encode())
+    result = None if call["method"] == "Note" else params[0] if len(params) == 1 else params
+    return ok(json.dumps({"jsonrpc": "2.0", "result": result, "id": call["id"]}).encode())
+
+
+@asynccontextmanager
+async def _legacy(address: str) -> AsyncIterator[ports.Backend]:
+    async with old_server(_old_toy) as old:
+        codec = CODECS["jsonrpc"]()
+        line = Line("toy", site(old.url))
+        backend = _Legacy({"toy": legacy.Upstream(1, line, codec, DIALECTS["plain"]("jsonrpc"), frozenset())})
+        await backend.start()
+        yield backend
+        await backend.stop()
+
+
+RUNS = {"dbus": _dbus, "legacy": _legacy, "memory": _memory}
+
+
+@pytest.fixture(params=sorted(BACKENDS.keys() - {"legacy"}))
+def binding(request: pytest.FixtureRequest, address: str) -> Run:
+    """Those that make a D-Bus method call of a call."""
+    return lambda: RUNS[request.param](address)
 
 
 @pytest.fixture(params=sorted(BACKENDS))
@@ -99,29 +142,29 @@ async def test_an_error_is_a_fault_with_its_name(run: Run) -> None:
     assert got == Fault(FaultCode.REMOTE, OOPS, name=OOPS, data=[])
 
 
-async def test_an_error_is_translated_by_the_route(run: Run) -> None:
+async def test_an_error_is_translated_by_the_route(binding: Run) -> None:
     def translate(fault: Fault, call: Call) -> Fault:
         return Fault(FaultCode.APPLICATION, f"{call.method} said {fault.name}")
 
-    async with run() as backend:
+    async with binding() as backend:
         got = await backend.call(toy_route("FailWithoutBody", "s", translate=translate), toy_call(OOPS))
     assert got == Fault(FaultCode.APPLICATION, f"toy said {OOPS}")
 
 
-async def test_a_call_that_does_not_bind_is_refused(run: Run) -> None:
+async def test_a_call_that_does_not_bind_is_refused(binding: Run) -> None:
     def refuse(call: Call) -> MethodCall:
         raise MarshalError("u", -1).at("params", 0)
 
-    async with run() as backend:
+    async with binding() as backend:
         got = await backend.call(toy_route("Echo", bind=refuse), toy_call())
     assert got == Fault(FaultCode.INVALID_PARAMS, "$.params[0]: expected u, got -1")
 
 
-async def test_a_bug_in_a_route_is_an_exception_and_costs_no_other_call(run: Run) -> None:
+async def test_a_bug_in_a_route_is_an_exception_and_costs_no_other_call(binding: Run) -> None:
     def broken(call: Call) -> MethodCall:
         raise RuntimeError("a bug")
 
-    async with run() as backend:
+    async with binding() as backend:
         with pytest.raises(RuntimeError, match="a bug"):
             await backend.call(toy_route("Echo", bind=broken), toy_call())
         assert await backend.call(toy_route("Echo", "s", "s"), toy_call("text")) == Reply("text")

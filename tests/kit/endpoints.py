@@ -15,9 +15,11 @@ class Echo(Endpoint):
 
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, Peer]] = []
+        self.carried: list[Carried] = []
 
     async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         self.seen.append((body, peer))
+        self.carried.append(carried)
         return Answer(body, CONTENT_TYPE)
 
     def refuse(self, fault: Fault) -> Answer:

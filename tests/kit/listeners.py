@@ -20,6 +20,7 @@ class Options(TypedDict, total=False):
     headers: Mapping[str, str]
     on_cut: Callable[[str], object]
     room: Room
+    otherwise: Endpoint | None
 
 
 @asynccontextmanager

@@ -75,6 +75,7 @@ expose:
   - {listener: rpc, path: /rpc, codec: xmlrpc}
 methods:
 """
+UPSTREAMS = {"old": {"xmlrpc/plain"}, "other": {"xmlrpc/plain", "jsonrpc/plain"}}
 FIRST = HEAD.count("\n") + 1  # the line of the first method
 
 
@@ -100,7 +101,13 @@ def build_files(directory: Path, **files: str) -> Built:
     (directory / "example.xml").write_text(IDL)
     for name, text in files.items():
         (directory / f"{name}.yaml").write_text(text)
-    table, problems = build([directory], codecs={"xmlrpc", "jsonrpc"}, dialects={"plain", "xenapi"}, listeners={"rpc"})
+    table, problems = build(
+        [directory],
+        codecs={"xmlrpc", "jsonrpc"},
+        dialects={"plain", "xenapi"},
+        listeners={"rpc"},
+        upstreams=UPSTREAMS,
+    )
     return Built(table, [str(problem).replace(f"{directory}/", "") for problem in problems])
 
 

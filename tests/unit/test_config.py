@@ -113,3 +113,42 @@ def test_one_pattern_on_two_buses_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match=r"missing.toml: cannot be read: No such file or directory"):
         config.load(tmp_path / "missing.toml")
+
+
+UPSTREAM = """
+[upstream.xapi]
+url = "http+unix:///var/lib/xcp/xapi"
+dialect = "xenapi"
+speaks = ["jsonrpc"]
+max_answer = "1MiB"
+"""
+
+
+def test_an_old_service_is_an_upstream(tmp_path: Path) -> None:
+    upstream = load(tmp_path, GOOD + UPSTREAM).upstream["xapi"]
+    assert (upstream.url, upstream.codec, upstream.dialect) == ("http+unix:///var/lib/xcp/xapi", "xmlrpc", "xenapi")
+    assert (upstream.speaks, upstream.max_answer) == (("jsonrpc",), 2**20)
+    assert (upstream.keepalive, upstream.verify) == (True, True)
+
+
+def test_a_gateway_may_have_old_services_and_no_bus(tmp_path: Path) -> None:
+    bare = "[listener" + GOOD.partition("[listener")[2]
+    assert load(tmp_path, bare + UPSTREAM).bus == {}
+    assert "there is nobody to answer" in refusal(tmp_path, bare)
+
+
+@pytest.mark.parametrize(
+    ("listener", "problem"),
+    [
+        ('unmapped = "forward"', "gateway.toml: $.listener.rpc.unmapped: 'forward' needs an 'upstream'"),
+        ('upstream = "xpai"', "gateway.toml: $.listener.rpc.upstream: 'xpai' is no upstream (did you mean 'xapi'?)"),
+        ('upstream = "old"', "gateway.toml: $.listener.rpc.upstream: 'old' is no upstream (there are: xapi)"),
+    ],
+)
+def test_a_listener_forwards_to_an_upstream_that_is_there(tmp_path: Path, listener: str, problem: str) -> None:
+    text = GOOD.replace("[listener.rpc]", f"[listener.rpc]\n{listener}") + UPSTREAM
+    assert refusal(tmp_path, text) == problem
+
+
+def test_an_upstream_has_a_url_that_can_be_reached(tmp_path: Path) -> None:
+    assert "$.upstream.xapi.url" in refusal(tmp_path, GOOD + UPSTREAM.replace("http+unix", "gopher"))

@@ -78,3 +78,54 @@ def test_a_listener_has_its_limits() -> None:
     transport = parts.transport("rpc", LISTENER, lambda _path: None, room, parts.inherited(), lambda _why: None)
     assert (transport.name, transport.limits.max_calls) == ("rpc", 3)
     assert transport.limits.body == LISTENER.max_body
+
+
+# Old services
+
+UPSTREAM = {"url": "http://127.0.0.1:80", "dialect": "xenapi", "speaks": ["jsonrpc"]}
+
+
+def with_upstream(**changes: object) -> config.Config:
+    document = {
+        "listener": {"rpc": {"bind": ["tcp:127.0.0.1:0"]}},
+        "mappings": {"directories": ["m"]},
+        "upstream": {"xapi": {**UPSTREAM, **changes}},
+    }
+    return config.parse(document, Path("/etc/gateway.toml"))
+
+
+def test_an_upstream_becomes_a_line_a_codec_and_a_dialect() -> None:
+    settings = with_upstream()
+    made = parts.upstreams(settings, parts.Room())["xapi"]
+    assert (made.codec.name, made.dialect.name, made.speaks) == ("xmlrpc", "xenapi", frozenset({"xmlrpc", "jsonrpc"}))
+    assert made.line.status().url == "http://127.0.0.1:80"
+    assert parts.spoken(settings) == {"xapi": {"xmlrpc/xenapi", "jsonrpc/xenapi"}}
+
+
+def test_an_upstream_that_knows_json_rpc_1_0_only_understands_nothing_as_it_comes() -> None:
+    settings = with_upstream(codec="jsonrpc1", speaks=[])
+    assert parts.upstreams(settings, parts.Room())["xapi"].codec.name == "jsonrpc"
+    assert parts.spoken(settings) == {"xapi": frozenset()}
+
+
+def test_an_upstream_is_the_same_after_a_reload_when_nothing_about_it_has_changed() -> None:
+    changes: list[dict[str, object]] = [{}, {}, {"connections": 3}]
+    keys = [parts.upstreams(with_upstream(**each), parts.Room())["xapi"].key for each in changes]
+    assert keys[0] == keys[1]
+    assert keys[1] != keys[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"codec": "xmrpc"}, "codec: 'xmrpc' is none of jsonrpc, jsonrpc1, "),
+        ({"dialect": "xapi"}, "dialect: 'xapi' is none of plain, xapi_idl, xenapi"),
+        ({"speaks": ["jsonrpc1"]}, "speaks: 'jsonrpc1' is none of jsonrpc, "),
+        ({"url": "http://me@x"}, "url: expected http://HOST"),
+        ({"url": "https://x", "ca_file": "/nowhere.pem"}, "ca_file: No such file or directory"),
+    ],
+)
+def test_what_is_wrong_with_an_upstream_is_told_with_its_place(changes: dict[str, object], problem: str) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        parts.upstreams(with_upstream(**changes), parts.Room())
+    assert str(caught.value).startswith(f"/etc/gateway.toml: $.upstream.xapi.{problem}")

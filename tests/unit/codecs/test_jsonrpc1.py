@@ -59,3 +59,16 @@ def test_a_response_needs_both_members_unless_it_is_an_error() -> None:
 
 def test_an_error_without_a_text_still_has_a_message() -> None:
     assert read_error({"x": 1}) == Fault(FaultCode.REMOTE, "an error without a text", wire={"x": 1})
+
+
+def test_a_client_may_write_1_0_only() -> None:
+    client = Codec(one=True)
+    assert client.encode_call(Call("m", (1, "x"))) == b'{"method":"m","params":[1,"x"],"id":1}'
+    assert client.encode_call(Call("m", oneway=True)) == b'{"method":"m","params":[],"id":null}'
+    for call in (Call("m", (1,)), Call("m", oneway=True)):
+        assert client.decode(client.encode_call(call)).entries == (call,)
+
+
+def test_1_0_has_no_named_parameters() -> None:
+    with pytest.raises(ValueError, match="expected positional parameters only"):
+        Codec(one=True).encode_call(Call("m", named={"a": 1}))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import socket
 from pathlib import Path
@@ -256,3 +257,91 @@ async def refused(address: str) -> None:
     with socket.socket() as client:
         client.setblocking(False)
         await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
+
+
+# Old servers behind it
+
+RELAYED = Answer(b"<a/>\xff", "text/xml", None, 299, "So \udcff", ((b"X-Odd", b"\xff"), (b"content-type", b"text/xml")))
+
+
+async def test_an_old_servers_answer_goes_back_byte_for_byte_and_nothing_of_ours_with_it() -> None:
+    head = b"HTTP/1.1 299 So \xff\r\nX-Odd: \xff\r\ncontent-type: text/xml\r\nContent-Length: 5\r\n\r\n"
+    async with talking(Fixed(RELAYED), headers={"X-Ours": "1"}) as wire:
+        for _ in range(2):
+            await wire.send(post(b"x"))
+            assert await wire.raw(len(head) + 5) == head + b"<a/>\xff"
+
+
+async def test_an_old_servers_length_stays_as_it_wrote_it() -> None:
+    answer = Answer(b"", "", None, 200, "OK", ((b"content-length", b"500"),))
+    async with talking(otherwise=Fixed(answer)) as wire:
+        await wire.send(GET.replace(b"GET", b"HEAD"))
+        head = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n"
+        assert await wire.raw(len(head)) == head
+        await wire.send(post(b"still here"))
+        assert (await wire.reply()).body == b"still here"
+
+
+async def test_a_connection_ends_as_the_client_and_not_as_the_old_server_wants() -> None:
+    async with talking(Fixed(RELAYED)) as wire:
+        await wire.send(post(b"x", "/", "Connection: close"))
+        assert b"\r\nConnection: close\r\n" in await wire.rest()
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_old_servers_answer_without_content_gets_no_length(status: int) -> None:
+    async with talking(Fixed(Answer(b"", "", None, status, "x"))) as wire:
+        await wire.send(post(b"x", "/", "Connection: close"))
+        assert await wire.rest() == f"HTTP/1.1 {status} x\r\nConnection: close\r\n\r\n".encode()
+
+
+async def test_what_no_endpoint_takes_goes_to_the_one_for_the_rest() -> None:
+    rest = Echo()
+    transport = Transport("rpc", [LOCAL], lambda path: None, otherwise=rest)
+    await transport.start()
+    async with connect(transport.addresses[0]) as wire:
+        await wire.send(post(b"hello", "/a?b", "X-Odd: 1", "Connection: keep-alive"))
+        assert (await wire.reply()).body == b"hello"
+        await wire.send(b"GET http://gateway/rrd?x=%20 HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        assert (await wire.reply()).body == b""
+        await wire.send(b"OPTIONS * HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        await wire.reply()
+    await transport.stop(0)
+    targets = [(each.verb, each.target) for each in rest.carried]
+    assert targets == [("POST", "/a?b"), ("GET", "/rrd?x=%20"), ("OPTIONS", "*")]
+    assert rest.carried[0].headers == (
+        (b"Host", b"gateway"),
+        (b"Content-Length", b"5"),
+        (b"X-Odd", b"1"),
+        (b"Connection", b"keep-alive"),
+    )
+
+
+async def test_a_post_to_an_endpoint_does_not_go_to_the_one_for_the_rest() -> None:
+    echo, rest = Echo(), Echo()
+    async with talking(echo, otherwise=rest) as wire:
+        await wire.send(post(b"x"))
+        await wire.reply()
+        await wire.send(GET)
+        await wire.reply()
+    assert ([body for body, _ in echo.seen], [each.verb for each in rest.carried]) == ([b"x"], ["GET"])
+
+
+async def test_a_body_is_inflated_for_an_endpoint_and_left_alone_for_the_rest() -> None:
+    packed = gzip.compress(b"hello")
+    echo, rest = Echo(), Echo()
+    async with talking(echo, otherwise=rest) as wire:
+        await wire.send(post(packed, "/", "Content-Encoding: gzip"))
+        await wire.reply()
+        await wire.send(post(packed, "/", "Content-Encoding: gzip").replace(b"POST", b"PUT"))
+        await wire.reply()
+    assert (echo.seen[0][0], rest.seen[0][0]) == (b"hello", packed)
+    told = [any(name == b"Content-Encoding" for name, _ in each.carried[0].headers) for each in (echo, rest)]
+    assert told == [False, True]
+
+
+async def test_the_rest_is_refused_like_any_call_when_there_is_no_room() -> None:
+    refusing = Fixed(Answer(b"no", "text/plain", None, 200, "OK"))
+    async with talking(otherwise=refusing, limits=HttpLimits(body=3)) as wire:
+        await wire.send(post(b"large").replace(b"POST", b"PUT"))
+        assert (await wire.reply()).status == 413

@@ -1,0 +1,157 @@
+"""Calls the old services, each in its own protocol; knows no wire and no byte of a protocol.
+
+A message that an upstream understands as it came is forwarded as it came. A call is written anew: in the upstream's
+dialect and codec, whatever the client spoke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Literal, TypeAlias
+
+from gateway.core import ports
+from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
+from gateway.core.ports import LineStatus
+from gateway.core.route import Effect, Route
+
+__all__ = ["Arguments", "Backend", "LineStatus", "Upstream"]
+
+# How an old service takes its parameters: as the client gave them, all by name, or all by position.
+Arguments: TypeAlias = Literal["sent", "named", "positional"]
+
+# What an answer that says so means for the client, who has done nothing wrong.
+_ABOUT_THE_MESSAGE = frozenset({FaultCode.PARSE_ERROR, FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
+_FIRST_BAD = HTTPStatus.BAD_REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An old service and what it speaks. `key`: equal for two that are the same, so that the line stays."""
+
+    key: object
+    line: ports.Line
+    codec: ports.Codec
+    dialect: ports.Dialect
+    speaks: frozenset[str]  # codecs whose messages it understands as they come
+    arguments: Arguments = "sent"
+
+
+class Backend(ports.Upstreams):
+    """Every upstream of the config, by its name."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+        self._upstreams = dict(upstreams)
+        self._leaving: list[ports.Line] = []  # replaced; calls in flight keep them
+        self._running = False
+
+    async def start(self) -> None:
+        """Be ready."""
+        self._running = True
+        for upstream in self._upstreams.values():
+            await upstream.line.start()
+
+    async def stop(self) -> None:
+        """Fail what is still waiting, close."""
+        self._running = False
+        lines = [*(upstream.line for upstream in self._upstreams.values()), *self._leaving]
+        self._leaving = []
+        await asyncio.gather(*(line.stop() for line in lines))
+
+    async def reconfigure(self, upstreams: Mapping[str, Upstream]) -> None:
+        """Other upstreams from the next call on. One that stays keeps its line, one that goes ends its calls first."""
+        before = self._upstreams
+        after = {name: _kept(before.get(name), upstream) for name, upstream in upstreams.items()}
+        lines = [upstream.line for upstream in after.values()]
+        for upstream in after.values():
+            if all(upstream.line is not old.line for old in before.values()):
+                await upstream.line.start()
+        self._upstreams = after
+        gone = [old.line for old in before.values() if old.line not in lines]
+        for line in gone:
+            line.retire()
+        done = [line for line in (*self._leaving, *gone) if line.is_idle]
+        self._leaving = [line for line in (*self._leaving, *gone) if not line.is_idle]
+        await asyncio.gather(*(line.stop() for line in done))
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        """Answer one call; the dispatcher holds the deadline and cancels past it."""
+        upstream = self._upstreams.get(route.migration.upstream or "")
+        if upstream is None or not self._running:
+            return _unknown(route.migration.upstream)
+        message = _written(upstream, route, call)
+        if isinstance(message, Fault):
+            return message
+        carried = Carried("POST", "", ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
+        answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE)
+        if isinstance(answer, Fault):
+            return answer
+        return Reply(None) if call.oneway else _read(upstream, answer, call)
+
+    def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
+        """Whether a message of this codec and dialect can be sent to it as it is."""
+        found = self._upstreams.get(upstream)
+        return found is not None and found.dialect.name == dialect and codec in found.speaks
+
+    async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
+        """Send a message as it came and return what came back, byte for byte."""
+        found = self._upstreams.get(upstream)
+        if found is None or not self._running:
+            return _unknown(upstream)
+        return await found.line.send(body, carried)
+
+    def status(self) -> tuple[LineStatus, ...]:
+        """How each upstream is doing."""
+        return tuple(upstream.line.status() for upstream in self._upstreams.values())
+
+
+_AGENT = (b"User-Agent", b"xcp-gateway")
+
+
+def _kept(before: Upstream | None, after: Upstream) -> Upstream:
+    return before if before is not None and before.key == after.key else after
+
+
+def _unknown(name: str | None) -> Fault:
+    return Fault(FaultCode.UNAVAILABLE, f"no upstream '{name or ''}' is configured; the call was not sent")
+
+
+def _written(upstream: Upstream, route: Route, call: Call) -> bytes | Fault:
+    """The call in the upstream's terms. One that wants no answer is written like any other: old services insist."""
+    meant = replace(arrange(call, [parameter.name for parameter in route.parameters], upstream.arguments), oneway=False)
+    try:
+        return upstream.codec.encode_call(upstream.dialect.wrap_call(meant))
+    except ValueError as error:
+        return Fault(FaultCode.INVALID_PARAMS, str(error))
+
+
+def arrange(call: Call, names: list[str], arguments: Arguments) -> Call:
+    """The call with its parameters given in another way, as far as the names are known."""
+    if arguments == "sent" or len(call.params) + len(call.named) > len(names):
+        return call
+    rest = [name for name in names if name not in call.named]
+    known = {**dict(zip(rest, call.params, strict=False)), **call.named}
+    if arguments == "named":
+        return replace(call, params=(), named=known)
+    given = names[: len(known)]
+    if any(name not in known for name in given):
+        return call  # one in the middle is left out: no position says that
+    return replace(call, params=tuple(known[name] for name in given), named={})
+
+
+def _read(upstream: Upstream, answer: Answer, call: Call) -> Outcome:
+    outcome = upstream.codec.decode_outcome(answer.body or b"")
+    if isinstance(outcome, Fault) and outcome.code in _ABOUT_THE_MESSAGE:
+        return _unreadable(upstream, answer, outcome)
+    return upstream.dialect.unwrap_outcome(outcome, call)
+
+
+def _unreadable(upstream: Upstream, answer: Answer, fault: Fault) -> Fault:
+    """Neither a reply nor a fault of its protocol."""
+    name = upstream.line.status().name
+    if answer.status is not None and answer.status >= _FIRST_BAD:
+        status = f"{answer.status} {answer.reason}".strip()
+        return Fault(FaultCode.REMOTE, f"the old service '{name}' answered with HTTP status {status}", name="HTTP")
+    return Fault(FaultCode.REMOTE, f"the answer of the old service '{name}' cannot be read: {fault.message}")

@@ -1,0 +1,187 @@
+"""HTTP/1.1 requests to one old service over connections that are kept; knows bytes and headers, and no protocol.
+
+What is known about a call whose connection failed is said for certain or not at all: no connection, or nothing of the
+request was written, means that nothing was executed; anything later, that nobody knows. A request is written a second
+time only when nothing of it was written before, or when the caller says that it may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp.http_exceptions import HttpProcessingError
+
+from adapters.transports.http_client_connection import LOST, Connection, TooLargeError, connect, reason
+from adapters.transports.http_client_site import Site, lay_out
+from adapters.transports.room import Held, Room
+from gateway.core import ports
+from gateway.core.model import Answer, Carried, Fault, FaultCode
+from gateway.core.ports import LineStatus
+
+__all__ = ["Line", "LineLimits", "LineStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class LineLimits:
+    """How much one old service is asked for at a time."""
+
+    connections: int = 64
+    waiting: int = 256  # for a connection; past it BUSY
+    keepalive: bool = True  # False: a connection for each request
+    idle: float = 4.0  # seconds before an unused connection is closed: less than any server waits
+    connect_timeout: float = 5.0  # seconds
+    answer: int = 32 * 1024**2  # bytes
+
+
+DEFAULT_LIMITS = LineLimits()
+
+
+class Line(ports.Line):
+    """One old service. `host`: the Host header to say in place of the client's."""
+
+    def __init__(
+        self,
+        name: str,
+        site: Site,
+        limits: LineLimits = DEFAULT_LIMITS,
+        *,
+        host: str = "",
+        room: Room | None = None,
+    ) -> None:
+        self.name = name
+        self._site = site
+        self._limits = limits
+        self._host = host.encode("ascii")
+        self._room = room or Room()
+        self._turns = asyncio.Semaphore(limits.connections)
+        self._idle: list[Connection] = []  # the one used last is used next
+        self._open: set[Connection] = set()
+        self._waiting = 0
+        self._asked = 0
+        self._retired = False
+        self._stopped = False
+        self._last_error = ""
+
+    async def start(self) -> None:
+        """Nothing to do: connections are made when they are needed."""
+
+    async def stop(self) -> None:
+        """Close every connection; calls in flight fail."""
+        self._stopped = True
+        closed = [connection.closed for connection in self._open]
+        for connection in tuple(self._open):
+            connection.abort()
+        await asyncio.gather(*(future for future in closed if future is not None), return_exceptions=True)
+
+    def retire(self) -> None:
+        """Keep nothing open beyond the calls in flight."""
+        self._retired = True
+        while self._idle:
+            self._drop(self._idle.pop())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return not self._asked
+
+    def status(self) -> LineStatus:
+        """How it is doing."""
+        return LineStatus(self.name, self._site.url, self._asked, self._waiting, len(self._idle), self._last_error)
+
+    async def send(self, body: bytes, carried: Carried, *, repeatable: bool = False) -> Answer | Fault:
+        """Send one request, wait for its answer."""
+        if self._stopped:
+            return self._not_sent("is not asked any more")
+        if self._waiting >= self._limits.waiting:
+            text = f"{self._called} has {self._asked} calls in flight; nothing was executed"
+            return Fault(FaultCode.BUSY, text)
+        self._asked += 1
+        try:
+            await self._turn()
+            try:
+                request = lay_out(self._site, body, carried, host=self._host, close=not self._limits.keepalive)
+                return await self._ask(request, bodiless=carried.verb == "HEAD", repeatable=repeatable)
+            finally:
+                self._turns.release()
+        finally:
+            self._asked -= 1
+
+    async def _turn(self) -> None:
+        self._waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def _ask(self, request: bytes, *, bodiless: bool, repeatable: bool) -> Answer | Fault:
+        used = self._begin_again(request, bodiless=bodiless)
+        if used is not None:
+            answer = await self._answer(used)
+            if not repeatable or not isinstance(answer, Fault) or answer.code is not FaultCode.NO_REPLY:
+                return answer
+        fresh = await self._begin(request, bodiless=bodiless)
+        return fresh if isinstance(fresh, Fault) else await self._answer(fresh)
+
+    def _begin_again(self, request: bytes, *, bodiless: bool) -> Connection | None:
+        """Write it on a connection that was used before; those that were closed meanwhile have taken nothing."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.begin(request, bodiless=bodiless):
+                return connection
+            self._drop(connection)
+        return None
+
+    async def _begin(self, request: bytes, *, bodiless: bool) -> Connection | Fault:
+        try:
+            connection = await connect(self._site, self._limits.connect_timeout)
+        except OSError as error:
+            return self._not_sent(f"cannot be reached: {reason(error)}")
+        self._open.add(connection)
+        if connection.begin(request, bodiless=bodiless):
+            return connection
+        self._drop(connection)
+        return self._not_sent("closed the connection at once")
+
+    async def _answer(self, connection: Connection) -> Answer | Fault:
+        kept = False
+        try:
+            with Held(self._room) as held:
+                answer = await connection.answer(self._limits.answer, held)
+            kept = self._keep(connection)
+            return answer
+        except LOST as error:
+            return self._no_reply(error)
+        except TooLargeError as error:
+            self._last_error = f"an answer {error}"
+            return Fault(FaultCode.TOO_LARGE, f"the answer of {self._called} {error}; the call was executed")
+        finally:
+            if not kept:
+                self._drop(connection)
+
+    def _keep(self, connection: Connection) -> bool:
+        if not self._limits.keepalive or self._retired or self._stopped or not connection.is_reusable:
+            return False
+        self._idle = [other for other in self._idle if other.transport is not None]
+        self._open = {other for other in self._open if other.transport is not None}
+        connection.rest(self._limits.idle)
+        self._idle.append(connection)
+        return True
+
+    def _drop(self, connection: Connection) -> None:
+        connection.abort()
+        self._open.discard(connection)
+
+    @property
+    def _called(self) -> str:
+        return f"the old service '{self.name}'"
+
+    def _not_sent(self, why: str) -> Fault:
+        self._last_error = why
+        return Fault(FaultCode.UNAVAILABLE, f"{self._called} {why}; nothing was executed")
+
+    def _no_reply(self, error: Exception) -> Fault:
+        garbled = isinstance(error, HttpProcessingError)
+        why = "answered with what is no HTTP" if garbled else "closed the connection before it had answered"
+        self._last_error = why
+        return Fault(FaultCode.NO_REPLY, f"{self._called} {why}; whether the call was executed is unknown")

@@ -1,0 +1,164 @@
+"""One HTTP/1.1 connection to an old service: aiohttp's, with its bytes left alone; knows no pool and no protocol.
+
+aiohttp's client itself would write headers of its own, quote the target anew, and send some requests twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import ssl
+
+from aiohttp import ClientError, StreamReader
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+
+from adapters.transports import http_headers
+from adapters.transports.http_client_site import Site
+from adapters.transports.room import Held
+from gateway.core.model import Answer
+
+MAX_HEAD_LINE = 64 * 1024
+MAX_HEADERS = 256
+READ_BUFFER = 64 * 1024
+_FIRST_FINAL = 200  # statuses below are on the way to one, RFC 9110 section 15.2
+
+# How a connection ends before its answer is whole.
+LOST = (ClientError, HttpProcessingError, OSError, EOFError)
+
+
+class TooLargeError(Exception):
+    """An answer is larger than there is room for; the text says what for."""
+
+
+class Connection(ResponseHandler):
+    """A request at a time; used again only when `is_reusable`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, tls: bool) -> None:
+        super().__init__(loop)
+        self._tls = tls
+        self._rest: asyncio.TimerHandle | None = None
+        self._last = False  # the answer said that there will be no other
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another request can be sent: everything sent, the whole answer read, and nobody closes."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        return not self._last and not self.should_close
+
+    def rest(self, seconds: float) -> None:
+        """Be idle, and be closed after a while."""
+        self._rest = self._loop.call_later(seconds, self.close)
+
+    def begin(self, request: bytes, *, bodiless: bool) -> bool:
+        """Write a request; False when for certain nothing of it left, because the other side has closed."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        transport = self.transport
+        if transport is None or transport.is_closing() or self.should_close:
+            return False
+        socket = transport.get_extra_info("socket").fileno()
+        if _has_something_to_say(socket):
+            return False
+        self.set_response_params(
+            skip_payload=bodiless,
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER,
+            max_line_size=MAX_HEAD_LINE,
+            max_field_size=MAX_HEAD_LINE,
+            max_headers=MAX_HEADERS,
+        )
+        sent = 0 if self._tls else _write(socket, request)
+        if sent is None:
+            return False
+        if sent < len(request):
+            transport.write(request[sent:] if sent else request)
+        return True
+
+    async def answer(self, limit: int, held: Held) -> Answer:
+        """The whole answer, byte for byte; raises one of LOST, or TooLargeError."""
+        message, payload = await self.read()
+        while message.code < _FIRST_FINAL:
+            if message.upgrade:
+                raise ClientError("the connection was upgraded")
+            message, payload = await self.read()
+        body = await _whole(payload, limit, held)
+        self._last = message.should_close or not self._is_clean()
+        headers = http_headers.end_to_end(message.raw_headers)
+        kind = http_headers.first(headers, b"content-type") or b""
+        return Answer(body, kind.decode("latin-1"), None, message.code, message.reason, headers)
+
+    def _is_clean(self) -> bool:
+        """Whether nothing came behind the answer; if something does later, aiohttp keeps it and `should_close` says so.
+
+        Else what is left would be read as the beginning of the next answer.
+        """
+        parser, self._parser = self._parser, None
+        try:
+            return parser is None or parser.feed_eof() is None
+        except Exception:  # noqa: BLE001 - whatever the parser says of a fragment, there is one
+            return False
+
+
+def _has_something_to_say(socket: int) -> bool:
+    """Whether an idle connection can be read: its end, as there is nothing to be answered."""
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _write(socket: int, request: bytes) -> int | None:
+    """How much left at once; None when the other side has closed, so that nothing can have arrived."""
+    try:
+        return os.write(socket, request)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return None
+
+
+async def _whole(payload: StreamReader, limit: int, held: Held) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while not payload.at_eof():
+        parts.append(await payload.readany())
+        size += len(parts[-1])
+        if size > limit:
+            raise TooLargeError(f"is over {limit} bytes")
+        if not held.fits(size):
+            raise TooLargeError("does not fit into what may be held at one time")
+        held.become(size)
+    return b"".join(parts)
+
+
+async def connect(site: Site, seconds: float) -> Connection:
+    """A new connection; raises OSError (TimeoutError past `seconds`), and then nothing was sent."""
+    loop = asyncio.get_running_loop()
+
+    def make() -> Connection:
+        return Connection(loop, tls=site.is_tls)
+
+    async with asyncio.timeout(seconds):
+        if site.socket:
+            _, made = await loop.create_unix_connection(make, site.socket)
+        else:
+            _, made = await loop.create_connection(make, site.host, site.port, ssl=site.tls)
+    return made
+
+
+def reason(error: OSError) -> str:
+    """Why there is no connection, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS could be agreed on ({getattr(error, 'reason', None) or 'unknown'})"
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return error.strerror or "no connection"

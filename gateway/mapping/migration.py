@@ -1,0 +1,185 @@
+"""The keys that say who answers a method, old service or D-Bus -> its Migration. Knows no running upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from gateway.core.binding import Plan, parameter
+from gateway.core.migration import BUCKETS, Key, Migration, Mode, Setting, Side, share
+from gateway.core.model import Call, Value
+from gateway.core.route import Effect
+from gateway.mapping.problem import did_you_mean, one_of, place
+from gateway.mapping.scope import Scope
+
+DEFAULTS: Mapping[str, Any] = {"mode": "dbus", "on_unavailable": "fault"}
+
+SESSION = "session"
+
+Upstreams = Mapping[str, Collection[str]]  # name -> what it understands as it comes: "xmlrpc/xenapi"
+
+
+def upstream_of(scope: Scope, upstreams: Upstreams | None) -> str | None:
+    """The upstream that `legacy` at a file or a method names; noted when the config has none of this name."""
+    named = scope.at("legacy", "upstream")
+    if named.data is None:
+        return None
+    name = str(named.data)
+    if upstreams is not None and name not in upstreams:
+        hint = did_you_mean(name, upstreams) or f" (there are: {one_of(sorted(upstreams))})"
+        named.fail(f"'{name}' is no upstream of the config{hint}", level="schema")
+    return name
+
+
+def compile_migration(
+    entry: Scope, defaults: Scope, upstream: str | None, plan: Plan, effect: Effect, session: str | None
+) -> Migration:
+    """A method's migration. `upstream`: the method's own or the file's; `session`: the session's parameter."""
+    return _Work(entry, defaults, upstream, plan, effect, session).migration()
+
+
+class _Work:
+    """One method. A key is the method's own or, where that is silent, that of `defaults`."""
+
+    def __init__(
+        self, entry: Scope, defaults: Scope, upstream: str | None, plan: Plan, effect: Effect, session: str | None
+    ) -> None:
+        self._entry = entry
+        self._defaults = defaults
+        self._upstream = upstream
+        self._plan = plan
+        self._effect = effect
+        self._session = session
+        self._may_shadow = effect is Effect.READ or (effect is Effect.IDEMPOTENT and self._said("shadow") is True)
+
+    def migration(self) -> Migration:
+        setting = self._setting()
+        key = self._key()
+        self._check_upstream(setting)
+        self._check_shadow(setting)
+        if setting.mode is Mode.CANARY and key is None and 0 < setting.buckets < BUCKETS:
+            self._place("mode").fail("canary is refused: no 'key' says what its share is a share of")
+        return Migration(
+            setting=setting,
+            upstream=self._upstream,
+            key=key,
+            always=self._keys("always", key),
+            never=self._keys("never", key),
+            may_shadow=self._may_shadow,
+            fallback=self._said("on_unavailable") == "legacy",
+        )
+
+    # What is said
+
+    def _place(self, key: str) -> Scope:
+        """Where a key is said: in the entry, or in the defaults."""
+        return self._entry.at(key) if self._entry.says(key) or not self._defaults.says(key) else self._defaults.at(key)
+
+    def _said(self, key: str) -> Any:
+        data = self._place(key).data
+        return DEFAULTS.get(key) if data is None else data
+
+    def _setting(self) -> Setting:
+        observe, noise = self._observed("observe"), self._observed("noise")
+        said = self._said("mode")
+        if not isinstance(said, dict):
+            return Setting(Mode(said), observe=observe, noise=noise)
+        if "shadow" in said:
+            return Setting(Mode.SHADOW, control=Side(said["shadow"]), observe=observe, noise=noise)
+        buckets = self._place("mode").at("canary").attempt(share, said["canary"], level="schema")
+        return Setting(Mode.CANARY, buckets or 0, observe=observe, noise=noise)
+
+    def _observed(self, key: str) -> bool:
+        """What `defaults` wish for holds where it may; a method's own wish is held against its effect later."""
+        wished = self._said(key) is True
+        return wished and (self._may_shadow or self._entry.says(key))
+
+    # The key of a canary
+
+    def _key(self) -> Key | None:
+        """A method's own key comes before those of the defaults, which not every method has."""
+        entry, defaults = self._entry, self._defaults
+        default_mode = defaults.at("mode", "key") if not entry.says("mode") else defaults.at("mode", "nothing")
+        places = (entry.at("mode", "key"), entry.at("key"), default_mode, defaults.at("key"))
+        said = next((each for each in places if each.data is not None), None)
+        if said is None:
+            return None
+        name = str(said.data)
+        take = self._taker(name)
+        if take is None and said in places[:2]:
+            known = [*dict.fromkeys((*self._plan.names, *CALLERS, SESSION))]
+            hint = did_you_mean(name, known) or f" (there are: {one_of(known)})"
+            said.fail(f"'{name}' is no parameter, and nothing that is known of a caller{hint}")
+        return None if take is None else Key(name, take)
+
+    def _taker(self, name: str) -> Callable[[Call], str | None] | None:
+        """A parameter comes before what is known of a caller."""
+        if name == SESSION and self._session in self._plan.names:
+            return _taking(self._plan, str(self._session))
+        if name in self._plan.names:
+            return _taking(self._plan, name)
+        return CALLERS.get(name)
+
+    def _keys(self, key: str, divided: Key | None) -> frozenset[str]:
+        if divided is None and self._entry.at(key).data:
+            self._entry.at(key).fail(f"'{key}' lists keys, and no 'key' says of what", key=True)
+        return frozenset(str(item) for item in self._place(key).data or ())
+
+    # What is refused
+
+    def _check_upstream(self, setting: Setting) -> None:
+        if self._upstream is not None:
+            return
+        if setting.mode in (Mode.LEGACY, Mode.SHADOW, Mode.CANARY):
+            self._place("mode").fail(f"{setting.mode.value} is refused: {_NO_UPSTREAM}")
+        elif setting.observe and self._entry.says("observe"):
+            self._place("observe").fail(f"there is nothing to observe: {_NO_UPSTREAM}")
+        if self._said("on_unavailable") == "legacy":
+            self._place("on_unavailable").fail(f"legacy is refused: {_NO_UPSTREAM}")
+
+    def _check_shadow(self, setting: Setting) -> None:
+        if self._effect is Effect.WRITE and self._entry.at("shadow").data is True:
+            self._entry.at("shadow").fail(_TWICE)
+        wishes = {"mode": setting.mode is Mode.SHADOW, "observe": setting.observe}
+        for key, wished in wishes.items():
+            if wished and not self._may_shadow:
+                word = "shadow" if key == "mode" else "observe"
+                why = _TWICE if self._effect is Effect.WRITE else _UNSAID
+                own = self._entry.says(key)
+                where = (
+                    "" if own else f"; {place(self._place(key).path)} says {word}: give this method a mode of its own"
+                )
+                (self._entry.at(key) if own else self._entry).fail(f"{word} is refused: {why}{where}", key=not own)
+
+
+_NO_UPSTREAM = "no 'legacy: {upstream: NAME}' says where the old service is"
+_TWICE = "effect is write, the call would run twice"
+_UNSAID = "effect is idempotent, and no 'shadow: true' says that the call may run twice"
+
+
+def _taking(plan: Plan, name: str) -> Callable[[Call], str | None]:
+    find = parameter(plan, name)
+    return lambda call: _text(find(call))
+
+
+def _text(value: Value | object) -> str | None:
+    """A key is a text or a number; the old protocols write one number either way."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _peer(call: Call) -> str | None:
+    """An address without its port; over a Unix socket who it is."""
+    peer = call.peer
+    if peer.uid is not None:
+        return f"uid {peer.uid}"
+    return peer.address.rpartition(":")[0] if peer.address.startswith("tcp:") else peer.address or None
+
+
+# What the shares of a canary may be divided by, besides a parameter's value.
+CALLERS: Mapping[str, Callable[[Call], str | None]] = {
+    "user": lambda call: _text(call.extensions.get("user")),
+    "peer": _peer,
+    "domid": lambda call: _text(call.peer.domid),
+}

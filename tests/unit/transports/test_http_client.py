@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from adapters.transports.http_client import Line, LineLimits
+from adapters.transports.http_client_site import site
+from adapters.transports.room import Room
+from gateway.core.model import Answer, Carried, Fault, FaultCode
+from tests.kit.old_server import Last, OldServer, ok, old_server
+
+POST = Carried("POST", "/RPC2", ((b"Host", b"x"),))
+HEAD = Carried("HEAD", "/", ((b"Host", b"x"),))
+
+
+@asynccontextmanager
+async def line(url: str, limits: LineLimits | None = None, room: Room | None = None) -> AsyncIterator[Line]:
+    made = Line("xapi", site(url), limits or LineLimits(), room=room)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await asyncio.wait_for(made.stop(), 5)
+
+
+async def send(line: Line, carried: Carried = POST, *, repeatable: bool = False) -> Answer | Fault:
+    return await asyncio.wait_for(line.send(b"hi", carried, repeatable=repeatable), 5)
+
+
+async def answer(line: Line, carried: Carried = POST) -> Answer:
+    got = await send(line, carried)
+    assert isinstance(got, Answer), got
+    return got
+
+
+async def refusal(line: Line) -> Fault:
+    got = await send(line)
+    assert isinstance(got, Fault)
+    return got
+
+
+async def test_a_message_goes_out_and_its_answer_comes_back() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        got = await answer(xapi)
+        assert (got.status, got.reason, got.body) == (200, "OK", b"answer")
+        assert old.requests == [b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"]
+
+
+async def test_connections_are_used_again() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        for _ in range(5):
+            await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (1, 1)
+
+
+async def test_an_answer_to_head_leaves_the_connection_usable() -> None:
+    async with old_server(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n") as old, line(old.url) as xapi:
+        for _ in range(2):
+            assert (await answer(xapi, HEAD)).body == b""
+        assert old.connections == 1
+
+
+async def test_each_request_has_a_connection_where_the_config_says_so() -> None:
+    async with old_server(lambda _: Last(ok(b"x"))) as old, line(old.url, LineLimits(keepalive=False)) as xapi:
+        for _ in range(3):
+            await answer(xapi)
+        assert old.connections == 3
+        assert all(b"\r\nConnection: close\r\n" in request for request in old.requests)
+
+
+async def test_a_connection_that_was_closed_while_idle_costs_no_call() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        for _ in range(3):
+            await answer(xapi)
+            old.close_connections()
+        assert (old.connections, len(old.requests)) == (3, 3)
+
+
+async def test_more_calls_than_connections_wait_for_their_turn() -> None:
+    async with old_server(held=True) as old, line(old.url, LineLimits(connections=2)) as xapi:
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(answer(xapi)) for _ in range(6)]
+            for _ in range(2):
+                await old.seen.acquire()
+            assert (xapi.status().in_flight, xapi.status().waiting) == (6, 4)
+            old.hold.set()
+        assert [call.result().body for call in calls] == [b"answer"] * 6
+        assert old.connections == 2
+
+
+async def test_too_many_that_wait_are_refused_and_nothing_was_executed() -> None:
+    async with old_server(held=True) as old, line(old.url, LineLimits(connections=1, waiting=1)) as xapi:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(answer(xapi))
+            await old.seen.acquire()
+            got = await refusal(xapi)
+            old.hold.set()
+        assert got.code is FaultCode.BUSY
+        assert got.message == "the old service 'xapi' has 2 calls in flight; nothing was executed"
+
+
+async def test_a_service_that_is_not_there_executed_nothing(tmp_path: Path) -> None:
+    async with line(f"http+unix://{tmp_path}/none") as xapi:
+        text = "the old service 'xapi' cannot be reached: No such file or directory; nothing was executed"
+        assert await refusal(xapi) == Fault(FaultCode.UNAVAILABLE, text)
+        assert xapi.status().last_error == "cannot be reached: No such file or directory"
+        assert xapi.is_idle
+
+
+async def test_a_service_that_goes_away_in_mid_call_may_have_executed_it() -> None:
+    async with old_server(lambda _: None) as old, line(old.url) as xapi:
+        got = await refusal(xapi)
+        assert got.code is FaultCode.NO_REPLY
+        assert got.message.endswith(
+            "closed the connection before it had answered; whether the call was executed is unknown"
+        )
+        assert len(old.requests) == 1
+
+
+async def test_only_what_may_be_repeated_is_sent_again_when_a_used_connection_ends() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        old.answers = lambda _: ok(b"x") if len(old.requests) % 2 else None
+        await answer(xapi)
+        assert (await refusal(xapi)).code is FaultCode.NO_REPLY
+        assert len(old.requests) == 2
+        await answer(xapi)
+        again = await send(xapi, repeatable=True)
+        assert isinstance(again, Answer)
+        assert len(old.requests) == 5
+
+
+async def test_what_is_no_http_is_said_to_be_none() -> None:
+    async with old_server(lambda _: b"0000000000000012{}") as old, line(old.url) as xapi:
+        assert "answered with what is no HTTP" in (await refusal(xapi)).message
+
+
+async def test_a_large_answer_is_refused_and_its_memory_given_back() -> None:
+    room = Room()
+    limits = LineLimits(answer=10)
+    async with old_server(lambda _: ok(bytes(11))) as old, line(old.url, limits, room) as xapi:
+        got = await refusal(xapi)
+        assert got == Fault(
+            FaultCode.TOO_LARGE, "the answer of the old service 'xapi' is over 10 bytes; the call was executed"
+        )
+        assert (room.buffered, xapi.status().idle) == (0, 0)
+
+
+async def test_a_call_that_is_cancelled_frees_its_connection() -> None:
+    async with old_server(held=True) as old, line(old.url, LineLimits(connections=1)) as xapi:
+        call = asyncio.get_running_loop().create_task(answer(xapi))
+        await old.seen.acquire()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        old.hold.set()
+        assert (await answer(xapi)).body == b"answer"
+        assert old.connections == 2
+
+
+async def test_a_line_that_is_replaced_ends_its_calls_and_keeps_no_connection() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        await answer(xapi)
+        old.hold.clear()
+        call = asyncio.get_running_loop().create_task(answer(xapi))
+        await old.seen.acquire()
+        await old.seen.acquire()
+        xapi.retire()
+        before = xapi.is_idle
+        old.hold.set()
+        assert (await call).body == b"answer"
+        assert (before, xapi.is_idle, xapi.status().idle) == (False, True, 0)
+
+
+async def test_a_line_that_is_stopped_fails_what_waits_and_asks_no_more() -> None:
+    async with old_server(held=True) as old, line(old.url) as xapi:
+        call = asyncio.get_running_loop().create_task(refusal(xapi))
+        await old.seen.acquire()
+        await xapi.stop()
+        assert (await call).code is FaultCode.NO_REPLY
+        assert (await refusal(xapi)).code is FaultCode.UNAVAILABLE
+
+
+async def test_a_connection_in_no_time_is_none(tmp_path: Path) -> None:
+    async with old_server(held=True) as old, line(old.url, LineLimits(connect_timeout=0)) as xapi:
+        assert await refusal(xapi) == Fault(
+            FaultCode.UNAVAILABLE,
+            "the old service 'xapi' cannot be reached: no connection in time; nothing was executed",
+        )
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and certificate of 127.0.0.1 in one file."""
+    path = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += [
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=old",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
+    subprocess.run(command, cwd=path, check=True, capture_output=True)
+    (path / "both.pem").write_text((path / "key.pem").read_text() + (path / "cert.pem").read_text())
+    return path
+
+
+@asynccontextmanager
+async def tls_server(certificate: Path) -> AsyncIterator[OldServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "both.pem")
+    async with old_server(tls=context) as old:
+        yield old
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+async def test_a_service_is_reached_over_tls(certificate: Path, trusting: bool) -> None:
+    ca_file = None if trusting else str(certificate / "cert.pem")
+    async with tls_server(certificate) as old:
+        xapi = Line("xapi", site(old.url, ca_file=ca_file, verify=not trusting))
+        for _ in range(3):
+            assert (await answer(xapi)).body == b"answer"
+        assert old.connections == 1
+        await xapi.stop()
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_not_trusted(certificate: Path) -> None:
+    async with tls_server(certificate) as old, line(old.url) as xapi:
+        got = await refusal(xapi)
+        assert got.code is FaultCode.UNAVAILABLE
+        assert "its certificate is not trusted (self-signed certificate)" in got.message
+        old.left.release()

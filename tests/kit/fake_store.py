@@ -1,4 +1,4 @@
-"""A scripted xenstore on a real Unix socket, for what the real one never does; knows the layout of packets alone."""
+"""A scripted xenstore on a real Unix socket, for what the real one never does; packs its packets by itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
+
+from adapters.transports.xenstore_connection import Connection
 
 HEADER = struct.Struct("=IIII")  # type, request id, transaction id, length (xs_wire.h); in the host's byte order
 DIRECTORY, READ, WATCH, START, END, WRITE, EVENT, ERROR, DIRECTORY_PART = 1, 2, 4, 6, 7, 11, 15, 16, 22
@@ -106,3 +108,10 @@ async def fake_store(*scripts: Script) -> AsyncIterator[str]:
                 for task in done:
                     task.result()
             await server.wait_closed()
+
+
+def pass_time(connection: Connection) -> None:
+    """Now the deadline of every request is over."""
+    for waiting in connection._waiting.values():
+        waiting.sent -= connection._deadline
+    connection._look()

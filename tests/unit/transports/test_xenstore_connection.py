@@ -11,7 +11,7 @@ import pytest
 from adapters.transports import xenstore_connection
 from adapters.transports.xenstore_connection import IDS, Connection, LateError, LostError
 from adapters.transports.xenstore_packets import Operation, StoreError
-from tests.kit.fake_store import END, PATIENCE, READ, START, Client, Request, Script, fake_store, packed
+from tests.kit.fake_store import END, PATIENCE, READ, START, Client, Request, Script, fake_store, packed, pass_time
 
 Event = tuple[str, bytes]
 SOON = 0.05  # seconds: the deadline of tests in which it passes
@@ -93,23 +93,33 @@ async def test_an_error_keeps_the_name_the_store_gave_it() -> None:
     assert caught.value.name == "EQUOTA"
 
 
-async def test_request_ids_wrap_and_leave_out_zero_and_those_in_flight() -> None:
+async def test_request_ids_wrap_and_leave_out_zero_and_those_whose_answer_is_to_come() -> None:
     ids: list[int] = []
 
     async def note(client: Client) -> None:
         requests = []
-        for _ in range(4):
+        for _ in range(5):
             requests.append(await client.request())
             ids.append(requests[-1].id)
+            if len(requests) == 2:
+                client.answer(requests.pop())
         for request in requests:
             client.answer(request)
         await client.gone()
 
     async with connected(note) as connection:
-        first = read(connection, "/a")
+        late = read(connection, "/a")
+        await read(connection, "/a")
+        pass_time(connection)
+        assert isinstance(await lost(late), LateError)
         connection._id = IDS - 2  # as after four billion requests
-        await asyncio.gather(first, *(read(connection, "/a") for _ in range(3)))
-    assert ids == [1, IDS - 1, 2, 3]
+        in_flight = read(connection, "/a")
+        connection._id = IDS - 1
+        answers = [read(connection, "/a")]
+        connection._id = IDS - 2
+        answers.append(read(connection, "/a"))
+        await asyncio.gather(in_flight, *answers)
+    assert ids == [1, 2, IDS - 1, 2, 3]
 
 
 async def test_events_are_told_and_answer_nothing() -> None:
@@ -200,11 +210,11 @@ async def test_a_request_that_is_not_answered_in_time_fails_alone_and_its_answer
         client.answer(request, b"x")
         await client.gone()
 
-    async with connected(skip_one, deadline=SOON) as connection:
+    async with connected(skip_one) as connection:
         late = read(connection, "/late")
-        while not late.done():
-            assert await read(connection, "/in/time") == b"x"
-        with pytest.raises(LateError, match=r"^/late: the store did not answer READ in 0.05 s$"):
+        assert await read(connection, "/in/time") == b"x"
+        pass_time(connection)
+        with pytest.raises(LateError, match=r"^/late: the store did not answer READ in 10 s$"):
             await late
         assert await read(connection, "/last") == b"x"
         assert not connection.lost
@@ -228,10 +238,10 @@ async def test_a_store_that_leaves_too_much_unanswered_is_given_up(monkeypatch: 
             if request.payload == b"/answered\0":
                 client.answer(request)
 
-    async with connected(answer_some, deadline=SOON) as connection:
+    async with connected(answer_some) as connection:
         late = [read(connection, f"/{n}") for n in range(3)]
-        while not late[-1].done():
-            await asyncio.gather(read(connection, "/answered"), return_exceptions=True)
+        await read(connection, "/answered")
+        pass_time(connection)
         assert [type(await lost(each)) for each in late] == [LateError, LateError, LostError]
 
 
@@ -264,11 +274,11 @@ async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) 
         ended.set_result(end)
         await client.gone()
 
-    async with connected(start, deadline=SOON if late else PATIENCE) as connection:
+    async with connected(start) as connection:
         unwanted = connection.send(Operation.TRANSACTION_START, b"\0")
-        while late and not unwanted.done():
-            await read(connection, "/x")
         if late:
+            await read(connection, "/x")
+            pass_time(connection)
             assert isinstance(await lost(unwanted), LateError)
             connection.forget(Operation.READ, b"/late\0")
         unwanted.cancel()

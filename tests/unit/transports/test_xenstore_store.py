@@ -12,7 +12,7 @@ from adapters.transports import xenstore_store
 from adapters.transports.xenstore_connection import LostError
 from adapters.transports.xenstore_packets import StoreError
 from adapters.transports.xenstore_store import Store, Transaction, socket_path
-from tests.kit.fake_store import END, PATIENCE, START, WATCH, Client, Request, fake_store, packed
+from tests.kit.fake_store import END, PATIENCE, START, WATCH, Client, Request, fake_store, packed, pass_time
 
 
 async def obliging(client: Client) -> None:
@@ -178,7 +178,10 @@ async def test_it_waits_for_a_store_that_is_not_there_yet(tmp_path: Path) -> Non
             await store.stop()
 
 
-async def test_attempts_to_connect_become_rarer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("steady", "expected"), [(PATIENCE, [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]), (-1, [0] * 8)])
+async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_a_while(
+    steady: float, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     enough = asyncio.Event()
 
@@ -188,11 +191,21 @@ async def test_attempts_to_connect_become_rarer(tmp_path: Path, monkeypatch: pyt
             enough.set()
             await asyncio.Event().wait()
 
+    async def refuse(_: Client) -> None:
+        """Hang up at once."""
+
     monkeypatch.setattr(xenstore_store, "pause", note)
-    async with Store(str(tmp_path / "socket")) as store:
+    monkeypatch.setattr(xenstore_store, "STEADY", steady)
+    async with fake_store(refuse) as path, Store(path) as store:
         await asyncio.wait_for(enough.wait(), PATIENCE)
-        assert "No such file or directory" in store.status().last_error
-    assert pauses == [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
+        assert store.status().last_error == "the store hung up"
+    assert pauses == expected
+
+
+async def test_where_no_store_is_the_operator_is_told(tmp_path: Path) -> None:
+    async with Store(str(tmp_path / "socket")) as store:
+        await asyncio.sleep(0)  # it tries
+        assert store.status().last_error == f"{tmp_path}/socket: No such file or directory"
 
 
 async def test_watches_are_registered_again_after_a_reconnect_under_their_tokens() -> None:
@@ -286,10 +299,14 @@ async def test_no_path_can_be_watched_that_is_none() -> None:
 
 
 async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> None:
+    came = asyncio.Event()
+
     async def skip_watches(client: Client) -> None:
         while True:
             request = await client.request()
-            if request.operation != WATCH:
+            if request.operation == WATCH:
+                came.set()
+            else:
                 client.answer(request)
 
     async def register(client: Client) -> None:
@@ -297,16 +314,15 @@ async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> N
         client.event("/a", b"1")
         await client.gone()
 
-    async with fake_store(skip_watches, register) as path, Store(path, deadline=0.05) as store:
+    async with fake_store(skip_watches, register) as path, Store(path) as store:
         await within_patience(store)
         watch = store.watch("/a")
-        first = asyncio.ensure_future(anext(watch))
-        while store.connected:
-            try:
-                await store.write("/x", b"")  # the store is alive
-            except LostError:
-                break
-        assert await asyncio.wait_for(first, PATIENCE) == "/a"
+        await came.wait()
+        await store.write("/x", b"")  # the store is alive
+        assert store._connection is not None
+        pass_time(store._connection)
+        assert await asyncio.wait_for(anext(watch), PATIENCE) == "/a"
+        assert store.status().last_error == "/a: the store did not answer WATCH in 5 s"
 
 
 async def test_stopping_ends_the_readers_of_watches_and_it_can_be_started_again() -> None:

@@ -1,0 +1,295 @@
+"""Our client on the real xenstored, beside pyxs's own Client and Debian's `xenstore-*` tools."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pyxs
+
+from adapters.transports.xenstore_connection import LateError, LostError
+from adapters.transports.xenstore_store import Permissions, Store, StoreError, Transaction, Watch
+from tests.kit.xenstored import PATIENCE, Xenstored, xenstored
+
+ANY_BYTES = bytes(range(256))
+
+
+@pytest.fixture
+def daemon() -> Iterator[Xenstored]:
+    with xenstored() as running:
+        yield running
+
+
+@pytest.fixture
+async def store(daemon: Xenstored) -> AsyncIterator[Store]:
+    async with Store(daemon.path) as store:
+        await connected(store)
+        yield store
+
+
+async def connected(store: Store) -> None:
+    await asyncio.wait_for(store.until_connected(), PATIENCE)
+
+
+async def changed(watch: Watch) -> str:
+    return await asyncio.wait_for(anext(watch), PATIENCE)
+
+
+async def number(transaction: Transaction, path: str) -> int:
+    return int(await transaction.read(path) or b"0")
+
+
+async def test_any_value_comes_back_as_it_was_written(store: Store) -> None:
+    for value in (b"", b"\0", b"one\0", b"\n", ANY_BYTES, b"x" * (4096 - len("/a\0"))):
+        await store.write("/a", value)
+        assert await store.read("/a") == value
+
+
+async def test_a_value_that_is_too_large_is_refused_and_the_connection_lives(store: Store) -> None:
+    with pytest.raises(StoreError, match="/a: the request is 4097 bytes long, xenstore takes at most 4096"):
+        await store.write("/a", b"x" * (4097 - len("/a\0")))
+    assert await store.read("/a") is None
+    assert store.status().reconnects == 0
+
+
+async def test_nodes_are_made_listed_and_removed(store: Store) -> None:
+    assert await store.list("/a") is None
+    await store.mkdir("/a/b")
+    await store.write("/a/c", b"x")
+    await store.mkdir("/a/c")
+    assert await store.list("/a") == ["b", "c"]
+    assert await store.list("/a/b") == []
+    assert (await store.read("/a/b"), await store.read("/a/c")) == (b"", b"x")
+    await store.remove("/a")
+    await store.remove("/a")
+    await store.remove("/nowhere/at/all")
+    assert (await store.list("/a"), await store.read("/a/c"), await store.permissions("/a")) == (None, None, None)
+
+
+async def test_a_directory_of_any_size_is_listed(store: Store) -> None:
+    names = {f"a-name-that-takes-its-room-{number}" for number in range(2000)}
+    await asyncio.gather(*(store.write(f"/a/{name}", b"") for name in names))
+
+    async def listed(transaction: Transaction) -> list[str] | None:
+        return await transaction.list("/a")
+
+    for children in (await store.list("/a"), await store.transaction(listed)):
+        assert children is not None
+        assert len(children) == len(names)
+        assert set(children) == names
+
+
+async def test_permissions_are_those_the_tools_show(daemon: Xenstored, store: Store) -> None:
+    permissions = Permissions(5, "r", ((7, "b"), (8, "n")))
+    await store.write("/a", b"")
+    assert await store.permissions("/a") == Permissions()
+    await store.set_permissions("/a", permissions)
+    assert await store.permissions("/a") == permissions
+    assert "(r5,b7,n8)" in daemon.tool("ls", "-p")
+    daemon.tool("chmod", "/a", "w3", "r4")
+    assert await store.permissions("/a") == Permissions(3, "w", ((4, "r"),))
+
+
+async def test_what_we_write_pyxs_reads_and_the_reverse(daemon: Xenstored, store: Store) -> None:
+    with pyxs.Client(unix_socket_path=daemon.path) as client:
+        await store.write("/a/b", b"ours")
+        assert client.read(b"/a/b") == b"ours"
+        client.write(b"/a/c", b"theirs")
+        assert await store.read("/a/c") == b"theirs"
+        assert client.list(b"/a") == [b"b", b"c"]
+        client.set_perms(b"/a", [b"r5"])
+        assert await store.permissions("/a") == Permissions(5, "r")
+
+
+async def test_what_we_write_the_tools_read_and_the_reverse(daemon: Xenstored, store: Store) -> None:
+    await store.write("/a/b", b"ours")
+    assert daemon.tool("read", "/a/b") == "ours\n"
+    daemon.tool("write", "/a/c", "theirs", "/a/d", "")
+    assert (await store.read("/a/c"), await store.read("/a/d")) == (b"theirs", b"")
+
+
+async def test_they_see_our_changes_and_we_see_theirs(daemon: Xenstored, store: Store) -> None:
+    watch = store.watch("/a")
+    assert await changed(watch) == "/a"
+    with pyxs.Client(unix_socket_path=daemon.path) as client, daemon.watching("/a") as tool:
+        assert tool.stdout is not None
+        assert tool.stdout.readline() == "/a\n"
+        monitor = client.monitor()
+        monitor.watch(b"/a", b"token")
+        events = monitor.wait()
+        assert next(events).path == b"/a"
+        await store.write("/a/b", b"x")
+        assert tool.stdout.readline() == "/a/b\n"
+        assert next(events).path == b"/a/b"
+        assert await changed(watch) == "/a/b"
+        client.write(b"/a/c", b"x")
+        assert await changed(watch) == "/a/c"
+        daemon.tool("rm", "/a/b")
+        assert await changed(watch) == "/a/b"
+        daemon.tool("chmod", "/a/c", "r5")
+        assert await changed(watch) == "/a/c"
+
+
+async def test_a_transaction_is_seen_all_at_once(daemon: Xenstored, store: Store) -> None:
+    watch = store.watch("/a")
+    assert await changed(watch) == "/a"
+
+    async def work(transaction: Transaction) -> bytes | None:
+        await transaction.write("/a/b", b"")
+        await transaction.set_permissions("/a/b", Permissions(0, "n", ((5, "r"),)))
+        await transaction.write("/a/b", b"x")
+        assert await store.read("/a/b") is None
+        assert daemon.tool("read", "/a/b", check=False) == ""
+        return await transaction.read("/a/b")
+
+    assert await store.transaction(work) == b"x"
+    assert await store.read("/a/b") == b"x"
+    assert await store.permissions("/a/b") == Permissions(0, "n", ((5, "r"),))
+    assert await changed(watch) == "/a/b"
+
+
+async def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
+    async def work(transaction: Transaction) -> None:
+        await transaction.write("/a", b"x")
+        await transaction.write("/a/b:c", b"x")
+
+    with pytest.raises(StoreError, match="no xenstore path"):
+        await store.transaction(work)
+    assert await store.read("/a") is None
+
+
+async def test_a_transaction_in_which_somebody_got_in_between_is_done_again(daemon: Xenstored, store: Store) -> None:
+    seen = []
+    await store.write("/a", b"1")
+
+    async def work(transaction: Transaction) -> None:
+        seen.append(await number(transaction, "/a"))
+        if len(seen) == 1:
+            daemon.tool("write", "/a", "10")
+        await transaction.write("/a", b"%d" % (seen[-1] + 1))
+
+    await store.transaction(work)
+    assert seen == [1, 10]
+    assert await store.read("/a") == b"11"
+
+
+async def test_sixty_four_tasks_that_want_the_same_node_all_get_it(store: Store) -> None:
+    async def count(transaction: Transaction) -> int:
+        value = await number(transaction, "/a") + 1
+        await transaction.write("/a", b"%d" % value)
+        return value
+
+    async def three_times() -> list[int]:
+        return [await store.transaction(count) for _ in range(3)]
+
+    counted = await asyncio.gather(*(three_times() for _ in range(64)))
+    assert sorted(value for each in counted for value in each) == list(range(1, 193))
+
+
+async def test_sixty_four_tasks_at_once_get_each_its_own(store: Store) -> None:
+    async def task(name: int) -> None:
+        path = f"/tasks/{name}"
+        for turn in range(20):
+            value = b"%d/%d" % (name, turn)
+            await store.write(f"{path}/value", value)
+            assert await store.read(f"{path}/value") == value
+            assert await store.read(f"{path}/none") is None
+            assert await store.list(path) == ["value"]
+            with pytest.raises(StoreError, match=f"/tasks/{name}/none: ENOENT"):
+                await store.set_permissions(f"{path}/none", Permissions())
+            await store.remove(path)
+
+    await asyncio.gather(*(task(name) for name in range(64)))
+    assert store.status().in_flight == 0
+
+
+async def test_sixty_four_clients_at_once_are_served(daemon: Xenstored) -> None:
+    async def client(name: int) -> None:
+        async with Store(daemon.path) as store:
+            await connected(store)
+            watch = store.watch(f"/clients/{name}")
+            assert await changed(watch) == f"/clients/{name}"
+            await store.write(f"/clients/{name}/x", b"x")
+            assert await changed(watch) == f"/clients/{name}/x"
+
+    await asyncio.gather(*(client(name) for name in range(64)))
+
+
+async def test_the_last_value_is_seen_however_fast_it_is_written(store: Store) -> None:
+    watch = store.watch("/a")
+    await asyncio.gather(*(store.write("/a", b"%d" % turn) for turn in range(1000)))
+    await store.write("/a", b"last")
+    while await store.read(await changed(watch)) != b"last":
+        pass
+
+
+async def test_watches_outlive_the_store(daemon: Xenstored, store: Store) -> None:
+    paths = [f"/a/{name}" for name in range(300)]
+    watches = [store.watch(path) for path in paths]
+    for watch in watches:
+        assert await changed(watch) == watch.path
+    for _ in range(2):
+        daemon.restart()
+        for watch in watches:
+            assert await changed(watch) == watch.path
+        assert await store.read("/a/7") is None, "the store came back with what it had"
+        await store.write("/a/7/b", b"x")
+        assert await changed(watches[7]) == "/a/7/b"
+    assert store.status().reconnects == 2
+
+
+async def test_a_closed_watch_is_forgotten_by_the_store_too(daemon: Xenstored, store: Store) -> None:
+    kept, closed = store.watch("/a"), store.watch("/a")
+    assert (await changed(kept), await changed(closed)) == ("/a", "/a")
+    closed.close()
+    await store.write("/a", b"x")
+    assert await changed(kept) == "/a"
+    with pytest.raises(StopAsyncIteration):
+        await changed(closed)
+    daemon.restart()
+    assert await changed(kept) == "/a"
+    assert store.status().watches == 1
+
+
+async def test_domains_that_come_and_go_are_seen(daemon: Xenstored, store: Store) -> None:
+    came, went = store.watch("@introduceDomain"), store.watch("@releaseDomain")
+    assert (await changed(came), await changed(went)) == ("@introduceDomain", "@releaseDomain")
+    with pyxs.Client(unix_socket_path=daemon.path) as client:
+        client.introduce_domain(5, 1, 1)
+        assert await changed(came) == "@introduceDomain"
+        client.execute_command(pyxs._internal.Op.RELEASE, b"5\0")
+        assert await changed(went) == "@releaseDomain"
+
+
+async def test_when_the_store_is_killed_everybody_who_waits_is_told_at_once(daemon: Xenstored, store: Store) -> None:
+    os.kill(daemon.pid, signal.SIGSTOP)
+    waiting = [asyncio.ensure_future(store.read("/a")) for _ in range(64)]
+    await asyncio.sleep(0)
+    daemon.kill()
+    done, pending = await asyncio.wait(waiting, timeout=1)  # far below a deadline
+    assert not pending
+    errors = [task.exception() for task in done]
+    assert all(isinstance(error, LostError) and not isinstance(error, LateError) for error in errors)
+    assert Counter(error.sent for error in errors if isinstance(error, LostError)) == {True: 64}
+    with pytest.raises(LostError) as caught:
+        await store.read("/a")
+    assert not caught.value.sent
+    daemon.start()
+    await connected(store)
+    assert await store.read("/a") is None
+
+
+async def test_a_store_that_hangs_costs_one_deadline_and_is_found_again(daemon: Xenstored) -> None:
+    async with Store(daemon.path, deadline=1) as store:
+        await connected(store)
+        os.kill(daemon.pid, signal.SIGSTOP)
+        with pytest.raises(LostError, match="the store has not answered for 1 s"):
+            await store.read("/a")
+        os.kill(daemon.pid, signal.SIGCONT)
+        await connected(store)
+        await store.write("/a", b"x")
+        assert await store.read("/a") == b"x"

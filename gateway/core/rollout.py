@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from types import MappingProxyType
 
 from gateway.core.limits import LIMITS, Limits, OneSide, Sides, control_of, duration, judge, numbers, summary
 from gateway.core.migration import Mode, Setting, share
@@ -129,6 +130,8 @@ def setting(plan: RolloutPlan, progress: Progress) -> Setting | None:
 
 # What to do next
 
+NO_PARTS: Mapping[str, Sides] = MappingProxyType({})
+
 
 class Action(Enum):
     """What a look at the counts comes to."""
@@ -149,19 +152,24 @@ class Decision:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-def decide(plan: RolloutPlan, progress: Progress, counts: Sides, now: float, recent: Sides | None = None) -> Decision:
-    """What comes next. `counts`: since the step began; `recent`: of the last `Limits.window` seconds."""
-    action, why = _decide(plan, progress, counts, now, recent)
+def decide(
+    plan: RolloutPlan, progress: Progress, counts: Sides, now: float, parts: Mapping[str, Sides] = NO_PARTS
+) -> Decision:
+    """What comes next. `counts`: since the step began.
+
+    `parts`: some of them, which are judged by themselves too, lest they hide among many: "in the last 60 s".
+    """
+    action, why = _decide(plan, progress, counts, now, parts)
     return Decision(action, why, numbers(counts, now - progress.since))
 
 
 def _decide(
-    plan: RolloutPlan, progress: Progress, counts: Sides, now: float, recent: Sides | None
+    plan: RolloutPlan, progress: Progress, counts: Sides, now: float, parts: Mapping[str, Sides]
 ) -> tuple[Action, str]:
     if progress.state not in GUARDED:
         return Action.HOLD, progress.state.value
     exceeded = [*judge(plan.limits, progress.baseline, counts)]
-    broken = [over.words for over in exceeded if over.broken] or [*_broken_lately(plan.limits, progress, recent)]
+    broken = [over.words for over in exceeded if over.broken] or [*_broken_in_part(plan.limits, progress, parts)]
     if broken:
         return Action.BREACH, "; ".join(broken)
     if progress.state in (State.PAUSED, State.OVERRIDDEN):
@@ -172,10 +180,11 @@ def _decide(
     return _onwards(plan, progress, summary(counts))
 
 
-def _broken_lately(limits: Limits, progress: Progress, recent: Sides | None) -> Iterator[str]:
-    for over in judge(limits, progress.baseline, recent) if recent is not None else ():
-        if over.broken:
-            yield f"in the last {duration(limits.window)} {over.words}"
+def _broken_in_part(limits: Limits, progress: Progress, parts: Mapping[str, Sides]) -> Iterator[str]:
+    for where, part in parts.items():
+        for over in judge(limits, progress.baseline, part):
+            if over.broken:
+                yield f"{where} {over.words}"
 
 
 def _missing(plan: RolloutPlan, progress: Progress, counts: Sides, now: float) -> Iterator[str]:

@@ -49,8 +49,8 @@ def _at(step: int, state: State = State.RUNNING, *, baseline: OneSide | None = N
     return Progress(state, step, since=0.0, baseline=baseline)
 
 
-def _action(progress: Progress, seen: Sides, now: float = 100.0, recent: Sides | None = None) -> Action:
-    return decide(PLAN, progress, seen, now, recent).action
+def _action(progress: Progress, seen: Sides, now: float = 100.0, **parts: Sides) -> Action:
+    return decide(PLAN, progress, seen, now, parts).action
 
 
 # where it is, what was seen since the step began, when, what comes of it, a part of the words
@@ -128,7 +128,7 @@ def test_a_long_good_time_does_not_hide_a_bad_end() -> None:
     long = counts(compared=1_000_000, different=300, calls=5000, control=side(5000))
     end = counts(compared=1_000, different=300)
     assert _action(_at(CANARY, State.WAITING), long, recent=counts(compared=1_000)) is Action.WAIT
-    decision = decide(PLAN, _at(CANARY, State.WAITING), long, 100.0, end)
+    decision = decide(PLAN, _at(CANARY, State.WAITING), long, 100.0, {"in the last 60 s": end})
     assert decision.action is Action.BREACH
     assert decision.why == "in the last 60 s 300 of 1000 differ (30%, limit 0.1%)"
 
@@ -274,13 +274,13 @@ PROGRESS = st.builds(
 )
 
 
-@given(PLANS, PROGRESS, SEEN, st.floats(0, 1e6), st.none() | SEEN)
+@given(PLANS, PROGRESS, SEEN, st.floats(0, 1e6), SEEN)
 def test_too_few_samples_neither_promote_nor_roll_back(
-    plan: RolloutPlan, progress: Progress, seen: Sides, now: float, recent: Sides | None
+    plan: RolloutPlan, progress: Progress, seen: Sides, now: float, recent: Sides
 ) -> None:
     few = plan.limits.samples
-    assume(all(max(one.compared, one.candidate.calls) < few for one in (seen, recent or seen)))
-    assert decide(plan, progress, seen, now, recent).action in (Action.HOLD, Action.DONE)
+    assume(all(max(one.compared, one.candidate.calls) < few for one in (seen, recent)))
+    assert decide(plan, progress, seen, now, {"of late": recent}).action in (Action.HOLD, Action.DONE)
 
 
 @given(PLANS, PROGRESS, SEEN, st.floats(0, 1e6))
@@ -300,7 +300,7 @@ def test_a_breach_acts_wherever_a_rollout_may_be_stuck(
     plan: RolloutPlan, progress: Progress, seen: Sides, now: float, recent: Sides
 ) -> None:
     broken = replace(recent, compared=plan.limits.samples + 100, different=plan.limits.samples + 100)
-    decision = decide(plan, progress, seen, now, broken)
+    decision = decide(plan, progress, seen, now, {"of late": broken})
     assert (decision.action is Action.BREACH) == (progress.state in GUARDED)
     after = apply(plan, progress, decision, seen, now)
     assert after.step <= progress.step

@@ -121,6 +121,7 @@ class Change:
     put: tuple[Override, ...] = ()
     drop: tuple[tuple[str, By], ...] = ()
     drop_all: bool = False
+    expired_by: float | None = None  # overrides whose time is over then are dropped too, whoever set them
     rollouts: tuple[PutRollout, ...] = ()
     clear: tuple[MethodId, ...] = ()  # methods whose evidence and pairs are forgotten
 
@@ -153,6 +154,8 @@ def applied(kept: Kept, change: Change) -> Kept:
     overrides = {} if change.drop_all else {(each.pattern, each.by): each for each in kept.overrides}
     for key in change.drop:
         overrides.pop(key, None)
+    if change.expired_by is not None:
+        overrides = {key: each for key, each in overrides.items() if not each.expired(change.expired_by)}
     overrides.update(((each.pattern, each.by), each) for each in change.put)
     rollouts = dict(kept.rollouts)
     for put in change.rollouts:

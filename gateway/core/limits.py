@@ -76,12 +76,7 @@ class Sides:
 
     def since(self, start: Self) -> Self:
         """What came after `start`; all of it when the counters were cleared meanwhile."""
-        cleared = (
-            self.compared < start.compared
-            or self.control.calls < start.control.calls
-            or self.candidate.calls < start.candidate.calls
-        )
-        if cleared:
+        if any(ours < theirs for ours, theirs in zip(_numbers(self), _numbers(start), strict=True)):
             return self
         return replace(
             self,
@@ -92,8 +87,13 @@ class Sides:
         )
 
 
+def _numbers(sides: Sides) -> tuple[int, ...]:
+    control, candidate = sides.control, sides.candidate
+    return (sides.compared, sides.different, control.calls, control.errors, candidate.calls, candidate.errors)
+
+
 def _each(combine: Callable[[int, int], int], ours: Sequence[int], theirs: Sequence[int]) -> tuple[int, ...]:
-    return tuple(combine(one, other) for one, other in zip_longest(ours, theirs, fillvalue=0))
+    return tuple(max(combine(one, other), 0) for one, other in zip_longest(ours, theirs, fillvalue=0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ COMMANDS: Mapping[Command, tuple[frozenset[State], State]] = {
     Command.PAUSE: (frozenset({State.RUNNING, State.WAITING}), State.PAUSED),
     Command.RESUME: (frozenset({State.PAUSED, State.OVERRIDDEN, State.FROZEN}), State.RUNNING),
     Command.APPROVE: (frozenset({State.WAITING}), State.RUNNING),
-    Command.ABORT: (_ACTIVE, State.ABORTED),
+    Command.ABORT: (_ACTIVE | {State.DONE}, State.ABORTED),
     Command.OVERRIDE: (_ACTIVE - {State.OVERRIDDEN}, State.OVERRIDDEN),
     Command.END: (_ACTIVE, State.ENDED),
 }
@@ -219,7 +219,8 @@ def apply(plan: RolloutPlan, progress: Progress, decision: Decision, counts: Sid
         case Action.HOLD:
             return progress
         case Action.WAIT:
-            return replace(progress, state=State.WAITING, why=decision.why)
+            waits = progress.state is State.WAITING  # once is enough for the audit
+            return progress if waits else replace(progress, state=State.WAITING, why=decision.why)
         case Action.DONE:
             return replace(progress, state=State.DONE, why=decision.why)
         case Action.PROMOTE:

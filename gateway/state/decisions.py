@@ -39,6 +39,8 @@ def decide(db: sqlite3.Connection, change: Change) -> Refused | Kept:
     if change.drop_all:
         db.execute("DELETE FROM override")
     db.executemany("DELETE FROM override WHERE pattern = ? AND set_by = ?", change.drop)
+    if change.expired_by is not None:
+        db.execute("DELETE FROM override WHERE until <= ?", (change.expired_by,))
     db.executemany(_PUT, map(_row, change.put))
     for put in change.rollouts:
         _put_rollout(db, put)

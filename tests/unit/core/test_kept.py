@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway.core.kept import Change, Counts, Kept, PutRollout, Rollout, applied, everything_back, unconditional
 from gateway.core.migration import Mode
 from tests.kit.kept import entry, mode, override
@@ -20,6 +22,12 @@ def test_a_change_puts_drops_and_replaces() -> None:
     kept = applied(kept, mode("SR.*", Mode.LEGACY))
     kept = applied(kept, Change((entry(),), (override("VM.*", Mode.OFF),), drop=(("SR.*", "person"), ("x", "rollout"))))
     assert kept.overrides == (override("VM.*", Mode.OFF),)
+
+
+def test_what_was_set_for_a_time_is_dropped_when_it_is_over() -> None:
+    short, long = replace(override("VM.a"), until=5.0), replace(override("VM.b", by="rollout"), until=5.5)
+    kept = Kept((short, long, override("VM.c")))
+    assert applied(kept, Change((entry(),), expired_by=5.0)).overrides == (long, override("VM.c"))
 
 
 def test_a_persons_and_a_rollouts_override_of_one_pattern_are_two() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -42,6 +43,8 @@ def test_the_file_and_the_copy_in_memory_agree_after_every_change(db: sqlite3.Co
     for change in (
         mode("VM.*", Mode.LEGACY, PutRollout("a", {"step": 1})),
         mode("VM.*", Mode.OFF),
+        Change((entry(),), (replace(override("VM.a"), until=5.0), replace(override("VM.b"), until=5.5))),
+        Change((entry(),), expired_by=5.0),
         Change((entry(),), drop=(("VM.*", "rollout"),)),
         Change((entry(),), (override("SR.*", by="rollout"),), drop=(("VM.*", "person"),)),
         Change((entry(),), (override("*", Mode.LEGACY),), drop_all=True, rollouts=(PutRollout("a", None),)),

@@ -1,0 +1,172 @@
+"""What persons say to rollouts: start, pause, resume, approve, abort, list; and everything back at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import time
+
+from gateway.core.kept import Held, Json, PutRollout, Refused
+from gateway.core.limits import Sides
+from gateway.core.migration import Setting
+from gateway.core.rollout import Command, Progress, State, begins_anew, decide, obey, setting
+from gateway.core.route import Route
+from gateway.rollout import changes, document
+from gateway.rollout.document import Document
+from gateway.rollout.engine import str_of
+from gateway.rollout.evidence import Seen, sides, together
+from gateway.rollout.subjects import Subject, find, members, method_id, overridden, unmovable
+from gateway.state.state import State as Store
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A rollout as people see it."""
+
+    name: str
+    plan: str
+    state: str
+    step: str  # "canary 10%"
+    number: int  # of the step, from 1
+    steps: tuple[str, ...]
+    setting: Setting | None
+    who: str
+    began: float  # seconds since 1970
+    since: float  # when this step began
+    why: str  # what it does or waits for, or what ended it
+    methods: tuple[str, ...]
+    numbers: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """A refusal is `Refused`; `Held`: done here, and not written down yet."""
+
+    state: Store
+    routes: Callable[[], Sequence[Route]]
+    now: Callable[[], float] = time
+
+    async def start(self, name: str, who: str, why: str = "") -> View | Refused:
+        """Begin with the first step of the plan that the mapping says."""
+        subject = find(name, self.routes())
+        if isinstance(subject, str):
+            return Refused(subject)
+        version, before = self._known(subject.name)
+        wrong = _under_way(subject.name, before) or unmovable(subject) or self._set_by_a_person(subject)
+        if wrong:
+            return Refused(wrong)
+        now = self.now()
+        begun = Document(subject.plan, Progress(since=now, why=why or f"started by {who}"), who, now)
+        refused = await self.state.decide(changes.moved(subject.name, version, None, begun, who=who, when=now))
+        return refused or self._view(subject.name, begun, {})
+
+    async def pause(self, name: str, who: str, why: str = "") -> View | Refused:
+        """Hold the step; a breach still acts."""
+        return await self._obey(name, Command.PAUSE, who, why or f"paused by {who}")
+
+    async def resume(self, name: str, who: str, why: str = "") -> View | Refused:
+        """Go on after a pause, a step down, a freeze or an override."""
+        return await self._obey(name, Command.RESUME, who, why or f"resumed by {who}")
+
+    async def approve(self, name: str, who: str, why: str = "") -> View | Refused:
+        """Let it through the gate at which it waits."""
+        return await self._obey(name, Command.APPROVE, who, why or f"approved by {who}")
+
+    async def abort(self, name: str, who: str, why: str = "") -> View | Refused:
+        """End it and give its methods to the old service, whatever the state file says."""
+        return await self._obey(name, Command.ABORT, who, why or f"aborted by {who}")
+
+    async def rollback_all(self, who: str, why: str = "") -> Refused | Held | None:
+        """Everything to the old services at once; works without a bus, and with a state file in trouble."""
+        ended = tuple(self._ended(name, who) for name in self.state.rollouts)
+        return await self.state.rollback_all(who, why, tuple(put for put in ended if put is not None))
+
+    async def list(self) -> Sequence[View] | Refused:
+        """Every rollout, those that are over too."""
+        counted = await self.state.evidence()
+        counts = {} if isinstance(counted, Refused) else {str_of(each): sides(one) for each, one in counted.items()}
+        views = (self._listed(name, counts) for name in self.state.rollouts)
+        return [view for view in views if view is not None]
+
+    # How
+
+    async def _obey(self, name: str, command: Command, who: str, why: str) -> View | Refused:
+        found = find(name, self.routes())
+        name = name if name in self.state.rollouts or isinstance(found, str) else found.name
+        version, before = self._known(name)
+        if isinstance(before, str):
+            return Refused(f"the rollout of {name} {before}")
+        if before is None:
+            return Refused(found if isinstance(found, str) else f"there is no rollout of {name}")
+        wrong = self._set_by_a_person(found) if command is Command.RESUME and isinstance(found, Subject) else ""
+        if wrong:
+            return Refused(wrong)
+        return await self._change(name, version, before, command, who, why)
+
+    async def _change(
+        self, name: str, version: int, before: Document, command: Command, who: str, why: str
+    ) -> View | Refused:
+        now = self.now()
+        try:
+            progress = obey(before.progress, command, why)
+        except ValueError as error:
+            return Refused(str(error))
+        if begins_anew(before.progress.state, command):
+            progress = replace(progress, since=now)
+        after = before.at(progress)
+        change = changes.moved(name, version, before, after, who=who, when=now)
+        anyway = command is Command.ABORT
+        refused = await (self.state.decide_anyway(change) if anyway else self.state.decide(change))
+        return refused if isinstance(refused, Refused) else self._view(name, after, {})
+
+    def _known(self, name: str) -> tuple[int, Document | str | None]:
+        kept = self.state.rollouts.get(name)
+        return (0, None) if kept is None else (kept.version, document.read(kept.document))
+
+    def _set_by_a_person(self, subject: Subject) -> str:
+        theirs = overridden(subject, self.state.overrides, self.now())
+        if theirs is None:
+            return ""
+        return f"{theirs.who} has set {theirs.pattern} to {theirs.setting}, which comes first: take that back before"
+
+    def _ended(self, name: str, who: str) -> PutRollout | None:
+        _, before = self._known(name)
+        if not isinstance(before, Document):
+            return PutRollout(name, None)
+        if before.over:
+            return None
+        progress = obey(before.progress, Command.ABORT, f"everything was rolled back by {who}")
+        return PutRollout(name, document.write(before.at(progress)))
+
+    def _listed(self, name: str, counts: Seen) -> View | None:
+        _, known = self._known(name)
+        return self._view(name, known, counts) if isinstance(known, Document) else None
+
+    def _view(self, name: str, known: Document, seen: Seen) -> View:
+        progress, plan = known.progress, known.plan
+        counts = together({method: seen.get(method, Sides()) for method in known.start or ()}, known.start or {})
+        decision = decide(plan, progress, counts, self.now())
+        waits = progress.state in (State.RUNNING, State.WAITING)
+        return View(
+            name,
+            plan.name,
+            progress.state.value,
+            str(known.step),
+            progress.step + 1,
+            tuple(map(str, plan.steps)),
+            setting(plan, progress),
+            known.who,
+            known.began,
+            progress.since,
+            decision.why if waits else progress.why,
+            tuple(str_of(method_id(route)) for route in members(name, self.routes())),
+            decision.numbers,
+        )
+
+
+def _under_way(name: str, before: Document | str | None) -> str:
+    if isinstance(before, Document) and before.progress.state is State.DONE:
+        return f"{name} has moved already: to give it back, abort its rollout"
+    if isinstance(before, Document) and not before.over:
+        return f"the rollout of {name} is under way: {before.progress.state.value}, at {before.step}"
+    return ""

@@ -17,14 +17,21 @@ from gateway.checking import connected
 from gateway.config import Config, Listener
 from gateway.control import monitoring
 from gateway.control.api import CallRequest, Server
+from gateway.core.migration import Mode
 from gateway.core.model import Fault, Peer, Value
 from gateway.core.ports import Endpoint
+from gateway.core.route import Route
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Endpoints, Exchange
+from gateway.forcing import Forcing
 from gateway.log import call_log, lines_lost
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
+from gateway.moving import Moving
 from gateway.passage import Passage
+from gateway.sessions import Sessions
+
+OBSERVE_GRACE = 2.0  # seconds at stop for calls that are only observed
 
 _log = structlog.get_logger("gateway")
 
@@ -50,8 +57,18 @@ class Gateway:
         self.backend = parts.backend(self.settings)
         self.room = parts.Room(self.settings.limits.max_calls, self.settings.limits.max_buffered)
         self.upstreams = parts.Upstreams(parts.upstreams(self.settings, self.room))
+        self.observing = parts.observing(self.settings)
         self.calls = metrics.Calls()
-        self.dispatcher = Dispatcher(self.backend, self.calls.counting(call_log()), upstreams=self.upstreams)
+        self.moving = Moving(self.settings.state_path())
+        self.dispatcher = Dispatcher(
+            self.backend,
+            self.moving.evidence.noting(self.calls.counting(call_log())),
+            upstreams=self.upstreams,
+            observing=self.observing,
+            toggles=self.moving.toggles,
+        )
+        self.shadow = self.moving.shadow(self.dispatcher.observe, self.settings.limits.max_observed)
+        self.sessions = Sessions()
         self.endpoints = self._endpoints(self.settings, self.table)
         self.manager = service_manager.from_environment()
         self._inherited = parts.inherited()
@@ -73,7 +90,11 @@ class Gateway:
             stack.push_async_callback(self.backend.stop)
             await self.upstreams.start()
             stack.push_async_callback(self.upstreams.stop)
+            await self.observing.start()
+            stack.push_async_callback(self.observing.stop)
             self._warn_of_trust(self.settings)
+            await stack.enter_async_context(self.moving)
+            stack.push_async_callback(self.shadow.drain, OBSERVE_GRACE)
             await self._wait_for_buses()
             await self._control.start()
             stack.push_async_callback(self._control.stop)
@@ -162,11 +183,11 @@ class Gateway:
 
     async def unready(self) -> list[str]:
         """Why not every mapped method can be called."""
-        return health.reasons(self.backend.status(), await health.services(self.table, self.backend))
+        return health.reasons(self.backend.status(), await health.services(self.table, self.backend, self._asks_bus))
 
     async def status(self) -> Mapping[str, object]:
         """Buses, services, listeners, calls in flight."""
-        services = await health.services(self.table, self.backend)
+        services = await health.services(self.table, self.backend, self._asks_bus)
         buses = self.backend.status()
         reasons = health.reasons(buses, services)
         return {
@@ -181,19 +202,25 @@ class Gateway:
             "buffered": self.room.buffered,
             "buses": buses,
             "upstreams": self.upstreams.status(),
-            "services": health.rows(self.table, services, self.calls),
+            "state": {"place": self.moving.state.place, "trouble": self.moving.state.trouble},
+            "services": health.rows(self.table, services, self.calls, self._asks_bus),
         }
 
     async def metrics(self) -> bytes:
         """Every series. The text is made in a thread: it is long, and calls go on meanwhile."""
-        services = await health.services(self.table, self.backend)
+        services = await health.services(self.table, self.backend, self._asks_bus)
         gauges = {
             "xcp_gateway_calls_in_flight": self.dispatcher.in_flight,
             "xcp_gateway_buffered_bytes": self.room.buffered,
             "xcp_gateway_log_lines_lost_total": lines_lost(),
         }
         readings = health.readings(self.table, self.backend.status(), services, gauges, self._cuts)
-        return await asyncio.to_thread(metrics.render, self.calls, readings)
+        return await asyncio.to_thread(metrics.render, self.calls, {**readings, **self.moving.readings()})
+
+    def _asks_bus(self, route: Route) -> bool:
+        """Whether a call of this method may go to the bus, as it is set now."""
+        setting = self.moving.toggles.setting(route)
+        return setting.mode is not Mode.OFF and (setting.mode is not Mode.LEGACY or setting.observe)
 
     def routes(self) -> list[Mapping[str, object]]:
         """Every mapped method at every endpoint."""
@@ -228,6 +255,7 @@ class Gateway:
         restart = _needs_restart(self._started, settings)
         before = self.table.revision
         await self.backend.reconfigure(parts.buses(settings))
+        await self.observing.reconfigure(parts.observed_buses(settings))
         await self.upstreams.reconfigure(upstreams)
         self._warn_of_trust(settings)
         self.endpoints, self.table = self._endpoints(settings, table), table
@@ -292,6 +320,9 @@ class Gateway:
             concurrency=listener.concurrency if listener.batch == "concurrent" else 1,
             client=parts.client_codec(table.codec),
             on_refused=self.calls.refuse,
+            shadow=self.shadow,
+            forcing=Forcing(listener.force_header.lower().encode(), listener.force_parameter),
+            sessions=self.sessions,
         )
 
     def _transport(self, name: str, listener: Listener) -> parts.Transport:
@@ -319,6 +350,7 @@ def _needs_restart(before: Config, after: Config) -> list[str]:
         "control": before.control != after.control,
         "log": before.log != after.log,
         "limits": before.limits != after.limits,
+        "state": before.state != after.state,
         "user": before.user != after.user,
     }
     return [name for name, changed in sections.items() if changed]

@@ -72,6 +72,8 @@ class Listener(_Section, frozen=True):
     body_timeout: Seconds = Seconds(60)
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
+    force_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
+    force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
     unmapped: Literal["refuse", "forward"] = "refuse"  # what no endpoint takes: other paths, other verbs than POST
     upstream: str | None = None  # where that goes
 
@@ -114,6 +116,7 @@ class Ceilings(_Section, frozen=True):
 
     max_calls: Count = 1024
     max_buffered: Size = Size(256 * 1024**2)  # request bodies and answers held at one time
+    max_observed: Count = 64  # calls that the other side runs afterwards, to be compared; past it they are not
 
 
 class State(_Section, frozen=True):

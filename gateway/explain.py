@@ -42,6 +42,9 @@ async def _ask(exchange: Exchange, call: Call, steps: list[Step]) -> Outcome:
         steps.append(Step("route", f"none at {exchange.table.key}; answered by the gateway itself, or unknown"))
         return exchange.own(call)
     steps.append(Step("route", f"{route.source} -> {route.target}"))
+    if route.migration.upstream is not None:
+        plan = exchange.dispatcher.plan(route, call)
+        steps.append(Step("who answers", f"{plan.answer.value if plan.answer else 'nobody'}: {plan.why}"))
     return await exchange.dispatcher.answer(_recording(route, steps), call)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway import __version__
-from gateway.core.migration import Mode
 from gateway.core.route import Route
 from gateway.mapping.table import Table
 from gateway.metrics import Calls, Samples
@@ -31,11 +30,14 @@ class Service:
     faults: int
 
 
-def bus_names(table: Table) -> dict[str, list[Route]]:
+Asks = Callable[[Route], bool]  # whether a call of this method may go to the bus
+
+
+def bus_names(table: Table, asks: Asks) -> dict[str, list[Route]]:
     """Every bus name that a client's call may lead to, with its own routes; a session check has none of its own."""
     names: dict[str, list[Route]] = {}
     for route in table.routes():
-        if route.migration.setting.mode is Mode.OFF:
+        if not asks(route):
             continue
         names.setdefault(route.target.bus_name, []).append(route)
         if route.guard is not None:
@@ -43,14 +45,14 @@ def bus_names(table: Table) -> dict[str, list[Route]]:
     return dict(sorted(names.items()))
 
 
-async def services(table: Table, backend: Backend) -> tuple[ServiceStatus, ...]:
+async def services(table: Table, backend: Backend, asks: Asks) -> tuple[ServiceStatus, ...]:
     """How every mapped service is doing."""
-    return await backend.services(bus_names(table), BUS_PATIENCE)
+    return await backend.services(bus_names(table, asks), BUS_PATIENCE)
 
 
-def rows(table: Table, statuses: Sequence[ServiceStatus], calls: Calls) -> list[Service]:
+def rows(table: Table, statuses: Sequence[ServiceStatus], calls: Calls, asks: Asks) -> list[Service]:
     """The same with what was counted."""
-    routes = bus_names(table)
+    routes = bus_names(table, asks)
     return [_row(status, routes.get(status.name, ()), calls) for status in statuses]
 
 

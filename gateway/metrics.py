@@ -57,6 +57,13 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_buffered_bytes": Series("gauge", "Request bodies and answers held now."),
     "xcp_gateway_clients_cut_total": Series("counter", "Clients that were cut off.", ("listener",)),
     "xcp_gateway_log_lines_lost_total": Series("counter", "Log lines that could not be written."),
+    "xcp_gateway_comparisons_total": Series(
+        "counter", "Calls that both sides have run, by what came of comparing them.", ("service", "method", "verdict")
+    ),
+    "xcp_gateway_observations_dropped_total": Series(
+        "counter", "Calls that were to be compared and were not, for want of room.", ("service", "method")
+    ),
+    "xcp_gateway_state_trouble": Series("gauge", "1 while the state file cannot be used."),
     "xcp_gateway_bus_connected": Series("gauge", "1 while the bus is connected.", ("bus",)),
     "xcp_gateway_bus_connections": Series("gauge", "Connections to the bus that are up.", ("bus",)),
     "xcp_gateway_bus_calls_in_flight": Series("gauge", "D-Bus calls that wait for their answer.", ("bus",)),

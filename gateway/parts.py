@@ -112,6 +112,17 @@ def backend(settings: Config) -> Backend:
     return made
 
 
+def observing(settings: Config) -> Backend:
+    """What answers calls that are only observed: connections of their own, on which no service is started."""
+    made: Backend = BACKENDS["dbus"](observed_buses(settings))
+    return made
+
+
+def observed_buses(settings: Config) -> dict[str, Bus]:
+    """The same buses for that; none while there is no old service to compare with."""
+    return {name: bus.observing() for name, bus in buses(settings).items()} if settings.upstream else {}
+
+
 def buses(settings: Config) -> dict[str, Bus]:
     """The [bus.NAME] sections."""
     return {

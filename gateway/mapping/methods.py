@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.core.binding import Plan, Taken, compile_bind, placeholders
+from gateway.core.model import Call
 from gateway.core.route import Effect, Route
 from gateway.core.shaping import void
 from gateway.core.units import seconds
 from gateway.mapping.errors import check_errors, compile_errors
 from gateway.mapping.evidence import Evidence
-from gateway.mapping.migration import Upstreams, compile_migration, upstream_of
+from gateway.mapping.migration import Upstreams, compile_migration, taking, upstream_of
 from gateway.mapping.parameters import Encoding, compile_parameters
+from gateway.mapping.problem import did_you_mean, one_of
 from gateway.mapping.results import compile_result
 from gateway.mapping.rollouts import Rollouts, may_shadow
 from gateway.mapping.scope import Scope
@@ -124,7 +126,20 @@ class Compiler:
             source=_source(entry),
             aliases=tuple(said.get("aliases", ())),
             guard=self._guard(plan),
+            session=taking(_usable(plan), str(self._parameter)) if self._parameter in plan.names else None,
+            opens=self._opens(entry, plan),
         )
+
+    def _opens(self, entry: Scope, plan: Plan) -> Callable[[Call], str | None] | None:
+        """For a login, whose session its result is."""
+        login = entry.at("login")
+        if login.data is None:
+            return None
+        if login.data not in plan.names:
+            hint = did_you_mean(login.data, plan.names) or f" (it has: {one_of(plan.names)})"
+            login.fail(f"'{login.data}' is no parameter of this method{hint}", level="schema")
+            return None
+        return taking(_usable(plan), login.data)
 
     def _said(self, entry: Scope) -> dict[str, Any]:
         return {**self._defaults, **_natural(entry), **entry.data}

@@ -8,6 +8,7 @@ from typing import Any
 from gateway.core.binding import Plan, parameter
 from gateway.core.migration import BUCKETS, Key, Migration, Mode, Setting, Side, share
 from gateway.core.model import Call, Value
+from gateway.core.peers import caller
 from gateway.core.route import Effect
 from gateway.mapping.problem import did_you_mean, one_of, place
 from gateway.mapping.scope import Scope
@@ -115,9 +116,9 @@ class _Work:
     def _taker(self, name: str) -> Callable[[Call], str | None] | None:
         """A parameter comes before what is known of a caller."""
         if name == SESSION and self._session in self._plan.names:
-            return _taking(self._plan, str(self._session))
+            return taking(self._plan, str(self._session))
         if name in self._plan.names:
-            return _taking(self._plan, name)
+            return taking(self._plan, name)
         return CALLERS.get(name)
 
     def _keys(self, key: str, divided: Key | None) -> frozenset[str]:
@@ -157,7 +158,8 @@ _TWICE = "effect is write, the call would run twice"
 _UNSAID = "effect is idempotent, and no 'shadow: true' says that the call may run twice"
 
 
-def _taking(plan: Plan, name: str) -> Callable[[Call], str | None]:
+def taking(plan: Plan, name: str) -> Callable[[Call], str | None]:
+    """What a call has for a parameter, as the text of a key."""
     find = parameter(plan, name)
     return lambda call: _text(find(call))
 
@@ -169,17 +171,9 @@ def _text(value: Value | object) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _peer(call: Call) -> str | None:
-    """An address without its port; over a Unix socket who it is."""
-    peer = call.peer
-    if peer.uid is not None:
-        return f"uid {peer.uid}"
-    return peer.address.rpartition(":")[0] if peer.address.startswith("tcp:") else peer.address or None
-
-
 # What the shares of a canary may be divided by, besides a parameter's value.
 CALLERS: Mapping[str, Callable[[Call], str | None]] = {
     "user": lambda call: _text(call.extensions.get("user")),
-    "peer": _peer,
+    "peer": lambda call: caller(call.peer) or None,
     "domid": lambda call: _text(call.peer.domid),
 }

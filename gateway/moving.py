@@ -1,0 +1,99 @@
+"""What lets methods move, kept together: the settings that hold, what was seen of both sides, and the file behind them.
+
+Knows no protocol and no bus. Nothing here is on the path of a call but the look at a setting and plain counting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from gateway.core import counting
+from gateway.core.kept import Counts, MethodId, Refused
+from gateway.evidence import Evidence
+from gateway.metrics import Samples
+from gateway.shadow import Ask, Shadow
+from gateway.state.state import State
+from gateway.toggles import Toggles
+
+FLUSH = 0.2  # seconds between two flushes of what was seen
+
+_log = structlog.get_logger("moving")
+
+
+class Moving:
+    """`async with moving:` the file is read first, and written a last time at the end."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.toggles = Toggles()
+        self.evidence = Evidence()
+        self.state = State(file, self._changed)
+        self.seen: dict[MethodId, Counts] = {}  # by this process since it began
+        self._stack = AsyncExitStack()
+
+    def shadow(self, ask: Ask, room: int) -> Shadow:
+        """What observes calls for this gateway."""
+        return Shadow(ask, self.evidence, room)
+
+    def readings(self) -> Mapping[str, Samples]:
+        """What a scrape reads."""
+        seen = {method: counts.counters for method, counts in self.seen.items()}
+        return {
+            "xcp_gateway_comparisons_total": [
+                ((*method, name), counters[name])
+                for method, counters in seen.items()
+                for name in counting.COMPARED
+                if name in counters
+            ],
+            "xcp_gateway_observations_dropped_total": [
+                (tuple(method), counters[counting.DROPPED])
+                for method, counters in seen.items()
+                if counting.DROPPED in counters
+            ],
+            "xcp_gateway_state_trouble": [((), bool(self.state.trouble))],
+        }
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self.state.start()
+            stack.push_async_callback(self.state.stop)
+            self._changed()
+            stack.push_async_callback(self._flush)
+            task = asyncio.get_running_loop().create_task(self._flushing())
+            stack.push_async_callback(_end, task)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def _changed(self) -> None:
+        """Somebody, here or in another process, has set something."""
+        self.toggles.replace(self.state.overrides)
+
+    async def _flushing(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH)
+            try:
+                await self._flush()
+            except Exception:  # noqa: BLE001 - a bug costs what was seen in this moment and nothing else
+                _log.exception("a bug lost what was seen")
+
+    async def _flush(self) -> None:
+        batch = self.evidence.take()
+        if not batch.evidence and not batch.clients:
+            return
+        for method, counts in batch.evidence.items():
+            self.seen[method] = self.seen.get(method, Counts()) + counts
+        if isinstance(await self.state.flush(batch), Refused):
+            _log.debug("what was seen could not be written", lost=self.state.lost)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -59,7 +59,7 @@ class Gateway:
         self.upstreams = parts.Upstreams(parts.upstreams(self.settings, self.room))
         self.observing = parts.observing(self.settings)
         self.calls = metrics.Calls()
-        self.moving = Moving(self.settings.state_path())
+        self.moving = Moving(self.settings.state_path(), self._live_routes)
         self.dispatcher = Dispatcher(
             self.backend,
             self.moving.evidence.noting(self.calls.counting(call_log())),
@@ -216,6 +216,10 @@ class Gateway:
         }
         readings = health.readings(self.table, self.backend.status(), services, gauges, self._cuts)
         return await asyncio.to_thread(metrics.render, self.calls, {**readings, **self.moving.readings()})
+
+    def _live_routes(self) -> Sequence[Route]:
+        """Each route of the mapping that is live when this is called."""
+        return self.table.routes()
 
     def _asks_bus(self, route: Route) -> bool:
         """Whether a call of this method may go to the bus, as it is set now."""

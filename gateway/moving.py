@@ -1,22 +1,26 @@
 """What lets methods move, kept together: the settings that hold, what was seen of both sides, and the file behind them.
 
-Knows no protocol and no bus. Nothing here is on the path of a call but the look at a setting and plain counting.
+Rollouts are driven from here. Nothing here is on the path of a call but the look at a setting and plain counting.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
+from uuid import uuid4
 
 import structlog
 
 from gateway.core import counting
-from gateway.core.kept import Counts, MethodId, Refused
+from gateway.core.kept import Refused
+from gateway.core.route import Route
 from gateway.evidence import Evidence
 from gateway.metrics import Samples
+from gateway.rollout.engine import Engine
+from gateway.rollout.evidence import Here
 from gateway.shadow import Ask, Shadow
 from gateway.state.state import State
 from gateway.toggles import Toggles
@@ -29,11 +33,12 @@ _log = structlog.get_logger("moving")
 class Moving:
     """`async with moving:` the file is read first, and written a last time at the end."""
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, routes: Callable[[], Sequence[Route]]) -> None:
         self.toggles = Toggles()
         self.evidence = Evidence()
         self.state = State(file, self._changed)
-        self.seen: dict[MethodId, Counts] = {}  # by this process since it began
+        self.here = Here()  # what this process has seen since it began
+        self.rollouts = Engine(self.state, routes, self.here.of, uuid4().hex)
         self._stack = AsyncExitStack()
 
     def shadow(self, ask: Ask, room: int) -> Shadow:
@@ -42,7 +47,7 @@ class Moving:
 
     def readings(self) -> Mapping[str, Samples]:
         """What a scrape reads."""
-        seen = {method: counts.counters for method, counts in self.seen.items()}
+        seen = {method: counts.counters for method, counts in self.here.total.items()}
         return {
             "xcp_gateway_comparisons_total": [
                 ((*method, name), counters[name])
@@ -64,8 +69,9 @@ class Moving:
             stack.push_async_callback(self.state.stop)
             self._changed()
             stack.push_async_callback(self._flush)
-            task = asyncio.get_running_loop().create_task(self._flushing())
-            stack.push_async_callback(_end, task)
+            for work in (self._flushing, self.rollouts.run):
+                task = asyncio.get_running_loop().create_task(work())
+                stack.push_async_callback(_end, task)
             self._stack = stack.pop_all()
         return self
 
@@ -88,8 +94,7 @@ class Moving:
         batch = self.evidence.take()
         if not batch.evidence and not batch.clients:
             return
-        for method, counts in batch.evidence.items():
-            self.seen[method] = self.seen.get(method, Counts()) + counts
+        self.here.add(batch.evidence)
         if isinstance(await self.state.flush(batch), Refused):
             _log.debug("what was seen could not be written", lost=self.state.lost)
 

@@ -36,16 +36,16 @@ class Here:
     """What this process has counted since it began; told of every batch that is written down."""
 
     def __init__(self) -> None:
-        self._total: dict[MethodId, Counts] = {}
+        self.total: dict[MethodId, Counts] = {}
 
     def add(self, batch: Mapping[MethodId, Counts]) -> None:
         """What came since the last batch."""
         for method, counts in batch.items():
-            self._total[method] = self._total.get(method, Counts()) + counts
+            self.total[method] = self.total.get(method, Counts()) + counts
 
     def of(self, method: MethodId) -> Counts:
         """All of it."""
-        return self._total.get(method, Counts())
+        return self.total.get(method, Counts())
 
 
 def together(seen: Seen, start: Seen) -> Sides:

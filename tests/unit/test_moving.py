@@ -37,25 +37,25 @@ async def until(found: Callable[[], object]) -> None:
 
 async def test_what_is_kept_holds_from_the_start(tmp_path: Path) -> None:
     for _ in range(2):
-        async with Moving(tmp_path / "state.db") as moving:
+        async with Moving(tmp_path / "state.db", tuple) as moving:
             if not moving.state.overrides:
                 assert await moving.state.decide(kept.mode("VM.*", Mode.OFF)) is None
             assert moving.toggles.setting(STAT).mode is Mode.OFF
 
 
 async def test_what_another_process_sets_holds_here(tmp_path: Path) -> None:
-    async with Moving(tmp_path / "state.db") as here, Moving(tmp_path / "state.db") as there:
+    async with Moving(tmp_path / "state.db", tuple) as here, Moving(tmp_path / "state.db", tuple) as there:
         assert await there.state.decide(kept.mode("VM.*", Mode.OFF)) is None
         await until(lambda: here.toggles.setting(STAT).mode is Mode.OFF)
 
 
 async def test_what_was_seen_is_written_while_it_runs_and_at_its_end(tmp_path: Path) -> None:
-    async with Moving(tmp_path / "state.db") as moving:
+    async with Moving(tmp_path / "state.db", tuple) as moving:
         note = moving.evidence.noting(lambda *_: None)
         note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
-        await until(lambda: HELD in moving.seen)
+        await until(lambda: moving.here.of(HELD).counters)
         note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
-    async with Moving(tmp_path / "state.db") as moving:
+    async with Moving(tmp_path / "state.db", tuple) as moving:
         counts = await moving.state.evidence()
         assert not isinstance(counts, Refused)
         assert counts[HELD].counters["calls_dbus"] == 2
@@ -112,7 +112,7 @@ async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_pat
         assert await ask(gateway, "hi") == from_old
         await put(gateway, Setting(Mode.SHADOW))
         assert await ask(gateway, "hi") == from_old
-        await until(lambda: gateway.moving.seen.get(HELD) and "different" in gateway.moving.seen[HELD].counters)
+        await until(lambda: "different" in gateway.moving.here.of(HELD).counters)
         await put(gateway, Setting(Mode.DBUS))
         assert await ask(gateway, "hi") == from_dbus
         await put(gateway, Setting(Mode.LEGACY))

@@ -74,7 +74,7 @@ class Evidence:
         gathered.verdicts[comparison.verdict] += 1
         if comparison.verdict in (Verdict.DIFFERENT, Verdict.ERROR_DIFFERENT):
             first, second = ((each.side, each.outcome, each.seconds) for each in (control, candidate))
-            pair = document(route, observed.call, first, second, comparison)
+            pair = document(route, observed.call, first, second, comparison, observed.again)
             gathered.pairs.append(Pair(self._now(), identity, pair))
 
     def dropped(self, route: Route) -> None:

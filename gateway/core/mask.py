@@ -51,24 +51,25 @@ NO_MASKS: Final = Masks()
 
 
 class Masking:
-    """One call and its outcomes without their secrets; made of all that will be kept of them."""
+    """Takes the secrets out of one call, its outcomes and what came of comparing them; made of all of these."""
 
     def __init__(self, masks: Masks, call: Call, *outcomes: Outcome) -> None:
+        self._masks = masks
         self._going = paths.start((pattern, True) for pattern in masks.patterns)
         self._secrets = _Secrets()
-        self._call = self._hidden_call(masks, call)
+        self._hidden_call(call)
         for outcome in outcomes:
             self._hidden_outcome(outcome)
 
-    @property
-    def call(self) -> Call:
-        """The call; without its extensions, since headers hold secrets too."""
-        params = tuple(self._secrets.scrub(value) for value in self._call.params)
-        named = {name: self._secrets.scrub(value) for name, value in self._call.named.items()}
-        return Call(self._call.method, params, named, self._call.oneway, self._call.peer)
+    def call(self, call: Call) -> Call:
+        """The call, or a shorter form of it; without its extensions, since headers hold secrets too."""
+        hidden = self._hidden_call(call)
+        params = tuple(self._secrets.scrub(value) for value in hidden.params)
+        named = {self._secrets.text(name): self._secrets.scrub(value) for name, value in hidden.named.items()}
+        return Call(call.method, params, named, call.oneway, call.peer)
 
     def outcome(self, outcome: Outcome) -> Outcome:
-        """One of the outcomes that this was made of."""
+        """One of the outcomes that this was made of, or a shorter form of it."""
         hidden, secrets = self._hidden_outcome(outcome), self._secrets
         if isinstance(hidden, Reply):
             return Reply(secrets.scrub(hidden.value))
@@ -86,12 +87,8 @@ class Masking:
     def _difference(self, difference: Difference) -> Difference:
         root = difference.path.startswith(RESULT)
         going = paths.follow(self._going, RESULT_OF if root else FAULT_OF)
-        covered = paths.arrived(going) is not None
         for step in difference.place:
-            going = paths.follow(going, step)
-            covered = covered or paths.arrived(going) is not None
-        if covered:
-            going = _WHOLE
+            going = _inside(going, step)
         place = tuple(self._secrets.text(step) if isinstance(step, str) else step for step in difference.place)
         return Difference(
             paths.show(place, difference.path[: 1 if root else len(FAULT_OF)]),
@@ -104,21 +101,21 @@ class Masking:
     def _hidden_found(self, value: Found, going: _Going) -> Found:
         return MISSING if value is MISSING else self._secrets.scrub(self._secrets.hide(value, going))
 
-    def _hidden_call(self, masks: Masks, call: Call) -> Call:
+    def _hidden_call(self, call: Call) -> Call:
         """A path names a parameter by its position or its name, and holds for it whichever way it comes."""
         by_position, by_name = paths.follow(self._going, PARAMS), paths.follow(self._going, NAMED)
-        indexes = {name: index for index, name in enumerate(masks.parameters)}
-        free = [name for name in masks.parameters if name not in call.named]
+        indexes = {name: index for index, name in enumerate(self._masks.parameters)}
+        free = [name for name in self._masks.parameters if name not in call.named]
         params = []
         for index, value in enumerate(call.params):
-            going = paths.follow(by_position, index)
+            going = _inside(by_position, index)
             if index < len(free):
-                going += paths.follow(by_name, free[index]) + paths.follow(by_position, indexes[free[index]])
+                going += _inside(by_name, free[index]) + _inside(by_position, indexes[free[index]])
             params.append(self._secrets.hide(value, going))
         named = {}
         for name, value in call.named.items():
-            going = paths.follow(by_name, name)
-            going += paths.follow(by_position, indexes[name]) if name in indexes else ()
+            going = _inside(by_name, name)
+            going += _inside(by_position, indexes[name]) if name in indexes else ()
             named[name] = self._secrets.hide(value, going)
         return replace(call, params=tuple(params), named=named)
 
@@ -126,15 +123,20 @@ class Masking:
         if isinstance(outcome, Reply):
             return Reply(self._secrets.hide(outcome.value, paths.follow(self._going, RESULT_OF)))
         going = paths.follow(self._going, FAULT_OF)
-        name = self._secrets.hide(outcome.name, paths.follow(going, "name"))
-        message = self._secrets.hide(outcome.message, paths.follow(going, "message"))
-        data = self._secrets.hide(outcome.data, paths.follow(going, "data"))
+        name = self._secrets.hide(outcome.name, _inside(going, "name"))
+        message = self._secrets.hide(outcome.message, _inside(going, "message"))
+        data = self._secrets.hide(outcome.data, _inside(going, "data"))
         return Fault(outcome.code, _words(message), _words(name), data)
+
+
+def _inside(going: _Going, step: str | int) -> _Going:
+    """One step further in; all that is inside a secret is one."""
+    return _WHOLE if paths.arrived(going) is not None else paths.follow(going, step)
 
 
 def masked_call(masks: Masks, call: Call) -> Call:
     """A call without its secrets, where nothing else is kept."""
-    return Masking(masks, call).call
+    return Masking(masks, call).call(call)
 
 
 def parse(text: str) -> Pattern:

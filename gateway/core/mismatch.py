@@ -10,15 +10,20 @@ A value that is not there is left out; all others are written by `portable`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gateway.core.compare import Comparison, Difference, fault_members
 from gateway.core.mask import Masking
 from gateway.core.migration import Side
-from gateway.core.model import Call, Outcome, Reply, Value
+from gateway.core.model import Call, Fault, Outcome, Reply, Value
 from gateway.core.peers import caller
-from gateway.core.portable import Json, shorten, write
+from gateway.core.portable import EVIDENCE, Json, Room, shorten, write
 from gateway.core.route import Route
 from gateway.core.sameness import MISSING, Found
+
+_FEWER = replace(EVIDENCE, text=1_000_000)
+_SHORTER = Room(EVIDENCE.text, EVIDENCE.items + 1, depth=100, values=10_000)  # what was cut says so in one item more
+_PART = Room(text=200, items=10, depth=5, values=100)  # of a value in which two outcomes differ
 
 
 def document(
@@ -27,22 +32,56 @@ def document(
     control: tuple[Side, Outcome, float],
     candidate: tuple[Side, Outcome, float],
     comparison: Comparison,
+    again: Outcome | None = None,
 ) -> Json:
-    """One pair. Each side: who ran, the outcome as the client sees it, and seconds."""
-    masking = Masking(route.migration.mask, call, control[1], candidate[1])
-    told = masking.comparison(comparison)
+    """One pair. Each side: who ran, the outcome as the client sees it, and seconds. `again`: the control once more."""
+    ours, theirs = control[1], candidate[1]
+    masking = Masking(route.migration.mask, call, ours, theirs, *([] if again is None else [again]))
+    told = masking.comparison(_cut_comparison(comparison))
     return {
-        "call": _call(masking.call),
+        "call": _call(masking.call(_cut_call(call))),
         "caller": caller(call.peer),
         "protocol": str(call.extensions.get("protocol", "")),
         "verdict": told.verdict.value,
-        "control": _side(control[0], masking.outcome(control[1]), control[2]),
-        "candidate": _side(candidate[0], masking.outcome(candidate[1]), candidate[2]),
+        "control": _side(control[0], masking.outcome(_cut_outcome(ours)), control[2]),
+        "candidate": _side(candidate[0], masking.outcome(_cut_outcome(theirs)), candidate[2]),
         "differences": _differences(told.differences),
         "ignored": _differences(told.ignored),
         "noisy": _differences(told.noisy),
         "more": told.more,
     }
+
+
+# Before secrets are taken out: long lists are cut, but no text, since half a secret would not be found.
+
+
+def _cut(value: Value) -> Value:
+    return shorten(value, _FEWER)
+
+
+def _cut_call(call: Call) -> Call:
+    named = {name: _cut(value) for name, value in call.named.items()}
+    return Call(call.method, tuple(map(_cut, call.params)), named)
+
+
+def _cut_outcome(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Reply):
+        return Reply(_cut(outcome.value))
+    return Fault(outcome.code, outcome.message, outcome.name, _cut(outcome.data))
+
+
+def _cut_comparison(comparison: Comparison) -> Comparison:
+    kinds = (comparison.differences, comparison.ignored, comparison.noisy)
+    differences, ignored, noisy = (tuple(map(_cut_difference, kind)) for kind in kinds)
+    return Comparison(comparison.verdict, differences, ignored, noisy, comparison.more)
+
+
+def _cut_difference(each: Difference) -> Difference:
+    control, candidate = (found if found is MISSING else _cut(found) for found in (each.control, each.candidate))
+    return Difference(each.path, control, candidate, each.why, each.place)
+
+
+# After it: long texts are
 
 
 def _call(call: Call) -> Json:
@@ -51,10 +90,9 @@ def _call(call: Call) -> Json:
 
 
 def _side(side: Side, outcome: Outcome, seconds: float) -> Json:
-    ended: Json = (
+    ended: dict[str, Json] = (
         {"reply": _short(outcome.value)} if isinstance(outcome, Reply) else {"fault": _short(fault_members(outcome))}
     )
-    assert isinstance(ended, dict)
     return {"side": side.value, "ms": round(seconds * 1000, 3), **ended}
 
 
@@ -64,9 +102,9 @@ def _differences(found: Iterable[Difference]) -> list[Json]:
 
 def _difference(each: Difference) -> Json:
     said: dict[str, Found] = {"control": each.control, "candidate": each.candidate}
-    values = {name: _short(found) for name, found in said.items() if found is not MISSING}
+    values = {name: _short(found, _PART) for name, found in said.items() if found is not MISSING}
     return {"path": each.path, **values, **({"why": each.why} if each.why else {})}
 
 
-def _short(value: Found) -> Json:
-    return write(shorten(value))  # type: ignore[arg-type]  # MISSING is kept out by the callers
+def _short(value: Value, room: Room = _SHORTER) -> Json:
+    return write(shorten(value, room))

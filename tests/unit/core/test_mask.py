@@ -74,7 +74,7 @@ def test_a_secret_is_found_where_no_path_says_so() -> None:
     call = Call("VM.start", (SESSION, "vm"))
     fault = Fault(FaultCode.APPLICATION, f"session {SESSION} is closed", "SESSION_INVALID", [SESSION, "x"])
     masking = Masking(masks("$.named.session", parameters=("session", "vm")), call, fault, Reply({SESSION: 1}))
-    assert masking.call.params == (TEXT, "vm")
+    assert masking.call(call).params == (TEXT, "vm")
     assert masking.outcome(fault) == Fault(fault.code, "session (masked) is closed", fault.name, [TEXT, "x"])
     assert masking.outcome(Reply({SESSION: SESSION.encode() + b"."})) == Reply({"(masked)": {"$masked": "bytes"}})
 
@@ -102,6 +102,21 @@ def test_the_whole_answer_can_be_secret() -> None:
     masking = Masking(whole, Call("m"), Reply([1]), fault)
     assert masking.outcome(Reply([1])) == Reply({"$masked": "list"})
     assert masking.outcome(fault) == Fault(FaultCode.REMOTE, "(masked)", "(masked)", [TEXT])
+
+
+def test_all_parameters_can_be_secret() -> None:
+    masked = masked_call(masks("$.params", parameters=LOGIN), Call("login", ("root",), {"pwd": "hunter22", "x": 1}))
+    assert (masked.params, masked.named) == ((TEXT,), {"pwd": TEXT, "x": 1})
+    masked = masked_call(masks("$.named"), Call("login", (1,), {"pwd": "hunter22"}))
+    assert (masked.params, masked.named) == ((1,), {"pwd": TEXT})
+
+
+def test_a_whole_fault_can_be_secret() -> None:
+    fault = Fault(FaultCode.REMOTE, "words", "a.B", [1, "x"])
+    masking = Masking(masks("$.fault"), Call("m"), Reply(1), fault)
+    assert masking.outcome(fault) == Fault(FaultCode.REMOTE, "(masked)", "(masked)", {"$masked": "list"})
+    (difference,) = masking.comparison(compare(fault, Fault(FaultCode.REMOTE, "", "a.C"))).differences
+    assert (difference.path, difference.control, difference.candidate) == ("fault.name", TEXT, TEXT)
 
 
 def test_what_looks_like_a_marker_is_masked_all_the_same() -> None:
@@ -162,7 +177,7 @@ def test_no_secret_is_left_anywhere(value: Value, other: Value, secret: str, dra
     fault = Fault(FaultCode.REMOTE, f"no {secret}", secret, [holds])
     masking = Masking(Masks((mask.parse(path),)), call, control, candidate, fault)
     kept = [
-        masking.call,
+        masking.call(call),
         masking.outcome(control),
         masking.outcome(candidate),
         masking.outcome(fault),

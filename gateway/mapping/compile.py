@@ -13,7 +13,7 @@ from gateway.mapping.load import Document
 from gateway.mapping.methods import Compiled, Compiler
 from gateway.mapping.migration import Upstreams
 from gateway.mapping.problem import Problem, did_you_mean, one_of
-from gateway.mapping.rollouts import check_groups
+from gateway.mapping.rollouts import check_rollouts
 from gateway.mapping.scope import Scope
 from gateway.mapping.table import Contract, EndpointKey, EndpointTable, Table
 from gateway.mapping.targets import Library
@@ -39,7 +39,7 @@ def build(
     documents = work.read(paths)
     for document in documents:
         work.add(document)
-    check_groups(work.members)
+    check_rollouts(work.members)
     table = Table(work.endpoints(), _revision(documents, work.library), tuple(work.contracts))
     return table, sorted(work.problems)
 

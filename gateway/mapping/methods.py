@@ -103,7 +103,8 @@ class Compiler:
         effect = Effect(said["effect"])
         upstream = upstream_of(entry, self._upstreams) or self.upstream
         defaults = self._root.at("defaults")
-        migration = compile_migration(entry, defaults, upstream, _usable(plan), effect, self._parameter)
+        group = self._root.at("groups", moving.group) if moving.group else None
+        migration = compile_migration(entry, defaults, upstream, _usable(plan), effect, self._parameter, group)
         return Route(
             service=self._root.data["service"],
             method=name,

@@ -33,17 +33,30 @@ def upstream_of(scope: Scope, upstreams: Upstreams | None) -> str | None:
 
 
 def compile_migration(
-    entry: Scope, defaults: Scope, upstream: str | None, plan: Plan, effect: Effect, session: str | None
+    entry: Scope,
+    defaults: Scope,
+    upstream: str | None,
+    plan: Plan,
+    effect: Effect,
+    session: str | None,
+    group: Scope | None = None,
 ) -> Migration:
     """A method's migration. `upstream`: the method's own or the file's; `session`: the session's parameter."""
-    return _Work(entry, defaults, upstream, plan, effect, session).migration()
+    return _Work(entry, defaults, upstream, plan, effect, session, group).migration()
 
 
 class _Work:
     """One method. A key is the method's own or, where that is silent, that of `defaults`."""
 
     def __init__(
-        self, entry: Scope, defaults: Scope, upstream: str | None, plan: Plan, effect: Effect, session: str | None
+        self,
+        entry: Scope,
+        defaults: Scope,
+        upstream: str | None,
+        plan: Plan,
+        effect: Effect,
+        session: str | None,
+        group: Scope | None,
     ) -> None:
         self._entry = entry
         self._defaults = defaults
@@ -51,6 +64,7 @@ class _Work:
         self._plan = plan
         self._effect = effect
         self._session = session
+        self._group = group
         self._may_shadow = effect is Effect.READ or (effect is Effect.IDEMPOTENT and self._said("shadow") is True)
 
     def migration(self) -> Migration:
@@ -98,16 +112,17 @@ class _Work:
     # The key of a canary
 
     def _key(self) -> Key | None:
-        """A method's own key comes before those of the defaults, which not every method has."""
+        """A method's own key comes before its group's, and that before those of the defaults, which not all have."""
         entry, defaults = self._entry, self._defaults
         default_mode = defaults.at("mode", "key") if not entry.says("mode") else defaults.at("mode", "nothing")
-        places = (entry.at("mode", "key"), entry.at("key"), default_mode, defaults.at("key"))
-        said = next((each for each in places if each.data is not None), None)
+        groups = () if self._group is None else (self._group.at("key"),)
+        own = (entry.at("mode", "key"), entry.at("key"), *groups)
+        said = next((each for each in (*own, default_mode, defaults.at("key")) if each.data is not None), None)
         if said is None:
             return None
         name = str(said.data)
         take = self._taker(name)
-        if take is None and said in places[:2]:
+        if take is None and said in own:
             known = [*dict.fromkeys((*self._plan.names, *CALLERS, SESSION))]
             hint = did_you_mean(name, known) or f" (there are: {one_of(known)})"
             said.fail(f"'{name}' is no parameter, and nothing that is known of a caller{hint}")

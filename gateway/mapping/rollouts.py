@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gateway.core.limits import LIMITS, Limits
-from gateway.core.migration import BUCKETS, Mode, Setting, share
+from gateway.core.migration import BUCKETS, Key, Mode, Setting, share
 from gateway.core.rollout import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, Step
 from gateway.core.route import Effect, Route
 from gateway.core.units import seconds
+from gateway.mapping.migration import CALLERS, SESSION
 from gateway.mapping.problem import did_you_mean, one_of
 from gateway.mapping.scope import Scope
 
@@ -225,24 +226,44 @@ def _only(place: Scope, kind: str) -> None:
 # Over all files
 
 
-def check_groups(members: Iterable[tuple[Route, Scope]]) -> None:
-    """Note methods that cannot move with their group: it has one start, one kind of key and one rollout."""
+def check_rollouts(methods: Iterable[tuple[Route, Scope]]) -> None:
+    """Note canaries without a key, and methods that cannot move with their group."""
     first: dict[str, Route] = {}
-    for route, entry in members:
+    for route, entry in methods:
         group = route.migration.group
+        if (group or entry.says("rollout")) and _lacks_key(route):
+            entry.fail("its rollout has a canary, and no 'key' says what its share is a share of", key=True)
         leader = first.setdefault(group, route) if group else route
         for what, ours, theirs in _differences(route, leader):
             text = f"'{route.method}' has {what} {ours}; '{leader.method}' of its group '{group}' has {theirs}"
             entry.fail(f"{text} ({leader.source})", key=True)
 
 
+def _lacks_key(route: Route) -> bool:
+    canary = any(step.setting.mode is Mode.CANARY for step in route.rollout.steps)
+    return canary and route.migration.upstream is not None and route.migration.key is None
+
+
 def _differences(route: Route, leader: Route) -> Iterable[tuple[str, str, str]]:
+    """In what two methods of one group differ and must not. Parameters may have several names for one thing."""
     ours, theirs = route.migration, leader.migration
     if ours.setting != theirs.setting:
         yield "the mode", str(ours.setting), str(theirs.setting)
-    keys = [key.name if key is not None else "none" for key in (ours.key, theirs.key)]
-    if keys[0] != keys[1]:
-        yield "the key", keys[0], keys[1]
+    kinds = [_kind(key) for key in (ours.key, theirs.key)]
+    if kinds[0] != kinds[1]:
+        yield "the key", kinds[0], kinds[1]
+    for name, our_list, their_list in (
+        ("always", ours.always, theirs.always),
+        ("never", ours.never, theirs.never),
+    ):
+        if our_list != their_list:
+            yield f"the list '{name}'", one_of(sorted(our_list)), one_of(sorted(their_list))
     if route.rollout != leader.rollout:
         other = " with other limits" if str(route.rollout) == str(leader.rollout) else ""
         yield "the rollout", str(route.rollout), f"{leader.rollout}{other}"
+
+
+def _kind(key: Key | None) -> str:
+    if key is None:
+        return "none"
+    return f"'{key.name}'" if key.name in (*CALLERS, SESSION) else "a parameter"

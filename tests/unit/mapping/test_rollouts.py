@@ -220,6 +220,59 @@ GROUPS = [
 ]
 
 
+OLD = "legacy: {upstream: old}\n"
+NO_KEY = (
+    "'memory' is no parameter, and nothing that is known of a caller (there are: name, kib, user, peer, domid, session)"
+)
+ADD = "a: {member: Add, params: [name, memory]}\nb: {member: Add, params: [name, {name: kib, to: memory}]}"
+
+
+def test_a_group_says_the_key_of_its_methods_and_a_method_its_own_name_for_it(tmp_path: Path) -> None:
+    methods = ADD.replace("memory}]", "memory}], key: kib")
+    built = _build(tmp_path, OLD + "groups: {g: {methods: [a, b], key: memory}}", methods)
+    assert [key and key.name for key in (built.route(name).migration.key for name in "ab")] == ["memory", "kib"]
+
+
+KEYS = [
+    (
+        OLD + "groups: {g: {methods: [a, b], key: memory}}",
+        ADD,
+        f"groups.g.key: {NO_KEY}",
+    ),
+    (
+        OLD + "groups: {g: {methods: [a, b], key: name}}",
+        ADD.replace("memory]}", "memory], key: user}"),
+        "methods.b: 'b' has the key a parameter; 'a' of its group 'g' has 'user' (x.yaml:15)",
+    ),
+    (
+        OLD + "groups: {g: {methods: [a, b], key: name}}",
+        ADD.replace("memory]}", "memory], always: [x]}"),
+        "methods.b: 'b' has the list 'always' none; 'a' of its group 'g' has x (x.yaml:15)",
+    ),
+    (
+        OLD + "groups: {g: {methods: [a]}}",
+        ADD,
+        "methods.a: its rollout has a canary, and no 'key' says what its share is a share of",
+    ),
+    (
+        OLD,
+        "a: {property: PowerState, rollout: default}",
+        "methods.a: its rollout has a canary, and no 'key' says what its share is a share of",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "methods", "problem"), KEYS)
+def test_what_has_no_key_of_one_kind_cannot_move_together(
+    tmp_path: Path, file: str, methods: str, problem: str
+) -> None:
+    assert [text.partition(": ")[2] for text in _build(tmp_path, file, methods).problems] == [problem]
+
+
+def test_what_no_rollout_was_asked_for_needs_no_key(tmp_path: Path) -> None:
+    assert _build(tmp_path, OLD, ADD).problems == []
+
+
 @pytest.mark.parametrize(("file", "methods", "problem"), GROUPS)
 def test_a_wrong_group_is_a_problem(tmp_path: Path, file: str, methods: str, problem: str) -> None:
     found = _build(tmp_path, file, methods).problems

@@ -1,0 +1,57 @@
+"""The old services of the sample toolstack as real processes, and the file that makes one misbehave."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "docker/toolstack/legacy_twin.py"
+PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One old service. `url`: as the config has it."""
+
+    process: subprocess.Popen[str]
+    url: str
+    file: Path
+
+    def switch(self, **rules: Any) -> None:
+        """Make it misbehave from the next call on: method or pattern -> what is wrong; nothing: well-behaved."""
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps(rules))
+        new.replace(self.file)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+
+@contextmanager
+def twin(service: str, bus: str, directory: Path, *, tcp: bool = False, json: bool = False) -> Iterator[Twin]:
+    """Run one beside the D-Bus services on this bus until the block ends."""
+    socket = directory / f"old-{service}"
+    file = directory / f"old-{service}.json"
+    command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file)]
+    command += ["--listen", "tcp:127.0.0.1:0" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        listening = process.stdout.readline().strip()
+        assert listening, "the twin did not start"
+        url = listening.replace("tcp:", "http://") if tcp else listening.replace("unix:", "http+unix://")
+        yield Twin(process, url, file)
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+        assert process.stdout is not None
+        process.stdout.close()

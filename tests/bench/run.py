@@ -1,4 +1,4 @@
-"""`make bench`: our gateway beside a bridge by hand, and dbus-fast alone; ratios within one run, medians of turns."""
+"""`make bench`: our gateway beside a bridge by hand, dbus-fast and xenstored alone; ratios within a run, medians."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from dbus_fast import BusType, Message, Variant
 from dbus_fast.aio import MessageBus
 from rich.console import Console
 from rich.table import Table
+
+from tests.bench import xenstore_writes
 
 HERE = Path(__file__).parent
 VALUES = {"uuid": "8a5b2c1e-7f7d-4a53-9f0c-000000000001", "memory": 4_294_967_296, "running": True, "share": 0.25}
@@ -174,6 +176,7 @@ def main() -> None:
             rate = uvloop.run(alone(address, in_flight, options.seconds))
             table.add_row(f"dbus-fast alone, {in_flight} in flight", "", "", f"{rate:,.0f}/s", "", "")
         Console().print(table)
+    Console().print(xenstore_writes.table(options.turns, min(options.seconds, 1)))
 
 
 if __name__ == "__main__":

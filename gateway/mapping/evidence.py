@@ -32,13 +32,14 @@ class Evidence:
         return Rules((*_rules(entry.at("compare")), *self._rules))
 
     def masks(self, entry: Scope, parameters: Sequence[str]) -> Masks:
-        """What is secret in calls of this method; the session always is."""
+        """What is secret in calls of this method; the session always is, also as the result of a login."""
         own = list(_masks(entry.at("mask")))
         for scope, pattern in own:
             _check_name(scope, pattern, parameters)
             _check_index(scope, pattern, parameters)
-        session = [mask.named(self._session)] if self._session in parameters and self._session is not None else []
-        return Masks((*session, *(pattern for _, pattern in own), *self._masks), tuple(parameters))
+        sessions = [mask.named(self._session)] if self._session in parameters and self._session is not None else []
+        sessions += [mask.parse(f"$.{mask.RESULT_OF}")] if entry.says("login") else []
+        return Masks((*sessions, *(pattern for _, pattern in own), *self._masks), tuple(parameters))
 
 
 def _rules(scope: Scope) -> Iterator[Rule]:

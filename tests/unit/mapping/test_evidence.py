@@ -92,6 +92,11 @@ def test_the_session_is_always_secret(tmp_path: Path) -> None:
         assert "False" in repr(masked_call(masks, call))
 
 
+def test_what_a_login_returns_is_the_session(tmp_path: Path) -> None:
+    route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], login: name}").route("m")
+    assert list(map(str, route.migration.mask.patterns)) == ["$.result"]
+
+
 def test_a_method_without_the_session_has_nothing_to_hide(tmp_path: Path) -> None:
     file = built(tmp_path, SESSION, f"m: {START % ''}\nn: {{member: Stat}}")
     assert file.route("n").migration.mask.patterns == ()

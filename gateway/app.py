@@ -66,6 +66,7 @@ class Gateway:
             upstreams=self.upstreams,
             observing=self.observing,
             toggles=self.moving.toggles,
+            on_fallback=self.moving.evidence.fell_back,
         )
         self.shadow = self.moving.shadow(self.dispatcher.observe, self.settings.limits.max_observed)
         self.sessions = Sessions()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
+from typing import TypeAlias
 
 import structlog
 
@@ -25,6 +27,12 @@ NOT_EXECUTED = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
 
 _log = structlog.get_logger("gateway")
 
+FellBack: TypeAlias = Callable[[Route, Side, Fault, float], object]  # the side that did not, and after how many seconds
+
+
+def _ignore(route: Route, side: Side, fault: Fault, seconds: float) -> None:
+    """Tell nobody."""
+
 
 class Dispatcher:
     """One for the whole gateway; `backend` and `upstreams` answer, `note` is told of every call.
@@ -40,11 +48,13 @@ class Dispatcher:
         upstreams: Upstreams | None = None,
         observing: Backend | None = None,
         toggles: Toggles | None = None,
+        on_fallback: FellBack = _ignore,  # told of a fault that no client sees: the other side is asked instead
     ) -> None:
         self._backend = backend
         self._upstreams = upstreams
         self._observing = observing or backend
         self._deadlines = Deadlines()
+        self._on_fallback = on_fallback
         self.note = note
         self.toggles = toggles or Toggles()
         self.in_flight = 0
@@ -69,6 +79,7 @@ class Dispatcher:
             else:
                 outcome = await self._ask(side, route, call, self._backend)
                 if plan.fallback and isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED:
+                    self._on_fallback(route, side, outcome, perf_counter() - started)
                     side = side.other
                     outcome = await self._ask(side, route, call, self._backend)
         finally:

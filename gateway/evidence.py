@@ -26,16 +26,8 @@ from gateway.shadow import Observed
 PAIRS = 10  # differing pairs of one method that are kept between two flushes; the newest
 CLIENTS = 10_000  # callers that are told apart between two flushes
 
-# What a client did wrong says nothing of the side that told it so.
-CLIENTS_OWN = frozenset(
-    {
-        FaultCode.PARSE_ERROR,
-        FaultCode.INVALID_REQUEST,
-        FaultCode.TOO_LARGE,
-        FaultCode.PARAMETER_COUNT,
-        FaultCode.INVALID_PARAMS,
-    }
-)
+# Faults of a control that is away: no answer of the candidate can differ from them.
+NO_ANSWER = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY, FaultCode.TIMEOUT, FaultCode.NO_REPLY})
 
 
 class Evidence:
@@ -63,19 +55,29 @@ class Evidence:
     def observed(self, observed: Observed) -> None:
         """Compare both outcomes by the rules of the method and remember what came of it."""
         route, control, candidate = observed.route, observed.control, observed.candidate
+        identity = MethodId(route.service, route.method)
+        gathered = self._gathered(identity)
+        if _code(candidate.outcome) is FaultCode.BUSY:
+            gathered.dropped += 1
+            return
+        gathered.ran(candidate.side, candidate.outcome, candidate.seconds)
+        if _code(control.outcome) in NO_ANSWER:
+            gathered.unanswered += 1
+            return
         rules = route.migration.compare
         if observed.again is None:
             comparison = compare(control.outcome, candidate.outcome, rules)
         else:
             comparison = blame(control.outcome, observed.again, candidate.outcome, rules)
-        identity = MethodId(route.service, route.method)
-        gathered = self._gathered(identity)
-        gathered.ran(candidate.side, candidate.outcome, candidate.seconds)
         gathered.verdicts[comparison.verdict] += 1
         if comparison.verdict in (Verdict.DIFFERENT, Verdict.ERROR_DIFFERENT):
             first, second = ((each.side, each.outcome, each.seconds) for each in (control, candidate))
             pair = document(route, observed.call, first, second, comparison, observed.again)
             gathered.pairs.append(Pair(self._now(), identity, pair))
+
+    def fell_back(self, route: Route, side: Side, fault: Fault, seconds: float) -> None:
+        """A side did not execute a call, which then went to the other: no client has seen its fault."""
+        self._gathered(MethodId(route.service, route.method)).ran(side, fault, seconds)
 
     def dropped(self, route: Route) -> None:
         """There was no room to observe a call."""
@@ -110,6 +112,10 @@ class Evidence:
             self._clients[key] = _Times(1, now, now)
 
 
+def _code(outcome: Outcome) -> FaultCode | None:
+    return outcome.code if isinstance(outcome, Fault) else None
+
+
 @dataclass(slots=True)
 class _Times:
     """How often a client has called, and when; see Seen."""
@@ -133,18 +139,18 @@ class _Gathered:
     latency: dict[Side, list[int]] = field(default_factory=lambda: {side: empty() for side in Side})
     verdicts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
     dropped: int = 0
+    unanswered: int = 0
     pairs: deque[Pair] = field(default_factory=lambda: deque(maxlen=PAIRS))
 
     def ran(self, side: Side, outcome: Outcome, seconds: float) -> None:
         """A side has run a call."""
         self.calls[side] += 1
         self.latency[side][bisect_left(BOUNDS, seconds)] += 1
-        if isinstance(outcome, Fault) and outcome.code not in CLIENTS_OWN:
-            self.errors[side] += 1
+        self.errors[side] += isinstance(outcome, Fault)
 
     def counts(self) -> Counts:
         """The same by the names under which it is kept; what is zero is left out."""
-        named = {counting.DROPPED: self.dropped}
+        named = {counting.DROPPED: self.dropped, counting.UNANSWERED: self.unanswered}
         named |= {verdict.value: count for verdict, count in self.verdicts.items()}
         for name, by_side in ((counting.answered, self.answered), (counting.calls, self.calls)):
             named |= {name(side): count for side, count in by_side.items()}

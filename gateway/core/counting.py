@@ -6,6 +6,7 @@ from gateway.core.compare import Verdict
 from gateway.core.migration import Side
 
 DROPPED = "dropped"  # observations for which there was no room
+UNANSWERED = "unanswered"  # observations of which the control gave no answer to compare with
 COMPARED = tuple(verdict.value for verdict in Verdict)  # "equal", "ignored", "different", "error_different"
 MISMATCHES = (Verdict.DIFFERENT.value, Verdict.ERROR_DIFFERENT.value)
 
@@ -16,7 +17,7 @@ def calls(side: Side) -> str:
 
 
 def errors(side: Side) -> str:
-    """Those of them that ended with a fault which is not the client's own."""
+    """Those of them that ended with a fault. A client's own mistakes are among them: they cost both sides the same."""
     return f"errors_{side.value}"
 
 

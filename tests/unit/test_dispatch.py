@@ -236,11 +236,20 @@ async def test_a_call_falls_back_only_where_nothing_was_executed_for_certain(cod
 
     notes, upstreams = Notes(), kit.Scripted({})
     back = route(migration=Migration(Setting(Mode.DBUS), upstream="old", fallback=True))
-    outcome = await Dispatcher(Scripted(fail), notes, upstreams=upstreams).answer(back, Call("echo"))
+    told: list[tuple[str, Side, Fault]] = []
+    dispatcher = Dispatcher(
+        Scripted(fail),
+        notes,
+        upstreams=upstreams,
+        on_fallback=lambda route, side, fault, _: told.append((route.method, side, fault)),
+    )
+    outcome = await dispatcher.answer(back, Call("echo"))
     if code in (FaultCode.UNAVAILABLE, FaultCode.BUSY):
         assert (outcome, notes.sides) == (Reply("old"), [Side.LEGACY])
+        assert told == [("echo", Side.DBUS, Fault(code, "no"))]
     else:
         assert (outcome, notes.sides, upstreams.called) == (Fault(code, "no"), [Side.DBUS], [])
+        assert told == []
 
 
 async def test_a_call_that_is_only_observed_asks_the_backend_for_that_and_is_not_noted() -> None:

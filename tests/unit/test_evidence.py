@@ -9,7 +9,7 @@ from gateway.core.kept import Batch, ClientKey, MethodId, Seen
 from gateway.core.migration import Migration, Side
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.core.tally import quantile
-from gateway.evidence import PAIRS, Evidence
+from gateway.evidence import NO_ANSWER, PAIRS, Evidence
 from gateway.shadow import Observation, Observed
 from tests.kit.routes import route
 
@@ -50,9 +50,31 @@ def test_calls_are_counted_by_side_with_their_errors_and_seconds() -> None:
     assert quantile(counts.histograms["dbus"], 0.5) == pytest.approx(0.2, rel=0.25)
 
 
-@pytest.mark.parametrize("code", [FaultCode.INVALID_PARAMS, FaultCode.PARAMETER_COUNT])
-def test_what_the_client_did_wrong_is_no_error_of_a_side(code: FaultCode) -> None:
-    assert counting.errors(Side.DBUS) not in gather((Side.DBUS, Fault(code, "no"), 0.1)).evidence[ME].counters
+def test_a_side_that_refuses_what_the_other_takes_has_failed() -> None:
+    counters = gather((Side.DBUS, Fault(FaultCode.INVALID_PARAMS, "no"), 0.1)).evidence[ME].counters
+    assert counters[counting.errors(Side.DBUS)] == 1
+
+
+@pytest.mark.parametrize("code", sorted(NO_ANSWER, key=str))
+def test_nothing_can_differ_from_a_control_that_gave_no_answer(code: FaultCode) -> None:
+    evidence = Evidence()
+    evidence.observed(observed(Fault(code, "away"), Reply(1)))
+    evidence.observed(observed(Fault(code, "away"), Fault(FaultCode.NO_REPLY, "away too")))
+    batch = evidence.take()
+    assert batch.evidence[ME].counters == {"unanswered": 2, "calls_dbus": 2, "errors_dbus": 1}
+    assert batch.pairs == []
+
+
+def test_a_candidate_that_had_no_room_was_not_observed() -> None:
+    evidence = Evidence()
+    evidence.observed(observed(Reply(1), Fault(FaultCode.BUSY, "later")))
+    assert evidence.take().evidence[ME].counters == {"dropped": 1}
+
+
+def test_a_fault_that_no_client_saw_still_counts_for_its_side() -> None:
+    evidence = Evidence()
+    evidence.fell_back(STAT, Side.DBUS, Fault(FaultCode.UNAVAILABLE, "away"), 0.1)
+    assert evidence.take().evidence[ME].counters == {"calls_dbus": 1, "errors_dbus": 1}
 
 
 def test_who_called_is_remembered_with_when_and_how_often() -> None:

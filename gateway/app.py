@@ -15,7 +15,7 @@ import structlog
 from gateway import __version__, config, explain, health, metrics, parts, privileges, service_manager
 from gateway.checking import connected
 from gateway.config import Config, Listener
-from gateway.control import monitoring
+from gateway.control import access, monitoring
 from gateway.control.api import CallRequest, Server
 from gateway.core.migration import Mode
 from gateway.core.model import Fault, Peer, Value
@@ -30,6 +30,7 @@ from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
 from gateway.moving import Moving
 from gateway.passage import Passage
 from gateway.sessions import Sessions
+from gateway.steering import Steering
 
 OBSERVE_GRACE = 2.0  # seconds at stop for calls that are only observed
 
@@ -75,7 +76,9 @@ class Gateway:
         self._inherited = parts.inherited()
         self._cuts = dict.fromkeys(self.settings.listener, 0)
         self.transports = {name: self._transport(name, section) for name, section in self.settings.listener.items()}
-        self._control = Server(Path(self.settings.control.socket), self)
+        self.steering = Steering(self._live_routes, self.moving.toggles, self.moving.state)
+        control = Path(self.settings.control.socket)
+        self._control = Server(control, self, self.steering, access.rights(self.settings))
         address = self.settings.control.metrics
         self._monitoring = monitoring.Server(address, self) if address else None
         self._stack = AsyncExitStack()

@@ -32,6 +32,7 @@ BusAddress = Annotated[str, Meta(pattern=r"^(unix:(path|abstract)=|tcp:|unixexec
 Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+|systemd:.+)$")]
 MetricsAddress = Annotated[str, Meta(pattern=r"^tcp:.+:\d+$")]
 UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+)$")]
+Who = Annotated[str, Meta(pattern=r"^((user:|group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|(uid|gid):\d{1,10})$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -108,6 +109,10 @@ class Control(_Section, frozen=True):
     """[control]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
 
     socket: str = "/run/xcp-gateway/control"
+    read: tuple[
+        Who, ...
+    ] = ()  # who may ask, beside root and the gateway's own user: "alice", "uid:12", "group:xen", "gid:7"
+    change: tuple[Who, ...] = ()  # who may change modes, reload and call too
     metrics: MetricsAddress | None = None  # /metrics, /healthz and /readyz over TCP too, for who cannot open the socket
 
 

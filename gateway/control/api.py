@@ -1,57 +1,38 @@
-"""The operator's API: JSON over HTTP on a Unix socket. Knows what an operator may ask, not how it is done."""
+"""The operator's API: JSON over HTTP on a Unix socket, for whom the config lets in. Knows not how things are done."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path as FilePath
 
-import msgspec
-import structlog
 from aiohttp import web
 
-from gateway.control.monitoring import Monitored, add_paths
+from gateway.control import access, moving, running
+from gateway.control.answers import Path, plain_errors
+from gateway.control.monitoring import add_paths
+from gateway.control.running import CallRequest, Operations
 from gateway.control.serving import Serving
+from gateway.core.rights import Caller, Right, Rights
+from gateway.steering import Steering
 
-_log = structlog.get_logger("control")
-
-
-class CallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of POST /v1/call. `listener`, `path` and `codec` narrow down the endpoint; params are JSON values."""
-
-    method: str
-    params: list[object] = []
-    listener: str | None = None
-    path: str | None = None
-    codec: str | None = None
-
-
-class Operations(Monitored, Protocol):
-    """What the running gateway offers its operator; every answer is JSON-able."""
-
-    async def status(self) -> Mapping[str, object]:
-        """Readiness, listeners, buses, services, calls in flight."""
-
-    def routes(self) -> list[Mapping[str, object]]:
-        """Every mapped method at every endpoint."""
-
-    async def reload(self) -> Mapping[str, object]:
-        """Swap in new mappings: {"revision": live, "problems": [...], ...}; with problems nothing has changed."""
-
-    async def call(self, request: CallRequest) -> Mapping[str, object]:
-        """Make one call; {"value": ...} or {"fault": ...}, and {"steps": [...]}; raises LookupError or ValueError."""
+__all__ = ["CallRequest", "Operations", "Server", "openapi", "paths"]
 
 
 class Server(Serving):
-    """Serves `operations` on a Unix socket that only its owner (and root) can open."""
+    """Serves on a Unix socket. Only its owner (and root) can open it, unless the config names others.
 
-    def __init__(self, path: Path, operations: Operations) -> None:
-        super().__init__(_application(operations))
+    Then all can, and each connection is held against the lists: a file has one group, and the lists may name several.
+    """
+
+    def __init__(self, path: FilePath, operations: Operations, steering: Steering, rights: Rights) -> None:
+        super().__init__(_application(operations, steering, rights))
         self._path = path
-        self.made: tuple[Path, ...] = ()  # files and folders that are there because of us
+        self._umask = 0o111 if rights.shared else 0o177
+        self.made: tuple[FilePath, ...] = ()  # files and folders that are there because of us
 
     def bind(self) -> None:
         """Take the address and let nobody in; raises OSError that names the socket when it is taken."""
@@ -59,7 +40,7 @@ class Server(Serving):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(self._path)
         self._socket = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)
+        before = os.umask(self._umask)
         try:
             self._socket.bind(str(self._path))
         except OSError as error:
@@ -78,7 +59,7 @@ class Server(Serving):
             self._path.unlink(missing_ok=True)
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(path: FilePath) -> None:
     if not path.is_socket():
         return
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
@@ -90,45 +71,33 @@ def _remove_stale(path: Path) -> None:
     raise OSError(f"{path}: another gateway answers on this control socket")
 
 
-def _application(operations: Operations) -> web.Application:
-    async def status(_request: web.Request) -> web.Response:
-        return _json(await operations.status())
+def paths(operations: Operations, steering: Steering) -> list[Path]:
+    """Every path of the API but those that machines ask (monitoring)."""
 
-    async def routes(_request: web.Request) -> web.Response:
-        return _json(operations.routes())
+    async def document(_request: web.Request, _who: Caller) -> web.Response:
+        return web.Response(body=openapi(), content_type="application/json")
 
-    async def reload(_request: web.Request) -> web.Response:
-        answer = await operations.reload()
-        return _json(answer, status=409 if answer.get("problems") else 200)
+    described = Path("GET", "/v1/openapi.json", Right.READ, document)
+    return [*running.paths(operations), *moving.paths(steering), described]
 
-    async def call(request: web.Request) -> web.Response:
-        return _json(await operations.call(msgspec.json.decode(await request.read(), type=CallRequest)))
 
-    application = web.Application(middlewares=[_plain_errors])
+def openapi() -> bytes:
+    """The API as an OpenAPI 3.1 document."""
+    return files("gateway.control").joinpath("openapi.json").read_bytes()
+
+
+def _application(operations: Operations, steering: Steering, rights: Rights) -> web.Application:
+    application = web.Application(middlewares=[plain_errors])
     add_paths(application, operations)
-    application.router.add_get("/v1/status", status)
-    application.router.add_get("/v1/routes", routes)
-    application.router.add_post("/v1/reload", reload)
-    application.router.add_post("/v1/call", call)
+    for path in paths(operations, steering):
+        application.router.add_route(path.verb, path.path, _guarded(path, rights))
     return application
 
 
-@web.middleware
-async def _plain_errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Answer every error as {"error": text}, and none with a traceback."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        return _json({"error": error.reason}, status=error.status)
-    except (LookupError, ValueError) as error:
-        return _json({"error": str(error.args[0]) if error.args else str(error)}, status=422)
-    except Exception:  # noqa: BLE001 - a bug is logged here and costs one request
-        _log.exception("a bug answered this request", path=request.path)
-        return _json({"error": "internal error"}, status=500)
+def _guarded(path: Path, rights: Rights) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The handler for those who have the right."""
 
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await path.handle(request, access.check(request, rights, path.right))
 
-def _json(document: object, status: int = 200) -> web.Response:
-    body = msgspec.json.encode(document, enc_hook=str)
-    return web.Response(body=body, status=status, content_type="application/json")
+    return handle

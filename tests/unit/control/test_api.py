@@ -1,151 +1,164 @@
-"""The operator's API over a real Unix socket."""
+"""The operator's API as a whole: its socket, who may open it, its errors, and the document that describes it."""
 
 from __future__ import annotations
 
+import os
+import socket as sockets
 import stat
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
+from jsonschema import Draft202012Validator
 
-from gateway.control.api import CallRequest, Server
+from gateway.control import moving, running
+from gateway.control.api import Server, paths
+from gateway.core.rights import Allowed, Right, Rights
+from tests.kit.control import Api, ask, serving
+from tests.kit.openapi import DOCUMENT, operation
 
-
-class Toy:
-    """Operations that answer what a test sets."""
-
-    def __init__(self) -> None:
-        self.ready = True
-        self.problems: list[str] = []
-        self.failure: Exception | None = None
-
-    async def status(self) -> Mapping[str, object]:
-        return {"ready": self.ready, "in_flight": 3}
-
-    async def unready(self) -> list[str]:
-        return [] if self.ready else ["no bus"]
-
-    async def metrics(self) -> bytes:
-        return b"toy_total 1.0\n"
-
-    def routes(self) -> list[Mapping[str, object]]:
-        return [{"method": "VM.start"}]
-
-    async def reload(self) -> Mapping[str, object]:
-        return {"revision": "r2", "problems": self.problems}
-
-    async def call(self, request: CallRequest) -> Mapping[str, object]:
-        if self.failure is not None:
-            raise self.failure
-        return {"value": request.params, "steps": []}
+OURS = Rights(os.geteuid())
+BODIES = {
+    "ModeRequest": moving.ModeRequest,
+    "PatternRequest": moving.PatternRequest,
+    "WhyRequest": moving.WhyRequest,
+    "ExplainRequest": moving.ExplainRequest,
+    "CallRequest": running.CallRequest,
+}
+QUERIES = {
+    "/v1/methods": moving.MethodsQuery,
+    "/v1/audit": moving.AuditQuery,
+    "/v1/diff": moving.DiffQuery,
+}
 
 
 @pytest.fixture
-def toy() -> Toy:
-    return Toy()
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    folder = tmp_path / "deep"
+    async with serving(folder) as api:
+        yield api
 
 
-@pytest.fixture
-async def socket(toy: Toy, tmp_path: Path) -> AsyncIterator[Path]:
-    server = Server(tmp_path / "deep" / "control", toy)
-    await server.start()
-    yield tmp_path / "deep" / "control"
-    await server.stop()
+def server(path: Path, api: Api, rights: Rights = OURS) -> Server:
+    return Server(path, api.toy, api.steering, rights)
 
 
-async def ask(socket: Path, verb: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-    async with (
-        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
-        session.request(verb, f"http://gateway{path}", data=body) as response,
-    ):
-        return response.status, await response.json()
+async def test_only_the_owner_can_open_the_socket(api: Api) -> None:
+    assert stat.S_IMODE(api.socket.stat().st_mode) == 0o600
 
 
-async def test_only_the_owner_can_open_the_socket(socket: Path) -> None:
-    assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+async def test_others_can_open_it_once_the_config_names_any(api: Api, tmp_path: Path) -> None:
+    shared = server(tmp_path / "shared", api, Rights(0, read=Allowed(uids=frozenset({1234}))))
+    shared.bind()
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o666
+    await shared.stop()
 
 
-async def test_what_machines_ask_is_answered_here_too(toy: Toy, socket: Path) -> None:
-    assert await ask(socket, "GET", "/healthz") == (200, {"alive": True})
-    assert await ask(socket, "GET", "/readyz") == (200, {"ready": True, "reasons": []})
-    toy.ready = False
-    assert await ask(socket, "GET", "/readyz") == (503, {"ready": False, "reasons": ["no bus"]})
+async def test_what_machines_ask_is_answered_here_too(api: Api) -> None:
+    assert await api.ask("GET", "/healthz") == (200, {"alive": True})
+    assert await api.ask("GET", "/readyz") == (200, {"ready": True, "reasons": []})
+    api.toy.ready = False
+    assert await api.ask("GET", "/readyz") == (503, {"ready": False, "reasons": ["no bus"]})
 
 
-async def test_status_and_routes_are_what_the_gateway_says(socket: Path) -> None:
-    assert await ask(socket, "GET", "/v1/status") == (200, {"ready": True, "in_flight": 3})
-    assert await ask(socket, "GET", "/v1/routes") == (200, [{"method": "VM.start"}])
+async def test_an_unknown_path_is_a_404_in_json(api: Api) -> None:
+    assert await ask(api.socket, "GET", "/v1/nope") == (404, {"error": "Not Found"})
 
 
-async def test_a_refused_reload_is_a_conflict_that_lists_the_problems(toy: Toy, socket: Path) -> None:
-    assert (await ask(socket, "POST", "/v1/reload"))[0] == 200
-    toy.problems = ["x.yaml:1:1: $: no"]
-    assert await ask(socket, "POST", "/v1/reload") == (409, {"revision": "r2", "problems": ["x.yaml:1:1: $: no"]})
-
-
-async def test_a_call_carries_its_parameters(socket: Path) -> None:
-    status, answer = await ask(socket, "POST", "/v1/call", b'{"method": "VM.start", "params": [1, {"a": null}]}')
-    assert (status, answer["value"]) == (200, [1, {"a": None}])
-
-
-@pytest.mark.parametrize(
-    ("body", "says"),
-    [
-        (b"{", "Input data was truncated"),
-        (b"{}", "Object missing required field `method`"),
-        (b'{"method": "x", "parms": []}', "Object contains unknown field `parms`"),
-    ],
-)
-async def test_a_bad_request_is_told_what_is_wrong(socket: Path, body: bytes, says: str) -> None:
-    assert await ask(socket, "POST", "/v1/call", body) == (422, {"error": says})
-
-
-async def test_what_cannot_be_found_is_told_in_words(toy: Toy, socket: Path) -> None:
-    toy.failure = LookupError("no such endpoint; there are: rpc:/RPC2")
-    status, answer = await ask(socket, "POST", "/v1/call", b'{"method": "x"}')
-    assert (status, answer) == (422, {"error": "no such endpoint; there are: rpc:/RPC2"})
-
-
-async def test_a_bug_is_told_without_its_text(toy: Toy, socket: Path) -> None:
-    toy.failure = RuntimeError("a secret")
-    assert await ask(socket, "POST", "/v1/call", b'{"method": "x"}') == (500, {"error": "internal error"})
-
-
-async def test_an_unknown_path_is_a_404_in_json(socket: Path) -> None:
-    assert await ask(socket, "GET", "/v1/nope") == (404, {"error": "Not Found"})
-
-
-async def test_a_socket_that_another_gateway_answers_on_is_not_taken_over(toy: Toy, socket: Path) -> None:
+async def test_a_socket_that_another_gateway_answers_on_is_not_taken_over(api: Api) -> None:
     with pytest.raises(OSError, match="another gateway answers on this control socket"):
-        await Server(socket, toy).start()
-    assert (await ask(socket, "GET", "/healthz"))[0] == 200
+        await server(api.socket, api).start()
+    assert (await api.ask("GET", "/healthz"))[0] == 200
 
 
-async def test_a_socket_left_behind_by_a_dead_gateway_is_replaced(toy: Toy, tmp_path: Path) -> None:
-    import socket as sockets
-
+async def test_a_socket_left_behind_by_a_dead_gateway_is_replaced(api: Api, tmp_path: Path) -> None:
     path = tmp_path / "control"
     with sockets.socket(sockets.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
-    server = Server(path, toy)
-    await server.start()
+    second = server(path, api)
+    await second.start()
     assert (await ask(path, "GET", "/healthz"))[0] == 200
-    await server.stop()
+    await second.stop()
     assert not path.exists()
 
 
-async def test_a_socket_that_is_bound_lets_nobody_in_before_start(toy: Toy, tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "control"
-    server = Server(path, toy)
-    server.bind()
-    assert server.made == (path.parent, path)
+async def test_a_socket_that_is_bound_lets_nobody_in_before_start(api: Api, tmp_path: Path) -> None:
+    path = tmp_path / "deeper" / "control"
+    second = server(path, api)
+    second.bind()
+    assert second.made == (path.parent, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(aiohttp.ClientConnectionError):
         await ask(path, "GET", "/healthz")
-    await server.start()
+    await second.start()
     assert (await ask(path, "GET", "/healthz"))[0] == 200
-    await server.stop()
-    await server.stop()
+    await second.stop()
+    await second.stop()
     assert not path.exists()
+
+
+# The document
+
+
+async def test_every_path_of_the_application_is_described_and_the_reverse(api: Api) -> None:
+    served = {(path.verb.lower(), path.path): path.right.value for path in paths(api.toy, api.steering)}
+    machines = dict.fromkeys((("get", path) for path in ("/healthz", "/readyz", "/metrics")), "none")
+    described = {
+        (verb, path): what["x-right"] for path, verbs in DOCUMENT["paths"].items() for verb, what in verbs.items()
+    }
+    assert described == {**served, **machines}
+
+
+async def test_the_document_is_served_to_who_may_read(api: Api) -> None:
+    assert await api.ask("GET", "/v1/openapi.json") == (200, DOCUMENT)
+
+
+def test_every_schema_is_one_and_every_reference_leads_somewhere() -> None:
+    for schema in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    referred = {text.partition('"')[0] for text in str(DOCUMENT).replace("'", '"').split("#/components/schemas/")[1:]}
+    assert referred == DOCUMENT["components"]["schemas"].keys()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_is_described_as_it_is_read(name: str) -> None:
+    described = DOCUMENT["components"]["schemas"][name]
+    fields = BODIES[name].__struct_fields__
+    assert (set(described["properties"]), described["additionalProperties"]) == (set(fields), False)
+    with_defaults = len(BODIES[name].__struct_defaults__)
+    assert described["required"] == list(fields[: len(fields) - with_defaults])
+
+
+def test_every_body_and_query_is_held_against_its_description() -> None:
+    described = [what for verbs in DOCUMENT["paths"].values() for what in verbs.values()]
+    bodies = {what["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+              for what in described if "requestBody" in what}  # fmt: skip
+    assert bodies == BODIES.keys()
+    asked = {path for path, verbs in DOCUMENT["paths"].items() for what in verbs.values() if "parameters" in what}
+    assert asked == QUERIES.keys()
+
+
+@pytest.mark.parametrize("path", QUERIES)
+def test_a_query_is_described_as_it_is_read(path: str) -> None:
+    described = {each["name"]: each["schema"].get("default") for each in operation("GET", path)["parameters"]}
+    assert described == dict(zip(QUERIES[path].__struct_fields__, QUERIES[path].__struct_defaults__, strict=True))
+
+
+async def test_whoever_may_not_change_may_change_nothing(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user sees it; tests/interop/test_access.py is another user."""
+
+    def reader(self: Rights, caller: object, right: Right) -> bool:
+        return right is Right.READ
+
+    monkeypatch.setattr(Rights, "have", reader)
+    for path in paths(api.toy, api.steering):
+        status, answer = await ask(api.socket, path.verb, path.path, b"{}")
+        if path.right is Right.CHANGE:
+            assert status == 403, path.path
+            assert "may not change anything here" in answer["error"]
+        else:
+            assert status in (200, 422), path.path
+    assert api.state.overrides == ()

@@ -1,0 +1,236 @@
+"""What an operator is told of moving methods, in plain values. Knows no file, no socket and no bus.
+
+Moments are seconds since 1970, durations seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.core import counting
+from gateway.core.compare import Verdict
+from gateway.core.judgement import judgement
+from gateway.core.kept import Counts, MethodId, Refused
+from gateway.core.limits import OneSide, Sides
+from gateway.core.migration import BUCKETS, Key, Mode, Setting, Side, percent
+from gateway.core.override import Override
+from gateway.core.policy import Plan, bucket
+from gateway.core.route import Route
+from gateway.core.tally import quantile
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected(Refused):
+    """A wish that could not come about whatever the state of the gateway: it is the wish that is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What one side did, whether clients got its answers or it was only observed."""
+
+    answered: int  # calls whose answer a client got
+    calls: int  # all that it has run
+    errors: int
+    error_rate: float | None  # from 0 to 1; None: no calls
+    p50: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One mapped method."""
+
+    service: str
+    method: str
+    group: str
+    effect: str
+    upstream: str | None
+    key: str | None  # what a canary divides
+    may_shadow: bool
+    mode: str  # for people: "canary 12.5% observed"
+    setting: Mapping[str, str | bool]
+    source: str  # for people: where the setting comes from
+    set_by: str  # "mapping", a person or "rollout NAME"
+    until: float | None
+    legacy: Ran
+    dbus: Ran
+    comparisons: int
+    equal: int
+    ignored: int
+    different: int
+    error_different: int
+    dropped: int
+    equal_share: float | None  # of the comparisons, from 0 to 1; those that only ignoring makes equal are in it
+    verdict: str
+    rollout: str  # the state of the rollout that moves it; empty: none does
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Who would answer one call, and why."""
+
+    service: str
+    method: str
+    answers: str  # "legacy", "dbus" or "nobody"
+    observed: str  # the side that would be asked afterwards; empty: none
+    why: str
+    mode: str
+    source: str
+    mapping: str  # file and line
+    group: str
+    upstream: str | None
+    key: str | None  # what a canary divides
+    value: str | None  # this call's
+    bucket: int | None  # where that falls
+    buckets: int  # those below are answered by D-Bus
+    of: int  # buckets in all
+    list: str  # "always" or "never" where the mapping lists the value
+    fallback: bool  # what D-Bus certainly did not execute goes to the old service
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One method whose setting a change was about."""
+
+    service: str
+    method: str
+    before: str
+    after: str
+    stays: str = ""  # why the change makes no difference: what is set more precisely, and by whom
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a change came to. `held`: why it holds in this process only, for the time being."""
+
+    pattern: str
+    mode: str
+    methods: tuple[Moved, ...]
+    held: str = ""
+
+
+def written(setting: Setting) -> dict[str, str | bool]:
+    """A setting in the words in which it is set."""
+    return {
+        "mode": setting.mode.value,
+        "percent": percent(setting.buckets).removesuffix("%"),
+        "control": setting.control.value,
+        "observe": setting.observe,
+        "noise": setting.noise,
+    }
+
+
+def set_by(override: Override | None) -> str:
+    """Who has set what holds."""
+    return "mapping" if override is None else override.who
+
+
+def row(
+    route: Route, setting: Setting, override: Override | None, source: str, counts: Counts, rollout: str = ""
+) -> Row:
+    """A method with what is set, what was counted, and what that says."""
+    migration, counted = route.migration, counts.counters
+    equal, ignored, different, failed = (counted.get(verdict.value, 0) for verdict in _VERDICTS)
+    compared = equal + ignored + different + failed
+    sides = sides_of(counts)
+    verdict = "no old service" if migration.upstream is None else judgement(sides, ignored).value
+    return Row(
+        service=route.service,
+        method=route.method,
+        group=migration.group,
+        effect=route.effect.value,
+        upstream=migration.upstream,
+        key=migration.key.name if migration.key is not None else None,
+        may_shadow=migration.may_shadow,
+        mode=str(setting),
+        setting=written(setting),
+        source=source,
+        set_by=set_by(override),
+        until=override.until if override is not None else None,
+        legacy=_ran(Side.LEGACY, sides.control, counts),
+        dbus=_ran(Side.DBUS, sides.candidate, counts),
+        comparisons=compared,
+        equal=equal,
+        ignored=ignored,
+        different=different,
+        error_different=failed,
+        dropped=counted.get(counting.DROPPED, 0),
+        equal_share=(equal + ignored) / compared if compared else None,
+        verdict=verdict,
+        rollout=rollout,
+    )
+
+
+_VERDICTS = (Verdict.EQUAL, Verdict.IGNORED, Verdict.DIFFERENT, Verdict.ERROR_DIFFERENT)
+
+
+def sides_of(counts: Counts) -> Sides:
+    """What was counted, side by side."""
+    counted = counts.counters
+    mismatches = counted.get("different", 0) + counted.get("error_different", 0)
+    compared = sum(counted.get(verdict.value, 0) for verdict in _VERDICTS)
+    return Sides(compared, mismatches, _one_side(Side.LEGACY, counts), _one_side(Side.DBUS, counts))
+
+
+def _one_side(side: Side, counts: Counts) -> OneSide:
+    counted = counts.counters
+    return OneSide(
+        counted.get(counting.calls(side), 0),
+        counted.get(counting.errors(side), 0),
+        tuple(counts.histograms.get(side.value, ())),
+    )
+
+
+def _ran(side: Side, one: OneSide, counts: Counts) -> Ran:
+    return Ran(
+        answered=counts.counters.get(counting.answered(side), 0),
+        calls=one.calls,
+        errors=one.errors,
+        error_rate=one.errors / one.calls if one.calls else None,
+        p50=quantile(one.latency, 0.5) if any(one.latency) else None,
+        p99=quantile(one.latency, 0.99) if any(one.latency) else None,
+    )
+
+
+def explanation(route: Route, setting: Setting, source: str, plan: Plan, value: str | None) -> Explanation:
+    """A plan in words; `value` is what this call has for the key of a canary."""
+    migration = route.migration
+    subject = migration.group or f"{route.service}/{route.method}"
+    canary = setting.mode is Mode.CANARY
+    return Explanation(
+        service=route.service,
+        method=route.method,
+        answers=plan.answer.value if plan.answer is not None else "nobody",
+        observed=plan.candidate.value if plan.candidate is not None else "",
+        why=plan.why,
+        mode=str(setting),
+        source=source,
+        mapping=route.source,
+        group=migration.group,
+        upstream=migration.upstream,
+        key=migration.key.name if migration.key is not None else None,
+        value=value,
+        bucket=bucket(subject, value) if canary and value is not None else None,
+        buckets=setting.buckets if canary else 0,
+        of=BUCKETS,
+        list=_list(route, value),
+        fallback=plan.fallback,
+    )
+
+
+def _list(route: Route, value: str | None) -> str:
+    if value is None:
+        return ""
+    listed = {"never": route.migration.never, "always": route.migration.always}
+    return next((name for name, values in listed.items() if value in values), "")
+
+
+def with_key(key: Key | None, value: str | None) -> Key | None:
+    """The key of a canary, taken from every call as this value; for asking who would answer a value."""
+    return key if value is None else Key(key.name if key is not None else "key", lambda _: value)
+
+
+def identity(route: Route) -> MethodId:
+    """Under which its evidence is kept."""
+    return MethodId(route.service, route.method)

@@ -1,0 +1,208 @@
+"""What an operator may ask and change of moving methods, in plain values. Knows no socket, no bus and no protocol.
+
+Every change is one decision of the state, with its line of the audit: all of it comes about, or nothing does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gateway.core import choosing, policy, steering
+from gateway.core.kept import Change, Counts, Entry, Held, Json, MethodId, Pair, Refused
+from gateway.core.migration import Setting
+from gateway.core.model import Call, Value
+from gateway.core.override import GROUP, By, Override, matches
+from gateway.core.route import Route
+from gateway.core.steering import Changed, Explanation, Moved, Rejected, Row
+from gateway.state.state import State
+from gateway.toggles import Toggles, moment
+
+NO_COUNTS = Counts()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A mode that somebody wants for the methods of a pattern."""
+
+    pattern: str
+    mode: str
+    percent: str | float | None = None
+    control: str = ""
+    observe: bool = False
+    noise: bool = False
+    seconds: float | None = None  # for so long; None: until it is changed
+    why: str = ""
+
+
+class Steering:
+    """One for the running gateway. `routes`: those of the mapping that is live. `now`: seconds since 1970."""
+
+    def __init__(
+        self,
+        routes: Callable[[], Sequence[Route]],
+        toggles: Toggles,
+        state: State,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._routes = routes
+        self._toggles = toggles
+        self._state = state
+        self._now = now
+
+    # Asking
+
+    async def methods(self, pattern: str = "*") -> Sequence[Row] | Refused:
+        """A row for each mapped method that a pattern means."""
+        routes = self._routes()
+        means = choosing.chosen(routes, pattern)
+        if routes and not means:
+            return Rejected(choosing.nothing(routes, pattern))
+        counts = await self._state.evidence()
+        known = {} if isinstance(counts, Refused) else counts  # modes are shown whatever the file's trouble is
+        return [self._row(route, known.get(steering.identity(route), NO_COUNTS)) for route in means]
+
+    def explain(
+        self, name: str, params: Sequence[Value] = (), named: Mapping[str, Value] | None = None, key: str | None = None
+    ) -> Sequence[Explanation] | Refused:
+        """Who would answer a call, for each method of this name. `key`: in place of what the call has for a key."""
+        routes = self._routes()
+        means = choosing.called(routes, name)
+        if not means:
+            return Rejected(choosing.nothing(routes, name))
+        call = Call(name, tuple(params), named or {})
+        return [self._explained(route, call, key) for route in means]
+
+    def overrides(self) -> Sequence[Override]:
+        """What is set at run time and whose time is not over, the strongest first."""
+        return self._toggles.overrides
+
+    async def audit(
+        self, limit: int = 100, since: float = 0.0, subject: str | None = None
+    ) -> Sequence[Entry] | Refused:
+        """The newest decisions, newest first."""
+        return await self._state.audit(limit, since, subject)
+
+    async def diff(self, name: str | None = None, limit: int = 50) -> Sequence[Pair] | Refused:
+        """The newest pairs of outcomes that differ, newest first."""
+        if name is None:
+            return await self._state.pairs(None, limit)
+        means = choosing.called(self._routes(), name)
+        if not means:
+            return Rejected(choosing.nothing(self._routes(), name))
+        found: list[Pair] = []
+        for route in means:
+            pairs = await self._state.pairs(steering.identity(route), limit)
+            if isinstance(pairs, Refused):
+                return pairs
+            found += pairs
+        return sorted(found, key=lambda pair: pair.when, reverse=True)[:limit]
+
+    # Changing
+
+    async def set_mode(self, wish: Wish, who: str) -> Changed | Refused:
+        """Set a mode for all methods of a pattern, or for none and say why."""
+        try:
+            wanted = choosing.setting(
+                wish.mode, wish.percent, wish.control, observe=wish.observe, noise=wish.noise
+            )  # fmt: skip
+        except ValueError as error:
+            return Rejected(str(error))
+        wrong = choosing.refusals(self._routes(), wish.pattern, wanted)
+        if wish.seconds is not None and not wish.seconds > 0:
+            wrong.append("a mode holds for some time or until it is changed, not for none")
+        if wrong:
+            return Rejected("; ".join(wrong))
+        now = self._now()
+        until = None if wish.seconds is None else now + wish.seconds
+        override = Override(wish.pattern, wanted, who, now, wish.why, until)
+        return await self._decided(wish.pattern, str(wanted), Change((_entry(override),), (override,)))
+
+    async def clear_mode(self, pattern: str, who: str, why: str = "") -> Changed | Refused:
+        """Back to what holds without the override of exactly this pattern."""
+        mine = [override for override in self._state.overrides if override.pattern == pattern]
+        drop: tuple[tuple[str, By], ...] = tuple((pattern, override.by) for override in mine if override.by == "person")
+        if not drop:
+            return Rejected(self._nothing_set(pattern, mine))
+        entry = Entry(self._now(), who, "mode", pattern, why, {"mode": "mapping"})
+        return await self._decided(pattern, "mapping", Change((entry,), drop=drop))
+
+    async def rollback_all(self, who: str, why: str = "") -> Changed | Refused:
+        """Every method to its old service at once, whatever is set and whatever state bus and file are in."""
+        before = self._settings("*")
+        ended = await self._state.rollback_all(who, why)
+        if isinstance(ended, Refused):
+            return ended
+        self._toggles.replace(self._state.overrides)
+        return Changed("*", "legacy", self._moved(before, "*"), ended.why if isinstance(ended, Held) else "")
+
+    async def clear_evidence(self, pattern: str, who: str, why: str = "") -> Sequence[MethodId] | Refused:
+        """Forget what was counted and kept of all methods of a pattern."""
+        means = choosing.chosen(self._routes(), pattern)
+        if not means:
+            return Rejected(choosing.nothing(self._routes(), pattern))
+        methods = tuple(dict.fromkeys(map(steering.identity, means)))
+        entry = Entry(self._now(), who, "clear evidence", pattern, why, {"methods": len(methods)})
+        refused = await self._state.decide(Change((entry,), clear=methods))
+        return refused or methods
+
+    # How
+
+    def _row(self, route: Route, counts: Counts) -> Row:
+        effective = self._toggles.effective(route)
+        return steering.row(route, effective.setting, effective.override, effective.source(route), counts)
+
+    def _explained(self, route: Route, call: Call, value: str | None) -> Explanation:
+        migration = replace(route.migration, key=steering.with_key(route.migration.key, value))
+        asked = replace(route, migration=migration)
+        effective = self._toggles.effective(route)
+        plan = policy.plan(asked, effective.setting, call)
+        value = migration.key.take(call) if migration.key is not None else None
+        return steering.explanation(route, effective.setting, effective.source(route), plan, value)
+
+    async def _decided(self, pattern: str, mode: str, change: Change) -> Changed | Refused:
+        before = self._settings(pattern)
+        refused = await self._state.decide(change)
+        if refused is not None:
+            return refused
+        self._toggles.replace(self._state.overrides)
+        return Changed(pattern, mode, self._moved(before, pattern))
+
+    def _settings(self, pattern: str) -> dict[MethodId, Setting]:
+        means = choosing.chosen(self._routes(), pattern)
+        return {steering.identity(route): self._toggles.effective(route).setting for route in means}
+
+    def _moved(self, before: Mapping[MethodId, Setting], pattern: str) -> tuple[Moved, ...]:
+        return tuple(
+            self._one_moved(route, before.get(steering.identity(route)), pattern)
+            for route in choosing.chosen(self._routes(), pattern)
+        )
+
+    def _one_moved(self, route: Route, before: Setting | None, pattern: str) -> Moved:
+        effective = self._toggles.effective(route)
+        stays = ""
+        if effective.override is not None and effective.override.pattern != pattern:
+            stays = f"'{effective.override.pattern}' is set to {effective.setting} by {effective.override.who}"
+        after = str(effective.setting)
+        return Moved(route.service, route.method, str(before) if before is not None else after, after, stays)
+
+    def _nothing_set(self, pattern: str, mine: Iterable[Override]) -> str:
+        if any(override.by == "rollout" for override in mine):
+            return f"what is set for '{pattern}' is a rollout's: pause or abort the rollout"
+        means = choosing.chosen(self._routes(), pattern)
+        if not means and not pattern.startswith(GROUP):
+            return choosing.nothing(self._routes(), pattern)
+        of_these = [o for o in self._toggles.overrides if any(matches(o.pattern, route) for route in means)]
+        if not of_these:
+            return f"nothing is set for '{pattern}': the mapping holds"
+        others = ", ".join(f"'{o.pattern}' ({o.setting}, {o.who} {moment(o.when)})" for o in of_these)
+        return f"nothing is set for exactly '{pattern}'; what holds there is set for {others}"
+
+
+def _entry(override: Override) -> Entry:
+    numbers: dict[str, Json] = {**steering.written(override.setting)}
+    if override.until is not None:
+        numbers["until"] = override.until
+    return Entry(override.when, override.who, "mode", override.pattern, override.why, numbers)

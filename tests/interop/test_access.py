@@ -1,0 +1,90 @@
+"""Who may ask and who may change, as the kernel tells a running gateway: other users are other processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.kit.gateway import Folder, gateway_process
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+READER, CHANGER, STRANGER = 54_001, 54_002, 54_003  # users that no host has
+GROUP = 54_100
+
+# A client that is somebody else: the interpreter and the socket's folder are opened before root is given up.
+ASK = """
+import http.client, json, os, socket, sys
+connection = http.client.HTTPConnection("gateway")
+path, uid, gids, verb, target, body = json.loads(sys.argv[1])
+os.setgroups(gids); os.setgid(uid); os.setuid(uid)
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect(path)
+connection.request(verb, target, body)
+answer = connection.getresponse()
+print(json.dumps([answer.status, json.loads(answer.read())]))
+"""
+
+
+def ask(folder: Folder, uid: int, gids: Sequence[int], verb: str, target: str, body: object = None) -> tuple[int, Any]:
+    asked = [str(folder.control), uid, list(gids), verb, target, None if body is None else json.dumps(body)]
+    command = [sys.executable, "-c", ASK, json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    status, answer = json.loads(done.stdout)
+    return status, answer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    path = tmp_path_factory.mktemp("access")
+    for each in (path, *path.parents[:2]):
+        each.chmod(0o711)
+    folder = Folder(path)
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    lists = f'read = ["uid:{READER}"]\nchange = ["gid:{GROUP}"]\n'
+    folder.config.write_text(folder.config.read_text().replace("[control]\n", f"[control]\n{lists}"))
+    with gateway_process(folder.config):
+        yield folder
+
+
+def test_the_socket_is_open_to_others_once_the_config_names_some(folder: Folder) -> None:
+    assert stat.S_IMODE(folder.control.stat().st_mode) == 0o666
+
+
+def test_a_stranger_is_told_that_it_may_not_ask(folder: Folder) -> None:
+    status, answer = ask(folder, STRANGER, [], "GET", "/v1/status")
+    assert status == 403
+    assert answer["error"] == (
+        f"uid {STRANGER} may not ask here: neither root, nor the gateway's user, nor in control.read or control.change"
+    )
+
+
+def test_a_reader_may_ask_and_not_change(folder: Folder) -> None:
+    assert ask(folder, READER, [], "GET", "/v1/modes") == (200, [])
+    status, answer = ask(folder, READER, [], "POST", "/v1/mode", {"pattern": "echo", "mode": "off"})
+    assert status == 403
+    assert "may not change anything here" in answer["error"]
+    assert ask(folder, READER, [], "GET", "/v1/modes") == (200, [])
+
+
+def test_who_is_in_a_group_of_the_list_may_change_and_is_named_in_the_audit(folder: Folder) -> None:
+    assert ask(folder, CHANGER, [], "GET", "/v1/modes")[0] == 403
+    status, _ = ask(folder, CHANGER, [GROUP], "POST", "/v1/mode", {"pattern": "echo", "mode": "off", "why": "test"})
+    assert status == 200
+    _, (mode,) = ask(folder, CHANGER, [GROUP], "GET", "/v1/modes")
+    assert (mode["pattern"], mode["who"], mode["why"]) == ("echo", f"uid {CHANGER}", "test")
+    assert ask(folder, 0, [], "POST", "/v1/mode/clear", {"pattern": "echo"})[0] == 200
+    _, entries = ask(folder, READER, [], "GET", "/v1/audit")
+    assert [entry["who"] for entry in entries] == ["root", f"uid {CHANGER}"]
+
+
+def test_machines_need_no_right(folder: Folder) -> None:
+    assert ask(folder, STRANGER, [], "GET", "/healthz") == (200, {"alive": True})

@@ -1,0 +1,106 @@
+"""The operator's API for a test: a toy gateway, a real state, and a client that holds answers to the document."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from gateway.control.api import CallRequest, Server
+from gateway.core.migration import Key, Migration, Mode, Setting
+from gateway.core.rights import Rights
+from gateway.core.route import Effect, Route
+from gateway.state.state import State
+from gateway.steering import Steering
+from gateway.toggles import Toggles
+from tests.kit.openapi import held
+from tests.kit.routes import route
+
+KEY = Key("vm", lambda call: str(call.params[0]) if call.params else None)
+OLD = Migration(Setting(Mode.LEGACY), upstream="old", key=KEY, may_shadow=True)
+STATE = replace(route("VM.get_state", migration=OLD, effect=Effect.READ), service="xenopsd")
+START = replace(route("VM.start", migration=replace(OLD, may_shadow=False, group="life")), service="xenopsd")
+
+
+class Toy:
+    """Operations that answer what a test sets."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.problems: list[str] = []
+        self.failure: Exception | None = None
+
+    async def status(self) -> Mapping[str, object]:
+        """As the gateway would."""
+        known = {"ready": self.ready, "reasons": await self.unready(), "revision": "r1", "version": "1", "in_flight": 3}
+        return {**known, "listening": ["tcp:127.0.0.1:1"], "buses": [], "services": []}
+
+    async def unready(self) -> list[str]:
+        """Why."""
+        return [] if self.ready else ["no bus"]
+
+    async def metrics(self) -> bytes:
+        """One series."""
+        return b"toy_total 1.0\n"
+
+    def routes(self) -> list[Mapping[str, object]]:
+        """One route."""
+        words = ("method", "endpoint", "protocol", "target", "effect", "mode", "source")
+        return [{**dict.fromkeys(words, "x"), "timeout": 1.0}]
+
+    async def reload(self) -> Mapping[str, object]:
+        """Done, or the problems."""
+        if self.problems:
+            return {"revision": "r1", "problems": self.problems}
+        return {"revision": "r2", "before": "r1", "added": [], "removed": [], "changed": [], "needs_restart": []}
+
+    async def call(self, request: CallRequest) -> Mapping[str, object]:
+        """The parameters."""
+        if self.failure is not None:
+            raise self.failure
+        return {"value": request.params, "endpoint": "rpc /", "codec": "xmlrpc", "steps": []}
+
+
+class Api:
+    """A running server, and a client of it."""
+
+    def __init__(self, socket: Path, state: State, routes: Sequence[Route] = (STATE, START)) -> None:
+        self.socket = socket
+        self.state = state
+        self.toggles = Toggles()
+        self.toy = Toy()
+        self.steering = Steering(lambda: routes, self.toggles, state)
+
+    async def ask(self, verb: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Status and answer; it looks like the document says."""
+        status, answer = await ask(self.socket, verb, path, None if body is None else msgspec.json.encode(body))
+        held(verb, path, status, answer)
+        return status, answer
+
+
+async def ask(socket: Path, verb: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+    """Status and answer, whatever the document says."""
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
+        session.request(verb, f"http://gateway{path}", data=body) as response,
+    ):
+        return response.status, await response.json()
+
+
+@asynccontextmanager
+async def serving(folder: Path, rights: Rights | None = None, file: Path | None = None) -> AsyncIterator[Api]:
+    """The API on a socket of its own; `file`: of the state, else it is in memory."""
+    async with State(file) as state:
+        api = Api(folder / "control", state)
+        server = Server(api.socket, api.toy, api.steering, rights or Rights(os.geteuid()))
+        await server.start()
+        try:
+            yield api
+        finally:
+            await server.stop()

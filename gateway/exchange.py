@@ -166,7 +166,7 @@ class Exchange(Endpoint):
 
     def _verbatim(self, asked: Sequence[_Asked | Fault]) -> str | None:
         """The one old service that answers every call of the message and takes it as it is, or None."""
-        upstream = self._goes_to(asked[0])
+        upstream = self._goes_to(asked[0]) if asked else self.table.forwards_to  # a system.multicall of no calls
         if upstream is None or not self.dispatcher.speaks(upstream, self.codec.name, self.dialect.name):
             return None
         return upstream if all(self._goes_to(each) == upstream for each in asked) else None
@@ -181,7 +181,7 @@ class Exchange(Endpoint):
     async def _forward(
         self, upstream: str, body: bytes, carried: Carried, envelope: Envelope, asked: Sequence[_Asked | Fault]
     ) -> Answer:
-        patience = max(each.route.timeout for each in map(self._routed, asked) if each.route is not None)
+        patience = max((each.route.timeout for each in map(self._routed, asked) if each.route), default=LONGEST_POLL)
         started = perf_counter()
         answer = await self.dispatcher.forward(upstream, body, carried, patience)
         seconds = perf_counter() - started

@@ -86,12 +86,12 @@ def read_xml(body: bytes) -> tuple[str, list[Any]]:
     """Method and parameters; the old parser insists on <params>."""
     try:
         root = ET.fromstring(body)  # noqa: S314 - a sample that only its own tests talk to
-    except ET.ParseError as error:
+        name, params = root.findtext("methodName"), root.find("params")
+        if root.tag != "methodCall" or name is None or params is None:
+            raise BrokenError("no methodCall with methodName and params")
+        return name, [_read(_only(param)) for param in params]
+    except (ET.ParseError, ValueError, LookupError, RecursionError) as error:
         raise BrokenError(str(error)) from error
-    name, params = root.findtext("methodName"), root.find("params")
-    if root.tag != "methodCall" or name is None or params is None:
-        raise BrokenError("no methodCall with methodName and params")
-    return name, [_read(_only(param)) for param in params]
 
 
 def _only(node: ET.Element) -> ET.Element:
@@ -131,6 +131,7 @@ def read_json(body: bytes) -> tuple[str, list[Any], Any, bool]:
     try:
         call = json.loads(body)
         version, method, identity = call.get("jsonrpc"), call["method"], call["id"]
+        _check_text(call)
     except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise BrokenError(str(error)) from error
     if version not in (None, "2.0") or not isinstance(method, str) or type(identity) not in (str, int):
@@ -143,6 +144,12 @@ def read_json(body: bytes) -> tuple[str, list[Any], Any, bool]:
     if not isinstance(params, list):
         raise BrokenError("no parameters")
     return method, params, identity, version is not None
+
+
+def _check_text(call: Any) -> None:
+    """D-Bus carries Unicode without NUL; what is not raises ValueError."""
+    if rb"\u0000" in json.dumps(call, ensure_ascii=False).encode():
+        raise ValueError("a text holds NUL")
 
 
 def json_success(result: Any, identity: Any, *, two: bool) -> bytes:

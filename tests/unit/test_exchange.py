@@ -354,6 +354,14 @@ async def test_what_is_not_mapped_is_forwarded_where_the_mapping_says_so(message
     assert await refusing.answer(message) is not OLD_ANSWER
 
 
+async def test_a_multicall_of_no_calls_is_answered_and_forwarded_like_any_other() -> None:
+    array = b"<value><array><data></data></array></value>"
+    params = b"<params><param>%b</param></params>" % array
+    message = b"<methodCall><methodName>system.multicall</methodName>%b</methodCall>" % params
+    assert array in body(await Front(OLD_ANSWER, codec="xmlrpc").answer(message))
+    assert await Front(OLD_ANSWER, codec="xmlrpc", forwards_to="old").answer(message) is OLD_ANSWER
+
+
 async def test_a_client_may_force_a_side_by_a_header_or_by_a_parameter() -> None:
     front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
     await front.answer(ONE, Carried(headers=((b"X-Gateway-Side", b"dbus"),)))

@@ -26,6 +26,7 @@ from adapters.transports.xenstore_packets import (
 )
 
 IDS = 2**32  # a request id is 32 bits wide; 0 is that of a watch event
+ASLEEP = 1.0  # seconds by which a timer is late when this process did not run
 MAX_LATE = 1000  # answers that are still to come and that nobody waits for; a connection with more is given up
 
 
@@ -79,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._waiting: dict[int, _Waiting] = {}  # by request id, oldest first
         self._late: dict[int, Operation] = {}  # answers to these are for nobody
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when the timer should fire
         self._heard = 0  # times that something came
         self._closed = asyncio.Event()
         self.lost = False
@@ -119,7 +121,7 @@ class Connection(asyncio.Protocol):
         waiting = _Waiting(self._loop.create_future(), operation, transaction, path, self._loop.time(), self._heard)
         self._waiting[number] = waiting
         if self._timer is None:
-            self._timer = self._loop.call_later(self._deadline, self._look)
+            self._arm(waiting.sent + self._deadline)
         return waiting.answer
 
     def forget(self, operation: Operation, payload: bytes, *, transaction: int = 0) -> None:
@@ -220,14 +222,21 @@ class Connection(asyncio.Protocol):
         if number.isdigit():
             self.forget(Operation.TRANSACTION_END, b"F" + NUL, transaction=int(number))
 
+    def _arm(self, when: float) -> None:
+        self._due = when
+        self._timer = self._loop.call_at(when, self._look)
+
     def _look(self) -> None:
         """Who has waited too long? All deadlines are of one length, so the oldest request is the next."""
         self._timer = None
         now = self._loop.time()
+        if now - self._due > ASLEEP:  # answers may have come meanwhile, and nobody has read them yet
+            self._arm(now + ASLEEP)
+            return
         while self._waiting:
             number, oldest = next(iter(self._waiting.items()))
             if oldest.sent + self._deadline > now:
-                self._timer = self._loop.call_at(oldest.sent + self._deadline, self._look)
+                self._arm(oldest.sent + self._deadline)
                 return
             if self._heard == oldest.heard or len(self._late) >= MAX_LATE:
                 self.close(f"the store has not answered for {self._deadline:g} s")

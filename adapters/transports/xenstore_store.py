@@ -52,7 +52,7 @@ class Status:
 
     address: str
     connected: bool
-    last_error: str  # why it is not connected, or was not before
+    last_error: str  # why it is not connected, or why the last connection ended
     reconnects: int
     watches: int
     in_flight: int
@@ -193,6 +193,7 @@ class Store(Nodes):
     async def _serve(self, connection: Connection) -> None:
         """Register watches, until the connection is lost."""
         self._connection = connection
+        self._error = self._error if self._connections else ""
         self._connections += 1
         self._unregistered = list(self._watches.values())
         self._connected.set()

@@ -242,6 +242,25 @@ async def test_watches_outlive_the_store(daemon: Xenstored, store: Store) -> Non
     assert store.status().reconnects == 2
 
 
+async def test_a_live_update_of_the_store_is_not_noticed(daemon: Xenstored, store: Store) -> None:
+    watch = store.watch("/a")
+    assert await changed(watch) == "/a"
+    updated = asyncio.Event()
+
+    async def task(name: int) -> None:
+        while not updated.is_set():
+            await store.write(f"/tasks/{name}", b"x")
+
+    async with asyncio.TaskGroup() as group:
+        for name in range(8):
+            group.create_task(task(name))
+        await asyncio.to_thread(daemon.live_update)
+        updated.set()
+    await store.write("/a/b", b"x")
+    assert await changed(watch) == "/a/b"
+    assert store.status().reconnects == 0
+
+
 async def test_a_closed_watch_is_forgotten_by_the_store_too(daemon: Xenstored, store: Store) -> None:
     kept, closed = store.watch("/a"), store.watch("/a")
     assert (await changed(kept), await changed(closed)) == ("/a", "/a")

@@ -1,9 +1,10 @@
 """The real C xenstored for one test, on a private folder: starts, dies, comes back; knows nothing of who talks to it.
 
-Nothing survives: after `kill` and `start` the store holds `/tool/xenstored` alone, as a host's does after a boot. Its
-nodes are in memory; with `--internal-db=off` (4.17 only) they are in a file, which it deletes when it starts. Watches,
-transactions and introduced domains belong to a process and are gone with it. The socket's file stays after a kill, and
-connecting to it is refused until the next start.
+Nothing survives a kill: after `start` the store holds `/tool/xenstored` alone, as a host's does after a boot. Its
+nodes are in memory; with `--internal-db=off` (4.17 only) they are in a file, which it deletes when it starts.
+Watches, transactions and introduced domains belong to a process and are gone with it. The socket's file stays, and
+connecting to it is refused until the next start. `live_update` is how a host changes its xenstored: the new one takes
+over nodes, watches, connections.
 """
 
 from __future__ import annotations
@@ -76,6 +77,16 @@ class Xenstored:
         """Kill it if it runs, then start it on the same path, empty."""
         self.kill()
         self.start()
+
+    def live_update(self) -> None:
+        """Have the store replace itself with a new process image, which goes on where it was."""
+        control = self._store.program.with_name("xenstore-control")  # the one in the PATH asks for Xen first
+        command = [str(control), "live-update", str(self._store.program)]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert b"-U" in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0"), (
+            "the new one is not told to restore"
+        )
 
     def tool(self, name: str, *arguments: str, check: bool = True) -> str:
         """What Debian's `xenstore-NAME` prints; `check`: it must succeed."""

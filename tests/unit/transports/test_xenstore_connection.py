@@ -229,6 +229,24 @@ async def test_a_store_that_says_nothing_at_all_is_given_up() -> None:
         assert connection.lost
 
 
+async def test_answers_that_came_while_this_process_was_asleep_are_in_time() -> None:
+    asked = asyncio.Event()
+
+    async def answer(client: Client) -> None:
+        request = await client.request()
+        await asked.wait()
+        client.answer(request, b"x")
+        await client.gone()
+
+    async with connected(answer) as connection:
+        answered = read(connection, "/a")
+        connection._due -= 100
+        pass_time(connection)
+        assert not answered.done()
+        asked.set()
+        assert await answered == b"x"
+
+
 async def test_a_store_that_leaves_too_much_unanswered_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xenstore_connection, "MAX_LATE", 2)
 

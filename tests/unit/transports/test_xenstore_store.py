@@ -357,6 +357,7 @@ async def test_the_status_is_for_an_operator() -> None:
             await within_patience(store)
             status = store.status()
             assert (status.address, status.connected, status.reconnects, status.watches) == (path, True, 0, 0)
+            assert status.last_error == ""
         assert store.status().last_error == "stopped"
 
 

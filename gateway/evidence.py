@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.core import counting
-from gateway.core.compare import Verdict, blame, compare
+from gateway.core.compare import Comparison, Verdict, blame, compare
 from gateway.core.kept import Batch, ClientKey, Counts, MethodId, Pair, Seen
 from gateway.core.migration import Side
 from gateway.core.mismatch import document
@@ -52,8 +52,16 @@ class Evidence:
 
         return both
 
-    def observed(self, observed: Observed) -> None:
-        """Compare both outcomes by the rules of the method and remember what came of it."""
+    def compare(self, observed: Observed) -> Comparison:
+        """Hold both outcomes against each other by the rules of the method."""
+        rules = observed.route.migration.compare
+        control, candidate = observed.control.outcome, observed.candidate.outcome
+        if observed.again is None:
+            return compare(control, candidate, rules)
+        return blame(control, observed.again, candidate, rules)
+
+    def observed(self, observed: Observed, comparison: Comparison) -> None:
+        """Remember what came of a call that both sides have run."""
         route, control, candidate = observed.route, observed.control, observed.candidate
         identity = MethodId(route.service, route.method)
         gathered = self._gathered(identity)
@@ -64,11 +72,6 @@ class Evidence:
         if _code(control.outcome) in NO_ANSWER:
             gathered.unanswered += 1
             return
-        rules = route.migration.compare
-        if observed.again is None:
-            comparison = compare(control.outcome, candidate.outcome, rules)
-        else:
-            comparison = blame(control.outcome, observed.again, candidate.outcome, rules)
         gathered.verdicts[comparison.verdict] += 1
         if comparison.verdict in (Verdict.DIFFERENT, Verdict.ERROR_DIFFERENT):
             first, second = ((each.side, each.outcome, each.seconds) for each in (control, candidate))

@@ -32,7 +32,8 @@ _log = structlog.get_logger("gateway")
 
 _FORWARDED = Plan(Side.LEGACY, None, "the method is not mapped: the old service answers")
 _FROM_HTTP = 400  # the least status of an answer that is no answer to a call
-READ_MOST = 4 * 1024**2  # bytes of an old service's answer; a larger one is not read: that would hold up everybody
+READ_AT_ONCE = 128 * 1024  # bytes of an old service's answer; a longer one is read in a thread, lest all others wait
+READ_MOST = 32 * 1024**2  # bytes; a longer one is not read at all
 LONGEST_POLL = 86_400.0  # seconds; event.from waits so long at most, and what is not mapped may be that
 
 
@@ -207,7 +208,24 @@ class Exchange(Endpoint):
         if len(answer.body or b"") > READ_MOST:
             self._account_unread(asked, seconds)
             return
-        outcomes = self._read_back(envelope, answer)
+        if len(answer.body or b"") > READ_AT_ONCE:
+            reading = asyncio.get_running_loop().run_in_executor(None, self._read_back, envelope, answer)
+            reading.add_done_callback(lambda done: self._afterwards(self._read, envelope, asked, done, seconds))
+            return
+        self._accounted(envelope, asked, self._read_back(envelope, answer), seconds)
+
+    def _read(
+        self,
+        envelope: Envelope,
+        asked: Sequence[_Asked | Fault],
+        done: asyncio.Future[Sequence[Outcome]],
+        seconds: float,
+    ) -> None:
+        self._accounted(envelope, asked, done.result(), seconds)
+
+    def _accounted(
+        self, envelope: Envelope, asked: Sequence[_Asked | Fault], outcomes: Sequence[Outcome], seconds: float
+    ) -> None:
         for at, (each, outcome) in enumerate(zip(map(self._routed, asked), outcomes, strict=True)):
             seen = self.dialect.unwrap_outcome(outcome, each.call)
             self._note(each, seen, seconds)

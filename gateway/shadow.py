@@ -8,17 +8,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import structlog
 
+from gateway.core.compare import Comparison
 from gateway.core.frozen import value
 from gateway.core.migration import Side
-from gateway.core.model import Call, Outcome
+from gateway.core.model import Call, Outcome, Reply, Value
 from gateway.core.route import Route
 
 ROOM = 64  # observations at one time
+LARGE = 2_000  # values in an outcome; comparing so many takes a millisecond
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("shadow")
 
@@ -48,8 +53,11 @@ class Observed:
 class Publish(Protocol):
     """Who is told."""
 
-    def observed(self, observed: Observed) -> None:
-        """Compare and remember."""
+    def compare(self, observed: Observed) -> Comparison:
+        """Hold both outcomes against each other; pure, and run in a thread where they are large."""
+
+    def observed(self, observed: Observed, comparison: Comparison) -> None:
+        """Remember what came of it."""
 
     def dropped(self, route: Route) -> None:
         """There was no room to observe a call."""
@@ -104,7 +112,9 @@ class Shadow:
 
     async def _run(self, job: Job) -> None:
         try:
-            self._publish.observed(await self._observed(job))
+            observed = await self._observed(job)
+            comparison = await _aside(observed.control.outcome, partial(self._publish.compare, observed))
+            self._publish.observed(observed, comparison)
         except Exception:  # noqa: BLE001 - a bug costs this observation and nothing else
             _log.exception("a bug ended this observation", method=job.route.method)
 
@@ -112,6 +122,30 @@ class Shadow:
         side = job.control.side.other
         started = perf_counter()
         outcome = await self._ask(side, job.route, job.call)
-        candidate = Observation(side, job.view(outcome), perf_counter() - started)
-        again = job.view(await self._ask(job.control.side, job.route, job.call)) if job.noise else None
+        seconds = perf_counter() - started
+        candidate = Observation(side, await _aside(outcome, partial(job.view, outcome)), seconds)
+        again = await self._again(job) if job.noise else None
         return Observed(job.route, job.call, job.control, candidate, again)
+
+    async def _again(self, job: Job) -> Outcome:
+        outcome = await self._ask(job.control.side, job.route, job.call)
+        return await _aside(outcome, partial(job.view, outcome))
+
+
+async def _aside(measure: Outcome, work: Callable[[], T]) -> T:
+    """Do it here where it is quick, and in a thread where it would hold up every other call."""
+    return await asyncio.to_thread(work) if _is_large(measure) else work()
+
+
+def _is_large(outcome: Outcome) -> bool:
+    """Whether there are more than LARGE values in it; looks no further."""
+    waiting: list[Value] = [outcome.value if isinstance(outcome, Reply) else outcome.data]
+    seen = 0
+    while waiting:
+        value = waiting.pop()
+        inside = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+        seen += 1 + len(inside)
+        if seen > LARGE:
+            return True
+        waiting.extend(inside)
+    return False

@@ -35,6 +35,10 @@ def observed(control: Outcome, candidate: Outcome, again: Outcome | None = None)
     return Observed(STAT, CALL, *sides, again)
 
 
+def tell(evidence: Evidence, seen: Observed) -> None:
+    evidence.observed(seen, evidence.compare(seen))
+
+
 def test_calls_are_counted_by_side_with_their_errors_and_seconds() -> None:
     batch = gather(
         (Side.LEGACY, Reply(1), 0.001),
@@ -58,8 +62,8 @@ def test_a_side_that_refuses_what_the_other_takes_has_failed() -> None:
 @pytest.mark.parametrize("code", sorted(NO_ANSWER, key=str))
 def test_nothing_can_differ_from_a_control_that_gave_no_answer(code: FaultCode) -> None:
     evidence = Evidence()
-    evidence.observed(observed(Fault(code, "away"), Reply(1)))
-    evidence.observed(observed(Fault(code, "away"), Fault(FaultCode.NO_REPLY, "away too")))
+    tell(evidence, observed(Fault(code, "away"), Reply(1)))
+    tell(evidence, observed(Fault(code, "away"), Fault(FaultCode.NO_REPLY, "away too")))
     batch = evidence.take()
     assert batch.evidence[ME].counters == {"unanswered": 2, "calls_dbus": 2, "errors_dbus": 1}
     assert batch.pairs == []
@@ -67,7 +71,7 @@ def test_nothing_can_differ_from_a_control_that_gave_no_answer(code: FaultCode) 
 
 def test_a_candidate_that_had_no_room_was_not_observed() -> None:
     evidence = Evidence()
-    evidence.observed(observed(Reply(1), Fault(FaultCode.BUSY, "later")))
+    tell(evidence, observed(Reply(1), Fault(FaultCode.BUSY, "later")))
     assert evidence.take().evidence[ME].counters == {"dropped": 1}
 
 
@@ -84,8 +88,8 @@ def test_who_called_is_remembered_with_when_and_how_often() -> None:
 
 def test_an_observation_counts_for_the_candidate_and_for_the_verdict() -> None:
     evidence = Evidence()
-    evidence.observed(observed(Reply(1), Reply(1)))
-    evidence.observed(observed(Reply(1), Fault(FaultCode.REMOTE, "no")))
+    tell(evidence, observed(Reply(1), Reply(1)))
+    tell(evidence, observed(Reply(1), Fault(FaultCode.REMOTE, "no")))
     batch = evidence.take()
     counts = batch.evidence[ME]
     assert counts.counters == {"equal": 1, "error_different": 1, "calls_dbus": 2, "errors_dbus": 1}
@@ -96,7 +100,7 @@ def test_an_observation_counts_for_the_candidate_and_for_the_verdict() -> None:
 
 def test_what_the_control_contradicts_itself_in_is_no_difference() -> None:
     evidence = Evidence()
-    evidence.observed(observed(Reply({"up": 1}), Reply({"up": 3}), again=Reply({"up": 2})))
+    tell(evidence, observed(Reply({"up": 1}), Reply({"up": 3}), again=Reply({"up": 2})))
     batch = evidence.take()
     assert batch.evidence[ME].counters["ignored"] == 1
     assert batch.pairs == []
@@ -105,7 +109,7 @@ def test_what_the_control_contradicts_itself_in_is_no_difference() -> None:
 def test_of_many_pairs_the_newest_are_kept() -> None:
     evidence = Evidence()
     for number in range(PAIRS + 5):
-        evidence.observed(observed(Reply(number), Reply(-1)))
+        tell(evidence, observed(Reply(number), Reply(-1)))
     batch = evidence.take()
     assert len(batch.pairs) == PAIRS
     assert batch.evidence[ME].counters["different"] == PAIRS + 5

@@ -12,6 +12,7 @@ import pytest
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
+from gateway.core.compare import Comparison, compare
 from gateway.core.migration import Migration, Mode, Setting, Side
 from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Limits, Outcome, Peer, Reply
 from gateway.core.ports import Backend, Codec
@@ -224,7 +225,10 @@ class Told:
         self.lost: list[str] = []
         self.noted: list[tuple[str, Outcome, Side | None]] = []
 
-    def observed(self, observed: Observed) -> None:
+    def compare(self, observed: Observed) -> Comparison:
+        return compare(observed.control.outcome, observed.candidate.outcome)
+
+    def observed(self, observed: Observed, comparison: Comparison) -> None:
         self.seen.append(observed)
 
     def dropped(self, route: Route) -> None:
@@ -420,3 +424,13 @@ async def test_an_answer_of_many_megabytes_goes_back_unread(monkeypatch: pytest.
     assert await front.answer(ONE) is OLD_ANSWER
     assert front.told.noted == [("stat", Reply(), Side.LEGACY)]
     assert (front.told.seen, front.told.lost) == ([], ["stat"])
+
+
+async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.exchange.READ_AT_ONCE", len(body(OLD_ANSWER)) - 1)
+    front = Front(OLD_ANSWER, stat=SHADOW)
+    assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
+    async with asyncio.timeout(5):
+        while not front.told.seen:  # noqa: ASYNC110 - the thread sets no event
+            await asyncio.sleep(0)
+    assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
 
+from gateway.core.compare import Comparison, compare
 from gateway.core.migration import Side
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.route import Route
-from gateway.shadow import Job, Observation, Observed, Shadow
+from gateway.shadow import LARGE, Job, Observation, Observed, Shadow
 from tests.kit.routes import route
 
 CALL = Call("VM.stat", ("a",))
@@ -23,7 +25,10 @@ class Told:
         self.seen: list[Observed] = []
         self.lost = 0
 
-    def observed(self, observed: Observed) -> None:
+    def compare(self, observed: Observed) -> Comparison:
+        return compare(observed.control.outcome, observed.candidate.outcome)
+
+    def observed(self, observed: Observed, comparison: Comparison) -> None:
         self.seen.append(observed)
 
     def dropped(self, route: Route) -> None:
@@ -97,8 +102,8 @@ async def test_without_room_an_observation_is_dropped_and_counted() -> None:
 
 async def test_a_bug_in_what_is_told_costs_that_observation_only(capsys: pytest.CaptureFixture[str]) -> None:
     class Broken(Told):
-        def observed(self, observed: Observed) -> None:
-            super().observed(observed)
+        def observed(self, observed: Observed, comparison: Comparison) -> None:
+            super().observed(observed, comparison)
             raise KeyError("a bug")
 
     told = Broken()
@@ -121,3 +126,23 @@ async def test_what_does_not_end_in_time_is_cut_off() -> None:
     assert await shadow.drain(0) == 1
     assert len(shadow) == 0
     assert told.seen == []
+
+
+async def test_large_outcomes_are_read_and_compared_in_a_thread() -> None:
+    threads: list[bool] = []
+    large = Reply([{"name": str(number)} for number in range(LARGE)])
+
+    class Watching(Told):
+        def compare(self, observed: Observed) -> Comparison:
+            threads.append(threading.current_thread() is threading.main_thread())
+            return super().compare(observed)
+
+    def view(outcome: Outcome) -> Outcome:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return outcome
+
+    for outcome in (large, Reply("small")):
+        shadow = Shadow(answering(outcome, []), Watching())
+        shadow.observe(Job(route("VM.stat"), CALL, Observation(Side.LEGACY, outcome, 0.5), view, noise=True))
+        await shadow.drain(5)
+    assert threads == [False] * 3 + [True] * 3

@@ -111,7 +111,14 @@ class Transaction(Nodes):
     async def commit(self) -> None:
         """End it; raises StoreError EAGAIN when it has to be done again."""
         self._ended = True
-        await self._connection.ask(Operation.TRANSACTION_END, b"T" + NUL, transaction=self._number)
+        try:
+            await self._connection.ask(
+                Operation.TRANSACTION_END, b"T" + NUL, path="transaction", transaction=self._number
+            )
+        except StoreError as error:
+            if error.name != "ENOENT":
+                raise
+            raise StoreError("EAGAIN", "transaction", "the store has dropped it") from error  # in a live update
 
     def roll_back(self) -> None:
         """Drop it, without waiting."""

@@ -164,7 +164,7 @@ def transaction_id(payload: bytes) -> int:
     """The number in an answer to TRANSACTION_START; raises StoreError EIO."""
     number = payload.rstrip(NUL)
     if not number.isdigit():
-        raise StoreError("EIO", "", f"a transaction that makes no sense: {payload[:80]!r}")
+        raise StoreError("EIO", "transaction", f"a number that makes no sense: {payload[:80]!r}")
     return int(number)
 
 

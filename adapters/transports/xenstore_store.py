@@ -71,7 +71,7 @@ class Store(Nodes):
         self._wake = asyncio.Event()  # a watch is new, or the connection lost
         self._watches: dict[bytes, Watch] = {}  # by token
         self._tokens = count(1)
-        self._unregistered: list[Watch] = []
+        self._unregistered: dict[bytes, Watch] = {}
         self._error = "not started"
         self._connections = 0
 
@@ -126,8 +126,7 @@ class Store(Nodes):
         """Watch a node and all below it, from now on or when there is a connection; raises StoreError for no path."""
         path_argument(path)
         watch = Watch(path, b"%d" % next(self._tokens), self._unwatch)
-        self._watches[watch.token] = watch
-        self._unregistered.append(watch)
+        self._watches[watch.token] = self._unregistered[watch.token] = watch
         self._wake.set()
         return watch
 
@@ -148,7 +147,7 @@ class Store(Nodes):
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         connection = self._there()
-        answer = await connection.ask(Operation.TRANSACTION_START, NUL)
+        answer = await connection.ask(Operation.TRANSACTION_START, NUL, path="transaction")
         transaction = Transaction(connection, transaction_id(answer))
         try:
             result = await work(transaction)
@@ -195,12 +194,12 @@ class Store(Nodes):
         self._connection = connection
         self._error = self._error if self._connections else ""
         self._connections += 1
-        self._unregistered = list(self._watches.values())
+        self._unregistered = dict(self._watches)
         self._connected.set()
         while self._connection is connection:
             self._wake.clear()
-            new, self._unregistered = self._unregistered, []
-            await asyncio.gather(*(_register(watch, connection) for watch in new))
+            new, self._unregistered = self._unregistered, {}
+            await asyncio.gather(*(_register(watch, connection) for watch in new.values()))
             await self._wake.wait()
 
     def _lost(self, connection: Connection) -> None:
@@ -219,7 +218,7 @@ class Store(Nodes):
     def _unwatch(self, watch: Watch) -> None:
         """Of Watch: it is closed."""
         del self._watches[watch.token]
-        if self._connection is not None:
+        if self._unregistered.pop(watch.token, None) is None and self._connection is not None:
             self._connection.forget(Operation.UNWATCH, _watch_argument(watch))
 
 

@@ -144,3 +144,16 @@ async def test_a_transaction_that_is_rolled_back_is_dropped() -> None:
         (END, 17, b"F\0"),
         (11, 0, b"/b\0"),
     ]
+
+
+async def test_a_transaction_that_the_store_has_dropped_is_to_be_done_again() -> None:
+    async with nodes({END: "ENOENT"}) as plain:
+        with pytest.raises(StoreError, match="transaction: the store has dropped it") as caught:
+            await Transaction(plain.connection, 17).commit()
+    assert caught.value.name == "EAGAIN"
+
+
+async def test_another_error_at_the_commit_is_told() -> None:
+    async with nodes({END: "EQUOTA"}) as plain:
+        with pytest.raises(StoreError, match="transaction: EQUOTA"):
+            await Transaction(plain.connection, 17).commit()

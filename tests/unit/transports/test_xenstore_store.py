@@ -349,6 +349,26 @@ async def test_stopping_what_never_started_or_never_connected_returns(tmp_path: 
     await store.stop()
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_it_can_be_stopped_while_it_connects(turns: int) -> None:
+    async with fake_store(obliging) as path:
+        store = Store(path)
+        store.watch("/a")
+        await store.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await store.stop()
+        assert not store.connected
+
+
+async def test_watches_that_are_closed_while_there_is_no_store_leave_nothing() -> None:
+    store = Store("/none")
+    for _ in range(10):
+        store.watch("/a").close()
+    assert not store._unregistered
+    assert store.status().watches == 0
+
+
 async def test_the_status_is_for_an_operator() -> None:
     async with fake_store(obliging) as path:
         store = Store(path)

@@ -106,6 +106,7 @@ class Gateway:
                 await self._monitoring.start()
                 stack.push_async_callback(self._monitoring.stop)
             stack.push_async_callback(self._drain)
+            await self._expose()
             for transport in self.transports.values():
                 await transport.start()
             self._stack = stack.pop_all()
@@ -187,13 +188,14 @@ class Gateway:
 
     async def unready(self) -> list[str]:
         """Why not every mapped method can be called."""
-        return health.reasons(self.backend.status(), await health.services(self.table, self.backend, self._asks_bus))
+        services = await health.services(self.table, self.backend, self._asks_bus)
+        return health.reasons(self.backend.status(), services, [store.status() for store in self.stores])
 
     async def status(self) -> Mapping[str, object]:
         """Buses, services, listeners, calls in flight."""
         services = await health.services(self.table, self.backend, self._asks_bus)
         buses = self.backend.status()
-        reasons = health.reasons(buses, services)
+        reasons = health.reasons(buses, services, [store.status() for store in self.stores])
         return {
             "ready": not reasons,
             "reasons": reasons,
@@ -206,6 +208,7 @@ class Gateway:
             "buffered": self.room.buffered,
             "buses": buses,
             "upstreams": self.upstreams.status(),
+            "stores": [store.status() for store in self.stores],
             "state": {"place": self.moving.state.place, "trouble": self.moving.state.trouble},
             "services": health.rows(self.table, services, self.calls, self._asks_bus),
         }
@@ -218,7 +221,8 @@ class Gateway:
             "xcp_gateway_buffered_bytes": self.room.buffered,
             "xcp_gateway_log_lines_lost_total": lines_lost(),
         }
-        readings = health.readings(self.table, self.backend.status(), services, gauges, self._cuts)
+        stores = [store.status() for store in self.stores]
+        readings = health.readings(self.table, self.backend.status(), services, gauges, self._cuts, stores)
         return await asyncio.to_thread(metrics.render, self.calls, {**readings, **self.moving.readings()})
 
     def _live_routes(self) -> Sequence[Route]:
@@ -268,6 +272,7 @@ class Gateway:
         self._warn_of_trust(settings)
         self.endpoints, self.table = self._endpoints(settings, table), table
         self.settings = settings
+        await self._expose()
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
         return {
             "revision": table.revision,
@@ -333,7 +338,23 @@ class Gateway:
             sessions=self.sessions,
         )
 
-    def _transport(self, name: str, listener: Listener) -> parts.Transport:
+    @property
+    def stores(self) -> list[parts.StoreTransport]:
+        """Those of the listeners that are a xenstore."""
+        return [each for each in self.transports.values() if isinstance(each, parts.StoreTransport)]
+
+    async def _expose(self) -> None:
+        """Serve in each store what the mappings expose there, from now on."""
+        for store in self.stores:
+            found = [exchange for key, exchange in self.endpoints.exchanges.items() if key.listener == store.name]
+            await store.expose(parts.offer(exchange.table, exchange) for exchange in found)
+
+    def _transport(self, name: str, listener: Listener) -> parts.Transport | parts.StoreTransport:
+        if listener.is_store:
+            return parts.store_transport(
+                name, listener, self.room, lambda trouble: _log.warning("store", listener=name, trouble=trouble)
+            )
+
         def resolve(path: str) -> Endpoint | None:
             return self.endpoints.resolve(name, path)
 

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 Count = Annotated[int, Meta(ge=1)]
 BusAddress = Annotated[str, Meta(pattern=r"^(unix:(path|abstract)=|tcp:|unixexec:)")]
-Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+|systemd:.+)$")]
+Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+|systemd:.+|xenstore:(/.+)?)$")]
 MetricsAddress = Annotated[str, Meta(pattern=r"^tcp:.+:\d+$")]
 UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+)$")]
 Who = Annotated[str, Meta(pattern=r"^((user:|group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|(uid|gid):\d{1,10})$")]
@@ -68,6 +68,8 @@ class Listener(_Section, frozen=True):
     max_elements: Count = 100_000
     max_batch: Count = 100
     max_calls: Count = 256
+    max_calls_per_domain: Count = 16  # in a xenstore, of each domain but 0
+    max_body_per_domain: Size = Size(64 * 1024)  # of all requests of such a domain together
     max_connections: Count = 1024
     header_timeout: Seconds = Seconds(10)
     body_timeout: Seconds = Seconds(60)
@@ -77,6 +79,11 @@ class Listener(_Section, frozen=True):
     force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
     unmapped: Literal["refuse", "forward"] = "refuse"  # what no endpoint takes: other paths, other verbs than POST
     upstream: str | None = None  # where that goes
+
+    @property
+    def is_store(self) -> bool:
+        """Whether clients come through a xenstore and not through sockets of ours."""
+        return self.bind[0].startswith("xenstore:")
 
 
 class Upstream(_Section, frozen=True):
@@ -185,6 +192,7 @@ def parse(document: dict[str, object], path: Path) -> Config:
         raise ConfigError(f"{path}: $: expected a [bus.NAME] or an [upstream.NAME]: there is nobody to answer")
     _one_bus_each(settings, path)
     _known_upstreams(settings, path)
+    _stores_alone(settings, path)
     return settings
 
 
@@ -207,6 +215,12 @@ def _known_upstreams(settings: Config, path: Path) -> None:
             there = ", ".join(settings.upstream) or "none"
             hint = f"did you mean '{near[0]}'?" if near else f"there are: {there}"
             raise ConfigError(f"{place}.upstream: '{listener.upstream}' is no upstream ({hint})")
+
+
+def _stores_alone(settings: Config, path: Path) -> None:
+    for name, listener in settings.listener.items():
+        if len(listener.bind) > 1 and any(bind.startswith("xenstore:") for bind in listener.bind):
+            raise ConfigError(f"{path}: $.listener.{name}.bind: a xenstore stands alone; give it a listener of its own")
 
 
 def _convert(document: object, wanted: type[_T], path: Path, place: str) -> _T:

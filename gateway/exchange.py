@@ -113,6 +113,13 @@ class Exchange(Endpoint):
             return outcome
         return self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {shown(call.method)}"))
 
+    def _may_ask(self, domid: int, route: Route | None, call: Call) -> bool:
+        """Whether a domain may call this, as the mapping says it of the method or of the endpoint."""
+        domains = None if route is None else route.domains
+        if domains is None and self.table.exposure is not None:
+            domains = self.table.exposure.domains
+        return domains is None or domains.allow(domid, call.named)
+
     # One call after the other
 
     def _encoded(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
@@ -128,6 +135,9 @@ class Exchange(Endpoint):
         call = Call(meant.method, meant.params, meant.named, meant.oneway, peer, known)
         forced, call = self._forcing.of(call, carried)
         route = self.table.routes.get(call.method)
+        if peer.domid is not None and not self._may_ask(peer.domid, route, call):
+            fault = Fault(FaultCode.ACCESS_DENIED, f"domain {peer.domid} may not call {shown(call.method)}")
+            return self.dispatcher.refuse(call, fault)
         if route is not None:
             user = self._sessions.user(route, call)
             if user:

@@ -10,7 +10,7 @@ from gateway import __version__
 from gateway.core.route import Route
 from gateway.mapping.table import Table
 from gateway.metrics import Calls, Samples
-from gateway.parts import Backend, BusStatus, ServiceStatus
+from gateway.parts import Backend, BusStatus, ServiceStatus, StoreStatus
 
 BUS_PATIENCE = 1.0  # seconds that a bus has to tell who owns its names
 
@@ -71,12 +71,16 @@ def _row(status: ServiceStatus, routes: Sequence[Route], calls: Calls) -> Servic
     )
 
 
-def reasons(buses: Sequence[BusStatus], statuses: Sequence[ServiceStatus]) -> list[str]:
-    """Why the gateway is not ready; nothing when every bus is connected and every service there or startable."""
+def reasons(
+    buses: Sequence[BusStatus], statuses: Sequence[ServiceStatus], stores: Sequence[StoreStatus] = ()
+) -> list[str]:
+    """Why the gateway is not ready; nothing when each bus and store is connected, each service there or startable."""
     down = {bus.name for bus in buses if not bus.connected}
     of_buses = [f"bus '{bus.name}' is not connected: {bus.last_error}" for bus in buses if bus.name in down]
     missing = [status for status in statuses if not status.presence.is_reachable and status.bus not in down]
-    return [*of_buses, *map(_missing, missing)]
+    away = [store for store in stores if not store.connected]
+    of_stores = [f"the store of listener '{store.listener}' is not connected: {store.last_error}" for store in away]
+    return [*of_buses, *of_stores, *map(_missing, missing)]
 
 
 def _missing(status: ServiceStatus) -> str:
@@ -90,6 +94,7 @@ def readings(
     statuses: Sequence[ServiceStatus],
     values: Mapping[str, float],
     cuts: Mapping[str, int],
+    stores: Sequence[StoreStatus] = (),
 ) -> Mapping[str, Samples]:
     """What a scrape reads, by the name of its series. `values`: those without a label; `cuts`: by listener."""
     return {
@@ -104,5 +109,7 @@ def readings(
         "xcp_gateway_signal_storms_total": [((bus.name,), bus.storms) for bus in buses],
         "xcp_gateway_service_available": [((s.bus, s.name), s.presence.is_reachable) for s in statuses],
         "xcp_gateway_breaker_open": [((s.bus, s.name), s.breaker.refuses) for s in statuses],
+        "xcp_gateway_store_connected": [((store.listener,), store.connected) for store in stores],
+        "xcp_gateway_store_requests_waiting": [((store.listener,), store.waiting) for store in stores],
         **{name: [((), value)] for name, value in values.items()},
     }

@@ -72,6 +72,10 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_signal_storms_total": Series(
         "counter", "Times that signals came too fast to be heard one by one, and the state was read instead.", ("bus",)
     ),
+    "xcp_gateway_store_connected": Series("gauge", "1 while the listener's xenstore is connected.", ("listener",)),
+    "xcp_gateway_store_requests_waiting": Series(
+        "gauge", "Requests in the listener's xenstore that wait for their answer.", ("listener",)
+    ),
     "xcp_gateway_service_available": Series(
         "gauge", "1 when the bus name is owned, or is started on demand.", ("bus", "bus_name")
     ),

@@ -14,13 +14,17 @@ from adapters.transports.http import HttpLimits, Transport
 from adapters.transports.http_client import Line, LineLimits
 from adapters.transports.http_client_site import site
 from adapters.transports.room import Room
+from adapters.transports.xenstore import NODES, Offer, StoreLimits, StoreStatus
+from adapters.transports.xenstore import Transport as StoreTransport
 from gateway import config
 from gateway.config import Config, ConfigError, Listener
 from gateway.core.model import Limits
+from gateway.core.nodes import element
 from gateway.core.ports import Codec, Dialect, Endpoint, Resolve
+from gateway.core.route import Effect
 from gateway.mapping.compile import build
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import Table
+from gateway.mapping.table import EndpointTable, Table
 
 __all__ = [
     "CODECS",
@@ -28,8 +32,11 @@ __all__ = [
     "Backend",
     "BusStatus",
     "Inherited",
+    "Offer",
     "Room",
     "ServiceStatus",
+    "StoreStatus",
+    "StoreTransport",
     "Transport",
     "Upstream",
     "Upstreams",
@@ -49,6 +56,7 @@ def compile_mappings(settings: Config) -> tuple[Table, list[Problem]]:
         codecs=set(CODECS),
         dialects=set(DIALECTS),
         listeners=set(settings.listener),
+        stores={name for name, listener in settings.listener.items() if listener.is_store},
         upstreams=spoken(settings),
         may_be_empty=any(listener.unmapped == "forward" for listener in settings.listener.values()),
     )
@@ -182,6 +190,26 @@ def transport(
         otherwise=otherwise,
     )
     return made
+
+
+def store_transport(name: str, listener: Listener, room: Room, on_trouble: Callable[[str], object]) -> StoreTransport:
+    """The client of the store of a [listener.NAME] section."""
+    limits = StoreLimits(
+        calls=listener.max_calls,
+        calls_per_domain=listener.max_calls_per_domain,
+        body=listener.max_body,
+        body_per_domain=listener.max_body_per_domain,
+        nodes=min(listener.max_elements, NODES),
+    )
+    made: StoreTransport = TRANSPORTS["xenstore"](name, listener.bind, limits, room=room, on_trouble=on_trouble)
+    return made
+
+
+def offer(table: EndpointTable, endpoint: Endpoint) -> Offer:
+    """What one endpoint offers in a store."""
+    assert table.exposure is not None, "the compiler leaves none without"
+    writes = {element(name) for name, route in table.routes.items() if route.effect is Effect.WRITE}
+    return Offer(table.exposure, endpoint, frozenset(writes))
 
 
 def _http_limits(listener: Listener) -> HttpLimits:

@@ -1,5 +1,8 @@
 """The transports, by the name a config may use for them."""
 
-from adapters.transports import http
+from collections.abc import Callable
+from typing import Any
 
-TRANSPORTS = {"http": http.Transport}
+from adapters.transports import http, xenstore
+
+TRANSPORTS: dict[str, Callable[..., Any]] = {"http": http.Transport, "xenstore": xenstore.Transport}

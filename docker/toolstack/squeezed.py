@@ -92,6 +92,10 @@ class Memory1(Record):
         return ["Fixed_size", Variant("x", sample.DOMAIN_ZERO_MEMORY // sample.KIB)]
 
     @method()
+    def Echo(self, values: "a{ss}") -> "a{ss}":
+        return values
+
+    @method()
     def List(self) -> "a(ssxxxi)":
         return [[r.session, r.id, r.kib, r.least, r.greatest, r.domid] for r in self.reservations.values()]
 

@@ -168,10 +168,24 @@ def _print_status(answer: Mapping[str, Any]) -> None:
                 str(bus["late_replies"]),
                 bus["last_error"] or "",
             )
+    if answer["stores"]:
+        out.print()
+        with table("STORE", "STATE", "ADDRESS", "WATCHES", "WAITING", "LAST ERROR") as shown:
+            for store in answer["stores"]:
+                shown.add_row(*_store_cells(store))
     out.print()
     with table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as shown:
         for service in answer["services"]:
             shown.add_row(*_service_cells(service))
+
+
+def _store_cells(store: Mapping[str, Any]) -> Iterator[str | Text]:
+    yield store["listener"]
+    yield Text("connected", "green") if store["connected"] else Text("away", "red")
+    yield store["address"]
+    yield str(store["watches"])
+    yield str(store["waiting"])
+    yield store["last_error"] if not store["connected"] or store["reconnects"] else ""
 
 
 def _service_cells(service: Mapping[str, Any]) -> Iterator[str | Text]:

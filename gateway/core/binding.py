@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from gateway.core.marshal import Encode
@@ -127,6 +127,7 @@ class Plan:
     names: tuple[str, ...] = ()
     defaults: tuple[Value, ...] = ()  # of the last parameters
     session: bool = False  # one of the parameters is a session, which is not counted
+    rest: str = ""  # the parameter that is a struct of what is given by any other name
     structs: tuple[Apart, ...] = ()
     arguments: tuple[Take, ...] = ()
 
@@ -244,6 +245,9 @@ def _miscounted(plan: Plan, call: Call) -> ParameterCountError:
 
 def _by_name(plan: Plan, call: Call) -> Slots:
     """Positional ones fill the parameters that are not given by name, in order."""
+    if plan.rest:
+        others = {name: value for name, value in call.named.items() if name not in plan.names}
+        call = replace(call, named={**{n: v for n, v in call.named.items() if n in plan.names}, plan.rest: others})
     for name in call.named:
         if name not in plan.names:
             expected = f"no parameter of this name (there are: {', '.join(plan.names) or 'none'})"

@@ -71,6 +71,11 @@ def is_path(text: str) -> bool:
 # Templates
 
 
+def is_parameter(element: str) -> bool:
+    """Whether an element of a template stands for any."""
+    return _PLACEHOLDER.fullmatch(element) is not None
+
+
 class Match(NamedTuple):
     """What a path says in terms of a template: the part that fits it, its parameters, and the elements behind."""
 
@@ -95,7 +100,7 @@ class Template:
         """The node below which everything lies that fits: what stands before the first parameter."""
         before = []
         for each in self.elements:
-            if _PLACEHOLDER.fullmatch(each):
+            if is_parameter(each):
                 break
             before.append(each)
         return "/" + "/".join(before)
@@ -103,6 +108,12 @@ class Template:
     def below(self, *elements: str) -> Template:
         """The template of nodes further down."""
         return Template((*self.elements, *elements))
+
+    def continues(self, path: str) -> Template | None:
+        """What is left when the template begins with this path, which stays as it is; None when it does not."""
+        elements = tuple(path.split("/")[1:])
+        begins = Template(self.elements[: len(elements)])
+        return Template(self.elements[len(elements) :]) if begins.match(path) else None
 
     def match(self, path: str) -> Match | None:
         """Take a path apart; None when it is another one, or ends too early."""
@@ -127,7 +138,7 @@ def template(text: str) -> Template:
     """Read a template; ValueError says what is wrong with it."""
     elements = text.removeprefix("/").split("/")
     names = [found[1] for each in elements if (found := _PLACEHOLDER.fullmatch(each))]
-    plain = [each for each in elements if not _PLACEHOLDER.fullmatch(each)]
+    plain = [each for each in elements if not is_parameter(each)]
     if not text.startswith("/") or not all(re.fullmatch("[A-Za-z0-9_@-]+", each) for each in plain):
         raise ValueError(f"expected a path such as /local/domain/{{domid}}/control, got {shown(text)}")
     if len(names) != len(set(names)):

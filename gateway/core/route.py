@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, NoReturn, TypeAlias
 
+from gateway.core.exposure import Domains
 from gateway.core.frozen import value
 from gateway.core.migration import UNMOVED, Migration
 from gateway.core.model import Call, Fault, Value
@@ -96,6 +97,7 @@ class Route:
     documentation: str = ""
     source: str = ""  # "mappings/xenopsd.yaml:12"
     aliases: tuple[str, ...] = ()  # old spellings that lead here too
+    domains: Domains | None = None  # who may call it over a xenstore; None: whoever may call at the endpoint
     guard: Route | None = None  # called first with the same call; its fault is the answer (a session check)
     session: Callable[[Call], str | None] | None = None  # the session that a call uses
     opens: Callable[[Call], str | None] | None = None  # a login: the user that it names; its result is the session

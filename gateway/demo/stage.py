@@ -1,4 +1,4 @@
-"""Sets the stage: private bus, sample toolstack behind its activation, gateway; takes all down again."""
+"""Sets the stage: private bus, sample toolstack behind its activation, xenstore, gateway; takes all down again."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ services = ["org.xen.xcp.*"]
 
 [listener.rpc]
 bind = ["tcp:127.0.0.1:{port}", "unix:{directory}/rpc"]
+
+[listener.store]
+bind = ["xenstore:{directory}/store/socket"]
 
 [mappings]
 directories = ["{mappings}"]
@@ -59,6 +62,7 @@ class Stage:
     bus: str
     url: str
     unix: Path
+    store: Path  # XENSTORED_PATH of clients that ask there
     control: Path
     config: Path
     log: Path
@@ -85,6 +89,9 @@ def stage(port: int = 0) -> Iterator[Stage]:
         address, command = _rendered(directory)
         bus = stack.enter_context(_process("the bus", command, directory / "bus.log"))
         bus.wait((directory / "bus").is_socket)
+        start = [sys.executable, str(material("xenstored") / "start.py"), "--dir", str(directory / "store")]
+        store = stack.enter_context(_process("the xenstore", start, directory / "store.log"))
+        store.wait((directory / "store" / "socket").is_socket)
         config = directory / "gateway.toml"
         config.write_text(
             CONFIG.format(bus=address, port=port, directory=directory, mappings=material("mappings").resolve())
@@ -97,6 +104,7 @@ def stage(port: int = 0) -> Iterator[Stage]:
             bus=address,
             url=f"http://{listening.removeprefix('tcp:')}",
             unix=directory / "rpc",
+            store=directory / "store" / "socket",
             control=directory / "control",
             config=config,
             log=directory / "gateway.log",

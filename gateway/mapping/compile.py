@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.core.exposure import Exposure
 from gateway.core.route import Route
 from gateway.mapping import load, schema
+from gateway.mapping.exposure import CODEC, compile_exposure
 from gateway.mapping.load import Document
 from gateway.mapping.methods import Compiled, Compiler
 from gateway.mapping.migration import Upstreams
@@ -28,6 +30,7 @@ def build(
     dialects: Collection[str],
     listeners: Collection[str] | None,
     upstreams: Upstreams | None = None,
+    stores: Collection[str] = (),  # listeners that are a xenstore
     may_be_empty: bool = False,  # a directory without a mapping file is no problem
 ) -> tuple[Table, list[Problem]]:
     """Compile mapping files and directories; `listeners` or `upstreams` None: any name will do.
@@ -35,7 +38,7 @@ def build(
     With problems, sorted by place, the table holds only what was good: nobody should use it.
     """
     known = {"codec": codecs, "dialect": dialects, "listener": listeners}
-    work = _Work(known, upstreams, may_be_empty)
+    work = _Work(known, upstreams, may_be_empty, stores)
     documents = work.read(paths)
     for document in documents:
         work.add(document)
@@ -53,6 +56,7 @@ class _Endpoint:
     said: str
     forwards_to: str | None = None
     sent: str = ""  # the file and line that said where what is not mapped goes
+    exposure: Exposure | None = None
     compiled: dict[str, Compiled] = field(default_factory=dict)
     claimed: dict[str, str] = field(default_factory=dict)  # every name -> the entry that has it
 
@@ -62,6 +66,7 @@ class _Work:
     known: Mapping[str, Collection[str] | None]
     upstreams: Upstreams | None
     may_be_empty: bool
+    stores: Collection[str] = ()
     problems: dict[Problem, None] = field(default_factory=dict)
     contracts: list[Contract] = field(default_factory=list)
     library: Library = field(init=False)
@@ -137,7 +142,7 @@ class _Work:
             if key in here:
                 place.fail(f"this file is exposed at {key} twice")
             elif self._names_known(place):
-                endpoint = self._endpoint(place, key)
+                endpoint = self._endpoint(place, key, compile_exposure(place, root.at("methods")))
                 here.update({key: endpoint} if endpoint is not None else {})
         return here
 
@@ -149,13 +154,25 @@ class _Work:
                 hint = did_you_mean(name, names) or f" (there are: {one_of(sorted(names))})"
                 place.at(kind).fail(f"'{name}' is no {kind}{hint}", level="schema")
                 good = False
-        return good
+        return good and self._listener_fits(place)
 
-    def _endpoint(self, place: Scope, key: EndpointKey) -> _Endpoint | None:
+    def _listener_fits(self, place: Scope) -> bool:
+        """A xenstore is no place for another codec, and its codec for no other place."""
+        listener, codec = place.data["listener"], place.data["codec"]
+        if self.known["listener"] is None or (listener in self.stores) == (codec == CODEC):
+            return True
+        kind = "is" if listener in self.stores else "is not"
+        place.at("listener").fail(f"'{listener}' {kind} a xenstore, which goes with the codec {CODEC} alone")
+        return False
+
+    def _endpoint(self, place: Scope, key: EndpointKey, exposure: Exposure | None) -> _Endpoint | None:
         codec, dialect = place.data["codec"], place.data.get("dialect", "plain")
         where = place.document.problem(place.path, "")
-        endpoint = self.found.setdefault(key, _Endpoint(codec, dialect, f"{where.file}:{where.line}"))
+        new = _Endpoint(codec, dialect, f"{where.file}:{where.line}", exposure=exposure)
+        endpoint = self.found.setdefault(key, new)
         if (endpoint.codec, endpoint.dialect) == (codec, dialect):
+            if endpoint.exposure != exposure:
+                place.fail(f"{key} is exposed in another way already ({endpoint.said})")
             return endpoint
         speaks = f"{endpoint.codec}/{endpoint.dialect} ({endpoint.said})"
         place.fail(f"{key} speaks {speaks}, it cannot speak {codec}/{dialect} too")
@@ -185,7 +202,8 @@ class _Work:
                 endpoint.dialect,
                 {name: method.route for name, method in endpoint.compiled.items()},
                 {name: method.fingerprint for name, method in endpoint.compiled.items()},
-                endpoint.forwards_to,
+                forwards_to=endpoint.forwards_to,
+                exposure=endpoint.exposure,
             )
             for key, endpoint in self.found.items()
         }

@@ -14,6 +14,7 @@ from gateway.core.shaping import void
 from gateway.core.units import seconds
 from gateway.mapping.errors import check_errors, compile_errors
 from gateway.mapping.evidence import Evidence
+from gateway.mapping.exposure import compile_domains
 from gateway.mapping.migration import Upstreams, compile_migration, taking, upstream_of
 from gateway.mapping.parameters import Encoding, compile_parameters
 from gateway.mapping.problem import did_you_mean, one_of
@@ -126,6 +127,7 @@ class Compiler:
             documentation=said.get("documentation", callee.documentation),
             source=_source(entry),
             aliases=tuple(said.get("aliases", ())),
+            domains=compile_domains(entry.at("domains"), None),
             guard=self._guard(plan),
             session=taking(_usable(plan), str(self._parameter)) if self._parameter in plan.names else None,
             opens=self._opens(entry, plan),

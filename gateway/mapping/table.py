@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gateway.core.exposure import Exposure
 from gateway.core.route import Route
 from gateway.mapping.idl import Interface
 
@@ -32,6 +33,7 @@ class EndpointTable:
     dialect: str
     routes: Mapping[str, Route]
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    exposure: Exposure | None = None  # how it is reached in a xenstore
     forwards_to: str | None = None  # the upstream that answers all that is not mapped here
 
 

@@ -75,7 +75,7 @@ def test_stay_prints_what_to_try_and_leaves_nothing_at_sigterm() -> None:
         with urllib.request.urlopen(command[2], command[1].encode()) as answer:  # also starts a service
             assert b'"result"' in answer.read()
         started = processes_of(log[1])
-        assert len(started) == 3, "bus, gateway, perfmon"
+        assert len(started) == 4, "bus, xenstored, gateway, perfmon"
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         for pid in started:

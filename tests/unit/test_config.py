@@ -152,3 +152,13 @@ def test_a_listener_forwards_to_an_upstream_that_is_there(tmp_path: Path, listen
 
 def test_an_upstream_has_a_url_that_can_be_reached(tmp_path: Path) -> None:
     assert "$.upstream.xapi.url" in refusal(tmp_path, GOOD + UPSTREAM.replace("http+unix", "gopher"))
+
+
+def test_a_xenstore_is_a_listener_that_stands_alone(tmp_path: Path) -> None:
+    store = '\n[listener.store]\nbind = ["xenstore:"]\nmax_body_per_domain = "1KiB"\n'
+    listener = load(tmp_path, GOOD + store).listener
+    assert {name: each.is_store for name, each in listener.items()} == {"rpc": False, "store": True}
+    assert (listener["store"].max_calls_per_domain, listener["store"].max_body_per_domain) == (16, 1024)
+    both = store.replace('"xenstore:"', '"xenstore:/run/x", "tcp:127.0.0.1:0"')
+    assert "$.listener.store.bind: a xenstore stands alone" in refusal(tmp_path, GOOD + both)
+    assert "$.listener.store.bind" in refusal(tmp_path, GOOD + store.replace("xenstore:", "xenstore:x"))

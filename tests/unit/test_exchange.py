@@ -13,8 +13,10 @@ import pytest
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.compare import Comparison, compare
+from gateway.core.exposure import Domains, Exposure
 from gateway.core.migration import Migration, Mode, Setting, Side
 from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Limits, Outcome, Peer, Reply
+from gateway.core.nodes import template
 from gateway.core.ports import Backend, Codec
 from gateway.core.route import Route
 from gateway.dispatch import UNMAPPED, Dispatcher
@@ -434,3 +436,37 @@ async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same(monkeypa
         while not front.told.seen:  # noqa: ASYNC110 - the thread sets no event
             await asyncio.sleep(0)
     assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]
+
+
+@pytest.mark.parametrize(
+    ("domains", "asks", "method", "allowed"),
+    [
+        (Domains(), 0, "echo", True),
+        (Domains(), 5, "echo", False),
+        (Domains(), 5, "nobody-knows", False),
+        (Domains(), 5, "system.listMethods", False),
+        (Domains(frozenset({5})), 5, "echo", True),
+        (Domains(frozenset({5})), 5, "narrow", False),
+        (Domains(named=frozenset({"domid"})), 7, "echo", True),
+        (Domains(named=frozenset({"domid"})), 5, "echo", False),
+    ],
+)
+async def test_a_domain_calls_what_the_mapping_lets_it_call(
+    domains: Domains, asks: int, method: str, allowed: bool
+) -> None:
+    async def answer(call: Call) -> Outcome:
+        return Reply(str(call.peer.domid))
+
+    routes = {"echo": route(), "narrow": route("narrow", domains=Domains())}
+    exposure = Exposure("tree", template("/svc"), domains)
+    table = EndpointTable(EndpointKey("store", "/svc"), "xenstore", "plain", routes, exposure=exposure)
+    noted: list[Outcome] = []
+    dispatcher = Dispatcher(Scripted(answer), lambda *told: noted.append(told[3]))
+    exchange = Exchange(table, CODECS["xenstore"](Limits()), DIALECTS["plain"]("xenstore"), dispatcher)
+    body = exchange.codec.encode_call(Call(method, named={"domid": "7"}))
+    outcome = exchange.codec.decode_outcome((await exchange.answer(body, Peer(domid=asks))).body or b"")
+    if allowed:
+        assert outcome == Reply(str(asks))
+    else:
+        assert outcome == Fault(FaultCode.ACCESS_DENIED, f"domain {asks} may not call '{method}'")
+        assert noted == [outcome]

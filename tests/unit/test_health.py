@@ -11,7 +11,7 @@ from gateway.core.model import Call, Fault, FaultCode, Reply
 from gateway.core.route import Route
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
-from gateway.parts import BusStatus, ServiceStatus
+from gateway.parts import BusStatus, ServiceStatus, StoreStatus
 from tests.kit.routes import TARGET, route
 
 # Read where methods move (gateway/moving.py).
@@ -72,6 +72,18 @@ def test_what_is_missing_is_named_once() -> None:
     unknown = ServiceStatus("org.absent", "toolstack", Presence.UNKNOWN)
     assert health.reasons([DOWN], [unknown]) == ["bus 'toolstack' is not connected: cannot connect: no such file"]
     assert health.reasons([UP], [unknown]) == ["org.absent is unknown on bus 'toolstack'"]  # the bus is mute
+
+
+STORE = StoreStatus("store", "/run/x", connected=False, last_error="no such file", reconnects=0, watches=2, waiting=3)
+
+
+def test_a_store_that_is_away_is_named_and_counted() -> None:
+    there = replace(STORE, connected=True)
+    assert health.reasons([UP], [TOY], [there]) == []
+    assert health.reasons([UP], [TOY], [STORE]) == ["the store of listener 'store' is not connected: no such file"]
+    readings = health.readings(table(), [UP], [], {}, {}, [STORE])
+    assert readings["xcp_gateway_store_connected"] == [(("store",), False)]
+    assert readings["xcp_gateway_store_requests_waiting"] == [(("store",), 3)]
 
 
 def test_a_scrape_reads_every_series_that_is_not_counted() -> None:

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 from gateway import config, parts
+from gateway.core.exposure import Exposure
 from gateway.core.model import Fault, FaultCode, Reply
 from gateway.core.netstrings import pack
+from gateway.core.nodes import template
+from gateway.core.route import Effect
+from gateway.mapping.table import EndpointKey, EndpointTable
+from tests.kit.endpoints import Echo
+from tests.kit.routes import route
 
 SETTINGS = config.parse(
     {
@@ -129,3 +135,17 @@ def test_what_is_wrong_with_an_upstream_is_told_with_its_place(changes: dict[str
     with pytest.raises(config.ConfigError) as caught:
         parts.upstreams(with_upstream(**changes), parts.Room())
     assert str(caught.value).startswith(f"/etc/gateway.toml: $.upstream.xapi.{problem}")
+
+
+def test_a_listener_on_a_xenstore_has_limits_by_domain() -> None:
+    listener = config.Listener(bind=("xenstore:/run/x",), max_calls=3, max_calls_per_domain=2, max_elements=10)
+    transport = parts.store_transport("store", listener, parts.Room(), lambda _: None)
+    assert (transport.name, transport.addresses) == ("store", ("xenstore:/run/x",))
+
+
+def test_what_an_endpoint_offers_in_a_store_names_its_writes_as_nodes() -> None:
+    exposure = Exposure("tree", template("/svc"))
+    routes = {"VM.start": route("VM.start", effect=Effect.WRITE), "VM.stat": route("VM.stat", effect=Effect.READ)}
+    table = EndpointTable(EndpointKey("store", "/svc"), "xenstore", "plain", routes, exposure=exposure)
+    endpoint = Echo()
+    assert parts.offer(table, endpoint) == parts.Offer(exposure, endpoint, frozenset({"VM@2estart"}))

@@ -70,7 +70,9 @@ def ask_all(status: int, body: bytes) -> Asked:
     nowhere = Path("/nowhere")
     asking = Asking()
     with answering(status, body) as url:
-        stage = Stage(nowhere, bus="", url=url, unix=nowhere, control=nowhere, config=nowhere, log=nowhere)
+        stage = Stage(
+            nowhere, bus="", url=url, unix=nowhere, store=nowhere, control=nowhere, config=nowhere, log=nowhere
+        )
         for client in CLIENTS:
             client(stage, asking)
     return asking.asked

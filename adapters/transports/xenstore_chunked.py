@@ -1,0 +1,95 @@
+"""Style `chunked`: one text each way in slices of 512 bytes, committed by a node that says how many; XSRPC since 2009.
+
+PATH/query/ID has `cmd`, `data00`, `data01`, ... and, written last, `submit`: the number of slices. PATH/reply/ID has
+`status` (success or error), the slices, and `submit`. The text is the method's parameter `data`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from adapters.transports.xenstore_style import (
+    Found,
+    Pairs,
+    Request,
+    Simple,
+    Step,
+    Wanted,
+    Write,
+    error_of,
+    only_value,
+    refused,
+    unsayable,
+)
+from gateway.core.model import Fault
+from gateway.core.nodes import Match, Template
+
+SLICE = 512  # bytes
+SLICES = 99  # in one message
+
+_COUNT = re.compile(rb"[0-9]{1,2}")
+
+
+class Style(Simple):
+    """Ids are counted by each client, so that the same ones come again."""
+
+    @property
+    def requests(self) -> Template:
+        """PATH/query/ID."""
+        return self.exposure.path.below("query", "{_id}")
+
+    def wanted(self, match: Match) -> Wanted:
+        """The query, and whether its reply is complete."""
+        return Wanted(match.node, (f"{_reply(match.node)}/submit",))
+
+    def request(self, match: Match, found: Found) -> Request | None:
+        """A query that is committed and has no reply."""
+        tree = found.tree or {}
+        if not _COUNT.fullmatch(tree.get("submit", b"")) or found.nodes:
+            return None
+        names = _names(int(tree["submit"]))
+        parts = {f"{match.node}/{name}": tree.get(name) for name in ("cmd", "submit", *names)}
+        conditions = {**parts, f"{_reply(match.node)}/submit": None}
+        fault = _wrong(tree, names)
+        if fault is not None:
+            return Request("", (), conditions, fault)
+        pairs = [("data", b"".join([tree[name] for name in names]))] if names else []
+        return Request(tree["cmd"].decode("latin-1"), pairs, conditions)
+
+    def answer(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[Step] | Fault:
+        """The slices, and `submit` last; an error's description is its text, and its code stands beside it."""
+        error = error_of(pairs)
+        text = only_value(pairs) if error is None else error[1][: SLICE * SLICES]
+        if text is None:
+            return unsayable(
+                "$: expected one text, which is all that the style 'chunked' can carry; got a struct or array"
+            )
+        slices = [text[at : at + SLICE] for at in range(0, len(text), SLICE)]
+        if len(slices) > SLICES:
+            return unsayable(f"$: expected at most {SLICE * SLICES} bytes in slices, got {len(text)}")
+        values = [("status", b"success"), *zip(_names(len(slices)), slices, strict=True)]
+        if error is not None:
+            values[0] = ("status", b"error")
+            values.append(("code", error[0]))
+        reply = _reply(match.node)
+        nodes = [("", b""), *((f"/{name}", value) for name, value in [*values, ("submit", b"%d" % len(slices))])]
+        return [Write(reply + path, value, handed=not path) for path, value in nodes]
+
+
+def _names(count: int) -> list[str]:
+    return [f"data{at:02d}" for at in range(count)]
+
+
+def _wrong(tree: Mapping[str, bytes], names: Sequence[str]) -> Fault | None:
+    if not tree.get("cmd"):
+        return refused("expected a node 'cmd' with the name of a method")
+    lacking = [name for name in names if name not in tree]
+    if lacking:
+        return refused(f"node 'submit' says that there are {len(names)} slices, but '{lacking[0]}' is not there")
+    return None
+
+
+def _reply(query: str) -> str:
+    *path, _, key = query.split("/")
+    return "/".join([*path, "reply", key])

@@ -1,0 +1,74 @@
+"""Style `directory`: the nodes of the directory PATH ask once its state node has a certain word; `control/batcmd`.
+
+The state tells when the request is taken and when it is done; results are written into the same directory, which the
+client removes. A request that is taken is done once: after a crash it has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adapters.transports.xenstore_mailbox import word
+from adapters.transports.xenstore_style import (
+    Found,
+    Pairs,
+    Request,
+    Simple,
+    Step,
+    Wanted,
+    Write,
+    error_of,
+    named_only,
+    pairs_below,
+    unsayable,
+)
+from gateway.core.exposure import Words
+from gateway.core.model import Fault
+from gateway.core.nodes import Match, element
+
+
+class Style(Simple):
+    """The word that commits is the method unless the mapping names one."""
+
+    @property
+    def _words(self) -> Words:
+        return self.exposure.states or Words()
+
+    def signed(self, match: Match) -> str:
+        """The state, which commits."""
+        return f"{match.node}/{self._words.node}"
+
+    def wanted(self, match: Match) -> Wanted:
+        """All that is in the directory."""
+        return Wanted(match.node)
+
+    def request(self, match: Match, found: Found) -> Request | None:
+        """A directory whose state is the word that commits, or the one that says it was taken."""
+        words, tree = self._words, found.tree or {}
+        state = tree.get(words.node, b"").decode("utf-8", "replace")
+        begun = bool(words.taken) and state == words.taken
+        if not state or (state != words.commit and not begun):
+            return None
+        pairs = [(path, value) for path, value in pairs_below(tree) if path != words.node]
+        method = element(self.exposure.method) if self.exposure.method else word(words.commit.encode())
+        stays = (words.taken or words.commit).encode()
+        return Request(method, pairs, {f"{match.node}/{words.node}": stays}, begun=begun)
+
+    def begin(self, match: Match, request: Request) -> Sequence[Step]:
+        """The state says that it is taken."""
+        words = self._words
+        if request.begun or not words.taken:
+            return ()
+        return [Write(f"{match.node}/{words.node}", words.taken.encode())]
+
+    def answer(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[Step] | Fault:
+        """The results, cut where the mapping says how long they may be, and then the state."""
+        words = self._words
+        if not named_only(pairs):
+            return unsayable("$: expected a struct, whose members become the nodes of the directory")
+        limit = words.limit or None
+        cut = any(len(value) > words.limit for _, value in pairs) if limit else False
+        done = words.truncated if cut and words.truncated else words.done
+        said = words.failed if error_of(pairs) else done
+        nodes = [Write(f"{match.node}/{path}", value[:limit], handed=True) for path, value in pairs]
+        return [*nodes, *([Write(f"{match.node}/{words.node}", said.encode())] if said else [])]

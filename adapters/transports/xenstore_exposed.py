@@ -1,0 +1,428 @@
+"""One exposed path of a xenstore: finds requests there, has each answered once, writes the answers.
+
+A style says what the nodes mean; an endpoint answers. What must be done once is claimed in the store before it is done,
+so that after a crash it is told as unknown and not done again. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import getpid
+from typing import Any
+
+from adapters.transports import xenstore_claims, xenstore_reading
+from adapters.transports.xenstore_asker import Admission, StoreLimits, asker
+from adapters.transports.xenstore_nodes import Nodes
+from adapters.transports.xenstore_packets import Permissions, StoreError
+from adapters.transports.xenstore_store import LostError, Store
+from adapters.transports.xenstore_style import (
+    ANYTHING,
+    Conditions,
+    Found,
+    Pairs,
+    Remove,
+    Request,
+    Step,
+    Style,
+    Wanted,
+    Write,
+)
+from adapters.transports.xenstore_styles import STYLES
+from gateway.core.exposure import DOM0, Exposure
+from gateway.core.model import Fault, FaultCode, Peer
+from gateway.core.netstrings import pack, unpack
+from gateway.core.nodes import MAX_PATH, MAX_VALUE, Match, member, text_of
+from gateway.core.ports import Endpoint
+
+READERS = 64  # requests that are read at one time
+KEPT = 1200.0  # seconds for which what a write was answered is remembered: as long as old clients wait
+MOST_KEPT = 10_000
+
+UNKNOWN = Fault(FaultCode.NO_REPLY, "the gateway went away while this call was made; it may have been executed")
+BUSY = Fault(FaultCode.BUSY, "too many requests of this domain are outstanding; nothing was executed")
+SHARED = Fault(FaultCode.ACCESS_DENIED, "several domains can write this request, so that nobody knows who asks")
+
+
+class _GoneError(Exception):
+    """The request does not stand any more as it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is exposed. `writes`: the methods, as elements of a path, that must not be executed twice."""
+
+    exposure: Exposure
+    endpoint: Endpoint
+    writes: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all exposed paths of one store have in common."""
+
+    store: Store
+    limits: StoreLimits
+    admission: Admission
+    tell: Callable[[str], object]  # what an operator should know
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    running: dict[str, bool] = field(default_factory=dict)  # node of a request -> something changed there meanwhile
+    kept: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # node -> until when, what was answered
+    unbegun: set[str] = field(default_factory=set)  # nodes that were perhaps claimed, and were not executed
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    answering: asyncio.Lock = field(default_factory=asyncio.Lock)  # answers get in each other's way in the store
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
+
+    def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
+        """A task that ends by itself; a bug in it is told to the loop."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            context = {"message": f"a bug ended {task.get_name()}", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
+
+    def keep(self, node: str, body: bytes) -> None:
+        """Remember what a write was answered, for the case that its client, or the store, forgets it."""
+        now = self.clock()
+        while self.kept and (len(self.kept) >= MOST_KEPT or next(iter(self.kept.values()))[0] < now):
+            del self.kept[next(iter(self.kept))]
+        self.kept[node] = (now + KEPT, body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, and what is known around it."""
+
+    match: Match
+    request: Request
+    domid: int | None  # who asks; None: nobody knows
+    is_claimed: bool  # by a gateway that is no more
+
+    @property
+    def size(self) -> int:
+        return sum(len(path) + len(value) for path, value in self.request.pairs)
+
+
+class Exposed:
+    """Serves one offer between `start` and `close`; requests that are begun are finished after that too."""
+
+    def __init__(self, offer: Offer, shared: Shared) -> None:
+        self.offer = offer
+        self._shared = shared
+        self._store = shared.store
+        self._style: Style = STYLES[offer.exposure.style](offer.exposure)
+        self._requests = self._style.requests
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Watch, now or when the store is there."""
+        name = f"watch of {self.offer.exposure.path}"
+        self._tasks.append(self._shared.spawn(self._watch(), name))
+        if self._style.answers is not None and self.offer.exposure.collect is not None:
+            self._tasks.append(self._shared.spawn(self._collect(self.offer.exposure.collect), name))
+
+    async def close(self) -> None:
+        """Take no more requests."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    # Finding requests
+
+    async def _watch(self) -> None:
+        watch = self._store.watch(self._requests.root)
+        try:
+            async for path in watch:
+                try:
+                    await self._changed(path)
+                except LostError:  # when the store is there again, the watched path comes again
+                    if self._store.connected:
+                        watch.tell(path)
+                except StoreError as error:
+                    self._shared.tell(f"{path} cannot be looked at: {error}")
+        except StoreError as error:
+            self._shared.tell(f"{self._requests.root} cannot be watched: {error}")
+        finally:
+            watch.close()
+
+    async def _changed(self, path: str) -> None:
+        match = self._requests.match(path)
+        if match is not None:
+            self._look(match)
+            return
+        everything = path == self._requests.root
+        if everything:
+            await self._announce()
+        for found in await xenstore_reading.places(self._store, self._requests, path):
+            self._look(found)
+        if everything:
+            for node in await xenstore_claims.claimed(self._store):
+                self._look_exactly(node)
+
+    async def _announce(self) -> None:
+        await xenstore_claims.prepare(self._store)
+        for step in self._style.announce(getpid()):
+            await _do(self._store, [step], DOM0)
+
+    def _look_exactly(self, node: str) -> None:
+        match = self._requests.match(node)
+        if match is not None and not match.rest:
+            self._look(match)
+
+    def _look(self, match: Match) -> None:
+        if match.node in self._shared.running:
+            self._shared.running[match.node] = True
+        elif len(match.node) <= MAX_PATH:
+            self._shared.running[match.node] = False
+            self._shared.spawn(self._serve(match), f"request {match.node}")
+
+    # Serving one
+
+    async def _serve(self, match: Match) -> None:
+        running = self._shared.running
+        try:
+            while True:
+                try:
+                    served = await self._once(match)
+                except LostError:  # nothing was executed; when the store is there again, the watched path comes again
+                    if not self._store.connected:
+                        return
+                    continue
+                if not running[match.node] or (served and self._style.unique):
+                    return
+                running[match.node] = False
+        finally:
+            del running[match.node]
+
+    async def _once(self, match: Match) -> bool:
+        """Look, and answer if something is asked; whether something was."""
+        try:
+            async with self._shared.reading:
+                asked = await self._asked(match)
+        except StoreError as error:
+            self._shared.tell(f"{match.node} cannot be read: {error}")
+            return False
+        if asked is None:
+            return False
+        await self._deliver(asked, await self._answered(asked))
+        return True
+
+    async def _asked(self, match: Match) -> _Asked | None:
+        claim = xenstore_claims.claim_of(match.node)
+        wanted, signed = self._style.wanted(match), self._style.signed(match)
+        before, nodes, taken = await asyncio.gather(
+            self._store.permissions(signed),
+            xenstore_reading.several(self._store, wanted.nodes),
+            self._store.read(claim),
+        )
+        is_claimed = taken is not None and match.node not in self._shared.unbegun
+        if before is None:  # a client has removed its request: it has its answer, or wants none
+            self._shared.kept.pop(match.node, None)
+            request = None
+        else:
+            domid = asker(before)
+            request = self._style.request(match, await self._found(wanted, nodes, domid))
+        if request is None or (request.begun and not is_claimed):  # asks nothing, or somebody else has taken it
+            if taken is not None:
+                await self._store.remove(claim)
+            return None
+        after = await self._store.permissions(signed)
+        same = after is not None and asker(after) == domid
+        return _Asked(match, request, domid if same else None, is_claimed=is_claimed)
+
+    async def _found(self, wanted: Wanted, nodes: Mapping[str, bytes], domid: int | None) -> Found:
+        if wanted.tree is None:
+            return Found(None, nodes)
+        size = self._shared.admission.body(DOM0 if domid is None else domid)
+        try:
+            return Found(await xenstore_reading.tree(self._store, wanted.tree, self._shared.limits.nodes, size), nodes)
+        except xenstore_reading.TooMuchError as error:
+            return Found({"": b""}, nodes, Fault(FaultCode.TOO_LARGE, str(error)))
+
+    async def _answered(self, asked: _Asked) -> bytes:
+        """The answer: as it was given before, a refusal, or what comes of the call."""
+        kept = self._shared.kept.get(asked.match.node) if self._style.unique else None
+        if kept is not None:
+            return kept[1]
+        fault = self._refusal(asked)
+        if fault is not None:
+            return self._refused(fault)
+        domid = asked.domid
+        assert domid is not None
+        async with self._shared.admission.admitted(domid, asked.size) as room:
+            return await self._call(asked, domid) if room else self._refused(BUSY)
+
+    def _refusal(self, asked: _Asked) -> Fault | None:
+        if asked.is_claimed:
+            return UNKNOWN
+        if asked.domid is None:
+            return SHARED
+        return asked.request.fault or _taken_name(asked)
+
+    def _refused(self, fault: Fault) -> bytes:
+        return self.offer.endpoint.refuse(fault).body or b""
+
+    async def _call(self, asked: _Asked, domid: int) -> bytes:
+        try:
+            once = await self._begin(asked)
+        except StoreError as error:
+            return self._refused(_unclaimed(error))
+        items: list[bytes] = [asked.request.method.encode()]
+        for path, value in (*_of_path(asked.match), *asked.request.pairs):
+            items += [path.encode("ascii"), value]
+        answer = await self.offer.endpoint.answer(pack(items), Peer(address=f"domain {domid}", domid=domid))
+        body = answer.body or b""
+        if once and self._style.unique:
+            self._shared.keep(asked.match.node, body)
+        return body
+
+    async def _begin(self, asked: _Asked) -> bool:
+        """Claim what must be done once, and take the style's first steps; whether it was claimed."""
+        node, unbegun = asked.match.node, self._shared.unbegun
+        steps = self._style.begin(asked.match, asked.request)
+        if not steps and asked.request.method not in self.offer.writes:
+            return False
+        claim = Write(xenstore_claims.claim_of(node), node.encode())
+        unbegun.add(node)
+        if steps:
+            await self._store.transaction(lambda nodes: _do(nodes, [claim, *steps], DOM0))
+        else:
+            await self._store.write(claim.path, claim.value)
+        unbegun.discard(node)
+        return True
+
+    # Answering
+
+    async def _deliver(self, asked: _Asked, body: bytes) -> None:
+        """Write the answer, waiting for the store when it is away; where the store refuses it, say that instead."""
+        try:
+            await self._commit(asked, self._steps(asked, body))
+        except StoreError as error:
+            self._shared.tell(f"{asked.match.node}: the store refuses the answer: {error}")
+            try:
+                await self._commit(asked, self._steps(asked, self._refused(_unwritten(error))))
+            except StoreError as again:
+                self._shared.tell(f"{asked.match.node} stays without an answer: {again}")
+
+    async def _commit(self, asked: _Asked, steps: Sequence[Step]) -> None:
+        while True:
+            await self._store.until_connected()
+            try:
+                async with self._shared.answering:
+                    return await self._store.transaction(lambda nodes: self._write(nodes, asked, steps))
+            except LostError:
+                continue  # whether it was written is seen by the conditions
+            except _GoneError:
+                return await self._store.remove(xenstore_claims.claim_of(asked.match.node))
+
+    def _steps(self, asked: _Asked, body: bytes) -> Sequence[Step]:
+        """What is to be written; a fault instead where the style or the store has no room for it."""
+        steps = self._style.answer(asked.match, asked.request, _pairs(body))
+        fault = steps if isinstance(steps, Fault) else _too_long(steps)
+        if fault is None:
+            assert not isinstance(steps, Fault)
+            return steps
+        told = self._style.answer(asked.match, asked.request, _pairs(self._refused(fault)))
+        assert not isinstance(told, Fault), "every style can say an error"
+        return told
+
+    async def _write(self, nodes: Nodes, asked: _Asked, steps: Sequence[Step]) -> None:
+        """Write the answer and end the claim, if the request still stands as it was read. All is sent at once."""
+        conditions = asked.request.conditions
+        found = asyncio.gather(*map(nodes.read, conditions))
+        claim = Remove(xenstore_claims.claim_of(asked.match.node))
+        await asyncio.gather(found, _do(nodes, [*steps, claim], asked.domid or DOM0))
+        if not _hold(conditions, found.result()):
+            raise _GoneError
+
+    # Collecting
+
+    async def _collect(self, after: float) -> None:
+        """Remove answers that nobody takes away: those that were there at two looks, so much time apart."""
+        before: frozenset[str] = frozenset()
+        while True:
+            await self._shared.sleep(after)
+            try:
+                before = await self.collect(before)
+            except (StoreError, LostError) as error:
+                self._shared.tell(f"answers of {self.offer.exposure.path} cannot be collected: {error}")
+
+    async def collect(self, before: frozenset[str]) -> frozenset[str]:
+        """Remove the answers that were there `before`; returns those that are there now."""
+        template = self._style.answers
+        assert template is not None
+        there = {match.node: match for match in await xenstore_reading.places(self._store, template, template.root)}
+        for node in sorted(before & there.keys()):
+            await self._remove(self._style.leftovers(there.pop(node)))
+        return frozenset(there)
+
+    async def _remove(self, steps: Sequence[Step]) -> None:
+        await self._store.transaction(lambda nodes: _do(nodes, steps, DOM0))
+
+
+def _pairs(body: bytes) -> Pairs:
+    items = unpack(body)
+    return [(path.decode("ascii"), value) for path, value in zip(items[::2], items[1::2], strict=True)]
+
+
+def _of_path(match: Match) -> Pairs:
+    """The parameters that the path itself gives."""
+    return [(member(name), text_of(value).encode()) for name, value in match.parameters.items() if name[0] != "_"]
+
+
+def _taken_name(asked: _Asked) -> Fault | None:
+    """What is wrong with the names: one of the path cannot be read, or is given by the client too."""
+    try:
+        ours = {path for path, _ in _of_path(asked.match)}
+    except ValueError as error:
+        return Fault(FaultCode.INVALID_REQUEST, str(error))
+    for path, _ in asked.request.pairs:
+        if path.partition("/")[0] in ours:
+            return Fault(FaultCode.INVALID_REQUEST, f"'{path}' is said by the path already")
+    return None
+
+
+def _too_long(steps: Sequence[Step]) -> Fault | None:
+    for step in steps:
+        if isinstance(step, Write) and len(step.value) > MAX_VALUE:
+            what = f"expected at most {MAX_VALUE} bytes, which is what a node holds, got {len(step.value)}"
+            return Fault(FaultCode.UNREPRESENTABLE, f"{step.path.rpartition('/')[2][:60]}: {what}")
+        if len(step.path) > MAX_PATH:
+            return Fault(FaultCode.UNREPRESENTABLE, f"expected a path of at most {MAX_PATH} bytes")
+    return None
+
+
+def _unclaimed(error: StoreError) -> Fault:
+    return Fault(FaultCode.UNAVAILABLE, f"the store does not let the call be begun ({error.name}); it was not made")
+
+
+def _unwritten(error: StoreError) -> Fault:
+    return Fault(FaultCode.UNREPRESENTABLE, f"the store refused the answer ({error.name})")
+
+
+def _hold(conditions: Conditions, found: Sequence[bytes | None]) -> bool:
+    wanted = zip(conditions.values(), found, strict=True)
+    return all(value is not None if each is ANYTHING else value == each for each, value in wanted)
+
+
+async def _do(nodes: Nodes, steps: Sequence[Step], domid: int) -> None:
+    """The steps, sent one after the other without waiting; the store takes them in their order."""
+    await asyncio.gather(*(operation for step in steps for operation in _operations(nodes, step, domid)))
+
+
+def _operations(nodes: Nodes, step: Step, domid: int) -> list[Coroutine[None, None, None]]:
+    """Nodes made below a handed one have its permissions, in every store."""
+    if not isinstance(step, Write):
+        return [nodes.remove(step.path)]
+    written = nodes.write(step.path, step.value)
+    return [written, nodes.set_permissions(step.path, Permissions(domid, "n"))] if step.handed else [written]

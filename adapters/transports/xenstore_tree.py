@@ -1,0 +1,78 @@
+"""Style `tree`: PATH/rpc/request/FN/ID/ARG asks, PATH/rpc/response/FN/ID/KEY answers; what squeezed spoke since 2009.
+
+A client makes ID and commits its request in one transaction; it watches for the answer, reads it, and removes both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adapters.transports.xenstore_style import (
+    ANYTHING,
+    Found,
+    Pairs,
+    Remove,
+    Request,
+    Simple,
+    Step,
+    Wanted,
+    Write,
+    pairs_below,
+)
+from gateway.core.model import Fault
+from gateway.core.nodes import Match, Template
+
+
+class Style(Simple):
+    """Answered is what has a response; the rest is asked, also what was there before we came."""
+
+    unique = True
+
+    @property
+    def requests(self) -> Template:
+        """PATH/rpc/request/FN/ID."""
+        return self.exposure.path.below("rpc", "request", "{_fn}", "{_id}")
+
+    def announce(self, pid: int) -> Sequence[Step]:
+        """PATH/pid: a client sends it the signal 0 before it asks."""
+        path = self.exposure.path
+        return () if path.parameters else [Write(str(path.below("pid")), b"%d" % pid)]
+
+    def wanted(self, match: Match) -> Wanted:
+        """The arguments, and whether there is an answer."""
+        return Wanted(match.node, (_response(match.node),))
+
+    def request(self, match: Match, found: Found) -> Request | None:
+        """A request without a response."""
+        response = _response(match.node)
+        if found.tree is None or response in found.nodes:
+            return None
+        pairs = pairs_below(found.tree)
+        if found.tree.get(""):
+            pairs = [("", found.tree[""]), *pairs]
+        return Request(match.parameters["_fn"], pairs, {match.node: ANYTHING, response: None}, found.fault)
+
+    def answer(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[Step] | Fault:
+        """The response and its keys; an answer that is one value is that of the response itself."""
+        response = _response(match.node)
+        below = [Write(f"{response}/{path}", value) for path, value in pairs if path]
+        return [Write(response, dict(pairs).get("", b""), handed=True), *below]
+
+    @property
+    def answers(self) -> Template | None:
+        """PATH/rpc/response/FN/ID."""
+        return self.exposure.path.below("rpc", "response", "{_fn}", "{_id}")
+
+    def leftovers(self, match: Match) -> Sequence[Step]:
+        """The request first: a request without a response would be asked again."""
+        return [Remove(_request(match.node)), Remove(match.node)]
+
+
+def _response(request: str) -> str:
+    *path, _, fn, key = request.split("/")
+    return "/".join([*path, "response", fn, key])
+
+
+def _request(response: str) -> str:
+    *path, _, fn, key = response.split("/")
+    return "/".join([*path, "request", fn, key])

@@ -1,0 +1,136 @@
+"""What an `expose` entry says about a xenstore -> an Exposure, or problems; of methods it knows name and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.core.exposure import HOUR, Domains, Exposure, Words
+from gateway.core.nodes import Template, template
+from gateway.core.units import seconds
+from gateway.mapping.problem import did_you_mean, one_of
+from gateway.mapping.scope import Scope
+
+CODEC = "xenstore"
+EVERYONE = "any"
+NEVER = "never"
+
+# What each style may be told besides its path and domains; with a star what it must be told.
+STYLES: Mapping[str, tuple[str, ...]] = {
+    "tree": ("collect",),
+    "chunked": (),
+    "mailbox": ("answers*",),
+    "word": ("method",),
+    "deletion": ("method", "parameters", "states"),
+    "directory": ("method", "states*"),
+}
+OPTIONS = ("collect", "method", "parameters", "states", "answers")
+NEEDED_STATES = {"directory": ("commit", "done"), "deletion": ()}
+
+
+def compile_exposure(place: Scope, methods: Scope) -> Exposure | None:
+    """The exposure of an entry with the codec `xenstore`, None for another codec; `methods`: those of the file."""
+    if place.data["codec"] != CODEC:
+        for key in ("style", "domains", *OPTIONS):
+            if place.says(key):
+                place.at(key).fail(f"'{key}' goes with the codec {CODEC} only", level="schema", key=True)
+        return None
+    path = place.at("path").attempt(template, place.data["path"], level="schema")
+    if path is None or not _said_well(place, path, methods):
+        return None
+    said = place.data
+    return Exposure(
+        style=said["style"],
+        path=path,
+        domains=compile_domains(place.at("domains"), path) or Domains(),
+        collect=_collect(place.at("collect")),
+        method=said.get("method", ""),
+        parameters=tuple(said.get("parameters", ())),
+        states=_words(said["states"]) if "states" in said else None,
+        answers=tuple(
+            (called, _answer(words))
+            for name, words in said.get("answers", {}).items()
+            for called in (name, *(methods.at(name, "aliases").data or ()))
+        ),
+    )
+
+
+def compile_domains(scope: Scope, path: Template | None) -> Domains | None:
+    """Which domains may call; None where nothing is said. `path`: where `{domid}` must stand."""
+    if scope.data is None:
+        return None
+    names = [str(item)[1:-1] for item in scope.data if str(item).startswith("{")]
+    for index, item in enumerate(scope.data):
+        if path is not None and str(item).startswith("{") and str(item)[1:-1] not in path.parameters:
+            scope.at(index).fail(f"{item} does not stand in the path {path}", level="schema")
+    numbers = frozenset(item for item in scope.data if isinstance(item, int))
+    return Domains(numbers, frozenset(names), everyone=EVERYONE in scope.data)
+
+
+def _said_well(place: Scope, path: Template, methods: Scope) -> bool:
+    before = len(place.problems)
+    if not place.says("style"):
+        place.fail(f"the codec {CODEC} needs a style: one of {', '.join(STYLES)}", level="schema")
+        return False
+    if place.data.get("dialect", "plain") != "plain":
+        place.at("dialect").fail(f"the codec {CODEC} goes with the dialect plain only", level="schema")
+    if path.root == "/" or any(name.startswith("_") for name in path.parameters):
+        place.at("path").fail("a path begins with a name, and none of its parameters with _", level="schema")
+    _check_options(place)
+    _check_methods(place, path, methods)
+    return len(place.problems) == before
+
+
+def _check_options(place: Scope) -> None:
+    style = place.data["style"]
+    known = [name.removesuffix("*") for name in STYLES[style]]
+    for name in OPTIONS:
+        if place.says(name) and name not in known:
+            has = f" (it has: {one_of(known)})" if known else ""
+            place.at(name).fail(f"'{name}' does not go with the style {style}{has}", level="schema", key=True)
+        elif f"{name}*" in STYLES[style] and not place.says(name):
+            place.at("style").fail(f"the style {style} needs '{name}'", level="schema")
+    for name in NEEDED_STATES.get(style, ()):
+        if place.says("states") and not place.at("states").says(name):
+            place.at("states").fail(f"'{name}' is missing", level="schema")
+
+
+def _check_methods(place: Scope, path: Template, methods: Scope) -> None:
+    """The methods that the entry names exist, and every one takes what the path gives."""
+    names = list(methods.data or ())
+    for scope, name in _named(place):
+        if name not in names:
+            hint = did_you_mean(name, names) or f" (there are: {one_of(names)})"
+            scope.fail(f"'{name}' is no method of this file{hint}")
+    for name in names:
+        if place.says("answers") and name not in place.data["answers"]:
+            place.at("answers").fail(f"nobody says what the state is when '{name}' is done")
+        compile_domains(methods.at(name, "domains"), path)
+    for parameter in path.parameters:
+        lacking = [name for name in names if parameter not in _parameters(methods.at(name))]
+        if lacking:
+            place.at("path").fail(f"{{{parameter}}} is no parameter of {one_of(lacking)}; `drop` it if it is not used")
+
+
+def _parameters(entry: Scope) -> list[str]:
+    params = entry.at("params").data or ()
+    return [str(item["name"]) if isinstance(item, dict) else str(item) for item in params]
+
+
+def _named(place: Scope) -> list[tuple[Scope, str]]:
+    answers = [(place.at("answers", name), name) for name in place.data.get("answers", ())]
+    return [*([(place.at("method"), place.data["method"])] if place.says("method") else []), *answers]
+
+
+def _collect(scope: Scope) -> float | None:
+    if scope.data is None:
+        return HOUR
+    return None if scope.data == NEVER else seconds(scope.data)
+
+
+def _words(said: Mapping[str, Any]) -> Words:
+    return Words(**said)
+
+
+def _answer(said: str | Mapping[str, Any]) -> Words:
+    return Words(done=said) if isinstance(said, str) else Words(**said)

@@ -1,0 +1,76 @@
+"""Who asks, by permissions, and who gets a place."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from adapters.transports.room import Room
+from adapters.transports.xenstore_asker import Admission, StoreLimits, asker
+from adapters.transports.xenstore_packets import Permissions
+
+
+@pytest.mark.parametrize(
+    ("permissions", "domid"),
+    [
+        (Permissions(0, "n"), 0),
+        (Permissions(0, "r", ((5, "r"),)), 0),
+        (Permissions(5, "n"), 5),
+        (Permissions(5, "n", ((0, "b"),)), 5),
+        (Permissions(0, "n", ((5, "b"),)), 5),
+        (Permissions(0, "n", ((5, "w"), (7, "r"))), 5),
+        (Permissions(5, "n", ((7, "w"),)), None),
+        (Permissions(0, "n", ((5, "b"), (7, "b"))), None),
+        (Permissions(0, "w"), None),
+        (Permissions(5, "b"), None),
+    ],
+)
+def test_it_is_the_one_that_may_have_written(permissions: Permissions, domid: int | None) -> None:
+    assert asker(permissions) == domid
+
+
+LIMITS = StoreLimits(calls=1, calls_per_domain=2, body=100, body_per_domain=10)
+
+
+async def test_another_domain_is_told_that_there_is_no_room_and_hurts_nobody_else() -> None:
+    room = Room()
+    admission = Admission(LIMITS, room)
+    async with admission.admitted(5, 1) as one, admission.admitted(5, 9) as two:
+        assert (one, two, room.calls, room.buffered) == (True, True, 2, 10)
+        async with (
+            admission.admitted(5, 0) as three,
+            admission.admitted(7, 10) as other,
+            admission.admitted(0, 99) as dom0,
+        ):
+            assert (three, other, dom0) == (False, True, True)
+    assert (room.calls, room.buffered) == (0, 0)
+    async with admission.admitted(5, 11) as too_large:
+        assert not too_large
+
+
+async def test_domain_0_waits_for_its_turn() -> None:
+    admission = Admission(LIMITS, Room())
+    turns: list[int] = []
+
+    async def take(number: int) -> None:
+        async with admission.admitted(0, 1):
+            turns.append(number)
+
+    async with asyncio.TaskGroup() as group, admission.admitted(0, 1):
+        group.create_task(take(2))
+        await asyncio.sleep(0)
+        turns.append(1)
+    assert turns == [1, 2]
+
+
+async def test_what_all_listeners_share_may_be_full_too() -> None:
+    room = Room(max_calls=1)
+    admission = Admission(LIMITS, room)
+    async with admission.admitted(5, 1), admission.admitted(0, 1) as dom0:
+        assert not dom0
+
+
+def test_how_large_a_request_may_be_depends_on_who_asks() -> None:
+    admission = Admission(LIMITS, Room())
+    assert (admission.body(0), admission.body(5)) == (100, 10)

@@ -1,0 +1,30 @@
+"""Claims: where they stand, and who may see them."""
+
+from __future__ import annotations
+
+from adapters.transports import xenstore_claims
+from adapters.transports.xenstore_packets import Permissions
+from tests.kit.memory_store import MemoryStore
+
+
+def test_a_claim_has_one_length_and_a_place_of_its_own() -> None:
+    one, other = (xenstore_claims.claim_of(node) for node in ("/a", "/" + "b" * 3000))
+    assert one != other
+    assert len(one) == len(other) < 100
+    assert one.startswith("/tool/xcp-gateway/claims/")
+
+
+async def test_nobody_but_domain_0_sees_claims() -> None:
+    async with MemoryStore() as store:
+        store.put("/tool", b"", Permissions(0, "r"))
+        await xenstore_claims.prepare(store)
+        await store.write(xenstore_claims.claim_of("/a"), b"/a")
+        assert await store.permissions(xenstore_claims.claim_of("/a")) == Permissions(0, "n")
+
+
+async def test_claims_tell_what_they_are_on() -> None:
+    async with MemoryStore() as store:
+        assert await xenstore_claims.claimed(store) == []
+        for node in ("/a", "/b"):
+            await store.write(xenstore_claims.claim_of(node), node.encode())
+        assert sorted(await xenstore_claims.claimed(store)) == ["/a", "/b"]

@@ -1,0 +1,34 @@
+"""Style `deletion`: a word asks, its removal answers."""
+
+from __future__ import annotations
+
+from adapters.transports.xenstore_style import Request
+from gateway.core.exposure import Words
+from tests.kit.styles import ERROR, Tried
+
+FOLDER = "/local/domain/5/control/snapshot"
+NODE = f"{FOLDER}/action"
+STATES = Words(node="status", done="snapshot-created", failed="snapshot-error")
+SNAPSHOT = Tried("deletion", "/local/domain/{domid}/control/snapshot/action", states=STATES, parameters=("type",))
+PLAIN = Tried("deletion", "/local/domain/{domid}/control/snapshot/action", method="snapshot")
+
+
+def test_the_word_asks_with_the_nodes_beside_it() -> None:
+    asked = Request("create-snapshot", [("type", b"vm")], {NODE: b"create-snapshot"})
+    assert SNAPSHOT.request(NODE, action=b"create-snapshot", type=b"vm") == asked
+    assert SNAPSHOT.request(NODE, action=b"", type=b"vm") is None
+    got = PLAIN.request(NODE, action=b"1")
+    assert got is not None
+    assert (got.method, got.pairs) == ("snapshot", [])
+
+
+def test_result_and_state_stand_beside_it_when_it_is_gone() -> None:
+    asked = Request("create-snapshot")
+    assert SNAPSHOT.answer(NODE, asked, [("snapid/0", b"ab")]) == [
+        (f"{FOLDER}/snapid/0", b"ab"),
+        (f"{FOLDER}/status", b"snapshot-created"),
+        (NODE, None),
+    ]
+    assert SNAPSHOT.answer(NODE, asked, ERROR)[2:] == [(f"{FOLDER}/status", b"snapshot-error"), (NODE, None)]
+    assert PLAIN.answer(NODE, asked, []) == [(NODE, None)]
+    assert "a struct" in PLAIN.refusal(NODE, asked, [("", b"x")])

@@ -1,0 +1,459 @@
+"""One exposed path: requests found, each answered once, whatever happens in between. With a store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from adapters.transports import xenstore_exposed
+from adapters.transports.room import Room
+from adapters.transports.xenstore_asker import Admission, StoreLimits
+from adapters.transports.xenstore_claims import claim_of
+from adapters.transports.xenstore_exposed import KEPT, Exposed, Offer, Shared
+from adapters.transports.xenstore_packets import Permissions
+from gateway.core.exposure import Exposure, Words
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.nodes import template
+from tests.kit.answering import Answering
+from tests.kit.memory_store import MemoryStore
+
+REQUESTS, RESPONSES = "/svc/rpc/request", "/svc/rpc/response"
+IDLE = 40  # turns of the loop without anything to do: more than any look at the store takes
+SHUTDOWN = "/local/domain/5/control/shutdown"
+
+
+class World:
+    """A store, one exposed path in it, and who answers there."""
+
+    def __init__(self, store: MemoryStore, offer: Offer, endpoint: Answering, limits: StoreLimits) -> None:
+        self.store = store
+        self.endpoint = endpoint
+        self.told: list[str] = []
+        self.now = 0.0
+        self.slept = asyncio.Semaphore(0)
+        self.shared = Shared(store, limits, Admission(limits, Room()), self.told.append, lambda: self.now, self._sleep)
+        self.exposed = Exposed(offer, self.shared)
+
+    async def _sleep(self, _seconds: float) -> None:
+        await self.slept.acquire()
+
+    async def quiet(self) -> None:
+        """Wait until everything that has changed was looked at, and nothing is being answered."""
+        idle = 0
+        while idle < IDLE:
+            await asyncio.sleep(0)
+            busy = self.shared.running or any(watch._changed for watch in self.store._watches.values())
+            idle = 0 if busy else idle + 1
+
+    def put(self, node: str, permissions: Permissions | None = None, /, **arguments: str) -> None:
+        """A request of the style `tree`, as it is when its transaction is committed."""
+        path = f"{REQUESTS}/{node}"
+        for name, value in arguments.items():
+            self.store.put(f"{path}/{name}", value)
+        if permissions is not None:
+            self.store.put(path, b"", permissions)
+        self.store.put(path)
+
+    def response(self, node: str) -> dict[str, bytes] | None:
+        """The keys of an answer; None when there is none."""
+        path = f"{RESPONSES}/{node}"
+        return self.store.below(path) if path in self.store.tree else None
+
+
+@asynccontextmanager
+async def world(
+    style: str = "tree",
+    path: str = "/svc",
+    outcome: Callable[[Call], Outcome] | None = None,
+    store: MemoryStore | None = None,
+    limits: StoreLimits | None = None,
+    **said: Any,
+) -> AsyncIterator[World]:
+    endpoint = Answering() if outcome is None else Answering(outcome)
+    offer = Offer(Exposure(style, template(path), **said), endpoint, frozenset({"write", "poweroff"}))
+    made = World(store or MemoryStore(), offer, endpoint, limits or StoreLimits())
+    made.exposed.start()
+    try:
+        await made.quiet()
+        yield made
+    finally:
+        await made.exposed.close()
+        await stop(made)
+        await made.store.stop()
+
+
+async def stop(made: World) -> None:
+    """As a gateway ends at once: what is in flight is cut off."""
+    await made.exposed.close()
+    tasks = list(made.shared.tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_request_is_answered_in_one_transaction() -> None:
+    async with world() as made:
+        made.put("read/1", a="x")
+        await made.quiet()
+        assert made.response("read/1") == {"a": b"x"}
+        (call,) = made.endpoint.calls
+        assert (call.method, call.named, call.peer.domid, call.peer.address) == ("read", {"a": "x"}, 0, "domain 0")
+
+
+async def test_its_process_is_announced() -> None:
+    async with world() as made:
+        assert made.store.tree["/svc/pid"][0].isdigit()
+
+
+async def test_requests_that_were_there_before_are_answered() -> None:
+    store = MemoryStore()
+    store.put(f"{REQUESTS}/read/1/a", "x")
+    store.put(f"{REQUESTS}/read/2/a", "y")
+    store.put(f"{RESPONSES}/read/2")
+    async with world(store=store) as made:
+        assert made.response("read/1") == {"a": b"x"}
+        assert [call.named["a"] for call in made.endpoint.calls] == ["x"]
+
+
+async def test_a_request_is_asked_once_however_often_its_nodes_change() -> None:
+    async with world() as made:
+        for _ in range(3):
+            made.put("read/1", a="x")
+            await made.quiet()
+            made.store.put(REQUESTS)
+            await made.quiet()
+        assert len(made.endpoint.calls) == 1
+
+
+async def test_a_write_is_claimed_before_it_is_made_and_no_longer_when_it_is_answered() -> None:
+    async with world() as made:
+        made.endpoint.open.clear()
+        made.put("write/1")
+        made.put("read/1")
+        await made.endpoint.begun.acquire()
+        await made.endpoint.begun.acquire()
+        assert made.store.tree[claim_of(f"{REQUESTS}/write/1")][0] == f"{REQUESTS}/write/1".encode()
+        assert claim_of(f"{REQUESTS}/read/1") not in made.store.tree
+        made.endpoint.open.set()
+        await made.quiet()
+        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert made.response("write/1") == {}
+
+
+async def test_after_a_crash_a_write_is_told_as_unknown_and_a_read_is_done_again() -> None:
+    store = MemoryStore()
+    async with world(store=store) as first:
+        first.endpoint.open.clear()
+        first.put("write/1")
+        first.put("read/1", a="x")
+        await first.endpoint.begun.acquire()
+        await first.endpoint.begun.acquire()
+        await stop(first)
+    async with world(store=store) as second:
+        assert [call.method for call in second.endpoint.calls] == ["read"]
+        answer = second.response("write/1")
+        assert answer is not None
+        assert b"may have been executed" in answer["description"]
+        assert second.response("read/1") == {"a": b"x"}
+        assert claim_of(f"{REQUESTS}/write/1") not in store.tree
+
+
+async def test_a_claim_on_a_request_that_is_gone_is_removed() -> None:
+    store = MemoryStore()
+    for node in (f"{REQUESTS}/write/1", "/other/rpc/request/write/1"):
+        store.put(claim_of(node), node)
+    async with world(store=store):
+        assert claim_of(f"{REQUESTS}/write/1") not in store.tree
+        assert claim_of("/other/rpc/request/write/1") in store.tree
+
+
+async def test_a_client_that_leaves_gets_no_answer_written() -> None:
+    async with world() as made:
+        made.endpoint.open.clear()
+        made.put("write/1")
+        await made.endpoint.begun.acquire()
+        made.store.drop(f"{REQUESTS}/write/1")
+        made.endpoint.open.set()
+        await made.quiet()
+        assert made.response("write/1") is None
+        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+
+
+async def test_an_answer_waits_for_the_store() -> None:
+    async with world() as made:
+        made.endpoint.open.clear()
+        made.put("write/1", a="x")
+        await made.endpoint.begun.acquire()
+        with made.store.away():
+            made.endpoint.open.set()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"x"}
+        assert len(made.endpoint.calls) == 1
+
+
+async def test_a_write_is_not_made_again_for_a_client_that_asks_again_since_the_store_forgot_all() -> None:
+    async with world() as made:
+        made.put("write/1", a="x")
+        await made.quiet()
+        made.store.tree = {"/": made.store.tree["/"]}
+        with made.store.away():
+            pass
+        await made.quiet()
+        made.put("write/1", a="x")
+        made.put("read/1", a="x")
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"x"}
+        assert [call.method for call in made.endpoint.calls] == ["write", "read"]
+
+
+async def test_what_was_answered_is_remembered_for_a_while_and_until_the_client_removes_its_request() -> None:
+    async with world() as made:
+        made.put("write/1")
+        await made.quiet()
+        made.store.drop(f"{REQUESTS}/write/1")
+        made.store.drop(f"{RESPONSES}/write/1")
+        await made.quiet()
+        made.put("write/2")
+        await made.quiet()
+        assert list(made.shared.kept) == [f"{REQUESTS}/write/2"]
+        made.now = KEPT + 1
+        made.put("write/3")
+        await made.quiet()
+        assert list(made.shared.kept) == [f"{REQUESTS}/write/3"]
+
+
+async def test_a_claim_that_the_store_refuses_is_told_and_nothing_is_executed() -> None:
+    async with world() as made:
+        made.store.refusing[claim_of(f"{REQUESTS}/write/1")] = "EQUOTA"
+        made.put("write/1")
+        await made.quiet()
+        answer = made.response("write/1")
+        assert answer is not None
+        assert answer["description"] == b"the store does not let the call be begun (EQUOTA); it was not made"
+        assert made.endpoint.calls == []
+
+
+async def test_an_answer_that_the_store_refuses_is_replaced_by_an_error_once() -> None:
+    async with world() as made:
+        made.store.refusing[f"{RESPONSES}/read/1/a"] = "ENOSPC"
+        made.put("read/1", a="x")
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert b"ENOSPC" in answer["description"]
+        made.store.refusing[f"{RESPONSES}/read/2"] = "ENOSPC"
+        made.put("read/2", a="x")
+        await made.quiet()
+        assert made.response("read/2") is None
+        assert [text.partition(": ")[0] for text in made.told][-1].endswith("read/2 stays without an answer")
+
+
+async def test_a_value_that_no_node_holds_is_an_error_that_says_so() -> None:
+    async with world(outcome=lambda call: Reply({"long": "x" * 2049})) as made:
+        made.put("read/1")
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert answer["description"].startswith(b"long: expected at most 2048 bytes")
+
+
+async def test_a_request_that_is_too_large_is_refused_and_not_read_further() -> None:
+    async with world(limits=StoreLimits(body=100)) as made:
+        made.put("read/1", a="x" * 101)
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert b"at most 100 bytes" in answer["description"]
+        assert made.endpoint.calls == []
+
+
+GUEST = Permissions(5, "n")
+
+
+async def test_the_domain_that_owns_a_request_asks_and_only_it_sees_the_answer() -> None:
+    async with world() as made:
+        made.put("read/1", GUEST, a="x")
+        await made.quiet()
+        assert made.endpoint.calls[0].peer.domid == 5
+        for node in ("", "/a"):
+            assert made.store.tree[f"{RESPONSES}/read/1{node}"][1] == GUEST
+        made.put("read/2", a="x")
+        await made.quiet()
+        assert made.store.tree[f"{RESPONSES}/read/2/a"][1] == Permissions(0, "n")
+
+
+async def test_a_request_that_several_domains_can_write_is_refused_and_shown_to_nobody() -> None:
+    async with world() as made:
+        made.put("read/1", Permissions(5, "n", ((7, "b"),)))
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert b"several domains" in answer["description"]
+        assert made.store.tree[f"{RESPONSES}/read/1"][1] == Permissions(0, "n")
+        assert made.endpoint.calls == []
+
+
+async def test_a_domain_has_so_many_requests_outstanding_and_no_more() -> None:
+    async with world(limits=StoreLimits(calls_per_domain=2)) as made:
+        made.endpoint.open.clear()
+        for number in range(4):
+            made.put(f"read/{number}", GUEST)
+        made.put("read/other", Permissions(7, "n"))
+        for _ in range(3):
+            await made.endpoint.begun.acquire()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        refused = [made.response(f"read/{number}") for number in range(4)]
+        assert sum(answer is not None and b"too many requests" in answer["description"] for answer in refused) == 2
+        made.endpoint.open.set()
+        await made.quiet()
+        assert len(made.endpoint.calls) == 3
+
+
+async def test_a_parameter_of_the_path_is_a_parameter_of_the_call_and_nobody_else_can_give_it() -> None:
+    async with world(path="/local/domain/{domid}/svc") as made:
+        made.store.put("/local/domain/5/svc/rpc/request/read/1/a", "x")
+        made.store.put("/local/domain/5/svc/rpc/request/read/2/domid", "0")
+        await made.quiet()
+        (call,) = made.endpoint.calls
+        assert call.named == {"domid": "5", "a": "x"}
+        refused = made.store.below("/local/domain/5/svc/rpc/response/read/2")
+        assert refused["description"] == b"'domid' is said by the path already"
+
+
+@pytest.mark.parametrize("name", ["@2e@2e", "a@2fb", "@00", "@", "@c3@a9"])
+async def test_no_name_in_a_parameter_or_answer_leads_outside(name: str) -> None:
+    async with world() as made:
+        made.put("read/1", None, **{name: "../../x"})
+        before = set(made.store.tree)
+        await made.quiet()
+        assert made.response("read/1") == {name: b"../../x"}
+        added = set(made.store.tree) - before
+        assert all(path.startswith(("/svc/rpc/response", "/tool/xcp-gateway")) for path in added)
+
+
+async def test_a_name_that_nobody_would_write_is_refused() -> None:
+    async with world() as made:
+        made.put("read/1", None, **{"a@": "x"})
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert b"expected a name as an element of a path" in answer["description"]
+
+
+async def test_answers_that_nobody_takes_are_collected_at_the_second_look() -> None:
+    async with world(collect=3600.0) as made:
+        made.put("read/1")
+        await made.quiet()
+        made.slept.release()
+        await made.quiet()
+        made.put("read/2")
+        await made.quiet()
+        assert made.response("read/1") == {}
+        made.slept.release()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert made.response("read/1") is None
+        assert f"{REQUESTS}/read/1" not in made.store.tree
+        assert made.response("read/2") == {}
+        assert len(made.endpoint.calls) == 2
+
+
+async def test_a_word_is_acknowledged_and_may_be_said_again() -> None:
+    async with world("word", "/local/domain/{domid}/control/shutdown") as made:
+        for count in (1, 2):
+            made.store.put(SHUTDOWN, "poweroff", GUEST)
+            await made.quiet()
+            assert made.store.tree[SHUTDOWN][0] == b""
+            assert len(made.endpoint.calls) == count
+        assert (made.endpoint.calls[0].method, made.endpoint.calls[0].named) == ("poweroff", {"domid": "5"})
+
+
+async def test_a_word_that_was_begun_before_a_crash_is_not_done_again_but_removed() -> None:
+    store = MemoryStore()
+    async with world("word", "/local/domain/{domid}/control/shutdown", store=store) as first:
+        first.endpoint.open.clear()
+        store.put(SHUTDOWN, "poweroff")
+        await first.endpoint.begun.acquire()
+        await stop(first)
+    async with world("word", "/local/domain/{domid}/control/shutdown", store=store) as second:
+        assert second.endpoint.calls == []
+        assert SHUTDOWN not in store.tree
+
+
+async def test_a_word_that_changes_while_it_is_done_is_a_new_one() -> None:
+    async with world("word", "/local/domain/{domid}/control/shutdown") as made:
+        made.endpoint.open.clear()
+        made.store.put(SHUTDOWN, "poweroff")
+        await made.endpoint.begun.acquire()
+        made.store.put(SHUTDOWN, "reboot")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        made.endpoint.open.set()
+        await made.quiet()
+        assert [call.method for call in made.endpoint.calls] == ["poweroff", "reboot"]
+        assert made.store.tree[SHUTDOWN][0] == b""
+
+
+BATCMD = "/local/domain/5/control/batcmd"
+STATES = Words(commit="READY", taken="IN PROGRESS", done="SUCCESS", failed="FAILURE")
+
+
+async def test_a_directory_that_is_taken_says_so_and_has_failed_after_a_crash() -> None:
+    store = MemoryStore()
+    said: dict[str, Any] = {"states": STATES, "method": "run", "store": store}
+    async with world("directory", "/local/domain/{domid}/control/batcmd", **said) as first:
+        first.endpoint.open.clear()
+        store.put(f"{BATCMD}/script", "ls")
+        store.put(f"{BATCMD}/state", "READY")
+        await first.endpoint.begun.acquire()
+        assert store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+        await stop(first)
+    async with world("directory", "/local/domain/{domid}/control/batcmd", **said) as second:
+        assert store.tree[f"{BATCMD}/state"][0] == b"FAILURE"
+        assert second.endpoint.calls == []
+
+
+async def test_a_directory_that_somebody_else_has_taken_is_left_alone() -> None:
+    store = MemoryStore()
+    store.put(f"{BATCMD}/state", "IN PROGRESS")
+    async with world("directory", "/local/domain/{domid}/control/batcmd", store=store, states=STATES, method="run"):
+        assert store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+
+
+async def test_a_fault_of_the_style_itself_is_answered() -> None:
+    def fails(_call: Call) -> Outcome:
+        return Fault(FaultCode.APPLICATION, "no", name="1000")
+
+    async with world("chunked", "/c/{domid}", outcome=fails) as made:
+        made.store.put("/c/5/query/1/submit", "0")
+        made.store.put("/c/5/query/2/cmd", "run")
+        made.store.put("/c/5/query/2/submit", "0")
+        await made.quiet()
+        assert made.store.below("/c/5/reply/1")["status"] == b"error"
+        assert made.store.below("/c/5/reply/2")["code"] == b"1000"
+        assert made.store.below("/c/5/reply/2")["data00"] == b"no"
+
+
+async def test_a_bug_in_serving_one_is_told_to_the_loop_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    async with world() as made:
+
+        def bug(_body: bytes) -> None:
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(xenstore_exposed, "_pairs", bug)
+            made.put("read/1")
+            await made.quiet()
+        made.put("read/2")
+        await made.quiet()
+        assert made.response("read/2") == {}
+    assert [str(context["exception"]) for context in told] == ["a bug"]

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing, suppress
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from time import monotonic, time
 from typing import TypeAlias, TypeVar
@@ -140,7 +142,9 @@ class File:
                 self._fail(trouble.GONE)
                 return
         try:
-            self._db = _opened(self.path)
+            if self.path is not None and not self.path.exists():
+                self._new(self.path)
+            self._db = _connection(_uri(self.path, "rw"))
         except (OSError, sqlite3.Error) as error:
             self._blame(error)
             return
@@ -148,15 +152,38 @@ class File:
             self.close()
             self._peek()
 
+    def _new(self, path: Path) -> None:
+        """Make a file that is whole before anybody sees it, unless another process was quicker.
+
+        An existing file is never opened but by SQLite: closing it would free the locks of this process on it.
+        """
+        path.parent.mkdir(mode=0o750, exist_ok=True)
+        with _alone_in(path.parent):
+            if path.exists():
+                return
+            made, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600: pairs are private
+            os.close(made)
+            try:
+                with closing(_connection(_uri(Path(name), "rw"))) as db:
+                    self._fill(db)
+                _put_aside(path, int(self._now()))
+                with suppress(FileExistsError):
+                    os.link(name, path)
+            finally:
+                Path(name).unlink()
+
+    def _fill(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA journal_mode=WAL")
+        _write(db, self._create, durable=True)
+
     def _begin(self, db: sqlite3.Connection) -> None:
         """See whose file it is and whether it is whole, make the tables if it is new, and read what is in it."""
         self._inode = _stat(self.path)[:2]
-        if words := _unfit(db):
+        if words := _transaction(db, "BEGIN", _unfit):
             self._condemn(words)
             return
         if schema.empty(db):
-            db.execute("PRAGMA journal_mode=WAL")
-            _write(db, self._create, durable=True)
+            self._fill(db)
         self._version = schema.number(db, "data_version")
         kept = _transaction(db, "BEGIN", decisions.load)
         if not self._held:
@@ -175,7 +202,7 @@ class File:
             return
         if os.access(path.parent, os.W_OK, effective_ids=True):
             return
-        with suppress(sqlite3.Error), closing(_connection(f"{path.absolute().as_uri()}?immutable=1")) as db:
+        with suppress(sqlite3.Error), closing(_connection(f"{_uri(path, 'ro')}&immutable=1")) as db:
             if not _unfit(db):
                 self.kept = decisions.load(db)
 
@@ -207,12 +234,8 @@ class File:
         self._retry_at = self._clock() + RETRY
 
 
-def _opened(path: Path | None) -> sqlite3.Connection:
-    if path is None:
-        return _connection(":memory:")
-    path.parent.mkdir(mode=0o750, exist_ok=True)
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))  # pairs are nobody else's business
-    return _connection(f"{path.absolute().as_uri()}?mode=rw")
+def _uri(path: Path | None, mode: str) -> str:
+    return ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={mode}"
 
 
 def _connection(uri: str) -> sqlite3.Connection:
@@ -246,6 +269,25 @@ def _transaction(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Con
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
     return result
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other gateway makes a file here meanwhile; what was made survives a power cut."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flock(opened, LOCK_EX)
+        yield
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _put_aside(path: Path, now: int) -> None:
+    """What is left of a file that was moved away without its companions: SQLite would apply it to the new one."""
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        _wal(path).rename(f"{_wal(path)}.left-{now}")
 
 
 def _wal(path: Path) -> Path:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -28,9 +27,11 @@ class Watched(State):
         super().__init__(path, self._changed, now=lambda: 1000.0, patience=patience)
         self.changes = asyncio.Event()
         self.told_in: set[int] = set()
+        self.seeing: Callable[[], object] = lambda: None
 
     def _changed(self) -> None:
         self.told_in.add(threading.get_ident())
+        self.seeing()
         self.changes.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -191,31 +192,57 @@ async def test_a_decision_that_was_outrun_is_refused_even_when_it_must_not_wait(
         assert refused.conflict
 
 
-async def test_a_file_that_hangs_holds_up_nobody(path: Path) -> None:
-    os.mkfifo(path)  # opening it waits for somebody who writes
+@pytest.fixture
+def hanging(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """A file that answers nobody until what is yielded is called."""
+    asyncio.run(_made(path))
+    monkeypatch.setattr(file, "LOCK_PATIENCE", SOON)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")
+        yield other.close
+
+
+async def _made(path: Path) -> None:
+    async with State(path) as state:
+        await state.decide(mode("VM.*", Mode.DBUS))
+
+
+async def test_a_file_that_hangs_holds_up_nobody(path: Path, hanging: Callable[[], None]) -> None:
     async with Watched(path, patience=0.05) as state:
         assert "has not answered for 0.05 s" in state.trouble
         assert await state.decide(mode("VM.*")) == Refused(state.trouble)
         assert isinstance(await state.flush(counted(equal=1)), Refused)
         assert isinstance(await state.rollback_all("alice", "fire"), Held)
         assert [each.pattern for each in state.overrides] == ["*"]
-        writer = os.open(path, os.O_WRONLY)
-        await state.until(lambda: "has not answered" not in state.trouble)
-        assert [each.pattern for each in state.overrides] == ["*"]
-        path.unlink()
-        os.close(writer)
+        seen: list[tuple[str, ...]] = []
+        state.seeing = lambda: seen.append(tuple(each.pattern for each in state.overrides))
+        hanging()
+        await state.until(lambda: not state.trouble and len(seen) > 1)
+        assert set(seen) == {("*",)}  # at no moment the modes that were in the file
+        assert [line.what for line in await state.audit()] == ["rollback", "mode"]  # type: ignore[union-attr]
+
+
+async def test_of_a_change_that_is_under_way_when_the_file_falls_silent_nothing_is_pretended(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "LOCK_PATIENCE", SOON)
+    async with Watched(path, patience=0.05) as state:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            refused = await state.decide(mode("VM.*", Mode.DBUS))
+            assert isinstance(refused, Refused)
+            assert refused.why.endswith("it is unknown whether this was written")
+            assert state.overrides == ()
+        await state.until(lambda: state.overrides == (override("VM.*", Mode.DBUS),))  # it was
         await state.until(lambda: not state.trouble)
-        assert [line.what for line in await state.audit()] == ["rollback", "restore"]  # type: ignore[union-attr]
 
 
-async def test_a_start_that_is_given_up_leaves_no_thread(path: Path) -> None:
-    os.mkfifo(path)
+async def test_a_start_that_is_given_up_leaves_no_thread(path: Path, hanging: Callable[[], None]) -> None:
     state = Watched(path)
     starting = asyncio.ensure_future(state.start())
     await asyncio.sleep(0)
     starting.cancel()
-    writer = await asyncio.get_running_loop().run_in_executor(None, os.open, path, os.O_WRONLY)
+    hanging()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    os.close(writer)
-    await asyncio.get_running_loop().shutdown_default_executor()

@@ -369,7 +369,7 @@ class Gateway:
         name = listener.upstream
         if listener.unmapped == "refuse" or name is None:
             return None
-        return Passage(self.upstreams, name, self.settings.upstream[name].timeout)
+        return Passage(self.dispatcher, name)
 
 
 def _needs_restart(before: Config, after: Config) -> list[str]:

@@ -89,12 +89,13 @@ class Dispatcher:
 
     async def observe(self, side: Side, route: Route, call: Call) -> Outcome:
         """Ask a side whose answer no client will see; counted and noted by whoever wants it."""
-        return await self._ask(side, route, call, self._observing)
+        return await self._ask(side, route, call, self._observing, hurried=True)
 
-    async def forward(self, upstream: str, body: bytes, carried: Carried, seconds: float) -> Answer | Fault:
+    async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
         """Send a whole message to an old service as it came; the caller notes what its calls came to."""
         if self._upstreams is None:
             return _nobody(upstream)
+        seconds = self._upstreams.patience(upstream)
         deadline = self._deadlines.start(seconds)
         self.in_flight += 1
         try:
@@ -117,9 +118,13 @@ class Dispatcher:
         self.note(UNMAPPED, UNMAPPED, call, fault, 0.0, None)
         return fault
 
-    async def _ask(self, side: Side, route: Route, call: Call, bus: Backend) -> Outcome:
-        """The one place where a deadline is held, and where an exception becomes words for a client."""
-        deadline = self._deadlines.start(route.timeout)
+    async def _ask(self, side: Side, route: Route, call: Call, bus: Backend, *, hurried: bool = False) -> Outcome:
+        """The one place where a deadline is held, and where an exception becomes words for a client.
+
+        `hurried`: an old service has the time of the route too, though nobody hurried it before.
+        """
+        seconds = route.timeout if side is Side.DBUS or hurried else self._patience(route)
+        deadline = self._deadlines.start(seconds)
         asked = route.guard or route
         try:
             if side is Side.LEGACY:
@@ -134,7 +139,7 @@ class Dispatcher:
             return await bus.call(route, call)
         except asyncio.CancelledError:
             if deadline.was_the_reason():
-                return _timed_out(side, route, asked)
+                return _timed_out(side, route, asked, seconds)
             raise
         except Exception:  # noqa: BLE001 - the last line of defence: a bug costs its own call and no other
             _log.exception("a bug answered this call", method=route.method, source=route.source)
@@ -142,16 +147,20 @@ class Dispatcher:
         finally:
             deadline.lift()
 
+    def _patience(self, route: Route) -> float:
+        upstream = route.migration.upstream
+        return route.timeout if self._upstreams is None or upstream is None else self._upstreams.patience(upstream)
+
 
 def _nobody(upstream: str | None) -> Fault:
     return Fault(FaultCode.UNAVAILABLE, f"no old service '{upstream or ''}' is configured; the call was not sent")
 
 
-def _timed_out(side: Side, route: Route, asked: Route) -> Fault:
+def _timed_out(side: Side, route: Route, asked: Route, seconds: float) -> Fault:
     """`asked` is the route or its guard: past a guard's silence nothing was executed."""
     whom = f"the old service '{route.migration.upstream}'" if side is Side.LEGACY else asked.target.bus_name
     if asked is not route:
         known = f"; {route.method} was not called"
     else:
         known = "" if route.effect is Effect.READ else "; it may have been executed"
-    return Fault(FaultCode.TIMEOUT, f"no answer from {whom} within {route.timeout:g} s{known}")
+    return Fault(FaultCode.TIMEOUT, f"no answer from {whom} within {seconds:g} s{known}")

@@ -34,7 +34,6 @@ _FORWARDED = Plan(Side.LEGACY, None, "the method is not mapped: the old service 
 _FROM_HTTP = 400  # the least status of an answer that is no answer to a call
 READ_AT_ONCE = 128 * 1024  # bytes of an old service's answer; a longer one is read in a thread, lest all others wait
 READ_MOST = 32 * 1024**2  # bytes; a longer one is not read at all
-LONGEST_POLL = 86_400.0  # seconds; event.from waits so long at most, and what is not mapped may be that
 
 
 def _ignore(_: Fault) -> None:
@@ -192,9 +191,8 @@ class Exchange(Endpoint):
     async def _forward(
         self, upstream: str, body: bytes, carried: Carried, envelope: Envelope, asked: Sequence[_Asked | Fault]
     ) -> Answer:
-        patience = max((each.route.timeout for each in map(self._routed, asked) if each.route), default=LONGEST_POLL)
         started = perf_counter()
-        answer = await self.dispatcher.forward(upstream, body, carried, patience)
+        answer = await self.dispatcher.forward(upstream, body, carried)
         seconds = perf_counter() - started
         if isinstance(answer, Fault):
             return self._not_forwarded(envelope, asked, answer, seconds)
@@ -325,4 +323,4 @@ def _single(envelope: Envelope, at: int) -> Envelope:
 def _forwarding(upstream: str) -> Route:
     """The route of all methods that are not mapped."""
     migration = Migration(Setting(Mode.LEGACY), upstream)
-    return replace(unmapped(UNMAPPED), migration=migration, timeout=LONGEST_POLL)
+    return replace(unmapped(UNMAPPED), migration=migration)

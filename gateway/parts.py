@@ -111,6 +111,7 @@ def _line(settings: Config, name: str, upstream: config.Upstream, room: Room) ->
         dialect=DIALECTS[upstream.dialect](made.name),
         speaks=_understood(upstream),
         arguments=upstream.arguments,
+        patience=upstream.timeout,
     )
 
 

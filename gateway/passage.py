@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+from time import perf_counter
 
-from gateway.core.model import BARE, Answer, Carried, Fault, FaultCode, Peer
-from gateway.core.ports import Endpoint, Upstreams
+from gateway.core.migration import Side
+from gateway.core.model import BARE, Answer, Call, Carried, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.ports import Endpoint
+from gateway.dispatch import UNMAPPED, Dispatcher
 
 # An HTTP status for each reason why nothing came back (RFC 9110 section 15.6); 502 for the others.
 STATUSES: dict[FaultCode, tuple[int, str]] = {
@@ -13,25 +15,24 @@ STATUSES: dict[FaultCode, tuple[int, str]] = {
     FaultCode.TIMEOUT: (504, "Gateway Timeout"),
 }
 BAD_GATEWAY = (502, "Bad Gateway")
+BAD = 400  # the least status that tells of a failure
 TEXT = "text/plain"
 
 
 class Passage(Endpoint):
     """Other paths, and other verbs than POST. Whatever the old service answers goes back byte for byte."""
 
-    def __init__(self, upstreams: Upstreams, upstream: str, seconds: float) -> None:
-        self._upstreams = upstreams
+    def __init__(self, dispatcher: Dispatcher, upstream: str) -> None:
+        self._dispatcher = dispatcher
         self._upstream = upstream
-        self._seconds = seconds
 
-    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:  # noqa: ARG002 - old services ask nobody who calls
+    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         """Send one message on; never raises but for cancellation."""
-        try:
-            async with asyncio.timeout(self._seconds):
-                answer = await self._upstreams.forward(self._upstream, body, carried)
-        except TimeoutError:
-            text = f"no answer from the old service '{self._upstream}' within {self._seconds:g} s"
-            answer = Fault(FaultCode.TIMEOUT, f"{text}; it may have been executed")
+        started = perf_counter()
+        answer = await self._dispatcher.forward(self._upstream, body, carried)
+        known = {"protocol": "http", "agent": carried.agent}
+        call = Call(UNMAPPED, peer=peer, extensions=known)
+        self._dispatcher.note(UNMAPPED, UNMAPPED, call, _came_to(answer), perf_counter() - started, Side.LEGACY)
         return self.refuse(answer) if isinstance(answer, Fault) else answer
 
     def refuse(self, fault: Fault) -> Answer:
@@ -39,3 +40,10 @@ class Passage(Endpoint):
         status, reason = STATUSES.get(fault.code, BAD_GATEWAY)
         headers = ((b"Content-Type", TEXT.encode()),)
         return Answer(f"{fault.message}\n".encode(), TEXT, fault, status, reason, headers)
+
+
+def _came_to(answer: Answer | Fault) -> Outcome:
+    if isinstance(answer, Fault):
+        return answer
+    failed = answer.status is not None and answer.status >= BAD
+    return Fault(FaultCode.REMOTE, f"HTTP {answer.status}", name=str(answer.status)) if failed else Reply()

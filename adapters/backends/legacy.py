@@ -37,6 +37,7 @@ class Upstream:
     dialect: ports.Dialect
     speaks: frozenset[str]  # codecs whose messages it understands as they come
     arguments: Arguments = "sent"
+    patience: float = 86_400.0  # seconds for an answer
 
 
 class Backend(ports.Upstreams):
@@ -94,6 +95,11 @@ class Backend(ports.Upstreams):
         """Whether a message of this codec and dialect can be sent to it as it is."""
         found = self._upstreams.get(upstream)
         return found is not None and found.dialect.name == dialect and codec in found.speaks
+
+    def patience(self, upstream: str) -> float:
+        """Seconds that it may take to answer."""
+        found = self._upstreams.get(upstream)
+        return found.patience if found is not None else 0.0
 
     async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
         """Send a message as it came and return what came back, byte for byte."""

@@ -146,6 +146,9 @@ class Upstreams(Backend, Protocol):
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
         """Whether a message of this codec and dialect can be sent to it as it is."""
 
+    def patience(self, upstream: str) -> float:
+        """Seconds that it may take to answer: it was never hurried before, so this is long unless the config says."""
+
     async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
         """Send a message as it came and return what came back, byte for byte; a Fault when nothing came back.
 

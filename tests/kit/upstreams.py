@@ -22,10 +22,12 @@ class Scripted(Upstreams):
         speaks: dict[str, tuple[str, str]],
         whole: Answer | Fault | None = None,
         answer: Callable[[Route, Call], Awaitable[Outcome]] = old,
+        patience: float = 5.0,
     ) -> None:
         self._speaks = speaks
         self._whole = whole
         self._answer = answer
+        self._patience = patience
         self.called: list[str] = []
         self.forwarded: list[tuple[str, bytes, Carried]] = []
 
@@ -41,6 +43,9 @@ class Scripted(Upstreams):
 
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
         return self._speaks.get(upstream) == (codec, dialect)
+
+    def patience(self, upstream: str) -> float:
+        return self._patience
 
     async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
         self.forwarded.append((upstream, body, carried))

@@ -222,9 +222,9 @@ async def test_without_old_services_a_legacy_method_says_so() -> None:
 
 
 async def test_an_old_service_that_does_not_answer_in_time_is_named() -> None:
-    upstreams = kit.Scripted({}, answer=hang)
+    upstreams = kit.Scripted({}, answer=hang, patience=0.01)
     dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=upstreams)
-    outcome = await dispatcher.answer(route(migration=OLD, timeout=0.01), Call("echo", ("a",)))
+    outcome = await dispatcher.answer(route(migration=OLD, timeout=0.001), Call("echo", ("a",)))
     says = "no answer from the old service 'old' within 0.01 s; it may have been executed"
     assert outcome == Fault(FaultCode.TIMEOUT, says)
 
@@ -261,14 +261,26 @@ async def test_a_call_that_is_only_observed_asks_the_backend_for_that_and_is_not
     assert (backend.asked, observing.asked, notes.lines) == ([], ["session check", "VM.stat"], [])
 
 
+async def test_an_old_service_is_not_hurried_by_a_mapping_unless_it_is_only_observed() -> None:
+    async def slow(_route: Route, _call: Call) -> Outcome:
+        await asyncio.sleep(0.02)
+        return Reply("old")
+
+    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=kit.Scripted({}, answer=slow))
+    stat = route("VM.stat", migration=OLD, timeout=0.001, effect=Effect.READ)
+    assert await dispatcher.answer(stat, Call("VM.stat")) == Reply("old")
+    late = Fault(FaultCode.TIMEOUT, "no answer from the old service 'old' within 0.001 s")
+    assert await dispatcher.observe(Side.LEGACY, stat, Call("VM.stat")) == late
+
+
 async def test_a_whole_message_has_a_deadline_too() -> None:
     class Mute(kit.Scripted):
         async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 
-    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=Mute({}))
-    fault = await dispatcher.forward("old", b"", BARE, 0.01)
+    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=Mute({}, patience=0.01))
+    fault = await dispatcher.forward("old", b"", BARE)
     says = "no answer from the old service 'old' within 0.01 s; it may have been executed"
     assert fault == Fault(FaultCode.TIMEOUT, says)
     assert dispatcher.in_flight == 0
@@ -277,5 +289,5 @@ async def test_a_whole_message_has_a_deadline_too() -> None:
 async def test_a_whole_message_for_nobody_is_refused() -> None:
     dispatcher = Dispatcher(Scripted(echo), Notes())
     assert not dispatcher.speaks("old", "xmlrpc", "plain")
-    fault = await dispatcher.forward("old", b"", BARE, 1.0)
+    fault = await dispatcher.forward("old", b"", BARE)
     assert fault == Fault(FaultCode.UNAVAILABLE, "no old service 'old' is configured; the call was not sent")

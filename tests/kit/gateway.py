@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -115,6 +115,11 @@ class Process:
         line = self._find(event)
         assert line is not None, f"ended without '{event}': {self.lines}"
         return line
+
+    def wait_until(self, holds: Callable[[list[dict[str, Any]]], bool], seconds: float = 20.0) -> None:
+        """Read on until the log is as it should be."""
+        with self._more:
+            assert self._more.wait_for(lambda: holds(self.lines), seconds), self.lines
 
     @property
     def pid(self) -> int:

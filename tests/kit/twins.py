@@ -37,12 +37,14 @@ class Twin:
 
 
 @contextmanager
-def twin(service: str, bus: str, directory: Path, *, tcp: bool = False, json: bool = False) -> Iterator[Twin]:
-    """Run one beside the D-Bus services on this bus until the block ends."""
+def twin(
+    service: str, bus: str, directory: Path, *, tcp: bool = False, port: int = 0, json: bool = False
+) -> Iterator[Twin]:
+    """Run one beside the D-Bus services on this bus until the block ends; `port` 0 is any free one."""
     socket = directory / f"old-{service}"
     file = directory / f"old-{service}.json"
     command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file)]
-    command += ["--listen", "tcp:127.0.0.1:0" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
+    command += ["--listen", f"tcp:127.0.0.1:{port}" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

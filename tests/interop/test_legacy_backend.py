@@ -1,0 +1,198 @@
+"""Old services behind a real gateway: whatever the client speaks, each is asked in its own protocol, and once."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import threading
+import xmlrpc.client
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.demo.stage import Stage, stage
+from tests.kit.gateway import ROOT, Process, gateway_process
+from tests.kit.twins import Twin, twin
+from tests.kit.wiretap import Tap, wiretap
+
+pytestmark = pytest.mark.bus
+
+WEB = "11111111-aaaa-4aaa-8aaa-000000000001"
+VM = f"OpaqueRef:{WEB}"
+
+CONFIG = """\
+[listener.rpc]
+bind = ["tcp:127.0.0.1:0"]
+[bus.toolstack]
+address = "{bus}"
+services = ["org.xen.xcp.*"]
+[upstream.xapi]
+url = "{xapi}"
+dialect = "xenapi"
+speaks = ["jsonrpc"]
+[upstream.xenopsd]
+url = "{xenopsd}"
+dialect = "xapi_idl"
+keepalive = false
+arguments = "named"
+[upstream.squeezed]
+url = "{squeezed}"
+codec = "jsonrpc1"
+dialect = "xapi_idl"
+keepalive = false
+[mappings]
+directories = ["mappings"]
+[control]
+socket = "{folder}/control"
+[log]
+format = "json"
+"""
+
+
+class Old:
+    """A gateway whose every method an old service answers."""
+
+    def __init__(self, folder: Path, process: Process, twins: dict[str, Twin]) -> None:
+        self.folder = folder
+        self.process = process
+        self.twins = twins
+        self.port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        self.session = str(self.xml("/RPC2", "session.login_with_password", "root", "xenroot")["Value"])
+
+    def post(self, path: str, body: str) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request("POST", path, body.encode())
+            return connection.getresponse().read()
+        finally:
+            connection.close()
+
+    def xml(self, path: str, method: str, *params: Any) -> Any:
+        [value], _ = xmlrpc.client.loads(self.post(path, xmlrpc.client.dumps(params, method, allow_none=True)))
+        return value
+
+    def json(self, path: str, method: str, params: Any) -> Any:
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        answer = json.loads(self.post(path, json.dumps(request)))
+        return answer.get("error", answer.get("result"))
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Stage]:
+    with stage() as everything:
+        yield everything
+
+
+@pytest.fixture
+def old(running: Stage, tmp_path: Path) -> Iterator[Old]:
+    _moved(tmp_path / "mappings", **dict.fromkeys(("xapi", "xenopsd", "squeezed"), "mode: legacy"))
+    with (
+        twin("xapi", running.bus, tmp_path, tcp=True) as xapi,
+        twin("xenopsd", running.bus, tmp_path) as xenopsd,
+        twin("squeezed", running.bus, tmp_path, json=True) as squeezed,
+    ):
+        urls = {"xapi": xapi.url, "xenopsd": xenopsd.url, "squeezed": squeezed.url}
+        config = tmp_path / "gateway.toml"
+        config.write_text(CONFIG.format(bus=running.bus, folder=tmp_path, **urls))
+        with gateway_process(config) as process:
+            yield Old(tmp_path, process, {"xapi": xapi, "xenopsd": xenopsd, "squeezed": squeezed})
+
+
+def _moved(folder: Path, **modes: str) -> None:
+    """The project's own mappings, with an old service behind each."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "idl").exists():
+        (folder / "idl").symlink_to(ROOT / "mappings/idl")
+    for service, mode in modes.items():
+        text = (ROOT / f"mappings/{service}.yaml").read_text()
+        text = text.replace("defaults: {", f"legacy: {{upstream: {service}}}\ndefaults: {{{mode}, ", 1)
+        (folder / f"{service}.yaml").write_text(text)
+
+
+# Who is asked, and how
+
+
+def test_a_message_that_xapi_understands_goes_there_as_it_came(old: Old) -> None:
+    spaced = f'{{ "method":"VM.get_power_state",  "params":["{old.session}","{VM}"], "id":"x" }}'
+    assert old.post("/jsonrpc", spaced) == b'{"result":"Halted","error":null,"id":"x"}'
+    assert old.xml("/RPC2", "VM.get_power_state", old.session, VM) == {"Status": "Success", "Value": "Halted"}
+    record = old.xml("/RPC2", "VM.get_record", old.session, VM)["Value"]
+    assert (record["memory_static_max"], record["tags"]) == ("2147483648", [])
+
+
+def test_a_client_of_another_protocol_reaches_a_socket_of_xapi_idl(old: Old) -> None:
+    by_name = old.json("/xenopsd/jsonrpc", "VM.exists", {"debug_info": "dbg", "id": WEB})
+    by_position = old.json("/xenopsd/jsonrpc", "VM.exists", ["dbg", WEB])
+    assert by_name == by_position
+    assert by_name in (True, False)
+    unknown = old.json("/xenopsd/jsonrpc", "VM.stat", ["dbg", "nobody"])
+    assert unknown["message"] == "Does_not_exist"
+    assert unknown["data"] == ["VM", "nobody"]
+
+
+def test_a_client_of_xml_rpc_reaches_a_service_that_knows_json_rpc_1_0_only(old: Old) -> None:
+    policy = old.xml("/memory", "get_domain_zero_policy", "dbg")
+    assert policy == {"Status": "Success", "Value": ["Fixed_size", "1048576"]}
+    refused = old.xml("/memory", "reserve_memory", "dbg", "me", "99999999999")
+    assert refused["ErrorDescription"][0] == "Cannot_free_this_much_memory"
+    assert refused["ErrorDescription"][1][0] == "99999999999"
+    assert old.json("/memory/jsonrpc", "get_host_reserved_memory", ["dbg"]) == 262144
+
+
+# What can go wrong
+
+
+def test_an_old_service_that_is_gone_executed_nothing(old: Old) -> None:
+    old.twins["xenopsd"].kill()
+    answer = old.json("/xenopsd/jsonrpc", "VM.list", ["dbg"])
+    assert answer["message"] == "the old service 'xenopsd' cannot be reached: connection refused; nothing was executed"
+
+
+def test_an_old_service_that_closes_without_a_word_may_have_executed_it(old: Old) -> None:
+    old.twins["xenopsd"].switch(**{"VM.list": {"silent": True}})
+    answer = old.json("/xenopsd/jsonrpc", "VM.list", ["dbg"])
+    assert "closed the connection before it had answered; whether the call was executed is unknown" in answer["message"]
+
+
+def test_an_old_service_that_restarts_costs_no_call_after_it_is_back(old: Old, running: Stage) -> None:
+    for _ in range(3):
+        assert old.xml("/RPC2", "VM.get_name_label", old.session, VM)["Value"] == "web"
+    port = old.twins["xapi"].url.rpartition(":")[2]
+    old.twins["xapi"].kill()
+    with twin("xapi", running.bus, old.folder, tcp=True, port=int(port)):
+        assert old.xml("/RPC2", "VM.get_name_label", old.session, VM)["Value"] == "web"
+
+
+# Reload
+
+
+def test_another_upstream_gets_the_next_call_and_a_call_in_flight_keeps_the_old_one(old: Old, running: Stage) -> None:
+    with wiretap() as tap:
+        tap.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew"
+        old.twins["xapi"].switch(**{"VM.get_name_label": {"slow": 1.0}})
+        answers: list[Any] = []
+
+        def slowly() -> None:
+            answers.append(old.xml("/RPC2", "VM.get_name_label", old.session, VM))
+
+        slow = threading.Thread(target=slowly)
+        slow.start()
+        _reload(old, tap)
+        assert old.post("/RPC2", xmlrpc.client.dumps((old.session, VM), "VM.get_uuid")) == b"new"
+        assert slow.is_alive()
+        slow.join(20)
+        assert answers == [{"Status": "Success", "Value": "web"}]
+        _reload(old, tap, back=True)
+
+
+def _reload(old: Old, tap: Tap, *, back: bool = False) -> None:
+    there, tapped = old.twins["xapi"].url, f"http://127.0.0.1:{tap.port}"
+    config = old.folder / "gateway.toml"
+    text = config.read_text()
+    config.write_text(text.replace(tapped, there) if back else text.replace(there, tapped))
+    reloads = sum(line["event"] == "reloaded" for line in old.process.lines)
+    old.process.signal(signal.SIGHUP)
+    old.process.wait_until(lambda lines: sum(line["event"] == "reloaded" for line in lines) > reloads)

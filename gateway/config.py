@@ -31,7 +31,7 @@ Count = Annotated[int, Meta(ge=1)]
 BusAddress = Annotated[str, Meta(pattern=r"^(unix:(path|abstract)=|tcp:|unixexec:)")]
 Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+|systemd:.+|xenstore:(/.+)?)$")]
 MetricsAddress = Annotated[str, Meta(pattern=r"^tcp:.+:\d+$")]
-UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+)$")]
+UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+|xenstore:/.+)$")]
 Who = Annotated[str, Meta(pattern=r"^((user:|group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|(uid|gid):\d{1,10})$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -94,6 +94,7 @@ class Upstream(_Section, frozen=True):
     dialect: str = "plain"
     speaks: tuple[str, ...] = ()  # further codecs that it understands at the paths where clients send them
     arguments: Literal["sent", "named", "positional"] = "sent"
+    names: Literal["same", "dashes"] = "same"  # dashes: reserve_memory is reserve-memory there
     host: str = ""  # in place of the client's Host header
     connections: Count = 64
     waiting: Count = 256  # calls that wait for a connection; past it they are refused
@@ -104,6 +105,8 @@ class Upstream(_Section, frozen=True):
     max_answer: Size = Size(32 * 1024**2)
     ca_file: str | None = None  # https: who is trusted, in place of the system's authorities
     verify: bool = True  # https: false trusts anybody
+    store: str | None = None  # xenstore: its socket, in place of the usual one
+    pid: bool = True  # xenstore: false does not look whether the service's process lives
 
 
 class Mappings(_Section, frozen=True):

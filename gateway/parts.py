@@ -8,16 +8,18 @@ from adapters.backends import BACKENDS, legacy
 from adapters.backends.dbus import Backend, Bus, BusStatus, ServiceStatus
 from adapters.codecs import CODECS, UPSTREAM_CODECS
 from adapters.dialects import DIALECTS
-from adapters.transports import TRANSPORTS
+from adapters.transports import TRANSPORTS, http_client, xenstore_client
 from adapters.transports.activation import Inherited, inherited
 from adapters.transports.http import HttpLimits, Transport
-from adapters.transports.http_client import Line, LineLimits
+from adapters.transports.http_client import LineLimits
 from adapters.transports.http_client_site import site
 from adapters.transports.room import Room
 from adapters.transports.xenstore import NODES, Offer, StoreLimits, StoreStatus
 from adapters.transports.xenstore import Transport as StoreTransport
+from adapters.transports.xenstore_store import Store, socket_path
 from gateway import config
 from gateway.config import Config, ConfigError, Listener
+from gateway.core import ports
 from gateway.core.model import Limits
 from gateway.core.nodes import element
 from gateway.core.ports import Codec, Dialect, Endpoint, Resolve
@@ -90,6 +92,29 @@ def _line(settings: Config, name: str, upstream: config.Upstream, room: Room) ->
     for key, value, known in named:
         if value not in known:
             raise ConfigError(f"{place}.{key}: '{value}' is none of {', '.join(sorted(known))}")
+    over_store = upstream.url.startswith(xenstore_client.SCHEME)
+    if over_store != (upstream.codec == "xenstore"):
+        raise ConfigError(f"{place}.codec: '{upstream.codec}' does not go over {upstream.url}")
+    made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
+    return legacy.Upstream(
+        key=upstream,
+        line=_xenstore_line(name, upstream) if over_store else _http_line(place, name, upstream, room),
+        codec=made,
+        dialect=DIALECTS[upstream.dialect](made.name),
+        speaks=_understood(upstream),
+        arguments=upstream.arguments,
+        dashes=upstream.names == "dashes",
+        patience=upstream.timeout,
+    )
+
+
+def _xenstore_line(name: str, upstream: config.Upstream) -> ports.Line:
+    store = Store(upstream.store or socket_path())
+    root = upstream.url.removeprefix(xenstore_client.SCHEME)
+    return xenstore_client.Line(name, root, store, most=upstream.connections, checks_pid=upstream.pid)
+
+
+def _http_line(place: str, name: str, upstream: config.Upstream, room: Room) -> ports.Line:
     try:
         where = site(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
     except (ValueError, OSError) as error:
@@ -103,16 +128,7 @@ def _line(settings: Config, name: str, upstream: config.Upstream, room: Room) ->
         connect_timeout=upstream.connect_timeout,
         answer=upstream.max_answer,
     )
-    made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
-    return legacy.Upstream(
-        key=upstream,
-        line=Line(name, where, limits, host=upstream.host, room=room),
-        codec=made,
-        dialect=DIALECTS[upstream.dialect](made.name),
-        speaks=_understood(upstream),
-        arguments=upstream.arguments,
-        patience=upstream.timeout,
-    )
+    return http_client.Line(name, where, limits, host=upstream.host, room=room)
 
 
 def backend(settings: Config) -> Backend:

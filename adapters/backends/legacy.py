@@ -38,6 +38,7 @@ class Upstream:
     speaks: frozenset[str]  # codecs whose messages it understands as they come
     arguments: Arguments = "sent"
     patience: float = 86_400.0  # seconds for an answer
+    dashes: bool = False  # reserve_memory is reserve-memory there
 
 
 class Backend(ports.Upstreams):
@@ -126,7 +127,9 @@ def _unknown(name: str | None) -> Fault:
 
 def _written(upstream: Upstream, route: Route, call: Call) -> bytes | Fault:
     """The call in the upstream's terms. One that wants no answer is written like any other: old services insist."""
-    meant = replace(arrange(call, [parameter.name for parameter in route.parameters], upstream.arguments), oneway=False)
+    method = call.method.replace("_", "-") if upstream.dashes else call.method
+    arranged = arrange(call, [parameter.name for parameter in route.parameters], upstream.arguments)
+    meant = replace(arranged, method=method, oneway=False)
     try:
         return upstream.codec.encode_call(upstream.dialect.wrap_call(meant))
     except ValueError as error:

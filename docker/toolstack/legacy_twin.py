@@ -3,9 +3,12 @@
     legacy_twin.py xapi     --address unix:path=/run/xcp/bus --listen tcp:127.0.0.1:8081 --listen unix:/run/xcp/old/xapi
     legacy_twin.py xenopsd  --address unix:path=/run/xcp/bus --listen unix:/run/xcp/old/xenopsd --switches twin.json
 
+    legacy_twin.py squeezed --address unix:path=/run/xcp/bus --store /run/xenstored/socket --root /squeezed
+
 xapi is a whole server (XML-RPC at every path, JSON-RPC 1.0 and 2.0 at /jsonrpc); squeezed, xenopsd and storage are
-xapi-idl sockets: XML-RPC, or with --json JSON-RPC 1.0. --switches names a file that makes a twin misbehave while it
-runs: legacy_switches.py says how. It prints a line with its addresses when it is ready.
+xapi-idl sockets: XML-RPC, or with --json JSON-RPC 1.0. With --store squeezed is what it was before: requests are nodes
+of a xenstore. --switches names a file that makes a twin misbehave while it runs: legacy_switches.py says how. It prints
+a line with its addresses when it is ready.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 
 import legacy_squeezed
 import legacy_storage
+import legacy_store
 import legacy_wire
 import legacy_xapi
 import legacy_xenopsd
@@ -166,6 +170,21 @@ async def _answer_json(call: Call, request: Request) -> Answer:
     return Answer(legacy_wire.json_success(result, identity, two=two), "application/json")
 
 
+async def serve_store(address: str, store: str, root: str, switches: Switches) -> None:
+    """Be the old squeezed behind a xenstore until one of both goes away."""
+    bus = await Bus(address).connect()
+    call = idl_call("squeezed", bus, switches)
+    loop = asyncio.get_running_loop()
+
+    def ask(method: str, params: list[Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(call(method, params), loop).result()
+
+    def ready() -> None:
+        print(f"xenstore:{root}", flush=True)  # noqa: T201 - who starts it reads this
+
+    await loop.run_in_executor(None, legacy_store.serve, store, root, ask, ready)
+
+
 async def serve(service: str, address: str, listening: list[str], switches: Switches, *, json: bool) -> None:
     """Be the old service until the bus goes away."""
     bus = await Bus(address).connect()
@@ -191,12 +210,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("service", choices=("xapi", *IDL))
     parser.add_argument("--address", default=os.environ.get("DBUS_SESSION_BUS_ADDRESS"), help="address of the bus")
-    parser.add_argument("--listen", action="append", required=True, help="tcp:HOST:PORT or unix:/PATH; may be repeated")
+    parser.add_argument("--listen", action="append", default=[], help="tcp:HOST:PORT or unix:/PATH; may be repeated")
+    parser.add_argument("--store", help="squeezed: the socket of a xenstore, in place of --listen")
+    parser.add_argument("--root", default="/squeezed", help="squeezed: the node below which requests are written")
     parser.add_argument("--switches", type=Path, help="a JSON file that makes it misbehave; need not exist")
     parser.add_argument("--json", action="store_true", help="JSON-RPC 1.0 in place of XML-RPC")
     said = parser.parse_args()
     if not said.address:
         parser.error("no bus: give --address")
+    if not said.listen and not said.store:
+        parser.error("nobody can reach it: give --listen")
+    if said.store:
+        asyncio.run(serve_store(said.address, said.store, said.root, Switches(said.switches)))
+        return
     asyncio.run(serve(said.service, said.address, said.listen, Switches(said.switches), json=said.json))
 
 

@@ -45,15 +45,28 @@ def twin(
     file = directory / f"old-{service}.json"
     command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file)]
     command += ["--listen", f"tcp:127.0.0.1:{port}" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        listening = process.stdout.readline().strip()
-        assert listening, "the twin did not start"
-        url = listening.replace("tcp:", "http://") if tcp else listening.replace("unix:", "http+unix://")
+    with _running(command) as (process, listening):
+        yield Twin(process, listening.replace("tcp:", "http://").replace("unix:", "http+unix://"), file)
+
+
+@contextmanager
+def squeezed_over_xenstore(bus: str, store: Path, directory: Path, root: str = "/squeezed") -> Iterator[Twin]:
+    """The old squeezed as it was before it had a socket."""
+    file = directory / "old-store.json"
+    command = [sys.executable, str(PROGRAM), "squeezed", "--address", bus, "--switches", str(file)]
+    with _running([*command, "--store", str(store), "--root", root]) as (process, url):
         yield Twin(process, url, file)
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        said = process.stdout.readline().strip()
+        assert said, "the twin did not start"
+        yield process, said
     finally:
         process.kill()
         process.wait(PATIENCE)
-        assert process.stdout is not None
         process.stdout.close()

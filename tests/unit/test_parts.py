@@ -114,6 +114,12 @@ def test_an_upstream_that_knows_json_rpc_1_0_only_understands_nothing_as_it_come
     assert parts.spoken(settings) == {"xapi": frozenset()}
 
 
+def test_an_upstream_over_xenstore_is_a_node() -> None:
+    settings = with_upstream(url="xenstore:/squeezed", codec="xenstore", dialect="plain", speaks=[], store="/x")
+    made = parts.upstreams(settings, parts.Room())["xapi"]
+    assert (made.codec.name, made.line.status().url) == ("xenstore", "xenstore:/squeezed")
+
+
 def test_an_upstream_is_the_same_after_a_reload_when_nothing_about_it_has_changed() -> None:
     changes: list[dict[str, object]] = [{}, {}, {"connections": 3}]
     keys = [parts.upstreams(with_upstream(**each), parts.Room())["xapi"].key for each in changes]
@@ -128,6 +134,8 @@ def test_an_upstream_is_the_same_after_a_reload_when_nothing_about_it_has_change
         ({"dialect": "xapi"}, "dialect: 'xapi' is none of plain, xapi_idl, xenapi"),
         ({"speaks": ["jsonrpc1"]}, "speaks: 'jsonrpc1' is none of jsonrpc, "),
         ({"url": "http://me@x"}, "url: expected http://HOST"),
+        ({"url": "xenstore:/squeezed"}, "codec: 'xmlrpc' does not go over xenstore:/squeezed"),
+        ({"codec": "xenstore"}, "codec: 'xenstore' does not go over http://127.0.0.1:80"),
         ({"url": "https://x", "ca_file": "/nowhere.pem"}, "ca_file: No such file or directory"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -208,6 +209,13 @@ async def test_a_positional_call_reaches_a_service_that_wants_names() -> None:
     async with running(old=upstream(line, "jsonrpc1", "xapi_idl", "named")) as backend:
         await backend.call(to("old", "debug_info", "id"), Call("VM.shutdown", ("dbg", "a")))
     assert line.sent[0][0] == b'{"method":"VM.shutdown","params":[{"debug_info":"dbg","id":"a"}],"id":1}'
+
+
+async def test_a_service_may_write_names_with_dashes() -> None:
+    line = Line(answered(b'{"jsonrpc":"2.0","result":1,"id":1}'))
+    async with running(old=replace(upstream(line), dashes=True)) as backend:
+        await backend.call(to("old"), Call("reserve_memory", ("a_b",)))
+    assert b'"method":"reserve-memory","params":["a_b"]' in line.sent[0][0]
 
 
 # Messages as they come

@@ -1,0 +1,137 @@
+"""An old service over xenstore behind a real gateway, in a real xenstored: squeezed as it was from 2009 to 2012."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.demo.stage import Stage, stage
+from tests.kit.gateway import ROOT, gateway_process
+from tests.kit.twins import Twin, squeezed_over_xenstore
+from tests.kit.xenstored import Xenstored, xenstored
+
+pytestmark = pytest.mark.bus
+
+CONFIG = """\
+[listener.rpc]
+bind = ["tcp:127.0.0.1:0"]
+[bus.toolstack]
+address = "{bus}"
+services = ["org.xen.xcp.*"]
+[upstream.squeezed]
+url = "xenstore:/squeezed"
+store = "{store}"
+codec = "xenstore"
+arguments = "named"
+names = "dashes"
+[mappings]
+directories = ["mappings"]
+[control]
+socket = "{folder}/control"
+[log]
+format = "json"
+"""
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Stage]:
+    with stage() as everything:
+        yield everything
+
+
+@pytest.fixture
+def store() -> Iterator[Xenstored]:
+    with xenstored() as running:
+        yield running
+
+
+@pytest.fixture
+def old(running: Stage, store: Xenstored, tmp_path: Path) -> Iterator[Twin]:
+    with squeezed_over_xenstore(running.bus, Path(store.path), tmp_path) as twin:
+        yield twin
+
+
+@pytest.fixture
+def port(running: Stage, store: Xenstored, tmp_path: Path) -> Iterator[int]:
+    mappings = tmp_path / "mappings"
+    mappings.mkdir()
+    (mappings / "idl").symlink_to(ROOT / "mappings/idl")
+    text = (ROOT / "mappings/squeezed.yaml").read_text()
+    text = text.replace("timeout: 20m,", "timeout: 2s, mode: legacy,").replace(
+        "defaults:", "legacy: {upstream: squeezed}\ndefaults:", 1
+    )
+    (mappings / "squeezed.yaml").write_text(text)
+    config = tmp_path / "gateway.toml"
+    config.write_text(CONFIG.format(bus=running.bus, store=store.path, folder=tmp_path))
+    with gateway_process(config) as process:
+        yield int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+
+
+def ask(port: int, method: str, *params: Any) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        connection.request("POST", "/memory/jsonrpc", json.dumps(request))
+        answer = json.loads(connection.getresponse().read())
+        return answer.get("error", answer.get("result"))
+    finally:
+        connection.close()
+
+
+def assert_nothing_is_left(store: Xenstored, *functions: str) -> None:
+    """The nodes are removed when the client has its answer already."""
+    end = time.monotonic() + 5
+    paths = [f"/squeezed/rpc/{kind}/{each}" for kind in ("request", "response") for each in functions]
+    while left := "".join(store.tool("ls", path, check=False) for path in paths).strip():
+        assert time.monotonic() < end, left
+
+
+EVERYWHERE = [
+    (kind, each) for kind in ("request", "response") for each in ("login", "reserve-memory", "balance-memory")
+]
+
+
+def test_a_client_of_today_reaches_the_service_of_2009(port: int, old: Twin, store: Xenstored) -> None:
+    session = ask(port, "login", "dbg", "tests")
+    assert session == {"session_id": "tests"}
+    reservation = ask(port, "reserve_memory", "dbg", "tests", 4096)["reservation_id"]
+    assert len(reservation) == 36
+    assert ask(port, "delete_reservation", "dbg", "tests", reservation) is None
+    assert ask(port, "balance_memory", "dbg") is None
+
+
+def test_its_errors_have_the_numbers_of_old(port: int, old: Twin) -> None:
+    refused = ask(port, "reserve_memory", "dbg", "tests", 99999999999)
+    assert refused["code"] == 1000
+    assert refused["message"].startswith("99999999999,")
+    unknown = ask(port, "get_host_reserved_memory", "dbg")
+    assert (unknown["code"], unknown["message"]) == (-32601, "get-host-reserved-memory")
+
+
+def test_nothing_is_left_in_the_store(port: int, old: Twin, store: Xenstored) -> None:
+    for _ in range(3):
+        ask(port, "login", "dbg", "tests")
+    ask(port, "balance_memory", "dbg")
+    assert_nothing_is_left(store, "login", "balance-memory")
+
+
+def test_a_service_that_is_not_registered_or_not_alive_executed_nothing(port: int, old: Twin, store: Xenstored) -> None:
+    old.kill()
+    text = "the old service 'squeezed' is not registered in the store; nothing was executed"
+    assert ask(port, "balance_memory", "dbg")["message"] == text
+    store.kill()
+    away = ask(port, "balance_memory", "dbg")["message"]
+    assert away == "the old service 'squeezed' cannot be reached: the store is away; nothing was executed"
+
+
+def test_a_request_that_is_not_answered_in_time_is_taken_back(port: int, old: Twin, store: Xenstored) -> None:
+    old.switch(balance_memory={"slow": 30})
+    late = ask(port, "balance_memory", "dbg")
+    assert late["code"] == -32006
+    assert_nothing_is_left(store, "balance-memory")

@@ -31,6 +31,31 @@ bind = ["tcp:127.0.0.1:{port}", "unix:{directory}/rpc"]
 [listener.store]
 bind = ["xenstore:{directory}/store/socket"]
 
+# The old services: `legacy_twin.py NAME --listen unix:{directory}/old-NAME` starts one beside the new ones.
+[upstream.xapi]
+url = "http+unix://{directory}/old-xapi"
+dialect = "xenapi"
+speaks = ["jsonrpc"]
+[upstream.xenopsd]
+url = "http+unix://{directory}/old-xenopsd"
+dialect = "xapi_idl"
+keepalive = false
+arguments = "named"
+[upstream.storage]
+url = "http+unix://{directory}/old-storage"
+dialect = "xapi_idl"
+keepalive = false
+arguments = "named"
+[upstream.squeezed]
+url = "http+unix://{directory}/old-squeezed"
+dialect = "xapi_idl"
+keepalive = false
+arguments = "positional"
+[upstream.networkd]
+url = "http+unix://{directory}/old-networkd"
+dialect = "xapi_idl"
+keepalive = false
+
 [mappings]
 directories = ["{mappings}"]
 

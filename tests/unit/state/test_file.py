@@ -333,7 +333,7 @@ def test_a_file_that_was_moved_away_is_made_anew_with_the_modes_that_are_in_forc
     one, other = opened(path), opened(path)
     put(one, mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 3})))
     other.look()
-    path.rename(path.with_name("elsewhere"))
+    path.rename(path.with_name("elsewhere"))  # and not its -wal, which SQLite would apply to the new one
     one.look()
     assert "was moved away" in one.trouble
     assert refused(one) == one.trouble
@@ -341,6 +341,7 @@ def test_a_file_that_was_moved_away_is_made_anew_with_the_modes_that_are_in_forc
     opened.later(other, one, other)
     opened.later(other, one, other)
     assert (one.trouble, other.trouble) == ("", "")
+    assert path.with_name("state.db-wal.left-1000").exists()
     assert one.kept == other.kept
     assert one.kept.rollouts["r"].document == {"step": 3}
     put(one, mode("VM.*", Mode.DBUS))

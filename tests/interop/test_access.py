@@ -7,7 +7,9 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,16 +45,17 @@ def ask(folder: Folder, uid: int, gids: Sequence[int], verb: str, target: str, b
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
-    path = tmp_path_factory.mktemp("access")
-    for each in (path, *path.parents[:2]):
-        each.chmod(0o711)
-    folder = Folder(path)
-    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
-    lists = f'read = ["uid:{READER}"]\nchange = ["gid:{GROUP}"]\n'
-    folder.config.write_text(folder.config.read_text().replace("[control]\n", f"[control]\n{lists}"))
-    with gateway_process(folder.config):
-        yield folder
+def folder() -> Iterator[Folder]:
+    """Not below pytest's own folder, which is nobody else's to enter."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o711)
+        folder = Folder(path)
+        folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+        lists = f'read = ["uid:{READER}"]\nchange = ["gid:{GROUP}"]\n'
+        folder.config.write_text(folder.config.read_text().replace("[control]\n", f"[control]\n{lists}"))
+        with gateway_process(folder.config):
+            yield folder
 
 
 def test_the_socket_is_open_to_others_once_the_config_names_some(folder: Folder) -> None:

@@ -29,6 +29,7 @@ from gateway.mapping.problem import Problem
 from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
 from gateway.moving import Moving
 from gateway.passage import Passage
+from gateway.rollout.orders import Orders
 from gateway.sessions import Sessions
 from gateway.steering import Steering
 
@@ -76,7 +77,8 @@ class Gateway:
         self._inherited = parts.inherited()
         self._cuts = dict.fromkeys(self.settings.listener, 0)
         self.transports = {name: self._transport(name, section) for name, section in self.settings.listener.items()}
-        self.steering = Steering(self._live_routes, self.moving.toggles, self.moving.state)
+        orders = Orders(self.moving.state, self._live_routes)
+        self.steering = Steering(self._live_routes, self.moving.toggles, self.moving.state, orders)
         control = Path(self.settings.control.socket)
         self._control = Server(control, self, self.steering, access.rights(self.settings))
         address = self.settings.control.metrics

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.core import choosing, policy, steering
-from gateway.core.kept import Change, Counts, Entry, Held, Json, MethodId, Pair, Refused
+from gateway.core.kept import Change, Counts, Entry, Held, Json, MethodId, Pair, Refused, Rejected
 from gateway.core.migration import Setting
 from gateway.core.model import Call, Value
 from gateway.core.override import GROUP, By, Override, matches
 from gateway.core.route import Route
-from gateway.core.steering import Changed, Explanation, Moved, Rejected, Row
+from gateway.core.steering import Changed, Explanation, Moved, Row
+from gateway.rollout.orders import Orders
+from gateway.rollout.subjects import subject_of
 from gateway.state.state import State
 from gateway.toggles import Toggles, moment
 
@@ -44,12 +46,14 @@ class Steering:
         routes: Callable[[], Sequence[Route]],
         toggles: Toggles,
         state: State,
+        rollouts: Orders,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._routes = routes
         self._toggles = toggles
         self._state = state
+        self.rollouts = rollouts
         self._now = now
 
     # Asking
@@ -62,7 +66,8 @@ class Steering:
             return Rejected(choosing.nothing(routes, pattern))
         counts = await self._state.evidence()
         known = {} if isinstance(counts, Refused) else counts  # modes are shown whatever the file's trouble is
-        return [self._row(route, known.get(steering.identity(route), NO_COUNTS)) for route in means]
+        rollouts = self.rollouts.states()
+        return [self._row(route, known, rollouts.get(subject_of(route), "")) for route in means]
 
     def explain(
         self, name: str, params: Sequence[Value] = (), named: Mapping[str, Value] | None = None, key: str | None = None
@@ -132,7 +137,7 @@ class Steering:
     async def rollback_all(self, who: str, why: str = "") -> Changed | Refused:
         """Every method to its old service at once, whatever is set and whatever state bus and file are in."""
         before = self._settings("*")
-        ended = await self._state.rollback_all(who, why)
+        ended = await self.rollouts.rollback_all(who, why)
         if isinstance(ended, Refused):
             return ended
         self._toggles.replace(self._state.overrides)
@@ -148,11 +153,16 @@ class Steering:
         refused = await self._state.decide(Change((entry,), clear=methods))
         return refused or methods
 
+    async def note(self, who: str, what: str, subject: str, numbers: Mapping[str, Json], why: str = "") -> None:
+        """A line of the audit for what was decided elsewhere: a reload. Where it cannot be written it is not."""
+        await self._state.decide(Change((Entry(self._now(), who, what, subject, why, numbers),)))
+
     # How
 
-    def _row(self, route: Route, counts: Counts) -> Row:
+    def _row(self, route: Route, known: Mapping[MethodId, Counts], rollout: str) -> Row:
         effective = self._toggles.effective(route)
-        return steering.row(route, effective.setting, effective.override, effective.source(route), counts)
+        counts = known.get(steering.identity(route), NO_COUNTS)
+        return steering.row(route, effective.setting, effective.override, effective.source(route), counts, rollout)
 
     def _explained(self, route: Route, call: Call, value: str | None) -> Explanation:
         migration = replace(route.migration, key=steering.with_key(route.migration.key, value))

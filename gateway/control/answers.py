@@ -10,9 +10,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from gateway.core.kept import Refused
+from gateway.core.kept import Refused, Rejected
 from gateway.core.rights import Caller, Right
-from gateway.core.steering import Rejected
 
 _log = structlog.get_logger("control")
 

@@ -7,11 +7,12 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path as FilePath
 
 from aiohttp import web
 
-from gateway.control import access, moving, running
+from gateway.control import access, moving, rollouts, running
 from gateway.control.answers import Path, plain_errors
 from gateway.control.monitoring import add_paths
 from gateway.control.running import CallRequest, Operations
@@ -78,7 +79,8 @@ def paths(operations: Operations, steering: Steering) -> list[Path]:
         return web.Response(body=openapi(), content_type="application/json")
 
     described = Path("GET", "/v1/openapi.json", Right.READ, document)
-    return [*running.paths(operations), *moving.paths(steering), described]
+    groups = (running.paths(operations, steering), moving.paths(steering), rollouts.paths(steering.rollouts))
+    return [*chain.from_iterable(groups), described]
 
 
 def openapi() -> bytes:

@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway.control.answers import Path, body, json
 from gateway.control.monitoring import Monitored
 from gateway.core.rights import Caller, Right
+from gateway.steering import Steering
 
 
 class CallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,8 +40,8 @@ class Operations(Monitored, Protocol):
         """Make one call; {"value": ...} or {"fault": ...}, and {"steps": [...]}; raises LookupError or ValueError."""
 
 
-def paths(operations: Operations) -> list[Path]:
-    """These paths, answered by the running gateway."""
+def paths(operations: Operations, steering: Steering) -> list[Path]:
+    """These paths, answered by the running gateway; a reload is noted in the audit."""
 
     async def status(_request: web.Request, _who: Caller) -> web.Response:
         return json(await operations.status())
@@ -48,9 +49,12 @@ def paths(operations: Operations) -> list[Path]:
     async def routes(_request: web.Request, _who: Caller) -> web.Response:
         return json(operations.routes())
 
-    async def reload(_request: web.Request, _who: Caller) -> web.Response:
+    async def reload(_request: web.Request, who: Caller) -> web.Response:
         answer = await operations.reload()
-        return json(answer, status=409 if answer.get("problems") else 200)
+        if answer.get("problems"):
+            return json(answer, status=409)
+        await steering.note(str(who), "reload", "*", {"revision": str(answer["revision"])})
+        return json(answer)
 
     async def call(request: web.Request, _who: Caller) -> web.Response:
         return json(await operations.call(await body(request, CallRequest)))

@@ -135,6 +135,11 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected(Refused):
+    """A wish that could not come about whatever the state of the gateway: it is the wish that is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """A decision that holds in this process only; it is written down once that can be done."""
 

@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from gateway.core import counting
 from gateway.core.compare import Verdict
 from gateway.core.judgement import judgement
-from gateway.core.kept import Counts, MethodId, Refused
+from gateway.core.kept import Counts, MethodId
 from gateway.core.limits import OneSide, Sides
 from gateway.core.migration import BUCKETS, Key, Mode, Setting, Side, percent
 from gateway.core.override import Override
 from gateway.core.policy import Plan, bucket
 from gateway.core.route import Route
 from gateway.core.tally import quantile
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected(Refused):
-    """A wish that could not come about whatever the state of the gateway: it is the wish that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)

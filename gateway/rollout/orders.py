@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import time
 
-from gateway.core.kept import Held, Json, PutRollout, Refused
+from gateway.core.kept import Held, Json, PutRollout, Refused, Rejected
 from gateway.core.limits import Sides
 from gateway.core.migration import Setting
 from gateway.core.rollout import Command, Progress, State, begins_anew, decide, obey, setting
@@ -50,11 +50,11 @@ class Orders:
         """Begin with the first step of the plan that the mapping says."""
         subject = find(name, self.routes())
         if isinstance(subject, str):
-            return Refused(subject)
+            return Rejected(subject)
         version, before = self._known(subject.name)
         wrong = _under_way(subject.name, before) or unmovable(subject) or self._set_by_a_person(subject)
         if wrong:
-            return Refused(wrong)
+            return Rejected(wrong)
         now = self.now()
         begun = Document(subject.plan, Progress(since=now, why=why or f"started by {who}"), who, now)
         refused = await self.state.decide(changes.moved(subject.name, version, None, begun, who=who, when=now))
@@ -88,6 +88,11 @@ class Orders:
         views = (self._listed(name, counts) for name in self.state.rollouts)
         return [view for view in views if view is not None]
 
+    def states(self) -> Mapping[str, str]:
+        """The state of every rollout, by its name."""
+        known = ((name, self._known(name)[1]) for name in self.state.rollouts)
+        return {name: each.progress.state.value for name, each in known if isinstance(each, Document)}
+
     # How
 
     async def _obey(self, name: str, command: Command, who: str, why: str) -> View | Refused:
@@ -95,12 +100,12 @@ class Orders:
         name = name if name in self.state.rollouts or isinstance(found, str) else found.name
         version, before = self._known(name)
         if isinstance(before, str):
-            return Refused(f"the rollout of {name} {before}")
+            return Rejected(f"the rollout of {name} {before}")
         if before is None:
-            return Refused(found if isinstance(found, str) else f"there is no rollout of {name}")
+            return Rejected(found if isinstance(found, str) else f"there is no rollout of {name}")
         wrong = self._set_by_a_person(found) if command is Command.RESUME and isinstance(found, Subject) else ""
         if wrong:
-            return Refused(wrong)
+            return Rejected(wrong)
         return await self._change(name, version, before, command, who, why)
 
     async def _change(
@@ -110,7 +115,7 @@ class Orders:
         try:
             progress = obey(before.progress, command, why)
         except ValueError as error:
-            return Refused(str(error))
+            return Rejected(str(error))
         if begins_anew(before.progress.state, command):
             progress = replace(progress, since=now)
         after = before.at(progress)

@@ -15,7 +15,9 @@ import msgspec
 from gateway.control.api import CallRequest, Server
 from gateway.core.migration import Key, Migration, Mode, Setting
 from gateway.core.rights import Rights
+from gateway.core.rollout import DEFAULT
 from gateway.core.route import Effect, Route
+from gateway.rollout.orders import Orders
 from gateway.state.state import State
 from gateway.steering import Steering
 from gateway.toggles import Toggles
@@ -24,7 +26,7 @@ from tests.kit.routes import route
 
 KEY = Key("vm", lambda call: str(call.params[0]) if call.params else None)
 OLD = Migration(Setting(Mode.LEGACY), upstream="old", key=KEY, may_shadow=True)
-STATE = replace(route("VM.get_state", migration=OLD, effect=Effect.READ), service="xenopsd")
+STATE = replace(route("VM.get_state", migration=OLD, effect=Effect.READ, rollout=DEFAULT), service="xenopsd")
 START = replace(route("VM.start", migration=replace(OLD, may_shadow=False, group="life")), service="xenopsd")
 
 
@@ -75,7 +77,7 @@ class Api:
         self.state = state
         self.toggles = Toggles()
         self.toy = Toy()
-        self.steering = Steering(lambda: routes, self.toggles, state)
+        self.steering = Steering(lambda: routes, self.toggles, state, Orders(state, lambda: routes))
 
     async def ask(self, verb: str, path: str, body: object = None) -> tuple[int, Any]:
         """Status and answer; it looks like the document says."""

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.kept import Batch, Change, Counts, Entry, MethodId, Pair, Refused
+from gateway.core.kept import Batch, Change, Counts, Entry, MethodId, Pair, Refused, Rejected
 from gateway.core.migration import Key, Migration, Mode, Setting
 from gateway.core.override import Override
 from gateway.core.route import Effect, Route
-from gateway.core.steering import Changed, Rejected
+from gateway.core.steering import Changed
+from gateway.rollout.orders import Orders, View
 from gateway.state.state import State
 from gateway.steering import Steering, Wish
 from gateway.toggles import Toggles
@@ -46,7 +47,8 @@ class Desk:
         self.toggles = Toggles(self.clock)
         self.state = State(path, self._changed, now=self.clock)
         self.routes: list[Route] = list(ROUTES)
-        self.steering = Steering(lambda: self.routes, self.toggles, self.state, now=self.clock)
+        orders = Orders(self.state, lambda: self.routes, self.clock)
+        self.steering = Steering(lambda: self.routes, self.toggles, self.state, orders, now=self.clock)
 
     def _changed(self) -> None:
         self.toggles.replace(self.state.overrides)
@@ -201,6 +203,25 @@ async def test_rows_are_those_of_a_pattern(desk: Desk) -> None:
     assert isinstance(await desk.steering.methods("nope"), Rejected)
     desk.routes = []
     assert await desk.steering.methods() == []
+
+
+async def test_a_row_tells_of_the_rollout_that_moves_it_and_a_rollback_of_everything_ends_it(desk: Desk) -> None:
+    async def told(method: str) -> tuple[str, str]:
+        rows = await desk.steering.methods(method)
+        assert not isinstance(rows, Refused)
+        return rows[0].rollout, rows[0].set_by
+
+    assert isinstance(await desk.steering.rollouts.start("VM.get_state", "alice"), View)
+    assert await told("VM.get_state") == ("running", "rollout default")
+    assert await told("VM.get_label") == ("", "mapping")
+    await desk.steering.rollback_all("alice")
+    assert await told("VM.get_state") == ("aborted", "alice")
+
+
+async def test_what_was_decided_elsewhere_is_noted(desk: Desk) -> None:
+    await desk.steering.note("alice", "reload", "*", {"revision": "r2"})
+    (entry,) = await _entries(desk)
+    assert (entry.what, entry.numbers) == ("reload", {"revision": "r2"})
 
 
 async def test_a_call_is_explained_without_being_made(desk: Desk) -> None:

@@ -8,8 +8,7 @@ import msgspec
 import pytest
 
 from gateway.control.answers import json
-from gateway.core.kept import Refused
-from gateway.core.steering import Rejected
+from gateway.core.kept import Refused, Rejected
 from tests.kit.control import ask, serving
 
 

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
 
-from gateway.control import moving, running
+from gateway.control import moving, rollouts, running
 from gateway.control.api import Server, paths
 from gateway.core.rights import Allowed, Right, Rights
 from tests.kit.control import Api, ask, serving
@@ -24,6 +24,7 @@ BODIES = {
     "PatternRequest": moving.PatternRequest,
     "WhyRequest": moving.WhyRequest,
     "ExplainRequest": moving.ExplainRequest,
+    "OrderRequest": rollouts.OrderRequest,
     "CallRequest": running.CallRequest,
 }
 QUERIES = {

@@ -23,9 +23,16 @@ async def test_status_and_routes_are_what_the_gateway_says(api: Api) -> None:
 
 
 async def test_a_refused_reload_is_a_conflict_that_lists_the_problems(api: Api) -> None:
-    assert (await api.ask("POST", "/v1/reload"))[0] == 200
     api.toy.problems = ["x.yaml:1:1: $: no"]
     assert await api.ask("POST", "/v1/reload") == (409, {"revision": "r1", "problems": ["x.yaml:1:1: $: no"]})
+
+
+async def test_a_reload_is_noted_in_the_audit_and_a_refused_one_is_not(api: Api) -> None:
+    assert (await api.ask("POST", "/v1/reload"))[0] == 200
+    api.toy.problems = ["x.yaml:1:1: $: no"]
+    await api.ask("POST", "/v1/reload")
+    _, (entry,) = await api.ask("GET", "/v1/audit")
+    assert (entry["what"], entry["numbers"]) == ("reload", {"revision": "r2"})
 
 
 async def test_a_call_carries_its_parameters(api: Api) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.kept import Change, Entry, MethodId, PutRollout, Refused
+from gateway.core.kept import Change, Entry, MethodId, PutRollout, Rejected
 from gateway.core.migration import Mode
 from gateway.core.rollout import OnBreach
 from gateway.core.route import Route
@@ -245,7 +245,7 @@ async def test_a_persons_override_wins_and_stops_the_rollout_until_it_is_resumed
         await one.good()
         await one.look(100.0)
         assert one.now_at()[0] == "overridden"
-        assert await one.orders.resume(NAME, "alice") == Refused(
+        assert await one.orders.resume(NAME, "alice") == Rejected(
             "bob has set VM.* to legacy, which comes first: take that back before"
         )
         await one.unset("VM.*")

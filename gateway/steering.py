@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from gateway.core import choosing, policy, steering
 from gateway.core.kept import Change, Counts, Entry, Held, Json, MethodId, Pair, Refused, Rejected
-from gateway.core.migration import Setting
+from gateway.core.migration import Mode, Setting, percent
 from gateway.core.model import Call, Value
 from gateway.core.override import GROUP, By, Override, matches
 from gateway.core.route import Route
@@ -212,7 +212,14 @@ class Steering:
 
 
 def _entry(override: Override) -> Entry:
-    numbers: dict[str, Json] = {**steering.written(override.setting)}
+    setting, numbers = override.setting, dict[str, Json](mode=override.setting.mode.value)
+    if setting.mode is Mode.CANARY:
+        numbers["share"] = percent(setting.buckets)
+    if setting.mode is Mode.SHADOW:
+        numbers["control"] = setting.control.value
+    for name in ("observe", "noise"):
+        if getattr(setting, name):
+            numbers[name] = True
     if override.until is not None:
         numbers["until"] = override.until
     return Entry(override.when, override.who, "mode", override.pattern, override.why, numbers)

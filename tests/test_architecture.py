@@ -6,8 +6,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -70,18 +71,26 @@ def test_every_make_target_a_paper_names_exists(paper: str) -> None:
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_command_and_option_a_paper_names_exists(paper: str) -> None:
-    group = _command()
     for line in _code(paper):
         for name, rest in re.findall(r"(?:^|[\s/])xcp-gateway ([a-z][a-z-]*)([^|;&]*)", line):
-            assert name in group.commands, f"{paper}: {line}"
-            options = {option for each in group.commands[name].params for option in (*each.opts, *each.secondary_opts)}
+            assert name in _command().commands, f"{paper}: {line}"
+            options = {option for each in _meant(name, rest) for option in (*each.opts, *each.secondary_opts)}
             assert set(re.findall(r"(?<= )--[a-z-]+", rest)) <= options | {"--help"}, f"{paper}: {line}"
 
 
 def test_every_command_has_a_help_text() -> None:
-    for name in _command().commands:
-        shown = CliRunner().invoke(app, [name, "--help"])
-        assert shown.exit_code == 0, shown.output
+    for name, command in _command().commands.items():
+        inner = [[name, each] for each in command.commands] if isinstance(command, TyperGroup) else []
+        for words in [[name], *inner]:
+            shown = CliRunner().invoke(app, [*words, "--help"])
+            assert shown.exit_code == 0, shown.output
+
+
+def _meant(name: str, rest: str) -> Sequence[Any]:
+    """The parameters of a command, or of the one of a group that the next word names."""
+    command = _command().commands[name]
+    inner = rest.split(maxsplit=1)[0] if rest.split() else ""
+    return (command.commands[inner] if isinstance(command, TyperGroup) and inner else command).params
 
 
 def _command() -> TyperGroup:

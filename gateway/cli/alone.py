@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-from gateway import __version__
 from gateway.cli.command import (
     DEFAULT_CONFIG,
     FILES,
     GATEWAY,
-    OTHER,
     UNUSABLE,
     ConfigOption,
     JsonOption,
@@ -85,23 +83,3 @@ def check(
 def schema() -> None:
     """Print the JSON Schema of mapping files, for editors."""
     print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
-
-
-@app.command(rich_help_panel=OTHER)
-def demo(
-    *,
-    stay: Annotated[bool, typer.Option("--stay", help="Leave everything running and print what to try.")] = False,
-) -> None:
-    """Start a private bus, the sample toolstack and a gateway; call it with real clients; show what the bus saw.
-
-    Exit status 0 only when every answer was right.
-    """
-    from gateway.demo import showing
-
-    raise typer.Exit(showing.run(stay=stay))
-
-
-@app.command(rich_help_panel=OTHER)
-def version() -> None:
-    """Print the version."""
-    out.print(f"xcp-gateway {__version__}")

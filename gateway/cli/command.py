@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import msgspec
 import typer
 
 from gateway.cli.showing import err
@@ -20,7 +21,12 @@ EPILOG = (
     "4 wrong against the IDL, 5 wrong against the running services, 69 no gateway answers."
 )
 
-GATEWAY, FILES, OTHER = "Gateway", "Mapping files", "Other"  # under what --help lists a command
+GATEWAY, FILES, MOVING, OTHER = (
+    "Gateway",
+    "Mapping files",
+    "Moving methods",
+    "Other",
+)  # under what --help lists a command
 
 app = typer.Typer(
     name="xcp-gateway",
@@ -38,6 +44,7 @@ ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The daemon's
 SocketOption = Annotated[
     Path, typer.Option("--socket", help="The gateway's control socket.", envvar="XCP_GATEWAY_SOCKET")
 ]
+WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the audit.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -55,6 +62,14 @@ def fail(message: str, status: int) -> NoReturn:
     """End the command with words and its exit status."""
     err.print(message, style="red", markup=False, soft_wrap=True)
     raise typer.Exit(status)
+
+
+def argument(text: str) -> object:
+    """JSON where it is JSON, else the text itself: `5`, `true`, `'{"a": 1}'`, `xenopsd`."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def words(error: Exception) -> str:

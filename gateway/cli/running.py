@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import msgspec
 import typer
 from rich.syntax import Syntax
 from rich.text import Text
 
-from gateway.cli.command import DEFAULT_SOCKET, FAILED, FILES, GATEWAY, JsonOption, SocketOption, app, ask, fail
+from gateway.cli.command import (
+    DEFAULT_SOCKET,
+    FAILED,
+    FILES,
+    GATEWAY,
+    JsonOption,
+    SocketOption,
+    app,
+    argument,
+    ask,
+    fail,
+)
+from gateway.cli.migration import print_methods
 from gateway.cli.problems import report_problems
 from gateway.cli.showing import err, out, print_json, table
 
@@ -59,7 +72,7 @@ def call(
     """
     request = {
         "method": method,
-        "params": [_argument(text) for text in args or []],
+        "params": [argument(text) for text in args or []],
         "listener": listener,
         "path": path,
         "codec": protocol,
@@ -96,25 +109,37 @@ def reload(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False
 
 
 @app.command(rich_help_panel=GATEWAY)
-def status(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
-    """Show the running gateway: revision, listeners, buses, services. Exit status 1 when it is not ready.
+def status(
+    methods: Annotated[
+        str | None, typer.Argument(metavar="METHODS", help="Of methods, only those of a pattern: 'VM.*', group:NAME.")
+    ] = None,
+    socket: SocketOption = DEFAULT_SOCKET,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the running gateway: revision, listeners, buses, services, and each method that has two sides.
 
-    Ready: every bus is connected, and every mapped service is there or starts on demand.
+    Exit status 1 when it is not ready. Ready: every bus is connected, and every mapped service is there or starts on
+    demand. A method's row: who answers and who said so; what D-Bus answers of it (SHARE of the keys); and, of the old
+    service / D-Bus, CALLS that were run, ERRORS and latency; EQUAL of the comparisons; and what all that says.
+
+    Examples: `xcp-gateway status`, `xcp-gateway status 'VM.get_*'`
     """
     answer = ask(socket, "GET", "/v1/status")
+    rows = ask(socket, "GET", f"/v1/methods?{urlencode({'pattern': methods or '*'})}")
     if as_json:
-        print_json(answer)
-    else:
+        print_json({**answer, "methods": rows})
+        raise typer.Exit(0 if answer["ready"] else FAILED)
+    if methods is None:
         _print_status(answer)
+    two_sided = [row for row in rows if row["upstream"] is not None]
+    if two_sided:
+        if methods is None:
+            out.print()
+        print_methods(two_sided, out.width if out.is_terminal else None)
+    elif methods is not None:
+        out.print("no old service answers any of these: D-Bus is the only side")
     raise typer.Exit(0 if answer["ready"] else FAILED)
-
-
-def _argument(text: str) -> object:
-    """JSON where it is JSON, else the text itself: `5`, `true`, `'{"a": 1}'`, `xenopsd`."""
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
 
 
 def _routes_of_files(paths: Sequence[Path]) -> list[Mapping[str, object]]:

@@ -123,7 +123,7 @@ def _split(routes: Sequence[Route], means: Sequence[Route], wanted: Setting) -> 
 
 def names(routes: Sequence[Route]) -> str:
     """The first few, and how many more."""
-    first = ", ".join(route.method for route in routes[:NAMED])
+    first = ", ".join(f"{route.service}/{route.method}" for route in routes[:NAMED])
     return first if len(routes) <= NAMED else f"{first} and {len(routes) - NAMED} more"
 
 

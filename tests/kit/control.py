@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -23,6 +25,8 @@ from gateway.steering import Steering
 from gateway.toggles import Toggles
 from tests.kit.openapi import held
 from tests.kit.routes import route
+
+_T = TypeVar("_T")
 
 KEY = Key("vm", lambda call: str(call.params[0]) if call.params else None)
 OLD = Migration(Setting(Mode.LEGACY), upstream="old", key=KEY, may_shadow=True)
@@ -106,3 +110,46 @@ async def serving(folder: Path, rights: Rights | None = None, file: Path | None 
             yield api
         finally:
             await server.stop()
+
+
+class Served:
+    """The API in a thread of its own, for commands, which have an event loop of theirs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._context = serving(folder)
+        self.socket = str(folder / "control")
+        self.api: Api
+
+    def do(self, work: Awaitable[_T]) -> _T:
+        """Have something done in that thread."""
+
+        async def done() -> _T:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(done(), self._loop).result(20)
+
+    def start(self) -> None:
+        """Serve."""
+        self._thread.start()
+        self.api = self.do(self._context.__aenter__())
+
+    def stop(self) -> None:
+        """Leave nothing behind."""
+        self.do(self._context.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Served]:
+    """The API until the block ends."""
+    running = Served(folder)
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()

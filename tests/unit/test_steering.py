@@ -27,7 +27,7 @@ LABEL = replace(route("VM.get_label", migration=OLD, effect=Effect.READ), servic
 NEW = replace(route("VM.new", effect=Effect.READ), service="xenopsd")
 START = replace(route("VM.start", migration=replace(OLD, may_shadow=False, group="life")), service="xenopsd")
 STOP = replace(START, method="VM.stop")
-SPLIT = "this would split the group 'life', which shares state: VM.stop would be left out; say group:life"
+SPLIT = "this would split the group 'life', which shares state: xenopsd/VM.stop would be left out; say group:life"
 ROUTES = [STATE, LABEL, NEW, START, STOP]
 
 
@@ -77,7 +77,7 @@ async def test_a_mode_holds_as_soon_as_it_is_set_and_is_in_the_audit(desk: Desk)
     ]
     (entry,) = await _entries(desk)
     assert (entry.who, entry.what, entry.subject, entry.why) == ("alice", "mode", "VM.get_state", "try")
-    assert (entry.numbers["mode"], entry.numbers["percent"]) == ("canary", "10")
+    assert entry.numbers == {"mode": "canary", "share": "10%"}
 
 
 async def test_a_pattern_sets_many_methods_or_none(desk: Desk) -> None:
@@ -85,7 +85,7 @@ async def test_a_pattern_sets_many_methods_or_none(desk: Desk) -> None:
     assert (desk.mode(STATE), desk.mode(LABEL)) == ("shadow", "shadow")
     refused = await desk.steering.set_mode(Wish("VM.*", "shadow"), "alice")
     assert isinstance(refused, Rejected)
-    assert "no upstream answers for the old side of VM.new" in refused.why
+    assert "no upstream answers for the old side of xenopsd/VM.new" in refused.why
     assert len(await _entries(desk)) == 1
 
 

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from gateway.cli.command import EPILOG, FAILED, UNREACHABLE, UNUSABLE, fail, words
+from gateway.cli.command import EPILOG, FAILED, FILES, GATEWAY, MOVING, OTHER, UNREACHABLE, UNUSABLE, fail, words
 from gateway.cli.problems import PROBLEMS
 
 
@@ -20,9 +20,8 @@ def test_help_lists_every_exit_status() -> None:
 
 def test_help_sorts_the_commands() -> None:
     shown = CliRunner().invoke(app, ["--help"]).stdout
-    assert [shown.index(panel) for panel in (" Gateway ", " Mapping files ", " Other ")] == sorted(
-        shown.index(panel) for panel in (" Gateway ", " Mapping files ", " Other ")
-    )
+    places = [shown.index(f"─ {panel} ─") for panel in (GATEWAY, FILES, MOVING, OTHER)]
+    assert places == sorted(places)
 
 
 def test_a_failure_is_told_on_the_error_output(capsys: pytest.CaptureFixture[str]) -> None:

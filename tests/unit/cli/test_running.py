@@ -8,6 +8,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from tests.kit.control import served
 from tests.kit.gateway import Folder
 
 run = CliRunner()
@@ -24,3 +25,14 @@ def test_without_a_gateway_the_socket_is_named_and_the_exit_status_is_69(tmp_pat
     shown = run.invoke(app, ["status", "--socket", str(tmp_path / "control")])
     assert shown.exit_code == 69
     assert shown.stderr.replace("\n", "") == f"no gateway answers on {tmp_path}/control: is it running?"
+
+
+def test_status_has_a_row_for_each_method_that_has_two_sides(tmp_path: Path) -> None:
+    with served(tmp_path) as api:
+        shown = run.invoke(app, ["status", "--socket", api.socket]).stdout
+        assert "VM.get_state  legacy" in shown
+        shown = run.invoke(app, ["status", "group:life", "--socket", api.socket]).stdout
+        assert "VM.start" in shown
+        assert "VM.get_state" not in shown
+        rows = json.loads(run.invoke(app, ["status", "--json", "--socket", api.socket]).stdout)["methods"]
+        assert [row["method"] for row in rows] == ["VM.get_state", "VM.start"]

@@ -74,20 +74,20 @@ def test_what_does_no_harm_is_not_refused(pattern: str, setting: Setting) -> Non
 
 @pytest.mark.parametrize("setting", [Setting(Mode.LEGACY), Setting(Mode.CANARY, 0), Setting(Mode.DBUS, observe=True)])
 def test_nothing_goes_to_an_old_service_that_is_not_there(setting: Setting) -> None:
-    assert "no upstream answers for the old side of VM.born" in refusal("VM.born", setting)
+    assert "no upstream answers for the old side of xenopsd/VM.born" in refusal("VM.born", setting)
 
 
 def test_a_write_never_runs_twice_and_is_named() -> None:
     assert refusal("group:vm-lifecycle", Setting(Mode.SHADOW)) == (
-        "shadow is refused: each call would run twice, and these are writes: VM.start, VM.shutdown"
+        "shadow is refused: each call would run twice, and these are writes: xenopsd/VM.start, xenopsd/VM.shutdown"
     )
     assert refusal("SR.scan", Setting(Mode.DBUS, observe=True)) == (
-        "observe is refused: each call would run twice, and these are writes: SR.scan"
+        "observe is refused: each call would run twice, and these are writes: storage/SR.scan"
     )
 
 
 def test_an_idempotent_method_runs_twice_only_where_the_mapping_says_so() -> None:
-    assert "no 'shadow: true' in the mapping says that this does no harm: VM.sync" in refusal(
+    assert "no 'shadow: true' in the mapping says that this does no harm: xenopsd/VM.sync" in refusal(
         "VM.sync", Setting(Mode.SHADOW)
     )
 
@@ -98,8 +98,8 @@ def test_a_share_needs_a_key_but_for_all_or_nothing() -> None:
 
 def test_a_group_is_not_split_and_is_told_what_to_say_instead() -> None:
     assert refusal("VM.start", Setting(Mode.DBUS)) == (
-        "this would split the group 'vm-lifecycle', which shares state: VM.shutdown would be left out; "
-        "say group:vm-lifecycle"
+        "this would split the group 'vm-lifecycle', which shares state: xenopsd/VM.shutdown would be left "
+        "out; say group:vm-lifecycle"
     )
 
 
@@ -109,7 +109,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 def test_of_many_methods_the_first_are_named() -> None:
     many = [replace(START, method=f"m{number}") for number in range(7)]
-    assert choosing.names(many) == "m0, m1, m2, m3, m4 and 2 more"
+    assert choosing.names(many) == "xenopsd/m0, xenopsd/m1, xenopsd/m2, xenopsd/m3, xenopsd/m4 and 2 more"
 
 
 def _setting(make: Callable[[], Setting]) -> str:

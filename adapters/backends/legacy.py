@@ -16,6 +16,7 @@ from gateway.core import ports
 from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
 from gateway.core.ports import LineStatus
 from gateway.core.route import Effect, Route
+from gateway.core.untyped import typed
 
 __all__ = ["Arguments", "Backend", "LineStatus", "Upstream"]
 
@@ -39,6 +40,11 @@ class Upstream:
     arguments: Arguments = "sent"
     patience: float = 86_400.0  # seconds for an answer
     dashes: bool = False  # reserve_memory is reserve-memory there
+
+    @property
+    def is_untyped(self) -> bool:
+        """Whether its numbers are texts: those of the old servers' XML, and all that a store holds."""
+        return self.codec.name == "xenstore" or (self.codec.name == "xmlrpc" and self.dialect.name != "plain")
 
 
 class Backend(ports.Upstreams):
@@ -90,7 +96,7 @@ class Backend(ports.Upstreams):
         answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE)
         if isinstance(answer, Fault):
             return answer
-        return Reply(None) if call.oneway else _read(upstream, answer, call)
+        return Reply(None) if call.oneway else _read(upstream, route, answer, call)
 
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
         """Whether a message of this codec and dialect can be sent to it as it is."""
@@ -150,11 +156,14 @@ def arrange(call: Call, names: list[str], arguments: Arguments) -> Call:
     return replace(call, params=tuple(known[name] for name in given), named={})
 
 
-def _read(upstream: Upstream, answer: Answer, call: Call) -> Outcome:
+def _read(upstream: Upstream, route: Route, answer: Answer, call: Call) -> Outcome:
     outcome = upstream.codec.decode_outcome(answer.body or b"")
     if isinstance(outcome, Fault) and outcome.code in _ABOUT_THE_MESSAGE:
         return _unreadable(upstream, answer, outcome)
-    return upstream.dialect.unwrap_outcome(outcome, call)
+    outcome = upstream.dialect.unwrap_outcome(outcome, call)
+    if isinstance(outcome, Reply) and route.result is not None and upstream.is_untyped:
+        return Reply(typed(outcome.value, route.result))
+    return outcome
 
 
 def _unreadable(upstream: Upstream, answer: Answer, fault: Fault) -> Fault:

@@ -14,6 +14,7 @@ from gateway.core.migration import Migration, Mode, Setting
 from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.ports import LineStatus
 from gateway.core.route import Effect, Parameter, Route
+from gateway.core.signature import parse_one
 from tests.kit.routes import route
 
 LOST = Fault(FaultCode.NO_REPLY, "cut")
@@ -114,6 +115,16 @@ async def test_an_error_of_an_xapi_idl_service_is_an_application_fault(codec: st
     assert got == Fault(
         FaultCode.APPLICATION, "Cannot_free_this_much_memory", name="Cannot_free_this_much_memory", data=[4096, 1024]
     )
+
+
+async def test_numbers_that_xml_has_as_text_are_numbers_where_the_mapping_says_so() -> None:
+    members = {"Status": "Success", "Value": "42"}.items()
+    struct = "".join(f"<member><name>{name}</name><value>{text}</value></member>" for name, text in members)
+    body = f"<methodResponse><params><param><value><struct>{struct}</struct></value></param></params></methodResponse>"
+    line = Line(answered(body.encode()), answered(body.encode()))
+    async with running(old=upstream(line, "xmlrpc", "xenapi")) as backend:
+        assert await backend.call(replace(to("old"), result=parse_one("x")), Call("f")) == Reply(42)
+        assert await backend.call(replace(to("old"), result=parse_one("s")), Call("f")) == Reply("42")
 
 
 async def test_named_parameters_go_into_a_struct_in_front_where_the_dialect_has_them_there() -> None:

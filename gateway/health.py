@@ -80,7 +80,12 @@ def reasons(
     missing = [status for status in statuses if not status.presence.is_reachable and status.bus not in down]
     away = [store for store in stores if not store.connected]
     of_stores = [f"the store of listener '{store.listener}' is not connected: {store.last_error}" for store in away]
+    of_stores += [f"the store of listener '{each.listener}' is being looked through" for each in stores if _looks(each)]
     return [*of_buses, *of_stores, *map(_missing, missing)]
+
+
+def _looks(store: StoreStatus) -> bool:
+    return store.connected and not store.serving
 
 
 def _missing(status: ServiceStatus) -> str:

@@ -34,6 +34,7 @@ class StoreStatus:
     listener: str
     address: str
     connected: bool
+    serving: bool  # connected, and all that was there has been looked through
     last_error: str
     reconnects: int
     watches: int
@@ -120,6 +121,7 @@ class Transport(ports.Transport):
             self.name,
             status.address,
             status.connected,
+            status.connected and all(exposed.is_up for exposed in self._exposed),
             status.last_error,
             status.reconnects,
             status.watches,

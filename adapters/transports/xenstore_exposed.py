@@ -122,6 +122,12 @@ class Exposed:
         self._style: Style = STYLES[offer.exposure.style](offer.exposure)
         self._requests = self._style.requests
         self._tasks: list[asyncio.Task[None]] = []
+        self._looked = -1  # the store's reconnects when all was looked through
+
+    @property
+    def is_up(self) -> bool:
+        """Whether clients find us: all that was there has been looked through since the store came."""
+        return self._store.connected and self._looked == self._store.status().reconnects
 
     def start(self) -> None:
         """Watch, now or when the store is there."""
@@ -160,7 +166,7 @@ class Exposed:
         if match is not None:
             self._look(match)
             return
-        everything = path == self._requests.root
+        everything, connection = path == self._requests.root, self._store.status().reconnects
         if everything:
             await self._announce()
         for found in await xenstore_reading.places(self._store, self._requests, path):
@@ -168,6 +174,7 @@ class Exposed:
         if everything:
             for node in await xenstore_claims.claimed(self._store):
                 self._look_exactly(node)
+            self._looked = connection
 
     async def _announce(self) -> None:
         await xenstore_claims.prepare(self._store)

@@ -74,12 +74,15 @@ def test_what_is_missing_is_named_once() -> None:
     assert health.reasons([UP], [unknown]) == ["org.absent is unknown on bus 'toolstack'"]  # the bus is mute
 
 
-STORE = StoreStatus("store", "/run/x", connected=False, last_error="no such file", reconnects=0, watches=2, waiting=3)
+STORE = StoreStatus(
+    "store", "/run/x", connected=False, serving=False, last_error="no such file", reconnects=0, watches=2, waiting=3
+)
 
 
 def test_a_store_that_is_away_is_named_and_counted() -> None:
     there = replace(STORE, connected=True)
-    assert health.reasons([UP], [TOY], [there]) == []
+    assert health.reasons([UP], [TOY], [replace(there, serving=True)]) == []
+    assert health.reasons([UP], [TOY], [there]) == ["the store of listener 'store' is being looked through"]
     assert health.reasons([UP], [TOY], [STORE]) == ["the store of listener 'store' is not connected: no such file"]
     readings = health.readings(table(), [UP], [], {}, {}, [STORE])
     assert readings["xcp_gateway_store_connected"] == [(("store",), False)]

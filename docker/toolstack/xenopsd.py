@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -14,6 +15,9 @@ from service import NAMES, ROOT, Bus, Error, Record, Service1, element, field, r
 PATH = f"{ROOT}/xenopsd"
 SESSION = "xenopsd"  # squeezed's session is the service's name
 CPUS = 8
+FIRST_SLOT, SLOT = 0x20, 0x08  # devfn of the first PCI device that is plugged in, and how far the next is away
+PCI_DEVICE = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7](@|,|$)")
+ENDS = {"poweroff": "Halted", "halt": "Halted", "crash": "Halted", "reboot": "Halted", "suspend": "Suspended"}
 
 
 class Host1(ServiceInterface):
@@ -83,6 +87,13 @@ class Host:
             raise Error("NotFound", "ss", "VM", id)
         return self.vms[id]
 
+    def of_domain(self, domid: int) -> VM1:
+        """The VM that runs as this domain; raises Error."""
+        found = next((vm for vm in self.vms.values() if domid in vm.values["Domids"]), None)
+        if found is None:
+            raise Error("NotFound", "ss", "domain", str(domid))
+        return found
+
     def add(self, vm: list[Any]) -> None:
         """Make a VM, halted."""
         self.vms[vm[0]] = VM1(self, vm)
@@ -120,6 +131,69 @@ class Host:
                 vm.put(Memory=kib * sample.KIB)
 
 
+class DeviceModel1(ServiceInterface):
+    """What the device model of a domain is told; there is none here, so that it always does as it is told."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(f"{NAMES}.xenopsd.DeviceModel1")
+        self.host = host
+        self.slots: dict[tuple[str, str], int] = {}  # VM and PCI device -> where it is
+
+    @method()
+    async def Save(self, domid: "u"):
+        await self.host.of_domain(domid).turn("Running", "Paused")
+
+    @method()
+    async def Continue(self, domid: "u"):
+        await self.host.of_domain(domid).turn("Paused", "Running")
+
+    @method()
+    def PciInsert(self, domid: "u", device: "s") -> "s":
+        key = self._key(domid, device)
+        if key in self.slots:
+            raise Error("DeviceIsConnected", "s", device)
+        taken = [slot for (vm, _), slot in self.slots.items() if vm == key[0]]
+        self.slots[key] = max(taken, default=FIRST_SLOT - SLOT) + SLOT
+        return hex(self.slots[key])
+
+    @method()
+    def PciRemove(self, domid: "u", device: "s"):
+        key = self._key(domid, device)
+        if key not in self.slots:
+            raise Error("DeviceNotConnected", "s", device)
+        del self.slots[key]
+
+    def _key(self, domid: int, device: str) -> tuple[str, str]:
+        if not PCI_DEVICE.match(device):
+            raise Error("InvalidValue", "ss", "device", device)
+        return self.host.of_domain(domid).values["Id"], device
+
+
+class Control1(ServiceInterface):
+    """What a domain is asked to do by itself; the guests of this sample do it at once."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(f"{NAMES}.xenopsd.Control1")
+        self.host = host
+        self.keys: list[tuple[int, str]] = []
+
+    @method()
+    async def Shutdown(self, domid: "u", action: "s"):
+        vm = self.host.of_domain(domid)
+        if action not in ENDS:
+            raise Error("InvalidValue", "ss", "action", action)
+        await vm.end(ENDS[action])
+        if action == "reboot":
+            await vm.start(paused=False)
+
+    @method()
+    def SysRq(self, domid: "u", key: "s"):
+        if len(key) != 1:
+            raise Error("InvalidValue", "ss", "key", key)
+        self.host.of_domain(domid)
+        self.keys.append((domid, key))
+
+
 class VM1(Record):
     """One VM. What it is stands in `static`, how it is in the properties."""
 
@@ -149,22 +223,15 @@ class VM1(Record):
 
     @method()
     async def Start(self, paused: "b"):
-        async with self.busy:
-            self.expect("Halted")
-            await self._build()
-            self._become("Paused" if paused else "Running")
+        await self.start(paused=paused)
 
     @method()
     async def Pause(self):
-        async with self.busy:
-            self.expect("Running")
-            self._become("Paused")
+        await self.turn("Running", "Paused")
 
     @method()
     async def Unpause(self):
-        async with self.busy:
-            self.expect("Paused")
-            self._become("Running")
+        await self.turn("Paused", "Running")
 
     @method()
     async def Shutdown(self, delay: "d"):
@@ -205,6 +272,26 @@ class VM1(Record):
             raise Error("InvalidValue", "ss", "memory_dynamic_min", str(min))
         self.min, self.max = min, max
         self.host.updates.tell("VM", self.values["Id"])
+
+    async def start(self, *, paused: bool) -> None:
+        """Build a domain and let it run."""
+        async with self.busy:
+            self.expect("Halted")
+            await self._build()
+            self._become("Paused" if paused else "Running")
+
+    async def turn(self, before: str, after: str) -> None:
+        """Change the power state of the domain that is there."""
+        async with self.busy:
+            self.expect(before)
+            self._become(after)
+
+    async def end(self, state: str) -> None:
+        """End the domain, as its guest does when it was asked to."""
+        async with self.busy:
+            self.expect("Running")
+            self._end()
+            self._become(state)
 
     @signal()
     def PowerStateChanged(self, previous: str, current: str) -> "ss":
@@ -351,6 +438,8 @@ async def start(bus: Bus) -> None:
         host.updates,
         VMs1(host),
         VBDs1(host),
+        DeviceModel1(host),
+        Control1(host),
     )
     for interface in interfaces:
         bus.export(PATH, interface)

@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.core.exposure import Exposure
 from gateway.core.route import Route
 from gateway.mapping import load, schema
-from gateway.mapping.exposure import CODEC, compile_exposure
+from gateway.mapping.exposure import CODEC, compile_exposure, methods_reached
 from gateway.mapping.load import Document
 from gateway.mapping.methods import Compiled, Compiler
 from gateway.mapping.migration import Upstreams
@@ -71,6 +71,7 @@ class _Work:
     contracts: list[Contract] = field(default_factory=list)
     library: Library = field(init=False)
     found: dict[EndpointKey, _Endpoint] = field(default_factory=dict)
+    _only: dict[EndpointKey, Collection[str]] = field(default_factory=dict)  # of the file at hand
     members: list[tuple[Route, Scope]] = field(default_factory=list)  # each method, and where it stands
 
     def __post_init__(self) -> None:
@@ -103,8 +104,9 @@ class _Work:
         endpoints = self._expose(root)
         self._lead_on(root, compiler.upstream, endpoints)
         for name, method in compiled.items():
+            reached = {key: endpoint for key, endpoint in endpoints.items() if name in self._only.get(key, compiled)}
             for called, scope in _spellings(root.at("methods", name)):
-                self._claim(endpoints, called, scope, method)
+                self._claim(reached, called, scope, method)
 
     def _lead_on(self, root: Scope, upstream: str | None, endpoints: Mapping[EndpointKey, _Endpoint]) -> None:
         """Where the endpoints of a file send what has no route."""
@@ -136,13 +138,17 @@ class _Work:
         if not expose.data:
             root.at("expose").fail("no method of this file can be reached: say where it is exposed", key=True)
         here: dict[EndpointKey, _Endpoint] = {}
+        self._only = {}
         for index in range(len(expose.data or ())):
             place = expose.at(index)
             key = EndpointKey(place.data["listener"], place.data["path"])
             if key in here:
                 place.fail(f"this file is exposed at {key} twice")
             elif self._names_known(place):
-                endpoint = self._endpoint(place, key, compile_exposure(place, root.at("methods")))
+                methods = methods_reached(place, root.at("methods"))
+                if place.says("only"):
+                    self._only[key] = methods.data
+                endpoint = self._endpoint(place, key, compile_exposure(place, methods))
                 here.update({key: endpoint} if endpoint is not None else {})
         return here
 

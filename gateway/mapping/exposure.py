@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gateway.core.exposure import HOUR, Domains, Exposure, Words
@@ -28,8 +29,21 @@ OPTIONS = ("collect", "method", "parameters", "states", "answers")
 NEEDED_STATES = {"directory": ("commit", "done"), "deletion": ()}
 
 
+def methods_reached(place: Scope, methods: Scope) -> Scope:
+    """The methods of the file that an entry reaches: all of them, or those that it names."""
+    only = place.at("only")
+    for index, name in enumerate(only.data or ()):
+        if name not in (methods.data or ()):
+            known = list(methods.data or ())
+            hint = did_you_mean(name, known) or f" (there are: {one_of(known)})"
+            only.at(index).fail(f"'{name}' is no method of this file{hint}")
+    if only.data is None:
+        return methods
+    return replace(methods, data={name: entry for name, entry in (methods.data or {}).items() if name in only.data})
+
+
 def compile_exposure(place: Scope, methods: Scope) -> Exposure | None:
-    """The exposure of an entry with the codec `xenstore`, None for another codec; `methods`: those of the file."""
+    """The exposure of an entry with the codec `xenstore`, None for another codec; `methods`: those it reaches."""
     if place.data["codec"] != CODEC:
         for key in ("style", "domains", *OPTIONS):
             if place.says(key):

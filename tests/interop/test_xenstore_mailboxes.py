@@ -1,0 +1,124 @@
+"""Mailboxes in a real store, driven by Debian's tools as a toolstack drives them, to xenopsd on D-Bus."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.demo.stage import Stage, stage
+from tests.kit.xenstore_tools import Tools
+
+pytestmark = pytest.mark.bus
+
+WEB = "11111111-aaaa-4aaa-8aaa-000000000001"
+PCI = "0000:00:19.0"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Stage]:
+    with stage() as everything:
+        yield everything
+
+
+@pytest.fixture
+def tools(running: Stage) -> Tools:
+    return Tools(running.store)
+
+
+def xenopsd(running: Stage, method: str, **named: Any) -> Any:
+    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=20)
+    try:
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"debug_info": "x", "id": WEB, **named}}
+        connection.request("POST", "/xenopsd/jsonrpc", json.dumps(request).encode())
+        return json.loads(connection.getresponse().read()).get("result")
+    finally:
+        connection.close()
+
+
+def power_state(running: Stage) -> str:
+    return str(xenopsd(running, "VM.get_power_state"))
+
+
+@pytest.fixture
+def domid(running: Stage) -> int:
+    """The domain of a VM that runs."""
+    if power_state(running) != "Running":
+        xenopsd(running, "VM.start", paused=False)
+    (found,) = xenopsd(running, "VM.stat")["domids"]
+    return int(found)
+
+
+def device_model(tools: Tools, path: str, command: str, parameter: str = "") -> str | None:
+    """As xenopsd does it: remember the state, write parameter and command, wait for another state, put it back."""
+    before = tools.read(f"{path}/state")
+    assert before == "running"
+    with tools.watching(f"{path}/state") as wait:
+        wait(lambda value: value == before)
+        tools.run("write", f"{path}/parameter", parameter, f"{path}/command", command)
+        after = wait(lambda value: value != before)
+    tools.put(f"{path}/state", before)
+    return after
+
+
+@pytest.mark.parametrize("dm", [0, 77])
+def test_a_device_model_does_what_its_mailbox_says(running: Stage, tools: Tools, domid: int, dm: int) -> None:
+    path = f"/local/domain/{dm}/device-model/{domid}"
+    tools.put(f"{path}/state", "running")
+    assert device_model(tools, path, "pci-ins", PCI) == "pci-inserted"
+    assert tools.read(f"{path}/parameter") == "0x20"
+    assert device_model(tools, path, "pci-ins", PCI) == "pci-insert-failed"
+    assert device_model(tools, path, "pci-rem", PCI) == "pci-removed"
+    assert device_model(tools, path, "save") == "paused"
+    assert power_state(running) == "Paused"
+    with tools.watching(f"{path}/command") as wait:  # the state is the same before and after
+        tools.put(f"{path}/command", "continue")
+        wait(lambda value: value is None)
+    assert power_state(running) == "Running"
+
+
+def test_a_guest_that_was_asked_to_end_has_acknowledged_when_the_word_is_gone(
+    running: Stage, tools: Tools, domid: int
+) -> None:
+    path = f"/local/domain/{domid}/control/shutdown"
+    with tools.watching(path) as wait:
+        tools.put(path, "reboot")
+        assert wait(lambda value: value == "") == ""
+    (reborn,) = xenopsd(running, "VM.stat")["domids"]
+    assert reborn != domid
+    path = f"/local/domain/{reborn}/control/shutdown"
+    with tools.watching(path) as wait:
+        tools.put(path, "poweroff")
+        wait(lambda value: value == "")
+    assert power_state(running) == "Halted"
+
+
+def test_a_word_of_a_guest_about_itself_is_done_and_about_another_is_not(
+    running: Stage, tools: Tools, domid: int
+) -> None:
+    path = f"/local/domain/{domid}/control/sysrq"
+    for owner, left in ((domid, ""), (domid + 1000, None)):
+        tools.run("rm", path, check=False)
+        tools.put(f"/local/domain/{domid}/control", "")
+        tools.run("chmod", f"/local/domain/{domid}/control", f"n{owner}")
+        with tools.watching(path) as wait:
+            wait(lambda value: value is None)
+            tools.put(path, "h")
+            wait(lambda value, left=left: value == left)  # type: ignore[misc]
+
+
+def test_what_nobody_knows_is_not_done(tools: Tools, domid: int) -> None:
+    path = f"/local/domain/{domid}/control/shutdown"
+    with tools.watching(path) as wait:
+        tools.put(path, "explode")
+        wait(lambda value: value is None)
+
+
+def test_a_shutdown_of_a_domain_that_is_not_there_is_not_acknowledged(tools: Tools) -> None:
+    path = "/local/domain/31000/control/shutdown"
+    with tools.watching(path) as wait:
+        tools.put(path, "poweroff")
+        wait(lambda value: value is None)

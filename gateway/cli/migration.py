@@ -19,8 +19,32 @@ STYLES = {
 }  # fmt: skip
 
 
-def print_methods(rows: Sequence[Row], width: int | None) -> None:
-    """`width`: of the terminal; None: there is none, and rows are as long as they are."""
+def print_methods(rows: Sequence[Row], width: int | None, *, everything: bool = False) -> None:
+    """`width`: of the terminal; None: there is none, and rows are as long as they are.
+
+    Methods to which nothing has happened are only counted, unless `everything` is asked for.
+    """
+    told = rows if everything else [row for row in rows if not _untouched(row)]
+    if told:
+        _print_rows(told, width)
+    if len(told) < len(rows):
+        out.print(Text(_as_mapped([row for row in rows if _untouched(row)]), "dim"), soft_wrap=True)
+
+
+def _as_mapped(rows: Sequence[Row]) -> str:
+    """ "as the mapping says, and not called yet: networkd 30 dbus, xapi 2 dbus and 1 off"."""
+    services: dict[str, dict[str, int]] = {}
+    for row in rows:
+        modes = services.setdefault(row["service"], {})
+        modes[row["mode"]] = modes.get(row["mode"], 0) + 1
+    counts = (
+        f"{service} {' and '.join(f'{number} {mode}' for mode, number in modes.items())}"
+        for service, modes in services.items()
+    )
+    return f"as the mapping says, and not called yet: {', '.join(counts)} (`status '*'` shows them)"
+
+
+def _print_rows(rows: Sequence[Row], width: int | None) -> None:
     columns = [name for name, (_, least) in _COLUMNS.items() if width is None or width >= least]
     services = {row["service"] for row in rows}
     out.print(_LEGEND, style="dim")

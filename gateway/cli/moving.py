@@ -274,8 +274,8 @@ def _show_changed(changed: Mapping[str, Any], *, as_json: bool) -> None:
     moved = [each for each in changed["methods"] if each["before"] != each["after"]]
     stays = [each for each in changed["methods"] if each["stays"]]
     same = len(changed["methods"]) - len(moved) - len([each for each in stays if each not in moved])
-    for each in moved:
-        out.print(f"{each['service']}/{each['method']}: {each['before']} -> {each['after']}", markup=False)
+    for line in moved_lines(moved):
+        out.print(line, markup=False)
     for each in stays:
         out.print(
             f"{each['service']}/{each['method']}: {each['after']}, since {each['stays']}", style="yellow", markup=False
@@ -284,6 +284,20 @@ def _show_changed(changed: Mapping[str, Any], *, as_json: bool) -> None:
         out.print(f"{count(same, 'method')} as before")
     if changed["held"]:
         out.print(f"only in this gateway, until it can be written down: {changed['held']}", style="red", markup=False)
+
+
+MOST_LINES = 30  # methods that are named one by one; of more than that only their number is told
+
+
+def moved_lines(methods: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each method that has moved, or of very many how many have."""
+    if len(methods) <= MOST_LINES:
+        return [f"{each['service']}/{each['method']}: {each['before']} -> {each['after']}" for each in methods]
+    numbers: dict[tuple[str, str, str], int] = {}
+    for each in methods:
+        kind = each["service"], each["before"], each["after"]
+        numbers[kind] = numbers.get(kind, 0) + 1
+    return [f"{service}: {count(n, 'method')} {before} -> {after}" for (service, before, after), n in numbers.items()]
 
 
 _ANSWERS = {"legacy": "the old service answers", "dbus": "D-Bus answers", "nobody": "nobody answers"}

@@ -123,7 +123,9 @@ def status(
     demand. A method's row: who answers and who said so; what D-Bus answers of it (SHARE of the keys); and, of the old
     service / D-Bus, CALLS that were run, ERRORS and latency; EQUAL of the comparisons; and what all that says.
 
-    Examples: `xcp-gateway status`, `xcp-gateway status 'VM.get_*'`
+    Methods to which nothing has happened are only counted, unless METHODS names them.
+
+    Examples: `xcp-gateway status`, `xcp-gateway status 'VM.get_*'`, `xcp-gateway status '*'`
     """
     answer = ask(socket, "GET", "/v1/status")
     rows = ask(socket, "GET", f"/v1/methods?{urlencode({'pattern': methods or '*'})}")
@@ -136,7 +138,7 @@ def status(
     if two_sided:
         if methods is None:
             out.print()
-        print_methods(two_sided, out.width if out.is_terminal else None)
+        print_methods(two_sided, out.width if out.is_terminal else None, everything=methods is not None)
     elif methods is not None:
         out.print("no old service answers any of these: D-Bus is the only side")
     raise typer.Exit(0 if answer["ready"] else FAILED)

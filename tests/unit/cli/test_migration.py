@@ -25,7 +25,7 @@ UNTOUCHED = {**ROW, "mode": "legacy", "setting": {**SETTING, "mode": "legacy"}, 
 
 
 def shown(capsys: pytest.CaptureFixture[str], width: int | None, *rows: dict[str, Any]) -> list[str]:
-    print_methods(rows, width)
+    print_methods(rows, width, everything=True)
     return capsys.readouterr().out.splitlines()
 
 
@@ -72,3 +72,15 @@ def test_methods_of_several_services_are_told_apart(capsys: pytest.CaptureFixtur
 
 def test_every_verdict_has_its_colour() -> None:
     assert STYLES.keys() == {word.value for word in Judgement}
+
+
+def test_what_nothing_has_happened_to_is_only_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    off = {**UNTOUCHED, "mode": "off", "setting": {**SETTING, "mode": "off"}}
+    print_methods([ROW, UNTOUCHED, UNTOUCHED, {**off, "service": "xapi"}, off], None)
+    *_, row, counted = capsys.readouterr().out.splitlines()
+    assert row.split()[0] == "VM.start"
+    assert counted == (
+        "as the mapping says, and not called yet: xenopsd 2 legacy and 1 off, xapi 1 off (`status '*'` shows them)"
+    )
+    print_methods([UNTOUCHED], None)
+    assert capsys.readouterr().out.startswith("as the mapping says")

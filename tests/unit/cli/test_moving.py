@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import app
+from gateway.cli.moving import MOST_LINES, moved_lines
 from gateway.core.kept import Batch, MethodId, Pair
 from tests.kit.control import Served, served
 
@@ -115,3 +116,13 @@ def test_the_audit_is_that_of_one_subject_or_of_a_time(api: Served) -> None:
     assert len(out(api, "audit").splitlines()) == 3
     assert len(out(api, "audit", "group:life", "--since", "1h").splitlines()) == 2
     assert len(out(api, "audit", "--limit", "1").splitlines()) == 2
+
+
+def test_of_very_many_moved_methods_only_the_numbers_are_told() -> None:
+    moved = [{"service": "xapi", "method": f"m{at}", "before": "dbus", "after": "legacy"} for at in range(MOST_LINES)]
+    assert len(moved_lines(moved)) == MOST_LINES
+    one_more = {**moved[0], "service": "xenopsd", "before": "shadow"}
+    assert moved_lines([*moved, one_more]) == [
+        f"xapi: {MOST_LINES} methods dbus -> legacy",
+        "xenopsd: 1 method shadow -> legacy",
+    ]

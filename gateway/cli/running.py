@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -27,6 +27,7 @@ from gateway.cli.command import (
 from gateway.cli.migration import print_methods
 from gateway.cli.problems import report_problems
 from gateway.cli.showing import err, out, print_json, table
+from gateway.cli.status import print_status
 
 
 @app.command(rich_help_panel=FILES)
@@ -133,7 +134,7 @@ def status(
         print_json({**answer, "methods": rows})
         raise typer.Exit(0 if answer["ready"] else FAILED)
     if methods is None:
-        _print_status(answer)
+        print_status(answer)
     two_sided = [row for row in rows if row["upstream"] is not None]
     if two_sided:
         if methods is None:
@@ -174,52 +175,3 @@ def _print_answer(answer: Mapping[str, Any], *, explain: bool) -> None:
         return
     text = msgspec.json.format(msgspec.json.encode(answer["value"]), indent=2).decode()
     out.print(Syntax(text, "json", background_color="default", word_wrap=True) if out.is_terminal else Text(text))
-
-
-def _print_status(answer: Mapping[str, Any]) -> None:
-    ready = "[green]ready[/]" if answer["ready"] else "[red]not ready[/]"
-    out.print(
-        f"xcp-gateway {answer['version']}  {ready}  revision {answer['revision']}  {answer['in_flight']} in flight"
-    )
-    out.print(f"listening on {', '.join(answer['listening'])}", markup=False)
-    for reason in answer["reasons"]:
-        out.print(f"not ready: {reason}", markup=False, soft_wrap=True)
-    with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
-        for bus in answer["buses"]:
-            state = Text("connected", "green") if bus["connected"] else Text("down", "red")
-            shown.add_row(
-                bus["name"],
-                state,
-                bus["address"],
-                str(bus["in_flight"]),
-                str(bus["late_replies"]),
-                bus["last_error"] or "",
-            )
-    if answer["stores"]:
-        out.print()
-        with table("STORE", "STATE", "ADDRESS", "WATCHES", "WAITING", "LAST ERROR") as shown:
-            for store in answer["stores"]:
-                shown.add_row(*_store_cells(store))
-    out.print()
-    with table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as shown:
-        for service in answer["services"]:
-            shown.add_row(*_service_cells(service))
-
-
-def _store_cells(store: Mapping[str, Any]) -> Iterator[str | Text]:
-    yield store["listener"]
-    yield Text("connected", "green") if store["connected"] else Text("away", "red")
-    yield store["address"]
-    yield str(store["watches"])
-    yield str(store["waiting"])
-    yield store["last_error"] if not store["connected"] or store["reconnects"] else ""
-
-
-def _service_cells(service: Mapping[str, Any]) -> Iterator[str | Text]:
-    missing = service["state"] in ("absent", "unknown")
-    yield service["name"]
-    yield service["bus"]
-    yield Text(service["owner"] or service["state"], "red" if missing else "")
-    probe = f", asked again in {service['probe_in']:g} s" if service["probe_in"] else ""
-    yield Text(service["breaker"] + probe, "" if service["breaker"] == "closed" else "red")
-    yield from (str(service[key]) for key in ("in_flight", "calls", "faults"))

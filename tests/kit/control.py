@@ -45,7 +45,8 @@ class Toy:
     async def status(self) -> Mapping[str, object]:
         """As the gateway would."""
         known = {"ready": self.ready, "reasons": await self.unready(), "revision": "r1", "version": "1", "in_flight": 3}
-        return {**known, "listening": ["tcp:127.0.0.1:1"], "buses": [], "services": []}
+        more = dict.fromkeys(("buses", "services", "upstreams", "stores"), ())
+        return {**known, **more, "listening": ["tcp:127.0.0.1:1"], "state": {"place": "in memory", "trouble": ""}}
 
     async def unready(self) -> list[str]:
         """Why."""

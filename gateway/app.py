@@ -59,6 +59,7 @@ class Gateway:
         self.backend = parts.backend(self.settings)
         self.room = parts.Room(self.settings.limits.max_calls, self.settings.limits.max_buffered)
         self.upstreams = parts.Upstreams(parts.upstreams(self.settings, self.room))
+        self.observing_upstreams = parts.Upstreams(parts.observed_upstreams(self.settings, self.room))
         self.observing = parts.observing(self.settings)
         self.calls = metrics.Calls()
         self.moving = Moving(self.settings.state_path(), self._live_routes)
@@ -67,6 +68,7 @@ class Gateway:
             self.moving.evidence.noting(self.calls.counting(call_log())),
             upstreams=self.upstreams,
             observing=self.observing,
+            observing_upstreams=self.observing_upstreams,
             toggles=self.moving.toggles,
             on_fallback=self.moving.evidence.fell_back,
         )
@@ -96,6 +98,8 @@ class Gateway:
             stack.push_async_callback(self.backend.stop)
             await self.upstreams.start()
             stack.push_async_callback(self.upstreams.stop)
+            await self.observing_upstreams.start()
+            stack.push_async_callback(self.observing_upstreams.stop)
             await self.observing.start()
             stack.push_async_callback(self.observing.stop)
             self._warn_of_trust(self.settings)
@@ -271,6 +275,7 @@ class Gateway:
         await self.backend.reconfigure(parts.buses(settings))
         await self.observing.reconfigure(parts.observed_buses(settings))
         await self.upstreams.reconfigure(upstreams)
+        await self.observing_upstreams.reconfigure(parts.observed_upstreams(settings, self.room))
         self._warn_of_trust(settings)
         self.endpoints, self.table = self._endpoints(settings, table), table
         self.settings = settings

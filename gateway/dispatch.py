@@ -37,7 +37,8 @@ def _ignore(route: Route, side: Side, fault: Fault, seconds: float) -> None:
 class Dispatcher:
     """One for the whole gateway; `backend` and `upstreams` answer, `note` is told of every call.
 
-    `observing`: the backend for calls that are only observed: it takes no room from the others and starts nothing.
+    `observing`, `observing_upstreams`: the same for calls that are only observed, which take no room from the others
+    and start nothing.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Dispatcher:
         *,
         upstreams: Upstreams | None = None,
         observing: Backend | None = None,
+        observing_upstreams: Upstreams | None = None,
         toggles: Toggles | None = None,
         on_fallback: FellBack = _ignore,  # told of a fault that no client sees: the other side is asked instead
     ) -> None:
         self._backend = backend
         self._upstreams = upstreams
         self._observing = observing or backend
+        self._observing_upstreams = observing_upstreams or upstreams
         self._deadlines = Deadlines()
         self._on_fallback = on_fallback
         self.note = note
@@ -77,11 +80,11 @@ class Dispatcher:
             if side is None:
                 outcome: Outcome = Fault(FaultCode.UNAVAILABLE, f"{route.method} is switched off")
             else:
-                outcome = await self._ask(side, route, call, self._backend)
+                outcome = await self._ask(side, route, call, self._backend, self._upstreams)
                 if plan.fallback and isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED:
                     self._on_fallback(route, side, outcome, perf_counter() - started)
                     side = side.other
-                    outcome = await self._ask(side, route, call, self._backend)
+                    outcome = await self._ask(side, route, call, self._backend, self._upstreams)
         finally:
             self.in_flight -= 1
         self.note(route.service, route.method, call, outcome, perf_counter() - started, side)
@@ -89,7 +92,7 @@ class Dispatcher:
 
     async def observe(self, side: Side, route: Route, call: Call) -> Outcome:
         """Ask a side whose answer no client will see; counted and noted by whoever wants it."""
-        return await self._ask(side, route, call, self._observing, hurried=True)
+        return await self._ask(side, route, call, self._observing, self._observing_upstreams, hurried=True)
 
     async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
         """Send a whole message to an old service as it came; the caller notes what its calls came to."""
@@ -118,7 +121,9 @@ class Dispatcher:
         self.note(UNMAPPED, UNMAPPED, call, fault, 0.0, None)
         return fault
 
-    async def _ask(self, side: Side, route: Route, call: Call, bus: Backend, *, hurried: bool = False) -> Outcome:
+    async def _ask(
+        self, side: Side, route: Route, call: Call, bus: Backend, upstreams: Upstreams | None, *, hurried: bool = False
+    ) -> Outcome:
         """The one place where a deadline is held, and where an exception becomes words for a client.
 
         `hurried`: an old service has the time of the route too, though nobody hurried it before.
@@ -129,7 +134,6 @@ class Dispatcher:
         try:
             if side is Side.LEGACY:
                 asked = route
-                upstreams = self._upstreams
                 return _nobody(route.migration.upstream) if upstreams is None else await upstreams.call(route, call)
             if route.guard is not None:
                 permission = await bus.call(route.guard, replace(call, oneway=False))

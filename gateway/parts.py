@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+import msgspec
+
 from adapters.backends import BACKENDS, legacy
 from adapters.backends.dbus import Backend, Bus, BusStatus, ServiceStatus
 from adapters.codecs import CODECS, UPSTREAM_CODECS
@@ -80,6 +82,18 @@ def _understood(upstream: config.Upstream) -> frozenset[str]:
 def upstreams(settings: Config, room: Room) -> dict[str, legacy.Upstream]:
     """The [upstream.NAME] sections; raises ConfigError naming the place."""
     return {name: _line(settings, name, upstream, room) for name, upstream in settings.upstream.items()}
+
+
+OBSERVING = 16  # connections to one old service for calls that are only observed
+
+
+def observed_upstreams(settings: Config, room: Room) -> dict[str, legacy.Upstream]:
+    """The same old services for calls that are only observed: connections of their own, and no waiting for one."""
+    made = {}
+    for name, upstream in settings.upstream.items():
+        few = msgspec.structs.replace(upstream, connections=min(OBSERVING, upstream.connections), waiting=1)
+        made[name] = _line(settings, name, few, room)
+    return made
 
 
 def _line(settings: Config, name: str, upstream: config.Upstream, room: Room) -> legacy.Upstream:

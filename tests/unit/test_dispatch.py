@@ -254,11 +254,13 @@ async def test_a_call_falls_back_only_where_nothing_was_executed_for_certain(cod
 
 async def test_a_call_that_is_only_observed_asks_the_backend_for_that_and_is_not_noted() -> None:
     backend, observing, notes = Scripted(echo), Scripted(echo), Notes()
-    dispatcher = Dispatcher(backend, notes, observing=observing, upstreams=kit.Scripted({}))
+    upstreams, apart = kit.Scripted({}), kit.Scripted({})
+    dispatcher = Dispatcher(backend, notes, observing=observing, upstreams=upstreams, observing_upstreams=apart)
     guarded = route("VM.stat", guard=route("session check"))
     assert await dispatcher.observe(Side.DBUS, guarded, Call("VM.stat", ("s",))) == Reply("s")
     assert await dispatcher.observe(Side.LEGACY, guarded, Call("VM.stat", ("s",))) == Reply("old")
     assert (backend.asked, observing.asked, notes.lines) == ([], ["session check", "VM.stat"], [])
+    assert (upstreams.called, apart.called) == ([], ["VM.stat"])
 
 
 async def test_an_old_service_is_not_hurried_by_a_mapping_unless_it_is_only_observed() -> None:

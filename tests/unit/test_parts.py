@@ -157,3 +157,13 @@ def test_what_an_endpoint_offers_in_a_store_names_its_writes_as_nodes() -> None:
     table = EndpointTable(EndpointKey("store", "/svc"), "xenstore", "plain", routes, exposure=exposure)
     endpoint = Echo()
     assert parts.offer(table, endpoint) == parts.Offer(exposure, endpoint, frozenset({"VM@2estart"}))
+
+
+def test_old_services_that_are_only_observed_have_few_connections_of_their_own() -> None:
+    settings, room = with_upstream(connections=40), parts.Room(10, 1000)
+    (for_calls,) = parts.upstreams(settings, room).values()
+    (for_looks,) = parts.observed_upstreams(settings, room).values()
+    assert for_calls.line is not for_looks.line
+    assert isinstance(for_looks.key, config.Upstream)
+    assert (for_looks.key.connections, for_looks.key.waiting) == (parts.OBSERVING, 1)
+    assert (for_calls.codec.name, for_calls.speaks) == (for_looks.codec.name, for_looks.speaks)

@@ -1,0 +1,122 @@
+"""A world for requests over a xenstore: bus, a service that keeps a journal, store, gateway; all real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from gateway.control import client
+from tests.kit.bus import private_bus
+from tests.kit.gateway import ROOT, Process
+from tests.kit.xenstored import Xenstored, xenstored
+from tests.soak import service
+
+BUS_NAME = "org.example.soak.ledger"
+PATIENCE = 20.0  # seconds
+
+MAPPING = f"""\
+mapping: 1
+service: ledger
+dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
+expose:
+  - {{listener: store, codec: xenstore, style: tree, path: /ledger, domains: [5, 7]}}
+  - {{listener: rpc, codec: jsonrpc, path: /}}
+defaults: {{timeout: 20s, coerce: legacy, effect: read}}
+methods:
+  read: {{member: Read, params: [text], result: {{same: same}}}}
+  write:
+    member: Write
+    params: [token, {{name: pause, default: 0}}]
+    result: {{done: done}}
+    effect: write
+"""
+
+CONFIG = """\
+[bus.toy]
+address = "{bus}"
+services = ["org.example.*"]
+[listener.store]
+bind = ["xenstore:{store}"]
+[listener.rpc]
+bind = ["tcp:127.0.0.1:0"]
+[mappings]
+directories = ["mappings"]
+[control]
+socket = "{folder}/control"
+[log]
+format = "json"
+level = "warning"
+"""
+
+
+class Ledger:
+    """Everything that runs. `journal` tells what the service has executed."""
+
+    def __init__(self, folder: Path, store: Xenstored) -> None:
+        self.folder = folder
+        self.config = folder / "gateway.toml"
+        self.store = store
+        self._gateway: Process | None = None
+
+    @property
+    def journal(self) -> Counter[str]:
+        """How often each token was written."""
+        return Counter((self.folder / "journal").read_text().split())
+
+    def control(self, verb: str, path: str) -> Any:
+        """Ask the gateway on its own socket, once it is there."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return client.ask(self.folder / "control", verb, path)
+            except client.UnreachableError:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+    def start_gateway(self) -> None:
+        """Start one."""
+        assert self._gateway is None
+        self._gateway = Process(self.config)
+
+    def kill_gateway(self) -> None:
+        """End it as a crash would."""
+        gateway, self._gateway = self._gateway, None
+        if gateway is not None:
+            gateway.end()
+
+
+@contextmanager
+def ledger(folder: Path) -> Iterator[Ledger]:
+    """All of it; the gateway is started, and may not be ready yet."""
+    with private_bus() as bus, xenstored() as store, ExitStack() as stack:
+        (folder / "mappings").mkdir()
+        (folder / "mappings/ledger.xml").write_text(service.IDL)
+        (folder / "mappings/ledger.yaml").write_text(MAPPING)
+        world = Ledger(folder, store)
+        world.config.write_text(CONFIG.format(bus=bus.address, store=store.path, folder=folder))
+        stack.enter_context(_service(bus.address, folder / "journal"))
+        stack.callback(world.kill_gateway)
+        world.start_gateway()
+        yield world
+
+
+@contextmanager
+def _service(address: str, journal: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "tests.soak.service", address, BUS_NAME, str(journal)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not journal.exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        yield
+    finally:
+        process.kill()
+        process.wait()

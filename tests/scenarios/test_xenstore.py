@@ -1,0 +1,260 @@
+"""Many clients of one store, and harm in the middle: every request is answered, and no write is executed twice.
+
+The service keeps a journal of its writes; it is the judge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.codecs.xenstore import FAULT_CODES
+from adapters.transports.xenstore_nodes import Nodes
+from adapters.transports.xenstore_packets import Permissions
+from adapters.transports.xenstore_store import Store
+from gateway.core.model import FaultCode
+from tests.kit.ledger import Ledger, ledger
+from tests.kit.old_squeezed import Squeezed
+from tests.kit.tree_client import TreeClient
+
+pytestmark = pytest.mark.bus
+
+PATIENCE = 100.0  # seconds
+UNKNOWN = str(FAULT_CODES[FaultCode.NO_REPLY])
+REFUSED = str(FAULT_CODES[FaultCode.ACCESS_DENIED])
+BUSY = str(FAULT_CODES[FaultCode.BUSY])
+
+Answers = dict[str, Mapping[str, str]]
+
+
+class Clients:
+    """Some that each ask one request after the other, until none is left to ask."""
+
+    def __init__(self, path: str, tokens: Sequence[str], pause: int = 0) -> None:
+        self._path = path
+        self._left = [*reversed(tokens)]
+        self._pause = str(pause)  # milliseconds that a write takes
+        self.answers: Answers = {}
+        self.progress = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Be one client. A token that begins with r is read, the others are written."""
+        async with Store(self._path) as store:
+            client = TreeClient(store, "/ledger")
+            while self._left:
+                token = self._left.pop()
+                if token.startswith("r"):
+                    answer = await client.call("read", token, text=token)
+                else:
+                    answer = await client.call("write", token, token=token, pause=self._pause)
+                async with self.progress:
+                    self.answers[token] = answer
+                    self.progress.notify_all()
+
+    async def until(self, count: int) -> None:
+        """Wait until so many are answered."""
+        async with self.progress:
+            await self.progress.wait_for(lambda: len(self.answers) >= count)
+
+
+def tokens(reads: int, writes: int) -> list[str]:
+    """Mixed."""
+    both = [*(f"r{number}" for number in range(reads)), *(f"w{number}" for number in range(writes))]
+    return sorted(both, key=lambda token: (int(token[1:]), token[0]))
+
+
+def done(token: str) -> Mapping[str, str]:
+    """The right answer."""
+    return {"same": f"ledger:{token}"} if token.startswith("r") else {"done": f"done:{token}"}
+
+
+async def left_behind(path: str) -> list[str]:
+    """Requests, answers and claims that are still there."""
+    found = []
+    async with Store(path) as store:
+        await store.until_connected()
+        for folder in ("/ledger/rpc/request", "/ledger/rpc/response", "/tool/xcp-gateway/claims"):
+            for name in await store.list(folder) or ():
+                found += [f"{folder}/{name}/{each}" for each in await store.list(f"{folder}/{name}") or ()]
+    return found
+
+
+async def test_64_clients_ask_10000_times_and_each_request_is_answered_once(tmp_path: Path) -> None:
+    asked = tokens(reads=5000, writes=5000)
+    with ledger(tmp_path) as world:
+        clients = Clients(world.store.path, asked)
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for _ in range(64):
+                group.create_task(clients.run())
+        assert clients.answers == {token: done(token) for token in asked}
+        assert world.journal == Counter({token: 1 for token in asked if token.startswith("w")})
+        assert await left_behind(world.store.path) == []
+
+
+async def test_clients_of_pyxs_ask_at_once_and_are_all_answered(tmp_path: Path) -> None:
+    def ask(path: str, number: int) -> None:
+        with Squeezed(path, "ledger") as client:
+            for count in range(10):
+                token = f"{number}-{count}"
+                assert client.call("write", token=token) == {"done": f"done:{token}"}
+                assert client.call("read", text=token) == {"same": f"ledger:{token}"}
+
+    with ledger(tmp_path) as world:
+        await asyncio.gather(*(asyncio.to_thread(ask, world.store.path, number) for number in range(8)))
+        assert world.journal == Counter({f"{number}-{count}": 1 for number in range(8) for count in range(10)})
+
+
+async def test_a_store_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(tmp_path: Path) -> None:
+    asked = tokens(reads=100, writes=300)
+    with ledger(tmp_path) as world:
+        clients = Clients(world.store.path, asked, pause=20)
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for _ in range(16):
+                group.create_task(clients.run())
+            for count in (50, 150, 250):
+                await clients.until(count)
+                await asyncio.to_thread(world.store.restart)
+        assert clients.answers == {token: done(token) for token in asked}
+        assert world.journal == Counter({token: 1 for token in asked if token.startswith("w")})
+
+
+async def test_a_gateway_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(tmp_path: Path) -> None:
+    asked = tokens(reads=100, writes=300)
+    with ledger(tmp_path) as world:
+        clients = Clients(world.store.path, asked, pause=20)
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for _ in range(16):
+                group.create_task(clients.run())
+            for count in (50, 150, 250):
+                await clients.until(count)
+                await asyncio.to_thread(world.kill_gateway)
+                world.start_gateway()
+        assert clients.answers.keys() == set(asked)
+        journal = world.journal
+        assert set(journal.values()) == {1}
+        unknown = {token for token, answer in clients.answers.items() if answer.get("code") == UNKNOWN}
+        assert all(answer == done(token) for token, answer in clients.answers.items() if token not in unknown)
+        assert {token for token in asked if token.startswith("w")} - unknown <= journal.keys()
+        assert 0 < len(unknown) <= 3 * 16, "each kill found writes in flight, and at most one of each client"
+        assert not any(token.startswith("r") for token in unknown)
+        assert await left_behind(world.store.path) == []
+
+
+async def as_guest(world: Ledger, domid: int, key: str, function: str = "read", **arguments: str) -> None:
+    """A request as it is when a guest has written it: its own, and nobody else's."""
+    node = f"/ledger/rpc/request/{function}/{key}"
+
+    async def work(nodes: Nodes) -> None:
+        await nodes.mkdir(node)
+        await nodes.set_permissions(node, Permissions(domid, "n"))
+        for name, value in arguments.items():
+            await nodes.write(f"{node}/{name}", value.encode())
+
+    async with Store(world.store.path) as store:
+        await store.until_connected()
+        await store.transaction(work)
+
+
+async def answered(world: Ledger, key: str, function: str = "read") -> tuple[dict[str, str], set[Permissions | None]]:
+    """An answer, and the permissions of all its nodes."""
+    node = f"/ledger/rpc/response/{function}/{key}"
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(Store(world.store.path))
+        await store.until_connected()
+        watch = store.watch(node)
+        stack.callback(watch.close)
+        async for _ in watch:
+            names = await store.list(node)
+            if names is not None:
+                break
+        values = {name: (await store.read(f"{node}/{name}") or b"").decode() for name in names or ()}
+        return values, {await store.permissions(path) for path in (node, *(f"{node}/{name}" for name in values))}
+
+
+async def test_a_guest_gets_an_answer_that_no_other_guest_can_see_and_calls_what_it_may(tmp_path: Path) -> None:
+    with ledger(tmp_path) as world:
+        async with asyncio.timeout(PATIENCE):
+            for domid in (5, 7, 9):
+                await as_guest(world, domid, f"of-{domid}", text="hello")
+            for domid in (5, 7):
+                told = await answered(world, f"of-{domid}")
+                assert told == ({"same": "ledger:hello"}, {Permissions(domid, "n")})
+            values, permissions = await answered(world, "of-9")
+            assert (values["code"], permissions) == (REFUSED, {Permissions(9, "n")})
+            assert values["description"] == "domain 9 may not call 'read'"
+
+
+async def test_a_guest_cannot_exhaust_the_gateway(tmp_path: Path) -> None:
+    with ledger(tmp_path) as world:
+        async with asyncio.timeout(PATIENCE):
+            await as_guest(world, 5, "first", text="hello")
+            await answered(world, "first")  # it runs
+            for number in range(40):
+                await as_guest(world, 5, f"w{number}", "write", token=f"w{number}", pause="3000")
+            await as_guest(world, 7, "other", text="hello")
+            assert (await answered(world, "other"))[0] == {"same": "ledger:hello"}
+            told = await asyncio.gather(*(answered(world, f"w{number}", "write") for number in range(40)))
+            codes = Counter(values.get("code", "done") for values, _ in told)
+            assert set(codes) <= {"done", BUSY}
+            assert codes[BUSY] >= 1
+            assert sum(world.journal.values()) == codes["done"]
+            await as_guest(world, 5, "large", **{f"n{n}": "x" * 2000 for n in range(40)})
+            assert "at most 65536 bytes" in (await answered(world, "large"))[0]["description"]
+
+
+async def test_without_its_store_the_gateway_is_not_ready_and_other_protocols_do_not_notice(tmp_path: Path) -> None:
+    def status() -> Any:
+        return world.control("GET", "/v1/status")
+
+    def until_ready(*, wanted: bool) -> Any:
+        end = time.monotonic() + PATIENCE
+        while (found := status())["ready"] is not wanted:
+            assert time.monotonic() < end, found
+            time.sleep(0.01)
+        return found
+
+    with ledger(tmp_path) as world:
+        there = await asyncio.to_thread(until_ready, wanted=True)
+        assert (there["stores"][0]["listener"], there["stores"][0]["connected"]) == ("store", True)
+        address = next(each for each in there["listening"] if each.startswith("tcp:"))
+        world.store.kill()
+        away = await asyncio.to_thread(until_ready, wanted=False)
+        assert [reason.partition(": ")[0] for reason in away["reasons"]] == [
+            "the store of listener 'store' is not connected"
+        ]
+        request = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "read", "params": ["x"]}).encode()
+        url = f"http://{address.removeprefix('tcp:')}/"
+        answer = await asyncio.to_thread(lambda: urllib.request.urlopen(url, request, PATIENCE).read())
+        assert json.loads(answer)["result"] == {"same": "ledger:x"}
+        world.store.start()
+        await asyncio.to_thread(until_ready, wanted=True)
+
+
+async def test_after_a_reload_the_new_paths_are_served_and_what_was_begun_at_an_old_one_is_finished(
+    tmp_path: Path,
+) -> None:
+    with ledger(tmp_path) as world:
+        async with asyncio.timeout(PATIENCE), Store(world.store.path) as store, asyncio.TaskGroup() as group:
+            old, new = TreeClient(store, "/ledger"), TreeClient(store, "/moved")
+            await old.call("read", text="x")
+            claims = store.watch("/tool/xcp-gateway/claims")
+            assert await anext(claims) == claims.path
+            begun = group.create_task(old.call("write", token="begun", pause="1500"))
+            await anext(claims)
+            claims.close()
+            mapping = world.folder / "mappings/ledger.yaml"
+            mapping.write_text(mapping.read_text().replace("path: /ledger", "path: /moved"))
+            answer = await asyncio.to_thread(world.control, "POST", "/v1/reload")
+            assert not answer.get("problems"), answer
+            assert await new.call("read", text="x") == {"same": "ledger:x"}
+            assert await begun == {"done": "done:begun"}
+            assert world.journal == {"begun": 1}

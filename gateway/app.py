@@ -22,6 +22,7 @@ from gateway.core.model import Fault, Peer, Value
 from gateway.core.ports import Endpoint
 from gateway.core.route import Route
 from gateway.dispatch import Dispatcher
+from gateway.events import Hub
 from gateway.exchange import Endpoints, Exchange
 from gateway.forcing import Forcing
 from gateway.log import call_log, lines_lost
@@ -79,6 +80,10 @@ class Gateway:
         self._inherited = parts.inherited()
         self._cuts = dict.fromkeys(self.settings.listener, 0)
         self.transports = {name: self._transport(name, section) for name, section in self.settings.listener.items()}
+        self.boards = {
+            store.name: parts.Board(store.store, self.dispatcher.answer, self._rung) for store in self.stores
+        }
+        self.hub = Hub(self.backend, self.boards)
         orders = Orders(self.moving.state, self._live_routes)
         self.steering = Steering(self._live_routes, self.moving.toggles, self.moving.state, orders)
         control = Path(self.settings.control.socket)
@@ -115,6 +120,7 @@ class Gateway:
             await self._expose()
             for transport in self.transports.values():
                 await transport.start()
+            await self._start_boards(stack)
             self._stack = stack.pop_all()
         _log.info("ready", revision=self.table.revision, methods=len(self.table.routes()), listening=self.addresses())
         self.manager.ready(self._in_a_line())
@@ -145,6 +151,17 @@ class Gateway:
     def _socket_files(self) -> list[Path]:
         """Files and folders that are there because of us."""
         return [*self._control.made, *(file for each in self.transports.values() for file in each.socket_files)]
+
+    async def _start_boards(self, stack: AsyncExitStack) -> None:
+        """Show in each store what services tell; ring when clients change a node."""
+        for board in self.boards.values():
+            board.start()
+            stack.push_async_callback(board.stop)
+        stack.push_async_callback(self.hub.stop)
+        await self.hub.follow(self.table)
+
+    def _rung(self, picture: str) -> None:
+        self.hub.rung(picture)
 
     async def watch(self) -> None:
         """Give the service manager its signs of life, while the loop turns and the buses live."""
@@ -280,6 +297,7 @@ class Gateway:
         self.endpoints, self.table = self._endpoints(settings, table), table
         self.settings = settings
         await self._expose()
+        await self.hub.follow(table)
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
         return {
             "revision": table.revision,

@@ -18,6 +18,7 @@ from adapters.transports.http_client_site import site
 from adapters.transports.room import Room
 from adapters.transports.xenstore import NODES, Offer, StoreLimits, StoreStatus
 from adapters.transports.xenstore import Transport as StoreTransport
+from adapters.transports.xenstore_board import Board
 from adapters.transports.xenstore_store import Store, socket_path
 from gateway import config
 from gateway.config import Config, ConfigError, Listener
@@ -34,6 +35,7 @@ __all__ = [
     "CODECS",
     "DIALECTS",
     "Backend",
+    "Board",
     "BusStatus",
     "Inherited",
     "Offer",

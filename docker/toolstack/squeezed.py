@@ -9,10 +9,11 @@ from typing import Any
 
 import sample
 from dbus_next import Variant
-from dbus_next.service import method, signal
-from service import NAMES, ROOT, Bus, Error, Record, Service1, field, run
+from dbus_next.service import dbus_property, method, signal
+from service import NAMES, ROOT, Bus, Error, Record, Service1, element, field, run
 
 NO_DOMAIN = -1
+DOMAINS = f"{ROOT}/squeezed/domain"
 XENOPSD_HOST = f"{NAMES}.xenopsd.Host1"
 INITIAL_FREE = (sample.HOST_MEMORY - sample.DOMAIN_ZERO_MEMORY - sample.RESERVED_MEMORY) // sample.KIB
 
@@ -29,16 +30,50 @@ class Reservation:
     id: str = member(default_factory=lambda: str(uuid.uuid4()))
 
 
+class Domain1(Record):
+    """The memory of one domain, as its reservation has it."""
+
+    Domid = field("Domid", "i")
+    DynamicMinKib = field("DynamicMinKib", "x")
+    DynamicMaxKib = field("DynamicMaxKib", "x")
+    Uncooperative = field("Uncooperative", "b")
+
+    def __init__(self, memory: Memory1, of: Reservation, *, deaf: bool) -> None:
+        sizes = {"TargetKib": of.kib, "DynamicMinKib": of.least, "DynamicMaxKib": of.greatest}
+        super().__init__("squeezed.Domain1", Domid=of.domid, Uncooperative=deaf, **sizes)
+        self.memory = memory
+        self.reservation = of
+
+    @dbus_property()
+    def TargetKib(self) -> "x":
+        return self.values["TargetKib"]
+
+    @TargetKib.setter
+    def TargetKib(self, kib: "x"):
+        self.memory.retarget(self.reservation, kib)
+
+
 class Memory1(Record):
     """The whole state: reservations by id; what is free is what they leave."""
 
     FreeKib = field("FreeKib", "x")
     ReservedKib = field("ReservedKib", "x")
-    UncooperativeDomains = field("UncooperativeDomains", "ai", writable=True)
 
-    def __init__(self) -> None:
+    @dbus_property()
+    def UncooperativeDomains(self) -> "ai":
+        return self.values["UncooperativeDomains"]
+
+    @UncooperativeDomains.setter
+    def UncooperativeDomains(self, domids: "ai"):
+        self.put(UncooperativeDomains=domids)
+        for domid, domain in self.domains.items():
+            domain.put(Uncooperative=domid in domids)
+
+    def __init__(self, bus: Bus) -> None:
         super().__init__("squeezed.Memory1", FreeKib=INITIAL_FREE, ReservedKib=0, UncooperativeDomains=[])
         self.reservations: dict[str, Reservation] = {}
+        self.bus = bus
+        self.domains: dict[int, Domain1] = {}  # by domid; each on the bus
 
     @method()
     def Login(self, service: "s") -> "s":
@@ -154,7 +189,20 @@ class Memory1(Record):
     def _resize(self, reservation: Reservation, kib: int) -> None:
         if kib != reservation.kib:
             reservation.kib = kib
+            if reservation.domid in self.domains:
+                self.domains[reservation.domid].put(TargetKib=kib)
             self.TargetChanged(reservation.domid, kib)
+
+    def retarget(self, reservation: Reservation, kib: int) -> None:
+        """Somebody else than the balancing decides what a domain has."""
+        if not reservation.least <= kib <= reservation.greatest:
+            raise Error("InvalidMemoryValue", "s", "kib")
+        if kib - reservation.kib > self._free():
+            raise Error("CannotFreeThisMuchMemory", "xx", kib - reservation.kib, self._free())
+        if reservation.domid in self.values["UncooperativeDomains"]:
+            raise Error("DomainsRefusedToCooperate", "ai", [reservation.domid])
+        self._resize(reservation, kib)
+        self._count()
 
     def _reserved(self, session: str, key: str) -> Reservation:
         found = self.reservations.get(key)
@@ -173,13 +221,26 @@ class Memory1(Record):
         self._count()
 
     def _count(self) -> None:
+        self._show_domains()
         reserved = sum(r.kib for r in self.reservations.values() if r.domid == NO_DOMAIN)
         self.put(FreeKib=self._free(), ReservedKib=reserved)
+
+    def _show_domains(self) -> None:
+        """An object for each domain, and for no other."""
+        there = {r.domid: r for r in self._of_domains()}
+        for domid in self.domains.keys() - there.keys():
+            self.bus.unexport(f"{DOMAINS}/{element(str(domid))}")
+            del self.domains[domid]
+        for domid, reservation in there.items():
+            if domid not in self.domains:
+                deaf = domid in self.values["UncooperativeDomains"]
+                self.domains[domid] = Domain1(self, reservation, deaf=deaf)
+                self.bus.export(f"{DOMAINS}/{element(str(domid))}", self.domains[domid])
 
 
 async def start(bus: Bus) -> None:
     """Export the one object, learn which domains there are, and follow those that xenopsd ends."""
-    memory = Memory1()
+    memory = Memory1(bus)
     bus.export(f"{ROOT}/squeezed", Service1("squeezed", ["ranges", "balancing"], memory.diagnose))
     bus.export(f"{ROOT}/squeezed", memory)
     ended = f"{XENOPSD_HOST}.DomainDestroyed"

@@ -23,8 +23,9 @@ ENDS = {"poweroff": "Halted", "halt": "Halted", "crash": "Halted", "reboot": "Ha
 class Host1(ServiceInterface):
     """The host under the VMs."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host) -> None:
         super().__init__(f"{NAMES}.xenopsd.Host1")
+        self.host = host
 
     @method()
     def Stat(self) -> "(uuusds)(ss)":
@@ -37,6 +38,14 @@ class Host1(ServiceInterface):
     @method()
     def GetConsoleData(self) -> "s":
         return "(XEN) Xen version 4.17.6\n(XEN) *** Building a PV Dom0 ***\n"
+
+    @method()
+    def GuestAgentUpdated(self, domid: "u", told: "a{ss}"):
+        vm = next((vm for vm in self.host.vms.values() if domid in vm.values["Domids"]), None)
+        if vm is None:
+            raise Error("NotFound", "ss", "domain", str(domid))
+        vm.put(GuestAgent=told)
+        self.host.updates.tell("VM", vm.values["Id"])
 
     @signal()
     def DomainCreated(self, domid: int, vm: str) -> "us":
@@ -73,7 +82,7 @@ class Host:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
-        self.domains = Host1()
+        self.domains = Host1(self)
         self.updates = Updates1()
         self.vms: dict[str, VM1] = {}
         self.disks: dict[tuple[str, str], dict[str, Any]] = {}  # VM and device -> disk
@@ -203,10 +212,11 @@ class VM1(Record):
     Domids = field("Domids", "au")
     Memory = field("Memory", "t")
     Vcpus = field("Vcpus", "u")
+    GuestAgent = field("GuestAgent", "a{ss}")
     LastStart = field("LastStart", "d")
 
     def __init__(self, host: Host, vm: list[Any]) -> None:
-        state = {"PowerState": "Halted", "Domids": [], "Memory": 0, "LastStart": 0.0}
+        state = {"PowerState": "Halted", "Domids": [], "Memory": 0, "GuestAgent": {}, "LastStart": 0.0}
         super().__init__("xenopsd.VM1", Id=vm[0], Name=vm[1], Vcpus=vm[6], **state)
         self.host = host
         self.busy = asyncio.Lock()  # one change of the power state at a time
@@ -314,7 +324,7 @@ class VM1(Record):
     def _end(self) -> None:
         for domid in self.values["Domids"]:
             self.host.domains.DomainDestroyed(domid, self.values["Id"])
-        self.put(Domids=[], Memory=0)
+        self.put(Domids=[], Memory=0, GuestAgent={})
 
     def _become(self, state: str) -> None:
         previous = self.values["PowerState"]

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gateway.core.frozen import value
 from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, Outcome, Peer
+from gateway.core.publication import Doorbell, Picture
 from gateway.core.route import Route
 
 DEADLINE_PASSED = "the deadline has passed"  # the message of the cancellation that ends a call for this reason
@@ -154,3 +155,19 @@ class Upstreams(Backend, Protocol):
 
         The caller holds the deadline.
         """
+
+
+class Board(Protocol):
+    """A store that shows what services tell, and has doorbells. Returns at once: tasks of its own do the work."""
+
+    def show(self, key: str, picture: Picture) -> None:
+        """These nodes from now on, in place of those of the same key."""
+
+    def forget(self, key: str) -> None:
+        """Show them no more; the nodes stay as they are."""
+
+    def hang(self, doorbell: Doorbell) -> None:
+        """Ring when one of its nodes changes."""
+
+    def take_down(self, doorbell: Doorbell) -> None:
+        """Ring no more; what is being rung is still rung."""

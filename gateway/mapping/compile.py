@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.core.exposure import Exposure
+from gateway.core.publication import Doorbell, Publication
 from gateway.core.route import Route
 from gateway.mapping import load, schema
+from gateway.mapping.doorbells import compile_doorbells
 from gateway.mapping.exposure import CODEC, compile_exposure, methods_reached
 from gateway.mapping.load import Document
 from gateway.mapping.methods import Compiled, Compiler
 from gateway.mapping.migration import Upstreams
 from gateway.mapping.problem import Problem, did_you_mean, one_of
+from gateway.mapping.publishing import compile_publications
 from gateway.mapping.rollouts import check_rollouts
 from gateway.mapping.scope import Scope
 from gateway.mapping.table import Contract, EndpointKey, EndpointTable, Table
@@ -43,7 +46,13 @@ def build(
     for document in documents:
         work.add(document)
     check_rollouts(work.members)
-    table = Table(work.endpoints(), _revision(documents, work.library), tuple(work.contracts))
+    table = Table(
+        work.endpoints(),
+        _revision(documents, work.library),
+        tuple(work.contracts),
+        tuple(work.publications),
+        tuple(work.doorbells),
+    )
     return table, sorted(work.problems)
 
 
@@ -69,6 +78,10 @@ class _Work:
     stores: Collection[str] = ()
     problems: dict[Problem, None] = field(default_factory=dict)
     contracts: list[Contract] = field(default_factory=list)
+    publications: list[Publication] = field(default_factory=list)
+    doorbells: list[Doorbell] = field(default_factory=list)
+    published: dict[tuple[str, str], str] = field(default_factory=dict)  # listener and node -> where it is said
+    hung: dict[tuple[str, str], str] = field(default_factory=dict)
     library: Library = field(init=False)
     found: dict[EndpointKey, _Endpoint] = field(default_factory=dict)
     _only: dict[EndpointKey, Collection[str]] = field(default_factory=dict)  # of the file at hand
@@ -101,6 +114,7 @@ class _Work:
         self.contracts += [method.contract for method in compiled.values() if method is not None]
         if compiler.contract is not None:
             self.contracts.append(compiler.contract)
+        self._mirror(root, compiled)
         endpoints = self._expose(root)
         self._lead_on(root, compiler.upstream, endpoints)
         for name, method in compiled.items():
@@ -133,9 +147,19 @@ class _Work:
             endpoint.forwards_to = upstream
             endpoint.sent = f"{unmapped.document.file}:{unmapped.document.line(unmapped.path)}"
 
+    def _mirror(self, root: Scope, compiled: Mapping[str, Compiled | None]) -> None:
+        """What the file publishes, and the doorbells it has."""
+        for published in compile_publications(root, self.library, self.published):
+            self.publications.append(published.publication)
+            self.contracts.append(published.contract)
+        self.doorbells += compile_doorbells(root, compiled, self.hung)
+        for key in ("publish", "doorbell"):
+            for index in range(len(root.at(key).data or ())):
+                self._is_store(root.at(key, index))
+
     def _expose(self, root: Scope) -> dict[EndpointKey, _Endpoint]:
         expose = root.at("expose")
-        if not expose.data:
+        if not expose.data and not root.says("doorbell"):
             root.at("expose").fail("no method of this file can be reached: say where it is exposed", key=True)
         here: dict[EndpointKey, _Endpoint] = {}
         self._only = {}
@@ -152,15 +176,24 @@ class _Work:
                 here.update({key: endpoint} if endpoint is not None else {})
         return here
 
+    def _is_store(self, place: Scope) -> None:
+        """Nodes are in a xenstore."""
+        listener = place.data["listener"]
+        if self._is_known(place, "listener") and self.known["listener"] is not None and listener not in self.stores:
+            place.at("listener").fail(f"'{listener}' is not a xenstore")
+
     def _names_known(self, place: Scope) -> bool:
-        good = True
-        for kind, names in self.known.items():
-            name = place.data.get(kind, "plain")
-            if names is not None and name not in names:
-                hint = did_you_mean(name, names) or f" (there are: {one_of(sorted(names))})"
-                place.at(kind).fail(f"'{name}' is no {kind}{hint}", level="schema")
-                good = False
-        return good and self._listener_fits(place)
+        unknown = [kind for kind in self.known if not self._is_known(place, kind)]
+        return not unknown and self._listener_fits(place)
+
+    def _is_known(self, place: Scope, kind: str) -> bool:
+        names = self.known[kind]
+        name = place.data.get(kind, "plain")
+        if names is None or name in names:
+            return True
+        hint = did_you_mean(name, names) or f" (there are: {one_of(sorted(names))})"
+        place.at(kind).fail(f"'{name}' is no {kind}{hint}", level="schema")
+        return False
 
     def _listener_fits(self, place: Scope) -> bool:
         """A xenstore is no place for another codec, and its codec for no other place."""

@@ -57,6 +57,8 @@ def _said(interface: Interface, member: str) -> str:
     if member in interface.properties:
         known = interface.properties[member]
         return f"a property '{known.type}', {known.access}"
+    if member in interface.signals:
+        return f"a signal '{idl.signature(interface.signals[member].args)}'"
     return "nothing of this name"
 
 

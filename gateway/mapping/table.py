@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.core.exposure import Exposure
+from gateway.core.publication import Doorbell, Publication
 from gateway.core.route import Route
 from gateway.mapping.idl import Interface
 
@@ -44,7 +45,7 @@ class Contract:
     bus_name: str
     object_path: str  # may hold {parameter}
     interface: Interface
-    members: tuple[str, ...]  # methods and properties
+    members: tuple[str, ...]  # methods, properties, signals
     file: str
     line: int
     column: int
@@ -59,10 +60,13 @@ class Table:
     endpoints: Mapping[EndpointKey, EndpointTable]
     revision: str
     contracts: tuple[Contract, ...] = ()
+    publications: tuple[Publication, ...] = ()
+    doorbells: tuple[Doorbell, ...] = ()
 
     def routes(self) -> tuple[Route, ...]:
-        """Each route once, in the order of the files."""
+        """Each route that a client can reach once, in the order of the files."""
         found = {id(route): route for endpoint in self.endpoints.values() for route in endpoint.routes.values()}
+        found.update({id(doorbell.route): doorbell.route for doorbell in self.doorbells})
         return tuple(found.values())
 
 

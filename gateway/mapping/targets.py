@@ -73,7 +73,7 @@ class Callee:
 
 
 @dataclass(frozen=True, slots=True)
-class _Site:
+class Site:
     """Where a method lives, all names of good grammar."""
 
     bus_name: str
@@ -83,7 +83,7 @@ class _Site:
 
 def find(entry: Scope, common: Scope, library: Library) -> Callee | None:
     """What this method (or session) entry calls, `common` saying what it leaves out; None with problems noted."""
-    site = _site(entry, common, library)
+    site = find_site(entry, common, library)
     if site is None:
         return None
     for kind, build in _KINDS.items():
@@ -93,7 +93,8 @@ def find(entry: Scope, common: Scope, library: Library) -> Callee | None:
     return None
 
 
-def _site(entry: Scope, common: Scope, library: Library) -> _Site | None:
+def find_site(entry: Scope, common: Scope, library: Library) -> Site | None:
+    """Where an entry lives; None with problems noted."""
     bus_name = _name(entry, common, "bus_name", names.bus_name)
     object_path = _name(entry, common, "object_path", _template)
     interface = _name(entry, common, "interface", names.interface)
@@ -109,7 +110,7 @@ def _site(entry: Scope, common: Scope, library: Library) -> _Site | None:
         hint = did_you_mean(interface, node.interfaces) or f" (it has: {one_of(node.interfaces)})"
         scope.at("interface").fail(f"'{interface}' is no interface of {file}{hint}")
         return None
-    return _Site(bus_name, object_path, node.interfaces[interface])
+    return Site(bus_name, object_path, node.interfaces[interface])
 
 
 def _name(entry: Scope, common: Scope, key: str, check: Callable[[str], str]) -> str | None:
@@ -144,8 +145,8 @@ def _can_be_carried(scope: Scope, callee: Callee) -> bool:
 # What can be called
 
 
-def _member(scope: Scope, site: _Site) -> Callee | None:
-    method = _known(scope, site.interface.methods, "method", site)
+def _member(scope: Scope, site: Site) -> Callee | None:
+    method = known_member(scope, site.interface.methods, "method", site)
     if method is None:
         return None
     target = _target(site, site.interface.name, method.name, idl.signature(method.ins), idl.signature(method.outs))
@@ -159,7 +160,7 @@ def _member(scope: Scope, site: _Site) -> Callee | None:
     )
 
 
-def _property(scope: Scope, site: _Site) -> Callee | None:
+def _property(scope: Scope, site: Site) -> Callee | None:
     known = _accessible(scope, site, "read")
     if known is None:
         return None
@@ -173,7 +174,7 @@ def _property(scope: Scope, site: _Site) -> Callee | None:
     )
 
 
-def _set_property(scope: Scope, site: _Site) -> Callee | None:
+def _set_property(scope: Scope, site: Site) -> Callee | None:
     known = _accessible(scope, site, "write")
     if known is None:
         return None
@@ -187,7 +188,12 @@ def _set_property(scope: Scope, site: _Site) -> Callee | None:
     )
 
 
-def _all_properties(_scope: Scope, site: _Site) -> Callee | None:
+def _all_properties(_scope: Scope, site: Site) -> Callee | None:
+    return all_properties(site)
+
+
+def all_properties(site: Site) -> Callee:
+    """All properties of an object's interface."""
     return Callee(
         _target(site, PROPERTIES, "GetAll", "s", "a{sv}"),
         site.interface,
@@ -198,7 +204,7 @@ def _all_properties(_scope: Scope, site: _Site) -> Callee | None:
     )
 
 
-def _managed_objects(scope: Scope, site: _Site) -> Callee | None:
+def _managed_objects(scope: Scope, site: Site) -> Callee | None:
     key = None
     if scope.says("key"):
         key = _accessible(scope.at("key"), site, "read")
@@ -207,6 +213,11 @@ def _managed_objects(scope: Scope, site: _Site) -> Callee | None:
         if not _is_key(key.type):
             scope.at("key").fail(f"'{key.name} {key.type}' cannot be a key: text or a whole number is needed")
             return None
+    return managed_objects(site, key)
+
+
+def managed_objects(site: Site, key: Property | None = None) -> Callee:
+    """The properties of every object that has the interface, below one that manages them."""
     return Callee(
         _target(site, OBJECT_MANAGER, "GetManagedObjects", "", "a{oa{sa{sv}}}"),
         site.interface,
@@ -218,7 +229,7 @@ def _managed_objects(scope: Scope, site: _Site) -> Callee | None:
     )
 
 
-_KINDS: Mapping[str, Callable[[Scope, _Site], Callee | None]] = {
+_KINDS: Mapping[str, Callable[[Scope, Site], Callee | None]] = {
     "member": _member,
     "property": _property,
     "set_property": _set_property,
@@ -227,7 +238,7 @@ _KINDS: Mapping[str, Callable[[Scope, _Site], Callee | None]] = {
 }
 
 
-def _target(site: _Site, interface: str, member: str, signature: str, reply_signature: str) -> Target:
+def _target(site: Site, interface: str, member: str, signature: str, reply_signature: str) -> Target:
     return Target(site.bus_name, site.object_path, interface, member, signature, reply_signature)
 
 
@@ -239,8 +250,8 @@ def _readable(interface: Interface) -> tuple[str, ...]:
     return tuple(name for name, known in interface.properties.items() if known.access != "write")
 
 
-def _accessible(scope: Scope, site: _Site, access: str) -> Property | None:
-    known = _known(scope, site.interface.properties, "property", site)
+def _accessible(scope: Scope, site: Site, access: str) -> Property | None:
+    known = known_member(scope, site.interface.properties, "property", site)
     if known is None or access in known.access:
         return known
     words = {"read": "be read", "write": "be written"}
@@ -248,7 +259,8 @@ def _accessible(scope: Scope, site: _Site, access: str) -> Property | None:
     return None
 
 
-def _known(scope: Scope, known: Mapping[str, T], what: str, site: _Site) -> T | None:
+def known_member(scope: Scope, known: Mapping[str, T], what: str, site: Site) -> T | None:
+    """What has this name in the interface; None with the problem noted."""
     if scope.data not in known:
         hint = did_you_mean(scope.data, known) or f" (it has: {one_of(known)})"
         scope.fail(f"'{scope.data}' is no {what} of {site.interface.name}{hint}")

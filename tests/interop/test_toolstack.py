@@ -16,7 +16,7 @@ from dbus_fast import MessageType, Variant
 
 from gateway.mapping import idl
 from tests.kit import toolstack as kit
-from tests.kit.toolstack import SERVICES, Client, Refusal, Toolstack
+from tests.kit.toolstack import PATIENCE, SERVICES, Client, Refusal, Toolstack
 
 pytestmark = pytest.mark.bus
 
@@ -64,6 +64,9 @@ async def test_a_service_starts_when_it_is_first_called_and_says_who_it_is(clien
 @pytest.mark.parametrize("service", SERVICES)
 async def test_what_a_running_service_has_is_what_its_idl_says(client: Client, service: str) -> None:
     promised = idl.parse((IDL / f"org.xen.xcp.{service}.xml").read_bytes()).interfaces
+    if service == "squeezed":  # whose domains are made by others
+        reservation = await client.call("squeezed", "", "Memory1.ReserveMemory", "sx", "me", 1)
+        await client.call("squeezed", "", "Memory1.TransferReservationToDomain", "ssi", "me", reservation, 7)
     objects = await client.call(service, "", "org.freedesktop.DBus.ObjectManager.GetManagedObjects")
     if service == "xenopsd":
         objects = {path: has for path, has in objects.items() if path.endswith("1")}  # they are all alike
@@ -98,6 +101,40 @@ def test_everything_in_an_idl_is_documented_and_stands_on_an_object(service: str
             assert notes.get("org.gtk.GDBus.DocString"), ElementTree.tostring(element)
             if element.tag == "interface":
                 assert str(notes["org.xen.xcp.ObjectPath"]).startswith(f"/org/xen/xcp/{service}")
+
+
+async def domain(client: Client, domid: int, least: int, greatest: int) -> str:
+    """A domain of squeezed with this range: the path of its object."""
+    reservation, _ = await client.call("squeezed", "", "Memory1.ReserveMemoryRange", "sxx", "me", least, greatest)
+    await client.call("squeezed", "", "Memory1.TransferReservationToDomain", "ssi", "me", reservation, domid)
+    return "domain/" + "".join(f"_3{digit}" if at == 0 else digit for at, digit in enumerate(str(domid)))
+
+
+async def test_squeezed_has_an_object_for_each_domain_whose_target_can_be_set(client: Client) -> None:
+    path = await domain(client, 42, 1000, 2000)
+    properties = "org.freedesktop.DBus.Properties"
+    name = "org.xen.xcp.squeezed.Domain1"
+
+    async def target(kib: int) -> Refusal | None:
+        args = ("ssv", name, "TargetKib", Variant("x", kib))
+        reply = await client.answer("squeezed", path, f"{properties}.Set", *args)
+        return Refusal(str(reply.error_name), reply.body) if reply.error_name else None
+
+    rule = f"type='signal',interface='{properties}',member='PropertiesChanged'"
+    async with client.signals(rule) as changes:
+        assert await client.get("squeezed", path, "Domain1", "TargetKib") == 2000
+        assert await target(1500) is None
+        changed = await asyncio.wait_for(changes.get(), PATIENCE)
+        while changed.body[0] != name:
+            changed = await asyncio.wait_for(changes.get(), PATIENCE)
+        assert changed.body[1] == {"TargetKib": Variant("x", 1500)}
+        assert await target(999) == Refusal("org.xen.xcp.Error.InvalidMemoryValue", ["kib"])
+        variant = Variant("ai", [42])
+        setting = ("ssv", "org.xen.xcp.squeezed.Memory1", "UncooperativeDomains", variant)
+        await client.call("squeezed", "", f"{properties}.Set", *setting)
+        assert await client.get("squeezed", path, "Domain1", "Uncooperative") is True
+        assert await target(1600) == Refusal("org.xen.xcp.Error.DomainsRefusedToCooperate", [[42]])
+    assert await client.get("squeezed", path, "Domain1", "TargetKib") == 1500
 
 
 async def test_an_object_that_is_not_there_is_said_to_be_unknown(client: Client) -> None:

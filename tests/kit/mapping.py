@@ -52,6 +52,8 @@ IDL = """\
     <property name="Created" type="x" access="read"/>
     <property name="Tags" type="as" access="read"/>
     <property name="Secret" type="s" access="write"/>
+    <property name="Paused" type="b" access="read"/>
+    <signal name="Retargeted"><arg name="name" type="s"/><arg name="kib" type="x"/></signal>
   </interface>
   <interface name="org.example.Session1">
     <method name="Check"><arg name="session" type="s" direction="in"/></method>
@@ -105,7 +107,8 @@ def build_files(directory: Path, **files: str) -> Built:
         [directory],
         codecs={"xmlrpc", "jsonrpc"},
         dialects={"plain", "xenapi"},
-        listeners={"rpc"},
+        listeners={"rpc", "store"},
+        stores={"store"},
         upstreams=UPSTREAMS,
     )
     return Built(table, [str(problem).replace(f"{directory}/", "") for problem in problems])

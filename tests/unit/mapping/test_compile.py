@@ -77,7 +77,7 @@ def test_an_endpoint_speaks_one_language(tmp_path: Path, expose: str, problem: s
 
 def test_a_listener_must_be_one_of_the_configs(tmp_path: Path) -> None:
     built = build_files(tmp_path, a=HEAD.replace("listener: rpc", "listener: web") + STAT)
-    assert built.problems == ["a.yaml:11:16: expose[0].listener: 'web' is no listener (there are: rpc)"]
+    assert built.problems == ["a.yaml:11:16: expose[0].listener: 'web' is no listener (there are: rpc, store)"]
 
 
 def test_without_a_config_any_listener_will_do(tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ def _named(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict):
         for name, item in node.get("properties", {}).items():
             yield f"{path}.{name}", item
+            yield from _named(item, f"{path}.{name}")
         for name, item in node.items():
-            yield from _named(item, f"{path}/{name}")
+            if name != "properties":
+                yield from _named(item, f"{path}/{name}")
     elif isinstance(node, list):
         for item in node:
             yield from _named(item, path)

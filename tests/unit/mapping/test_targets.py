@@ -15,7 +15,7 @@ PROBLEMS = [
         "{property: Domid}",
         (
             "x.yaml:13:17: methods.m.property: 'Domid' is no property of org.example.VM1 "
-            "(it has: PowerState, NameLabel, Memory, Created, Tags, Secret)"
+            "(it has: PowerState, NameLabel, Memory, Created, Tags, Secret, Paused)"
         ),
     ),
     (
@@ -34,7 +34,7 @@ PROBLEMS = [
         "{managed_objects: {key: Uuid}}",
         (
             "x.yaml:13:30: methods.m.managed_objects.key: 'Uuid' is no property of org.example.VM1 "
-            "(it has: PowerState, NameLabel, Memory, Created, Tags, Secret)"
+            "(it has: PowerState, NameLabel, Memory, Created, Tags, Secret, Paused)"
         ),
     ),
     (

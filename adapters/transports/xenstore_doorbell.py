@@ -1,0 +1,242 @@
+"""Watches the nodes of a doorbell and rings when the content of one has changed: once for each content. Knows no D-Bus.
+
+Whatever is found is held against what is settled (xenstore_settled.py). A ring that surely was not heard is tried
+again; one that may have been heard is not, when its method is a write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeAlias
+
+from adapters.transports import xenstore_settled
+from adapters.transports.xenstore_asker import asker
+from adapters.transports.xenstore_nodes import Nodes
+from adapters.transports.xenstore_store import LostError, Store, StoreError, Transaction
+from gateway.core.model import Call, Fault, FaultCode, Outcome
+from gateway.core.nodes import MAX_VALUE, Template
+from gateway.core.publication import Beside, Content, Doorbell, Found
+from gateway.core.refusal import MarshalError
+from gateway.core.route import Effect, Route
+
+RINGS = 16  # at once, of one doorbell; of one node there is one
+MAX_TREE = 256  # nodes that are told with a ring; with more it is refused
+FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds before a ring that was not heard is tried again
+
+NOT_HEARD = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
+UNKNOWN = frozenset({FaultCode.TIMEOUT, FaultCode.NO_REPLY})
+
+Ring: TypeAlias = Callable[[Route, Call], Awaitable[Outcome]]
+
+log = logging.getLogger(__name__)
+
+
+class _Rung(NamedTuple):
+    """What is to be called for which content, and what was settled before."""
+
+    call: Call
+    digest: str
+    before: str
+
+
+class Bell:
+    """One doorbell of one store. `run` watches and rings; `on_rung` is told of each path whose ring is over."""
+
+    def __init__(self, doorbell: Doorbell, store: Store, ring: Ring, on_rung: Callable[[str], object]) -> None:
+        self._doorbell = doorbell
+        self._store = store
+        self._ring = ring
+        self._on_rung = on_rung
+        self._due: dict[str, None] = {}
+        self._busy: set[str] = set()
+        self._known: set[str] = set()  # nodes that were there
+        self._pauses: dict[str, float] = {}  # of nodes whose ring was not heard
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._more = asyncio.Event()
+
+    def is_at(self, path: str) -> bool:
+        """Whether it hangs at this node."""
+        match = self._doorbell.node.match(path)
+        return match is not None and not match.rest
+
+    async def run(self) -> None:
+        """Until cancelled, or the store is stopped."""
+        watch = self._store.watch(self._doorbell.node.root)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                answering = tasks.create_task(self._answer(tasks))
+                async for path in watch:
+                    await self._noticed(path, everything=path == watch.path)
+                answering.cancel()
+        finally:
+            watch.close()
+            for timer in self._timers.values():
+                timer.cancel()
+
+    # Which nodes may have changed
+
+    async def _noticed(self, path: str, *, everything: bool) -> None:
+        if everything:
+            try:
+                for found in await self._scan():
+                    self._look_at(found)
+            except (LostError, StoreError) as error:
+                log.warning("doorbell %s: not scanned: %s", self._doorbell.source, error)
+        elif self.is_at(path):
+            self._look_at(path)
+        else:  # something above it is gone, or has come; what came with it is told by its own event
+            for known in [known for known in self._known if known.startswith(f"{path}/")]:
+                self._look_at(known)
+
+    async def _scan(self) -> list[str]:
+        """Every node that may be there, and every node of which something is written down."""
+        template = self._doorbell.node
+        written_down = Template((*xenstore_settled.ROOT.split("/")[1:], *template.elements))
+        recorded = [path.removeprefix(xenstore_settled.ROOT) for path in await _expand(self._store, written_down)]
+        return [*await _expand(self._store, template), *recorded]
+
+    def _look_at(self, path: str) -> None:
+        self._timers.pop(path, None)
+        self._due[path] = None
+        self._more.set()
+
+    # Ringing
+
+    async def _answer(self, tasks: asyncio.TaskGroup) -> None:
+        room = asyncio.Semaphore(RINGS)
+
+        async def visit(path: str) -> None:
+            try:
+                await self._visit(path)
+            except LostError:
+                pass  # the watch tells everything again with the next connection
+            except StoreError as error:
+                log.warning("doorbell %s at %s: %s", self._doorbell.source, path, error)
+            finally:
+                room.release()
+                self._busy.discard(path)
+                self._more.set()
+
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            for path in [path for path in self._due if path not in self._busy]:
+                await room.acquire()
+                del self._due[path]
+                self._busy.add(path)
+                tasks.create_task(visit(path))
+
+    async def _visit(self, path: str) -> None:
+        rung = await self._store.transaction(lambda nodes: self._prepare(nodes, path))
+        if rung is None:
+            self._pauses.pop(path, None)
+            return
+        outcome = await self._ring(self._doorbell.route, rung.call)
+        if self._was_not_heard(outcome):
+            await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.before))
+            self._try_again(path, outcome)
+            return
+        self._pauses.pop(path, None)
+        if isinstance(outcome, Fault):
+            log.warning("doorbell %s at %s: %s", self._doorbell.source, path, outcome.message)
+        await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.digest))
+        self._on_rung(path)
+
+    async def _prepare(self, nodes: Transaction, path: str) -> _Rung | None:
+        """What to ring for; None when there is nothing new."""
+        value = await nodes.read(path)
+        if value is None:
+            self._known.discard(path)
+            await xenstore_settled.forget(nodes, path)
+            return None
+        self._known.add(path)
+        content = Content(value, {beside: await _beside(nodes, path, beside) for beside in self._doorbell.beside})
+        before = await xenstore_settled.settled(nodes, path)
+        if content.digest == before.digest and not before.ringing:
+            return None
+        call = None
+        if content.digest == before.ringing:
+            log.warning("doorbell %s at %s: it is unknown whether it was heard", self._doorbell.source, path)
+        elif content.digest != before.digest:
+            call = await self._call(nodes, path, content)
+        if call is None:
+            await xenstore_settled.settle(nodes, path, content.digest)
+            return None
+        if self._doorbell.route.effect is Effect.WRITE:
+            await xenstore_settled.begin(nodes, path, before, content.digest)
+        return _Rung(call, content.digest, before.digest)
+
+    async def _call(self, nodes: Transaction, path: str, content: Content) -> Call | None:
+        """The call, made in the name of who may have written the node; None when it must not be made."""
+        match = self._doorbell.node.match(path)
+        permissions = await nodes.permissions(path)
+        assert match is not None
+        assert permissions is not None
+        domid = asker(permissions)
+        why = "whoever may write this node may not ring"
+        if domid is not None and self._doorbell.domains.allow(domid, match.parameters):
+            try:
+                if _fits(content):
+                    return self._doorbell.call(content, match.parameters, domid)
+                why = "it is too much"
+            except MarshalError as error:
+                why = str(error)
+        log.warning("doorbell %s at %s: not rung: %s", self._doorbell.source, path, why)
+        return None
+
+    async def _settle(self, nodes: Transaction, path: str, digest: str) -> None:
+        """Unless the node is gone meanwhile."""
+        is_there = await nodes.read(path) is not None
+        await xenstore_settled.settle(nodes, path, digest if is_there else "")
+
+    def _was_not_heard(self, outcome: Outcome) -> bool:
+        if not isinstance(outcome, Fault):
+            return False
+        may_repeat = self._doorbell.route.effect is not Effect.WRITE
+        return outcome.code in NOT_HEARD or (may_repeat and outcome.code in UNKNOWN)
+
+    def _try_again(self, path: str, outcome: Outcome) -> None:
+        """After a while, with whatever the content is then."""
+        pause = self._pauses.get(path, FIRST_PAUSE)
+        if pause == FIRST_PAUSE:
+            log.warning("doorbell %s at %s is tried again: %s", self._doorbell.source, path, outcome)
+        self._pauses[path] = min(2 * pause, LAST_PAUSE)
+        self._timers[path] = asyncio.get_running_loop().call_later(pause, self._look_at, path)
+
+
+async def _expand(nodes: Nodes, template: Template) -> list[str]:
+    """Every path that fits, as far as its parameters go: what stands behind the last of them need not be there."""
+    paths = [""]
+    for wanted in template.elements:
+        if Template((wanted,)).parameters:
+            paths = [f"{path}/{name}" for path in paths for name in await nodes.list(path or "/") or ()]
+        else:
+            paths = [f"{path}/{wanted}" for path in paths]
+    return paths
+
+
+async def _beside(nodes: Nodes, path: str, beside: Beside) -> Found:
+    parent = path.rpartition("/")[0]
+    start = parent if beside.path == "." else f"{parent}/{beside.path}"
+    if not beside.tree:
+        return await nodes.read(start)
+    found: dict[str, bytes] = {}
+    waiting = [start]
+    while waiting and len(found) <= MAX_TREE:
+        here = waiting.pop()
+        value = await nodes.read(here)
+        below = await nodes.list(here) or []
+        waiting += [f"{here}/{name}" for name in below]
+        if value is not None and here not in (start, path) and (value or not below):
+            found[here.removeprefix(f"{start}/")] = value
+    return found
+
+
+def _fits(content: Content) -> bool:
+    """Whether it is not too much to tell."""
+    trees = [found for found in content.beside.values() if not isinstance(found, bytes | None)]
+    values = [content.value, *(value for tree in trees for value in tree.values())]
+    values += [found for found in content.beside.values() if isinstance(found, bytes)]
+    return all(len(tree) <= MAX_TREE for tree in trees) and all(len(value) <= MAX_VALUE for value in values)

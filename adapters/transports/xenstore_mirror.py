@@ -1,0 +1,181 @@
+"""Keeps nodes of a store as they were last shown; knows no D-Bus.
+
+What belongs together is written in one transaction, only what differs, and again when the store comes back. A node with
+a doorbell is left alone as long as its content was not rung.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from adapters.transports import xenstore_settled
+from adapters.transports.xenstore_store import LostError, Permissions, Store, StoreError, Transaction, Watch
+from gateway.core.publication import Grants, Picture, digest
+
+WATCHED = "/tool/xcp-gateway/mirror"  # nobody writes it: its watch tells of a new connection, and of nothing else
+MAX_PICTURES = 50_000
+MAX_AWAITED = 1000  # domains that are not there yet, each with a watch
+
+log = logging.getLogger(__name__)
+
+
+class _Awaited(NamedTuple):
+    """Pictures that wait for a domain, and what will tell that it has come."""
+
+    keys: set[str]
+    watch: Watch
+
+
+class Mirror:
+    """The pictures of one store, by keys of whoever shows them. `run` writes."""
+
+    def __init__(self, store: Store, has_bell: Callable[[str], bool]) -> None:
+        self._store = store
+        self._has_bell = has_bell
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()
+        self._keys: dict[str, str] = {}  # path of a leaf -> key
+        self._due: dict[str, None] = {}
+        self._there: set[str] = set()  # domains that were found there over this connection
+        self._awaited: dict[str, _Awaited] = {}  # domains that are not there yet
+        self._more = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self.written = 0  # nodes
+
+    def show(self, key: str, picture: Picture) -> None:
+        """These nodes from now on; those of the key's picture before stay as they are."""
+        self.forget(key)
+        self._pictures[key] = picture
+        self._keys.update(dict.fromkeys(picture.leaves, key))
+        if len(self._pictures) > MAX_PICTURES:
+            self.forget(next(iter(self._pictures)))
+        self.again(key)
+
+    def forget(self, key: str) -> None:
+        """Write them no more; the nodes stay as they are."""
+        picture = self._pictures.pop(key, None)
+        self._due.pop(key, None)
+        if picture is None:
+            return
+        for path in picture.leaves:
+            if self._keys.get(path) == key:
+                del self._keys[path]
+        self._await_no_more(key, picture.domain)
+
+    def again(self, key: str) -> None:
+        """Look whether the nodes are as they should be."""
+        if key in self._pictures:
+            self._due[key] = None
+            self._more.set()
+
+    def key_of(self, path: str) -> str | None:
+        """Whose picture has this node."""
+        return self._keys.get(path)
+
+    async def run(self) -> None:
+        """Write, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._follow_connections())
+            while True:
+                await self._more.wait()
+                await self._store.until_connected()
+                await self._write_next()
+
+    async def _follow_connections(self) -> None:
+        """A new connection may lead to a store that has forgotten everything."""
+        async for _ in self._store.watch(WATCHED):
+            self._there.clear()
+            self._due = dict.fromkeys(self._pictures)
+            self._more.set()
+
+    async def _write_next(self) -> None:
+        key = next(iter(self._due), None)
+        if key is None:
+            self._more.clear()
+            return
+        del self._due[key]
+        picture = self._pictures[key]
+        try:
+            is_there = await self._store.transaction(lambda transaction: self._write(transaction, key, picture))
+        except LostError:
+            self._due[key] = None  # and everything else, with the next connection
+        except StoreError as error:
+            log.warning("not published: %s", error)
+        else:
+            if self._pictures.get(key) is picture:
+                self._note(key, picture.domain, is_there=is_there)
+
+    def _note(self, key: str, domain: str, *, is_there: bool) -> None:
+        """A domain that is not there yet is waited for; one that was there is gone for good."""
+        if not domain:
+            return
+        if is_there:
+            self._there.add(domain)
+            self._await_no_more(key, domain)
+        elif domain in self._there:
+            self.forget(key)
+        elif domain in self._awaited:
+            self._awaited[domain].keys.add(key)
+        elif len(self._awaited) < MAX_AWAITED and self._tasks is not None:
+            self._awaited[domain] = _Awaited({key}, self._store.watch(domain))
+            self._tasks.create_task(self._await(self._awaited[domain]))
+
+    async def _await(self, awaited: _Awaited) -> None:
+        """Look again whenever the domain's node may have come."""
+        try:
+            async for _ in awaited.watch:
+                for key in awaited.keys:
+                    self.again(key)
+        except StoreError as error:
+            log.warning("cannot wait for a domain: %s", error)
+
+    def _await_no_more(self, key: str, domain: str) -> None:
+        awaited = self._awaited.get(domain)
+        if awaited is None:
+            return
+        awaited.keys.discard(key)
+        if not awaited.keys:
+            del self._awaited[domain]
+            awaited.watch.close()
+
+    async def _write(self, nodes: Transaction, key: str, picture: Picture) -> bool:
+        """Whether the picture's domain is there; if not, nothing was written. Nor is what is out of date meanwhile."""
+        if self._pictures.get(key) is not picture:
+            return True
+        if picture.domain and await nodes.read(picture.domain) is None:
+            return False
+        for path, value in picture.leaves.items():
+            await self._write_leaf(nodes, path, value, picture.grants)
+        return True
+
+    async def _write_leaf(self, nodes: Transaction, path: str, value: bytes | None, grants: Grants) -> None:
+        now = await nodes.read(path)
+        if self._has_bell(path) and not await _may_write(nodes, path, now, value):
+            return
+        if now != value:
+            await (nodes.remove(path) if value is None else nodes.write(path, value))
+            self.written += 1
+        if grants and value is not None:
+            await _grant(nodes, path, grants)
+
+
+async def _may_write(nodes: Transaction, path: str, now: bytes | None, value: bytes | None) -> bool:
+    """Whether the node's content was rung, so that ours may stand there, which is settled with that."""
+    known = await xenstore_settled.settled(nodes, path)
+    if now is not None and (known.ringing or known.digest != digest(now)):
+        return False
+    wanted = "" if value is None else digest(value)
+    if known.digest != wanted:
+        await xenstore_settled.settle(nodes, path, wanted)
+    return True
+
+
+async def _grant(nodes: Transaction, path: str, grants: Grants) -> None:
+    (others, owner), *rest = grants
+    wanted = Permissions(owner, others, tuple((domid, letter) for letter, domid in rest))
+    if await nodes.permissions(path) != wanted:
+        await nodes.set_permissions(path, wanted)

@@ -1,0 +1,266 @@
+"""What services tell by signals stands in a real xenstore, and what is written there reaches them: each change once.
+
+A real gateway stands between the sample toolstack and xenstored; Debian's xenstore-watch, -write and -chmod are the
+other side. Any of the three is killed in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+from dbus_fast import Message, Variant
+
+from adapters.transports.xenstore_store import Store
+from tests.kit.gateway import ROOT, Process, gateway_process
+from tests.kit.nodes import connected, until
+from tests.kit.toolstack import PATIENCE, Client, Toolstack
+from tests.kit.xenstored import Xenstored, xenstored
+
+pytestmark = pytest.mark.bus
+
+CONFIG = """\
+[bus.toolstack]
+address = "{bus}"
+services = ["org.xen.xcp.*"]
+[listener.store]
+bind = ["xenstore:{store}"]
+[mappings]
+directories = ["mappings"]
+[control]
+socket = "{folder}/control"
+[log]
+format = "json"
+"""
+MAPPINGS = ("domain-memory-xenstore.yaml", "guest-agent-xenstore.yaml")
+PROPERTIES = "org.freedesktop.DBus.Properties"
+DOMAIN1 = "org.xen.xcp.squeezed.Domain1"
+GUEST = "/local/domain/5"
+TARGET = f"{GUEST}/memory/target"
+RETARGETED = "type='signal',interface='org.xen.xcp.squeezed.Memory1',member='TargetChanged'"
+
+
+@pytest.fixture
+def server() -> Iterator[Xenstored]:
+    with xenstored() as server:
+        yield server
+
+
+@pytest.fixture
+async def toolstack() -> AsyncIterator[Toolstack]:
+    async with Toolstack() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(toolstack: Toolstack) -> AsyncIterator[Client]:
+    async with toolstack.client() as connected_:
+        yield connected_
+
+
+@pytest.fixture
+async def store(server: Xenstored) -> AsyncIterator[Store]:
+    async with connected(server.path) as store:
+        yield store
+
+
+@pytest.fixture
+def config(server: Xenstored, toolstack: Toolstack, tmp_path: Path) -> Path:
+    copytree(ROOT / "mappings/idl", tmp_path / "mappings/idl")
+    for name in MAPPINGS:
+        (tmp_path / "mappings" / name).write_text((ROOT / "mappings" / name).read_text())
+    config = tmp_path / "gateway.toml"
+    config.write_text(CONFIG.format(bus=toolstack.address, store=server.path, folder=tmp_path))
+    return config
+
+
+@pytest.fixture
+def gateway(config: Path) -> Iterator[Process]:
+    with gateway_process(config) as process:
+        yield process
+
+
+async def new_domain(client: Client, domid: int = 5, least: int = 1000, greatest: int = 2000) -> None:
+    """Memory for a domain, as xenopsd asks for it."""
+    reservation, _ = await client.call("squeezed", "", "Memory1.ReserveMemoryRange", "sxx", "me", least, greatest)
+    await client.call("squeezed", "", "Memory1.TransferReservationToDomain", "ssi", "me", reservation, domid)
+
+
+async def retarget(client: Client, kib: int) -> None:
+    args = ("ssv", DOMAIN1, "TargetKib", Variant("x", kib))
+    await client.call("squeezed", "domain/_35", f"{PROPERTIES}.Set", *args)
+
+
+async def tool(server: Xenstored, name: str, *arguments: str) -> str:
+    """One of Debian's tools; the loop goes on meanwhile."""
+    return await asyncio.to_thread(server.tool, name, *arguments)
+
+
+async def line(watcher: subprocess.Popen[str]) -> str:
+    """The next path that `xenstore-watch` tells."""
+    assert watcher.stdout is not None
+    return (await asyncio.wait_for(asyncio.to_thread(watcher.stdout.readline), PATIENCE)).strip()
+
+
+@asynccontextmanager
+async def counted(client: Client) -> AsyncIterator[asyncio.Queue[Message]]:
+    async with client.signals(RETARGETED) as signals:
+        yield signals
+
+
+async def heard(signals: asyncio.Queue[Message]) -> int:
+    """How many KiB a domain was told to have."""
+    return int((await asyncio.wait_for(signals.get(), PATIENCE)).body[1])
+
+
+async def test_a_watcher_sees_what_a_service_tells(
+    gateway: Process, server: Xenstored, client: Client, store: Store
+) -> None:
+    await tool(server, "write", f"{GUEST}/name", "web")
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
+    assert await store.read(f"{GUEST}/memory/dynamic-min") == b"1000"
+    assert await store.read(f"{GUEST}/memory/dynamic-max") == b"2000"
+    assert await store.read(f"{GUEST}/memory/uncooperative") is None
+    with server.watching(TARGET) as watcher:
+        assert await line(watcher) == TARGET
+        await retarget(client, 1500)
+        assert await line(watcher) == TARGET
+    assert (await tool(server, "read", TARGET)).strip() == "1500"
+    assert "(n0,r5)" in await tool(server, "ls", "-p", f"{GUEST}/memory")
+    deaf = ("ssv", "org.xen.xcp.squeezed.Memory1", "UncooperativeDomains", Variant("ai", [5]))
+    await client.call("squeezed", "", f"{PROPERTIES}.Set", *deaf)
+    await until(store, f"{GUEST}/memory/uncooperative", b"")
+
+
+async def test_what_is_written_reaches_the_service_once_and_what_it_refuses_is_put_right(
+    gateway: Process, server: Xenstored, client: Client, store: Store
+) -> None:
+    await tool(server, "write", f"{GUEST}/name", "web")
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
+    async with counted(client) as signals:
+        for value in ("1500", "1600", "1500"):
+            await tool(server, "write", TARGET, value)
+            assert await heard(signals) == int(value)
+            await tool(server, "write", TARGET, value)
+        await tool(server, "write", TARGET, "7")
+        await until(store, TARGET, b"1500")
+        await tool(server, "write", TARGET, "nonsense")
+        await until(store, TARGET, b"1500")
+        await tool(server, "write", TARGET, "1700")
+        assert await heard(signals) == 1700
+        assert signals.empty()
+    assert await store.read(TARGET) == b"1700"
+
+
+async def test_all_is_published_again_when_the_store_has_forgotten_it(
+    gateway: Process, server: Xenstored, client: Client, store: Store
+) -> None:
+    await store.mkdir(GUEST)
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
+    server.kill()
+    await retarget(client, 1400)
+    server.start()
+    await tool(server, "write", f"{GUEST}/name", "web")
+    async with connected(server.path) as again:
+        await until(again, TARGET, b"1400")
+        assert await again.read(f"{GUEST}/memory/dynamic-max") == b"2000"
+
+
+async def test_after_a_service_was_away_its_state_is_read(
+    gateway: Process, client: Client, store: Store, toolstack: Toolstack
+) -> None:
+    await store.mkdir(GUEST)
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
+    await toolstack.restart("squeezed")
+    assert await store.read(TARGET) == b"2000"
+    await new_domain(client, greatest=3000)
+    await until(store, TARGET, b"3000")
+
+
+async def test_nodes_of_a_domain_that_is_gone_stay_gone(gateway: Process, client: Client, store: Store) -> None:
+    await store.mkdir(GUEST)
+    await store.mkdir("/local/domain/6")
+    await new_domain(client)
+    await new_domain(client, 6)
+    await until(store, TARGET, b"2000")
+    await store.remove(GUEST)
+    await retarget(client, 1500)
+    args = ("ssv", DOMAIN1, "TargetKib", Variant("x", 1500))
+    await client.call("squeezed", "domain/_36", f"{PROPERTIES}.Set", *args)
+    await until(store, "/local/domain/6/memory/target", b"1500")
+    assert await store.read(GUEST) is None
+
+
+async def test_what_was_written_while_no_gateway_ran_is_rung_once(
+    config: Path, server: Xenstored, client: Client, store: Store
+) -> None:
+    await store.mkdir(GUEST)
+    await new_domain(client)
+    with gateway_process(config) as first:
+        await until(store, TARGET, b"2000")
+        first.signal(signal.SIGKILL)
+    await tool(server, "write", TARGET, "1500")
+    async with counted(client) as signals:
+        with gateway_process(config) as second:
+            assert await heard(signals) == 1500
+            await until(store, f"/tool/xcp-gateway/settled{TARGET}", lambda found: found is not None)
+            second.signal(signal.SIGKILL)
+        with gateway_process(config):
+            await tool(server, "write", TARGET, "1600")
+            assert await heard(signals) == 1600
+            assert signals.empty()
+
+
+async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
+    gateway: Process, server: Xenstored, client: Client, store: Store
+) -> None:
+    path = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
+    await client.call("xenopsd", path, "VM1.Start", "b", False)
+    (domid,) = await client.get("xenopsd", path, "VM1", "Domids")
+    data = f"/local/domain/{domid}/data"
+
+    rule = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{path}'"
+    await tool(server, "write", data, "")
+    await tool(server, "chmod", data, f"n{domid}")
+    async with client.signals(rule) as changes, asyncio.timeout(PATIENCE):
+        for memory in ("1000", "2000"):
+            await tool(server, "write", f"{data}/os_name", "Debian")
+            await tool(server, "write", f"{data}/meminfo_free", memory)
+            await tool(server, "write", f"{data}/updated", "1")
+            told = (await changes.get()).body[1]
+            assert told == {"GuestAgent": Variant("a{ss}", {"os_name": "Debian", "meminfo_free": memory})}
+    await tool(server, "chmod", f"{data}/updated", "n4242")
+    await tool(server, "write", f"{data}/os_name", "Forged")
+    settled = await store.read(f"/tool/xcp-gateway/settled{data}/updated")
+    await tool(server, "write", f"{data}/updated", "2")
+    await until(store, f"/tool/xcp-gateway/settled{data}/updated", lambda found: found not in (None, settled))
+    assert (await client.get("xenopsd", path, "VM1", "GuestAgent"))["os_name"] == "Debian"
+
+
+async def test_a_reload_begins_and_ends_what_is_published(
+    config: Path, gateway: Process, client: Client, store: Store
+) -> None:
+    await store.mkdir(GUEST)
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
+    mapping = config.parent / "mappings" / MAPPINGS[0]
+    text = mapping.read_text()
+    mapping.write_text(text.replace("      dynamic-min: DynamicMinKib\n", "      least: DynamicMinKib\n"))
+    gateway.signal(signal.SIGHUP)
+    await until(store, f"{GUEST}/memory/least", b"1000")
+    await retarget(client, 1500)
+    await until(store, TARGET, b"1500")
+    await store.remove(f"{GUEST}/memory/dynamic-min")
+    mapping.write_text(text)
+    gateway.signal(signal.SIGHUP)
+    await until(store, f"{GUEST}/memory/dynamic-min", b"1000")

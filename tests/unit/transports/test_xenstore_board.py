@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from adapters.transports.xenstore_board import Board
+from adapters.transports.xenstore_store import Store
+from gateway.core.model import Call, Outcome, Reply
+from gateway.core.nodes import template
+from gateway.core.publication import Doorbell, Picture, Text
+from gateway.core.route import Route
+from tests.kit.nodes import PATIENCE, connected, until
+from tests.kit.toy_routes import toy_route
+from tests.kit.xenstored import xenstored
+
+BELL = Doorbell("store", template("/a/b"), toy_route("Ring"), {"value": Text("{value}")}, fingerprint="bell")
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.values: asyncio.Queue[object] = asyncio.Queue()
+        self.pictures: asyncio.Queue[str] = asyncio.Queue()
+
+    async def ring(self, _route: Route, call: Call) -> Outcome:
+        self.values.put_nowait(call.named["value"])
+        return Reply(None)
+
+
+@asynccontextmanager
+async def board() -> AsyncIterator[tuple[Board, Store, Heard]]:
+    heard = Heard()
+    with xenstored() as server:
+        async with connected(server.path) as store:
+            made = Board(store, heard.ring, heard.pictures.put_nowait)
+            made.start()
+            try:
+                yield made, store, heard
+            finally:
+                await made.stop()
+
+
+async def test_what_is_shown_rings_nothing_and_what_is_rung_tells_whose_picture_it_was() -> None:
+    async with board() as (made, store, heard), asyncio.timeout(PATIENCE):
+        made.hang(BELL)
+        made.show("mine", Picture({"/a/b": b"1"}))
+        await until(store, "/a/b", b"1")
+        await store.write("/a/b", b"2")
+        assert await heard.values.get() == "2"
+        assert await heard.pictures.get() == "mine"
+        made.show("mine", Picture({"/a/b": b"3"}))
+        await until(store, "/a/b", b"3")
+        await store.write("/a/b", b"4")
+        assert await heard.values.get() == "4"
+        assert made.written == 2
+
+
+async def test_a_bell_that_is_taken_down_rings_no_more_and_can_be_hung_again() -> None:
+    async with board() as (made, store, heard), asyncio.timeout(PATIENCE):
+        for value in (b"1", b"2", b"3"):
+            made.hang(BELL)
+            await store.write("/a/b", value)
+            assert await heard.values.get() == value.decode()
+            await until(store, "/tool/xcp-gateway/settled/a/b", lambda found: found is not None and found[:1] != b"?")
+            made.take_down(BELL)
+            await store.write("/a/b", value + b"!")
+        made.show("mine", Picture({"/a/b": b"ours", "/a/c": b""}))
+        await until(store, "/a/b", b"ours")
+        assert heard.values.empty()
+
+
+async def test_a_picture_that_is_forgotten_stays_and_is_written_no_more() -> None:
+    async with board() as (made, store, _):
+        made.show("mine", Picture({"/a/b": b"1"}))
+        await until(store, "/a/b", b"1")
+        made.forget("mine")
+        await store.write("/a/b", b"2")
+        made.show("other", Picture({"/a/c": b"1"}))
+        await until(store, "/a/c", b"1")
+        assert await store.read("/a/b") == b"2"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,12 +29,20 @@ class SilentError(Exception):
 class Switches:
     """What is wrong with each method now."""
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, calls: Path | None = None) -> None:
         self._file = file
+        self._log = calls
         self._seen: tuple[int, int] | None = None
         self._rules: Mapping[str, Mapping[str, Any]] = {}
         self._calls: dict[str, int] = {}
         self._noise = 0
+
+    def note(self, method: str, params: Any) -> None:
+        """Write down that a call has come, where somebody wants to know."""
+        if self._log is not None:
+            line = {"when": time.time(), "method": method, "params": params}
+            with self._log.open("a") as file:
+                file.write(f"{json.dumps(line, default=str)}\n")
 
     async def before(self, method: str, failure: Any) -> None:
         """Be slow, fail or be silent; `failure` is what this service calls an internal error."""

@@ -51,6 +51,7 @@ def idl_call(service: str, bus: Bus, switches: Switches) -> Call:
         if method is None:
             raise SilentError(name)  # an exception that no interface maps: the server closes
         positional, named = _apart(method, params)
+        switches.note(name, params)
         await switches.before(name, ["Internal_error", "switched to fail"])
         try:
             result = await method(*positional, **named)
@@ -109,6 +110,7 @@ def xapi_call(bus: Bus, switches: Switches) -> Call:
         if method is None:
             raise Failure(["MESSAGE_METHOD_UNKNOWN", name])
         _count(name, method, params)
+        switches.note(name, params)
         await switches.before(name, ["INTERNAL_ERROR", "switched to fail"])
         try:
             result = await method(*params)
@@ -214,6 +216,7 @@ def main() -> None:
     parser.add_argument("--store", help="squeezed: the socket of a xenstore, in place of --listen")
     parser.add_argument("--root", default="/squeezed", help="squeezed: the node below which requests are written")
     parser.add_argument("--switches", type=Path, help="a JSON file that makes it misbehave; need not exist")
+    parser.add_argument("--calls", type=Path, help="a file for a line of JSON about each call")
     parser.add_argument("--json", action="store_true", help="JSON-RPC 1.0 in place of XML-RPC")
     said = parser.parse_args()
     if not said.address:
@@ -223,7 +226,7 @@ def main() -> None:
     if said.store:
         asyncio.run(serve_store(said.address, said.store, said.root, Switches(said.switches)))
         return
-    asyncio.run(serve(said.service, said.address, said.listen, Switches(said.switches), json=said.json))
+    asyncio.run(serve(said.service, said.address, said.listen, Switches(said.switches, said.calls), json=said.json))
 
 
 if __name__ == "__main__":

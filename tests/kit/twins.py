@@ -23,6 +23,11 @@ class Twin:
     process: subprocess.Popen[str]
     url: str
     file: Path
+    calls: Path
+
+    def called(self) -> list[dict[str, Any]]:
+        """Every call so far: when, method, params."""
+        return [json.loads(line) for line in self.calls.read_text().splitlines()] if self.calls.exists() else []
 
     def switch(self, **rules: Any) -> None:
         """Make it misbehave from the next call on: method or pattern -> what is wrong; nothing: well-behaved."""
@@ -43,7 +48,8 @@ def twin(
     """Run one beside the D-Bus services on this bus until the block ends; `port` 0 is any free one."""
     socket = directory / f"old-{service}"
     file = directory / f"old-{service}.json"
-    command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file)]
+    calls = directory / f"old-{service}.calls"
+    command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file), "--calls", str(calls)]
     command += ["--listen", f"tcp:127.0.0.1:{port}" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
     with _running(command) as (process, listening):
         yield Twin(process, listening.replace("tcp:", "http://").replace("unix:", "http+unix://"), file)
@@ -55,7 +61,7 @@ def squeezed_over_xenstore(bus: str, store: Path, directory: Path, root: str = "
     file = directory / "old-store.json"
     command = [sys.executable, str(PROGRAM), "squeezed", "--address", bus, "--switches", str(file)]
     with _running([*command, "--store", str(store), "--root", root]) as (process, url):
-        yield Twin(process, url, file)
+        yield Twin(process, url, file, calls)
 
 
 @contextmanager

@@ -1,0 +1,145 @@
+"""Stands between two buses: owns services' names on one and hands each call on to the other. Knows no service.
+
+What it does to calls on the way stands in a file that is read again whenever it changes: a pattern of object paths ->
+`slow` (seconds before the answer), `fail` (the share of calls that are answered with an error and not handed on). Each
+call of an object is a line in another file: when it came, its path, its member, and whether it was made to fail.
+Run: python -m tests.kit.between HERE THERE RULES CALLS NAME...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO, Any
+
+from dbus_fast import Message, MessageType
+from dbus_fast.aio import MessageBus
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 10.0  # seconds
+ERROR = "org.freedesktop.DBus.Error.Failed"
+
+
+@dataclass(frozen=True)
+class Between:
+    """The process."""
+
+    process: subprocess.Popen[str]
+    rules: Path
+    calls: Path
+
+    def switch(self, rules: Mapping[str, Mapping[str, float]]) -> None:
+        """What is wrong from the next call on: a pattern of object paths -> slow, fail; nothing: all is well."""
+        new = self.rules.with_suffix(".new")
+        new.write_text(json.dumps(rules))
+        new.replace(self.rules)
+
+    def called(self) -> list[dict[str, Any]]:
+        """Every call so far."""
+        return [json.loads(line) for line in self.calls.read_text().splitlines()]
+
+
+@contextmanager
+def between(here: str, there: str, folder: Path, *names: str) -> Iterator[Between]:
+    """Answer for these names on the bus `here` with what they answer on the bus `there`."""
+    rules, calls = folder / "between.json", folder / "between.calls"
+    calls.touch()
+    command = [sys.executable, "-m", "tests.kit.between", here, there, str(rules), str(calls), *names]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "ready\n", "nothing stands between"
+        yield Between(process, rules, calls)
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+        process.stdout.close()
+
+
+class _Porter:
+    def __init__(self, here: MessageBus, there: MessageBus, rules: Path, calls: IO[str], names: Sequence[str]) -> None:
+        self._here = here
+        self._there = there
+        self._file = rules
+        self._calls = calls
+        self._names = names
+        self._seen = 0
+        self._rules: Mapping[str, Mapping[str, float]] = {}
+        self._count: Counter[str] = Counter()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def handle(self, call: Message) -> bool:
+        """Take every call of a name that is ours."""
+        if call.message_type is not MessageType.METHOD_CALL or call.destination not in self._names:
+            return False
+        task = asyncio.get_running_loop().create_task(self._carry(call))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return True
+
+    async def _carry(self, call: Message) -> None:
+        rules = self._of(call.path)
+        self._count[call.path] += 1
+        count, share = self._count[call.path], rules.get("fail", 0)
+        failed = int(count * share) > int((count - 1) * share)
+        line = {"when": time.time(), "path": call.path, "member": call.member, "failed": failed}
+        self._calls.write(f"{json.dumps(line)}\n")
+        self._calls.flush()
+        await asyncio.sleep(rules.get("slow", 0))
+        await self._here.send(Message.new_error(call, ERROR, "made to fail") if failed else await self._asked(call))
+
+    async def _asked(self, call: Message) -> Message:
+        reply = await self._there.call(
+            Message(
+                destination=call.destination,
+                path=call.path,
+                interface=call.interface,
+                member=call.member,
+                signature=call.signature,
+                body=call.body,
+            )
+        )
+        assert reply is not None
+        return Message(
+            message_type=reply.message_type,
+            destination=call.sender,
+            reply_serial=call.serial,
+            error_name=reply.error_name,
+            signature=reply.signature,
+            body=reply.body,
+        )
+
+    def _of(self, path: str) -> Mapping[str, float]:
+        try:
+            seen = self._file.stat().st_mtime_ns
+        except FileNotFoundError:
+            return {}
+        if seen != self._seen:
+            self._rules, self._seen = json.loads(self._file.read_text()), seen
+        return next((rule for pattern, rule in self._rules.items() if fnmatchcase(path, pattern)), {})
+
+
+async def serve(here: str, there: str, rules: str, calls: str, *names: str) -> None:
+    """Own the names, say so, carry until killed."""
+    ours = await MessageBus(bus_address=here).connect()
+    theirs = await MessageBus(bus_address=there).connect()
+    with Path(calls).open("a") as file:
+        ours.add_message_handler(_Porter(ours, theirs, Path(rules), file, names).handle)
+        for name in names:
+            await ours.request_name(name)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        await ours.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(*sys.argv[1:]))

@@ -80,7 +80,8 @@ class Exchange(Endpoint):
         self._shadow = shadow
         self._forcing = forcing
         self._sessions = sessions or Sessions()
-        self._known: Mapping[str, object] = {"protocol": codec.name, "agent": ""}  # of a caller without headers
+        known = {"protocol": codec.name, "dialect": dialect.name, "path": table.key.path}
+        self._known: Mapping[str, object] = {**known, "agent": ""}  # of a caller without headers
         self._forwarding = None if table.forwards_to is None else _forwarding(table.forwards_to)
 
     async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import msgspec
 
@@ -112,7 +113,7 @@ def _line(settings: Config, name: str, upstream: config.Upstream, room: Room) ->
     if over_store != (upstream.codec == "xenstore"):
         raise ConfigError(f"{place}.codec: '{upstream.codec}' does not go over {upstream.url}")
     made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
-    return legacy.Upstream(
+    spoken = legacy.Upstream(
         key=upstream,
         line=_xenstore_line(name, upstream) if over_store else _http_line(place, name, upstream, room),
         codec=made,
@@ -122,6 +123,13 @@ def _line(settings: Config, name: str, upstream: config.Upstream, room: Room) ->
         dashes=upstream.names == "dashes",
         patience=upstream.timeout,
     )
+    others = _understood(upstream) - {upstream.codec}
+    return replace(spoken, also={codec: _in_codec(spoken, codec) for codec in others})
+
+
+def _in_codec(upstream: legacy.Upstream, codec: str) -> legacy.Upstream:
+    made = CODECS[codec](_ANSWERS)
+    return replace(upstream, codec=made, dialect=DIALECTS[upstream.dialect.name](made.name))
 
 
 def _xenstore_line(name: str, upstream: config.Upstream) -> ports.Line:

@@ -1,16 +1,16 @@
 """Calls the old services, each in its own protocol; knows no wire and no byte of a protocol.
 
-A message that an upstream understands as it came is forwarded as it came. A call is written anew: in the upstream's
-dialect and codec, whatever the client spoke.
+A message that an upstream understands as it came is forwarded as it came. A call is written anew: in the client's own
+codec where the upstream understands that, since JSON has types that the old XML has not; else in the upstream's.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from gateway.core import ports
 from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
@@ -40,6 +40,7 @@ class Upstream:
     arguments: Arguments = "sent"
     patience: float = 86_400.0  # seconds for an answer
     dashes: bool = False  # reserve_memory is reserve-memory there
+    also: Mapping[str, Self] = field(default_factory=dict)  # the same in other codecs that it understands as they come
 
     @property
     def is_untyped(self) -> bool:
@@ -89,10 +90,11 @@ class Backend(ports.Upstreams):
         upstream = self._upstreams.get(route.migration.upstream or "")
         if upstream is None or not self._running:
             return _unknown(route.migration.upstream)
+        upstream, target = _as_the_client(upstream, call)
         message = _written(upstream, route, call)
         if isinstance(message, Fault):
             return message
-        carried = Carried("POST", "", ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
+        carried = Carried("POST", target, ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
         answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE)
         if isinstance(answer, Fault):
             return answer
@@ -129,6 +131,15 @@ def _kept(before: Upstream | None, after: Upstream) -> Upstream:
 
 def _unknown(name: str | None) -> Fault:
     return Fault(FaultCode.UNAVAILABLE, f"no upstream '{name or ''}' is configured; the call was not sent")
+
+
+def _as_the_client(upstream: Upstream, call: Call) -> tuple[Upstream, str]:
+    """The upstream in the client's codec where it understands that, and the path where clients send it."""
+    known = call.extensions
+    same = upstream.also.get(str(known.get("protocol", "")))
+    if same is None or known.get("dialect") != same.dialect.name:
+        return upstream, ""
+    return same, str(known.get("path", ""))
 
 
 def _written(upstream: Upstream, route: Route, call: Call) -> bytes | Fault:

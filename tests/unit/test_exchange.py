@@ -417,7 +417,8 @@ async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
     agent = Carried(headers=((b"Host", b"x"), (b"user-agent", b"xe/1.2")))
     await known.answer(b'{"jsonrpc":"2.0","method":"login","params":["alice"],"id":1}', PEER)
     await known.answer(b'{"jsonrpc":"2.0","method":"stat","params":["ref-1"],"id":1}', PEER, agent)
-    assert seen[1].extensions == {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice"}
+    caller = {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice"}
+    assert seen[1].extensions == {**caller, "dialect": known.dialect.name, "path": known.table.key.path}
 
 
 async def test_an_answer_of_many_megabytes_goes_back_unread(monkeypatch: pytest.MonkeyPatch) -> None:

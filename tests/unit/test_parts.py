@@ -104,6 +104,7 @@ def test_an_upstream_becomes_a_line_a_codec_and_a_dialect() -> None:
     settings = with_upstream()
     made = parts.upstreams(settings, parts.Room())["xapi"]
     assert (made.codec.name, made.dialect.name, made.speaks) == ("xmlrpc", "xenapi", frozenset({"xmlrpc", "jsonrpc"}))
+    assert [(each.codec.name, each.dialect.name) for each in made.also.values()] == [("jsonrpc", "xenapi")]
     assert made.line.status().url == "http://127.0.0.1:80"
     assert parts.spoken(settings) == {"xapi": {"xmlrpc/xenapi", "jsonrpc/xenapi"}}
 

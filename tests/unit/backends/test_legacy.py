@@ -88,6 +88,27 @@ async def test_a_call_is_written_in_the_upstreams_own_protocol() -> None:
     assert carried.headers == ((b"Content-Type", b"application/json"), (b"User-Agent", b"xcp-gateway"))
 
 
+@pytest.mark.parametrize(
+    ("known", "target", "begins"),
+    [
+        ({"protocol": "jsonrpc", "dialect": "xenapi", "path": "/jsonrpc"}, "/jsonrpc", b'{"jsonrpc":"2.0"'),
+        ({"protocol": "jsonrpc", "dialect": "plain", "path": "/plain"}, "", b"<?xml"),
+        ({"protocol": "xmlrpc", "dialect": "xenapi", "path": "/RPC2"}, "", b"<?xml"),
+        ({}, "", b"<?xml"),
+    ],
+)
+async def test_a_call_is_written_in_the_clients_own_codec_where_the_upstream_understands_it(
+    known: dict[str, object], target: str, begins: bytes
+) -> None:
+    line = Line(LOST)
+    xml, json = upstream(line, "xmlrpc", "xenapi"), upstream(line, "jsonrpc", "xenapi")
+    async with running(old=replace(xml, also={"jsonrpc": json})) as backend:
+        await backend.call(to("old"), Call("VM.start", extensions=known))
+    body, carried, _ = line.sent[0]
+    assert carried.target == target
+    assert body.startswith(begins)
+
+
 async def test_an_upstream_may_know_nothing_but_json_rpc_1_0() -> None:
     line = Line(answered(b'{"result":null,"error":null,"id":0}'))
     assert await outcome(line, Call("f", (1,)), "jsonrpc1") == Reply(None)

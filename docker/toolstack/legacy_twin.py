@@ -224,7 +224,7 @@ def main() -> None:
     if not said.listen and not said.store:
         parser.error("nobody can reach it: give --listen")
     if said.store:
-        asyncio.run(serve_store(said.address, said.store, said.root, Switches(said.switches)))
+        asyncio.run(serve_store(said.address, said.store, said.root, Switches(said.switches, said.calls)))
         return
     asyncio.run(serve(said.service, said.address, said.listen, Switches(said.switches, said.calls), json=said.json))
 

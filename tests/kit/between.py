@@ -2,7 +2,7 @@
 
 What it does to calls on the way stands in a file that is read again whenever it changes: a pattern of object paths ->
 `slow` (seconds before the answer), `fail` (the share of calls that are answered with an error and not handed on). Each
-call of an object is a line in another file: when it came, its path, its member, and whether it was made to fail.
+call of an object is a line in another file: when it came, its path, member and body, and whether it was made to fail.
 Run: python -m tests.kit.between HERE THERE RULES CALLS NAME...
 """
 
@@ -87,12 +87,13 @@ class _Porter:
         return True
 
     async def _carry(self, call: Message) -> None:
-        rules = self._of(call.path)
-        self._count[call.path] += 1
-        count, share = self._count[call.path], rules.get("fail", 0)
+        path = call.path or ""
+        rules = self._of(path)
+        self._count[path] += 1
+        count, share = self._count[path], rules.get("fail", 0)
         failed = int(count * share) > int((count - 1) * share)
-        line = {"when": time.time(), "path": call.path, "member": call.member, "failed": failed}
-        self._calls.write(f"{json.dumps(line)}\n")
+        line = {"when": time.time(), "path": call.path, "member": call.member, "body": call.body, "failed": failed}
+        self._calls.write(f"{json.dumps(line, default=str)}\n")
         self._calls.flush()
         await asyncio.sleep(rules.get("slow", 0))
         await self._here.send(Message.new_error(call, ERROR, "made to fail") if failed else await self._asked(call))
@@ -128,18 +129,19 @@ class _Porter:
         return next((rule for pattern, rule in self._rules.items() if fnmatchcase(path, pattern)), {})
 
 
-async def serve(here: str, there: str, rules: str, calls: str, *names: str) -> None:
+async def serve(here: str, there: str, rules: str, calls: IO[str], *names: str) -> None:
     """Own the names, say so, carry until killed."""
     ours = await MessageBus(bus_address=here).connect()
     theirs = await MessageBus(bus_address=there).connect()
-    with Path(calls).open("a") as file:
-        ours.add_message_handler(_Porter(ours, theirs, Path(rules), file, names).handle)
-        for name in names:
-            await ours.request_name(name)
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        await ours.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
+    ours.add_message_handler(_Porter(ours, theirs, Path(rules), calls, names).handle)
+    for name in names:
+        await ours.request_name(name)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await ours.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(*sys.argv[1:]))
+    with Path(sys.argv[4]).open("a") as file:
+        here, there, rules = sys.argv[1:4]
+        asyncio.run(serve(here, there, rules, file, *sys.argv[5:]))

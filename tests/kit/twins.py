@@ -52,15 +52,16 @@ def twin(
     command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file), "--calls", str(calls)]
     command += ["--listen", f"tcp:127.0.0.1:{port}" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
     with _running(command) as (process, listening):
-        yield Twin(process, listening.replace("tcp:", "http://").replace("unix:", "http+unix://"), file)
+        yield Twin(process, listening.replace("tcp:", "http://").replace("unix:", "http+unix://"), file, calls)
 
 
 @contextmanager
 def squeezed_over_xenstore(bus: str, store: Path, directory: Path, root: str = "/squeezed") -> Iterator[Twin]:
     """The old squeezed as it was before it had a socket."""
-    file = directory / "old-store.json"
+    file, calls = directory / "old-store.json", directory / "old-store.calls"
     command = [sys.executable, str(PROGRAM), "squeezed", "--address", bus, "--switches", str(file)]
-    with _running([*command, "--store", str(store), "--root", root]) as (process, url):
+    command += ["--calls", str(calls), "--store", str(store), "--root", root]
+    with _running(command) as (process, url):
         yield Twin(process, url, file, calls)
 
 

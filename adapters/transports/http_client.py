@@ -1,8 +1,8 @@
 """HTTP/1.1 requests to one old service over connections that are kept; knows bytes and headers, and no protocol.
 
-What is known about a call whose connection failed is said for certain or not at all: no connection, or nothing of the
-request was written, means that nothing was executed; anything later, that nobody knows. A request is written a second
-time only when nothing of it was written before, or when the caller says that it may be repeated.
+What is known about a call whose connection failed is said for certain or not at all: no connection, nothing written, or
+not all of it read, means that nothing was executed; anything else, that nobody knows. A request is written a second
+time only when that is certain, or when the caller says that it may be repeated.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class LineLimits:
 
 
 DEFAULT_LIMITS = LineLimits()
+_CERTAIN = frozenset({FaultCode.UNAVAILABLE})  # after which a request may be written again, since nobody has obeyed it
+_REPEATABLE = frozenset({FaultCode.NO_REPLY})
 
 
 class Line(ports.Line):
@@ -118,7 +120,8 @@ class Line(ports.Line):
         used = self._begin_again(request, bodiless=bodiless)
         if used is not None:
             answer = await self._answer(used)
-            if not repeatable or not isinstance(answer, Fault) or answer.code is not FaultCode.NO_REPLY:
+            again = _CERTAIN | _REPEATABLE if repeatable else _CERTAIN
+            if not isinstance(answer, Fault) or answer.code not in again:
                 return answer
         fresh = await self._begin(request, bodiless=bodiless)
         return fresh if isinstance(fresh, Fault) else await self._answer(fresh)
@@ -151,6 +154,8 @@ class Line(ports.Line):
             kept = self._keep(connection)
             return answer
         except LOST as error:
+            if connection.was_unread(error):
+                return self._not_sent("closed the connection without reading the call")
             return self._no_reply(error)
         except TooLargeError as error:
             self._last_error = f"an answer {error}"

@@ -6,6 +6,7 @@ aiohttp's client itself would write headers of its own, quote the target anew, a
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import ssl
@@ -35,9 +36,11 @@ class TooLargeError(Exception):
 class Connection(ResponseHandler):
     """A request at a time; used again only when `is_reusable`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, tls: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, tls: bool, local: bool) -> None:
         super().__init__(loop)
         self._tls = tls
+        self._local = local  # over a Unix socket
+        self._heard = False  # anything since the request was written
         self._rest: asyncio.TimerHandle | None = None
         self._last = False  # the answer said that there will be no other
 
@@ -76,9 +79,23 @@ class Connection(ResponseHandler):
         sent = 0 if self._tls else _write(socket, request)
         if sent is None:
             return False
+        self._heard = False
         if sent < len(request):
             transport.write(request[sent:] if sent else request)
         return True
+
+    def data_received(self, data: bytes) -> None:
+        """A part of the answer."""
+        self._heard = True
+        super().data_received(data)
+
+    def was_unread(self, error: Exception) -> bool:
+        """Whether an end without an answer tells that the request was not read to its end, so that nobody obeyed it.
+
+        A Unix socket is reset only when it is closed with data in it that was not read (unix_release_sock in Linux). A
+        reset over TCP may have other reasons.
+        """
+        return self._local and not self._heard and isinstance(error, OSError) and error.errno == errno.ECONNRESET
 
     async def answer(self, limit: int, held: Held) -> Answer:
         """The whole answer, byte for byte; raises one of LOST, or TooLargeError."""
@@ -141,7 +158,7 @@ async def connect(site: Site, seconds: float) -> Connection:
     loop = asyncio.get_running_loop()
 
     def make() -> Connection:
-        return Connection(loop, tls=site.is_tls)
+        return Connection(loop, tls=site.is_tls, local=bool(site.socket))
 
     async with asyncio.timeout(seconds):
         if site.socket:

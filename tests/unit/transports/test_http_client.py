@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -134,6 +135,62 @@ async def test_only_what_may_be_repeated_is_sent_again_when_a_used_connection_en
         again = await send(xapi, repeatable=True)
         assert isinstance(again, Answer)
         assert len(old.requests) == 5
+
+
+class Careless:
+    """A server that closes a connection in which a request waits to be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        self._listening.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._connection = self._listening
+
+    async def accept(self) -> None:
+        self._connection, _ = await self._loop.sock_accept(self._listening)
+
+    async def answer(self, body: bytes) -> None:
+        await self._loop.sock_recv(self._connection, 65536)
+        await self._loop.sock_sendall(self._connection, ok(body))
+
+    async def close_unread(self) -> None:
+        came = asyncio.Event()
+        self._loop.add_reader(self._connection, came.set)
+        await came.wait()
+        self._loop.remove_reader(self._connection)
+        self._connection.close()
+
+    def close(self) -> None:
+        self._connection.close()
+        self._listening.close()
+
+
+async def test_a_call_that_was_not_read_is_told_by_a_unix_socket_and_sent_again(tmp_path: Path) -> None:
+    server = Careless(tmp_path / "socket")
+    async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(5), asyncio.TaskGroup() as group:
+        first = group.create_task(answer(xapi))
+        await server.accept()
+        await server.answer(b"first")
+        assert (await first).body == b"first"
+        second = group.create_task(answer(xapi))
+        await server.close_unread()
+        await server.accept()
+        await server.answer(b"second")
+        assert (await second).body == b"second"
+    server.close()
+
+
+async def test_a_new_connection_on_which_the_call_was_not_read_executed_nothing(tmp_path: Path) -> None:
+    server = Careless(tmp_path / "socket")
+    async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(5), asyncio.TaskGroup() as group:
+        call = group.create_task(refusal(xapi))
+        await server.accept()
+        await server.close_unread()
+        text = "the old service 'xapi' closed the connection without reading the call; nothing was executed"
+        assert await call == Fault(FaultCode.UNAVAILABLE, text)
+    server.close()
 
 
 async def test_what_is_no_http_is_said_to_be_none() -> None:

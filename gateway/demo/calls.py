@@ -6,31 +6,18 @@ import json
 import subprocess
 import xmlrpc.client
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jsonrpclib
 import XenAPI
 
+from gateway.demo.show import Show, is_
 from gateway.demo.stage import Stage
-
-Right = Callable[[Any], bool]
 
 USER, PASSWORD = "root", "xenroot"  # of the sample toolstack, which has no secrets
 WEB = "OpaqueRef:11111111-aaaa-4aaa-8aaa-000000000001"
 ARCHIVE = "OpaqueRef:33333333-cccc-4ccc-8ccc-000000000003"  # a VM larger than its host
 SR = "6f2d1a34-77c8-4f0b-9d3e-1c9a5e4b2001"
-
-
-class Show(Protocol):
-    """How a call is made and shown."""
-
-    def __call__(self, client: str, call: str, target: str, ask: Callable[[], Any], right: Right) -> Any:
-        """Make a call, show it with its target and answer, remember whether both were right; returns the answer."""
-
-
-def is_(expected: object) -> Right:
-    """The answer is exactly this, type and all."""
-    return lambda answer: type(answer) is type(expected) and answer == expected
 
 
 def xenapi(stage: Stage, show: Show) -> None:

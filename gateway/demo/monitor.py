@@ -1,4 +1,4 @@
-"""What the bus carried, as dbus-monitor tells it."""
+"""What the bus carried, and from whom, as dbus-monitor tells it. Knows no call of the demo."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import re
 import selectors
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 PATIENCE = 20.0  # seconds until we say that the monitor shows nothing
 
-_METHOD_CALL = re.compile(r"^method call .* destination=(\S+) .* path=(\S+); interface=(\S+); member=(\S+)$")
+_METHOD_CALL = re.compile(
+    r"^method call .* sender=(\S+) -> destination=(\S+) .* path=(\S+); interface=(\S+); member=(\S+)$"
+)
+_DRIVER = "org.freedesktop.DBus"
 
 
 class MonitorError(Exception):
@@ -22,15 +28,16 @@ class MonitorError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One method call on the bus."""
+    """One method call on the bus. `sender`: what its program is called here, or its unique name when it has gone."""
 
+    sender: str
     destination: str
     object_path: str
     interface: str
     member: str
 
     def __str__(self) -> str:
-        return f"{self.destination} {self.object_path} {self.interface}.{self.member}"
+        return f"{self.sender} → {self.destination} {self.object_path} {self.interface}.{self.member}"
 
 
 class Monitor:
@@ -40,6 +47,7 @@ class Monitor:
         self._address = address
         self._rest = b""
         self._marks = 0
+        self._senders: dict[str, str] = {}
         command = ["dbus-monitor", "--address", address, "type='method_call'"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
@@ -66,14 +74,25 @@ class Monitor:
                 if call is not None and call.object_path == mark:
                     return seen
                 if call is not None and call.destination.startswith("org.xen.xcp."):
-                    seen.append(call)
+                    seen.append(replace(call, sender=self._named(call.sender)))
             if not lines:
                 self._send(mark)  # the first marks come before dbus-monitor has attached itself
         raise MonitorError(f"dbus-monitor shows nothing of {self._address}")
 
     def _send(self, mark: str) -> None:
-        to = [f"--bus={self._address}", "--type=method_call", "--dest=org.freedesktop.DBus"]
-        subprocess.run(["dbus-send", *to, mark, "org.freedesktop.DBus.GetId"], check=True)
+        self._driver("--type=method_call", mark, f"{_DRIVER}.GetId")
+
+    def _named(self, sender: str) -> str:
+        if sender not in self._senders:
+            of = f"{_DRIVER}.GetConnectionUnixProcessID", f"string:{sender}"
+            answer = self._driver("--print-reply=literal", "/org/freedesktop/DBus", *of).split()
+            self._senders[sender] = program(int(answer[-1])) if answer else sender
+        return self._senders[sender]
+
+    def _driver(self, *arguments: str) -> str:
+        """What the bus itself answers; nothing when that is an error."""
+        command = ["dbus-send", f"--bus={self._address}", f"--dest={_DRIVER}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def _read(self, seconds: float) -> list[str]:
         """The whole lines that came within `seconds`."""
@@ -90,3 +109,20 @@ class Monitor:
 def _method_call(line: str) -> Seen | None:
     match = _METHOD_CALL.match(line)
     return None if match is None else Seen(*match.groups())
+
+
+def program(pid: int) -> str:
+    """What a process runs, in a word or two."""
+    try:
+        return called(Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0"))
+    except OSError:
+        return f"process {pid}"
+
+
+def called(words: Sequence[str]) -> str:
+    """`xapi` for xapi.py, `old xapi` for `legacy_twin.py xapi`, `gateway` for ours."""
+    scripts = [(Path(word).stem, after) for word, after in pairwise((*words, "")) if word.endswith(".py")]
+    if scripts:
+        stem, after = scripts[0]
+        return f"old {after}" if stem == "legacy_twin" else stem
+    return "gateway" if "gateway" in words else Path(words[0]).name

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from gateway.demo.monitor import Monitor, MonitorError
+from gateway.demo.monitor import Monitor, MonitorError, Seen
+from gateway.demo.show import SIDES, Printed
 from gateway.demo.stage import Stage, StageError, stage
 
 WIDTH = 160  # characters of an answer that are shown
@@ -33,26 +35,67 @@ class Showing:
         return self.right + self.wrong
 
     def __call__(
-        self, client: str, call: str, target: str, ask: Callable[[], Any], right: Callable[[Any], bool]
+        self,
+        client: str,
+        call: str,
+        target: str,
+        ask: Callable[[], Any],
+        right: Callable[[Any], bool],
+        by: Collection[str] = (),
     ) -> Any:
-        """Make one call; `target` is how the wanted method call ends, empty when none may be made."""
+        """Make one call and judge it; see show.Show."""
         try:
             answer = ask()
         except Exception as error:  # noqa: BLE001 - whatever a foreign client raises is a wrong answer, shown as such
             answer = error
-        seen = [str(one) for one in self._monitor.since_last_time()]
-        fits = any(one.endswith(target) for one in seen) if target else not seen
-        good = fits and _is_right(answer, right)
+        seen = self._monitor.since_last_time()
+        good = went_right(seen, target, by) and _is_right(answer, right)
         self.right += good
         self.wrong += not good
-        _out.print(
-            Text.assemble(("  ✓ " if good else "  ✗ ", "green" if good else "bold red"), (f"{client:14}", "cyan"), call)
-        )
-        for one in seen or ["(nothing on the bus)"]:
-            _out.print(Text(f"      bus     {one}", "dim"), soft_wrap=True)
-        text = repr(answer)
-        _out.print(Text(f"      answer  {text if len(text) <= WIDTH else text[:WIDTH] + ' ...'}"), soft_wrap=True)
+        _print_call(client, call, good=good)
+        _print_seen(seen, silent=isinstance(answer, Printed))
+        _print_answer(answer)
         return answer
+
+
+def went_right(seen: Sequence[Seen], target: str, by: Collection[str]) -> bool:
+    """Whether the wanted method call was made, and by whom it should be."""
+    fits = any(str(one).endswith(target) for one in seen) if target else not seen
+    return fits and (not by or {one.sender for one in seen} & SIDES == set(by))
+
+
+def _print_call(client: str, call: str, *, good: bool) -> None:
+    mark = ("  ✓ ", "green") if good else ("  ✗ ", "bold red")
+    _print("", Text.assemble(mark, (f"{client:16}", "cyan")), Text(call))
+
+
+def _print_seen(seen: Sequence[Seen], *, silent: bool) -> None:
+    """`silent`: what makes no method call by its nature need not say so."""
+    lines = [str(one) for one in seen]
+    for line in lines or ([] if silent else ["(nothing on the bus)"]):
+        _print("      ", Text("bus     ", "dim"), Text(line, "dim"))
+
+
+def _print_answer(answer: Any) -> None:
+    if isinstance(answer, Printed):
+        for line in Text.from_ansi(answer).split():
+            line.rstrip()
+            _print("      ", Text(), line)
+        return
+    text = repr(answer)
+    _print("      ", Text("answer  "), Text(text if len(text) <= WIDTH else text[:WIDTH] + " ..."))
+
+
+def _print(indent: str, label: Text, text: Text) -> None:
+    """A line; in a terminal that is too narrow for it, what is left stands below its begin."""
+    if not _out.is_terminal:
+        _out.print(Text.assemble(indent, label, text), soft_wrap=True)
+        return
+    line = Table.grid(padding=0)
+    line.add_column(no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(Text.assemble(indent, label), text)
+    _out.print(line)
 
 
 def _is_right(answer: Any, right: Callable[[Any], bool]) -> bool:
@@ -87,37 +130,67 @@ def _port(wanted: int) -> int:
 
 
 def _show(running: Stage) -> int:
-    from gateway.demo.calls import CLIENTS
+    from gateway.demo import calls, moving, store_calls
 
-    _out.print(
-        f"bus      {running.bus}\ngateway  {running.url}  (mappings: all six services; legacy clients as they are)\n"
-    )
+    _out.print(Text(_HEAD.format(running, store="none" if running.no_store else running.store)), soft_wrap=True)
     with Monitor(running.bus) as monitor:
         showing = Showing(monitor)
-        for client in CLIENTS:
-            _out.print(Text((client.__doc__ or "").rstrip("."), "bold"), soft_wrap=True)
-            client(running, showing)
+        for client in (*calls.CLIENTS, *store_calls.CLIENTS, *moving.CLIENTS):
             _out.print()
+            _out.print(Text((client.__doc__ or "").rstrip("."), "bold"), soft_wrap=True)
+            if client in store_calls.CLIENTS and running.no_store:
+                _out.print(Text(f"  left out, there is no xenstore here: {running.no_store}", "yellow"), soft_wrap=True)
+                continue
+            client(running, showing)
     style = "bold red" if showing.wrong else "bold green"
+    _out.print()
     _out.print(f"{showing.right} of {showing.total} calls went where they should and were answered right", style=style)
     return 1 if showing.wrong else 0
 
 
+_HEAD = """\
+bus       {0.bus}
+gateway   {0.url}  (all mapping files; legacy clients as they are)
+xenstore  {store}"""
+
+
 def _stay(running: Stage) -> NoReturn:
     control = f"--socket {shlex.quote(str(running.control))}"
-    _out.print(
-        f"""\
-Running until Ctrl-C. The gateway's log: {running.log}
-
-  A legacy client:   curl -d '{{"jsonrpc":"2.0","id":1,"method":"perfmon.status"}}' {running.url}/perfmon/jsonrpc
-  What is mapped:    xcp-gateway routes {control}
-  One call:          xcp-gateway call SR.list dbg --path /storage --explain {control}
-  What the bus sees: dbus-monitor --address {running.bus} "type='method_call'"
-  How it does:       xcp-gateway status {control}
-  The config:        {running.config}
-""",
-        markup=False,
-        soft_wrap=True,
-    )
+    _out.print(Text(_TO_TRY.format(running, control=control, vm=_VM)), soft_wrap=True)
+    missing = f"  (There is no xenstore here: {running.no_store})\n"
+    store = missing if running.no_store else _IN_STORE.format(running)
+    _out.print(Text(store), soft_wrap=True)
+    _out.print(Text(f"  The config:        {running.config}\n"), soft_wrap=True)
     while True:
         signal.pause()
+
+
+_VM = "OpaqueRef:11111111-aaaa-4aaa-8aaa-000000000001"
+_TO_TRY = """\
+Running until Ctrl-C. The gateway's log: {0.log}
+
+  A legacy client:   curl -d '{{"jsonrpc":"2.0","id":1,"method":"perfmon.status"}}' {0.url}/perfmon/jsonrpc
+  What is mapped:    xcp-gateway routes {control}
+  One call:          xcp-gateway call SR.list dbg --path /storage --explain {control}
+  What the bus sees: dbus-monitor --address {0.bus} "type='method_call'"
+  How it does:       xcp-gateway status {control}
+
+  Both sides of a method, the old xapi and D-Bus:
+    who answers      xcp-gateway mode VM.get_record shadow {control}
+    a session        curl -d '{{"jsonrpc":"2.0","id":1,"method":"session.login_with_password",\
+"params":["root","xenroot"]}}' {0.url}/jsonrpc
+    a call           curl -d '{{"jsonrpc":"2.0","id":2,"method":"VM.get_record","params":["SESSION","{vm}"]}}' \
+{0.url}/jsonrpc
+    a planted fault  echo '{{"VM.get_record": {{"wrong": {{"name_label": "nobody"}}}}}}' > {0.switches}
+    what differs     xcp-gateway diff {control}
+    by itself        xcp-gateway mode VM.get_record mapping {control}
+                     xcp-gateway rollout start VM.get_record {control}
+    the way back     xcp-gateway rollback --all {control}
+"""
+
+_IN_STORE = """\
+  A client in the xenstore:
+    where it is      export XENSTORED_PATH={0.store}
+    a request        xenstore-write /squeezed/rpc/request/echo/1/hello world
+    its answer       xenstore-ls /squeezed/rpc
+"""

@@ -1,11 +1,13 @@
-"""Sets the stage: private bus, sample toolstack behind its activation, xenstore, gateway; takes all down again."""
+"""Sets the stage: private bus, sample toolstack, old xapi, xenstore, gateway; takes all down again. Makes no call."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -27,9 +29,6 @@ services = ["org.xen.xcp.*"]
 
 [listener.rpc]
 bind = ["tcp:127.0.0.1:{port}", "unix:{directory}/rpc"]
-
-[listener.store]
-bind = ["xenstore:{directory}/store/socket"]
 
 # The old services: `legacy_twin.py NAME --listen unix:{directory}/old-NAME` starts one beside the new ones.
 [upstream.xapi]
@@ -62,9 +61,18 @@ directories = ["{mappings}"]
 [control]
 socket = "{directory}/control"
 
+[state]
+file = "{directory}/state.db"
+
 [log]
 format = "console"
 """
+
+STORE = """
+[listener.store]
+bind = ["xenstore:{directory}/store/socket"]
+"""
+IN_STORE = "*-xenstore.yaml"  # mapping files that are exposed there
 
 # What the demo runs that is not ours, and the Debian package that has it.
 PROGRAMS: Mapping[str, str] = {
@@ -73,6 +81,13 @@ PROGRAMS: Mapping[str, str] = {
     "dbus-send": "dbus-bin",
     "curl": "curl",
 }
+# For clients that ask in a xenstore; without them the demo does the rest. (start.py says what xenstored itself needs.)
+STORE_PROGRAMS: Mapping[str, str] = {
+    "cc": "gcc",
+    "xenstore-write": "xenstore-utils",
+    "xenstore-watch": "xenstore-utils",
+}
+PACKAGES = ("dbus_next", "XenAPI", "jsonrpclib")  # of Python: the extra `demo`
 
 
 class StageError(Exception):
@@ -81,7 +96,7 @@ class StageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Everything running. `url`: where legacy clients go."""
+    """Everything running. `url`: where legacy clients go. `no_store`: why there is no `store`."""
 
     directory: Path
     bus: str
@@ -91,10 +106,16 @@ class Stage:
     control: Path
     config: Path
     log: Path
+    no_store: str = ""
+
+    @property
+    def switches(self) -> Path:
+        """A JSON file that makes the old xapi misbehave: docker/toolstack/legacy_switches.py."""
+        return self.directory / "old-xapi.json"
 
 
 def material(name: str) -> Path:
-    """Where `mappings`, `toolstack` or `bus` are: in the checkout, or beside an installed gateway."""
+    """Where `mappings`, `toolstack`, `bus` or `xenstored` are: in the checkout, or beside an installed gateway."""
     checkout = Path(__file__).parents[2]
     installed = Path(sysconfig.get_path("data")) / "share" / "xcp-gateway" / name
     for place in (checkout / name, checkout / "docker" / name, installed):
@@ -106,24 +127,19 @@ def material(name: str) -> Path:
 @contextlib.contextmanager
 def stage(port: int = 0) -> Iterator[Stage]:
     """Start everything; `port` 0 is any free one. Nothing is left when the block ends."""
-    missing = {package for program, package in PROGRAMS.items() if shutil.which(program) is None}
-    if missing:
-        raise StageError(f"the demo needs more programs: apt-get install {' '.join(sorted(missing))}")
+    _check_programs()
     with tempfile.TemporaryDirectory(prefix="xcp-demo-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         address, command = _rendered(directory)
         bus = stack.enter_context(_process("the bus", command, directory / "bus.log"))
         bus.wait((directory / "bus").is_socket)
-        start = [sys.executable, str(material("xenstored") / "start.py"), "--dir", str(directory / "store")]
-        store = stack.enter_context(_process("the xenstore", start, directory / "store.log"))
-        store.wait((directory / "store" / "socket").is_socket)
-        config = directory / "gateway.toml"
-        config.write_text(
-            CONFIG.format(bus=address, port=port, directory=directory, mappings=material("mappings").resolve())
-        )
+        old = stack.enter_context(_process("the old xapi", _old_xapi(address, directory), directory / "old-xapi.log"))
+        no_store = _start_store(stack, directory)
+        config = _configured(directory, address, port, store=not no_store)
         command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
         gateway = stack.enter_context(_process("the gateway", command, directory / "gateway.log"))
         listening = _listening(gateway, directory / "control")
+        old.wait(lambda: _accepts(directory / "old-xapi"))
         yield Stage(
             directory=directory,
             bus=address,
@@ -133,7 +149,55 @@ def stage(port: int = 0) -> Iterator[Stage]:
             control=directory / "control",
             config=config,
             log=directory / "gateway.log",
+            no_store=no_store,
         )
+
+
+def _check_programs() -> None:
+    if packages := missing(PROGRAMS):
+        raise StageError(f"the demo needs more programs: apt-get install {packages}")
+    if any(importlib.util.find_spec(package) is None for package in PACKAGES):
+        raise StageError("the demo needs more of Python: pip install 'xcp-gateway[demo]'")
+
+
+def missing(programs: Mapping[str, str]) -> str:
+    """The packages of those that are not here."""
+    return " ".join(sorted({package for program, package in programs.items() if shutil.which(program) is None}))
+
+
+def _start_store(stack: contextlib.ExitStack, directory: Path) -> str:
+    """Start the xenstore; returns nothing, or why there is none."""
+    if packages := missing(STORE_PROGRAMS):
+        return f"apt-get install {packages}"
+    command = [sys.executable, str(material("xenstored") / "start.py"), "--dir", str(directory / "store")]
+    store = stack.enter_context(_process("the xenstore", command, directory / "store.log"))
+    try:
+        store.wait(lambda: _accepts(directory / "store" / "socket"))
+    except StageError:
+        return store.log.read_text(errors="replace").strip() or "it does not start"
+    return ""
+
+
+def _accepts(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _old_xapi(bus: str, directory: Path) -> Sequence[str]:
+    twin = [sys.executable, str(material("toolstack") / "legacy_twin.py"), "xapi", "--address", bus]
+    return [*twin, "--listen", f"unix:{directory}/old-xapi", "--switches", f"{directory}/old-xapi.json"]
+
+
+def _configured(directory: Path, bus: str, port: int, *, store: bool) -> Path:
+    """Write the gateway's config; without a store also mappings that want none."""
+    mappings = material("mappings").resolve()
+    if not store:
+        mappings = shutil.copytree(mappings, directory / "mappings", ignore=shutil.ignore_patterns(IN_STORE))
+    config = directory / "gateway.toml"
+    text = CONFIG + (STORE if store else "")
+    config.write_text(text.format(bus=bus, port=port, directory=directory, mappings=mappings))
+    return config
 
 
 def _rendered(directory: Path) -> tuple[str, Sequence[str]]:

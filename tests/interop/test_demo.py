@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.demo.stage import PROGRAMS
 from tests.kit.gateway import ROOT
 
 PATIENCE = 30.0  # seconds
@@ -23,26 +24,45 @@ PATIENCE = 30.0  # seconds
 pytestmark = pytest.mark.bus
 
 
-def demo(checkout: Path = ROOT) -> tuple[int, str]:
-    """Run it; its exit status and its last line."""
+def demo(checkout: Path = ROOT, **environment: str) -> tuple[int, str]:
+    """Run it; its exit status and what it shows."""
     done = subprocess.run(
-        [sys.executable, "-m", "gateway", "demo"], cwd=checkout, capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, "-m", "gateway", "demo"],
+        cwd=checkout,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
     )
     assert "Traceback" not in done.stdout + done.stderr
-    return done.returncode, done.stdout.splitlines()[-1]
+    return done.returncode, done.stdout
 
 
-def counted(line: str) -> tuple[int, int]:
-    """How many calls were right, and how many there were."""
+def counted(shown: str) -> tuple[int, int]:
+    """How many calls were right, and how many there were; the last line says it."""
+    line = shown.splitlines()[-1]
     match = re.fullmatch(r"(\d+) of (\d+) calls went where they should and were answered right", line)
     assert match is not None, line
     return int(match[1]), int(match[2])
 
 
 def test_every_call_goes_where_it_should_and_is_answered_right() -> None:
-    status, last = demo()
-    right, total = counted(last)
-    assert right == total >= 20
+    status, shown = demo()
+    right, total = counted(shown)
+    assert right == total >= 45
+    assert status == 0
+
+
+def test_without_a_xenstore_it_says_so_and_does_the_rest(tmp_path: Path) -> None:
+    for program in (*PROGRAMS, "cc"):
+        found = shutil.which(program)
+        assert found is not None
+        (tmp_path / program).symlink_to(found)
+    status, shown = demo(PATH=str(tmp_path))
+    right, total = counted(shown)
+    assert shown.count("left out, there is no xenstore here: apt-get install xenstore-utils") == 2
+    assert right == total >= 35
     assert status == 0
 
 
@@ -51,8 +71,9 @@ def test_every_call_goes_where_it_should_and_is_answered_right() -> None:
     [
         ("docker/toolstack/xapi.py", '["NameLabel"] == label', '["NameLabel"] != label'),
         ("mappings/perfmon.yaml", "perfmon.refresh:", "perfmon.refersh:"),
+        ("mappings/squeezed-xenstore.yaml", "transfer-reservation-to-domain:", "transfer-reservation:"),
     ],
-    ids=["toolstack", "mapping"],
+    ids=["toolstack", "mapping", "mapping of the xenstore"],
 )
 def test_one_thing_wrong_makes_it_fail(tmp_path: Path, file: str, old: str, new: str) -> None:
     for folder in ("gateway", "adapters", "docker", "mappings"):
@@ -60,8 +81,8 @@ def test_one_thing_wrong_makes_it_fail(tmp_path: Path, file: str, old: str, new:
     text = (tmp_path / file).read_text()
     assert text.count(old) == 1
     (tmp_path / file).write_text(text.replace(old, new))
-    status, last = demo(tmp_path)
-    right, total = counted(last)
+    status, shown = demo(tmp_path)
+    right, total = counted(shown)
     assert right == total - 1
     assert status == 1
 
@@ -75,7 +96,7 @@ def test_stay_prints_what_to_try_and_leaves_nothing_at_sigterm() -> None:
         with urllib.request.urlopen(command[2], command[1].encode()) as answer:  # also starts a service
             assert b'"result"' in answer.read()
         started = processes_of(log[1])
-        assert len(started) == 4, "bus, xenstored, gateway, perfmon"
+        assert len(started) == 5, "bus, xenstored, old xapi, gateway, perfmon"
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         for pid in started:

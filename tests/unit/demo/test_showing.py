@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from gateway.demo import showing
-from gateway.demo.monitor import Monitor, MonitorError
-from gateway.demo.showing import WIDTH, Showing
+from gateway.demo.monitor import Monitor, MonitorError, Seen
+from gateway.demo.show import GATEWAY, OLD, Printed
+from gateway.demo.showing import WIDTH, Showing, went_right
 from gateway.demo.stage import Stage, StageError
 from tests.kit.bus import private_bus
 
@@ -89,9 +91,45 @@ def test_what_is_shown_is_the_call_what_the_bus_saw_and_the_answer(
     shown = capsys.readouterr().out.splitlines()
     assert [line.split() for line in shown[:2]] == [
         ["✓", "client", "do([b]x[/b])"],
-        ["bus", "org.xen.xcp.x", "/x", f"org.xen.xcp.x.{TARGET}"],
+        ["bus", shown[1].split()[1], "→", "org.xen.xcp.x", "/x", f"org.xen.xcp.x.{TARGET}"],
     ]
     assert shown[2] == "      answer  " + repr("[b]" * WIDTH)[:WIDTH] + " ..."
+
+
+def test_what_a_command_printed_is_shown_line_by_line(show: Showing, capsys: pytest.CaptureFixture[str]) -> None:
+    show("command", "do", "", lambda: Printed("\x1b[1mone\x1b[0m [two]\n  three\n"), lambda answer: True)
+    assert capsys.readouterr().out.splitlines()[1:] == ["      one [two]", "        three"]
+
+
+def test_in_a_terminal_what_is_left_of_a_line_stands_below_its_begin(
+    show: Showing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(showing, "_out", Console(width=30, force_terminal=True, color_system=None))
+    show("client", "do()", "", lambda: "one two three four", lambda answer: True)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "  ✓ client          do()",
+        "      bus     (nothing on the",
+        "              bus)",
+        "      answer  'one two three",
+        "              four'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("senders", "by", "good"),
+    [
+        ((OLD,), (OLD,), True),
+        ((OLD, GATEWAY), (GATEWAY, OLD), True),
+        ((GATEWAY, "xapi", "xenopsd"), (GATEWAY,), True),
+        ((OLD, GATEWAY), (OLD,), False),
+        ((OLD,), (OLD, GATEWAY), False),
+        (("xapi",), (GATEWAY,), False),
+        ((GATEWAY,), (), True),
+    ],
+)
+def test_the_wanted_sides_and_no_other_must_have_asked(senders: Sequence[str], by: Sequence[str], good: bool) -> None:
+    seen = [Seen(sender, "org.xen.xcp.x", "/x", "org.xen.xcp.x.Thing1", "Do") for sender in senders]
+    assert went_right(seen, TARGET, by) is good
 
 
 # The exit status

@@ -15,7 +15,7 @@ import pytest
 from gateway.config import load
 from gateway.control import client
 from gateway.demo import stage as staging
-from gateway.demo.stage import Stage, StageError, material, stage
+from gateway.demo.stage import Stage, StageError, material, missing, stage
 from tests.kit.gateway import ROOT
 
 pytestmark = pytest.mark.bus
@@ -35,6 +35,10 @@ def test_everything_is_where_the_stage_says(running: Stage) -> None:
     assert status["ready"] is True
     assert f"tcp:{running.url.removeprefix('http://')}" in status["listening"]
     assert "ready" in running.log.read_text()
+    assert running.store.is_socket()
+    assert running.no_store == ""
+    assert (running.directory / "old-xapi").is_socket()
+    assert running.switches.parent == running.directory
 
 
 def test_a_call_starts_the_service_it_is_for(running: Stage) -> None:
@@ -72,7 +76,7 @@ def test_nothing_is_left_when_it_is_interrupted_while_a_process_starts(monkeypat
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("name", ["mappings", "toolstack", "bus"])
+@pytest.mark.parametrize("name", ["mappings", "toolstack", "bus", "xenstored"])
 def test_what_it_needs_is_taken_from_the_checkout(name: str) -> None:
     assert material(name).is_relative_to(ROOT)
     assert any(material(name).iterdir())
@@ -89,6 +93,24 @@ def test_programs_that_are_missing_are_named_by_their_packages(monkeypatch: pyte
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(StageError, match="apt-get install curl dbus-bin dbus-daemon"), stage():
         pytest.fail("it started")
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "PACKAGES", ("json", "no_such_package"))
+    with pytest.raises(StageError, match=r"pip install 'xcp-gateway\[demo\]'"), stage():
+        pytest.fail("it started")
+
+
+def test_without_a_xenstore_all_else_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "start.py").write_text('raise SystemExit("there is none [here]")')
+    monkeypatch.setattr(staging, "material", lambda name: tmp_path if name == "xenstored" else material(name))
+    with stage() as running:
+        assert running.no_store == "there is none [here]"
+        assert client.ask(running.control, "GET", "/v1/status")["ready"] is True
+
+
+def test_programs_of_the_xenstore_that_are_missing_are_named_by_their_packages() -> None:
+    assert missing({"no-such-program": "its-package", "sh": "dash", "nor-this": "a-package"}) == "a-package its-package"
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ class Exchange(Endpoint):
         self._on_refused = on_refused
         self._shadow = shadow
         self._forcing = forcing
-        self._sessions = sessions or Sessions()
+        self._sessions = Sessions() if sessions is None else sessions  # one that knows nobody yet is false
         known = {"protocol": codec.name, "dialect": dialect.name, "path": table.key.path}
         self._known: Mapping[str, object] = {**known, "agent": ""}  # of a caller without headers
         self._forwarding = None if table.forwards_to is None else _forwarding(table.forwards_to)

@@ -23,6 +23,7 @@ from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.exchange import Endpoints, Exchange
 from gateway.forcing import Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.sessions import Sessions
 from gateway.shadow import Observed, Shadow
 from tests.kit import upstreams as kit
 from tests.kit.routes import route
@@ -419,6 +420,25 @@ async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
     await known.answer(b'{"jsonrpc":"2.0","method":"stat","params":["ref-1"],"id":1}', PEER, agent)
     caller = {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice"}
     assert seen[1].extensions == {**caller, "dialect": known.dialect.name, "path": known.table.key.path}
+
+
+async def test_a_session_that_was_opened_at_one_endpoint_is_known_at_another() -> None:
+    seen: list[Call] = []
+
+    async def look(call: Call) -> Outcome:
+        seen.append(call)
+        return Reply("ref-1")
+
+    sessions = Sessions()
+    login = route("login", opens=lambda call: str(call.params[0]))
+    stat = route("stat", session=lambda call: str(call.params[0]))
+    for name, codec, parameter in (("login", "xmlrpc", "alice"), ("stat", "jsonrpc", "ref-1")):
+        table = EndpointTable(HERE, codec, "plain", {"login": login, "stat": stat})
+        one = CODECS[codec](Limits())
+        dispatcher = Dispatcher(Scripted(look), lambda *_: None)
+        endpoint = Exchange(table, one, DIALECTS["plain"](codec), dispatcher, sessions=sessions)
+        await endpoint.answer(one.encode_call(Call(name, (parameter,))), PEER)
+    assert seen[1].extensions["user"] == "alice"
 
 
 async def test_an_answer_of_many_megabytes_goes_back_unread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from gateway.checking import connected
 from gateway.config import Config, Listener
 from gateway.control import access, monitoring
 from gateway.control.api import CallRequest, Server
+from gateway.control.traffic import Traffic
 from gateway.core.migration import Mode
 from gateway.core.model import Fault, Peer, Value
 from gateway.core.ports import Endpoint
@@ -30,6 +31,8 @@ from gateway.mapping.problem import Problem
 from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
 from gateway.moving import Moving
 from gateway.passage import Passage
+from gateway.recording import Recorder
+from gateway.replaying import Replaying
 from gateway.rollout.orders import Orders
 from gateway.sessions import Sessions
 from gateway.steering import Steering
@@ -75,6 +78,7 @@ class Gateway:
         )
         self.shadow = self.moving.shadow(self.dispatcher.observe, self.settings.limits.max_observed)
         self.sessions = Sessions()
+        self.recorder = Recorder()
         self.endpoints = self._endpoints(self.settings, self.table)
         self.manager = service_manager.from_environment()
         self._inherited = parts.inherited()
@@ -87,7 +91,9 @@ class Gateway:
         orders = Orders(self.moving.state, self._live_routes)
         self.steering = Steering(self._live_routes, self.moving.toggles, self.moving.state, orders)
         control = Path(self.settings.control.socket)
-        self._control = Server(control, self, self.steering, access.rights(self.settings))
+        replaying = Replaying(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
+        traffic = Traffic(self._live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)
+        self._control = Server(control, self, self.steering, traffic, access.rights(self.settings))
         address = self.settings.control.metrics
         self._monitoring = monitoring.Server(address, self) if address else None
         self._stack = AsyncExitStack()
@@ -113,6 +119,7 @@ class Gateway:
             await self._wait_for_buses()
             await self._control.start()
             stack.push_async_callback(self._control.stop)
+            stack.callback(self.recorder.stop)
             if self._monitoring is not None:
                 await self._monitoring.start()
                 stack.push_async_callback(self._monitoring.stop)
@@ -361,6 +368,7 @@ class Gateway:
             shadow=self.shadow,
             forcing=Forcing(listener.force_header.lower().encode(), listener.force_parameter),
             sessions=self.sessions,
+            recorder=self.recorder,
         )
 
     @property

@@ -21,10 +21,12 @@ from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, Fau
 from gateway.core.names import shown
 from gateway.core.policy import Plan
 from gateway.core.ports import Codec, Dialect, Endpoint
+from gateway.core.recording import UNKEPT, Taken
 from gateway.core.route import Route, unmapped
 from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.forcing import NO_FORCING, Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.recording import Recorder
 from gateway.sessions import Sessions
 from gateway.shadow import Job, Observation, Shadow
 
@@ -68,6 +70,7 @@ class Exchange(Endpoint):
         shadow: Shadow | None = None,
         forcing: Forcing = NO_FORCING,
         sessions: Sessions | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.table = table
         self.codec = codec
@@ -80,15 +83,16 @@ class Exchange(Endpoint):
         self._shadow = shadow
         self._forcing = forcing
         self._sessions = Sessions() if sessions is None else sessions  # one that knows nobody yet is false
+        self._recorder = recorder or Recorder()
         known = {"protocol": codec.name, "dialect": dialect.name, "path": table.key.path}
-        self._known: Mapping[str, object] = {**known, "agent": ""}  # of a caller without headers
+        self.known: Mapping[str, object] = {**known, "agent": ""}  # of a caller without headers
         self._forwarding = None if table.forwards_to is None else _forwarding(table.forwards_to)
 
     async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         """Answer one message; never raises but for cancellation."""
         try:
             envelope = self.codec.decode(body)
-            known = {**self._known, "agent": carried.agent} if carried.headers else self._known
+            known = {**self.known, "agent": carried.agent} if carried.headers else self.known
             asked = [self._asked(entry, peer, carried, known) for entry in envelope.entries]
             upstream = self._verbatim(asked)
             if upstream is not None:
@@ -168,9 +172,13 @@ class Exchange(Endpoint):
             return self.dialect.wrap_outcome(self.own(each.call), each.call)
         started = perf_counter()
         outcome, side = await self.dispatcher.answered(each.route, each.call, each.plan)
+        seconds = perf_counter() - started
         self._sessions.learn(each.route, each.call, outcome)
         if each.plan.candidate is not None and side is each.plan.answer:
-            self._once_it_has_left(self._observe, each, _single(envelope, at), outcome, perf_counter() - started)
+            self._once_it_has_left(self._observe, each, _single(envelope, at), outcome, seconds)
+        if self._recorder.active and side is not None:
+            view = partial(self.as_seen, _single(envelope, at), each.call)
+            self._once_it_has_left(self._record, each, outcome, seconds, side, view)
         return self.dialect.wrap_outcome(outcome, each.call)
 
     # A whole message as it came
@@ -207,8 +215,9 @@ class Exchange(Endpoint):
     def _not_forwarded(
         self, envelope: Envelope, asked: Sequence[_Asked | Fault], fault: Fault, seconds: float
     ) -> Answer:
-        for each in asked:
-            self._note(self._routed(each), fault, seconds)
+        for each in map(self._routed, asked):
+            self._note(each, fault, seconds)
+            self._once_it_has_left(self._record, each, fault, seconds)
         outcomes = [fault if isinstance(each, Fault) else self.dialect.wrap_outcome(fault, each.call) for each in asked]
         return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type)
 
@@ -238,6 +247,7 @@ class Exchange(Endpoint):
         for at, (each, outcome) in enumerate(zip(map(self._routed, asked), outcomes, strict=True)):
             seen = self.dialect.unwrap_outcome(outcome, each.call)
             self._note(each, seen, seconds)
+            self._record(each, seen, seconds)
             if each.plan.candidate is not None:
                 self._look(each, _single(envelope, at), seen, seconds)
 
@@ -245,6 +255,7 @@ class Exchange(Endpoint):
         """So long an answer is a result: an error is told in a few words."""
         for each in map(self._routed, asked):
             self._note(each, Reply(), seconds)
+            self._record(each, UNKEPT, seconds)
             if each.plan.candidate is not None and each.route is not None and self._shadow is not None:
                 self._shadow.drop(each.route)
 
@@ -270,8 +281,22 @@ class Exchange(Endpoint):
         except Exception:  # noqa: BLE001 - the client has its answer; a bug costs what we know of it
             _log.exception("a bug lost what came of this message", endpoint=str(self.table.key))
 
+    def _record(
+        self,
+        each: _Asked,
+        outcome: Outcome,
+        seconds: float,
+        side: Side = Side.LEGACY,
+        view: Callable[[Outcome], Outcome] | None = None,
+    ) -> None:
+        """Keep the call for whoever records, if it is mapped: nobody knows what is secret in the others."""
+        if self._recorder.active and each.route is not None and each.route is not self._forwarding:
+            where, call = self.table.key, each.call
+            taken = Taken(where.listener, where.path, self.codec.name, each.route, call, outcome, side, seconds, view)
+            self._recorder.take(taken)
+
     def _observe(self, each: _Asked, single: Envelope, outcome: Outcome, seconds: float) -> None:
-        self._look(each, single, self._as_seen(single, each.call, outcome), seconds)
+        self._look(each, single, self.as_seen(single, each.call, outcome), seconds)
 
     def _look(self, each: _Asked, single: Envelope, seen: Outcome, seconds: float) -> None:
         """Let the other side run too. `seen`: the outcome as the client has it."""
@@ -279,10 +304,10 @@ class Exchange(Endpoint):
         if self._shadow is None or each.plan.answer is None or each.call.oneway:
             return
         control = Observation(each.plan.answer, seen, seconds)
-        view = partial(self._as_seen, single, each.call)
+        view = partial(self.as_seen, single, each.call)
         self._shadow.observe(Job(each.route, each.call, control, view, each.plan.noise))
 
-    def _as_seen(self, single: Envelope, call: Call, outcome: Outcome) -> Outcome:
+    def as_seen(self, single: Envelope, call: Call, outcome: Outcome) -> Outcome:
         """An outcome as the client of this call has it in its hands: in its own protocol's values."""
         body = self.codec.encode(single, (self.dialect.wrap_outcome(outcome, call),))
         return self.dialect.unwrap_outcome(self.client.decode_answers(body or b"", single)[0], call)

@@ -113,7 +113,7 @@ class Shadow:
     async def _run(self, job: Job) -> None:
         try:
             observed = await self._observed(job)
-            comparison = await _aside(observed.control.outcome, partial(self._publish.compare, observed))
+            comparison = await aside(observed.control.outcome, partial(self._publish.compare, observed))
             self._publish.observed(observed, comparison)
         except Exception:  # noqa: BLE001 - a bug costs this observation and nothing else
             _log.exception("a bug ended this observation", method=job.route.method)
@@ -123,16 +123,16 @@ class Shadow:
         started = perf_counter()
         outcome = await self._ask(side, job.route, job.call)
         seconds = perf_counter() - started
-        candidate = Observation(side, await _aside(outcome, partial(job.view, outcome)), seconds)
+        candidate = Observation(side, await aside(outcome, partial(job.view, outcome)), seconds)
         again = await self._again(job) if job.noise else None
         return Observed(job.route, job.call, job.control, candidate, again)
 
     async def _again(self, job: Job) -> Outcome:
         outcome = await self._ask(job.control.side, job.route, job.call)
-        return await _aside(outcome, partial(job.view, outcome))
+        return await aside(outcome, partial(job.view, outcome))
 
 
-async def _aside(measure: Outcome, work: Callable[[], T]) -> T:
+async def aside(measure: Outcome, work: Callable[[], T]) -> T:
     """Do it here where it is quick, and in a thread where it would hold up every other call."""
     return await asyncio.to_thread(work) if _is_large(measure) else work()
 

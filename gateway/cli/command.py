@@ -48,10 +48,10 @@ WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
-def ask(socket: Path, verb: str, path: str, body: object = None) -> Any:
+def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0) -> Any:
     """What the running gateway answers; the command ends here when it does not, or refuses."""
     try:
-        return client.ask(socket, verb, path, body)
+        return client.ask(socket, verb, path, body, timeout=timeout)
     except client.UnreachableError as error:
         fail(str(error), UNREACHABLE)
     except client.RefusedError as error:

@@ -15,7 +15,7 @@ from gateway.core.rights import Caller, Right
 
 _log = structlog.get_logger("control")
 
-Handler = Callable[[web.Request, Caller], Awaitable[web.Response]]
+Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 
 _T = TypeVar("_T")
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path as FilePath
 
 from aiohttp import web
 
-from gateway.control import access, moving, rollouts, running
+from gateway.control import access, moving, rollouts, running, traffic
 from gateway.control.answers import Path, plain_errors
 from gateway.control.monitoring import add_paths
 from gateway.control.running import CallRequest, Operations
 from gateway.control.serving import Serving
+from gateway.control.traffic import Traffic
 from gateway.core.rights import Caller, Right, Rights
 from gateway.steering import Steering
 
@@ -29,8 +30,10 @@ class Server(Serving):
     Then all can, and each connection is held against the lists: a file has one group, and the lists may name several.
     """
 
-    def __init__(self, path: FilePath, operations: Operations, steering: Steering, rights: Rights) -> None:
-        super().__init__(_application(operations, steering, rights))
+    def __init__(
+        self, path: FilePath, operations: Operations, steering: Steering, clients: Traffic, rights: Rights
+    ) -> None:
+        super().__init__(_application(paths(operations, steering, clients), operations, rights))
         self._path = path
         self._umask = 0o111 if rights.shared else 0o177
         self.made: tuple[FilePath, ...] = ()  # files and folders that are there because of us
@@ -72,14 +75,19 @@ def _remove_stale(path: FilePath) -> None:
     raise OSError(f"{path}: another gateway answers on this control socket")
 
 
-def paths(operations: Operations, steering: Steering) -> list[Path]:
+def paths(operations: Operations, steering: Steering, clients: Traffic) -> list[Path]:
     """Every path of the API but those that machines ask (monitoring)."""
 
     async def document(_request: web.Request, _who: Caller) -> web.Response:
         return web.Response(body=openapi(), content_type="application/json")
 
     described = Path("GET", "/v1/openapi.json", Right.READ, document)
-    groups = (running.paths(operations, steering), moving.paths(steering), rollouts.paths(steering.rollouts))
+    groups = (
+        running.paths(operations, steering),
+        moving.paths(steering),
+        rollouts.paths(steering.rollouts),
+        traffic.paths(clients),
+    )
     return [*chain.from_iterable(groups), described]
 
 
@@ -88,10 +96,10 @@ def openapi() -> bytes:
     return files("gateway.control").joinpath("openapi.json").read_bytes()
 
 
-def _application(operations: Operations, steering: Steering, rights: Rights) -> web.Application:
+def _application(served: Sequence[Path], operations: Operations, rights: Rights) -> web.Application:
     application = web.Application(middlewares=[plain_errors])
     add_paths(application, operations)
-    for path in paths(operations, steering):
+    for path in served:
         application.router.add_route(path.verb, path.path, _guarded(path, rights))
     return application
 

@@ -25,7 +25,7 @@ from dbus_fast.aio import MessageBus
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import state_changes, xenstore_requests, xenstore_writes
+from tests.bench import state_changes, xenstore_writes
 
 HERE = Path(__file__).parent
 VALUES = {"uuid": "8a5b2c1e-7f7d-4a53-9f0c-000000000001", "memory": 4_294_967_296, "running": True, "share": 0.25}
@@ -177,7 +177,6 @@ def main() -> None:
             table.add_row(f"dbus-fast alone, {in_flight} in flight", "", "", f"{rate:,.0f}/s", "", "")
         Console().print(table)
     Console().print(xenstore_writes.table(options.turns, min(options.seconds, 1)))
-    Console().print(xenstore_requests.table(options.turns, min(options.seconds, 1)))
     Console().print(state_changes.table())
 
 

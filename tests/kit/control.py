@@ -25,6 +25,7 @@ from gateway.steering import Steering
 from gateway.toggles import Toggles
 from tests.kit.openapi import held
 from tests.kit.routes import route
+from tests.kit.traffic import Sides
 
 _T = TypeVar("_T")
 
@@ -83,6 +84,8 @@ class Api:
         self.toggles = Toggles()
         self.toy = Toy()
         self.steering = Steering(lambda: routes, self.toggles, state, Orders(state, lambda: routes))
+        self.sides = Sides()
+        self.traffic = self.sides.traffic(state)
 
     async def ask(self, verb: str, path: str, body: object = None) -> tuple[int, Any]:
         """Status and answer; it looks like the document says."""
@@ -105,7 +108,7 @@ async def serving(folder: Path, rights: Rights | None = None, file: Path | None 
     """The API on a socket of its own; `file`: of the state, else it is in memory."""
     async with State(file) as state:
         api = Api(folder / "control", state)
-        server = Server(api.socket, api.toy, api.steering, rights or Rights(os.geteuid()))
+        server = Server(api.socket, api.toy, api.steering, api.traffic, rights or Rights(os.geteuid()))
         await server.start()
         try:
             yield api

@@ -18,11 +18,13 @@ from gateway.core.migration import Migration, Mode, Setting, Side
 from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Limits, Outcome, Peer, Reply
 from gateway.core.nodes import template
 from gateway.core.ports import Backend, Codec
+from gateway.core.recording import UNKEPT, Taken
 from gateway.core.route import Route
 from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.exchange import Endpoints, Exchange
 from gateway.forcing import Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.recording import Recorder
 from gateway.sessions import Sessions
 from gateway.shadow import Observed, Shadow
 from tests.kit import upstreams as kit
@@ -420,6 +422,77 @@ async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
     await known.answer(b'{"jsonrpc":"2.0","method":"stat","params":["ref-1"],"id":1}', PEER, agent)
     caller = {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice"}
     assert seen[1].extensions == {**caller, "dialect": known.dialect.name, "path": known.table.key.path}
+
+
+# Recordings
+
+
+class Kept(Recorder):
+    """Remembers what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active = True
+        self.taken: list[Taken] = []
+
+    def take(self, taken: Taken) -> None:
+        self.taken.append(taken)
+
+
+def recording(front: Front) -> Kept:
+    kept = front.exchange._recorder = Kept()
+    return kept
+
+
+async def test_a_call_is_recorded_once_its_answer_has_left_with_who_answered() -> None:
+    front = Front(OLD_ANSWER, stat=DBUS)
+    kept = recording(front)
+    await front.exchange.answer(ONE, PEER)
+    assert kept.taken == []
+    await asyncio.sleep(0)
+    (taken,) = kept.taken
+    assert (taken.listener, taken.path, taken.codec) == ("rpc", "/here", "jsonrpc")
+    assert (taken.route.method, taken.call.params, taken.side, taken.outcome) == ("stat", ("a",), Side.DBUS, Reply(1))
+    assert taken.view is not None
+    assert taken.view(Reply(b"hi")) == Reply("aGk=")  # as this client has it
+
+
+async def test_what_goes_as_it_came_is_recorded_as_the_client_has_it() -> None:
+    answers = b'[{"jsonrpc":"2.0","result":"A","id":0},{"jsonrpc":"2.0","result":1,"id":1}]'
+    front = Front(Answer(answers, "application/json", None, 200), stat=LEGACY_ONLY, look=SHADOW)
+    kept = recording(front)
+    await front.answer(batch("stat", "look"))
+    assert [(taken.call.method, taken.outcome, taken.side, taken.view) for taken in kept.taken] == [
+        ("stat", Reply("A"), Side.LEGACY, None), ("look", Reply(1), Side.LEGACY, None),
+    ]  # fmt: skip
+
+
+async def test_an_old_service_that_is_away_is_recorded_too() -> None:
+    front = Front(Fault(FaultCode.UNAVAILABLE, "cannot connect"), stat=LEGACY_ONLY)
+    kept = recording(front)
+    await front.answer(ONE)
+    assert [taken.outcome for taken in kept.taken] == [Fault(FaultCode.UNAVAILABLE, "cannot connect")]
+
+
+async def test_of_an_answer_that_is_not_read_only_the_call_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.exchange.READ_MOST", len(body(OLD_ANSWER)) - 1)
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    kept = recording(front)
+    await front.answer(ONE)
+    assert [taken.outcome for taken in kept.taken] == [UNKEPT]
+
+
+async def test_what_is_not_mapped_and_what_nobody_answers_is_never_recorded() -> None:
+    front = Front(OLD_ANSWER, forwards_to="old", stat=Setting(Mode.OFF))
+    kept = recording(front)
+    for message in (
+        b'{"method":"nope","params":["secret"],"id":7}',
+        b"{",
+        ONE,
+        request(1, method="system.listMethods"),
+    ):
+        await front.answer(message)
+    assert kept.taken == []
 
 
 async def test_a_session_that_was_opened_at_one_endpoint_is_known_at_another() -> None:

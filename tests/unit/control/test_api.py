@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
 
-from gateway.control import moving, rollouts, running
+from gateway.control import moving, rollouts, running, traffic
 from gateway.control.api import Server, paths
 from gateway.core.rights import Allowed, Right, Rights
 from tests.kit.control import Api, ask, serving
@@ -26,11 +26,14 @@ BODIES = {
     "ExplainRequest": moving.ExplainRequest,
     "OrderRequest": rollouts.OrderRequest,
     "CallRequest": running.CallRequest,
+    "RecordRequest": traffic.RecordRequest,
+    "ReplayRequest": traffic.ReplayRequest,
 }
 QUERIES = {
     "/v1/methods": moving.MethodsQuery,
     "/v1/audit": moving.AuditQuery,
     "/v1/diff": moving.DiffQuery,
+    "/v1/clients": traffic.ClientsQuery,
 }
 
 
@@ -42,7 +45,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 
 def server(path: Path, api: Api, rights: Rights = OURS) -> Server:
-    return Server(path, api.toy, api.steering, rights)
+    return Server(path, api.toy, api.steering, api.traffic, rights)
 
 
 async def test_only_the_owner_can_open_the_socket(api: Api) -> None:
@@ -103,7 +106,7 @@ async def test_a_socket_that_is_bound_lets_nobody_in_before_start(api: Api, tmp_
 
 
 async def test_every_path_of_the_application_is_described_and_the_reverse(api: Api) -> None:
-    served = {(path.verb.lower(), path.path): path.right.value for path in paths(api.toy, api.steering)}
+    served = {(path.verb.lower(), path.path): path.right.value for path in paths(api.toy, api.steering, api.traffic)}
     machines = dict.fromkeys((("get", path) for path in ("/healthz", "/readyz", "/metrics")), "none")
     described = {
         (verb, path): what["x-right"] for path, verbs in DOCUMENT["paths"].items() for verb, what in verbs.items()
@@ -155,7 +158,7 @@ async def test_whoever_may_not_change_may_change_nothing(
         return right is Right.READ
 
     monkeypatch.setattr(Rights, "have", reader)
-    for path in paths(api.toy, api.steering):
+    for path in paths(api.toy, api.steering, api.traffic):
         status, answer = await ask(api.socket, path.verb, path.path, b"{}")
         if path.right is Right.CHANGE:
             assert status == 403, path.path

@@ -1,0 +1,157 @@
+"""Recorded calls sent to both sides, and what came of comparing their answers. Knows no file and no socket.
+
+Nothing is counted as evidence and no mode plays a part: what a person replays moves no method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+
+import structlog
+
+from gateway.core.compare import Comparison, Verdict
+from gateway.core.kept import Json
+from gateway.core.migration import Side
+from gateway.core.mismatch import document
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Peer
+from gateway.core.recording import Recorded, harmless
+from gateway.core.refill import filled
+from gateway.core.route import Route
+from gateway.evidence import NO_ANSWER
+from gateway.exchange import Endpoints, Exchange
+from gateway.mapping.table import EndpointKey
+from gateway.shadow import Ask, Observation, Observed, aside
+
+REPLAYED = Peer("replay")
+
+SKIPPED = "skipped"  # in place of a verdict: neither side was asked
+UNANSWERED = "unanswered"  # in place of a verdict: both were asked, and one gave no answer to compare
+
+_log = structlog.get_logger("replay")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How calls are replayed. `given`: what stands in place of their secrets, by place."""
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    writes: bool = False  # also what may do harm when it runs twice
+    noise: bool = False  # the control is asked a second time: what it contradicts itself in is no difference
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one call."""
+
+    service: str
+    method: str
+    verdict: str  # of compare.Verdict, SKIPPED or UNANSWERED
+    why: str = ""  # it was skipped or not answered
+    missing: tuple[str, ...] = ()  # places whose value was masked and is not given
+    legacy: float | None = None  # seconds
+    dbus: float | None = None
+    pair: Json = None  # what differs, as core/mismatch.py writes it
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A call that can be made. `view`: an outcome as a client of that endpoint sees it."""
+
+    route: Route
+    call: Call
+    view: Callable[[Outcome], Outcome]
+
+
+class Replaying:
+    """One for the running gateway. `ask` never raises but for cancellation, and holds the deadline."""
+
+    def __init__(self, endpoints: Callable[[], Endpoints], ask: Ask, compare: Callable[[Observed], Comparison]) -> None:
+        self._endpoints = endpoints
+        self._ask = ask
+        self._compare = compare
+
+    async def run(self, calls: Sequence[Recorded], wish: Wish, who: str) -> Sequence[Result]:
+        """Make calls one after another, in their order."""
+        return [await self._one(each, wish, who) for each in calls]
+
+    async def _one(self, recorded: Recorded, wish: Wish, who: str) -> Result:
+        ready = self._ready(recorded, wish)
+        if isinstance(ready, Result):
+            return ready
+        if not harmless(ready.route):
+            _log.warning("a call that changes something is run on both sides", method=ready.route.method, who=who)
+        observed = await self._observed(ready, noise=wish.noise and harmless(ready.route))
+        comparison = await aside(observed.control.outcome, partial(self._compare, observed))
+        return _result(observed, comparison)
+
+    async def _observed(self, ready: _Ready, *, noise: bool) -> Observed:
+        """The old service is the control, whatever the mode is."""
+        control, candidate = [await self._ran(side, ready) for side in (Side.LEGACY, Side.DBUS)]
+        again = (await self._ran(Side.LEGACY, ready)).outcome if noise else None
+        return Observed(ready.route, ready.call, control, candidate, again)
+
+    async def _ran(self, side: Side, ready: _Ready) -> Observation:
+        started = perf_counter()
+        outcome = await self._ask(side, ready.route, ready.call)
+        seconds = perf_counter() - started
+        return Observation(side, await aside(outcome, partial(ready.view, outcome)), seconds)
+
+    # What is not made, and why
+
+    def _ready(self, recorded: Recorded, wish: Wish) -> _Ready | Result:
+        skipped = partial(Result, recorded.service, recorded.method, SKIPPED)
+        exchange = self._endpoints().exchanges.get(EndpointKey(recorded.listener, recorded.path))
+        if exchange is None or exchange.codec.name != recorded.codec:
+            return skipped(f"no endpoint {recorded.listener} {recorded.path} speaks {recorded.codec}")
+        route = exchange.table.routes.get(recorded.method)
+        if route is None:
+            return skipped(f"not mapped at {exchange.table.key}")
+        skipped = partial(Result, route.service, route.method, SKIPPED)
+        if route.migration.upstream is None:
+            return skipped("it has no old service")
+        if not harmless(route) and not wish.writes:
+            return skipped(f"its effect is {route.effect.value}: it would run twice")
+        call, missing = filled(recorded, route.migration.mask.parameters, wish.given)
+        if missing:
+            return skipped(f"masked, and not given: {', '.join(missing)}", missing)
+        return _as_sent(exchange, route, call) or skipped(f"{exchange.codec.name} cannot carry this call")
+
+
+def _as_sent(exchange: Exchange, route: Route, call: Call) -> _Ready | None:
+    """The call as a client of this endpoint sends it; None where the protocol cannot carry it."""
+    codec, dialect = exchange.codec, exchange.dialect
+    try:
+        envelope = codec.decode(codec.encode_call(dialect.wrap_call(call)))
+    except ValueError:
+        return None
+    entry = envelope.entries[0]
+    if isinstance(entry, Fault):
+        return None
+    sent = dialect.unwrap_call(entry)
+    made = Call(sent.method, sent.params, sent.named, peer=REPLAYED, extensions=exchange.known)
+    return _Ready(route, made, partial(exchange.as_seen, envelope, made))
+
+
+def _result(observed: Observed, comparison: Comparison) -> Result:
+    route, control, candidate = observed.route, observed.control, observed.candidate
+    of = partial(Result, route.service, route.method, legacy=control.seconds, dbus=candidate.seconds)
+    silent = _silent(control, candidate)
+    if silent:
+        return of(UNANSWERED, silent)
+    if comparison.verdict not in (Verdict.DIFFERENT, Verdict.ERROR_DIFFERENT):
+        return of(comparison.verdict.value)
+    first, second = ((each.side, each.outcome, each.seconds) for each in (control, candidate))
+    pair = document(route, observed.call, first, second, comparison, observed.again)
+    return of(comparison.verdict.value, pair=pair)
+
+
+def _silent(control: Observation, candidate: Observation) -> str:
+    """Who gave nothing to compare, and why. A D-Bus side that is away where the old service answers does differ."""
+    if isinstance(control.outcome, Fault) and control.outcome.code in NO_ANSWER:
+        return f"legacy: {control.outcome.message}"
+    if isinstance(candidate.outcome, Fault) and candidate.outcome.code is FaultCode.BUSY:
+        return f"dbus: {candidate.outcome.message}"
+    return ""

@@ -1,0 +1,109 @@
+"""An endpoint with two sides that a test scripts, and what records and replays its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from adapters.codecs import CODECS
+from adapters.dialects import DIALECTS
+from gateway.control.traffic import Traffic
+from gateway.core import mask
+from gateway.core.mask import Masks
+from gateway.core.migration import Migration, Mode, Setting, Side
+from gateway.core.model import Call, Envelope, Limits, Outcome, Peer, Reply
+from gateway.core.ports import Backend
+from gateway.core.route import Effect, Route
+from gateway.dispatch import Dispatcher
+from gateway.evidence import Evidence
+from gateway.exchange import Endpoints, Exchange
+from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.recording import Recorder
+from gateway.replaying import Replaying
+from gateway.state.state import State
+from tests.kit.routes import route
+from tests.kit.upstreams import Scripted
+
+HERE = EndpointKey("rpc", "/RPC2")
+CLIENT = Peer("tcp:10.0.0.1:4711")
+SESSION = "OpaqueRef:secret"
+
+MASKS = Masks((mask.named("session"), mask.parse("$.named.config.password")), ("session", "self", "config"))
+OLD = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True, mask=MASKS)
+GET = replace(route("VM.get_name", migration=OLD, effect=Effect.READ), service="xapi", aliases=("VM.name",))
+SET = replace(route("VM.set_name", migration=replace(OLD, may_shadow=False), effect=Effect.WRITE), service="xapi")
+ALONE = replace(route("VM.get_new", migration=replace(OLD, upstream=None), effect=Effect.READ), service="xapi")
+ROUTES = (GET, SET, ALONE)
+
+Answers = Callable[[Call], Outcome]
+
+
+def last(call: Call) -> Outcome:
+    """The answer of a side that does well: the last parameter."""
+    return Reply(call.params[-1] if call.params else None)
+
+
+class _Bus(Backend):
+    def __init__(self, sides: Sides) -> None:
+        self._sides = sides
+
+    async def start(self) -> None:
+        """Nothing to connect."""
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        return self._sides.answer(Side.DBUS, call)
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+
+class Sides:
+    """Both sides of the methods in ROUTES; `old` and `new` answer, `asked` is what they were asked."""
+
+    def __init__(self, codec: str = "xmlrpc", setting: Mode = Mode.LEGACY) -> None:
+        self.old: Answers = last
+        self.new: Answers = last
+        self.asked: list[tuple[Side, Call]] = []
+        self.recorder = Recorder(lambda: 1000.0)
+        routes = [_set(each, setting) for each in ROUTES]
+        self.routes: Mapping[str, Route] = {name: each for each in routes for name in (each.method, *each.aliases)}
+        upstreams = Scripted({"old": ("other", "plain")}, answer=self._old)
+        self.dispatcher = Dispatcher(_Bus(self), lambda *_: None, upstreams=upstreams)
+        table = EndpointTable(HERE, codec, "plain", self.routes)
+        codecs = CODECS[codec](Limits()), DIALECTS["plain"](codec)
+        self.exchange = Exchange(table, *codecs, self.dispatcher, recorder=self.recorder)
+        self.endpoints = Endpoints({HERE: self.exchange})
+        self.replaying = Replaying(lambda: self.endpoints, self.dispatcher.observe, Evidence().compare)
+
+    def answer(self, side: Side, call: Call) -> Outcome:
+        """What a side says."""
+        self.asked.append((side, call))
+        return (self.old if side is Side.LEGACY else self.new)(call)
+
+    def traffic(self, state: State) -> Traffic:
+        """For the paths of the API."""
+        routes = list({id(each): each for each in self.routes.values()}.values())
+        return Traffic(lambda: routes, lambda: "r1", state, self.recorder, self.replaying)
+
+    async def call(self, method: str, *params: Any) -> Outcome:
+        """A client's call; what it gets."""
+        codec = self.exchange.client
+        call = Call(method, params)
+        answer = await self.exchange.answer(codec.encode_call(call), CLIENT)
+        return codec.decode_answers(answer.body or b"", Envelope((call,)))[0]
+
+    async def _old(self, _route: Route, call: Call) -> Outcome:
+        return self.answer(Side.LEGACY, call)
+
+
+def _set(each: Route, mode: Mode) -> Route:
+    wanted = mode if each.migration.upstream is not None else Mode.DBUS
+    return replace(each, migration=replace(each.migration, setting=Setting(wanted)))
+
+
+def line(method: str = "VM.get_name", *params: Any, **changes: Any) -> dict[str, Any]:
+    """A line of a recording, as far as it is needed to make the call again."""
+    where = {"listener": HERE.listener, "path": HERE.path, "codec": "xmlrpc", "service": "xapi"}
+    given: Sequence[Any] = params or ({"$masked": "text"}, "vm")
+    return {**where, "method": method, "effect": "read", "params": list(given), "named": {}, **changes}

@@ -1,0 +1,196 @@
+"""The command that replays a recording, against an API with a toy endpoint of two sides."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gateway.cli import app
+from gateway.cli.replay import BATCH, LONGEST, batches, load, quantile
+from gateway.core.migration import Side
+from gateway.core.model import Fault, FaultCode, Reply
+from tests.kit.control import Served, served
+from tests.kit.traffic import SESSION, line
+
+FIRST = {"recording": 1, "version": "1.0", "revision": "r1", "when": 1.0, "methods": [], "writes": False}
+LAST = {"end": "3 calls", "calls": 3, "seconds": 1.0, "no_room": 0, "too_large": 0}
+GIVEN = ("--set", f"session={SESSION}")
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path) as running:
+        yield running
+
+
+def replayed(api: Served, documents: list[Any], *words: str, rate: str = "100000") -> Result:
+    file = Path(api.socket).parent / "calls.jsonl"
+    lines = [each if isinstance(each, str) else json.dumps(each) for each in documents]
+    file.write_text("\n".join(lines) + "\n")
+    command = ["replay", str(file), "--rate", rate, *words, "--socket", api.socket]
+    return CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+
+
+def named(name: str, **changes: Any) -> dict[str, Any]:
+    return line(params=[{"$masked": "text"}, name], **changes)
+
+
+def test_calls_that_agree_are_a_proof(api: Served) -> None:
+    ended = replayed(api, [FIRST, named("a"), named("b"), LAST], *GIVEN)
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    head, row, verdict = ended.stdout.splitlines()
+    assert head.split("  ")[0] == "METHOD"
+    assert row.split()[:8] == ["xapi/VM.get_name", "2", "2", "0", "0", "0", "0", "0"]
+    assert verdict == "2 of 2 calls compared, nothing differs"
+
+
+def test_calls_that_differ_are_shown_and_end_with_status_1(api: Served) -> None:
+    api.api.sides.new = lambda call: Reply(f"new {call.params[1]!r}")
+    ended = replayed(api, [FIRST, *(named(name) for name in "abcdefg"), LAST], *GIVEN, "--pairs", "2")
+    assert ended.exit_code == 1
+    assert ended.stdout.count('(<masked text>, "') == 2
+    assert """+ "new 'a'\"""" in ended.stdout
+    assert "xapi/VM.get_name: more of them differ; --pairs shows more, --json-lines all" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "7 of 7 calls compared, 7 differ"
+    assert SESSION not in ended.output
+
+
+def test_a_side_that_says_nothing_is_no_proof(api: Served) -> None:
+    api.api.sides.old = lambda call: Fault(FaultCode.UNAVAILABLE, "away") if call.params[1] == "b" else Reply("a")
+    ended = replayed(api, [FIRST, named("a"), named("b"), LAST], *GIVEN)
+    assert ended.exit_code == 1
+    assert "1 unanswered: xapi/VM.get_name: legacy: away" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "1 of 2 calls compared, nothing differs, 1 not answered"
+
+
+def test_what_is_missing_is_named_with_what_to_say(api: Served) -> None:
+    ended = replayed(api, [FIRST, named("a"), named("b", named={"config": {"password": {"$masked": "text"}}}), LAST])
+    assert ended.exit_code == 1
+    assert "1 skipped: xapi/VM.get_name: masked, and not given: session, config.password" in ended.stdout
+    assert "what was masked can be given: --set config.password=VALUE --set session=VALUE" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "0 of 2 calls compared, that proves nothing"
+    assert api.api.sides.asked == []
+
+
+def test_a_write_is_skipped_and_runs_twice_only_with_a_loud_word(api: Served) -> None:
+    writes = [FIRST, line("VM.set_name", effect="write"), named("a"), LAST]
+    ended = replayed(api, writes, *GIVEN)
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert "1 skipped: xapi/VM.set_name: its effect is write: it would run twice" in ended.stdout
+    assert {call.method for _, call in api.api.sides.asked} == {"VM.get_name"}
+    ended = replayed(api, writes, *GIVEN, "--writes")
+    assert ended.stderr == (
+        "WARNING: --writes: calls that change something RUN TWICE, once on each side: xapi/VM.set_name (1)\n"
+    )
+    assert [side for side, call in api.api.sides.asked if call.method == "VM.set_name"] == [Side.LEGACY, Side.DBUS]
+
+
+def test_damaged_lines_are_named_and_cost_only_themselves(api: Served) -> None:
+    ended = replayed(api, [FIRST, '{"when":', named("a"), "", {"listener": "rpc"}, LAST], *GIVEN)
+    assert ended.exit_code == 1
+    file = Path(api.socket).parent / "calls.jsonl"
+    assert ended.stderr.splitlines() == [
+        f"{file}:2: is no JSON: Expecting value at character 9",
+        f"{file}:5: 'path' is missing",
+    ]
+    assert ended.stdout.splitlines()[-1] == "1 of 1 call compared, nothing differs, 2 damaged lines left out"
+
+
+def test_of_many_damaged_lines_only_some_are_named(api: Served) -> None:
+    ended = replayed(api, [FIRST, *(["{"] * 50), named("a"), LAST], *GIVEN)
+    assert ended.stderr.splitlines()[-1].endswith("calls.jsonl: and 30 more damaged lines")
+
+
+def test_a_file_that_is_not_whole_or_of_another_mapping_is_noted(api: Served) -> None:
+    ended = replayed(api, [{**FIRST, "revision": "r0"}, named("a")], *GIVEN)
+    assert ended.exit_code == 0
+    assert ended.stderr.splitlines()[0] == "note: recorded with revision r0 of the mapping; revision r1 is live"
+    assert "has no last line" in ended.stderr
+    assert "has no first line" in replayed(api, [named("a"), LAST], *GIVEN).stderr
+
+
+def test_machines_get_a_line_for_each_call_and_one_for_the_whole(api: Served) -> None:
+    api.api.sides.new = lambda call: Reply(call.params[1] if call.params[1] == "a" else 5)
+    ended = replayed(api, [FIRST, named("a"), "{", named("b"), LAST], *GIVEN, "--json-lines", "--noise")
+    one, two, whole = map(json.loads, ended.stdout.splitlines())
+    assert (one["line"], one["verdict"], one["pair"]) == (2, "equal", None)
+    assert (two["line"], two["verdict"], two["pair"]["differences"]) == (
+        4, "different", [{"path": "$", "control": "b", "candidate": 5}]
+    )  # fmt: skip
+    (method,) = whole["methods"]
+    assert [(each["line"], each["why"][:12]) for each in whole["damaged"]] == [(3, "is no JSON: ")]
+    assert (method["calls"], method["equal"], method["different"]) == (2, 1, 1)
+    assert method["legacy"]["p50"] > 0
+    assert [side.value for side, _ in api.api.sides.asked] == ["legacy", "dbus", "legacy"] * 2
+
+
+def test_ctrl_c_shows_what_there_is(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    def interrupted(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    ended = replayed(api, [FIRST, named("a"), named("b"), LAST], *GIVEN, rate="2")
+    assert (ended.exit_code, ended.stderr) == (1, "stopped after 1 of 2 calls\n")
+    assert ended.stdout.splitlines()[-1] == "1 of 1 call compared, nothing differs"
+
+
+def test_calls_are_sent_no_faster_than_the_rate(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    replayed(api, [FIRST, *(named(name) for name in "abcde"), LAST], *GIVEN, rate="10")
+    assert slept == [pytest.approx(0.0), pytest.approx(0.2), pytest.approx(0.4)]
+
+
+@pytest.mark.parametrize(
+    ("documents", "words", "says"),
+    [
+        ([FIRST, LAST], (), "calls.jsonl: there is no call in it"),
+        ([named("a")], ("--set", "session"), "--set: expected PLACE=VALUE, such as session=OpaqueRef:1, got 'session'"),
+    ],
+)
+def test_what_makes_no_sense_is_told(api: Served, documents: list[Any], words: tuple[str, ...], says: str) -> None:
+    ended = replayed(api, documents, *words)
+    assert (ended.exit_code, ended.stderr.splitlines()[-1].endswith(says)) == (2, True), ended.stderr
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(app, ["replay", str(tmp_path / "none")])
+    assert (ended.exit_code, ended.stderr.replace("\n", "")) == (2, f"{tmp_path}/none: No such file or directory")
+
+
+def test_batches_are_a_fifth_of_a_second_and_never_large() -> None:
+    calls = [(number, named("x")) for number in range(50)]
+    assert [len(batch) for batch in batches(calls, 50)] == [10] * 5
+    assert [len(batch) for batch in batches(calls, 1)] == [1] * 50
+    assert max(len(batch) for batch in batches(calls, 1e6)) == BATCH
+    large = [(number, named("x" * 200_000)) for number in range(3)]
+    assert [len(batch) for batch in batches(large, 50)] == [1, 1, 1]
+    assert list(batches([], 50)) == []
+
+
+def test_what_came_back_is_not_sent() -> None:
+    ((_, call),) = next(batches([(1, {**named("x"), "reply": "y" * 1000, "side": "legacy"})], 50))
+    assert call == named("x")
+
+
+def test_a_line_of_any_length_costs_only_itself() -> None:
+    text = json.dumps(named("x")).encode()
+    recording = load(Path("f"), [text, b"x" * (LONGEST + 1), text])
+    assert [number for number, _ in recording.calls] == [1, 3]
+    assert recording.damaged == [(2, f"is longer than {LONGEST} bytes")]
+
+
+def test_quantiles_are_those_of_what_was_seen() -> None:
+    took = [float(number) for number in range(1, 101)]
+    assert (quantile(took, 50), quantile(took, 99), quantile([7.0], 99), quantile([], 50)) == (50.0, 99.0, 7.0, None)

@@ -1,0 +1,151 @@
+"""Commands about what clients call, against an API that serves a real state and records a toy endpoint."""
+
+from __future__ import annotations
+
+import json
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gateway.cli import app
+from gateway.control import client
+from gateway.core.kept import Batch, ClientKey, MethodId, Seen
+from tests.kit.control import Served, served
+from tests.kit.traffic import SESSION
+
+NAME = MethodId("xapi", "VM.get_name")
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path) as running:
+        yield running
+
+
+def run(api: Served, *words: str) -> Result:
+    return CliRunner().invoke(app, [*words, "--socket", api.socket], env={"COLUMNS": "200"})
+
+
+def called(api: Served) -> None:
+    now = time.time()
+    keys = {
+        ClientKey(NAME, "xmlrpc", "tcp:10.0.0.1", "xe\x1b[2J", "alice"): Seen(12345, now - 90, now - 30),
+        ClientKey(NAME, "xmlrpc", "uid 0", "xe"): Seen(1, now - 7200, now - 7200),
+        ClientKey(MethodId("<unmapped>", "<unmapped>"), "jsonrpc", "domid 5", domid=5): Seen(2, now - 60, now - 60),
+    }
+    assert api.do(api.api.state.flush(Batch(clients=keys))) is None
+
+
+def test_clients_are_shown_and_whether_anybody_needs_a_protocol(api: Served) -> None:
+    called(api)
+    shown = run(api, "clients").stdout
+    head, first, *_ = shown.splitlines()
+    assert head.split() == ["METHOD", "PROTOCOL", "PEER", "AGENT", "USER", "DOMID", "CALLS", "FIRST", "LAST"]
+    assert first.split()[:6] == ["xapi/VM.get_name", "xmlrpc", "tcp:10.0.0.1", r"xe\x1b[2J", "alice", "12,345"]
+    assert "\x1b" not in shown
+    assert "jsonrpc: 1 caller, 1 method, last " in shown
+    assert "xmlrpc: 2 callers, 1 method, last " in shown
+    assert "\n<unmapped> " in shown
+
+
+def test_clients_are_narrowed_down(api: Served) -> None:
+    called(api)
+    rows = json.loads(run(api, "clients", "VM.*", "--since", "1h", "--service", "xapi", "--json").stdout)
+    assert [(row["user"], row["count"]) for row in rows] == [("alice", 12345)]
+    assert run(api, "clients", "VM.nope", "--since", "1h").stdout == "nobody has called VM.nope within 1h\n"
+    assert run(api, "clients", "VM.nope").stdout == "nobody has called VM.nope\n"
+    refused = run(api, "clients", "--since", "yesterday")
+    assert (refused.exit_code, refused.stderr[:34]) == (2, "expected a duration such as 500ms,")
+
+
+def calling(api: Served, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Clients call once the recording has begun."""
+    stream = client.stream
+
+    def begun(socket: Path, verb: str, path: str, body: object, on_line: client.OnLine) -> None:
+        def line(text: bytes) -> None:
+            on_line(text)
+            if b'"recording"' in text:
+                for name in names:
+                    api.do(api.api.sides.call("VM.get_name", SESSION, name))
+
+        stream(socket, verb, path, body, line)
+
+    monkeypatch.setattr(client, "stream", begun)
+
+
+def test_a_recording_is_a_file_for_its_owner_alone(
+    api: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calling(api, monkeypatch, "a", "b")
+    file = tmp_path / "calls.jsonl"
+    ended = run(api, "record", "VM.get_*", "--out", str(file), "--calls", "2", "--for", "5s")
+    assert ended.exit_code == 0, ended.output
+    lines = [json.loads(line) for line in file.read_bytes().splitlines()]
+    assert [line.get("reply") for line in lines] == [None, "a", "b", None]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert ended.stderr == (
+        "recording reads of 2 methods; Ctrl-C ends it\n"
+        f"2 calls, {file.stat().st_size} bytes in {file}: 2 calls\n"
+    )  # fmt: skip
+
+
+def test_a_recording_may_go_to_standard_output(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    calling(api, monkeypatch, "a")
+    ended = run(api, "record", "--out", "-", "--calls", "1", "--writes")
+    assert [json.loads(line).get("reply") for line in ended.stdout.splitlines()] == [None, "a", None]
+    assert ended.stderr.startswith("recording calls of 3 methods")
+
+
+def test_what_was_not_recorded_is_said(api: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calling(api, monkeypatch, "x" * 100_000, "a")
+    ended = run(api, "record", "--out", str(tmp_path / "calls"), "--calls", "1")
+    assert "  not recorded: 1 call larger than 64 KiB\n" in ended.stderr
+
+
+def test_ctrl_c_ends_a_recording_and_keeps_it(api: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(_socket: Path, _verb: str, _path: str, _body: object, on_line: client.OnLine) -> None:
+        on_line(b'{"recording":1,"methods":[],"writes":false}')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "stream", stopped)
+    ended = run(api, "record", "--out", str(tmp_path / "calls"))
+    assert (ended.exit_code, ended.stderr.splitlines()[-1].partition(": ")[2]) == (0, "stopped")
+    assert (tmp_path / "calls").read_bytes() == b'{"recording":1,"methods":[],"writes":false}\n'
+
+
+def test_a_gateway_that_ends_without_a_last_line_is_told(
+    api: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_socket: Path, _verb: str, _path: str, _body: object, on_line: client.OnLine) -> None:
+        on_line(b'{"recording":1,"methods":[],"writes":false}')
+
+    monkeypatch.setattr(client, "stream", lost)
+    ended = run(api, "record", "--out", str(tmp_path / "calls"))
+    assert (ended.exit_code, ended.stderr.splitlines()[-1].partition(": ")[2]) == (1, "the gateway has gone")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["VM.get_nam", "--out", "{}/x"], 1, "no mapped method is named 'VM.get_nam' (did you mean 'VM.get_name'?)"),
+        (["--out", "{}/nowhere/x"], 2, "{}/nowhere/x: No such file or directory"),
+        (["--out", "{}/x", "--for", "long"], 2, "expected a duration such as 500ms, 30s, 10m or 1h, got 'long'"),
+        (["--out", "{}/x", "--size", "big"], 2, "expected a size such as 512B, 300KiB or 32MiB, got 'big'"),
+    ],
+)
+def test_a_recording_that_cannot_be_is_told_why_and_leaves_no_file(
+    api: Served, tmp_path: Path, words: list[str], status: int, says: str
+) -> None:
+    ended = run(api, "record", *(word.format(tmp_path) for word in words))
+    assert (ended.exit_code, ended.stderr.splitlines()[-1]) == (status, says.format(tmp_path))
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_a_gateway_the_socket_is_named(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(app, ["record", "--out", str(tmp_path / "x"), "--socket", str(tmp_path / "control")])
+    assert (ended.exit_code, ended.stderr.startswith("no gateway answers on")) == (69, True)

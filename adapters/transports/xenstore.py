@@ -13,7 +13,8 @@ from pathlib import Path
 
 from adapters.transports.room import Room
 from adapters.transports.xenstore_asker import NODES, Admission, StoreLimits
-from adapters.transports.xenstore_exposed import Exposed, Offer, Shared
+from adapters.transports.xenstore_exposed import Exposed
+from adapters.transports.xenstore_shared import Offer, Shared
 from adapters.transports.xenstore_store import Store, socket_path
 from gateway.core import ports
 

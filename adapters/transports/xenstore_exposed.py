@@ -7,39 +7,23 @@ so that after a crash it is told as unknown and not done again. Knows no protoco
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import getpid
-from typing import Any
 
 from adapters.transports import xenstore_claims, xenstore_reading
-from adapters.transports.xenstore_asker import Admission, StoreLimits, asker
+from adapters.transports.xenstore_asker import asker
 from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_packets import Permissions, StoreError
-from adapters.transports.xenstore_store import LostError, Store
-from adapters.transports.xenstore_style import (
-    ANYTHING,
-    Conditions,
-    Found,
-    Pairs,
-    Remove,
-    Request,
-    Step,
-    Style,
-    Wanted,
-    Write,
-)
+from adapters.transports.xenstore_packets import StoreError
+from adapters.transports.xenstore_shared import Offer, Shared
+from adapters.transports.xenstore_steps import do, hold, too_long
+from adapters.transports.xenstore_store import LostError
+from adapters.transports.xenstore_style import Found, Pairs, Remove, Request, Step, Style, Wanted, Write
 from adapters.transports.xenstore_styles import STYLES
-from gateway.core.exposure import DOM0, Exposure
+from gateway.core.exposure import DOM0
 from gateway.core.model import Fault, FaultCode, Peer
 from gateway.core.netstrings import pack, unpack
-from gateway.core.nodes import MAX_PATH, MAX_VALUE, Match, member, text_of
-from gateway.core.ports import Endpoint
-
-READERS = 64  # requests that are read at one time
-KEPT = 1200.0  # seconds for which what a write was answered is remembered: as long as old clients wait
-MOST_KEPT = 10_000
+from gateway.core.nodes import MAX_PATH, Match, member, text_of
 
 UNKNOWN = Fault(FaultCode.NO_REPLY, "the gateway went away while this call was made; it may have been executed")
 BUSY = Fault(FaultCode.BUSY, "too many requests of this domain are outstanding; nothing was executed")
@@ -48,54 +32,6 @@ SHARED = Fault(FaultCode.ACCESS_DENIED, "several domains can write this request,
 
 class _GoneError(Exception):
     """The request does not stand any more as it was read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What is exposed. `writes`: the methods, as elements of a path, that must not be executed twice."""
-
-    exposure: Exposure
-    endpoint: Endpoint
-    writes: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all exposed paths of one store have in common."""
-
-    store: Store
-    limits: StoreLimits
-    admission: Admission
-    tell: Callable[[str], object]  # what an operator should know
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    running: dict[str, bool] = field(default_factory=dict)  # node of a request -> something changed there meanwhile
-    kept: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # node -> until when, what was answered
-    unbegun: set[str] = field(default_factory=set)  # nodes that were perhaps claimed, and were not executed
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    answering: asyncio.Lock = field(default_factory=asyncio.Lock)  # answers get in each other's way in the store
-    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
-
-    def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
-        """A task that ends by itself; a bug in it is told to the loop."""
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
-        self.tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            context = {"message": f"a bug ended {task.get_name()}", "exception": error, "task": task}
-            task.get_loop().call_exception_handler(context)
-
-    def keep(self, node: str, body: bytes) -> None:
-        """Remember what a write was answered, for the case that its client, or the store, forgets it."""
-        now = self.clock()
-        while self.kept and (len(self.kept) >= MOST_KEPT or next(iter(self.kept.values()))[0] < now):
-            del self.kept[next(iter(self.kept))]
-        self.kept[node] = (now + KEPT, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +115,7 @@ class Exposed:
     async def _announce(self) -> None:
         await xenstore_claims.prepare(self._store)
         for step in self._style.announce(getpid()):
-            await _do(self._store, [step], DOM0)
+            await do(self._store, [step], DOM0)
 
     def _look_exactly(self, node: str) -> None:
         match = self._requests.match(node)
@@ -233,8 +169,8 @@ class Exposed:
             self._store.read(claim),
         )
         is_claimed = taken is not None and match.node not in self._shared.unbegun
-        if before is None:  # a client has removed its request: it has its answer, or wants none
-            self._shared.kept.pop(match.node, None)
+        if before is None:
+            self._shared.forget(match.node)
             request = None
         else:
             domid = asker(before)
@@ -242,6 +178,7 @@ class Exposed:
         if request is None or (request.begun and not is_claimed):  # asks nothing, or somebody else has taken it
             if taken is not None:
                 await self._store.remove(claim)
+                self._shared.unbegun.discard(match.node)
             return None
         after = await self._store.permissions(signed)
         same = after is not None and asker(after) == domid
@@ -283,6 +220,7 @@ class Exposed:
         try:
             once = await self._begin(asked)
         except StoreError as error:
+            self._shared.unbegun.discard(asked.match.node)
             return self._refused(_unclaimed(error))
         items: list[bytes] = [asked.request.method.encode()]
         for path, value in (*_of_path(asked.match), *asked.request.pairs):
@@ -302,7 +240,7 @@ class Exposed:
         claim = Write(xenstore_claims.claim_of(node), node.encode())
         unbegun.add(node)
         if steps:
-            await self._store.transaction(lambda nodes: _do(nodes, [claim, *steps], DOM0))
+            await self._store.transaction(lambda nodes: do(nodes, [claim, *steps], DOM0))
         else:
             await self._store.write(claim.path, claim.value)
         unbegun.discard(node)
@@ -335,7 +273,7 @@ class Exposed:
     def _steps(self, asked: _Asked, body: bytes) -> Sequence[Step]:
         """What is to be written; a fault instead where the style or the store has no room for it."""
         steps = self._style.answer(asked.match, asked.request, _pairs(body))
-        fault = steps if isinstance(steps, Fault) else _too_long(steps)
+        fault = steps if isinstance(steps, Fault) else too_long(steps)
         if fault is None:
             assert not isinstance(steps, Fault)
             return steps
@@ -348,8 +286,8 @@ class Exposed:
         conditions = asked.request.conditions
         found = asyncio.gather(*map(nodes.read, conditions))
         claim = Remove(xenstore_claims.claim_of(asked.match.node))
-        await asyncio.gather(found, _do(nodes, [*steps, claim], asked.domid or DOM0))
-        if not _hold(conditions, found.result()):
+        await asyncio.gather(found, do(nodes, [*steps, claim], asked.domid or DOM0))
+        if not hold(conditions, found.result()):
             raise _GoneError
 
     # Collecting
@@ -374,7 +312,7 @@ class Exposed:
         return frozenset(there)
 
     async def _remove(self, steps: Sequence[Step]) -> None:
-        await self._store.transaction(lambda nodes: _do(nodes, steps, DOM0))
+        await self._store.transaction(lambda nodes: do(nodes, steps, DOM0))
 
 
 def _pairs(body: bytes) -> Pairs:
@@ -399,37 +337,9 @@ def _taken_name(asked: _Asked) -> Fault | None:
     return None
 
 
-def _too_long(steps: Sequence[Step]) -> Fault | None:
-    for step in steps:
-        if isinstance(step, Write) and len(step.value) > MAX_VALUE:
-            what = f"expected at most {MAX_VALUE} bytes, which is what a node holds, got {len(step.value)}"
-            return Fault(FaultCode.UNREPRESENTABLE, f"{step.path.rpartition('/')[2][:60]}: {what}")
-        if len(step.path) > MAX_PATH:
-            return Fault(FaultCode.UNREPRESENTABLE, f"expected a path of at most {MAX_PATH} bytes")
-    return None
-
-
 def _unclaimed(error: StoreError) -> Fault:
     return Fault(FaultCode.UNAVAILABLE, f"the store does not let the call be begun ({error.name}); it was not made")
 
 
 def _unwritten(error: StoreError) -> Fault:
     return Fault(FaultCode.UNREPRESENTABLE, f"the store refused the answer ({error.name})")
-
-
-def _hold(conditions: Conditions, found: Sequence[bytes | None]) -> bool:
-    wanted = zip(conditions.values(), found, strict=True)
-    return all(value is not None if each is ANYTHING else value == each for each, value in wanted)
-
-
-async def _do(nodes: Nodes, steps: Sequence[Step], domid: int) -> None:
-    """The steps, sent one after the other without waiting; the store takes them in their order."""
-    await asyncio.gather(*(operation for step in steps for operation in _operations(nodes, step, domid)))
-
-
-def _operations(nodes: Nodes, step: Step, domid: int) -> list[Coroutine[None, None, None]]:
-    """Nodes made below a handed one have its permissions, in every store."""
-    if not isinstance(step, Write):
-        return [nodes.remove(step.path)]
-    written = nodes.write(step.path, step.value)
-    return [written, nodes.set_permissions(step.path, Permissions(domid, "n"))] if step.handed else [written]

@@ -92,12 +92,14 @@ class Ledger:
 
 
 @contextmanager
-def ledger(folder: Path) -> Iterator[Ledger]:
-    """All of it; the gateway is started, and may not be ready yet."""
+def ledger(folder: Path, more: str = "") -> Iterator[Ledger]:
+    """All of it; the gateway is started, and may not be ready yet. `more`: another mapping file."""
     with private_bus() as bus, xenstored() as store, ExitStack() as stack:
         (folder / "mappings").mkdir()
         (folder / "mappings/ledger.xml").write_text(service.IDL)
         (folder / "mappings/ledger.yaml").write_text(MAPPING)
+        if more:
+            (folder / "mappings/more.yaml").write_text(more)
         world = Ledger(folder, store)
         world.config.write_text(CONFIG.format(bus=bus.address, store=store.path, folder=folder))
         stack.enter_context(_service(bus.address, folder / "journal"))

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from adapters.transports import xenstore_exposed
+from adapters.transports import xenstore_exposed, xenstore_shared
 from adapters.transports.room import Room
 from adapters.transports.xenstore_asker import Admission, StoreLimits
 from adapters.transports.xenstore_claims import claim_of
-from adapters.transports.xenstore_exposed import KEPT, Exposed, Offer, Shared
+from adapters.transports.xenstore_exposed import Exposed
 from adapters.transports.xenstore_packets import Permissions
+from adapters.transports.xenstore_shared import KEPT, Offer, Shared
 from gateway.core.exposure import Exposure, Words
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.nodes import template
@@ -226,6 +227,16 @@ async def test_what_was_answered_is_remembered_for_a_while_and_until_the_client_
         made.put("write/3")
         await made.quiet()
         assert list(made.shared.kept) == [f"{REQUESTS}/write/3"]
+
+
+async def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xenstore_shared, "MOST_KEPT_BYTES", 25)
+    async with world() as made:
+        for number in range(3):
+            made.put(f"write/{number}", a="12345")
+            await made.quiet()
+        assert list(made.shared.kept) == [f"{REQUESTS}/write/1", f"{REQUESTS}/write/2"]
+        assert made.shared.kept_bytes == 2 * len(b"1:a,5:12345,")
 
 
 async def test_a_claim_that_the_store_refuses_is_told_and_nothing_is_executed() -> None:

@@ -1,0 +1,66 @@
+"""What was answered is remembered for a time and within bounds; a task that ends by a bug is told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from adapters.transports import xenstore_shared
+from adapters.transports.room import Room
+from adapters.transports.xenstore_asker import Admission, StoreLimits
+from adapters.transports.xenstore_shared import KEPT, Shared
+from tests.kit.memory_store import MemoryStore
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shared(clock: Clock) -> Shared:
+    return Shared(MemoryStore(), StoreLimits(), Admission(StoreLimits(), Room()), lambda _: None, clock)
+
+
+async def test_an_answer_is_kept_for_a_time() -> None:
+    clock = Clock()
+    made = shared(clock)
+    made.keep("/a", b"1")
+    clock.now = KEPT
+    made.keep("/b", b"2")
+    assert list(made.kept) == ["/a", "/b"]
+    clock.now = KEPT + 1
+    made.keep("/c", b"3")
+    assert list(made.kept) == ["/b", "/c"]
+
+
+async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xenstore_shared, "MOST_KEPT", 3)
+    monkeypatch.setattr(xenstore_shared, "MOST_KEPT_BYTES", 10)
+    made = shared(Clock())
+    for name in "abcd":
+        made.keep(name, b"1")
+    assert list(made.kept) == ["b", "c", "d"]
+    made.keep("e", b"123456789")
+    assert (list(made.kept), made.kept_bytes) == (["d", "e"], 10)
+    made.keep("e", b"1")
+    made.forget("d")
+    made.forget("nobody")
+    assert (list(made.kept), made.kept_bytes) == (["e"], 1)
+
+
+async def test_a_bug_in_a_task_is_told_to_the_loop() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+
+    async def bug() -> None:
+        raise RuntimeError("a bug")
+
+    made = shared(Clock())
+    await asyncio.wait({made.spawn(bug(), "work")})
+    await asyncio.sleep(0)
+    assert [context["message"] for context in told] == ["a bug ended work"]
+    assert made.tasks == set()

@@ -93,7 +93,9 @@ class Gateway:
         control = Path(self.settings.control.socket)
         replaying = Replaying(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
         traffic = Traffic(self._live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)
-        self._control = Server(control, self, self.steering, traffic, access.rights(self.settings))
+        rights = access.rights(self.settings)
+        self._control = Server(control, self, self.steering, traffic, rights)
+        self._operators = parts.operators(self.settings, self.steering, rights, access.user_name)
         address = self.settings.control.metrics
         self._monitoring = monitoring.Server(address, self) if address else None
         self._stack = AsyncExitStack()
@@ -120,6 +122,9 @@ class Gateway:
             await self._control.start()
             stack.push_async_callback(self._control.stop)
             stack.callback(self.recorder.stop)
+            if self._operators is not None:
+                await self._operators.start()
+                stack.push_async_callback(self._operators.stop)
             if self._monitoring is not None:
                 await self._monitoring.start()
                 stack.push_async_callback(self._monitoring.stop)
@@ -305,6 +310,7 @@ class Gateway:
         self.settings = settings
         await self._expose()
         await self.hub.follow(table)
+        self.steering.news.look()
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
         return {
             "revision": table.revision,

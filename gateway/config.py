@@ -123,6 +123,7 @@ class Control(_Section, frozen=True):
         Who, ...
     ] = ()  # who may ask, beside root and the gateway's own user: "alice", "uid:12", "group:xen", "gid:7"
     change: tuple[Who, ...] = ()  # who may change modes, reload and call too
+    bus: str | None = None  # on which [bus.NAME] operators are heard as well, as org.xen.xcp.gateway
     metrics: MetricsAddress | None = None  # /metrics, /healthz and /readyz over TCP too, for who cannot open the socket
 
 
@@ -195,6 +196,7 @@ def parse(document: dict[str, object], path: Path) -> Config:
         raise ConfigError(f"{path}: $: expected a [bus.NAME] or an [upstream.NAME]: there is nobody to answer")
     _one_bus_each(settings, path)
     _known_upstreams(settings, path)
+    _operators_bus(settings, path)
     _stores_alone(settings, path)
     return settings
 
@@ -224,6 +226,17 @@ def _stores_alone(settings: Config, path: Path) -> None:
     for name, listener in settings.listener.items():
         if len(listener.bind) > 1 and any(bind.startswith("xenstore:") for bind in listener.bind):
             raise ConfigError(f"{path}: $.listener.{name}.bind: a xenstore stands alone; give it a listener of its own")
+
+
+def _operators_bus(settings: Config, path: Path) -> None:
+    name, place = settings.control.bus, f"{path}: $.control.bus"
+    if name is None:
+        return
+    if name not in settings.bus:
+        there = ", ".join(settings.bus) or "none"
+        raise ConfigError(f"{place}: '{name}' is no bus (there are: {there})")
+    if settings.bus[name].address.startswith("unixexec:"):
+        raise ConfigError(f"{place}: '{name}' is reached through a program, which carries no operators")
 
 
 def _convert(document: object, wanted: type[_T], path: Path, place: str) -> _T:

@@ -10,6 +10,8 @@ import msgspec
 from adapters.backends import BACKENDS, legacy
 from adapters.backends.dbus import Backend, Bus, BusStatus, ServiceStatus
 from adapters.codecs import CODECS, UPSTREAM_CODECS
+from adapters.control import CONTROLS
+from adapters.control.dbus import Service as Operators
 from adapters.dialects import DIALECTS
 from adapters.transports import TRANSPORTS, http_client, xenstore_client
 from adapters.transports.activation import Inherited, inherited
@@ -21,12 +23,13 @@ from adapters.transports.xenstore import NODES, Offer, StoreLimits, StoreStatus
 from adapters.transports.xenstore import Transport as StoreTransport
 from adapters.transports.xenstore_board import Board
 from adapters.transports.xenstore_store import Store, socket_path
-from gateway import config
+from gateway import __version__, config
 from gateway.config import Config, ConfigError, Listener
 from gateway.core import ports
 from gateway.core.model import Limits
 from gateway.core.nodes import element
-from gateway.core.ports import Codec, Dialect, Endpoint, Resolve
+from gateway.core.ports import Codec, Dialect, Endpoint, Operator, Resolve
+from gateway.core.rights import Rights
 from gateway.core.route import Effect
 from gateway.mapping.compile import build
 from gateway.mapping.problem import Problem
@@ -205,6 +208,17 @@ def client_codec(name: str) -> Codec:
 def dialect(name: str, codec: str) -> Dialect:
     """A dialect for the codec it rides on."""
     return DIALECTS[name](codec)
+
+
+def operators(
+    settings: Config, operator: Operator, rights: Rights, user_name: Callable[[int], str]
+) -> Operators | None:
+    """Where operators are heard besides the control socket; None where the config says nothing of it."""
+    if settings.control.bus is None:
+        return None
+    address = settings.bus[settings.control.bus].address
+    made: Operators = CONTROLS["dbus"](address, operator, rights, user_name, __version__)
+    return made
 
 
 def transport(

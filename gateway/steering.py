@@ -7,38 +7,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gateway.core import choosing, policy, steering
 from gateway.core.kept import Change, Counts, Entry, Held, Json, MethodId, Pair, Refused, Rejected
 from gateway.core.migration import Mode, Setting, percent
 from gateway.core.model import Call, Value
 from gateway.core.override import GROUP, By, Override, matches
+from gateway.core.ports import Operator
 from gateway.core.route import Route
-from gateway.core.steering import Changed, Explanation, Moved, Row
+from gateway.core.steering import Changed, Explanation, Listener, Moved, Row, Wish
+from gateway.news import News
 from gateway.rollout.orders import Orders
 from gateway.rollout.subjects import subject_of
 from gateway.state.state import State
 from gateway.toggles import Toggles, moment
 
 NO_COUNTS = Counts()
+LONGEST = 10 * 365 * 86_400.0  # seconds that a mode can be set for
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A mode that somebody wants for the methods of a pattern."""
-
-    pattern: str
-    mode: str
-    percent: str | float | None = None
-    control: str = ""
-    observe: bool = False
-    noise: bool = False
-    seconds: float | None = None  # for so long; None: until it is changed
-    why: str = ""
-
-
-class Steering:
+class Steering(Operator):
     """One for the running gateway. `routes`: those of the mapping that is live. `now`: seconds since 1970."""
 
     def __init__(
@@ -54,9 +43,18 @@ class Steering:
         self._toggles = toggles
         self._state = state
         self.rollouts = rollouts
+        self.news = News(routes, toggles, rollouts.states)
         self._now = now
 
     # Asking
+
+    def names(self) -> Sequence[MethodId]:
+        """Every mapped method, in the order of the files."""
+        return tuple(dict.fromkeys(map(steering.identity, self._routes())))
+
+    def tell(self, listener: Listener) -> Callable[[], None]:
+        """Have somebody told of all that changes from now on; what is returned ends it."""
+        return self.news.tell(listener)
 
     async def methods(self, pattern: str = "*") -> Sequence[Row] | Refused:
         """A row for each mapped method that a pattern means."""
@@ -116,8 +114,8 @@ class Steering:
         except ValueError as error:
             return Rejected(str(error))
         wrong = choosing.refusals(self._routes(), wish.pattern, wanted)
-        if wish.seconds is not None and not wish.seconds > 0:
-            wrong.append("a mode holds for some time or until it is changed, not for none")
+        if wish.seconds is not None and not 0 < wish.seconds <= LONGEST:
+            wrong.append("a mode holds for some time, ten years at most, or until it is changed")
         if wrong:
             return Rejected("; ".join(wrong))
         now = self._now()

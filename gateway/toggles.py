@@ -38,6 +38,7 @@ class Toggles:
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._overrides: tuple[Override, ...] = ()  # the strongest first
+        self._listeners: list[Callable[[], object]] = []
         self._found: dict[tuple[str, str], tuple[Route, Setting, float]] = {}  # what holds, for which route, until when
 
     @property
@@ -50,6 +51,12 @@ class Toggles:
         """These hold from now on, and no others."""
         self._overrides = tuple(sorted(overrides, key=lambda override: override.rank, reverse=True))
         self._found = {}
+        for listener in self._listeners:
+            listener()
+
+    def tell(self, listener: Callable[[], object]) -> None:
+        """Have somebody told whenever overrides may be others."""
+        self._listeners.append(listener)
 
     def setting(self, route: Route) -> Setting:
         """What holds for a call that has just come; looked up once for each method and change."""

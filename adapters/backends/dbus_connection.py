@@ -14,9 +14,9 @@ from typing import TypeAlias, cast
 
 from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
-from dbus_fast.auth import AuthAnonymous, AuthExternal
 from dbus_fast.errors import InvalidMessageError
 
+from adapters import dbus_opening
 from adapters.backends import dbus_unixexec
 from adapters.backends.dbus_outbox import Outbox
 from adapters.backends.dbus_variants import to_library
@@ -28,7 +28,6 @@ from gateway.core.size import HEADER, MAX_MESSAGE, body_size
 BUS_NAME = "org.freedesktop.DBus"  # the broker itself
 BUS_PATH = "/org/freedesktop/DBus"
 OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and Hello together
-GIVE_UP_TIMEOUT = 0.5  # seconds for a connection, or an attempt at one, to see that its socket is shut
 SERIALS = 2**31  # a serial is 32 bits wide and the library's does not wrap: the connection is renewed long before
 
 
@@ -84,9 +83,9 @@ class Connection:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 if address.startswith(dbus_unixexec.PREFIX):
-                    bus, process = await dbus_unixexec.through_process(address, _connect)
+                    bus, process = await dbus_unixexec.through_process(address, dbus_opening.connect)
                     return cls(bus, limits, process)
-                return cls(await _connect(address), limits)
+                return cls(await dbus_opening.connect(address), limits)
         except Exception as error:
             raise ConnectError(str(error) or type(error).__name__) from error
 
@@ -200,7 +199,7 @@ class Connection:
                 await self.call(ping(BUS_NAME))
         except TimeoutError:
             self.close()
-            await asyncio.wait({self.ended}, timeout=GIVE_UP_TIMEOUT)
+            await asyncio.wait({self.ended}, timeout=dbus_opening.GIVE_UP_TIMEOUT)
             return False
         return True
 
@@ -245,33 +244,6 @@ class Connection:
 
     def _forget_xml(self, bus_name: str) -> None:
         self._xml = {key: xml for key, xml in self._xml.items() if key[0] != bus_name}
-
-
-async def _connect(address: str) -> MessageBus:
-    # Descriptors are not negotiated: none can enter this process, whatever a service sends. TCP carries no credentials.
-    auth = AuthAnonymous() if address.startswith("tcp:") else AuthExternal()
-    bus = MessageBus(bus_address=address, auth=auth)
-    connecting = asyncio.ensure_future(bus.connect())
-    try:
-        return await asyncio.shield(connecting)
-    except asyncio.CancelledError:
-        await _give_up(bus, connecting)
-        raise
-
-
-async def _give_up(bus: MessageBus, connecting: asyncio.Task[MessageBus]) -> None:
-    """End an attempt to connect from below, by its socket.
-
-    A `connect` that is cancelled may close its descriptor and still watch it; uvloop aborts the process for that.
-    """
-    bus.disconnect()
-    _, still = await asyncio.wait({connecting}, timeout=GIVE_UP_TIMEOUT)
-    if still:  # it has no socket yet
-        connecting.cancel()
-        await asyncio.wait({connecting})
-    if not connecting.cancelled() and connecting.exception() is None:
-        bus.disconnect()
-        await asyncio.wait({asyncio.ensure_future(bus.wait_for_disconnect())})  # type: ignore[no-untyped-call] # theirs
 
 
 def _outbox(bus: MessageBus) -> Outbox:

@@ -19,6 +19,7 @@ from xml.sax.saxutils import escape
 
 HERE = Path(__file__).resolve().parent
 SERVICES = ("xapi", "xenopsd", "storage", "squeezed", "networkd", "perfmon")
+GATEWAY = "org.xen.xcp.gateway"  # where operators find the gateway
 BUS_NAMES = tuple(f"org.xen.xcp.{service}" for service in SERVICES)
 OPERATOR_INTERFACES = ("org.freedesktop.DBus.Monitoring", "org.freedesktop.DBus.Debug.Stats")
 RELOAD = (
@@ -106,6 +107,7 @@ def _config(bus: Bus, services: Path) -> str:
         "toolstack_user": _attribute(bus.toolstack_user),
         "gateway_user": _attribute(bus.gateway_user),
         "connect": _rules(f'allow user="{_attribute(user)}"' for user in bus.users),
+        "gateway": GATEWAY,
         "own": _rules(f'allow own="{name}"' for name in BUS_NAMES),
         "call": _rules(f'allow send_destination="{name}" send_type="method_call"' for name in BUS_NAMES),
         "operators": "\n".join(_operator(user) for user in dict.fromkeys(("root", bus.toolstack_user))),
@@ -117,6 +119,8 @@ def _operator(user: str) -> str:
     calls = [f'allow send_destination="{name}" send_type="method_call"' for name in BUS_NAMES]
     calls += [f'allow send_destination="org.freedesktop.DBus" send_interface="{name}"' for name in OPERATOR_INTERFACES]
     calls += [RELOAD]
+    if user == "root":
+        calls.append(f'allow send_destination="{GATEWAY}" send_type="method_call"')
     return f'  <policy user="{_attribute(user)}">\n{_rules(calls)}\n  </policy>'
 
 

@@ -11,7 +11,8 @@ from gateway.control.answers import Path, body, json, query
 from gateway.core import steering as told
 from gateway.core.override import Override
 from gateway.core.rights import Caller, Right
-from gateway.steering import Steering, Wish
+from gateway.core.steering import Wish
+from gateway.steering import Steering
 
 MOST = 10_000  # lines of an audit, or pairs, in one answer
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.core.frozen import value
-from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, Outcome, Peer
+from gateway.core.kept import MethodId, Refused
+from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, Outcome, Peer, Value
 from gateway.core.publication import Doorbell, Picture
 from gateway.core.route import Route
+from gateway.core.steering import Changed, Explanation, Listener, Row, Wish
 
 DEADLINE_PASSED = "the deadline has passed"  # the message of the cancellation that ends a call for this reason
 
@@ -171,3 +173,30 @@ class Board(Protocol):
 
     def take_down(self, doorbell: Doorbell) -> None:
         """Ring no more; what is being rung is still rung."""
+
+
+class Operator(Protocol):
+    """What an operator may ask and change of moving methods; for the wires that operators come over."""
+
+    def names(self) -> Sequence[MethodId]:
+        """Every mapped method."""
+
+    async def methods(self, pattern: str = "*") -> Sequence[Row] | Refused:
+        """A row for each mapped method that a pattern means."""
+
+    def explain(
+        self, name: str, params: Sequence[Value] = (), named: Mapping[str, Value] | None = None, key: str | None = None
+    ) -> Sequence[Explanation] | Refused:
+        """Who would answer a call, for each method of this name."""
+
+    async def set_mode(self, wish: Wish, who: str) -> Changed | Refused:
+        """Set a mode for all methods of a pattern, or for none and say why."""
+
+    async def clear_mode(self, pattern: str, who: str, why: str = "") -> Changed | Refused:
+        """Back to what holds without what was set for exactly this pattern."""
+
+    async def rollback_all(self, who: str, why: str = "") -> Changed | Refused:
+        """Every method to its old service at once."""
+
+    def tell(self, listener: Listener) -> Callable[[], None]:
+        """Have somebody told of all that changes from now on; what is returned ends it."""

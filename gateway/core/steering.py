@@ -5,8 +5,9 @@ Moments are seconds since 1970, durations seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from gateway.core import counting
 from gateway.core.compare import Verdict
@@ -103,6 +104,55 @@ class Changed:
     mode: str
     methods: tuple[Moved, ...]
     held: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A mode that somebody wants for the methods of a pattern."""
+
+    pattern: str
+    mode: str
+    percent: str | float | None = None
+    control: str = ""
+    observe: bool = False
+    noise: bool = False
+    seconds: float | None = None  # for so long; None: until it is changed
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChanged:
+    """A method has another setting now, whoever set it and wherever."""
+
+    service: str
+    method: str
+    before: str
+    after: str
+    setting: Mapping[str, str | bool]
+    set_by: str
+    source: str
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A rollout went back by itself, or somebody has given everything back."""
+
+    subject: str  # the rollout's name, or "*"
+    who: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remapped:
+    """A reload has brought or taken methods."""
+
+    added: tuple[MethodId, ...]
+    removed: tuple[MethodId, ...]
+
+
+News: TypeAlias = ModeChanged | RolledBack | Remapped
+Listener: TypeAlias = Callable[[News], object]
 
 
 def written(setting: Setting) -> dict[str, str | bool]:

@@ -162,3 +162,16 @@ def test_a_xenstore_is_a_listener_that_stands_alone(tmp_path: Path) -> None:
     both = store.replace('"xenstore:"', '"xenstore:/run/x", "tcp:127.0.0.1:0"')
     assert "$.listener.store.bind: a xenstore stands alone" in refusal(tmp_path, GOOD + both)
     assert "$.listener.store.bind" in refusal(tmp_path, GOOD + store.replace("xenstore:", "xenstore:x"))
+
+
+def test_operators_are_heard_on_a_bus_that_is_there_and_can_carry_them(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD + '[control]\nbus = "toolstack"\n').control.bus == "toolstack"
+    assert refusal(tmp_path, GOOD + '[control]\nbus = "stack"\n') == (
+        "gateway.toml: $.control.bus: 'stack' is no bus (there are: toolstack, storage-domain)"
+    )
+    through = (
+        GOOD.replace("tcp:host=192.0.2.7,port=5701", "unixexec:path=/bin/ssh") + '[control]\nbus = "storage-domain"\n'
+    )
+    assert refusal(tmp_path, through) == (
+        "gateway.toml: $.control.bus: 'storage-domain' is reached through a program, which carries no operators"
+    )

@@ -12,10 +12,10 @@ from gateway.core.kept import Batch, Change, Counts, Entry, MethodId, Pair, Refu
 from gateway.core.migration import Key, Migration, Mode, Setting
 from gateway.core.override import Override
 from gateway.core.route import Effect, Route
-from gateway.core.steering import Changed
+from gateway.core.steering import Changed, Wish
 from gateway.rollout.orders import Orders, View
 from gateway.state.state import State
-from gateway.steering import Steering, Wish
+from gateway.steering import Steering
 from gateway.toggles import Toggles
 from tests.kit.routes import route
 
@@ -27,6 +27,7 @@ LABEL = replace(route("VM.get_label", migration=OLD, effect=Effect.READ), servic
 NEW = replace(route("VM.new", effect=Effect.READ), service="xenopsd")
 START = replace(route("VM.start", migration=replace(OLD, may_shadow=False, group="life")), service="xenopsd")
 STOP = replace(START, method="VM.stop")
+HOLDS = "a mode holds for some time, ten years at most, or until it is changed"
 SPLIT = "this would split the group 'life', which shares state: xenopsd/VM.stop would be left out; say group:life"
 ROUTES = [STATE, LABEL, NEW, START, STOP]
 
@@ -108,7 +109,9 @@ async def test_a_mode_for_some_time_ends_by_itself(desk: Desk) -> None:
     [
         (Wish("VM.get_state", "dbsu"), "'dbsu' is no mode (did you mean 'dbus'?)"),
         (Wish("VM.get_stat", "dbus"), "no mapped method is named 'VM.get_stat' (did you mean 'VM.get_state'?)"),
-        (Wish("VM.get_state", "dbus", seconds=0.0), "a mode holds for some time or until it is changed, not for none"),
+        (Wish("VM.get_state", "dbus", seconds=0.0), HOLDS),
+        (Wish("VM.get_state", "dbus", seconds=float("inf")), HOLDS),
+        (Wish("VM.get_state", "dbus", seconds=float("nan")), HOLDS),
         (Wish("VM.start", "dbus"), SPLIT),
     ],
 )  # fmt: skip

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from dbus_fast import Variant
+
+from adapters.control.dbus_values import INVALID, REFUSED, Error, explained, moved, plain, wish
+from gateway.core.kept import Refused
+from gateway.core.migration import Mode, Setting
+from gateway.core.model import Call
+from gateway.core.policy import plan
+from gateway.core.steering import Changed, Explanation, Moved, Wish, explanation
+from tests.kit.control import STATE
+from tests.kit.operators import options
+
+
+def test_options_become_a_wish() -> None:
+    given = options(percent=("d", 12.5), control=("s", ""), observe=("b", True), noise=("b", False), seconds=("u", 60))
+    assert wish("VM.*", "canary", given, "try") == Wish("VM.*", "canary", 12.5, "", True, False, 60, "try")
+    assert wish("VM.*", "canary", options(percent=("s", "1%")), "") == Wish("VM.*", "canary", "1%")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            options(procent=("d", 1.0)),
+            "unknown option 'procent' (there are: percent, control, observe, noise, seconds)",
+        ),
+        (options(observe=("s", "yes")), "option 'observe': unexpected type 's'"),
+        (options(seconds=("b", True)), "option 'seconds': unexpected type 'b'"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_told(given: dict[str, Variant], says: str) -> None:
+    assert wish("VM.*", "canary", given, "") == Error(INVALID, says)
+
+
+def test_a_change_is_told_method_by_method() -> None:
+    changed = Changed("VM.*", "dbus", (Moved("xenopsd", "VM.start", "legacy", "dbus"),))
+    assert moved(changed) == [[["xenopsd", "VM.start", "legacy", "dbus", ""]]]
+    assert moved(Refused("no")) == Error(REFUSED, "no")
+
+
+@pytest.mark.parametrize("setting", [Setting(Mode.OFF), Setting(Mode.LEGACY), Setting(Mode.CANARY, 50_000)])
+@pytest.mark.parametrize("value", [None, "vm-1"])
+def test_an_explanation_has_no_null(setting: Setting, value: str | None) -> None:
+    told = explained(explanation(STATE, setting, "the mapping", plan(STATE, setting, Call("x")), value))
+    assert told.keys() == {field.name for field in fields(Explanation)}
+    assert all(variant.value is not None for variant in told.values())
+    assert told["value"].value == (value or "")
+
+
+def test_variants_are_taken_apart() -> None:
+    nested = Variant(
+        "a{sv}", {"a": Variant("av", [Variant("i", 1), Variant("s", "x")]), "b": Variant("(ib)", [1, True])}
+    )
+    assert plain(nested) == {"a": [1, "x"], "b": [1, True]}
+    assert plain(Variant("a{ii}", {1: 2})) == {"1": 2}

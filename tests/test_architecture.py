@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ UNTESTED = {
 def test_imports_go_one_way() -> None:
     done = _run(str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
     assert done.returncode == 0, done.stdout
+
+
+def test_adapters_are_forbidden_every_module_of_the_gateway_but_the_core() -> None:
+    """A module that the contract forgets would be free to be imported."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (forbidden,) = (each["forbidden_modules"] for each in contracts if each.get("source_modules") == ["adapters"])
+    there = {
+        path.stem for path in (ROOT / "gateway").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert set(forbidden) == {f"gateway.{name}" for name in there - {"__init__", "__main__", "core"}}
 
 
 def test_every_source_file_has_its_unit_test_and_the_reverse() -> None:

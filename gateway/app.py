@@ -257,7 +257,9 @@ class Gateway:
             "xcp_gateway_log_lines_lost_total": lines_lost(),
         }
         stores = [store.status() for store in self.stores]
-        readings = health.readings(self.table, self.backend.status(), services, gauges, self._cuts, stores)
+        published = {name: board.written for name, board in self.boards.items()}
+        buses = self.backend.status()
+        readings = health.readings(self.table, buses, services, gauges, self._cuts, stores, published)
         return await asyncio.to_thread(metrics.render, self.calls, {**readings, **self.moving.readings()})
 
     def _live_routes(self) -> Sequence[Route]:

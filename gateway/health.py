@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from gateway import __version__
 from gateway.core.route import Route
@@ -100,8 +101,9 @@ def readings(
     values: Mapping[str, float],
     cuts: Mapping[str, int],
     stores: Sequence[StoreStatus] = (),
+    published: Mapping[str, int] = MappingProxyType({}),
 ) -> Mapping[str, Samples]:
-    """What a scrape reads, by the name of its series. `values`: those without a label; `cuts`: by listener."""
+    """What a scrape reads, by the name of its series. `values`: without a label; `cuts`, `published`: by listener."""
     return {
         "xcp_gateway_build_info": [((__version__, platform.python_version()), 1)],
         "xcp_gateway_mapping_info": [((table.revision,), 1)],
@@ -116,5 +118,6 @@ def readings(
         "xcp_gateway_breaker_open": [((s.bus, s.name), s.breaker.refuses) for s in statuses],
         "xcp_gateway_store_connected": [((store.listener,), store.connected) for store in stores],
         "xcp_gateway_store_requests_waiting": [((store.listener,), store.waiting) for store in stores],
+        "xcp_gateway_nodes_published_total": [((listener,), count) for listener, count in published.items()],
         **{name: [((), value)] for name, value in values.items()},
     }

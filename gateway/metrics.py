@@ -76,6 +76,9 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_store_requests_waiting": Series(
         "gauge", "Requests in the listener's xenstore that wait for their answer.", ("listener",)
     ),
+    "xcp_gateway_nodes_published_total": Series(
+        "counter", "Nodes in the listener's xenstore that were written to show what services tell.", ("listener",)
+    ),
     "xcp_gateway_service_available": Series(
         "gauge", "1 when the bus name is owned, or is started on demand.", ("bus", "bus_name")
     ),

@@ -17,7 +17,7 @@ from adapters.transports.xenstore_nodes import Nodes
 from adapters.transports.xenstore_store import LostError, Store, StoreError, Transaction
 from gateway.core.model import Call, Fault, FaultCode, Outcome
 from gateway.core.nodes import MAX_VALUE, Template
-from gateway.core.publication import Beside, Content, Doorbell, Found
+from gateway.core.publication import Beside, Content, Doorbell, Found, digest
 from gateway.core.refusal import MarshalError
 from gateway.core.route import Effect, Route
 
@@ -25,6 +25,7 @@ RINGS = 16  # at once, of one doorbell; of one node there is one
 MAX_TREE = 256  # nodes that are told with a ring; with more it is refused
 FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds before a ring that was not heard is tried again
 
+NOTHING = xenstore_settled.Settled()
 NOT_HEARD = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
 UNKNOWN = frozenset({FaultCode.TIMEOUT, FaultCode.NO_REPLY})
 
@@ -129,6 +130,9 @@ class Bell:
                 tasks.create_task(visit(path))
 
     async def _visit(self, path: str) -> None:
+        if await self._is_nothing_new(path):
+            self._pauses.pop(path, None)
+            return
         rung = await self._store.transaction(lambda nodes: self._prepare(nodes, path))
         if rung is None:
             self._pauses.pop(path, None)
@@ -143,6 +147,13 @@ class Bell:
             log.warning("doorbell %s at %s: %s", self._doorbell.source, path, outcome.message)
         await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.digest))
         self._on_rung(path)
+
+    async def _is_nothing_new(self, path: str) -> bool:
+        """The usual case, seen without a transaction; what it does not see, a transaction does."""
+        value, known = await asyncio.gather(self._store.read(path), xenstore_settled.settled(self._store, path))
+        if value is None:
+            return known == NOTHING and path not in self._known
+        return not self._doorbell.beside and known == (digest(value), "")
 
     async def _prepare(self, nodes: Transaction, path: str) -> _Rung | None:
         """What to ring for; None when there is nothing new."""

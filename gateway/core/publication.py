@@ -256,6 +256,11 @@ class Doorbell:
     fingerprint: str = ""
 
     @property
+    def place(self) -> str:
+        """Where it hangs: `store /local/domain/{domid}/data/updated`."""
+        return f"{self.listener} {self.node}"
+
+    @property
     def beside(self) -> tuple[Beside, ...]:
         """What must be read with the node."""
         return tuple({take: None for take in self.parameters.values() if isinstance(take, Beside)})

@@ -110,13 +110,13 @@ def _check_form(scope: Scope, parameter: Parameter, take: Text | Beside, *, stri
     if isinstance(take, Beside) and take.tree:
         if not _holds_texts(kind):
             scope.fail(f"'{parameter.name} {kind}' takes no tree: a{{ss}} or a{{sv}} is needed")
-    elif kind.code not in "sog" and (strict or kind.code not in "ybnqiuxtd"):
+    elif kind.code not in "sogv" and (strict or kind.code not in "ybnqiuxtd"):
         needed = "; say coerce: legacy in the method" if strict and kind.code in "ybnqiuxtd" else ""
         scope.fail(f"'{parameter.name} {kind}' takes no text{needed}")
 
 
 def _holds_texts(kind: Type) -> bool:
-    return kind.is_dict and "".join(map(str, kind.children[0].children)) in ("ss", "sv")
+    return kind.code == "v" or (kind.is_dict and "".join(map(str, kind.children[0].children)) in ("ss", "sv"))
 
 
 def _is_strict(root: Scope, method: str) -> bool:

@@ -71,21 +71,27 @@ class Table:
 
 
 def describe_routes(table: Table) -> list[Mapping[str, object]]:
-    """One entry for each method at each endpoint, in the words of `xcp-gateway routes`."""
-    return [
-        {
-            "method": name,
-            "endpoint": str(endpoint.key),
-            "protocol": f"{endpoint.codec}/{endpoint.dialect}",
-            "target": str(route.target),
-            "effect": route.effect.value,
-            "mode": route.migration.setting.mode.value,
-            "timeout": route.timeout,
-            "source": route.source,
-        }
+    """One entry for each method at each endpoint and doorbell, in the words of `xcp-gateway routes`."""
+    called = [
+        _described_route(name, str(endpoint.key), f"{endpoint.codec}/{endpoint.dialect}", route)
         for endpoint in table.endpoints.values()
         for name, route in endpoint.routes.items()
     ]
+    rung = [_described_route(bell.route.method, bell.place, "doorbell", bell.route) for bell in table.doorbells]
+    return called + rung
+
+
+def _described_route(name: str, endpoint: str, protocol: str, route: Route) -> Mapping[str, object]:
+    return {
+        "method": name,
+        "endpoint": endpoint,
+        "protocol": protocol,
+        "target": str(route.target),
+        "effect": route.effect.value,
+        "mode": route.migration.setting.mode.value,
+        "timeout": route.timeout,
+        "source": route.source,
+    }
 
 
 def changes(old: Table, new: Table) -> tuple[list[str], list[str], list[str]]:
@@ -104,4 +110,6 @@ def _described(table: Table) -> dict[str, set[tuple[object, ...]]]:
         for name in endpoint.routes:
             what = (key, endpoint.codec, endpoint.dialect, endpoint.fingerprints.get(name))
             described.setdefault(name, set()).add(what)
+    for bell in table.doorbells:
+        described.setdefault(bell.route.method, set()).add((bell.place, bell.fingerprint))
     return described

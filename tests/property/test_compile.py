@@ -23,6 +23,13 @@ from tests.kit.mapping import HEAD, IDL
 GOOD = HEAD.replace(
     "methods:\n",
     """\
+publish:
+  - {listener: store, node: "/vm/{name}/kib", signal: Retargeted, value: "{kib}", permissions: "n0,r5"}
+  - {listener: store, node: /state, property: PowerState, value: "is {PowerState}"}
+  - {listener: store, node: "/vm/{vm}", object_path: "/vm/{vm}", objects: /vm, properties: {p: {present: Paused}}}
+doorbell:
+  - {listener: store, node: "/vm/{vm}/name", method: i, params: {label: "{value}"}, domains: [1, "{vm}", any]}
+  - {listener: store, node: "/vm/{vm}/all", method: c, params: {n: {node: a/b}, k: {tree: .}}}
 session: {parameter: session, interface: org.example.Session1, member: Check, errors: {a.B: {code: A}}}
 defaults: {timeout: 5s, effect: read, coerce: legacy, variants: typed, mode: dbus}
 errors: {"*": {code: 5, args: ["{vm}", "{0}"], message: "{message}"}}

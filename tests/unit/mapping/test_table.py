@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.mapping.table import EndpointKey, Table, changes
+from gateway.mapping.table import EndpointKey, Table, changes, describe_routes
 from tests.kit.mapping import HEAD, IDL, build_methods
 
 METHODS = "m: {member: Stat}\nn: {member: Stat, aliases: [old]}\n"
@@ -48,3 +48,12 @@ def test_another_idl_changes_the_methods_that_it_says_something_else_of(tmp_path
         (tmp_path / name / "other.xml").write_text(idl)
         tables.append(build_methods(tmp_path / name, methods).table)
     assert changes(*tables) == ([], [], ["n"])
+
+
+def test_a_method_that_is_rung_is_described_with_its_doorbell(tmp_path: Path) -> None:
+    bell = "doorbell: [{listener: store, node: /a, method: m}]\nmethods:\n"
+    head = HEAD.replace("methods:\n", bell)
+    with_bell = _table(tmp_path / "b", head=head)
+    rung = [row for row in describe_routes(with_bell) if row["protocol"] == "doorbell"]
+    assert [(row["method"], row["endpoint"]) for row in rung] == [("m", "store /a")]
+    assert changes(_table(tmp_path / "a"), with_bell)[2] == ["m"]

@@ -138,13 +138,13 @@ class Bell:
             self._pauses.pop(path, None)
             return
         outcome = await self._ring(self._doorbell.route, rung.call)
-        if self._was_not_heard(outcome):
+        if isinstance(outcome, Fault) and self._was_not_heard(outcome):
             await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.before))
             self._try_again(path, outcome)
             return
         self._pauses.pop(path, None)
         if isinstance(outcome, Fault):
-            log.warning("doorbell %s at %s: %s", self._doorbell.source, path, outcome.message)
+            log.warning("doorbell %s at %s: %s", self._doorbell.source, path, _told(outcome))
         await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.digest))
         self._on_rung(path)
 
@@ -202,17 +202,15 @@ class Bell:
         is_there = await nodes.read(path) is not None
         await xenstore_settled.settle(nodes, path, digest if is_there else "")
 
-    def _was_not_heard(self, outcome: Outcome) -> bool:
-        if not isinstance(outcome, Fault):
-            return False
+    def _was_not_heard(self, fault: Fault) -> bool:
         may_repeat = self._doorbell.route.effect is not Effect.WRITE
-        return outcome.code in NOT_HEARD or (may_repeat and outcome.code in UNKNOWN)
+        return fault.code in NOT_HEARD or (may_repeat and fault.code in UNKNOWN)
 
-    def _try_again(self, path: str, outcome: Outcome) -> None:
+    def _try_again(self, path: str, fault: Fault) -> None:
         """After a while, with whatever the content is then."""
         pause = self._pauses.get(path, FIRST_PAUSE)
         if pause == FIRST_PAUSE:
-            log.warning("doorbell %s at %s is tried again: %s", self._doorbell.source, path, outcome)
+            log.warning("doorbell %s at %s is tried again: %s", self._doorbell.source, path, _told(fault))
         self._pauses[path] = min(2 * pause, LAST_PAUSE)
         self._timers[path] = asyncio.get_running_loop().call_later(pause, self._look_at, path)
 
@@ -243,6 +241,10 @@ async def _beside(nodes: Nodes, path: str, beside: Beside) -> Found:
         if value is not None and here not in (start, path) and (value or not below):
             found[here.removeprefix(f"{start}/")] = value
     return found
+
+
+def _told(fault: Fault) -> str:
+    return f"{fault.name}: {fault.message}" if fault.name else fault.message
 
 
 def _fits(content: Content) -> bool:

@@ -157,7 +157,11 @@ class Compiler:
     def _fingerprint(self, entry: Scope, callee: Callee) -> str:
         """Changes with all that the entry depends on."""
         root: Mapping[str, Any] = self._root.data
-        common = {key: value for key, value in root.items() if key not in ("methods", "expose", "summary", "publish", "doorbell")}
+        common = {
+            key: value
+            for key, value in root.items()
+            if key not in ("methods", "expose", "summary", "publish", "doorbell")
+        }
         said = repr((common, entry.data, callee, self._session and self._session.callee))
         return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -10,11 +10,10 @@ import pytest
 
 from adapters.transports.xenstore_client import Line
 from adapters.transports.xenstore_connection import LostError
-from adapters.transports.xenstore_packets import Operation, StoreError
-from adapters.transports.xenstore_store import Store
-from adapters.transports.xenstore_watch import Watch
+from adapters.transports.xenstore_packets import StoreError
 from gateway.core.model import Answer, Carried, Fault, FaultCode
 from gateway.core.netstrings import pack, unpack
+from tests.kit.memory_store import MemoryStore
 
 T = TypeVar("T")
 
@@ -22,66 +21,44 @@ LOGIN = pack([b"login", b"service_name", b"xenopsd", b"deep/er", b""])
 PID = str(os.getpid()).encode()
 
 
-class FakeStore(Store):
-    """Nodes in a dictionary; `answers` is what the service does with a request once it is written."""
+class Served(MemoryStore):
+    """A store with an old service; `answers` is what that does with a request once it is written."""
 
     def __init__(self, answers: Callable[[dict[str, bytes]], dict[str, bytes] | None] = lambda _: {}) -> None:
-        super().__init__("fake")
-        self.nodes: dict[str, bytes] = {"/squeezed/pid": PID}
+        super().__init__()
+        self.put("/squeezed/pid", PID)
         self.answers = answers
-        self.fails: Exception | None = None  # raised where a transaction would be committed
+        self.fails: Exception | None = None  # raised where a transaction is over
         self.stopped = False
         self.written = asyncio.Event()
-        self._watch: Watch | None = None
-        self._connected.set()
-
-    async def start(self) -> None: ...
 
     async def stop(self) -> None:
         self.stopped = True
-
-    def watch(self, path: str) -> Watch:
-        self._watch = super().watch(path)
-        self._watch.tell(path)
-        return self._watch
+        await super().stop()
 
     async def transaction(self, work: Callable[..., Awaitable[T]]) -> T:
-        result = await work(self)
+        result = await super().transaction(work)
         if self.fails is not None:
             raise self.fails
-        request = next(path for path in self.nodes if path.startswith("/squeezed/rpc/request/login/"))
-        arguments = {path.removeprefix(f"{request}/"): value for path, value in self.nodes.items() if request in path}
+        (identity,) = await self.list("/squeezed/rpc/request/login") or []
         self.written.set()
-        self.respond(request, self.answers(arguments))
+        answer = self.answers(self.below(f"/squeezed/rpc/request/login/{identity}"))
+        if answer is not None:
+            self.respond(identity, answer)
         return result
 
-    def respond(self, request: str, answer: dict[str, bytes] | None) -> None:
-        response = request.replace("/request/", "/response/")
-        if answer is not None:
-            self.nodes |= {response: b"", **{f"{response}/{name}": value for name, value in answer.items()}}
-        if self._watch is not None:
-            self._watch.tell(response)
+    def respond(self, identity: str, answer: dict[str, bytes]) -> None:
+        response = f"/squeezed/rpc/response/login/{identity}"
+        self.put(response)
+        for name, value in answer.items():
+            self.put(f"{response}/{name}", value)
 
-    async def _ask(self, operation: Operation, payload: bytes, path: str) -> bytes:
-        below = [each for each in self.nodes if each == path or each.startswith(f"{path}/")]
-        match operation:
-            case Operation.MKDIR | Operation.WRITE:
-                self.nodes[path] = payload.partition(b"\0")[2] if operation is Operation.WRITE else b""
-                return b"OK\0"
-            case _ if not below:
-                raise StoreError("ENOENT", path)
-            case Operation.READ:
-                return self.nodes.get(path, b"")
-            case Operation.DIRECTORY:
-                names = dict.fromkeys(each.removeprefix(f"{path}/").partition("/")[0] for each in below if each != path)
-                return b"".join(name.encode() + b"\0" for name in names)
-        for each in below:
-            del self.nodes[each]
-        return b"OK\0"
+    def assert_tidy(self) -> None:
+        assert [path for path in self.tree if path.count("/") > 4] == []
 
 
 @asynccontextmanager
-async def line(store: FakeStore, **options: bool) -> AsyncIterator[Line]:
+async def line(store: Served, **options: bool) -> AsyncIterator[Line]:
     made = Line("squeezed", "/squeezed", store, **options)
     await made.start()
     yield made
@@ -92,11 +69,11 @@ async def send(line: Line) -> Answer | Fault:
     return await asyncio.wait_for(line.send(LOGIN, Carried()), 5)
 
 
-async def refusal(store: FakeStore) -> Fault:
+async def refusal(store: Served) -> Fault:
     async with line(store) as squeezed:
         got = await send(squeezed)
         assert isinstance(got, Fault)
-    assert store.nodes == {"/squeezed/pid": PID} or store.fails
+    store.assert_tidy()
     return got
 
 
@@ -107,18 +84,18 @@ async def test_a_request_is_nodes_and_so_is_its_answer() -> None:
         seen.append(arguments)
         return {"session_id": b"xenopsd", "more/0": b"a"}
 
-    store = FakeStore(answer)
+    store = Served(answer)
     async with line(store) as squeezed:
         got = await send(squeezed)
         assert isinstance(got, Answer)
         assert unpack(got.body or b"") == [b"session_id", b"xenopsd", b"more/0", b"a"]
     assert seen[0]["service_name"] == b"xenopsd"
     assert seen[0]["deep/er"] == b""
-    assert store.nodes == {"/squeezed/pid": PID}
+    store.assert_tidy()
 
 
 async def test_an_answer_of_no_nodes_is_one() -> None:
-    async with line(FakeStore()) as squeezed:
+    async with line(Served()) as squeezed:
         got = await send(squeezed)
         assert isinstance(got, Answer)
         assert got.body == b""
@@ -126,8 +103,10 @@ async def test_an_answer_of_no_nodes_is_one() -> None:
 
 @pytest.mark.parametrize("pid", [None, b"", b"4194305", b"no number"])
 async def test_a_service_whose_process_does_not_live_is_not_asked(pid: bytes | None) -> None:
-    store = FakeStore()
-    store.nodes = {} if pid is None else {"/squeezed/pid": pid}
+    store = Served()
+    store.drop("/squeezed/pid")
+    if pid is not None:
+        store.put("/squeezed/pid", pid)
     async with line(store) as squeezed:
         got = await send(squeezed)
         text = "the old service 'squeezed' is not registered in the store; nothing was executed"
@@ -145,38 +124,50 @@ async def test_a_service_whose_process_does_not_live_is_not_asked(pid: bytes | N
     ],
 )
 async def test_whether_a_request_was_written_is_said_for_certain(error: Exception, code: FaultCode, text: str) -> None:
-    store = FakeStore()
+    store = Served()
     store.fails = error
     got = await refusal(store)
     assert (got.code, got.message.endswith(text)) == (code, True)
 
 
 async def test_an_answer_that_comes_later_is_waited_for() -> None:
-    store = FakeStore(lambda _: None)
+    store = Served(lambda _: None)
     async with line(store) as squeezed:
         call = asyncio.get_running_loop().create_task(send(squeezed))
         await store.written.wait()
         assert squeezed.status().in_flight == 1
-        request = next(path for path in store.nodes if "/request/" in path)
-        store.respond("/squeezed/rpc/request/" + "/".join(request.split("/")[4:6]), {"a": b"b"})
+        (identity,) = await store.list("/squeezed/rpc/request/login") or []
+        store.respond(identity, {"a": b"b"})
         got = await call
         assert isinstance(got, Answer)
         assert unpack(got.body or b"") == [b"a", b"b"]
 
 
 async def test_a_call_that_is_cancelled_is_taken_back() -> None:
-    store = FakeStore(lambda _: None)
+    store = Served(lambda _: None)
     async with line(store) as squeezed:
         call = asyncio.get_running_loop().create_task(send(squeezed))
         await store.written.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-    assert store.nodes == {"/squeezed/pid": PID}
+    store.assert_tidy()
+
+
+async def test_a_store_that_goes_away_and_comes_back_brings_the_answer() -> None:
+    store = Served(lambda _: None)
+    async with line(store) as squeezed:
+        call = asyncio.get_running_loop().create_task(send(squeezed))
+        await store.written.wait()
+        (identity,) = await store.list("/squeezed/rpc/request/login") or []
+        with store.away():
+            store.respond(identity, {"a": b"b"})
+            await asyncio.sleep(0)
+        assert isinstance(await call, Answer)
 
 
 async def test_a_line_that_is_replaced_leaves_the_store_when_it_is_idle() -> None:
-    store = FakeStore(lambda _: None)
+    store = Served(lambda _: None)
     async with line(store) as squeezed:
         call = asyncio.get_running_loop().create_task(send(squeezed))
         await store.written.wait()

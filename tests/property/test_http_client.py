@@ -1,0 +1,78 @@
+"""Whatever an old server says, it is one answer or a fault, and never the answer to the next call."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.transports.http_client import Line
+from adapters.transports.http_client_site import site
+from gateway.core.model import Answer, Carried, Fault
+from tests.fuzz.mutate import Chance, mutated
+from tests.kit.old_server import Last, OldServer, ok, old_server
+
+POST = Carried("POST", "/", ((b"Host", b"x"),))
+GOOD = (
+    ok(b"first", "X-A: b"),
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nfir\r\n2\r\nst\r\n0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n" + ok(b"first"),
+    b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nfirst",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    ok(b"first") + ok(b"another"),
+)
+TOKENS = (
+    b"\r\n",
+    b"\r\n\r\n",
+    b": ",
+    b"Content-Length: 3\r\n",
+    b"Connection: close\r\n",
+    b"0\r\n\r\n",
+    b"HTTP/1.1 ",
+    b"101 ",
+    b"\0",
+)
+PATIENCE = 0.1  # seconds: what is half an answer may be waited for without end
+
+
+async def _two_calls(said: bytes, *, closes: bool) -> tuple[Answer | Fault | None, Answer | Fault]:
+    """What comes of a call that is answered so (None: nothing in time), and of the call after it."""
+    async with old_server() as old:
+        old.answers = lambda _: _said(old, said, closes=closes)
+        line = Line("old", site(old.url))
+        first = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                first = await line.send(b"1", POST)
+        second = await asyncio.wait_for(line.send(b"2", POST), 5)
+        await line.stop()
+    return first, second
+
+
+def _said(old: OldServer, first: bytes, *, closes: bool) -> bytes:
+    if len(old.requests) > 1:
+        return ok(b"second")
+    return Last(first) if closes else first
+
+
+@settings(max_examples=150)
+@given(seed=st.integers(0, 2**32), closes=st.booleans())
+def test_a_damaged_answer_harms_no_other_call(seed: int, closes: bool) -> None:
+    damaged = mutated(Chance(random.Random(seed), TOKENS, GOOD))
+    first, second = asyncio.run(_two_calls(damaged, closes=closes))
+    assert isinstance(first, Answer | Fault | None)
+    assert isinstance(second, Answer)
+    assert second.body == b"second"
+
+
+@pytest.mark.parametrize("good", GOOD)
+def test_each_of_them_is_an_answer_when_it_is_whole(good: bytes) -> None:
+    first, second = asyncio.run(_two_calls(good, closes=False))
+    assert isinstance(first, Answer)
+    assert first.body in (b"first", b"")
+    assert isinstance(second, Answer)
+    assert second.body == b"second"

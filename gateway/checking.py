@@ -40,12 +40,15 @@ class Checked:
 def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Checked:
     """Check mapping files; raises ConfigError where the config is needed (no paths, or live) and cannot be used."""
     settings = config.load(config_path) if config_path is not None and (live or not paths) else None
+    if settings is not None:
+        parts.upstreams(settings, parts.Room())  # names and files that the config gives; nobody is asked
     table, problems = build(
         paths or (settings.mapping_paths() if settings else ()),
         codecs=set(parts.CODECS),
         dialects=set(parts.DIALECTS),
         listeners=set(settings.listener) if settings else None,
         upstreams=parts.spoken(settings) if settings else None,
+        may_be_empty=settings is not None and not paths and parts.forwards(settings),
     )
     if problems or settings is None or not live:
         return Checked(table, problems, ())

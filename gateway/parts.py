@@ -68,8 +68,13 @@ def compile_mappings(settings: Config) -> tuple[Table, list[Problem]]:
         listeners=set(settings.listener),
         stores={name for name, listener in settings.listener.items() if listener.is_store},
         upstreams=spoken(settings),
-        may_be_empty=any(listener.unmapped == "forward" for listener in settings.listener.values()),
+        may_be_empty=forwards(settings),
     )
+
+
+def forwards(settings: Config) -> bool:
+    """Whether there is something to do without any mapping."""
+    return any(listener.unmapped == "forward" for listener in settings.listener.values())
 
 
 def spoken(settings: Config) -> dict[str, frozenset[str]]:

@@ -217,6 +217,15 @@ def test_an_old_server_that_says_nothing_is_a_502_in_plain_words(port: int, tap:
     assert b"closed the connection before it had answered; whether the call was executed is unknown" in answer.body
 
 
+def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "mappings").mkdir()
+    config = CONFIG.format(url="https://127.0.0.1:9", folder=tmp_path).replace("idle =", "verify = false\nidle =")
+    (tmp_path / "gateway.toml").write_text(config)
+    with gateway_process(tmp_path / "gateway.toml") as process:
+        line = process.wait_for("anybody may pose as this old service: its certificate is not verified")
+        assert (line["level"], line["upstream"]) == ("warning", "old")
+
+
 # Recorded: what clients really send, and what nobody should, to the old xapi
 
 

@@ -30,6 +30,30 @@ def test_with_a_config_the_names_of_listeners_are_checked_too(folder: Folder) ->
     assert "rcp" in problem.message
 
 
+OLD = '\n[upstream.old]\nurl = "http://127.0.0.1:9"\n'
+
+
+def test_with_a_config_old_services_are_checked_too(folder: Folder) -> None:
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    good = folder.config.read_text()
+    folder.config.write_text(good + OLD + 'codec = "xmlrcp"\n')
+    with pytest.raises(config.ConfigError, match=r"\$.upstream.old.codec: 'xmlrcp' is none of"):
+        checking.check([], folder.config, live=False)
+    folder.config.write_text(good + OLD)
+    folder.mapping(TOY_MAPPING.replace("expose:", "legacy: {upstream: odl}\nexpose:"))
+    (problem,) = checking.check([], folder.config, live=False).problems
+    assert problem.message == "'odl' is no upstream of the config (did you mean 'old'?)"
+
+
+def test_an_empty_directory_is_well_where_a_listener_forwards_everything(folder: Folder) -> None:
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    (folder.mappings / "toy.yaml").unlink()
+    assert len(checking.check([], folder.config, live=False).problems) == 1
+    forwards = '[listener.rpc]\nunmapped = "forward"\nupstream = "old"'
+    folder.config.write_text(folder.config.read_text().replace("[listener.rpc]", forwards) + OLD)
+    assert checking.check([], folder.config, live=False).problems == []
+
+
 def test_a_live_check_needs_a_config_that_can_be_used(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match="cannot be read"):
         checking.check([tmp_path], tmp_path / "none.toml", live=True)

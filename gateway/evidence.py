@@ -63,7 +63,7 @@ class Evidence:
     def observed(self, observed: Observed, comparison: Comparison) -> None:
         """Remember what came of a call that both sides have run."""
         route, control, candidate = observed.route, observed.control, observed.candidate
-        identity = MethodId(route.service, route.method)
+        identity = MethodId.of(route)
         gathered = self._gathered(identity)
         if _code(candidate.outcome) is FaultCode.BUSY:
             gathered.dropped += 1
@@ -80,11 +80,11 @@ class Evidence:
 
     def fell_back(self, route: Route, side: Side, fault: Fault, seconds: float) -> None:
         """A side did not execute a call, which then went to the other: no client has seen its fault."""
-        self._gathered(MethodId(route.service, route.method)).ran(side, fault, seconds)
+        self._gathered(MethodId.of(route)).ran(side, fault, seconds)
 
     def dropped(self, route: Route) -> None:
         """There was no room to observe a call."""
-        self._gathered(MethodId(route.service, route.method)).dropped += 1
+        self._gathered(MethodId.of(route)).dropped += 1
 
     def take(self) -> Batch:
         """What came since this was last called."""

@@ -11,7 +11,7 @@ from gateway.core.migration import Mode
 from gateway.core.override import Override
 from gateway.core.rollout import State
 from gateway.core.route import Route
-from gateway.core.steering import Listener, ModeChanged, Remapped, RolledBack, identity, set_by, written
+from gateway.core.steering import Listener, ModeChanged, Remapped, RolledBack, set_by, written
 from gateway.core.steering import News as Told
 from gateway.toggles import Effective, Toggles
 
@@ -51,7 +51,7 @@ class News:
                     _log.exception("a bug lost a piece of news", news=news)
 
     def _seen(self) -> _Seen:
-        effective = {identity(route): (route, self._toggles.effective(route)) for route in self._routes()}
+        effective = {MethodId.of(route): (route, self._toggles.effective(route)) for route in self._routes()}
         everything = (each for each in self._toggles.overrides if each.pattern == EVERYTHING)
         return _Seen(effective, dict(self._rollouts()), next(everything, None))
 

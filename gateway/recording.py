@@ -112,7 +112,7 @@ class Recording:
     def offer(self, taken: Taken) -> None:
         """Keep a call to be written, where there is room for it."""
         route = taken.route
-        if MethodId(route.service, route.method) not in self.methods or taken.call.oneway:
+        if MethodId.of(route) not in self.methods or taken.call.oneway:
             return
         if not self.bounds.writes and not harmless(route):
             return

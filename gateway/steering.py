@@ -50,7 +50,7 @@ class Steering(Operator):
 
     def names(self) -> Sequence[MethodId]:
         """Every mapped method, in the order of the files."""
-        return tuple(dict.fromkeys(map(steering.identity, self._routes())))
+        return tuple(dict.fromkeys(map(MethodId.of, self._routes())))
 
     def tell(self, listener: Listener) -> Callable[[], None]:
         """Have somebody told of all that changes from now on; what is returned ends it."""
@@ -97,7 +97,7 @@ class Steering(Operator):
             return Rejected(choosing.nothing(self._routes(), name))
         found: list[Pair] = []
         for route in means:
-            pairs = await self._state.pairs(steering.identity(route), limit)
+            pairs = await self._state.pairs(MethodId.of(route), limit)
             if isinstance(pairs, Refused):
                 return pairs
             found += pairs
@@ -146,7 +146,7 @@ class Steering(Operator):
         means = choosing.chosen(self._routes(), pattern)
         if not means:
             return Rejected(choosing.nothing(self._routes(), pattern))
-        methods = tuple(dict.fromkeys(map(steering.identity, means)))
+        methods = tuple(dict.fromkeys(map(MethodId.of, means)))
         entry = Entry(self._now(), who, "clear evidence", pattern, why, {"methods": len(methods)})
         refused = await self._state.decide(Change((entry,), clear=methods))
         return refused or methods
@@ -159,7 +159,7 @@ class Steering(Operator):
 
     def _row(self, route: Route, known: Mapping[MethodId, Counts], rollout: str) -> Row:
         effective = self._toggles.effective(route)
-        counts = known.get(steering.identity(route), NO_COUNTS)
+        counts = known.get(MethodId.of(route), NO_COUNTS)
         return steering.row(route, effective.setting, effective.override, effective.source(route), counts, rollout)
 
     def _explained(self, route: Route, call: Call, value: str | None) -> Explanation:
@@ -180,11 +180,11 @@ class Steering(Operator):
 
     def _settings(self, pattern: str) -> dict[MethodId, Setting]:
         means = choosing.chosen(self._routes(), pattern)
-        return {steering.identity(route): self._toggles.effective(route).setting for route in means}
+        return {MethodId.of(route): self._toggles.effective(route).setting for route in means}
 
     def _moved(self, before: Mapping[MethodId, Setting], pattern: str) -> tuple[Moved, ...]:
         return tuple(
-            self._one_moved(route, before.get(steering.identity(route)), pattern)
+            self._one_moved(route, before.get(MethodId.of(route)), pattern)
             for route in choosing.chosen(self._routes(), pattern)
         )
 

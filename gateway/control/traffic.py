@@ -151,7 +151,7 @@ def _methods(routes: Sequence[Route], patterns: Sequence[str], *, writes: bool) 
     taken = [route for route in meant if writes or harmless(route)]
     if not taken:
         return Rejected(f"reads only are recorded unless you say --writes, and none of these is one: {_named(meant)}")
-    return frozenset(MethodId(route.service, route.method) for route in taken)
+    return frozenset(MethodId.of(route) for route in taken)
 
 
 def _named(routes: Sequence[Route]) -> str:

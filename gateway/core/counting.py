@@ -1,8 +1,10 @@
-"""The names of what is counted of a method, for whoever counts and whoever reads. Holds no count."""
+"""The names of what is counted of a method, and what counts under them say of both sides. Holds no count."""
 
 from __future__ import annotations
 
 from gateway.core.compare import Verdict
+from gateway.core.kept import Counts
+from gateway.core.limits import OneSide, Sides
 from gateway.core.migration import Side
 
 DROPPED = "dropped"  # observations for which there was no room
@@ -24,3 +26,19 @@ def errors(side: Side) -> str:
 def answered(side: Side) -> str:
     """Those of them whose answer a client got."""
     return f"answered_{side.value}"
+
+
+def sides(counts: Counts) -> Sides:
+    """What both sides of a method did."""
+    counters = counts.counters
+    return Sides(
+        compared=sum(counters.get(name, 0) for name in COMPARED),
+        different=sum(counters.get(name, 0) for name in MISMATCHES),
+        control=_side(counts, Side.LEGACY),
+        candidate=_side(counts, Side.DBUS),
+    )
+
+
+def _side(counts: Counts, side: Side) -> OneSide:
+    run, failed = (counts.counters.get(name(side), 0) for name in (calls, errors))
+    return OneSide(run, failed, tuple(counts.histograms.get(side.value, ())))

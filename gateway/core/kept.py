@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from gateway.core.migration import Mode, Setting
 from gateway.core.override import By, Override
+from gateway.core.route import Route
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -23,6 +24,11 @@ class MethodId(NamedTuple):
 
     service: str
     method: str
+
+    @classmethod
+    def of(cls, route: Route) -> MethodId:
+        """The method that a route answers."""
+        return cls(route.service, route.method)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from gateway.core import counting
 from gateway.core.compare import Verdict
 from gateway.core.judgement import judgement
 from gateway.core.kept import Counts, MethodId
-from gateway.core.limits import OneSide, Sides
+from gateway.core.limits import OneSide
 from gateway.core.migration import BUCKETS, Key, Mode, Setting, Side, percent
 from gateway.core.override import Override
 from gateway.core.policy import Plan, bucket
@@ -178,7 +178,7 @@ def row(
     migration, counted = route.migration, counts.counters
     equal, ignored, different, failed = (counted.get(verdict.value, 0) for verdict in _VERDICTS)
     compared = equal + ignored + different + failed
-    sides = sides_of(counts)
+    sides = counting.sides(counts)
     verdict = "no old service" if migration.upstream is None else judgement(sides, ignored).value
     return Row(
         service=route.service,
@@ -208,23 +208,6 @@ def row(
 
 
 _VERDICTS = (Verdict.EQUAL, Verdict.IGNORED, Verdict.DIFFERENT, Verdict.ERROR_DIFFERENT)
-
-
-def sides_of(counts: Counts) -> Sides:
-    """What was counted, side by side."""
-    counted = counts.counters
-    mismatches = counted.get("different", 0) + counted.get("error_different", 0)
-    compared = sum(counted.get(verdict.value, 0) for verdict in _VERDICTS)
-    return Sides(compared, mismatches, _one_side(Side.LEGACY, counts), _one_side(Side.DBUS, counts))
-
-
-def _one_side(side: Side, counts: Counts) -> OneSide:
-    counted = counts.counters
-    return OneSide(
-        counted.get(counting.calls(side), 0),
-        counted.get(counting.errors(side), 0),
-        tuple(counts.histograms.get(side.value, ())),
-    )
 
 
 def _ran(side: Side, one: OneSide, counts: Counts) -> Ran:
@@ -274,8 +257,3 @@ def _list(route: Route, value: str | None) -> str:
 def with_key(key: Key | None, value: str | None) -> Key | None:
     """The key of a canary, taken from every call as this value; for asking who would answer a value."""
     return key if value is None else Key(key.name if key is not None else "key", lambda _: value)
-
-
-def identity(route: Route) -> MethodId:
-    """Under which its evidence is kept."""
-    return MethodId(route.service, route.method)

@@ -12,6 +12,7 @@ from time import time
 
 import structlog
 
+from gateway.core import counting
 from gateway.core.kept import Change, Counts, Entry, Held, MethodId, Refused, Rollout
 from gateway.core.limits import Sides, duration
 from gateway.core.override import Override
@@ -19,8 +20,8 @@ from gateway.core.rollout import Action, Command, Decision, Progress, State, app
 from gateway.core.route import Route
 from gateway.rollout import changes, document
 from gateway.rollout.document import Document
-from gateway.rollout.evidence import Seen, Track, joined, sides
-from gateway.rollout.subjects import members, method_id, overridden
+from gateway.rollout.evidence import Seen, Track, joined
+from gateway.rollout.subjects import members, overridden
 from gateway.state.state import State as Store
 
 EVERY = 0.2  # seconds between two looks
@@ -161,13 +162,13 @@ class _Look:
         return any(each.setting == wanted for each in ours)
 
     async def _judge(self) -> None:
-        methods = [method_id(route) for route in self.members]
-        here = {str_of(each): sides(self.engine.here(each)) for each in methods}
+        methods = [MethodId.of(route) for route in self.members]
+        here = {str_of(each): counting.sides(self.engine.here(each)) for each in methods}
         counted = self.everywhere
         if counted is None:
             await self._guard(self.engine.tracks(self.name, self.document, {}, here), here)
             return
-        everywhere = {str_of(each): sides(counted.get(each, Counts())) for each in methods}
+        everywhere = {str_of(each): counting.sides(counted.get(each, Counts())) for each in methods}
         start = self.document.start
         begins = everywhere if start is None else joined(everywhere, start)
         if begins is not None:

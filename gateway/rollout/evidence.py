@@ -6,30 +6,12 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.core import counting
 from gateway.core.kept import Counts, MethodId
-from gateway.core.limits import OneSide, Sides
-from gateway.core.migration import Side
+from gateway.core.limits import Sides
 
 MARKS = 12  # in one window
 
 Seen = Mapping[str, Sides]  # by method, "service/method"; all of it only grows
-
-
-def sides(counts: Counts) -> Sides:
-    """What both sides of a method did."""
-    counters = counts.counters
-    return Sides(
-        compared=sum(counters.get(name, 0) for name in counting.COMPARED),
-        different=sum(counters.get(name, 0) for name in counting.MISMATCHES),
-        control=_side(counts, Side.LEGACY),
-        candidate=_side(counts, Side.DBUS),
-    )
-
-
-def _side(counts: Counts, side: Side) -> OneSide:
-    calls, errors = (counts.counters.get(name(side), 0) for name in (counting.calls, counting.errors))
-    return OneSide(calls, errors, tuple(counts.histograms.get(side.value, ())))
 
 
 class Here:

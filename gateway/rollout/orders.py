@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import time
 
-from gateway.core.kept import Held, Json, PutRollout, Refused, Rejected
+from gateway.core import counting
+from gateway.core.kept import Held, Json, MethodId, PutRollout, Refused, Rejected
 from gateway.core.limits import Sides
 from gateway.core.migration import Setting
 from gateway.core.rollout import Command, Progress, State, begins_anew, decide, obey, setting
@@ -14,8 +15,8 @@ from gateway.core.route import Route
 from gateway.rollout import changes, document
 from gateway.rollout.document import Document
 from gateway.rollout.engine import str_of
-from gateway.rollout.evidence import Seen, sides, together
-from gateway.rollout.subjects import Subject, find, members, method_id, overridden, unmovable
+from gateway.rollout.evidence import Seen, together
+from gateway.rollout.subjects import Subject, find, members, overridden, unmovable
 from gateway.state.state import State as Store
 
 
@@ -84,7 +85,8 @@ class Orders:
     async def list(self) -> Sequence[View] | Refused:
         """Every rollout, those that are over too."""
         counted = await self.state.evidence()
-        counts = {} if isinstance(counted, Refused) else {str_of(each): sides(one) for each, one in counted.items()}
+        kept = {} if isinstance(counted, Refused) else counted
+        counts = {str_of(each): counting.sides(one) for each, one in kept.items()}
         views = (self._listed(name, counts) for name in self.state.rollouts)
         return [view for view in views if view is not None]
 
@@ -164,7 +166,7 @@ class Orders:
             known.began,
             progress.since,
             decision.why if waits else progress.why,
-            tuple(str_of(method_id(route)) for route in members(name, self.routes())),
+            tuple(str_of(MethodId.of(route)) for route in members(name, self.routes())),
             decision.numbers,
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gateway.core.kept import MethodId
 from gateway.core.migration import Mode
 from gateway.core.override import GROUP, Override, matches
 from gateway.core.rollout import RolloutPlan
@@ -24,11 +23,6 @@ class Subject:
     def plan(self) -> RolloutPlan:
         """What the mapping says; the same for all members."""
         return self.members[0].rollout
-
-
-def method_id(route: Route) -> MethodId:
-    """Under what its counts are kept."""
-    return MethodId(route.service, route.method)
 
 
 def subject_of(route: Route) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from gateway.core import counting
+from gateway.core.kept import Counts
+from gateway.core.limits import OneSide, Sides
 from gateway.core.migration import Side
 
 
@@ -9,3 +11,12 @@ def test_every_name_is_another_one() -> None:
     names += [name(side) for name in (counting.calls, counting.errors, counting.answered) for side in Side]
     assert len(names) == len(set(names))
     assert set(counting.MISMATCHES) < set(counting.COMPARED)
+
+
+def test_counters_become_what_both_sides_did() -> None:
+    counters = {
+        "equal": 5, "ignored": 2, "different": 1, "error_different": 3, "dropped": 9,
+        "calls_legacy": 20, "errors_legacy": 1, "calls_dbus": 11, "errors_dbus": 4,
+    }  # fmt: skip
+    assert counting.sides(Counts(counters, {"dbus": [1, 2]})) == Sides(11, 4, OneSide(20, 1), OneSide(11, 4, (1, 2)))
+    assert counting.sides(Counts()) == Sides()

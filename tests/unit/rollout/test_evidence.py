@@ -1,20 +1,10 @@
 from __future__ import annotations
 
 from gateway.core.kept import Counts, MethodId
-from gateway.core.limits import OneSide, Sides
-from gateway.rollout.evidence import MARKS, Here, Track, joined, sides, together
+from gateway.rollout.evidence import MARKS, Here, Track, joined, together
 from tests.kit.counts import counts
 
 METHOD = MethodId("xenopsd", "VM.start")
-
-
-def test_counters_become_what_both_sides_did() -> None:
-    counters = {
-        "equal": 5, "ignored": 2, "different": 1, "error_different": 3, "dropped": 9,
-        "calls_legacy": 20, "errors_legacy": 1, "calls_dbus": 11, "errors_dbus": 4,
-    }  # fmt: skip
-    assert sides(Counts(counters, {"dbus": [1, 2]})) == Sides(11, 4, OneSide(20, 1), OneSide(11, 4, (1, 2)))
-    assert sides(Counts()) == Sides()
 
 
 def test_this_process_adds_its_batches_up() -> None:

@@ -136,29 +136,27 @@ class Exposed:
         try:
             while True:
                 try:
-                    served = await self._once(match)
+                    await self._once(match)
                 except LostError:  # nothing was executed; when the store is there again, the watched path comes again
                     if not self._store.connected:
                         return
                     continue
-                if not running[match.node] or (served and self._style.unique):
+                if not running[match.node]:
                     return
                 running[match.node] = False
         finally:
             del running[match.node]
 
-    async def _once(self, match: Match) -> bool:
-        """Look, and answer if something is asked; whether something was."""
+    async def _once(self, match: Match) -> None:
+        """Look, and answer if something is asked."""
         try:
             async with self._shared.reading:
                 asked = await self._asked(match)
         except StoreError as error:
             self._shared.tell(f"{match.node} cannot be read: {error}")
-            return False
-        if asked is None:
-            return False
-        await self._deliver(asked, await self._answered(asked))
-        return True
+            return
+        if asked is not None:
+            await self._deliver(asked, await self._answered(asked))
 
     async def _asked(self, match: Match) -> _Asked | None:
         claim = xenstore_claims.claim_of(match.node)
@@ -260,19 +258,25 @@ class Exposed:
                 self._shared.tell(f"{asked.match.node} stays without an answer: {again}")
 
     async def _commit(self, asked: _Asked, steps: Sequence[Step]) -> None:
+        node = asked.match.node
         while True:
             await self._store.until_connected()
+            if self._style.unique:  # what has changed before is no matter: the request is the same
+                self._shared.running[node] = False
             try:
                 async with self._shared.answering:
                     return await self._store.transaction(lambda nodes: self._write(nodes, asked, steps))
             except LostError:
                 continue  # whether it was written is seen by the conditions
             except _GoneError:
-                return await self._store.remove(xenstore_claims.claim_of(asked.match.node))
+                return await self._store.remove(xenstore_claims.claim_of(node))
 
     def _steps(self, asked: _Asked, body: bytes) -> Sequence[Step]:
         """What is to be written; a fault instead where the style or the store has no room for it."""
-        steps = self._style.answer(asked.match, asked.request, _pairs(body))
+        try:
+            steps = self._style.answer(asked.match, asked.request, _pairs(body))
+        except ValueError as error:  # an old service's answer, handed on as it came
+            steps = Fault(FaultCode.REMOTE, f"the answer is none of nodes: {error}")
         fault = steps if isinstance(steps, Fault) else too_long(steps)
         if fault is None:
             assert not isinstance(steps, Fault)
@@ -316,6 +320,7 @@ class Exposed:
 
 
 def _pairs(body: bytes) -> Pairs:
+    """The nodes of an answer; ValueError when they are none."""
     items = unpack(body)
     return [(path.decode("ascii"), value) for path, value in zip(items[::2], items[1::2], strict=True)]
 

@@ -17,7 +17,7 @@ from adapters.transports.xenstore_exposed import Exposed
 from adapters.transports.xenstore_packets import Permissions
 from adapters.transports.xenstore_shared import KEPT, Offer, Shared
 from gateway.core.exposure import Exposure, Words
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.model import BARE, Answer, Call, Carried, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.core.nodes import template
 from tests.kit.answering import Answering
 from tests.kit.memory_store import MemoryStore
@@ -450,6 +450,41 @@ async def test_a_fault_of_the_style_itself_is_answered() -> None:
         assert made.store.below("/c/5/reply/1")["status"] == b"error"
         assert made.store.below("/c/5/reply/2")["code"] == b"1000"
         assert made.store.below("/c/5/reply/2")["data00"] == b"no"
+
+
+async def test_an_id_that_is_used_again_at_once_is_a_new_request() -> None:
+    async with world() as made:
+        commit = made.store.transaction
+
+        async def and_then_a_quick_client(work: Any) -> Any:
+            result = await commit(work)
+            if len(made.endpoint.calls) == 1:
+                for root in (REQUESTS, RESPONSES):
+                    made.store.drop(f"{root}/read/1")
+                made.put("read/1", a="y")
+                for _ in range(IDLE):
+                    await asyncio.sleep(0)
+            return result
+
+        made.store.transaction = and_then_a_quick_client  # type: ignore[method-assign]
+        made.put("read/1", a="x")
+        await made.quiet()
+        assert [call.named["a"] for call in made.endpoint.calls] == ["x", "y"]
+        assert made.response("read/1") == {"a": b"y"}
+
+
+async def test_an_answer_that_is_none_of_nodes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as made:
+
+        async def junk(_body: bytes, _peer: Peer, _carried: Carried = BARE) -> Answer:
+            return Answer(b"<html>", "x")
+
+        monkeypatch.setattr(made.endpoint, "answer", junk)
+        made.put("read/1")
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert answer["description"] == b"the answer is none of nodes: expected a length and a colon at byte 0"
 
 
 async def test_a_bug_in_serving_one_is_told_to_the_loop_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,13 +102,13 @@ def old(running: Stage, tmp_path: Path) -> Iterator[Old]:
 
 
 def _moved(folder: Path, **modes: str) -> None:
-    """The project's own mappings, with an old service behind each."""
+    """The project's own mappings, whose old services are upstreams of the same names."""
     folder.mkdir(exist_ok=True)
     if not (folder / "idl").exists():
         (folder / "idl").symlink_to(ROOT / "mappings/idl")
     for service, mode in modes.items():
         text = (ROOT / f"mappings/{service}.yaml").read_text()
-        text = text.replace("defaults: {", f"legacy: {{upstream: {service}}}\ndefaults: {{{mode}, ", 1)
+        text = text.replace("defaults: {", f"defaults: {{{mode}, ", 1)
         (folder / f"{service}.yaml").write_text(text)
 
 

@@ -30,6 +30,7 @@ store = "{store}"
 codec = "xenstore"
 arguments = "named"
 names = "dashes"
+timeout = "2s"
 [mappings]
 directories = ["mappings"]
 [control]
@@ -63,9 +64,7 @@ def port(running: Stage, store: Xenstored, tmp_path: Path) -> Iterator[int]:
     mappings.mkdir()
     (mappings / "idl").symlink_to(ROOT / "mappings/idl")
     text = (ROOT / "mappings/squeezed.yaml").read_text()
-    text = text.replace("timeout: 20m,", "timeout: 2s, mode: legacy,").replace(
-        "defaults:", "legacy: {upstream: squeezed}\ndefaults:", 1
-    )
+    text = text.replace("defaults: {", "defaults: {mode: legacy, ", 1)
     (mappings / "squeezed.yaml").write_text(text)
     config = tmp_path / "gateway.toml"
     config.write_text(CONFIG.format(bus=running.bus, store=store.path, folder=tmp_path))

@@ -110,6 +110,17 @@ class Connection(ResponseHandler):
         kind = http_headers.first(headers, b"content-type") or b""
         return Answer(body, kind.decode("latin-1"), None, message.code, message.reason, headers)
 
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Of aiohttp: it would tell who waits for a head, but not who reads a body, of a chunk that is none.
+
+        A reader that has just been woken looks at the end alone before it waits again, so it is told of one too.
+        """
+        payload = self._payload
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(exc, *cause)
+            payload.feed_eof()
+        super().set_exception(exc, *cause)
+
     def _is_clean(self) -> bool:
         """Whether nothing came behind the answer; if something does later, aiohttp keeps it and `should_close` says so.
 
@@ -150,6 +161,9 @@ async def _whole(payload: StreamReader, limit: int, held: Held) -> bytes:
         if not held.fits(size):
             raise TooLargeError("does not fit into what may be held at one time")
         held.become(size)
+    broken = payload.exception()
+    if broken is not None:
+        raise broken
     return b"".join(parts)
 
 

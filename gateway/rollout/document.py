@@ -12,6 +12,8 @@ from gateway.core.limits import Sides
 from gateway.core.rollout import OVER, Progress, RolloutPlan, Step
 
 FORMAT = 1
+UNREADABLE = "cannot be read by this version of the gateway"
+LONGEST = 300  # characters of why
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ def write(document: Document) -> Json:
 def read(json: Json) -> Document | str:
     """The same backwards, or in words why it cannot be read: another version of the gateway wrote it."""
     try:
-        return msgspec.convert(json, Document)
+        document = msgspec.convert(json, Document)
     except msgspec.ValidationError as error:
-        return f"cannot be read by this version of the gateway: {error}"
+        return f"{UNREADABLE}: {str(error)[:LONGEST]}"
+    step, count = document.progress.step, len(document.plan.steps)
+    return document if 0 <= step < count else f"{UNREADABLE}: it is at step {step}, and its plan has {count}"

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from random import Random
 
 from tests.fuzz.mutate import Chance, mutated
-from tests.fuzz.targets import Check, Target, targets
+from tests.fuzz.target import Check, Target
+from tests.fuzz.targets import targets
 
 SLOW = 2.0  # seconds for one input, past which it is reported
 SHRINKING = 10.0  # seconds for making one failing input shorter

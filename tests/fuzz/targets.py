@@ -6,12 +6,10 @@ A check returns in a few words what came of the input, so that a run can tell so
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +28,14 @@ from gateway.core.size import body_size
 from gateway.mapping import idl
 from gateway.mapping.compile import build
 from gateway.mapping.problem import Problem
+from tests.fuzz import answers, moving, stores
+from tests.fuzz.target import Check, Target, said, told, words
 from tests.kit.exactly import exactly
 from tests.kit.mapping import IDL
 from tests.property.test_compile import GOOD, WORDS
 from tests.unit.codecs import corpus
 
-Check = Callable[[bytes], str]
-
 VARIANTS: tuple[Variants, ...] = ("plain", "typed")
-MESSAGE = 4000  # characters of what a client is told at most: a place with 63 steps is the longest
-
-
-@dataclass(frozen=True)
-class Target:
-    """`check` must not be slow for any input of the size that a run makes."""
-
-    seeds: Sequence[bytes]
-    tokens: Sequence[bytes]
-    check: Check
 
 
 def _codec(name: str, second_opinion: Callable[[bytes, Sequence[Call]], None]) -> Check:
@@ -63,7 +51,7 @@ def _codec(name: str, second_opinion: Callable[[bytes, Sequence[Call]], None]) -
         answer = codec.encode(envelope, outcomes)
         if answer is not None and not envelope.batch:
             outcome = codec.decode_outcome(answer)
-            assert isinstance(outcome, Fault) == isinstance(outcomes[0], Fault) or _unrepresentable(outcome), outcome
+            assert isinstance(outcome, Fault) == isinstance(outcomes[0], Fault) or _no_room(outcome), outcome
         codec.decode_outcome(body)
         calls = [entry for entry in envelope.entries if isinstance(entry, Call)]
         if len(calls) == len(envelope.entries):
@@ -118,18 +106,18 @@ def _reply(call: Call) -> Reply:
     return Reply([*call.params, dict(call.named)])
 
 
-def _unrepresentable(outcome: Outcome) -> bool:
-    """XML-RPC reads what it cannot write: an integer of 64 bits, say, is none in 32."""
-    return isinstance(outcome, Fault) and outcome.code is FaultCode.UNREPRESENTABLE
+def _no_room(outcome: Outcome) -> bool:
+    """XML-RPC reads what it cannot write (an integer of 64 bits is none in 32); a reply is nested one level deeper."""
+    return isinstance(outcome, Fault) and outcome.code in (FaultCode.UNREPRESENTABLE, FaultCode.TOO_LARGE)
 
 
 def _entry(codec: Codec, entry: Call | Fault) -> str:
     if isinstance(entry, Fault):
-        return f"{entry.code.name} {_told(entry.message)}"
+        return f"{entry.code.name} {told(entry.message)}"
     try:
         body = codec.encode_call(entry)
     except ValueError as error:
-        return f"unsaid {_told(str(error))}"
+        return f"unsaid {told(str(error))}"
     (again,) = codec.decode(body).entries
     assert isinstance(again, Call)
     assert exactly((again.method, again.params, dict(again.named))) == exactly(
@@ -138,25 +126,13 @@ def _entry(codec: Codec, entry: Call | Fault) -> str:
     return "call"
 
 
-def _told(message: str) -> str:
-    """What a client is told."""
-    assert len(message) < MESSAGE
-    return _said(message)
-
-
-def _said(message: str) -> str:
-    """A message without what the input itself put into it; one line."""
-    assert message.isprintable()
-    return re.sub(r"[0-9]+|'.*'|\".*\"|<[^>]*>|\.\w+", "#", message)
-
-
 def _signature(body: bytes) -> str:
     """What we accept, a library accepts too, and it is written back the same."""
     text = body.decode("latin-1")
     try:
         types = parse(text)
     except ValueError as error:
-        return _told(str(error))
+        return told(str(error))
     assert "".join(map(str, types)) == text
     assert len(SignatureTree(text).types) == len(types)
     return "good"
@@ -176,7 +152,7 @@ def _gate(kind: Type, value: Value, variants: Variants) -> str:
     try:
         sent = to_dbus(kind, coerce="legacy", variants=variants)(value)
     except MarshalError as error:
-        return _told(str(error))
+        return told(str(error))
     from_dbus(kind, variants=variants)(sent)
     assert len(_marshalled(str(kind), sent)) == body_size(str(kind), [sent])
     return "good"
@@ -193,7 +169,7 @@ def _idl(body: bytes) -> str:
     try:
         idl.parse(body)
     except idl.IdlError as error:
-        return _said(str(Problem("x.xml", error.line, error.column, "", str(error), "idl")))
+        return said(str(Problem("x.xml", error.line, error.column, "", str(error), "idl")))
     return "good"
 
 
@@ -207,13 +183,9 @@ def _mapping() -> Iterator[Check]:
             (directory / "x.yaml").write_bytes(body)
             table, problems = build([directory], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
             assert table.revision
-            return " ".join(sorted({_said(str(problem)) for problem in problems})) or "good"
+            return " ".join(sorted({said(str(problem)) for problem in problems})) or "good"
 
         yield check
-
-
-def _words(text: str) -> tuple[bytes, ...]:
-    return tuple(text.encode().split())
 
 
 XML_TOKENS = (
@@ -222,18 +194,18 @@ XML_TOKENS = (
         for slash in ("", "/")
         for tag in ("value", "int", "i8", "struct", "member", "name", "array", "data")
     ),
-    *_words("<nil/> <double> <base64> <boolean> <dateTime.iso8601> <params> <param> <!DOCTYPE <!-- --> <![CDATA[ ]]>"),
-    *_words("&lt; &#10; &#xD800; &a; <?x?> encoding='utf-16' \xff\xfe -1 1e400 9999999999999999999 system.multicall"),
+    *words("<nil/> <double> <base64> <boolean> <dateTime.iso8601> <params> <param> <!DOCTYPE <!-- --> <![CDATA[ ]]>"),
+    *words("&lt; &#10; &#xD800; &a; <?x?> encoding='utf-16' \xff\xfe -1 1e400 9999999999999999999 system.multicall"),
     *(b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\xed\xa0\x80"),
 )
 JSON_TOKENS = (
-    *_words(r"""{ } [ ] , : " \ "a" "\u0061" "\ud83d\ude00" "\ud800" "x:y" "\\" 0 -1 1.0 1e400 -0 NaN true null"""),
-    *_words('"jsonrpc":"2.0" "method":"m" "params":[] "id":1 "id":null 9007199254740993'),
+    *words(r"""{ } [ ] , : " \ "a" "\u0061" "\ud83d\ude00" "\ud800" "x:y" "\\" 0 -1 1.0 1e400 -0 NaN true null"""),
+    *words('"jsonrpc":"2.0" "method":"m" "params":[] "id":1 "id":null 9007199254740993'),
     *(b"\xef\xbb\xbf", b"\0", b"\xff", b" "),
 )
-NODE_TOKENS = (*_words("| / 0 1 10 @ @2e @30 @c3@a9 a _ - . code description kib"), b"\0", b"\xff", b"||", b"7:")
+NODE_TOKENS = (*words("| / 0 1 10 @ @2e @30 @c3@a9 a _ - . code description kib"), b"\0", b"\xff", b"||", b"7:")
 MAPPING_TOKENS = (*(word.encode() for word in WORDS), *(bytes([byte]) for byte in b"{}[]:,-*&!|>'\"#%@` \n\0\xff"))
-VALUE_TOKENS = (*JSON_TOKENS, *_words('{"signature":"u","value":5} "/" "1" "inf" 18446744073709551615 v a{sv} (su) ay'))
+VALUE_TOKENS = (*JSON_TOKENS, *words('{"signature":"u","value":5} "/" "1" "inf" 18446744073709551615 v a{sv} (su) ay'))
 VALUES = (
     *(
         "u 5",
@@ -251,7 +223,7 @@ VALUES = (
 def targets() -> Iterator[dict[str, Target]]:
     """All of them; some need a place to write."""
     types = tuple(code.encode() for code in (*"ybnqiuxtdsoghav(){}", "a{s", "(((", "aaa", "{", "\0", "e"))
-    with _mapping() as mapping:
+    with _mapping() as mapping, answers.targets(XML_TOKENS, JSON_TOKENS) as old, stores.targets() as in_stores:
         yield {
             "xmlrpc": Target([corpus.XMLRPC_CALL, *_bodies(corpus.XMLRPC)], XML_TOKENS, _codec("xmlrpc", _xml_opinion)),
             "jsonrpc": Target(
@@ -261,7 +233,10 @@ def targets() -> Iterator[dict[str, Target]]:
             "signature": Target([b"a{sv}", b"(a(yt)a{s(vo)})", b"aaaaai"], types, _signature),
             "value": Target([text.encode() for text in VALUES], VALUE_TOKENS, _value),
             "mapping": Target([GOOD.encode()], MAPPING_TOKENS, mapping),
-            "idl": Target([IDL.encode()], [*_words("<method <arg </node> /> name= type= a{sv} h &a; <!DOCTYPE")], _idl),
+            "idl": Target([IDL.encode()], [*words("<method <arg </node> /> name= type= a{sv} h &a; <!DOCTYPE")], _idl),
+            **in_stores,
+            **moving.TARGETS,
+            **old,
         }
 
 

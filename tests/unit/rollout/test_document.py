@@ -7,7 +7,7 @@ import pytest
 
 from gateway.core.kept import Json
 from gateway.core.migration import Mode, Setting
-from gateway.core.rollout import OnBreach, Progress, State
+from gateway.core.rollout import OnBreach, Progress, State, Step
 from gateway.rollout.document import Document, read, write
 from tests.kit.counts import counts, side
 from tests.kit.moving import PLAN
@@ -39,6 +39,14 @@ def test_what_another_version_wrote_is_told_in_words(damage: Json) -> None:
     said = read(damage)
     assert isinstance(said, str)
     assert said.startswith("cannot be read by this version of the gateway: ")
+
+
+@pytest.mark.parametrize(("step", "steps"), [(4, PLAN.steps), (-1, PLAN.steps), (0, ())])
+def test_a_document_at_a_step_that_its_plan_does_not_have_cannot_be_read(step: int, steps: tuple[Step, ...]) -> None:
+    said = read(write(Document(replace(PLAN, steps=steps), Progress(step=step), "alice", 1.0)))
+    assert said == (
+        f"cannot be read by this version of the gateway: it is at step {step}, and its plan has {len(steps)}"
+    )
 
 
 def test_a_step_that_begins_has_no_counts_yet() -> None:

@@ -5,6 +5,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from aiohttp.http_exceptions import HttpProcessingError
 
 from adapters.transports.http_client_connection import LOST, Connection, TooLargeError, connect, reason
 from adapters.transports.http_client_site import site
@@ -53,6 +54,21 @@ async def test_an_answer_is_read_byte_for_byte() -> None:
     assert (got.status, got.reason, got.body) == (299, "So ä So", b"\x00\xff\n")
     assert got.headers == ((b"X-One", b"\xff"), (b"x-one", b"b"), (b"Content-Length", b"3"))
     assert got.content_type == ""
+
+
+@pytest.mark.parametrize("pieces", [[b"2\r\n", b"abc"], [b"2\r\na", b"b\r\n:"], [b"2\r\nab", b"\r\n:"]])
+async def test_who_reads_a_body_is_told_at_once_of_a_chunk_that_is_none(pieces: list[bytes]) -> None:
+    async with old_server(held=True) as old:
+        connection = await connect(site(old.url), 5)
+        assert connection.begin(REQUEST, bodiless=False)
+        with Held(Room()) as held:
+            reading = asyncio.ensure_future(connection.answer(1000, held))
+            for piece in (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *pieces):
+                connection.data_received(piece)
+                await asyncio.sleep(0)  # it is read
+            with pytest.raises(HttpProcessingError):
+                await asyncio.wait_for(reading, 5)
+        await gone(connection)
 
 
 async def test_an_answer_in_chunks_is_put_together() -> None:

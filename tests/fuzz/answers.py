@@ -1,0 +1,169 @@
+"""What is fuzzed of old services: what they answer to a message, as codecs and the HTTP client read it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from adapters.codecs import CODECS
+from adapters.transports.http_client_connection import LOST, Connection, TooLargeError
+from adapters.transports.room import Held, Room
+from gateway.core.model import Answer, Fault, FaultCode, Outcome, Reply
+from gateway.core.ports import Codec
+from tests.fuzz.target import Check, Target, told
+from tests.unit.codecs import corpus
+
+BETWEEN = b"\n--\n"  # a message, and what is answered
+PIECES = 20  # at most, of at least 5 bytes
+LIMIT = 1000  # bytes of an answer
+
+
+def _codec(name: str) -> Check:
+    """An outcome for each entry, whatever is answered; and our own answer is read as what it was."""
+    codec: Codec = CODECS[name]()
+
+    def check(body: bytes) -> str:
+        message, _, answer = body.partition(BETWEEN)
+        envelope = codec.decode(message)
+        outcomes = codec.decode_answers(answer, envelope)
+        assert len(outcomes) == len(envelope.entries)
+        said: list[Outcome] = [entry if isinstance(entry, Fault) else Reply(1) for entry in envelope.entries]
+        ours = codec.decode_answers(codec.encode(envelope, said) or b"", envelope)
+        assert len(ours) == len(said)
+        assert all(isinstance(one, Fault) == isinstance(other, Fault) for one, other in zip(ours, said, strict=True))
+        return " ".join(sorted({_said(outcome) for outcome in outcomes}))
+
+    return check
+
+
+def _said(outcome: Outcome) -> str:
+    """What an old service says is its own affair; what we say of it is not."""
+    if isinstance(outcome, Reply):
+        return f"reply {type(outcome.value).__name__}"
+    return outcome.code.name if outcome.code is not FaultCode.PARSE_ERROR else told(outcome.message)
+
+
+class _Wire(asyncio.Transport):
+    """To a socket that nobody reads, for what asks for one."""
+
+    def __init__(self, plug: socket.socket) -> None:
+        super().__init__({"socket": plug})
+        self._closing = False
+
+    def write(self, data: Any) -> None:
+        """Nowhere."""
+
+    def get_write_buffer_size(self) -> int:
+        """All is gone."""
+        return 0
+
+    def is_closing(self) -> bool:
+        """Whether it was closed."""
+        return self._closing
+
+    def close(self) -> None:
+        """Note it."""
+        self._closing = True
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        """All is there already."""
+
+    resume_reading = pause_reading
+
+
+class _Http:
+    """Connections that get any bytes, and then their end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, plug: socket.socket) -> None:
+        self._loop = loop
+        self._plug = plug
+
+    def check(self, body: bytes) -> str:
+        """Never two answers of one, in one piece and in many; with junk behind an answer aiohttp may lose it."""
+        size = max(5, len(body) // PIECES)
+        several = [body[at : at + size] for at in range(0, len(body), size)]
+        whole, pieces = (self._loop.run_until_complete(self._answer(each)) for each in ([body], several))
+        if isinstance(whole, Answer) and isinstance(pieces, Answer):
+            assert whole == pieces
+        return f"{_short(whole)} {_short(pieces)}"
+
+    async def _answer(self, pieces: Sequence[bytes]) -> Answer | str:
+        connection = Connection(self._loop, tls=True, local=False)
+        connection.connection_made(_Wire(self._plug))
+        assert connection.begin(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
+        room = Room()
+        with Held(room) as held:
+            reading = asyncio.ensure_future(connection.answer(LIMIT, held))
+            for piece in pieces:
+                connection.data_received(piece)
+                await asyncio.sleep(0)
+            connection.connection_lost(None)
+            try:
+                answer = await reading
+            except LOST:
+                return "lost"
+            except TooLargeError as error:
+                return told(str(error))
+            finally:
+                if connection.closed is not None:
+                    await asyncio.wait([connection.closed])
+        assert not room.buffered
+        assert len(answer.body or b"") <= LIMIT
+        assert not connection.is_reusable
+        return answer
+
+
+def _short(answer: Answer | str) -> str:
+    if isinstance(answer, str):
+        return answer
+    return f"{answer.status} {len(answer.headers)} {len(answer.body or b'') > 0}"
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x\r\nc\r\n0\r\nT: 1\r\n\r\n"
+HTTP = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.0 500 Oh\r\nX: y\r\nx: z\r\n\r\nuntil the end",
+    b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED,
+    b"HTTP/1.1 204 No Content\r\nConnection: close\r\nContent-Encoding: gzip\r\n\r\n",
+)
+HTTP_TOKENS = (
+    *(b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\0", b"\xff", b":", b" ", b"\t"),
+    *(b"HTTP/1.1 ", b"HTTP/9.9 ", b"101", b"304"),
+    *(b"Content-Length: 0", b"Content-Length: -1", b"Content-Length: 99999999999999999999", b"Connection: keep-alive"),
+    *(b"Transfer-Encoding: chunked, gzip", b"Upgrade: websocket", b"ffffffffffffffff\r\n", b"0\r\n\r\n", b"x" * 1000),
+)
+XML = (
+    corpus.XMLRPC_CALL + BETWEEN + b"<methodResponse><params><param><value>1</value></param></params></methodResponse>",
+    b"<methodCall><methodName>system.multicall</methodName><params><param><value><array><data><value><struct><member>"
+    b"<name>methodName</name><value>m</value></member><member><name>params</name><value><array><data/></array></value>"
+    b"</member></struct></value></data></array></value></param></params></methodCall>"
+    + BETWEEN
+    + b"<methodResponse><params>"
+    b"<param><value><array><data><value><array><data><value>1</value></data></array></value></data></array></value></param>"
+    b"</params></methodResponse>",
+)
+JSON = (
+    corpus.JSONRPC_CALL + BETWEEN + b'{"jsonrpc":"2.0","result":1,"id":1}',
+    b'[{"jsonrpc":"2.0","method":"m","id":1},{"jsonrpc":"2.0","method":"m"},{"jsonrpc":"2.0","method":"m","id":"a"}]'
+    + BETWEEN
+    + b'[{"jsonrpc":"2.0","result":1,"id":"a"},{"jsonrpc":"2.0","error":{"code":1,"message":"m"},"id":1}]',
+    b'{"method":"m","params":[],"id":null}' + BETWEEN + b'{"result":null,"error":{"any":1},"id":null}',
+)
+
+
+@contextmanager
+def targets(xml: Sequence[bytes], json: Sequence[bytes]) -> Iterator[Mapping[str, Target]]:
+    """All of them, with the tokens of both codecs."""
+    loop, (plug, other) = asyncio.new_event_loop(), socket.socketpair()
+    with plug, other:
+        yield {
+            "answers-xmlrpc": Target(XML, [*xml, BETWEEN], _codec("xmlrpc")),
+            "answers-jsonrpc": Target(JSON, [*json, BETWEEN], _codec("jsonrpc")),
+            "answers-http": Target(HTTP, HTTP_TOKENS, _Http(loop, plug).check),
+        }
+    loop.close()

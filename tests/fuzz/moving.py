@@ -1,0 +1,182 @@
+"""What is fuzzed of moving methods: values and rollouts as they are kept, places in values, expressions over two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import msgspec
+
+from gateway.core import expression, paths, portable
+from gateway.core.migration import Mode, Setting
+from gateway.core.model import Value
+from gateway.core.rollout import Progress, RolloutPlan, State, Step
+from gateway.rollout import document
+from gateway.rollout.document import Document
+from tests.fuzz.target import Target, said, told, words
+from tests.kit.counts import counts, side
+from tests.kit.exactly import exactly
+
+
+def _json(body: bytes) -> portable.Json:
+    """As the state file and the control socket read it; raises ValueError for what is none."""
+    read: portable.Json = msgspec.json.decode(body)
+    return read
+
+
+# Values as JSON
+
+
+def _portable(body: bytes) -> str:
+    """What is read is a value that is written and read again as the same; all can be made short."""
+    try:
+        written = _json(body)
+    except (ValueError, RecursionError):
+        return "no case"
+    try:
+        value = portable.read(written)
+    except ValueError as error:
+        return said(str(error)[:80])  # it may be Python's own, of a whole moment
+    again = portable.write(value)
+    assert exactly(portable.read(_json(json.dumps(again).encode()))) == exactly(value)
+    json.dumps(portable.write(portable.shorten(value)), allow_nan=False)
+    return f"good {_kinds(again)}"
+
+
+def _kinds(written: portable.Json) -> str:
+    if isinstance(written, dict) and len(written) == 1:
+        return next((name for name in written if name.startswith("$")), "struct")
+    return type(written).__name__
+
+
+# Rollouts
+
+
+def _document(body: bytes) -> str:
+    """What is read is written and read again as the same, and knows where it is."""
+    try:
+        written = _json(body)
+    except (ValueError, RecursionError):
+        return "no case"
+    read = document.read(written)
+    if isinstance(read, str):
+        return told(read)
+    assert document.read(document.write(read)) == read
+    return f"good {read.step.setting.mode} {read.over} {read.progress.state}"
+
+
+# Places
+
+
+def _paths(body: bytes) -> str:
+    """A path is read or refused; one without a star is written back as a path to the same place, and matches it."""
+    text = body.decode("utf-8", "surrogateescape")
+    try:
+        pattern = paths.parse(text, ("$", "params", "result"))
+    except ValueError as error:
+        return told(str(error))
+    pattern.matches(DEEP)
+    place = tuple(step for step in pattern.steps if isinstance(step, str | int))
+    shown = paths.show(place)
+    assert shown.isprintable()
+    if len(shown) <= paths.LONGEST:
+        assert paths.parse(shown).steps == place
+        assert paths.parse(shown).matches(place)
+    if len(place) == len(pattern.steps):
+        assert pattern.matches(place)
+    return f"path of {min(len(pattern.steps), 5)} steps, {len(place)} named"
+
+
+DEEP: paths.Place = ("a", 0) * 60
+
+# Expressions
+
+
+def _expression(body: bytes) -> str:
+    """Refused when it is read, or true, false or without a value for any two values; never slow."""
+    try:
+        read = expression.compile(body.decode("utf-8", "replace"))
+    except ValueError as error:
+        return told(str(error))
+    return " ".join(_held(read, *pair) for pair in PAIRS)
+
+
+def _held(read: expression.Expression, control: Value, candidate: Value) -> str:
+    try:
+        return str(read.holds(control, candidate))
+    except expression.ExpressionError as error:
+        return told(str(error))
+
+
+PAIRS: Sequence[tuple[Value, Value]] = (
+    (1, 2),
+    (True, None),
+    (2**4000, -(2**4000)),
+    (1e308, float("nan")),
+    ("text", "x" * 100_000),
+    ([1, [2, "a"]], {"a": [1], "b": {"a": 2}}),
+    (b"\xff", datetime(2026, 1, 31, tzinfo=UTC)),
+    (datetime(2026, 1, 31), "\ud800\0"),  # noqa: DTZ001 - the old services know no zone
+    ([0] * 10_000, {"a": "\x7f"}),
+)
+
+PLAN = RolloutPlan(
+    "careful",
+    (
+        Step(Setting(Mode.SHADOW), least=200),
+        Step(Setting(Mode.CANARY, 10_000, observe=True), least=200, gate=True),
+        Step(Setting(Mode.DBUS)),
+    ),
+)
+DOCUMENT = Document(
+    PLAN,
+    Progress(State.WAITING, 1, 5.0, baseline=side(7, errors=1, seconds=0.1), why="so"),
+    "alice",
+    1.5,
+    {"xenopsd/VM.start": counts(compared=3, different=1, calls=5, seconds=0.01)},
+)
+DOCUMENTS = (DOCUMENT, Document(PLAN, Progress(), "alice", 1.0), replace(DOCUMENT, progress=Progress(State.DONE, 2)))
+VALUES = (
+    '{"a":[1,{"$bytes":"aGk="},{"$dateTime":"2026-01-31T09:05:00+00:00"},{"$double":"nan"}]}',
+    '[{"$integer":"9007199254740993"},{"$integer":"0x10"},{"$text":"7aCA"},{"$struct":[["$text",1],[{"$text":"7aCA"},2]]}]',
+)
+
+JSON = (
+    *words("""{ } [ ] , : " \\ "a" 0 -1 1e400 1.5 true null "" "inf" "1_0" " 1" -9223372036854775809"""),
+    b"\0",
+    b" ",
+)
+
+TARGETS: Mapping[str, Target] = {
+    "portable": Target(
+        [text.encode() for text in VALUES],
+        (*JSON, *words("$bytes $dateTime $double $integer $text $struct $left_out aGk= 7aCA 2026-01-31T09:05:00Z 0x")),
+        _portable,
+    ),
+    "document": Target(
+        [json.dumps(document.write(each)).encode() for each in DOCUMENTS],
+        (*JSON, *words('"step":9 "step":-1 "steps":[] "running" "frozen" "canary" "ppm" "format":2 "limits":{}')),
+        _document,
+    ),
+    "paths": Target(
+        [b"$.vms[*].name", b"$..a['b c'][3]", b'params["\\u00e9"].*', b"result..['a']..a"],
+        (
+            *words("""$ . .. [ ] * [*] .* ' " \\ \\x41 \\ud800 \\U00110000 [0] [01] a 1 1a params result \u00e9"""),
+            b"\0",
+        ),
+        _paths,
+    ),
+    "expression": Target(
+        [b"control == candidate + 1", b"len(control['a']) in [1, 2.5] and not lower(text(candidate)) == 'x'"],
+        (
+            *words("control candidate true false nil + - * / // % == != < <= > >= in and or not 1e999"),
+            *words(
+                "len( lower( upper( int( float( text( abs( starts_with( ends_with( 'a' -1 0x10 1j lambda: [1] if else"
+            ),
+            *(b" ", b"\n", b"\\", b"#", b"\0", b":=", b"**", b"<<", "\u00e9".encode()),
+        ),
+        _expression,
+    ),
+}

@@ -1,0 +1,37 @@
+"""What a target is, and what all of them hold against what is told; knows none of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Check = Callable[[bytes], str]
+
+MESSAGE = 4000  # characters of what somebody is told at most: a place with 63 steps is the longest
+
+
+@dataclass(frozen=True)
+class Target:
+    """`check` must not be slow for any input of the size that a run makes."""
+
+    seeds: Sequence[bytes]
+    tokens: Sequence[bytes]
+    check: Check
+
+
+def told(message: str) -> str:
+    """What a client or an operator is told, as `said`."""
+    assert len(message) < MESSAGE
+    return said(message)
+
+
+def said(message: str) -> str:
+    """A message without what the input itself put into it; one line."""
+    assert message.isprintable()
+    return re.sub(r"[0-9]+|'.*'|\".*\"|<[^>]*>|\.\w+", "#", message)
+
+
+def words(text: str) -> tuple[bytes, ...]:
+    """Tokens, as one writes them."""
+    return tuple(text.encode().split())

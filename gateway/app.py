@@ -168,7 +168,7 @@ class Gateway:
         """Show in each store what services tell; ring when clients change a node."""
         for board in self.boards.values():
             board.start()
-            stack.push_async_callback(board.stop)
+            stack.push_async_callback(board.stop, self.settings.grace)
         stack.push_async_callback(self.hub.stop)
         await self.hub.follow(self.table)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 
 from adapters.transports.xenstore_doorbell import Bell, Ring
 from adapters.transports.xenstore_mirror import Mirror
@@ -25,6 +25,7 @@ class Board(ports.Board):
         self._mirror = Mirror(store, self._has_bell)
         self._bells: dict[str, Bell] = {}  # by fingerprint
         self._tasks: dict[str, asyncio.Task[None]] = {}  # the same, and that of the mirror under ""
+        self._leaving: dict[asyncio.Task[None], Bell] = {}  # taken down, and still ringing
 
     @property
     def written(self) -> int:
@@ -35,14 +36,22 @@ class Board(ports.Board):
         """Begin to write."""
         self._begin("", self._mirror.run())
 
-    async def stop(self) -> None:
-        """Write no more, ring no more."""
+    async def stop(self, grace: float = 0.0) -> int:
+        """Write no more, ring no more; what is being rung has `grace` seconds. Returns how many bells were cut off."""
+        mirror = self._tasks.pop("", None)
+        if mirror is not None:
+            mirror.cancel()
+        for bell in self._bells.values():
+            bell.close()
         self._bells.clear()
-        tasks, self._tasks = list(self._tasks.values()), {}
-        for task in tasks:
+        ringing = {*self._tasks.values(), *self._leaving}
+        late = (await asyncio.wait(ringing, timeout=grace))[1] if ringing else set()
+        for task in late:
             task.cancel()
+        tasks = {*late, *([mirror] if mirror is not None else [])}
         if tasks:
             await asyncio.wait(tasks)
+        return len(late)
 
     def show(self, key: str, picture: Picture) -> None:
         """These nodes from now on, in place of those of the same key."""
@@ -55,26 +64,21 @@ class Board(ports.Board):
     def hang(self, doorbell: Doorbell) -> None:
         """Ring when one of its nodes changes."""
         bell = Bell(doorbell, self._store, self._ring, self._rung)
+        before = [task for task, left in self._leaving.items() if left.node == bell.node]
         self._bells[doorbell.fingerprint] = bell
-        self._begin(doorbell.fingerprint, bell.run())
+        self._begin(doorbell.fingerprint, _after(before, bell.run))
 
     def take_down(self, doorbell: Doorbell) -> None:
-        """Ring no more; a ring that is under way may still be heard."""
-        self._bells.pop(doorbell.fingerprint, None)
-        task = self._tasks.get(doorbell.fingerprint)
-        if task is not None:
-            task.cancel()
+        """Ring no more; what is being rung is still rung, and only then another bell hangs at the same node."""
+        bell = self._bells.pop(doorbell.fingerprint, None)
+        task = self._tasks.pop(doorbell.fingerprint, None)
+        if bell is not None and task is not None:
+            bell.close()
+            self._leaving[task] = bell
+            task.add_done_callback(self._leaving.pop)
 
     def _begin(self, key: str, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(_run(work))
-        before = self._tasks.pop(key, None)
-        self._tasks[key] = task
-        task.add_done_callback(lambda done: self._end(key, done))
-        assert before is None or before.done() or before.cancelling()
-
-    def _end(self, key: str, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(key) is task:
-            del self._tasks[key]
+        self._tasks[key] = asyncio.get_running_loop().create_task(_run(work))
 
     def _has_bell(self, path: str) -> bool:
         return any(bell.is_at(path) for bell in self._bells.values())
@@ -83,6 +87,12 @@ class Board(ports.Board):
         key = self._mirror.key_of(path)
         if key is not None:
             self._on_rung(key)
+
+
+async def _after(tasks: Collection[asyncio.Task[None]], work: Callable[[], Awaitable[None]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
+    await work()
 
 
 async def _run(work: Coroutine[object, object, None]) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 from adapters.transports import xenstore_settled
 from adapters.transports.xenstore_asker import asker
 from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_store import LostError, Store, StoreError, Transaction
+from adapters.transports.xenstore_store import LostError, Store, StoreError, Transaction, Watch
 from gateway.core.model import Call, Fault, FaultCode, Outcome
 from gateway.core.nodes import MAX_VALUE, Template
 from gateway.core.publication import Beside, Content, Doorbell, Found, digest
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 
 
 class _Rung(NamedTuple):
-    """What is to be called for which content, and what was settled before."""
+    """What is to be called for which content, and what was settled before. `call`: None when it must not be made."""
 
-    call: Call
+    call: Call | None
     digest: str
     before: str
 
@@ -55,7 +55,17 @@ class Bell:
         self._known: set[str] = set()  # nodes that were there
         self._pauses: dict[str, float] = {}  # of nodes whose ring was not heard
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._unheard: dict[
+            str, str
+        ] = {}  # node -> digest that surely was not heard, wherever that is not written down
         self._more = asyncio.Event()
+        self._watch: Watch | None = None
+        self._closed = False
+
+    @property
+    def node(self) -> str:
+        """Where it hangs, with names in braces."""
+        return str(self._doorbell.node)
 
     def is_at(self, path: str) -> bool:
         """Whether it hangs at this node."""
@@ -63,8 +73,10 @@ class Bell:
         return match is not None and not match.rest
 
     async def run(self) -> None:
-        """Until cancelled, or the store is stopped."""
-        watch = self._store.watch(self._doorbell.node.root)
+        """Until cancelled, closed, or the store is stopped."""
+        if self._closed:
+            return
+        self._watch = watch = self._store.watch(self._doorbell.node.root)
         try:
             async with asyncio.TaskGroup() as tasks:
                 answering = tasks.create_task(self._answer(tasks))
@@ -75,6 +87,12 @@ class Bell:
             watch.close()
             for timer in self._timers.values():
                 timer.cancel()
+
+    def close(self) -> None:
+        """Ring no more; `run` ends when all that is being rung is over."""
+        self._closed = True
+        if self._watch is not None:
+            self._watch.close()
 
     # Which nodes may have changed
 
@@ -134,19 +152,25 @@ class Bell:
             self._pauses.pop(path, None)
             return
         rung = await self._store.transaction(lambda nodes: self._prepare(nodes, path))
-        if rung is None:
-            self._pauses.pop(path, None)
+        if rung is None or rung.call is None:
+            self._over(path, settled=rung is not None)
             return
         outcome = await self._ring(self._doorbell.route, rung.call)
         if isinstance(outcome, Fault) and self._was_not_heard(outcome):
-            await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.before))
+            self._unheard[path] = rung.digest
             self._try_again(path, outcome)
+            await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.before))
             return
-        self._pauses.pop(path, None)
         if isinstance(outcome, Fault):
             log.warning("doorbell %s at %s: %s", self._doorbell.source, path, _told(outcome))
         await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.digest))
-        self._on_rung(path)
+        self._over(path, settled=True)
+
+    def _over(self, path: str, *, settled: bool) -> None:
+        self._pauses.pop(path, None)
+        self._unheard.pop(path, None)
+        if settled:
+            self._on_rung(path)
 
     async def _is_nothing_new(self, path: str) -> bool:
         """The usual case, seen without a transaction; what it does not see, a transaction does."""
@@ -168,14 +192,13 @@ class Bell:
         if content.digest == before.digest and not before.ringing:
             return None
         call = None
-        if content.digest == before.ringing:
+        if content.digest == before.ringing and self._unheard.get(path) != content.digest:
             log.warning("doorbell %s at %s: it is unknown whether it was heard", self._doorbell.source, path)
         elif content.digest != before.digest:
             call = await self._call(nodes, path, content)
         if call is None:
             await xenstore_settled.settle(nodes, path, content.digest)
-            return None
-        if self._doorbell.route.effect is Effect.WRITE:
+        elif self._doorbell.route.effect is Effect.WRITE:
             await xenstore_settled.begin(nodes, path, before, content.digest)
         return _Rung(call, content.digest, before.digest)
 

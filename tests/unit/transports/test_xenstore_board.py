@@ -3,6 +3,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
 
 from adapters.transports.xenstore_board import Board
 from adapters.transports.xenstore_store import Store
@@ -22,8 +25,14 @@ class Heard:
         self.values: asyncio.Queue[object] = asyncio.Queue()
         self.pictures: asyncio.Queue[str] = asyncio.Queue()
 
+        self.held: asyncio.Event | None = None
+        self.finished = 0
+
     async def ring(self, _route: Route, call: Call) -> Outcome:
         self.values.put_nowait(call.named["value"])
+        if self.held is not None:
+            await self.held.wait()
+        self.finished += 1
         return Reply(None)
 
 
@@ -66,6 +75,43 @@ async def test_a_bell_that_is_taken_down_rings_no_more_and_can_be_hung_again() -
             await store.write("/a/b", value + b"!")
         made.show("mine", Picture({"/a/b": b"ours", "/a/c": b""}))
         await until(store, "/a/b", b"ours")
+        assert heard.values.empty()
+
+
+async def test_what_is_being_rung_is_heard_out_before_another_bell_hangs_there() -> None:
+    async with board() as (made, store, heard), asyncio.timeout(PATIENCE):
+        heard.held = asyncio.Event()
+        made.hang(BELL)
+        await store.write("/a/b", b"1")
+        assert await heard.values.get() == "1"
+        made.take_down(BELL)
+        made.hang(replace(BELL, fingerprint="another"))
+        await store.write("/a/b", b"2")
+        await until(store, "/a/b", b"2")
+        assert heard.values.empty()
+        heard.held.set()
+        assert await heard.values.get() == "2"
+
+
+@pytest.mark.parametrize(("grace", "finishes"), [(PATIENCE, 1), (0.01, 0)])
+async def test_a_stop_waits_a_while_for_what_is_being_rung(grace: float, finishes: int) -> None:
+    async with board() as (made, store, heard), asyncio.timeout(PATIENCE):
+        heard.held = asyncio.Event()
+        made.hang(BELL)
+        await store.write("/a/b", b"1")
+        await heard.values.get()
+        asyncio.get_running_loop().call_later(0.05, heard.held.set)
+        assert await made.stop(grace) == 1 - finishes
+        assert heard.finished == finishes
+
+
+async def test_a_bell_that_is_taken_down_at_once_never_rings() -> None:
+    async with board() as (made, store, heard):
+        made.hang(BELL)
+        made.take_down(BELL)
+        await store.write("/a/b", b"1")
+        made.show("mine", Picture({"/a/c": b""}))
+        await until(store, "/a/c", b"")
         assert heard.values.empty()
 
 

@@ -17,10 +17,22 @@ from shutil import copytree
 import pytest
 from dbus_fast import Message, Variant
 
+from adapters.backends.dbus import Backend, Bus
+from adapters.backends.dbus_signals import STORM
+from adapters.transports.xenstore_board import Board
 from adapters.transports.xenstore_store import Store
+from gateway.core.nodes import template
+from gateway.core.publication import Drawing, Publication, Text
+from gateway.events import Hub
+from gateway.mapping.table import Table
+from tests.kit.backends import dbus_backend
+from tests.kit.bus import private_bus
 from tests.kit.gateway import ROOT, Process, gateway_process
 from tests.kit.nodes import connected, until
+from tests.kit.services import toy_service
+from tests.kit.signals import SHOUTED, shout
 from tests.kit.toolstack import PATIENCE, Client, Toolstack
+from tests.kit.toy_routes import TOY
 from tests.kit.xenstored import Xenstored, xenstored
 
 pytestmark = pytest.mark.bus
@@ -264,3 +276,65 @@ async def test_a_reload_begins_and_ends_what_is_published(
     mapping.write_text(text)
     gateway.signal(signal.SIGHUP)
     await until(store, f"{GUEST}/memory/dynamic-min", b"1000")
+
+
+async def test_many_domains_at_once_are_each_told_what_was_written_last_and_nothing_twice(
+    gateway: Process, client: Client, store: Store
+) -> None:
+    domids, rounds = range(1, 41), 5
+    for domid in domids:
+        await store.mkdir(f"/local/domain/{domid}")
+        await new_domain(client, domid)
+    for domid in domids:
+        await until(store, f"/local/domain/{domid}/memory/target", b"2000")
+
+    async def write(domid: int) -> None:
+        for number in range(rounds):
+            await store.write(f"/local/domain/{domid}/memory/target", b"%d" % (1000 + domid * 10 + number))
+
+    told: dict[int, list[int]] = {domid: [] for domid in domids}
+    wanted = {domid: 1000 + domid * 10 + rounds - 1 for domid in domids}
+    async with counted(client) as signals, asyncio.timeout(PATIENCE):
+        await asyncio.gather(*map(write, domids))
+        while {domid: kibs[-1] for domid, kibs in told.items() if kibs} != wanted:
+            domid, kib = (await signals.get()).body
+            told[domid].append(kib)
+        for domid in domids:
+            await until(store, f"/local/domain/{domid}/memory/target", b"%d" % wanted[domid])
+        assert signals.empty()
+    assert all(kibs == sorted(set(kibs)) for kibs in told.values())
+
+
+async def test_a_storm_of_signals_ends_with_what_is_told_after_it(server: Xenstored, store: Store) -> None:
+    shouts = Publication(
+        "store",
+        Drawing(template("/shouted"), {(): Text("{text}")}),
+        (SHOUTED,),
+        SHOUTED.object_path,
+        arguments=("text",),
+        fingerprint="shouts",
+    )
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        async with dbus_backend(Bus("one", bus.address, ("*",))) as backend:
+            board = Board(store, backend.call, lambda _: None)
+            hub = Hub(backend, {"store": board})
+            board.start()
+            await hub.follow(Table({}, "r", publications=(shouts,)))
+            try:
+                await shown_in_the_end(backend, store, "calm")
+                await shout(backend, "storm", times=20_000)
+                await shown_in_the_end(backend, store, "calm again")
+                assert board.written < STORM
+                assert backend.status()[0].storms == 1
+            finally:
+                await hub.stop()
+                await board.stop()
+
+
+async def shown_in_the_end(backend: Backend, store: Store, text: str) -> None:
+    """Shout until it is heard: nobody hears in the second after a storm."""
+    shown = asyncio.ensure_future(until(store, "/shouted", text.encode()))
+    async with asyncio.timeout(PATIENCE):
+        while not shown.done():
+            await shout(backend, text)
+            await asyncio.wait({shown}, timeout=0.05)

@@ -324,8 +324,8 @@ async def test_a_storm_of_signals_ends_with_what_is_told_after_it(server: Xensto
                 await shown_in_the_end(backend, store, "calm")
                 await shout(backend, "storm", times=20_000)
                 await shown_in_the_end(backend, store, "calm again")
-                assert board.written < STORM
-                assert backend.status()[0].storms == 1
+                assert board.written == 3  # what is the same is not written
+                assert 1 <= backend.status()[0].storms < 20_000 / STORM
             finally:
                 await hub.stop()
                 await board.stop()

@@ -264,7 +264,7 @@ class Exposed:
             if self._style.unique:  # what has changed before is no matter: the request is the same
                 self._shared.running[node] = False
             try:
-                async with self._shared.answering:
+                async with self._shared.turn(asked.domid or DOM0):
                     return await self._store.transaction(lambda nodes: self._write(nodes, asked, steps))
             except LostError:
                 continue  # whether it was written is seen by the conditions

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 from adapters.transports.xenstore_asker import Admission, StoreLimits
 from adapters.transports.xenstore_store import Store
@@ -43,7 +44,7 @@ class Shared:
     kept_bytes: int = 0
     unbegun: set[str] = field(default_factory=set)  # nodes that were perhaps claimed, and were not executed
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    answering: asyncio.Lock = field(default_factory=asyncio.Lock)  # answers get in each other's way in the store
+    _turns: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
 
     def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
@@ -59,6 +60,16 @@ class Shared:
         if error is not None:
             context = {"message": f"a bug ended {task.get_name()}", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
+
+    def turn(self, domid: int) -> asyncio.Lock:
+        """Held while an answer is written, for answers to one domain get in each other's way in the store.
+
+        One for each domain: a guest that keeps changing its own request holds up its own answers and no other's.
+        """
+        turn = self._turns.get(domid)
+        if turn is None:
+            turn = self._turns[domid] = asyncio.Lock()
+        return turn
 
     def keep(self, node: str, body: bytes) -> None:
         """Remember what a write was answered, for the case that its client, or the store, forgets it."""

@@ -452,6 +452,27 @@ async def test_a_fault_of_the_style_itself_is_answered() -> None:
         assert made.store.below("/c/5/reply/2")["data00"] == b"no"
 
 
+async def test_a_guest_whose_answer_cannot_be_written_holds_up_nobody_else() -> None:
+    async with world() as made:
+        commit, open_again = made.store.transaction, asyncio.Event()
+
+        async def slow_for_the_first(work: Any) -> Any:
+            made.store.transaction = commit  # type: ignore[method-assign]
+            await open_again.wait()
+            return await commit(work)
+
+        made.store.transaction = slow_for_the_first  # type: ignore[method-assign]
+        made.put("read/guest", GUEST)
+        await made.endpoint.begun.acquire()
+        made.put("read/dom0")
+        for _ in range(IDLE):
+            await asyncio.sleep(0)
+        assert (made.response("read/dom0"), made.response("read/guest")) == ({}, None)
+        open_again.set()
+        await made.quiet()
+        assert made.response("read/guest") == {}
+
+
 async def test_an_id_that_is_used_again_at_once_is_a_new_request() -> None:
     async with world() as made:
         commit = made.store.transaction

@@ -52,6 +52,14 @@ async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.Monke
     assert (list(made.kept), made.kept_bytes) == (["e"], 1)
 
 
+async def test_answers_to_one_domain_take_turns_and_hold_up_no_other() -> None:
+    made = shared(Clock())
+    async with made.turn(5), made.turn(0):
+        assert made.turn(5).locked()
+        assert not made.turn(7).locked()
+    assert not made.turn(5).locked()
+
+
 async def test_a_bug_in_a_task_is_told_to_the_loop() -> None:
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))

@@ -12,6 +12,7 @@ from gateway.demo.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = Path("/nowhere")
+STANDARD = {"ObjectManager.GetManagedObjects", "Properties.Get", "Properties.GetAll", "Properties.Set"}
 
 
 class One(NamedTuple):
@@ -51,8 +52,8 @@ def nowhere(url: str = "", store: Path = NOWHERE, directory: Path = NOWHERE) -> 
 
 
 def members() -> set[str]:
-    """Every method of the toolstack's IDL, as interface.member."""
-    return {
+    """Every method of the toolstack's IDL, as interface.member, and those that every service has."""
+    return STANDARD | {
         f"{interface}.{member}"
         for path in (ROOT / "mappings/idl").glob("*.xml")
         for interface, body in re.findall(

@@ -41,6 +41,7 @@ FramingFaults = Literal["protocol", "http500"]
 RETRY_AFTER = "Retry-After: 1\r\n"
 NOT_FOUND = http_answers.text(404, "nothing is served at this path")
 NOT_ALLOWED = http_answers.text(405, "this is an RPC endpoint: send a POST", headers="Allow: POST\r\n")
+NO_TUNNEL = http_answers.text(501, "a tunnel is not passed on: connect to the service itself", close=True)
 FRAMING_CODES = frozenset({FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
 
 DEFAULT_LIMITS = HttpLimits()
@@ -219,6 +220,8 @@ class Transport(ports.Transport):
         if as_it_is:
             if self._otherwise is None:
                 return NOT_FOUND if endpoint is None else NOT_ALLOWED
+            if request.method == "CONNECT":
+                return NO_TUNNEL
             endpoint = self._otherwise
         assert endpoint is not None
         if self._is_full:

@@ -23,7 +23,6 @@ from typing import Any
 
 import legacy_squeezed
 import legacy_storage
-import legacy_store
 import legacy_wire
 import legacy_xapi
 import legacy_xenopsd
@@ -174,6 +173,8 @@ async def _answer_json(call: Call, request: Request) -> Answer:
 
 async def serve_store(address: str, store: str, root: str, switches: Switches) -> None:
     """Be the old squeezed behind a xenstore until one of both goes away."""
+    import legacy_store  # needs pyxs, which nothing else here does
+
     bus = await Bus(address).connect()
     call = idl_call("squeezed", bus, switches)
     loop = asyncio.get_running_loop()

@@ -340,6 +340,15 @@ async def test_a_body_is_inflated_for_an_endpoint_and_left_alone_for_the_rest() 
     assert told == [False, True]
 
 
+async def test_a_tunnel_is_not_passed_on() -> None:
+    rest = Echo()
+    async with talking(otherwise=rest) as wire:
+        await wire.send(b"CONNECT /console?uuid=1 HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        reply = await wire.reply()
+        assert (reply.status, reply.headers["connection"]) == (501, "close")
+    assert rest.seen == []
+
+
 async def test_the_rest_is_refused_like_any_call_when_there_is_no_room() -> None:
     refusing = Fixed(Answer(b"no", "text/plain", None, 200, "OK"))
     async with talking(otherwise=refusing, limits=HttpLimits(body=3)) as wire:

@@ -89,7 +89,9 @@ class Gateway:
         }
         self.hub = Hub(self.backend, self.boards)
         orders = Orders(self.moving.state, self._live_routes)
-        self.steering = Steering(self._live_routes, self.moving.toggles, self.moving.state, orders)
+        self.steering = Steering(
+            self._live_routes, self.moving.toggles, self.moving.state, orders, lambda: self.table.digests
+        )
         control = Path(self.settings.control.socket)
         replaying = Replaying(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
         traffic = Traffic(self._live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)

@@ -55,6 +55,13 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
     return asyncio.run(_check_live(settings, table))
 
 
+def compiled(path: Path, content: bytes) -> tuple[Table, list[Problem]]:
+    """A mapping file as if it held this."""
+    return build(
+        [path], codecs=set(parts.CODECS), dialects=set(parts.DIALECTS), listeners=None, contents={path: content}
+    )
+
+
 async def _check_live(settings: Config, table: Table) -> Checked:
     backend = parts.backend(settings)
     await backend.start()

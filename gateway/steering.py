@@ -18,6 +18,7 @@ from gateway.core.ports import Operator
 from gateway.core.route import Route
 from gateway.core.steering import Changed, Explanation, Listener, Moved, Row, Wish
 from gateway.news import News
+from gateway.promoting import Promoting
 from gateway.rollout.orders import Orders
 from gateway.rollout.subjects import subject_of
 from gateway.state.state import State
@@ -36,6 +37,7 @@ class Steering(Operator):
         toggles: Toggles,
         state: State,
         rollouts: Orders,
+        digests: Callable[[], Mapping[str, str]] = dict,  # of the mapping files that are live
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -44,6 +46,7 @@ class Steering(Operator):
         self._state = state
         self.rollouts = rollouts
         self.news = News(routes, toggles, rollouts.states)
+        self.promoting = Promoting(routes, digests, toggles, state, rollouts.states, now)
         self._now = now
 
     # Asking
@@ -65,7 +68,7 @@ class Steering(Operator):
         counts = await self._state.evidence()
         known = {} if isinstance(counts, Refused) else counts  # modes are shown whatever the file's trouble is
         rollouts = self.rollouts.states()
-        return [self._row(route, known, rollouts.get(subject_of(route), "")) for route in means]
+        return [self._row(route, known, rollouts.get(subject_of(route), "")) for route in _once(means)]
 
     def explain(
         self, name: str, params: Sequence[Value] = (), named: Mapping[str, Value] | None = None, key: str | None = None
@@ -185,7 +188,7 @@ class Steering(Operator):
     def _moved(self, before: Mapping[MethodId, Setting], pattern: str) -> tuple[Moved, ...]:
         return tuple(
             self._one_moved(route, before.get(MethodId.of(route)), pattern)
-            for route in choosing.chosen(self._routes(), pattern)
+            for route in _once(choosing.chosen(self._routes(), pattern))
         )
 
     def _one_moved(self, route: Route, before: Setting | None, pattern: str) -> Moved:
@@ -207,6 +210,14 @@ class Steering(Operator):
             return f"nothing is set for '{pattern}': the mapping holds"
         others = ", ".join(f"'{o.pattern}' ({o.setting}, {o.who} {moment(o.when)})" for o in of_these)
         return f"nothing is set for exactly '{pattern}'; what holds there is set for {others}"
+
+
+def _once(routes: Iterable[Route]) -> Iterable[Route]:
+    """A method that several files map is one method here."""
+    found: dict[MethodId, Route] = {}
+    for route in routes:
+        found.setdefault(MethodId.of(route), route)
+    return found.values()
 
 
 def _entry(override: Override) -> Entry:

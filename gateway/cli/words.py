@@ -55,7 +55,9 @@ def moment(when: float | None, now: float | None = None) -> str:
 
 def numbers(of: Mapping[str, Any]) -> str:
     """Those that made a decision, in a line; what is no news is left out."""
-    return ", ".join(f"{name} {_short(name, value)}" for name, value in of.items() if value not in (False, None, ""))
+    return ", ".join(
+        f"{name} {_short(name, value)}" for name, value in of.items() if value not in (False, None, "", [])
+    )
 
 
 def _short(name: str, value: Any) -> str:
@@ -63,6 +65,8 @@ def _short(name: str, value: Any) -> str:
         return moment(value)
     if value is True:
         return "yes"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)

@@ -12,7 +12,7 @@ from pathlib import Path as FilePath
 
 from aiohttp import web
 
-from gateway.control import access, moving, rollouts, running, traffic
+from gateway.control import access, moving, promoting, rollouts, running, traffic
 from gateway.control.answers import Path, plain_errors
 from gateway.control.monitoring import add_paths
 from gateway.control.running import CallRequest, Operations
@@ -85,6 +85,7 @@ def paths(operations: Operations, steering: Steering, clients: Traffic) -> list[
     groups = (
         running.paths(operations, steering),
         moving.paths(steering),
+        promoting.paths(steering.promoting),
         rollouts.paths(steering.rollouts),
         traffic.paths(clients),
     )

@@ -22,7 +22,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MethodsQuery(_Strict, frozen=True):
-    """GET /v1/methods."""
+    """GET /v1/methods and /v1/promotion."""
 
     pattern: str = "*"
 
@@ -41,7 +41,7 @@ class ModeRequest(_Strict, frozen=True):
 
 
 class PatternRequest(_Strict, frozen=True):
-    """Body of POST /v1/mode/clear and /v1/evidence/clear."""
+    """Body of POST /v1/mode/clear, /v1/promoted and /v1/evidence/clear."""
 
     pattern: str
     why: str = ""

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from gateway.core.exposure import Exposure
 from gateway.core.publication import Doorbell, Publication
@@ -24,6 +25,7 @@ from gateway.mapping.table import Contract, EndpointKey, EndpointTable, Table
 from gateway.mapping.targets import Library
 
 REVISION = 12  # hexadecimal digits
+NOTHING: Mapping[Path, bytes] = MappingProxyType({})
 
 
 def build(
@@ -35,13 +37,14 @@ def build(
     upstreams: Upstreams | None = None,
     stores: Collection[str] = (),  # listeners that are a xenstore
     may_be_empty: bool = False,  # a directory without a mapping file is no problem
+    contents: Mapping[Path, bytes] = NOTHING,  # in place of what these files hold
 ) -> tuple[Table, list[Problem]]:
     """Compile mapping files and directories; `listeners` or `upstreams` None: any name will do.
 
     With problems, sorted by place, the table holds only what was good: nobody should use it.
     """
     known = {"codec": codecs, "dialect": dialects, "listener": listeners}
-    work = _Work(known, upstreams, may_be_empty, stores)
+    work = _Work(known, upstreams, may_be_empty, stores, contents)
     documents = work.read(paths)
     for document in documents:
         work.add(document)
@@ -52,6 +55,7 @@ def build(
         tuple(work.contracts),
         tuple(work.publications),
         tuple(work.doorbells),
+        {document.file: hashlib.sha256(document.content).hexdigest() for document in documents},
     )
     return table, sorted(work.problems)
 
@@ -76,6 +80,7 @@ class _Work:
     upstreams: Upstreams | None
     may_be_empty: bool
     stores: Collection[str] = ()
+    contents: Mapping[Path, bytes] = field(default_factory=dict)
     problems: dict[Problem, None] = field(default_factory=dict)
     contracts: list[Contract] = field(default_factory=list)
     publications: list[Publication] = field(default_factory=list)
@@ -95,7 +100,7 @@ class _Work:
         files, problems = load.find(paths, may_be_empty=self.may_be_empty)
         documents = []
         for file in files:
-            document, wrong = load.read(file)
+            document, wrong = load.parse(file, self.contents[file]) if file in self.contents else load.read(file)
             if document is not None:
                 wrong, document = schema.check(document)
             if document is not None:

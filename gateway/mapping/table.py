@@ -62,6 +62,7 @@ class Table:
     contracts: tuple[Contract, ...] = ()
     publications: tuple[Publication, ...] = ()
     doorbells: tuple[Doorbell, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)  # mapping file, as routes name it -> SHA-256 of its bytes
 
     def routes(self) -> tuple[Route, ...]:
         """Each route that a client can reach once, in the order of the files."""

@@ -83,7 +83,9 @@ class Api:
         self.state = state
         self.toggles = Toggles()
         self.toy = Toy()
-        self.steering = Steering(lambda: routes, self.toggles, state, Orders(state, lambda: routes))
+        self.steering = Steering(
+            lambda: routes, self.toggles, state, Orders(state, lambda: routes), lambda: {"toy.yaml": "toy"}
+        )
         self.sides = Sides()
         self.traffic = self.sides.traffic(state)
 

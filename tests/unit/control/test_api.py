@@ -31,6 +31,7 @@ BODIES = {
 }
 QUERIES = {
     "/v1/methods": moving.MethodsQuery,
+    "/v1/promotion": moving.MethodsQuery,
     "/v1/audit": moving.AuditQuery,
     "/v1/diff": moving.DiffQuery,
     "/v1/clients": traffic.ClientsQuery,

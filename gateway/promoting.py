@@ -1,0 +1,166 @@
+"""Which modes that were set at run time the mapping files could say themselves, and what is needless once they do.
+
+Knows the files by name and digest; it is whoever asks that writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.core import choosing, steering
+from gateway.core.kept import Change, Entry, MethodId, Refused, Rejected
+from gateway.core.migration import Setting
+from gateway.core.override import Override
+from gateway.core.rollout import OVER
+from gateway.core.rollout import State as Stage
+from gateway.core.route import Route
+from gateway.state.state import State
+from gateway.toggles import Effective, Toggles, moment
+
+_MOVING = frozenset(stage.value for stage in Stage) - {stage.value for stage in OVER}
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """A method that the mapping file is to give another mode."""
+
+    service: str
+    method: str
+    before: str
+    after: str
+    setting: Mapping[str, str | bool]
+    now: Mapping[str, str | bool]
+    has_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A mapping file as this gateway has loaded it."""
+
+    file: str
+    sha256: str
+    methods: tuple[Promoted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """A method whose mode is not for a file, and why."""
+
+    service: str
+    method: str
+    mode: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What could be written where."""
+
+    files: tuple[File, ...]
+    stays: tuple[Staying, ...]
+
+
+class Promoting:
+    """One for the running gateway. `digests`: of the mapping files that are live, by the names that routes have."""
+
+    def __init__(
+        self,
+        routes: Callable[[], Sequence[Route]],
+        digests: Callable[[], Mapping[str, str]],
+        toggles: Toggles,
+        state: State,
+        rollouts: Callable[[], Mapping[str, str]],
+        now: Callable[[], float],
+    ) -> None:
+        self._routes = routes
+        self._digests = digests
+        self._toggles = toggles
+        self._state = state
+        self._rollouts = rollouts
+        self._now = now
+
+    def plan(self, pattern: str = "*") -> Promotion | Refused:
+        """The methods of a pattern whose mode is not the one that their file says."""
+        means = choosing.chosen(self._routes(), pattern)
+        if not means and pattern != "*":
+            return Rejected(choosing.nothing(self._routes(), pattern))
+        moved = {id(route): self._toggles.effective(route) for route in means}
+        set_elsewhere = [route for route in means if moved[id(route)].setting != route.migration.setting]
+        stays = {id(route): why for route in set_elsewhere if (why := self._stays(moved[id(route)]))}
+        by_file: dict[str, list[Promoted]] = {}
+        for route in set_elsewhere:
+            if id(route) not in stays:
+                file = route.source.rpartition(":")[0]
+                by_file.setdefault(file, []).append(_promoted(route, moved[id(route)].setting))
+        digests = self._digests()
+        files = (File(str(Path(file).resolve()), digests[file], tuple(each)) for file, each in by_file.items())
+        staying = (_staying(r, moved[id(r)].setting, stays[id(r)]) for r in set_elsewhere if id(r) in stays)
+        return Promotion(tuple(files), tuple(staying))
+
+    async def settle(self, pattern: str, who: str, why: str = "") -> Sequence[str] | Refused:
+        """Take back what is set at run time and is what the files say anyway; the patterns that were."""
+        needless = self._needless(self._toggles.overrides)
+        drop = tuple((override.pattern, override.by) for override in needless)
+        patterns = tuple(dict.fromkeys(override.pattern for override in needless))
+        entry = Entry(self._now(), who, "promote", pattern, why, {"cleared": patterns})
+        refused = await self._state.decide(Change((entry,), drop=drop))
+        if refused is None:
+            self._toggles.replace(self._state.overrides)
+        return refused or patterns
+
+    def _stays(self, effective: Effective) -> str:
+        override = effective.override
+        if override is None:
+            return ""
+        if override.until is not None:
+            return f"it is set until {moment(override.until)} only"
+        if override.by == "rollout" and self._rollouts().get(override.pattern) in _MOVING:
+            return f"the rollout of {override.pattern} is {self._rollouts()[override.pattern]}"
+        return ""
+
+    def _may_go(self, override: Override) -> bool:
+        return not self._stays(Effective(override.setting, override))
+
+    def _needless(self, overrides: Sequence[Override]) -> Sequence[Override]:
+        """Those without which, together, every method has the setting that it has; no more than that takes."""
+        now = self._holding(overrides)
+        going = [override for override in overrides if self._may_go(override)]
+        while needed := self._needed(overrides, going, now):
+            going = [override for override in going if override not in needed]
+        for override in [each for each in going if each not in [effective.override for effective in now]]:
+            rest = [other for other in going if other is not override]
+            if not self._needed(overrides, rest, now):
+                going = rest  # it is hidden by others, and harmless where it is
+        return going
+
+    def _needed(
+        self, overrides: Sequence[Override], going: Sequence[Override], now: Sequence[Effective]
+    ) -> list[Override]:
+        """What makes the methods what they are that would be something else without all that is going."""
+        then = self._holding([override for override in overrides if override not in going])
+        pairs = zip(now, then, strict=True)
+        return [was.override for was, would in pairs if was.setting != would.setting and was.override is not None]
+
+    def _holding(self, overrides: Sequence[Override]) -> Sequence[Effective]:
+        toggles = Toggles(self._now)
+        toggles.replace(overrides)
+        return [toggles.effective(route) for route in self._routes()]
+
+
+def _promoted(route: Route, setting: Setting) -> Promoted:
+    before = route.migration.setting
+    identity: MethodId = MethodId.of(route)
+    return Promoted(
+        *identity,
+        str(before),
+        str(setting),
+        steering.written(setting),
+        steering.written(before),
+        route.migration.key is not None,
+    )
+
+
+def _staying(route: Route, setting: Setting, why: str) -> Staying:
+    return Staying(route.service, route.method, str(setting), why)

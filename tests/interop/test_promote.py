@@ -1,0 +1,68 @@
+"""`xcp-gateway promote` with a real gateway: the file, the reload, and what is no longer set at run time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.gateway import ROOT, TOY_MAPPING, Folder, gateway_process
+
+OLD = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}  # until it is gone\ndefaults: {mode: legacy, ")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    folder = Folder(tmp_path)
+    folder.mapping(OLD)
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    upstream = '[upstream.old]\nurl = "http://127.0.0.1:1"\n'
+    folder.config.write_text(upstream + folder.config.read_text())
+    with gateway_process(folder.config):
+        yield folder
+
+
+def command(folder: Folder, *words: str, status: int = 0) -> str:
+    line = [sys.executable, "-m", "gateway", *words, "--socket", str(folder.control)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def file(folder: Folder) -> str:
+    return (folder.mappings / "toy.yaml").read_text()
+
+
+def test_what_is_set_at_run_time_becomes_the_mappings(folder: Folder) -> None:
+    command(folder, "mode", "echo", "shadow", "--noise")
+    command(folder, "mode", "leave", "dbus")
+    command(folder, "mode", "label", "dbus", "--for", "1h")
+    told = command(folder, "promote", "--dry-run")
+    assert "+  leave: {member: Leave, effect: write, mode: dbus}" in told
+    assert "toy/label stays dbus at run time: it is set until" in told
+    assert file(folder) == OLD
+    told = command(folder, "promote", "--why", "october")
+    assert "2 methods in 1 file written, and live\n" in told
+    assert file(folder) == OLD.replace("[text]}", "[text], mode: shadow, noise: true}").replace(
+        "effect: write}", "effect: write, mode: dbus}"
+    )
+    assert [each["pattern"] for each in json.loads(command(folder, "mode", "--json"))] == ["label"]
+    rows = {row["method"]: row for row in json.loads(command(folder, "mode", "*", "--json"))}
+    assert (rows["echo"]["mode"], rows["echo"]["source"], rows["leave"]["mode"]) == ("shadow", "the mapping", "dbus")
+    assert "nothing to write" in command(folder, "promote")
+    whats = [entry["what"] for entry in json.loads(command(folder, "audit", "--json"))]
+    assert whats[:2] == ["promote", "reload"]
+
+
+def test_a_file_that_somebody_has_changed_is_not_touched(folder: Folder) -> None:
+    command(folder, "mode", "echo", "dbus")
+    folder.mapping(OLD + "# mine\n")
+    assert "is not what the gateway has loaded" in command(folder, "promote", status=1).replace("\n", " ")
+    assert file(folder) == OLD + "# mine\n"
+    command(folder, "reload")
+    command(folder, "promote")
+    assert file(folder).endswith("# mine\n")

@@ -21,6 +21,7 @@ from gateway.core.route import Route, Subscription
 from gateway.mapping.table import Table
 
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0  # seconds before properties are read again that could not be
+MAX_SHOWN = 10_000  # pictures of one publication: a signal's arguments may name ever new nodes
 GONE = frozenset({FaultCode.NOT_FOUND, FaultCode.UNKNOWN_METHOD})  # what is said of an object that is not there
 
 _log = structlog.get_logger("gateway")
@@ -57,7 +58,7 @@ class Publisher:
         self._board = board
         self._feed: Feed | None = None
         self._known: dict[str, dict[str, Value]] = {}  # by object: its properties
-        self._shown: set[str] = set()  # keys of pictures
+        self._shown: dict[str, None] = {}  # keys of pictures, the oldest first
         self._pause = FIRST_PAUSE
         self._timer: asyncio.TimerHandle | None = None
 
@@ -185,7 +186,7 @@ class Publisher:
 
     def _drop(self, key: str) -> None:
         self._known.pop(key, None)
-        self._shown.discard(self._key(key))
+        self._shown.pop(self._key(key), None)
         self._board.forget(self._key(key))
 
     # Drawing
@@ -200,8 +201,13 @@ class Publisher:
             _log.warning("cannot be published", source=self._publication.source, object=key, why=str(error))
             return
         shown = self._key(min(picture.leaves, default="") if by_node else key)
-        self._shown.add(shown)
+        self._shown.pop(shown, None)
+        self._shown[shown] = None
         self._board.show(shown, picture)
+        if len(self._shown) > MAX_SHOWN:
+            oldest = next(iter(self._shown))
+            del self._shown[oldest]
+            self._board.forget(oldest)
 
 
 class Hub:

@@ -132,6 +132,16 @@ async def test_a_signal_is_shown_as_it_comes() -> None:
         assert source.reads == []
 
 
+async def test_ever_new_nodes_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MAX_SHOWN", 2)
+    async with hub(SIGNAL) as (_, source, board):
+        for who in ("a", "b", "c"):
+            source.feeds[0].put(Event(NAME, "/host", VM, "Told", (who, "x")))
+            await board.hears(f"signal /told/{who}")
+        await board.hears("signal /told/a")
+        assert board.shown.keys() == {"signal /told/b", "signal /told/c"}
+
+
 async def test_properties_are_read_at_first_and_then_heard() -> None:
     async with hub(ONE) as (_, source, board):
         source.finds(Free=7)

@@ -143,7 +143,7 @@ class Recording:
         yield self._written(header(version, revision, began, _names(self.methods), writes=self.bounds.writes))
         while self._waiting or not self.why:
             if clock() >= until:
-                self.close(f"{self.bounds.seconds:g} seconds")
+                self.close(f"{self.bounds.seconds:g} s")
             if self._waiting:
                 text = self._next()
                 if text:

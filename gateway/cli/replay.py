@@ -23,6 +23,7 @@ BATCH = 20  # calls of one request, and their bytes
 BATCH_BYTES = 256 * 1024
 LONGEST = 768 * 1024  # bytes of one call
 PAIRS = 5  # differing pairs that are shown of one method
+NAMED = 5  # methods to which the same has happened
 DAMAGED = 20  # damaged lines that are named
 
 COUNTED = ("equal", "ignored", "different", "error_different", "unanswered", "skipped")
@@ -230,7 +231,7 @@ class Outcome:
 
     def __init__(self) -> None:
         self.methods: dict[tuple[str, str], Method] = {}
-        self.reasons: Counter[tuple[str, str, str]] = Counter()  # method, verdict, why
+        self.reasons: dict[tuple[str, str], Counter[str]] = {}  # verdict and why -> of which methods
         self.missing: set[str] = set()
         self.stopped = False
 
@@ -242,7 +243,8 @@ class Outcome:
             if seconds is not None:
                 took.append(seconds)
         if result["why"]:
-            self.reasons[f"{result['service']}/{result['method']}", result["verdict"], result["why"]] += 1
+            methods = self.reasons.setdefault((result["verdict"], result["why"]), Counter())
+            methods[f"{result['service']}/{result['method']}"] += 1
         self.missing.update(result["missing"])
 
     def rows(self) -> list[dict[str, Any]]:
@@ -294,25 +296,33 @@ def _show_pair(result: Document, shown: Counter[str], most: int) -> None:
         out.print()
 
 
-_HEADS = ("METHOD", "CALLS", "EQUAL", "IGNORED", "DIFFERENT", "ERRORS DIFFER", "NO ANSWER", "SKIPPED")
+# What a column is of -> how it is headed. Of the second kind only those with something in them.
+_ALWAYS = {"calls": "CALLS", "equal": "EQUAL", "different": "DIFFERENT"}
+_SOMETIMES = {"ignored": "IGNORED", "error_different": "ERRORS DIFFER", "unanswered": "NO ANSWER", "skipped": "SKIPPED"}
 
 
 def _show(outcome: Outcome, recording: Recording) -> None:
-    with table(*_HEADS, "P50 OLD/NEW", "P99 OLD/NEW") as shown:
-        for row in outcome.rows():
-            cells = [Text(f"{row['service']}/{row['method']}"), Text(number(row["calls"]))]
-            cells += [_cell(name, row[name]) for name in COUNTED]
-            cells += [
-                Text(pair(*(in_words(row[side][part]) for side in ("legacy", "dbus")))) for part in ("p50", "p99")
-            ]
-            shown.add_row(*cells)
-    for (name, verdict, why), times in sorted(outcome.reasons.items()):
-        out.print(f"{number(times)} {verdict}: {name}: {why}", style="yellow", markup=False, soft_wrap=True)
+    rows = outcome.rows()
+    heads = {**_ALWAYS, **{name: head for name, head in _SOMETIMES.items() if any(row[name] for row in rows)}}
+    timed = any(row["legacy"]["p50"] is not None for row in rows)
+    with table("METHOD", *heads.values(), *(("P50 OLD/NEW", "P99 OLD/NEW") if timed else ())) as shown:
+        for row in rows:
+            cells = [Text(f"{row['service']}/{row['method']}"), *(_cell(name, row[name]) for name in heads)]
+            times = (pair(*(in_words(row[side][part]) for side in ("legacy", "dbus"))) for part in ("p50", "p99"))
+            shown.add_row(*cells, *(map(Text, times) if timed else ()))
+    for (verdict, why), methods in sorted(outcome.reasons.items()):
+        text = f"{number(methods.total())} {verdict}: {why}: {_named(methods)}"
+        out.print(text, style="yellow", markup=False, soft_wrap=True)
     if outcome.missing:
         wanted = " ".join(f"--set {place}=VALUE" for place in sorted(outcome.missing))
         out.print(f"what was masked can be given: {wanted}", markup=False, soft_wrap=True)
     text, style = _verdict(outcome, len(recording.damaged))
     out.print(text, style=style, markup=False)
+
+
+def _named(methods: Counter[str]) -> str:
+    first = ", ".join(sorted(methods)[:NAMED])
+    return first if len(methods) <= NAMED else f"{first} and {len(methods) - NAMED} more"
 
 
 _STYLES = {"different": "yellow", "error_different": "red", "unanswered": "red"}
@@ -325,7 +335,13 @@ def _cell(name: str, times: int) -> Text:
 def _verdict(outcome: Outcome, damaged: int) -> tuple[str, str]:
     agreed, differ = outcome.count("equal", "ignored"), outcome.count("different", "error_different")
     said = [f"{number(agreed + differ)} of {count(outcome.total, 'call')} compared"]
-    said.append(f"{number(differ)} differ" if differ else "nothing differs" if agreed else "that proves nothing")
+    said.append(
+        f"{number(differ)} differ{'s' * (differ == 1)}"
+        if differ
+        else "nothing differs"
+        if agreed
+        else "that proves nothing"
+    )
     if outcome.count("unanswered"):
         said.append(f"{number(outcome.count('unanswered'))} not answered")
     if damaged:

@@ -47,7 +47,7 @@ def clients(
 ) -> None:
     """Show who still calls what over which protocol, the latest first: whom switching something off would hit.
 
-    Of what is not mapped, all is one: <unmapped>. A user is known where the login went through this gateway.
+    All that is not mapped is one: `<unmapped>`. A user is known where the login went through this gateway.
 
     Examples: `xcp-gateway clients --since 24h`, `xcp-gateway clients 'VM.*' --service xapi`
     """
@@ -187,11 +187,12 @@ def _size(text: str) -> int:
 
 
 def _show_clients(rows: Sequence[Mapping[str, Any]]) -> None:
-    with table("METHOD", "PROTOCOL", "PEER", "AGENT", "USER", "DOMID", "CALLS", "FIRST", "LAST") as shown:
+    """What no client tells of itself has no column; a domain is in PEER."""
+    told = [name for name in ("agent", "user") if any(row[name] for row in rows)]
+    with table("METHOD", "PROTOCOL", "PEER", *map(str.upper, told), "CALLS", "FIRST", "LAST") as shown:
         for row in rows:
             name = row["method"] if row["method"] == row["service"] else f"{row['service']}/{row['method']}"
-            domid = "" if row["domid"] is None else str(row["domid"])
-            cells = (name, *(row[key] for key in ("protocol", "peer", "agent", "user")), domid, number(row["count"]))
+            cells = (name, *(row[key] for key in ("protocol", "peer", *told)), number(row["count"]))
             shown.add_row(*map(Text, map(_printable, (*cells, moment(row["first"]), moment(row["last"])))))
     out.print()
     for protocol in sorted({row["protocol"] for row in rows}):

@@ -170,7 +170,7 @@ def test_a_wrong_field_of_the_old_service_is_found_and_shown(front: Front) -> No
     assert "$.name_label" in replayed.stdout
     assert '- "not this"' in replayed.stdout
     assert '+ "web"' in replayed.stdout
-    assert replayed.stdout.splitlines()[-1] == "5 of 5 calls compared, 1 differ"
+    assert replayed.stdout.splitlines()[-1] == "5 of 5 calls compared, 1 differs"
     differing = [each for each in told[:-1] if each["verdict"] == "different"]
     assert [(each["line"], each["method"]) for each in differing] == [(3, "VM.get_record")]
     assert front.session not in replayed.stdout

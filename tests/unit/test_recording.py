@@ -153,7 +153,7 @@ async def test_a_recording_ends_when_its_time_is_over() -> None:
     recorder = Recorder()
     found = begun(recorder, seconds=0.01)
     first, last = await documents(found)
-    assert (first["recording"], last["end"]) == (1, "0.01 seconds")
+    assert (first["recording"], last["end"]) == (1, "0.01 s")
 
 
 async def test_an_empty_line_says_that_nothing_has_come() -> None:

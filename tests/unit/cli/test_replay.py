@@ -45,8 +45,8 @@ def test_calls_that_agree_are_a_proof(api: Served) -> None:
     ended = replayed(api, [FIRST, named("a"), named("b"), LAST], *GIVEN)
     assert (ended.exit_code, ended.stderr) == (0, "")
     head, row, verdict = ended.stdout.splitlines()
-    assert head.split("  ")[0] == "METHOD"
-    assert row.split()[:8] == ["xapi/VM.get_name", "2", "2", "0", "0", "0", "0", "0"]
+    assert head.split() == ["METHOD", "CALLS", "EQUAL", "DIFFERENT", "P50", "OLD/NEW", "P99", "OLD/NEW"]
+    assert row.split()[:4] == ["xapi/VM.get_name", "2", "2", "0"]
     assert verdict == "2 of 2 calls compared, nothing differs"
 
 
@@ -65,24 +65,32 @@ def test_a_side_that_says_nothing_is_no_proof(api: Served) -> None:
     api.api.sides.old = lambda call: Fault(FaultCode.UNAVAILABLE, "away") if call.params[1] == "b" else Reply("a")
     ended = replayed(api, [FIRST, named("a"), named("b"), LAST], *GIVEN)
     assert ended.exit_code == 1
-    assert "1 unanswered: xapi/VM.get_name: legacy: away" in ended.stdout
+    assert "1 unanswered: legacy: away: xapi/VM.get_name" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "1 of 2 calls compared, nothing differs, 1 not answered"
 
 
 def test_what_is_missing_is_named_with_what_to_say(api: Served) -> None:
     ended = replayed(api, [FIRST, named("a"), named("b", named={"config": {"password": {"$masked": "text"}}}), LAST])
     assert ended.exit_code == 1
-    assert "1 skipped: xapi/VM.get_name: masked, and not given: session, config.password" in ended.stdout
+    assert "1 skipped: masked, and not given: session, config.password: xapi/VM.get_name" in ended.stdout
     assert "what was masked can be given: --set config.password=VALUE --set session=VALUE" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "0 of 2 calls compared, that proves nothing"
+    assert ended.stdout.splitlines()[0].split() == ["METHOD", "CALLS", "EQUAL", "DIFFERENT", "SKIPPED"]
     assert api.api.sides.asked == []
+
+
+def test_methods_to_which_the_same_has_happened_are_told_together(api: Served) -> None:
+    strangers = [line(f"VM.x{number}") for number in range(7)]
+    ended = replayed(api, [FIRST, *strangers, LAST])
+    names = ", ".join(f"xapi/VM.x{number}" for number in range(5))
+    assert f"7 skipped: not mapped at rpc /RPC2: {names} and 2 more" in ended.stdout
 
 
 def test_a_write_is_skipped_and_runs_twice_only_with_a_loud_word(api: Served) -> None:
     writes = [FIRST, line("VM.set_name", effect="write"), named("a"), LAST]
     ended = replayed(api, writes, *GIVEN)
     assert (ended.exit_code, ended.stderr) == (0, "")
-    assert "1 skipped: xapi/VM.set_name: its effect is write: it would run twice" in ended.stdout
+    assert "1 skipped: its effect is write: it would run twice: xapi/VM.set_name" in ended.stdout
     assert {call.method for _, call in api.api.sides.asked} == {"VM.get_name"}
     ended = replayed(api, writes, *GIVEN, "--writes")
     assert ended.stderr == (

@@ -44,12 +44,18 @@ def test_clients_are_shown_and_whether_anybody_needs_a_protocol(api: Served) -> 
     called(api)
     shown = run(api, "clients").stdout
     head, first, *_ = shown.splitlines()
-    assert head.split() == ["METHOD", "PROTOCOL", "PEER", "AGENT", "USER", "DOMID", "CALLS", "FIRST", "LAST"]
+    assert head.split() == ["METHOD", "PROTOCOL", "PEER", "AGENT", "USER", "CALLS", "FIRST", "LAST"]
     assert first.split()[:6] == ["xapi/VM.get_name", "xmlrpc", "tcp:10.0.0.1", r"xe\x1b[2J", "alice", "12,345"]
     assert "\x1b" not in shown
     assert "jsonrpc: 1 caller, 1 method, last " in shown
     assert "xmlrpc: 2 callers, 1 method, last " in shown
     assert "\n<unmapped> " in shown
+    assert "domid 5" in shown
+
+
+def test_what_no_client_tells_has_no_column(api: Served) -> None:
+    assert api.do(api.api.state.flush(Batch(clients={ClientKey(NAME, "xmlrpc", "uid 0"): Seen(1, 1.0, 1.0)}))) is None
+    assert run(api, "clients").stdout.split()[:6] == ["METHOD", "PROTOCOL", "PEER", "CALLS", "FIRST", "LAST"]
 
 
 def test_clients_are_narrowed_down(api: Served) -> None:

@@ -13,31 +13,22 @@ from typing import Self
 import structlog
 
 from gateway import __version__, config, explain, health, metrics, parts, privileges, service_manager
+from gateway.assembly import Assembly
 from gateway.checking import connected
-from gateway.config import Config, Listener
+from gateway.config import Config
 from gateway.control import access, monitoring
 from gateway.control.api import CallRequest, Server
 from gateway.control.traffic import Traffic
 from gateway.core.migration import Mode
 from gateway.core.model import Fault, Peer, Value
-from gateway.core.ports import Endpoint
 from gateway.core.route import Route
-from gateway.dispatch import Dispatcher
-from gateway.events import Hub
-from gateway.exchange import Endpoints, Exchange
-from gateway.forcing import Forcing
-from gateway.log import call_log, lines_lost
+from gateway.exchange import Exchange
+from gateway.log import lines_lost
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
-from gateway.moving import Moving
-from gateway.passage import Passage
-from gateway.recording import Recorder
+from gateway.mapping.table import Table, changes, describe_routes
 from gateway.replaying import Replaying
 from gateway.rollout.orders import Orders
-from gateway.sessions import Sessions
 from gateway.steering import Steering
-
-OBSERVE_GRACE = 2.0  # seconds at stop for calls that are only observed
 
 _log = structlog.get_logger("gateway")
 
@@ -50,51 +41,25 @@ class MappingError(Exception):
         self.problems = problems
 
 
-class Gateway:
+class Gateway(Assembly):
     """A gateway from its config file; `async with gateway:` runs it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.settings = config.load(path)
-        self._started = self.settings  # what a reload cannot change stays as it was then
-        self.table, problems = parts.compile_mappings(self.settings)
+        settings = config.load(path)
+        table, problems = parts.compile_mappings(settings)
         if problems:
             raise MappingError(problems)
-        self.backend = parts.backend(self.settings)
-        self.room = parts.Room(self.settings.limits.max_calls, self.settings.limits.max_buffered)
-        self.upstreams = parts.Upstreams(parts.upstreams(self.settings, self.room))
-        self.observing_upstreams = parts.Upstreams(parts.observed_upstreams(self.settings, self.room))
-        self.observing = parts.observing(self.settings)
-        self.calls = metrics.Calls()
-        self.moving = Moving(self.settings.state_path(), self._live_routes)
-        self.dispatcher = Dispatcher(
-            self.backend,
-            self.moving.evidence.noting(self.calls.counting(call_log())),
-            upstreams=self.upstreams,
-            observing=self.observing,
-            observing_upstreams=self.observing_upstreams,
-            toggles=self.moving.toggles,
-            on_fallback=self.moving.evidence.fell_back,
-        )
-        self.shadow = self.moving.shadow(self.dispatcher.observe, self.settings.limits.max_observed)
-        self.sessions = Sessions()
-        self.recorder = Recorder()
-        self.endpoints = self._endpoints(self.settings, self.table)
+        super().__init__(settings, table)
+        self._started = settings  # what a reload cannot change stays as it was then
         self.manager = service_manager.from_environment()
-        self._inherited = parts.inherited()
-        self._cuts = dict.fromkeys(self.settings.listener, 0)
-        self.transports = {name: self._transport(name, section) for name, section in self.settings.listener.items()}
-        self.boards = {
-            store.name: parts.Board(store.store, self.dispatcher.answer, self._rung) for store in self.stores
-        }
-        self.hub = Hub(self.backend, self.boards)
-        orders = Orders(self.moving.state, self._live_routes)
+        orders = Orders(self.moving.state, self.live_routes)
         self.steering = Steering(
-            self._live_routes, self.moving.toggles, self.moving.state, orders, lambda: self.table.digests
+            self.live_routes, self.moving.toggles, self.moving.state, orders, lambda: self.table.digests
         )
         control = Path(self.settings.control.socket)
         replaying = Replaying(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
-        traffic = Traffic(self._live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)
+        traffic = Traffic(self.live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)
         rights = access.rights(self.settings)
         self._control = Server(control, self, self.steering, traffic, rights)
         self._operators = parts.operators(self.settings, self.steering, rights, access.user_name)
@@ -109,17 +74,7 @@ class Gateway:
             await self._bind(stack)
             if self.settings.user is not None:
                 privileges.become(self.settings.user, self._socket_files())
-            await self.backend.start()
-            stack.push_async_callback(self.backend.stop)
-            await self.upstreams.start()
-            stack.push_async_callback(self.upstreams.stop)
-            await self.observing_upstreams.start()
-            stack.push_async_callback(self.observing_upstreams.stop)
-            await self.observing.start()
-            stack.push_async_callback(self.observing.stop)
-            self._warn_of_trust(self.settings)
-            await stack.enter_async_context(self.moving)
-            stack.push_async_callback(self.shadow.drain, OBSERVE_GRACE)
+            await self.start_sides(stack)
             await self._wait_for_buses()
             await self._control.start()
             stack.push_async_callback(self._control.stop)
@@ -131,10 +86,10 @@ class Gateway:
                 await self._monitoring.start()
                 stack.push_async_callback(self._monitoring.stop)
             stack.push_async_callback(self._drain)
-            await self._expose()
+            await self.expose()
             for transport in self.transports.values():
                 await transport.start()
-            await self._start_boards(stack)
+            await self.start_boards(stack)
             self._stack = stack.pop_all()
         _log.info("ready", revision=self.table.revision, methods=len(self.table.routes()), listening=self.addresses())
         self.manager.ready(self._in_a_line())
@@ -157,25 +112,9 @@ class Gateway:
             unclaimed = ", ".join(f"systemd:{name}" for name in self._inherited.names)
             raise OSError(f"systemd passed sockets that no listener of the config binds: {unclaimed}")
 
-    def _warn_of_trust(self, settings: Config) -> None:
-        for name, upstream in settings.upstream.items():
-            if upstream.url.startswith("https:") and not upstream.verify:
-                _log.warning("anybody may pose as this old service: its certificate is not verified", upstream=name)
-
     def _socket_files(self) -> list[Path]:
         """Files and folders that are there because of us."""
         return [*self._control.made, *(file for each in self.transports.values() for file in each.socket_files)]
-
-    async def _start_boards(self, stack: AsyncExitStack) -> None:
-        """Show in each store what services tell; ring when clients change a node."""
-        for board in self.boards.values():
-            board.start()
-            stack.push_async_callback(board.stop, self.settings.grace)
-        stack.push_async_callback(self.hub.stop)
-        await self.hub.follow(self.table)
-
-    def _rung(self, picture: str) -> None:
-        self.hub.rung(picture)
 
     async def watch(self) -> None:
         """Give the service manager its signs of life, while the loop turns and the buses live."""
@@ -216,10 +155,6 @@ class Gateway:
             _log.warning(f"stopped after {grace:g} s, {cut} calls cut off")
         else:
             _log.info("stopped, nothing in flight")
-
-    def addresses(self) -> list[str]:
-        """Where legacy clients reach us, with the real port where the config says 0."""
-        return [address for transport in self.transports.values() for address in transport.addresses]
 
     # The operator's side (control.api.Operations)
 
@@ -264,10 +199,6 @@ class Gateway:
         readings = health.readings(self.table, buses, services, gauges, self._cuts, stores, published)
         return await asyncio.to_thread(metrics.render, self.calls, {**readings, **self.moving.readings()})
 
-    def _live_routes(self) -> Sequence[Route]:
-        """Each route of the mapping that is live when this is called."""
-        return self.table.routes()
-
     def _asks_bus(self, route: Route) -> bool:
         """Whether a call of this method may go to the bus, as it is set now."""
         setting = self.moving.toggles.setting(route)
@@ -305,15 +236,7 @@ class Gateway:
         added, removed, changed = changes(self.table, table)
         restart = _needs_restart(self._started, settings)
         before = self.table.revision
-        await self.backend.reconfigure(parts.buses(settings))
-        await self.observing.reconfigure(parts.observed_buses(settings))
-        await self.upstreams.reconfigure(upstreams)
-        await self.observing_upstreams.reconfigure(parts.observed_upstreams(settings, self.room))
-        self._warn_of_trust(settings)
-        self.endpoints, self.table = self._endpoints(settings, table), table
-        self.settings = settings
-        await self._expose()
-        await self.hub.follow(table)
+        await self.become(settings, table, upstreams)
         self.steering.news.look()
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
         return {
@@ -357,62 +280,6 @@ class Gateway:
             known = ", ".join(str(key) for key in self.endpoints.exchanges)
             raise LookupError(f"no such endpoint; there are: {known}")
         return (knows or fits)[0]
-
-    # Composition
-
-    def _endpoints(self, settings: Config, table: Table) -> Endpoints:
-        exchanges = {
-            key: self._exchange(settings.listener[key.listener], endpoint) for key, endpoint in table.endpoints.items()
-        }
-        return Endpoints(exchanges)
-
-    def _exchange(self, listener: Listener, table: EndpointTable) -> Exchange:
-        return Exchange(
-            table,
-            parts.codec(table.codec, listener),
-            parts.dialect(table.dialect, table.codec),
-            self.dispatcher,
-            concurrency=listener.concurrency if listener.batch == "concurrent" else 1,
-            client=parts.client_codec(table.codec),
-            on_refused=self.calls.refuse,
-            shadow=self.shadow,
-            forcing=Forcing(listener.force_header.lower().encode(), listener.force_parameter),
-            sessions=self.sessions,
-            recorder=self.recorder,
-        )
-
-    @property
-    def stores(self) -> list[parts.StoreTransport]:
-        """Those of the listeners that are a xenstore."""
-        return [each for each in self.transports.values() if isinstance(each, parts.StoreTransport)]
-
-    async def _expose(self) -> None:
-        """Serve in each store what the mappings expose there, from now on."""
-        for store in self.stores:
-            found = [exchange for key, exchange in self.endpoints.exchanges.items() if key.listener == store.name]
-            await store.expose(parts.offer(exchange.table, exchange) for exchange in found)
-
-    def _transport(self, name: str, listener: Listener) -> parts.Transport | parts.StoreTransport:
-        if listener.is_store:
-            return parts.store_transport(
-                name, listener, self.room, lambda trouble: _log.warning("store", listener=name, trouble=trouble)
-            )
-
-        def resolve(path: str) -> Endpoint | None:
-            return self.endpoints.resolve(name, path)
-
-        def on_cut(why: str) -> None:
-            self._cuts[name] += 1
-            _log.info("cut off", listener=name, why=why)
-
-        return parts.transport(name, listener, resolve, self.room, self._inherited, on_cut, self._otherwise(listener))
-
-    def _otherwise(self, listener: Listener) -> Endpoint | None:
-        """Who takes what no endpoint of a listener does."""
-        name = listener.upstream
-        if listener.unmapped == "refuse" or name is None:
-            return None
-        return Passage(self.dispatcher, name)
 
 
 def _needs_restart(before: Config, after: Config) -> list[str]:

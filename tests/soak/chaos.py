@@ -1,21 +1,27 @@
-"""Does harm at random, by a seed: brokers and services are killed and stopped, the mapping is reloaded."""
+"""Does harm at random, by a seed: brokers, services, the old one and the store are killed and stopped.
+
+Meanwhile the mapping is reloaded, and the methods of one service move between the old service and D-Bus.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.soak.story import Ledger
-from tests.soak.world import BROKEN, BUSES, CALM, HOMES, MORE, World
+from tests.soak.world import BROKEN, BUSES, CALM, HOMES, MORE, MOVED, SETTLE, World
 
 # What may happen, and how often among the others.
 TO_SERVICES: Mapping[str, int] = {"kill": 6, "stop": 2, "stop and kill": 1}
 TO_BROKERS: Mapping[str, int] = {"kill": 2, "stop": 1}
+TO_OLD: Mapping[str, int] = {"kill": 3, "stop": 1}
+TO_STORE: Mapping[str, int] = {"kill": 2, "stop": 1}
 BROKERS_SHARE = 0.35  # of all harm
 AWAY = (0.0, 1.0)  # seconds that what was killed stays away
 HELD = (0.5, 4.0)  # seconds that what was stopped stays so: shorter and longer than calls may take
@@ -33,11 +39,14 @@ class Chaos:
     started: float = field(default_factory=time.monotonic)
 
     async def run(self) -> None:
-        """One for each bus, so that they meet, and one for reloads."""
+        """One for each bus, so that they meet, one for each thing beside them, for reloads and for modes."""
         async with asyncio.TaskGroup() as group:
             for bus in BUSES:
                 group.create_task(self._harm(bus))
             group.create_task(self._reload())
+            group.create_task(self._harm_old())
+            group.create_task(self._harm_store())
+            group.create_task(self._move())
 
     def _note(self, what: str) -> None:
         with self.world.history.open("a", encoding="utf-8") as history:
@@ -86,9 +95,64 @@ class Chaos:
                 service.start()
             await self._back(name)
 
-    async def _back(self, *names: str) -> None:
-        if problem := await self.world.back(*names):
+    async def _harm_old(self) -> None:
+        chance = random.Random(f"{self.seed} old")
+        while not self.over.is_set():
+            kind = _one_of(TO_OLD, chance)
+            held, old = chance.uniform(*(AWAY if kind == "kill" else HELD)), self.world.old
+            self._note(f"{kind} the old service for {held:.2f} s")
+            with self.ledger.disturbance(f"old service: {kind}", MOVED):
+                if kind == "kill":
+                    await asyncio.to_thread(old.kill)
+                    await asyncio.sleep(held)
+                    old.start()
+                else:
+                    old.signal(signal.SIGSTOP)
+                    await asyncio.sleep(held)
+                    old.signal(signal.SIGCONT)
+                self._found(await self.world.old_is_back())
+                await asyncio.sleep(SETTLE)
+            await self._pause(chance)
+
+    async def _harm_store(self) -> None:
+        """Nobody is told a fault for it: what the store forgot is asked again."""
+        chance = random.Random(f"{self.seed} store")
+        while not self.over.is_set():
+            kind = _one_of(TO_STORE, chance)
+            held, store = chance.uniform(*(AWAY if kind == "kill" else HELD)), self.world.store
+            self._note(f"{kind} the store for {held:.2f} s")
+            with self.ledger.disturbance(f"store: {kind}", "store"):
+                if kind == "kill":
+                    await asyncio.to_thread(store.kill)
+                    await asyncio.sleep(held)
+                    await asyncio.to_thread(store.start)
+                else:
+                    os.kill(store.pid, signal.SIGSTOP)
+                    await asyncio.sleep(held)
+                    os.kill(store.pid, signal.SIGCONT)
+                self._found(await self.world.store_is_back())
+            await self._pause(chance)
+
+    async def _move(self) -> None:
+        """Who answers a method is changed, again and again; writes run on one side at a time."""
+        chance = random.Random(f"{self.seed} modes")
+        while not self.over.is_set():
+            method = chance.choice([*MODES])
+            mode = {"pattern": f"{MOVED}.{method}", **chance.choice(MODES[method])}
+            if mode["mode"] == "canary":
+                mode["percent"] = chance.randrange(1, 100)
+            self._note(f"{mode}")
+            status, answer = await self.world.control("POST", "/v1/mode", mode)
+            self._found("" if status == 200 else f"{mode} was refused: {status} {answer}")
+            self.ledger.other[f"mode: {mode['mode']}"] += 1
+            await self._pause(chance)
+
+    def _found(self, problem: str) -> None:
+        if problem:
             self.ledger.offences.append(problem)
+
+    async def _back(self, *names: str) -> None:
+        self._found(await self.world.back(*names))
         self._note(f"{', '.join(names)}: back")
 
     async def _reload(self) -> None:
@@ -120,6 +184,18 @@ class Chaos:
             self.ledger.offences.append(f"a broken mapping was not refused: {status} {answer}")
 
 
+ONE_SIDE: Sequence[Mapping[str, object]] = ({"mode": "legacy"}, {"mode": "dbus"}, {"mode": "canary"})
+BOTH: Sequence[Mapping[str, object]] = (
+    {"mode": "shadow"},
+    {"mode": "shadow", "control": "dbus"},
+    {"mode": "canary", "observe": True},
+)
+MODES: Mapping[str, Sequence[Mapping[str, object]]] = {
+    "read": (*ONE_SIDE, *BOTH),
+    "record": (*ONE_SIDE, *BOTH),
+    "refuse": (*ONE_SIDE, *BOTH),
+    "write": ONE_SIDE,
+}
 RELOADS: Mapping[str, Callable[[Chaos, str, random.Random], Awaitable[None]]] = {
     "by SIGHUP": Chaos.by_signal,
     "with one method more": Chaos.with_more,

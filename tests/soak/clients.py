@@ -90,7 +90,7 @@ class Client:
             self._line = LINES[self.wire](self.address)
         else:
             for call, story, heard in zip(calls, stories, answers, strict=True):
-                _conclude(story, call, heard)
+                conclude(story, call, heard)
         self._keep(stories)
 
     async def _leave(self, calls: Sequence[Wanted]) -> None:
@@ -118,7 +118,8 @@ class Client:
             story.end(ending, text)
 
 
-def _conclude(story: Story, call: Wanted, heard: Heard | None) -> None:
+def conclude(story: Story, call: Wanted, heard: Heard | None) -> None:
+    """How a call ended that was answered, or wants no answer."""
     if heard is None:
         story.end(Ending.NOTIFIED)
     elif call.is_right(heard):

@@ -7,17 +7,21 @@ import signal
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tests.soak import gauges, verdict
 from tests.soak.chaos import Chaos
 from tests.soak.clients import crowd
 from tests.soak.nuisance import Nuisance
+from tests.soak.store_clients import nodes_left, store_crowd
 from tests.soak.story import Ledger
 from tests.soak.verdict import Check
 from tests.soak.world import HOMES, SETTLE, World, world
 
 WARM_UP = 3.0  # seconds with all clients and without harm, so that everything that stays is there
 STOP_TIMEOUT = 20.0  # seconds
+
+Run: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,14 @@ async def soak(folder: Path, seconds: float, seed: str) -> Report:
         await _storm(running, ledger, memory, seconds, seed)
         after = await gauges.read_until_let_go(running, before)
         await asyncio.sleep(SETTLE)  # as after the warm-up
+        left = await nodes_left(running.store.path)
         running.gateway.signal(signal.SIGTERM)
         status = await asyncio.to_thread(running.gateway.wait, STOP_TIMEOUT)
-        journals = {name: _lines(running.journal(name)) for name in HOMES}
+        journals = {name: [line for path in running.journals(name) for line in _lines(path)] for name in HOMES}
         checks = [
             *verdict.judge_calls(ledger),
             *verdict.judge_journals(ledger, journals),
+            verdict.judge_store(ledger, left),
             verdict.judge_calm(ledger),
             *verdict.judge_gauges(before, after, memory),
             *verdict.judge_log(_lines(running.log), status),
@@ -55,10 +61,11 @@ async def soak(folder: Path, seconds: float, seed: str) -> Report:
 async def _warm_up(running: World, seed: str) -> None:
     """Its calls are not judged."""
     await running.control("POST", "/v1/reload")
-    await _for(WARM_UP, [client.run for client in crowd(running, Ledger(), f"{seed} warm-up")])
+    await _for(WARM_UP, _clients(running, Ledger(), f"{seed} warm-up"))
     await asyncio.sleep(SETTLE)  # for the last notification to be executed, and for closed connections to be gone
     for name in HOMES:
-        running.journal(name).write_text("")
+        for path in running.journals(name):
+            path.write_text("")
 
 
 async def _storm(running: World, ledger: Ledger, memory: gauges.Memory, seconds: float, seed: str) -> None:
@@ -77,18 +84,23 @@ async def _storm(running: World, ledger: Ledger, memory: gauges.Memory, seconds:
 
     watching = asyncio.ensure_future(memory.watch())
     try:
-        await _until(calm_again, [harm, nuisance.run, *(client.run for client in crowd(running, ledger, seed))])
+        await _until(calm_again, [harm, nuisance.run, *_clients(running, ledger, seed)])
     finally:
         watching.cancel()
 
 
-async def _for(seconds: float, runs: Sequence[Callable[[asyncio.Event], Coroutine[None, None, None]]]) -> None:
+def _clients(running: World, ledger: Ledger, seed: str) -> Sequence[Run]:
+    over_sockets = [client.run for client in crowd(running, ledger, seed)]
+    return [*over_sockets, *(client.run for client in store_crowd(running, ledger, seed))]
+
+
+async def _for(seconds: float, runs: Sequence[Run]) -> None:
     over = asyncio.Event()
     asyncio.get_running_loop().call_later(seconds, over.set)
     await _until(over, runs)
 
 
-async def _until(over: asyncio.Event, runs: Sequence[Callable[[asyncio.Event], Coroutine[None, None, None]]]) -> None:
+async def _until(over: asyncio.Event, runs: Sequence[Run]) -> None:
     """When one of them fails none of them goes on."""
     async with asyncio.TaskGroup() as group:
         for run in runs:
@@ -96,4 +108,4 @@ async def _until(over: asyncio.Event, runs: Sequence[Callable[[asyncio.Event], C
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []  # only one service has an old one

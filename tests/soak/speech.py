@@ -65,10 +65,10 @@ RIGHT: Mapping[str, Callable[[Wanted, Heard], bool]] = {
 
 # What a fault says where there is no number: the dialect xapi_idl has texts only.
 TEXTS: Mapping[str, FaultCode] = {
-    r"too many calls .*not sent": FaultCode.BUSY,
-    r"not sent|ServiceUnknown|NameHasNoOwner": FaultCode.UNAVAILABLE,
+    r"too many calls .*not sent|calls in flight; nothing was executed": FaultCode.BUSY,
+    r"not sent|ServiceUnknown|NameHasNoOwner|nothing was executed": FaultCode.UNAVAILABLE,
     r"no answer from": FaultCode.TIMEOUT,
-    r"unknown whether|Error\.NoReply": FaultCode.NO_REPLY,
+    r"unknown whether|is unknown|Error\.NoReply": FaultCode.NO_REPLY,
 }
 
 

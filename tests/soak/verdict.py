@@ -26,6 +26,8 @@ SITUATIONS: Mapping[str, frozenset[FaultCode]] = {
     "service: stop and kill": HUNG | GONE,
     "broker: kill": GONE,
     "broker: stop": HUNG,
+    "old service: kill": GONE,
+    "old service: stop": HUNG,
 }
 
 # How often a write may stand in the journal.
@@ -40,7 +42,7 @@ EXECUTED: Mapping[FaultCode | Ending | None, tuple[int, ...]] = {
     FaultCode.NO_REPLY: AT_MOST_ONCE,
 }
 UNKNOWN = frozenset({FaultCode.TIMEOUT, FaultCode.NO_REPLY})
-SAYS_SO = re.compile(r"may have been executed|unknown whether").search
+SAYS_SO = re.compile(r"may have been executed|unknown whether|is unknown").search
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,13 @@ def judge_journals(ledger: Ledger, journals: Mapping[str, Sequence[str]]) -> Ite
 def _may_be_lost(story: Story, ledger: Ledger) -> bool:
     later = replace(story, ended=story.ended + LOST_WITHIN, code=FaultCode.UNAVAILABLE)
     return HOMES[story.service] == NARROW or is_expected(later, ledger.disturbances)
+
+
+def judge_store(ledger: Ledger, left: Sequence[str]) -> Check:
+    """Nothing stays in the store but requests whose client left, and the answers to them."""
+    unwanted = {story.token for story in ledger.stories if story.ending is Ending.LEFT}
+    found = [node for node in left if node not in unwanted]
+    return Check("nodes in the store that nobody left there", f"{len(found)} of {len(left)}", "0", found)
 
 
 def judge_calm(ledger: Ledger) -> Check:

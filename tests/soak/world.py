@@ -1,10 +1,11 @@
-"""Everything around the clients, as real processes: two buses, four services, one gateway. Knows how, not when."""
+"""Everything around the clients, as real processes: buses, services, an old one, a store, a gateway. Knows no time."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,12 +17,15 @@ from typing import Any
 import aiohttp
 
 from tests.kit.bus import PrivateBus, private_bus
+from tests.kit.xenstored import Xenstored, xenstored
 from tests.soak import service
 
 ROOT = Path(__file__).parents[2]
 CALM = "calm"  # the service that nobody kills or stops; its bus is not spared
 BUSES: Mapping[str, tuple[str, ...]] = {"one": (CALM, "alpha"), "two": ("beta", "gamma")}
 HOMES: Mapping[str, str] = {name: bus for bus, services in BUSES.items() for name in services}
+MOVED = "alpha"  # the service that has an old one beside it, and clients that know nothing of that
+TREE = "/soak"  # where in the xenstore the services are
 NARROW = "two"  # the bus that is given so little room for each service that BUSY is heard
 START_TIMEOUT = 60.0  # seconds
 BACK_TIMEOUT = 45.0  # seconds for a service to be reached again once nothing stands in the way
@@ -37,6 +41,13 @@ services = ["org.example.two.*"]
 per_destination = 6
 [listener.rpc]
 bind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]
+[listener.store]
+bind = ["xenstore:{store}"]
+[upstream.old]
+url = "http+unix://{folder}/old"
+speaks = ["jsonrpc"]
+arguments = "positional"
+timeout = "3s"
 [listener.hostile]
 bind = ["unix:{folder}/hostile"]
 max_body = "64KiB"
@@ -55,14 +66,16 @@ socket = "{folder}/control"
 format = "json"
 """
 
-MAPPING = """\
+HEAD = """\
 mapping: 1
-service: {name}
-dbus:
+service: {file}
+{legacy}dbus:
   bus_name: org.example.{bus}.{name}
   object_path: {service.OBJECT_PATH}
   interface: {service.INTERFACE}
   idl: soak.xml
+"""
+SOCKETS = """\
 expose:
   - {{listener: rpc, path: /RPC2, codec: xmlrpc, dialect: plain}}
   - {{listener: rpc, path: /idl, codec: xmlrpc, dialect: xapi_idl}}
@@ -70,16 +83,32 @@ expose:
   - {{listener: hostile, path: /RPC2, codec: xmlrpc, dialect: plain}}
   - {{listener: hostile, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
 defaults: {{timeout: {timeout}, effect: read}}
-methods:
-  {name}.read: {{member: Read, params: [text]}}
-  {name}.record: {{member: Record, params: [record]}}
-  {name}.refuse: {{member: Refuse, params: [text]}}
-  {name}.write: {{member: Write, params: [token, pause], effect: write}}
 """
+STORE = """\
+expose:
+  - {{listener: store, codec: xenstore, style: tree, path: {TREE}/{name}}}
+defaults: {{timeout: {timeout}, effect: read, coerce: legacy}}
+"""
+METHODS = """\
+methods:
+  {name}.read: {{member: Read, params: [text], key: text}}
+  {name}.record: {{member: Record, params: [record], key: peer}}
+  {name}.refuse: {{member: Refuse, params: [text], key: text}}
+  {name}.write: {{member: Write, params: [token, pause], effect: write, key: token}}
+"""
+LEGACY = "legacy: {upstream: old}\n"
 TIMEOUTS = {CALM: "20s"}
 TIMEOUT = "3s"  # of the others
 MORE = "  {name}.more{number}: {{member: Read, params: [text]}}\n"  # what a good reload adds
 BROKEN = "  {name}.broken: {{member: Nonsense}}\n"
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody accepts at this Unix socket."""
+    with socket.socket(socket.AF_UNIX) as plug, suppress(OSError):
+        plug.connect(str(path))
+        return True
+    return False
 
 
 class Process:
@@ -125,18 +154,21 @@ class Process:
 class World:
     """All of it, running."""
 
-    def __init__(self, folder: Path, buses: Mapping[str, PrivateBus], stack: ExitStack) -> None:
+    def __init__(self, folder: Path, buses: Mapping[str, PrivateBus], store: Xenstored, stack: ExitStack) -> None:
         self.folder = folder
         self.buses = buses
+        self.store = store
         self.log = folder / "gateway.log"
         self.history = folder / "history"  # of harm
         (folder / "mappings").mkdir()
         (folder / "mappings" / "soak.xml").write_text(service.IDL)
         for name in HOMES:
             self.write_mapping(name)
+            (folder / "mappings" / f"{name}-store.yaml").write_text(_mapping(name, f"{name}-store", STORE))
         addresses = {name: bus.address for name, bus in buses.items()}
-        (folder / "gateway.toml").write_text(CONFIG.format(folder=folder, **addresses))
+        (folder / "gateway.toml").write_text(CONFIG.format(folder=folder, store=store.path, **addresses))
         self.services = {name: self._service(name, stack) for name in HOMES}
+        self.old = self._old(stack)
         command = [sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml")]
         self.gateway = Process(command, self.log)
         stack.callback(self.gateway.kill)
@@ -144,22 +176,26 @@ class World:
 
     def _service(self, name: str, stack: ExitStack) -> Process:
         bus = HOMES[name]
-        arguments = [self.buses[bus].address, f"org.example.{bus}.{name}", str(self.journal(name))]
+        arguments = [self.buses[bus].address, f"org.example.{bus}.{name}", str(self.journals(name)[0])]
         process = Process(
             [sys.executable, "-W", "ignore", "-m", "tests.soak.service", *arguments], self.folder / f"{name}.log"
         )
         stack.callback(process.kill)
         return process
 
-    def journal(self, name: str) -> Path:
-        """Where a service writes down what it has executed."""
-        return self.folder / f"{name}.journal"
+    def _old(self, stack: ExitStack) -> Process:
+        arguments = [str(self.folder / "old"), MOVED, str(self.journals(MOVED)[1])]
+        process = Process([sys.executable, "-m", "tests.soak.old", *arguments], self.folder / "old.log")
+        stack.callback(process.kill)
+        return process
+
+    def journals(self, name: str) -> tuple[Path, Path]:
+        """Where a service writes down what it has executed, and where the old one does."""
+        return self.folder / f"{name}.journal", self.folder / f"{name}.old-journal"
 
     def write_mapping(self, name: str, more: str = "") -> None:
         """The mapping file of a service, and a line or two more."""
-        timeout = TIMEOUTS.get(name, TIMEOUT)
-        text = MAPPING.format(name=name, bus=HOMES[name], service=service, timeout=timeout)
-        (self.folder / "mappings" / f"{name}.yaml").write_text(text + more)
+        (self.folder / "mappings" / f"{name}.yaml").write_text(_mapping(name, name, SOCKETS) + more)
 
     def signal_broker(self, bus: str, number: signal.Signals) -> None:
         """Send a signal to the process of a bus."""
@@ -199,6 +235,26 @@ class World:
             return next((address for address in status["listening"] if address.startswith("tcp:")), "")
         return ""
 
+    async def old_is_back(self) -> str:
+        """Wait until the old service takes connections; what is wrong when it does not."""
+        end = time.monotonic() + BACK_TIMEOUT
+        while not listens(self.folder / "old"):
+            if time.monotonic() > end:
+                return f"the old service did not come back within {BACK_TIMEOUT:g} s"
+            await asyncio.sleep(0.05)
+        return ""
+
+    async def store_is_back(self) -> str:
+        """Wait until the gateway has found the store again; what is wrong when it does not."""
+        end = time.monotonic() + BACK_TIMEOUT
+        while True:
+            _, status = await self.control("GET", "/v1/status")
+            if all(store["connected"] for store in status["stores"]):
+                return ""
+            if time.monotonic() > end:
+                return f"the store was not found again within {BACK_TIMEOUT:g} s"
+            await asyncio.sleep(0.1)
+
     async def ready(self) -> None:
         """Wait until the gateway answers, and every service through it."""
         async with asyncio.timeout(START_TIMEOUT):
@@ -206,15 +262,24 @@ class World:
                 assert self.gateway.status is None, self.log.read_text()
                 await asyncio.sleep(0.05)
                 self.tcp = await self._listening()
-        problem = await self.back(*HOMES)
+        problem = await self.back(*HOMES) or await self.old_is_back() or await self.store_is_back()
         assert not problem, problem
+
+
+def _mapping(name: str, file: str, exposed: str) -> str:
+    legacy = LEGACY if name == MOVED else ""
+    timeout = TIMEOUTS.get(name, TIMEOUT)
+    text = HEAD + exposed + METHODS
+    return text.format(
+        name=name, file=file, legacy=legacy, bus=HOMES[name], service=service, timeout=timeout, TREE=TREE
+    )
 
 
 @asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[World]:
     """Start everything; it is ready when the block begins, and gone after it."""
-    with ExitStack() as stack, _buses() as buses:
-        running = World(folder, buses, stack.enter_context(ExitStack()))
+    with ExitStack() as stack, _buses() as buses, xenstored() as store:
+        running = World(folder, buses, store, stack.enter_context(ExitStack()))
         await running.ready()
         yield running
 

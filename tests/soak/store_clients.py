@@ -1,0 +1,171 @@
+"""Clients in a xenstore, as squeezed's were: a request of nodes, a watch for its answer, both removed in the end.
+
+The store may be killed at any time, and then has forgotten everything: a client writes its request again, as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from adapters.codecs.xenstore import FROM_CODE
+from adapters.transports.xenstore_nodes import Nodes
+from adapters.transports.xenstore_store import LostError, Store, StoreError
+from tests.soak.clients import LEAVES, METHODS, PAUSES, THINK, conclude
+from tests.soak.speech import Heard, Wanted
+from tests.soak.story import Ending, Ledger, Story
+from tests.soak.wires import ANSWER_WITHIN
+from tests.soak.world import HOMES, TREE, World
+
+CLIENTS = 8
+KIND = "xenstore tree"
+CLAIMS = "/tool/xcp-gateway/claims"
+
+# All that a node says is text.
+PARAMS: Mapping[str, Callable[[str, random.Random], dict[str, Any]]] = {
+    "read": lambda token, chance: {"text": f"{token} \u00e9\u4e16 <&>"},
+    "write": lambda token, chance: {"token": token, "pause": str(chance.randrange(chance.choice(PAUSES)))},
+    "record": lambda token, chance: {"record": {"token": token, "yes": "1", "tags": ["a", "b"]}},
+    "refuse": lambda token, chance: {"text": token},
+}
+
+
+@dataclass
+class StoreClient:
+    """One of them, with a connection of its own."""
+
+    name: str
+    path: str
+    chance: random.Random
+    ledger: Ledger
+
+    async def run(self, over: asyncio.Event) -> None:
+        """Call until it is over; what was begun is ended."""
+        numbers = count(1)
+        async with Store(self.path) as store:
+            while not over.is_set():
+                call = self._choose(f"{self.name}-{next(numbers)}")
+                story = Story(call.token, call.service, call.method, KIND, time.monotonic())
+                await self._talk(store, call, story)
+                self.ledger.keep(story, KIND, calm=False)
+                await asyncio.sleep(self.chance.uniform(*THINK))
+
+    def _choose(self, token: str) -> Wanted:
+        method = self.chance.choices([*METHODS], [*METHODS.values()])[0]
+        return Wanted(token, self.chance.choice([*HOMES]), method, PARAMS[method](token, self.chance))
+
+    async def _talk(self, store: Store, call: Wanted, story: Story) -> None:
+        asked = _Asked(store, call)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                if self.chance.random() < LEAVES:
+                    await _persistently(store, asked.write)
+                    story.end(Ending.LEFT)
+                    return
+                conclude(story, call, await _persistently(store, asked.answer))
+                await _persistently(store, asked.remove)
+        except TimeoutError:
+            story.end(Ending.SILENT)
+
+
+async def _persistently(store: Store, act: Callable[[], Any]) -> Any:
+    """Again, when the store went away meanwhile or others got in between."""
+    while True:
+        try:
+            await store.until_connected()
+            return await act()
+        except LostError:
+            await asyncio.sleep(0)
+        except StoreError as error:
+            if error.name != "EAGAIN":
+                raise
+
+
+class _Asked:
+    """One request."""
+
+    def __init__(self, store: Store, call: Wanted) -> None:
+        self._store = store
+        self._call = call
+        self._request, self._response = (
+            f"{TREE}/{call.service}/rpc/{kind}/{call.service}@2e{call.method}/{call.token}"
+            for kind in ("request", "response")
+        )
+
+    async def write(self) -> None:
+        """All of it at once."""
+
+        async def work(nodes: Nodes) -> None:
+            await nodes.mkdir(self._request)
+            for path, value in _nodes(self._call.params):
+                await nodes.write(f"{self._request}/{path}", value.encode())
+
+        await self._store.transaction(work)
+
+    async def answer(self) -> Heard:
+        """Ask, as often as the store forgets it, and wait."""
+        watch = self._store.watch(self._response)
+        try:
+            async for _ in watch:
+                value = await _read(self._store, self._response)
+                if value is not None:
+                    return _heard(value)
+                if await self._store.read(self._request) is None:
+                    await self.write()
+        finally:
+            watch.close()
+        raise AssertionError("nobody closes this watch")
+
+    async def remove(self) -> None:
+        """The request and then the answer, as the old client did."""
+        await self._store.remove(self._request)
+        await self._store.remove(self._response)
+
+
+def _nodes(value: Any, path: str = "") -> list[tuple[str, str]]:
+    items = dict(enumerate(value)) if isinstance(value, list) else value
+    if not isinstance(items, dict):
+        return [(path, value)]
+    return [pair for name, each in items.items() for pair in _nodes(each, f"{path}/{name}" if path else str(name))]
+
+
+async def _read(store: Store, path: str) -> Any:
+    """A text, or a struct or an array of what stands below; None when there is no node."""
+    value, names = await asyncio.gather(store.read(path), store.list(path))
+    if value is None or not names:
+        return None if value is None else value.decode()
+    read = dict(zip(names, await asyncio.gather(*(_read(store, f"{path}/{name}") for name in names)), strict=True))
+    if None in read.values():  # the store has just come back, and knows nothing of this
+        return None
+    return [read[name] for name in sorted(read)] if all(name.isdigit() for name in read) else read
+
+
+def _heard(value: Any) -> Heard:
+    if isinstance(value, dict) and {"code", "description"} <= value.keys():
+        return Heard(text=value["description"], code=FROM_CODE.get(int(value["code"])))
+    return Heard(value)
+
+
+def store_crowd(world: World, ledger: Ledger, seed: str) -> list[StoreClient]:
+    """All of them."""
+    path = world.store.path
+    return [StoreClient(f"s{at}", path, random.Random(f"{seed} store client {at}"), ledger) for at in range(CLIENTS)]
+
+
+async def nodes_left(path: str) -> list[str]:
+    """What stands in the store when all is over: the tokens of requests and answers, and claims by their path."""
+    async with Store(path) as store:
+        await store.until_connected()
+        left = [f"{CLAIMS}/{name}/{each}" for name in await store.list(CLAIMS) or () for each in
+                await store.list(f"{CLAIMS}/{name}") or ()]  # fmt: skip
+        for service in HOMES:
+            for kind in ("request", "response"):
+                root = f"{TREE}/{service}/rpc/{kind}"
+                for function in await store.list(root) or ():
+                    left += await store.list(f"{root}/{function}") or ()
+    return left

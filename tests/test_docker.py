@@ -141,6 +141,21 @@ def test_compose_builds_the_stages_and_publishes_the_port_that_is_listened_on(
     assert compose["services"]["gateway"]["ports"] == [f"127.0.0.1:{port}:{port}"]
 
 
+def test_what_is_to_outlive_the_container_is_on_a_volume(compose: Mapping[str, Any]) -> None:
+    file = tomllib.loads((ROOT / "docker/gateway.toml").read_text())["state"]["file"]
+    mounts = dict(volume.split(":") for volume in compose["services"]["gateway"]["volumes"])
+    assert mounts["state"] == str(Path(file).parent)
+    assert mounts.keys() <= compose["volumes"].keys()
+
+
+def test_no_mapping_asks_for_a_xenstore_where_none_is(folder: Folder) -> None:
+    listeners = tomllib.loads((folder.place / "etc/xcp-gateway/gateway.toml").read_text())["listener"]
+    for path in (folder.place / "etc/xcp-gateway/mappings.d").glob("*.yaml"):
+        mapped = YAML(typ="safe").load(path.read_text())
+        for key in ("expose", "publish", "doorbell"):
+            assert {entry["listener"] for entry in mapped.get(key, ())} <= listeners.keys(), path
+
+
 def test_the_three_services_start_in_order_and_answer_a_call(
     stages: dict[str, list[Step]], compose: Mapping[str, Any], folder: Folder
 ) -> None:
@@ -153,6 +168,7 @@ def test_the_three_services_start_in_order_and_answer_a_call(
         server = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}/")
         running.callback(server("close"))
         assert _logged_in(server)
+    assert (folder.place / "var/lib/xcp-gateway/state.db").is_file()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import venv
@@ -14,6 +16,8 @@ from gateway import __version__
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ("mappings", "toolstack", "bus", "xenstored")
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 pytestmark = pytest.mark.install
 
@@ -60,6 +64,19 @@ def test_the_examples_pass_the_installed_check(installed: Path, tmp_path: Path) 
     assert "no problems" in _run(str(installed / "xcp-gateway"), "check", str(examples), cwd=tmp_path)
 
 
+def test_the_demo_says_what_it_needs_and_then_runs_where_no_checkout_is(
+    wheel: Path, installed: Path, tmp_path: Path
+) -> None:
+    demo = str(installed / "xcp-gateway"), "demo"
+    done = subprocess.run(demo, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "pip install 'xcp-gateway[demo]'" in done.stdout
+    options = "--python", str(installed / "python"), "install", "--quiet"
+    _run(sys.executable, "-m", "pip", *options, f"{wheel}[demo]")
+    right, total = re.findall(r"^(\d+) of (\d+) calls went", _run(*demo, cwd=tmp_path), re.MULTILINE)[0]
+    assert right == total
+
+
 def _shipped(example: str) -> set[Path]:
     """The files of an example as the checkout has them, but for what git ignores."""
     folder = ROOT / ("mappings" if example == "mappings" else f"docker/{example}")
@@ -68,6 +85,6 @@ def _shipped(example: str) -> set[Path]:
 
 def _run(*command: str, cwd: Path = ROOT) -> str:
     """What a command prints; it must succeed."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

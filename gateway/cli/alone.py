@@ -80,6 +80,17 @@ def check(
 
 
 @app.command(rich_help_panel=FILES)
-def schema() -> None:
-    """Print the JSON Schema of mapping files, for editors."""
+def schema(
+    *,
+    control: Annotated[
+        bool, typer.Option("--control", help="Instead the OpenAPI document of the control socket.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of mapping files, for editors.
+
+    Examples: `xcp-gateway schema`, `xcp-gateway schema --control > openapi.json`
+    """
+    if control:
+        print(files("gateway.control").joinpath("openapi.json").read_text(encoding="utf-8"), end="")  # noqa: T201
+        return
     print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201

@@ -36,6 +36,11 @@ def test_schema_prints_the_json_schema_of_mapping_files() -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
+def test_schema_prints_the_document_of_the_control_socket_too() -> None:
+    document = json.loads(run.invoke(app, ["schema", "--control"]).stdout)
+    assert (document["openapi"], "/v1/mode" in document["paths"]) == ("3.1.0", True)
+
+
 def test_check_says_what_it_looked_at(folder: Folder) -> None:
     shown = run.invoke(app, ["check", str(folder.mappings)])
     assert shown.exit_code == 0, shown.output

@@ -90,6 +90,7 @@ class Exchange(Endpoint):
 
     async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         """Answer one message; never raises but for cancellation."""
+        self._stir()
         try:
             envelope = self.codec.decode(body)
             known = {**self.known, "agent": carried.agent} if carried.headers else self.known
@@ -103,6 +104,8 @@ class Exchange(Endpoint):
         except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
             _log.exception("a bug answered this message", endpoint=str(self.table.key))
             return self.refuse(Fault(FaultCode.INTERNAL, "internal error"))
+        finally:
+            self._stir()
 
     def refuse(self, fault: Fault) -> Answer:
         """Say in the client's protocol why a message was not read."""
@@ -248,7 +251,7 @@ class Exchange(Endpoint):
             seen = self.dialect.unwrap_outcome(outcome, each.call)
             self._note(each, seen, seconds)
             self._record(each, seen, seconds)
-            if each.plan.candidate is not None:
+            if each.plan.candidate is not None and self._has_room(each):
                 self._look(each, _single(envelope, at), seen, seconds)
 
     def _account_unread(self, asked: Sequence[_Asked | Fault], seconds: float) -> None:
@@ -295,8 +298,22 @@ class Exchange(Endpoint):
             taken = Taken(where.listener, where.path, self.codec.name, each.route, call, outcome, side, seconds, view)
             self._recorder.take(taken)
 
+    def _stir(self) -> None:
+        """A message comes or goes: what nobody waits for is not to be in its way."""
+        if self._shadow is not None:
+            self._shadow.stir()
+
     def _observe(self, each: _Asked, single: Envelope, outcome: Outcome, seconds: float) -> None:
-        self._look(each, single, self.as_seen(single, each.call, outcome), seconds)
+        if self._has_room(each):
+            self._look(each, single, self.as_seen(single, each.call, outcome), seconds)
+
+    def _has_room(self, each: _Asked) -> bool:
+        """Whether a call can be observed; asked before anything is made for it, since there may be none for long."""
+        if self._shadow is None or not self._shadow.is_full:
+            return True
+        assert each.route is not None
+        self._shadow.drop(each.route)
+        return False
 
     def _look(self, each: _Asked, single: Envelope, seen: Outcome, seconds: float) -> None:
         """Let the other side run too. `seen`: the outcome as the client has it."""

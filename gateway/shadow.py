@@ -1,13 +1,12 @@
 """Asks the side that did not answer, once the answer has left, and says what came of it. No client ever waits for it.
 
-Bounded: what finds no room is dropped and counted, never queued. Whatever goes wrong here stays here.
+Bounded: what finds no room, or no quiet moment soon, is dropped and counted. Whatever goes wrong here stays here.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Protocol, TypeAlias, TypeVar
@@ -19,6 +18,7 @@ from gateway.core.frozen import value
 from gateway.core.migration import Side
 from gateway.core.model import Call, Outcome, Reply, Value
 from gateway.core.route import Route
+from gateway.quiet import Quiet
 
 ROOM = 64  # observations at one time
 LARGE = 2_000  # values in an outcome; comparing so many takes a millisecond
@@ -39,7 +39,7 @@ class Observation:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Observed:
     """A call that both sides have run. `again`: the control, asked a second time to know what is never stable."""
 
@@ -63,7 +63,7 @@ class Publish(Protocol):
         """There was no room to observe a call."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Job:
     """A call that was answered and is to be observed. `view`: an outcome as the client of that call sees it."""
 
@@ -82,15 +82,28 @@ class Shadow:
         self._publish = publish
         self._room = room
         self._running: set[asyncio.Task[None]] = set()
+        self._quiet = Quiet(self._begin, lambda job: self.drop(job.route))
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self._running) + len(self._quiet)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whatever comes now is dropped."""
+        return len(self) >= self._room
+
+    def stir(self) -> None:
+        """A message has come or gone: whoever sent it may be back at once."""
+        self._quiet.stir()
 
     def observe(self, job: Job) -> None:
-        """Begin at once where there is room; called when the answer has left."""
-        if len(self._running) >= self._room:
+        """Begin when it is quiet, where there is room; called when the answer has left."""
+        if self.is_full:
             self.drop(job.route)
-            return
+        else:
+            self._quiet.put(job)
+
+    def _begin(self, job: Job) -> None:
         task = asyncio.get_running_loop().create_task(self._run(job))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -101,6 +114,7 @@ class Shadow:
 
     async def drain(self, grace: float) -> int:
         """Let what is under way end for `grace` seconds; returns how many were cut off."""
+        self._quiet.begin_all()
         if not self._running:
             return 0
         _, late = await asyncio.wait(self._running, timeout=grace)

@@ -5,30 +5,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import re
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import xmlrpc.client
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-import msgspec
 import uvloop
 from dbus_fast import BusType, Message, Variant
 from dbus_fast.aio import MessageBus
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import state_changes, xenstore_writes
+from tests.bench import moving, state_changes, xenstore_writes
+from tests.bench.load import REQUESTS, VALUES, free_port, started, wait_for_port, wrk
 
 HERE = Path(__file__).parent
-VALUES = {"uuid": "8a5b2c1e-7f7d-4a53-9f0c-000000000001", "memory": 4_294_967_296, "running": True, "share": 0.25}
 
 BUS = """<busconfig><type>custom</type><listen>unix:path={path}</listen>
 <policy context="default"><allow send_destination="*"/><allow eavesdrop="true"/><allow own="*"/></policy>
@@ -47,63 +40,6 @@ socket = "{control}"
 format = "json"
 level = "{level}"
 """
-
-REQUESTS = {
-    "JSON-RPC": ("/jsonrpc", "application/json", msgspec.json.encode(
-        {"jsonrpc": "2.0", "method": "echo", "params": [{**VALUES, "memory": 4096}], "id": 1}
-    ).decode()),
-    "XML-RPC": ("/RPC2", "text/xml", xmlrpc.client.dumps(({**VALUES, "memory": 4096},), "echo")),
-}  # fmt: skip
-
-
-@contextlib.contextmanager
-def started(*command: str, ready: str | None = None, stderr: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[None]:
-    """Run a program for the time of the block; `ready` is the first line to wait for on its standard output."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
-    assert process.stdout is not None
-    try:
-        if ready is not None and ready not in process.stdout.readline():
-            raise RuntimeError(f"{command[0]} did not start")
-        yield
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-
-
-def wait_for_port(port: int, seconds: float = 20) -> None:
-    """Wait until something accepts on a port."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"nothing listens on port {port}")
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wrk(port: int, protocol: str, connections: int, seconds: float) -> tuple[float, str]:
-    """Calls per second and the 99th percentile that wrk saw; every answer must be 200 and hold the echoed text."""
-    path, content_type, body = REQUESTS[protocol]
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(
-            f'wrk.method="POST"; wrk.headers["Content-Type"]="{content_type}"\nwrk.body=[==[{body}]==]\n'
-            f'local bad=0\nfunction response(status,_,b) if status~=200 or not b:find("{VALUES["uuid"]}",1,true) '
-            "then os.exit(1) end end\n"
-        )
-        script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name]
-        shown = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", shown.stdout)
-    tail = re.search(r"^\s+99%\s+(\S+)", shown.stdout, re.MULTILINE)
-    if rate is None or tail is None or "Non-2xx" in shown.stdout:
-        raise RuntimeError(shown.stdout + shown.stderr)
-    return float(rate[1]), tail[1]
 
 
 def compare(table: Table, ours: int, by_hand: int, turns: int, seconds: float) -> None:
@@ -176,6 +112,8 @@ def main() -> None:
             rate = uvloop.run(alone(address, in_flight, options.seconds))
             table.add_row(f"dbus-fast alone, {in_flight} in flight", "", "", f"{rate:,.0f}/s", "", "")
         Console().print(table)
+    for each in moving.tables(options.turns, min(options.seconds, 1)):
+        Console().print(each)
     Console().print(xenstore_writes.table(options.turns, min(options.seconds, 1)))
     Console().print(state_changes.table())
 

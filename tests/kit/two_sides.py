@@ -34,7 +34,7 @@ from tests.kit.toolstack import Toolstack
 from tests.kit.twins import Twin, squeezed_over_xenstore, twin
 from tests.kit.xenstored import Xenstored, xenstored
 
-PATIENCE = 20.0  # seconds for what must come
+PATIENCE = 60.0  # seconds for what must come
 LEAST = 12  # VMs, and so many more that a tenth of all keys is two of them
 
 CONFIG = """\

@@ -78,7 +78,7 @@ async def shadow(world: World) -> None:
 async def compared(world: World) -> bool:
     """Whether each method in shadow has been compared often enough."""
     rows = [row for row in await world.get("/v1/methods") if row["setting"]["mode"] == "shadow"]
-    return all(row["comparisons"] >= 50 for row in rows)
+    return all(row["comparisons"] >= 30 for row in rows)
 
 
 async def differing(world: World) -> dict[str, set[str]]:

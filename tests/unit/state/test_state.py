@@ -226,7 +226,7 @@ async def test_a_file_that_hangs_holds_up_nobody(path: Path, hanging: Callable[[
 async def test_of_a_change_that_is_under_way_when_the_file_falls_silent_nothing_is_pretended(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file, "LOCK_PATIENCE", SOON)
+    monkeypatch.setattr(file, "LOCK_PATIENCE", 30.0)  # longer than this test holds the lock
     async with Watched(path, patience=0.05) as state:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")

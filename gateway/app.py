@@ -181,6 +181,7 @@ class Gateway(Assembly):
             "buses": buses,
             "upstreams": self.upstreams.status(),
             "stores": [store.status() for store in self.stores],
+            "operators": None if self._operators is None else self._operators.status(),
             "state": {"place": self.moving.state.place, "trouble": self.moving.state.trouble},
             "services": health.rows(self.table, services, self.calls, self._asks_bus),
         }

@@ -6,7 +6,7 @@ It is no part of the path of a call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import time
 from uuid import uuid4
 
@@ -53,6 +53,10 @@ class Service:
     def connected(self) -> bool:
         """Whether the bus name is ours, or will be once another gateway gives it up."""
         return self._serving is not None
+
+    def status(self) -> Mapping[str, object]:
+        """For `xcp-gateway status`."""
+        return {"address": self._address, "connected": self.connected, "last_error": self.last_error}
 
     async def start(self) -> None:
         """Begin to connect; returns at once and keeps trying."""

@@ -23,6 +23,11 @@ def print_status(answer: Mapping[str, Any]) -> None:
         out.print(answer["state"]["trouble"], style="red", markup=False, soft_wrap=True)
     else:
         out.print(f"state: {answer['state']['place']}", markup=False, soft_wrap=True)
+    operators = answer["operators"]
+    if operators is not None and not operators["connected"]:
+        out.print(
+            f"no operators are heard on D-Bus: {operators['last_error']}", style="red", markup=False, soft_wrap=True
+        )
     with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
         for bus in answer["buses"]:
             state = Text("connected", "green") if bus["connected"] else Text("down", "red")

@@ -47,7 +47,13 @@ class Toy:
         """As the gateway would."""
         known = {"ready": self.ready, "reasons": await self.unready(), "revision": "r1", "version": "1", "in_flight": 3}
         more = dict.fromkeys(("buses", "services", "upstreams", "stores"), ())
-        return {**known, **more, "listening": ["tcp:127.0.0.1:1"], "state": {"place": "in memory", "trouble": ""}}
+        return {
+            **known,
+            **more,
+            "listening": ["tcp:127.0.0.1:1"],
+            "operators": None,
+            "state": {"place": "in memory", "trouble": ""},
+        }
 
     async def unready(self) -> list[str]:
         """Why."""

@@ -19,7 +19,7 @@ STORE = {"listener": "guests", "connected": True, "address": "/run/xs", "watches
 STATUS: dict[str, Any] = {
     "version": "1", "ready": False, "reasons": ["bus down"], "revision": "r1", "in_flight": 1, "listening": ["tcp:h:1"],
     "buses": [BUS], "services": [SERVICE], "upstreams": [UPSTREAM], "stores": [STORE],
-    "state": {"place": "/var/state.db", "trouble": ""},
+    "operators": None, "state": {"place": "/var/state.db", "trouble": ""},
 }  # fmt: skip
 
 
@@ -60,3 +60,10 @@ def test_what_is_not_there_has_no_table(capsys: pytest.CaptureFixture[str]) -> N
 def test_trouble_with_the_state_file_is_told_instead_of_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     told = shown(capsys, state={"place": "/var/state.db", "trouble": "state file /var/state.db is damaged"})
     assert "state file /var/state.db is damaged" in told
+
+
+def test_a_bus_on_which_operators_are_not_heard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    heard = {"address": "unix:path=/x", "connected": True, "last_error": ""}
+    assert "operators" not in shown(capsys, operators=heard)
+    told = shown(capsys, operators={**heard, "connected": False, "last_error": "No such file or directory"})
+    assert "no operators are heard on D-Bus: No such file or directory" in told

@@ -25,7 +25,7 @@ async def test_it_owns_its_name_and_gives_it_back(bus: PrivateBus) -> None:
         async with desk(bus.address) as made:
             await made.service.here.wait()
             await anybody.call(ROOT, "org.freedesktop.DBus.Peer.Ping")
-            assert made.service.last_error == ""
+            assert made.service.status() == {"address": bus.address, "connected": True, "last_error": ""}
         assert await anybody.owner() is None
 
 

@@ -20,7 +20,7 @@ check: setup ## what must hold before a commit: format, lint, types, import cont
 test: check ## check, then all other tests
 	$(BIN)/pytest -q tests --ignore tests/unit
 
-demo: setup ## the main job on real input: bus, sample toolstack, gateway, clients that are not ours
+demo: setup ## the main job on real input: bus, sample toolstack, xenstore, gateway, clients that are not ours
 	$(BIN)/xcp-gateway demo
 
 bus: setup ## a private bus with the sample toolstack, until Ctrl-C

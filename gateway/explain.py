@@ -9,6 +9,8 @@ from gateway.core.model import Call, Envelope, Fault, Outcome, Peer, Value
 from gateway.core.route import MethodCall, Route
 from gateway.exchange import Exchange
 
+AGENT = "xcp-gateway call"
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -29,7 +31,7 @@ async def explain(exchange: Exchange, method: str, params: Sequence[Value], peer
     steps.append(Step("decoded", _show(entry)))
     if isinstance(entry, Fault):
         return entry, steps
-    call = replace(dialect.unwrap_call(entry), peer=peer)
+    call = replace(dialect.unwrap_call(entry), peer=peer, extensions={**exchange.known, "agent": AGENT})
     steps.append(Step(f"without the dialect ({dialect.name})", _show(call)))
     outcome = await _ask(exchange, call, steps)
     steps.append(Step("outcome", _show(outcome)))

@@ -30,7 +30,8 @@ GATEWAY, FILES, MOVING, OTHER = (
 
 app = typer.Typer(
     name="xcp-gateway",
-    help="Old XML-RPC and JSON-RPC clients of the Xen toolstack reach D-Bus services through mapping files.",
+    help="Old XML-RPC, JSON-RPC and xenstore clients of the Xen toolstack reach D-Bus services through mapping files;"
+    " one method after the other moves there, and back.",
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode="markdown",

@@ -55,6 +55,21 @@ async def test_every_step_from_the_clients_bytes_to_the_bus_and_back_is_shown() 
     assert "<name>Status</name>" in steps["the client gets"]
 
 
+async def test_the_call_is_counted_as_one_of_the_endpoints_own_protocol() -> None:
+    told: list[Call] = []
+    routes = {"echo": route("echo")}
+    table = EndpointTable(EndpointKey("rpc", "/RPC2"), "xmlrpc", "xenapi", routes)
+    noting = Dispatcher(Bus(), lambda _service, _method, call, *_: told.append(call))
+    await explain(
+        Exchange(table, CODECS["xmlrpc"](Limits()), DIALECTS["xenapi"]("xmlrpc"), noting),
+        "echo",
+        ("hello",),
+        Peer("control"),
+    )
+    (call,) = told
+    assert (call.extensions["protocol"], call.extensions["agent"]) == ("xmlrpc", "xcp-gateway call")
+
+
 async def test_the_session_check_is_shown_before_the_call_itself() -> None:
     _, steps = await explain(exchange(), "echo", ("hello",), Peer("control"))
     assert [step.name for step in steps].count("method call") == 2

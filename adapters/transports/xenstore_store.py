@@ -33,7 +33,8 @@ T = TypeVar("T")
 
 DEADLINE = 5.0  # seconds that the store has to answer a request
 ATTEMPTS = 50  # of one transaction
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.1  # seconds between two of them
+AT_ONCE = 4  # of them follow each other at once: who got in between has got on
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.1  # seconds between two of the others
 STEADY = 1.0  # seconds after which a connection counts as a good one
 FIRST_BACKOFF, LAST_BACKOFF = 0.05, 2.0  # seconds between two attempts to connect
 
@@ -136,8 +137,8 @@ class Store(Nodes):
         What is raised by the work rolls it back. LostError: when `sent`, it is unknown whether it was committed.
         """
         for attempt in range(self._attempts):
-            if attempt:
-                await pause(random.uniform(0, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2**attempt)))  # noqa: S311
+            if attempt >= AT_ONCE:
+                await pause(random.uniform(0, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** (attempt - AT_ONCE))))  # noqa: S311
             try:
                 return await self._attempt(work)
             except StoreError as error:

@@ -18,7 +18,7 @@ from dbus_fast.aio import MessageBus
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import moving, state_changes, xenstore_writes
+from tests.bench import moving, state_changes, xenstore_requests, xenstore_writes
 from tests.bench.load import REQUESTS, VALUES, free_port, started, wait_for_port, wrk
 
 HERE = Path(__file__).parent
@@ -115,6 +115,7 @@ def main() -> None:
     for each in moving.tables(options.turns, min(options.seconds, 1)):
         Console().print(each)
     Console().print(xenstore_writes.table(options.turns, min(options.seconds, 1)))
+    Console().print(xenstore_requests.table(options.turns, min(options.seconds, 0.75)))
     Console().print(state_changes.table())
 
 

@@ -68,6 +68,21 @@ async def test_a_storm_of_conflicts_comes_to_an_end() -> None:
     assert len(seen) == 15
 
 
+async def test_the_first_attempts_follow_each_other_at_once_the_others_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(xenstore_store, "pause", note)
+    async with fake_store(refusing_commits(6, [])) as path, Store(path) as store:
+        await within_patience(store)
+        assert await store.transaction(write_a) == "done"
+    assert [seconds < bound for seconds, bound in zip(pauses, (0.001, 0.002, 0.004), strict=True)] == [True] * 3
+
+
 async def test_what_the_work_raises_rolls_back_and_is_raised() -> None:
     seen: list[Request] = []
 

@@ -1,0 +1,251 @@
+"""Requests per second of the tree style, through a real gateway to a D-Bus service, beside the bare store.
+
+`python -m tests.bench.xenstore_requests` alone, or the third table of `make bench`. The store itself counts what a
+request costs it (its trace); the bare store then does as many operations of each kind, for clients that neither
+wait nor get in each other's way. The latency is from a client's commit to the event of its watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from adapters.transports.xenstore_nodes import Nodes
+from adapters.transports.xenstore_store import Permissions, Store, Transaction
+from tests.kit.bus import private_bus
+from tests.kit.gateway import gateway_process
+from tests.kit.xenstored import xenstored
+
+HERE = Path(__file__).parent
+METHODS = ("read", "write")  # a write is claimed before it is executed, and so costs the store more
+ARGUMENTS = {"session_id": b"bench", "kib": b"262144"}
+COUNTED = 50  # requests that the store counts
+IN_FLIGHT = (1, 64)
+ASIDE = "/aside"  # where the bare store works
+
+CONFIG = """\
+[bus.bench]
+address = "{address}"
+services = ["org.xen.xcp.*"]
+[listener.store]
+bind = ["xenstore:{store}"]
+[mappings]
+directories = ["{folder}"]
+[control]
+socket = "{folder}/control"
+[log]
+format = "json"
+level = "info"
+"""
+
+MAPPING = """\
+mapping: 1
+service: bench
+dbus: {bus_name: org.xen.xcp.bench, object_path: /org/xen/xcp/bench, interface: org.xen.xcp.bench.Echo1, idl: bench.xml}
+expose:
+  - {listener: store, codec: xenstore, style: tree, path: /bench}
+defaults: {timeout: 30s}
+methods:
+  read: {member: Echo, params: [{name: values, rest: true}], effect: read}
+  write: {member: Echo, params: [{name: values, rest: true}], effect: write}
+"""
+
+
+@contextmanager
+def served(*options: str) -> Iterator[str]:
+    """Store, bus, echo service and gateway; the store's socket. `options` are xenstored's own."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        store = stack.enter_context(xenstored(*options))
+        bus = stack.enter_context(private_bus(limits={"max_replies_per_connection": 50_000}))
+        stack.enter_context(_echo(bus.address))
+        (directory / "bench.xml").write_bytes((HERE / "mapping/org.xen.xcp.bench.xml").read_bytes())
+        (directory / "bench.yaml").write_text(MAPPING)
+        config = directory / "gateway.toml"
+        config.write_text(CONFIG.format(address=bus.address, store=store.path, folder=directory))
+        stack.enter_context(gateway_process(config))
+        yield store.path
+
+
+@contextmanager
+def _echo(address: str) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, str(HERE / "echo_service.py"), address], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class Client:
+    """One old client with a socket of its own, as squeezed's were; its watch stands before it commits."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._keys = (f"{name}-{number}" for number in count())
+
+    async def call(self, method: str) -> float:
+        """Ask and wait; seconds from the commit to the event."""
+        key = next(self._keys)
+        request, response = (f"/bench/rpc/{kind}/{method}/{key}" for kind in ("request", "response"))
+        watch = self._store.watch(response)
+        await anext(watch)  # it fires once when it is there
+
+        async def write(nodes: Transaction) -> None:
+            await nodes.mkdir(request)
+            await asyncio.gather(*(nodes.write(f"{request}/{name}", value) for name, value in ARGUMENTS.items()))
+
+        await self._store.transaction(write)
+        committed = time.perf_counter()
+        await anext(watch)
+        took = time.perf_counter() - committed
+        names = await self._store.list(response)
+        values = await asyncio.gather(*(self._store.read(f"{response}/{name}") for name in names or ()))
+        assert dict(zip(names or (), values, strict=True)) == ARGUMENTS
+        await self._store.remove(request)
+        await self._store.remove(response)
+        watch.close()
+        return took
+
+
+async def through(
+    path: str, method: str, in_flight: int, seconds: float, *, most: int = sys.maxsize
+) -> tuple[float, list[float]]:
+    """Requests per second of as many clients as there are to be in flight, and the latencies."""
+    took: list[float] = []
+    async with AsyncExitStack() as stack:
+        clients = [Client(await _connected(stack, path), f"c{number}") for number in range(in_flight)]
+        started = time.perf_counter()
+
+        async def keep_calling(client: Client) -> None:
+            while time.perf_counter() < started + seconds and len(took) < most:
+                took.append(await client.call(method))
+
+        await asyncio.gather(*map(keep_calling, clients))
+        return len(took) / (time.perf_counter() - started), took
+
+
+async def _connected(stack: AsyncExitStack, path: str) -> Store:
+    store = await stack.enter_async_context(Store(path))
+    await store.until_connected()
+    return store
+
+
+def operations() -> Mapping[str, Mapping[str, int]]:
+    """What one request to each method costs the store, from both sides: operations by kind."""
+    with tempfile.TemporaryDirectory() as directory:
+        trace = Path(directory) / "trace"
+        with served("--trace-file", str(trace)) as path:
+            return {method: _cost(trace, path, method) for method in METHODS}
+
+
+def _cost(trace: Path, path: str, method: str) -> Mapping[str, int]:
+    before = _asked(trace)
+    uvloop.run(through(path, method, 1, 60, most=COUNTED))
+    asked = _asked(trace) - before
+    return {kind: round(times / COUNTED) for kind, times in asked.items() if round(times / COUNTED)}
+
+
+def _asked(trace: Path) -> Counter[str]:
+    return Counter(re.findall(r"^IN \S+ \S+ \S+ (\w+)", trace.read_text("latin-1"), re.MULTILINE))
+
+
+Do = Callable[[Nodes, str], Awaitable[object]]
+READING: Mapping[str, Do] = {
+    "READ": lambda nodes, path: nodes.read(path),
+    "DIRECTORY": lambda nodes, path: nodes.list(path),
+    "GET_PERMS": lambda nodes, path: nodes.permissions(path),
+}
+CHANGING: Mapping[str, Do] = {
+    "MKDIR": lambda nodes, path: nodes.mkdir(path),
+    "WRITE": lambda nodes, path: nodes.write(path, ARGUMENTS["kib"]),
+    "SET_PERMS": lambda nodes, path: nodes.set_permissions(path, Permissions(0, "n")),
+    "RM": lambda nodes, path: nodes.remove(f"{path}/none"),
+}
+AROUND = {"TRANSACTION_START", "TRANSACTION_END", "WATCH", "UNWATCH"}
+
+
+async def aside(path: str, costs: Mapping[str, int], in_flight: int, seconds: float) -> float:
+    """Times per second that the bare store does what a request costs, for so many clients on nodes of their own."""
+    assert costs.keys() <= {*READING, *CHANGING, *AROUND}, costs
+    async with AsyncExitStack() as stack:
+        stores = [await _connected(stack, path) for _ in range(in_flight)]
+        started = time.perf_counter()
+
+        async def keep_asking(number: int, store: Store) -> int:
+            done = 0
+            while time.perf_counter() < started + seconds:
+                await _one(store, f"{ASIDE}/{number}", costs)
+                done += 1
+            return done
+
+        done = await asyncio.gather(*(keep_asking(number, store) for number, store in enumerate(stores)))
+        return sum(done) / (time.perf_counter() - started)
+
+
+async def _one(store: Store, path: str, costs: Mapping[str, int]) -> None:
+    """All that changes something in one transaction; all that may be sent at once is."""
+
+    async def change(nodes: Transaction) -> None:
+        await asyncio.gather(*(do(nodes, path) for kind, do in CHANGING.items() for _ in range(costs.get(kind, 0))))
+
+    watches = [store.watch(path) for _ in range(costs["WATCH"])]
+    await asyncio.gather(*map(anext, watches))
+    await store.transaction(change)
+    for _ in range(costs["TRANSACTION_START"] - 1):
+        await store.transaction(_nothing)
+    await asyncio.gather(*(do(store, path) for kind, do in READING.items() for _ in range(costs.get(kind, 0))))
+    for watch in watches:
+        watch.close()
+
+
+async def _nothing(_: Nodes) -> None:
+    """A transaction that is only begun and ended."""
+
+
+def table(turns: int, seconds: float) -> Table:
+    """A row for each kind of method and number of clients; medians of turns, the ratio within each turn."""
+    costs = operations()
+    said = ", ".join(f"a {method} is {sum(costs[method].values())} operations" for method in METHODS)
+    shown = Table(
+        "", "xcp-gateway", "p50", "p99", "bare store", "ratio", title="requests through a xenstore", caption=said
+    )
+    with served() as path:
+        for method in METHODS:
+            for in_flight in IN_FLIGHT:
+                shown.add_row(*_row(path, method, costs[method], in_flight, turns, seconds))
+    return shown
+
+
+def _row(path: str, method: str, costs: Mapping[str, int], in_flight: int, turns: int, seconds: float) -> list[str]:
+    rates, others, took = [], [], []
+    for _ in range(turns):
+        rate, latencies = uvloop.run(through(path, method, in_flight, seconds))
+        took += latencies
+        rates.append(rate)
+        others.append(uvloop.run(aside(path, costs, in_flight, seconds / 3)))
+    took.sort()
+    ratio = statistics.median(rate / other for rate, other in zip(rates, others, strict=True))
+    rate, other = statistics.median(rates), statistics.median(others)
+    quick, slow = (f"{took[len(took) * part // 100] * 1000:.1f}ms" for part in (50, 99))
+    return [f"{method}, {in_flight} in flight", f"{rate:,.0f}/s", quick, slow, f"{other:,.0f}/s", f"{ratio:.2f}"]
+
+
+if __name__ == "__main__":
+    Console().print(table(turns=3, seconds=0.75))

@@ -90,7 +90,7 @@ def test_a_process_that_has_gone_is_a_number() -> None:
 
 
 def test_a_monitor_that_shows_nothing_is_an_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "PATIENCE", 0.2)
+    monkeypatch.setattr(monitor, "PATIENCE", 2.0)
     with private_bus() as other, Monitor(other.address) as watching:
         watching._address = address  # the marks go where it does not look
         with pytest.raises(MonitorError, match="shows nothing of unix:"):

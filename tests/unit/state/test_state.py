@@ -227,7 +227,8 @@ async def test_of_a_change_that_is_under_way_when_the_file_falls_silent_nothing_
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file, "LOCK_PATIENCE", 30.0)  # longer than this test holds the lock
-    async with Watched(path, patience=0.05) as state:
+    async with Watched(path) as state:
+        state._patience = 0.05  # now that the file is open
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             refused = await state.decide(mode("VM.*", Mode.DBUS))

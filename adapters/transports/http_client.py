@@ -28,13 +28,14 @@ class LineLimits:
 
     connections: int = 64
     waiting: int = 256  # for a connection; past it BUSY
-    keepalive: bool = True  # False: a connection for each request
+    keepalive: bool | None = True  # False: a connection for each request; None: until it is seen that one stays open
     idle: float = 4.0  # seconds before an unused connection is closed: less than any server waits
     connect_timeout: float = 5.0  # seconds
     answer: int = 32 * 1024**2  # bytes
 
 
 DEFAULT_LIMITS = LineLimits()
+PROOF = 1.0  # seconds that a connection stays open after an answer; who takes one request for each closes at once
 _CERTAIN = frozenset({FaultCode.UNAVAILABLE})  # after which a request may be written again, since nobody has obeyed it
 _REPEATABLE = frozenset({FaultCode.NO_REPLY})
 
@@ -58,6 +59,8 @@ class Line(ports.Line):
         self._room = room or Room()
         self._turns = asyncio.Semaphore(limits.connections)
         self._idle: list[Connection] = []  # the one used last is used next
+        self._keeps = bool(limits.keepalive)  # a request that crosses a close on its way is lost
+        self._trial: tuple[Connection, float] | None = None  # the one that may show it, and since when
         self._open: set[Connection] = set()
         self._waiting = 0
         self._asked = 0
@@ -79,8 +82,7 @@ class Line(ports.Line):
     def retire(self) -> None:
         """Keep nothing open beyond the calls in flight."""
         self._retired = True
-        while self._idle:
-            self._drop(self._idle.pop())
+        self._forget()
 
     @property
     def is_idle(self) -> bool:
@@ -102,7 +104,7 @@ class Line(ports.Line):
         try:
             await self._turn()
             try:
-                request = lay_out(self._site, body, carried, host=self._host, close=not self._limits.keepalive)
+                request = lay_out(self._site, body, carried, host=self._host, close=self._limits.keepalive is False)
                 return await self._ask(request, bodiless=carried.verb == "HEAD", repeatable=repeatable)
             finally:
                 self._turns.release()
@@ -121,18 +123,23 @@ class Line(ports.Line):
         if used is not None:
             answer = await self._answer(used)
             again = _CERTAIN | _REPEATABLE if repeatable else _CERTAIN
-            if not isinstance(answer, Fault) or answer.code not in again:
+            if not isinstance(answer, Fault):
+                return answer
+            self._doubt()
+            if answer.code not in again:
                 return answer
         fresh = await self._begin(request, bodiless=bodiless)
         return fresh if isinstance(fresh, Fault) else await self._answer(fresh)
 
     def _begin_again(self, request: bytes, *, bodiless: bool) -> Connection | None:
         """Write it on a connection that was used before; those that were closed meanwhile have taken nothing."""
+        self._look_at_trial()
         while self._idle:
             connection = self._idle.pop()
             if connection.begin(request, bodiless=bodiless):
                 return connection
             self._drop(connection)
+            self._doubt()
         return None
 
     async def _begin(self, request: bytes, *, bodiless: bool) -> Connection | Fault:
@@ -165,13 +172,49 @@ class Line(ports.Line):
                 self._drop(connection)
 
     def _keep(self, connection: Connection) -> bool:
-        if not self._limits.keepalive or self._retired or self._stopped or not connection.is_reusable:
+        if self._limits.keepalive is False or self._retired or self._stopped or not connection.is_reusable:
             return False
+        self._keeps = self._keeps or connection.was_promised
+        if not self._keeps:
+            return self._try(connection)
         self._idle = [other for other in self._idle if other.transport is not None]
         self._open = {other for other in self._open if other.transport is not None}
         connection.rest(self._limits.idle)
         self._idle.append(connection)
         return True
+
+    # Whether the service keeps connections open: told by the config or by the service, or learnt
+
+    def _try(self, connection: Connection) -> bool:
+        if self._trial is not None:
+            return False
+        connection.rest(self._limits.idle)
+        self._trial = (connection, asyncio.get_running_loop().time())
+        return True
+
+    def _look_at_trial(self) -> None:
+        if self._trial is None:
+            return
+        connection, since = self._trial
+        if connection.transport is None:
+            self._trial = None
+            self._drop(connection)
+        elif asyncio.get_running_loop().time() - since >= PROOF:
+            self._trial = None
+            self._keeps = True
+            self._idle.append(connection)
+
+    def _doubt(self) -> None:
+        """One was closed."""
+        if self._limits.keepalive is None:
+            self._keeps = False
+            self._forget()
+
+    def _forget(self) -> None:
+        trial, self._trial = self._trial, None
+        for connection in (*self._idle, *([trial[0]] if trial else ())):
+            self._drop(connection)
+        self._idle.clear()
 
     def _drop(self, connection: Connection) -> None:
         connection.abort()

@@ -43,6 +43,7 @@ class Connection(ResponseHandler):
         self._heard = False  # anything since the request was written
         self._rest: asyncio.TimerHandle | None = None
         self._last = False  # the answer said that there will be no other
+        self.was_promised = False  # the answer said in so many words that there may be another
 
     @property
     def is_reusable(self) -> bool:
@@ -106,6 +107,8 @@ class Connection(ResponseHandler):
             message, payload = await self.read()
         body = await _whole(payload, limit, held)
         self._last = message.should_close or not self._is_clean()
+        said = http_headers.first(message.raw_headers, b"connection") or b""
+        self.was_promised = said.strip().lower() == b"keep-alive"
         headers = http_headers.end_to_end(message.raw_headers)
         kind = http_headers.first(headers, b"content-type") or b""
         return Answer(body, kind.decode("latin-1"), None, message.code, message.reason, headers)

@@ -128,7 +128,7 @@ def test_an_old_service_is_an_upstream(tmp_path: Path) -> None:
     upstream = load(tmp_path, GOOD + UPSTREAM).upstream["xapi"]
     assert (upstream.url, upstream.codec, upstream.dialect) == ("http+unix:///var/lib/xcp/xapi", "xmlrpc", "xenapi")
     assert (upstream.speaks, upstream.max_answer) == (("jsonrpc",), 2**20)
-    assert (upstream.keepalive, upstream.verify) == (True, True)
+    assert (upstream.keepalive, upstream.verify) == (None, True)
 
 
 def test_a_gateway_may_have_old_services_and_no_bus(tmp_path: Path) -> None:

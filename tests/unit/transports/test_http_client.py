@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.transports import http_client
 from adapters.transports.http_client import Line, LineLimits
 from adapters.transports.http_client_site import site
 from adapters.transports.room import Room
@@ -81,6 +82,52 @@ async def test_a_connection_that_was_closed_while_idle_costs_no_call() -> None:
             await answer(xapi)
             old.close_connections()
         assert (old.connections, len(old.requests)) == (3, 3)
+
+
+LEARNING = LineLimits(keepalive=None)
+
+
+async def test_a_service_that_says_nothing_gets_new_connections_until_one_was_seen_to_stay_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with old_server() as old, line(old.url, LEARNING) as xapi:
+        for _ in range(5):
+            await answer(xapi)
+        assert old.connections == 5
+        monkeypatch.setattr(http_client, "PROOF", 0.0)  # the time is over
+        for _ in range(5):
+            await answer(xapi)
+        assert old.connections == 5
+
+
+async def test_a_service_that_promises_to_keep_its_connections_is_believed() -> None:
+    async with old_server(lambda _: ok(b"x", "Connection: Keep-Alive")) as old, line(old.url, LEARNING) as xapi:
+        for _ in range(5):
+            await answer(xapi)
+        assert old.connections == 1
+
+
+async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_client, "PROOF", 0.0)
+    async with old_server() as old, line(old.url, LEARNING) as xapi:
+        for _ in range(2):
+            await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (1, 1)
+        old.close_connections()
+        monkeypatch.setattr(http_client, "PROOF", 60.0)
+        for _ in range(3):
+            await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (4, 0)
+
+
+async def test_no_call_is_lost_by_a_service_that_takes_one_request_for_each_connection_and_does_not_say_so() -> None:
+    """The xapi-idl sockets: a request that crosses the close on its way would be lost."""
+    async with old_server(lambda _: Last(ok(b"x"))) as old, line(old.url, LEARNING) as idl:
+        for _ in range(200):
+            await answer(idl)
+        assert len(old.requests) == 200
 
 
 async def test_more_calls_than_connections_wait_for_their_turn() -> None:

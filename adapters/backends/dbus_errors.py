@@ -34,6 +34,9 @@ ERROR_NAMES: dict[str, FaultCode] = {
     for name in names.split()
 }
 
+# Said by the broker: the call reached nobody. A service that says so has been asked, and has lost somebody else.
+NOT_DELIVERED = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
+
 # What a broker says of a destination that did not take the call, or did not live to answer it.
 TRANSPORT_FAILURES = frozenset({FaultCode.UNAVAILABLE, FaultCode.NO_REPLY, FaultCode.TIMEOUT})
 
@@ -44,6 +47,8 @@ def fault(message: Received) -> Fault:
     name = message.error_name or ""
     text = arguments[0] if arguments and isinstance(arguments[0], str) else name
     code = ERROR_NAMES.get(name, FaultCode.REMOTE)
+    if code in NOT_DELIVERED and message.sender != BUS_NAME:
+        code = FaultCode.REMOTE
     if code is FaultCode.NO_REPLY:
         text += "; it is unknown whether the call was executed"
     return Fault(code, text, name=name, data=arguments)

@@ -12,10 +12,12 @@ from gateway.core.model import Fault, FaultCode
 _ERROR = "org.freedesktop.DBus.Error."
 
 
-def error(name: str, signature: str = "", body: list[object] | None = None) -> Message:
-    return Message(
+def error(name: str, signature: str = "", body: list[object] | None = None, sender: str = BUS_NAME) -> Message:
+    message = Message(
         message_type=MessageType.ERROR, error_name=name, reply_serial=1, signature=signature, body=body or []
     )
+    message.sender = sender
+    return message
 
 
 def test_every_error_name_that_the_library_knows_has_a_fault_code() -> None:
@@ -39,6 +41,13 @@ def test_every_error_name_that_the_library_knows_has_a_fault_code() -> None:
 )
 def test_a_standard_error_keeps_its_name_and_gets_its_code(name: str, code: FaultCode) -> None:
     assert fault(error(_ERROR + name, "s", ["why"])) == Fault(code, "why", _ERROR + name, ["why"])
+
+
+@pytest.mark.parametrize("name", ["ServiceUnknown", "NameHasNoOwner", "LimitsExceeded", "Spawn.ChildExited"])
+def test_a_service_that_passes_on_what_it_was_told_of_another_may_have_executed_the_call(name: str) -> None:
+    """Else the old service would be asked to execute it again."""
+    got = fault(error(_ERROR + name, "s", ["no xenopsd"], sender=":1.7"))
+    assert got == Fault(FaultCode.REMOTE, "no xenopsd", _ERROR + name, ["no xenopsd"])
 
 
 def test_an_error_that_nobody_knows_is_remote_with_its_arguments() -> None:
@@ -80,6 +89,4 @@ def test_no_reply_says_that_nobody_knows_what_was_done() -> None:
     ],
 )
 def test_only_the_broker_tells_that_a_service_cannot_be_reached(name: str, sender: str, counts: bool) -> None:
-    message = error(name)
-    message.sender = sender
-    assert is_transport_failure(message) is counts
+    assert is_transport_failure(error(name, sender=sender)) is counts

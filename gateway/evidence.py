@@ -27,9 +27,6 @@ from gateway.shadow import Observed
 PAIRS = 10  # differing pairs of one method that are kept between two flushes; the newest
 CLIENTS = 10_000  # callers that are told apart between two flushes
 
-# Faults of a control that is away: no answer of the candidate can differ from them.
-NO_ANSWER = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY, FaultCode.TIMEOUT, FaultCode.NO_REPLY})
-
 
 class Evidence:
     """Told of every call that has ended and of every observation; `take` gives what came since it was last taken."""
@@ -65,11 +62,11 @@ class Evidence:
         route, control, candidate = observed.route, observed.control, observed.candidate
         identity = MethodId.of(route)
         gathered = self._gathered(identity)
-        if _code(candidate.outcome) is FaultCode.BUSY:
+        if candidate.code is FaultCode.BUSY:
             gathered.dropped += 1
             return
         gathered.of(candidate.side).run(candidate.outcome, candidate.seconds)
-        if _code(control.outcome) in NO_ANSWER:
+        if not control.is_answer:
             gathered.unanswered += 1
             return
         gathered.verdicts[comparison.verdict] += 1
@@ -121,10 +118,6 @@ _Client: TypeAlias = tuple[str, str, object, str, object, object, int | None]
 def _client(key: _Client) -> ClientKey:
     service, method, protocol, who, agent, user, domid = key
     return ClientKey(MethodId(service, method), str(protocol or ""), who, str(agent or ""), str(user or ""), domid)
-
-
-def _code(outcome: Outcome) -> FaultCode | None:
-    return outcome.code if isinstance(outcome, Fault) else None
 
 
 @dataclass(slots=True)

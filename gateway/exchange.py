@@ -28,7 +28,7 @@ from gateway.forcing import NO_FORCING, Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.recording import Recorder
 from gateway.sessions import Sessions
-from gateway.shadow import Job, Observation, Shadow
+from gateway.shadow import Job, Observation, Shadow, code_of
 
 _log = structlog.get_logger("gateway")
 
@@ -305,7 +305,7 @@ class Exchange(Endpoint):
 
     def _observe(self, each: _Asked, single: Envelope, outcome: Outcome, seconds: float) -> None:
         if self._has_room(each):
-            self._look(each, single, self.as_seen(single, each.call, outcome), seconds)
+            self._look(each, single, self.as_seen(single, each.call, outcome), seconds, code_of(outcome))
 
     def _has_room(self, each: _Asked) -> bool:
         """Whether a call can be observed; asked before anything is made for it, since there may be none for long."""
@@ -315,12 +315,14 @@ class Exchange(Endpoint):
         self._shadow.drop(each.route)
         return False
 
-    def _look(self, each: _Asked, single: Envelope, seen: Outcome, seconds: float) -> None:
+    def _look(
+        self, each: _Asked, single: Envelope, seen: Outcome, seconds: float, code: FaultCode | None = None
+    ) -> None:
         """Let the other side run too. `seen`: the outcome as the client has it."""
         assert each.route is not None
         if self._shadow is None or each.plan.answer is None or each.call.oneway:
             return
-        control = Observation(each.plan.answer, seen, seconds)
+        control = Observation(each.plan.answer, seen, seconds, code)
         view = partial(self.as_seen, single, each.call)
         self._shadow.observe(Job(each.route, each.call, control, view, each.plan.noise))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
 
 import structlog
 
@@ -20,10 +19,9 @@ from gateway.core.model import Call, Fault, FaultCode, Outcome, Peer
 from gateway.core.recording import Recorded, harmless
 from gateway.core.refill import filled
 from gateway.core.route import Route
-from gateway.evidence import NO_ANSWER
 from gateway.exchange import Endpoints, Exchange
 from gateway.mapping.table import EndpointKey
-from gateway.shadow import Ask, Observation, Observed, aside
+from gateway.shadow import Ask, Observation, Observed, aside, ran
 
 REPLAYED = Peer("replay")
 
@@ -90,14 +88,13 @@ class Replaying:
     async def _observed(self, ready: _Ready, *, noise: bool) -> Observed:
         """The old service is the control, whatever the mode is."""
         control, candidate = [await self._ran(side, ready) for side in (Side.LEGACY, Side.DBUS)]
-        again = (await self._ran(Side.LEGACY, ready)).outcome if noise else None
-        return Observed(ready.route, ready.call, control, candidate, again)
+        again = await self._ran(Side.LEGACY, ready) if noise and control.is_answer else None
+        if again is not None and not again.is_answer:
+            control, again = again, None
+        return Observed(ready.route, ready.call, control, candidate, again.outcome if again is not None else None)
 
     async def _ran(self, side: Side, ready: _Ready) -> Observation:
-        started = perf_counter()
-        outcome = await self._ask(side, ready.route, ready.call)
-        seconds = perf_counter() - started
-        return Observation(side, await aside(outcome, partial(ready.view, outcome)), seconds)
+        return await ran(self._ask, side, ready.route, ready.call, ready.view)
 
     # What is not made, and why
 
@@ -150,8 +147,14 @@ def _result(observed: Observed, comparison: Comparison) -> Result:
 
 def _silent(control: Observation, candidate: Observation) -> str:
     """Who gave nothing to compare, and why. A D-Bus side that is away where the old service answers does differ."""
-    if isinstance(control.outcome, Fault) and control.outcome.code in NO_ANSWER:
-        return f"legacy: {control.outcome.message}"
-    if isinstance(candidate.outcome, Fault) and candidate.outcome.code is FaultCode.BUSY:
-        return f"dbus: {candidate.outcome.message}"
-    return ""
+    if not control.is_answer:
+        return f"legacy: {_words(control.outcome)}"
+    return f"dbus: {_words(candidate.outcome)}" if candidate.code is FaultCode.BUSY else ""
+
+
+def _words(outcome: Outcome) -> str:
+    """A fault in the client's terms; a dialect that has few names says in an argument what was meant."""
+    if not isinstance(outcome, Fault):
+        return ""
+    arguments = outcome.data if isinstance(outcome.data, list) else []
+    return ": ".join(map(str, [outcome.message, *arguments]))

@@ -16,11 +16,13 @@ import structlog
 from gateway.core.compare import Comparison
 from gateway.core.frozen import value
 from gateway.core.migration import Side
-from gateway.core.model import Call, Outcome, Reply, Value
+from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.route import Route
 from gateway.quiet import Quiet
 
 ROOM = 64  # observations at one time
+# Faults of a side that is away: they say nothing of what it would have answered.
+NO_ANSWER = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY, FaultCode.TIMEOUT, FaultCode.NO_REPLY})
 LARGE = 2_000  # values in an outcome; comparing so many takes a millisecond
 
 T = TypeVar("T")
@@ -32,11 +34,20 @@ Ask: TypeAlias = Callable[[Side, Route, Call], Awaitable[Outcome]]
 
 @value
 class Observation:
-    """What happened when this side ran; the outcome as the client sees it."""
+    """What happened when this side ran; the outcome as the client sees it.
+
+    `code`: what kind of fault that was before it was put in the client's words, which are the same for several.
+    """
 
     side: Side
     outcome: Outcome
     seconds: float
+    code: FaultCode | None = None
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether this side said anything that could be compared."""
+        return self.code not in NO_ANSWER
 
 
 @value
@@ -127,23 +138,34 @@ class Shadow:
     async def _run(self, job: Job) -> None:
         try:
             observed = await self._observed(job)
+            if observed is None:
+                self.drop(job.route)
+                return
             comparison = await aside(observed.control.outcome, partial(self._publish.compare, observed))
             self._publish.observed(observed, comparison)
         except Exception:  # noqa: BLE001 - a bug costs this observation and nothing else
             _log.exception("a bug ended this observation", method=job.route.method)
 
-    async def _observed(self, job: Job) -> Observed:
-        side = job.control.side.other
-        started = perf_counter()
-        outcome = await self._ask(side, job.route, job.call)
-        seconds = perf_counter() - started
-        candidate = Observation(side, await aside(outcome, partial(job.view, outcome)), seconds)
-        again = await self._again(job) if job.noise else None
-        return Observed(job.route, job.call, job.control, candidate, again)
+    async def _observed(self, job: Job) -> Observed | None:
+        """None: the control did not answer a second time, so that nobody knows what is noise."""
+        candidate = await ran(self._ask, job.control.side.other, job.route, job.call, job.view)
+        if not job.noise:
+            return Observed(job.route, job.call, job.control, candidate)
+        again = await ran(self._ask, job.control.side, job.route, job.call, job.view)
+        return Observed(job.route, job.call, job.control, candidate, again.outcome) if again.is_answer else None
 
-    async def _again(self, job: Job) -> Outcome:
-        outcome = await self._ask(job.control.side, job.route, job.call)
-        return await aside(outcome, partial(job.view, outcome))
+
+async def ran(ask: Ask, side: Side, route: Route, call: Call, view: Callable[[Outcome], Outcome]) -> Observation:
+    """Have a side run a call that no client waits for."""
+    started = perf_counter()
+    outcome = await ask(side, route, call)
+    seconds = perf_counter() - started
+    return Observation(side, await aside(outcome, partial(view, outcome)), seconds, code_of(outcome))
+
+
+def code_of(outcome: Outcome) -> FaultCode | None:
+    """What kind of fault it is, if it is one."""
+    return outcome.code if isinstance(outcome, Fault) else None
 
 
 async def aside(measure: Outcome, work: Callable[[], T]) -> T:

@@ -9,8 +9,8 @@ from gateway.core.kept import Batch, ClientKey, MethodId, Seen
 from gateway.core.migration import Migration, Side
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.core.tally import quantile
-from gateway.evidence import NO_ANSWER, PAIRS, Evidence
-from gateway.shadow import Observation, Observed
+from gateway.evidence import PAIRS, Evidence
+from gateway.shadow import NO_ANSWER, Observation, Observed, code_of
 from tests.kit.routes import route
 
 STAT = route("VM.stat", migration=Migration(upstream="old", may_shadow=True))
@@ -31,8 +31,8 @@ def gather(*calls: tuple[Side | None, Outcome, float]) -> Batch:
 
 
 def observed(control: Outcome, candidate: Outcome, again: Outcome | None = None) -> Observed:
-    sides = Observation(Side.LEGACY, control, 0.001), Observation(Side.DBUS, candidate, 0.1)
-    return Observed(STAT, CALL, *sides, again)
+    first = Observation(Side.LEGACY, control, 0.001, code_of(control))
+    return Observed(STAT, CALL, first, Observation(Side.DBUS, candidate, 0.1, code_of(candidate)), again)
 
 
 def tell(evidence: Evidence, seen: Observed) -> None:
@@ -73,6 +73,18 @@ def test_a_candidate_that_had_no_room_was_not_observed() -> None:
     evidence = Evidence()
     tell(evidence, observed(Reply(1), Fault(FaultCode.BUSY, "later")))
     assert evidence.take().evidence[ME].counters == {"dropped": 1}
+
+
+def test_what_kind_of_fault_it_was_is_known_though_the_client_has_one_name_for_all() -> None:
+    """Else a D-Bus side that had no room would be one that differs, and a rollout would go back for it."""
+    evidence, told = Evidence(), Fault(FaultCode.APPLICATION, "INTERNAL_ERROR", "INTERNAL_ERROR", ["no room"])
+    answer = Observation(Side.LEGACY, Reply(1), 0.001)
+    tell(evidence, Observed(STAT, CALL, answer, Observation(Side.DBUS, told, 0.1, FaultCode.BUSY)))
+    away = Observation(Side.LEGACY, told, 0.001, FaultCode.UNAVAILABLE)
+    tell(evidence, Observed(STAT, CALL, away, Observation(Side.DBUS, Reply(1), 0.1)))
+    batch = evidence.take()
+    assert batch.evidence[ME].counters == {"dropped": 1, "unanswered": 1, "calls_dbus": 1}
+    assert batch.pairs == []
 
 
 def test_a_fault_that_no_client_saw_still_counts_for_its_side() -> None:

@@ -74,6 +74,26 @@ async def test_for_noise_the_control_is_asked_again() -> None:
     assert told.seen[0].again == Reply("x")
 
 
+async def test_without_a_second_answer_of_the_control_nobody_knows_what_is_noise() -> None:
+    told = Told()
+
+    async def ask(side: Side, _route: Route, _call: Call) -> Outcome:
+        return Reply("new") if side is Side.DBUS else Fault(FaultCode.UNAVAILABLE, "away")
+
+    shadow = Shadow(ask, told)
+    shadow.observe(job(noise=True))
+    await shadow.drain(5)
+    assert (told.seen, told.lost) == ([], 1)
+
+
+async def test_what_kind_of_fault_it_was_is_told_beside_how_the_client_sees_it() -> None:
+    told, seen = Told(), Fault(FaultCode.APPLICATION, "INTERNAL_ERROR")
+    shadow = Shadow(answering(Fault(FaultCode.BUSY, "no room"), []), told)
+    shadow.observe(Job(route("VM.stat"), CALL, Observation(Side.LEGACY, Reply("5"), 0.5), lambda _: seen))
+    await shadow.drain(5)
+    assert (told.seen[0].candidate.outcome, told.seen[0].candidate.code) == (seen, FaultCode.BUSY)
+
+
 async def test_outcomes_are_told_as_the_client_sees_them() -> None:
     told = Told()
     shadow = Shadow(answering(Reply(5), []), told)

@@ -53,6 +53,8 @@ class Setting:
             words.append("of dbus")
         if self.observe:
             words.append("observed")
+        if self.noise:
+            words.append("noise")
         return " ".join(words)
 
 

@@ -42,11 +42,11 @@ def out(api: Served, *words: str) -> str:
 def test_a_mode_is_set_shown_and_taken_back(api: Served) -> None:
     assert out(api, "mode") == "nothing is set: every method is as its mapping says\n"
     assert out(api, "mode", "VM.get_state", "shadow", "--noise", "--for", "10m", "--why", "try") == (
-        "xenopsd/VM.get_state: legacy -> shadow\n"
+        "xenopsd/VM.get_state: legacy -> shadow noise\n"
     )
     assert "try" in out(api, "mode")
     assert "set by" in out(api, "mode", "VM.get_state")
-    assert out(api, "mode", "VM.get_state", "mapping") == "xenopsd/VM.get_state: shadow -> legacy\n"
+    assert out(api, "mode", "VM.get_state", "mapping") == "xenopsd/VM.get_state: shadow noise -> legacy\n"
     (before, after) = json.loads(out(api, "audit", "--json"))
     assert (before["numbers"], after["why"]) == ({"mode": "mapping"}, "try")
 

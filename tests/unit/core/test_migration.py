@@ -33,6 +33,7 @@ def test_each_side_is_compared_with_the_other() -> None:
         (Setting(Mode.SHADOW, control=Side.DBUS), "shadow of dbus"),
         (Setting(Mode.CANARY, buckets=10), "canary 0.01%"),
         (Setting(Mode.DBUS, observe=True), "dbus observed"),
+        (Setting(Mode.SHADOW, noise=True), "shadow noise"),
     ],
 )
 def test_a_setting_says_itself_in_words(setting: Setting, words: str) -> None:

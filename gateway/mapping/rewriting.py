@@ -5,6 +5,7 @@ Nothing is written in one's own layout: places are read off the nodes, and the t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -119,7 +120,7 @@ class _Method:
         mode = self._said.get("mode")
         key = _entries(mode).get("key") if mode is not None else None
         if key is not None and not self._keeps_split():
-            yield "key", str(self._text[key.start_mark.index : _end(key)])
+            yield "key", str(self._text[key.start_mark.index : _end(self._text, key)])
         elif mode is None and "key" not in self._said and self._default_key is not None:
             yield "key", self._default_key
 
@@ -131,12 +132,13 @@ class _Method:
         node = self._said[key]
         if key == "mode" and self._keeps_split():
             node, value = _entries(node)["canary"], percent(self._wanted.then.buckets)
-        return _Edit(node.start_mark.index, _end(node), value)
+        return _Edit(node.start_mark.index, _end(self._text, node), value)
 
     def _added(self, missing: Mapping[str, str]) -> _Edit:
         if not isinstance(self._entry, MappingNode) or not self._entry.value:
             raise RewriteError(f"{self._name} has no keys of its own")
-        last = _end(self._entry.value[-1][1])
+        key, value = self._entry.value[-1]
+        last = _end(self._text, value, key.end_mark.index)
         if _is_flow(self._entry):
             return _Edit(last, last, "".join(f", {key}: {value}" for key, value in missing.items()))
         indent = " " * self._entry.start_mark.column
@@ -149,12 +151,22 @@ class _Method:
         return _Edit(at + 1, at + 1, "".join(f"{indent}{key}: {value}{newline}" for key, value in missing.items()))
 
 
-def _end(node: Node) -> int:
-    """Where a node's own text ends; the mark of a block stands at what follows it, comments and all."""
+def _end(text: str, node: Node, after: int = 0) -> int:
+    """Where a node's own text ends; the mark of a block stands at what follows it, comments and all.
+
+    `after`: where its text begins at the earliest. A node from before that is an alias, and stands where its anchor is.
+    """
+    if node.start_mark.index < after:
+        return _ALIAS.search(text, after).end()  # type: ignore[union-attr] # it is there, or the file would not be
     if isinstance(node, ScalarNode) or _is_flow(node) or not node.value:
         return int(node.end_mark.index)
-    last = node.value[-1]
-    return _end(last[1] if isinstance(last, tuple) else last)
+    end = int(node.start_mark.index)
+    for item in node.value:
+        end = _end(text, item[1], item[0].end_mark.index) if isinstance(item, tuple) else _end(text, item, end)
+    return end
+
+
+_ALIAS = re.compile(r"\*[^\s,\[\]{}]+")
 
 
 def _is_flow(node: Node) -> bool:

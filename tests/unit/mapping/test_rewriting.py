@@ -36,6 +36,15 @@ def mended(methods: str, now: Setting, then: Setting, *, head: str = "", has_key
             ["a:", "  params:", "    - b  # last", "  # after"],
             ["a:", "  params:", "    - b  # last", "  mode: shadow", "  # after"],
         ),
+        (
+            ["b: {errors: &e {x: y}}", "a:", "  errors: *e # those of b", "", "c: {}"],
+            ["b: {errors: &e {x: y}}", "a:", "  errors: *e # those of b", "  mode: shadow", "", "c: {}"],
+        ),
+        (["b: {errors: &e {x: y}}", "a: {errors: *e}"], ["b: {errors: &e {x: y}}", "a: {errors: *e, mode: shadow}"]),
+        (
+            ["b: {params: [&p x]}", "a:", "  params:", "    - y", "    - *p  # x", "c: {}"],
+            ["b: {params: [&p x]}", "a:", "  params:", "    - y", "    - *p  # x", "  mode: shadow", "c: {}"],
+        ),
         (["'a': {member: \"X}\"}"], ["'a': {member: \"X}\", mode: shadow}"]),
         (["ä: {member: ü}", "a: {member: 'ö'}"], ["ä: {member: ü}", "a: {member: 'ö', mode: shadow}"]),
     ],

@@ -106,7 +106,7 @@ def explain(
 
     Parameters are those that the mapping sees: without what a dialect adds of its own.
 
-    Examples: `xcp-gateway explain VM.start OpaqueRef:1 false false` or
+    Examples: `xcp-gateway explain VM.get_record SESSION OpaqueRef:1` or
     `xcp-gateway explain VM.start --key 6f2d1a34-77c8-4f0b-9d3e-1c9a5e4b2001`
     """
     asked = {"method": method, "params": [argument(text) for text in args or []], "key": key}

@@ -28,7 +28,7 @@ from gateway.core.nodes import Match, Template
 SLICE = 512  # bytes
 SLICES = 99  # in one message
 
-_COUNT = re.compile(rb"[0-9]{1,2}")
+_COUNT = re.compile(rb"[0-9]{1,9}")
 
 
 class Style(Simple):
@@ -48,7 +48,10 @@ class Style(Simple):
         tree = found.tree or {}
         if not _COUNT.fullmatch(tree.get("submit", b"")) or found.nodes:
             return None
-        names = _names(int(tree["submit"]))
+        count = int(tree["submit"])
+        if count > SLICES:
+            return _too_many(match, tree, count)
+        names = _names(count)
         parts = {f"{match.node}/{name}": tree.get(name) for name in ("cmd", "submit", *names)}
         conditions = {**parts, f"{_reply(match.node)}/submit": None}
         fault = _wrong(tree, names)
@@ -75,6 +78,11 @@ class Style(Simple):
         reply = _reply(match.node)
         nodes = [("", b""), *((f"/{name}", value) for name, value in [*values, ("submit", b"%d" % len(slices))])]
         return [Write(reply + path, value, handed=not path) for path, value in nodes]
+
+
+def _too_many(match: Match, tree: Mapping[str, bytes], count: int) -> Request:
+    conditions = {f"{match.node}/submit": tree["submit"], f"{_reply(match.node)}/submit": None}
+    return Request("", (), conditions, refused(f"expected at most {SLICES} slices, got {count}"))
 
 
 def _names(count: int) -> list[str]:

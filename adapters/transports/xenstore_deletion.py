@@ -41,7 +41,8 @@ class Style(Simple):
         beside = {name: found.nodes.get(f"{_folder(match)}/{name}") for name in self.exposure.parameters}
         pairs = [(member(name), each) for name, each in beside.items() if each is not None]
         method = element(self.exposure.method) if self.exposure.method else word(value)
-        return Request(method, pairs, {match.node: value})
+        conditions = {f"{_folder(match)}/{name}": each for name, each in beside.items()}
+        return Request(method, pairs, {match.node: value, **conditions})
 
     def answer(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[Step] | Fault:
         """Result or error beside the word, then the state, then the word is gone: all in one moment."""

@@ -51,8 +51,9 @@ class Style(Simple):
             return None
         pairs = [(path, value) for path, value in pairs_below(tree) if path != words.node]
         method = element(self.exposure.method) if self.exposure.method else word(words.commit.encode())
-        stays = (words.taken or words.commit).encode()
-        return Request(method, pairs, {f"{match.node}/{words.node}": stays}, begun=begun)
+        conditions = {} if words.taken else {f"{match.node}/{path}": value for path, value in pairs}
+        conditions[f"{match.node}/{words.node}"] = (words.taken or words.commit).encode()
+        return Request(method, pairs, conditions, begun=begun)
 
     def begin(self, match: Match, request: Request) -> Sequence[Step]:
         """The state says that it is taken."""

@@ -18,7 +18,18 @@ from adapters.transports.xenstore_packets import StoreError
 from adapters.transports.xenstore_shared import Offer, Shared
 from adapters.transports.xenstore_steps import do, hold, too_long
 from adapters.transports.xenstore_store import LostError
-from adapters.transports.xenstore_style import Found, Pairs, Remove, Request, Step, Style, Wanted, Write
+from adapters.transports.xenstore_style import (
+    Found,
+    Pairs,
+    Remove,
+    Request,
+    Step,
+    Style,
+    Wanted,
+    Write,
+    error_of,
+    shortened,
+)
 from adapters.transports.xenstore_styles import STYLES
 from gateway.core.exposure import DOM0
 from gateway.core.model import Fault, FaultCode, Peer
@@ -269,19 +280,23 @@ class Exposed:
             except LostError:
                 continue  # whether it was written is seen by the conditions
             except _GoneError:
+                self._shared.running[node] = True  # what stands there now may ask something else
                 return await self._store.remove(xenstore_claims.claim_of(node))
 
     def _steps(self, asked: _Asked, body: bytes) -> Sequence[Step]:
         """What is to be written; a fault instead where the style or the store has no room for it."""
+        pairs: Pairs = ()
         try:
-            steps = self._style.answer(asked.match, asked.request, _pairs(body))
+            pairs = _pairs(body)
+            steps = self._style.answer(asked.match, asked.request, pairs)
         except ValueError as error:  # an old service's answer, handed on as it came
             steps = Fault(FaultCode.REMOTE, f"the answer is none of nodes: {error}")
         fault = steps if isinstance(steps, Fault) else too_long(steps)
         if fault is None:
             assert not isinstance(steps, Fault)
             return steps
-        told = self._style.answer(asked.match, asked.request, _pairs(self._refused(fault)))
+        said = shortened(pairs) if error_of(pairs) else _pairs(self._refused(fault))
+        told = self._style.answer(asked.match, asked.request, said)
         assert not isinstance(told, Fault), "every style can say an error"
         return told
 

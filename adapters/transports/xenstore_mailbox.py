@@ -41,13 +41,13 @@ class Style(Simple):
 
     def request(self, match: Match, found: Found) -> Request | None:
         """A command that is there."""
-        path = f"{match.node}/{COMMAND}"
-        command = found.nodes.get(path, b"")
+        command = found.nodes.get(f"{match.node}/{COMMAND}", b"")
         if not command:
             return None
         parameter = found.nodes.get(f"{match.node}/{PARAMETER}")
         pairs = [] if parameter is None else [(PARAMETER, parameter)]
-        return Request(word(command), pairs, {path: command})
+        conditions = {f"{match.node}/{COMMAND}": command, f"{match.node}/{PARAMETER}": parameter}
+        return Request(word(command), pairs, conditions)
 
     def answer(self, match: Match, request: Request, pairs: Pairs) -> Sequence[Step] | Fault:
         """A result is written into `parameter` before the state; an error changes nothing but the state, if that."""

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from gateway.core.exposure import Exposure
 from gateway.core.model import Fault, FaultCode
-from gateway.core.nodes import Match, Template
+from gateway.core.nodes import MAX_VALUE, Match, Template
 
 Pairs: TypeAlias = Sequence[tuple[str, bytes]]  # path below, value; a path of "" is the node itself
 
@@ -156,6 +156,13 @@ def error_of(pairs: Pairs) -> tuple[bytes, bytes] | None:
     """Code and description of an answer that is an error."""
     found = dict(pairs)
     return (found[CODE], found[DESCRIPTION]) if {CODE, DESCRIPTION} <= found.keys() else None
+
+
+def shortened(pairs: Pairs) -> Pairs:
+    """An error whose code and description fit into a node each: the beginning of a long description says most of it."""
+    code, description = error_of(pairs) or (b"", b"")
+    cut = description[:MAX_VALUE].decode("utf-8", "ignore").encode()  # no half of a character
+    return [(CODE, code), (DESCRIPTION, cut)]
 
 
 def only_value(pairs: Pairs) -> bytes | None:

@@ -37,6 +37,7 @@ def test_one_that_has_a_reply_asks_nothing() -> None:
         ({"submit": b"0"}, "expected a node 'cmd'"),
         ({"cmd": b"", "submit": b"0"}, "expected a node 'cmd'"),
         ({"cmd": b"run", "submit": b"2", "data00": b""}, "'data01' is not there"),
+        ({"cmd": b"run", "submit": b"100", "data00": b""}, "at most 99 slices, got 100"),
     ],
 )
 def test_a_query_that_makes_no_sense_is_refused(tree: dict[str, bytes], why: str) -> None:
@@ -44,9 +45,10 @@ def test_a_query_that_makes_no_sense_is_refused(tree: dict[str, bytes], why: str
     assert got is not None
     assert got.fault is not None
     assert why in got.fault.message
+    assert got.conditions[f"{QUERY}/submit"] == tree["submit"]
 
 
-@pytest.mark.parametrize("submit", [b"", b"x", b"-1", b"100", b"1.0", b" 1"])
+@pytest.mark.parametrize("submit", [b"", b"x", b"-1", b"1" * 10, b"1.0", b" 1"])
 def test_what_is_no_count_of_slices_commits_nothing(submit: bytes) -> None:
     assert CHUNKED.request(QUERY, {"cmd": b"run", "submit": submit}) is None
 

@@ -14,7 +14,8 @@ PLAIN = Tried("deletion", "/local/domain/{domid}/control/snapshot/action", metho
 
 
 def test_the_word_asks_with_the_nodes_beside_it() -> None:
-    asked = Request("create-snapshot", [("type", b"vm")], {NODE: b"create-snapshot"})
+    conditions = {NODE: b"create-snapshot", f"{FOLDER}/type": b"vm"}
+    asked = Request("create-snapshot", [("type", b"vm")], conditions)
     assert SNAPSHOT.request(NODE, action=b"create-snapshot", type=b"vm") == asked
     assert SNAPSHOT.request(NODE, action=b"", type=b"vm") is None
     got = PLAIN.request(NODE, action=b"1")

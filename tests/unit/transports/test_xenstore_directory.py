@@ -20,6 +20,12 @@ def test_it_asks_once_its_state_says_so() -> None:
     assert BATCMD.style.signed(BATCMD.match(NODE)) == f"{NODE}/state"
 
 
+def test_where_no_state_says_that_it_is_taken_what_it_asks_must_stay() -> None:
+    plain = Tried("directory", "/a/{domid}/b", states=Words(commit="x", done="y"), method="run")
+    asked = plain.request("/a/1/b", {"": b"", "script": b"ls", "state": b"x"})
+    assert asked == Request("run", [("script", b"ls")], {"/a/1/b/script": b"ls", "/a/1/b/state": b"x"})
+
+
 def test_one_that_was_taken_is_known_as_such() -> None:
     got = BATCMD.request(NODE, {"": b"", "state": b"IN PROGRESS"})
     assert got is not None

@@ -274,6 +274,13 @@ async def test_a_value_that_no_node_holds_is_an_error_that_says_so() -> None:
         assert answer["description"].startswith(b"long: expected at most 2048 bytes")
 
 
+async def test_an_error_too_long_for_a_node_keeps_its_number() -> None:
+    async with world(outcome=lambda call: Fault(FaultCode.APPLICATION, "x" * 2049, name="1002")) as made:
+        made.put("read/1")
+        await made.quiet()
+        assert made.response("read/1") == {"code": b"1002", "description": b"x" * 2048}
+
+
 async def test_a_request_that_is_too_large_is_refused_and_not_read_further() -> None:
     async with world(limits=StoreLimits(body=100)) as made:
         made.put("read/1", a="x" * 101)
@@ -410,6 +417,40 @@ async def test_a_word_that_changes_while_it_is_done_is_a_new_one() -> None:
         await made.quiet()
         assert [call.method for call in made.endpoint.calls] == ["poweroff", "reboot"]
         assert made.store.tree[SHUTDOWN][0] == b""
+
+
+async def test_the_same_command_with_another_parameter_is_a_new_request() -> None:
+    device_model = "/local/domain/0/device-model/5"
+    answers = (("pci-ins", Words(done="pci-inserted")),)
+    async with world("mailbox", "/local/domain/0/device-model/{domid}", answers=answers) as made:
+        made.endpoint.open.clear()
+        made.store.put(f"{device_model}/parameter", "one")
+        made.store.put(f"{device_model}/command", "pci-ins")
+        await made.endpoint.begun.acquire()
+        made.store.put(f"{device_model}/parameter", "two")
+        made.store.put(f"{device_model}/command", "pci-ins")
+        for _ in range(IDLE):
+            await asyncio.sleep(0)
+        made.endpoint.open.set()
+        await made.quiet()
+        assert [call.named["parameter"] for call in made.endpoint.calls] == ["one", "two"]
+        assert made.store.below(device_model) == {"parameter": b"two", "state": b"pci-inserted"}
+
+
+async def test_a_word_whose_parameter_alone_has_changed_is_looked_at_again() -> None:
+    folder = "/local/domain/5/control/snapshot"
+    async with world("deletion", "/local/domain/{domid}/control/snapshot/action", parameters=("type",)) as made:
+        made.endpoint.open.clear()
+        made.store.put(f"{folder}/type", "one")
+        made.store.put(f"{folder}/action", "take")
+        await made.endpoint.begun.acquire()
+        made.store.put(f"{folder}/type", "two")
+        for _ in range(IDLE):
+            await asyncio.sleep(0)
+        made.endpoint.open.set()
+        await made.quiet()
+        assert [call.named["type"] for call in made.endpoint.calls] == ["one", "two"]
+        assert f"{folder}/action" not in made.store.tree
 
 
 BATCMD = "/local/domain/5/control/batcmd"

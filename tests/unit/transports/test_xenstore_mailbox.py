@@ -10,12 +10,13 @@ from tests.kit.styles import ERROR, Tried
 ANSWERS = (("save", Words(done="paused")), ("pci-ins", Words(done="pci-inserted", failed="pci-insert-failed")))
 MAILBOX = Tried("mailbox", "/local/domain/0/device-model/{domid}", answers=ANSWERS)
 NODE = "/local/domain/0/device-model/5"
-SAVE = Request("save", [], {f"{NODE}/command": b"save"})
-INSERT = Request("pci-ins", [("parameter", b"0000:00:19.0")], {f"{NODE}/command": b"pci-ins"})
+DEVICE = b"0000:00:19.0"
+SAVE = Request("save", [], {f"{NODE}/command": b"save", f"{NODE}/parameter": None})
+INSERT = Request("pci-ins", [("parameter", DEVICE)], {f"{NODE}/command": b"pci-ins", f"{NODE}/parameter": DEVICE})
 
 
 def test_a_command_asks_with_its_parameter() -> None:
-    assert MAILBOX.request(NODE, command=b"pci-ins", parameter=b"0000:00:19.0") == INSERT
+    assert MAILBOX.request(NODE, command=b"pci-ins", parameter=DEVICE) == INSERT
     assert MAILBOX.request(NODE, command=b"save") == SAVE
 
 

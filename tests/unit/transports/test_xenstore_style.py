@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.transports import xenstore_word
-from adapters.transports.xenstore_style import Request, error_of, named_only, only_value, pairs_below
+from adapters.transports.xenstore_style import Request, error_of, named_only, only_value, pairs_below, shortened
 from gateway.core.exposure import Exposure
 from gateway.core.nodes import template
 
@@ -16,6 +16,11 @@ def test_nodes_say_something_when_they_have_a_value_or_nothing_below() -> None:
 def test_an_error_has_both_a_code_and_a_description() -> None:
     assert error_of([("description", b"d"), ("code", b"1")]) == (b"1", b"d")
     assert error_of([("code", b"1")]) is None
+
+
+def test_a_long_error_is_cut_between_two_characters_and_keeps_its_code() -> None:
+    long = [("code", b"1002"), ("description", b"x" + "é".encode() * 1024)]
+    assert shortened(long) == [("code", b"1002"), ("description", b"x" + "é".encode() * 1023)]
 
 
 def test_an_answer_is_nothing_or_one_value_or_nodes_with_names() -> None:

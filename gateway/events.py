@@ -198,7 +198,7 @@ class Publisher:
         try:
             picture = self._publication.picture(key, values)
         except MarshalError as error:
-            _log.warning("cannot be published", source=self._publication.source, object=key, why=str(error))
+            _log.warning("cannot be published", source=self._publication.source, object=key, why=error.bare)
             return
         shown = self._key(min(picture.leaves, default="") if by_node else key)
         self._shown.pop(shown, None)

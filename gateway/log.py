@@ -1,9 +1,10 @@
-"""One line a call, readable on a terminal, JSON for machines; never a value of a call."""
+"""One line a call, readable on a terminal, JSON for machines; never a value of a call, nor the text of an error."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from gateway.core.model import Call, Fault, Outcome
 MOMENT = 0.05  # seconds that the line of a call may wait for others, so that a busy gateway writes once for many
 
 CallLog: TypeAlias = Callable[[str, Call, Outcome, float, str], None]  # method as mapped, call, outcome, seconds, side
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 _LEVELS: Mapping[str, int] = {
     "debug": logging.DEBUG,
@@ -101,7 +104,7 @@ def lines_lost() -> int:
     return lines.lost if isinstance(lines, _Lines) else 0
 
 
-class _CallLine(msgspec.Struct):
+class _CallLine(msgspec.Struct, omit_defaults=True):
     """The line of one call, as JSON."""
 
     timestamp: datetime
@@ -112,6 +115,7 @@ class _CallLine(msgspec.Struct):
     outcome: str
     ms: float
     peer: str
+    error: str = ""
 
 
 def call_log() -> CallLog:
@@ -128,7 +132,8 @@ def call_log() -> CallLog:
 
     def readable(method: str, call: Call, outcome: Outcome, seconds: float, side: str) -> None:
         ms = round(seconds * 1000, 2)
-        info("call", method=method, side=side, outcome=_ended(outcome), ms=ms, peer=call.peer.address)
+        error = {"error": name} if (name := _error(outcome)) else {}
+        info("call", method=method, side=side, outcome=_ended(outcome), ms=ms, peer=call.peer.address, **error)
 
     return readable
 
@@ -136,7 +141,8 @@ def call_log() -> CallLog:
 def _as_json(write: Callable[[str], None]) -> CallLog:
     def note(method: str, call: Call, outcome: Outcome, seconds: float, side: str) -> None:
         ms = round(seconds * 1000, 2)
-        line = _CallLine(datetime.now(UTC), "info", "call", method, side, _ended(outcome), ms, call.peer.address)
+        ended, error = _ended(outcome), _error(outcome)
+        line = _CallLine(datetime.now(UTC), "info", "call", method, side, ended, ms, call.peer.address, error)
         write(_encode(line).decode())
 
     return note
@@ -144,6 +150,11 @@ def _as_json(write: Callable[[str], None]) -> CallLog:
 
 def _ended(outcome: Outcome) -> str:
     return outcome.code.value if isinstance(outcome, Fault) else "ok"
+
+
+def _error(outcome: Outcome) -> str:
+    """The far side's name for an error, if it is one: not every client is told it, a guest's word has no room for it."""
+    return outcome.name if isinstance(outcome, Fault) and _NAME.fullmatch(outcome.name) else ""
 
 
 _encode = msgspec.json.Encoder().encode

@@ -216,7 +216,7 @@ class Bell:
                     return self._doorbell.call(content, match.parameters, domid)
                 why = "it is too much"
             except MarshalError as error:
-                why = str(error)
+                why = error.bare
         log.warning("doorbell %s at %s: not rung: %s", self._doorbell.source, path, why)
         return None
 
@@ -267,7 +267,10 @@ async def _beside(nodes: Nodes, path: str, beside: Beside) -> Found:
 
 
 def _told(fault: Fault) -> str:
-    return f"{fault.name}: {fault.message}" if fault.name else fault.message
+    """For the log: what the service says may repeat what a guest wrote, and only its name for the error is told."""
+    if fault.code in NOT_HEARD | UNKNOWN:
+        return fault.message
+    return f"{fault.code.value} {fault.name}".rstrip()
 
 
 def _fits(content: Content) -> bool:

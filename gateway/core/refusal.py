@@ -25,8 +25,13 @@ class MarshalError(Exception):
         self.path = (*place, *self.path)
         return self
 
+    @property
+    def bare(self) -> str:
+        """The same for a log: the value is left out."""
+        return f"{render(self.path)}: expected {self.expected}"
+
     def __str__(self) -> str:
-        return f"{render(self.path)}: expected {self.expected}, got {self.got}"
+        return f"{self.bare}, got {self.got}"
 
 
 def render(path: Iterable[str | int]) -> str:

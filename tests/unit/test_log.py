@@ -59,6 +59,18 @@ async def test_a_fault_is_named_by_its_code_and_not_by_its_text(lines: pytest.Ca
     assert "secret" not in str(line)
 
 
+async def test_the_far_sides_name_for_an_error_is_told_if_it_is_a_name(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "info")
+    note = log.call_log()
+    for name in ("org.xen.xcp.Error.NotFound", "a secret text", ""):
+        note("VM.start", CALL, Fault(FaultCode.REMOTE, "a secret text", name=name), 1.0, "dbus")
+    told = [json.loads(line).get("error") for line in (await written(lines)).splitlines()]
+    assert told == ["org.xen.xcp.Error.NotFound", None, None]
+    log.configure("console", "info")
+    log.call_log()("VM.start", CALL, Fault(FaultCode.REMOTE, "", name="HANDLE_INVALID"), 1.0, "dbus")
+    assert "error=HANDLE_INVALID" in lines.readouterr().err
+
+
 def test_what_an_adapter_logs_is_a_line_like_all_others(lines: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):  # one handler, however often
         log.configure("json", "info")

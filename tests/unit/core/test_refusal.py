@@ -10,6 +10,7 @@ from gateway.core.refusal import MarshalError, render, shown
 def test_the_message_names_place_expectation_and_value() -> None:
     assert str(MarshalError("u", -1).at("vcpus").at("params", 1)) == "$.params[1].vcpus: expected u, got -1"
     assert str(MarshalError("u", -1)) == "$: expected u, got -1"
+    assert MarshalError("u", -1).at("vcpus").bare == "$.vcpus: expected u"
 
 
 @pytest.mark.parametrize(

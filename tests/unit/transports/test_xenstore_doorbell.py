@@ -315,6 +315,21 @@ async def test_too_much_is_not_told(store: Store, monkeypatch: pytest.MonkeyPatc
         assert service.calls.empty()
 
 
+async def test_the_log_says_why_a_ring_failed_and_not_what_was_written(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(Fault(FaultCode.APPLICATION, "no domain 'hunter2'", name="org.xen.xcp.Error.NotFound"))
+    async with hung(store, service):
+        await store.write(UPDATED, b"hunter2")
+        await service.settled()
+        await store.write(UPDATED, b"hunter2 \xff")
+        await service.settled()
+    assert [text.partition("updated: ")[2] for text in caplog.messages] == [
+        "application org.xen.xcp.Error.NotFound",
+        "not rung: $.value: expected UTF-8 text",
+    ]
+
+
 async def test_what_is_no_text_is_not_told_and_its_picture_may_be_put_right(store: Store) -> None:
     service = Service()
     async with hung(store, service):

@@ -153,7 +153,7 @@ def _ended(outcome: Outcome) -> str:
 
 
 def _error(outcome: Outcome) -> str:
-    """The far side's name for an error, if it is one: not every client is told it, a guest's word has no room for it."""
+    """The far side's name for an error, if it is one; a client's word may have no room for it."""
     return outcome.name if isinstance(outcome, Fault) and _NAME.fullmatch(outcome.name) else ""
 
 

@@ -9,16 +9,13 @@ of a struct. All values are text, in the forms of docs/types.md.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
-from math import isfinite
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from gateway.core import ports
-from gateway.core.formats import LONGEST_ZONE, compact
 from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
 from gateway.core.netstrings import pack, unpack
+from gateway.core.node_text import node_text
 from gateway.core.nodes import element, index_of, member, text_of
 from gateway.core.refusal import MarshalError, render
 
@@ -50,7 +47,6 @@ _NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)  # faults that have a name of
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
 _MISSING = re.compile(r"\$\.params\.([A-Za-z0-9_]+): expected a parameter of this name, got nothing").fullmatch
-_I64 = range(-(2**63), 2**64)
 
 _LIMITS = Limits()
 
@@ -250,7 +246,7 @@ def _nodes(value: Value, path: str) -> Iterator[Pair]:
     """The nodes that say a value; an empty array or struct is an empty node."""
     steps = _steps(value)
     if not steps:
-        yield path, _written(value)
+        yield path, b"" if isinstance(value, list | dict) else node_text(value)
         return
     for written, step, inner in steps:
         yield from _placed((step,), _nodes, inner, f"{path}/{written}" if path else written)
@@ -279,62 +275,6 @@ def _placed(place: Place, nodes: Callable[[Value, str], Iterator[Pair]], value: 
     except MarshalError as error:
         error.at(*place)
         raise
-
-
-def _written(value: Value) -> bytes:
-    for kind, write in WRITERS.items():
-        if isinstance(value, kind):
-            return write(value)
-    raise MarshalError("a value that a node can say", value)
-
-
-def _nothing(value: object) -> bytes:
-    if value is None:
-        raise MarshalError("a value (a node cannot say nil)", value)
-    return b""
-
-
-def _string(text: str) -> bytes:
-    if "\0" in text:
-        raise MarshalError("text without NUL", text)
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise MarshalError("text without lone surrogates", text) from None
-
-
-def _integer(number: int) -> bytes:
-    if number not in _I64:
-        raise MarshalError("an integer of 64 bits", number)
-    return b"%d" % number
-
-
-def _double(number: float) -> bytes:
-    """The shortest digits that read back as the same number."""
-    if not isfinite(number):
-        raise MarshalError("a finite number", number)
-    return repr(float(number)).encode()
-
-
-def _date(moment: datetime) -> bytes:
-    text, zone = compact(moment)
-    if len(zone) > LONGEST_ZONE:
-        raise MarshalError("an offset of whole minutes from UTC", zone)
-    return (text + zone).encode()
-
-
-# A boolean is an integer to Python: it comes first.
-WRITERS: Mapping[type, Callable[[Any], bytes]] = {
-    str: _string,
-    bool: lambda value: b"1" if value else b"0",
-    int: _integer,
-    float: _double,
-    bytes: b64encode,
-    datetime: _date,
-    list: _nothing,
-    dict: _nothing,
-    type(None): _nothing,
-}
 
 
 # Errors
@@ -386,7 +326,7 @@ def _argument(item: Value) -> str:
     if isinstance(item, list):
         return _arguments(item)
     try:
-        return _written(item).decode()
+        return node_text(item).decode()
     except MarshalError:
         return ""
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 from gateway.core.exposure import DOM0_ALONE, Domains
 from gateway.core.model import Call, Peer, Value
 from gateway.core.names import escape_path_element, unescape_path_element
+from gateway.core.node_text import node_text
 from gateway.core.nodes import MAX_PATH, MAX_VALUE, Template, element
 from gateway.core.refusal import MarshalError
 from gateway.core.route import Route, Subscription
@@ -49,13 +50,10 @@ class Text:
 
 def said(value: Value, name: str) -> str:
     """A simple value as the text of a node: as the codec `xenstore` writes it."""
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str) and "\0" not in value:
-        return value
-    raise MarshalError("text without NUL, a number or a boolean", value).at(name)
+    try:
+        return node_text(value).decode()
+    except MarshalError as error:
+        raise error.at(name) from None
 
 
 # Publish

@@ -26,9 +26,9 @@ def test_simple_values_are_said_as_text(value: Value, text: str) -> None:
     assert said(value, "x") == text
 
 
-@pytest.mark.parametrize("value", [None, [], {}, b"x", "a\0b"])
+@pytest.mark.parametrize("value", [None, [], {}, "a\0b", float("nan"), 2**64])
 def test_others_are_refused(value: Value) -> None:
-    with pytest.raises(MarshalError, match=r"\$\.x: expected text without NUL, a number or a boolean"):
+    with pytest.raises(MarshalError, match=r"^\$\.x: expected "):
         said(value, "x")
 
 

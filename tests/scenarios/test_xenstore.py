@@ -18,13 +18,17 @@ from typing import Any
 import pytest
 
 from adapters.codecs.xenstore import FAULT_CODES
+from adapters.transports.xenstore_doorbell import RINGS
 from adapters.transports.xenstore_nodes import Nodes
 from adapters.transports.xenstore_packets import Permissions
 from adapters.transports.xenstore_store import Store
 from gateway.core.model import FaultCode
-from tests.kit.ledger import Ledger, ledger
+from gateway.core.publication import digest
+from tests.kit.ledger import BUS_NAME, Ledger, ledger
+from tests.kit.nodes import until
 from tests.kit.old_squeezed import Squeezed
 from tests.kit.tree_client import TreeClient
+from tests.soak import service
 
 pytestmark = pytest.mark.bus
 
@@ -147,6 +151,58 @@ async def test_a_gateway_that_is_killed_in_the_middle_loses_no_request_and_repea
         assert 0 < len(unknown) <= 3 * 16, "each kill found writes in flight, and at most one of each client"
         assert not any(token.startswith("r") for token in unknown)
         assert await left_behind(world.store.path) == []
+
+
+BELLS = f"""\
+mapping: 1
+service: bells
+dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
+doorbell:
+  - {{listener: store, node: "/bells/once/{{number}}", method: once, params: {{token: "{{value}}"}}}}
+  - {{listener: store, node: "/bells/again/{{number}}", method: again, params: {{token: "{{value}}"}}}}
+methods:
+  once: {{member: Write, params: [token], args: {{pause: 100}}, effect: write}}
+  again: {{member: Write, params: [token], args: {{pause: 100}}, effect: idempotent}}
+"""
+
+
+async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_loses_nothing_else(
+    tmp_path: Path,
+) -> None:
+    rings = [f"{bell}/{number}" for bell in ("once", "again") for number in range(60)]
+
+    async def ring(store: Store, what: str) -> None:
+        await asyncio.gather(*(store.write(f"/bells/{node}", f"{what}-{node}".encode()) for node in rings))
+
+    async def settled(store: Store, what: str) -> None:
+        for node in rings:
+            await until(store, f"/tool/xcp-gateway/settled/bells/{node}", digest(f"{what}-{node}".encode()).encode())
+
+    def wait_for_rings(world: Ledger, count: int) -> None:
+        end = time.monotonic() + PATIENCE
+        while len(world.journal) < count:
+            assert time.monotonic() < end, world.journal
+            time.sleep(0.005)
+
+    with ledger(tmp_path, BELLS) as world:
+        async with asyncio.timeout(PATIENCE), Store(world.store.path) as store:
+            await store.until_connected()
+            await ring(store, "first")
+            for count in (1, 30, 60):
+                await asyncio.to_thread(wait_for_rings, world, count)
+                await asyncio.to_thread(world.kill_gateway)
+                world.start_gateway()
+            await settled(store, "first")
+            first = world.journal
+            await ring(store, "second")
+            await settled(store, "second")
+    once = {node for node in rings if node.startswith("once")}
+    missing = {node for node in rings if not first[f"first-{node}"]}
+    assert missing <= once
+    assert len(missing) <= 3 * RINGS, "of each kill at most those that were just being rung"
+    assert all(first[f"first-{node}"] <= 1 for node in once)
+    assert any(first[f"first-{node}"] > 1 for node in rings), "no kill found a ring in flight"
+    assert all(world.journal[f"second-{node}"] == 1 for node in rings)
 
 
 async def as_guest(world: Ledger, domid: int, key: str, function: str = "read", **arguments: str) -> None:

@@ -280,7 +280,8 @@ class Exposed:
             except LostError:
                 continue  # whether it was written is seen by the conditions
             except _GoneError:
-                self._shared.running[node] = True  # what stands there now may ask something else
+                if not self._style.unique:  # what stands there now may ask something else
+                    self._shared.running[node] = True
                 return await self._store.remove(xenstore_claims.claim_of(node))
 
     def _steps(self, asked: _Asked, body: bytes) -> Sequence[Step]:

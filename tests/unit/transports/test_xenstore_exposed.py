@@ -213,6 +213,22 @@ async def test_a_write_is_not_made_again_for_a_client_that_asks_again_since_the_
         assert [call.method for call in made.endpoint.calls] == ["write", "read"]
 
 
+async def test_nor_when_the_store_forgot_all_while_it_was_made() -> None:
+    async with world() as made:
+        made.endpoint.open.clear()
+        made.put("write/1", a="x")
+        await made.endpoint.begun.acquire()
+        made.store.tree = {"/": made.store.tree["/"]}
+        with made.store.away():
+            made.endpoint.open.set()
+        await made.quiet()
+        assert made.response("write/1") is None
+        made.put("write/1", a="x")
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"x"}
+        assert len(made.endpoint.calls) == 1
+
+
 async def test_what_was_answered_is_remembered_for_a_while_and_until_the_client_removes_its_request() -> None:
     async with world() as made:
         made.put("write/1")

@@ -90,6 +90,14 @@ def test_one_slow_call_in_a_hundred_and_fifty_is_within_the_limit_and_three_may_
         assert [broken for broken, _ in found] == expected
 
 
+def test_a_tail_is_not_blamed_for_what_few_calls_of_the_control_do_not_rule_out() -> None:
+    """A machine that stalls now and then: of 100 calls of the control one more slow one would be no surprise."""
+    candidate = side(95, seconds=0.020) + side(5, seconds=0.060)
+    for control, expected in ((100, [False]), (5000, [True])):
+        found = _judged(Sides(control=side(control, seconds=0.020), candidate=candidate))
+        assert [broken for broken, _ in found] == expected
+
+
 def test_what_is_fast_enough_is_never_too_slow() -> None:
     seen = counts(calls=200, seconds=0.009, control=side(200, seconds=0.001))
     assert _judged(seen) == []

@@ -130,6 +130,8 @@ class _Method:
 
     def _replaced(self, key: str, value: str) -> _Edit:
         node = self._said[key]
+        if node.start_mark.index < self._entry.start_mark.index:
+            raise RewriteError(f"{self._name}.{key} is written elsewhere (an alias): say it here")
         if key == "mode" and self._keeps_split():
             node, value = _entries(node)["canary"], percent(self._wanted.then.buckets)
         return _Edit(node.start_mark.index, _end(self._text, node), value)

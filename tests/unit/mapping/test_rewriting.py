@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from ruamel.yaml import YAML
 
 from gateway.core.migration import Mode, Setting, Side
 from gateway.mapping.rewriting import RewriteError, Wanted, rewritten
@@ -53,6 +56,39 @@ def mended(methods: str, now: Setting, then: Setting, *, head: str = "", has_key
 def test_only_what_says_the_mode_changes(before: list[str], after: list[str], newline: str) -> None:
     old, new = ("".join(f"  {line}{newline}" if line else newline for line in lines) for lines in (before, after))
     assert mended(old, LEGACY, SHADOW) == new
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("  a: {member: X, result: *r}\n", "  a: {member: X, result: *r, mode: shadow}\n"),
+        ("  a: {member: X, result: *r }\n", "  a: {member: X, result: *r, mode: shadow }\n"),
+        (
+            "  a:\n    member: X\n    result: *r  # as b\n",
+            "  a:\n    member: X\n    result: *r  # as b\n    mode: shadow\n",
+        ),
+        ("  a: {result: {struct: *r}}\n", "  a: {result: {struct: *r}, mode: shadow}\n"),
+    ],
+)
+def test_what_ends_with_an_alias_is_mended_where_the_alias_stands(before: str, after: str) -> None:
+    assert mended(before, LEGACY, SHADOW, head="x: &r {from: y}\n") == after
+
+
+def test_what_cannot_be_mended_in_its_place_is_refused_in_words() -> None:
+    with pytest.raises(RewriteError, match=r"^a\.mode is written elsewhere \(an alias\): say it here$"):
+        mended("  a: {member: X, mode: *m}\n", LEGACY, SHADOW, head="x: &m legacy\n")
+
+
+SAMPLES = sorted((Path(__file__).parents[3] / "mappings").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SAMPLES, ids=[file.stem for file in SAMPLES])
+def test_every_method_of_the_sample_mappings_can_be_given_another_mode(file: Path) -> None:
+    text, read = file.read_text(), YAML(typ="safe").load
+    wanted = read(text)
+    wanted["methods"] = {name: {**entry, "mode": "off"} for name, entry in wanted["methods"].items()}
+    off = Wanted(DBUS, Setting(Mode.OFF), has_key=False)
+    assert read(rewritten(text, dict.fromkeys(wanted["methods"], off))) == wanted
 
 
 def test_a_file_may_end_without_a_line_break() -> None:

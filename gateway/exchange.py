@@ -252,7 +252,8 @@ class Exchange(Endpoint):
             self._note(each, seen, seconds)
             self._record(each, seen, seconds)
             if each.plan.candidate is not None and self._has_room(each):
-                self._look(each, _single(envelope, at), seen, seconds)
+                of_whole = code_of(seen) if envelope.batch else None  # alone, it is the answer to this call
+                self._look(each, _single(envelope, at), seen, seconds, of_whole)
 
     def _account_unread(self, asked: Sequence[_Asked | Fault], seconds: float) -> None:
         """So long an answer is a result: an error is told in a few words."""
@@ -269,7 +270,8 @@ class Exchange(Endpoint):
 
     def _read_back(self, envelope: Envelope, answer: Answer) -> Sequence[Outcome]:
         if answer.status is not None and answer.status >= _FROM_HTTP:
-            return [Fault(FaultCode.REMOTE, f"HTTP {answer.status}", name=str(answer.status))] * len(envelope.entries)
+            code = FaultCode.PARSE_ERROR if envelope.batch else FaultCode.REMOTE  # of a batch it answers no call
+            return [Fault(code, f"HTTP {answer.status}", name=str(answer.status))] * len(envelope.entries)
         return self.client.decode_answers(answer.body or b"", envelope)
 
     # What happens when the answer has left
@@ -315,9 +317,7 @@ class Exchange(Endpoint):
         self._shadow.drop(each.route)
         return False
 
-    def _look(
-        self, each: _Asked, single: Envelope, seen: Outcome, seconds: float, code: FaultCode | None = None
-    ) -> None:
+    def _look(self, each: _Asked, single: Envelope, seen: Outcome, seconds: float, code: FaultCode | None) -> None:
         """Let the other side run too. `seen`: the outcome as the client has it."""
         assert each.route is not None
         if self._shadow is None or each.plan.answer is None or each.call.oneway:

@@ -21,8 +21,10 @@ from gateway.core.route import Route
 from gateway.quiet import Quiet
 
 ROOM = 64  # observations at one time
-# Faults of a side that is away: they say nothing of what it would have answered.
-NO_ANSWER = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY, FaultCode.TIMEOUT, FaultCode.NO_REPLY})
+# Faults of a side that is away, or whose answer was none to this call: they say nothing of what it would have answered.
+NO_ANSWER = frozenset(
+    {FaultCode.UNAVAILABLE, FaultCode.BUSY, FaultCode.TIMEOUT, FaultCode.NO_REPLY, FaultCode.PARSE_ERROR}
+)
 LARGE = 2_000  # values in an outcome; comparing so many takes a millisecond
 
 T = TypeVar("T")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 from xml.etree.ElementTree import Element
 
@@ -109,7 +110,7 @@ class Codec(ports.Codec):
         if isinstance(items, list) and len(items) == len(envelope.entries):
             return [_read_item(item) for item in items]
         wrong = Fault(FaultCode.PARSE_ERROR, f"expected an array of {len(envelope.entries)} answers")
-        return [items if isinstance(items, Fault) else wrong] * len(envelope.entries)
+        return [_of_the_whole(items) if isinstance(items, Fault) else wrong] * len(envelope.entries)
 
     def _envelope(self, root: Element) -> Envelope:
         method, params = _framed(_call_frame, root)
@@ -238,6 +239,11 @@ def _item(outcome: Outcome) -> bytes:
         except Unwritable as unwritable:
             outcome = Fault(FaultCode.UNREPRESENTABLE, str(unwritable))
     return _write_fault(outcome)
+
+
+def _of_the_whole(fault: Fault) -> Fault:
+    """A fault in place of all answers: many old servers know no system.multicall. It answers none of the calls."""
+    return replace(fault, code=FaultCode.PARSE_ERROR)
 
 
 def _read_item(item: Value) -> Outcome:

@@ -321,6 +321,22 @@ async def test_an_answer_that_cannot_be_read_goes_back_all_the_same_and_is_a_dif
     assert outcome.code is FaultCode.PARSE_ERROR
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        Answer(
+            b'{"jsonrpc":"2.0","error":{"code":-32600,"message":"no batches"},"id":null}', "application/json", None, 200
+        ),
+        Answer(b"<html>", "text/html", None, 500, "Internal Error"),
+    ],
+)
+async def test_an_old_service_that_takes_no_batches_has_answered_none_of_their_calls(refused: Answer) -> None:
+    """Else each of them would differ from what D-Bus says, and a rollout would go back for it."""
+    front = Front(refused, stat=SHADOW)
+    assert await front.answer(batch("stat", "stat")) is refused
+    assert [observed.control.is_answer for observed in front.told.seen] == [False, False]
+
+
 async def test_an_old_service_that_is_away_is_a_fault_in_the_clients_protocol() -> None:
     front = Front(Fault(FaultCode.UNAVAILABLE, "cannot connect"), stat=LEGACY_ONLY)
     answer = json.loads(body(await front.answer(ONE)))

@@ -225,7 +225,8 @@ def test_an_answer_to_a_multicall_that_does_not_fit_it_is_a_parse_error(answer: 
     assert outcomes[0].code is FaultCode.PARSE_ERROR
 
 
-def test_a_multicall_that_was_refused_whole_is_the_fault_of_each_of_its_calls() -> None:
-    fault = Fault(FaultCode.BUSY, "not now")
+def test_a_multicall_that_was_refused_whole_answered_none_of_its_calls() -> None:
+    fault = Fault(FaultCode.UNKNOWN_METHOD, "no system.multicall here")
     body = Codec().encode(Envelope((fault,)), [fault])
-    assert Codec().decode_answers(body, multicall("a", "b")) == [fault, fault]
+    told = Fault(FaultCode.PARSE_ERROR, "no system.multicall here")
+    assert Codec().decode_answers(body, multicall("a", "b")) == [told, told]

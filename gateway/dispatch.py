@@ -94,15 +94,20 @@ class Dispatcher:
         """Ask a side whose answer no client will see; counted and noted by whoever wants it."""
         return await self._ask(side, route, call, self._observing, self._observing_upstreams, hurried=True)
 
-    async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
-        """Send a whole message to an old service as it came; the caller notes what its calls came to."""
+    async def forward(
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+    ) -> Answer | Fault:
+        """Send a whole message to an old service as it came; the caller notes what its calls came to.
+
+        `repeatable`: none of them does harm when it runs twice.
+        """
         if self._upstreams is None:
             return _nobody(upstream)
         seconds = self._upstreams.patience(upstream)
         deadline = self._deadlines.start(seconds)
         self.in_flight += 1
         try:
-            return await self._upstreams.forward(upstream, body, carried)
+            return await self._upstreams.forward(upstream, body, carried, repeatable=repeatable)
         except asyncio.CancelledError:
             if deadline.was_the_reason():
                 text = f"no answer from the old service '{upstream}' within {seconds:g} s; it may have been executed"

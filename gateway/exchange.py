@@ -22,7 +22,7 @@ from gateway.core.names import shown
 from gateway.core.policy import Plan
 from gateway.core.ports import Codec, Dialect, Endpoint
 from gateway.core.recording import UNKEPT, Taken
-from gateway.core.route import Route, unmapped
+from gateway.core.route import Effect, Route, unmapped
 from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.forcing import NO_FORCING, Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
@@ -204,7 +204,7 @@ class Exchange(Endpoint):
         self, upstream: str, body: bytes, carried: Carried, envelope: Envelope, asked: Sequence[_Asked | Fault]
     ) -> Answer:
         started = perf_counter()
-        answer = await self.dispatcher.forward(upstream, body, carried)
+        answer = await self.dispatcher.forward(upstream, body, carried, repeatable=all(map(_may_repeat, asked)))
         seconds = perf_counter() - started
         if isinstance(answer, Fault):
             return self._not_forwarded(envelope, asked, answer, seconds)
@@ -349,6 +349,11 @@ class Endpoints:
         if exact is not None:
             return exact
         return next((exchange for prefix, exchange in paths.items() if path.startswith(prefix)), None)
+
+
+def _may_repeat(each: _Asked | Fault) -> bool:
+    """Whether it is known that a call does no harm when it reaches the old service twice."""
+    return not isinstance(each, Fault) and each.route is not None and each.route.effect is not Effect.WRITE
 
 
 def _whole_fault(envelope: Envelope) -> Fault | None:

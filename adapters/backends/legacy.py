@@ -110,12 +110,14 @@ class Backend(ports.Upstreams):
         found = self._upstreams.get(upstream)
         return found.patience if found is not None else 0.0
 
-    async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
+    async def forward(
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+    ) -> Answer | Fault:
         """Send a message as it came and return what came back, byte for byte."""
         found = self._upstreams.get(upstream)
         if found is None or not self._running:
             return _unknown(upstream)
-        return await found.line.send(body, carried)
+        return await found.line.send(body, carried, repeatable=repeatable)
 
     def status(self) -> tuple[LineStatus, ...]:
         """How each upstream is doing."""

@@ -152,10 +152,12 @@ class Upstreams(Backend, Protocol):
     def patience(self, upstream: str) -> float:
         """Seconds that it may take to answer: it was never hurried before, so this is long unless the config says."""
 
-    async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
+    async def forward(
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+    ) -> Answer | Fault:
         """Send a message as it came and return what came back, byte for byte; a Fault when nothing came back.
 
-        The caller holds the deadline.
+        The caller holds the deadline. `repeatable`: see Line.
         """
 
 

@@ -30,6 +30,7 @@ class Scripted(Upstreams):
         self._patience = patience
         self.called: list[str] = []
         self.forwarded: list[tuple[str, bytes, Carried]] = []
+        self.repeatable: list[bool] = []  # of those
 
     async def start(self) -> None:
         """Nothing to connect."""
@@ -47,7 +48,10 @@ class Scripted(Upstreams):
     def patience(self, upstream: str) -> float:
         return self._patience
 
-    async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
+    async def forward(
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+    ) -> Answer | Fault:
         self.forwarded.append((upstream, body, carried))
+        self.repeatable.append(repeatable)
         assert self._whole is not None
         return self._whole

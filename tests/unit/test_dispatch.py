@@ -277,7 +277,9 @@ async def test_an_old_service_is_not_hurried_by_a_mapping_unless_it_is_only_obse
 
 async def test_a_whole_message_has_a_deadline_too() -> None:
     class Mute(kit.Scripted):
-        async def forward(self, upstream: str, body: bytes, carried: Carried) -> Answer | Fault:
+        async def forward(
+            self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+        ) -> Answer | Fault:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 

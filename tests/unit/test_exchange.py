@@ -19,7 +19,7 @@ from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, Fau
 from gateway.core.nodes import template
 from gateway.core.ports import Backend, Codec
 from gateway.core.recording import UNKEPT, Taken
-from gateway.core.route import Route
+from gateway.core.route import Effect, Route
 from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.exchange import Endpoints, Exchange
 from gateway.forcing import Forcing
@@ -287,6 +287,16 @@ async def test_a_message_of_legacy_calls_goes_as_it_came_and_its_answer_comes_ba
     assert front.upstreams.forwarded == [("old", ONE, carried)]
     assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]
     assert front.asked == []
+
+
+async def test_a_message_as_it_came_may_be_sent_again_only_when_none_of_its_calls_is_a_write() -> None:
+    front = Front(OLD_ANSWER, forwards_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY)
+    routes = front.exchange.table.routes
+    read = {**routes, "stat": replace(routes["stat"], effect=Effect.READ)}
+    front.exchange.table = replace(front.exchange.table, routes=read)
+    for methods in (("stat", "stat"), ("stat", "start"), ("stat", "unmapped")):
+        await front.answer(batch(*methods))
+    assert front.upstreams.repeatable == [True, False, False]
 
 
 async def test_in_shadow_mode_the_other_side_runs_once_the_answer_has_left() -> None:

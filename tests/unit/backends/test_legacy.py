@@ -255,11 +255,12 @@ async def test_a_service_may_write_names_with_dashes() -> None:
 
 async def test_a_message_is_forwarded_as_it_came() -> None:
     answer = answered(b"junk too", 299)
-    line = Line(answer)
+    line = Line(answer, answer)
     async with running(old=upstream(line)) as backend:
         carried = Carried("GET", "/x?y", ((b"A", b"b"),))
         assert await backend.forward("old", b"junk", carried) is answer
-    assert line.sent == [(b"junk", carried, False)]
+        assert await backend.forward("old", b"junk", carried, repeatable=True) is answer
+    assert line.sent == [(b"junk", carried, False), (b"junk", carried, True)]
 
 
 async def test_an_upstream_understands_its_own_dialect_in_the_codecs_it_speaks() -> None:

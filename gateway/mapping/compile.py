@@ -13,7 +13,7 @@ from gateway.core.publication import Doorbell, Publication
 from gateway.core.route import Route
 from gateway.mapping import load, schema
 from gateway.mapping.doorbells import compile_doorbells
-from gateway.mapping.exposure import CODEC, compile_exposure, methods_reached
+from gateway.mapping.exposure import CODEC, compile_exposure, methods_reached, unsayable
 from gateway.mapping.load import Document
 from gateway.mapping.methods import Compiled, Compiler
 from gateway.mapping.migration import Upstreams
@@ -236,6 +236,14 @@ class _Work:
                 collides = True
             elif method is not None:
                 endpoint.compiled[called] = method
+                self._check_room(endpoint.exposure, called, scope, method)
+
+    def _check_room(self, exposure: Exposure | None, called: str, scope: Scope, method: Compiled) -> None:
+        """Said here, since a write would be made before its answer finds no room."""
+        if exposure is not None and called == scope.path[-1]:
+            why = unsayable(exposure.style, method.route.result)
+            if why:
+                (scope.at("result") if scope.says("result") else scope).fail(why, key=True)
 
     def endpoints(self) -> dict[EndpointKey, EndpointTable]:
         """What was good."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.core.exposure import HOUR, Domains, Exposure, Words
 from gateway.core.nodes import Template, template
+from gateway.core.signature import Type
 from gateway.core.units import seconds
 from gateway.mapping.problem import did_you_mean, one_of
 from gateway.mapping.scope import Scope
@@ -26,6 +27,7 @@ STYLES: Mapping[str, tuple[str, ...]] = {
     "directory": ("method", "states*"),
 }
 OPTIONS = ("collect", "method", "parameters", "states", "answers")
+ONE_TEXT, MEMBERS = ("chunked", "mailbox"), ("deletion", "directory")  # what the answers of these styles have room for
 NEEDED_STATES = {"directory": ("commit", "done"), "deletion": ()}
 
 
@@ -79,6 +81,20 @@ def compile_domains(scope: Scope, path: Template | None) -> Domains | None:
             scope.at(index).fail(f"{item} does not stand in the path {path}", level="schema")
     numbers = frozenset(item for item in scope.data if isinstance(item, int))
     return Domains(numbers, frozenset(names), everyone=EVERYONE in scope.data)
+
+
+def unsayable(style: str, result: Type | None) -> str:
+    """Why a style has no room for what a method returns; "" when it has, or when that is known at run time only."""
+    if result is None or result.code == "v" or (style == "mailbox" and result.is_dict):
+        return ""
+    is_one = result.code not in "a("
+    if style in ONE_TEXT and not is_one:
+        return f"the style {style} has room for one text, and this returns {result}; `result: NAME` picks one"
+    if style in MEMBERS and is_one:
+        return (
+            f"the style {style} has room for members, and this returns {result}; `result: {{NODE: NAME}}` gives it one"
+        )
+    return ""
 
 
 def _said_well(place: Scope, path: Template, methods: Scope) -> bool:

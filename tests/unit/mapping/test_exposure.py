@@ -55,7 +55,7 @@ def test_collecting_may_be_switched_off(tmp_path: Path) -> None:
 
 
 def test_domains_are_numbers_a_parameter_of_the_path_or_any(tmp_path: Path) -> None:
-    got = exposure(tmp_path, f"style: chunked, {DOMAIN}, domains: [5, '{{domid}}']")
+    got = exposure(tmp_path, f"style: tree, {DOMAIN}, domains: [5, '{{domid}}']")
     assert got.domains == Domains(frozenset({5}), frozenset({"domid"}))
     assert exposure(tmp_path, "style: tree, path: /svc, domains: [any]").domains.everyone
 
@@ -173,6 +173,30 @@ STORE = "listener: store, codec: xenstore"
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, said: str, place: str, message: str) -> None:
     _, problems = built(tmp_path, said)
     assert any(problem.startswith(f"x.yaml:{place}") and message in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("said", "method", "why"),
+    [
+        ("style: chunked, path: /x", "{member: Stat}", "one text, and this returns a{sv}"),
+        ("style: chunked, path: /x", "{member: Disks}", "one text, and this returns a(st)"),
+        ("style: mailbox, path: /x, answers: {m: done}", "{member: Disks}", "one text, and this returns a(st)"),
+        ("style: deletion, path: /x", "{member: Add, params: [name, memory]}", "members, and this returns s"),
+        ("style: directory, path: /x, states: {commit: a, done: b}", "{property: PowerState}", "members, and this"),
+        ("style: chunked, path: /x", "{member: Stat, result: state}", ""),
+        ("style: mailbox, path: /x, answers: {m: done}", "{member: Stat, result: {parameter: state}}", ""),
+        ("style: deletion, path: /x", "{member: Stat}", ""),
+        ("style: deletion, path: /x", "{member: Start, params: [paused, force]}", ""),
+        ("style: word, path: /x", "{member: Disks}", ""),
+        ("style: tree, path: /x", "{property: PowerState, aliases: [n]}", ""),
+    ],
+)
+def test_a_result_for_which_a_style_has_no_room_is_a_problem_of_its_method(
+    tmp_path: Path, said: str, method: str, why: str
+) -> None:
+    _, problems = built(tmp_path, f"listener: store, codec: xenstore, {said}", f"  m: {method}\n")
+    assert len(problems) == bool(why)
+    assert all(problem.startswith("x.yaml:13:3: methods.m: ") and why in problem for problem in problems)
 
 
 def test_a_methods_domains_name_parameters_of_the_path(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import getpid
 
-from adapters.transports import xenstore_claims, xenstore_reading
+from adapters.transports import xenstore_claims, xenstore_leftovers, xenstore_reading
 from adapters.transports.xenstore_asker import asker
 from adapters.transports.xenstore_nodes import Nodes
 from adapters.transports.xenstore_packets import StoreError
@@ -81,7 +81,8 @@ class Exposed:
         name = f"watch of {self.offer.exposure.path}"
         self._tasks.append(self._shared.spawn(self._watch(), name))
         if self._style.answers is not None and self.offer.exposure.collect is not None:
-            self._tasks.append(self._shared.spawn(self._collect(self.offer.exposure.collect), name))
+            collecting = xenstore_leftovers.collect(self._style, self._shared, self.offer.exposure.collect)
+            self._tasks.append(self._shared.spawn(collecting, name))
 
     async def close(self) -> None:
         """Take no more requests."""
@@ -309,30 +310,6 @@ class Exposed:
         await asyncio.gather(found, do(nodes, [*steps, claim], asked.domid or DOM0))
         if not hold(conditions, found.result()):
             raise _GoneError
-
-    # Collecting
-
-    async def _collect(self, after: float) -> None:
-        """Remove answers that nobody takes away: those that were there at two looks, so much time apart."""
-        before: frozenset[str] = frozenset()
-        while True:
-            await self._shared.sleep(after)
-            try:
-                before = await self.collect(before)
-            except (StoreError, LostError) as error:
-                self._shared.tell(f"answers of {self.offer.exposure.path} cannot be collected: {error}")
-
-    async def collect(self, before: frozenset[str]) -> frozenset[str]:
-        """Remove the answers that were there `before`; returns those that are there now."""
-        template = self._style.answers
-        assert template is not None
-        there = {match.node: match for match in await xenstore_reading.places(self._store, template, template.root)}
-        for node in sorted(before & there.keys()):
-            await self._remove(self._style.leftovers(there.pop(node)))
-        return frozenset(there)
-
-    async def _remove(self, steps: Sequence[Step]) -> None:
-        await self._store.transaction(lambda nodes: do(nodes, steps, DOM0))
 
 
 def _pairs(body: bytes) -> Pairs:

@@ -26,22 +26,21 @@ class Looks:
         self.store = MemoryStore()
         self.told: list[str] = []
         self._next = asyncio.Semaphore(0)
-        self._seconds: list[float] = []
+        self.asleep = asyncio.Semaphore(0)
         limits = StoreLimits()
         shared = Shared(self.store, limits, Admission(limits, Room()), self.told.append, sleep=self._sleep)
         style = STYLES["tree"](Exposure("tree", template("/svc")))
         self.task = asyncio.get_running_loop().create_task(xenstore_leftovers.collect(style, shared, 3600.0))
 
     async def _sleep(self, seconds: float) -> None:
-        self._seconds.append(seconds)
+        assert seconds == 3600.0
+        self.asleep.release()
         await self._next.acquire()
 
     async def look(self) -> None:
         """Have one look taken, to its end."""
-        looks = len(self._seconds) + 1
         self._next.release()
-        while len(self._seconds) < looks:
-            await asyncio.sleep(0)
+        await self.asleep.acquire()
 
     def answered(self, key: str) -> None:
         self.store.put(f"{REQUESTS}/{key}/a", "x")
@@ -49,15 +48,13 @@ class Looks:
 
     @property
     def nodes(self) -> set[str]:
-        return {
-            path for path in self.store.tree if path.startswith(("/svc/rpc/request/read/", "/svc/rpc/response/read/"))
-        }
+        return {path for path in self.store.tree if path.startswith((f"{REQUESTS}/", f"{RESPONSES}/"))}
 
 
 @pytest.fixture
 async def looks() -> AsyncIterator[Looks]:
     made = Looks()
-    await asyncio.sleep(0)
+    await made.asleep.acquire()
     yield made
     made.task.cancel()
     await asyncio.wait({made.task})

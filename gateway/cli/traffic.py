@@ -30,6 +30,7 @@ from gateway.cli.words import moment, number
 from gateway.control import client
 
 STDOUT = Path("-")
+WIDE = 100  # columns of a terminal that has room for both moments
 
 
 @app.command(rich_help_panel=MOVING)
@@ -189,11 +190,12 @@ def _size(text: str) -> int:
 def _show_clients(rows: Sequence[Mapping[str, Any]]) -> None:
     """What no client tells of itself has no column; a domain is in PEER."""
     told = [name for name in ("agent", "user") if any(row[name] for row in rows)]
-    with table("METHOD", "PROTOCOL", "PEER", *map(str.upper, told), "CALLS", "FIRST", "LAST") as shown:
+    moments = ["last"] if out.is_terminal and out.width < WIDE else ["first", "last"]
+    with table("METHOD", "PROTOCOL", "PEER", *map(str.upper, told), "CALLS", *map(str.upper, moments)) as shown:
         for row in rows:
             name = row["method"] if row["method"] == row["service"] else f"{row['service']}/{row['method']}"
             cells = (name, *(row[key] for key in ("protocol", "peer", *told)), number(row["count"]))
-            shown.add_row(*map(Text, map(_printable, (*cells, moment(row["first"]), moment(row["last"])))))
+            shown.add_row(*map(Text, map(_printable, (*cells, *(moment(row[each]) for each in moments)))))
     out.print()
     for protocol in sorted({row["protocol"] for row in rows}):
         out.print(_summary(protocol, [row for row in rows if row["protocol"] == protocol]), markup=False)

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from gateway.cli import app
+from gateway.cli import app, traffic
 from gateway.control import client
 from gateway.core.kept import Batch, ClientKey, MethodId, Seen
 from tests.kit.control import Served, served
@@ -51,6 +52,12 @@ def test_clients_are_shown_and_whether_anybody_needs_a_protocol(api: Served) -> 
     assert "xmlrpc: 2 callers, 1 method, last " in shown
     assert "\n<unmapped> " in shown
     assert "domid 5" in shown
+
+
+def test_a_narrow_terminal_has_no_room_for_the_first_moment(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    called(api)
+    monkeypatch.setattr(traffic, "out", Console(width=80, force_terminal=True))
+    assert " FIRST " not in run(api, "clients").stdout.splitlines()[0]
 
 
 def test_what_no_client_tells_has_no_column(api: Served) -> None:

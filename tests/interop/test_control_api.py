@@ -60,7 +60,7 @@ async def test_what_is_set_is_what_is_told_everywhere(folder: Folder) -> None:
         return answer
 
     status, changed = await ask(folder.control, "POST", "/v1/mode", msgspec.json.encode(BODIES["/v1/mode"]))
-    assert (status, changed["methods"][0]["after"]) == (200, "shadow")
+    assert (status, changed["methods"][0]["after"]) == (200, "shadow noise")
     assert [mode["why"] for mode in await get("/v1/modes")] == ["test"]
     assert (await get("/v1/methods?pattern=echo"))[0]["setting"]["noise"] is True
     assert (await get("/v1/audit"))[0]["subject"] == "echo"

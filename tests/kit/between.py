@@ -2,7 +2,7 @@
 
 What it does to calls on the way stands in a file that is read again whenever it changes: a pattern of object paths ->
 `slow` (seconds before the answer), `fail` (the share of calls that are answered with an error and not handed on). Each
-call of an object is a line in another file: when it came, its path, member and body, and whether it was made to fail.
+call of an object is a line in another file: when it came, its path, member and body, what was done to it.
 Run: python -m tests.kit.between HERE THERE RULES CALLS NAME...
 """
 
@@ -93,9 +93,10 @@ class _Porter:
         count, share = self._count[path], rules.get("fail", 0)
         failed = int(count * share) > int((count - 1) * share)
         line = {"when": time.time(), "path": call.path, "member": call.member, "body": call.body, "failed": failed}
+        line["slow"] = slow = rules.get("slow", 0)
         self._calls.write(f"{json.dumps(line, default=str)}\n")
         self._calls.flush()
-        await asyncio.sleep(rules.get("slow", 0))
+        await asyncio.sleep(slow)
         await self._here.send(Message.new_error(call, ERROR, "made to fail") if failed else await self._asked(call))
 
     async def _asked(self, call: Message) -> Message:

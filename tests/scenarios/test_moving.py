@@ -20,6 +20,7 @@ from tests.kit.two_sides import World, nothing, share, two_sides, until
 pytestmark = pytest.mark.bus
 
 SLOW = 1.0  # seconds
+SOON = 3.0  # seconds: a dozen processes on two cores; that it is one is measured in test_rollback.py
 LIMITS = Limits(samples=50, slow_from=0.7)
 
 # What is said in the mappings of the move; all the rest is as it is shipped.
@@ -119,9 +120,9 @@ async def rollout(world: World) -> None:
     await until(lambda: all_are(world, "rolled back"))
     await world.rounds()
     bad = world.new.called()[since.new :]
-    assert (await rollback(world, "vms"))["when"] - next(call["when"] for call in bad if call["failed"]) < 1.0
+    assert (await rollback(world, "vms"))["when"] - next(call["when"] for call in bad if call["failed"]) < SOON
     decision = await rollback(world, "domains")
-    assert decision["when"] - too_slow([call["when"] + SLOW for call in bad if call["slow"]], decision) < 1.0
+    assert decision["when"] - too_slow([call["when"] + SLOW for call in bad if call["slow"]], decision) < SOON
     faults, world.clients.faults = world.clients.faults, []
     assert {vm for _, vm, _ in faults} <= share("vms", world.vms, 50)
     assert len(faults) <= sum(call["failed"] for call in bad)

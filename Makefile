@@ -15,7 +15,7 @@ check: setup ## what must hold before a commit: format, lint, types, import cont
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q -n auto tests/unit
 
 test: check ## check, then all other tests
 	$(BIN)/pytest -q tests --ignore tests/unit

@@ -81,3 +81,9 @@ def _descriptors() -> set[tuple[str, str]]:
         except FileNotFoundError:
             continue  # the one that was reading the list
     return found
+
+
+def pytest_collection_finish() -> None:
+    """What collecting has made stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()

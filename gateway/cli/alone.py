@@ -69,7 +69,7 @@ def check(
     except (ConfigError, OSError) as error:
         fail(str(error), UNUSABLE)
     for note in checked.notes:
-        err.print(f"note: {note}", markup=False)
+        err.print(f"note: {note}", markup=False, soft_wrap=True)
     if checked.problems:
         report_problems(checked.problems, as_json=as_json)
     if as_json:

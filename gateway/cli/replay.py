@@ -136,7 +136,8 @@ def _read(file: Path) -> Recording:
     for line, why in recording.damaged[:DAMAGED]:
         err.print(f"{file}:{line}: {why}", style="red", markup=False, soft_wrap=True)
     if len(recording.damaged) > DAMAGED:
-        err.print(f"{file}: and {len(recording.damaged) - DAMAGED} more damaged lines", style="red", markup=False)
+        more = f"{file}: and {len(recording.damaged) - DAMAGED} more damaged lines"
+        err.print(more, style="red", markup=False, soft_wrap=True)
     if not recording.calls:
         fail(f"{file}: there is no call in it", UNUSABLE)
     return recording
@@ -156,12 +157,13 @@ def _warn(recording: Recording, socket: Path, *, writes: bool) -> None:
     live = ask(socket, "GET", "/v1/status")["revision"]
     header = recording.header
     if header is None:
-        err.print(f"note: {recording.file} has no first line that says what it is", markup=False)
+        err.print(f"note: {recording.file} has no first line that says what it is", markup=False, soft_wrap=True)
     elif header.get("revision") != live:
         text = f"note: recorded with revision {header.get('revision')} of the mapping; revision {live} is live"
         err.print(text, markup=False, soft_wrap=True)
     if not recording.is_whole:
-        err.print(f"note: {recording.file} has no last line: its recording did not end by itself", markup=False)
+        note = f"note: {recording.file} has no last line: its recording did not end by itself"
+        err.print(note, markup=False, soft_wrap=True)
     if writes:
         changing = Counter(
             f"{call['service']}/{call['method']}" for _, call in recording.calls if call.get("effect") != "read"

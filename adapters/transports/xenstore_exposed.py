@@ -180,7 +180,7 @@ class Exposed:
         )
         is_claimed = taken is not None and match.node not in self._shared.unbegun
         if before is None:
-            self._shared.forget(match.node)
+            self._shared.let_go(match.node)
             request = None
         else:
             domid = asker(before)
@@ -207,6 +207,7 @@ class Exposed:
         """The answer: as it was given before, a refusal, or what comes of the call."""
         kept = self._shared.kept.get(asked.match.node) if self._style.unique else None
         if kept is not None:
+            self._shared.keep(asked.match.node, kept[1])
             return kept[1]
         fault = self._refusal(asked)
         if fault is not None:

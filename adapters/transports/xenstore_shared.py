@@ -40,7 +40,7 @@ class Shared:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     running: dict[str, bool] = field(default_factory=dict)  # node of a request -> something changed there meanwhile
-    kept: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # node -> until when, what was answered
+    kept: dict[str, tuple[float, bytes, int]] = field(default_factory=dict)  # node -> until, answer, which connection
     kept_bytes: int = 0
     unbegun: set[str] = field(default_factory=set)  # nodes that were perhaps claimed, and were not executed
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -77,12 +77,18 @@ class Shared:
         self.forget(node)
         while self.kept and (self._holds_enough(len(body)) or next(iter(self.kept.values()))[0] < now):
             self.forget(next(iter(self.kept)))
-        self.kept[node] = (now + KEPT, body)
+        self.kept[node] = (now + KEPT, body, self.store.connections)
         self.kept_bytes += len(body)
 
+    def let_go(self, node: str) -> None:
+        """The request is gone: its client has the answer, or the store has forgotten both and the client asks again."""
+        kept = self.kept.get(node)
+        if kept is not None and kept[2] == self.store.connections:
+            self.forget(node)
+
     def forget(self, node: str) -> None:
-        """The client has its answer, or wants none."""
-        _, body = self.kept.pop(node, (0.0, b""))
+        """The answer is not needed any more."""
+        _, body, _ = self.kept.pop(node, (0.0, b"", 0))
         self.kept_bytes -= len(body)
 
     def _holds_enough(self, more: int) -> bool:

@@ -108,6 +108,11 @@ class Store(Nodes):
         """Whether a request would be sent now."""
         return self._connected.is_set()
 
+    @property
+    def connections(self) -> int:
+        """How often it has been connected so far; each time the store may have forgotten everything before."""
+        return self._connections
+
     async def until_connected(self) -> None:
         """Wait until it is."""
         await self._connected.wait()

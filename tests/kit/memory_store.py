@@ -104,6 +104,7 @@ class MemoryStore(Store):
         """Not connected within the block; afterwards each watched path comes again."""
         self._connected.clear()
         yield
+        self._connections += 1
         self._connected.set()
         for watch in self._watches.values():
             watch.tell(watch.path)

@@ -213,6 +213,23 @@ async def test_a_write_is_not_made_again_for_a_client_that_asks_again_since_the_
         assert [call.method for call in made.endpoint.calls] == ["write", "read"]
 
 
+async def test_nor_when_somebody_looks_before_the_client_asks_again() -> None:
+    async with world() as made:
+        made.put("write/1", a="x")
+        await made.quiet()
+        made.store.tree = {"/": made.store.tree["/"]}
+        with made.store.away():
+            pass
+        await made.quiet()
+        for watch in made.store._watches.values():  # an event from before, handled now
+            watch.tell(f"{REQUESTS}/write/1")
+        await made.quiet()
+        made.put("write/1", a="x")
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"x"}
+        assert len(made.endpoint.calls) == 1
+
+
 async def test_nor_when_the_store_forgot_all_while_it_was_made() -> None:
     async with world() as made:
         made.endpoint.open.clear()

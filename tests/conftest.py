@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-GRACE = 1.0  # seconds that a task or thread gets which is already ending
+GRACE = 20.0  # seconds that a task or thread gets which is already ending
 
 settings.register_profile("default", max_examples=100, deadline=None)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)

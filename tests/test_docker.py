@@ -25,7 +25,7 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-DEADLINE = 20.0  # seconds for a service to become healthy
+DEADLINE = 60.0  # seconds for a service to become healthy
 NEEDS_A_MACHINE = ("apt-get", "useradd", "install -d")  # RUN steps that would change this one
 
 pytestmark = [pytest.mark.install, pytest.mark.bus]

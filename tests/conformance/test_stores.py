@@ -13,7 +13,7 @@ from adapters.transports.xenstore_store import Store
 from tests.kit.memory_store import MemoryStore
 from tests.kit.xenstored import xenstored
 
-PATIENCE = 10.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 @pytest.fixture(params=["memory", "real"])

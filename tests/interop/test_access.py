@@ -38,7 +38,7 @@ print(json.dumps([answer.status, json.loads(answer.read())]))
 def ask(folder: Folder, uid: int, gids: Sequence[int], verb: str, target: str, body: object = None) -> tuple[int, Any]:
     asked = [str(folder.control), uid, list(gids), verb, target, None if body is None else json.dumps(body)]
     command = [sys.executable, "-c", ASK, json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     status, answer = json.loads(done.stdout)
     return status, answer

@@ -102,7 +102,7 @@ def test_a_call_in_flight_at_sigterm_is_still_answered(running: Process, folder:
     assert bus is not None
     to = ["--dest=org.example.toy", "/org/example/toy", "org.example.Toy1.Release"]
     subprocess.run(["dbus-send", f"--bus={bus[1]}", "--print-reply", *to], check=True, stdout=subprocess.DEVNULL)
-    client.join(20)
+    client.join(60)
     assert answers == ["released"]
     assert running.wait() == 0
 
@@ -123,7 +123,7 @@ def test_a_second_signal_ends_at_once(running: Process) -> None:
     running.wait_for("stopping")
     running.signal(signal.SIGTERM)
     assert running.wait() == -signal.SIGTERM
-    client.join(20)
+    client.join(60)
 
 
 def test_sighup_reads_the_mappings_again(running: Process, folder: Folder) -> None:

@@ -19,7 +19,7 @@ import pytest
 from gateway.demo.stage import PROGRAMS
 from tests.kit.gateway import ROOT
 
-PATIENCE = 30.0  # seconds
+PATIENCE = 60.0  # seconds
 
 pytestmark = pytest.mark.bus
 

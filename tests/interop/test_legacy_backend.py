@@ -63,7 +63,7 @@ class Old:
         self.session = str(self.xml("/RPC2", "session.login_with_password", "root", "xenroot")["Value"])
 
     def post(self, path: str, body: str) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("POST", path, body.encode())
             return connection.getresponse().read()
@@ -183,7 +183,7 @@ def test_another_upstream_gets_the_next_call_and_a_call_in_flight_keeps_the_old_
         _reload(old, tap)
         assert old.post("/RPC2", xmlrpc.client.dumps((old.session, VM), "VM.get_uuid")) == b"new"
         assert slow.is_alive()
-        slow.join(20)
+        slow.join(60)
         assert answers == [{"Status": "Success", "Value": "web"}]
         _reload(old, tap, back=True)
 

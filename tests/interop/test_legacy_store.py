@@ -73,7 +73,7 @@ def port(running: Stage, store: Xenstored, tmp_path: Path) -> Iterator[int]:
 
 
 def ask(port: int, method: str, *params: Any) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         connection.request("POST", "/memory/jsonrpc", json.dumps(request))

@@ -44,7 +44,7 @@ def twins(running: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=20)
+        super().__init__("localhost", timeout=60)
         self._path = path
 
     def connect(self) -> None:
@@ -54,7 +54,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def request(url: str, verb: str, path: str, body: bytes | None = None) -> tuple[HTTPResponse, bytes]:
     kind, _, where = url.partition("://")
-    connection = _UnixConnection(where) if kind == "http+unix" else http.client.HTTPConnection(where, timeout=20)
+    connection = _UnixConnection(where) if kind == "http+unix" else http.client.HTTPConnection(where, timeout=60)
     try:
         connection.request(verb, path, body)
         response = connection.getresponse()

@@ -32,7 +32,7 @@ def running() -> Iterator[Stage]:
 
 
 def post(running: Stage, path: str, body: str) -> bytes:
-    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
     try:
         connection.request("POST", path, body.encode())
         return connection.getresponse().read()

@@ -81,7 +81,7 @@ async def _command(*words: str) -> str:
 async def _run(*command: str, user: str | None = None, status: int = 0) -> str:
     other: dict[str, Any] = {"user": user, "extra_groups": [], "cwd": "/"} if user else {}
     running = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **other)
-    said, _ = await asyncio.wait_for(running.communicate(), 20)
+    said, _ = await asyncio.wait_for(running.communicate(), 60)
     assert running.returncode == status, said
     return said.decode()
 

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import xmlrpc.client
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
@@ -20,11 +19,12 @@ from pathlib import Path
 
 import pytest
 
+from adapters.backends.dbus_connection import OPEN_TIMEOUT
 from tests.kit.bus import EXTERNAL, PrivateBus, private_bus
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
 from tests.kit.services import toy_service
 
-DEADLINE = 20.0  # seconds
+DEADLINE = 60.0  # seconds
 USER = pwd.getpwnam("nobody")
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 ANYBODY = EXTERNAL + '<policy context="default"><allow user="*"/></policy>'
@@ -290,6 +290,8 @@ def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object
 
 @pytest.fixture
 def running(folder: Folder) -> Iterator[Process]:
+    """Whoever waits for its grace to pass waits longer than a test may."""
+    folder.config.write_text(f'grace = "10m"\n{folder.config.read_text()}')
     with gateway_process(folder.config) as process:
         yield process
 
@@ -299,7 +301,7 @@ def test_clients_that_only_keep_their_connection_do_not_delay_the_end(running: P
         assert client.echo("a") == "a"
         running.signal(signal.SIGTERM)
         assert silent.recv(1) == b""
-        assert running.wait(5) == 0
+        assert running.wait() == 0
     assert running.lines[-1]["event"] == "stopped, nothing in flight"
 
 
@@ -359,7 +361,7 @@ def test_a_bus_that_is_down_does_not_delay_the_end(running: Process, bus: Privat
     with proxy(running) as client, pytest.raises(xmlrpc.client.Fault, match="the call was not sent"):
         client.echo("a")
     running.signal(signal.SIGTERM)
-    assert running.wait(5) == 0
+    assert running.wait() == 0
     assert running.lines[-1]["event"] == "stopped, nothing in flight"
 
 
@@ -367,7 +369,7 @@ def test_a_bus_that_hangs_does_not_delay_the_end(folder: Folder, bus: PrivateBus
     os.kill(bus.pid, signal.SIGSTOP)
     with gateway_process(folder.config) as process:
         process.signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(0.9 * OPEN_TIMEOUT) == 0
 
 
 # Overload
@@ -383,16 +385,16 @@ def memory(process: Process) -> int:
     return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def hammer(process: Process, ended: Counter[str], count: int) -> None:
-    """Send large calls one after another; `ended` counts how each came out."""
+def hammer(process: Process, ended: list[str], count: int) -> None:
+    """Send large calls one after another; `ended` gets how each came out."""
     body = json.dumps({"jsonrpc": "2.0", "method": "swallow", "params": ["x" * BODY], "id": 1})
     client = HTTPConnection("127.0.0.1", port(process), timeout=DEADLINE)
     for _ in range(count):
         try:
             client.request("POST", "/jsonrpc", body)
-            ended[outcome(client.getresponse())] += 1
+            ended.append(outcome(client.getresponse()))
         except ConnectionError:  # refused while the body was still on its way
-            ended["closed"] += 1
+            ended.append("closed")
             client.close()
     client.close()
 
@@ -412,17 +414,17 @@ def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Fo
     folder.mapping(TOY_MAPPING.replace("label: {member: Label}", "swallow: {member: Label, params: [text]}"))
     folder.config.write_text(f'{folder.config.read_text()}[limits]\nmax_calls = 12\nmax_buffered = "4MiB"\n')
     with gateway_process(folder.config) as process:
-        hammer(process, Counter(), 100)
+        hammer(process, [], 100)
         before = memory(process)
-        ended: Counter[str] = Counter()
+        ended: list[str] = []  # a list: threads that count in a Counter lose counts
         clients = [threading.Thread(target=hammer, args=(process, ended, REQUESTS)) for _ in range(CONNECTIONS)]
         for client in clients:
             client.start()
         for client in clients:
             client.join()
-        assert ended.total() == CONNECTIONS * REQUESTS
+        assert len(ended) == CONNECTIONS * REQUESTS
         assert set(ended) <= {"toy", "closed", "too many calls at once, try again"}
-        assert min(ended["toy"], ended["too many calls at once, try again"]) > 0
+        assert {"toy", "too many calls at once, try again"} <= set(ended)
         assert memory(process) - before < GROWTH
         with proxy(process) as after:
             assert after.echo("still here") == "still here"

@@ -92,10 +92,10 @@ class Front:
         try:
             assert process.stderr.readline().startswith("recording ")
             yield process
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
-            process.wait(20)
+            process.wait(60)
             process.stderr.close()
 
     def lines(self) -> list[dict[str, Any]]:
@@ -242,9 +242,9 @@ def test_a_gateway_that_stops_ends_its_recordings_at_once(front: Front, tmp_path
             assert recording.stderr.readline().startswith("recording ")
             second.signal(signal.SIGTERM)
             assert second.wait() == 0
-            assert recording.wait(20) == 0
+            assert recording.wait(60) == 0
             assert "the gateway has stopped" in recording.stderr.read()
         finally:
             recording.kill()
-            recording.wait(20)
+            recording.wait(60)
             recording.stderr.close()

@@ -94,8 +94,6 @@ def test_no_confirmed_decision_is_lost_and_none_is_there_by_halves(tmp_path: Pat
     path = tmp_path / "state.db"
     chance = random.Random(5)
     with writing(path) as writer:
-        for _ in range(ROUNDS):
+        while min(writer.killed, writer.decided, writer.flushed) < ROUNDS:
             writer.round(chance)
             check(path, writer)
-        assert writer.decided > ROUNDS
-        assert writer.flushed > ROUNDS

@@ -30,7 +30,7 @@ def tools(running: Stage) -> Tools:
 
 
 def xenopsd(running: Stage, method: str, **named: Any) -> Any:
-    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
     try:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"debug_info": "x", "id": WEB, **named}}
         connection.request("POST", "/xenopsd/jsonrpc", json.dumps(request).encode())

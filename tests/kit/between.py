@@ -25,7 +25,7 @@ from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 10.0  # seconds
+PATIENCE = 60.0  # seconds
 ERROR = "org.freedesktop.DBus.Error.Failed"
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-DEADLINE = 5.0  # seconds after which a wait has failed
+DEADLINE = 60.0  # seconds after which a wait has failed
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dbus_fast._private.unmarshaller import Unmarshaller
 UNPACKED = Path(__file__).parents[2] / ".venv" / "dbus-broker"  # by scripts/setup
 BROKER = shutil.which("dbus-broker", path=f"{os.environ['PATH']}:{UNPACKED}")
 MISSING = "there is no dbus-broker here, and scripts/setup could not get one"
-PATIENCE = 10.0  # seconds that the broker has for each answer to its controller
+PATIENCE = 60.0  # seconds that the broker has for each answer to its controller
 MACHINE_ID = "0123456789abcdef0123456789abcdef"  # what Peer.GetMachineId tells; nobody asks
 # What the launcher gives it on a system bus; per user, and all of a test is one user.
 QUOTAS = {"bytes": 512 * 1024**2, "fds": 1024, "matches": 10_000, "objects": 10_000}

@@ -14,7 +14,7 @@ from adapters.transports.xenstore_connection import Connection
 
 HEADER = struct.Struct("=IIII")  # type, request id, transaction id, length (xs_wire.h); in the host's byte order
 DIRECTORY, READ, WATCH, START, END, WRITE, EVENT, ERROR, DIRECTORY_PART = 1, 2, 4, 6, 7, 11, 15, 16, 22
-PATIENCE = 10.0  # seconds for the client to do what it is about to do
+PATIENCE = 60.0  # seconds for the client to do what it is about to do
 
 
 def packed(operation: int, request: int, transaction: int, payload: bytes) -> bytes:

@@ -107,7 +107,7 @@ class Process:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def wait_for(self, event: str, seconds: float = 20.0) -> dict[str, Any]:
+    def wait_for(self, event: str, seconds: float = 60.0) -> dict[str, Any]:
         """The first line of the log whose event starts so."""
         with self._more:
             found = self._more.wait_for(lambda: self._find(event) or self._process.poll() is not None, seconds)
@@ -116,7 +116,7 @@ class Process:
         assert line is not None, f"ended without '{event}': {self.lines}"
         return line
 
-    def wait_until(self, holds: Callable[[list[dict[str, Any]]], bool], seconds: float = 20.0) -> None:
+    def wait_until(self, holds: Callable[[list[dict[str, Any]]], bool], seconds: float = 60.0) -> None:
         """Read on until the log is as it should be."""
         with self._more:
             assert self._more.wait_for(lambda: holds(self.lines), seconds), self.lines
@@ -130,7 +130,7 @@ class Process:
         """Send a signal."""
         self._process.send_signal(number)
 
-    def wait(self, seconds: float = 20.0) -> int:
+    def wait(self, seconds: float = 60.0) -> int:
         """Wait until it has ended, its log read to the end; returns its exit status."""
         status = self._process.wait(seconds)
         self._reader.join(seconds)

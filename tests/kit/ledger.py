@@ -18,7 +18,7 @@ from tests.kit.xenstored import Xenstored, xenstored
 from tests.soak import service
 
 BUS_NAME = "org.example.soak.ledger"
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds
 
 MAPPING = f"""\
 mapping: 1

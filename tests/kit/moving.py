@@ -93,7 +93,7 @@ class World:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for what this process or another one takes over."""
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(60):
             while not holds():
                 self.clock.changed.clear()
                 await self.clock.changed.wait()
@@ -146,7 +146,7 @@ async def world(
 ) -> AsyncIterator[World]:
     """A process on this state file."""
     clock = clock or Clock()
-    async with State(path, clock.changed.set, now=clock, clock=clock) as state:
+    async with State(path, clock.changed.set, now=clock, clock=clock, patience=60.0) as state:
         yield World(state, clock, list(routes or (movable(),)), holder)
 
 

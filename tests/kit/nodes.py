@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from adapters.transports.xenstore_store import Store
 
-PATIENCE = 10.0  # seconds before a test that waits for something gives up
+PATIENCE = 60.0  # seconds before a test that waits for something gives up
 
 
 @asynccontextmanager

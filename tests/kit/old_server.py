@@ -99,6 +99,6 @@ async def old_server(
         old.hold.set()
         for writer in tuple(old.open):
             writer.transport.abort()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             for _ in range(old.connections):
                 await old.left.acquire()

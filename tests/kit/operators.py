@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from gateway.steering import Steering
 from gateway.toggles import Toggles
 from tests.kit.control import START, STATE
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 GET_STATE = f"{ROOT}/method/xenopsd_2fVM_2eget_5fstate"
 
 
@@ -89,14 +89,20 @@ class Client:
 
     async def until_there(self) -> None:
         """Wait until somebody owns the gateway's name."""
+        await self.until_owner(lambda owner: owner is not None)
+
+    async def until_owner(self, holds: Callable[[str | None], bool]) -> None:
+        """Wait until the right one owns the gateway's name (None: nobody): a bus learns late who has gone."""
         bus = "org.freedesktop.DBus"
         rule = f"type='signal',sender='{bus}',member='NameOwnerChanged',arg0='{BUS_NAME}'"
         await self.ask("/org/freedesktop/DBus", f"{bus}.AddMatch", "s", rule, to=bus)
-        if await self.owner() is None:
-            await asyncio.wait_for(self._owned.wait(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            while not holds(await self.owner()):
+                await self._owned.wait()
+                self._owned.clear()
 
     def _received(self, message: Message) -> bool:
-        if message.member == "NameOwnerChanged" and message.body[0] == BUS_NAME and message.body[2]:
+        if message.member == "NameOwnerChanged" and message.body[0] == BUS_NAME:
             self._owned.set()
         if message.message_type is MessageType.SIGNAL and message.sender != "org.freedesktop.DBus":
             self.heard.put_nowait(message)

@@ -19,7 +19,7 @@ from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 10.0  # seconds for a process to do what it is about to do
+PATIENCE = 60.0  # seconds for a process to do what it is about to do
 SERVICES = ("xapi", "xenopsd", "storage", "squeezed", "networkd", "perfmon")
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 # What belongs to one connection, and so is never the same on two of them.
 OF_THE_CONNECTION = frozenset({b"connection", b"keep-alive", b"transfer-encoding"})

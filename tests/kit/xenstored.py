@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.kit.toolstack import load
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 10.0  # seconds for it to listen
+PATIENCE = 60.0  # seconds for it to listen
 
 starting = load(ROOT / "docker/xenstored/start.py")
 

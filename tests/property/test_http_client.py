@@ -48,7 +48,7 @@ async def _two_calls(said: bytes, *, closes: bool) -> tuple[Answer | Fault | Non
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 first = await line.send(b"1", POST)
-        second = await asyncio.wait_for(line.send(b"2", POST), 5)
+        second = await asyncio.wait_for(line.send(b"2", POST), 60)
         await line.stop()
     return first, second
 

@@ -51,7 +51,7 @@ class Clients:
     async def until(self, label: str, more: int) -> None:
         """Wait for this many more answers with that label."""
         goal = self.answers[label] + more
-        async with self.progress, asyncio.timeout(20):
+        async with self.progress, asyncio.timeout(60):
             await self.progress.wait_for(lambda: self.answers[label] >= goal)
 
     def stop(self) -> None:

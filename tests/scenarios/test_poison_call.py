@@ -128,7 +128,7 @@ class Siege:
         for number in range(HELD):
             client = await self.client(sorted(PATHS)[number % 2])
             self._held.append(asyncio.ensure_future(client.call("hold")))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await self._friend.call("held") != Reply(HELD):
                 pass
 

@@ -1,22 +1,25 @@
-"""A rollout in real time, with its file: from the first bad call to the rollback it is less than a second."""
+"""A rollout with its file and its own timers: from the first bad call to the rollback it is less than a second.
+
+Seconds as the gateway counts them, in looks: how long a look takes on a busy machine says nothing of the gateway.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from time import monotonic
 
 from gateway.core.limits import Limits
 from gateway.core.migration import Mode, Setting, Side
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.rollout import RolloutPlan, Step
-from gateway.moving import Moving
+from gateway.moving import FLUSH, Moving
 from gateway.rollout.engine import EVERY, SETTLE
 from gateway.rollout.orders import Orders, View
 from tests.kit.moving import movable
 
 CANARY = Setting(Mode.CANARY, 50_000)
-PLAN = RolloutPlan("quick", (Step(CANARY, least=10_000), Step(Setting(Mode.DBUS))), Limits(samples=50))
+SAMPLES = 50
+PLAN = RolloutPlan("quick", (Step(CANARY, least=10_000), Step(Setting(Mode.DBUS))), Limits(samples=SAMPLES))
 START = movable(plan=PLAN)
 GOOD, BAD = Reply("ok"), Fault(FaultCode.TIMEOUT, "late")
 
@@ -25,47 +28,50 @@ def _ignore(service: str, method: str, call: Call, outcome: Outcome, seconds: fl
     """Tell nobody."""
 
 
-class _Clients:
-    """Each look is a call on both sides, 500 in a second."""
+class _Watched:
+    """The running gateway's rollouts: its calls, and its looks at them."""
 
     def __init__(self, moving: Moving) -> None:
         self._note = moving.evidence.noting(_ignore)
-        self._moving = moving
+        self._toggles = moving.toggles
+        self._looked = asyncio.Condition()
+        self.looks = 0
+        moving.rollouts.pause = self._pause
 
     @property
     def mode(self) -> Mode:
-        return self._moving.toggles.setting(START).mode
+        return self._toggles.setting(START).mode
 
-    async def call(self, by_dbus: Outcome) -> None:
-        self._note("xenopsd", "VM.start", Call("VM.start"), GOOD, 0.01, Side.LEGACY)
-        self._note("xenopsd", "VM.start", Call("VM.start"), by_dbus, 0.01, Side.DBUS)
-        await asyncio.sleep(0.002)
+    def calls(self, by_dbus: Outcome) -> None:
+        """As many on both sides as are enough to judge by."""
+        for _ in range(SAMPLES):
+            self._note("xenopsd", "VM.start", Call("VM.start"), GOOD, 0.01, Side.LEGACY)
+            self._note("xenopsd", "VM.start", Call("VM.start"), by_dbus, 0.01, Side.DBUS)
 
+    async def next_look(self) -> None:
+        async with self._looked:
+            await self._looked.wait()
 
-async def _from_breach_to_rollback(file: Path) -> float:
-    """Seconds."""
-    async with Moving(file, lambda: [START]) as moving, asyncio.timeout(30):
-        clients = _Clients(moving)
-        begun = await Orders(moving.state, lambda: [START]).start("VM.start", "alice")
-        assert isinstance(begun, View)
-        settled = monotonic() + SETTLE + 5 * EVERY
-        while monotonic() < settled:
-            await clients.call(GOOD)
-            assert clients.mode is Mode.CANARY
-        breach = monotonic()
-        while clients.mode is Mode.CANARY:
-            await clients.call(BAD)
-        taken = monotonic() - breach
-        assert clients.mode is Mode.LEGACY
-        assert moving.toggles.effective(START).source(START).startswith("set by rollout quick ")
-        return taken
+    async def _pause(self, seconds: float) -> None:
+        self.looks += 1
+        async with self._looked:
+            self._looked.notify_all()
+        await asyncio.sleep(seconds)
 
 
 async def test_a_rollback_comes_within_a_second_of_the_breach(tmp_path: Path) -> None:
-    """A machine that stands still for a moment is no slow rollback: one of three is measured without such a moment."""
-    taken = []
-    for number in range(3):
-        taken.append(await _from_breach_to_rollback(tmp_path / f"state-{number}.db"))
-        if taken[-1] < 1.0:
-            return
-    raise AssertionError(taken)
+    async with Moving(tmp_path / "state.db", lambda: [START]) as moving, asyncio.timeout(60):
+        watched = _Watched(moving)
+        begun = await Orders(moving.state, lambda: [START]).start("VM.start", "alice")
+        assert isinstance(begun, View)
+        for _ in range(round(SETTLE / EVERY) + 5):
+            watched.calls(GOOD)
+            await watched.next_look()
+            assert watched.mode is Mode.CANARY
+        watched.calls(BAD)
+        breach = watched.looks
+        while watched.mode is Mode.CANARY:
+            await watched.next_look()
+        assert FLUSH + EVERY * (watched.looks - breach) <= 1.0
+        assert watched.mode is Mode.LEGACY
+        assert moving.toggles.effective(START).source(START).startswith("set by rollout quick ")

@@ -6,12 +6,12 @@ import asyncio
 import gc
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dbus_fast import Message
 
 from adapters.backends.dbus import Backend, Bus, Surroundings
 from gateway.core.model import Fault, FaultCode, Outcome, Reply
@@ -71,7 +71,8 @@ async def test_a_write_whose_outcome_is_unknown_says_so_and_is_never_made_again(
     route = toy_route("Write", "ss")
     with toy_service(bus.address, TOY):
         async with dbus_backend(one(bus.address)) as backend:
-            how, seconds = (ending, 0.3) if ending != "broker dies" else ("hang", PATIENCE)
+            how = "hang" if ending == "broker dies" else ending
+            seconds = 0.3 if ending == "hang" else PATIENCE
             writing = asyncio.ensure_future(ask(backend, route, str(journal), how, seconds=seconds))
             await ask(backend, LABEL)  # answered, or known not to be, after the write was executed
             if ending == "broker dies":
@@ -91,7 +92,7 @@ async def test_a_write_whose_outcome_is_unknown_says_so_and_is_never_made_again(
 
 
 async def test_ten_thousand_calls_that_time_out_leave_nothing(bus: PrivateBus) -> None:
-    """No reply handler, no body, no message, no deadline, no task; whoever calls then is answered."""
+    """No reply handler, no call of ours, no deadline, no task; whoever calls then is answered."""
     hang = toy_route("Echo", "s", "s", bind=lambda call: Traced(TOY, "/", "org.example.Toy1", "Hang", "s", ["x" * 999]))
     wide = one(bus.address, connections=2, per_destination=200)
     with toy_service(bus.address, TOY):
@@ -99,24 +100,23 @@ async def test_ten_thousand_calls_that_time_out_leave_nothing(bus: PrivateBus) -
             while backend.status()[0].connections < 2:
                 assert await ask(backend, LABEL) == Reply("toy")
             tasks = len(asyncio.all_tasks())
-            outcomes: list[Outcome] = []
-            while len(outcomes) < 10_000:
-                outcomes += await asyncio.gather(*(ask(backend, hang, seconds=0.001) for _ in range(180)))
-            codes = {told(outcome)[0] for outcome in outcomes}
-            assert FaultCode.TIMEOUT in codes
-            assert codes <= {FaultCode.TIMEOUT, FaultCode.BUSY}
-            assert sum(told(outcome)[0] is FaultCode.TIMEOUT for outcome in outcomes) >= 9_000
+            codes: Counter[FaultCode] = Counter()
+            while codes[FaultCode.TIMEOUT] < 10_000:
+                outcomes = await asyncio.gather(*(ask(backend, hang, seconds=0.001) for _ in range(180)))
+                codes.update(told(outcome)[0] for outcome in outcomes)
+            assert codes.keys() <= {FaultCode.TIMEOUT, FaultCode.BUSY}
             assert await ask(backend, LABEL) == Reply("toy")
             (pool,) = backend._pools.values()
             while len(pool._open) > 2:  # those that were renewed close by themselves
                 await asyncio.wait(list(pool._open.values()), return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
-            assert len(asyncio.all_tasks()) == tasks
+            async with asyncio.timeout(PATIENCE):
+                while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - a task that ends tells nobody
+                    await asyncio.sleep(0)
             for connection in pool._open:
                 assert not connection._waiting
                 assert not connection._bus._method_return_handlers
             assert backend.status()[0].in_flight == 0
             assert left(Traced) == left(Deadline) == 0
-            assert left(Message) <= 2  # the library's reader keeps the last one of each connection
 
 
 class Traced(MethodCall):

@@ -63,7 +63,7 @@ async def test_nothing_is_left_of_ten_thousand_that_were_in_time() -> None:
 async def test_a_lifted_deadline_cancels_nobody() -> None:
     deadlines = Deadlines()
     deadlines.start(0.0).lift()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await wait(deadlines, 0.01) == "late after 0.01"
     task = asyncio.current_task()
     assert task is not None

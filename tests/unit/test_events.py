@@ -21,7 +21,7 @@ from tests.kit.toy_routes import toy_route
 NAME = "org.example"
 VM = "org.example.VM1"
 MANAGER = "org.freedesktop.DBus.ObjectManager"
-PATIENCE = 10.0
+PATIENCE = 60.0
 OWNED = Missed(NAME, ":1.1", "it came")
 
 READ, READ_ALL = toy_route("GetAll"), toy_route("GetManagedObjects")

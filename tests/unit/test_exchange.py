@@ -552,7 +552,7 @@ async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same(monkeypa
     monkeypatch.setattr("gateway.exchange.READ_AT_ONCE", len(body(OLD_ANSWER)) - 1)
     front = Front(OLD_ANSWER, stat=SHADOW)
     assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not front.told.seen:  # noqa: ASYNC110 - the thread sets no event
             await asyncio.sleep(0)
     assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]

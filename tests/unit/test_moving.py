@@ -30,7 +30,7 @@ HELD = MethodId("toy", "echo")
 
 async def until(found: Callable[[], object]) -> None:
     """Wait for what comes by itself."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not found():  # noqa: ASYNC110 - it comes from a thread or another process, which set no event here
             await asyncio.sleep(0.01)
 

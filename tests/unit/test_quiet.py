@@ -39,7 +39,7 @@ async def test_work_is_begun_by_itself_when_it_is_quiet() -> None:
     desk = Desk()
     desk.put(1)
     assert desk.begun == []
-    await asyncio.wait_for(desk.any.wait(), 5)
+    await asyncio.wait_for(desk.any.wait(), 60)
     assert (desk.begun, len(desk.quiet)) == ([1], 0)
 
 

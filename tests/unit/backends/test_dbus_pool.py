@@ -356,7 +356,7 @@ async def test_a_service_that_answers_pings_again_is_called_again(bus: PrivateBu
 async def test_while_one_call_probes_the_others_are_refused_and_a_mute_service_stays_refused() -> None:
     clock = Clock()
     with private_bus() as bus, toy_service(bus.address, TOY) as service:
-        around = Surroundings(monotonic=clock, probe_patience=0.05)
+        around = Surroundings(monotonic=clock, probe_patience=0.5)
         async with running(replace(ONE, address=bus.address, breaker_failures=1), around) as pool:
             service.pause()
             hanging = asyncio.ensure_future(pool.call(ask("Label")))

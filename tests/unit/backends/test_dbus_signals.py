@@ -9,7 +9,7 @@ import pytest
 from adapters.backends import dbus_signals
 from adapters.backends.dbus import Backend, Bus
 from gateway.core.marshal import Variant
-from gateway.core.model import Event, Reply
+from gateway.core.model import Event, Missed, Reply
 from gateway.core.route import MethodCall, Subscription
 from tests.kit.backends import PATIENCE, dbus_backend
 from tests.kit.bus import PrivateBus, private_bus
@@ -134,9 +134,13 @@ async def test_a_storm_is_cut_short_and_the_state_is_read_instead(
     async with backend(bus) as service, service.subscribe(SHOUTED) as feed:
         await missed(feed)
         await shout(service, "storm", times=500)
-        assert [await anext(feed) for _ in range(50)] == [shouted("storm")] * 50
-        assert (await missed(feed)).why == "listening from now on"
-        assert service.status()[0].storms == 1
+        told = 0
+        while isinstance(news := await anext(feed), Event):
+            told += 1
+        assert 50 <= told < 500  # more than 50 only where a second ended meanwhile
+        assert isinstance(news, Missed)
+        assert news.why == "listening from now on"
+        assert service.status()[0].storms >= 1  # on a slow machine the calm is over before the storm
 
 
 async def test_a_subscriber_who_does_not_listen_costs_bounded_room(

@@ -17,7 +17,7 @@ from gateway.state import file
 from gateway.state.state import POLL, State
 from tests.kit.kept import START, STOP, client, counted, entry, mode, override, pair
 
-SOON = 5.0  # seconds in which what must come comes
+SOON = 60.0  # seconds in which what must come comes
 
 
 class Watched(State):

@@ -11,7 +11,7 @@ import structlog
 
 from gateway.state.thread import Thread
 
-SOON = 5.0  # seconds in which what must come comes
+SOON = 60.0  # seconds in which what must come comes
 
 
 @contextmanager

@@ -28,11 +28,11 @@ async def line(url: str, limits: LineLimits | None = None, room: Room | None = N
     try:
         yield made
     finally:
-        await asyncio.wait_for(made.stop(), 5)
+        await asyncio.wait_for(made.stop(), 60)
 
 
 async def send(line: Line, carried: Carried = POST, *, repeatable: bool = False) -> Answer | Fault:
-    return await asyncio.wait_for(line.send(b"hi", carried, repeatable=repeatable), 5)
+    return await asyncio.wait_for(line.send(b"hi", carried, repeatable=repeatable), 60)
 
 
 async def answer(line: Line, carried: Carried = POST) -> Answer:
@@ -216,7 +216,7 @@ class Careless:
 
 async def test_a_call_that_was_not_read_is_told_by_a_unix_socket_and_sent_again(tmp_path: Path) -> None:
     server = Careless(tmp_path / "socket")
-    async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(60), asyncio.TaskGroup() as group:
         first = group.create_task(answer(xapi))
         await server.accept()
         await server.answer(b"first")
@@ -231,7 +231,7 @@ async def test_a_call_that_was_not_read_is_told_by_a_unix_socket_and_sent_again(
 
 async def test_a_new_connection_on_which_the_call_was_not_read_executed_nothing(tmp_path: Path) -> None:
     server = Careless(tmp_path / "socket")
-    async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(60), asyncio.TaskGroup() as group:
         call = group.create_task(refusal(xapi))
         await server.accept()
         await server.close_unread()

@@ -29,14 +29,14 @@ async def again(
 ) -> Answer:
     assert connection.begin(REQUEST, bodiless=bodiless)
     with Held(room or Room()) as held:
-        return await asyncio.wait_for(connection.answer(limit, held), 5)
+        return await asyncio.wait_for(connection.answer(limit, held), 60)
 
 
 async def gone(connection: Connection) -> None:
     closed = connection.closed
     connection.abort()
     if closed is not None:
-        await asyncio.wait_for(asyncio.wait([closed]), 5)
+        await asyncio.wait_for(asyncio.wait([closed]), 60)
         closed.cancelled() or closed.exception()
 
 
@@ -67,7 +67,7 @@ async def test_who_reads_a_body_is_told_at_once_of_a_chunk_that_is_none(pieces: 
                 connection.data_received(piece)
                 await asyncio.sleep(0)  # it is read
             with pytest.raises(HttpProcessingError):
-                await asyncio.wait_for(reading, 5)
+                await asyncio.wait_for(reading, 60)
         await gone(connection)
 
 
@@ -128,7 +128,7 @@ async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_
         connection = await connect(site(old.url), 5)
         await again(connection)
         old.close_connections()
-        await asyncio.wait_for(old.left.acquire(), 5)
+        await asyncio.wait_for(old.left.acquire(), 60)
         old.left.release()
         assert not connection.begin(REQUEST, bodiless=False)
         assert len(old.requests) == 1
@@ -170,7 +170,7 @@ async def test_a_large_request_is_written_whole(tmp_path: Path) -> None:
         request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         assert connection.begin(request, bodiless=False)
         with Held(Room()) as held:
-            await asyncio.wait_for(connection.answer(1000, held), 5)
+            await asyncio.wait_for(connection.answer(1000, held), 60)
         assert old.requests == [request]
         await gone(connection)
 
@@ -180,7 +180,7 @@ async def test_an_idle_connection_closes_itself() -> None:
         connection = await connect(site(old.url), 5)
         await again(connection)
         connection.rest(0.01)
-        await asyncio.wait_for(old.left.acquire(), 5)
+        await asyncio.wait_for(old.left.acquire(), 60)
         old.left.release()
         assert not connection.is_reusable
 

@@ -16,7 +16,7 @@ from gateway.core.nodes import template
 from tests.kit.answering import Answering
 from tests.kit.memory_store import MemoryStore
 
-PATIENCE = 5.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 def offer(endpoint: Answering, path: str = "/svc", domains: Domains | None = None) -> Offer:

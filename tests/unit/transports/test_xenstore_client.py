@@ -66,7 +66,7 @@ async def line(store: Served, **options: bool) -> AsyncIterator[Line]:
 
 
 async def send(line: Line) -> Answer | Fault:
-    return await asyncio.wait_for(line.send(LOGIN, Carried()), 5)
+    return await asyncio.wait_for(line.send(LOGIN, Carried()), 60)
 
 
 async def refusal(store: Served) -> Fault:

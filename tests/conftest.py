@@ -1,4 +1,7 @@
-"""What holds for every test: it leaves nothing behind, and chance repeats itself. Knows nothing of what is tested."""
+"""What holds for every test: it leaves nothing behind, runs only what set-up brings, and chance repeats itself.
+
+Knows nothing of what is tested.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.kit.programs import forbid_others
+
 GRACE = 20.0  # seconds that a task or thread gets which is already ending
 
 settings.register_profile("default", max_examples=100, deadline=None)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+forbid_others()
 
 
 @pytest.fixture(autouse=True)

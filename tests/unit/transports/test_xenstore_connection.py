@@ -214,7 +214,7 @@ async def test_a_request_that_is_not_answered_in_time_fails_alone_and_its_answer
         late = read(connection, "/late")
         assert await read(connection, "/in/time") == b"x"
         pass_time(connection)
-        with pytest.raises(LateError, match=r"^/late: the store did not answer READ in 10 s$"):
+        with pytest.raises(LateError, match=rf"^/late: the store did not answer READ in {PATIENCE:g} s$"):
             await late
         assert await read(connection, "/last") == b"x"
         assert not connection.lost

@@ -1,0 +1,35 @@
+"""Which programs a test may run: those that scripts/setup brings, and those that every Debian has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = ("/bin/", "/sbin/", "/usr/")  # a program anywhere else is a test's own, or of .venv
+XEN = "/usr/lib/xen-"  # where the package is that scripts/setup finds by its version
+ESSENTIAL = frozenset({"bash", "cat", "false", "sh", "sleep", "timeout", "true"})
+
+
+def promised() -> Mapping[str, str]:
+    """Program -> its package, as scripts/setup installs them."""
+    done = subprocess.run([ROOT / "scripts/setup", "--programs"], capture_output=True, text=True, check=True)
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def forbid_others() -> None:
+    """From now on this process fails an assertion when it starts another program."""
+    known = promised().keys() | ESSENTIAL
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen":
+            program = os.fsdecode(arguments[0])
+            of_system = "/" not in program or (program.startswith(SYSTEM) and program != sys.executable)
+            if of_system and not program.startswith(XEN):
+                assert Path(program).name in known, f"{program}: PACKAGE in scripts/setup does not name it, so add it"
+
+    sys.addaudithook(look)

@@ -2,7 +2,7 @@
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bus bench soak fuzz fresh-machine clean
+.PHONY: help setup check test test-busy demo bus bench soak fuzz fresh-machine clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -17,8 +17,11 @@ check: setup ## what must hold before a commit: format, lint, types, import cont
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q -n auto tests/unit
 
-test: check ## check, then all other tests
-	$(BIN)/pytest -q tests --ignore tests/unit
+test: check ## check, then all other tests, a file of them on each core
+	$(BIN)/pytest -q -n auto --dist loadfile -rs tests --ignore tests/unit
+
+test-busy: setup ## the same beside two busy loops, RUNS=1 times: what depends on the machine's speed fails here
+	for run in $$(seq $(or $(RUNS),1)); do scripts/busy $(MAKE) --no-print-directory test || exit; done
 
 demo: setup ## the main job on real input: bus, sample toolstack, xenstore, gateway, clients that are not ours
 	$(BIN)/xcp-gateway demo

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from gateway.demo.stage import PROGRAMS, STORE_PROGRAMS
-from tests.kit.programs import promised
+from tests.kit.programs import ROOT, promised
 
 
 def test_every_program_of_set_up_is_here() -> None:
@@ -23,3 +25,14 @@ def test_the_demo_needs_nothing_that_set_up_does_not_bring() -> None:
 def test_a_test_that_runs_a_program_which_set_up_does_not_bring_fails(program: str) -> None:
     with pytest.raises(AssertionError, match=f"{program}: PACKAGE in scripts/setup does not name it"):
         subprocess.run([program], check=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a fresh machine")
+def test_where_no_mirror_answers_the_fresh_machine_says_so_by_its_status(tmp_path: Path) -> None:
+    """Nothing is proved then, and nothing has failed: .ci/run tells the two apart."""
+    environment = {**os.environ, "MIRROR": "http://127.0.0.1:1/", "SCRATCH": str(tmp_path)}
+    command = [ROOT / "scripts/fresh-machine"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "http://127.0.0.1:1/ does not answer" in done.stderr
+    assert list(tmp_path.iterdir()) == []

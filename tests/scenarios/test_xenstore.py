@@ -32,7 +32,7 @@ from tests.soak import service
 
 pytestmark = pytest.mark.bus
 
-PATIENCE = 100.0  # seconds
+PATIENCE = 240.0  # seconds
 UNKNOWN = str(FAULT_CODES[FaultCode.NO_REPLY])
 REFUSED = str(FAULT_CODES[FaultCode.ACCESS_DENIED])
 BUSY = str(FAULT_CODES[FaultCode.BUSY])

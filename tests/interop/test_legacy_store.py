@@ -39,6 +39,8 @@ socket = "{folder}/control"
 format = "json"
 """
 
+HURRIED = pytest.mark.parametrize("port", ["2s"], indirect=True)
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Stage]:
@@ -122,6 +124,7 @@ def test_nothing_is_left_in_the_store(port: int, old: Twin, store: Xenstored) ->
     assert_nothing_is_left(store, "login", "balance-memory")
 
 
+@HURRIED
 def test_a_service_that_is_not_registered_or_not_alive_executed_nothing(port: int, old: Twin, store: Xenstored) -> None:
     old.kill()
     text = "the old service 'squeezed' is not registered in the store; nothing was executed"
@@ -131,7 +134,7 @@ def test_a_service_that_is_not_registered_or_not_alive_executed_nothing(port: in
     assert away == "the old service 'squeezed' cannot be reached: the store is away; nothing was executed"
 
 
-@pytest.mark.parametrize("port", ["2s"], indirect=True)
+@HURRIED
 def test_a_request_that_is_not_answered_in_time_is_taken_back(port: int, old: Twin, store: Xenstored) -> None:
     old.switch(balance_memory={"slow": 30})
     late = ask(port, "balance_memory", "dbg")

@@ -17,13 +17,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.kit.programs import forbid_others
 
 GRACE = 20.0  # seconds that a task or thread gets which is already ending
 
-settings.register_profile("default", max_examples=100, deadline=None)
+settings.register_profile(
+    "default",
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # which is the machine
+)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 

@@ -231,7 +231,7 @@ def _run(command: str, workdir: Path) -> None:
     """A RUN step; `pip` and `python` are the ones of this environment."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-c", command], cwd=workdir, env=environment, capture_output=True, text=True, timeout=100, check=False
+        ["bash", "-c", command], cwd=workdir, env=environment, capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 

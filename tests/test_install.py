@@ -68,7 +68,7 @@ def test_the_demo_says_what_it_needs_and_then_runs_where_no_checkout_is(
     wheel: Path, installed: Path, tmp_path: Path
 ) -> None:
     demo = str(installed / "xcp-gateway"), "demo"
-    done = subprocess.run(demo, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(demo, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert "pip install 'xcp-gateway[demo]'" in done.stdout
     options = "--python", str(installed / "python"), "install", "--quiet"
@@ -85,6 +85,6 @@ def _shipped(example: str) -> set[Path]:
 
 def _run(*command: str, cwd: Path = ROOT) -> str:
     """What a command prints; it must succeed."""
-    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

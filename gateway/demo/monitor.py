@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-PATIENCE = 20.0  # seconds until we say that the monitor shows nothing
+PATIENCE = 60.0  # seconds until we say that the monitor shows nothing
 
 _METHOD_CALL = re.compile(
     r"^method call .* sender=(\S+) -> destination=(\S+) .* path=(\S+); interface=(\S+); member=(\S+)$"

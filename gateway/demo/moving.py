@@ -27,7 +27,7 @@ OF_WEB, OF_DB = str(2 * 2**30), str(4 * 2**30)  # bytes
 KIB = str(2 * 2**20)  # the planted fault: the old xapi tells the memory of `web` in KiB
 SHARE = "75"  # per cent of the VMs; `web` is one of them, `db` is not: the hash of method and VM says so
 INDENT = 6  # columns that are not the command's
-PATIENCE = 20.0  # seconds for an observation to be counted
+PATIENCE = 60.0  # seconds for an observation to be counted
 
 
 def moving(stage: Stage, show: Show) -> None:

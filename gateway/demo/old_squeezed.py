@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pyxs
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 class RpcError(Exception):

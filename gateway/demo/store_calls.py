@@ -11,7 +11,7 @@ from gateway.demo.old_squeezed import RpcError, Squeezed
 from gateway.demo.show import Show, is_
 from gateway.demo.stage import Stage
 
-PATIENCE = 20.0  # seconds for an answer
+PATIENCE = 60.0  # seconds for an answer
 MEMORY = str(2 * 2**20)  # KiB that `web` has
 
 

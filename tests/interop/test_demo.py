@@ -32,7 +32,7 @@ def demo(checkout: Path = ROOT, **environment: str) -> tuple[int, str]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
     assert "Traceback" not in done.stdout + done.stderr

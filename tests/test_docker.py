@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 DEADLINE = 60.0  # seconds for a service to become healthy
 NEEDS_A_MACHINE = ("apt-get", "useradd", "install -d")  # RUN steps that would change this one
 
-pytestmark = [pytest.mark.install, pytest.mark.bus]
+pytestmark = [pytest.mark.install, pytest.mark.bus, pytest.mark.timeout(1000)]  # seconds; each step has its own limit
 
 
 class Step(NamedTuple):

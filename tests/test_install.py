@@ -19,7 +19,7 @@ EXAMPLES = ("mappings", "toolstack", "bus", "xenstored")
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-pytestmark = pytest.mark.install
+pytestmark = [pytest.mark.install, pytest.mark.timeout(1000)]  # seconds; each command has its own limit
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,8 @@ async def left_behind(path: str) -> list[str]:
     return found
 
 
-async def test_64_clients_ask_10000_times_and_each_request_is_answered_once(tmp_path: Path) -> None:
-    asked = tokens(reads=5000, writes=5000)
+async def test_64_clients_ask_2000_times_and_each_request_is_answered_once(tmp_path: Path) -> None:
+    asked = tokens(reads=1000, writes=1000)
     with ledger(tmp_path) as world:
         clients = Clients(world.store.path, asked)
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:

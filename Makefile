@@ -21,7 +21,7 @@ test: check ## check, then all other tests, a file of them on each core
 	$(BIN)/pytest -q -n auto --dist loadfile -rs tests --ignore tests/unit
 
 test-busy: setup ## the same beside two busy loops, RUNS=1 times: what depends on the machine's speed fails here
-	for run in $$(seq $(or $(RUNS),1)); do scripts/busy $(MAKE) --no-print-directory test || exit; done
+	for run in $$(seq $(or $(RUNS),1)); do scripts/busy make --no-print-directory test || exit; done
 
 demo: setup ## the main job on real input: bus, sample toolstack, xenstore, gateway, clients that are not ours
 	$(BIN)/xcp-gateway demo

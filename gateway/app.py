@@ -276,7 +276,7 @@ class Gateway(Assembly):
             and request.path in (None, key.path)
             and request.codec in (None, exchange.codec.name)
         ]
-        knows = [exchange for exchange in fits if request.method in exchange.table.routes]
+        knows = [exchange for exchange in fits if exchange.table.find(request.method).route is not None]
         if not fits:
             known = ", ".join(str(key) for key in self.endpoints.exchanges)
             raise LookupError(f"no such endpoint; there are: {known}")

@@ -49,6 +49,7 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
         listeners=set(settings.listener) if settings else None,
         upstreams=parts.spoken(settings) if settings else None,
         may_be_empty=settings is not None and not paths and parts.forwards(settings),
+        spellings=parts.SPELLINGS,
     )
     if problems or settings is None or not live:
         return Checked(table, problems, ())
@@ -58,7 +59,12 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
 def compiled(path: Path, content: bytes) -> tuple[Table, list[Problem]]:
     """A mapping file as if it held this."""
     return build(
-        [path], codecs=set(parts.CODECS), dialects=set(parts.DIALECTS), listeners=None, contents={path: content}
+        [path],
+        codecs=set(parts.CODECS),
+        dialects=set(parts.DIALECTS),
+        listeners=None,
+        contents={path: content},
+        spellings=parts.SPELLINGS,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from adapters.dialects import status
 from gateway.core import ports
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.spelling import AS_WRITTEN
 
 INTERNAL_ERROR = "Internal_error"  # what nearly every interface makes of an exception it has no word for
 
@@ -23,6 +24,7 @@ class Dialect(ports.Dialect):
     """
 
     name = "xapi_idl"
+    spelling = AS_WRITTEN
 
     def __init__(self, protocol: str) -> None:
         self._status = protocol == "xmlrpc"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.core.exposure import Exposure
 from gateway.core.publication import Doorbell, Publication
 from gateway.core.route import Route
+from gateway.core.spelling import AS_WRITTEN, Spelling
 from gateway.mapping.idl import Interface
 
 
@@ -20,6 +22,16 @@ class EndpointKey:
 
     def __str__(self) -> str:
         return f"{self.listener} {self.path}"
+
+
+class Found(NamedTuple):
+    """The route of a call. `task_prefix` is what was put before the name for a task as result; empty for a plain call."""
+
+    route: Route | None
+    task_prefix: str = ""
+
+
+NOT_MAPPED = Found(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,20 @@ class EndpointTable:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     exposure: Exposure | None = None  # how it is reached in a xenstore
     forwards_to: str | None = None  # the upstream that answers all that is not mapped here
+    spelling: Spelling = AS_WRITTEN  # the dialect's: in which forms a method is called
+    _others: Mapping[str, str] = field(init=False, repr=False, compare=False)  # a further spelling -> a name of `routes`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_others", self.spelling.index(self.routes))
+
+    def find(self, method: str) -> Found:
+        """The route of a method in whatever form a client writes its name."""
+        route = self.routes.get(method)
+        if route is not None:
+            return Found(route)
+        name, prefix = self.spelling.read(method)
+        route = self.routes.get(name) or self.routes.get(self._others.get(name, name))
+        return Found(route, prefix if route is not None else "")
 
 
 @dataclass(frozen=True, slots=True)

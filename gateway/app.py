@@ -25,7 +25,7 @@ from gateway.core.route import Route
 from gateway.exchange import Exchange
 from gateway.log import lines_lost
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import Table, changes, describe_routes
+from gateway.mapping.table import Table, changes, describe_routes, ungoverned
 from gateway.replaying import Replaying
 from gateway.rollout.orders import Orders
 from gateway.steering import Steering
@@ -183,6 +183,7 @@ class Gateway(Assembly):
             "stores": [store.status() for store in self.stores],
             "operators": None if self._operators is None else self._operators.status(),
             "state": {"place": self.moving.state.place, "trouble": self.moving.state.trouble},
+            "ungoverned": ungoverned(self.table),
             "services": health.rows(self.table, services, self.calls, self._asks_bus),
         }
 

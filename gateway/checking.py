@@ -13,14 +13,17 @@ from gateway.config import Config
 from gateway.mapping.compile import build
 from gateway.mapping.live import differences
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import Table
+from gateway.mapping.table import Table, ungoverned
 
 BUS_PATIENCE = 2.0  # seconds that start, and a live check, wait for the buses
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What `check` found. `notes`: what could not be held against a running service, and why."""
+    """What `check` found.
+
+    `notes`: what no mode governs; what could not be held against a running service, and why.
+    """
 
     table: Table
     problems: Sequence[Problem]
@@ -52,7 +55,7 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
         spellings=parts.SPELLINGS,
     )
     if problems or settings is None or not live:
-        return Checked(table, problems, ())
+        return Checked(table, problems, [] if problems else ungoverned(table))
     return asyncio.run(_check_live(settings, table))
 
 
@@ -79,7 +82,7 @@ async def _check_live(settings: Config, table: Table) -> Checked:
         problems, notes = await differences(table, backend.introspect)
     finally:
         await backend.stop()
-    return Checked(table, problems, notes)
+    return Checked(table, problems, [*ungoverned(table), *notes])
 
 
 async def connected(backend: parts.Backend) -> None:

@@ -23,6 +23,8 @@ def print_status(answer: Mapping[str, Any]) -> None:
         out.print(answer["state"]["trouble"], style="red", markup=False, soft_wrap=True)
     else:
         out.print(f"state: {answer['state']['place']}", markup=False, soft_wrap=True)
+    for what in answer["ungoverned"]:
+        out.print(f"no mode governs this: {what}", markup=False, soft_wrap=True)
     operators = answer["operators"]
     if operators is not None and not operators["connected"]:
         out.print(

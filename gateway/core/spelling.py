@@ -37,6 +37,10 @@ class Spelling:
         """The further spellings of a mapped name, without prefixes."""
         return (name.replace(".", self.joined),) if self.joined and name.count(".") == 1 else ()
 
+    def forms(self, name: str) -> tuple[str, ...]:
+        """Every other form of a mapped name, those that ask for a task too."""
+        return (*self.others(name), *(prefix + name for prefix in self.task_prefixes))
+
     def index(self, names: Iterable[str]) -> Mapping[str, str]:
         """Further spelling -> mapped name. The mapping compiler refuses two methods that share a spelling."""
         return {other: name for name in names for other in self.others(name)}

@@ -100,7 +100,10 @@ class Table:
 def describe_routes(table: Table) -> list[Mapping[str, object]]:
     """One entry for each method at each endpoint and doorbell, in the words of `xcp-gateway routes`."""
     called = [
-        _described_route(name, str(endpoint.key), f"{endpoint.codec}/{endpoint.dialect}", route)
+        {
+            **_described_route(name, str(endpoint.key), f"{endpoint.codec}/{endpoint.dialect}", route),
+            "spellings": endpoint.spelling.forms(name),
+        }
         for endpoint in table.endpoints.values()
         for name, route in endpoint.routes.items()
     ]
@@ -118,7 +121,23 @@ def _described_route(name: str, endpoint: str, protocol: str, route: Route) -> M
         "mode": route.migration.setting.mode.value,
         "timeout": route.timeout,
         "source": route.source,
+        "spellings": (),
     }
+
+
+def ungoverned(table: Table) -> list[str]:
+    """What no mode governs, each in a sentence: calls that a legacy service may execute whatever the mode is."""
+    found: dict[str, None] = {}
+    for key, endpoint in table.endpoints.items():
+        if endpoint.forwards_to is not None and endpoint.routes:
+            why = f"what cannot be read as a call goes to '{endpoint.forwards_to}' as it came (unmapped: forward)"
+            found[f"{key}: {why}, whatever the modes of its methods"] = None
+        for route in endpoint.routes.values():
+            if route.migration.tasks == "legacy" and endpoint.spelling.task_prefixes:
+                forms = " and ".join(prefix + route.method for prefix in endpoint.spelling.task_prefixes)
+                why = f"'{route.migration.upstream}' answers {forms} in every mode but off (async: legacy)"
+                found[f"{route.source}: {why}"] = None
+    return list(found)
 
 
 def changes(old: Table, new: Table) -> tuple[list[str], list[str], list[str]]:

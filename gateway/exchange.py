@@ -150,7 +150,9 @@ class Exchange(Endpoint):
         plan = task_plan(route, plan)
         if plan.answer is None:
             why = f"{plan.why}; call {route.method} without '{task_prefix}'"
-            return RefusedCall(call, self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, why, data=[why]), task))
+            return RefusedCall(
+                call, self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, why, data=[why]), task)
+            )
         return Asked(call, task, plan)
 
     def _task_route(self, route: Route, prefix: str) -> Route:
@@ -257,9 +259,7 @@ class Exchange(Endpoint):
         """What could not be read is forwarded as an unmapped call is."""
         return Asked(Call(UNMAPPED), self._forwarding, _FORWARDED) if isinstance(each, Fault) else each
 
-    def _not_forwarded(
-        self, envelope: Envelope, asked: Sequence[_Passable], fault: Fault, seconds: float
-    ) -> Answer:
+    def _not_forwarded(self, envelope: Envelope, asked: Sequence[_Passable], fault: Fault, seconds: float) -> Answer:
         for each in map(self._routed, asked):
             self._note(each, fault, seconds)
             self._once_it_has_left(self._record, each, fault, seconds)

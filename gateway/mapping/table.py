@@ -49,7 +49,9 @@ class EndpointTable:
     exposure: Exposure | None = None  # how it is reached in a xenstore
     forwards_to: str | None = None  # the upstream that answers all that is not mapped here
     spelling: Spelling = AS_WRITTEN  # the dialect's: in which forms a method is called
-    _others: Mapping[str, str] = field(init=False, repr=False, compare=False)  # a further spelling -> a name of `routes`
+    _others: Mapping[str, str] = field(
+        init=False, repr=False, compare=False
+    )  # a further spelling -> a name of `routes`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_others", self.spelling.index(self.routes))

@@ -130,6 +130,7 @@ class Plan:
     rest: str = ""  # the parameter that is a struct of what is given by any other name
     structs: tuple[Apart, ...] = ()
     arguments: tuple[Take, ...] = ()
+    dropped: tuple[int, ...] = ()  # parameters that are not used, and whose value is a single one
 
     @property
     def origins(self) -> tuple[tuple[int, *tuple[str, ...]], ...]:
@@ -140,11 +141,26 @@ class Plan:
 
 def compile_bind(plan: Plan) -> Bind:
     """The function that binds calls; it raises MarshalError or ParameterCountError."""
-    arrange = compile_arrange(plan)
+    arrange = _single_where_dropped(plan, compile_arrange(plan))
     direct = tuple(take for take in plan.arguments if isinstance(take, Taken))
     if not plan.structs and len(direct) == len(plan.arguments) and not placeholders(plan.target.object_path):
         return _bind_directly(plan, arrange, direct)
     return _bind(plan, arrange)
+
+
+def _single_where_dropped(plan: Plan, arrange: Arrange) -> Arrange:
+    """A struct for a parameter that is not used is one of named parameters, which would all be lost."""
+    if not plan.dropped:
+        return arrange
+
+    def arrange_and_look(call: Call) -> Slots:
+        slots = arrange(call)
+        for slot in plan.dropped:
+            if isinstance(slots[slot], dict | list):
+                raise MarshalError("a single value, which is not used", slots[slot]).at(*_place(plan, call, (slot,)))
+        return slots
+
+    return arrange_and_look
 
 
 def _bind_directly(plan: Plan, arrange: Arrange, direct: Sequence[Taken]) -> Bind:

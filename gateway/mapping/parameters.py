@@ -339,6 +339,7 @@ class _Work:
             session=self.session in self.names,
             rest=next((spec.name for spec in self.specs if "rest" in spec.data), ""),
             structs=tuple(self.structs),
+            dropped=tuple(index for index, spec in enumerate(self.specs) if _is_single(spec)),
             arguments=(*self._fixed(), *(self.taken[a.name] for a in self.callee.ins if a.name in self.taken)),
         )
 
@@ -353,6 +354,11 @@ class _Work:
         argument = self.types.get(index)
         told = str(spec.data.get("documentation", "")) or (argument.documentation if argument else "")
         return Parameter(spec.name, _legacy_type(spec, argument), required=not spec.has_default, documentation=told)
+
+
+def _is_single(spec: _Spec) -> bool:
+    """A parameter that is dropped is a single value, unless its default is a struct or an array."""
+    return "drop" in spec.data and not isinstance(spec.data.get("default"), dict | list)
 
 
 class _Field(_Spec):

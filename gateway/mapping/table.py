@@ -25,7 +25,7 @@ class EndpointKey:
 
 
 class Found(NamedTuple):
-    """The route of a call. `task_prefix` is what was put before the name for a task as result; empty for a plain call."""
+    """The route of a call. `task_prefix`: what stood before the name, for a task as result; empty for a plain call."""
 
     route: Route | None
     task_prefix: str = ""

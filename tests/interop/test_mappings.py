@@ -253,6 +253,33 @@ def test_networkd_takes_named_parameters_and_then_the_rest(running: Stage) -> No
     assert works(network("Network.get_statistics", DBG))["eth1"]["carrier"] is True
 
 
+def test_networkd_takes_them_over_json_too(running: Stage) -> None:
+    """As xapi sends them; the text for the log must never become the name of a bridge."""
+    network = rpc(running, "/networkd/jsonrpc")
+    wanted = {"name": "br7", "other_config": {"a": "b"}, "igmp_snooping": True, "mac": "02:00:00:00:00:07"}
+    assert network("Network.Bridge.create", {**wanted, "vlan": ["xenbr0", 7]}, DBG) is None
+    bridges = network("Network.Bridge.get_all", DBG, None)
+    assert "br7" in bridges
+    assert DBG not in bridges
+    assert network("Network.Bridge.get_all_ports", {"name": "br7", "from_cache": True}, DBG) == {}
+    assert network("Network.Bridge.destroy", {"name": "br7", "force": True}, DBG) is None
+    gone = network("Network.Bridge.get_all_ports", {"name": "br7"}, DBG)
+    assert gone["message"] == "Bridge_does_not_exist"
+
+
+@pytest.mark.parametrize("path", ["/networkd", "/networkd/jsonrpc"])
+def test_a_struct_where_a_text_is_expected_makes_no_bridge(running: Stage, path: str) -> None:
+    ask = xml(running, path) if path == "/networkd" else rpc(running, path)
+    before = rpc(running, "/networkd/jsonrpc")("Network.Bridge.get_all", DBG, None)
+    for params, place in (
+        (({"mac": "02:00:00:00:00:08"}, {"name": "br8"}, "br8"), "expected a single value, which is not used"),
+        (({"name": {"a": "b"}}, DBG), "$.params.name: expected s, got a struct"),
+        (({"name": "br8", "dbg": {"name": "br8"}},), "$.params.dbg: expected a single value"),
+    ):
+        assert place in str(ask("Network.Bridge.create", *params))
+    assert rpc(running, "/networkd/jsonrpc")("Network.Bridge.get_all", DBG, None) == before
+
+
 # perfmon
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.core.marshal import Variant
 from gateway.core.model import Value
+from gateway.core.refusal import MarshalError
 from tests.kit.mapping import build_methods
 
 START = "member: Start, object_path: '/org/example/vm/{vm}'"
@@ -14,7 +15,9 @@ START = "member: Start, object_path: '/org/example/vm/{vm}'"
 BODIES: list[tuple[str, tuple[Value, ...], list[object]]] = [
     ("{member: Add, params: [name, memory]}", ("a", 5), ["a", 5]),
     ("{member: Add, params: [memory, name]}", (5, "a"), ["a", 5]),
-    ("{member: Add, params: [{name: dbg, drop: true}, name, memory]}", ({"x": [None]}, "a", 5), ["a", 5]),
+    ("{member: Add, params: [{name: dbg, drop: true}, name, memory]}", (None, "a", 5), ["a", 5]),
+    ("{member: Add, params: [name, memory, {name: o, drop: true, default: {}}]}", ("a", 5, {"x": [None]}), ["a", 5]),
+    ("{member: Add, params: [name, memory, {name: o, drop: true, default: {}}]}", ("a", 5), ["a", 5]),
     ("{member: Add, params: [{name: label, to: name}, {name: kib, to: memory}]}", ("a", 5), ["a", 5]),
     ("{member: Add, params: [name], args: {memory: 7}}", ("a",), ["a", 7]),
     ("{member: Add, params: [name, {name: memory, default: 9}]}", ("a",), ["a", 9]),
@@ -81,6 +84,28 @@ def test_parameters_are_described_for_help_texts(tmp_path: Path) -> None:
     assert (str(vm.type), vm.required, vm.documentation) == ("s", True, "")
     assert (str(paused.type), paused.required, paused.documentation) == ("b", True, "Not yet.")
     assert (str(force.type), force.required, force.documentation) == ("b", False, "At once.")
+
+
+@pytest.mark.parametrize(
+    ("params", "named", "place"),
+    [
+        (
+            ({"name": "xenbr9", "memory": 5}, "a", 5),
+            {},
+            "$.params[0]: expected a single value, which is not used, got a",
+        ),
+        (("a", 5), {"dbg": ["x"]}, "$.params.dbg: expected a single value, which is not used, got an array"),
+    ],
+)
+@pytest.mark.parametrize("target", ["member: Add", "member: Add, object_path: '/vm/{name}'"])
+def test_a_struct_for_a_parameter_that_is_not_used_is_refused(
+    tmp_path: Path, params: tuple[Value, ...], named: dict[str, Value], place: str, target: str
+) -> None:
+    """It is one of named parameters, sent where they are not understood: all of them would be lost."""
+    built = build_methods(tmp_path, f"m: {{{target}, params: [{{name: dbg, drop: true}}, name, memory]}}")
+    with pytest.raises(MarshalError) as caught:
+        built.bind("m", *params, **named)
+    assert str(caught.value).startswith(place)
 
 
 def test_a_parameter_that_is_dropped_or_taken_apart_has_no_type(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def port(running: Stage, store: Xenstored, tmp_path: Path) -> Iterator[int]:
     (mappings / "idl").symlink_to(ROOT / "mappings/idl")
     text = (ROOT / "mappings/squeezed.yaml").read_text()
     text = text.replace("defaults: {", "defaults: {mode: legacy, ", 1)
+    text = text.replace("codec: jsonrpc, dialect: xapi_idl", "codec: jsonrpc, dialect: plain", 1)  # a client of today
     (mappings / "squeezed.yaml").write_text(text)
     config = tmp_path / "gateway.toml"
     config.write_text(CONFIG.format(bus=running.bus, store=store.path, folder=tmp_path))

@@ -165,10 +165,15 @@ class _Work:
         record, kind = self._record(result)
         if not self.callee.objects:
             return Result(shaping.one(Item(0, record)), kind)
-        key = self.callee.key
-        named = (key.name, shaping.property_decoder(key.type, self.variants)) if key else None
-        decode = shaping.records(self.callee.interface.name, named, record)
+        refuse = self.callee.duplicates == "error"
+        decode = shaping.records(self.callee.interface.name, self._key(), record, refuse=refuse)
         return Result(shaping.one(Item(0, decode)), parse_one("a{sa{sv}}"))
+
+    def _key(self) -> shaping.RecordKey:
+        key = self.callee.key
+        if isinstance(key, str):
+            return {"element": shaping.element_key, "path": shaping.path_key}[key]
+        return shaping.property_key(key.name, shaping.property_decoder(key.type, self.variants))
 
     def _record(self, result: Scope) -> tuple[Decode, Type]:
         known = {

@@ -161,8 +161,18 @@ def test_a_property_of_another_type_than_the_idl_says_is_refused(tmp_path: Path)
         route.shape([Variant("u", 1)])
 
 
-def test_two_objects_with_one_key_are_refused(tmp_path: Path) -> None:
-    route = build_methods(tmp_path, "m: {managed_objects: {key: NameLabel}}").route("m")
+def test_objects_with_one_key_are_told_by_their_paths_unless_the_mapping_refuses_them(tmp_path: Path) -> None:
+    methods = "m: {managed_objects: {key: NameLabel}}\nn: {managed_objects: {key: NameLabel, on_duplicate: error}}"
+    built = build_methods(tmp_path, methods)
     record = {"org.example.VM1": {"NameLabel": Variant("s", "same")}}
-    with pytest.raises(MarshalError, match="expected objects with a key each"):
-        route.shape([{"/a": record, "/b": record}])
+    objects = [{"/a": record, "/b": record}]
+    assert built.route("m").shape(objects) == {"/a": {"NameLabel": "same"}, "/b": {"NameLabel": "same"}}
+    with pytest.raises(MarshalError, match="expected a key for the record that no other has"):
+        built.route("n").shape(objects)
+
+
+@pytest.mark.parametrize(("key", "named"), [("path", "/x/dev_11_22"), ("element", "dev_11_22"), ("PowerState", "on")])
+def test_a_record_is_named_by_a_property_or_by_its_path(tmp_path: Path, key: str, named: str) -> None:
+    route = build_methods(tmp_path, f"m: {{managed_objects: {{key: {key}}}}}").route("m")
+    objects = {"/x/dev_11_22": {"org.example.VM1": {"PowerState": Variant("s", "on")}}}
+    assert route.shape([objects]) == {named: {"PowerState": "on"}}

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -77,7 +76,7 @@ def test_a_bad_name_is_shortened_in_the_message() -> None:
 @pytest.mark.parametrize(("text", "element"), ESCAPED)
 def test_a_path_element_is_escaped_as_sd_bus_does(text: str, element: str) -> None:
     assert names.escape_path_element(text) == element
-    assert names.unescape_path_element(element) == text
+    assert names.unescape_path_element(element) == (element if "\0" in text else text)
 
 
 @given(st.text(st.characters()))

@@ -111,8 +111,12 @@ def test_objects_with_the_interface_become_records() -> None:
 
 
 # Two that share a key, one that has none, one that is well.
-SHARED = {f"/{name}": {"I": properties} for name, properties in
-          {"a": {"Id": Variant("u", 1)}, "b": {"Id": Variant("u", 1)}, "c": {}, "d": {"Id": Variant("u", 4)}}.items()}  # fmt: skip
+SHARED = {
+    "/a": {"I": {"Id": Variant("u", 1)}},
+    "/b": {"I": {"Id": Variant("u", 1)}},
+    "/c": {"I": {}},
+    "/d": {"I": {"Id": Variant("u", 4)}},
+}
 
 
 def test_objects_without_a_key_of_their_own_are_refused() -> None:

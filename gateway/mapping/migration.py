@@ -178,7 +178,7 @@ _UNSAID = "effect is idempotent, and no 'shadow: true' says that the call may ru
 
 def taking(plan: Plan, name: str) -> Callable[[Call], str | None]:
     """What a call has for a parameter, as the text of a key."""
-    find = parameter(plan, name)
+    find = parameter(plan, name, translated=True)
     return lambda call: _text(find(call))
 
 

@@ -62,6 +62,7 @@ class Callee:
     record: bool = False  # the out-argument is all properties of the interface
     objects: bool = False  # the out-argument is the records of all objects that have the interface
     key: Property | Literal["element", "path"] = "element"  # of the records
+    key_class: str = ""  # the legacy class that the keys are references of, where it is not the object's first
     duplicates: Literal["error", "path"] = "path"  # what becomes of records without a key of their own
     members: tuple[str, ...] = ()  # what the running service must have
     documentation: str = ""
@@ -209,6 +210,8 @@ def _managed_objects(scope: Scope, site: Site) -> Callee | None:
     said = scope.data if isinstance(scope.data, Mapping) else {}
     listed = replace(managed_objects(site), duplicates=said.get("on_duplicate", "path"))
     if said.get("key", "element") in _PATH_KEYS:
+        if "class" in said:
+            scope.at("class").fail("'class' goes with a property as key", level="schema", key=True)
         return replace(listed, key=said.get("key", "element"))
     key = _accessible(scope.at("key"), site, "read")
     if key is None:
@@ -216,7 +219,9 @@ def _managed_objects(scope: Scope, site: Site) -> Callee | None:
     if not _is_key(key.type):
         scope.at("key").fail(f"'{key.name} {key.type}' cannot be a key: text or a whole number is needed")
         return None
-    return replace(listed, key=key)
+    if "class" in said and key.type.code != "s":
+        scope.at("class").fail(f"'class' needs a text as key, and {key.name} is {key.type}", key=True)
+    return replace(listed, key=key, key_class=said.get("class", ""))
 
 
 _PATH_KEYS = ("element", "path")

@@ -7,6 +7,7 @@ import json
 import xmlrpc.client
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import pytest
 
@@ -105,10 +106,35 @@ def test_xenapi_reads_records_and_fields(running: Stage, session: str) -> None:
     record = works(api("VM.get_record", session, web))
     assert (record["memory_static_max"], record["VCPUs_max"]) == (str(2 * GIB), "2")
     assert works(api("VM.get_all_records", session)).keys() == set(works(api("VM.get_all", session)))
-    assert works(api("VM_metrics.get_record", session, works(api("VM.get_metrics", session, web))))["uuid"] == WEB
+    metrics = works(api("VM.get_metrics", session, web))
+    assert metrics == record["metrics"]
+    own = works(api("VM_metrics.get_record", session, metrics))
+    assert own == works(api("VM_metrics.get_all_records", session))[metrics]
+    assert own["VCPUs_number"] == "2"
     assert works(api("VM.get_data_sources", session, web))[0]["name_label"] == "cpu_usage"
     assert fails(api("host.get_record", session, "OpaqueRef:x")) == ["HANDLE_INVALID", "host", "OpaqueRef:x"]
     assert fails(api("VM.get_by_uuid", session, "no")) == ["UUID_INVALID", "VM", "no"]
+
+
+def test_no_two_objects_of_any_class_share_a_reference_or_a_uuid(running: Stage, session: str) -> None:
+    """Xen Orchestra keeps all of them in one table: of two that share an entry it loses one."""
+    api = xml(running, "/")
+    names = [name for name in api("system.listMethods") if name.endswith(".get_all_records")]
+    assert {"VM.get_all_records", "VM_metrics.get_all_records", "host.get_all_records"} <= set(names)
+    records = [item for name in names for item in works(api(name, session)).items()]
+    references = [reference for reference, _ in records]
+    uuids = [record["uuid"] for _, record in records]
+    assert len(set(references)) == len(references) > 6
+    assert len(set(uuids)) == len(uuids)
+    assert all(UUID(uuid).version == 4 and f"OpaqueRef:{uuid}" in references for uuid in uuids)
+
+
+def test_a_reference_of_one_class_is_none_of_another(running: Stage, session: str) -> None:
+    api = xml(running, "/")
+    vm = f"OpaqueRef:{WEB}"
+    metrics = works(api("VM.get_metrics", session, vm))
+    assert fails(api("VM_metrics.get_record", session, vm)) == ["HANDLE_INVALID", "VM_metrics", vm]
+    assert fails(api("VM.get_record", session, metrics)) == ["HANDLE_INVALID", "VM", metrics]
 
 
 def test_xenapi_makes_changes_runs_and_destroys_a_vm(running: Stage, session: str) -> None:

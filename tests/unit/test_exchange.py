@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import xmlrpc.client
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
@@ -253,8 +254,10 @@ class Front:
         codec: str = "jsonrpc",
         dialect: str = "plain",
         forwards_to: str | None = None,
+        dotted: Mapping[str, Setting] = MappingProxyType({}),  # methods whose names are no Python names
         **methods: Setting,
     ) -> None:
+        methods = {**methods, **dotted}
         self.upstreams = kit.Scripted({"old": (codec, dialect)}, whole)
         self.told = Told()
         self.asked: list[str] = []
@@ -411,7 +414,7 @@ TASKS = SPELLINGS[2:]
 
 def xapi(setting: Setting, whole: Answer | Fault = OLD_ANSWER) -> Front:
     """VM.start before a xapi that answers all that is not mapped."""
-    return Front(whole, dialect="xenapi", forwards_to="old", **{"VM.start": setting})
+    return Front(whole, dialect="xenapi", forwards_to="old", dotted={"VM.start": setting})
 
 
 def call(method: str) -> bytes:
@@ -427,7 +430,9 @@ async def test_a_method_that_is_off_is_off_in_every_spelling(spelling: str) -> N
 
 
 async def test_no_spelling_in_a_multicall_escapes_the_mode() -> None:
-    front = Front(OLD_ANSWER, codec="xmlrpc", dialect="xenapi", forwards_to="old", **{"VM.start": Setting(Mode.OFF)})
+    front = Front(
+        OLD_ANSWER, codec="xmlrpc", dialect="xenapi", forwards_to="old", dotted={"VM.start": Setting(Mode.OFF)}
+    )
     calls = [{"methodName": spelling, "params": []} for spelling in SPELLINGS]
     answer = body(await front.answer(xmlrpc.client.dumps((calls,), "system.multicall").encode()))
     assert answer.count(b"is switched off") == len(SPELLINGS)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.formats import of_class
 from gateway.core.marshal import Variant
-from gateway.core.model import Value
+from gateway.core.model import Call, Value
+from gateway.core.names import escape_path_element
 from gateway.core.refusal import MarshalError
 from tests.kit.mapping import build_methods
 
@@ -76,6 +78,20 @@ def test_a_parameter_is_escaped_into_the_object_path(tmp_path: Path) -> None:
     built = build_methods(tmp_path, f"m: {{{START}, params: [vm, paused, force]}}")
     assert built.bind("m", "../x", True, False).object_path == "/org/example/vm/_2e_2e_2fx"
     assert built.bind("m", 7, True, False).object_path == "/org/example/vm/_37"
+
+
+def test_a_reference_of_a_second_class_is_that_of_the_object(tmp_path: Path) -> None:
+    param = "{name: vm, format: {class: VM_metrics}}"
+    methods = f"m: {{{START}, params: [{param}, paused, force], coerce: legacy, key: vm}}\n"
+    methods += f"n: {{member: Add, params: [{param.replace('vm', 'name')}, memory]}}"
+    built = build_methods(tmp_path, methods)
+    vm = "11111111-aaaa-4aaa-8aaa-000000000001"
+    metrics = of_class("VM_metrics")(vm)
+    assert built.bind("m", metrics, False, False).object_path == "/org/example/vm/" + escape_path_element(vm)
+    assert built.bind("n", name=metrics, memory=5).body == [vm, 5]
+    key = built.route("m").migration.key
+    assert key is not None
+    assert key.take(Call("m", (metrics,))) == vm  # its canary divides the objects, as those of the first class do
 
 
 def test_parameters_are_described_for_help_texts(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.formats import of_class
 from gateway.core.marshal import MarshalError, Variant
 from gateway.core.model import Value
 from tests.kit.mapping import build_methods
@@ -169,6 +170,35 @@ def test_objects_with_one_key_are_told_by_their_paths_unless_the_mapping_refuses
     assert built.route("m").shape(objects) == {"/a": {"NameLabel": "same"}, "/b": {"NameLabel": "same"}}
     with pytest.raises(MarshalError, match="expected a key for the record that no other has"):
         built.route("n").shape(objects)
+
+
+def test_a_second_class_has_references_of_its_own(tmp_path: Path) -> None:
+    form = "{class: VM_metrics}"
+    methods = f"m: {{managed_objects: {{key: NameLabel, class: VM_metrics}}, result: {{own: {{from: NameLabel, format: {form}}}}}}}\n"
+    methods += f"n: {{property: NameLabel, result: {{format: {form}}}}}\n"
+    built = build_methods(tmp_path, methods)
+    vm = "OpaqueRef:11111111-aaaa-4aaa-8aaa-000000000001"
+    metrics = of_class("VM_metrics")(vm)
+    objects = {"/a": {"org.example.VM1": {"NameLabel": Variant("s", vm)}}}
+    assert built.route("m").shape([objects]) == {metrics: {"own": metrics}}
+    assert built.route("n").shape([Variant("s", vm)]) == metrics
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("managed_objects: {key: Memory, class: c}", "'class' needs a text as key, and Memory is t"),
+        ("managed_objects: {key: path, class: c}", "'class' goes with a property as key"),
+        ("property: Memory, result: {format: {class: c}}", "cannot be shown as a reference of c: one of s is needed"),
+        (
+            "member: At, params: [{name: when, drop: true, format: {class: c}}], args: {when: 1}",
+            "does not go with 'drop'",
+        ),
+    ],
+)
+def test_what_is_no_reference_belongs_to_no_class(tmp_path: Path, entry: str, problem: str) -> None:
+    (found,) = build_methods(tmp_path, f"m: {{{entry}}}").problems
+    assert problem in found
 
 
 @pytest.mark.parametrize(("key", "named"), [("path", "/x/dev_11_22"), ("element", "dev_11_22"), ("PowerState", "on")])

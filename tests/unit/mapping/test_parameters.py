@@ -88,7 +88,7 @@ def test_a_reference_of_a_second_class_is_that_of_the_object(tmp_path: Path) -> 
     vm = "11111111-aaaa-4aaa-8aaa-000000000001"
     metrics = of_class("VM_metrics")(vm)
     assert built.bind("m", metrics, False, False).object_path == "/org/example/vm/" + escape_path_element(vm)
-    assert built.bind("n", name=metrics, memory=5).body == [vm, 5]
+    assert built.bind("n", metrics, 5).body == [vm, 5]
     key = built.route("m").migration.key
     assert key is not None
     assert key.take(Call("m", (metrics,))) == vm  # its canary divides the objects, as those of the first class do

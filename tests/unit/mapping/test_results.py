@@ -174,7 +174,8 @@ def test_objects_with_one_key_are_told_by_their_paths_unless_the_mapping_refuses
 
 def test_a_second_class_has_references_of_its_own(tmp_path: Path) -> None:
     form = "{class: VM_metrics}"
-    methods = f"m: {{managed_objects: {{key: NameLabel, class: VM_metrics}}, result: {{own: {{from: NameLabel, format: {form}}}}}}}\n"
+    own = f"{{own: {{from: NameLabel, format: {form}}}}}"
+    methods = f"m: {{managed_objects: {{key: NameLabel, class: VM_metrics}}, result: {own}}}\n"
     methods += f"n: {{property: NameLabel, result: {{format: {form}}}}}\n"
     built = build_methods(tmp_path, methods)
     vm = "OpaqueRef:11111111-aaaa-4aaa-8aaa-000000000001"

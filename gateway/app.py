@@ -183,7 +183,7 @@ class Gateway(Assembly):
             "stores": [store.status() for store in self.stores],
             "operators": None if self._operators is None else self._operators.status(),
             "state": {"place": self.moving.state.place, "trouble": self.moving.state.trouble},
-            "ungoverned": ungoverned(self.table),
+            "ungoverned": ungoverned(self.table, parts.passing(self.settings)),
             "services": health.rows(self.table, services, self.calls, self._asks_bus),
         }
 

@@ -54,8 +54,9 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
         may_be_empty=settings is not None and not paths and parts.forwards(settings),
         spellings=parts.SPELLINGS,
     )
+    passing = {} if settings is None else parts.passing(settings)
     if problems or settings is None or not live:
-        return Checked(table, problems, [] if problems else ungoverned(table))
+        return Checked(table, problems, [] if problems else ungoverned(table, passing))
     return asyncio.run(_check_live(settings, table))
 
 
@@ -82,7 +83,7 @@ async def _check_live(settings: Config, table: Table) -> Checked:
         problems, notes = await differences(table, backend.introspect)
     finally:
         await backend.stop()
-    return Checked(table, problems, [*ungoverned(table), *notes])
+    return Checked(table, problems, [*ungoverned(table, parts.passing(settings)), *notes])
 
 
 async def connected(backend: parts.Backend) -> None:

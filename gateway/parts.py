@@ -81,6 +81,15 @@ def forwards(settings: Config) -> bool:
     return any(listener.unmapped == "forward" for listener in settings.listener.values())
 
 
+def passing(settings: Config) -> dict[str, str]:
+    """Listeners that send what no endpoint takes to an upstream, and that upstream."""
+    return {
+        name: listener.upstream
+        for name, listener in settings.listener.items()
+        if listener.unmapped == "forward" and listener.upstream is not None
+    }
+
+
 def spoken(settings: Config) -> dict[str, frozenset[str]]:
     """What each upstream understands as it comes: "xmlrpc/xenapi"."""
     return {

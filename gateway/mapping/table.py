@@ -127,9 +127,16 @@ def _described_route(name: str, endpoint: str, protocol: str, route: Route) -> M
     }
 
 
-def ungoverned(table: Table) -> list[str]:
-    """What no mode governs, each in a sentence: calls that a legacy service may execute whatever the mode is."""
+def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
+    """What no mode governs, each in a sentence: calls that a legacy service may execute whatever the mode is.
+
+    `passing`: listeners that send what no endpoint takes to an upstream, and that upstream.
+    """
     found: dict[str, None] = {}
+    for listener, upstream in passing.items():
+        paths = {key.path for key, endpoint in table.endpoints.items() if key.listener == listener and endpoint.routes}
+        if paths and "/" not in paths:
+            found[f"{listener}: requests to a path of no endpoint go to '{upstream}' as they came"] = None
     for key, endpoint in table.endpoints.items():
         if endpoint.forwards_to is not None and endpoint.routes:
             why = f"what cannot be read as a call goes to '{endpoint.forwards_to}' as it came (unmapped: forward)"

@@ -137,15 +137,18 @@ def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
         paths = {key.path for key, endpoint in table.endpoints.items() if key.listener == listener and endpoint.routes}
         if paths and "/" not in paths:
             found[f"{listener}: requests to a path of no endpoint go to '{upstream}' as they came"] = None
+    unread: dict[str, list[str]] = {}
     for key, endpoint in table.endpoints.items():
         if endpoint.forwards_to is not None and endpoint.routes:
-            why = f"what cannot be read as a call goes to '{endpoint.forwards_to}' as it came (unmapped: forward)"
-            found[f"{key}: {why}, whatever the modes of its methods"] = None
+            unread.setdefault(endpoint.forwards_to, []).append(str(key))
         for route in endpoint.routes.values():
             if route.migration.tasks == "legacy" and endpoint.spelling.task_prefixes:
                 forms = " and ".join(prefix + route.method for prefix in endpoint.spelling.task_prefixes)
                 why = f"'{route.migration.upstream}' answers {forms} in every mode but off (async: legacy)"
                 found[f"{route.source}: {why}"] = None
+    for upstream, keys in unread.items():
+        where = ", ".join(keys)
+        found[f"{where}: what cannot be read as a call goes to '{upstream}' as it came (unmapped: forward)"] = None
     return list(found)
 
 

@@ -298,7 +298,7 @@ def test_a_struct_where_a_text_is_expected_makes_no_bridge(running: Stage, path:
     ask = xml(running, path) if path == "/networkd" else rpc(running, path)
     before = rpc(running, "/networkd/jsonrpc")("Network.Bridge.get_all", DBG, None)
     for params, place in (
-        (({"mac": "02:00:00:00:00:08"}, {"name": "br8"}, "br8"), "expected a single value, which is not used"),
+        (({"mac": "02:00:00:00:00:08"}, {"name": "br8"}, "br8"), "$.params[1]: expected a single value"),
         (({"name": {"a": "b"}}, DBG), "$.params.name: expected s, got a struct"),
         (({"name": "br8", "dbg": {"name": "br8"}},), "$.params.dbg: expected a single value"),
     ):

@@ -25,7 +25,7 @@ from gateway.core.route import Route
 from gateway.exchange import Exchange
 from gateway.log import lines_lost
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import Table, changes, describe_routes
+from gateway.mapping.table import Table, changes, describe_routes, ungoverned
 from gateway.replaying import Replaying
 from gateway.rollout.orders import Orders
 from gateway.steering import Steering
@@ -183,6 +183,7 @@ class Gateway(Assembly):
             "stores": [store.status() for store in self.stores],
             "operators": None if self._operators is None else self._operators.status(),
             "state": {"place": self.moving.state.place, "trouble": self.moving.state.trouble},
+            "ungoverned": ungoverned(self.table, parts.passing(self.settings)),
             "services": health.rows(self.table, services, self.calls, self._asks_bus),
         }
 
@@ -276,7 +277,7 @@ class Gateway(Assembly):
             and request.path in (None, key.path)
             and request.codec in (None, exchange.codec.name)
         ]
-        knows = [exchange for exchange in fits if request.method in exchange.table.routes]
+        knows = [exchange for exchange in fits if exchange.table.find(request.method).route is not None]
         if not fits:
             known = ", ".join(str(key) for key in self.endpoints.exchanges)
             raise LookupError(f"no such endpoint; there are: {known}")

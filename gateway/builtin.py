@@ -8,7 +8,7 @@ from gateway import __version__
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.route import Route
 from gateway.core.signature import INTEGER_RANGES, Type
-from gateway.mapping.table import EndpointTable
+from gateway.mapping.table import NOT_MAPPED, EndpointTable
 
 # The names of XML-RPC's introspection convention (system.methodSignature) for D-Bus types.
 XMLRPC_TYPES: Mapping[str, str] = {
@@ -45,6 +45,7 @@ class Builtins:
 
     def __init__(self, table: EndpointTable, codec: str) -> None:
         self._routes = table.routes
+        self._find = table.find
         self._codec = codec
         self._title = f"{table.key.listener} {table.key.path}"
         self._methods: dict[str, Callable[[], Value]] = {
@@ -69,8 +70,9 @@ class Builtins:
         return None
 
     def _describe(self, about: Callable[[Route], Value], name: Value) -> Outcome:
-        if isinstance(name, str) and name in self._routes:
-            return Reply(about(self._routes[name]))
+        route, task_prefix = self._find(name) if isinstance(name, str) else NOT_MAPPED
+        if route is not None and not task_prefix:
+            return Reply(about(route))
         if isinstance(name, str) and name in self._names:
             return Reply("undef" if about is _signatures else f"{name} is answered by the gateway itself.")
         return Fault(

@@ -13,14 +13,17 @@ from gateway.config import Config
 from gateway.mapping.compile import build
 from gateway.mapping.live import differences
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import Table
+from gateway.mapping.table import Table, ungoverned
 
 BUS_PATIENCE = 2.0  # seconds that start, and a live check, wait for the buses
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What `check` found. `notes`: what could not be held against a running service, and why."""
+    """What `check` found.
+
+    `notes`: what no mode governs; what could not be held against a running service, and why.
+    """
 
     table: Table
     problems: Sequence[Problem]
@@ -49,16 +52,23 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
         listeners=set(settings.listener) if settings else None,
         upstreams=parts.spoken(settings) if settings else None,
         may_be_empty=settings is not None and not paths and parts.forwards(settings),
+        spellings=parts.SPELLINGS,
     )
+    passing = {} if settings is None else parts.passing(settings)
     if problems or settings is None or not live:
-        return Checked(table, problems, ())
+        return Checked(table, problems, [] if problems else ungoverned(table, passing))
     return asyncio.run(_check_live(settings, table))
 
 
 def compiled(path: Path, content: bytes) -> tuple[Table, list[Problem]]:
     """A mapping file as if it held this."""
     return build(
-        [path], codecs=set(parts.CODECS), dialects=set(parts.DIALECTS), listeners=None, contents={path: content}
+        [path],
+        codecs=set(parts.CODECS),
+        dialects=set(parts.DIALECTS),
+        listeners=None,
+        contents={path: content},
+        spellings=parts.SPELLINGS,
     )
 
 
@@ -73,7 +83,7 @@ async def _check_live(settings: Config, table: Table) -> Checked:
         problems, notes = await differences(table, backend.introspect)
     finally:
         await backend.stop()
-    return Checked(table, problems, notes)
+    return Checked(table, problems, [*ungoverned(table, parts.passing(settings)), *notes])
 
 
 async def connected(backend: parts.Backend) -> None:

@@ -121,9 +121,10 @@ class Dispatcher:
         """Whether an old service takes messages of this codec and dialect as they are."""
         return self._upstreams is not None and self._upstreams.speaks(upstream, codec, dialect)
 
-    def refuse(self, call: Call, fault: Fault) -> Fault:
-        """Account for a call that nobody is asked to answer."""
-        self.note(UNMAPPED, UNMAPPED, call, fault, 0.0, None)
+    def refuse(self, call: Call, fault: Fault, route: Route | None = None) -> Fault:
+        """Account for a call that nobody is asked to answer; no `route`: it is not mapped."""
+        service, method = (UNMAPPED, UNMAPPED) if route is None else (route.service, route.method)
+        self.note(service, method, call, fault, 0.0, None)
         return fault
 
     async def _ask(

@@ -11,15 +11,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
+from typing import TypeAlias
 
 import structlog
 
 from gateway.builtin import Builtins
 from gateway.core.frozen import value
 from gateway.core.migration import Migration, Mode, Setting, Side
-from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.model import (
+    BARE,
+    Answer,
+    Call,
+    Carried,
+    Envelope,
+    Fault,
+    FaultCode,
+    Outcome,
+    Peer,
+    RefusedCall,
+    Reply,
+)
 from gateway.core.names import shown
-from gateway.core.policy import Plan
+from gateway.core.policy import Plan, task_plan
 from gateway.core.ports import Codec, Dialect, Endpoint
 from gateway.core.recording import UNKEPT, Taken
 from gateway.core.route import Effect, Route, unmapped
@@ -43,13 +56,17 @@ def _ignore(_: Fault) -> None:
 
 
 @value
-class _Asked:
+class Asked:
     """One call of a message as the mapping sees it, and who answers it. No route: nobody but the gateway itself."""
 
     call: Call
     route: Route | None
     plan: Plan
 
+
+# An entry of a message. What could not be read (a Fault) may go to the legacy service, a refused call never does.
+_Passable: TypeAlias = Asked | Fault
+_Entry: TypeAlias = _Passable | RefusedCall
 
 _NOBODY = Plan(None)
 
@@ -86,6 +103,7 @@ class Exchange(Endpoint):
         self._recorder = recorder or Recorder()
         known = {"protocol": codec.name, "dialect": dialect.name, "path": table.key.path}
         self.known: Mapping[str, object] = {**known, "agent": ""}  # of a caller without headers
+        self._tasks: dict[str, Route] = {}
         self._forwarding = None if table.forwards_to is None else _forwarding(table.forwards_to)
 
     async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
@@ -95,9 +113,10 @@ class Exchange(Endpoint):
             envelope = self.codec.decode(body)
             known = {**self.known, "agent": carried.agent} if carried.headers else self.known
             asked = [self._asked(entry, peer, carried, known) for entry in envelope.entries]
-            upstream = self._verbatim(asked)
+            passable = [each for each in asked if not isinstance(each, RefusedCall)]
+            upstream = self._verbatim(passable) if len(passable) == len(asked) else None
             if upstream is not None:
-                return await self._forward(upstream, body, carried, envelope, asked)
+                return await self._forward(upstream, body, carried, envelope, passable)
             alone = len(asked) == 1
             outcomes = (await self._entry(envelope, asked, 0),) if alone else await self._batch(envelope, asked)
             return self._encoded(envelope, outcomes)
@@ -120,6 +139,29 @@ class Exchange(Endpoint):
             return outcome
         return self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {shown(call.method)}"))
 
+    def resolve(self, route: Route, task_prefix: str, call: Call, forced: Side | None = None) -> Asked | RefusedCall:
+        """Who answers a mapped call. `task_prefix`: it asks for a task, as `EndpointTable.find` has read its name."""
+        plan = self.dispatcher.plan(route, call, forced)
+        if not task_prefix:
+            return Asked(call, route, plan)
+        task = self._task_route(route, task_prefix)
+        if plan.answer is None:
+            return Asked(call, task, plan)
+        plan = task_plan(route, plan)
+        if plan.answer is None:
+            why = f"{plan.why}; call {route.method} without '{task_prefix}'"
+            return RefusedCall(
+                call, self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, why, data=[why]), task)
+            )
+        return Asked(call, task, plan)
+
+    def _task_route(self, route: Route, prefix: str) -> Route:
+        """The route of a form that returns a task: counted under its own name, and never taken for the call itself."""
+        name = prefix + route.method
+        if name not in self._tasks:
+            self._tasks[name] = replace(route, method=name, effect=Effect.WRITE, result=None, opens=None, aliases=())
+        return self._tasks[name]
+
     def _may_ask(self, domid: int, route: Route | None, call: Call) -> bool:
         """Whether a domain may call this, as the mapping says it of the method or of the endpoint."""
         domains = None if route is None else route.domains
@@ -135,24 +177,24 @@ class Exchange(Endpoint):
             self._on_refused(fault)
         return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, fault)
 
-    def _asked(self, entry: Call | Fault, peer: Peer, carried: Carried, known: Mapping[str, object]) -> _Asked | Fault:
+    def _asked(self, entry: Call | Fault, peer: Peer, carried: Carried, known: Mapping[str, object]) -> _Entry:
         if isinstance(entry, Fault):
             return entry
         meant = self.dialect.unwrap_call(entry)
         call = Call(meant.method, meant.params, meant.named, meant.oneway, peer, known)
         forced, call = self._forcing.of(call, carried)
-        route = self.table.routes.get(call.method)
+        route, task_prefix = self.table.find(call.method)
         if peer.domid is not None and not self._may_ask(peer.domid, route, call):
             fault = Fault(FaultCode.ACCESS_DENIED, f"domain {peer.domid} may not call {shown(call.method)}")
-            return self.dispatcher.refuse(call, fault)
+            return RefusedCall(call, self.dispatcher.refuse(call, fault, route))
         if route is not None:
             user = self._sessions.user(route, call)
             if user:
                 call = replace(call, extensions={**call.extensions, "user": user})
-            return _Asked(call, route, self.dispatcher.plan(route, call, forced))
-        return _Asked(call, self._forwarding, _NOBODY if self._forwarding is None else _FORWARDED)
+            return self.resolve(route, task_prefix, call, forced)
+        return Asked(call, self._forwarding, _NOBODY if self._forwarding is None else _FORWARDED)
 
-    async def _batch(self, envelope: Envelope, asked: Sequence[_Asked | Fault]) -> Sequence[Outcome]:
+    async def _batch(self, envelope: Envelope, asked: Sequence[_Entry]) -> Sequence[Outcome]:
         """Answer the entries in their order, which old clients rely on, or some at a time where the config says so."""
         if self._concurrency == 1:
             return [await self._entry(envelope, asked, at) for at in range(len(asked))]
@@ -166,11 +208,13 @@ class Exchange(Endpoint):
             tasks = [group.create_task(within(at)) for at in range(len(asked))]
         return [task.result() for task in tasks]
 
-    async def _entry(self, envelope: Envelope, asked: Sequence[_Asked | Fault], at: int) -> Outcome:
+    async def _entry(self, envelope: Envelope, asked: Sequence[_Entry], at: int) -> Outcome:
         """Framing faults skip the dialect: a convention dresses application outcomes."""
         each = asked[at]
         if isinstance(each, Fault):
             return each
+        if isinstance(each, RefusedCall):
+            return self.dialect.wrap_outcome(each.fault, each.call)
         if each.route is None:
             return self.dialect.wrap_outcome(self.own(each.call), each.call)
         started = perf_counter()
@@ -186,14 +230,14 @@ class Exchange(Endpoint):
 
     # A whole message as it came
 
-    def _verbatim(self, asked: Sequence[_Asked | Fault]) -> str | None:
+    def _verbatim(self, asked: Sequence[_Passable]) -> str | None:
         """The one old service that answers every call of the message and takes it as it is, or None."""
         upstream = self._goes_to(asked[0]) if asked else self.table.forwards_to  # a system.multicall of no calls
         if upstream is None or not self.dispatcher.speaks(upstream, self.codec.name, self.dialect.name):
             return None
         return upstream if all(self._goes_to(each) == upstream for each in asked) else None
 
-    def _goes_to(self, each: _Asked | Fault) -> str | None:
+    def _goes_to(self, each: _Passable) -> str | None:
         if isinstance(each, Fault):
             return self.table.forwards_to
         if each.route is None or each.plan.answer is not Side.LEGACY or self._forcing.changed(each.call):
@@ -201,7 +245,7 @@ class Exchange(Endpoint):
         return each.route.migration.upstream
 
     async def _forward(
-        self, upstream: str, body: bytes, carried: Carried, envelope: Envelope, asked: Sequence[_Asked | Fault]
+        self, upstream: str, body: bytes, carried: Carried, envelope: Envelope, asked: Sequence[_Passable]
     ) -> Answer:
         started = perf_counter()
         answer = await self.dispatcher.forward(upstream, body, carried, repeatable=all(map(_may_repeat, asked)))
@@ -211,20 +255,18 @@ class Exchange(Endpoint):
         self._once_it_has_left(self._account, envelope, asked, answer, seconds)
         return answer
 
-    def _routed(self, each: _Asked | Fault) -> _Asked:
+    def _routed(self, each: _Passable) -> Asked:
         """What could not be read is forwarded as an unmapped call is."""
-        return _Asked(Call(UNMAPPED), self._forwarding, _FORWARDED) if isinstance(each, Fault) else each
+        return Asked(Call(UNMAPPED), self._forwarding, _FORWARDED) if isinstance(each, Fault) else each
 
-    def _not_forwarded(
-        self, envelope: Envelope, asked: Sequence[_Asked | Fault], fault: Fault, seconds: float
-    ) -> Answer:
+    def _not_forwarded(self, envelope: Envelope, asked: Sequence[_Passable], fault: Fault, seconds: float) -> Answer:
         for each in map(self._routed, asked):
             self._note(each, fault, seconds)
             self._once_it_has_left(self._record, each, fault, seconds)
         outcomes = [fault if isinstance(each, Fault) else self.dialect.wrap_outcome(fault, each.call) for each in asked]
         return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type)
 
-    def _account(self, envelope: Envelope, asked: Sequence[_Asked | Fault], answer: Answer, seconds: float) -> None:
+    def _account(self, envelope: Envelope, asked: Sequence[_Passable], answer: Answer, seconds: float) -> None:
         """Note what came of each call of a message that went as it came."""
         if len(answer.body or b"") > READ_MOST:
             self._account_unread(asked, seconds)
@@ -238,14 +280,14 @@ class Exchange(Endpoint):
     def _read(
         self,
         envelope: Envelope,
-        asked: Sequence[_Asked | Fault],
+        asked: Sequence[_Passable],
         done: asyncio.Future[Sequence[Outcome]],
         seconds: float,
     ) -> None:
         self._accounted(envelope, asked, done.result(), seconds)
 
     def _accounted(
-        self, envelope: Envelope, asked: Sequence[_Asked | Fault], outcomes: Sequence[Outcome], seconds: float
+        self, envelope: Envelope, asked: Sequence[_Passable], outcomes: Sequence[Outcome], seconds: float
     ) -> None:
         for at, (each, outcome) in enumerate(zip(map(self._routed, asked), outcomes, strict=True)):
             seen = self.dialect.unwrap_outcome(outcome, each.call)
@@ -255,7 +297,7 @@ class Exchange(Endpoint):
                 of_whole = code_of(seen) if envelope.batch else None  # alone, it is the answer to this call
                 self._look(each, _single(envelope, at), seen, seconds, of_whole)
 
-    def _account_unread(self, asked: Sequence[_Asked | Fault], seconds: float) -> None:
+    def _account_unread(self, asked: Sequence[_Passable], seconds: float) -> None:
         """So long an answer is a result: an error is told in a few words."""
         for each in map(self._routed, asked):
             self._note(each, Reply(), seconds)
@@ -263,7 +305,7 @@ class Exchange(Endpoint):
             if each.plan.candidate is not None and each.route is not None and self._shadow is not None:
                 self._shadow.drop(each.route)
 
-    def _note(self, each: _Asked, outcome: Outcome, seconds: float) -> None:
+    def _note(self, each: Asked, outcome: Outcome, seconds: float) -> None:
         assert each.route is not None
         self._sessions.learn(each.route, each.call, outcome)
         self.dispatcher.note(each.route.service, each.route.method, each.call, outcome, seconds, Side.LEGACY)
@@ -288,7 +330,7 @@ class Exchange(Endpoint):
 
     def _record(
         self,
-        each: _Asked,
+        each: Asked,
         outcome: Outcome,
         seconds: float,
         side: Side = Side.LEGACY,
@@ -305,11 +347,11 @@ class Exchange(Endpoint):
         if self._shadow is not None:
             self._shadow.stir()
 
-    def _observe(self, each: _Asked, single: Envelope, outcome: Outcome, seconds: float) -> None:
+    def _observe(self, each: Asked, single: Envelope, outcome: Outcome, seconds: float) -> None:
         if self._has_room(each):
             self._look(each, single, self.as_seen(single, each.call, outcome), seconds, code_of(outcome))
 
-    def _has_room(self, each: _Asked) -> bool:
+    def _has_room(self, each: Asked) -> bool:
         """Whether a call can be observed; asked before anything is made for it, since there may be none for long."""
         if self._shadow is None or not self._shadow.is_full:
             return True
@@ -317,7 +359,7 @@ class Exchange(Endpoint):
         self._shadow.drop(each.route)
         return False
 
-    def _look(self, each: _Asked, single: Envelope, seen: Outcome, seconds: float, code: FaultCode | None) -> None:
+    def _look(self, each: Asked, single: Envelope, seen: Outcome, seconds: float, code: FaultCode | None) -> None:
         """Let the other side run too. `seen`: the outcome as the client has it."""
         assert each.route is not None
         if self._shadow is None or each.plan.answer is None or each.call.oneway:
@@ -351,7 +393,7 @@ class Endpoints:
         return next((exchange for prefix, exchange in paths.items() if path.startswith(prefix)), None)
 
 
-def _may_repeat(each: _Asked | Fault) -> bool:
+def _may_repeat(each: _Passable) -> bool:
     """Whether it is known that a call does no harm when it reaches the old service twice."""
     return not isinstance(each, Fault) and each.route is not None and each.route.effect is not Effect.WRITE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gateway.core.model import Call, Envelope, Fault, Outcome, Peer, Value
+from gateway.core.model import Call, Envelope, Fault, Outcome, Peer, RefusedCall, Value
 from gateway.core.route import MethodCall, Route
 from gateway.exchange import Exchange
 
@@ -39,15 +39,21 @@ async def explain(exchange: Exchange, method: str, params: Sequence[Value], peer
 
 
 async def _ask(exchange: Exchange, call: Call, steps: list[Step]) -> Outcome:
-    route = exchange.table.routes.get(call.method)
+    route, task_prefix = exchange.table.find(call.method)
     if route is None:
         steps.append(Step("route", f"none at {exchange.table.key}; answered by the gateway itself, or unknown"))
         return exchange.own(call)
     steps.append(Step("route", f"{route.source} -> {route.target}"))
+    asked = exchange.resolve(route, task_prefix, call)
+    if isinstance(asked, RefusedCall):
+        steps.append(Step("who answers", f"nobody: {asked.fault.message}"))
+        return asked.fault
+    assert asked.route is not None
     if route.migration.upstream is not None:
-        plan = exchange.dispatcher.plan(route, call)
-        steps.append(Step("who answers", f"{plan.answer.value if plan.answer else 'nobody'}: {plan.why}"))
-    return await exchange.dispatcher.answer(_recording(route, steps), call)
+        answer = asked.plan.answer
+        steps.append(Step("who answers", f"{answer.value if answer else 'nobody'}: {asked.plan.why}"))
+    outcome, _ = await exchange.dispatcher.answered(_recording(asked.route, steps), call, asked.plan)
+    return outcome
 
 
 def _recording(route: Route, steps: list[Step]) -> Route:

@@ -56,6 +56,9 @@ __all__ = [
 Upstream = legacy.Upstream
 Upstreams = legacy.Backend
 
+# The forms in which each dialect's servers take a method's name; they do not depend on the protocol.
+SPELLINGS = {name: make("").spelling for name, make in DIALECTS.items()}
+
 _ANSWERS = Limits(body=2**30, elements=2**30)  # what an old service may answer; the bytes are bounded by its line
 
 
@@ -69,12 +72,22 @@ def compile_mappings(settings: Config) -> tuple[Table, list[Problem]]:
         stores={name for name, listener in settings.listener.items() if listener.is_store},
         upstreams=spoken(settings),
         may_be_empty=forwards(settings),
+        spellings=SPELLINGS,
     )
 
 
 def forwards(settings: Config) -> bool:
     """Whether there is something to do without any mapping."""
     return any(listener.unmapped == "forward" for listener in settings.listener.values())
+
+
+def passing(settings: Config) -> dict[str, str]:
+    """Listeners that send what no endpoint takes to an upstream, and that upstream."""
+    return {
+        name: listener.upstream
+        for name, listener in settings.listener.items()
+        if listener.unmapped == "forward" and listener.upstream is not None
+    }
 
 
 def spoken(settings: Config) -> dict[str, frozenset[str]]:

@@ -103,8 +103,8 @@ class Replaying:
         exchange = self._endpoints().exchanges.get(EndpointKey(recorded.listener, recorded.path))
         if exchange is None or exchange.codec.name != recorded.codec:
             return skipped(f"no endpoint {recorded.listener} {recorded.path} speaks {recorded.codec}")
-        route = exchange.table.routes.get(recorded.method)
-        if route is None:
+        route, task_prefix = exchange.table.find(recorded.method)
+        if route is None or task_prefix:
             return skipped(f"not mapped at {exchange.table.key}")
         skipped = partial(Result, route.service, route.method, SKIPPED)
         if route.migration.upstream is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from gateway.core import ports
 from gateway.core.model import Call, Outcome
+from gateway.core.spelling import AS_WRITTEN
 
 
 class Dialect(ports.Dialect):
     """Changes nothing, over any protocol."""
 
     name = "plain"
+    spelling = AS_WRITTEN
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol

@@ -6,12 +6,15 @@ is the result or error itself. Knows no bytes and no interface: a variant in a r
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from adapters.dialects import status
 from gateway.core import ports
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.spelling import AS_WRITTEN
 
+_PLACE = re.compile(r"^\$\.params\[([0-9]+)\]")
 INTERNAL_ERROR = "Internal_error"  # what nearly every interface makes of an exception it has no word for
 
 
@@ -23,6 +26,7 @@ class Dialect(ports.Dialect):
     """
 
     name = "xapi_idl"
+    spelling = AS_WRITTEN
 
     def __init__(self, protocol: str) -> None:
         self._status = protocol == "xmlrpc"
@@ -33,11 +37,11 @@ class Dialect(ports.Dialect):
             return replace(call, params=call.params[1:], named={**call.named, **call.params[0]})
         return call
 
-    def wrap_outcome(self, outcome: Outcome, _call: Call) -> Outcome:
+    def wrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
         """Put an outcome in the services' terms; a void result is nil."""
         if isinstance(outcome, Reply):
             return status.success(outcome.value) if self._status else outcome
-        tag, arguments = _error(outcome)
+        tag, arguments = _error(outcome if not call.named else _as_sent(outcome))
         error = _variant(tag, arguments)
         if self._status:
             return status.failure(error)
@@ -55,6 +59,13 @@ class Dialect(ports.Dialect):
         if found is None:
             return outcome
         return Reply(found.content) if found.success else _read_variant(found.content) or _no_variant(found.content)
+
+
+def _as_sent(fault: Fault) -> Fault:
+    """Places behind a struct of named parameters, counted as the client has sent them: the struct is the first."""
+    if fault.code is not FaultCode.INVALID_PARAMS:
+        return fault
+    return replace(fault, message=_PLACE.sub(lambda found: f"$.params[{int(found[1]) + 1}]", fault.message))
 
 
 def _error(fault: Fault) -> tuple[str, list[Value]]:

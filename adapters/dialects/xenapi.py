@@ -16,6 +16,7 @@ from adapters.dialects import status
 from gateway.core import ports
 from gateway.core.formats import compact
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.spelling import Spelling
 
 Error: TypeAlias = list[str]  # the code and its arguments
 
@@ -67,7 +68,7 @@ ERROR_CODES: Mapping[FaultCode, Callable[[Fault, Call], Error]] = {
     FaultCode.PARSE_ERROR: _message,
     FaultCode.INVALID_REQUEST: _message,
     FaultCode.TOO_LARGE: _message,
-    FaultCode.UNKNOWN_METHOD: lambda _fault, call: [METHOD_UNKNOWN, call.method],
+    FaultCode.UNKNOWN_METHOD: lambda fault, call: [METHOD_UNKNOWN, call.method, *_arguments(fault.data)],
     FaultCode.PARAMETER_COUNT: _parameter_count,
     FaultCode.INVALID_PARAMS: _invalid_value,
     FaultCode.ACCESS_DENIED: lambda fault, _call: [PERMISSION_DENIED, fault.message],
@@ -91,6 +92,7 @@ class Dialect(ports.Dialect):
     """
 
     name = "xenapi"
+    spelling = Spelling(joined="_", task_prefixes=("Async.", "InternalAsync."))
 
     def __init__(self, protocol: str) -> None:
         self._status = protocol == "xmlrpc"

@@ -9,6 +9,7 @@ from typing import Any
 from dbus_next import Variant
 from legacy_calls import UNKNOWN_OBJECT, Errors, Method, Service, boolean, named, picked
 from legacy_wire import Failure
+from sample import of_class
 from service import Bus, Error
 
 SESSIONLESS = ("session.login_with_password", "system.listMethods")
@@ -79,6 +80,12 @@ ERRORS: Errors = {
 }
 
 
+def _record(kind: str, fields: Mapping[str, str], properties: Mapping[str, Any]) -> dict[str, Any]:
+    """A VM's metrics are an object of their own here."""
+    record = picked(fields, properties)
+    return {**record, "metrics": of_class(record["metrics"], "VM_metrics")} if kind == "VM" else record
+
+
 class Xapi:
     """The methods that all classes have are made from the tables above."""
 
@@ -107,7 +114,11 @@ class Xapi:
             found[f"VM.{name}"] = self._doing("VM", name.title().replace("_", ""))
         for kind in CLASSES:
             found |= self._of_class(kind)
-        return found
+        return {**found, "VM.get_metrics": self._metrics}
+
+    async def _metrics(self, session: str, ref: str) -> Any:
+        own = await self._object("VM", ref, self._xapi.get(self._path("VM", ref), "VM1", "Ref"))
+        return of_class(own, "VM_metrics")
 
     def _of_class(self, kind: str) -> Mapping[str, Method]:
         interface, fields = CLASSES[kind]
@@ -122,10 +133,11 @@ class Xapi:
             return await self._xapi.one(self._root, "Directory1.GetByNameLabel", "ss", kind, label)
 
         async def get_all_records(session: str) -> Any:
-            return {each["Ref"]: picked(fields, each) for each in await self._xapi.objects(interface)}
+            return {each["Ref"]: _record(kind, fields, each) for each in await self._xapi.objects(interface)}
 
         async def get_record(session: str, ref: str) -> Any:
-            return picked(fields, await self._object(kind, ref, self._xapi.all(self._path(kind, ref), interface)))
+            found = await self._object(kind, ref, self._xapi.all(self._path(kind, ref), interface))
+            return _record(kind, fields, found)
 
         async def add_to_other_config(session: str, ref: str, key: str, value: str) -> Any:
             add = self._xapi.ask(self._path(kind, ref), f"{interface}.AddToOtherConfig", "ss", key, value)

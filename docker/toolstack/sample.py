@@ -1,5 +1,7 @@
 """The toolstack's state at its start, the same every time; knows no service."""
 
+from uuid import NAMESPACE_OID, UUID, uuid5
+
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
@@ -23,6 +25,13 @@ VMS = (
     ("22222222-bbbb-4bbb-8bbb-000000000002", "db", "Remembers.", 4 * GIB, 4 * GIB, 4),
     ("33333333-cccc-4ccc-8ccc-000000000003", "archive", "Larger than its host.", 64 * GIB, 64 * GIB, 8),
 )
+
+
+def of_class(text: str, name: str) -> str:
+    """The reference or UUID that an object has as another class: its UUID, exclusive or with one made of the name."""
+    head, own = text[:-36], UUID(text[-36:]).int
+    changed = uuid5(NAMESPACE_OID, name).int & ~(0xF000 << 64 | 0xC0 << 56)  # but not its version and variant
+    return head + str(UUID(int=own ^ changed))
 
 
 def ref(uuid: str) -> str:

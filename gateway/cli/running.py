@@ -160,6 +160,11 @@ def _print_routes(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             cells = (row[key] for key in ("method", "protocol", "endpoint", "target", "effect", "source"))
             shown.add_row(*map(Text, map(str, cells)), style="dim" if row["mode"] == "off" else None)
+    example = next((row for row in rows if row["spellings"]), None)
+    if example is not None:
+        forms = ", ".join(example["spellings"])
+        protocol, method = example["protocol"], example["method"]
+        out.print(f"where {protocol} is spoken {method} is also {forms}, and so on: one method, one mode", markup=False)
 
 
 def _print_answer(answer: Mapping[str, Any], *, explain: bool) -> None:

@@ -23,11 +23,7 @@ def print_status(answer: Mapping[str, Any]) -> None:
         out.print(answer["state"]["trouble"], style="red", markup=False, soft_wrap=True)
     else:
         out.print(f"state: {answer['state']['place']}", markup=False, soft_wrap=True)
-    operators = answer["operators"]
-    if operators is not None and not operators["connected"]:
-        out.print(
-            f"no operators are heard on D-Bus: {operators['last_error']}", style="red", markup=False, soft_wrap=True
-        )
+    _print_warnings(answer)
     with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
         for bus in answer["buses"]:
             state = Text("connected", "green") if bus["connected"] else Text("down", "red")
@@ -53,6 +49,16 @@ def print_status(answer: Mapping[str, Any]) -> None:
     with table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as shown:
         for service in answer["services"]:
             shown.add_row(*_service_cells(service))
+
+
+def _print_warnings(answer: Mapping[str, Any]) -> None:
+    for what in answer["ungoverned"]:
+        out.print(f"no mode governs this: {what}", markup=False, soft_wrap=True)
+    operators = answer["operators"]
+    if operators is not None and not operators["connected"]:
+        out.print(
+            f"no operators are heard on D-Bus: {operators['last_error']}", style="red", markup=False, soft_wrap=True
+        )
 
 
 def _store_cells(store: Mapping[str, Any]) -> Iterator[str | Text]:

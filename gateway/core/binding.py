@@ -130,6 +130,8 @@ class Plan:
     rest: str = ""  # the parameter that is a struct of what is given by any other name
     structs: tuple[Apart, ...] = ()
     arguments: tuple[Take, ...] = ()
+    dropped: tuple[int, ...] = ()  # parameters that are not used, and whose value is a single one
+    translated: Mapping[int, Callable[[Value], Value]] = field(default_factory=dict)  # what a parameter stands for
 
     @property
     def origins(self) -> tuple[tuple[int, *tuple[str, ...]], ...]:
@@ -140,11 +142,39 @@ class Plan:
 
 def compile_bind(plan: Plan) -> Bind:
     """The function that binds calls; it raises MarshalError or ParameterCountError."""
-    arrange = compile_arrange(plan)
+    arrange = _translated(plan, _single_where_dropped(plan, compile_arrange(plan)))
     direct = tuple(take for take in plan.arguments if isinstance(take, Taken))
     if not plan.structs and len(direct) == len(plan.arguments) and not placeholders(plan.target.object_path):
         return _bind_directly(plan, arrange, direct)
     return _bind(plan, arrange)
+
+
+def _single_where_dropped(plan: Plan, arrange: Arrange) -> Arrange:
+    """A struct for a parameter that is not used is one of named parameters, which would all be lost."""
+    if not plan.dropped:
+        return arrange
+
+    def arrange_and_look(call: Call) -> Slots:
+        slots = arrange(call)
+        for slot in plan.dropped:
+            if isinstance(slots[slot], dict | list):
+                raise MarshalError("a single value, which is not used", slots[slot]).at(*_place(plan, call, (slot,)))
+        return slots
+
+    return arrange_and_look
+
+
+def _translated(plan: Plan, arrange: Arrange) -> Arrange:
+    if not plan.translated:
+        return arrange
+
+    def arrange_and_translate(call: Call) -> Slots:
+        slots = [*arrange(call)]
+        for slot, translate in plan.translated.items():
+            slots[slot] = translate(slots[slot])
+        return slots
+
+    return arrange_and_translate
 
 
 def _bind_directly(plan: Plan, arrange: Arrange, direct: Sequence[Taken]) -> Bind:
@@ -266,8 +296,11 @@ def _defaults(plan: Plan) -> dict[str, Value]:
     return dict(zip(reversed(plan.names), reversed(plan.defaults), strict=False))
 
 
-def parameter(plan: Plan, name: str) -> Callable[[Call], Value]:
-    """A function that finds one parameter in a call, also in one that does not bind; None where it is missing."""
+def parameter(plan: Plan, name: str, *, translated: bool = False) -> Callable[[Call], Value]:
+    """A function that finds one parameter in a call, also in one that does not bind; None where it is missing.
+
+    It is as the client sent it, or what it stands for (`translated`).
+    """
     index = plan.names.index(name)
     default = _defaults(plan).get(name)
 
@@ -277,7 +310,8 @@ def parameter(plan: Plan, name: str) -> Callable[[Call], Value]:
         at = sum(before not in call.named for before in plan.names[:index])
         return call.params[at] if at < len(call.params) else default
 
-    return find
+    translate = plan.translated.get(index)
+    return find if translate is None or not translated else lambda call: translate(find(call))
 
 
 def missing(expected: str) -> MarshalError:

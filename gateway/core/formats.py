@@ -1,10 +1,12 @@
-"""Moments and numbers as legacy protocols write them <-> as D-Bus services do; knows no parameter and no result."""
+"""Moments, numbers and references as legacy protocols write them <-> as D-Bus services do; knows no parameter."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from gateway.core.marshal import Encode
 from gateway.core.model import Value
@@ -90,6 +92,43 @@ def show_text(value: Value) -> Value:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return repr(value)
     return value
+
+
+_UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_VERSION_AND_VARIANT = 0xF000 << 64 | 0xC0 << 56  # RFC 9562 section 4: these bits stay, so that a UUID is one again
+
+
+def of_class(name: str) -> Show:
+    """References and UUIDs of an object -> those that it has as a legacy class of this name, and back.
+
+    One D-Bus object may be several legacy classes, each with a reference and a UUID of its own: the UUID in the text
+    is combined (exclusive or) with uuid5(NAMESPACE_OID, name). Any text without a UUID ("OpaqueRef:NULL") stays.
+    """
+    mask = uuid5(NAMESPACE_OID, name).int & ~_VERSION_AND_VARIANT
+
+    def other(found: re.Match[str]) -> str:
+        return str(UUID(int=UUID(found[0]).int ^ mask))
+
+    def show(value: Value) -> Value:
+        if isinstance(value, list):
+            return [show(item) for item in value]
+        if isinstance(value, dict):
+            return {key: show(item) for key, item in value.items()}
+        return _UUID.sub(other, value, count=1) if isinstance(value, str) else value
+
+    return show
+
+
+def identity_of_class(name: str) -> Show:
+    """The same for what a service says, where a text that no class can share is needed."""
+    convert = of_class(name)
+
+    def show(value: Value) -> Value:
+        if isinstance(value, str) and value and not value.endswith("NULL") and _UUID.search(value) is None:
+            raise MarshalError(f"a reference with a UUID in it, to make that of {name}", value)
+        return convert(value)
+
+    return show
 
 
 # Names of formats in mapping files -> how a result is shown, and the D-Bus types that can be.

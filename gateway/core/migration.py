@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from gateway.core.mask import NO_MASKS, Masks
 from gateway.core.model import Call
@@ -78,6 +79,7 @@ class Migration:
     never: frozenset[str] = frozenset()  # keys that it never does
     may_shadow: bool = False  # running a call twice does no harm: the mapping says so
     fallback: bool = False  # a call that D-Bus certainly did not execute goes to the old service
+    tasks: Literal["refuse", "legacy"] = "refuse"  # calls that ask for a task, where the mode says D-Bus
     compare: Rules = NO_RULES  # where the answers of both sides may differ and still agree
     mask: Masks = NO_MASKS  # what of calls and outcomes is never kept
 

@@ -82,6 +82,17 @@ Outcome: TypeAlias = Reply | Fault
 
 
 @value
+class RefusedCall:
+    """A call that was read and that nobody may execute: it is answered with the fault and goes nowhere.
+
+    It is not an entry that could not be read (a Fault in an envelope), which a legacy service may still be shown.
+    """
+
+    call: Call
+    fault: Fault
+
+
+@value
 class Envelope:
     """One decoded message: an entry for each call in it, a Fault where an entry made no sense."""
 

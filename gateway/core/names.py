@@ -18,6 +18,7 @@ _MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OBJECT_PATH = re.compile(r"/|(/[A-Za-z0-9_]+)+")
 _ESCAPED = re.compile(rb"_([0-9A-Fa-f]{2})")
 _TO_ESCAPE = re.compile(rb"[^A-Za-z0-9]|^[0-9]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPES = [b"_%02x" % byte for byte in range(256)]
 
 
@@ -69,17 +70,19 @@ def escape_path_element(text: str) -> str:
 
 
 def unescape_path_element(element: str) -> str:
-    """The inverse of escape_path_element; like sd-bus, a "_" before anything but two hex digits stands for itself.
+    """The inverse of escape_path_element, but an element that was not escaped is returned as it is.
 
-    An element whose bytes would be no text is returned as it is.
+    That is one that escaping would not give, or whose text would hold a control character: BlueZ's "dev_11_22".
     """
     if element == "_":
         return ""
     unescaped = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), element.encode("utf-8", "surrogatepass"))
     try:
-        return unescaped.decode("utf-8", "surrogatepass")
+        text = unescaped.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         return element
+    was_escaped = escape_path_element(text) == element and not _CONTROL.search(text)
+    return text if was_escaped else element
 
 
 def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:

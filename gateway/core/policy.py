@@ -55,6 +55,18 @@ def plan(route: Route, setting: Setting, call: Call, forced: Side | None = None)
     return _completed(chosen, migration, setting) if migration.upstream is not None else chosen
 
 
+def task_plan(route: Route, chosen: Plan) -> Plan:
+    """Who answers a form of the call whose result is a task: the legacy service alone, since D-Bus has no tasks yet.
+
+    `chosen`: the plan of the call itself. Nothing is observed and nothing falls back: the sides' results are not alike.
+    """
+    if chosen.answer is Side.DBUS and route.migration.tasks == "legacy":
+        return Plan(Side.LEGACY, None, f"{chosen.why}, which does not govern calls that return a task (async: legacy)")
+    if chosen.answer is Side.DBUS:
+        return Plan(None, None, f"{chosen.why}: D-Bus answers, and has no tasks yet")
+    return Plan(chosen.answer, None, chosen.why)
+
+
 def _completed(chosen: Plan, migration: Migration, setting: Setting) -> Plan:
     """With who is observed (what may not run twice never is, whatever was set) and whether there is a way back."""
     observed = migration.may_shadow and (setting.observe or setting.mode is Mode.SHADOW)

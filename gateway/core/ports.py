@@ -10,6 +10,7 @@ from gateway.core.kept import MethodId, Refused
 from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, Outcome, Peer, Value
 from gateway.core.publication import Doorbell, Picture
 from gateway.core.route import Route
+from gateway.core.spelling import Spelling
 from gateway.core.steering import Changed, Explanation, Listener, Row, Wish
 
 DEADLINE_PASSED = "the deadline has passed"  # the message of the cancellation that ends a call for this reason
@@ -55,6 +56,10 @@ class Dialect(Protocol):
     @property
     def name(self) -> str:
         """Its name in mapping files: "xenapi"."""
+
+    @property
+    def spelling(self) -> Spelling:
+        """The forms in which its servers take the name of a method."""
 
     def unwrap_call(self, call: Call) -> Call:
         """What the client sent -> the call as the mapping sees it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -175,29 +176,58 @@ class Record:
         return record
 
 
-def records(interface: str, key: tuple[str, Decode] | None, record: Callable[[Any], Value]) -> Decode:
-    """GetManagedObjects: the objects that have the interface, as a struct of records; two with one key are refused."""
+# An object's path and its properties -> the key of its record; None where it has none.
+RecordKey: TypeAlias = Callable[[str, Mapping[str, Any]], str | None]
+
+
+def element_key(path: str, _properties: Mapping[str, Any]) -> str:
+    """The last element of the path, unescaped where it was escaped."""
+    return unescape_path_element(path.rpartition("/")[2])
+
+
+def path_key(path: str, _properties: Mapping[str, Any]) -> str:
+    """The whole path."""
+    return path
+
+
+def property_key(name: str, convert: Decode) -> RecordKey:
+    """The value of a property, as text."""
+
+    def key(path: str, properties: Mapping[str, Any]) -> str | None:
+        return str(_placed(path, convert, properties[name])) if name in properties else None
+
+    return key
+
+
+def records(interface: str, key: RecordKey, record: Callable[[Any], Value], *, refuse: bool = False) -> Decode:
+    """GetManagedObjects: the objects that have the interface, as a struct of records.
+
+    An object without a key of its own (it has none, or another has it too) has its path for a key, or is refused.
+    """
 
     def decode(objects: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Value:
+        of_interface = {path: interfaces[interface] for path, interfaces in objects.items() if interface in interfaces}
+        keys = {path: key(path, properties) for path, properties in of_interface.items()}
+        times = Counter(keys.values())
         found: dict[str, Value] = {}
-        for path, interfaces in objects.items():
-            if interface in interfaces:
-                name = _record_key(path, interfaces[interface], key)
-                if name in found:
-                    raise MarshalError("objects with a key each", name).at(path)
-                found[name] = _placed(name, record, interfaces[interface])
+        for path, properties in of_interface.items():
+            name = keys[path]
+            if name is None or times[name] > 1 or (name in of_interface and name != path):
+                if refuse:
+                    raise _without_key(path, name)
+                name = path
+            found[name] = _placed(name, record, properties)
         return found
 
     return decode
 
 
-def _record_key(path: str, properties: Mapping[str, Any], key: tuple[str, Decode] | None) -> str:
-    if key is None:
-        return unescape_path_element(path.rpartition("/")[2])
-    name, convert = key
-    if name not in properties:
-        raise MarshalError(f"the property {name}, which is the record's key", None).at(path)
-    return str(_placed(path, convert, properties[name]))
+def _without_key(path: str, name: str | None) -> MarshalError:
+    expected = "a key for the record" if name is None else "a key for the record that no other has"
+    error = MarshalError(expected, name).at(path)
+    if name is None:
+        error.got = "nothing"
+    return error
 
 
 def _placed(step: str, convert: Callable[[Any], Value], value: Any) -> Value:

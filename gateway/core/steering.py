@@ -14,7 +14,7 @@ from gateway.core.compare import Verdict
 from gateway.core.judgement import judgement
 from gateway.core.kept import Counts, MethodId
 from gateway.core.limits import OneSide
-from gateway.core.migration import BUCKETS, Key, Mode, Setting, Side, percent
+from gateway.core.migration import BUCKETS, Key, Migration, Mode, Setting, Side, percent
 from gateway.core.override import Override
 from gateway.core.policy import Plan, bucket
 from gateway.core.route import Route
@@ -231,7 +231,7 @@ def explanation(route: Route, setting: Setting, source: str, plan: Plan, value: 
         method=route.method,
         answers=plan.answer.value if plan.answer is not None else "nobody",
         observed=plan.candidate.value if plan.candidate is not None else "",
-        why=plan.why,
+        why=plan.why + _about_tasks(migration, plan),
         mode=str(setting),
         source=source,
         mapping=route.source,
@@ -245,6 +245,13 @@ def explanation(route: Route, setting: Setting, source: str, plan: Plan, value: 
         list=_list(route, value),
         fallback=plan.fallback,
     )
+
+
+def _about_tasks(migration: Migration, plan: Plan) -> str:
+    """Where the mode does not govern calls in a form that returns a task."""
+    if plan.answer is Side.DBUS and migration.tasks == "legacy":
+        return f"; in a form that returns a task (Async.) '{migration.upstream}' answers it (async: legacy)"
+    return ""
 
 
 def _list(route: Route, value: str | None) -> str:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from gateway.core.exposure import Exposure
 from gateway.core.publication import Doorbell, Publication
 from gateway.core.route import Route
+from gateway.core.spelling import AS_WRITTEN, Spelling
 from gateway.mapping import load, schema
 from gateway.mapping.doorbells import compile_doorbells
 from gateway.mapping.exposure import CODEC, compile_exposure, methods_reached, unsayable
@@ -26,6 +27,7 @@ from gateway.mapping.targets import Library
 
 REVISION = 12  # hexadecimal digits
 NOTHING: Mapping[Path, bytes] = MappingProxyType({})
+ONE_SPELLING: Mapping[str, Spelling] = MappingProxyType({})
 
 
 def build(
@@ -38,13 +40,14 @@ def build(
     stores: Collection[str] = (),  # listeners that are a xenstore
     may_be_empty: bool = False,  # a directory without a mapping file is no problem
     contents: Mapping[Path, bytes] = NOTHING,  # in place of what these files hold
+    spellings: Mapping[str, Spelling] = ONE_SPELLING,  # dialect -> the forms of its names, where there are several
 ) -> tuple[Table, list[Problem]]:
     """Compile mapping files and directories; `listeners` or `upstreams` None: any name will do.
 
     With problems, sorted by place, the table holds only what was good: nobody should use it.
     """
     known = {"codec": codecs, "dialect": dialects, "listener": listeners}
-    work = _Work(known, upstreams, may_be_empty, stores, contents)
+    work = _Work(known, upstreams, may_be_empty, stores, contents, spellings)
     documents = work.read(paths)
     for document in documents:
         work.add(document)
@@ -72,6 +75,7 @@ class _Endpoint:
     exposure: Exposure | None = None
     compiled: dict[str, Compiled] = field(default_factory=dict)
     claimed: dict[str, str] = field(default_factory=dict)  # every name -> the entry that has it
+    spelled: dict[str, tuple[str, str]] = field(default_factory=dict)  # every spelling -> file and method it means
 
 
 @dataclass(slots=True)
@@ -81,6 +85,7 @@ class _Work:
     may_be_empty: bool
     stores: Collection[str] = ()
     contents: Mapping[Path, bytes] = field(default_factory=dict)
+    spellings: Mapping[str, Spelling] = field(default_factory=dict)
     problems: dict[Problem, None] = field(default_factory=dict)
     contracts: list[Contract] = field(default_factory=list)
     publications: list[Publication] = field(default_factory=list)
@@ -236,7 +241,20 @@ class _Work:
                 collides = True
             elif method is not None:
                 endpoint.compiled[called] = method
+                self._check_spellings(endpoint, called, scope)
                 self._check_room(endpoint.exposure, called, scope, method)
+
+    def _check_spellings(self, endpoint: _Endpoint, called: str, scope: Scope) -> None:
+        """No spelling of a name means two methods: the mode of one would govern calls of the other."""
+        method = (scope.document.file, str(scope.path[1]))
+        for spelling in (called, *self._spelling(endpoint).others(called)):
+            file, name = endpoint.spelled.setdefault(spelling, method)
+            if (file, name) != method:
+                why = f"'{spelling}' is another spelling of both '{method[1]}' and '{name}' ({file})"
+                scope.fail(f"{why} in the dialect {endpoint.dialect}: map one of them", key=called == scope.path[-1])
+
+    def _spelling(self, endpoint: _Endpoint) -> Spelling:
+        return self.spellings.get(endpoint.dialect, AS_WRITTEN)
 
     def _check_room(self, exposure: Exposure | None, called: str, scope: Scope, method: Compiled) -> None:
         """Said here, since a write would be made before its answer finds no room."""
@@ -256,6 +274,7 @@ class _Work:
                 {name: method.fingerprint for name, method in endpoint.compiled.items()},
                 forwards_to=endpoint.forwards_to,
                 exposure=endpoint.exposure,
+                spelling=self._spelling(endpoint),
             )
             for key, endpoint in self.found.items()
         }

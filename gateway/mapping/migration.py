@@ -13,7 +13,7 @@ from gateway.core.route import Effect
 from gateway.mapping.problem import did_you_mean, one_of, place
 from gateway.mapping.scope import Scope
 
-DEFAULTS: Mapping[str, Any] = {"mode": "dbus", "on_unavailable": "fault"}
+DEFAULTS: Mapping[str, Any] = {"mode": "dbus", "on_unavailable": "fault", "async": "refuse"}
 
 SESSION = "session"
 
@@ -82,6 +82,7 @@ class _Work:
             never=self._keys("never", key),
             may_shadow=self._may_shadow,
             fallback=self._said("on_unavailable") == "legacy",
+            tasks=self._said("async") if self._upstream is not None else "refuse",
         )
 
     # What is said
@@ -152,6 +153,8 @@ class _Work:
             self._place("observe").fail(f"there is nothing to observe: {_NO_UPSTREAM}")
         if self._said("on_unavailable") == "legacy":
             self._place("on_unavailable").fail(f"legacy is refused: {_NO_UPSTREAM}")
+        if self._entry.at("async").data == "legacy":
+            self._entry.at("async").fail(f"legacy is refused: {_NO_UPSTREAM}")
 
     def _check_shadow(self, setting: Setting) -> None:
         if self._effect is Effect.WRITE and self._entry.at("shadow").data is True:
@@ -175,7 +178,7 @@ _UNSAID = "effect is idempotent, and no 'shadow: true' says that the call may ru
 
 def taking(plan: Plan, name: str) -> Callable[[Call], str | None]:
     """What a call has for a parameter, as the text of a key."""
-    find = parameter(plan, name)
+    find = parameter(plan, name, translated=True)
     return lambda call: _text(find(call))
 
 

@@ -18,7 +18,7 @@ from gateway.core.binding import (
     placeholders,
     struct_encoder,
 )
-from gateway.core.formats import MOMENTS, moment_encoder
+from gateway.core.formats import MOMENTS, moment_encoder, of_class
 from gateway.core.marshal import Encode, Variant, to_dbus
 from gateway.core.model import Value
 from gateway.core.route import Coerce, Parameter, Variants
@@ -74,6 +74,10 @@ class _Spec:
         if "rest" in self.data:
             self.data = {"default": {}, **self.data}
         self.has_default = "default" in self.data
+        form = self.data.get("format")
+        self.legacy_class = str(form["class"]) if isinstance(form, Mapping) else ""
+        if self.legacy_class:
+            self.data = {key: value for key, value in self.data.items() if key != "format"}
 
     @property
     def naming(self) -> Scope:
@@ -126,6 +130,8 @@ class _Work:
     def lead(self, index: int, spec: _Spec) -> None:
         """Lead a parameter to what it becomes."""
         kinds = [key for key in ("drop", "fields", "to") if key in spec.data]
+        if spec.legacy_class and {"drop", "fields"} & spec.data.keys():
+            spec.scope.at("format").fail("'class' does not go with 'drop' or 'fields'", level="schema", key=True)
         if len(kinds) > 1:
             spec.scope.at(kinds[1]).fail(f"'{kinds[1]}' does not go with '{kinds[0]}'", level="schema", key=True)
         elif "others" in spec.data and not {"fields", "struct"} & spec.data.keys():
@@ -339,6 +345,10 @@ class _Work:
             session=self.session in self.names,
             rest=next((spec.name for spec in self.specs if "rest" in spec.data), ""),
             structs=tuple(self.structs),
+            translated={
+                index: of_class(spec.legacy_class) for index, spec in enumerate(self.specs) if spec.legacy_class
+            },
+            dropped=tuple(index for index, spec in enumerate(self.specs) if _is_single(spec)),
             arguments=(*self._fixed(), *(self.taken[a.name] for a in self.callee.ins if a.name in self.taken)),
         )
 
@@ -353,6 +363,11 @@ class _Work:
         argument = self.types.get(index)
         told = str(spec.data.get("documentation", "")) or (argument.documentation if argument else "")
         return Parameter(spec.name, _legacy_type(spec, argument), required=not spec.has_default, documentation=told)
+
+
+def _is_single(spec: _Spec) -> bool:
+    """A parameter that is dropped is a single value, unless its default is a struct or an array."""
+    return "drop" in spec.data and not isinstance(spec.data.get("default"), dict | list)
 
 
 class _Field(_Spec):

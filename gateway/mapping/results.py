@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core import shaping
-from gateway.core.formats import SHOWN, Show
+from gateway.core.formats import SHOWN, Show, identity_of_class
 from gateway.core.marshal import Decode, from_dbus
 from gateway.core.route import Variants
 from gateway.core.shaping import Item, Shape
@@ -152,11 +152,13 @@ class _Work:
         return name, self._form(pick, name, None if item.code == "v" else item)[0]
 
     def _formatted(self, form: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
-        show, codes = SHOWN[form.data]
+        legacy_class = form.data["class"] if isinstance(form.data, Mapping) else ""
+        show, codes = (identity_of_class(legacy_class), "s") if legacy_class else SHOWN[form.data]
         if kind is None and self.variants == "typed":
             form.fail(f"'{name}' is a variant, which 'variants: typed' shows with its signature")
         elif kind is not None and _scalar(kind).code not in codes:
-            form.fail(f"'{name} {kind}' cannot be shown as {form.data}: one of {', '.join(codes)} is needed")
+            what = f"a reference of {legacy_class}" if legacy_class else form.data
+            form.fail(f"'{name} {kind}' cannot be shown as {what}: one of {', '.join(codes)} is needed")
         return show, TEXT if kind is None else with_items(kind, TEXT)
 
     # Records: the properties of an object, or of each object
@@ -165,10 +167,16 @@ class _Work:
         record, kind = self._record(result)
         if not self.callee.objects:
             return Result(shaping.one(Item(0, record)), kind)
-        key = self.callee.key
-        named = (key.name, shaping.property_decoder(key.type, self.variants)) if key else None
-        decode = shaping.records(self.callee.interface.name, named, record)
+        refuse = self.callee.duplicates == "error"
+        decode = shaping.records(self.callee.interface.name, self._key(), record, refuse=refuse)
         return Result(shaping.one(Item(0, decode)), parse_one("a{sa{sv}}"))
+
+    def _key(self) -> shaping.RecordKey:
+        key = self.callee.key
+        if isinstance(key, str):
+            return {"element": shaping.element_key, "path": shaping.path_key}[key]
+        show = identity_of_class(self.callee.key_class) if self.callee.key_class else None
+        return shaping.property_key(key.name, shaping.then(shaping.property_decoder(key.type, self.variants), show))
 
     def _record(self, result: Scope) -> tuple[Decode, Type]:
         known = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.core.exposure import Exposure
 from gateway.core.publication import Doorbell, Publication
 from gateway.core.route import Route
+from gateway.core.spelling import AS_WRITTEN, Spelling
 from gateway.mapping.idl import Interface
 
 
@@ -20,6 +22,16 @@ class EndpointKey:
 
     def __str__(self) -> str:
         return f"{self.listener} {self.path}"
+
+
+class Found(NamedTuple):
+    """The route of a call. `task_prefix`: what stood before the name, for a task as result; empty for a plain call."""
+
+    route: Route | None
+    task_prefix: str = ""
+
+
+NOT_MAPPED = Found(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,22 @@ class EndpointTable:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     exposure: Exposure | None = None  # how it is reached in a xenstore
     forwards_to: str | None = None  # the upstream that answers all that is not mapped here
+    spelling: Spelling = AS_WRITTEN  # the dialect's: in which forms a method is called
+    _others: Mapping[str, str] = field(
+        init=False, repr=False, compare=False
+    )  # a further spelling -> a name of `routes`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_others", self.spelling.index(self.routes))
+
+    def find(self, method: str) -> Found:
+        """The route of a method in whatever form a client writes its name."""
+        route = self.routes.get(method)
+        if route is not None:
+            return Found(route)
+        name, prefix = self.spelling.read(method)
+        route = self.routes.get(name) or self.routes.get(self._others.get(name, name))
+        return Found(route, prefix if route is not None else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +102,10 @@ class Table:
 def describe_routes(table: Table) -> list[Mapping[str, object]]:
     """One entry for each method at each endpoint and doorbell, in the words of `xcp-gateway routes`."""
     called = [
-        _described_route(name, str(endpoint.key), f"{endpoint.codec}/{endpoint.dialect}", route)
+        {
+            **_described_route(name, str(endpoint.key), f"{endpoint.codec}/{endpoint.dialect}", route),
+            "spellings": endpoint.spelling.forms(name),
+        }
         for endpoint in table.endpoints.values()
         for name, route in endpoint.routes.items()
     ]
@@ -92,7 +123,33 @@ def _described_route(name: str, endpoint: str, protocol: str, route: Route) -> M
         "mode": route.migration.setting.mode.value,
         "timeout": route.timeout,
         "source": route.source,
+        "spellings": (),
     }
+
+
+def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
+    """What no mode governs, each in a sentence: calls that a legacy service may execute whatever the mode is.
+
+    `passing`: listeners that send what no endpoint takes to an upstream, and that upstream.
+    """
+    found: dict[str, None] = {}
+    for listener, upstream in passing.items():
+        paths = {key.path for key, endpoint in table.endpoints.items() if key.listener == listener and endpoint.routes}
+        if paths and "/" not in paths:
+            found[f"{listener}: requests to a path of no endpoint go to '{upstream}' as they came"] = None
+    unread: dict[str, list[str]] = {}
+    for key, endpoint in table.endpoints.items():
+        if endpoint.forwards_to is not None and endpoint.routes:
+            unread.setdefault(endpoint.forwards_to, []).append(str(key))
+        for route in endpoint.routes.values():
+            if route.migration.tasks == "legacy" and endpoint.spelling.task_prefixes:
+                forms = " and ".join(prefix + route.method for prefix in endpoint.spelling.task_prefixes)
+                why = f"'{route.migration.upstream}' answers {forms} in every mode but off (async: legacy)"
+                found[f"{route.source}: {why}"] = None
+    for upstream, keys in unread.items():
+        where = ", ".join(keys)
+        found[f"{where}: what cannot be read as a call goes to '{upstream}' as it came (unmapped: forward)"] = None
+    return list(found)
 
 
 def changes(old: Table, new: Table) -> tuple[list[str], list[str], list[str]]:

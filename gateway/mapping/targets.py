@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from gateway.core import names
 from gateway.core.binding import placeholders
@@ -61,7 +61,9 @@ class Callee:
     accessed: Property | None = None  # the one that is read or written
     record: bool = False  # the out-argument is all properties of the interface
     objects: bool = False  # the out-argument is the records of all objects that have the interface
-    key: Property | None = None  # of the records
+    key: Property | Literal["element", "path"] = "element"  # of the records
+    key_class: str = ""  # the legacy class that the keys are references of, where it is not the object's first
+    duplicates: Literal["error", "path"] = "path"  # what becomes of records without a key of their own
     members: tuple[str, ...] = ()  # what the running service must have
     documentation: str = ""
 
@@ -205,25 +207,33 @@ def all_properties(site: Site) -> Callee:
 
 
 def _managed_objects(scope: Scope, site: Site) -> Callee | None:
-    key = None
-    if scope.says("key"):
-        key = _accessible(scope.at("key"), site, "read")
-        if key is None:
-            return None
-        if not _is_key(key.type):
-            scope.at("key").fail(f"'{key.name} {key.type}' cannot be a key: text or a whole number is needed")
-            return None
-    return managed_objects(site, key)
+    said = scope.data if isinstance(scope.data, Mapping) else {}
+    listed = replace(managed_objects(site), duplicates=said.get("on_duplicate", "path"))
+    if said.get("key", "element") in _PATH_KEYS:
+        if "class" in said:
+            scope.at("class").fail("'class' goes with a property as key", level="schema", key=True)
+        return replace(listed, key=said.get("key", "element"))
+    key = _accessible(scope.at("key"), site, "read")
+    if key is None:
+        return None
+    if not _is_key(key.type):
+        scope.at("key").fail(f"'{key.name} {key.type}' cannot be a key: text or a whole number is needed")
+        return None
+    if "class" in said and key.type.code != "s":
+        scope.at("class").fail(f"'class' needs a text as key, and {key.name} is {key.type}", key=True)
+    return replace(listed, key=key, key_class=said.get("class", ""))
 
 
-def managed_objects(site: Site, key: Property | None = None) -> Callee:
+_PATH_KEYS = ("element", "path")
+
+
+def managed_objects(site: Site) -> Callee:
     """The properties of every object that has the interface, below one that manages them."""
     return Callee(
         _target(site, OBJECT_MANAGER, "GetManagedObjects", "", "a{oa{sa{sv}}}"),
         site.interface,
         outs=(Argument("objects", parse_one("a{oa{sa{sv}}}")),),
         objects=True,
-        key=key,
         members=_readable(site.interface),
         documentation=site.interface.documentation,
     )

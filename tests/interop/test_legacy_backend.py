@@ -148,13 +148,15 @@ def test_a_client_of_xml_rpc_reaches_a_service_that_knows_json_rpc_1_0_only(old:
 def test_an_old_service_that_is_gone_executed_nothing(old: Old) -> None:
     old.twins["xenopsd"].kill()
     answer = old.json("/xenopsd/jsonrpc", "VM.list", ["dbg"])
-    assert answer["message"] == "the old service 'xenopsd' cannot be reached: connection refused; nothing was executed"
+    reason = "the old service 'xenopsd' cannot be reached: connection refused; nothing was executed"
+    assert (answer["message"], answer["data"]) == ("Internal_error", [reason])
 
 
 def test_an_old_service_that_closes_without_a_word_may_have_executed_it(old: Old) -> None:
     old.twins["xenopsd"].switch(**{"VM.list": {"silent": True}})
     answer = old.json("/xenopsd/jsonrpc", "VM.list", ["dbg"])
-    assert "closed the connection before it had answered; whether the call was executed is unknown" in answer["message"]
+    [reason] = answer["data"]
+    assert "closed the connection before it had answered; whether the call was executed is unknown" in reason
 
 
 def test_an_old_service_that_restarts_costs_no_call_after_it_is_back(old: Old, running: Stage) -> None:

@@ -7,6 +7,7 @@ import json
 import xmlrpc.client
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import pytest
 
@@ -105,10 +106,35 @@ def test_xenapi_reads_records_and_fields(running: Stage, session: str) -> None:
     record = works(api("VM.get_record", session, web))
     assert (record["memory_static_max"], record["VCPUs_max"]) == (str(2 * GIB), "2")
     assert works(api("VM.get_all_records", session)).keys() == set(works(api("VM.get_all", session)))
-    assert works(api("VM_metrics.get_record", session, works(api("VM.get_metrics", session, web))))["uuid"] == WEB
+    metrics = works(api("VM.get_metrics", session, web))
+    assert metrics == record["metrics"]
+    own = works(api("VM_metrics.get_record", session, metrics))
+    assert own == works(api("VM_metrics.get_all_records", session))[metrics]
+    assert own["VCPUs_number"] == "2"
     assert works(api("VM.get_data_sources", session, web))[0]["name_label"] == "cpu_usage"
     assert fails(api("host.get_record", session, "OpaqueRef:x")) == ["HANDLE_INVALID", "host", "OpaqueRef:x"]
     assert fails(api("VM.get_by_uuid", session, "no")) == ["UUID_INVALID", "VM", "no"]
+
+
+def test_no_two_objects_of_any_class_share_a_reference_or_a_uuid(running: Stage, session: str) -> None:
+    """Xen Orchestra keeps all of them in one table: of two that share an entry it loses one."""
+    api = xml(running, "/")
+    names = [name for name in api("system.listMethods") if name.endswith(".get_all_records")]
+    assert {"VM.get_all_records", "VM_metrics.get_all_records", "host.get_all_records"} <= set(names)
+    records = [item for name in names for item in works(api(name, session)).items()]
+    references = [reference for reference, _ in records]
+    uuids = [record["uuid"] for _, record in records]
+    assert len(set(references)) == len(references) > 6
+    assert len(set(uuids)) == len(uuids)
+    assert all(UUID(uuid).version == 4 and f"OpaqueRef:{uuid}" in references for uuid in uuids)
+
+
+def test_a_reference_of_one_class_is_none_of_another(running: Stage, session: str) -> None:
+    api = xml(running, "/")
+    vm = f"OpaqueRef:{WEB}"
+    metrics = works(api("VM.get_metrics", session, vm))
+    assert fails(api("VM_metrics.get_record", session, vm)) == ["HANDLE_INVALID", "VM_metrics", vm]
+    assert fails(api("VM.get_record", session, metrics)) == ["HANDLE_INVALID", "VM", metrics]
 
 
 def test_xenapi_makes_changes_runs_and_destroys_a_vm(running: Stage, session: str) -> None:
@@ -251,6 +277,33 @@ def test_networkd_takes_named_parameters_and_then_the_rest(running: Stage) -> No
     assert (gone[0], gone[1].endswith("/br9")) == ("Bridge_does_not_exist", True)
     assert fails(network("Network.Bridge.add_port", port, DBG)) == ["Bridge_does_not_exist", "br9"]
     assert works(network("Network.get_statistics", DBG))["eth1"]["carrier"] is True
+
+
+def test_networkd_takes_them_over_json_too(running: Stage) -> None:
+    """As xapi sends them; the text for the log must never become the name of a bridge."""
+    network = rpc(running, "/networkd/jsonrpc")
+    wanted = {"name": "br7", "other_config": {"a": "b"}, "igmp_snooping": True, "mac": "02:00:00:00:00:07"}
+    assert network("Network.Bridge.create", {**wanted, "vlan": ["xenbr0", 7]}, DBG) is None
+    bridges = network("Network.Bridge.get_all", DBG, None)
+    assert "br7" in bridges
+    assert DBG not in bridges
+    assert network("Network.Bridge.get_all_ports", {"name": "br7", "from_cache": True}, DBG) == {}
+    assert network("Network.Bridge.destroy", {"name": "br7", "force": True}, DBG) is None
+    gone = network("Network.Bridge.get_all_ports", {"name": "br7"}, DBG)
+    assert gone["message"] == "Bridge_does_not_exist"
+
+
+@pytest.mark.parametrize("path", ["/networkd", "/networkd/jsonrpc"])
+def test_a_struct_where_a_text_is_expected_makes_no_bridge(running: Stage, path: str) -> None:
+    ask = xml(running, path) if path == "/networkd" else rpc(running, path)
+    before = rpc(running, "/networkd/jsonrpc")("Network.Bridge.get_all", DBG, None)
+    for params, place in (
+        (({"mac": "02:00:00:00:00:08"}, {"name": "br8"}, "br8"), "$.params[1]: expected a single value"),
+        (({"name": {"a": "b"}}, DBG), "$.params.name: expected s, got a struct"),
+        (({"name": "br8", "dbg": {"name": "br8"}},), "$.params.dbg: expected a single value"),
+    ):
+        assert place in str(ask("Network.Bridge.create", *params))
+    assert rpc(running, "/networkd/jsonrpc")("Network.Bridge.get_all", DBG, None) == before
 
 
 # perfmon

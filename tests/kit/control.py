@@ -53,6 +53,7 @@ class Toy:
             "listening": ["tcp:127.0.0.1:1"],
             "operators": None,
             "state": {"place": "in memory", "trouble": ""},
+            "ungoverned": [],
         }
 
     async def unready(self) -> list[str]:
@@ -66,7 +67,7 @@ class Toy:
     def routes(self) -> list[Mapping[str, object]]:
         """One route."""
         words = ("method", "endpoint", "protocol", "target", "effect", "mode", "source")
-        return [{**dict.fromkeys(words, "x"), "timeout": 1.0}]
+        return [{**dict.fromkeys(words, "x"), "timeout": 1.0, "spellings": ["y"]}]
 
     async def reload(self) -> Mapping[str, object]:
         """Done, or the problems."""

@@ -8,6 +8,7 @@ from textwrap import dedent, indent
 
 from gateway.core.model import Call, Value
 from gateway.core.route import MethodCall, Route
+from gateway.core.spelling import Spelling
 from gateway.mapping.compile import build
 from gateway.mapping.table import Table
 
@@ -78,6 +79,7 @@ expose:
 methods:
 """
 UPSTREAMS = {"old": {"xmlrpc/plain"}, "other": {"xmlrpc/plain", "jsonrpc/plain"}}
+SPELLINGS = {"xenapi": Spelling("_", ("Async.", "InternalAsync."))}
 FIRST = HEAD.count("\n") + 1  # the line of the first method
 
 
@@ -110,6 +112,7 @@ def build_files(directory: Path, **files: str) -> Built:
         listeners={"rpc", "store"},
         stores={"store"},
         upstreams=UPSTREAMS,
+        spellings=SPELLINGS,
     )
     return Built(table, [str(problem).replace(f"{directory}/", "") for problem in problems])
 

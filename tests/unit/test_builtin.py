@@ -8,6 +8,7 @@ from gateway.builtin import CAPABILITIES, Builtins, json_schema
 from gateway.core.model import Call, Fault, FaultCode, Reply, Value
 from gateway.core.route import Parameter
 from gateway.core.signature import parse_one
+from gateway.core.spelling import Spelling
 from gateway.mapping.table import EndpointKey, EndpointTable
 from tests.kit.routes import route
 
@@ -43,6 +44,15 @@ def test_list_methods_names_mapped_methods_old_spellings_and_its_own() -> None:
         "system.getCapabilities", "system.listMethods", "system.methodHelp", "system.methodSignature",
         "system.multicall",
     ]  # fmt: skip
+
+
+def test_a_method_is_described_under_each_spelling_of_its_name_but_not_as_a_task() -> None:
+    table = EndpointTable(
+        EndpointKey("rpc", "/"), "xmlrpc", "xenapi", {"VM.shutdown": SHUTDOWN}, spelling=Spelling("_", ("Async.",))
+    )
+    ours = Builtins(table, "xmlrpc")
+    assert ours.answer(Call("system.methodSignature", ("VM_shutdown",))) == Reply([["nil", "string"]])
+    assert isinstance(ours.answer(Call("system.methodSignature", ("Async.VM.shutdown",))), Fault)
 
 
 def test_over_json_rpc_there_is_rpc_discover_and_no_multicall() -> None:

@@ -45,6 +45,12 @@ def test_with_a_config_old_services_are_checked_too(folder: Folder) -> None:
     assert problem.message == "'odl' is no upstream of the config (did you mean 'old'?)"
 
 
+def test_what_no_mode_governs_is_noted(folder: Folder) -> None:
+    folder.mapping(TOY_MAPPING.replace("expose:", "legacy: {upstream: old}\nunmapped: forward\nexpose:"))
+    (note,) = checking.check([folder.mappings], None, live=False).notes
+    assert note.startswith("rpc /RPC2, rpc /jsonrpc: what cannot be read as a call goes to 'old'")
+
+
 def test_an_empty_directory_is_well_where_a_listener_forwards_everything(folder: Folder) -> None:
     folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
     (folder.mappings / "toy.yaml").unlink()

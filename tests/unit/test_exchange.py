@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import xmlrpc.client
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
@@ -14,7 +15,7 @@ from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.compare import Comparison, compare
 from gateway.core.exposure import Domains, Exposure
-from gateway.core.migration import Migration, Mode, Setting, Side
+from gateway.core.migration import BUCKETS, Migration, Mode, Setting, Side
 from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Limits, Outcome, Peer, Reply
 from gateway.core.nodes import template
 from gateway.core.ports import Backend, Codec
@@ -247,18 +248,28 @@ class Front:
     """An exchange before an old service, with methods that move."""
 
     def __init__(
-        self, whole: Answer | Fault, *, codec: str = "jsonrpc", forwards_to: str | None = None, **methods: Setting
+        self,
+        whole: Answer | Fault,
+        *,
+        codec: str = "jsonrpc",
+        dialect: str = "plain",
+        forwards_to: str | None = None,
+        dotted: Mapping[str, Setting] = MappingProxyType({}),  # methods whose names are no Python names
+        **methods: Setting,
     ) -> None:
-        self.upstreams = kit.Scripted({"old": (codec, "plain")}, whole)
+        methods = {**methods, **dotted}
+        self.upstreams = kit.Scripted({"old": (codec, dialect)}, whole)
         self.told = Told()
         self.asked: list[str] = []
         routes = {name: route(name, migration=replace(LEGACY, setting=setting)) for name, setting in methods.items()}
         dispatcher = Dispatcher(Scripted(self._dbus), self.told.note, upstreams=self.upstreams)
         self.shadow = Shadow(dispatcher.observe, self.told)
         self.exchange = Exchange(
-            EndpointTable(HERE, codec, "plain", routes, forwards_to=forwards_to),
+            EndpointTable(
+                HERE, codec, dialect, routes, forwards_to=forwards_to, spelling=DIALECTS[dialect](codec).spelling
+            ),
             CODECS[codec](Limits()),
-            DIALECTS["plain"](codec),
+            DIALECTS[dialect](codec),
             dispatcher,
             shadow=self.shadow,
             forcing=Forcing(b"x-gateway-side", "side"),
@@ -395,6 +406,95 @@ async def test_a_multicall_of_no_calls_is_answered_and_forwarded_like_any_other(
     message = b"<methodCall><methodName>system.multicall</methodName>%b</methodCall>" % params
     assert array in body(await Front(OLD_ANSWER, codec="xmlrpc").answer(message))
     assert await Front(OLD_ANSWER, codec="xmlrpc", forwards_to="old").answer(message) is OLD_ANSWER
+
+
+SPELLINGS = ("VM.start", "VM_start", "Async.VM.start", "InternalAsync.VM.start", "Async.VM_start")
+TASKS = SPELLINGS[2:]
+
+
+def xapi(setting: Setting, whole: Answer | Fault = OLD_ANSWER) -> Front:
+    """VM.start before a xapi that answers all that is not mapped."""
+    return Front(whole, dialect="xenapi", forwards_to="old", dotted={"VM.start": setting})
+
+
+def call(method: str) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "method": method, "params": ["session", "vm"], "id": 1}).encode()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_a_method_that_is_off_is_off_in_every_spelling(spelling: str) -> None:
+    front = xapi(Setting(Mode.OFF))
+    for message in (call(spelling), batch("VM.other", spelling)):
+        assert "is switched off" in body(await front.answer(message)).decode()
+    assert (front.upstreams.forwarded, front.upstreams.called, front.asked) == ([], ["VM.other"], [])
+
+
+async def test_no_spelling_in_a_multicall_escapes_the_mode() -> None:
+    front = Front(
+        OLD_ANSWER, codec="xmlrpc", dialect="xenapi", forwards_to="old", dotted={"VM.start": Setting(Mode.OFF)}
+    )
+    calls = [{"methodName": spelling, "params": []} for spelling in SPELLINGS]
+    answer = body(await front.answer(xmlrpc.client.dumps((calls,), "system.multicall").encode()))
+    assert answer.count(b"is switched off") == len(SPELLINGS)
+    assert (front.upstreams.forwarded, front.upstreams.called, front.asked) == ([], [], [])
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("setting", [LEGACY_ONLY, SHADOW])
+async def test_a_method_of_the_old_service_goes_there_as_it_came_in_every_spelling(
+    spelling: str, setting: Setting
+) -> None:
+    front = xapi(setting)
+    assert await front.answer(call(spelling)) is OLD_ANSWER
+    assert [message for _, message, _ in front.upstreams.forwarded] == [call(spelling)]
+    counted = spelling.replace("VM_start", "VM.start")  # a task is told at once: its time says nothing of the method
+    assert [(method, side) for method, _, side in front.told.noted] == [(counted, Side.LEGACY)]
+    assert front.asked == ([spelling] if setting is SHADOW and spelling not in TASKS else [])
+
+
+@pytest.mark.parametrize("setting", [DBUS, Setting(Mode.CANARY, BUCKETS), Setting(Mode.SHADOW, control=Side.DBUS)])
+async def test_what_dbus_answers_is_answered_in_both_spellings_and_its_tasks_are_refused(setting: Setting) -> None:
+    front = xapi(setting)
+    for spelling in SPELLINGS[:2]:
+        assert json.loads(body(await front.answer(call(spelling))))["result"] == 1
+    for spelling in TASKS:
+        error = json.loads(body(await front.answer(call(spelling))))["error"]
+        assert error["message"] == "MESSAGE_METHOD_UNKNOWN"
+        assert error["data"][0] == spelling
+        assert "call VM.start without" in error["data"][1]
+    assert front.asked == list(SPELLINGS[:2])
+    assert front.upstreams.forwarded == []
+
+
+@pytest.mark.parametrize("setting", [DBUS, Setting(Mode.CANARY, BUCKETS)])
+async def test_tasks_stay_with_the_old_service_only_where_the_mapping_says_so(setting: Setting) -> None:
+    front = xapi(setting)
+    route = front.exchange.table.routes["VM.start"]
+    staying = replace(route, migration=replace(route.migration, tasks="legacy"))
+    front.exchange.table = replace(front.exchange.table, routes={"VM.start": staying})
+    assert await front.answer(call("Async.VM.start")) is OLD_ANSWER
+    assert front.asked == []
+    off = replace(staying, migration=replace(staying.migration, setting=Setting(Mode.OFF)))
+    front.exchange.table = replace(front.exchange.table, routes={"VM.start": off})
+    assert "is switched off" in body(await front.answer(call("Async.VM.start"))).decode()
+
+
+async def test_a_refused_call_goes_nowhere_and_its_neighbours_are_answered() -> None:
+    front = xapi(DBUS)
+    message = batch("VM.other", "Async.VM.start", "VM_start")
+    other, refused, start = json.loads(body(await front.answer(message)))
+    assert (other["result"], start["result"]) == ("old", 1)
+    assert refused["error"]["message"] == "MESSAGE_METHOD_UNKNOWN"
+    assert front.upstreams.forwarded == []  # never the whole message: the refused call would go with it
+    assert front.upstreams.called == ["VM.other"]
+
+
+async def test_an_unreadable_entry_beside_a_refused_one_is_not_forwarded() -> None:
+    front = xapi(DBUS)
+    entries = [*json.loads(batch("Async.VM.start")), {"jsonrpc": "2.0", "id": 2}]
+    answers = json.loads(body(await front.answer(json.dumps(entries).encode())))
+    assert [sorted(each) for each in answers] == [["error", "id", "jsonrpc"]] * 2
+    assert (front.upstreams.forwarded, front.upstreams.called) == ([], [])
 
 
 async def test_a_client_may_force_a_side_by_a_header_or_by_a_parameter() -> None:

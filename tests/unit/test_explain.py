@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
+from gateway.core.migration import Migration
 from gateway.core.model import Call, Fault, FaultCode, Limits, Outcome, Peer, Reply, Value
 from gateway.core.ports import Backend
 from gateway.core.route import MethodCall, Route
@@ -68,6 +71,20 @@ async def test_the_call_is_counted_as_one_of_the_endpoints_own_protocol() -> Non
     )
     (call,) = told
     assert (call.extensions["protocol"], call.extensions["agent"]) == ("xmlrpc", "xcp-gateway call")
+
+
+async def test_a_form_that_returns_a_task_is_shown_and_not_run_on_the_other_side() -> None:
+    explained = exchange()
+    old = Migration(upstream="old")
+    routes = {"VM.echo": route("VM.echo", migration=old)}
+    explained.table = replace(explained.table, routes=routes, spelling=explained.dialect.spelling)
+    outcome, steps = await explain(explained, "VM_echo", ("hello",), Peer("control"))
+    assert outcome == Reply("hello")
+    outcome, steps = await explain(explained, "Async.VM.echo", ("hello",), Peer("control"))
+    assert isinstance(outcome, Fault)
+    shown = {step.name: step.value for step in steps}
+    assert shown["who answers"].startswith("nobody: mode dbus: D-Bus answers, and has no tasks yet")
+    assert "method call" not in shown
 
 
 async def test_the_session_check_is_shown_before_the_call_itself() -> None:

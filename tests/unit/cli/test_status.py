@@ -19,7 +19,7 @@ STORE = {"listener": "guests", "connected": True, "address": "/run/xs", "watches
 STATUS: dict[str, Any] = {
     "version": "1", "ready": False, "reasons": ["bus down"], "revision": "r1", "in_flight": 1, "listening": ["tcp:h:1"],
     "buses": [BUS], "services": [SERVICE], "upstreams": [UPSTREAM], "stores": [STORE],
-    "operators": None, "state": {"place": "/var/state.db", "trouble": ""},
+    "operators": None, "state": {"place": "/var/state.db", "trouble": ""}, "ungoverned": [],
 }  # fmt: skip
 
 
@@ -60,6 +60,12 @@ def test_what_is_not_there_has_no_table(capsys: pytest.CaptureFixture[str]) -> N
 def test_trouble_with_the_state_file_is_told_instead_of_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     told = shown(capsys, state={"place": "/var/state.db", "trouble": "state file /var/state.db is damaged"})
     assert "state file /var/state.db is damaged" in told
+
+
+def test_what_no_mode_governs_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no mode governs" not in shown(capsys)
+    told = shown(capsys, ungoverned=["xapi.yaml:7: 'old' answers Async.VM.start"])
+    assert "no mode governs this: xapi.yaml:7: 'old' answers Async.VM.start" in told
 
 
 def test_a_bus_on_which_operators_are_not_heard_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.core.formats import LONGEST_ZONE, MOMENTS, compact, moment_encoder, show_moment, show_text
+from gateway.core.formats import (
+    LONGEST_ZONE,
+    MOMENTS,
+    compact,
+    identity_of_class,
+    moment_encoder,
+    of_class,
+    show_moment,
+    show_text,
+)
 from gateway.core.marshal import MarshalError, to_dbus
 from gateway.core.model import Value
 from gateway.core.signature import parse_one
@@ -95,3 +107,31 @@ def test_a_moment_is_written_as_the_old_servers_write_it(moment: datetime, writt
 def test_an_offset_of_odd_seconds_is_longer_than_any_that_legacy_protocols_know() -> None:
     odd = datetime(2026, 1, 31, tzinfo=timezone(timedelta(seconds=19, minutes=32)))
     assert len(compact(odd)[1]) > LONGEST_ZONE
+
+
+# One object that is several legacy classes
+
+
+@given(
+    st.uuids(version=4), st.sampled_from(["VM_metrics", "VM_guest_metrics", "x"]), st.sampled_from(["", "OpaqueRef:"])
+)
+def test_the_identity_as_another_class_is_a_uuid_of_its_own_and_leads_back(uuid: UUID, name: str, head: str) -> None:
+    convert = of_class(name)
+    other = convert(f"{head}{uuid}")
+    assert isinstance(other, str)
+    assert other.startswith(head)
+    assert other != f"{head}{uuid}"
+    assert (UUID(other[-36:]).version, UUID(other[-36:]).variant) == (uuid.version, uuid.variant)
+    assert convert(other) == f"{head}{uuid}"
+    assert other != of_class("another")(f"{head}{uuid}")
+
+
+def test_the_reference_of_nothing_is_that_of_every_class() -> None:
+    for text in ("OpaqueRef:NULL", "", "no reference"):
+        assert of_class("VM_metrics")(text) == text
+    assert identity_of_class("VM_metrics")(["OpaqueRef:NULL", ""]) == ["OpaqueRef:NULL", ""]
+
+
+def test_a_service_whose_references_hold_no_uuid_cannot_be_two_classes() -> None:
+    with pytest.raises(MarshalError, match="expected a reference with a UUID in it, to make that of VM_metrics"):
+        identity_of_class("VM_metrics")("OpaqueRef:7")

@@ -5,7 +5,7 @@ import pytest
 from gateway.core import policy
 from gateway.core.migration import BUCKETS, Key, Migration, Mode, Setting, Side
 from gateway.core.model import Call
-from gateway.core.policy import Plan, bucket
+from gateway.core.policy import Plan, bucket, task_plan
 from tests.kit.routes import route
 
 VM = Key("vm", lambda call: str(call.params[0]) if call.params else None)
@@ -105,6 +105,23 @@ def test_a_fallback_is_planned_where_dbus_answers_and_the_client_did_not_ask_for
     assert not plan("m", back, Setting(Mode.LEGACY), Call("m")).fallback
     assert not plan("m", back, Setting(Mode.DBUS), Call("m"), forced=Side.DBUS).fallback
     assert not plan("m", Migration(fallback=True), Setting(Mode.DBUS), Call("m")).fallback
+
+
+def test_a_task_is_the_old_services_or_nobodys() -> None:
+    staying = Migration(upstream="old", key=VM, may_shadow=True, fallback=True, tasks="legacy")
+    for migration, setting, answer in (
+        (READ, Setting(Mode.LEGACY), Side.LEGACY),
+        (READ, Setting(Mode.SHADOW), Side.LEGACY),
+        (READ, canary(0), Side.LEGACY),
+        (READ, Setting(Mode.DBUS), None),
+        (READ, canary(BUCKETS), None),
+        (READ, Setting(Mode.SHADOW, control=Side.DBUS), None),
+        (staying, Setting(Mode.DBUS), Side.LEGACY),
+        (staying, Setting(Mode.OFF), None),
+    ):
+        chosen = plan("m", migration, setting, Call("m", ("a",)))
+        found = task_plan(route("m", migration=migration), chosen)
+        assert (found.answer, found.candidate, found.fallback) == (answer, None, False)
 
 
 def test_a_plan_says_why() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -96,19 +96,43 @@ OBJECTS: dict[str, Any] = {
 }
 
 
+ID_OF = shaping.property_decoder(parse_one("u"), "plain")
+BY_ID = shaping.property_key("Id", ID_OF)
+
+
 def test_objects_with_the_interface_become_records() -> None:
-    id_of = shaping.property_decoder(parse_one("u"), "plain")
-    record = Record({"id": ("Id", id_of)})
-    by_path = shaping.records("org.example.VM1", None, record)
-    assert by_path(OBJECTS) == {"a-1": {"id": 1}, "b": {"id": 2}}
-    by_key = shaping.records("org.example.VM1", ("Id", id_of), record)
+    record = Record({"id": ("Id", ID_OF)})
+    by_element = shaping.records("org.example.VM1", shaping.element_key, record)
+    assert by_element(OBJECTS) == {"a-1": {"id": 1}, "b": {"id": 2}}
+    by_path = shaping.records("org.example.VM1", shaping.path_key, record)
+    assert list(cast("dict[str, Value]", by_path(OBJECTS)).values()) == [{"id": 1}, {"id": 2}]
+    by_key = shaping.records("org.example.VM1", BY_ID, record)
     assert by_key(OBJECTS) == {"1": {"id": 1}, "2": {"id": 2}}
 
 
-def test_an_object_without_its_key_is_refused() -> None:
-    by_key = shaping.records("org.example.Other1", ("Id", same), Record({}))
-    with pytest.raises(MarshalError, match=r"expected the property Id, which is the record's key"):
-        by_key(OBJECTS)
+# Two that share a key, one that has none, one that is well.
+SHARED = {
+    "/a": {"I": {"Id": Variant("u", 1)}},
+    "/b": {"I": {"Id": Variant("u", 1)}},
+    "/c": {"I": {}},
+    "/d": {"I": {"Id": Variant("u", 4)}},
+}
+
+
+def test_objects_without_a_key_of_their_own_are_refused() -> None:
+    decode = shaping.records("I", BY_ID, Record({}), refuse=True)
+    with pytest.raises(MarshalError, match='expected a key for the record that no other has, got "1"'):
+        decode(SHARED)
+    with pytest.raises(MarshalError, match="expected a key for the record, got nothing"):
+        decode({path: SHARED[path] for path in ("/c", "/d")})
+
+
+def test_or_their_paths_are_the_keys_and_no_object_is_lost() -> None:
+    decode = shaping.records("I", BY_ID, Record({"id": ("Id", ID_OF)}))
+    assert decode(SHARED) == {"/a": {"id": 1}, "/b": {"id": 1}, "/c": {}, "4": {"id": 4}}
+    as_path = shaping.property_key("Id", shaping.property_decoder(parse_one("s"), "plain"))
+    other = {"/a": {"I": {}}, "/b": {"I": {"Id": Variant("s", "/a")}}}  # a key that is another object's path
+    assert shaping.records("I", as_path, Record({}))(other) == {"/a": {}, "/b": {}}
 
 
 # Errors

@@ -73,6 +73,14 @@ def test_an_explanation_has_the_bucket_that_decided() -> None:
     assert str(told.bucket) in told.why
 
 
+def test_an_explanation_says_where_tasks_are_not_governed() -> None:
+    staying = replace(START.migration, upstream="old", tasks="legacy")
+    dbus = Setting(Mode.DBUS)
+    assert "'old' answers it (async: legacy)" in explained(dbus, "vm-7", staying).why
+    assert "async" not in explained(dbus, "vm-7").why
+    assert "async" not in explained(Setting(Mode.OFF), "vm-7", staying).why
+
+
 def test_methods_of_a_group_are_explained_by_the_groups_bucket() -> None:
     told = explained(CANARY, "vm-7", replace(START.migration, group="vm-lifecycle"))
     assert told.bucket == bucket("vm-lifecycle", "vm-7")

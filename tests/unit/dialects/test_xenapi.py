@@ -21,6 +21,7 @@ ERRORS: list[tuple[Fault, list[Value]]] = [
     (Fault(FaultCode.APPLICATION, "x", "EVENTS_LOST"), ["EVENTS_LOST"]),
     (Fault(FaultCode.APPLICATION, "no name"), ["INTERNAL_ERROR", "no name"]),
     (Fault(FaultCode.UNKNOWN_METHOD, "unknown method"), ["MESSAGE_METHOD_UNKNOWN", "VM.start"]),
+    (Fault(FaultCode.UNKNOWN_METHOD, "no", data=["no tasks"]), ["MESSAGE_METHOD_UNKNOWN", "VM.start", "no tasks"]),
     (
         Fault(FaultCode.PARAMETER_COUNT, "x", data={"expected": 3, "received": -1}),
         ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.start", "3", "-1"],

@@ -135,6 +135,7 @@ NOWHERE = "no 'legacy: {upstream: NAME}' says where the old service is"
         ("mode: {canary: 100%}", f"methods.m.mode: canary is refused: {NOWHERE}"),
         ("observe: true", f"methods.m.observe: there is nothing to observe: {NOWHERE}"),
         ("on_unavailable: legacy", f"methods.m.on_unavailable: legacy is refused: {NOWHERE}"),
+        ("async: legacy", f"methods.m.async: legacy is refused: {NOWHERE}"),
     ],
 )
 def test_without_an_old_service_nothing_leads_there(tmp_path: Path, entry: str, problem: str) -> None:

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.formats import of_class
 from gateway.core.marshal import Variant
-from gateway.core.model import Value
+from gateway.core.model import Call, Value
+from gateway.core.names import escape_path_element
+from gateway.core.refusal import MarshalError
 from tests.kit.mapping import build_methods
 
 START = "member: Start, object_path: '/org/example/vm/{vm}'"
@@ -14,7 +17,9 @@ START = "member: Start, object_path: '/org/example/vm/{vm}'"
 BODIES: list[tuple[str, tuple[Value, ...], list[object]]] = [
     ("{member: Add, params: [name, memory]}", ("a", 5), ["a", 5]),
     ("{member: Add, params: [memory, name]}", (5, "a"), ["a", 5]),
-    ("{member: Add, params: [{name: dbg, drop: true}, name, memory]}", ({"x": [None]}, "a", 5), ["a", 5]),
+    ("{member: Add, params: [{name: dbg, drop: true}, name, memory]}", (None, "a", 5), ["a", 5]),
+    ("{member: Add, params: [name, memory, {name: o, drop: true, default: {}}]}", ("a", 5, {"x": [None]}), ["a", 5]),
+    ("{member: Add, params: [name, memory, {name: o, drop: true, default: {}}]}", ("a", 5), ["a", 5]),
     ("{member: Add, params: [{name: label, to: name}, {name: kib, to: memory}]}", ("a", 5), ["a", 5]),
     ("{member: Add, params: [name], args: {memory: 7}}", ("a",), ["a", 7]),
     ("{member: Add, params: [name, {name: memory, default: 9}]}", ("a",), ["a", 9]),
@@ -75,12 +80,48 @@ def test_a_parameter_is_escaped_into_the_object_path(tmp_path: Path) -> None:
     assert built.bind("m", 7, True, False).object_path == "/org/example/vm/_37"
 
 
+def test_a_reference_of_a_second_class_is_that_of_the_object(tmp_path: Path) -> None:
+    param = "{name: vm, format: {class: VM_metrics}}"
+    methods = f"m: {{{START}, params: [{param}, paused, force], coerce: legacy, key: vm}}\n"
+    methods += f"n: {{member: Add, params: [{param.replace('vm', 'name')}, memory]}}"
+    built = build_methods(tmp_path, methods)
+    vm = "11111111-aaaa-4aaa-8aaa-000000000001"
+    metrics = of_class("VM_metrics")(vm)
+    assert built.bind("m", metrics, False, False).object_path == "/org/example/vm/" + escape_path_element(vm)
+    assert built.bind("n", metrics, 5).body == [vm, 5]
+    key = built.route("m").migration.key
+    assert key is not None
+    assert key.take(Call("m", (metrics,))) == vm  # its canary divides the objects, as those of the first class do
+
+
 def test_parameters_are_described_for_help_texts(tmp_path: Path) -> None:
     entry = f"{{{START}, params: [vm, paused, {{name: force, default: false, documentation: At once.}}]}}"
     vm, paused, force = build_methods(tmp_path, f"m: {entry}").route("m").parameters
     assert (str(vm.type), vm.required, vm.documentation) == ("s", True, "")
     assert (str(paused.type), paused.required, paused.documentation) == ("b", True, "Not yet.")
     assert (str(force.type), force.required, force.documentation) == ("b", False, "At once.")
+
+
+@pytest.mark.parametrize(
+    ("params", "named", "place"),
+    [
+        (
+            ({"name": "xenbr9", "memory": 5}, "a", 5),
+            {},
+            "$.params[0]: expected a single value, which is not used, got a",
+        ),
+        (("a", 5), {"dbg": ["x"]}, "$.params.dbg: expected a single value, which is not used, got an array"),
+    ],
+)
+@pytest.mark.parametrize("target", ["member: Add", "member: Add, object_path: '/vm/{name}'"])
+def test_a_struct_for_a_parameter_that_is_not_used_is_refused(
+    tmp_path: Path, params: tuple[Value, ...], named: dict[str, Value], place: str, target: str
+) -> None:
+    """It is one of named parameters, sent where they are not understood: all of them would be lost."""
+    built = build_methods(tmp_path, f"m: {{{target}, params: [{{name: dbg, drop: true}}, name, memory]}}")
+    with pytest.raises(MarshalError) as caught:
+        built.bind("m", *params, **named)
+    assert str(caught.value).startswith(place)
 
 
 def test_a_parameter_that_is_dropped_or_taken_apart_has_no_type(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.formats import of_class
 from gateway.core.marshal import MarshalError, Variant
 from gateway.core.model import Value
 from tests.kit.mapping import build_methods
@@ -161,8 +162,48 @@ def test_a_property_of_another_type_than_the_idl_says_is_refused(tmp_path: Path)
         route.shape([Variant("u", 1)])
 
 
-def test_two_objects_with_one_key_are_refused(tmp_path: Path) -> None:
-    route = build_methods(tmp_path, "m: {managed_objects: {key: NameLabel}}").route("m")
+def test_objects_with_one_key_are_told_by_their_paths_unless_the_mapping_refuses_them(tmp_path: Path) -> None:
+    methods = "m: {managed_objects: {key: NameLabel}}\nn: {managed_objects: {key: NameLabel, on_duplicate: error}}"
+    built = build_methods(tmp_path, methods)
     record = {"org.example.VM1": {"NameLabel": Variant("s", "same")}}
-    with pytest.raises(MarshalError, match="expected objects with a key each"):
-        route.shape([{"/a": record, "/b": record}])
+    objects = [{"/a": record, "/b": record}]
+    assert built.route("m").shape(objects) == {"/a": {"NameLabel": "same"}, "/b": {"NameLabel": "same"}}
+    with pytest.raises(MarshalError, match="expected a key for the record that no other has"):
+        built.route("n").shape(objects)
+
+
+def test_a_second_class_has_references_of_its_own(tmp_path: Path) -> None:
+    form = "{class: VM_metrics}"
+    own = f"{{own: {{from: NameLabel, format: {form}}}}}"
+    methods = f"m: {{managed_objects: {{key: NameLabel, class: VM_metrics}}, result: {own}}}\n"
+    methods += f"n: {{property: NameLabel, result: {{format: {form}}}}}\n"
+    built = build_methods(tmp_path, methods)
+    vm = "OpaqueRef:11111111-aaaa-4aaa-8aaa-000000000001"
+    metrics = of_class("VM_metrics")(vm)
+    objects = {"/a": {"org.example.VM1": {"NameLabel": Variant("s", vm)}}}
+    assert built.route("m").shape([objects]) == {metrics: {"own": metrics}}
+    assert built.route("n").shape([Variant("s", vm)]) == metrics
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("managed_objects: {key: Memory, class: c}", "'class' needs a text as key, and Memory is t"),
+        ("managed_objects: {key: path, class: c}", "'class' goes with a property as key"),
+        ("property: Memory, result: {format: {class: c}}", "cannot be shown as a reference of c: one of s is needed"),
+        (
+            "member: At, params: [{name: when, drop: true, format: {class: c}}], args: {when: 1}",
+            "does not go with 'drop'",
+        ),
+    ],
+)
+def test_what_is_no_reference_belongs_to_no_class(tmp_path: Path, entry: str, problem: str) -> None:
+    (found,) = build_methods(tmp_path, f"m: {{{entry}}}").problems
+    assert problem in found
+
+
+@pytest.mark.parametrize(("key", "named"), [("path", "/x/dev_11_22"), ("element", "dev_11_22"), ("PowerState", "on")])
+def test_a_record_is_named_by_a_property_or_by_its_path(tmp_path: Path, key: str, named: str) -> None:
+    route = build_methods(tmp_path, f"m: {{managed_objects: {{key: {key}}}}}").route("m")
+    objects = {"/x/dev_11_22": {"org.example.VM1": {"PowerState": Variant("s", "on")}}}
+    assert route.shape([objects]) == {named: {"PowerState": "on"}}

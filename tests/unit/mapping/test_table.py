@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.mapping.table import EndpointKey, Table, changes, describe_routes
+from gateway.mapping.table import EndpointKey, Table, changes, describe_routes, ungoverned
 from tests.kit.mapping import HEAD, IDL, build_methods
 
 METHODS = "m: {member: Stat}\nn: {member: Stat, aliases: [old]}\n"
@@ -57,3 +57,53 @@ def test_a_method_that_is_rung_is_described_with_its_doorbell(tmp_path: Path) ->
     rung = [row for row in describe_routes(with_bell) if row["protocol"] == "doorbell"]
     assert [(row["method"], row["endpoint"]) for row in rung] == [("m", "store /a")]
     assert changes(_table(tmp_path / "a"), with_bell)[2] == ["m"]
+
+
+XENAPI = HEAD.replace("codec: xmlrpc", "codec: xmlrpc, dialect: xenapi")
+
+
+def test_a_method_is_found_by_each_spelling_of_its_name(tmp_path: Path) -> None:
+    (endpoint,) = _table(tmp_path / "a", "VM.stat: {member: Stat, aliases: [VM.look]}\n", XENAPI).endpoints.values()
+    route = endpoint.routes["VM.stat"]
+    for name in ("VM.stat", "VM_stat", "VM.look", "VM_look"):
+        assert endpoint.find(name) == (route, "")
+    for name in ("Async.VM.stat", "Async.VM_stat", "Async.VM_look"):
+        assert endpoint.find(name) == (route, "Async.")
+    assert endpoint.find("InternalAsync.VM.stat") == (route, "InternalAsync.")
+    for name in ("VM.sta", "Async.VM.sta", "Async.", "V_M.stat", "async.VM.stat", ""):
+        assert endpoint.find(name) == (None, "")
+
+
+def test_a_dialect_without_forms_has_one_name_for_a_method(tmp_path: Path) -> None:
+    (endpoint,) = _table(tmp_path / "a", "VM.stat: {member: Stat}\n").endpoints.values()
+    assert [endpoint.find(name).route for name in ("VM_stat", "Async.VM.stat")] == [None, None]
+
+
+def test_the_forms_of_a_method_are_described_with_it(tmp_path: Path) -> None:
+    (row,) = describe_routes(_table(tmp_path / "a", "VM.stat: {member: Stat}\n", XENAPI))
+    assert row["spellings"] == ("VM_stat", "Async.VM.stat", "InternalAsync.VM.stat")
+
+
+def test_two_methods_that_share_a_spelling_are_refused(tmp_path: Path) -> None:
+    methods = "VM.a_b: {member: Stat}\nVM_a.b: {member: Stat}\n"
+    assert build_methods(tmp_path, methods).problems == []
+    (problem,) = build_methods(tmp_path, methods, XENAPI).problems
+    assert "methods.VM_a.b: 'VM_a_b' is another spelling of both 'VM_a.b' and 'VM.a_b'" in problem
+    (problem,) = build_methods(tmp_path, "VM.stat: {member: Stat}\nVM_stat: {member: Stat}\n", XENAPI).problems
+    assert "'VM_stat' is another spelling of both" in problem
+    assert build_methods(tmp_path, "VM.stat: {member: Stat, aliases: [VM_stat]}\n", XENAPI).problems == []
+
+
+def test_what_no_mode_governs_is_said(tmp_path: Path) -> None:
+    head = HEAD.replace("methods:\n", "legacy: {upstream: old}\nunmapped: forward\nmethods:\n")
+    assert ungoverned(_table(tmp_path / "a"), {}) == []
+    (unreadable,) = ungoverned(_table(tmp_path / "b", head=head), {})
+    assert "rpc /rpc: what cannot be read as a call goes to 'old'" in unreadable
+    (other_paths,) = ungoverned(_table(tmp_path / "d"), {"rpc": "xapi", "elsewhere": "xapi"})
+    assert other_paths == "rpc: requests to a path of no endpoint go to 'xapi' as they came"
+    assert ungoverned(_table(tmp_path / "e", head=HEAD.replace("path: /rpc", "path: /")), {"rpc": "xapi"}) == []
+    staying = XENAPI.replace("methods:\n", "legacy: {upstream: other}\nmethods:\n")
+    (directory := tmp_path / "c").mkdir()
+    built = build_methods(directory, "VM.stat: {member: Stat, async: legacy}\nVM.look: {member: Stat}\n", staying)
+    (tasks,) = ungoverned(built.table, {})
+    assert "'other' answers Async.VM.stat and InternalAsync.VM.stat in every mode but off" in tasks

@@ -1,0 +1,163 @@
+"""A call that is refused goes nowhere, though an old service would take it: a gateway's process and its neighbours.
+
+A guest's request in a real xenstored, and a method of the shipped mapping that is off, in each spelling of its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+import xmlrpc.client
+from pathlib import Path
+
+import pytest
+
+from adapters.transports.xenstore_nodes import Nodes
+from adapters.transports.xenstore_packets import Permissions
+from adapters.transports.xenstore_store import Store
+from tests.kit.gateway import ROOT, TOY_IDL, gateway_process
+from tests.kit.old_server import ok, old_server
+from tests.kit.xenstored import Xenstored, xenstored
+
+CONFIG = """\
+[upstream.old]
+url = "xenstore:/old-squeezed"
+codec = "xenstore"
+store = "{store}"
+pid = false
+timeout = "1s"
+[listener.store]
+bind = ["xenstore:{store}"]
+[mappings]
+directories = ["mappings"]
+[control]
+socket = "{folder}/control"
+[log]
+format = "json"
+"""
+
+# Nobody but domain 0 may call here, and domain 7 what says so.
+MAPPING = """\
+mapping: 1
+service: squeezed
+dbus: {bus_name: org.example.toy, object_path: /org/example/toy, interface: org.example.Toy1, idl: toy.xml}
+expose:
+  - {listener: store, codec: xenstore, style: tree, path: /squeezed}
+legacy: {upstream: old}
+unmapped: forward
+defaults: {timeout: 10s, effect: write, coerce: legacy}
+methods:
+  echo: {member: Echo, params: [text], mode: %s}
+  narrow: {member: Echo, params: [text], mode: legacy, domains: [7]}
+"""
+GUEST = 5
+
+
+async def ask(store: Store, function: str) -> None:
+    """Write a request as a guest does: the node is its own."""
+    request = f"/squeezed/rpc/request/{function}/1"
+
+    async def write(nodes: Nodes) -> None:
+        await nodes.mkdir(request)
+        await nodes.set_permissions(request, Permissions(GUEST, "n"))
+        await nodes.write(f"{request}/text", b"from a guest")
+
+    await store.transaction(write)
+
+
+def answer(running: Xenstored, function: str) -> str:
+    """What stands in the response once it is there."""
+    end = time.monotonic() + 20
+    while not (found := running.tool("ls", "-f", f"/squeezed/rpc/response/{function}/1", check=False)):
+        assert time.monotonic() < end, running.tool("ls", "-f", "/squeezed", check=False)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["legacy", "dbus", "off"])
+async def test_what_a_guest_may_not_call_reaches_no_old_service(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "mappings").mkdir()
+    (tmp_path / "mappings/toy.xml").write_text(TOY_IDL)
+    (tmp_path / "mappings/squeezed.yaml").write_text(MAPPING % mode)
+    with xenstored() as running:
+        (tmp_path / "gateway.toml").write_text(CONFIG.format(store=running.path, folder=tmp_path))
+        with gateway_process(tmp_path / "gateway.toml") as process:
+            process.wait_for("ready")
+            async with Store(running.path) as store:
+                await store.until_connected()
+                for function in ("echo", "narrow", "not-mapped"):
+                    await ask(store, function)
+                    assert f"domain {GUEST} may not call '{function}'" in answer(running, function)
+            assert running.tool("ls", "-f", "/old-squeezed", check=False) == ""
+
+
+XAPI_CONFIG = """\
+[bus.toolstack]
+address = "unix:path={folder}/no-bus"
+services = ["org.xen.xcp.*"]
+[upstream.xapi]
+url = "{old}"
+dialect = "xenapi"
+speaks = ["jsonrpc"]
+[listener.rpc]
+bind = ["tcp:127.0.0.1:0"]
+[mappings]
+directories = ["mappings"]
+[control]
+socket = "{folder}/control"
+[log]
+format = "json"
+"""
+SPELLINGS = ("VM.start", "VM_start", "Async.VM.start", "InternalAsync.VM.start")
+DONE = "<methodResponse><params><param><value>done</value></param></params></methodResponse>"
+
+
+def post(port: int, path: str, body: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("POST", path, body)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def attempts(spelling: str) -> list[tuple[str, str]]:
+    """Path and body of each way to send a call: alone, in a multicall and in a batch, beside one that is forwarded."""
+    params = ["session", "vm"]
+    entries = [{"jsonrpc": "2.0", "id": name, "method": name, "params": params} for name in ("SR.scan", spelling)]
+    calls = [{"methodName": name, "params": params} for name in ("SR.scan", spelling)]
+    return [
+        ("/", xmlrpc.client.dumps(tuple(params), spelling)),
+        ("/RPC2", xmlrpc.client.dumps((calls,), "system.multicall")),
+        ("/jsonrpc", json.dumps(entries[1])),
+        ("/jsonrpc", json.dumps(entries)),
+    ]
+
+
+@pytest.mark.parametrize("mode", ["off", "dbus"])
+async def test_no_spelling_of_a_shipped_method_reaches_the_old_xapi_against_its_mode(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "mappings").mkdir()
+    (tmp_path / "mappings/idl").symlink_to(ROOT / "mappings/idl")
+    text = (ROOT / "mappings/xapi.yaml").read_text().replace("\nexpose:", "\nunmapped: forward\n\nexpose:", 1)
+    (tmp_path / "mappings/xapi.yaml").write_text(text.replace("  VM.start:\n", f"  VM.start:\n    mode: {mode}\n", 1))
+    async with old_server(lambda _: ok(DONE.encode())) as old:
+        (tmp_path / "gateway.toml").write_text(XAPI_CONFIG.format(folder=tmp_path, old=old.url))
+        with gateway_process(tmp_path / "gateway.toml") as process:
+            port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+            for spelling in SPELLINGS:
+                for path, body in attempts(spelling):
+                    answer = await asyncio.to_thread(post, port, path, body)
+                    said = (
+                        "is switched off"
+                        if mode == "off"
+                        else "'toolstack'"
+                        if "sync" not in spelling
+                        else "has no tasks"
+                    )
+                    assert said in answer, (spelling, path, answer)
+            await asyncio.to_thread(post, port, "/", xmlrpc.client.dumps(("session",), "SR.get_all"))
+    asked = b"\n".join(old.requests)
+    assert asked.count(b"SR.scan") == 2 * len(SPELLINGS)
+    assert asked.count(b"SR.get_all") == 1
+    assert b"start" not in asked

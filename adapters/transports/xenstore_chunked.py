@@ -58,6 +58,8 @@ class Style(Simple):
 
     def request(self, match: Match, asked: Request, tree: Mapping[str, bytes]) -> Request:
         """Its slices are the text, and have to be there still when it is answered."""
+        if asked.fault is not None:
+            return asked
         names = _names(int(_said(asked, f"{match.node}/submit")))
         conditions = {**asked.conditions, **{f"{match.node}/{name}": tree.get(name) for name in names}}
         lacking = [name for name in names if name not in tree]

@@ -223,17 +223,14 @@ class Exposed:
     async def _admit(self, asked: _Asked, domid: int) -> None:
         """Read it and make the call, if this domain has a place for it; the place is held until the answer is written."""
         async with self._shared.admission.admitted(domid) as place:
-            if place is None:
-                return await self._deliver(asked, self._refused(BUSY))
             try:
-                read = await self._begun(asked, place)
+                read = replace(asked, fault=BUSY) if place is None else await self._begun(asked, place)
             except _UnbegunError as error:
-                said = f"the store does not let the call be begun ({error}); it was not made"
-                return await self._deliver(asked, self._refused(Fault(FaultCode.UNAVAILABLE, said)))
-            if read is None:
-                return None
-            said = self._refused(read.fault) if read.fault is not None else await self._call(read)
-            return await self._deliver(read, said)
+                why = f"the store does not let the call be begun ({error}); it was not made"
+                read = replace(asked, fault=Fault(FaultCode.UNAVAILABLE, why))
+            if read is not None:
+                said = await self._call(read) if read.fault is None else self._refused(read.fault)
+                await self._deliver(read, said)
 
     async def _glance(self, match: Match) -> _Asked | None:
         """Who asks and whether, from few nodes; None when nothing is asked."""
@@ -244,7 +241,8 @@ class Exposed:
         if permissions is None:
             shared.let_go(node)
             shared.owners.pop(node, None)
-            return await self._asks_nothing(node)
+            await self._asks_nothing(node)
+            return None
         owner = asker(permissions)
         lane = NOBODY if owner is None else owner
         shared.owned(node, lane)
@@ -256,7 +254,8 @@ class Exposed:
             )
         request = None if answered else self._style.asks(match, nodes)
         if request is None or (request.begun and claim is None):  # somebody else has taken it
-            return await self._asks_nothing(node)
+            await self._asks_nothing(node)
+            return None
         is_claimed = claim is not None and node not in shared.unbegun  # by a gateway that is no more
         asked = _Asked(match, request, owner, owner, connection)
         return replace(asked, fault=UNKNOWN if is_claimed else self._refusal(asked))
@@ -341,7 +340,10 @@ class Exposed:
                 tree = await xenstore_reading.tree(nodes, wanted.tree, limits.nodes, size)
             except xenstore_reading.TooMuchError as error:
                 return replace(asked, fault=Fault(FaultCode.TOO_LARGE, str(error)))
-            permissions = {**permissions, **{_joined(wanted.tree, path): each for path, each in tree.permissions.items()}}
+            permissions = {
+                **permissions,
+                **{_joined(wanted.tree, path): each for path, each in tree.permissions.items()},
+            }
             request = self._style.request(match, request, tree.values)
         signature = permissions.get(self._style.signed(match))
         if signature is None or asker(signature) != asked.owner:
@@ -389,13 +391,15 @@ class Exposed:
         waits, end, told = pauses(), self._shared.clock() + KEPT, False
         while True:
             try:
-                return await self._commit(asked, steps)
+                await self._commit(asked, steps)
             except StoreError as error:
                 if lasts(error) or self._shared.clock() >= end:
                     return error
                 if not told:
                     self._shared.tell(f"{asked.match.node}: the answer is tried again: {error}")
                 told = True
+            else:
+                return None
             await self._shared.pause(next(waits))
 
     async def _commit(self, asked: _Asked, steps: Sequence[Step]) -> None:

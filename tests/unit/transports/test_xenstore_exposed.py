@@ -57,7 +57,11 @@ class World:
         idle = 0
         while idle < IDLE:
             await asyncio.sleep(0)
-            busy = self.shared.running or self.exposed._due or any(watch._changed for watch in self.store._watches.values())
+            busy = (
+                self.shared.running
+                or self.exposed._due
+                or any(watch._changed for watch in self.store._watches.values())
+            )
             idle = 0 if busy else idle + 1
 
     def put(self, node: str, permissions: Permissions | None = None, /, **arguments: str) -> None:
@@ -670,7 +674,10 @@ async def test_an_answer_that_is_none_of_nodes_is_an_error(monkeypatch: pytest.M
         await made.quiet()
         answer = made.response("read/1")
         assert answer is not None
-        assert answer["description"] == b"the answer is none of nodes: expected a length and a colon at byte 0; the call was executed"
+        assert (
+            answer["description"]
+            == b"the answer is none of nodes: expected a length and a colon at byte 0; the call was executed"
+        )
 
 
 async def test_a_bug_in_serving_one_is_told_to_the_loop_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,8 @@
 
 Claims: what is written before a write is executed, so that nobody executes it again after a crash.
 
-A claim is named after the request's node. It is removed in the very transaction that writes the answer. There are many folders, since whoever changes one gets in the way of all
-transactions that do.
+A claim is named after the request's node. It is removed in the very transaction that writes the answer. There are many
+folders, since whoever changes one gets in the way of all transactions that do.
 
 Answers: which nodes an answer has left among those of others, so that the next one replaces it whole.
 """

@@ -170,7 +170,7 @@ class Line(ports.Line):
 
 
 async def _tree(nodes: Nodes, path: str, below: str = "") -> list[Pair] | None:
-    """A node's value and all below it; None when there is no such node. Of one with both the codec says what is wrong."""
+    """A node's value and all below it; None when there is no such node. The codec refuses one with both."""
     value, names = await asyncio.gather(nodes.read(path), nodes.list(path))
     if value is None or names is None:
         return None

@@ -108,7 +108,7 @@ class Bell:
                 self._look_at(known)
 
     async def _scan_all(self) -> None:
-        """Again after a while when the store refuses it: else what was changed before would ring only at its next change."""
+        """Again after a while when the store refuses it: what was changed before would ring at its next change only."""
         self._timers.pop(ALL, None)
         try:
             for found in await self._scan():
@@ -220,7 +220,7 @@ class Bell:
     async def _call(
         self, nodes: Transaction, path: str, content: Content, writers: Sequence[Permissions]
     ) -> Call | None:
-        """The call, in the name of the least of all who may have written a part of it; None when it must not be made."""
+        """In the name of the least of all who may have written a part of it; None when it must not be made."""
         match = self._doorbell.node.match(path)
         permissions = await nodes.permissions(path)
         assert match is not None

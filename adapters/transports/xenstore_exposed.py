@@ -12,14 +12,14 @@ What the store refuses for the moment is tried again with a growing pause. Knows
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import getpid
 
 from adapters.transports import xenstore_claims, xenstore_leftovers, xenstore_reading
 from adapters.transports.xenstore_asker import Place, asker, least
 from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_packets import Permissions, StoreError, lasts
+from adapters.transports.xenstore_packets import StoreError, lasts
 from adapters.transports.xenstore_shared import KEPT, LAST_PAUSE, NOBODY, Offer, Shared, pauses
 from adapters.transports.xenstore_steps import do, hold, too_long
 from adapters.transports.xenstore_store import LostError
@@ -221,7 +221,7 @@ class Exposed:
             await self._admit(asked, asked.domid)
 
     async def _admit(self, asked: _Asked, domid: int) -> None:
-        """Read it and make the call, if this domain has a place for it; the place is held until the answer is written."""
+        """Read it and make the call, if this domain has a place for it, which it holds until the answer is written."""
         async with self._shared.admission.admitted(domid) as place:
             try:
                 read = replace(asked, fault=BUSY) if place is None else await self._begun(asked, place)

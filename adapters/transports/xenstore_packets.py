@@ -161,7 +161,7 @@ def children(payload: bytes) -> list[str]:
 
 
 def part(payload: bytes, path: str = "") -> tuple[bytes, bytes, bool]:
-    """An answer to DIRECTORY_PART: generation of the node, names, whether these are the last; raises StoreError EBADMSG."""
+    """Of an answer to DIRECTORY_PART: generation, names, whether these are the last; raises StoreError EBADMSG."""
     generation, separator, names = payload.partition(NUL)
     if not separator or not names.endswith(NUL):
         raise StoreError("EBADMSG", path, f"a part of a directory that makes no sense: {payload[:80]!r}")

@@ -94,7 +94,7 @@ class Shared:
             task.get_loop().call_exception_handler(context)
 
     def lane(self, domid: int | None) -> asyncio.Semaphore:
-        """Held while something of a domain is read, so that it waits for itself alone. None: whose it is, is unknown."""
+        """Held while something of a domain is read, so that it waits for itself alone. None: whose, nobody knows."""
         lane = self._lanes.get(domid)
         if lane is None:
             width = NEWCOMERS if domid is None else READERS if domid == DOM0 else READERS_OF_DOMAIN

@@ -234,7 +234,7 @@ class Store(Nodes):
                 self._wake.clear()
                 new, self._unregistered = self._unregistered, {}
                 for watch in new.values():
-                    registering.add(asyncio.create_task(self._register(watch, connection)))
+                    registering.add(asyncio.get_running_loop().create_task(self._register(watch, connection)))
                 registering = {task for task in registering if not task.done() or task.result()}
                 await self._wake.wait()
         finally:

@@ -71,8 +71,9 @@ class RefusingStore:
             writer.close()
             return
         swallowed: set[int] = set()  # requests whose answer is given already
-        up = asyncio.create_task(self._up(reader, writer, store_writer, swallowed))
-        down = asyncio.create_task(self._down(store_reader, writer, swallowed))
+        loop = asyncio.get_running_loop()
+        up = loop.create_task(self._up(reader, writer, store_writer, swallowed))
+        down = loop.create_task(self._down(store_reader, writer, swallowed))
         try:
             await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
         finally:

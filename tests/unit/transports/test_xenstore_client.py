@@ -98,9 +98,12 @@ async def test_a_request_is_nodes_and_so_is_its_answer() -> None:
 @pytest.mark.parametrize("value", [b"one", b"\0", b" "])
 async def test_an_answer_that_is_one_value_is_that_value(value: bytes) -> None:
     store = Served()
-    store.respond = lambda identity, _answer: store.put(  # type: ignore[method-assign]
-        f"/squeezed/rpc/response/login/{identity}", value
-    )
+
+    def respond(identity: str, answer: dict[str, bytes]) -> None:
+        assert not answer
+        store.put(f"/squeezed/rpc/response/login/{identity}", value)
+
+    store.respond = respond  # type: ignore[method-assign]
     async with line(store) as squeezed:
         got = await send(squeezed)
         assert isinstance(got, Answer)

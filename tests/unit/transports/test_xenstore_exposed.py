@@ -52,6 +52,10 @@ class World:
             self.paused.append(seconds)
         await asyncio.sleep(0)
 
+    def is_up(self) -> bool:
+        """Whether all was looked through since the store came."""
+        return self.exposed.is_up
+
     async def quiet(self) -> None:
         """Wait until everything that has changed was looked at, and nothing is being answered."""
         idle = 0
@@ -385,13 +389,13 @@ async def test_what_is_refused_when_all_is_looked_through_again_is_tried_until_i
         made.store._watches[next(iter(made.store._watches))]._changed = {REQUESTS: None}  # all other events are lost
         while len(made.paused) < 10:  # noqa: ASYNC110 - turns of the loop are what is waited for
             await asyncio.sleep(0)
-        assert not made.exposed.is_up
+        assert not made.is_up()
         assert made.paused[:3] == [0.05, 0.1, 0.2]
         assert max(made.paused) == 5.0
         assert len([text for text in made.told if "is tried again" in text]) == 1
         made.store.refuse = lambda *_: None
         await made.quiet()
-        assert made.exposed.is_up
+        assert made.is_up()
         assert made.response("read/1") == {"a": b"x"}
 
 

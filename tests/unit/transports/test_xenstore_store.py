@@ -466,12 +466,12 @@ async def test_it_is_given_up_after_some_attempts(monkeypatch: pytest.MonkeyPatc
         pass
 
     monkeypatch.setattr(xenstore_store, "pause", no_time)
-    for operation, ask in ((READ, lambda store: store.read("/a")), (WRITE, lambda store: store.transaction(write_a))):
+    for operation in (READ, WRITE):
         seen: list[Request] = []
         async with fake_store(refusing(["EIO"] * 1000, operation, seen)) as path, Store(path) as store:
             await within_patience(store)
             with pytest.raises(StoreError, match="/a: EIO"):
-                await ask(store)
+                await (store.read("/a") if operation == READ else store.transaction(write_a))
         assert len([each for each in seen if each.operation == operation]) == xenstore_store.TRIES
 
 

@@ -411,7 +411,9 @@ class Exposed:
                 self._shared.running[node] = False
             try:
                 async with self._shared.turn(NOBODY if asked.owner is None else asked.owner):
-                    return await self._store.transaction(lambda nodes: self._write(nodes, asked, steps))
+                    return await self._store.transaction(
+                        lambda nodes: self._write(nodes, asked, steps), self._shared.writing
+                    )
             except LostError:
                 continue  # whether it was written is seen by the conditions
             except _GoneError:

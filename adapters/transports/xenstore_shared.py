@@ -74,6 +74,7 @@ class Shared:
     kept_bytes: int = 0
     unbegun: set[str] = field(default_factory=set)  # nodes that were perhaps claimed, and were not executed
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one answer at a time: they change the same folders
     claimed: set[str] = field(default_factory=set)  # nodes that were claimed when all was looked through
     owners: OrderedDict[str, int] = field(default_factory=OrderedDict)  # node -> who owned it when it was last seen
     _turns: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
@@ -109,7 +110,7 @@ class Shared:
             self.owners.popitem(last=False)
 
     def turn(self, domid: int) -> asyncio.Lock:
-        """Held while an answer is written, for answers to one domain get in each other's way in the store.
+        """Held until an answer is written, so that each domain has one that waits to be written.
 
         One for each domain: a guest that keeps changing its own request holds up its own answers and no other's.
         """

@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
@@ -43,6 +44,8 @@ STEADY = 1.0  # seconds after which a connection counts as a good one
 FIRST_BACKOFF, LAST_BACKOFF = 0.05, 2.0  # seconds between two attempts to connect
 
 pause = asyncio.sleep
+
+ANY_TIME = nullcontext()
 
 
 def socket_path(environment: Mapping[str, str] = os.environ) -> str:
@@ -140,18 +143,22 @@ class Store(Nodes):
         self._wake.set()
         return watch
 
-    async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def transaction(
+        self, work: Callable[[Transaction], Awaitable[T]], turn: AbstractAsyncContextManager[object] = ANY_TIME
+    ) -> T:
         """Do the work in one transaction, again when somebody else got in between; raises StoreError EAGAIN in the end.
 
         What is raised by the work rolls it back; what the store refuses for the moment is done again as a whole.
-        LostError: when `sent`, it is unknown whether it was committed.
+        LostError: when `sent`, it is unknown whether it was committed. `turn` is held during each attempt, and not
+        between them: transactions that would get in each other's way take it.
         """
         refused = 0
         for attempt in range(self._attempts):
             if attempt >= AT_ONCE:
                 await pause(_moment(attempt - AT_ONCE))
             try:
-                return await self._attempt(work)
+                async with turn:
+                    return await self._attempt(work)
             except StoreError as error:
                 refused += error.name != "EAGAIN"
                 if error.name not in FOR_THE_MOMENT or refused >= TRIES:

@@ -114,7 +114,7 @@ class MemoryStore(Store):
         for watch in self._watches.values():
             watch.tell(watch.path)
 
-    async def transaction(self, work: Callable[..., Awaitable[T]]) -> T:
+    async def transaction(self, work: Callable[..., Awaitable[T]], turn: object = None) -> T:
         """All or nothing."""
         self._check("")
         transaction = MemoryTransaction(self.tree, self._ask_for)

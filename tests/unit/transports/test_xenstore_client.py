@@ -37,8 +37,8 @@ class Served(MemoryStore):
         self.stopped = True
         await super().stop()
 
-    async def transaction(self, work: Callable[..., Awaitable[T]]) -> T:
-        result = await super().transaction(work)
+    async def transaction(self, work: Callable[..., Awaitable[T]], turn: object = None) -> T:
+        result = await super().transaction(work, turn)
         if self.fails is not None:
             raise self.fails
         (identity,) = await self.list("/squeezed/rpc/request/login") or []

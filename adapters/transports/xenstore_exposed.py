@@ -141,11 +141,12 @@ class Exposed:
             await self._more.wait()
             self._more.clear()
             began = self._shared.clock()
-            due, self._due = self._due, {}
+            due, self._due, was_lost = self._due, {}, False
             for path in [self._requests.root] if self._requests.root in due else due:
                 try:
                     await self._look_below(path)
                 except LostError:
+                    was_lost = True
                     if self._store.connected:  # else the watched path comes again with the store
                         self._due[path] = None
                 except StoreError as error:
@@ -156,7 +157,7 @@ class Exposed:
             if self._due:
                 self._more.set()
                 await self._shared.pause(next(waits))
-            else:
+            elif not was_lost:
                 waits, told = pauses(), ""
                 await self._shared.pause(min(LAST_PAUSE, (self._shared.clock() - began) * (1 / SCANNING - 1)))
 
@@ -166,7 +167,7 @@ class Exposed:
             await xenstore_claims.prepare(self._store)
             await do(self._store, self._style.announce(getpid()), DOM0)
             claimed = await xenstore_claims.claimed(self._store)
-            self._shared.claimed.update(claimed)
+            self._shared.claimed = set(claimed)
             for node in claimed:
                 match = self._requests.match(node)
                 if match is not None and not match.rest:

@@ -259,7 +259,7 @@ async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
     assert (await client.get("xenopsd", path, "VM1", "GuestAgent"))["os_name"] == "Debian"
 
 
-# What agents in guests write below /local/domain/DOMID, in this order and one node after the other; the doorbell is last.
+# What agents in guests write below /local/domain/DOMID, one node after the other; the doorbell is last.
 XE_DAEMON = {  # xe-guest-utilities: flat nodes; `updated` is a moment
     "attr/PVAddons/MajorVersion": "7",
     "attr/PVAddons/MinorVersion": "30",

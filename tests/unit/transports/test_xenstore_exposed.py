@@ -626,7 +626,7 @@ async def test_a_guest_whose_answer_cannot_be_written_holds_up_nobody_else() -> 
         commit, open_again = made.store.transaction, asyncio.Event()
         made.endpoint.open.clear()
 
-        async def slow_for_the_first(work: Any, _turn: Any = None) -> Any:
+        async def slow_for_the_first(work: Any, turn: object = None) -> Any:
             made.store.transaction = commit  # type: ignore[method-assign]
             await open_again.wait()
             return await commit(work)
@@ -650,7 +650,7 @@ async def test_an_id_that_is_used_again_at_once_is_a_new_request() -> None:
     async with world() as made:
         commit = made.store.transaction
 
-        async def and_then_a_quick_client(work: Any, _turn: Any = None) -> Any:
+        async def and_then_a_quick_client(work: Any, turn: object = None) -> Any:
             result = await commit(work)
             if made.response("read/1") == {"a": b"x"}:
                 for root in (REQUESTS, RESPONSES):

@@ -23,7 +23,7 @@ from gateway.core.policy import Plan
 from gateway.core.ports import Codec, Dialect, Endpoint
 from gateway.core.recording import UNKEPT, Taken
 from gateway.core.route import Effect, Route, unmapped
-from gateway.dispatch import UNMAPPED, Dispatcher
+from gateway.dispatch import NOT_EXECUTED, UNMAPPED, Dispatcher
 from gateway.forcing import NO_FORCING, Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.recording import Recorder
@@ -49,6 +49,7 @@ class _Asked:
     call: Call
     route: Route | None
     plan: Plan
+    forced: Side | None = None  # by the client
 
 
 _NOBODY = Plan(None)
@@ -98,9 +99,7 @@ class Exchange(Endpoint):
             upstream = self._verbatim(asked)
             if upstream is not None:
                 return await self._forward(upstream, body, carried, envelope, asked)
-            alone = len(asked) == 1
-            outcomes = (await self._entry(envelope, asked, 0),) if alone else await self._batch(envelope, asked)
-            return self._encoded(envelope, outcomes)
+            return await self._one_by_one(envelope, asked)
         except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
             _log.exception("a bug answered this message", endpoint=str(self.table.key))
             return self.refuse(Fault(FaultCode.INTERNAL, "internal error"))
@@ -129,6 +128,11 @@ class Exchange(Endpoint):
 
     # One call after the other
 
+    async def _one_by_one(self, envelope: Envelope, asked: Sequence[_Asked | Fault]) -> Answer:
+        alone = len(asked) == 1
+        outcomes = (await self._entry(envelope, asked, 0),) if alone else await self._batch(envelope, asked)
+        return self._encoded(envelope, outcomes)
+
     def _encoded(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
         fault = _whole_fault(envelope)
         if fault is not None:
@@ -149,7 +153,7 @@ class Exchange(Endpoint):
             user = self._sessions.user(route, call)
             if user:
                 call = replace(call, extensions={**call.extensions, "user": user})
-            return _Asked(call, route, self.dispatcher.plan(route, call, forced))
+            return _Asked(call, route, self.dispatcher.plan(route, call, forced), forced)
         return _Asked(call, self._forwarding, _NOBODY if self._forwarding is None else _FORWARDED)
 
     async def _batch(self, envelope: Envelope, asked: Sequence[_Asked | Fault]) -> Sequence[Outcome]:
@@ -174,7 +178,7 @@ class Exchange(Endpoint):
         if each.route is None:
             return self.dialect.wrap_outcome(self.own(each.call), each.call)
         started = perf_counter()
-        outcome, side = await self.dispatcher.answered(each.route, each.call, each.plan)
+        outcome, side = await self.dispatcher.answered(each.route, each.call, each.plan, each.forced)
         seconds = perf_counter() - started
         self._sessions.learn(each.route, each.call, outcome)
         if each.plan.candidate is not None and side is each.plan.answer:
@@ -203,13 +207,33 @@ class Exchange(Endpoint):
     async def _forward(
         self, upstream: str, body: bytes, carried: Carried, envelope: Envelope, asked: Sequence[_Asked | Fault]
     ) -> Answer:
+        def unmoved() -> bool:
+            return self._verbatim(self._planned_anew(asked)) == upstream
+
         started = perf_counter()
-        answer = await self.dispatcher.forward(upstream, body, carried, repeatable=all(map(_may_repeat, asked)))
+        repeatable = all(map(_may_repeat, asked))
+        try:
+            answer = await self.dispatcher.forward(upstream, body, carried, repeatable=repeatable, wanted=unmoved)
+        except asyncio.CancelledError as error:
+            calls = [(each.route, each.call) for each in map(self._routed, asked) if each.route is not None]
+            self.dispatcher.left(calls, error, perf_counter() - started, Side.LEGACY)
+            raise
         seconds = perf_counter() - started
         if isinstance(answer, Fault):
+            if answer.code in NOT_EXECUTED and not unmoved():
+                return await self._one_by_one(envelope, self._planned_anew(asked))
             return self._not_forwarded(envelope, asked, answer, seconds)
         self._once_it_has_left(self._account, envelope, asked, answer, seconds)
         return answer
+
+    def _planned_anew(self, asked: Sequence[_Asked | Fault]) -> Sequence[_Asked | Fault]:
+        """The same calls by the modes that hold now."""
+        return [
+            each
+            if isinstance(each, Fault) or each.route is None or each.route is self._forwarding
+            else replace(each, plan=self.dispatcher.plan(each.route, each.call, each.forced))
+            for each in asked
+        ]
 
     def _routed(self, each: _Asked | Fault) -> _Asked:
         """What could not be read is forwarded as an unmapped call is."""

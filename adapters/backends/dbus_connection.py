@@ -21,6 +21,7 @@ from adapters.backends import dbus_unixexec
 from adapters.backends.dbus_outbox import Outbox
 from adapters.backends.dbus_variants import to_library
 from gateway.core.model import Fault, FaultCode
+from gateway.core.ports import NOT_SENT
 from gateway.core.refusal import MarshalError
 from gateway.core.route import MethodCall
 from gateway.core.size import HEADER, MAX_MESSAGE, body_size
@@ -124,6 +125,11 @@ class Connection:
             self._outbox.when_written(end, lambda: self._written(serial))
         try:
             return await reply
+        except asyncio.CancelledError as error:
+            if not oneway and serial in self._waiting and self._outbox.withdraw(end, len(data)):
+                del self._waiting[serial]
+                error.args = (*error.args, NOT_SENT)
+            raise
         finally:
             if serial in self._waiting:
                 self._abandon(serial)

@@ -14,7 +14,7 @@ from typing import Literal, Self, TypeAlias
 
 from gateway.core import ports
 from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
-from gateway.core.ports import LineStatus
+from gateway.core.ports import LineStatus, Wanted, always
 from gateway.core.route import Effect, Route
 from gateway.core.untyped import typed
 
@@ -85,7 +85,7 @@ class Backend(ports.Upstreams):
         self._leaving = [line for line in (*self._leaving, *gone) if not line.is_idle]
         await asyncio.gather(*(line.stop() for line in done))
 
-    async def call(self, route: Route, call: Call) -> Outcome:
+    async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         """Answer one call; the dispatcher holds the deadline and cancels past it."""
         upstream = self._upstreams.get(route.migration.upstream or "")
         if upstream is None or not self._running:
@@ -95,7 +95,7 @@ class Backend(ports.Upstreams):
         if isinstance(message, Fault):
             return message
         carried = Carried("POST", target, ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
-        answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE)
+        answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE, wanted=wanted)
         if isinstance(answer, Fault):
             return answer
         return Reply(None) if call.oneway else _read(upstream, route, answer, call)
@@ -111,13 +111,18 @@ class Backend(ports.Upstreams):
         return found.patience if found is not None else 0.0
 
     async def forward(
-        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
         """Send a message as it came and return what came back, byte for byte."""
         found = self._upstreams.get(upstream)
         if found is None or not self._running:
             return _unknown(upstream)
-        return await found.line.send(body, carried, repeatable=repeatable)
+        return await found.line.send(body, carried, repeatable=repeatable, wanted=wanted)
+
+    def review(self) -> None:
+        """See ports.Upstreams."""
+        for line in (*(upstream.line for upstream in self._upstreams.values()), *self._leaving):
+            line.review()
 
     def status(self) -> tuple[LineStatus, ...]:
         """How each upstream is doing."""

@@ -179,7 +179,7 @@ class Transport(ports.Transport):
         self._on_cut(f"{peer.address} {why}")
 
     async def _serve(self, request: web.BaseRequest) -> Sent:
-        """Answer one request. A client that leaves does not stop its call: a write would be left half done."""
+        """Answer one request. When its client leaves, what waits for the endpoint is cancelled: see ports.Endpoint."""
         connection = request.protocol
         assert isinstance(connection, Connection)
         try:
@@ -229,21 +229,25 @@ class Transport(ports.Transport):
         plain = self._as_xapi and not as_it_is
         body = await http_body.read(request, connection, self.limits, held, plain=plain, inflated=not as_it_is)
         if not isinstance(body, Refusal):
-            return await self._call(endpoint, body, connection.peer, _carried(request, inflated=not as_it_is))
+            return await self._call(endpoint, body, connection, _carried(request, inflated=not as_it_is))
         return self._refused(endpoint, body)
 
     @property
     def _is_full(self) -> bool:
         return self._calls >= self.limits.max_calls or self._room.is_full
 
-    async def _call(self, endpoint: ports.Endpoint, body: bytes, peer: Peer, carried: Carried) -> HttpAnswer:
+    async def _call(
+        self, endpoint: ports.Endpoint, body: bytes, connection: Connection, carried: Carried
+    ) -> HttpAnswer:
         if self._calls >= self.limits.max_calls or self._room.calls >= self._room.max_calls:
             return self._refused(endpoint, BUSY)
         self._calls += 1
         self._room.calls += 1
+        connection.call_begins()
         try:
-            return self._answered(await endpoint.answer(body, peer, carried))
+            return self._answered(await endpoint.answer(body, connection.peer, carried))
         finally:
+            connection.call_ends()
             self._calls -= 1
             self._room.calls -= 1
 

@@ -80,6 +80,12 @@ class Fault:
 
 Outcome: TypeAlias = Reply | Fault
 
+# What a call came to whose client left before its answer. Noted, sent to nobody; compared with `is`.
+ABANDONED = Fault(
+    FaultCode.NO_REPLY, "the client has left; it is unknown whether the call was executed", name="ClientLeft"
+)
+WITHDRAWN = Fault(FaultCode.UNAVAILABLE, "the client has left; the call was not sent", name="ClientLeft")
+
 
 @value
 class Envelope:

@@ -11,7 +11,7 @@ import pytest
 from gateway.core.migration import Migration, Mode, Setting, Side
 from gateway.core.model import BARE, Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
 from gateway.core.override import Override
-from gateway.core.ports import Backend
+from gateway.core.ports import NOT_SENT, Backend, Wanted, always
 from gateway.core.route import Effect, Route
 from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.toggles import Toggles
@@ -278,7 +278,7 @@ async def test_an_old_service_is_not_hurried_by_a_mapping_unless_it_is_only_obse
 async def test_a_whole_message_has_a_deadline_too() -> None:
     class Mute(kit.Scripted):
         async def forward(
-            self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+            self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
         ) -> Answer | Fault:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")

@@ -160,7 +160,7 @@ async def test_nobody_waits_for_room_on_a_bus_that_is_gone() -> None:
 
 async def test_more_calls_than_the_brokers_pending_replies_are_all_answered(bus: PrivateBus) -> None:
     """The broker allows 128 for each connection; 200 hang at once."""
-    wide = replace(ONE, address=bus.address, connections=4, per_destination=400, patience=PATIENCE)
+    wide = replace(ONE, address=bus.address, connections=4, per_destination=400, patience=PATIENCE, waiting=200)
     async with running(wide) as pool:
         held = [asyncio.ensure_future(pool.call(ask("Hold"))) for _ in range(200)]
         released = 0

@@ -12,7 +12,7 @@ from adapters.dialects import DIALECTS
 from gateway.core import ports
 from gateway.core.migration import Migration, Mode, Setting
 from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply, Value
-from gateway.core.ports import LineStatus
+from gateway.core.ports import LineStatus, Wanted, always
 from gateway.core.route import Effect, Parameter, Route
 from gateway.core.signature import parse_one
 from tests.kit.routes import route
@@ -32,9 +32,14 @@ class Line(ports.Line):
     async def start(self) -> None:
         self.did.append("start")
 
-    async def send(self, body: bytes, carried: Carried, *, repeatable: bool = False) -> Answer | Fault:
+    async def send(
+        self, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
         self.sent.append((body, carried, repeatable))
         return self._answers.pop(0)
+
+    def review(self) -> None:
+        self.did.append("review")
 
     def retire(self) -> None:
         self.did.append("retire")

@@ -215,7 +215,7 @@ async def test_stop_cuts_what_does_not_end_in_time_and_counts_it() -> None:
         assert await one.rest() == await two.rest() == b""
 
 
-async def test_stop_waits_for_a_call_whose_client_has_left() -> None:
+async def test_stop_waits_for_a_call_whose_client_has_closed_its_side() -> None:
     waiting = Waiting()
     transport = Transport("rpc", [LOCAL], lambda path: waiting)
     await transport.start()

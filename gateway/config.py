@@ -47,7 +47,8 @@ class Bus(_Section, frozen=True):
     services: Annotated[tuple[str, ...], Meta(min_length=1)]  # names or patterns; the most specific one wins
     connections: Count = 4
     in_flight: Count = 100  # calls per connection; brokers allow 128 pending replies unless told otherwise
-    per_destination: Count = 256  # calls per service, so that one that hangs cannot starve the others
+    per_destination: Count = 64  # calls per service, so that one that hangs cannot starve the others
+    waiting: Annotated[int, Meta(ge=0)] = 32  # calls per service that wait up to half a second for one of those places
     max_message: Size = Size(32 * 1024**2)  # the broker's limit: over it a broker cuts the connection
     breaker_failures: Annotated[int, Meta(ge=0)] = 5  # in a row, then a service is not asked for a while; 0: off
     breaker_pause: Seconds = Seconds(1)  # before it is asked again; doubled each time, up to 30 s
@@ -67,7 +68,7 @@ class Listener(_Section, frozen=True):
     max_depth: Count = 64
     max_elements: Count = 100_000
     max_batch: Count = 100
-    max_calls: Count = 256
+    max_calls: Count = 512
     max_calls_per_domain: Count = 16  # in a xenstore, of each domain but 0
     max_body_per_domain: Size = Size(64 * 1024)  # of all requests of such a domain together
     max_connections: Count = 1024
@@ -75,6 +76,7 @@ class Listener(_Section, frozen=True):
     body_timeout: Seconds = Seconds(60)
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
+    half_closed_timeout: Seconds = Seconds(5)  # for a call whose client has closed its side of a TCP connection
     force_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
     force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
     unmapped: Literal["refuse", "forward"] = "refuse"  # what no endpoint takes: other paths, other verbs than POST
@@ -97,7 +99,7 @@ class Upstream(_Section, frozen=True):
     names: Literal["same", "dashes"] = "same"  # dashes: reserve_memory is reserve-memory there
     host: str = ""  # in place of the client's Host header
     connections: Count = 64
-    waiting: Count = 256  # calls that wait for a connection; past it they are refused
+    waiting: Count = 64  # calls that wait for a connection; past it they are refused
     keepalive: bool | None = None  # false: one request on each connection; not said: until one is seen to stay open
     idle: Seconds = Seconds(4)  # before an unused connection is closed
     connect_timeout: Seconds = Seconds(5)
@@ -170,6 +172,34 @@ class Config(_Section, frozen=True):
     def mapping_paths(self) -> tuple[Path, ...]:
         """The mapping directories, relative ones resolved against the config file."""
         return tuple(Path(self.file).parent / name for name in self.mappings.directories)
+
+
+def crowding(settings: Config) -> list[str]:
+    """One sentence for each service that could take more than half of a listener's places for calls when it hangs.
+
+    Half leaves room for a second one. A xenstore is left out: requests that find no place there wait, and are not lost.
+    """
+    listeners = {name: listener for name, listener in settings.listener.items() if not listener.is_store}
+    if not listeners:
+        return []
+    tightest = min(listeners, key=lambda name: listeners[name].max_calls)
+    places, where = listeners[tightest].max_calls, f"[listener.{tightest}] max_calls"
+    if settings.limits.max_calls < places:
+        places, where = settings.limits.max_calls, "[limits] max_calls"
+    taken = {
+        **{f"bus.{name}": ("per_destination", bus.per_destination, bus.waiting) for name, bus in settings.bus.items()},
+        **{
+            f"upstream.{name}": ("connections", upstream.connections, upstream.waiting)
+            for name, upstream in settings.upstream.items()
+        },
+    }
+    return [
+        f"{settings.file}: $.{section}: one service that hangs can hold {at_it + waiting} calls ({key} {at_it}, "
+        f"waiting {waiting}), more than half of the {places} of {where}: "
+        "other services' calls are refused for want of a place; lower the one or raise the other"
+        for section, (key, at_it, waiting) in taken.items()
+        if 2 * (at_it + waiting) > places
+    ]
 
 
 def load(path: Path) -> Config:

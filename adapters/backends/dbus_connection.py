@@ -107,15 +107,9 @@ class Connection:
             self.worn.set()
         if not self._bus.connected:
             return _unsent()
-        try:
-            data = _marshalled(call, serial, self._flags | _ONEWAY if oneway else self._flags)
-        except InvalidMessageError:
-            refusal = _oversized(call, self._longest)
-            if refusal is None:
-                raise
-            return refusal
-        if len(data) > self._longest:
-            return _too_large(len(data), self._longest)
+        data = self._message(call, serial, self._flags | _ONEWAY if oneway else self._flags)
+        if isinstance(data, Fault):
+            return data
         end = self._outbox.put(data)
         if oneway and end <= self._outbox.written:
             return None
@@ -135,6 +129,16 @@ class Connection:
                 self._abandon(serial)
             if self._retired:
                 self._close_when_idle()
+
+    def _message(self, call: MethodCall, serial: int, flags: MessageFlag) -> bytearray | Fault:
+        try:
+            data = _marshalled(call, serial, flags)
+        except InvalidMessageError:
+            refusal = _oversized(call, self._longest)
+            if refusal is None:
+                raise
+            return refusal
+        return _too_large(len(data), self._longest) if len(data) > self._longest else data
 
     def _written(self, serial: int) -> None:
         """A oneway call is over once it is written."""

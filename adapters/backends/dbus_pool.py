@@ -40,7 +40,8 @@ class Bus:
     per_destination: int = 64  # calls per bus name, so that a service that hangs cannot starve the others
     max_message: int = 32 * 1024**2  # bytes; over the bus's own limit it cuts the connection
     patience: float = 0.5  # seconds a call may wait for room before it is BUSY
-    waiting: int = 32  # calls per bus name that may wait for room at once
+    waiting: int = 256  # calls that may wait for room at once
+    waiting_each: int = 32  # of them per bus name
     breaker_failures: int = 5  # in a row, after which a bus name is not asked for a while; 0: it is always asked
     breaker_pause: float = 1.0  # seconds before the first probe, doubled for each further one
     starts_services: bool = True  # whether a call may make the bus start the service it goes to
@@ -272,9 +273,15 @@ class Pool:
             if isinstance(found, Connection) or found.code is not FaultCode.BUSY or left <= 0:
                 return found
             line = destination if self._is_crowded(destination) else ANY
-            if len(self._lines.get(line, ())) >= self.bus.waiting:
+            if self._is_long(line):
                 return found
             await self._turn(line, left)
+
+    def _is_long(self, line: str) -> bool:
+        """Whether nobody else may stand in this line."""
+        if line is not ANY and len(self._lines.get(line, ())) >= self.bus.waiting_each:
+            return True
+        return sum(map(len, self._lines.values())) >= self.bus.waiting
 
     async def _turn(self, line: str, seconds: float) -> None:
         """Stand in line until somebody leaves who makes room, or the time is over."""

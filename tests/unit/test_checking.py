@@ -45,6 +45,16 @@ def test_with_a_config_old_services_are_checked_too(folder: Folder) -> None:
     assert problem.message == "'odl' is no upstream of the config (did you mean 'old'?)"
 
 
+def test_numbers_by_which_one_service_takes_all_places_are_noted(folder: Folder) -> None:
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    assert checking.check([], folder.config, live=False).notes == []
+    folder.config.write_text(f"{folder.config.read_text()}[limits]\nmax_calls = 10\n")
+    checked = checking.check([], folder.config, live=False)
+    (note,) = checked.notes
+    assert "$.bus.toolstack: one service that hangs can hold 96 calls" in note
+    assert checked.problems == []
+
+
 def test_an_empty_directory_is_well_where_a_listener_forwards_everything(folder: Folder) -> None:
     folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
     (folder.mappings / "toy.yaml").unlink()

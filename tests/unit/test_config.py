@@ -175,3 +175,23 @@ def test_operators_are_heard_on_a_bus_that_is_there_and_can_carry_them(tmp_path:
     assert refusal(tmp_path, through) == (
         "gateway.toml: $.control.bus: 'storage-domain' is reached through a program, which carries no operators"
     )
+
+
+def test_a_service_that_could_take_the_places_of_all_others_is_named(tmp_path: Path) -> None:
+    old = '[upstream.xapi]\nurl = "http://127.0.0.1:9"\n'
+    assert config.crowding(load(tmp_path, GOOD + old)) == []
+    wide = GOOD.replace('services = ["org.xen.xcp.*"]', 'services = ["org.xen.xcp.*"]\nper_destination = 256')
+    (crowded,) = config.crowding(load(tmp_path, wide + old))
+    assert crowded == (
+        f"{tmp_path}/gateway.toml: $.bus.toolstack: one service that hangs can hold 288 calls (per_destination 256, "
+        "waiting 32), more than half of the 512 of [listener.rpc] max_calls: other services' calls are refused for "
+        "want of a place; lower the one or raise the other"
+    )
+    few = config.crowding(load(tmp_path, f"{GOOD}{old}waiting = 200\n[limits]\nmax_calls = 200\n"))
+    assert [line.partition("$.")[2].partition(":")[0] for line in few] == ["upstream.xapi"]
+    assert "200 of [limits] max_calls" in few[0]
+
+
+def test_a_xenstore_alone_has_no_places_to_take(tmp_path: Path) -> None:
+    store = GOOD.replace('"tcp:127.0.0.1:8080", "unix:/run/xcp-gateway/rpc"', '"xenstore:"')
+    assert config.crowding(load(tmp_path, f"{store}[limits]\nmax_calls = 1\n")) == []

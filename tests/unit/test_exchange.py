@@ -15,9 +15,24 @@ from adapters.dialects import DIALECTS
 from gateway.core.compare import Comparison, compare
 from gateway.core.exposure import Domains, Exposure
 from gateway.core.migration import Migration, Mode, Setting, Side
-from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Limits, Outcome, Peer, Reply
+from gateway.core.model import (
+    ABANDONED,
+    BARE,
+    WITHDRAWN,
+    Answer,
+    Call,
+    Carried,
+    Envelope,
+    Fault,
+    FaultCode,
+    Limits,
+    Outcome,
+    Peer,
+    Reply,
+)
 from gateway.core.nodes import template
-from gateway.core.ports import Backend, Codec
+from gateway.core.override import Override
+from gateway.core.ports import NOT_SENT, Backend, Codec, Wanted, always
 from gateway.core.recording import UNKEPT, Taken
 from gateway.core.route import Effect, Route
 from gateway.dispatch import UNMAPPED, Dispatcher
@@ -247,9 +262,15 @@ class Front:
     """An exchange before an old service, with methods that move."""
 
     def __init__(
-        self, whole: Answer | Fault, *, codec: str = "jsonrpc", forwards_to: str | None = None, **methods: Setting
+        self,
+        whole: Answer | Fault,
+        *,
+        codec: str = "jsonrpc",
+        forwards_to: str | None = None,
+        upstreams: kit.Scripted | None = None,
+        **methods: Setting,
     ) -> None:
-        self.upstreams = kit.Scripted({"old": (codec, "plain")}, whole)
+        self.upstreams = upstreams or kit.Scripted({"old": (codec, "plain")}, whole)
         self.told = Told()
         self.asked: list[str] = []
         routes = {name: route(name, migration=replace(LEGACY, setting=setting)) for name, setting in methods.items()}
@@ -297,6 +318,59 @@ async def test_a_message_as_it_came_may_be_sent_again_only_when_none_of_its_call
     for methods in (("stat", "stat"), ("stat", "start"), ("stat", "unmapped")):
         await front.answer(batch(*methods))
     assert front.upstreams.repeatable == [True, False, False]
+
+
+class InLine(kit.Scripted):
+    """An old service that is never free: whoever waits for it does until the message is not wanted any more."""
+
+    async def forward(
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
+        self.forwarded.append((upstream, body, carried))
+        self.reviewed = asyncio.Event()
+        await self.reviewed.wait()
+        assert not wanted()
+        return Fault(FaultCode.BUSY, "not wanted any more")
+
+    def review(self) -> None:
+        self.reviewed.set()
+
+
+async def test_a_message_that_waits_for_an_old_service_is_answered_call_by_call_when_a_mode_changes() -> None:
+    in_line = InLine({"old": ("jsonrpc", "plain")})
+    front = Front(OLD_ANSWER, upstreams=in_line, stat=LEGACY_ONLY, start=LEGACY_ONLY)
+    answering = asyncio.ensure_future(front.answer(batch("stat", "start")))
+    await asyncio.sleep(0)
+    assert not answering.done()
+    front.exchange.dispatcher.toggles.replace([Override("toy/start", DBUS, "alice", 1.0)])
+    answer = await asyncio.wait_for(answering, 5)
+    assert [each["result"] for each in json.loads(answer.body or b"")] == ["old", 1]
+    assert front.asked == ["start"]
+    assert [(method, side) for method, _, side in front.told.noted] == [("stat", Side.LEGACY), ("start", Side.DBUS)]
+
+
+@pytest.mark.parametrize(("said", "noted"), [((NOT_SENT,), WITHDRAWN), ((), ABANDONED)])
+async def test_a_message_whose_client_leaves_is_noted_for_each_of_its_calls(
+    said: tuple[str, ...], noted: Fault
+) -> None:
+    class Hung(kit.Scripted):
+        async def forward(
+            self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+        ) -> Answer | Fault:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                error.args = (*error.args, *said)
+                raise
+            raise AssertionError("unreachable")
+
+    front = Front(OLD_ANSWER, upstreams=Hung({"old": ("jsonrpc", "plain")}), stat=LEGACY_ONLY)
+    answering = asyncio.ensure_future(front.answer(batch("stat", "stat")))
+    await asyncio.sleep(0)
+    answering.cancel()
+    await asyncio.wait({answering})
+    assert answering.cancelled()
+    assert front.told.noted == [("stat", noted, Side.LEGACY)] * 2
 
 
 async def test_in_shadow_mode_the_other_side_runs_once_the_answer_has_left() -> None:

@@ -6,7 +6,7 @@ import array
 import asyncio
 import os
 import socket
-from typing import Any
+from typing import Any, cast
 
 from dbus_fast.aio import MessageBus
 from dbus_fast.auth import AuthAnonymous, AuthExternal
@@ -60,7 +60,7 @@ class _Bus(MessageBus):
         await super()._authenticate()
         if self._negotiate_unix_fd:
             self._negotiate_unix_fd = False
-            self._sock = Inbox(self._sock)
+            self._sock = cast("socket.socket", Inbox(cast("socket.socket", self._sock)))
 
 
 async def connect(address: str) -> MessageBus:

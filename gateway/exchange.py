@@ -15,6 +15,7 @@ from time import perf_counter
 import structlog
 
 from gateway.builtin import Builtins
+from gateway.core import encodings
 from gateway.core.frozen import value
 from gateway.core.migration import Migration, Mode, Setting, Side
 from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Outcome, Peer, Reply
@@ -33,7 +34,7 @@ from gateway.shadow import Job, Observation, Shadow, code_of
 _log = structlog.get_logger("gateway")
 
 _FORWARDED = Plan(Side.LEGACY, None, "the method is not mapped: the old service answers")
-_FROM_HTTP = 400  # the least status of an answer that is no answer to a call
+_FROM_HTTP = 300  # the least status of an answer that is no answer to a call: a redirect is none either
 READ_AT_ONCE = 128 * 1024  # bytes of an old service's answer; a longer one is read in a thread, lest all others wait
 READ_MOST = 32 * 1024**2  # bytes; a longer one is not read at all
 
@@ -253,20 +254,26 @@ class Exchange(Endpoint):
         if len(answer.body or b"") > READ_MOST:
             self._account_unread(asked, seconds)
             return
-        if len(answer.body or b"") > READ_AT_ONCE:
+        if len(answer.body or b"") > READ_AT_ONCE or encodings.is_encoded(answer):
             reading = asyncio.get_running_loop().run_in_executor(None, self._read_back, envelope, answer)
             reading.add_done_callback(lambda done: self._afterwards(self._read, envelope, asked, done, seconds))
             return
-        self._accounted(envelope, asked, self._read_back(envelope, answer), seconds)
+        outcomes = self._read_back(envelope, answer)
+        assert outcomes is not None, "it is not encoded"
+        self._accounted(envelope, asked, outcomes, seconds)
 
     def _read(
         self,
         envelope: Envelope,
         asked: Sequence[_Asked | Fault],
-        done: asyncio.Future[Sequence[Outcome]],
+        done: asyncio.Future[Sequence[Outcome] | None],
         seconds: float,
     ) -> None:
-        self._accounted(envelope, asked, done.result(), seconds)
+        outcomes = done.result()
+        if outcomes is None:
+            self._account_unread(asked, seconds)
+        else:
+            self._accounted(envelope, asked, outcomes, seconds)
 
     def _accounted(
         self, envelope: Envelope, asked: Sequence[_Asked | Fault], outcomes: Sequence[Outcome], seconds: float
@@ -292,11 +299,17 @@ class Exchange(Endpoint):
         self._sessions.learn(each.route, each.call, outcome)
         self.dispatcher.note(each.route.service, each.route.method, each.call, outcome, seconds, Side.LEGACY)
 
-    def _read_back(self, envelope: Envelope, answer: Answer) -> Sequence[Outcome]:
+    def _read_back(self, envelope: Envelope, answer: Answer) -> Sequence[Outcome] | None:
+        """What the old service answered to each call; None when the answer is too long to be read."""
         if answer.status is not None and answer.status >= _FROM_HTTP:
             code = FaultCode.PARSE_ERROR if envelope.batch else FaultCode.REMOTE  # of a batch it answers no call
             return [Fault(code, f"HTTP {answer.status}", name=str(answer.status))] * len(envelope.entries)
-        return self.client.decode_answers(answer.body or b"", envelope)
+        try:
+            return self.client.decode_answers(encodings.content(answer, READ_MOST), envelope)
+        except encodings.InflatedTooLargeError:
+            return None
+        except encodings.EncodingError as error:
+            return [Fault(FaultCode.PARSE_ERROR, str(error))] * len(envelope.entries)
 
     # What happens when the answer has left
 

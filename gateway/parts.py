@@ -130,6 +130,7 @@ def _line(settings: Config, name: str, upstream: config.Upstream, room: Room) ->
         arguments=upstream.arguments,
         dashes=upstream.names == "dashes",
         patience=upstream.timeout,
+        max_answer=upstream.max_answer,
     )
     others = _understood(upstream) - {upstream.codec}
     return replace(spoken, also={codec: _in_codec(spoken, codec) for codec in others})

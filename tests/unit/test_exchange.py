@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import xmlrpc.client
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -620,6 +622,32 @@ async def test_an_answer_of_many_megabytes_goes_back_unread(monkeypatch: pytest.
     assert await front.answer(ONE) is OLD_ANSWER
     assert front.told.noted == [("stat", Reply(), Side.LEGACY)]
     assert (front.told.seen, front.told.lost) == ([], ["stat"])
+
+
+def packed(body: bytes, encoding: str = "gzip") -> Answer:
+    return replace(OLD_ANSWER, body=body, headers=((b"Content-Encoding", encoding.encode()),))
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        (packed(gzip.compress(OLD_ANSWER.body or b"")), Reply(1)),
+        (packed(zlib.compress(OLD_ANSWER.body or b""), "deflate"), Reply(1)),
+        (packed(b"junk"), Fault(FaultCode.PARSE_ERROR, "the body is no valid gzip")),
+        (packed(gzip.compress(bytes(2**20))), Reply()),  # too long to be read
+        (replace(OLD_ANSWER, status=302, reason="Found"), Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
+    ],
+)
+async def test_an_answer_that_is_compressed_goes_back_as_it_came_and_is_read_for_what_came_of_it(
+    answer: Answer, seen: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.exchange.READ_MOST", 100_000)
+    front = Front(answer, stat=LEGACY_ONLY)
+    assert await front.answer(ONE) is answer
+    async with asyncio.timeout(5):
+        while not front.told.noted:  # noqa: ASYNC110 - the thread sets no event
+            await asyncio.sleep(0)
+    assert front.told.noted == [("stat", seen, Side.LEGACY)]
 
 
 async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

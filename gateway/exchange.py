@@ -223,7 +223,7 @@ class Exchange(Endpoint):
         if isinstance(answer, Fault):
             if answer.code in NOT_EXECUTED and not unmoved():
                 return await self._one_by_one(envelope, self._planned_anew(asked))
-            return self._not_forwarded(envelope, asked, answer, seconds)
+            return self._not_forwarded(envelope, asked, replace(answer, name=""), seconds)
         self._once_it_has_left(self._account, envelope, asked, answer, seconds)
         return answer
 

@@ -6,7 +6,7 @@ import asyncio
 from time import perf_counter
 
 from gateway.core.migration import Side
-from gateway.core.model import BARE, Answer, Call, Carried, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.model import BARE, HUNG_UP, Answer, Call, Carried, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.core.ports import Endpoint
 from gateway.core.route import unmapped
 from gateway.dispatch import UNMAPPED, Dispatcher
@@ -40,6 +40,8 @@ class Passage(Endpoint):
             self._dispatcher.left([(_ROUTE, call)], error, perf_counter() - started, Side.LEGACY)
             raise
         self._dispatcher.note(UNMAPPED, UNMAPPED, call, _came_to(answer), perf_counter() - started, Side.LEGACY)
+        if isinstance(answer, Fault) and answer.name == HUNG_UP:
+            return Answer(None, TEXT, answer, hang_up=True)
         return self.refuse(answer) if isinstance(answer, Fault) else answer
 
     def refuse(self, fault: Fault) -> Answer:

@@ -98,7 +98,7 @@ class Backend(ports.Upstreams):
         carried = Carried("POST", target, ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
         answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE, wanted=wanted)
         if isinstance(answer, Fault):
-            return answer
+            return replace(answer, name="")
         if call.oneway:
             return Reply(None)
         plain = await _inflated(upstream, answer)

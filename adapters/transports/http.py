@@ -198,7 +198,10 @@ class Transport(ports.Transport):
                 held.become(len(answer.body or b""))  # a call that is made is answered, however full it is
                 if not self._may_stay_open(request, connection, answer):
                     answer = answer._replace(close=True)
-                await connection.send(self._lay_out(request, answer))
+                if answer.hang_up:
+                    connection.force_close()
+                else:
+                    await connection.send(self._lay_out(request, answer))
         finally:
             self._requests -= 1
         return answer
@@ -252,6 +255,8 @@ class Transport(ports.Transport):
             self._room.calls -= 1
 
     def _answered(self, answer: Answer) -> HttpAnswer:
+        if answer.hang_up:
+            return http_answers.hang_up()
         if answer.status is not None:
             return http_answers.relay(answer)
         if answer.fault is not None and self._as_xapi:

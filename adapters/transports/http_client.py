@@ -17,7 +17,7 @@ from adapters.transports.http_client_site import Site, lay_out
 from adapters.transports.room import Held, Room
 from adapters.transports.turns import Turns
 from gateway.core import ports
-from gateway.core.model import Answer, Carried, Fault, FaultCode
+from gateway.core.model import HUNG_UP, Answer, Carried, Fault, FaultCode
 from gateway.core.ports import NOT_SENT, LineStatus, Wanted, always
 
 __all__ = ["Line", "LineLimits", "LineStatus"]
@@ -237,4 +237,5 @@ class Line(ports.Line):
         garbled = isinstance(error, HttpProcessingError)
         why = "answered with what is no HTTP" if garbled else "closed the connection before it had answered"
         self._last_error = why
-        return Fault(FaultCode.NO_REPLY, f"{self._called} {why}; whether the call was executed is unknown")
+        text = f"{self._called} {why}; whether the call was executed is unknown"
+        return Fault(FaultCode.NO_REPLY, text, name="" if garbled else HUNG_UP)

@@ -69,7 +69,7 @@ class World:
     async def in_flight(self, holds: Callable[[int], bool]) -> int:
         """Calls in flight, once there are as many as there should be."""
         async with asyncio.timeout(PATIENCE):
-            while not holds(now := int((await self.control("GET", "/v1/status"))["in_flight"])):
+            while not holds(now := int((await self.control("GET", "/v1/status"))["in_flight"])):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
         return now
 

@@ -295,6 +295,12 @@ async def test_an_old_servers_answer_without_content_gets_no_length(status: int)
         assert await wire.rest() == f"HTTP/1.1 {status} x\r\nConnection: close\r\n\r\n".encode()
 
 
+async def test_where_an_old_server_closed_without_a_word_so_does_the_listener() -> None:
+    async with talking(Fixed(Answer(None, "", hang_up=True))) as wire:
+        await wire.send(post(b"x") + post(b"y"))
+        assert await wire.rest() == b""
+
+
 async def test_what_no_endpoint_takes_goes_to_the_one_for_the_rest() -> None:
     rest = Echo()
     transport = Transport("rpc", [LOCAL], lambda path: None, otherwise=rest)

@@ -15,7 +15,7 @@ from adapters.transports.http_client import Line, LineLimits
 from adapters.transports.http_client_connection import Connection
 from adapters.transports.http_client_site import site
 from adapters.transports.room import Room
-from gateway.core.model import Answer, Carried, Fault, FaultCode
+from gateway.core.model import HUNG_UP, Answer, Carried, Fault, FaultCode
 from gateway.core.ports import NOT_SENT
 from tests.kit.old_server import Last, OldServer, ok, old_server
 
@@ -167,7 +167,7 @@ async def test_a_service_that_is_not_there_executed_nothing(tmp_path: Path) -> N
 async def test_a_service_that_goes_away_in_mid_call_may_have_executed_it() -> None:
     async with old_server(lambda _: None) as old, line(old.url) as xapi:
         got = await refusal(xapi)
-        assert got.code is FaultCode.NO_REPLY
+        assert (got.code, got.name) == (FaultCode.NO_REPLY, HUNG_UP)
         assert got.message.endswith(
             "closed the connection before it had answered; whether the call was executed is unknown"
         )
@@ -260,7 +260,9 @@ async def test_what_may_be_repeated_is_sent_again_after_a_reset(tmp_path: Path) 
 
 async def test_what_is_no_http_is_said_to_be_none() -> None:
     async with old_server(lambda _: b"0000000000000012{}") as old, line(old.url) as xapi:
-        assert "answered with what is no HTTP" in (await refusal(xapi)).message
+        got = await refusal(xapi)
+        assert "answered with what is no HTTP" in got.message
+        assert got.name == ""
 
 
 async def test_a_large_answer_is_refused_and_its_memory_given_back() -> None:

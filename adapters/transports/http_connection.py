@@ -47,7 +47,7 @@ class HttpLimits:
     body_timeout: float = 60.0  # seconds for the whole body
     write_timeout: float = 60.0  # seconds for a whole answer to be taken
     keepalive_timeout: float = 75.0  # seconds between an answer and the next request
-    half_closed_timeout: float = 5.0  # seconds that a call goes on whose client has closed its side of a TCP connection
+    half_closed_timeout: float = 2.0  # seconds that a call goes on whose client has closed its side of a TCP connection
     max_calls: int = 512
     max_connections: int = 1024
 

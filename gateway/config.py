@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -175,31 +176,54 @@ class Config(_Section, frozen=True):
 
 
 def crowding(settings: Config) -> list[str]:
-    """One sentence for each service that could take more than half of a listener's places for calls when it hangs.
+    """A sentence for each service that could take more than half of the places for calls of others when it hangs.
 
     Half leaves room for a second one. A xenstore is left out: requests that find no place there wait, and are not lost.
     """
-    listeners = {name: listener for name, listener in settings.listener.items() if not listener.is_store}
+    return [f"{settings.file}: {told}" for told in (*_crowded_buses(settings), *_crowded_listeners(settings))]
+
+
+def _crowded_buses(settings: Config) -> Iterator[str]:
+    for name, bus in settings.bus.items():
+        places = bus.connections * bus.in_flight
+        if 2 * bus.per_destination > places and not _is_one(bus):
+            keys, where = f"per_destination {bus.per_destination}", f"bus.{name}.connections times in_flight"
+            yield _crowded(f"bus.{name}", keys, bus.per_destination, places, where)
+
+
+def _crowded_listeners(settings: Config) -> Iterator[str]:
+    listeners = {name: each.max_calls for name, each in settings.listener.items() if not each.is_store}
     if not listeners:
-        return []
-    tightest = min(listeners, key=lambda name: listeners[name].max_calls)
-    places, where = listeners[tightest].max_calls, f"[listener.{tightest}] max_calls"
+        return
+    tightest = min(listeners, key=lambda name: listeners[name])
+    places, where = listeners[tightest], f"listener.{tightest}.max_calls"
     if settings.limits.max_calls < places:
-        places, where = settings.limits.max_calls, "[limits] max_calls"
-    taken = {
-        **{f"bus.{name}": ("per_destination", bus.per_destination, bus.waiting) for name, bus in settings.bus.items()},
-        **{
-            f"upstream.{name}": ("connections", upstream.connections, upstream.waiting)
-            for name, upstream in settings.upstream.items()
-        },
-    }
-    return [
-        f"{settings.file}: $.{section}: one service that hangs can hold {at_it + waiting} calls ({key} {at_it}, "
-        f"waiting {waiting}), more than half of the {places} of {where}: "
-        "other services' calls are refused for want of a place; lower the one or raise the other"
-        for section, (key, at_it, waiting) in taken.items()
-        if 2 * (at_it + waiting) > places
+        places, where = settings.limits.max_calls, "limits.max_calls"
+    shares = [
+        *(
+            (f"bus.{name}", "per_destination", each.per_destination, each.waiting)
+            for name, each in settings.bus.items()
+        ),
+        *(
+            (f"upstream.{name}", "connections", each.connections, each.waiting)
+            for name, each in settings.upstream.items()
+        ),
     ]
+    for section, key, most, waiting in shares:
+        if 2 * (most + waiting) > places:
+            yield _crowded(section, f"{key} {most}, waiting {waiting}", most + waiting, places, where)
+
+
+def _crowded(section: str, keys: str, held: int, places: int, where: str) -> str:
+    return (
+        f"$.{section}: one service that hangs can hold {held} calls ({keys}), more than half of the {places} of "
+        f"$.{where}: calls to other services are refused for want of a place; lower the one or raise the other"
+    )
+
+
+def _is_one(bus: Bus) -> bool:
+    """Whether there is one service on it, so that there is no other to be harmed."""
+    return len(bus.services) == 1 and not any(wildcard in bus.services[0] for wildcard in "*?[")
 
 
 def load(path: Path) -> Config:

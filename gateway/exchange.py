@@ -254,13 +254,13 @@ class Exchange(Endpoint):
         if len(answer.body or b"") > READ_MOST:
             self._account_unread(asked, seconds)
             return
-        if len(answer.body or b"") > READ_AT_ONCE or encodings.is_encoded(answer):
-            reading = asyncio.get_running_loop().run_in_executor(None, self._read_back, envelope, answer)
-            reading.add_done_callback(lambda done: self._afterwards(self._read, envelope, asked, done, seconds))
+        is_short = len(answer.body or b"") <= READ_AT_ONCE
+        outcomes = self._read_back(envelope, answer, READ_AT_ONCE) if is_short else None
+        if outcomes is not None:
+            self._accounted(envelope, asked, outcomes, seconds)
             return
-        outcomes = self._read_back(envelope, answer)
-        assert outcomes is not None, "it is not encoded"
-        self._accounted(envelope, asked, outcomes, seconds)
+        reading = asyncio.get_running_loop().run_in_executor(None, self._read_back, envelope, answer, READ_MOST)
+        reading.add_done_callback(lambda done: self._afterwards(self._read, envelope, asked, done, seconds))
 
     def _read(
         self,
@@ -299,13 +299,13 @@ class Exchange(Endpoint):
         self._sessions.learn(each.route, each.call, outcome)
         self.dispatcher.note(each.route.service, each.route.method, each.call, outcome, seconds, Side.LEGACY)
 
-    def _read_back(self, envelope: Envelope, answer: Answer) -> Sequence[Outcome] | None:
-        """What the old service answered to each call; None when the answer is too long to be read."""
+    def _read_back(self, envelope: Envelope, answer: Answer, limit: int) -> Sequence[Outcome] | None:
+        """What the old service answered to each call; None when the answer, once inflated, is over `limit` bytes."""
         if answer.status is not None and answer.status >= _FROM_HTTP:
             code = FaultCode.PARSE_ERROR if envelope.batch else FaultCode.REMOTE  # of a batch it answers no call
             return [Fault(code, f"HTTP {answer.status}", name=str(answer.status))] * len(envelope.entries)
         try:
-            return self.client.decode_answers(encodings.content(answer, READ_MOST), envelope)
+            return self.client.decode_answers(encodings.content(answer, limit), envelope)
         except encodings.InflatedTooLargeError:
             return None
         except encodings.EncodingError as error:

@@ -49,7 +49,7 @@ class Bus(_Section, frozen=True):
     connections: Count = 4
     in_flight: Count = 100  # calls per connection; brokers allow 128 pending replies unless told otherwise
     per_destination: Count = 64  # calls per service, so that one that hangs cannot starve the others
-    waiting: Annotated[int, Meta(ge=0)] = 32  # calls per service that wait up to half a second for one of those places
+    waiting: Annotated[int, Meta(ge=0)] = 128  # calls per service that wait up to half a second for one of those places
     max_message: Size = Size(32 * 1024**2)  # the broker's limit: over it a broker cuts the connection
     breaker_failures: Annotated[int, Meta(ge=0)] = 5  # in a row, then a service is not asked for a while; 0: off
     breaker_pause: Seconds = Seconds(1)  # before it is asked again; doubled each time, up to 30 s
@@ -100,7 +100,7 @@ class Upstream(_Section, frozen=True):
     names: Literal["same", "dashes"] = "same"  # dashes: reserve_memory is reserve-memory there
     host: str = ""  # in place of the client's Host header
     connections: Count = 64
-    waiting: Count = 64  # calls that wait for a connection; past it they are refused
+    waiting: Count = 128  # calls that wait for a connection; past it they are refused
     keepalive: bool | None = None  # false: one request on each connection; not said: until one is seen to stay open
     idle: Seconds = Seconds(4)  # before an unused connection is closed
     connect_timeout: Seconds = Seconds(5)

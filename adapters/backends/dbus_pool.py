@@ -41,7 +41,7 @@ class Bus:
     max_message: int = 32 * 1024**2  # bytes; over the bus's own limit it cuts the connection
     patience: float = 0.5  # seconds a call may wait for room before it is BUSY
     waiting: int = 256  # calls that may wait for room at once
-    waiting_each: int = 32  # of them per bus name
+    waiting_each: int = 128  # of them per bus name
     breaker_failures: int = 5  # in a row, after which a bus name is not asked for a while; 0: it is always asked
     breaker_pause: float = 1.0  # seconds before the first probe, doubled for each further one
     starts_services: bool = True  # whether a call may make the bus start the service it goes to

@@ -28,7 +28,7 @@ class LineLimits:
     """How much one old service is asked for at a time."""
 
     connections: int = 64
-    waiting: int = 64  # for a connection; past it BUSY
+    waiting: int = 128  # for a connection; past it BUSY
     keepalive: bool | None = True  # False: a connection for each request; None: until it is seen that one stays open
     idle: float = 4.0  # seconds before an unused connection is closed: less than any server waits
     connect_timeout: float = 5.0  # seconds

@@ -51,7 +51,7 @@ def test_numbers_by_which_one_service_takes_all_places_are_noted(folder: Folder)
     folder.config.write_text(f"{folder.config.read_text()}[limits]\nmax_calls = 10\n")
     checked = checking.check([], folder.config, live=False)
     (note,) = checked.notes
-    assert "$.bus.toolstack: one service that hangs can hold 96 calls" in note
+    assert "$.bus.toolstack: one service that hangs can hold 192 calls" in note
     assert checked.problems == []
 
 

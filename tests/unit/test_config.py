@@ -185,13 +185,13 @@ def test_a_service_that_could_take_the_places_of_all_others_is_named(tmp_path: P
     in_bus, crowded = config.crowding(load(tmp_path, wide + old))
     assert "more than half of the 400 of $.bus.toolstack.connections times in_flight" in in_bus
     assert crowded == (
-        f"{tmp_path}/gateway.toml: $.bus.toolstack: one service that hangs can hold 288 calls (per_destination 256, "
-        "waiting 32), more than half of the 512 of $.listener.rpc.max_calls: calls to other services are refused for "
+        f"{tmp_path}/gateway.toml: $.bus.toolstack: one service that hangs can hold 384 calls (per_destination 256, "
+        "waiting 128), more than half of the 512 of $.listener.rpc.max_calls: calls to other services are refused for "
         "want of a place; lower the one or raise the other"
     )
-    few = config.crowding(load(tmp_path, f"{GOOD}{old}waiting = 200\n[limits]\nmax_calls = 200\n"))
+    few = config.crowding(load(tmp_path, f"{GOOD}{old}waiting = 400\n[limits]\nmax_calls = 400\n"))
     assert [line.partition("$.")[2].partition(":")[0] for line in few] == ["upstream.xapi"]
-    assert "200 of $.limits.max_calls" in few[0]
+    assert "400 of $.limits.max_calls" in few[0]
 
 
 def test_a_bus_with_one_service_has_no_others_to_be_harmed(tmp_path: Path) -> None:

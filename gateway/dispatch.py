@@ -114,7 +114,7 @@ class Dispatcher:
         came_to = WITHDRAWN if NOT_SENT in error.args else ABANDONED
         for route, call in calls:
             self.note(route.service, route.method, call, came_to, seconds, side)
-            if came_to is ABANDONED and route.effect is Effect.WRITE:
+            if came_to is ABANDONED and route.effect is Effect.WRITE and route.service != UNMAPPED:
                 _log.warning(
                     "nobody waits for this call any more: it is unknown whether it was executed",
                     method=route.method,

@@ -91,6 +91,15 @@ ABANDONED = Fault(
 WITHDRAWN = Fault(FaultCode.UNAVAILABLE, "the client has left; the call was not sent", name="ClientLeft")
 
 
+def ended(outcome: Outcome) -> str:
+    """How a call ended, for log and metrics: ok, a fault's code, or unknown or withdrawn where its client has left."""
+    if isinstance(outcome, Reply):
+        return "ok"
+    if outcome is ABANDONED:
+        return "unknown"
+    return "withdrawn" if outcome is WITHDRAWN else outcome.code.value
+
+
 @value
 class Envelope:
     """One decoded message: an entry for each call in it, a Fault where an entry made no sense."""

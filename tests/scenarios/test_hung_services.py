@@ -135,7 +135,7 @@ async def test_two_hung_services_take_no_place_from_others_and_give_theirs_back(
 
             await here.leave()
             assert await here.in_flight(lambda calls: calls == 0) == 0
-            unknown = {("query", "legacy", "no_reply"), ("Query.query", "dbus", "no_reply")}
+            unknown = {("query", "legacy", "unknown"), ("Query.query", "dbus", "unknown")}
             await asyncio.to_thread(here.process.wait_until, lambda lines: unknown <= left(lines))
         finally:
             os.kill(new, signal.SIGCONT)

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from gateway import metrics, parts
+from gateway import config, metrics, parts
 from gateway.config import Config, Listener
 from gateway.core.ports import Endpoint
 from gateway.core.route import Route
@@ -71,7 +71,7 @@ class Assembly:
         stack.push_async_callback(self.observing_upstreams.stop)
         await self.observing.start()
         stack.push_async_callback(self.observing.stop)
-        self.warn_of_trust(self.settings)
+        self.warn(self.settings)
         await stack.enter_async_context(self.moving)
         stack.push_async_callback(self.shadow.drain, OBSERVE_GRACE)
 
@@ -89,14 +89,16 @@ class Assembly:
         await self.observing.reconfigure(parts.observed_buses(settings))
         await self.upstreams.reconfigure(upstreams)
         await self.observing_upstreams.reconfigure(parts.observed_upstreams(settings, self.room))
-        self.warn_of_trust(settings)
+        self.warn(settings)
         self.endpoints, self.table = self._endpoints(settings, table), table
         self.settings = settings
         await self.expose()
         await self.hub.follow(table)
 
-    def warn_of_trust(self, settings: Config) -> None:
-        """Say in the log which old services anybody could pose as."""
+    def warn(self, settings: Config) -> None:
+        """Say in the log which old services anybody could pose as, and which ones could take the place of others."""
+        for crowded in config.crowding(settings):
+            _log.warning("a service that hangs can take all places", where=crowded)
         for name, upstream in settings.upstream.items():
             if upstream.url.startswith("https:") and not upstream.verify:
                 _log.warning("anybody may pose as this old service: its certificate is not verified", upstream=name)

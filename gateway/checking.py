@@ -22,7 +22,7 @@ BUS_PATIENCE = 2.0  # seconds that start, and a live check, wait for the buses
 class Checked:
     """What `check` found.
 
-    `notes`: what no mode governs; what could not be held against a running service, and why.
+    `notes`: doubtful numbers of the config; what no mode governs; what could not be held against a running service.
     """
 
     table: Table
@@ -54,10 +54,12 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
         may_be_empty=settings is not None and not paths and parts.forwards(settings),
         spellings=parts.SPELLINGS,
     )
+    doubts = [] if settings is None else config.crowding(settings)
     passing = {} if settings is None else parts.passing(settings)
     if problems or settings is None or not live:
-        return Checked(table, problems, [] if problems else ungoverned(table, passing))
-    return asyncio.run(_check_live(settings, table))
+        return Checked(table, problems, [*doubts, *([] if problems else ungoverned(table, passing))])
+    checked = asyncio.run(_check_live(settings, table))
+    return Checked(table, checked.problems, [*doubts, *checked.notes])
 
 
 def compiled(path: Path, content: bytes) -> tuple[Table, list[Problem]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -47,7 +48,8 @@ class Bus(_Section, frozen=True):
     services: Annotated[tuple[str, ...], Meta(min_length=1)]  # names or patterns; the most specific one wins
     connections: Count = 4
     in_flight: Count = 100  # calls per connection; brokers allow 128 pending replies unless told otherwise
-    per_destination: Count = 256  # calls per service, so that one that hangs cannot starve the others
+    per_destination: Count = 64  # calls per service, so that one that hangs cannot starve the others
+    waiting: Annotated[int, Meta(ge=0)] = 128  # calls per service that wait up to half a second for one of those places
     max_message: Size = Size(32 * 1024**2)  # the broker's limit: over it a broker cuts the connection
     breaker_failures: Annotated[int, Meta(ge=0)] = 5  # in a row, then a service is not asked for a while; 0: off
     breaker_pause: Seconds = Seconds(1)  # before it is asked again; doubled each time, up to 30 s
@@ -67,7 +69,7 @@ class Listener(_Section, frozen=True):
     max_depth: Count = 64
     max_elements: Count = 100_000
     max_batch: Count = 100
-    max_calls: Count = 256
+    max_calls: Count = 512
     max_calls_per_domain: Count = 16  # in a xenstore, of each domain but 0
     max_body_per_domain: Size = Size(64 * 1024)  # of all requests of such a domain together
     max_connections: Count = 1024
@@ -75,6 +77,7 @@ class Listener(_Section, frozen=True):
     body_timeout: Seconds = Seconds(60)
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
+    half_closed_timeout: Seconds = Seconds(2)  # for a call whose client has closed its side of a TCP connection
     force_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
     force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
     unmapped: Literal["refuse", "forward"] = "refuse"  # what no endpoint takes: other paths, other verbs than POST
@@ -97,7 +100,7 @@ class Upstream(_Section, frozen=True):
     names: Literal["same", "dashes"] = "same"  # dashes: reserve_memory is reserve-memory there
     host: str = ""  # in place of the client's Host header
     connections: Count = 64
-    waiting: Count = 256  # calls that wait for a connection; past it they are refused
+    waiting: Count = 128  # calls that wait for a connection; past it they are refused
     keepalive: bool | None = None  # false: one request on each connection; not said: until one is seen to stay open
     idle: Seconds = Seconds(4)  # before an unused connection is closed
     connect_timeout: Seconds = Seconds(5)
@@ -170,6 +173,57 @@ class Config(_Section, frozen=True):
     def mapping_paths(self) -> tuple[Path, ...]:
         """The mapping directories, relative ones resolved against the config file."""
         return tuple(Path(self.file).parent / name for name in self.mappings.directories)
+
+
+def crowding(settings: Config) -> list[str]:
+    """A sentence for each service that could take more than half of the places for calls of others when it hangs.
+
+    Half leaves room for a second one. A xenstore is left out: requests that find no place there wait, and are not lost.
+    """
+    return [f"{settings.file}: {told}" for told in (*_crowded_buses(settings), *_crowded_listeners(settings))]
+
+
+def _crowded_buses(settings: Config) -> Iterator[str]:
+    for name, bus in settings.bus.items():
+        places = bus.connections * bus.in_flight
+        if 2 * bus.per_destination > places and not _is_one(bus):
+            keys, where = f"per_destination {bus.per_destination}", f"bus.{name}.connections times in_flight"
+            yield _crowded(f"bus.{name}", keys, bus.per_destination, places, where)
+
+
+def _crowded_listeners(settings: Config) -> Iterator[str]:
+    listeners = {name: each.max_calls for name, each in settings.listener.items() if not each.is_store}
+    if not listeners:
+        return
+    tightest = min(listeners, key=lambda name: listeners[name])
+    places, where = listeners[tightest], f"listener.{tightest}.max_calls"
+    if settings.limits.max_calls < places:
+        places, where = settings.limits.max_calls, "limits.max_calls"
+    shares = [
+        *(
+            (f"bus.{name}", "per_destination", each.per_destination, each.waiting)
+            for name, each in settings.bus.items()
+        ),
+        *(
+            (f"upstream.{name}", "connections", each.connections, each.waiting)
+            for name, each in settings.upstream.items()
+        ),
+    ]
+    for section, key, most, waiting in shares:
+        if 2 * (most + waiting) > places:
+            yield _crowded(section, f"{key} {most}, waiting {waiting}", most + waiting, places, where)
+
+
+def _crowded(section: str, keys: str, held: int, places: int, where: str) -> str:
+    return (
+        f"$.{section}: one service that hangs can hold {held} calls ({keys}), more than half of the {places} of "
+        f"$.{where}: calls to other services are refused for want of a place; lower the one or raise the other"
+    )
+
+
+def _is_one(bus: Bus) -> bool:
+    """Whether there is one service on it, so that there is no other to be harmed."""
+    return len(bus.services) == 1 and not any(wildcard in bus.services[0] for wildcard in "*?[")
 
 
 def load(path: Path) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from time import perf_counter
 from typing import TypeAlias
@@ -11,10 +11,10 @@ from typing import TypeAlias
 import structlog
 
 from gateway.core import policy
-from gateway.core.migration import Side
-from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome
+from gateway.core.migration import Mode, Side
+from gateway.core.model import ABANDONED, WITHDRAWN, Answer, Call, Carried, Fault, FaultCode, Outcome
 from gateway.core.policy import Plan
-from gateway.core.ports import Backend, Upstreams
+from gateway.core.ports import NOT_SENT, Backend, Upstreams, Wanted, always
 from gateway.core.route import Effect, Route
 from gateway.deadline import Deadlines
 from gateway.metrics import Note
@@ -60,46 +60,92 @@ class Dispatcher:
         self._on_fallback = on_fallback
         self.note = note
         self.toggles = toggles or Toggles()
+        self.toggles.tell(self._review)
         self.in_flight = 0
 
     def plan(self, route: Route, call: Call, forced: Side | None = None) -> Plan:
-        """Who answers, by the setting that holds now."""
-        return policy.plan(route, self.toggles.setting(route), call, forced)
+        """Who answers, by the setting that holds now; the setting of a call holds for its forms that return a task."""
+        governed = route.task_of or route
+        plan = policy.plan(governed, self.toggles.setting(governed), call, forced)
+        return plan if route.task_of is None else policy.task_plan(governed, plan)
 
     async def answer(self, route: Route, call: Call) -> Outcome:
         """Answer one call by its route."""
         outcome, _ = await self.answered(route, call, self.plan(route, call))
         return outcome
 
-    async def answered(self, route: Route, call: Call, plan: Plan) -> tuple[Outcome, Side | None]:
-        """Answer one call, and say who did. The route is kept until the end, whatever is reloaded meanwhile."""
+    async def answered(
+        self, route: Route, call: Call, plan: Plan, forced: Side | None = None
+    ) -> tuple[Outcome, Side | None]:
+        """Answer one call, and say who did. The route is kept until the end, whatever is reloaded meanwhile.
+
+        A call that waits for its old service when its mode changes goes to the side that answers now. `forced`: the
+        side that the client asked for; the mode does not change that.
+        """
         started = perf_counter()
+        side = plan.answer
         self.in_flight += 1
         try:
-            side = plan.answer
             if side is None:
-                outcome: Outcome = Fault(FaultCode.UNAVAILABLE, f"{route.method} is switched off")
-            else:
-                outcome = await self._ask(side, route, call, self._backend, self._upstreams)
-                if plan.fallback and isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED:
+                return self._off(route, call, plan, started), None
+            unmoved = always if side is Side.DBUS else lambda: self.plan(route, call, forced).answer is Side.LEGACY
+            outcome = await self._ask(side, route, call, self._backend, self._upstreams, unmoved)
+            if isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED:
+                if not unmoved():
+                    plan = self.plan(route, call, forced)
+                    side = plan.answer
+                    if side is None:
+                        return self._off(route, call, plan, started), None
+                    outcome = await self._ask(side, route, call, self._backend, self._upstreams)
+                elif plan.fallback:
                     self._on_fallback(route, side, outcome, perf_counter() - started)
                     side = side.other
                     outcome = await self._ask(side, route, call, self._backend, self._upstreams)
+        except asyncio.CancelledError as error:
+            self.left([(route, call)], error, perf_counter() - started, side)
+            raise
         finally:
             self.in_flight -= 1
         self.note(route.service, route.method, call, outcome, perf_counter() - started, side)
         return outcome, side
+
+    def left(
+        self, calls: Iterable[tuple[Route, Call]], error: asyncio.CancelledError, seconds: float, side: Side | None
+    ) -> None:
+        """Account for calls whose client has left, or which the end of the gateway has cut off."""
+        came_to = WITHDRAWN if NOT_SENT in error.args else ABANDONED
+        for route, call in calls:
+            self.note(route.service, route.method, call, came_to, seconds, side)
+            if came_to is ABANDONED and route.effect is Effect.WRITE and route.service != UNMAPPED:
+                _log.warning(
+                    "nobody waits for this call any more: it is unknown whether it was executed",
+                    method=route.method,
+                    side=side.value if side is not None else "",
+                    peer=call.peer.address,
+                )
+
+    def _off(self, route: Route, call: Call, plan: Plan, started: float) -> Fault:
+        off = self.toggles.setting(route.task_of or route).mode is Mode.OFF
+        why = "is switched off" if off else f"has no side that answers: {plan.why}"
+        fault = Fault(FaultCode.UNAVAILABLE, f"{route.method} {why}")
+        self.note(route.service, route.method, call, fault, perf_counter() - started, None)
+        return fault
+
+    def _review(self) -> None:
+        """Modes may have changed: what waits for an old service may not have to."""
+        if self._upstreams is not None:
+            self._upstreams.review()
 
     async def observe(self, side: Side, route: Route, call: Call) -> Outcome:
         """Ask a side whose answer no client will see; counted and noted by whoever wants it."""
         return await self._ask(side, route, call, self._observing, self._observing_upstreams, hurried=True)
 
     async def forward(
-        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
         """Send a whole message to an old service as it came; the caller notes what its calls came to.
 
-        `repeatable`: none of them does harm when it runs twice.
+        `repeatable`: none of them does harm when it runs twice. `wanted`: see ports.Wanted.
         """
         if self._upstreams is None:
             return _nobody(upstream)
@@ -107,10 +153,11 @@ class Dispatcher:
         deadline = self._deadlines.start(seconds)
         self.in_flight += 1
         try:
-            return await self._upstreams.forward(upstream, body, carried, repeatable=repeatable)
-        except asyncio.CancelledError:
+            return await self._upstreams.forward(upstream, body, carried, repeatable=repeatable, wanted=wanted)
+        except asyncio.CancelledError as error:
             if deadline.was_the_reason():
-                text = f"no answer from the old service '{upstream}' within {seconds:g} s; it may have been executed"
+                known = "it was not sent" if NOT_SENT in error.args else "it may have been executed"
+                text = f"no answer from the old service '{upstream}' within {seconds:g} s; {known}"
                 return Fault(FaultCode.TIMEOUT, text)
             raise
         finally:
@@ -128,7 +175,15 @@ class Dispatcher:
         return fault
 
     async def _ask(
-        self, side: Side, route: Route, call: Call, bus: Backend, upstreams: Upstreams | None, *, hurried: bool = False
+        self,
+        side: Side,
+        route: Route,
+        call: Call,
+        bus: Backend,
+        upstreams: Upstreams | None,
+        wanted: Wanted = always,
+        *,
+        hurried: bool = False,
     ) -> Outcome:
         """The one place where a deadline is held, and where an exception becomes words for a client.
 
@@ -140,16 +195,20 @@ class Dispatcher:
         try:
             if side is Side.LEGACY:
                 asked = route
-                return _nobody(route.migration.upstream) if upstreams is None else await upstreams.call(route, call)
+                if upstreams is None:
+                    return _nobody(route.migration.upstream)
+                return await upstreams.call(route, call, wanted)
             if route.guard is not None:
                 permission = await bus.call(route.guard, replace(call, oneway=False))
                 if isinstance(permission, Fault):
                     return permission
                 asked = route
             return await bus.call(route, call)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if asked is not route and NOT_SENT not in error.args:
+                error.args = (*error.args, NOT_SENT)
             if deadline.was_the_reason():
-                return _timed_out(side, route, asked, seconds)
+                return _timed_out(side, route, asked, seconds, sent=NOT_SENT not in error.args)
             raise
         except Exception:  # noqa: BLE001 - the last line of defence: a bug costs its own call and no other
             _log.exception("a bug answered this call", method=route.method, source=route.source)
@@ -166,11 +225,13 @@ def _nobody(upstream: str | None) -> Fault:
     return Fault(FaultCode.UNAVAILABLE, f"no old service '{upstream or ''}' is configured; the call was not sent")
 
 
-def _timed_out(side: Side, route: Route, asked: Route, seconds: float) -> Fault:
+def _timed_out(side: Side, route: Route, asked: Route, seconds: float, *, sent: bool) -> Fault:
     """`asked` is the route or its guard: past a guard's silence nothing was executed."""
     whom = f"the old service '{route.migration.upstream}'" if side is Side.LEGACY else asked.target.bus_name
     if asked is not route:
         known = f"; {route.method} was not called"
+    elif not sent:
+        known = "; the call was not sent"
     else:
         known = "" if route.effect is Effect.READ else "; it may have been executed"
     return Fault(FaultCode.TIMEOUT, f"no answer from {whom} within {seconds:g} s{known}")

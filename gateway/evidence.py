@@ -17,7 +17,7 @@ from gateway.core.compare import Comparison, Verdict, blame, compare
 from gateway.core.kept import Batch, ClientKey, Counts, MethodId, Pair, Seen
 from gateway.core.migration import Side
 from gateway.core.mismatch import document
-from gateway.core.model import Call, Fault, FaultCode, Outcome
+from gateway.core.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome
 from gateway.core.peers import caller
 from gateway.core.route import Route
 from gateway.core.tally import BOUNDS, empty
@@ -40,7 +40,7 @@ class Evidence:
         """The function that counts a call and then tells the next."""
 
         def both(service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
-            if side is not None:
+            if side is not None and outcome is not ABANDONED and outcome is not WITHDRAWN:  # no side's doing
                 ran = self._gathered((service, method)).of(side)
                 ran.answered += 1
                 ran.run(outcome, seconds)

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import structlog
 
 from gateway.builtin import Builtins
+from gateway.core import encodings
 from gateway.core.frozen import value
 from gateway.core.migration import Migration, Mode, Setting, Side
 from gateway.core.model import (
@@ -32,11 +33,11 @@ from gateway.core.model import (
     Reply,
 )
 from gateway.core.names import shown
-from gateway.core.policy import Plan, task_plan
+from gateway.core.policy import Plan
 from gateway.core.ports import Codec, Dialect, Endpoint
 from gateway.core.recording import UNKEPT, Taken
 from gateway.core.route import Effect, Route, unmapped
-from gateway.dispatch import UNMAPPED, Dispatcher
+from gateway.dispatch import NOT_EXECUTED, UNMAPPED, Dispatcher
 from gateway.forcing import NO_FORCING, Forcing
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.recording import Recorder
@@ -46,7 +47,7 @@ from gateway.shadow import Job, Observation, Shadow, code_of
 _log = structlog.get_logger("gateway")
 
 _FORWARDED = Plan(Side.LEGACY, None, "the method is not mapped: the old service answers")
-_FROM_HTTP = 400  # the least status of an answer that is no answer to a call
+_FROM_HTTP = 300  # the least status of an answer that is no answer to a call: a redirect is none either
 READ_AT_ONCE = 128 * 1024  # bytes of an old service's answer; a longer one is read in a thread, lest all others wait
 READ_MOST = 32 * 1024**2  # bytes; a longer one is not read at all
 
@@ -62,6 +63,7 @@ class Asked:
     call: Call
     route: Route | None
     plan: Plan
+    forced: Side | None = None  # by the client
 
 
 # An entry of a message. What could not be read (a Fault) may go to the legacy service, a refused call never does.
@@ -117,9 +119,7 @@ class Exchange(Endpoint):
             upstream = self._verbatim(passable) if len(passable) == len(asked) else None
             if upstream is not None:
                 return await self._forward(upstream, body, carried, envelope, passable)
-            alone = len(asked) == 1
-            outcomes = (await self._entry(envelope, asked, 0),) if alone else await self._batch(envelope, asked)
-            return self._encoded(envelope, outcomes)
+            return await self._one_by_one(envelope, asked)
         except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
             _log.exception("a bug answered this message", endpoint=str(self.table.key))
             return self.refuse(Fault(FaultCode.INTERNAL, "internal error"))
@@ -143,23 +143,23 @@ class Exchange(Endpoint):
         """Who answers a mapped call. `task_prefix`: it asks for a task, as `EndpointTable.find` has read its name."""
         plan = self.dispatcher.plan(route, call, forced)
         if not task_prefix:
-            return Asked(call, route, plan)
-        task = self._task_route(route, task_prefix)
-        if plan.answer is None:
-            return Asked(call, task, plan)
-        plan = task_plan(route, plan)
-        if plan.answer is None:
+            return Asked(call, route, plan, forced)
+        task, switched_off = self._task_route(route, task_prefix), plan.answer is None
+        plan = self.dispatcher.plan(task, call, forced)
+        if plan.answer is None and not switched_off:
             why = f"{plan.why}; call {route.method} without '{task_prefix}'"
             return RefusedCall(
                 call, self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, why, data=[why]), task)
             )
-        return Asked(call, task, plan)
+        return Asked(call, task, plan, forced)
 
     def _task_route(self, route: Route, prefix: str) -> Route:
         """The route of a form that returns a task: counted under its own name, and never taken for the call itself."""
         name = prefix + route.method
         if name not in self._tasks:
-            self._tasks[name] = replace(route, method=name, effect=Effect.WRITE, result=None, opens=None, aliases=())
+            self._tasks[name] = replace(
+                route, method=name, effect=Effect.WRITE, result=None, opens=None, aliases=(), task_of=route
+            )
         return self._tasks[name]
 
     def _may_ask(self, domid: int, route: Route | None, call: Call) -> bool:
@@ -170,6 +170,11 @@ class Exchange(Endpoint):
         return domains is None or domains.allow(domid, call.named)
 
     # One call after the other
+
+    async def _one_by_one(self, envelope: Envelope, asked: Sequence[_Entry]) -> Answer:
+        alone = len(asked) == 1
+        outcomes = (await self._entry(envelope, asked, 0),) if alone else await self._batch(envelope, asked)
+        return self._encoded(envelope, outcomes)
 
     def _encoded(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
         fault = _whole_fault(envelope)
@@ -218,7 +223,7 @@ class Exchange(Endpoint):
         if each.route is None:
             return self.dialect.wrap_outcome(self.own(each.call), each.call)
         started = perf_counter()
-        outcome, side = await self.dispatcher.answered(each.route, each.call, each.plan)
+        outcome, side = await self.dispatcher.answered(each.route, each.call, each.plan, each.forced)
         seconds = perf_counter() - started
         self._sessions.learn(each.route, each.call, outcome)
         if each.plan.candidate is not None and side is each.plan.answer:
@@ -247,13 +252,33 @@ class Exchange(Endpoint):
     async def _forward(
         self, upstream: str, body: bytes, carried: Carried, envelope: Envelope, asked: Sequence[_Passable]
     ) -> Answer:
+        def unmoved() -> bool:
+            return self._verbatim(self._planned_anew(asked)) == upstream
+
         started = perf_counter()
-        answer = await self.dispatcher.forward(upstream, body, carried, repeatable=all(map(_may_repeat, asked)))
+        repeatable = all(map(_may_repeat, asked))
+        try:
+            answer = await self.dispatcher.forward(upstream, body, carried, repeatable=repeatable, wanted=unmoved)
+        except asyncio.CancelledError as error:
+            calls = [(each.route, each.call) for each in map(self._routed, asked) if each.route is not None]
+            self.dispatcher.left(calls, error, perf_counter() - started, Side.LEGACY)
+            raise
         seconds = perf_counter() - started
         if isinstance(answer, Fault):
-            return self._not_forwarded(envelope, asked, answer, seconds)
+            if answer.code in NOT_EXECUTED and not unmoved():
+                return await self._one_by_one(envelope, self._planned_anew(asked))
+            return self._not_forwarded(envelope, asked, replace(answer, name=""), seconds)
         self._once_it_has_left(self._account, envelope, asked, answer, seconds)
         return answer
+
+    def _planned_anew(self, asked: Sequence[_Passable]) -> Sequence[_Passable]:
+        """The same calls by the modes that hold now."""
+        return [
+            each
+            if isinstance(each, Fault) or each.route is None or each.route is self._forwarding
+            else replace(each, plan=self.dispatcher.plan(each.route, each.call, each.forced))
+            for each in asked
+        ]
 
     def _routed(self, each: _Passable) -> Asked:
         """What could not be read is forwarded as an unmapped call is."""
@@ -271,20 +296,26 @@ class Exchange(Endpoint):
         if len(answer.body or b"") > READ_MOST:
             self._account_unread(asked, seconds)
             return
-        if len(answer.body or b"") > READ_AT_ONCE:
-            reading = asyncio.get_running_loop().run_in_executor(None, self._read_back, envelope, answer)
-            reading.add_done_callback(lambda done: self._afterwards(self._read, envelope, asked, done, seconds))
+        is_short = len(answer.body or b"") <= READ_AT_ONCE
+        outcomes = self._read_back(envelope, answer, READ_AT_ONCE) if is_short else None
+        if outcomes is not None:
+            self._accounted(envelope, asked, outcomes, seconds)
             return
-        self._accounted(envelope, asked, self._read_back(envelope, answer), seconds)
+        reading = asyncio.get_running_loop().run_in_executor(None, self._read_back, envelope, answer, READ_MOST)
+        reading.add_done_callback(lambda done: self._afterwards(self._read, envelope, asked, done, seconds))
 
     def _read(
         self,
         envelope: Envelope,
         asked: Sequence[_Passable],
-        done: asyncio.Future[Sequence[Outcome]],
+        done: asyncio.Future[Sequence[Outcome] | None],
         seconds: float,
     ) -> None:
-        self._accounted(envelope, asked, done.result(), seconds)
+        outcomes = done.result()
+        if outcomes is None:
+            self._account_unread(asked, seconds)
+        else:
+            self._accounted(envelope, asked, outcomes, seconds)
 
     def _accounted(
         self, envelope: Envelope, asked: Sequence[_Passable], outcomes: Sequence[Outcome], seconds: float
@@ -310,11 +341,17 @@ class Exchange(Endpoint):
         self._sessions.learn(each.route, each.call, outcome)
         self.dispatcher.note(each.route.service, each.route.method, each.call, outcome, seconds, Side.LEGACY)
 
-    def _read_back(self, envelope: Envelope, answer: Answer) -> Sequence[Outcome]:
+    def _read_back(self, envelope: Envelope, answer: Answer, limit: int) -> Sequence[Outcome] | None:
+        """What the old service answered to each call; None when the answer, once inflated, is over `limit` bytes."""
         if answer.status is not None and answer.status >= _FROM_HTTP:
             code = FaultCode.PARSE_ERROR if envelope.batch else FaultCode.REMOTE  # of a batch it answers no call
             return [Fault(code, f"HTTP {answer.status}", name=str(answer.status))] * len(envelope.entries)
-        return self.client.decode_answers(answer.body or b"", envelope)
+        try:
+            return self.client.decode_answers(encodings.content(answer, limit), envelope)
+        except encodings.InflatedTooLargeError:
+            return None
+        except encodings.EncodingError as error:
+            return [Fault(FaultCode.PARSE_ERROR, str(error))] * len(envelope.entries)
 
     # What happens when the answer has left
 

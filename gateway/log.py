@@ -13,7 +13,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 import msgspec
 import structlog
 
-from gateway.core.model import Call, Fault, Outcome
+from gateway.core.model import Call, Fault, Outcome, ended
 
 MOMENT = 0.05  # seconds that the line of a call may wait for others, so that a busy gateway writes once for many
 
@@ -133,7 +133,7 @@ def call_log() -> CallLog:
     def readable(method: str, call: Call, outcome: Outcome, seconds: float, side: str) -> None:
         ms = round(seconds * 1000, 2)
         error = {"error": name} if (name := _error(outcome)) else {}
-        info("call", method=method, side=side, outcome=_ended(outcome), ms=ms, peer=call.peer.address, **error)
+        info("call", method=method, side=side, outcome=ended(outcome), ms=ms, peer=call.peer.address, **error)
 
     return readable
 
@@ -141,15 +141,11 @@ def call_log() -> CallLog:
 def _as_json(write: Callable[[str], None]) -> CallLog:
     def note(method: str, call: Call, outcome: Outcome, seconds: float, side: str) -> None:
         ms = round(seconds * 1000, 2)
-        ended, error = _ended(outcome), _error(outcome)
-        line = _CallLine(datetime.now(UTC), "info", "call", method, side, ended, ms, call.peer.address, error)
+        how, error = ended(outcome), _error(outcome)
+        line = _CallLine(datetime.now(UTC), "info", "call", method, side, how, ms, call.peer.address, error)
         write(_encode(line).decode())
 
     return note
-
-
-def _ended(outcome: Outcome) -> str:
-    return outcome.code.value if isinstance(outcome, Fault) else "ok"
 
 
 def _error(outcome: Outcome) -> str:

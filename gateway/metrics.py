@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from gateway.core.migration import Side
-from gateway.core.model import Call, Fault, FaultCode, Outcome
+from gateway.core.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, ended
 from gateway.log import CallLog
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -47,7 +47,9 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_build_info": Series("gauge", "1, labelled with what runs.", ("version", "python")),
     "xcp_gateway_mapping_info": Series("gauge", "1, labelled with the revision of the live mapping.", ("revision",)),
     CALLS: Series(
-        "counter", "Calls that have ended; outcome is ok or the fault's code.", ("service", "method", "side", "outcome")
+        "counter",
+        "Calls that have ended; outcome is ok, the fault's code, or unknown or withdrawn where the client left.",
+        ("service", "method", "side", "outcome"),
     ),
     SECONDS: Series(
         "histogram", "Seconds from a call's arrival at its route to its outcome.", ("service", "method", "side")
@@ -93,10 +95,11 @@ SERIES: Mapping[str, Series] = {
 class _Tally:
     """The calls of one method."""
 
-    __slots__ = ("buckets", "faults", "ok", "seconds")
+    __slots__ = ("buckets", "faults", "left", "ok", "seconds")
 
     def __init__(self) -> None:
         self.ok = 0
+        self.left: dict[str, int] = {}  # whose client did not wait
         self.faults: dict[FaultCode, int] = {}
         self.buckets = [0] * (len(BUCKETS) + 1)  # not cumulative; the last one is what took longer
         self.seconds = 0.0
@@ -120,7 +123,9 @@ class Calls:
                 tally = tallies[service, method, by] = _Tally()
             tally.seconds += seconds
             tally.buckets[bisect_left(BUCKETS, seconds)] += 1
-            if isinstance(outcome, Fault):
+            if outcome is ABANDONED or outcome is WITHDRAWN:
+                tally.left[ended(outcome)] = tally.left.get(ended(outcome), 0) + 1
+            elif isinstance(outcome, Fault):
                 tally.faults[outcome.code] = tally.faults.get(outcome.code, 0) + 1
             else:
                 tally.ok += 1
@@ -136,7 +141,8 @@ class Calls:
         """How many calls of a method have ended, and how many of them with a fault."""
         tallies = [tally for key, tally in list(self._tallies.items()) if key[:2] == (service, method)]
         faults = sum(sum(tally.faults.values()) for tally in tallies)
-        return sum(tally.ok for tally in tallies) + faults, faults
+        others = sum(tally.ok + sum(tally.left.values()) for tally in tallies)
+        return others + faults, faults
 
     def outcomes(self) -> Samples:
         """For CALLS."""
@@ -145,6 +151,8 @@ class Calls:
                 yield (*labels, "ok"), tally.ok
             for code, count in list(tally.faults.items()):
                 yield (*labels, code.value), count
+            for how, count in list(tally.left.items()):
+                yield (*labels, how), count
 
     def refused(self) -> Samples:
         """For REFUSED."""

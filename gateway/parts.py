@@ -143,6 +143,7 @@ def _line(settings: Config, name: str, upstream: config.Upstream, room: Room) ->
         arguments=upstream.arguments,
         dashes=upstream.names == "dashes",
         patience=upstream.timeout,
+        max_answer=upstream.max_answer,
     )
     others = _understood(upstream) - {upstream.codec}
     return replace(spoken, also={codec: _in_codec(spoken, codec) for codec in others})
@@ -156,7 +157,9 @@ def _in_codec(upstream: legacy.Upstream, codec: str) -> legacy.Upstream:
 def _xenstore_line(name: str, upstream: config.Upstream) -> ports.Line:
     store = Store(upstream.store or socket_path())
     root = upstream.url.removeprefix(xenstore_client.SCHEME)
-    return xenstore_client.Line(name, root, store, most=upstream.connections, checks_pid=upstream.pid)
+    return xenstore_client.Line(
+        name, root, store, most=upstream.connections, waiting=upstream.waiting, checks_pid=upstream.pid
+    )
 
 
 def _http_line(place: str, name: str, upstream: config.Upstream, room: Room) -> ports.Line:
@@ -203,6 +206,7 @@ def buses(settings: Config) -> dict[str, Bus]:
             connections=bus.connections,
             in_flight=bus.in_flight,
             per_destination=bus.per_destination,
+            waiting_each=bus.waiting,
             max_message=bus.max_message,
             breaker_failures=bus.breaker_failures,
             breaker_pause=bus.breaker_pause,
@@ -293,6 +297,7 @@ def _http_limits(listener: Listener) -> HttpLimits:
         body_timeout=listener.body_timeout,
         write_timeout=listener.write_timeout,
         keepalive_timeout=listener.keepalive_timeout,
+        half_closed_timeout=listener.half_closed_timeout,
         max_calls=listener.max_calls,
         max_connections=listener.max_connections,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 
 from gateway.core.migration import Side
-from gateway.core.model import BARE, Answer, Call, Carried, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.model import BARE, HUNG_UP, Answer, Call, Carried, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.core.ports import Endpoint
+from gateway.core.route import unmapped
 from gateway.dispatch import UNMAPPED, Dispatcher
 
 # An HTTP status for each reason why nothing came back (RFC 9110 section 15.6); 502 for the others.
@@ -17,6 +19,7 @@ STATUSES: dict[FaultCode, tuple[int, str]] = {
 BAD_GATEWAY = (502, "Bad Gateway")
 BAD = 400  # the least status that tells of a failure
 TEXT = "text/plain"
+_ROUTE = unmapped(UNMAPPED)
 
 
 class Passage(Endpoint):
@@ -29,10 +32,16 @@ class Passage(Endpoint):
     async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         """Send one message on; never raises but for cancellation."""
         started = perf_counter()
-        answer = await self._dispatcher.forward(self._upstream, body, carried)
         known = {"protocol": "http", "agent": carried.agent}
         call = Call(UNMAPPED, peer=peer, extensions=known)
+        try:
+            answer = await self._dispatcher.forward(self._upstream, body, carried)
+        except asyncio.CancelledError as error:
+            self._dispatcher.left([(_ROUTE, call)], error, perf_counter() - started, Side.LEGACY)
+            raise
         self._dispatcher.note(UNMAPPED, UNMAPPED, call, _came_to(answer), perf_counter() - started, Side.LEGACY)
+        if isinstance(answer, Fault) and answer.name == HUNG_UP:
+            return Answer(None, TEXT, answer, hang_up=True)
         return self.refuse(answer) if isinstance(answer, Fault) else answer
 
     def refuse(self, fault: Fault) -> Answer:

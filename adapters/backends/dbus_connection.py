@@ -21,6 +21,7 @@ from adapters.backends import dbus_unixexec
 from adapters.backends.dbus_outbox import Outbox
 from adapters.backends.dbus_variants import to_library
 from gateway.core.model import Fault, FaultCode
+from gateway.core.ports import NOT_SENT
 from gateway.core.refusal import MarshalError
 from gateway.core.route import MethodCall
 from gateway.core.size import HEADER, MAX_MESSAGE, body_size
@@ -106,15 +107,9 @@ class Connection:
             self.worn.set()
         if not self._bus.connected:
             return _unsent()
-        try:
-            data = _marshalled(call, serial, self._flags | _ONEWAY if oneway else self._flags)
-        except InvalidMessageError:
-            refusal = _oversized(call, self._longest)
-            if refusal is None:
-                raise
-            return refusal
-        if len(data) > self._longest:
-            return _too_large(len(data), self._longest)
+        data = self._message(call, serial, self._flags | _ONEWAY if oneway else self._flags)
+        if isinstance(data, Fault):
+            return data
         end = self._outbox.put(data)
         if oneway and end <= self._outbox.written:
             return None
@@ -124,11 +119,26 @@ class Connection:
             self._outbox.when_written(end, lambda: self._written(serial))
         try:
             return await reply
+        except asyncio.CancelledError as error:
+            if not oneway and serial in self._waiting and self._outbox.withdraw(end, len(data)):
+                del self._waiting[serial]
+                error.args = (*error.args, NOT_SENT)
+            raise
         finally:
             if serial in self._waiting:
                 self._abandon(serial)
             if self._retired:
                 self._close_when_idle()
+
+    def _message(self, call: MethodCall, serial: int, flags: MessageFlag) -> bytearray | Fault:
+        try:
+            data = _marshalled(call, serial, flags)
+        except InvalidMessageError:
+            refusal = _oversized(call, self._longest)
+            if refusal is None:
+                raise
+            return refusal
+        return _too_large(len(data), self._longest) if len(data) > self._longest else data
 
     def _written(self, serial: int) -> None:
         """A oneway call is over once it is written."""

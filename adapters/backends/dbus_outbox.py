@@ -22,6 +22,7 @@ class Outbox:
         self._fd = sock.fileno()
         self._loop = asyncio.get_running_loop()
         self._backlog = bytearray()
+        self._holes: list[tuple[int, int]] = []  # (start, end) of what was withdrawn, in order; not in the backlog
         self._corked = False  # something has left in this turn already: gather the rest
         self._stuck = False  # waiting until the socket is writable
         self._watchers: deque[tuple[int, Callable[[], None]]] = deque()
@@ -45,6 +46,29 @@ class Outbox:
         """Call `tell` when `written` has come to `place`; never if the socket breaks before. Places only grow."""
         self._watchers.append((place, tell))
 
+    def withdraw(self, end: int, size: int) -> bool:
+        """Take back the message of `size` bytes that ends at `end`; false when a byte of it has left already."""
+        start = end - size
+        if start < self.written:
+            return False
+        at = start - self.written - sum(until - since for since, until in self._holes if since < start)
+        del self._backlog[at : at + size]
+        self._holes.append((start, end))
+        self._holes.sort()
+        self._advance(0)
+        if self._stuck and self._sock.fileno() >= 0:
+            self._wait_for_room()
+        return True
+
+    def _advance(self, sent: int) -> None:
+        """Count what has left, and pass over what was withdrawn."""
+        self.written += sent
+        while self._holes and self._holes[0][0] <= self.written:
+            since, until = self._holes.pop(0)
+            self.written += until - since
+        while self._watchers and self._watchers[0][0] <= self.written:
+            self._watchers.popleft()[1]()
+
     def _uncork(self) -> None:
         self._corked = False
         if self._backlog and not self._stuck:
@@ -58,9 +82,7 @@ class Outbox:
         except OSError:
             sent = 0
         del self._backlog[:sent]
-        self.written += sent
-        while self._watchers and self._watchers[0][0] <= self.written:
-            self._watchers.popleft()[1]()
+        self._advance(sent)
         self._wait_for_room()
 
     def _wait_for_room(self) -> None:

@@ -17,7 +17,7 @@ from adapters.backends.dbus_connection import SERIALS, Answer, ConnectError, Con
 from adapters.backends.dbus_errors import is_transport_failure
 from adapters.backends.dbus_names import NOBODY_KNOWS, Owner, owners
 from gateway.core.model import Fault, FaultCode
-from gateway.core.ports import DEADLINE_PASSED
+from gateway.core.ports import DEADLINE_PASSED, NOT_SENT
 from gateway.core.route import MethodCall
 
 FIRST_DELAY = 0.05  # seconds before the second attempt to connect; doubled for each further one
@@ -41,6 +41,7 @@ class Bus:
     max_message: int = 32 * 1024**2  # bytes; over the bus's own limit it cuts the connection
     patience: float = 0.5  # seconds a call may wait for room before it is BUSY
     waiting: int = 256  # calls that may wait for room at once
+    waiting_each: int = 128  # of them per bus name
     breaker_failures: int = 5  # in a row, after which a bus name is not asked for a while; 0: it is always asked
     breaker_pause: float = 1.0  # seconds before the first probe, doubled for each further one
     starts_services: bool = True  # whether a call may make the bus start the service it goes to
@@ -116,13 +117,13 @@ class Pool:
     async def call(self, call: MethodCall, *, oneway: bool = False) -> Answer | None:
         """Send over a connection with room. Without a bus, or with an open breaker: UNAVAILABLE, at once."""
         destination = call.bus_name
-        if destination in self.breakers:
-            refusal = await self._doubt(destination)
-            if refusal is not None:
-                return refusal
         connection = self._find(destination)
-        if isinstance(connection, Fault):
-            connection = await self._wait_for_room(destination)
+        if isinstance(connection, Fault) or destination in self.breakers:
+            try:
+                connection = await self._doubt(destination) or await self._wait_for_room(destination)
+            except asyncio.CancelledError as error:
+                error.args = (*error.args, NOT_SENT)
+                raise
             if isinstance(connection, Fault):
                 return connection
         self._busy[destination] = self._busy.get(destination, 0) + 1
@@ -214,7 +215,7 @@ class Pool:
 
     async def _doubt(self, destination: str) -> Fault | None:
         """Why a destination that has failed is not asked now; the first call after each pause finds out by a Ping."""
-        if not self.breakers.refuse(destination):
+        if destination not in self.breakers or not self.breakers.refuse(destination):
             return None
         if self.breakers.may_probe(destination):
             await self._probe(destination)
@@ -271,9 +272,16 @@ class Pool:
             left = deadline - loop.time()
             if isinstance(found, Connection) or found.code is not FaultCode.BUSY or left <= 0:
                 return found
-            if sum(map(len, self._lines.values())) >= self.bus.waiting:
+            line = destination if self._is_crowded(destination) else ANY
+            if self._is_long(line):
                 return found
-            await self._turn(destination if self._is_crowded(destination) else ANY, left)
+            await self._turn(line, left)
+
+    def _is_long(self, line: str) -> bool:
+        """Whether nobody else may stand in this line."""
+        if line is not ANY and len(self._lines.get(line, ())) >= self.bus.waiting_each:
+            return True
+        return sum(map(len, self._lines.values())) >= self.bus.waiting
 
     async def _turn(self, line: str, seconds: float) -> None:
         """Stand in line until somebody leaves who makes room, or the time is over."""

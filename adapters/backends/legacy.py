@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Literal, Self, TypeAlias
 
-from gateway.core import ports
+from gateway.core import encodings, ports
 from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
-from gateway.core.ports import LineStatus
+from gateway.core.ports import LineStatus, Wanted, always
 from gateway.core.route import Effect, Route
 from gateway.core.untyped import typed
 
@@ -25,7 +25,7 @@ Arguments: TypeAlias = Literal["sent", "named", "positional"]
 
 # What an answer that says so means for the client, who has done nothing wrong.
 _ABOUT_THE_MESSAGE = frozenset({FaultCode.PARSE_ERROR, FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
-_FIRST_BAD = HTTPStatus.BAD_REQUEST
+_FIRST_BAD = HTTPStatus.MULTIPLE_CHOICES  # a redirect is no answer to a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Upstream:
     speaks: frozenset[str]  # codecs whose messages it understands as they come
     arguments: Arguments = "sent"
     patience: float = 86_400.0  # seconds for an answer
+    max_answer: int = 32 * 1024**2  # bytes of an answer, once it is inflated
     dashes: bool = False  # reserve_memory is reserve-memory there
     also: Mapping[str, Self] = field(default_factory=dict)  # the same in other codecs that it understands as they come
 
@@ -85,7 +86,7 @@ class Backend(ports.Upstreams):
         self._leaving = [line for line in (*self._leaving, *gone) if not line.is_idle]
         await asyncio.gather(*(line.stop() for line in done))
 
-    async def call(self, route: Route, call: Call) -> Outcome:
+    async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         """Answer one call; the dispatcher holds the deadline and cancels past it."""
         upstream = self._upstreams.get(route.migration.upstream or "")
         if upstream is None or not self._running:
@@ -95,10 +96,13 @@ class Backend(ports.Upstreams):
         if isinstance(message, Fault):
             return message
         carried = Carried("POST", target, ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
-        answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE)
+        answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE, wanted=wanted)
         if isinstance(answer, Fault):
-            return answer
-        return Reply(None) if call.oneway else _read(upstream, route, answer, call)
+            return replace(answer, name="")
+        if call.oneway:
+            return Reply(None)
+        plain = await _inflated(upstream, answer)
+        return plain if isinstance(plain, Fault) else _read(upstream, route, plain, call)
 
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
         """Whether a message of this codec and dialect can be sent to it as it is."""
@@ -111,13 +115,18 @@ class Backend(ports.Upstreams):
         return found.patience if found is not None else 0.0
 
     async def forward(
-        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
         """Send a message as it came and return what came back, byte for byte."""
         found = self._upstreams.get(upstream)
         if found is None or not self._running:
             return _unknown(upstream)
-        return await found.line.send(body, carried, repeatable=repeatable)
+        return await found.line.send(body, carried, repeatable=repeatable, wanted=wanted)
+
+    def review(self) -> None:
+        """See ports.Upstreams."""
+        for line in (*(upstream.line for upstream in self._upstreams.values()), *self._leaving):
+            line.review()
 
     def status(self) -> tuple[LineStatus, ...]:
         """How each upstream is doing."""
@@ -167,6 +176,19 @@ def arrange(call: Call, names: list[str], arguments: Arguments) -> Call:
     if any(name not in known for name in given):
         return call  # one in the middle is left out: no position says that
     return replace(call, params=tuple(known[name] for name in given), named={})
+
+
+async def _inflated(upstream: Upstream, answer: Answer) -> Answer | Fault:
+    """An answer that the service has compressed, though it was not asked to, as it was before."""
+    if not encodings.is_encoded(answer):
+        return answer
+    name = upstream.line.status().name
+    try:
+        return replace(answer, body=await asyncio.to_thread(encodings.content, answer, upstream.max_answer))
+    except encodings.InflatedTooLargeError as error:
+        return Fault(FaultCode.TOO_LARGE, f"the answer of the old service '{name}': {error}; the call was executed")
+    except encodings.EncodingError as error:
+        return _unreadable(upstream, answer, Fault(FaultCode.PARSE_ERROR, str(error)))
 
 
 def _read(upstream: Upstream, route: Route, answer: Answer, call: Call) -> Outcome:

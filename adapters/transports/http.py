@@ -179,7 +179,7 @@ class Transport(ports.Transport):
         self._on_cut(f"{peer.address} {why}")
 
     async def _serve(self, request: web.BaseRequest) -> Sent:
-        """Answer one request. A client that leaves does not stop its call: a write would be left half done."""
+        """Answer one request. When its client leaves, what waits for the endpoint is cancelled: see ports.Endpoint."""
         connection = request.protocol
         assert isinstance(connection, Connection)
         try:
@@ -198,7 +198,10 @@ class Transport(ports.Transport):
                 held.become(len(answer.body or b""))  # a call that is made is answered, however full it is
                 if not self._may_stay_open(request, connection, answer):
                     answer = answer._replace(close=True)
-                await connection.send(self._lay_out(request, answer))
+                if answer.hang_up:
+                    connection.force_close()
+                else:
+                    await connection.send(self._lay_out(request, answer))
         finally:
             self._requests -= 1
         return answer
@@ -229,25 +232,31 @@ class Transport(ports.Transport):
         plain = self._as_xapi and not as_it_is
         body = await http_body.read(request, connection, self.limits, held, plain=plain, inflated=not as_it_is)
         if not isinstance(body, Refusal):
-            return await self._call(endpoint, body, connection.peer, _carried(request, inflated=not as_it_is))
+            return await self._call(endpoint, body, connection, _carried(request, inflated=not as_it_is))
         return self._refused(endpoint, body)
 
     @property
     def _is_full(self) -> bool:
         return self._calls >= self.limits.max_calls or self._room.is_full
 
-    async def _call(self, endpoint: ports.Endpoint, body: bytes, peer: Peer, carried: Carried) -> HttpAnswer:
+    async def _call(
+        self, endpoint: ports.Endpoint, body: bytes, connection: Connection, carried: Carried
+    ) -> HttpAnswer:
         if self._calls >= self.limits.max_calls or self._room.calls >= self._room.max_calls:
             return self._refused(endpoint, BUSY)
         self._calls += 1
         self._room.calls += 1
+        connection.call_begins()
         try:
-            return self._answered(await endpoint.answer(body, peer, carried))
+            return self._answered(await endpoint.answer(body, connection.peer, carried))
         finally:
+            connection.call_ends()
             self._calls -= 1
             self._room.calls -= 1
 
     def _answered(self, answer: Answer) -> HttpAnswer:
+        if answer.hang_up:
+            return http_answers.hang_up()
         if answer.status is not None:
             return http_answers.relay(answer)
         if answer.fault is not None and self._as_xapi:

@@ -36,6 +36,12 @@ class HttpAnswer(NamedTuple):
     close: bool = False
     headers: str = ""  # whole lines
     relayed: Answer | None = None  # an old server's, which goes back as it came
+    hang_up: bool = False  # nothing is written, and the connection ends
+
+
+def hang_up() -> HttpAnswer:
+    """What an old server did that closed the connection without a word."""
+    return HttpAnswer(0, TEXT, None, close=True, hang_up=True)
 
 
 def relay(answer: Answer) -> HttpAnswer:

@@ -1,8 +1,8 @@
 """HTTP/1.1 requests to one old service over connections that are kept; knows bytes and headers, and no protocol.
 
-What is known about a call whose connection failed is said for certain or not at all: no connection, nothing written, or
-not all of it read, means that nothing was executed; anything else, that nobody knows. A request is written a second
-time only when that is certain, or when the caller says that it may be repeated.
+What is known about a call whose connection failed is said for certain or not at all: no connection, or nothing written,
+means that nothing was executed; anything else, a reset too, that nobody knows. A request of which a byte was written is
+written a second time only when the caller says that it may be repeated.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from adapters.transports.http_client_connection import LOST, Connection, TooLargeError, connect, reason
 from adapters.transports.http_client_site import Site, lay_out
 from adapters.transports.room import Held, Room
+from adapters.transports.turns import Turns
 from gateway.core import ports
-from gateway.core.model import Answer, Carried, Fault, FaultCode
-from gateway.core.ports import LineStatus
+from gateway.core.model import HUNG_UP, Answer, Carried, Fault, FaultCode
+from gateway.core.ports import NOT_SENT, LineStatus, Wanted, always
 
 __all__ = ["Line", "LineLimits", "LineStatus"]
 
@@ -27,7 +28,7 @@ class LineLimits:
     """How much one old service is asked for at a time."""
 
     connections: int = 64
-    waiting: int = 256  # for a connection; past it BUSY
+    waiting: int = 128  # for a connection; past it BUSY
     keepalive: bool | None = True  # False: a connection for each request; None: until it is seen that one stays open
     idle: float = 4.0  # seconds before an unused connection is closed: less than any server waits
     connect_timeout: float = 5.0  # seconds
@@ -36,8 +37,6 @@ class LineLimits:
 
 DEFAULT_LIMITS = LineLimits()
 PROOF = 1.0  # seconds that a connection stays open after an answer; who takes one request for each closes at once
-_CERTAIN = frozenset({FaultCode.UNAVAILABLE})  # after which a request may be written again, since nobody has obeyed it
-_REPEATABLE = frozenset({FaultCode.NO_REPLY})
 
 
 class Line(ports.Line):
@@ -57,12 +56,11 @@ class Line(ports.Line):
         self._limits = limits
         self._host = host.encode("ascii")
         self._room = room or Room()
-        self._turns = asyncio.Semaphore(limits.connections)
+        self._turns = Turns(limits.connections, limits.waiting)
         self._idle: list[Connection] = []  # the one used last is used next
         self._keeps = bool(limits.keepalive)  # a request that crosses a close on its way is lost
         self._trial: tuple[Connection, float] | None = None  # the one that may show it, and since when
         self._open: set[Connection] = set()
-        self._waiting = 0
         self._asked = 0
         self._retired = False
         self._stopped = False
@@ -91,45 +89,54 @@ class Line(ports.Line):
 
     def status(self) -> LineStatus:
         """How it is doing."""
-        return LineStatus(self.name, self._site.url, self._asked, self._waiting, len(self._idle), self._last_error)
+        return LineStatus(
+            self.name, self._site.url, self._asked, self._turns.waiting, len(self._idle), self._last_error
+        )
 
-    async def send(self, body: bytes, carried: Carried, *, repeatable: bool = False) -> Answer | Fault:
+    async def send(
+        self, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
         """Send one request, wait for its answer."""
         if self._stopped:
             return self._not_sent("is not asked any more")
-        if self._waiting >= self._limits.waiting:
+        if self._turns.is_full:
             text = f"{self._called} has {self._asked} calls in flight; nothing was executed"
             return Fault(FaultCode.BUSY, text)
         self._asked += 1
         try:
-            await self._turn()
+            if not await self._turns.take(wanted):
+                text = f"the mode changed while the call waited for {self._called}; nothing was executed"
+                return Fault(FaultCode.BUSY, text)
             try:
                 request = lay_out(self._site, body, carried, host=self._host, close=self._limits.keepalive is False)
                 return await self._ask(request, bodiless=carried.verb == "HEAD", repeatable=repeatable)
             finally:
-                self._turns.release()
+                self._turns.give_back()
         finally:
             self._asked -= 1
 
-    async def _turn(self) -> None:
-        self._waiting += 1
-        try:
-            await self._turns.acquire()
-        finally:
-            self._waiting -= 1
+    def review(self) -> None:
+        """See ports.Line."""
+        self._turns.review()
 
     async def _ask(self, request: bytes, *, bodiless: bool, repeatable: bool) -> Answer | Fault:
-        used = self._begin_again(request, bodiless=bodiless)
-        if used is not None:
-            answer = await self._answer(used)
-            again = _CERTAIN | _REPEATABLE if repeatable else _CERTAIN
-            if not isinstance(answer, Fault):
-                return answer
-            self._doubt()
-            if answer.code not in again:
-                return answer
-        fresh = await self._begin(request, bodiless=bodiless)
-        return fresh if isinstance(fresh, Fault) else await self._answer(fresh)
+        connection: Connection | Fault | None = self._begin_again(request, bodiless=bodiless)
+        is_second = False
+        try:
+            if isinstance(connection, Connection):
+                answer = await self._answer(connection)
+                if not isinstance(answer, Fault):
+                    return answer
+                self._doubt()
+                if not (repeatable and answer.code is FaultCode.NO_REPLY):
+                    return answer
+                connection, is_second = None, True
+            connection = await self._begin(request, bodiless=bodiless)
+            return connection if isinstance(connection, Fault) else await self._answer(connection)
+        except asyncio.CancelledError as error:
+            if not is_second and (not isinstance(connection, Connection) or connection.was_unwritten):
+                error.args = (*error.args, NOT_SENT)
+            raise
 
     def _begin_again(self, request: bytes, *, bodiless: bool) -> Connection | None:
         """Write it on a connection that was used before; those that were closed meanwhile have taken nothing."""
@@ -161,8 +168,6 @@ class Line(ports.Line):
             kept = self._keep(connection)
             return answer
         except LOST as error:
-            if connection.was_unread(error):
-                return self._not_sent("closed the connection without reading the call")
             return self._no_reply(error)
         except TooLargeError as error:
             self._last_error = f"an answer {error}"
@@ -232,4 +237,5 @@ class Line(ports.Line):
         garbled = isinstance(error, HttpProcessingError)
         why = "answered with what is no HTTP" if garbled else "closed the connection before it had answered"
         self._last_error = why
-        return Fault(FaultCode.NO_REPLY, f"{self._called} {why}; whether the call was executed is unknown")
+        text = f"{self._called} {why}; whether the call was executed is unknown"
+        return Fault(FaultCode.NO_REPLY, text, name="" if garbled else HUNG_UP)

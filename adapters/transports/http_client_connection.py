@@ -6,7 +6,6 @@ aiohttp's client itself would write headers of its own, quote the target anew, a
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import select
 import ssl
@@ -36,11 +35,11 @@ class TooLargeError(Exception):
 class Connection(ResponseHandler):
     """A request at a time; used again only when `is_reusable`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, tls: bool, local: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, tls: bool) -> None:
         super().__init__(loop)
         self._tls = tls
-        self._local = local  # over a Unix socket
-        self._heard = False  # anything since the request was written
+        self._unsent = 0  # bytes of a request of which the kernel took none at first
+        self.was_unwritten = False  # the request was let go of before any byte of it had left
         self._rest: asyncio.TimerHandle | None = None
         self._last = False  # the answer said that there will be no other
         self.was_promised = False  # the answer said in so many words that there may be another
@@ -80,23 +79,21 @@ class Connection(ResponseHandler):
         sent = 0 if self._tls else _write(socket, request)
         if sent is None:
             return False
-        self._heard = False
+        self._unsent = 0 if sent or self._tls else len(request)
         if sent < len(request):
             transport.write(request[sent:] if sent else request)
         return True
 
-    def data_received(self, data: bytes) -> None:
-        """A part of the answer."""
-        self._heard = True
-        super().data_received(data)
+    def abort(self) -> None:
+        """Close it now; `was_unwritten` tells afterwards whether for certain nothing had left.
 
-    def was_unread(self, error: Exception) -> bool:
-        """Whether an end without an answer tells that the request was not read to its end, so that nobody obeyed it.
-
-        A Unix socket is reset only when it is closed with data in it that was not read (unix_release_sock in Linux). A
-        reset over TCP may have other reasons.
+        Over TLS nobody knows. Once one byte has left, nothing tells: a server may obey a request that it has not read
+        to its end, and a reset says only that something was unread.
         """
-        return self._local and not self._heard and isinstance(error, OSError) and error.errno == errno.ECONNRESET
+        transport = self.transport
+        if self._unsent and transport is not None:
+            self.was_unwritten = transport.get_write_buffer_size() >= self._unsent
+        super().abort()
 
     async def answer(self, limit: int, held: Held) -> Answer:
         """The whole answer, byte for byte; raises one of LOST, or TooLargeError."""
@@ -175,7 +172,7 @@ async def connect(site: Site, seconds: float) -> Connection:
     loop = asyncio.get_running_loop()
 
     def make() -> Connection:
-        return Connection(loop, tls=site.is_tls, local=bool(site.socket))
+        return Connection(loop, tls=site.is_tls)
 
     async with asyncio.timeout(seconds):
         if site.socket:

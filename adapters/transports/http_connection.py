@@ -7,6 +7,8 @@ connection open for ever, and answers broken HTTP with its parser's words.
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 MOST_AHEAD = 2  # requests of one connection that wait for the one being served; then it is not read any more
 MAX_HEADERS = 100
 READ_BUFFER = 64 * 1024  # bytes of a body held before the socket is left to fill up
+LOOK = 0.5  # seconds between two looks at whether a client that sends no more has left
 LINGER = 2.0  # seconds for a refused body to be read and dropped, so that its sender lives to read the refusal
 
 SLOW_HEAD = http_answers.text(408, "no complete request arrived in time", close=True)
@@ -44,7 +47,8 @@ class HttpLimits:
     body_timeout: float = 60.0  # seconds for the whole body
     write_timeout: float = 60.0  # seconds for a whole answer to be taken
     keepalive_timeout: float = 75.0  # seconds between an answer and the next request
-    max_calls: int = 256
+    half_closed_timeout: float = 2.0  # seconds that a call goes on whose client has closed its side of a TCP connection
+    max_calls: int = 512
     max_connections: int = 1024
 
 
@@ -91,7 +95,18 @@ class Owner(Protocol):
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_ended", "_head_bytes", "_head_timer", "_owner", "_suspect", "peer", "served")
+    __slots__ = (
+        "_call",
+        "_departure",
+        "_ended",
+        "_head_bytes",
+        "_head_timer",
+        "_owner",
+        "_since",
+        "_suspect",
+        "peer",
+        "served",
+    )
 
     def __init__(self, owner: Owner, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         limits = owner.limits
@@ -114,6 +129,9 @@ class Connection(web.RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._suspect = False  # a head may have come that is too long although none of its lines is
         self._ended = False
+        self._call: asyncio.Task[object] | None = None  # the one that an endpoint answers now
+        self._since = 0.0  # when it began, or when the client sent its last byte; of the loop's clock
+        self._departure: asyncio.TimerHandle | None = None  # the next look at whether the client has left
         self.served = 0  # requests that are done with
         self.peer = Peer()
 
@@ -130,6 +148,10 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """It has left, or we have."""
         self._head_arrived()
+        if self._departure is not None:
+            self._departure.cancel()
+        if self._call is not None:
+            self._call.cancel()  # see ports.Endpoint
         super().connection_lost(exc)
         self._messages.clear()  # requests sent ahead, megabytes of them: in a cycle they would stay until a collection
         self._owner.closed(self)
@@ -149,7 +171,30 @@ class Connection(web.RequestHandler):
         """The client sends no more; it may still wait for the answer to what it has sent (a half-closed connection)."""
         self._ended = True
         self._fail_broken_body()
+        self._since = self._loop.time()
+        self._look_for_departure()
         return not self.is_idle
+
+    def call_begins(self) -> None:
+        """The running task waits for an endpoint: it is cancelled when the client leaves."""
+        self._call = asyncio.current_task()
+        self._since = self._loop.time()
+
+    def call_ends(self) -> None:
+        """It waits no more."""
+        self._call = None
+
+    def _look_for_departure(self) -> None:
+        """A client that sends no more may have left. A Unix socket says so; over TCP only time tells."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or self.is_idle:
+            return
+        connection = transport.get_extra_info("socket")
+        late = self._loop.time() - self._since >= self._owner.limits.half_closed_timeout
+        if has_hung_up(connection) or (self._call is not None and late and connection.family != socket.AF_UNIX):
+            transport.abort()
+        else:
+            self._departure = self._loop.call_later(LOOK, self._look_for_departure)
 
     @property
     def is_idle(self) -> bool:
@@ -264,6 +309,13 @@ class Connection(web.RequestHandler):
         request = self._current_request
         if request is not None and self.is_broken(request.content):
             request.content.set_exception(web.RequestPayloadError("the body is broken"))
+
+
+def has_hung_up(connection: socket.socket) -> bool:
+    """Whether nobody is at the other end any more, as far as the kernel knows: not only half of it is closed."""
+    poll = select.poll()
+    poll.register(connection.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 class TurnedAway(asyncio.Protocol):

@@ -13,18 +13,20 @@ import uuid
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from adapters.transports.turns import Turns
 from adapters.transports.xenstore_nodes import Nodes, Transaction
 from adapters.transports.xenstore_packets import lasts
 from adapters.transports.xenstore_store import LostError, Store, StoreError
 from gateway.core import ports
 from gateway.core.model import Answer, Carried, Fault, FaultCode
 from gateway.core.netstrings import pack, unpack
-from gateway.core.ports import LineStatus
+from gateway.core.ports import LineStatus, Wanted, always
 
 SCHEME = "xenstore:"
 CONTENT_TYPE = "application/x-xenstore-nodes"
 MOST = 64  # requests at a time
 REFUSED_PAUSE = 0.2  # seconds before an answer is read again that the store would not show
+NOTHING = "nothing was executed"
 
 Pair = tuple[str, bytes]  # path below the request or answer, value
 
@@ -32,14 +34,15 @@ Pair = tuple[str, bytes]  # path below the request or answer, value
 class Line(ports.Line):
     """One old service behind a node. `checks_pid`: whether it must be alive for a request to be written."""
 
-    def __init__(self, name: str, root: str, store: Store, *, most: int = MOST, checks_pid: bool = True) -> None:
+    def __init__(
+        self, name: str, root: str, store: Store, *, most: int = MOST, waiting: int = MOST, checks_pid: bool = True
+    ) -> None:
         self.name = name
         self._root = root
         self._store = store
-        self._turns = asyncio.Semaphore(most)
+        self._turns = Turns(most, waiting)
         self._checks_pid = checks_pid
         self._asked = 0
-        self._waiting = 0
         self._retired = False
         self._tasks: set[asyncio.Task[None]] = set()  # what is left to do when nobody waits any more
         self._last_error = ""
@@ -67,24 +70,37 @@ class Line(ports.Line):
     def status(self) -> LineStatus:
         """How it is doing; the store is its one connection."""
         url = f"{SCHEME}{self._root}"
-        return LineStatus(self.name, url, self._asked, self._waiting, int(self._store.connected), self._last_error)
+        return LineStatus(
+            self.name, url, self._asked, self._turns.waiting, int(self._store.connected), self._last_error
+        )
 
-    async def send(self, body: bytes, carried: Carried, *, repeatable: bool = False) -> Answer | Fault:  # noqa: ARG002
+    async def send(
+        self,
+        body: bytes,
+        carried: Carried,  # noqa: ARG002
+        *,
+        repeatable: bool = False,  # noqa: ARG002
+        wanted: Wanted = always,
+    ) -> Answer | Fault:
         """Write one request, wait for its answer."""
+        if self._turns.is_full:
+            return Fault(FaultCode.BUSY, f"the old service '{self.name}' has {self._asked} calls in flight; {NOTHING}")
         self._asked += 1
         try:
-            self._waiting += 1
-            try:
-                await self._turns.acquire()
-            finally:
-                self._waiting -= 1
+            if not await self._turns.take(wanted):
+                text = f"the mode changed while the call waited for the old service '{self.name}'; {NOTHING}"
+                return Fault(FaultCode.BUSY, text)
             try:
                 return await self._ask(body)
             finally:
-                self._turns.release()
+                self._turns.give_back()
         finally:
             self._asked -= 1
             self._leave_when_idle()
+
+    def review(self) -> None:
+        """See ports.Line."""
+        self._turns.review()
 
     async def _ask(self, body: bytes) -> Answer | Fault:
         method, *items = unpack(body)
@@ -164,7 +180,7 @@ class Line(ports.Line):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _fault(self, code: FaultCode, why: str, so: str = "nothing was executed") -> Fault:
+    def _fault(self, code: FaultCode, why: str, so: str = NOTHING) -> Fault:
         self._last_error = why
         return Fault(code, f"the old service '{self.name}' {why}; {so}")
 

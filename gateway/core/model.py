@@ -80,6 +80,25 @@ class Fault:
 
 Outcome: TypeAlias = Reply | Fault
 
+# The name of a NO_REPLY fault of a line whose old service closed the connection before its answer. It goes no further
+# than to whoever forwards whole messages: a dialect would tell a client a fault's name in place of its message.
+HUNG_UP = "HungUp"
+
+# What a call came to whose client left before its answer. Noted, sent to nobody; compared with `is`.
+ABANDONED = Fault(
+    FaultCode.NO_REPLY, "the client has left; it is unknown whether the call was executed", name="ClientLeft"
+)
+WITHDRAWN = Fault(FaultCode.UNAVAILABLE, "the client has left; the call was not sent", name="ClientLeft")
+
+
+def ended(outcome: Outcome) -> str:
+    """How a call ended, for log and metrics: ok, a fault's code, or unknown or withdrawn where its client has left."""
+    if isinstance(outcome, Reply):
+        return "ok"
+    if outcome is ABANDONED:
+        return "unknown"
+    return "withdrawn" if outcome is WITHDRAWN else outcome.code.value
+
 
 @value
 class RefusedCall:
@@ -131,6 +150,7 @@ class Answer:
     status: int | None = None  # set with `headers` when an old service gave this answer: it goes back as it came
     reason: str = ""
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    hang_up: bool = False  # the old service closed the connection without an answer: so does the transport
 
 
 @value

@@ -15,6 +15,19 @@ from gateway.core.steering import Changed, Explanation, Listener, Row, Wish
 
 DEADLINE_PASSED = "the deadline has passed"  # the message of the cancellation that ends a call for this reason
 
+# A backend or line that is cancelled before the first byte of a call was written adds this to the arguments of the
+# CancelledError that it passes on. Without it, whether the call was executed is unknown.
+NOT_SENT = "no byte of the call was sent"
+
+# Asked while a call waits for a connection to its upstream, whenever a mode may have changed: false, and it waits no
+# longer (BUSY). Never asked once the call is being written.
+Wanted = Callable[[], bool]
+
+
+def always() -> bool:
+    """Whatever changes, the call is still wanted."""
+    return True
+
 
 class Codec(Protocol):
     """Bytes <-> Envelope, both directions, pure and total: bad input becomes a Fault entry, never an exception."""
@@ -78,7 +91,13 @@ class Endpoint(Protocol):
     """What a transport delivers bytes to: a codec, a dialect and a table of routes behind one path."""
 
     async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
-        """Answer one message; never raises but for cancellation."""
+        """Answer one message; never raises but for cancellation.
+
+        A transport cancels the task that runs this when the client's connection is lost, and at stop when the grace
+        period is over. A call of which no byte was sent is then withdrawn: nothing is executed. A call that was sent
+        is not undone; nobody waits for its reply any more, its place is free, and it is counted and logged as unknown.
+        The CancelledError is passed on at once, so the transport may give back the place of the call.
+        """
 
     def refuse(self, fault: Fault) -> Answer:
         """Say in the client's protocol why a message was not even read."""
@@ -104,7 +123,10 @@ class Backend(Protocol):
         """Begin to connect; returns at once and keeps trying."""
 
     async def call(self, route: Route, call: Call) -> Outcome:
-        """Answer one call; the dispatcher holds the deadline and cancels past it, with DEADLINE_PASSED."""
+        """Answer one call; the dispatcher holds the deadline and cancels past it, with DEADLINE_PASSED.
+
+        When cancelled before anything was sent it passes NOT_SENT on.
+        """
 
     async def stop(self) -> None:
         """Fail what is still waiting, close."""
@@ -128,11 +150,17 @@ class Line(Protocol):
     async def start(self) -> None:
         """Be ready; returns at once."""
 
-    async def send(self, body: bytes, carried: Carried, *, repeatable: bool = False) -> Answer | Fault:
+    async def send(
+        self, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
         """Send one message and wait for what comes back, byte for byte; the caller holds the deadline.
 
         UNAVAILABLE or BUSY: for certain nothing was executed. `repeatable`: it may be sent twice where that helps.
+        When cancelled before anything was sent it passes NOT_SENT on.
         """
+
+    def review(self) -> None:
+        """Ask each message that waits for a connection whether it is still wanted; see Wanted."""
 
     def retire(self) -> None:
         """Another line has taken its place: keep nothing open beyond the calls in flight."""
@@ -151,6 +179,12 @@ class Line(Protocol):
 class Upstreams(Backend, Protocol):
     """The old services. `call` goes to the route's upstream, in whatever protocol that one speaks."""
 
+    async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
+        """Answer one call; see Backend, and Wanted."""
+
+    def review(self) -> None:
+        """Modes may have changed: ask each call that waits for a connection whether it is still wanted."""
+
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
         """Whether a message of this codec and dialect can be sent to it as it is."""
 
@@ -158,11 +192,11 @@ class Upstreams(Backend, Protocol):
         """Seconds that it may take to answer: it was never hurried before, so this is long unless the config says."""
 
     async def forward(
-        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
         """Send a message as it came and return what came back, byte for byte; a Fault when nothing came back.
 
-        The caller holds the deadline. `repeatable`: see Line.
+        The caller holds the deadline. `repeatable`, `wanted`: see Line.
         """
 
 

@@ -98,6 +98,7 @@ class Route:
     source: str = ""  # "mappings/xenopsd.yaml:12"
     aliases: tuple[str, ...] = ()  # old spellings that lead here too
     domains: Domains | None = None  # who may call it over a xenstore; None: whoever may call at the endpoint
+    task_of: Route | None = None  # of a form of a call that returns a task: the route of the call itself
     guard: Route | None = None  # called first with the same call; its fault is the answer (a session check)
     session: Callable[[Call], str | None] | None = None  # the session that a call uses
     opens: Callable[[Call], str | None] | None = None  # a login: the user that it names; its result is the session

@@ -20,6 +20,7 @@ from gateway.core import ports
 from gateway.core.marshal import MarshalError
 from gateway.core.migration import Migration, Mode, Setting
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.ports import Wanted, always
 from gateway.core.route import MethodCall, Route
 from tests.kit.backends import dbus_backend
 from tests.kit.bus import private_bus
@@ -70,9 +71,9 @@ async def _dbus(address: str) -> AsyncIterator[ports.Backend]:
 class _Legacy(legacy.Backend):
     """Asks the old service for what the route to the bus calls."""
 
-    async def call(self, route: Route, call: Call) -> Outcome:
+    async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         there = replace(route, migration=Migration(Setting(Mode.LEGACY), "toy"))
-        return await super().call(there, replace(call, method=route.target.member))
+        return await super().call(there, replace(call, method=route.target.member), wanted)
 
 
 def _old_toy(request: bytes) -> bytes:

@@ -93,7 +93,7 @@ class _Http:
         return f"{_short(whole)} {_short(pieces)}"
 
     async def _answer(self, pieces: Sequence[bytes]) -> Answer | str:
-        connection = Connection(self._loop, tls=True, local=False)
+        connection = Connection(self._loop, tls=True)
         connection.connection_made(_Wire(self._plug))
         assert connection.begin(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
         room = Room()

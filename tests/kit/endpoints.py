@@ -27,17 +27,22 @@ class Echo(Endpoint):
 
 
 class Waiting(Echo):
-    """The same, but a call is answered only when the test says so; tells how many it has begun and finished."""
+    """The same, but a call is answered only when the test says so; tells how many it has begun and ended."""
 
     def __init__(self) -> None:
         super().__init__()
         self.begun = asyncio.Semaphore(0)
         self.release = asyncio.Event()
         self.finished = asyncio.Semaphore(0)
+        self.cancelled = asyncio.Semaphore(0)
 
     async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
         self.begun.release()
-        await self.release.wait()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.release()
+            raise
         self.finished.release()
         return await super().answer(body, peer)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from gateway.core.model import Answer, Call, Carried, Fault, Outcome, Reply
-from gateway.core.ports import Upstreams
+from gateway.core.ports import Upstreams, Wanted, always
 from gateway.core.route import Route
 
 
@@ -38,9 +38,12 @@ class Scripted(Upstreams):
     async def stop(self) -> None:
         """Nothing to close."""
 
-    async def call(self, route: Route, call: Call) -> Outcome:
+    async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         self.called.append(call.method)
         return await self._answer(route, call)
+
+    def review(self) -> None:
+        """Nobody waits."""
 
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
         return self._speaks.get(upstream) == (codec, dialect)
@@ -49,7 +52,7 @@ class Scripted(Upstreams):
         return self._patience
 
     async def forward(
-        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
         self.forwarded.append((upstream, body, carried))
         self.repeatable.append(repeatable)

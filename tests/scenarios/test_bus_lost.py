@@ -132,7 +132,7 @@ async def test_two_hundred_calls_at_once_are_all_answered(bus: PrivateBus) -> No
     """The broker allows 128 pending replies for each connection."""
     echo = toy_route("Echo", "u", "u")
     with toy_service(bus.address, TOY):
-        async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+        async with dbus_backend(one(bus, waiting_each=200)) as backend, asyncio.timeout(PATIENCE):
             got = await asyncio.gather(*(backend.call(echo, toy_call(number)) for number in range(200)))
     assert got == [Reply(number) for number in range(200)]
 

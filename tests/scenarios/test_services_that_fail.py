@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from adapters.backends.breaker import State
 from adapters.backends.dbus import Backend, Bus, Surroundings
+from gateway.core import shaping
+from gateway.core.marshal import from_dbus
 from gateway.core.model import Fault, FaultCode, Outcome, Reply
 from gateway.core.route import MethodCall, Route
+from gateway.core.signature import parse_one
 from gateway.deadline import Deadline
 from gateway.dispatch import Dispatcher
 from tests.kit.backends import PATIENCE, dbus_backend
@@ -218,6 +222,30 @@ async def test_a_broker_that_gives_activation_up_says_so(tmp_path: Path) -> None
     with private_bus(activation=startable(tmp_path, late(3)), limits=limits) as bus:
         async with dbus_backend(one(bus.address)) as backend:
             assert told(await ask(backend, LABEL)) == (FaultCode.TIMEOUT, _ERROR + "TimedOut")
+
+
+# A reply that nobody can be told
+
+
+@pytest.mark.parametrize("name", BROKERS)
+async def test_on_either_broker_a_reply_with_a_file_descriptor_costs_its_own_call_and_nothing_else(name: str) -> None:
+    kind = parse_one("v")
+    shape = shaping.struct({"file": shaping.Item(0, from_dbus(kind), "file")})
+    with_descriptor = replace(toy_route("Descriptor", "", "v"), shape=shape)
+    with broker(name) as address, toy_service(address, TOY):
+        async with dbus_backend(one(address, breaker_failures=2, breaker_pause=3600.0)) as backend:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            neighbour = asyncio.ensure_future(ask(backend, toy_route("Hold", "", "s")))
+            for _ in range(5):
+                got = await ask(backend, with_descriptor)
+                text = "$.file: expected anything but h (file descriptors cannot be carried), got 0"
+                assert got == Fault(FaultCode.UNREPRESENTABLE, text)
+            assert await ask(backend, LABEL) == Reply("toy")
+            assert isinstance(await ask(backend, toy_route("Release", "", "u")), Reply)
+            assert await neighbour == Reply("released")
+            (service,) = await backend.services([TOY], PATIENCE)
+            assert service.breaker is State.CLOSED
+            assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # Breakers, as a client meets them

@@ -51,6 +51,16 @@ def test_what_no_mode_governs_is_noted(folder: Folder) -> None:
     assert note.startswith("rpc /RPC2, rpc /jsonrpc: what cannot be read as a call goes to 'old'")
 
 
+def test_numbers_by_which_one_service_takes_all_places_are_noted(folder: Folder) -> None:
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    assert checking.check([], folder.config, live=False).notes == []
+    folder.config.write_text(f"{folder.config.read_text()}[limits]\nmax_calls = 10\n")
+    checked = checking.check([], folder.config, live=False)
+    (note,) = checked.notes
+    assert "$.bus.toolstack: one service that hangs can hold 192 calls" in note
+    assert checked.problems == []
+
+
 def test_an_empty_directory_is_well_where_a_listener_forwards_everything(folder: Folder) -> None:
     folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
     (folder.mappings / "toy.yaml").unlink()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway import config
+from tests.kit.gateway import ROOT
 
 GOOD = """
 [bus.toolstack]
@@ -175,3 +176,36 @@ def test_operators_are_heard_on_a_bus_that_is_there_and_can_carry_them(tmp_path:
     assert refusal(tmp_path, through) == (
         "gateway.toml: $.control.bus: 'storage-domain' is reached through a program, which carries no operators"
     )
+
+
+def test_a_service_that_could_take_the_places_of_all_others_is_named(tmp_path: Path) -> None:
+    old = '[upstream.xapi]\nurl = "http://127.0.0.1:9"\n'
+    assert config.crowding(load(tmp_path, GOOD + old)) == []
+    wide = GOOD.replace('services = ["org.xen.xcp.*"]', 'services = ["org.xen.xcp.*"]\nper_destination = 256')
+    in_bus, crowded = config.crowding(load(tmp_path, wide + old))
+    assert "more than half of the 400 of $.bus.toolstack.connections times in_flight" in in_bus
+    assert crowded == (
+        f"{tmp_path}/gateway.toml: $.bus.toolstack: one service that hangs can hold 384 calls (per_destination 256, "
+        "waiting 128), more than half of the 512 of $.listener.rpc.max_calls: calls to other services are refused for "
+        "want of a place; lower the one or raise the other"
+    )
+    few = config.crowding(load(tmp_path, f"{GOOD}{old}waiting = 400\n[limits]\nmax_calls = 400\n"))
+    assert [line.partition("$.")[2].partition(":")[0] for line in few] == ["upstream.xapi"]
+    assert "400 of $.limits.max_calls" in few[0]
+
+
+def test_a_bus_with_one_service_has_no_others_to_be_harmed(tmp_path: Path) -> None:
+    few = GOOD.replace('max_message = "1MiB"', "connections = 1\nin_flight = 100")
+    assert config.crowding(load(tmp_path, few)) == []
+    several = few.replace('["org.xen.xcp.storage"]', '["org.xen.xcp.storage*"]')
+    assert len(config.crowding(load(tmp_path, several))) == 1
+
+
+@pytest.mark.parametrize("file", ["docker/gateway.toml"])
+def test_no_service_of_a_shipped_config_can_take_all_places(file: str) -> None:
+    assert config.crowding(config.load(ROOT / file)) == []
+
+
+def test_a_xenstore_alone_has_no_places_to_take(tmp_path: Path) -> None:
+    store = GOOD.replace('"tcp:127.0.0.1:8080", "unix:/run/xcp-gateway/rpc"', '"xenstore:"')
+    assert config.crowding(load(tmp_path, f"{store}[limits]\nmax_calls = 1\n")) == []

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from gateway.core.migration import Migration, Mode, Setting, Side
-from gateway.core.model import BARE, Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
+from gateway.core.model import ABANDONED, BARE, WITHDRAWN, Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
 from gateway.core.override import Override
-from gateway.core.ports import Backend
+from gateway.core.ports import NOT_SENT, Backend, Wanted, always
 from gateway.core.route import Effect, Route
 from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.toggles import Toggles
@@ -278,7 +278,7 @@ async def test_an_old_service_is_not_hurried_by_a_mapping_unless_it_is_only_obse
 async def test_a_whole_message_has_a_deadline_too() -> None:
     class Mute(kit.Scripted):
         async def forward(
-            self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False
+            self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
         ) -> Answer | Fault:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
@@ -295,3 +295,126 @@ async def test_a_whole_message_for_nobody_is_refused() -> None:
     assert not dispatcher.speaks("old", "xmlrpc", "plain")
     fault = await dispatcher.forward("old", b"", BARE)
     assert fault == Fault(FaultCode.UNAVAILABLE, "no old service 'old' is configured; the call was not sent")
+
+
+# Clients that leave
+
+
+@pytest.mark.parametrize(
+    ("said", "effect", "noted", "warns"),
+    [
+        ((NOT_SENT,), Effect.WRITE, WITHDRAWN, False),
+        ((), Effect.WRITE, ABANDONED, True),
+        ((), Effect.READ, ABANDONED, False),
+    ],
+)
+async def test_a_call_whose_client_leaves_is_noted_as_what_is_known_of_it(
+    said: tuple[str, ...], effect: Effect, noted: Fault, warns: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def wait(_route: Route, _call: Call) -> Outcome:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            error.args = (*error.args, *said)
+            raise
+        raise AssertionError("unreachable")
+
+    notes = Notes()
+    dispatcher = Dispatcher(Scripted(wait), notes)
+    task = asyncio.ensure_future(dispatcher.answer(route("VM.start", effect=effect), Call("VM.start")))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert (task.cancelled(), dispatcher.in_flight) == (True, 0)
+    assert notes.lines == [("toy", "VM.start", noted)]
+    assert notes.sides == [Side.DBUS]
+    assert ("it is unknown whether it was executed" in capsys.readouterr().out) is warns
+
+
+async def test_a_call_whose_client_leaves_while_its_guard_is_asked_was_not_sent() -> None:
+    notes = Notes()
+    guarded = route("VM.start", guard=route("session_check"), effect=Effect.WRITE)
+    task = asyncio.ensure_future(Dispatcher(Scripted(hang), notes).answer(guarded, Call("VM.start")))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert notes.lines == [("toy", "VM.start", WITHDRAWN)]
+
+
+async def test_a_deadline_that_passes_in_line_says_that_the_call_was_not_sent() -> None:
+    async def wait(_route: Route, _call: Call) -> Outcome:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            error.args = (*error.args, NOT_SENT)
+            raise
+        raise AssertionError("unreachable")
+
+    start = route("VM.start", effect=Effect.WRITE, timeout=0.001)
+    fault = await Dispatcher(Scripted(wait), Notes()).answer(start, Call("VM.start"))
+    assert isinstance(fault, Fault)
+    assert fault.message == "no answer from org.xen.xcp.toy within 0.001 s; the call was not sent"
+
+
+# Calls that wait for an old service when their mode changes
+
+
+class Line(kit.Scripted):
+    """An old service that is never free: whoever waits for it does until the call is not wanted any more."""
+
+    def __init__(self) -> None:
+        super().__init__({"old": ("jsonrpc", "plain")})
+        self.waiting: list[tuple[Wanted, asyncio.Future[None]]] = []
+
+    async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
+        self.called.append(call.method)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append((wanted, turn))
+        await turn
+        return Fault(FaultCode.BUSY, "not wanted any more")
+
+    def review(self) -> None:
+        for wanted, turn in self.waiting:
+            if not wanted() and not turn.done():
+                turn.set_result(None)
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome", "side"),
+    [
+        (Mode.DBUS, Reply("a"), Side.DBUS),
+        (Mode.OFF, Fault(FaultCode.UNAVAILABLE, "VM.start is switched off"), None),
+    ],
+)
+async def test_a_call_that_waits_for_an_old_service_goes_where_its_new_mode_says(
+    mode: Mode, outcome: Outcome, side: Side | None
+) -> None:
+    notes, toggles, line, new = Notes(), Toggles(), Line(), Scripted(echo)
+    dispatcher = Dispatcher(new, notes, upstreams=line, toggles=toggles)
+    start = route("VM.start", migration=OLD, effect=Effect.WRITE)
+    other = route("VM.stop", migration=OLD, effect=Effect.WRITE)
+    moves = asyncio.ensure_future(dispatcher.answer(start, Call("VM.start", ("a",))))
+    stays = asyncio.ensure_future(dispatcher.answer(other, Call("VM.stop", ("b",))))
+    await asyncio.sleep(0)
+    toggles.replace([Override("toy/VM.start", Setting(mode), "alice", 1.0)])
+    assert await asyncio.wait_for(moves, 5) == outcome
+    assert (notes.sides, not stays.done()) == ([side], True)
+    assert new.asked == (["VM.start"] if side else [])
+    assert line.called == ["VM.start", "VM.stop"]
+    stays.cancel()
+    await asyncio.wait({stays})
+
+
+async def test_a_call_for_a_task_that_waits_is_not_made_on_d_bus_when_its_mode_changes() -> None:
+    """D-Bus would answer with the result, where the client expects the reference of a task."""
+    toggles, line, new = Toggles(), Line(), Scripted(echo)
+    dispatcher = Dispatcher(new, Notes(), upstreams=line, toggles=toggles)
+    start = route("VM.start", migration=OLD, effect=Effect.WRITE)
+    task = replace(start, method="Async.VM.start", task_of=start)
+    waits = asyncio.ensure_future(dispatcher.answer(task, Call("Async.VM.start", ("a",))))
+    await asyncio.sleep(0)
+    toggles.replace([Override("toy/VM.start", Setting(Mode.DBUS), "alice", 1.0)])
+    outcome = await asyncio.wait_for(waits, 5)
+    assert isinstance(outcome, Fault)
+    assert outcome.message.startswith("Async.VM.start has no side that answers: ")
+    assert new.asked == []

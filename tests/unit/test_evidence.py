@@ -7,7 +7,7 @@ import pytest
 from gateway.core import counting
 from gateway.core.kept import Batch, ClientKey, MethodId, Seen
 from gateway.core.migration import Migration, Side
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.core.tally import quantile
 from gateway.evidence import PAIRS, Evidence
 from gateway.shadow import NO_ANSWER, Observation, Observed, code_of
@@ -138,3 +138,15 @@ def test_the_next_in_line_is_told_of_every_call() -> None:
     told: list[object] = []
     Evidence().noting(lambda *what: told.append(what))("toy", "VM.stat", CALL, Reply(1), 0.5, None)
     assert told == [("toy", "VM.stat", CALL, Reply(1), 0.5, None)]
+
+
+def test_a_call_whose_client_left_says_nothing_of_a_side_and_is_told_on() -> None:
+    told: list[Outcome] = []
+    evidence = Evidence()
+    note = evidence.noting(lambda _s, _m, _c, outcome, _t, _side: told.append(outcome))
+    for outcome in (ABANDONED, WITHDRAWN):
+        note("toy", "VM.stat", CALL, outcome, 5.0, Side.DBUS)
+    batch = evidence.take()
+    assert batch.evidence == {}
+    assert [seen.count for seen in batch.clients.values()] == [2]
+    assert told == [ABANDONED, WITHDRAWN]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import xmlrpc.client
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -16,9 +18,24 @@ from adapters.dialects import DIALECTS
 from gateway.core.compare import Comparison, compare
 from gateway.core.exposure import Domains, Exposure
 from gateway.core.migration import BUCKETS, Migration, Mode, Setting, Side
-from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Limits, Outcome, Peer, Reply
+from gateway.core.model import (
+    ABANDONED,
+    BARE,
+    WITHDRAWN,
+    Answer,
+    Call,
+    Carried,
+    Envelope,
+    Fault,
+    FaultCode,
+    Limits,
+    Outcome,
+    Peer,
+    Reply,
+)
 from gateway.core.nodes import template
-from gateway.core.ports import Backend, Codec
+from gateway.core.override import Override
+from gateway.core.ports import NOT_SENT, Backend, Codec, Wanted, always
 from gateway.core.recording import UNKEPT, Taken
 from gateway.core.route import Effect, Route
 from gateway.dispatch import UNMAPPED, Dispatcher
@@ -255,10 +272,11 @@ class Front:
         dialect: str = "plain",
         forwards_to: str | None = None,
         dotted: Mapping[str, Setting] = MappingProxyType({}),  # methods whose names are no Python names
+        upstreams: kit.Scripted | None = None,
         **methods: Setting,
     ) -> None:
         methods = {**methods, **dotted}
-        self.upstreams = kit.Scripted({"old": (codec, dialect)}, whole)
+        self.upstreams = upstreams or kit.Scripted({"old": (codec, dialect)}, whole)
         self.told = Told()
         self.asked: list[str] = []
         routes = {name: route(name, migration=replace(LEGACY, setting=setting)) for name, setting in methods.items()}
@@ -308,6 +326,59 @@ async def test_a_message_as_it_came_may_be_sent_again_only_when_none_of_its_call
     for methods in (("stat", "stat"), ("stat", "start"), ("stat", "unmapped")):
         await front.answer(batch(*methods))
     assert front.upstreams.repeatable == [True, False, False]
+
+
+class InLine(kit.Scripted):
+    """An old service that is never free: whoever waits for it does until the message is not wanted any more."""
+
+    async def forward(
+        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
+        self.forwarded.append((upstream, body, carried))
+        self.reviewed = asyncio.Event()
+        await self.reviewed.wait()
+        assert not wanted()
+        return Fault(FaultCode.BUSY, "not wanted any more")
+
+    def review(self) -> None:
+        self.reviewed.set()
+
+
+async def test_a_message_that_waits_for_an_old_service_is_answered_call_by_call_when_a_mode_changes() -> None:
+    in_line = InLine({"old": ("jsonrpc", "plain")})
+    front = Front(OLD_ANSWER, upstreams=in_line, stat=LEGACY_ONLY, start=LEGACY_ONLY)
+    answering = asyncio.ensure_future(front.answer(batch("stat", "start")))
+    await asyncio.sleep(0)
+    assert not answering.done()
+    front.exchange.dispatcher.toggles.replace([Override("toy/start", DBUS, "alice", 1.0)])
+    answer = await asyncio.wait_for(answering, 5)
+    assert [each["result"] for each in json.loads(answer.body or b"")] == ["old", 1]
+    assert front.asked == ["start"]
+    assert [(method, side) for method, _, side in front.told.noted] == [("stat", Side.LEGACY), ("start", Side.DBUS)]
+
+
+@pytest.mark.parametrize(("said", "noted"), [((NOT_SENT,), WITHDRAWN), ((), ABANDONED)])
+async def test_a_message_whose_client_leaves_is_noted_for_each_of_its_calls(
+    said: tuple[str, ...], noted: Fault
+) -> None:
+    class Hung(kit.Scripted):
+        async def forward(
+            self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+        ) -> Answer | Fault:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                error.args = (*error.args, *said)
+                raise
+            raise AssertionError("unreachable")
+
+    front = Front(OLD_ANSWER, upstreams=Hung({"old": ("jsonrpc", "plain")}), stat=LEGACY_ONLY)
+    answering = asyncio.ensure_future(front.answer(batch("stat", "stat")))
+    await asyncio.sleep(0)
+    answering.cancel()
+    await asyncio.wait({answering})
+    assert answering.cancelled()
+    assert front.told.noted == [("stat", noted, Side.LEGACY)] * 2
 
 
 async def test_in_shadow_mode_the_other_side_runs_once_the_answer_has_left() -> None:
@@ -646,6 +717,32 @@ async def test_an_answer_of_many_megabytes_goes_back_unread(monkeypatch: pytest.
     assert await front.answer(ONE) is OLD_ANSWER
     assert front.told.noted == [("stat", Reply(), Side.LEGACY)]
     assert (front.told.seen, front.told.lost) == ([], ["stat"])
+
+
+def packed(body: bytes, encoding: str = "gzip") -> Answer:
+    return replace(OLD_ANSWER, body=body, headers=((b"Content-Encoding", encoding.encode()),))
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        (packed(gzip.compress(OLD_ANSWER.body or b"")), Reply(1)),
+        (packed(zlib.compress(OLD_ANSWER.body or b""), "deflate"), Reply(1)),
+        (packed(b"junk"), Fault(FaultCode.PARSE_ERROR, "the body is no valid gzip")),
+        (packed(gzip.compress(bytes(2**20))), Reply()),  # too long to be read
+        (replace(OLD_ANSWER, status=302, reason="Found"), Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
+    ],
+)
+async def test_an_answer_that_is_compressed_goes_back_as_it_came_and_is_read_for_what_came_of_it(
+    answer: Answer, seen: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.exchange.READ_MOST", 100_000)
+    front = Front(answer, stat=LEGACY_ONLY)
+    assert await front.answer(ONE) is answer
+    async with asyncio.timeout(5):
+        while not front.told.noted:  # noqa: ASYNC110 - the thread sets no event
+            await asyncio.sleep(0)
+    assert front.told.noted == [("stat", seen, Side.LEGACY)]
 
 
 async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.migration import Side
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Reply
 from gateway.metrics import BUCKETS, CALLS, REFUSED, SECONDS, SERIES, Calls, Samples, render
 
 CALL = Call("VM.start", ("a secret",))
@@ -42,6 +42,17 @@ def test_a_call_is_counted_by_its_outcome() -> None:
         assert seen[key(CALLS, **VM_START, outcome=outcome_label)] == count
     assert calls.ended("xenopsd", "VM.start") == (4, 2)
     assert calls.ended("xenopsd", "VM.stop") == (0, 0)
+
+
+def test_calls_whose_clients_left_are_counted_and_are_nobodys_fault() -> None:
+    calls = Calls()
+    note = calls.counting(ignore)
+    for outcome in (ABANDONED, ABANDONED, WITHDRAWN, Fault(FaultCode.NO_REPLY, "cut")):
+        note("xenopsd", "VM.start", CALL, outcome, 0.01, Side.DBUS)
+    seen = samples(calls)
+    for outcome_label, count in (("unknown", 2), ("withdrawn", 1), ("no_reply", 1)):
+        assert seen[key(CALLS, **VM_START, outcome=outcome_label)] == count
+    assert calls.ended("xenopsd", "VM.start") == (4, 1)
 
 
 def test_each_side_is_counted_for_itself_and_nobody_as_nobody() -> None:

@@ -71,7 +71,7 @@ def test_a_bus_section_becomes_a_bus() -> None:
     (bus,) = parts.buses(SETTINGS).values()
     assert (bus.name, bus.address, bus.services) == ("b", "unix:path=/run/b", ("org.x.*",))
     assert (bus.connections, bus.max_message) == (2, 2**20)
-    assert (bus.in_flight, bus.per_destination) == (100, 256)
+    assert (bus.in_flight, bus.per_destination, bus.waiting_each) == (100, 64, 128)
     assert (bus.breaker_failures, bus.breaker_pause) == (5, 1.0)
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from adapters.backends import memory
 from gateway.core.migration import Side
-from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.model import ABANDONED, HUNG_UP, Answer, Call, Carried, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.ports import Wanted, always
 from gateway.dispatch import UNMAPPED, Dispatcher
 from gateway.passage import BAD_GATEWAY, STATUSES, Passage
 from tests.kit import upstreams as kit
@@ -49,3 +52,28 @@ async def test_why_nothing_came_back_is_an_answer_in_plain_words(code: FaultCode
     assert (got.status, got.reason) == STATUSES.get(code, BAD_GATEWAY)
     assert got.headers == ((b"Content-Type", b"text/plain"),)
     assert way.noted[0][2] == fault
+
+
+async def test_an_old_service_that_closes_without_a_word_is_a_closed_connection_to_the_client() -> None:
+    fault = Fault(FaultCode.NO_REPLY, "closed", name=HUNG_UP)
+    way = Way(fault)
+    got = await way.passage.answer(b"", Peer(), GET)
+    assert (got.hang_up, got.body) == (True, None)
+    assert way.noted[0][2] == fault
+
+
+async def test_a_message_whose_client_leaves_is_noted_once() -> None:
+    class Hung(kit.Scripted):
+        async def forward(
+            self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+        ) -> Answer | Fault:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    way = Way(Fault(FaultCode.BUSY, ""))
+    way.passage = Passage(Dispatcher(memory.Backend({}), way._note, upstreams=Hung({})), "xapi")
+    asking = asyncio.ensure_future(way.passage.answer(b"", Peer(), GET))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait({asking})
+    assert [(method, outcome, side) for method, _, outcome, side in way.noted] == [(UNMAPPED, ABANDONED, Side.LEGACY)]

@@ -13,8 +13,10 @@ import pytest
 
 from adapters.backends.dbus_connection import ConnectError, Connection, Limits
 from gateway.core.model import Fault, FaultCode
+from gateway.core.ports import NOT_SENT
 from gateway.core.route import MethodCall
 from tests.kit.backends import PATIENCE
+from tests.kit.brokers import BROKERS, broker
 from tests.kit.bus import ANONYMOUS, SYSTEM_LIMITS, PrivateBus, private_bus
 from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
 from tests.kit.toy_routes import TOY
@@ -236,6 +238,36 @@ async def test_a_call_that_a_stalled_broker_has_not_taken_was_not_sent() -> None
                 assert got.code is FaultCode.UNAVAILABLE
 
 
+async def test_a_call_that_is_given_up_before_the_broker_took_a_byte_of_it_is_never_made() -> None:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        async with connected(bus.address) as connection:
+            assert await answer(connection, ask("Echo", "s", "first")) == ["first"]
+            os.kill(bus.pid, signal.SIGSTOP)
+            large = asyncio.ensure_future(connection.call(ask("Note", "s", "x" * 4_000_000)))
+            small = asyncio.ensure_future(sent(connection, ask("Echo", "s", "never")))
+            await asyncio.wait((large, small), timeout=0)
+            small.cancel()
+            assert not await small
+            assert connection.in_flight == 1
+            os.kill(bus.pid, signal.SIGCONT)
+            await asyncio.wait_for(large, PATIENCE)
+            assert await answer(connection, ask("Echoes")) == [1]
+
+            hanging = asyncio.ensure_future(sent(connection, ask("Hang")))
+            await answer(connection, ask("Label"))
+            hanging.cancel()
+            assert await hanging
+
+
+async def sent(connection: Connection, call: MethodCall) -> bool:
+    """Whether a call that is cancelled had been sent."""
+    try:
+        await connection.call(call)
+    except asyncio.CancelledError as error:
+        return NOT_SENT not in error.args
+    raise AssertionError("it was answered")
+
+
 async def test_a_burst_into_a_full_socket_waits_until_the_broker_reads_on(bus: PrivateBus) -> None:
     """The library by itself takes a full buffer for the end of the connection; the broker answers an error to each."""
     broker = ask("Echo", "ay", b"x" * 500_000), ask("Label")
@@ -267,16 +299,16 @@ async def test_a_retired_connection_closes_when_its_calls_are_done(bus: PrivateB
         assert connection.lost
 
 
-async def test_no_file_descriptor_ever_comes_in(bus: PrivateBus) -> None:
-    """The broker keeps it back, since we did not ask for any; the call is one that the deadline ends."""
-    async with connected(bus.address) as connection:
-        before = len(list(Path("/proc/self/fd").iterdir()))
-        waiting = asyncio.ensure_future(connection.call(ask("Descriptor")))
-        await answer(connection, ask("Label"))  # answered after it
-        assert not waiting.done()
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
-        waiting.cancel()
-        await asyncio.wait({waiting})
+@pytest.mark.parametrize("name", BROKERS)
+async def test_no_file_descriptor_stays_and_its_reply_is_answered_like_any_other(name: str) -> None:
+    with broker(name) as address, toy_service(address, TOY):
+        async with connected(address) as connection:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            for _ in range(20):
+                (variant,) = await answer(connection, ask("Descriptor"))
+                assert str(variant) == "<dbus_fast.signature.Variant ('h', 0)>"
+            assert await answer(connection, ask("Label")) == ["toy"]
+            assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 async def test_introspection_is_remembered_until_the_name_has_a_new_owner(bus: PrivateBus) -> None:

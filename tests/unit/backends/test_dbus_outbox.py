@@ -96,3 +96,49 @@ async def test_the_library_may_write_through_it_too(pair: tuple[socket.socket, s
     assert outbox.send(memoryview(b"theirs")) == 6
     await asyncio.sleep(0)
     assert [far.recv(100), far.recv(100)] == [b"ours", b"theirs"]
+
+
+async def test_a_message_of_which_nothing_has_left_is_taken_back_and_the_rest_leaves_in_order(
+    stream: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = stream
+    outbox = Outbox(near)
+    messages = [bytes([number]) * 300_000 for number in range(6)]
+    ends = [outbox.put(message) for message in messages]
+    told: list[int] = []
+    last = asyncio.Event()
+    for end in ends:
+        outbox.when_written(end, lambda end=end: told.append(end))  # type: ignore[misc] # mypy infers no default
+    outbox.when_written(ends[-1], last.set)
+    assert not outbox.withdraw(ends[0], 300_000)  # half of it is out
+    assert outbox.withdraw(ends[4], 300_000)
+    assert outbox.withdraw(ends[1], 300_000)
+    assert outbox.withdraw(ends[2], 300_000)
+    got = bytearray()
+    async with asyncio.timeout(PATIENCE):
+        while len(got) < 900_000:
+            got += await asyncio.get_running_loop().sock_recv(far, 100_000)
+        await last.wait()
+    assert bytes(got) == messages[0] + messages[3] + messages[5]
+    assert (told, outbox.written) == (ends, ends[-1])
+    assert not outbox.withdraw(ends[-1], 300_000)
+    assert outbox.put(b"after") == outbox.written
+
+
+async def test_who_takes_all_back_that_waits_waits_for_no_room_any_more(
+    stream: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = stream
+    outbox = Outbox(near)
+    first = outbox.put(bytes(100_000))
+    while outbox.written == first:
+        first = outbox.put(bytes(100_000))
+        await asyncio.sleep(0)
+    second = outbox.put(b"second")
+    assert outbox.withdraw(second, 6)
+    got = 0
+    async with asyncio.timeout(PATIENCE):
+        while got < first:
+            got += len(await asyncio.get_running_loop().sock_recv(far, 100_000))
+    assert outbox.written == second
+    assert not asyncio.get_running_loop().remove_writer(near)

@@ -15,7 +15,7 @@ from adapters.backends.dbus_connection import Received
 from adapters.backends.dbus_names import NOBODY_KNOWS, Presence
 from adapters.backends.dbus_pool import FIRST_DELAY, LAST_DELAY, Bus, Pool, Surroundings, delays
 from gateway.core.model import Fault, FaultCode
-from gateway.core.ports import DEADLINE_PASSED
+from gateway.core.ports import DEADLINE_PASSED, NOT_SENT
 from gateway.core.route import MethodCall
 from tests.kit.backends import PATIENCE
 from tests.kit.bus import PrivateBus, private_bus
@@ -118,8 +118,9 @@ async def test_a_call_waits_a_little_for_room(bus: PrivateBus) -> None:
         await asyncio.wait({held, second})
 
 
-async def test_only_so_many_calls_wait_for_room(bus: PrivateBus) -> None:
-    crowded = replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE, waiting=2)
+@pytest.mark.parametrize("bound", [{"waiting": 2}, {"waiting_each": 2}])
+async def test_only_so_many_calls_wait_for_room(bus: PrivateBus, bound: dict[str, int]) -> None:
+    crowded = replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE, **bound)  # type: ignore[arg-type]
     async with running(crowded) as pool:
         held = asyncio.ensure_future(pool.call(ask("Hang")))
         waiting = [asyncio.ensure_future(pool.call(ask("Label"))) for _ in range(3)]
@@ -142,6 +143,27 @@ async def test_a_waiting_call_that_is_given_up_passes_its_turn_on(bus: PrivateBu
         first.cancel()
         got = await asyncio.wait_for(second, PATIENCE)
         assert not isinstance(got, Fault)
+
+
+async def test_a_call_that_is_given_up_while_it_waits_for_room_was_not_sent(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE)) as pool:
+        hanging = asyncio.ensure_future(pool.call(ask("Hang")))
+        waiting = asyncio.ensure_future(said(pool))
+        await asyncio.wait({waiting}, timeout=0)
+        waiting.cancel()
+        assert NOT_SENT in await waiting
+        hanging.cancel()
+        await asyncio.wait({hanging})
+        assert pool.status().in_flight == 0
+
+
+async def said(pool: Pool) -> tuple[object, ...]:
+    """What a call that is cancelled tells."""
+    try:
+        await pool.call(ask("Label"))
+    except asyncio.CancelledError as error:
+        return error.args
+    raise AssertionError("it was answered")
 
 
 async def test_nobody_waits_for_room_on_a_bus_that_is_gone() -> None:

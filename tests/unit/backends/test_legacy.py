@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,7 +14,7 @@ from adapters.dialects import DIALECTS
 from gateway.core import ports
 from gateway.core.migration import Migration, Mode, Setting
 from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply, Value
-from gateway.core.ports import LineStatus
+from gateway.core.ports import LineStatus, Wanted, always
 from gateway.core.route import Effect, Parameter, Route
 from gateway.core.signature import parse_one
 from tests.kit.routes import route
@@ -32,9 +34,14 @@ class Line(ports.Line):
     async def start(self) -> None:
         self.did.append("start")
 
-    async def send(self, body: bytes, carried: Carried, *, repeatable: bool = False) -> Answer | Fault:
+    async def send(
+        self, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
         self.sent.append((body, carried, repeatable))
         return self._answers.pop(0)
+
+    def review(self) -> None:
+        self.did.append("review")
 
     def retire(self) -> None:
         self.did.append("retire")
@@ -179,6 +186,7 @@ async def test_only_a_write_is_never_sent_twice() -> None:
     [
         (answered(b"<html>", 500, "Internal Error"), "answered with HTTP status 500 Internal Error"),
         (answered(b"", 404, ""), "answered with HTTP status 404"),
+        (answered(b"<html>", 302, "Found"), "answered with HTTP status 302 Found"),
     ],
 )
 async def test_an_http_error_that_is_no_answer_is_told_by_its_status(answer: Answer, text: str) -> None:
@@ -197,6 +205,43 @@ async def test_an_answer_without_sense_is_the_old_services_fault_and_not_the_cli
     assert isinstance(got, Fault)
     assert got.code is FaultCode.REMOTE
     assert got.message.startswith("the answer of the old service 'old' cannot be read: ")
+
+
+def packed(body: bytes, encoding: str = "gzip") -> Answer:
+    return replace(answered(body), headers=((b"Content-Encoding", encoding.encode()),))
+
+
+ANSWER = b'{"jsonrpc":"2.0","result":"yes","id":1}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (packed(gzip.compress(ANSWER)), Reply("yes")),
+        (packed(zlib.compress(ANSWER), "deflate"), Reply("yes")),
+        (
+            packed(ANSWER),
+            Fault(FaultCode.REMOTE, "the answer of the old service 'old' cannot be read: the body is no valid gzip"),
+        ),
+        (
+            packed(gzip.compress(bytes(2**20))),
+            Fault(
+                FaultCode.TOO_LARGE,
+                "the answer of the old service 'old': the inflated body is over 1000 bytes; the call was executed",
+            ),
+        ),
+    ],
+)
+async def test_an_answer_that_is_compressed_is_inflated_within_bounds(answer: Answer, expected: Outcome) -> None:
+    async with running(old=replace(upstream(Line(answer)), max_answer=1000)) as backend:
+        assert await backend.call(to("old"), Call("f")) == expected
+
+
+async def test_who_waits_for_any_upstream_is_asked_when_modes_may_have_changed() -> None:
+    line = Line(answered(ANSWER))
+    async with running(old=upstream(line)) as backend:
+        backend.review()
+        assert line.did == ["start", "review"]
 
 
 async def test_a_call_that_its_protocol_cannot_say_is_refused_and_not_sent() -> None:

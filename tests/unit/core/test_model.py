@@ -2,7 +2,20 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.model import Answer, Call, Envelope, Fault, FaultCode, Limits, Peer, Reply
+from gateway.core.model import (
+    ABANDONED,
+    WITHDRAWN,
+    Answer,
+    Call,
+    Envelope,
+    Fault,
+    FaultCode,
+    Limits,
+    Outcome,
+    Peer,
+    Reply,
+    ended,
+)
 
 VALUES = [Call("a"), Reply(5), Fault(FaultCode.BUSY, "busy"), Envelope(()), Answer(None, "text/xml"), Limits(), Peer()]
 
@@ -22,6 +35,19 @@ def test_calls_and_outcomes_are_equal_by_value() -> None:
     assert Call("a", (1, [2])) == Call("a", (1, [2]))
     assert Reply([1]) == Reply([1])
     assert Fault(FaultCode.TIMEOUT, "late") != Fault(FaultCode.NO_REPLY, "late")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "how"),
+    [
+        (Reply(1), "ok"),
+        (Fault(FaultCode.NO_REPLY, "cut"), "no_reply"),
+        (ABANDONED, "unknown"),
+        (WITHDRAWN, "withdrawn"),
+    ],
+)
+def test_how_a_call_ended_is_a_word(outcome: Outcome, how: str) -> None:
+    assert ended(outcome) == how
 
 
 def test_a_reply_without_a_value_is_void() -> None:

@@ -215,7 +215,7 @@ async def test_stop_cuts_what_does_not_end_in_time_and_counts_it() -> None:
         assert await one.rest() == await two.rest() == b""
 
 
-async def test_stop_waits_for_a_call_whose_client_has_left() -> None:
+async def test_stop_waits_for_a_call_whose_client_has_closed_its_side() -> None:
     waiting = Waiting()
     transport = Transport("rpc", [LOCAL], lambda path: waiting)
     await transport.start()
@@ -293,6 +293,12 @@ async def test_an_old_servers_answer_without_content_gets_no_length(status: int)
     async with talking(Fixed(Answer(b"", "", None, status, "x"))) as wire:
         await wire.send(post(b"x", "/", "Connection: close"))
         assert await wire.rest() == f"HTTP/1.1 {status} x\r\nConnection: close\r\n\r\n".encode()
+
+
+async def test_where_an_old_server_closed_without_a_word_so_does_the_listener() -> None:
+    async with talking(Fixed(Answer(None, "", hang_up=True))) as wire:
+        await wire.send(post(b"x") + post(b"y"))
+        assert await wire.rest() == b""
 
 
 async def test_what_no_endpoint_takes_goes_to_the_one_for_the_rest() -> None:

@@ -12,9 +12,11 @@ import pytest
 
 from adapters.transports import http_client
 from adapters.transports.http_client import Line, LineLimits
+from adapters.transports.http_client_connection import Connection
 from adapters.transports.http_client_site import site
 from adapters.transports.room import Room
-from gateway.core.model import Answer, Carried, Fault, FaultCode
+from gateway.core.model import HUNG_UP, Answer, Carried, Fault, FaultCode
+from gateway.core.ports import NOT_SENT
 from tests.kit.old_server import Last, OldServer, ok, old_server
 
 POST = Carried("POST", "/RPC2", ((b"Host", b"x"),))
@@ -165,7 +167,7 @@ async def test_a_service_that_is_not_there_executed_nothing(tmp_path: Path) -> N
 async def test_a_service_that_goes_away_in_mid_call_may_have_executed_it() -> None:
     async with old_server(lambda _: None) as old, line(old.url) as xapi:
         got = await refusal(xapi)
-        assert got.code is FaultCode.NO_REPLY
+        assert (got.code, got.name) == (FaultCode.NO_REPLY, HUNG_UP)
         assert got.message.endswith(
             "closed the connection before it had answered; whether the call was executed is unknown"
         )
@@ -185,7 +187,7 @@ async def test_only_what_may_be_repeated_is_sent_again_when_a_used_connection_en
 
 
 class Careless:
-    """A server that closes a connection in which a request waits to be read."""
+    """An old server that reads as a stream: it obeys at the last byte it needs, and dies with more to be read."""
 
     def __init__(self, path: Path) -> None:
         self._listening = socket.socket(socket.AF_UNIX)
@@ -193,56 +195,74 @@ class Careless:
         self._listening.listen()
         self._listening.setblocking(False)
         self._loop = asyncio.get_running_loop()
-        self._connection = self._listening
+        self.connections = 0
+        self.obeyed = 0
 
-    async def accept(self) -> None:
-        self._connection, _ = await self._loop.sock_accept(self._listening)
+    async def accept(self) -> socket.socket:
+        connection, _ = await self._loop.sock_accept(self._listening)
+        self.connections += 1
+        return connection
 
-    async def answer(self, body: bytes) -> None:
-        await self._loop.sock_recv(self._connection, 65536)
-        await self._loop.sock_sendall(self._connection, ok(body))
+    async def answer(self, connection: socket.socket, body: bytes) -> None:
+        await self._loop.sock_recv(connection, 65536)
+        await self._loop.sock_sendall(connection, ok(body))
 
-    async def close_unread(self) -> None:
-        came = asyncio.Event()
-        self._loop.add_reader(self._connection, came.set)
-        await came.wait()
-        self._loop.remove_reader(self._connection)
-        self._connection.close()
+    async def obey_and_die(self, connection: socket.socket) -> None:
+        read = b""
+        while not read.endswith(b"\r\n\r\nh"):  # of "hi"
+            read += await self._loop.sock_recv(connection, 1)
+        self.obeyed += 1
+        connection.close()
 
     def close(self) -> None:
-        self._connection.close()
         self._listening.close()
 
 
-async def test_a_call_that_was_not_read_is_told_by_a_unix_socket_and_sent_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("used", [True, False])
+async def test_a_write_is_not_repeated_after_a_reset_which_tells_nothing_of_what_was_read(
+    tmp_path: Path, used: bool
+) -> None:
     server = Careless(tmp_path / "socket")
     async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(60), asyncio.TaskGroup() as group:
-        first = group.create_task(answer(xapi))
-        await server.accept()
-        await server.answer(b"first")
-        assert (await first).body == b"first"
-        second = group.create_task(answer(xapi))
-        await server.close_unread()
-        await server.accept()
-        await server.answer(b"second")
-        assert (await second).body == b"second"
+        if used:
+            first = group.create_task(answer(xapi))
+            connection = await server.accept()
+            await server.answer(connection, b"first")
+            assert (await first).body == b"first"
+        call = group.create_task(refusal(xapi))
+        if not used:
+            connection = await server.accept()
+        await server.obey_and_die(connection)
+        fault = await call
+        assert fault.code is FaultCode.NO_REPLY
+        assert fault.message.endswith("whether the call was executed is unknown")
+        assert (server.connections, server.obeyed) == (1, 1)
     server.close()
 
 
-async def test_a_new_connection_on_which_the_call_was_not_read_executed_nothing(tmp_path: Path) -> None:
+async def test_what_may_be_repeated_is_sent_again_after_a_reset(tmp_path: Path) -> None:
     server = Careless(tmp_path / "socket")
     async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(60), asyncio.TaskGroup() as group:
-        call = group.create_task(refusal(xapi))
-        await server.accept()
-        await server.close_unread()
-        text = "the old service 'xapi' closed the connection without reading the call; nothing was executed"
-        assert await call == Fault(FaultCode.UNAVAILABLE, text)
+        first = group.create_task(answer(xapi))
+        connection = await server.accept()
+        await server.answer(connection, b"first")
+        await first
+        call = group.create_task(send(xapi, repeatable=True))
+        await server.obey_and_die(connection)
+        again = await server.accept()
+        await server.answer(again, b"again")
+        got = await call
+        assert isinstance(got, Answer)
+        assert got.body == b"again"
+        again.close()
     server.close()
 
 
 async def test_what_is_no_http_is_said_to_be_none() -> None:
     async with old_server(lambda _: b"0000000000000012{}") as old, line(old.url) as xapi:
-        assert "answered with what is no HTTP" in (await refusal(xapi)).message
+        got = await refusal(xapi)
+        assert "answered with what is no HTTP" in got.message
+        assert got.name == ""
 
 
 async def test_a_large_answer_is_refused_and_its_memory_given_back() -> None:
@@ -266,6 +286,72 @@ async def test_a_call_that_is_cancelled_frees_its_connection() -> None:
         old.hold.set()
         assert (await answer(xapi)).body == b"answer"
         assert old.connections == 2
+
+
+async def ask(line: Line) -> frozenset[str]:
+    """What a call that was cancelled tells; nothing of one that was answered."""
+    try:
+        await line.send(b"hi", POST)
+    except asyncio.CancelledError as error:
+        return frozenset(error.args)
+    return frozenset()
+
+
+async def unsent(call: asyncio.Task[frozenset[str]]) -> bool:
+    """Cancel a call; whether it says that nothing of it was sent."""
+    call.cancel()
+    return NOT_SENT in await call
+
+
+async def test_a_call_that_is_given_up_in_line_was_not_sent_and_one_at_the_service_may_be_executed() -> None:
+    async with old_server(held=True) as old, line(old.url, LineLimits(connections=1)) as xapi:
+        begin = asyncio.get_running_loop().create_task
+        asked, waits, next_ = (begin(ask(xapi)) for _ in range(3))
+        await old.seen.acquire()
+        assert xapi.status().waiting == 2
+        assert await unsent(waits)
+        assert not await unsent(asked)
+        old.hold.set()
+        assert await next_ == frozenset()
+        assert len(old.requests) == 2
+        assert (xapi.status().in_flight, xapi.status().waiting) == (0, 0)
+
+
+async def test_a_request_that_a_full_socket_has_not_taken_was_not_sent(tmp_path: Path) -> None:
+    """A stopped service with a full backlog, or a connection in which nothing fits."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with far:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: Connection(loop, tls=False), sock=near)
+        assert connection.transport is not None
+        while True:
+            try:
+                near.send(bytes(65536))
+            except BlockingIOError:
+                break
+        assert connection.begin(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
+        connection.abort()
+        assert connection.was_unwritten
+
+
+async def test_whoever_waits_and_is_not_wanted_any_more_is_sent_away_and_who_is_asked_stays() -> None:
+    async with old_server(held=True) as old, line(old.url, LineLimits(connections=1)) as xapi:
+        begin = asyncio.get_running_loop().create_task
+        moved: list[bool] = []
+        asked = begin(xapi.send(b"hi", POST, wanted=lambda: not moved))
+        await old.seen.acquire()
+        waits = begin(xapi.send(b"hi", POST, wanted=lambda: not moved))
+        stays = begin(xapi.send(b"hi", POST))
+        await asyncio.sleep(0)  # until both stand in line
+        moved.append(True)
+        xapi.review()
+        text = "the mode changed while the call waited for the old service 'xapi'; nothing was executed"
+        assert await waits == Fault(FaultCode.BUSY, text)
+        assert xapi.status().waiting == 1
+        old.hold.set()
+        assert all(isinstance(got, Answer) for got in await asyncio.gather(asked, stays))
+        assert len(old.requests) == 2
 
 
 async def test_a_line_that_is_replaced_ends_its_calls_and_keeps_no_connection() -> None:

@@ -3,16 +3,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+from pathlib import Path
 
 import pytest
 from aiohttp import StreamReader
 
-from adapters.transports.http import HttpLimits
+from adapters.transports import http_connection
+from adapters.transports.http import HttpLimits, Transport
 from adapters.transports.room import Room
 from gateway.core.model import Answer
 from tests.kit.clients import DEADLINE, chunked, connect, post
 from tests.kit.endpoints import CONTENT_TYPE, Broken, Echo, Fixed, Waiting
-from tests.kit.listeners import running, talking
+from tests.kit.listeners import LOCAL, running, talking
 
 GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
 
@@ -217,18 +219,46 @@ async def test_a_body_that_ends_while_it_is_read_reaches_no_endpoint() -> None:
     assert echo.seen == []
 
 
-async def test_a_call_goes_on_when_its_client_leaves() -> None:
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_a_call_is_cancelled_when_its_client_leaves_and_its_place_is_free(kind: str, tmp_path: Path) -> None:
     waiting = Waiting()
-    async with running(waiting) as address:
-        async with connect(address) as wire:
-            await wire.send(post(b"write this"))
-            await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
-        async with connect(address) as wire:  # by now the listener has seen the first one leave
-            await wire.send(GET)
-            await wire.reply()
+    address = LOCAL if kind == "tcp" else f"unix:{tmp_path}/rpc"
+    timeout = 0.0 if kind == "tcp" else DEADLINE  # a Unix socket tells at once
+    limits = HttpLimits(max_calls=1, half_closed_timeout=timeout)
+    transport = Transport("rpc", [address], lambda path: waiting, limits)
+    await transport.start()
+    async with connect(transport.addresses[0]) as wire:
+        await wire.send(post(b"write this"))
+        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+    await asyncio.wait_for(waiting.cancelled.acquire(), DEADLINE)
+    waiting.release.set()
+    async with connect(transport.addresses[0]) as wire:
+        await wire.send(post(b"another"))
+        assert (await wire.reply()).body == b"another"
+    assert [body for body, _ in waiting.seen] == [b"another"]
+    assert await transport.stop(DEADLINE) == 0
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_a_client_that_has_closed_its_side_waits_for_the_answer_to_a_slow_call(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "LOOK", 0.001)
+    waiting = Waiting()
+    address = LOCAL if kind == "tcp" else f"unix:{tmp_path}/rpc"
+    limits = HttpLimits(half_closed_timeout=DEADLINE if kind == "tcp" else 0.0)  # for a Unix socket it says nothing
+    transport = Transport("rpc", [address], lambda path: waiting, limits)
+    await transport.start()
+    async with connect(transport.addresses[0]) as wire:
+        await wire.send(post(b"write this"))
+        wire.end()
+        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        async with connect(transport.addresses[0]) as other:  # by now the listener has seen the end, and looked
+            await other.send(GET)
+            await other.reply()
         waiting.release.set()
-        await asyncio.wait_for(waiting.finished.acquire(), DEADLINE)
-        assert [body for body, _ in waiting.seen] == [b"write this"]
+        assert (await wire.reply()).body == b"write this"
+    assert await transport.stop(DEADLINE) == 0
 
 
 async def test_a_client_that_does_not_read_is_cut_off() -> None:

@@ -212,6 +212,27 @@ async def test_a_store_that_goes_away_and_comes_back_brings_the_answer() -> None
         assert isinstance(await call, Answer)
 
 
+async def test_a_service_that_hangs_is_asked_so_much_and_who_waits_for_it_may_leave() -> None:
+    store = Served(lambda _: None)
+    made = Line("squeezed", "/squeezed", store, most=1, waiting=1)
+    await made.start()
+    wanted = True
+    asked = asyncio.ensure_future(made.send(LOGIN, Carried()))
+    await asyncio.wait_for(store.written.wait(), 5)
+    waits = asyncio.ensure_future(made.send(LOGIN, Carried(), wanted=lambda: wanted))
+    await asyncio.wait({waits}, timeout=0)
+    text = "the old service 'squeezed' has 2 calls in flight; nothing was executed"
+    assert await send(made) == Fault(FaultCode.BUSY, text)
+    wanted = False
+    made.review()
+    text = "the mode changed while the call waited for the old service 'squeezed'; nothing was executed"
+    assert await waits == Fault(FaultCode.BUSY, text)
+    assert (made.status().in_flight, made.status().waiting) == (1, 0)
+    asked.cancel()
+    await asyncio.wait({asked})
+    await made.stop()
+
+
 async def test_a_line_that_is_replaced_leaves_the_store_when_it_is_idle() -> None:
     store = Served(lambda _: None)
     async with line(store) as squeezed:

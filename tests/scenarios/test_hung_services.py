@@ -1,0 +1,145 @@
+"""Services that are stopped, a new one and an old one, with the config of the demo: who else is answered, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.demo.stage import CONFIG, IN_STORE
+from tests.kit.clients import Wire, connect, post
+from tests.kit.control import ask
+from tests.kit.gateway import ROOT, Process, gateway_process
+from tests.kit.toolstack import Toolstack
+from tests.kit.twins import Twin, twin
+
+PATIENCE = 20.0  # seconds for what must come
+CROWD = 240  # clients of each hung service: more than it may have calls
+PATHS = {"storage": "/storage/jsonrpc", "xenopsd": "/xenopsd/jsonrpc", "networkd": "/networkd/jsonrpc"}
+
+
+@dataclass
+class World:
+    """The gateway of the demo with the old xenopsd, and clients that ask each service who it is."""
+
+    folder: Path
+    process: Process
+    toolstack: Toolstack
+    old: Twin
+    clients: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def client(self, wire: str) -> Wire:
+        """A connection to the gateway, which stays until `leave`."""
+        listening = self.process.wait_for("ready")["listening"]
+        address = next(each for each in listening if each.startswith(f"{wire}:"))
+        return await self.clients.enter_async_context(connect(address))
+
+    async def send(self, service: str, wire: str = "tcp") -> Wire:
+        """Ask a service who it is."""
+        client = await self.client(wire)
+        params = {"debug_info" if service == "xenopsd" else "dbg": "test"}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "query", "params": params}
+        await client.send(post(json.dumps(call).encode(), path=PATHS[service]))
+        return client
+
+    async def answer(self, service: str) -> dict[str, Any]:
+        """What it says."""
+        return read(await asyncio.wait_for((await self.send(service)).reply(), PATIENCE))
+
+    async def leave(self) -> None:
+        """Every client closes its connection."""
+        await self.clients.aclose()
+
+    async def control(self, verb: str, path: str, body: object = None) -> Any:
+        status, answer = await ask(
+            self.folder / "control", verb, path, None if body is None else json.dumps(body).encode()
+        )
+        assert status == 200, answer
+        return answer
+
+    async def in_flight(self, holds: Callable[[int], bool]) -> int:
+        """Calls in flight, once there are as many as there should be."""
+        async with asyncio.timeout(PATIENCE):
+            while not holds(now := int((await self.control("GET", "/v1/status"))["in_flight"])):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+        return now
+
+
+def left(lines: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    """What the log says of calls whose client has left: method, side, outcome."""
+    gone = (line for line in lines if line.get("error") == "ClientLeft")
+    return {(line["method"], line["side"], line["outcome"]) for line in gone}
+
+
+def read(reply: Any) -> dict[str, Any]:
+    answer = json.loads(reply.body)
+    assert isinstance(answer, dict)
+    return answer
+
+
+@asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[World]:
+    shutil.copytree(ROOT / "mappings", folder / "mappings", ignore=shutil.ignore_patterns(IN_STORE, "*.md"))
+    async with Toolstack() as toolstack:
+        with twin("xenopsd", toolstack.address, folder) as old:
+            config = folder / "gateway.toml"
+            text = CONFIG.format(bus=toolstack.address, port=0, directory=folder, mappings=folder / "mappings")
+            config.write_text(text.replace('"console"', '"json"'))
+            with gateway_process(config) as process:
+                made = World(folder, process, toolstack, old)
+                try:
+                    yield made
+                finally:
+                    await made.leave()
+
+
+@pytest.mark.bus
+async def test_two_hung_services_take_no_place_from_others_and_give_theirs_back(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        for service in PATHS:
+            assert "result" in await here.answer(service)
+        await here.control("POST", "/v1/mode", {"pattern": "xenopsd/query", "mode": "legacy"})
+        assert "result" in await here.answer("xenopsd")
+        new = await here.toolstack.pid("storage")
+        os.kill(new, signal.SIGSTOP)
+        os.kill(here.old.process.pid, signal.SIGSTOP)
+        try:
+            await asyncio.gather(*(here.send("storage", "unix") for _ in range(CROWD)))
+            waiting = await asyncio.gather(*(here.send("xenopsd") for _ in range(CROWD)))
+            held = await here.in_flight(lambda calls: calls <= 192 + 192)
+            assert held >= 64
+            for _ in range(20):
+                assert "result" in await here.answer("networkd")
+
+            # The moment for which there are modes: who stands in line is answered by the new side.
+            await here.control("POST", "/v1/mode", {"pattern": "xenopsd/query", "mode": "dbus"})
+            assert "result" in await here.answer("xenopsd")
+            async with asyncio.timeout(PATIENCE):
+                answered = [asyncio.ensure_future(client.reply()) for client in waiting]
+                while sum(each.done() for each in answered) < CROWD - 64:
+                    await asyncio.wait(answered, return_when=asyncio.FIRST_COMPLETED, timeout=0.05)
+            answers = [read(each.result()) for each in answered if each.done()]
+            assert sum("result" in answer for answer in answers) >= 64
+            for each in answered:
+                each.cancel()
+            await asyncio.wait(answered)
+
+            await here.leave()
+            assert await here.in_flight(lambda calls: calls == 0) == 0
+            unknown = {("query", "legacy", "unknown"), ("Query.query", "dbus", "unknown")}
+            await asyncio.to_thread(here.process.wait_until, lambda lines: unknown <= left(lines))
+        finally:
+            os.kill(new, signal.SIGCONT)
+            os.kill(here.old.process.pid, signal.SIGCONT)
+        await here.control("POST", "/v1/mode", {"pattern": "xenopsd/query", "mode": "legacy"})
+        for service in PATHS:
+            assert "result" in await here.answer(service)

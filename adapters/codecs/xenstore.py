@@ -49,6 +49,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
 _MISSING = re.compile(r"\$\.params\.([A-Za-z0-9_]+): expected a parameter of this name, got nothing").fullmatch
 
 _LIMITS = Limits()
+_BYTES_OF_A_LEVEL = 8  # at least, in what anybody writes: `2:a/,1:b,` (a level costs some hundred when it is read)
+_SPARE = 8192  # bytes
 
 Pair: TypeAlias = tuple[str, bytes]
 Place: TypeAlias = tuple[str | int, ...]
@@ -124,7 +126,8 @@ class Codec(ports.Codec):
             items = unpack(body)
         except ValueError as error:
             raise _Refused(FaultCode.PARSE_ERROR, str(error)) from None
-        if len(items) // 2 > self._limits.elements:
+        levels = len(items) // 2 + sum(item.count(b"/") for item in items[-2::-2])  # of paths, and a node is one
+        if levels > self._limits.elements or levels * _BYTES_OF_A_LEVEL > len(body) + _SPARE:
             raise _Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.elements} nodes")
         return items
 

@@ -17,7 +17,19 @@ import structlog
 from gateway.builtin import Builtins
 from gateway.core.frozen import value
 from gateway.core.migration import Migration, Mode, Setting, Side
-from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.model import (
+    BARE,
+    Answer,
+    Call,
+    Carried,
+    Envelope,
+    Fault,
+    FaultCode,
+    Outcome,
+    Peer,
+    Reply,
+    charset_of,
+)
 from gateway.core.names import shown
 from gateway.core.policy import Plan
 from gateway.core.ports import Codec, Dialect, Endpoint
@@ -92,7 +104,7 @@ class Exchange(Endpoint):
         """Answer one message; never raises but for cancellation."""
         self._stir()
         try:
-            envelope = self.codec.decode(body)
+            envelope = self.codec.decode(body) if body.isascii() else self.codec.decode(body, carried.charset)
             known = {**self.known, "agent": carried.agent} if carried.headers else self.known
             asked = [self._asked(entry, peer, carried, known) for entry in envelope.entries]
             upstream = self._verbatim(asked)
@@ -272,7 +284,7 @@ class Exchange(Endpoint):
         if answer.status is not None and answer.status >= _FROM_HTTP:
             code = FaultCode.PARSE_ERROR if envelope.batch else FaultCode.REMOTE  # of a batch it answers no call
             return [Fault(code, f"HTTP {answer.status}", name=str(answer.status))] * len(envelope.entries)
-        return self.client.decode_answers(answer.body or b"", envelope)
+        return self.client.decode_answers(answer.body or b"", envelope, charset_of(answer.content_type))
 
     # What happens when the answer has left
 

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Literal, Self, TypeAlias
 
 from gateway.core import ports
-from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
+from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply, charset_of
 from gateway.core.ports import LineStatus
 from gateway.core.route import Effect, Route
 from gateway.core.untyped import typed
@@ -170,7 +170,7 @@ def arrange(call: Call, names: list[str], arguments: Arguments) -> Call:
 
 
 def _read(upstream: Upstream, route: Route, answer: Answer, call: Call) -> Outcome:
-    outcome = upstream.codec.decode_outcome(answer.body or b"")
+    outcome = upstream.codec.decode_outcome(answer.body or b"", charset_of(answer.content_type))
     if isinstance(outcome, Fault) and outcome.code in _ABOUT_THE_MESSAGE:
         return _unreadable(upstream, answer, outcome)
     outcome = upstream.dialect.unwrap_outcome(outcome, call)

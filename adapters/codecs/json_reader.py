@@ -23,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 
 _BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'"[]{}'))  # what to delete for them to remain
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
-_between = re.compile(r"[ \t\r\n,]*").match  # two items of an array
+_begins = re.compile(r"[^ \t\r\n,]").search  # an item of an array, or its end
 _WHITESPACE = b" \t\r\n"
 _SHORTEST_VALUE = 2  # bytes of a value and what parts it from the next, but for the last one
 
@@ -168,12 +168,10 @@ def damaged_items(body: bytes) -> list[bytes]:
     text = body.decode()
     items: list[bytes] = []
     at = text.index("[") + 1
-    while True:
-        start = _between(text, at).end()
-        if text[start] == "]":
-            return items
-        _, at = _SLOW.raw_decode(text, start)
-        items.append(text[start:at].encode())
+    while (begins := _begins(text, at)) is not None and begins[0] != "]":
+        _, at = _SLOW.raw_decode(text, begins.start())
+        items.append(text[begins.start() : at].encode())
+    return items
 
 
 def number_as_written(body: bytes, name: str) -> bytes:

@@ -74,7 +74,7 @@ class Codec(ports.Codec):
     def __init__(self, limits: Limits = _LIMITS) -> None:
         self._limits = limits
 
-    def decode(self, body: bytes) -> Envelope:
+    def decode(self, body: bytes, charset: str = "") -> Envelope:  # noqa: ARG002 - UTF-8, always
         """Read the nodes of one request."""
         try:
             method, *items = self._items(body) or [b""]
@@ -108,7 +108,7 @@ class Codec(ports.Codec):
         except (MarshalError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
-    def decode_outcome(self, body: bytes) -> Outcome:
+    def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:  # noqa: ARG002 - UTF-8, always
         """Read the nodes of an answer; junk is a PARSE_ERROR. All that comes back is text, and what holds it."""
         try:
             tree = self._tree(self._items(body))

@@ -290,7 +290,7 @@ def _argument(argument: Value) -> str:
 
 
 def _read_fault(struct: Value) -> Fault:
-    """A number that is not ours, or a text in its place, is the name of a REMOTE fault; further members are nobody's."""
+    """A number that is not ours, or a text in its place, is the name of a REMOTE fault; other members do no harm."""
     if not isinstance(struct, dict) or "faultString" not in struct:
         raise bad("expected a fault to be a struct of faultCode and faultString")
     number, text = struct.get("faultCode"), _argument(struct["faultString"])

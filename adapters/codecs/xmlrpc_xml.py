@@ -73,29 +73,9 @@ _TAGS_AROUND = 16
 
 # The elements of XML-RPC, and the types of Apache's extensions, whatever their prefix.
 _EXTENSIONS = frozenset(["i1", "i2", "i8", "float", "biginteger", "bigdecimal", "dateTime", "nil"])
-_KNOWN = frozenset(
-    [
-        "methodCall",
-        "methodName",
-        "methodResponse",
-        "fault",
-        "params",
-        "param",
-        "value",
-        "name",
-        "member",
-        "data",
-        "array",
-        "struct",
-        "string",
-        "int",
-        "i4",
-        "boolean",
-        "double",
-        "dateTime.iso8601",
-        "base64",
-    ]
-).union(_EXTENSIONS)
+_FRAME = "methodCall methodName methodResponse fault params param value name member data array struct"
+_TYPES = "string int i4 boolean double dateTime.iso8601 base64"
+_KNOWN = _EXTENSIONS.union(_FRAME.split(), _TYPES.split())
 
 
 class Refused(Exception):  # noqa: N818 - no error of ours: it carries a fault up to where the codec returns it
@@ -153,14 +133,19 @@ def _decoded(body: bytes, charset: str) -> tuple[bytes, str]:
             expected = ", ".join(ENCODINGS[mark])
             raise Refused(FaultCode.PARSE_ERROR, f"encoding: expected {expected}, got {shown(declared)}")
         return body, "utf-8"
-    name = declared if declaration else charset.lower() or "utf-8"
-    codec = _CODECS.get(name.replace("-", "_"))
+    codec = _CODECS.get(declared.replace("-", "_")) if declaration else _codec_of(charset)
     if codec is None:
         expected = "utf-8, us-ascii, iso-8859-1, another table of characters, or utf-16 with its mark"
-        raise Refused(FaultCode.PARSE_ERROR, f"encoding: expected {expected}, got {shown(name)}")
+        raise Refused(FaultCode.PARSE_ERROR, f"encoding: expected {expected}, got {shown(declared)}")
     if codec in _NATIVE:
         return body, _NATIVE[codec]
     return _transcoded(body, codec, codec), "utf-8"
+
+
+def _codec_of(charset: str) -> str:
+    """That of a Content-Type. One that nobody knows, and ASCII, is read as what XML is without a declaration."""
+    codec = _CODECS.get(charset.lower().replace("-", "_"), "utf_8")
+    return "utf_8" if codec == "ascii" else codec
 
 
 def _transcoded(body: bytes, codec: str, expected: str) -> bytes:

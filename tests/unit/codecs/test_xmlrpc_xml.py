@@ -120,7 +120,8 @@ def test_what_the_message_says_itself_goes_before_what_its_content_type_says() -
 )
 def test_no_other_codec_of_python_is_reached(name: str) -> None:
     with pytest.raises(Refused, match="encoding: expected utf-8"):
-        tree(b"<a/>", LIMITS, name)
+        tree(f'<?xml version="1.0" encoding="{name}"?><a/>'.encode(), LIMITS)
+    assert tree("<a>\u00e9</a>".encode(), LIMITS, name).text == "\u00e9"
 
 
 def test_a_message_with_an_undeclared_prefix_is_still_held_to_the_rest_of_xml() -> None:

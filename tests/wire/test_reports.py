@@ -2,63 +2,39 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
-from datetime import datetime
-from pathlib import Path
-from typing import Any
-
 import pytest
 from ruamel.yaml import YAML
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.marshal import to_dbus
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
 from gateway.core.refusal import MarshalError
 from gateway.core.signature import parse_one
 from tests.kit.exactly import exactly
+from tests.kit.reports import REPORTS, Case, cases, value_of, xmlrpc_answer, xmlrpc_call
 
-HERE = Path(__file__).parent / "reports"
-_PARAMS = "<params><param><value>{}</value></param></params>"
-CALL = f'<?xml version="1.0"?><methodCall><methodName>m</methodName>{_PARAMS}</methodCall>'
-ANSWER = f'<?xml version="1.0"?><methodResponse>{_PARAMS}</methodResponse>'
 ONE = Envelope((Call("m"),))
 
-Case = dict[str, Any]
 
-
-def _cases(name: str) -> list[Any]:
-    return [pytest.param(case, id=case["title"]) for case in YAML(typ="safe").load(HERE / f"{name}.yaml")]
-
-
-def _value(written: Any) -> Value:
-    match written:
-        case {"date": text}:
-            return datetime.fromisoformat(text)
-        case {"bytes": text}:
-            return b64decode(text)
-    value: Value = written
-    return value
-
-
-@pytest.mark.parametrize("case", _cases("xmlrpc_values"))
+@pytest.mark.parametrize("case", cases("xmlrpc_values"))
 def test_a_value_of_a_call_and_of_an_answer_is_read_as_it_was_meant(case: Case) -> None:
     codec = CODECS["xmlrpc"]()
-    (entry,) = codec.decode(CALL.format(case["value"]).encode()).entries
-    outcome = codec.decode_outcome(ANSWER.format(case["value"]).encode())
+    (entry,) = codec.decode(xmlrpc_call("m", case["value"])).entries
+    outcome = codec.decode_outcome(xmlrpc_answer(case["value"]))
     if "refused" in case:
         assert isinstance(entry, Fault)
         assert entry.code is FaultCode.INVALID_PARAMS
         assert case["refused"] in entry.message
     else:
-        assert exactly(entry) == exactly(Call("m", (_value(case["is"]),)))
+        assert exactly(entry) == exactly(Call("m", (value_of(case["is"]),)))
     if "answer" in case or "is" in case:
-        assert exactly(outcome) == exactly(Reply(_value(case.get("answer", case.get("is")))))
+        assert exactly(outcome) == exactly(Reply(value_of(case.get("answer", case.get("is")))))
     else:
         assert isinstance(outcome, Fault)
 
 
-@pytest.mark.parametrize("case", _cases("messages"))
+@pytest.mark.parametrize("case", cases("messages"))
 def test_a_message_is_understood(case: Case) -> None:
     codec = CODECS[case["codec"]]()
     charset, encoding = case.get("charset", ""), case.get("encoding", "utf-8")
@@ -88,7 +64,7 @@ def _outcome(expected: Case, got: Outcome) -> Outcome:
     return Fault(FaultCode[expected["fault"]], expected["message"], expected["name"], data, wire)
 
 
-@pytest.mark.parametrize("case", _cases("types"))
+@pytest.mark.parametrize("case", cases("types"))
 def test_a_value_that_was_read_is_held_against_its_type(case: Case) -> None:
     convert = to_dbus(parse_one(case["type"]), coerce=case.get("coerce", "strict"))
     if "is" in case:
@@ -99,7 +75,7 @@ def test_a_value_that_was_read_is_held_against_its_type(case: Case) -> None:
     assert case["refused"] in str(caught.value)
 
 
-@pytest.mark.parametrize("case", _cases("answers"))
+@pytest.mark.parametrize("case", cases("answers"))
 def test_a_value_goes_back_by_the_rule_of_its_dialect(case: Case) -> None:
     outcome = Fault(FaultCode.INTERNAL, case["fault"]) if "fault" in case else Reply(case["value"])
     answer = CODECS["xmlrpc"]().encode(ONE, [DIALECTS[case["dialect"]]("xmlrpc").wrap_outcome(outcome, Call("m"))])
@@ -109,9 +85,11 @@ def test_a_value_goes_back_by_the_rule_of_its_dialect(case: Case) -> None:
 
 
 def test_there_are_many_each_of_its_own_and_with_its_reason() -> None:
-    cases = [case for path in HERE.glob("*.yaml") for case in YAML(typ="safe").load(path)]
-    assert len({case["title"] for case in cases}) == len(cases) > 120
-    assert all(case["why"] for case in cases)
-    lines = [line for path in HERE.glob("*.yaml") for line in path.read_text().splitlines() if line.startswith("- {")]
-    assert len(lines) == len(cases)
+    every = [case for path in REPORTS.glob("*.yaml") for case in YAML(typ="safe").load(path)]
+    assert len({case["title"] for case in every}) == len(every) > 120
+    assert all(case["why"] for case in every)
+    lines = [
+        line for path in REPORTS.glob("*.yaml") for line in path.read_text().splitlines() if line.startswith("- {")
+    ]
+    assert len(lines) == len(every)
     assert all("} # " in line for line in lines)

@@ -412,10 +412,12 @@ def peak(process: Process) -> int:
 
 
 # Within the limits of a message: a long URI, and thousands of names or attributes that stand for it.
+NAMES = b"".join(b"<a:%x/>" % at for at in range(20_000))
+ATTRIBUTES = b"".join(b'<value a:%x=""/>' % at for at in range(0x1000, 0x1000 + 12_000))
 BOMBS = (
-    b'<methodCall xmlns:a="' + b"u" * 120_000 + b'">' + b"<a:b/>" * 30_000 + b"</methodCall>",
-    b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + b'<value a:b=""/>' * 16_000 + b"</methodCall>",
-    b'<methodCall xmlns="' + b"u" * 60_000 + b'">' + b"<value/>" * 30_000 + b"</methodCall>",
+    b'<methodCall xmlns:a="' + b"u" * 100_000 + b'">' + NAMES + b"</methodCall>",
+    b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + NAMES + b"</methodCall>",
+    b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + ATTRIBUTES + b"</methodCall>",
 )
 BOMBED = 20  # times each
 BOMB_GROWTH = 64 * 1024**2  # bytes that all of them together may take

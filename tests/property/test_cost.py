@@ -21,10 +21,12 @@ from gateway.core.netstrings import pack
 FACTOR = 40  # bytes of memory for each byte of a message, at most
 CONSTANT = 512 * 1024  # bytes: tables of the parsers, pieces of the message, a tag
 LONGEST_MESSAGE = 8 * 1024  # characters of a fault's message
-SIZE = 96 * 1024  # bytes
-QUARTER = SIZE // 4
+SIZE = 96 * 1024  # bytes of a message whose memory is measured
+SHORT = 24 * 1024
+LARGE = 256 * 1024  # of one whose work is
 STEEP = 10  # times the work for four times the bytes; what grows with the square of them does 16 times
-NOT_MEASURED = 0.002  # seconds
+NOT_MEASURED = 0.003  # seconds
+TRIES = 10
 
 ANSWERS = Limits(body=2**30, elements=2**30)  # as the gateway reads old services' answers
 
@@ -77,14 +79,14 @@ def nodes(path: str, value: str = "") -> Build:
 def namespaces(size: int) -> bytes:
     """A long URI, and many names that stand for it."""
     uri = "u" * (size // 2)
-    return f'<methodCall xmlns:a="{uri}">{_repeated("<a:b/>", size // 2)}</methodCall>'.encode()
+    return f'<methodCall xmlns:a="{uri}">{_numbered("<a:b#/>", size // 2)}</methodCall>'.encode()
 
 
 ARRAY, DATA_END = "<array><data>", "</data></array>"
 XMLRPC: Mapping[str, Build] = {
     "namespaces": namespaces,
     "namespaces within a piece": lambda size: namespaces(size).replace(b"u" * (size // 2), b"u" * 20_000),
-    "namespaces of attributes": xml('<a xmlns:a="' + "u" * 20_000 + '">', '<b a:c=""/>', "</a>"),
+    "namespaces of attributes": xml('<a xmlns:a="' + "u" * 20_000 + '">', '<b a:c#=""/>', "</a>"),
     "declarations": xml(ARRAY, '<value xmlns:a#="u"/>', DATA_END),
     "unknown elements": xml("", "<a/>"),
     "unknown elements, each another": xml("", "<a#/>"),
@@ -285,30 +287,31 @@ def test_whatever_is_repeated_takes_a_small_factor_of_its_bytes(case: tuple[str,
     codec, pieces, bare = case
     unit = "".join(pieces)
     if bare or codec == "xenstore":
-        body = _repeated(unit, QUARTER).encode()
+        body = _repeated(unit, SHORT).encode()
     else:
-        body = (xml("", unit) if codec == "xmlrpc" else json("", unit, "1"))(QUARTER)
+        body = (xml("", unit) if codec == "xmlrpc" else json("", unit, "1"))(SHORT)
     _assert_cheap(codec, body)
 
 
 def _seconds(read: Callable[[bytes], object], body: bytes) -> float:
-    """Of the processor; the best of several, since others use it too."""
-    best = float("inf")
-    for _ in range(3):
-        started = time.thread_time()
-        read(body)
-        best = min(best, time.thread_time() - started)
-    return best
+    """Of the processor, for this thread alone."""
+    started = time.thread_time()
+    read(body)
+    return time.thread_time() - started
 
 
 @pytest.mark.parametrize(("codec", "build"), COSTLY)
 def test_four_times_the_bytes_are_about_four_times_the_work(codec: str, build: Build) -> None:
-    small, large = build(QUARTER), build(SIZE)
+    """The best of several tries: a busy machine makes a reader slow, but never one that is too slow quick."""
+    small, large = build(LARGE // 4), build(LARGE)
     gc.disable()  # it looks at all that this process has ever made
     try:
         for read in readers(codec)[: 2 if codec == "jsonrpc" else 1]:
             seconds = _seconds(read, large)
-            if seconds > NOT_MEASURED:
-                assert seconds <= STEEP * _seconds(read, small)
+            tries = 1
+            while seconds > max(NOT_MEASURED, STEEP * _seconds(read, small)):
+                seconds = min(seconds, _seconds(read, large))
+                tries += 1
+                assert tries <= TRIES, f"{seconds} seconds"
     finally:
         gc.enable()

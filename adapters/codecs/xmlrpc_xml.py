@@ -1,8 +1,8 @@
 """Bytes -> a tree of XML elements without document type or entities, or a refusal; knows little of XML-RPC.
 
-Names are read as they are spelled: namespaces are not processed (each name would be given its whole URI, which makes
-megabytes of kilobytes), attributes are not kept. Comments and processing instructions are passed over. What a message
-costs is bounded by its bytes (tests/property/test_cost.py).
+Names are read as they are spelled: where a message declares namespaces they are not processed (each name would be given
+its whole URI, which makes megabytes of kilobytes). Attributes, comments and processing instructions are passed over.
+What a message costs is bounded by its bytes (tests/property/test_cost.py, docs/decisions/0003).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from encodings.aliases import aliases
 from typing import NoReturn
-from xml.etree.ElementTree import Element, TreeBuilder
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 from xml.parsers import expat
 
 from gateway.core.model import FaultCode, Limits
@@ -113,7 +113,9 @@ def tree(body: bytes, limits: Limits, charset: str = "") -> Element:
     crowded = len(body) >= limits.elements * _SHORTEST_VALUE
     if crowded and body.count(b"<") > (limits.elements + 1) * _MOST_MARKUP:
         raise Refused(FaultCode.TOO_LARGE, f"expected at most {limits.elements} values, got more markup than they need")
-    root = _Parser(encoding, len(body), limits.depth).parse(body)
+    root = _quickly(body, encoding) if len(body) <= _PIECE else None
+    if root is None:
+        root = _Parser(encoding, len(body), limits.depth).parse(body)
     if crowded and sum(1 for _ in root.iter("value")) > limits.elements:
         raise Refused(FaultCode.TOO_LARGE, f"expected at most {limits.elements} values, got more")
     return root
@@ -155,8 +157,22 @@ def _transcoded(body: bytes, codec: str, expected: str) -> bytes:
         raise Refused(FaultCode.PARSE_ERROR, f"expected {expected}") from None
 
 
+def _quickly(body: bytes, encoding: str) -> Element | None:
+    """A short message in which nothing can be declared, by a parser that runs no line of Python; None when it has to be
+    read with care. (It does process namespaces, of which there are none.)
+    """
+    if b"xmlns" in body or b"<!DOCTYPE" in body:
+        return None
+    parser = XMLParser(encoding=encoding)  # noqa: S314 - what that rule fears begins with a DOCTYPE
+    try:
+        parser.feed(body)
+        return parser.close()
+    except ParseError:  # also for <ex:nil/>, which some clients never declare
+        return None
+
+
 class _Parser:
-    """Reads one message. Its encoding is imposed, so that none can be declared that expat would ask others for."""
+    """Reads one message with care. Its encoding is imposed: none can be declared that expat would ask others for."""
 
     def __init__(self, encoding: str, size: int, depth: int) -> None:
         self._parser = expat.ParserCreate(encoding)
@@ -166,14 +182,12 @@ class _Parser:
         self._parser.StartDoctypeDeclHandler = self._refuse_doctype
         self._builder = TreeBuilder()
         self._start = self._builder.start
+        self._root: Element | None = None
         self._prefixes = {"ex"}  # some clients write <ex:nil/> and never declare what ex: is
         self._foreign = 0
-        self._parser.StartElementHandler = self._open
-        self._parser.EndElementHandler = self._end = self._builder.end
-        self._levels = _TAGS_AROUND + depth * _TAGS_OF_A_LEVEL
-        if size > _PIECE:  # in less there cannot be enough levels to cost much
-            self._parser.StartElementHandler = self._open_level
-            self._parser.EndElementHandler = self._close_level
+        self._most_levels = _TAGS_AROUND + depth * _TAGS_OF_A_LEVEL
+        self._parser.StartElementHandler = self._open_root
+        self._parser.EndElementHandler = self._builder.end
         self._parser.CharacterDataHandler = self._builder.data
 
     def parse(self, body: bytes) -> Element:
@@ -181,8 +195,7 @@ class _Parser:
         try:
             for at in range(0, len(body) - _PIECE, _PIECE):
                 self._parser.Parse(body[at : at + _PIECE], not _FINAL)
-                if at + _PIECE - self._parser.CurrentByteIndex > _LONGEST_TAG:
-                    raise self._refusal(FaultCode.TOO_LARGE, f"a tag or comment of more than {_LONGEST_TAG} bytes")
+                self._check(at + _PIECE)
             rest = len(body) % _PIECE or _PIECE
             self._parser.Parse(body[-rest:], _FINAL)
         except expat.ExpatError as error:
@@ -190,22 +203,24 @@ class _Parser:
             raise Refused(FaultCode.PARSE_ERROR, f"{what} ({_position(error.lineno, error.offset)})") from None
         return self._builder.close()
 
-    def _open(self, tag: str, attributes: list[str]) -> None:
+    def _check(self, given: int) -> None:
+        """After so many bytes: what is open now is the last element of the last one, and so on."""
+        if given - self._parser.CurrentByteIndex > _LONGEST_TAG:
+            raise self._refusal(FaultCode.TOO_LARGE, f"a tag or comment of more than {_LONGEST_TAG} bytes")
+        levels, element = 0, self._root
+        while element is not None and len(element):
+            levels, element = levels + 1, element[-1]
+        if levels > self._most_levels:
+            raise self._refusal(FaultCode.TOO_LARGE, "nested deeper than is allowed")
+
+    def _open_root(self, tag: str, attributes: list[str]) -> None:
+        self._root = self._open(tag, attributes)
+        self._parser.StartElementHandler = self._open
+
+    def _open(self, tag: str, attributes: list[str]) -> Element:
         if attributes:
             self._declare(attributes)
-        if tag not in _KNOWN:
-            tag = self._other(tag)
-        self._start(tag, _NONE)
-
-    def _open_level(self, tag: str, attributes: list[str]) -> None:
-        self._levels -= 1
-        if self._levels < 0:
-            raise self._refusal(FaultCode.TOO_LARGE, "nested deeper than is allowed")
-        self._open(tag, attributes)
-
-    def _close_level(self, tag: str) -> None:
-        self._levels += 1
-        self._end(tag)
+        return self._start(tag if tag in _KNOWN else self._other(tag), _NONE)
 
     def _declare(self, attributes: list[str]) -> None:
         """Where a prefix is declared is not remembered: from here on it stands for Apache's extensions."""

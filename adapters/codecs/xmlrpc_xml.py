@@ -201,6 +201,8 @@ class _Parser:
         except expat.ExpatError as error:
             what = PROBLEMS.get(error.code, "not well-formed XML")
             raise Refused(FaultCode.PARSE_ERROR, f"{what} ({_position(error.lineno, error.offset)})") from None
+        finally:  # else parser and handlers hold each other, and the tree, until Python looks for such circles
+            self._parser.StartElementHandler = self._parser.StartDoctypeDeclHandler = None
         return self._builder.close()
 
     def _check(self, given: int) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
+from xml.etree.ElementTree import Element
+
 import pytest
 
 from adapters.codecs.xmlrpc_xml import Refused, shown, tree
@@ -68,6 +72,22 @@ def test_elements_that_nobody_knows_are_kept_for_a_message_and_end_it_when_there
     with pytest.raises(Refused, match=r"more than 1000 others, such as <b> \(line 1, column 4000\)") as caught:
         tree(b"<a>" + b"<b/>" * 10_000 + b"</a>", LIMITS)
     assert caught.value.code is FaultCode.TOO_LARGE
+
+
+@pytest.mark.parametrize("end", [b"</a>", b"", b"<!DOCTYPE", b"<b/>" * 2000])
+def test_nothing_stays_of_a_message_once_it_is_read(end: bytes) -> None:
+    def elements() -> int:
+        return sum(isinstance(each, Element) for each in gc.get_objects())
+
+    gc.collect()
+    before = elements()
+    gc.disable()
+    try:
+        with suppress(Refused):
+            tree(b"<a>" + b"<value/>" * 5000 + end, LIMITS)
+        assert elements() == before
+    finally:
+        gc.enable()
 
 
 def test_what_is_open_all_at_once_is_bounded() -> None:

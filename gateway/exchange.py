@@ -31,6 +31,7 @@ from gateway.core.model import (
     Peer,
     RefusedCall,
     Reply,
+    charset_of,
 )
 from gateway.core.names import shown
 from gateway.core.policy import Plan
@@ -112,7 +113,7 @@ class Exchange(Endpoint):
         """Answer one message; never raises but for cancellation."""
         self._stir()
         try:
-            envelope = self.codec.decode(body)
+            envelope = self.codec.decode(body) if body.isascii() else self.codec.decode(body, carried.charset)
             known = {**self.known, "agent": carried.agent} if carried.headers else self.known
             asked = [self._asked(entry, peer, carried, known) for entry in envelope.entries]
             passable = [each for each in asked if not isinstance(each, RefusedCall)]
@@ -156,11 +157,11 @@ class Exchange(Endpoint):
     def _task_route(self, route: Route, prefix: str) -> Route:
         """The route of a form that returns a task: counted under its own name, and never taken for the call itself."""
         name = prefix + route.method
-        if name not in self._tasks:
-            self._tasks[name] = replace(
-                route, method=name, effect=Effect.WRITE, result=None, opens=None, aliases=(), task_of=route
-            )
-        return self._tasks[name]
+        task = self._tasks.get(name)
+        if task is None or task.task_of is not route:
+            task = replace(route, method=name, effect=Effect.WRITE, result=None, opens=None, aliases=(), task_of=route)
+            self._tasks[name] = task
+        return task
 
     def _may_ask(self, domid: int, route: Route | None, call: Call) -> bool:
         """Whether a domain may call this, as the mapping says it of the method or of the endpoint."""
@@ -347,7 +348,8 @@ class Exchange(Endpoint):
             code = FaultCode.PARSE_ERROR if envelope.batch else FaultCode.REMOTE  # of a batch it answers no call
             return [Fault(code, f"HTTP {answer.status}", name=str(answer.status))] * len(envelope.entries)
         try:
-            return self.client.decode_answers(encodings.content(answer, limit), envelope)
+            content = encodings.content(answer, limit)
+            return self.client.decode_answers(content, envelope, charset_of(answer.content_type))
         except encodings.InflatedTooLargeError:
             return None
         except encodings.EncodingError as error:

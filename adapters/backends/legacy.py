@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Literal, Self, TypeAlias
 
 from gateway.core import encodings, ports
-from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply
+from gateway.core.model import Answer, Call, Carried, Fault, FaultCode, Outcome, Reply, charset_of
 from gateway.core.ports import LineStatus, Wanted, always
 from gateway.core.route import Effect, Route
 from gateway.core.untyped import typed
@@ -192,7 +192,7 @@ async def _inflated(upstream: Upstream, answer: Answer) -> Answer | Fault:
 
 
 def _read(upstream: Upstream, route: Route, answer: Answer, call: Call) -> Outcome:
-    outcome = upstream.codec.decode_outcome(answer.body or b"")
+    outcome = upstream.codec.decode_outcome(answer.body or b"", charset_of(answer.content_type))
     if isinstance(outcome, Fault) and outcome.code in _ABOUT_THE_MESSAGE:
         return _unreadable(upstream, answer, outcome)
     outcome = upstream.dialect.unwrap_outcome(outcome, call)

@@ -1,16 +1,17 @@
 """Bytes -> a JSON value read strictly, or a refusal that names the place; knows no JSON-RPC.
 
 A fast library reads; what it would let pass (members twice, any depth, any number of values) is found from counts of
-bytes. Only for a text that is refused does a slow reader look again, for the place (docs/decisions/0002).
+bytes. Only for a text that is refused does a slow reader look again, for the place (docs/decisions/0002), and for what
+can still be used: what is wrong in one item of an array leaves the others as they are.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, NoReturn, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -22,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 
 _BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'"[]{}'))  # what to delete for them to remain
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
-_BETWEEN_BRACKETS = ord("\\")  # one above "[" and one below "]"
+_begins = re.compile(r"[^ \t\r\n,]").search  # an item of an array, or its end
 _WHITESPACE = b" \t\r\n"
 _SHORTEST_VALUE = 2  # bytes of a value and what parts it from the next, but for the last one
 
@@ -35,8 +36,19 @@ class Refused(Exception):  # noqa: N818 - no error of ours: it carries a fault u
         self.code = code
 
 
-def read(body: bytes, limits: Limits) -> Any:
-    """Read one JSON text (RFC 8259) within `limits`; integers are exact. Raises Refused and nothing else."""
+class Damaged(Refused):
+    """The text is JSON, but holds values that cannot be taken: in `value` an Odd stands for each of these."""
+
+    def __init__(self, value: Any, code: FaultCode, message: str) -> None:
+        super().__init__(code, message)
+        self.value = value
+
+
+def read(body: bytes, limits: Limits, *, last_wins: bool = False) -> Any:
+    """Read one JSON text (RFC 8259) within `limits`; integers are exact. Raises Refused and nothing else.
+
+    `last_wins`: of a member that is there twice the last one counts, as it does for most readers.
+    """
     if len(body) > limits.body:
         raise Refused(FaultCode.TOO_LARGE, f"expected at most {limits.body} bytes, got {len(body)}")
     brackets = body.count(b"[") + body.count(b"{")
@@ -47,10 +59,12 @@ def read(body: bytes, limits: Limits) -> Any:
     try:
         value = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        _explain(body)
-    if not _members_are_unique(body, value):
-        _look_closely(body)
-    return value
+        _look_closely(body, _SLOW_LAST if last_wins else _SLOW)
+        raise Refused(FaultCode.PARSE_ERROR, "expected JSON with numbers of reasonable length") from None
+    if last_wins or _members_are_unique(body, value):
+        return value
+    del value  # it is read once more, and may be large
+    return _look_closely(body, _SLOW)
 
 
 def raw_items(body: bytes) -> list[bytes]:
@@ -67,11 +81,15 @@ def raw_member(body: bytes, name: str) -> bytes:
 
 
 def _check_depth(body: bytes, limit: int) -> None:
-    """How many brackets are open after each one, when all else is deleted."""
+    """How many brackets are inside each other, when all else is deleted."""
     brackets = _without_escapes(body).translate(_ONE_KIND, _BRACKETS_AND_QUOTES).replace(b'""', b"")
     if b'"' in brackets:
         brackets = _outside_strings(brackets, b"")
-    if max(accumulate(map(_BETWEEN_BRACKETS.__sub__, brackets)), default=0) > limit:
+    for _ in range(limit):  # each time the innermost ones go
+        before, brackets = brackets, brackets.replace(b"[]", b"")
+        if len(before) == len(brackets):
+            break
+    if b"[]" in brackets or brackets.count(b"[") > limit:
         raise Refused(FaultCode.TOO_LARGE, f"expected at most {limit} nested arrays and objects, got more")
 
 
@@ -97,7 +115,7 @@ def _members_are_unique(body: bytes, value: Any) -> bool:
 
     But for colons that the body writes as \u003a; where there may be such ones, the answer is no.
     """
-    if b"\\" in body and b"\\u00" in body:
+    if b"\\u003" in body and (b"\\u003a" in body or b"\\u003A" in body):
         return False
     return _encode(value).count(b":") == body.count(b":")
 
@@ -109,36 +127,56 @@ _Place: TypeAlias = "tuple[_Place, str | int] | None"  # of a value: that of its
 
 
 @dataclass(frozen=True, slots=True)
-class _Odd:
-    """Stands in a value where something is that JSON or its reader cannot have."""
+class Odd:
+    """Stands in a value where something is that JSON or its reader cannot have. `members`: of an object, the others."""
 
     code: FaultCode
     what: str
     member: str | None = None
+    members: dict[str, Any] = field(default_factory=dict)
 
 
-_WORTH_A_LOOK = (list, dict, str, _Odd)
+_WORTH_A_LOOK = (list, dict, str, Odd)
 
 
-def _explain(body: bytes) -> NoReturn:
-    """Say why the fast reader could not read this."""
-    _look_closely(body)
-    raise Refused(FaultCode.PARSE_ERROR, "expected JSON with numbers of reasonable length")
+def first_odd(value: Any) -> Refused | None:
+    """What is wrong in a value of Damaged, and where; None when nothing is."""
+    for place, odd in _oddities(value):
+        steps = _steps(place if odd.member is None else (place, odd.member))
+        return Refused(odd.code, f"{render(steps)}: {odd.what}")
+    return None
 
 
-def _look_closely(body: bytes) -> None:
-    """Read with care for places; returns when there is nothing to refuse."""
+def _look_closely(body: bytes, decoder: json.JSONDecoder) -> Any:
+    """Read with care for places; returns the value when there is nothing to refuse."""
     text = _utf8(body)
     try:
-        value = _SLOW.decode(text)
+        value = decoder.decode(text)
     except json.JSONDecodeError as error:
         what = f"expected JSON, it ends or goes wrong at character {error.pos} of {len(text)}"
         raise Refused(FaultCode.PARSE_ERROR, what) from None
     except RecursionError:
         raise Refused(FaultCode.TOO_LARGE, "nested deeper than can be read") from None
-    for place, odd in _oddities(value):
-        steps = _steps(place if odd.member is None else (place, odd.member))
-        raise Refused(odd.code, f"{render(steps)}: {odd.what}")
+    refused = first_odd(value)
+    if refused is None:
+        return value
+    raise refused if refused.code is FaultCode.PARSE_ERROR else Damaged(value, refused.code, str(refused))
+
+
+def damaged_items(body: bytes) -> list[bytes]:
+    """The text of each item of an array that is Damaged."""
+    text = body.decode()
+    items: list[bytes] = []
+    at = text.index("[") + 1
+    while (begins := _begins(text, at)) is not None and begins[0] != "]":
+        _, at = _SLOW.raw_decode(text, begins.start())
+        items.append(text[begins.start() : at].encode())
+    return items
+
+
+def number_as_written(body: bytes, name: str) -> bytes:
+    """The text of a member of a Damaged object that is a number with a point or an exponent."""
+    return str(json.loads(body, parse_float=str, parse_int=len)[name]).encode()
 
 
 def _utf8(body: bytes) -> str:
@@ -152,18 +190,34 @@ def _utf8(body: bytes) -> str:
     return text
 
 
-def _oddities(root: Any) -> Iterator[tuple[_Place, _Odd]]:
-    todo: list[tuple[_Place, Any]] = [(None, root)]
-    while todo:
-        place, value = todo.pop()
-        if isinstance(value, _Odd):
-            yield place, value
-        elif isinstance(value, str):
-            if not _is_unicode(value):
-                yield place, _Odd(FaultCode.INVALID_REQUEST, "expected Unicode text, got half of a surrogate pair")
-        elif isinstance(value, list | dict):
-            items = enumerate(value) if isinstance(value, list) else value.items()
-            todo += [((place, step), item) for step, item in items if type(item) in _WORTH_A_LOOK][::-1]
+def _oddities(root: Any) -> Iterator[tuple[_Place, Odd]]:
+    if type(root) in _WORTH_A_LOOK:
+        yield from _odd_within(None, root)
+    open_: list[tuple[_Place, Iterator[tuple[str | int, Any]]]] = [(None, _inside(root))]
+    while open_:
+        place, items = open_[-1]
+        for step, item in items:
+            kind = type(item)
+            if kind not in _WORTH_A_LOOK or not item:
+                continue
+            if kind is list or kind is dict:
+                open_.append(((place, step), _inside(item)))
+                break
+            yield from _odd_within((place, step), item)
+        else:
+            open_.pop()
+
+
+def _inside(value: Any) -> Iterator[tuple[str | int, Any]]:
+    kind = type(value)
+    return iter(value.items()) if kind is dict else enumerate(value) if kind is list else iter(())
+
+
+def _odd_within(place: _Place, value: Any) -> Iterator[tuple[_Place, Odd]]:
+    if type(value) is Odd:
+        yield place, value
+    elif type(value) is str and not _is_unicode(value):
+        yield place, Odd(FaultCode.INVALID_REQUEST, "expected Unicode text, got half of a surrogate pair")
 
 
 def _steps(place: _Place) -> list[str | int]:
@@ -174,35 +228,50 @@ def _steps(place: _Place) -> list[str | int]:
     return steps[::-1]
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Odd:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Odd:
     members: dict[str, Any] = {}
+    twice: str | None = None
     for name, value in pairs:
-        if name in members:
-            return _Odd(FaultCode.INVALID_REQUEST, "expected one member of this name, got two", name)
+        if name in members and twice is None:
+            twice = name
+        members[name] = value
+    if twice is not None:
+        members.pop(twice)
+        return Odd(FaultCode.INVALID_REQUEST, "expected one member of this name, got two", twice, members)
+    return _with_unicode_names(members)
+
+
+def _with_unicode_names(members: dict[str, Any]) -> dict[str, Any] | Odd:
+    for name in members:
         if not _is_unicode(name):
             what = "expected Unicode text as a member's name, got half of a surrogate pair"
-            return _Odd(FaultCode.INVALID_REQUEST, what, name)
-        members[name] = value
+            return Odd(FaultCode.INVALID_REQUEST, what, name, members)
     return members
 
 
-def _integer(text: str) -> int | _Odd:
+def _last_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Odd:
+    return _with_unicode_names(dict(pairs))
+
+
+def _integer(text: str) -> int | Odd:
     try:
         return int(text)
     except ValueError:  # longer than Python converts, for that takes time with the square of the length
-        return _Odd(FaultCode.TOO_LARGE, f"expected an integer of reasonable length, got {len(text)} digits")
+        return Odd(FaultCode.TOO_LARGE, f"expected an integer of reasonable length, got {len(text)} digits")
 
 
-def _number(text: str) -> float | _Odd:
+def _number(text: str) -> float | Odd:
     number = float(text)
-    return number if number - number == 0 else _Odd(FaultCode.INVALID_REQUEST, "expected a number within 1.8e308")
+    return number if number - number == 0 else Odd(FaultCode.INVALID_REQUEST, "expected a number within 1.8e308")
 
 
-def _constant(text: str) -> _Odd:
-    return _Odd(FaultCode.PARSE_ERROR, f"expected JSON, got {text}")
+def _constant(text: str) -> Odd:
+    return Odd(FaultCode.PARSE_ERROR, f"expected JSON, got {text}")
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -210,4 +279,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-_SLOW = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_number, parse_constant=_constant)
+_SLOW, _SLOW_LAST = (
+    json.JSONDecoder(object_pairs_hook=members, parse_int=_integer, parse_float=_number, parse_constant=_constant)
+    for members in (_object, _last_object)
+)

@@ -10,7 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from adapters.codecs import jsonrpc1
-from adapters.codecs.json_reader import Refused, raw_items, raw_member, read
+from adapters.codecs.json_reader import (
+    Damaged,
+    Odd,
+    Refused,
+    damaged_items,
+    first_odd,
+    number_as_written,
+    raw_items,
+    raw_member,
+    read,
+)
 from adapters.codecs.json_writer import WRITERS, LongIntegers, visible, write
 from gateway.core import ports
 from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
@@ -74,10 +84,12 @@ class Codec(ports.Codec):
         self._one = one
         self._write = WRITERS[long_integers]
 
-    def decode(self, body: bytes) -> Envelope:
-        """Read a request, a notification or a batch, of either version."""
+    def decode(self, body: bytes, charset: str = "") -> Envelope:  # noqa: ARG002 - JSON is UTF-8 (RFC 8259, section 8.1)
+        """Read a request, a notification or a batch, of either version; one that is damaged costs no other."""
         try:
             message = read(body, self._limits)
+        except Damaged as damaged:
+            return self._salvaged(damaged.value, body)
         except Refused as refused:
             return Envelope((Fault(refused.code, str(refused)),))
         if type(message) is list:
@@ -108,21 +120,24 @@ class Codec(ports.Codec):
             return (jsonrpc1.NOTIFICATION if call.oneway else jsonrpc1.CALL) % (method, params)
         return (_NOTIFICATION if call.oneway else _CALL) % (method, params)
 
-    def decode_outcome(self, body: bytes) -> Outcome:
-        """Read a response of either version, whatever its id; one that makes no sense is a PARSE_ERROR."""
+    def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:  # noqa: ARG002 - see decode
+        """Read a response of either version, whatever its id; one that makes no sense is a PARSE_ERROR.
+
+        Of a member that is there twice the last one counts.
+        """
         try:
-            message = read(body, self._limits)
+            message = read(body, self._limits, last_wins=True)
         except Refused as refused:
             code = FaultCode.TOO_LARGE if refused.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
             return Fault(code, str(refused))
         outcome = _read_response(message) if type(message) is dict and "id" in message else None
         return outcome or Fault(FaultCode.PARSE_ERROR, "expected a response with an id and either result or error")
 
-    def decode_answers(self, body: bytes, envelope: Envelope) -> Sequence[Outcome]:
+    def decode_answers(self, body: bytes, envelope: Envelope, charset: str = "") -> Sequence[Outcome]:
         """Read the answer to a message; those to a batch may stand in any order (section 6)."""
         tags: Sequence[_Tag] = envelope.tags if isinstance(envelope.tags, tuple) else (_Tag(_NULL),)
         if not envelope.batch:
-            return [self.decode_outcome(body) if tags[0].id is not None else Reply()]
+            return [self.decode_outcome(body, charset) if tags[0].id is not None else Reply()]
         try:
             answers = self._answers(body)
         except Refused as refused:
@@ -133,7 +148,7 @@ class Codec(ports.Codec):
     def _answers(self, body: bytes) -> dict[bytes, Iterator[Outcome]]:
         """The responses of a batch by their ids; several with one id in their order."""
         found: dict[bytes, list[Outcome]] = {}
-        messages = read(body, self._limits) if body else []
+        messages = read(body, self._limits, last_wins=True) if body else []
         if type(messages) is not list:
             raise Refused(FaultCode.PARSE_ERROR, "expected the responses of a batch in an array")
         for message, raw in zip(messages, raw_items(body) if messages else (), strict=True):
@@ -142,6 +157,17 @@ class Codec(ports.Codec):
                 found.setdefault(_id(message, raw) or _NULL, []).append(outcome)
         return {key: iter(outcomes) for key, outcomes in found.items()}
 
+    def _salvaged(self, message: Any, body: bytes) -> Envelope:
+        """A message of which a part cannot be taken: a request in which nothing is wrong is one like any other."""
+        if type(message) is not list:
+            entry, tag = _salvaged_entry(message, body)
+            return Envelope((entry,), (tag,))
+        if len(message) > self._limits.batch:
+            return self._batch(message, body)
+        bodies = damaged_items(body) if any(map(_has_exact_id, message)) else [b""] * len(message)
+        entries = [_salvaged_entry(each, raw, batch=True) for each, raw in zip(message, bodies, strict=True)]
+        return Envelope(tuple(entry for entry, _ in entries), tuple(tag for _, tag in entries), batch=True)
+
     def _batch(self, messages: list[Any], body: bytes) -> Envelope:
         """Section 6: an answer for each request, but one alone for a batch that is none."""
         if not messages:
@@ -149,8 +175,7 @@ class Codec(ports.Codec):
         if len(messages) > self._limits.batch:
             what = f"$: expected at most {self._limits.batch} requests in a batch, got {len(messages)}"
             return Envelope((Fault(FaultCode.TOO_LARGE, what),))
-        exact = any(type(message) is dict and type(message.get("id")) is float for message in messages)
-        bodies = raw_items(body) if exact else [b""] * len(messages)
+        bodies = raw_items(body) if any(map(_has_exact_id, messages)) else [b""] * len(messages)
         read_all = [_read(message, raw, batch=True) for message, raw in zip(messages, bodies, strict=True)]
         return Envelope(tuple(entry for entry, _ in read_all), tuple(tag for _, tag in read_all), batch=True)
 
@@ -186,6 +211,32 @@ def _read(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
     call = jsonrpc1.read_call(message)
     oneway = isinstance(call, Call) and call.oneway
     return call, _Tag(None if oneway else _any_id(message, body), one=True)
+
+
+def _salvaged_entry(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
+    """The id is that of the request, if it is not what is damaged. One that may want no answer is answered too."""
+    refused = first_odd(message)
+    if refused is None:
+        return _read(message, body, batch=batch)
+    fault = Fault(refused.code, str(refused))
+    members = _members(message)
+    if members is None:
+        return fault, _Tag()
+    one = not batch and "jsonrpc" not in members and getattr(message, "member", "") != "jsonrpc"
+    if first_odd(members.get("id")) is not None:
+        return fault, _Tag(one=one)
+    found = number_as_written(body, "id") if _has_exact_id(message) else _id({"id": members.get("id")}, b"")
+    return fault, _Tag(found or _NULL, one=one)
+
+
+def _members(message: Any) -> dict[str, Any] | None:
+    members = message.members if type(message) is Odd else message
+    return members if type(members) is dict else None
+
+
+def _has_exact_id(message: Any) -> bool:
+    """Whether the id is a number whose text, that of its request, is to be looked up."""
+    return type((_members(message) or {}).get("id")) is float
 
 
 def _read_call(message: dict[str, Any], body: bytes) -> _Entry:

@@ -49,6 +49,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
 _MISSING = re.compile(r"\$\.params\.([A-Za-z0-9_]+): expected a parameter of this name, got nothing").fullmatch
 
 _LIMITS = Limits()
+_BYTES_OF_A_LEVEL = 8  # at least, in what anybody writes: `2:a/,1:b,` (a level costs some hundred when it is read)
+_SPARE = 8192  # bytes
 
 Pair: TypeAlias = tuple[str, bytes]
 Place: TypeAlias = tuple[str | int, ...]
@@ -72,7 +74,7 @@ class Codec(ports.Codec):
     def __init__(self, limits: Limits = _LIMITS) -> None:
         self._limits = limits
 
-    def decode(self, body: bytes) -> Envelope:
+    def decode(self, body: bytes, charset: str = "") -> Envelope:  # noqa: ARG002 - UTF-8, always
         """Read the nodes of one request."""
         try:
             method, *items = self._items(body) or [b""]
@@ -106,7 +108,7 @@ class Codec(ports.Codec):
         except (MarshalError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
-    def decode_outcome(self, body: bytes) -> Outcome:
+    def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:  # noqa: ARG002 - UTF-8, always
         """Read the nodes of an answer; junk is a PARSE_ERROR. All that comes back is text, and what holds it."""
         try:
             tree = self._tree(self._items(body))
@@ -124,7 +126,8 @@ class Codec(ports.Codec):
             items = unpack(body)
         except ValueError as error:
             raise _Refused(FaultCode.PARSE_ERROR, str(error)) from None
-        if len(items) // 2 > self._limits.elements:
+        levels = len(items) // 2 + sum(item.count(b"/") for item in items[-2::-2])  # of paths, and a node is one
+        if levels > self._limits.elements or levels * _BYTES_OF_A_LEVEL > len(body) + _SPARE:
             raise _Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.elements} nodes")
         return items
 

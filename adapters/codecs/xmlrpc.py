@@ -55,6 +55,7 @@ _ITEM = b"<value><array><data>%b</data></array></value>"
 _CALL = b'<?xml version="1.0"?><methodCall><methodName>%b</methodName><params>%b</params></methodCall>'
 _PARAM = b"<param>%b</param>"
 
+_ITEM_MEMBERS = ("methodName", "params")
 _LIMITS = Limits()
 
 
@@ -67,10 +68,10 @@ class Codec(ports.Codec):
     def __init__(self, limits: Limits = _LIMITS) -> None:
         self._limits = limits
 
-    def decode(self, body: bytes) -> Envelope:
+    def decode(self, body: bytes, charset: str = "") -> Envelope:
         """Read a <methodCall>; a system.multicall is a batch."""
         try:
-            return self._envelope(tree(body, self._limits))
+            return self._envelope(tree(body, self._limits, charset))
         except Refused as refused:
             return Envelope((Fault(refused.code, str(refused)),))
         except RecursionError:
@@ -91,19 +92,19 @@ class Codec(ports.Codec):
             raise ValueError(str(unwritable)) from None
         return _CALL % (escape(name).encode(), b"".join([_PARAM % param for param in params]))
 
-    def decode_outcome(self, body: bytes) -> Outcome:
-        """Read a <methodResponse>; one that makes no sense is a PARSE_ERROR."""
+    def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:
+        """Read a <methodResponse>; one that makes no sense is a PARSE_ERROR. A member twice: the last one counts."""
         try:
-            return self._outcome(tree(body, self._limits))
+            return self._outcome(tree(body, self._limits, charset))
         except Refused as refused:
             code = FaultCode.TOO_LARGE if refused.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
             return Fault(code, str(refused))
         except RecursionError:
             return Fault(FaultCode.TOO_LARGE, "nested deeper than can be read")
 
-    def decode_answers(self, body: bytes, envelope: Envelope) -> Sequence[Outcome]:
+    def decode_answers(self, body: bytes, envelope: Envelope, charset: str = "") -> Sequence[Outcome]:
         """Read the answer to a message; that to a system.multicall has an item for each call."""
-        outcome = self.decode_outcome(body)
+        outcome = self.decode_outcome(body, charset)
         if not envelope.batch:
             return [outcome]
         items = outcome.value if isinstance(outcome, Reply) else outcome
@@ -143,7 +144,9 @@ class Codec(ports.Codec):
             refused.steps.append(f"$.params[0][{at}]")
             return Fault(refused.code, str(refused))
 
-    def _item_params(self, element: Element) -> tuple[Value, ...]:
+    def _item_params(self, element: Element | None) -> tuple[Value, ...]:
+        if element is None:
+            return ()
         try:
             params = value(element, self._limits.depth - 2)  # they stand in a struct in an array
             if not isinstance(params, list):
@@ -165,7 +168,7 @@ class Codec(ports.Codec):
     def _result(self, parent: Element) -> Value:
         element = only_child(parent, "value")
         try:
-            return value(element, self._limits.depth)
+            return value(element, self._limits.depth, last_wins=True)
         except Refused as refused:
             refused.steps.append("$")
             raise
@@ -209,17 +212,19 @@ def _multicall_items(params: Sequence[Element]) -> Element:
         raise
 
 
-def _item_frame(item: Element) -> tuple[str, Element]:
-    """The method and the <value> of the parameters of {methodName, params}."""
-    members = [name_and_value(member) for member in repeated(only_child(item, "struct"), "member")]
-    names = sorted(name for name, _ in members)
-    if names != ["methodName", "params"]:
-        raise bad(f"expected the members methodName and params, got {shown(', '.join(names))}")
-    found = dict(members)
+def _item_frame(item: Element) -> tuple[str, Element | None]:
+    """The method and the <value> of the parameters of {methodName, params}; what else is there is nobody's."""
+    found: dict[str, Element] = {}
+    for name, content in map(name_and_value, repeated(only_child(item, "struct"), "member")):
+        if name in found and name in _ITEM_MEMBERS:
+            raise bad(f"expected the member {name} once")
+        found[name] = content
+    if "methodName" not in found:
+        raise bad(f"expected the members methodName and params, got {shown(', '.join(sorted(found)))}")
     method = _checked_method(value(found["methodName"], 0))
     if method == MULTICALL:
         raise bad(f"{MULTICALL} cannot stand in itself", ".methodName")
-    return method, found["params"]
+    return method, found.get("params")
 
 
 def _response(outcome: Outcome) -> bytes:
@@ -285,15 +290,17 @@ def _argument(argument: Value) -> str:
 
 
 def _read_fault(struct: Value) -> Fault:
-    """A number that is not ours is the name of a REMOTE fault."""
-    if not isinstance(struct, dict) or struct.keys() != {"faultCode", "faultString"}:
+    """A number that is not ours, or a text in its place, is the name of a REMOTE fault; other members do no harm."""
+    if not isinstance(struct, dict) or "faultString" not in struct:
         raise bad("expected a fault to be a struct of faultCode and faultString")
-    number, text = struct["faultCode"], struct["faultString"]
-    if type(number) is not int or not isinstance(text, str):
-        raise bad("expected faultCode to be an integer and faultString to be a string")
+    number, text = struct.get("faultCode"), _argument(struct["faultString"])
+    if isinstance(number, str) and _NUMBER(number):
+        number = int(number)
+    if type(number) is not int:
+        return Fault(FaultCode.REMOTE, text, name="" if number is None else _argument(number))
     code = FROM_FAULT_CODE.get(number)
     if code is None:
-        return Fault(FaultCode.REMOTE, text, name=str(number))
+        return Fault(FaultCode.REMOTE, text, name=_argument(number))
     if code not in NAMED:
         return Fault(code, text)
     name, message = _split(text)

@@ -1,8 +1,9 @@
 """The elements of an XML-RPC value -> a neutral value, or a refusal that names the place; knows no calls and no bytes.
 
-The types of http://xmlrpc.com/spec.md; besides these i8 and nil, both also in the Apache namespace. In a string all
+The types of http://xmlrpc.com/spec.md and those of Apache's extensions, with their prefix or without. In a string all
 white space is kept. Around a number, boolean or date it is passed over: the specification permits none there, but
-servers such as Python's own do. A date keeps its fraction of a second and its zone, or that it has none.
+servers such as Python's own do. How many bits an integer may have is for its D-Bus type to say, whatever its element.
+A date keeps its zone, or that it has none, and its fraction of a second, cut after six digits.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ import binascii
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from math import isfinite
 from xml.etree.ElementTree import Element
 
-from adapters.codecs.xmlrpc_xml import Refused, short, shown
+from adapters.codecs.xmlrpc_xml import EX, Refused, short, shown
 from gateway.core.model import FaultCode, Value
 
-APACHE = "{http://ws.apache.org/xmlrpc/namespaces/extensions}"
 SPACE = " \t\r\n"  # XML 1.0, section 2.3; str.strip() alone takes many more
+_SPACE_BYTES = SPACE.encode()
 BLANK = frozenset({None, "", "\n"})  # what mostly stands between elements; other white space takes the long way
 
 _INTEGER = re.compile(r"([+-]?)([0-9]+)").fullmatch
 # The digits are matched possessively (++): no text can make the search start over again and again.
 _DOUBLE = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?").fullmatch
-# Old servers write 20260131T09:05:00Z; with dashes, another zone, none, or a fraction it is read as well.
+_MOST_DIGITS = 1000  # of an integer; the time that int() takes grows with their square
+_FRACTION = 6  # digits
+# Old servers write 20260131T09:05:00Z; with dashes, without colons, with another zone, none, or a fraction it is read
+# as well.
 _DATE = re.compile(
     r"([0-9]{4})(?:([0-9]{2})([0-9]{2})|-([0-9]{2})-([0-9]{2}))"
-    r"T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?(Z|[+-][0-9]{2}:?[0-9]{2})?"
+    r"[Tt ]([0-9]{2})(?:([0-9]{2})([0-9]{2})|:([0-9]{2}):([0-9]{2}))"
+    r"(?:[.,]([0-9]++))?([Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)?"
 ).fullmatch
 
 
@@ -88,8 +94,11 @@ def text_of(element: Element) -> str:
     return element.text or ""
 
 
-def value(element: Element, room: int) -> Value:
-    """Read a <value> whose structs and arrays nest at most `room` deep. Raises Refused."""
+def value(element: Element, room: int, *, last_wins: bool = False) -> Value:
+    """Read a <value> whose structs and arrays nest at most `room` deep. Raises Refused.
+
+    `last_wins`: of a member that is there twice the last one counts, as in the readers that old servers' clients have.
+    """
     if not len(element):
         return element.text or ""  # without a type it is a string
     kind = element[0]
@@ -103,34 +112,34 @@ def value(element: Element, room: int) -> Value:
         raise bad(f"expected a type of XML-RPC, got <{short(kind.tag)}>")
     if room <= 0:
         raise Refused(FaultCode.TOO_LARGE, "nested deeper than is allowed")
-    return container(kind, room - 1)
+    return container(kind, room - 1, last_wins)
 
 
 def items_of(array: Element) -> Element:
-    """The <data> of an <array>, which holds <value>s and nothing else. Raises Refused."""
-    return repeated(only_child(array, "data"), "value")
+    """The <data> of an <array>, which holds <value>s and nothing else; <array/> is an empty one. Raises Refused."""
+    return repeated(only_child(array, "data") if len(array) else array, "value")
 
 
-def _array(element: Element, room: int) -> Value:
+def _array(element: Element, room: int, last_wins: bool) -> Value:  # noqa: FBT001 - a reader of CONTAINERS
     items: list[Value] = []
     data = items_of(element)
     try:
         for item in data:
-            items.append(value(item, room))  # noqa: PERF401 - how many there are is the place of the bad one
+            items.append(value(item, room, last_wins=last_wins))  # noqa: PERF401 - how many there are is the place of the bad one
     except Refused as refused:
         refused.steps.append(f"[{len(items)}]")
         raise
     return items
 
 
-def _struct(element: Element, room: int) -> Value:
+def _struct(element: Element, room: int, last_wins: bool) -> Value:  # noqa: FBT001 - a reader of CONTAINERS
     members: dict[str, Value] = {}
     for member in repeated(element, "member"):
         name, content = name_and_value(member)
-        if name in members:
+        if name in members and not last_wins:
             raise bad(f"expected each member once, got {shown(name)} twice")
         try:
-            members[name] = value(content, room)
+            members[name] = value(content, room, last_wins=last_wins)
         except Refused as refused:
             refused.steps.append(f".{short(name)}")
             raise
@@ -145,24 +154,18 @@ def name_and_value(member: Element) -> tuple[str, Element]:
     return text_of(name), content
 
 
-def _integer(bits: int) -> Callable[[str], int]:
-    """The reader of integers of so many bits: an optional sign and decimal digits."""
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-
-    def read(text: str) -> int:
-        if len(text) < 10 and text.isascii() and text.isdecimal():
-            return int(text)
-        match = _INTEGER(text.strip(SPACE))
-        if match is None:
-            raise bad(f"expected an integer in digits, got {shown(text)}")
-        sign, digits = match.groups()
-        digits = digits.lstrip("0") or "0"
-        number = int(sign + digits) if len(digits) < 20 else None  # int() of a long text takes long
-        if number is None or not low <= number <= high:
-            raise bad(f"expected an integer of {bits} bits, got {short(sign + digits)}")
-        return number
-
-    return read
+def _integer(text: str) -> int:
+    """An optional sign and decimal digits."""
+    if len(text) < 10 and text.isascii() and text.isdecimal():
+        return int(text)
+    match = _INTEGER(text.strip(SPACE))
+    if match is None:
+        raise bad(f"expected an integer in digits, got {shown(text)}")
+    sign, digits = match.groups()
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > _MOST_DIGITS:
+        raise bad(f"expected an integer of at most {_MOST_DIGITS} digits, got {len(digits)}")
+    return int(sign + digits)
 
 
 def _boolean(text: str) -> bool:
@@ -183,39 +186,44 @@ def _double(text: str) -> float:
     return read
 
 
+def _decimal(text: str) -> int | float:
+    """A bigdecimal: an integer, or the double that says the same number in its shortest digits."""
+    number = text.strip(SPACE)
+    if _INTEGER(number):
+        return _integer(number)
+    read = _double(number)
+    if len(number) > _MOST_DIGITS or Decimal(repr(read)) != Decimal(number):
+        raise bad(f"expected a number that a double holds, got {shown(number)}")
+    return read
+
+
 def _date(text: str) -> datetime:
     match = _DATE(text.strip(SPACE))
     if match is None:
         raise bad(f"expected a date such as 20260131T09:05:00Z, got {shown(text)}")
-    year, month, day, dashed_month, dashed_day, hour, minute, second, fraction, zone = match.groups()
+    *numbers, fraction, zone = match.groups()
+    year, month, day, hour, minute, second = (int(number) for number in numbers if number is not None)
     try:
-        return datetime(
-            int(year),
-            int(month or dashed_month),
-            int(day or dashed_day),
-            int(hour),
-            int(minute),
-            int(second),
-            int((fraction or "").ljust(6, "0")),
-            _zone(zone),
-        )
+        microsecond = int((fraction or "")[:_FRACTION].ljust(_FRACTION, "0"))
+        return datetime(year, month, day, hour, minute, second, microsecond, _zone(zone))
     except ValueError:  # the 31st of June, an offset of 24 hours
         raise bad(f"expected a date that exists, got {shown(text)}") from None
 
 
 def _zone(text: str | None) -> timezone | None:
     """Raises ValueError for an offset of a day or more."""
-    if text is None or text == "Z":
+    if text is None or text in "Zz":
         return UTC if text else None
-    if int(text[-2:]) > 59:
+    hours, minutes = int(text[1:3]), int(text[3:].removeprefix(":") or 0)
+    if minutes > 59:
         raise ValueError(text)
-    offset = timedelta(hours=int(text[1:3]), minutes=int(text[-2:]))
+    offset = timedelta(hours=hours, minutes=minutes)
     return timezone(-offset if text[0] == "-" else offset)
 
 
 def _base64(text: str) -> bytes:
     try:
-        return binascii.a2b_base64(b"".join(text.encode("ascii").split()), strict_mode=True)
+        return binascii.a2b_base64(text.encode("ascii").translate(None, _SPACE_BYTES), strict_mode=True)
     except ValueError:  # binascii.Error and UnicodeEncodeError are kinds of it
         raise bad(f"expected base64, got {shown(text)}") from None
 
@@ -227,20 +235,24 @@ def _nil(text: str) -> None:
 
 BOOLEANS: Mapping[str, bool] = {"0": False, "1": True}
 
+_EXTENSIONS: Mapping[str, Callable[[str], Value]] = {
+    **dict.fromkeys(["i1", "i2", "i8", "biginteger"], _integer),
+    "float": _double,
+    "bigdecimal": _decimal,
+    "dateTime": _date,
+    "nil": _nil,
+}
+
 SCALARS: dict[str, Callable[[str], Value]] = {
     "string": str,
-    "int": _integer(32),
-    "i4": _integer(32),
-    "i8": _integer(64),
+    "int": _integer,
+    "i4": _integer,
     "boolean": _boolean,
     "double": _double,
     "dateTime.iso8601": _date,
     "base64": _base64,
-    "nil": _nil,
-    f"{APACHE}nil": _nil,
-    f"{APACHE}i8": _integer(64),
-    "ex:nil": _nil,  # never declared by some clients
-    "ex:i8": _integer(64),
+    **_EXTENSIONS,
+    **{EX + kind: read for kind, read in _EXTENSIONS.items()},
 }
 
-CONTAINERS: dict[str, Callable[[Element, int], Value]] = {"array": _array, "struct": _struct}
+CONTAINERS: dict[str, Callable[[Element, int, bool], Value]] = {"array": _array, "struct": _struct}

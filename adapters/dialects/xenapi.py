@@ -1,7 +1,8 @@
 """XenAPI's convention: results in a Status struct, errors as lists of texts; knows no bytes, sessions or records.
 
-Over XML-RPC an outcome is {Status, Value} or {Status, ErrorDescription} and each integer decimal text; over JSON-RPC it
-is the result or error itself. A method without a result returns the empty text. The session stays the first parameter.
+Over XML-RPC an outcome is {Status, Value} or {Status, ErrorDescription}, each integer is decimal text, and characters
+that XML cannot carry are left out, as xapi leaves them out; over JSON-RPC it is the result or error itself. A method
+without a result returns the empty text. The session stays the first parameter.
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ class Dialect(ports.Dialect):
         """Put an outcome in XenAPI's terms."""
         if isinstance(outcome, Fault):
             error = ERROR_CODES[outcome.code](outcome, call)
-            return status.failure([*error]) if self._status else _fault(error)
+            return status.failure([*error], status.carriable) if self._status else _fault(error)
         if self._status:
-            return outcome if call.method in BARE else status.success(_nothing_as_text(outcome.value))
+            return outcome if call.method in BARE else status.success(_nothing_as_text(outcome.value), status.carriable)
         return Reply("") if outcome.value is None else outcome
 
     def wrap_call(self, call: Call) -> Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -131,11 +132,28 @@ class Carried:
     @property
     def agent(self) -> str:
         """What the client's program calls itself (RFC 9110 section 10.1.5); empty when it does not say."""
-        found = (text for name, text in self.headers if len(name) == len(_AGENT) and name.lower() == _AGENT)
+        return self._header(_AGENT)
+
+    @property
+    def charset(self) -> str:
+        """What its Content-Type says of the encoding of the body (RFC 9110 section 8.3.2); empty when it does not."""
+        return charset_of(self._header(_CONTENT_TYPE))
+
+    def _header(self, wanted: bytes) -> str:
+        found = (text for name, text in self.headers if len(name) == len(wanted) and name.lower() == wanted)
         return next(found, b"").decode("latin-1")
 
 
 _AGENT = b"user-agent"
+_CONTENT_TYPE = b"content-type"
+_CHARSET = re.compile(r""";[ \t]*charset[ \t]*=[ \t]*["']?([^\s;"']{1,40})""", re.IGNORECASE)
+
+
+def charset_of(content_type: str) -> str:
+    """The parameter `charset` of a Content-Type; empty when there is none."""
+    found = _CHARSET.search(content_type)
+    return found[1] if found else ""
+
 
 BARE = Carried()  # a message that came without HTTP
 

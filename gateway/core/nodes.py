@@ -19,8 +19,9 @@ MAX_VALUE = 2048  # bytes of a value that every store takes from everybody
 _TO_ESCAPE = re.compile(rb"[^A-Za-z0-9_-]")
 _LEADING_DIGIT = re.compile(rb"^[0-9]")
 _ESCAPES = [b"@%02x" % byte for byte in range(256)]
-_ELEMENT = re.compile(r"(?:[A-Za-z0-9_-]|@[0-9a-f]{2})+|@")
+_ELEMENT = re.compile(r"(?:[A-Za-z0-9_-]++|@[0-9a-f]{2})++|@")
 _ESCAPED = re.compile(rb"@([0-9a-f]{2})")
+_BYTES = {escape[1:]: bytes([byte]) for byte, escape in enumerate(_ESCAPES)}
 _PATH = re.compile(r"(?:/[A-Za-z0-9_@-]+)+")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -47,8 +48,10 @@ def member(text: str) -> str:
 def text_of(written: str) -> str:
     """The inverse of both; ValueError for what neither of them writes."""
     if _ELEMENT.fullmatch(written) is not None:
+        if "@" not in written:
+            return written
         escaped = b"" if written == "@" else written.encode("ascii")
-        raw = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), escaped)
+        raw = _ESCAPED.sub(lambda match: _BYTES[match[1]], escaped)
         try:
             text = raw.decode()
             if written in (element(text), member(text)):

@@ -30,7 +30,10 @@ def always() -> bool:
 
 
 class Codec(Protocol):
-    """Bytes <-> Envelope, both directions, pure and total: bad input becomes a Fault entry, never an exception."""
+    """Bytes <-> Envelope, both directions, pure and total: bad input becomes a Fault entry, never an exception.
+
+    `charset`: what the Content-Type of a body says, where a protocol leaves its encoding open; empty when it does not.
+    """
 
     @property
     def name(self) -> str:
@@ -40,7 +43,7 @@ class Codec(Protocol):
     def content_type(self) -> str:
         """The exact Content-Type of its answers."""
 
-    def decode(self, body: bytes) -> Envelope:
+    def decode(self, body: bytes, charset: str = "") -> Envelope:
         """Read one message; junk gives an envelope with one Fault, which `encode` can still answer."""
 
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
@@ -52,15 +55,20 @@ class Codec(Protocol):
     def encode_call(self, call: Call) -> bytes:
         """The same protocol, spoken as a client; raises ValueError naming the place when a value cannot be carried."""
 
-    def decode_outcome(self, body: bytes) -> Outcome:
+    def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:
         """Read an answer; junk is a Fault (PARSE_ERROR)."""
 
-    def decode_answers(self, body: bytes, envelope: Envelope) -> Sequence[Outcome]:  # noqa: ARG002 - for batches
+    def decode_answers(
+        self,
+        body: bytes,
+        envelope: Envelope,  # noqa: ARG002 - for batches
+        charset: str = "",
+    ) -> Sequence[Outcome]:
         """Read the answer to this very message as its client does: an outcome for each entry.
 
         An entry that wants no answer has Reply(None). A codec without batches needs no more than this.
         """
-        return [self.decode_outcome(body)]
+        return [self.decode_outcome(body, charset)]
 
 
 class Dialect(Protocol):

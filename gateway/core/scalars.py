@@ -20,6 +20,7 @@ from gateway.core.signature import INTEGER_RANGES, parse
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")  # canonical, and no longer than any D-Bus integer
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # what "%.16g" and JSON write
 _NOT_FINITE = frozenset(("inf", "-inf", "nan", "-nan"))  # "%.16g" again
+_LARGEST_WHOLE = 2.0**53  # up to which each integer has a double of its own
 _BOOLEANS: Mapping[str, bool] = {"true": True, "false": False}
 _LEGACY_BOOLEANS: Mapping[str, bool] = {**_BOOLEANS, "1": True, "0": False}
 
@@ -125,7 +126,24 @@ def integer(code: str) -> Callable[[Value], int]:
 
 
 def legacy_integer(code: str) -> Callable[[Value], int]:
-    """Checks for an integer; also its canonical decimal text, as XenAPI writes every int64."""
+    """Checks for an integer; also its decimal text, as XenAPI writes every int64, and a whole double up to 2^53.
+
+    A double beyond that stands for several integers, and is none.
+    """
+    decimal = _decimal_integer(code)
+
+    def check(value: Value) -> int:
+        if type(value) is float and value.is_integer() and abs(value) <= _LARGEST_WHOLE:
+            low, high = INTEGER_RANGES[code]
+            if low <= value <= high:
+                return int(value)
+        return decimal(value)
+
+    return check
+
+
+def _decimal_integer(code: str) -> Callable[[Value], int]:
+    """Checks for an integer, or its canonical decimal text."""
     low, high = INTEGER_RANGES[code]
     strict = integer(code)
 
@@ -234,7 +252,7 @@ KEYS_IN: Mapping[str, Callable[[Any], object]] = {
     "d": _key('d as a key (in its shortest form: "1.0", "1e+16")', _canonical_double),
     "h": refuse_file_descriptor,
     **{code: _key(f"{code} as a key", STRICT[code]) for code in "sog"},
-    **{code: _key(f"{code} as a key (in decimal)", LEGACY[code]) for code in INTEGER_RANGES},
+    **{code: _key(f"{code} as a key (in decimal)", _decimal_integer(code)) for code in INTEGER_RANGES},
 }
 KEYS_OUT: Mapping[str, Callable[[Any], str]] = {
     "b": lambda key: "true" if key else "false",

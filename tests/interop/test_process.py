@@ -407,6 +407,51 @@ def outcome(answer: HTTPResponse) -> str:
     return str(content["error"]["message"])
 
 
+def peak(process: Process) -> int:
+    """The most bytes of physical memory that it ever had."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+# Within the limits of a message: a long URI, and thousands of names or attributes that stand for it.
+NAMES = b"".join(b"<a:%x/>" % at for at in range(20_000))
+ATTRIBUTES = b"".join(b'<value a:%x=""/>' % at for at in range(0x1000, 0x1000 + 12_000))
+BOMBS = (
+    b'<methodCall xmlns:a="' + b"u" * 100_000 + b'">' + NAMES + b"</methodCall>",
+    b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + NAMES + b"</methodCall>",
+    b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + ATTRIBUTES + b"</methodCall>",
+)
+BOMBED = 20  # times each
+BOMB_GROWTH = 64 * 1024**2  # bytes that all of them together may take
+
+
+def bombard(process: Process, ended: list[bytes]) -> None:
+    """Send each of them again and again; each is answered in words."""
+    client = HTTPConnection("127.0.0.1", port(process), timeout=DEADLINE)
+    for bomb in BOMBS * BOMBED:
+        client.request("POST", "/RPC2", bomb)
+        ended.append(client.getresponse().read())
+    client.close()
+
+
+def test_namespaces_cost_neither_memory_nor_anybody_elses_answer(folder: Folder) -> None:
+    with gateway_process(folder.config) as process, proxy(process) as other:
+        assert other.echo("before") == "before"
+        before = peak(process)
+        ended: list[bytes] = []
+        attack = threading.Thread(target=bombard, args=(process, ended))
+        attack.start()
+        answers = 0
+        while attack.is_alive():
+            assert other.echo("meanwhile") == "meanwhile"
+            answers += 1
+        attack.join()
+        assert len(ended) == len(BOMBS) * BOMBED
+        assert all(b"<fault>" in answer for answer in ended)
+        assert answers >= BOMBED  # however slow the machine: a bomb takes no longer than an honest message
+        assert peak(process) - before < BOMB_GROWTH
+
+
 def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Folder) -> None:
     # Large requests, small answers: dbus-next dies of a full socket when it has much to answer.
     taking = '<method name="Label"><arg name="text" type="s" direction="in"/>'

@@ -202,7 +202,7 @@ class BrokenCodec(Codec):
     name = "broken"
     content_type = "text/plain"
 
-    def decode(self, body: bytes) -> Envelope:
+    def decode(self, body: bytes, charset: str = "") -> Envelope:
         raise KeyError("a secret that no client may see")
 
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
@@ -212,7 +212,7 @@ class BrokenCodec(Codec):
     def encode_call(self, call: Call) -> bytes:
         raise AssertionError("not used")
 
-    def decode_outcome(self, body: bytes) -> Outcome:
+    def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:
         raise AssertionError("not used")
 
 

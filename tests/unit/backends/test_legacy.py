@@ -86,6 +86,12 @@ async def outcome(line: Line, call: Call, codec: str = "jsonrpc", dialect: str =
         return await backend.call(to("old"), call)
 
 
+async def test_an_answer_is_read_in_the_charset_of_its_content_type() -> None:
+    body = "<methodResponse><params><param><value>\u00fc</value></param></params></methodResponse>".encode("latin-1")
+    answer = replace(answered(body), content_type="text/xml; charset=ISO-8859-1")
+    assert await outcome(Line(answer), Call("VM.start"), "xmlrpc") == Reply("\u00fc")
+
+
 async def test_a_call_is_written_in_the_upstreams_own_protocol() -> None:
     line = Line(answered(b'{"jsonrpc":"2.0","result":7,"id":1}'))
     assert await outcome(line, Call("VM.start", (1,))) == Reply(7)

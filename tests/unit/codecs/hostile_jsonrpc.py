@@ -123,7 +123,7 @@ MEMBERS_TWICE: tuple[Hostile, ...] = (
     ("two ids", call("[]", ',"id":2'), REQUEST, "$.id: expected one member of this name"),
     ("two versions", call("[]", ',"jsonrpc":"2.0"'), REQUEST, "$.jsonrpc: expected one member of this name"),
     ("two lists of parameters", call("[]", ',"params":[1]'), REQUEST, "$.params: expected one member of this name"),
-    ("in a batch", b"[" + _value('{"a":1,"a":1}') + b"]", REQUEST, "$[0].params[0].a: expected one member"),
+    ("in a batch", b"[" + _value('{"a":1,"a":1}') + b"]", REQUEST, "$.params[0].a: expected one member"),
 )
 
 TOO_MUCH: tuple[Hostile, ...] = (

@@ -75,7 +75,12 @@ DOCTYPES: tuple[Hostile, ...] = (
 
 ENCODINGS: tuple[Hostile, ...] = (
     ("UTF-7", call("<value/>", '<?xml version="1.0" encoding="utf-7"?>'), PARSE, "encoding: expected utf-8"),
-    ("windows-1252", call("<value/>", '<?xml version="1.0" encoding="windows-1252"?>'), PARSE, "'windows-1252'"),
+    (
+        "a byte that windows-1252 has not",
+        call("<value>@</value>", '<?xml version="1.0" encoding="windows-1252"?>').replace(b"@", b"\x81"),
+        PARSE,
+        "expected cp1252",
+    ),
     ("EBCDIC", call("<value/>", '<?xml version="1.0" encoding="cp037"?>'), PARSE, "'cp037'"),
     ("an unknown encoding", call("<value/>", "<?xml version='1.0' encoding = 'klingon'?>"), PARSE, "'klingon'"),
     ("a codec that is no encoding", call("<value/>", '<?xml version="1.0" encoding="zlib"?>'), PARSE, "'zlib'"),
@@ -121,7 +126,7 @@ FORMS: tuple[Hostile, ...] = (
     ("JSON", b'{"jsonrpc": "2.0", "method": "m", "id": 1}', PARSE, "line 1"),
     ("HTML", b"<html><body>hello</body></html>", REQUEST, "expected <methodCall>, got <html>"),
     ("a response", b"<methodResponse><params/></methodResponse>", REQUEST, "got <methodResponse>"),
-    ("another namespace", b'<methodCall xmlns="urn:x"><methodName>m</methodName></methodCall>', REQUEST, "{urn:x}"),
+    ("a prefix", b'<x:methodCall xmlns:x="urn:x"><x:methodName/></x:methodCall>', REQUEST, "got <x:methodCall>"),
     ("trailing text", call("<value/>") + b"x", PARSE, "after the end"),
     ("trailing message", call("<value/>", "") * 2, PARSE, "after the end"),
     ("an indented XML declaration", b" " + call("<value/>"), PARSE, "very start"),
@@ -155,10 +160,13 @@ FORMS: tuple[Hostile, ...] = (
 )
 
 SCALARS: tuple[Hostile, ...] = (
-    ("2^31 in int", _typed("int", "2147483648"), PARAMS, "$.params[0]: expected an integer of 32 bits, got 2147483648"),
-    ("-2^31-1 in i4", _typed("i4", "-2147483649"), PARAMS, "32 bits"),
-    ("2^63 in i8", _typed("i8", "9223372036854775808"), PARAMS, "64 bits"),
-    ("60,000 digits in i8", _typed("i8", "9" * 60_000), PARAMS, "64 bits, got 9999"),
+    (
+        "1,001 digits in int",
+        _typed("int", "1" * 1001),
+        PARAMS,
+        "$.params[0]: expected an integer of at most 1000 digits",
+    ),
+    ("60,000 digits in i8", _typed("i8", "9" * 60_000), PARAMS, "digits, got 60000"),
     ("underscores", _typed("int", "5_0"), PARAMS, "expected an integer in digits, got '5_0'"),
     ("hexadecimal", _typed("int", "0x10"), PARAMS, "in digits"),
     ("digits of another script", _typed("int", "\u0665"), PARAMS, "in digits"),
@@ -193,20 +201,15 @@ SCALARS: tuple[Hostile, ...] = (
     ("hour 24", _typed("dateTime.iso8601", "20260131T24:00:00Z"), PARAMS, "a date that exists"),
     ("a leap second", _typed("dateTime.iso8601", "20161231T23:59:60Z"), PARAMS, "a date that exists"),
     ("an offset of 24 hours", _typed("dateTime.iso8601", "20260131T00:00:00+24:00"), PARAMS, "a date that exists"),
-    ("nanoseconds", _typed("dateTime.iso8601", "20260131T00:00:00.123456789Z"), PARAMS, "a date such as"),
+    ("a point without a fraction", _typed("dateTime.iso8601", "20260131T00:00:00.Z"), PARAMS, "a date such as"),
     ("half the dashes", _typed("dateTime.iso8601", "2026-0131T00:00:00Z"), PARAMS, "a date such as"),
     ("text in nil", _typed("nil", "null"), PARAMS, "<nil/> to be empty"),
     ("an element in an int", _typed("int", "<b/>5"), PARAMS, "expected text in <int>, got <b>"),
     ("an element in a string", _typed("string", "a<b/>c"), PARAMS, "expected text in <string>, got <b>"),
-    ("an unknown type", _typed("float", "1.0"), PARAMS, "expected a type of XML-RPC, got <float>"),
+    ("an unknown type", _typed("number", "1.0"), PARAMS, "expected a type of XML-RPC, got <number>"),
+    ("more digits than a double has", _typed("bigdecimal", "0.1234567890123456789"), PARAMS, "that a double holds"),
     ("a type in capitals", _typed("INT", "1"), PARAMS, "got <INT>"),
-    (
-        "i1 of Apache",
-        call('<value><e:i1 xmlns:e="http://ws.apache.org/xmlrpc/namespaces/extensions">1</e:i1></value>'),
-        PARAMS,
-        "i1>",
-    ),
-    ("nil of another namespace", call('<value><e:nil xmlns:e="urn:x"/></value>'), PARAMS, "{urn:x}nil"),
+    ("nil of another namespace", call('<value><e:nil xmlns:e="urn:x"/></value>'), PARAMS, "got <e:nil>"),
     ("text before a type", call("<value>x<int>1</int></value>"), PARAMS, "no text in <value>, got 'x'"),
     ("text after a type", call("<value><int>1</int>x</value>"), PARAMS, "no text in <value>"),
     (
@@ -252,7 +255,7 @@ CONTAINERS: tuple[Hostile, ...] = (
     ("text in an empty struct", _typed("struct", "x"), PARAMS, "no text in <struct>"),
     ("text in a member", _typed("struct", _MEMBER.replace("</name>", "</name>x")), PARAMS, "no text in <member>"),
     ("an element in a name", _typed("struct", _MEMBER.replace(">a<", ">a<b/><")), PARAMS, "expected text in <name>"),
-    ("an array without data", _typed("array", ""), PARAMS, "expected <data> in <array>, got nothing"),
+    ("text in an empty array", _typed("array", "x"), PARAMS, "expected no text in <array>"),
     ("two data", _typed("array", "<data/><data/>"), PARAMS, "expected <data> in <array>"),
     ("a bare type in data", _typed("array", "<data><int>1</int></data>"), PARAMS, "expected <value> in <data>"),
     ("text in data", _typed("array", "<data>x<value/></data>"), PARAMS, "no text in <data>"),
@@ -268,7 +271,7 @@ CONTAINERS: tuple[Hostile, ...] = (
 SIZES: tuple[Hostile, ...] = (
     ("a body over the limit", call(f"<value>{'x' * 70_000}</value>"), LARGE, "at most 65536 bytes"),
     ("one level too many", _nested(21), LARGE, "$.params[0]" + "[0]" * 20 + ": nested"),
-    ("a thousand levels", _nested(1000), LARGE, "at most 1000 values"),
+    ("a thousand levels", _nested(1000), LARGE, "nested deeper than is allowed (line 1"),
     ("nine thousand elements deep", b"<a>" * 9000 + b"</a>" * 9000, LARGE, "values"),
     ("ten thousand elements never closed", b"<a>" * 10_000, LARGE, "values"),
     ("a value too many", _typed("array", f"<data>{'<value/>' * 1000}</data>"), LARGE, "at most 1000 values"),

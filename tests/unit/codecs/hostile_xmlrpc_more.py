@@ -52,8 +52,6 @@ _MARKUP: tuple[tuple[str, str], ...] = (
     ('<int>1</int a="">', "a character"),
     ("<&#105;nt>1</int>", "a character"),
     ("<int>1</Int>", "a closing tag"),
-    ('<int xmlns:xml="urn:x">1</int>', "not well-formed"),
-    ('<int xmlns:a="">1</int>', "not well-formed"),
     ("<?php echo 1", "a tag is not closed"),
     ("<?xml version='1.0'?>", "an XML declaration"),
     ("<!-- ", "a tag is not closed"),
@@ -72,7 +70,7 @@ _TEXTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "an integer in digits",
         ("1e3", "inf", "1,000", "\uff15", "0b1", "0o7", "\u2167", "--1", "\u22125", "true"),
     ),
-    ("i8", "an integer of 64 bits", (str(2**64), str(-(2**63) - 1), "-" + "9" * 5000)),
+    ("i8", "an integer of at most 1000 digits", ("9" * 1001, "-" + "9" * 5000)),
     (
         "double",
         "a decimal number",
@@ -142,7 +140,7 @@ _WHOLE: tuple[Hostile, ...] = (
         PARSE,
         "an attribute twice",
     ),
-    ("another namespace inside", call('<value xmlns="urn:x"><int>1</int></value>'), REQUEST, "got <{urn:x}value>"),
+    ("another prefix inside", call('<a:value xmlns:a="urn:x"><int>1</int></a:value>'), REQUEST, "got <a:value>"),
     ("a thousand parameters", call("<value/></param><param>" * 1001 + "<value/>"), LARGE, "at most 1000 values"),
     (
         "structs too deep",

@@ -256,13 +256,70 @@ def test_the_answers_of_other_servers_are_read(body: bytes, outcome: Outcome) ->
         b'{"jsonrpc":"1.1","result":1,"id":1}',
         b'{"result":1,"id":1}',
         b'{"jsonrpc":"2.0","result":NaN,"id":1}',
-        b'{"jsonrpc":"2.0","result":{"a":1,"a":2},"id":1}',
+        b'{"jsonrpc":"2.0","result":[{"a":1,"a":2},1e400],"id":1}',
     ],
 )
 def test_an_answer_that_is_none_is_a_parse_error(body: bytes) -> None:
     outcome = CODEC.decode_outcome(body)
     assert isinstance(outcome, Fault)
     assert outcome.code is FaultCode.PARSE_ERROR
+
+
+def test_of_a_member_that_an_old_server_writes_twice_the_last_one_counts() -> None:
+    assert CODEC.decode_outcome(b'{"jsonrpc":"2.0","result":{"a":1,"b":[{"c":1,"c":2}],"a":2},"id":1}') == Reply(
+        {"a": 2, "b": [{"c": 2}]}
+    )
+    envelope = CODEC.decode(b'[{"jsonrpc":"2.0","method":"a","id":1}]')
+    assert CODEC.decode_answers(b'[{"jsonrpc":"2.0","result":{"a":1,"a":2},"id":1}]', envelope) == [Reply({"a": 2})]
+
+
+# Requests of which something cannot be taken, and the id that the answer carries.
+DAMAGED = (
+    (rb'{"jsonrpc":"2.0","method":"m","params":["\ud800"],"id":7}', b"7"),
+    (rb'{"jsonrpc":"2.0","method":"m","params":{"\ud800":1},"id":"a"}', b'"a"'),
+    (b'{"jsonrpc":"2.0","method":"m","params":[{"a":1,"a":2}],"id":1.50}', b"1.50"),
+    (b'{"jsonrpc":"2.0","method":"m","params":[1e400],"id":null}', b"null"),
+    (b'{"jsonrpc":"2.0","method":"m","params":[' + b"9" * 100_000 + b'],"id":1e3}', b"1e3"),
+    (rb'{"jsonrpc":"2.0","method":"\udfff","id":18446744073709551617}', b"18446744073709551617"),
+    (b'{"jsonrpc":"2.0","method":"m","method":"n","id":5}', b"5"),
+    (b'{"jsonrpc":"2.0","jsonrpc":"2.0","method":"m","id":5}', b"5"),
+    (b'{"jsonrpc":"2.0","method":"m","id":5,"id":6}', b"null"),
+    (rb'{"jsonrpc":"2.0","method":"m","id":"\ud800"}', b"null"),
+    (b'{"jsonrpc":"2.0","method":"m","id":1e400}', b"null"),
+    (b'{"jsonrpc":"2.0","method":"m","params":[1e400]}', b"null"),
+)
+
+
+@pytest.mark.parametrize(("request_", "tag"), DAMAGED)
+def test_a_request_that_cannot_be_taken_is_answered_with_its_id_alone_and_in_a_batch(
+    request_: bytes, tag: bytes
+) -> None:
+    envelope = CODEC.decode(request_)
+    (fault,) = envelope.entries
+    assert isinstance(fault, Fault)
+    assert fault.message.startswith("$.")
+    answer = CODEC.encode(envelope, [fault])
+    assert answer is not None
+    assert answer.startswith(b'{"jsonrpc":"2.0","error":{')
+    assert answer.endswith(b',"id":' + tag + b"}")
+    good = b'{"jsonrpc":"2.0","method":"m","params":["[,"],"id":1.0}'
+    batch = CODEC.decode(b" [ " + good + b" , " + request_ + b"\n," + good + b"\t] ")
+    assert batch.entries == (Call("m", ("[,",)), fault, Call("m", ("[,",)))
+    assert CODEC.encode(batch, [Reply(1), fault, Reply(2)]) == b",".join(
+        [b'[{"jsonrpc":"2.0","result":1,"id":1.0}', answer, b'{"jsonrpc":"2.0","result":2,"id":1.0}]']
+    )
+
+
+def test_a_request_of_1_0_that_cannot_be_taken_is_answered_in_1_0() -> None:
+    envelope = CODEC.decode(b'{"method":"m","params":[1e400],"id":"x"}')
+    answer = CODEC.encode(envelope, [Fault(FaultCode.INVALID_REQUEST, "no")])
+    assert answer == b'{"result":null,"error":{"code":-32600,"message":"no"},"id":"x"}'
+
+
+def test_a_batch_in_which_nothing_is_a_request_has_an_answer_for_each_item() -> None:
+    envelope = CODEC.decode(b'[1e400,"x",{"a":1,"a":2}]')
+    assert all(isinstance(entry, Fault) for entry in envelope.entries)
+    assert len(envelope.entries) == 3
 
 
 def test_an_answer_over_the_limits_says_so() -> None:

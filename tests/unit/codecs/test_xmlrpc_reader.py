@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from xml.etree.ElementTree import fromstring
 
 import pytest
 
 from adapters.codecs.xmlrpc_reader import value
-from gateway.core.model import Value
+from adapters.codecs.xmlrpc_xml import Refused, tree
+from gateway.core.model import Limits, Value
 from tests.kit.exactly import exactly
 
 EX = 'xmlns:p="http://ws.apache.org/xmlrpc/namespaces/extensions"'
@@ -28,6 +28,17 @@ NOON = datetime(2026, 1, 31, 12)  # noqa: DTZ001 - old servers name no zone
         ("<i4>-0</i4>", 0),
         ("<int>-2147483648</int>", -(2**31)),
         ("<i8>9223372036854775807</i8>", 2**63 - 1),
+        ("<int>17179869184</int>", 2**34),
+        ("<i4>-9223372036854775808</i4>", -(2**63)),
+        ("<i8>18446744073709551615</i8>", 2**64 - 1),
+        ("<i1>1</i1>", 1),
+        ("<ex:i2>-1</ex:i2>", -1),
+        ("<biginteger>1208925819614629174706176</biginteger>", 2**80),
+        ("<float>1.5</float>", 1.5),
+        ("<ex:bigdecimal>0.1</ex:bigdecimal>", 0.1),
+        ("<bigdecimal>12345678901234567890</bigdecimal>", 12345678901234567890),
+        ("<ex:dateTime>2026-01-31T12:00:00.000Z</ex:dateTime>", NOON.replace(tzinfo=UTC)),
+        ("<ex:nil/>", None),
         (f"<p:i8 {EX}>1</p:i8>", 1),
         (f"<p:nil {EX}/>", None),
         ("<nil> </nil>", None),
@@ -43,6 +54,13 @@ NOON = datetime(2026, 1, 31, 12)  # noqa: DTZ001 - old servers name no zone
         ("<dateTime.iso8601>20260131T12:00:00</dateTime.iso8601>", NOON),
         ("<dateTime.iso8601>2026-01-31T12:00:00Z</dateTime.iso8601>", NOON.replace(tzinfo=UTC)),
         ("<dateTime.iso8601>20260131T12:00:00.000001</dateTime.iso8601>", NOON.replace(microsecond=1)),
+        ("<dateTime.iso8601>20260131T120000</dateTime.iso8601>", NOON),
+        ("<dateTime.iso8601>2026-01-31 12:00:00z</dateTime.iso8601>", NOON.replace(tzinfo=UTC)),
+        ("<dateTime.iso8601>20260131T120000,5+00</dateTime.iso8601>", NOON.replace(microsecond=500_000, tzinfo=UTC)),
+        (
+            "<dateTime.iso8601>20260131T12:00:00.999999999Z</dateTime.iso8601>",
+            NOON.replace(microsecond=999_999, tzinfo=UTC),
+        ),
         (
             "<dateTime.iso8601>20260131T12:00:00-09:30</dateTime.iso8601>",
             NOON.replace(tzinfo=timezone(-timedelta(hours=9, minutes=30))),
@@ -50,14 +68,29 @@ NOON = datetime(2026, 1, 31, 12)  # noqa: DTZ001 - old servers name no zone
         ("<struct/>", {}),
         ("<struct> <member> <name>a</name> <value/> </member> </struct>", {"a": ""}),
         ("<array><data/></array>", []),
+        ("<array/>", []),
+        ("<array> </array>", []),
         ("<array> <data> <value> <nil/> </value> </data> </array>", [None]),
     ],
 )
 def test_a_value_is_read_as_it_was_meant(text: str, expected: Value) -> None:
-    assert exactly(value(fromstring(f"<value>{text}</value>"), room=2)) == exactly(expected)
+    assert exactly(read(text)) == exactly(expected)
+
+
+def read(text: str, *, last_wins: bool = False) -> Value:
+    return value(tree(f"<value>{text}</value>".encode(), Limits()), 2, last_wins=last_wins)
+
+
+def test_of_a_member_that_is_there_twice_the_last_one_counts_where_that_is_asked_for() -> None:
+    member = "<member><name>a</name><value>{}</value></member>"
+    twice = f"<struct>{member.format(1)}{member.format(2)}</struct>"
+    within = f"<array><data><value>{twice}</value></data></array>"
+    assert read(within, last_wins=True) == [{"a": "2"}]
+    with pytest.raises(Refused, match="expected each member once, got 'a' twice"):
+        read(within)
 
 
 def test_a_date_keeps_the_zone_it_had() -> None:
-    read = value(fromstring("<value><dateTime.iso8601>20260131T12:00:00+05:30</dateTime.iso8601></value>"), room=0)
-    assert isinstance(read, datetime)
-    assert read.utcoffset() == timedelta(hours=5, minutes=30)
+    moment = read("<dateTime.iso8601>20260131T12:00:00+05:30</dateTime.iso8601>")
+    assert isinstance(moment, datetime)
+    assert moment.utcoffset() == timedelta(hours=5, minutes=30)

@@ -7,6 +7,7 @@ from gateway.core.model import (
     WITHDRAWN,
     Answer,
     Call,
+    Carried,
     Envelope,
     Fault,
     FaultCode,
@@ -14,6 +15,7 @@ from gateway.core.model import (
     Outcome,
     Peer,
     Reply,
+    charset_of,
     ended,
 )
 
@@ -56,3 +58,21 @@ def test_a_reply_without_a_value_is_void() -> None:
 
 def test_the_text_of_a_fault_code_is_its_name_in_small_letters() -> None:
     assert {code.value for code in FaultCode} == {code.name.lower() for code in FaultCode}
+
+
+@pytest.mark.parametrize(
+    ("written", "charset"),
+    [
+        ("", ""),
+        ("text/xml", ""),
+        ("text/xml; charset=utf-8", "utf-8"),
+        ('text/xml;CharSet = "ISO-8859-1"; x=y', "ISO-8859-1"),
+        ("text/xml; charset='utf8'", "utf8"),
+        ("multipart/mixed; boundary=charset", ""),
+        ("text/xml; charset=", ""),
+    ],
+)
+def test_the_charset_of_a_content_type_is_found(written: str, charset: str) -> None:
+    assert charset_of(written) == charset
+    assert Carried(headers=((b"A", b"b"), (b"content-TYPE", written.encode()))).charset == charset
+    assert Carried().charset == ""

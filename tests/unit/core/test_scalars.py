@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.refusal import MarshalError
 from gateway.core.scalars import KEYS_IN, KEYS_OUT, LEGACY, STRICT, UNCHANGED
 from gateway.core.signature import BASIC, INTEGER_RANGES
 
@@ -38,3 +39,34 @@ def test_one_bad_value_among_good_ones_does_not_pass(code: str, bad: object) -> 
     good = {"s": "a", "b": True, "d": 0.5}.get(code, 1)
     assert not UNCHANGED[code]([good, bad])
     assert not UNCHANGED[code]([bad, good])
+
+
+@pytest.mark.parametrize("code", INTEGER_RANGES)
+@pytest.mark.parametrize(("value", "number"), [("5", 5), (5.0, 5), (0.0, 0), (-0.0, 0), (100.0, 100)])
+def test_a_whole_number_of_any_form_is_an_integer_of_an_old_client(code: str, value: object, number: int) -> None:
+    assert LEGACY[code](value) == number
+    assert type(LEGACY[code](value)) is int
+    with pytest.raises(MarshalError):
+        STRICT[code](value)
+
+
+@pytest.mark.parametrize(
+    "value", [0.5, "0.5", "5.0", "1e3", 2.0**53 + 2, -(2.0**63), 1e300, float("inf"), float("nan")]
+)
+def test_what_is_no_whole_number_or_stands_for_several_is_none(value: object) -> None:
+    with pytest.raises(MarshalError):
+        LEGACY["x"](value)
+
+
+def test_a_whole_number_must_be_in_the_range_of_its_type() -> None:
+    assert LEGACY["x"](2.0**53) == 2**53
+    for code, value in (("y", 256.0), ("u", -1.0), ("t", -1.0), ("i", 2.0**31)):
+        with pytest.raises(MarshalError):
+            LEGACY[code](value)
+
+
+@pytest.mark.parametrize("code", INTEGER_RANGES)
+def test_a_key_has_one_text_only(code: str) -> None:
+    assert KEYS_IN[code]("5") == 5
+    with pytest.raises(MarshalError):
+        KEYS_IN[code]("5.0")

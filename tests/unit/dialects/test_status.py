@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapters.dialects.status import Status, failure, integers_as_text, read, success
+from adapters.dialects.status import Status, carriable, failure, integers_as_text, read, success
 from gateway.core.model import Reply, Value
 from tests.kit.exactly import exactly
 
@@ -15,6 +15,14 @@ def test_integers_become_text_at_every_depth_and_nothing_else_does() -> None:
     value: Value = {"a": [1, -(2**63), {"b": 0}], "c": [True, 1.5, None, "2", b"3", MOMENT]}
     expected: Value = {"a": ["1", str(-(2**63)), {"b": "0"}], "c": [True, 1.5, None, "2", b"3", MOMENT]}
     assert exactly(integers_as_text(value)) == exactly(expected)
+
+
+def test_what_xml_cannot_carry_is_left_out_of_texts_and_nothing_else() -> None:
+    assert carriable("a\x00b\x08\x0b\x0c\x1f\ufffec\uffff") == "abc"
+    for kept in ("", "a b", "\t\n\r", "\x7f\x85\xa0", "\u00e9\u2028\U0001f600"):
+        assert carriable(kept) == kept
+    assert success([{"a\x01": "b\x01"}], carriable) == Reply({"Status": "Success", "Value": [{"a\x01": "b"}]})
+    assert failure(["GONE", "\x1b[2J"], carriable) == Reply({"Status": "Failure", "ErrorDescription": ["GONE", "[2J"]})
 
 
 def test_success_and_failure_are_read_again() -> None:

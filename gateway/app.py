@@ -12,7 +12,7 @@ from typing import Self
 
 import structlog
 
-from gateway import __version__, config, explain, health, metrics, parts, privileges, service_manager
+from gateway import __version__, config, descriptors, explain, health, metrics, parts, privileges, service_manager
 from gateway.assembly import Assembly
 from gateway.checking import connected
 from gateway.config import Config
@@ -50,7 +50,7 @@ class Gateway(Assembly):
         table, problems = parts.compile_mappings(settings)
         if problems:
             raise MappingError(problems)
-        super().__init__(settings, table)
+        super().__init__(descriptors.fitted(settings), table)
         self._started = settings  # what a reload cannot change stays as it was then
         self.manager = service_manager.from_environment()
         orders = Orders(self.moving.state, self.live_routes)
@@ -61,7 +61,10 @@ class Gateway(Assembly):
         replaying = Replaying(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
         traffic = Traffic(self.live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)
         rights = access.rights(self.settings)
-        self._control = Server(control, self, self.steering, traffic, rights)
+        group = access.group(self.settings)
+        self._control = Server(control, self, self.steering, traffic, rights, group)
+        if rights.shared and group is None:
+            _log.warning("only members of its owner's group can open the control socket: set control.group for others")
         self._operators = parts.operators(self.settings, self.steering, rights, access.user_name)
         address = self.settings.control.metrics
         self._monitoring = monitoring.Server(address, self) if address else None

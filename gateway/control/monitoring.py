@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
+from gateway.control.guard import GuardLimits
 from gateway.control.serving import Serving
 from gateway.metrics import CONTENT_TYPE
 
@@ -45,10 +46,10 @@ def add_paths(application: web.Application, monitored: Monitored) -> None:
 class Server(Serving):
     """Serves the three paths, and nothing else, on "tcp:HOST:PORT"."""
 
-    def __init__(self, address: str, monitored: Monitored) -> None:
+    def __init__(self, address: str, monitored: Monitored, limits: GuardLimits | None = None) -> None:
         application = web.Application()
         add_paths(application, monitored)
-        super().__init__(application)
+        super().__init__("metrics", application, limits)
         self._address = address
 
     @property

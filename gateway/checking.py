@@ -20,11 +20,16 @@ BUS_PATIENCE = 2.0  # seconds that start, and a live check, wait for the buses
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What `check` found. `notes`: what could not be held against a running service, and why."""
+    """What `check` found. `notes`: what could not be held against a running service, and why.
+
+    `contracts`: uses of an interface that a live check has to look at; `unseen`: those of them that it could not.
+    """
 
     table: Table
     problems: Sequence[Problem]
-    notes: Sequence[str]
+    notes: Sequence[str] = ()
+    contracts: int = 0
+    unseen: int = 0
 
     @property
     def methods(self) -> int:
@@ -42,16 +47,12 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
     settings = config.load(config_path) if config_path is not None and (live or not paths) else None
     if settings is not None:
         parts.upstreams(settings, parts.Room())  # names and files that the config gives; nobody is asked
-    table, problems = build(
-        paths or (settings.mapping_paths() if settings else ()),
-        codecs=set(parts.CODECS),
-        dialects=set(parts.DIALECTS),
-        listeners=set(settings.listener) if settings else None,
-        upstreams=parts.spoken(settings) if settings else None,
-        may_be_empty=settings is not None and not paths and parts.forwards(settings),
-    )
+    if settings is not None:
+        table, problems = parts.compile_mappings(settings, paths)
+    else:
+        table, problems = build(paths, codecs=set(parts.CODECS), dialects=set(parts.DIALECTS), listeners=None)
     if problems or settings is None or not live:
-        return Checked(table, problems, ())
+        return Checked(table, problems)
     return asyncio.run(_check_live(settings, table))
 
 
@@ -69,11 +70,11 @@ async def _check_live(settings: Config, table: Table) -> Checked:
         await connected(backend)
         unreachable = _unreachable(settings, backend)
         if unreachable:
-            return Checked(table, unreachable, ())
-        problems, notes = await differences(table, backend.introspect)
+            return Checked(table, unreachable)
+        compared = await differences(table, backend.introspect)
     finally:
         await backend.stop()
-    return Checked(table, problems, notes)
+    return Checked(table, sorted(compared.problems), list(compared.notes), compared.contracts, compared.unseen)
 
 
 async def connected(backend: parts.Backend) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import get_args
 
 import msgspec
 
-from gateway.core.kept import Change, Entry, Json, Kept, PutRollout, Refused, Rollout
+from gateway.core.kept import Change, Entry, Json, Kept, PutRollout, Refused, Rollout, rolled_back
 from gateway.core.migration import Mode, Setting, Side, percent, share
 from gateway.core.override import By, Override
 from gateway.state import evidence
@@ -22,6 +22,7 @@ AUDIT_KEPT = 100_000  # lines, the newest
 _PUT = """INSERT INTO override (pattern, set_by, setting, who, moment, why, until) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET setting = excluded.setting, who = excluded.who, moment = excluded.moment,
     why = excluded.why, until = excluded.until"""
+_OVERRIDES = "SELECT pattern, setting, who, moment, why, until, set_by FROM override ORDER BY pattern, set_by"
 _AUDIT = """SELECT moment, who, what, subject, why, numbers FROM audit
     WHERE moment >= ?1 AND (?2 IS NULL OR subject = ?2) ORDER BY id DESC LIMIT ?3"""
 
@@ -36,8 +37,8 @@ def decide(db: sqlite3.Connection, change: Change) -> Refused | Kept:
     for put in change.rollouts:
         if put.expected is not None and put.expected != (version := _version(db, put.name)):
             return _outrun(put, version)
-    if change.drop_all:
-        db.execute("DELETE FROM override")
+    if change.back is not None:
+        _roll_back(db, change.back)
     db.executemany("DELETE FROM override WHERE pattern = ? AND set_by = ?", change.drop)
     if change.expired_by is not None:
         db.execute("DELETE FROM override WHERE until <= ?", (change.expired_by,))
@@ -101,11 +102,24 @@ def read(text: str) -> Setting:
     return Setting(mode, share(str(words["share"])), control, bool(words["observe"]), bool(words["noise"]))
 
 
+def _roll_back(db: sqlite3.Connection, back: Override) -> None:
+    """By what is in the file, which others may have changed; a row that cannot be read is in nobody's way."""
+    found = []
+    for row in db.execute(_OVERRIDES).fetchall():
+        with suppress(Unreadable):
+            found.append(_override(row))
+    db.execute("DELETE FROM override")
+    db.executemany(_PUT, map(_row, rolled_back(found, back)))
+
+
 def _overrides(db: sqlite3.Connection) -> Iterator[Override]:
-    rows = db.execute("SELECT pattern, setting, who, moment, why, until, set_by FROM override ORDER BY pattern, set_by")
-    for pattern, setting, who, when, why, until, by in rows:
-        with _named(f"override of '{pattern}'"):
-            yield Override(pattern, read(setting), who, when, why, until, _BY[by])
+    yield from map(_override, db.execute(_OVERRIDES))
+
+
+def _override(row: tuple[str, str, str, float, str, float | None, str]) -> Override:
+    pattern, setting, who, when, why, until, by = row
+    with _named(f"override of '{pattern}'"):
+        return Override(pattern, read(setting), who, when, why, until, _BY[by])
 
 
 def _rollouts(db: sqlite3.Connection) -> Iterator[tuple[str, Rollout]]:

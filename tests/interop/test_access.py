@@ -84,10 +84,12 @@ def test_a_reader_may_ask_and_not_change(folder: Folder) -> None:
 
 def test_who_is_in_a_group_of_the_list_may_change_and_is_named_in_the_audit(folder: Folder) -> None:
     assert ask(folder, CHANGER, [DOOR], "GET", "/v1/modes")[0] == 403
-    status, _ = ask(folder, CHANGER, [DOOR, GROUP], "POST", "/v1/mode", {"pattern": "echo", "mode": "off", "why": "test"})
+    status, _ = ask(
+        folder, CHANGER, [DOOR, GROUP], "POST", "/v1/mode", {"pattern": "echo", "mode": "off", "why": "test"}
+    )
     assert status == 200
     _, (mode,) = ask(folder, CHANGER, [DOOR, GROUP], "GET", "/v1/modes")
-    assert (mode["pattern"], mode["who"], mode["why"]) == ("echo", f"uid {CHANGER}", "test")
+    assert (mode["pattern"], mode["who"], mode["why"]) == ("toy/echo", f"uid {CHANGER}", "test")
     assert ask(folder, 0, [], "POST", "/v1/mode/clear", {"pattern": "echo"})[0] == 200
     _, entries = ask(folder, READER, [DOOR], "GET", "/v1/audit")
     assert [entry["who"] for entry in entries] == ["root", f"uid {CHANGER}"]

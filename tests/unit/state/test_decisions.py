@@ -47,7 +47,9 @@ def test_the_file_and_the_copy_in_memory_agree_after_every_change(db: sqlite3.Co
         Change((entry(),), expired_by=5.0),
         Change((entry(),), drop=(("VM.*", "rollout"),)),
         Change((entry(),), (override("SR.*", by="rollout"),), drop=(("VM.*", "person"),)),
-        Change((entry(),), (override("*", Mode.LEGACY),), drop_all=True, rollouts=(PutRollout("a", None),)),
+        Change((entry(),), back=override("*", Mode.LEGACY), rollouts=(PutRollout("a", None),)),
+        Change((entry(),), (override("VM.start", Mode.OFF), override("VM.*"), override("SR.*", by="rollout"))),
+        Change((entry(),), back=override("*", Mode.LEGACY)),
     ):
         kept = applied(kept, change)
         assert decisions.decide(db, change) == kept
@@ -141,3 +143,13 @@ def test_a_line_of_the_audit_that_cannot_be_read_is_an_error_of_the_file(db: sql
     db.execute("UPDATE audit SET numbers = '[]'")
     with pytest.raises(Unreadable, match="audit"):
         decisions.audit(db, 1, 0.0, None)
+
+
+def test_a_rollback_of_everything_is_not_kept_from_it_by_a_row_that_cannot_be_read(db: sqlite3.Connection) -> None:
+    decisions.decide(db, Change((), (override("VM.a", Mode.OFF), override("VM.b"), override("VM.c"))))
+    db.execute("UPDATE override SET setting = 'nonsense' WHERE pattern = 'VM.c'")
+    kept = decisions.decide(db, Change((), back=override("*", Mode.LEGACY)))
+    assert isinstance(kept, Kept)
+    assert {each.pattern: each.setting.mode for each in kept.overrides} == {
+        "*": Mode.LEGACY, "VM.a": Mode.OFF, "VM.b": Mode.LEGACY
+    }  # fmt: skip

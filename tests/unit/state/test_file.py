@@ -426,8 +426,8 @@ def test_what_is_held_is_written_once_the_file_is_good_in_its_order(opened: Open
     with closing(sqlite3.connect(path, isolation_level=None)) as locker:
         locker.execute("BEGIN IMMEDIATE")
         refused(made)
-        made.hold(mode("VM.*", Mode.OFF, PutRollout("r", "b", 1)))
-        made.hold(Change((entry("*", "rollback"),), (override("*", Mode.LEGACY),), drop_all=True))
+        made.hold(mode("VM.*", Mode.DBUS, PutRollout("r", "b", 1)))
+        made.hold(Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY)))
         assert made.kept.overrides == (override("*", Mode.LEGACY),)
         opened.later(made)
         assert made.trouble

@@ -1,7 +1,7 @@
 """File descriptors: how many the limits of the config can take together, and a process limit that holds them.
 
-A process without a free descriptor can accept no client and reach no service. So the soft limit is raised at start; where the
-hard limit is too low, listeners take fewer connections than the config says, and that is logged.
+A process without a free descriptor can accept no client and reach no service. So the soft limit is raised at start.
+Where the hard limit is too low, listeners take fewer connections than the config says, and that is logged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fitted(settings: Config) -> Config:
         return settings
     fewer = _fewer(settings, soft)
     _log.warning(
-        "too few file descriptors: listeners take fewer connections; raise LimitNOFILE, or lower the limits of the config",
+        "too few file descriptors: listeners take fewer connections; raise LimitNOFILE or lower max_connections",
         needed=wanted,
         allowed=soft,
         max_connections={name: each.max_connections for name, each in fewer.listener.items() if not each.is_store},

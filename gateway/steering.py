@@ -143,7 +143,7 @@ class Steering(Operator):
         return await self._decided(pattern, "mapping", Change((entry,), drop=drop))
 
     async def rollback_all(self, who: str, why: str = "") -> Changed | Refused:
-        """Every method to its old service at once, whatever state bus and file are in; what a person set `off` stays."""
+        """Every method to its old service at once, whatever bus and file are like; what a person set `off` stays."""
         before = self._settings(EVERYTHING)
         ended = await self.rollouts.rollback_all(who, why)
         if isinstance(ended, Refused):

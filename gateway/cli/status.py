@@ -17,17 +17,7 @@ def print_status(answer: Mapping[str, Any]) -> None:
         f"xcp-gateway {answer['version']}  {ready}  revision {answer['revision']}  {answer['in_flight']} in flight"
     )
     out.print(f"listening on {', '.join(answer['listening'])}", markup=False)
-    for reason in answer["reasons"]:
-        out.print(f"not ready: {reason}", markup=False, soft_wrap=True)
-    if answer["state"]["trouble"]:
-        out.print(answer["state"]["trouble"], style="red", markup=False, soft_wrap=True)
-    else:
-        out.print(f"state: {answer['state']['place']}", markup=False, soft_wrap=True)
-    operators = answer["operators"]
-    if operators is not None and not operators["connected"]:
-        out.print(
-            f"no operators are heard on D-Bus: {operators['last_error']}", style="red", markup=False, soft_wrap=True
-        )
+    _print_troubles(answer)
     with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
         for bus in answer["buses"]:
             state = Text("connected", "green") if bus["connected"] else Text("down", "red")
@@ -53,6 +43,20 @@ def print_status(answer: Mapping[str, Any]) -> None:
     with table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as shown:
         for service in answer["services"]:
             shown.add_row(*_service_cells(service))
+
+
+def _print_troubles(answer: Mapping[str, Any]) -> None:
+    for reason in answer["reasons"]:
+        out.print(f"not ready: {reason}", markup=False, soft_wrap=True)
+    for trouble in filter(None, [*answer["warnings"], answer["state"]["trouble"]]):
+        out.print(trouble, style="red", markup=False, soft_wrap=True)
+    if not answer["state"]["trouble"]:
+        out.print(f"state: {answer['state']['place']}", markup=False, soft_wrap=True)
+    operators = answer["operators"]
+    if operators is not None and not operators["connected"]:
+        out.print(
+            f"no operators are heard on D-Bus: {operators['last_error']}", style="red", markup=False, soft_wrap=True
+        )
 
 
 def _store_cells(store: Mapping[str, Any]) -> Iterator[str | Text]:

@@ -49,7 +49,10 @@ class Server(Serving):
         self._inode: tuple[int, int] | None = None  # of our socket file
 
     def bind(self) -> None:
-        """Take the address; who connects before `start` waits. Raises OSError that names the socket when it is taken."""
+        """Take the address; who connects before `start` waits.
+
+        Raises OSError that names the socket when it is taken.
+        """
         folders = [folder for folder in self._path.parents if not folder.exists()]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(self._path)
@@ -96,7 +99,7 @@ def _remove_stale(path: FilePath) -> None:
     if not path.is_socket():
         return
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-        probe.setblocking(False)
+        probe.settimeout(0)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:

@@ -1,9 +1,9 @@
-"""Bounds on the operator's sockets, on which aiohttp sets none: how many connections, how long and how large a request may be.
+"""Bounds on the operator's sockets, on which aiohttp sets none: connections, how long and how large a request may be.
 
-Each connection carries one request. Its head and body have to be there within `REQUEST` seconds, its answer has to be taken
-within `ANSWER` seconds. When a peer has its share, or all places are taken, the connection that has waited longest for its
-request gives way to the newcomer; when each is being answered, the newcomer is turned away. The last descriptors of the process
-are never used here: they are left to the listeners, the buses and the old services.
+Each connection carries one request. Its head and body have to arrive in time, and its answer has to be taken in time.
+When a peer has its share, or all places are taken, the connection that has waited longest for its request gives way to the
+newcomer; when each is being answered, the newcomer is turned away. The last descriptors of the process are not used here:
+they are left to the listeners, the buses and the old services.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class _Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's classes
         self.peer, self.trusted = _peer(self.transport)
         if not self._guard.admit(self):
-            transport.abort()
+            self.transport.abort()
             return
         self._inner = self._make()
         self._inner.connection_made(transport)

@@ -22,6 +22,9 @@ class Monitored(Protocol):
     async def unready(self) -> Sequence[str]:
         """Why it is not ready for calls; nothing when it is."""
 
+    def warnings(self) -> Sequence[str]:
+        """What is to be mended although calls are answered."""
+
     async def metrics(self) -> bytes:
         """Every series, in Prometheus' text format."""
 
@@ -34,7 +37,8 @@ def add_paths(application: web.Application, monitored: Monitored) -> None:
 
     async def ready(_request: web.Request) -> web.Response:
         reasons = await monitored.unready()
-        return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        told = {"ready": not reasons, "reasons": reasons, "warnings": monitored.warnings()}
+        return _json(told, status=503 if reasons else 200)
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=await monitored.metrics(), headers={"Content-Type": CONTENT_TYPE})

@@ -162,8 +162,8 @@ class Kept:
 
 def applied(kept: Kept, change: Change) -> Kept:
     """What is kept after a change. Versions are a guess until the change is written down."""
-    before = kept.overrides if change.back is None else rolled_back(kept.overrides, change.back)
-    overrides = {(each.pattern, each.by): each for each in before}
+    left = kept.overrides if change.back is None else rolled_back(kept.overrides, change.back)
+    overrides = {(each.pattern, each.by): each for each in left}
     for key in change.drop:
         overrides.pop(key, None)
     if change.expired_by is not None:
@@ -185,7 +185,7 @@ def unconditional(change: Change) -> Change:
 def rolled_back(overrides: Iterable[Override], back: Override) -> tuple[Override, ...]:
     """What is left of these when everything goes back: the new override, and what persons have switched off.
 
-    What a person has set otherwise inside a pattern that is off goes back under its own pattern, or it would be off too.
+    What a person has set otherwise inside a pattern that is off goes back under its own pattern; else it would be off.
     """
     persons = [each for each in overrides if each.by == "person" and not each.expired(back.when)]
     off = {each.pattern: each for each in persons if each.setting.mode is Mode.OFF}

@@ -74,9 +74,9 @@ async def test_it_is_given_to_the_group_of_the_config(api: Api, tmp_path: Path) 
 
 async def test_what_machines_ask_is_answered_here_too(api: Api) -> None:
     assert await api.ask("GET", "/healthz") == (200, {"alive": True})
-    assert await api.ask("GET", "/readyz") == (200, {"ready": True, "reasons": []})
+    assert await api.ask("GET", "/readyz") == (200, {"ready": True, "reasons": [], "warnings": []})
     api.toy.ready = False
-    assert await api.ask("GET", "/readyz") == (503, {"ready": False, "reasons": ["no bus"]})
+    assert await api.ask("GET", "/readyz") == (503, {"ready": False, "reasons": ["no bus"], "warnings": []})
 
 
 async def test_an_unknown_path_is_a_404_in_json(api: Api) -> None:
@@ -110,7 +110,7 @@ async def test_a_socket_that_is_bound_answers_once_it_is_started_and_is_nobody_e
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(OSError, match="another gateway answers on this control socket"):
         server(path, api).bind()
-    asking = asyncio.create_task(ask(path, "GET", "/healthz"))
+    asking = asyncio.ensure_future(ask(path, "GET", "/healthz"))
     await second.start()
     assert (await asking)[0] == 200
     await second.stop()
@@ -138,7 +138,7 @@ async def test_a_socket_that_cannot_be_asked_is_left_alone(api: Api, tmp_path: P
     path = tmp_path / "other"
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM) as other:
         other.bind(str(path))
-        with pytest.raises(OSError, match="cannot tell whether .* is in use: Protocol wrong type for socket"):
+        with pytest.raises(OSError, match=r"cannot tell whether .* is in use: Protocol wrong type for socket"):
             server(path, api).bind()
     assert path.is_socket()
 

@@ -1,4 +1,4 @@
-"""The bounds of the operator's sockets, with real connections: half requests, large ones, answers that are not taken."""
+"""The bounds of the operator's sockets, with real connections: half requests, large ones, answers not taken."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def asked(server: Local, request: bytes = WHOLE) -> bytes:
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.005)
 
 
@@ -107,7 +107,7 @@ async def test_half_a_body_is_cut_after_a_time() -> None:
 
 async def test_an_answer_may_take_longer_than_a_request() -> None:
     async with serving(GuardLimits(request=0.05, answer=0.05)) as server:
-        asking = asyncio.create_task(asked(server, WHOLE.replace(b"/", b"/?wait", 1)))
+        asking = asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1)))
         reader, writer = await server.connect()
         writer.write(HALF)
         assert await ended(reader)  # by then the time for a request is over
@@ -144,7 +144,7 @@ async def test_a_flood_of_half_requests_is_told_in_one_line_and_keeps_nobody_out
 
 async def test_where_all_are_being_answered_the_newcomer_is_turned_away() -> None:
     async with serving(GuardLimits(share=2)) as server:
-        asking = [asyncio.create_task(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
+        asking = [asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
         await until(lambda: sum(not each.waits for each in server.guard._open.values()) == 2)
         assert await asked(server) == b""
         server.go.set()
@@ -155,7 +155,7 @@ async def test_where_all_are_being_answered_the_newcomer_is_turned_away() -> Non
 
 async def test_all_peers_together_have_a_bound_too() -> None:
     async with serving(GuardLimits(connections=2, share=9)) as server:
-        asking = [asyncio.create_task(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
+        asking = [asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
         await until(lambda: sum(not each.waits for each in server.guard._open.values()) == 2)
         assert await asked(server) == b""
         server.go.set()

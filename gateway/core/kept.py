@@ -16,6 +16,9 @@ from gateway.core.route import Route
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
+OTHERS = "(others)"  # an agent, or a peer, that stands for all that are not told apart
+IDENTITIES = 32  # agents and users that are told apart of one peer and protocol
+
 EVERYTHING = "*"  # the pattern of a rollback of everything
 
 

@@ -12,7 +12,18 @@ from typing import Self
 
 import structlog
 
-from gateway import __version__, config, descriptors, explain, health, metrics, parts, privileges, service_manager
+from gateway import (
+    __version__,
+    clock,
+    config,
+    descriptors,
+    explain,
+    health,
+    metrics,
+    parts,
+    privileges,
+    service_manager,
+)
 from gateway.assembly import Assembly
 from gateway.checking import connected
 from gateway.config import Config
@@ -53,9 +64,14 @@ class Gateway(Assembly):
         super().__init__(descriptors.fitted(settings), table)
         self._started = settings  # what a reload cannot change stays as it was then
         self.manager = service_manager.from_environment()
-        orders = Orders(self.moving.state, self.live_routes)
+        orders = Orders(self.moving.state, self.live_routes, steady=clock.steady)
         self.steering = Steering(
-            self.live_routes, self.moving.toggles, self.moving.state, orders, lambda: self.table.digests
+            self.live_routes,
+            self.moving.toggles,
+            self.moving.state,
+            orders,
+            lambda: self.table.digests,
+            steady=clock.steady,
         )
         control = Path(self.settings.control.socket)
         replaying = Replaying(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)

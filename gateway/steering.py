@@ -23,7 +23,7 @@ from gateway.promoting import Promoting
 from gateway.rollout.orders import Orders
 from gateway.rollout.subjects import subject_of
 from gateway.state.state import State
-from gateway.toggles import Toggles, moment
+from gateway.toggles import Toggles, ends, moment
 
 _Apart: TypeAlias = Callable[[Override], bool]
 
@@ -32,7 +32,10 @@ LONGEST = 10 * 365 * 86_400.0  # seconds that a mode can be set for
 
 
 class Steering(Operator):
-    """One for the running gateway. `routes`: those of the mapping that is live. `now`: seconds since 1970."""
+    """One for the running gateway. `routes`: those of the mapping that is live. `now`: seconds since 1970.
+
+    `steady`: by the clock by which modes end.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Steering(Operator):
         digests: Callable[[], Mapping[str, str]] = dict,  # of the mapping files that are live
         *,
         now: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
     ) -> None:
         self._routes = routes
         self._toggles = toggles
@@ -51,6 +55,7 @@ class Steering(Operator):
         self.news = News(routes, toggles, rollouts.states)
         self.promoting = Promoting(routes, digests, toggles, state, rollouts.states, now)
         self._now = now
+        self._steady = steady or now
 
     # Asking
 
@@ -126,7 +131,7 @@ class Steering(Operator):
         if wrong:
             return Rejected("; ".join(wrong))
         now = self._now()
-        until = None if wish.seconds is None else now + wish.seconds
+        until = None if wish.seconds is None else self._steady() + wish.seconds
         pattern = choosing.canonical(self._routes(), wish.pattern)
         override = Override(pattern, wanted, who, now, wish.why, until)
         drop = self._of_person(self._spelled(pattern))
@@ -171,7 +176,8 @@ class Steering(Operator):
     def _row(self, route: Route, known: Mapping[MethodId, Counts], rollout: str) -> Row:
         effective = self._toggles.effective(route)
         counts = known.get(MethodId.of(route), NO_COUNTS)
-        return steering.row(route, effective.setting, effective.override, effective.source(route), counts, rollout)
+        until, source = ends(effective.override), effective.source(route)
+        return steering.row(route, effective.setting, effective.override, source, counts, rollout, until)
 
     def _explained(self, route: Route, call: Call, value: str | None) -> Explanation:
         migration = replace(route.migration, key=steering.with_key(route.migration.key, value))
@@ -247,5 +253,5 @@ def _entry(override: Override) -> Entry:
         if getattr(setting, name):
             numbers[name] = True
     if override.until is not None:
-        numbers["until"] = override.until
+        numbers["until"] = ends(override)
     return Entry(override.when, override.who, "mode", override.pattern, override.why, numbers)

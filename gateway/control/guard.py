@@ -1,9 +1,9 @@
 """Bounds on the operator's sockets, on which aiohttp sets none: connections, how long and how large a request may be.
 
 Each connection carries one request. Its head and body have to arrive in time, and its answer has to be taken in time.
-When a peer has its share, or all places are taken, the connection that has waited longest for its request gives way to the
-newcomer; when each is being answered, the newcomer is turned away. The last descriptors of the process are not used here:
-they are left to the listeners, the buses and the old services.
+When a peer has its share, or all places are taken, the connection that has waited longest for its request gives way to
+the newcomer; when each is being answered, the newcomer is turned away. The last descriptors of the process are left to
+the listeners, the buses and the old services.
 """
 
 from __future__ import annotations

@@ -130,7 +130,9 @@ class Change:
     put: tuple[Override, ...] = ()
     drop: tuple[tuple[str, By], ...] = ()
     back: Override | None = None  # everything to this, but for what persons have switched off; see `rolled_back`
-    expired_by: float | None = None  # overrides whose time is over then are dropped too, whoever set them
+    expired_by: float | None = (
+        None  # by gateway.clock: overrides whose time is over then are dropped too, whoever set them
+    )
     rollouts: tuple[PutRollout, ...] = ()
     clear: tuple[MethodId, ...] = ()  # methods whose evidence and pairs are forgotten
 
@@ -190,7 +192,7 @@ def rolled_back(overrides: Iterable[Override], back: Override) -> tuple[Override
 
     What a person has set otherwise inside a pattern that is off goes back under its own pattern; else it would be off.
     """
-    persons = [each for each in overrides if each.by == "person" and not each.expired(back.when)]
+    persons = [each for each in overrides if each.by == "person"]
     off = {each.pattern: each for each in persons if each.setting.mode is Mode.OFF}
     exceptions = {each.pattern: replace(back, pattern=each.pattern) for each in persons} if off else {}
     return tuple({back.pattern: back, **exceptions, **off}.values())

@@ -1,7 +1,7 @@
 """What of a call and its outcome is secret, and how it is left out of all that is kept. Knows no file and no store.
 
-A secret is replaced where a path says that it stands, `{"$masked": "text"}`, and wherever else its text turns up. What a
-parameter or a member holds whose name says that it is secret (`is_secret`) needs no path.
+A secret is replaced where a path says that it stands, `{"$masked": "text"}`, and wherever else its text turns up.
+A parameter or a member whose name says that it is secret (`is_secret`) needs no path.
 """
 
 from __future__ import annotations

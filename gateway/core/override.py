@@ -24,7 +24,7 @@ class Override:
     who: str
     when: float
     why: str = ""
-    until: float | None = None  # then it is as if it had never been set
+    until: float | None = None  # by gateway.clock; then it is as if it had never been set
     by: By = "person"
 
     @property
@@ -34,7 +34,7 @@ class Override:
         return self.by == "person", is_exact(self.pattern), literal
 
     def expired(self, now: float) -> bool:
-        """Whether its time is over."""
+        """Whether its time is over; `now` by gateway.clock."""
         return self.until is not None and self.until <= now
 
     def concerns(self, route: Route) -> bool:

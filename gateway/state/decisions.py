@@ -9,6 +9,7 @@ from typing import get_args
 
 import msgspec
 
+from gateway.clock import Reading
 from gateway.core.kept import Change, Entry, Json, Kept, PutRollout, Refused, Rollout, rolled_back
 from gateway.core.migration import Mode, Setting, Side, percent, share
 from gateway.core.override import By, Override
@@ -41,7 +42,8 @@ def decide(db: sqlite3.Connection, change: Change) -> Refused | Kept:
         _roll_back(db, change.back)
     db.executemany("DELETE FROM override WHERE pattern = ? AND set_by = ?", change.drop)
     if change.expired_by is not None:
-        db.execute("DELETE FROM override WHERE until <= ?", (change.expired_by,))
+        over = [(each.pattern, each.by) for each in _overrides(db) if each.expired(change.expired_by)]
+        db.executemany("DELETE FROM override WHERE pattern = ? AND set_by = ?", over)
     db.executemany(_PUT, map(_row, change.put))
     for put in change.rollouts:
         _put_rollout(db, put)
@@ -83,16 +85,16 @@ def hold_lease(db: sqlite3.Connection, name: str, holder: str, boot: str, now: f
     return True
 
 
-def written(setting: Setting) -> str:
-    """A setting as a person can read it in the file."""
-    words = {
+def written(setting: Setting, until: float | None = None) -> str:
+    """A setting as a person can read it in the file, with the clock of the moment until which it holds."""
+    words: dict[str, str | bool] = {
         "mode": setting.mode.value,
         "share": percent(setting.buckets),
         "control": setting.control.value,
         "observe": setting.observe,
         "noise": setting.noise,
     }
-    return _json(words)
+    return _json(words if until is None else {**words, "clock": str(Reading.here())})
 
 
 def read(text: str) -> Setting:
@@ -112,6 +114,15 @@ def _roll_back(db: sqlite3.Connection, back: Override) -> None:
     db.executemany(_PUT, map(_row, rolled_back(found, back)))
 
 
+def _ends(setting: str, until: float | None) -> float | None:
+    """By the clock of this process; without a word about the clock, it was the wall's."""
+    if until is None:
+        return None
+    words = msgspec.json.decode(setting, type=dict[str, str | bool])
+    written_by = words.get("clock")
+    return Reading.read(str(written_by)).translated(until) if written_by else until
+
+
 def _overrides(db: sqlite3.Connection) -> Iterator[Override]:
     yield from map(_override, db.execute(_OVERRIDES))
 
@@ -119,7 +130,7 @@ def _overrides(db: sqlite3.Connection) -> Iterator[Override]:
 def _override(row: tuple[str, str, str, float, str, float | None, str]) -> Override:
     pattern, setting, who, when, why, until, by = row
     with _named(f"override of '{pattern}'"):
-        return Override(pattern, read(setting), who, when, why, until, _BY[by])
+        return Override(pattern, read(setting), who, when, why, _ends(setting, until), _BY[by])
 
 
 def _rollouts(db: sqlite3.Connection) -> Iterator[tuple[str, Rollout]]:
@@ -129,7 +140,7 @@ def _rollouts(db: sqlite3.Connection) -> Iterator[tuple[str, Rollout]]:
 
 
 def _row(override: Override) -> tuple[str | float | None, ...]:
-    setting = written(override.setting)
+    setting = written(override.setting, override.until)
     return (
         override.pattern, override.by, setting, override.who, override.when, override.why, override.until
     )  # fmt: skip

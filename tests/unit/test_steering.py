@@ -300,3 +300,22 @@ async def _entries(desk: Desk) -> list[Entry]:
     entries = await desk.steering.audit()
     assert not isinstance(entries, Refused)
     return list(entries)
+
+
+async def test_a_mode_for_a_time_ends_after_that_time_whatever_the_wall_clock_says() -> None:
+    """The desk's clock is the wall's here, and the steady one another."""
+    desk, steady = Desk(), Clock()
+    desk.toggles = Toggles(steady)
+    orders = Orders(desk.state, lambda: desk.routes, desk.clock, steady)
+    desk.steering = Steering(
+        lambda: desk.routes, desk.toggles, desk.state, orders, now=desk.clock, steady=steady
+    )  # fmt: skip
+    async with desk.state:
+        await desk.steering.set_mode(Wish("VM.get_state", "off", seconds=600), "alice")
+        desk.clock.now += 86_400
+        assert desk.mode(STATE) == "off"
+        desk.clock.now -= 10 * 86_400
+        steady.now += 599
+        assert desk.mode(STATE) == "off"
+        steady.now += 2
+        assert desk.mode(STATE) == "legacy"

@@ -66,8 +66,3 @@ def test_everything_back_leaves_off_what_a_person_has_switched_off() -> None:
 def test_everything_that_a_person_has_switched_off_stays_off() -> None:
     kept = Kept((override("*", Mode.OFF),))
     assert applied(kept, everything_back("bob", 5.0, "fire")).overrides == (override("*", Mode.OFF),)
-
-
-def test_an_off_whose_time_is_over_does_not_count() -> None:
-    kept = Kept((replace(override("VM.*", Mode.OFF), until=4.0),))
-    assert [each.pattern for each in applied(kept, everything_back("bob", 5.0, "fire")).overrides] == ["*"]

@@ -216,8 +216,8 @@ def test_a_name_says_that_it_holds_a_secret(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["key", "keys", "vm_key", "map_key", "public_key", "keyboard", "monkey", "user", "uname", "session_count", "chapter",
-     "passthrough", "bypass", "compass", "secretary", "tokenizer", "host", "", "k", "scsiid", "passed"],
+    ["key", "keys", "vm_key", "map_key", "public_key", "keyboard", "monkey", "user", "uname", "session_count",
+     "chapter", "passthrough", "bypass", "compass", "secretary", "tokenizer", "host", "", "k", "scsiid", "passed"],
 )  # fmt: skip
 def test_a_name_that_only_looks_like_one_says_nothing(name: str) -> None:
     assert not mask.is_secret(name)

@@ -24,7 +24,7 @@ from gateway.control import access
 from gateway.core.rights import ROOT
 
 CONNECTIONS = 64  # at one time, on one socket; root's and the gateway's own come on top
-BACKLOG = 16  # connections that the kernel keeps until they are accepted, and that are accepted in one go
+BACKLOG = 64  # connections that the kernel keeps until they are accepted, and that are accepted in one go
 RESERVE = 64  # descriptors of the process that are not used here
 BODY = 1024**2  # bytes
 HEAD = 64 * 1024  # bytes

@@ -53,8 +53,24 @@ def test_the_agents_of_one_peer_are_bounded_and_the_others_are_counted_together(
     assert len(crowd) == IDENTITIES + 1
     assert sum(seen.count for seen in crowd.values()) == 3 * IDENTITIES
     (others,) = [key for key in crowd if key.agent == OTHERS]
-    assert crowd[others] == Seen(2 * IDENTITIES, 2.0, 2.0 + IDENTITIES)
+    assert crowd[others] == Seen(2 * IDENTITIES, 2.0 + IDENTITIES, 2.0 + 2 * IDENTITIES)
     assert [key.agent for key in rows if key.peer == "real"] == ["curl"]
+
+
+def test_a_client_that_is_known_keeps_its_name_in_a_crowd_of_its_peer(db: sqlite3.Connection) -> None:
+    clients.add(db, client("host", 1.0).clients)
+    (known,) = client("host", 1.0).clients
+    for number in range(2 * IDENTITIES):
+        clients.add(db, {replace(known, agent=f"evil-{number}"): Seen(1, 2.0, 2.0)})
+    assert known in clients.read(db, None, None, None, 0.0, 9999)
+
+
+def test_a_name_that_was_not_seen_for_long_gives_way(db: sqlite3.Connection) -> None:
+    (known,) = client("host", 1.0).clients
+    clients.add(db, {known: Seen(1000, 1.0, 1.0)})
+    late = 2.0 + clients.FRESH
+    clients.add(db, {replace(known, agent=f"new-{number}"): Seen(1, late, late) for number in range(IDENTITIES)})
+    assert known not in clients.read(db, None, None, None, 0.0, 9999)
 
 
 def test_the_least_recently_seen_are_told_together(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:

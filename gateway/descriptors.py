@@ -7,6 +7,7 @@ Where the hard limit is too low, listeners take fewer connections than the confi
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -25,8 +26,9 @@ def fitted(settings: Config) -> Config:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed(settings)
     if wanted > soft:
-        soft = min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with suppress(OSError):  # a sandbox may forbid it: then what there is has to do
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if wanted <= soft:
         return settings
     fewer = _fewer(settings, soft)

@@ -71,10 +71,10 @@ class Guard:
         if left <= limits.reserve // (2 if connection.trusted else 1):  # the kernel gives the lowest free number
             return self._turn_away("few file descriptors are left", connection.peer)
         its = [each for each in self._open.values() if each.peer == connection.peer]
-        others = [each for each in self._open.values() if not each.trusted]
         share = limits.connections if connection.trusted else limits.share
         if len(its) >= share and not self._give_way(its):
             return self._turn_away(f"its {share} connections are all being answered", connection.peer)
+        others = [each for each in self._open.values() if not each.trusted]
         if not connection.trusted and len(others) >= limits.connections and not self._give_way(others):
             return self._turn_away(f"all {limits.connections} connections are being answered", connection.peer)
         self._open[transport] = connection
@@ -111,7 +111,7 @@ class Guard:
         connection = self._open.get(request.transport) if request.transport is not None else None
         try:
             await request.read()
-        except ConnectionError:
+        except (ConnectionError, web.RequestPayloadError):
             raise web.HTTPBadRequest(reason="the request did not arrive whole") from None
         if connection is None:
             return await handler(request)

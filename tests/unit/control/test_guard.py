@@ -186,3 +186,9 @@ async def test_an_answer_that_is_not_taken_costs_its_place_for_a_time_only(size:
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         writer.close()
         assert reader is not None
+
+
+async def test_a_body_that_is_not_framed_as_it_says_is_a_bad_request() -> None:
+    async with serving(GuardLimits()) as server:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert b" 400 " in await asked(server, head + b"zz\r\nnonsense\r\n")

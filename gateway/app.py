@@ -12,7 +12,18 @@ from typing import Self
 
 import structlog
 
-from gateway import __version__, config, explain, health, metrics, parts, privileges, service_manager
+from gateway import (
+    __version__,
+    clock,
+    config,
+    descriptors,
+    explain,
+    health,
+    metrics,
+    parts,
+    privileges,
+    service_manager,
+)
 from gateway.assembly import Assembly
 from gateway.checking import connected
 from gateway.config import Config
@@ -23,6 +34,7 @@ from gateway.core.migration import Mode
 from gateway.core.model import Fault, Peer, Value
 from gateway.core.route import Route
 from gateway.exchange import Exchange
+from gateway.last_good import LastGood
 from gateway.log import lines_lost
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table, changes, describe_routes, ungoverned
@@ -47,21 +59,28 @@ class Gateway(Assembly):
     def __init__(self, path: Path) -> None:
         self._path = path
         settings = config.load(path)
-        table, problems = parts.compile_mappings(settings)
-        if problems:
-            raise MappingError(problems)
-        super().__init__(settings, table)
+        self._last_good = LastGood(settings.state_path(), path)
+        table, self._refused = _first_table(settings, self._last_good)
+        super().__init__(descriptors.fitted(settings), table)
         self._started = settings  # what a reload cannot change stays as it was then
         self.manager = service_manager.from_environment()
-        orders = Orders(self.moving.state, self.live_routes)
+        orders = Orders(self.moving.state, self.live_routes, steady=clock.steady)
         self.steering = Steering(
-            self.live_routes, self.moving.toggles, self.moving.state, orders, lambda: self.table.digests
+            self.live_routes,
+            self.moving.toggles,
+            self.moving.state,
+            orders,
+            lambda: self.table.digests,
+            steady=clock.steady,
         )
         control = Path(self.settings.control.socket)
         replaying = Replaying(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
         traffic = Traffic(self.live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)
         rights = access.rights(self.settings)
-        self._control = Server(control, self, self.steering, traffic, rights)
+        group = access.group(self.settings)
+        self._control = Server(control, self, self.steering, traffic, rights, group)
+        if rights.shared and group is None:
+            _log.warning("only members of its owner's group can open the control socket: set control.group for others")
         self._operators = parts.operators(self.settings, self.steering, rights, access.user_name)
         address = self.settings.control.metrics
         self._monitoring = monitoring.Server(address, self) if address else None
@@ -91,6 +110,8 @@ class Gateway(Assembly):
                 await transport.start()
             await self.start_boards(stack)
             self._stack = stack.pop_all()
+        if not self._refused:
+            await self._keep_table()
         _log.info("ready", revision=self.table.revision, methods=len(self.table.routes()), listening=self.addresses())
         self.manager.ready(self._in_a_line())
         return self
@@ -163,6 +184,21 @@ class Gateway(Assembly):
         services = await health.services(self.table, self.backend, self._asks_bus)
         return health.reasons(self.backend.status(), services, [store.status() for store in self.stores])
 
+    def warnings(self) -> list[str]:
+        """What an operator has to mend although calls are answered."""
+        if not self._refused:
+            return []
+        wrong = f"{len(self._refused)} problem{'s' if len(self._refused) > 1 else ''}, the first: {self._refused[0]}"
+        answers = f"revision {self.table.revision}, which was live before, stays"
+        return [f"config or mapping files are refused, {answers} ({wrong})"]
+
+    async def _keep_table(self) -> None:
+        """For a start with files that are refused."""
+        try:
+            await asyncio.to_thread(self._last_good.save, self.table)
+        except OSError as error:
+            _log.warning("the live mapping could not be kept for a start without usable files", why=str(error))
+
     async def status(self) -> Mapping[str, object]:
         """Buses, services, listeners, calls in flight."""
         services = await health.services(self.table, self.backend, self._asks_bus)
@@ -171,6 +207,7 @@ class Gateway(Assembly):
         return {
             "ready": not reasons,
             "reasons": reasons,
+            "warnings": self.warnings(),
             "revision": self.table.revision,
             "version": __version__,
             "listening": self.addresses(),
@@ -194,6 +231,7 @@ class Gateway(Assembly):
             "xcp_gateway_calls_in_flight": self.dispatcher.in_flight,
             "xcp_gateway_buffered_bytes": self.room.buffered,
             "xcp_gateway_log_lines_lost_total": lines_lost(),
+            "xcp_gateway_mapping_refused": bool(self._refused),
         }
         stores = [store.status() for store in self.stores]
         published = {name: board.written for name, board in self.boards.items()}
@@ -229,6 +267,7 @@ class Gateway(Assembly):
             wrong = [str(error)]
         if wrong:
             _log.error("reload refused, the old mapping stays", revision=self.table.revision, problems=wrong)
+            self._refused = wrong
             return {"revision": self.table.revision, "problems": wrong}
         return await self._swap(settings, table, upstreams)
 
@@ -239,6 +278,8 @@ class Gateway(Assembly):
         restart = _needs_restart(self._started, settings)
         before = self.table.revision
         await self.become(settings, table, upstreams)
+        self._refused = []
+        await self._keep_table()
         self.steering.news.look()
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
         return {
@@ -282,6 +323,22 @@ class Gateway(Assembly):
             known = ", ".join(str(key) for key in self.endpoints.exchanges)
             raise LookupError(f"no such endpoint; there are: {known}")
         return (knows or fits)[0]
+
+
+def _first_table(settings: Config, last_good: LastGood) -> tuple[Table, list[str]]:
+    """What the files say, or what was live last and why the files are refused; raises MappingError without either."""
+    table, problems = parts.compile_mappings(settings)
+    if not problems:
+        return table, []
+    kept = last_good.load()
+    table, worse = parts.compile_mappings(settings, *kept) if kept is not None else (table, problems)
+    if worse:
+        raise MappingError(problems)
+    refused = [str(problem) for problem in problems]
+    _log.error(
+        "mapping files refused, the revision that was live last answers", revision=table.revision, problems=refused
+    )
+    return table, refused
 
 
 def _needs_restart(before: Config, after: Config) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway import config, parts
@@ -23,11 +23,14 @@ class Checked:
     """What `check` found.
 
     `notes`: doubtful numbers of the config; what no mode governs; what could not be held against a running service.
+    `contracts`: uses of an interface that a live check has to look at; `unseen`: those of them that it could not.
     """
 
     table: Table
     problems: Sequence[Problem]
-    notes: Sequence[str]
+    notes: Sequence[str] = ()
+    contracts: int = 0
+    unseen: int = 0
 
     @property
     def methods(self) -> int:
@@ -45,21 +48,23 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
     settings = config.load(config_path) if config_path is not None and (live or not paths) else None
     if settings is not None:
         parts.upstreams(settings, parts.Room())  # names and files that the config gives; nobody is asked
-    table, problems = build(
-        paths or (settings.mapping_paths() if settings else ()),
-        codecs=set(parts.CODECS),
-        dialects=set(parts.DIALECTS),
-        listeners=set(settings.listener) if settings else None,
-        upstreams=parts.spoken(settings) if settings else None,
-        may_be_empty=settings is not None and not paths and parts.forwards(settings),
-        spellings=parts.SPELLINGS,
-    )
-    doubts = [] if settings is None else config.crowding(settings)
-    passing = {} if settings is None else parts.passing(settings)
+    if settings is not None:
+        table, problems = parts.compile_mappings(settings, paths)
+        doubts, passing = config.crowding(settings), parts.passing(settings)
+    else:
+        table, problems = build(
+            paths,
+            codecs=set(parts.CODECS),
+            dialects=set(parts.DIALECTS),
+            listeners=None,
+            spellings=parts.SPELLINGS,
+        )
+        doubts, passing = [], {}
+    notes = [*doubts, *([] if problems else ungoverned(table, passing))]
     if problems or settings is None or not live:
-        return Checked(table, problems, [*doubts, *([] if problems else ungoverned(table, passing))])
+        return Checked(table, problems, notes)
     checked = asyncio.run(_check_live(settings, table))
-    return Checked(table, checked.problems, [*doubts, *checked.notes])
+    return replace(checked, notes=[*notes, *checked.notes])
 
 
 def compiled(path: Path, content: bytes) -> tuple[Table, list[Problem]]:
@@ -81,11 +86,11 @@ async def _check_live(settings: Config, table: Table) -> Checked:
         await connected(backend)
         unreachable = _unreachable(settings, backend)
         if unreachable:
-            return Checked(table, unreachable, ())
-        problems, notes = await differences(table, backend.introspect)
+            return Checked(table, unreachable)
+        compared = await differences(table, backend.introspect)
     finally:
         await backend.stop()
-    return Checked(table, problems, [*ungoverned(table, parts.passing(settings)), *notes])
+    return Checked(table, sorted(compared.problems), list(compared.notes), compared.contracts, compared.unseen)
 
 
 async def connected(backend: parts.Backend) -> None:

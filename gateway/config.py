@@ -34,6 +34,7 @@ Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+|systemd:.+|xenstore:(
 MetricsAddress = Annotated[str, Meta(pattern=r"^tcp:.+:\d+$")]
 UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+|xenstore:/.+)$")]
 Who = Annotated[str, Meta(pattern=r"^((user:|group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|(uid|gid):\d{1,10})$")]
+Group = Annotated[str, Meta(pattern=r"^((group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|gid:\d{1,10})$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -126,6 +127,7 @@ class Control(_Section, frozen=True):
         Who, ...
     ] = ()  # who may ask, beside root and the gateway's own user: "alice", "uid:12", "group:xen", "gid:7"
     change: tuple[Who, ...] = ()  # who may change modes, reload and call too
+    group: Group | None = None  # who can open the socket, beside its owner, once others are named: "xen" or "gid:7"
     bus: str | None = None  # on which [bus.NAME] operators are heard as well, as org.xen.xcp.gateway
     metrics: MetricsAddress | None = None  # /metrics, /healthz and /readyz over TCP too, for who cannot open the socket
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from gateway.core import counting
 from gateway.core.compare import Comparison, Verdict, blame, compare
-from gateway.core.kept import Batch, ClientKey, Counts, MethodId, Pair, Seen
+from gateway.core.kept import IDENTITIES, OTHERS, Batch, ClientKey, Counts, MethodId, Pair, Seen
 from gateway.core.migration import Side
 from gateway.core.mismatch import document
 from gateway.core.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome
@@ -35,6 +35,7 @@ class Evidence:
         self._now = now
         self._methods: dict[tuple[str, str], _Gathered] = {}
         self._clients: dict[_Client, _Times] = {}
+        self._crowds: dict[tuple[object, str, int | None], set[tuple[object, object]]] = {}  # identities of a peer
 
     def noting(self, note: Note) -> Note:
         """The function that counts a call and then tells the next."""
@@ -44,7 +45,7 @@ class Evidence:
                 ran = self._gathered((service, method)).of(side)
                 ran.answered += 1
                 ran.run(outcome, seconds)
-            self._called(service, method, call)
+            self._called(service, method, call, failed=isinstance(outcome, Fault))
             note(service, method, call, outcome, seconds, side)
 
         return both
@@ -87,6 +88,7 @@ class Evidence:
         """What came since this was last called."""
         methods, self._methods = self._methods, {}
         clients, self._clients = self._clients, {}
+        self._crowds = {}
         return Batch(
             {MethodId(*method): gathered.counts() for method, gathered in methods.items()},
             [pair for gathered in methods.values() for pair in gathered.pairs],
@@ -99,16 +101,29 @@ class Evidence:
             gathered = self._methods[method] = _Gathered()
         return gathered
 
-    def _called(self, service: str, method: str, call: Call) -> None:
+    def _called(self, service: str, method: str, call: Call, *, failed: bool) -> None:
         known, peer = call.extensions, call.peer
-        key = (service, method, known.get("protocol"), caller(peer), known.get("agent"), known.get("user"), peer.domid)
+        user = known.get("user")
+        if failed and user and known.get("login"):
+            user = None  # people type passwords there
+        key = (service, method, known.get("protocol"), caller(peer), known.get("agent"), user, peer.domid)
         times = self._clients.get(key)
-        if times is not None:
-            times.count += 1
-            times.last = self._now()
-        elif len(self._clients) < CLIENTS:
-            now = self._now()
-            self._clients[key] = _Times(1, now, now)
+        if times is None:
+            key = self._told_apart(key)
+            times = self._clients.setdefault(key, _Times(0, self._now(), 0.0))
+        times.count += 1
+        times.last = self._now()
+
+    def _told_apart(self, key: _Client) -> _Client:
+        """A new client as it is counted: one of too many of its peer, or of too many in all, is one of the others."""
+        service, method, protocol, who, agent, user, domid = key
+        if len(self._clients) >= CLIENTS:
+            return service, method, protocol, OTHERS, OTHERS, None, None
+        crowd = self._crowds.setdefault((protocol, who, domid), set())
+        if len(crowd) >= IDENTITIES and (agent, user) not in crowd:
+            return service, method, protocol, who, OTHERS, None, domid
+        crowd.add((agent, user))
+        return key
 
 
 # Service, method, protocol, caller, agent, user and domid, as they come: a ClientKey is made when they are taken.

@@ -196,7 +196,8 @@ class Exchange(Endpoint):
         if route is not None:
             user = self._sessions.user(route, call)
             if user:
-                call = replace(call, extensions={**call.extensions, "user": user})
+                said = {"user": user} if route.opens is None else {"user": user, "login": True}
+                call = replace(call, extensions={**call.extensions, **said})
             return self.resolve(route, task_prefix, call, forced)
         return Asked(call, self._forwarding, _NOBODY if self._forwarding is None else _FORWARDED)
 

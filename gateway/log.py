@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from gateway.core.model import Call, Fault, Outcome, ended
+from gateway.core.names import printable
 
 MOMENT = 0.05  # seconds that the line of a call may wait for others, so that a busy gateway writes once for many
 
@@ -77,7 +78,7 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
         structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console),
     ]
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [_escaped, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if console
         else [structlog.processors.format_exc_info, _json]
     )
@@ -88,6 +89,11 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
         logger_factory=lambda *_: lines,
     )
     _forward(_LEVELS[level])
+
+
+def _escaped(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What somebody else wrote moves no cursor on a terminal; in JSON it is escaped anyway."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _forward(level: int) -> None:

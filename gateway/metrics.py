@@ -46,6 +46,9 @@ SECONDS = "xcp_gateway_call_seconds"
 SERIES: Mapping[str, Series] = {
     "xcp_gateway_build_info": Series("gauge", "1, labelled with what runs.", ("version", "python")),
     "xcp_gateway_mapping_info": Series("gauge", "1, labelled with the revision of the live mapping.", ("revision",)),
+    "xcp_gateway_mapping_refused": Series(
+        "gauge", "1 while the mapping files are refused, and the revision that was live before answers."
+    ),
     CALLS: Series(
         "counter",
         "Calls that have ended; outcome is ok, the fault's code, or unknown or withdrawn where the client left.",

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import structlog
 
+from gateway import clock
 from gateway.core import counting
 from gateway.core.kept import Refused
 from gateway.core.route import Route
@@ -38,7 +39,7 @@ class Moving:
         self.evidence = Evidence()
         self.state = State(file, self._changed)
         self.here = Here()  # what this process has seen since it began
-        self.rollouts = Engine(self.state, routes, self.here.of, uuid4().hex)
+        self.rollouts = Engine(self.state, routes, self.here.of, uuid4().hex, steady=clock.steady)
         self._stack = AsyncExitStack()
 
     def shadow(self, ask: Ask, room: int) -> Shadow:

@@ -13,7 +13,7 @@ from gateway.core.rollout import State
 from gateway.core.route import Route
 from gateway.core.steering import Listener, ModeChanged, Remapped, RolledBack, set_by, written
 from gateway.core.steering import News as Told
-from gateway.toggles import Effective, Toggles
+from gateway.toggles import Effective, Toggles, ends
 
 _log = structlog.get_logger("gateway")
 
@@ -106,5 +106,5 @@ def _mode_changed(route: Route, before: Effective, now: Effective) -> ModeChange
         setting=written(now.setting),
         set_by=set_by(now.override),
         source=now.source(route),
-        until=now.override.until if now.override is not None else None,
+        until=ends(now.override),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 
@@ -34,6 +35,7 @@ from gateway.core.route import Effect
 from gateway.mapping.compile import build
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import EndpointTable, Table
+from gateway.mapping.targets import NOTHING as NO_CONTENTS
 
 __all__ = [
     "CODECS",
@@ -62,16 +64,22 @@ SPELLINGS = {name: make("").spelling for name, make in DIALECTS.items()}
 _ANSWERS = Limits(body=2**30, elements=2**30)  # what an old service may answer; the bytes are bounded by its line
 
 
-def compile_mappings(settings: Config) -> tuple[Table, list[Problem]]:
-    """Read and check every mapping file the config names; used by `check`, by start and by reload alike."""
+def compile_mappings(
+    settings: Config, paths: Sequence[Path] = (), contents: Mapping[Path, bytes] = NO_CONTENTS
+) -> tuple[Table, list[Problem]]:
+    """Read and check every mapping file the config names, or these; used by `check`, by start and by reload alike.
+
+    `contents`: in place of what these files hold.
+    """
     return build(
-        settings.mapping_paths(),
+        paths or settings.mapping_paths(),
         codecs=set(CODECS),
         dialects=set(DIALECTS),
         listeners=set(settings.listener),
         stores={name for name, listener in settings.listener.items() if listener.is_store},
         upstreams=spoken(settings),
-        may_be_empty=forwards(settings),
+        may_be_empty=not paths and forwards(settings),
+        contents=contents,
         spellings=SPELLINGS,
     )
 

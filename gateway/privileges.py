@@ -9,7 +9,10 @@ from pathlib import Path
 
 
 def become(name: str, files: Sequence[Path]) -> None:
-    """Be that user for good, with its groups, and let it own `files`; raises PermissionError that says why not."""
+    """Be that user for good, with its groups, and let it own `files`; raises PermissionError that says why not.
+
+    A file that was given to another group than ours stays that group's.
+    """
     account = _account(name)
     if os.geteuid() == account.pw_uid != 0:
         return
@@ -17,7 +20,8 @@ def become(name: str, files: Sequence[Path]) -> None:
         raise PermissionError(f"user = '{name}': only root can change to it, and this is uid {os.geteuid()}")
     try:
         for file in files:
-            os.chown(file, account.pw_uid, account.pw_gid, follow_symlinks=False)
+            group = account.pw_gid if file.lstat().st_gid == os.getegid() else -1
+            os.chown(file, account.pw_uid, group, follow_symlinks=False)
         os.initgroups(name, account.pw_gid)
         os.setgid(account.pw_gid)
         _check_folders(account, [file for file in files if file.is_socket()])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway import clock
 from gateway.core import choosing, steering
 from gateway.core.kept import Change, Entry, MethodId, Refused, Rejected
 from gateway.core.migration import Setting
@@ -115,7 +116,7 @@ class Promoting:
         if override is None:
             return ""
         if override.until is not None:
-            return f"it is set until {moment(override.until)} only"
+            return f"it is set until {moment(clock.wall(override.until))} only"
         if override.by == "rollout" and self._rollouts().get(override.pattern) in _MOVING:
             return f"the rollout of {override.pattern} is {self._rollouts()[override.pattern]}"
         return ""
@@ -144,7 +145,7 @@ class Promoting:
         return [was.override for was, would in pairs if was.setting != would.setting and was.override is not None]
 
     def _holding(self, overrides: Sequence[Override]) -> Sequence[Effective]:
-        toggles = Toggles(self._now)
+        toggles = Toggles(self._toggles.now)
         toggles.replace(overrides)
         return [toggles.effective(route) for route in self._routes()]
 

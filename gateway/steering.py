@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from gateway.core import choosing, policy, steering
-from gateway.core.kept import Change, Counts, Entry, Held, Json, MethodId, Pair, Refused, Rejected
+from gateway.core.kept import EVERYTHING, Change, Counts, Entry, Held, Json, MethodId, Pair, Refused, Rejected
 from gateway.core.migration import Mode, Setting, percent
 from gateway.core.model import Call, Value
 from gateway.core.override import GROUP, By, Override, matches
@@ -22,14 +23,19 @@ from gateway.promoting import Promoting
 from gateway.rollout.orders import Orders
 from gateway.rollout.subjects import subject_of
 from gateway.state.state import State
-from gateway.toggles import Toggles, moment
+from gateway.toggles import Toggles, ends, moment
+
+_Apart: TypeAlias = Callable[[Override], bool]
 
 NO_COUNTS = Counts()
 LONGEST = 10 * 365 * 86_400.0  # seconds that a mode can be set for
 
 
 class Steering(Operator):
-    """One for the running gateway. `routes`: those of the mapping that is live. `now`: seconds since 1970."""
+    """One for the running gateway. `routes`: those of the mapping that is live. `now`: seconds since 1970.
+
+    `steady`: by the clock by which modes end.
+    """
 
     def __init__(
         self,
@@ -40,6 +46,7 @@ class Steering(Operator):
         digests: Callable[[], Mapping[str, str]] = dict,  # of the mapping files that are live
         *,
         now: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
     ) -> None:
         self._routes = routes
         self._toggles = toggles
@@ -48,6 +55,7 @@ class Steering(Operator):
         self.news = News(routes, toggles, rollouts.states)
         self.promoting = Promoting(routes, digests, toggles, state, rollouts.states, now)
         self._now = now
+        self._steady = steady or now
 
     # Asking
 
@@ -89,7 +97,8 @@ class Steering(Operator):
         self, limit: int = 100, since: float = 0.0, subject: str | None = None
     ) -> Sequence[Entry] | Refused:
         """The newest decisions, newest first."""
-        return await self._state.audit(limit, since, subject)
+        about = None if subject is None else choosing.canonical(self._routes(), subject)
+        return await self._state.audit(limit, since, about)
 
     async def diff(self, name: str | None = None, limit: int = 50) -> Sequence[Pair] | Refused:
         """The newest pairs of outcomes that differ, newest first."""
@@ -122,27 +131,31 @@ class Steering(Operator):
         if wrong:
             return Rejected("; ".join(wrong))
         now = self._now()
-        until = None if wish.seconds is None else now + wish.seconds
-        override = Override(wish.pattern, wanted, who, now, wish.why, until)
-        return await self._decided(wish.pattern, str(wanted), Change((_entry(override),), (override,)))
+        until = None if wish.seconds is None else self._steady() + wish.seconds
+        pattern = choosing.canonical(self._routes(), wish.pattern)
+        override = Override(pattern, wanted, who, now, wish.why, until)
+        drop = self._of_person(self._spelled(pattern))
+        return await self._decided(pattern, str(wanted), Change((_entry(override),), (override,), drop))
 
     async def clear_mode(self, pattern: str, who: str, why: str = "") -> Changed | Refused:
         """Back to what holds without the override of exactly this pattern."""
-        mine = [override for override in self._state.overrides if override.pattern == pattern]
-        drop: tuple[tuple[str, By], ...] = tuple((pattern, override.by) for override in mine if override.by == "person")
+        pattern = choosing.canonical(self._routes(), pattern)
+        mine = self._spelled(pattern)
+        drop = self._of_person(mine)
         if not drop:
             return Rejected(self._nothing_set(pattern, mine))
         entry = Entry(self._now(), who, "mode", pattern, why, {"mode": "mapping"})
         return await self._decided(pattern, "mapping", Change((entry,), drop=drop))
 
     async def rollback_all(self, who: str, why: str = "") -> Changed | Refused:
-        """Every method to its old service at once, whatever is set and whatever state bus and file are in."""
-        before = self._settings("*")
+        """Every method to its old service at once, whatever bus and file are like; what a person set `off` stays."""
+        before = self._settings(EVERYTHING)
         ended = await self.rollouts.rollback_all(who, why)
         if isinstance(ended, Refused):
             return ended
         self._toggles.replace(self._state.overrides)
-        return Changed("*", "legacy", self._moved(before, "*"), ended.why if isinstance(ended, Held) else "")
+        moved = self._moved(before, EVERYTHING, lambda override: override.setting.mode is Mode.OFF)
+        return Changed(EVERYTHING, "legacy", moved, ended.why if isinstance(ended, Held) else "")
 
     async def clear_evidence(self, pattern: str, who: str, why: str = "") -> Sequence[MethodId] | Refused:
         """Forget what was counted and kept of all methods of a pattern."""
@@ -163,7 +176,8 @@ class Steering(Operator):
     def _row(self, route: Route, known: Mapping[MethodId, Counts], rollout: str) -> Row:
         effective = self._toggles.effective(route)
         counts = known.get(MethodId.of(route), NO_COUNTS)
-        return steering.row(route, effective.setting, effective.override, effective.source(route), counts, rollout)
+        until, source = ends(effective.override), effective.source(route)
+        return steering.row(route, effective.setting, effective.override, source, counts, rollout, until)
 
     def _explained(self, route: Route, call: Call, value: str | None) -> Explanation:
         migration = replace(route.migration, key=steering.with_key(route.migration.key, value))
@@ -179,22 +193,31 @@ class Steering(Operator):
         if refused is not None:
             return refused
         self._toggles.replace(self._state.overrides)
-        return Changed(pattern, mode, self._moved(before, pattern))
+        return Changed(pattern, mode, self._moved(before, pattern, lambda override: override.pattern != pattern))
+
+    def _spelled(self, pattern: str) -> Sequence[Override]:
+        """What is set for a pattern, however it was written when it was set."""
+        routes = self._routes()
+        return [each for each in self._state.overrides if choosing.canonical(routes, each.pattern) == pattern]
+
+    def _of_person(self, overrides: Iterable[Override]) -> tuple[tuple[str, By], ...]:
+        return tuple((each.pattern, each.by) for each in overrides if each.by == "person")
 
     def _settings(self, pattern: str) -> dict[MethodId, Setting]:
         means = choosing.chosen(self._routes(), pattern)
         return {MethodId.of(route): self._toggles.effective(route).setting for route in means}
 
-    def _moved(self, before: Mapping[MethodId, Setting], pattern: str) -> tuple[Moved, ...]:
+    def _moved(self, before: Mapping[MethodId, Setting], pattern: str, apart: _Apart) -> tuple[Moved, ...]:
+        """`apart`: whether an override that holds was there already, and the change did not touch it."""
         return tuple(
-            self._one_moved(route, before.get(MethodId.of(route)), pattern)
+            self._one_moved(route, before.get(MethodId.of(route)), apart)
             for route in _once(choosing.chosen(self._routes(), pattern))
         )
 
-    def _one_moved(self, route: Route, before: Setting | None, pattern: str) -> Moved:
+    def _one_moved(self, route: Route, before: Setting | None, apart: _Apart) -> Moved:
         effective = self._toggles.effective(route)
         stays = ""
-        if effective.override is not None and effective.override.pattern != pattern:
+        if effective.override is not None and apart(effective.override):
             stays = f"'{effective.override.pattern}' is set to {effective.setting} by {effective.override.who}"
         after = str(effective.setting)
         return Moved(route.service, route.method, str(before) if before is not None else after, after, stays)
@@ -230,5 +253,5 @@ def _entry(override: Override) -> Entry:
         if getattr(setting, name):
             numbers[name] = True
     if override.until is not None:
-        numbers["until"] = override.until
+        numbers["until"] = ends(override)
     return Entry(override.when, override.who, "mode", override.pattern, override.why, numbers)

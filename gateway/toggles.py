@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from gateway import clock
 from gateway.core.migration import Setting
 from gateway.core.override import Override
 from gateway.core.route import Route
@@ -27,16 +27,16 @@ class Effective:
         if override is None:
             return "the mapping"
         when = moment(override.when)
-        until = f" until {moment(override.until)}" if override.until is not None else ""
+        until = f" until {moment(clock.wall(override.until))}" if override.until is not None else ""
         why = f": {override.why}" if override.why else ""
         return f"set by {override.who} {when}{until} (the mapping says {route.migration.setting}){why}"
 
 
 class Toggles:
-    """The overrides that hold in this process. `now`: seconds since 1970."""
+    """The overrides that hold in this process. `now`: by the clock by which they end."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+    def __init__(self, now: Callable[[], float] = clock.steady) -> None:
+        self._now = self.now = now
         self._overrides: tuple[Override, ...] = ()  # the strongest first
         self._listeners: list[Callable[[], object]] = []
         self._found: dict[tuple[str, str], tuple[Route, Setting, float]] = {}  # what holds, for which route, until when
@@ -80,6 +80,11 @@ class Toggles:
         now = self._now()
         ends = (o.until for o in self._overrides if o.until is not None and o.until > now and o.concerns(route))
         return min(ends, default=FOREVER)
+
+
+def ends(override: Override | None) -> float | None:
+    """Until when it holds, as the wall clock will show it."""
+    return None if override is None or override.until is None else clock.wall(override.until)
 
 
 def moment(when: float) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from gateway.cli.command import (
     DEFAULT_CONFIG,
+    FAILED,
     FILES,
     GATEWAY,
     UNUSABLE,
@@ -72,11 +73,21 @@ def check(
         err.print(f"note: {note}", markup=False, soft_wrap=True)
     if checked.problems:
         report_problems(checked.problems, as_json=as_json)
+    nothing_seen = live and checked.contracts > 0 and checked.unseen == checked.contracts
     if as_json:
-        print_json({"problems": [], "methods": checked.methods, "files": checked.files, "notes": checked.notes})
+        seen = {"contracts": checked.contracts, "unseen": checked.unseen} if live else {}
+        print_json({"problems": [], "methods": checked.methods, "files": checked.files, "notes": checked.notes, **seen})
     else:
-        levels = "schema, IDL and the running services" if live else "schema and IDL"
-        out.print(f"{count(checked.methods, 'method')} in {count(checked.files, 'file')}: no problems ({levels})")
+        out.print(
+            f"{count(checked.methods, 'method')} in {count(checked.files, 'file')}: no problems (schema and IDL"
+            f"{' and the running services' if live and not checked.unseen else ''})",
+            soft_wrap=True,
+        )
+        if checked.unseen:
+            told = f"{checked.unseen} of {count(checked.contracts, 'use')} of an interface could not be checked live"
+            out.print(f"{told}: see the notes", style="yellow", markup=False, soft_wrap=True)
+    if nothing_seen:
+        raise typer.Exit(FAILED)
 
 
 @app.command(rich_help_panel=FILES)

@@ -17,13 +17,7 @@ def print_status(answer: Mapping[str, Any]) -> None:
         f"xcp-gateway {answer['version']}  {ready}  revision {answer['revision']}  {answer['in_flight']} in flight"
     )
     out.print(f"listening on {', '.join(answer['listening'])}", markup=False)
-    for reason in answer["reasons"]:
-        out.print(f"not ready: {reason}", markup=False, soft_wrap=True)
-    if answer["state"]["trouble"]:
-        out.print(answer["state"]["trouble"], style="red", markup=False, soft_wrap=True)
-    else:
-        out.print(f"state: {answer['state']['place']}", markup=False, soft_wrap=True)
-    _print_warnings(answer)
+    _print_troubles(answer)
     with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
         for bus in answer["buses"]:
             state = Text("connected", "green") if bus["connected"] else Text("down", "red")
@@ -51,7 +45,13 @@ def print_status(answer: Mapping[str, Any]) -> None:
             shown.add_row(*_service_cells(service))
 
 
-def _print_warnings(answer: Mapping[str, Any]) -> None:
+def _print_troubles(answer: Mapping[str, Any]) -> None:
+    for reason in answer["reasons"]:
+        out.print(f"not ready: {reason}", markup=False, soft_wrap=True)
+    for trouble in filter(None, [*answer["warnings"], answer["state"]["trouble"]]):
+        out.print(trouble, style="red", markup=False, soft_wrap=True)
+    if not answer["state"]["trouble"]:
+        out.print(f"state: {answer['state']['place']}", markup=False, soft_wrap=True)
     for what in answer["ungoverned"]:
         out.print(f"no mode governs this: {what}", markup=False, soft_wrap=True)
     operators = answer["operators"]

@@ -28,6 +28,7 @@ from gateway.cli.command import (
 from gateway.cli.showing import count, err, out, print_json, table
 from gateway.cli.words import moment, number
 from gateway.control import client
+from gateway.core.kept import IDENTITIES, OTHERS
 
 STDOUT = Path("-")
 WIDE = 100  # columns of a terminal that has room for both moments
@@ -62,6 +63,11 @@ def clients(
         out.print(f"nobody has called {method or 'anything'}{f' within {since}' if since else ''}", markup=False)
     else:
         _show_clients(rows)
+        if any(OTHERS in (row["agent"], row["peer"]) for row in rows):
+            told = (
+                f"{OTHERS}: callers told together, beyond {IDENTITIES} of one peer and protocol or 10,000 rows in all"
+            )
+            out.print(told, style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=MOVING)

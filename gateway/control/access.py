@@ -32,8 +32,14 @@ def caller(request: web.Request) -> Caller:
     """Who has connected, as the kernel says."""
     assert request.transport is not None
     connection = request.transport.get_extra_info("socket")
-    _, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    uid, gid = user(connection)
     return Caller(uid, frozenset({gid, *_groups(connection, uid, gid)}), user_name(uid))
+
+
+def user(connection: socket.socket) -> tuple[int, int]:
+    """The user and the group at the other end of a Unix socket."""
+    _, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return uid, gid
 
 
 def _groups(connection: socket.socket, uid: int, gid: int) -> Iterable[int]:
@@ -43,6 +49,15 @@ def _groups(connection: socket.socket, uid: int, gid: int) -> Iterable[int]:
     except OSError:
         return os.getgrouplist(user_name(uid), gid)
     return (each for (each,) in _GROUP.iter_unpack(told))
+
+
+def group(settings: Config) -> int | None:
+    """The group that may open the control socket; raises ConfigError that names the place. None: its owner's."""
+    name = settings.control.group
+    if name is None:
+        return None
+    kind, _, rest = name.rpartition(":")
+    return (_number if kind == "gid" else _gid)(rest, f"{settings.file}: $.control.group")
 
 
 def user_name(uid: int) -> str:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from gateway.control import access, moving, promoting, rollouts, running, traffic
 from gateway.control.answers import Path, plain_errors
+from gateway.control.guard import BACKLOG, GuardLimits
 from gateway.control.monitoring import add_paths
 from gateway.control.running import CallRequest, Operations
 from gateway.control.serving import Serving
@@ -25,31 +26,49 @@ __all__ = ["CallRequest", "Operations", "Server", "openapi", "paths"]
 
 
 class Server(Serving):
-    """Serves on a Unix socket. Only its owner (and root) can open it, unless the config names others.
+    """Serves on a Unix socket. Only its owner (and root) can open it, and its group once the config names others.
 
-    Then all can, and each connection is held against the lists: a file has one group, and the lists may name several.
+    Whoever can open it is held against the lists of the config for each request. `group`: in place of the owner's.
     """
 
     def __init__(
-        self, path: FilePath, operations: Operations, steering: Steering, clients: Traffic, rights: Rights
+        self,
+        path: FilePath,
+        operations: Operations,
+        steering: Steering,
+        clients: Traffic,
+        rights: Rights,
+        group: int | None = None,
+        limits: GuardLimits | None = None,
     ) -> None:
-        super().__init__(_application(paths(operations, steering, clients), operations, rights))
+        super().__init__("control", _application(paths(operations, steering, clients), operations, rights), limits)
         self._path = path
-        self._umask = 0o111 if rights.shared else 0o177
+        self._group = group
+        self._mode = 0o660 if rights.shared or group is not None else 0o600
         self.made: tuple[FilePath, ...] = ()  # files and folders that are there because of us
+        self._inode: tuple[int, int] | None = None  # of our socket file
 
     def bind(self) -> None:
-        """Take the address and let nobody in; raises OSError that names the socket when it is taken."""
+        """Take the address; who connects before `start` waits.
+
+        Raises OSError that names the socket when it is taken.
+        """
         folders = [folder for folder in self._path.parents if not folder.exists()]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(self._path)
         self._socket = socket.socket(socket.AF_UNIX)
-        before = os.umask(self._umask)
+        before = os.umask(0o177)
         try:
             self._socket.bind(str(self._path))
+            self._socket.listen(BACKLOG)  # at once: a socket that refuses connections passes for one left behind
+            self._inode = _inode(self._path)
+            if self._group is not None:
+                os.chown(self._path, -1, self._group, follow_symlinks=False)
+            self._path.chmod(self._mode)
         except OSError as error:
             self._socket.close()
             self._socket = None
+            self._unlink()
             raise OSError(error.errno, f"cannot listen on {self._path}: {error.strerror or error}") from error
         finally:
             os.umask(before)
@@ -57,21 +76,39 @@ class Server(Serving):
 
     async def stop(self) -> None:
         """Close and remove the socket."""
-        ours = self._socket is not None
         await super().stop()
-        if ours:
+        self._unlink()
+
+    def _unlink(self) -> None:
+        """Remove the socket file while it is ours."""
+        if self._inode is not None and self._inode == _inode(self._path):
             self._path.unlink(missing_ok=True)
+        self._inode = None
+
+
+def _inode(path: FilePath) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _remove_stale(path: FilePath) -> None:
+    """Remove a socket file on which nobody listens; a full queue is a sign of somebody who does. Never waits."""
     if not path.is_socket():
         return
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+        probe.settimeout(0)
         try:
             probe.connect(str(path))
-        except OSError:
+        except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise OSError(error.errno, f"cannot tell whether {path} is in use: {error.strerror or error}") from error
     raise OSError(f"{path}: another gateway answers on this control socket")
 
 

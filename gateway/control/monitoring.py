@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
+from gateway.control.guard import GuardLimits
 from gateway.control.serving import Serving
 from gateway.metrics import CONTENT_TYPE
 
@@ -20,6 +21,9 @@ class Monitored(Protocol):
 
     async def unready(self) -> Sequence[str]:
         """Why it is not ready for calls; nothing when it is."""
+
+    def warnings(self) -> Sequence[str]:
+        """What is to be mended although calls are answered."""
 
     async def metrics(self) -> bytes:
         """Every series, in Prometheus' text format."""
@@ -33,7 +37,8 @@ def add_paths(application: web.Application, monitored: Monitored) -> None:
 
     async def ready(_request: web.Request) -> web.Response:
         reasons = await monitored.unready()
-        return _json({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        told = {"ready": not reasons, "reasons": reasons, "warnings": monitored.warnings()}
+        return _json(told, status=503 if reasons else 200)
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=await monitored.metrics(), headers={"Content-Type": CONTENT_TYPE})
@@ -45,10 +50,10 @@ def add_paths(application: web.Application, monitored: Monitored) -> None:
 class Server(Serving):
     """Serves the three paths, and nothing else, on "tcp:HOST:PORT"."""
 
-    def __init__(self, address: str, monitored: Monitored) -> None:
+    def __init__(self, address: str, monitored: Monitored, limits: GuardLimits | None = None) -> None:
         application = web.Application()
         add_paths(application, monitored)
-        super().__init__(application)
+        super().__init__("metrics", application, limits)
         self._address = address
 
     @property

@@ -13,6 +13,7 @@ from gateway.core.override import Override
 from gateway.core.rights import Caller, Right
 from gateway.core.steering import Wish
 from gateway.steering import Steering
+from gateway.toggles import ends
 
 MOST = 10_000  # lines of an audit, or pairs, in one answer
 
@@ -141,6 +142,6 @@ def _override(override: Override) -> Mapping[str, object]:
         "who": override.who,
         "when": override.when,
         "why": override.why,
-        "until": override.until,
+        "until": ends(override),
         "by": override.by,
     }

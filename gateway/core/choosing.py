@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 from gateway.core.migration import BUCKETS, Mode, Setting, Side, share
-from gateway.core.override import GROUP, NEEDS_LEGACY, matches
+from gateway.core.override import GROUP, NEEDS_LEGACY, is_exact, matches
 from gateway.core.route import Effect, Route
 
 NAMED = 5  # methods that a refusal names; of more it gives the number
@@ -15,6 +15,14 @@ NAMED = 5  # methods that a refusal names; of more it gives the number
 def chosen(routes: Iterable[Route], pattern: str) -> tuple[Route, ...]:
     """Those a pattern means: "VM.start", "xenopsd/VM.start", "VM.*", "group:vm-lifecycle", "*"."""
     return tuple(route for route in routes if matches(pattern, route))
+
+
+def canonical(routes: Iterable[Route], pattern: str) -> str:
+    """A pattern as it is kept: what means one method is "service/method", however a person writes it."""
+    if not is_exact(pattern):
+        return pattern
+    means = {f"{route.service}/{route.method}" for route in chosen(routes, pattern)}
+    return means.pop() if len(means) == 1 else pattern
 
 
 def called(routes: Iterable[Route], name: str) -> tuple[Route, ...]:

@@ -5,7 +5,7 @@ Moments are seconds since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import NamedTuple, TypeAlias
@@ -15,6 +15,9 @@ from gateway.core.override import By, Override
 from gateway.core.route import Route
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+OTHERS = "(others)"  # an agent, or a peer, that stands for all that are not told apart
+IDENTITIES = 32  # agents and users that are told apart of one peer and protocol
 
 EVERYTHING = "*"  # the pattern of a rollback of everything
 
@@ -126,8 +129,10 @@ class Change:
     audit: tuple[Entry, ...]
     put: tuple[Override, ...] = ()
     drop: tuple[tuple[str, By], ...] = ()
-    drop_all: bool = False
-    expired_by: float | None = None  # overrides whose time is over then are dropped too, whoever set them
+    back: Override | None = None  # everything to this, but for what persons have switched off; see `rolled_back`
+    expired_by: float | None = (
+        None  # by gateway.clock: overrides whose time is over then are dropped too, whoever set them
+    )
     rollouts: tuple[PutRollout, ...] = ()
     clear: tuple[MethodId, ...] = ()  # methods whose evidence and pairs are forgotten
 
@@ -162,7 +167,8 @@ class Kept:
 
 def applied(kept: Kept, change: Change) -> Kept:
     """What is kept after a change. Versions are a guess until the change is written down."""
-    overrides = {} if change.drop_all else {(each.pattern, each.by): each for each in kept.overrides}
+    left = kept.overrides if change.back is None else rolled_back(kept.overrides, change.back)
+    overrides = {(each.pattern, each.by): each for each in left}
     for key in change.drop:
         overrides.pop(key, None)
     if change.expired_by is not None:
@@ -181,8 +187,19 @@ def unconditional(change: Change) -> Change:
     return replace(change, rollouts=tuple(put for put in change.rollouts if put.expected is None))
 
 
+def rolled_back(overrides: Iterable[Override], back: Override) -> tuple[Override, ...]:
+    """What is left of these when everything goes back: the new override, and what persons have switched off.
+
+    What a person has set otherwise inside a pattern that is off goes back under its own pattern; else it would be off.
+    """
+    persons = [each for each in overrides if each.by == "person"]
+    off = {each.pattern: each for each in persons if each.setting.mode is Mode.OFF}
+    exceptions = {each.pattern: replace(back, pattern=each.pattern) for each in persons} if off else {}
+    return tuple({back.pattern: back, **exceptions, **off}.values())
+
+
 def everything_back(who: str, when: float, why: str, rollouts: tuple[PutRollout, ...] = ()) -> Change:
-    """Every method to its old service, whatever had been set before."""
+    """Every method to its old service, whatever had been set before, but for what a person has switched off."""
     override = Override(EVERYTHING, Setting(Mode.LEGACY), who, when, why)
     entry = Entry(when, who, "rollback", EVERYTHING, why)
-    return Change((entry,), (override,), drop_all=True, rollouts=rollouts)
+    return Change((entry,), back=override, rollouts=rollouts)

@@ -1,13 +1,16 @@
 """What of a call and its outcome is secret, and how it is left out of all that is kept. Knows no file and no store.
 
 A secret is replaced where a path says that it stands, `{"$masked": "text"}`, and wherever else its text turns up.
+A parameter or a member whose name says that it is secret (`is_secret`) needs no path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from gateway.core import paths
@@ -60,6 +63,8 @@ class Masking:
         self._hidden_call(call)
         for outcome in outcomes:
             self._hidden_outcome(outcome)
+        if call.extensions.get("login") and any(isinstance(outcome, Fault) for outcome in outcomes):
+            self._secrets.remember(str(call.extensions.get("user", "")))  # people type passwords there
 
     def call(self, call: Call) -> Call:
         """The call, or a shorter form of it; without its extensions, since headers hold secrets too."""
@@ -88,7 +93,7 @@ class Masking:
         root = difference.path.startswith(RESULT)
         going = paths.follow(self._going, RESULT_OF if root else FAULT_OF)
         for step in difference.place:
-            going = _inside(going, step)
+            going = _WHOLE if isinstance(step, str) and is_secret(step) else _inside(going, step)
         place = tuple(self._secrets.text(step) if isinstance(step, str) else step for step in difference.place)
         return Difference(
             paths.show(place, difference.path[: 1 if root else len(FAULT_OF)]),
@@ -106,16 +111,19 @@ class Masking:
         by_position, by_name = paths.follow(self._going, PARAMS), paths.follow(self._going, NAMED)
         indexes = {name: index for index, name in enumerate(self._masks.parameters)}
         free = [name for name in self._masks.parameters if name not in call.named]
+        entries = _entries({**dict(zip(free, call.params, strict=False)), **call.named})
         params = []
         for index, value in enumerate(call.params):
             going = _inside(by_position, index)
             if index < len(free):
                 going += _inside(by_name, free[index]) + _inside(by_position, indexes[free[index]])
+                going = _WHOLE if free[index] in entries else going
             params.append(self._secrets.hide(value, going))
         named = {}
         for name, value in call.named.items():
             going = _inside(by_name, name)
             going += _inside(by_position, indexes[name]) if name in indexes else ()
+            going = _WHOLE if name in entries else going
             named[name] = self._secrets.hide(value, going)
         return replace(call, params=tuple(params), named=named)
 
@@ -163,6 +171,34 @@ def marker(value: Value) -> Value:
 _WHOLE: _Going = (((), True),)  # arrived: all of a value
 
 
+# A word of a name (as `chap_password`, `chapPassword` and `chap-password` have two) that says: this is secret.
+_WORD = re.compile(
+    r"(.*(password|passwd|passphrase|secret|credentials?)s?|pwd|psk|tokens?"
+    r"|chap(user|username|name)?|(api|private|secret|access|encryption)key)"
+)
+_KEYS = frozenset({"access", "api", "auth", "encryption", "private", "secret", "shared", "signing", "ssh"})
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+@lru_cache(4096)
+def is_secret(name: str) -> bool:
+    """Whether a parameter or member of this name holds a secret.
+
+    A `key` is one where the word before says of what kind (`private_key`, `api-key`); the key of a map is none.
+    """
+    words = [word.lower() for word in _WORDS.findall(name)]
+    if any(_WORD.fullmatch(word) for word in words):
+        return True
+    return any(words[at] in _KEYS and words[at + 1] in ("key", "keys") for at in range(len(words) - 1))
+
+
+def _entries(members: Mapping[str, Value]) -> Collection[str]:
+    """The names of secret members; of one entry of a map (`key: password, value: ...`) the value is one."""
+    secret = {name for name in members if is_secret(name)}
+    said = members.get("key", members.get("name"))
+    return secret | {"value"} if "value" in members and isinstance(said, str) and is_secret(said) else secret
+
+
 class _Secrets:
     """The texts that were hidden, to be found again where no path says so: an error repeats a session, say."""
 
@@ -171,16 +207,18 @@ class _Secrets:
         self._inside: dict[str, None] = {}  # secret also as a part of one
 
     def hide(self, value: Value, going: _Going) -> Value:
-        """The value with markers where paths lead."""
-        if not going:
-            return value
-        if paths.arrived(going) is not None:
-            self._remember(value)
+        """The value with markers where paths lead, and where a name says so."""
+        if going and paths.arrived(going) is not None:
+            self.remember(value)
             return marker(value)
         if isinstance(value, list):
             return [self.hide(item, paths.follow(going, index)) for index, item in enumerate(value)]
         if isinstance(value, dict):
-            return {name: self.hide(item, paths.follow(going, name)) for name, item in value.items()}
+            entries = _entries(value)
+            return {
+                name: self.hide(item, _WHOLE if name in entries else paths.follow(going, name))
+                for name, item in value.items()
+            }
         return value
 
     def scrub(self, value: Value) -> Value:
@@ -209,7 +247,8 @@ class _Secrets:
     def _holds_one(self, value: bytes) -> bool:
         return any(secret.encode("utf-8", "surrogatepass") in value for secret in self._inside)
 
-    def _remember(self, value: Value) -> None:
+    def remember(self, value: Value) -> None:
+        """These texts are secret wherever they turn up."""
         if isinstance(value, str | bytes) and value:
             self._whole.add(value)
         long = [text for text in _texts(value) if len(text) >= SHORTEST_INSIDE]

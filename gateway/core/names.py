@@ -96,3 +96,8 @@ def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:
 def shown(text: str) -> str:
     """A text in quotation marks, for a message: ASCII, on one line, never long."""
     return ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+def printable(text: str) -> str:
+    """The text with what would end a line, move a cursor or be no Unicode written as an escape."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

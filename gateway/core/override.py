@@ -24,18 +24,17 @@ class Override:
     who: str
     when: float
     why: str = ""
-    until: float | None = None  # then it is as if it had never been set
+    until: float | None = None  # by gateway.clock; then it is as if it had never been set
     by: By = "person"
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
         """The highest wins: a person before a rollout, an exact name before a pattern, a long pattern first."""
-        exact = not any(wildcard in self.pattern for wildcard in "*?[") and not self.pattern.startswith(GROUP)
         literal = sum(character not in "*?[]" for character in self.pattern)
-        return self.by == "person", exact, literal
+        return self.by == "person", is_exact(self.pattern), literal
 
     def expired(self, now: float) -> bool:
-        """Whether its time is over."""
+        """Whether its time is over; `now` by gateway.clock."""
         return self.until is not None and self.until <= now
 
     def concerns(self, route: Route) -> bool:
@@ -43,6 +42,11 @@ class Override:
         if self.setting.mode in NEEDS_LEGACY and route.migration.upstream is None:
             return False
         return matches(self.pattern, route)
+
+
+def is_exact(pattern: str) -> bool:
+    """Whether a pattern is the name of a method."""
+    return not any(wildcard in pattern for wildcard in "*?[") and not pattern.startswith(GROUP)
 
 
 def matches(pattern: str, route: Route) -> bool:

@@ -172,9 +172,15 @@ def set_by(override: Override | None) -> str:
 
 
 def row(
-    route: Route, setting: Setting, override: Override | None, source: str, counts: Counts, rollout: str = ""
+    route: Route,
+    setting: Setting,
+    override: Override | None,
+    source: str,
+    counts: Counts,
+    rollout: str = "",
+    until: float | None = None,
 ) -> Row:
-    """A method with what is set, what was counted, and what that says."""
+    """A method with what is set, what was counted, and what that says. `until`: as the wall clock will show it."""
     migration, counted = route.migration, counts.counters
     equal, ignored, different, failed = (counted.get(verdict.value, 0) for verdict in _VERDICTS)
     compared = equal + ignored + different + failed
@@ -192,7 +198,7 @@ def row(
         setting=written(setting),
         source=source,
         set_by=set_by(override),
-        until=override.until if override is not None else None,
+        until=until,
         legacy=_ran(Side.LEGACY, sides.control, counts),
         dbus=_ran(Side.DBUS, sides.candidate, counts),
         comparisons=compared,

@@ -23,10 +23,9 @@ from gateway.mapping.publishing import compile_publications
 from gateway.mapping.rollouts import check_rollouts
 from gateway.mapping.scope import Scope
 from gateway.mapping.table import Contract, EndpointKey, EndpointTable, Table
-from gateway.mapping.targets import Library
+from gateway.mapping.targets import NOTHING, Library
 
 REVISION = 12  # hexadecimal digits
-NOTHING: Mapping[Path, bytes] = MappingProxyType({})
 ONE_SPELLING: Mapping[str, Spelling] = MappingProxyType({})
 
 
@@ -39,7 +38,7 @@ def build(
     upstreams: Upstreams | None = None,
     stores: Collection[str] = (),  # listeners that are a xenstore
     may_be_empty: bool = False,  # a directory without a mapping file is no problem
-    contents: Mapping[Path, bytes] = NOTHING,  # in place of what these files hold
+    contents: Mapping[Path, bytes] = NOTHING,  # in place of what these files, IDL files too, hold
     spellings: Mapping[str, Spelling] = ONE_SPELLING,  # dialect -> the forms of its names, where there are several
 ) -> tuple[Table, list[Problem]]:
     """Compile mapping files and directories; `listeners` or `upstreams` None: any name will do.
@@ -59,6 +58,8 @@ def build(
         tuple(work.publications),
         tuple(work.doorbells),
         {document.file: hashlib.sha256(document.content).hexdigest() for document in documents},
+        {document.path: document.content for document in documents},
+        work.library.contents,
     )
     return table, sorted(work.problems)
 
@@ -92,16 +93,18 @@ class _Work:
     doorbells: list[Doorbell] = field(default_factory=list)
     published: dict[tuple[str, str], str] = field(default_factory=dict)  # listener and node -> where it is said
     hung: dict[tuple[str, str], str] = field(default_factory=dict)
+    roots: list[Path] = field(default_factory=list)  # directories whose files may be quoted
     library: Library = field(init=False)
     found: dict[EndpointKey, _Endpoint] = field(default_factory=dict)
     _only: dict[EndpointKey, Collection[str]] = field(default_factory=dict)  # of the file at hand
     members: list[tuple[Route, Scope]] = field(default_factory=list)  # each method, and where it stands
 
     def __post_init__(self) -> None:
-        self.library = Library(self.problems)
+        self.library = Library(self.problems, self.roots, self.contents)
 
     def read(self, paths: Sequence[Path]) -> list[Document]:
         """The documents that have the shape of a mapping file."""
+        self.roots += [path if path.is_dir() else path.parent for path in paths]
         files, problems = load.find(paths, may_be_empty=self.may_be_empty)
         documents = []
         for file in files:
@@ -110,6 +113,8 @@ class _Work:
                 wrong, document = schema.check(document)
             if document is not None:
                 documents.append(document)
+            elif load.outside(file, self.roots):
+                wrong = [Problem(str(file), 1, 1, "", "is no mapping file", "schema")]
             problems += wrong
         self.problems.update(dict.fromkeys(problems))
         return documents

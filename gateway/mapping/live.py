@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from gateway.core.model import Fault, FaultCode
@@ -18,17 +19,27 @@ MOST_OBJECTS = 32  # looked at in search of one that has the interface
 MANAGED_DEPTH = 3  # how far below an object manager its objects are looked for
 
 
-async def differences(table: Table, introspect: Introspect) -> tuple[list[Problem], list[str]]:
-    """Where running services differ from the IDL; and notes on what could not be looked at, and why."""
-    problems: dict[Problem, None] = {}
-    notes: dict[str, None] = {}
+@dataclass(slots=True)
+class Compared:
+    """What came of it. `notes`: what could not be looked at, and why; `unseen`: how many of all contracts those are."""
+
+    problems: dict[Problem, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    contracts: int = 0
+    unseen: int = 0
+
+
+async def differences(table: Table, introspect: Introspect) -> Compared:
+    """Where running services differ from the IDL."""
+    compared = Compared(contracts=len(table.contracts))
     for contract in table.contracts:
         found = await _look(contract, introspect)
         if isinstance(found, str):
-            problems.update(dict.fromkeys(compare(contract, found)))
+            compared.problems.update(dict.fromkeys(compare(contract, found)))
         else:
-            notes[f"{contract.place}: {found.message}"] = None
-    return sorted(problems), list(notes)
+            compared.unseen += 1
+            compared.notes[f"{contract.place}: {found.message}"] = None
+    return compared
 
 
 def compare(contract: Contract, xml: str) -> list[Problem]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +22,7 @@ Mark: TypeAlias = tuple[int, int]  # line and column, from 1
 
 SUFFIXES = (".yaml", ".yml")
 MAX_DEPTH = 64  # of nested nodes
+MAX_SIZE = 8 * 1024**2  # bytes of one file
 MAX_NODES = 100_000  # in one file, aliases written out
 
 
@@ -79,10 +83,27 @@ def _mapping_files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file())
 
 
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file of bounded size; raises OSError for anything else, and never waits for a fifo."""
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file")
+        content = file.read(MAX_SIZE + 1)
+    if len(content) > MAX_SIZE:
+        raise OSError(errno.EFBIG, f"is larger than {MAX_SIZE} bytes")
+    return content
+
+
+def outside(path: Path, roots: Collection[Path]) -> bool:
+    """Whether a file lies outside these directories: what is wrong with it is told without a word of its content."""
+    return not any(path.resolve().is_relative_to(root.resolve()) for root in roots)
+
+
 def read(path: Path) -> tuple[Document | None, list[Problem]]:
     """One file as a document; None and the reasons when it is no YAML or says a key twice."""
     try:
-        return parse(path, path.read_bytes())
+        return parse(path, read_regular(path))
     except (OSError, ValueError) as error:
         return None, [Problem(str(path), 1, 1, "", f"cannot be read: {_reason(error)}", "schema")]
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
+from gateway.core.names import printable
+
+__all__ = ["Level", "Path", "Problem", "did_you_mean", "one_of", "place", "printable"]
+
 Level: TypeAlias = Literal["schema", "idl", "live"]
 Path: TypeAlias = "tuple[str | int, ...]"  # keys and indexes that lead to a node of a document
 
@@ -34,11 +38,6 @@ class Problem:
 def place(path: Path) -> str:
     """A node in words: `methods.VM.stat.params[1]`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
-
-
-def printable(text: str) -> str:
-    """The text with what would end a line, move a cursor or be no Unicode written as an escape."""
-    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def one_of(names: Iterable[str]) -> str:

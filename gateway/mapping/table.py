@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from gateway.core.exposure import Exposure
@@ -91,6 +92,9 @@ class Table:
     publications: tuple[Publication, ...] = ()
     doorbells: tuple[Doorbell, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)  # mapping file, as routes name it -> SHA-256 of its bytes
+
+    mappings: Mapping[Path, bytes] = field(default_factory=dict)  # mapping files, and what they hold
+    idl: Mapping[Path, bytes] = field(default_factory=dict)
 
     def routes(self) -> tuple[Route, ...]:
         """Each route that a client can reach once, in the order of the files."""

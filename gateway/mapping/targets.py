@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from gateway.core import names
 from gateway.core.binding import placeholders
 from gateway.core.route import Target
 from gateway.core.signature import Type, parse_one
-from gateway.mapping import idl
+from gateway.mapping import idl, load
 from gateway.mapping.idl import Argument, Interface, Property
 from gateway.mapping.problem import Problem, did_you_mean, one_of
 from gateway.mapping.scope import Scope
 
 T = TypeVar("T")
 
+NOTHING: Mapping[Path, bytes] = MappingProxyType({})
 PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 
@@ -25,8 +27,12 @@ OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 class Library:
     """The IDL files, each read once. Every problem of a file is noted once, where the file itself stands."""
 
-    def __init__(self, problems: dict[Problem, None]) -> None:
+    def __init__(
+        self, problems: dict[Problem, None], roots: Collection[Path] = (), instead: Mapping[Path, bytes] = NOTHING
+    ) -> None:
         self._problems = problems
+        self._roots = roots
+        self._instead = instead
         self._nodes: dict[Path, idl.Node | None] = {}
         self.contents: dict[Path, bytes] = {}
 
@@ -34,7 +40,7 @@ class Library:
         """A file's interfaces; None when it cannot be used, which is noted."""
         if path not in self.contents:
             try:
-                self.contents[path] = path.read_bytes()
+                self.contents[path] = self._instead[path] if path in self._instead else load.read_regular(path)
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 scope.fail(f"'{path}' cannot be read: {reason}")
@@ -46,7 +52,10 @@ class Library:
         try:
             return idl.parse(self.contents[path])
         except idl.IdlError as error:
-            self._problems[Problem(str(path), error.line, error.column, "", str(error), "idl")] = None
+            wrong = Problem(str(path), error.line, error.column, "", str(error), "idl")
+            if load.outside(path, self._roots):
+                wrong = Problem(str(path), 1, 1, "", "is no introspection XML", "idl")
+            self._problems[wrong] = None
             return None
 
 

@@ -54,6 +54,7 @@ class Engine:
     holder: str
     now: Callable[[], float] = time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    steady: Callable[[], float] | None = None  # the clock by which modes end; None: `now`
     driving: bool = False
     _asked: float = float("-inf")  # when the lease was asked for
     _tracks: dict[str, _Tracks] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Engine:
         """One look at everything that time and counts may have changed."""
         now = self.now()
         active = self._active()
-        expired = [override for override in self.state.overrides if override.expired(now)]
+        expired = [override for override in self.state.overrides if override.expired(self.ends())]
         self._tracks = {name: tracks for name, tracks in self._tracks.items() if name in active}
         if not active and not expired:
             return
@@ -114,7 +115,11 @@ class Engine:
         """What was set for a time is as if it had never been set; the audit says when that was."""
         if expired:
             ended = (Entry(now, "gateway", "mode", each.pattern, f"{each.who}'s time is over") for each in expired)
-            await self.state.decide(Change(tuple(ended), expired_by=now))
+            await self.state.decide(Change(tuple(ended), expired_by=self.ends()))
+
+    def ends(self) -> float:
+        """Now, by the clock by which modes end."""
+        return (self.steady or self.now)()
 
     async def _everywhere(self) -> Mapping[MethodId, Counts] | None:
         counted = await self.state.evidence()
@@ -147,7 +152,7 @@ class _Look:
         if not self.members:
             await self._command(Command.END, "its methods are mapped no more, or have no old service")
             return
-        theirs = overridden(self.members, self.engine.state.overrides, self.now)
+        theirs = overridden(self.members, self.engine.state.overrides, self.engine.ends())
         taken = "" if self._holds() else "what it had set was taken away"
         stopped = f"{theirs.who} has set {theirs.pattern} to {theirs.setting}" if theirs is not None else taken
         if stopped and self.document.progress.state is not State.OVERRIDDEN:

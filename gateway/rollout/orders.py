@@ -46,6 +46,7 @@ class Orders:
     state: Store
     routes: Callable[[], Sequence[Route]]
     now: Callable[[], float] = time
+    steady: Callable[[], float] | None = None  # the clock by which modes end; None: `now`
 
     async def start(self, name: str, who: str, why: str = "") -> View | Refused:
         """Begin with the first step of the plan that the mapping says."""
@@ -131,7 +132,7 @@ class Orders:
         return (0, None) if kept is None else (kept.version, document.read(kept.document))
 
     def _set_by_a_person(self, subject: Subject) -> str:
-        theirs = overridden(subject, self.state.overrides, self.now())
+        theirs = overridden(subject, self.state.overrides, (self.steady or self.now)())
         if theirs is None:
             return ""
         return f"{theirs.who} has set {theirs.pattern} to {theirs.setting}, which comes first: take that back before"

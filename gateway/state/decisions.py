@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import get_args
 
 import msgspec
 
-from gateway.core.kept import Change, Entry, Json, Kept, PutRollout, Refused, Rollout
+from gateway.clock import Reading
+from gateway.core.kept import Change, Entry, Json, Kept, PutRollout, Refused, Rollout, rolled_back
 from gateway.core.migration import Mode, Setting, Side, percent, share
 from gateway.core.override import By, Override
 from gateway.state import evidence
@@ -22,6 +23,7 @@ AUDIT_KEPT = 100_000  # lines, the newest
 _PUT = """INSERT INTO override (pattern, set_by, setting, who, moment, why, until) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET setting = excluded.setting, who = excluded.who, moment = excluded.moment,
     why = excluded.why, until = excluded.until"""
+_OVERRIDES = "SELECT pattern, setting, who, moment, why, until, set_by FROM override ORDER BY pattern, set_by"
 _AUDIT = """SELECT moment, who, what, subject, why, numbers FROM audit
     WHERE moment >= ?1 AND (?2 IS NULL OR subject = ?2) ORDER BY id DESC LIMIT ?3"""
 
@@ -36,11 +38,12 @@ def decide(db: sqlite3.Connection, change: Change) -> Refused | Kept:
     for put in change.rollouts:
         if put.expected is not None and put.expected != (version := _version(db, put.name)):
             return _outrun(put, version)
-    if change.drop_all:
-        db.execute("DELETE FROM override")
+    if change.back is not None:
+        _roll_back(db, change.back)
     db.executemany("DELETE FROM override WHERE pattern = ? AND set_by = ?", change.drop)
     if change.expired_by is not None:
-        db.execute("DELETE FROM override WHERE until <= ?", (change.expired_by,))
+        over = [(each.pattern, each.by) for each in _overrides(db) if each.expired(change.expired_by)]
+        db.executemany("DELETE FROM override WHERE pattern = ? AND set_by = ?", over)
     db.executemany(_PUT, map(_row, change.put))
     for put in change.rollouts:
         _put_rollout(db, put)
@@ -82,16 +85,16 @@ def hold_lease(db: sqlite3.Connection, name: str, holder: str, boot: str, now: f
     return True
 
 
-def written(setting: Setting) -> str:
-    """A setting as a person can read it in the file."""
-    words = {
+def written(setting: Setting, until: float | None = None) -> str:
+    """A setting as a person can read it in the file, with the clock of the moment until which it holds."""
+    words: dict[str, str | bool] = {
         "mode": setting.mode.value,
         "share": percent(setting.buckets),
         "control": setting.control.value,
         "observe": setting.observe,
         "noise": setting.noise,
     }
-    return _json(words)
+    return _json(words if until is None else {**words, "clock": str(Reading.here())})
 
 
 def read(text: str) -> Setting:
@@ -101,11 +104,33 @@ def read(text: str) -> Setting:
     return Setting(mode, share(str(words["share"])), control, bool(words["observe"]), bool(words["noise"]))
 
 
+def _roll_back(db: sqlite3.Connection, back: Override) -> None:
+    """By what is in the file, which others may have changed; a row that cannot be read is in nobody's way."""
+    found = []
+    for row in db.execute(_OVERRIDES).fetchall():
+        with suppress(Unreadable):
+            found.append(_override(row))
+    db.execute("DELETE FROM override")
+    db.executemany(_PUT, map(_row, rolled_back(found, back)))
+
+
+def _ends(setting: str, until: float | None) -> float | None:
+    """By the clock of this process; without a word about the clock, it was the wall's."""
+    if until is None:
+        return None
+    words = msgspec.json.decode(setting, type=dict[str, str | bool])
+    written_by = words.get("clock")
+    return Reading.read(str(written_by)).translated(until) if written_by else until
+
+
 def _overrides(db: sqlite3.Connection) -> Iterator[Override]:
-    rows = db.execute("SELECT pattern, setting, who, moment, why, until, set_by FROM override ORDER BY pattern, set_by")
-    for pattern, setting, who, when, why, until, by in rows:
-        with _named(f"override of '{pattern}'"):
-            yield Override(pattern, read(setting), who, when, why, until, _BY[by])
+    yield from map(_override, db.execute(_OVERRIDES))
+
+
+def _override(row: tuple[str, str, str, float, str, float | None, str]) -> Override:
+    pattern, setting, who, when, why, until, by = row
+    with _named(f"override of '{pattern}'"):
+        return Override(pattern, read(setting), who, when, why, _ends(setting, until), _BY[by])
 
 
 def _rollouts(db: sqlite3.Connection) -> Iterator[tuple[str, Rollout]]:
@@ -115,7 +140,7 @@ def _rollouts(db: sqlite3.Connection) -> Iterator[tuple[str, Rollout]]:
 
 
 def _row(override: Override) -> tuple[str | float | None, ...]:
-    setting = written(override.setting)
+    setting = written(override.setting, override.until)
     return (
         override.pattern, override.by, setting, override.who, override.when, override.why, override.until
     )  # fmt: skip

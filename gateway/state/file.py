@@ -69,7 +69,7 @@ class File:
             self._retry()
         if self._held:
             return Refused(self.trouble)
-        result = self._attempt(lambda db: _write(db, work, durable=durable))
+        result = self._attempt(lambda db: _write(db, work, durable=durable), given=True)
         if not isinstance(result, Refused):
             self.trouble = ""
         return result
@@ -145,7 +145,7 @@ class File:
             if self.path is not None and not self.path.exists():
                 self._new(self.path)
             self._db = _connection(_uri(self.path, "rw"))
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             self._blame(error)
             return
         if isinstance(self._attempt(self._begin), Refused):
@@ -202,21 +202,30 @@ class File:
             return
         if os.access(path.parent, os.W_OK, effective_ids=True):
             return
-        with suppress(sqlite3.Error), closing(_connection(f"{_uri(path, 'ro')}&immutable=1")) as db:
+        with suppress(Exception), closing(_connection(f"{_uri(path, 'ro')}&immutable=1")) as db:  # told already
             if not _unfit(db):
                 self.kept = decisions.load(db)
 
-    def _attempt(self, work: Callable[[sqlite3.Connection], _T]) -> _T | Refused:
-        """Do something with the file; the one place where SQLite's errors become words."""
+    def _attempt(self, work: Callable[[sqlite3.Connection], _T], *, given: bool = False) -> _T | Refused:
+        """Do something with the file; the one place where errors become words.
+
+        What SQLite hands out of a damaged file may fail in any way (text that is no UTF-8, a number that is none): all
+        of it is damage. `given`: the work writes what others give, which may be wrong without any fault of the file.
+        """
         if self._db is None:
             return Refused(self.trouble)
         try:
             return work(self._db)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            self._blame(error)
+            return Refused(self.trouble)
+        except Exception as error:
+            if given:
+                raise
             self._blame(error)
             return Refused(self.trouble)
 
-    def _blame(self, error: OSError | sqlite3.Error) -> None:
+    def _blame(self, error: Exception) -> None:
         if trouble.lasting(error):
             self._condemn(trouble.told(error))
         else:

@@ -9,7 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import cache, partial, reduce
+from functools import partial, reduce
 from pathlib import Path
 from time import monotonic, time
 from types import TracebackType
@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import structlog
 
+from gateway import clock as clocks
 from gateway.core.kept import (
     Batch,
     Change,
@@ -43,15 +44,9 @@ from gateway.state.thread import Thread
 POLL = 0.05  # seconds between two looks at what other processes have decided
 PATIENCE = 5.0  # seconds that the file has to answer
 PAGE = 100  # pairs read at a time while all are exported
-BOOT = Path("/proc/sys/kernel/random/boot_id")  # another one after each start of the host
 
 _T = TypeVar("_T")
 _log = structlog.get_logger("gateway")
-
-
-@cache
-def _boot() -> str:
-    return BOOT.read_text(encoding="ascii").strip()
 
 
 def _nobody() -> None:
@@ -152,7 +147,7 @@ class State:
 
     async def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
         """Whether this holder alone has the lease from now on, for so long; asked again it is prolonged."""
-        boot, now = _boot(), self._clock()
+        boot, now = clocks.boot(), self._clock()
         held = await self._write(lambda db: decisions.hold_lease(db, name, holder, boot, now, now + seconds))
         return held is True
 

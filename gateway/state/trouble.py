@@ -47,27 +47,36 @@ def damaged(found: str) -> str:
     return f"{WORDS[sqlite3.SQLITE_CORRUPT].format(move_away=MOVE_AWAY)} ({found.splitlines()[-1][:LONGEST]})"
 
 
-def told(error: OSError | sqlite3.Error) -> str:
+def told(error: Exception) -> str:
     """What an operator has to know about an error; the error's own words stand in brackets."""
     if isinstance(error, OSError):
         return f"{WORDS[sqlite3.SQLITE_CANTOPEN]} ({error.strerror})"
+    if not isinstance(error, sqlite3.Error):
+        return damaged(f"{type(error).__name__}: {error}")
     if isinstance(error, Unreadable):
         return f"holds what this gateway cannot read ({str(error)[:LONGEST]}): mend that, or {MOVE_AWAY}"
+    if _is_no_text(error):
+        return damaged(str(error))
     words = WORDS.get(primary(error), OTHER).format(move_away=MOVE_AWAY)
     name = getattr(error, "sqlite_errorname", "")
     return f"{words} ({str(error)[:LONGEST]}{f', {name}' if name else ''})"
 
 
-def lasting(error: OSError | sqlite3.Error) -> bool:
+def lasting(error: Exception) -> bool:
     """Whether only another file helps."""
-    return primary(error) in LASTING
+    return not isinstance(error, OSError | sqlite3.Error) or primary(error) in LASTING or _is_no_text(error)
 
 
-def stale(error: OSError | sqlite3.Error) -> bool:
+def stale(error: Exception) -> bool:
     """Whether it has to be opened anew, and looked through, before it can be well."""
     return primary(error) in STALE
 
 
-def primary(error: OSError | sqlite3.Error) -> int:
+def _is_no_text(error: Exception) -> bool:
+    """Python's own error, which has no code of SQLite's: a text in the file that is no UTF-8."""
+    return isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode to UTF-8")
+
+
+def primary(error: Exception) -> int:
     """SQLite's kind of an error; 0 when it has none."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

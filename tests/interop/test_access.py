@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be some
 
 READER, CHANGER, STRANGER = 54_001, 54_002, 54_003  # users that no host has
 GROUP = 54_100
+DOOR = 54_101  # can open the socket
 
 # A client that is somebody else: the interpreter and the socket's folder are opened before root is given up.
 ASK = """
@@ -52,18 +53,21 @@ def folder() -> Iterator[Folder]:
         path.chmod(0o711)
         folder = Folder(path)
         folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
-        lists = f'read = ["uid:{READER}"]\nchange = ["gid:{GROUP}"]\n'
+        lists = f'read = ["uid:{READER}"]\nchange = ["gid:{GROUP}"]\ngroup = "gid:{DOOR}"\n'
         folder.config.write_text(folder.config.read_text().replace("[control]\n", f"[control]\n{lists}"))
         with gateway_process(folder.config):
             yield folder
 
 
-def test_the_socket_is_open_to_others_once_the_config_names_some(folder: Folder) -> None:
-    assert stat.S_IMODE(folder.control.stat().st_mode) == 0o666
+def test_the_socket_is_open_to_its_group_and_to_nobody_else(folder: Folder) -> None:
+    found = folder.control.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, DOOR)
+    with pytest.raises(AssertionError, match="PermissionError"):
+        ask(folder, READER, [], "GET", "/v1/status")
 
 
 def test_a_stranger_is_told_that_it_may_not_ask(folder: Folder) -> None:
-    status, answer = ask(folder, STRANGER, [], "GET", "/v1/status")
+    status, answer = ask(folder, STRANGER, [DOOR], "GET", "/v1/status")
     assert status == 403
     assert answer["error"] == (
         f"uid {STRANGER} may not ask here: neither root, nor the gateway's user, nor in control.read or control.change"
@@ -71,23 +75,25 @@ def test_a_stranger_is_told_that_it_may_not_ask(folder: Folder) -> None:
 
 
 def test_a_reader_may_ask_and_not_change(folder: Folder) -> None:
-    assert ask(folder, READER, [], "GET", "/v1/modes") == (200, [])
-    status, answer = ask(folder, READER, [], "POST", "/v1/mode", {"pattern": "echo", "mode": "off"})
+    assert ask(folder, READER, [DOOR], "GET", "/v1/modes") == (200, [])
+    status, answer = ask(folder, READER, [DOOR], "POST", "/v1/mode", {"pattern": "echo", "mode": "off"})
     assert status == 403
     assert "may not change anything here" in answer["error"]
-    assert ask(folder, READER, [], "GET", "/v1/modes") == (200, [])
+    assert ask(folder, READER, [DOOR], "GET", "/v1/modes") == (200, [])
 
 
 def test_who_is_in_a_group_of_the_list_may_change_and_is_named_in_the_audit(folder: Folder) -> None:
-    assert ask(folder, CHANGER, [], "GET", "/v1/modes")[0] == 403
-    status, _ = ask(folder, CHANGER, [GROUP], "POST", "/v1/mode", {"pattern": "echo", "mode": "off", "why": "test"})
+    assert ask(folder, CHANGER, [DOOR], "GET", "/v1/modes")[0] == 403
+    status, _ = ask(
+        folder, CHANGER, [DOOR, GROUP], "POST", "/v1/mode", {"pattern": "echo", "mode": "off", "why": "test"}
+    )
     assert status == 200
-    _, (mode,) = ask(folder, CHANGER, [GROUP], "GET", "/v1/modes")
-    assert (mode["pattern"], mode["who"], mode["why"]) == ("echo", f"uid {CHANGER}", "test")
+    _, (mode,) = ask(folder, CHANGER, [DOOR, GROUP], "GET", "/v1/modes")
+    assert (mode["pattern"], mode["who"], mode["why"]) == ("toy/echo", f"uid {CHANGER}", "test")
     assert ask(folder, 0, [], "POST", "/v1/mode/clear", {"pattern": "echo"})[0] == 200
-    _, entries = ask(folder, READER, [], "GET", "/v1/audit")
+    _, entries = ask(folder, READER, [DOOR], "GET", "/v1/audit")
     assert [entry["who"] for entry in entries] == ["root", f"uid {CHANGER}"]
 
 
 def test_machines_need_no_right(folder: Folder) -> None:
-    assert ask(folder, STRANGER, [], "GET", "/healthz") == (200, {"alive": True})
+    assert ask(folder, STRANGER, [DOOR], "GET", "/healthz") == (200, {"alive": True})

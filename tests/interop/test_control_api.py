@@ -63,6 +63,6 @@ async def test_what_is_set_is_what_is_told_everywhere(folder: Folder) -> None:
     assert (status, changed["methods"][0]["after"]) == (200, "shadow noise")
     assert [mode["why"] for mode in await get("/v1/modes")] == ["test"]
     assert (await get("/v1/methods?pattern=echo"))[0]["setting"]["noise"] is True
-    assert (await get("/v1/audit"))[0]["subject"] == "echo"
+    assert (await get("/v1/audit"))[0]["subject"] == "toy/echo"
     assert (await get("/v1/promotion"))["files"][0]["methods"][0]["method"] == "echo"
     assert (await get("/v1/status"))["state"]["trouble"] == ""

@@ -50,7 +50,7 @@ def test_what_is_set_at_run_time_becomes_the_mappings(folder: Folder) -> None:
     assert file(folder) == OLD.replace("[text]}", "[text], mode: shadow, noise: true}").replace(
         "effect: write}", "effect: write, mode: dbus}"
     )
-    assert [each["pattern"] for each in json.loads(command(folder, "mode", "--json"))] == ["label"]
+    assert [each["pattern"] for each in json.loads(command(folder, "mode", "--json"))] == ["toy/label"]
     rows = {row["method"]: row for row in json.loads(command(folder, "mode", "*", "--json"))}
     assert (rows["echo"]["mode"], rows["echo"]["source"]) == ("shadow noise", "the mapping")
     assert rows["leave"]["mode"] == "dbus"

@@ -46,6 +46,7 @@ class Toy:
     async def status(self) -> Mapping[str, object]:
         """As the gateway would."""
         known = {"ready": self.ready, "reasons": await self.unready(), "revision": "r1", "version": "1", "in_flight": 3}
+        known["warnings"] = self.warnings()
         more = dict.fromkeys(("buses", "services", "upstreams", "stores"), ())
         return {
             **known,
@@ -59,6 +60,10 @@ class Toy:
     async def unready(self) -> list[str]:
         """Why."""
         return [] if self.ready else ["no bus"]
+
+    def warnings(self) -> list[str]:
+        """None."""
+        return []
 
     async def metrics(self) -> bytes:
         """One series."""

@@ -84,6 +84,54 @@ def test_a_config_that_cannot_be_used_is_named(folder: Folder) -> None:
         Gateway(folder.config)
 
 
+# Files that are refused
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_gateway_whose_files_are_refused_starts_with_what_was_live_last_and_says_so(folder: Folder) -> None:
+    change(folder, "[log]", '[state]\nfile = "state.db"\n[log]')
+    async with Gateway(folder.config) as first:
+        live = first.table.revision
+        assert (first.warnings(), await mapping_refused(first)) == ([], 0.0)
+        folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+        assert (await first.reload())["problems"]
+        assert (len(first.warnings()), await mapping_refused(first)) == (1, 1.0)
+    async with Gateway(folder.config) as second:
+        assert second.table.revision == live
+        assert {route["method"] for route in second.routes()} == METHODS
+        (warning,) = second.warnings()
+        assert warning.startswith(
+            f"config or mapping files are refused, revision {live}, which was live before, stays (1"
+        )
+        assert (await second.status())["warnings"] == [warning]
+        assert await mapping_refused(second) == 1.0
+        folder.mapping(TOY_MAPPING.replace("  leave: {member: Leave, effect: write}\n", ""))
+        assert "problems" not in await second.reload()
+        assert (second.warnings(), await mapping_refused(second)) == ([], 0.0)
+        newer = second.table.revision
+    folder.mapping("nonsense")
+    assert Gateway(folder.config).table.revision == newer != live
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_was_live_last_is_no_way_out_when_the_config_no_longer_fits_it(folder: Folder) -> None:
+    change(folder, "[log]", '[state]\nfile = "state.db"\n[log]')
+    async with Gateway(folder.config):
+        pass
+    folder.mapping("nonsense")
+    change(folder, "[listener.rpc]", "[listener.other]")
+    with pytest.raises(MappingError, match=r"toy\.yaml:1:1"):
+        Gateway(folder.config)
+
+
+async def mapping_refused(gateway: Gateway) -> float:
+    (line,) = [each for each in (await gateway.metrics()).decode().splitlines() if each.startswith(REFUSED)]
+    return float(line.removeprefix(REFUSED))
+
+
+REFUSED = "xcp_gateway_mapping_refused "
+
+
 # Start and stop
 
 

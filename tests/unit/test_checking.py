@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from gateway import checking, config
+from gateway import checking, config, parts
 from tests.kit.bus import private_bus
-from tests.kit.gateway import TOY_MAPPING, Folder
+from tests.kit.gateway import ROOT, TOY_IDL, TOY_MAPPING, Folder
 from tests.kit.services import toy_service
 
 
@@ -100,3 +101,30 @@ def test_a_service_without_the_interface_is_found_live(folder: Folder) -> None:
     assert problems, "the toy service answers calls by hand: it introspects as nothing"
     assert {problem.level for problem in problems} == {"live"}
     assert "org.example.Toy1" in str(problems[0])
+
+
+def test_check_and_run_agree_on_what_is_a_store(folder: Folder) -> None:
+    """The demo's config and mappings, with the store that its comments show."""
+    shipped = (ROOT / "docker" / "gateway.toml").read_text()
+    store = "# [listener.store]"
+    assert store in shipped
+    text = shipped.replace(store, store[2:]).replace('# bind = ["xenstore:"]', 'bind = ["xenstore:"]')
+    folder.config.write_text(re.sub(r"directories *= *\[.*?\]", f'directories = ["{ROOT}/mappings", "extra"]', text))
+    (folder.path / "extra").mkdir()
+    exposed = re.sub(
+        r"expose:\n(  - .*\n)+",
+        "expose:\n  - {listener: store, path: /toy, codec: xenstore, dialect: plain, style: tree}\n",
+        TOY_MAPPING,
+    )
+    (folder.path / "extra" / "toy.xml").write_text(TOY_IDL)
+    (folder.path / "extra" / "toy.yaml").write_text(exposed)
+    assert checking.check([], folder.config, live=False).problems == []
+    assert parts.compile_mappings(config.load(folder.config))[1] == []
+
+
+def test_what_a_live_check_could_not_look_at_is_counted(folder: Folder) -> None:
+    with private_bus() as bus:
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        checked = checking.check([], folder.config, live=True)
+    assert (checked.problems, checked.unseen) == ([], checked.contracts)
+    assert checked.contracts > 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.core import counting
-from gateway.core.kept import Batch, ClientKey, MethodId, Seen
+from gateway.core.kept import IDENTITIES, OTHERS, Batch, ClientKey, MethodId, Seen
 from gateway.core.migration import Migration, Side
 from gateway.core.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.core.tally import quantile
@@ -96,6 +98,37 @@ def test_a_fault_that_no_client_saw_still_counts_for_its_side() -> None:
 def test_who_called_is_remembered_with_when_and_how_often() -> None:
     batch = gather((Side.DBUS, Reply(1), 0.1), (None, Reply(1), 0.1))
     assert batch.clients == {ClientKey(ME, "xmlrpc", "tcp:10.0.0.1", "xe"): Seen(2, 1000.0, 1000.0)}
+
+
+def test_of_one_peer_a_bounded_number_of_agents_is_told_apart() -> None:
+    evidence = Evidence(lambda: 1000.0)
+    note = evidence.noting(ignore)
+    for number in range(IDENTITIES + 5):
+        call = replace(CALL, extensions={"protocol": "xmlrpc", "agent": f"evil-{number}"})
+        note("toy", "VM.stat", call, Reply(1), 0.1, Side.DBUS)
+    note("toy", "VM.stat", replace(CALL, peer=Peer("tcp:10.0.0.2:5")), Reply(1), 0.1, Side.DBUS)
+    seen = evidence.take().clients
+    assert len(seen) == IDENTITIES + 2
+    assert seen[ClientKey(ME, "xmlrpc", "tcp:10.0.0.1", OTHERS)] == Seen(5, 1000.0, 1000.0)
+    assert ClientKey(ME, "xmlrpc", "tcp:10.0.0.2", "xe") in seen
+
+
+def test_past_all_bounds_a_caller_is_one_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.evidence.CLIENTS", 1)
+    evidence = Evidence(lambda: 1000.0)
+    note = evidence.noting(ignore)
+    for number in range(3):
+        call = replace(CALL, peer=Peer(f"tcp:10.0.0.{number}:5"))
+        note("toy", "VM.stat", call, Reply(1), 0.1, Side.DBUS)
+    assert evidence.take().clients[ClientKey(ME, "xmlrpc", OTHERS, OTHERS)] == Seen(2, 1000.0, 1000.0)
+
+
+@pytest.mark.parametrize(("outcome", "user"), [(Reply("session"), "alice"), (Fault(FaultCode.APPLICATION, "no"), "")])
+def test_the_user_of_a_failed_login_is_not_kept(outcome: Outcome, user: str) -> None:
+    evidence = Evidence(lambda: 1000.0)
+    call = replace(CALL, extensions={"protocol": "xmlrpc", "user": "alice", "login": True})
+    evidence.noting(ignore)("toy", "VM.stat", call, outcome, 0.1, Side.DBUS)
+    assert [key.user for key in evidence.take().clients] == [user]
 
 
 def test_an_observation_counts_for_the_candidate_and_for_the_verdict() -> None:

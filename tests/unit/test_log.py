@@ -129,3 +129,12 @@ async def test_lines_of_calls_wait_for_each_other_and_never_stand_behind_what_ca
     structlog.get_logger().warning("third")
     events = [json.loads(line) for line in lines.readouterr().err.splitlines()]
     assert [event.get("method", event["event"]) for event in events] == ["first", "second", "third"]
+
+
+def test_what_others_wrote_moves_no_cursor_on_a_console(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("console")
+    structlog.get_logger().info("set", why="\x1b[31mred\x9b2J", who="ev\nil")
+    written = lines.readouterr().err
+    assert written.count("\n") == 1
+    assert r"\x1b[31mred\x9b2J" in written
+    assert written.strip("\n").isprintable()

@@ -44,6 +44,19 @@ def test_files_are_handed_over_and_links_are_not_followed(tmp_path: Path) -> Non
 
 
 @AS_ROOT
+def test_a_file_that_was_given_to_a_group_stays_that_groups(tmp_path: Path) -> None:
+    ours, given = tmp_path / "ours", tmp_path / "given"
+    for file, group in ((ours, os.getegid()), (given, 54_321)):
+        file.write_text("")
+        os.chown(file, -1, group)
+    attempt(f"from pathlib import Path\nprivileges.become('nobody', [Path({str(ours)!r}), Path({str(given)!r})])")
+    assert [(file.stat().st_uid, file.stat().st_gid) for file in (ours, given)] == [
+        (NOBODY.pw_uid, NOBODY.pw_gid),
+        (NOBODY.pw_uid, 54_321),
+    ]
+
+
+@AS_ROOT
 def test_an_ordinary_user_cannot_become_another() -> None:
     says = attempt("os.setuid(65533)\nprivileges.become('nobody', [])")
     assert says == "PermissionError: user = 'nobody': only root can change to it, and this is uid 65533"

@@ -77,7 +77,7 @@ async def test_a_mode_holds_as_soon_as_it_is_set_and_is_in_the_audit(desk: Desk)
         ("VM.get_state", "legacy", "canary 10%")
     ]
     (entry,) = await _entries(desk)
-    assert (entry.who, entry.what, entry.subject, entry.why) == ("alice", "mode", "VM.get_state", "try")
+    assert (entry.who, entry.what, entry.subject, entry.why) == ("alice", "mode", "xenopsd/VM.get_state", "try")
     assert entry.numbers == {"mode": "canary", "share": "10%"}
 
 
@@ -94,7 +94,10 @@ async def test_a_method_with_a_mode_of_its_own_is_told_to_stay(desk: Desk) -> No
     await desk.set("VM.get_state", "dbus")
     changed = await desk.set("VM.get_*", "shadow")
     stays = {moved.method: (moved.after, moved.stays) for moved in changed.methods}
-    assert stays == {"VM.get_state": ("dbus", "'VM.get_state' is set to dbus by alice"), "VM.get_label": ("shadow", "")}
+    assert stays == {
+        "VM.get_state": ("dbus", "'xenopsd/VM.get_state' is set to dbus by alice"),
+        "VM.get_label": ("shadow", ""),
+    }
 
 
 async def test_a_mode_for_some_time_ends_by_itself(desk: Desk) -> None:
@@ -141,10 +144,10 @@ async def test_what_is_not_set_cannot_be_taken_back_and_what_is_set_is_named(des
         assert isinstance(refused, Rejected)
         return refused.why
 
-    assert await why("VM.get_state") == "nothing is set for 'VM.get_state': the mapping holds"
+    assert await why("VM.get_state") == "nothing is set for 'xenopsd/VM.get_state': the mapping holds"
     await desk.set("*", "dbus")
     assert (await why("VM.get_state")).startswith(
-        "nothing is set for exactly 'VM.get_state'; what holds there is set for '*' (dbus, alice 2023"
+        "nothing is set for exactly 'xenopsd/VM.get_state'; what holds there is set for '*' (dbus, alice 2023"
     )
     assert (await why("VM.get_stat")).startswith("no mapped method is named 'VM.get_stat'")
 
@@ -153,8 +156,26 @@ async def test_a_rollouts_mode_is_not_taken_back_behind_its_back(desk: Desk) -> 
     override = Override("VM.get_state", Setting(Mode.SHADOW), "rollout x", NOW, by="rollout")
     await desk.state.decide(Change((Entry(NOW, "rollout x", "rollout", "VM.get_state"),), (override,)))
     refused = await desk.steering.clear_mode("VM.get_state", "bob")
-    assert refused == Rejected("what is set for 'VM.get_state' is a rollout's: pause or abort the rollout")
+    assert refused == Rejected("what is set for 'xenopsd/VM.get_state' is a rollout's: pause or abort the rollout")
     assert desk.state.overrides == (override,)
+
+
+async def test_two_spellings_of_a_method_are_one_override(desk: Desk) -> None:
+    await desk.set("VM.get_state", "dbus")
+    await desk.set("xenopsd/VM.get_state", "off")
+    assert [(each.pattern, each.setting.mode) for each in desk.state.overrides] == [("xenopsd/VM.get_state", Mode.OFF)]
+    entries = await desk.steering.audit(subject="VM.get_state")
+    assert not isinstance(entries, Refused)
+    assert len(entries) == 2
+    assert isinstance(await desk.steering.clear_mode("VM.get_state", "bob"), Changed)
+    assert desk.state.overrides == ()
+
+
+async def test_a_spelling_that_an_older_gateway_kept_gives_way(desk: Desk) -> None:
+    before = Override("VM.get_state", Setting(Mode.OFF), "alice", NOW)
+    await desk.state.decide(Change((Entry(NOW, "alice", "mode", "VM.get_state"),), (before,)))
+    await desk.set("xenopsd/VM.get_state", "dbus")
+    assert [each.setting.mode for each in desk.state.overrides] == [Mode.DBUS]
 
 
 async def test_everything_goes_back_at_once(desk: Desk) -> None:
@@ -166,6 +187,17 @@ async def test_everything_goes_back_at_once(desk: Desk) -> None:
     assert after == {"VM.get_state": "legacy", "VM.get_label": "legacy", "VM.new": "dbus", "VM.start": "legacy",
                      "VM.stop": "legacy"}  # fmt: skip
     assert (changed.held, [each.pattern for each in desk.state.overrides]) == ("", ["*"])
+
+
+async def test_what_a_person_has_switched_off_stays_off_when_everything_goes_back_and_is_told(desk: Desk) -> None:
+    await desk.set("VM.get_*", "off")
+    await desk.set("VM.get_label", "dbus")
+    changed = await desk.steering.rollback_all("bob", "smoke")
+    assert isinstance(changed, Changed)
+    told = {moved.method: (moved.after, moved.stays) for moved in changed.methods}
+    assert told["VM.get_state"] == ("off", "'VM.get_*' is set to off by alice")
+    assert told["VM.get_label"] == ("legacy", "")
+    assert desk.mode(STATE) == "off"
 
 
 async def test_everything_goes_back_though_the_state_file_is_in_trouble(tmp_path: Path) -> None:
@@ -268,3 +300,22 @@ async def _entries(desk: Desk) -> list[Entry]:
     entries = await desk.steering.audit()
     assert not isinstance(entries, Refused)
     return list(entries)
+
+
+async def test_a_mode_for_a_time_ends_after_that_time_whatever_the_wall_clock_says() -> None:
+    """The desk's clock is the wall's here, and the steady one another."""
+    desk, steady = Desk(), Clock()
+    desk.toggles = Toggles(steady)
+    orders = Orders(desk.state, lambda: desk.routes, desk.clock, steady)
+    desk.steering = Steering(
+        lambda: desk.routes, desk.toggles, desk.state, orders, now=desk.clock, steady=steady
+    )  # fmt: skip
+    async with desk.state:
+        await desk.steering.set_mode(Wish("VM.get_state", "off", seconds=600), "alice")
+        desk.clock.now += 86_400
+        assert desk.mode(STATE) == "off"
+        desk.clock.now -= 10 * 86_400
+        steady.now += 599
+        assert desk.mode(STATE) == "off"
+        steady.now += 2
+        assert desk.mode(STATE) == "legacy"

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from tests.kit.bus import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
 
 run = CliRunner()
@@ -69,3 +70,12 @@ def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
     shown = run.invoke(app, ["check", "--config", str(tmp_path / "none.toml")])
     assert shown.exit_code == 2
     assert "none.toml: cannot be read" in shown.stderr.replace("\n", "")
+
+
+def test_a_live_check_that_could_look_at_nothing_says_so_and_ends_with_1(folder: Folder) -> None:
+    with private_bus() as bus:
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        shown = run.invoke(app, ["check", "--live", "--config", str(folder.config)])
+    assert shown.exit_code == 1
+    assert "no problems (schema and IDL)" in shown.stdout
+    assert "7 of 7 uses of an interface could not be checked live" in shown.stdout

@@ -54,7 +54,8 @@ def test_a_mode_is_set_shown_and_taken_back(api: Served) -> None:
 def test_a_pattern_changes_what_it_can_and_says_what_stays(api: Served) -> None:
     out(api, "mode", "VM.start", "dbus")
     assert out(api, "mode", "VM.*", "canary", "--percent", "0.5") == (
-        "xenopsd/VM.get_state: legacy -> canary 0.5%\nxenopsd/VM.start: dbus, since 'VM.start' is set to dbus by root\n"
+        "xenopsd/VM.get_state: legacy -> canary 0.5%\n"
+        "xenopsd/VM.start: dbus, since 'xenopsd/VM.start' is set to dbus by root\n"
     )
     assert out(api, "mode", "VM.get_state", "canary", "--percent", "0.5") == "1 method as before\n"
 

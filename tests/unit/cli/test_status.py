@@ -17,8 +17,8 @@ UPSTREAM = {"name": "old", "url": "http://old", "in_flight": 0, "waiting": 3, "i
 STORE = {"listener": "guests", "connected": True, "address": "/run/xs", "watches": 1, "waiting": 0, "last_error": "",
          "reconnects": 0}  # fmt: skip
 STATUS: dict[str, Any] = {
-    "version": "1", "ready": False, "reasons": ["bus down"], "revision": "r1", "in_flight": 1, "listening": ["tcp:h:1"],
-    "buses": [BUS], "services": [SERVICE], "upstreams": [UPSTREAM], "stores": [STORE],
+    "version": "1", "ready": False, "reasons": ["bus down"], "warnings": [], "revision": "r1", "in_flight": 1,
+    "listening": ["tcp:h:1"], "buses": [BUS], "services": [SERVICE], "upstreams": [UPSTREAM], "stores": [STORE],
     "operators": None, "state": {"place": "/var/state.db", "trouble": ""}, "ungoverned": [],
 }  # fmt: skip
 
@@ -49,6 +49,10 @@ def test_everything_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
         "SERVICE BUS OWNER BREAKER IN FLIGHT CALLS FAULTS",
         "org.x toolstack absent open, asked again in 2.5 s 0 7 6",
     ]
+
+
+def test_a_warning_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "\nconfig or mapping files are refused\n" in shown(capsys, warnings=["config or mapping files are refused"])
 
 
 def test_what_is_not_there_has_no_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import socket as sockets
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -53,18 +54,29 @@ async def test_only_the_owner_can_open_the_socket(api: Api) -> None:
     assert stat.S_IMODE(api.socket.stat().st_mode) == 0o600
 
 
-async def test_others_can_open_it_once_the_config_names_any(api: Api, tmp_path: Path) -> None:
+async def test_its_group_can_open_it_too_once_the_config_names_others_and_nobody_else_ever(
+    api: Api, tmp_path: Path
+) -> None:
     shared = server(tmp_path / "shared", api, Rights(0, read=Allowed(uids=frozenset({1234}))))
     shared.bind()
-    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o666
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o660
     await shared.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to any group")
+async def test_it_is_given_to_the_group_of_the_config(api: Api, tmp_path: Path) -> None:
+    given = Server(tmp_path / "given", api.toy, api.steering, api.traffic, OURS, group=54_321)
+    given.bind()
+    found = (tmp_path / "given").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, 54_321)
+    await given.stop()
 
 
 async def test_what_machines_ask_is_answered_here_too(api: Api) -> None:
     assert await api.ask("GET", "/healthz") == (200, {"alive": True})
-    assert await api.ask("GET", "/readyz") == (200, {"ready": True, "reasons": []})
+    assert await api.ask("GET", "/readyz") == (200, {"ready": True, "reasons": [], "warnings": []})
     api.toy.ready = False
-    assert await api.ask("GET", "/readyz") == (503, {"ready": False, "reasons": ["no bus"]})
+    assert await api.ask("GET", "/readyz") == (503, {"ready": False, "reasons": ["no bus"], "warnings": []})
 
 
 async def test_an_unknown_path_is_a_404_in_json(api: Api) -> None:
@@ -88,19 +100,58 @@ async def test_a_socket_left_behind_by_a_dead_gateway_is_replaced(api: Api, tmp_
     assert not path.exists()
 
 
-async def test_a_socket_that_is_bound_lets_nobody_in_before_start(api: Api, tmp_path: Path) -> None:
+async def test_a_socket_that_is_bound_answers_once_it_is_started_and_is_nobody_elses_before(
+    api: Api, tmp_path: Path
+) -> None:
     path = tmp_path / "deeper" / "control"
     second = server(path, api)
     second.bind()
     assert second.made == (path.parent, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(aiohttp.ClientConnectionError):
-        await ask(path, "GET", "/healthz")
+    with pytest.raises(OSError, match="another gateway answers on this control socket"):
+        server(path, api).bind()
+    asking = asyncio.ensure_future(ask(path, "GET", "/healthz"))
     await second.start()
-    assert (await ask(path, "GET", "/healthz"))[0] == 200
+    assert (await asking)[0] == 200
     await second.stop()
     await second.stop()
     assert not path.exists()
+
+
+async def test_a_socket_whose_queue_is_full_is_in_use_and_asking_does_not_wait(api: Api, tmp_path: Path) -> None:
+    path = tmp_path / "busy"
+    with contextlib.ExitStack() as stack:
+        busy = stack.enter_context(sockets.socket(sockets.AF_UNIX))
+        busy.bind(str(path))
+        busy.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(sockets.socket(sockets.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(path))
+        with pytest.raises(OSError, match="another gateway answers on this control socket"):
+            server(path, api).bind()
+        assert path.is_socket()
+
+
+async def test_a_socket_that_cannot_be_asked_is_left_alone(api: Api, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        with pytest.raises(OSError, match=r"cannot tell whether .* is in use: Protocol wrong type for socket"):
+            server(path, api).bind()
+    assert path.is_socket()
+
+
+async def test_stop_leaves_the_socket_of_another_gateway_that_has_taken_the_place(api: Api, tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    first = server(path, api)
+    first.bind()
+    path.unlink()
+    with sockets.socket(sockets.AF_UNIX) as other:
+        other.bind(str(path))
+        await first.stop()
+        assert path.is_socket()
 
 
 # The document

@@ -18,9 +18,13 @@ class Toy:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
+        self.told: list[str] = []
 
     async def unready(self) -> list[str]:
         return self.reasons
+
+    def warnings(self) -> list[str]:
+        return self.told
 
     async def metrics(self) -> bytes:
         return b"toy_total 1.0\n"
@@ -54,10 +58,17 @@ async def test_it_is_alive_as_long_as_it_answers(toy: Toy) -> None:
 
 async def test_it_is_ready_or_says_why_not(toy: Toy) -> None:
     async with serving(toy) as url:
-        assert (await get(f"{url}/readyz"))[::2] == (200, '{"ready":true,"reasons":[]}')
+        assert (await get(f"{url}/readyz"))[::2] == (200, '{"ready":true,"reasons":[],"warnings":[]}')
         toy.reasons = ["org.x is absent on bus 'b'"]
-        expected = """{"ready":false,"reasons":["org.x is absent on bus 'b'"]}"""
+        expected = """{"ready":false,"reasons":["org.x is absent on bus 'b'"],"warnings":[]}"""
         assert (await get(f"{url}/readyz"))[::2] == (503, expected)
+
+
+async def test_a_warning_is_told_and_leaves_it_ready(toy: Toy) -> None:
+    toy.told = ["config or mapping files are refused"]
+    async with serving(toy) as url:
+        expected = '{"ready":true,"reasons":[],"warnings":["config or mapping files are refused"]}'
+        assert (await get(f"{url}/readyz"))[::2] == (200, expected)
 
 
 async def test_metrics_are_text_that_prometheus_knows_by_its_type(toy: Toy) -> None:

@@ -27,7 +27,7 @@ async def test_a_mode_is_set_shown_and_taken_back(api: Api) -> None:
     assert str(api.toggles.setting(STATE)) == "canary 12.5%"
     status, (mode,) = await api.ask("GET", "/v1/modes")
     assert (mode["pattern"], mode["who"], mode["why"], mode["by"]) == (
-        "VM.get_state", getpass.getuser(), "try", "person"
+        "xenopsd/VM.get_state", getpass.getuser(), "try", "person"
     )  # fmt: skip
     assert mode["until"] == pytest.approx(mode["when"] + 600)
     status, changed = await api.ask("POST", "/v1/mode/clear", {"pattern": "VM.get_state"})
@@ -41,7 +41,7 @@ async def test_a_mode_is_set_shown_and_taken_back(api: Api) -> None:
         ("/v1/mode", {"pattern": "VM.start", "mode": "shadow"}, "shadow is refused"),
         ("/v1/mode", {"pattern": "VM.start"}, "Object missing required field `mode`"),
         ("/v1/mode", {"pattern": "VM.start", "mode": "canary", "percent": []}, "Expected `float | str | null`"),
-        ("/v1/mode/clear", {"pattern": "VM.start"}, "nothing is set for 'VM.start'"),
+        ("/v1/mode/clear", {"pattern": "VM.start"}, "nothing is set for 'xenopsd/VM.start'"),
         ("/v1/explain", {"method": "VM.nope"}, "no mapped method is named 'VM.nope'"),
         ("/v1/evidence/clear", {"pattern": "VM.nope"}, "no mapped method is named 'VM.nope'"),
     ],
@@ -88,7 +88,10 @@ async def test_everything_goes_back_and_all_of_it_is_in_the_audit(api: Api) -> N
     status, changed = await api.ask("POST", "/v1/rollback", {"why": "smoke"})
     assert (status, {moved["after"] for moved in changed["methods"]}) == (200, {"legacy"})
     status, entries = await api.ask("GET", "/v1/audit")
-    assert [(entry["what"], entry["subject"]) for entry in entries] == [("rollback", "*"), ("mode", "VM.get_state")]
+    assert [(entry["what"], entry["subject"]) for entry in entries] == [
+        ("rollback", "*"),
+        ("mode", "xenopsd/VM.get_state"),
+    ]
     status, entries = await api.ask("GET", "/v1/audit?limit=1&subject=VM.get_state")
     assert [entry["what"] for entry in entries] == ["mode"]
 

@@ -28,7 +28,7 @@ async def status(port: int) -> int:
 
 
 async def test_start_binds_where_nobody_has() -> None:
-    server = Local(web.Application())
+    server = Local("local", web.Application())
     await server.start()
     assert await status(server.port) == 404
     await server.stop()
@@ -37,7 +37,7 @@ async def test_start_binds_where_nobody_has() -> None:
 
 
 async def test_what_is_bound_before_is_taken_as_it_is() -> None:
-    server = Local(web.Application())
+    server = Local("local", web.Application())
     server.bind()
     port = server.port
     await server.start()
@@ -47,7 +47,7 @@ async def test_what_is_bound_before_is_taken_as_it_is() -> None:
 
 
 async def test_stop_closes_what_was_bound_and_never_opened() -> None:
-    server = Local(web.Application())
+    server = Local("local", web.Application())
     server.bind()
     await server.stop()
     with pytest.raises(ConnectionRefusedError):

@@ -51,3 +51,18 @@ def test_everything_back_leaves_one_override_whatever_there_was() -> None:
     kept = Kept((override("VM.*", by="person"), override("*", by="rollout")))
     (only,) = applied(kept, everything_back("bob", 5.0, "fire")).overrides
     assert (only.pattern, only.setting.mode, only.by, only.who, only.why) == ("*", Mode.LEGACY, "person", "bob", "fire")
+
+
+def test_everything_back_leaves_off_what_a_person_has_switched_off() -> None:
+    off = override("VM.*", Mode.OFF)
+    kept = Kept((off, override("VM.start"), override("SR.*", Mode.OFF, by="rollout")))
+    left = {each.pattern: each for each in applied(kept, everything_back("bob", 5.0, "fire")).overrides}
+    assert left["VM.*"] == off
+    assert {name: each.setting.mode for name, each in left.items()} == {
+        "*": Mode.LEGACY, "VM.*": Mode.OFF, "VM.start": Mode.LEGACY  # which would be off without it
+    }  # fmt: skip
+
+
+def test_everything_that_a_person_has_switched_off_stays_off() -> None:
+    kept = Kept((override("*", Mode.OFF),))
+    assert applied(kept, everything_back("bob", 5.0, "fire")).overrides == (override("*", Mode.OFF),)

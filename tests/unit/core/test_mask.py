@@ -65,7 +65,9 @@ def test_a_path_holds_for_a_parameter_whichever_way_it_is_given(
 
 
 def test_a_parameter_that_the_method_does_not_have_has_its_position_only() -> None:
-    masked = masked_call(masks("$.params[3]", "$.named.x", parameters=LOGIN), Call("login", (1, 2, 3, 4), {"x": 5}))
+    masked = masked_call(
+        masks("$.params[3]", "$.named.x", parameters=("a", "b", "c")), Call("m", (1, 2, 3, 4), {"x": 5})
+    )
     assert masked.params == (1, 2, 3, {"$masked": "integer"})
     assert masked.named == {"x": {"$masked": "integer"}}
 
@@ -193,3 +195,65 @@ def test_what_is_no_secret_stays(value: Value, draw: st.DataObject) -> None:
     marked = changed(value, place, 5)
     masking = Masking(Masks((mask.parse(paths.show(("result", *place))),)), Call("m"), Reply(marked))
     assert masking.outcome(Reply(marked)) == Reply(changed(value, place, {"$masked": "integer"}))
+
+
+# Names that say it
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["password", "PASSWORD", "passwd", "pwd", "cifspassword", "db_password", "rootPassword", "chapuser", "chappassword",
+     "chap", "chap_secret", "secret", "clientSecret", "token", "auth-token", "credential", "credentials", "api_key",
+     "apiKey", "private-key", "secret_key", "psk", "passphrase", "s3.access_key"],
+)  # fmt: skip
+def test_a_name_says_that_it_holds_a_secret(name: str) -> None:
+    assert mask.is_secret(name)
+    call = Call("SR.create", ({"host": "filer", name: "hunter22"},), {name: "hunter22", "other": "see hunter22"})
+    masked = masked_call(masks(), call)
+    assert "hunter22" not in repr(masked)
+    assert "filer" in repr(masked)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["key", "keys", "vm_key", "map_key", "public_key", "keyboard", "monkey", "user", "uname", "session_count",
+     "chapter", "passthrough", "bypass", "compass", "secretary", "tokenizer", "host", "", "k", "scsiid", "passed"],
+)  # fmt: skip
+def test_a_name_that_only_looks_like_one_says_nothing(name: str) -> None:
+    assert not mask.is_secret(name)
+
+
+def test_a_parameter_is_known_by_its_name_though_it_comes_by_its_position() -> None:
+    masked = masked_call(masks(parameters=("sr", "password")), Call("m", ("sr-1", "hunter22")))
+    assert masked.params == ("sr-1", TEXT)
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [(("sr-1", "chappassword", "hunter22"), {}), (("sr-1",), {"key": "chappassword", "value": "hunter22"})],
+)
+def test_the_value_of_a_secret_entry_of_a_map_is_one(params: tuple[Value, ...], named: dict[str, Value]) -> None:
+    masked = masked_call(masks(parameters=("sr", "key", "value")), Call("SR.add_to_other_config", params, named))
+    assert "hunter22" not in repr(masked)
+    assert "chappassword" in repr(masked)
+
+
+def test_the_value_of_a_plain_entry_of_a_map_stays() -> None:
+    call = Call("m", (), {"key": "folder", "value": "hunter22"})
+    assert masked_call(masks(), call).named == call.named
+
+
+def test_a_result_is_searched_as_a_call_is_and_so_is_a_difference() -> None:
+    control, candidate = Reply({"sr": {"chappassword": "hunter22"}}), Reply({"sr": {"chappassword": "hunter23"}})
+    masking = Masking(masks(), Call("m"), control, candidate)
+    assert "hunter2" not in repr([masking.outcome(control), masking.outcome(candidate)])
+    assert "hunter2" not in repr(masking.comparison(compare(control, candidate, Rules())))
+
+
+def test_the_user_of_a_failed_login_is_taken_out() -> None:
+    call = Call("login", ("hunter22", "x"), extensions={"user": "hunter22", "login": True})
+    fault = Fault(FaultCode.APPLICATION, "no hunter22", "SESSION_AUTHENTICATION_FAILED", ["hunter22"])
+    masking = Masking(masks(), call, fault)
+    assert "hunter22" not in repr([masking.call(call), masking.outcome(fault)])
+    worked = Masking(masks(), call, Reply("session"))
+    assert worked.call(call).params == ("hunter22", "x")

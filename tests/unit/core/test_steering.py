@@ -56,7 +56,7 @@ def test_a_method_without_an_old_service_is_not_judged() -> None:
 
 def test_who_has_set_a_mode_and_until_when_is_told() -> None:
     override = Override("VM.start", CANARY, "alice", 10.0, until=70.0)
-    row = steering.row(START, CANARY, override, "set by alice", Counts())
+    row = steering.row(START, CANARY, override, "set by alice", Counts(), until=70.0)
     assert (row.set_by, row.until) == ("alice", 70.0)
 
 

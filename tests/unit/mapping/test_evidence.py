@@ -7,10 +7,17 @@ from textwrap import dedent
 
 import pytest
 
+from adapters.codecs import CODECS
+from adapters.dialects import DIALECTS
+from gateway.core import recording
 from gateway.core.compare import Verdict, compare
 from gateway.core.mask import masked_call
-from gateway.core.model import Call, Reply, Value
+from gateway.core.migration import Side
+from gateway.core.model import Call, Fault, FaultCode, Reply, Value
+from gateway.core.recording import Taken
 from gateway.core.rules import Exact, Ignore, Unordered
+from gateway.mapping.compile import build
+from tests.kit.gateway import ROOT
 from tests.kit.mapping import HEAD, Built, build_methods
 
 SESSION = "session: {parameter: session, interface: org.example.Session1, member: Check}"
@@ -136,3 +143,25 @@ def test_a_mask_of_the_file_names_a_parameter_of_some_method(tmp_path: Path) -> 
     assert built(tmp_path, "mask: [$.named.forced]", methods).problems == [
         "x.yaml:12:8: mask[0]: 'forced' is no parameter (did you mean 'force'?)"
     ]
+
+
+PLANTED = {
+    "password": "planted-1", "cifspassword": "planted-2", "chappassword": "planted-3", "chapuser": "planted-4",
+    "incoming_chappassword": "planted-5", "password_secret": "planted-6", "secret": "planted-7", "token": "planted-8",
+    "api_key": "planted-9", "privateKey": "planted-10", "credentials": "planted-11",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["SR.create", "SR.attach"])
+def test_no_password_of_a_storage_repository_is_in_a_recording_of_the_shipped_mapping(method: str) -> None:
+    table, _ = build([ROOT / "mappings"], codecs=set(CODECS), dialects=set(DIALECTS), listeners=None)
+    (storage,) = [each for each in table.routes() if each.method == method]
+    config: Value = {**PLANTED, "server": "filer"}
+    call = Call(
+        method, ("dbg", "sr-1", "name", "about", config, 0) if method == "SR.create" else ("dbg", "sr-1", config)
+    )
+    for asked in (call, Call(method, (), {"sr": "sr-1", "device_config": config})):
+        fault = Fault(FaultCode.APPLICATION, "mount: planted-1 refused", "SR_BACKEND_FAILURE", ["planted-3", "x"])
+        line = recording.line(Taken("rpc", "/storage", "xmlrpc", storage, asked, fault, Side.LEGACY, 0.1), 1.0)
+        assert b"planted" not in line
+        assert b"filer" in line

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from gateway.mapping.load import MAX_SIZE
 from tests.kit.mapping import HEAD, build_files, build_methods
 
 PROBLEMS = [
@@ -86,6 +88,30 @@ def test_what_is_wrong_for_all_methods_is_said_once(tmp_path: Path) -> None:
     problem = "x.yaml:7:14: dbus.interface: 'org.example.VM7' is no interface of example.xml"
     methods = "m: {member: Stat}\nn: {member: Stat}"
     assert build_methods(tmp_path, methods, head).problems == [f"{problem} (did you mean 'org.example.VM1'?)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("fifo", "is no regular file"), ("/dev/zero", "is no regular file"), ("big", f"is larger than {MAX_SIZE} bytes")],
+)
+def test_an_idl_is_a_regular_file_of_bounded_size(tmp_path: Path, name: str, why: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "big").open("wb") as big:
+        big.truncate(MAX_SIZE + 1)
+    (problem,) = build_methods(tmp_path, f"m: {{member: Check, idl: {name}}}").problems
+    assert problem.endswith(f"cannot be read: {why}")
+
+
+def test_a_file_outside_the_mapping_directory_is_not_quoted(tmp_path: Path) -> None:
+    private, mappings = tmp_path / "private", tmp_path / "mappings"
+    private.mkdir()
+    mappings.mkdir()
+    (private / "shadow").write_text("<node><interface name='hunter22'/></node>")
+    (private / "keys").write_text("hunter22: {hunter23: 1}")
+    (mappings / "link.yaml").symlink_to(private / "keys")
+    problems = build_methods(mappings, "m: {member: Check, idl: ../private/shadow}").problems
+    assert "hunter2" not in "".join(problems)
+    assert {problem.partition(": ")[2] for problem in problems} == {"is no mapping file", "is no introspection XML"}
 
 
 def test_a_bad_idl_is_said_once_where_it_stands(tmp_path: Path) -> None:

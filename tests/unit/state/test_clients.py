@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
-from gateway.core.kept import ClientKey, Seen
+from gateway.core.kept import IDENTITIES, OTHERS, ClientKey, Seen
 from gateway.state import clients
 from tests.kit.kept import START, STOP, client
 
@@ -38,11 +39,49 @@ def test_clients_are_found_by_service_method_protocol_and_time_the_latest_first(
     assert next(iter(clients.read(db, None, "VM.stop", None, 0.0, 9))).domid == 7
 
 
-def test_the_least_recently_seen_go_first(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agents_of_one_peer_are_bounded_and_the_others_are_counted_together(db: sqlite3.Connection) -> None:
+    clients.add(db, client("real", 1.0).clients)
+    for number in range(0, 3 * IDENTITIES, IDENTITIES):
+        flood = {
+            replace(key, agent=f"evil-{number + at}"): Seen(1, 2.0 + number, 2.0 + number)
+            for key in client("crowd", 2.0).clients
+            for at in range(IDENTITIES)
+        }
+        clients.add(db, flood)
+    rows = clients.read(db, None, None, None, 0.0, 9999)
+    crowd = {key: seen for key, seen in rows.items() if key.peer == "crowd"}
+    assert len(crowd) == IDENTITIES + 1
+    assert sum(seen.count for seen in crowd.values()) == 3 * IDENTITIES
+    (others,) = [key for key in crowd if key.agent == OTHERS]
+    assert crowd[others] == Seen(2 * IDENTITIES, 2.0 + IDENTITIES, 2.0 + 2 * IDENTITIES)
+    assert [key.agent for key in rows if key.peer == "real"] == ["curl"]
+
+
+def test_a_client_that_is_known_keeps_its_name_in_a_crowd_of_its_peer(db: sqlite3.Connection) -> None:
+    clients.add(db, client("host", 1.0).clients)
+    (known,) = client("host", 1.0).clients
+    for number in range(2 * IDENTITIES):
+        clients.add(db, {replace(known, agent=f"evil-{number}"): Seen(1, 2.0, 2.0)})
+    assert known in clients.read(db, None, None, None, 0.0, 9999)
+
+
+def test_a_name_that_was_not_seen_for_long_gives_way(db: sqlite3.Connection) -> None:
+    (known,) = client("host", 1.0).clients
+    clients.add(db, {known: Seen(1000, 1.0, 1.0)})
+    late = 2.0 + clients.FRESH
+    clients.add(db, {replace(known, agent=f"new-{number}"): Seen(1, late, late) for number in range(IDENTITIES)})
+    assert known not in clients.read(db, None, None, None, 0.0, 9999)
+
+
+def test_the_least_recently_seen_are_told_together(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "CLIENTS", 2)
     for peer, last in (("a", 5.0), ("b", 3.0), ("c", 4.0)):
         clients.add(db, client(peer, last).clients)
-    assert [key.peer for key in clients.read(db, None, None, None, 0.0, 9)] == ["a", "c"]
+    rows = clients.read(db, None, None, None, 0.0, 9)
+    assert [(key.peer, key.agent) for key in rows] == [("a", "curl"), ("c", "curl"), (OTHERS, OTHERS)]
+    clients.add(db, client("d", 9.0).clients)
+    rows = clients.read(db, None, None, None, 0.0, 9)
+    assert [(key.peer, seen.count) for key, seen in rows.items()] == [("d", 1), ("a", 1), (OTHERS, 2)]
 
 
 def test_what_a_client_says_of_itself_is_cut_and_may_be_no_text_at_all(db: sqlite3.Connection) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import clock
 from gateway.core.kept import Change, Kept, PutRollout, Refused, Rollout, applied
 from gateway.core.migration import BUCKETS, Mode, Setting, Side
 from gateway.core.override import Override
@@ -47,7 +48,9 @@ def test_the_file_and_the_copy_in_memory_agree_after_every_change(db: sqlite3.Co
         Change((entry(),), expired_by=5.0),
         Change((entry(),), drop=(("VM.*", "rollout"),)),
         Change((entry(),), (override("SR.*", by="rollout"),), drop=(("VM.*", "person"),)),
-        Change((entry(),), (override("*", Mode.LEGACY),), drop_all=True, rollouts=(PutRollout("a", None),)),
+        Change((entry(),), back=override("*", Mode.LEGACY), rollouts=(PutRollout("a", None),)),
+        Change((entry(),), (override("VM.start", Mode.OFF), override("VM.*"), override("SR.*", by="rollout"))),
+        Change((entry(),), back=override("*", Mode.LEGACY)),
     ):
         kept = applied(kept, change)
         assert decisions.decide(db, change) == kept
@@ -141,3 +144,35 @@ def test_a_line_of_the_audit_that_cannot_be_read_is_an_error_of_the_file(db: sql
     db.execute("UPDATE audit SET numbers = '[]'")
     with pytest.raises(Unreadable, match="audit"):
         decisions.audit(db, 1, 0.0, None)
+
+
+def test_a_rollback_of_everything_is_not_kept_from_it_by_a_row_that_cannot_be_read(db: sqlite3.Connection) -> None:
+    decisions.decide(db, Change((), (override("VM.a", Mode.OFF), override("VM.b"), override("VM.c"))))
+    db.execute("UPDATE override SET setting = 'nonsense' WHERE pattern = 'VM.c'")
+    kept = decisions.decide(db, Change((), back=override("*", Mode.LEGACY)))
+    assert isinstance(kept, Kept)
+    assert {each.pattern: each.setting.mode for each in kept.overrides} == {
+        "*": Mode.LEGACY, "VM.a": Mode.OFF, "VM.b": Mode.LEGACY
+    }  # fmt: skip
+
+
+def test_a_mode_that_ends_ends_as_far_away_for_a_process_that_began_by_another_wall_clock(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = replace(override("VM.a"), until=clock.steady() + 60)
+    decisions.decide(db, Change((), (ends, override("VM.b"))))
+    assert decisions.load(db).overrides == (ends, override("VM.b"))
+    monkeypatch.setattr(clock, "_began", clock._began - 3600)
+    loaded, forever = decisions.load(db).overrides
+    assert loaded.until == pytest.approx(clock.steady() + 60, abs=1.0)
+    assert forever.until is None
+    assert not isinstance(decisions.decide(db, Change((), expired_by=clock.steady() + 59)), Refused)
+    assert len(decisions.load(db).overrides) == 2
+    assert not isinstance(decisions.decide(db, Change((), expired_by=clock.steady() + 61)), Refused)
+    assert decisions.load(db).overrides == (override("VM.b"),)
+
+
+def test_a_mode_of_a_gateway_that_wrote_no_clock_ends_by_the_wall_clock(db: sqlite3.Connection) -> None:
+    decisions.decide(db, Change((), (replace(override("VM.a"), until=9.5),)))
+    db.execute("UPDATE override SET setting = ?", (decisions.written(override().setting),))
+    assert decisions.load(db).overrides[0].until == 9.5

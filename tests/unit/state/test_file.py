@@ -426,8 +426,8 @@ def test_what_is_held_is_written_once_the_file_is_good_in_its_order(opened: Open
     with closing(sqlite3.connect(path, isolation_level=None)) as locker:
         locker.execute("BEGIN IMMEDIATE")
         refused(made)
-        made.hold(mode("VM.*", Mode.OFF, PutRollout("r", "b", 1)))
-        made.hold(Change((entry("*", "rollback"),), (override("*", Mode.LEGACY),), drop_all=True))
+        made.hold(mode("VM.*", Mode.DBUS, PutRollout("r", "b", 1)))
+        made.hold(Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY)))
         assert made.kept.overrides == (override("*", Mode.LEGACY),)
         opened.later(made)
         assert made.trouble
@@ -463,3 +463,47 @@ def test_a_look_changes_nothing_in_a_file_that_is_well(opened: Opened, path: Pat
     opened.later(made)
     assert made.kept is before
     assert made.read(lambda db: evidence.pairs(db, START, 1)) == [pair(1)]
+
+
+def test_a_schema_that_is_no_text_is_damage_and_not_the_end(opened: Opened, path: Path) -> None:
+    put(opened(path), mode("VM.*", Mode.LEGACY))
+    for each in opened.files:
+        each.close()
+    whole = path.read_bytes()
+    at = whole.index(b"NOT NULL", whole.index(b"CREATE TABLE"))
+    path.write_bytes(whole[:at] + b"\xa6" + whole[at + 1 :])
+    made = opened(path)
+    assert "is damaged" in made.trouble
+    assert refused(made) == made.trouble
+    path.rename(path.with_name("damaged"))
+    for rest in path.parent.glob(f"{path.name}-*"):
+        rest.unlink()
+    opened.later(made)
+    opened.later(made)
+    assert made.trouble == ""
+
+
+def test_whatever_byte_is_wrong_the_file_is_used_or_told_to_be_in_trouble(opened: Opened, path: Path) -> None:
+    put(opened(path), mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 1})))
+    for each in opened.files:
+        each.close()
+    whole = path.read_bytes()
+    for at in (*range(0, 4096, 41), *range(4096, len(whole), 1499)):
+        path.write_bytes(whole[:at] + b"\xa6" + whole[at + 1 :])
+        made = opened(path)
+        made.look()
+        made.read(evidence.total)
+        assert isinstance(made.trouble, str)
+        made.close()
+        for rest in path.parent.glob(f"{path.name}-*"):
+            rest.unlink()
+
+
+def test_a_row_that_is_no_text_is_damage(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.LEGACY, why="because"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE override SET why = CAST(x'a6a6' AS TEXT)")
+    made.look()
+    assert "is damaged" in made.trouble
+    assert made.kept.overrides[0].why == "because"

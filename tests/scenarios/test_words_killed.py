@@ -8,21 +8,23 @@ The service keeps a journal of its writes; it is the judge.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pytest
 
 from adapters.codecs.xenstore import FAULT_CODES
 from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_store import LostError, Store
+from adapters.transports.xenstore_store import LostError, Store, StoreError
 from gateway.core.model import FaultCode
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
 from tests.kit.xenstored import BOTH
 from tests.soak import service
 
 pytestmark = pytest.mark.bus
+
+T = TypeVar("T")
 
 PATIENCE = 100.0  # seconds
 CLIENTS = 16
@@ -120,14 +122,23 @@ class Client:
     async def _ask(self, token: str) -> str:
         watch = self._store.watch(f"{self._folder}/{self._style.word}")
         try:
-            await self._store.transaction(lambda nodes: self._write(nodes, token))
+            await self._transact(lambda nodes: self._write(nodes, token))
             async for _ in watch:
-                told = await self._store.transaction(self._heard)
+                told = await self._transact(self._heard)
                 if told is not None:
                     return told
         finally:
             watch.close()
         raise AssertionError("nobody else closes this watch")
+
+    async def _transact(self, work: Callable[[Nodes], Awaitable[T]]) -> T:
+        """However often others get in between."""
+        while True:
+            try:
+                return await self._store.transaction(work)
+            except StoreError as error:
+                if error.name != "EAGAIN":
+                    raise
 
     async def _write(self, nodes: Nodes, token: str) -> None:
         for name in self._style.beside:

@@ -9,10 +9,14 @@ from dataclasses import dataclass, replace
 
 from gateway.core.model import FaultCode
 from tests.soak.gauges import Memory, Reading
+from tests.soak.healthy import SILENT, Asked
 from tests.soak.story import Disturbance, Ending, Ledger, Story
 from tests.soak.world import CALM, HOMES, NARROW
 
 CALM_BOUND = 2.0  # seconds; below what a call to a hung service takes, so that one call held up by it would show
+HEALTHY_BOUND = 1.0  # seconds
+MUST_ASK = 20  # calls of a healthy client
+RIGHT = "right"
 GROWTH_BOUND = 16 * 1024  # KiB between a third of the run and its end
 MUST_CALL = 200  # calls that went right; a run with fewer has shown nothing
 LOST_WITHIN = 5.0  # seconds after a notification was taken in which a kill may still swallow it
@@ -149,6 +153,26 @@ def judge_calm(ledger: Ledger) -> Check:
     return Check(
         f"calm calls ({len(took)}): median, 99th percentile", f"{middle:.3f}, {worst:.3f} s", f"{CALM_BOUND:g} s", slow
     )
+
+
+def judge_healthy(reports: Mapping[str, Sequence[Asked]], journal: Sequence[str]) -> Iterator[Check]:
+    """Who does nothing wrong, and calls what nobody disturbs, is answered rightly and soon, whatever others do."""
+    executed = Counter(journal)
+    for kind, calls in reports.items():
+        silent = [str(one) for one in calls if one.said.startswith(SILENT)]
+        yield Check(f"healthy client, {kind}: calls without an answer", f"{len(silent)} of {len(calls)}", "0", silent)
+        wrong = [str(one) for one in calls if one.said != RIGHT and not one.said.startswith(SILENT)]
+        few = [] if len(calls) >= MUST_ASK else [f"only {len(calls)} calls"]
+        yield Check(f"healthy client, {kind}: other answers", str(len(wrong)), "0", wrong + few)
+        took = sorted(one.took for one in calls) or [0.0]
+        worst = took[min(len(took) - 1, len(took) * 99 // 100)]
+        slow = [str(max(calls, key=lambda one: one.took))] if worst > HEALTHY_BOUND else []
+        yield Check(f"healthy client, {kind}: 99th percentile", f"{worst:.3f} s", f"{HEALTHY_BOUND:g} s", slow)
+        writes = [one for one in calls if one.method == "write"]
+        twice = [str(one) for one in writes if executed[one.token] > 1]
+        yield Check(f"healthy client, {kind}: writes executed twice", f"{len(twice)} of {len(writes)}", "0", twice)
+        lost = [str(one) for one in writes if one.said == RIGHT and not executed[one.token]]
+        yield Check(f"healthy client, {kind}: writes told and not done", str(len(lost)), "0", lost)
 
 
 def judge_gauges(before: Reading, after: Reading, memory: Memory) -> Iterator[Check]:

@@ -21,6 +21,7 @@ from adapters.transports.xenstore_nodes import Nodes
 from adapters.transports.xenstore_packets import Permissions, StoreError
 from adapters.transports.xenstore_store import Store
 from tests.kit.clients import Wire, post
+from tests.kit.refusing_store import at_random, nothing
 from tests.soak import healthy
 from tests.soak.story import Ledger
 from tests.soak.world import HUNG, World
@@ -296,11 +297,12 @@ async def _told(place: Place, store: Store, reply: str) -> None:
 
 async def refusing_store(place: Place) -> None:
     """A store that refuses some operations, at any time."""
-    place.world.refusals.shares = REFUSED
+    refusing = place.world.refusing
+    refusing.rule = at_random(REFUSED, str(place.chance.random()))
     await place.over.wait()
-    place.world.refusals.shares = {}
-    for name, times in place.world.refusals.refused.items():
-        place.ledger.other[f"{place.name}: {name}"] = times
+    refusing.rule = nothing
+    for (_, name), times in refusing.refused.items():
+        place.ledger.other[f"{place.name}: {name}"] += times
 
 
 NUISANCES: Mapping[str, Callable[[Place], Coroutine[None, None, None]]] = {

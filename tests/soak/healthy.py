@@ -2,7 +2,7 @@
 
 Started as `python -m tests.soak.healthy KIND WHERE REPORT`, a process of its own, so that it measures the gateway and
 not the soak; SIGTERM ends it after its last answer. Each call is a line in the report: its token, method, seconds, what
-was said ("right", or what came instead).
+was said ("right", or what came instead), and by how many seconds the pause before it was late, which is the machine's.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Asked:
     method: str
     took: float
     said: str
+    late: float = 0.0
 
 
 @asynccontextmanager
@@ -52,7 +53,7 @@ async def over_http(where: str) -> AsyncIterator[Ask]:
         async with connect(where) as wire:
             await wire.send(post(json.dumps(body).encode(), "/jsonrpc", f"User-Agent: {NAME}-client"))
             answer = json.loads((await wire.reply(PATIENCE)).body)
-        return answer.get("result", answer.get("error"))
+        return _only(answer.get("result", answer.get("error")))
 
     yield ask
 
@@ -66,10 +67,14 @@ async def over_store(where: str) -> AsyncIterator[Ask]:
 
         async def ask(method: str, token: str) -> object:
             arguments = {"text": token} if method == "read" else {"token": token, "pause": "0"}
-            answer = await client.call(f"{NAME}@2e{method}", token, **arguments)
-            return next(iter(answer.values())) if len(answer) == 1 else answer
+            return _only(await client.call(f"{NAME}@2e{method}", token, **arguments))
 
         yield ask
+
+
+def _only(answer: object) -> object:
+    """The one member of a result."""
+    return next(iter(answer.values())) if isinstance(answer, Mapping) and len(answer) == 1 else answer
 
 
 PARAMS: Mapping[str, Callable[[str], list[object]]] = {"read": lambda token: [token], "write": lambda token: [token, 0]}
@@ -83,16 +88,20 @@ async def run(kind: str, where: str, report: Path) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     with report.open("a", encoding="utf-8") as lines:
         async with KINDS[kind](where) as ask:
+            await _said(ask, "read", f"{report.stem}-0")  # a connection, and all that is made once
+            late = 0.0
             for number in count(1):
                 token, method = f"{report.stem}-{number}", ("read", "write")[number % 2]
                 began = time.monotonic()
                 said = await _said(ask, method, token)
-                one = Asked(token, method, time.monotonic() - began, said)
+                one = Asked(token, method, time.monotonic() - began, said, late)
                 lines.write(json.dumps(asdict(one)) + "\n")
                 lines.flush()
                 if over.is_set():
                     return
+                paused = time.monotonic()
                 await asyncio.sleep(BETWEEN)
+                late = time.monotonic() - paused - BETWEEN
 
 
 async def _said(ask: Ask, method: str, token: str) -> str:

@@ -82,7 +82,7 @@ async def _storm(
     nuisance = Nuisance(f"unix:{running.folder}/hostile", ledger, seed)
 
     async def beside(over: asyncio.Event) -> None:
-        with running.healthy_clients():
+        async with running.healthy_clients():
             await crowd_around(running, ledger, seed, nuisances, over)
             await over.wait()
 

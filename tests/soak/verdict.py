@@ -14,7 +14,8 @@ from tests.soak.story import Disturbance, Ending, Ledger, Story
 from tests.soak.world import CALM, HOMES, NARROW
 
 CALM_BOUND = 2.0  # seconds; below what a call to a hung service takes, so that one call held up by it would show
-HEALTHY_BOUND = 1.0  # seconds
+HEALTHY_BOUND = 1.0  # seconds of a call, and what the machine takes:
+PROCESSES = 5  # that a call passes, each of which waits for a busy machine as long as its client does
 MUST_ASK = 20  # calls of a healthy client
 RIGHT = "right"
 GROWTH_BOUND = 16 * 1024  # KiB between a third of the run and its end
@@ -147,7 +148,7 @@ def judge_calm(ledger: Ledger) -> Check:
         return Check(
             "99th percentile of calm calls", "none", f"{CALM_BOUND:g} s", ["no call to the calm service counts"]
         )
-    worst = took[min(len(took) - 1, len(took) * 99 // 100)]
+    worst = _most(took)
     slow = [str(max(calls, key=lambda story: story.ended - story.began))] if worst > CALM_BOUND else []
     middle = took[len(took) // 2]
     return Check(
@@ -164,15 +165,21 @@ def judge_healthy(reports: Mapping[str, Sequence[Asked]], journal: Sequence[str]
         wrong = [str(one) for one in calls if one.said != RIGHT and not one.said.startswith(SILENT)]
         few = [] if len(calls) >= MUST_ASK else [f"only {len(calls)} calls"]
         yield Check(f"healthy client, {kind}: other answers", str(len(wrong)), "0", wrong + few)
-        took = sorted(one.took for one in calls) or [0.0]
-        worst = took[min(len(took) - 1, len(took) * 99 // 100)]
-        slow = [str(max(calls, key=lambda one: one.took))] if worst > HEALTHY_BOUND else []
-        yield Check(f"healthy client, {kind}: 99th percentile", f"{worst:.3f} s", f"{HEALTHY_BOUND:g} s", slow)
+        worst, late = _most([one.took for one in calls]), _most([one.late for one in calls])
+        bound = HEALTHY_BOUND + PROCESSES * late
+        slow = [str(max(calls, key=lambda one: one.took))] if worst > bound else []
+        yield Check(f"healthy client, {kind}: 99th percentile", f"{worst:.3f} s", f"{bound:.3f} s", slow)
         writes = [one for one in calls if one.method == "write"]
         twice = [str(one) for one in writes if executed[one.token] > 1]
         yield Check(f"healthy client, {kind}: writes executed twice", f"{len(twice)} of {len(writes)}", "0", twice)
         lost = [str(one) for one in writes if one.said == RIGHT and not executed[one.token]]
         yield Check(f"healthy client, {kind}: writes told and not done", str(len(lost)), "0", lost)
+
+
+def _most(values: Sequence[float]) -> float:
+    """The 99th percentile."""
+    ordered = sorted(values) or [0.0]
+    return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
 
 def judge_gauges(before: Reading, after: Reading, memory: Memory) -> Iterator[Check]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -18,9 +17,9 @@ from typing import Any
 import aiohttp
 
 from tests.kit.bus import PrivateBus, private_bus
+from tests.kit.refusing_store import RefusingStore, refusing_store
 from tests.kit.xenstored import C_STORE, OXENSTORED, Xenstored, xenstored
 from tests.soak import healthy, service
-from tests.soak.refusals import Refusals, refusing
 
 ROOT = Path(__file__).parents[2]
 CALM = "calm"  # the service that nobody kills or stops; its bus is not spared
@@ -67,7 +66,7 @@ bind = ["tcp:127.0.0.1:0"]
 [listener.guests]
 bind = ["xenstore:{guests}"]
 [listener.refused]
-bind = ["xenstore:{folder}/refused"]
+bind = ["xenstore:{refused}"]
 [listener.hostile]
 bind = ["unix:{folder}/hostile"]
 max_body = "64KiB"
@@ -131,7 +130,7 @@ expose:
 defaults: {{timeout: 20s, effect: read, coerce: legacy}}
 methods:
   healthy.read: {{member: Read, params: [text], result: {{same: same}}}}
-  healthy.write: {{member: Write, params: [token, pause], effect: write}}
+  healthy.write: {{member: Write, params: [token, pause], result: {{done: done}}, effect: write}}
   healthy.large: {{member: Large, params: [size]}}
 """,
     "chunked": """\
@@ -140,7 +139,7 @@ service: chunked
 dbus: {{bus_name: org.example.quiet.healthy, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
   idl: soak.xml}}
 expose:
-  - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}", domains: any, only: [run]}}
+  - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}", domains: [7], only: [run]}}
 defaults: {{timeout: 20s, effect: read, coerce: legacy}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}
@@ -217,14 +216,19 @@ class World:
     """All of it, running."""
 
     def __init__(
-        self, folder: Path, buses: Mapping[str, PrivateBus], stores: Mapping[str, Xenstored], stack: ExitStack
+        self,
+        folder: Path,
+        buses: Mapping[str, PrivateBus],
+        stores: Mapping[str, Xenstored],
+        refusing: RefusingStore,
+        stack: ExitStack,
     ) -> None:
         self.folder = folder
         self.buses = buses
         self.store = stores["store"]
         self.guests = stores["guests"]
-        self.refusals = Refusals(random.Random())
-        self.real_store = stores["refused"]  # behind the one that refuses
+        self.refusing = refusing  # stands before a store, and refuses what a nuisance says
+        self.real_store = stores["refused"]
         self.log = folder / "gateway.log"
         self.history = folder / "history"  # of harm
         (folder / "mappings").mkdir()
@@ -236,7 +240,9 @@ class World:
             (folder / "mappings" / f"{name}.yaml").write_text(text.format(service=service))
         addresses = {name: bus.address for name, bus in buses.items()}
         (folder / "gateway.toml").write_text(
-            CONFIG.format(folder=folder, store=self.store.path, guests=self.guests.path, **addresses)
+            CONFIG.format(
+                folder=folder, store=self.store.path, guests=self.guests.path, refused=refusing.path, **addresses
+            )
         )
         self.services = {name: self._service(name, bus, stack) for name, bus in HOMES.items()}
         self.quiet = {name: self._service(name, QUIET, stack) for name in (healthy.NAME, HUNG)}
@@ -263,8 +269,8 @@ class World:
         stack.callback(process.kill)
         return process
 
-    @contextmanager
-    def healthy_clients(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def healthy_clients(self) -> AsyncIterator[None]:
         """One over HTTP and one in each store beside, until the block ends; they write their reports to `clients`."""
         where = {
             "http": ("http", self.shared),
@@ -280,7 +286,7 @@ class World:
             for process in running:
                 process.signal(signal.SIGTERM)
             for process in running:
-                assert process.wait(START_TIMEOUT) == 0, log.read_text()
+                assert await asyncio.to_thread(process.wait, START_TIMEOUT) == 0, log.read_text()
 
     def journals(self, name: str) -> tuple[Path, Path]:
         """Where a service writes down what it has executed, and where the old one does."""
@@ -374,8 +380,8 @@ async def world(folder: Path) -> AsyncIterator[World]:
     """Start everything; it is ready when the block begins, and gone after it."""
     with ExitStack() as stack, _buses() as buses:
         stores = {name: stack.enter_context(xenstored(name=store)) for name, store in STORES.items()}
-        running = World(folder, buses, stores, stack.enter_context(ExitStack()))
-        async with refusing(str(folder / "refused"), running.real_store.path, running.refusals):
+        async with refusing_store(stores["refused"].path) as refusing:
+            running = World(folder, buses, stores, refusing, stack.enter_context(ExitStack()))
             await running.ready()
             yield running
 

@@ -193,7 +193,7 @@ def test_a_healthy_client_that_is_troubled_is_found(
 
 
 def test_a_healthy_client_that_hardly_called_has_shown_nothing() -> None:
-    assert broken(verdict.judge_healthy({"http": []}, [])) == ["healthy client, http: other answers"]
+    assert broken(verdict.judge_healthy({"http": []}, [])) == ["healthy client, http: calls"]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[st
         await _warm_up(running, seed)
         before = await gauges.read(running)
         memory = gauges.Memory(running.gateway.pid)
-        await _storm(running, ledger, memory, seconds, seed, nuisances)
+        async with running.healthy_clients():
+            await _storm(running, ledger, memory, seconds, seed, nuisances)
         after = await gauges.read_until_let_go(running, before)
         await asyncio.sleep(SETTLE)  # as after the warm-up
         left = await nodes_left(running.store.path)
@@ -82,9 +83,7 @@ async def _storm(
     nuisance = Nuisance(f"unix:{running.folder}/hostile", ledger, seed)
 
     async def beside(over: asyncio.Event) -> None:
-        async with running.healthy_clients():
-            await crowd_around(running, ledger, seed, nuisances, over)
-            await over.wait()
+        await crowd_around(running, ledger, seed, nuisances, over)
 
     async def harm(_: asyncio.Event) -> None:
         timer = asyncio.get_running_loop().call_later(seconds, chaos.over.set)

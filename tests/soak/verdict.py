@@ -160,11 +160,12 @@ def judge_healthy(reports: Mapping[str, Sequence[Asked]], journal: Sequence[str]
     """Who does nothing wrong, and calls what nobody disturbs, is answered rightly and soon, whatever others do."""
     executed = Counter(journal)
     for kind, calls in reports.items():
+        few = [f"only {len(calls)} calls"] if len(calls) < MUST_ASK else []
+        yield Check(f"healthy client, {kind}: calls", str(len(calls)), f"at least {MUST_ASK}", few)
         silent = [str(one) for one in calls if one.said.startswith(SILENT)]
-        yield Check(f"healthy client, {kind}: calls without an answer", f"{len(silent)} of {len(calls)}", "0", silent)
+        yield Check(f"healthy client, {kind}: calls without an answer", str(len(silent)), "0", silent)
         wrong = [str(one) for one in calls if one.said != RIGHT and not one.said.startswith(SILENT)]
-        few = [] if len(calls) >= MUST_ASK else [f"only {len(calls)} calls"]
-        yield Check(f"healthy client, {kind}: other answers", str(len(wrong)), "0", wrong + few)
+        yield Check(f"healthy client, {kind}: other answers", str(len(wrong)), "0", wrong)
         worst, late = _most([one.took for one in calls]), _most([one.late for one in calls])
         bound = HEALTHY_BOUND + PROCESSES * late
         slow = [str(max(calls, key=lambda one: one.took))] if worst > bound else []

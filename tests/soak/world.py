@@ -271,7 +271,7 @@ class World:
 
     @asynccontextmanager
     async def healthy_clients(self) -> AsyncIterator[None]:
-        """One over HTTP and one in each store beside, until the block ends; they write their reports to `clients`."""
+        """One over HTTP and one in each store beside: they call when the block begins, until it ends."""
         where = {
             "http": ("http", self.shared),
             "guests": ("store", f"{self.guests.path}:/guests"),
@@ -281,6 +281,10 @@ class World:
         log = self.folder / "healthy.log"
         running = [Process([*command, *where[kind], str(report)], log) for kind, report in self.clients.items()]
         try:
+            async with asyncio.timeout(START_TIMEOUT):
+                while not all(report.exists() and report.stat().st_size for report in self.clients.values()):
+                    assert all(process.status is None for process in running), log.read_text()
+                    await asyncio.sleep(0.05)
             yield
         finally:
             for process in running:

@@ -45,7 +45,7 @@ HELD = Reading(
 def test_everything_holds_while_harm_is_done() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.soak"],
-        env={"SEED": "1", **os.environ, "SOAK_SECONDS": SECONDS, "NUISANCES": WITHOUT},
+        env={"SEED": "1", **os.environ, "SOAK_SECONDS": SECONDS, "NUISANCES": WITHOUT, "SOAK_SLACK": "20"},
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -180,7 +180,6 @@ WRITE: dict[str, Any] = {"token": "w", "method": "write", "took": 0.01, "said": 
         ({"said": "no answer: TimeoutError()"}, ["w"], ["calls without an answer"]),
         ({"said": '{"code": -32001}'}, [], ["other answers"]),
         ({"took": 1.5}, ["w"], ["99th percentile"]),
-        ({"took": 1.5, "late": 0.2}, ["w"], []),  # the machine was that slow
         ({}, ["w", "w"], ["writes executed twice"]),
         ({}, [], ["writes told and not done"]),
     ],
@@ -190,6 +189,10 @@ def test_a_healthy_client_that_is_troubled_is_found(
 ) -> None:
     found = broken(verdict.judge_healthy({"http": healthy_calls(**changes)}, journal))
     assert found == [f"healthy client, http: {each}" for each in what]
+
+
+def test_a_machine_that_has_other_things_to_do_takes_longer() -> None:
+    assert broken(verdict.judge_healthy({"http": healthy_calls(took=1.5)}, ["w"], slack=2)) == []
 
 
 def test_a_healthy_client_that_hardly_called_has_shown_nothing() -> None:

@@ -2,7 +2,7 @@
 
 Started as `python -m tests.soak.healthy KIND WHERE REPORT`, a process of its own, so that it measures the gateway and
 not the soak; SIGTERM ends it after its last answer. Each call is a line in the report: its token, method, seconds, what
-was said ("right", or what came instead), and by how many seconds the pause before it was late, which is the machine's.
+was said ("right", or what came instead).
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class Asked:
     method: str
     took: float
     said: str
-    late: float = 0.0
 
 
 @asynccontextmanager
@@ -89,19 +88,16 @@ async def run(kind: str, where: str, report: Path) -> None:
     with report.open("a", encoding="utf-8") as lines:
         async with KINDS[kind](where) as ask:
             await _said(ask, "read", f"{report.stem}-0")  # a connection, and all that is made once
-            late = 0.0
             for number in count(1):
                 token, method = f"{report.stem}-{number}", ("read", "write")[number % 2]
                 began = time.monotonic()
                 said = await _said(ask, method, token)
-                one = Asked(token, method, time.monotonic() - began, said, late)
+                one = Asked(token, method, time.monotonic() - began, said)
                 lines.write(json.dumps(asdict(one)) + "\n")
                 lines.flush()
                 if over.is_set():
                     return
-                paused = time.monotonic()
                 await asyncio.sleep(BETWEEN)
-                late = time.monotonic() - paused - BETWEEN
 
 
 async def _said(ask: Ask, method: str, token: str) -> str:

@@ -34,7 +34,7 @@ class Report:
     late_replies: int
 
 
-async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[str]) -> Report:
+async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[str], slack: float) -> Report:
     """Run for so long, with these nuisances beside; everything that is written stays in the folder."""
     async with world(folder) as running:
         ledger = Ledger()
@@ -53,10 +53,11 @@ async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[st
             *verdict.judge_calls(ledger),
             *verdict.judge_journals(ledger, journals),
             verdict.judge_store(ledger, left),
-            verdict.judge_calm(ledger),
+            verdict.judge_calm(ledger, slack),
             *verdict.judge_healthy(
                 {kind: healthy.read(report) for kind, report in running.clients.items()},
                 _lines(running.journals(healthy.NAME)[0]),
+                slack,
             ),
             *verdict.judge_gauges(before, after, memory),
             *verdict.judge_log(_lines(running.log), status),

@@ -14,8 +14,8 @@ from tests.soak.story import Disturbance, Ending, Ledger, Story
 from tests.soak.world import CALM, HOMES, NARROW
 
 CALM_BOUND = 2.0  # seconds; below what a call to a hung service takes, so that one call held up by it would show
-HEALTHY_BOUND = 1.0  # seconds of a call, and what the machine takes:
-PROCESSES = 5  # that a call passes, each of which waits for a busy machine as long as its client does
+HEALTHY_BOUND = 1.0  # seconds
+TIMED = ("http", "guests")  # healthy clients; at the store that refuses, trying again takes its time
 MUST_ASK = 20  # calls of a healthy client
 RIGHT = "right"
 GROWTH_BOUND = 16 * 1024  # KiB between a third of the run and its end
@@ -134,9 +134,9 @@ def judge_store(ledger: Ledger, left: Sequence[str]) -> Check:
     return Check("nodes in the store that nobody left there", f"{len(found)} of {len(left)}", "0", found)
 
 
-def judge_calm(ledger: Ledger) -> Check:
-    """What is done to others does not hold up the calls to a service that nobody disturbs."""
-    bus = HOMES[CALM]
+def judge_calm(ledger: Ledger, slack: float = 1.0) -> Check:
+    """What is done to others does not hold up the calls to a service that nobody disturbs; `slack` as below."""
+    bus, bound = HOMES[CALM], slack * CALM_BOUND
     harms = [one for one in ledger.disturbances if one.place == bus]
     calls = [
         story
@@ -145,19 +145,22 @@ def judge_calm(ledger: Ledger) -> Check:
     ]
     took = sorted(story.ended - story.began for story in calls)
     if not took:
-        return Check(
-            "99th percentile of calm calls", "none", f"{CALM_BOUND:g} s", ["no call to the calm service counts"]
-        )
+        return Check("99th percentile of calm calls", "none", f"{bound:g} s", ["no call to the calm service counts"])
     worst = _most(took)
-    slow = [str(max(calls, key=lambda story: story.ended - story.began))] if worst > CALM_BOUND else []
+    slow = [str(max(calls, key=lambda story: story.ended - story.began))] if worst > bound else []
     middle = took[len(took) // 2]
     return Check(
-        f"calm calls ({len(took)}): median, 99th percentile", f"{middle:.3f}, {worst:.3f} s", f"{CALM_BOUND:g} s", slow
+        f"calm calls ({len(took)}): median, 99th percentile", f"{middle:.3f}, {worst:.3f} s", f"{bound:g} s", slow
     )
 
 
-def judge_healthy(reports: Mapping[str, Sequence[Asked]], journal: Sequence[str]) -> Iterator[Check]:
-    """Who does nothing wrong, and calls what nobody disturbs, is answered rightly and soon, whatever others do."""
+def judge_healthy(
+    reports: Mapping[str, Sequence[Asked]], journal: Sequence[str], slack: float = 1.0
+) -> Iterator[Check]:
+    """Who does nothing wrong, and calls what nobody disturbs, is answered rightly and soon, whatever others do.
+
+    `slack`: how many times longer everything may take, since the machine has other things to do.
+    """
     executed = Counter(journal)
     for kind, calls in reports.items():
         few = [f"only {len(calls)} calls"] if len(calls) < MUST_ASK else []
@@ -166,10 +169,12 @@ def judge_healthy(reports: Mapping[str, Sequence[Asked]], journal: Sequence[str]
         yield Check(f"healthy client, {kind}: calls without an answer", str(len(silent)), "0", silent)
         wrong = [str(one) for one in calls if one.said != RIGHT and not one.said.startswith(SILENT)]
         yield Check(f"healthy client, {kind}: other answers", str(len(wrong)), "0", wrong)
-        worst, late = _most([one.took for one in calls]), _most([one.late for one in calls])
-        bound = HEALTHY_BOUND + PROCESSES * late
-        slow = [str(max(calls, key=lambda one: one.took))] if worst > bound else []
-        yield Check(f"healthy client, {kind}: 99th percentile", f"{worst:.3f} s", f"{bound:.3f} s", slow)
+        if kind in TIMED:
+            worst = _most([one.took for one in calls])
+            slow = [str(max(calls, key=lambda one: one.took))] if worst > slack * HEALTHY_BOUND else []
+            yield Check(
+                f"healthy client, {kind}: 99th percentile", f"{worst:.3f} s", f"{slack * HEALTHY_BOUND:g} s", slow
+            )
         writes = [one for one in calls if one.method == "write"]
         twice = [str(one) for one in writes if executed[one.token] > 1]
         yield Check(f"healthy client, {kind}: writes executed twice", f"{len(twice)} of {len(writes)}", "0", twice)

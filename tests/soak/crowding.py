@@ -14,7 +14,8 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from itertools import count
 
 from adapters.transports.xenstore_nodes import Nodes
@@ -29,6 +30,7 @@ from tests.soak.world import HUNG, World
 CALLERS = 300  # of a hung service: more than a listener takes calls by default
 IDLE = 1_100  # connections: more than a listener takes by default
 AGENTS = 10_000
+BEFORE = "127.0.0.10"  # the address and the name of a client that calls once
 READERS, LARGE = 40, 2 * 1024**2  # slow readers, and what each of them asks for: more than may be held together
 PATIENCE = 45.0  # seconds in which everybody has an answer
 LEAVES_AFTER = 2.0  # seconds; the callers of a hung old service
@@ -205,18 +207,20 @@ def _is_open(plug: socket.socket) -> bool:
 
 
 async def many_user_agents(place: Place) -> None:
-    """One client with a new name for each call; the healthy one is still known afterwards."""
-    with suppress(*NO_ANSWER):  # a peer may be hung up on
-        async with place.connect() as wire:
-            for number in range(AGENTS):
-                if place.over.is_set():
-                    break
-                await wire.send(call(f"{healthy.NAME}.read", "x", agent=f"agent-{number}"))
-                await wire.reply(PATIENCE)
-                place.counted("names")
-    _, known = await place.world.control("GET", f"/v1/clients?limit={2 * AGENTS}")
-    if f"{healthy.NAME}-client" not in json.dumps(known):
-        place.offence("the healthy client is not known any more")
+    """One client with a new name for each call; another that has called before is still known afterwards."""
+    before = replace(place, source=BEFORE)
+    for one, names in ((before, [BEFORE]), (place, [f"agent-{number}" for number in range(AGENTS)])):
+        with suppress(*NO_ANSWER):  # who is a nuisance may be hung up on
+            async with one.connect() as wire:
+                for name in names:
+                    if place.over.is_set():
+                        break
+                    await wire.send(call(f"{healthy.NAME}.read", "x", agent=name))
+                    await wire.reply(PATIENCE)
+                    place.counted("names")
+    status, known = await place.world.control("GET", f"/v1/clients?limit={AGENTS}")
+    if status != HTTPStatus.OK or BEFORE not in json.dumps(known):
+        place.offence(f"who called before is not known any more (HTTP {status}, {len(known)} clients)")
 
 
 # In a xenstore
@@ -230,13 +234,12 @@ async def _store(place: Place) -> AsyncIterator[Store]:
 
 
 async def _hand(store: Store, owner: int, nodes: Mapping[str, bytes]) -> None:
-    """Write as if a guest had: the first node and all below it are its own."""
+    """Write as if a guest had: the nodes are its own."""
 
     async def work(inside: Nodes) -> None:
-        for at, (path, value) in enumerate(nodes.items()):
+        for path, value in nodes.items():
             await inside.write(path, value)
-            if not at:
-                await inside.set_permissions(path, Permissions(owner))
+            await inside.set_permissions(path, Permissions(owner))
 
     await store.transaction(work)
 

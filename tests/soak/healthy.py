@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
@@ -51,7 +52,10 @@ async def over_http(where: str) -> AsyncIterator[Ask]:
         body = {"jsonrpc": "2.0", "id": 1, "method": f"{NAME}.{method}", "params": PARAMS[method](token)}
         async with connect(where) as wire:
             await wire.send(post(json.dumps(body).encode(), "/jsonrpc", f"User-Agent: {NAME}-client"))
-            answer = json.loads((await wire.reply(PATIENCE)).body)
+            reply = await wire.reply(PATIENCE)
+        if reply.status != HTTPStatus.OK:
+            return f"HTTP {reply.status}"
+        answer = json.loads(reply.body)
         return _only(answer.get("result", answer.get("error")))
 
     yield ask

@@ -32,7 +32,7 @@ bus: setup ## a private bus with the sample toolstack, until Ctrl-C
 bench: setup ## how fast it is, beside a bridge written by hand
 	$(BIN)/python tests/bench/run.py
 
-soak: setup ## five minutes among brokers and services that are killed (SOAK_SECONDS=300, SEED=)
+soak: setup ## five minutes among brokers and services that are killed (SOAK_SECONDS=300, SEED=, NUISANCES=)
 	$(BIN)/python -m tests.soak
 
 fuzz: setup ## one minute of damaged input for all that reads what strangers write (FUZZ_SECONDS=60, FUZZ_SEED=)

@@ -1,10 +1,12 @@
 /*
- * LD_PRELOAD shim that lets Debian's C xenstored (xen-utils-4.17 of Debian 12,
- * xen-utils-4.20 of Debian 13) run as dom0's store on a machine without Xen.
+ * LD_PRELOAD shim that lets Debian's stores, the C xenstored and oxenstored
+ * (xen-utils-4.17 of Debian 12, xen-utils-4.20 of Debian 13), run as dom0's store
+ * on a machine without Xen.
  *
  * Only the hypervisor is faked: the store, its wire protocol, watches,
- * transactions, permissions and quotas are xenstored's own. start.py beside this
- * file compiles it and starts xenstored with it.
+ * transactions, permissions and quotas are its own. start.py beside this file
+ * compiles it and starts a store with it. oxenstored knows its folder when it is
+ * built: what it does there is done in XENSTORED_RUNDIR.
  *
  * Every domid is reported as an existing, running domain, so that a test can
  * hand a node to a guest (permission "n5") as a real host would, or introduce and
@@ -16,11 +18,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <limits.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define FIRST_RESERVED 0x7ff0       /* domids from here on are no domains (xen.h) */
@@ -61,14 +69,31 @@ int xc_domain_getinfo_single(void *xch, uint32_t domid, void *info)
     return 0;
 }
 
+/* oxenstored: xc_domaininfo_t as above, here 112 bytes, all of which the caller reads. */
+int xc_domain_getinfolist(void *xch, uint32_t first, unsigned max, void *info)
+{
+    if (max == 0)
+        return 0;
+    memset(info, 0, 112);
+    return xc_domain_getinfo_single(xch, first, info) < 0 ? 0 : 1;
+}
+
+/* A guest's ring; dom0 has its own. */
+static void *ring(void)
+{
+    void *page = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return page == MAP_FAILED ? NULL : page;
+}
+
+void *xc_map_foreign_range(void *xch, uint32_t domid, int size, int prot, unsigned long mfn) { return ring(); }
+
 /* libxengnttab */
 void *xengnttab_open(void *log, unsigned flags) { return &handle; }
 int xengnttab_close(void *xgt) { return 0; }
 int xengnttab_set_max_grants(void *xgt, uint32_t count) { return 0; }
 void *xengnttab_map_grant_ref(void *xgt, uint32_t domid, uint32_t ref, int prot)
 {
-    void *ring = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return ring == MAP_FAILED ? NULL : ring;
+    return ring();
 }
 int xengnttab_unmap(void *xgt, void *addr, uint32_t count)
 {
@@ -83,6 +108,7 @@ void *xenevtchn_open(void *log, unsigned flags)
     return &handle;
 }
 void *xenevtchn_fdopen(void *log, int fd, unsigned flags) { return xenevtchn_open(log, flags); }
+int xenevtchn_close(void *xce) { return 0; }
 int xenevtchn_fd(void *xce) { return event_fd; }
 int xenevtchn_bind_virq(void *xce, unsigned virq) { return next_port++; }
 int xenevtchn_bind_interdomain(void *xce, uint32_t domid, uint32_t port) { return next_port++; }
@@ -91,6 +117,60 @@ int xenevtchn_notify(void *xce, uint32_t port) { return 0; }
 int xenevtchn_pending(void *xce) { errno = EAGAIN; return -1; }
 int xenevtchn_unmask(void *xce, uint32_t port) { return 0; }
 
+/* The store's folder, wherever it was built to be; anything else is left alone. */
+static const char *moved(const char *path, char *room)
+{
+    const char *folders[] = {"/var/run/xenstored", "/run/xenstored"}, *here = getenv("XENSTORED_RUNDIR");
+
+    for (int at = 0; here && at < 2; at++)
+        if (strncmp(path, folders[at], strlen(folders[at])) == 0) {
+            snprintf(room, PATH_MAX, "%s%s", here, path + strlen(folders[at]));
+            return room;
+        }
+    return path;
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+    int (*real)(const char *, mode_t) = dlsym(RTLD_NEXT, "mkdir");
+    char room[PATH_MAX];
+    return real(moved(path, room), mode);
+}
+
+int unlink(const char *path)
+{
+    int (*real)(const char *) = dlsym(RTLD_NEXT, "unlink");
+    char room[PATH_MAX];
+    return real(moved(path, room));
+}
+
+int stat64(const char *path, struct stat64 *found)
+{
+    int (*real)(const char *, struct stat64 *) = dlsym(RTLD_NEXT, "stat64");
+    char room[PATH_MAX];
+    return real(moved(path, room), found);
+}
+
+int bind(int fd, const struct sockaddr *address, socklen_t length)
+{
+    int (*real)(int, const struct sockaddr *, socklen_t) = dlsym(RTLD_NEXT, "bind");
+    struct sockaddr_un unix_address = {.sun_family = AF_UNIX};
+    char room[PATH_MAX];
+
+    if (address->sa_family != AF_UNIX)
+        return real(fd, address, length);
+    strncpy(unix_address.sun_path, moved(((const struct sockaddr_un *)address)->sun_path, room),
+            sizeof unix_address.sun_path - 1);
+    return real(fd, (struct sockaddr *)&unix_address, sizeof unix_address);
+}
+
+/* oxenstored ends when it cannot have as many descriptors as the kernel knows, which only a host's root may. */
+int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit)
+{
+    int (*real)(__rlimit_resource_t, const struct rlimit *) = dlsym(RTLD_NEXT, "setrlimit");
+    return resource == RLIMIT_NOFILE ? 0 : real(resource, limit);
+}
+
 /* The two kernel files through which dom0 finds its own ring. */
 static int fake_device(const char *path)
 {
@@ -98,7 +178,7 @@ static int fake_device(const char *path)
 
     if (strstr(path, "xsd_port")) {
         fd = memfd_create("xsd_port", 0);
-        if (fd >= 0 && (write(fd, "1\n", 2) != 2 || lseek(fd, 0, SEEK_SET) != 0))
+        if (fd >= 0 && (write(fd, "1", 1) != 1 || lseek(fd, 0, SEEK_SET) != 0))
             return -1;
         return fd;
     }
@@ -115,6 +195,7 @@ static int fake_device(const char *path)
     int name(const char *path, int flags, ...)                           \
     {                                                                    \
         int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, #name);   \
+        char room[PATH_MAX];                                             \
         int fd = fake_device(path);                                      \
         mode_t mode = 0;                                                 \
         if (fd >= 0)                                                     \
@@ -125,7 +206,7 @@ static int fake_device(const char *path)
             mode = va_arg(args, mode_t);                                 \
             va_end(args);                                                \
         }                                                                \
-        return real(path, flags, mode);                                  \
+        return real(moved(path, room), flags, mode);                     \
     }
 OPEN(open)
 OPEN(open64)

@@ -1,7 +1,8 @@
-"""Starts Debian's xenstored on a private folder, on a machine without Xen; knows nothing of who talks to it.
+"""Starts one of Debian's stores on a private folder, on a machine without Xen; knows nothing of who talks to it.
 
-`start.py --dir DIR` compiles hypervisor_shim.c into DIR, prints the path of the socket (XENSTORED_PATH for the
-`xenstore-*` tools) and becomes xenstored, which ends with SIGTERM. It listens when the socket accepts: `listens()`.
+There are two: the C xenstored, and oxenstored, which XCP-ng hosts run. `start.py --dir DIR [--store oxenstored]`
+compiles hypervisor_shim.c into DIR, prints the path of the socket (XENSTORED_PATH for the `xenstore-*` tools) and
+becomes the store, which ends with SIGTERM. It listens when the socket accepts: `listens()`.
 """
 
 import argparse
@@ -15,8 +16,15 @@ from pathlib import Path
 
 SHIM = Path(__file__).resolve().parent / "hypervisor_shim.c"
 HOMES = ("/usr/lib", "/usr/libexec", "/usr/local/lib", "/opt/xen/lib")  # /usr/lib/xen-4.17/bin/xenstored in Debian 12
+STORES = ("xenstored", "oxenstored")  # programs; one package has both
 PACKAGES = "xen-utils-4.17 (Debian 12) or xen-utils-4.20 (Debian 13), xenstore-utils, gcc, libc6-dev"
 LONGEST_PATH = 107  # bytes of a Unix socket's path (unix(7))
+OXENSTORED = """\
+pid-file = {directory}/pid
+xenstored-log-file = {directory}/oxenstored.log
+xenstored-kva = {directory}/xsd_kva
+xenstored-port = {directory}/xsd_port
+"""
 
 
 class StartError(Exception):
@@ -30,6 +38,7 @@ class Store:
     directory: Path
     program: Path
     shim: Path
+    options: Sequence[str] = ()
 
     @property
     def socket(self) -> Path:
@@ -39,7 +48,19 @@ class Store:
     @property
     def command(self) -> Sequence[str]:
         """Run it in the foreground, with its nodes in memory."""
-        return [str(self.program), "-N"]
+        if self.program.name == "xenstored":
+            return [str(self.program), "-N", *self.options]
+        return [str(self.program), "--no-fork", "--no-access-log", "--config-file", str(self._config)]
+
+    @property
+    def _config(self) -> Path:
+        return self.directory.resolve() / "oxenstored.conf"
+
+    def configure(self) -> None:
+        """Write what the program reads when it starts."""
+        if self.program.name == "oxenstored":
+            head = OXENSTORED.format(directory=self.directory.resolve())
+            self._config.write_text("\n".join([head, *self.options, ""]))
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -49,11 +70,11 @@ class Store:
         return {**names, "XENSTORED_PATH": str(self.socket), "LD_PRELOAD": str(self.shim)}
 
 
-def find() -> Path:
-    """The C xenstored of this machine, the newest if there are several; raises StartError."""
-    found = [path for home in HOMES for path in Path(home).glob("xen*/bin/xenstored")]
+def find(name: str = STORES[0]) -> Path:
+    """The store of this name on this machine, the newest if there are several; raises StartError."""
+    found = [path for home in HOMES for path in Path(home).glob(f"xen*/bin/{name}")]
     if not found:
-        raise StartError(f"there is no xenstored here; install {PACKAGES}")
+        raise StartError(f"there is no {name} here; install {PACKAGES}")
     return max(
         found, key=lambda path: [int(part) for part in path.parts[-3].split("-")[-1].split(".") if part.isdigit()]
     )
@@ -76,12 +97,16 @@ def compile_shim(directory: Path) -> Path:
     return shim
 
 
-def prepare(directory: Path, shim: Path | None = None) -> Store:
-    """All that is needed before the command can run; `shim`: one that is compiled already. Raises StartError."""
+def prepare(directory: Path, shim: Path | None = None, name: str = STORES[0], options: Sequence[str] = ()) -> Store:
+    """All that is needed before the command can run; `shim`: one that is compiled already. Raises StartError.
+
+    `options` are arguments of the C xenstored, lines of oxenstored's configuration file.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    store = Store(directory, find(), shim or compile_shim(directory))
+    store = Store(directory, find(name), shim or compile_shim(directory), options)
     if len(os.fsencode(store.socket)) > LONGEST_PATH:
         raise StartError(f"{store.socket} is too long for a socket's path ({LONGEST_PATH} bytes)")
+    store.configure()
     return store
 
 
@@ -96,12 +121,13 @@ def listens(path: Path) -> bool:
 
 
 def main() -> int:
-    """Become xenstored."""
+    """Become the store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, required=True, help="where to keep the socket and the compiled shim")
-    directory = parser.parse_args().dir
+    parser.add_argument("--store", choices=STORES, default=STORES[0], help="which one")
+    arguments = parser.parse_args()
     try:
-        store = prepare(directory)
+        store = prepare(arguments.dir, name=arguments.store)
     except (StartError, OSError) as error:
         parser.exit(1, f"start.py: {error}\n")
     sys.stdout.write(f"{store.socket}\n")

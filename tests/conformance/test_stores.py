@@ -11,18 +11,18 @@ from adapters.transports.xenstore_nodes import Nodes
 from adapters.transports.xenstore_packets import Permissions, StoreError
 from adapters.transports.xenstore_store import Store
 from tests.kit.memory_store import MemoryStore
-from tests.kit.xenstored import xenstored
+from tests.kit.xenstored import BOTH, xenstored
 
 PATIENCE = 60.0  # seconds
 
 
-@pytest.fixture(params=["memory", "real"])
+@pytest.fixture(params=["memory", *BOTH])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     if request.param == "memory":
         async with MemoryStore() as made:
             yield made
         return
-    with xenstored() as real:
+    with xenstored(name=request.param) as real:
         async with Store(real.path) as made:
             await asyncio.wait_for(made.until_connected(), PATIENCE)
             yield made

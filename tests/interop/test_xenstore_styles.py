@@ -8,6 +8,7 @@ import pytest
 
 from tests.kit.ledger import BUS_NAME, ledger
 from tests.kit.xenstore_tools import Tools
+from tests.kit.xenstored import BOTH
 from tests.soak import service
 
 pytestmark = pytest.mark.bus
@@ -45,9 +46,9 @@ methods:
 """
 
 
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    with ledger(tmp_path_factory.mktemp("styles"), MAPPING) as world:
+@pytest.fixture(scope="module", params=BOTH)
+def tools(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    with ledger(tmp_path_factory.mktemp("styles"), MAPPING, request.param) as world:
         yield Tools(world.store.path)
 
 

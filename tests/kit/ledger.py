@@ -14,7 +14,7 @@ from typing import Any
 from gateway.control import client
 from tests.kit.bus import private_bus
 from tests.kit.gateway import ROOT, Process
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.xenstored import C_STORE, Xenstored, xenstored
 from tests.soak import service
 
 BUS_NAME = "org.example.soak.ledger"
@@ -92,9 +92,9 @@ class Ledger:
 
 
 @contextmanager
-def ledger(folder: Path, more: str = "") -> Iterator[Ledger]:
-    """All of it; the gateway is started, and may not be ready yet. `more`: another mapping file."""
-    with private_bus() as bus, xenstored() as store, ExitStack() as stack:
+def ledger(folder: Path, more: str = "", name: str = C_STORE) -> Iterator[Ledger]:
+    """All of it; the gateway is started, and may not be ready yet. `more`: a mapping file; `name`: which store."""
+    with private_bus() as bus, xenstored(name=name) as store, ExitStack() as stack:
         (folder / "mappings").mkdir()
         (folder / "mappings/ledger.xml").write_text(service.IDL)
         (folder / "mappings/ledger.yaml").write_text(MAPPING)

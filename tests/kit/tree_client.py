@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 
 from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_store import LostError, Store
+from adapters.transports.xenstore_store import LostError, Store, StoreError
 
 PATIENCE = 60.0  # seconds
 
@@ -29,6 +29,9 @@ class TreeClient:
                     return await self._once(function, key, arguments)
                 except LostError:
                     continue
+                except StoreError as error:
+                    if error.name != "EAGAIN":  # others got in between so often that the library gave up
+                        raise
 
     async def _once(self, function: str, key: str, arguments: Mapping[str, str]) -> Mapping[str, str]:
         request, response = (f"{self._root}/rpc/{kind}/{function}/{key}" for kind in ("request", "response"))

@@ -1,10 +1,10 @@
-"""The real C xenstored for one test, on a private folder: starts, dies, comes back; knows nothing of who talks to it.
+"""A real store for one test, on a private folder: starts, dies, comes back; knows nothing of who talks to it.
 
-Nothing survives a kill: after `start` the store holds `/tool/xenstored` alone, as a host's does after a boot. Its
-nodes are in memory; with `--internal-db=off` (4.17 only) they are in a file, which it deletes when it starts.
-Watches, transactions and introduced domains belong to a process and are gone with it. The socket's file stays, and
-connecting to it is refused until the next start. `live_update` is how a host changes its xenstored: the new one takes
-over nodes, watches, connections.
+It is the C xenstored unless a test asks for oxenstored, which XCP-ng hosts run. Nothing survives a kill: after `start`
+the store holds what a host's does after a boot. The nodes of either are in memory; with `--internal-db=off` (C, 4.17
+only) they are in a file, which it deletes when it starts. Watches, transactions and introduced domains belong to a
+process and are gone with it. The socket's file stays, and connecting to it is refused until the next start.
+`live_update` is how a host changes its store: the new one takes over nodes, watches, connections.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0  # seconds for it to listen
 
 starting = load(ROOT / "docker/xenstored/start.py")
+C_STORE, OXENSTORED = BOTH = starting.STORES
 
 
 class Xenstored:
     """One store. `path` is its socket: there when the context is entered, and again after `start`."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
-        self._store = starting.prepare(directory, _shim())
-        self._options = options
+    def __init__(self, directory: Path, *options: str, name: str = C_STORE) -> None:
+        self.name = name
+        self._store = starting.prepare(directory, _shim(), name, options)
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self.path = str(self._store.socket)
@@ -54,7 +55,7 @@ class Xenstored:
         assert self._process is None, "it runs"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._store.command, *self._options],
+                self._store.command,
                 env={**os.environ, **self._store.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -78,13 +79,21 @@ class Xenstored:
         self.kill()
         self.start()
 
+    def terminate(self) -> None:
+        """Ask it to end, and wait until it is gone."""
+        process, self._process = self._process, None
+        assert process is not None, "it does not run"
+        process.terminate()
+        process.wait(PATIENCE)
+
     def live_update(self) -> None:
         """Have the store replace itself with a new process image, which goes on where it was."""
         control = self._store.program.with_name("xenstore-control")  # the one in the PATH asks for Xen first
         command = [str(control), "live-update", str(self._store.program)]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert b"-U" in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0"), (
+        restoring = {C_STORE: b"-U", OXENSTORED: b"--live"}[self.name]
+        assert restoring in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0"), (
             "the new one is not told to restore"
         )
 
@@ -106,10 +115,10 @@ class Xenstored:
 
 
 @contextmanager
-def xenstored(*options: str) -> Iterator[Xenstored]:
-    """A store that runs; options are xenstored's own (`-E 5`, ...)."""
+def xenstored(*options: str, name: str = C_STORE) -> Iterator[Xenstored]:
+    """A store that runs; options are its own: arguments (`-E 5`, ...), for oxenstored lines of its configuration."""
     with tempfile.TemporaryDirectory(prefix="xenstored-") as directory:
-        store = Xenstored(Path(directory), *options)
+        store = Xenstored(Path(directory), *options, name=name)
         store.start()
         try:
             yield store

@@ -33,7 +33,7 @@ from tests.kit.services import toy_service
 from tests.kit.signals import SHOUTED, shout
 from tests.kit.toolstack import PATIENCE, Client, Toolstack
 from tests.kit.toy_routes import TOY
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.xenstored import BOTH, C_STORE, Xenstored, xenstored
 
 pytestmark = pytest.mark.bus
 
@@ -59,8 +59,8 @@ RETARGETED = "type='signal',interface='org.xen.xcp.squeezed.Memory1',member='Tar
 
 
 @pytest.fixture
-def server() -> Iterator[Xenstored]:
-    with xenstored() as server:
+def server(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
+    with xenstored(name=getattr(request, "param", C_STORE)) as server:
         yield server
 
 
@@ -172,6 +172,7 @@ async def test_what_is_written_reaches_the_service_once_and_what_it_refuses_is_p
     assert await store.read(TARGET) == b"1700"
 
 
+@pytest.mark.parametrize("server", BOTH, indirect=True)
 async def test_all_is_published_again_when_the_store_has_forgotten_it(
     gateway: Process, server: Xenstored, client: Client, store: Store
 ) -> None:
@@ -213,6 +214,7 @@ async def test_nodes_of_a_domain_that_is_gone_stay_gone(gateway: Process, client
     assert await store.read(GUEST) is None
 
 
+@pytest.mark.parametrize("server", BOTH, indirect=True)
 async def test_what_was_written_while_no_gateway_ran_is_rung_once(
     config: Path, server: Xenstored, client: Client, store: Store
 ) -> None:

@@ -28,6 +28,7 @@ from tests.kit.ledger import BUS_NAME, Ledger, ledger
 from tests.kit.nodes import until
 from tests.kit.old_squeezed import Squeezed
 from tests.kit.tree_client import TreeClient
+from tests.kit.xenstored import BOTH, C_STORE, OXENSTORED
 from tests.soak import service
 
 pytestmark = pytest.mark.bus
@@ -92,9 +93,10 @@ async def left_behind(path: str) -> list[str]:
     return found
 
 
-async def test_64_clients_ask_2000_times_and_each_request_is_answered_once(tmp_path: Path) -> None:
-    asked = tokens(reads=1000, writes=1000)
-    with ledger(tmp_path) as world:
+@pytest.mark.parametrize(("name", "each"), [(C_STORE, 1000), (OXENSTORED, 500)])
+async def test_64_clients_ask_and_each_request_is_answered_once(tmp_path: Path, name: str, each: int) -> None:
+    asked = tokens(reads=each, writes=each)
+    with ledger(tmp_path, name=name) as world:
         clients = Clients(world.store.path, asked)
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             for _ in range(64):
@@ -117,9 +119,12 @@ async def test_clients_of_pyxs_ask_at_once_and_are_all_answered(tmp_path: Path) 
         assert world.journal == Counter({f"{number}-{count}": 1 for number in range(8) for count in range(10)})
 
 
-async def test_a_store_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", BOTH)
+async def test_a_store_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(
+    tmp_path: Path, name: str
+) -> None:
     asked = tokens(reads=100, writes=300)
-    with ledger(tmp_path) as world:
+    with ledger(tmp_path, name=name) as world:
         clients = Clients(world.store.path, asked, pause=20)
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             for _ in range(16):
@@ -131,9 +136,12 @@ async def test_a_store_that_is_killed_in_the_middle_loses_no_request_and_repeats
         assert world.journal == Counter({token: 1 for token in asked if token.startswith("w")})
 
 
-async def test_a_gateway_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", BOTH)
+async def test_a_gateway_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(
+    tmp_path: Path, name: str
+) -> None:
     asked = tokens(reads=100, writes=300)
-    with ledger(tmp_path) as world:
+    with ledger(tmp_path, name=name) as world:
         clients = Clients(world.store.path, asked, pause=20)
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             for _ in range(16):
@@ -236,8 +244,11 @@ async def answered(world: Ledger, key: str, function: str = "read") -> tuple[dic
         return values, {await store.permissions(path) for path in (node, *(f"{node}/{name}" for name in values))}
 
 
-async def test_a_guest_gets_an_answer_that_no_other_guest_can_see_and_calls_what_it_may(tmp_path: Path) -> None:
-    with ledger(tmp_path) as world:
+@pytest.mark.parametrize("name", BOTH)
+async def test_a_guest_gets_an_answer_that_no_other_guest_can_see_and_calls_what_it_may(
+    tmp_path: Path, name: str
+) -> None:
+    with ledger(tmp_path, name=name) as world:
         async with asyncio.timeout(PATIENCE):
             for domid in (5, 7, 9):
                 await as_guest(world, domid, f"of-{domid}", text="hello")

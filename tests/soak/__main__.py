@@ -1,12 +1,15 @@
 """`make soak`: says with numbers whether the gateway holds while everything around it is killed.
 
-SOAK_SECONDS (300) says for how long, SEED which chance. Exit status 0 only if everything holds.
+SOAK_SECONDS (300) says for how long, SEED which chance, NUISANCES which of those beside (crowding.py; all when left
+out), SOAK_SLACK (1) how many times longer calls may take than on a machine of its own. Exit status 0 only if everything
+holds.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -17,6 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from tests.soak.crowding import chosen
 from tests.soak.run import Report, soak
 from tests.soak.verdict import Check
 
@@ -30,10 +34,14 @@ def main() -> int:
     """Run, print, clean up unless something is to be looked at."""
     seconds = float(os.environ.get("SOAK_SECONDS") or 300)
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(10**9))
+    nuisances = [*chosen(os.environ.get("NUISANCES", ""))]
+    slack = float(os.environ.get("SOAK_SLACK") or 1)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # for the idle connections, here and in the gateway
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    console.print(f"soak: {seconds:g} s, SEED={seed}, in {folder}")
+    console.print(f"soak: {seconds:g} s, SEED={seed}, in {folder}; beside: {', '.join(nuisances) or 'none'}")
     try:
-        broken = _judged(uvloop.run(soak(folder, seconds, seed)))
+        broken = _judged(uvloop.run(soak(folder, seconds, seed, nuisances, slack)))
     except Exception:  # noqa: BLE001 - a run that cannot go on, most likely for want of a gateway, has failed too
         console.print_exception()
         broken = [Check("the run came to its end", "no", "yes", ["see above"])]

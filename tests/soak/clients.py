@@ -107,6 +107,8 @@ class Client:
             await self._line.close()
         except WrongError as error:
             self.ledger.offences.append(f"{self.name} ({self.kind}): {error}")
+        except TimeoutError:
+            self.ledger.offences.append(f"{self.name} ({self.kind}): the gateway did not hang up")
 
     def _keep(self, stories: Sequence[Story]) -> None:
         calm = all(story.service == CALM for story in stories)

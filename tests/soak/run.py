@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from tests.soak import gauges, verdict
+from tests.soak import gauges, healthy, verdict
 from tests.soak.chaos import Chaos
 from tests.soak.clients import crowd
+from tests.soak.crowding import crowd_around
 from tests.soak.nuisance import Nuisance
 from tests.soak.store_clients import nodes_left, store_crowd
 from tests.soak.story import Ledger
@@ -33,14 +34,15 @@ class Report:
     late_replies: int
 
 
-async def soak(folder: Path, seconds: float, seed: str) -> Report:
-    """Run for so long; everything that is written stays in the folder."""
+async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[str], slack: float) -> Report:
+    """Run for so long, with these nuisances beside; everything that is written stays in the folder."""
     async with world(folder) as running:
         ledger = Ledger()
         await _warm_up(running, seed)
         before = await gauges.read(running)
         memory = gauges.Memory(running.gateway.pid)
-        await _storm(running, ledger, memory, seconds, seed)
+        async with running.healthy_clients():
+            await _storm(running, ledger, memory, seconds, seed, nuisances)
         after = await gauges.read_until_let_go(running, before)
         await asyncio.sleep(SETTLE)  # as after the warm-up
         left = await nodes_left(running.store.path)
@@ -51,7 +53,12 @@ async def soak(folder: Path, seconds: float, seed: str) -> Report:
             *verdict.judge_calls(ledger),
             *verdict.judge_journals(ledger, journals),
             verdict.judge_store(ledger, left),
-            verdict.judge_calm(ledger),
+            verdict.judge_calm(ledger, slack),
+            *verdict.judge_healthy(
+                {kind: healthy.read(report) for kind, report in running.clients.items()},
+                _lines(running.journals(healthy.NAME)[0]),
+                slack,
+            ),
             *verdict.judge_gauges(before, after, memory),
             *verdict.judge_log(_lines(running.log), status),
         ]
@@ -68,11 +75,16 @@ async def _warm_up(running: World, seed: str) -> None:
             path.write_text("")
 
 
-async def _storm(running: World, ledger: Ledger, memory: gauges.Memory, seconds: float, seed: str) -> None:
+async def _storm(
+    running: World, ledger: Ledger, memory: gauges.Memory, seconds: float, seed: str, nuisances: Collection[str]
+) -> None:
     """All clients, all harm; ended in order: first the harm is mended, then the clients have their last answers."""
     calm_again = asyncio.Event()
     chaos = Chaos(running, ledger, seed, asyncio.Event())
     nuisance = Nuisance(f"unix:{running.folder}/hostile", ledger, seed)
+
+    async def beside(over: asyncio.Event) -> None:
+        await crowd_around(running, ledger, seed, nuisances, over)
 
     async def harm(_: asyncio.Event) -> None:
         timer = asyncio.get_running_loop().call_later(seconds, chaos.over.set)
@@ -84,7 +96,7 @@ async def _storm(running: World, ledger: Ledger, memory: gauges.Memory, seconds:
 
     watching = asyncio.ensure_future(memory.watch())
     try:
-        await _until(calm_again, [harm, nuisance.run, *_clients(running, ledger, seed)])
+        await _until(calm_again, [harm, nuisance.run, beside, *_clients(running, ledger, seed)])
     finally:
         watching.cancel()
 

@@ -33,6 +33,7 @@ IDL = f"""\
       <arg name="token" type="s" direction="in"/><arg name="pause" type="u" direction="in"/>
       <arg name="done" type="s" direction="out"/>
     </method>
+    <method name="Large"><arg name="size" type="u" direction="in"/><arg name="text" type="s" direction="out"/></method>
     <method name="Refuse"><arg name="text" type="s" direction="in"/></method>
   </interface>
 </node>
@@ -59,6 +60,9 @@ class Service:
 
     def _record(self, call: Message) -> Message:
         return Message.new_method_return(call, call.signature, call.body)
+
+    def _large(self, call: Message) -> Message:
+        return Message.new_method_return(call, "s", ["x" * call.body[0]])
 
     def _refuse(self, call: Message) -> Message:
         return Message.new_error(call, REFUSED, f"refused {call.body[0]}")

@@ -10,11 +10,15 @@ from dataclasses import dataclass, replace
 
 from gateway.core.model import FaultCode
 from tests.soak.gauges import Memory, Reading
+from tests.soak.healthy import SILENT, Asked
 from tests.soak.story import Disturbance, Ending, Ledger, Story
 from tests.soak.world import CALM, HOMES, NARROW
 
-# Seconds; below what a call to a hung service takes, so that one call held up by it would show.
-CALM_BOUND = float(os.environ.get("SOAK_CALM_BOUND", "2"))
+CALM_BOUND = 2.0  # seconds; below what a call to a hung service takes, so that one call held up by it would show
+HEALTHY_BOUND = 1.0  # seconds
+TIMED = ("http", "guests")  # healthy clients; at the store that refuses, trying again takes its time
+MUST_ASK = 20  # calls of a healthy client
+RIGHT = "right"
 GROWTH_BOUND = 16 * 1024  # KiB between a third of the run and its end
 MUST_CALL = 200  # calls that went right; a run with fewer has shown nothing
 LOST_WITHIN = 5.0  # seconds after a notification was taken in which a kill may still swallow it
@@ -131,9 +135,9 @@ def judge_store(ledger: Ledger, left: Sequence[str]) -> Check:
     return Check("nodes in the store that nobody left there", f"{len(found)} of {len(left)}", "0", found)
 
 
-def judge_calm(ledger: Ledger) -> Check:
-    """What is done to others does not hold up the calls to a service that nobody disturbs."""
-    bus = HOMES[CALM]
+def judge_calm(ledger: Ledger, slack: float = 1.0) -> Check:
+    """What is done to others does not hold up the calls to a service that nobody disturbs; `slack` as below."""
+    bus, bound = HOMES[CALM], slack * CALM_BOUND
     harms = [one for one in ledger.disturbances if one.place == bus]
     calls = [
         story
@@ -142,15 +146,47 @@ def judge_calm(ledger: Ledger) -> Check:
     ]
     took = sorted(story.ended - story.began for story in calls)
     if not took:
-        return Check(
-            "99th percentile of calm calls", "none", f"{CALM_BOUND:g} s", ["no call to the calm service counts"]
-        )
-    worst = took[min(len(took) - 1, len(took) * 99 // 100)]
-    slow = [str(max(calls, key=lambda story: story.ended - story.began))] if worst > CALM_BOUND else []
+        return Check("99th percentile of calm calls", "none", f"{bound:g} s", ["no call to the calm service counts"])
+    worst = _most(took)
+    slow = [str(max(calls, key=lambda story: story.ended - story.began))] if worst > bound else []
     middle = took[len(took) // 2]
     return Check(
-        f"calm calls ({len(took)}): median, 99th percentile", f"{middle:.3f}, {worst:.3f} s", f"{CALM_BOUND:g} s", slow
+        f"calm calls ({len(took)}): median, 99th percentile", f"{middle:.3f}, {worst:.3f} s", f"{bound:g} s", slow
     )
+
+
+def judge_healthy(
+    reports: Mapping[str, Sequence[Asked]], journal: Sequence[str], slack: float = 1.0
+) -> Iterator[Check]:
+    """Who does nothing wrong, and calls what nobody disturbs, is answered rightly and soon, whatever others do.
+
+    `slack`: how many times longer everything may take, since the machine has other things to do.
+    """
+    executed = Counter(journal)
+    for kind, calls in reports.items():
+        few = [f"only {len(calls)} calls"] if len(calls) < MUST_ASK else []
+        yield Check(f"healthy client, {kind}: calls", str(len(calls)), f"at least {MUST_ASK}", few)
+        silent = [str(one) for one in calls if one.said.startswith(SILENT)]
+        yield Check(f"healthy client, {kind}: calls without an answer", str(len(silent)), "0", silent)
+        wrong = [str(one) for one in calls if one.said != RIGHT and not one.said.startswith(SILENT)]
+        yield Check(f"healthy client, {kind}: other answers", str(len(wrong)), "0", wrong)
+        if kind in TIMED:
+            worst = _most([one.took for one in calls])
+            slow = [str(max(calls, key=lambda one: one.took))] if worst > slack * HEALTHY_BOUND else []
+            yield Check(
+                f"healthy client, {kind}: 99th percentile", f"{worst:.3f} s", f"{slack * HEALTHY_BOUND:g} s", slow
+            )
+        writes = [one for one in calls if one.method == "write"]
+        twice = [str(one) for one in writes if executed[one.token] > 1]
+        yield Check(f"healthy client, {kind}: writes executed twice", f"{len(twice)} of {len(writes)}", "0", twice)
+        lost = [str(one) for one in writes if one.said == RIGHT and not executed[one.token]]
+        yield Check(f"healthy client, {kind}: writes told and not done", str(len(lost)), "0", lost)
+
+
+def _most(values: Sequence[float]) -> float:
+    """The 99th percentile."""
+    ordered = sorted(values) or [0.0]
+    return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
 
 def judge_gauges(before: Reading, after: Reading, memory: Memory) -> Iterator[Check]:

@@ -17,16 +17,20 @@ from typing import Any
 import aiohttp
 
 from tests.kit.bus import PrivateBus, private_bus
-from tests.kit.xenstored import Xenstored, xenstored
-from tests.soak import service
+from tests.kit.refusing_store import RefusingStore, refusing_store
+from tests.kit.xenstored import C_STORE, OXENSTORED, Xenstored, xenstored
+from tests.soak import healthy, service
 
 ROOT = Path(__file__).parents[2]
 CALM = "calm"  # the service that nobody kills or stops; its bus is not spared
 BUSES: Mapping[str, tuple[str, ...]] = {"one": (CALM, "alpha"), "two": ("beta", "gamma")}
 HOMES: Mapping[str, str] = {name: bus for bus, services in BUSES.items() for name in services}
 MOVED = "alpha"  # the service that has an old one beside it, and clients that know nothing of that
+STORES: Mapping[str, str] = {"store": C_STORE, "guests": OXENSTORED, "refused": C_STORE}  # by listener
 TREE = "/soak"  # where in the xenstore the services are
 NARROW = "two"  # the bus that is given so little room for each service that BUSY is heard
+QUIET = "quiet"  # the bus of which nothing is killed; the healthy client's service is there, and one that hangs
+HUNG = "hung"  # that service, and the old one that hangs; what they hang on is a nuisance's choice
 START_TIMEOUT = 60.0  # seconds
 BACK_TIMEOUT = 45.0  # seconds for a service to be reached again once nothing stands in the way
 SETTLE = 1.0  # seconds after that in which a fault may still be told
@@ -39,6 +43,11 @@ services = ["org.example.one.*"]
 address = "{two}"
 services = ["org.example.two.*"]
 per_destination = 6
+[bus.quiet]
+address = "{quiet}"
+services = ["org.example.quiet.*"]
+[limits]
+max_buffered = "64MiB"
 [listener.rpc]
 bind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]
 [listener.store]
@@ -48,6 +57,16 @@ url = "http+unix://{folder}/old"
 speaks = ["jsonrpc"]
 arguments = "positional"
 timeout = "3s"
+[upstream.hung]
+url = "http+unix://{folder}/hung"
+speaks = ["jsonrpc"]
+arguments = "positional"
+[listener.shared]
+bind = ["tcp:127.0.0.1:0"]
+[listener.guests]
+bind = ["xenstore:{guests}"]
+[listener.refused]
+bind = ["xenstore:{refused}"]
 [listener.hostile]
 bind = ["unix:{folder}/hostile"]
 max_body = "64KiB"
@@ -97,6 +116,48 @@ methods:
   {name}.write: {{member: Write, params: [token, pause], effect: write, key: token}}
 """
 LEGACY = "legacy: {upstream: old}\n"
+BESIDE: Mapping[str, str] = {  # what no harm is done to, by mapping file
+    "healthy": """\
+mapping: 1
+service: healthy
+dbus: {{bus_name: org.example.quiet.healthy, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
+  idl: soak.xml}}
+expose:
+  - {{listener: shared, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
+  - {{listener: shared, path: /RPC2, codec: xmlrpc, dialect: plain}}
+  - {{listener: guests, codec: xenstore, style: tree, path: /guests}}
+  - {{listener: refused, codec: xenstore, style: tree, path: /refused}}
+defaults: {{timeout: 20s, effect: read, coerce: legacy}}
+methods:
+  healthy.read: {{member: Read, params: [text], result: {{same: same}}}}
+  healthy.write: {{member: Write, params: [token, pause], result: {{done: done}}, effect: write}}
+  healthy.large: {{member: Large, params: [size]}}
+""",
+    "chunked": """\
+mapping: 1
+service: chunked
+dbus: {{bus_name: org.example.quiet.healthy, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
+  idl: soak.xml}}
+expose:
+  - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}", domains: [7], only: [run]}}
+defaults: {{timeout: 20s, effect: read, coerce: legacy}}
+methods:
+  run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}
+""",
+    "hung": """\
+mapping: 1
+service: hung
+legacy: {{upstream: hung}}
+dbus: {{bus_name: org.example.quiet.hung, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
+  idl: soak.xml}}
+expose:
+  - {{listener: shared, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
+defaults: {{timeout: 20s, effect: read}}
+methods:
+  hung.read: {{member: Read, params: [text]}}
+  hung.record: {{member: Record, params: [record], mode: legacy}}
+""",
+}
 TIMEOUTS = {CALM: "20s"}
 TIMEOUT = "3s"  # of the others
 MORE = "  {name}.more{number}: {{member: Read, params: [text]}}\n"  # what a good reload adds
@@ -154,10 +215,20 @@ class Process:
 class World:
     """All of it, running."""
 
-    def __init__(self, folder: Path, buses: Mapping[str, PrivateBus], store: Xenstored, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        buses: Mapping[str, PrivateBus],
+        stores: Mapping[str, Xenstored],
+        refusing: RefusingStore,
+        stack: ExitStack,
+    ) -> None:
         self.folder = folder
         self.buses = buses
-        self.store = store
+        self.store = stores["store"]
+        self.guests = stores["guests"]
+        self.refusing = refusing  # stands before a store, and refuses what a nuisance says
+        self.real_store = stores["refused"]
         self.log = folder / "gateway.log"
         self.history = folder / "history"  # of harm
         (folder / "mappings").mkdir()
@@ -165,17 +236,26 @@ class World:
         for name in HOMES:
             self.write_mapping(name)
             (folder / "mappings" / f"{name}-store.yaml").write_text(_mapping(name, f"{name}-store", STORE))
+        for name, text in BESIDE.items():
+            (folder / "mappings" / f"{name}.yaml").write_text(text.format(service=service))
         addresses = {name: bus.address for name, bus in buses.items()}
-        (folder / "gateway.toml").write_text(CONFIG.format(folder=folder, store=store.path, **addresses))
-        self.services = {name: self._service(name, stack) for name in HOMES}
-        self.old = self._old(stack)
+        (folder / "gateway.toml").write_text(
+            CONFIG.format(
+                folder=folder, store=self.store.path, guests=self.guests.path, refused=refusing.path, **addresses
+            )
+        )
+        self.services = {name: self._service(name, bus, stack) for name, bus in HOMES.items()}
+        self.quiet = {name: self._service(name, QUIET, stack) for name in (healthy.NAME, HUNG)}
+        self.old = self._old("old", MOVED, stack)
+        self.hung_old = self._old(HUNG, HUNG, stack)
         command = [sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml")]
         self.gateway = Process(command, self.log)
         stack.callback(self.gateway.kill)
+        self.clients = {kind: folder / f"{kind}.healthy" for kind in ("http", "guests", "refused")}
         self.tcp = ""
+        self.shared = ""  # the listener of the healthy client, and of those that trouble it
 
-    def _service(self, name: str, stack: ExitStack) -> Process:
-        bus = HOMES[name]
+    def _service(self, name: str, bus: str, stack: ExitStack) -> Process:
         arguments = [self.buses[bus].address, f"org.example.{bus}.{name}", str(self.journals(name)[0])]
         process = Process(
             [sys.executable, "-W", "ignore", "-m", "tests.soak.service", *arguments], self.folder / f"{name}.log"
@@ -183,11 +263,34 @@ class World:
         stack.callback(process.kill)
         return process
 
-    def _old(self, stack: ExitStack) -> Process:
-        arguments = [str(self.folder / "old"), MOVED, str(self.journals(MOVED)[1])]
-        process = Process([sys.executable, "-m", "tests.soak.old", *arguments], self.folder / "old.log")
+    def _old(self, socket: str, name: str, stack: ExitStack) -> Process:
+        arguments = [str(self.folder / socket), name, str(self.journals(name)[1])]
+        process = Process([sys.executable, "-m", "tests.soak.old", *arguments], self.folder / f"{socket}.old-log")
         stack.callback(process.kill)
         return process
+
+    @asynccontextmanager
+    async def healthy_clients(self) -> AsyncIterator[None]:
+        """One over HTTP and one in each store beside: they call when the block begins, until it ends."""
+        where = {
+            "http": ("http", self.shared),
+            "guests": ("store", f"{self.guests.path}:/guests"),
+            "refused": ("store", f"{self.real_store.path}:/refused"),
+        }
+        command = [sys.executable, "-m", "tests.soak.healthy"]
+        log = self.folder / "healthy.log"
+        running = [Process([*command, *where[kind], str(report)], log) for kind, report in self.clients.items()]
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                while not all(report.exists() and report.stat().st_size for report in self.clients.values()):
+                    assert all(process.status is None for process in running), log.read_text()
+                    await asyncio.sleep(0.05)
+            yield
+        finally:
+            for process in running:
+                process.signal(signal.SIGTERM)
+            for process in running:
+                assert await asyncio.to_thread(process.wait, START_TIMEOUT) == 0, log.read_text()
 
     def journals(self, name: str) -> tuple[Path, Path]:
         """Where a service writes down what it has executed, and where the old one does."""
@@ -228,12 +331,12 @@ class World:
         await asyncio.sleep(SETTLE)
         return ""
 
-    async def _listening(self) -> str:
-        """Its address on TCP; nothing as long as it has bound its sockets at most."""
+    async def _listening(self) -> list[str]:
+        """Its addresses on TCP; none as long as it has bound its sockets at most."""
         with suppress(OSError):  # aiohttp's, of a socket that is not there or takes nobody in yet
             _, status = await self.control("GET", "/v1/status")
-            return next((address for address in status["listening"] if address.startswith("tcp:")), "")
-        return ""
+            return [address for address in status["listening"] if address.startswith("tcp:")]
+        return []
 
     async def old_is_back(self) -> str:
         """Wait until the old service takes connections; what is wrong when it does not."""
@@ -261,7 +364,8 @@ class World:
             while not self.tcp:
                 assert self.gateway.status is None, self.log.read_text()
                 await asyncio.sleep(0.05)
-                self.tcp = await self._listening()
+                if found := await self._listening():
+                    self.tcp, self.shared = found
         problem = await self.back(*HOMES) or await self.old_is_back() or await self.store_is_back()
         assert not problem, problem
 
@@ -278,13 +382,15 @@ def _mapping(name: str, file: str, exposed: str) -> str:
 @asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[World]:
     """Start everything; it is ready when the block begins, and gone after it."""
-    with ExitStack() as stack, _buses() as buses, xenstored() as store:
-        running = World(folder, buses, store, stack.enter_context(ExitStack()))
-        await running.ready()
-        yield running
+    with ExitStack() as stack, _buses() as buses:
+        stores = {name: stack.enter_context(xenstored(name=store)) for name, store in STORES.items()}
+        async with refusing_store(stores["refused"].path) as refusing:
+            running = World(folder, buses, stores, refusing, stack.enter_context(ExitStack()))
+            await running.ready()
+            yield running
 
 
 @contextmanager
 def _buses() -> Iterator[Mapping[str, PrivateBus]]:
     with ExitStack() as stack:
-        yield {name: stack.enter_context(private_bus()) for name in BUSES}
+        yield {name: stack.enter_context(private_bus()) for name in (*BUSES, QUIET)}

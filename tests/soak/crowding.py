@@ -1,0 +1,341 @@
+"""What is done to the gateway beside its healthy clients, by name: each is one row of NUISANCES, and one function.
+
+They are strangers to each other and to the healthy client: each comes from an address of its own. NUISANCES= says which
+of them run: "all", "none", names with commas between them, or "-name,-name" for all but these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from itertools import count
+
+from adapters.transports.xenstore_nodes import Nodes
+from adapters.transports.xenstore_packets import Permissions, StoreError
+from adapters.transports.xenstore_store import Store
+from tests.kit.clients import Wire, post
+from tests.kit.refusing_store import at_random, nothing
+from tests.soak import healthy
+from tests.soak.story import Ledger
+from tests.soak.world import HUNG, World
+
+CALLERS = 300  # of a hung service: more than a listener takes calls by default
+IDLE = 1_100  # connections: more than a listener takes by default
+AGENTS = 10_000
+BEFORE = "127.0.0.10"  # the address and the name of a client that calls once
+READERS, LARGE = 40, 2 * 1024**2  # slow readers, and what each of them asks for: more than may be held together
+PATIENCE = 45.0  # seconds in which everybody has an answer
+LEAVES_AFTER = 2.0  # seconds; the callers of a hung old service
+LEFTOVERS = 500  # requests of a guest that may not call
+GUEST, OTHER = 9, 7  # domains
+REFUSED: Mapping[str, float] = {"ENOMEM": 0.01, "EAGAIN": 0.05}
+NO_ANSWER = (OSError, EOFError, TimeoutError, ValueError)
+
+
+@dataclass
+class Place:
+    """Where a nuisance is done, and until when."""
+
+    name: str
+    source: str  # the address it comes from
+    world: World
+    ledger: Ledger
+    chance: random.Random
+    over: asyncio.Event
+
+    def counted(self, what: str) -> None:
+        """One of something."""
+        self.ledger.other[f"{self.name}: {what}"] += 1
+
+    def offence(self, text: str) -> None:
+        """Something that should not be."""
+        self.ledger.offences.append(f"{self.name}: {text}")
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Wire]:
+        """A connection to the listener that the healthy client has too."""
+        host, _, port = self.world.shared.removeprefix("tcp:").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), local_addr=(self.source, 0))
+        try:
+            yield Wire(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def pause(self, seconds: float) -> None:
+        """Until it is over, at most so long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.over.wait(), seconds)
+
+
+def call(method: str, *params: object, agent: str = "") -> bytes:
+    """A JSON-RPC request over HTTP."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+    return post(body, "/jsonrpc", *([f"User-Agent: {agent}"] if agent else ()))
+
+
+async def together(place: Place, times: int, one: Callable[[Place], Awaitable[None]]) -> None:
+    """So many at once, each again and again until it is over; then they leave."""
+
+    async def again() -> None:
+        while True:
+            await one(place)
+            await asyncio.sleep(place.chance.uniform(0.2, 1))
+
+    tasks = [asyncio.ensure_future(again()) for _ in range(times)]
+    over = asyncio.ensure_future(place.over.wait())
+    try:
+        await asyncio.wait([over, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (over, *tasks):
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in ended:
+        if not isinstance(error, asyncio.CancelledError):
+            place.offence(repr(error))
+
+
+# Over HTTP
+
+
+async def hung_service(place: Place) -> None:
+    """More callers than the listener has room for ask a service that is stopped; each is answered all the same."""
+
+    async def ask(place: Place) -> None:
+        try:
+            async with place.connect() as wire:
+                await wire.send(call(f"{HUNG}.read", "x"))
+                await wire.reply(PATIENCE)
+            place.counted("answered")
+        except NO_ANSWER as error:
+            place.offence(f"no answer: {error!r}")
+
+    place.world.quiet[HUNG].signal(signal.SIGSTOP)
+    try:
+        await together(place, CALLERS, ask)
+    finally:
+        place.world.quiet[HUNG].signal(signal.SIGCONT)
+
+
+async def hung_legacy_service(place: Place) -> None:
+    """The same with an old service, whose callers do not wait to be told."""
+
+    async def ask(place: Place) -> None:
+        with suppress(*NO_ANSWER):
+            async with place.connect() as wire:
+                await wire.send(call(f"{HUNG}.record", {"a": "b"}))
+                place.counted("left")
+                await wire.reply(LEAVES_AFTER)
+                place.counted("answered")
+
+    place.world.hung_old.signal(signal.SIGSTOP)
+    try:
+        await together(place, CALLERS, ask)
+    finally:
+        place.world.hung_old.signal(signal.SIGCONT)
+
+
+async def slow_reader(place: Place) -> None:
+    """Clients that ask for large answers and do not read them."""
+
+    async def ask(place: Place) -> None:
+        with suppress(*NO_ANSWER):
+            async with place.connect() as wire:
+                await wire.send(call(f"{healthy.NAME}.large", LARGE))
+                place.counted("asked")
+                await place.pause(10)
+
+    await together(place, READERS, ask)
+
+
+async def namespace_bomb(place: Place) -> None:
+    """A long namespace and many short names in it, in a message of a size that is taken; elements, then attributes."""
+    uri, names = b"u" * 100_000, b"".join(b"<a:b%d/>" % number for number in range(15_000))
+    attributes = b"".join(b' a:b%d=""' % number for number in range(13_000))
+    bombs = [
+        b'<methodCall xmlns:a="%b">%b</methodCall>' % (uri, names),
+        b'<methodCall xmlns:a="%b"><a%b/></methodCall>' % (uri, attributes),
+    ]
+    for number in count():
+        if place.over.is_set():
+            return
+        try:
+            async with place.connect() as wire:
+                await wire.send(post(bombs[number % 2], "/RPC2"))
+                await wire.reply(PATIENCE)
+            place.counted("answered")
+        except NO_ANSWER as error:
+            place.offence(f"no answer: {error!r}")
+        await place.pause(0.5)
+
+
+async def idle_connections(place: Place) -> None:
+    """Connections on which nothing is said, and new ones for those that are closed."""
+    host, _, port = place.world.shared.removeprefix("tcp:").rpartition(":")
+    held: list[socket.socket] = []
+    try:
+        while not place.over.is_set():
+            held = [plug for plug in held if _is_open(plug)]
+            for _ in range(IDLE - len(held)):
+                plug = socket.socket()
+                plug.setblocking(False)
+                held.append(plug)
+                plug.bind((place.source, 0))
+                plug.connect_ex((host, int(port)))
+                place.counted("opened")
+            await place.pause(0.5)
+    finally:
+        for plug in held:
+            plug.close()
+
+
+def _is_open(plug: socket.socket) -> bool:
+    try:
+        return bool(plug.recv(1))
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            return True
+    plug.close()
+    return False
+
+
+async def many_user_agents(place: Place) -> None:
+    """One client with a new name for each call; another that has called before is still known afterwards."""
+    before = replace(place, source=BEFORE)
+    for one, names in ((before, [BEFORE]), (place, [f"agent-{number}" for number in range(AGENTS)])):
+        with suppress(*NO_ANSWER):  # who is a nuisance may be hung up on
+            async with one.connect() as wire:
+                for name in names:
+                    if place.over.is_set():
+                        break
+                    await wire.send(call(f"{healthy.NAME}.read", "x", agent=name))
+                    await wire.reply(PATIENCE)
+                    place.counted("names")
+    status, known = await place.world.control("GET", f"/v1/clients?limit={AGENTS}")
+    if status != HTTPStatus.OK or BEFORE not in json.dumps(known):
+        place.offence(f"who called before is not known any more (HTTP {status}, {len(known)} clients)")
+
+
+# In a xenstore
+
+
+@asynccontextmanager
+async def _store(place: Place) -> AsyncIterator[Store]:
+    async with Store(place.world.guests.path) as store:
+        await store.until_connected()
+        yield store
+
+
+async def _hand(store: Store, owner: int, nodes: Mapping[str, bytes]) -> None:
+    """Write as if a guest had: the nodes are its own."""
+
+    async def work(inside: Nodes) -> None:
+        for path, value in nodes.items():
+            await inside.write(path, value)
+            await inside.set_permissions(path, Permissions(owner))
+
+    await store.transaction(work)
+
+
+async def hostile_guest(place: Place) -> None:
+    """A guest that may not call leaves requests, and changes them as fast as it can."""
+    roots = [f"/guests/rpc/request/{healthy.NAME}@2eread/{GUEST}-{'x' * 100}-{at}" for at in range(LEFTOVERS)]
+
+    async def churn(place: Place) -> None:
+        root = place.chance.choice(roots)
+        with suppress(StoreError):
+            await _hand(store, GUEST, {root: b"", f"{root}/text": b"%d" % place.chance.randrange(10**6)})
+            place.counted("changes")
+            for _ in range(20):
+                await store.write(f"{root}/text", b"%d" % place.chance.randrange(10**6))
+                place.counted("changes")
+
+    async with _store(place) as store:
+        for root in roots:
+            await _hand(store, GUEST, {root: b"", f"{root}/text": b"x"})
+        await together(place, 20, churn)
+
+
+async def planted_nodes(place: Place) -> None:
+    """A guest makes the nodes in which another's answer will be; it must not become able to read it."""
+    async with _store(place) as store:
+        for number in count():
+            if place.over.is_set():
+                return
+            folder = f"/chunked/{number}"
+            query, reply = f"{folder}/query/{number}", f"{folder}/reply/{number}"
+            await _hand(store, GUEST, {f"{reply}/data00": b"", f"{reply}/status": b""})
+            await _hand(store, OTHER, {query: b"", f"{query}/cmd": b"run", f"{query}/data00": b"secret"})
+            await store.write(f"{query}/submit", b"1")
+            await _told(place, store, reply)
+            await store.remove(folder)
+            await place.pause(0.2)
+
+
+async def _told(place: Place, store: Store, reply: str) -> None:
+    watch = store.watch(f"{reply}/submit")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for _ in watch:
+                if await store.read(f"{reply}/submit") is not None:
+                    break
+    except TimeoutError:
+        place.offence("no answer to a chunked query")
+        return
+    finally:
+        watch.close()
+    place.counted("answered")
+    for name in await store.list(reply) or ():
+        found = await store.permissions(f"{reply}/{name}")
+        if found is not None and found.owner != OTHER:
+            place.offence(f"domain {found.owner} owns {name} of the answer to {OTHER}")
+
+
+async def refusing_store(place: Place) -> None:
+    """A store that refuses some operations, at any time."""
+    refusing = place.world.refusing
+    refusing.rule = at_random(REFUSED, str(place.chance.random()))
+    await place.over.wait()
+    refusing.rule = nothing
+    for (_, name), times in refusing.refused.items():
+        place.ledger.other[f"{place.name}: {name}"] += times
+
+
+NUISANCES: Mapping[str, Callable[[Place], Coroutine[None, None, None]]] = {
+    "hung service": hung_service,
+    "hung legacy service": hung_legacy_service,
+    "slow reader": slow_reader,
+    "namespace bomb": namespace_bomb,
+    "idle connections": idle_connections,
+    "many user agents": many_user_agents,
+    "hostile guest": hostile_guest,
+    "planted nodes": planted_nodes,
+    "refusing store": refusing_store,
+}
+
+
+def chosen(wish: str) -> Iterable[str]:
+    """The names that NUISANCES= means; raises ValueError for one that there is not."""
+    names = [name.strip() for name in wish.split(",") if name.strip()]
+    if unknown := {name.removeprefix("-") for name in names} - {*NUISANCES, "all", "none"}:
+        raise ValueError(f"NUISANCES: no {', '.join(sorted(unknown))}; there are: {', '.join(NUISANCES)}")
+    without = {name.removeprefix("-") for name in names if name.startswith("-")}
+    if len(without) < len(names) and "all" not in names:
+        return [name for name in NUISANCES if name in names]
+    return [name for name in NUISANCES if name not in without]
+
+
+async def crowd_around(world: World, ledger: Ledger, seed: str, names: Iterable[str], over: asyncio.Event) -> None:
+    """All of these, until it is over."""
+    async with asyncio.TaskGroup() as group:
+        for at, (name, nuisance) in enumerate(NUISANCES.items()):
+            if name in names:
+                chance = random.Random(f"{seed} {name}")
+                group.create_task(nuisance(Place(name, f"127.0.0.{11 + at}", world, ledger, chance, over)))

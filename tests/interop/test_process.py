@@ -421,16 +421,16 @@ BOMBS = (
     b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + NAMES + b"</methodCall>",
     b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + ATTRIBUTES + b"</methodCall>",
 )
-BOMBED = 20  # times each
 BOMB_GROWTH = 64 * 1024**2  # bytes that all of them together may take
 
 
-def bombard(process: Process, ended: list[bytes]) -> None:
-    """Send each of them again and again; each is answered in words."""
+def bombard(process: Process, ended: list[bytes], enough: threading.Event) -> None:
+    """Send them one after another, each again and again; each is answered."""
     client = HTTPConnection("127.0.0.1", port(process), timeout=DEADLINE)
-    for bomb in BOMBS * BOMBED:
-        client.request("POST", "/RPC2", bomb)
-        ended.append(client.getresponse().read())
+    while not enough.is_set():
+        for bomb in BOMBS:
+            client.request("POST", "/RPC2", bomb)
+            ended.append(client.getresponse().read())
     client.close()
 
 
@@ -439,16 +439,17 @@ def test_namespaces_cost_neither_memory_nor_anybody_elses_answer(folder: Folder)
         assert other.echo("before") == "before"
         before = peak(process)
         ended: list[bytes] = []
-        attack = threading.Thread(target=bombard, args=(process, ended))
+        enough = threading.Event()
+        attack = threading.Thread(target=bombard, args=(process, ended, enough))
         attack.start()
         answers = 0
-        while attack.is_alive():
+        while attack.is_alive() and (answers < 20 or len(ended) < 5 * len(BOMBS)):
             assert other.echo("meanwhile") == "meanwhile"
             answers += 1
+        enough.set()
         attack.join()
-        assert len(ended) == len(BOMBS) * BOMBED
+        assert answers >= 20  # else the attack ended of itself: one was not answered
         assert all(b"<fault>" in answer for answer in ended)
-        assert answers >= BOMBED  # however slow the machine: a bomb takes no longer than an honest message
         assert peak(process) - before < BOMB_GROWTH
 
 

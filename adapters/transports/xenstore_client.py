@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from adapters.transports.xenstore_nodes import Nodes, Transaction
+from adapters.transports.xenstore_packets import lasts
 from adapters.transports.xenstore_store import LostError, Store, StoreError
 from gateway.core import ports
 from gateway.core.model import Answer, Carried, Fault, FaultCode
@@ -23,6 +24,7 @@ from gateway.core.ports import LineStatus
 SCHEME = "xenstore:"
 CONTENT_TYPE = "application/x-xenstore-nodes"
 MOST = 64  # requests at a time
+REFUSED_PAUSE = 0.2  # seconds before an answer is read again that the store would not show
 
 Pair = tuple[str, bytes]  # path below the request or answer, value
 
@@ -140,6 +142,11 @@ class Line(ports.Line):
                 return await _tree(self._store, response)
             except LostError:
                 await self._store.until_connected()
+            except StoreError as error:  # the answer stands there: it is read when the store lets us
+                if lasts(error):
+                    raise
+                self._last_error = str(error)
+                await asyncio.sleep(REFUSED_PAUSE)
 
     async def _tidy(self, request: str, response: str) -> None:
         try:
@@ -163,14 +170,13 @@ class Line(ports.Line):
 
 
 async def _tree(nodes: Nodes, path: str, below: str = "") -> list[Pair] | None:
-    """A node's value, or all below it; None when there is no such node."""
-    names = await nodes.list(path)
-    if names is None:
+    """A node's value and all below it; None when there is no such node. The codec refuses one with both."""
+    value, names = await asyncio.gather(nodes.read(path), nodes.list(path))
+    if value is None or names is None:
         return None
     if not names:
-        value = await nodes.read(path) if below else b""  # an answer of no nodes is nothing
-        return [(below, value or b"")] if below else []
-    found: list[Pair] = []
+        return [(below, value)] if below or value else []  # an answer without nodes and without a value is nothing
+    found: list[Pair] = [(below, value)] if value else []
     for name in names:
         found += await _tree(nodes, f"{path}/{name}", f"{below}/{name}" if below else name) or []
     return found

@@ -76,6 +76,15 @@ class StoreError(PyXSError):  # type: ignore[misc] # theirs has no types
         return str(self.args[1])
 
 
+# What will be refused again, however often it is asked; all else (ENOMEM, EIO, EAGAIN, EBUSY, ENOSPC, EQUOTA) passes.
+LASTING = frozenset({"EINVAL", "E2BIG", "EACCES"})
+
+
+def lasts(error: StoreError) -> bool:
+    """Whether it is useless to try again."""
+    return error.name in LASTING
+
+
 class JunkError(Exception):
     """What the store sent makes no sense; the text says what."""
 
@@ -106,10 +115,10 @@ class Permissions:
 
     @classmethod
     def decode(cls, payload: bytes, path: str = "") -> Permissions:
-        """As GET_PERMS gives it; raises StoreError EIO."""
+        """As GET_PERMS gives it; raises StoreError EBADMSG."""
         texts = [text.decode("ascii", "replace") for text in payload.split(NUL) if text]
         if not texts or any(text[0] not in _GRANTS or not text[1:].isdecimal() for text in texts):
-            raise StoreError("EIO", path, f"permissions that make no sense: {payload[:80]!r}")
+            raise StoreError("EBADMSG", path, f"permissions that make no sense: {payload[:80]!r}")
         first, *rest = [(int(text[1:]), text[0]) for text in texts]
         return cls(*first, tuple(rest))
 
@@ -152,19 +161,19 @@ def children(payload: bytes) -> list[str]:
 
 
 def part(payload: bytes, path: str = "") -> tuple[bytes, bytes, bool]:
-    """An answer to DIRECTORY_PART: generation of the node, names, whether these are the last; raises StoreError EIO."""
+    """Of an answer to DIRECTORY_PART: generation, names, whether these are the last; raises StoreError EBADMSG."""
     generation, separator, names = payload.partition(NUL)
     if not separator or not names.endswith(NUL):
-        raise StoreError("EIO", path, f"a part of a directory that makes no sense: {payload[:80]!r}")
+        raise StoreError("EBADMSG", path, f"a part of a directory that makes no sense: {payload[:80]!r}")
     last = names == NUL or names.endswith(NUL + NUL)
     return generation, names[:-1] if last else names, last
 
 
 def transaction_id(payload: bytes) -> int:
-    """The number in an answer to TRANSACTION_START; raises StoreError EIO."""
+    """The number in an answer to TRANSACTION_START; raises StoreError EBADMSG."""
     number = payload.rstrip(NUL)
     if not number.isdigit():
-        raise StoreError("EIO", "transaction", f"a number that makes no sense: {payload[:80]!r}")
+        raise StoreError("EBADMSG", "transaction", f"a number that makes no sense: {payload[:80]!r}")
     return int(number)
 
 

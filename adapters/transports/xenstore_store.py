@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
@@ -22,6 +23,7 @@ from adapters.transports.xenstore_packets import (
     Operation,
     Permissions,
     StoreError,
+    lasts,
     path_argument,
     transaction_id,
 )
@@ -35,10 +37,15 @@ DEADLINE = 5.0  # seconds that the store has to answer a request
 ATTEMPTS = 50  # of one transaction
 AT_ONCE = 4  # of them follow each other at once: who got in between has got on
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.1  # seconds between two of the others
+TRIES = 10  # of one operation, or of a transaction for another reason, that the store refuses for the moment
+FOR_THE_MOMENT = frozenset({"EAGAIN", "ENOMEM", "EIO", "EBUSY"})
+LONGEST_WAIT = 5.0  # seconds between two attempts to register a watch
 STEADY = 1.0  # seconds after which a connection counts as a good one
 FIRST_BACKOFF, LAST_BACKOFF = 0.05, 2.0  # seconds between two attempts to connect
 
 pause = asyncio.sleep
+
+ANY_TIME = nullcontext()
 
 
 def socket_path(environment: Mapping[str, str] = os.environ) -> str:
@@ -136,25 +143,30 @@ class Store(Nodes):
         self._wake.set()
         return watch
 
-    async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def transaction(
+        self, work: Callable[[Transaction], Awaitable[T]], turn: AbstractAsyncContextManager[object] = ANY_TIME
+    ) -> T:
         """Do the work in one transaction, again when somebody else got in between; raises StoreError EAGAIN in the end.
 
-        What is raised by the work rolls it back. LostError: when `sent`, it is unknown whether it was committed.
+        What is raised by the work rolls it back; what the store refuses for the moment is done again as a whole.
+        LostError: when `sent`, it is unknown whether it was committed. `turn` is held during each attempt, and not
+        between them: transactions that would get in each other's way take it.
         """
+        refused = 0
         for attempt in range(self._attempts):
             if attempt >= AT_ONCE:
-                await pause(random.uniform(0, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** (attempt - AT_ONCE))))  # noqa: S311
+                await pause(_moment(attempt - AT_ONCE))
             try:
-                return await self._attempt(work)
+                async with turn:
+                    return await self._attempt(work)
             except StoreError as error:
-                if error.name != "EAGAIN":
+                refused += error.name != "EAGAIN"
+                if error.name not in FOR_THE_MOMENT or refused >= TRIES:
                     raise
         raise StoreError("EAGAIN", "transaction", f"others got in between {self._attempts} times")
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        connection = self._there()
-        answer = await connection.ask(Operation.TRANSACTION_START, NUL, path="transaction")
-        transaction = Transaction(connection, transaction_id(answer))
+        transaction = await self._begin()
         try:
             result = await work(transaction)
             await transaction.commit()
@@ -162,8 +174,29 @@ class Store(Nodes):
             transaction.roll_back()
         return result
 
+    async def _begin(self) -> Transaction:
+        connection = self._there()
+        answer = await connection.ask(Operation.TRANSACTION_START, NUL, path="transaction")
+        return Transaction(connection, transaction_id(answer))
+
     async def _ask(self, operation: Operation, payload: bytes, path: str) -> bytes:
+        """Again when the store refuses it for the moment: nothing was done, and no operation on nodes adds up."""
+        for attempt in range(TRIES - 1):
+            try:
+                return await self._there().ask(operation, payload, path=path)
+            except StoreError as error:
+                if error.name not in FOR_THE_MOMENT:
+                    raise
+            await pause(_moment(attempt))
         return await self._there().ask(operation, payload, path=path)
+
+    async def _in_parts(self, path: str, too_large: StoreError) -> bytes | None:
+        """In a transaction that is then dropped: there the directory stays as it is while its parts are read."""
+        transaction = await self._begin()
+        try:
+            return await transaction._in_parts(path, too_large)  # noqa: SLF001 - the same of another kind of nodes
+        finally:
+            transaction.roll_back()
 
     def _there(self) -> Connection:
         if self._connection is None:
@@ -202,11 +235,37 @@ class Store(Nodes):
         self._connections += 1
         self._unregistered = dict(self._watches)
         self._connected.set()
-        while self._connection is connection:
-            self._wake.clear()
-            new, self._unregistered = self._unregistered, {}
-            await asyncio.gather(*(_register(watch, connection) for watch in new.values()))
-            await self._wake.wait()
+        registering: set[asyncio.Task[None]] = set()
+        try:
+            while self._connection is connection:
+                self._wake.clear()
+                new, self._unregistered = self._unregistered, {}
+                for watch in new.values():
+                    registering.add(asyncio.get_running_loop().create_task(self._register(watch, connection)))
+                registering = {task for task in registering if not task.done() or task.result()}
+                await self._wake.wait()
+        finally:
+            for task in registering:
+                task.cancel()
+            await asyncio.gather(*registering, return_exceptions=True)
+
+    async def _register(self, watch: Watch, connection: Connection) -> None:
+        """Until the store has taken it; one that it will never take fails."""
+        wait = SHORTEST_PAUSE
+        while not watch.closed and not connection.lost:
+            try:
+                await connection.ask(Operation.WATCH, _watch_argument(watch), path=watch.path)
+                return
+            except StoreError as error:
+                if lasts(error):
+                    watch.fail(error)
+                    return
+                self._error = f"the watch of {error}"
+            except LostError as error:
+                connection.close(str(error))  # a watch that may be there or not: all are registered again
+                return
+            await pause(wait)
+            wait = min(LONGEST_WAIT, 2 * wait)
 
     def _lost(self, connection: Connection) -> None:
         """Of Connection: from now on nothing can be sent."""
@@ -228,15 +287,9 @@ class Store(Nodes):
             self._connection.forget(Operation.UNWATCH, _watch_argument(watch))
 
 
-async def _register(watch: Watch, connection: Connection) -> None:
-    if watch.closed or connection.lost:
-        return
-    try:
-        await connection.ask(Operation.WATCH, _watch_argument(watch), path=watch.path)
-    except StoreError as error:
-        watch.fail(error)
-    except LostError as error:
-        connection.close(str(error))  # a watch that may be there or not: all are registered again
+def _moment(attempt: int) -> float:
+    """A short pause, the longer the more attempts have failed."""
+    return random.uniform(0, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2**attempt))  # noqa: S311
 
 
 def _watch_argument(watch: Watch) -> bytes:

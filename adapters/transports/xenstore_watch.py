@@ -8,7 +8,7 @@ from typing import Self
 
 from adapters.transports.xenstore_packets import StoreError
 
-MAX_QUEUED = 1000  # paths; with more the reader is told to scan everything
+MAX_QUEUED = 4000  # paths; with more the reader is told to scan everything
 
 
 class Watch(AsyncIterator[str]):

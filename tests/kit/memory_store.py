@@ -64,11 +64,13 @@ def _children(tree: Tree, path: str) -> list[str]:
 class MemoryTransaction(Nodes):
     """Works on a copy, and remembers what it changed."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, ask_for: Callable[[Operation, str], None]) -> None:
         self.tree = dict(tree)
+        self._ask_for = ask_for
         self.changes: list[tuple[Operation, bytes, str]] = []
 
     async def _ask(self, operation: Operation, payload: bytes, path: str) -> bytes:
+        self._ask_for(operation, path)
         answer, changed = _apply(self.tree, operation, payload, path)
         if changed is not None:
             self.changes.append((operation, payload, path))
@@ -82,7 +84,10 @@ class MemoryStore(Store):
         super().__init__("memory")
         self.tree: Tree = {"/": (b"", Permissions(0, "n"))}
         self.refusing: dict[str, str] = {}  # path -> errno name with which a write is refused
-        self.operations: list[tuple[Operation, str]] = []
+        self.refuse: Callable[[Operation, str], str | None] = lambda _operation, _path: None  # the name of an errno
+        self.operations: list[tuple[Operation, str]] = []  # that were done
+        self.asked: list[tuple[Operation, str]] = []  # those in transactions too, and what was refused
+        self._connections = 1
         self._connected.set()
 
     async def start(self) -> None:
@@ -109,10 +114,10 @@ class MemoryStore(Store):
         for watch in self._watches.values():
             watch.tell(watch.path)
 
-    async def transaction(self, work: Callable[..., Awaitable[T]]) -> T:
+    async def transaction(self, work: Callable[..., Awaitable[T]], turn: object = None) -> T:
         """All or nothing."""
         self._check("")
-        transaction = MemoryTransaction(self.tree)
+        transaction = MemoryTransaction(self.tree, self._ask_for)
         result = await work(transaction)
         self._check("")
         for _, _, path in transaction.changes:
@@ -141,7 +146,14 @@ class MemoryStore(Store):
 
     async def _ask(self, operation: Operation, payload: bytes, path: str) -> bytes:
         self._check(path, writes=operation in (Operation.WRITE, Operation.MKDIR))
+        self._ask_for(operation, path)
         return self._do(operation, payload, path)
+
+    def _ask_for(self, operation: Operation, path: str) -> None:
+        self.asked.append((operation, path))
+        why = self.refuse(operation, path)
+        if why is not None:
+            raise StoreError(why, path)
 
     def _check(self, path: str, *, writes: bool = False) -> None:
         if not self.connected:

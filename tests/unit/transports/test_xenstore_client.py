@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import pytest
 
+from adapters.transports import xenstore_client
 from adapters.transports.xenstore_client import Line
 from adapters.transports.xenstore_connection import LostError
-from adapters.transports.xenstore_packets import StoreError
+from adapters.transports.xenstore_packets import Operation, StoreError
 from gateway.core.model import Answer, Carried, Fault, FaultCode
 from gateway.core.netstrings import pack, unpack
 from tests.kit.memory_store import MemoryStore
@@ -36,8 +37,8 @@ class Served(MemoryStore):
         self.stopped = True
         await super().stop()
 
-    async def transaction(self, work: Callable[..., Awaitable[T]]) -> T:
-        result = await super().transaction(work)
+    async def transaction(self, work: Callable[..., Awaitable[T]], turn: object = None) -> T:
+        result = await super().transaction(work, turn)
         if self.fails is not None:
             raise self.fails
         (identity,) = await self.list("/squeezed/rpc/request/login") or []
@@ -92,6 +93,51 @@ async def test_a_request_is_nodes_and_so_is_its_answer() -> None:
     assert seen[0]["service_name"] == b"xenopsd"
     assert seen[0]["deep/er"] == b""
     store.assert_tidy()
+
+
+@pytest.mark.parametrize("value", [b"one", b"\0", b" "])
+async def test_an_answer_that_is_one_value_is_that_value(value: bytes) -> None:
+    store = Served()
+
+    def respond(identity: str, answer: dict[str, bytes]) -> None:
+        assert not answer
+        store.put(f"/squeezed/rpc/response/login/{identity}", value)
+
+    store.respond = respond  # type: ignore[method-assign]
+    async with line(store) as squeezed:
+        got = await send(squeezed)
+        assert isinstance(got, Answer)
+        assert unpack(got.body or b"") == [b"", value]
+
+
+async def test_of_an_answer_with_a_value_and_nodes_below_it_nothing_is_lost() -> None:
+    store = Served(lambda _: {"": b"x", "a": b"1"})
+
+    def respond(identity: str, answer: dict[str, bytes]) -> None:
+        for name, each in answer.items():
+            store.put(f"/squeezed/rpc/response/login/{identity}" + (f"/{name}" if name else ""), each)
+
+    store.respond = respond  # type: ignore[method-assign]
+    async with line(store) as squeezed:
+        got = await send(squeezed)
+        assert isinstance(got, Answer)
+        assert sorted(unpack(got.body or b"")) == sorted([b"", b"x", b"a", b"1"])
+
+
+async def test_an_answer_that_the_store_does_not_show_for_the_moment_is_read_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(xenstore_client, "REFUSED_PAUSE", 0.0)
+    store = Served(lambda _: {"session_id": b"xenopsd"})
+    left = ["ENOMEM", "EQUOTA"]
+    store.refuse = lambda operation, path: (
+        left.pop() if left and operation is Operation.READ and "response" in path else None
+    )
+    async with line(store) as squeezed:
+        got = await send(squeezed)
+        assert isinstance(got, Answer)
+        assert unpack(got.body or b"") == [b"session_id", b"xenopsd"]
+    assert left == []
 
 
 async def test_an_answer_of_no_nodes_is_one() -> None:

@@ -127,7 +127,7 @@ def test_permissions_go_there_and_back(permissions: Permissions, payload: bytes)
 def test_permissions_that_make_no_sense_are_an_error_of_the_store(payload: bytes) -> None:
     with pytest.raises(StoreError, match="permissions that make no sense") as caught:
         Permissions.decode(payload, "/a")
-    assert caught.value.name == "EIO"
+    assert caught.value.name == "EBADMSG"
 
 
 @pytest.mark.parametrize("permissions", [Permissions(-1), Permissions(0, "x"), Permissions(0, "n", ((1, "rw"),))])

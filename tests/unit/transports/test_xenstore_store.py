@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,21 @@ from adapters.transports import xenstore_store
 from adapters.transports.xenstore_connection import LostError
 from adapters.transports.xenstore_packets import StoreError
 from adapters.transports.xenstore_store import Store, Transaction, socket_path
-from tests.kit.fake_store import END, PATIENCE, START, WATCH, Client, Request, fake_store, packed, pass_time
+from tests.kit.fake_store import (
+    DIRECTORY,
+    DIRECTORY_PART,
+    END,
+    PATIENCE,
+    READ,
+    START,
+    WATCH,
+    WRITE,
+    Client,
+    Request,
+    fake_store,
+    packed,
+    pass_time,
+)
 
 
 async def obliging(client: Client) -> None:
@@ -407,3 +421,92 @@ async def test_the_status_is_for_an_operator() -> None:
 )
 def test_the_socket_is_where_the_tools_look(environment: dict[str, str], path: str) -> None:
     assert socket_path(environment) == path
+
+
+def refusing(names: Sequence[str], operation: int, seen: list[Request]) -> Callable[[Client], Awaitable[None]]:
+    """Operations of this kind, one after the other, until the names are used up."""
+    left = list(names)
+
+    async def script(client: Client) -> None:
+        while True:
+            request = await client.request()
+            seen.append(request)
+            if request.operation == operation and left:
+                client.refuse(request, left.pop(0))
+            elif request.operation == WATCH:
+                client.answer(request)
+                client.event("/a", request.payload.split(b"\0")[1])
+            else:
+                client.answer(request, b"17\0" if request.operation == START else b"OK\0")
+
+    return script
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "EIO", "EAGAIN", "EBUSY"])
+async def test_what_is_refused_for_the_moment_is_asked_again(name: str) -> None:
+    seen: list[Request] = []
+    async with fake_store(refusing([name] * 3, READ, seen)) as path, Store(path) as store:
+        await within_patience(store)
+        assert await store.read("/a") == b"OK\0"
+    assert [request.operation for request in seen] == [READ] * 4
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "EIO"])
+async def test_a_transaction_of_which_a_part_is_refused_for_the_moment_is_done_again_as_a_whole(name: str) -> None:
+    for operation in (START, WRITE, END):
+        seen: list[Request] = []
+        async with fake_store(refusing([name] * 2, operation, seen)) as path, Store(path) as store:
+            await within_patience(store)
+            assert await store.transaction(write_a) == "done"
+        assert len([each for each in seen if each.operation == START]) == 3
+
+
+async def test_it_is_given_up_after_some_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_time(_seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr(xenstore_store, "pause", no_time)
+    for operation in (READ, WRITE):
+        seen: list[Request] = []
+        async with fake_store(refusing(["EIO"] * 1000, operation, seen)) as path, Store(path) as store:
+            await within_patience(store)
+            with pytest.raises(StoreError, match="/a: EIO"):
+                await (store.read("/a") if operation == READ else store.transaction(write_a))
+        assert len([each for each in seen if each.operation == operation]) == xenstore_store.TRIES
+
+
+async def test_a_watch_that_is_refused_for_the_moment_is_registered_later() -> None:
+    async with fake_store(refusing(["ENOMEM", "EQUOTA", "ENOSPC"], WATCH, [])) as path, Store(path) as store:
+        watch = store.watch("/a")
+        assert await asyncio.wait_for(anext(watch), PATIENCE) == "/a"
+        assert store.status().last_error == "the watch of /a: ENOSPC"
+
+
+async def test_a_directory_that_no_answer_can_hold_is_listed_in_a_transaction_that_is_dropped() -> None:
+    seen: list[Request] = []
+
+    async def script(client: Client) -> None:
+        parts = iter([b"7\0a\0b\0", b"7\0c\0\0"])
+        while True:
+            request = await client.request()
+            seen.append(request)
+            if request.operation == DIRECTORY:
+                client.refuse(request, "E2BIG")
+            elif request.operation == DIRECTORY_PART:
+                client.answer(request, next(parts))
+            else:
+                client.answer(request, b"17\0")
+
+    async with fake_store(script) as path, Store(path) as store:
+        await within_patience(store)
+        assert await store.list("/a") == ["a", "b", "c"]
+        await store.read("/b")
+    assert [(each.operation, each.transaction) for each in seen] == [
+        (DIRECTORY, 0),
+        (START, 0),
+        (DIRECTORY_PART, 17),
+        (DIRECTORY_PART, 17),
+        (END, 17),
+        (READ, 0),
+    ]
+    assert seen[4].payload == b"F\0"

@@ -200,6 +200,8 @@ class Publisher:
         except MarshalError as error:
             _log.warning("cannot be published", source=self._publication.source, object=key, why=error.bare)
             return
+        for why in picture.left_out:
+            _log.warning("left out of what is published", source=self._publication.source, object=key, node=why)
         shown = self._key(min(picture.leaves, default="") if by_node else key)
         self._shown.pop(shown, None)
         self._shown[shown] = None

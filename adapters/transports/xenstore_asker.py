@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,15 @@ def asker(permissions: Permissions) -> int | None:
     return writers.pop() if writers else DOM0
 
 
+def least(askers: Iterable[int | None]) -> int | None:
+    """In whose name a request of several nodes is made: the one guest that wrote any; None for several, or unknown."""
+    found = set(askers)
+    guests = found - {DOM0}
+    if None in found or len(guests) > 1:
+        return None
+    return guests.pop() if guests else DOM0
+
+
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
     """What may be outstanding at one time. Domain 0 waits for its turn, others are told that there is no room."""
@@ -37,6 +46,23 @@ class StoreLimits:
     body: int = 300 * 1024  # bytes of one request of domain 0
     body_per_domain: int = 64 * 1024  # bytes of all requests of another domain
     nodes: int = NODES  # of one request
+
+
+class Place:
+    """One request that is outstanding."""
+
+    def __init__(self, admission: Admission, domid: int) -> None:
+        self._admission = admission
+        self._domid = domid
+        self.size = 0  # bytes
+
+    def become(self, size: int) -> bool:
+        """Hold so many bytes from now on; False, and it holds what it held, when there is no room for them."""
+        if not self._admission.fits(self._domid, 0, size - self.size):
+            return False
+        self._admission.count(self._domid, 0, size - self.size)
+        self.size = size
+        return True
 
 
 class Admission:
@@ -53,17 +79,18 @@ class Admission:
         return self._limits.body if domid == DOM0 else self._limits.body_per_domain
 
     @asynccontextmanager
-    async def admitted(self, domid: int, size: int) -> AsyncIterator[bool]:
-        """Hold a place for a request of so many bytes; False when there is none."""
+    async def admitted(self, domid: int) -> AsyncIterator[Place | None]:
+        """Hold a place for a request, before it is read; None when there is none. Domain 0 waits for one."""
         async with self._turn(domid):
-            if self._room.is_full or not self._room.fits(size) or not self._fits(domid, size):
-                yield False
+            if self._room.is_full or not self.fits(domid, 1, 0):
+                yield None
                 return
-            self._count(domid, 1, size)
+            self.count(domid, 1, 0)
+            place = Place(self, domid)
             try:
-                yield True
+                yield place
             finally:
-                self._count(domid, -1, -size)
+                self.count(domid, -1, -place.size)
 
     @asynccontextmanager
     async def _turn(self, domid: int) -> AsyncIterator[None]:
@@ -73,12 +100,18 @@ class Admission:
         async with self._turns:
             yield
 
-    def _fits(self, domid: int, size: int) -> bool:
-        calls, taken = self._outstanding.get(domid, (0, 0))
+    def fits(self, domid: int, calls: int, size: int) -> bool:
+        """Whether so many calls and bytes more of this domain may be outstanding."""
+        outstanding, taken = self._outstanding.get(domid, (0, 0))
         limits = self._limits
-        return domid == DOM0 or (calls < limits.calls_per_domain and taken + size <= limits.body_per_domain)
+        if not self._room.fits(size):
+            return False
+        return domid == DOM0 or (
+            outstanding + calls <= limits.calls_per_domain and taken + size <= limits.body_per_domain
+        )
 
-    def _count(self, domid: int, calls: int, size: int) -> None:
+    def count(self, domid: int, calls: int, size: int) -> None:
+        """So many more are outstanding, or fewer."""
         self._room.calls += calls
         self._room.buffered += size
         before = self._outstanding.pop(domid, (0, 0))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from adapters.transports import xenstore_settled
-from adapters.transports.xenstore_asker import asker
+from adapters.transports.xenstore_asker import asker, least
 from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_store import LostError, Store, StoreError, Transaction, Watch
+from adapters.transports.xenstore_packets import lasts
+from adapters.transports.xenstore_store import LostError, Permissions, Store, StoreError, Transaction, Watch
 from gateway.core.model import Call, Fault, FaultCode, Outcome
 from gateway.core.nodes import MAX_VALUE, Template
 from gateway.core.publication import Beside, Content, Doorbell, Found, digest
@@ -24,6 +25,7 @@ from gateway.core.route import Effect, Route
 RINGS = 16  # at once, of one doorbell; of one node there is one
 MAX_TREE = 256  # nodes that are told with a ring; with more it is refused
 FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds before a ring that was not heard is tried again
+ALL = ""  # in place of a path: all of them are to be looked at
 
 NOTHING = xenstore_settled.Settled()
 NOT_HEARD = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
@@ -98,16 +100,26 @@ class Bell:
 
     async def _noticed(self, path: str, *, everything: bool) -> None:
         if everything:
-            try:
-                for found in await self._scan():
-                    self._look_at(found)
-            except (LostError, StoreError) as error:
-                log.warning("doorbell %s: not scanned: %s", self._doorbell.source, error)
+            await self._scan_all()
         elif self.is_at(path):
             self._look_at(path)
         else:  # something above it is gone, or has come; what came with it is told by its own event
             for known in [known for known in self._known if known.startswith(f"{path}/")]:
                 self._look_at(known)
+
+    async def _scan_all(self) -> None:
+        """Again after a while when the store refuses it: what was changed before would ring at its next change only."""
+        self._timers.pop(ALL, None)
+        try:
+            for found in await self._scan():
+                self._look_at(found)
+            self._pauses.pop(ALL, None)
+        except (LostError, StoreError) as error:
+            log.warning("doorbell %s: not scanned: %s", self._doorbell.source, error)
+            if (
+                self._watch is not None and self._store.connected
+            ):  # else the watch tells everything again with the store
+                self._timers[ALL] = self._after_a_pause(ALL, self._watch.tell, self._watch.path)
 
     async def _scan(self) -> list[str]:
         """Every node that may be there, and every node of which something is written down."""
@@ -133,6 +145,8 @@ class Bell:
                 pass  # the watch tells everything again with the next connection
             except StoreError as error:
                 log.warning("doorbell %s at %s: %s", self._doorbell.source, path, error)
+                if not lasts(error):
+                    self._timers[path] = self._after_a_pause(path, self._look_at, path)
             finally:
                 room.release()
                 self._busy.discard(path)
@@ -159,11 +173,11 @@ class Bell:
         if isinstance(outcome, Fault) and self._was_not_heard(outcome):
             self._unheard[path] = rung.digest
             self._try_again(path, outcome)
-            await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.before))
+            await self._write_down(path, rung.before)
             return
         if isinstance(outcome, Fault):
             log.warning("doorbell %s at %s: %s", self._doorbell.source, path, _told(outcome))
-        await self._store.transaction(lambda nodes: self._settle(nodes, path, rung.digest))
+        await self._write_down(path, rung.digest)
         self._over(path, settled=True)
 
     def _over(self, path: str, *, settled: bool) -> None:
@@ -187,7 +201,8 @@ class Bell:
             await xenstore_settled.forget(nodes, path)
             return None
         self._known.add(path)
-        content = Content(value, {beside: await _beside(nodes, path, beside) for beside in self._doorbell.beside})
+        writers: list[Permissions] = []
+        content = Content(value, {each: await _beside(nodes, path, each, writers) for each in self._doorbell.beside})
         before = await xenstore_settled.settled(nodes, path)
         if content.digest == before.digest and not before.ringing:
             return None
@@ -195,20 +210,22 @@ class Bell:
         if content.digest == before.ringing and self._unheard.get(path) != content.digest:
             log.warning("doorbell %s at %s: it is unknown whether it was heard", self._doorbell.source, path)
         elif content.digest != before.digest:
-            call = await self._call(nodes, path, content)
+            call = await self._call(nodes, path, content, writers)
         if call is None:
             await xenstore_settled.settle(nodes, path, content.digest)
         elif self._doorbell.route.effect is Effect.WRITE:
             await xenstore_settled.begin(nodes, path, before, content.digest)
         return _Rung(call, content.digest, before.digest)
 
-    async def _call(self, nodes: Transaction, path: str, content: Content) -> Call | None:
-        """The call, made in the name of who may have written the node; None when it must not be made."""
+    async def _call(
+        self, nodes: Transaction, path: str, content: Content, writers: Sequence[Permissions]
+    ) -> Call | None:
+        """In the name of the least of all who may have written a part of it; None when it must not be made."""
         match = self._doorbell.node.match(path)
         permissions = await nodes.permissions(path)
         assert match is not None
         assert permissions is not None
-        domid = asker(permissions)
+        domid = least(map(asker, (permissions, *writers)))
         why = "whoever may write this node may not ring"
         if domid is not None and self._doorbell.domains.allow(domid, match.parameters):
             try:
@@ -219,6 +236,19 @@ class Bell:
                 why = error.bare
         log.warning("doorbell %s at %s: not rung: %s", self._doorbell.source, path, why)
         return None
+
+    async def _write_down(self, path: str, digest: str) -> None:
+        """What has come of a ring; until the store takes it, for a ring that is not written down is made again."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self._store.transaction(lambda nodes: self._settle(nodes, path, digest))
+            except StoreError as error:
+                if lasts(error):
+                    raise
+                log.warning("doorbell %s at %s: written down later: %s", self._doorbell.source, path, error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
 
     async def _settle(self, nodes: Transaction, path: str, digest: str) -> None:
         """Unless the node is gone meanwhile."""
@@ -231,11 +261,18 @@ class Bell:
 
     def _try_again(self, path: str, fault: Fault) -> None:
         """After a while, with whatever the content is then."""
-        pause = self._pauses.get(path, FIRST_PAUSE)
-        if pause == FIRST_PAUSE:
+        if path not in self._pauses:
             log.warning("doorbell %s at %s is tried again: %s", self._doorbell.source, path, _told(fault))
-        self._pauses[path] = min(2 * pause, LAST_PAUSE)
-        self._timers[path] = asyncio.get_running_loop().call_later(pause, self._look_at, path)
+        self._timers[path] = self._after_a_pause(path, self._look_at, path)
+
+    def _after_a_pause(self, key: str, work: Callable[[str], None], path: str) -> asyncio.TimerHandle:
+        """The pause of each key grows until it has been forgotten."""
+        before = self._timers.pop(key, None)
+        if before is not None:
+            before.cancel()
+        pause = self._pauses.get(key, FIRST_PAUSE)
+        self._pauses[key] = min(2 * pause, LAST_PAUSE)
+        return asyncio.get_running_loop().call_later(pause, work, path)
 
 
 async def _expand(nodes: Nodes, template: Template) -> list[str]:
@@ -249,20 +286,24 @@ async def _expand(nodes: Nodes, template: Template) -> list[str]:
     return paths
 
 
-async def _beside(nodes: Nodes, path: str, beside: Beside) -> Found:
+async def _beside(nodes: Nodes, path: str, beside: Beside, writers: list[Permissions]) -> Found:
+    """What stands beside the node; `writers` gets the permissions of each node that is told."""
     parent = path.rpartition("/")[0]
     start = parent if beside.path == "." else f"{parent}/{beside.path}"
     if not beside.tree:
-        return await nodes.read(start)
+        value, permissions = await asyncio.gather(nodes.read(start), nodes.permissions(start))
+        writers += [permissions] if permissions is not None else []
+        return value
     found: dict[str, bytes] = {}
     waiting = [start]
     while waiting and len(found) <= MAX_TREE:
         here = waiting.pop()
-        value = await nodes.read(here)
-        below = await nodes.list(here) or []
+        value, names, permissions = await asyncio.gather(nodes.read(here), nodes.list(here), nodes.permissions(here))
+        below = names or []
         waiting += [f"{here}/{name}" for name in below]
         if value is not None and here not in (start, path) and (value or not below):
             found[here.removeprefix(f"{start}/")] = value
+            writers += [permissions] if permissions is not None else []
     return found
 
 

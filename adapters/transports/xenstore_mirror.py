@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from adapters.transports import xenstore_settled
+from adapters.transports.xenstore_packets import lasts
 from adapters.transports.xenstore_store import LostError, Permissions, Store, StoreError, Transaction, Watch
 from gateway.core.publication import Grants, Picture, digest
 
 WATCHED = "/tool/xcp-gateway/mirror"  # nobody writes it: its watch tells of a new connection, and of nothing else
 MAX_PICTURES = 50_000
+FIRST_PAUSE, LAST_PAUSE = 0.05, 5.0  # seconds before what the store has refused is written again
 MAX_AWAITED = 1000  # domains that are not there yet, each with a watch
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Mirror:
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
         self._keys: dict[str, str] = {}  # path of a leaf -> key
         self._due: dict[str, None] = {}
+        self._pauses: dict[str, float] = {}  # of pictures that the store refused
         self._there: set[str] = set()  # domains that were found there over this connection
         self._awaited: dict[str, _Awaited] = {}  # domains that are not there yet
         self._more = asyncio.Event()
@@ -58,6 +61,7 @@ class Mirror:
         """Write them no more; the nodes stay as they are."""
         picture = self._pictures.pop(key, None)
         self._due.pop(key, None)
+        self._pauses.pop(key, None)
         if picture is None:
             return
         for path in picture.leaves:
@@ -105,9 +109,18 @@ class Mirror:
             self._due[key] = None  # and everything else, with the next connection
         except StoreError as error:
             log.warning("not published: %s", error)
+            if not lasts(error):
+                self._try_later(key)
         else:
+            self._pauses.pop(key, None)
             if self._pictures.get(key) is picture:
                 self._note(key, picture.domain, is_there=is_there)
+
+    def _try_later(self, key: str) -> None:
+        """After a while, with whatever is to be shown then."""
+        pause = self._pauses.get(key, FIRST_PAUSE)
+        self._pauses[key] = min(2 * pause, LAST_PAUSE)
+        asyncio.get_running_loop().call_later(pause, self.again, key)
 
     def _note(self, key: str, domain: str, *, is_there: bool) -> None:
         """A domain that is not there yet is waited for; one that was there is gone for good."""
@@ -148,7 +161,7 @@ class Mirror:
             return True
         if picture.domain and await nodes.read(picture.domain) is None:
             return False
-        for path, value in picture.leaves.items():
+        for path, value in sorted(picture.leaves.items()):  # what stands above first: it may be made anew
             await self._write_leaf(nodes, path, value, picture.grants)
         return True
 
@@ -156,11 +169,19 @@ class Mirror:
         now = await nodes.read(path)
         if self._has_bell(path) and not await _may_write(nodes, path, now, value):
             return
-        if now != value:
-            await (nodes.remove(path) if value is None else nodes.write(path, value))
+        if value is None:
+            if now is not None:
+                await nodes.remove(path)
+                self.written += 1
+            return
+        anew = bool(grants) and await nodes.permissions(path) != _permissions(grants)
+        if now is not None and anew:  # somebody else's, perhaps, and whatever stands below it
+            await nodes.remove(path)
+        if now != value or anew:
+            await nodes.write(path, value)
             self.written += 1
-        if grants and value is not None:
-            await _grant(nodes, path, grants)
+        if anew:
+            await nodes.set_permissions(path, _permissions(grants))
 
 
 async def _may_write(nodes: Transaction, path: str, now: bytes | None, value: bytes | None) -> bool:
@@ -174,8 +195,6 @@ async def _may_write(nodes: Transaction, path: str, now: bytes | None, value: by
     return True
 
 
-async def _grant(nodes: Transaction, path: str, grants: Grants) -> None:
+def _permissions(grants: Grants) -> Permissions:
     (others, owner), *rest = grants
-    wanted = Permissions(owner, others, tuple((domid, letter) for letter, domid in rest))
-    if await nodes.permissions(path) != wanted:
-        await nodes.set_permissions(path, wanted)
+    return Permissions(owner, others, tuple((domid, letter) for letter, domid in rest))

@@ -66,6 +66,7 @@ class Picture:
     leaves: Mapping[str, bytes | None]  # path -> value; None: no such node
     grants: Grants = ()  # empty: as the store makes them
     domain: str = ""  # only while this domain's node is there; "" for what belongs to none
+    left_out: tuple[str, ...] = ()  # nodes whose value cannot be said, and why: they are not there, the others are
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +90,20 @@ class Drawing:
     permissions: Text | None = None  # "n0,r{domid}"
 
     def draw(self, values: Values) -> Picture:
-        """The nodes; raises MarshalError when a value cannot be said, or is none that may stand in a path."""
+        """The nodes. One whose value cannot be said is left out; raises MarshalError for what leads to all of them."""
         root = self._elements(values)
         domain = _domain(self.node, root)
-        leaves = {
-            _path(("", *root, *below)): _leaf(leaf, values)
-            for below, leaf in self.leaves.items()
-            if all(name in values for name in leaf.names)
-        }
-        return Picture(leaves, self._grants(values), domain)
+        leaves: dict[str, bytes | None] = {}
+        left_out: list[str] = []
+        for below, leaf in self.leaves.items():
+            if all(name in values for name in leaf.names):
+                path = _path(("", *root, *below))
+                try:
+                    leaves[path] = _leaf(leaf, values)
+                except MarshalError as error:
+                    leaves[path] = None
+                    left_out.append(f"{path} ({', '.join(leaf.names)}): {error.bare}")
+        return Picture(leaves, self._grants(values), domain, tuple(left_out))
 
     def _elements(self, values: Values) -> tuple[str, ...]:
         return tuple(_element(Text(each), values) for each in self.node.elements)

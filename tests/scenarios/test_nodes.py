@@ -20,7 +20,7 @@ from dbus_fast import Message, Variant
 from adapters.backends.dbus import Backend, Bus
 from adapters.backends.dbus_signals import STORM
 from adapters.transports.xenstore_board import Board
-from adapters.transports.xenstore_store import Store
+from adapters.transports.xenstore_store import Permissions, Store
 from gateway.core.nodes import template
 from gateway.core.publication import Drawing, Publication, Text
 from gateway.events import Hub
@@ -257,6 +257,70 @@ async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
     await tool(server, "write", f"{data}/updated", "2")
     await until(store, f"/tool/xcp-gateway/settled{data}/updated", lambda found: found not in (None, settled))
     assert (await client.get("xenopsd", path, "VM1", "GuestAgent"))["os_name"] == "Debian"
+
+
+# What agents in guests write below /local/domain/DOMID, one node after the other; the doorbell is last.
+XE_DAEMON = {  # xe-guest-utilities: flat nodes; `updated` is a moment
+    "attr/PVAddons/MajorVersion": "7",
+    "attr/PVAddons/MinorVersion": "30",
+    "attr/PVAddons/Installed": "1",
+    "control/feature-balloon": "1",
+    "control/feature-poweroff": "1",
+    "control/feature-suspend": "1",
+    "attr/eth0/ip": "10.0.0.5",
+    "attr/eth0/ipv6/0/addr": "fe80::1",
+    "data/os_distro": "debian",
+    "data/os_majorver": "12",
+    "data/os_minorver": "",
+    "data/os_name": "Debian GNU/Linux 12 (bookworm)",
+    "data/os_uname": "6.1.0-13-amd64",
+    "data/volumes/0/name": "/dev/xvda1(Physical)",
+    "data/volumes/0/extents/0": "xvda",
+    "data/meminfo_total": "2048000",
+    "data/meminfo_free": "1024000",
+    "data/updated": "Sat Nov 28 10:00:00 2026",
+}
+XEN_GUEST_AGENT = {  # xen-guest-agent: a node with a value may have nodes below it, and an address is a name
+    "data/xen-guest-agent": "0.1.0",
+    "data/os/name": "FreeBSD",
+    "data/os/class": "unix",
+    "data/os/unix/kernel-version": "14.0-RELEASE",
+    "data/net/xn0": "00:16:3e:aa:bb:cc",
+    "data/net/xn0/ipv4/10_0_0_5": "",
+    "data/net/xn0/ipv6/fe80__1": "",
+    "attr/vif/0/ipv4/0": "10.0.0.5",
+    "control/feature-balloon": "1",
+    "data/updated": "1",
+}
+
+
+@pytest.mark.parametrize("written", [XE_DAEMON, XEN_GUEST_AGENT], ids=["xe-guest-utilities", "xen-guest-agent"])
+async def test_what_real_guest_agents_write_is_told_whole_and_once(
+    gateway: Process, server: Xenstored, client: Client, store: Store, written: dict[str, str]
+) -> None:
+    path = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
+    await client.call("xenopsd", path, "VM1.Start", "b", False)
+    (domid,) = await client.get("xenopsd", path, "VM1", "Domids")
+    home = f"/local/domain/{domid}"
+    for folder in ("data", "attr", "control"):  # as xenopsd makes them for the guest
+        await store.write(f"{home}/{folder}", b"")
+        await store.set_permissions(f"{home}/{folder}", Permissions(domid, "n"))
+
+    async def write_all() -> None:
+        for name, value in written.items():
+            await store.write(f"{home}/{name}", value.encode())
+
+    rule = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{path}'"
+    wanted = {name.removeprefix("data/"): value for name, value in written.items() if name.startswith("data/")}
+    del wanted["updated"]
+    async with client.signals(rule) as changes, asyncio.timeout(PATIENCE):
+        await write_all()
+        assert (await changes.get()).body[1] == {"GuestAgent": Variant("a{ss}", wanted)}
+        await write_all()  # a minute later: the same
+        await store.write(f"{home}/data/more", b"news")
+        await store.write(f"{home}/data/updated", b"again")
+        assert (await changes.get()).body[1] == {"GuestAgent": Variant("a{ss}", {**wanted, "more": "news"})}
+        assert changes.empty()
 
 
 async def test_a_reload_begins_and_ends_what_is_published(

@@ -258,12 +258,16 @@ async def test_a_service_that_does_not_answer_keeps_nothing_up_for_ever(monkeypa
         assert await board.hears("one ") == {"/free": b"7"}
 
 
-async def test_a_value_that_no_node_can_say_costs_its_own_picture() -> None:
+async def test_a_value_that_no_node_can_say_costs_its_own_node(capsys: pytest.CaptureFixture[str]) -> None:
     async with hub(ALL) as (_, source, board):
         source.found["GetManagedObjects", ""] = Reply({"5": {"Memory": [1]}, "6": {"Memory": 2}})
         source.feeds[0].miss(OWNED)
         assert await board.hears("all 6") == {"/d/6/memory": b"2"}
-        assert board.shown.keys() == {"all 6"}
+        assert board.shown.keys() == {"all 5", "all 6"}
+    told = capsys.readouterr().out
+    assert "left out of what is published" in told
+    assert "/d/5/memory (Memory): $.Memory: expected a value that a node can say" in told
+    assert "object=5" in told
 
 
 async def test_a_bug_costs_one_change(caplog: pytest.LogCaptureFixture) -> None:

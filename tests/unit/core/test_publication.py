@@ -64,16 +64,27 @@ def test_no_value_says_more_permissions_than_one() -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"id": "x", "name": "y" * 2049}, "at most 2048 bytes"),
         ({"id": "x" * 3073, "name": ""}, "a path of at most 3072 characters"),
         ({"id": "\ud800", "name": ""}, "lone surrogates"),
-        ({"id": "x", "name": "\ud800"}, "lone surrogates"),
         ({"name": ""}, "a value for each name in the path"),
     ],
 )
 def test_what_no_store_takes_is_refused(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(MarshalError, match=problem):
         Drawing(template("/vm/{id}/name"), {(): Text("{name}")}).draw(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("y" * 2049, "expected a value of at most 2048 bytes"), ("\ud800", "expected text without lone surrogates")],
+)
+def test_a_value_that_no_node_holds_is_left_out_and_the_others_are_shown(name: str, why: str) -> None:
+    drawing = Drawing(template("/vm/{id}"), {("name",): Text("{name}"), ("kib",): Text("{kib}")})
+    picture = drawing.draw({"id": "x", "name": name, "kib": 7})
+    assert picture.leaves == {"/vm/x/name": None, "/vm/x/kib": b"7"}
+    (said,) = picture.left_out
+    assert said.startswith("/vm/x/name (name): ")
+    assert why in said
 
 
 @pytest.mark.parametrize("text", ["", "n", "n-1", "x0", "n0;r5", "n0,,r5", "r5 5"])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ import pytest
 from adapters.transports import xenstore_doorbell, xenstore_settled
 from adapters.transports.xenstore_doorbell import Bell
 from adapters.transports.xenstore_packets import Permissions
-from adapters.transports.xenstore_store import Store
+from adapters.transports.xenstore_store import Store, StoreError, Transaction
 from gateway.core.exposure import DOM0_ALONE, Domains
 from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.nodes import template
@@ -378,3 +378,57 @@ async def test_a_store_that_comes_back_is_looked_at_again() -> None:
                 await other.write(UPDATED, b"1")
                 assert (await service.next())["value"] == "1"
                 await service.settled()
+
+
+async def test_a_refused_operation_costs_no_ring_and_makes_none_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is refused while all is looked through, while the ring is prepared, or when it is written down."""
+    real_list, real_transaction = store.list, store.transaction
+    refusing = {"list": 3, "transaction": 3}
+
+    def refuse(what: str) -> None:
+        if refusing[what]:
+            refusing[what] -= 1
+            raise StoreError("EQUOTA", "/")
+
+    async def list_(path: str) -> list[str] | None:
+        refuse("list")
+        return await real_list(path)
+
+    async def transaction(work: Callable[[Transaction], Awaitable[object]]) -> object:
+        refuse("transaction")
+        return await real_transaction(work)
+
+    monkeypatch.setattr(store, "list", list_)
+    monkeypatch.setattr(store, "transaction", transaction)
+    service = Service()
+    await store.write(UPDATED, b"1")
+    async with hung(store, service, WRITES):
+        assert await service.next() == {"domid": "5", "value": "1"}
+        assert await service.settled() == UPDATED
+        refusing["transaction"] = 1
+        service.held = asyncio.Event()
+        await store.write(UPDATED, b"2")
+        assert await service.next() == {"domid": "5", "value": "2"}
+        refusing["transaction"] = 2
+        service.held.set()
+        assert await service.settled() == UPDATED
+        assert service.calls.empty()
+    assert refusing == {"list": 0, "transaction": 0}
+
+
+async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_tells(store: Store) -> None:
+    service = Service()
+    told = replace(BELL, parameters={"domid": Text("{domid}"), "told": Beside(".", tree=True)})
+    async with hung(store, service, replace(told, domains=Domains(frozenset({7})))):
+        await store.write("/local/domain/5/data/os", b"planted")
+        await store.set_permissions("/local/domain/5/data/os", Permissions(7, "n"))
+        await store.write(UPDATED, b"1")
+        call = await asyncio.wait_for(service.calls.get(), PATIENCE)
+        assert call.peer.domid == 7
+    service = Service()
+    async with hung(store, service, told):  # where domain 0 alone may ring
+        await store.write(UPDATED, b"2")
+        await after_another(store, service)
+        assert service.calls.empty()

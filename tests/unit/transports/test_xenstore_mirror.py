@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from adapters.transports import xenstore_mirror, xenstore_settled
 from adapters.transports.xenstore_mirror import Mirror
 from adapters.transports.xenstore_packets import Permissions
-from adapters.transports.xenstore_store import Store
+from adapters.transports.xenstore_store import Store, StoreError, Transaction
 from gateway.core.publication import Grants, Picture, digest
 from tests.kit.nodes import changes, connected, tree, until
 from tests.kit.xenstored import Xenstored, xenstored
@@ -177,3 +177,45 @@ async def test_only_so_many_pictures_are_kept(store: Store, monkeypatch: pytest.
     for number in range(4):
         mirror.show(f"{number}", Picture({f"/a/{number}": b"1"}))
     assert [mirror.key_of(f"/a/{number}") for number in range(4)] == [None, None, "2", "3"]
+
+
+async def test_nothing_that_a_guest_has_planted_is_left_where_something_is_published(store: Store) -> None:
+    await store.write(DOMAIN, b"")
+    for planted in (TARGET, f"{TARGET}/below", f"{TARGET}/below/it"):
+        await store.write(planted, b"1")
+        await store.set_permissions(planted, Permissions(5, "b"))
+    await store.write(f"{DOMAIN}/memory/deaf/below", b"planted")
+    async with running(store) as mirror:
+        leaves = {TARGET: b"1", f"{DOMAIN}/memory/deaf": None, f"{DOMAIN}/memory/last": b"1"}
+        mirror.show("k", Picture(leaves, (("n", 0), ("r", 5)), DOMAIN))
+        await until(store, f"{DOMAIN}/memory/last", b"1")
+        assert await tree(store, DOMAIN) == {"memory/target": b"1", "memory/last": b"1"}
+        assert await store.list(TARGET) == []
+        assert await store.permissions(TARGET) == Permissions(0, "n", ((5, "r"),))
+        assert await store.read(f"{DOMAIN}/memory/deaf") is None
+
+
+async def test_a_published_node_that_stands_above_another_does_not_take_it_away(store: Store) -> None:
+    await store.write("/a/b/c", b"planted")
+    async with running(store) as mirror:
+        mirror.show("k", Picture({"/a/b/c": b"2", "/a/b": b"1", "/a/z": b"3"}, (("n", 0),)))
+        await until(store, "/a/z", b"3")
+        assert await tree(store, "/a") == {"b": b"1", "b/c": b"2", "z": b"3"}
+
+
+async def test_what_the_store_refuses_for_the_moment_is_written_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = ["EQUOTA", "ENOSPC", "EIO"]
+    commit = store.transaction
+
+    async def refuse(work: Callable[[Transaction], Awaitable[bool]]) -> bool:
+        if refusals:
+            raise StoreError(refusals.pop(), "/a/b")
+        return await commit(work)
+
+    monkeypatch.setattr(store, "transaction", refuse)
+    async with running(store) as mirror:
+        mirror.show("k", picture(b=b"1"))
+        await until(store, "/a/b", b"1")
+    assert refusals == []

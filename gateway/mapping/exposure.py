@@ -75,6 +75,8 @@ def compile_domains(scope: Scope, path: Template | None) -> Domains | None:
     """Which domains may call; None where nothing is said. `path`: where `{domid}` must stand."""
     if scope.data is None:
         return None
+    if scope.data == EVERYONE:
+        return Domains(everyone=True)
     names = [str(item)[1:-1] for item in scope.data if str(item).startswith("{")]
     for index, item in enumerate(scope.data):
         if path is not None and str(item).startswith("{") and str(item)[1:-1] not in path.parameters:

@@ -57,7 +57,11 @@ def test_collecting_may_be_switched_off(tmp_path: Path) -> None:
 def test_domains_are_numbers_a_parameter_of_the_path_or_any(tmp_path: Path) -> None:
     got = exposure(tmp_path, f"style: tree, {DOMAIN}, domains: [5, '{{domid}}']")
     assert got.domains == Domains(frozenset({5}), frozenset({"domid"}))
-    assert exposure(tmp_path, "style: tree, path: /svc, domains: [any]").domains.everyone
+    for written in ("any", "[any]", "[5, any]"):
+        assert exposure(tmp_path, f"style: tree, path: /svc, domains: {written}").domains.everyone
+    _, problems = built(tmp_path, f"{STORE}, style: tree, path: /svc, domains: all")
+    assert len(problems) == 1
+    assert "expose[0].domains" in problems[0]
 
 
 def test_a_method_may_have_domains_of_its_own(tmp_path: Path) -> None:

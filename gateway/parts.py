@@ -269,7 +269,8 @@ def offer(table: EndpointTable, endpoint: Endpoint) -> Offer:
     """What one endpoint offers in a store."""
     assert table.exposure is not None, "the compiler leaves none without"
     writes = {element(name) for name, route in table.routes.items() if route.effect is Effect.WRITE}
-    return Offer(table.exposure, endpoint, frozenset(writes))
+    domains = {element(name): route.domains for name, route in table.routes.items() if route.domains is not None}
+    return Offer(table.exposure, endpoint, frozenset(writes), domains)
 
 
 def _http_limits(listener: Listener) -> HttpLimits:

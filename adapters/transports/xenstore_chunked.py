@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from adapters.transports.xenstore_style import (
-    Found,
     Pairs,
     Request,
     Simple,
@@ -40,25 +40,34 @@ class Style(Simple):
         return self.exposure.path.below("query", "{_id}")
 
     def wanted(self, match: Match) -> Wanted:
-        """The query, and whether its reply is complete."""
-        return Wanted(match.node, (f"{_reply(match.node)}/submit",))
+        """Whether the query is committed and its reply is not; then its slices."""
+        nodes = (f"{match.node}/submit", f"{match.node}/cmd")
+        return Wanted(nodes, match.node, f"{_reply(match.node)}/submit")
 
-    def request(self, match: Match, found: Found) -> Request | None:
-        """A query that is committed and has no reply."""
-        tree = found.tree or {}
-        if not _COUNT.fullmatch(tree.get("submit", b"")) or found.nodes:
+    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
+        """A query that is committed."""
+        submit, cmd = f"{match.node}/submit", f"{match.node}/cmd"
+        if not _COUNT.fullmatch(nodes.get(submit, b"")):
             return None
-        count = int(tree["submit"])
+        count, conditions = int(nodes[submit]), {submit: nodes[submit], cmd: nodes.get(cmd)}
         if count > SLICES:
-            return _too_many(match, tree, count)
-        names = _names(count)
-        parts = {f"{match.node}/{name}": tree.get(name) for name in ("cmd", "submit", *names)}
-        conditions = {**parts, f"{_reply(match.node)}/submit": None}
-        fault = _wrong(tree, names)
-        if fault is not None:
-            return Request("", (), conditions, fault)
+            return Request("", (), conditions, refused(f"expected at most {SLICES} slices, got {count}"))
+        if not nodes.get(cmd):
+            return Request("", (), conditions, refused("expected a node 'cmd' with the name of a method"))
+        return Request(nodes[cmd].decode("latin-1"), (), conditions)
+
+    def request(self, match: Match, asked: Request, tree: Mapping[str, bytes]) -> Request:
+        """Its slices are the text, and have to be there still when it is answered."""
+        if asked.fault is not None:
+            return asked
+        names = _names(int(_said(asked, f"{match.node}/submit")))
+        conditions = {**asked.conditions, **{f"{match.node}/{name}": tree.get(name) for name in names}}
+        lacking = [name for name in names if name not in tree]
+        if lacking:
+            said = f"node 'submit' says that there are {len(names)} slices, but '{lacking[0]}' is not there"
+            return replace(asked, conditions=conditions, fault=refused(said))
         pairs = [("data", b"".join([tree[name] for name in names]))] if names else []
-        return Request(tree["cmd"].decode("latin-1"), pairs, conditions)
+        return replace(asked, pairs=pairs, conditions=conditions)
 
     def answer(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[Step] | Fault:
         """The slices, and `submit` last; an error's description is its text, and its code stands beside it."""
@@ -80,22 +89,14 @@ class Style(Simple):
         return [Write(reply + path, value, handed=not path) for path, value in nodes]
 
 
-def _too_many(match: Match, tree: Mapping[str, bytes], count: int) -> Request:
-    conditions = {f"{match.node}/submit": tree["submit"], f"{_reply(match.node)}/submit": None}
-    return Request("", (), conditions, refused(f"expected at most {SLICES} slices, got {count}"))
+def _said(asked: Request, path: str) -> bytes:
+    value = asked.conditions[path]
+    assert isinstance(value, bytes)
+    return value
 
 
 def _names(count: int) -> list[str]:
     return [f"data{at:02d}" for at in range(count)]
-
-
-def _wrong(tree: Mapping[str, bytes], names: Sequence[str]) -> Fault | None:
-    if not tree.get("cmd"):
-        return refused("expected a node 'cmd' with the name of a method")
-    lacking = [name for name in names if name not in tree]
-    if lacking:
-        return refused(f"node 'submit' says that there are {len(names)} slices, but '{lacking[0]}' is not there")
-    return None
 
 
 def _reply(query: str) -> str:

@@ -5,11 +5,10 @@ As the snapshots of a guest's own doing had it: `action` is removed, then `statu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from adapters.transports.xenstore_mailbox import word
 from adapters.transports.xenstore_style import (
-    Found,
     Pairs,
     Remove,
     Request,
@@ -18,6 +17,7 @@ from adapters.transports.xenstore_style import (
     Wanted,
     Write,
     error_of,
+    handed,
     named_only,
     unsayable,
 )
@@ -31,14 +31,14 @@ class Style(Simple):
 
     def wanted(self, match: Match) -> Wanted:
         """The word, and the nodes beside it that the mapping names."""
-        return Wanted(None, (match.node, *(f"{_folder(match)}/{name}" for name in self.exposure.parameters)))
+        return Wanted((match.node, *(f"{_folder(match)}/{name}" for name in self.exposure.parameters)))
 
-    def request(self, match: Match, found: Found) -> Request | None:
+    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
         """A word that is there."""
-        value = found.nodes.get(match.node, b"")
+        value = nodes.get(match.node, b"")
         if not value:
             return None
-        beside = {name: found.nodes.get(f"{_folder(match)}/{name}") for name in self.exposure.parameters}
+        beside = {name: nodes.get(f"{_folder(match)}/{name}") for name in self.exposure.parameters}
         pairs = [(member(name), each) for name, each in beside.items() if each is not None]
         method = element(self.exposure.method) if self.exposure.method else word(value)
         conditions = {f"{_folder(match)}/{name}": each for name, each in beside.items()}
@@ -50,9 +50,12 @@ class Style(Simple):
             return unsayable("$: expected a struct, whose members become nodes beside the word")
         words = self.exposure.states or Words()
         said = words.failed if error_of(pairs) else words.done
-        beside = [Write(f"{_folder(match)}/{path}", value, handed=True) for path, value in pairs]
         state = [Write(f"{_folder(match)}/{words.node}", said.encode(), handed=True)] if said else []
-        return [*beside, *state, Remove(match.node)]
+        return [*handed(_folder(match), pairs), *state, Remove(match.node)]
+
+    def beside(self, match: Match) -> str | None:
+        """The word's own."""
+        return _folder(match)
 
 
 def _folder(match: Match) -> str:

@@ -6,11 +6,11 @@ client removes. A request that is taken is done once: after a crash it has faile
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from adapters.transports.xenstore_mailbox import word
 from adapters.transports.xenstore_style import (
-    Found,
     Pairs,
     Request,
     Simple,
@@ -18,6 +18,7 @@ from adapters.transports.xenstore_style import (
     Wanted,
     Write,
     error_of,
+    handed,
     named_only,
     pairs_below,
     unsayable,
@@ -39,21 +40,26 @@ class Style(Simple):
         return f"{match.node}/{self._words.node}"
 
     def wanted(self, match: Match) -> Wanted:
-        """All that is in the directory."""
-        return Wanted(match.node)
+        """The state, and then all that is in the directory."""
+        return Wanted((self.signed(match),), match.node)
 
-    def request(self, match: Match, found: Found) -> Request | None:
+    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
         """A directory whose state is the word that commits, or the one that says it was taken."""
-        words, tree = self._words, found.tree or {}
-        state = tree.get(words.node, b"").decode("utf-8", "replace")
+        words = self._words
+        state = nodes.get(self.signed(match), b"").decode("utf-8", "replace")
         begun = bool(words.taken) and state == words.taken
         if not state or (state != words.commit and not begun):
             return None
-        pairs = [(path, value) for path, value in pairs_below(tree) if path != words.node]
         method = element(self.exposure.method) if self.exposure.method else word(words.commit.encode())
+        return Request(method, (), {self.signed(match): state.encode()}, begun=begun)
+
+    def request(self, match: Match, asked: Request, tree: Mapping[str, bytes]) -> Request:
+        """Its nodes; once its state says that it is taken, what the client does to them is no matter."""
+        words = self._words
+        pairs = [(path, value) for path, value in pairs_below(tree) if path != words.node]
         conditions = {} if words.taken else {f"{match.node}/{path}": value for path, value in pairs}
-        conditions[f"{match.node}/{words.node}"] = (words.taken or words.commit).encode()
-        return Request(method, pairs, conditions, begun=begun)
+        state = (words.taken or words.commit).encode()
+        return replace(asked, pairs=pairs, conditions={**conditions, self.signed(match): state})
 
     def begin(self, match: Match, request: Request) -> Sequence[Step]:
         """The state says that it is taken."""
@@ -71,5 +77,9 @@ class Style(Simple):
         cut = any(len(value) > words.limit for _, value in pairs) if limit else False
         done = words.truncated if cut and words.truncated else words.done
         said = words.failed if error_of(pairs) else done
-        nodes = [Write(f"{match.node}/{path}", value[:limit], handed=True) for path, value in pairs]
+        nodes = handed(match.node, [(path, value[:limit]) for path, value in pairs])
         return [*nodes, *([Write(f"{match.node}/{words.node}", said.encode())] if said else [])]
+
+    def beside(self, match: Match) -> str | None:
+        """The directory."""
+        return match.node

@@ -6,10 +6,9 @@ what stands there is always still to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from adapters.transports.xenstore_style import (
-    Found,
     Pairs,
     Remove,
     Request,
@@ -37,14 +36,14 @@ class Style(Simple):
 
     def wanted(self, match: Match) -> Wanted:
         """Command and parameter."""
-        return Wanted(None, (f"{match.node}/{COMMAND}", f"{match.node}/{PARAMETER}"))
+        return Wanted((f"{match.node}/{COMMAND}", f"{match.node}/{PARAMETER}"))
 
-    def request(self, match: Match, found: Found) -> Request | None:
+    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
         """A command that is there."""
-        command = found.nodes.get(f"{match.node}/{COMMAND}", b"")
+        command = nodes.get(f"{match.node}/{COMMAND}", b"")
         if not command:
             return None
-        parameter = found.nodes.get(f"{match.node}/{PARAMETER}")
+        parameter = nodes.get(f"{match.node}/{PARAMETER}")
         pairs = [] if parameter is None else [(PARAMETER, parameter)]
         conditions = {f"{match.node}/{COMMAND}": command, f"{match.node}/{PARAMETER}": parameter}
         return Request(word(command), pairs, conditions)
@@ -58,7 +57,7 @@ class Style(Simple):
         value = only_value([("", each) for path, each in pairs if path == PARAMETER] or pairs)
         if value is None:
             return unsayable(f"$: expected one text, for the node '{PARAMETER}'; got a struct or array")
-        result = [Write(f"{match.node}/{PARAMETER}", value)] if pairs else []
+        result = [Write(f"{match.node}/{PARAMETER}", value, handed=True)] if pairs else []
         return [*result, *_state(match, words.done), done]
 
 

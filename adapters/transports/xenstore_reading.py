@@ -3,49 +3,75 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 from adapters.transports.xenstore_nodes import Nodes
+from adapters.transports.xenstore_packets import Permissions
 from gateway.core.nodes import Match, Template, is_parameter
+
+T = TypeVar("T")
+
+AT_ONCE = 16  # nodes that one reader reads at once, so that others get in between
 
 
 class TooMuchError(Exception):
     """More nodes or bytes than a request may have; the text says how many that are."""
 
 
-async def tree(nodes: Nodes, root: str, limit: int, size: int) -> dict[str, bytes] | None:
-    """Every node below and its value, by path; None when there is no root. Nothing is looked for below a value."""
-    found: dict[str, bytes] = {}
-    value, names = await asyncio.gather(nodes.read(root), nodes.list(root))
-    if value is None:
-        return None
-    found[""] = value
-    level = sorted(names or ())
+class Read(NamedTuple):
+    """Nodes that are there, by path, and the permissions of each."""
+
+    values: dict[str, bytes]
+    permissions: dict[str, Permissions]
+
+
+async def tree(nodes: Nodes, root: str, limit: int, size: int) -> Read:
+    """Every node at and below one, by the path below it. Nothing is looked for below a value. Raises TooMuchError."""
+    found, level = await asyncio.gather(several(nodes, [root]), nodes.list(root))
+    level = [f"{root}/{name}" for name in sorted(level or ())]
     while level:
-        if len(found) + len(level) > limit:
+        if len(found.values) + len(level) > limit:
             raise TooMuchError(f"expected at most {limit} nodes")
-        values = dict(zip(level, await _read(nodes, root, level), strict=True))
-        found.update({path: each for path, each in values.items() if each is not None})
-        if sum(map(len, found.values())) > size:
+        more = await several(nodes, level)
+        found.values.update(more.values)
+        found.permissions.update(more.permissions)
+        if sum(map(len, found.values.values())) > size:
             raise TooMuchError(f"expected at most {size} bytes in all nodes together")
-        level = await _below(nodes, root, [path for path, each in values.items() if each == b""])
-    return found
+        inner = [path for path, value in more.values.items() if value == b""]
+        lists = await _bit_by_bit(nodes.list, inner)
+        level = [f"{path}/{name}" for path, names in zip(inner, lists, strict=True) for name in sorted(names or ())]
+    begin = len(root) + 1
+    return Read(
+        {path[begin:]: value for path, value in found.values.items()},
+        {path[begin:]: each for path, each in found.permissions.items()},
+    )
 
 
-async def _read(nodes: Nodes, root: str, paths: Sequence[str]) -> list[bytes | None]:
-    return await asyncio.gather(*(nodes.read(f"{root}/{path}") for path in paths))
+async def several(nodes: Nodes, paths: Iterable[str]) -> Read:
+    """The nodes that are there."""
+
+    async def one(path: str) -> tuple[bytes | None, Permissions | None]:
+        return await asyncio.gather(nodes.read(path), nodes.permissions(path))
+
+    paths = list(paths)
+    found = dict(zip(paths, await _bit_by_bit(one, paths), strict=True))
+    values = {path: value for path, (value, who) in found.items() if value is not None and who is not None}
+    return Read(values, {path: who for path, (_, who) in found.items() if who is not None and path in values})
 
 
-async def _below(nodes: Nodes, root: str, paths: Sequence[str]) -> list[str]:
-    lists = await asyncio.gather(*(nodes.list(f"{root}/{path}") for path in paths))
-    return [f"{path}/{name}" for path, names in zip(paths, lists, strict=True) for name in sorted(names or ())]
-
-
-async def several(nodes: Nodes, paths: Iterable[str]) -> dict[str, bytes]:
+async def values(nodes: Nodes, paths: Iterable[str]) -> dict[str, bytes]:
     """The values of the nodes that are there."""
     paths = list(paths)
-    values = await asyncio.gather(*map(nodes.read, paths))
-    return {path: value for path, value in zip(paths, values, strict=True) if value is not None}
+    found = await _bit_by_bit(nodes.read, paths)
+    return {path: value for path, value in zip(paths, found, strict=True) if value is not None}
+
+
+async def _bit_by_bit(ask: Callable[[str], Awaitable[T]], paths: Sequence[str]) -> list[T]:
+    found: list[T] = []
+    for at in range(0, len(paths), AT_ONCE):
+        found += await asyncio.gather(*map(ask, paths[at : at + AT_ONCE]))
+    return found
 
 
 async def places(nodes: Nodes, template: Template, start: str) -> list[Match]:
@@ -56,7 +82,7 @@ async def places(nodes: Nodes, template: Template, start: str) -> list[Match]:
     paths = [start]
     for element in rest.elements:
         if is_parameter(element):
-            lists = await asyncio.gather(*map(nodes.list, paths))
+            lists = await _bit_by_bit(nodes.list, paths)
             paths = [f"{path}/{name}" for path, names in zip(paths, lists, strict=True) for name in names or ()]
         else:
             paths = [f"{path}/{element}" for path in paths]

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from adapters.transports.xenstore_asker import Admission, StoreLimits
 from adapters.transports.xenstore_store import Store
-from gateway.core.exposure import Exposure
+from gateway.core.exposure import DOM0, Domains, Exposure
+from gateway.core.model import Value
 from gateway.core.ports import Endpoint
 
-READERS = 64  # requests that are read at one time
+READERS = 32  # requests of domain 0 that are read at one time
+READERS_OF_DOMAIN = 2  # of each other domain
+NEWCOMERS = 16  # nodes of which nobody knows yet whose they are: of each one permission is read
+NOBODY = -1  # in place of a domid: several domains could have written the node
+MOST_OWNERS = 20_000  # nodes whose owner is remembered
+FIRST_PAUSE, LAST_PAUSE = 0.05, 5.0  # seconds before what the store has refused is tried again
 KEPT = 1200.0  # seconds for which what a write was answered is remembered: as long as old clients wait
 MOST_KEPT = 10_000  # answers
 MOST_KEPT_BYTES = 16 * 1024**2
@@ -27,6 +34,28 @@ class Offer:
     exposure: Exposure
     endpoint: Endpoint
     writes: frozenset[str] = frozenset()
+    domains: Mapping[str, Domains] = field(default_factory=dict)  # of methods that have their own
+
+    def may(self, domid: int, method: str, parameters: Mapping[str, Value]) -> bool:
+        """Whether a domain may call this, as far as the path's own parameters tell: the endpoint has the last word."""
+        return self.domains.get(method, self.exposure.domains).allow(domid, parameters)
+
+
+def pauses() -> Iterator[float]:
+    """Seconds, growing."""
+    pause = FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(LAST_PAUSE, 2 * pause)
+
+
+class Kept(NamedTuple):
+    """What a write was answered."""
+
+    until: float
+    owner: int  # whose request it was
+    body: bytes
+    connection: int  # which one it was
 
 
 @dataclass(slots=True)
@@ -39,13 +68,17 @@ class Shared:
     tell: Callable[[str], object]  # what an operator should know
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    pause: Callable[[float], Awaitable[object]] = asyncio.sleep  # before what the store has refused is tried again
     running: dict[str, bool] = field(default_factory=dict)  # node of a request -> something changed there meanwhile
-    kept: dict[str, tuple[float, bytes, int]] = field(default_factory=dict)  # node -> until, answer, which connection
+    kept: dict[str, Kept] = field(default_factory=dict)  # by node
     kept_bytes: int = 0
     unbegun: set[str] = field(default_factory=set)  # nodes that were perhaps claimed, and were not executed
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one answer at a time: they change the same folders
+    claimed: set[str] = field(default_factory=set)  # nodes that were claimed when all was looked through
+    owners: OrderedDict[str, int] = field(default_factory=OrderedDict)  # node -> who owned it when it was last seen
     _turns: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
+    _lanes: WeakValueDictionary[int | None, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
 
     def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         """A task that ends by itself; a bug in it is told to the loop."""
@@ -61,8 +94,23 @@ class Shared:
             context = {"message": f"a bug ended {task.get_name()}", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
 
+    def lane(self, domid: int | None) -> asyncio.Semaphore:
+        """Held while something of a domain is read, so that it waits for itself alone. None: whose, nobody knows."""
+        lane = self._lanes.get(domid)
+        if lane is None:
+            width = NEWCOMERS if domid is None else READERS if domid == DOM0 else READERS_OF_DOMAIN
+            lane = self._lanes[domid] = asyncio.Semaphore(width)
+        return lane
+
+    def owned(self, node: str, domid: int) -> None:
+        """Remember whose node that is, so that it need not be asked outside its own lane the next time."""
+        self.owners[node] = domid
+        self.owners.move_to_end(node)
+        if len(self.owners) > MOST_OWNERS:
+            self.owners.popitem(last=False)
+
     def turn(self, domid: int) -> asyncio.Lock:
-        """Held while an answer is written, for answers to one domain get in each other's way in the store.
+        """Held until an answer is written, so that each domain has one that waits to be written.
 
         One for each domain: a guest that keeps changing its own request holds up its own answers and no other's.
         """
@@ -71,25 +119,28 @@ class Shared:
             turn = self._turns[domid] = asyncio.Lock()
         return turn
 
-    def keep(self, node: str, body: bytes) -> None:
-        """Remember what a write was answered, for the case that its client, or the store, forgets it."""
+    def keep(self, node: str, owner: int, body: bytes, connection: int) -> None:
+        """Remember what a write was answered, for the case that its client, or the store, forgets it.
+
+        `connection`: the one over which it was asked. What is gone over a later one was perhaps forgotten by the store.
+        """
         now = self.clock()
         self.forget(node)
-        while self.kept and (self._holds_enough(len(body)) or next(iter(self.kept.values()))[0] < now):
+        while self.kept and (self._holds_enough(len(body)) or next(iter(self.kept.values())).until < now):
             self.forget(next(iter(self.kept)))
-        self.kept[node] = (now + KEPT, body, self.store.connections)
+        self.kept[node] = Kept(now + KEPT, owner, body, connection)
         self.kept_bytes += len(body)
 
     def let_go(self, node: str) -> None:
         """The request is gone: its client has the answer, or the store has forgotten both and the client asks again."""
         kept = self.kept.get(node)
-        if kept is not None and kept[2] == self.store.connections:
+        if kept is not None and kept.connection == self.store.connections:
             self.forget(node)
 
     def forget(self, node: str) -> None:
         """The answer is not needed any more."""
-        _, body, _ = self.kept.pop(node, (0.0, b"", 0))
-        self.kept_bytes -= len(body)
+        kept = self.kept.pop(node, None)
+        self.kept_bytes -= len(kept.body) if kept is not None else 0
 
     def _holds_enough(self, more: int) -> bool:
         return len(self.kept) >= MOST_KEPT or self.kept_bytes + more > MOST_KEPT_BYTES

@@ -22,7 +22,9 @@ def _operations(nodes: Nodes, step: Step, domid: int) -> list[Coroutine[None, No
     if not isinstance(step, Write):
         return [nodes.remove(step.path)]
     written = nodes.write(step.path, step.value)
-    return [written, nodes.set_permissions(step.path, Permissions(domid, "n"))] if step.handed else [written]
+    if not step.handed:
+        return [written]
+    return [nodes.remove(step.path), written, nodes.set_permissions(step.path, Permissions(domid, "n"))]
 
 
 def hold(conditions: Conditions, found: Sequence[bytes | None]) -> bool:

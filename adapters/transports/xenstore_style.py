@@ -1,7 +1,8 @@
 """The seam between the nodes of a xenstore and a style of asking: what is read, what that asks, what is written.
 
-A style is pure. It says where requests stand (a template), which nodes are read when one of them changed, whether they
-ask something and what, and the steps that begin and answer it. All steps of one moment are done in one transaction.
+A style is pure. It says where requests stand (a template), which few nodes tell whether something is asked there, what
+the whole request asks, and the steps that begin and answer it. All steps of one moment are done in one transaction.
+The tree below a request may be large, so it is read only when something is asked by a domain that may ask it.
 A new style is one file and one line in xenstore_styles.py.
 """
 
@@ -22,19 +23,11 @@ CODE, DESCRIPTION = "code", "description"  # both in an answer: it is an error
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is read to see whether there is a request: all below `tree`, and single nodes."""
+    """What is read to see whether there is a request, and what it asks."""
 
-    tree: str | None = None
-    nodes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What was there. A node that is not there has no entry; `tree` None: not even its root."""
-
-    tree: Mapping[str, bytes] | None = None  # by path below; "" is the root itself
-    nodes: Mapping[str, bytes] = field(default_factory=dict)  # by whole path
-    fault: Fault | None = None  # the tree is larger than a request may be, and was not read
+    nodes: tuple[str, ...] = ()  # single ones, read first: they tell whether something is asked
+    tree: str | None = None  # all below it, read last; None: the single nodes are the whole request
+    answered: str | None = None  # nothing is asked while this is there, unless a stranger has put it there
 
 
 # Steps
@@ -42,7 +35,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Set a value. `handed`: the node is new, and is the asking domain's alone before anybody can see it."""
+    """Set a value. `handed`: whatever stands there is removed first, and the node is the asking domain's alone.
+
+    Nobody sees it before that is so. Nodes written below it later have its permissions.
+    """
 
     path: str
     value: bytes = b""
@@ -73,7 +69,7 @@ Conditions: TypeAlias = Mapping[str, "bytes | Anything | None"]
 class Request:
     """What a client asks. `method` is an element of a path; `fault`: what is wrong with it already."""
 
-    method: str
+    method: str  # "" when that is unknown, as `fault` says then
     pairs: Pairs = ()
     conditions: Conditions = field(default_factory=dict)  # for the answer: else the client has left, or asks anew
     fault: Fault | None = None
@@ -100,14 +96,20 @@ class Style(Protocol):
     def wanted(self, match: Match) -> Wanted:
         """What to read when something at a request's node or below it changed."""
 
-    def request(self, match: Match, found: Found) -> Request | None:
-        """What that asks; None when it asks nothing, or is answered already."""
+    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
+        """What the single nodes ask; None when that is nothing. Without the pairs of the tree, if there is one."""
+
+    def request(self, match: Match, asked: Request, tree: Mapping[str, bytes]) -> Request:
+        """The same with the tree, by path below ("" is its root): the whole request."""
 
     def begin(self, match: Match, request: Request) -> Sequence[Step]:
         """What is written before the call is made."""
 
     def answer(self, match: Match, request: Request, pairs: Pairs) -> Sequence[Step] | Fault:
         """What is written when it was made; a fault when the style cannot say this answer."""
+
+    def beside(self, match: Match) -> str | None:
+        """The folder in which an answer lies among other nodes; None when it has a place of its own."""
 
     @property
     def answers(self) -> Template | None:
@@ -138,9 +140,17 @@ class Simple(Style):
         """The request's own node."""
         return match.node
 
+    def request(self, _match: Match, asked: Request, _tree: Mapping[str, bytes]) -> Request:
+        """The single nodes are all of it."""
+        return asked
+
     def begin(self, _match: Match, _request: Request) -> Sequence[Step]:
         """Nothing."""
         return ()
+
+    def beside(self, _match: Match) -> str | None:
+        """None."""
+        return None
 
     @property
     def answers(self) -> Template | None:
@@ -175,6 +185,16 @@ def only_value(pairs: Pairs) -> bytes | None:
 def named_only(pairs: Pairs) -> bool:
     """Whether an answer is nothing, or nodes with names and not one value."""
     return all(path for path, _ in pairs)
+
+
+def handed(folder: str, pairs: Pairs) -> Sequence[Step]:
+    """Write the nodes of an answer below a folder that may hold nodes of others: each is the asking domain's alone."""
+    values = dict(pairs)
+    steps: list[Step] = []
+    for top in dict.fromkeys(path.partition("/")[0] for path in values):
+        steps.append(Write(f"{folder}/{top}", values.get(top, b""), handed=True))
+        steps += [Write(f"{folder}/{path}", value) for path, value in pairs if path.startswith(f"{top}/")]
+    return steps
 
 
 def refused(message: str) -> Fault:

@@ -5,11 +5,11 @@ A client makes ID and commits its request in one transaction; it watches for the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from adapters.transports.xenstore_style import (
     ANYTHING,
-    Found,
     Pairs,
     Remove,
     Request,
@@ -39,18 +39,19 @@ class Style(Simple):
         return () if path.parameters else [Write(str(path.below("pid")), b"%d" % pid)]
 
     def wanted(self, match: Match) -> Wanted:
-        """The arguments, and whether there is an answer."""
-        return Wanted(match.node, (_response(match.node),))
+        """Whether there is an answer, and the arguments."""
+        return Wanted(tree=match.node, answered=_response(match.node))
 
-    def request(self, match: Match, found: Found) -> Request | None:
-        """A request without a response."""
-        response = _response(match.node)
-        if found.tree is None or response in found.nodes:
-            return None
-        pairs = pairs_below(found.tree)
-        if found.tree.get(""):
-            pairs = [("", found.tree[""]), *pairs]
-        return Request(match.parameters["_fn"], pairs, {match.node: ANYTHING, response: None}, found.fault)
+    def asks(self, match: Match, _nodes: Mapping[str, bytes]) -> Request | None:
+        """A node without a response."""
+        return Request(match.parameters["_fn"], (), {match.node: ANYTHING})
+
+    def request(self, _match: Match, asked: Request, tree: Mapping[str, bytes]) -> Request:
+        """The arguments, and a value of the request's own node, which is nobody's."""
+        pairs = pairs_below(tree)
+        if tree.get(""):
+            pairs = [("", tree[""]), *pairs]
+        return replace(asked, pairs=pairs)
 
     def answer(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[Step] | Fault:
         """The response and its keys; an answer that is one value is that of the response itself."""

@@ -6,10 +6,10 @@ end, and nothing lingers that would be done some other day.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from adapters.transports.xenstore_mailbox import word
-from adapters.transports.xenstore_style import Found, Pairs, Remove, Request, Simple, Step, Wanted, Write, error_of
+from adapters.transports.xenstore_style import Pairs, Remove, Request, Simple, Step, Wanted, Write, error_of
 from gateway.core.model import Fault
 from gateway.core.nodes import Match, element
 
@@ -21,11 +21,11 @@ class Style(Simple):
 
     def wanted(self, match: Match) -> Wanted:
         """The node."""
-        return Wanted(None, (match.node,))
+        return Wanted((match.node,))
 
-    def request(self, match: Match, found: Found) -> Request | None:
+    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
         """A word that is there."""
-        value = found.nodes.get(match.node, b"")
+        value = nodes.get(match.node, b"")
         if not value:
             return None
         conditions = {match.node: value}

@@ -66,7 +66,7 @@ methods:
 
 
 @contextmanager
-def served(*options: str) -> Iterator[str]:
+def served(*options: str, mapping: str = MAPPING) -> Iterator[str]:
     """Store, bus, echo service and gateway; the store's socket. `options` are xenstored's own."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -74,7 +74,7 @@ def served(*options: str) -> Iterator[str]:
         bus = stack.enter_context(private_bus(limits={"max_replies_per_connection": 50_000}))
         stack.enter_context(_echo(bus.address))
         (directory / "bench.xml").write_bytes((HERE / "mapping/org.xen.xcp.bench.xml").read_bytes())
-        (directory / "bench.yaml").write_text(MAPPING)
+        (directory / "bench.yaml").write_text(mapping)
         config = directory / "gateway.toml"
         config.write_text(CONFIG.format(address=bus.address, store=store.path, folder=directory))
         stack.enter_context(gateway_process(config))

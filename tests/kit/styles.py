@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapters.transports.xenstore_style import Found, Pairs, Remove, Request, Step, Style
+from adapters.transports.xenstore_style import Pairs, Remove, Request, Step, Style
 from adapters.transports.xenstore_styles import STYLES
 from gateway.core.exposure import Exposure
 from gateway.core.model import Fault
@@ -33,7 +33,10 @@ class Tried:
         assert (tree is None) or wanted.tree == match.node
         beside = {path: nodes[name] for path in wanted.nodes if (name := path.rpartition("/")[2]) in nodes}
         assert len(beside) == len(nodes), "it wants no such node"
-        return self.style.request(match, Found(tree, beside))
+        inner = {path: (tree or {}).get(path.removeprefix(f"{match.node}/")) for path in wanted.nodes}
+        beside.update({path: value for path, value in inner.items() if value is not None})
+        asked = self.style.asks(match, beside)
+        return asked if asked is None or tree is None else self.style.request(match, asked, tree)
 
     def answer(self, node: str, request: Request, pairs: Pairs) -> list[tuple[str, bytes | None]]:
         """What is written, in its order; None for what is removed."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.codecs.xenstore import Codec
-from adapters.transports.xenstore_style import Found, Request, Step, Write
+from adapters.transports.xenstore_style import Request, Step, Write
 from gateway.core.exposure import Words
 from gateway.core.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
 from gateway.core.netstrings import unpack
@@ -53,7 +53,9 @@ def test_no_style_fails_or_writes_outside(
     match = tried.match(node)
     wanted = tried.style.wanted(match)
     nodes = {path: value for path, value in zip(wanted.nodes, beside, strict=False) if value is not None}
-    asked = tried.style.request(match, Found(tree, nodes)) or Request("f")
+    asked = tried.style.asks(match, nodes) or Request("f")
+    if asked.conditions and wanted.tree is not None:
+        asked = tried.style.request(match, asked, tree or {})
     written(list(tried.style.begin(match, asked)), below)
     items = unpack(Codec().encode(Envelope((Call("f"),)), [outcome]))
     pairs = [(path.decode(), value) for path, value in zip(items[::2], items[1::2], strict=True)]

@@ -18,17 +18,13 @@ def test_a_query_is_taken_when_it_is_committed() -> None:
     assert got is not None
     assert (got.method, got.pairs) == ("run", [("data", b"a" * 512 + b"b")])
     assert got.conditions[f"{QUERY}/data01"] == b"b"
-    assert got.conditions[f"{REPLY}/submit"] is None
+    assert CHUNKED.style.wanted(CHUNKED.match(QUERY)).answered == f"{REPLY}/submit"
 
 
 def test_a_query_without_data_has_no_parameter() -> None:
     got = CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"})
     assert got is not None
     assert got.pairs == []
-
-
-def test_one_that_has_a_reply_asks_nothing() -> None:
-    assert CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"}, submit=b"1") is None
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def test_the_word_asks_with_the_nodes_beside_it() -> None:
 def test_result_and_state_stand_beside_it_when_it_is_gone() -> None:
     asked = Request("create-snapshot")
     assert SNAPSHOT.answer(NODE, asked, [("snapid/0", b"ab")]) == [
+        (f"{FOLDER}/snapid", b""),
         (f"{FOLDER}/snapid/0", b"ab"),
         (f"{FOLDER}/status", b"snapshot-created"),
         (NODE, None),

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from adapters.transports import xenstore_reading
+from adapters.transports.xenstore_packets import Operation, Permissions
 from gateway.core.nodes import template
 from tests.kit.memory_store import MemoryStore
 
 
 async def test_a_tree_is_read_level_by_level_and_not_below_a_value() -> None:
     async with MemoryStore() as store:
-        assert await xenstore_reading.tree(store, "/a", 10, 100) is None
+        assert await xenstore_reading.tree(store, "/a", 10, 100) == ({}, {})
         for path, value in {"/a/b": b"1", "/a/c/d/e": b"2", "/a/f": b"", "/a/b/hidden": b"3"}.items():
             store.put(path, value)
         found = await xenstore_reading.tree(store, "/a", 10, 100)
-        assert found == {"": b"", "b": b"1", "c": b"", "c/d": b"", "c/d/e": b"2", "f": b""}
+        assert found.values == {"": b"", "b": b"1", "c": b"", "c/d": b"", "c/d/e": b"2", "f": b""}
+        assert found.permissions == dict.fromkeys(found.values, Permissions())
+
+
+async def test_the_permissions_of_each_node_of_a_tree_are_read_with_it() -> None:
+    async with MemoryStore() as store:
+        store.put("/a")
+        store.put("/a/b", b"1", Permissions(7, "n"))
+        found = await xenstore_reading.tree(store, "/a", 10, 100)
+        assert found.permissions == {"": Permissions(), "b": Permissions(7, "n")}
+
+
+async def test_a_wide_tree_is_read_bit_by_bit() -> None:
+    """So that others get in between: no more than so many operations are under way."""
+    async with MemoryStore() as store:
+        for number in range(100):
+            store.put(f"/a/{number}", b"1")
+        under_way, most = 0, 0
+        ask = store._ask
+
+        async def counted(operation: Operation, payload: bytes, path: str) -> bytes:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0)
+            under_way -= 1
+            return await ask(operation, payload, path)
+
+        store._ask = counted  # type: ignore[method-assign]
+        assert len((await xenstore_reading.tree(store, "/a", 200, 1000)).values) == 101
+        assert most <= 2 * xenstore_reading.AT_ONCE
 
 
 async def test_more_nodes_or_bytes_than_are_allowed_are_too_much() -> None:
@@ -32,7 +65,8 @@ async def test_more_nodes_or_bytes_than_are_allowed_are_too_much() -> None:
 async def test_several_nodes_are_those_that_are_there() -> None:
     async with MemoryStore() as store:
         store.put("/a", b"1")
-        assert await xenstore_reading.several(store, ["/a", "/b"]) == {"/a": b"1"}
+        assert await xenstore_reading.several(store, ["/a", "/b"]) == ({"/a": b"1"}, {"/a": Permissions()})
+        assert await xenstore_reading.values(store, ["/a", "/b"]) == {"/a": b"1"}
 
 
 async def test_places_are_found_at_and_below_a_node() -> None:

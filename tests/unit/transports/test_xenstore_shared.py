@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from adapters.transports import xenstore_shared
 from adapters.transports.room import Room
 from adapters.transports.xenstore_asker import Admission, StoreLimits
-from adapters.transports.xenstore_shared import KEPT, Shared
+from adapters.transports.xenstore_shared import KEPT, Shared, pauses
 from tests.kit.memory_store import MemoryStore
 
 
@@ -28,12 +29,12 @@ def shared(clock: Clock) -> Shared:
 async def test_an_answer_is_kept_for_a_time() -> None:
     clock = Clock()
     made = shared(clock)
-    made.keep("/a", b"1")
+    made.keep("/a", 0, b"1", 1)
     clock.now = KEPT
-    made.keep("/b", b"2")
+    made.keep("/b", 0, b"2", 1)
     assert list(made.kept) == ["/a", "/b"]
     clock.now = KEPT + 1
-    made.keep("/c", b"3")
+    made.keep("/c", 0, b"3", 1)
     assert list(made.kept) == ["/b", "/c"]
 
 
@@ -42,11 +43,11 @@ async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.Monke
     monkeypatch.setattr(xenstore_shared, "MOST_KEPT_BYTES", 10)
     made = shared(Clock())
     for name in "abcd":
-        made.keep(name, b"1")
+        made.keep(name, 0, b"1", 1)
     assert list(made.kept) == ["b", "c", "d"]
-    made.keep("e", b"123456789")
+    made.keep("e", 0, b"123456789", 1)
     assert (list(made.kept), made.kept_bytes) == (["d", "e"], 10)
-    made.keep("e", b"1")
+    made.keep("e", 0, b"1", 1)
     made.forget("d")
     made.forget("nobody")
     assert (list(made.kept), made.kept_bytes) == (["e"], 1)
@@ -72,3 +73,23 @@ async def test_a_bug_in_a_task_is_told_to_the_loop() -> None:
     await asyncio.sleep(0)
     assert [context["message"] for context in told] == ["a bug ended work"]
     assert made.tasks == set()
+
+
+async def test_each_domain_reads_in_its_own_lane() -> None:
+    made = shared(Clock())
+    async with made.lane(5), made.lane(5):
+        assert made.lane(5).locked()
+        assert not any(made.lane(each).locked() for each in (0, 7, None))
+    assert not made.lane(5).locked()
+
+
+async def test_only_so_many_owners_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xenstore_shared, "MOST_OWNERS", 2)
+    made = shared(Clock())
+    for node in ("/a", "/b", "/a", "/c"):
+        made.owned(node, 5)
+    assert list(made.owners) == ["/a", "/c"]
+
+
+def test_pauses_grow_to_a_bound() -> None:
+    assert list(islice(pauses(), 9)) == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]

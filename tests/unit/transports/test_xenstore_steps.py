@@ -10,14 +10,19 @@ from tests.kit.memory_store import MemoryStore
 
 async def test_steps_are_sent_in_their_order() -> None:
     async with MemoryStore() as store:
+        store.put("/a/planted")
+        store.put("/c")
+        store.operations.clear()
         await do(store, [Write("/a", b"1", handed=True), Write("/a/b", b"2"), Remove("/c"), Write("/d")], 5)
         assert [(operation, path) for operation, path in store.operations] == [
+            (Operation.RM, "/a"),
             (Operation.WRITE, "/a"),
             (Operation.SET_PERMS, "/a"),
             (Operation.WRITE, "/a/b"),
             (Operation.RM, "/c"),
             (Operation.WRITE, "/d"),
         ]
+        assert await store.read("/a/planted") is None
 
 
 async def test_a_handed_node_and_what_is_made_below_it_is_the_asking_domains_alone() -> None:

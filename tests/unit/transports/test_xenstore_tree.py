@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.transports.xenstore_style import ANYTHING, Request, Write
+from adapters.transports.xenstore_style import ANYTHING, Request, Wanted, Write
 from tests.kit.styles import ERROR, Tried, shown
 
 TREE = Tried("tree", "/squeezed")
@@ -23,7 +23,7 @@ def test_its_process_is_announced_where_the_path_has_no_parameter() -> None:
 def test_a_request_without_a_response_asks() -> None:
     got = TREE.request(NODE, {"": b"", "kib": b"4", "vm": b"", "vm/name": b"x", "none": b""})
     pairs = [("kib", b"4"), ("vm/name", b"x"), ("none", b"")]
-    assert got == Request("reserve-memory", pairs, {NODE: ANYTHING, RESPONSE: None})
+    assert got == Request("reserve-memory", pairs, {NODE: ANYTHING})
 
 
 def test_a_value_of_the_requests_own_node_is_not_lost() -> None:
@@ -32,11 +32,9 @@ def test_a_value_of_the_requests_own_node_is_not_lost() -> None:
     assert got.pairs == [("", b"x")]
 
 
-def test_one_that_is_answered_or_gone_asks_nothing() -> None:
+def test_what_says_that_one_is_answered_is_its_response() -> None:
     match = TREE.match(NODE)
-    assert TREE.style.wanted(match).nodes == (RESPONSE,)
-    assert TREE.request(NODE, {"": b""}, **{"0f3c": b""}) is None
-    assert TREE.request(NODE, None) is None
+    assert TREE.style.wanted(match) == Wanted((), NODE, RESPONSE)
 
 
 def test_the_answer_is_the_response_with_its_keys() -> None:

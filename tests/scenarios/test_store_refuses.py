@@ -1,0 +1,242 @@
+"""A real store that now and then refuses an operation: every request has one true answer, and no write is made twice.
+
+Transport and store client are the product's, the endpoint keeps a journal; between them and xenstored stands a proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from adapters.transports.xenstore import Offer, StoreLimits, Transport
+from adapters.transports.xenstore_claims import CLAIMS
+from adapters.transports.xenstore_nodes import Nodes
+from adapters.transports.xenstore_packets import Operation, Permissions
+from adapters.transports.xenstore_store import Store
+from gateway.core.exposure import Domains, Exposure, Words
+from gateway.core.model import Outcome, Reply
+from gateway.core.nodes import template
+from tests.kit.answering import Answering
+from tests.kit.fake_store import Request
+from tests.kit.nodes import connected, until
+from tests.kit.refusing_store import PASSING, RefusingStore, Rule, at_random, nothing, path_of, refusing_store
+from tests.kit.tree_client import TreeClient
+from tests.kit.xenstored import Xenstored, xenstored
+
+PATIENCE = 60.0  # seconds
+EVERYONE = Domains(everyone=True)
+TREE = Exposure("tree", template("/svc"), EVERYONE)
+
+
+@pytest.fixture
+def daemon() -> Iterator[Xenstored]:
+    with xenstored() as running:
+        yield running
+
+
+class Served:
+    """A transport behind a proxy."""
+
+    def __init__(self, transport: Transport, endpoint: Answering, proxy: RefusingStore) -> None:
+        self.transport = transport
+        self.endpoint = endpoint
+        self.proxy = proxy
+        self.told: list[str] = []
+
+    @property
+    def journal(self) -> Counter[str]:
+        """How often each write was made."""
+        return Counter(str(call.named["token"]) for call in self.endpoint.calls if call.method == "write")
+
+    async def serving(self) -> None:
+        """Wait until all was looked through."""
+        async with asyncio.timeout(PATIENCE):
+            while not self.transport.status().serving:  # noqa: ASYNC110 - an operator looks in the same way
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def served(
+    daemon: Xenstored, rule: Rule = nothing, exposure: Exposure = TREE, outcome: Outcome | None = None
+) -> AsyncIterator[Served]:
+    async with refusing_store(daemon.path, rule) as proxy:
+        endpoint = Answering() if outcome is None else Answering(lambda _call: outcome)
+        told: list[str] = []
+        transport = Transport("store", [f"xenstore:{proxy.path}"], StoreLimits(), on_trouble=told.append)
+        made = Served(transport, endpoint, proxy)
+        made.told = told
+        await transport.expose([Offer(exposure, endpoint, frozenset({"write"}))])
+        await transport.start()
+        try:
+            yield made
+        finally:
+            await transport.stop(1.0)
+
+
+@pytest.mark.parametrize("seed", ["one", "two"])
+async def test_at_a_rate_every_request_has_one_true_answer(daemon: Xenstored, seed: str) -> None:
+    async def client(served_: Served, number: int) -> None:
+        async with Store(daemon.path) as store:
+            asking = TreeClient(store, "/svc")
+            for count in range(15):
+                token = f"{number}-{count}"
+                assert await asking.call("write", token=token) == {"token": token}
+                assert await asking.call("read", text=token) == {"text": token}
+
+    async with served(daemon, at_random({"ENOMEM": 0.01, "EAGAIN": 0.05}, seed)) as made, asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(client(made, number) for number in range(8)))
+        assert made.journal == Counter({f"{number}-{count}": 1 for number in range(8) for count in range(15)})
+        assert sum(made.proxy.refused.values()) > 50
+        made.proxy.rule = nothing
+        async with connected(daemon.path) as store:
+            folders = [f"{CLAIMS}/{name}" for name in await store.list(CLAIMS) or ()]
+            assert [await store.list(folder) for folder in folders] == [[] for _ in folders]
+
+
+@pytest.mark.parametrize("name", PASSING)
+async def test_an_answer_is_written_when_the_store_takes_it_at_last(daemon: Xenstored, name: str) -> None:
+    async with served(daemon) as made, asyncio.timeout(PATIENCE):
+        await made.serving()
+        refusals, most = 0, 3 if name in ("ENOSPC", "EQUOTA") else 12  # those pass slowly
+
+        def rule(request: Request) -> str | None:
+            nonlocal refusals
+            if request.operation == Operation.WRITE and path_of(request).startswith("/svc/rpc/response"):
+                refusals += 1
+                return name if refusals <= most else None
+            return None
+
+        made.proxy.rule = rule
+        async with Store(daemon.path) as store:
+            assert await TreeClient(store, "/svc").call("write", token="x") == {"token": "x"}
+        assert refusals > most
+        assert made.journal == {"x": 1}
+
+
+async def test_500_requests_with_long_names_are_found_while_somebody_changes_what_is_there(daemon: Xenstored) -> None:
+    async with Store(daemon.path) as store, asyncio.timeout(PATIENCE):
+        await store.until_connected()
+        names = [f"{number}-{'x' * 100}" for number in range(500)]
+        for name in names:
+            await store.write(f"/svc/rpc/request/read/{name}/text", name.encode())
+        over = asyncio.Event()
+
+        async def churn() -> None:
+            at = 0
+            while not over.is_set():
+                node = f"/svc/rpc/request/read/churn-{at % 20}"
+                await store.write(f"{node}/text", b"x")
+                await store.remove(node)
+                at += 1
+
+        async with served(daemon) as made, asyncio.TaskGroup() as group:
+            churning = [group.create_task(churn()) for _ in range(4)]
+            try:
+                await made.serving()
+                for name in names:
+                    await until(store, f"/svc/rpc/response/read/{name}/text", name.encode())
+            finally:
+                over.set()
+            await asyncio.gather(*churning)
+
+
+async def test_a_request_that_another_domain_makes_anew_in_flight_is_answered_to_nobody_else(daemon: Xenstored) -> None:
+    node, response = "/svc/rpc/request/read/1", "/svc/rpc/response/read/1"
+    async with served(daemon) as made, Store(daemon.path) as store, asyncio.timeout(PATIENCE):
+        await made.serving()
+        made.endpoint.open.clear()
+
+        async def ask(domid: int) -> None:
+            await store.transaction(lambda nodes: _as_guest(nodes, node, domid))
+
+        await ask(5)
+        await made.endpoint.begun.acquire()
+        await store.remove(node)
+        await ask(7)
+        made.endpoint.open.set()
+        await until(store, f"{response}/text", b"of 7")
+        assert await store.permissions(f"{response}/text") == Permissions(7, "n")
+        assert [call.peer.domid for call in made.endpoint.calls] == [5, 7]
+
+
+async def _as_guest(nodes: Nodes, node: str, domid: int) -> None:
+    await nodes.mkdir(node)
+    await nodes.set_permissions(node, Permissions(domid, "n"))
+    await nodes.write(f"{node}/text", f"of {domid}".encode())
+
+
+SECRET = b"secret"
+MEMBER = Reply({"a": {"b": "secret"}})
+PLANTED: dict[str, tuple[Exposure, Outcome, str, dict[str, bytes], list[str], str]] = {
+    # exposure, outcome, a request's node, nodes at and below it, what guest 7 has planted, where the secret stands
+    "tree": (TREE, MEMBER, "/svc/rpc/request/read/1", {}, ["/a", "/a/b", "/a/b/c"], "/svc/rpc/response/read/1/a/b"),
+    "chunked": (
+        Exposure("chunked", template("/svc"), EVERYONE),
+        Reply("secret"),
+        "/svc/query/1",
+        {"/cmd": b"read", "/submit": b"0"},
+        ["/data00", "/status", "/submit", "/code", "/data01"],
+        "/svc/reply/1/data00",
+    ),
+    "mailbox": (
+        Exposure("mailbox", template("/svc"), EVERYONE, answers=(("read", Words(done="done")),)),
+        Reply("secret"),
+        "/svc/command",
+        {"": b"read"},
+        ["/x"],
+        "/svc/parameter",
+    ),
+    "deletion": (
+        Exposure("deletion", template("/svc/word"), EVERYONE),
+        MEMBER,
+        "/svc/word",
+        {"": b"read"},
+        ["/b", "/b/c", "/d"],
+        "/svc/a/b",
+    ),
+    "directory": (
+        Exposure("directory", template("/svc"), EVERYONE, method="read", states=Words(commit="READY", done="DONE")),
+        MEMBER,
+        "/svc/state",
+        {"": b"READY"},
+        [],
+        "/svc/a/b",
+    ),
+}
+ANSWERS = {  # what is planted stands below it
+    "tree": "/svc/rpc/response/read/1",
+    "chunked": "/svc/reply/1",
+    "mailbox": "/svc/parameter",
+    "deletion": "/svc/a",
+}
+
+
+@pytest.mark.parametrize("style", PLANTED)
+async def test_in_the_real_store_too_an_answer_lies_in_no_planted_node(daemon: Xenstored, style: str) -> None:
+    exposure, outcome, node, below, planted, secret = PLANTED[style]
+    answer, mine = ANSWERS.get(style, ""), Permissions(5, "n")
+    async with Store(daemon.path) as store, asyncio.timeout(PATIENCE):
+        await store.until_connected()
+        for path in [f"{answer}{each}" for each in ("", *planted)] if answer else []:
+            await store.write(path, b"planted" if path != answer else b"")
+            await store.set_permissions(path, mine if style == "mailbox" and path == answer else Permissions(7, "b"))
+
+        async def ask(nodes: Nodes) -> None:
+            await nodes.mkdir(node)
+            await nodes.set_permissions(node, mine)
+            for path, value in below.items():
+                await nodes.write(f"{node}{path}", value)
+
+        async with served(daemon, exposure=exposure, outcome=outcome) as made:
+            await made.serving()
+            await store.transaction(ask)
+            await until(store, secret, SECRET)
+            assert [call.peer.domid for call in made.endpoint.calls] == [5]
+            for each in [secret, *([answer] if answer else [])]:
+                assert await store.permissions(each) == mine, each
+            for each in planted:
+                assert await store.read(f"{answer}{each}") != b"planted", each

@@ -912,6 +912,20 @@ async def test_of_a_request_that_is_answered_no_node_is_read_but_its_own_however
         assert len(made.store.asked) <= 10 * 2 * 3  # looks and operations
 
 
+async def test_looks_at_nodes_of_a_guest_that_ask_nothing_are_so_many_a_second_and_those_of_domain_0_are_not() -> None:
+    async with world() as made:
+        made.put("read/1", GUEST)
+        made.put("read/2")
+        await made.quiet()
+        made.paused.clear()
+        made.store.put(f"{REQUESTS}/read/2", "again")
+        await made.quiet()
+        assert made.paused == []
+        made.store.put(f"{REQUESTS}/read/1", "again")
+        await made.quiet()
+        assert made.paused == [xenstore_shared.FRUITLESS]
+
+
 async def test_of_a_query_that_is_not_submitted_no_slice_is_read() -> None:
     async with world("chunked", "/c/{domid}") as made:
         for number in range(99):

@@ -20,7 +20,7 @@ from adapters.transports import xenstore_claims, xenstore_leftovers, xenstore_re
 from adapters.transports.xenstore_asker import Place, asker, least
 from adapters.transports.xenstore_nodes import Nodes
 from adapters.transports.xenstore_packets import StoreError, lasts
-from adapters.transports.xenstore_shared import KEPT, LAST_PAUSE, NOBODY, Offer, Shared, pauses
+from adapters.transports.xenstore_shared import FRUITLESS, KEPT, LAST_PAUSE, NOBODY, Offer, Shared, pauses
 from adapters.transports.xenstore_steps import do, hold, too_long
 from adapters.transports.xenstore_store import LostError
 from adapters.transports.xenstore_style import (
@@ -126,7 +126,7 @@ class Exposed:
                 match = self._requests.match(path)
                 if match is not None:
                     self._look(match)
-                elif self._requests.continues(path) is not None:
+                if path == self._requests.root or (match is None and self._requests.continues(path) is not None):
                     self._due[path] = None
                     self._more.set()
         except StoreError as error:
@@ -253,13 +253,18 @@ class Exposed:
                 self._answered(self._store, wanted.answered, owner),
                 self._store.read(xenstore_claims.claim_of(node)),
             )
-        request = None if answered else self._style.asks(match, nodes)
-        if request is None or (request.begun and claim is None):  # somebody else has taken it
+            request = None if answered else self._style.asks(match, nodes)
+            if request is not None and request.begun and claim is None:  # somebody else has taken it
+                request = None
+            is_claimed = claim is not None and node not in shared.unbegun  # by a gateway that is no more
+            asked = _Asked(match, request, owner, owner, connection) if request is not None else None
+            if asked is not None:
+                asked = replace(asked, fault=UNKNOWN if is_claimed else self._refusal(asked))
+            if lane != DOM0 and (asked is None or asked.fault is not None):
+                await shared.pause(FRUITLESS)
+        if asked is None:
             await self._asks_nothing(node)
-            return None
-        is_claimed = claim is not None and node not in shared.unbegun  # by a gateway that is no more
-        asked = _Asked(match, request, owner, owner, connection)
-        return replace(asked, fault=UNKNOWN if is_claimed else self._refusal(asked))
+        return asked
 
     async def _asks_nothing(self, node: str) -> None:
         """A claim that is left of it ends."""

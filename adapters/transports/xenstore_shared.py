@@ -18,6 +18,7 @@ from gateway.core.ports import Endpoint
 
 READERS = 32  # requests of domain 0 that are read at one time
 READERS_OF_DOMAIN = 2  # of each other domain
+FRUITLESS = 0.01  # seconds by which a look at a guest's node that asks nothing, or nothing that it may, holds its lane
 NEWCOMERS = 16  # nodes of which nobody knows yet whose they are: of each one permission is read
 NOBODY = -1  # in place of a domid: several domains could have written the node
 MOST_OWNERS = 20_000  # nodes whose owner is remembered

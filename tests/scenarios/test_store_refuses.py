@@ -17,7 +17,8 @@ from adapters.transports.xenstore_claims import CLAIMS
 from adapters.transports.xenstore_nodes import Nodes
 from adapters.transports.xenstore_packets import Operation, Permissions
 from adapters.transports.xenstore_store import Store
-from gateway.core.exposure import Domains, Exposure
+from gateway.core.exposure import Domains, Exposure, Words
+from gateway.core.model import Outcome, Reply
 from gateway.core.nodes import template
 from tests.kit.answering import Answering
 from tests.kit.fake_store import Request
@@ -26,7 +27,9 @@ from tests.kit.refusing_store import PASSING, RefusingStore, Rule, at_random, no
 from tests.kit.tree_client import TreeClient
 from tests.kit.xenstored import Xenstored, xenstored
 
-PATIENCE = 100.0  # seconds
+PATIENCE = 60.0  # seconds
+EVERYONE = Domains(everyone=True)
+TREE = Exposure("tree", template("/svc"), EVERYONE)
 
 
 @pytest.fixture
@@ -57,13 +60,15 @@ class Served:
 
 
 @asynccontextmanager
-async def served(daemon: Xenstored, rule: Rule = nothing) -> AsyncIterator[Served]:
+async def served(
+    daemon: Xenstored, rule: Rule = nothing, exposure: Exposure = TREE, outcome: Outcome | None = None
+) -> AsyncIterator[Served]:
     async with refusing_store(daemon.path, rule) as proxy:
-        endpoint, told = Answering(), list[str]()
+        endpoint = Answering() if outcome is None else Answering(lambda _call: outcome)
+        told: list[str] = []
         transport = Transport("store", [f"xenstore:{proxy.path}"], StoreLimits(), on_trouble=told.append)
         made = Served(transport, endpoint, proxy)
         made.told = told
-        exposure = Exposure("tree", template("/svc"), Domains(everyone=True))
         await transport.expose([Offer(exposure, endpoint, frozenset({"write"}))])
         await transport.start()
         try:
@@ -162,3 +167,76 @@ async def _as_guest(nodes: Nodes, node: str, domid: int) -> None:
     await nodes.mkdir(node)
     await nodes.set_permissions(node, Permissions(domid, "n"))
     await nodes.write(f"{node}/text", f"of {domid}".encode())
+
+
+SECRET = b"secret"
+MEMBER = Reply({"a": {"b": "secret"}})
+PLANTED: dict[str, tuple[Exposure, Outcome, str, dict[str, bytes], list[str], str]] = {
+    # exposure, outcome, a request's node, nodes at and below it, what guest 7 has planted, where the secret stands
+    "tree": (TREE, MEMBER, "/svc/rpc/request/read/1", {}, ["/a", "/a/b", "/a/b/c"], "/svc/rpc/response/read/1/a/b"),
+    "chunked": (
+        Exposure("chunked", template("/svc"), EVERYONE),
+        Reply("secret"),
+        "/svc/query/1",
+        {"/cmd": b"read", "/submit": b"0"},
+        ["/data00", "/status", "/submit", "/code", "/data01"],
+        "/svc/reply/1/data00",
+    ),
+    "mailbox": (
+        Exposure("mailbox", template("/svc"), EVERYONE, answers=(("read", Words(done="done")),)),
+        Reply("secret"),
+        "/svc/command",
+        {"": b"read"},
+        ["/x"],
+        "/svc/parameter",
+    ),
+    "deletion": (
+        Exposure("deletion", template("/svc/word"), EVERYONE),
+        MEMBER,
+        "/svc/word",
+        {"": b"read"},
+        ["/b", "/b/c", "/d"],
+        "/svc/a/b",
+    ),
+    "directory": (
+        Exposure("directory", template("/svc"), EVERYONE, method="read", states=Words(commit="READY", done="DONE")),
+        MEMBER,
+        "/svc/state",
+        {"": b"READY"},
+        [],
+        "/svc/a/b",
+    ),
+}
+ANSWERS = {  # what is planted stands below it
+    "tree": "/svc/rpc/response/read/1",
+    "chunked": "/svc/reply/1",
+    "mailbox": "/svc/parameter",
+    "deletion": "/svc/a",
+}
+
+
+@pytest.mark.parametrize("style", PLANTED)
+async def test_in_the_real_store_too_an_answer_lies_in_no_planted_node(daemon: Xenstored, style: str) -> None:
+    exposure, outcome, node, below, planted, secret = PLANTED[style]
+    answer, mine = ANSWERS.get(style, ""), Permissions(5, "n")
+    async with Store(daemon.path) as store, asyncio.timeout(PATIENCE):
+        await store.until_connected()
+        for path in [f"{answer}{each}" for each in ("", *planted)] if answer else []:
+            await store.write(path, b"planted" if path != answer else b"")
+            await store.set_permissions(path, mine if style == "mailbox" and path == answer else Permissions(7, "b"))
+
+        async def ask(nodes: Nodes) -> None:
+            await nodes.mkdir(node)
+            await nodes.set_permissions(node, mine)
+            for path, value in below.items():
+                await nodes.write(f"{node}{path}", value)
+
+        async with served(daemon, exposure=exposure, outcome=outcome) as made:
+            await made.serving()
+            await store.transaction(ask)
+            await until(store, secret, SECRET)
+            assert [call.peer.domid for call in made.endpoint.calls] == [5]
+            for each in [secret, *([answer] if answer else [])]:
+                assert await store.permissions(each) == mine, each
+            for each in planted:
+                assert await store.read(f"{answer}{each}") != b"planted", each

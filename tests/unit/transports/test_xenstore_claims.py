@@ -22,6 +22,10 @@ async def test_nobody_but_domain_0_sees_claims() -> None:
         assert await store.permissions(xenstore_claims.claim_of("/a")) == Permissions(0, "n")
 
 
+def test_what_an_answer_left_is_written_down_elsewhere() -> None:
+    assert xenstore_claims.answer_of("/a") == xenstore_claims.claim_of("/a").replace("/claims/", "/answers/")
+
+
 async def test_claims_tell_what_they_are_on() -> None:
     async with MemoryStore() as store:
         assert await xenstore_claims.claimed(store) == []

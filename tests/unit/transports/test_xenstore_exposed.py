@@ -511,6 +511,18 @@ async def test_answers_that_nobody_takes_are_collected_where_it_is_not_switched_
             assert (made.response("read/1") is None) == (after is not None)
 
 
+async def test_a_request_that_stands_where_the_watch_is_is_found_and_the_path_is_served() -> None:
+    store = MemoryStore()
+    store.put("/a/word", "write")
+    store.put(claim_of("/a/word"), "/a/word")
+    async with world("word", "/a/word", store=store) as made:
+        assert made.is_up()
+        assert "/a/word" not in store.tree, "it was begun before a crash"
+        store.put("/a/word", "poweroff")
+        await made.quiet()
+        assert store.tree["/a/word"][0] == b""
+
+
 async def test_a_word_is_acknowledged_and_may_be_said_again() -> None:
     async with world("word", "/local/domain/{domid}/control/shutdown") as made:
         for count in (1, 2):
@@ -898,6 +910,20 @@ async def test_of_a_request_that_is_answered_no_node_is_read_but_its_own_however
             await made.quiet()
         assert reads_below(made, f"{REQUESTS}/read/1") == 0
         assert len(made.store.asked) <= 10 * 2 * 3  # looks and operations
+
+
+async def test_looks_at_nodes_of_a_guest_that_ask_nothing_are_so_many_a_second_and_those_of_domain_0_are_not() -> None:
+    async with world() as made:
+        made.put("read/1", GUEST)
+        made.put("read/2")
+        await made.quiet()
+        made.paused.clear()
+        made.store.put(f"{REQUESTS}/read/2", "again")
+        await made.quiet()
+        assert made.paused == []
+        made.store.put(f"{REQUESTS}/read/1", "again")
+        await made.quiet()
+        assert made.paused == [xenstore_shared.FRUITLESS]
 
 
 async def test_of_a_query_that_is_not_submitted_no_slice_is_read() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gateway.control import client
 
-PATIENCE = 60.0  # seconds for a process to be ready
+PATIENCE = 120.0  # seconds for a process to be ready, on the slowest machine
 HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 
 CONFIG = """\

@@ -72,7 +72,8 @@ class Place:
     async def pause(self, seconds: float) -> None:
         """Until it is over, at most so long."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.over.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for() swallows a cancellation that comes together with the end
+                await self.over.wait()
 
 
 def call(method: str, *params: object, agent: str = "") -> bytes:
@@ -85,9 +86,9 @@ async def together(place: Place, times: int, one: Callable[[Place], Awaitable[No
     """So many at once, each again and again until it is over; then they leave."""
 
     async def again() -> None:
-        while True:
+        while not place.over.is_set():
             await one(place)
-            await asyncio.sleep(place.chance.uniform(0.2, 1))
+            await place.pause(place.chance.uniform(0.2, 1))
 
     tasks = [asyncio.ensure_future(again()) for _ in range(times)]
     over = asyncio.ensure_future(place.over.wait())
@@ -98,7 +99,7 @@ async def together(place: Place, times: int, one: Callable[[Place], Awaitable[No
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
     for error in ended:
-        if not isinstance(error, asyncio.CancelledError):
+        if isinstance(error, Exception):
             place.offence(repr(error))
 
 

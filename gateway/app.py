@@ -194,6 +194,8 @@ class Gateway(Assembly):
 
     async def _keep_table(self) -> None:
         """For a start with files that are refused."""
+        if self._last_good.path is None:
+            return
         try:
             await asyncio.to_thread(self._last_good.save, self.table)
         except OSError as error:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -345,14 +346,18 @@ def test_a_batch_past_the_grace_is_cut_off_and_its_rest_is_not_begun(folder: Fol
 
 
 def test_a_reload_in_progress_does_not_delay_the_end(running: Process, folder: Folder) -> None:
-    idl = folder.mappings / "toy.xml"
-    idl.unlink()
-    os.mkfifo(idl)
+    many = "".join(f"  echo{number}: {{member: Echo, params: [text]}}\n" for number in range(4_000))
+    folder.mapping(TOY_MAPPING + many)  # takes seconds to read
+    threads = Path(f"/proc/{running.pid}/task")
+    before = len(list(threads.iterdir()))
     running.signal(signal.SIGHUP)
-    with idl.open("w"):  # opens when it is being read
-        running.signal(signal.SIGTERM)
-        running.wait_for("stopped, nothing in flight")
-    assert running.wait() == 0
+    until = time.monotonic() + DEADLINE
+    while len(list(threads.iterdir())) == before:  # files are read in a thread of its own
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    running.signal(signal.SIGTERM)
+    running.wait_for("stopped, nothing in flight")
+    assert running.wait(120) == 0
     assert {line["event"] for line in running.lines}.isdisjoint({"reloaded", "reload refused, the old mapping stays"})
 
 

@@ -130,7 +130,7 @@ def test_the_store_is_found_where_libxenstore_finds_it(monkeypatch: pytest.Monke
 
 async def test_one_domain_at_its_bound_does_not_hold_up_another() -> None:
     endpoint = Answering()
-    async with serving(offer(endpoint)) as (_, store):
+    async with serving(offer(endpoint, domains=Domains(everyone=True))) as (_, store):
         endpoint.open.clear()
         for number in range(20):
             store.put(f"/svc/rpc/request/f/{number}", b"", Permissions(5, "n"))

@@ -10,6 +10,7 @@ import gc
 import inspect
 import os
 import random
+import signal
 import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -33,6 +34,8 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 forbid_others()
+# A shell that starts the tests in its background has them ignore Ctrl-C, and with them each program that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -29,9 +29,11 @@ from tests.soak.world import HUNG, World
 
 CALLERS = 300  # of a hung service: more than a listener takes calls by default
 IDLE = 1_100  # connections: more than a listener takes by default
-AGENTS = 10_000
+KEPT = 10_000  # clients that the gateway tells
+AGENTS = KEPT + 500
 BEFORE = "127.0.0.10"  # the address and the name of a client that calls once
-READERS, LARGE = 40, 2 * 1024**2  # slow readers, and what each of them asks for: more than may be held together
+READERS, LARGE = 24, 8 * 1024**2  # slow readers, and what each of them asks for: more than may be held together
+SMALL = 64 * 1024  # bytes of each connection's buffer in the kernel: what is not read stays with the gateway
 PATIENCE = 45.0  # seconds in which everybody has an answer
 LEAVES_AFTER = 2.0  # seconds; the callers of a hung old service
 LEFTOVERS = 500  # requests of a guest that may not call
@@ -63,7 +65,16 @@ class Place:
     async def connect(self) -> AsyncIterator[Wire]:
         """A connection to the listener that the healthy client has too."""
         host, _, port = self.world.shared.removeprefix("tcp:").rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port), local_addr=(self.source, 0))
+        plug = socket.socket()
+        plug.setblocking(False)
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        plug.bind((self.source, 0))
+        try:
+            await asyncio.get_running_loop().sock_connect(plug, (host, int(port)))
+        except BaseException:
+            plug.close()
+            raise
+        reader, writer = await asyncio.open_connection(sock=plug)
         try:
             yield Wire(reader, writer)
         finally:
@@ -219,7 +230,7 @@ async def many_user_agents(place: Place) -> None:
                     await wire.send(call(f"{healthy.NAME}.read", "x", agent=name))
                     await wire.reply(PATIENCE)
                     place.counted("names")
-    status, known = await place.world.control("GET", f"/v1/clients?limit={AGENTS}")
+    status, known = await place.world.control("GET", f"/v1/clients?limit={KEPT}")
     if status != HTTPStatus.OK or BEFORE not in json.dumps(known):
         place.offence(f"who called before is not known any more (HTTP {status}, {len(known)} clients)")
 

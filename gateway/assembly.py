@@ -34,7 +34,9 @@ class Assembly:
         self.settings = settings
         self.table = table
         self.backend = parts.backend(settings)
-        self.room = parts.Room(settings.limits.max_calls, settings.limits.max_buffered)
+        self.room = parts.Room(
+            settings.limits.max_calls, settings.limits.max_buffered, settings.limits.max_buffered_per_peer
+        )
         self.upstreams = parts.Upstreams(parts.upstreams(settings, self.room))
         self.observing_upstreams = parts.Upstreams(parts.observed_upstreams(settings, self.room))
         self.observing = parts.observing(settings)
@@ -144,7 +146,7 @@ class Assembly:
             found = [exchange for key, exchange in self.endpoints.exchanges.items() if key.listener == store.name]
             await store.expose(parts.offer(exchange.table, exchange) for exchange in found)
 
-    def _transport(self, name: str, listener: Listener) -> parts.Transport | parts.StoreTransport:
+    def _transport(self, name: str, listener: Listener) -> parts.Server | parts.StoreTransport:
         if listener.is_store:
             return parts.store_transport(
                 name, listener, self.room, lambda trouble: _log.warning("store", listener=name, trouble=trouble)

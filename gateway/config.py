@@ -33,6 +33,7 @@ Bind = Annotated[str, Meta(pattern=r"^(tcp:.+:\d+|unix:/.+|systemd:.+|xenstore:(
 MetricsAddress = Annotated[str, Meta(pattern=r"^tcp:.+:\d+$")]
 UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+|xenstore:/.+)$")]
 Who = Annotated[str, Meta(pattern=r"^((user:|group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|(uid|gid):\d{1,10})$")]
+Origin = Annotated[str, Meta(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+)$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -71,12 +72,17 @@ class Listener(_Section, frozen=True):
     max_calls_per_domain: Count = 16  # in a xenstore, of each domain but 0
     max_body_per_domain: Size = Size(64 * 1024)  # of all requests of such a domain together
     max_connections: Count = 1024
+    max_calls_per_peer: Count | None = None  # of one user, address or IPv6 network; half of the whole when not said
+    max_connections_per_peer: Count | None = None  # the same
     header_timeout: Seconds = Seconds(10)
     body_timeout: Seconds = Seconds(60)
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
     force_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
     force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
+    origins: tuple[Origin, ...] = ()  # web pages that may call; "*": any
+    hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # names that requests may be for; none: any
+    missing_host: Literal["refuse", "accept"] = "refuse"  # HTTP/1.1 without a Host header
     unmapped: Literal["refuse", "forward"] = "refuse"  # what no endpoint takes: other paths, other verbs than POST
     upstream: str | None = None  # where that goes
 
@@ -132,6 +138,7 @@ class Ceilings(_Section, frozen=True):
 
     max_calls: Count = 1024
     max_buffered: Size = Size(256 * 1024**2)  # request bodies and answers held at one time
+    max_buffered_per_peer: Size | None = None  # of one user, address or IPv6 network; half of the whole when not said
     max_observed: Count = 64  # calls that the other side runs afterwards, to be compared; past it they are not
 
 

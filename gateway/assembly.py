@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from gateway import metrics, parts
-from gateway.config import Config, Listener
+from gateway.config import Config, Listener, reached_by_others
 from gateway.core.ports import Endpoint
 from gateway.core.route import Route
 from gateway.dispatch import Dispatcher
@@ -98,7 +98,12 @@ class Assembly:
         await self.hub.follow(table)
 
     def warn_of_trust(self, settings: Config) -> None:
-        """Say in the log which old services anybody could pose as."""
+        """Say in the log which listeners others can reach, and which old services anybody could pose as."""
+        for name, section in settings.listener.items():
+            for address in self.transports[name].addresses if name in self.transports else ():
+                who = reached_by_others(address, section.socket_mode)
+                if who is not None:
+                    _log.warning(f"{who} can reach this listener; whoever connects may call", listener=name, at=address)
         for name, upstream in settings.upstream.items():
             if upstream.url.startswith("https:") and not upstream.verify:
                 _log.warning("anybody may pose as this old service: its certificate is not verified", upstream=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway import config, parts
@@ -20,7 +20,7 @@ BUS_PATIENCE = 2.0  # seconds that start, and a live check, wait for the buses
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What `check` found. `notes`: what could not be held against a running service, and why."""
+    """What `check` found. `notes`: what could not be held against a running service, and who else can call."""
 
     table: Table
     problems: Sequence[Problem]
@@ -50,9 +50,11 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
         upstreams=parts.spoken(settings) if settings else None,
         may_be_empty=settings is not None and not paths and parts.forwards(settings),
     )
+    warnings = config.open_listeners(settings) if settings is not None else ()
     if problems or settings is None or not live:
-        return Checked(table, problems, ())
-    return asyncio.run(_check_live(settings, table))
+        return Checked(table, problems, warnings)
+    checked = asyncio.run(_check_live(settings, table))
+    return replace(checked, notes=(*warnings, *checked.notes))
 
 
 def compiled(path: Path, content: bytes) -> tuple[Table, list[Problem]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from difflib import get_close_matches
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -206,6 +207,36 @@ def parse(document: dict[str, object], path: Path) -> Config:
     _operators_bus(settings, path)
     _stores_alone(settings, path)
     return settings
+
+
+def reached_by_others(address: str, socket_mode: str) -> str | None:
+    """Who else than this host's chosen users can connect to a listening address; None where nobody can."""
+    if address.startswith("tcp:"):
+        host = address.removeprefix("tcp:").rpartition(":")[0].strip("[]").partition("%")[0]
+        return None if _is_loopback(host) else "other hosts"
+    if address.startswith("unix:/") and int(socket_mode, 8) & _OTHERS_WRITE:
+        return "every user of this host"
+    return None
+
+
+_OTHERS_WRITE = 0o002  # what connecting to a Unix socket takes, unix(7)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name; where it leads is known when it is looked up
+
+
+def open_listeners(settings: Config) -> tuple[str, ...]:
+    """A sentence for each address of a listener that others can reach."""
+    return tuple(
+        f"{settings.file}: $.listener.{name}.bind[{number}]: {who} can reach {address}; whoever connects may call"
+        for name, listener in settings.listener.items()
+        for number, address in enumerate(listener.bind)
+        if (who := reached_by_others(address, listener.socket_mode)) is not None
+    )
 
 
 def _one_bus_each(settings: Config, path: Path) -> None:

@@ -106,7 +106,7 @@ class Owner(Protocol):
     def cut(self, peer: Peer, why: str) -> None:
         """It was cut by us."""
 
-    def admit(self, request: Request, share: Share) -> HttpAnswer | None:
+    def admit(self, request: Request) -> HttpAnswer | None:
         """Find the endpoint; the answer where the head alone tells that it is none."""
 
     def refuse(self, request: Request, refusal: Refusal) -> HttpAnswer:
@@ -135,7 +135,6 @@ class Connection(asyncio.Protocol):
         "_failure",
         "_has_begun",
         "_head_bytes",
-        "_head_size",
         "_headers",
         "_held",
         "_is_broken",
@@ -150,6 +149,7 @@ class Connection(asyncio.Protocol):
         "_overhead",
         "_owner",
         "_parser",
+        "_piece",
         "_probes_at",
         "_ready",
         "_share",
@@ -179,8 +179,8 @@ class Connection(asyncio.Protocol):
         self._held = 0  # bytes, of the room
         # The head that is being parsed
         self._has_begun = False
-        self._head_bytes = 0  # as they came
-        self._head_size = 0  # of its lines so far
+        self._head_bytes = 0  # as they came, of the head alone
+        self._piece = 0  # bytes that the parser has now, from the end of the last head
         self._overhead = 0  # bytes since the last progress of a body
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -333,7 +333,7 @@ class Connection(asyncio.Protocol):
                     self._feed()
                 else:
                     break
-            if not self._ended:
+            if not self._ended and (self._task is None or self._unread or self._is_eof or self._is_paused):
                 self._settle()
         except Exception:  # noqa: BLE001 - `_bug` logs it, and ends the connection
             self._bug()
@@ -366,12 +366,14 @@ class Connection(asyncio.Protocol):
 
     def _advance_body(self, request: Request) -> None:
         """Look at a body of which a part has come: whether the rest of it is wanted, or will never come."""
+        assert self._share is not None
         answer = None if request.is_admitted else self._admit(request)
         if answer is None and (self._is_eof or self._is_broken):
             answer = self._owner.refuse(request, BROKEN_BODY)
         if answer is None and request.size > self._owner.limits.body:
             answer = self._owner.refuse(request, too_large(self._owner.limits.body))
-        if answer is None and not self._fits(max(request.size, request.length or 0)):
+        size = max(request.size, request.length or 0)
+        if answer is None and not self._owner.quotas.fits(self._share, size - self._held):
             answer = self._owner.refuse(request, BUSY)
         if answer is not None:
             self._answer(request, answer._replace(close=True))
@@ -384,25 +386,25 @@ class Connection(asyncio.Protocol):
             self._write(CONTINUE)
 
     def _admit(self, request: Request) -> HttpAnswer | None:
-        assert self._share is not None
         request.is_admitted = True
-        return self._owner.admit(request, self._share)
+        return self._owner.admit(request)
 
     def _begin(self, request: Request) -> None:
         """Serve a whole request."""
         answer = None if request.is_admitted else self._admit(request)
         if answer is None:
-            body = request.body(self._owner.limits.body)
-            assert self._share is not None
+            body, share = request.body(self._owner.limits.body), self._share
+            assert share is not None
             if isinstance(body, Refusal):
                 answer = self._owner.refuse(request, body)
-            elif not self._fits(len(body)) or not self._owner.quotas.begin_call(self._share):
+            elif not self._owner.quotas.begin_call(share, len(body) - self._held):
                 answer = self._owner.refuse(request, BUSY)
             else:
                 self._hold(len(body))
                 self._minor = request.minor
                 self._state, self._due = "", _NEVER
-                self._task = self._loop.create_task(self._call(request, body, self._share))
+                share.idle.pop(self, None)
+                self._task = self._loop.create_task(self._call(request, body, share))
                 return
         self._answer(request, answer)
 
@@ -432,7 +434,6 @@ class Connection(asyncio.Protocol):
         if close != answer.close:
             answer = answer._replace(close=close)
         head, body = self._owner.layout.parts(answer, minor=request.minor, bodiless=request.method == "HEAD")
-        self._hold(len(answer.body or b""))  # a call that is made is answered, however full it is
         self._state = ""
         if len(body) > LARGE:
             self._write(head)
@@ -440,6 +441,7 @@ class Connection(asyncio.Protocol):
         else:
             self._write(head + body if body else head)
         if self._is_writing:
+            self._hold(len(body))  # a call that is made is answered, however full it is
             self._close_next = close
         else:
             self._hold(0)
@@ -498,9 +500,6 @@ class Connection(asyncio.Protocol):
         self._unread, self._current = b"", None
         self._ready.clear()
 
-    def _fits(self, size: int) -> bool:
-        return size <= self._held or self._owner.room.fits(size - self._held, self.account)
-
     def _hold(self, size: int) -> None:
         if size != self._held:
             self._owner.room.hold(size - self._held, self.account)
@@ -520,6 +519,7 @@ class Connection(asyncio.Protocol):
         unread = self._unread
         piece, self._unread = (unread, b"") if len(unread) <= most else (unread[:most], unread[most:])
         ready = len(self._ready)
+        self._piece = len(piece)
         self._overhead += len(piece)
         assert self._parser is not None
         try:
@@ -575,7 +575,7 @@ class Connection(asyncio.Protocol):
         """Of the parser: the first byte of a request."""
         if not self._is_replayed:
             self._has_begun = True
-            self._head_bytes = self._head_size = 0
+            self._head_bytes = 0
             self._target = b""
             self._headers = []
 
@@ -583,21 +583,10 @@ class Connection(asyncio.Protocol):
         """Of the parser: a part of the target."""
         if not self._is_replayed:
             self._target += url
-            self._grow(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Of the parser: a header; a trailer behind a body is dropped (RFC 9110 section 6.5.1)."""
-        if self._current is not None:
-            return
-        if value and value[-1] in b" \t":
-            value = value.rstrip(b" \t")
+        """Of the parser: a header; a trailer comes to a list that is dropped (RFC 9110 section 6.5.1)."""
         self._headers.append((name, value))
-        self._grow(len(name) + len(value) + len(": \r\n"))
-
-    def _grow(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > self._owner.limits.header_bytes or len(self._headers) > MAX_HEADERS:
-            raise _Refused(LONG_HEAD)
 
     def on_headers_complete(self) -> None:
         """Of the parser: the head is whole."""
@@ -609,7 +598,13 @@ class Connection(asyncio.Protocol):
         if minor is None:
             raise _Refused(NO_HTTP)
         method = parser.get_method().decode("ascii")
-        request = Request(method, self._target, minor, self._headers, keep_alive=parser.should_keep_alive())
+        headers, self._headers = self._headers, []
+        most = self._owner.limits.header_bytes
+        if len(headers) > MAX_HEADERS or (
+            self._head_bytes + self._piece > most and _size(self._target, headers) > most
+        ):
+            raise _Refused(LONG_HEAD)
+        request = Request(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())
         if not request.check_framing(needs_host=self._owner.needs_host):
             raise _Refused(NO_HTTP)
         self._current = request
@@ -730,6 +725,10 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
             if self._task is not None:
                 self._wait("left", LOOK, self._look_whether_left)
+
+
+def _size(target: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    return len(target) + sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
 
 
 def _nothing() -> None:

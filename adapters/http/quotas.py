@@ -14,6 +14,8 @@ from adapters.transports.room import Account, Room
 from gateway.core import peers
 from gateway.core.model import Peer
 
+STALLED = 1.0  # seconds without reading after which a client gives up its answer to others who need the room
+
 
 class Member(Protocol):
     """A connection, as far as it is counted."""
@@ -88,13 +90,22 @@ class Quotas:
         if not share.connections:
             self._forget(share)
 
-    def is_full_for(self, share: Share) -> bool:
-        """Whether this peer may begin no further call: here, or anywhere."""
-        return self._has_no_place(share) or self._room.is_full_for(share.account)
+    def fits(self, share: Share, size: int) -> bool:
+        """Whether this peer may begin a call whose body takes so many bytes more than it holds.
 
-    def begin_call(self, share: Share) -> bool:
-        """Take a place for a call, if there is one."""
+        Where bytes stand against it, clients that do not read give way.
+        """
         if self._has_no_place(share):
+            return False
+        room, account = self._room, share.account
+        if not room.is_full_for(account) and (size <= 0 or room.fits(size, account)):
+            return True
+        room.relieve(account, size, STALLED)
+        return not room.is_full_for(account) and room.fits(size, account)
+
+    def begin_call(self, share: Share, size: int) -> bool:
+        """Take a place for a call, if there is one."""
+        if not self.fits(share, size):
             return False
         share.calls += 1
         self.calls += 1

@@ -44,6 +44,7 @@ READ = frozenset(
         b"transfer-encoding",
     }
 )
+_PLAIN = 2  # Host and Content-Length
 # scheme "://" authority, then path and query (RFC 9112 section 3.2.2); an IPv6 address in brackets
 _ABSOLUTE = re.compile(r"https?://((?:[^/?#@\[\]:]+|\[[0-9A-Fa-f:.]+\])(?::\d*)?)([/?].*)?", re.ASCII | re.IGNORECASE)
 
@@ -80,26 +81,15 @@ def _invalid(message: str, status: int = 0) -> Refusal:
 
 
 class Request:
-    """A request whose head is whole. `endpoint`, `passes` and `cors` are set when it is its turn."""
+    """A request whose head is whole. What stands first here is set when it is its turn, or as its body comes."""
 
-    __slots__ = (
-        "authority",
-        "cors",
-        "endpoint",
-        "headers",
-        "is_admitted",
-        "is_told_to_go_on",
-        "keep_alive",
-        "length",
-        "method",
-        "minor",
-        "parts",
-        "passes",
-        "path",
-        "read",
-        "size",
-        "target",
-    )
+    authority: bytes | None = None  # of a target in absolute form
+    size = 0  # bytes of the body that have come, kept or not
+    endpoint: Endpoint | None = None
+    passes = False  # it goes on as it came, to what takes the rest
+    cors = ""  # header lines for a web page of a listed origin
+    is_admitted = False
+    is_told_to_go_on = False
 
     def __init__(
         self, method: str, target: bytes, minor: int, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
@@ -108,27 +98,29 @@ class Request:
         self.minor = minor  # of HTTP/1.x
         self.headers = headers
         self.keep_alive = keep_alive
-        self.authority: bytes | None = None  # of a target in absolute form
-        self.target = target.decode("utf-8", "surrogateescape")  # path and query as the client wrote them
-        self.path = self.target
-        self.read: dict[bytes, bytes] = {}
+        self.target = self.path = target.decode("latin-1")  # as the client wrote it; the parser takes ASCII alone
+        self.parts: list[bytes] = []  # of the body
+        read: dict[bytes, bytes] = {}
         for name, value in headers:
             lower = name.lower()
             if lower in READ:
-                self.read[lower] = b"%b, %b" % (self.read[lower], value) if lower in self.read else value
-        length = self.read.get(b"content-length")
+                text = value.rstrip(b" \t")
+                read[lower] = b"%b, %b" % (read[lower], text) if lower in read else text
+        self.read = read
+        length = read.get(b"content-length")
         self.length = None if length is None else int(length)  # bytes; the parser has seen that these are digits
-        self.parts: list[bytes] = []  # of the body
-        self.size = 0  # bytes of the body that have come, kept or not
-        self.endpoint: Endpoint | None = None
-        self.passes = False  # it goes on as it came, to what takes the rest
-        self.cors = ""  # header lines for a web page of a listed origin
-        self.is_admitted = False
-        self.is_told_to_go_on = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the head says nothing of what this package reads, beside host and length."""
+        return len(self.read) == _PLAIN and self.length is not None
 
     def check_framing(self, *, needs_host: bool) -> bool:
         """Whether the head is one that every server reads alike; sets `path`, and the target without its authority."""
         read = self.read
+        if self.target[0] == "/" and self.is_plain and b"," not in read.get(b"host", b","):
+            self.path = self.target.partition("?")[0]
+            return True
         coding = read.get(b"transfer-encoding")
         if coding is not None and (self.minor == 0 or coding.lower() != b"chunked"):
             return False

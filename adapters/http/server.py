@@ -16,7 +16,7 @@ from typing import Literal
 from adapters.http import addresses, response
 from adapters.http.connection import Connection, HttpLimits
 from adapters.http.quotas import Quotas, Share
-from adapters.http.request import BUSY, Refusal, Request
+from adapters.http.request import Refusal, Request
 from adapters.http.response import HttpAnswer, Layout
 from adapters.http.socket_activation import Inherited
 from adapters.http.web_origins import WebOrigins
@@ -34,7 +34,6 @@ NOT_FOUND = response.text(404, "nothing is served at this path")
 NOT_ALLOWED = response.text(405, "this is an RPC endpoint: send a POST", headers="Allow: POST\r\n")
 NO_TUNNEL = response.text(501, "a tunnel is not passed on: connect to the service itself", close=True)
 FRAMING_CODES = frozenset({FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
-STALLED = 1.0  # seconds without reading after which a client gives up its answer to others who need the room
 TOLD_EVERY = 1.0  # seconds between two lines about connections that made way
 
 DEFAULT_LIMITS = HttpLimits()
@@ -192,31 +191,24 @@ class Server(ports.Transport):
             self._on_cut(f"{whose} gave up {what} of {among} for newcomers")
             self._made_way, self._told = 0, now
 
-    def admit(self, request: Request, share: Share) -> HttpAnswer | None:
+    def admit(self, request: Request) -> HttpAnswer | None:
         """See Owner."""
         endpoint = self._resolve(request.path)
         request.passes = endpoint is None or request.method != "POST"
         request.endpoint = self._otherwise if request.passes else endpoint
-        refusal = self._web.check(request)
-        if refusal is not None:
-            return self.refuse(request, refusal)
-        preflight = self._web.preflight(request, any_method=self._otherwise is not None)
-        if preflight is not None:
-            return HttpAnswer(204, response.TEXT, None, headers=preflight)
+        if not request.is_plain or self._web.checks_hosts:
+            refusal = self._web.check(request)
+            if refusal is not None:
+                return self.refuse(request, refusal)
+            preflight = self._web.preflight(request, any_method=self._otherwise is not None)
+            if preflight is not None:
+                return HttpAnswer(204, response.TEXT, None, headers=preflight)
         if request.endpoint is None:
             return NOT_FOUND if endpoint is None else NOT_ALLOWED
         if request.method == "CONNECT":
             return NO_TUNNEL
-        if self._is_full_for(share):
-            return self.refuse(request, BUSY)  # before its body takes up memory
         refusal = request.check_head(self.limits.body, plain=self._as_xapi and not request.passes)
         return None if refusal is None else self.refuse(request, refusal)
-
-    def _is_full_for(self, share: Share) -> bool:
-        if not self.quotas.is_full_for(share):
-            return False
-        self.room.relieve(share.account, STALLED)
-        return self.quotas.is_full_for(share)
 
     def refuse(self, request: Request, refusal: Refusal) -> HttpAnswer:
         """See Owner."""

@@ -31,6 +31,11 @@ class WebOrigins:
         self._hosts = frozenset(host.lower().encode() for host in hosts)
         self._answers = answers
 
+    @property
+    def checks_hosts(self) -> bool:
+        """Whether every request must be checked, and not only one that says where it comes from."""
+        return bool(self._hosts)
+
     def check(self, request: Request) -> Refusal | None:
         """Why a request is not served, or None; sets `cors` of one from a listed page."""
         read = request.read

@@ -91,15 +91,15 @@ class Room:
         if not account.users:
             del self._accounts[account.name]
 
-    def relieve(self, account: Account, stalled: float) -> None:
-        """Cut clients that have taken nothing of their answers for `stalled` seconds until this peer may call again.
+    def relieve(self, account: Account, size: int, stalled: float) -> None:
+        """Cut clients that have read nothing for `stalled` seconds until this peer may hold `size` bytes more.
 
-        Those of the peer itself when it has used up its share; else of whoever holds the most.
+        Those of the peer itself when its share is used up; else those of whoever holds the most.
         """
-        own = account.buffered >= self.max_per_account
+        own = account.buffered + size > self.max_per_account
         stuck = [each for each in self.slow if each.stalled >= stalled and (not own or each.account is account)]
         stuck.sort(key=lambda each: (_held(each), each.stalled))
-        while stuck and self.is_full_for(account):
+        while stuck and (self.is_full_for(account) or not self.fits(size, account)):
             stuck.pop().give_up()
 
 

@@ -93,10 +93,10 @@ def test_calls_of_one_peer_leave_places_for_others() -> None:
     room = Room()
     quotas = Quotas(room, max_connections=10, max_calls=4)
     one, other = entered(quotas, ONE)[1], entered(quotas, OTHER)[1]
-    assert [quotas.begin_call(one) for _ in range(3)] == [True, True, False]
-    assert quotas.is_full_for(one)
-    assert not quotas.is_full_for(other)
-    assert [quotas.begin_call(other) for _ in range(2)] == [True, True]
+    assert [quotas.begin_call(one, 0) for _ in range(3)] == [True, True, False]
+    assert not quotas.fits(one, 0)
+    assert quotas.fits(other, 0)
+    assert [quotas.begin_call(other, 0) for _ in range(2)] == [True, True]
     for share in (one, one, other, other):
         quotas.end_call(share)
     assert (quotas.calls, room.calls) == (0, 0)
@@ -106,7 +106,7 @@ def test_what_is_gone_is_forgotten_even_when_its_call_outlives_it() -> None:
     room = Room()
     quotas = Quotas(room, max_connections=10, max_calls=4)
     client, share = entered(quotas, ONE)
-    assert quotas.begin_call(share)
+    assert quotas.begin_call(share, 0)
     quotas.leave(client, share)
     quotas.leave(client, share)
     again = entered(quotas, ONE)[1]

@@ -144,6 +144,7 @@ class Connection(asyncio.Protocol):
         "_is_replayed",
         "_is_writing",
         "_left_unread",
+        "_limits",
         "_loop",
         "_minor",
         "_overhead",
@@ -166,6 +167,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
+        self._limits = owner.limits
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpRequestParser | None = None
@@ -218,7 +220,7 @@ class Connection(asyncio.Protocol):
             out.close()
             return
         self._parser = httptools.HttpRequestParser(self)
-        self._wait("head", self._owner.limits.header_timeout, self._head_is_late)
+        self._wait("head", self._limits.header_timeout, self._head_is_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
         """It has left, or we have; a call that runs for it is cancelled."""
@@ -352,7 +354,7 @@ class Connection(asyncio.Protocol):
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             self._transport.resume_reading()
-        limits = self._owner.limits
+        limits = self._limits
         if self._current is not None:
             self._leave_rest()
             self._wait("body", limits.body_timeout, self._body_is_late)
@@ -370,8 +372,8 @@ class Connection(asyncio.Protocol):
         answer = None if request.is_admitted else self._admit(request)
         if answer is None and (self._is_eof or self._is_broken):
             answer = self._owner.refuse(request, BROKEN_BODY)
-        if answer is None and request.size > self._owner.limits.body:
-            answer = self._owner.refuse(request, too_large(self._owner.limits.body))
+        if answer is None and request.size > self._limits.body:
+            answer = self._owner.refuse(request, too_large(self._limits.body))
         size = max(request.size, request.length or 0)
         if answer is None and not self._owner.quotas.fits(self._share, size - self._held):
             answer = self._owner.refuse(request, BUSY)
@@ -393,7 +395,7 @@ class Connection(asyncio.Protocol):
         """Serve a whole request."""
         answer = None if request.is_admitted else self._admit(request)
         if answer is None:
-            body, share = request.body(self._owner.limits.body), self._share
+            body, share = request.body(self._limits.body), self._share
             assert share is not None
             if isinstance(body, Refusal):
                 answer = self._owner.refuse(request, body)
@@ -424,34 +426,40 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - see above
             self._bug()
         else:
-            self._go_on()
+            if self._unread or self._ready or self._current or self._failure or self._is_eof or self._is_last:
+                self._go_on()
+            elif not self._ended:
+                self._settle()
 
     def _answer(self, request: Request, answer: HttpAnswer) -> None:
         """Write an answer, and wait until the client has taken it."""
-        close = answer.close or not request.keep_alive or self._owner.is_stopping or self._is_over
+        close = answer.close or not request.keep_alive or self._owner.is_stopping or (self._is_eof and self._is_over)
         if request.cors:
             answer = answer._replace(headers=answer.headers + request.cors)
         if close != answer.close:
             answer = answer._replace(close=close)
         head, body = self._owner.layout.parts(answer, minor=request.minor, bodiless=request.method == "HEAD")
         self._state = ""
-        if len(body) > LARGE:
-            self._write(head)
-            self._write(body)
-        else:
-            self._write(head + body if body else head)
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            if len(body) > LARGE:
+                transport.write(head)
+                transport.write(body)
+            else:
+                transport.write(head + body)
         if self._is_writing:
             self._hold(len(body))  # a call that is made is answered, however full it is
             self._close_next = close
-        else:
+            return
+        if self._held:
             self._hold(0)
-            if close:
-                self._close()
+        if close:
+            self._close()
 
     @property
     def _is_over(self) -> bool:
-        """Whether no request can follow the one that is answered now."""
-        return self._is_eof and not (self._ready or self._unread or self._current)
+        """Whether nothing has come behind the request that is answered now."""
+        return not (self._ready or self._unread or self._current)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -501,8 +509,8 @@ class Connection(asyncio.Protocol):
         self._ready.clear()
 
     def _hold(self, size: int) -> None:
-        if size != self._held:
-            self._owner.room.hold(size - self._held, self.account)
+        if size != self._held and self._share is not None:
+            self._owner.room.hold(size - self._held, self._share.account)
             self._held = size
 
     # The parser
@@ -516,11 +524,10 @@ class Connection(asyncio.Protocol):
             most = BODY_PIECE
         else:
             most = current.length - current.size
-        unread = self._unread
-        piece, self._unread = (unread, b"") if len(unread) <= most else (unread[:most], unread[most:])
-        ready = len(self._ready)
+        piece, self._unread = self._unread, b""
+        if len(piece) > most:
+            piece, self._unread = piece[:most], piece[most:]
         self._piece = len(piece)
-        self._overhead += len(piece)
         assert self._parser is not None
         try:
             self._parser.feed_data(piece)
@@ -528,9 +535,12 @@ class Connection(asyncio.Protocol):
             self._decline_upgrade(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._fail(error)
-        limit = self._owner.limits.header_bytes
-        if self._current is None and self._has_begun and len(self._ready) == ready:
-            self._head_bytes += len(piece)
+        if self._ready:
+            return  # the piece has ended a request, or more of them
+        limit = self._limits.header_bytes
+        self._overhead += self._piece
+        if self._current is None and self._has_begun:
+            self._head_bytes += self._piece
             if self._head_bytes > limit and self._failure is None:
                 self._failure = (LONG_HEAD, f"sent a head of more than {limit} bytes")
         elif self._overhead > limit + BODY_PIECE and self._failure is None:
@@ -544,7 +554,7 @@ class Connection(asyncio.Protocol):
         self._unread = b""
         cause = error.__context__
         if isinstance(cause, _Refused):
-            limit = self._owner.limits.header_bytes
+            limit = self._limits.header_bytes
             long = cause.answer is LONG_HEAD
             self._failure = (cause.answer, f"sent a head of more than {limit} bytes" if long else "sent no valid HTTP")
         elif isinstance(error, httptools.HttpParserCallbackError):
@@ -577,7 +587,8 @@ class Connection(asyncio.Protocol):
             self._has_begun = True
             self._head_bytes = 0
             self._target = b""
-            self._headers = []
+            if self._headers:  # trailers of the request before
+                self._headers = []
 
     def on_url(self, url: bytes) -> None:
         """Of the parser: a part of the target."""
@@ -597,9 +608,9 @@ class Connection(asyncio.Protocol):
         minor = _VERSIONS.get(parser.get_http_version())
         if minor is None:
             raise _Refused(NO_HTTP)
-        method = parser.get_method().decode("ascii")
+        method = "POST" if parser.get_method() == b"POST" else parser.get_method().decode("ascii")
         headers, self._headers = self._headers, []
-        most = self._owner.limits.header_bytes
+        most = self._limits.header_bytes
         if len(headers) > MAX_HEADERS or (
             self._head_bytes + self._piece > most and _size(self._target, headers) > most
         ):
@@ -608,16 +619,16 @@ class Connection(asyncio.Protocol):
         if not request.check_framing(needs_host=self._owner.needs_host):
             raise _Refused(NO_HTTP)
         self._current = request
-        self._overhead = 0
+        self._overhead = -self._piece  # as this piece is added in the end
 
     def on_body(self, data: bytes) -> None:
         """Of the parser: a part of the body; what is over the limit is counted and not kept."""
         request = self._current
         assert request is not None
         request.size += len(data)
-        if request.size <= self._owner.limits.body:
+        if request.size <= self._limits.body:
             request.parts.append(data)
-        self._overhead = 0
+        self._overhead = -self._piece
 
     def on_message_complete(self) -> None:
         """Of the parser: a request is whole."""
@@ -628,7 +639,6 @@ class Connection(asyncio.Protocol):
             return  # its body was skipped
         self._current = None
         self._has_begun = False
-        self._overhead = 0
         self._ready.append(request)
         if not request.keep_alive:
             self._is_last = True
@@ -668,12 +678,12 @@ class Connection(asyncio.Protocol):
             self._share.idle.pop(self, None)
 
     def _head_is_late(self) -> None:
-        self._end(SLOW_HEAD, f"sent no complete request within {self._owner.limits.header_timeout:g} s")
+        self._end(SLOW_HEAD, f"sent no complete request within {self._limits.header_timeout:g} s")
 
     def _body_is_late(self) -> None:
         request = self._current
         assert request is not None
-        answer = self._owner.refuse(request, too_slow(self._owner.limits.body_timeout))
+        answer = self._owner.refuse(request, too_slow(self._limits.body_timeout))
         self._answer(request, answer._replace(close=True))
         if self._is_writing:
             self._watch_reader()
@@ -682,7 +692,7 @@ class Connection(asyncio.Protocol):
         """A client is reading its answer: see that it goes on, and ends in time."""
         if self._state == "write" or self._transport is None:
             return
-        now, seconds = self._loop.time(), self._owner.limits.write_timeout
+        now, seconds = self._loop.time(), self._limits.write_timeout
         self._write_until, self._stalled_since = now + seconds, now
         self._left_unread = self._transport.get_write_buffer_size()
         self._owner.room.slow.add(self)
@@ -693,7 +703,7 @@ class Connection(asyncio.Protocol):
             return
         now, left = self._loop.time(), self._transport.get_write_buffer_size()
         if now >= self._write_until:
-            self.abort(f"did not read its answer within {self._owner.limits.write_timeout:g} s")
+            self.abort(f"did not read its answer within {self._limits.write_timeout:g} s")
             return
         if left < self._left_unread:
             self._left_unread, self._stalled_since = left, now

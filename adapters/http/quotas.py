@@ -95,17 +95,25 @@ class Quotas:
 
         Where bytes stand against it, clients that do not read give way.
         """
-        if self._has_no_place(share):
-            return False
         room, account = self._room, share.account
-        if not room.is_full_for(account) and (size <= 0 or room.fits(size, account)):
+        if self.calls >= self.max_calls or share.calls >= share.max_calls or room.calls >= room.max_calls:
+            return False
+        if room.fits(size, account) and not room.is_full_for(account):
             return True
         room.relieve(account, size, STALLED)
         return not room.is_full_for(account) and room.fits(size, account)
 
     def begin_call(self, share: Share, size: int) -> bool:
         """Take a place for a call, if there is one."""
-        if not self.fits(share, size):
+        room, account = self._room, share.account
+        held = room.buffered + size
+        if (  # the usual case, without a call; `fits` has the rules
+            held >= room.max_buffered
+            or account.buffered + size >= room.max_per_account
+            or self.calls >= self.max_calls
+            or share.calls >= share.max_calls
+            or room.calls >= room.max_calls
+        ) and not self.fits(share, size):
             return False
         share.calls += 1
         self.calls += 1
@@ -119,10 +127,6 @@ class Quotas:
         self._room.calls -= 1
         if not share.calls and not share.connections:
             self._forget(share)
-
-    def _has_no_place(self, share: Share) -> bool:
-        room = self._room
-        return self.calls >= self.max_calls or share.calls >= share.max_calls or room.calls >= room.max_calls
 
     def _new(self, name: str, peer: Peer) -> Share:
         alone = peers.is_loopback(peer)

@@ -45,6 +45,12 @@ READ = frozenset(
     }
 )
 _PLAIN = 2  # Host and Content-Length
+# How names are usually written -> as they stand in READ, or empty. Other spellings are looked at in lower case.
+_SPELLED = {
+    **{name: name for name in READ},
+    **{name.title(): name for name in READ},
+    **dict.fromkeys((b"Accept", b"Accept-Encoding", b"Connection", b"Content-Type", b"User-Agent"), b""),
+}
 # scheme "://" authority, then path and query (RFC 9112 section 3.2.2); an IPv6 address in brackets
 _ABSOLUTE = re.compile(r"https?://((?:[^/?#@\[\]:]+|\[[0-9A-Fa-f:.]+\])(?::\d*)?)([/?].*)?", re.ASCII | re.IGNORECASE)
 
@@ -102,24 +108,25 @@ class Request:
         self.parts: list[bytes] = []  # of the body
         read: dict[bytes, bytes] = {}
         for name, value in headers:
-            lower = name.lower()
-            if lower in READ:
-                text = value.rstrip(b" \t")
-                read[lower] = b"%b, %b" % (read[lower], text) if lower in read else text
-        self.read = read
+            known = _SPELLED.get(name)
+            if known is None:
+                lower = name.lower()
+                known = lower if lower in READ else b""
+            if known:
+                read[known] = b"%b, %b" % (read[known], value) if known in read else value
         length = read.get(b"content-length")
         self.length = None if length is None else int(length)  # bytes; the parser has seen that these are digits
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the head says nothing of what this package reads, beside host and length."""
-        return len(self.read) == _PLAIN and self.length is not None
+        self.is_plain = (
+            len(read) == _PLAIN and length is not None and b"host" in read
+        )  # nothing else is to be looked at
+        self.read = read if self.is_plain else {name: value.rstrip(b" \t") for name, value in read.items()}
 
     def check_framing(self, *, needs_host: bool) -> bool:
         """Whether the head is one that every server reads alike; sets `path`, and the target without its authority."""
         read = self.read
-        if self.target[0] == "/" and self.is_plain and b"," not in read.get(b"host", b","):
-            self.path = self.target.partition("?")[0]
+        if self.is_plain and self.target[0] == "/" and b"," not in read[b"host"]:
+            if "?" in self.target:
+                self.path = self.target.partition("?")[0]
             return True
         coding = read.get(b"transfer-encoding")
         if coding is not None and (self.minor == 0 or coding.lower() != b"chunked"):

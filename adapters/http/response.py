@@ -5,7 +5,6 @@ All but the length, the date and the body is laid out once for each kind of answ
 
 from __future__ import annotations
 
-import functools
 import html
 import re
 import time
@@ -21,6 +20,7 @@ RESERVED = frozenset({"connection", "content-length", "content-type", "date", "r
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # token, RFC 9110 section 5.6.2
 _VALUE = re.compile(r"[ -~]*", re.ASCII)
 
+_MOST_HEADS = 256
 TEXT = "text/plain"
 HTML = "text/html"
 _WITHOUT_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
@@ -59,7 +59,8 @@ class Layout:
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._fixed = "".join(f"{name}: {value}\r\n" for name, value in _checked(headers).items())
-        self._head = functools.lru_cache(maxsize=256)(self._lay_out_head)  # a preflight brings words of its own
+        self._second = 0  # since the epoch, of the dates in the heads that are kept
+        self._heads: dict[tuple[int, str, str, int, bool, bool], bytes] = {}
 
     def lay_out(self, answer: HttpAnswer, *, minor: int = 1, bodiless: bool = False) -> bytes:
         """The whole answer; `minor` is the request's HTTP version, `bodiless` is for HEAD."""
@@ -71,19 +72,32 @@ class Layout:
         content = b"" if bodiless or body is None else body
         if answer.relayed is not None:
             return _as_it_came(answer, answer.relayed, minor, bodiless=bodiless), content
-        head = self._head(answer.status, answer.content_type, answer.headers, minor, close=answer.close)
-        date = _date(int(time.time()))
-        if body is None:
-            return b"%b%b\r\n\r\n" % (head, date), b""
-        return b"%b%b\r\nContent-Length: %d\r\n\r\n" % (head, date, len(body)), content
+        now = int(time.time())
+        if now != self._second or len(self._heads) > _MOST_HEADS:  # a preflight brings words of its own
+            self._second = now
+            self._heads.clear()
+        key = (answer.status, answer.content_type, answer.headers, minor, answer.close, body is not None)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = self._lay_out_head(*key)
+        return head if body is None else b"%b%d\r\n\r\n" % (head, len(body)), content
 
-    def _lay_out_head(self, status: int, content_type: str, headers: str, minor: int, *, close: bool) -> bytes:
+    def _lay_out_head(
+        self,
+        status: int,
+        content_type: str,
+        headers: str,
+        minor: int,
+        close: bool,  # noqa: FBT001 - as the key has it
+        has_body: bool,  # noqa: FBT001
+    ) -> bytes:
         lines = [f"HTTP/1.{minor} {status} {HTTPStatus(status).phrase}\r\n", self._fixed, headers]
         if status != HTTPStatus.NO_CONTENT:
             lines.append(f"Content-Type: {content_type}\r\n")
         if close == (minor == 1):  # only what differs from the version's default, RFC 9112 section 9.3
             lines.append(_connection(close=close))
-        return "".join((*lines, "Date: ")).encode("latin-1")
+        date = formatdate(self._second, usegmt=True)
+        return "".join((*lines, f"Date: {date}\r\n", "Content-Length: " if has_body else "\r\n")).encode("latin-1")
 
 
 def _as_it_came(answer: HttpAnswer, came: Answer, minor: int, *, bodiless: bool) -> bytes:
@@ -105,11 +119,6 @@ def _as_it_came(answer: HttpAnswer, came: Answer, minor: int, *, bodiless: bool)
 
 def _connection(*, close: bool) -> str:
     return f"Connection: {'close' if close else 'keep-alive'}\r\n"
-
-
-@functools.lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode("ascii")
 
 
 def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -73,9 +73,10 @@ class Room:
         """Hold so many bytes more; less when negative."""
         self.buffered += size
         if account is not None:
-            before = max(0, account.buffered - self.max_per_account)
-            account.buffered += size
-            self._beyond += max(0, account.buffered - self.max_per_account) - before
+            before, share = account.buffered, self.max_per_account
+            account.buffered = after = before + size
+            if before > share or after > share:
+                self._beyond += max(0, after - share) - max(0, before - share)
 
     def open_account(self, name: str) -> Account:
         """The account of a peer, for one more connection of it."""

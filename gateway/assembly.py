@@ -101,7 +101,7 @@ class Assembly:
         """Say in the log which listeners others can reach, and which old services anybody could pose as."""
         for name, section in settings.listener.items():
             for address in self.transports[name].addresses if name in self.transports else ():
-                who = reached_by_others(address, section.socket_mode)
+                who = reached_by_others(address, parts.socket_mode(address, section.socket_mode))
                 if who is not None:
                     _log.warning(f"{who} can reach this listener; whoever connects may call", listener=name, at=address)
         for name, upstream in settings.upstream.items():

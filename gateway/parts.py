@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 
@@ -253,6 +255,14 @@ def transport(
         web=WebOrigins(listener.origins, listener.hosts, answers="access-control-allow-origin" not in fixed),
         needs_host=listener.missing_host == "refuse",
     )
+
+
+def socket_mode(address: str, meant: str) -> str:
+    """The mode of a Unix socket's file, which may be systemd's; `meant` where there is none."""
+    try:
+        return f"{stat.S_IMODE(Path(address.removeprefix('unix:')).stat().st_mode):o}"
+    except OSError:
+        return meant
 
 
 def store_transport(name: str, listener: Listener, room: Room, on_trouble: Callable[[str], object]) -> StoreTransport:

@@ -640,6 +640,8 @@ class Connection(asyncio.Protocol):
         self._current = None
         self._has_begun = False
         self._ready.append(request)
+        if request.method == "CONNECT":
+            request.keep_alive = False  # nothing of HTTP follows
         if not request.keep_alive:
             self._is_last = True
 

@@ -98,7 +98,7 @@ class Owner(Protocol):
         """A connection stands; the share that it counts against, or None when there is no place for it."""
 
     def closed(self, connection: Connection, share: Share, task: asyncio.Task[None] | None) -> None:
-        """It is gone; `task` is the call that was cut off with it."""
+        """It is gone; `task` is the call that was cut off with it, which counts until it has ended."""
 
     def gave_way(self, whose: str, among: int) -> None:
         """An idle connection of a peer was closed for a newcomer."""
@@ -416,8 +416,9 @@ class Connection(asyncio.Protocol):
             try:
                 answer = await request.endpoint.answer(body, self.peer, request.carried())
             finally:
-                self._owner.quotas.end_call(share)
-                self._task = None
+                if self._task is not None:  # else the connection is lost, and its listener sees the task end
+                    self._task = None
+                    self._owner.quotas.end_call(share)
             if self._transport is not None:
                 self._answer(request, self._owner.answered(answer))
         except asyncio.CancelledError:

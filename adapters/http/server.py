@@ -174,9 +174,13 @@ class Server(ports.Transport):
         self._connections.discard(connection)
         if task is not None:
             self._orphans.add(task)
-            task.add_done_callback(self._orphans.discard)
+            task.add_done_callback(lambda ended: self._ended(ended, share))
         if not self._connections:
             self._empty.set()
+
+    def _ended(self, task: asyncio.Task[None], share: Share) -> None:
+        self._orphans.discard(task)
+        self.quotas.end_call(share)
 
     def cut(self, peer: Peer, why: str) -> None:
         """See Owner."""

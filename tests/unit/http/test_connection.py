@@ -371,6 +371,23 @@ async def test_a_call_is_cancelled_when_its_client_closes_a_unix_socket(tmp_path
     await server.stop(0)
 
 
+async def test_a_call_that_is_cancelled_before_its_first_step_gives_its_place_back() -> None:
+    room, echo = Room(), Echo()
+    server = Server("rpc", ["tcp:127.0.0.1:0"], lambda path: echo, room=room)
+    await server.start()
+    async with connect(server.addresses[0]) as wire:
+        await wire.send(post(b"x"))
+        await wire.reply()
+        (connection,) = server._connections
+        connection.data_received(post(b"y"))
+        assert room.calls == 1
+        connection.connection_lost(None)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (room.calls, server.quotas.calls, len(echo.seen)) == (0, 0, 1)
+    await server.stop(0)
+
+
 async def test_a_close_over_tcp_looks_like_a_half_close_until_the_client_is_told_something() -> None:
     endpoint = Cancelled()
     async with running(endpoint) as address:

@@ -406,7 +406,8 @@ class Connection(asyncio.Protocol):
                 self._minor = request.minor
                 self._state, self._due = "", _NEVER
                 share.idle.pop(self, None)
-                self._task = self._loop.create_task(self._call(request, body, share))
+                call = self._call(request, body, share)
+                self._task = asyncio.Task(call, loop=self._loop, name="http call")  # a name spares making one
                 return
         self._answer(request, answer)
 
@@ -429,8 +430,10 @@ class Connection(asyncio.Protocol):
         else:
             if self._unread or self._ready or self._current or self._failure or self._is_eof or self._is_last:
                 self._go_on()
+            elif self._is_writing:
+                self._watch_reader()
             elif not self._ended:
-                self._settle()
+                self._rest(self._limits.keepalive_timeout)
 
     def _answer(self, request: Request, answer: HttpAnswer) -> None:
         """Write an answer, and wait until the client has taken it."""
@@ -672,9 +675,10 @@ class Connection(asyncio.Protocol):
 
     def _rest(self, seconds: float) -> None:
         """Wait for the next request."""
-        if self._share is not None and self in self._share.connections:
-            self._share.idle.setdefault(self)
-        self._wait("rest", seconds, self.force_close)
+        if self._state != "rest":
+            assert self._share is not None
+            self._share.idle[self] = None
+            self._wait("rest", seconds, self.force_close)
 
     def _leave_rest(self) -> None:
         if self._share is not None:

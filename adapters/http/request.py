@@ -169,8 +169,8 @@ class Request:
         self.parts.clear()
         if self.size > limit:
             return too_large(limit)
-        encoding = self.read.get(b"content-encoding")
-        if encoding is None or self.passes:
+        encoding = None if self.is_plain or self.passes else self.read.get(b"content-encoding")
+        if encoding is None:
             return content
         return inflate(content, encoding.decode("latin-1"), limit)
 

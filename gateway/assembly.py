@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from gateway import config, metrics, parts
-from gateway.config import Config, Listener
+from gateway.config import Config, Listener, reached_by_others
 from gateway.core.ports import Endpoint
 from gateway.core.route import Route
 from gateway.dispatch import Dispatcher
@@ -34,7 +34,9 @@ class Assembly:
         self.settings = settings
         self.table = table
         self.backend = parts.backend(settings)
-        self.room = parts.Room(settings.limits.max_calls, settings.limits.max_buffered)
+        self.room = parts.Room(
+            settings.limits.max_calls, settings.limits.max_buffered, settings.limits.max_buffered_per_peer
+        )
         self.upstreams = parts.Upstreams(parts.upstreams(settings, self.room))
         self.observing_upstreams = parts.Upstreams(parts.observed_upstreams(settings, self.room))
         self.observing = parts.observing(settings)
@@ -96,9 +98,14 @@ class Assembly:
         await self.hub.follow(table)
 
     def warn(self, settings: Config) -> None:
-        """Say in the log which old services anybody could pose as, and which ones could take the place of others."""
+        """Say in the log which listeners others can reach, and which services could take all places or be posed as."""
         for crowded in config.crowding(settings):
             _log.warning("a service that hangs can take all places", where=crowded)
+        for name, section in settings.listener.items():
+            for address in self.transports[name].addresses if name in self.transports else ():
+                who = reached_by_others(address, parts.socket_mode(address, section.socket_mode))
+                if who is not None:
+                    _log.warning(f"{who} can reach this listener; whoever connects may call", listener=name, at=address)
         for name, upstream in settings.upstream.items():
             if upstream.url.startswith("https:") and not upstream.verify:
                 _log.warning("anybody may pose as this old service: its certificate is not verified", upstream=name)
@@ -146,7 +153,7 @@ class Assembly:
             found = [exchange for key, exchange in self.endpoints.exchanges.items() if key.listener == store.name]
             await store.expose(parts.offer(exchange.table, exchange) for exchange in found)
 
-    def _transport(self, name: str, listener: Listener) -> parts.Transport | parts.StoreTransport:
+    def _transport(self, name: str, listener: Listener) -> parts.Server | parts.StoreTransport:
         if listener.is_store:
             return parts.store_transport(
                 name, listener, self.room, lambda trouble: _log.warning("store", listener=name, trouble=trouble)

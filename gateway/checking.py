@@ -22,8 +22,9 @@ BUS_PATIENCE = 2.0  # seconds that start, and a live check, wait for the buses
 class Checked:
     """What `check` found.
 
-    `notes`: doubtful numbers of the config; what no mode governs; what could not be held against a running service.
-    `contracts`: uses of an interface that a live check has to look at; `unseen`: those of them that it could not.
+    `notes`: doubtful numbers of the config; who else can call; what no mode governs; what could not be held against a
+    running service. `contracts`: uses of an interface that a live check has to look at; `unseen`: those of them that
+    it could not.
     """
 
     table: Table
@@ -50,7 +51,7 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
         parts.upstreams(settings, parts.Room())  # names and files that the config gives; nobody is asked
     if settings is not None:
         table, problems = parts.compile_mappings(settings, paths)
-        doubts, passing = config.crowding(settings), parts.passing(settings)
+        doubts, passing = [*config.crowding(settings), *config.open_listeners(settings)], parts.passing(settings)
     else:
         table, problems = build(
             paths,

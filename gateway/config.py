@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from difflib import get_close_matches
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -35,6 +36,7 @@ MetricsAddress = Annotated[str, Meta(pattern=r"^tcp:.+:\d+$")]
 UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+|xenstore:/.+)$")]
 Who = Annotated[str, Meta(pattern=r"^((user:|group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|(uid|gid):\d{1,10})$")]
 Group = Annotated[str, Meta(pattern=r"^((group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|gid:\d{1,10})$")]
+Origin = Annotated[str, Meta(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+)$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -74,13 +76,17 @@ class Listener(_Section, frozen=True):
     max_calls_per_domain: Count = 16  # in a xenstore, of each domain but 0
     max_body_per_domain: Size = Size(64 * 1024)  # of all requests of such a domain together
     max_connections: Count = 1024
+    max_calls_per_peer: Count | None = None  # of one user, address or IPv6 network; half of the whole when not said
+    max_connections_per_peer: Count | None = None  # the same
     header_timeout: Seconds = Seconds(10)
     body_timeout: Seconds = Seconds(60)
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
-    half_closed_timeout: Seconds = Seconds(2)  # for a call whose client has closed its side of a TCP connection
     force_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
     force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
+    origins: tuple[Origin, ...] = ()  # web pages that may call; "*": any
+    hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # names that requests may be for; none: any
+    missing_host: Literal["refuse", "accept"] = "refuse"  # HTTP/1.1 without a Host header
     unmapped: Literal["refuse", "forward"] = "refuse"  # what no endpoint takes: other paths, other verbs than POST
     upstream: str | None = None  # where that goes
 
@@ -137,6 +143,7 @@ class Ceilings(_Section, frozen=True):
 
     max_calls: Count = 1024
     max_buffered: Size = Size(256 * 1024**2)  # request bodies and answers held at one time
+    max_buffered_per_peer: Size | None = None  # of one user, address or IPv6 network; half of the whole when not said
     max_observed: Count = 64  # calls that the other side runs afterwards, to be compared; past it they are not
 
 
@@ -255,6 +262,36 @@ def parse(document: dict[str, object], path: Path) -> Config:
     _operators_bus(settings, path)
     _stores_alone(settings, path)
     return settings
+
+
+def reached_by_others(address: str, socket_mode: str) -> str | None:
+    """Who else than this host's chosen users can connect to a listening address; None where nobody can."""
+    if address.startswith("tcp:"):
+        host = address.removeprefix("tcp:").rpartition(":")[0].strip("[]").partition("%")[0]
+        return None if _is_loopback(host) else "other hosts"
+    if address.startswith("unix:/") and int(socket_mode, 8) & _OTHERS_WRITE:
+        return "every user of this host"
+    return None
+
+
+_OTHERS_WRITE = 0o002  # what connecting to a Unix socket takes, unix(7)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name; where it leads is known when it is looked up
+
+
+def open_listeners(settings: Config) -> tuple[str, ...]:
+    """A sentence for each address of a listener that others can reach."""
+    return tuple(
+        f"{settings.file}: $.listener.{name}.bind[{number}]: {who} can reach {address}; whoever connects may call"
+        for name, listener in settings.listener.items()
+        for number, address in enumerate(listener.bind)
+        if (who := reached_by_others(address, listener.socket_mode)) is not None
+    )
 
 
 def _one_bus_each(settings: Config, path: Path) -> None:

@@ -420,17 +420,21 @@ class Endpoints:
     def __init__(self, exchanges: Mapping[EndpointKey, Exchange]) -> None:
         self.exchanges = exchanges
         self._paths: dict[str, dict[str, Exchange]] = {}
-        # Longest path first: the old servers match the longest prefix, and "/" takes what nobody else claims.
+        # Longest path first: "/" takes what nobody else claims.
         for key, exchange in sorted(exchanges.items(), key=lambda item: -len(item[0].path)):
             self._paths.setdefault(key.listener, {})[key.path] = exchange
 
     def resolve(self, listener: str, path: str) -> Exchange | None:
-        """The exchange with the longest path that `path` starts with."""
+        """The exchange with the longest path that `path` is, or lies below: "/a/b" is below "/a", "/ab" is not."""
         paths = self._paths.get(listener, {})
         exact = paths.get(path)
         if exact is not None:
             return exact
-        return next((exchange for prefix, exchange in paths.items() if path.startswith(prefix)), None)
+        return next((exchange for above, exchange in paths.items() if _is_below(path, above)), None)
+
+
+def _is_below(path: str, above: str) -> bool:
+    return path.startswith(above) and (above.endswith("/") or path[len(above)] == "/")
 
 
 def _may_repeat(each: _Passable) -> bool:

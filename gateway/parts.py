@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from adapters.codecs import CODECS, UPSTREAM_CODECS
 from adapters.control import CONTROLS
 from adapters.control.dbus import Service as Operators
 from adapters.dialects import DIALECTS
-from adapters.transports import TRANSPORTS, http_client, xenstore_client
-from adapters.transports.activation import Inherited, inherited
-from adapters.transports.http import HttpLimits, Transport
+from adapters.http.server import HttpLimits, Server
+from adapters.http.socket_activation import Inherited, inherited
+from adapters.http.web_origins import WebOrigins
+from adapters.transports import http_client, xenstore_client
 from adapters.transports.http_client import LineLimits
 from adapters.transports.http_client_site import site
 from adapters.transports.room import Room
@@ -46,10 +48,10 @@ __all__ = [
     "Inherited",
     "Offer",
     "Room",
+    "Server",
     "ServiceStatus",
     "StoreStatus",
     "StoreTransport",
-    "Transport",
     "Upstream",
     "Upstreams",
     "inherited",
@@ -259,9 +261,10 @@ def transport(
     passed: Inherited,
     on_cut: Callable[[str], object],
     otherwise: Endpoint | None = None,
-) -> Transport:
+) -> Server:
     """The sockets of a [listener.NAME] section."""
-    made: Transport = TRANSPORTS["http"](
+    fixed = {header.lower() for header in listener.headers}
+    return Server(
         name,
         listener.bind,
         resolve,
@@ -273,8 +276,17 @@ def transport(
         inherited=passed,
         on_cut=on_cut,
         otherwise=otherwise,
+        web=WebOrigins(listener.origins, listener.hosts, answers="access-control-allow-origin" not in fixed),
+        needs_host=listener.missing_host == "refuse",
     )
-    return made
+
+
+def socket_mode(address: str, meant: str) -> str:
+    """The mode of a Unix socket's file, which may be systemd's; `meant` where there is none."""
+    try:
+        return f"{stat.S_IMODE(Path(address.removeprefix('unix:')).stat().st_mode):o}"
+    except OSError:
+        return meant
 
 
 def store_transport(name: str, listener: Listener, room: Room, on_trouble: Callable[[str], object]) -> StoreTransport:
@@ -286,8 +298,7 @@ def store_transport(name: str, listener: Listener, room: Room, on_trouble: Calla
         body_per_domain=listener.max_body_per_domain,
         nodes=min(listener.max_elements, NODES),
     )
-    made: StoreTransport = TRANSPORTS["xenstore"](name, listener.bind, limits, room=room, on_trouble=on_trouble)
-    return made
+    return StoreTransport(name, listener.bind, limits, room=room, on_trouble=on_trouble)
 
 
 def offer(table: EndpointTable, endpoint: Endpoint) -> Offer:
@@ -305,7 +316,8 @@ def _http_limits(listener: Listener) -> HttpLimits:
         body_timeout=listener.body_timeout,
         write_timeout=listener.write_timeout,
         keepalive_timeout=listener.keepalive_timeout,
-        half_closed_timeout=listener.half_closed_timeout,
         max_calls=listener.max_calls,
         max_connections=listener.max_connections,
+        max_calls_per_peer=listener.max_calls_per_peer,
+        max_connections_per_peer=listener.max_connections_per_peer,
     )

@@ -127,7 +127,7 @@ def test_the_toolstack_is_the_one_of_the_idl_with_the_library_of_the_demo(stages
     assert any(step.word == "RUN" and step.argument.endswith(wanted) for step in stages["build"])
 
 
-def test_compose_builds_the_stages_and_publishes_the_port_that_is_listened_on(
+def test_compose_builds_the_stages_and_lets_nobody_in_from_other_hosts(
     stages: dict[str, list[Step]], compose: Mapping[str, Any]
 ) -> None:
     for name, service in compose["services"].items():
@@ -137,8 +137,9 @@ def test_compose_builds_the_stages_and_publishes_the_port_that_is_listened_on(
         assert set(service.get("depends_on", ())) <= compose["services"].keys()
     bind = tomllib.loads((ROOT / "docker/gateway.toml").read_text())["listener"]["rpc"]["bind"]
     port = _last(stages["gateway"], "EXPOSE")
-    assert bind == [f"tcp:0.0.0.0:{port}"]
-    assert compose["services"]["gateway"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert bind == [f"tcp:127.0.0.1:{port}"]  # of the host, which no other host can reach
+    assert compose["services"]["gateway"]["network_mode"] == "host"
+    assert "ports" not in compose["services"]["gateway"]
 
 
 def test_what_is_to_outlive_the_container_is_on_a_volume(compose: Mapping[str, Any]) -> None:
@@ -161,7 +162,7 @@ def test_the_three_services_start_in_order_and_answer_a_call(
 ) -> None:
     port = _free_port()
     config = folder.place / "etc/xcp-gateway/gateway.toml"
-    config.write_text(config.read_text().replace("0.0.0.0:8080", f"127.0.0.1:{port}"))
+    config.write_text(config.read_text().replace("127.0.0.1:8080", f"127.0.0.1:{port}"))
     with ExitStack() as running:
         for name in compose["services"]:  # written in the order of their depends_on
             running.enter_context(_container(stages[name], folder))

@@ -1,8 +1,1 @@
-"""The transports, by the name a config may use for them."""
-
-from collections.abc import Callable
-from typing import Any
-
-from adapters.transports import http, xenstore
-
-TRANSPORTS: dict[str, Callable[..., Any]] = {"http": http.Transport, "xenstore": xenstore.Transport}
+"""What carries requests to the gateway and messages to old services, besides HTTP for clients."""

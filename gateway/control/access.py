@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from aiohttp import web
 
 from gateway.config import Config, ConfigError
+from gateway.core import peers
 from gateway.core.rights import Allowed, Caller, Right, Rights, refusal
 
 _SO_PEERGROUPS = 59  # linux/socket.h; Python has no name for it
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 _GROUP = struct.Struct("I")
 _LONGEST = 1024  # bytes that Python lets one ask for
 
@@ -38,7 +38,8 @@ def caller(request: web.Request) -> Caller:
 
 def user(connection: socket.socket) -> tuple[int, int]:
     """The user and the group at the other end of a Unix socket."""
-    _, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peers.CREDENTIALS_SIZE)
+    _, uid, gid = peers.credentials(told)
     return uid, gid
 
 

@@ -479,3 +479,28 @@ def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Fo
         assert memory(process) - before < GROWTH
         with proxy(process) as after:
             assert after.echo("still here") == "still here"
+
+
+def test_a_listener_that_others_can_reach_is_warned_of(folder: Folder) -> None:
+    change(folder, "[listener.rpc]", '[listener.rpc]\nsocket_mode = "0666"')
+    change(folder, '"tcp:127.0.0.1:0"', '"tcp:0.0.0.0:0", "tcp:[::1]:0"')
+    with gateway_process(folder.config) as process:
+        process.wait_for("ready")
+    warned = {line["at"]: line for line in process.lines if "can reach this listener" in line["event"]}
+    unix, tcp = sorted(warned.values(), key=lambda line: str(line["event"]))
+    assert (tcp["level"], tcp["at"].rpartition(":")[0]) == ("warning", "tcp:0.0.0.0")
+    assert unix["event"] == "every user of this host can reach this listener; whoever connects may call"
+    assert unix["at"] == f"unix:{folder.path}/rpc"
+
+
+def test_a_web_page_reaches_no_method_unless_the_listener_lists_its_origin(folder: Folder) -> None:
+    change(folder, "[listener.rpc]", '[listener.rpc]\norigins = ["https://admin.example"]')
+    call = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "system.listMethods"})
+    with gateway_process(folder.config) as process:
+        for origin, status in (("https://evil.example", 403), ("https://admin.example", 200)):
+            client = HTTPConnection("127.0.0.1", port(process), timeout=DEADLINE)
+            client.request("POST", "/jsonrpc", call, {"Origin": origin, "Content-Type": "text/plain"})
+            answer = client.getresponse()
+            body = json.loads(answer.read())
+            assert (answer.status, "error" in body) == (status, status == 403)
+            client.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -41,6 +43,11 @@ class Wire:
     def end(self) -> None:
         """Send no more, but go on reading."""
         self._writer.write_eof()
+
+    def reset(self) -> None:
+        """Leave without a farewell: the other side gets a reset in place of an end (SO_LINGER of socket(7))."""
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
 
     async def reply(self, seconds: float = DEADLINE) -> HttpReply:
         """The next answer."""

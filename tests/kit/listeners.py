@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypedDict, Unpack
 
-from adapters.transports.http import DEFAULT_LIMITS, FramingFaults, HttpLimits, Transport
+from adapters.http.server import DEFAULT_LIMITS, FramingFaults, HttpLimits, Server
+from adapters.http.web_origins import WebOrigins
 from adapters.transports.room import Room
 from gateway.core.ports import Endpoint
 from tests.kit.clients import Wire, connect
@@ -21,6 +22,8 @@ class Options(TypedDict, total=False):
     on_cut: Callable[[str], object]
     room: Room
     otherwise: Endpoint | None
+    web: WebOrigins
+    needs_host: bool
 
 
 @asynccontextmanager
@@ -31,12 +34,12 @@ async def running(
 ) -> AsyncIterator[str]:
     """A listener with one endpoint behind every path; gives its address."""
     served = endpoint or Echo()
-    transport = Transport("rpc", [LOCAL], lambda path: served, limits, **options)
-    await transport.start()
+    server = Server("rpc", [LOCAL], lambda path: served, limits, **options)
+    await server.start()
     try:
-        yield transport.addresses[0]
+        yield server.addresses[0]
     finally:
-        await transport.stop(0)
+        await server.stop(0)
 
 
 @asynccontextmanager

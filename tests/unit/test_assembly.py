@@ -30,7 +30,7 @@ def assembled(folder: Folder, more: str = "") -> Assembly:
 def test_nothing_runs_and_every_listener_has_its_kind_of_transport(tmp_path: Path) -> None:
     made = assembled(Folder(tmp_path), STORE)
     assert {name: type(each) for name, each in made.transports.items()} == {
-        "rpc": parts.Transport,
+        "rpc": parts.Server,
         "store": parts.StoreTransport,
     }
     assert [store.name for store in made.stores] == list(made.boards) == ["store"]

@@ -31,6 +31,16 @@ def test_with_a_config_the_names_of_listeners_are_checked_too(folder: Folder) ->
     assert "rcp" in problem.message
 
 
+def test_a_listener_that_others_can_reach_is_noted(folder: Folder) -> None:
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    assert checking.check([], folder.config, live=False).notes == []
+    folder.config.write_text(folder.config.read_text().replace("tcp:127.0.0.1:0", "tcp:0.0.0.0:0"))
+    checked = checking.check([], folder.config, live=False)
+    assert checked.problems == []
+    (note,) = checked.notes
+    assert note.endswith("$.listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:0; whoever connects may call")
+
+
 OLD = '\n[upstream.old]\nurl = "http://127.0.0.1:9"\n'
 
 

@@ -209,3 +209,59 @@ def test_no_service_of_a_shipped_config_can_take_all_places(file: str) -> None:
 def test_a_xenstore_alone_has_no_places_to_take(tmp_path: Path) -> None:
     store = GOOD.replace('"tcp:127.0.0.1:8080", "unix:/run/xcp-gateway/rpc"', '"xenstore:"')
     assert config.crowding(load(tmp_path, f"{store}[limits]\nmax_calls = 1\n")) == []
+
+
+def test_web_pages_hosts_and_shares_of_a_listener_may_be_named(tmp_path: Path) -> None:
+    listener = load(tmp_path, GOOD).listener["rpc"]
+    assert (listener.origins, listener.hosts, listener.missing_host) == ((), (), "refuse")
+    assert (listener.max_calls_per_peer, listener.max_connections_per_peer) == (None, None)
+    more = """
+origins = ["https://a.example:8443", "null"]
+hosts = ["gateway"]
+missing_host = "accept"
+max_calls_per_peer = 3
+max_connections_per_peer = 4
+[limits]
+max_buffered_per_peer = "1MiB"
+"""
+    settings = load(tmp_path, GOOD.replace('header_timeout = "500ms"\n', more))
+    listener = settings.listener["rpc"]
+    assert (listener.origins, listener.hosts) == (("https://a.example:8443", "null"), ("gateway",))
+    assert (listener.max_calls_per_peer, listener.max_connections_per_peer) == (3, 4)
+    assert settings.limits.max_buffered_per_peer == 2**20
+
+
+@pytest.mark.parametrize("origin", ["a.example", "https://a.example/", "https://a.example/x", ""])
+def test_an_origin_is_a_scheme_and_an_authority(tmp_path: Path, origin: str) -> None:
+    says = refusal(tmp_path, GOOD.replace("max_body", f'origins = ["{origin}"]\nmax_body'))
+    assert "$.listener.rpc.origins[0]" in says
+
+
+@pytest.mark.parametrize(
+    ("address", "mode", "who"),
+    [
+        ("tcp:127.0.0.1:8080", "0660", None),
+        ("tcp:127.1.2.3:8080", "0660", None),
+        ("tcp:[::1]:8080", "0660", None),
+        ("tcp:localhost:8080", "0660", None),
+        ("tcp:0.0.0.0:8080", "0660", "other hosts"),
+        ("tcp:[::]:8080", "0660", "other hosts"),
+        ("tcp:gateway.example:80", "0660", "other hosts"),
+        ("tcp:192.0.2.1:80", "0660", "other hosts"),
+        ("unix:/run/rpc", "0660", None),
+        ("unix:/run/rpc", "666", "every user of this host"),
+        ("systemd:rpc", "0666", None),
+        ("xenstore:", "0666", None),
+    ],
+)
+def test_a_listener_that_others_can_reach_is_told(address: str, mode: str, who: str | None) -> None:
+    assert config.reached_by_others(address, mode) == who
+
+
+def test_each_address_that_others_can_reach_is_named_with_its_place(tmp_path: Path) -> None:
+    settings = load(tmp_path, GOOD.replace("127.0.0.1", "0.0.0.0"))
+    (says,) = config.open_listeners(settings)
+    assert says == (
+        f"{tmp_path}/gateway.toml: $.listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:8080; "
+        "whoever connects may call"
+    )

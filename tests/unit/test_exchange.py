@@ -230,6 +230,8 @@ def test_the_exchange_with_the_longest_path_is_found_and_the_root_takes_the_rest
     assert endpoints.resolve("rpc", "/RPC2") is exchanges[keys[1]]
     assert endpoints.resolve("rpc", "/RPC2/deep") is exchanges[keys[1]]
     assert endpoints.resolve("rpc", "/elsewhere") is exchanges[keys[0]]
+    assert endpoints.resolve("rpc", "/RPC2XYZ") is exchanges[keys[0]]
+    assert endpoints.resolve("rpc", "/RPC2/") is exchanges[keys[1]]
     assert endpoints.resolve("other", "/RPC2") is None
     assert endpoints.resolve("third", "/") is None
 

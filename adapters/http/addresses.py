@@ -6,12 +6,13 @@ Knows sockets, and nothing that is spoken over them.
 from __future__ import annotations
 
 import asyncio
+import enum
 import errno
 import os
 import re
+import select
 import socket
 import stat
-import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adapters.transports.activation import Inherited
+from adapters.http.socket_activation import Inherited
+from gateway.core import peers
 from gateway.core.model import Peer
 
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
@@ -27,7 +29,14 @@ BACKLOG = 1024  # connections that the kernel holds until they are accepted
 _TCP = re.compile(r"tcp:(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})", re.ASCII)
 _UNIX = "unix:"
 _SYSTEMD = "systemd:"
-_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
+
+# A peer whose host is gone, or that has closed in mid-call, is noticed after some two minutes (tcp(7)).
+_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
@@ -118,6 +127,8 @@ def _tcp_socket(family: int, name: tuple[Any, ...]) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for level, option, number in _ALIVE:  # accepted sockets inherit them
+            listening.setsockopt(level, option, number)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind(name)
@@ -166,9 +177,27 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
     connection = transport.get_extra_info("socket")
     if connection.family != socket.AF_UNIX:
         return Peer(address=_tcp(transport.get_extra_info("peername") or ("unknown", 0)))
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, gid = _CREDENTIALS.unpack(credentials)
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peers.CREDENTIALS_SIZE)
+    pid, uid, gid = peers.credentials(told)
     return Peer(address=_unix(transport.get_extra_info("sockname")), uid=uid, gid=gid, pid=pid)
+
+
+class Ending(enum.Enum):
+    """How much of a connection its peer has closed."""
+
+    NOTHING = 0
+    ITS_SIDE = 1  # it sends no more, and may still read
+    ALL = 2  # closed or reset
+
+
+def ending(transport: asyncio.BaseTransport) -> Ending:
+    """How far the peer has gone. Over TCP a close looks like the end of its side until something is sent to it."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    events = poll.poll(0)
+    if not events:
+        return Ending.NOTHING
+    return Ending.ALL if events[0][1] & (select.POLLHUP | select.POLLERR) else Ending.ITS_SIDE
 
 
 def _address(bound: socket.socket) -> str:

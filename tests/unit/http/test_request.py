@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.transports.http import HttpLimits
-from adapters.transports.http_body import FAULT_STATUS, Refusal, inflate
+from adapters.http.request import FAULT_STATUS, Refusal, inflate
+from adapters.http.server import HttpLimits
 from gateway.core.model import FaultCode
 from tests.kit.clients import DEADLINE, chunked, connect, post
 from tests.kit.endpoints import CONTENT_TYPE, Waiting
@@ -90,7 +90,13 @@ def test_a_gzip_bomb_stops_at_the_limit() -> None:
 
 
 def test_every_fault_of_this_transport_has_a_status() -> None:
-    assert set(FAULT_STATUS) == {FaultCode.INVALID_REQUEST, FaultCode.TIMEOUT, FaultCode.TOO_LARGE, FaultCode.BUSY}
+    assert set(FAULT_STATUS) == {
+        FaultCode.INVALID_REQUEST,
+        FaultCode.ACCESS_DENIED,
+        FaultCode.TIMEOUT,
+        FaultCode.TOO_LARGE,
+        FaultCode.BUSY,
+    }
 
 
 # Over the wire

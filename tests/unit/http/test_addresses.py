@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.transports import addresses
-from adapters.transports.activation import Inherited
+from adapters.http import addresses
+from adapters.http.socket_activation import Inherited
 from gateway.core.model import Peer
 from tests.kit.clients import connect
 

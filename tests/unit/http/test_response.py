@@ -5,8 +5,8 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from adapters.transports import http_answers
-from adapters.transports.http_answers import HttpAnswer, Layout
+from adapters.http import response
+from adapters.http.response import HttpAnswer, Layout
 
 
 def lines(data: bytes) -> list[str]:
@@ -59,7 +59,7 @@ def test_a_header_that_would_break_the_answer_is_refused_by_name(headers: dict[s
 
 
 def test_the_page_of_a_broken_message_escapes_its_text() -> None:
-    answer = http_answers.page("<script> & co")
+    answer = response.page("<script> & co")
     assert (answer.status, answer.content_type, answer.close) == (500, "text/html", True)
     assert answer.body is not None
     assert b"&lt;script&gt; &amp; co" in answer.body

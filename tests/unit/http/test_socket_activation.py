@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.transports import activation
-from adapters.transports.activation import Inherited, inherited
+from adapters.http import socket_activation as activation
+from adapters.http.socket_activation import Inherited, inherited
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """Lays out HTTP/1.x answers as bytes; knows no socket and no protocol above HTTP.
 
-aiohttp's own response builds a case-insensitive dictionary for each answer, which costs as much as all the rest of a
-request. Here all but the length, the date and the body is laid out once for each kind of answer.
+All but the length, the date and the body is laid out once for each kind of answer.
 """
 
 from __future__ import annotations
 
-import functools
 import html
 import re
 import time
@@ -22,6 +20,7 @@ RESERVED = frozenset({"connection", "content-length", "content-type", "date", "r
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # token, RFC 9110 section 5.6.2
 _VALUE = re.compile(r"[ -~]*", re.ASCII)
 
+_MOST_HEADS = 256
 TEXT = "text/plain"
 HTML = "text/html"
 _WITHOUT_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
@@ -66,51 +65,66 @@ class Layout:
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._fixed = "".join(f"{name}: {value}\r\n" for name, value in _checked(headers).items())
-        self._head = functools.cache(self._lay_out_head)
+        self._second = 0  # since the epoch, of the dates in the heads that are kept
+        self._heads: dict[tuple[int, str, str, int, bool, bool], bytes] = {}
 
     def lay_out(self, answer: HttpAnswer, *, minor: int = 1, bodiless: bool = False) -> bytes:
         """The whole answer; `minor` is the request's HTTP version, `bodiless` is for HEAD."""
-        if answer.relayed is not None:
-            return _as_it_came(answer.relayed, minor, bodiless=bodiless, close=answer.close)
-        head = self._head(answer.status, answer.content_type, answer.headers, minor, close=answer.close)
-        if answer.body is None:
-            return b"%b%b\r\n\r\n" % (head, _date(int(time.time())))
-        content = b"" if bodiless else answer.body
-        date = _date(int(time.time()))
-        return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, date, len(answer.body), content)
+        return b"".join(self.parts(answer, minor=minor, bodiless=bodiless))
 
-    def _lay_out_head(self, status: int, content_type: str, headers: str, minor: int, *, close: bool) -> bytes:
+    def parts(self, answer: HttpAnswer, *, minor: int, bodiless: bool) -> tuple[bytes, bytes]:
+        """Head and body; see `lay_out`."""
+        body = answer.body
+        content = b"" if bodiless or body is None else body
+        if answer.relayed is not None:
+            return _as_it_came(answer, answer.relayed, minor, bodiless=bodiless), content
+        now = int(time.time())
+        if now != self._second or len(self._heads) > _MOST_HEADS:  # a preflight brings words of its own
+            self._second = now
+            self._heads.clear()
+        key = (answer.status, answer.content_type, answer.headers, minor, answer.close, body is not None)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = self._lay_out_head(*key)
+        return head if body is None else b"%b%d\r\n\r\n" % (head, len(body)), content
+
+    def _lay_out_head(
+        self,
+        status: int,
+        content_type: str,
+        headers: str,
+        minor: int,
+        close: bool,  # noqa: FBT001 - as the key has it
+        has_body: bool,  # noqa: FBT001
+    ) -> bytes:
         lines = [f"HTTP/1.{minor} {status} {HTTPStatus(status).phrase}\r\n", self._fixed, headers]
         if status != HTTPStatus.NO_CONTENT:
             lines.append(f"Content-Type: {content_type}\r\n")
         if close == (minor == 1):  # only what differs from the version's default, RFC 9112 section 9.3
             lines.append(_connection(close=close))
-        return "".join((*lines, "Date: ")).encode("ascii")
+        date = formatdate(self._second, usegmt=True)
+        return "".join((*lines, f"Date: {date}\r\n", "Content-Length: " if has_body else "\r\n")).encode("latin-1")
 
 
-def _as_it_came(answer: Answer, minor: int, *, bodiless: bool, close: bool) -> bytes:
-    """Status line, headers and body of an old server; a length where it had none, as its connection is not ours."""
-    body = answer.body or b""
-    length = b""
-    if (
-        answer.status not in _WITHOUT_CONTENT
-        and not bodiless
-        and not http_headers.has(answer.headers, b"content-length")
-    ):
-        length = b"Content-Length: %d\r\n" % len(body)
-    own = _connection(close=close).encode() if close == (minor == 1) else b""
-    reason = answer.reason.encode("utf-8", "surrogateescape")
-    start = b"HTTP/1.%d %d %b\r\n" % (minor, answer.status or 0, reason)
-    return b"%b%b%b%b\r\n%b" % (start, http_headers.lines(answer.headers), length, own, b"" if bodiless else body)
+def _as_it_came(answer: HttpAnswer, came: Answer, minor: int, *, bodiless: bool) -> bytes:
+    """Status line and headers of an old server; a length where it had none, as its connection is not ours.
+
+    Lines of ours only where a web page of a listed origin asks, and the old server says nothing of origins.
+    """
+    ours = b""
+    if came.status not in _WITHOUT_CONTENT and not bodiless and not http_headers.has(came.headers, b"content-length"):
+        ours = b"Content-Length: %d\r\n" % len(came.body or b"")
+    if answer.close == (minor == 1):
+        ours += _connection(close=answer.close).encode()
+    if answer.headers and not http_headers.has(came.headers, b"access-control-allow-origin"):
+        ours += answer.headers.encode("latin-1")
+    reason = came.reason.encode("utf-8", "surrogateescape")
+    start = b"HTTP/1.%d %d %b\r\n" % (minor, came.status or 0, reason)
+    return b"%b%b%b\r\n" % (start, http_headers.lines(came.headers), ours)
 
 
 def _connection(*, close: bool) -> str:
     return f"Connection: {'close' if close else 'keep-alive'}\r\n"
-
-
-@functools.lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode("ascii")
 
 
 def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:

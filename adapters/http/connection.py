@@ -1,0 +1,756 @@
+"""One HTTP/1.x connection: bytes in through llhttp, requests one after the other, bytes out. Knows no endpoint.
+
+Bytes are fed to the parser only while no request is being served, and in pieces. So requests that a client sends ahead
+wait as bytes, and when there are too many of them the socket is not read. One task serves a request; a refusal needs
+none. One deadline holds at a time (for a head, a body, a client that reads, the next request). Its timer is not touched
+when the deadline moves to a later time; it is looked at again when it fires.
+
+A client that ends its side while its call runs may still read: the call goes on. Once the connection is lost as a whole
+the call is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import httptools
+
+from adapters.http import response
+from adapters.http.addresses import Ending, ending, peer_of
+from adapters.http.quotas import Quotas, Share
+from adapters.http.request import BROKEN_BODY, BUSY, Refusal, Request, too_large, too_slow
+from adapters.http.response import HttpAnswer, Layout
+from adapters.transports.room import Account, Room
+from gateway.core.model import Answer, Peer
+
+MAX_HEADERS = 100
+HEAD_PIECE = 4 * 1024  # bytes given to the parser at a time: no more requests are ready at once than these can hold
+BODY_PIECE = 16 * 1024  # the same inside a body without a length
+READ_AHEAD = 64 * 1024  # bytes behind a request that is being served; then the socket is left to fill up
+LARGE = 64 * 1024  # bytes of an answer that are not copied to stand behind their head
+LINGER = 2.0  # seconds for what a refused client still sends to be dropped, so that it lives to read the refusal
+LOOK = 1.0  # seconds between two looks at a client that cannot be heard: whether it is still there, whether it reads
+PROBE = 2.0  # seconds after which a client that sends no more is sent something, to learn whether it still reads
+PROBE_AGAIN = 30.0  # seconds until the next time
+
+SLOW_HEAD = response.text(408, "no complete request arrived in time", close=True)
+LONG_HEAD = response.text(431, "the request line and headers are too long", close=True)
+NO_HTTP = response.text(400, "this is no valid HTTP request", close=True)
+BUG = response.text(500, "internal error", close=True)
+FULL = response.text(503, "too many connections", close=True, headers="Retry-After: 1\r\n")
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_NEVER = float("inf")
+_VERSIONS = {"1.1": 1, "1.0": 0}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one listener allows; past it a request is refused or its connection cut."""
+
+    body: int = 300 * 1024  # bytes, before and after inflating
+    header_bytes: int = 16 * 1024  # request line and headers together
+    header_timeout: float = 10.0  # seconds from connecting, or from a request's first byte, to the end of its head
+    body_timeout: float = 60.0  # seconds for the whole body
+    write_timeout: float = 60.0  # seconds for a whole answer to be taken
+    keepalive_timeout: float = 75.0  # seconds between an answer and the next request
+    max_calls: int = 512
+    max_connections: int = 1024
+    max_calls_per_peer: int | None = None  # None: half of the whole; the whole over loopback TCP
+    max_connections_per_peer: int | None = None  # the same
+
+
+class Owner(Protocol):
+    """What a connection tells the listener it belongs to, and asks it."""
+
+    @property
+    def limits(self) -> HttpLimits:
+        """What is allowed."""
+
+    @property
+    def layout(self) -> Layout:
+        """How answers are written."""
+
+    @property
+    def room(self) -> Room:
+        """What all listeners share."""
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether HTTP/1.1 without a Host header is refused."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no further request is taken."""
+
+    @property
+    def quotas(self) -> Quotas:
+        """What each peer may have."""
+
+    def opened(self, connection: Connection) -> Share | None:
+        """A connection stands; the share that it counts against, or None when there is no place for it."""
+
+    def closed(self, connection: Connection, share: Share, task: asyncio.Task[None] | None) -> None:
+        """It is gone; `task` is the call that was cut off with it, which counts until it has ended."""
+
+    def gave_way(self, whose: str, among: int) -> None:
+        """An idle connection of a peer was closed for a newcomer."""
+
+    def cut(self, peer: Peer, why: str) -> None:
+        """It was cut by us."""
+
+    def admit(self, request: Request) -> HttpAnswer | None:
+        """Find the endpoint; the answer where the head alone tells that it is none."""
+
+    def refuse(self, request: Request, refusal: Refusal) -> HttpAnswer:
+        """The answer to a request that its endpoint does not see."""
+
+    def answered(self, answer: Answer) -> HttpAnswer:
+        """An endpoint's answer as HTTP."""
+
+
+class _Refused(Exception):  # noqa: N818 - it ends the parser's work, and is no error of ours
+    """What the parser is told to stop at."""
+
+    def __init__(self, answer: HttpAnswer) -> None:
+        self.answer = answer
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection."""
+
+    __slots__ = (
+        "_action",
+        "_close_next",
+        "_current",
+        "_due",
+        "_ended",
+        "_failure",
+        "_has_begun",
+        "_head_bytes",
+        "_headers",
+        "_held",
+        "_is_broken",
+        "_is_eof",
+        "_is_last",
+        "_is_paused",
+        "_is_replayed",
+        "_is_writing",
+        "_left_unread",
+        "_limits",
+        "_loop",
+        "_minor",
+        "_overhead",
+        "_owner",
+        "_parser",
+        "_piece",
+        "_probes_at",
+        "_ready",
+        "_share",
+        "_stalled_since",
+        "_state",
+        "_target",
+        "_task",
+        "_timer",
+        "_transport",
+        "_unread",
+        "_write_until",
+        "peer",
+    )
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self._owner = owner
+        self._limits = owner.limits
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpRequestParser | None = None
+        self._share: Share | None = None
+        self.peer = Peer()
+        self._unread = b""  # bytes that the parser has not seen
+        self._ready: deque[Request] = deque()  # whole requests that wait for their turn
+        self._current: Request | None = None  # its body is coming
+        self._task: asyncio.Task[None] | None = None
+        self._failure: tuple[HttpAnswer, str] | None = None  # said when all that came before is answered
+        self._held = 0  # bytes, of the room
+        # The head that is being parsed
+        self._has_begun = False
+        self._head_bytes = 0  # as they came, of the head alone
+        self._piece = 0  # bytes that the parser has now, from the end of the last head
+        self._overhead = 0  # bytes since the last progress of a body
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._is_replayed = False  # the head of the request that wanted an upgrade, once more
+        # How the connection stands
+        self._is_eof = False  # the client sends no more
+        self._is_broken = False  # the body that is coming can never be whole
+        self._is_last = False  # no request follows the last one that was parsed
+        self._is_paused = False  # the socket is not read
+        self._is_writing = False  # the client has not taken everything
+        self._close_next = False  # once it has
+        self._ended = False  # whatever still comes is dropped
+        # The one deadline
+        self._state = ""
+        self._due = _NEVER
+        self._action: Callable[[], None] = _nothing
+        self._timer: asyncio.TimerHandle | None = None
+        self._minor = 1  # HTTP/1.x, of the request that is served
+        self._probes_at = _NEVER
+        self._write_until = _NEVER
+        self._left_unread = 0  # bytes, at the last look
+        self._stalled_since = 0.0
+
+    # What asyncio tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        self._transport = out = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        out.set_write_buffer_limits(high=0)  # drained means: the kernel has every byte
+        self.peer = peer_of(transport)
+        self._share = self._owner.opened(self)
+        if self._share is None:
+            self._ended = True
+            out.write(self._owner.layout.lay_out(FULL))
+            out.close()
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        self._wait("head", self._limits.header_timeout, self._head_is_late)
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
+        """It has left, or we have; a call that runs for it is cancelled."""
+        self._ended = True
+        self._transport = self._parser = None
+        self._drop_input()
+        self._due, self._action = _NEVER, _nothing
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._hold(0)
+        if self._share is not None:
+            self._owner.room.slow.discard(self)
+            task, self._task = self._task, None
+            if task is not None:
+                task.cancel()
+            self._owner.closed(self, self._share, task)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes; parsed at once unless a request is being served."""
+        if self._ended:
+            return
+        self._unread = self._unread + data if self._unread else data
+        if self._task is None and not self._is_writing:
+            self._go_on()
+        elif len(self._unread) > READ_AHEAD:
+            self._stop_reading()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may still wait for the answer to what it has sent (a half-closed connection)."""
+        self._is_eof = True
+        if self._ended or self._transport is None:
+            return False
+        if self._task is None and not self._is_writing:
+            self._go_on()
+        else:
+            self._look_whether_left()
+        return self._transport is not None and not self._transport.is_closing()
+
+    def pause_writing(self) -> None:
+        """The kernel has not taken all that was written."""
+        self._is_writing = True
+
+    def resume_writing(self) -> None:
+        """It has now."""
+        self._is_writing = False
+        self._owner.room.slow.discard(self)
+        if self._ended or self._task is not None:
+            return
+        self._hold(0)
+        self._state = ""
+        if self._close_next:
+            self._close()
+        else:
+            self._go_on()
+
+    # What the listener asks
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request that has come is answered."""
+        return self._ended or not (self._task or self._is_writing or self._ready or self._current or self._failure)
+
+    @property
+    def account(self) -> Account | None:
+        """Whose bytes it holds."""
+        return None if self._share is None else self._share.account
+
+    @property
+    def stalled(self) -> float:
+        """Seconds since the client has taken something of its answer."""
+        return self._loop.time() - self._stalled_since if self._is_writing else 0.0
+
+    def make_way(self, whose: str, among: int) -> None:
+        """Close it for a newcomer; `whose` are `among` connections."""
+        self._owner.gave_way(whose, among)
+        self.force_close()
+
+    def give_up(self) -> None:
+        """Cut it, as others need the room that its answer takes."""
+        self.abort(f"read nothing of its answer for {self.stalled:.1f} s, and others need the room")
+        self._hold(0)
+        self._owner.room.slow.discard(self)
+
+    def abort(self, why: str) -> None:
+        """Close it now, and say why."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._owner.cut(self.peer, why)
+        self.force_close()
+
+    def force_close(self) -> None:
+        """Close it without waiting for a client that does not read: what the kernel has not taken by now is lost."""
+        self._ended = True
+        if self._transport is None:
+            return
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    # Requests, one after the other
+
+    def _go_on(self) -> None:
+        """Serve what is ready and parse what has come, until something must be waited for."""
+        try:
+            while not (self._ended or self._task is not None or self._is_writing):
+                if self._ready:
+                    self._begin(self._ready.popleft())
+                elif self._failure is not None:
+                    self._end(*self._failure)
+                elif self._unread and not self._is_last:
+                    self._feed()
+                else:
+                    break
+            if not self._ended and (self._task is None or self._unread or self._is_eof or self._is_paused):
+                self._settle()
+        except Exception:  # noqa: BLE001 - `_bug` logs it, and ends the connection
+            self._bug()
+
+    def _settle(self) -> None:
+        """Wait for what is next, in its time: more bytes, the answer, or a client that reads."""
+        if self._is_writing or self._task is not None:
+            self._leave_rest()
+            if len(self._unread) > READ_AHEAD:
+                self._stop_reading()
+            if self._is_writing:
+                self._watch_reader()
+            elif self._is_paused or self._is_eof:
+                self._wait("left", LOOK, self._look_whether_left)
+            return
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+        limits = self._limits
+        if self._current is not None:
+            self._leave_rest()
+            self._wait("body", limits.body_timeout, self._body_is_late)
+            self._advance_body(self._current)
+        elif self._is_eof or self._is_last:
+            self._close()
+        elif self._has_begun:
+            self._wait("head", limits.header_timeout, self._head_is_late)
+        elif self._state != "head":  # at the beginning a head is waited for from the moment of connecting
+            self._rest(limits.keepalive_timeout)
+
+    def _advance_body(self, request: Request) -> None:
+        """Look at a body of which a part has come: whether the rest of it is wanted, or will never come."""
+        assert self._share is not None
+        answer = None if request.is_admitted else self._admit(request)
+        if answer is None and (self._is_eof or self._is_broken):
+            answer = self._owner.refuse(request, BROKEN_BODY)
+        if answer is None and request.size > self._limits.body:
+            answer = self._owner.refuse(request, too_large(self._limits.body))
+        size = max(request.size, request.length or 0)
+        if answer is None and not self._owner.quotas.fits(self._share, size - self._held):
+            answer = self._owner.refuse(request, BUSY)
+        if answer is not None:
+            self._answer(request, answer._replace(close=True))
+            if self._is_writing:
+                self._watch_reader()
+            return
+        self._hold(request.size)
+        if request.wants_to_be_told:
+            request.is_told_to_go_on = True
+            self._write(CONTINUE)
+
+    def _admit(self, request: Request) -> HttpAnswer | None:
+        request.is_admitted = True
+        return self._owner.admit(request)
+
+    def _begin(self, request: Request) -> None:
+        """Serve a whole request."""
+        answer = None if request.is_admitted else self._admit(request)
+        if answer is None:
+            body, share = request.body(self._limits.body), self._share
+            assert share is not None
+            if isinstance(body, Refusal):
+                answer = self._owner.refuse(request, body)
+            elif not self._owner.quotas.begin_call(share, len(body) - self._held):
+                answer = self._owner.refuse(request, BUSY)
+            else:
+                self._hold(len(body))
+                self._minor = request.minor
+                self._state, self._due = "", _NEVER
+                share.idle.pop(self, None)
+                call = self._call(request, body, share)
+                self._task = asyncio.Task(call, loop=self._loop, name="http call")  # a name spares making one
+                return
+        self._answer(request, answer)
+
+    async def _call(self, request: Request, body: bytes, share: Share) -> None:
+        assert request.endpoint is not None
+        try:
+            try:
+                answer = await request.endpoint.answer(body, self.peer, request.carried())
+            finally:
+                if self._task is not None:  # else the connection is lost, and its listener sees the task end
+                    self._task = None
+                    self._owner.quotas.end_call(share)
+            if self._transport is not None:
+                self._answer(request, self._owner.answered(answer))
+        except asyncio.CancelledError:
+            self.force_close()  # where the client is still there: it must not wait for ever
+            raise
+        except Exception:  # noqa: BLE001 - see above
+            self._bug()
+        else:
+            if self._unread or self._ready or self._current or self._failure or self._is_eof or self._is_last:
+                self._go_on()
+            elif self._is_writing:
+                self._watch_reader()
+            elif not self._ended:
+                self._rest(self._limits.keepalive_timeout)
+
+    def _answer(self, request: Request, answer: HttpAnswer) -> None:
+        """Write an answer, and wait until the client has taken it."""
+        if answer.hang_up:
+            self._hold(0)
+            self.force_close()
+            return
+        close = answer.close or not request.keep_alive or self._owner.is_stopping or (self._is_eof and self._is_over)
+        if request.cors:
+            answer = answer._replace(headers=answer.headers + request.cors)
+        if close != answer.close:
+            answer = answer._replace(close=close)
+        head, body = self._owner.layout.parts(answer, minor=request.minor, bodiless=request.method == "HEAD")
+        self._state = ""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            if len(body) > LARGE:
+                transport.write(head)
+                transport.write(body)
+            else:
+                transport.write(head + body)
+        if self._is_writing:
+            self._hold(len(body))  # a call that is made is answered, however full it is
+            self._close_next = close
+            return
+        if self._held:
+            self._hold(0)
+        if close:
+            self._close()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing has come behind the request that is answered now."""
+        return not (self._ready or self._unread or self._current)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _close(self) -> None:
+        """Close: at once where no request is half read, else when the client has had time to read the answer."""
+        if self._has_begun:
+            self._linger()
+        elif self._transport is not None:
+            self._ended = True
+            self._transport.close()
+
+    def _end(self, answer: HttpAnswer, why: str) -> None:
+        """Say why no further request is served, and close."""
+        self._write(self._owner.layout.lay_out(answer))
+        if self._transport is not None and not self._transport.is_closing():
+            self._owner.cut(self.peer, why)
+        self._linger()
+
+    def _bug(self) -> None:
+        _log.exception("error while serving %s", self.peer.address)
+        self._end(BUG, "was answered with an internal error")
+
+    def _linger(self) -> None:
+        """Read on for a moment: closing a socket with unread data would take the answer back (RFC 9112 section 9.6)."""
+        self._ended = True
+        self._drop_input()
+        self._hold(0)
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._is_eof:
+            transport.close()
+            return
+        if self._is_paused:
+            self._is_paused = False
+            transport.resume_reading()
+        transport.write_eof()
+        self._state = ""
+        self._wait("linger", LINGER, self.force_close)
+        if self._share is not None and self in self._share.connections:
+            self._share.idle[self] = None
+
+    def _drop_input(self) -> None:
+        self._unread, self._current = b"", None
+        self._ready.clear()
+
+    def _hold(self, size: int) -> None:
+        if size != self._held and self._share is not None:
+            self._owner.room.hold(size - self._held, self._share.account)
+            self._held = size
+
+    # The parser
+
+    def _feed(self) -> None:
+        """Give the parser a piece of what has come."""
+        current = self._current
+        if current is None:
+            most = HEAD_PIECE
+        elif current.length is None:
+            most = BODY_PIECE
+        else:
+            most = current.length - current.size
+        piece, self._unread = self._unread, b""
+        if len(piece) > most:
+            piece, self._unread = piece[:most], piece[most:]
+        self._piece = len(piece)
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(piece[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._fail(error)
+        if self._ready:
+            return  # the piece has ended a request, or more of them
+        limit = self._limits.header_bytes
+        self._overhead += self._piece
+        if self._current is None and self._has_begun:
+            self._head_bytes += self._piece
+            if self._head_bytes > limit and self._failure is None:
+                self._failure = (LONG_HEAD, f"sent a head of more than {limit} bytes")
+        elif self._overhead > limit + BODY_PIECE and self._failure is None:
+            self._failure = (NO_HTTP, "sent no valid HTTP")
+
+    def _fail(self, error: httptools.HttpParserError) -> None:
+        """Remember to say what is wrong, once all that came before is answered."""
+        if self._is_last:
+            return  # bytes behind a request that said it was the last
+        self._is_last = True
+        self._unread = b""
+        cause = error.__context__
+        if isinstance(cause, _Refused):
+            limit = self._limits.header_bytes
+            long = cause.answer is LONG_HEAD
+            self._failure = (cause.answer, f"sent a head of more than {limit} bytes" if long else "sent no valid HTTP")
+        elif isinstance(error, httptools.HttpParserCallbackError):
+            raise error
+        elif self._current is not None:
+            self._is_broken = True
+        else:
+            self._failure = (NO_HTTP, "sent no valid HTTP")
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Have the parser read the body that it skipped, by a head that asks for no upgrade. `rest`: what follows."""
+        request = self._current
+        if request is None:  # CONNECT: nothing of HTTP follows
+            self._is_last = True
+            self._unread = b""
+            return
+        self._unread = rest + self._unread
+        if b"transfer-encoding" in request.read:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        else:
+            framing = b"Content-Length: %d\r\n" % (request.length or 0)
+        assert self._parser is not None
+        self._is_replayed = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
+        self._is_replayed = False
+
+    def on_message_begin(self) -> None:
+        """Of the parser: the first byte of a request."""
+        if not self._is_replayed:
+            self._has_begun = True
+            self._head_bytes = 0
+            self._target = b""
+            if self._headers:  # trailers of the request before
+                self._headers = []
+
+    def on_url(self, url: bytes) -> None:
+        """Of the parser: a part of the target."""
+        if not self._is_replayed:
+            self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of the parser: a header; a trailer comes to a list that is dropped (RFC 9110 section 6.5.1)."""
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Of the parser: the head is whole."""
+        if self._is_replayed:
+            return
+        parser = self._parser
+        assert parser is not None
+        minor = _VERSIONS.get(parser.get_http_version())
+        if minor is None:
+            raise _Refused(NO_HTTP)
+        method = "POST" if parser.get_method() == b"POST" else parser.get_method().decode("ascii")
+        headers, self._headers = self._headers, []
+        most = self._limits.header_bytes
+        if len(headers) > MAX_HEADERS or (
+            self._head_bytes + self._piece > most and _size(self._target, headers) > most
+        ):
+            raise _Refused(LONG_HEAD)
+        request = Request(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())
+        if not request.check_framing(needs_host=self._owner.needs_host):
+            raise _Refused(NO_HTTP)
+        self._current = request
+        self._overhead = -self._piece  # as this piece is added in the end
+
+    def on_body(self, data: bytes) -> None:
+        """Of the parser: a part of the body; what is over the limit is counted and not kept."""
+        request = self._current
+        assert request is not None
+        request.size += len(data)
+        if request.size <= self._limits.body:
+            request.parts.append(data)
+        self._overhead = -self._piece
+
+    def on_message_complete(self) -> None:
+        """Of the parser: a request is whole."""
+        request, parser = self._current, self._parser
+        assert request is not None
+        assert parser is not None
+        if parser.should_upgrade() and request.method != "CONNECT":
+            return  # its body was skipped
+        self._current = None
+        self._has_begun = False
+        self._ready.append(request)
+        if request.method == "CONNECT":
+            request.keep_alive = False  # nothing of HTTP follows
+        if not request.keep_alive:
+            self._is_last = True
+
+    # Deadlines
+
+    def _wait(self, state: str, seconds: float, action: Callable[[], None]) -> None:
+        """Do something in `seconds`, unless another state comes first; the same state does not begin anew."""
+        if state == self._state:
+            return
+        self._state, self._action = state, action
+        self._due = self._loop.time() + seconds
+        if self._timer is not None and self._timer.when() > self._due:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._due == _NEVER:
+            return
+        if self._loop.time() < self._due:
+            self._timer = self._loop.call_at(self._due, self._tick)
+            return
+        self._state, self._due = "", _NEVER
+        self._action()
+
+    def _rest(self, seconds: float) -> None:
+        """Wait for the next request."""
+        if self._state != "rest":
+            assert self._share is not None
+            self._share.idle[self] = None
+            self._wait("rest", seconds, self.force_close)
+
+    def _leave_rest(self) -> None:
+        if self._share is not None:
+            self._share.idle.pop(self, None)
+
+    def _head_is_late(self) -> None:
+        self._end(SLOW_HEAD, f"sent no complete request within {self._limits.header_timeout:g} s")
+
+    def _body_is_late(self) -> None:
+        request = self._current
+        assert request is not None
+        answer = self._owner.refuse(request, too_slow(self._limits.body_timeout))
+        self._answer(request, answer._replace(close=True))
+        if self._is_writing:
+            self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        """A client is reading its answer: see that it goes on, and ends in time."""
+        if self._state == "write" or self._transport is None:
+            return
+        now, seconds = self._loop.time(), self._limits.write_timeout
+        self._write_until, self._stalled_since = now + seconds, now
+        self._left_unread = self._transport.get_write_buffer_size()
+        self._owner.room.slow.add(self)
+        self._wait("write", min(LOOK, seconds), self._look_whether_it_reads)
+
+    def _look_whether_it_reads(self) -> None:
+        if not self._is_writing or self._transport is None:
+            return
+        now, left = self._loop.time(), self._transport.get_write_buffer_size()
+        if now >= self._write_until:
+            self.abort(f"did not read its answer within {self._limits.write_timeout:g} s")
+            return
+        if left < self._left_unread:
+            self._left_unread, self._stalled_since = left, now
+        self._wait("write", min(LOOK, self._write_until - now), self._look_whether_it_reads)
+
+    def _look_whether_left(self) -> None:
+        """Is a client still there that cannot be heard? To one that sends no more something is said now and then."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        how = ending(transport)
+        if how is Ending.ALL:
+            transport.abort()
+            return
+        if self._task is None:
+            return
+        now = self._loop.time()
+        if how is Ending.ITS_SIDE and self._probes_at == _NEVER:
+            self._probes_at = now + PROBE
+        if now >= self._probes_at:
+            self._probes_at = now + PROBE_AGAIN
+            if self._minor == 1:
+                self._write(CONTINUE)  # a client must expect it (RFC 9110 section 15.2); one that is gone resets
+        self._wait("left", LOOK, self._look_whether_left)
+
+    def _stop_reading(self) -> None:
+        if not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+            if self._task is not None:
+                self._wait("left", LOOK, self._look_whether_left)
+
+
+def _size(target: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    return len(target) + sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
+
+
+def _nothing() -> None:
+    """No deadline holds."""

@@ -1,0 +1,152 @@
+"""The share of each peer in one listener's connections and calls. Knows no socket and no message.
+
+A peer is a user of this host, an IPv4 address or an IPv6 network. Over loopback TCP all local clients have one address
+and so one share: it is the whole unless the config says a number. When connections run out, the one that has been idle
+for the longest time makes way for a newcomer: one of its own peer where that share is used up, else one of the
+peer that has the most.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from adapters.transports.room import Account, Room
+from gateway.core import peers
+from gateway.core.model import Peer
+
+STALLED = 1.0  # seconds without reading after which a client gives up its answer to others who need the room
+
+
+class Member(Protocol):
+    """A connection, as far as it is counted."""
+
+    def make_way(self, whose: str, among: int) -> None:
+        """Close it for a newcomer; `whose` are `among` connections."""
+
+
+class Share:
+    """What one peer has of a listener."""
+
+    __slots__ = ("account", "calls", "connections", "idle", "max_calls", "max_connections", "name")
+
+    def __init__(self, name: str, account: Account, max_connections: int, max_calls: int) -> None:
+        self.name = name
+        self.account = account  # its bytes, over all listeners
+        self.max_connections = max_connections
+        self.max_calls = max_calls
+        self.calls = 0
+        self.connections: set[Member] = set()
+        self.idle: dict[Member, None] = {}  # those that wait for no answer, the longest idle first
+
+
+class Quotas:
+    """All shares of one listener. A number of None: half of the whole for each peer, rounded up."""
+
+    def __init__(
+        self,
+        room: Room,
+        *,
+        max_connections: int,
+        max_calls: int,
+        max_connections_per_peer: int | None = None,
+        max_calls_per_peer: int | None = None,
+    ) -> None:
+        self.connections = 0
+        self.calls = 0
+        self.max_calls = max_calls
+        self._max_connections = max_connections
+        self._per_peer = (max_connections_per_peer, max_calls_per_peer)
+        self._room = room
+        self._shares: dict[str, Share] = {}
+
+    def enter(self, member: Member, peer: Peer) -> Share | None:
+        """The share that a new connection counts against, or None when there is no place for it."""
+        name = peers.share_owner(peer)
+        share = self._shares.get(name)
+        if share is not None and len(share.connections) >= share.max_connections:
+            if not share.idle:
+                return None
+            self._evict(share)
+        elif self.connections >= self._max_connections:
+            crowded = [each for each in self._shares.values() if each.idle]
+            if not crowded:
+                return None
+            self._evict(max(crowded, key=lambda each: len(each.connections)))
+        share = self._shares.get(name)  # it may have gone with its last connection
+        if share is None:
+            share = self._shares[name] = self._new(name, peer)
+        share.connections.add(member)
+        share.idle[member] = None
+        self.connections += 1
+        return share
+
+    def leave(self, member: Member, share: Share) -> None:
+        """A connection is gone; calling it twice does no harm."""
+        if member not in share.connections:
+            return
+        share.connections.discard(member)
+        share.idle.pop(member, None)
+        self.connections -= 1
+        if not share.connections:
+            self._forget(share)
+
+    def fits(self, share: Share, size: int) -> bool:
+        """Whether this peer may begin a call whose body takes so many bytes more than it holds.
+
+        Where bytes stand against it, clients that do not read give way.
+        """
+        room, account = self._room, share.account
+        if self.calls >= self.max_calls or share.calls >= share.max_calls or room.calls >= room.max_calls:
+            return False
+        if room.fits(size, account) and not room.is_full_for(account):
+            return True
+        room.relieve(account, size, STALLED)
+        return not room.is_full_for(account) and room.fits(size, account)
+
+    def begin_call(self, share: Share, size: int) -> bool:
+        """Take a place for a call, if there is one."""
+        room, account = self._room, share.account
+        held = room.buffered + size
+        if (  # the usual case, without a call; `fits` has the rules
+            held >= room.max_buffered
+            or account.buffered + size >= room.max_per_account
+            or self.calls >= self.max_calls
+            or share.calls >= share.max_calls
+            or room.calls >= room.max_calls
+        ) and not self.fits(share, size):
+            return False
+        share.calls += 1
+        self.calls += 1
+        self._room.calls += 1
+        return True
+
+    def end_call(self, share: Share) -> None:
+        """Give the place back."""
+        share.calls -= 1
+        self.calls -= 1
+        self._room.calls -= 1
+        if not share.calls and not share.connections:
+            self._forget(share)
+
+    def _new(self, name: str, peer: Peer) -> Share:
+        alone = peers.is_loopback(peer)
+
+        def most(of_one: int | None, whole: int) -> int:
+            if of_one is not None:
+                return min(of_one, whole)
+            return whole if alone else -(-whole // 2)
+
+        connections, calls = self._per_peer
+        account = self._room.open_account(name)
+        return Share(name, account, most(connections, self._max_connections), most(calls, self.max_calls))
+
+    def _forget(self, share: Share) -> None:
+        """A call that was cut off may outlive the last connection of its peer for a moment."""
+        if not share.calls and self._shares.get(share.name) is share:
+            del self._shares[share.name]
+            self._room.close_account(share.account)
+
+    def _evict(self, share: Share) -> None:
+        member, among = next(iter(share.idle)), len(share.connections)
+        self.leave(member, share)
+        member.make_way(share.name, among)

@@ -1,0 +1,202 @@
+"""One request: what its head says, why it is refused, its body inflated. Pure: no socket, no clock.
+
+The parser (llhttp, strict) has refused already what makes two servers read one message differently: a bare LF, folded
+lines, white space before a colon, Content-Length twice or beside Transfer-Encoding (RFC 9112 section 11.2). The rest
+is refused by `check_framing`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from adapters.transports import http_headers
+from gateway.core.model import Carried, Fault, FaultCode
+from gateway.core.ports import Endpoint
+
+# Content-Encoding -> the wbits of zlib (RFC 9110 section 8.4.1; deflate is zlib's format, RFC 1950)
+ENCODINGS: Mapping[str, int] = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+
+FAULT_STATUS: Mapping[FaultCode, int] = {
+    FaultCode.INVALID_REQUEST: 400,
+    FaultCode.ACCESS_DENIED: 403,
+    FaultCode.TIMEOUT: 408,
+    FaultCode.TOO_LARGE: 413,
+    FaultCode.BUSY: 503,
+}
+_LENGTH_REQUIRED = 411
+_UNSUPPORTED_ENCODING = 415
+_EXPECTATION_FAILED = 417
+
+# The headers that this package reads; a second one of a name is joined to the first with a comma.
+READ = frozenset(
+    {
+        b"access-control-request-headers",
+        b"access-control-request-method",
+        b"content-encoding",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"origin",
+        b"sec-fetch-site",
+        b"transfer-encoding",
+    }
+)
+_PLAIN = 2  # Host and Content-Length
+# How names are usually written -> as they stand in READ, or empty. Other spellings are looked at in lower case.
+_SPELLED = {
+    **{name: name for name in READ},
+    **{name.title(): name for name in READ},
+    **dict.fromkeys((b"Accept", b"Accept-Encoding", b"Connection", b"Content-Type", b"User-Agent"), b""),
+}
+# scheme "://" authority, then path and query (RFC 9112 section 3.2.2); an IPv6 address in brackets
+_ABSOLUTE = re.compile(r"https?://((?:[^/?#@\[\]:]+|\[[0-9A-Fa-f:.]+\])(?::\d*)?)([/?].*)?", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a message does not reach its endpoint; `status` only where it says more than FAULT_STATUS."""
+
+    fault: Fault
+    status: int = 0
+
+    @property
+    def http_status(self) -> int:
+        """The status that HTTP has for it."""
+        return self.status or FAULT_STATUS[self.fault.code]
+
+
+BUSY = Refusal(Fault(FaultCode.BUSY, "too many calls at once, try again"))
+BROKEN_BODY = Refusal(Fault(FaultCode.INVALID_REQUEST, "the body is broken"))
+
+
+def too_large(limit: int) -> Refusal:
+    """For a body over the limit."""
+    return Refusal(Fault(FaultCode.TOO_LARGE, f"the body is larger than {limit} bytes"))
+
+
+def too_slow(seconds: float) -> Refusal:
+    """For a body that is not whole in time."""
+    return Refusal(Fault(FaultCode.TIMEOUT, f"the body did not arrive within {seconds:g} s"))
+
+
+def _invalid(message: str, status: int = 0) -> Refusal:
+    return Refusal(Fault(FaultCode.INVALID_REQUEST, message), status)
+
+
+class Request:
+    """A request whose head is whole. What stands first here is set when it is its turn, or as its body comes."""
+
+    authority: bytes | None = None  # of a target in absolute form
+    size = 0  # bytes of the body that have come, kept or not
+    endpoint: Endpoint | None = None
+    passes = False  # it goes on as it came, to what takes the rest
+    cors = ""  # header lines for a web page of a listed origin
+    is_admitted = False
+    is_told_to_go_on = False
+
+    def __init__(
+        self, method: str, target: bytes, minor: int, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
+    ) -> None:
+        self.method = method
+        self.minor = minor  # of HTTP/1.x
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.target = self.path = target.decode("latin-1")  # as the client wrote it; the parser takes ASCII alone
+        self.parts: list[bytes] = []  # of the body
+        read: dict[bytes, bytes] = {}
+        for name, value in headers:
+            known = _SPELLED.get(name)
+            if known is None:
+                lower = name.lower()
+                known = lower if lower in READ else b""
+            if known:
+                read[known] = b"%b, %b" % (read[known], value) if known in read else value
+        length = read.get(b"content-length")
+        self.length = None if length is None else int(length)  # bytes; the parser has seen that these are digits
+        self.is_plain = (
+            len(read) == _PLAIN and length is not None and b"host" in read
+        )  # nothing else is to be looked at
+        self.read = read if self.is_plain else {name: value.rstrip(b" \t") for name, value in read.items()}
+
+    def check_framing(self, *, needs_host: bool) -> bool:
+        """Whether the head is one that every server reads alike; sets `path`, and the target without its authority."""
+        read = self.read
+        if self.is_plain and self.target[0] == "/" and b"," not in read[b"host"]:
+            if "?" in self.target:
+                self.path = self.target.partition("?")[0]
+            return True
+        coding = read.get(b"transfer-encoding")
+        if coding is not None and (self.minor == 0 or coding.lower() != b"chunked"):
+            return False
+        host = read.get(b"host")
+        if host is None:
+            if self.minor == 1 and needs_host:
+                return False
+        elif b"," in host:  # two of them (RFC 9112 section 3.2)
+            return False
+        if not self.target.startswith("/") and self.target != "*" and self.method != "CONNECT":
+            found = _ABSOLUTE.fullmatch(self.target)
+            if found is None:
+                return False
+            self.authority = found[1].encode()
+            rest = found[2] or "/"
+            self.target = rest if rest.startswith("/") else f"/{rest}"
+        self.path = self.target.partition("?")[0]
+        return True
+
+    def check_head(self, limit: int, *, plain: bool) -> Refusal | None:
+        """What the head tells of the body; `plain` refuses what old xapi does: no Content-Length, and Expect."""
+        if self.length is not None and self.length > limit:
+            return too_large(limit)
+        if plain and self.length is None:
+            return _invalid("Content-Length is required", _LENGTH_REQUIRED)
+        expect = self.read.get(b"expect")
+        if expect is not None and (plain or expect.lower() != b"100-continue"):
+            return _invalid("Expect is not supported", _EXPECTATION_FAILED)
+        return None
+
+    @property
+    def wants_to_be_told(self) -> bool:
+        """Whether the client waits for word that its body is welcome (RFC 9110 section 10.1.1)."""
+        return self.minor == 1 and not self.is_told_to_go_on and b"expect" in self.read
+
+    def body(self, limit: int) -> bytes | Refusal:
+        """The whole body, inflated unless it goes on as it came."""
+        content = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        self.parts.clear()
+        if self.size > limit:
+            return too_large(limit)
+        encoding = None if self.is_plain or self.passes else self.read.get(b"content-encoding")
+        if encoding is None:
+            return content
+        return inflate(content, encoding.decode("latin-1"), limit)
+
+    def carried(self) -> Carried:
+        """What the endpoint is told beside the body."""
+        headers = tuple(self.headers)
+        if not self.passes and b"content-encoding" in self.read:
+            headers = http_headers.without(headers, b"content-encoding")
+        return Carried(self.method, self.target, headers)
+
+
+def inflate(content: bytes, encoding: str, limit: int) -> bytes | Refusal:
+    """Undo a Content-Encoding without ever holding more than `limit` bytes of the result (and one)."""
+    name = encoding.strip().lower()
+    if name == "identity":
+        return content
+    if name not in ENCODINGS:
+        known = ", ".join((*ENCODINGS, "identity"))
+        return _invalid(f"Content-Encoding: expected one of {known}", _UNSUPPORTED_ENCODING)
+    inflater = zlib.decompressobj(ENCODINGS[name])
+    try:
+        inflated = inflater.decompress(content, limit + 1)
+    except zlib.error:
+        return _invalid(f"the body is no valid {name}")
+    if len(inflated) > limit:
+        return too_large(limit)
+    if not inflater.eof or inflater.unused_data:  # one gzip member: many small ones would cost time out of proportion
+        return _invalid(f"the body is no single, whole {name} stream")
+    return inflated

@@ -1,0 +1,236 @@
+"""HTTP POST in, bytes out; knows no protocol.
+
+One Server is one listener of the config, on one address or several. Any of them is answered by the endpoint that
+`resolve` names for the path (as written by the client: nothing is unescaped, the query is cut off). What no endpoint
+takes, other verbs too, goes to the one named `otherwise` where there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from adapters.http import addresses, response
+from adapters.http.connection import Connection, HttpLimits
+from adapters.http.quotas import Quotas, Share
+from adapters.http.request import Refusal, Request
+from adapters.http.response import HttpAnswer, Layout
+from adapters.http.socket_activation import Inherited
+from adapters.http.web_origins import WebOrigins
+from adapters.transports.room import Room
+from gateway.core import ports
+from gateway.core.model import Answer, FaultCode, Peer
+
+__all__ = ["DEFAULT_LIMITS", "FramingFaults", "HttpLimits", "Server"]
+
+# How a message is answered that could not be read at all: in the client's protocol, or the way old xapi does.
+FramingFaults = Literal["protocol", "http500"]
+
+RETRY_AFTER = "Retry-After: 1\r\n"
+NOT_FOUND = response.text(404, "nothing is served at this path")
+NOT_ALLOWED = response.text(405, "this is an RPC endpoint: send a POST", headers="Allow: POST\r\n")
+NO_TUNNEL = response.text(501, "a tunnel is not passed on: connect to the service itself", close=True)
+FRAMING_CODES = frozenset({FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
+TOLD_EVERY = 1.0  # seconds between two lines about connections that made way
+
+DEFAULT_LIMITS = HttpLimits()
+EVERYBODY = WebOrigins()
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+def _ignore(_: str) -> None:
+    """Tell nobody."""
+
+
+class Server(ports.Transport):
+    """An HTTP/1.1 listener for RPC endpoints."""
+
+    def __init__(
+        self,
+        name: str,
+        binds: Sequence[str],
+        resolve: ports.Resolve,
+        limits: HttpLimits = DEFAULT_LIMITS,
+        *,
+        framing_faults: FramingFaults = "protocol",
+        headers: Mapping[str, str] = _NO_HEADERS,  # added to every answer
+        socket_mode: int = 0o660,
+        room: Room | None = None,  # shared with other listeners
+        inherited: Inherited | None = None,  # where "systemd:NAME" is found
+        on_cut: Callable[[str], object] = _ignore,  # told which client was cut, and why
+        otherwise: ports.Endpoint | None = None,
+        web: WebOrigins = EVERYBODY,  # the pages and host names that are served
+        needs_host: bool = True,  # HTTP/1.1 without a Host header is refused
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.layout = Layout(headers)
+        self.room = room or Room()
+        self.needs_host = needs_host
+        self.is_stopping = False
+        self.quotas = Quotas(
+            self.room,
+            max_connections=limits.max_connections,
+            max_calls=limits.max_calls,
+            max_connections_per_peer=limits.max_connections_per_peer,
+            max_calls_per_peer=limits.max_calls_per_peer,
+        )
+        self._binds = tuple(binds)
+        self._resolve = resolve
+        self._as_xapi = framing_faults == "http500"
+        self._socket_mode = socket_mode
+        self._inherited = inherited or Inherited({})
+        self._on_cut = on_cut
+        self._otherwise = otherwise
+        self._web = web
+        self._bound: list[addresses.Bound] = []
+        self._connections: set[Connection] = set()
+        self._orphans: set[asyncio.Task[None]] = set()  # cancelled calls whose connection is gone
+        self._made_way = 0  # connections, that nobody was told of
+        self._told = -TOLD_EVERY  # loop time
+        self._empty = asyncio.Event()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it listens now, with real ports."""
+        return tuple(address for bound in self._bound for address in bound.addresses)
+
+    @property
+    def socket_files(self) -> tuple[Path, ...]:
+        """The files of Unix sockets that are ours, to be removed at stop."""
+        return tuple(bound.socket_file for bound in self._bound if bound.socket_file is not None)
+
+    async def bind(self) -> None:
+        """Take every address and let nobody in; raises OSError naming the address, and then has none."""
+        try:
+            for address in self._binds[len(self._bound) :]:
+                self._bound.append(await addresses.bind(address, self._socket_mode, self._inherited))
+        except BaseException:
+            self._close_sockets()
+            raise
+
+    async def start(self) -> None:
+        """Accept, bind first where that is not done; raises OSError naming the address, and then listens nowhere."""
+        await self.bind()
+        self.is_stopping = False
+        loop = asyncio.get_running_loop()
+        try:
+            for bound in self._bound:
+                await bound.accept(lambda: Connection(self, loop))
+        except BaseException:
+            self._close_sockets()
+            raise
+
+    async def stop(self, grace: float) -> int:
+        """Stop accepting, let calls in flight finish for `grace` seconds; returns how many were cut off."""
+        self.is_stopping = True
+        bound = tuple(self._bound)
+        self._close_sockets()
+        for connection in tuple(self._connections):
+            if connection.is_idle:
+                connection.force_close()
+        cut = await self._finish(grace)
+        for address in bound:
+            await address.closed()
+        return cut
+
+    def _close_sockets(self) -> None:
+        for bound in self._bound:
+            bound.close()
+        self._bound.clear()
+
+    async def _finish(self, grace: float) -> int:
+        cut = 0
+        if self._connections:
+            self._empty.clear()
+            try:
+                await asyncio.wait_for(self._empty.wait(), grace)
+            except TimeoutError:
+                cut = sum(not connection.is_idle for connection in self._connections)
+                for connection in tuple(self._connections):
+                    connection.force_close()
+                await self._empty.wait()
+        if self._orphans:
+            await asyncio.wait(self._orphans)
+        return cut
+
+    # What connections ask and tell; see Owner
+
+    def opened(self, connection: Connection) -> Share | None:
+        """See Owner."""
+        if self.is_stopping:  # accepted in the very moment
+            return None
+        share = self.quotas.enter(connection, connection.peer)
+        if share is not None:
+            self._connections.add(connection)
+        return share
+
+    def closed(self, connection: Connection, share: Share, task: asyncio.Task[None] | None) -> None:
+        """See Owner."""
+        self.quotas.leave(connection, share)
+        self._connections.discard(connection)
+        if task is not None:
+            self._orphans.add(task)
+            task.add_done_callback(lambda ended: self._ended(ended, share))
+        if not self._connections:
+            self._empty.set()
+
+    def _ended(self, task: asyncio.Task[None], share: Share) -> None:
+        self._orphans.discard(task)
+        self.quotas.end_call(share)
+
+    def cut(self, peer: Peer, why: str) -> None:
+        """See Owner."""
+        self._on_cut(f"{peer.address} {why}")
+
+    def gave_way(self, whose: str, among: int) -> None:
+        """See Owner. When there are many one line a second says so."""
+        self._made_way += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._told >= TOLD_EVERY:
+            what = "an idle connection" if self._made_way == 1 else f"{self._made_way} idle connections"
+            self._on_cut(f"{whose} gave up {what} of {among} for newcomers")
+            self._made_way, self._told = 0, now
+
+    def admit(self, request: Request) -> HttpAnswer | None:
+        """See Owner."""
+        endpoint = self._resolve(request.path)
+        request.passes = endpoint is None or request.method != "POST"
+        request.endpoint = self._otherwise if request.passes else endpoint
+        if not request.is_plain or self._web.checks_hosts:
+            refusal = self._web.check(request)
+            if refusal is not None:
+                return self.refuse(request, refusal)
+            preflight = self._web.preflight(request, any_method=self._otherwise is not None)
+            if preflight is not None:
+                return HttpAnswer(204, response.TEXT, None, headers=preflight)
+        if request.endpoint is None:
+            return NOT_FOUND if endpoint is None else NOT_ALLOWED
+        if request.method == "CONNECT":
+            return NO_TUNNEL
+        refusal = request.check_head(self.limits.body, plain=self._as_xapi and not request.passes)
+        return None if refusal is None else self.refuse(request, refusal)
+
+    def refuse(self, request: Request, refusal: Refusal) -> HttpAnswer:
+        """See Owner."""
+        fault, status = refusal.fault, refusal.http_status
+        if request.endpoint is None or (request.passes and fault.code is FaultCode.ACCESS_DENIED):
+            return response.text(status, fault.message)
+        if self._as_xapi and fault.code in FRAMING_CODES:
+            return response.page(fault.message)
+        answer = request.endpoint.refuse(fault)
+        headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
+        return HttpAnswer(status, answer.content_type, answer.body or b"", headers=headers)
+
+    def answered(self, answer: Answer) -> HttpAnswer:
+        """See Owner."""
+        if answer.hang_up:
+            return response.hang_up()
+        if answer.status is not None:
+            return response.relay(answer)
+        if answer.fault is not None and self._as_xapi:
+            return response.page(answer.fault.message)
+        return HttpAnswer(204 if answer.body is None else 200, answer.content_type, answer.body)

@@ -1,0 +1,205 @@
+"""Shares of peers, as numbers and over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from adapters.http.quotas import Quotas, Share
+from adapters.http.server import HttpLimits
+from adapters.transports.room import Room
+from gateway.core.model import Answer, Peer
+from tests.kit.clients import DEADLINE, Wire, connect, post
+from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed, Waiting
+from tests.kit.listeners import running
+
+ONE, OTHER = Peer("tcp:192.0.2.1:1"), Peer("tcp:192.0.2.2:1")
+USER = Peer("unix:/run/rpc", uid=1000)
+
+
+class Client:
+    """A connection that remembers for whom it had to go."""
+
+    def __init__(self) -> None:
+        self.went: tuple[str, int] | None = None
+
+    def make_way(self, whose: str, among: int) -> None:
+        self.went = (whose, among)
+
+
+def entered(quotas: Quotas, peer: Peer, *, idle: bool = True) -> tuple[Client, Share]:
+    client = Client()
+    share = quotas.enter(client, peer)
+    assert share is not None
+    if not idle:
+        share.idle.pop(client)
+    return client, share
+
+
+def test_one_peer_has_half_of_the_connections_and_of_the_calls() -> None:
+    quotas = Quotas(Room(), max_connections=5, max_calls=5)
+    for peer in (ONE, USER, Peer("tcp:[2001:db8::1]:9")):
+        share = entered(quotas, peer)[1]
+        assert (share.max_connections, share.max_calls) == (3, 3)
+
+
+@pytest.mark.parametrize("address", ["tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1"])
+def test_clients_over_loopback_that_cannot_be_told_apart_have_the_whole(address: str) -> None:
+    share = entered(Quotas(Room(), max_connections=5, max_calls=5), Peer(address))[1]
+    assert (share.max_connections, share.max_calls) == (5, 5)
+    quotas = Quotas(Room(), max_connections=5, max_calls=5, max_connections_per_peer=2, max_calls_per_peer=1)
+    share = entered(quotas, Peer(address))[1]
+    assert (share.max_connections, share.max_calls) == (2, 1)
+
+
+def test_a_peer_past_its_share_gives_up_the_one_of_its_own_that_is_idle_for_the_longest_time() -> None:
+    quotas = Quotas(Room(), max_connections=4, max_calls=1)
+    other, _ = entered(quotas, OTHER)
+    first, _ = entered(quotas, ONE)
+    second, _ = entered(quotas, ONE)
+    entered(quotas, ONE)
+    assert (other.went, first.went, second.went) == (None, ("tcp:192.0.2.1", 2), None)
+    assert quotas.connections == 3
+
+
+def test_a_peer_past_its_share_with_nothing_idle_is_turned_away_and_others_are_not() -> None:
+    quotas = Quotas(Room(), max_connections=4, max_calls=1)
+    for _ in range(2):
+        entered(quotas, ONE, idle=False)
+    assert quotas.enter(Client(), ONE) is None
+    assert quotas.enter(Client(), OTHER) is not None
+
+
+def test_when_there_is_no_place_the_peer_with_the_most_makes_way() -> None:
+    quotas = Quotas(Room(), max_connections=5, max_calls=1)
+    lonely, _ = entered(quotas, OTHER)
+    many = [entered(quotas, ONE)[0] for _ in range(3)]
+    entered(quotas, USER)
+    entered(quotas, Peer("tcp:192.0.2.3:1"))
+    assert [client.went for client in (lonely, *many)] == [None, ("tcp:192.0.2.1", 3), None, None]
+    assert quotas.connections == 5
+
+
+def test_when_there_is_no_place_and_nothing_idle_a_newcomer_is_turned_away() -> None:
+    quotas = Quotas(Room(), max_connections=2, max_calls=1)
+    entered(quotas, ONE, idle=False)
+    entered(quotas, OTHER, idle=False)
+    assert quotas.enter(Client(), USER) is None
+
+
+def test_calls_of_one_peer_leave_places_for_others() -> None:
+    room = Room()
+    quotas = Quotas(room, max_connections=10, max_calls=4)
+    one, other = entered(quotas, ONE)[1], entered(quotas, OTHER)[1]
+    assert [quotas.begin_call(one, 0) for _ in range(3)] == [True, True, False]
+    assert not quotas.fits(one, 0)
+    assert quotas.fits(other, 0)
+    assert [quotas.begin_call(other, 0) for _ in range(2)] == [True, True]
+    for share in (one, one, other, other):
+        quotas.end_call(share)
+    assert (quotas.calls, room.calls) == (0, 0)
+
+
+def test_what_is_gone_is_forgotten_even_when_its_call_outlives_it() -> None:
+    room = Room()
+    quotas = Quotas(room, max_connections=10, max_calls=4)
+    client, share = entered(quotas, ONE)
+    assert quotas.begin_call(share, 0)
+    quotas.leave(client, share)
+    quotas.leave(client, share)
+    again = entered(quotas, ONE)[1]
+    assert again is share
+    assert quotas.connections == 1
+    quotas.leave(next(iter(share.connections)), share)
+    quotas.end_call(share)
+    assert quotas.connections == 0
+    assert entered(quotas, ONE)[1] is not share
+
+
+# Over the wire
+
+
+async def opened(stack: AsyncExitStack, address: str, count: int) -> list[Wire]:
+    return [await stack.enter_async_context(connect(address)) for _ in range(count)]
+
+
+async def test_a_newcomer_is_served_however_many_idle_connections_there_are() -> None:
+    told: list[str] = []
+    async with running(limits=HttpLimits(max_connections=20), on_cut=told.append) as address, AsyncExitStack() as stack:
+        idle = await opened(stack, address, 20)
+        for _ in range(20):
+            async with connect(address) as wire:
+                await wire.send(post(b"x"))
+                assert (await wire.reply()).body == b"x"
+        assert await idle[0].rest() == b""
+    assert told[0] == "tcp:127.0.0.1 gave up an idle connection of 20 for newcomers"
+    assert len(told) < 20  # a line a second
+
+
+async def test_a_connection_whose_call_runs_is_never_given_up() -> None:
+    waiting = Waiting()
+    async with running(waiting, HttpLimits(max_connections=2)) as address, AsyncExitStack() as stack:
+        busy, idle = await opened(stack, address, 2)
+        await busy.send(post(b"x"))
+        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        for _ in range(3):
+            (newcomer,) = await opened(stack, address, 1)
+            assert await idle.rest() == b""
+            idle = newcomer
+        waiting.release.set()
+        assert (await busy.reply()).body == b"x"
+
+
+class Large(Echo):
+    """30 MB for those who ask for it."""
+
+    async def answer(self, body: bytes, peer: Peer, carried: object = None) -> Answer:
+        return Answer(bytes(30_000_000) if body == b"large" else b"small", CONTENT_TYPE)
+
+
+async def test_twelve_clients_that_do_not_read_their_large_answers_block_nobody_for_long() -> None:
+    told: list[str] = []
+    room = Room(max_buffered=256 * 1024**2)
+    async with running(Large(), room=room, on_cut=told.append) as address, AsyncExitStack() as stack:
+        for wire in await opened(stack, address, 12):
+            await wire.send(post(b"large"))
+        (other,) = await opened(stack, address, 1)
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                await other.send(post(b"x"))
+                if (await other.reply()).status == 200:
+                    break
+                await asyncio.sleep(0.05)
+    assert "and others need the room" in told[0]
+
+
+async def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_alone() -> None:
+    room = Room(max_buffered=1000)
+    mine, others = room.open_account("a"), room.open_account("b")
+    room.hold(5000, mine)
+    assert room.is_full_for(mine)
+    assert not room.is_full_for(others)
+    assert room.fits(500, others)
+    assert not room.fits(501, others)
+    room.hold(-5000, mine)
+    assert not room.is_full_for(mine)
+    assert room.buffered == 0
+
+
+async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room() -> None:
+    room = Room(max_buffered=10_000)
+    async with (
+        running(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE)), room=room) as address,
+        connect(address) as reads,
+        connect(address) as other,
+    ):
+        await reads.send(post(b"x"))
+        got = 0
+        for _ in range(65):  # for longer than a client may stall
+            got += len(await reads.raw(200_000))
+            await other.send(post(b"x"))
+            assert (await other.reply()).status == 503
+            await asyncio.sleep(0.02)
+        assert len(await reads.raw(20_000_000 - got)) == 20_000_000 - got

@@ -1,0 +1,155 @@
+"""Web pages and names of the host, over the wire."""
+
+from __future__ import annotations
+
+import pytest
+
+from adapters.http.web_origins import WebOrigins
+from gateway.core.model import Answer
+from tests.kit.clients import post
+from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed
+from tests.kit.listeners import talking
+
+PAGE = "https://admin.example"
+PREFLIGHT = (
+    f"OPTIONS /a HTTP/1.1\r\nHost: gateway\r\nOrigin: {PAGE}\r\n"
+    "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type\r\n\r\n"
+).encode()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Origin: https://evil.example", "Content-Type: text/plain"),
+        ("Origin: null",),
+        ("origin: https://admin.example.evil.example",),
+        ("Origin: https://admin.example", "Origin: https://evil.example"),
+        ("Sec-Fetch-Site: cross-site",),
+        ("sec-fetch-site: same-site",),
+    ],
+)
+async def test_a_web_page_that_is_not_listed_reaches_nothing(lines: tuple[str, ...]) -> None:
+    echo, rest = Echo(), Echo()
+    async with talking(echo, otherwise=rest, web=WebOrigins([PAGE])) as wire:
+        await wire.send(post(b"x", "/", *lines))
+        reply = await wire.reply()
+        assert (reply.status, reply.headers["content-type"]) == (403, CONTENT_TYPE)  # in the client's protocol
+        assert reply.body.startswith(b"access_denied: requests of web pages from ")
+        assert "access-control-allow-origin" not in reply.headers
+        await wire.send(post(b"x", "/", *lines).replace(b"POST", b"PUT"))
+        reply = await wire.reply()
+        assert (reply.status, reply.headers["content-type"]) == (403, "text/plain")
+        await wire.send(post(b"", "/", *lines, "Access-Control-Request-Method: POST").replace(b"POST /", b"OPTIONS /"))
+        assert (await wire.reply()).status == 403
+    assert echo.seen == rest.seen == []
+
+
+@pytest.mark.parametrize("lines", [(), ("Sec-Fetch-Site: none",), ("Sec-Fetch-Site: same-origin",)])
+async def test_who_is_no_foreign_web_page_is_served_as_ever(lines: tuple[str, ...]) -> None:
+    async with talking() as wire:
+        await wire.send(post(b"x", "/", *lines))
+        reply = await wire.reply()
+    assert reply.status == 200
+    assert set(reply.headers) == {"content-type", "date", "content-length"}
+
+
+async def test_a_listed_page_may_ask_and_call() -> None:
+    echo = Echo()
+    async with talking(echo, web=WebOrigins([PAGE])) as wire:
+        await wire.send(PREFLIGHT)
+        reply = await wire.reply()
+        assert reply.status == 204
+        assert dict(reply.headers, date="") == {
+            "access-control-allow-origin": PAGE,
+            "vary": "Origin",
+            "access-control-allow-methods": "POST",
+            "access-control-allow-headers": "content-type",
+            "access-control-max-age": "600",
+            "date": "",
+        }
+        await wire.send(post(b"x", "/", f"Origin: {PAGE}", "Sec-Fetch-Site: cross-site"))
+        reply = await wire.reply()
+        assert (reply.status, reply.headers["access-control-allow-origin"], reply.headers["vary"]) == (
+            200,
+            PAGE,
+            "Origin",
+        )
+    assert [body for body, _ in echo.seen] == [b"x"]
+
+
+async def test_any_page_may_call_where_the_listener_says_so() -> None:
+    async with talking(web=WebOrigins(["*"])) as wire:
+        for line in ("Origin: null", "Origin: http://anywhere", "Sec-Fetch-Site: cross-site"):
+            await wire.send(post(b"x", "/", line))
+            reply = await wire.reply()
+            assert reply.status == 200
+            assert reply.headers.get("access-control-allow-origin") == ("*" if "Origin" in line else None)
+
+
+async def test_headers_of_the_config_are_not_written_twice() -> None:
+    headers = {"Access-Control-Allow-Origin": "*"}
+    async with talking(headers=headers, web=WebOrigins([PAGE], answers=False)) as wire:
+        await wire.send(post(b"x", "/", f"Origin: {PAGE}", "Connection: close"))
+        assert (await wire.rest()).lower().count(b"access-control-allow-origin") == 1
+
+
+@pytest.mark.parametrize("says", [(), ((b"Access-Control-Allow-Origin", b"https://its.own"),)])
+async def test_an_old_servers_answer_gets_cors_headers_only_where_it_has_none_and_a_page_asks(
+    says: tuple[tuple[bytes, bytes], ...],
+) -> None:
+    answer = Answer(b"x", "text/xml", None, 200, "OK", says)
+    async with talking(Fixed(answer), web=WebOrigins([PAGE])) as wire:
+        await wire.send(post(b"x"))
+        assert ("access-control-allow-origin" in (await wire.reply()).headers) == bool(says)
+        await wire.send(post(b"x", "/", f"Origin: {PAGE}"))
+        reply = await wire.reply()
+    assert reply.headers["access-control-allow-origin"] == ("https://its.own" if says else PAGE)
+
+
+async def test_a_preflight_for_what_passes_names_the_method_that_is_asked_for() -> None:
+    async with talking(otherwise=Echo(), web=WebOrigins([PAGE])) as wire:
+        await wire.send(PREFLIGHT.replace(b"Method: POST", b"Method: PUT"))
+        assert (await wire.reply()).headers["access-control-allow-methods"] == "PUT"
+        await wire.send(PREFLIGHT.replace(b"Method: POST", b"Method: x y"))
+        assert (await wire.reply()).headers["access-control-allow-methods"] == "POST"
+
+
+async def test_options_of_a_listed_page_that_is_no_preflight_is_a_request_like_others() -> None:
+    rest = Echo()
+    async with talking(otherwise=rest, web=WebOrigins([PAGE])) as wire:
+        await wire.send(f"OPTIONS * HTTP/1.1\r\nHost: gateway\r\nOrigin: {PAGE}\r\n\r\n".encode())
+        assert (await wire.reply()).status == 200
+    assert [each.verb for each in rest.carried] == ["OPTIONS"]
+
+
+@pytest.mark.parametrize(
+    ("host", "served"),
+    [
+        ("gateway", True),
+        ("GateWay:8080", True),
+        ("other:99", True),
+        ("other", False),
+        ("other:98", False),
+        ("evil.example", False),
+        ("[::1]:80", True),
+    ],
+)
+async def test_a_host_that_is_not_listed_is_not_served(host: str, served: bool) -> None:
+    async with talking(web=WebOrigins(hosts=["gateway", "other:99", "[::1]"])) as wire:
+        await wire.send(post(b"x").replace(b"Host: gateway", f"Host: {host}".encode()))
+        reply = await wire.reply()
+        assert reply.status == (200 if served else 403)
+
+
+async def test_the_host_of_an_absolute_target_is_checked_too() -> None:
+    async with talking(web=WebOrigins(hosts=["gateway"])) as wire:
+        await wire.send(post(b"x", "http://evil.example/"))
+        assert (await wire.reply()).status == 403
+        await wire.send(post(b"x", "http://gateway:80/"))
+        assert (await wire.reply()).status == 200
+
+
+async def test_without_a_host_header_nothing_is_served_where_hosts_are_listed() -> None:
+    async with talking(web=WebOrigins(hosts=["gateway"]), needs_host=False) as wire:
+        await wire.send(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx")
+        assert (await wire.reply()).status == 403

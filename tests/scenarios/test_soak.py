@@ -23,10 +23,16 @@ from tests.soak.world import CALM
 
 ROOT = Path(__file__).parents[2]
 SECONDS = "20"
-FAILING = (  # nuisances that the gateway does not stand yet
-    "hung service", "hung legacy service", "slow reader", "namespace bomb", "idle connections", "many user agents",
-    "hostile guest", "planted nodes", "refusing store",
-)  # fmt: skip
+FAILING = (  # nuisances that the gateway does not stand yet; `make soak` runs all
+    "hung service",
+    "hung legacy service",
+    "slow reader",
+    "namespace bomb",
+    "idle connections",
+    "many user agents",
+    "planted nodes",
+    "refusing store",
+)
 WITHOUT = ",".join(f"-{name}" for name in FAILING)
 HELD = Reading(
     descriptors=20,

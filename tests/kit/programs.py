@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 SYSTEM = ("/bin/", "/sbin/", "/usr/")  # a program anywhere else is a test's own, or of .venv
 XEN = "/usr/lib/xen-"  # where the package is that scripts/setup finds by its version
-ESSENTIAL = frozenset({"bash", "cat", "echo", "false", "sh", "sleep", "timeout", "true", "uname"})  # anywhere
+ESSENTIAL = frozenset({"bash", "cat", "echo", "false", "sh", "sleep", "test", "timeout", "true", "uname"})
 
 
 def promised() -> Mapping[str, str]:

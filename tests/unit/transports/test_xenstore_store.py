@@ -275,6 +275,9 @@ async def test_a_watch_that_was_closed_is_not_registered() -> None:
         open_one = store.watch("/b")
         await store.start()
         await within_patience(store)
+        async with asyncio.timeout(PATIENCE):
+            while not seen:  # noqa: ASYNC110 - until it is registered
+                await asyncio.sleep(0)
         await store.write("/x", b"")
         open_one.close()
         await store.write("/x", b"")

@@ -467,7 +467,7 @@ class Connection(asyncio.Protocol):
     @property
     def _is_over(self) -> bool:
         """Whether nothing has come behind the request that is answered now."""
-        return not (self._ready or self._unread or self._current)
+        return not (self._ready or self._unread or self._current or self._failure)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -573,7 +573,7 @@ class Connection(asyncio.Protocol):
             self._failure = (NO_HTTP, "sent no valid HTTP")
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Have the parser read the body that it skipped, by a head that asks for no upgrade. `rest`: what follows."""
+        """Have a new parser read the skipped body, by a head that asks for no upgrade. `rest`: what follows it."""
         request = self._current
         if request is None:  # CONNECT: nothing of HTTP follows
             self._is_last = True
@@ -584,7 +584,7 @@ class Connection(asyncio.Protocol):
             framing = b"Transfer-Encoding: chunked\r\n"
         else:
             framing = b"Content-Length: %d\r\n" % (request.length or 0)
-        assert self._parser is not None
+        self._parser = httptools.HttpRequestParser(self)  # the old one may have seen `Connection: close`
         self._is_replayed = True
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
         self._is_replayed = False
@@ -618,9 +618,9 @@ class Connection(asyncio.Protocol):
             raise _Refused(NO_HTTP)
         method = "POST" if parser.get_method() == b"POST" else parser.get_method().decode("ascii")
         headers, self._headers = self._headers, []
-        most = self._limits.header_bytes
+        most = self._limits.header_bytes  # counted only where it can be: a head may begin within a piece
         if len(headers) > MAX_HEADERS or (
-            self._head_bytes + self._piece > most and _size(self._target, headers) > most
+            self._head_bytes + self._piece + HEAD_PIECE > most and _size(self._target, headers) > most
         ):
             raise _Refused(LONG_HEAD)
         request = Request(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())

@@ -28,7 +28,7 @@ from gateway.core.size import body_size
 from gateway.mapping import idl
 from gateway.mapping.compile import build
 from gateway.mapping.problem import Problem
-from tests.fuzz import answers, moving, stores
+from tests.fuzz import answers, moving, requests, stores
 from tests.fuzz.target import Check, Target, said, told, words
 from tests.kit.exactly import exactly
 from tests.kit.mapping import IDL
@@ -223,7 +223,12 @@ VALUES = (
 def targets() -> Iterator[dict[str, Target]]:
     """All of them; some need a place to write."""
     types = tuple(code.encode() for code in (*"ybnqiuxtdsoghav(){}", "a{s", "(((", "aaa", "{", "\0", "e"))
-    with _mapping() as mapping, answers.targets(XML_TOKENS, JSON_TOKENS) as old, stores.targets() as in_stores:
+    with (
+        _mapping() as mapping,
+        answers.targets(XML_TOKENS, JSON_TOKENS) as old,
+        stores.targets() as in_stores,
+        requests.targets() as of_clients,
+    ):
         yield {
             "xmlrpc": Target([corpus.XMLRPC_CALL, *_bodies(corpus.XMLRPC)], XML_TOKENS, _codec("xmlrpc", _xml_opinion)),
             "jsonrpc": Target(
@@ -237,6 +242,7 @@ def targets() -> Iterator[dict[str, Target]]:
             **in_stores,
             **moving.TARGETS,
             **old,
+            **of_clients,
         }
 
 

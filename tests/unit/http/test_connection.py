@@ -98,6 +98,22 @@ async def test_a_long_head_behind_a_waiting_call_is_refused_after_its_answer() -
         assert await wire.rest() == b""
 
 
+async def test_a_long_head_that_begins_behind_a_request_is_431_however_it_is_cut() -> None:
+    long = post(b"second", "/", "X: " + "x" * 1000)
+    async with running(limits=HttpLimits(header_bytes=1000)) as address:
+        for cut in (0, 10, 500, 900):
+            async with connect(address) as wire:
+                await wire.send(post(b"first") + long[:cut])
+                assert (await wire.reply()).body == b"first"
+                await wire.send(long[cut:])
+                wire.end()
+                assert (await wire.reply()).status == 431
+        async with connect(address) as wire:
+            await wire.send(post(b"first") + long)
+            wire.end()
+            assert [(await wire.reply()).status for _ in range(2)] == [200, 431]
+
+
 async def test_a_short_head_with_a_long_body_is_no_long_head() -> None:
     async with talking(limits=HttpLimits(header_bytes=200)) as wire:
         await wire.send(post(b"x" * 1000) * 2)
@@ -244,6 +260,13 @@ async def test_a_declined_upgrade_with_a_chunked_body_is_read_whole() -> None:
     async with talking() as wire:
         await wire.send(chunked(b"he", b"llo", lines=upgrade) + post(b"b") + post(b"", "/", *upgrade) + post(b"c"))
         assert [(await wire.reply()).body for _ in range(4)] == [b"hello", b"b", b"", b"c"]
+
+
+async def test_a_declined_upgrade_may_be_the_last_request() -> None:
+    async with talking() as wire:
+        await wire.send(post(b"a", "/", "Connection: Upgrade, close", "Upgrade: h2c") + post(b"b"))
+        assert (await wire.reply()).body == b"a"
+        assert await wire.rest() == b""
 
 
 async def test_an_upgrade_is_declined_by_serving_the_request() -> None:

@@ -1,4 +1,4 @@
-"""The daemon's own TOML: listeners, buses, old services, limits. Knows addresses and no method."""
+"""The daemon's own TOML: listeners, buses, legacy services, limits. Knows addresses and no method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from gateway.core import units
+from gateway.core.rpc import units
 
 
 class ConfigError(Exception):
@@ -44,7 +44,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What every section is: immutable, and strict about keys."""
 
 
-class Bus(_Section, frozen=True):
+class BusConfig(_Section, frozen=True):
     """[bus.NAME]: a message bus, and which services live on it. The only place that knows."""
 
     address: BusAddress
@@ -58,12 +58,12 @@ class Bus(_Section, frozen=True):
     breaker_pause: Seconds = Seconds(1)  # before it is asked again; doubled each time, up to 30 s
 
 
-class Listener(_Section, frozen=True):
+class ListenerConfig(_Section, frozen=True):
     """[listener.NAME]: sockets for legacy clients. Mapping files say what is exposed on it."""
 
     bind: Annotated[tuple[Bind, ...], Meta(min_length=1)]
     socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
-    framing_faults: Literal["protocol", "http500"] = "protocol"  # http500: as old xapi answers a broken message
+    malformed_response: Literal["protocol", "http500"] = "protocol"  # http500: as old xapi answers a broken message
     headers: dict[str, str] = {}  # added to every answer
     batch: Literal["sequential", "concurrent"] = "sequential"
     concurrency: Count = 8  # entries of one batch at a time, when concurrent
@@ -82,12 +82,12 @@ class Listener(_Section, frozen=True):
     body_timeout: Seconds = Seconds(60)
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
-    force_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
+    override_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
     force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
     origins: tuple[Origin, ...] = ()  # web pages that may call; "*": any
     hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # names that requests may be for; none: any
     missing_host: Literal["refuse", "accept"] = "refuse"  # HTTP/1.1 without a Host header
-    unmapped: Literal["refuse", "forward"] = "refuse"  # what no endpoint takes: other paths, other verbs than POST
+    unmapped: Literal["reject", "passthrough"] = "reject"  # what no endpoint takes: other paths, other verbs than POST
     upstream: str | None = None  # where that goes
 
     @property
@@ -96,8 +96,8 @@ class Listener(_Section, frozen=True):
         return self.bind[0].startswith("xenstore:")
 
 
-class Upstream(_Section, frozen=True):
-    """[upstream.NAME]: an old service that still answers."""
+class UpstreamConfig(_Section, frozen=True):
+    """[upstream.NAME]: a legacy service that still answers."""
 
     url: UpstreamUrl
     codec: str = "xmlrpc"  # what calls are written in; jsonrpc1: in JSON-RPC 1.0
@@ -119,13 +119,13 @@ class Upstream(_Section, frozen=True):
     pid: bool = True  # xenstore: false does not look whether the service's process lives
 
 
-class Mappings(_Section, frozen=True):
+class MappingsConfig(_Section, frozen=True):
     """[mappings]: where the mapping files are; relative to the config file."""
 
     directories: Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
-class Control(_Section, frozen=True):
+class AdminConfig(_Section, frozen=True):
     """[control]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
 
     socket: str = "/run/xcp-gateway/control"
@@ -138,7 +138,7 @@ class Control(_Section, frozen=True):
     metrics: MetricsAddress | None = None  # /metrics, /healthz and /readyz over TCP too, for who cannot open the socket
 
 
-class Ceilings(_Section, frozen=True):
+class LimitsConfig(_Section, frozen=True):
     """[limits]: of all listeners together; past either a request is refused at once, and nothing is executed."""
 
     max_calls: Count = 1024
@@ -147,13 +147,13 @@ class Ceilings(_Section, frozen=True):
     max_observed: Count = 64  # calls that the other side runs afterwards, to be compared; past it they are not
 
 
-class State(_Section, frozen=True):
+class StateConfig(_Section, frozen=True):
     """[state]: what outlives the process: modes set at run time, rollouts, their audit and their evidence."""
 
     file: Annotated[str, Meta(min_length=1)] | None = None  # relative to the config file; None: in memory only
 
 
-class Log(_Section, frozen=True):
+class LogConfig(_Section, frozen=True):
     """[log]: console for people, json for machines; auto is console on a terminal."""
 
     format: Literal["auto", "console", "json"] = "auto"
@@ -163,14 +163,14 @@ class Log(_Section, frozen=True):
 class Config(_Section, frozen=True):
     """The whole file."""
 
-    listener: Annotated[dict[Name, Listener], Meta(min_length=1)]
-    mappings: Mappings
-    bus: dict[Name, Bus] = {}
-    upstream: dict[Name, Upstream] = {}
-    control: Control = Control()
-    state: State = State()
-    log: Log = Log()
-    limits: Ceilings = Ceilings()
+    listener: Annotated[dict[Name, ListenerConfig], Meta(min_length=1)]
+    mappings: MappingsConfig
+    bus: dict[Name, BusConfig] = {}
+    upstream: dict[Name, UpstreamConfig] = {}
+    control: AdminConfig = AdminConfig()
+    state: StateConfig = StateConfig()
+    log: LogConfig = LogConfig()
+    limits: LimitsConfig = LimitsConfig()
     user: Annotated[str, Meta(min_length=1)] | None = None  # who to be once the sockets are bound; needs root
     grace: Seconds = Seconds(10)  # time for calls in flight at stop
     file: str = ""  # where this was read; not a key of the file
@@ -230,7 +230,7 @@ def _crowded(section: str, keys: str, held: int, places: int, where: str) -> str
     )
 
 
-def _is_one(bus: Bus) -> bool:
+def _is_one(bus: BusConfig) -> bool:
     """Whether there is one service on it, so that there is no other to be harmed."""
     return len(bus.services) == 1 and not any(wildcard in bus.services[0] for wildcard in "*?[")
 
@@ -250,7 +250,7 @@ def parse(document: dict[str, object], path: Path) -> Config:
     """Check a document; `path` is where relative names start and what messages name."""
     if "file" in document:
         raise ConfigError(f"{path}: $: unknown key 'file'")
-    for kind, section_type in (("bus", Bus), ("listener", Listener), ("upstream", Upstream)):
+    for kind, section_type in (("bus", BusConfig), ("listener", ListenerConfig), ("upstream", UpstreamConfig)):
         sections = document.get(kind)
         for name, section in sections.items() if isinstance(sections, dict) else ():
             _convert(section, section_type, path, f"$.{kind}.{name}")
@@ -306,8 +306,8 @@ def _one_bus_each(settings: Config, path: Path) -> None:
 def _known_upstreams(settings: Config, path: Path) -> None:
     for name, listener in settings.listener.items():
         place = f"{path}: $.listener.{name}"
-        if listener.unmapped == "forward" and listener.upstream is None:
-            raise ConfigError(f"{place}.unmapped: 'forward' needs an 'upstream'")
+        if listener.unmapped == "passthrough" and listener.upstream is None:
+            raise ConfigError(f"{place}.unmapped: 'passthrough' needs an 'upstream'")
         if listener.upstream is not None and listener.upstream not in settings.upstream:
             near = get_close_matches(listener.upstream, settings.upstream, n=1)
             there = ", ".join(settings.upstream) or "none"

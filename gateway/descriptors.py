@@ -12,8 +12,8 @@ from contextlib import suppress
 import msgspec
 import structlog
 
+from gateway.admin.connection_limits import BACKLOG, CONNECTIONS, RESERVE
 from gateway.config import Config
-from gateway.control.guard import BACKLOG, CONNECTIONS, RESERVE
 
 OWN = 64  # the state file, the log, sockets that listen, the event loop, files that are read for a reload
 LEAST = 16  # connections that a listener keeps

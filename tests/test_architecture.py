@@ -25,7 +25,7 @@ PAPERS = ["README.md", "CONTRIBUTING.md", *(page for page in PAGES if page != PL
 
 # Sources without a unit test of their own, and why. Meant to get shorter.
 UNTESTED = {
-    "gateway/core/ports.py": "Protocols; tests/conformance holds every adapter against them",
+    "gateway/core/interfaces.py": "Protocols; tests/conformance holds every adapter against them",
 }
 
 

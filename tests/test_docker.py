@@ -153,7 +153,7 @@ def test_no_mapping_asks_for_a_xenstore_where_none_is(folder: Folder) -> None:
     listeners = tomllib.loads((folder.place / "etc/xcp-gateway/gateway.toml").read_text())["listener"]
     for path in (folder.place / "etc/xcp-gateway/mappings.d").glob("*.yaml"):
         mapped = YAML(typ="safe").load(path.read_text())
-        for key in ("expose", "publish", "doorbell"):
+        for key in ("expose", "publish", "on_change"):
             assert {entry["listener"] for entry in mapped.get(key, ())} <= listeners.keys(), path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.stage import PROGRAMS, STORE_PROGRAMS
+from demo.stage import PROGRAMS, STORE_PROGRAMS
 from tests.kit.programs import ROOT, promised
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from adapters.codecs import jsonrpc, xenstore, xmlrpc
-from gateway.core.ports import Codec
+from gateway.core.interfaces import Codec
 
 CODECS: dict[str, Callable[..., Codec]] = {
     "xmlrpc": xmlrpc.Codec,

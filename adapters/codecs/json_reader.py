@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from gateway.core.model import FaultCode, Limits
-from gateway.core.refusal import render
+from gateway.core.dbus.scalars import render
+from gateway.core.rpc.model import FaultCode, MessageLimits
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -28,7 +28,7 @@ _WHITESPACE = b" \t\r\n"
 _SHORTEST_VALUE = 2  # bytes of a value and what parts it from the next, but for the last one
 
 
-class Refused(Exception):  # noqa: N818 - no error of ours: it carries a fault up to where the codec returns it
+class JsonError(Exception):
     """What is wrong with a text, and where."""
 
     def __init__(self, code: FaultCode, message: str) -> None:
@@ -36,7 +36,7 @@ class Refused(Exception):  # noqa: N818 - no error of ours: it carries a fault u
         self.code = code
 
 
-class Damaged(Refused):
+class DamagedJsonError(JsonError):
     """The text is JSON, but holds values that cannot be taken: in `value` an Odd stands for each of these."""
 
     def __init__(self, value: Any, code: FaultCode, message: str) -> None:
@@ -44,13 +44,13 @@ class Damaged(Refused):
         self.value = value
 
 
-def read(body: bytes, limits: Limits, *, last_wins: bool = False) -> Any:
+def read(body: bytes, limits: MessageLimits, *, last_wins: bool = False) -> Any:
     """Read one JSON text (RFC 8259) within `limits`; integers are exact. Raises Refused and nothing else.
 
     `last_wins`: of a member that is there twice the last one counts, as it does for most readers.
     """
     if len(body) > limits.body:
-        raise Refused(FaultCode.TOO_LARGE, f"expected at most {limits.body} bytes, got {len(body)}")
+        raise JsonError(FaultCode.TOO_LARGE, f"expected at most {limits.body} bytes, got {len(body)}")
     brackets = body.count(b"[") + body.count(b"{")
     if brackets > limits.depth:
         _check_depth(body, limits.depth)
@@ -60,7 +60,7 @@ def read(body: bytes, limits: Limits, *, last_wins: bool = False) -> Any:
         value = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         _look_closely(body, _SLOW_LAST if last_wins else _SLOW)
-        raise Refused(FaultCode.PARSE_ERROR, "expected JSON with numbers of reasonable length") from None
+        raise JsonError(FaultCode.PARSE_ERROR, "expected JSON with numbers of reasonable length") from None
     if last_wins or _members_are_unique(body, value):
         return value
     del value  # it is read once more, and may be large
@@ -90,7 +90,7 @@ def _check_depth(body: bytes, limit: int) -> None:
         if len(before) == len(brackets):
             break
     if b"[]" in brackets or brackets.count(b"[") > limit:
-        raise Refused(FaultCode.TOO_LARGE, f"expected at most {limit} nested arrays and objects, got more")
+        raise JsonError(FaultCode.TOO_LARGE, f"expected at most {limit} nested arrays and objects, got more")
 
 
 def _check_elements(body: bytes, limit: int) -> None:
@@ -98,7 +98,7 @@ def _check_elements(body: bytes, limit: int) -> None:
     text = _outside_strings(_without_escapes(body), b"0").translate(None, _WHITESPACE)
     filled = text.count(b"[") - text.count(b"[]") + text.count(b"{") - text.count(b"{}")
     if 1 + text.count(b",") + filled > limit:
-        raise Refused(FaultCode.TOO_LARGE, f"expected at most {limit} values, got more")
+        raise JsonError(FaultCode.TOO_LARGE, f"expected at most {limit} values, got more")
 
 
 def _without_escapes(body: bytes) -> bytes:
@@ -139,11 +139,11 @@ class Odd:
 _WORTH_A_LOOK = (list, dict, str, Odd)
 
 
-def first_odd(value: Any) -> Refused | None:
-    """What is wrong in a value of Damaged, and where; None when nothing is."""
+def first_odd(value: Any) -> JsonError | None:
+    """What is wrong in a value of DamagedJsonError, and where; None when nothing is."""
     for place, odd in _oddities(value):
         steps = _steps(place if odd.member is None else (place, odd.member))
-        return Refused(odd.code, f"{render(steps)}: {odd.what}")
+        return JsonError(odd.code, f"{render(steps)}: {odd.what}")
     return None
 
 
@@ -154,17 +154,17 @@ def _look_closely(body: bytes, decoder: json.JSONDecoder) -> Any:
         value = decoder.decode(text)
     except json.JSONDecodeError as error:
         what = f"expected JSON, it ends or goes wrong at character {error.pos} of {len(text)}"
-        raise Refused(FaultCode.PARSE_ERROR, what) from None
+        raise JsonError(FaultCode.PARSE_ERROR, what) from None
     except RecursionError:
-        raise Refused(FaultCode.TOO_LARGE, "nested deeper than can be read") from None
+        raise JsonError(FaultCode.TOO_LARGE, "nested deeper than can be read") from None
     refused = first_odd(value)
     if refused is None:
         return value
-    raise refused if refused.code is FaultCode.PARSE_ERROR else Damaged(value, refused.code, str(refused))
+    raise refused if refused.code is FaultCode.PARSE_ERROR else DamagedJsonError(value, refused.code, str(refused))
 
 
 def damaged_items(body: bytes) -> list[bytes]:
-    """The text of each item of an array that is Damaged."""
+    """The text of each item of an array that is DamagedJsonError."""
     text = body.decode()
     items: list[bytes] = []
     at = text.index("[") + 1
@@ -175,7 +175,7 @@ def damaged_items(body: bytes) -> list[bytes]:
 
 
 def number_as_written(body: bytes, name: str) -> bytes:
-    """The text of a member of a Damaged object that is a number with a point or an exponent."""
+    """The text of a member of a DamagedJsonError object that is a number with a point or an exponent."""
     return str(json.loads(body, parse_float=str, parse_int=len)[name]).encode()
 
 
@@ -184,9 +184,9 @@ def _utf8(body: bytes) -> str:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         what = f"expected UTF-8, got the byte 0x{body[error.start]:02x} at {error.start}"
-        raise Refused(FaultCode.PARSE_ERROR, what) from None
+        raise JsonError(FaultCode.PARSE_ERROR, what) from None
     if text.startswith("\ufeff"):
-        raise Refused(FaultCode.PARSE_ERROR, "expected JSON without a byte order mark")
+        raise JsonError(FaultCode.PARSE_ERROR, "expected JSON without a byte order mark")
     return text
 
 

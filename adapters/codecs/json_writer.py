@@ -1,4 +1,4 @@
-"""A neutral value -> JSON as the old servers write it, or a refusal that names the place; knows no JSON-RPC.
+"""A neutral value -> JSON as the legacy servers write it, or a refusal that names the place; knows no JSON-RPC.
 
 Bytes become base64, a dateTime the compact form of XenAPI; NaN and half a surrogate pair are refused.
 """
@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from gateway.core.formats import LONGEST_ZONE, compact
-from gateway.core.model import Value
-from gateway.core.refusal import MarshalError
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.rpc.model import Value
+from gateway.core.rpc.units import LONGEST_ZONE, compact
 
 LongIntegers: TypeAlias = Literal["number", "text"]  # how an integer is written that a double cannot hold exactly
 Write: TypeAlias = Callable[[Value], bytes]

@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from adapters.codecs import jsonrpc1
 from adapters.codecs.json_reader import (
-    Damaged,
+    DamagedJsonError,
+    JsonError,
     Odd,
-    Refused,
     damaged_items,
     first_odd,
     number_as_written,
@@ -22,9 +21,44 @@ from adapters.codecs.json_reader import (
     read,
 )
 from adapters.codecs.json_writer import WRITERS, LongIntegers, visible, write
-from gateway.core import ports
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
-from gateway.core.refusal import MarshalError
+from gateway.core import interfaces
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
+
+# Where JSON-RPC 1.0 differs from 2.0 (https://www.jsonrpc.org/specification_v1); knows no bytes of messages.
+
+
+# Both members always; the order is that of the legacy servers.
+RESULT = b'{"result":%b,"error":null,"id":%b}'
+ERROR = b'{"result":null,"error":%b,"id":%b}'
+CALL = b'{"method":%b,"params":%b,"id":1}'  # the legacy servers want a number or a text
+NOTIFICATION = b'{"method":%b,"params":%b,"id":null}'
+
+
+def read_call(message: Mapping[str, Any]) -> Call | Fault:
+    """Section 1.1: params is an array; an id of null makes it a notification (1.2)."""
+    method, params = message.get("method"), message.get("params")
+    if type(method) is not str:
+        return Fault(FaultCode.INVALID_REQUEST, "$.method: expected text")
+    if type(params) is not list:
+        return Fault(FaultCode.INVALID_REQUEST, "$.params: expected an array")
+    if "id" not in message:
+        return Fault(FaultCode.INVALID_REQUEST, "$.id: expected one, or null where no answer is wanted")
+    return Call(method, tuple(params), oneway=message["id"] is None)
+
+
+def read_response(message: Mapping[str, Any]) -> Outcome | None:
+    """Section 1.1: one of result and error is null, and both are for a void reply; None when this is no response."""
+    if message.get("error") is not None:
+        return read_error(message["error"])
+    return Reply(message["result"]) if "result" in message and "error" in message else None
+
+
+def read_error(error: Any) -> Fault:
+    """An error may be any value; what it means is for a dialect to say."""
+    first = error[0] if isinstance(error, list) and error else error
+    return Fault(FaultCode.REMOTE, first if isinstance(first, str) else "an error without a text", wire=error)
+
 
 # error.code: section 5.1 where it has a number, else its range for servers' own (-32099..-32000). An APPLICATION or
 # REMOTE fault whose name is a number is told by that number.
@@ -44,7 +78,7 @@ FAULT_CODES: dict[FaultCode, int] = {
     FaultCode.NO_REPLY: -32007,
     FaultCode.UNREPRESENTABLE: -32008,
     FaultCode.UNAVAILABLE: -32009,
-    FaultCode.APPLICATION: 1,  # what the old servers send, whatever the error
+    FaultCode.APPLICATION: 1,  # what the legacy servers send, whatever the error
 }
 FROM_ERROR_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
 
@@ -67,19 +101,21 @@ class _Tag(NamedTuple):
 
 
 _Entry = tuple[Call | Fault, _Tag]
-_LIMITS = Limits()
+_LIMITS = MessageLimits()
 
 
-class Codec(ports.Codec):
+class Codec(interfaces.Codec):
     """Both directions of JSON-RPC, within `limits`; `long_integers` is about integers beyond 2**53 in answers.
 
-    Messages of either version are read. `one`: calls are written in 1.0, for old services that know no other.
+    Messages of either version are read. `one`: calls are written in 1.0, for legacy services that know no other.
     """
 
     name = "jsonrpc"
     content_type = "application/json"
 
-    def __init__(self, limits: Limits = _LIMITS, long_integers: LongIntegers = "number", *, one: bool = False) -> None:
+    def __init__(
+        self, limits: MessageLimits = _LIMITS, long_integers: LongIntegers = "number", *, one: bool = False
+    ) -> None:
         self._limits = limits
         self._one = one
         self._write = WRITERS[long_integers]
@@ -88,9 +124,9 @@ class Codec(ports.Codec):
         """Read a request, a notification or a batch, of either version; one that is damaged costs no other."""
         try:
             message = read(body, self._limits)
-        except Damaged as damaged:
+        except DamagedJsonError as damaged:
             return self._salvaged(damaged.value, body)
-        except Refused as refused:
+        except JsonError as refused:
             return Envelope((Fault(refused.code, str(refused)),))
         if type(message) is list:
             return self._batch(message, body)
@@ -117,7 +153,7 @@ class Codec(ports.Codec):
         except MarshalError as error:
             raise ValueError(str(error)) from None
         if self._one:
-            return (jsonrpc1.NOTIFICATION if call.oneway else jsonrpc1.CALL) % (method, params)
+            return (NOTIFICATION if call.oneway else CALL) % (method, params)
         return (_NOTIFICATION if call.oneway else _CALL) % (method, params)
 
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:  # noqa: ARG002 - see decode
@@ -127,7 +163,7 @@ class Codec(ports.Codec):
         """
         try:
             message = read(body, self._limits, last_wins=True)
-        except Refused as refused:
+        except JsonError as refused:
             code = FaultCode.TOO_LARGE if refused.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
             return Fault(code, str(refused))
         outcome = _read_response(message) if type(message) is dict and "id" in message else None
@@ -140,7 +176,7 @@ class Codec(ports.Codec):
             return [self.decode_outcome(body, charset) if tags[0].id is not None else Reply()]
         try:
             answers = self._answers(body)
-        except Refused as refused:
+        except JsonError as refused:
             return [Fault(FaultCode.PARSE_ERROR, str(refused)) for _ in tags]
         missing = Fault(FaultCode.PARSE_ERROR, "the batch was answered without a response to this request")
         return [Reply() if tag.id is None else next(answers.get(tag.id, iter(())), missing) for tag in tags]
@@ -150,7 +186,7 @@ class Codec(ports.Codec):
         found: dict[bytes, list[Outcome]] = {}
         messages = read(body, self._limits, last_wins=True) if body else []
         if type(messages) is not list:
-            raise Refused(FaultCode.PARSE_ERROR, "expected the responses of a batch in an array")
+            raise JsonError(FaultCode.PARSE_ERROR, "expected the responses of a batch in an array")
         for message, raw in zip(messages, raw_items(body) if messages else (), strict=True):
             outcome = _read_response(message) if type(message) is dict and "id" in message else None
             if outcome is not None:
@@ -184,10 +220,10 @@ class Codec(ports.Codec):
             return None
         if isinstance(outcome, Reply):
             try:
-                return (jsonrpc1.RESULT if tag.one else _RESULT) % (self._write(outcome.value), tag.id)
+                return (RESULT if tag.one else _RESULT) % (self._write(outcome.value), tag.id)
             except MarshalError as error:
                 outcome = Fault(FaultCode.UNREPRESENTABLE, str(error.at("result")))
-        return (jsonrpc1.ERROR if tag.one else _ERROR) % (self._error(outcome, one=tag.one), tag.id)
+        return (ERROR if tag.one else _ERROR) % (self._error(outcome, one=tag.one), tag.id)
 
     def _error(self, fault: Fault, *, one: bool) -> bytes:
         try:
@@ -208,7 +244,7 @@ def _read(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
         return _read_call(message, body)
     if "jsonrpc" in message or batch:
         return Fault(FaultCode.INVALID_REQUEST, '$.jsonrpc: expected "2.0"'), _Tag(_id(message, body) or _NULL)
-    call = jsonrpc1.read_call(message)
+    call = read_call(message)
     oneway = isinstance(call, Call) and call.oneway
     return call, _Tag(None if oneway else _any_id(message, body), one=True)
 
@@ -240,7 +276,7 @@ def _has_exact_id(message: Any) -> bool:
 
 
 def _read_call(message: dict[str, Any], body: bytes) -> _Entry:
-    """Section 4. No params, or null as the old servers take it, is none at all."""
+    """Section 4. No params, or null as the legacy servers take it, is none at all."""
     tag = _id(message, body) if "id" in message else None
     if tag is None and "id" in message:
         return Fault(FaultCode.INVALID_REQUEST, "$.id: expected text, a number or null"), _Tag()
@@ -308,7 +344,7 @@ def _split(text: str) -> tuple[str, str]:
 def _read_response(message: dict[str, Any]) -> Outcome | None:
     """Section 5: result or error, never both."""
     if "jsonrpc" not in message:
-        outcome = jsonrpc1.read_response(message)
+        outcome = read_response(message)
         return _read_error(message["error"]) if isinstance(outcome, Fault) else outcome
     if message["jsonrpc"] != "2.0" or ("result" in message) == ("error" in message):
         return None
@@ -319,7 +355,7 @@ def _read_error(error: Any) -> Fault:
     """A number that is not ours is the name of a REMOTE fault; an error that is no error object stays whole."""
     code, message = (error.get("code"), error.get("message")) if type(error) is dict else (None, None)
     if type(code) is not int or type(message) is not str:
-        return jsonrpc1.read_error(error)
+        return read_error(error)
     kind, data = FROM_ERROR_CODE.get(code), error.get("data")
     if kind is None:
         return Fault(FaultCode.REMOTE, message, name=str(code), data=data)

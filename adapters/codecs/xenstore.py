@@ -12,15 +12,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from gateway.core import ports
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
-from gateway.core.netstrings import pack, unpack
-from gateway.core.node_text import node_text
-from gateway.core.nodes import element, index_of, member, text_of
-from gateway.core.refusal import MarshalError, render
+from gateway.core import interfaces
+from gateway.core.dbus.scalars import MarshalError, render
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
+from gateway.core.xenstore.paths import element, index_of, member, node_text, pack, text_of, unpack
 
-# `code` of an error: 1, 2 and 3 are those of the old server (unknown function, exception, missing argument), those from
-# 1000 on are the services' own: a fault whose name is a number is told by that number.
+# `code` of an error: 1, 2 and 3 are those of the legacy server (unknown function, exception, missing argument).
+# Codes from 1000 on are the services' own: a fault whose name is a number is told by that number.
 FAULT_CODES: dict[FaultCode, int] = {
     FaultCode.UNKNOWN_METHOD: 1,
     FaultCode.INTERNAL: 2,
@@ -48,7 +46,7 @@ _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
 _MISSING = re.compile(r"\$\.params\.([A-Za-z0-9_]+): expected a parameter of this name, got nothing").fullmatch
 
-_LIMITS = Limits()
+_LIMITS = MessageLimits()
 _BYTES_OF_A_LEVEL = 8  # at least, in what anybody writes: `2:a/,1:b,` (a level costs some hundred when it is read)
 _SPARE = 8192  # bytes
 
@@ -65,13 +63,13 @@ class _Refused(Exception):  # noqa: N818 - no error of ours: it carries a fault 
         self.fault = Fault(code, message)
 
 
-class Codec(ports.Codec):
+class Codec(interfaces.Codec):
     """Both directions, within `limits`."""
 
     name = "xenstore"
     content_type = "application/x-xenstore-nodes"
 
-    def __init__(self, limits: Limits = _LIMITS) -> None:
+    def __init__(self, limits: MessageLimits = _LIMITS) -> None:
         self._limits = limits
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:  # noqa: ARG002 - UTF-8, always

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TypeVar
 from xml.etree.ElementTree import Element
 
+from adapters.codecs.xmlrpc_parser import XmlError, short, shown, tree
 from adapters.codecs.xmlrpc_reader import bad, children, items_of, name_and_value, only_child, repeated, text_of, value
 from adapters.codecs.xmlrpc_writer import INT_MAX, INT_MIN, Unwritable, check_characters, escape, visible, write
-from adapters.codecs.xmlrpc_xml import Refused, short, shown, tree
-from gateway.core import ports
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
+from gateway.core import interfaces
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
 
 MULTICALL = "system.multicall"
 
@@ -56,23 +56,23 @@ _CALL = b'<?xml version="1.0"?><methodCall><methodName>%b</methodName><params>%b
 _PARAM = b"<param>%b</param>"
 
 _ITEM_MEMBERS = ("methodName", "params")
-_LIMITS = Limits()
+_LIMITS = MessageLimits()
 
 
-class Codec(ports.Codec):
+class Codec(interfaces.Codec):
     """Both directions of XML-RPC, within `limits`."""
 
     name = "xmlrpc"
     content_type = "text/xml"
 
-    def __init__(self, limits: Limits = _LIMITS) -> None:
+    def __init__(self, limits: MessageLimits = _LIMITS) -> None:
         self._limits = limits
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:
         """Read a <methodCall>; a system.multicall is a batch."""
         try:
             return self._envelope(tree(body, self._limits, charset))
-        except Refused as refused:
+        except XmlError as refused:
             return Envelope((Fault(refused.code, str(refused)),))
         except RecursionError:
             return Envelope((Fault(FaultCode.TOO_LARGE, "nested deeper than can be read"),))
@@ -96,7 +96,7 @@ class Codec(ports.Codec):
         """Read a <methodResponse>; one that makes no sense is a PARSE_ERROR. A member twice: the last one counts."""
         try:
             return self._outcome(tree(body, self._limits, charset))
-        except Refused as refused:
+        except XmlError as refused:
             code = FaultCode.TOO_LARGE if refused.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
             return Fault(code, str(refused))
         except RecursionError:
@@ -124,7 +124,7 @@ class Codec(ports.Codec):
         try:
             for element in elements:
                 read.append(value(element, self._limits.depth))  # noqa: PERF401 - their number is the place of the bad one
-        except Refused as refused:
+        except XmlError as refused:
             refused.steps.append(f"$.params[{len(read)}]")
             raise
         return tuple(read)
@@ -132,7 +132,7 @@ class Codec(ports.Codec):
     def _batch(self, params: Sequence[Element]) -> Envelope:
         items = _framed(_multicall_items, params)
         if len(items) > self._limits.batch:
-            raise Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.batch} calls, got {len(items)}")
+            raise XmlError(FaultCode.TOO_LARGE, f"expected at most {self._limits.batch} calls, got {len(items)}")
         return Envelope(tuple(self._entry(item, at) for at, item in enumerate(items)), batch=True)
 
     def _entry(self, item: Element, at: int) -> Call | Fault:
@@ -140,7 +140,7 @@ class Codec(ports.Codec):
         try:
             method, params = _framed(_item_frame, item)
             return Call(method, self._item_params(params))
-        except Refused as refused:
+        except XmlError as refused:
             refused.steps.append(f"$.params[0][{at}]")
             return Fault(refused.code, str(refused))
 
@@ -152,7 +152,7 @@ class Codec(ports.Codec):
             if not isinstance(params, list):
                 raise bad("expected an array")
             return tuple(params)
-        except Refused as refused:
+        except XmlError as refused:
             refused.steps.append(".params")
             raise
 
@@ -169,7 +169,7 @@ class Codec(ports.Codec):
         element = only_child(parent, "value")
         try:
             return value(element, self._limits.depth, last_wins=True)
-        except Refused as refused:
+        except XmlError as refused:
             refused.steps.append("$")
             raise
 
@@ -182,7 +182,7 @@ def _framed(read: Callable[[_From], _To], source: _From) -> _To:
     """What is wrong around the values is wrong with the request, not with its parameters."""
     try:
         return read(source)
-    except Refused as refused:
+    except XmlError as refused:
         refused.code = FaultCode.INVALID_REQUEST
         raise
 
@@ -207,7 +207,7 @@ def _multicall_items(params: Sequence[Element]) -> Element:
         raise bad(f"expected one array of calls, got {len(params)} parameters", "$.params")
     try:
         return items_of(only_child(params[0], "array"))
-    except Refused as refused:
+    except XmlError as refused:
         refused.steps.append("$.params[0]")
         raise
 
@@ -247,7 +247,7 @@ def _item(outcome: Outcome) -> bytes:
 
 
 def _of_the_whole(fault: Fault) -> Fault:
-    """A fault in place of all answers: many old servers know no system.multicall. It answers none of the calls."""
+    """A fault in place of all answers: many legacy servers know no system.multicall. It answers none of the calls."""
     return replace(fault, code=FaultCode.PARSE_ERROR)
 
 
@@ -257,7 +257,7 @@ def _read_item(item: Value) -> Outcome:
         return Reply(item[0])
     try:
         return _read_fault(item)
-    except Refused as refused:
+    except XmlError as refused:
         return Fault(FaultCode.PARSE_ERROR, str(refused))
 
 

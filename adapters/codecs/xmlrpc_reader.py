@@ -16,8 +16,8 @@ from decimal import Decimal
 from math import isfinite
 from xml.etree.ElementTree import Element
 
-from adapters.codecs.xmlrpc_xml import EX, Refused, short, shown
-from gateway.core.model import FaultCode, Value
+from adapters.codecs.xmlrpc_parser import EX, XmlError, short, shown
+from gateway.core.rpc.model import FaultCode, Value
 
 SPACE = " \t\r\n"  # XML 1.0, section 2.3; str.strip() alone takes many more
 _SPACE_BYTES = SPACE.encode()
@@ -28,8 +28,7 @@ _INTEGER = re.compile(r"([+-]?)([0-9]+)").fullmatch
 _DOUBLE = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?").fullmatch
 _MOST_DIGITS = 1000  # of an integer; the time that int() takes grows with their square
 _FRACTION = 6  # digits
-# Old servers write 20260131T09:05:00Z; with dashes, without colons, with another zone, none, or a fraction it is read
-# as well.
+# Legacy servers write 20260131T09:05:00Z. Dashes, missing colons, another zone or none, and fractions are read as well.
 _DATE = re.compile(
     r"([0-9]{4})(?:([0-9]{2})([0-9]{2})|-([0-9]{2})-([0-9]{2}))"
     r"[Tt ]([0-9]{2})(?:([0-9]{2})([0-9]{2})|:([0-9]{2}):([0-9]{2}))"
@@ -37,9 +36,9 @@ _DATE = re.compile(
 ).fullmatch
 
 
-def bad(what: str, *steps: str) -> Refused:
+def bad(what: str, *steps: str) -> XmlError:
     """A value that is not what its element says."""
-    return Refused(FaultCode.INVALID_PARAMS, what, *steps)
+    return XmlError(FaultCode.INVALID_PARAMS, what, *steps)
 
 
 def children(element: Element, *tags: str, optional: int = 0) -> list[Element]:
@@ -97,7 +96,7 @@ def text_of(element: Element) -> str:
 def value(element: Element, room: int, *, last_wins: bool = False) -> Value:
     """Read a <value> whose structs and arrays nest at most `room` deep. Raises Refused.
 
-    `last_wins`: of a member that is there twice the last one counts, as in the readers that old servers' clients have.
+    `last_wins`: the last of two members of one name counts, as in the readers of the legacy servers' clients.
     """
     if not len(element):
         return element.text or ""  # without a type it is a string
@@ -111,7 +110,7 @@ def value(element: Element, room: int, *, last_wins: bool = False) -> Value:
     if container is None:
         raise bad(f"expected a type of XML-RPC, got <{short(kind.tag)}>")
     if room <= 0:
-        raise Refused(FaultCode.TOO_LARGE, "nested deeper than is allowed")
+        raise XmlError(FaultCode.TOO_LARGE, "nested deeper than is allowed")
     return container(kind, room - 1, last_wins)
 
 
@@ -126,7 +125,7 @@ def _array(element: Element, room: int, last_wins: bool) -> Value:  # noqa: FBT0
     try:
         for item in data:
             items.append(value(item, room, last_wins=last_wins))  # noqa: PERF401 - how many there are is the place of the bad one
-    except Refused as refused:
+    except XmlError as refused:
         refused.steps.append(f"[{len(items)}]")
         raise
     return items
@@ -140,7 +139,7 @@ def _struct(element: Element, room: int, last_wins: bool) -> Value:  # noqa: FBT
             raise bad(f"expected each member once, got {shown(name)} twice")
         try:
             members[name] = value(content, room, last_wins=last_wins)
-        except Refused as refused:
+        except XmlError as refused:
             refused.steps.append(f".{short(name)}")
             raise
     return members

@@ -1,6 +1,6 @@
 """A neutral value -> the bytes of an XML-RPC <value>; knows no calls and no faults.
 
-Written is what clients of every age read (http://xmlrpc.com/spec.md and the old servers): strings without a type,
+Written is what clients of every age read (http://xmlrpc.com/spec.md and the legacy servers): strings without a type,
 integers as <int> and, past 32 bits, as <i8>, None as <nil/>, doubles without an exponent, dates as 20260131T09:05:00Z.
 """
 
@@ -14,8 +14,8 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any
 
-from gateway.core.formats import LONGEST_ZONE, compact
-from gateway.core.model import Value
+from gateway.core.rpc.model import Value
+from gateway.core.rpc.units import LONGEST_ZONE, compact
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 I8_MIN, I8_MAX = -(2**63), 2**63 - 1

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from adapters.dialects import plain, xapi_idl, xenapi
-from gateway.core.ports import Dialect
+from gateway.core.interfaces import Dialect
 
 DIALECTS: dict[str, Callable[[str], Dialect]] = {
     "plain": plain.Dialect,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gateway.core import ports
-from gateway.core.model import Call, Outcome
-from gateway.core.spelling import AS_WRITTEN
+from gateway.core import interfaces
+from gateway.core.rpc.model import Call, Outcome
+from gateway.core.rpc.spelling import AS_WRITTEN
 
 
-class Dialect(ports.Dialect):
+class Dialect(interfaces.Dialect):
     """Changes nothing, over any protocol."""
 
     name = "plain"

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gateway.core.model import Reply, Value
+from gateway.core.rpc.model import Reply, Value
 
 
-class Status(NamedTuple):
+class StatusStruct(NamedTuple):
     """What such a struct says. `content`: the value or the error."""
 
     success: bool
@@ -21,7 +21,7 @@ def _same(text: str) -> str:
 
 
 def success(value: Value, text: Callable[[str], str] = _same) -> Reply:
-    """{Status: Success, Value}; integers become decimal text, as in the old servers' XML; texts go through `text`."""
+    """{Status: Success, Value}; integers become decimal text, as legacy servers write them; texts go through `text`."""
     return Reply({"Status": "Success", "Value": integers_as_text(value, text)})
 
 
@@ -30,13 +30,13 @@ def failure(error: Value, text: Callable[[str], str] = _same) -> Reply:
     return Reply({"Status": "Failure", "ErrorDescription": integers_as_text(error, text)})
 
 
-def read(value: Value) -> Status | None:
+def read(value: Value) -> StatusStruct | None:
     """Take such a struct apart; None for any other value."""
     match value:
         case {"Status": "Success", "Value": content, **others} if not others:
-            return Status(success=True, content=content)
+            return StatusStruct(success=True, content=content)
         case {"Status": "Failure", "ErrorDescription": content, **others} if not others:
-            return Status(success=False, content=content)
+            return StatusStruct(success=False, content=content)
     return None
 
 

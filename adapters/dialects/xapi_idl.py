@@ -10,15 +10,15 @@ import re
 from dataclasses import replace
 
 from adapters.dialects import status
-from gateway.core import ports
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.core.spelling import AS_WRITTEN
+from gateway.core import interfaces
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.rpc.spelling import AS_WRITTEN
 
 _PLACE = re.compile(r"^\$\.params\[([0-9]+)\]")
 INTERNAL_ERROR = "Internal_error"  # what nearly every interface makes of an exception it has no word for
 
 
-class Dialect(ports.Dialect):
+class Dialect(interfaces.Dialect):
     """`unwrap(wrap(x)) == x` but for what the convention has no room for.
 
     Calls: one without named parameters whose first one is a struct. Outcomes: an error comes back as APPLICATION, with

@@ -14,10 +14,10 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from adapters.dialects import status
-from gateway.core import ports
-from gateway.core.formats import compact
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.core.spelling import Spelling
+from gateway.core import interfaces
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.rpc.spelling import MethodSpelling
+from gateway.core.rpc.units import compact
 
 Error: TypeAlias = list[str]  # the code and its arguments
 
@@ -85,7 +85,7 @@ ERROR_CODES: Mapping[FaultCode, Callable[[Fault, Call], Error]] = {
 }
 
 
-class Dialect(ports.Dialect):
+class Dialect(interfaces.Dialect):
     """`unwrap_outcome(wrap_outcome(x)) == x` but for what the convention has no room for.
 
     An error comes back as APPLICATION, with texts as arguments and its code as message; a void reply as the empty text;
@@ -93,7 +93,7 @@ class Dialect(ports.Dialect):
     """
 
     name = "xenapi"
-    spelling = Spelling(joined="_", task_prefixes=("Async.", "InternalAsync."))
+    spelling = MethodSpelling(joined="_", task_prefixes=("Async.", "InternalAsync."))
 
     def __init__(self, protocol: str) -> None:
         self._status = protocol == "xmlrpc"

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adapters.http.socket_activation import Inherited
-from gateway.core import peers
-from gateway.core.model import Peer
+from adapters.http.socket_activation import InheritedSockets
+from gateway.core.rpc import model
+from gateway.core.rpc.model import Peer
 
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
@@ -81,7 +81,7 @@ class Bound:
             await server.wait_closed()
 
 
-async def bind(address: str, socket_mode: int, inherited: Inherited) -> Bound:
+async def bind(address: str, socket_mode: int, inherited: InheritedSockets) -> Bound:
     """Bind; raises OSError (ValueError for an address of no known form) whose text names the address."""
     with _naming(address):
         if address.startswith(_UNIX):
@@ -177,8 +177,8 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
     connection = transport.get_extra_info("socket")
     if connection.family != socket.AF_UNIX:
         return Peer(address=_tcp(transport.get_extra_info("peername") or ("unknown", 0)))
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peers.CREDENTIALS_SIZE)
-    pid, uid, gid = peers.credentials(told)
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, model.CREDENTIALS_SIZE)
+    pid, uid, gid = model.credentials(told)
     return Peer(address=_unix(transport.get_extra_info("sockname")), uid=uid, gid=gid, pid=pid)
 
 

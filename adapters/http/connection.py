@@ -22,11 +22,11 @@ import httptools
 
 from adapters.http import response
 from adapters.http.addresses import Ending, ending, peer_of
-from adapters.http.quotas import Quotas, Share
-from adapters.http.request import BROKEN_BODY, BUSY, Refusal, Request, too_large, too_slow
-from adapters.http.response import HttpAnswer, Layout
-from adapters.transports.room import Account, Room
-from gateway.core.model import Answer, Peer
+from adapters.http.quotas import PeerShare, Quotas
+from adapters.http.request import BROKEN_BODY, BUSY, HttpRefusal, HttpRequest, too_large, too_slow
+from adapters.http.response import HttpResponse, ResponseWriter
+from adapters.limits import PeerAccount, Quota
+from gateway.core.rpc.model import Answer, Peer
 
 MAX_HEADERS = 100
 HEAD_PIECE = 4 * 1024  # bytes given to the parser at a time: no more requests are ready at once than these can hold
@@ -67,7 +67,7 @@ class HttpLimits:
     max_connections_per_peer: int | None = None  # the same
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """What a connection tells the listener it belongs to, and asks it."""
 
     @property
@@ -75,11 +75,11 @@ class Owner(Protocol):
         """What is allowed."""
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ResponseWriter:
         """How answers are written."""
 
     @property
-    def room(self) -> Room:
+    def room(self) -> Quota:
         """What all listeners share."""
 
     @property
@@ -94,10 +94,10 @@ class Owner(Protocol):
     def quotas(self) -> Quotas:
         """What each peer may have."""
 
-    def opened(self, connection: Connection) -> Share | None:
+    def opened(self, connection: HttpConnection) -> PeerShare | None:
         """A connection stands; the share that it counts against, or None when there is no place for it."""
 
-    def closed(self, connection: Connection, share: Share, task: asyncio.Task[None] | None) -> None:
+    def closed(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
         """It is gone; `task` is the call that was cut off with it, which counts until it has ended."""
 
     def gave_way(self, whose: str, among: int) -> None:
@@ -106,24 +106,24 @@ class Owner(Protocol):
     def cut(self, peer: Peer, why: str) -> None:
         """It was cut by us."""
 
-    def admit(self, request: Request) -> HttpAnswer | None:
+    def admit(self, request: HttpRequest) -> HttpResponse | None:
         """Find the endpoint; the answer where the head alone tells that it is none."""
 
-    def refuse(self, request: Request, refusal: Refusal) -> HttpAnswer:
+    def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
         """The answer to a request that its endpoint does not see."""
 
-    def answered(self, answer: Answer) -> HttpAnswer:
+    def answered(self, answer: Answer) -> HttpResponse:
         """An endpoint's answer as HTTP."""
 
 
-class _Refused(Exception):  # noqa: N818 - it ends the parser's work, and is no error of ours
+class _StopParsing(Exception):  # noqa: N818 - it ends the parser's work, and is no error of ours
     """What the parser is told to stop at."""
 
-    def __init__(self, answer: HttpAnswer) -> None:
+    def __init__(self, answer: HttpResponse) -> None:
         self.answer = answer
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
@@ -165,19 +165,19 @@ class Connection(asyncio.Protocol):
         "peer",
     )
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
         self._limits = owner.limits
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpRequestParser | None = None
-        self._share: Share | None = None
+        self._share: PeerShare | None = None
         self.peer = Peer()
         self._unread = b""  # bytes that the parser has not seen
-        self._ready: deque[Request] = deque()  # whole requests that wait for their turn
-        self._current: Request | None = None  # its body is coming
+        self._ready: deque[HttpRequest] = deque()  # whole requests that wait for their turn
+        self._current: HttpRequest | None = None  # its body is coming
         self._task: asyncio.Task[None] | None = None
-        self._failure: tuple[HttpAnswer, str] | None = None  # said when all that came before is answered
+        self._failure: tuple[HttpResponse, str] | None = None  # said when all that came before is answered
         self._held = 0  # bytes, of the room
         # The head that is being parsed
         self._has_begun = False
@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
         return self._ended or not (self._task or self._is_writing or self._ready or self._current or self._failure)
 
     @property
-    def account(self) -> Account | None:
+    def account(self) -> PeerAccount | None:
         """Whose bytes it holds."""
         return None if self._share is None else self._share.account
 
@@ -366,7 +366,7 @@ class Connection(asyncio.Protocol):
         elif self._state != "head":  # at the beginning a head is waited for from the moment of connecting
             self._rest(limits.keepalive_timeout)
 
-    def _advance_body(self, request: Request) -> None:
+    def _advance_body(self, request: HttpRequest) -> None:
         """Look at a body of which a part has come: whether the rest of it is wanted, or will never come."""
         assert self._share is not None
         answer = None if request.is_admitted else self._admit(request)
@@ -387,17 +387,17 @@ class Connection(asyncio.Protocol):
             request.is_told_to_go_on = True
             self._write(CONTINUE)
 
-    def _admit(self, request: Request) -> HttpAnswer | None:
+    def _admit(self, request: HttpRequest) -> HttpResponse | None:
         request.is_admitted = True
         return self._owner.admit(request)
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, request: HttpRequest) -> None:
         """Serve a whole request."""
         answer = None if request.is_admitted else self._admit(request)
         if answer is None:
             body, share = request.body(self._limits.body), self._share
             assert share is not None
-            if isinstance(body, Refusal):
+            if isinstance(body, HttpRefusal):
                 answer = self._owner.refuse(request, body)
             elif not self._owner.quotas.begin_call(share, len(body) - self._held):
                 answer = self._owner.refuse(request, BUSY)
@@ -411,7 +411,7 @@ class Connection(asyncio.Protocol):
                 return
         self._answer(request, answer)
 
-    async def _call(self, request: Request, body: bytes, share: Share) -> None:
+    async def _call(self, request: HttpRequest, body: bytes, share: PeerShare) -> None:
         assert request.endpoint is not None
         try:
             try:
@@ -435,7 +435,7 @@ class Connection(asyncio.Protocol):
             elif not self._ended:
                 self._rest(self._limits.keepalive_timeout)
 
-    def _answer(self, request: Request, answer: HttpAnswer) -> None:
+    def _answer(self, request: HttpRequest, answer: HttpResponse) -> None:
         """Write an answer, and wait until the client has taken it."""
         if answer.hang_up:
             self._hold(0)
@@ -481,7 +481,7 @@ class Connection(asyncio.Protocol):
             self._ended = True
             self._transport.close()
 
-    def _end(self, answer: HttpAnswer, why: str) -> None:
+    def _end(self, answer: HttpResponse, why: str) -> None:
         """Say why no further request is served, and close."""
         self._write(self._owner.layout.lay_out(answer))
         if self._transport is not None and not self._transport.is_closing():
@@ -561,7 +561,7 @@ class Connection(asyncio.Protocol):
         self._is_last = True
         self._unread = b""
         cause = error.__context__
-        if isinstance(cause, _Refused):
+        if isinstance(cause, _StopParsing):
             limit = self._limits.header_bytes
             long = cause.answer is LONG_HEAD
             self._failure = (cause.answer, f"sent a head of more than {limit} bytes" if long else "sent no valid HTTP")
@@ -615,17 +615,17 @@ class Connection(asyncio.Protocol):
         assert parser is not None
         minor = _VERSIONS.get(parser.get_http_version())
         if minor is None:
-            raise _Refused(NO_HTTP)
+            raise _StopParsing(NO_HTTP)
         method = "POST" if parser.get_method() == b"POST" else parser.get_method().decode("ascii")
         headers, self._headers = self._headers, []
         most = self._limits.header_bytes  # counted only where it can be: a head may begin within a piece
         if len(headers) > MAX_HEADERS or (
             self._head_bytes + self._piece + HEAD_PIECE > most and _size(self._target, headers) > most
         ):
-            raise _Refused(LONG_HEAD)
-        request = Request(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())
+            raise _StopParsing(LONG_HEAD)
+        request = HttpRequest(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())
         if not request.check_framing(needs_host=self._owner.needs_host):
-            raise _Refused(NO_HTTP)
+            raise _StopParsing(NO_HTTP)
         self._current = request
         self._overhead = -self._piece  # as this piece is added in the end
 

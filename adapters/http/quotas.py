@@ -10,33 +10,33 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from adapters.transports.room import Account, Room
-from gateway.core import peers
-from gateway.core.model import Peer
+from adapters.limits import PeerAccount, Quota
+from gateway.core.rpc import model
+from gateway.core.rpc.model import Peer
 
 STALLED = 1.0  # seconds without reading after which a client gives up its answer to others who need the room
 
 
-class Member(Protocol):
+class QuotaMember(Protocol):
     """A connection, as far as it is counted."""
 
     def make_way(self, whose: str, among: int) -> None:
         """Close it for a newcomer; `whose` are `among` connections."""
 
 
-class Share:
+class PeerShare:
     """What one peer has of a listener."""
 
     __slots__ = ("account", "calls", "connections", "idle", "max_calls", "max_connections", "name")
 
-    def __init__(self, name: str, account: Account, max_connections: int, max_calls: int) -> None:
+    def __init__(self, name: str, account: PeerAccount, max_connections: int, max_calls: int) -> None:
         self.name = name
         self.account = account  # its bytes, over all listeners
         self.max_connections = max_connections
         self.max_calls = max_calls
         self.calls = 0
-        self.connections: set[Member] = set()
-        self.idle: dict[Member, None] = {}  # those that wait for no answer, the longest idle first
+        self.connections: set[QuotaMember] = set()
+        self.idle: dict[QuotaMember, None] = {}  # those that wait for no answer, the longest idle first
 
 
 class Quotas:
@@ -44,7 +44,7 @@ class Quotas:
 
     def __init__(
         self,
-        room: Room,
+        room: Quota,
         *,
         max_connections: int,
         max_calls: int,
@@ -57,11 +57,11 @@ class Quotas:
         self._max_connections = max_connections
         self._per_peer = (max_connections_per_peer, max_calls_per_peer)
         self._room = room
-        self._shares: dict[str, Share] = {}
+        self._shares: dict[str, PeerShare] = {}
 
-    def enter(self, member: Member, peer: Peer) -> Share | None:
+    def enter(self, member: QuotaMember, peer: Peer) -> PeerShare | None:
         """The share that a new connection counts against, or None when there is no place for it."""
-        name = peers.share_owner(peer)
+        name = model.share_owner(peer)
         share = self._shares.get(name)
         if share is not None and len(share.connections) >= share.max_connections:
             if not share.idle:
@@ -80,7 +80,7 @@ class Quotas:
         self.connections += 1
         return share
 
-    def leave(self, member: Member, share: Share) -> None:
+    def leave(self, member: QuotaMember, share: PeerShare) -> None:
         """A connection is gone; calling it twice does no harm."""
         if member not in share.connections:
             return
@@ -90,7 +90,7 @@ class Quotas:
         if not share.connections:
             self._forget(share)
 
-    def fits(self, share: Share, size: int) -> bool:
+    def fits(self, share: PeerShare, size: int) -> bool:
         """Whether this peer may begin a call whose body takes so many bytes more than it holds.
 
         Where bytes stand against it, clients that do not read give way.
@@ -103,7 +103,7 @@ class Quotas:
         room.relieve(account, size, STALLED)
         return not room.is_full_for(account) and room.fits(size, account)
 
-    def begin_call(self, share: Share, size: int) -> bool:
+    def begin_call(self, share: PeerShare, size: int) -> bool:
         """Take a place for a call, if there is one."""
         room, account = self._room, share.account
         held = room.buffered + size
@@ -120,7 +120,7 @@ class Quotas:
         self._room.calls += 1
         return True
 
-    def end_call(self, share: Share) -> None:
+    def end_call(self, share: PeerShare) -> None:
         """Give the place back."""
         share.calls -= 1
         self.calls -= 1
@@ -128,8 +128,8 @@ class Quotas:
         if not share.calls and not share.connections:
             self._forget(share)
 
-    def _new(self, name: str, peer: Peer) -> Share:
-        alone = peers.is_loopback(peer)
+    def _new(self, name: str, peer: Peer) -> PeerShare:
+        alone = model.is_loopback(peer)
 
         def most(of_one: int | None, whole: int) -> int:
             if of_one is not None:
@@ -138,15 +138,15 @@ class Quotas:
 
         connections, calls = self._per_peer
         account = self._room.open_account(name)
-        return Share(name, account, most(connections, self._max_connections), most(calls, self.max_calls))
+        return PeerShare(name, account, most(connections, self._max_connections), most(calls, self.max_calls))
 
-    def _forget(self, share: Share) -> None:
+    def _forget(self, share: PeerShare) -> None:
         """A call that was cut off may outlive the last connection of its peer for a moment."""
         if not share.calls and self._shares.get(share.name) is share:
             del self._shares[share.name]
             self._room.close_account(share.account)
 
-    def _evict(self, share: Share) -> None:
+    def _evict(self, share: PeerShare) -> None:
         member, among = next(iter(share.idle)), len(share.connections)
         self.leave(member, share)
         member.make_way(share.name, among)

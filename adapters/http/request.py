@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from adapters.transports import http_headers
-from gateway.core.model import Carried, Fault, FaultCode
-from gateway.core.ports import Endpoint
+from adapters.http import headers as http_headers
+from gateway.core.interfaces import Endpoint
+from gateway.core.rpc.model import Fault, FaultCode, RequestMetadata
 
 # Content-Encoding -> the wbits of zlib (RFC 9110 section 8.4.1; deflate is zlib's format, RFC 1950)
 ENCODINGS: Mapping[str, int] = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -56,7 +56,7 @@ _ABSOLUTE = re.compile(r"https?://((?:[^/?#@\[\]:]+|\[[0-9A-Fa-f:.]+\])(?::\d*)?
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class HttpRefusal:
     """Why a message does not reach its endpoint; `status` only where it says more than FAULT_STATUS."""
 
     fault: Fault
@@ -68,25 +68,25 @@ class Refusal:
         return self.status or FAULT_STATUS[self.fault.code]
 
 
-BUSY = Refusal(Fault(FaultCode.BUSY, "too many calls at once, try again"))
-BROKEN_BODY = Refusal(Fault(FaultCode.INVALID_REQUEST, "the body is broken"))
+BUSY = HttpRefusal(Fault(FaultCode.BUSY, "too many calls at once, try again"))
+BROKEN_BODY = HttpRefusal(Fault(FaultCode.INVALID_REQUEST, "the body is broken"))
 
 
-def too_large(limit: int) -> Refusal:
+def too_large(limit: int) -> HttpRefusal:
     """For a body over the limit."""
-    return Refusal(Fault(FaultCode.TOO_LARGE, f"the body is larger than {limit} bytes"))
+    return HttpRefusal(Fault(FaultCode.TOO_LARGE, f"the body is larger than {limit} bytes"))
 
 
-def too_slow(seconds: float) -> Refusal:
+def too_slow(seconds: float) -> HttpRefusal:
     """For a body that is not whole in time."""
-    return Refusal(Fault(FaultCode.TIMEOUT, f"the body did not arrive within {seconds:g} s"))
+    return HttpRefusal(Fault(FaultCode.TIMEOUT, f"the body did not arrive within {seconds:g} s"))
 
 
-def _invalid(message: str, status: int = 0) -> Refusal:
-    return Refusal(Fault(FaultCode.INVALID_REQUEST, message), status)
+def _invalid(message: str, status: int = 0) -> HttpRefusal:
+    return HttpRefusal(Fault(FaultCode.INVALID_REQUEST, message), status)
 
 
-class Request:
+class HttpRequest:
     """A request whose head is whole. What stands first here is set when it is its turn, or as its body comes."""
 
     authority: bytes | None = None  # of a target in absolute form
@@ -147,7 +147,7 @@ class Request:
         self.path = self.target.partition("?")[0]
         return True
 
-    def check_head(self, limit: int, *, plain: bool) -> Refusal | None:
+    def check_head(self, limit: int, *, plain: bool) -> HttpRefusal | None:
         """What the head tells of the body; `plain` refuses what old xapi does: no Content-Length, and Expect."""
         if self.length is not None and self.length > limit:
             return too_large(limit)
@@ -163,7 +163,7 @@ class Request:
         """Whether the client waits for word that its body is welcome (RFC 9110 section 10.1.1)."""
         return self.minor == 1 and not self.is_told_to_go_on and b"expect" in self.read
 
-    def body(self, limit: int) -> bytes | Refusal:
+    def body(self, limit: int) -> bytes | HttpRefusal:
         """The whole body, inflated unless it goes on as it came."""
         content = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
         self.parts.clear()
@@ -174,15 +174,15 @@ class Request:
             return content
         return inflate(content, encoding.decode("latin-1"), limit)
 
-    def carried(self) -> Carried:
+    def carried(self) -> RequestMetadata:
         """What the endpoint is told beside the body."""
         headers = tuple(self.headers)
         if not self.passes and b"content-encoding" in self.read:
             headers = http_headers.without(headers, b"content-encoding")
-        return Carried(self.method, self.target, headers)
+        return RequestMetadata(self.method, self.target, headers)
 
 
-def inflate(content: bytes, encoding: str, limit: int) -> bytes | Refusal:
+def inflate(content: bytes, encoding: str, limit: int) -> bytes | HttpRefusal:
     """Undo a Content-Encoding without ever holding more than `limit` bytes of the result (and one)."""
     name = encoding.strip().lower()
     if name == "identity":

@@ -13,8 +13,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import NamedTuple
 
-from adapters.transports import http_headers
-from gateway.core.model import Answer
+from adapters.http import headers as http_headers
+from gateway.core.rpc.model import Answer
 
 RESERVED = frozenset({"connection", "content-length", "content-type", "date", "retry-after", "transfer-encoding"})
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # token, RFC 9110 section 5.6.2
@@ -26,7 +26,7 @@ HTML = "text/html"
 _WITHOUT_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
-class HttpAnswer(NamedTuple):
+class HttpResponse(NamedTuple):
     """What goes back for one request; `body` is None for an answer without content (204)."""
 
     status: int
@@ -34,33 +34,33 @@ class HttpAnswer(NamedTuple):
     body: bytes | None
     close: bool = False
     headers: str = ""  # whole lines
-    relayed: Answer | None = None  # an old server's, which goes back as it came
+    relayed: Answer | None = None  # a legacy server's, which goes back as it came
     hang_up: bool = False  # nothing is written, and the connection ends
 
 
-def hang_up() -> HttpAnswer:
-    """What an old server did that closed the connection without a word."""
-    return HttpAnswer(0, TEXT, None, close=True, hang_up=True)
+def hang_up() -> HttpResponse:
+    """What a legacy server did that closed the connection without a word."""
+    return HttpResponse(0, TEXT, None, close=True, hang_up=True)
 
 
-def relay(answer: Answer) -> HttpAnswer:
-    """An old server's answer."""
+def relay(answer: Answer) -> HttpResponse:
+    """A legacy server's answer."""
     assert answer.status is not None
-    return HttpAnswer(answer.status, answer.content_type, answer.body, relayed=answer)
+    return HttpResponse(answer.status, answer.content_type, answer.body, relayed=answer)
 
 
-def text(status: int, message: str, *, close: bool = False, headers: str = "") -> HttpAnswer:
+def text(status: int, message: str, *, close: bool = False, headers: str = "") -> HttpResponse:
     """An answer in plain words, for those who do not speak any of our protocols."""
-    return HttpAnswer(status, TEXT, f"{message}\n".encode(), close, headers)
+    return HttpResponse(status, TEXT, f"{message}\n".encode(), close, headers)
 
 
-def page(message: str) -> HttpAnswer:
+def page(message: str) -> HttpResponse:
     """What old xapi answers when it cannot make sense of a request: a page with status 500, and the end."""
     body = f"<html><body><h1>HTTP 500 internal server error</h1>{html.escape(message)}</body></html>"
-    return HttpAnswer(500, HTML, body.encode(), close=True)
+    return HttpResponse(500, HTML, body.encode(), close=True)
 
 
-class Layout:
+class ResponseWriter:
     """How one listener writes its answers: `headers` are added to each of them; raises ValueError for a bad one."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
@@ -68,11 +68,11 @@ class Layout:
         self._second = 0  # since the epoch, of the dates in the heads that are kept
         self._heads: dict[tuple[int, str, str, int, bool, bool], bytes] = {}
 
-    def lay_out(self, answer: HttpAnswer, *, minor: int = 1, bodiless: bool = False) -> bytes:
+    def lay_out(self, answer: HttpResponse, *, minor: int = 1, bodiless: bool = False) -> bytes:
         """The whole answer; `minor` is the request's HTTP version, `bodiless` is for HEAD."""
         return b"".join(self.parts(answer, minor=minor, bodiless=bodiless))
 
-    def parts(self, answer: HttpAnswer, *, minor: int, bodiless: bool) -> tuple[bytes, bytes]:
+    def parts(self, answer: HttpResponse, *, minor: int, bodiless: bool) -> tuple[bytes, bytes]:
         """Head and body; see `lay_out`."""
         body = answer.body
         content = b"" if bodiless or body is None else body
@@ -106,10 +106,10 @@ class Layout:
         return "".join((*lines, f"Date: {date}\r\n", "Content-Length: " if has_body else "\r\n")).encode("latin-1")
 
 
-def _as_it_came(answer: HttpAnswer, came: Answer, minor: int, *, bodiless: bool) -> bytes:
-    """Status line and headers of an old server; a length where it had none, as its connection is not ours.
+def _as_it_came(answer: HttpResponse, came: Answer, minor: int, *, bodiless: bool) -> bytes:
+    """Status line and headers of a legacy server; a length where it had none, as its connection is not ours.
 
-    Lines of ours only where a web page of a listed origin asks, and the old server says nothing of origins.
+    Lines of ours only where a web page of a listed origin asks, and the legacy server says nothing of origins.
     """
     ours = b""
     if came.status not in _WITHOUT_CONTENT and not bodiless and not http_headers.has(came.headers, b"content-length"):

@@ -14,20 +14,20 @@ from types import MappingProxyType
 from typing import Literal
 
 from adapters.http import addresses, response
-from adapters.http.connection import Connection, HttpLimits
-from adapters.http.quotas import Quotas, Share
-from adapters.http.request import Refusal, Request
-from adapters.http.response import HttpAnswer, Layout
-from adapters.http.socket_activation import Inherited
+from adapters.http.connection import HttpConnection, HttpLimits
+from adapters.http.quotas import PeerShare, Quotas
+from adapters.http.request import HttpRefusal, HttpRequest
+from adapters.http.response import HttpResponse, ResponseWriter
+from adapters.http.socket_activation import InheritedSockets
 from adapters.http.web_origins import WebOrigins
-from adapters.transports.room import Room
-from gateway.core import ports
-from gateway.core.model import Answer, FaultCode, Peer
+from adapters.limits import Quota
+from gateway.core import interfaces
+from gateway.core.rpc.model import Answer, FaultCode, Peer
 
-__all__ = ["DEFAULT_LIMITS", "FramingFaults", "HttpLimits", "Server"]
+__all__ = ["DEFAULT_LIMITS", "HttpLimits", "HttpServer", "MalformedResponse"]
 
 # How a message is answered that could not be read at all: in the client's protocol, or the way old xapi does.
-FramingFaults = Literal["protocol", "http500"]
+MalformedResponse = Literal["protocol", "http500"]
 
 RETRY_AFTER = "Retry-After: 1\r\n"
 NOT_FOUND = response.text(404, "nothing is served at this path")
@@ -45,30 +45,30 @@ def _ignore(_: str) -> None:
     """Tell nobody."""
 
 
-class Server(ports.Transport):
+class HttpServer(interfaces.Transport):
     """An HTTP/1.1 listener for RPC endpoints."""
 
     def __init__(
         self,
         name: str,
         binds: Sequence[str],
-        resolve: ports.Resolve,
+        resolve: interfaces.Resolve,
         limits: HttpLimits = DEFAULT_LIMITS,
         *,
-        framing_faults: FramingFaults = "protocol",
+        malformed_response: MalformedResponse = "protocol",
         headers: Mapping[str, str] = _NO_HEADERS,  # added to every answer
         socket_mode: int = 0o660,
-        room: Room | None = None,  # shared with other listeners
-        inherited: Inherited | None = None,  # where "systemd:NAME" is found
+        room: Quota | None = None,  # shared with other listeners
+        inherited: InheritedSockets | None = None,  # where "systemd:NAME" is found
         on_cut: Callable[[str], object] = _ignore,  # told which client was cut, and why
-        otherwise: ports.Endpoint | None = None,
+        otherwise: interfaces.Endpoint | None = None,
         web: WebOrigins = EVERYBODY,  # the pages and host names that are served
         needs_host: bool = True,  # HTTP/1.1 without a Host header is refused
     ) -> None:
         self.name = name
         self.limits = limits
-        self.layout = Layout(headers)
-        self.room = room or Room()
+        self.layout = ResponseWriter(headers)
+        self.room = room or Quota()
         self.needs_host = needs_host
         self.is_stopping = False
         self.quotas = Quotas(
@@ -80,14 +80,14 @@ class Server(ports.Transport):
         )
         self._binds = tuple(binds)
         self._resolve = resolve
-        self._as_xapi = framing_faults == "http500"
+        self._as_xapi = malformed_response == "http500"
         self._socket_mode = socket_mode
-        self._inherited = inherited or Inherited({})
+        self._inherited = inherited or InheritedSockets({})
         self._on_cut = on_cut
         self._otherwise = otherwise
         self._web = web
         self._bound: list[addresses.Bound] = []
-        self._connections: set[Connection] = set()
+        self._connections: set[HttpConnection] = set()
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled calls whose connection is gone
         self._made_way = 0  # connections, that nobody was told of
         self._told = -TOLD_EVERY  # loop time
@@ -119,7 +119,7 @@ class Server(ports.Transport):
         loop = asyncio.get_running_loop()
         try:
             for bound in self._bound:
-                await bound.accept(lambda: Connection(self, loop))
+                await bound.accept(lambda: HttpConnection(self, loop))
         except BaseException:
             self._close_sockets()
             raise
@@ -159,7 +159,7 @@ class Server(ports.Transport):
 
     # What connections ask and tell; see Owner
 
-    def opened(self, connection: Connection) -> Share | None:
+    def opened(self, connection: HttpConnection) -> PeerShare | None:
         """See Owner."""
         if self.is_stopping:  # accepted in the very moment
             return None
@@ -168,7 +168,7 @@ class Server(ports.Transport):
             self._connections.add(connection)
         return share
 
-    def closed(self, connection: Connection, share: Share, task: asyncio.Task[None] | None) -> None:
+    def closed(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
         """See Owner."""
         self.quotas.leave(connection, share)
         self._connections.discard(connection)
@@ -178,7 +178,7 @@ class Server(ports.Transport):
         if not self._connections:
             self._empty.set()
 
-    def _ended(self, task: asyncio.Task[None], share: Share) -> None:
+    def _ended(self, task: asyncio.Task[None], share: PeerShare) -> None:
         self._orphans.discard(task)
         self.quotas.end_call(share)
 
@@ -195,7 +195,7 @@ class Server(ports.Transport):
             self._on_cut(f"{whose} gave up {what} of {among} for newcomers")
             self._made_way, self._told = 0, now
 
-    def admit(self, request: Request) -> HttpAnswer | None:
+    def admit(self, request: HttpRequest) -> HttpResponse | None:
         """See Owner."""
         endpoint = self._resolve(request.path)
         request.passes = endpoint is None or request.method != "POST"
@@ -206,7 +206,7 @@ class Server(ports.Transport):
                 return self.refuse(request, refusal)
             preflight = self._web.preflight(request, any_method=self._otherwise is not None)
             if preflight is not None:
-                return HttpAnswer(204, response.TEXT, None, headers=preflight)
+                return HttpResponse(204, response.TEXT, None, headers=preflight)
         if request.endpoint is None:
             return NOT_FOUND if endpoint is None else NOT_ALLOWED
         if request.method == "CONNECT":
@@ -214,7 +214,7 @@ class Server(ports.Transport):
         refusal = request.check_head(self.limits.body, plain=self._as_xapi and not request.passes)
         return None if refusal is None else self.refuse(request, refusal)
 
-    def refuse(self, request: Request, refusal: Refusal) -> HttpAnswer:
+    def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
         """See Owner."""
         fault, status = refusal.fault, refusal.http_status
         if request.endpoint is None or (request.passes and fault.code is FaultCode.ACCESS_DENIED):
@@ -223,9 +223,9 @@ class Server(ports.Transport):
             return response.page(fault.message)
         answer = request.endpoint.refuse(fault)
         headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
-        return HttpAnswer(status, answer.content_type, answer.body or b"", headers=headers)
+        return HttpResponse(status, answer.content_type, answer.body or b"", headers=headers)
 
-    def answered(self, answer: Answer) -> HttpAnswer:
+    def answered(self, answer: Answer) -> HttpResponse:
         """See Owner."""
         if answer.hang_up:
             return response.hang_up()
@@ -233,4 +233,4 @@ class Server(ports.Transport):
             return response.relay(answer)
         if answer.fault is not None and self._as_xapi:
             return response.page(answer.fault.message)
-        return HttpAnswer(204 if answer.body is None else 200, answer.content_type, answer.body)
+        return HttpResponse(204 if answer.body is None else 200, answer.content_type, answer.body)

@@ -12,7 +12,7 @@ FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
-class Inherited:
+class InheritedSockets:
     """Descriptors by name; a name stands for every socket of that FileDescriptorName=, and is taken once."""
 
     def __init__(self, descriptors: Mapping[str, Sequence[int]]) -> None:
@@ -31,10 +31,10 @@ class Inherited:
         return [_adopt(descriptor, name) for descriptor in self._descriptors.pop(name)]
 
 
-def inherited(environment: MutableMapping[str, str] = os.environ) -> Inherited:
+def inherited(environment: MutableMapping[str, str] = os.environ) -> InheritedSockets:
     """What systemd passed to us and not to our parent; the variables are removed. Raises OSError for broken ones."""
     if environment.get("LISTEN_PID") != str(os.getpid()):
-        return Inherited({})
+        return InheritedSockets({})
     passed = {name: environment.pop(name) for name in _VARIABLES if name in environment}
     count = passed.get("LISTEN_FDS", "")
     if not (count.isascii() and count.isdigit()):
@@ -46,7 +46,7 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> Inherited:
     for descriptor, name in enumerate(names, FIRST):
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
         descriptors.setdefault(name, []).append(descriptor)
-    return Inherited(descriptors)
+    return InheritedSockets(descriptors)
 
 
 def _adopt(descriptor: int, name: str) -> socket.socket:

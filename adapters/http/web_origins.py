@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from adapters.http.request import Refusal, Request
-from gateway.core.model import Fault, FaultCode
+from adapters.http.request import HttpRefusal, HttpRequest
+from gateway.core.rpc.model import Fault, FaultCode
 
 ANY = "*"
 _FOREIGN = frozenset({b"cross-site", b"same-site"})
 _MAX_AGE = 600  # seconds that a browser may keep the answer to a preflight
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, \t-]{0,1024}")
 _FORBIDDEN = "requests of web pages from {} are not served here: list the origin in `origins` of this listener"
-_FOREIGN_HOST = Refusal(
+_FOREIGN_HOST = HttpRefusal(
     Fault(FaultCode.ACCESS_DENIED, "the request names a host that is not in `hosts` of this listener")
 )
 
@@ -36,7 +36,7 @@ class WebOrigins:
         """Whether every request must be checked, and not only one that says where it comes from."""
         return bool(self._hosts)
 
-    def check(self, request: Request) -> Refusal | None:
+    def check(self, request: HttpRequest) -> HttpRefusal | None:
         """Why a request is not served, or None; sets `cors` of one from a listed page."""
         read = request.read
         if self._hosts:
@@ -54,7 +54,7 @@ class WebOrigins:
             request.cors = f"Access-Control-Allow-Origin: {allowed}\r\nVary: Origin\r\n"
         return None
 
-    def preflight(self, request: Request, *, any_method: bool) -> str | None:
+    def preflight(self, request: HttpRequest, *, any_method: bool) -> str | None:
         """The header lines that answer a preflight of a listed page; None for a request that is none."""
         method = request.read.get(b"access-control-request-method")
         if method is None or request.method != "OPTIONS" or b"origin" not in request.read:
@@ -74,5 +74,5 @@ def _token(method: bytes) -> str:
     return method.decode("ascii") if re.fullmatch(rb"[A-Z-]{1,32}", method) else "POST"
 
 
-def _forbidden(page: str) -> Refusal:
-    return Refusal(Fault(FaultCode.ACCESS_DENIED, _FORBIDDEN.format(page)))
+def _forbidden(page: str) -> HttpRefusal:
+    return HttpRefusal(Fault(FaultCode.ACCESS_DENIED, _FORBIDDEN.format(page)))

@@ -1,4 +1,4 @@
-"""HTTP as the old servers speak it, over TCP and Unix sockets; knows no protocol above it.
+"""HTTP as the legacy servers speak it, over TCP and Unix sockets; knows no protocol above it.
 
 Two manners: `xapi` keeps connections and answers what it cannot read with a page and status 500; `idl` is what the
 xapi-idl sockets do: one request for each connection, hardly a header, and no answer at all when something is wrong.

@@ -1,4 +1,4 @@
-"""The old services, beside the new ones: the same state behind the old protocols.
+"""The legacy services, beside the new ones: the same state behind the old protocols.
 
     legacy_twin.py xapi     --address unix:path=/run/xcp/bus --listen tcp:127.0.0.1:8081 --listen unix:/run/xcp/old/xapi
     legacy_twin.py xenopsd  --address unix:path=/run/xcp/bus --listen unix:/run/xcp/old/xenopsd --switches twin.json
@@ -189,7 +189,7 @@ async def serve_store(address: str, store: str, root: str, switches: Switches) -
 
 
 async def serve(service: str, address: str, listening: list[str], switches: Switches, *, json: bool) -> None:
-    """Be the old service until the bus goes away."""
+    """Be the legacy service until the bus goes away."""
     bus = await Bus(address).connect()
     if service == "xapi":
         handler = xapi_handler(xapi_call(bus, switches))

@@ -1,4 +1,4 @@
-"""How the old services write values: ocaml-rpc's XML-RPC and JSON-RPC, byte for byte; knows no socket and no service.
+"""How the legacy services write values: ocaml-rpc's XML-RPC and JSON-RPC, byte for byte.
 
 XML has no typed integers: 42 and "42" are written alike, and a reader gets text. Nothing here is the gateway's.
 """
@@ -17,7 +17,7 @@ _OPEN = '<?xml version="1.0"?><methodResponse><params><param>'
 _CLOSE = "</param></params></methodResponse>"
 
 
-class Failure(Exception):  # noqa: N818 - what the old services call it
+class Failure(Exception):  # noqa: N818 - what the legacy services call it
     """What a method answers when it does not work: any value, as its service writes errors."""
 
     def __init__(self, error: Any) -> None:

@@ -13,12 +13,11 @@ import msgspec
 import typer
 from rich.text import Text
 
-from gateway.cli.command import DEFAULT_SOCKET, FAILED, MOVING, UNUSABLE, SocketOption, app, ask, fail
-from gateway.cli.showing import count, err, out, table
-from gateway.cli.words import number, pair
-from gateway.cli.words import seconds as in_words
+from gateway.cli.app import DEFAULT_SOCKET, FAILED, MOVING, UNUSABLE, SocketOption, app, ask, fail
+from gateway.cli.output import count, err, number, out, pair, table
+from gateway.cli.output import seconds as in_words
 
-PATIENCE = 86_400.0  # seconds for one batch; the gateway holds the deadline of each call
+TIMEOUT = 86_400.0  # seconds for one batch; the gateway holds the deadline of each call
 BATCH = 20  # calls of one request, and their bytes
 BATCH_BYTES = 256 * 1024
 LONGEST = 768 * 1024  # bytes of one call
@@ -38,7 +37,9 @@ def replay(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="PLACE=VALUE", help="In place of what was masked: session=OpaqueRef:1; as often as needed."
+            "--set",
+            metavar="PLACE=VALUE",
+            help="In place of what was redacted: session=OpaqueRef:1; as often as needed.",
         ),
     ] = None,
     rate: Annotated[float, typer.Option(help="At most so many calls a second.", min=0.001, max=100_000)] = 50.0,
@@ -48,17 +49,18 @@ def replay(
         bool, typer.Option("--writes", help="Also calls that change something. EACH OF THEM RUNS TWICE.")
     ] = False,
     noise: Annotated[
-        bool, typer.Option("--noise", help="Ask the old service twice: what it contradicts itself in is no difference.")
+        bool,
+        typer.Option("--noise", help="Ask the legacy service twice: what it contradicts itself in is no difference."),
     ] = False,
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="One JSON document a call, and one for the whole; for machines.")
     ] = False,
 ) -> None:
-    """Send recorded calls to the old service and to D-Bus, compare their answers, and show where they differ.
+    """Send recorded calls to the legacy service and to D-Bus, compare their answers, and show where they differ.
 
     Modes play no part in it, no client is in it, and nothing moves by it: it is for the time before the first percent.
-    The rules and masks of the mapping hold. A call is skipped, and counted, where something was masked and is not given
-    with --set, and where it may do harm that it runs twice.
+    The rules and redactions of the mapping hold. A call is skipped and counted where a redacted value is not given
+    with --set, and where running it twice may do harm.
 
     Exit status 0 only when something was compared, nothing differs, and every line could be read.
 
@@ -68,7 +70,7 @@ def replay(
     given = _given(set_ or [])
     recording = _read(file)
     _warn(recording, socket, writes=writes)
-    outcome = Outcome()
+    outcome = ReplayTally()
     asked = {"given": given, "writes": writes, "noise": noise}
     shown: Counter[str] = Counter()
     try:
@@ -93,7 +95,7 @@ def replay(
 
 
 @dataclass(slots=True)
-class Recording:
+class RecordingFile:
     """What a file holds: calls with the numbers of their lines, and lines that are none."""
 
     file: Path
@@ -103,11 +105,11 @@ class Recording:
     is_whole: bool = False
 
 
-def load(file: Path, lines: Iterable[bytes]) -> Recording:
+def load(file: Path, lines: Iterable[bytes]) -> RecordingFile:
     """Read the lines of a recording; what is damaged costs its own line."""
-    from gateway.core import recording as lines_of
+    from gateway.core.routing import call_record as lines_of
 
-    recording = Recording(file)
+    recording = RecordingFile(file)
     for number_, text in enumerate(lines, 1):
         if not text.strip():
             continue
@@ -127,7 +129,7 @@ def load(file: Path, lines: Iterable[bytes]) -> Recording:
     return recording
 
 
-def _read(file: Path) -> Recording:
+def _read(file: Path) -> RecordingFile:
     try:
         with file.open("rb") as lines:
             recording = load(file, lines)
@@ -153,7 +155,7 @@ def _given(said: Sequence[str]) -> dict[str, str]:
     return given
 
 
-def _warn(recording: Recording, socket: Path, *, writes: bool) -> None:
+def _warn(recording: RecordingFile, socket: Path, *, writes: bool) -> None:
     live = ask(socket, "GET", "/v1/status")["revision"]
     header = recording.header
     if header is None:
@@ -184,14 +186,14 @@ def _results(
     for batch in batches(calls, rate):
         time.sleep(max(0.0, began + sent / rate - time.monotonic()))
         request = {**asked, "calls": [call for _, call in batch]}
-        results = ask(socket, "POST", "/v1/replay", request, timeout=PATIENCE)
+        results = ask(socket, "POST", "/v1/replay", request, timeout=TIMEOUT)
         yield from zip((line for line, _ in batch), results, strict=True)
         sent += len(batch)
 
 
 def batches(calls: Sequence[tuple[int, Document]], rate: float) -> Iterator[list[tuple[int, Document]]]:
     """Some calls at a time, about a fifth of a second's."""
-    from gateway.core.recording import call_of
+    from gateway.core.routing.call_record import call_of
 
     most = max(1, min(BATCH, int(rate / 5)))
     batch: list[tuple[int, Document]] = []
@@ -212,7 +214,7 @@ def batches(calls: Sequence[tuple[int, Document]], rate: float) -> Iterator[list
 
 
 @dataclass(slots=True)
-class Method:
+class MethodTally:
     """The calls of one method."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -228,18 +230,18 @@ class Method:
         return ("legacy", self.legacy), ("dbus", self.dbus)
 
 
-class Outcome:
+class ReplayTally:
     """What came of all calls."""
 
     def __init__(self) -> None:
-        self.methods: dict[tuple[str, str], Method] = {}
+        self.methods: dict[tuple[str, str], MethodTally] = {}
         self.reasons: dict[tuple[str, str], Counter[str]] = {}  # verdict and why -> of which methods
         self.missing: set[str] = set()
         self.stopped = False
 
     def add(self, result: Document) -> None:
         """One call more."""
-        method = self.methods.setdefault((result["service"], result["method"]), Method())
+        method = self.methods.setdefault((result["service"], result["method"]), MethodTally())
         method.verdicts[result["verdict"]] += 1
         for took, seconds in ((method.legacy, result["legacy"]), (method.dbus, result["dbus"])):
             if seconds is not None:
@@ -286,12 +288,12 @@ def _print_line(document: Document) -> None:
 
 
 def _show_pair(result: Document, shown: Counter[str], most: int) -> None:
-    from gateway import diffing
+    from gateway.cli import diff
 
     name = f"{result['service']}/{result['method']}"
     shown[name] += 1
     if shown[name] <= most:
-        out.print(diffing.show(result["pair"]))
+        out.print(diff.show(result["pair"]))
         out.print()
     elif shown[name] == most + 1:
         out.print(f"{name}: more of them differ; --pairs shows more, --json-lines all", style="dim", markup=False)
@@ -303,7 +305,7 @@ _ALWAYS = {"calls": "CALLS", "equal": "EQUAL", "different": "DIFFERENT"}
 _SOMETIMES = {"ignored": "IGNORED", "error_different": "ERRORS DIFFER", "unanswered": "NO ANSWER", "skipped": "SKIPPED"}
 
 
-def _show(outcome: Outcome, recording: Recording) -> None:
+def _show(outcome: ReplayTally, recording: RecordingFile) -> None:
     rows = outcome.rows()
     heads = {**_ALWAYS, **{name: head for name, head in _SOMETIMES.items() if any(row[name] for row in rows)}}
     timed = any(row["legacy"]["p50"] is not None for row in rows)
@@ -317,7 +319,7 @@ def _show(outcome: Outcome, recording: Recording) -> None:
         out.print(text, style="yellow", markup=False, soft_wrap=True)
     if outcome.missing:
         wanted = " ".join(f"--set {place}=VALUE" for place in sorted(outcome.missing))
-        out.print(f"what was masked can be given: {wanted}", markup=False, soft_wrap=True)
+        out.print(f"what was redacted can be given: {wanted}", markup=False, soft_wrap=True)
     text, style = _verdict(outcome, len(recording.damaged))
     out.print(text, style=style, markup=False)
 
@@ -334,7 +336,7 @@ def _cell(name: str, times: int) -> Text:
     return Text(number(times), _STYLES.get(name, "") if times else "dim")
 
 
-def _verdict(outcome: Outcome, damaged: int) -> tuple[str, str]:
+def _verdict(outcome: ReplayTally, damaged: int) -> tuple[str, str]:
     agreed, differ = outcome.count("equal", "ignored"), outcome.count("different", "error_different")
     said = [f"{number(agreed + differ)} of {count(outcome.total, 'call')} compared"]
     said.append(

@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 import typer
 from rich.text import Text
 
-from gateway.cli.command import (
+from gateway.cli import client
+from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
     MOVING,
@@ -25,10 +26,8 @@ from gateway.cli.command import (
     ask,
     fail,
 )
-from gateway.cli.showing import count, err, out, print_json, table
-from gateway.cli.words import moment, number
-from gateway.control import client
-from gateway.core.kept import IDENTITIES, OTHERS
+from gateway.cli.output import count, err, moment, number, out, print_json, table
+from gateway.core.admin.records import IDENTITIES, OTHERS
 
 STDOUT = Path("-")
 WIDE = 100  # columns of a terminal that has room for both moments
@@ -90,14 +89,14 @@ def record(
 ) -> None:
     """Record what clients of this gateway call, as lines of JSON for `replay`. No client waits for it.
 
-    Sessions, and all that the mapping masks, are left out. It ends at the first of its bounds, or with Ctrl-C. What
-    cannot be kept is counted and told: calls that came faster than they could be written, and those larger than 64 KiB.
+    Sessions and everything that the mapping redacts are left out. It ends at the first of its bounds, or with Ctrl-C.
+    What cannot be kept is counted: calls that came faster than they could be written, and calls over 64 KiB.
 
     Examples: `xcp-gateway record --out calls.jsonl`,
     `xcp-gateway record 'VM.get_*' --out vm.jsonl --calls 200 --for 5m`
     """
     request = {"patterns": patterns or [], "calls": calls, "seconds": seconds(for_), "size": _size(size)}
-    taking = _Taking(out_file)
+    taking = _RecordingWriter(out_file)
     try:
         client.stream(socket, "POST", "/v1/record", {**request, "writes": writes}, taking.line)
     except client.UnreachableError as error:
@@ -113,7 +112,7 @@ def record(
     taking.tell()
 
 
-class _Taking:
+class _RecordingWriter:
     """A recording on its way into its file, which nobody but its owner can read."""
 
     def __init__(self, path: Path) -> None:
@@ -125,7 +124,7 @@ class _Taking:
 
     def line(self, line: bytes) -> None:
         """Write one line as it comes."""
-        from gateway.core.recording import parse
+        from gateway.core.routing.call_record import parse
 
         if self._file is None:
             self._file = self._open()
@@ -176,7 +175,7 @@ def _begins(header: Mapping[str, Any]) -> str:
 
 def seconds(text: str) -> float:
     """A duration that was given; the command ends here when it is none."""
-    from gateway.core import units
+    from gateway.core.rpc import units
 
     try:
         return units.seconds(text)
@@ -185,7 +184,7 @@ def seconds(text: str) -> float:
 
 
 def _size(text: str) -> int:
-    from gateway.core import units
+    from gateway.core.rpc import units
 
     try:
         return units.size(text)

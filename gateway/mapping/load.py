@@ -8,12 +8,13 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from gateway.core.dbus.scalars import MarshalError
 from gateway.mapping import problem
 from gateway.mapping.problem import Level, Problem
 
@@ -27,7 +28,7 @@ MAX_NODES = 100_000  # in one file, aliases written out
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class MappingDocument:
     """A mapping file as plain data, and where each node of it stands."""
 
     path: Path
@@ -42,7 +43,7 @@ class Document:
         """The file as the caller named it."""
         return str(self.path)
 
-    def without_methods(self, names: Collection[object]) -> Document | None:
+    def without_methods(self, names: Collection[object]) -> MappingDocument | None:
         """The same file without some of its methods; None when no other is left."""
         assert isinstance(self.data, dict)
         methods = self.data["methods"]
@@ -100,7 +101,7 @@ def outside(path: Path, roots: Collection[Path]) -> bool:
     return not any(path.resolve().is_relative_to(root.resolve()) for root in roots)
 
 
-def read(path: Path) -> tuple[Document | None, list[Problem]]:
+def read(path: Path) -> tuple[MappingDocument | None, list[Problem]]:
     """One file as a document; None and the reasons when it is no YAML or says a key twice."""
     try:
         return parse(path, read_regular(path))
@@ -112,7 +113,7 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def parse(path: Path, content: bytes) -> tuple[Document | None, list[Problem]]:
+def parse(path: Path, content: bytes) -> tuple[MappingDocument | None, list[Problem]]:
     """The bytes of a file as a document; see `read`."""
     reader = _Reader(str(path))
     try:
@@ -130,7 +131,7 @@ def parse(path: Path, content: bytes) -> tuple[Document | None, list[Problem]]:
         reader.note((1, 1), (), f"nests more than {MAX_DEPTH} levels")
     if reader.problems:
         return None, reader.problems
-    return Document(path, content, data, reader.values, reader.keys), []
+    return MappingDocument(path, content, data, reader.values, reader.keys), []
 
 
 def _integer(text: str) -> int:
@@ -222,3 +223,46 @@ class _Reader:
 
 def _mark(node: Node) -> Mark:
     return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+# Where the compiler stands: a node of a document, and the problems found so far. Knows no key of the format.
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One node. Its data has the shape that the schema asks for."""
+
+    document: MappingDocument
+    problems: dict[Problem, None]  # in the order they were found, each once
+    path: problem.Path = ()
+    data: Any = None
+
+    def at(self, *steps: str | int) -> Scope:
+        """A node further in; its data is None where the document does not have it."""
+        data = self.data
+        for step in steps:
+            inside = isinstance(data, Mapping) and step in data
+            data = data[step] if inside or (isinstance(data, list) and isinstance(step, int)) else None
+        return Scope(self.document, self.problems, (*self.path, *steps), data)
+
+    def says(self, key: str) -> bool:
+        """Whether this node is a struct that has the key."""
+        return isinstance(self.data, Mapping) and key in self.data
+
+    def fail(self, message: str, *, level: Level = "idl", key: bool = False) -> None:
+        """Note a problem with this node (with its key)."""
+        self.problems[self.document.problem(self.path, message, level=level, key=key)] = None
+
+    def attempt(self, check: Callable[..., T], *args: Any, level: Level = "idl") -> T | None:
+        """The result of a check that raises ValueError or MarshalError; None when it did."""
+        try:
+            return check(*args)
+        except MarshalError as error:
+            where = str(error).partition(":")[0].removeprefix("$").removeprefix(".")
+            self.fail(f"{where + ': ' if where else ''}expected {error.expected}, got {error.got}", level=level)
+        except ValueError as error:
+            self.fail(str(error), level=level)
+        return None

@@ -7,22 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.core.binding import Plan, Taken, compile_bind, placeholders
-from gateway.core.model import Call
-from gateway.core.route import Effect, Route
-from gateway.core.shaping import void
-from gateway.core.units import seconds
-from gateway.mapping.errors import check_errors, compile_errors
-from gateway.mapping.evidence import Evidence
-from gateway.mapping.exposure import compile_domains
-from gateway.mapping.migration import Upstreams, compile_migration, taking, upstream_of
+from gateway.core.dbus.arguments import ArgumentPlan, Slot, compile_arguments, placeholders
+from gateway.core.dbus.results import void
+from gateway.core.routing.route import Effect, Route
+from gateway.core.rpc.model import Call
+from gateway.core.rpc.units import seconds
+from gateway.mapping.load import Scope
+from gateway.mapping.migration import ComparisonSettings, Upstreams, compile_migration, key_reader, upstream_of
 from gateway.mapping.parameters import Encoding, compile_parameters
 from gateway.mapping.problem import did_you_mean, one_of
-from gateway.mapping.results import compile_result
+from gateway.mapping.results import check_errors, compile_errors, compile_result
 from gateway.mapping.rollouts import Rollouts, may_shadow
-from gateway.mapping.scope import Scope
 from gateway.mapping.table import Contract
-from gateway.mapping.targets import Callee, Library, find
+from gateway.mapping.targets import Callee, IdlLibrary, find
+from gateway.mapping.xenstore_endpoints import compile_domains
 
 DEFAULTS: Mapping[str, Any] = {
     "timeout": "60s",
@@ -41,7 +39,7 @@ NATURAL_EFFECTS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class SessionRoutes:
     """The call that is made first, for methods that have the parameter."""
 
     parameter: str
@@ -61,7 +59,7 @@ class Compiled:
 class Compiler:
     """Compiles the entries of one file."""
 
-    def __init__(self, root: Scope, library: Library, upstreams: Upstreams | None = None) -> None:
+    def __init__(self, root: Scope, library: IdlLibrary, upstreams: Upstreams | None = None) -> None:
         self._root = root
         self._library = library
         self._upstreams = upstreams
@@ -73,7 +71,7 @@ class Compiler:
         self._check_errors()
         methods = root.at("methods")
         parameters = {name: None for method in self._methods for name in _parameter_names(methods.at(method))}
-        self._evidence = Evidence(root, parameters)
+        self._evidence = ComparisonSettings(root, parameters)
         self._rollouts = Rollouts(root, {name: may_shadow(self._said(methods.at(name))) for name in self._methods})
 
     @property
@@ -112,7 +110,7 @@ class Compiler:
             target=callee.target,
             parameters=parameters,
             result=result.type,
-            bind=compile_bind(_usable(plan)),
+            bind=compile_arguments(_usable(plan)),
             shape=result.shape,
             translate=compile_errors([entry.at("errors"), self._root.at("errors")], plan),
             timeout=timeout,
@@ -121,7 +119,7 @@ class Compiler:
                 migration,
                 group=moving.group,
                 compare=self._evidence.rules(entry),
-                mask=self._evidence.masks(entry, _parameter_names(entry)),
+                redact=self._evidence.redactions(entry, _parameter_names(entry)),
             ),
             rollout=moving.plan,
             documentation=said.get("documentation", callee.documentation),
@@ -129,11 +127,11 @@ class Compiler:
             aliases=tuple(said.get("aliases", ())),
             domains=compile_domains(entry.at("domains"), None),
             guard=self._guard(plan),
-            session=taking(_usable(plan), str(self._parameter)) if self._parameter in plan.names else None,
+            session=key_reader(_usable(plan), str(self._parameter)) if self._parameter in plan.names else None,
             opens=self._opens(entry, plan),
         )
 
-    def _opens(self, entry: Scope, plan: Plan) -> Callable[[Call], str | None] | None:
+    def _opens(self, entry: Scope, plan: ArgumentPlan) -> Callable[[Call], str | None] | None:
         """For a login, whose session its result is."""
         login = entry.at("login")
         if login.data is None:
@@ -142,7 +140,7 @@ class Compiler:
             hint = did_you_mean(login.data, plan.names) or f" (it has: {one_of(plan.names)})"
             login.fail(f"'{login.data}' is no parameter of this method{hint}", level="schema")
             return None
-        return taking(_usable(plan), login.data)
+        return key_reader(_usable(plan), login.data)
 
     def _said(self, entry: Scope) -> dict[str, Any]:
         return {**self._defaults, **_natural(entry), **entry.data}
@@ -160,14 +158,14 @@ class Compiler:
         common = {
             key: value
             for key, value in root.items()
-            if key not in ("methods", "expose", "summary", "publish", "doorbell")
+            if key not in ("methods", "expose", "summary", "publish", "on_change")
         }
         said = repr((common, entry.data, callee, self._session and self._session.callee))
         return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
     # The session
 
-    def _read_session(self, scope: Scope) -> Session | None:
+    def _read_session(self, scope: Scope) -> SessionRoutes | None:
         callee = find(scope, self._root.at("dbus"), self._library)
         if callee is None:
             return None
@@ -182,23 +180,23 @@ class Compiler:
         used = any(self._parameter in _parameter_names(method) for method in methods)
         if not used and self._root.document.complete:
             scope.at("parameter").fail(f"no method of this file has the parameter '{self._parameter}'")
-        return Session(scope.data["parameter"], callee, scope.at("errors"))
+        return SessionRoutes(scope.data["parameter"], callee, scope.at("errors"))
 
-    def _guard(self, plan: Plan) -> Route | None:
+    def _guard(self, plan: ArgumentPlan) -> Route | None:
         """The check takes the session from the very call that it guards, and counts its parameters too."""
         if self._session is None or self._session.parameter not in plan.names:
             return None
         callee = self._session.callee
         encode = Encoding(self._defaults["coerce"], self._defaults["variants"])(callee.ins[0].type)
         slot = plan.names.index(self._session.parameter)
-        check = replace(plan, target=callee.target, structs=(), arguments=(Taken(slot, encode),))
+        check = replace(plan, target=callee.target, structs=(), arguments=(Slot(slot, encode),))
         return Route(
             service=self._root.data["service"],
             method="session check",
             target=callee.target,
             parameters=(),
             result=None,
-            bind=compile_bind(check),
+            bind=compile_arguments(check),
             shape=void,
             translate=compile_errors([self._session.errors, self._root.at("errors")], check),
             timeout=seconds(self._defaults["timeout"]),
@@ -232,7 +230,7 @@ def _natural(entry: Scope) -> dict[str, str]:
     return {"effect": effect} if effect else {}
 
 
-def _usable(plan: Plan) -> Plan:
+def _usable(plan: ArgumentPlan) -> ArgumentPlan:
     """A plan whose path names no parameter cannot be bound; its problem is noted already."""
     known = all(name in plan.names for name in placeholders(plan.target.object_path))
     return plan if known else replace(plan, target=replace(plan.target, object_path="/"))

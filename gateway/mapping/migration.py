@@ -1,17 +1,20 @@
-"""The keys that say who answers a method, old service or D-Bus -> its Migration. Knows no running upstream."""
+"""The keys that say who answers a method, legacy service or D-Bus -> its Migration. Knows no running upstream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway.core.binding import Plan, parameter
-from gateway.core.migration import BUCKETS, Key, Migration, Mode, Setting, Side, share
-from gateway.core.model import Call, Value
-from gateway.core.peers import caller
-from gateway.core.route import Effect
+from gateway.core.comparison import redaction
+from gateway.core.comparison.json_path import Pattern
+from gateway.core.comparison.redaction import RedactionRules
+from gateway.core.comparison.rules import Rule, RuleError, Rules, compile_rule
+from gateway.core.dbus.arguments import ArgumentPlan, parameter
+from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting, Side, share
+from gateway.core.routing.route import Effect
+from gateway.core.rpc.model import Call, Value, caller
+from gateway.mapping.load import Scope
 from gateway.mapping.problem import did_you_mean, one_of, place
-from gateway.mapping.scope import Scope
 
 DEFAULTS: Mapping[str, Any] = {"mode": "dbus", "on_unavailable": "fault", "async": "refuse"}
 
@@ -36,7 +39,7 @@ def compile_migration(
     entry: Scope,
     defaults: Scope,
     upstream: str | None,
-    plan: Plan,
+    plan: ArgumentPlan,
     effect: Effect,
     session: str | None,
     group: Scope | None = None,
@@ -53,7 +56,7 @@ class _Work:
         entry: Scope,
         defaults: Scope,
         upstream: str | None,
-        plan: Plan,
+        plan: ArgumentPlan,
         effect: Effect,
         session: str | None,
         group: Scope | None,
@@ -132,9 +135,9 @@ class _Work:
     def _taker(self, name: str) -> Callable[[Call], str | None] | None:
         """A parameter comes before what is known of a caller."""
         if name == SESSION and self._session in self._plan.names:
-            return taking(self._plan, str(self._session))
+            return key_reader(self._plan, str(self._session))
         if name in self._plan.names:
-            return taking(self._plan, name)
+            return key_reader(self._plan, name)
         return CALLERS.get(name)
 
     def _keys(self, key: str, divided: Key | None) -> frozenset[str]:
@@ -171,12 +174,12 @@ class _Work:
                 (self._entry.at(key) if own else self._entry).fail(f"{word} is refused: {why}{where}", key=not own)
 
 
-_NO_UPSTREAM = "no 'legacy: {upstream: NAME}' says where the old service is"
+_NO_UPSTREAM = "no 'legacy: {upstream: NAME}' says where the legacy service is"
 _TWICE = "effect is write, the call would run twice"
 _UNSAID = "effect is idempotent, and no 'shadow: true' says that the call may run twice"
 
 
-def taking(plan: Plan, name: str) -> Callable[[Call], str | None]:
+def key_reader(plan: ArgumentPlan, name: str) -> Callable[[Call], str | None]:
     """What a call has for a parameter, as the text of a key."""
     find = parameter(plan, name, translated=True)
     return lambda call: _text(find(call))
@@ -195,3 +198,74 @@ CALLERS: Mapping[str, Callable[[Call], str | None]] = {
     "peer": lambda call: caller(call.peer) or None,
     "domid": lambda call: _text(call.peer.domid),
 }
+
+
+# `compare` and `redact` -> how answers are compared, and what of them is never kept. Knows no other key.
+
+
+class ComparisonSettings:
+    """Comparison rules and redactions of one file: the method's first, then those of `defaults`, then the file's."""
+
+    def __init__(self, root: Scope, parameters: Collection[str]) -> None:
+        """`parameters`: those of all methods of the file."""
+        self._session: str | None = root.at("session", "parameter").data
+        common = (root.at("defaults"), root)
+        self._rules = [rule for scope in common for rule in _rules(scope.at("compare"))]
+        redactions = [found for scope in common for found in _masks(scope.at("redact"))]
+        self._masks = [pattern for _, pattern in redactions]
+        if root.document.complete:
+            for scope, pattern in redactions:
+                _check_name(scope, pattern, parameters)
+
+    def rules(self, entry: Scope) -> Rules:
+        """How the answers of this method are compared; problems are noted."""
+        return Rules((*_rules(entry.at("compare")), *self._rules))
+
+    def redactions(self, entry: Scope, parameters: Sequence[str]) -> RedactionRules:
+        """What is secret in calls of this method; the session always is, also as the result of a login."""
+        own = list(_masks(entry.at("redact")))
+        for scope, pattern in own:
+            _check_name(scope, pattern, parameters)
+            _check_index(scope, pattern, parameters)
+        sessions = [redaction.named(self._session)] if self._session in parameters and self._session is not None else []
+        sessions += [redaction.parse(f"$.{redaction.RESULT_OF}")] if entry.says("login") else []
+        return RedactionRules((*sessions, *(pattern for _, pattern in own), *self._masks), tuple(parameters))
+
+
+def _rules(scope: Scope) -> Iterator[Rule]:
+    for index in range(len(scope.data or ())):
+        rule = _rule(scope.at(index))
+        if rule is not None:
+            yield rule
+
+
+def _rule(scope: Scope) -> Rule | None:
+    said: Mapping[str, Any] = scope.data
+    try:
+        return compile_rule(said)
+    except RuleError as error:
+        (scope.at(error.key) if error.key else scope).fail(str(error), level="schema")
+        return None
+
+
+def _masks(scope: Scope) -> Iterator[tuple[Scope, Pattern]]:
+    for index in range(len(scope.data or ())):
+        place = scope.at(index)
+        pattern = place.attempt(redaction.parse, place.data, level="schema")
+        if pattern is not None:
+            yield place, pattern
+
+
+def _check_name(scope: Scope, pattern: Pattern, parameters: Collection[str]) -> None:
+    """A redact that leads to no parameter would hide nothing."""
+    root, step = (*pattern.steps, None)[:2]
+    if root == redaction.NAMED and isinstance(step, str) and step not in parameters:
+        hint = did_you_mean(step, parameters) or f" (there are: {one_of(parameters)})"
+        scope.fail(f"'{step}' is no parameter{hint}", level="schema")
+
+
+def _check_index(scope: Scope, pattern: Pattern, parameters: Collection[str]) -> None:
+    root, step = (*pattern.steps, None)[:2]
+    if root == redaction.PARAMS and isinstance(step, int) and step >= len(parameters):
+        has = f"{len(parameters)} parameters" if len(parameters) != 1 else "1 parameter"
+        scope.fail(f"there is no parameter {step}: the method has {has}, counted from 0", level="schema")

@@ -6,27 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.binding import (
-    Apart,
+from gateway.core.dbus.arguments import (
+    ArgumentPlan,
     Constant,
     GatheredDict,
     GatheredStruct,
-    Plan,
+    Slot,
     Take,
-    Taken,
-    path_taker,
+    Unpacked,
+    path_encoder,
     placeholders,
     struct_encoder,
 )
-from gateway.core.formats import MOMENTS, moment_encoder, of_class
-from gateway.core.marshal import Encode, Variant, to_dbus
-from gateway.core.model import Value
-from gateway.core.route import Coerce, Parameter, Variants
-from gateway.core.scalars import KEYS_IN
-from gateway.core.signature import Type, parse_one
-from gateway.mapping.idl import Argument
+from gateway.core.dbus.formats import MOMENTS, moment_encoder, of_class
+from gateway.core.dbus.marshal import Encode, Variant, to_dbus
+from gateway.core.dbus.scalars import KEYS_IN
+from gateway.core.dbus.signature import Type, parse_one
+from gateway.core.dbus.target import Coerce, Parameter, Variants
+from gateway.core.rpc.model import Value
+from gateway.mapping.introspection_xml import Argument
+from gateway.mapping.load import Scope
 from gateway.mapping.problem import did_you_mean, one_of
-from gateway.mapping.scope import Scope
 from gateway.mapping.targets import Callee
 
 # What a legacy value is, as the D-Bus type nearest to it.
@@ -48,7 +48,7 @@ class Encoding:
 
 def compile_parameters(
     entry: Scope, callee: Callee, encoding: Encoding, session: str | None
-) -> tuple[Plan, tuple[Parameter, ...]]:
+) -> tuple[ArgumentPlan, tuple[Parameter, ...]]:
     """The plan of a method entry, and its parameters for help texts; with problems noted neither is to be used."""
     params = entry.at("params")
     specs = [_Spec(params.at(index)) for index in range(len(params.data or ()))]
@@ -95,7 +95,7 @@ class _Work:
     session: str | None
     taken: dict[str, Take] = field(default_factory=dict)  # by in-argument
     types: dict[int, Argument] = field(default_factory=dict)  # by parameter
-    structs: list[Apart] = field(default_factory=list)
+    structs: list[Unpacked] = field(default_factory=list)
     slots: int = 0
 
     def __post_init__(self) -> None:
@@ -162,7 +162,7 @@ class _Work:
             spec.naming.fail(f"{message}; say `to`, `fields` or `drop`, or gather it")
         if spec.has_default and spec.name in placeholders(self.callee.target.object_path):
             scope = spec.scope.at("default")
-            scope.attempt(path_taker(f"/{{{spec.name}}}", [spec.name]), [scope.data])
+            scope.attempt(path_encoder(f"/{{{spec.name}}}", [spec.name]), [scope.data])
 
     def _refuse_use(self, spec: _Spec, key: str) -> None:
         """What is dropped or taken apart is not there as a whole."""
@@ -192,7 +192,7 @@ class _Work:
         assert argument is not None
         convert = self._converter(spec, argument)
         if self._claim(named, spec.scope) and convert is not None:
-            self.taken[named] = Taken(slot, convert)
+            self.taken[named] = Slot(slot, convert)
             self.types[slot] = argument
             if spec.has_default:
                 spec.scope.at("default").attempt(convert, default)
@@ -251,7 +251,7 @@ class _Work:
         members = [_Field(spec.scope.at("fields", name), name) for name in spec.data["fields"]]
         defaults = {member.name: member.data["default"] for member in members if member.has_default}
         ignored = "others" in spec.data
-        apart = Apart(index, tuple(member.name for member in members), defaults, others_ignored=ignored)
+        apart = Unpacked(index, tuple(member.name for member in members), defaults, others_ignored=ignored)
         for member in members:
             if self.argument(member.argument) is None:
                 member.naming.fail(self._no_argument(member.argument))
@@ -262,11 +262,11 @@ class _Work:
         if spec.has_default:
             self._check_default_struct(apart, spec.scope.at("default"))
 
-    def _check_default_struct(self, apart: Apart, scope: Scope) -> None:
+    def _check_default_struct(self, apart: Unpacked, scope: Scope) -> None:
         values = scope.attempt(apart.open, scope.data)
         first = self.slots - len(apart.members)
         for take in self.taken.values():
-            if values is not None and isinstance(take, Taken) and take.slot >= first:
+            if values is not None and isinstance(take, Slot) and take.slot >= first:
                 scope.attempt(take.convert, values[take.slot - first])
 
     # In-arguments that no parameter gives
@@ -316,7 +316,7 @@ class _Work:
         takes = [self._gathered_slot(scope.at(index), kind, around=1) for index, kind in enumerate(kinds)]
         self.taken[argument.name] = GatheredStruct(tuple(take for take in takes if take is not None))
 
-    def _gathered_slot(self, scope: Scope, kind: Type, *, around: int) -> Taken | None:
+    def _gathered_slot(self, scope: Scope, kind: Type, *, around: int) -> Slot | None:
         if scope.data not in self.names:
             hint = did_you_mean(scope.data, self.names) or f" (there are: {one_of(self.names)})"
             scope.fail(f"'{scope.data}' is no parameter{hint}")
@@ -327,7 +327,7 @@ class _Work:
         spec = self.specs[slot]
         if spec.has_default:
             spec.scope.at("default").attempt(convert, spec.data["default"])
-        return Taken(slot, convert)
+        return Slot(slot, convert)
 
     # All together
 
@@ -337,8 +337,8 @@ class _Work:
             if argument.name not in self.taken:
                 self.entry.fail(f"nobody gives the in-argument '{argument}' of {self.callee.title}", key=True)
 
-    def plan(self) -> Plan:
-        return Plan(
+    def plan(self) -> ArgumentPlan:
+        return ArgumentPlan(
             target=self.callee.target,
             names=tuple(self.names),
             defaults=tuple(spec.data["default"] for spec in self.specs if spec.has_default),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
-from gateway.core.names import printable
+from gateway.core.dbus.names import printable
 
 __all__ = ["Level", "Path", "Problem", "did_you_mean", "one_of", "place", "printable"]
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.core import shaping
-from gateway.core.formats import SHOWN, Show, identity_of_class
-from gateway.core.marshal import Decode, from_dbus
-from gateway.core.route import Variants
-from gateway.core.shaping import Item, Shape
-from gateway.core.signature import Type, parse_one
-from gateway.mapping.idl import Argument
+from gateway.core.dbus import names, results
+from gateway.core.dbus.arguments import ArgumentPlan, parameter
+from gateway.core.dbus.formats import SHOWN, Show, identity_of_class
+from gateway.core.dbus.marshal import Decode, from_dbus
+from gateway.core.dbus.results import DecodeResult, ErrorEntry, Item, Part
+from gateway.core.dbus.signature import Type, parse_one
+from gateway.core.dbus.target import Variants
+from gateway.core.rpc.model import Call, Fault, Value
+from gateway.mapping.introspection_xml import Argument
+from gateway.mapping.load import Scope
 from gateway.mapping.parameters import STRUCT, TEXT, struct_in, with_items
 from gateway.mapping.problem import did_you_mean, one_of
-from gateway.mapping.scope import Scope
 from gateway.mapping.targets import Callee
 
 FORMS = ("struct", "fields", "format")
@@ -24,10 +26,10 @@ ARRAY = parse_one("av")  # what the mapping makes, as the D-Bus type nearest to 
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CompiledResult:
     """How a method return is shown. `type`: the D-Bus type nearest to it, None for void."""
 
-    shape: Shape
+    shape: DecodeResult
     type: Type | None
 
 
@@ -40,12 +42,12 @@ class _Source:
     at: int = 0  # among the out-arguments
 
 
-def compile_result(entry: Scope, callee: Callee, variants: Variants) -> Result:
+def compile_result(entry: Scope, callee: Callee, variants: Variants) -> CompiledResult:
     """The result of a method entry; with problems noted it is not to be used."""
     work = _Work(callee, variants)
     result = entry.at("result")
     if result.data == "void":
-        return Result(shaping.void, None)
+        return CompiledResult(results.void, None)
     if callee.record or callee.objects:
         return work.records(result)
     return work.arguments(result)
@@ -58,45 +60,45 @@ class _Work:
 
     # Out-arguments
 
-    def arguments(self, result: Scope) -> Result:
+    def arguments(self, result: Scope) -> CompiledResult:
         outs = self.callee.outs
         if result.data is None:
             return self._everything(outs)
         sources = {out.name: self._source(index, out) for index, out in enumerate(outs)}
         if isinstance(result.data, list):
             picks = [self._pick(result.at(index), sources) for index in range(len(result.data))]
-            return Result(shaping.array([item for item, _ in picks]), ARRAY)
+            return CompiledResult(results.array([item for item, _ in picks]), ARRAY)
         if isinstance(result.data, Mapping) and not _is_form(result.data):
             return self._struct(result, sources)
         return self._one(result, sources)
 
     def _source(self, index: int, out: Argument) -> _Source:
         if self.callee.accessed is not None:
-            return _Source(out.type, shaping.property_decoder(out.type, self.variants), index)
+            return _Source(out.type, results.property_decoder(out.type, self.variants), index)
         return _Source(out.type, from_dbus(out.type, variants=self.variants), index)
 
-    def _everything(self, outs: Sequence[Argument]) -> Result:
+    def _everything(self, outs: Sequence[Argument]) -> CompiledResult:
         sources = [self._source(index, out) for index, out in enumerate(outs)]
         items = [Item(source.at, source.decode, out.name) for source, out in zip(sources, outs, strict=True)]
         if not items:
-            return Result(shaping.void, None)
+            return CompiledResult(results.void, None)
         if len(items) == 1:
-            return Result(shaping.one(items[0]), outs[0].type)
-        return Result(shaping.struct({item.name: item for item in items}), STRUCT)
+            return CompiledResult(results.one(items[0]), outs[0].type)
+        return CompiledResult(results.struct({item.name: item for item in items}), STRUCT)
 
-    def _struct(self, members: Scope, sources: Mapping[str, _Source]) -> Result:
+    def _struct(self, members: Scope, sources: Mapping[str, _Source]) -> CompiledResult:
         items = {name: self._pick(members.at(name), sources)[0] for name in members.data}
-        return Result(shaping.struct(items), STRUCT)
+        return CompiledResult(results.struct(items), STRUCT)
 
-    def _one(self, result: Scope, sources: Mapping[str, _Source]) -> Result:
+    def _one(self, result: Scope, sources: Mapping[str, _Source]) -> CompiledResult:
         """One out-argument; which one may be left unsaid where there is but one."""
         if isinstance(result.data, Mapping) and "from" not in result.data and len(sources) != 1:
             if set(result.data) == {"fields"} and sources:
                 return self._struct(result.at("fields"), sources)
             result.fail(f"'from' is missing: which out-argument? (there are: {self._known(sources)})", key=True)
-            return Result(shaping.void, None)
+            return CompiledResult(results.void, None)
         item, kind = self._pick(result, sources, only=next(iter(sources), None))
-        return Result(shaping.one(item), kind)
+        return CompiledResult(results.one(item), kind)
 
     def _known(self, sources: Mapping[str, _Source]) -> str:
         return one_of(str(Argument(name, source.type)) if source.type else name for name, source in sources.items())
@@ -115,7 +117,7 @@ class _Work:
             (pick if whole else pick.at("from")).fail(f"'{name}' is no {what} of {self.callee.title}{hint}")
         else:
             show, kind = (None, source.type) if whole else self._form(pick, name, source.type)
-            return Item(source.at, shaping.then(source.decode, show), name), kind or parse_one("v")
+            return Item(source.at, results.then(source.decode, show), name), kind or parse_one("v")
         return Item(0, _nothing), STRUCT
 
     def _form(self, pick: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
@@ -134,15 +136,15 @@ class _Work:
         if len(inner.children) != len(struct.data):
             struct.fail(f"'{name} {kind}' has {len(inner.children)} fields, {len(struct.data)} are named")
             return None, kind
-        return shaping.named_fields(kind, struct.data), with_items(kind, STRUCT)
+        return results.struct_of_fields(kind, struct.data), with_items(kind, STRUCT)
 
     def _fields(self, fields: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
-        if kind is None or not shaping.holds_dict(kind):
+        if kind is None or not results.holds_dict(kind):
             fields.fail(f"'{_said(name, kind)}' is no dictionary with text keys, nor an array or dictionary of such")
             return None, kind
         item = _innermost(kind)
         members = {legacy: self._member(fields.at(legacy), item) for legacy in fields.data}
-        return shaping.picked(kind, members), kind
+        return results.picked(kind, members), kind
 
     def _member(self, pick: Scope, item: Type) -> tuple[str, Show | None]:
         """A member of a dictionary. What a variant holds is known only when it is there."""
@@ -163,36 +165,36 @@ class _Work:
 
     # Records: the properties of an object, or of each object
 
-    def records(self, result: Scope) -> Result:
+    def records(self, result: Scope) -> CompiledResult:
         record, kind = self._record(result)
         if not self.callee.objects:
-            return Result(shaping.one(Item(0, record)), kind)
+            return CompiledResult(results.one(Item(0, record)), kind)
         refuse = self.callee.duplicates == "error"
-        decode = shaping.records(self.callee.interface.name, self._key(), record, refuse=refuse)
-        return Result(shaping.one(Item(0, decode)), parse_one("a{sa{sv}}"))
+        decode = results.records(self.callee.interface.name, self._key(), record, refuse=refuse)
+        return CompiledResult(results.one(Item(0, decode)), parse_one("a{sa{sv}}"))
 
-    def _key(self) -> shaping.RecordKey:
+    def _key(self) -> results.RecordKey:
         key = self.callee.key
         if isinstance(key, str):
-            return {"element": shaping.element_key, "path": shaping.path_key}[key]
+            return {"element": results.element_key, "path": results.path_key}[key]
         show = identity_of_class(self.callee.key_class) if self.callee.key_class else None
-        return shaping.property_key(key.name, shaping.then(shaping.property_decoder(key.type, self.variants), show))
+        return results.property_key(key.name, results.then(results.property_decoder(key.type, self.variants), show))
 
     def _record(self, result: Scope) -> tuple[Decode, Type]:
         known = {
-            name: _Source(found.type, shaping.property_decoder(found.type, self.variants))
+            name: _Source(found.type, results.property_decoder(found.type, self.variants))
             for name, found in self.callee.interface.properties.items()
             if found.access != "write"
         }
         if result.data is None:
             all_of_them = {name: (name, source.decode) for name, source in known.items()}
-            return shaping.Record(all_of_them, from_dbus(parse_one("v"), variants=self.variants)), STRUCT
+            return results.Record(all_of_them, from_dbus(parse_one("v"), variants=self.variants)), STRUCT
         members = result.at("fields") if isinstance(result.data, Mapping) and "fields" in result.data else result
         if not isinstance(result.data, Mapping) or (_is_form(result.data) and set(result.data) != {"fields"}):
             result.fail("properties are picked as {legacy name: property}, or with 'fields' alone")
             return _nothing, STRUCT
         picks = {name: self._pick(members.at(name), known, only=name)[0] for name in members.data}
-        return shaping.Record({name: (item.name, item.convert) for name, item in picks.items()}), STRUCT
+        return results.Record({name: (item.name, item.convert) for name, item in picks.items()}), STRUCT
 
 
 def _is_form(data: Mapping[str, Any]) -> bool:
@@ -211,7 +213,7 @@ def _said(name: str, kind: Type | None) -> str:
 def _innermost(kind: Type) -> Type:
     """What the members of the innermost dictionary are (the one that `fields` picks from)."""
     inner = kind.children[0].children[1] if kind.is_dict else kind.children[0]
-    return _innermost(inner) if not kind.is_dict or shaping.holds_dict(inner) else inner
+    return _innermost(inner) if not kind.is_dict or results.holds_dict(inner) else inner
 
 
 def _scalar(kind: Type) -> Type:
@@ -219,3 +221,53 @@ def _scalar(kind: Type) -> Type:
     if kind.code != "a":
         return kind
     return _scalar(kind.children[0].children[1] if kind.is_dict else kind.children[0])
+
+
+# `errors` tables -> the function that translates D-Bus errors. Knows no parameter but by name.
+
+
+WORDS = ("name", "message")  # what a template may hold besides parameters and numbers
+
+
+def check_errors(table: Scope, parameters: Collection[str]) -> None:
+    """Note error names of bad grammar, and templates that name none of these parameters."""
+    for name in table.data or ():
+        entry = table.at(name)
+        if name != "*":
+            entry.attempt(names.error_name, name, level="schema")
+        for index, text in enumerate(entry.data.get("args", ())):
+            _check_template(entry.at("args", index), text, parameters)
+        _check_template(entry.at("message"), entry.data.get("message"), parameters)
+
+
+def _check_template(scope: Scope, text: object, parameters: Collection[str]) -> None:
+    for name in results.template_names(text) if isinstance(text, str) else ():
+        if not name.isdecimal() and name not in WORDS and name not in parameters:
+            hint = did_you_mean(name, parameters) or f" (there are: {one_of(parameters)})"
+            scope.fail(f"{{{name}}} is no parameter{hint}")
+
+
+def compile_errors(tables: list[Scope], plan: ArgumentPlan) -> Callable[[Fault, Call], Fault]:
+    """A translation by several tables, the first one first; "*" of any comes after all names."""
+    parameters = {name: parameter(plan, name) for name in plan.names}
+    entries: dict[str, ErrorEntry] = {}
+    for table in reversed(tables):
+        entries.update({name: _entry(data, parameters) for name, data in (table.data or {}).items()})
+    return results.error_mapper(entries)
+
+
+def _entry(data: Mapping[str, Value], parameters: Mapping[str, Callable[[Call], Value]]) -> ErrorEntry:
+    args = data.get("args", [])
+    assert isinstance(args, list)
+    message = data.get("message")
+    return ErrorEntry(
+        str(data["code"]),
+        tuple(_part(argument, parameters) for argument in args),
+        None if message is None else _part(message, parameters),
+    )
+
+
+def _part(data: Value, parameters: Mapping[str, Callable[[Call], Value]]) -> Part:
+    if isinstance(data, str):
+        return results.template(data, parameters)
+    return results.constant(data)

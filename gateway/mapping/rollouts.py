@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gateway.core.limits import LIMITS, Limits
-from gateway.core.migration import BUCKETS, Key, Mode, Setting, share
-from gateway.core.rollout import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, Step
-from gateway.core.route import Effect, Route
-from gateway.core.units import seconds
+from gateway.core.migration.limits import LIMITS, RolloutLimits
+from gateway.core.migration.modes import BUCKETS, Key, Mode, Setting, share
+from gateway.core.migration.rollout_plan import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, RolloutStep
+from gateway.core.routing.route import Effect, Route
+from gateway.core.rpc.units import seconds
+from gateway.mapping.load import Scope
 from gateway.mapping.migration import CALLERS, SESSION
 from gateway.mapping.problem import did_you_mean, one_of
-from gateway.mapping.scope import Scope
 
 # What belongs to which kind of step.
 _STEP_KEYS: Mapping[str, frozenset[str]] = {
@@ -31,7 +31,7 @@ def may_shadow(said: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Moving:
+class RolloutPlanner:
     """How one method moves."""
 
     group: str
@@ -53,16 +53,16 @@ class Rollouts:
             group: self._plan(groups.at(group, "rollout"), group, methods) for group, methods in self._members.items()
         }
 
-    def of(self, entry: Scope) -> Moving:
+    def of(self, entry: Scope) -> RolloutPlanner:
         """How a method moves; problems are noted."""
         name = str(entry.path[-1])
         group = self._group_of.get(name, "")
         own = entry.at("rollout")
         if not group:
-            return Moving("", self._plan(own, name, [name]))
+            return RolloutPlanner("", self._plan(own, name, [name]))
         if own.data is not None:
             own.fail(f"'{name}' moves with its group '{group}': the group says how", level="schema", key=True)
-        return Moving(group, self._plans[group])
+        return RolloutPlanner(group, self._plans[group])
 
     # Groups
 
@@ -157,15 +157,15 @@ def read_plan(scope: Scope, name: str) -> RolloutPlan | None:
     return RolloutPlan(name, steps, limits, OnBreach(data.get("on_breach", "rollback")), **watch)
 
 
-def _limits(data: Mapping[str, Any]) -> Limits:
+def _limits(data: Mapping[str, Any]) -> RolloutLimits:
     said: dict[str, Any] = dict(data)
     said |= {key: share(data[key]) / BUCKETS for key in ("mismatches", "errors") if key in data}
     said |= {key: seconds(data[key]) for key in ("slow_from", "window") if key in data}
     return replace(LIMITS, **said)
 
 
-def _steps(scope: Scope) -> tuple[Step, ...]:
-    steps: list[Step] = []
+def _steps(scope: Scope) -> tuple[RolloutStep, ...]:
+    steps: list[RolloutStep] = []
     for index, data in enumerate(scope.data):
         place = scope.at(index)
         if isinstance(data, dict) and "gate" in data:
@@ -175,7 +175,7 @@ def _steps(scope: Scope) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _close_gate(place: Scope, steps: list[Step], *, last: bool) -> None:
+def _close_gate(place: Scope, steps: list[RolloutStep], *, last: bool) -> None:
     _only(place, "gate")
     if last:
         place.fail("a gate has a step behind it", level="schema")
@@ -185,7 +185,7 @@ def _close_gate(place: Scope, steps: list[Step], *, last: bool) -> None:
         steps[-1] = replace(steps[-1], gate=True)
 
 
-def _add(place: Scope, steps: list[Step]) -> None:
+def _add(place: Scope, steps: list[RolloutStep]) -> None:
     step = _step(place)
     if step is None:
         return
@@ -194,19 +194,19 @@ def _add(place: Scope, steps: list[Step]) -> None:
     steps.append(step)
 
 
-def _height(step: Step) -> int:
+def _height(step: RolloutStep) -> int:
     heights = {Mode.SHADOW: 0, Mode.CANARY: step.setting.buckets}
     return heights.get(step.setting.mode, BUCKETS)
 
 
-def _step(place: Scope) -> Step | None:
+def _step(place: Scope) -> RolloutStep | None:
     data = place.data
     if data == "dbus":
-        return Step(Setting(Mode.DBUS))
+        return RolloutStep(Setting(Mode.DBUS))
     at_least = seconds(data.get("at_least", "0s"))
     if "shadow" in data:
         _only(place, "shadow")
-        return Step(Setting(Mode.SHADOW), data["shadow"], at_least)
+        return RolloutStep(Setting(Mode.SHADOW), data["shadow"], at_least)
     _only(place, "canary")
     buckets = place.at("canary").attempt(share, data["canary"], level="schema")
     if buckets in (0, BUCKETS):
@@ -214,7 +214,7 @@ def _step(place: Scope) -> Step | None:
     if buckets is None:
         return None
     setting = Setting(Mode.CANARY, buckets, observe=data.get("observe", True))
-    return Step(setting, data.get("calls", 0), at_least)
+    return RolloutStep(setting, data.get("calls", 0), at_least)
 
 
 def _only(place: Scope, kind: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from jsonschema import Draft202012Validator
 
-from gateway.mapping.load import Document
+from gateway.mapping.load import MappingDocument
 from gateway.mapping.problem import Problem, did_you_mean
 
 # jsonschema's ValidationError; its type says that fields may be unset, which those of a validator's errors never are.
@@ -38,7 +38,7 @@ def _validator() -> Draft202012Validator:
     return Draft202012Validator(schema())
 
 
-def check(document: Document) -> tuple[list[Problem], Document | None]:
+def check(document: MappingDocument) -> tuple[list[Problem], MappingDocument | None]:
     """Everything in which the document has not the shape of a mapping file, and the part of it that has.
 
     That is the document without the methods that have problems; None when something else has, or no method is left.
@@ -54,7 +54,7 @@ def check(document: Document) -> tuple[list[Problem], Document | None]:
     return list(found), None if bad else document
 
 
-def _explain(document: Document, error: _Error) -> Iterator[Problem]:
+def _explain(document: MappingDocument, error: _Error) -> Iterator[Problem]:
     path = tuple(error.absolute_path)
     if error.validator == "additionalProperties":
         known = error.schema["properties"]

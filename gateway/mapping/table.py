@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.core.exposure import Exposure
-from gateway.core.publication import Doorbell, Publication
-from gateway.core.route import Route
-from gateway.core.spelling import AS_WRITTEN, Spelling
-from gateway.mapping.idl import Interface
+from gateway.core.routing.publication import Publication, WatchTrigger
+from gateway.core.routing.route import Route
+from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
+from gateway.core.xenstore.exposure import Exposure
+from gateway.mapping.introspection_xml import Interface
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,8 +48,8 @@ class EndpointTable:
     routes: Mapping[str, Route]
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     exposure: Exposure | None = None  # how it is reached in a xenstore
-    forwards_to: str | None = None  # the upstream that answers all that is not mapped here
-    spelling: Spelling = AS_WRITTEN  # the dialect's: in which forms a method is called
+    passthrough_to: str | None = None  # the upstream that answers all that is not mapped here
+    spelling: MethodSpelling = AS_WRITTEN  # the dialect's: in which forms a method is called
     _others: Mapping[str, str] = field(
         init=False, repr=False, compare=False
     )  # a further spelling -> a name of `routes`
@@ -90,7 +90,7 @@ class Table:
     revision: str
     contracts: tuple[Contract, ...] = ()
     publications: tuple[Publication, ...] = ()
-    doorbells: tuple[Doorbell, ...] = ()
+    triggers: tuple[WatchTrigger, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)  # mapping file, as routes name it -> SHA-256 of its bytes
 
     mappings: Mapping[Path, bytes] = field(default_factory=dict)  # mapping files, and what they hold
@@ -99,12 +99,12 @@ class Table:
     def routes(self) -> tuple[Route, ...]:
         """Each route that a client can reach once, in the order of the files."""
         found = {id(route): route for endpoint in self.endpoints.values() for route in endpoint.routes.values()}
-        found.update({id(doorbell.route): doorbell.route for doorbell in self.doorbells})
+        found.update({id(trigger.route): trigger.route for trigger in self.triggers})
         return tuple(found.values())
 
 
 def describe_routes(table: Table) -> list[Mapping[str, object]]:
-    """One entry for each method at each endpoint and doorbell, in the words of `xcp-gateway routes`."""
+    """One entry for each method at each endpoint and trigger, in the words of `xcp-gateway routes`."""
     called = [
         {
             **_described_route(name, str(endpoint.key), f"{endpoint.codec}/{endpoint.dialect}", route),
@@ -113,7 +113,7 @@ def describe_routes(table: Table) -> list[Mapping[str, object]]:
         for endpoint in table.endpoints.values()
         for name, route in endpoint.routes.items()
     ]
-    rung = [_described_route(bell.route.method, bell.place, "doorbell", bell.route) for bell in table.doorbells]
+    rung = [_described_route(bell.route.method, bell.place, "on_change", bell.route) for bell in table.triggers]
     return called + rung
 
 
@@ -143,8 +143,8 @@ def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
             found[f"{listener}: requests to a path of no endpoint go to '{upstream}' as they came"] = None
     unread: dict[str, list[str]] = {}
     for key, endpoint in table.endpoints.items():
-        if endpoint.forwards_to is not None and endpoint.routes:
-            unread.setdefault(endpoint.forwards_to, []).append(str(key))
+        if endpoint.passthrough_to is not None and endpoint.routes:
+            unread.setdefault(endpoint.passthrough_to, []).append(str(key))
         for route in endpoint.routes.values():
             if route.migration.tasks == "legacy" and endpoint.spelling.task_prefixes:
                 forms = " and ".join(prefix + route.method for prefix in endpoint.spelling.task_prefixes)
@@ -152,7 +152,7 @@ def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
                 found[f"{route.source}: {why}"] = None
     for upstream, keys in unread.items():
         where = ", ".join(keys)
-        found[f"{where}: what cannot be read as a call goes to '{upstream}' as it came (unmapped: forward)"] = None
+        found[f"{where}: what cannot be read as a call goes to '{upstream}' as it came (unmapped: passthrough)"] = None
     return list(found)
 
 
@@ -172,6 +172,6 @@ def _described(table: Table) -> dict[str, set[tuple[object, ...]]]:
         for name in endpoint.routes:
             what = (key, endpoint.codec, endpoint.dialect, endpoint.fingerprints.get(name))
             described.setdefault(name, set()).add(what)
-    for bell in table.doorbells:
+    for bell in table.triggers:
         described.setdefault(bell.route.method, set()).add((bell.place, bell.fingerprint))
     return described

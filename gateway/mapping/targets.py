@@ -8,14 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
-from gateway.core import names
-from gateway.core.binding import placeholders
-from gateway.core.route import Target
-from gateway.core.signature import Type, parse_one
-from gateway.mapping import idl, load
-from gateway.mapping.idl import Argument, Interface, Property
+from gateway.core.dbus import names
+from gateway.core.dbus.arguments import placeholders
+from gateway.core.dbus.signature import Type, parse_one
+from gateway.core.dbus.target import Target
+from gateway.mapping import introspection_xml, load
+from gateway.mapping.introspection_xml import Argument, IdlProperty, Interface
+from gateway.mapping.load import Scope
 from gateway.mapping.problem import Problem, did_you_mean, one_of
-from gateway.mapping.scope import Scope
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 
 
-class Library:
+class IdlLibrary:
     """The IDL files, each read once. Every problem of a file is noted once, where the file itself stands."""
 
     def __init__(
@@ -33,10 +33,10 @@ class Library:
         self._problems = problems
         self._roots = roots
         self._instead = instead
-        self._nodes: dict[Path, idl.Node | None] = {}
+        self._nodes: dict[Path, introspection_xml.Node | None] = {}
         self.contents: dict[Path, bytes] = {}
 
-    def read(self, path: Path, scope: Scope) -> idl.Node | None:
+    def read(self, path: Path, scope: Scope) -> introspection_xml.Node | None:
         """A file's interfaces; None when it cannot be used, which is noted."""
         if path not in self.contents:
             try:
@@ -48,10 +48,10 @@ class Library:
             self._nodes[path] = self._parse(path)
         return self._nodes[path]
 
-    def _parse(self, path: Path) -> idl.Node | None:
+    def _parse(self, path: Path) -> introspection_xml.Node | None:
         try:
-            return idl.parse(self.contents[path])
-        except idl.IdlError as error:
+            return introspection_xml.parse(self.contents[path])
+        except introspection_xml.IdlError as error:
             wrong = Problem(str(path), error.line, error.column, "", str(error), "idl")
             if load.outside(path, self._roots):
                 wrong = Problem(str(path), 1, 1, "", "is no introspection XML", "idl")
@@ -67,10 +67,10 @@ class Callee:
     interface: Interface
     ins: tuple[Argument, ...] = ()
     outs: tuple[Argument, ...] = ()
-    accessed: Property | None = None  # the one that is read or written
+    accessed: IdlProperty | None = None  # the one that is read or written
     record: bool = False  # the out-argument is all properties of the interface
     objects: bool = False  # the out-argument is the records of all objects that have the interface
-    key: Property | Literal["element", "path"] = "element"  # of the records
+    key: IdlProperty | Literal["element", "path"] = "element"  # of the records
     key_class: str = ""  # the legacy class that the keys are references of, where it is not the object's first
     duplicates: Literal["error", "path"] = "path"  # what becomes of records without a key of their own
     members: tuple[str, ...] = ()  # what the running service must have
@@ -84,7 +84,7 @@ class Callee:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class TargetObject:
     """Where a method lives, all names of good grammar."""
 
     bus_name: str
@@ -92,7 +92,7 @@ class Site:
     interface: Interface
 
 
-def find(entry: Scope, common: Scope, library: Library) -> Callee | None:
+def find(entry: Scope, common: Scope, library: IdlLibrary) -> Callee | None:
     """What this method (or session) entry calls, `common` saying what it leaves out; None with problems noted."""
     site = find_site(entry, common, library)
     if site is None:
@@ -104,7 +104,7 @@ def find(entry: Scope, common: Scope, library: Library) -> Callee | None:
     return None
 
 
-def find_site(entry: Scope, common: Scope, library: Library) -> Site | None:
+def find_site(entry: Scope, common: Scope, library: IdlLibrary) -> TargetObject | None:
     """Where an entry lives; None with problems noted."""
     bus_name = _name(entry, common, "bus_name", names.bus_name)
     object_path = _name(entry, common, "object_path", _template)
@@ -121,7 +121,7 @@ def find_site(entry: Scope, common: Scope, library: Library) -> Site | None:
         hint = did_you_mean(interface, node.interfaces) or f" (it has: {one_of(node.interfaces)})"
         scope.at("interface").fail(f"'{interface}' is no interface of {file}{hint}")
         return None
-    return Site(bus_name, object_path, node.interfaces[interface])
+    return TargetObject(bus_name, object_path, node.interfaces[interface])
 
 
 def _name(entry: Scope, common: Scope, key: str, check: Callable[[str], str]) -> str | None:
@@ -156,11 +156,17 @@ def _can_be_carried(scope: Scope, callee: Callee) -> bool:
 # What can be called
 
 
-def _member(scope: Scope, site: Site) -> Callee | None:
+def _member(scope: Scope, site: TargetObject) -> Callee | None:
     method = known_member(scope, site.interface.methods, "method", site)
     if method is None:
         return None
-    target = _target(site, site.interface.name, method.name, idl.signature(method.ins), idl.signature(method.outs))
+    target = _target(
+        site,
+        site.interface.name,
+        method.name,
+        introspection_xml.signature(method.ins),
+        introspection_xml.signature(method.outs),
+    )
     return Callee(
         target,
         site.interface,
@@ -171,7 +177,7 @@ def _member(scope: Scope, site: Site) -> Callee | None:
     )
 
 
-def _property(scope: Scope, site: Site) -> Callee | None:
+def _property(scope: Scope, site: TargetObject) -> Callee | None:
     known = _accessible(scope, site, "read")
     if known is None:
         return None
@@ -185,7 +191,7 @@ def _property(scope: Scope, site: Site) -> Callee | None:
     )
 
 
-def _set_property(scope: Scope, site: Site) -> Callee | None:
+def _set_property(scope: Scope, site: TargetObject) -> Callee | None:
     known = _accessible(scope, site, "write")
     if known is None:
         return None
@@ -199,11 +205,11 @@ def _set_property(scope: Scope, site: Site) -> Callee | None:
     )
 
 
-def _all_properties(_scope: Scope, site: Site) -> Callee | None:
+def _all_properties(_scope: Scope, site: TargetObject) -> Callee | None:
     return all_properties(site)
 
 
-def all_properties(site: Site) -> Callee:
+def all_properties(site: TargetObject) -> Callee:
     """All properties of an object's interface."""
     return Callee(
         _target(site, PROPERTIES, "GetAll", "s", "a{sv}"),
@@ -215,7 +221,7 @@ def all_properties(site: Site) -> Callee:
     )
 
 
-def _managed_objects(scope: Scope, site: Site) -> Callee | None:
+def _managed_objects(scope: Scope, site: TargetObject) -> Callee | None:
     said = scope.data if isinstance(scope.data, Mapping) else {}
     listed = replace(managed_objects(site), duplicates=said.get("on_duplicate", "path"))
     if said.get("key", "element") in _PATH_KEYS:
@@ -236,7 +242,7 @@ def _managed_objects(scope: Scope, site: Site) -> Callee | None:
 _PATH_KEYS = ("element", "path")
 
 
-def managed_objects(site: Site) -> Callee:
+def managed_objects(site: TargetObject) -> Callee:
     """The properties of every object that has the interface, below one that manages them."""
     return Callee(
         _target(site, OBJECT_MANAGER, "GetManagedObjects", "", "a{oa{sa{sv}}}"),
@@ -248,7 +254,7 @@ def managed_objects(site: Site) -> Callee:
     )
 
 
-_KINDS: Mapping[str, Callable[[Scope, Site], Callee | None]] = {
+_KINDS: Mapping[str, Callable[[Scope, TargetObject], Callee | None]] = {
     "member": _member,
     "property": _property,
     "set_property": _set_property,
@@ -257,7 +263,7 @@ _KINDS: Mapping[str, Callable[[Scope, Site], Callee | None]] = {
 }
 
 
-def _target(site: Site, interface: str, member: str, signature: str, reply_signature: str) -> Target:
+def _target(site: TargetObject, interface: str, member: str, signature: str, reply_signature: str) -> Target:
     return Target(site.bus_name, site.object_path, interface, member, signature, reply_signature)
 
 
@@ -269,7 +275,7 @@ def _readable(interface: Interface) -> tuple[str, ...]:
     return tuple(name for name, known in interface.properties.items() if known.access != "write")
 
 
-def _accessible(scope: Scope, site: Site, access: str) -> Property | None:
+def _accessible(scope: Scope, site: TargetObject, access: str) -> IdlProperty | None:
     known = known_member(scope, site.interface.properties, "property", site)
     if known is None or access in known.access:
         return known
@@ -278,7 +284,7 @@ def _accessible(scope: Scope, site: Site, access: str) -> Property | None:
     return None
 
 
-def known_member(scope: Scope, known: Mapping[str, T], what: str, site: Site) -> T | None:
+def known_member(scope: Scope, known: Mapping[str, T], what: str, site: TargetObject) -> T | None:
     """What has this name in the interface; None with the problem noted."""
     if scope.data not in known:
         hint = did_you_mean(scope.data, known) or f" (it has: {one_of(known)})"

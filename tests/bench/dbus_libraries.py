@@ -23,9 +23,10 @@ from dbus_fast.aio import MessageBus as FastBus
 from dbus_next.aio.message_bus import MessageBus as NextBus
 from dbus_next.message import Message as NextMessage
 
-from adapters.backends.dbus import Backend, Bus
-from gateway.core.model import Call, Reply
-from gateway.core.route import MethodCall, Route, Target
+from adapters.dbus.backend import Backend, BusSettings
+from gateway.core.dbus.target import MethodCall, Target
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Reply
 from tests.kit.bus import private_bus
 
 PING = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus.Peer", "Ping")
@@ -55,7 +56,7 @@ async def dbus_fast_alone(address: str) -> AsyncIterator[Ping]:
 @asynccontextmanager
 async def backend(address: str) -> AsyncIterator[Ping]:
     """All of ours: the route is bound and shaped, the deadline is the caller's."""
-    ours = Backend({"one": Bus("one", address, ("*",))})
+    ours = Backend({"one": BusSettings("one", address, ("*",))})
     await ours.start()
     await ours.connected()
     route, call = _route(), Call("ping")

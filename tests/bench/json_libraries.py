@@ -20,13 +20,13 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from adapters.codecs.json_reader import Refused, read
+from adapters.codecs.json_reader import JsonError, read
 from adapters.codecs.json_writer import write
 from adapters.codecs.jsonrpc import Codec
-from gateway.core.model import Limits, Reply, Value
+from gateway.core.rpc.model import MessageLimits, Reply, Value
 
 SECONDS = 0.4  # for each cell, of which the best run counts
-LIMITS = Limits()
+LIMITS = MessageLimits()
 
 CALL = (
     b'{"jsonrpc":"2.0","method":"VM.start","params":["OpaqueRef:0a1b2c3d-0000-4000-8000-0123456789ab","vm-1",false,4],'
@@ -91,7 +91,7 @@ def libraries() -> dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes
 def outcome(run: Callable[[], object]) -> str:
     try:
         made = run()
-    except Refused as refused:
+    except JsonError as refused:
         return f"refused: {refused.code.value}"
     except Exception as error:  # noqa: BLE001 - which one is raised is the finding
         return type(error).__name__

@@ -1,6 +1,6 @@
 """What it costs that methods can move: a look-up and a plan, shadow beside legacy, the gateway beside no gateway.
 
-`python -m tests.bench.moving` alone, or three tables of `make bench`. The old service is the bridge by hand. One
+`python -m tests.bench.moving` alone, or three tables of `make bench`. The legacy service is the bridge by hand. One
 gateway runs in the modes legacy and shadow by short turns. Callers come at random moments, or one call comes at once
 after the other, which leaves the gateway no moment of its own.
 """
@@ -24,12 +24,12 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from gateway.control import client
-from gateway.core.migration import BUCKETS, Key, Migration, Mode, Setting
-from gateway.core.model import Call
-from gateway.core.policy import Plan, plan
-from gateway.core.route import Route
-from gateway.toggles import Toggles
+from gateway.cli import client
+from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting
+from gateway.core.routing.policy import CallPlan, plan_call
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call
+from gateway.migration.active_overrides import ActiveOverrides
 from tests.bench.load import REQUESTS, free_port, started, wait_for_port, wrk
 from tests.kit.bus import private_bus
 from tests.kit.routes import route
@@ -61,7 +61,7 @@ format = "json"
 
 @dataclass(frozen=True)
 class Bench:
-    """A gateway in front of an old service."""
+    """A gateway in front of a legacy service."""
 
     folder: Path
     port: int
@@ -74,7 +74,7 @@ class Bench:
 
 @contextlib.contextmanager
 def bench() -> Iterator[Bench]:
-    """Bus, D-Bus service, old service, gateway."""
+    """Bus, D-Bus service, legacy service, gateway."""
     with tempfile.TemporaryDirectory() as name, private_bus() as bus, contextlib.ExitStack() as stack:
         folder = Path(name)
         made = Bench(folder, free_port(), free_port())
@@ -89,7 +89,7 @@ def bench() -> Iterator[Bench]:
         stack.enter_context(started(sys.executable, str(HERE / "echo_service.py"), bus.address, ready="ready"))
         stack.enter_context(started(sys.executable, str(HERE / "bridge_by_hand.py"), bus.address, str(made.old)))
         wait_for_port(made.old)
-        log = stack.enter_context((folder / "gateway.log").open("wb"))
+        log = stack.enter_context((folder / "gateway.ops.log").open("wb"))
         command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
         stack.enter_context(started(*command, stderr=log))
         wait_for_port(made.port)
@@ -136,7 +136,7 @@ def shadow(table: Table, made: Bench, what: str, callers: int, rate: float | Non
 
 
 def forwarding(table: Table, made: Bench, turns: int, seconds: float) -> None:
-    """Rows: the gateway in front of the old service, and the old service alone."""
+    """Rows: the gateway in front of the legacy service, and the legacy service alone."""
     made.mode("legacy")
     for protocol in REQUESTS:
         for connections in (1, 32):
@@ -158,15 +158,15 @@ def decisions() -> Table:
     settings = [Setting(mode) for mode in (Mode.LEGACY, Mode.DBUS, Mode.SHADOW)]
     for setting in (*settings, Setting(Mode.CANARY, BUCKETS // 10)):
         moved = route("VM.start", migration=Migration(setting, "old", key, may_shadow=True))
-        toggles = Toggles()
+        toggles = ActiveOverrides()
         if setting.mode is Mode.LEGACY:
             table.add_row("the setting that holds", _each(partial(toggles.setting, moved)))
         table.add_row(f"the whole plan, {setting}", _each(partial(_planned, toggles, moved, call)))
     return table
 
 
-def _planned(toggles: Toggles, moved: Route, call: Call) -> Plan:
-    return plan(moved, toggles.setting(moved), call)
+def _planned(toggles: ActiveOverrides, moved: Route, call: Call) -> CallPlan:
+    return plan_call(moved, toggles.setting(moved), call)
 
 
 def _each(work: Callable[[], object]) -> str:
@@ -184,7 +184,7 @@ def tables(turns: int, seconds: float) -> Iterator[Table]:
         shadow(latency, made, "one after the other", 1, None, 4 * turns)
         yield latency
         forwarded = Table(
-            "", "through the gateway", "the old service alone", "ratio", title="messages as they came", min_width=92
+            "", "through the gateway", "the legacy service alone", "ratio", title="messages as they came", min_width=92
         )
         forwarding(forwarded, made, turns, seconds)
         yield forwarded

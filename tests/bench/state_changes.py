@@ -14,15 +14,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gateway.core.kept import Batch, Counts, MethodId
-from gateway.core.tally import BUCKETS
-from gateway.state.state import State
+from gateway.core.admin.records import Counts, CountsBatch, MethodId
+from gateway.core.migration.statistics import BUCKETS
+from gateway.state.store import StateStore
 from tests.kit.kept import mode
 
 METHODS = 163  # of the shipped mappings
 TIMES = 50
 
-OBSERVED = Batch(
+OBSERVED = CountsBatch(
     {
         MethodId("service", f"method {number}"): Counts({"equal": 1, "calls_dbus": 1}, {"dbus": [1] * BUCKETS})
         for number in range(METHODS)
@@ -34,7 +34,7 @@ async def measure(path: Path) -> dict[str, list[float]]:
     """Seconds, by what took them. Two states are two processes to the file: each has its thread and its connection."""
     changed = asyncio.Event()
     taken: dict[str, list[float]] = {"a decision": [], "seen by another": [], f"a flush of {METHODS} methods": []}
-    async with State(path) as one, State(path, changed.set):
+    async with StateStore(path) as one, StateStore(path, changed.set):
         for number in range(TIMES):
             changed.clear()
             started = time.perf_counter()

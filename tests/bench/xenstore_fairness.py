@@ -23,8 +23,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_store import Permissions, Store
+from adapters.xenstore.client.client import Permissions, XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
 from tests.bench.xenstore_requests import served
 
 RATE = 4000  # changes a second
@@ -64,7 +64,7 @@ FLOODS: dict[str, list[list[str]]] = {
 
 async def flood(path: str, name: str) -> None:
     """Make the nodes, as domain 7's; say so; change them for ever."""
-    async with Store(path) as store:
+    async with XenstoreClient(path) as store:
         await store.until_connected()
         for nodes in FLOODS[name]:
             await store.write(nodes[0], b"")
@@ -96,12 +96,12 @@ def _flooding(path: str, name: str) -> Iterator[None]:
         process.communicate()
 
 
-async def _call(store: Store, domid: int, key: str) -> float:
+async def _call(store: XenstoreClient, domid: int, key: str) -> float:
     request, response = (f"/bench/rpc/{kind}/read/{key}" for kind in ("request", "response"))
     watch = store.watch(response)
     await anext(watch)
 
-    async def write(nodes: Nodes) -> None:
+    async def write(nodes: StoreOperations) -> None:
         await nodes.mkdir(request)
         await nodes.set_permissions(request, Permissions(domid, "n"))
         await nodes.write(f"{request}/text", b"x")
@@ -117,7 +117,7 @@ async def _call(store: Store, domid: int, key: str) -> float:
 
 
 async def _measure(path: str, domid: int, seconds: float) -> list[float]:
-    async with Store(path) as store:
+    async with XenstoreClient(path) as store:
         await store.until_connected()
         end, took = time.perf_counter() + seconds, list[float]()
         while time.perf_counter() < end:

@@ -24,8 +24,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_store import Permissions, Store, Transaction
+from adapters.xenstore.client.client import Permissions, Transaction, XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
 from tests.kit.bus import private_bus
 from tests.kit.gateway import gateway_process
 from tests.kit.xenstored import xenstored
@@ -96,7 +96,7 @@ def _echo(address: str) -> Iterator[None]:
 class Client:
     """One old client with a socket of its own, as squeezed's were; its watch stands before it commits."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: XenstoreClient, name: str) -> None:
         self._store = store
         self._keys = (f"{name}-{number}" for number in count())
 
@@ -141,8 +141,8 @@ async def through(
         return len(took) / (time.perf_counter() - started), took
 
 
-async def _connected(stack: AsyncExitStack, path: str) -> Store:
-    store = await stack.enter_async_context(Store(path))
+async def _connected(stack: AsyncExitStack, path: str) -> XenstoreClient:
+    store = await stack.enter_async_context(XenstoreClient(path))
     await store.until_connected()
     return store
 
@@ -166,7 +166,7 @@ def _asked(trace: Path) -> Counter[str]:
     return Counter(re.findall(r"^IN \S+ \S+ \S+ (\w+)", trace.read_text("latin-1"), re.MULTILINE))
 
 
-Do = Callable[[Nodes, str], Awaitable[object]]
+Do = Callable[[StoreOperations, str], Awaitable[object]]
 READING: Mapping[str, Do] = {
     "READ": lambda nodes, path: nodes.read(path),
     "DIRECTORY": lambda nodes, path: nodes.list(path),
@@ -188,7 +188,7 @@ async def aside(path: str, costs: Mapping[str, int], in_flight: int, seconds: fl
         stores = [await _connected(stack, path) for _ in range(in_flight)]
         started = time.perf_counter()
 
-        async def keep_asking(number: int, store: Store) -> int:
+        async def keep_asking(number: int, store: XenstoreClient) -> int:
             done = 0
             while time.perf_counter() < started + seconds:
                 await _one(store, f"{ASIDE}/{number}", costs)
@@ -199,7 +199,7 @@ async def aside(path: str, costs: Mapping[str, int], in_flight: int, seconds: fl
         return sum(done) / (time.perf_counter() - started)
 
 
-async def _one(store: Store, path: str, costs: Mapping[str, int]) -> None:
+async def _one(store: XenstoreClient, path: str, costs: Mapping[str, int]) -> None:
     """All that changes something in one transaction; all that may be sent at once is."""
 
     async def change(nodes: Transaction) -> None:
@@ -215,7 +215,7 @@ async def _one(store: Store, path: str, costs: Mapping[str, int]) -> None:
         watch.close()
 
 
-async def _nothing(_: Nodes) -> None:
+async def _nothing(_: StoreOperations) -> None:
     """A transaction that is only begun and ended."""
 
 

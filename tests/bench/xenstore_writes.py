@@ -15,7 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from adapters.transports.xenstore_store import Store
+from adapters.xenstore.client.client import XenstoreClient
 from tests.kit.xenstored import xenstored
 
 VALUE = b"sixteen bytes..."
@@ -23,7 +23,7 @@ VALUE = b"sixteen bytes..."
 
 async def ours(path: str, in_flight: int, seconds: float) -> float:
     """Tasks on one connection."""
-    async with Store(path) as store:
+    async with XenstoreClient(path) as store:
         await store.until_connected()
         end = time.perf_counter() + seconds
 

@@ -20,9 +20,9 @@ from xml.parsers import expat
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from adapters.codecs.xmlrpc import Codec
+from adapters.codecs.xmlrpc_parser import tree
 from adapters.codecs.xmlrpc_reader import SCALARS, value
-from adapters.codecs.xmlrpc_xml import tree
-from gateway.core.model import Call, Envelope, Limits, Reply, Value
+from gateway.core.rpc.model import Call, Envelope, MessageLimits, Reply, Value
 
 try:
     etree: Any = import_module("lxml.etree")
@@ -30,7 +30,7 @@ except ImportError:
     etree = None
 
 SECONDS = 0.5  # for each cell, of which the best run counts
-LIMITS = Limits()
+LIMITS = MessageLimits()
 FINAL = True
 
 RECORD: dict[str, Value] = {

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.codecs import CODECS
-from gateway.core import ports
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
+from gateway.core import interfaces
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
 from tests.kit.carried import OWN_WORDS, UncarriedError, in_call, in_reply
 from tests.kit.exactly import exactly
 from tests.kit.values import anything
@@ -33,7 +33,7 @@ FAULTS = st.builds(Fault, st.sampled_from(FaultCode), TEXTS)
 PING = Call("ping")
 
 
-def answered(codec: ports.Codec, outcome: Outcome) -> Outcome:
+def answered(codec: interfaces.Codec, outcome: Outcome) -> Outcome:
     """What a client reads when this is the answer to its call."""
     body = codec.encode(codec.decode(codec.encode_call(PING)), (outcome,))
     assert body is not None
@@ -43,7 +43,7 @@ def answered(codec: ports.Codec, outcome: Outcome) -> Outcome:
 @EVERY
 def test_it_subclasses_its_protocol_and_is_named_after_its_file(name: str) -> None:
     codec = CODECS[name]()
-    assert ports.Codec in type(codec).__mro__
+    assert interfaces.Codec in type(codec).__mro__
     assert codec.name == name == type(codec).__module__.rpartition(".")[2]
     assert codec.content_type == codec.content_type.strip().lower()
 
@@ -157,7 +157,7 @@ def test_a_message_that_was_never_read_can_be_answered(name: str) -> None:
 @EVERY
 def test_a_body_over_the_limit_is_too_large_in_either_direction(name: str) -> None:
     body = CODECS[name]().encode_call(Call("m", ("x" * 1000,)))
-    codec = CODECS[name](Limits(body=len(body) - 1))
+    codec = CODECS[name](MessageLimits(body=len(body) - 1))
     for told in (codec.decode(body).entries[0], codec.decode_outcome(body)):
         assert isinstance(told, Fault)
         assert told.code is FaultCode.TOO_LARGE

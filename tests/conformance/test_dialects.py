@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
-from gateway.core import ports
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core import interfaces
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.conformance.test_codecs import METHODS, TEXTS, VALUES
 from tests.kit.carried import UncarriedError, in_reply
 from tests.kit.exactly import exactly
@@ -64,7 +64,7 @@ def has_room_for_arguments(name: str, data: Value) -> bool:
 @EVERY
 def test_it_subclasses_its_protocol_and_is_named_after_its_file(name: str, protocol: str) -> None:
     dialect = make(name, protocol)
-    assert ports.Dialect in type(dialect).__mro__
+    assert interfaces.Dialect in type(dialect).__mro__
     assert dialect.name == name == type(dialect).__module__.rpartition(".")[2]
 
 
@@ -159,5 +159,5 @@ def test_it_takes_any_value_whatever(name: str, protocol: str, call: Call, value
 STATUS = {"Success": "Value", "Failure": "ErrorDescription"}
 
 
-def make(name: str, protocol: str) -> ports.Dialect:
+def make(name: str, protocol: str) -> interfaces.Dialect:
     return DIALECTS[name](protocol)

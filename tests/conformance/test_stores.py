@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_packets import Permissions, StoreError
-from adapters.transports.xenstore_store import Store
+from adapters.xenstore.client.client import XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
+from adapters.xenstore.client.wire import Permissions, StoreError
 from tests.kit.memory_store import MemoryStore
 from tests.kit.xenstored import BOTH, xenstored
 
@@ -17,25 +17,25 @@ PATIENCE = 60.0  # seconds
 
 
 @pytest.fixture(params=["memory", *BOTH])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[XenstoreClient]:
     if request.param == "memory":
         async with MemoryStore() as made:
             yield made
         return
     with xenstored(name=request.param) as real:
-        async with Store(real.path) as made:
+        async with XenstoreClient(real.path) as made:
             await asyncio.wait_for(made.until_connected(), PATIENCE)
             yield made
 
 
-async def test_a_value_comes_back_and_makes_the_nodes_above_it(store: Store) -> None:
+async def test_a_value_comes_back_and_makes_the_nodes_above_it(store: XenstoreClient) -> None:
     await store.write("/a/b/c", b"\0any\xff")
     assert await store.read("/a/b/c") == b"\0any\xff"
     assert await store.read("/a/b") == b""
     assert await store.list("/a") == ["b"]
 
 
-async def test_what_is_not_there_is_none_and_can_be_removed(store: Store) -> None:
+async def test_what_is_not_there_is_none_and_can_be_removed(store: XenstoreClient) -> None:
     assert [await store.read("/a"), await store.list("/a"), await store.permissions("/a")] == [None, None, None]
     await store.write("/a/b", b"")
     await store.remove("/a/c")
@@ -43,13 +43,13 @@ async def test_what_is_not_there_is_none_and_can_be_removed(store: Store) -> Non
     assert await store.read("/a/b") is None
 
 
-async def test_a_node_that_is_made_again_keeps_its_value(store: Store) -> None:
+async def test_a_node_that_is_made_again_keeps_its_value(store: XenstoreClient) -> None:
     await store.write("/a", b"x")
     await store.mkdir("/a")
     assert await store.read("/a") == b"x"
 
 
-async def test_new_nodes_have_the_permissions_of_the_one_above(store: Store) -> None:
+async def test_new_nodes_have_the_permissions_of_the_one_above(store: XenstoreClient) -> None:
     await store.mkdir("/a")
     assert await store.permissions("/a") == Permissions(0, "n")
     await store.set_permissions("/a", Permissions(5, "n", ((7, "r"),)))
@@ -59,13 +59,13 @@ async def test_new_nodes_have_the_permissions_of_the_one_above(store: Store) -> 
         await store.set_permissions("/none", Permissions(0, "n"))
 
 
-async def test_a_transaction_is_seen_when_it_is_over_or_not_at_all(store: Store) -> None:
-    async def work(nodes: Nodes) -> bytes | None:
+async def test_a_transaction_is_seen_when_it_is_over_or_not_at_all(store: XenstoreClient) -> None:
+    async def work(nodes: StoreOperations) -> bytes | None:
         await nodes.write("/a", b"1")
         assert await store.read("/a") is None
         return await nodes.read("/a")
 
-    async def fails(nodes: Nodes) -> None:
+    async def fails(nodes: StoreOperations) -> None:
         await nodes.write("/a", b"2")
         raise RuntimeError
 
@@ -75,7 +75,7 @@ async def test_a_transaction_is_seen_when_it_is_over_or_not_at_all(store: Store)
     assert await store.read("/a") == b"1"
 
 
-async def test_a_watch_tells_its_own_path_first_and_then_what_changes(store: Store) -> None:
+async def test_a_watch_tells_its_own_path_first_and_then_what_changes(store: XenstoreClient) -> None:
     await store.mkdir("/a")
     watch = store.watch("/a")
     told = [await anext(watch)]

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from adapters.http.server import Server
-from adapters.transports import xenstore
-from gateway.core import ports
-from gateway.core.ports import Endpoint
+from adapters.http.server import HttpServer
+from adapters.xenstore.server import listener
+from gateway.core import interfaces
+from gateway.core.interfaces import Endpoint
 from tests.kit.clients import DEADLINE
 from tests.kit.endpoints import Echo
 
-TRANSPORTS: dict[str, type[ports.Transport]] = {"http": Server, "xenstore": xenstore.Transport}
+TRANSPORTS: dict[str, type[interfaces.Transport]] = {"http": HttpServer, "xenstore": listener.XenstoreTransport}
 LISTENING = {name: kind for name, kind in TRANSPORTS.items() if name != "xenstore"}  # that is a client of its store
 EVERY = pytest.mark.parametrize("kind", TRANSPORTS.values(), ids=TRANSPORTS.keys())
 
 EVERY_LISTENING = pytest.mark.parametrize("kind", LISTENING.values(), ids=LISTENING.keys())
 
 
-def make(kind: type[ports.Transport], path: Path) -> ports.Transport:
+def make(kind: type[interfaces.Transport], path: Path) -> interfaces.Transport:
     if kind is TRANSPORTS["xenstore"]:
         return kind("rpc", [f"xenstore:{path}"])  # type: ignore[call-arg] # the Protocol leaves construction open
     echo = Echo()
@@ -33,12 +33,12 @@ def make(kind: type[ports.Transport], path: Path) -> ports.Transport:
 
 
 @EVERY
-def test_it_subclasses_its_protocol(kind: type[ports.Transport]) -> None:
-    assert ports.Transport in kind.__mro__
+def test_it_subclasses_its_protocol(kind: type[interfaces.Transport]) -> None:
+    assert interfaces.Transport in kind.__mro__
 
 
 @EVERY_LISTENING
-async def test_it_listens_only_between_start_and_stop(kind: type[ports.Transport], tmp_path: Path) -> None:
+async def test_it_listens_only_between_start_and_stop(kind: type[interfaces.Transport], tmp_path: Path) -> None:
     transport = make(kind, tmp_path / "socket")
     with pytest.raises(FileNotFoundError):
         await asyncio.open_unix_connection(tmp_path / "socket")
@@ -52,14 +52,14 @@ async def test_it_listens_only_between_start_and_stop(kind: type[ports.Transport
 
 
 @EVERY_LISTENING
-async def test_an_address_it_cannot_have_is_named(kind: type[ports.Transport], tmp_path: Path) -> None:
+async def test_an_address_it_cannot_have_is_named(kind: type[interfaces.Transport], tmp_path: Path) -> None:
     (tmp_path / "socket").write_text("in the way")
     with pytest.raises(OSError, match=f"unix:{tmp_path}/socket"):
         await make(kind, tmp_path / "socket").start()
 
 
 @EVERY_LISTENING
-async def test_stop_before_start_and_twice_does_no_harm(kind: type[ports.Transport], tmp_path: Path) -> None:
+async def test_stop_before_start_and_twice_does_no_harm(kind: type[interfaces.Transport], tmp_path: Path) -> None:
     transport = make(kind, tmp_path / "socket")
     assert await transport.stop(0) == 0
     await transport.start()
@@ -72,7 +72,9 @@ async def test_stop_before_start_and_twice_does_no_harm(kind: type[ports.Transpo
 
 
 @EVERY
-async def test_it_starts_and_stops_again_and_nothing_was_in_flight(kind: type[ports.Transport], tmp_path: Path) -> None:
+async def test_it_starts_and_stops_again_and_nothing_was_in_flight(
+    kind: type[interfaces.Transport], tmp_path: Path
+) -> None:
     transport = make(kind, tmp_path / "socket")
     for _ in range(2):
         await transport.start()

@@ -1,4 +1,4 @@
-"""What is fuzzed of old services: what they answer to a message, as codecs and the HTTP client read it."""
+"""What is fuzzed of legacy services: what they answer to a message, as codecs and the HTTP client read it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from adapters.codecs import CODECS
-from adapters.transports.http_client_connection import LOST, Connection, TooLargeError
-from adapters.transports.room import Held, Room
-from gateway.core.model import Answer, Fault, FaultCode, Outcome, Reply
-from gateway.core.ports import Codec
+from adapters.http.client_connection import LOST, ClientConnection, TooLargeError
+from adapters.limits import Quota, Reservation
+from gateway.core.interfaces import Codec
+from gateway.core.rpc.model import Answer, Fault, FaultCode, Outcome, Reply
 from tests.fuzz.target import Check, Target, told
 from tests.unit.codecs import corpus
 
@@ -40,7 +40,7 @@ def _codec(name: str) -> Check:
 
 
 def _said(outcome: Outcome) -> str:
-    """What an old service says is its own affair; what we say of it is not."""
+    """What a legacy service says is its own affair; what we say of it is not."""
     if isinstance(outcome, Reply):
         return f"reply {type(outcome.value).__name__}"
     return outcome.code.name if outcome.code is not FaultCode.PARSE_ERROR else told(outcome.message)
@@ -93,11 +93,11 @@ class _Http:
         return f"{_short(whole)} {_short(pieces)}"
 
     async def _answer(self, pieces: Sequence[bytes]) -> Answer | str:
-        connection = Connection(self._loop, tls=True)
+        connection = ClientConnection(self._loop, tls=True)
         connection.connection_made(_Wire(self._plug))
         assert connection.begin(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
-        room = Room()
-        with Held(room) as held:
+        room = Quota()
+        with Reservation(room) as held:
             reading = asyncio.ensure_future(connection.answer(LIMIT, held))
             for piece in pieces:
                 connection.data_received(piece)

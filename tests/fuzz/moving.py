@@ -9,20 +9,20 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from gateway.core import expression, paths, portable
-from gateway.core.migration import Mode, Setting
-from gateway.core.model import Value
-from gateway.core.rollout import Progress, RolloutPlan, State, Step
-from gateway.rollout import document
-from gateway.rollout.document import Document
+from gateway.core.comparison import expression, json_path, serialization
+from gateway.core.migration.modes import Mode, Setting
+from gateway.core.migration.rollout_plan import Progress, RolloutPlan, RolloutState, RolloutStep
+from gateway.core.rpc.model import Value
+from gateway.migration import rollout_storage
+from gateway.migration.rollout_storage import RolloutDocument
 from tests.fuzz.target import Target, said, told, words
 from tests.kit.counts import counts, side
 from tests.kit.exactly import exactly
 
 
-def _json(body: bytes) -> portable.Json:
+def _json(body: bytes) -> serialization.Json:
     """As the state file and the control socket read it; raises ValueError for what is none."""
-    read: portable.Json = msgspec.json.decode(body)
+    read: serialization.Json = msgspec.json.decode(body)
     return read
 
 
@@ -36,16 +36,16 @@ def _portable(body: bytes) -> str:
     except (ValueError, RecursionError):
         return "no case"
     try:
-        value = portable.read(written)
+        value = serialization.read(written)
     except ValueError as error:
         return said(str(error)[:80])  # it may be Python's own, of a whole moment
-    again = portable.write(value)
-    assert exactly(portable.read(_json(json.dumps(again).encode()))) == exactly(value)
-    json.dumps(portable.write(portable.shorten(value)), allow_nan=False)
+    again = serialization.write(value)
+    assert exactly(serialization.read(_json(json.dumps(again).encode()))) == exactly(value)
+    json.dumps(serialization.write(serialization.shorten(value)), allow_nan=False)
     return f"good {_kinds(again)}"
 
 
-def _kinds(written: portable.Json) -> str:
+def _kinds(written: serialization.Json) -> str:
     if isinstance(written, dict) and len(written) == 1:
         return next((name for name in written if name.startswith("$")), "struct")
     return type(written).__name__
@@ -60,10 +60,10 @@ def _document(body: bytes) -> str:
         written = _json(body)
     except (ValueError, RecursionError):
         return "no case"
-    read = document.read(written)
+    read = rollout_storage.read(written)
     if isinstance(read, str):
         return told(read)
-    assert document.read(document.write(read)) == read
+    assert rollout_storage.read(rollout_storage.write(read)) == read
     return f"good {read.step.setting.mode} {read.over} {read.progress.state}"
 
 
@@ -74,22 +74,22 @@ def _paths(body: bytes) -> str:
     """A path is read or refused; one without a star is written back as a path to the same place, and matches it."""
     text = body.decode("utf-8", "surrogateescape")
     try:
-        pattern = paths.parse(text, ("$", "params", "result"))
+        pattern = json_path.parse(text, ("$", "params", "result"))
     except ValueError as error:
         return told(str(error))
     pattern.matches(DEEP)
     place = tuple(step for step in pattern.steps if isinstance(step, str | int))
-    shown = paths.show(place)
+    shown = json_path.show(place)
     assert shown.isprintable()
-    if len(shown) <= paths.LONGEST:
-        assert paths.parse(shown).steps == place
-        assert paths.parse(shown).matches(place)
+    if len(shown) <= json_path.LONGEST:
+        assert json_path.parse(shown).steps == place
+        assert json_path.parse(shown).matches(place)
     if len(place) == len(pattern.steps):
         assert pattern.matches(place)
     return f"path of {min(len(pattern.steps), 5)} steps, {len(place)} named"
 
 
-DEEP: paths.Place = ("a", 0) * 60
+DEEP: json_path.Place = ("a", 0) * 60
 
 # Expressions
 
@@ -118,26 +118,30 @@ PAIRS: Sequence[tuple[Value, Value]] = (
     ("text", "x" * 100_000),
     ([1, [2, "a"]], {"a": [1], "b": {"a": 2}}),
     (b"\xff", datetime(2026, 1, 31, tzinfo=UTC)),
-    (datetime(2026, 1, 31), "\ud800\0"),  # noqa: DTZ001 - the old services know no zone
+    (datetime(2026, 1, 31), "\ud800\0"),  # noqa: DTZ001 - the legacy services know no zone
     ([0] * 10_000, {"a": "\x7f"}),
 )
 
 PLAN = RolloutPlan(
     "careful",
     (
-        Step(Setting(Mode.SHADOW), least=200),
-        Step(Setting(Mode.CANARY, 10_000, observe=True), least=200, gate=True),
-        Step(Setting(Mode.DBUS)),
+        RolloutStep(Setting(Mode.SHADOW), least=200),
+        RolloutStep(Setting(Mode.CANARY, 10_000, observe=True), least=200, gate=True),
+        RolloutStep(Setting(Mode.DBUS)),
     ),
 )
-DOCUMENT = Document(
+DOCUMENT = RolloutDocument(
     PLAN,
-    Progress(State.WAITING, 1, 5.0, baseline=side(7, errors=1, seconds=0.1), why="so"),
+    Progress(RolloutState.WAITING, 1, 5.0, baseline=side(7, errors=1, seconds=0.1), why="so"),
     "alice",
     1.5,
     {"xenopsd/VM.start": counts(compared=3, different=1, calls=5, seconds=0.01)},
 )
-DOCUMENTS = (DOCUMENT, Document(PLAN, Progress(), "alice", 1.0), replace(DOCUMENT, progress=Progress(State.DONE, 2)))
+DOCUMENTS = (
+    DOCUMENT,
+    RolloutDocument(PLAN, Progress(), "alice", 1.0),
+    replace(DOCUMENT, progress=Progress(RolloutState.DONE, 2)),
+)
 VALUES = (
     '{"a":[1,{"$bytes":"aGk="},{"$dateTime":"2026-01-31T09:05:00+00:00"},{"$double":"nan"}]}',
     '[{"$integer":"9007199254740993"},{"$integer":"0x10"},{"$text":"7aCA"},{"$struct":[["$text",1],[{"$text":"7aCA"},2]]}]',
@@ -156,7 +160,7 @@ TARGETS: Mapping[str, Target] = {
         _portable,
     ),
     "document": Target(
-        [json.dumps(document.write(each)).encode() for each in DOCUMENTS],
+        [json.dumps(rollout_storage.write(each)).encode() for each in DOCUMENTS],
         (*JSON, *words('"step":9 "step":-1 "steps":[] "running" "frozen" "canary" "ppm" "format":2 "limits":{}')),
         _document,
     ),

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from adapters.http.connection import Connection
-from adapters.http.server import HttpLimits, Server
-from gateway.core.model import BARE, Answer, Carried, Peer
+from adapters.http.connection import HttpConnection
+from adapters.http.server import HttpLimits, HttpServer
+from gateway.core.rpc.model import NO_METADATA, Answer, Peer, RequestMetadata
 from tests.fuzz.target import Target
 from tests.kit.clients import chunked, post
 from tests.kit.endpoints import Echo
@@ -27,7 +27,7 @@ class _Wire(asyncio.Transport):
         super().__init__({"socket": plug, "sockname": "/fuzz"})
         self._loop = loop
         self.written = b""
-        self.connection: Connection | None = None
+        self.connection: HttpConnection | None = None
         self.is_closed = False
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -68,7 +68,7 @@ class _Wire(asyncio.Transport):
 class _Counting(Echo):
     """What was called, in its order."""
 
-    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         await asyncio.sleep(0)
         return await super().answer(body, peer, carried)
 
@@ -88,10 +88,10 @@ class _Http:
         assert whole[0] == pieces[0]  # of several things that are wrong another may be told
         return whole[1]
 
-    async def _serve(self, pieces: Sequence[bytes]) -> tuple[list[tuple[bytes, Carried]], str]:
+    async def _serve(self, pieces: Sequence[bytes]) -> tuple[list[tuple[bytes, RequestMetadata]], str]:
         endpoint = _Counting()
-        server = Server("fuzz", [], lambda path: endpoint, LIMITS, otherwise=endpoint)
-        connection = Connection(server, self._loop)
+        server = HttpServer("fuzz", [], lambda path: endpoint, LIMITS, otherwise=endpoint)
+        connection = HttpConnection(server, self._loop)
         wire = _Wire(self._plug, self._loop)
         wire.connection = connection
         connection.connection_made(wire)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from adapters.transports.xenstore_connection import Connection, LostError
-from adapters.transports.xenstore_packets import (
+from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
+from adapters.xenstore.client.wire import (
     NUL,
-    JunkError,
     Operation,
     Permissions,
+    ProtocolError,
     Reader,
     Received,
     StoreError,
@@ -23,8 +23,7 @@ from adapters.transports.xenstore_packets import (
     path_argument,
     transaction_id,
 )
-from gateway.core.netstrings import pack, unpack
-from gateway.core.nodes import element, index_of, is_path, member, template, text_of
+from gateway.core.xenstore.paths import element, index_of, is_path, member, pack, template, text_of, unpack
 from tests.fuzz.target import Target, told, words
 from tests.kit.fake_store import END, ERROR, EVENT, START, WRITE, packed
 from tests.kit.fake_store import READ as READ_
@@ -48,7 +47,7 @@ def _read(pieces: Sequence[bytes]) -> tuple[list[Received], str]:
         for piece in pieces:
             for packet in reader.feed(piece):
                 found.append(packet)
-    except JunkError as junk:
+    except ProtocolError as junk:
         return found, str(junk)
     return found, ""
 
@@ -59,7 +58,7 @@ def _payload(packet: Received) -> str:
         read(packet.payload)
     except StoreError as error:
         return f"{error.name} {told(str(error))}"
-    except JunkError as junk:
+    except ProtocolError as junk:
         return told(str(junk))
     return Operation(packet.operation).name
 
@@ -108,7 +107,7 @@ ASKED: Sequence[tuple[Operation, int]] = (
 async def _answered(body: bytes) -> str:
     """Whoever waits is told, when the bytes make no sense too; events have a path and a token."""
     events: list[tuple[str, bytes]] = []
-    connection = Connection(lambda path, token: events.append((path, token)), deadline=1000.0)
+    connection = XenstoreConnection(lambda path, token: events.append((path, token)), deadline=1000.0)
     connection.connection_made(_Wire())
     waiting = [connection.send(operation, b"/a\0", path="/a", transaction=at) for operation, at in ASKED]
     waiting[1].cancel()  # nobody wants this transaction any more
@@ -124,7 +123,7 @@ def _ending(waiting: asyncio.Future[bytes]) -> str:
     if waiting.cancelled():
         return "cancelled"
     error = waiting.exception()
-    assert error is None or isinstance(error, LostError | StoreError), error
+    assert error is None or isinstance(error, StoreLostError | StoreError), error
     return type(error).__name__
 
 

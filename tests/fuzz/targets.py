@@ -16,17 +16,16 @@ from typing import Any
 from dbus_fast import Message
 from dbus_fast.signature import SignatureTree
 
-from adapters.backends.dbus_variants import to_library
 from adapters.codecs import CODECS
-from gateway.core.marshal import MarshalError, from_dbus, to_dbus
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.core.netstrings import pack
-from gateway.core.ports import Codec
-from gateway.core.route import Variants
-from gateway.core.signature import Type, parse, parse_one
-from gateway.core.size import body_size
-from gateway.mapping import idl
-from gateway.mapping.compile import build
+from adapters.dbus.connection import to_library
+from gateway.core.dbus.marshal import MarshalError, body_size, from_dbus, to_dbus
+from gateway.core.dbus.signature import Type, parse, parse_one
+from gateway.core.dbus.target import Variants
+from gateway.core.interfaces import Codec
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.xenstore.paths import pack
+from gateway.mapping import introspection_xml
+from gateway.mapping.compiler import build
 from gateway.mapping.problem import Problem
 from tests.fuzz import answers, moving, requests, stores
 from tests.fuzz.target import Check, Target, said, told, words
@@ -167,8 +166,8 @@ def _marshalled(signature: str, sent: object) -> bytes:
 
 def _idl(body: bytes) -> str:
     try:
-        idl.parse(body)
-    except idl.IdlError as error:
+        introspection_xml.parse(body)
+    except introspection_xml.IdlError as error:
         return said(str(Problem("x.xml", error.line, error.column, "", str(error), "idl")))
     return "good"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.stage import PROGRAMS
+from demo.stage import PROGRAMS
 from tests.kit.gateway import ROOT
 
 PATIENCE = 60.0  # seconds

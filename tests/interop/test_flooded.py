@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control import client
+from gateway.cli import client
 from tests.kit.gateway import Folder, Process, gateway_process
 
 DESCRIPTORS, FLOOD = 600, 700

@@ -1,4 +1,4 @@
-"""Old services behind a real gateway: whatever the client speaks, each is asked in its own protocol, and once."""
+"""Legacy services behind a real gateway: whatever the client speaks, each is asked in its own protocol, and once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.stage import Stage, stage
+from demo.stage import Stage, stage
 from tests.kit.gateway import ROOT, Process, gateway_process
 from tests.kit.twins import Twin, twin
 from tests.kit.wiretap import Tap, wiretap
@@ -53,7 +53,7 @@ format = "json"
 
 
 class Old:
-    """A gateway whose every method an old service answers."""
+    """A gateway whose every method a legacy service answers."""
 
     def __init__(self, folder: Path, process: Process, twins: dict[str, Twin]) -> None:
         self.folder = folder
@@ -102,7 +102,7 @@ def old(running: Stage, tmp_path: Path) -> Iterator[Old]:
 
 
 def _moved(folder: Path, **modes: str) -> None:
-    """The project's own mappings, whose old services are upstreams of the same names."""
+    """The project's own mappings, whose legacy services are upstreams of the same names."""
     folder.mkdir(exist_ok=True)
     if not (folder / "idl").exists():
         (folder / "idl").symlink_to(ROOT / "mappings/idl")
@@ -148,7 +148,7 @@ def test_a_client_of_xml_rpc_reaches_a_service_that_knows_json_rpc_1_0_only(old:
 def test_an_old_service_that_is_gone_executed_nothing(old: Old) -> None:
     old.twins["xenopsd"].kill()
     answer = old.json("/xenopsd/jsonrpc", "VM.list", ["dbg"])
-    reason = "the old service 'xenopsd' cannot be reached: connection refused; nothing was executed"
+    reason = "the legacy service 'xenopsd' cannot be reached: connection refused; nothing was executed"
     assert (answer["message"], answer["data"]) == ("Internal_error", [reason])
 
 

@@ -1,4 +1,4 @@
-"""An old service over xenstore behind a real gateway, in a real xenstored: squeezed as it was from 2009 to 2012."""
+"""A legacy service over xenstore behind a real gateway, in a real xenstored: squeezed as it was from 2009 to 2012."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.stage import Stage, stage
+from demo.stage import Stage, stage
 from tests.kit.gateway import ROOT, gateway_process
 from tests.kit.twins import Twin, squeezed_over_xenstore
 from tests.kit.xenstored import Xenstored, xenstored
@@ -62,7 +62,7 @@ def old(running: Stage, store: Xenstored, tmp_path: Path) -> Iterator[Twin]:
 
 @pytest.fixture
 def port(request: pytest.FixtureRequest, running: Stage, store: Xenstored, tmp_path: Path) -> Iterator[int]:
-    """Of a gateway; its parameter: how long the old service may take."""
+    """Of a gateway; its parameter: how long the legacy service may take."""
     mappings = tmp_path / "mappings"
     mappings.mkdir()
     (mappings / "idl").symlink_to(ROOT / "mappings/idl")
@@ -128,11 +128,11 @@ def test_nothing_is_left_in_the_store(port: int, old: Twin, store: Xenstored) ->
 @HURRIED
 def test_a_service_that_is_not_registered_or_not_alive_executed_nothing(port: int, old: Twin, store: Xenstored) -> None:
     old.kill()
-    text = "the old service 'squeezed' is not registered in the store; nothing was executed"
+    text = "the legacy service 'squeezed' is not registered in the store; nothing was executed"
     assert ask(port, "balance_memory", "dbg")["message"] == text
     store.kill()
     away = ask(port, "balance_memory", "dbg")["message"]
-    assert away == "the old service 'squeezed' cannot be reached: the store is away; nothing was executed"
+    assert away == "the legacy service 'squeezed' cannot be reached: the store is away; nothing was executed"
 
 
 @HURRIED

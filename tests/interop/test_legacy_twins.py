@@ -1,4 +1,4 @@
-"""The old services of the sample toolstack: the same state as the D-Bus services, in the old services' own bytes."""
+"""The sample toolstack's legacy services: the state of the D-Bus services, in the bytes of the legacy protocols."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.stage import Stage, stage
+from demo.stage import Stage, stage
 from tests.kit.twins import Twin, twin
 
 pytestmark = pytest.mark.bus

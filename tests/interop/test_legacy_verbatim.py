@@ -1,4 +1,4 @@
-"""In front of an old service with nothing mapped the gateway is not seen: the same bytes arrive at both ends."""
+"""In front of a legacy service with nothing mapped the gateway is not seen: the same bytes arrive at both ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from gateway.demo.stage import stage
+from demo.stage import stage
 from tests.kit.gateway import Process, gateway_process
 from tests.kit.twins import Twin, twin
 from tests.kit.wiretap import Message, Tap, dialled, wiretap
@@ -20,7 +20,7 @@ from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
 CONFIG = """\
 [listener.rpc]
 bind = ["tcp:127.0.0.1:0"]
-unmapped = "forward"
+unmapped = "passthrough"
 upstream = "old"
 [upstream.old]
 url = "{url}"
@@ -40,7 +40,7 @@ ENDPOINTS = """\
 mapping: 1
 service: xapi
 legacy: {upstream: old}
-unmapped: forward
+unmapped: passthrough
 expose:
   - {listener: rpc, path: /, codec: xmlrpc, dialect: xenapi}
   - {listener: rpc, path: /jsonrpc, codec: jsonrpc, dialect: xenapi}
@@ -52,7 +52,7 @@ GOLDEN = Path(__file__).parents[1] / "wire"
 
 @contextmanager
 def invisible(url: str, folder: Path, **files: str) -> Iterator[int]:
-    """A gateway in front of an old service, with mapping files or none; gives its port."""
+    """A gateway in front of a legacy service, with mapping files or none; gives its port."""
     (folder / "mappings").mkdir()
     for name, text in files.items():
         (folder / "mappings" / f"{name}.yaml").write_text(text)
@@ -139,7 +139,7 @@ def port(tap: Tap, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def through(port: int, tap: Tap, request: bytes, verb: str) -> tuple[Message, Message]:
-    """The answer, and what the old server saw."""
+    """The answer, and what the legacy server saw."""
     with dialled(port) as (connection, reader):
         connection.sendall(request)
         return reader.answer(bodiless=verb == "HEAD"), tap.seen.pop()
@@ -223,7 +223,7 @@ def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) ->
     config = CONFIG.format(url="https://127.0.0.1:9", folder=tmp_path).replace("idle =", "verify = false\nidle =")
     (tmp_path / "gateway.toml").write_text(config)
     with gateway_process(tmp_path / "gateway.toml") as process:
-        line = process.wait_for("anybody may pose as this old service: its certificate is not verified")
+        line = process.wait_for("anybody may pose as this legacy service: its certificate is not verified")
         assert (line["level"], line["upstream"]) == ("warning", "old")
 
 

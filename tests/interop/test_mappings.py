@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from gateway.demo.stage import Stage, stage
+from demo.stage import Stage, stage
 
 pytestmark = pytest.mark.bus
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from adapters.control.dbus_objects import BUS_NAME, CONTROL, METHOD, ROOT
+from adapters.admin_dbus.objects import BUS_NAME, CONTROL, METHOD, ROOT
 from tests.kit.gateway import Folder, gateway_process
 from tests.kit.operators import Client, client
 from tests.kit.toolstack import Toolstack

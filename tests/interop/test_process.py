@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.backends.dbus_connection import OPEN_TIMEOUT
+from adapters.dbus.connection import OPEN_TIMEOUT
 from tests.kit.bus import EXTERNAL, PrivateBus, private_bus
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
 from tests.kit.services import toy_service

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import pyxs
 
-from adapters.transports.xenstore_store import Store
+from adapters.xenstore.client.client import XenstoreClient
 from tests.kit.fake_store import Client, Script, fake_store
 from tests.kit.xenstored import PATIENCE, Xenstored, xenstored
 
@@ -67,7 +67,7 @@ def test_values_that_xenstore_takes_are_refused(client: pyxs.Client, value: byte
 
 
 async def test_a_value_that_ends_with_nul_is_read_without_it(store: Xenstored, client: pyxs.Client) -> None:
-    async with Store(store.path) as ours:
+    async with XenstoreClient(store.path) as ours:
         await ours.until_connected()
         await ours.write("/a", b"x\0")
         assert client.read(b"/a") == b"x"

@@ -1,4 +1,4 @@
-"""A call that is refused goes nowhere, though an old service would take it: a gateway's process and its neighbours.
+"""A call that is refused goes nowhere, though a legacy service would take it: a gateway's process and its neighbours.
 
 A guest's request in a real xenstored, and a method of the shipped mapping that is off, in each spelling of its name.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_packets import Permissions
-from adapters.transports.xenstore_store import Store
+from adapters.xenstore.client.client import XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
+from adapters.xenstore.client.wire import Permissions
 from tests.kit.gateway import ROOT, TOY_IDL, gateway_process
 from tests.kit.old_server import ok, old_server
 from tests.kit.xenstored import Xenstored, xenstored
@@ -46,7 +46,7 @@ dbus: {bus_name: org.example.toy, object_path: /org/example/toy, interface: org.
 expose:
   - {listener: store, codec: xenstore, style: tree, path: /squeezed}
 legacy: {upstream: old}
-unmapped: forward
+unmapped: passthrough
 defaults: {timeout: 10s, effect: write, coerce: legacy}
 methods:
   echo: {member: Echo, params: [text], mode: %s}
@@ -55,11 +55,11 @@ methods:
 GUEST = 5
 
 
-async def ask(store: Store, function: str) -> None:
+async def ask(store: XenstoreClient, function: str) -> None:
     """Write a request as a guest does: the node is its own."""
     request = f"/squeezed/rpc/request/{function}/1"
 
-    async def write(nodes: Nodes) -> None:
+    async def write(nodes: StoreOperations) -> None:
         await nodes.mkdir(request)
         await nodes.set_permissions(request, Permissions(GUEST, "n"))
         await nodes.write(f"{request}/text", b"from a guest")
@@ -84,7 +84,7 @@ async def test_what_a_guest_may_not_call_reaches_no_old_service(tmp_path: Path, 
         (tmp_path / "gateway.toml").write_text(CONFIG.format(store=running.path, folder=tmp_path))
         with gateway_process(tmp_path / "gateway.toml") as process:
             process.wait_for("ready")
-            async with Store(running.path) as store:
+            async with XenstoreClient(running.path) as store:
                 await store.until_connected()
                 for function in ("echo", "narrow", "not-mapped"):
                     await ask(store, function)
@@ -139,7 +139,7 @@ def attempts(spelling: str) -> list[tuple[str, str]]:
 async def test_no_spelling_of_a_shipped_method_reaches_the_old_xapi_against_its_mode(tmp_path: Path, mode: str) -> None:
     (tmp_path / "mappings").mkdir()
     (tmp_path / "mappings/idl").symlink_to(ROOT / "mappings/idl")
-    text = (ROOT / "mappings/xapi.yaml").read_text().replace("\nexpose:", "\nunmapped: forward\n\nexpose:", 1)
+    text = (ROOT / "mappings/xapi.yaml").read_text().replace("\nexpose:", "\nunmapped: passthrough\n\nexpose:", 1)
     (tmp_path / "mappings/xapi.yaml").write_text(text.replace("  VM.start:\n", f"  VM.start:\n    mode: {mode}\n", 1))
     async with old_server(lambda _: ok(DONE.encode())) as old:
         (tmp_path / "gateway.toml").write_text(XAPI_CONFIG.format(folder=tmp_path, old=old.url))

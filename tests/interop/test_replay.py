@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.stage import stage
+from demo.stage import stage
 from tests.kit.gateway import ROOT, Process, gateway_process
 from tests.kit.twins import Twin, twin
 from tests.kit.wiretap import dialled
@@ -142,7 +142,7 @@ def test_reads_are_recorded_without_their_session_and_agree_when_they_are_replay
         ("xmlrpc", "VM.get_name_label", "legacy"),
         ("jsonrpc", "VM.get_all", "legacy"),
     ]
-    assert (calls[0]["params"], calls[0]["reply"]) == ([{"$masked": "text"}, VM], "web")
+    assert (calls[0]["params"], calls[0]["reply"]) == ([{"$redacted": "text"}, VM], "web")
     assert (calls[2]["reply"], last["end"]) == ("Halted", "5 calls")
     assert front.session not in front.file.read_text()
     replayed = front.replay()
@@ -154,7 +154,7 @@ def test_without_a_session_nothing_is_sent_and_its_place_is_named(front: Front) 
     recorded(front)
     replayed = front.command("replay", str(front.file))
     assert replayed.returncode == 1
-    assert "what was masked can be given: --set session=VALUE" in replayed.stdout
+    assert "what was redacted can be given: --set session=VALUE" in replayed.stdout
     assert replayed.stdout.splitlines()[-1] == "0 of 5 calls compared, that proves nothing"
 
 

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 import pytest
 
 from adapters.codecs import CODECS
-from gateway.core.model import Fault, Reply, Value
+from gateway.core.rpc.model import Fault, Reply, Value
 from tests.kit.bus import private_bus
 from tests.kit.exactly import exactly
 from tests.kit.gateway import Folder, gateway_process

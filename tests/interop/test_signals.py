@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from adapters.backends import dbus_signals
-from adapters.backends.dbus import Bus
-from adapters.backends.dbus_feed import Feed
-from gateway.core.marshal import Variant
-from gateway.core.model import Event, Missed, Reply
+from adapters.dbus import signals
+from adapters.dbus.backend import BusSettings
+from adapters.dbus.signals import SignalQueue
+from gateway.core.dbus.marshal import Variant
+from gateway.core.rpc.model import Event, EventsLost, Reply
 from tests.kit.backends import PATIENCE, dbus_backend
 from tests.kit.brokers import BROKERS, broker
 from tests.kit.bus import private_bus
@@ -31,13 +31,13 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
         yield address
 
 
-def one(address: str, **changes: object) -> Bus:
-    return replace(Bus("one", address, ("org.example.*",)), **changes)  # type: ignore[arg-type] # of the fields
+def one(address: str, **changes: object) -> BusSettings:
+    return replace(BusSettings("one", address, ("org.example.*",)), **changes)  # type: ignore[arg-type] # of the fields
 
 
-async def last_missed(feed: Feed, *, owned: bool) -> None:
+async def last_missed(feed: SignalQueue, *, owned: bool) -> None:
     """Wait until the subscriber is told of such an owner."""
-    while not (isinstance(news := await anext(feed), Missed) and bool(news.owner) is owned):
+    while not (isinstance(news := await anext(feed), EventsLost) and bool(news.owner) is owned):
         pass
 
 
@@ -67,7 +67,7 @@ async def test_after_another_has_taken_the_name_only_he_is_heard(address: str) -
 
 
 async def test_a_storm_disturbs_no_call_and_ends_with_a_reading(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbus_signals, "CALM", 0.05)
+    monkeypatch.setattr(signals, "OVERFLOW_PAUSE", 0.05)
     other = toy_route("Label", "", "s", bus_name="org.example.Other")
     with toy_service(address, TOY), toy_service(address, "org.example.Other"):
         async with (
@@ -77,23 +77,23 @@ async def test_a_storm_disturbs_no_call_and_ends_with_a_reading(address: str, mo
             asyncio.TaskGroup() as group,
         ):
             await missed(feed)
-            storm = group.create_task(shout(backend, "x" * 100, times=20_000))
-            while not storm.done():
+            overflow = group.create_task(shout(backend, "x" * 100, times=20_000))
+            while not overflow.done():
                 assert isinstance(await backend.call(other, toy_call()), Reply)
             told = 0
-            while not isinstance(await anext(feed), Missed):
+            while not isinstance(await anext(feed), EventsLost):
                 told += 1
             assert told < 20_000
             await change(backend, Volume=Variant("u", 11))
             while not (isinstance(news := await anext(feed), Event) and not news.member):
                 pass
             assert news.properties == {"Volume": 11}
-            assert backend.status()[0].storms >= 1
+            assert backend.status()[0].overflows >= 1
 
 
 async def test_a_service_that_moves_to_another_bus_is_heard_there(address: str) -> None:
     with private_bus() as other, toy_service(address, TOY), toy_service(other.address, TOY):
-        here, there = one(address), Bus("two", other.address, ("org.example.Toy",))
+        here, there = one(address), BusSettings("two", other.address, ("org.example.Toy",))
         async with dbus_backend(here) as backend, asyncio.timeout(PATIENCE), backend.subscribe(SHOUTED) as feed:
             before = (await missed(feed)).owner
             await backend.reconfigure({"one": here, "two": there})

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
-from gateway.state.state import POLL
+from gateway.state.store import POLL
 
 ROOT = Path(__file__).parents[2]
 SOON = 60.0  # seconds in which what must come comes, on a busy machine

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_packets import _HEADER as HEADER
-from adapters.transports.xenstore_packets import HEADER_SIZE, Operation
-from adapters.transports.xenstore_store import Store, StoreError
+from adapters.xenstore.client.client import StoreError, XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
+from adapters.xenstore.client.wire import _HEADER as HEADER
+from adapters.xenstore.client.wire import HEADER_SIZE, Operation
 from tests.kit.xenstored import BOTH, C_STORE, Xenstored, xenstored
 
 
@@ -21,8 +21,8 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
 
 
 @pytest.fixture
-async def store(daemon: Xenstored) -> AsyncIterator[Store]:
-    async with Store(daemon.path) as store:
+async def store(daemon: Xenstored) -> AsyncIterator[XenstoreClient]:
+    async with XenstoreClient(daemon.path) as store:
         await store.until_connected()
         yield store
 
@@ -38,19 +38,19 @@ def raw(path: str, operation: int, payload: bytes) -> tuple[int, bytes]:
         return told, stream.read(size)
 
 
-async def test_the_order_of_names(daemon: Xenstored, store: Store) -> None:
+async def test_the_order_of_names(daemon: Xenstored, store: XenstoreClient) -> None:
     for name in ("zebra", "apple", "10", "9"):
         await store.write(f"/order/{name}", b"")
     made, sorted_by_bytes = ["zebra", "apple", "10", "9"], ["10", "9", "apple", "zebra"]
     assert await store.list("/order") == (made if daemon.name == C_STORE else sorted_by_bytes)
 
 
-async def test_what_stands_there_from_the_start(daemon: Xenstored, store: Store) -> None:
+async def test_what_stands_there_from_the_start(daemon: Xenstored, store: XenstoreClient) -> None:
     theirs = ["@introduceDomain", "@releaseDomain", "local", "tool"]
     assert await store.list("/") == (["tool"] if daemon.name == C_STORE else theirs)
 
 
-async def test_how_large_a_value_of_domain_0_may_be(daemon: Xenstored, store: Store) -> None:
+async def test_how_large_a_value_of_domain_0_may_be(daemon: Xenstored, store: XenstoreClient) -> None:
     await store.write("/large", b"x" * 2048)
     if daemon.name == C_STORE:
         await store.write("/large", b"x" * 4000)
@@ -59,7 +59,7 @@ async def test_how_large_a_value_of_domain_0_may_be(daemon: Xenstored, store: St
         await store.write("/large", b"x" * 2049)
 
 
-async def test_how_a_long_directory_is_told(daemon: Xenstored, store: Store) -> None:
+async def test_how_a_long_directory_is_told(daemon: Xenstored, store: XenstoreClient) -> None:
     names = [f"a-name-that-takes-its-room-{number:04}" for number in range(500)]
     for name in names:
         await store.write(f"/long/{name}", b"")
@@ -73,31 +73,31 @@ async def test_how_a_long_directory_is_told(daemon: Xenstored, store: Store) -> 
     assert sorted(await store.list("/long") or ()) == names
 
 
-async def makes(nodes: Nodes) -> None:
+async def makes(nodes: StoreOperations) -> None:
     await nodes.write("/meet/mine", b"1")
 
 
-async def removes(nodes: Nodes) -> None:
+async def removes(nodes: StoreOperations) -> None:
     await nodes.remove("/meet/old")
 
 
-async def lists(nodes: Nodes) -> None:
+async def lists(nodes: StoreOperations) -> None:
     await nodes.list("/meet")
     await nodes.write("/mine", b"1")
 
 
-async def reads(nodes: Nodes) -> None:
+async def reads(nodes: StoreOperations) -> None:
     await nodes.read("/meet/theirs")
     await nodes.write("/mine", b"1")
 
 
 @pytest.mark.parametrize(("work", "merged"), [(makes, True), (removes, True), (lists, False), (reads, False)])
 async def test_which_transactions_meet(
-    daemon: Xenstored, store: Store, work: Callable[[Nodes], Awaitable[None]], *, merged: bool
+    daemon: Xenstored, store: XenstoreClient, work: Callable[[StoreOperations], Awaitable[None]], *, merged: bool
 ) -> None:
     tries = 0
 
-    async def transaction(nodes: Nodes) -> None:
+    async def transaction(nodes: StoreOperations) -> None:
         nonlocal tries
         tries += 1
         await work(nodes)

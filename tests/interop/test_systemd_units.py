@@ -15,7 +15,7 @@ import typer
 
 from gateway.cli import app
 from gateway.config import Config
-from gateway.core import units
+from gateway.core.rpc import units
 from tests.kit.bus import private_bus
 from tests.kit.gateway import Folder, gateway_process
 from tests.kit.services import toy_service

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from dbus_fast import MessageType, Variant
 
-from gateway.mapping import idl
+from gateway.mapping import introspection_xml
 from tests.kit import toolstack as kit
 from tests.kit.toolstack import PATIENCE, SERVICES, Client, Refusal, Toolstack
 
@@ -63,32 +63,32 @@ async def test_a_service_starts_when_it_is_first_called_and_says_who_it_is(clien
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_what_a_running_service_has_is_what_its_idl_says(client: Client, service: str) -> None:
-    promised = idl.parse((IDL / f"org.xen.xcp.{service}.xml").read_bytes()).interfaces
+    promised = introspection_xml.parse((IDL / f"org.xen.xcp.{service}.xml").read_bytes()).interfaces
     if service == "squeezed":  # whose domains are made by others
         reservation = await client.call("squeezed", "", "Memory1.ReserveMemory", "sx", "me", 1)
         await client.call("squeezed", "", "Memory1.TransferReservationToDomain", "ssi", "me", reservation, 7)
     objects = await client.call(service, "", "org.freedesktop.DBus.ObjectManager.GetManagedObjects")
     if service == "xenopsd":
         objects = {path: has for path, has in objects.items() if path.endswith("1")}  # they are all alike
-    seen: dict[str, idl.Interface] = {}
+    seen: dict[str, introspection_xml.Interface] = {}
     for path in (f"/org/xen/xcp/{service}", *objects):
         xml = await client.call(service, path, "org.freedesktop.DBus.Introspectable.Introspect")
-        for name, interface in idl.parse(xml).interfaces.items():
+        for name, interface in introspection_xml.parse(xml).interfaces.items():
             if name.startswith("org.xen.xcp."):
                 assert shape(interface) == shape(promised[name])
                 seen[name] = interface
     assert seen.keys() == promised.keys()
 
 
-def shape(interface: idl.Interface) -> dict[str, Any]:
+def shape(interface: introspection_xml.Interface) -> dict[str, Any]:
     """All that the wire shows of an interface; dbus-next tells no names of out-arguments and of signals' arguments."""
     return {
         **{
-            name: ([str(argument) for argument in method.ins], idl.signature(method.outs))
+            name: ([str(argument) for argument in method.ins], introspection_xml.signature(method.outs))
             for name, method in interface.methods.items()
         },
         **{f"{name} property": (str(held.type), held.access) for name, held in interface.properties.items()},
-        **{f"{name} signal": idl.signature(signal.args) for name, signal in interface.signals.items()},
+        **{f"{name} signal": introspection_xml.signature(signal.args) for name, signal in interface.signals.items()},
     }
 
 

@@ -15,11 +15,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from adapters.backends import dbus
-from gateway.core.marshal import MAX_DEPTH, MarshalError, from_dbus, to_dbus
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.core.route import MethodCall, Route, Variants
-from gateway.core.signature import MAX_LENGTH, Type, parse_one
+from adapters.dbus import backend as dbus
+from gateway.core.dbus.marshal import MAX_DEPTH, MarshalError, from_dbus, to_dbus
+from gateway.core.dbus.signature import MAX_LENGTH, Type, parse_one
+from gateway.core.dbus.target import MethodCall, Variants
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.kit.backends import PATIENCE, dbus_backend
 from tests.kit.brokers import BROKERS, broker
 from tests.kit.exactly import exactly
@@ -79,7 +80,7 @@ def _route(kinds: Sequence[Type], variants: Variants) -> Route:
 @pytest.fixture(scope="module", params=BROKERS)
 def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
     with broker(request.param) as address, toy_service(address, TOY), asyncio.Runner() as runner:
-        backend = dbus_backend(dbus.Bus("one", address, ("org.example.*",), connections=1))
+        backend = dbus_backend(dbus.BusSettings("one", address, ("org.example.*",), connections=1))
         echo = Echo(runner, runner.run(backend.__aenter__()))
         yield echo
         runner.run(backend.__aexit__(None, None, None))

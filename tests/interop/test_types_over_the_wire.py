@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from adapters.codecs import xmlrpc as codec
-from gateway.app import Gateway
-from gateway.core.marshal import MarshalError, from_dbus, to_dbus
-from gateway.core.model import Call, Value
-from gateway.core.route import Variants
-from gateway.core.signature import parse_one
+from gateway.core.dbus.marshal import MarshalError, from_dbus, to_dbus
+from gateway.core.dbus.signature import parse_one
+from gateway.core.dbus.target import Variants
+from gateway.core.rpc.model import Call, Value
+from gateway.server import Gateway
 from tests.kit.bus import private_bus
 from tests.kit.clients import Wire, connect, post
 from tests.kit.exactly import exactly

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.stage import Stage, stage
+from demo.stage import Stage, stage
 from tests.kit.xenstore_tools import Tools
 
 pytestmark = pytest.mark.bus

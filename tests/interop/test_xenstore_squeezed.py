@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import pyxs
 
-from gateway.demo.stage import Stage, stage
+from demo.stage import Stage, stage
 from tests.kit.old_squeezed import RpcError, Squeezed
 
 pytestmark = pytest.mark.bus

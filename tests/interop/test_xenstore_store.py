@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pyxs
 
-from adapters.transports.xenstore_connection import LateError, LostError
-from adapters.transports.xenstore_store import Permissions, Store, StoreError, Transaction, Watch
+from adapters.xenstore.client.client import Permissions, StoreError, Transaction, Watch, XenstoreClient
+from adapters.xenstore.client.connection import StoreLostError, StoreTimeoutError
 from tests.kit.xenstored import BOTH, C_STORE, PATIENCE, Xenstored, xenstored
 
 ANY_BYTES = bytes(range(256))
@@ -25,13 +25,13 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
 
 
 @pytest.fixture
-async def store(daemon: Xenstored) -> AsyncIterator[Store]:
-    async with Store(daemon.path) as store:
+async def store(daemon: Xenstored) -> AsyncIterator[XenstoreClient]:
+    async with XenstoreClient(daemon.path) as store:
         await connected(store)
         yield store
 
 
-async def connected(store: Store) -> None:
+async def connected(store: XenstoreClient) -> None:
     await asyncio.wait_for(store.until_connected(), PATIENCE)
 
 
@@ -43,21 +43,21 @@ async def number(transaction: Transaction, path: str) -> int:
     return int(await transaction.read(path) or b"0")
 
 
-async def test_any_value_comes_back_as_it_was_written(daemon: Xenstored, store: Store) -> None:
+async def test_any_value_comes_back_as_it_was_written(daemon: Xenstored, store: XenstoreClient) -> None:
     largest = 4096 - len("/a\0") if daemon.name == C_STORE else 2048
     for value in (b"", b"\0", b"one\0", b"\n", ANY_BYTES, b"x" * largest):
         await store.write("/a", value)
         assert await store.read("/a") == value
 
 
-async def test_a_value_that_is_too_large_is_refused_and_the_connection_lives(store: Store) -> None:
+async def test_a_value_that_is_too_large_is_refused_and_the_connection_lives(store: XenstoreClient) -> None:
     with pytest.raises(StoreError, match="/a: the request is 4097 bytes long, xenstore takes at most 4096"):
         await store.write("/a", b"x" * (4097 - len("/a\0")))
     assert await store.read("/a") is None
     assert store.status().reconnects == 0
 
 
-async def test_nodes_are_made_listed_and_removed(store: Store) -> None:
+async def test_nodes_are_made_listed_and_removed(store: XenstoreClient) -> None:
     assert await store.list("/a") is None
     await store.mkdir("/a/b")
     await store.write("/a/c", b"x")
@@ -71,7 +71,7 @@ async def test_nodes_are_made_listed_and_removed(store: Store) -> None:
     assert (await store.list("/a"), await store.read("/a/c"), await store.permissions("/a")) == (None, None, None)
 
 
-async def test_a_directory_of_any_size_is_listed(store: Store) -> None:
+async def test_a_directory_of_any_size_is_listed(store: XenstoreClient) -> None:
     names = {f"a-name-that-takes-its-room-{number}" for number in range(2000)}
     await asyncio.gather(*(store.write(f"/a/{name}", b"") for name in names))
 
@@ -84,7 +84,7 @@ async def test_a_directory_of_any_size_is_listed(store: Store) -> None:
         assert set(children) == names
 
 
-async def test_permissions_are_those_the_tools_show(daemon: Xenstored, store: Store) -> None:
+async def test_permissions_are_those_the_tools_show(daemon: Xenstored, store: XenstoreClient) -> None:
     permissions = Permissions(5, "r", ((7, "b"), (8, "n")))
     await store.write("/a", b"")
     assert await store.permissions("/a") == Permissions()
@@ -95,7 +95,7 @@ async def test_permissions_are_those_the_tools_show(daemon: Xenstored, store: St
     assert await store.permissions("/a") == Permissions(3, "w", ((4, "r"),))
 
 
-async def test_what_we_write_pyxs_reads_and_the_reverse(daemon: Xenstored, store: Store) -> None:
+async def test_what_we_write_pyxs_reads_and_the_reverse(daemon: Xenstored, store: XenstoreClient) -> None:
     with pyxs.Client(unix_socket_path=daemon.path) as client:
         await store.write("/a/b", b"ours")
         assert client.read(b"/a/b") == b"ours"
@@ -106,14 +106,14 @@ async def test_what_we_write_pyxs_reads_and_the_reverse(daemon: Xenstored, store
         assert await store.permissions("/a") == Permissions(5, "r")
 
 
-async def test_what_we_write_the_tools_read_and_the_reverse(daemon: Xenstored, store: Store) -> None:
+async def test_what_we_write_the_tools_read_and_the_reverse(daemon: Xenstored, store: XenstoreClient) -> None:
     await store.write("/a/b", b"ours")
     assert daemon.tool("read", "/a/b") == "ours\n"
     daemon.tool("write", "/a/c", "theirs", "/a/d", "")
     assert (await store.read("/a/c"), await store.read("/a/d")) == (b"theirs", b"")
 
 
-async def test_they_see_our_changes_and_we_see_theirs(daemon: Xenstored, store: Store) -> None:
+async def test_they_see_our_changes_and_we_see_theirs(daemon: Xenstored, store: XenstoreClient) -> None:
     watch = store.watch("/a")
     assert await changed(watch) == "/a"
     with pyxs.Client(unix_socket_path=daemon.path) as client, daemon.watching("/a") as tool:
@@ -135,7 +135,7 @@ async def test_they_see_our_changes_and_we_see_theirs(daemon: Xenstored, store: 
         assert await changed(watch) == "/a/c"
 
 
-async def test_a_transaction_is_seen_all_at_once(daemon: Xenstored, store: Store) -> None:
+async def test_a_transaction_is_seen_all_at_once(daemon: Xenstored, store: XenstoreClient) -> None:
     watch = store.watch("/a")
     assert await changed(watch) == "/a"
 
@@ -153,7 +153,7 @@ async def test_a_transaction_is_seen_all_at_once(daemon: Xenstored, store: Store
     assert await changed(watch) == "/a/b"
 
 
-async def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
+async def test_a_transaction_that_fails_leaves_nothing(store: XenstoreClient) -> None:
     async def work(transaction: Transaction) -> None:
         await transaction.write("/a", b"x")
         await transaction.write("/a/b:c", b"x")
@@ -163,7 +163,9 @@ async def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
     assert await store.read("/a") is None
 
 
-async def test_a_transaction_in_which_somebody_got_in_between_is_done_again(daemon: Xenstored, store: Store) -> None:
+async def test_a_transaction_in_which_somebody_got_in_between_is_done_again(
+    daemon: Xenstored, store: XenstoreClient
+) -> None:
     seen = []
     await store.write("/a", b"1")
 
@@ -178,7 +180,7 @@ async def test_a_transaction_in_which_somebody_got_in_between_is_done_again(daem
     assert await store.read("/a") == b"11"
 
 
-async def test_sixty_four_tasks_that_want_the_same_node_all_get_it(store: Store) -> None:
+async def test_sixty_four_tasks_that_want_the_same_node_all_get_it(store: XenstoreClient) -> None:
     async def count(transaction: Transaction) -> int:
         value = await number(transaction, "/a") + 1
         await transaction.write("/a", b"%d" % value)
@@ -191,7 +193,7 @@ async def test_sixty_four_tasks_that_want_the_same_node_all_get_it(store: Store)
     assert sorted(value for each in counted for value in each) == list(range(1, 193))
 
 
-async def test_sixty_four_tasks_at_once_get_each_its_own(store: Store) -> None:
+async def test_sixty_four_tasks_at_once_get_each_its_own(store: XenstoreClient) -> None:
     async def task(name: int) -> None:
         path = f"/tasks/{name}"
         for turn in range(20):
@@ -210,7 +212,7 @@ async def test_sixty_four_tasks_at_once_get_each_its_own(store: Store) -> None:
 
 async def test_sixty_four_clients_at_once_are_served(daemon: Xenstored) -> None:
     async def client(name: int) -> None:
-        async with Store(daemon.path) as store:
+        async with XenstoreClient(daemon.path) as store:
             await connected(store)
             watch = store.watch(f"/clients/{name}")
             assert await changed(watch) == f"/clients/{name}"
@@ -220,7 +222,7 @@ async def test_sixty_four_clients_at_once_are_served(daemon: Xenstored) -> None:
     await asyncio.gather(*(client(name) for name in range(64)))
 
 
-async def test_the_last_value_is_seen_however_fast_it_is_written(store: Store) -> None:
+async def test_the_last_value_is_seen_however_fast_it_is_written(store: XenstoreClient) -> None:
     watch = store.watch("/a")
     await asyncio.gather(*(store.write("/a", b"%d" % turn) for turn in range(1000)))
     await store.write("/a", b"last")
@@ -228,7 +230,7 @@ async def test_the_last_value_is_seen_however_fast_it_is_written(store: Store) -
         pass
 
 
-async def test_watches_outlive_the_store(daemon: Xenstored, store: Store) -> None:
+async def test_watches_outlive_the_store(daemon: Xenstored, store: XenstoreClient) -> None:
     paths = [f"/a/{name}" for name in range(300)]
     watches = [store.watch(path) for path in paths]
     for watch in watches:
@@ -243,7 +245,7 @@ async def test_watches_outlive_the_store(daemon: Xenstored, store: Store) -> Non
     assert store.status().reconnects == 2
 
 
-async def test_a_live_update_of_the_store_is_not_noticed(daemon: Xenstored, store: Store) -> None:
+async def test_a_live_update_of_the_store_is_not_noticed(daemon: Xenstored, store: XenstoreClient) -> None:
     watch = store.watch("/a")
     assert await changed(watch) == "/a"
     updated = asyncio.Event()
@@ -262,7 +264,7 @@ async def test_a_live_update_of_the_store_is_not_noticed(daemon: Xenstored, stor
     assert store.status().reconnects == 0
 
 
-async def test_a_closed_watch_is_forgotten_by_the_store_too(daemon: Xenstored, store: Store) -> None:
+async def test_a_closed_watch_is_forgotten_by_the_store_too(daemon: Xenstored, store: XenstoreClient) -> None:
     kept, closed = store.watch("/a"), store.watch("/a")
     assert (await changed(kept), await changed(closed)) == ("/a", "/a")
     closed.close()
@@ -275,7 +277,7 @@ async def test_a_closed_watch_is_forgotten_by_the_store_too(daemon: Xenstored, s
     assert store.status().watches == 1
 
 
-async def test_domains_that_come_and_go_are_seen(daemon: Xenstored, store: Store) -> None:
+async def test_domains_that_come_and_go_are_seen(daemon: Xenstored, store: XenstoreClient) -> None:
     came, went = store.watch("@introduceDomain"), store.watch("@releaseDomain")
     assert (await changed(came), await changed(went)) == ("@introduceDomain", "@releaseDomain")
     with pyxs.Client(unix_socket_path=daemon.path) as client:
@@ -285,7 +287,9 @@ async def test_domains_that_come_and_go_are_seen(daemon: Xenstored, store: Store
         assert await changed(went) == "@releaseDomain"
 
 
-async def test_when_the_store_is_killed_everybody_who_waits_is_told_at_once(daemon: Xenstored, store: Store) -> None:
+async def test_when_the_store_is_killed_everybody_who_waits_is_told_at_once(
+    daemon: Xenstored, store: XenstoreClient
+) -> None:
     os.kill(daemon.pid, signal.SIGSTOP)
     waiting = [asyncio.ensure_future(store.read("/a")) for _ in range(64)]
     await asyncio.sleep(0)
@@ -293,9 +297,9 @@ async def test_when_the_store_is_killed_everybody_who_waits_is_told_at_once(daem
     done, pending = await asyncio.wait(waiting, timeout=1)  # far below a deadline
     assert not pending
     errors = [task.exception() for task in done]
-    assert all(isinstance(error, LostError) and not isinstance(error, LateError) for error in errors)
-    assert Counter(error.sent for error in errors if isinstance(error, LostError)) == {True: 64}
-    with pytest.raises(LostError) as caught:
+    assert all(isinstance(error, StoreLostError) and not isinstance(error, StoreTimeoutError) for error in errors)
+    assert Counter(error.sent for error in errors if isinstance(error, StoreLostError)) == {True: 64}
+    with pytest.raises(StoreLostError) as caught:
         await store.read("/a")
     assert not caught.value.sent
     daemon.start()
@@ -304,10 +308,10 @@ async def test_when_the_store_is_killed_everybody_who_waits_is_told_at_once(daem
 
 
 async def test_a_store_that_hangs_costs_one_deadline_and_is_found_again(daemon: Xenstored) -> None:
-    async with Store(daemon.path, deadline=1) as store:
+    async with XenstoreClient(daemon.path, deadline=1) as store:
         await connected(store)
         os.kill(daemon.pid, signal.SIGSTOP)
-        with pytest.raises(LostError, match="the store has not answered for 1 s"):
+        with pytest.raises(StoreLostError, match="the store has not answered for 1 s"):
             await store.read("/a")
         os.kill(daemon.pid, signal.SIGCONT)
         await connected(store)

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from adapters.codecs.xenstore import Codec
-from gateway.core.model import BARE, Answer, Call, Carried, Envelope, Fault, Outcome, Peer, Reply
-from gateway.core.ports import Endpoint
+from gateway.core.interfaces import Endpoint
+from gateway.core.rpc.model import NO_METADATA, Answer, Call, Envelope, Fault, Outcome, Peer, Reply, RequestMetadata
 
 
 def _echo(call: Call) -> Outcome:
@@ -25,7 +25,7 @@ class Answering(Endpoint):
         self.open = asyncio.Event()
         self.open.set()
 
-    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         envelope = self._codec.decode(body)
         (entry,) = envelope.entries
         if isinstance(entry, Fault):

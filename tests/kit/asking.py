@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gateway.demo.show import Right
-from gateway.demo.stage import Stage
+from demo.show import Right
+from demo.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = Path("/nowhere")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gateway.core.model import FaultCode, Value
+from gateway.core.rpc.model import FaultCode, Value
 
 
 class UncarriedError(Exception):

@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
-from gateway.control.api import CallRequest, Server
-from gateway.core.migration import Key, Migration, Mode, Setting
-from gateway.core.rights import Rights
-from gateway.core.rollout import DEFAULT
-from gateway.core.route import Effect, Route
-from gateway.rollout.orders import Orders
-from gateway.state.state import State
-from gateway.steering import Steering
-from gateway.toggles import Toggles
+from gateway.admin.http_server import AdminServer, CallBody
+from gateway.admin.service import AdminService
+from gateway.core.admin.access import AccessRules
+from gateway.core.migration.modes import Key, Migration, Mode, Setting
+from gateway.core.migration.rollout_plan import DEFAULT
+from gateway.core.routing.route import Effect, Route
+from gateway.migration.active_overrides import ActiveOverrides
+from gateway.migration.rollout_commands import RolloutCommands
+from gateway.state.store import StateStore
 from tests.kit.openapi import held
 from tests.kit.routes import route
 from tests.kit.traffic import Sides
@@ -80,7 +80,7 @@ class Toy:
             return {"revision": "r1", "problems": self.problems}
         return {"revision": "r2", "before": "r1", "added": [], "removed": [], "changed": [], "needs_restart": []}
 
-    async def call(self, request: CallRequest) -> Mapping[str, object]:
+    async def call(self, request: CallBody) -> Mapping[str, object]:
         """The parameters."""
         if self.failure is not None:
             raise self.failure
@@ -90,13 +90,13 @@ class Toy:
 class Api:
     """A running server, and a client of it."""
 
-    def __init__(self, socket: Path, state: State, routes: Sequence[Route] = (STATE, START)) -> None:
+    def __init__(self, socket: Path, state: StateStore, routes: Sequence[Route] = (STATE, START)) -> None:
         self.socket = socket
         self.state = state
-        self.toggles = Toggles()
+        self.toggles = ActiveOverrides()
         self.toy = Toy()
-        self.steering = Steering(
-            lambda: routes, self.toggles, state, Orders(state, lambda: routes), lambda: {"toy.yaml": "toy"}
+        self.steering = AdminService(
+            lambda: routes, self.toggles, state, RolloutCommands(state, lambda: routes), lambda: {"toy.yaml": "toy"}
         )
         self.sides = Sides()
         self.traffic = self.sides.traffic(state)
@@ -118,11 +118,11 @@ async def ask(socket: Path, verb: str, path: str, body: bytes | None = None) -> 
 
 
 @asynccontextmanager
-async def serving(folder: Path, rights: Rights | None = None, file: Path | None = None) -> AsyncIterator[Api]:
+async def serving(folder: Path, rights: AccessRules | None = None, file: Path | None = None) -> AsyncIterator[Api]:
     """The API on a socket of its own; `file`: of the state, else it is in memory."""
-    async with State(file) as state:
+    async with StateStore(file) as state:
         api = Api(folder / "control", state)
-        server = Server(api.socket, api.toy, api.steering, api.traffic, rights or Rights(os.geteuid()))
+        server = AdminServer(api.socket, api.toy, api.steering, api.traffic, rights or AccessRules(os.geteuid()))
         await server.start()
         try:
             yield api

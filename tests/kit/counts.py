@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from gateway.core.limits import OneSide, Sides
-from gateway.core.tally import empty, place
+from gateway.core.migration.limits import BothSides, SideCounts
+from gateway.core.migration.statistics import bucket_of, empty_histogram
 
 
-def side(calls: int, *, errors: int = 0, seconds: float | None = None) -> OneSide:
+def side(calls: int, *, errors: int = 0, seconds: float | None = None) -> SideCounts:
     """One side; `seconds`: how long each of its calls took."""
     if seconds is None:
-        return OneSide(calls, errors)
-    latency = empty()
-    latency[place(seconds)] = calls
-    return OneSide(calls, errors, tuple(latency))
+        return SideCounts(calls, errors)
+    latency = empty_histogram()
+    latency[bucket_of(seconds)] = calls
+    return SideCounts(calls, errors, tuple(latency))
 
 
 def counts(
@@ -22,12 +22,12 @@ def counts(
     calls: int = 0,
     errors: int = 0,
     seconds: float | None = None,
-    control: OneSide | None = None,
-) -> Sides:
+    control: SideCounts | None = None,
+) -> BothSides:
     """The candidate's calls; a control that is content with itself."""
-    return Sides(
+    return BothSides(
         compared,
         different,
-        control=OneSide(100) if control is None else control,
+        control=SideCounts(100) if control is None else control,
         candidate=side(calls, errors=errors, seconds=seconds),
     )

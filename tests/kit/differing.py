@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gateway.core.model import Fault, FaultCode, Outcome, Reply, Value
-from gateway.core.paths import Place
+from gateway.core.comparison.json_path import Place
+from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply, Value
 from tests.kit.values import anything
 
 texts = st.text(max_size=8) | st.sampled_from(["", "1", "a b", "\ud800", "\0", "'"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.core.model import BARE, Answer, Carried, Fault, Peer
-from gateway.core.ports import Endpoint
+from gateway.core.interfaces import Endpoint
+from gateway.core.rpc.model import NO_METADATA, Answer, Fault, Peer, RequestMetadata
 
 CONTENT_TYPE = "text/x-toy"
 
@@ -15,9 +15,9 @@ class Echo(Endpoint):
 
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, Peer]] = []
-        self.carried: list[Carried] = []
+        self.carried: list[RequestMetadata] = []
 
-    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         self.seen.append((body, peer))
         self.carried.append(carried)
         return Answer(body, CONTENT_TYPE)
@@ -36,7 +36,7 @@ class Waiting(Echo):
         self.finished = asyncio.Semaphore(0)
         self.cancelled = asyncio.Semaphore(0)
 
-    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         self.begun.release()
         try:
             await self.release.wait()
@@ -54,12 +54,12 @@ class Fixed(Echo):
         super().__init__()
         self._answer = answer
 
-    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         return self._answer
 
 
 class Broken(Echo):
     """Breaks the contract of an endpoint: it raises."""
 
-    async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         raise RuntimeError("a secret of ours")

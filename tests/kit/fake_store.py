@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from adapters.transports.xenstore_connection import Connection
+from adapters.xenstore.client.connection import XenstoreConnection
 
 HEADER = struct.Struct("=IIII")  # type, request id, transaction id, length (xs_wire.h); in the host's byte order
 DIRECTORY, READ, WATCH, START, END, WRITE, EVENT, ERROR, DIRECTORY_PART = 1, 2, 4, 6, 7, 11, 15, 16, 22
@@ -110,7 +110,7 @@ async def fake_store(*scripts: Script) -> AsyncIterator[str]:
             await server.wait_closed()
 
 
-def pass_time(connection: Connection) -> None:
+def pass_time(connection: XenstoreConnection) -> None:
     """Now the deadline of every request is over."""
     for waiting in connection._waiting.values():
         waiting.sent -= connection._deadline

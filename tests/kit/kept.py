@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from gateway.core.kept import Batch, Change, ClientKey, Counts, Entry, MethodId, Pair, PutRollout, Seen
-from gateway.core.migration import Mode, Setting
-from gateway.core.override import By, Override
+from gateway.core.admin.records import (
+    AuditEntry,
+    Change,
+    ClientKey,
+    ClientRecord,
+    Counts,
+    CountsBatch,
+    MethodId,
+    MismatchRecord,
+    PutRollout,
+)
+from gateway.core.migration.modes import Mode, Setting
+from gateway.core.routing.overrides import By, Override
 
 START, STOP = MethodId("xenopsd", "VM.start"), MethodId("xenopsd", "VM.stop")
 
@@ -14,9 +24,9 @@ def override(pattern: str = "VM.*", mode: Mode = Mode.DBUS, *, why: str = "", by
     return Override(pattern, Setting(mode), "alice", 1.0, why, None, by)
 
 
-def entry(subject: str = "VM.*", what: str = "mode", *, when: float = 1.0, why: str = "") -> Entry:
+def entry(subject: str = "VM.*", what: str = "mode", *, when: float = 1.0, why: str = "") -> AuditEntry:
     """A line of the audit."""
-    return Entry(when, "alice", what, subject, why, {"calls": 3})
+    return AuditEntry(when, "alice", what, subject, why, {"calls": 3})
 
 
 def mode(pattern: str, mode: Mode = Mode.DBUS, *rollouts: PutRollout, why: str = "") -> Change:
@@ -24,16 +34,18 @@ def mode(pattern: str, mode: Mode = Mode.DBUS, *rollouts: PutRollout, why: str =
     return Change((entry(pattern, why=why),), (override(pattern, mode, why=why),), rollouts=rollouts)
 
 
-def counted(method: MethodId = START, **counters: int) -> Batch:
+def counted(method: MethodId = START, **counters: int) -> CountsBatch:
     """What one process has counted of one method."""
-    return Batch({method: Counts(counters, {"dbus": [1, 2]})})
+    return CountsBatch({method: Counts(counters, {"dbus": [1, 2]})})
 
 
-def pair(number: int, method: MethodId = START) -> Pair:
+def pair(number: int, method: MethodId = START) -> MismatchRecord:
     """A pair that says which it is."""
-    return Pair(float(number), method, {"number": number})
+    return MismatchRecord(float(number), method, {"number": number})
 
 
-def client(peer: str, last: float = 2.0, *, method: MethodId = START, domid: int | None = None) -> Batch:
+def client(peer: str, last: float = 2.0, *, method: MethodId = START, domid: int | None = None) -> CountsBatch:
     """One client, seen once."""
-    return Batch(clients={ClientKey(method, "xmlrpc", peer, "curl", "root", domid): Seen(1, last - 1.0, last)})
+    return CountsBatch(
+        clients={ClientKey(method, "xmlrpc", peer, "curl", "root", domid): ClientRecord(1, last - 1.0, last)}
+    )

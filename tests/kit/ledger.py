@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from gateway.control import client
+from gateway.cli import client
 from tests.kit.bus import private_bus
 from tests.kit.gateway import ROOT, Process
 from tests.kit.xenstored import C_STORE, Xenstored, xenstored

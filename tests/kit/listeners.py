@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypedDict, Unpack
 
-from adapters.http.server import DEFAULT_LIMITS, FramingFaults, HttpLimits, Server
+from adapters.http.server import DEFAULT_LIMITS, HttpLimits, HttpServer, MalformedResponse
 from adapters.http.web_origins import WebOrigins
-from adapters.transports.room import Room
-from gateway.core.ports import Endpoint
+from adapters.limits import Quota
+from gateway.core.interfaces import Endpoint
 from tests.kit.clients import Wire, connect
 from tests.kit.endpoints import Echo
 
@@ -17,10 +17,10 @@ LOCAL = "tcp:127.0.0.1:0"
 
 
 class Options(TypedDict, total=False):
-    framing_faults: FramingFaults
+    malformed_response: MalformedResponse
     headers: Mapping[str, str]
     on_cut: Callable[[str], object]
-    room: Room
+    room: Quota
     otherwise: Endpoint | None
     web: WebOrigins
     needs_host: bool
@@ -34,7 +34,7 @@ async def running(
 ) -> AsyncIterator[str]:
     """A listener with one endpoint behind every path; gives its address."""
     served = endpoint or Echo()
-    server = Server("rpc", [LOCAL], lambda path: served, limits, **options)
+    server = HttpServer("rpc", [LOCAL], lambda path: served, limits, **options)
     await server.start()
     try:
         yield server.addresses[0]

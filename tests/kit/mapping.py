@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent, indent
 
-from gateway.core.model import Call, Value
-from gateway.core.route import MethodCall, Route
-from gateway.core.spelling import Spelling
-from gateway.mapping.compile import build
+from gateway.core.dbus.target import MethodCall
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Value
+from gateway.core.rpc.spelling import MethodSpelling
+from gateway.mapping.compiler import build
 from gateway.mapping.table import Table
 
 IDL = """\
@@ -79,7 +80,7 @@ expose:
 methods:
 """
 UPSTREAMS = {"old": {"xmlrpc/plain"}, "other": {"xmlrpc/plain", "jsonrpc/plain"}}
-SPELLINGS = {"xenapi": Spelling("_", ("Async.", "InternalAsync."))}
+SPELLINGS = {"xenapi": MethodSpelling("_", ("Async.", "InternalAsync."))}
 FIRST = HEAD.count("\n") + 1  # the line of the first method
 
 

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from adapters.transports.xenstore_connection import LostError
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_packets import Operation, Permissions, StoreError
-from adapters.transports.xenstore_store import Store
+from adapters.xenstore.client.client import XenstoreClient
+from adapters.xenstore.client.connection import StoreLostError
+from adapters.xenstore.client.operations import StoreOperations
+from adapters.xenstore.client.wire import Operation, Permissions, StoreError
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def _children(tree: Tree, path: str) -> list[str]:
     ]
 
 
-class MemoryTransaction(Nodes):
+class MemoryTransaction(StoreOperations):
     """Works on a copy, and remembers what it changed."""
 
     def __init__(self, tree: Tree, ask_for: Callable[[Operation, str], None]) -> None:
@@ -77,7 +77,7 @@ class MemoryTransaction(Nodes):
         return answer
 
 
-class MemoryStore(Store):
+class MemoryStore(XenstoreClient):
     """`away` takes it away for a while; what happens in a transaction is seen when it is over."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class MemoryStore(Store):
 
     def _check(self, path: str, *, writes: bool = False) -> None:
         if not self.connected:
-            raise LostError("away", sent=False)
+            raise StoreLostError("away", sent=False)
         if writes and path in self.refusing:
             raise StoreError(self.refusing[path], path)
 

@@ -8,17 +8,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.core.kept import Batch, Change, Counts, Entry, MethodId
-from gateway.core.limits import LIMITS
-from gateway.core.migration import Key, Migration, Mode, Setting, Side
-from gateway.core.override import Override
-from gateway.core.rollout import RolloutPlan, Step
-from gateway.core.route import Route
-from gateway.core.tally import empty, place
-from gateway.rollout.engine import Engine
-from gateway.rollout.evidence import Here
-from gateway.rollout.orders import Orders
-from gateway.state.state import State
+from gateway.core.admin.records import AuditEntry, Change, Counts, CountsBatch, MethodId
+from gateway.core.migration.limits import LIMITS
+from gateway.core.migration.modes import Key, Migration, Mode, Setting, Side
+from gateway.core.migration.rollout_plan import RolloutPlan, RolloutStep
+from gateway.core.migration.statistics import bucket_of, empty_histogram
+from gateway.core.routing.overrides import Override
+from gateway.core.routing.route import Route
+from gateway.migration.rollout_commands import RolloutCommands
+from gateway.migration.rollout_controller import LocalCounts, RolloutController
+from gateway.state.store import StateStore
 from tests.kit.routes import route
 
 START = 1_000_000.0  # when every test begins
@@ -26,10 +25,10 @@ USUAL = 0.02  # seconds that a call takes
 PLAN = RolloutPlan(
     "careful",
     (
-        Step(Setting(Mode.SHADOW), least=200),
-        Step(Setting(Mode.CANARY, 10_000, observe=True), least=200, gate=True),
-        Step(Setting(Mode.CANARY, 50_000, observe=True), least=200),
-        Step(Setting(Mode.DBUS)),
+        RolloutStep(Setting(Mode.SHADOW), least=200),
+        RolloutStep(Setting(Mode.CANARY, 10_000, observe=True), least=200, gate=True),
+        RolloutStep(Setting(Mode.CANARY, 50_000, observe=True), least=200),
+        RolloutStep(Setting(Mode.DBUS)),
     ),
     LIMITS,
     watch=60.0,
@@ -38,7 +37,7 @@ KEY = Key("vm", lambda _: None)
 
 
 def movable(method: str = "VM.start", group: str = "", *, plan: RolloutPlan = PLAN, **changes: object) -> Route:
-    """A method of the service "xenopsd" with an old service and a key."""
+    """A method of the service "xenopsd" with a legacy service and a key."""
     migration = Migration(Setting(Mode.LEGACY), upstream="old", key=KEY, group=group, may_shadow=True)
     return route(method, **{"service": "xenopsd", "migration": migration, "rollout": plan, **changes})
 
@@ -58,17 +57,17 @@ class Clock:
 class World:
     """One process: its state, its mapping, its rollouts."""
 
-    state: State
+    state: StateStore
     clock: Clock
     routes: list[Route]
     holder: str = "one"
-    here: Here = field(default_factory=Here)
-    engine: Engine = field(init=False)
-    orders: Orders = field(init=False)
+    here: LocalCounts = field(default_factory=LocalCounts)
+    engine: RolloutController = field(init=False)
+    orders: RolloutCommands = field(init=False)
 
     def __post_init__(self) -> None:
-        self.engine = Engine(self.state, lambda: self.routes, self.here.of, self.holder, self.clock)
-        self.orders = Orders(self.state, lambda: self.routes, self.clock)
+        self.engine = RolloutController(self.state, lambda: self.routes, self.here.of, self.holder, self.clock)
+        self.orders = RolloutCommands(self.state, lambda: self.routes, self.clock)
 
     async def look(self, seconds: float = 0.2) -> None:
         """Time passes, and the engine looks."""
@@ -87,7 +86,7 @@ class World:
 
     async def see(self, method: str = "VM.start", *, seconds: float = USUAL, **counts: int) -> None:
         """Calls of this process; see `counted`."""
-        batch = Batch({MethodId("xenopsd", method): counted(seconds=seconds, **counts)})
+        batch = CountsBatch({MethodId("xenopsd", method): counted(seconds=seconds, **counts)})
         self.here.add(batch.evidence)
         assert await self.state.flush(batch) is None
 
@@ -118,12 +117,12 @@ class World:
         """A person sets a mode."""
         until = None if seconds is None else self.clock.now + seconds
         override = Override(pattern, Setting(mode), "bob", self.clock.now, "a trial", until)
-        entry = Entry(self.clock.now, "bob", "mode", pattern)
+        entry = AuditEntry(self.clock.now, "bob", "mode", pattern)
         assert await self.state.decide(Change((entry,), (override,))) is None
 
     async def unset(self, pattern: str) -> None:
         """And takes it back."""
-        entry = Entry(self.clock.now, "bob", "mode", pattern)
+        entry = AuditEntry(self.clock.now, "bob", "mode", pattern)
         assert await self.state.decide(Change((entry,), drop=((pattern, "person"),))) is None
 
     def now_at(self, name: str = "xenopsd/VM.start") -> tuple[str, str]:
@@ -133,7 +132,7 @@ class World:
         rows = [each.setting for each in self.state.overrides if (each.pattern, each.by) == (name, "rollout")]
         return kept["progress"]["state"], str(rows[0]) if rows else "nothing"
 
-    async def said(self, name: str = "xenopsd/VM.start") -> list[Entry]:
+    async def said(self, name: str = "xenopsd/VM.start") -> list[AuditEntry]:
         """The audit of a rollout, newest first."""
         entries = await self.state.audit(subject=name)
         assert isinstance(entries, list)
@@ -146,7 +145,7 @@ async def world(
 ) -> AsyncIterator[World]:
     """A process on this state file."""
     clock = clock or Clock()
-    async with State(path, clock.changed.set, now=clock, clock=clock, patience=60.0) as state:
+    async with StateStore(path, clock.changed.set, now=clock, clock=clock, patience=60.0) as state:
         yield World(state, clock, list(routes or (movable(),)), holder)
 
 
@@ -154,7 +153,7 @@ def counted(*, seconds: float = USUAL, **counters: int) -> Counts:
     """Counts by name: equal=5, calls_dbus=7 ...; `seconds`: how long each call by D-Bus took."""
     histograms = {}
     for side, took in ((Side.LEGACY, USUAL), (Side.DBUS, seconds)):
-        buckets = empty()
-        buckets[place(took)] = counters.get(f"calls_{side.value}", 0)
+        buckets = empty_histogram()
+        buckets[bucket_of(took)] = counters.get(f"calls_{side.value}", 0)
         histograms[side.value] = buckets
     return Counts(counters, histograms)

@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from adapters.transports.xenstore_store import Store
+from adapters.xenstore.client.client import XenstoreClient
 
 PATIENCE = 60.0  # seconds before a test that waits for something gives up
 
 
 @asynccontextmanager
-async def connected(path: str) -> AsyncIterator[Store]:
+async def connected(path: str) -> AsyncIterator[XenstoreClient]:
     """A client of the store at this socket."""
-    async with Store(path) as store, asyncio.timeout(PATIENCE):
+    async with XenstoreClient(path) as store, asyncio.timeout(PATIENCE):
         await store.until_connected()
         yield store
 
 
-async def until(store: Store, path: str, wanted: bytes | Callable[[bytes | None], bool] | None) -> None:
+async def until(store: XenstoreClient, path: str, wanted: bytes | Callable[[bytes | None], bool] | None) -> None:
     """Wait until a node has this value, or has none."""
     watch = store.watch(path)
     try:
@@ -31,7 +31,7 @@ async def until(store: Store, path: str, wanted: bytes | Callable[[bytes | None]
         watch.close()
 
 
-async def tree(store: Store, path: str) -> dict[str, bytes]:
+async def tree(store: XenstoreClient, path: str) -> dict[str, bytes]:
     """All nodes below one that have a value, by their path from there."""
     found: dict[str, bytes] = {}
     waiting = [path]
@@ -45,7 +45,7 @@ async def tree(store: Store, path: str) -> dict[str, bytes]:
 
 
 @contextmanager
-def changes(store: Store, path: str) -> Iterator[list[str]]:
+def changes(store: XenstoreClient, path: str) -> Iterator[list[str]]:
     """Every path at or below this one for which an event came; the first is the watch's own."""
     watch, seen = store.watch(path), []
 

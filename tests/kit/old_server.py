@@ -1,4 +1,4 @@
-"""An old service as its wire has it: requests read by hand, answers written as the test says; knows no protocol."""
+"""A legacy service as its wire has it: requests read by hand, answers written as the test says; knows no protocol."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OldServer:
     open: set[asyncio.StreamWriter] = field(default_factory=set)
 
     def close_connections(self) -> None:
-        """As an old server does with those that are idle."""
+        """As a legacy server does with those that are idle."""
         for writer in tuple(self.open):
             writer.close()
 
@@ -81,7 +81,7 @@ async def old_server(
     tls: ssl.SSLContext | None = None,
     held: bool = False,
 ) -> AsyncIterator[OldServer]:
-    """An old service on a port of its own, or on a Unix socket."""
+    """A legacy service on a port of its own, or on a Unix socket."""
     old = OldServer(answers)
     if not held:
         old.hold.set()

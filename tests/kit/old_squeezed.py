@@ -1,5 +1,5 @@
 """The demo's old client of squeezed, for tests."""
 
-from gateway.demo.old_squeezed import RpcError, Squeezed
+from demo.old_squeezed import RpcError, Squeezed
 
 __all__ = ["RpcError", "Squeezed"]

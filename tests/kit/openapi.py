@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from jsonschema import Draft202012Validator
 
-from gateway.control.api import openapi
+from gateway.admin.http_server import openapi
 
 DOCUMENT: dict[str, Any] = msgspec.json.decode(openapi())
 

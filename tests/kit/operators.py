@@ -11,16 +11,16 @@ from typing import Any
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-from adapters import dbus_opening
-from adapters.control.dbus import Service
-from adapters.control.dbus_objects import BUS_NAME, ROOT
-from gateway.control.access import user_name
-from gateway.core.rights import Rights
-from gateway.core.route import Route
-from gateway.rollout.orders import Orders
-from gateway.state.state import State
-from gateway.steering import Steering
-from gateway.toggles import Toggles
+from adapters.admin_dbus.objects import BUS_NAME, ROOT
+from adapters.admin_dbus.service import AdminBusService
+from adapters.dbus import connect
+from gateway.admin.peer_credentials import user_name
+from gateway.admin.service import AdminService
+from gateway.core.admin.access import AccessRules
+from gateway.core.routing.route import Route
+from gateway.migration.active_overrides import ActiveOverrides
+from gateway.migration.rollout_commands import RolloutCommands
+from gateway.state.store import StateStore
 from tests.kit.control import START, STATE
 
 PATIENCE = 60.0
@@ -30,13 +30,13 @@ GET_STATE = f"{ROOT}/method/xenopsd_2fVM_2eget_5fstate"
 class Desk:
     """The service, and what stands behind it."""
 
-    def __init__(self, address: str, rights: Rights) -> None:
-        self.toggles = Toggles()
-        self.state = State(None, self._changed)
+    def __init__(self, address: str, rights: AccessRules) -> None:
+        self.toggles = ActiveOverrides()
+        self.state = StateStore(None, self._changed)
         self.routes: list[Route] = [STATE, START]
-        orders = Orders(self.state, lambda: self.routes)
-        self.steering = Steering(lambda: self.routes, self.toggles, self.state, orders)
-        self.service = Service(address, self.steering, rights, user_name, "1.2.3")
+        orders = RolloutCommands(self.state, lambda: self.routes)
+        self.steering = AdminService(lambda: self.routes, self.toggles, self.state, orders)
+        self.service = AdminBusService(address, self.steering, rights, user_name, "1.2.3")
 
     def _changed(self) -> None:
         self.toggles.replace(self.state.overrides)
@@ -112,17 +112,17 @@ class Client:
 @asynccontextmanager
 async def client(address: str) -> AsyncIterator[Client]:
     """A connection to a bus."""
-    bus = await dbus_opening.connect(address)
+    bus = await connect.connect(address)
     try:
         yield Client(bus)
     finally:
-        await dbus_opening.close(bus)
+        await connect.close(bus)
 
 
 @asynccontextmanager
-async def desk(address: str, rights: Rights | None = None) -> AsyncIterator[Desk]:
+async def desk(address: str, rights: AccessRules | None = None) -> AsyncIterator[Desk]:
     """The service, trying to be on this bus."""
-    made = Desk(address, rights or Rights(os.geteuid()))
+    made = Desk(address, rights or AccessRules(os.geteuid()))
     async with made.state:
         await made.service.start()
         try:

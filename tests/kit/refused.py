@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.core.marshal import MAX_DEPTH
-from gateway.core.model import Value
-from gateway.core.route import Variants
+from gateway.core.dbus.marshal import MAX_DEPTH
+from gateway.core.dbus.target import Variants
+from gateway.core.rpc.model import Value
 
 
 def nested(times: int, value: Value) -> Value:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from gateway.core.model import Value
+from gateway.core.rpc.model import Value
 
 REPORTS = Path(__file__).parents[1] / "wire" / "reports"
 _PARAMS = "<params><param><value>{}</value></param></params>"

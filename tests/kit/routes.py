@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gateway.core.model import Call, Fault, Value
-from gateway.core.route import MethodCall, Route, Target
+from gateway.core.dbus.target import MethodCall, Target
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Fault, Value
 
 TARGET = Target("org.xen.xcp.toy", "/org/xen/xcp/toy", "org.xen.xcp.toy.Echo1", "Echo", "s", "s")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from adapters.backends.dbus import Backend
-from adapters.backends.dbus_feed import Feed
-from gateway.core.marshal import Variant
-from gateway.core.model import Event, Missed, Reply
-from gateway.core.route import Subscription
+from adapters.dbus.backend import Backend
+from adapters.dbus.signals import SignalQueue
+from gateway.core.dbus.marshal import Variant
+from gateway.core.dbus.target import Subscription
+from gateway.core.rpc.model import Event, EventsLost, Reply
 from tests.kit.services import INTERFACE, OBJECT_PATH
 from tests.kit.toy_routes import TOY, toy_call, toy_route
 
@@ -40,9 +40,9 @@ async def change(backend: Backend, *invalidated: str, path: str = OBJECT_PATH, *
     await emit(backend, "PropertiesChanged", body, interface=PROPERTIES, path=path)
 
 
-async def missed(feed: Feed, *, owned: bool = True) -> Missed:
+async def missed(feed: SignalQueue, *, owned: bool = True) -> EventsLost:
     """What is heard next must be that something may have been missed."""
     news = await anext(feed)
-    assert isinstance(news, Missed), news
+    assert isinstance(news, EventsLost), news
     assert bool(news.owner) is owned, news
     return news

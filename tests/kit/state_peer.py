@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from gateway.state import file
-from gateway.state.state import State
+from gateway.state.store import StateStore
 from tests.kit.kept import mode
 
 PATIENCE = 60.0  # seconds that the file has: a busy machine is no trouble
@@ -33,7 +33,7 @@ async def peer(path: Path, name: str) -> None:
         say(*(["trouble", state.trouble] if state.trouble else ["sees", *seen]))
 
     file.LOCK_PATIENCE = PATIENCE  # all decide at once
-    async with State(path, changed, patience=PATIENCE) as state:
+    async with StateStore(path, changed, patience=PATIENCE) as state:
         say("started", state.trouble)
         while number := (await told.readline()).decode().strip():
             refused = await state.decide(mode(f"{name}.{number}"))

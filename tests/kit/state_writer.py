@@ -12,10 +12,10 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from gateway.core.kept import Batch, Change, Counts, Entry, MethodId, Pair, PutRollout
-from gateway.core.migration import Mode, Setting
-from gateway.core.override import Override
-from gateway.state.state import State
+from gateway.core.admin.records import AuditEntry, Change, Counts, CountsBatch, MethodId, MismatchRecord, PutRollout
+from gateway.core.migration.modes import Mode, Setting
+from gateway.core.routing.overrides import Override
+from gateway.state.store import StateStore
 
 PATTERNS = 7
 ROLLOUT = "story"
@@ -26,19 +26,19 @@ def decision(number: int, expected: int) -> Change:
     name = str(number)
     override = Override(f"VM.m{number % PATTERNS}", Setting(Mode.CANARY, number % 100_000), "writer", 1.0, name)
     return Change(
-        (Entry(1.0, "writer", "mode", override.pattern, name),),
+        (AuditEntry(1.0, "writer", "mode", override.pattern, name),),
         (override,),
         rollouts=(PutRollout(ROLLOUT, number, expected),),
     )
 
 
-def observed(number: int) -> Batch:
+def observed(number: int) -> CountsBatch:
     """The n-th observation."""
     method = MethodId("xenopsd", "VM.start")
-    return Batch({method: Counts({"equal": 1}, {"dbus": [1]})}, [Pair(1.0, method, number)])
+    return CountsBatch({method: Counts({"equal": 1}, {"dbus": [1]})}, [MismatchRecord(1.0, method, number)])
 
 
-def last(state: State) -> tuple[int, int]:
+def last(state: StateStore) -> tuple[int, int]:
     """The number of the last decision, and the version of the rollout that says so."""
     rollout = state.rollouts.get(ROLLOUT)
     return (-1, 0) if rollout is None else (int(str(rollout.document)), rollout.version)
@@ -46,7 +46,7 @@ def last(state: State) -> tuple[int, int]:
 
 async def write(path: Path) -> None:
     """Go on where the last process was killed."""
-    async with State(path) as state:
+    async with StateStore(path) as state:
         if state.trouble:
             say(f"trouble {state.trouble}")
         for number in count(last(state)[0] + 1):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapters.transports.xenstore_style import Pairs, Remove, Request, Step, Style
-from adapters.transports.xenstore_styles import STYLES
-from gateway.core.exposure import Exposure
-from gateway.core.model import Fault
-from gateway.core.nodes import Match, template
+from adapters.xenstore.styles import STYLES
+from adapters.xenstore.styles.base import Pairs, Remove, Request, Style, WriteStep
+from gateway.core.rpc.model import Fault
+from gateway.core.xenstore.exposure import Exposure
+from gateway.core.xenstore.paths import Match, template
 
 ERROR: Pairs = [("code", b"2"), ("description", b"no")]
 
@@ -51,6 +51,6 @@ class Tried:
         return fault.message
 
 
-def shown(steps: Sequence[Step]) -> list[tuple[str, bytes | None]]:
+def shown(steps: Sequence[WriteStep]) -> list[tuple[str, bytes | None]]:
     """Steps as path and value; None for what is removed."""
     return [(step.path, None if isinstance(step, Remove) else step.value) for step in steps]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from gateway.core.model import Call, Fault, Value
-from gateway.core.route import MethodCall, Route, Target
-from gateway.core.signature import parse
+from gateway.core.dbus.signature import parse
+from gateway.core.dbus.target import MethodCall, Target
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Fault, Value
 from tests.kit.services import INTERFACE, OBJECT_PATH
 
 TOY = "org.example.Toy"

@@ -8,20 +8,20 @@ from typing import Any
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
-from gateway.control.traffic import Traffic
-from gateway.core import mask
-from gateway.core.mask import Masks
-from gateway.core.migration import Migration, Mode, Setting, Side
-from gateway.core.model import Call, Envelope, Limits, Outcome, Peer, Reply
-from gateway.core.ports import Backend
-from gateway.core.route import Effect, Route
-from gateway.dispatch import Dispatcher
-from gateway.evidence import Evidence
-from gateway.exchange import Endpoints, Exchange
+from gateway.admin.traffic import Traffic
+from gateway.core.comparison import redaction
+from gateway.core.comparison.redaction import RedactionRules
+from gateway.core.interfaces import Backend
+from gateway.core.migration.modes import Migration, Mode, Setting, Side
+from gateway.core.routing.route import Effect, Route
+from gateway.core.rpc.model import Call, Envelope, MessageLimits, Outcome, Peer, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable
-from gateway.recording import Recorder
-from gateway.replaying import Replaying
-from gateway.state.state import State
+from gateway.migration.collector import StatisticsCollector
+from gateway.pipeline.dispatcher import Dispatcher
+from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
+from gateway.pipeline.recorder import Recorder
+from gateway.pipeline.replay import Replayer
+from gateway.state.store import StateStore
 from tests.kit.routes import route
 from tests.kit.upstreams import Scripted
 
@@ -29,8 +29,10 @@ HERE = EndpointKey("rpc", "/RPC2")
 CLIENT = Peer("tcp:10.0.0.1:4711")
 SESSION = "OpaqueRef:secret"
 
-MASKS = Masks((mask.named("session"), mask.parse("$.named.config.password")), ("session", "self", "config"))
-OLD = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True, mask=MASKS)
+MASKS = RedactionRules(
+    (redaction.named("session"), redaction.parse("$.named.config.password")), ("session", "self", "config")
+)
+OLD = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True, redact=MASKS)
 GET = replace(route("VM.get_name", migration=OLD, effect=Effect.READ), service="xapi", aliases=("VM.name",))
 SET = replace(route("VM.set_name", migration=replace(OLD, may_shadow=False), effect=Effect.WRITE), service="xapi")
 ALONE = replace(route("VM.get_new", migration=replace(OLD, upstream=None), effect=Effect.READ), service="xapi")
@@ -71,17 +73,17 @@ class Sides:
         upstreams = Scripted({"old": ("other", "plain")}, answer=self._old)
         self.dispatcher = Dispatcher(_Bus(self), lambda *_: None, upstreams=upstreams)
         table = EndpointTable(HERE, codec, "plain", self.routes)
-        codecs = CODECS[codec](Limits()), DIALECTS["plain"](codec)
-        self.exchange = Exchange(table, *codecs, self.dispatcher, recorder=self.recorder)
+        codecs = CODECS[codec](MessageLimits()), DIALECTS["plain"](codec)
+        self.exchange = RpcEndpoint(table, *codecs, self.dispatcher, recorder=self.recorder)
         self.endpoints = Endpoints({HERE: self.exchange})
-        self.replaying = Replaying(lambda: self.endpoints, self.dispatcher.observe, Evidence().compare)
+        self.replaying = Replayer(lambda: self.endpoints, self.dispatcher.observe, StatisticsCollector().compare)
 
     def answer(self, side: Side, call: Call) -> Outcome:
         """What a side says."""
         self.asked.append((side, call))
         return (self.old if side is Side.LEGACY else self.new)(call)
 
-    def traffic(self, state: State) -> Traffic:
+    def traffic(self, state: StateStore) -> Traffic:
         """For the paths of the API."""
         routes = list({id(each): each for each in self.routes.values()}.values())
         return Traffic(lambda: routes, lambda: "r1", state, self.recorder, self.replaying)
@@ -105,5 +107,5 @@ def _set(each: Route, mode: Mode) -> Route:
 def line(method: str = "VM.get_name", *params: Any, **changes: Any) -> dict[str, Any]:
     """A line of a recording, as far as it is needed to make the call again."""
     where = {"listener": HERE.listener, "path": HERE.path, "codec": "xmlrpc", "service": "xapi"}
-    given: Sequence[Any] = params or ({"$masked": "text"}, "vm")
+    given: Sequence[Any] = params or ({"$redacted": "text"}, "vm")
     return {**where, "method": method, "effect": "read", "params": list(given), "named": {}, **changes}

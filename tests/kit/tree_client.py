@@ -6,8 +6,8 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_store import LostError, Store, StoreError
+from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
 
 PATIENCE = 60.0  # seconds
 
@@ -15,7 +15,7 @@ PATIENCE = 60.0  # seconds
 class TreeClient:
     """One client with a connection of its own."""
 
-    def __init__(self, store: Store, root: str) -> None:
+    def __init__(self, store: XenstoreClient, root: str) -> None:
         self.store = store
         self._root = root
 
@@ -27,7 +27,7 @@ class TreeClient:
                 try:
                     await self.store.until_connected()
                     return await self._once(function, key, arguments)
-                except LostError:
+                except StoreLostError:
                     continue
                 except StoreError as error:
                     if error.name != "EAGAIN":  # others got in between so often that the library gave up
@@ -43,7 +43,7 @@ class TreeClient:
                 if names is not None:
                     break
                 if await self.store.read(request) is None:
-                    raise LostError("the store has forgotten the request", sent=False)
+                    raise StoreLostError("the store has forgotten the request", sent=False)
         finally:
             watch.close()
         values = {name: await self.store.read(f"{response}/{name}") for name in names or ()}
@@ -52,7 +52,7 @@ class TreeClient:
         return {name: (value or b"").decode() for name, value in values.items()}
 
 
-async def _write(nodes: Nodes, request: str, arguments: Mapping[str, str]) -> None:
+async def _write(nodes: StoreOperations, request: str, arguments: Mapping[str, str]) -> None:
     await asyncio.gather(
         nodes.mkdir(request), *(nodes.write(f"{request}/{name}", value.encode()) for name, value in arguments.items())
     )

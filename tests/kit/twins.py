@@ -1,4 +1,4 @@
-"""The old services of the sample toolstack as real processes, and the file that makes one misbehave."""
+"""The legacy services of the sample toolstack as real processes, and the file that makes one misbehave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Twin:
-    """One old service. `url`: as the config has it."""
+    """One legacy service. `url`: as the config has it."""
 
     process: subprocess.Popen[str]
     url: str

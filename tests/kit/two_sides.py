@@ -1,4 +1,4 @@
-"""Old services and new ones side by side, a gateway before them, and clients of three protocols that keep calling.
+"""Legacy services and new ones side by side, a gateway before them, and clients of three protocols that keep calling.
 
 All are real processes. What answered is asked of the services: the old ones write down each call, and so does what
 stands between the gateway and the new ones. Knows how a move is watched, and not how it goes.
@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import jsonrpclib
 import XenAPI
 
-from gateway.core.migration import BUCKETS
-from gateway.core.names import unescape_path_element
-from gateway.core.policy import bucket
+from gateway.core.dbus.names import unescape_path_element
+from gateway.core.migration.modes import BUCKETS
+from gateway.core.routing.policy import bucket
 from tests.kit.between import Between, between
 from tests.kit.bus import private_bus
 from tests.kit.control import ask
@@ -178,7 +178,7 @@ class World:
         return Asked(sum(len(each.called()) for each in self.old.values()), len(self.new.called()))
 
     def sides(self, since: Asked = BEFORE) -> tuple[Sides, Sides]:
-        """What the old services and the new ones were asked since then."""
+        """What the legacy services and the new ones were asked since then."""
         calls = sorted((call for each in self.old.values() for call in each.called()), key=lambda call: call["when"])
         return _by_group(map(asked_old, calls[since.old :])), _by_group(map(asked_new, self.new.called()[since.new :]))
 
@@ -200,7 +200,7 @@ def _by_group(calls: Iterable[About]) -> Sides:
 
 
 def asked_old(call: dict[str, Any]) -> About:
-    """What a call of an old service is about."""
+    """What a call of a legacy service is about."""
     match call["method"], call["params"]:
         case "VM.get_record" | "VM.get_power_state", [_, vm]:
             return "vms", vm
@@ -240,7 +240,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 @asynccontextmanager
 async def two_sides(folder: Path, said: dict[str, str]) -> AsyncIterator[World]:
-    """The sample toolstack, the old services beside it, a gateway, clients. `said`: of the move, for each mapping."""
+    """The sample toolstack, legacy services, a gateway and clients. `said`: migration keys for each mapping."""
     async with Toolstack() as toolstack:
         with ExitStack() as stack:
             store = stack.enter_context(xenstored())
@@ -266,7 +266,7 @@ async def two_sides(folder: Path, said: dict[str, str]) -> AsyncIterator[World]:
 
 
 def _write_mappings(folder: Path, said: dict[str, str]) -> None:
-    """Those that are shipped, with what is said of the move; all methods begin at the old service."""
+    """Those that are shipped, with what is said of the move; all methods begin at the legacy service."""
     shutil.copytree(ROOT / "mappings/idl", folder / "idl")
     for name, text in said.items():
         shipped = (ROOT / f"mappings/{name}.yaml").read_text()

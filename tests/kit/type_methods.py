@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.core.route import Variants
+from gateway.core.dbus.target import Variants
 
 HEAD = """\
 mapping: 1

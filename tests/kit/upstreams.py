@@ -1,21 +1,21 @@
-"""Old services made by hand, for tests of everything that only sends to them."""
+"""Legacy services made by hand, for tests of everything that only sends to them."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from gateway.core.model import Answer, Call, Carried, Fault, Outcome, Reply
-from gateway.core.ports import Upstreams, Wanted, always
-from gateway.core.route import Route
+from gateway.core.interfaces import UpstreamBackend, Wanted, always
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Answer, Call, Fault, Outcome, Reply, RequestMetadata
 
 
 async def old(_route: Route, _call: Call) -> Outcome:
-    """The answer of an old service that knows only one."""
+    """The answer of a legacy service that knows only one."""
     return Reply("old")
 
 
-class Scripted(Upstreams):
-    """Old services by what they speak; `whole` is the answer to every message that is sent as it came."""
+class Scripted(UpstreamBackend):
+    """Legacy services by what they speak; `whole` is the answer to every message that is sent as it came."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Scripted(Upstreams):
         self._answer = answer
         self._patience = patience
         self.called: list[str] = []
-        self.forwarded: list[tuple[str, bytes, Carried]] = []
+        self.forwarded: list[tuple[str, bytes, RequestMetadata]] = []
         self.repeatable: list[bool] = []  # of those
 
     async def start(self) -> None:
@@ -52,7 +52,7 @@ class Scripted(Upstreams):
         return self._patience
 
     async def forward(
-        self, upstream: str, body: bytes, carried: Carried, *, repeatable: bool = False, wanted: Wanted = always
+        self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
         self.forwarded.append((upstream, body, carried))
         self.repeatable.append(repeatable)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from gateway.core.model import Value
-from gateway.core.route import Variants
-from gateway.core.signature import INTEGER_RANGES, Type
+from gateway.core.dbus.signature import INTEGER_RANGES, Type
+from gateway.core.dbus.target import Variants
+from gateway.core.rpc.model import Value
 
 Values = SearchStrategy[Value]
 

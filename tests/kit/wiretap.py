@@ -1,4 +1,4 @@
-"""An old server in a thread that answers whatever it is told to, and a client that reads answers byte by byte.
+"""A legacy server in a thread that answers whatever it is told to, and a client that reads answers byte by byte.
 
 For tests that hold what went through the gateway against what goes without it. Knows no protocol above HTTP.
 """

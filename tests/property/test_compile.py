@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.binding import Bind, ParameterCountError
-from gateway.core.marshal import MarshalError
-from gateway.core.model import Call, Value
-from gateway.mapping import idl
-from gateway.mapping.compile import build
+from gateway.core.dbus.arguments import EncodeArguments, ParameterCountError
+from gateway.core.dbus.marshal import MarshalError
+from gateway.core.rpc.model import Call, Value
+from gateway.mapping import introspection_xml
+from gateway.mapping.compiler import build
 from gateway.mapping.load import parse
 from gateway.mapping.schema import schema
 from tests.kit.mapping import HEAD, IDL
@@ -27,7 +27,7 @@ publish:
   - {listener: store, node: "/vm/{name}/kib", signal: Retargeted, value: "{kib}", permissions: "n0,r5"}
   - {listener: store, node: /state, property: PowerState, value: "is {PowerState}"}
   - {listener: store, node: "/vm/{vm}", object_path: "/vm/{vm}", objects: /vm, properties: {p: {present: Paused}}}
-doorbell:
+trigger:
   - {listener: store, node: "/vm/{vm}/name", method: i, params: {label: "{value}"}, domains: [1, "{vm}", any]}
   - {listener: store, node: "/vm/{vm}/all", method: c, params: {n: {node: a/b}, k: {tree: .}}}
 session: {parameter: session, interface: org.example.Session1, member: Check, errors: {a.B: {code: A}}}
@@ -167,8 +167,8 @@ def test_any_edit_of_an_idl_is_read_or_refused(at: int, inserted: str, removed: 
 
 def _line_of_refusal(xml: str) -> int:
     try:
-        idl.parse(xml)
-    except idl.IdlError as error:
+        introspection_xml.parse(xml)
+    except introspection_xml.IdlError as error:
         return error.line
     return 0
 
@@ -192,7 +192,7 @@ def test_any_call_is_bound_or_refused(
             assert _ending(bind, Call(route.method, tuple(params), named)) in ("bound", "$.params", counted)
 
 
-def _ending(bind: Bind, call: Call) -> str | int:
+def _ending(bind: EncodeArguments, call: Call) -> str | int:
     """What became of a call: bound, refused for a value, or for the number of its parameters."""
     try:
         bind(call)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.codecs import CODECS
-from gateway.core.model import Call, Envelope, Fault, Limits, Outcome
-from gateway.core.netstrings import pack
+from gateway.core.rpc.model import Call, Envelope, Fault, MessageLimits, Outcome
+from gateway.core.xenstore.paths import pack
 
 FACTOR = 40  # bytes of memory for each byte of a message, at most
 CONSTANT = 512 * 1024  # bytes: tables of the parsers, pieces of the message, a tag
@@ -28,7 +28,7 @@ STEEP = 10  # times the work for four times the bytes; what grows with the squar
 NOT_MEASURED = 0.003  # seconds
 TRIES = 10
 
-ANSWERS = Limits(body=2**30, elements=2**30)  # as the gateway reads old services' answers
+ANSWERS = MessageLimits(body=2**30, elements=2**30)  # as the gateway reads legacy services' answers
 
 Build = Callable[[int], bytes]
 

@@ -1,4 +1,4 @@
-"""Whatever an old server says, it is one answer or a fault, and never the answer to the next call."""
+"""Whatever a legacy server says, it is one answer or a fault, and never the answer to the next call."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.transports.http_client import Line
-from adapters.transports.http_client_site import site
-from gateway.core.model import Answer, Carried, Fault
+from adapters.http.client import HttpUpstreamConnection
+from adapters.http.client_connection import parse_url
+from gateway.core.rpc.model import Answer, Fault, RequestMetadata
 from tests.fuzz.mutate import Chance, mutated
 from tests.kit.old_server import Last, ok, old_server
 
-POST = Carried("POST", "/", ((b"Host", b"x"),))
+POST = RequestMetadata("POST", "/", ((b"Host", b"x"),))
 GOOD = (
     ok(b"first", "X-A: b"),
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nfir\r\n2\r\nst\r\n0\r\n\r\n",
@@ -43,7 +43,7 @@ async def _two_calls(said: bytes, *, closes: bool) -> tuple[Answer | Fault | Non
     """What comes of a call that is answered so (None: nothing in time), and of the call after it."""
     async with old_server() as old:
         old.answers = lambda request: _said(request, said, closes=closes)
-        line = Line("old", site(old.url))
+        line = HttpUpstreamConnection("old", parse_url(old.url))
         first = None
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):

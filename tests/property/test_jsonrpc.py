@@ -8,14 +8,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.codecs.json_reader import Refused, read
+from adapters.codecs.json_reader import JsonError, read
 from adapters.codecs.jsonrpc import Codec
-from gateway.core.model import Call, Fault, Limits, Reply
+from gateway.core.rpc.model import Call, Fault, MessageLimits, Reply
 from tests.kit.exactly import exactly
 from tests.unit.codecs.hostile_jsonrpc import HOSTILE
 from tests.unit.codecs.test_jsonrpc import GOOD
 
-CODEC = Codec(Limits(depth=10, elements=60, batch=4))
+CODEC = Codec(MessageLimits(depth=10, elements=60, batch=4))
 MANY = settings(max_examples=200)
 
 BODIES = (*GOOD, *(body for _, body, _, _ in HOSTILE if len(body) < 300))
@@ -43,15 +43,15 @@ def check(body: bytes) -> None:
     if answer is None:
         assert not wanted
         return
-    messages = read(answer, Limits())
+    messages = read(answer, MessageLimits())
     assert len(messages if envelope.batch else [messages]) == len(wanted)
 
 
 def is_read(text: str) -> bool:
     """Whether a strict reader takes it."""
     try:
-        read(text.encode(), Limits())
-    except Refused:
+        read(text.encode(), MessageLimits())
+    except JsonError:
         return False
     return True
 
@@ -89,7 +89,7 @@ def test_what_the_standard_library_writes_is_read_the_same(
     value: Any, ascii_only: bool, indent: int | str | None
 ) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
-    assert exactly(read(text.encode(), Limits())) == exactly(value)
+    assert exactly(read(text.encode(), MessageLimits())) == exactly(value)
 
 
 @MANY
@@ -97,8 +97,8 @@ def test_what_the_standard_library_writes_is_read_the_same(
 def test_what_is_read_is_what_the_standard_library_reads(text: str) -> None:
     body = text.encode(errors="surrogatepass")
     try:
-        value = read(body, Limits())
-    except Refused:
+        value = read(body, MessageLimits())
+    except JsonError:
         return
     assert exactly(value) == exactly(json.loads(body.decode()))
 

@@ -15,11 +15,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from gateway.core.marshal import Encode, MarshalError, Variant, from_dbus, to_dbus
-from gateway.core.model import Value
-from gateway.core.route import Coerce, Variants
-from gateway.core.signature import MAX_LENGTH, Type, parse
-from gateway.core.size import body_size
+from gateway.core.dbus.marshal import Encode, MarshalError, Variant, body_size, from_dbus, to_dbus
+from gateway.core.dbus.signature import MAX_LENGTH, Type, parse
+from gateway.core.dbus.target import Coerce, Variants
+from gateway.core.rpc.model import Value
 from tests.kit.values import anything, fitting, types
 
 VARIANTS = st.sampled_from(("plain", "typed"))

@@ -8,10 +8,10 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.transports.xenstore_packets import (
-    JunkError,
+from adapters.xenstore.client.wire import (
     Operation,
     Permissions,
+    ProtocolError,
     Reader,
     Received,
     StoreError,
@@ -41,7 +41,7 @@ def test_packets_do_not_depend_on_the_pieces(packets: list[Received], cuts: list
 @given(st.lists(st.binary(max_size=100), max_size=5))
 def test_any_bytes_are_packets_or_junk(data: list[bytes]) -> None:
     reader = Reader()
-    with suppress(JunkError):
+    with suppress(ProtocolError):
         for piece in data:
             for packet in reader.feed(piece):
                 assert packet.operation in set(Operation)
@@ -49,7 +49,7 @@ def test_any_bytes_are_packets_or_junk(data: list[bytes]) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_payload_is_read_or_refused(payload: bytes) -> None:
-    with suppress(JunkError):
+    with suppress(ProtocolError):
         event(payload)
     for read in (part, Permissions.decode):
         with suppress(StoreError):

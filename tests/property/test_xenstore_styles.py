@@ -7,15 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.codecs.xenstore import Codec
-from adapters.transports.xenstore_style import Request, Step, Write
-from gateway.core.exposure import Words
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
-from gateway.core.netstrings import unpack
-from gateway.core.nodes import MAX_PATH, is_path
+from adapters.xenstore.styles.base import Request, Write, WriteStep
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
+from gateway.core.xenstore.exposure import StateWords
+from gateway.core.xenstore.paths import MAX_PATH, is_path, unpack
 from tests.kit.styles import Tried
 from tests.kit.values import anything
 
-WORDS = Words(commit="READY", taken="TAKEN", done="DONE", failed="FAILED", truncated="CUT", limit=4)
+WORDS = StateWords(commit="READY", taken="TAKEN", done="DONE", failed="FAILED", truncated="CUT", limit=4)
 DOMAIN = "/local/domain/{domid}"
 BELOW = "/local/domain/5"
 
@@ -37,7 +36,7 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.builds(Reply, anything()) | st.builds(
 )
 
 
-def written(steps: list[Step], below: str) -> None:
+def written(steps: list[WriteStep], below: str) -> None:
     """Every step stays where it may, and every path is one, if it is not too long for any store."""
     for step in steps:
         assert step.path == below or step.path.startswith(f"{below}/"), step

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.codecs.xmlrpc import FAULT_CODES, Codec
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Reply, Value
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Reply, Value
 from tests.kit.exactly import exactly
 from tests.kit.values import anything
 from tests.unit.codecs.hostile_xmlrpc import REFUSED
 
-CODEC = Codec(Limits(body=10**6, elements=2000))
+CODEC = Codec(MessageLimits(body=10**6, elements=2000))
 ONE = Envelope((Call("m"),))
 
 FORBIDDEN = "".join(map(chr, [*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF]))  # XML 1.0, section 2.2

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import uvloop
 
-from adapters.backends import dbus
-from adapters.backends.dbus import Bus
-from gateway.core.marshal import Variant
-from gateway.core.model import Fault, FaultCode, Outcome, Reply
+from adapters.dbus import backend as dbus
+from adapters.dbus.backend import BusSettings
+from gateway.core.dbus.marshal import Variant
+from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
 from tests.kit.backends import PATIENCE, dbus_backend
 from tests.kit.bus import PrivateBus, private_bus
 from tests.kit.services import toy_service
@@ -31,8 +31,8 @@ def bus() -> Iterator[PrivateBus]:
         yield bus
 
 
-def one(bus: PrivateBus, **changes: object) -> Bus:
-    return replace(Bus("one", bus.address, ("org.example.*",)), **changes)  # type: ignore[arg-type] # of the fields
+def one(bus: PrivateBus, **changes: object) -> BusSettings:
+    return replace(BusSettings("one", bus.address, ("org.example.*",)), **changes)  # type: ignore[arg-type] # of the fields
 
 
 def code(outcome: Outcome) -> FaultCode | None:
@@ -78,7 +78,7 @@ async def test_a_bus_that_starts_after_the_gateway_is_found(bus: PrivateBus) -> 
         refused.set()
         await asyncio.sleep(0)
 
-    backend = dbus.Backend({"one": replace(one(bus), address=address)}, dbus.Surroundings(sleep=pause))
+    backend = dbus.Backend({"one": replace(one(bus), address=address)}, dbus.Dependencies(sleep=pause))
     await backend.start()
     async with asyncio.timeout(PATIENCE):
         assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE
@@ -157,7 +157,7 @@ async def test_a_reply_of_another_shape_than_promised_is_refused(bus: PrivateBus
 async def test_two_buses_are_one_world(bus: PrivateBus) -> None:
     there = toy_route("Label", "", "s", bus_name="org.other.Toy")
     with private_bus() as second:
-        buses = one(bus), Bus("two", second.address, ("org.other.*",))
+        buses = one(bus), BusSettings("two", second.address, ("org.other.*",))
         with toy_service(bus.address, TOY, "here"), toy_service(second.address, "org.other.Toy", "there"):
             async with dbus_backend(*buses) as backend:
                 assert await backend.call(LABEL, ANYTHING) == Reply("here")
@@ -181,8 +181,11 @@ async def test_a_service_moves_to_another_bus_while_clients_call(bus: PrivateBus
             answers.append((number, await backend.call(echo, toy_call(number))))
 
     with private_bus() as second, toy_service(bus.address, TOY, old), toy_service(second.address, TOY, new):
-        before = {"one": one(bus), "two": Bus("two", second.address, ("org.other.*",))}
-        after = {"one": one(bus, services=("org.nobody.*",)), "two": Bus("two", second.address, ("org.example.*",))}
+        before = {"one": one(bus), "two": BusSettings("two", second.address, ("org.other.*",))}
+        after = {
+            "one": one(bus, services=("org.nobody.*",)),
+            "two": BusSettings("two", second.address, ("org.example.*",)),
+        }
         async with dbus_backend(*before.values()) as backend, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
             for _ in range(5):
                 group.create_task(keep_calling(backend))
@@ -205,7 +208,7 @@ async def test_a_bus_is_replaced_by_a_new_one_and_the_old_connections_are_closed
         async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
             held = asyncio.ensure_future(backend.call(HOLD, ANYTHING))
             await backend.call(HELD, ANYTHING)
-            await backend.reconfigure({"two": Bus("two", second.address, ("org.example.*",))})
+            await backend.reconfigure({"two": BusSettings("two", second.address, ("org.example.*",))})
             assert await backend.call(names, ANYTHING) == Reply("new")
             assert [status.name for status in backend.status()] == ["two"]
             assert not held.done()
@@ -229,7 +232,7 @@ async def test_stop_does_not_wait_for_calls_on_a_bus_that_has_left_the_config(bu
 
 async def test_a_reload_that_is_given_up_leaves_nothing(bus: PrivateBus) -> None:
     async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
-        reload = asyncio.ensure_future(backend.reconfigure({"two": Bus("two", "unix:path=/nowhere", ("*",))}))
+        reload = asyncio.ensure_future(backend.reconfigure({"two": BusSettings("two", "unix:path=/nowhere", ("*",))}))
         await asyncio.wait({reload}, timeout=0)
         reload.cancel()
         await asyncio.wait({reload})

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from adapters.backends.dbus import Bus
-from gateway.core.marshal import Variant
-from gateway.core.model import Fault, FaultCode, Reply
+from adapters.dbus.backend import BusSettings
+from gateway.core.dbus.marshal import Variant
+from gateway.core.rpc.model import Fault, FaultCode, Reply
 from tests.kit.backends import PATIENCE, dbus_backend
 from tests.kit.brokers import BROKERS, broker
 from tests.kit.services import toy_service
@@ -36,7 +36,7 @@ DAMAGE: list[tuple[str, object, bytes, bytes]] = [
 @pytest.mark.parametrize("name", BROKERS)
 async def test_an_answer_that_is_no_d_bus_costs_its_own_call_and_no_other(name: str) -> None:
     with broker(name) as address, toy_service(address, OTHER):
-        async with dbus_backend(Bus("one", address, ("org.example.*",), connections=1)) as backend:
+        async with dbus_backend(BusSettings("one", address, ("org.example.*",), connections=1)) as backend:
             held = asyncio.ensure_future(backend.call(toy_route("Hold", "", "s", bus_name=OTHER), toy_call()))
             assert await backend.call(toy_route("Held", "", "u", bus_name=OTHER), toy_call()) == Reply(1)
             for number, (signature, value, good, bad) in enumerate(DAMAGE):

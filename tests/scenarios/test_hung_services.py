@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.stage import CONFIG, IN_STORE
+from demo.stage import CONFIG, IN_STORE
 from tests.kit.clients import Wire, connect, post
 from tests.kit.control import ask
 from tests.kit.gateway import ROOT, Process, gateway_process

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway.app import Gateway
+from gateway.server import Gateway
 from tests.kit.bus import private_bus
 from tests.kit.gateway import Folder
 from tests.kit.services import toy_service

@@ -1,7 +1,7 @@
 """The whole story of a move, over XML-RPC, JSON-RPC and xenstore at once, while clients keep calling.
 
-Legacy only; shadow finds what is wrong, and the old services are mended; a canary; a rollout that D-Bus spoils, and
-the way back; D-Bus only, and the old services end.
+Legacy only; shadow finds what is wrong, and the legacy services are mended; a canary; a rollout that D-Bus spoils, and
+the way back; D-Bus only, and the legacy services end.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from gateway.core.limits import Limits, OneSide, Sides, judge
-from gateway.core.tally import empty, place
+from gateway.core.migration.limits import BothSides, RolloutLimits, SideCounts, find_breaches
+from gateway.core.migration.statistics import bucket_of, empty_histogram
 from tests.kit.two_sides import World, nothing, share, two_sides, until
 
 pytestmark = pytest.mark.bus
 
 SLOW = 1.0  # seconds
 SOON = 30.0  # seconds on any machine; that it is one in the gateway's own time is shown in test_rollback.py
-LIMITS = Limits(samples=50, slow_from=0.7)
+LIMITS = RolloutLimits(samples=50, slow_from=0.7)
 
 # What is said in the mappings of the move; all the rest is as it is shipped.
 QUICK = """\
@@ -61,7 +61,7 @@ async def legacy_only(world: World) -> None:
 
 
 async def shadow(world: World) -> None:
-    """Two old services are wrong in a field each: it is found and named, and nothing else is."""
+    """Two legacy services are wrong in a field each: it is found and named, and nothing else is."""
     world.old["xapi"].switch(**{"VM.get_record": {"wrong": {"memory_static_max": "1"}}})
     world.old["xenopsd"].switch(**{"VM.stat": {"wrong": {"vcpu_target": 99}}})
     await world.rounds()
@@ -153,20 +153,23 @@ def too_slow(slow: list[float], decision: dict[str, Any]) -> float:
     good = numbers["dbus_calls"] - sum(ended <= decision["when"] for ended in slow)
     control = side(good=numbers["legacy_calls"])
     for number, ended in enumerate(slow, 1):
-        if any(over.broken for over in judge(LIMITS, None, Sides(control=control, candidate=side(good, number)))):
+        if any(
+            over.broken
+            for over in find_breaches(LIMITS, None, BothSides(control=control, candidate=side(good, number)))
+        ):
             return ended
     raise AssertionError(decision)
 
 
-def side(good: int, slow: int = 0) -> OneSide:
+def side(good: int, slow: int = 0) -> SideCounts:
     """So many calls of either kind."""
-    latency = empty()
-    latency[place(0.005)], latency[place(SLOW)] = good, slow
-    return OneSide(good + slow, 0, tuple(latency))
+    latency = empty_histogram()
+    latency[bucket_of(0.005)], latency[bucket_of(SLOW)] = good, slow
+    return SideCounts(good + slow, 0, tuple(latency))
 
 
 async def dbus_only(world: World) -> None:
-    """D-Bus is mended and answers all; the old services end, and no client notices."""
+    """D-Bus is mended and answers all; the legacy services end, and no client notices."""
     world.new.switch({})
     await world.command("mode", "group:memory", "dbus")
     await world.command("mode", "*", "dbus", "--why", "all is well")

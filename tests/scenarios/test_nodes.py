@@ -17,13 +17,13 @@ from shutil import copytree
 import pytest
 from dbus_fast import Message, Variant
 
-from adapters.backends.dbus import Backend, Bus
-from adapters.backends.dbus_signals import STORM
-from adapters.transports.xenstore_board import Board
-from adapters.transports.xenstore_store import Permissions, Store
-from gateway.core.nodes import template
-from gateway.core.publication import Drawing, Publication, Text
-from gateway.events import Hub
+from adapters.dbus.backend import Backend, BusSettings
+from adapters.dbus.signals import OVERFLOW_LIMIT
+from adapters.xenstore.client.client import Permissions, XenstoreClient
+from adapters.xenstore.publish.publisher import XenstorePublisher
+from gateway.core.routing.publication import NodeTemplate, Publication, Text
+from gateway.core.xenstore.paths import template
+from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.table import Table
 from tests.kit.backends import dbus_backend
 from tests.kit.bus import private_bus
@@ -77,7 +77,7 @@ async def client(toolstack: Toolstack) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def store(server: Xenstored) -> AsyncIterator[Store]:
+async def store(server: Xenstored) -> AsyncIterator[XenstoreClient]:
     async with connected(server.path) as store:
         yield store
 
@@ -132,7 +132,7 @@ async def heard(signals: asyncio.Queue[Message]) -> int:
 
 
 async def test_a_watcher_sees_what_a_service_tells(
-    gateway: Process, server: Xenstored, client: Client, store: Store
+    gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
     await tool(server, "write", f"{GUEST}/name", "web")
     await new_domain(client)
@@ -152,7 +152,7 @@ async def test_a_watcher_sees_what_a_service_tells(
 
 
 async def test_what_is_written_reaches_the_service_once_and_what_it_refuses_is_put_right(
-    gateway: Process, server: Xenstored, client: Client, store: Store
+    gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
     await tool(server, "write", f"{GUEST}/name", "web")
     await new_domain(client)
@@ -174,7 +174,7 @@ async def test_what_is_written_reaches_the_service_once_and_what_it_refuses_is_p
 
 @pytest.mark.parametrize("server", BOTH, indirect=True)
 async def test_all_is_published_again_when_the_store_has_forgotten_it(
-    gateway: Process, server: Xenstored, client: Client, store: Store
+    gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
     await store.mkdir(GUEST)
     await new_domain(client)
@@ -189,7 +189,7 @@ async def test_all_is_published_again_when_the_store_has_forgotten_it(
 
 
 async def test_after_a_service_was_away_its_state_is_read(
-    gateway: Process, client: Client, store: Store, toolstack: Toolstack
+    gateway: Process, client: Client, store: XenstoreClient, toolstack: Toolstack
 ) -> None:
     await store.mkdir(GUEST)
     await new_domain(client)
@@ -200,7 +200,9 @@ async def test_after_a_service_was_away_its_state_is_read(
     await until(store, TARGET, b"3000")
 
 
-async def test_nodes_of_a_domain_that_is_gone_stay_gone(gateway: Process, client: Client, store: Store) -> None:
+async def test_nodes_of_a_domain_that_is_gone_stay_gone(
+    gateway: Process, client: Client, store: XenstoreClient
+) -> None:
     await store.mkdir(GUEST)
     await store.mkdir("/local/domain/6")
     await new_domain(client)
@@ -216,7 +218,7 @@ async def test_nodes_of_a_domain_that_is_gone_stay_gone(gateway: Process, client
 
 @pytest.mark.parametrize("server", BOTH, indirect=True)
 async def test_what_was_written_while_no_gateway_ran_is_rung_once(
-    config: Path, server: Xenstored, client: Client, store: Store
+    config: Path, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
     await store.mkdir(GUEST)
     await new_domain(client)
@@ -236,7 +238,7 @@ async def test_what_was_written_while_no_gateway_ran_is_rung_once(
 
 
 async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
-    gateway: Process, server: Xenstored, client: Client, store: Store
+    gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
     path = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
     await client.call("xenopsd", path, "VM1.Start", "b", False)
@@ -261,7 +263,7 @@ async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
     assert (await client.get("xenopsd", path, "VM1", "GuestAgent"))["os_name"] == "Debian"
 
 
-# What agents in guests write below /local/domain/DOMID, one node after the other; the doorbell is last.
+# What agents in guests write below /local/domain/DOMID, one node after the other; the trigger is last.
 XE_DAEMON = {  # xe-guest-utilities: flat nodes; `updated` is a moment
     "attr/PVAddons/MajorVersion": "7",
     "attr/PVAddons/MinorVersion": "30",
@@ -298,7 +300,7 @@ XEN_GUEST_AGENT = {  # xen-guest-agent: a node with a value may have nodes below
 
 @pytest.mark.parametrize("written", [XE_DAEMON, XEN_GUEST_AGENT], ids=["xe-guest-utilities", "xen-guest-agent"])
 async def test_what_real_guest_agents_write_is_told_whole_and_once(
-    gateway: Process, server: Xenstored, client: Client, store: Store, written: dict[str, str]
+    gateway: Process, server: Xenstored, client: Client, store: XenstoreClient, written: dict[str, str]
 ) -> None:
     path = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
     await client.call("xenopsd", path, "VM1.Start", "b", False)
@@ -326,7 +328,7 @@ async def test_what_real_guest_agents_write_is_told_whole_and_once(
 
 
 async def test_a_reload_begins_and_ends_what_is_published(
-    config: Path, gateway: Process, client: Client, store: Store
+    config: Path, gateway: Process, client: Client, store: XenstoreClient
 ) -> None:
     await store.mkdir(GUEST)
     await new_domain(client)
@@ -345,7 +347,7 @@ async def test_a_reload_begins_and_ends_what_is_published(
 
 
 async def test_many_domains_at_once_are_each_told_what_was_written_last_and_nothing_twice(
-    gateway: Process, client: Client, store: Store
+    gateway: Process, client: Client, store: XenstoreClient
 ) -> None:
     domids, rounds = range(1, 41), 5
     for domid in domids:
@@ -371,34 +373,34 @@ async def test_many_domains_at_once_are_each_told_what_was_written_last_and_noth
     assert all(kibs == sorted(set(kibs)) for kibs in told.values())
 
 
-async def test_a_storm_of_signals_ends_with_what_is_told_after_it(server: Xenstored, store: Store) -> None:
+async def test_a_storm_of_signals_ends_with_what_is_told_after_it(server: Xenstored, store: XenstoreClient) -> None:
     shouts = Publication(
         "store",
-        Drawing(template("/shouted"), {(): Text("{text}")}),
+        NodeTemplate(template("/shouted"), {(): Text("{text}")}),
         (SHOUTED,),
         SHOUTED.object_path,
         arguments=("text",),
         fingerprint="shouts",
     )
     with private_bus() as bus, toy_service(bus.address, TOY):
-        async with dbus_backend(Bus("one", bus.address, ("*",))) as backend:
-            board = Board(store, backend.call, lambda _: None)
-            hub = Hub(backend, {"store": board})
+        async with dbus_backend(BusSettings("one", bus.address, ("*",))) as backend:
+            board = XenstorePublisher(store, backend.call, lambda _: None)
+            hub = PublicationHub(backend, {"store": board})
             board.start()
             await hub.follow(Table({}, "r", publications=(shouts,)))
             try:
                 await shown_in_the_end(backend, store, "calm")
-                await shout(backend, "storm", times=20_000)
+                await shout(backend, "overflow", times=20_000)
                 await shown_in_the_end(backend, store, "calm again")
                 assert board.written == 3  # what is the same is not written
-                assert 1 <= backend.status()[0].storms < 20_000 / STORM
+                assert 1 <= backend.status()[0].overflows < 20_000 / OVERFLOW_LIMIT
             finally:
                 await hub.stop()
                 await board.stop()
 
 
-async def shown_in_the_end(backend: Backend, store: Store, text: str) -> None:
-    """Shout until it is heard: nobody hears in the second after a storm."""
+async def shown_in_the_end(backend: Backend, store: XenstoreClient, text: str) -> None:
+    """Shout until it is heard: nobody hears in the second after a overflow."""
     shown = asyncio.ensure_future(until(store, "/shouted", text.encode()))
     async with asyncio.timeout(PATIENCE):
         while not shown.done():

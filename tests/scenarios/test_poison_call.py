@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from adapters.codecs import CODECS
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.core.ports import Codec
-from gateway.core.signature import parse_one
+from gateway.core.dbus.signature import parse_one
+from gateway.core.interfaces import Codec
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.kit.bus import private_bus
 from tests.kit.clients import HttpReply, Wire, connect, post
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process

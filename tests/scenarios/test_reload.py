@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.app import Gateway
+from gateway.server import Gateway
 from tests.kit.bus import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
 from tests.kit.services import toy_service

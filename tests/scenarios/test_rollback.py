@@ -8,18 +8,20 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from gateway.core.limits import Limits
-from gateway.core.migration import Mode, Setting, Side
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
-from gateway.core.rollout import RolloutPlan, Step
-from gateway.moving import FLUSH, Moving
-from gateway.rollout.engine import EVERY, SETTLE
-from gateway.rollout.orders import Orders, View
+from gateway.core.migration.limits import RolloutLimits
+from gateway.core.migration.modes import Mode, Setting, Side
+from gateway.core.migration.rollout_plan import RolloutPlan, RolloutStep
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.migration.manager import FLUSH, MigrationManager
+from gateway.migration.rollout_commands import RolloutCommands, RolloutView
+from gateway.migration.rollout_controller import EVERY, SETTLE
 from tests.kit.moving import movable
 
 CANARY = Setting(Mode.CANARY, 50_000)
 SAMPLES = 50
-PLAN = RolloutPlan("quick", (Step(CANARY, least=10_000), Step(Setting(Mode.DBUS))), Limits(samples=SAMPLES))
+PLAN = RolloutPlan(
+    "quick", (RolloutStep(CANARY, least=10_000), RolloutStep(Setting(Mode.DBUS))), RolloutLimits(samples=SAMPLES)
+)
 START = movable(plan=PLAN)
 GOOD, BAD = Reply("ok"), Fault(FaultCode.TIMEOUT, "late")
 
@@ -31,7 +33,7 @@ def _ignore(service: str, method: str, call: Call, outcome: Outcome, seconds: fl
 class _Watched:
     """The running gateway's rollouts: its calls, and its looks at them."""
 
-    def __init__(self, moving: Moving) -> None:
+    def __init__(self, moving: MigrationManager) -> None:
         self._note = moving.evidence.noting(_ignore)
         self._toggles = moving.toggles
         self._looked = asyncio.Condition()
@@ -60,10 +62,10 @@ class _Watched:
 
 
 async def test_a_rollback_comes_within_a_second_of_the_breach(tmp_path: Path) -> None:
-    async with Moving(tmp_path / "state.db", lambda: [START]) as moving, asyncio.timeout(60):
+    async with MigrationManager(tmp_path / "state.db", lambda: [START]) as moving, asyncio.timeout(60):
         watched = _Watched(moving)
-        begun = await Orders(moving.state, lambda: [START]).start("VM.start", "alice")
-        assert isinstance(begun, View)
+        begun = await RolloutCommands(moving.state, lambda: [START]).start("VM.start", "alice")
+        assert isinstance(begun, RolloutView)
         for _ in range(round(SETTLE / EVERY) + 5):
             watched.calls(GOOD)
             await watched.next_look()

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from adapters.backends.breaker import State
-from adapters.backends.dbus import Backend, Bus, Surroundings
-from gateway.core import shaping
-from gateway.core.marshal import from_dbus
-from gateway.core.model import Fault, FaultCode, Outcome, Reply
-from gateway.core.route import MethodCall, Route
-from gateway.core.signature import parse_one
-from gateway.deadline import Deadline
-from gateway.dispatch import Dispatcher
+from adapters.dbus.backend import Backend, BusSettings, Dependencies
+from gateway.core.admin.status import BreakerState
+from gateway.core.dbus import results
+from gateway.core.dbus.marshal import from_dbus
+from gateway.core.dbus.signature import parse_one
+from gateway.core.dbus.target import MethodCall
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
+from gateway.pipeline.deadline import Deadline
+from gateway.pipeline.dispatcher import Dispatcher
 from tests.kit.backends import PATIENCE, dbus_backend
 from tests.kit.brokers import BROKERS, broker
 from tests.kit.bus import PrivateBus, private_bus
@@ -39,8 +40,8 @@ def bus() -> Iterator[PrivateBus]:
         yield bus
 
 
-def one(address: str, **changes: object) -> Bus:
-    plain = Bus("one", address, ("*",), connections=1, breaker_failures=0)
+def one(address: str, **changes: object) -> BusSettings:
+    plain = BusSettings("one", address, ("*",), connections=1, breaker_failures=0)
     return replace(plain, **changes)  # type: ignore[arg-type] # of the fields
 
 
@@ -230,7 +231,7 @@ async def test_a_broker_that_gives_activation_up_says_so(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", BROKERS)
 async def test_on_either_broker_a_reply_with_a_file_descriptor_costs_its_own_call_and_nothing_else(name: str) -> None:
     kind = parse_one("v")
-    shape = shaping.struct({"file": shaping.Item(0, from_dbus(kind), "file")})
+    shape = results.struct({"file": results.Item(0, from_dbus(kind), "file")})
     with_descriptor = replace(toy_route("Descriptor", "", "v"), shape=shape)
     with broker(name) as address, toy_service(address, TOY):
         async with dbus_backend(one(address, breaker_failures=2, breaker_pause=3600.0)) as backend:
@@ -244,7 +245,7 @@ async def test_on_either_broker_a_reply_with_a_file_descriptor_costs_its_own_cal
             assert isinstance(await ask(backend, toy_route("Release", "", "u")), Reply)
             assert await neighbour == Reply("released")
             (service,) = await backend.services([TOY], PATIENCE)
-            assert service.breaker is State.CLOSED
+            assert service.breaker is BreakerState.CLOSED
             assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -272,7 +273,7 @@ async def test_on_either_broker_a_service_that_is_away_is_not_asked_until_it_is_
 async def test_a_service_that_starts_on_demand_is_started_by_the_probe(tmp_path: Path) -> None:
     """It failed to start; what was wrong is put right; the first call after the pause finds out."""
     with private_bus(activation=startable(tmp_path, "/bin/false")) as bus:
-        around = Surroundings(monotonic=itertools.count().__next__)  # each look at the clock is a second later
+        around = Dependencies(monotonic=itertools.count().__next__)  # each look at the clock is a second later
         async with dbus_backend(one(bus.address, breaker_failures=1), around=around) as backend:
             assert told(await ask(backend, LABEL)) == (FaultCode.UNAVAILABLE, _ERROR + "Spawn.ChildExited")
             startable(tmp_path, late(0))

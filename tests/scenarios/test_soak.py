@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.model import FaultCode
+from gateway.core.rpc.model import FaultCode
 from tests.soak import verdict
 from tests.soak.crowding import NUISANCES, chosen
 from tests.soak.gauges import Memory, Reading
@@ -92,8 +92,8 @@ def test_an_answer_that_is_missing_wrong_or_without_a_cause_is_found(story: Stor
         ("broker: kill", "two", 9.0, 10.1, FaultCode.NO_REPLY, False),
         ("service: stop", "alpha", 9.0, 12.0, FaultCode.TIMEOUT, True),
         ("service: stop", "alpha", 9.0, 12.0, None, False),
-        ("old service: kill", "alpha", 9.0, 12.0, FaultCode.UNAVAILABLE, True),
-        ("old service: kill", "alpha", 9.0, 12.0, FaultCode.TIMEOUT, False),
+        ("legacy service: kill", "alpha", 9.0, 12.0, FaultCode.UNAVAILABLE, True),
+        ("legacy service: kill", "alpha", 9.0, 12.0, FaultCode.TIMEOUT, False),
         ("store: kill", "store", 9.0, 12.0, FaultCode.UNAVAILABLE, False),  # what it forgot is asked again
     ],
 )

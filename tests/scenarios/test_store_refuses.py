@@ -12,14 +12,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from adapters.transports.xenstore import Offer, StoreLimits, Transport
-from adapters.transports.xenstore_claims import CLAIMS
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_packets import Operation, Permissions
-from adapters.transports.xenstore_store import Store
-from gateway.core.exposure import Domains, Exposure, Words
-from gateway.core.model import Outcome, Reply
-from gateway.core.nodes import template
+from adapters.xenstore.client.client import XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
+from adapters.xenstore.client.wire import Operation, Permissions
+from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
+from adapters.xenstore.server.state import CLAIMS
+from gateway.core.rpc.model import Outcome, Reply
+from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
+from gateway.core.xenstore.paths import template
 from tests.kit.answering import Answering
 from tests.kit.fake_store import Request
 from tests.kit.nodes import connected, until
@@ -41,7 +41,7 @@ def daemon() -> Iterator[Xenstored]:
 class Served:
     """A transport behind a proxy."""
 
-    def __init__(self, transport: Transport, endpoint: Answering, proxy: RefusingStore) -> None:
+    def __init__(self, transport: XenstoreTransport, endpoint: Answering, proxy: RefusingStore) -> None:
         self.transport = transport
         self.endpoint = endpoint
         self.proxy = proxy
@@ -66,10 +66,10 @@ async def served(
     async with refusing_store(daemon.path, rule) as proxy:
         endpoint = Answering() if outcome is None else Answering(lambda _call: outcome)
         told: list[str] = []
-        transport = Transport("store", [f"xenstore:{proxy.path}"], StoreLimits(), on_trouble=told.append)
+        transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], StoreLimits(), on_trouble=told.append)
         made = Served(transport, endpoint, proxy)
         made.told = told
-        await transport.expose([Offer(exposure, endpoint, frozenset({"write"}))])
+        await transport.expose([ExposedEndpoint(exposure, endpoint, frozenset({"write"}))])
         await transport.start()
         try:
             yield made
@@ -80,7 +80,7 @@ async def served(
 @pytest.mark.parametrize("seed", ["one", "two"])
 async def test_at_a_rate_every_request_has_one_true_answer(daemon: Xenstored, seed: str) -> None:
     async def client(served_: Served, number: int) -> None:
-        async with Store(daemon.path) as store:
+        async with XenstoreClient(daemon.path) as store:
             asking = TreeClient(store, "/svc")
             for count in range(15):
                 token = f"{number}-{count}"
@@ -111,14 +111,14 @@ async def test_an_answer_is_written_when_the_store_takes_it_at_last(daemon: Xens
             return None
 
         made.proxy.rule = rule
-        async with Store(daemon.path) as store:
+        async with XenstoreClient(daemon.path) as store:
             assert await TreeClient(store, "/svc").call("write", token="x") == {"token": "x"}
         assert refusals > most
         assert made.journal == {"x": 1}
 
 
 async def test_500_requests_with_long_names_are_found_while_somebody_changes_what_is_there(daemon: Xenstored) -> None:
-    async with Store(daemon.path) as store, asyncio.timeout(PATIENCE):
+    async with XenstoreClient(daemon.path) as store, asyncio.timeout(PATIENCE):
         await store.until_connected()
         names = [f"{number}-{'x' * 100}" for number in range(500)]
         for name in names:
@@ -146,7 +146,7 @@ async def test_500_requests_with_long_names_are_found_while_somebody_changes_wha
 
 async def test_a_request_that_another_domain_makes_anew_in_flight_is_answered_to_nobody_else(daemon: Xenstored) -> None:
     node, response = "/svc/rpc/request/read/1", "/svc/rpc/response/read/1"
-    async with served(daemon) as made, Store(daemon.path) as store, asyncio.timeout(PATIENCE):
+    async with served(daemon) as made, XenstoreClient(daemon.path) as store, asyncio.timeout(PATIENCE):
         await made.serving()
         made.endpoint.open.clear()
 
@@ -163,7 +163,7 @@ async def test_a_request_that_another_domain_makes_anew_in_flight_is_answered_to
         assert [call.peer.domid for call in made.endpoint.calls] == [5, 7]
 
 
-async def _as_guest(nodes: Nodes, node: str, domid: int) -> None:
+async def _as_guest(nodes: StoreOperations, node: str, domid: int) -> None:
     await nodes.mkdir(node)
     await nodes.set_permissions(node, Permissions(domid, "n"))
     await nodes.write(f"{node}/text", f"of {domid}".encode())
@@ -183,7 +183,7 @@ PLANTED: dict[str, tuple[Exposure, Outcome, str, dict[str, bytes], list[str], st
         "/svc/reply/1/data00",
     ),
     "mailbox": (
-        Exposure("mailbox", template("/svc"), EVERYONE, answers=(("read", Words(done="done")),)),
+        Exposure("mailbox", template("/svc"), EVERYONE, answers=(("read", StateWords(done="done")),)),
         Reply("secret"),
         "/svc/command",
         {"": b"read"},
@@ -199,7 +199,9 @@ PLANTED: dict[str, tuple[Exposure, Outcome, str, dict[str, bytes], list[str], st
         "/svc/a/b",
     ),
     "directory": (
-        Exposure("directory", template("/svc"), EVERYONE, method="read", states=Words(commit="READY", done="DONE")),
+        Exposure(
+            "directory", template("/svc"), EVERYONE, method="read", states=StateWords(commit="READY", done="DONE")
+        ),
         MEMBER,
         "/svc/state",
         {"": b"READY"},
@@ -219,13 +221,13 @@ ANSWERS = {  # what is planted stands below it
 async def test_in_the_real_store_too_an_answer_lies_in_no_planted_node(daemon: Xenstored, style: str) -> None:
     exposure, outcome, node, below, planted, secret = PLANTED[style]
     answer, mine = ANSWERS.get(style, ""), Permissions(5, "n")
-    async with Store(daemon.path) as store, asyncio.timeout(PATIENCE):
+    async with XenstoreClient(daemon.path) as store, asyncio.timeout(PATIENCE):
         await store.until_connected()
         for path in [f"{answer}{each}" for each in ("", *planted)] if answer else []:
             await store.write(path, b"planted" if path != answer else b"")
             await store.set_permissions(path, mine if style == "mailbox" and path == answer else Permissions(7, "b"))
 
-        async def ask(nodes: Nodes) -> None:
+        async def ask(nodes: StoreOperations) -> None:
             await nodes.mkdir(node)
             await nodes.set_permissions(node, mine)
             for path, value in below.items():

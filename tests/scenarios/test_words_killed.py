@@ -15,9 +15,9 @@ from typing import NamedTuple, TypeVar
 import pytest
 
 from adapters.codecs.xenstore import FAULT_CODES
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_store import LostError, Store, StoreError
-from gateway.core.model import FaultCode
+from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
+from gateway.core.rpc.model import FaultCode
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
 from tests.kit.xenstored import BOTH
 from tests.soak import service
@@ -100,7 +100,7 @@ STYLES: Mapping[str, Style] = {
 class Client:
     """One that asks with one token after the other; `told` are what all of them were told."""
 
-    def __init__(self, store: Store, folder: str, style: Style, told: dict[str, str]) -> None:
+    def __init__(self, store: XenstoreClient, folder: str, style: Style, told: dict[str, str]) -> None:
         self._store = store
         self._folder = folder
         self._style = style
@@ -113,7 +113,7 @@ class Client:
             await self._store.until_connected()
             try:
                 told = await self._ask(token)
-            except LostError:
+            except StoreLostError:
                 told = UNKNOWN
             async with progress:
                 self._told[token] = told
@@ -131,7 +131,7 @@ class Client:
             watch.close()
         raise AssertionError("nobody else closes this watch")
 
-    async def _transact(self, work: Callable[[Nodes], Awaitable[T]]) -> T:
+    async def _transact(self, work: Callable[[StoreOperations], Awaitable[T]]) -> T:
         """However often others get in between."""
         while True:
             try:
@@ -140,13 +140,13 @@ class Client:
                 if error.name != "EAGAIN":
                     raise
 
-    async def _write(self, nodes: Nodes, token: str) -> None:
+    async def _write(self, nodes: StoreOperations, token: str) -> None:
         for name in self._style.beside:
             await nodes.remove(f"{self._folder}/{name}")
         for name, value in self._style.request(token).items():
             await nodes.write(f"{self._folder}/{name}", value)
 
-    async def _heard(self, nodes: Nodes) -> str | None:
+    async def _heard(self, nodes: StoreOperations) -> str | None:
         word = await nodes.read(f"{self._folder}/{self._style.word}")
         return self._style.heard(
             word, {name: await nodes.read(f"{self._folder}/{name}") for name in self._style.beside}
@@ -177,7 +177,7 @@ async def test_no_write_is_executed_twice_and_none_is_told_wrong(
     progress, left = asyncio.Condition(), [*reversed(asked)]
 
     async def client(number: int) -> None:
-        async with Store(world.store.path) as store:
+        async with XenstoreClient(world.store.path) as store:
             await Client(store, f"/{style}/{number}", STYLES[style], told).run(left, progress)
 
     with ledger(tmp_path, MAPPING, name) as world:

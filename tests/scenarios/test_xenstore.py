@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from adapters.codecs.xenstore import FAULT_CODES
-from adapters.transports.xenstore_doorbell import RINGS
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_packets import Permissions
-from adapters.transports.xenstore_store import Store
-from gateway.core.model import FaultCode
-from gateway.core.publication import digest
+from adapters.xenstore.client.client import XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
+from adapters.xenstore.client.wire import Permissions
+from adapters.xenstore.publish.watch_trigger import MAX_CONCURRENT
+from gateway.core.routing.publication import digest
+from gateway.core.rpc.model import FaultCode
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
 from tests.kit.nodes import until
 from tests.kit.old_squeezed import Squeezed
@@ -53,7 +53,7 @@ class Clients:
 
     async def run(self) -> None:
         """Be one client. A token that begins with r is read, the others are written."""
-        async with Store(self._path) as store:
+        async with XenstoreClient(self._path) as store:
             client = TreeClient(store, "/ledger")
             while self._left:
                 token = self._left.pop()
@@ -85,7 +85,7 @@ def done(token: str) -> Mapping[str, str]:
 async def left_behind(path: str) -> list[str]:
     """Requests, answers and claims that are still there."""
     found = []
-    async with Store(path) as store:
+    async with XenstoreClient(path) as store:
         await store.until_connected()
         for folder in ("/ledger/rpc/request", "/ledger/rpc/response", "/tool/xcp-gateway/claims"):
             for name in await store.list(folder) or ():
@@ -165,7 +165,7 @@ BELLS = f"""\
 mapping: 1
 service: bells
 dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
-doorbell:
+trigger:
   - {{listener: store, node: "/bells/once/{{number}}", method: once, params: {{token: "{{value}}"}}}}
   - {{listener: store, node: "/bells/again/{{number}}", method: again, params: {{token: "{{value}}"}}}}
 methods:
@@ -179,10 +179,10 @@ async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_
 ) -> None:
     rings = [f"{bell}/{number}" for bell in ("once", "again") for number in range(60)]
 
-    async def ring(store: Store, what: str) -> None:
+    async def ring(store: XenstoreClient, what: str) -> None:
         await asyncio.gather(*(store.write(f"/bells/{node}", f"{what}-{node}".encode()) for node in rings))
 
-    async def settled(store: Store, what: str) -> None:
+    async def settled(store: XenstoreClient, what: str) -> None:
         for node in rings:
             await until(store, f"/tool/xcp-gateway/settled/bells/{node}", digest(f"{what}-{node}".encode()).encode())
 
@@ -193,7 +193,7 @@ async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_
             time.sleep(0.005)
 
     with ledger(tmp_path, BELLS) as world:
-        async with asyncio.timeout(PATIENCE), Store(world.store.path) as store:
+        async with asyncio.timeout(PATIENCE), XenstoreClient(world.store.path) as store:
             await store.until_connected()
             await ring(store, "first")
             for count in (1, 30, 60):
@@ -207,7 +207,7 @@ async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_
     once = {node for node in rings if node.startswith("once")}
     missing = {node for node in rings if not first[f"first-{node}"]}
     assert missing <= once
-    assert len(missing) <= 3 * RINGS, "of each kill at most those that were just being rung"
+    assert len(missing) <= 3 * MAX_CONCURRENT, "of each kill at most those that were just being rung"
     assert all(first[f"first-{node}"] <= 1 for node in once)
     assert any(first[f"first-{node}"] > 1 for node in rings), "no kill found a ring in flight"
     assert all(world.journal[f"second-{node}"] == 1 for node in rings)
@@ -217,13 +217,13 @@ async def as_guest(world: Ledger, domid: int, key: str, function: str = "read", 
     """A request as it is when a guest has written it: its own, and nobody else's."""
     node = f"/ledger/rpc/request/{function}/{key}"
 
-    async def work(nodes: Nodes) -> None:
+    async def work(nodes: StoreOperations) -> None:
         await nodes.mkdir(node)
         await nodes.set_permissions(node, Permissions(domid, "n"))
         for name, value in arguments.items():
             await nodes.write(f"{node}/{name}", value.encode())
 
-    async with Store(world.store.path) as store:
+    async with XenstoreClient(world.store.path) as store:
         await store.until_connected()
         await store.transaction(work)
 
@@ -232,7 +232,7 @@ async def answered(world: Ledger, key: str, function: str = "read") -> tuple[dic
     """An answer, and the permissions of all its nodes."""
     node = f"/ledger/rpc/response/{function}/{key}"
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(Store(world.store.path))
+        store = await stack.enter_async_context(XenstoreClient(world.store.path))
         await store.until_connected()
         watch = store.watch(node)
         stack.callback(watch.close)
@@ -310,7 +310,7 @@ async def test_after_a_reload_the_new_paths_are_served_and_what_was_begun_at_an_
     tmp_path: Path,
 ) -> None:
     with ledger(tmp_path) as world:
-        async with asyncio.timeout(PATIENCE), Store(world.store.path) as store, asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), XenstoreClient(world.store.path) as store, asyncio.TaskGroup() as group:
             old, new = TreeClient(store, "/ledger"), TreeClient(store, "/moved")
             await old.call("read", text="x")
             claims = store.watch("/tool/xcp-gateway/claims")

@@ -1,6 +1,6 @@
 """Does harm at random, by a seed: brokers, services, the old one and the store are killed and stopped.
 
-Meanwhile the mapping is reloaded, and the methods of one service move between the old service and D-Bus.
+Meanwhile the mapping is reloaded, and the methods of one service move between the legacy service and D-Bus.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Chaos:
         while not self.over.is_set():
             kind = _one_of(TO_OLD, chance)
             held, old = chance.uniform(*(AWAY if kind == "kill" else HELD)), self.world.old
-            self._note(f"{kind} the old service for {held:.2f} s")
-            with self.ledger.disturbance(f"old service: {kind}", MOVED):
+            self._note(f"{kind} the legacy service for {held:.2f} s")
+            with self.ledger.disturbance(f"legacy service: {kind}", MOVED):
                 if kind == "kill":
                     await asyncio.to_thread(old.kill)
                     await asyncio.sleep(held)

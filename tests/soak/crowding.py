@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from itertools import count
 
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_packets import Permissions, StoreError
-from adapters.transports.xenstore_store import Store
+from adapters.xenstore.client.client import XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
+from adapters.xenstore.client.wire import Permissions, StoreError
 from tests.kit.clients import Wire, post
 from tests.kit.refusing_store import at_random, nothing
 from tests.soak import healthy
@@ -35,7 +35,7 @@ BEFORE = "127.0.0.10"  # the address and the name of a client that calls once
 READERS, LARGE = 24, 8 * 1024**2  # slow readers, and what each of them asks for: more than may be held together
 SMALL = 64 * 1024  # bytes of each connection's buffer in the kernel: what is not read stays with the gateway
 PATIENCE = 45.0  # seconds in which everybody has an answer
-LEAVES_AFTER = 2.0  # seconds; the callers of a hung old service
+LEAVES_AFTER = 2.0  # seconds; the callers of a hung legacy service
 LEFTOVERS = 500  # requests of a guest that may not call
 GUEST, OTHER = 9, 7  # domains
 REFUSED: Mapping[str, float] = {"ENOMEM": 0.01, "EAGAIN": 0.05}
@@ -137,7 +137,7 @@ async def hung_service(place: Place) -> None:
 
 
 async def hung_legacy_service(place: Place) -> None:
-    """The same with an old service, whose callers do not wait to be told."""
+    """The same with a legacy service, whose callers do not wait to be told."""
 
     async def ask(place: Place) -> None:
         with suppress(*NO_ANSWER):
@@ -239,16 +239,16 @@ async def many_user_agents(place: Place) -> None:
 
 
 @asynccontextmanager
-async def _store(place: Place) -> AsyncIterator[Store]:
-    async with Store(place.world.guests.path) as store:
+async def _store(place: Place) -> AsyncIterator[XenstoreClient]:
+    async with XenstoreClient(place.world.guests.path) as store:
         await store.until_connected()
         yield store
 
 
-async def _hand(store: Store, owner: int, nodes: Mapping[str, bytes]) -> None:
+async def _hand(store: XenstoreClient, owner: int, nodes: Mapping[str, bytes]) -> None:
     """Write as if a guest had: the nodes are its own."""
 
-    async def work(inside: Nodes) -> None:
+    async def work(inside: StoreOperations) -> None:
         for path, value in nodes.items():
             await inside.write(path, value)
             await inside.set_permissions(path, Permissions(owner))
@@ -291,7 +291,7 @@ async def planted_nodes(place: Place) -> None:
             await place.pause(0.2)
 
 
-async def _told(place: Place, store: Store, reply: str) -> None:
+async def _told(place: Place, store: XenstoreClient, reply: str) -> None:
     watch = store.watch(f"{reply}/submit")
     try:
         async with asyncio.timeout(PATIENCE):

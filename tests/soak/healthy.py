@@ -20,8 +20,8 @@ from itertools import count
 from pathlib import Path
 from typing import TypeAlias
 
-from adapters.transports.xenstore_packets import StoreError
-from adapters.transports.xenstore_store import Store
+from adapters.xenstore.client.client import XenstoreClient
+from adapters.xenstore.client.wire import StoreError
 from tests.kit.clients import connect, post
 from tests.kit.tree_client import TreeClient
 
@@ -65,7 +65,7 @@ async def over_http(where: str) -> AsyncIterator[Ask]:
 async def over_store(where: str) -> AsyncIterator[Ask]:
     """Style tree; `where` is SOCKET:ROOT."""
     path, _, root = where.rpartition(":")
-    async with Store(path) as store:
+    async with XenstoreClient(path) as store:
         client = TreeClient(store, root)
 
         async def ask(method: str, token: str) -> object:

@@ -13,7 +13,7 @@ from itertools import cycle
 
 from adapters.codecs.jsonrpc import FROM_ERROR_CODE
 from adapters.codecs.xmlrpc import FROM_FAULT_CODE
-from gateway.core.model import FaultCode
+from gateway.core.rpc.model import FaultCode
 from tests.kit.clients import Wire, connect, post
 from tests.soak.story import Ledger
 from tests.soak.world import CALM

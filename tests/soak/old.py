@@ -1,4 +1,4 @@
-"""The old service behind some methods of one that moves: HTTP, XML-RPC and JSON-RPC by the book, and a journal.
+"""The legacy service behind some methods of one that moves: HTTP, XML-RPC and JSON-RPC by the book, and a journal.
 
 Started as `python -m tests.soak.old SOCKET NAME JOURNAL`. A process of its own, to be killed and stopped.
 """

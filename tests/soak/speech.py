@@ -13,7 +13,7 @@ from xml.parsers.expat import ExpatError
 
 from adapters.codecs.jsonrpc import FROM_ERROR_CODE
 from adapters.codecs.xmlrpc import FROM_FAULT_CODE
-from gateway.core.model import FaultCode
+from gateway.core.rpc.model import FaultCode
 
 
 class WrongError(Exception):

@@ -14,8 +14,8 @@ from itertools import count
 from typing import Any
 
 from adapters.codecs.xenstore import FROM_CODE
-from adapters.transports.xenstore_nodes import Nodes
-from adapters.transports.xenstore_store import LostError, Store, StoreError
+from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
+from adapters.xenstore.client.operations import StoreOperations
 from tests.soak.clients import LEAVES, METHODS, PAUSES, THINK, conclude
 from tests.soak.speech import Heard, Wanted
 from tests.soak.story import Ending, Ledger, Story
@@ -47,7 +47,7 @@ class StoreClient:
     async def run(self, over: asyncio.Event) -> None:
         """Call until it is over; what was begun is ended."""
         numbers = count(1)
-        async with Store(self.path) as store:
+        async with XenstoreClient(self.path) as store:
             while not over.is_set():
                 call = self._choose(f"{self.name}-{next(numbers)}")
                 story = Story(call.token, call.service, call.method, KIND, time.monotonic())
@@ -59,7 +59,7 @@ class StoreClient:
         method = self.chance.choices([*METHODS], [*METHODS.values()])[0]
         return Wanted(token, self.chance.choice([*HOMES]), method, PARAMS[method](token, self.chance))
 
-    async def _talk(self, store: Store, call: Wanted, story: Story) -> None:
+    async def _talk(self, store: XenstoreClient, call: Wanted, story: Story) -> None:
         asked = _Asked(store, call)
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
@@ -73,13 +73,13 @@ class StoreClient:
             story.end(Ending.SILENT)
 
 
-async def _persistently(store: Store, act: Callable[[], Any]) -> Any:
+async def _persistently(store: XenstoreClient, act: Callable[[], Any]) -> Any:
     """Again, when the store went away meanwhile or others got in between."""
     while True:
         try:
             await store.until_connected()
             return await act()
-        except LostError:
+        except StoreLostError:
             await asyncio.sleep(0)
         except StoreError as error:
             if error.name != "EAGAIN":
@@ -89,7 +89,7 @@ async def _persistently(store: Store, act: Callable[[], Any]) -> Any:
 class _Asked:
     """One request."""
 
-    def __init__(self, store: Store, call: Wanted) -> None:
+    def __init__(self, store: XenstoreClient, call: Wanted) -> None:
         self._store = store
         self._call = call
         self._request, self._response = (
@@ -100,7 +100,7 @@ class _Asked:
     async def write(self) -> None:
         """All of it at once."""
 
-        async def work(nodes: Nodes) -> None:
+        async def work(nodes: StoreOperations) -> None:
             await nodes.mkdir(self._request)
             for path, value in _nodes(self._call.params):
                 await nodes.write(f"{self._request}/{path}", value.encode())
@@ -134,7 +134,7 @@ def _nodes(value: Any, path: str = "") -> list[tuple[str, str]]:
     return [pair for name, each in items.items() for pair in _nodes(each, f"{path}/{name}" if path else str(name))]
 
 
-async def _read(store: Store, path: str) -> Any:
+async def _read(store: XenstoreClient, path: str) -> Any:
     """A text, or a struct or an array of what stands below; None when there is no node."""
     value, names = await asyncio.gather(store.read(path), store.list(path))
     if value is None or not names:
@@ -159,7 +159,7 @@ def store_crowd(world: World, ledger: Ledger, seed: str) -> list[StoreClient]:
 
 async def nodes_left(path: str) -> list[str]:
     """What stands in the store when all is over: the tokens of requests and answers, and claims by their path."""
-    async with Store(path) as store:
+    async with XenstoreClient(path) as store:
         await store.until_connected()
         left = [f"{CLAIMS}/{name}/{each}" for name in await store.list(CLAIMS) or () for each in
                 await store.list(f"{CLAIMS}/{name}") or ()]  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
 
-from gateway.core.model import FaultCode
+from gateway.core.rpc.model import FaultCode
 
 
 class Ending(Enum):

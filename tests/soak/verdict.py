@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gateway.core.model import FaultCode
+from gateway.core.rpc.model import FaultCode
 from tests.soak.gauges import Memory, Reading
 from tests.soak.healthy import SILENT, Asked
 from tests.soak.story import Disturbance, Ending, Ledger, Story
@@ -31,8 +31,8 @@ SITUATIONS: Mapping[str, frozenset[FaultCode]] = {
     "service: stop and kill": HUNG | GONE,
     "broker: kill": GONE,
     "broker: stop": HUNG,
-    "old service: kill": GONE,
-    "old service: stop": HUNG,
+    "legacy service: kill": GONE,
+    "legacy service: stop": HUNG,
 }
 
 # How often a write may stand in the journal.

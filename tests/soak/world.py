@@ -229,7 +229,7 @@ class World:
         self.guests = stores["guests"]
         self.refusing = refusing  # stands before a store, and refuses what a nuisance says
         self.real_store = stores["refused"]
-        self.log = folder / "gateway.log"
+        self.log = folder / "gateway.ops.log"
         self.history = folder / "history"  # of harm
         (folder / "mappings").mkdir()
         (folder / "mappings" / "soak.xml").write_text(service.IDL)
@@ -339,11 +339,11 @@ class World:
         return []
 
     async def old_is_back(self) -> str:
-        """Wait until the old service takes connections; what is wrong when it does not."""
+        """Wait until the legacy service takes connections; what is wrong when it does not."""
         end = time.monotonic() + BACK_TIMEOUT
         while not listens(self.folder / "old"):
             if time.monotonic() > end:
-                return f"the old service did not come back within {BACK_TIMEOUT:g} s"
+                return f"the legacy service did not come back within {BACK_TIMEOUT:g} s"
             await asyncio.sleep(0.05)
         return ""
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway import config, parts
-from gateway.assembly import Assembly
+from gateway import config, wiring
 from gateway.mapping.table import EndpointKey
-from gateway.passage import Passage
+from gateway.pipeline.endpoint import Passthrough
+from gateway.wiring import Assembly
 from tests.kit.gateway import Folder
 
 STORE = '[listener.store]\nbind = ["xenstore:{folder}/store"]\n'
@@ -19,10 +19,12 @@ FORWARD = '[upstream.old]\nurl = "https://127.0.0.1:1"\nverify = false\n'
 
 def assembled(folder: Folder, more: str = "") -> Assembly:
     folder.buses({"toolstack": (f"unix:path={folder.path}/bus", "org.example.*")})
-    text = folder.config.read_text().replace("[listener.rpc]", '[listener.rpc]\nunmapped = "forward"\nupstream = "old"')
+    text = folder.config.read_text().replace(
+        "[listener.rpc]", '[listener.rpc]\nunmapped = "passthrough"\nupstream = "old"'
+    )
     folder.config.write_text(text + FORWARD + more.format(folder=folder.path))
     settings = config.load(folder.config)
-    table, problems = parts.compile_mappings(settings)
+    table, problems = wiring.compile_mappings(settings)
     assert problems == []
     return Assembly(settings, table)
 
@@ -30,8 +32,8 @@ def assembled(folder: Folder, more: str = "") -> Assembly:
 def test_nothing_runs_and_every_listener_has_its_kind_of_transport(tmp_path: Path) -> None:
     made = assembled(Folder(tmp_path), STORE)
     assert {name: type(each) for name, each in made.transports.items()} == {
-        "rpc": parts.Server,
-        "store": parts.StoreTransport,
+        "rpc": wiring.HttpServer,
+        "store": wiring.StoreTransport,
     }
     assert [store.name for store in made.stores] == list(made.boards) == ["store"]
     assert made.endpoints.exchanges.keys() == {EndpointKey("rpc", "/RPC2"), EndpointKey("rpc", "/jsonrpc")}
@@ -41,8 +43,8 @@ def test_nothing_runs_and_every_listener_has_its_kind_of_transport(tmp_path: Pat
 
 def test_what_no_endpoint_takes_has_a_way_only_where_the_listener_says_so(tmp_path: Path) -> None:
     made = assembled(Folder(tmp_path))
-    assert isinstance(made._otherwise(made.settings.listener["rpc"]), Passage)
-    closed = config.Listener(bind=("tcp:127.0.0.1:0",), upstream="old")
+    assert isinstance(made._otherwise(made.settings.listener["rpc"]), Passthrough)
+    closed = config.ListenerConfig(bind=("tcp:127.0.0.1:0",), upstream="old")
     assert made._otherwise(closed) is None
 
 
@@ -52,4 +54,4 @@ async def test_an_old_service_that_anybody_could_pose_as_is_named(
     made = assembled(Folder(tmp_path))
     async with AsyncExitStack() as stack:
         await made.start_sides(stack)
-    assert "anybody may pose as this old service" in "".join(capsys.readouterr())
+    assert "anybody may pose as this legacy service" in "".join(capsys.readouterr())

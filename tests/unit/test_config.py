@@ -141,7 +141,7 @@ def test_a_gateway_may_have_old_services_and_no_bus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("listener", "problem"),
     [
-        ('unmapped = "forward"', "gateway.toml: $.listener.rpc.unmapped: 'forward' needs an 'upstream'"),
+        ('unmapped = "passthrough"', "gateway.toml: $.listener.rpc.unmapped: 'passthrough' needs an 'upstream'"),
         ('upstream = "xpai"', "gateway.toml: $.listener.rpc.upstream: 'xpai' is no upstream (did you mean 'xapi'?)"),
         ('upstream = "old"', "gateway.toml: $.listener.rpc.upstream: 'old' is no upstream (there are: xapi)"),
     ],

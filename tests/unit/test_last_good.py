@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import config, parts
+from gateway import config, wiring
 from gateway.last_good import LastGood
 from gateway.mapping.table import Table
 from tests.kit.gateway import TOY_MAPPING, Folder
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def table(folder: Folder) -> Table:
-    made, problems = parts.compile_mappings(config.load(folder.config))
+    made, problems = wiring.compile_mappings(config.load(folder.config))
     assert problems == []
     return made
 
@@ -35,7 +35,7 @@ def test_what_was_kept_compiles_to_the_same_revision_whatever_the_files_say_now(
     (folder.mappings / "toy.xml").unlink()
     found = kept.load()
     assert found is not None
-    after, problems = parts.compile_mappings(config.load(folder.config), *found)
+    after, problems = wiring.compile_mappings(config.load(folder.config), *found)
     assert (problems, after.revision, len(after.routes())) == ([], before.revision, len(before.routes()))
 
 

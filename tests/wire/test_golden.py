@@ -22,8 +22,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from adapters.codecs import CODECS
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
-from gateway.core.ports import Codec
+from gateway.core.interfaces import Codec
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
 from tests.kit.exactly import exactly
 
 HERE = Path(__file__).parent

@@ -7,10 +7,10 @@ from ruamel.yaml import YAML
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
-from gateway.core.marshal import to_dbus
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
-from gateway.core.refusal import MarshalError
-from gateway.core.signature import parse_one
+from gateway.core.dbus.marshal import to_dbus
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.dbus.signature import parse_one
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
 from tests.kit.exactly import exactly
 from tests.kit.reports import REPORTS, Case, cases, value_of, xmlrpc_answer, xmlrpc_call
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.migration import STYLES, print_methods
-from gateway.core.judgement import Judgement
+from gateway.cli.status import STYLES, print_methods
+from gateway.core.migration.limits import Assessment
 from tests.kit.openapi import validator
 
 SIDE = {"answered": 5, "calls": 5, "errors": 0, "error_rate": 0.0, "p50": 0.001, "p99": 0.002}
@@ -47,7 +47,7 @@ def test_a_row_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
         "ERRORS",
         "P50",
         "P99",
-        "VERDICT",
+        "ASSESSMENT",
     ]
     assert " ".join(row.split()) == (
         "VM.start canary observed 12.5% alice (paused) 5 / 1,234 80.0% of 5 0% / 50.0% 1ms / 1ms 2ms / 2ms differs"
@@ -61,7 +61,7 @@ def test_what_never_happened_is_no_zero(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_narrow_terminal_gets_the_columns_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
     _, header, _ = shown(capsys, 60, ROW)
-    assert header.split() == ["METHOD", "MODE", "SHARE", "EQUAL", "VERDICT"]
+    assert header.split() == ["METHOD", "MODE", "SHARE", "EQUAL", "ASSESSMENT"]
 
 
 def test_methods_of_several_services_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +71,7 @@ def test_methods_of_several_services_are_told_apart(capsys: pytest.CaptureFixtur
 
 
 def test_every_verdict_has_its_colour() -> None:
-    assert STYLES.keys() == {word.value for word in Judgement}
+    assert STYLES.keys() == {word.value for word in Assessment}
 
 
 def test_what_nothing_has_happened_to_is_only_counted(capsys: pytest.CaptureFixture[str]) -> None:

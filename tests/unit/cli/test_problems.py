@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from gateway.cli.problems import PROBLEMS, report_problems
+from gateway.cli.output import PROBLEMS, report_problems
 from gateway.mapping.problem import Problem
 
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from gateway.cli import app
 from gateway.cli.replay import BATCH, LONGEST, batches, load, quantile
-from gateway.core.migration import Side
-from gateway.core.model import Fault, FaultCode, Reply
+from gateway.core.migration.modes import Side
+from gateway.core.rpc.model import Fault, FaultCode, Reply
 from tests.kit.control import Served, served
 from tests.kit.traffic import SESSION, line
 
@@ -38,7 +38,7 @@ def replayed(api: Served, documents: list[Any], *words: str, rate: str = "100000
 
 
 def named(name: str, **changes: Any) -> dict[str, Any]:
-    return line(params=[{"$masked": "text"}, name], **changes)
+    return line(params=[{"$redacted": "text"}, name], **changes)
 
 
 def test_calls_that_agree_are_a_proof(api: Served) -> None:
@@ -54,7 +54,7 @@ def test_calls_that_differ_are_shown_and_end_with_status_1(api: Served) -> None:
     api.api.sides.new = lambda call: Reply(f"new {call.params[1]!r}")
     ended = replayed(api, [FIRST, *(named(name) for name in "abcdefg"), LAST], *GIVEN, "--pairs", "2")
     assert ended.exit_code == 1
-    assert ended.stdout.count('(<masked text>, "') == 2
+    assert ended.stdout.count('(<redacted text>, "') == 2
     assert """+ "new 'a'\"""" in ended.stdout
     assert "xapi/VM.get_name: more of them differ; --pairs shows more, --json-lines all" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "7 of 7 calls compared, 7 differ"
@@ -70,10 +70,10 @@ def test_a_side_that_says_nothing_is_no_proof(api: Served) -> None:
 
 
 def test_what_is_missing_is_named_with_what_to_say(api: Served) -> None:
-    ended = replayed(api, [FIRST, named("a"), named("b", named={"config": {"password": {"$masked": "text"}}}), LAST])
+    ended = replayed(api, [FIRST, named("a"), named("b", named={"config": {"password": {"$redacted": "text"}}}), LAST])
     assert ended.exit_code == 1
-    assert "1 skipped: masked, and not given: session, config.password: xapi/VM.get_name" in ended.stdout
-    assert "what was masked can be given: --set config.password=VALUE --set session=VALUE" in ended.stdout
+    assert "1 skipped: redacted, and not given: session, config.password: xapi/VM.get_name" in ended.stdout
+    assert "what was redacted can be given: --set config.password=VALUE --set session=VALUE" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "0 of 2 calls compared, that proves nothing"
     assert ended.stdout.splitlines()[0].split() == ["METHOD", "CALLS", "EQUAL", "DIFFERENT", "SKIPPED"]
     assert api.api.sides.asked == []

@@ -12,9 +12,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from gateway.cli import app, traffic
-from gateway.control import client
-from gateway.core.kept import Batch, ClientKey, MethodId, Seen
+from gateway.cli import app, client, traffic
+from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, MethodId
 from tests.kit.control import Served, served
 from tests.kit.traffic import SESSION
 
@@ -34,11 +33,13 @@ def run(api: Served, *words: str) -> Result:
 def called(api: Served) -> None:
     now = time.time()
     keys = {
-        ClientKey(NAME, "xmlrpc", "tcp:10.0.0.1", "xe\x1b[2J", "alice"): Seen(12345, now - 90, now - 30),
-        ClientKey(NAME, "xmlrpc", "uid 0", "xe"): Seen(1, now - 7200, now - 7200),
-        ClientKey(MethodId("<unmapped>", "<unmapped>"), "jsonrpc", "domid 5", domid=5): Seen(2, now - 60, now - 60),
+        ClientKey(NAME, "xmlrpc", "tcp:10.0.0.1", "xe\x1b[2J", "alice"): ClientRecord(12345, now - 90, now - 30),
+        ClientKey(NAME, "xmlrpc", "uid 0", "xe"): ClientRecord(1, now - 7200, now - 7200),
+        ClientKey(MethodId("<unmapped>", "<unmapped>"), "jsonrpc", "domid 5", domid=5): ClientRecord(
+            2, now - 60, now - 60
+        ),
     }
-    assert api.do(api.api.state.flush(Batch(clients=keys))) is None
+    assert api.do(api.api.state.flush(CountsBatch(clients=keys))) is None
 
 
 def test_clients_are_shown_and_whether_anybody_needs_a_protocol(api: Served) -> None:
@@ -61,7 +62,12 @@ def test_a_narrow_terminal_has_no_room_for_the_first_moment(api: Served, monkeyp
 
 
 def test_what_no_client_tells_has_no_column(api: Served) -> None:
-    assert api.do(api.api.state.flush(Batch(clients={ClientKey(NAME, "xmlrpc", "uid 0"): Seen(1, 1.0, 1.0)}))) is None
+    assert (
+        api.do(
+            api.api.state.flush(CountsBatch(clients={ClientKey(NAME, "xmlrpc", "uid 0"): ClientRecord(1, 1.0, 1.0)}))
+        )
+        is None
+    )
     assert run(api, "clients").stdout.split()[:6] == ["METHOD", "PROTOCOL", "PEER", "CALLS", "FIRST", "LAST"]
 
 

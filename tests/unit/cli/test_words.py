@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cli import words
+from gateway.cli import output
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from gateway.cli import words
     ],
 )  # fmt: skip
 def test_durations_have_two_digits(value: float | None, says: str) -> None:
-    assert words.seconds(value) == says
+    assert output.seconds(value) == says
 
 
 @pytest.mark.parametrize(
@@ -24,28 +24,28 @@ def test_durations_have_two_digits(value: float | None, says: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_there_is_never_nothing_and_what_is_not_all_never_all(value: float | None, says: str) -> None:
-    assert words.rate(value) == says
+    assert output.rate(value) == says
 
 
 def test_of_two_sides_that_have_done_nothing_nothing_is_told() -> None:
-    assert words.pair("-", "-") == "-"
-    assert words.pair("1ms", "-") == "1ms / -"
+    assert output.pair("-", "-") == "-"
+    assert output.pair("1ms", "-") == "1ms / -"
 
 
 def test_large_numbers_are_divided() -> None:
-    assert words.number(1_234_567) == "1,234,567"
+    assert output.number(1_234_567) == "1,234,567"
 
 
 def test_the_day_is_told_where_it_is_not_today() -> None:
     now = 1_700_000_000.0
-    assert words.moment(None) == ""
-    assert len(words.moment(now, now)) == len("22:13:20")
-    assert len(words.moment(now, now + 86_400)) == len("2023-11-14 22:13:20")
+    assert output.moment(None) == ""
+    assert len(output.moment(now, now)) == len("22:13:20")
+    assert len(output.moment(now, now + 86_400)) == len("2023-11-14 22:13:20")
 
 
 def test_numbers_of_a_decision_are_told_in_a_line() -> None:
-    told = words.numbers(
+    told = output.numbers(
         {"mode": "canary", "errors": 0.123456789, "noise": False, "observe": True, "until": None, "why": ""}
     )
     assert told == "mode canary, errors 0.1235, observe yes"
-    assert words.numbers({"until": 1_700_000_000.0}).startswith("until 2023-11-1")
+    assert output.numbers({"until": 1_700_000_000.0}).startswith("until 2023-11-1")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.core.model import FaultCode, Limits
+from gateway.core.rpc.model import FaultCode, MessageLimits
 
 PARSE, REQUEST, LARGE = FaultCode.PARSE_ERROR, FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE
 
-LIMITS = Limits(body=64 * 1024, depth=20, elements=1000, batch=5)
+LIMITS = MessageLimits(body=64 * 1024, depth=20, elements=1000, batch=5)
 
 Hostile = tuple[str, bytes, FaultCode, str]  # title, body, code, what the message must hold
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 
-from gateway.core.model import FaultCode
+from gateway.core.rpc.model import FaultCode
 from tests.unit.codecs.hostile_jsonrpc import LARGE, PARSE, REQUEST, Hostile, call
 
 _GOOD = call("[1]")

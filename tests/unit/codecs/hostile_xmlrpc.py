@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.core.model import FaultCode, Limits
+from gateway.core.rpc.model import FaultCode, MessageLimits
 
 PARSE, REQUEST, PARAMS, LARGE = (
     FaultCode.PARSE_ERROR,
@@ -13,7 +13,7 @@ PARSE, REQUEST, PARAMS, LARGE = (
     FaultCode.TOO_LARGE,
 )
 
-LIMITS = Limits(body=64 * 1024, depth=20, elements=1000, batch=5)
+LIMITS = MessageLimits(body=64 * 1024, depth=20, elements=1000, batch=5)
 
 Hostile = tuple[str, bytes, FaultCode, str]  # title, body, code, what the message must hold
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 
-from gateway.core.model import FaultCode
+from gateway.core.rpc.model import FaultCode
 from tests.unit.codecs.hostile_xmlrpc import LARGE, PARAMS, PARSE, REQUEST, Hostile, call
 
 _HEAD = '<?xml version="1.0"?>'

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from adapters.codecs.json_reader import Refused, raw_items, raw_member, read
-from gateway.core.model import FaultCode, Limits
+from adapters.codecs.json_reader import JsonError, raw_items, raw_member, read
+from gateway.core.rpc.model import FaultCode, MessageLimits
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from gateway.core.model import FaultCode, Limits
     ],
 )
 def test_colons_and_escapes_in_texts_are_no_members(text: str) -> None:
-    assert read(text.encode(), Limits()) == json.loads(text)
+    assert read(text.encode(), MessageLimits()) == json.loads(text)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 63, 64])
@@ -28,29 +28,29 @@ def test_depth_up_to_the_limit_is_read_and_one_more_is_refused(levels: int) -> N
     def nested(levels: int) -> bytes:
         return b"[" + b"[]," * 100 + b"[" * (levels - 1) + b'"]["' + b"]" * (levels - 1) + b"]"
 
-    assert read(nested(levels), Limits(depth=max(levels, 2)))
-    with pytest.raises(Refused, match=f"at most {levels} nested") as refusal:
-        read(nested(levels + 1), Limits(depth=levels))
+    assert read(nested(levels), MessageLimits(depth=max(levels, 2)))
+    with pytest.raises(JsonError, match=f"at most {levels} nested") as refusal:
+        read(nested(levels + 1), MessageLimits(depth=levels))
     assert refusal.value.code is FaultCode.TOO_LARGE
 
 
 @pytest.mark.parametrize("text", ['[1,[],{},"",{"a":[ ]}]', '["a,b,[","\\",{",null,[[ \n ]],{ }]'])
 def test_values_are_counted_exactly(text: str) -> None:
     count = 7
-    assert read(text.encode(), Limits(elements=count)) == json.loads(text)
-    with pytest.raises(Refused, match=f"at most {count - 1} values"):
-        read(text.encode(), Limits(elements=count - 1))
+    assert read(text.encode(), MessageLimits(elements=count)) == json.loads(text)
+    with pytest.raises(JsonError, match=f"at most {count - 1} values"):
+        read(text.encode(), MessageLimits(elements=count - 1))
 
 
 def test_a_place_is_shown_on_one_line_whatever_the_names_are() -> None:
-    with pytest.raises(Refused) as refusal:
-        read(b'{"a\\nb":[{"x":1,"x":2}]}', Limits())
+    with pytest.raises(JsonError) as refusal:
+        read(b'{"a\\nb":[{"x":1,"x":2}]}', MessageLimits())
     assert str(refusal.value) == '$["a\\nb"][0].x: expected one member of this name, got two'
 
 
 def test_a_number_that_only_the_slow_reader_can_read_is_refused() -> None:
-    with pytest.raises(Refused, match="numbers of reasonable length") as refusal:
-        read(b"1" * 250_000 + b"e-250000", Limits())
+    with pytest.raises(JsonError, match="numbers of reasonable length") as refusal:
+        read(b"1" * 250_000 + b"e-250000", MessageLimits())
     assert refusal.value.code is FaultCode.PARSE_ERROR
 
 

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from adapters.codecs.json_writer import WRITERS, visible, write, write_long_as_text
-from gateway.core.model import Value
-from gateway.core.refusal import MarshalError
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.rpc.model import Value
 
 MOMENT = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adapters.codecs.jsonrpc import FAULT_CODES, Codec
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
 from tests.kit.exactly import exactly
 from tests.unit.codecs import corpus
 from tests.unit.codecs.hostile_jsonrpc import LIMITS
@@ -59,20 +59,20 @@ def test_a_message_cut_at_any_byte_is_a_parse_error(body: bytes) -> None:
 
 
 def test_a_hundred_thousand_brackets_are_too_large_even_where_the_limit_is_high() -> None:
-    codec = Codec(Limits(body=10**6, depth=10**6))
+    codec = Codec(MessageLimits(body=10**6, depth=10**6))
     for body in (b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000):
         assert [getattr(entry, "code", None) for entry in codec.decode(body).entries] == [FaultCode.TOO_LARGE]
 
 
 def test_exactly_at_the_limits_is_good() -> None:
-    codec = Codec(Limits(depth=4, elements=6, batch=2))
+    codec = Codec(MessageLimits(depth=4, elements=6, batch=2))
     deep = b'{"jsonrpc":"2.0","method":"m","params":[[[]]]}'  # three arrays and the object; six values
     assert codec.decode(deep).entries == (Call("m", ([[]],), oneway=True),)
     assert len(codec.decode(b"[1,2]").entries) == 2
 
 
 def test_brackets_and_commas_in_texts_do_not_count() -> None:
-    codec = Codec(Limits(depth=3, elements=5))
+    codec = Codec(MessageLimits(depth=3, elements=5))
     text = '[[[[{{{{,,,,\\"\\\\"'
     assert codec.decode(f'{{"jsonrpc":"2.0","method":"m","params":["{text}]}}'.encode()).entries == (
         Call("m", ('[[[[{{{{,,,,"\\',), oneway=True),
@@ -164,7 +164,7 @@ def test_a_batch_is_answered_in_its_order_without_the_notifications() -> None:
 
 
 def test_a_batch_over_the_cap_is_one_fault_for_the_whole() -> None:
-    envelope = Codec(Limits(batch=1)).decode(GOOD[2])
+    envelope = Codec(MessageLimits(batch=1)).decode(GOOD[2])
     (fault,) = envelope.entries
     assert isinstance(fault, Fault)
     assert (fault.code, envelope.batch) == (FaultCode.TOO_LARGE, False)

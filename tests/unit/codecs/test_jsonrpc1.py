@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.codecs.jsonrpc import Codec
-from adapters.codecs.jsonrpc1 import read_call, read_error, read_response
-from gateway.core.model import Call, Fault, FaultCode, Reply, Value
+from adapters.codecs.jsonrpc import Codec, read_call, read_error, read_response
+from gateway.core.rpc.model import Call, Fault, FaultCode, Reply, Value
 
 CODEC = Codec()
 

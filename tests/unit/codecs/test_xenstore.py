@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from adapters.codecs.xenstore import FAULT_CODES, Codec
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Reply, Value
-from gateway.core.netstrings import pack, unpack
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Reply, Value
+from gateway.core.xenstore.paths import pack, unpack
 
 CODEC = Codec()
 
@@ -143,7 +143,7 @@ def test_an_error_has_the_number_and_the_words_that_old_clients_know(fault: Faul
 
 
 def test_too_many_nodes_or_levels_are_too_much() -> None:
-    codec = Codec(Limits(depth=2, elements=2))
+    codec = Codec(MessageLimits(depth=2, elements=2))
     for items in ([b"f", b"a/b/c", b""], [b"f", b"a", b"", b"b", b"", b"c", b""]):
         (entry,) = codec.decode(pack(items)).entries
         assert isinstance(entry, Fault)

@@ -7,7 +7,7 @@ import xmlrpc.client
 import pytest
 
 from adapters.codecs.xmlrpc import FAULT_CODES, FROM_FAULT_CODE, Codec
-from gateway.core.model import Call, Envelope, Fault, FaultCode, Limits, Outcome, Reply, Value
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
 from tests.kit.exactly import exactly
 from tests.unit.codecs import corpus
 from tests.unit.codecs.hostile_xmlrpc import LIMITS, call, truncations
@@ -202,10 +202,10 @@ def test_an_answer_that_makes_no_sense_is_a_parse_error(body: bytes, message: st
 def test_an_answer_over_a_limit_is_told_from_junk() -> None:
     deep = CODEC.encode(ONE, [Reply([[[1]]])])
     assert CODEC.decode_outcome(deep) == Reply([[[1]]])
-    assert Codec(Limits(depth=2)).decode_outcome(deep) == Fault(
+    assert Codec(MessageLimits(depth=2)).decode_outcome(deep) == Fault(
         FaultCode.TOO_LARGE, "$[0][0]: nested deeper than is allowed"
     )
-    assert Codec(Limits(body=20)).decode_outcome(deep) == Fault(
+    assert Codec(MessageLimits(body=20)).decode_outcome(deep) == Fault(
         FaultCode.TOO_LARGE, f"expected at most 20 bytes, got {len(deep)}"
     )
 
@@ -213,7 +213,7 @@ def test_an_answer_over_a_limit_is_told_from_junk() -> None:
 @pytest.mark.parametrize("depth", [1000, 20_000])
 def test_a_depth_that_python_itself_cannot_read_is_a_fault_whatever_the_limits_say(depth: int) -> None:
     nested = "<value><array><data>" * depth + "</data></array></value>" * depth
-    codec = Codec(Limits(body=10**7, depth=10**6, elements=10**6))
+    codec = Codec(MessageLimits(body=10**7, depth=10**6, elements=10**6))
     assert codec.decode(call(nested)).entries == (Fault(FaultCode.TOO_LARGE, "nested deeper than can be read"),)
 
 
@@ -227,8 +227,8 @@ def test_a_system_multicall_is_a_batch() -> None:
 
 def test_the_values_of_a_batch_may_nest_as_deep_as_the_limit_counted_from_the_message() -> None:
     body = CODEC.encode_call(Call("system.multicall", ([{"methodName": "a", "params": [[1]]}],)))
-    assert Codec(Limits(depth=4)).decode(body).entries == (Call("a", ([1],)),)
-    (fault,) = Codec(Limits(depth=3)).decode(body).entries
+    assert Codec(MessageLimits(depth=4)).decode(body).entries == (Call("a", ([1],)),)
+    (fault,) = Codec(MessageLimits(depth=3)).decode(body).entries
     assert fault == Fault(FaultCode.TOO_LARGE, "$.params[0][0].params[0]: nested deeper than is allowed")
 
 

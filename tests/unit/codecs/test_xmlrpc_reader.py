@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from adapters.codecs.xmlrpc_parser import XmlError, tree
 from adapters.codecs.xmlrpc_reader import value
-from adapters.codecs.xmlrpc_xml import Refused, tree
-from gateway.core.model import Limits, Value
+from gateway.core.rpc.model import MessageLimits, Value
 from tests.kit.exactly import exactly
 
 EX = 'xmlns:p="http://ws.apache.org/xmlrpc/namespaces/extensions"'
-NOON = datetime(2026, 1, 31, 12)  # noqa: DTZ001 - old servers name no zone
+NOON = datetime(2026, 1, 31, 12)  # noqa: DTZ001 - legacy servers name no zone
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_value_is_read_as_it_was_meant(text: str, expected: Value) -> None:
 
 
 def read(text: str, *, last_wins: bool = False) -> Value:
-    return value(tree(f"<value>{text}</value>".encode(), Limits()), 2, last_wins=last_wins)
+    return value(tree(f"<value>{text}</value>".encode(), MessageLimits()), 2, last_wins=last_wins)
 
 
 def test_of_a_member_that_is_there_twice_the_last_one_counts_where_that_is_asked_for() -> None:
@@ -86,7 +86,7 @@ def test_of_a_member_that_is_there_twice_the_last_one_counts_where_that_is_asked
     twice = f"<struct>{member.format(1)}{member.format(2)}</struct>"
     within = f"<array><data><value>{twice}</value></data></array>"
     assert read(within, last_wins=True) == [{"a": "2"}]
-    with pytest.raises(Refused, match="expected each member once, got 'a' twice"):
+    with pytest.raises(XmlError, match="expected each member once, got 'a' twice"):
         read(within)
 
 

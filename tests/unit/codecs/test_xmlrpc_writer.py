@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adapters.codecs.xmlrpc_writer import Unwritable, visible, write
-from gateway.core.model import Value
+from gateway.core.rpc.model import Value
 
 
 class Level(IntEnum):

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from gateway.demo.calls import CLIENTS
+from demo.calls import CLIENTS
 from tests.kit.asking import Asked, Asking, members, nowhere
 
 FAULT = (

@@ -10,8 +10,8 @@ import pytest
 from dbus_fast import Message
 from dbus_fast.aio import MessageBus
 
-from gateway.demo import monitor
-from gateway.demo.monitor import Monitor, MonitorError, Seen, called, program
+from demo import monitor
+from demo.monitor import Monitor, MonitorError, Seen, called, program
 from tests.kit.bus import private_bus
 
 pytestmark = pytest.mark.bus

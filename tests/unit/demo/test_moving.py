@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.migration import share
-from gateway.core.policy import bucket
-from gateway.demo import moving
-from gateway.demo.calls import WEB
-from gateway.demo.moving import CLIENTS, DB, METHOD, OF_DB, OF_WEB, SHARE, run
-from gateway.demo.show import GATEWAY, OLD, SIDES, Printed
+from demo import moving
+from demo.calls import WEB
+from demo.moving import CLIENTS, DB, METHOD, OF_DB, OF_WEB, SHARE, run
+from demo.show import GATEWAY, OLD, SIDES, Printed
+from gateway.core.migration.modes import share
+from gateway.core.routing.policy import bucket
 from tests.kit.asking import Asked, Asking, nowhere
 from tests.kit.toolstack import load
 from tests.kit.twins import ROOT

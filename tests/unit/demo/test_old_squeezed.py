@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.demo import old_squeezed
-from gateway.demo.old_squeezed import RpcError, Squeezed
+from demo import old_squeezed
+from demo.old_squeezed import RpcError, Squeezed
 from tests.kit.xenstored import Xenstored, xenstored
 
 REQUEST, RESPONSE = "/squeezed/rpc/request", "/squeezed/rpc/response"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.demo.show import GATEWAY, OLD, SIDES, Printed, is_
+from demo.show import GATEWAY, OLD, SIDES, Printed, is_
 
 
 @pytest.mark.parametrize(

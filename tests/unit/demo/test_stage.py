@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from demo import stage as staging
+from demo.stage import Stage, StageError, material, missing, stage
+from gateway.cli import client
 from gateway.config import load
-from gateway.control import client
-from gateway.demo import stage as staging
-from gateway.demo.stage import Stage, StageError, material, missing, stage
 from tests.kit.gateway import ROOT
 
 pytestmark = pytest.mark.bus

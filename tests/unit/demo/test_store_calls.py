@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo import old_squeezed, store_calls
-from gateway.demo.stage import Stage
-from gateway.demo.store_calls import CLIENTS, mailbox
+from demo import old_squeezed, store_calls
+from demo.stage import Stage
+from demo.store_calls import CLIENTS, mailbox
 from tests.kit.asking import Asked, Asking, members, nowhere
 from tests.kit.xenstored import Xenstored, xenstored
 

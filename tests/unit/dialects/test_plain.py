@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from adapters.dialects.plain import Dialect
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 
 
 @pytest.mark.parametrize("protocol", ["xmlrpc", "jsonrpc"])

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapters.dialects.status import Status, carriable, failure, integers_as_text, read, success
-from gateway.core.model import Reply, Value
+from adapters.dialects.status import StatusStruct, carriable, failure, integers_as_text, read, success
+from gateway.core.rpc.model import Reply, Value
 from tests.kit.exactly import exactly
 
 MOMENT = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
@@ -28,9 +28,9 @@ def test_what_xml_cannot_carry_is_left_out_of_texts_and_nothing_else() -> None:
 def test_success_and_failure_are_read_again() -> None:
     assert success(["a", 7]) == Reply({"Status": "Success", "Value": ["a", "7"]})
     assert failure(["GONE", 7]) == Reply({"Status": "Failure", "ErrorDescription": ["GONE", "7"]})
-    assert read(success(["a"]).value) == Status(success=True, content=["a"])
-    assert read(failure(["GONE"]).value) == Status(success=False, content=["GONE"])
-    assert read(success(None).value) == Status(success=True, content=None)
+    assert read(success(["a"]).value) == StatusStruct(success=True, content=["a"])
+    assert read(failure(["GONE"]).value) == StatusStruct(success=False, content=["GONE"])
+    assert read(success(None).value) == StatusStruct(success=True, content=None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from adapters.dialects.xapi_idl import Dialect
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 
 XML, JSON = Dialect("xmlrpc"), Dialect("jsonrpc")
 CALL = Call("VM.start")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from adapters.dialects.xenapi import BARE, ERROR_CODES, Dialect, text
-from gateway.core.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.kit.exactly import exactly
 
 XML, JSON = Dialect("xmlrpc"), Dialect("jsonrpc")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from adapters.http import addresses
-from adapters.http.socket_activation import Inherited
-from gateway.core.model import Peer
+from adapters.http.socket_activation import InheritedSockets
+from gateway.core.rpc.model import Peer
 from tests.kit.clients import connect
 
 
@@ -24,7 +24,7 @@ class Silent(asyncio.Protocol):
 
 
 async def bound(address: str, factory: addresses.ProtocolFactory = Silent) -> addresses.Bound:
-    one = await addresses.bind(address, 0o660, Inherited({}))
+    one = await addresses.bind(address, 0o660, InheritedSockets({}))
     try:
         await one.accept(factory)
     except OSError:
@@ -59,7 +59,7 @@ async def test_an_address_of_no_known_form_is_refused(address: str) -> None:
 
 
 async def test_nobody_is_let_in_before_accept() -> None:
-    server = await addresses.bind("tcp:127.0.0.1:0", 0o660, Inherited({}))
+    server = await addresses.bind("tcp:127.0.0.1:0", 0o660, InheritedSockets({}))
     (address,) = server.addresses
     with pytest.raises(ConnectionRefusedError):
         async with connect(address):
@@ -71,15 +71,15 @@ async def test_nobody_is_let_in_before_accept() -> None:
 
 
 async def test_what_is_bound_and_never_accepts_is_released_too(tmp_path: Path) -> None:
-    server = await addresses.bind(f"unix:{tmp_path}/rpc", 0o660, Inherited({}))
+    server = await addresses.bind(f"unix:{tmp_path}/rpc", 0o660, InheritedSockets({}))
     server.close()
     await server.closed()
     assert not list(tmp_path.iterdir())
 
 
 async def test_two_that_are_bound_to_one_port_are_told_apart_when_they_accept() -> None:
-    one = await addresses.bind("tcp:127.0.0.1:0", 0o660, Inherited({}))
-    other = await addresses.bind(one.addresses[0], 0o660, Inherited({}))
+    one = await addresses.bind("tcp:127.0.0.1:0", 0o660, InheritedSockets({}))
+    other = await addresses.bind(one.addresses[0], 0o660, InheritedSockets({}))
     await one.accept(Silent)
     with pytest.raises(OSError, match=re.escape(f"cannot listen on {one.addresses[0]}: ")):
         await other.accept(Silent)
@@ -181,7 +181,7 @@ def listening_unix(path: Path) -> int:
 
 
 async def test_a_socket_of_systemd_is_taken_as_it_is_and_its_file_stays(tmp_path: Path) -> None:
-    passed = Inherited({"rpc": [listening_unix(tmp_path / "rpc")]})
+    passed = InheritedSockets({"rpc": [listening_unix(tmp_path / "rpc")]})
     server = await addresses.bind("systemd:rpc", 0o600, passed)
     assert server.addresses == (f"unix:{tmp_path}/rpc",)
     async with connect(server.addresses[0]) as wire:  # the kernel holds it until we accept
@@ -197,7 +197,7 @@ async def test_a_name_that_systemd_did_not_pass_is_refused_with_those_it_did(tmp
     descriptor = listening_unix(tmp_path / "web")
     says = "cannot listen on systemd:rpc: systemd passed no socket named 'rpc'; left to take: 'web'"
     with pytest.raises(OSError, match=f"^{re.escape(says)}$"):
-        await addresses.bind("systemd:rpc", 0o600, Inherited({"web": [descriptor]}))
+        await addresses.bind("systemd:rpc", 0o600, InheritedSockets({"web": [descriptor]}))
     os.close(descriptor)
 
 
@@ -206,6 +206,6 @@ async def test_an_abstract_socket_is_written_with_an_at_sign() -> None:
         made.bind(f"\0gateway-{os.getpid()}")
         made.listen()
         descriptor = made.detach()
-    server = await addresses.bind("systemd:rpc", 0o600, Inherited({"rpc": [descriptor]}))
+    server = await addresses.bind("systemd:rpc", 0o600, InheritedSockets({"rpc": [descriptor]}))
     assert server.addresses == (f"unix:@gateway-{os.getpid()}",)
     server.close()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.http.server import HttpLimits, Server
-from adapters.transports.room import Room
-from gateway.core.model import Answer
+from adapters.http.server import HttpLimits, HttpServer
+from adapters.limits import Quota
+from gateway.core.rpc.model import Answer
 from tests.kit.clients import DEADLINE, chunked, connect, post
 from tests.kit.endpoints import CONTENT_TYPE, Broken, Echo, Fixed, Waiting
 from tests.kit.listeners import running, talking
@@ -355,7 +355,7 @@ async def test_a_body_that_ends_while_it_is_read_reaches_no_endpoint() -> None:
 
 @pytest.mark.parametrize("ahead", [b"", post(b"x" * 100_000) * 3], ids=["alone", "with much sent ahead"])
 async def test_a_call_is_cancelled_when_its_client_resets_the_connection(ahead: bytes) -> None:
-    endpoint, room = Waiting(), Room()
+    endpoint, room = Waiting(), Quota()
     async with running(endpoint, room=room) as address:
         async with connect(address) as wire:
             await wire.send(post(b"write this") + ahead)
@@ -367,7 +367,7 @@ async def test_a_call_is_cancelled_when_its_client_resets_the_connection(ahead: 
 
 async def test_a_call_is_cancelled_when_its_client_closes_a_unix_socket(tmp_path: Path) -> None:
     endpoint = Waiting()
-    server = Server("rpc", [f"unix:{tmp_path}/rpc"], lambda path: endpoint)
+    server = HttpServer("rpc", [f"unix:{tmp_path}/rpc"], lambda path: endpoint)
     await server.start()
     async with connect(server.addresses[0]) as wire:
         await wire.send(post(b"write this"))
@@ -377,8 +377,8 @@ async def test_a_call_is_cancelled_when_its_client_closes_a_unix_socket(tmp_path
 
 
 async def test_a_call_that_is_cancelled_before_its_first_step_gives_its_place_back() -> None:
-    room, echo = Room(), Echo()
-    server = Server("rpc", ["tcp:127.0.0.1:0"], lambda path: echo, room=room)
+    room, echo = Quota(), Echo()
+    server = HttpServer("rpc", ["tcp:127.0.0.1:0"], lambda path: echo, room=room)
     await server.start()
     async with connect(server.addresses[0]) as wire:
         await wire.send(post(b"x"))
@@ -476,7 +476,7 @@ async def test_calls_past_the_cap_are_refused_at_once_in_the_clients_protocol() 
 
 
 async def test_the_calls_of_all_listeners_together_have_a_cap() -> None:
-    room, waiting = Room(max_calls=1), Waiting()
+    room, waiting = Quota(max_calls=1), Waiting()
     async with (
         running(waiting, room=room) as one,
         running(room=room) as other,
@@ -496,7 +496,7 @@ async def test_the_calls_of_all_listeners_together_have_a_cap() -> None:
 
 
 async def test_bodies_past_what_may_be_held_are_refused_before_they_arrive() -> None:
-    room, waiting = Room(max_buffered=1000, max_buffered_per_peer=1000), Waiting()
+    room, waiting = Quota(max_buffered=1000, max_buffered_per_peer=1000), Waiting()
     async with running(waiting, room=room) as address, connect(address) as first, connect(address) as second:
         await first.send(post(b"x" * 600))
         await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
@@ -515,7 +515,7 @@ async def test_bodies_past_what_may_be_held_are_refused_before_they_arrive() -> 
     "request_", [chunked(b"x" * 600, b"x" * 600), post(gzip.compress(bytes(1200)), "/", "Content-Encoding: gzip")]
 )
 async def test_a_body_that_tells_no_length_is_counted_as_it_comes(request_: bytes) -> None:
-    room = Room(max_buffered=1000)
+    room = Quota(max_buffered=1000)
     async with running(room=room) as address, connect(address) as wire:
         await wire.send(request_)
         reply = await wire.reply()
@@ -524,7 +524,7 @@ async def test_a_body_that_tells_no_length_is_counted_as_it_comes(request_: byte
 
 
 async def test_an_answer_counts_until_its_client_has_taken_it() -> None:
-    room = Room(max_buffered=10_000)
+    room = Quota(max_buffered=10_000)
     async with (
         running(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE)), room=room) as address,
         connect(address) as slow,

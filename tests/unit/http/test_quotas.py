@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from adapters.http.quotas import Quotas, Share
+from adapters.http.quotas import PeerShare, Quotas
 from adapters.http.server import HttpLimits
-from adapters.transports.room import Room
-from gateway.core.model import Answer, Peer
+from adapters.limits import Quota
+from gateway.core.rpc.model import Answer, Peer
 from tests.kit.clients import DEADLINE, Wire, connect, post
 from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed, Waiting
 from tests.kit.listeners import running
@@ -29,7 +29,7 @@ class Client:
         self.went = (whose, among)
 
 
-def entered(quotas: Quotas, peer: Peer, *, idle: bool = True) -> tuple[Client, Share]:
+def entered(quotas: Quotas, peer: Peer, *, idle: bool = True) -> tuple[Client, PeerShare]:
     client = Client()
     share = quotas.enter(client, peer)
     assert share is not None
@@ -39,7 +39,7 @@ def entered(quotas: Quotas, peer: Peer, *, idle: bool = True) -> tuple[Client, S
 
 
 def test_one_peer_has_half_of_the_connections_and_of_the_calls() -> None:
-    quotas = Quotas(Room(), max_connections=5, max_calls=5)
+    quotas = Quotas(Quota(), max_connections=5, max_calls=5)
     for peer in (ONE, USER, Peer("tcp:[2001:db8::1]:9")):
         share = entered(quotas, peer)[1]
         assert (share.max_connections, share.max_calls) == (3, 3)
@@ -47,15 +47,15 @@ def test_one_peer_has_half_of_the_connections_and_of_the_calls() -> None:
 
 @pytest.mark.parametrize("address", ["tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1"])
 def test_clients_over_loopback_that_cannot_be_told_apart_have_the_whole(address: str) -> None:
-    share = entered(Quotas(Room(), max_connections=5, max_calls=5), Peer(address))[1]
+    share = entered(Quotas(Quota(), max_connections=5, max_calls=5), Peer(address))[1]
     assert (share.max_connections, share.max_calls) == (5, 5)
-    quotas = Quotas(Room(), max_connections=5, max_calls=5, max_connections_per_peer=2, max_calls_per_peer=1)
+    quotas = Quotas(Quota(), max_connections=5, max_calls=5, max_connections_per_peer=2, max_calls_per_peer=1)
     share = entered(quotas, Peer(address))[1]
     assert (share.max_connections, share.max_calls) == (2, 1)
 
 
 def test_a_peer_past_its_share_gives_up_the_one_of_its_own_that_is_idle_for_the_longest_time() -> None:
-    quotas = Quotas(Room(), max_connections=4, max_calls=1)
+    quotas = Quotas(Quota(), max_connections=4, max_calls=1)
     other, _ = entered(quotas, OTHER)
     first, _ = entered(quotas, ONE)
     second, _ = entered(quotas, ONE)
@@ -65,7 +65,7 @@ def test_a_peer_past_its_share_gives_up_the_one_of_its_own_that_is_idle_for_the_
 
 
 def test_a_peer_past_its_share_with_nothing_idle_is_turned_away_and_others_are_not() -> None:
-    quotas = Quotas(Room(), max_connections=4, max_calls=1)
+    quotas = Quotas(Quota(), max_connections=4, max_calls=1)
     for _ in range(2):
         entered(quotas, ONE, idle=False)
     assert quotas.enter(Client(), ONE) is None
@@ -73,7 +73,7 @@ def test_a_peer_past_its_share_with_nothing_idle_is_turned_away_and_others_are_n
 
 
 def test_when_there_is_no_place_the_peer_with_the_most_makes_way() -> None:
-    quotas = Quotas(Room(), max_connections=5, max_calls=1)
+    quotas = Quotas(Quota(), max_connections=5, max_calls=1)
     lonely, _ = entered(quotas, OTHER)
     many = [entered(quotas, ONE)[0] for _ in range(3)]
     entered(quotas, USER)
@@ -83,14 +83,14 @@ def test_when_there_is_no_place_the_peer_with_the_most_makes_way() -> None:
 
 
 def test_when_there_is_no_place_and_nothing_idle_a_newcomer_is_turned_away() -> None:
-    quotas = Quotas(Room(), max_connections=2, max_calls=1)
+    quotas = Quotas(Quota(), max_connections=2, max_calls=1)
     entered(quotas, ONE, idle=False)
     entered(quotas, OTHER, idle=False)
     assert quotas.enter(Client(), USER) is None
 
 
 def test_calls_of_one_peer_leave_places_for_others() -> None:
-    room = Room()
+    room = Quota()
     quotas = Quotas(room, max_connections=10, max_calls=4)
     one, other = entered(quotas, ONE)[1], entered(quotas, OTHER)[1]
     assert [quotas.begin_call(one, 0) for _ in range(3)] == [True, True, False]
@@ -103,7 +103,7 @@ def test_calls_of_one_peer_leave_places_for_others() -> None:
 
 
 def test_what_is_gone_is_forgotten_even_when_its_call_outlives_it() -> None:
-    room = Room()
+    room = Quota()
     quotas = Quotas(room, max_connections=10, max_calls=4)
     client, share = entered(quotas, ONE)
     assert quotas.begin_call(share, 0)
@@ -161,7 +161,7 @@ class Large(Echo):
 
 async def test_twelve_clients_that_do_not_read_their_large_answers_block_nobody_for_long() -> None:
     told: list[str] = []
-    room = Room(max_buffered=256 * 1024**2)
+    room = Quota(max_buffered=256 * 1024**2)
     async with running(Large(), room=room, on_cut=told.append) as address, AsyncExitStack() as stack:
         for wire in await opened(stack, address, 12):
             await wire.send(post(b"large"))
@@ -176,7 +176,7 @@ async def test_twelve_clients_that_do_not_read_their_large_answers_block_nobody_
 
 
 async def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_alone() -> None:
-    room = Room(max_buffered=1000)
+    room = Quota(max_buffered=1000)
     mine, others = room.open_account("a"), room.open_account("b")
     room.hold(5000, mine)
     assert room.is_full_for(mine)
@@ -189,7 +189,7 @@ async def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_a
 
 
 async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room() -> None:
-    room = Room(max_buffered=10_000)
+    room = Quota(max_buffered=10_000)
     async with (
         running(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE)), room=room) as address,
         connect(address) as reads,

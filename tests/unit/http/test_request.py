@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.http.request import FAULT_STATUS, Refusal, inflate
+from adapters.http.request import FAULT_STATUS, HttpRefusal, inflate
 from adapters.http.server import HttpLimits
-from gateway.core.model import FaultCode
+from gateway.core.rpc.model import FaultCode
 from tests.kit.clients import DEADLINE, chunked, connect, post
 from tests.kit.endpoints import CONTENT_TYPE, Waiting
 from tests.kit.listeners import running, talking
@@ -44,12 +44,12 @@ def test_what_gzip_packs_comes_out_equal(body: bytes) -> None:
 @given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate"]))
 def test_junk_is_refused_and_never_raises(body: bytes, encoding: str) -> None:
     result = inflate(body, encoding, 100)
-    assert isinstance(result, Refusal | bytes)
-    assert isinstance(result, Refusal) or len(result) <= 100
+    assert isinstance(result, HttpRefusal | bytes)
+    assert isinstance(result, HttpRefusal) or len(result) <= 100
 
 
-def status_of(result: bytes | Refusal) -> int:
-    assert isinstance(result, Refusal)
+def status_of(result: bytes | HttpRefusal) -> int:
+    assert isinstance(result, HttpRefusal)
     return result.http_status
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from adapters.http.server import HttpLimits, Server
-from gateway.core.model import BARE, Answer, Carried, Fault, FaultCode, Peer
-from gateway.core.ports import Endpoint
+from adapters.http.server import HttpLimits, HttpServer
+from gateway.core.interfaces import Endpoint
+from gateway.core.rpc.model import NO_METADATA, Answer, Fault, FaultCode, Peer, RequestMetadata
 from tests.kit.clients import DEADLINE, chunked, connect, post
 from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed, Waiting
 from tests.kit.listeners import LOCAL, running, talking
@@ -78,7 +78,7 @@ async def test_the_path_is_resolved_as_written_without_its_query() -> None:
         asked.append(path)
         return echo if path.startswith("/rpc") else None
 
-    transport = Server("rpc", [LOCAL], resolve)
+    transport = HttpServer("rpc", [LOCAL], resolve)
     await transport.start()
     async with connect(transport.addresses[0]) as wire:
         for path in ("/rpc?session=1", "/rpc/%2e%2E/x", "/elsewhere", "http://gateway/rpc?a=b", "/rpc//a"):
@@ -118,7 +118,7 @@ async def test_a_refused_message_is_200_in_its_protocol() -> None:
 
 
 async def test_a_refused_message_is_a_page_and_the_end_where_old_xapi_is_expected() -> None:
-    async with talking(Fixed(FAULT), framing_faults="http500") as wire:
+    async with talking(Fixed(FAULT), malformed_response="http500") as wire:
         await wire.send(post(b"junk"))
         reply = await wire.reply()
         assert await wire.rest() == b""
@@ -139,7 +139,7 @@ async def test_a_refused_message_is_a_page_and_the_end_where_old_xapi_is_expecte
 )
 async def test_what_old_xapi_cannot_read_is_refused_its_way(request_: bytes) -> None:
     echo = Echo()
-    async with talking(echo, HttpLimits(body=1000), framing_faults="http500") as wire:
+    async with talking(echo, HttpLimits(body=1000), malformed_response="http500") as wire:
         await wire.send(request_)
         reply = await wire.reply()
         assert (reply.status, reply.headers["content-type"], reply.headers["connection"]) == (500, "text/html", "close")
@@ -153,7 +153,7 @@ async def test_what_old_xapi_cannot_read_is_refused_its_way(request_: bytes) -> 
 async def test_two_addresses_are_one_listener_and_each_names_its_peers(tmp_path: Path) -> None:
     echo = Echo()
     unix = f"unix:{tmp_path}/rpc"
-    transport = Server("rpc", [LOCAL, "tcp:[::1]:0", unix], lambda path: echo)
+    transport = HttpServer("rpc", [LOCAL, "tcp:[::1]:0", unix], lambda path: echo)
     await transport.start()
     names = []
     for address in transport.addresses:
@@ -171,7 +171,7 @@ async def test_two_addresses_are_one_listener_and_each_names_its_peers(tmp_path:
 async def test_a_listener_that_cannot_have_all_its_addresses_has_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     path = tmp_path / "rpc"
-    transport = Server("rpc", [f"unix:{path}", f"unix:{tmp_path}/file"], lambda path: None)
+    transport = HttpServer("rpc", [f"unix:{path}", f"unix:{tmp_path}/file"], lambda path: None)
     with pytest.raises(OSError, match=f"{tmp_path}/file"):
         await transport.start()
     assert transport.addresses == ()
@@ -183,7 +183,7 @@ async def test_a_listener_that_cannot_have_all_its_addresses_has_none(tmp_path: 
 
 async def test_stop_answers_the_call_in_flight_and_closes_what_is_idle() -> None:
     waiting = Waiting()
-    transport = Server("rpc", [LOCAL], lambda path: waiting)
+    transport = HttpServer("rpc", [LOCAL], lambda path: waiting)
     await transport.start()
     address = transport.addresses[0]
     async with connect(address) as idle, connect(address) as busy:
@@ -204,7 +204,7 @@ async def test_stop_answers_the_call_in_flight_and_closes_what_is_idle() -> None
 
 async def test_stop_cuts_what_does_not_end_in_time_and_counts_it() -> None:
     waiting = Waiting()
-    transport = Server("rpc", [LOCAL], lambda path: waiting)
+    transport = HttpServer("rpc", [LOCAL], lambda path: waiting)
     await transport.start()
     address = transport.addresses[0]
     async with connect(address) as one, connect(address) as two, connect(address):
@@ -217,7 +217,7 @@ async def test_stop_cuts_what_does_not_end_in_time_and_counts_it() -> None:
 
 async def test_stop_waits_for_a_call_whose_client_has_closed_its_side() -> None:
     waiting = Waiting()
-    transport = Server("rpc", [LOCAL], lambda path: waiting)
+    transport = HttpServer("rpc", [LOCAL], lambda path: waiting)
     await transport.start()
     async with connect(transport.addresses[0]) as wire:
         await wire.send(post(b"write this"))
@@ -233,12 +233,12 @@ async def test_stop_is_not_held_up_by_a_client_that_does_not_read() -> None:
     begun = asyncio.Event()
 
     class Large(Echo):
-        async def answer(self, body: bytes, peer: Peer, carried: Carried = BARE) -> Answer:
+        async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
             begun.set()
             return Answer(bytes(50_000_000), CONTENT_TYPE)
 
     large = Large()
-    transport = Server("rpc", [LOCAL], lambda path: large)
+    transport = HttpServer("rpc", [LOCAL], lambda path: large)
     await transport.start()
     async with connect(transport.addresses[0]) as wire:
         await wire.send(post(b"x"))
@@ -247,7 +247,7 @@ async def test_stop_is_not_held_up_by_a_client_that_does_not_read() -> None:
 
 
 async def test_stop_without_a_single_connection_ends_at_once() -> None:
-    transport = Server("rpc", [LOCAL], lambda path: None)
+    transport = HttpServer("rpc", [LOCAL], lambda path: None)
     await transport.start()
     assert await asyncio.wait_for(transport.stop(60), DEADLINE) == 0
 
@@ -259,7 +259,7 @@ async def refused(address: str) -> None:
         await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
 
 
-# Old servers behind it
+# Legacy servers behind it
 
 RELAYED = Answer(b"<a/>\xff", "text/xml", None, 299, "So \udcff", ((b"X-Odd", b"\xff"), (b"content-type", b"text/xml")))
 
@@ -303,7 +303,7 @@ async def test_where_an_old_server_closed_without_a_word_so_does_the_listener() 
 
 async def test_what_no_endpoint_takes_goes_to_the_one_for_the_rest() -> None:
     rest = Echo()
-    transport = Server("rpc", [LOCAL], lambda path: None, otherwise=rest)
+    transport = HttpServer("rpc", [LOCAL], lambda path: None, otherwise=rest)
     await transport.start()
     async with connect(transport.addresses[0]) as wire:
         await wire.send(post(b"hello", "/a?b", "X-Odd: 1", "Connection: keep-alive"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters.http import socket_activation as activation
-from adapters.http.socket_activation import Inherited, inherited
+from adapters.http.socket_activation import InheritedSockets, inherited
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_broken_variables_are_named(variables: dict[str, str], says: str) -> Non
 
 
 def test_a_name_is_taken_once(listening: socket.socket) -> None:
-    passed = Inherited({"rpc": [os.dup(listening.fileno())]})
+    passed = InheritedSockets({"rpc": [os.dup(listening.fileno())]})
     (taken,) = passed.take("rpc")
     assert taken.getsockname() == listening.getsockname()
     taken.close()
@@ -81,11 +81,11 @@ def test_a_socket_that_does_not_listen_is_refused(kind: socket.SocketKind) -> No
     with socket.socket(socket.AF_INET, kind) as silent:
         descriptor = silent.detach()
     with pytest.raises(OSError, match="the socket named 'rpc' is no listening stream socket"):
-        Inherited({"rpc": [descriptor]}).take("rpc")
+        InheritedSockets({"rpc": [descriptor]}).take("rpc")
 
 
 def test_what_is_no_socket_at_all_is_refused(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(OSError, match="Socket operation on non-socket"):
-        Inherited({"rpc": [descriptor]}).take("rpc")
+        InheritedSockets({"rpc": [descriptor]}).take("rpc")
     os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapters.http.web_origins import WebOrigins
-from gateway.core.model import Answer
+from gateway.core.rpc.model import Answer
 from tests.kit.clients import post
 from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed
 from tests.kit.listeners import talking

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.exposure import DOM0_ALONE, Domains
-from gateway.core.publication import Beside, Doorbell, Text
+from gateway.core.routing.publication import RelatedNode, Text, WatchTrigger
+from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
 from tests.kit.mapping import HEAD, Built, build_files
 
 TOP = HEAD.removesuffix("methods:\n")  # eleven lines
@@ -21,32 +21,32 @@ methods:
 """
 
 
-def doorbells(directory: Path, *entries: str, top: str = TOP) -> Built:
-    """A file with these `doorbell` entries, each on a line from 13 on."""
-    text = "doorbell:\n" + "".join(f"  - {{listener: store, {entry}}}\n" for entry in entries)
+def triggers(directory: Path, *entries: str, top: str = TOP) -> Built:
+    """A file with these `trigger` entries, each on a line from 13 on."""
+    text = "trigger:\n" + "".join(f"  - {{listener: store, {entry}}}\n" for entry in entries)
     return build_files(directory, x=f"{top}{text}{METHODS}")
 
 
-def doorbell(directory: Path, entry: str) -> Doorbell:
-    built = doorbells(directory, entry)
+def trigger(directory: Path, entry: str) -> WatchTrigger:
+    built = triggers(directory, entry)
     assert built.problems == []
-    (bell,) = built.table.doorbells
+    (bell,) = built.table.triggers
     return bell
 
 
 def test_parameters_are_texts_and_what_stands_beside_the_node(tmp_path: Path) -> None:
-    bell = doorbell(
+    bell = trigger(
         tmp_path, 'node: "/d/{id}/x/bell", method: add, params: {name: "{id}: {value}", memory: {node: os/memory}}'
     )
-    assert bell.parameters == {"name": Text("{id}: {value}"), "memory": Beside("os/memory")}
+    assert bell.parameters == {"name": Text("{id}: {value}"), "memory": RelatedNode("os/memory")}
     assert (bell.route.method, bell.domains) == ("add", DOM0_ALONE)
     assert bell.node.root == "/d"
     assert bell.source.endswith("x.yaml:13")
 
 
 def test_a_tree_becomes_a_dictionary(tmp_path: Path) -> None:
-    bell = doorbell(tmp_path, "node: /d/updated, method: tell, params: {config: {tree: .}}")
-    assert bell.parameters == {"config": Beside(".", tree=True)}
+    bell = trigger(tmp_path, "node: /d/updated, method: tell, params: {config: {tree: .}}")
+    assert bell.parameters == {"config": RelatedNode(".", tree=True)}
 
 
 @pytest.mark.parametrize(
@@ -60,59 +60,59 @@ def test_a_tree_becomes_a_dictionary(tmp_path: Path) -> None:
 )
 def test_it_is_said_who_may_ring(tmp_path: Path, said: str, domains: Domains) -> None:
     said = "" if said == "x" else f", {said}"
-    bell = doorbell(tmp_path, f'node: "/d/{{domid}}", method: start, params: {{paused: "{{value}}"}}{said}')
+    bell = trigger(tmp_path, f'node: "/d/{{domid}}", method: start, params: {{paused: "{{value}}"}}{said}')
     assert bell.domains == domains
 
 
-def test_what_a_method_says_of_domains_holds_for_its_doorbells(tmp_path: Path) -> None:
-    built = doorbells(tmp_path, "node: /d, method: seen")
-    assert built.table.doorbells[0].domains == Domains(frozenset({3}))
+def test_what_a_method_says_of_domains_holds_for_its_triggers(tmp_path: Path) -> None:
+    built = triggers(tmp_path, "node: /d, method: seen")
+    assert built.table.triggers[0].domains == Domains(frozenset({3}))
 
 
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        ("node: /a, method: ad", "doorbell[0].method: 'ad' is no method of this file (did you mean 'add'?)"),
+        ("node: /a, method: ad", "trigger[0].method: 'ad' is no method of this file (did you mean 'add'?)"),
         (
             "node: /a, method: add, params: {name: x}",
-            "doorbell[0]: nobody gives the parameter 'memory' of add",
+            "trigger[0]: nobody gives the parameter 'memory' of add",
         ),
         (
             "node: /a, method: add, params: {nam: x, memory: x}",
-            "doorbell[0].params.nam: 'nam' is no parameter of add (did you mean 'name'?)",
+            "trigger[0].params.nam: 'nam' is no parameter of add (did you mean 'name'?)",
         ),
         (
             'node: "/a/{id}", method: add, params: {name: "{domid}", memory: x}',
-            "doorbell[0].params.name: '{domid}' does not stand in 'node' (there are: id, value)",
+            "trigger[0].params.name: '{domid}' does not stand in 'node' (there are: id, value)",
         ),
         (
             'node: /a, method: strict, params: {name: x, memory: "{value}"}',
-            "doorbell[0].params.memory: 'memory u' takes no text; say coerce: legacy in the method",
+            "trigger[0].params.memory: 'memory u' takes no text; say coerce: legacy in the method",
         ),
-        ("node: /a, method: plug, params: {devices: x}", "doorbell[0].params.devices: 'devices a(su)' takes no text"),
+        ("node: /a, method: plug, params: {devices: x}", "trigger[0].params.devices: 'devices a(su)' takes no text"),
         (
             "node: /a, method: plug, params: {devices: {tree: .}}",
-            "doorbell[0].params.devices: 'devices a(su)' takes no tree: a{ss} or a{sv} is needed",
+            "trigger[0].params.devices: 'devices a(su)' takes no tree: a{ss} or a{sv} is needed",
         ),
         (
             "node: /a, method: add, params: {name: {node: ../b}, memory: x}",
-            "doorbell[0].params.name.node: expected a path such as /local/domain/{domid}/control, got '/../b'",
+            "trigger[0].params.name.node: expected a path such as /local/domain/{domid}/control, got '/../b'",
         ),
         (
             "node: /a, method: add, params: {name: {node: .}, memory: x}",
-            "doorbell[0].params.name.node: expected a path such as /local/domain/{domid}/control, got '/.'",
+            "trigger[0].params.name.node: expected a path such as /local/domain/{domid}/control, got '/.'",
         ),
         (
             'node: "/a/{b}", method: add, params: {name: {node: "{b}"}, memory: x}',
-            "doorbell[0].params.name.node: expected the path of a node beside 'node', without names in braces",
+            "trigger[0].params.name.node: expected the path of a node beside 'node', without names in braces",
         ),
         (
             "node: /a.b, method: forget",
-            "doorbell[0].node: expected a path such as /local/domain/{domid}/control, got '/a.b'",
+            "trigger[0].node: expected a path such as /local/domain/{domid}/control, got '/a.b'",
         ),
         (
             'node: /a, method: start, params: {paused: x}, domains: ["{domid}"]',
-            "doorbell[0].domains[0]: {domid} does not stand in the path /a",
+            "trigger[0].domains[0]: {domid} does not stand in the path /a",
         ),
         ("node: /a, method: start, params: {paused: x}, domains: [-1]", None),
         ("node: /a, method: start, params: {paused: x}, domains: mine", None),
@@ -120,27 +120,27 @@ def test_what_a_method_says_of_domains_holds_for_its_doorbells(tmp_path: Path) -
     ],
 )
 def test_a_problem_is_told_with_its_place(tmp_path: Path, entry: str, expected: str | None) -> None:
-    built = doorbells(tmp_path, entry)
-    assert built.table.doorbells == ()
+    built = triggers(tmp_path, entry)
+    assert built.table.triggers == ()
     assert built.problems
     assert all(problem.startswith("x.yaml:13:") for problem in built.problems)
     assert expected is None or expected in [problem.partition(": ")[2] for problem in built.problems]
 
 
 def test_a_node_has_one_doorbell_whatever_the_file(tmp_path: Path) -> None:
-    built = doorbells(tmp_path, *['node: /a, method: start, params: {paused: "{value}"}'] * 2)
-    assert built.problems == ["x.yaml:14:29: doorbell[1].node: /a has a doorbell already, in x.yaml:13"]
+    built = triggers(tmp_path, *['node: /a, method: start, params: {paused: "{value}"}'] * 2)
+    assert built.problems == ["x.yaml:14:29: trigger[1].node: /a has a trigger already, in x.yaml:13"]
 
 
 def test_a_file_whose_methods_are_rung_needs_no_client(tmp_path: Path) -> None:
     top = TOP.partition("expose:")[0]
-    built = doorbells(tmp_path, 'node: /a, method: start, params: {paused: "{value}"}', top=top)
+    built = triggers(tmp_path, 'node: /a, method: start, params: {paused: "{value}"}', top=top)
     assert built.problems == []
     assert [route.method for route in built.table.routes()] == ["start"]
 
 
 def test_a_fingerprint_changes_with_the_method_too(tmp_path: Path) -> None:
     entry = 'node: /a, method: start, params: {paused: "{value}"}'
-    first = doorbell(tmp_path, entry).fingerprint
-    assert doorbell(tmp_path, entry).fingerprint == first
-    assert doorbell(tmp_path, entry.replace("{value}", "1")).fingerprint != first
+    first = trigger(tmp_path, entry).fingerprint
+    assert trigger(tmp_path, entry).fingerprint == first
+    assert trigger(tmp_path, entry.replace("{value}", "1")).fingerprint != first

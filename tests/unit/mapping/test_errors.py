@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.model import Call, Fault, FaultCode, Value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Value
 from tests.kit.mapping import HEAD, Built, build_methods
 
 ERRORS = """\

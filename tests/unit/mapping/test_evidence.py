@@ -1,4 +1,4 @@
-"""Rules and masks of mapping files: what they come to, and what is wrong with them where."""
+"""Rules and redactions of mapping files: what they come to, and what is wrong with them where."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
-from gateway.core import recording
-from gateway.core.compare import Verdict, compare
-from gateway.core.mask import masked_call
-from gateway.core.migration import Side
-from gateway.core.model import Call, Fault, FaultCode, Reply, Value
-from gateway.core.recording import Taken
-from gateway.core.rules import Exact, Ignore, Unordered
-from gateway.mapping.compile import build
+from gateway.core.comparison.compare import Verdict, compare
+from gateway.core.comparison.redaction import masked_call
+from gateway.core.comparison.rules import Exact, Ignore, Unordered
+from gateway.core.migration.modes import Side
+from gateway.core.routing import call_record
+from gateway.core.routing.call_record import RecordedCall
+from gateway.core.rpc.model import Call, Fault, FaultCode, Reply, Value
+from gateway.mapping.compiler import build
 from tests.kit.gateway import ROOT
 from tests.kit.mapping import HEAD, Built, build_methods
 
@@ -32,7 +32,7 @@ def built(directory: Path, file: str, methods: str) -> Built:
 def test_a_methods_rules_come_first_then_the_defaults_then_the_files(tmp_path: Path) -> None:
     file = """
     compare: [{path: $.a, ignore: true}, {path: $.b, order: any}]
-    defaults: {compare: [{path: $.a, by: uuid, because: The old service keeps no order.}]}
+    defaults: {compare: [{path: $.a, by: uuid, because: The legacy service keeps no order.}]}
     """
     route = built(tmp_path, file, "m: {member: Stat, compare: [{path: $.a, exact: true}]}\nn: {member: Stat}").route
     assert [rule.how for rule in route("m").migration.compare.rules] == [
@@ -88,41 +88,41 @@ def test_a_problem_of_the_file_is_told_once(tmp_path: Path) -> None:
     )
     assert [problem.partition(" expected")[0] for problem in problems.problems] == [
         "x.yaml:12:18: compare[0].path:",
-        "x.yaml:13:8: mask[0]:",
+        "x.yaml:13:8: redact[0]:",
     ]
 
 
 def test_the_session_is_always_secret(tmp_path: Path) -> None:
-    masks = built(tmp_path, SESSION, f"m: {START % ''}").route("m").migration.mask
+    redactions = built(tmp_path, SESSION, f"m: {START % ''}").route("m").migration.redact
     for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
-        assert "OpaqueRef" not in repr(masked_call(masks, call))
-        assert "False" in repr(masked_call(masks, call))
+        assert "OpaqueRef" not in repr(masked_call(redactions, call))
+        assert "False" in repr(masked_call(redactions, call))
 
 
 def test_what_a_login_returns_is_the_session(tmp_path: Path) -> None:
     route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], login: name}").route("m")
-    assert list(map(str, route.migration.mask.patterns)) == ["$.result"]
+    assert list(map(str, route.migration.redact.patterns)) == ["$.result"]
 
 
 def test_a_method_without_the_session_has_nothing_to_hide(tmp_path: Path) -> None:
     file = built(tmp_path, SESSION, f"m: {START % ''}\nn: {{member: Stat}}")
-    assert file.route("n").migration.mask.patterns == ()
+    assert file.route("n").migration.redact.patterns == ()
 
 
 def test_masks_of_method_defaults_and_file_are_all_kept(tmp_path: Path) -> None:
-    file = f"{SESSION}\nmask: [$..password]\ndefaults: {{mask: [$.result.secret]}}"
-    masks = built(tmp_path, file, f"m: {START % ', mask: [$.named.force]'}").route("m").migration.mask
-    assert list(map(str, masks.patterns)) == [
+    file = f"{SESSION}\nmask: [$..password]\ndefaults: {{redact: [$.result.secret]}}"
+    redactions = built(tmp_path, file, f"m: {START % ', redact: [$.named.force]'}").route("m").migration.redact
+    assert list(map(str, redactions.patterns)) == [
         "$.named.session",
         "$.named.force",
         "$.result.secret",
         "$..password",
     ]
-    assert masks.parameters == ("session", "paused", "force")
+    assert redactions.parameters == ("session", "paused", "force")
 
 
 @pytest.mark.parametrize(
-    ("mask", "problem"),
+    ("redact", "problem"),
     [
         ("$.named.pasued", "'pasued' is no parameter (did you mean 'paused'?)"),
         ("$.named.x", "'x' is no parameter (there are: paused, force)"),
@@ -131,17 +131,17 @@ def test_masks_of_method_defaults_and_file_are_all_kept(tmp_path: Path) -> None:
         ("$.params[", "path '$.params[', character 9: expected [3], [*] or ['name'], got '['"),
     ],
 )
-def test_a_mask_that_would_hide_nothing_is_a_problem(tmp_path: Path, mask: str, problem: str) -> None:
-    methods = f"m:\n  member: Start\n  params: [paused, force]\n  mask:\n    - '{mask}'"
+def test_a_mask_that_would_hide_nothing_is_a_problem(tmp_path: Path, redact: str, problem: str) -> None:
+    methods = f"m:\n  member: Start\n  params: [paused, force]\n  redact:\n    - '{redact}'"
     (found,) = build_methods(tmp_path, methods).problems
-    assert found.startswith(f"x.yaml:17:9: methods.m.mask[0]: {problem}")
+    assert found.startswith(f"x.yaml:17:9: methods.m.redact[0]: {problem}")
 
 
 def test_a_mask_of_the_file_names_a_parameter_of_some_method(tmp_path: Path) -> None:
     methods = "m: {member: Start, params: [paused, force]}\nn: {member: Stat}"
-    assert built(tmp_path, "mask: [$.named.force]", methods).problems == []
-    assert built(tmp_path, "mask: [$.named.forced]", methods).problems == [
-        "x.yaml:12:8: mask[0]: 'forced' is no parameter (did you mean 'force'?)"
+    assert built(tmp_path, "redact: [$.named.force]", methods).problems == []
+    assert built(tmp_path, "redact: [$.named.forced]", methods).problems == [
+        "x.yaml:12:8: redact[0]: 'forced' is no parameter (did you mean 'force'?)"
     ]
 
 
@@ -162,6 +162,6 @@ def test_no_password_of_a_storage_repository_is_in_a_recording_of_the_shipped_ma
     )
     for asked in (call, Call(method, (), {"sr": "sr-1", "device_config": config})):
         fault = Fault(FaultCode.APPLICATION, "mount: planted-1 refused", "SR_BACKEND_FAILURE", ["planted-3", "x"])
-        line = recording.line(Taken("rpc", "/storage", "xmlrpc", storage, asked, fault, Side.LEGACY, 0.1), 1.0)
+        line = call_record.line(RecordedCall("rpc", "/storage", "xmlrpc", storage, asked, fault, Side.LEGACY, 0.1), 1.0)
         assert b"planted" not in line
         assert b"filer" in line

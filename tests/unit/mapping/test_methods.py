@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.binding import ParameterCountError
-from gateway.core.marshal import MarshalError
-from gateway.core.migration import Mode
-from gateway.core.model import Call, Fault, FaultCode
-from gateway.core.route import Effect
+from gateway.core.dbus.arguments import ParameterCountError
+from gateway.core.dbus.marshal import MarshalError
+from gateway.core.migration.modes import Mode
+from gateway.core.routing.route import Effect
+from gateway.core.rpc.model import Call, Fault, FaultCode
 from tests.kit.mapping import HEAD, Built, build_methods
 
 SESSION = """\

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.migration import UNMOVED, Migration, Mode, Setting, Side
-from gateway.core.model import Call, Peer
+from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
+from gateway.core.rpc.model import Call, Peer
 from gateway.mapping.table import EndpointKey
 from tests.kit.mapping import FIRST, HEAD, Built, build_files, build_methods
 
@@ -15,7 +15,7 @@ START = "member: Start, params: [paused, force]"
 
 
 def moved(directory: Path, methods: str, *lines: str, session: bool = False) -> Built:
-    """A file with an old service behind it; `lines` are further keys of the file."""
+    """A file with a legacy service behind it; `lines` are further keys of the file."""
     more = ["legacy: {upstream: old}", *lines]
     if session:
         more.append("session: {parameter: session, interface: org.example.Session1, member: Check}")
@@ -124,7 +124,7 @@ def test_observing_is_wished_for_all_and_done_where_it_may(tmp_path: Path) -> No
 # What is not there
 
 
-NOWHERE = "no 'legacy: {upstream: NAME}' says where the old service is"
+NOWHERE = "no 'legacy: {upstream: NAME}' says where the legacy service is"
 
 
 @pytest.mark.parametrize(
@@ -262,10 +262,10 @@ def test_a_key_of_the_file_that_a_method_has_not_is_none(tmp_path: Path) -> None
 
 
 def test_an_endpoint_forwards_what_is_not_mapped(tmp_path: Path) -> None:
-    built = moved(tmp_path, f"m: {{{READ}}}", "unmapped: forward")
+    built = moved(tmp_path, f"m: {{{READ}}}", "unmapped: passthrough")
     assert built.problems == []
-    assert built.table.endpoints[RPC].forwards_to == "old"
-    assert moved(tmp_path, f"m: {{{READ}}}").table.endpoints[RPC].forwards_to is None
+    assert built.table.endpoints[RPC].passthrough_to == "old"
+    assert moved(tmp_path, f"m: {{{READ}}}").table.endpoints[RPC].passthrough_to is None
 
 
 def bare(*lines: str) -> str:
@@ -273,25 +273,25 @@ def bare(*lines: str) -> str:
 
 
 def test_an_endpoint_may_forward_everything(tmp_path: Path) -> None:
-    built = build_files(tmp_path, a=bare("legacy: {upstream: old}", "unmapped: forward"))
+    built = build_files(tmp_path, a=bare("legacy: {upstream: old}", "unmapped: passthrough"))
     assert built.problems == []
     endpoint = built.table.endpoints[RPC]
-    assert (endpoint.routes, endpoint.forwards_to) == ({}, "old")
+    assert (endpoint.routes, endpoint.passthrough_to) == ({}, "old")
 
 
 def test_a_file_that_maps_and_forwards_nothing_is_refused(tmp_path: Path) -> None:
-    for lines in ((), ("legacy: {upstream: old}", "unmapped: refuse")):
+    for lines in ((), ("legacy: {upstream: old}", "unmapped: reject")):
         (problem,) = build_files(tmp_path, a=bare(*lines)).problems
-        assert problem.endswith("methods: no method is mapped, and 'unmapped: forward' is not said")
+        assert problem.endswith("methods: no method is mapped, and 'unmapped: passthrough' is not said")
 
 
 def test_forwarding_needs_an_old_service(tmp_path: Path) -> None:
-    (problem,) = build_files(tmp_path, a=bare("unmapped: forward")).problems
-    assert problem == f"a.yaml:12:11: unmapped: forward is refused: {NOWHERE}"
+    (problem,) = build_files(tmp_path, a=bare("unmapped: passthrough")).problems
+    assert problem == f"a.yaml:12:11: unmapped: passthrough is refused: {NOWHERE}"
 
 
 def test_what_is_forwarded_must_be_understood(tmp_path: Path) -> None:
-    text = bare("legacy: {upstream: old}", "unmapped: forward").replace("codec: xmlrpc", "codec: jsonrpc")
+    text = bare("legacy: {upstream: old}", "unmapped: passthrough").replace("codec: xmlrpc", "codec: jsonrpc")
     (problem,) = build_files(tmp_path, a=text).problems
     assert problem.endswith("unmapped: rpc /rpc speaks jsonrpc/plain, the upstream 'old' understands only xmlrpc/plain")
 
@@ -299,14 +299,14 @@ def test_what_is_forwarded_must_be_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "wants"),
     [
-        (("legacy: {upstream: other}", "unmapped: forward"), "forwards to 'other'"),
-        (("unmapped: refuse",), "refuses"),
+        (("legacy: {upstream: other}", "unmapped: passthrough"), "forwards to 'other'"),
+        (("unmapped: reject",), "refuses"),
     ],
 )
 def test_files_that_share_an_endpoint_agree_on_where_it_leads(
     tmp_path: Path, other: tuple[str, ...], wants: str
 ) -> None:
-    first = bare("legacy: {upstream: old}", "unmapped: forward")
+    first = bare("legacy: {upstream: old}", "unmapped: passthrough")
     second = bare(*other).replace("methods: {}", f"methods: {{m: {{{READ}}}}}")
     (problem,) = build_files(tmp_path, a=first, b=second).problems
     where = f"{tmp_path}/a.yaml:13".replace(f"{tmp_path}/", "")
@@ -314,6 +314,8 @@ def test_files_that_share_an_endpoint_agree_on_where_it_leads(
 
 
 def test_a_file_that_says_nothing_of_it_shares_an_endpoint_with_one_that_forwards(tmp_path: Path) -> None:
-    built = build_files(tmp_path, a=bare("legacy: {upstream: old}", "unmapped: forward"), b=HEAD + f"  m: {{{READ}}}\n")
+    built = build_files(
+        tmp_path, a=bare("legacy: {upstream: old}", "unmapped: passthrough"), b=HEAD + f"  m: {{{READ}}}\n"
+    )
     assert built.problems == []
-    assert built.table.endpoints[RPC].forwards_to == "old"
+    assert built.table.endpoints[RPC].passthrough_to == "old"

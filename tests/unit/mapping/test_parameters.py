@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.formats import of_class
-from gateway.core.marshal import Variant
-from gateway.core.model import Call, Value
-from gateway.core.names import escape_path_element
-from gateway.core.refusal import MarshalError
+from gateway.core.dbus.formats import of_class
+from gateway.core.dbus.marshal import Variant
+from gateway.core.dbus.names import escape_path_element
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.rpc.model import Call, Value
 from tests.kit.mapping import build_methods
 
 START = "member: Start, object_path: '/org/example/vm/{vm}'"

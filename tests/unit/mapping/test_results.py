@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway.core.formats import of_class
-from gateway.core.marshal import MarshalError, Variant
-from gateway.core.model import Value
+from gateway.core.dbus.formats import of_class
+from gateway.core.dbus.marshal import MarshalError, Variant
+from gateway.core.rpc.model import Value
 from tests.kit.mapping import build_methods
 
 STAT: list[Any] = ["on", 5]

@@ -5,9 +5,9 @@ from textwrap import dedent, indent
 
 import pytest
 
-from gateway.core.limits import LIMITS, Limits
-from gateway.core.migration import Mode, Setting
-from gateway.core.rollout import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, Step
+from gateway.core.migration.limits import LIMITS, RolloutLimits
+from gateway.core.migration.modes import Mode, Setting
+from gateway.core.migration.rollout_plan import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, RolloutStep
 from tests.kit.mapping import HEAD, Built, build_files, build_methods
 
 READ = "{property: PowerState}"
@@ -44,12 +44,12 @@ def test_a_plan_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert _build(tmp_path, plan, "r: {property: PowerState, rollout: careful}").route("r").rollout == RolloutPlan(
         "careful",
         (
-            Step(Setting(Mode.SHADOW), 1000, 3600.0),
-            Step(Setting(Mode.CANARY, 500), 200, 600.0, gate=True),
-            Step(Setting(Mode.CANARY, 50_000, observe=True)),
-            Step(Setting(Mode.DBUS)),
+            RolloutStep(Setting(Mode.SHADOW), 1000, 3600.0),
+            RolloutStep(Setting(Mode.CANARY, 500), 200, 600.0, gate=True),
+            RolloutStep(Setting(Mode.CANARY, 50_000, observe=True)),
+            RolloutStep(Setting(Mode.DBUS)),
         ),
-        Limits(mismatches=0.002, errors=0.01, latency=2, slow_from=0.05, samples=30, window=10.0),
+        RolloutLimits(mismatches=0.002, errors=0.01, latency=2, slow_from=0.05, samples=30, window=10.0),
         OnBreach.STEP_DOWN,
         7200.0,
     )
@@ -130,7 +130,7 @@ STEPS = [
     ("[{calls: 3}]", "steps[0]: expected exactly one of shadow, canary, gate, got none"),
     (
         "[{shadow: 0}]",
-        "steps[0].shadow: got 0, expected: The old service answers; so many answers of D-Bus are compared",
+        "steps[0].shadow: got 0, expected: The legacy service answers; so many answers of D-Bus are compared",
     ),
     ("[{canary: 5}]", "steps[0].canary: expected text, got 5"),
     ("[{canary: 101%}]", "steps[0].canary: expected a share from 0% to 100% with at most three decimals, got '101%'"),

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.core.marshal import to_dbus
-from gateway.core.signature import parse_one
+from gateway.core.dbus.marshal import to_dbus
+from gateway.core.dbus.signature import parse_one
 from gateway.mapping import load
-from gateway.mapping.scope import Scope
+from gateway.mapping.load import Scope
 
 
 def _scope(text: str) -> Scope:

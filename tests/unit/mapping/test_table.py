@@ -50,11 +50,11 @@ def test_another_idl_changes_the_methods_that_it_says_something_else_of(tmp_path
     assert changes(*tables) == ([], [], ["n"])
 
 
-def test_a_method_that_is_rung_is_described_with_its_doorbell(tmp_path: Path) -> None:
-    bell = "doorbell: [{listener: store, node: /a, method: m}]\nmethods:\n"
+def test_a_method_that_is_rung_is_described_with_its_trigger(tmp_path: Path) -> None:
+    bell = "trigger: [{listener: store, node: /a, method: m}]\nmethods:\n"
     head = HEAD.replace("methods:\n", bell)
     with_bell = _table(tmp_path / "b", head=head)
-    rung = [row for row in describe_routes(with_bell) if row["protocol"] == "doorbell"]
+    rung = [row for row in describe_routes(with_bell) if row["protocol"] == "on_change"]
     assert [(row["method"], row["endpoint"]) for row in rung] == [("m", "store /a")]
     assert changes(_table(tmp_path / "a"), with_bell)[2] == ["m"]
 
@@ -95,7 +95,7 @@ def test_two_methods_that_share_a_spelling_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_no_mode_governs_is_said(tmp_path: Path) -> None:
-    head = HEAD.replace("methods:\n", "legacy: {upstream: old}\nunmapped: forward\nmethods:\n")
+    head = HEAD.replace("methods:\n", "legacy: {upstream: old}\nunmapped: passthrough\nmethods:\n")
     assert ungoverned(_table(tmp_path / "a"), {}) == []
     (unreadable,) = ungoverned(_table(tmp_path / "b", head=head), {})
     assert "rpc /rpc: what cannot be read as a call goes to 'old'" in unreadable

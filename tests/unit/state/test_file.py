@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.kept import Change, Kept, PutRollout, Refused
-from gateway.core.migration import Mode
-from gateway.state import decisions, evidence, file, schema
-from gateway.state.file import RETRY, File
+from gateway.core.admin.records import Change, PutRollout, StateRefused, StoredState
+from gateway.core.migration.modes import Mode
+from gateway.state import file, tables
+from gateway.state.file import RETRY, StateFile
 from tests.kit.kept import START, counted, entry, mode, override, pair
 
 NOBODY = 65534
@@ -38,15 +38,15 @@ class Opened:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.files: list[File] = []
+        self.files: list[StateFile] = []
 
-    def __call__(self, path: Path | None) -> File:
-        made = File(path, now=lambda: 1000.0, clock=self.clock)
+    def __call__(self, path: Path | None) -> StateFile:
+        made = StateFile(path, now=lambda: 1000.0, clock=self.clock)
         self.files.append(made)
         made.open()
         return made
 
-    def later(self, *looking: File, seconds: float = RETRY) -> None:
+    def later(self, *looking: StateFile, seconds: float = RETRY) -> None:
         """Some time goes by, and they look."""
         self.clock.time += seconds
         for each in looking:
@@ -71,14 +71,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "lib/state.db"
 
 
-def put(into: File, change: Change) -> None:
+def put(into: StateFile, change: Change) -> None:
     assert into.decide(change) is None
 
 
-def refused(by: File, change: Change | None = None) -> str:
+def refused(by: StateFile, change: Change | None = None) -> str:
     """What an operator is told who changes something now."""
     result = by.decide(change or mode("SR.*", Mode.OFF))
-    assert isinstance(result, Refused)
+    assert isinstance(result, StateRefused)
     assert not result.conflict
     return result.why
 
@@ -103,7 +103,7 @@ def junk(path: Path, at: float, size: int = 64 * 1024) -> bytes:
 
 def test_a_new_file_is_made_with_its_folder_and_is_nobody_elses_business(opened: Opened, path: Path) -> None:
     made = opened(path)
-    assert (made.trouble, made.kept) == ("", Kept())
+    assert (made.trouble, made.kept) == ("", StoredState())
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o750
 
@@ -127,7 +127,7 @@ def test_without_a_path_it_works_until_it_is_closed(opened: Opened) -> None:
 def test_what_one_decides_the_other_has_at_its_next_look(opened: Opened, path: Path) -> None:
     one, other = opened(path), opened(path)
     put(one, mode("VM.*", Mode.LEGACY))
-    assert other.kept == Kept()
+    assert other.kept == StoredState()
     other.look()
     assert other.kept == one.kept
     put(other, mode("VM.*", Mode.DBUS))
@@ -140,18 +140,18 @@ def test_a_refused_decision_leaves_nothing_behind(opened: Opened, path: Path) ->
     put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", 1)))
     change = mode("VM.*", Mode.DBUS, PutRollout("other", 1), PutRollout("r", 2, expected=7))
     result = made.decide(change)
-    assert isinstance(result, Refused)
+    assert isinstance(result, StateRefused)
     assert result.conflict
     made.close()
     again = opened(path)
     assert again.kept == made.kept
-    assert len(again.read(lambda db: decisions.audit(db, 9, 0.0, None))) == 1  # type: ignore[arg-type]
+    assert len(again.read(lambda db: tables.audit(db, 9, 0.0, None))) == 1  # type: ignore[arg-type]
 
 
 def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, path: Path) -> None:
     made = opened(path)
-    assert made.write(lambda db: schema.number(db, "synchronous"), durable=True) == 2  # FULL
-    assert made.write(lambda db: schema.number(db, "synchronous"), durable=False) == 1  # NORMAL
+    assert made.write(lambda db: tables.number(db, "synchronous"), durable=True) == 2  # FULL
+    assert made.write(lambda db: tables.number(db, "synchronous"), durable=False) == 1  # NORMAL
     assert made.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
 
 
@@ -159,12 +159,12 @@ def test_a_bug_in_the_middle_of_a_write_leaves_nothing_behind(opened: Opened, pa
     made = opened(path)
 
     def half(db: sqlite3.Connection) -> None:
-        evidence.add(db, "me", counted(equal=1).evidence, 1.0)
+        tables.add(db, "me", counted(equal=1).evidence, 1.0)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         made.write(half, durable=False)
-    assert made.read(evidence.total) == {}
+    assert made.read(tables.total) == {}
     put(made, mode("VM.*"))
 
 
@@ -178,7 +178,7 @@ def test_a_file_that_is_locked_for_long_refuses_changes_and_is_well_when_it_is_f
         assert words.startswith(f"state file {path} is locked by another program: end that program")
         opened.later(made)
         assert (made.trouble, made.kept.overrides) == (words, (LEGACY,))
-        assert made.read(evidence.total) == {}  # can still be read
+        assert made.read(tables.total) == {}  # can still be read
     opened.later(made)
     assert made.trouble == ""
     put(made, mode("VM.*", Mode.DBUS))
@@ -194,7 +194,7 @@ def test_a_file_that_another_keeps_for_itself_leaves_the_modes_as_they_are(opene
         opened.later(made)
         assert "is locked" in refused(made)
         assert made.kept.overrides == (LEGACY,)
-        assert isinstance(made.read(evidence.total), Refused)
+        assert isinstance(made.read(tables.total), StateRefused)
     opened.later(made)
     opened.later(made)
     assert made.trouble == ""
@@ -209,7 +209,7 @@ def test_a_full_disk_refuses_changes_and_keeps_the_modes_until_there_is_room(ope
     words = refused(made, big)
     assert words.startswith(f"state file {path} cannot grow, the disk is full: free some space")
     assert made.kept.overrides == (LEGACY,)
-    assert len(made.read(lambda db: decisions.audit(db, 99, 0.0, None))) == 1  # type: ignore[arg-type]
+    assert len(made.read(lambda db: tables.audit(db, 99, 0.0, None))) == 1  # type: ignore[arg-type]
     made._db.execute("PRAGMA max_page_count=1000000")
     put(made, big)
     assert made.trouble == ""
@@ -312,8 +312,8 @@ def test_a_file_that_is_damaged_while_it_is_open_keeps_the_modes_which_a_new_fil
     filled(opened, path)
     made = opened(path)
     junk(path, at, 2**24)
-    result = made.read(lambda db: decisions.audit(db, 10_000, 0.0, None))
-    assert isinstance(result, Refused)
+    result = made.read(lambda db: tables.audit(db, 10_000, 0.0, None))
+    assert isinstance(result, StateRefused)
     opened.later(made)
     assert "is damaged" in made.trouble
     assert len(made.trouble) < 500
@@ -325,7 +325,7 @@ def test_a_file_that_is_damaged_while_it_is_open_keeps_the_modes_which_a_new_fil
     assert made.trouble == ""
     again = opened(path)
     assert again.kept.overrides == (LEGACY,)
-    (line,) = again.read(lambda db: decisions.audit(db, 9, 0.0, None))  # type: ignore[misc]
+    (line,) = again.read(lambda db: tables.audit(db, 9, 0.0, None))  # type: ignore[misc]
     assert line.what == "restore"
 
 
@@ -367,11 +367,11 @@ def test_a_file_that_was_replaced_by_another_is_followed(opened: Opened, path: P
 def test_a_file_of_a_newer_gateway_is_refused_and_left_alone(opened: Opened, path: Path) -> None:
     opened(path).close()
     with closing(sqlite3.connect(path)) as newer:
-        newer.execute(f"PRAGMA user_version={schema.VERSION + 1}")
+        newer.execute(f"PRAGMA user_version={tables.VERSION + 1}")
     made = opened(path)
-    assert f"was written by a newer gateway (format {schema.VERSION + 1}" in refused(made)
+    assert f"was written by a newer gateway (format {tables.VERSION + 1}" in refused(made)
     with closing(sqlite3.connect(path)) as older:
-        older.execute(f"PRAGMA user_version={schema.VERSION}")
+        older.execute(f"PRAGMA user_version={tables.VERSION}")
     opened.later(made)
     opened.later(made)
     assert made.trouble == ""
@@ -438,7 +438,7 @@ def test_what_is_held_is_written_once_the_file_is_good_in_its_order(opened: Open
     assert other.kept == made.kept
     assert other.kept.overrides == (override("*", Mode.LEGACY),)
     assert other.kept.rollouts["r"].document == "b"
-    audit = other.read(lambda db: decisions.audit(db, 9, 0.0, None))
+    audit = other.read(lambda db: tables.audit(db, 9, 0.0, None))
     assert [line.what for line in audit] == ["rollback", "mode", "mode"]  # type: ignore[union-attr]
 
 
@@ -458,11 +458,11 @@ def test_a_rollout_that_others_went_on_with_stays_theirs_when_what_was_held_is_w
 
 def test_a_look_changes_nothing_in_a_file_that_is_well(opened: Opened, path: Path) -> None:
     made = opened(path)
-    made.write(lambda db: evidence.add_pairs(db, [pair(1)]), durable=False)
+    made.write(lambda db: tables.add_pairs(db, [pair(1)]), durable=False)
     before = made.kept
     opened.later(made)
     assert made.kept is before
-    assert made.read(lambda db: evidence.pairs(db, START, 1)) == [pair(1)]
+    assert made.read(lambda db: tables.pairs(db, START, 1)) == [pair(1)]
 
 
 def test_a_schema_that_is_no_text_is_damage_and_not_the_end(opened: Opened, path: Path) -> None:
@@ -492,7 +492,7 @@ def test_whatever_byte_is_wrong_the_file_is_used_or_told_to_be_in_trouble(opened
         path.write_bytes(whole[:at] + b"\xa6" + whole[at + 1 :])
         made = opened(path)
         made.look()
-        made.read(evidence.total)
+        made.read(tables.total)
         assert isinstance(made.trouble, str)
         made.close()
         for rest in path.parent.glob(f"{path.name}-*"):

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import pytest
 import structlog
 
-from gateway.state.thread import Thread
+from gateway.state.store import StateThread
 
 SOON = 60.0  # seconds in which what must come comes
 
 
 @contextmanager
-def running(look: Callable[[], object] = lambda: None, pause: float = SOON) -> Iterator[Thread]:
-    thread = Thread(look, pause)
+def running(look: Callable[[], object] = lambda: None, pause: float = SOON) -> Iterator[StateThread]:
+    thread = StateThread(look, pause)
     thread.start()
     try:
         yield thread

@@ -1,0 +1,1 @@
+"""TODO package adapters/admin_dbus."""

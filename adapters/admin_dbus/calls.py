@@ -1,0 +1,356 @@
+"""Who a caller on the bus is, as the bus itself says. Knows no operation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from typing import Any
+
+import structlog
+from dbus_fast import Message, MessageFlag, MessageType, Variant
+from dbus_fast.aio import MessageBus
+
+from adapters.admin_dbus import objects
+from adapters.admin_dbus.objects import CONTROL, MANAGER, METHOD, PROPERTIES, ROOT, SERVICE, Member
+from gateway.core.admin.access import AccessRules, Caller, Right, denial
+from gateway.core.admin.records import MethodId, StateRefused
+from gateway.core.admin.views import (
+    Explanation,
+    MappingsReloaded,
+    ModeChange,
+    ModeRequest,
+    ModeResult,
+    Notification,
+    RollbackDone,
+)
+from gateway.core.interfaces import AdminOperations
+from gateway.core.rpc.model import Value
+
+REMEMBERED = 1024  # a unique name is never given twice, so what is known of one stays true
+
+_BUS, _PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
+
+
+class Callers:
+    """Those of one connection. `user_name`: of a uid, for the audit."""
+
+    def __init__(self, bus: MessageBus, user_name: Callable[[int], str]) -> None:
+        self._bus = bus
+        self._user_name = user_name
+        self._known: dict[str, Caller] = {}
+
+    async def of(self, unique_name: str) -> Caller | None:
+        """Who that is; None when the bus does not say: it has left, or came without credentials."""
+        known = self._known.get(unique_name)
+        if known is None:
+            known = await self._ask(unique_name)
+            if known is not None:
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
+                self._known[unique_name] = known
+        return known
+
+    async def _ask(self, unique_name: str) -> Caller | None:
+        question = Message(_BUS, _PATH, _BUS, "GetConnectionCredentials", signature="s", body=[unique_name])
+        answer = await self._bus.call(question)
+        if answer is None or answer.message_type is not MessageType.METHOD_RETURN:
+            return None
+        told = answer.body[0]
+        if "UnixUserID" not in told:
+            return None
+        uid = told["UnixUserID"].value
+        gids = told["UnixGroupIDs"].value if "UnixGroupIDs" in told else ()  # older brokers do not say
+        return Caller(uid, frozenset(gids), self._user_name(uid))
+
+
+# An operator's wishes and what they come to, as bodies of D-Bus messages and back. Knows no connection.
+
+
+INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
+REFUSED = "org.xen.xcp.Error.Refused"
+
+
+@dataclass(frozen=True, slots=True)
+class DBusError:
+    """A D-Bus error with one text."""
+
+    name: str
+    text: str
+
+
+MethodReturn = list[Any] | DBusError
+
+_OPTIONS: Mapping[str, tuple[type, ...]] = {
+    "percent": (str, int, float), "control": (str,), "observe": (bool,), "noise": (bool,), "seconds": (int, float)
+}  # fmt: skip
+
+
+def mode_request(pattern: str, mode: str, options: Mapping[str, Variant], why: str) -> ModeRequest | DBusError:
+    """A mode that is wanted, or which of the options makes no sense."""
+    values = {name: variant.value for name, variant in options.items()}
+    for name, value in values.items():
+        if name not in _OPTIONS:
+            return DBusError(INVALID, f"unknown option '{name}' (there are: {', '.join(_OPTIONS)})")
+        if not isinstance(value, _OPTIONS[name]) or (isinstance(value, bool) and bool not in _OPTIONS[name]):
+            return DBusError(INVALID, f"option '{name}': unexpected type '{options[name].signature}'")
+    return ModeRequest(pattern, mode, why=why, **values)
+
+
+def moved(changed: ModeResult | StateRefused) -> list[Any] | DBusError:
+    """What a change came to."""
+    if isinstance(changed, StateRefused):
+        return DBusError(REFUSED, changed.why)
+    return [[[each.service, each.method, each.before, each.after, each.stays] for each in changed.methods]]
+
+
+_SIGNATURES: Mapping[type, str] = {bool: "b", int: "i", str: "s"}
+
+
+def explained(told: Explanation) -> dict[str, Variant]:
+    """A call explained; what is None is an empty text, or -1 for a number."""
+    values = {field.name: getattr(told, field.name) for field in fields(told)}
+    values["bucket"] = -1 if told.bucket is None else told.bucket
+    plain = {name: "" if value is None else value for name, value in values.items()}
+    return {name: Variant(_SIGNATURES[type(value)], value) for name, value in plain.items()}
+
+
+def plain(value: Any) -> Value:
+    """What a variant holds, as a legacy value."""
+    if isinstance(value, Variant):
+        return plain(value.value)
+    if isinstance(value, dict):
+        return {str(name): plain(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    as_it_is: Value = value
+    return as_it_is
+
+
+# What comes over one connection to a bus: calls of operators answered, news sent as signals. Decides nothing.
+
+
+MOST = 64  # calls at one time
+
+DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
+READ_ONLY = "org.freedesktop.DBus.Error.PropertyReadOnly"
+FAILED = "org.freedesktop.DBus.Error.Failed"
+UNKNOWN = "org.freedesktop.DBus.Error.Unknown"  # Object, Interface, Method, Property
+
+_log = structlog.get_logger("control")
+
+
+class CallServer:
+    """One connection, as long as it lasts."""
+
+    def __init__(
+        self,
+        bus: MessageBus,
+        operator: AdminOperations,
+        rights: AccessRules,
+        callers: Callers,
+        service: Mapping[str, Any],
+    ) -> None:
+        self._bus = bus
+        self._operator = operator
+        self._rights = rights
+        self._callers = callers
+        self._service = service
+        self._calls: set[asyncio.Task[None]] = set()
+        self._table: Mapping[tuple[str, str], Callable[..., Awaitable[MethodReturn]]] = {
+            (CONTROL, "SetMode"): self._set_mode,
+            (CONTROL, "ClearMode"): self._clear_mode,
+            (CONTROL, "RollbackAll"): self._rollback_all,
+            (CONTROL, "Explain"): self._explain,
+            (SERVICE, "GetDiagnostics"): self._diagnostics,
+            (MANAGER, "GetManagedObjects"): self._managed,
+            (PROPERTIES, "Get"): self._get,
+            (PROPERTIES, "GetAll"): self._get_all,
+            (PROPERTIES, "Set"): self._set,
+            (objects.INTROSPECTABLE, "Introspect"): self._introspect,
+        }
+        bus.add_message_handler(self._received)
+
+    async def until_lost(self) -> None:
+        """Wait until the connection is gone."""
+        with suppress(Exception):  # whatever ended it, it is gone
+            await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # theirs
+
+    async def end(self) -> None:
+        """Let go of calls that nobody will hear the answer of."""
+        self._bus.remove_message_handler(self._received)
+        for task in self._calls:
+            task.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls)
+
+    # News
+
+    def tell(self, news: Notification) -> None:
+        """As signals."""
+        match news:
+            case ModeChange():
+                known = MethodId(news.service, news.method)
+                body = [news.service, news.method, news.before, news.after, news.set_by]
+                self._signal(ROOT, CONTROL, "ModeChanged", body)
+                changed = [METHOD, objects.of_change(news), []]
+                self._signal(objects.path_of(known), PROPERTIES, "PropertiesChanged", changed)
+            case RollbackDone():
+                self._signal(ROOT, CONTROL, "RolledBack", [news.subject, news.who, news.why])
+            case MappingsReloaded():
+                for method in news.removed:
+                    self._signal(ROOT, MANAGER, "InterfacesRemoved", [objects.path_of(method), [METHOD]])
+                for method in news.added:  # its properties are read when they are wanted
+                    self._signal(ROOT, MANAGER, "InterfacesAdded", [objects.path_of(method), {METHOD: {}}])
+
+    def _signal(self, path: str, interface: str, member: str, body: list[Any]) -> None:
+        signature = objects.SIGNALS[interface][member].reply
+        self._send(Message.new_signal(path, interface, member, signature, body))
+
+    def _send(self, message: Message) -> None:
+        self._bus.send(message).add_done_callback(_forget)
+
+    # Calls
+
+    def _received(self, message: Message) -> bool:
+        """Every message that arrives; true when it was for us."""
+        if message.message_type is not MessageType.METHOD_CALL or message.interface == objects.PEER:
+            return False
+        if len(self._calls) >= MOST:
+            self._reply(message, DBusError(LIMITS, f"{MOST} calls are under way"))
+            return True
+        task = asyncio.get_running_loop().create_task(self._answer(message))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return True
+
+    async def _answer(self, message: Message) -> None:
+        try:
+            answer = await self._answered(message)
+        except Exception:  # noqa: BLE001 - a bug costs this call; its text is not for the caller
+            _log.exception("a bug answered this call", member=message.member)
+            answer = DBusError(FAILED, "internal error")
+        self._reply(message, answer)
+
+    def _reply(self, message: Message, answer: MethodReturn) -> None:
+        if MessageFlag.NO_REPLY_EXPECTED in message.flags:
+            return
+        if isinstance(answer, DBusError):
+            self._send(Message.new_error(message, answer.name, answer.text))
+        else:
+            _, member = _meant(message)
+            self._send(Message.new_method_return(message, member.reply, answer))
+
+    async def _answered(self, message: Message) -> MethodReturn:
+        path, (interface, member) = message.path or "", _meant(message)
+        paths = {objects.path_of(method): method for method in self._operator.names()}
+        if not objects.exists(path, paths):
+            return DBusError(f"{UNKNOWN}Object", f"there is no object at {path}")
+        here = (*objects.interfaces_at(path, paths), objects.INTROSPECTABLE)
+        if interface not in here or (interface, message.member) not in self._table:
+            return DBusError(f"{UNKNOWN}Method", f"there is no {message.interface}.{message.member} at {path}")
+        if message.signature != member.signature:
+            text = f"{message.member} takes '{member.signature}', got '{message.signature}'"
+            return DBusError(INVALID, text)
+        caller = await self._admitted(message, member.right)
+        if isinstance(caller, DBusError):
+            return caller
+        return await self._table[interface, str(message.member)](path, caller, *message.body)
+
+    async def _admitted(self, message: Message, right: Right | None) -> Caller | DBusError:
+        caller = await self._callers.of(message.sender or "")
+        if right is None:
+            return caller or Caller(-1)
+        if caller is None:
+            return DBusError(DENIED, "the bus does not say who you are")
+        return caller if self._rights.have(caller, right) else DBusError(DENIED, denial(caller, right))
+
+    async def _set_mode(
+        self, _path: str, caller: Caller, pattern: str, mode: str, options: Mapping[str, Variant], why: str
+    ) -> MethodReturn:
+        wanted = mode_request(pattern, mode, options, why)
+        return wanted if isinstance(wanted, DBusError) else moved(await self._operator.set_mode(wanted, str(caller)))
+
+    async def _clear_mode(self, _path: str, caller: Caller, pattern: str, why: str) -> MethodReturn:
+        return moved(await self._operator.clear_mode(pattern, str(caller), why))
+
+    async def _rollback_all(self, _path: str, caller: Caller, why: str) -> MethodReturn:
+        ended = await self._operator.rollback_all(str(caller), why)
+        answer = moved(ended)
+        return answer if isinstance(answer, DBusError) or isinstance(ended, StateRefused) else [*answer, ended.held]
+
+    async def _explain(
+        self, _path: str, _caller: Caller, method: str, params: Sequence[Variant], key: str
+    ) -> MethodReturn:
+        told = self._operator.explain(method, [plain(param) for param in params], key=key or None)
+        if isinstance(told, StateRefused):
+            return DBusError(REFUSED, told.why)
+        return [[explained(each) for each in told]]
+
+    async def _diagnostics(self, _path: str, _caller: Caller) -> MethodReturn:
+        rows = await self._operator.methods()
+        if isinstance(rows, StateRefused):
+            return [f"{rows.why}\n"]
+        lines = [f"{row.service}/{row.method}: {row.mode} ({row.source}), {row.verdict}\n" for row in rows]
+        return ["".join(lines) or "no methods\n"]
+
+    async def _managed(self, _path: str, _caller: Caller) -> MethodReturn:
+        rows = await self._operator.methods()
+        if isinstance(rows, StateRefused):
+            return DBusError(REFUSED, rows.why)
+        return [{objects.path_of(MethodId(row.service, row.method)): {METHOD: objects.of_row(row)} for row in rows}]
+
+    async def _introspect(self, path: str, _caller: Caller) -> MethodReturn:
+        return [objects.introspection(path, tuple(map(objects.path_of, self._operator.names())))]
+
+    # Properties
+
+    async def _get(self, path: str, caller: Caller, interface: str, name: str) -> MethodReturn:
+        every = await self._get_all(path, caller, interface)
+        if isinstance(every, DBusError):
+            return every
+        if name not in every[0]:
+            return DBusError(f"{UNKNOWN}Property", f"there is no property {interface}.{name} at {path}")
+        return [every[0][name]]
+
+    async def _get_all(self, path: str, _caller: Caller, interface: str) -> MethodReturn:
+        known = await self._properties(path)
+        if interface not in known:
+            return DBusError(f"{UNKNOWN}Interface", f"there is no interface {interface} at {path}")
+        return [known[interface]]
+
+    async def _properties(self, path: str) -> Mapping[str, Mapping[str, Variant]]:
+        """Of each interface of an object."""
+        if path == ROOT:
+            types = objects.SERVICE_PROPERTIES.items()
+            return {
+                SERVICE: {name: Variant(type_, self._service[name]) for name, type_ in types},
+                CONTROL: {},
+                MANAGER: {},
+            }
+        rows = await self._operator.methods()
+        for row in () if isinstance(rows, StateRefused) else rows:
+            if objects.path_of(MethodId(row.service, row.method)) == path:
+                return {METHOD: objects.of_row(row)}
+        return {}
+
+    async def _set(self, path: str, caller: Caller, interface: str, name: str, _value: Variant) -> MethodReturn:
+        known = await self._get(path, caller, interface, name)
+        return known if isinstance(known, DBusError) else DBusError(READ_ONLY, f"{name} can only be read: call SetMode")
+
+
+def _meant(message: Message) -> tuple[str, Member]:
+    """Interface and member of a call; a call may leave the interface out (D-Bus specification, "Method calls")."""
+    member = str(message.member)
+    if message.interface:
+        return message.interface, objects.METHODS.get(message.interface, {}).get(member, Member())
+    found = ((name, members[member]) for name, members in objects.METHODS.items() if member in members)
+    return next(found, ("", Member()))
+
+
+def _forget(sent: asyncio.Future[Any]) -> None:
+    """What could not be sent went to a bus that is gone."""
+    if not sent.cancelled():
+        sent.exception()

@@ -1,0 +1,145 @@
+"""org.xen.xcp.gateway on a message bus: a connection of its own that comes back by itself, and owns the name.
+
+It is no part of the path of a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from time import time
+from uuid import uuid4
+
+import structlog
+from dbus_fast import RequestNameReply
+from dbus_fast.aio import MessageBus
+
+from adapters.admin_dbus import objects
+from adapters.admin_dbus.calls import Callers, CallServer
+from adapters.dbus import connect
+from gateway.core.admin.access import AccessRules
+from gateway.core.admin.views import Notification
+from gateway.core.interfaces import AdminOperations
+
+OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and asking for the name together
+SOONEST, LATEST = 0.1, 5.0  # seconds before another attempt to connect; doubled each time
+VENDOR = "xcp-gateway"
+
+_log = structlog.get_logger("control")
+
+
+class AdminBusService:
+    """Serves on one bus. `user_name`: of a uid, for the audit."""
+
+    def __init__(
+        self,
+        address: str,
+        operator: AdminOperations,
+        rights: AccessRules,
+        user_name: Callable[[int], str],
+        version: str,
+    ) -> None:
+        self._address = address
+        self._operator = operator
+        self._rights = rights
+        self._user_name = user_name
+        self._service = {
+            "Name": "gateway", "Vendor": VENDOR, "Version": version, "Features": [], "InstanceId": str(uuid4()),
+            "Since": int(time()),
+        }  # fmt: skip
+        self._running: asyncio.Task[None] | None = None
+        self._serving: CallServer | None = None
+        self._untell: Callable[[], None] = lambda: None
+        self.last_error = "not connected yet"
+        self.here, self.away = asyncio.Event(), asyncio.Event()  # the latter once an attempt or a connection has ended
+
+    @property
+    def connected(self) -> bool:
+        """Whether the bus name is ours, or will be once another gateway gives it up."""
+        return self._serving is not None
+
+    def status(self) -> Mapping[str, object]:
+        """For `xcp-gateway status`."""
+        return {"address": self._address, "connected": self.connected, "last_error": self.last_error}
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once and keeps trying."""
+        self._untell = self._operator.tell(self._told)
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Give the name back and close."""
+        self._untell()
+        self._untell = lambda: None
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+            self._running = None
+
+    def _told(self, news: Notification) -> None:
+        if self._serving is not None:
+            self._serving.tell(news)
+
+    async def _run(self) -> None:
+        pause = SOONEST
+        while True:
+            try:
+                await self._once()
+                pause = SOONEST
+                self._note("the bus has closed the connection")
+            except AdminConnectError as error:
+                self._note(str(error))
+            await asyncio.sleep(pause)
+            pause = min(LATEST, pause * 2)
+
+    async def _once(self) -> None:
+        """From connecting to being cut off; raises ConnectError when it did not come to be heard."""
+        bus = await _connect(self._address)
+        try:
+            await self._serve(bus)
+        finally:
+            await connect.close(bus)
+
+    def _note(self, error: str) -> None:
+        if error != self.last_error:
+            _log.warning("no D-Bus for operators", bus=self._address, error=error)
+        self.last_error = error
+        self.away.set()
+
+    async def _serve(self, bus: MessageBus) -> None:
+        """Hear calls before anybody can make one: before the name is ours."""
+        serving = CallServer(bus, self._operator, self._rights, Callers(bus, self._user_name), self._service)
+        try:
+            await _own(bus)
+            self._serving, self.last_error = serving, ""
+            self.away.clear()
+            self.here.set()
+            _log.info("operators are heard on D-Bus", bus=self._address, name=objects.BUS_NAME)
+            await serving.until_lost()
+        finally:
+            self._serving = None
+            self.here.clear()
+            await serving.end()
+
+
+class AdminConnectError(Exception):
+    """There is no bus, or it lets us in and not have the name; the text is for the operator."""
+
+
+async def _connect(address: str) -> MessageBus:
+    try:
+        async with asyncio.timeout(OPEN_TIMEOUT):
+            return await connect.connect(address)
+    except Exception as error:
+        raise AdminConnectError(str(error) or type(error).__name__) from error
+
+
+async def _own(bus: MessageBus) -> None:
+    """Own the name, or stand in line for it behind another gateway of this host."""
+    try:
+        async with asyncio.timeout(OPEN_TIMEOUT):
+            reply = await bus.request_name(objects.BUS_NAME)
+    except Exception as error:
+        raise AdminConnectError(str(error) or type(error).__name__) from error
+    if reply is RequestNameReply.IN_QUEUE:
+        _log.info("another gateway owns the name for now", name=objects.BUS_NAME)

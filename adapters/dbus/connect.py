@@ -1,0 +1,173 @@
+"""The `unixexec:` transport, which the library lacks: a process whose stdin and stdout are the bus; knows no D-Bus.
+
+D-Bus specification, "Executed Subprocesses on Unix". The library connects to a socket of ours in a private directory,
+and the other end of that very connection is what the process gets.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+import tempfile
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from urllib.parse import unquote
+
+from dbus_fast.aio import MessageBus
+from dbus_fast.auth import AuthAnonymous, AuthExternal
+
+PREFIX = "unixexec:"
+EXIT_TIMEOUT = 1.0  # seconds a process gets to end after its stdin is closed
+
+T = TypeVar("T")
+
+
+def command(address: str) -> list[str]:
+    """The command line in an address; raises ValueError."""
+    pairs = dict(pair.partition("=")[::2] for pair in address.removeprefix(PREFIX).split(",") if pair)
+    options = {key: unquote(value) for key, value in pairs.items()}
+    if not options.get("path"):
+        raise ValueError("a unixexec address needs path=")
+    arguments: list[str] = []
+    while (key := f"argv{len(arguments) + 1}") in options:
+        arguments.append(options[key])
+    return [options["path"], *arguments]
+
+
+async def through_process(address: str, connect: Callable[[str], Awaitable[T]]) -> tuple[T, Process]:
+    """Start the process, and `connect` to a unix: address that leads to it."""
+    argv = command(address)
+    with tempfile.TemporaryDirectory(prefix="unixexec-") as directory, _listener(directory) as listener:
+        spawning = asyncio.ensure_future(_spawn(listener, argv))
+        try:
+            connected = await connect(f"unix:path={directory}/socket")
+        except BaseException:
+            await _abort(spawning)
+            raise
+        return connected, await spawning
+
+
+def _listener(directory: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(Path(directory, "socket")))
+    listener.listen(1)
+    listener.settimeout(0)
+    return listener
+
+
+async def _spawn(listener: socket.socket, argv: list[str]) -> Process:
+    other_end, _ = await asyncio.get_running_loop().sock_accept(listener)
+    with other_end:
+        other_end.settimeout(None)  # blocking or not belongs to the socket itself, which the process shares
+        return await asyncio.create_subprocess_exec(*argv, stdin=other_end.fileno(), stdout=other_end.fileno())
+
+
+async def _abort(spawning: asyncio.Future[Process]) -> None:
+    """Leave no process behind; a command that cannot be started is the better reason to give."""
+    if not spawning.done():
+        await asyncio.wait({spawning}, timeout=EXIT_TIMEOUT)
+    if spawning.cancel():
+        await asyncio.wait({spawning})
+    if not spawning.cancelled():
+        await end(spawning.result())
+
+
+async def end(process: Process) -> None:
+    """Wait for it to end, which closing its stdin makes it do; insist after a while."""
+    try:
+        await asyncio.wait_for(process.wait(), EXIT_TIMEOUT)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+# Opens a connection to a message bus, and lets go of one without harm. Knows no message.
+
+
+GIVE_UP_TIMEOUT = 0.5  # seconds for a connection, or an attempt at one, to see that its socket is shut
+
+# A broker may give so many descriptors with one message, and no more than the kernel gives at a time.
+_ANCILLARY = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+
+
+class Inbox:
+    """The socket as the library reads from it: each descriptor that comes is closed at once.
+
+    A broker keeps a reply with a descriptor back from whoever has not negotiated them, and the caller waits for ever:
+    so they are negotiated. The message comes as any other, and its `h` is a number that leads nowhere.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def recv(self, size: int) -> bytes:
+        """Read, as a socket does."""
+        data, ancillary, _, _ = self._sock.recvmsg(size, _ANCILLARY)
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                _close_all(content)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def _close_all(content: bytes) -> None:
+    descriptors = array.array("i")
+    descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+class _External(AuthExternal):
+    """The library's, which takes a bus that cannot pass descriptors on for one that refuses us."""
+
+    def _receive_line(self, line: str) -> str:
+        return "BEGIN" if self.negotiating_fds and line.startswith("ERROR") else super()._receive_line(line)
+
+
+class _Bus(MessageBus):
+    """The library's, with the Inbox in place of its own way to take descriptors, which costs three reads a message."""
+
+    async def _authenticate(self) -> None:
+        await super()._authenticate()
+        if self._negotiate_unix_fd:
+            self._negotiate_unix_fd = False
+            self._sock = cast("socket.socket", Inbox(cast("socket.socket", self._sock)))
+
+
+async def connect(address: str) -> MessageBus:
+    """Connect and authenticate; raises whatever the library does. Nothing is left of an attempt that is cancelled."""
+    over_tcp = address.startswith("tcp:")  # which carries neither credentials nor descriptors
+    auth = AuthAnonymous() if over_tcp else _External()
+    bus = _Bus(bus_address=address, auth=auth, negotiate_unix_fd=not over_tcp)
+    connecting = asyncio.ensure_future(bus.connect())
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        await _give_up(bus, connecting)
+        raise
+
+
+async def close(bus: MessageBus) -> None:
+    """Close a connection, and wait until its socket is shut."""
+    bus.disconnect()
+    await asyncio.wait({asyncio.ensure_future(bus.wait_for_disconnect())}, timeout=GIVE_UP_TIMEOUT)  # type: ignore[no-untyped-call] # theirs
+
+
+async def _give_up(bus: MessageBus, connecting: asyncio.Task[MessageBus]) -> None:
+    """End an attempt to connect from below, by its socket.
+
+    A `connect` that is cancelled may close its descriptor and still watch it; uvloop aborts the process for that.
+    """
+    bus.disconnect()
+    _, still = await asyncio.wait({connecting}, timeout=GIVE_UP_TIMEOUT)
+    if still:  # it has no socket yet
+        connecting.cancel()
+        await asyncio.wait({connecting})
+    if not connecting.cancelled() and connecting.exception() is None:
+        await close(bus)

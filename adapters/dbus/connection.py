@@ -1,0 +1,474 @@
+"""One connection to one message bus: connects, sends, matches replies to calls; knows no pool and no legacy value.
+
+The library's own `MessageBus.call` is not used: a caller that is cancelled leaves its handler, and with it the whole
+body, in the library's table for good. The table here is emptied by the caller itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias, cast
+
+from dbus_fast import Message, MessageFlag, MessageType, Variant
+from dbus_fast.aio import MessageBus
+from dbus_fast.errors import InvalidMessageError
+
+from adapters.dbus import connect
+from gateway.core.dbus import marshal
+from gateway.core.dbus.marshal import HEADER, MAX_MESSAGE, body_size
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.dbus.signature import Type, parse, parse_one
+from gateway.core.dbus.target import MethodCall
+from gateway.core.interfaces import NOT_SENT
+from gateway.core.rpc.model import Fault, FaultCode
+
+# Bytes out over one socket, in order: what comes within one turn of the loop leaves in one send; knows no D-Bus.
+#
+# The library makes a system call for each message, and takes an error of it for the end of the connection, also when
+# the socket's buffer is merely full. Here a full buffer is waited for, and a broken socket is left for its reader to
+# find.
+
+
+class Outbox:
+    """A stream whose places are counted in bytes from its start."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.written = 0  # what the kernel has taken
+        self._put = 0  # what we were given
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._loop = asyncio.get_running_loop()
+        self._backlog = bytearray()
+        self._holes: list[tuple[int, int]] = []  # (start, end) of what was withdrawn, in order; not in the backlog
+        self._corked = False  # something has left in this turn already: gather the rest
+        self._stuck = False  # waiting until the socket is writable
+        self._watchers: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def put(self, data: bytes | bytearray) -> int:
+        """Take one whole message; tells where it ends. It is with the kernel when `written` has come so far."""
+        self._put += len(data)
+        self._backlog += data
+        if not self._corked:
+            self._corked = True
+            self._loop.call_soon(self._uncork)
+            self._push()
+        return self._put
+
+    def send(self, data: memoryview) -> int:
+        """What the library calls as if this were its socket; it never has to wait."""
+        self.put(bytes(data))
+        return len(data)
+
+    def when_written(self, place: int, tell: Callable[[], None]) -> None:
+        """Call `tell` when `written` has come to `place`; never if the socket breaks before. Places only grow."""
+        self._watchers.append((place, tell))
+
+    def withdraw(self, end: int, size: int) -> bool:
+        """Take back the message of `size` bytes that ends at `end`; false when a byte of it has left already."""
+        start = end - size
+        if start < self.written:
+            return False
+        at = start - self.written - sum(until - since for since, until in self._holes if since < start)
+        del self._backlog[at : at + size]
+        self._holes.append((start, end))
+        self._holes.sort()
+        self._advance(0)
+        if self._stuck and self._sock.fileno() >= 0:
+            self._wait_for_room()
+        return True
+
+    def _advance(self, sent: int) -> None:
+        """Count what has left, and pass over what was withdrawn."""
+        self.written += sent
+        while self._holes and self._holes[0][0] <= self.written:
+            since, until = self._holes.pop(0)
+            self.written += until - since
+        while self._watchers and self._watchers[0][0] <= self.written:
+            self._watchers.popleft()[1]()
+
+    def _uncork(self) -> None:
+        self._corked = False
+        if self._backlog and not self._stuck:
+            self._push()
+
+    def _push(self) -> None:
+        if self._sock.fileno() < 0 or (self._stuck and not self._backlog):
+            return
+        try:
+            sent = self._sock.send(self._backlog)
+        except OSError:
+            sent = 0
+        del self._backlog[:sent]
+        self._advance(sent)
+        self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        """Be called again when the socket takes more, as long as there is more."""
+        if self._stuck == bool(self._backlog):
+            return
+        self._stuck = not self._stuck
+        if self._stuck:
+            self._loop.add_writer(self._fd, self._push)
+        else:
+            self._loop.remove_writer(self._fd)
+
+
+# Our variants -> the library's, by a converter made once for each signature; checks nothing but that they are ours.
+
+
+Convert: TypeAlias = Callable[[object], object]
+
+
+@lru_cache(maxsize=4096)
+def to_library(signature: str) -> Callable[[Sequence[object]], list[object]]:
+    """A function that turns the variants in a checked body into the library's; a plain copy where there are none."""
+    converters = [_converter(type_) for type_ in parse(signature)]
+    if not any(converters):
+        return list
+    return lambda body: [
+        value if convert is None else convert(value) for convert, value in zip(converters, body, strict=True)
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _inner(signature: str) -> Convert | None:
+    return _converter(parse_one(signature))
+
+
+def _variant(value: object) -> Variant:
+    # The library dies of a None here (SIGSEGV), so the class is asked for although the body is checked.
+    if not isinstance(value, marshal.Variant):
+        raise TypeError("a variant is expected")
+    convert = _inner(value.signature)
+    return Variant(value.signature, value.value if convert is None else convert(value.value), verify=False)
+
+
+def _converter(type_: Type) -> Convert | None:
+    """How to convert a value of this type; None when it may stay as it is."""
+    if not type_.has_variant:
+        return None
+    if type_.code == "v":
+        return _variant
+    if type_.is_dict:
+        return _entries(type_.children[0].children[1])
+    return _elements(type_) if type_.code == "a" else _fields(type_)
+
+
+def _entries(value_type: Type) -> Convert:
+    convert = _converter(value_type) or _same
+    return lambda value: {key: convert(one) for key, one in value.items()}  # type: ignore[attr-defined]
+
+
+def _elements(type_: Type) -> Convert:
+    convert = _converter(type_.children[0]) or _same
+    return lambda value: [convert(one) for one in value]  # type: ignore[attr-defined]
+
+
+def _fields(type_: Type) -> Convert:
+    converters = [_converter(child) or _same for child in type_.children]
+    return lambda value: [convert(one) for convert, one in zip(converters, value, strict=True)]  # type: ignore[call-overload]
+
+
+def _same(value: object) -> object:
+    return value
+
+
+BUS_NAME = "org.freedesktop.DBus"  # the broker itself
+BUS_PATH = "/org/freedesktop/DBus"
+OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and Hello together
+SERIALS = 2**31  # a serial is 32 bits wide and the library's does not wrap: the connection is renewed long before
+
+
+Received = Message  # a method return or an error, as the library gives it
+_ONEWAY = MessageFlag.NO_REPLY_EXPECTED
+
+ReplyFuture: TypeAlias = "Message | Fault"
+
+
+class ConnectError(Exception):
+    """There is no bus at this address, or it does not want us; the text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusConnectionLimits:
+    """What one connection may hold."""
+
+    in_flight: int = 100  # calls without an answer; brokers count them as pending replies, 128 on a system bus
+    max_message: int = 32 * 1024**2  # bytes
+    serials: int = SERIALS
+    starts_services: bool = True  # whether a call may make the bus start the service it goes to
+
+
+class DBusConnection:
+    """Open until `worn` is set: lost, or due to be replaced by a new one while it still answers."""
+
+    def __init__(
+        self, bus: MessageBus, limits: BusConnectionLimits, process: asyncio.subprocess.Process | None = None
+    ) -> None:
+        self._bus = bus
+        self._limits = limits
+        self._flags = MessageFlag.NONE if limits.starts_services else MessageFlag.NO_AUTOSTART
+        self._longest = min(limits.max_message, MAX_MESSAGE)
+        self._process = process
+        self._outbox = _outbox(bus)
+        self._waiting: dict[int, tuple[asyncio.Future[ReplyFuture | None], int]] = {}  # by serial; where it ends
+        self._abandoned = 0  # given up here, but still a pending reply (or unwritten) for the broker
+        self._retired = False
+        self._xml: dict[tuple[str, str], str] = {}
+        self._watched: set[str] = set()
+        self._on_owner: dict[str, Callable[[str], None]] = {}  # by bus name: told when somebody has taken it
+        self._loop = asyncio.get_running_loop()
+        self.on_signal: Callable[[Message], None] | None = None
+        self.late_replies = 0
+        self.lost = False
+        self.error = ""
+        self.worn = asyncio.Event()
+        bus.add_message_handler(self._received)
+        self.ended = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # theirs
+        self.ended.add_done_callback(self._ended)
+
+    @classmethod
+    async def open(cls, address: str, limits: BusConnectionLimits) -> DBusConnection:
+        """Connect and authenticate; raises ConnectError."""
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT):
+                if address.startswith(connect.PREFIX):
+                    bus, process = await connect.through_process(address, connect.connect)
+                    return cls(bus, limits, process)
+                return cls(await connect.connect(address), limits)
+        except Exception as error:
+            raise ConnectError(str(error) or type(error).__name__) from error
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that wait here, and those which only the broker still counts."""
+        return len(self._waiting) + self._abandoned
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more call may be sent."""
+        return len(self._waiting) + self._abandoned < self._limits.in_flight and not self.lost and not self._retired
+
+    async def call(self, call: MethodCall, *, oneway: bool = False) -> ReplyFuture | None:
+        """The method return or error; None for a oneway call once it is written. Nothing stays when cancelled."""
+        serial = self._bus.next_serial()
+        if serial >= self._limits.serials:
+            self.worn.set()
+        if not self._bus.connected:
+            return _unsent()
+        data = self._message(call, serial, self._flags | _ONEWAY if oneway else self._flags)
+        if isinstance(data, Fault):
+            return data
+        end = self._outbox.put(data)
+        if oneway and end <= self._outbox.written:
+            return None
+        reply: asyncio.Future[ReplyFuture | None] = self._loop.create_future()
+        self._waiting[serial] = (reply, end)
+        if oneway:
+            self._outbox.when_written(end, lambda: self._written(serial))
+        try:
+            return await reply
+        except asyncio.CancelledError as error:
+            if not oneway and serial in self._waiting and self._outbox.withdraw(end, len(data)):
+                del self._waiting[serial]
+                error.args = (*error.args, NOT_SENT)
+            raise
+        finally:
+            if serial in self._waiting:
+                self._abandon(serial)
+            if self._retired:
+                self._close_when_idle()
+
+    def _message(self, call: MethodCall, serial: int, flags: MessageFlag) -> bytearray | Fault:
+        try:
+            data = _marshalled(call, serial, flags)
+        except InvalidMessageError:
+            refusal = _oversized(call, self._longest)
+            if refusal is None:
+                raise
+            return refusal
+        return _too_large(len(data), self._longest) if len(data) > self._longest else data
+
+    def _written(self, serial: int) -> None:
+        """A oneway call is over once it is written."""
+        waiting = self._waiting.pop(serial, None)
+        if waiting is None:
+            self._abandoned -= 1  # its caller did not wait so long
+        else:
+            _settle(waiting[0], None)
+
+    def _abandon(self, serial: int) -> None:
+        """Count a call that its caller has given up until the bus has done with it too."""
+        del self._waiting[serial]
+        self._abandoned += 1
+        if self._abandoned * 2 >= self._limits.in_flight:
+            self.worn.set()  # closing it is the only way to make the broker forget pending replies
+
+    def _received(self, message: Message) -> bool:
+        """Every message that arrives; true when it was ours."""
+        if message.reply_serial:
+            waiting = self._waiting.pop(message.reply_serial, None)
+            if waiting is not None:
+                _settle(waiting[0], message)
+                return True
+            if self._abandoned:
+                self._abandoned -= 1
+                self.late_replies += 1
+        elif message.member == "NameOwnerChanged" and message.sender == BUS_NAME:
+            self._new_owner(*message.body)
+        if self.on_signal is not None and message.message_type is MessageType.SIGNAL:
+            self.on_signal(message)
+        return False
+
+    def _ended(self, end: asyncio.Future[None]) -> None:
+        """The connection is gone: tell everybody who waits, at once."""
+        failure = None if end.cancelled() else end.exception()
+        self.lost = True
+        self.error = "" if failure is None else str(failure) or type(failure).__name__
+        waiting, self._waiting = self._waiting, {}
+        for reply, place in waiting.values():
+            _settle(reply, _unanswered() if place <= self._outbox.written else _unsent())
+        self._xml.clear()
+        self.worn.set()
+
+    def retire(self) -> None:
+        """Take no more calls, close when those in flight are done."""
+        self._retired = True
+        self._close_when_idle()
+
+    def _close_when_idle(self) -> None:
+        if not self._waiting:
+            self.close()
+
+    def close(self) -> None:
+        """Close now; who still waits is told."""
+        if self._bus.connected:
+            self._bus.disconnect()
+
+    async def closed(self) -> None:
+        """Wait until it is closed, by us or by the bus."""
+        await asyncio.wait({self.ended})
+        if self._process is not None:
+            await connect.end(self._process)
+
+    async def ping(self, patience: float) -> bool:
+        """Whether the bus itself answers within so many seconds, or tells that it is gone; a mute one is closed."""
+        try:
+            async with asyncio.timeout(patience):
+                await self.call(ping(BUS_NAME))
+        except TimeoutError:
+            self.close()
+            await asyncio.wait({self.ended}, timeout=connect.GIVE_UP_TIMEOUT)
+            return False
+        return True
+
+    async def introspect(self, bus_name: str, object_path: str) -> str | ReplyFuture:
+        """The object's introspection XML; remembered until the name's owner changes."""
+        known = self._xml.get((bus_name, object_path))
+        if known is not None:
+            return known
+        is_watched = await self._watch(bus_name)
+        interface = "org.freedesktop.DBus.Introspectable"
+        answer = await self.call(MethodCall(bus_name, object_path, interface, "Introspect", ""))
+        if not isinstance(answer, Message) or answer.message_type is not MessageType.METHOD_RETURN:
+            assert answer is not None
+            return answer
+        if answer.signature != "s":
+            text = f"{bus_name} {object_path} Introspect: expected reply signature 's', got '{answer.signature}'"
+            return Fault(FaultCode.UNREPRESENTABLE, text)
+        xml = str(answer.body[0])
+        if is_watched:
+            self._xml[bus_name, object_path] = xml
+        return xml
+
+    async def _watch(self, bus_name: str) -> bool:
+        """Hear of a new owner before the first answer of the old one is remembered."""
+        if bus_name not in self._watched:
+            answer = await self.call(_match(bus_name))
+            if not isinstance(answer, Message) or answer.error_name:
+                return False
+            self._watched.add(bus_name)
+        return True
+
+    def when_owned(self, bus_name: str, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the name whenever somebody takes it; not if the bus allows no more match rules."""
+        if bus_name not in self._on_owner and self._bus.connected:
+            self._outbox.put(_marshalled(_match(bus_name), self._bus.next_serial(), _ONEWAY))
+        self._on_owner[bus_name] = tell
+
+    def _new_owner(self, bus_name: str, _before: str, owner: str) -> None:
+        self._forget_xml(bus_name)
+        if owner and bus_name in self._on_owner:
+            self._on_owner[bus_name](bus_name)
+
+    def _forget_xml(self, bus_name: str) -> None:
+        self._xml = {key: xml for key, xml in self._xml.items() if key[0] != bus_name}
+
+
+def _outbox(bus: MessageBus) -> Outbox:
+    """Take over the writing of a connected bus; what the library itself answers to others goes the same way."""
+    writer = bus._writer  # noqa: SLF001
+    assert writer is not None
+    assert writer.sock is not None
+    outbox = Outbox(writer.sock)
+    writer.sock = cast("socket.socket", outbox)
+    return outbox
+
+
+def ping(bus_name: str) -> MethodCall:
+    """Ask whether anybody is there. (D-Bus specification, "org.freedesktop.DBus.Peer": at any object path)"""
+    return MethodCall(bus_name, "/", "org.freedesktop.DBus.Peer", "Ping", "")
+
+
+def _match(bus_name: str) -> MethodCall:
+    """Ask the bus to tell who owns a name from now on."""
+    rule = f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'"
+    return MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule])
+
+
+def _marshalled(call: MethodCall, serial: int, flags: MessageFlag) -> bytearray:
+    message = Message(
+        destination=call.bus_name,
+        path=call.object_path,
+        interface=call.interface,
+        member=call.member,
+        flags=flags,
+        signature=call.signature,
+        body=to_library(call.signature)(call.body),
+        serial=serial,
+        validate=False,  # a MethodCall is checked already
+    )
+    data: bytearray = message._marshall(False)  # noqa: FBT003, SLF001 - no descriptors; the library has no public name
+    return data
+
+
+def _settle(reply: asyncio.Future[ReplyFuture | None], answer: ReplyFuture | None) -> None:
+    if not reply.done():
+        reply.set_result(answer)
+
+
+def _oversized(call: MethodCall, limit: int) -> Fault | None:
+    """Whether that is why the library would not marshal it: it counts what no check of single values can."""
+    try:
+        size = body_size(call.signature, call.body)
+    except MarshalError as error:
+        return Fault(FaultCode.TOO_LARGE, str(error))
+    return _too_large(size, limit) if size + HEADER > limit else None
+
+
+def _too_large(size: int, limit: int) -> Fault:
+    return Fault(FaultCode.TOO_LARGE, f"the D-Bus message is {size} bytes long, the bus takes at most {limit}")
+
+
+def _unsent() -> Fault:
+    return Fault(FaultCode.UNAVAILABLE, "the connection to the message bus is lost; the call was not sent")
+
+
+def _unanswered() -> Fault:
+    text = "the connection to the message bus was lost in mid-call; it is unknown whether the call was executed"
+    return Fault(FaultCode.NO_REPLY, text)

@@ -1,0 +1,252 @@
+"""HTTP/1.1 requests to one legacy service over connections that are kept; knows bytes and headers, and no protocol.
+
+What is known about a call whose connection failed is said for certain or not at all: no connection, or nothing written,
+means that nothing was executed; anything else, a reset too, that nobody knows. A request of which a byte was written is
+written a second time only when the caller says that it may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp.http_exceptions import HttpProcessingError
+
+from adapters.http.client_connection import (
+    LOST,
+    ClientConnection,
+    TooLargeError,
+    UpstreamAddress,
+    connect,
+    reason,
+    write_request,
+)
+from adapters.limits import Quota, Reservation, WaitingLine
+from gateway.core import interfaces
+from gateway.core.admin.status import UpstreamStatus
+from gateway.core.interfaces import NOT_SENT, Wanted, always
+from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
+
+__all__ = ["ConnectionPoolLimits", "HttpUpstreamConnection", "UpstreamStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPoolLimits:
+    """How much one legacy service is asked for at a time."""
+
+    connections: int = 64
+    waiting: int = 128  # for a connection; past it BUSY
+    keepalive: bool | None = True  # False: a connection for each request; None: until it is seen that one stays open
+    idle: float = 4.0  # seconds before an unused connection is closed: less than any server waits
+    connect_timeout: float = 5.0  # seconds
+    answer: int = 32 * 1024**2  # bytes
+
+
+DEFAULT_LIMITS = ConnectionPoolLimits()
+PROBE_INTERVAL = (
+    1.0  # seconds that a connection stays open after an answer; who takes one request for each closes at once
+)
+
+
+class HttpUpstreamConnection(interfaces.UpstreamConnection):
+    """One legacy service. `host`: the Host header to say in place of the client's."""
+
+    def __init__(
+        self,
+        name: str,
+        site: UpstreamAddress,
+        limits: ConnectionPoolLimits = DEFAULT_LIMITS,
+        *,
+        host: str = "",
+        room: Quota | None = None,
+    ) -> None:
+        self.name = name
+        self._site = site
+        self._limits = limits
+        self._host = host.encode("ascii")
+        self._room = room or Quota()
+        self._turns = WaitingLine(limits.connections, limits.waiting)
+        self._idle: list[ClientConnection] = []  # the one used last is used next
+        self._keeps = bool(limits.keepalive)  # a request that crosses a close on its way is lost
+        self._trial: tuple[ClientConnection, float] | None = None  # the one that may show it, and since when
+        self._open: set[ClientConnection] = set()
+        self._asked = 0
+        self._retired = False
+        self._stopped = False
+        self._last_error = ""
+
+    async def start(self) -> None:
+        """Nothing to do: connections are made when they are needed."""
+
+    async def stop(self) -> None:
+        """Close every connection; calls in flight fail."""
+        self._stopped = True
+        closed = [connection.closed for connection in self._open]
+        for connection in tuple(self._open):
+            connection.abort()
+        await asyncio.gather(*(future for future in closed if future is not None), return_exceptions=True)
+
+    def retire(self) -> None:
+        """Keep nothing open beyond the calls in flight."""
+        self._retired = True
+        self._forget()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return not self._asked
+
+    def status(self) -> UpstreamStatus:
+        """How it is doing."""
+        return UpstreamStatus(
+            self.name, self._site.url, self._asked, self._turns.waiting, len(self._idle), self._last_error
+        )
+
+    async def send(
+        self, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
+        """Send one request, wait for its answer."""
+        if self._stopped:
+            return self._not_sent("is not asked any more")
+        if self._turns.is_full:
+            text = f"{self._called} has {self._asked} calls in flight; nothing was executed"
+            return Fault(FaultCode.BUSY, text)
+        self._asked += 1
+        try:
+            if not await self._turns.take(wanted):
+                text = f"the mode changed while the call waited for {self._called}; nothing was executed"
+                return Fault(FaultCode.BUSY, text)
+            try:
+                request = write_request(
+                    self._site, body, carried, host=self._host, close=self._limits.keepalive is False
+                )
+                return await self._ask(request, bodiless=carried.verb == "HEAD", repeatable=repeatable)
+            finally:
+                self._turns.give_back()
+        finally:
+            self._asked -= 1
+
+    def review(self) -> None:
+        """See ports.Line."""
+        self._turns.review()
+
+    async def _ask(self, request: bytes, *, bodiless: bool, repeatable: bool) -> Answer | Fault:
+        connection: ClientConnection | Fault | None = self._begin_again(request, bodiless=bodiless)
+        is_second = False
+        try:
+            if isinstance(connection, ClientConnection):
+                answer = await self._answer(connection)
+                if not isinstance(answer, Fault):
+                    return answer
+                self._doubt()
+                if not (repeatable and answer.code is FaultCode.NO_REPLY):
+                    return answer
+                connection, is_second = None, True
+            connection = await self._begin(request, bodiless=bodiless)
+            return connection if isinstance(connection, Fault) else await self._answer(connection)
+        except asyncio.CancelledError as error:
+            if not is_second and (not isinstance(connection, ClientConnection) or connection.was_unwritten):
+                error.args = (*error.args, NOT_SENT)
+            raise
+
+    def _begin_again(self, request: bytes, *, bodiless: bool) -> ClientConnection | None:
+        """Write it on a connection that was used before; those that were closed meanwhile have taken nothing."""
+        self._look_at_trial()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.begin(request, bodiless=bodiless):
+                return connection
+            self._drop(connection)
+            self._doubt()
+        return None
+
+    async def _begin(self, request: bytes, *, bodiless: bool) -> ClientConnection | Fault:
+        try:
+            connection = await connect(self._site, self._limits.connect_timeout)
+        except OSError as error:
+            return self._not_sent(f"cannot be reached: {reason(error)}")
+        self._open.add(connection)
+        if connection.begin(request, bodiless=bodiless):
+            return connection
+        self._drop(connection)
+        return self._not_sent("closed the connection at once")
+
+    async def _answer(self, connection: ClientConnection) -> Answer | Fault:
+        kept = False
+        try:
+            with Reservation(self._room) as held:
+                answer = await connection.answer(self._limits.answer, held)
+            kept = self._keep(connection)
+            return answer
+        except LOST as error:
+            return self._no_reply(error)
+        except TooLargeError as error:
+            self._last_error = f"an answer {error}"
+            return Fault(FaultCode.TOO_LARGE, f"the answer of {self._called} {error}; the call was executed")
+        finally:
+            if not kept:
+                self._drop(connection)
+
+    def _keep(self, connection: ClientConnection) -> bool:
+        if self._limits.keepalive is False or self._retired or self._stopped or not connection.is_reusable:
+            return False
+        self._keeps = self._keeps or connection.was_promised
+        if not self._keeps:
+            return self._try(connection)
+        self._idle = [other for other in self._idle if other.transport is not None]
+        self._open = {other for other in self._open if other.transport is not None}
+        connection.rest(self._limits.idle)
+        self._idle.append(connection)
+        return True
+
+    # Whether the service keeps connections open: told by the config or by the service, or learnt
+
+    def _try(self, connection: ClientConnection) -> bool:
+        if self._trial is not None:
+            return False
+        connection.rest(self._limits.idle)
+        self._trial = (connection, asyncio.get_running_loop().time())
+        return True
+
+    def _look_at_trial(self) -> None:
+        if self._trial is None:
+            return
+        connection, since = self._trial
+        if connection.transport is None:
+            self._trial = None
+            self._drop(connection)
+        elif asyncio.get_running_loop().time() - since >= PROBE_INTERVAL:
+            self._trial = None
+            self._keeps = True
+            self._idle.append(connection)
+
+    def _doubt(self) -> None:
+        """One was closed."""
+        if self._limits.keepalive is None:
+            self._keeps = False
+            self._forget()
+
+    def _forget(self) -> None:
+        trial, self._trial = self._trial, None
+        for connection in (*self._idle, *([trial[0]] if trial else ())):
+            self._drop(connection)
+        self._idle.clear()
+
+    def _drop(self, connection: ClientConnection) -> None:
+        connection.abort()
+        self._open.discard(connection)
+
+    @property
+    def _called(self) -> str:
+        return f"the legacy service '{self.name}'"
+
+    def _not_sent(self, why: str) -> Fault:
+        self._last_error = why
+        return Fault(FaultCode.UNAVAILABLE, f"{self._called} {why}; nothing was executed")
+
+    def _no_reply(self, error: Exception) -> Fault:
+        garbled = isinstance(error, HttpProcessingError)
+        why = "answered with what is no HTTP" if garbled else "closed the connection before it had answered"
+        self._last_error = why
+        text = f"{self._called} {why}; whether the call was executed is unknown"
+        return Fault(FaultCode.NO_REPLY, text, name="" if garbled else HUNG_UP)

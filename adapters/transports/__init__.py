@@ -1,1 +1,0 @@
-"""What carries requests to the gateway and messages to old services, besides HTTP for clients."""

@@ -1,0 +1,212 @@
+"""Calls the legacy services, each in its own protocol; knows no wire and no byte of a protocol.
+
+A message that an upstream understands as it came is forwarded as it came. A call is written anew: in the client's own
+codec where the upstream understands that, since JSON has types that the old XML has not; else in the upstream's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import Literal, Self, TypeAlias
+
+from gateway.core import interfaces
+from gateway.core.admin.status import UpstreamStatus
+from gateway.core.dbus.results import coerce_numbers
+from gateway.core.interfaces import Wanted, always
+from gateway.core.routing.route import Effect, Route
+from gateway.core.rpc import encodings
+from gateway.core.rpc.model import Answer, Call, Fault, FaultCode, Outcome, Reply, RequestMetadata, charset_of
+
+__all__ = ["Arguments", "Backend", "Upstream", "UpstreamStatus"]
+
+# How a legacy service takes its parameters: as the client gave them, all by name, or all by position.
+Arguments: TypeAlias = Literal["sent", "named", "positional"]
+
+# What an answer that says so means for the client, who has done nothing wrong.
+_ABOUT_THE_MESSAGE = frozenset({FaultCode.PARSE_ERROR, FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
+_FIRST_BAD = HTTPStatus.MULTIPLE_CHOICES  # a redirect is no answer to a call
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A legacy service and what it speaks. `key`: equal for two that are the same, so that the line stays."""
+
+    key: object
+    line: interfaces.UpstreamConnection
+    codec: interfaces.Codec
+    dialect: interfaces.Dialect
+    speaks: frozenset[str]  # codecs whose messages it understands as they come
+    arguments: Arguments = "sent"
+    patience: float = 86_400.0  # seconds for an answer
+    max_answer: int = 32 * 1024**2  # bytes of an answer, once it is inflated
+    dashes: bool = False  # reserve_memory is reserve-memory there
+    also: Mapping[str, Self] = field(default_factory=dict)  # the same in other codecs that it understands as they come
+
+    @property
+    def is_untyped(self) -> bool:
+        """Whether its numbers are texts: those of the legacy servers' XML, and all that a store holds."""
+        return self.codec.name == "xenstore" or (self.codec.name == "xmlrpc" and self.dialect.name != "plain")
+
+
+class Backend(interfaces.UpstreamBackend):
+    """Every upstream of the config, by its name."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+        self._upstreams = dict(upstreams)
+        self._leaving: list[interfaces.UpstreamConnection] = []  # replaced; calls in flight keep them
+        self._running = False
+
+    async def start(self) -> None:
+        """Be ready."""
+        self._running = True
+        for upstream in self._upstreams.values():
+            await upstream.line.start()
+
+    async def stop(self) -> None:
+        """Fail what is still waiting, close."""
+        self._running = False
+        lines = [*(upstream.line for upstream in self._upstreams.values()), *self._leaving]
+        self._leaving = []
+        await asyncio.gather(*(line.stop() for line in lines))
+
+    async def reconfigure(self, upstreams: Mapping[str, Upstream]) -> None:
+        """Other upstreams from the next call on. One that stays keeps its line, one that goes ends its calls first."""
+        before = self._upstreams
+        after = {name: _kept(before.get(name), upstream) for name, upstream in upstreams.items()}
+        lines = [upstream.line for upstream in after.values()]
+        for upstream in after.values():
+            if all(upstream.line is not old.line for old in before.values()):
+                await upstream.line.start()
+        self._upstreams = after
+        gone = [old.line for old in before.values() if old.line not in lines]
+        for line in gone:
+            line.retire()
+        done = [line for line in (*self._leaving, *gone) if line.is_idle]
+        self._leaving = [line for line in (*self._leaving, *gone) if not line.is_idle]
+        await asyncio.gather(*(line.stop() for line in done))
+
+    async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
+        """Answer one call; the dispatcher holds the deadline and cancels past it."""
+        upstream = self._upstreams.get(route.migration.upstream or "")
+        if upstream is None or not self._running:
+            return _unknown(route.migration.upstream)
+        upstream, target = _as_the_client(upstream, call)
+        message = _written(upstream, route, call)
+        if isinstance(message, Fault):
+            return message
+        carried = RequestMetadata("POST", target, ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
+        answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE, wanted=wanted)
+        if isinstance(answer, Fault):
+            return replace(answer, name="")
+        if call.oneway:
+            return Reply(None)
+        plain = await _inflated(upstream, answer)
+        return plain if isinstance(plain, Fault) else _read(upstream, route, plain, call)
+
+    def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
+        """Whether a message of this codec and dialect can be sent to it as it is."""
+        found = self._upstreams.get(upstream)
+        return found is not None and found.dialect.name == dialect and codec in found.speaks
+
+    def patience(self, upstream: str) -> float:
+        """Seconds that it may take to answer."""
+        found = self._upstreams.get(upstream)
+        return found.patience if found is not None else 0.0
+
+    async def forward(
+        self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
+        """Send a message as it came and return what came back, byte for byte."""
+        found = self._upstreams.get(upstream)
+        if found is None or not self._running:
+            return _unknown(upstream)
+        return await found.line.send(body, carried, repeatable=repeatable, wanted=wanted)
+
+    def review(self) -> None:
+        """See ports.Upstreams."""
+        for line in (*(upstream.line for upstream in self._upstreams.values()), *self._leaving):
+            line.review()
+
+    def status(self) -> tuple[UpstreamStatus, ...]:
+        """How each upstream is doing."""
+        return tuple(upstream.line.status() for upstream in self._upstreams.values())
+
+
+_AGENT = (b"User-Agent", b"xcp-gateway")
+
+
+def _kept(before: Upstream | None, after: Upstream) -> Upstream:
+    return before if before is not None and before.key == after.key else after
+
+
+def _unknown(name: str | None) -> Fault:
+    return Fault(FaultCode.UNAVAILABLE, f"no upstream '{name or ''}' is configured; the call was not sent")
+
+
+def _as_the_client(upstream: Upstream, call: Call) -> tuple[Upstream, str]:
+    """The upstream in the client's codec where it understands that, and the path where clients send it."""
+    known = call.extensions
+    same = upstream.also.get(str(known.get("protocol", "")))
+    if same is None or known.get("dialect") != same.dialect.name:
+        return upstream, ""
+    return same, str(known.get("path", ""))
+
+
+def _written(upstream: Upstream, route: Route, call: Call) -> bytes | Fault:
+    """The call in the upstream's terms. One that wants no answer is written like any other: legacy services insist."""
+    method = call.method.replace("_", "-") if upstream.dashes else call.method
+    arranged = arrange(call, [parameter.name for parameter in route.parameters], upstream.arguments)
+    meant = replace(arranged, method=method, oneway=False)
+    try:
+        return upstream.codec.encode_call(upstream.dialect.wrap_call(meant))
+    except ValueError as error:
+        return Fault(FaultCode.INVALID_PARAMS, str(error))
+
+
+def arrange(call: Call, names: list[str], arguments: Arguments) -> Call:
+    """The call with its parameters given in another way, as far as the names are known."""
+    if arguments == "sent" or len(call.params) + len(call.named) > len(names):
+        return call
+    rest = [name for name in names if name not in call.named]
+    known = {**dict(zip(rest, call.params, strict=False)), **call.named}
+    if arguments == "named":
+        return replace(call, params=(), named=known)
+    given = names[: len(known)]
+    if any(name not in known for name in given):
+        return call  # one in the middle is left out: no position says that
+    return replace(call, params=tuple(known[name] for name in given), named={})
+
+
+async def _inflated(upstream: Upstream, answer: Answer) -> Answer | Fault:
+    """An answer that the service has compressed, though it was not asked to, as it was before."""
+    if not encodings.is_encoded(answer):
+        return answer
+    name = upstream.line.status().name
+    try:
+        return replace(answer, body=await asyncio.to_thread(encodings.content, answer, upstream.max_answer))
+    except encodings.InflatedTooLargeError as error:
+        return Fault(FaultCode.TOO_LARGE, f"the answer of the legacy service '{name}': {error}; the call was executed")
+    except encodings.EncodingError as error:
+        return _unreadable(upstream, answer, Fault(FaultCode.PARSE_ERROR, str(error)))
+
+
+def _read(upstream: Upstream, route: Route, answer: Answer, call: Call) -> Outcome:
+    outcome = upstream.codec.decode_outcome(answer.body or b"", charset_of(answer.content_type))
+    if isinstance(outcome, Fault) and outcome.code in _ABOUT_THE_MESSAGE:
+        return _unreadable(upstream, answer, outcome)
+    outcome = upstream.dialect.unwrap_outcome(outcome, call)
+    if isinstance(outcome, Reply) and route.result is not None and upstream.is_untyped:
+        return Reply(coerce_numbers(outcome.value, route.result))
+    return outcome
+
+
+def _unreadable(upstream: Upstream, answer: Answer, fault: Fault) -> Fault:
+    """Neither a reply nor a fault of its protocol."""
+    name = upstream.line.status().name
+    if answer.status is not None and answer.status >= _FIRST_BAD:
+        status = f"{answer.status} {answer.reason}".strip()
+        return Fault(FaultCode.REMOTE, f"the legacy service '{name}' answered with HTTP status {status}", name="HTTP")
+    return Fault(FaultCode.REMOTE, f"the answer of the legacy service '{name}' cannot be read: {fault.message}")

@@ -1,0 +1,178 @@
+"""Kept pairs of outcomes, shown to people and exported. Knows no store and prints nothing itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, tzinfo
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gateway.mapping.problem import printable
+
+CONTROL, CANDIDATE = "red", "green"  # as in every diff: what should be there, and what is there instead
+LONGEST = 2000  # characters of one value
+LONG = 30  # characters of two values of which only what differs stands out
+NAMED = 5  # paths that are named of those ignored or noisy
+
+_VERDICTS: Mapping[str, tuple[str, str]] = {
+    "equal": ("equal", "green"),
+    "ignored": ("equal but for what is ignored", "cyan"),
+    "different": ("different", "yellow"),
+    "error_different": ("one fails, or both differently", "red"),
+}
+
+
+def lines(pairs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Pairs as JSON lines, for machines."""
+    for pair in pairs:
+        yield json.dumps(pair, separators=(",", ":"), allow_nan=False)
+
+
+def show(pair: Mapping[str, Any], when: float | None = None, zone: tzinfo | None = None) -> RenderableType:
+    """Show one mismatch record: the call, its caller and time, and how the two answers differ.
+
+    `when`: seconds since 1970, shown in `zone`, or else in local time.
+    """
+    parts: list[RenderableType] = [_head(pair, when, zone), _context(pair)]
+    if pair["differences"]:
+        parts.append(Padding(_table(pair), (0, 0, 0, 2)))
+    parts += [Text(f"  {note}", "dim") for note in _notes(pair)]
+    return Group(*parts)
+
+
+def _head(pair: Mapping[str, Any], when: float | None, zone: tzinfo | None) -> Text:
+    words, style = _VERDICTS.get(pair["verdict"], (pair["verdict"], ""))
+    moment = "" if when is None else datetime.fromtimestamp(when, zone).isoformat(" ", "seconds")
+    return Text.assemble((printable(pair["call"]["method"]), "bold"), "  ", (words, style), (f"  {moment}", "dim"))
+
+
+def _context(pair: Mapping[str, Any]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("  called", Text(_called(pair)))
+    for name, style in (("control", CONTROL), ("candidate", CANDIDATE)):
+        ran = pair[name]
+        grid.add_row(f"  {name}", Text.assemble((ran["side"], style), f" in {ran['ms']:.1f} ms"))
+    return grid
+
+
+def _called(pair: Mapping[str, Any]) -> str:
+    call = pair["call"]
+    given = [value_in_words(value) for value in call["params"]]
+    given += [f"{name}={value_in_words(value)}" for name, value in _named(call["named"])]
+    by = f" by {printable(pair['caller'])}" if pair["caller"] else ""
+    over = f" over {printable(pair['protocol'])}" if pair["protocol"] else ""
+    return f"({', '.join(given)}){by}{over}"
+
+
+def _named(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Named parameters; names that JSON cannot carry stand in a list."""
+    for name, value in document.get("$struct", document.items()):
+        yield printable(name) if isinstance(name, str) else value_in_words(name), value
+
+
+def _table(pair: Mapping[str, Any]) -> Table:
+    """For each place a line of what the control says, one of what the candidate says, and what a rule says of it."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="bold", overflow="fold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for difference in pair["differences"]:
+        ours, theirs = _both(difference)
+        table.add_row(Text(printable(difference["path"])), Text("-", CONTROL), ours)
+        table.add_row("", Text("+", CANDIDATE), theirs)
+        if "why" in difference:
+            table.add_row("", "", Text(printable(difference["why"]), "dim"))
+    return table
+
+
+def _both(difference: Mapping[str, Any]) -> tuple[Text, Text]:
+    """The two values; in two long texts only what differs stands out."""
+    say, nothing = (_fault_in_words, "a reply") if difference["path"] == "fault" else (value_in_words, "is not there")
+    control, candidate = (say(difference[side]) if side in difference else None for side in ("control", "candidate"))
+    if control is None or candidate is None or min(len(control), len(candidate)) < LONG:
+        return _or_nothing(control, nothing, CONTROL), _or_nothing(candidate, nothing, CANDIDATE)
+    start = _alike(control, candidate)
+    end = _alike(control[start:][::-1], candidate[start:][::-1])
+    return _standing_out(control, start, end, CONTROL), _standing_out(candidate, start, end, CANDIDATE)
+
+
+def _fault_in_words(fault: Mapping[str, Any]) -> str:
+    told = [value if isinstance(value, str) else value_in_words(value) for value in (fault["name"], fault["message"])]
+    told += [] if fault["data"] is None else [value_in_words(fault["data"])]
+    return printable(f"{fault['code']}: {' '.join(filter(None, told))}")
+
+
+def _or_nothing(text: str | None, nothing: str, style: str) -> Text:
+    return Text(f"({nothing})", f"italic {style}") if text is None else Text(text, style)
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters at the beginning are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+def _standing_out(text: str, start: int, end: int, style: str) -> Text:
+    stop = len(text) - end
+    return Text.assemble((text[:start], style), (text[start:stop], f"bold reverse {style}"), (text[stop:], style))
+
+
+def _notes(pair: Mapping[str, Any]) -> Iterator[str]:
+    if pair["more"]:
+        yield f"and more than these {len(pair['differences'])}"
+    for kind, words in (("ignored", "differs and is ignored"), ("noisy", "is different each time it is asked")):
+        if pair[kind]:
+            yield f"{words}: {_paths(pair[kind])}"
+
+
+def _paths(differences: Sequence[Mapping[str, Any]]) -> str:
+    named = ", ".join(printable(each["path"]) for each in differences[:NAMED])
+    rest = len(differences) - NAMED
+    return f"{named} and {rest} more" if rest > 0 else named
+
+
+# Values in words
+
+
+def value_in_words(document: Any) -> str:
+    """A kept value on one printable line, never long."""
+    text = printable(_words(document))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text) - LONGEST} characters more)"
+
+
+def _words(document: Any) -> str:
+    if isinstance(document, list):
+        return f"[{', '.join(map(_words, document))}]"
+    if not isinstance(document, dict):
+        return json.dumps(document, ensure_ascii=False)
+    if len(document) == 1:
+        tag, inside = next(iter(document.items()))
+        if tag in _MARKERS and isinstance(inside, str | int):
+            return _MARKERS[tag](inside)
+    if document.keys() == {"$begins", "$left_out"}:
+        return f"{_words(document['$begins'])}... ({document['$left_out']} more)"
+    return f"{{{', '.join(map(_member, document, document.values()))}}}"
+
+
+def _member(name: str, member: Any) -> str:
+    if name == "$left_out":
+        return f"... ({member} more)"
+    return f"{json.dumps(name, ensure_ascii=False)}: {_words(member)}"
+
+
+# What stands for what JSON does not have, or is not told -> how it is shown.
+_MARKERS: Mapping[str, Callable[[Any], str]] = {
+    "$redacted": lambda kind: f"<redacted {kind}>",
+    "$left_out": lambda much: f"... ({much} more)" if isinstance(much, int) else f"({much})",
+    "$bytes": lambda text: f"bytes {text}",
+    "$dateTime": lambda text: f"dateTime {text}",
+    "$double": str,
+    "$integer": str,
+}

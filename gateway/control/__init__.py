@@ -1,1 +1,0 @@
-"""The operator's side, on its own socket."""

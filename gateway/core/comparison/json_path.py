@@ -1,0 +1,204 @@
+"""Places in legacy values: `$.vms[*].name` is read and followed, `$.vms[2].name` is written.
+
+A small JSONPath: `.name`, `['any name']`, `[3]`, `[*]` and `.*` (each item or member), `..name` (at any depth).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
+
+Place: TypeAlias = "tuple[str | int, ...]"  # the names and indexes that lead to one node
+
+LONGEST = 1000  # characters of a path that is read
+
+_NAME = re.compile(r"[^\W\d][\w-]*|\d+[\w-]*[^\W\d][\w-]*")  # a name without quotation marks
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # one that is written without
+_QUOTED = re.compile(r"""\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""", re.DOTALL)
+_INDEX = re.compile(r"\[(0|[1-9][0-9]{0,8})\]")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_ESCAPED: Mapping[str, str] = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"', "/": "/"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Each:
+    """Any one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """A member of this name at any depth."""
+
+    name: str
+
+
+EACH: Final = _Each()
+PathStep: TypeAlias = str | int | _Each | Below
+PathSteps: TypeAlias = tuple[PathStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """The places that one path means. `text` is the path as it was written."""
+
+    steps: PathSteps
+    text: str = "$"
+    root: str = "$"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def matches(self, place: Place) -> bool:
+        """Whether this is one of the places meant."""
+        going = start_cursor([(self, True)])
+        for step in place:
+            going = advance_cursor(going, step)
+        return cursor_value(going) is not None
+
+
+def parse(text: str, roots: Iterable[str] = ("$",)) -> Pattern:
+    """Read a path that begins with one of these roots; raises ValueError saying what is expected, and where."""
+    root = next((root for root in roots if text.startswith(root)), None)
+    if root is None:
+        raise ValueError(f"expected a path such as {next(iter(roots))}.name or $.list[*].name, got {_shown(text)}")
+    if len(text) > LONGEST:
+        raise ValueError(f"expected a path of at most {LONGEST} characters, got {len(text)}")
+    steps: list[PathStep] = []
+    at = len(root)
+    while at < len(text):
+        step, at = _step(text, at)
+        steps.append(step)
+    return Pattern(tuple(steps), text, root)
+
+
+def show(place: Place, root: str = "$") -> str:
+    """A place as it is written in a path: `$.vms[2]['a b']`; one printable line."""
+    return root + "".join(map(_written, place))
+
+
+# Following many paths at once through a value
+
+T = TypeVar("T")
+Cursor: TypeAlias = (
+    "tuple[tuple[PathSteps, T], ...]"  # the steps that are left, and whose they are; in order of precedence
+)
+
+
+def start_cursor(patterns: Iterable[tuple[Pattern, T]]) -> Cursor[T]:
+    """At the root."""
+    return tuple((pattern.steps, owner) for pattern, owner in patterns)
+
+
+def advance_cursor(going: Cursor[T], step: str | int) -> Cursor[T]:
+    """One step further in; those that do not lead there are gone."""
+    if not going:
+        return going
+    further: list[tuple[PathSteps, T]] = []
+    for steps, owner in going:
+        if not steps:
+            continue
+        first = steps[0]
+        if isinstance(first, Below):
+            if first.name == step:
+                further.append((steps[1:], owner))
+            further.append((steps, owner))
+        elif first is EACH or (type(first) is type(step) and first == step):
+            further.append((steps[1:], owner))
+    return tuple(further) if len(further) < 2 else _each_once(further)
+
+
+def cursor_value(going: Cursor[T]) -> T | None:
+    """The first of those that mean this very place."""
+    return next((owner for steps, owner in going if not steps), None)
+
+
+def _each_once(going: Iterable[tuple[PathSteps, T]]) -> Cursor[T]:
+    """`..a..a` may come to one place in many ways."""
+    return tuple({(steps, id(owner)): (steps, owner) for steps, owner in going}.values())
+
+
+# Reading and writing steps
+
+
+def _step(text: str, at: int) -> tuple[PathStep, int]:
+    read = next((read for sign, read in _READERS.items() if text.startswith(sign, at)), None)
+    if read is None:
+        raise _wrong(text, at, "a step such as .name, ['name'], [3], [*], .* or ..name")
+    return read(text, at)
+
+
+def _below(text: str, at: int) -> tuple[PathStep, int]:
+    step, end = _bracket(text, at + 2) if text.startswith("[", at + 2) else _name(text, at + 2)
+    if not isinstance(step, str):
+        raise _wrong(text, at + 2, "a name after '..'")
+    return Below(step), end
+
+
+def _each(_text: str, at: int) -> tuple[PathStep, int]:
+    return EACH, at + 2
+
+
+def _member(text: str, at: int) -> tuple[PathStep, int]:
+    return _name(text, at + 1)
+
+
+def _name(text: str, at: int) -> tuple[PathStep, int]:
+    match = _NAME.match(text, at)
+    if match is None:
+        raise _wrong(text, at, "a name (with quotation marks and brackets around it when it is no plain one: ['a b'])")
+    return match[0], match.end()
+
+
+def _bracket(text: str, at: int) -> tuple[PathStep, int]:
+    if text.startswith("[*]", at):
+        return EACH, at + 3
+    index = _INDEX.match(text, at)
+    if index is not None:
+        return int(index[1]), index.end()
+    quoted = _QUOTED.match(text, at)
+    if quoted is None:
+        raise _wrong(text, at, "[3], [*] or ['name']")
+    inside = quoted[1] if quoted[1] is not None else quoted[2]
+    return _ESCAPE.sub(lambda match: _unescaped(match, text, at), inside), quoted.end()
+
+
+_READERS: Mapping[str, Callable[[str, int], tuple[PathStep, int]]] = {
+    "..": _below,
+    ".*": _each,
+    ".": _member,
+    "[": _bracket,
+}
+
+
+def _unescaped(match: re.Match[str], text: str, at: int) -> str:
+    *codes, plain = match.groups()
+    code = next((code for code in codes if code), None)
+    if code is not None and int(code, 16) <= 0x10FFFF:
+        return chr(int(code, 16))
+    if plain not in _ESCAPED:
+        raise _wrong(text, at, r"an escape such as \', \\, \n or \u00e9")
+    return _ESCAPED[plain]
+
+
+def _written(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    if _PLAIN.fullmatch(step):
+        return f".{step}"
+    quoted = step.replace("\\", "\\\\").replace("'", "\\'")
+    return f"['{quoted if quoted.isprintable() else ''.join(map(_printable, quoted))}']"
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
+
+
+def _wrong(text: str, at: int, expected: str) -> ValueError:
+    rest = f"got {_shown(text[at:])}" if at < len(text) else "but it ends there"
+    return ValueError(f"path {_shown(text)}, character {at + 1}: expected {expected}, {rest}")
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= 60 else text[:60] + "...")

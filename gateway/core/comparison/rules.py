@@ -1,0 +1,245 @@
+"""How two answers may differ and still agree: rules for places in them. Knows no walk through a value and no file.
+
+A rule is a path and one way of comparing what stands there. What a mapping says of it is read by `RULES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+from gateway.core.comparison import expression
+from gateway.core.comparison.equality import leaves_equal
+from gateway.core.comparison.expression import Expression, ExpressionError, as_text
+from gateway.core.comparison.json_path import Pattern, parse
+from gateway.core.rpc.model import Value
+from gateway.core.rpc.units import SECONDS
+
+RESULT = "$"  # the root of a path into the result
+FAULT = "fault"  # the root of a path into a fault: fault.code, fault.name, fault.data[1], fault.message
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TOLERANCE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(%|ms|s|m|h)?", re.ASCII)
+_LONGEST_NUMBER = 100  # characters of a text that is read as a number
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Whatever differs here is counted as ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Compared as if there were no rule; for a method, where its file has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unordered:
+    """A list whose order says nothing. `by`: its items are structs, and these members tell them apart."""
+
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Two values that are read as the same kind of thing, and may be so far apart."""
+
+    read: Callable[[Value], Value | Fraction | None]  # None: it cannot be read so
+    kind: str  # what it is read as, for people: "a number"
+    within: Fraction = Fraction(0)
+    percent: bool = False  # `within` is a per cent of the larger one, or else absolute
+    text: str = ""  # the tolerance as it was written
+    mixed: bool = True  # a text and a number may be compared
+
+    def apart(self, control: Value, candidate: Value) -> str:
+        """Why the two do not agree; empty when they do."""
+        if type(control) is type(candidate) and leaves_equal(control, candidate):
+            return ""
+        if not self.mixed and isinstance(control, str) is not isinstance(candidate, str):
+            return "one is text and the other is not"
+        read = self.read(control), self.read(candidate)
+        if None in read:
+            return f"not both can be read as {self.kind}"
+        one, other = read
+        if isinstance(one, Fraction) and isinstance(other, Fraction):
+            allowed = self.within * max(abs(one), abs(other)) / 100 if self.percent else self.within
+            near = abs(one - other) <= allowed
+        else:
+            near = type(one) is type(other) and leaves_equal(one, other)
+        if near:
+            return ""
+        return f"more than {self.text} apart" if self.within else f"not the same when read as {self.kind}"
+
+
+How: TypeAlias = Ignore | Exact | Unordered | Near | Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One way of comparing, and where."""
+
+    path: Pattern
+    how: How
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """In the order of precedence: of those that mean one place the first holds."""
+
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def always_asked(self) -> bool:
+        """Whether a rule may find fault with two values that are the same."""
+        return any(isinstance(rule.how, Expression) for rule in self.rules)
+
+    @property
+    def ignores(self) -> bool:
+        """Whether a method with these rules can never be called equal in all its parts."""
+        return any(isinstance(rule.how, Ignore | Expression) for rule in self.rules)
+
+
+NO_RULES = Rules()
+
+
+# Reading values
+
+
+def as_number(value: Value) -> Value | Fraction | None:
+    """A number, or a text that is one; infinity and NaN stay as they are."""
+    if isinstance(value, str):
+        value = _number_in(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return _fraction(value) if _finite(value) else value  # as it is written: 0.4 is 0.1 more than 0.3
+
+
+def as_moment(value: Value) -> Value | Fraction | None:
+    """A dateTime, ISO 8601 text or Unix seconds, in Unix seconds. No zone means UTC."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip()) if len(value) <= _LONGEST_NUMBER else None
+        except ValueError:
+            return as_number(value)
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+        return Fraction((moment - _EPOCH) // timedelta(microseconds=1), 1_000_000)
+    return as_number(value)
+
+
+def as_boolean(value: Value) -> Value | Fraction | None:
+    """true or false; also 1 and 0, and any of these as text."""
+    if isinstance(value, str):
+        return _BOOLEANS.get(value.strip().lower())
+    return bool(value) if isinstance(value, int) and value in (0, 1) else None
+
+
+def _as_text(value: Value) -> Value | Fraction | None:
+    try:
+        return as_text(value)
+    except ExpressionError:
+        return None
+
+
+_BOOLEANS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _number_in(text: str) -> int | float | None:
+    text = text.strip()
+    if len(text) > _LONGEST_NUMBER or "_" in text:
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _fraction(number: float) -> Fraction:
+    return Fraction(number) if isinstance(number, int) else Fraction(repr(number))
+
+
+def _finite(number: float) -> bool:
+    return isinstance(number, int) or (abs(number) != float("inf") and number == number)
+
+
+# What a value can be read as: name in mapping files -> how, and the name for people.
+READINGS: Mapping[str, tuple[Callable[[Value], Value | Fraction | None], str]] = {
+    "number": (as_number, "a number"),
+    "boolean": (as_boolean, "true or false"),
+    "text": (_as_text, "text"),
+}
+
+
+# Reading rules
+
+
+def compile_rule(said: Mapping[str, Any]) -> Rule:
+    """A rule of a mapping file; raises RuleError naming the key that is wrong."""
+    path = _attempt("path", parse, said["path"], (RESULT, FAULT))
+    kinds = [key for key in RULES if key in said]
+    if len(kinds) != 1 and kinds != ["tolerance", "as"]:
+        given = " and ".join(kinds) or "none"
+        raise RuleError("", f"expected exactly one of {', '.join(RULES)} (or tolerance and as), got {given}")
+    return Rule(path, RULES[kinds[0]](said))
+
+
+class RuleError(ValueError):
+    """A rule that cannot be used. `key`: the part of it that is wrong; empty for the whole."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def _attempt(key: str, read: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return read(*given)
+    except ValueError as error:
+        raise RuleError(key, str(error)) from None
+
+
+def _by(said: Mapping[str, Any]) -> How:
+    names: str | Sequence[str] = said["by"]
+    return Unordered((names,) if isinstance(names, str) else tuple(names))
+
+
+def _tolerance(said: Mapping[str, Any]) -> How:
+    """`5`, `0.5`, `1%`, `5s`."""
+    match = _TOLERANCE.fullmatch(str(said["tolerance"]))
+    if match is None:
+        raise RuleError("tolerance", "expected a number, a per cent or a time: 5, 0.5, 1%, 500ms, 5s")
+    within, unit = Fraction(match[1]), match[2]
+    if unit in SECONDS:
+        if "as" in said:
+            raise RuleError("as", f"'as' does not go with a tolerance in time ({match[0]})")
+        return Near(as_moment, "a moment", within * Fraction(str(SECONDS[unit])), text=match[0])
+    if said.get("as", "number") != "number":
+        raise RuleError("as", f"only numbers have a tolerance: expected number, got {said['as']}")
+    return Near(*READINGS["number"], within, percent=unit == "%", text=match[0], mixed="as" in said)
+
+
+def _as(said: Mapping[str, Any]) -> How:
+    return Near(*READINGS[said["as"]])
+
+
+def _expression(said: Mapping[str, Any]) -> How:
+    compiled: Expression = _attempt("expression", expression.compile, said["expression"])
+    return compiled
+
+
+# The keys of a rule in mapping files -> what they make of it. The schema has the same keys; a test holds them together.
+RULES: Mapping[str, Callable[[Mapping[str, Any]], How]] = {
+    "ignore": lambda _said: Ignore(),
+    "exact": lambda _said: Exact(),
+    "order": lambda _said: Unordered(),
+    "by": _by,
+    "tolerance": _tolerance,
+    "as": _as,
+    "expression": _expression,
+}

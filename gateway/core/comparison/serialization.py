@@ -1,0 +1,216 @@
+"""Legacy values <-> what JSON can carry, without loss and readable; and made short for people. Knows no call.
+
+What JSON has itself stays as it is. The rest is a struct of one member that says its type: `{"$bytes": "aGk="}`,
+`{"$dateTime": "2026-01-31T09:05:00+00:00"}`, `{"$double": "nan"}`, `{"$integer": "9007199254740993"}`,
+`{"$text": "7aCA"}` for a text with half a surrogate pair (base64), `{"$struct": [[name, member], ...]}` for a struct
+whose names JSON cannot carry, or that would be taken for one of these.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from math import isfinite
+from typing import Any, TypeAlias
+
+from gateway.core.rpc.model import Value
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+SAFE = 2**53  # beyond it a reader of JSON that keeps numbers as doubles loses digits
+LONGEST_DECIMAL = 4000  # digits of an integer that Python writes and reads in decimal
+
+LEFT_OUT = "$left_out"  # how much of a value is not there
+BEGINS = "$begins"  # what is there of a text or of bytes
+
+
+def write(value: Value) -> Json:
+    """A value as JSON can carry it; total: what is no legacy value is told by its type's name."""
+    return _WRITERS.get(type(value), _unknown)(value)
+
+
+def read(document: Json) -> Value:
+    """The value again; raises ValueError for what `write` did not write."""
+    if isinstance(document, list):
+        return [read(item) for item in document]
+    if not isinstance(document, dict):
+        return document
+    if len(document) == 1:
+        tag, inside = next(iter(document.items()))
+        if tag in _READERS:
+            return _READERS[tag](inside)
+    return {name: read(member) for name, member in document.items()}
+
+
+def _unknown(value: Any) -> Json:
+    """Subclasses of what is known, and keys that are no text; anything else is only named."""
+    for kind in (bool, int, float, str, bytes, datetime, list, dict):
+        if isinstance(value, kind):
+            return _WRITERS[kind](value)
+    if isinstance(value, bytearray | memoryview):
+        return _bytes(bytes(value))
+    return _list(value) if isinstance(value, tuple) else {"$unknown": type(value).__name__}
+
+
+def _integer(value: int) -> Json:
+    if -SAFE <= value <= SAFE:
+        return int(value)
+    return {"$integer": str(int(value)) if value.bit_length() < 3 * LONGEST_DECIMAL else hex(value)}
+
+
+def _double(value: float) -> Json:
+    return float(value) if isfinite(value) else {"$double": repr(float(value))}
+
+
+def _text(value: str) -> Json:
+    if _is_unicode(value):
+        return str(value)
+    return {"$text": b64encode(value.encode("utf-8", "surrogatepass")).decode()}
+
+
+def _bytes(value: bytes) -> Json:
+    return {"$bytes": b64encode(value).decode()}
+
+
+def _moment(value: datetime) -> Json:
+    return {"$dateTime": value.isoformat()}
+
+
+def _list(value: Any) -> Json:
+    return [write(item) for item in value]
+
+
+def _struct(value: Mapping[Any, Value]) -> Json:
+    plain = all(isinstance(name, str) and _is_unicode(name) for name in value)
+    if plain and not (len(value) == 1 and next(iter(value)) in _READERS):
+        return {str(name): write(member) for name, member in value.items()}
+    return {"$struct": [[write(name), write(member)] for name, member in value.items()]}
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_WRITERS: Mapping[type, Callable[[Any], Json]] = {
+    type(None): lambda _value: None,
+    bool: bool,
+    int: _integer,
+    float: _double,
+    str: _text,
+    bytes: _bytes,
+    datetime: _moment,
+    list: _list,
+    dict: _struct,
+}
+
+
+def _read_integer(inside: Json) -> Value:
+    return int(_expect(inside), 0)
+
+
+def _read_text(inside: Json) -> Value:
+    return b64decode(_expect(inside), validate=True).decode("utf-8", "surrogatepass")
+
+
+def _read_struct(inside: Json) -> Value:
+    pairs = inside if isinstance(inside, list) else [None]
+    struct: dict[Any, Value] = {}
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError("expected [[name, member], ...] in a $struct")
+        name = read(pair[0])
+        if isinstance(name, list | dict):
+            raise ValueError("expected a name, got a list or a struct")  # noqa: TRY004 - as below
+        struct[name] = read(pair[1])
+    return struct
+
+
+def _expect(inside: Json) -> str:
+    if not isinstance(inside, str):
+        raise ValueError(f"expected text, got {type(inside).__name__}")  # noqa: TRY004 - one kind of error for a reader
+    return inside
+
+
+_READERS: Mapping[str, Callable[[Json], Value]] = {
+    "$bytes": lambda inside: b64decode(_expect(inside), validate=True),
+    "$dateTime": lambda inside: datetime.fromisoformat(_expect(inside)),
+    "$double": lambda inside: float(_expect(inside)),
+    "$integer": _read_integer,
+    "$text": _read_text,
+    "$struct": _read_struct,
+}
+
+
+# Making values short
+
+
+@dataclass(frozen=True, slots=True)
+class SizeBudget:
+    """How much of a value is kept for people."""
+
+    text: int = 500  # characters of a text, bytes of bytes
+    items: int = 50  # of a list, members of a struct
+    depth: int = 12  # lists and structs inside each other
+    values: int = 2000  # in all
+
+
+EVIDENCE = SizeBudget()
+
+
+def shorten(value: Value, room: SizeBudget = EVIDENCE) -> Value:
+    """The value with its long parts cut, and beside each how much was left out: `{"$left_out": 950}`."""
+    return _Shortening(room).cut(value, room.depth)
+
+
+class _Shortening:
+    def __init__(self, room: SizeBudget) -> None:
+        self._room = room
+        self._left = room.values
+
+    def cut(self, value: Value, depth: int) -> Value:
+        self._left -= 1
+        if isinstance(value, str | bytes):
+            return self._begin(value)
+        if isinstance(value, list):
+            return self._list(value, depth)
+        if isinstance(value, dict):
+            return self._struct(value, depth)
+        if type(value) is int and value.bit_length() > 4 * self._room.text:
+            return {LEFT_OUT: f"an integer of {value.bit_length()} bits"}
+        return value
+
+    def _begin(self, value: str | bytes) -> Value:
+        room = self._room.text
+        return value if len(value) <= room else {BEGINS: value[:room], LEFT_OUT: len(value) - room}
+
+    def _list(self, value: list[Value], depth: int) -> Value:
+        if value and depth <= 0:
+            return {LEFT_OUT: len(value)}
+        items: list[Value] = []
+        for item in value[: self._room.items]:
+            if self._left <= 0:
+                break
+            items.append(self.cut(item, depth - 1))
+        out = len(value) - len(items)
+        return [*items, {LEFT_OUT: out}] if out else items
+
+    def _struct(self, value: dict[str, Value], depth: int) -> Value:
+        if value and depth <= 0:
+            return {LEFT_OUT: len(value)}
+        members: dict[str, Value] = {}
+        for name, member in value.items():
+            if self._left <= 0 or len(members) >= self._room.items:
+                break
+            members[_short_name(name, self._room.text)] = self.cut(member, depth - 1)
+        out = len(value) - len(members)
+        return {**members, LEFT_OUT: out} if out else members
+
+
+def _short_name(name: str, room: int) -> str:
+    return name if len(name) <= room else f"{name[:room]}... ({len(name) - room} left out)"

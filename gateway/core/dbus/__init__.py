@@ -1,0 +1,1 @@
+"""TODO package gateway/core/dbus."""

@@ -1,0 +1,430 @@
+"""A legacy call -> a D-Bus method call: parameters by position and by name become in-arguments and an object path.
+
+A `Plan` says what becomes of what; it is made once, by the mapping compiler, and trusted. Knows no mapping file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from gateway.core.dbus.marshal import Encode
+from gateway.core.dbus.names import escape_path_element
+from gateway.core.dbus.scalars import KEYS_IN, MarshalError
+from gateway.core.dbus.signature import Type
+from gateway.core.dbus.target import MethodCall, Target
+from gateway.core.rpc.model import Call, Value
+
+Slots: TypeAlias = Sequence[Value]  # the parameters in their order, then the members of those taken apart
+Take: TypeAlias = Callable[[Slots], object]  # MarshalErrors say the slot as the first step of their path
+Arrange: TypeAlias = Callable[[Call], Slots]
+EncodeArguments: TypeAlias = Callable[[Call], MethodCall]
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+class ParameterCountError(Exception):
+    """Too few or too many parameters. Both numbers are without the session; `expected` is how many are required.
+
+    `missing`: the first one that is not there; "" when there are too many.
+    """
+
+    def __init__(self, expected: int, received: int, most: int | None = None, missing: str = "") -> None:
+        up_to = f" to {most}" if most is not None and most != expected else ""
+        plural = "" if expected == 1 and not up_to else "s"
+        got = str(received) if received >= 0 else "none, not even the session"
+        super().__init__(f"expected {expected}{up_to} parameter{plural}, got {got}")
+        self.expected = expected
+        self.received = received
+        self.missing = missing
+
+
+# What an in-argument is made of
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The value of a slot."""
+
+    slot: int
+    convert: Encode
+
+    def __call__(self, slots: Slots) -> object:
+        """The in-argument."""
+        try:
+            return self.convert(slots[self.slot])
+        except MarshalError as error:
+            error.at(self.slot)
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Always the same D-Bus value."""
+
+    value: object
+
+    def __call__(self, _slots: Slots) -> object:
+        """The in-argument."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredStruct:
+    """Several slots, as the fields of a D-Bus struct."""
+
+    fields: tuple[Slot, ...]
+
+    def __call__(self, slots: Slots) -> object:
+        """The in-argument."""
+        return tuple([take(slots) for take in self.fields])
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredDict:
+    """Several slots, as the entries of a D-Bus dictionary."""
+
+    entries: tuple[tuple[Any, Slot], ...]
+
+    def __call__(self, slots: Slots) -> object:
+        """The in-argument."""
+        return {key: take(slots) for key, take in self.entries}
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """A struct parameter that is taken apart: its members follow the parameters as slots of their own."""
+
+    slot: int
+    members: tuple[str, ...]
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    others_ignored: bool = False
+
+    def open(self, value: Value) -> list[Value]:
+        """The members' values; raises MarshalError."""
+        if not isinstance(value, dict):
+            raise MarshalError("a struct", value)
+        if not self.others_ignored:
+            reject_unknown_members(value, self.members)
+        return [self._member(value, name) for name in self.members]
+
+    def _member(self, value: dict[str, Value], name: str) -> Value:
+        if name in value:
+            return value[name]
+        if name in self.defaults:
+            return self.defaults[name]
+        raise missing("a member of this name").at(name)
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentPlan:
+    """All that is needed to bind a call. The names in the target's object path are names of parameters."""
+
+    target: Target
+    names: tuple[str, ...] = ()
+    defaults: tuple[Value, ...] = ()  # of the last parameters
+    session: bool = False  # one of the parameters is a session, which is not counted
+    rest: str = ""  # the parameter that is a struct of what is given by any other name
+    structs: tuple[Unpacked, ...] = ()
+    arguments: tuple[Take, ...] = ()
+    dropped: tuple[int, ...] = ()  # parameters that are not used, and whose value is a single one
+    translated: Mapping[int, Callable[[Value], Value]] = field(default_factory=dict)  # what a parameter stands for
+
+    @property
+    def origins(self) -> tuple[tuple[int, *tuple[str, ...]], ...]:
+        """Where each slot's value comes from: a parameter, and a member of it."""
+        members = ((apart.slot, name) for apart in self.structs for name in apart.members)
+        return (*((index,) for index in range(len(self.names))), *members)
+
+
+def compile_arguments(plan: ArgumentPlan) -> EncodeArguments:
+    """The function that binds calls; it raises MarshalError or ParameterCountError."""
+    arrange = _translated(plan, _single_where_dropped(plan, compile_arrange(plan)))
+    direct = tuple(take for take in plan.arguments if isinstance(take, Slot))
+    if not plan.structs and len(direct) == len(plan.arguments) and not placeholders(plan.target.object_path):
+        return _bind_directly(plan, arrange, direct)
+    return _bind(plan, arrange)
+
+
+def _single_where_dropped(plan: ArgumentPlan, arrange: Arrange) -> Arrange:
+    """A struct for a parameter that is not used is one of named parameters, which would all be lost."""
+    if not plan.dropped:
+        return arrange
+
+    def arrange_and_look(call: Call) -> Slots:
+        slots = arrange(call)
+        for slot in plan.dropped:
+            if isinstance(slots[slot], dict | list):
+                raise MarshalError("a single value, which is not used", slots[slot]).at(*_place(plan, call, (slot,)))
+        return slots
+
+    return arrange_and_look
+
+
+def _translated(plan: ArgumentPlan, arrange: Arrange) -> Arrange:
+    if not plan.translated:
+        return arrange
+
+    def arrange_and_translate(call: Call) -> Slots:
+        slots = [*arrange(call)]
+        for slot, translate in plan.translated.items():
+            slots[slot] = translate(slots[slot])
+        return slots
+
+    return arrange_and_translate
+
+
+def _bind_directly(plan: ArgumentPlan, arrange: Arrange, direct: Sequence[Slot]) -> EncodeArguments:
+    """The usual case: each in-argument is a parameter, the object path is fixed."""
+    bus_name, path, interface, member, signature = _names(plan.target)
+    steps = [(take.slot, take.convert) for take in direct]
+
+    def bind(call: Call) -> MethodCall:
+        slots = arrange(call)
+        body: list[object] = []
+        try:
+            for slot, convert in steps:
+                body.append(convert(slots[slot]))  # how many are done tells which failed
+        except MarshalError as error:
+            error.at(*_place(plan, call, (steps[len(body)][0],)))
+            raise
+        return MethodCall(bus_name, path, interface, member, signature, body)
+
+    return bind
+
+
+def _bind(plan: ArgumentPlan, arrange: Arrange) -> EncodeArguments:
+    bus_name, template, interface, member, signature = _names(plan.target)
+    path_of = path_encoder(template, plan.names)
+    origins = plan.origins
+    structs = plan.structs
+    arguments = plan.arguments
+
+    def bind(call: Call) -> MethodCall:
+        slots = arrange(call)
+        try:
+            slots = _open(structs, slots) if structs else slots
+            body = [take(slots) for take in arguments]
+            path = path_of(slots)
+        except MarshalError as error:
+            slot = error.path[0]
+            assert isinstance(slot, int)
+            error.path = error.path[1:]
+            error.at(*_place(plan, call, origins[slot]))
+            raise
+        return MethodCall(bus_name, path, interface, member, signature, body)
+
+    return bind
+
+
+def _names(target: Target) -> tuple[str, str, str, str, str]:
+    return target.bus_name, target.object_path, target.interface, target.member, target.signature
+
+
+def _open(structs: Sequence[Unpacked], parameters: Slots) -> Slots:
+    slots = [*parameters]
+    for apart in structs:
+        try:
+            slots += apart.open(parameters[apart.slot])
+        except MarshalError as error:
+            error.at(apart.slot)
+            raise
+    return slots
+
+
+def _place(plan: ArgumentPlan, call: Call, origin: tuple[int, *tuple[str, ...]]) -> tuple[str | int, ...]:
+    """Where the client wrote a value: `params[1]`, or `params.vm` when it was given by name."""
+    index, *member = origin
+    name = plan.names[index]
+    if name in call.named:
+        return "params", name, *member
+    return "params", sum(before not in call.named for before in plan.names[:index]), *member
+
+
+# Parameters: by position, by name, or named ones and then the rest by position
+
+
+def compile_arrange(plan: ArgumentPlan) -> Arrange:
+    """The function that puts a call's parameters in order and fills in defaults."""
+    count, defaults = len(plan.names), plan.defaults
+    least = count - len(defaults)
+
+    def arrange(call: Call) -> Slots:
+        if call.named:
+            return _by_name(plan, call)
+        given = len(call.params)
+        if given == count:
+            return call.params
+        if least <= given < count:
+            return call.params + defaults[given - least :]
+        raise _miscounted(plan, call)
+
+    return arrange
+
+
+def _miscounted(plan: ArgumentPlan, call: Call) -> ParameterCountError:
+    session = 1 if plan.session else 0
+    most = len(plan.names) - session
+    given = len(call.params) + len(call.named)
+    lacking = plan.names[given] if given < len(plan.names) - len(plan.defaults) else ""
+    return ParameterCountError(most - len(plan.defaults), given - session, most, lacking)
+
+
+def _by_name(plan: ArgumentPlan, call: Call) -> Slots:
+    """Positional ones fill the parameters that are not given by name, in order."""
+    if plan.rest:
+        others = {name: value for name, value in call.named.items() if name not in plan.names}
+        call = replace(call, named={**{n: v for n, v in call.named.items() if n in plan.names}, plan.rest: others})
+    for name in call.named:
+        if name not in plan.names:
+            expected = f"no parameter of this name (there are: {', '.join(plan.names) or 'none'})"
+            raise MarshalError(expected, call.named[name]).at("params", name)
+    rest = [name for name in plan.names if name not in call.named]
+    if len(call.params) > len(rest):
+        raise _miscounted(plan, call)
+    known = {**_defaults(plan), **dict(zip(rest, call.params, strict=False)), **call.named}
+    for name in rest:
+        if name not in known:
+            raise missing("a parameter of this name").at("params", name)
+    return [known[name] for name in plan.names]
+
+
+def _defaults(plan: ArgumentPlan) -> dict[str, Value]:
+    return dict(zip(reversed(plan.names), reversed(plan.defaults), strict=False))
+
+
+def parameter(plan: ArgumentPlan, name: str, *, translated: bool = False) -> Callable[[Call], Value]:
+    """A function that finds one parameter in a call, also in one that does not bind; None where it is missing.
+
+    It is as the client sent it, or what it stands for (`translated`).
+    """
+    index = plan.names.index(name)
+    default = _defaults(plan).get(name)
+
+    def find(call: Call) -> Value:
+        if name in call.named:
+            return call.named[name]
+        at = sum(before not in call.named for before in plan.names[:index])
+        return call.params[at] if at < len(call.params) else default
+
+    translate = plan.translated.get(index)
+    return find if translate is None or not translated else lambda call: translate(find(call))
+
+
+def missing(expected: str) -> MarshalError:
+    """What is said where nothing was given at all."""
+    error = MarshalError(expected, None)
+    error.got = "nothing"
+    return error
+
+
+# Object paths
+
+
+def placeholders(template: str) -> list[str]:
+    """The parameters that an object path names."""
+    return _PLACEHOLDER.findall(template)
+
+
+def path_encoder(template: str, names: Sequence[str]) -> Callable[[Slots], str]:
+    """The function that makes an object path; each value becomes (part of) one element and cannot leave it."""
+    pieces = _PLACEHOLDER.split(template)  # text, name, text, name, ..., text
+    if len(pieces) == 1:
+        return lambda _slots: template
+    start = pieces[0]
+    steps = tuple(zip(map(names.index, pieces[1::2]), pieces[2::2], strict=True))
+
+    def path(slots: Slots) -> str:
+        made = start
+        for slot, text in steps:
+            value = slots[slot]
+            made += escape_path_element(value if type(value) is str else _path_text(value, slot)) + text
+        return made
+
+    return path
+
+
+def _path_text(value: Value, slot: int) -> str:
+    if isinstance(value, int):
+        return str(int(value))
+    raise MarshalError("text or a whole number, for the object path", value).at(slot)
+
+
+# Structs by the names of their members
+
+
+def struct_encoder(
+    kind: Type, names: Sequence[str], encoder: Callable[[Type, int], Encode], *, ignore: bool, around: int = 0
+) -> Encode:
+    """A legacy struct -> a D-Bus struct whose fields have these names; also for each in an array or dictionary.
+
+    `encoder` makes a converter for a type and the number of containers around it; `around`: those around this one.
+    """
+    if kind.code == "(":
+        return _named_fields(names, [encoder(child, around + 1) for child in kind.children], ignore=ignore)
+    if kind.is_dict:
+        key, item = kind.children[0].children
+        convert = struct_encoder(item, names, encoder, ignore=ignore, around=around + 2)
+        return _each_entry(str(kind), KEYS_IN[key.code], convert)
+    return _each_item(str(kind), struct_encoder(kind.children[0], names, encoder, ignore=ignore, around=around + 1))
+
+
+def _named_fields(names: Sequence[str], converts: Sequence[Encode], *, ignore: bool) -> Encode:
+    steps = tuple(zip(names, converts, strict=True))
+
+    def encode(value: Value) -> object:
+        if not isinstance(value, dict):
+            raise MarshalError("a struct", value)
+        if not ignore:
+            reject_unknown_members(value, names)
+        return tuple([_member(value, name, convert) for name, convert in steps])
+
+    return encode
+
+
+def _member(value: dict[str, Value], name: str, convert: Encode) -> object:
+    if name not in value:
+        raise missing("a member of this name").at(name)
+    try:
+        return convert(value[name])
+    except MarshalError as error:
+        error.at(name)
+        raise
+
+
+def reject_unknown_members(value: Mapping[str, Value], names: Sequence[str]) -> None:
+    """Raise MarshalError for a member that is none of `names`."""
+    for name in value:
+        if name not in names:
+            raise MarshalError(f"no member of this name (there are: {', '.join(names)})", value[name]).at(name)
+
+
+def _each_item(expected: str, convert: Encode) -> Encode:
+    def encode(value: Value) -> object:
+        if not isinstance(value, list):
+            raise MarshalError(expected, value)
+        return [_placed(index, convert, item) for index, item in enumerate(value)]
+
+    return encode
+
+
+def _each_entry(expected: str, key_of: Callable[[Any], object], convert: Encode) -> Encode:
+    def encode(value: Value) -> object:
+        if not isinstance(value, dict):
+            raise MarshalError(expected, value)
+        made = {_placed(key, key_of, key): _placed(key, convert, item) for key, item in value.items()}
+        if len(made) != len(value):
+            raise MarshalError("keys that stay different", value)
+        return made
+
+    return encode
+
+
+def _placed(step: str | int, convert: Callable[[Any], Any], value: Value) -> Any:
+    try:
+        return convert(value)
+    except MarshalError as error:
+        error.at(step)
+        raise

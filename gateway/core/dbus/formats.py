@@ -1,0 +1,122 @@
+"""Moments, numbers and references as legacy protocols write them <-> as D-Bus services do; knows no parameter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+from gateway.core.dbus.marshal import Encode
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.dbus.signature import INTEGER_RANGES, Type
+from gateway.core.rpc.model import Value
+
+Show: TypeAlias = Callable[[Value], Value]  # a legacy value in another form
+
+MOMENTS = "xtuids"  # D-Bus types that can say a moment: Unix seconds, or ISO 8601 text
+NUMBERS = "".join(INTEGER_RANGES) + "d"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+
+
+def moment_encoder(kind: Type, convert: Encode) -> Encode:
+    """A dateTime or ISO 8601 text -> Unix seconds or ISO 8601 text, then `convert`. No zone means UTC."""
+    says = _SAYS.get(kind.code, _whole_seconds)
+
+    def encode(value: Value) -> object:
+        return convert(says(_moment(value)))
+
+    return encode
+
+
+def _moment(value: Value) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        moment = None
+    if not isinstance(moment, datetime):
+        raise MarshalError("a dateTime or ISO 8601 text", value)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _whole_seconds(moment: datetime) -> int:
+    if moment.microsecond:
+        raise MarshalError("a dateTime in whole seconds", moment.isoformat())
+    return (moment - _EPOCH) // _SECOND
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+# D-Bus types that do not take whole seconds -> what they take.
+_SAYS: Mapping[str, Callable[[datetime], Value]] = {"s": _text, "d": datetime.timestamp}
+
+
+def show_moment(value: Value) -> Value:
+    """Unix seconds or ISO 8601 text -> a dateTime, in UTC; also each in an array or struct."""
+    if isinstance(value, list):
+        return [show_moment(item) for item in value]
+    if isinstance(value, dict):
+        return {key: show_moment(item) for key, item in value.items()}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return _EPOCH + timedelta(seconds=value)
+        except (OverflowError, ValueError):
+            raise MarshalError("Unix seconds within the years 1 to 9999", value) from None
+    return _moment(value)
+
+
+def show_text(value: Value) -> Value:
+    """Numbers -> text; also each in an array or struct. What is no number stays as it is."""
+    if isinstance(value, list):
+        return [show_text(item) for item in value]
+    if isinstance(value, dict):
+        return {key: show_text(item) for key, item in value.items()}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    return value
+
+
+_UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_VERSION_AND_VARIANT = 0xF000 << 64 | 0xC0 << 56  # RFC 9562 section 4: these bits stay, so that a UUID is one again
+
+
+def of_class(name: str) -> Show:
+    """References and UUIDs of an object -> those that it has as a legacy class of this name, and back.
+
+    One D-Bus object may be several legacy classes, each with a reference and a UUID of its own: the UUID in the text
+    is combined (exclusive or) with uuid5(NAMESPACE_OID, name). Any text without a UUID ("OpaqueRef:NULL") stays.
+    """
+    redact = uuid5(NAMESPACE_OID, name).int & ~_VERSION_AND_VARIANT
+
+    def other(found: re.Match[str]) -> str:
+        return str(UUID(int=UUID(found[0]).int ^ redact))
+
+    def show(value: Value) -> Value:
+        if isinstance(value, list):
+            return [show(item) for item in value]
+        if isinstance(value, dict):
+            return {key: show(item) for key, item in value.items()}
+        return _UUID.sub(other, value, count=1) if isinstance(value, str) else value
+
+    return show
+
+
+def identity_of_class(name: str) -> Show:
+    """The same for what a service says, where a text that no class can share is needed."""
+    convert = of_class(name)
+
+    def show(value: Value) -> Value:
+        if isinstance(value, str) and value and not value.endswith("NULL") and _UUID.search(value) is None:
+            raise MarshalError(f"a reference with a UUID in it, to make that of {name}", value)
+        return convert(value)
+
+    return show
+
+
+# Names of formats in mapping files -> how a result is shown, and the D-Bus types that can be.
+SHOWN: Mapping[str, tuple[Show, str]] = {"datetime": (show_moment, MOMENTS), "text": (show_text, NUMBERS)}

@@ -1,0 +1,426 @@
+"""Legacy values <-> typed D-Bus values: the only type gate, compiled once for each type; knows no D-Bus library.
+
+docs/types.md is the table of what is accepted. A converter refuses with MarshalError and raises nothing else, whatever
+the value; what it accepts, a D-Bus library may marshal without looking again (but for its size: size.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+from gateway.core.dbus.scalars import (
+    KEYS_IN,
+    KEYS_OUT,
+    LEGACY,
+    STRICT,
+    UNCHANGED,
+    MarshalError,
+    all_texts,
+    byte_array,
+    refuse_file_descriptor,
+    text,
+)
+from gateway.core.dbus.signature import BASIC, INTEGER_RANGES, Type, parse, parse_one
+from gateway.core.dbus.target import Coerce, Variants
+from gateway.core.rpc.model import Value
+
+__all__ = ["MAX_DEPTH", "Decode", "Encode", "MarshalError", "Variant", "from_dbus", "same", "to_dbus"]
+
+
+Encode: TypeAlias = Callable[[Value], object]  # legacy -> D-Bus
+Decode: TypeAlias = Callable[[Any], Value]  # D-Bus -> legacy; the library made the value, so it fits its type
+
+# Arrays, structs, dict entries and variants around each other. The specification ("Valid Signatures") has 64, but
+# dbus-broker counts the body itself as one of them, and cuts the connection of whoever sends one more.
+MAX_DEPTH = 63
+_TOO_DEEP = f"at most {MAX_DEPTH} nested containers"
+_TYPED = 'v as {"signature": ..., "value": ...}'
+_TYPED_KEYS = {"signature", "value"}
+_CACHED = 256  # converters kept for signatures that stand in variants: clients choose them, and one may take 100 KiB
+
+
+@dataclass(slots=True)
+class Variant:
+    """A value that carries its type; a backend turns it into its library's class. Never changed once it is made.
+
+    Not declared frozen: that would make it thrice as slow to build, and an `a{sv}` is full of them.
+    """
+
+    signature: str
+    value: object
+
+
+class _How(NamedTuple):
+    coerce: Coerce
+    variants: Variants
+
+
+def to_dbus(kind: Type, *, coerce: Coerce = "strict", variants: Variants = "plain", around: int = 0) -> Encode:
+    """A converter from legacy values to D-Bus values of type `kind`; it raises MarshalError and nothing else.
+
+    What needs no change is returned itself, not a copy. A struct becomes a tuple, a variant a `Variant`. `around`: how
+    many containers the caller puts around the value; they count.
+    """
+    return _encoder(kind, _How(coerce, variants), around)
+
+
+def from_dbus(kind: Type, *, variants: Variants = "plain") -> Decode:
+    """The way back: `same` where there is nothing to do; MarshalError for a file descriptor, or two keys with one text.
+
+    A variant may be of any class that has `signature` and `value`.
+    """
+    return _DECODERS.get(kind.code, _basic_decoder)(kind, variants)
+
+
+def same(value: Any) -> Any:
+    """The converter that has nothing to do; a caller who finds it in his hands may skip the call."""
+    return value
+
+
+def _encoder(kind: Type, how: _How, depth: int) -> Encode:
+    """`depth`: how many containers stand around this one."""
+    if kind.code in BASIC:
+        return (STRICT if how.coerce == "strict" else LEGACY)[kind.code]
+    if depth >= MAX_DEPTH:
+        return _refuse_depth
+    return _ENCODERS[kind.code](kind, how, depth)
+
+
+@lru_cache(maxsize=_CACHED)
+def _encoder_of(signature: str, how: _How, depth: int) -> Encode:
+    return _encoder(parse_one(signature), how, depth)
+
+
+@lru_cache(maxsize=_CACHED)
+def _decoder_of(signature: str, variants: Variants) -> Decode:
+    return from_dbus(parse_one(signature), variants=variants)
+
+
+def _refuse_depth(value: Value) -> object:
+    raise MarshalError(_TOO_DEEP, value)
+
+
+# Legacy -> D-Bus
+
+
+def _array_encoder(kind: Type, how: _How, depth: int) -> Encode:
+    element = kind.children[0]
+    if element.code == "y":
+        return byte_array
+    if element.code == "{":
+        return _dict_encoder(kind, how, depth)
+    return _checked(kind, list, UNCHANGED.get(element.code, _unknown), _each(_encoder(element, how, depth + 1)))
+
+
+def _dict_encoder(kind: Type, how: _How, depth: int) -> Encode:
+    """A dict is two containers: the array and, within it, the entry."""
+    key, item = kind.children[0].children
+    encode = _encoder(item, how, depth + 2) if depth + 1 < MAX_DEPTH else _refuse_depth
+    entries = _each_entry(KEYS_IN[key.code], encode)
+    if key.code != "s":
+        return _checked(kind, dict, _unknown, entries)
+    unchanged = UNCHANGED.get(item.code, _unknown)
+    values = _each_value(encode)
+    expected = str(kind)
+
+    def texts(value: Value) -> object:
+        if type(value) is not dict:
+            raise MarshalError(expected, value)
+        if not all_texts(value):
+            return entries(value)  # which finds the place
+        return value if unchanged(value.values()) else values(value)
+
+    return texts
+
+
+def _struct_encoder(kind: Type, how: _How, depth: int) -> Encode:
+    fields = _each_field([_encoder(child, how, depth + 1) for child in kind.children])
+    count = len(kind.children)
+    expected = str(kind)
+
+    def struct(value: Value) -> object:
+        if type(value) is not list or len(value) != count:
+            raise MarshalError(expected, value)
+        return tuple(fields(value))
+
+    return struct
+
+
+def _variant_encoder(_kind: Type, how: _How, depth: int) -> Encode:
+    return (_plain_encoder if how.variants == "plain" else _typed_encoder)(how, depth)
+
+
+@cache  # there are as many as depths, twice
+def _plain_encoder(how: _How, depth: int) -> Encode:
+    """The type is inferred from the class of the value: PLAIN, and t for an integer that is too large for x."""
+    encoders = {kind: (code, _encoder(parse_one(code), how, depth + 1)) for kind, code in PLAIN.items()}
+    _, largest = INTEGER_RANGES["x"]
+    unsigned = STRICT["t"]
+
+    def variant(value: Value) -> Variant:
+        if type(value) is str:  # first, for most are texts
+            return Variant("s", text(value))
+        if type(value) is int and value > largest:
+            return Variant("t", unsigned(value))
+        known = encoders.get(type(value))
+        if known is None:
+            raise MarshalError("v", value)
+        signature, encode = known
+        return Variant(signature, encode(value))
+
+    return variant
+
+
+def _typed_encoder(how: _How, depth: int) -> Encode:
+    """Nothing is inferred: the value says its signature."""
+
+    def variant(value: Value) -> Variant:
+        if type(value) is not dict or value.keys() != _TYPED_KEYS:
+            raise MarshalError(_TYPED, value)
+        signature = _complete_type(value["signature"])
+        try:
+            return Variant(signature, _encoder_of(signature, how, depth + 1)(value["value"]))
+        except MarshalError as error:
+            error.at("value")
+            raise
+
+    return variant
+
+
+def _complete_type(signature: Value) -> str:
+    try:
+        if type(signature) is str and parse_one(signature):
+            return signature
+    except ValueError:
+        pass
+    raise MarshalError("the signature of one complete type", signature).at("signature")
+
+
+def _checked(
+    kind: Type, shape: type, unchanged: Callable[[Any], bool], convert: Callable[[Any], object]
+) -> Callable[[Value], object]:
+    expected = str(kind)
+
+    def container(value: Value) -> object:
+        if type(value) is not shape:
+            raise MarshalError(expected, value)
+        return value if unchanged(value) else convert(value)
+
+    return container
+
+
+def _unknown(_values: Collection[object]) -> bool:
+    return False
+
+
+PLAIN: Mapping[type, str] = {bool: "b", int: "x", float: "d", str: "s", bytes: "ay", list: "av", dict: "a{sv}"}
+_ENCODERS: Mapping[str, Callable[[Type, _How, int], Encode]] = {
+    "a": _array_encoder,
+    "(": _struct_encoder,
+    "v": _variant_encoder,
+}
+
+
+# D-Bus -> legacy
+
+
+def _basic_decoder(kind: Type, _variants: Variants) -> Decode:
+    return refuse_file_descriptor if kind.code == "h" else same
+
+
+def _array_decoder(kind: Type, variants: Variants) -> Decode:
+    element = kind.children[0]
+    if element.code == "y":
+        return bytes
+    if element.code == "{":
+        return _dict_decoder(element, variants)
+    decode = from_dbus(element, variants=variants)
+    return same if decode is same else _each(decode)
+
+
+def _dict_decoder(entry: Type, variants: Variants) -> Decode:
+    key, item = entry.children
+    decode = from_dbus(item, variants=variants)
+    if key.code in KEYS_OUT:
+        return _each_entry(KEYS_OUT[key.code], decode)
+    return same if decode is same else _each_value(decode)
+
+
+def _struct_decoder(kind: Type, variants: Variants) -> Decode:
+    decoders = [from_dbus(child, variants=variants) for child in kind.children]
+    return list if all(decode is same for decode in decoders) else _each_field(decoders)
+
+
+def _variant_decoder(_kind: Type, variants: Variants) -> Decode:
+    return _untyped if variants == "plain" else _typed
+
+
+def _untyped(variant: Any) -> Value:
+    return _decoder_of(variant.signature, "plain")(variant.value)
+
+
+def _typed(variant: Any) -> Value:
+    try:
+        value = _decoder_of(variant.signature, "typed")(variant.value)
+    except MarshalError as error:
+        error.at("value")
+        raise
+    return {"signature": variant.signature, "value": value}
+
+
+_DECODERS: Mapping[str, Callable[[Type, Variants], Decode]] = {
+    "a": _array_decoder,
+    "(": _struct_decoder,
+    "v": _variant_decoder,
+}
+
+
+# The items of a container, one by one; a place is told only when there is a failure to place.
+
+
+def _each(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    def items(values: Any) -> list[Any]:
+        done: list[Any] = []
+        try:
+            for item in values:
+                done.append(convert(item))  # noqa: PERF401 - a comprehension would not know where it failed
+        except MarshalError as error:
+            error.at(len(done))
+            raise
+        return done
+
+    return items
+
+
+def _each_field(converts: Sequence[Callable[[Any], Any]]) -> Callable[[Any], list[Any]]:
+    def fields(values: Any) -> list[Any]:
+        done: list[Any] = []
+        try:
+            for convert, item in zip(converts, values, strict=True):
+                done.append(convert(item))
+        except MarshalError as error:
+            error.at(len(done))
+            raise
+        return done
+
+    return fields
+
+
+def _each_value(convert: Callable[[Any], Any]) -> Callable[[Any], dict[Any, Any]]:
+    def values(entries: Any) -> dict[Any, Any]:
+        done = {}
+        key = ""
+        try:
+            for key, item in entries.items():
+                done[key] = convert(item)
+        except MarshalError as error:
+            error.at(key)
+            raise
+        return done
+
+    return values
+
+
+def _each_entry(key_of: Callable[[Any], Any], convert: Callable[[Any], Any]) -> Callable[[Any], dict[Any, Any]]:
+    def entries(values: Any) -> dict[Any, Any]:
+        done = {}
+        key = ""
+        try:
+            for key, item in values.items():
+                done[key_of(key)] = convert(item)
+        except MarshalError as error:
+            error.at(key if isinstance(key, str) else str(key))
+            raise
+        if len(done) != len(values):
+            raise MarshalError("keys that stay different", values)
+        return done
+
+    return entries
+
+
+# How many bytes a D-Bus body takes, exactly, and each array in it; trusts that marshal.py made it.
+#
+# D-Bus specification, "Marshaling (Wire Format)". Asked when a message was too long, to say what in it was.
+
+
+MAX_ARRAY = 2**26  # bytes of one array's data
+HEADER = 4096  # bytes that a header may take: names of 255 bytes at most, and the fixed part of an object path
+MAX_MESSAGE = 2**27  # bytes of a message with its header, whatever a bus is told to take ("Message Format")
+
+_ALIGNMENT: Mapping[str, int] = {
+    **dict.fromkeys("ygv", 1),
+    **dict.fromkeys("nq", 2),
+    **dict.fromkeys("biuhsoa", 4),
+    **dict.fromkeys("xtd({", 8),
+}
+_FIXED = "ybnqiuxtdh"  # as long as they are aligned
+
+
+def body_size(signature: str, body: Sequence[object]) -> int:
+    """The exact length of the marshalled body; raises MarshalError naming the argument whose array is over 2^26."""
+    at = 0
+    for index, (kind, value) in enumerate(zip(parse(signature), body, strict=True)):
+        try:
+            at = _end(kind, value, at)
+        except MarshalError as error:
+            error.at("body", index)
+            raise
+    return at
+
+
+def _end(kind: Type, value: Any, at: int) -> int:
+    """Where a value ends that may begin, once aligned, at `at`."""
+    at = _aligned(kind, at)
+    if kind.code in _FIXED:
+        return at + _ALIGNMENT[kind.code]
+    return _ENDS[kind.code](kind, value, at)
+
+
+def _aligned(kind: Type, at: int) -> int:
+    return at + -at % _ALIGNMENT[kind.code]
+
+
+def _text_end(_kind: Type, value: str, at: int) -> int:
+    return at + 4 + (len(value) if value.isascii() else len(value.encode())) + 1
+
+
+def _signature_end(_kind: Type, value: str, at: int) -> int:
+    return at + 1 + len(value) + 1
+
+
+def _variant_end(kind: Type, value: Any, at: int) -> int:
+    return _end(parse_one(value.signature), value.value, _signature_end(kind, value.signature, at))
+
+
+def _struct_end(kind: Type, value: Sequence[Any], at: int) -> int:
+    for child, item in zip(kind.children, value, strict=True):
+        at = _end(child, item, at)
+    return at
+
+
+def _array_end(kind: Type, value: Any, at: int) -> int:
+    """The padding before the first element is no part of the array's length, but is there in an empty array too."""
+    element = kind.children[0]
+    start = end = _aligned(element, at + 4)
+    if element.code in _FIXED:
+        end = start + len(value) * _ALIGNMENT[element.code]
+    else:
+        for item in value.items() if kind.is_dict else value:
+            end = _end(element, item, end)
+    if end - start > MAX_ARRAY:
+        raise MarshalError(f"an array of at most {MAX_ARRAY} bytes", end - start)
+    return end
+
+
+_ENDS: Mapping[str, Callable[[Type, Any, int], int]] = {
+    "s": _text_end,
+    "o": _text_end,
+    "g": _signature_end,
+    "v": _variant_end,
+    "a": _array_end,
+    "(": _struct_end,
+    "{": _struct_end,
+}

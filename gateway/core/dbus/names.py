@@ -1,0 +1,103 @@
+"""D-Bus names and object paths: their grammar and the escaping of path elements; knows no types and no values.
+
+D-Bus specification, "Valid Names" and "Valid Object Paths". Each check returns the text itself, or raises ValueError
+that says what is expected.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_LENGTH = 255  # bytes of a bus name, interface, member or error name; an object path has no limit of its own
+_SHOWN = 60  # characters of a bad name that a message repeats
+
+_UNIQUE_NAME = re.compile(r":[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+_WELL_KNOWN_NAME = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]*(\.[A-Za-z_-][A-Za-z0-9_-]*)+")
+_INTERFACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
+_MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OBJECT_PATH = re.compile(r"/|(/[A-Za-z0-9_]+)+")
+_ESCAPED = re.compile(rb"_([0-9A-Fa-f]{2})")
+_TO_ESCAPE = re.compile(rb"[^A-Za-z0-9]|^[0-9]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ESCAPES = [b"_%02x" % byte for byte in range(256)]
+
+
+def bus_name(text: str) -> str:
+    """A well-known name (`org.xen.xcp.xapi`) or a unique one (`:1.42`)."""
+    if text.startswith(":"):
+        return unique_name(text)
+    return _checked(_WELL_KNOWN_NAME, text, "a bus name such as org.example.Service")
+
+
+def unique_name(text: str) -> str:
+    """A name that the bus itself gives to a connection (`:1.42`)."""
+    return _checked(_UNIQUE_NAME, text, "a unique name such as :1.42")
+
+
+def interface(text: str) -> str:
+    """An interface (`org.xen.xcp.xenopsd.VM1`)."""
+    return _checked(_INTERFACE, text, "an interface such as org.example.Service1")
+
+
+def error_name(text: str) -> str:
+    """The name of an error; the grammar is that of an interface."""
+    return _checked(_INTERFACE, text, "an error name such as org.example.Error.NotFound")
+
+
+def member(text: str) -> str:
+    """The name of a method, signal or property (`Start`)."""
+    return _checked(_MEMBER, text, "a member such as GetAll")
+
+
+def object_path(text: str) -> str:
+    """An object path (`/org/xen/xcp/xapi`)."""
+    if not is_object_path(text):
+        raise ValueError(f"expected an object path such as /org/example/Service, got {quoted(text)}")
+    return text
+
+
+def is_object_path(text: str) -> bool:
+    """Whether `text` is a valid object path; for the path of a request."""
+    return _OBJECT_PATH.fullmatch(text) is not None
+
+
+def escape_path_element(text: str) -> str:
+    """Any text as one element of an object path, the way sd_bus_path_encode escapes a label; the empty text is "_"."""
+    if text.isascii() and text.isalnum() and not text[0].isdigit():
+        return text
+    escaped = _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0][0]], text.encode("utf-8", "surrogatepass"))
+    return escaped.decode("ascii") or "_"
+
+
+def unescape_path_element(element: str) -> str:
+    """The inverse of escape_path_element, but an element that was not escaped is returned as it is.
+
+    That is one that escaping would not give, or whose text would hold a control character: BlueZ's "dev_11_22".
+    """
+    if element == "_":
+        return ""
+    unescaped = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), element.encode("utf-8", "surrogatepass"))
+    try:
+        text = unescaped.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return element
+    was_escaped = escape_path_element(text) == element and not _CONTROL.search(text)
+    return text if was_escaped else element
+
+
+def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"expected {expected} and at most {MAX_LENGTH} bytes long, got {len(text)} characters")
+    if pattern.fullmatch(text) is None:
+        raise ValueError(f"expected {expected}, got {quoted(text)}")
+    return text
+
+
+def quoted(text: str) -> str:
+    """A text in quotation marks, for a message: ASCII, on one line, never long."""
+    return ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+def printable(text: str) -> str:
+    """The text with what would end a line, move a cursor or be no Unicode written as an escape."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

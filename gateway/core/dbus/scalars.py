@@ -1,0 +1,325 @@
+"""The basic D-Bus types: which legacy value is one, alone, many at once, or as the text of a dict key; no containers.
+
+D-Bus specification, "Basic types". docs/types.md is the table of what is accepted.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sized
+from datetime import datetime
+from typing import Any
+
+from gateway.core.dbus import names
+from gateway.core.dbus.signature import INTEGER_RANGES, parse
+from gateway.core.rpc.model import Value
+
+# What is said of a value that its type cannot carry: the place, what was expected, what came; knows no types.
+
+
+_SHOWN = 40  # characters of a text that a message repeats
+_SHOWN_BITS = 128  # of an integer that a message repeats
+_SIZED: tuple[tuple[type[Sized], str], ...] = ((list, "an array"), (dict, "a struct"))
+
+
+class MarshalError(Exception):
+    """A value that its type cannot carry, told as `$.params[1].vcpus: expected u, got -1`."""
+
+    def __init__(self, expected: str, got: object) -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.got = quoted(got)
+        self.path: tuple[str | int, ...] = ()
+
+    def at(self, *place: str | int) -> MarshalError:
+        """Say where in the surrounding value it stands; each level on the way up adds its step in front."""
+        self.path = (*place, *self.path)
+        return self
+
+    @property
+    def bare(self) -> str:
+        """The same for a log: the value is left out."""
+        return f"{render(self.path)}: expected {self.expected}"
+
+    def __str__(self) -> str:
+        return f"{self.bare}, got {self.got}"
+
+
+def render(path: Iterable[str | int]) -> str:
+    """A place in a legacy value, `$.params[1].vcpus`; ASCII on one line, whatever the keys are."""
+    return "$" + "".join(map(_step, path))
+
+
+def quoted(value: object) -> str:
+    """A value in a message: ASCII on one line, never long."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return json.dumps(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
+    if isinstance(value, int):
+        bits = value.bit_length()
+        return str(value) if bits <= _SHOWN_BITS else f"an integer of {bits} bits"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    for kind, noun in _SIZED:
+        if isinstance(value, kind):
+            return f"{noun} of {len(value)}"
+    return "a dateTime" if isinstance(value, datetime) else "a value of no known type"
+
+
+def _step(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    plain = len(step) <= _SHOWN and step.isascii() and step.isidentifier()
+    return f".{step}" if plain else f"[{quoted(step)}]"
+
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")  # canonical, and no longer than any D-Bus integer
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # what "%.16g" and JSON write
+_NOT_FINITE = frozenset(("inf", "-inf", "nan", "-nan"))  # "%.16g" again
+_LARGEST_WHOLE = 2.0**53  # up to which each integer has a double of its own
+_BOOLEANS: Mapping[str, bool] = {"true": True, "false": False}
+_LEGACY_BOOLEANS: Mapping[str, bool] = {**_BOOLEANS, "1": True, "0": False}
+
+
+def refuse_file_descriptor(value: object) -> Any:
+    """No legacy protocol can carry one, in either direction."""
+    raise MarshalError("anything but h (file descriptors cannot be carried)", value)
+
+
+def text(value: Value) -> str:
+    """A string: no NUL, and UTF-8 can say it."""
+    if type(value) is not str:
+        raise MarshalError("s", value)
+    if "\0" in value:
+        raise MarshalError("s without NUL", value)
+    if not value.isascii() and _has_surrogate(value):
+        raise MarshalError("s without lone surrogates", value)
+    return value
+
+
+def object_path(value: Value) -> str:
+    """An object path."""
+    if type(value) is str and names.is_object_path(value):
+        return value
+    raise MarshalError("o", value)
+
+
+def signature(value: Value) -> str:
+    """A signature: none, one or several complete types."""
+    if type(value) is not str:
+        raise MarshalError("g", value)
+    try:
+        parse(value)
+    except ValueError:
+        raise MarshalError("g", value) from None
+    return value
+
+
+def byte_array(value: Value) -> bytes:
+    """Bytes, or text that is base64 in its one canonical form (RFC 4648, section 3.5), for JSON has no bytes."""
+    if type(value) is bytes:
+        return value
+    if type(value) is not str:
+        raise MarshalError("ay", value)
+    try:
+        decoded = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        decoded = b""
+    if base64.b64encode(decoded).decode() != value:
+        raise MarshalError("ay as canonical base64", value)
+    return decoded
+
+
+def boolean(value: Value) -> bool:
+    """A boolean; 0 and 1 are none."""
+    if type(value) is bool:
+        return value
+    raise MarshalError("b", value)
+
+
+def legacy_boolean(value: Value) -> bool:
+    """A boolean; also 0, 1 and the texts "true", "false", "1", "0"."""
+    if type(value) is str and value in _LEGACY_BOOLEANS:
+        return _LEGACY_BOOLEANS[value]
+    if type(value) is int and value in (0, 1):
+        return bool(value)
+    return boolean(value)
+
+
+def double(value: Value) -> float:
+    """A double, or an integer that a double holds exactly."""
+    if type(value) is float:
+        return value
+    if type(value) is int:
+        return _exact_double(value, value)
+    raise MarshalError("d", value)
+
+
+def legacy_double(value: Value) -> float:
+    """A double; also a number as text, whole ones exactly."""
+    if type(value) is not str:
+        return double(value)
+    if _INTEGER.fullmatch(value):
+        return _exact_double(int(value), value)
+    if value not in _NOT_FINITE and not _NUMBER.fullmatch(value):
+        raise MarshalError("d", value)
+    number = float(value)
+    if value not in _NOT_FINITE and (math.isinf(number) or (number == 0 and _says_more_than_zero(value))):
+        raise MarshalError("d within its range", value)
+    return number
+
+
+def integer(code: str) -> Callable[[Value], int]:
+    """Checks for an integer within the range of the D-Bus type `code`; a boolean is none, nor is 1.0."""
+    low, high = INTEGER_RANGES[code]
+
+    def check(value: Value) -> int:
+        if type(value) is int and low <= value <= high:
+            return value
+        raise MarshalError(code, value)
+
+    return check
+
+
+def legacy_integer(code: str) -> Callable[[Value], int]:
+    """Checks for an integer; also its decimal text, as XenAPI writes every int64, and a whole double up to 2^53.
+
+    A double beyond that stands for several integers, and is none.
+    """
+    decimal = _decimal_integer(code)
+
+    def check(value: Value) -> int:
+        if type(value) is float and value.is_integer() and abs(value) <= _LARGEST_WHOLE:
+            low, high = INTEGER_RANGES[code]
+            if low <= value <= high:
+                return int(value)
+        return decimal(value)
+
+    return check
+
+
+def _decimal_integer(code: str) -> Callable[[Value], int]:
+    """Checks for an integer, or its canonical decimal text."""
+    low, high = INTEGER_RANGES[code]
+    strict = integer(code)
+
+    def check(value: Value) -> int:
+        if type(value) is str and _INTEGER.fullmatch(value) and low <= int(value) <= high:
+            return int(value)
+        return strict(value)
+
+    return check
+
+
+def _exact_double(number: int, value: Value) -> float:
+    try:
+        result = float(number)
+    except OverflowError:
+        result = math.nan
+    if result != number:
+        raise MarshalError("d, or an integer that a double holds exactly", value)
+    return result
+
+
+def _says_more_than_zero(number: str) -> bool:
+    return any(digit in "123456789" for digit in re.split("[eE]", number)[0])
+
+
+def _is_text(text: str) -> bool:
+    return "\0" not in text and (text.isascii() or not _has_surrogate(text))
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+STRICT: Mapping[str, Callable[[Any], object]] = {
+    "b": boolean,
+    "d": double,
+    "s": text,
+    "o": object_path,
+    "g": signature,
+    "h": refuse_file_descriptor,
+    **{code: integer(code) for code in INTEGER_RANGES},
+}
+LEGACY: Mapping[str, Callable[[Any], object]] = {
+    **STRICT,
+    "b": legacy_boolean,
+    "d": legacy_double,
+    **{code: legacy_integer(code) for code in INTEGER_RANGES},
+}
+
+
+# Many values at once: whether every one may pass unchanged, found without a call for each.
+
+
+def all_texts(values: Iterable[Any]) -> bool:
+    """Whether every value is a string that D-Bus can carry. (Two lone surrogates do not heal by being joined.)"""
+    try:
+        return _is_text("".join(values))
+    except TypeError:
+        return False
+
+
+def _all_integers(code: str) -> Callable[[Collection[Any]], bool]:
+    low, high = INTEGER_RANGES[code]
+    return lambda values: {*map(type, values)} == {int} and low <= min(values) and max(values) <= high
+
+
+def _all_of(kind: type) -> Callable[[Collection[Any]], bool]:
+    return lambda values: {*map(type, values)} == {kind}
+
+
+UNCHANGED: Mapping[str, Callable[[Collection[Any]], bool]] = {
+    "s": all_texts,
+    "b": _all_of(bool),
+    "d": _all_of(float),
+    **{code: _all_integers(code) for code in INTEGER_RANGES},
+}
+
+
+# Dict keys: legacy keys are text, D-Bus keys any basic type. A key has exactly one text, so that no two can meet.
+
+
+def _canonical_double(text: str) -> float:
+    if repr(float(text)) != text:
+        raise ValueError
+    return float(text)
+
+
+def _key(expected: str, read: Callable[[Any], object]) -> Callable[[Any], object]:
+    def check(value: Any) -> object:
+        try:
+            if type(value) is str:
+                return read(value)
+        except (MarshalError, ValueError, KeyError):
+            pass
+        raise MarshalError(expected, value)
+
+    return check
+
+
+KEYS_IN: Mapping[str, Callable[[Any], object]] = {
+    "b": _key('b as a key ("true" or "false")', _BOOLEANS.__getitem__),
+    "d": _key('d as a key (in its shortest form: "1.0", "1e+16")', _canonical_double),
+    "h": refuse_file_descriptor,
+    **{code: _key(f"{code} as a key", STRICT[code]) for code in "sog"},
+    **{code: _key(f"{code} as a key (in decimal)", _decimal_integer(code)) for code in INTEGER_RANGES},
+}
+KEYS_OUT: Mapping[str, Callable[[Any], str]] = {
+    "b": lambda key: "true" if key else "false",
+    "d": repr,
+    "h": refuse_file_descriptor,
+    **dict.fromkeys(INTEGER_RANGES, str),
+}

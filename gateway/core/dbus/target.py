@@ -1,0 +1,65 @@
+"""The D-Bus side of a call: a route's member, and method calls and subscriptions whose names are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from gateway.core.dbus.signature import Type
+from gateway.core.rpc.model import value
+
+Coerce: TypeAlias = Literal["strict", "legacy"]  # legacy: numbers and booleans may also arrive as text
+Variants: TypeAlias = Literal["plain", "typed"]  # typed: {"signature": "u", "value": 5}, nothing inferred
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The D-Bus side, in the order of `busctl call`; `object_path` may hold {parameter}."""
+
+    bus_name: str
+    object_path: str
+    interface: str
+    member: str
+    signature: str
+    reply_signature: str
+
+    def __str__(self) -> str:
+        return f"{self.bus_name} {self.object_path} {self.interface}.{self.member}"
+
+
+@value
+class MethodCall:
+    """A D-Bus method call whose every name and value has been checked against the specification."""
+
+    bus_name: str
+    object_path: str
+    interface: str
+    member: str
+    signature: str
+    body: Sequence[object] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What to hear of one service: a signal, or changes of properties. Names are checked as those of a MethodCall."""
+
+    bus_name: str
+    object_path: str  # never "/" together with `below`: that would be the whole bus
+    interface: str
+    member: str = ""  # a signal; empty: the properties
+    signature: str = ""  # of the signal; one that says something else is not passed on
+    properties: Mapping[str, str] = field(
+        default_factory=dict
+    )  # name -> signature; a value of another is "invalidated"
+    below: bool = False  # objects below the path too
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One positional parameter of the legacy method, for help texts and signatures."""
+
+    name: str
+    type: Type | None  # the D-Bus type it becomes; None for a parameter that is dropped, or is taken apart
+    required: bool = True
+    documentation: str = ""

@@ -1,0 +1,290 @@
+"""Recorded calls as lines of JSON, without their secrets, and read again. Knows no file and no clock.
+
+    {"recording": 1, "version", "revision", "when", "methods", "writes"}                         the first line
+    {"when", "listener", "path", "codec", "service", "method", "effect", "params", "named",      one for each call
+     "side", "seconds", "reply": VALUE | "fault": {"code", "name", "message", "data"}}
+    {"end": WHY, "calls", "seconds", "no_room", "too_large"}                                     the last line
+
+Moments are seconds since 1970; values are written by `portable`. What came back is made short, what was asked is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.core.comparison import json_path
+from gateway.core.comparison.compare import fault_members
+from gateway.core.comparison.json_path import Place
+from gateway.core.comparison.redaction import HIDDEN, REDACTED, Redaction
+from gateway.core.comparison.serialization import LEFT_OUT, Json, read, shorten, write
+from gateway.core.migration.modes import Side
+from gateway.core.routing.route import Effect, Route
+from gateway.core.rpc.model import Call, Outcome, Reply, Value
+
+FORMAT: Final = 1
+LARGEST: Final = 64 * 1024  # bytes, about, of a call that is recorded; and of an answer that is
+DEEPEST: Final = 200  # lists and structs inside each other in a line; no listener takes in so many
+
+UNKEPT: Final = Reply({LEFT_OUT: f"an answer of more than {LARGEST} bytes"})  # in place of one that is not kept
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """A call that a client has its answer to, with all its secrets. `view`: the outcome as that client sees it."""
+
+    listener: str
+    path: str
+    codec: str
+    route: Route
+    call: Call
+    outcome: Outcome
+    side: Side
+    seconds: float
+    view: Callable[[Outcome], Outcome] | None = None  # None: it is as the client sees it
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecord:
+    """A call that can be made again, once something is given in place of its secrets."""
+
+    listener: str
+    path: str
+    codec: str
+    service: str
+    method: str  # the name that the client used
+    effect: str = Effect.READ.value  # as the mapping had it
+    params: tuple[Value, ...] = ()
+    named: Mapping[str, Value] = field(default_factory=dict)
+
+
+def is_harmless(route: Route) -> bool:
+    """Whether a call may run once more: it is a read, or the mapping says that running it twice does no harm."""
+    return route.effect is Effect.READ or route.migration.may_shadow
+
+
+# Out
+
+
+def header(version: str, revision: str, when: float, methods: Sequence[str], *, writes: bool) -> bytes:
+    """The first line."""
+    what: dict[str, Json] = {"recording": FORMAT, "version": version, "revision": revision, "when": round(when, 3)}
+    return _line({**what, "methods": list(methods), "writes": writes})
+
+
+def line(taken: RecordedCall, when: float) -> bytes:
+    """One call without its secrets."""
+    outcome = taken.outcome if taken.view is None else taken.view(taken.outcome)
+    redaction = Redaction(taken.route.migration.redact, taken.call, outcome)
+    call, ended = redaction.call(taken.call), redaction.outcome(outcome)
+    return _line(
+        {
+            "when": round(when, 3),
+            "listener": taken.listener,
+            "path": taken.path,
+            "codec": taken.codec,
+            "service": taken.route.service,
+            "method": call.method,
+            "effect": taken.route.effect.value,
+            "params": write(list(call.params)),
+            "named": write(dict(call.named)),
+            "side": taken.side.value,
+            "seconds": round(taken.seconds, 6),
+            **_ended(ended),
+        }
+    )
+
+
+def end(why: str, calls: int, seconds: float, no_room: int, too_large: int) -> bytes:
+    """The last line."""
+    counts = {"calls": calls, "seconds": round(seconds, 3), "no_room": no_room, "too_large": too_large}
+    return _line({"end": why, **counts})
+
+
+def _ended(outcome: Outcome) -> dict[str, Json]:
+    if isinstance(outcome, Reply):
+        return {"reply": write(shorten(outcome.value))}
+    return {"fault": write(shorten(fault_members(outcome)))}
+
+
+def _line(document: Mapping[str, Json]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def weigh(values: Iterable[Value], most: int) -> int:
+    """About how many bytes of memory they take; stops counting where they are more than `most`."""
+    waiting, weight = list(values), 0
+    while waiting and weight <= most:
+        value = waiting.pop()
+        weight += 16
+        if isinstance(value, str | bytes):
+            weight += len(value)
+        elif isinstance(value, list):
+            waiting += value
+            weight += 8 * len(value)
+        elif isinstance(value, dict):
+            waiting += value.values()
+            weight += sum(map(len, value)) + 8 * len(value)
+        elif isinstance(value, int):
+            weight += value.bit_length() // 8
+    return weight
+
+
+def inside(outcome: Outcome) -> Sequence[Value]:
+    """What an outcome holds, for weighing it."""
+    return [outcome.value] if isinstance(outcome, Reply) else [outcome.message, outcome.name, outcome.data]
+
+
+# In
+
+
+def parse(text: bytes | str) -> Mapping[str, Any]:
+    """One line as a document of its kind; raises ValueError saying what is wrong with it."""
+    try:
+        decoded = text if isinstance(text, str) else text.decode()
+        document = json.loads(decoded, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError("is no UTF-8") from error
+    except RecursionError as error:
+        raise ValueError("lists and structs are too deep inside each other") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is no JSON: {error.msg} at character {error.pos + 1}") from error
+    if not isinstance(document, dict):
+        raise ValueError("expected an object")  # noqa: TRY004 - one kind of error for a reader
+    if "recording" in document:
+        _expect_format(document["recording"])
+    elif "end" not in document:
+        recorded(document)
+    return document
+
+
+def recorded(document: object) -> ReadRecord:
+    """A line of one call; raises ValueError naming the place."""
+    if not isinstance(document, Mapping):
+        raise ValueError("expected an object")  # noqa: TRY004
+    for name, (kind, words) in _MEMBERS.items():
+        if name not in document and name not in _OPTIONAL:
+            raise ValueError(f"'{name}' is missing")
+        if name in document and not isinstance(document[name], kind):
+            raise ValueError(f"{name}: expected {words}")
+    params, named = (_value(document, name) for name in ("params", "named"))
+    if not isinstance(params, list) or not isinstance(named, dict) or not all(isinstance(name, str) for name in named):
+        raise ValueError("expected a list of params and a struct of named")
+    texts = {name: str(document[name]) for name in _TEXTS if name in document}
+    return ReadRecord(**texts, params=tuple(params), named=named)
+
+
+def call_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a line is needed to make the call again."""
+    return {name: document[name] for name in _MEMBERS if name in document}
+
+
+_TEXTS = ("listener", "path", "codec", "service", "method", "effect")
+_MEMBERS: Mapping[str, tuple[type, str]] = {
+    **dict.fromkeys(_TEXTS, (str, "a text")),
+    "params": (list, "a list"),
+    "named": (dict, "a struct"),
+}
+_OPTIONAL = ("effect", "params", "named")
+_DEFAULTS: Mapping[str, Any] = {"params": [], "named": {}}
+
+
+def _value(document: Mapping[str, Any], name: str) -> Value:
+    said = document.get(name, _DEFAULTS[name])
+    if _too_deep(said):
+        raise ValueError(f"{name}: lists and structs are too deep inside each other")
+    try:
+        return read(said)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _too_deep(document: Json) -> bool:
+    level: list[Json] = [document]
+    for _ in range(DEEPEST):
+        level = [each for outer in level for each in _members(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _members(document: Json) -> Iterable[Json]:
+    if isinstance(document, dict):
+        return document.values()
+    return document if isinstance(document, list) else ()
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"is no JSON: {text}")
+
+
+def _expect_format(said: object) -> None:
+    if said != FORMAT:
+        raise ValueError(f"a recording of format {said!r}; this program knows {FORMAT}")
+
+
+# What is given in place of what was redacted in a recorded call, and what is still missing. Knows no mapping.
+#
+# A place is a parameter's name and what leads into it: "session", "config.password". It is given by that name, or for
+# one method alone by "SR.create:config.password".
+
+
+TEXT = "text"  # what a secret was, as its marker says it
+
+
+def substitute_secrets(
+    one: ReadRecord, parameters: Sequence[str], given: Mapping[str, str]
+) -> tuple[Call, tuple[str, ...]]:
+    """The call, and the places for which nothing is given. `parameters`: the names of those that come by position."""
+    filling = _Filling(one.method, given)
+    free = [name for name in parameters if name not in one.named]
+    names = [*free, *(f"params[{index}]" for index in range(len(free), len(one.params)))]
+    params = tuple(filling.at(name, (), value) for name, value in zip(names, one.params, strict=False))
+    named = {name: filling.at(name, (), value) for name, value in one.named.items()}
+    return Call(one.method, params, named), tuple(filling.missing)
+
+
+class _Filling:
+    def __init__(self, method: str, given: Mapping[str, str]) -> None:
+        self._method = method
+        self._given = given
+        self.missing: list[str] = []
+
+    def at(self, name: str, place: Place, value: Value) -> Value:
+        """The value with nothing redacted in it, as far as something is given."""
+        kind = _masked(value)
+        if kind is not None:
+            return self._instead(json_path.show(place, name), kind, value)
+        if isinstance(value, list):
+            return [self.at(name, (*place, index), item) for index, item in enumerate(value)]
+        if isinstance(value, dict):
+            return {key: self.at(name, (*place, key), item) for key, item in value.items()}
+        return value
+
+    def _instead(self, where: str, kind: str, value: Value) -> Value:
+        text = self._given.get(f"{self._method}:{where}", self._given.get(where))
+        if text is None:
+            self.missing.append(where)
+            return value
+        return text if kind == TEXT else _given_value(text)
+
+
+def _masked(value: Value) -> str | None:
+    """Of what kind the secret was that is missing here, or None."""
+    if isinstance(value, str):
+        return TEXT if HIDDEN in value else None
+    if not isinstance(value, dict):
+        return None
+    if len(value) == 1 and isinstance(value.get(REDACTED), str):
+        return str(value[REDACTED])
+    return "struct" if any(HIDDEN in name for name in value) else None
+
+
+def _given_value(text: str) -> Value:
+    """JSON, as `portable` writes it, or else the text itself."""
+    try:
+        return read(json.loads(text))
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,104 @@
+"""Who answers one call, who is only observed, and why: a pure function of setting and call."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from gateway.core.migration.modes import BUCKETS, Migration, Mode, Setting, Side, percent
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, value
+
+
+@value
+class CallPlan:
+    """`answer` None: nobody. `candidate` is asked once the answer has left. `why` is for people.
+
+    `fallback`: a call that D-Bus certainly did not execute goes to the legacy service.
+    """
+
+    answer: Side | None
+    candidate: Side | None = None
+    why: str = ""
+    fallback: bool = False
+    noise: bool = False  # the control is to be asked a second time
+
+
+# The plans that need no look at the call.
+_LEGACY = CallPlan(Side.LEGACY, None, "mode legacy")
+_DBUS = CallPlan(Side.DBUS, None, "mode dbus")
+_OFF = CallPlan(None, None, "mode off")
+
+
+def bucket(subject: str, key: str) -> int:
+    """From 0 to BUCKETS - 1; the same on every host for the same subject (a method or a group) and key."""
+    digest = blake2b(f"{subject}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % BUCKETS
+
+
+def plan_call(route: Route, setting: Setting, call: Call, forced: Side | None = None) -> CallPlan:
+    """Who answers `call`. `forced`: the side that the client asked for, where its listener lets it."""
+    migration = route.migration
+    if setting.mode is Mode.OFF:
+        return _OFF
+    if forced is not None:
+        return CallPlan(forced, None, f"the client asked for {forced.value}")
+    match setting.mode:
+        case Mode.LEGACY:
+            chosen = _LEGACY
+        case Mode.DBUS:
+            chosen = _DBUS
+        case Mode.SHADOW:
+            chosen = CallPlan(setting.control, None, f"mode {setting}")
+        case Mode.CANARY:
+            chosen = _canary(migration.group or f"{route.service}/{route.method}", migration, setting, call)
+    return _completed(chosen, migration, setting) if migration.upstream is not None else chosen
+
+
+def task_plan(route: Route, chosen: CallPlan) -> CallPlan:
+    """Who answers a form of the call whose result is a task: the legacy service alone, since D-Bus has no tasks yet.
+
+    `chosen`: the plan of the call itself. Nothing is observed and nothing falls back: the sides' results are not alike.
+    """
+    if chosen.answer is Side.DBUS and route.migration.tasks == "legacy":
+        return CallPlan(
+            Side.LEGACY, None, f"{chosen.why}, which does not govern calls that return a task (async: legacy)"
+        )
+    if chosen.answer is Side.DBUS:
+        return CallPlan(None, None, f"{chosen.why}: D-Bus answers, and has no tasks yet")
+    return CallPlan(chosen.answer, None, chosen.why)
+
+
+def _completed(chosen: CallPlan, migration: Migration, setting: Setting) -> CallPlan:
+    """With who is observed (what may not run twice never is, whatever was set) and whether there is a way back."""
+    observed = migration.may_shadow and (setting.observe or setting.mode is Mode.SHADOW)
+    fallback = migration.fallback and chosen.answer is Side.DBUS
+    if chosen.answer is None or not (observed or fallback):
+        return chosen
+    candidate = chosen.answer.other if observed else None
+    return CallPlan(chosen.answer, candidate, chosen.why, fallback, observed and setting.noise)
+
+
+def _canary(subject: str, migration: Migration, setting: Setting, call: Call) -> CallPlan:
+    key = migration.key.take(call) if migration.key is not None else None
+    if key is not None and migration.key is not None:
+        listed = _listed(migration, migration.key.name, key)
+        if listed is not None:
+            return listed
+    if setting.buckets in (0, BUCKETS):  # all or nothing needs no key
+        side = Side.DBUS if setting.buckets else Side.LEGACY
+        return CallPlan(side, None, f"canary at {percent(setting.buckets)}")
+    if key is None or migration.key is None:
+        name = migration.key.name if migration.key is not None else "key"
+        return CallPlan(Side.LEGACY, None, f"canary at {percent(setting.buckets)}: the call has no {name}")
+    place = bucket(subject, key)
+    side, sign = (Side.DBUS, "<") if place < setting.buckets else (Side.LEGACY, ">=")
+    why = f"canary at {percent(setting.buckets)}: {migration.key.name} is in bucket {place} {sign} {setting.buckets}"
+    return CallPlan(side, None, why)
+
+
+def _listed(migration: Migration, name: str, key: str) -> CallPlan | None:
+    if key in migration.never:
+        return CallPlan(Side.LEGACY, None, f"canary: this {name} is on the list that D-Bus never answers")
+    if key in migration.always:
+        return CallPlan(Side.DBUS, None, f"canary: this {name} is on the list that D-Bus always answers")
+    return None

@@ -1,0 +1,294 @@
+"""What stands in D-Bus and in xenstore alike: templates filled, nodes drawn, rings read. Knows no store and no bus.
+
+A `Publication` says which nodes show what a service tells; a `Watch trigger` which method a node calls when it changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from gateway.core.dbus.names import escape_path_element, unescape_path_element
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.dbus.target import Subscription
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Peer, Value
+from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
+from gateway.core.xenstore.paths import MAX_PATH, MAX_VALUE, Template, element, node_text
+
+Values: TypeAlias = Mapping[str, Value]
+Grants: TypeAlias = "tuple[tuple[str, int], ...]"  # letter (n r w b) and domid; the first: all others, and the owner
+
+DOMAINS = ("local", "domain")  # a domain's own nodes are below /local/domain/DOMID
+_NAME = re.compile(r"\{([^{}]*)\}")
+_DOMID = re.compile(r"0|[1-9][0-9]{0,4}")
+
+
+# Text
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text with names in braces: `{kib}`."""
+
+    source: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What stands in braces."""
+        return tuple(_NAME.findall(self.source))
+
+    def fill(self, values: Values) -> str | None:
+        """Put the values in; None when one of them is not there. Raises MarshalError."""
+        if not all(name in values for name in self.names):
+            return None
+        return _NAME.sub(lambda found: text_of(values[found[1]], found[1]), self.source)
+
+
+def text_of(value: Value, name: str) -> str:
+    """A simple value as the text of a node: as the codec `xenstore` writes it."""
+    try:
+        return node_text(value).decode()
+    except MarshalError as error:
+        raise error.at(name) from None
+
+
+# Publish
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSet:
+    """Nodes that are written together."""
+
+    leaves: Mapping[str, bytes | None]  # path -> value; None: no such node
+    grants: Grants = ()  # empty: as the store makes them
+    domain: str = ""  # only while this domain's node is there; "" for what belongs to none
+    left_out: tuple[str, ...] = ()  # nodes whose value cannot be said, and why: they are not there, the others are
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A node that is there, and empty, while a boolean is true."""
+
+    name: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The boolean's."""
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTemplate:
+    """How values become nodes. `leaves`: the elements below `node` -> what stands there."""
+
+    node: Template
+    leaves: Mapping[tuple[str, ...], Text | Flag]
+    permissions: Text | None = None  # "n0,r{domid}"
+
+    def draw(self, values: Values) -> NodeSet:
+        """The nodes. One whose value cannot be said is left out; raises MarshalError for what leads to all of them."""
+        root = self._elements(values)
+        domain = _domain(self.node, root)
+        leaves: dict[str, bytes | None] = {}
+        left_out: list[str] = []
+        for below, leaf in self.leaves.items():
+            if all(name in values for name in leaf.names):
+                path = _path(("", *root, *below))
+                try:
+                    leaves[path] = _leaf(leaf, values)
+                except MarshalError as error:
+                    leaves[path] = None
+                    left_out.append(f"{path} ({', '.join(leaf.names)}): {error.bare}")
+        return NodeSet(leaves, self._grants(values), domain, tuple(left_out))
+
+    def _elements(self, values: Values) -> tuple[str, ...]:
+        return tuple(_element(Text(each), values) for each in self.node.elements)
+
+    def _grants(self, values: Values) -> Grants:
+        if self.permissions is None:
+            return ()
+        domids = {name: _domid(values.get(name), name) for name in self.permissions.names}
+        return grants(self.permissions.fill(domids) or "")
+
+
+def _element(text: Text, values: Values) -> str:
+    """One element, whatever the value: a `/` in it leads nowhere else."""
+    if not text.names:
+        return text.source
+    filled = text.fill(values)
+    if filled is None:
+        raise MarshalError("a value for each name in the path", None).at(text.names[0])
+    try:
+        return element(filled)
+    except ValueError:
+        raise MarshalError("text without lone surrogates", filled).at(text.names[0]) from None
+
+
+def _domain(node: Template, root: Sequence[str]) -> str:
+    if node.elements[:2] != DOMAINS or len(root) < 3:
+        return ""
+    return "/" + "/".join((*root[:2], _domid(root[2], "node")))
+
+
+def _domid(value: Value, name: str) -> str:
+    """A whole number as it is written in a path, and nothing that could say more."""
+    text = text_of(value, name)
+    if not _DOMID.fullmatch(text):
+        raise MarshalError("a domid", value).at(name)
+    return text
+
+
+def _path(elements: tuple[str, ...]) -> str:
+    path = "/".join(elements)
+    if len(path) > MAX_PATH:
+        raise MarshalError(f"a path of at most {MAX_PATH} characters", path)
+    return path
+
+
+def _leaf(leaf: Text | Flag, values: Values) -> bytes | None:
+    if isinstance(leaf, Flag):
+        return b"" if values[leaf.name] else None
+    return _value(leaf.fill(values) or "")
+
+
+def _value(text: str) -> bytes:
+    try:
+        value = text.encode()
+    except UnicodeEncodeError:
+        raise MarshalError("text without lone surrogates", text) from None
+    if len(value) > MAX_VALUE:
+        raise MarshalError(f"a value of at most {MAX_VALUE} bytes", text)
+    return value
+
+
+def grants(text: str) -> Grants:
+    """Permissions as `xenstore-chmod` writes them, with commas: `n0,r5`. Raises ValueError."""
+    found = [re.fullmatch(r"([nrwb])(0|[1-9][0-9]{0,4})", part.strip()) for part in text.split(",")]
+    if not all(found):
+        raise ValueError(f"expected permissions such as n0,r5 (the owner comes first), got '{text}'")
+    return tuple((one[1], int(one[2])) for one in found if one is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Which nodes of a store show what a service tells. A signal has `arguments`, properties can be read again."""
+
+    listener: str
+    drawing: NodeTemplate
+    subscriptions: tuple[Subscription, ...]
+    object_path: str  # its last element may be {name}
+    arguments: tuple[str, ...] = ()
+    read: Route | None = None  # the properties of one object
+    read_all: Route | None = None  # of all objects: {last element of the object path, unescaped: properties}
+    source: str = ""
+    fingerprint: str = ""  # changes with all that the mapping and the IDL say of it
+
+    @property
+    def parameter(self) -> str:
+        """The name in the object path; empty when there is one object."""
+        names = _NAME.findall(self.object_path)
+        return names[0] if names else ""
+
+    def key(self, object_path: str) -> str | None:
+        """Which object this is: the value of the parameter. None when it is none of ours."""
+        fixed, brace, _ = self.object_path.partition("{")
+        if not brace:
+            return "" if object_path == fixed else None
+        last = object_path.removeprefix(fixed)
+        return unescape_path_element(last) if last and last != object_path and "/" not in last else None
+
+    def path(self, key: str) -> str:
+        """The object path of the object with this key."""
+        fixed, brace, _ = self.object_path.partition("{")
+        return fixed + escape_path_element(key) if brace else fixed
+
+    def picture(self, key: str, values: Values) -> NodeSet:
+        """The nodes of one object; raises MarshalError."""
+        return self.drawing.draw({**values, self.parameter: key} if self.parameter else values)
+
+
+# Ring
+
+
+class RelatedNode(NamedTuple):
+    """What a ring tells besides the node's own value: a node, or all nodes below one, seen from the node's parent."""
+
+    path: str  # "os_name", "os/name"; "." with `tree`: all that stands beside the node
+    tree: bool = False
+
+
+Found: TypeAlias = "bytes | Mapping[str, bytes] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a ring is about, as it was read in one transaction."""
+
+    value: bytes
+    beside: Mapping[RelatedNode, Found] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """The same for the same content."""
+        told = sorted((beside, _told(found)) for beside, found in self.beside.items())
+        return digest(self.value) if not told else hashlib.sha256(repr((self.value, told)).encode()).hexdigest()
+
+
+def digest(value: bytes) -> str:
+    """The digest of a node's value alone."""
+    return hashlib.sha256(value).hexdigest()
+
+
+def _told(found: Found) -> object:
+    return sorted(found.items()) if isinstance(found, Mapping) else found
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTrigger:
+    """A node, and the method that is called when its content changes."""
+
+    listener: str
+    node: Template
+    route: Route
+    parameters: Mapping[str, Text | RelatedNode]
+    domains: Domains = DOM0_ALONE  # who may ring
+    source: str = ""
+    fingerprint: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it hangs: `store /local/domain/{domid}/data/updated`."""
+        return f"{self.listener} {self.node}"
+
+    @property
+    def beside(self) -> tuple[RelatedNode, ...]:
+        """What must be read with the node."""
+        return tuple({take: None for take in self.parameters.values() if isinstance(take, RelatedNode)})
+
+    def call(self, content: Content, path: Values, domid: int) -> Call:
+        """What the ring calls; raises MarshalError when a value is no text."""
+        values = {**path, "value": _text(content.value, "value")}
+        taken = {name: _taken(take, content, values, name) for name, take in self.parameters.items()}
+        given = {name: value for name, value in taken.items() if value is not None}
+        return Call(self.route.method, (), given, peer=Peer(f"domain {domid}", domid=domid))
+
+
+def _taken(take: Text | RelatedNode, content: Content, values: Values, name: str) -> Value:
+    """A parameter; None for a node that is not there: the method has a default for it, or refuses."""
+    if isinstance(take, Text):
+        return take.fill(values)
+    found = content.beside.get(take)
+    if isinstance(found, Mapping):
+        return {path: _text(value, name) for path, value in found.items()}
+    return None if found is None else _text(found, name)
+
+
+def _text(value: bytes, name: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise MarshalError("UTF-8 text", value).at(name) from None

@@ -1,0 +1,41 @@
+"""Texts with a unit -> numbers in base units: "30s" -> 30.0 seconds, "300KiB" -> 307200 bytes."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
+_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)", re.ASCII)
+
+
+def seconds(text: str) -> float:
+    """Read a duration; raises ValueError that says what is expected."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"expected a duration such as 500ms, 30s, 10m or 1h, got '{text}'")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def size(text: str) -> int:
+    """Read a size; raises ValueError that says what is expected."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"expected a size such as 512B, 300KiB or 32MiB, got '{text}'")
+    return int(match[1]) * BYTES[match[2]]
+
+
+def compact(moment: datetime) -> tuple[str, str]:
+    """A dateTime as the legacy servers write it, in two parts: `20260131T09:05:00`, and `Z`, an offset or nothing.
+
+    A fraction is written when there is one. An offset that is not of whole minutes is longer than `+hh:mm`.
+    """
+    text = moment.replace(tzinfo=None).isoformat()
+    zone = moment.isoformat()[len(text) :]
+    return text.replace("-", ""), "Z" if zone == "+00:00" else zone
+
+
+LONGEST_ZONE = len("+hh:mm")

@@ -1,0 +1,241 @@
+"""Names of xenstore's nodes: any text as one element of a path and back, and templates of paths. Knows no store.
+
+xenstore allows `A-Z a-z 0-9 - _ @` in an element. Those of them but `@` stand for themselves; any other byte of the
+text's UTF-8 is written `@` and its two hexadecimal digits: `VM.start` is `VM@2estart`. The empty text is `@`.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from math import isfinite
+from typing import Any, NamedTuple
+
+from gateway.core.dbus.names import quoted
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.rpc.units import LONGEST_ZONE, compact
+
+MAX_PATH = 3072  # bytes of an absolute path, XENSTORE_ABS_PATH_MAX of xen/io/xs_wire.h
+MAX_VALUE = 2048  # bytes of a value that every store takes from everybody
+
+_TO_ESCAPE = re.compile(rb"[^A-Za-z0-9_-]")
+_LEADING_DIGIT = re.compile(rb"^[0-9]")
+_ESCAPES = [b"@%02x" % byte for byte in range(256)]
+_ELEMENT = re.compile(r"(?:[A-Za-z0-9_-]++|@[0-9a-f]{2})++|@")
+_ESCAPED = re.compile(rb"@([0-9a-f]{2})")
+_BYTES = {escape[1:]: bytes([byte]) for byte, escape in enumerate(_ESCAPES)}
+_PATH = re.compile(r"(?:/[A-Za-z0-9_@-]+)+")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+# Elements
+
+
+def element(text: str) -> str:
+    """Any text as one element of a path; ValueError for half of a surrogate pair, which UTF-8 cannot say."""
+    try:
+        escaped = _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0][0]], text.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"expected text without lone surrogates, got {quoted(text)}") from None
+    return escaped.decode("ascii") or "@"
+
+
+def member(text: str) -> str:
+    """The same for a member of a struct: one that begins with a digit is escaped, since plain digits number arrays."""
+    escaped = element(text)
+    return _LEADING_DIGIT.sub(lambda match: _ESCAPES[match[0][0]], escaped.encode()).decode("ascii")
+
+
+def text_of(written: str) -> str:
+    """The inverse of both; ValueError for what neither of them writes."""
+    if _ELEMENT.fullmatch(written) is not None:
+        if "@" not in written:
+            return written
+        escaped = b"" if written == "@" else written.encode("ascii")
+        raw = _ESCAPED.sub(lambda match: _BYTES[match[1]], escaped)
+        try:
+            text = raw.decode()
+            if written in (element(text), member(text)):
+                return text
+        except UnicodeDecodeError:
+            pass
+    raise ValueError(f"expected a name as an element of a path (`.` is `@2e`), got {quoted(written)}")
+
+
+def index_of(written: str) -> int | None:
+    """The place in an array that an element stands for; None when it is a name."""
+    return int(written) if _INDEX.fullmatch(written) else None
+
+
+def is_path(text: str) -> bool:
+    """Whether a store can have this node; `/` alone, its root, does not count."""
+    return len(text) <= MAX_PATH and _PATH.fullmatch(text) is not None
+
+
+# Templates
+
+
+def is_parameter(element: str) -> bool:
+    """Whether an element of a template stands for any."""
+    return _PLACEHOLDER.fullmatch(element) is not None
+
+
+class Match(NamedTuple):
+    """What a path says in terms of a template: the part that fits it, its parameters, and the elements behind."""
+
+    node: str
+    parameters: Mapping[str, str]
+    rest: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A path whose elements may be parameters: `/local/domain/{domid}/control/shutdown`."""
+
+    elements: tuple[str, ...]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names in braces, in their order."""
+        return tuple(found[1] for each in self.elements if (found := _PLACEHOLDER.fullmatch(each)))
+
+    @property
+    def root(self) -> str:
+        """The node below which everything lies that fits: what stands before the first parameter."""
+        before = []
+        for each in self.elements:
+            if is_parameter(each):
+                break
+            before.append(each)
+        return "/" + "/".join(before)
+
+    def below(self, *elements: str) -> Template:
+        """The template of nodes further down."""
+        return Template((*self.elements, *elements))
+
+    def continues(self, path: str) -> Template | None:
+        """What is left when the template begins with this path, which stays as it is; None when it does not."""
+        elements = tuple(path.split("/")[1:])
+        begins = Template(self.elements[: len(elements)])
+        return Template(self.elements[len(elements) :]) if begins.match(path) else None
+
+    def match(self, path: str) -> Match | None:
+        """Take a path apart; None when it is another one, or ends too early."""
+        elements = path.split("/")[1:]
+        count = len(self.elements)
+        if len(elements) < count:
+            return None
+        parameters: dict[str, str] = {}
+        for wanted, found in zip(self.elements, elements, strict=False):
+            name = _PLACEHOLDER.fullmatch(wanted)
+            if name is not None:
+                parameters[name[1]] = found
+            elif wanted != found:
+                return None
+        return Match("/" + "/".join(elements[:count]), parameters, tuple(elements[count:]))
+
+    def __str__(self) -> str:
+        return "/" + "/".join(self.elements)
+
+
+def template(text: str) -> Template:
+    """Read a template; ValueError says what is wrong with it."""
+    elements = text.removeprefix("/").split("/")
+    names = [found[1] for each in elements if (found := _PLACEHOLDER.fullmatch(each))]
+    plain = [each for each in elements if not is_parameter(each)]
+    if not text.startswith("/") or not all(re.fullmatch("[A-Za-z0-9_@-]+", each) for each in plain):
+        raise ValueError(f"expected a path such as /local/domain/{{domid}}/control, got {quoted(text)}")
+    if len(names) != len(set(names)):
+        raise ValueError(f"a parameter stands twice in {quoted(text)}")
+    return Template(tuple(elements))
+
+
+# One value as the text of a node, in the forms of docs/types.md: of answers, and of what is published.
+
+
+_I64 = range(-(2**63), 2**64)
+
+
+def node_text(value: object) -> bytes:
+    """What stands in the node; raises MarshalError for what is no single value, or none that a node can say."""
+    for kind, write in _WRITERS.items():
+        if isinstance(value, kind):
+            return write(value)
+    raise MarshalError("a value that a node can say", value)
+
+
+def _nothing(value: None) -> bytes:
+    raise MarshalError("a value (a node cannot say nil)", value)
+
+
+def _string(text: str) -> bytes:
+    if "\0" in text:
+        raise MarshalError("text without NUL", text)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise MarshalError("text without lone surrogates", text) from None
+
+
+def _integer(number: int) -> bytes:
+    if number not in _I64:
+        raise MarshalError("an integer of 64 bits", number)
+    return b"%d" % number
+
+
+def _double(number: float) -> bytes:
+    """The shortest digits that read back as the same number."""
+    if not isfinite(number):
+        raise MarshalError("a finite number", number)
+    return repr(float(number)).encode()
+
+
+def _date(moment: datetime) -> bytes:
+    text, zone = compact(moment)
+    if len(zone) > LONGEST_ZONE:
+        raise MarshalError("an offset of whole minutes from UTC", zone)
+    return (text + zone).encode()
+
+
+# A boolean is an integer to Python: it comes first.
+_WRITERS: Mapping[type, Callable[[Any], bytes]] = {
+    str: _string,
+    bool: lambda value: b"1" if value else b"0",
+    int: _integer,
+    float: _double,
+    bytes: b64encode,
+    datetime: _date,
+    type(None): _nothing,
+}
+
+
+# A list of byte strings as one, and back: `4:echo,0:,` (https://cr.yp.to/proto/netstrings.txt). Knows no meaning.
+
+
+_DIGITS = 9  # of a length
+
+
+def pack(items: Iterable[bytes]) -> bytes:
+    """One after the other."""
+    return b"".join([b"%d:%b," % (len(item), item) for item in items])
+
+
+def unpack(packed: bytes) -> list[bytes]:
+    """The inverse; ValueError says at which byte it is no such list."""
+    items: list[bytes] = []
+    at = 0
+    while at < len(packed):
+        colon = packed.find(b":", at, at + _DIGITS + 1)
+        digits = packed[at:colon] if colon > 0 else b""
+        if not digits.isdigit() or (digits.startswith(b"0") and digits != b"0"):
+            raise ValueError(f"expected a length and a colon at byte {at}")
+        end = colon + 1 + int(digits)
+        if packed[end : end + 1] != b",":
+            raise ValueError(f"expected a comma at byte {end}")
+        items.append(packed[colon + 1 : end])
+        at = end + 1
+    return items

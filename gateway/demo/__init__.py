@@ -1,1 +1,0 @@
-"""`xcp-gateway demo`: bus, sample toolstack, gateway, and real calls by clients that are not ours, each one checked."""

@@ -1,0 +1,104 @@
+"""What lets methods move, kept together: the settings that hold, what was seen of both sides, and the file behind them.
+
+Rollouts are driven from here. Nothing here is on the path of a call but the look at a setting and plain counting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Self
+from uuid import uuid4
+
+import structlog
+
+from gateway.core.admin import counters as counting
+from gateway.core.admin.records import StateRefused
+from gateway.core.routing.route import Route
+from gateway.migration.active_overrides import ActiveOverrides
+from gateway.migration.collector import StatisticsCollector
+from gateway.migration.rollout_controller import LocalCounts, RolloutController
+from gateway.migration.shadow import Ask, Shadow
+from gateway.ops.metrics import Samples
+from gateway.state import clock
+from gateway.state.store import StateStore
+
+FLUSH = 0.2  # seconds between two flushes of what was seen
+
+_log = structlog.get_logger("moving")
+
+
+class MigrationManager:
+    """`async with moving:` the file is read first, and written a last time at the end."""
+
+    def __init__(self, file: Path | None, routes: Callable[[], Sequence[Route]]) -> None:
+        self.toggles = ActiveOverrides()
+        self.evidence = StatisticsCollector()
+        self.state = StateStore(file, self._changed)
+        self.here = LocalCounts()  # what this process has seen since it began
+        self.rollouts = RolloutController(self.state, routes, self.here.of, uuid4().hex, steady=clock.steady)
+        self._stack = AsyncExitStack()
+
+    def shadow(self, ask: Ask, room: int) -> Shadow:
+        """What observes calls for this gateway."""
+        return Shadow(ask, self.evidence, room)
+
+    def readings(self) -> Mapping[str, Samples]:
+        """What a scrape reads."""
+        seen = {method: counts.counters for method, counts in self.here.total.items()}
+        return {
+            "xcp_gateway_comparisons_total": [
+                ((*method, name), counters[name])
+                for method, counters in seen.items()
+                for name in counting.COMPARED
+                if name in counters
+            ],
+            "xcp_gateway_observations_dropped_total": [
+                (tuple(method), counters[counting.DROPPED])
+                for method, counters in seen.items()
+                if counting.DROPPED in counters
+            ],
+            "xcp_gateway_state_trouble": [((), bool(self.state.trouble))],
+        }
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self.state.start()
+            stack.push_async_callback(self.state.stop)
+            self._changed()
+            stack.push_async_callback(self._flush)
+            for work in (self._flushing, self.rollouts.run):
+                task = asyncio.get_running_loop().create_task(work())
+                stack.push_async_callback(_end, task)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def _changed(self) -> None:
+        """Somebody, here or in another process, has set something."""
+        self.toggles.replace(self.state.overrides)
+
+    async def _flushing(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH)
+            try:
+                await self._flush()
+            except Exception:  # noqa: BLE001 - a bug costs what was seen in this moment and nothing else
+                _log.exception("a bug lost what was seen")
+
+    async def _flush(self) -> None:
+        batch = self.evidence.take()
+        if not batch.evidence and not batch.clients:
+            return
+        self.here.add(batch.evidence)
+        if isinstance(await self.state.flush(batch), StateRefused):
+            _log.debug("what was seen could not be written", lost=self.state.lost)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,170 @@
+"""Which modes that were set at run time the mapping files could say themselves, and what is needless once they do.
+
+Knows the files by name and digest; it is whoever asks that writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.core.admin import views
+from gateway.core.admin.records import AuditEntry, Change, MethodId, Rejected, StateRefused
+from gateway.core.migration.modes import Setting
+from gateway.core.migration.rollout_plan import OVER
+from gateway.core.migration.rollout_plan import RolloutState as Stage
+from gateway.core.routing import selection
+from gateway.core.routing.overrides import Override
+from gateway.core.routing.route import Route
+from gateway.migration.active_overrides import ActiveOverrides, EffectiveSetting, moment
+from gateway.state import clock
+from gateway.state.store import StateStore
+
+_MOVING = frozenset(stage.value for stage in Stage) - {stage.value for stage in OVER}
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """A method that the mapping file is to give another mode."""
+
+    service: str
+    method: str
+    before: str
+    after: str
+    setting: Mapping[str, str | bool]
+    now: Mapping[str, str | bool]
+    has_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MappingFileModes:
+    """A mapping file as this gateway has loaded it."""
+
+    file: str
+    sha256: str
+    methods: tuple[Promoted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOverride:
+    """A method whose mode is not for a file, and why."""
+
+    service: str
+    method: str
+    mode: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What could be written where."""
+
+    files: tuple[MappingFileModes, ...]
+    stays: tuple[KeptOverride, ...]
+
+
+class PromotionPlanner:
+    """One for the running gateway. `digests`: of the mapping files that are live, by the names that routes have."""
+
+    def __init__(
+        self,
+        routes: Callable[[], Sequence[Route]],
+        digests: Callable[[], Mapping[str, str]],
+        toggles: ActiveOverrides,
+        state: StateStore,
+        rollouts: Callable[[], Mapping[str, str]],
+        now: Callable[[], float],
+    ) -> None:
+        self._routes = routes
+        self._digests = digests
+        self._toggles = toggles
+        self._state = state
+        self._rollouts = rollouts
+        self._now = now
+
+    def plan(self, pattern: str = "*") -> Promotion | StateRefused:
+        """The methods of a pattern whose mode is not the one that their file says."""
+        means = selection.select(self._routes(), pattern)
+        if not means and pattern != "*":
+            return Rejected(selection.no_match(self._routes(), pattern))
+        moved = {id(route): self._toggles.effective(route) for route in means}
+        set_elsewhere = [route for route in means if moved[id(route)].setting != route.migration.setting]
+        stays = {id(route): why for route in set_elsewhere if (why := self._stays(moved[id(route)]))}
+        by_file: dict[str, list[Promoted]] = {}
+        for route in set_elsewhere:
+            if id(route) not in stays:
+                file = route.source.rpartition(":")[0]
+                by_file.setdefault(file, []).append(_promoted(route, moved[id(route)].setting))
+        digests = self._digests()
+        files = (
+            MappingFileModes(str(Path(file).resolve()), digests[file], tuple(each)) for file, each in by_file.items()
+        )
+        staying = (_staying(r, moved[id(r)].setting, stays[id(r)]) for r in set_elsewhere if id(r) in stays)
+        return Promotion(tuple(files), tuple(staying))
+
+    async def settle(self, pattern: str, who: str, why: str = "") -> Sequence[str] | StateRefused:
+        """Take back what is set at run time and is what the files say anyway; the patterns that were."""
+        needless = self._needless(self._toggles.overrides)
+        drop = tuple((override.pattern, override.by) for override in needless)
+        patterns = tuple(dict.fromkeys(override.pattern for override in needless))
+        entry = AuditEntry(self._now(), who, "promote", pattern, why, {"cleared": patterns})
+        refused = await self._state.decide(Change((entry,), drop=drop))
+        if refused is None:
+            self._toggles.replace(self._state.overrides)
+        return refused or patterns
+
+    def _stays(self, effective: EffectiveSetting) -> str:
+        override = effective.override
+        if override is None:
+            return ""
+        if override.until is not None:
+            return f"it is set until {moment(clock.wall(override.until))} only"
+        if override.by == "rollout" and self._rollouts().get(override.pattern) in _MOVING:
+            return f"the rollout of {override.pattern} is {self._rollouts()[override.pattern]}"
+        return ""
+
+    def _may_go(self, override: Override) -> bool:
+        return not self._stays(EffectiveSetting(override.setting, override))
+
+    def _needless(self, overrides: Sequence[Override]) -> Sequence[Override]:
+        """Those without which, together, every method has the setting that it has; no more than that takes."""
+        now = self._holding(overrides)
+        going = [override for override in overrides if self._may_go(override)]
+        while needed := self._needed(overrides, going, now):
+            going = [override for override in going if override not in needed]
+        for override in [each for each in going if each not in [effective.override for effective in now]]:
+            rest = [other for other in going if other is not override]
+            if not self._needed(overrides, rest, now):
+                going = rest  # it is hidden by others, and harmless where it is
+        return going
+
+    def _needed(
+        self, overrides: Sequence[Override], going: Sequence[Override], now: Sequence[EffectiveSetting]
+    ) -> list[Override]:
+        """What makes the methods what they are that would be something else without all that is going."""
+        then = self._holding([override for override in overrides if override not in going])
+        pairs = zip(now, then, strict=True)
+        return [was.override for was, would in pairs if was.setting != would.setting and was.override is not None]
+
+    def _holding(self, overrides: Sequence[Override]) -> Sequence[EffectiveSetting]:
+        toggles = ActiveOverrides(self._toggles.now)
+        toggles.replace(overrides)
+        return [toggles.effective(route) for route in self._routes()]
+
+
+def _promoted(route: Route, setting: Setting) -> Promoted:
+    before = route.migration.setting
+    identity: MethodId = MethodId.of(route)
+    return Promoted(
+        *identity,
+        str(before),
+        str(setting),
+        views.written(setting),
+        views.written(before),
+        route.migration.key is not None,
+    )
+
+
+def _staying(route: Route, setting: Setting, why: str) -> KeptOverride:
+    return KeptOverride(route.service, route.method, str(setting), why)

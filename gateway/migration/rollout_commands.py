@@ -1,0 +1,186 @@
+"""What persons say to rollouts: start, pause, resume, approve, abort, list; and everything back at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import time
+
+from gateway.core.admin import counters
+from gateway.core.admin.records import Json, MethodId, PendingDecision, PutRollout, Rejected, StateRefused
+from gateway.core.migration.limits import BothSides
+from gateway.core.migration.modes import Setting
+from gateway.core.migration.rollout_plan import (
+    Command,
+    Progress,
+    RolloutState,
+    apply_command,
+    begins_anew,
+    decide,
+    setting,
+)
+from gateway.core.routing.route import Route
+from gateway.migration import rollout_storage
+from gateway.migration.rollout_controller import WindowCounts, str_of, together
+from gateway.migration.rollout_storage import RolloutDocument, RolloutSubject, find, members, overridden, unmovable
+from gateway.state.store import StateStore as Store
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutView:
+    """A rollout as people see it."""
+
+    name: str
+    plan: str
+    state: str
+    step: str  # "canary 10%"
+    number: int  # of the step, from 1
+    steps: tuple[str, ...]
+    setting: Setting | None
+    who: str
+    began: float  # seconds since 1970
+    since: float  # when this step began
+    why: str  # what it does or waits for, or what ended it
+    methods: tuple[str, ...]
+    numbers: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutCommands:
+    """A refusal is `Refused`; `Held`: done here, and not written down yet."""
+
+    state: Store
+    routes: Callable[[], Sequence[Route]]
+    now: Callable[[], float] = time
+    steady: Callable[[], float] | None = None  # the clock by which modes end; None: `now`
+
+    async def start(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
+        """Begin with the first step of the plan that the mapping says."""
+        subject = find(name, self.routes())
+        if isinstance(subject, str):
+            return Rejected(subject)
+        version, before = self._known(subject.name)
+        wrong = _under_way(subject.name, before) or unmovable(subject) or self._set_by_a_person(subject)
+        if wrong:
+            return Rejected(wrong)
+        now = self.now()
+        begun = RolloutDocument(subject.plan, Progress(since=now, why=why or f"started by {who}"), who, now)
+        refused = await self.state.decide(rollout_storage.moved(subject.name, version, None, begun, who=who, when=now))
+        return refused or self._view(subject.name, begun, {})
+
+    async def pause(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
+        """Hold the step; a breach still acts."""
+        return await self._obey(name, Command.PAUSE, who, why or f"paused by {who}")
+
+    async def resume(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
+        """Go on after a pause, a step down, a freeze or an override."""
+        return await self._obey(name, Command.RESUME, who, why or f"resumed by {who}")
+
+    async def approve(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
+        """Let it through the gate at which it waits."""
+        return await self._obey(name, Command.APPROVE, who, why or f"approved by {who}")
+
+    async def abort(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
+        """End it and give its methods to the legacy service, whatever the state file says."""
+        return await self._obey(name, Command.ABORT, who, why or f"aborted by {who}")
+
+    async def rollback_all(self, who: str, why: str = "") -> StateRefused | PendingDecision | None:
+        """Everything to the legacy services at once; works without a bus, and with a state file in trouble."""
+        ended = tuple(self._ended(name, who) for name in self.state.rollouts)
+        return await self.state.rollback_all(who, why, tuple(put for put in ended if put is not None))
+
+    async def list(self) -> Sequence[RolloutView] | StateRefused:
+        """Every rollout, those that are over too."""
+        counted = await self.state.evidence()
+        kept = {} if isinstance(counted, StateRefused) else counted
+        counts = {str_of(each): counters.sides(one) for each, one in kept.items()}
+        views = (self._listed(name, counts) for name in self.state.rollouts)
+        return [view for view in views if view is not None]
+
+    def states(self) -> Mapping[str, str]:
+        """The state of every rollout, by its name."""
+        known = ((name, self._known(name)[1]) for name in self.state.rollouts)
+        return {name: each.progress.state.value for name, each in known if isinstance(each, RolloutDocument)}
+
+    # How
+
+    async def _obey(self, name: str, command: Command, who: str, why: str) -> RolloutView | StateRefused:
+        found = find(name, self.routes())
+        name = name if name in self.state.rollouts or isinstance(found, str) else found.name
+        version, before = self._known(name)
+        if isinstance(before, str):
+            return Rejected(f"the rollout of {name} {before}")
+        if before is None:
+            return Rejected(found if isinstance(found, str) else f"there is no rollout of {name}")
+        wrong = self._set_by_a_person(found) if command is Command.RESUME and isinstance(found, RolloutSubject) else ""
+        if wrong:
+            return Rejected(wrong)
+        return await self._change(name, version, before, command, who, why)
+
+    async def _change(
+        self, name: str, version: int, before: RolloutDocument, command: Command, who: str, why: str
+    ) -> RolloutView | StateRefused:
+        now = self.now()
+        try:
+            progress = apply_command(before.progress, command, why)
+        except ValueError as error:
+            return Rejected(str(error))
+        if begins_anew(before.progress.state, command):
+            progress = replace(progress, since=now)
+        after = before.at(progress)
+        change = rollout_storage.moved(name, version, before, after, who=who, when=now)
+        anyway = command is Command.ABORT
+        refused = await (self.state.decide_anyway(change) if anyway else self.state.decide(change))
+        return refused if isinstance(refused, StateRefused) else self._view(name, after, {})
+
+    def _known(self, name: str) -> tuple[int, RolloutDocument | str | None]:
+        kept = self.state.rollouts.get(name)
+        return (0, None) if kept is None else (kept.version, rollout_storage.read(kept.document))
+
+    def _set_by_a_person(self, subject: RolloutSubject) -> str:
+        theirs = overridden(subject, self.state.overrides, (self.steady or self.now)())
+        if theirs is None:
+            return ""
+        return f"{theirs.who} has set {theirs.pattern} to {theirs.setting}, which comes first: take that back before"
+
+    def _ended(self, name: str, who: str) -> PutRollout | None:
+        _, before = self._known(name)
+        if not isinstance(before, RolloutDocument):
+            return PutRollout(name, None)
+        if before.over:
+            return None
+        progress = apply_command(before.progress, Command.ABORT, f"everything was rolled back by {who}")
+        return PutRollout(name, rollout_storage.write(before.at(progress)))
+
+    def _listed(self, name: str, counts: WindowCounts) -> RolloutView | None:
+        _, known = self._known(name)
+        return self._view(name, known, counts) if isinstance(known, RolloutDocument) else None
+
+    def _view(self, name: str, known: RolloutDocument, seen: WindowCounts) -> RolloutView:
+        progress, plan = known.progress, known.plan
+        counts = together({method: seen.get(method, BothSides()) for method in known.start or ()}, known.start or {})
+        decision = decide(plan, progress, counts, self.now())
+        waits = progress.state in (RolloutState.RUNNING, RolloutState.WAITING)
+        return RolloutView(
+            name,
+            plan.name,
+            progress.state.value,
+            str(known.step),
+            progress.step + 1,
+            tuple(map(str, plan.steps)),
+            setting(plan, progress),
+            known.who,
+            known.began,
+            progress.since,
+            decision.why if waits else progress.why,
+            tuple(str_of(MethodId.of(route)) for route in members(name, self.routes())),
+            decision.numbers,
+        )
+
+
+def _under_way(name: str, before: RolloutDocument | str | None) -> str:
+    if isinstance(before, RolloutDocument) and before.progress.state is RolloutState.DONE:
+        return f"{name} has moved already: to give it back, abort its rollout"
+    if isinstance(before, RolloutDocument) and not before.over:
+        return f"the rollout of {name} is under way: {before.progress.state.value}, at {before.step}"
+    return ""

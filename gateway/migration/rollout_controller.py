@@ -1,0 +1,312 @@
+"""Looks at every rollout several times a second, and moves it on or back. One process of several drives.
+
+Knows no wire and no clock of its own. Whatever happens here costs no call of any client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import time
+
+import structlog
+
+from gateway.core.admin import counters
+from gateway.core.admin.records import AuditEntry, Change, Counts, MethodId, PendingDecision, Rollout, StateRefused
+from gateway.core.migration.limits import BothSides, duration
+from gateway.core.migration.rollout_plan import (
+    Action,
+    Command,
+    Decision,
+    Progress,
+    RolloutState,
+    apply,
+    apply_command,
+    decide,
+    setting,
+)
+from gateway.core.routing.overrides import Override
+from gateway.core.routing.route import Route
+from gateway.migration import rollout_storage
+from gateway.migration.rollout_storage import RolloutDocument, members, overridden
+from gateway.state.store import StateStore as Store
+
+# Counts as they are kept -> what both sides did since a step began, and lately. Knows names of counters; no file.
+
+
+MARKS = 12  # in one window
+
+WindowCounts = Mapping[str, BothSides]  # by method, "service/method"; all of it only grows
+
+
+class LocalCounts:
+    """What this process has counted since it began; told of every batch that is written down."""
+
+    def __init__(self) -> None:
+        self.total: dict[MethodId, Counts] = {}
+
+    def add(self, batch: Mapping[MethodId, Counts]) -> None:
+        """What came since the last batch."""
+        for method, counts in batch.items():
+            self.total[method] = self.total.get(method, Counts()) + counts
+
+    def of(self, method: MethodId) -> Counts:
+        """All of it."""
+        return self.total.get(method, Counts())
+
+
+def together(seen: WindowCounts, start: WindowCounts) -> BothSides:
+    """All methods, each since its start; one that was not there at the start is not counted yet."""
+    total = BothSides()
+    for method, counts in seen.items():
+        if method in start:
+            total += counts.since(start[method])
+    return total
+
+
+@dataclass(slots=True)
+class CountsWindow:
+    """What was seen of one step, from here on and in its last window; in memory only."""
+
+    start: WindowCounts
+    window: float  # seconds
+    marks: deque[tuple[float, WindowCounts]] = field(default_factory=deque)
+
+    def since_start(self, seen: WindowCounts) -> BothSides:
+        """All of it."""
+        self.start = joined(seen, self.start) or self.start
+        return together(seen, self.start)
+
+    def lately(self, seen: WindowCounts, now: float) -> BothSides:
+        """The last window of it."""
+        if not self.marks or now - self.marks[-1][0] >= self.window / MARKS:
+            self.marks.append((now, seen))
+        while len(self.marks) > 1 and self.marks[1][0] <= now - self.window:
+            self.marks.popleft()
+        return together(seen, self.marks[0][1])
+
+
+def joined(seen: WindowCounts, start: WindowCounts) -> WindowCounts | None:
+    """The start with those methods that have joined since; None when there are none."""
+    return {**seen, **start} if seen.keys() - start.keys() else None
+
+
+EVERY = 0.2  # seconds between two looks
+SETTLE = 0.5  # seconds in which the counts of the step before come in; then the new step's begin
+LEASE = 3.0  # seconds after which another process takes over from one that is gone
+QUIET = 1.0  # seconds between two judgements of counts that have not changed
+
+_log = structlog.get_logger("rollout")
+
+
+@dataclass(slots=True)
+class _Tracks:
+    """What this process remembers of one step of one rollout."""
+
+    since: float
+    start: WindowCounts | None
+    everywhere: CountsWindow
+    here: CountsWindow
+    last: tuple[Progress, WindowCounts, WindowCounts] | None = None  # what was judged
+    judged: float = 0.0
+
+
+@dataclass(slots=True)
+class RolloutController:
+    """`routes`: the live mapping's; `here`: what this process has counted of a method, unflushed counts too."""
+
+    state: Store
+    routes: Callable[[], Sequence[Route]]
+    here: Callable[[MethodId], Counts]
+    holder: str
+    now: Callable[[], float] = time
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    steady: Callable[[], float] | None = None  # the clock by which modes end; None: `now`
+    driving: bool = False
+    _asked: float = float("-inf")  # when the lease was asked for
+    _tracks: dict[str, _Tracks] = field(default_factory=dict)
+    _read: dict[str, tuple[Rollout, RolloutDocument | str]] = field(
+        default_factory=dict
+    )  # as long as they stay the same
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - a bug costs this look; the next one may do better
+                _log.exception("a bug ended this look at the rollouts")
+            await self.pause(EVERY)
+
+    async def look(self) -> None:
+        """One look at everything that time and counts may have changed."""
+        now = self.now()
+        active = self._active()
+        expired = [override for override in self.state.overrides if override.expired(self.ends())]
+        self._tracks = {name: tracks for name, tracks in self._tracks.items() if name in active}
+        if not active and not expired:
+            return
+        await self._ask_for_lease(now)
+        if self.driving:
+            await self._drop(expired, now)
+        everywhere = await self._everywhere() if self.driving and active else None
+        if everywhere is None and not self.state.trouble:
+            return
+        routes = [route for route in self.routes() if route.migration.upstream is not None]
+        for name, (version, each) in active.items():
+            await _Look(self, name, version, each, members(name, routes), everywhere, now).take()
+
+    def _active(self) -> dict[str, tuple[int, RolloutDocument]]:
+        kept = self.state.rollouts
+        self._read = {name: self._reading(name, rollout) for name, rollout in kept.items()}
+        known = ((name, rollout.version, each) for name, (rollout, each) in self._read.items())
+        return {
+            name: (number, each) for name, number, each in known if isinstance(each, RolloutDocument) and not each.over
+        }
+
+    def _reading(self, name: str, rollout: Rollout) -> tuple[Rollout, RolloutDocument | str]:
+        known = self._read.get(name)
+        if known is not None and known[0] is rollout:
+            return known
+        each = rollout_storage.read(rollout.document)
+        if isinstance(each, str):
+            _log.error(f"a rollout {each}", rollout=name)
+        return rollout, each
+
+    async def _ask_for_lease(self, now: float) -> None:
+        if 0 <= now - self._asked < LEASE / 3:
+            return
+        self._asked = now
+        driving = await self.state.hold_lease("rollouts", self.holder, LEASE)
+        if driving != self.driving:
+            _log.info("this process drives the rollouts" if driving else "this process no longer drives the rollouts")
+        self.driving = driving
+
+    async def _drop(self, expired: Sequence[Override], now: float) -> None:
+        """What was set for a time is as if it had never been set; the audit says when that was."""
+        if expired:
+            ended = (AuditEntry(now, "gateway", "mode", each.pattern, f"{each.who}'s time is over") for each in expired)
+            await self.state.decide(Change(tuple(ended), expired_by=self.ends()))
+
+    def ends(self) -> float:
+        """Now, by the clock by which modes end."""
+        return (self.steady or self.now)()
+
+    async def _everywhere(self) -> Mapping[MethodId, Counts] | None:
+        counted = await self.state.evidence()
+        return None if isinstance(counted, StateRefused) else counted
+
+    def tracks(self, name: str, each: RolloutDocument, everywhere: WindowCounts, here: WindowCounts) -> _Tracks:
+        """What is remembered of this step; forgotten when another one begins."""
+        known = self._tracks.get(name)
+        if known is None or (known.since, known.start) != (each.progress.since, each.start):
+            window, since = each.plan.limits.window, each.progress.since
+            known = _Tracks(
+                since, each.start, CountsWindow(each.start or everywhere, window), CountsWindow(here, window)
+            )
+            self._tracks[name] = known
+        return known
+
+
+@dataclass(slots=True)
+class _Look:
+    """One look at one rollout. `everywhere` None: nobody drives, this process guards what it sees itself."""
+
+    engine: RolloutController
+    name: str
+    version: int
+    document: RolloutDocument
+    members: tuple[Route, ...]
+    everywhere: Mapping[MethodId, Counts] | None
+    now: float
+
+    async def take(self) -> None:
+        """Do what is to be done, if anything."""
+        if not self.members:
+            await self._command(Command.END, "its methods are mapped no more, or have no legacy service")
+            return
+        theirs = overridden(self.members, self.engine.state.overrides, self.engine.ends())
+        taken = "" if self._holds() else "what it had set was taken away"
+        stopped = f"{theirs.who} has set {theirs.pattern} to {theirs.setting}" if theirs is not None else taken
+        if stopped and self.document.progress.state is not RolloutState.OVERRIDDEN:
+            await self._command(Command.OVERRIDE, stopped)
+        elif not taken and self.now - self.document.progress.since >= SETTLE:
+            await self._judge()
+
+    def _holds(self) -> bool:
+        """Whether what it has set is still set, be it below what a person has."""
+        wanted = setting(self.document.plan, self.document.progress)
+        ours = (each for each in self.engine.state.overrides if (each.pattern, each.by) == (self.name, "rollout"))
+        return any(each.setting == wanted for each in ours)
+
+    async def _judge(self) -> None:
+        methods = [MethodId.of(route) for route in self.members]
+        here = {str_of(each): counters.sides(self.engine.here(each)) for each in methods}
+        counted = self.everywhere
+        if counted is None:
+            await self._guard(self.engine.tracks(self.name, self.document, {}, here), here)
+            return
+        everywhere = {str_of(each): counters.sides(counted.get(each, Counts())) for each in methods}
+        start = self.document.start
+        begins = everywhere if start is None else joined(everywhere, start)
+        if begins is not None:
+            await self._write(rollout_storage.counted(self.name, self.version, replace(self.document, start=begins)))
+            return
+        tracks = self.engine.tracks(self.name, self.document, everywhere, here)
+        judged = (self.document.progress, everywhere, here)
+        if tracks.last == judged and self.now - tracks.judged < QUIET:
+            return
+        tracks.last, tracks.judged = judged, self.now
+        await self._drive(tracks, everywhere, here)
+
+    async def _guard(self, tracks: _Tracks, here: WindowCounts) -> None:
+        """Only back: to promote, all processes must have been seen."""
+        parts = {self._late: tracks.here.lately(here, self.now)}
+        await self._decide(tracks.here.since_start(here), parts, frozenset({Action.BREACH}))
+
+    async def _drive(self, tracks: _Tracks, everywhere: WindowCounts, here: WindowCounts) -> None:
+        parts = {
+            self._late: tracks.everywhere.lately(everywhere, self.now),
+            "in one process": tracks.here.since_start(here),
+            f"in one process {self._late}": tracks.here.lately(here, self.now),
+        }
+        await self._decide(tracks.everywhere.since_start(everywhere), parts, frozenset(Action))
+
+    @property
+    def _late(self) -> str:
+        return f"in the last {duration(self.document.plan.limits.window)}"
+
+    async def _decide(self, counts: BothSides, parts: Mapping[str, BothSides], may: frozenset[Action]) -> None:
+        plan, progress = self.document.plan, self.document.progress
+        decision = decide(plan, progress, counts, self.now, parts)
+        after = apply(plan, progress, decision, counts, self.now)
+        if decision.action in may and after != progress:
+            await self._become(after, decision)
+
+    async def _command(self, command: Command, why: str) -> None:
+        if self.everywhere is not None:
+            await self._become(apply_command(self.document.progress, command, why), Decision(Action.HOLD, why))
+
+    async def _become(self, progress: Progress, decision: Decision) -> None:
+        after = self.document.at(progress)
+        who = f"rollout {after.plan.name}"
+        change = rollout_storage.moved(
+            self.name, self.version, self.document, after, who=who, when=self.now, numbers=decision.numbers
+        )
+        if await self._write(change, anyway=decision.action is Action.BREACH):
+            tell = _log.warning if decision.action is Action.BREACH else _log.info
+            tell(decision.why, rollout=self.name, state=progress.state.value, step=str(after.step), **decision.numbers)
+
+    async def _write(self, change: Change, *, anyway: bool = False) -> bool:
+        store = self.engine.state
+        refused = await (store.decide_anyway(change) if anyway else store.decide(change))
+        if isinstance(refused, StateRefused) and not refused.conflict:
+            _log.warning("a rollout's decision could not be written", rollout=self.name, why=refused.why)
+        return refused is None or isinstance(refused, PendingDecision)
+
+
+def str_of(method: MethodId) -> str:
+    """A method as a document names it."""
+    return f"{method.service}/{method.method}"

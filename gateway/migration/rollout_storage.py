@@ -1,0 +1,173 @@
+"""What a rollout moves: a method, or a group of them. Knows the live mapping and no rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from gateway.core.admin.records import AuditEntry, Change, Json, PutRollout
+from gateway.core.migration.limits import BothSides
+from gateway.core.migration.modes import Mode
+from gateway.core.migration.rollout_plan import OVER, Progress, RolloutPlan, RolloutState, RolloutStep, setting
+from gateway.core.routing.overrides import GROUP, Override, matches
+from gateway.core.routing.route import Route
+from gateway.mapping.problem import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSubject:
+    """`name` is the pattern of its override: "xenopsd/VM.start", "group:vm-lifecycle"."""
+
+    name: str
+    members: tuple[Route, ...]
+
+    @property
+    def plan(self) -> RolloutPlan:
+        """What the mapping says; the same for all members."""
+        return self.members[0].rollout
+
+
+def subject_of(route: Route) -> str:
+    """What a method moves with."""
+    return f"{GROUP}{route.migration.group}" if route.migration.group else f"{route.service}/{route.method}"
+
+
+def members(name: str, routes: Iterable[Route]) -> tuple[Route, ...]:
+    """The methods that a rollout of this name moves now."""
+    return tuple(route for route in routes if subject_of(route) == name)
+
+
+def find(name: str, routes: Sequence[Route]) -> RolloutSubject | str:
+    """What a person means: "VM.start", "xenopsd/VM.start", "group:NAME"; or in words why that is nothing to move."""
+    exact = members(name, routes)
+    if exact:
+        return RolloutSubject(name, exact)
+    meant = [route for route in routes if name in (route.method, f"{route.service}/{route.method}", *route.aliases)]
+    if not meant:
+        known = [*{subject_of(route) for route in routes}, *{route.method for route in routes}]
+        return f"'{name}' is no mapped method and no group{did_you_mean(name, known)}"
+    if any(route.migration.group for route in meant):
+        return f"{name} moves with its group: say {subject_of(meant[0])}"
+    subjects = sorted({subject_of(route) for route in meant})
+    if len(subjects) > 1:
+        return f"{name} is a method of several services: say {' or '.join(subjects)}"
+    return RolloutSubject(subjects[0], members(subjects[0], routes))
+
+
+def unmovable(subject: RolloutSubject) -> str:
+    """In words why these methods cannot begin to move; nothing when they can."""
+    for route in subject.members:
+        moving = route.migration
+        if moving.upstream is None:
+            return f"no legacy service answers {route.method}: there is nothing to move it from"
+        if moving.setting.mode is Mode.OFF:
+            return f"{route.method} is switched off ({route.source})"
+        if moving.key is None and any(step.setting.mode is Mode.CANARY for step in subject.plan.steps):
+            return f"a canary of {route.method} has no key to divide by: the mapping must say `key:` ({route.source})"
+    return ""
+
+
+def overridden(subject: RolloutSubject | Sequence[Route], overrides: Iterable[Override], now: float) -> Override | None:
+    """What a person has set for one of these methods: it comes before whatever a rollout sets."""
+    routes = subject.members if isinstance(subject, RolloutSubject) else subject
+    for override in sorted(overrides, key=lambda each: each.rank, reverse=True):
+        if override.by == "person" and not override.expired(now) and any(map(override.concerns, routes)):
+            return override
+    return None
+
+
+def names(pattern: str, routes: Iterable[Route]) -> list[str]:
+    """Everything that a pattern ("VM.*", "*") names and that can move by itself."""
+    return sorted({subject_of(route) for route in routes if matches(pattern, route) and route.migration.upstream})
+
+
+# A rollout as it is kept: a JSON document with everything that a gateway needs to go on where another one stopped.
+
+
+FORMAT = 1
+UNREADABLE = "cannot be read by this version of the gateway"
+LONGEST = 300  # characters of why
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutDocument:
+    """`start`: what each member had counted when the step began; None until the counts of the one before are in."""
+
+    plan: RolloutPlan  # as it was when the rollout began, whatever the mapping says later
+    progress: Progress
+    who: str
+    began: float  # seconds since 1970
+    start: Mapping[str, BothSides] | None = None
+    format: int = FORMAT
+
+    @property
+    def step(self) -> RolloutStep:
+        """Where it is."""
+        return self.plan.steps[self.progress.step]
+
+    @property
+    def over(self) -> bool:
+        """Whether it does nothing any more."""
+        return self.progress.state in OVER
+
+    def at(self, progress: Progress) -> RolloutDocument:
+        """The same rollout further on. What begins now begins with counts of its own."""
+        return replace(self, progress=progress, start=self.start if progress.since == self.progress.since else None)
+
+
+def write(document: RolloutDocument) -> Json:
+    """The document as JSON."""
+    json: Json = msgspec.to_builtins(document)
+    return json
+
+
+def read(json: Json) -> RolloutDocument | str:
+    """The same backwards, or in words why it cannot be read: another version of the gateway wrote it."""
+    try:
+        document = msgspec.convert(json, RolloutDocument)
+    except msgspec.ValidationError as error:
+        return f"{UNREADABLE}: {str(error)[:LONGEST]}"
+    step, count = document.progress.step, len(document.plan.steps)
+    return document if 0 <= step < count else f"{UNREADABLE}: it is at step {step}, and its plan has {count}"
+
+
+# What a step of a rollout changes, all at once: its document, what it sets for its methods, a line of the audit.
+
+
+def moved(
+    name: str,
+    version: int,
+    before: RolloutDocument | None,
+    after: RolloutDocument,
+    *,
+    who: str,
+    when: float,
+    numbers: Mapping[str, Json] | None = None,
+) -> Change:
+    """From one document to the next; `before` None: it has just begun. The new progress says why."""
+    progress = after.progress
+    wanted = setting(after.plan, progress)
+    same = before is not None and setting(before.plan, before.progress) == wanted and not _put_again(before, progress)
+    override = (
+        Override(name, wanted, f"rollout {after.plan.name}", when, progress.why, by="rollout") if wanted else None
+    )
+    what = "rollback" if progress.state is RolloutState.ROLLED_BACK else "rollout"
+    said = {"state": progress.state.value, "step": str(after.step), **(numbers or {})}
+    return Change(
+        (AuditEntry(when, who, what, name, progress.why, said),),
+        put=() if override is None or same else (override,),
+        drop=((name, "rollout"),) if override is None else (),
+        rollouts=(PutRollout(name, write(after), version),),
+    )
+
+
+def _put_again(before: RolloutDocument, progress: Progress) -> bool:
+    """Somebody may have taken away what an overridden rollout had set; who resumes it wants it back."""
+    return before.progress.state is RolloutState.OVERRIDDEN and progress.state is RolloutState.RUNNING
+
+
+def counted(name: str, version: int, after: RolloutDocument) -> Change:
+    """Only from where counts are read: nothing that anybody decided."""
+    return Change((), rollouts=(PutRollout(name, write(after), version),))

@@ -1,0 +1,112 @@
+"""Tells systemd how the daemon is doing (sd_notify(3)); without systemd every word goes nowhere. Knows no bus."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+_log = structlog.get_logger("gateway")
+
+
+class ServiceManager:
+    """One notification socket. `watchdog`: seconds within which the manager wants a sign of life; None: never."""
+
+    def __init__(self, address: str = "", watchdog: float | None = None) -> None:
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._stopping = False
+        self.watchdog = watchdog
+
+    def ready(self, status: str) -> None:
+        """Start or reload is over."""
+        self._tell("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """Reload begins; `ready` ends it, well or not."""
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def alive(self, status: str) -> None:
+        """The sign of life."""
+        self._tell("WATCHDOG=1", f"STATUS={status}")
+
+    def stopping(self) -> None:
+        """The last word: a reload that ends now is not told any more."""
+        self._tell("STOPPING=1", "STATUS=finishing the calls in flight")
+        self._stopping = True
+
+    def _tell(self, *lines: str) -> None:
+        if not self._address or self._stopping:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+            try:
+                sender.sendto("\n".join(lines).encode(), self._address)
+            except OSError as error:  # the daemon's work goes on
+                _log.warning("the service manager was not told", what=lines[0], why=error.strerror)
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> ServiceManager:
+    """What the service manager wants, by NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; raises OSError for bad ones."""
+    address = environment.get("NOTIFY_SOCKET", "")
+    if address and address[0] not in "/@":
+        raise OSError(f"NOTIFY_SOCKET: expected /PATH or @NAME, got {address!r}")
+    return ServiceManager(address, _watchdog(environment))
+
+
+def _watchdog(environment: Mapping[str, str]) -> float | None:
+    """sd_watchdog_enabled(3)."""
+    written = environment.get("WATCHDOG_USEC", "")
+    if not written or environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    if not (written.isascii() and written.isdigit() and int(written)):
+        raise OSError(f"WATCHDOG_USEC: expected a number above 0, got {written!r}")
+    return int(written) / 1_000_000
+
+
+# Gives up root for the user the config names, once every socket is bound; knows no socket.
+
+
+def become(name: str, files: Sequence[Path]) -> None:
+    """Be that user for good, with its groups, and let it own `files`; raises PermissionError that says why not.
+
+    A file that was given to another group than ours stays that group's.
+    """
+    account = _account(name)
+    if os.geteuid() == account.pw_uid != 0:
+        return
+    if os.geteuid() != 0:
+        raise PermissionError(f"user = '{name}': only root can change to it, and this is uid {os.geteuid()}")
+    try:
+        for file in files:
+            group = account.pw_gid if file.lstat().st_gid == os.getegid() else -1
+            os.chown(file, account.pw_uid, group, follow_symlinks=False)
+        os.initgroups(name, account.pw_gid)
+        os.setgid(account.pw_gid)
+        _check_folders(account, [file for file in files if file.is_socket()])
+        os.setuid(account.pw_uid)
+    except OSError as error:
+        raise PermissionError(f"user = '{name}': cannot change to it: {error.strerror or error}") from error
+    assert os.getresuid() == (account.pw_uid,) * 3  # nothing of root is left
+    assert os.getresgid() == (account.pw_gid,) * 3
+
+
+def _account(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise PermissionError(f"user = '{name}': there is no such user") from None
+
+
+def _check_folders(account: pwd.struct_passwd, sockets: Sequence[Path]) -> None:
+    """Raise unless the user may remove its socket files when it stops."""
+    os.seteuid(account.pw_uid)
+    try:
+        for file in sockets:
+            if not os.access(file.parent, os.W_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(f"it could not remove {file} at stop: the folder is not its own")
+    finally:
+        os.seteuid(0)

@@ -1,0 +1,494 @@
+"""Makes the adapters that the config and the mappings name. The one module of the gateway that imports adapters."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from adapters import upstream as legacy
+from adapters.admin_dbus.service import AdminBusService
+from adapters.codecs import CODECS, UPSTREAM_CODECS
+from adapters.dbus.backend import Backend, BusSettings, BusStatus
+from adapters.dialects import DIALECTS
+from adapters.http import client
+from adapters.http.client import ConnectionPoolLimits
+from adapters.http.client_connection import parse_url
+from adapters.http.server import HttpLimits, HttpServer
+from adapters.http.socket_activation import InheritedSockets, inherited
+from adapters.http.web_origins import WebOrigins
+from adapters.limits import Quota
+from adapters.xenstore import upstream as xenstore_client
+from adapters.xenstore.client.client import XenstoreClient, socket_path
+from adapters.xenstore.publish.publisher import XenstorePublisher
+from adapters.xenstore.server.listener import NODES, ExposedEndpoint, StoreLimits
+from adapters.xenstore.server.listener import XenstoreTransport as StoreTransport
+from gateway import __version__, config
+from gateway.config import Config, ConfigError, ListenerConfig, reached_by_others
+from gateway.core import interfaces
+from gateway.core.admin.access import AccessRules
+from gateway.core.admin.status import ServiceStatus, StoreStatus
+from gateway.core.interfaces import AdminOperations, Codec, Dialect, Endpoint, Resolve
+from gateway.core.routing.route import Effect, Route
+from gateway.core.rpc.model import MessageLimits
+from gateway.core.xenstore.paths import element
+from gateway.events.xenstore_publisher import PublicationHub
+from gateway.mapping.compiler import build
+from gateway.mapping.problem import Problem
+from gateway.mapping.table import EndpointTable, Table
+from gateway.mapping.targets import NOTHING as NO_CONTENTS
+from gateway.migration.manager import MigrationManager
+from gateway.ops import metrics
+from gateway.ops.log import call_log
+from gateway.pipeline.dispatcher import Dispatcher
+from gateway.pipeline.endpoint import Endpoints, Passthrough, RpcEndpoint
+from gateway.pipeline.recorder import Recorder
+from gateway.pipeline.sessions import Sessions
+from gateway.pipeline.side_override import SideOverride
+
+__all__ = [
+    "CODECS",
+    "DIALECTS",
+    "Backend",
+    "BusStatus",
+    "ExposedEndpoint",
+    "HttpServer",
+    "InheritedSockets",
+    "Quota",
+    "ServiceStatus",
+    "StoreStatus",
+    "StoreTransport",
+    "Upstream",
+    "Upstreams",
+    "XenstorePublisher",
+    "inherited",
+]
+
+
+Upstream = legacy.Upstream
+Upstreams = legacy.Backend
+
+# The forms in which each dialect's servers take a method's name; they do not depend on the protocol.
+SPELLINGS = {name: make("").spelling for name, make in DIALECTS.items()}
+
+_ANSWERS = MessageLimits(
+    body=2**30, elements=2**30
+)  # what a legacy service may answer; the bytes are bounded by its line
+
+
+def compile_mappings(
+    settings: Config, paths: Sequence[Path] = (), contents: Mapping[Path, bytes] = NO_CONTENTS
+) -> tuple[Table, list[Problem]]:
+    """Read and check every mapping file the config names, or these; used by `check`, by start and by reload alike.
+
+    `contents`: in place of what these files hold.
+    """
+    return build(
+        paths or settings.mapping_paths(),
+        codecs=set(CODECS),
+        dialects=set(DIALECTS),
+        listeners=set(settings.listener),
+        stores={name for name, listener in settings.listener.items() if listener.is_store},
+        upstreams=spoken(settings),
+        may_be_empty=not paths and forwards(settings),
+        contents=contents,
+        spellings=SPELLINGS,
+    )
+
+
+def forwards(settings: Config) -> bool:
+    """Whether there is something to do without any mapping."""
+    return any(listener.unmapped == "passthrough" for listener in settings.listener.values())
+
+
+def passing(settings: Config) -> dict[str, str]:
+    """Listeners that send what no endpoint takes to an upstream, and that upstream."""
+    return {
+        name: listener.upstream
+        for name, listener in settings.listener.items()
+        if listener.unmapped == "passthrough" and listener.upstream is not None
+    }
+
+
+def spoken(settings: Config) -> dict[str, frozenset[str]]:
+    """What each upstream understands as it comes: "xmlrpc/xenapi"."""
+    return {
+        name: frozenset(f"{codec}/{upstream.dialect}" for codec in _understood(upstream))
+        for name, upstream in settings.upstream.items()
+    }
+
+
+def _understood(upstream: config.UpstreamConfig) -> frozenset[str]:
+    """Codecs by their names at endpoints: one that knows JSON-RPC 1.0 only does not understand what comes there."""
+    return frozenset(CODECS) & {upstream.codec, *upstream.speaks}
+
+
+def upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstream]:
+    """The [upstream.NAME] sections; raises ConfigError naming the place."""
+    return {name: _line(settings, name, upstream, room) for name, upstream in settings.upstream.items()}
+
+
+OBSERVING = 16  # connections to one legacy service for calls that are only observed
+
+
+def observed_upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstream]:
+    """The same legacy services for calls that are only observed: connections of their own, and no waiting for one."""
+    made = {}
+    for name, upstream in settings.upstream.items():
+        few = msgspec.structs.replace(upstream, connections=min(OBSERVING, upstream.connections), waiting=1)
+        made[name] = _line(settings, name, few, room)
+    return made
+
+
+def _line(settings: Config, name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy.Upstream:
+    place = f"{settings.file}: $.upstream.{name}"
+    named: list[tuple[str, str, Collection[str]]] = [
+        ("codec", upstream.codec, UPSTREAM_CODECS),
+        ("dialect", upstream.dialect, DIALECTS),
+        *(("speaks", codec, CODECS) for codec in upstream.speaks),
+    ]
+    for key, value, known in named:
+        if value not in known:
+            raise ConfigError(f"{place}.{key}: '{value}' is none of {', '.join(sorted(known))}")
+    over_store = upstream.url.startswith(xenstore_client.SCHEME)
+    if over_store != (upstream.codec == "xenstore"):
+        raise ConfigError(f"{place}.codec: '{upstream.codec}' does not go over {upstream.url}")
+    made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
+    spoken = legacy.Upstream(
+        key=upstream,
+        line=_xenstore_line(name, upstream) if over_store else _http_line(place, name, upstream, room),
+        codec=made,
+        dialect=DIALECTS[upstream.dialect](made.name),
+        speaks=_understood(upstream),
+        arguments=upstream.arguments,
+        dashes=upstream.names == "dashes",
+        patience=upstream.timeout,
+        max_answer=upstream.max_answer,
+    )
+    others = _understood(upstream) - {upstream.codec}
+    return replace(spoken, also={codec: _in_codec(spoken, codec) for codec in others})
+
+
+def _in_codec(upstream: legacy.Upstream, codec: str) -> legacy.Upstream:
+    made = CODECS[codec](_ANSWERS)
+    return replace(upstream, codec=made, dialect=DIALECTS[upstream.dialect.name](made.name))
+
+
+def _xenstore_line(name: str, upstream: config.UpstreamConfig) -> interfaces.UpstreamConnection:
+    store = XenstoreClient(upstream.store or socket_path())
+    root = upstream.url.removeprefix(xenstore_client.SCHEME)
+    return xenstore_client.XenstoreUpstreamConnection(
+        name, root, store, most=upstream.connections, waiting=upstream.waiting, checks_pid=upstream.pid
+    )
+
+
+def _http_line(place: str, name: str, upstream: config.UpstreamConfig, room: Quota) -> interfaces.UpstreamConnection:
+    try:
+        where = parse_url(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
+    except (ValueError, OSError) as error:
+        key = "ca_file" if isinstance(error, OSError) else "url"
+        raise ConfigError(f"{place}.{key}: {getattr(error, 'strerror', None) or error}") from error
+    limits = ConnectionPoolLimits(
+        connections=upstream.connections,
+        waiting=upstream.waiting,
+        keepalive=upstream.keepalive,
+        idle=upstream.idle,
+        connect_timeout=upstream.connect_timeout,
+        answer=upstream.max_answer,
+    )
+    return client.HttpUpstreamConnection(name, where, limits, host=upstream.host, room=room)
+
+
+def backend(settings: Config) -> Backend:
+    """What answers calls from the buses of the config."""
+    return Backend(buses(settings))
+
+
+def observing(settings: Config) -> Backend:
+    """What answers calls that are only observed: connections of their own, on which no service is started."""
+    return Backend(observed_buses(settings))
+
+
+def observed_buses(settings: Config) -> dict[str, BusSettings]:
+    """The same buses for that; none while there is no legacy service to compare with."""
+    return {name: bus.observing() for name, bus in buses(settings).items()} if settings.upstream else {}
+
+
+def buses(settings: Config) -> dict[str, BusSettings]:
+    """The [bus.NAME] sections."""
+    return {
+        name: BusSettings(
+            name=name,
+            address=bus.address,
+            services=bus.services,
+            connections=bus.connections,
+            in_flight=bus.in_flight,
+            per_destination=bus.per_destination,
+            waiting_each=bus.waiting,
+            max_message=bus.max_message,
+            breaker_failures=bus.breaker_failures,
+            breaker_pause=bus.breaker_pause,
+        )
+        for name, bus in settings.bus.items()
+    }
+
+
+def codec(name: str, listener: ListenerConfig) -> Codec:
+    """A codec with the limits of its listener."""
+    limits = MessageLimits(listener.max_body, listener.max_depth, listener.max_elements, listener.max_batch)
+    options = {"long_integers": listener.long_integers} if name == "jsonrpc" else {}
+    return CODECS[name](limits, **options)
+
+
+def client_codec(name: str) -> Codec:
+    """A codec for reading answers, which may be far larger than what a listener takes in."""
+    return CODECS[name](_ANSWERS)
+
+
+def dialect(name: str, codec: str) -> Dialect:
+    """A dialect for the codec it rides on."""
+    return DIALECTS[name](codec)
+
+
+def operators(
+    settings: Config, operator: AdminOperations, rights: AccessRules, user_name: Callable[[int], str]
+) -> AdminBusService | None:
+    """Where operators are heard besides the control socket; None where the config says nothing of it."""
+    if settings.control.bus is None:
+        return None
+    address = settings.bus[settings.control.bus].address
+    return AdminBusService(address, operator, rights, user_name, __version__)
+
+
+def transport(
+    name: str,
+    listener: ListenerConfig,
+    resolve: Resolve,
+    room: Quota,
+    passed: InheritedSockets,
+    on_cut: Callable[[str], object],
+    otherwise: Endpoint | None = None,
+) -> HttpServer:
+    """The sockets of a [listener.NAME] section."""
+    fixed = {header.lower() for header in listener.headers}
+    return HttpServer(
+        name,
+        listener.bind,
+        resolve,
+        _http_limits(listener),
+        malformed_response=listener.malformed_response,
+        headers=listener.headers,
+        socket_mode=int(listener.socket_mode, 8),
+        room=room,
+        inherited=passed,
+        on_cut=on_cut,
+        otherwise=otherwise,
+        web=WebOrigins(listener.origins, listener.hosts, answers="access-control-allow-origin" not in fixed),
+        needs_host=listener.missing_host == "refuse",
+    )
+
+
+def socket_mode(address: str, meant: str) -> str:
+    """The mode of a Unix socket's file, which may be systemd's; `meant` where there is none."""
+    try:
+        return f"{stat.S_IMODE(Path(address.removeprefix('unix:')).stat().st_mode):o}"
+    except OSError:
+        return meant
+
+
+def store_transport(
+    name: str, listener: ListenerConfig, room: Quota, on_trouble: Callable[[str], object]
+) -> StoreTransport:
+    """The client of the store of a [listener.NAME] section."""
+    limits = StoreLimits(
+        calls=listener.max_calls,
+        calls_per_domain=listener.max_calls_per_domain,
+        body=listener.max_body,
+        body_per_domain=listener.max_body_per_domain,
+        nodes=min(listener.max_elements, NODES),
+    )
+    return StoreTransport(name, listener.bind, limits, room=room, on_trouble=on_trouble)
+
+
+def offer(table: EndpointTable, endpoint: Endpoint) -> ExposedEndpoint:
+    """What one endpoint offers in a store."""
+    assert table.exposure is not None, "the compiler leaves none without"
+    writes = {element(name) for name, route in table.routes.items() if route.effect is Effect.WRITE}
+    domains = {element(name): route.domains for name, route in table.routes.items() if route.domains is not None}
+    return ExposedEndpoint(table.exposure, endpoint, frozenset(writes), domains)
+
+
+def _http_limits(listener: ListenerConfig) -> HttpLimits:
+    return HttpLimits(
+        body=listener.max_body,
+        header_timeout=listener.header_timeout,
+        body_timeout=listener.body_timeout,
+        write_timeout=listener.write_timeout,
+        keepalive_timeout=listener.keepalive_timeout,
+        max_calls=listener.max_calls,
+        max_connections=listener.max_connections,
+        max_calls_per_peer=listener.max_calls_per_peer,
+        max_connections_per_peer=listener.max_connections_per_peer,
+    )
+
+
+# What config and mappings make, put together: both sides, endpoints, listeners, boards. Knows no operator.
+
+
+OBSERVE_GRACE = 2.0  # seconds at stop for calls that are only observed
+
+_log = structlog.get_logger("gateway")
+
+
+class Assembly:
+    """The parts of a gateway. Nothing runs before it is started, and then what stands lower is there first."""
+
+    def __init__(self, settings: Config, table: Table) -> None:
+        self.settings = settings
+        self.table = table
+        self.backend = backend(settings)
+        self.room = Quota(
+            settings.limits.max_calls, settings.limits.max_buffered, settings.limits.max_buffered_per_peer
+        )
+        self.upstreams = Upstreams(upstreams(settings, self.room))
+        self.observing_upstreams = Upstreams(observed_upstreams(settings, self.room))
+        self.observing = observing(settings)
+        self.calls = metrics.Calls()
+        self.moving = MigrationManager(settings.state_path(), self.live_routes)
+        self.dispatcher = Dispatcher(
+            self.backend,
+            self.moving.evidence.noting(self.calls.counting(call_log())),
+            upstreams=self.upstreams,
+            observing=self.observing,
+            observing_upstreams=self.observing_upstreams,
+            toggles=self.moving.toggles,
+            on_fallback=self.moving.evidence.fell_back,
+        )
+        self.shadow = self.moving.shadow(self.dispatcher.observe, settings.limits.max_observed)
+        self.sessions = Sessions()
+        self.recorder = Recorder()
+        self.endpoints = self._endpoints(settings, table)
+        self._inherited = inherited()
+        self._cuts = dict.fromkeys(settings.listener, 0)
+        self.transports = {name: self._transport(name, section) for name, section in settings.listener.items()}
+        self.boards = {
+            store.name: XenstorePublisher(store.store, self.dispatcher.answer, self._rung) for store in self.stores
+        }
+        self.hub = PublicationHub(self.backend, self.boards)
+
+    async def start_sides(self, stack: AsyncExitStack) -> None:
+        """Who answers: buses and legacy services; then what is known of methods that move."""
+        await self.backend.start()
+        stack.push_async_callback(self.backend.stop)
+        await self.upstreams.start()
+        stack.push_async_callback(self.upstreams.stop)
+        await self.observing_upstreams.start()
+        stack.push_async_callback(self.observing_upstreams.stop)
+        await self.observing.start()
+        stack.push_async_callback(self.observing.stop)
+        self.warn(self.settings)
+        await stack.enter_async_context(self.moving)
+        stack.push_async_callback(self.shadow.drain, OBSERVE_GRACE)
+
+    async def start_boards(self, stack: AsyncExitStack) -> None:
+        """Show in each store what services tell; ring when clients change a node."""
+        for board in self.boards.values():
+            board.start()
+            stack.push_async_callback(board.stop, self.settings.grace)
+        stack.push_async_callback(self.hub.stop)
+        await self.hub.follow(self.table)
+
+    async def become(self, settings: Config, table: Table, upstreams: Mapping[str, Upstream]) -> None:
+        """Another config and mapping from now on; calls in flight keep their route."""
+        await self.backend.reconfigure(buses(settings))
+        await self.observing.reconfigure(observed_buses(settings))
+        await self.upstreams.reconfigure(upstreams)
+        await self.observing_upstreams.reconfigure(observed_upstreams(settings, self.room))
+        self.warn(settings)
+        self.endpoints, self.table = self._endpoints(settings, table), table
+        self.settings = settings
+        await self.expose()
+        await self.hub.follow(table)
+
+    def warn(self, settings: Config) -> None:
+        """Say in the log which listeners others can reach, and which services could take all places or be posed as."""
+        for crowded in config.crowding(settings):
+            _log.warning("a service that hangs can take all places", where=crowded)
+        for name, section in settings.listener.items():
+            for address in self.transports[name].addresses if name in self.transports else ():
+                who = reached_by_others(address, socket_mode(address, section.socket_mode))
+                if who is not None:
+                    _log.warning(f"{who} can reach this listener; whoever connects may call", listener=name, at=address)
+        for name, upstream in settings.upstream.items():
+            if upstream.url.startswith("https:") and not upstream.verify:
+                _log.warning("anybody may pose as this legacy service: its certificate is not verified", upstream=name)
+
+    def live_routes(self) -> Sequence[Route]:
+        """Each route of the mapping that is live when this is called."""
+        return self.table.routes()
+
+    def _rung(self, picture: str) -> None:
+        self.hub.rung(picture)
+
+    def addresses(self) -> list[str]:
+        """Where legacy clients reach us, with the real port where the config says 0."""
+        return [address for transport in self.transports.values() for address in transport.addresses]
+
+    def _endpoints(self, settings: Config, table: Table) -> Endpoints:
+        exchanges = {
+            key: self._exchange(settings.listener[key.listener], endpoint) for key, endpoint in table.endpoints.items()
+        }
+        return Endpoints(exchanges)
+
+    def _exchange(self, listener: ListenerConfig, table: EndpointTable) -> RpcEndpoint:
+        return RpcEndpoint(
+            table,
+            codec(table.codec, listener),
+            dialect(table.dialect, table.codec),
+            self.dispatcher,
+            concurrency=listener.concurrency if listener.batch == "concurrent" else 1,
+            client=client_codec(table.codec),
+            on_refused=self.calls.refuse,
+            shadow=self.shadow,
+            forcing=SideOverride(listener.override_header.lower().encode(), listener.force_parameter),
+            sessions=self.sessions,
+            recorder=self.recorder,
+        )
+
+    @property
+    def stores(self) -> list[StoreTransport]:
+        """Those of the listeners that are a xenstore."""
+        return [each for each in self.transports.values() if isinstance(each, StoreTransport)]
+
+    async def expose(self) -> None:
+        """Serve in each store what the mappings expose there, from now on."""
+        for store in self.stores:
+            found = [exchange for key, exchange in self.endpoints.exchanges.items() if key.listener == store.name]
+            await store.expose(offer(exchange.table, exchange) for exchange in found)
+
+    def _transport(self, name: str, listener: ListenerConfig) -> HttpServer | StoreTransport:
+        if listener.is_store:
+            return store_transport(
+                name, listener, self.room, lambda trouble: _log.warning("store", listener=name, trouble=trouble)
+            )
+
+        def resolve(path: str) -> Endpoint | None:
+            return self.endpoints.resolve(name, path)
+
+        def on_cut(why: str) -> None:
+            self._cuts[name] += 1
+            _log.info("cut off", listener=name, why=why)
+
+        return transport(name, listener, resolve, self.room, self._inherited, on_cut, self._otherwise(listener))
+
+    def _otherwise(self, listener: ListenerConfig) -> Endpoint | None:
+        """Who takes what no endpoint of a listener does."""
+        name = listener.upstream
+        if listener.unmapped == "reject" or name is None:
+            return None
+        return Passthrough(self.dispatcher, name)

@@ -1,0 +1,194 @@
+"""The bounds of the operator's sockets, with real connections: half requests, large ones, answers not taken."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import structlog
+from aiohttp import web
+
+from gateway.admin.connection_limits import BODY, HEAD, ConnectionLimits
+from gateway.admin.http import SocketServer
+
+HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX: "
+WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Local(SocketServer):
+    """Any free port of this machine; answers after a signal where the path asks for it, with as much as it asks for."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        application = web.Application()
+        self.go = asyncio.Event()
+
+        async def answer(request: web.Request) -> web.Response:
+            if "wait" in request.query:
+                await self.go.wait()
+            return web.Response(body=b"x" * int(request.query.get("size", "2")))
+
+        application.router.add_route("*", "/", answer)
+        super().__init__("local", application, limits)
+
+    def bind(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        assert self._socket is not None
+        return await asyncio.open_connection("127.0.0.1", self._socket.getsockname()[1])
+
+
+@asynccontextmanager
+async def serving(limits: ConnectionLimits) -> AsyncIterator[Local]:
+    server = Local(limits)
+    await server.start()
+    try:
+        yield server
+    finally:
+        server.go.set()
+        await server.stop()
+
+
+async def asked(server: Local, request: bytes = WHOLE) -> bytes:
+    """Everything that comes until the connection ends."""
+    reader, writer = await server.connect()
+    try:
+        writer.write(request)
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.005)
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await reader.read() == b""
+    except ConnectionError:
+        return True
+
+
+async def test_each_connection_carries_one_request() -> None:
+    async with serving(ConnectionLimits()) as server:
+        answer = await asked(server, WHOLE * 3)
+        assert answer.count(b"HTTP/1.1 200 OK") == 1
+        assert b"Connection: close" in answer
+
+
+async def test_a_half_request_is_cut_after_a_time_and_logged() -> None:
+    async with serving(ConnectionLimits(request=0.05)) as server:
+        with structlog.testing.capture_logs() as logs:
+            reader, writer = await server.connect()
+            writer.write(HALF)
+            assert await ended(reader)
+            writer.close()
+        (line,) = logs
+        assert (line["event"], line["socket"], line["why"]) == (
+            "turned away", "local", "its request did not arrive in time"
+        )  # fmt: skip
+
+
+async def test_half_a_body_is_cut_after_a_time() -> None:
+    async with serving(ConnectionLimits(request=0.05)) as server:
+        reader, writer = await server.connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+        assert await ended(reader)
+        writer.close()
+
+
+async def test_an_answer_may_take_longer_than_a_request() -> None:
+    async with serving(ConnectionLimits(request=0.05, answer=0.05)) as server:
+        asking = asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1)))
+        reader, writer = await server.connect()
+        writer.write(HALF)
+        assert await ended(reader)  # by then the time for a request is over
+        writer.close()
+        server.go.set()
+        assert b"200 OK" in await asking
+
+
+async def test_the_one_that_waited_longest_gives_way_to_a_newcomer_of_the_same_peer() -> None:
+    async with serving(ConnectionLimits(share=2)) as server:
+        half = [await server.connect() for _ in range(3)]
+        for _, writer in half:
+            writer.write(HALF)
+        assert await ended(half[0][0])
+        assert b"200 OK" in await asked(server)
+        assert await ended(half[1][0])
+        assert server.guard.refused == 2
+        for _, writer in half:
+            writer.close()
+
+
+async def test_a_flood_of_half_requests_is_told_in_one_line_and_keeps_nobody_out() -> None:
+    async with serving(ConnectionLimits(share=4, quiet=0.0)) as server:
+        with structlog.testing.capture_logs() as logs:
+            half = [await server.connect() for _ in range(50)]
+            for _, writer in half:
+                writer.write(HALF)
+            assert b"200 OK" in await asked(server)
+            assert server.guard.refused == 47
+        assert sum(line["connections"] for line in logs) == 47
+        for _, writer in half:
+            writer.close()
+
+
+async def test_where_all_are_being_answered_the_newcomer_is_turned_away() -> None:
+    async with serving(ConnectionLimits(share=2)) as server:
+        asking = [asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
+        await until(lambda: sum(not each.waits for each in server.guard._open.values()) == 2)
+        assert await asked(server) == b""
+        server.go.set()
+        for answer in asking:
+            assert b"200 OK" in await answer
+        assert b"200 OK" in await asked(server)
+
+
+async def test_all_peers_together_have_a_bound_too() -> None:
+    async with serving(ConnectionLimits(connections=2, share=9)) as server:
+        asking = [asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
+        await until(lambda: sum(not each.waits for each in server.guard._open.values()) == 2)
+        assert await asked(server) == b""
+        server.go.set()
+        await asyncio.gather(*asking)
+
+
+async def test_the_last_descriptors_are_left_to_others() -> None:
+    async with serving(ConnectionLimits(reserve=10**9)) as server:
+        with structlog.testing.capture_logs() as logs:
+            assert await asked(server) == b""
+        assert [line["why"] for line in logs] == ["few file descriptors are left"]
+
+
+async def test_too_large_a_body_is_refused_and_an_endless_one_cut() -> None:
+    async with serving(ConnectionLimits()) as server:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        assert b" 413 " in await asked(server, head % (BODY + 1) + b"x" * (BODY + 1))
+        assert await asked(server, WHOLE.replace(b"/", b"/?wait", 1) + b"x" * (2 * (HEAD + BODY))) == b""
+
+
+@pytest.mark.parametrize("size", [100, 20_000_000])  # what fits into the kernel's buffers, and what does not
+async def test_an_answer_that_is_not_taken_costs_its_place_for_a_time_only(size: int) -> None:
+    async with serving(ConnectionLimits(answer=0.05)) as server:
+        reader, writer = await server.connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /?size=%d HTTP/1.1\r\nHost: x\r\n\r\n" % size)
+        await until(lambda: not server.guard._open and server.guard.refused == (size > 100))
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        writer.close()
+        assert reader is not None
+
+
+async def test_a_body_that_is_not_framed_as_it_says_is_a_bad_request() -> None:
+    async with serving(ConnectionLimits()) as server:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert b" 400 " in await asked(server, head + b"zz\r\nnonsense\r\n")

@@ -1,0 +1,332 @@
+"""What an operator asks and changes, on a real state that is kept in memory, or in a file that is in trouble."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.admin.service import AdminService
+from gateway.core.admin.records import (
+    AuditEntry,
+    Change,
+    Counts,
+    CountsBatch,
+    MethodId,
+    MismatchRecord,
+    Rejected,
+    StateRefused,
+)
+from gateway.core.admin.views import ModeRequest, ModeResult
+from gateway.core.migration.modes import Key, Migration, Mode, Setting
+from gateway.core.routing.overrides import Override
+from gateway.core.routing.route import Effect, Route
+from gateway.migration.active_overrides import ActiveOverrides
+from gateway.migration.rollout_commands import RolloutCommands, RolloutView
+from gateway.state.store import StateStore
+from tests.kit.routes import route
+
+NOW = 1_700_000_000.0
+KEY = Key("vm", lambda call: str(call.params[0]) if call.params else None)
+OLD = Migration(Setting(Mode.LEGACY), upstream="old", key=KEY, may_shadow=True)
+STATE = replace(route("VM.get_state", migration=OLD, effect=Effect.READ), service="xenopsd")
+LABEL = replace(route("VM.get_label", migration=OLD, effect=Effect.READ), service="xenopsd")
+NEW = replace(route("VM.new", effect=Effect.READ), service="xenopsd")
+START = replace(route("VM.start", migration=replace(OLD, may_shadow=False, group="life")), service="xenopsd")
+STOP = replace(START, method="VM.stop")
+HOLDS = "a mode holds for some time, ten years at most, or until it is changed"
+SPLIT = "this would split the group 'life', which shares state: xenopsd/VM.stop would be left out; say group:life"
+ROUTES = [STATE, LABEL, NEW, START, STOP]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Desk:
+    """A steering with what it stands on."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.clock = Clock()
+        self.toggles = ActiveOverrides(self.clock)
+        self.state = StateStore(path, self._changed, now=self.clock)
+        self.routes: list[Route] = list(ROUTES)
+        orders = RolloutCommands(self.state, lambda: self.routes, self.clock)
+        self.steering = AdminService(lambda: self.routes, self.toggles, self.state, orders, now=self.clock)
+
+    def _changed(self) -> None:
+        self.toggles.replace(self.state.overrides)
+
+    def mode(self, route: Route) -> str:
+        return str(self.toggles.setting(route))
+
+    async def set(self, pattern: str, mode: str, **more: object) -> ModeResult:
+        changed = await self.steering.set_mode(ModeRequest(pattern, mode, **more), "alice")  # type: ignore[arg-type]
+        assert isinstance(changed, ModeResult), changed
+        return changed
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    desk = Desk()
+    async with desk.state:
+        yield desk
+
+
+async def test_a_mode_holds_as_soon_as_it_is_set_and_is_in_the_audit(desk: Desk) -> None:
+    changed = await desk.set("VM.get_state", "canary", percent="10%", why="try")
+    assert desk.mode(STATE) == "canary 10%"
+    assert [(moved.method, moved.before, moved.after) for moved in changed.methods] == [
+        ("VM.get_state", "legacy", "canary 10%")
+    ]
+    (entry,) = await _entries(desk)
+    assert (entry.who, entry.what, entry.subject, entry.why) == ("alice", "mode", "xenopsd/VM.get_state", "try")
+    assert entry.numbers == {"mode": "canary", "share": "10%"}
+
+
+async def test_a_pattern_sets_many_methods_or_none(desk: Desk) -> None:
+    await desk.set("VM.get_*", "shadow")
+    assert (desk.mode(STATE), desk.mode(LABEL)) == ("shadow", "shadow")
+    refused = await desk.steering.set_mode(ModeRequest("VM.*", "shadow"), "alice")
+    assert isinstance(refused, Rejected)
+    assert "no upstream answers for the old side of xenopsd/VM.new" in refused.why
+    assert len(await _entries(desk)) == 1
+
+
+async def test_a_method_with_a_mode_of_its_own_is_told_to_stay(desk: Desk) -> None:
+    await desk.set("VM.get_state", "dbus")
+    changed = await desk.set("VM.get_*", "shadow")
+    stays = {moved.method: (moved.after, moved.stays) for moved in changed.methods}
+    assert stays == {
+        "VM.get_state": ("dbus", "'xenopsd/VM.get_state' is set to dbus by alice"),
+        "VM.get_label": ("shadow", ""),
+    }
+
+
+async def test_a_mode_for_some_time_ends_by_itself(desk: Desk) -> None:
+    await desk.set("VM.get_state", "dbus", seconds=600.0)
+    assert desk.mode(STATE) == "dbus"
+    desk.clock.now += 600
+    assert desk.mode(STATE) == "legacy"
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        (ModeRequest("VM.get_state", "dbsu"), "'dbsu' is no mode (did you mean 'dbus'?)"),
+        (ModeRequest("VM.get_stat", "dbus"), "no mapped method is named 'VM.get_stat' (did you mean 'VM.get_state'?)"),
+        (ModeRequest("VM.get_state", "dbus", seconds=0.0), HOLDS),
+        (ModeRequest("VM.get_state", "dbus", seconds=float("inf")), HOLDS),
+        (ModeRequest("VM.get_state", "dbus", seconds=float("nan")), HOLDS),
+        (ModeRequest("VM.start", "dbus"), SPLIT),
+    ],
+)  # fmt: skip
+async def test_a_wish_that_makes_no_sense_changes_nothing(desk: Desk, wish: ModeRequest, says: str) -> None:
+    assert await desk.steering.set_mode(wish, "alice") == Rejected(says)
+    assert await _entries(desk) == []
+
+
+async def test_what_was_set_is_taken_back(desk: Desk) -> None:
+    await desk.set("group:life", "dbus")
+    changed = await desk.steering.clear_mode("group:life", "bob", "enough")
+    assert isinstance(changed, ModeResult)
+    assert [(moved.method, moved.before, moved.after) for moved in changed.methods] == [
+        ("VM.start", "dbus", "legacy"),
+        ("VM.stop", "dbus", "legacy"),
+    ]
+    assert desk.state.overrides == ()
+    newest, _ = await _entries(desk)
+    assert (newest.who, newest.subject, newest.why, newest.numbers) == (
+        "bob", "group:life", "enough", {"mode": "mapping"}
+    )  # fmt: skip
+
+
+async def test_what_is_not_set_cannot_be_taken_back_and_what_is_set_is_named(desk: Desk) -> None:
+    async def why(pattern: str) -> str:
+        refused = await desk.steering.clear_mode(pattern, "bob")
+        assert isinstance(refused, Rejected)
+        return refused.why
+
+    assert await why("VM.get_state") == "nothing is set for 'xenopsd/VM.get_state': the mapping holds"
+    await desk.set("*", "dbus")
+    assert (await why("VM.get_state")).startswith(
+        "nothing is set for exactly 'xenopsd/VM.get_state'; what holds there is set for '*' (dbus, alice 2023"
+    )
+    assert (await why("VM.get_stat")).startswith("no mapped method is named 'VM.get_stat'")
+
+
+async def test_a_rollouts_mode_is_not_taken_back_behind_its_back(desk: Desk) -> None:
+    override = Override("VM.get_state", Setting(Mode.SHADOW), "rollout x", NOW, by="rollout")
+    await desk.state.decide(Change((AuditEntry(NOW, "rollout x", "rollout", "VM.get_state"),), (override,)))
+    refused = await desk.steering.clear_mode("VM.get_state", "bob")
+    assert refused == Rejected("what is set for 'xenopsd/VM.get_state' is a rollout's: pause or abort the rollout")
+    assert desk.state.overrides == (override,)
+
+
+async def test_two_spellings_of_a_method_are_one_override(desk: Desk) -> None:
+    await desk.set("VM.get_state", "dbus")
+    await desk.set("xenopsd/VM.get_state", "off")
+    assert [(each.pattern, each.setting.mode) for each in desk.state.overrides] == [("xenopsd/VM.get_state", Mode.OFF)]
+    entries = await desk.steering.audit(subject="VM.get_state")
+    assert not isinstance(entries, StateRefused)
+    assert len(entries) == 2
+    assert isinstance(await desk.steering.clear_mode("VM.get_state", "bob"), ModeResult)
+    assert desk.state.overrides == ()
+
+
+async def test_a_spelling_that_an_older_gateway_kept_gives_way(desk: Desk) -> None:
+    before = Override("VM.get_state", Setting(Mode.OFF), "alice", NOW)
+    await desk.state.decide(Change((AuditEntry(NOW, "alice", "mode", "VM.get_state"),), (before,)))
+    await desk.set("xenopsd/VM.get_state", "dbus")
+    assert [each.setting.mode for each in desk.state.overrides] == [Mode.DBUS]
+
+
+async def test_everything_goes_back_at_once(desk: Desk) -> None:
+    await desk.set("VM.get_state", "dbus")
+    await desk.set("group:life", "canary", percent=50)
+    changed = await desk.steering.rollback_all("alice", "smoke")
+    assert isinstance(changed, ModeResult)
+    after = {moved.method: moved.after for moved in changed.methods}
+    assert after == {"VM.get_state": "legacy", "VM.get_label": "legacy", "VM.new": "dbus", "VM.start": "legacy",
+                     "VM.stop": "legacy"}  # fmt: skip
+    assert (changed.held, [each.pattern for each in desk.state.overrides]) == ("", ["*"])
+
+
+async def test_what_a_person_has_switched_off_stays_off_when_everything_goes_back_and_is_told(desk: Desk) -> None:
+    await desk.set("VM.get_*", "off")
+    await desk.set("VM.get_label", "dbus")
+    changed = await desk.steering.rollback_all("bob", "smoke")
+    assert isinstance(changed, ModeResult)
+    told = {moved.method: (moved.after, moved.stays) for moved in changed.methods}
+    assert told["VM.get_state"] == ("off", "'VM.get_*' is set to off by alice")
+    assert told["VM.get_label"] == ("legacy", "")
+    assert desk.mode(STATE) == "off"
+
+
+async def test_everything_goes_back_though_the_state_file_is_in_trouble(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)  # a directory is no file
+    async with desk.state:
+        refused = await desk.steering.set_mode(ModeRequest("VM.get_state", "dbus"), "alice")
+        assert isinstance(refused, StateRefused)
+        assert not isinstance(refused, Rejected)
+        assert str(tmp_path) in refused.why
+        changed = await desk.steering.rollback_all("alice", "smoke")
+        assert isinstance(changed, ModeResult)
+        assert str(tmp_path) in changed.held
+        assert [override.pattern for override in desk.toggles.overrides] == ["*"]
+
+
+async def test_modes_are_shown_though_the_state_file_is_in_trouble(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.state:
+        rows = await desk.steering.methods("VM.get_state")
+        assert not isinstance(rows, StateRefused)
+        assert (rows[0].mode, rows[0].verdict) == ("legacy", "no evidence")
+        assert isinstance(await desk.steering.audit(), StateRefused)
+        assert isinstance(await desk.steering.diff(), StateRefused)
+        assert isinstance(await desk.steering.diff("VM.get_state"), StateRefused)
+
+
+async def test_a_row_has_what_all_processes_have_counted(desk: Desk) -> None:
+    await desk.state.flush(CountsBatch({MethodId("xenopsd", "VM.get_state"): Counts({"equal": 3, "calls_dbus": 3})}))
+    rows = await desk.steering.methods("VM.get_state")
+    assert not isinstance(rows, StateRefused)
+    assert (rows[0].comparisons, rows[0].dbus.calls, rows[0].source) == (3, 3, "the mapping")
+
+
+async def test_rows_are_those_of_a_pattern(desk: Desk) -> None:
+    rows = await desk.steering.methods("group:life")
+    assert not isinstance(rows, StateRefused)
+    assert [row.method for row in rows] == ["VM.start", "VM.stop"]
+    assert isinstance(await desk.steering.methods("nope"), Rejected)
+    desk.routes = []
+    assert await desk.steering.methods() == []
+
+
+async def test_a_row_tells_of_the_rollout_that_moves_it_and_a_rollback_of_everything_ends_it(desk: Desk) -> None:
+    async def told(method: str) -> tuple[str, str]:
+        rows = await desk.steering.methods(method)
+        assert not isinstance(rows, StateRefused)
+        return rows[0].rollout, rows[0].set_by
+
+    assert isinstance(await desk.steering.rollouts.start("VM.get_state", "alice"), RolloutView)
+    assert await told("VM.get_state") == ("running", "rollout default")
+    assert await told("VM.get_label") == ("", "mapping")
+    await desk.steering.rollback_all("alice")
+    assert await told("VM.get_state") == ("aborted", "alice")
+
+
+async def test_what_was_decided_elsewhere_is_noted(desk: Desk) -> None:
+    await desk.steering.note("alice", "reload", "*", {"revision": "r2"})
+    (entry,) = await _entries(desk)
+    assert (entry.what, entry.numbers) == ("reload", {"revision": "r2"})
+
+
+async def test_a_call_is_explained_without_being_made(desk: Desk) -> None:
+    await desk.set("VM.get_state", "canary", percent=50)
+    by_call = desk.steering.explain("VM.get_state", ["vm-1"])
+    by_key = desk.steering.explain("xenopsd/VM.get_state", key="vm-1")
+    assert not isinstance(by_call, StateRefused)
+    assert not isinstance(by_key, StateRefused)
+    assert by_call[0] == by_key[0]
+    assert by_call[0].value == "vm-1"
+    assert by_call[0].source.startswith("set by alice")
+    assert isinstance(desk.steering.explain("VM.nope"), Rejected)
+
+
+async def test_pairs_are_found_by_the_names_clients_use(desk: Desk) -> None:
+    pairs = [
+        MismatchRecord(NOW + number, MethodId("xenopsd", "VM.get_state"), {"number": number}) for number in range(3)
+    ]
+    await desk.state.flush(CountsBatch(pairs=[*pairs, MismatchRecord(NOW, MethodId("xenopsd", "VM.get_label"), {})]))
+    newest = await desk.steering.diff("VM.get_state", limit=2)
+    assert not isinstance(newest, StateRefused)
+    assert [pair.document for pair in newest] == [{"number": 2}, {"number": 1}]
+    every = await desk.steering.diff()
+    assert not isinstance(every, StateRefused)
+    assert len(every) == 4
+    assert isinstance(await desk.steering.diff("VM.nope"), Rejected)
+
+
+async def test_evidence_is_forgotten_with_a_line_in_the_audit(desk: Desk) -> None:
+    await desk.state.flush(CountsBatch({MethodId("xenopsd", "VM.get_state"): Counts({"equal": 3})}))
+    assert await desk.steering.clear_evidence("VM.get_state", "alice", "mended") == (
+        MethodId("xenopsd", "VM.get_state"),
+    )
+    rows = await desk.steering.methods("VM.get_state")
+    assert not isinstance(rows, StateRefused)
+    assert rows[0].comparisons == 0
+    (entry,) = await _entries(desk)
+    assert (entry.what, entry.subject, entry.why) == ("clear evidence", "VM.get_state", "mended")
+    assert isinstance(await desk.steering.clear_evidence("nope", "alice"), Rejected)
+
+
+async def _entries(desk: Desk) -> list[AuditEntry]:
+    entries = await desk.steering.audit()
+    assert not isinstance(entries, StateRefused)
+    return list(entries)
+
+
+async def test_a_mode_for_a_time_ends_after_that_time_whatever_the_wall_clock_says() -> None:
+    """The desk's clock is the wall's here, and the steady one another."""
+    desk, steady = Desk(), Clock()
+    desk.toggles = ActiveOverrides(steady)
+    orders = RolloutCommands(desk.state, lambda: desk.routes, desk.clock, steady)
+    desk.steering = AdminService(
+        lambda: desk.routes, desk.toggles, desk.state, orders, now=desk.clock, steady=steady
+    )  # fmt: skip
+    async with desk.state:
+        await desk.steering.set_mode(ModeRequest("VM.get_state", "off", seconds=600), "alice")
+        desk.clock.now += 86_400
+        assert desk.mode(STATE) == "off"
+        desk.clock.now -= 10 * 86_400
+        steady.now += 599
+        assert desk.mode(STATE) == "off"
+        steady.now += 2
+        assert desk.mode(STATE) == "legacy"

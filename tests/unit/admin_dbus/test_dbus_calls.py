@@ -1,0 +1,204 @@
+"""What operators call and hear, over a real broker; what it does is tested in tests/unit/admin/test_service.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from dbus_fast import Message, MessageFlag, Variant
+
+from adapters.admin_dbus.calls import DENIED, FAILED, INVALID, READ_ONLY, REFUSED, UNKNOWN
+from adapters.admin_dbus.objects import BUS_NAME, CONTROL, METHOD, METHOD_PROPERTIES, ROOT, SERVICE
+from gateway.core.admin.access import AccessRules, Principals, Right
+from gateway.core.admin.records import Counts, CountsBatch, MethodId
+from tests.kit.bus import private_bus
+from tests.kit.control import START, STATE
+from tests.kit.operators import GET_STATE, Client, Desk, client, desk, options
+
+pytestmark = pytest.mark.bus
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
+SET = f"{CONTROL}.SetMode"
+NONE: dict[str, Variant] = {}
+
+
+@pytest.fixture
+async def both() -> AsyncIterator[tuple[Desk, Client]]:
+    with private_bus() as bus:
+        async with desk(bus.address) as made, client(bus.address) as caller:
+            await caller.until_there()
+            yield made, caller
+
+
+async def get(caller: Client, name: str) -> Any:
+    (variant,) = await caller.call(GET_STATE, f"{PROPERTIES}.Get", "ss", METHOD, name)
+    return variant.value
+
+
+async def test_a_mode_is_set_told_and_taken_back(both: tuple[Desk, Client]) -> None:
+    made, caller = both
+    await caller.listen()
+    given = options(percent=("d", 12.5))
+    moved = await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "canary", given, "try")
+    assert moved == [[("xenopsd", "VM.get_state", "legacy", "canary 12.5%", "")]]
+    assert str(made.toggles.setting(STATE)) == "canary 12.5%"
+    assert made.state.overrides[0].who == caller_name()
+    assert await caller.signal() == (
+        ROOT, "ModeChanged", ["xenopsd", "VM.get_state", "legacy", "canary 12.5%", caller_name()]
+    )  # fmt: skip
+    path, member, (interface, changed, _) = await caller.signal()
+    assert (path, member, interface) == (GET_STATE, "PropertiesChanged", METHOD)
+    assert (changed["Mode"].value, changed["Percent"].value, changed["SetBy"].value) == ("canary", 12.5, caller_name())
+    assert changed.keys() == {name for name, known in METHOD_PROPERTIES.items() if known.emits == "true"}
+    moved = await caller.call(ROOT, f"{CONTROL}.ClearMode", "ss", "VM.get_state", "enough")
+    assert moved == [[("xenopsd", "VM.get_state", "canary 12.5%", "legacy", "")]]
+    assert (await caller.signal())[2][3:] == ["legacy", "mapping"]
+
+
+def caller_name() -> str:
+    import pwd
+
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+async def test_everything_goes_back_and_is_told(both: tuple[Desk, Client]) -> None:
+    _, caller = both
+    await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "dbus", NONE, "")
+    await caller.listen()
+    moved, held = await caller.call(ROOT, f"{CONTROL}.RollbackAll", "s", "smoke")
+    assert (("xenopsd", "VM.get_state", "dbus", "legacy", "") in moved, held) == (True, "")
+    assert await caller.signal() == (ROOT, "RolledBack", ["*", caller_name(), "smoke"])
+    assert (await caller.signal())[1] == "ModeChanged"
+
+
+async def test_a_wish_that_makes_no_sense_is_refused_in_words(both: tuple[Desk, Client]) -> None:
+    _, caller = both
+    name, text = await caller.error(ROOT, SET, "ssa{sv}s", "VM.start", "shadow", NONE, "")
+    assert (name, text[:18]) == (REFUSED, "shadow is refused:")
+    assert (await caller.error(ROOT, f"{CONTROL}.ClearMode", "ss", "VM.start", ""))[0] == REFUSED
+    assert (await caller.error(ROOT, SET, "ssa{sv}s", "VM.start", "dbus", options(x=("b", True)), ""))[0] == INVALID
+    assert await caller.error(ROOT, SET, "s", "VM.start") == (INVALID, "SetMode takes 'ssa{sv}s', got 's'")
+    assert (await caller.error(ROOT, f"{CONTROL}.Explain", "savs", "VM.nope", [], ""))[0] == REFUSED
+
+
+async def test_a_call_is_explained(both: tuple[Desk, Client]) -> None:
+    _, caller = both
+    await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "canary", options(percent=("s", "50%")), "")
+    ((told,),) = await caller.call(ROOT, f"{CONTROL}.Explain", "savs", "VM.get_state", [Variant("s", "vm-1")], "")
+    assert (told["value"].value, told["buckets"].value, told["service"].value) == ("vm-1", 50_000, "xenopsd")
+    ((told,),) = await caller.call(ROOT, f"{CONTROL}.Explain", "savs", "VM.get_state", [], "vm-2")
+    assert told["value"].value == "vm-2"
+
+
+async def test_a_methods_object_has_what_is_set_and_what_was_counted(both: tuple[Desk, Client]) -> None:
+    made, caller = both
+    counts = Counts({"equal": 3, "different": 1, "calls_dbus": 4})
+    await made.state.flush(CountsBatch({MethodId("xenopsd", "VM.get_state"): counts}))
+    assert (await get(caller, "Comparisons"), await get(caller, "EqualShare")) == (4, 0.75)
+    assert (await get(caller, "Verdict"), await get(caller, "SetBy")) == ("differs", "mapping")
+    (managed,) = await caller.call(ROOT, "org.freedesktop.DBus.ObjectManager.GetManagedObjects")
+    assert len(managed) == 2
+    assert managed[GET_STATE][METHOD]["DbusCalls"].value == 4
+    (every,) = await caller.call(GET_STATE, f"{PROPERTIES}.GetAll", "s", METHOD)
+    assert every.keys() == METHOD_PROPERTIES.keys()
+
+
+async def test_the_service_says_who_it_is_as_every_service_does(both: tuple[Desk, Client]) -> None:
+    _, caller = both
+    (who,) = await caller.call(ROOT, f"{PROPERTIES}.GetAll", "s", SERVICE)
+    assert (who["Name"].value, who["Version"].value) == ("gateway", "1.2.3")
+    (text,) = await caller.call(ROOT, f"{SERVICE}.GetDiagnostics")
+    assert text.startswith("xenopsd/VM.get_state: legacy (the mapping), no evidence\n")
+    await caller.call(ROOT, "org.freedesktop.DBus.Peer.Ping")
+    assert (await caller.call(ROOT, f"{PROPERTIES}.GetAll", "s", CONTROL)) == [{}]
+
+
+async def test_the_interface_may_be_left_out(both: tuple[Desk, Client]) -> None:
+    _, caller = both
+    assert (await caller.call(ROOT, "GetDiagnostics"))[0].endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "member", "body", "name"),
+    [
+        ("/x", f"{PROPERTIES}.GetAll", ("s", METHOD), f"{UNKNOWN}Object"),
+        (ROOT, f"{CONTROL}.Nope", (), f"{UNKNOWN}Method"),
+        (ROOT, "Nope", (), f"{UNKNOWN}Method"),
+        (ROOT, "org.example.Other.Nope", (), f"{UNKNOWN}Method"),
+        (GET_STATE, SET, ("ssa{sv}s", "*", "dbus", NONE, ""), f"{UNKNOWN}Method"),
+        (GET_STATE, f"{PROPERTIES}.Get", ("ss", METHOD, "Nope"), f"{UNKNOWN}Property"),
+        (GET_STATE, f"{PROPERTIES}.GetAll", ("s", CONTROL), f"{UNKNOWN}Interface"),
+        (GET_STATE, f"{PROPERTIES}.Set", ("ssv", METHOD, "Mode", Variant("s", "dbus")), READ_ONLY),
+    ],
+)
+async def test_what_is_not_there_is_said_to_be_unknown(
+    both: tuple[Desk, Client], path: str, member: str, body: tuple[Any, ...], name: str
+) -> None:
+    assert (await both[1].error(path, member, *body))[0] == name
+
+
+async def test_the_whole_tree_can_be_found_from_its_root(both: tuple[Desk, Client]) -> None:
+    _, caller = both
+    for path in ("/", "/org/xen", ROOT, f"{ROOT}/method", GET_STATE):
+        (xml,) = await caller.call(path, "org.freedesktop.DBus.Introspectable.Introspect")
+        assert "<node>" in xml
+
+
+async def test_who_may_only_read_changes_nothing_and_a_stranger_does_not_even_read() -> None:
+    me = frozenset({os.geteuid()})
+
+    class Others(AccessRules):
+        """As if root were nobody special: the test may be run by root."""
+
+        def have(self, caller: Any, right: Right) -> bool:
+            return right is Right.READ and caller in self.read
+
+    with private_bus() as bus:
+        async with desk(bus.address, Others(0, read=Principals(me))) as made, client(bus.address) as caller:
+            await caller.until_there()
+            assert await get(caller, "Mode") == "legacy"
+            name, text = await caller.error(ROOT, SET, "ssa{sv}s", "*", "dbus", NONE, "")
+            assert (name, "may not change anything here" in text) == (DENIED, True)
+            assert made.state.overrides == ()
+        async with desk(bus.address, Others(0)), client(bus.address) as caller:
+            await caller.until_there()
+            assert (await caller.error(GET_STATE, f"{PROPERTIES}.GetAll", "s", METHOD))[0] == DENIED
+            await caller.call(ROOT, "org.freedesktop.DBus.Introspectable.Introspect")
+
+
+async def test_methods_that_a_reload_brings_and_takes_are_told(both: tuple[Desk, Client]) -> None:
+    made, caller = both
+    await caller.listen()
+    made.routes = [STATE]
+    made.steering.news.look()
+    start = f"{ROOT}/method/xenopsd_2fVM_2estart"
+    assert await caller.signal() == (ROOT, "InterfacesRemoved", [start, [METHOD]])
+    assert (await caller.error(start, f"{PROPERTIES}.GetAll", "s", METHOD))[0] == f"{UNKNOWN}Object"
+    made.routes = [STATE, START]
+    made.steering.news.look()
+    assert await caller.signal() == (ROOT, "InterfacesAdded", [start, {METHOD: {}}])
+
+
+async def test_a_bug_costs_one_call_and_tells_nothing_of_itself(
+    both: tuple[Desk, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, caller = both
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(made.steering, "explain", broken)
+    assert await caller.error(ROOT, f"{CONTROL}.Explain", "savs", "VM.get_state", [], "") == (FAILED, "internal error")
+    assert await get(caller, "Mode") == "legacy"
+
+
+async def test_who_wants_no_answer_gets_none(both: tuple[Desk, Client]) -> None:
+    made, caller = both
+    flags = MessageFlag.NO_REPLY_EXPECTED
+    body = ["VM.get_state", "dbus", NONE, ""]
+    await caller.listen()
+    await caller.bus.send(Message(BUS_NAME, ROOT, CONTROL, "SetMode", signature="ssa{sv}s", body=body, flags=flags))
+    assert (await caller.signal())[1] == "ModeChanged"
+    assert str(made.toggles.setting(STATE)) == "dbus"

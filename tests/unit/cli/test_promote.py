@@ -1,0 +1,86 @@
+"""Writing modes back into files, as far as no gateway is needed; the rest is in tests/interop/test_promote.py."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from gateway.cli.promote import _mended, _put_back, _show, _write
+from gateway.core.admin.views import written
+from gateway.core.migration.modes import Mode, Setting
+from tests.kit.gateway import TOY_MAPPING, Folder
+
+OLD = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}\ndefaults: {mode: legacy, ")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    folder = Folder(tmp_path)
+    folder.mapping(OLD)
+    return folder.mappings / "toy.yaml"
+
+
+def plan(file: Path, mode: Mode = Mode.SHADOW, method: str = "echo") -> dict[str, Any]:
+    each = {"service": "toy", "method": method, "has_key": False, "now": written(Setting(Mode.LEGACY))}
+    wanted = {**each, "setting": written(Setting(mode))}
+    return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "methods": [wanted]}
+
+
+def refusal(capsys: pytest.CaptureFixture[str], asked: dict[str, Any]) -> str:
+    with pytest.raises(typer.Exit):
+        _mended(asked)
+    return capsys.readouterr().err
+
+
+def test_a_file_is_written_with_its_permissions_and_put_back(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.chmod(0o640)
+    mended = _mended(plan(file))
+    _show(mended)
+    assert "+  echo: {member: Echo, params: [text], mode: shadow}" in capsys.readouterr().out
+    _write([mended])
+    assert file.read_text() == OLD.replace("params: [text]", "params: [text], mode: shadow")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    _put_back([mended])
+    assert file.read_text() == OLD
+    assert sorted(path.name for path in file.parent.iterdir()) == ["toy.xml", "toy.yaml"]
+
+
+def test_a_byte_order_mark_stays(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + OLD.encode())
+    assert _mended(plan(file)).after.startswith(b"\xef\xbb\xbfmapping: 1\n")
+
+
+def test_a_file_that_the_gateway_has_not_loaded_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = plan(file)
+    file.write_text(OLD + "# new\n")
+    assert "is not what the gateway has loaded" in refusal(capsys, asked).replace("\n", "")
+    file.unlink()
+    assert "cannot be read: No such file or directory" in refusal(capsys, asked).replace("\n", "")
+
+
+def test_what_the_file_cannot_say_is_refused_before_anything_is_written(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A write that is to be shadowed: nobody may set it, so a file must not say it either."""
+    assert "shadow is refused" in refusal(capsys, plan(file, Mode.SHADOW, "leave")).replace("\n", " ")
+    assert file.read_text() == OLD
+
+
+def test_a_file_that_says_it_for_several_methods_at_once_is_left_to_a_person(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(OLD.replace("label: {member: Label}", "label: &x {member: Label}\n  again: *x"))
+    assert "label is written once for several methods" in refusal(capsys, plan(file, method="label")).replace("\n", " ")
+
+
+def test_when_one_file_cannot_be_written_the_others_are_as_they_were(file: Path) -> None:
+    first = _mended(plan(file))
+    gone = type(first)(file.parent / "nowhere" / "x.yaml", b"", b"x", 1)
+    with pytest.raises(typer.Exit):
+        _write([first, gone])
+    assert file.read_text() == OLD

@@ -1,0 +1,328 @@
+"""Comparing outcomes: every difference is found at its place, and rules say where less will do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from gateway.core.comparison.compare import MOST, TOO_LARGE, Comparison, Verdict, blame, compare
+from gateway.core.comparison.equality import MISSING, Budget, equal
+from gateway.core.comparison.json_path import show
+from gateway.core.comparison.rules import Rules, compile_rule
+from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply, Value
+from tests.kit.differing import at, changed, outcomes, places, without
+from tests.kit.values import anything
+
+GONE = Fault(FaultCode.APPLICATION, "no such VM", "HANDLE_INVALID", ["VM", "x"])
+AWAY = Fault(FaultCode.UNAVAILABLE, "nobody owns org.example")
+
+
+def rules(*said: dict[str, Any]) -> Rules:
+    return Rules(tuple(compile_rule(each) for each in said))
+
+
+def replies(control: Any, candidate: Any, *said: dict[str, Any]) -> Comparison:
+    return compare(reply(control), Reply(candidate), rules(*said))
+
+
+def reply(value: Any) -> Reply:
+    return Reply(value)
+
+
+def told(comparison: Comparison) -> list[tuple[str, object, object]]:
+    return [(each.path, each.control, each.candidate) for each in comparison.differences]
+
+
+# Without rules
+
+
+def test_a_difference_is_told_with_its_path_and_both_values() -> None:
+    control = {"vms": [{"name": "web"}, {"name": "db", "tags": ["a"]}], "n": 1}
+    candidate = {"vms": [{"name": "web"}, {"name": "DB", "tags": ["a", "b"]}], "n": True, "a b": None}
+    assert told(replies(control, candidate)) == [
+        ("$.vms[1].name", "db", "DB"),
+        ("$.vms[1].tags[1]", MISSING, "b"),
+        ("$.n", 1, True),
+        ("$['a b']", MISSING, None),
+    ]
+
+
+def test_nil_is_not_nothing_and_order_counts() -> None:
+    assert told(replies({"a": None}, {})) == [("$.a", None, MISSING)]
+    assert told(replies([1, 2], [2, 1])) == [("$[0]", 1, 2), ("$[1]", 2, 1)]
+
+
+def test_no_more_than_so_many_are_told_and_that_there_are_more() -> None:
+    exactly, more = replies([0] * MOST, [1] * MOST), replies([0] * (MOST + 1), [1] * (MOST + 1))
+    assert (len(exactly.differences), exactly.more) == (MOST, False)
+    assert (len(more.differences), more.more, more.verdict) == (MOST, True, Verdict.DIFFERENT)
+
+
+def test_what_is_too_large_is_never_called_equal() -> None:
+    control: list[Value] = [0] * 300_000
+    assert replies(control, list(control)).verdict is Verdict.EQUAL
+    found = replies(control, [*control[:-1], 1])
+    assert [each.why for each in found.differences] == [TOO_LARGE]
+    assert found.more
+    assert replies([[0] * 200_000] * 6, [[0] * 200_000] * 6).verdict is Verdict.DIFFERENT
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("control", "candidate", "differences"),
+    [
+        (GONE, Fault(GONE.code, "other words", GONE.name, ["VM", "x"]), []),
+        (GONE, Fault(GONE.code, "", GONE.name, ["VM", "y"]), [("fault.data[1]", "x", "y")]),
+        (
+            GONE,
+            Fault(GONE.code, "", "OTHER", None),
+            [("fault.name", "HANDLE_INVALID", "OTHER"), ("fault.data", ["VM", "x"], None)],
+        ),
+        (AWAY, Fault(AWAY.code, "other words", data=[1]), []),
+        (AWAY, Fault(FaultCode.TIMEOUT, ""), [("fault.code", "unavailable", "timeout")]),
+        (GONE, Fault(FaultCode.REMOTE, "", GONE.name), [("fault.code", "application", "remote")]),
+        (
+            Fault(FaultCode.REMOTE, "", "a.B", [1]),
+            Fault(FaultCode.REMOTE, "", "a.C", [2]),
+            [("fault.name", "a.B", "a.C")],
+        ),
+    ],
+)
+def test_of_two_faults_is_compared_what_is_meant_for_programs(
+    control: Fault, candidate: Fault, differences: list[tuple[str, object, object]]
+) -> None:
+    comparison = compare(control, candidate)
+    assert told(comparison) == differences
+    assert comparison.verdict is (Verdict.ERROR_DIFFERENT if differences else Verdict.EQUAL)
+
+
+def test_a_fault_on_one_side_is_told_whole() -> None:
+    fault = {"code": "unavailable", "name": "", "message": "nobody owns org.example", "data": None}
+    assert told(compare(reply({"a": 1}), AWAY)) == [("fault", MISSING, fault)]
+    assert told(compare(AWAY, Reply(None))) == [("fault", fault, MISSING)]
+    assert compare(AWAY, Reply(None)).verdict is Verdict.ERROR_DIFFERENT
+
+
+def test_rules_reach_into_faults() -> None:
+    other = Fault(GONE.code, "other words", GONE.name, ["VM", "y"])
+    assert compare(GONE, other, rules({"path": "fault.data[1]", "ignore": True})).verdict is Verdict.IGNORED
+    assert compare(AWAY, Reply(1), rules({"path": "fault", "ignore": True})).verdict is Verdict.IGNORED
+    both = compare(GONE, other, rules({"path": "fault.message", "exact": True}))
+    assert [each.path for each in both.differences] == ["fault.message", "fault.data[1]"]
+    assert (
+        compare(AWAY, Fault(AWAY.code, "x"), rules({"path": "fault.message", "ignore": True})).verdict is Verdict.EQUAL
+    )
+
+
+def test_rules_for_results_are_not_for_faults() -> None:
+    other = Fault(FaultCode.TIMEOUT, "")
+    assert compare(AWAY, other, rules({"path": "$..code", "ignore": True})).verdict is Verdict.ERROR_DIFFERENT
+
+
+# Rules
+
+
+def test_ignored_is_counted_apart_from_equal() -> None:
+    ignore = {"path": "$.vms[*].uptime", "ignore": True}
+    control = {"vms": [{"uptime": 1}, {"uptime": 2}]}
+    found = replies(control, {"vms": [{"uptime": 1}, {"uptime": 3}]}, ignore)
+    assert (found.verdict, found.differences) == (Verdict.IGNORED, ())
+    assert [(each.path, each.control, each.candidate) for each in found.ignored] == [("$.vms[1].uptime", 2, 3)]
+    assert replies(control, control, ignore).verdict is Verdict.EQUAL
+    assert replies(control, {"vms": [{}, {"uptime": 2}]}, ignore).verdict is Verdict.IGNORED
+    assert replies(control, {"vms": [{"uptime": 9}, 5]}, ignore).verdict is Verdict.DIFFERENT
+
+
+def test_of_several_rules_for_a_place_the_first_holds() -> None:
+    exact, ignore = {"path": "$.a", "exact": True}, {"path": "$.*", "ignore": True}
+    assert replies({"a": 1}, {"a": 2}, exact, ignore).verdict is Verdict.DIFFERENT
+    assert replies({"a": 1}, {"a": 2}, ignore, exact).verdict is Verdict.IGNORED
+
+
+def test_a_list_whose_order_says_nothing() -> None:
+    any_order = {"path": "$.tags", "order": "any"}
+    assert replies({"tags": [1, "a", 1]}, {"tags": [1, 1, "a"]}, any_order).verdict is Verdict.EQUAL
+    assert told(replies({"tags": [1, 1]}, {"tags": [1, 2]}, any_order)) == [("$.tags[1]", 1, 2)]
+    assert told(replies({"tags": [1]}, {"tags": [2, 3]}, any_order)) == [
+        ("$.tags[0]", 1, MISSING),
+        ("$.tags[0]", MISSING, 2),
+        ("$.tags[1]", MISSING, 3),
+    ]
+    assert told(replies({"tags": [1]}, {"tags": "1"}, any_order)) == [("$.tags", [1], "1")]
+
+
+def test_structs_are_found_by_their_key() -> None:
+    by = {"path": "$", "by": "uuid"}
+    control = [{"uuid": "a", "n": 1}, {"uuid": "b", "n": 2}]
+    assert replies(control, control[::-1], by).verdict is Verdict.EQUAL
+    assert told(replies(control, [{"uuid": "b", "n": 3}, {"uuid": "a", "n": 1}], by)) == [("$[1].n", 2, 3)]
+    assert told(replies(control, control[1:], by)) == [("$[0]", {"uuid": "a", "n": 1}, MISSING)]
+
+
+def test_rules_hold_inside_lists_without_order() -> None:
+    said = ({"path": "$", "order": "any"}, {"path": "$[*].n", "tolerance": 1}, {"path": "$[*].t", "ignore": True})
+    control = [{"n": 10, "t": 1}, {"n": 20, "t": 2}, {"n": 30, "t": 3}]
+    candidate = [{"n": 31, "t": 3}, {"n": 19, "t": 2}, {"n": 10, "t": 9}]
+    found = replies(control, candidate, *said)
+    assert found.verdict is Verdict.IGNORED
+    assert [each.path for each in found.ignored] == ["$[0].t"]
+    assert replies(control, [*candidate[:2], {"n": 12, "t": 1}], *said).verdict is Verdict.DIFFERENT
+
+
+def test_lists_without_order_inside_each_other() -> None:
+    said = ({"path": "$", "order": "any"}, {"path": "$[*]", "order": "any"})
+    assert replies([[1, 2], [3]], [[3], [2, 1]], *said).verdict is Verdict.EQUAL
+    assert replies([[1, 2], [3]], [[3], [2, 2]], *said).verdict is Verdict.DIFFERENT
+
+
+def test_a_tolerance_is_for_what_can_be_read_and_says_why_not() -> None:
+    said = {"path": "$.memory", "tolerance": "1%"}
+    assert replies({"memory": 1000}, {"memory": 1001}, said).verdict is Verdict.EQUAL
+    found = replies({"memory": 1000}, {"memory": 2000}, said)
+    assert [each.why for each in found.differences] == ["more than 1% apart"]
+    assert replies({"memory": [1]}, {"memory": [1]}, said).verdict is Verdict.EQUAL
+    assert replies({"memory": [1]}, {"memory": [True]}, said).verdict is Verdict.DIFFERENT
+
+
+def test_an_expression_that_holds_excuses_and_is_counted_as_ignored() -> None:
+    said = {"path": "$.ref", "expression": "starts_with(candidate, control)"}
+    assert replies({"ref": "a"}, {"ref": "ab"}, said).verdict is Verdict.IGNORED
+    assert replies({"ref": "a"}, {"ref": "a"}, said).verdict is Verdict.EQUAL
+    assert [each.why for each in replies({"ref": "a"}, {"ref": "b"}, said).differences] == [
+        "not starts_with(candidate, control)"
+    ]
+
+
+def test_an_expression_is_asked_even_of_values_that_are_the_same() -> None:
+    assert replies(1, 1, {"path": "$", "expression": "candidate > control"}).verdict is Verdict.DIFFERENT
+
+
+def test_an_error_in_an_expression_is_a_difference_that_says_so() -> None:
+    found = replies({"a": 1}, {"a": None}, {"path": "$.a", "expression": "len(candidate) > 0"})
+    assert [each.why for each in found.differences] == ["expression len(candidate) > 0: nil has no length"]
+
+
+# Noise
+
+
+def test_only_what_the_control_does_not_contradict_itself_in_is_blamed() -> None:
+    control, again = {"time": 1, "name": "a", "n": 1}, {"time": 2, "name": "a", "n": 1}
+    found = blame(reply(control), reply(again), reply({"time": 3, "name": "b", "n": 1}))
+    assert told(found) == [("$.name", "a", "b")]
+    assert [(each.path, each.control, each.candidate) for each in found.noisy] == [("$.time", 1, 2)]
+    assert found.verdict is Verdict.DIFFERENT
+
+
+def test_a_candidate_that_differs_in_noise_alone_is_not_called_equal() -> None:
+    found = blame(reply({"time": 1}), reply({"time": 2}), reply({"time": 3}))
+    assert (found.verdict, found.differences) == (Verdict.IGNORED, ())
+    assert blame(reply({"time": 1}), reply({"time": 2}), reply({"time": 1})).verdict is Verdict.EQUAL
+    assert blame(reply({"time": 1}), reply({"time": 1}), reply({"time": 1})).verdict is Verdict.EQUAL
+
+
+def test_a_difference_inside_an_unstable_place_is_noise_and_one_around_it_is_not() -> None:
+    control, again = {"a": {"b": 1}, "c": {"d": 1}}, {"a": 5, "c": {"d": 2}}
+    assert told(blame(reply(control), reply(again), reply({"a": {"b": 2}, "c": 1}))) == [("$.c", {"d": 1}, 1)]
+
+
+def test_a_control_that_fails_only_at_times_makes_faults_noise_and_nothing_else() -> None:
+    assert blame(AWAY, Reply(1), Reply(1)).verdict is Verdict.IGNORED
+    assert blame(Reply(1), AWAY, AWAY).verdict is Verdict.IGNORED
+    assert blame(Reply(1), AWAY, Reply(2)).verdict is Verdict.DIFFERENT
+    assert blame(Reply(1), Reply(2), AWAY).verdict is Verdict.ERROR_DIFFERENT
+
+
+def test_a_control_too_large_to_be_held_against_itself_excuses_nothing() -> None:
+    huge: list[Value] = [0] * 300_000
+    found = blame(reply(huge), reply([*huge[:-1], 1]), Reply(1))
+    assert (found.verdict, told(found)) == (Verdict.DIFFERENT, [("$", huge, 1)])
+
+
+def test_much_noise_hides_no_difference() -> None:
+    control, again = [0] * 500 + [1], [2] * 500 + [1]
+    found = blame(reply(control), reply(again), reply([3] * 500 + [4]))
+    assert told(found) == [("$[500]", 1, 4)]
+    assert len(found.noisy) == MOST
+
+
+# Laws
+
+SAID: list[dict[str, Any]] = [
+    {"path": "$..a", "ignore": True},
+    {"path": "$..b", "order": "any"},
+    {"path": "$[*]", "by": "a"},
+    {"path": "$", "order": "any"},
+    {"path": "$.*", "order": "any"},
+    {"path": "$.*", "tolerance": 1},
+    {"path": "$[*]", "as": "number"},
+    {"path": "fault.message", "exact": True},
+    {"path": "fault.data", "order": "any"},
+    {"path": "fault", "ignore": True},
+]
+any_rules = st.lists(st.sampled_from(SAID), max_size=4).map(lambda said: rules(*said))
+like: st.SearchStrategy[Value] = st.recursive(
+    st.integers(0, 3) | st.sampled_from(["1", "2", 1.0, True, None]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+)
+alike_outcomes = like.map(Reply) | outcomes
+
+
+@given(outcomes, any_rules)
+def test_an_outcome_is_equal_to_itself_under_any_rules(outcome: Outcome, given_rules: Rules) -> None:
+    assert compare(outcome, outcome, given_rules).verdict is Verdict.EQUAL
+    assert blame(outcome, outcome, outcome, given_rules).verdict is Verdict.EQUAL
+
+
+@given(alike_outcomes, alike_outcomes, any_rules)
+def test_which_side_is_the_control_does_not_matter(one: Outcome, other: Outcome, given_rules: Rules) -> None:
+    there, back = compare(one, other, given_rules), compare(other, one, given_rules)
+    assert there.verdict is back.verdict
+    assert len(there.differences) == len(back.differences)
+
+
+@settings(max_examples=300)
+@given(anything(), anything(), st.data())
+def test_every_change_of_a_value_is_found_at_its_place(value: Value, new: Value, draw: st.DataObject) -> None:
+    place = draw.draw(st.sampled_from(list(places(value))))
+    assume(not equal(at(value, place), new, Budget()))
+    found = compare(Reply(value), Reply(changed(value, place, new)))
+    assert found.verdict is Verdict.DIFFERENT
+    assert {each.place[: len(place)] for each in found.differences} == {place}
+    assert all(each.path == show(each.place) for each in found.differences)
+
+
+@given(anything(), st.data())
+def test_every_member_that_is_taken_away_is_found_at_its_place(value: Value, draw: st.DataObject) -> None:
+    inner = [place for place in places(value) if place and not isinstance(place[-1], int)]
+    assume(inner)
+    place = draw.draw(st.sampled_from(inner))
+    assert [
+        (each.place, each.candidate) for each in compare(Reply(value), Reply(without(value, place))).differences
+    ] == [(place, MISSING)]
+
+
+@given(like, like, any_rules)
+def test_what_is_told_differs_and_what_is_not_told_does_not(one: Value, other: Value, given_rules: Rules) -> None:
+    found = compare(Reply(one), Reply(other), given_rules)
+    assert (found.verdict is Verdict.DIFFERENT) is bool(found.differences)
+    if found.verdict is Verdict.EQUAL and not given_rules.rules:
+        assert equal(one, other, Budget())
+
+
+@given(alike_outcomes, alike_outcomes, alike_outcomes, any_rules)
+def test_noise_only_ever_excuses(control: Outcome, again: Outcome, candidate: Outcome, given_rules: Rules) -> None:
+    plain, blamed = compare(control, candidate, given_rules), blame(control, again, candidate, given_rules)
+    assert set(map(repr, blamed.differences)) <= set(map(repr, plain.differences))
+    assert (blamed.verdict is Verdict.EQUAL) is (plain.verdict is Verdict.EQUAL)
+
+
+def test_moments_are_compared_as_moments() -> None:
+    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert replies(noon, "2026-01-31T12:00:01Z", {"path": "$", "tolerance": "1s"}).verdict is Verdict.EQUAL
+    assert replies(noon, "2026-01-31T12:00:00Z").verdict is Verdict.DIFFERENT

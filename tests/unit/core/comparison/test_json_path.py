@@ -1,0 +1,155 @@
+"""Paths: what they mean, how places are written, and what is said of a bad one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.comparison import json_path
+from gateway.core.comparison.json_path import Place
+
+places = st.lists(
+    st.text(max_size=6) | st.sampled_from(["a", "other-config", "\ud800", "'", "\\"]) | st.integers(0, 999)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("$", ()),
+        ("$.name", ("name",)),
+        ("$.other-config", ("other-config",)),
+        ("$.vms[2].name", ("vms", 2, "name")),
+        ("$['a b']", ("a b",)),
+        ('$["a b"].c', ("a b", "c")),
+        (r"$['it\'s']", ("it's",)),
+        (r"$['\u00e9\n']", ("é\n",)),
+        ("$[0][1]", (0, 1)),
+        ("$['0']", ("0",)),
+        ("$.3d", ("3d",)),
+        ("$[*]", (7,)),
+        ("$[*]", ("name",)),
+        ("$.*", ("name",)),
+        ("$.*", (7,)),
+        ("$.vms[*].name", ("vms", 12, "name")),
+        ("$..uuid", ("uuid",)),
+        ("$..uuid", ("vms", 2, "disks", 0, "uuid")),
+        ("$..disks..uuid", ("vms", 2, "disks", 0, "uuid")),
+        ("$..['a b']", (1, "a b")),
+        ("$..a.b", ("a", "a", "b")),
+    ],
+)
+def test_a_path_means_a_place(text: str, place: Place) -> None:
+    assert json_path.parse(text).matches(place)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("$", ("name",)),
+        ("$.name", ()),
+        ("$.name", ("name", "x")),
+        ("$['0']", (0,)),
+        ("$[0]", ("0",)),
+        ("$[1]", (True,)),
+        ("$.vms[*].name", ("vms", "name")),
+        ("$..uuid", ("vms", 2, "uuid", "x")),
+        ("$..uuid", ()),
+    ],
+)
+def test_a_path_does_not_mean_another_place(text: str, place: Place) -> None:
+    assert not json_path.parse(text).matches(place)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "expected a path such as $.name or $.list[*].name, got ''"),
+        ("name", "expected a path such as $.name or $.list[*].name, got 'name'"),
+        ("$name", "path '$name', character 2: expected a step such as .name, ['name'], [3], [*], .* or ..name, got"),
+        ("$.", "path '$.', character 3: expected a name (with quotation marks and brackets around it when it is no"),
+        ("$.a b", "path '$.a b', character 4: expected a step such as"),
+        ("$.a[", "path '$.a[', character 4: expected [3], [*] or ['name'], got '['"),
+        ("$.a[-1]", "path '$.a[-1]', character 4: expected [3], [*] or ['name'], got '[-1]'"),
+        ("$.a[01]", "character 4: expected [3], [*] or ['name'], got '[01]'"),
+        ("$.a['b]", "character 4: expected [3], [*] or ['name'], got \"['b]\""),
+        ("$..", "path '$..', character 4: expected a name"),
+        ("$..[3]", "path '$..[3]', character 4: expected a name after '..', got '[3]'"),
+        ("$..*", "path '$..*', character 4: expected a name"),
+        (r"$['\q']", r"character 2: expected an escape such as \', \\, \n or \u00e9, got"),
+        (r"$['\U00110000']", "character 2: expected an escape such as"),
+        ("$" + ".a" * 600, "expected a path of at most 1000 characters, got 1201"),
+    ],
+)
+def test_a_bad_path_is_told_with_its_character(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match="expected") as refused:
+        json_path.parse(text)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ((), "$"),
+        (("vms", 2, "name"), "$.vms[2].name"),
+        (("a b",), "$['a b']"),
+        (("",), "$['']"),
+        (("it's", "\\"), r"$['it\'s']['\\']"),
+        (("\n\ud800",), r"$['\n\ud800']"),
+        (("größe",), "$['größe']"),
+        (("3",), "$['3']"),
+    ],
+)
+def test_a_place_is_written_so_that_it_can_be_read(place: Place, text: str) -> None:
+    assert json_path.show(place) == text
+    assert json_path.parse(text).matches(place)
+
+
+def test_another_root_is_read_and_written() -> None:
+    pattern = json_path.parse("fault.data[1]", roots=("$", "fault"))
+    assert (pattern.root, pattern.steps, str(pattern)) == ("fault", ("data", 1), "fault.data[1]")
+    assert json_path.show(("data", 1), "fault") == "fault.data[1]"
+
+
+def test_the_first_of_several_that_arrive_is_the_one() -> None:
+    going = json_path.start_cursor(
+        [(json_path.parse("$..a"), "first"), (json_path.parse("$.a"), "second"), (json_path.parse("$.a.b"), "third")]
+    )
+    assert json_path.cursor_value(going) is None
+    going = json_path.advance_cursor(going, "a")
+    assert json_path.cursor_value(going) == "first"
+    assert json_path.cursor_value(json_path.advance_cursor(going, "b")) == "third"
+
+
+def test_paths_that_arrive_in_many_ways_are_followed_once() -> None:
+    going = json_path.start_cursor([(json_path.parse("$" + "..a" * 20), "owner")])
+    for _ in range(200):
+        going = json_path.advance_cursor(going, "a")
+        assert len(going) <= 21
+    assert json_path.cursor_value(going) == "owner"
+
+
+@given(places)
+def test_every_place_is_written_printably_and_means_itself(steps: list[str | int]) -> None:
+    place = tuple(steps)
+    text = json_path.show(place)
+    assert text.isprintable()
+    assert json_path.parse(text).matches(place)
+
+
+@given(places, places)
+def test_a_written_place_means_no_other(one: list[str | int], other: list[str | int]) -> None:
+    assert json_path.parse(json_path.show(tuple(one))).matches(tuple(other)) is (one == other)
+
+
+@given(st.text(max_size=20) | st.text("$.[]'\"*\\a0", max_size=12).map("$".__add__))
+def test_any_text_is_a_path_or_told_what_is_wrong(text: str) -> None:
+    assert _told(text).isprintable()
+
+
+def _told(text: str) -> str:
+    try:
+        return f"a path of {len(json_path.parse(text).steps)} steps"
+    except ValueError as error:
+        return str(error)

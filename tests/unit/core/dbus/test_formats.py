@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.dbus.formats import MOMENTS, identity_of_class, moment_encoder, of_class, show_moment, show_text
+from gateway.core.dbus.marshal import MarshalError, to_dbus
+from gateway.core.dbus.signature import parse_one
+from gateway.core.rpc.model import Value
+from gateway.core.rpc.units import LONGEST_ZONE, compact
+
+MINUTE = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+
+
+def _encode(code: str, value: Value) -> object:
+    kind = parse_one(code)
+    return moment_encoder(kind, to_dbus(kind))(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        MINUTE,
+        MINUTE.replace(tzinfo=None),
+        MINUTE.astimezone(timezone(timedelta(hours=2))),
+        "19700101T00:01:00Z",
+        "1970-01-01T00:01:00",
+        "1970-01-01T01:01:00+01:00",
+    ],
+)
+def test_a_moment_however_it_is_written_becomes_unix_seconds(value: Value) -> None:
+    assert [_encode(code, value) for code in "xtui"] == [60, 60, 60, 60]
+    assert _encode("d", value) == 60.0
+    assert set(MOMENTS) == set("xtuids")
+
+
+def test_a_moment_becomes_iso_text_with_its_zone() -> None:
+    assert _encode("s", "19700101T00:01:00") == "1970-01-01T00:01:00Z"
+    assert _encode("s", MINUTE.astimezone(timezone(timedelta(hours=2)))) == "1970-01-01T02:01:00+02:00"
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "text"),
+    [
+        ("x", "tomorrow", '$: expected a dateTime or ISO 8601 text, got "tomorrow"'),
+        ("x", 60, "$: expected a dateTime or ISO 8601 text, got 60"),
+        ("u", "19691231T00:00:00Z", "$: expected u, got -86400"),
+        (
+            "x",
+            MINUTE.replace(microsecond=1),
+            '$: expected a dateTime in whole seconds, got "1970-01-01T00:01:00.000001+00:00"',
+        ),
+    ],
+)
+def test_what_is_no_moment_is_refused(code: str, value: Value, text: str) -> None:
+    with pytest.raises(MarshalError) as caught:
+        _encode(code, value)
+    assert str(caught.value) == text
+
+
+def test_seconds_and_text_are_shown_as_moments() -> None:
+    assert show_moment(60) == MINUTE
+    assert show_moment(60.5) == MINUTE + timedelta(seconds=0.5)
+    assert show_moment("1970-01-01T00:01:00Z") == MINUTE
+    assert show_moment([60, {"a": 60}]) == [MINUTE, {"a": MINUTE}]
+
+
+@pytest.mark.parametrize("value", [2**63, float("nan"), float("inf"), "soon", True, None])
+def test_what_says_no_moment_is_refused(value: Value) -> None:
+    with pytest.raises(MarshalError):
+        show_moment(value)
+
+
+def test_numbers_are_shown_as_text_and_nothing_else_is() -> None:
+    assert show_text(2**63) == "9223372036854775808"
+    assert show_text(0.5) == "0.5"
+    assert show_text([1, {"a": 2, "b": "x", "c": True}]) == ["1", {"a": "2", "b": "x", "c": True}]
+
+
+@pytest.mark.parametrize(
+    ("moment", "written"),
+    [
+        (datetime.fromisoformat("2026-01-31T09:05:00"), ("20260131T09:05:00", "")),
+        (datetime(2026, 1, 31, 9, 5, tzinfo=UTC), ("20260131T09:05:00", "Z")),
+        (
+            datetime(2026, 1, 31, 9, 5, 0, 250000, tzinfo=timezone(timedelta(hours=-5))),
+            ("20260131T09:05:00.250000", "-05:00"),
+        ),
+    ],
+)
+def test_a_moment_is_written_as_the_old_servers_write_it(moment: datetime, written: tuple[str, str]) -> None:
+    assert compact(moment) == written
+
+
+def test_an_offset_of_odd_seconds_is_longer_than_any_that_legacy_protocols_know() -> None:
+    odd = datetime(2026, 1, 31, tzinfo=timezone(timedelta(seconds=19, minutes=32)))
+    assert len(compact(odd)[1]) > LONGEST_ZONE
+
+
+# One object that is several legacy classes
+
+
+@given(
+    st.uuids(version=4), st.sampled_from(["VM_metrics", "VM_guest_metrics", "x"]), st.sampled_from(["", "OpaqueRef:"])
+)
+def test_the_identity_as_another_class_is_a_uuid_of_its_own_and_leads_back(uuid: UUID, name: str, head: str) -> None:
+    convert = of_class(name)
+    other = convert(f"{head}{uuid}")
+    assert isinstance(other, str)
+    assert other.startswith(head)
+    assert other != f"{head}{uuid}"
+    assert (UUID(other[-36:]).version, UUID(other[-36:]).variant) == (uuid.version, uuid.variant)
+    assert convert(other) == f"{head}{uuid}"
+    assert other != of_class("another")(f"{head}{uuid}")
+
+
+def test_the_reference_of_nothing_is_that_of_every_class() -> None:
+    for text in ("OpaqueRef:NULL", "", "no reference"):
+        assert of_class("VM_metrics")(text) == text
+    assert identity_of_class("VM_metrics")(["OpaqueRef:NULL", ""]) == ["OpaqueRef:NULL", ""]
+
+
+def test_a_service_whose_references_hold_no_uuid_cannot_be_two_classes() -> None:
+    with pytest.raises(MarshalError, match="expected a reference with a UUID in it, to make that of VM_metrics"):
+        identity_of_class("VM_metrics")("OpaqueRef:7")

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.migration.limits import (
+    BothSides,
+    RolloutLimits,
+    SideCounts,
+    control_of,
+    duration,
+    find_breaches,
+    numbers,
+    percent,
+    summary,
+)
+from tests.kit.counts import counts, side
+
+LIMITS = RolloutLimits(mismatches=0.001, errors=0.005, latency=1.5, samples=100)
+
+
+def _judged(
+    seen: BothSides, baseline: SideCounts | None = None, limits: RolloutLimits = LIMITS
+) -> list[tuple[bool, str]]:
+    return [(over.broken, over.words.split(" (", maxsplit=1)[0]) for over in find_breaches(limits, baseline, seen)]
+
+
+# what was seen; what is said of it: whether the limit is broken, and the beginning of the words
+CASES = [
+    ("nothing at all", BothSides(), []),
+    ("all is well", counts(compared=1000, calls=1000), []),
+    ("one mismatch in ten", counts(compared=10, different=1), []),
+    ("one mismatch in the least number", counts(compared=100, different=1), [(False, "1 of 100 differ")]),
+    ("two of them", counts(compared=100, different=2), [(True, "2 of 100 differ")]),
+    ("as many as the limit", counts(compared=1000, different=1), []),
+    ("a few too many of very many", counts(compared=100_000, different=110), [(False, "110 of 100000 differ")]),
+    ("many too many of very many", counts(compared=100_000, different=140), [(True, "140 of 100000 differ")]),
+    ("one error in ten calls", counts(calls=10, errors=1), []),
+    ("one error in a hundred", counts(calls=100, errors=1), [(False, "1 of 100 calls by D-Bus failed")]),
+    ("twenty in a hundred", counts(calls=100, errors=20), [(True, "20 of 100 calls by D-Bus failed")]),
+    ("as many errors as the control", counts(calls=100, errors=20, control=side(100, errors=20)), []),
+    ("fewer errors than the control", counts(calls=100, errors=1, control=side(100, errors=20)), []),
+]
+
+
+@pytest.mark.parametrize(("seen", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_rates_are_held_against_limits(seen: BothSides, expected: list[tuple[bool, str]]) -> None:
+    assert _judged(seen) == expected
+
+
+def test_a_limit_of_nothing_is_broken_by_the_first_that_counts() -> None:
+    strict = RolloutLimits(mismatches=0.0, samples=1)
+    assert _judged(counts(compared=1, different=1), limits=strict) == [(True, "1 of 1 differ")]
+
+
+def test_a_breach_says_its_numbers_and_its_limit() -> None:
+    mismatch, error = find_breaches(LIMITS, None, counts(compared=1000, different=23, calls=1000, errors=50))
+    assert mismatch.words == "23 of 1000 differ (2.3%, limit 0.1%)"
+    assert error.words == "50 of 1000 calls by D-Bus failed (5%), by the legacy service 0%, limit 0.5% more"
+
+
+# Without a control to compare with
+
+
+def test_without_a_control_errors_are_not_judged() -> None:
+    assert _judged(counts(calls=100, errors=20, control=side(3))) == []
+
+
+def test_when_more_than_half_fail_it_matters_no_more_what_the_control_does() -> None:
+    [(broken, words)] = _judged(counts(calls=100, errors=90, control=side(0)))
+    assert broken
+    assert words == "90 of 100 calls by D-Bus failed"
+
+
+def test_when_the_control_answers_too_little_what_it_did_before_stands_for_it() -> None:
+    before = side(5000, errors=1000)
+    assert control_of(100, counts(control=side(99)), before) == before
+    assert control_of(100, counts(control=side(100)), before) == side(100)
+    assert _judged(counts(calls=100, errors=20, control=side(0)), before) == []
+    assert _judged(counts(calls=100, errors=60, control=side(0)), before)[0][0]
+
+
+# Latency
+
+
+def test_a_slow_candidate_breaks_the_limit_at_its_median_and_its_tail() -> None:
+    seen = counts(calls=200, seconds=0.100, control=side(200, seconds=0.020))
+    assert [broken for broken, _ in _judged(seen)] == [True, True]
+    assert next(find_breaches(LIMITS, None, seen)).words.startswith("p50 of D-Bus is ")
+
+
+def test_a_slow_tail_alone_breaks_the_limit() -> None:
+    slow = side(970, seconds=0.020) + side(30, seconds=0.500)
+    [(broken, words)] = _judged(BothSides(control=side(1000, seconds=0.020), candidate=slow))
+    assert broken
+    assert words.startswith("p99 of D-Bus is ")
+
+
+def test_one_slow_call_in_a_hundred_and_fifty_is_within_the_limit_and_three_may_be_chance() -> None:
+    for slow, expected in ((1, []), (3, [False])):
+        candidate = side(150 - slow, seconds=0.020) + side(slow, seconds=0.500)
+        found = _judged(BothSides(control=side(150, seconds=0.020), candidate=candidate))
+        assert [broken for broken, _ in found] == expected
+
+
+def test_a_tail_is_not_blamed_for_what_few_calls_of_the_control_do_not_rule_out() -> None:
+    """A machine that stalls now and then: of 100 calls of the control one more slow one would be no surprise."""
+    candidate = side(95, seconds=0.020) + side(5, seconds=0.060)
+    for control, expected in ((100, [False]), (5000, [True])):
+        found = _judged(BothSides(control=side(control, seconds=0.020), candidate=candidate))
+        assert [broken for broken, _ in found] == expected
+
+
+def test_what_is_fast_enough_is_never_too_slow() -> None:
+    seen = counts(calls=200, seconds=0.009, control=side(200, seconds=0.001))
+    assert _judged(seen) == []
+    assert len(_judged(seen, limits=RolloutLimits(slow_from=0.002))) == 2
+
+
+def test_a_little_slower_is_within_the_limit() -> None:
+    assert _judged(counts(calls=5000, seconds=0.024, control=side(5000, seconds=0.020))) == []
+
+
+# Sides
+
+
+def test_counts_add_up_over_methods() -> None:
+    both = counts(compared=5, different=1, calls=7, errors=2, seconds=0.02) + counts(compared=1, calls=3, seconds=0.02)
+    assert (both.compared, both.different, both.candidate.calls, both.candidate.errors) == (6, 1, 10, 2)
+    assert sum(both.candidate.latency) == 10
+    assert BothSides() + both == both
+
+
+def test_what_came_since_is_a_difference() -> None:
+    start = counts(compared=5, different=1, calls=7, errors=2, seconds=0.02)
+    more = counts(compared=10, different=3, calls=9, errors=1, seconds=0.3)
+    assert (start + more).since(start) == more
+
+
+def test_counters_that_were_cleared_begin_again() -> None:
+    assert counts(compared=3, calls=4).since(counts(compared=5, calls=7)) == counts(compared=3, calls=4)
+
+
+# Words
+
+
+def test_the_numbers_of_a_decision_are_those_that_made_it() -> None:
+    seen = numbers(counts(compared=10, different=1, calls=20, errors=2, seconds=0.05), 3.0004)
+    assert 0.04 < seen.pop("dbus_p50") < seen.pop("dbus_p99") < 0.06
+    assert seen == {
+        "seconds": 3.0,
+        "compared": 10,
+        "different": 1,
+        "legacy_calls": 100,
+        "legacy_errors": 0,
+        "dbus_calls": 20,
+        "dbus_errors": 2,
+    }
+
+
+def test_a_summary_says_what_was_seen_does_not_rule_out() -> None:
+    words = "0 of 1000 differ (no more than 0.459%), 0 of 1000 calls by D-Bus failed"
+    assert summary(counts(compared=1000, calls=1000)) == words
+    assert summary(counts(calls=5)) == "nothing compared, 0 of 5 calls by D-Bus failed"
+
+
+def test_rates_and_times_are_written_for_people() -> None:
+    assert [percent(rate) for rate in (0.0, 0.001, 1 / 3, 1.0)] == ["0%", "0.1%", "33.3%", "100%"]
+    assert [duration(time) for time in (0.0123, 5.0, 60.0, 600.0)] == ["12.3 ms", "5 s", "60 s", "10 min"]

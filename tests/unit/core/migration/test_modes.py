@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side, percent, share
+
+
+@pytest.mark.parametrize(
+    ("text", "buckets"),
+    [("0%", 0), ("100%", BUCKETS), ("10%", 10_000), ("12.5", 12_500), (1, 1_000), ("0.01%", 10), ("0.001%", 1)],
+)
+def test_a_share_is_read_in_thousandths_of_a_per_cent(text: str | float, buckets: int) -> None:
+    assert share(text) == buckets
+    assert share(percent(buckets)) == buckets
+
+
+@pytest.mark.parametrize("text", ["", "%", "-1%", "100.001%", "0.0001%", "ten", "nan", "inf"])
+def test_what_is_no_share_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a share from 0% to 100%"):
+        share(text)
+
+
+def test_each_side_is_compared_with_the_other() -> None:
+    assert Side.LEGACY.other is Side.DBUS
+    assert Side.DBUS.other is Side.LEGACY
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (Setting(Mode.LEGACY), "legacy"),
+        (Setting(Mode.SHADOW), "shadow"),
+        (Setting(Mode.SHADOW, control=Side.DBUS), "shadow of dbus"),
+        (Setting(Mode.CANARY, buckets=10), "canary 0.01%"),
+        (Setting(Mode.DBUS, observe=True), "dbus observed"),
+        (Setting(Mode.SHADOW, noise=True), "shadow noise"),
+    ],
+)
+def test_a_setting_says_itself_in_words(setting: Setting, words: str) -> None:
+    assert str(setting) == words

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gateway.core.migration.limits import BothSides, RolloutLimits, SideCounts
+from gateway.core.migration.modes import Mode, Setting
+from gateway.core.migration.rollout_plan import (
+    COMMANDS,
+    DEFAULT,
+    DEFAULT_FOR_WRITES,
+    GUARDED,
+    OVER,
+    Action,
+    Command,
+    OnBreach,
+    Progress,
+    RolloutPlan,
+    RolloutState,
+    RolloutStep,
+    apply,
+    apply_command,
+    begins_anew,
+    decide,
+    setting,
+)
+from tests.kit.counts import counts, side
+
+SHADOW, CANARY, HALF, DBUS = 0, 1, 2, 3  # the steps of PLAN
+PLAN = RolloutPlan(
+    "careful",
+    (
+        RolloutStep(Setting(Mode.SHADOW), least=1000),
+        RolloutStep(Setting(Mode.CANARY, 1_000, observe=True), least=200, at_least=60.0, gate=True),
+        RolloutStep(Setting(Mode.CANARY, 50_000, observe=True), least=20),
+        RolloutStep(Setting(Mode.DBUS, observe=True)),
+    ),
+    RolloutLimits(mismatches=0.001, errors=0.005, latency=1.5, samples=100),
+    watch=1800.0,
+)
+GOOD = counts(compared=5000, calls=5000, control=SideCounts(5000))
+BAD = counts(compared=5000, calls=5000, errors=500, control=SideCounts(5000))
+
+
+def _at(step: int, state: RolloutState = RolloutState.RUNNING, *, baseline: SideCounts | None = None) -> Progress:
+    return Progress(state, step, since=0.0, baseline=baseline)
+
+
+def _action(progress: Progress, seen: BothSides, now: float = 100.0, **parts: BothSides) -> Action:
+    return decide(PLAN, progress, seen, now, parts).action
+
+
+# where it is, what was seen since the step began, when, what comes of it, a part of the words
+CASES: list[tuple[str, Progress, BothSides, float, Action, str]] = [
+    ("nothing was seen", _at(SHADOW), BothSides(), 1e9, Action.HOLD, "0 of 1000 comparisons"),
+    ("not enough yet", _at(SHADOW), counts(compared=999), 1.0, Action.HOLD, "999 of 1000 comparisons"),
+    ("enough", _at(SHADOW), counts(compared=1000), 1.0, Action.PROMOTE, "shadow -> canary 1%: 0 of 1000 differ"),
+    ("one mismatch of ten", _at(SHADOW), counts(compared=10, different=1), 1.0, Action.HOLD, "10 of 1000"),
+    ("one of a hundred", _at(SHADOW), counts(compared=100, different=1), 1.0, Action.HOLD, "may be chance"),
+    ("a thousandth exactly", _at(SHADOW), counts(compared=1000, different=1), 1.0, Action.PROMOTE, "1 of 1000 differ"),
+    ("two of fifteen hundred", _at(SHADOW), counts(compared=1500, different=2), 1.0, Action.HOLD, "may be chance"),
+    ("mismatches", _at(SHADOW), counts(compared=100, different=30), 1.0, Action.BREACH, "30 of 100 differ (30%"),
+    ("too early", _at(CANARY), GOOD, 20.0, Action.HOLD, "waits: 40 s to go"),
+    ("a gate", _at(CANARY), GOOD, 60.0, Action.WAIT, "a person must approve canary 50%"),
+    ("a gate, approved", replace(_at(CANARY), approved=True), GOOD, 60.0, Action.PROMOTE, "canary 1% -> canary 50%"),
+    (
+        "a breach at a gate",
+        _at(CANARY, RolloutState.WAITING),
+        BAD,
+        60.0,
+        Action.BREACH,
+        "500 of 5000 calls by D-Bus failed",
+    ),
+    ("a breach when paused", _at(CANARY, RolloutState.PAUSED), BAD, 60.0, Action.BREACH, "500 of 5000"),
+    ("a breach under an override", _at(CANARY, RolloutState.OVERRIDDEN), BAD, 60.0, Action.BREACH, "500 of 5000"),
+    ("paused and all is well", _at(HALF, RolloutState.PAUSED), GOOD, 60.0, Action.HOLD, "paused"),
+    ("overridden and all is well", _at(HALF, RolloutState.OVERRIDDEN), GOOD, 60.0, Action.HOLD, "overridden"),
+    ("frozen", _at(CANARY, RolloutState.FROZEN), BAD, 60.0, Action.HOLD, "frozen"),
+    ("over", _at(CANARY, RolloutState.ROLLED_BACK), BAD, 60.0, Action.HOLD, "rolled back"),
+    ("fewer than any sample", _at(HALF), counts(calls=50), 60.0, Action.HOLD, "50 of 100 calls by D-Bus"),
+    ("one error at almost no traffic", _at(HALF), counts(calls=1, errors=1), 1e9, Action.HOLD, "1 of 100 calls"),
+    (
+        "nobody to compare with",
+        _at(HALF),
+        replace(GOOD, control=side(5)),
+        9.0,
+        Action.HOLD,
+        "5 of 100 calls by the old",
+    ),
+    (
+        "errors only",
+        _at(HALF),
+        counts(calls=100, errors=40),
+        9.0,
+        Action.BREACH,
+        "40 of 100 calls by D-Bus failed (40%)",
+    ),
+    ("after promotion", _at(DBUS), GOOD, 100.0, Action.HOLD, "waits: 28.3 min to go"),
+    ("watched long enough", _at(DBUS), GOOD, 1800.0, Action.DONE, "dbus has held"),
+    ("watched, and nobody called", _at(DBUS), BothSides(), 1800.0, Action.DONE, "nothing compared"),
+]
+
+
+@pytest.mark.parametrize(
+    ("progress", "seen", "now", "action", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_what_comes_next(progress: Progress, seen: BothSides, now: float, action: Action, words: str) -> None:
+    decision = decide(PLAN, progress, seen, now)
+    assert (decision.action, words in decision.why) == (action, True), decision.why
+    assert decision.numbers["dbus_calls"] == seen.candidate.calls
+
+
+def test_latency_alone_is_a_breach() -> None:
+    slow = counts(calls=200, seconds=0.2, control=side(200, seconds=0.02))
+    decision = decide(PLAN, _at(HALF), slow, 9.0)
+    assert decision.action is Action.BREACH
+    assert decision.why.startswith("p50 of D-Bus is ")
+    assert decision.numbers["dbus_p50"] > 5 * decision.numbers["legacy_p50"]
+
+
+def test_after_promotion_a_breach_is_held_against_what_the_control_did_before() -> None:
+    baseline = side(5000, errors=50, seconds=0.02)
+    alone = counts(calls=5000, errors=50, seconds=0.02, control=side(0))
+    assert _action(_at(DBUS, baseline=baseline), alone) is Action.HOLD
+    worse = counts(calls=5000, errors=500, seconds=0.02, control=side(0))
+    assert _action(_at(DBUS, baseline=baseline), worse) is Action.BREACH
+    slower = counts(calls=5000, errors=50, seconds=0.2, control=side(0))
+    assert _action(_at(DBUS, baseline=baseline), slower) is Action.BREACH
+
+
+def test_a_long_good_time_does_not_hide_a_bad_end() -> None:
+    long = counts(compared=1_000_000, different=300, calls=5000, control=side(5000))
+    end = counts(compared=1_000, different=300)
+    assert _action(_at(CANARY, RolloutState.WAITING), long, recent=counts(compared=1_000)) is Action.WAIT
+    decision = decide(PLAN, _at(CANARY, RolloutState.WAITING), long, 100.0, {"in the last 60 s": end})
+    assert decision.action is Action.BREACH
+    assert decision.why == "in the last 60 s 300 of 1000 differ (30%, limit 0.1%)"
+
+
+# What a decision makes of it
+
+
+def _after(progress: Progress, seen: BothSides, plan: RolloutPlan = PLAN, now: float = 1900.0) -> Progress:
+    return apply(plan, progress, decide(plan, progress, seen, now), seen, now)
+
+
+def test_a_promotion_begins_the_next_step_and_remembers_the_control() -> None:
+    after = _after(replace(_at(CANARY), approved=True), GOOD)
+    assert (after.state, after.step, after.since, after.approved) == (RolloutState.RUNNING, HALF, 1900.0, False)
+    assert after.baseline == GOOD.control
+    few = replace(GOOD, control=side(5))
+    assert _after(_at(HALF, baseline=side(700)), few).baseline == side(700)
+
+
+def test_a_hold_changes_nothing_and_a_gate_waits() -> None:
+    assert _after(_at(SHADOW), BothSides()) == _at(SHADOW)
+    waiting = _after(_at(CANARY), GOOD)
+    assert waiting.state is RolloutState.WAITING
+    assert _after(waiting, GOOD).state is RolloutState.WAITING
+
+
+def test_the_end_is_done() -> None:
+    done = _after(_at(DBUS), GOOD)
+    assert done.state is RolloutState.DONE
+    assert setting(PLAN, done) == Setting(Mode.DBUS)
+
+
+BREACHES = [
+    (OnBreach.ROLLBACK, CANARY, RolloutState.ROLLED_BACK, CANARY, Setting(Mode.LEGACY)),
+    (OnBreach.FREEZE, CANARY, RolloutState.FROZEN, CANARY, PLAN.steps[CANARY].setting),
+    (OnBreach.STEP_DOWN, HALF, RolloutState.PAUSED, CANARY, PLAN.steps[CANARY].setting),
+    (OnBreach.STEP_DOWN, SHADOW, RolloutState.ROLLED_BACK, SHADOW, Setting(Mode.LEGACY)),
+    (OnBreach.ROLLBACK, DBUS, RolloutState.ROLLED_BACK, DBUS, Setting(Mode.LEGACY)),
+]
+
+
+@pytest.mark.parametrize(("on_breach", "step", "state", "then", "expected"), BREACHES)
+def test_what_a_breach_does_is_for_the_plan_to_say(
+    on_breach: OnBreach, step: int, state: RolloutState, then: int, expected: Setting
+) -> None:
+    plan = replace(PLAN, on_breach=on_breach)
+    after = _after(_at(step), BAD, plan)
+    assert (after.state, after.step) == (state, then)
+    assert setting(plan, after) == expected
+    assert "500 of 5000 calls by D-Bus failed" in after.why
+
+
+def test_one_step_down_a_breach_goes_further_down_and_health_does_not_go_up_again() -> None:
+    plan = replace(PLAN, on_breach=OnBreach.STEP_DOWN)
+    down = _after(_at(DBUS, baseline=side(5000)), BAD, plan)
+    assert (down.state, down.step, down.baseline) == (RolloutState.PAUSED, HALF, side(5000))
+    assert _after(down, GOOD, plan) == down
+    assert _after(down, BAD, plan).step == CANARY
+    assert _after(apply_command(down, Command.RESUME, "mended"), GOOD, plan, now=4000.0).step == DBUS
+
+
+# What persons do
+
+
+@pytest.mark.parametrize("state", RolloutState)
+@pytest.mark.parametrize("command", Command)
+def test_a_command_means_something_or_is_refused_with_words(state: RolloutState, command: Command) -> None:
+    states, becomes = COMMANDS[command]
+    if state in states:
+        assert apply_command(_at(HALF, state), command, "for a reason").state is becomes
+        return
+    with pytest.raises(ValueError, match=f"cannot {command.value} a rollout that is {state.value}"):
+        apply_command(_at(HALF, state), command, "")
+
+
+def test_every_state_that_is_not_over_has_a_way_out() -> None:
+    for state in set(RolloutState) - OVER:
+        assert state in COMMANDS[Command.ABORT][0]
+        assert state in GUARDED or state in COMMANDS[Command.RESUME][0]
+
+
+def test_only_an_approval_opens_the_gate() -> None:
+    waiting = _at(CANARY, RolloutState.WAITING)
+    assert _action(apply_command(waiting, Command.APPROVE, "looks good"), GOOD) is Action.PROMOTE
+    paused = apply_command(waiting, Command.PAUSE, "lunch")
+    assert _action(apply_command(paused, Command.RESUME, "back"), GOOD) is Action.WAIT
+
+
+def test_counts_begin_anew_where_those_of_before_say_nothing() -> None:
+    assert [
+        begins_anew(state, Command.RESUME)
+        for state in (RolloutState.FROZEN, RolloutState.OVERRIDDEN, RolloutState.PAUSED)
+    ] == [
+        True,
+        True,
+        False,
+    ]
+    assert not begins_anew(RolloutState.WAITING, Command.APPROVE)
+
+
+def test_what_is_aborted_goes_to_the_old_service_and_what_is_ended_to_the_mapping() -> None:
+    assert setting(PLAN, _at(HALF, RolloutState.ABORTED)) == Setting(Mode.LEGACY)
+    assert setting(PLAN, _at(HALF, RolloutState.ENDED)) is None
+
+
+# The built-in plans
+
+
+def test_the_built_in_plans_rise_and_one_begins_without_calling_twice() -> None:
+    for plan in (DEFAULT, DEFAULT_FOR_WRITES):
+        shares = [step.setting.buckets for step in plan.steps if step.setting.mode is Mode.CANARY]
+        assert shares == sorted(set(shares))
+        assert plan.steps[-1].setting.mode is Mode.DBUS
+    assert DEFAULT.steps[0].setting.mode is Mode.SHADOW
+    assert DEFAULT_FOR_WRITES.steps[0].setting.mode is Mode.CANARY
+
+
+# Laws
+
+SIDES = st.builds(
+    lambda calls, errors, latency: SideCounts(calls, min(errors, calls), tuple(latency)),
+    st.integers(0, 3000),
+    st.integers(0, 3000),
+    st.lists(st.integers(0, 200), max_size=40),
+)
+SEEN = st.builds(
+    lambda compared, different, control, candidate: BothSides(compared, min(different, compared), control, candidate),
+    st.integers(0, 3000),
+    st.integers(0, 3000),
+    SIDES,
+    SIDES,
+)
+PLANS = st.builds(
+    lambda limits, on_breach: replace(PLAN, limits=limits, on_breach=on_breach),
+    st.builds(
+        RolloutLimits,
+        mismatches=st.floats(0, 0.5),
+        errors=st.floats(0, 0.5),
+        latency=st.floats(1, 5),
+        samples=st.integers(1, 500),
+    ),
+    st.sampled_from(OnBreach),
+)
+PROGRESS = st.builds(
+    Progress, st.sampled_from(RolloutState), st.integers(0, 3), st.just(0.0), st.booleans(), st.none() | SIDES
+)
+
+
+@given(PLANS, PROGRESS, SEEN, st.floats(0, 1e6), SEEN)
+def test_too_few_samples_neither_promote_nor_roll_back(
+    plan: RolloutPlan, progress: Progress, seen: BothSides, now: float, recent: BothSides
+) -> None:
+    few = plan.limits.samples
+    assume(all(max(one.compared, one.candidate.calls) < few for one in (seen, recent)))
+    assert decide(plan, progress, seen, now, {"of late": recent}).action in (Action.HOLD, Action.DONE)
+
+
+@given(PLANS, PROGRESS, SEEN, st.floats(0, 1e6))
+def test_nothing_over_a_limit_is_ever_promoted(
+    plan: RolloutPlan, progress: Progress, seen: BothSides, now: float
+) -> None:
+    if decide(plan, progress, seen, now).action not in (Action.PROMOTE, Action.WAIT, Action.DONE):
+        return
+    assert progress.state in (RolloutState.RUNNING, RolloutState.WAITING)
+    if seen.compared >= plan.limits.samples:
+        assert seen.different <= seen.compared * plan.limits.mismatches
+    if min(seen.candidate.calls, seen.control.calls) >= plan.limits.samples:
+        more = seen.candidate.errors / seen.candidate.calls - seen.control.errors / seen.control.calls
+        assert more <= plan.limits.errors
+
+
+@given(PLANS, PROGRESS, SEEN, st.floats(0, 1e6), SEEN)
+def test_a_breach_acts_wherever_a_rollout_may_be_stuck(
+    plan: RolloutPlan, progress: Progress, seen: BothSides, now: float, recent: BothSides
+) -> None:
+    broken = replace(recent, compared=plan.limits.samples + 100, different=plan.limits.samples + 100)
+    decision = decide(plan, progress, seen, now, {"of late": broken})
+    assert (decision.action is Action.BREACH) == (progress.state in GUARDED)
+    after = apply(plan, progress, decision, seen, now)
+    assert after.step <= progress.step
+    assert progress.state not in GUARDED or after.state in (
+        RolloutState.ROLLED_BACK,
+        RolloutState.FROZEN,
+        RolloutState.PAUSED,
+    )

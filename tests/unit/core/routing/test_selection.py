@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from gateway.core.migration.modes import Key, Migration, Mode, Setting, Side
+from gateway.core.routing import selection
+from gateway.core.routing.route import Effect
+from gateway.core.rpc.model import Call
+from tests.kit.routes import route
+
+
+def _vm(call: Call) -> str | None:
+    return str(call.params[0]) if call.params else None
+
+
+OLD = Migration(upstream="old", key=Key("vm", _vm))
+READ = replace(OLD, may_shadow=True)
+LIFE = replace(OLD, group="vm-lifecycle")
+
+START = replace(route("VM.start", migration=LIFE, effect=Effect.WRITE), service="xenopsd")
+STOP = replace(route("VM.shutdown", migration=LIFE, effect=Effect.WRITE), service="xenopsd")
+STATE = replace(route("VM.state", migration=READ, effect=Effect.READ, aliases=("VM.stat",)), service="xenopsd")
+SYNC = replace(route("VM.sync", migration=OLD, effect=Effect.IDEMPOTENT), service="xenopsd")
+SCAN = replace(route("SR.scan", migration=Migration(upstream="old"), effect=Effect.WRITE), service="storage")
+NEW = replace(route("VM.born", effect=Effect.READ), service="xenopsd")
+ROUTES = (START, STOP, STATE, SYNC, SCAN, NEW)
+
+
+def refusal(pattern: str, setting: Setting) -> str:
+    return "; ".join(selection.setting_problems(ROUTES, pattern, setting))
+
+
+def test_what_clients_call_is_found_by_name_alias_and_service() -> None:
+    for name in ("VM.state", "VM.stat", "xenopsd/VM.state"):
+        assert selection.routes_named(ROUTES, name) == (STATE,)
+    assert selection.routes_named(ROUTES, "VM.*") == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("VM.strt", "no mapped method is named 'VM.strt' (did you mean 'VM.start'?)"),
+        ("xenops/VM.start", "no mapped method is named 'xenops/VM.start' (did you mean 'xenopsd/VM.start'?)"),
+        ("group:vm-lifecycel", "no method is in group 'vm-lifecycel' (did you mean 'vm-lifecycle'?)"),
+        ("group:sr", "no method is in group 'sr' (there are: vm-lifecycle)"),
+        ("zzz", "no mapped method is named 'zzz'"),
+    ],
+)
+def test_a_pattern_that_means_nothing_is_told_with_what_might_be_meant(pattern: str, says: str) -> None:
+    assert refusal(pattern, Setting(Mode.DBUS)) == says
+
+
+@pytest.mark.parametrize(
+    ("pattern", "setting"),
+    [
+        ("VM.state", Setting(Mode.SHADOW)),
+        ("xenopsd/VM.state", Setting(Mode.CANARY, 10, observe=True)),
+        ("group:vm-lifecycle", Setting(Mode.CANARY, 10)),
+        ("VM.s[th][au][rt]*", Setting(Mode.DBUS)),
+        ("SR.*", Setting(Mode.CANARY, 0)),
+        ("SR.*", Setting(Mode.CANARY, 100_000)),
+        ("VM.born", Setting(Mode.DBUS)),
+        ("*", Setting(Mode.OFF)),
+        ("*", Setting(Mode.DBUS)),
+        ("VM.start", Setting(Mode.OFF)),
+    ],
+)
+def test_what_does_no_harm_is_not_refused(pattern: str, setting: Setting) -> None:
+    assert refusal(pattern, setting) == ""
+
+
+@pytest.mark.parametrize("setting", [Setting(Mode.LEGACY), Setting(Mode.CANARY, 0), Setting(Mode.DBUS, observe=True)])
+def test_nothing_goes_to_an_old_service_that_is_not_there(setting: Setting) -> None:
+    assert "no upstream answers for the old side of xenopsd/VM.born" in refusal("VM.born", setting)
+
+
+def test_a_write_never_runs_twice_and_is_named() -> None:
+    assert refusal("group:vm-lifecycle", Setting(Mode.SHADOW)) == (
+        "shadow is refused: each call would run twice, and these are writes: xenopsd/VM.start, xenopsd/VM.shutdown"
+    )
+    assert refusal("SR.scan", Setting(Mode.DBUS, observe=True)) == (
+        "observe is refused: each call would run twice, and these are writes: storage/SR.scan"
+    )
+
+
+def test_an_idempotent_method_runs_twice_only_where_the_mapping_says_so() -> None:
+    assert "no 'shadow: true' in the mapping says that this does no harm: xenopsd/VM.sync" in refusal(
+        "VM.sync", Setting(Mode.SHADOW)
+    )
+
+
+def test_a_share_needs_a_key_but_for_all_or_nothing() -> None:
+    assert "no 'key' in the mapping says what its share is a share of" in refusal("SR.scan", Setting(Mode.CANARY, 1))
+
+
+def test_a_group_is_not_split_and_is_told_what_to_say_instead() -> None:
+    assert refusal("VM.start", Setting(Mode.DBUS)) == (
+        "this would split the group 'vm-lifecycle', which shares state: xenopsd/VM.shutdown would be left "
+        "out; say group:vm-lifecycle"
+    )
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    assert len(selection.setting_problems(ROUTES, "VM.s[ty][an][rc]*", Setting(Mode.SHADOW))) == 3
+
+
+def test_of_many_methods_the_first_are_named() -> None:
+    many = [replace(START, method=f"m{number}") for number in range(7)]
+    assert selection.names(many) == "xenopsd/m0, xenopsd/m1, xenopsd/m2, xenopsd/m3, xenopsd/m4 and 2 more"
+
+
+def _setting(make: Callable[[], Setting]) -> str:
+    with pytest.raises(ValueError) as wrong:  # noqa: PT011 - its text is what is tested
+        make()
+    return str(wrong.value)
+
+
+def test_a_setting_is_read_from_an_operators_words() -> None:
+    assert selection.setting("canary", "12.5%") == Setting(Mode.CANARY, 12_500)
+    assert selection.setting("canary", 0.001, observe=True, noise=True) == Setting(
+        Mode.CANARY, 1, observe=True, noise=True
+    )
+    assert selection.setting("shadow", control="dbus") == Setting(Mode.SHADOW, control=Side.DBUS)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: selection.setting("shadwo"), "'shadwo' is no mode (did you mean 'shadow'?)"),
+        (lambda: selection.setting("x"), "'x' is no mode (there are: legacy, shadow, canary, dbus, off)"),
+        (lambda: selection.setting("shadow", control="new"), "'new' is no side (there are: legacy, dbus)"),
+        (lambda: selection.setting("canary"), "canary needs a share"),
+        (lambda: selection.setting("canary", "101%"), "expected a share from 0% to 100%"),
+        (lambda: selection.setting("dbus", 5), "a share belongs to canary, not to dbus"),
+        (lambda: selection.setting("dbus", control="legacy"), "a control belongs to shadow, not to dbus"),
+        (lambda: selection.setting("off", observe=True), "nobody answers in mode off"),
+        (lambda: selection.setting("dbus", noise=True), "noise is told apart only while"),
+    ],
+)
+def test_words_that_contradict_each_other_are_told(make: Callable[[], Setting], says: str) -> None:
+    assert _setting(make).startswith(says)
+
+
+def test_without_any_mapping_nothing_is_suggested() -> None:
+    assert selection.no_match((), "VM.start") == "no mapped method is named 'VM.start'"
+    assert selection.no_match((), "group:x") == "no method is in group 'x' (there is none)"

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection
+from gateway.core.dbus.target import MethodCall
+from gateway.core.interfaces import NOT_SENT
+from gateway.core.rpc.model import Fault, FaultCode
+from tests.kit.backends import PATIENCE
+from tests.kit.brokers import BROKERS, broker
+from tests.kit.bus import ANONYMOUS, SYSTEM_LIMITS, PrivateBus, private_bus
+from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
+from tests.kit.toy_routes import TOY
+
+ROOMY = BusConnectionLimits(in_flight=10_000)
+
+# What no `bind` lets through; None in a variant is a SIGSEGV in the library itself.
+UNCHECKED = [
+    ("v", None, TypeError),
+    ("a{sv}", {"a": None}, TypeError),
+    ("s", "a\0b", ValueError),
+    ("u", -1, ValueError),
+    ("u", None, ValueError),
+]
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[PrivateBus]:
+    with private_bus(limits={"max_replies_per_connection": 50_000}) as bus, toy_service(bus.address, TOY):
+        yield bus
+
+
+@asynccontextmanager
+async def connected(address: str, limits: BusConnectionLimits = ROOMY) -> AsyncIterator[DBusConnection]:
+    connection = await DBusConnection.open(address, limits)
+    try:
+        yield connection
+    finally:
+        connection.close()
+        await connection.closed()
+
+
+def ask(member: str, signature: str = "", *body: object) -> MethodCall:
+    return MethodCall(TOY, OBJECT_PATH, INTERFACE, member, signature, body)
+
+
+async def answer(connection: DBusConnection, call: MethodCall) -> list[object]:
+    got = await asyncio.wait_for(connection.call(call), PATIENCE)
+    assert got is not None
+    assert not isinstance(got, Fault), got
+    assert not got.error_name, got
+    return list(got.body)
+
+
+@pytest.mark.parametrize(
+    ("signature", "body"),
+    [
+        ("", []),
+        ("ybnqiuxtd", [1, True, -2, 3, -4, 5, -6, 2**64 - 1, 0.5]),
+        ("sog", ["text", "/a/b", "a{sv}"]),
+        ("asa{us}ay", [["a", "b"], {7: "seven"}, b"\x00\xff"]),
+        ("(s(iu))a(ss)", [("a", (-1, 1)), [("b", "c")]]),
+    ],
+)
+async def test_values_come_back_as_they_went(bus: PrivateBus, signature: str, body: list[object]) -> None:
+    async with connected(bus.address) as connection:
+        assert await answer(connection, ask("Echo", signature, *body)) == body
+
+
+async def test_a_value_that_would_crash_the_library_costs_only_its_own_call(bus: PrivateBus) -> None:
+    """Ten calls are in flight on the same connection when the bad ones come past a bind that does not check."""
+    async with connected(bus.address) as connection, asyncio.TaskGroup() as group:
+        held = [group.create_task(answer(connection, ask("Hold"))) for _ in range(10)]
+        await answer(connection, ask("Held"))
+        for signature, bad, error in UNCHECKED:
+            with pytest.raises(error):
+                await connection.call(ask("Echo", signature, bad))
+        assert connection.in_flight == 10
+        await answer(connection, ask("Release"))
+        assert [await one for one in held] == [["released"]] * 10
+
+
+async def test_a_thousand_calls_given_up_leave_nothing_in_any_table(bus: PrivateBus) -> None:
+    async with connected(bus.address) as connection:
+        waiting = [asyncio.ensure_future(connection.call(ask("Hang"))) for _ in range(1000)]
+        await answer(connection, ask("Label"))  # all of them are sent
+        for one in waiting:
+            one.cancel()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(result) for result in results} == {asyncio.CancelledError}
+        assert not connection._waiting
+        assert not connection._bus._method_return_handlers
+        assert connection.in_flight == 1000  # for the broker they are; renewing the connection is the way out
+
+
+async def test_a_late_reply_is_dropped_and_counted(bus: PrivateBus) -> None:
+    async with connected(bus.address) as connection:
+        late = asyncio.ensure_future(connection.call(ask("Hold")))
+        await answer(connection, ask("Held"))
+        late.cancel()
+        await asyncio.wait({late})
+        assert late.cancelled()
+        assert connection.in_flight == 1
+        assert await answer(connection, ask("Release")) == [1]
+        assert (connection.late_replies, connection.in_flight) == (1, 0)
+
+
+async def test_a_connection_with_many_calls_given_up_is_worn(bus: PrivateBus) -> None:
+    async with connected(bus.address, BusConnectionLimits(in_flight=4)) as connection:
+        waiting = [asyncio.ensure_future(connection.call(ask("Hang"))) for _ in range(2)]
+        await answer(connection, ask("Label"))
+        assert not connection.worn.is_set()
+        for one in waiting:
+            one.cancel()
+        await asyncio.wait(waiting)
+        assert connection.worn.is_set()
+        assert not connection.lost
+
+
+async def test_a_connection_is_worn_long_before_its_serials_end(bus: PrivateBus) -> None:
+    async with connected(bus.address, BusConnectionLimits(serials=4)) as connection:
+        for _ in range(3):
+            assert not connection.worn.is_set()
+            await answer(connection, ask("Label"))
+        assert connection.worn.is_set()
+        assert await answer(connection, ask("Label")) == ["toy"]
+
+
+async def test_a_message_over_the_limit_is_refused_and_not_sent(bus: PrivateBus) -> None:
+    async with connected(bus.address, BusConnectionLimits(max_message=4096)) as connection:
+        assert await answer(connection, ask("Echo", "s", "x" * 3000)) == ["x" * 3000]
+        got = await connection.call(ask("Echo", "s", "x" * 4096))
+        assert isinstance(got, Fault)
+        assert got.code is FaultCode.TOO_LARGE
+        assert "the bus takes at most 4096" in got.message
+        assert connection.in_flight == 0
+        assert await answer(connection, ask("Label")) == ["toy"]
+
+
+async def test_the_limit_is_exact(bus: PrivateBus) -> None:
+    """The broker accepts a message of exactly its limit; so do we, and we refuse one byte more."""
+    limits = {**SYSTEM_LIMITS, "max_message_size": 65536}
+    with private_bus(limits=limits) as small, toy_service(small.address, TOY):
+        async with connected(small.address, BusConnectionLimits(max_message=65536)) as connection:
+            refused = await connection.call(ask("Echo", "s", "x" * 65536))
+            assert isinstance(refused, Fault)
+            over = int(refused.message.split()[4]) - 65536
+            exact = await connection.call(ask("Note", "s", "x" * (65536 - over)))
+            assert not isinstance(exact, Fault), exact
+            assert isinstance(await connection.call(ask("Note", "s", "x" * (65537 - over))), Fault)
+
+
+async def test_what_the_specification_does_not_allow_is_refused_however_much_the_bus_takes() -> None:
+    """An array of over 2^26 bytes, and a message of over 2^27: whoever gets one hangs up."""
+    mib = bytes(1024**2)
+    limits = {**SYSTEM_LIMITS, "max_message_size": 2**28}
+    with private_bus(limits=limits) as large, toy_service(large.address, TOY):
+        async with connected(large.address, BusConnectionLimits(max_message=2**28)) as connection:
+            array = await connection.call(ask("Note", "aay", [mib] * 64))
+            message = await connection.call(ask("Note", "aayaayaay", *[[mib] * 45] * 3))
+            assert [got.code for got in (array, message) if isinstance(got, Fault)] == [FaultCode.TOO_LARGE] * 2
+            assert "$.body[0]: expected an array of at most 67108864 bytes, got 67109120" in str(array)
+            assert "the bus takes at most 134217728" in str(message)
+            assert await answer(connection, ask("Label")) == ["toy"]
+
+
+async def test_a_oneway_call_says_so_on_the_wire(bus: PrivateBus) -> None:
+    async with connected(bus.address) as connection:
+        assert await connection.call(ask("Note", "s", "oneway"), oneway=True) is None
+        await answer(connection, ask("Note", "s", "with reply"))
+        (notes,) = await answer(connection, ask("Notes"))
+        assert isinstance(notes, list)
+        assert notes[-2:] == [(1, "oneway"), (0, "with reply")]  # 1 is NO_REPLY_EXPECTED, and nothing else is ever set
+        assert connection.in_flight == 0
+
+
+async def test_a_call_that_is_only_observed_says_on_the_wire_that_it_starts_nothing(bus: PrivateBus) -> None:
+    async with connected(bus.address, BusConnectionLimits(starts_services=False)) as connection:
+        await connection.call(ask("Note", "s", "oneway"), oneway=True)
+        await answer(connection, ask("Note", "s", "with reply"))
+        (notes,) = await answer(connection, ask("Notes"))
+        assert isinstance(notes, list)
+        assert notes[-2:] == [(3, "oneway"), (2, "with reply")]  # 2 is NO_AUTO_START
+
+
+async def test_when_the_broker_dies_a_call_on_the_wire_may_have_been_executed() -> None:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        async with connected(bus.address) as connection:
+            waiting = asyncio.ensure_future(connection.call(ask("Hold")))
+            await answer(connection, ask("Held"))
+            bus.kill()
+            got = await asyncio.wait_for(waiting, PATIENCE)
+            assert isinstance(got, Fault)
+            assert got.code is FaultCode.NO_REPLY
+            assert "unknown whether" in got.message
+            assert connection.worn.is_set()
+            assert connection.lost
+            assert connection.error
+
+
+async def test_a_call_after_the_broker_died_was_not_sent() -> None:
+    """At once, before the loop has had a chance to notice, and ever after; and the log has nothing to complain of."""
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    with private_bus() as bus:
+        async with connected(bus.address) as connection:
+            bus.kill()
+            for _ in range(3):
+                got = await asyncio.wait_for(connection.call(ask("Label")), PATIENCE)
+                assert isinstance(got, Fault)
+                assert got.code is FaultCode.UNAVAILABLE
+    gc.collect()
+    assert not complaints
+
+
+async def test_a_call_that_a_stalled_broker_has_not_taken_was_not_sent() -> None:
+    """The socket's buffer is full: what did not fit into it cannot have been executed."""
+    with private_bus() as bus:
+        async with connected(bus.address) as connection:
+            os.kill(bus.pid, signal.SIGSTOP)
+            large = ask("Echo", "ay", b"x" * 4_000_000)
+            waiting = [asyncio.ensure_future(connection.call(large)) for _ in range(3)]
+            oneway = asyncio.ensure_future(connection.call(large, oneway=True))
+            await asyncio.wait(waiting, timeout=0)
+            bus.kill()
+            for one in (*waiting, oneway):
+                got = await asyncio.wait_for(one, PATIENCE)
+                assert isinstance(got, Fault)
+                assert got.code is FaultCode.UNAVAILABLE
+
+
+async def test_a_call_that_is_given_up_before_the_broker_took_a_byte_of_it_is_never_made() -> None:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        async with connected(bus.address) as connection:
+            assert await answer(connection, ask("Echo", "s", "first")) == ["first"]
+            os.kill(bus.pid, signal.SIGSTOP)
+            large = asyncio.ensure_future(connection.call(ask("Note", "s", "x" * 4_000_000)))
+            small = asyncio.ensure_future(sent(connection, ask("Echo", "s", "never")))
+            await asyncio.wait((large, small), timeout=0)
+            small.cancel()
+            assert not await small
+            assert connection.in_flight == 1
+            os.kill(bus.pid, signal.SIGCONT)
+            await asyncio.wait_for(large, PATIENCE)
+            assert await answer(connection, ask("Echoes")) == [1]
+
+            hanging = asyncio.ensure_future(sent(connection, ask("Hang")))
+            await answer(connection, ask("Label"))
+            hanging.cancel()
+            assert await hanging
+
+
+async def sent(connection: DBusConnection, call: MethodCall) -> bool:
+    """Whether a call that is cancelled had been sent."""
+    try:
+        await connection.call(call)
+    except asyncio.CancelledError as error:
+        return NOT_SENT not in error.args
+    raise AssertionError("it was answered")
+
+
+async def test_a_burst_into_a_full_socket_waits_until_the_broker_reads_on(bus: PrivateBus) -> None:
+    """The library by itself takes a full buffer for the end of the connection; the broker answers an error to each."""
+    broker = ask("Echo", "ay", b"x" * 500_000), ask("Label")
+    large_call, small_call = (replace(call, bus_name="org.freedesktop.DBus") for call in broker)
+    async with connected(bus.address) as connection:
+        os.kill(bus.pid, signal.SIGSTOP)
+        large = [asyncio.ensure_future(connection.call(large_call)) for _ in range(3)]
+        small = [asyncio.ensure_future(connection.call(small_call)) for _ in range(500)]
+        await asyncio.wait(large, timeout=0)
+        os.kill(bus.pid, signal.SIGCONT)
+        for one in (*large, *small):
+            got = await asyncio.wait_for(one, PATIENCE)
+            assert not isinstance(got, Fault), got
+
+
+async def test_a_retired_connection_closes_when_its_calls_are_done(bus: PrivateBus) -> None:
+    async with connected(bus.address) as connection:
+        waiting = asyncio.ensure_future(connection.call(ask("Hold")))
+        async with connected(bus.address) as other:
+            await answer(other, ask("Held"))
+            connection.retire()
+            assert not connection.has_room
+            assert not connection.worn.is_set()
+            await answer(other, ask("Release"))
+        got = await asyncio.wait_for(waiting, PATIENCE)
+        assert got is not None
+        assert not isinstance(got, Fault)
+        await asyncio.wait_for(connection.closed(), PATIENCE)
+        assert connection.lost
+
+
+@pytest.mark.parametrize("name", BROKERS)
+async def test_no_file_descriptor_stays_and_its_reply_is_answered_like_any_other(name: str) -> None:
+    with broker(name) as address, toy_service(address, TOY):
+        async with connected(address) as connection:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            for _ in range(20):
+                (variant,) = await answer(connection, ask("Descriptor"))
+                assert str(variant) == "<dbus_fast.signature.Variant ('h', 0)>"
+            assert await answer(connection, ask("Label")) == ["toy"]
+            assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_introspection_is_remembered_until_the_name_has_a_new_owner(bus: PrivateBus) -> None:
+    name = "org.example.Other"
+    async with connected(bus.address) as connection:
+        with toy_service(bus.address, name):
+            first = await connection.introspect(name, OBJECT_PATH)
+            serial = connection._bus.next_serial()
+            assert await connection.introspect(name, OBJECT_PATH) is first
+            assert connection._bus.next_serial() == serial + 1  # nothing was sent
+            assert isinstance(first, str)
+            assert "<node" in first
+        await answer(connection, ask("Label"))  # the signal came before this answer
+        gone = await connection.introspect(name, OBJECT_PATH)
+        assert not isinstance(gone, str | Fault)
+        assert gone.error_name == "org.freedesktop.DBus.Error.ServiceUnknown"
+        with toy_service(bus.address, name):
+            assert await connection.introspect(name, OBJECT_PATH) == first
+
+
+async def test_who_waits_for_an_owner_is_told_of_each_one_and_asks_the_bus_once(bus: PrivateBus) -> None:
+    name, told = "org.example.Other", list[str]()
+    async with connected(bus.address) as connection:
+        connection.when_owned(name, told.append)
+        serial = connection._bus.next_serial()
+        connection.when_owned(name, told.append)
+        assert connection._bus.next_serial() == serial + 1  # nothing was sent
+        for _ in range(2):
+            with toy_service(bus.address, name):
+                await answer(connection, ask("Label"))  # the signal came before this answer
+        assert told == [name, name]
+
+
+async def test_introspection_is_not_remembered_where_the_bus_tells_of_no_owners() -> None:
+    with private_bus(limits={"max_match_rules_per_connection": 0}) as bus, toy_service(bus.address, TOY):
+        async with connected(bus.address) as connection:
+            for _ in range(2):
+                assert isinstance(await connection.introspect(TOY, OBJECT_PATH), str)
+            assert not connection._xml
+
+
+async def test_others_may_ask_the_gateway_who_it_is(bus: PrivateBus) -> None:
+    """Peer.GetMachineId makes the library call the bus in its own name; that answer is left to it."""
+    async with connected(bus.address) as connection, connected(bus.address) as other:
+        name = connection._bus.unique_name
+        assert name is not None
+        call = MethodCall(name, "/", "org.freedesktop.DBus.Peer", "GetMachineId", "")
+        (machine,) = await answer(other, call)
+        assert isinstance(machine, str)
+        assert len(machine) == 32
+
+
+async def test_a_tcp_bus_is_entered_anonymously() -> None:
+    with private_bus(listen="tcp:host=127.0.0.1,port=0", auth=ANONYMOUS) as bus:
+        address = bus.address.replace("localhost", "127.0.0.1")
+        async with connected(address) as connection:
+            (names,) = await answer(
+                connection,
+                MethodCall("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ListNames", ""),
+            )
+            assert isinstance(names, list)
+            assert "org.freedesktop.DBus" in names
+
+
+@pytest.mark.parametrize("address", ["unix:path=/nowhere", "tcp:host=127.0.0.1,port=1", "carrier:pigeon=1", "nonsense"])
+async def test_an_address_without_a_bus_is_refused_for_the_operator_to_read(address: str) -> None:
+    with pytest.raises(ConnectError, match=r"."):
+        await DBusConnection.open(address, BusConnectionLimits())
+
+
+async def test_a_bus_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("adapters.dbus.connection.OPEN_TIMEOUT", 0.01)
+    server = await asyncio.start_unix_server(_silent, tmp_path / "bus")
+    async with server:
+        with pytest.raises(ConnectError):
+            await DBusConnection.open(f"unix:path={tmp_path}/bus", BusConnectionLimits())
+
+
+async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from adapters.dbus.connection import Outbox
+from tests.kit.backends import PATIENCE
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Ours, and what the bus reads from."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # packets show what left in one send
+    near.settimeout(0)
+    far.settimeout(PATIENCE)
+    with near, far:
+        yield near, far
+
+
+@pytest.fixture
+def stream() -> Iterator[tuple[socket.socket, socket.socket]]:
+    near, far = socket.socketpair()
+    near.settimeout(0)
+    far.settimeout(0)
+    with near, far:
+        yield near, far
+
+
+async def test_the_first_message_leaves_at_once(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    outbox = Outbox(near)
+    assert outbox.put(b"first") == outbox.written == 5
+    assert far.recv(100) == b"first"
+
+
+async def test_what_else_comes_in_the_same_turn_leaves_in_one_send(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    outbox = Outbox(near)
+    ends = [outbox.put(data) for data in (b"first", b"second", b"third")]
+    assert ends == [5, 11, 16]
+    assert outbox.written == 5
+    await asyncio.sleep(0)
+    assert outbox.written == 16
+    assert [far.recv(100), far.recv(100)] == [b"first", b"secondthird"]
+
+
+async def test_a_full_socket_is_waited_for_and_order_is_kept(stream: tuple[socket.socket, socket.socket]) -> None:
+    near, far = stream
+    outbox = Outbox(near)
+    messages = [bytes([number]) * 300_000 for number in range(5)]
+    told: list[int] = []
+    last = asyncio.Event()
+    for message in messages:
+        end = outbox.put(message)
+        outbox.when_written(end, lambda end=end: told.append(end))  # type: ignore[misc] # mypy infers no default
+    outbox.when_written(end, last.set)
+    assert outbox.written < 300_000
+    assert not told
+    got = bytearray()
+    async with asyncio.timeout(PATIENCE):
+        while len(got) < 1_500_000:
+            got += await asyncio.get_running_loop().sock_recv(far, 100_000)
+        await last.wait()
+    assert bytes(got) == b"".join(messages)
+    assert told == [300_000, 600_000, 900_000, 1_200_000, 1_500_000]
+    assert outbox.put(b"after") == outbox.written
+
+
+async def test_a_message_that_is_half_out_is_not_written(stream: tuple[socket.socket, socket.socket]) -> None:
+    outbox = Outbox(stream[0])
+    end = outbox.put(b"x" * 5_000_000)
+    assert 0 < outbox.written < end
+    asyncio.get_running_loop().remove_writer(stream[0])
+
+
+async def test_a_broken_socket_is_left_for_its_reader_to_find(stream: tuple[socket.socket, socket.socket]) -> None:
+    near, far = stream
+    outbox = Outbox(near)
+    far.close()
+    end = outbox.put(b"lost")
+    assert outbox.written < end
+    asyncio.get_running_loop().remove_writer(near)  # as the library does when its reader finds the end
+    near.close()
+    outbox.put(b"lost as well")
+    await asyncio.sleep(0)
+    assert outbox.written == 0
+
+
+async def test_the_library_may_write_through_it_too(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    outbox = Outbox(near)
+    outbox.put(b"ours")
+    assert outbox.send(memoryview(b"theirs")) == 6
+    await asyncio.sleep(0)
+    assert [far.recv(100), far.recv(100)] == [b"ours", b"theirs"]
+
+
+async def test_a_message_of_which_nothing_has_left_is_taken_back_and_the_rest_leaves_in_order(
+    stream: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = stream
+    outbox = Outbox(near)
+    messages = [bytes([number]) * 300_000 for number in range(6)]
+    ends = [outbox.put(message) for message in messages]
+    told: list[int] = []
+    last = asyncio.Event()
+    for end in ends:
+        outbox.when_written(end, lambda end=end: told.append(end))  # type: ignore[misc] # mypy infers no default
+    outbox.when_written(ends[-1], last.set)
+    assert not outbox.withdraw(ends[0], 300_000)  # half of it is out
+    assert outbox.withdraw(ends[4], 300_000)
+    assert outbox.withdraw(ends[1], 300_000)
+    assert outbox.withdraw(ends[2], 300_000)
+    got = bytearray()
+    async with asyncio.timeout(PATIENCE):
+        while len(got) < 900_000:
+            got += await asyncio.get_running_loop().sock_recv(far, 100_000)
+        await last.wait()
+    assert bytes(got) == messages[0] + messages[3] + messages[5]
+    assert (told, outbox.written) == (ends, ends[-1])
+    assert not outbox.withdraw(ends[-1], 300_000)
+    assert outbox.put(b"after") == outbox.written
+
+
+async def test_who_takes_all_back_that_waits_waits_for_no_room_any_more(
+    stream: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = stream
+    outbox = Outbox(near)
+    first = outbox.put(bytes(100_000))
+    while outbox.written == first:
+        first = outbox.put(bytes(100_000))
+        await asyncio.sleep(0)
+    second = outbox.put(b"second")
+    assert outbox.withdraw(second, 6)
+    got = 0
+    async with asyncio.timeout(PATIENCE):
+        while got < first:
+            got += len(await asyncio.get_running_loop().sock_recv(far, 100_000))
+    assert outbox.written == second
+    assert not asyncio.get_running_loop().remove_writer(near)

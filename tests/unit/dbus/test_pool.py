@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from adapters.dbus.connection import Received
+from adapters.dbus.name_owners import OWNER_UNKNOWN
+from adapters.dbus.pool import FIRST_DELAY, LAST_DELAY, BusSettings, Dependencies, Pool, delays
+from gateway.core.admin.status import BreakerState, Presence
+from gateway.core.dbus.target import MethodCall
+from gateway.core.interfaces import DEADLINE_PASSED, NOT_SENT
+from gateway.core.rpc.model import Fault, FaultCode
+from tests.kit.backends import PATIENCE
+from tests.kit.bus import PrivateBus, private_bus
+from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
+from tests.kit.toy_routes import TOY
+
+OTHER = "org.example.Other"
+ONE = BusSettings("one", "", ("*",), connections=1, patience=0.0)
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[PrivateBus]:
+    with private_bus() as bus, toy_service(bus.address, TOY), toy_service(bus.address, OTHER):
+        yield bus
+
+
+@asynccontextmanager
+async def running(bus: BusSettings, around: Dependencies | None = None) -> AsyncIterator[Pool]:
+    pool = Pool(bus, around or Dependencies())
+    pool.start()
+    try:
+        await asyncio.wait_for(pool.connected(), PATIENCE)
+        yield pool
+    finally:
+        await pool.close()
+
+
+def ask(member: str, bus_name: str = TOY) -> MethodCall:
+    return MethodCall(bus_name, OBJECT_PATH, INTERFACE, member, "", ())
+
+
+async def answer(pool: Pool, call: MethodCall) -> list[object] | FaultCode:
+    got = await asyncio.wait_for(pool.call(call), PATIENCE)
+    if isinstance(got, Fault):
+        return got.code
+    assert got is not None
+    return list(got.body)
+
+
+def test_delays_double_up_to_a_cap() -> None:
+    whole = list(islice(delays(lambda: 1.0), 9))
+    assert whole == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert list(islice(delays(lambda: 0.0), 9)) == [delay / 2 for delay in whole]
+
+
+async def test_attempts_to_connect_are_spaced_by_the_delays() -> None:
+    slept: list[float] = []
+    enough = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 20:
+            enough.set()
+            await asyncio.Event().wait()
+
+    pool = Pool(replace(ONE, address="unix:path=/nowhere"), Dependencies(sleep=sleep, chance=lambda: 1.0))
+    pool.start()
+    await asyncio.wait_for(enough.wait(), PATIENCE)
+    await pool.close()
+    assert slept == list(islice(delays(lambda: 1.0), 20))
+    assert (slept[0], slept[-1]) == (FIRST_DELAY, LAST_DELAY)
+
+
+async def test_a_service_that_hangs_cannot_take_the_place_of_others(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, per_destination=2)) as pool:
+        hanging = [asyncio.ensure_future(pool.call(ask("Hang"))) for _ in range(2)]
+        await answer(pool, ask("Label", OTHER))
+        got = await pool.call(ask("Label"))
+        assert got == Fault(FaultCode.BUSY, f"too many calls to {TOY} are in flight; this one was not sent")
+        assert await answer(pool, ask("Label", OTHER)) == ["toy"]
+        for one in hanging:
+            one.cancel()
+        await asyncio.wait(hanging)
+        assert await answer(pool, ask("Label")) == ["toy"]
+
+
+async def test_calls_over_all_connections_are_refused_not_queued(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, in_flight=3)) as pool:
+        held = [asyncio.ensure_future(pool.call(ask("Hold"))) for _ in range(2)]
+        await answer(pool, ask("Held"))
+        held.append(asyncio.ensure_future(pool.call(ask("Hold"))))
+        await asyncio.wait(held, timeout=0)
+        got = await pool.call(ask("Label", OTHER))
+        assert got == Fault(FaultCode.BUSY, "too many calls to bus 'one' are in flight; this one was not sent")
+        assert pool.status().in_flight == 3
+
+
+async def test_a_call_waits_a_little_for_room(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, per_destination=2, patience=PATIENCE)) as pool:
+        held = asyncio.ensure_future(pool.call(ask("Hold")))
+        await answer(pool, ask("Held"))
+        second = asyncio.ensure_future(pool.call(ask("Hold")))
+        waiting = asyncio.ensure_future(pool.call(ask("Label")))
+        await asyncio.wait({waiting}, timeout=0)
+        assert not waiting.done()
+        held.cancel()
+        got = await asyncio.wait_for(waiting, PATIENCE)
+        assert not isinstance(got, Fault)
+        second.cancel()
+        await asyncio.wait({held, second})
+
+
+@pytest.mark.parametrize("bound", [{"waiting": 2}, {"waiting_each": 2}])
+async def test_only_so_many_calls_wait_for_room(bus: PrivateBus, bound: dict[str, int]) -> None:
+    crowded = replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE, **bound)  # type: ignore[arg-type]
+    async with running(crowded) as pool:
+        held = asyncio.ensure_future(pool.call(ask("Hang")))
+        waiting = [asyncio.ensure_future(pool.call(ask("Label"))) for _ in range(3)]
+        done, _ = await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert [one.result() for one in done] == [
+            Fault(FaultCode.BUSY, f"too many calls to {TOY} are in flight; this one was not sent")
+        ]
+        held.cancel()
+        assert all(not isinstance(one.result(), Fault) for one in (await asyncio.wait(waiting))[0] - done)
+
+
+async def test_a_waiting_call_that_is_given_up_passes_its_turn_on(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE)) as pool:
+        held = asyncio.ensure_future(pool.call(ask("Hang")))
+        first = asyncio.ensure_future(pool.call(ask("Label")))
+        second = asyncio.ensure_future(pool.call(ask("Label")))
+        await asyncio.wait({first, second}, timeout=0)
+        held.cancel()
+        await asyncio.wait({held})  # the turn is given to the first, which has not run yet
+        first.cancel()
+        got = await asyncio.wait_for(second, PATIENCE)
+        assert not isinstance(got, Fault)
+
+
+async def test_a_call_that_is_given_up_while_it_waits_for_room_was_not_sent(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE)) as pool:
+        hanging = asyncio.ensure_future(pool.call(ask("Hang")))
+        waiting = asyncio.ensure_future(said(pool))
+        await asyncio.wait({waiting}, timeout=0)
+        waiting.cancel()
+        assert NOT_SENT in await waiting
+        hanging.cancel()
+        await asyncio.wait({hanging})
+        assert pool.status().in_flight == 0
+
+
+async def said(pool: Pool) -> tuple[object, ...]:
+    """What a call that is cancelled tells."""
+    try:
+        await pool.call(ask("Label"))
+    except asyncio.CancelledError as error:
+        return error.args
+    raise AssertionError("it was answered")
+
+
+async def test_nobody_waits_for_room_on_a_bus_that_is_gone() -> None:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        crowded = replace(ONE, address=bus.address, per_destination=1, patience=60.0)
+        async with running(crowded) as pool:
+            held = asyncio.ensure_future(pool.call(ask("Hang")))
+            waiting = asyncio.ensure_future(pool.call(ask("Label")))
+            await asyncio.wait({waiting}, timeout=0)
+            bus.kill()
+            first, second = await asyncio.wait_for(asyncio.gather(held, waiting), PATIENCE)
+            assert isinstance(first, Fault)
+            assert isinstance(second, Fault)
+            assert (first.code, second.code) == (FaultCode.NO_REPLY, FaultCode.UNAVAILABLE)
+
+
+async def test_more_calls_than_the_brokers_pending_replies_are_all_answered(bus: PrivateBus) -> None:
+    """The broker allows 128 for each connection; 200 hang at once."""
+    wide = replace(ONE, address=bus.address, connections=4, per_destination=400, patience=PATIENCE)
+    async with running(wide) as pool:
+        held = [asyncio.ensure_future(pool.call(ask("Hold"))) for _ in range(200)]
+        released = 0
+        while released < 200:
+            await answer(pool, ask("Held"))
+            got = await answer(pool, ask("Release"))
+            assert isinstance(got, list)
+            released += int(str(got[0]))
+        for one in held:
+            result = await asyncio.wait_for(one, PATIENCE)
+            assert result is not None
+            assert not isinstance(result, Fault)
+            assert result.body == ["released"]
+
+
+async def test_calls_given_up_never_exhaust_the_broker(bus: PrivateBus) -> None:
+    """1,000 calls hang and are given up; without new connections the broker would refuse after 128."""
+    async with running(replace(ONE, address=bus.address, in_flight=100, patience=PATIENCE)) as pool:
+        for _ in range(20):
+            hanging = [asyncio.ensure_future(pool.call(ask("Hang"))) for _ in range(50)]
+            assert await answer(pool, ask("Label", OTHER)) == ["toy"]
+            for one in hanging:
+                one.cancel()
+            await asyncio.wait(hanging)
+            assert all(one.cancelled() for one in hanging)
+        assert await answer(pool, ask("Label")) == ["toy"]
+        assert pool.status().in_flight == 0
+
+
+async def test_a_connection_is_renewed_before_its_serials_end_and_no_call_notices(bus: PrivateBus) -> None:
+    around = Dependencies(serials=10)
+    async with running(replace(ONE, address=bus.address), around) as pool:
+        first = await _who(pool)
+        for _ in range(200):
+            assert await answer(pool, ask("Label")) == ["toy"]
+        assert await _who(pool) != first
+
+
+async def _who(pool: Pool) -> object:
+    """The unique name of the pool's connection, as the bus sees it."""
+    (connection,) = (connection for connection in pool._slots if connection is not None)
+    return connection._bus.unique_name
+
+
+async def test_a_pool_that_drains_lets_its_calls_end(bus: PrivateBus) -> None:
+    around = Dependencies()
+    async with (
+        running(replace(ONE, address=bus.address), around) as pool,
+        running(replace(ONE, address=bus.address)) as other,
+    ):
+        held = asyncio.ensure_future(pool.call(ask("Hold")))
+        await answer(pool, ask("Held"))
+        draining = asyncio.ensure_future(pool.drain())
+        await asyncio.wait({draining}, timeout=0)
+        assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
+        await answer(other, ask("Release"))
+        await asyncio.wait_for(draining, PATIENCE)
+        assert not isinstance(await held, Fault)
+
+
+# Signs of life
+
+
+async def test_a_pool_is_alive_while_its_bus_answers_and_while_it_looks_for_one(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address, connections=3)) as pool:
+        assert await pool.is_alive(PATIENCE)
+    looking = Pool(replace(ONE, address="unix:path=/nowhere"), Dependencies())
+    looking.start()
+    assert await looking.is_alive(PATIENCE)
+    await looking.close()
+    assert not await looking.is_alive(PATIENCE)  # nobody looks any more
+
+
+async def test_a_mute_connection_is_closed_and_the_pool_is_alive_again_without_it() -> None:
+    with private_bus() as mute:
+        async with running(replace(ONE, address=mute.address)) as pool:
+            os.kill(mute.pid, signal.SIGSTOP)
+            assert not await pool.is_alive(0.05)
+            assert not pool.status().connected
+            assert await pool.is_alive(0.05)
+            os.kill(mute.pid, signal.SIGCONT)
+            await asyncio.wait_for(pool.connected(), PATIENCE)
+
+
+# Destinations that fail
+
+ABSENT = "org.example.Absent"
+
+
+class Clock:
+    """Time in a test's hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_bus_name_that_keeps_failing_is_refused_at_once_and_says_when_it_is_asked_again(
+    bus: PrivateBus,
+) -> None:
+    clock = Clock()
+    cautious = replace(ONE, address=bus.address, breaker_failures=3, breaker_pause=4.0)
+    async with running(cautious, Dependencies(monotonic=clock)) as pool:
+        for _ in range(3):
+            got = await pool.call(ask("Label", ABSENT))
+            assert isinstance(got, Received)
+            assert got.error_name == "org.freedesktop.DBus.Error.ServiceUnknown"
+        serial = _serial(pool)
+        assert await pool.call(ask("Label", ABSENT)) == Fault(
+            FaultCode.UNAVAILABLE,
+            f"{ABSENT} has failed 3 times in a row: its breaker is open, it is probed in 4.0 s; the call was not sent",
+        )
+        assert _serial(pool) == serial + 1  # nothing was sent
+        assert await answer(pool, ask("Label")) == ["toy"]
+
+
+async def test_after_the_pause_a_call_finds_out_by_a_ping_whether_anybody_is_there(bus: PrivateBus) -> None:
+    clock = Clock()
+    cautious = replace(ONE, address=bus.address, breaker_failures=1, breaker_pause=4.0)
+    async with running(cautious, Dependencies(monotonic=clock)) as pool:
+        await pool.call(ask("Label", ABSENT))
+        clock.now = 4.0
+        got = await pool.call(ask("Label", ABSENT))
+        assert isinstance(got, Fault)
+        assert "failed 2 times in a row: its breaker is open, it is probed in 8.0 s" in got.message
+
+
+async def test_a_new_owner_closes_the_breaker_without_a_probe(bus: PrivateBus) -> None:
+    clock = Clock()
+    cautious = replace(ONE, address=bus.address, breaker_failures=1)
+    async with running(cautious, Dependencies(monotonic=clock)) as pool:
+        await pool.call(ask("Label", ABSENT))
+        assert await answer(pool, ask("Label", ABSENT)) is FaultCode.UNAVAILABLE
+        with toy_service(bus.address, ABSENT):
+            await answer(pool, ask("Label"))  # the signal came before this answer
+            assert await answer(pool, ask("Label", ABSENT)) == ["toy"]
+        assert not pool.breakers.open()
+
+
+async def test_a_connection_that_is_renewed_hears_of_new_owners_too(bus: PrivateBus) -> None:
+    cautious = replace(ONE, address=bus.address, breaker_failures=1)
+    async with running(cautious, Dependencies(monotonic=Clock(), serials=12)) as pool:
+        await pool.call(ask("Label", ABSENT))
+        first = await _who(pool)
+        for _ in range(200):
+            await answer(pool, ask("Label"))
+        assert await _who(pool) != first
+        with toy_service(bus.address, ABSENT):
+            await answer(pool, ask("Label"))
+            assert await answer(pool, ask("Label", ABSENT)) == ["toy"]
+
+
+async def test_only_a_deadline_that_has_passed_is_held_against_a_service_not_a_caller_who_leaves(
+    bus: PrivateBus,
+) -> None:
+    async with running(replace(ONE, address=bus.address, breaker_failures=1)) as pool:
+        for reason, state in ((None, BreakerState.CLOSED), (DEADLINE_PASSED, BreakerState.OPEN)):
+            hanging = asyncio.ensure_future(pool.call(ask("Hang")))
+            await answer(pool, ask("Label", OTHER))
+            hanging.cancel(reason)
+            await asyncio.wait({hanging})
+            assert pool.breakers.state(TOY) is state
+
+
+async def test_a_call_that_waits_for_room_is_refused_when_the_breaker_opens_meanwhile(bus: PrivateBus) -> None:
+    crowded = replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE, breaker_failures=1)
+    async with running(crowded) as pool:
+        hanging = asyncio.ensure_future(pool.call(ask("Hang")))
+        waiting = asyncio.ensure_future(pool.call(ask("Label")))
+        await asyncio.wait({waiting}, timeout=0)
+        hanging.cancel(DEADLINE_PASSED)
+        got = await asyncio.wait_for(waiting, PATIENCE)
+        assert isinstance(got, Fault)
+        assert "its breaker is open" in got.message
+
+
+async def test_a_service_that_answers_pings_again_is_called_again(bus: PrivateBus) -> None:
+    """Its breaker was opened by calls that hang; it is alive, and the call that finds out is made."""
+    clock = Clock()
+    async with running(replace(ONE, address=bus.address, breaker_failures=1), Dependencies(monotonic=clock)) as pool:
+        hanging = asyncio.ensure_future(pool.call(ask("Hang")))
+        await answer(pool, ask("Label", OTHER))
+        hanging.cancel(DEADLINE_PASSED)
+        await asyncio.wait({hanging})
+        assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
+        clock.now = 1.0
+        assert await answer(pool, ask("Label")) == ["toy"]
+        assert not pool.breakers
+
+
+async def test_while_one_call_probes_the_others_are_refused_and_a_mute_service_stays_refused() -> None:
+    clock = Clock()
+    with private_bus() as bus, toy_service(bus.address, TOY) as service:
+        around = Dependencies(monotonic=clock, probe_patience=0.5)
+        async with running(replace(ONE, address=bus.address, breaker_failures=1), around) as pool:
+            service.pause()
+            hanging = asyncio.ensure_future(pool.call(ask("Label")))
+            await asyncio.wait({hanging}, timeout=0)
+            hanging.cancel(DEADLINE_PASSED)
+            await asyncio.wait({hanging})
+            clock.now = 1.0
+            probing = asyncio.ensure_future(pool.call(ask("Label")))
+            await asyncio.wait({probing}, timeout=0)
+            got = await pool.call(ask("Label"))
+            assert isinstance(got, Fault)
+            assert "a probe is on its way" in got.message
+            got = await asyncio.wait_for(probing, PATIENCE)
+            assert isinstance(got, Fault)
+            assert "it is probed in 2.0 s" in got.message
+            service.resume()
+
+
+async def test_a_probe_whose_caller_leaves_is_made_by_the_next_call(bus: PrivateBus) -> None:
+    clock = Clock()
+    with toy_service(bus.address, ABSENT) as service:
+        around = Dependencies(monotonic=clock)
+        async with running(replace(ONE, address=bus.address, breaker_failures=1), around) as pool:
+            service.pause()
+            for reason in (DEADLINE_PASSED, None):
+                leaving = asyncio.ensure_future(pool.call(ask("Label", ABSENT)))
+                await asyncio.wait({leaving}, timeout=0)
+                leaving.cancel(reason)
+                await asyncio.wait({leaving})
+                clock.now += 1.0
+            service.resume()
+            assert pool.breakers.state(ABSENT) is BreakerState.OPEN
+            assert await answer(pool, ask("Label", ABSENT)) == ["toy"]
+
+
+async def test_a_bus_that_is_down_is_not_held_against_its_services_and_a_new_one_has_no_past() -> None:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        async with running(replace(ONE, address=bus.address, breaker_failures=1)) as pool:
+            await pool.call(ask("Label", ABSENT))
+            held = asyncio.ensure_future(pool.call(ask("Hold")))
+            await answer(pool, ask("Held"))
+            bus.kill()
+            assert isinstance(await asyncio.wait_for(held, PATIENCE), Fault)
+            assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
+            assert pool.breakers.open() == [ABSENT]
+            bus.start()
+            await asyncio.wait_for(pool.connected(), PATIENCE)
+            assert pool.breakers.open() == []
+
+
+async def test_a_pool_without_a_bus_does_not_know_who_owns_a_name(bus: PrivateBus) -> None:
+    async with running(replace(ONE, address=bus.address)) as pool:
+        found = await pool.owners([TOY, ABSENT], PATIENCE)
+        assert [found[name].presence for name in (TOY, ABSENT)] == [Presence.OWNED, Presence.ABSENT]
+    assert await pool.owners([TOY], PATIENCE) == {TOY: OWNER_UNKNOWN}
+
+
+async def test_a_bus_that_hangs_tells_nothing_of_its_names_within_the_patience() -> None:
+    with private_bus() as mute:
+        async with running(replace(ONE, address=mute.address)) as pool:
+            os.kill(mute.pid, signal.SIGSTOP)
+            assert await pool.owners([TOY], 0.05) == {TOY: OWNER_UNKNOWN}
+            os.kill(mute.pid, signal.SIGCONT)
+
+
+def _serial(pool: Pool) -> int:
+    (connection,) = (connection for connection in pool._slots if connection is not None)
+    return connection._bus.next_serial()

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from adapters.dbus import signals
+from adapters.dbus.backend import Backend, BusSettings
+from gateway.core.dbus.marshal import Variant
+from gateway.core.dbus.target import MethodCall, Subscription
+from gateway.core.rpc.model import Event, EventsLost, Reply
+from tests.kit.backends import PATIENCE, dbus_backend
+from tests.kit.bus import PrivateBus, private_bus
+from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
+from tests.kit.signals import CHANGED, SHOUTED, change, emit, missed, shout, shouted
+from tests.kit.toy_routes import TOY, toy_call, toy_route
+
+OTHER = "org.example.Other"
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[PrivateBus]:
+    with private_bus() as bus, toy_service(bus.address, TOY), toy_service(bus.address, OTHER):
+        yield bus
+
+
+@asynccontextmanager
+async def backend(bus: PrivateBus) -> AsyncIterator[Backend]:
+    async with (
+        dbus_backend(BusSettings("one", bus.address, ("*",), connections=1)) as backend,
+        asyncio.timeout(PATIENCE),
+    ):
+        yield backend
+
+
+async def test_a_subscriber_first_reads_and_then_hears_of_each_signal(bus: PrivateBus) -> None:
+    async with backend(bus) as service, service.subscribe(SHOUTED) as feed:
+        assert (await missed(feed)).why == "listening from now on"
+        for text in ("one", "two"):
+            await shout(service, text)
+        assert [await anext(feed), await anext(feed)] == [shouted("one"), shouted("two")]
+        assert service.status()[0].signals == 2
+
+
+async def test_signals_of_others_are_not_heard(bus: PrivateBus) -> None:
+    """Another sender, path, interface, member; each is what somebody else has subscribed to, so the bus sends it."""
+    others = [
+        Subscription(OTHER, OBJECT_PATH, INTERFACE, "Shouted", "s"),
+        Subscription(TOY, "/elsewhere", INTERFACE, "Shouted", "s"),
+        Subscription(TOY, OBJECT_PATH, "org.example.Toy2", "Shouted", "s"),
+        Subscription(TOY, OBJECT_PATH, INTERFACE, "Whispered", "s"),
+    ]
+    async with backend(bus) as service, service.subscribe(*others) as theirs, service.subscribe(SHOUTED) as feed:
+        await missed(theirs)
+        await missed(theirs)
+        await missed(feed)
+        await shout(service, "other sender", bus_name=OTHER)
+        await shout(service, "other path", path="/elsewhere")
+        await shout(service, "other interface", interface="org.example.Toy2")
+        await emit(service, "Whispered", Variant("(s)", ("other member",)))
+        for _ in others:
+            assert isinstance(await anext(theirs), Event)
+        await shout(service, "ours")
+        assert await anext(feed) == shouted("ours")
+
+
+async def test_a_signal_with_another_signature_than_promised_is_passed_over(bus: PrivateBus) -> None:
+    async with backend(bus) as service, service.subscribe(SHOUTED) as feed:
+        await missed(feed)
+        await emit(service, "Shouted", Variant("(u)", (7,)))
+        await shout(service, "good")
+        assert await anext(feed) == shouted("good")
+
+
+async def test_arguments_are_neutral_values(bus: PrivateBus) -> None:
+    signature = "a{sv}(iay)v"
+    wanted = Subscription(TOY, OBJECT_PATH, INTERFACE, "Told", signature)
+    body = ({"a": Variant("u", 1), "b": Variant("as", ["c"])}, (-1, b"\0\xff"), Variant("(sb)", ("d", True)))
+    async with backend(bus) as service, service.subscribe(wanted) as feed:
+        await missed(feed)
+        await emit(service, "Told", Variant(f"({signature})", body))
+        event = await anext(feed)
+        assert isinstance(event, Event)
+        assert event.body == ({"a": 1, "b": ["c"]}, [-1, b"\0\xff"], ["d", True])
+
+
+async def test_changed_properties_are_heard_of_every_object_below_the_path(bus: PrivateBus) -> None:
+    async with backend(bus) as service, service.subscribe(CHANGED) as feed:
+        await missed(feed)
+        await change(service, path=OBJECT_PATH + "x", Volume=Variant("u", 1))
+        await change(service, Unknown=Variant("u", 2))
+        below = f"{OBJECT_PATH}/child"
+        await change(service, "Word", "Unknown", path=below, Volume=Variant("u", 3), Unknown=Variant("s", "x"))
+        expected = Event(TOY, below, INTERFACE, properties={"Volume": 3}, invalidated=frozenset({"Word"}))
+        assert await anext(feed) == expected
+
+
+async def test_a_property_of_another_type_than_promised_has_to_be_read(bus: PrivateBus) -> None:
+    async with backend(bus) as service, service.subscribe(CHANGED) as feed:
+        await missed(feed)
+        await change(service, Volume=Variant("s", "loud"), Word=Variant("s", "w"))
+        assert await anext(feed) == Event(
+            TOY, OBJECT_PATH, INTERFACE, properties={"Word": "w"}, invalidated=frozenset({"Volume"})
+        )
+
+
+async def test_who_ends_his_subscription_leaves_no_match_rule_and_no_connection(bus: PrivateBus) -> None:
+    stats = MethodCall("org.freedesktop.DBus", "/", "org.freedesktop.DBus", "ListNames", "")
+
+    async def connections(service: Backend) -> int:
+        route = toy_route("ListNames", "", "as", bind=lambda _: stats)
+        names = await service.call(route, toy_call())
+        assert isinstance(names, Reply)
+        assert isinstance(names.value, list)
+        return len(names.value)
+
+    async with backend(bus) as service:
+        before = await connections(service)
+        async with service.subscribe(SHOUTED) as feed:
+            await missed(feed)
+            async with service.subscribe(CHANGED) as second:
+                await missed(second)
+                assert await connections(service) == before + 1
+            await shout(service, "still heard")
+            assert await anext(feed) == shouted("still heard")
+        while await connections(service) != before:
+            pass
+
+
+async def test_a_storm_is_cut_short_and_the_state_is_read_instead(
+    bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "OVERFLOW_LIMIT", 50)
+    monkeypatch.setattr(signals, "OVERFLOW_PAUSE", 0.05)
+    async with backend(bus) as service, service.subscribe(SHOUTED) as feed:
+        await missed(feed)
+        await shout(service, "overflow", times=500)
+        told = 0
+        while isinstance(news := await anext(feed), Event):
+            told += 1
+        assert 50 <= told < 500  # more than 50 only where a second ended meanwhile
+        assert isinstance(news, EventsLost)
+        assert news.why == "listening from now on"
+        assert service.status()[0].overflows >= 1  # on a slow machine the calm is over before the overflow
+
+
+async def test_a_subscriber_who_does_not_listen_costs_bounded_room(
+    bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "OVERFLOW_PAUSE", 0.05)
+    async with backend(bus) as service, service.subscribe(SHOUTED) as feed, service.subscribe(SHOUTED) as attentive:
+        await missed(feed)
+        await missed(attentive)
+        feed._bound = 10
+        await shout(service, "x", times=11)
+        assert [await anext(attentive) for _ in range(11)] == [shouted("x")] * 11
+        assert [await anext(feed) for _ in range(10)] == [shouted("x")] * 10
+        await missed(feed)
+
+
+async def test_a_match_rule_that_the_bus_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "REFUSED", 0.01)
+    with private_bus(limits={"max_match_rules_per_connection": 3}) as bus, toy_service(bus.address, TOY):
+        async with backend(bus) as service, service.subscribe(SHOUTED) as feed:
+            await missed(feed)
+            async with service.subscribe(CHANGED) as waiting:
+                more = asyncio.ensure_future(missed(waiting))
+                await asyncio.wait({more}, timeout=0.1)
+                assert not more.done()
+                more.cancel()
+                await asyncio.wait({more})
+            async with service.subscribe(CHANGED) as third:
+                more = asyncio.ensure_future(missed(third))
+                await shout(service, "unharmed")
+                assert await anext(feed) == shouted("unharmed")
+                more.cancel()
+                await asyncio.wait({more})
+
+
+async def test_a_service_on_no_bus_is_told_of_at_once() -> None:
+    service = Backend({"one": BusSettings("one", "unix:path=/nowhere", ("com.example",))})
+    async with asyncio.timeout(PATIENCE), service.subscribe(SHOUTED) as feed:
+        assert (await missed(feed, owned=False)).why == "it is on no bus of the config"

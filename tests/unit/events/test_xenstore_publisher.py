@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from adapters.dbus.signals import SignalQueue
+from gateway.core import interfaces
+from gateway.core.dbus.target import Subscription
+from gateway.core.routing.publication import NodeSet, NodeTemplate, Publication, Text, WatchTrigger
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.xenstore.paths import template
+from gateway.events import xenstore_publisher
+from gateway.events.xenstore_publisher import PublicationHub
+from gateway.mapping.table import Table
+from tests.kit.toy_routes import toy_route
+
+NAME = "org.example"
+VM = "org.example.VM1"
+MANAGER = "org.freedesktop.DBus.ObjectManager"
+PATIENCE = 60.0
+OWNED = EventsLost(NAME, ":1.1", "it came")
+
+READ, READ_ALL = toy_route("GetAll"), toy_route("GetManagedObjects")
+CHANGES = Subscription(NAME, "/vm", VM, properties={"Memory": "t"}, below=True)
+ALL = Publication(
+    "store",
+    NodeTemplate(template("/d/{vm}"), {("memory",): Text("{Memory}"), ("name",): Text("{Name}")}),
+    (CHANGES,),
+    "/vm/{vm}",
+    read=READ,
+    read_all=READ_ALL,
+    fingerprint="all",
+)
+ONE = Publication(
+    "store", NodeTemplate(template("/free"), {(): Text("{Free}")}), (CHANGES,), "/host", read=READ, fingerprint="one"
+)
+SIGNAL = Publication(
+    "store",
+    NodeTemplate(template("/told/{who}"), {(): Text("{what}")}),
+    (Subscription(NAME, "/host", VM, "Told", "ss"),),
+    "/host",
+    arguments=("who", "what"),
+    fingerprint="signal",
+)
+
+
+class Source:
+    """Feeds, one for each publication, and what reading finds: by route and object."""
+
+    def __init__(self) -> None:
+        self.feeds: list[SignalQueue] = []
+        self.found: dict[tuple[str, str], Outcome] = {}
+        self.reads: list[tuple[str, str]] = []
+
+    @asynccontextmanager
+    async def subscribe(self, *_: Subscription) -> AsyncIterator[SignalQueue]:
+        feed = SignalQueue()
+        self.feeds.append(feed)
+        try:
+            yield feed
+        finally:
+            self.feeds.remove(feed)
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        asked = (route.method, str(call.named.get("vm", "")))
+        self.reads.append(asked)
+        return self.found.get(asked, Fault(FaultCode.NOT_FOUND, "no such object"))
+
+    def finds(self, vm: str = "", **properties: Value) -> None:
+        self.found["GetAll", vm] = Reply(dict(properties))
+
+
+class Board(interfaces.NodePublisher):
+    def __init__(self) -> None:
+        self.shown: dict[str, NodeSet] = {}
+        self.bells: list[str] = []
+        self.news: asyncio.Queue[str] = asyncio.Queue()
+
+    def show(self, key: str, picture: NodeSet) -> None:
+        self.shown[key] = picture
+        self.news.put_nowait(key)
+
+    def forget(self, key: str) -> None:
+        self.shown.pop(key, None)
+        self.news.put_nowait(key)
+
+    def register(self, trigger: WatchTrigger) -> None:
+        self.bells.append(trigger.fingerprint)
+
+    def unregister(self, trigger: WatchTrigger) -> None:
+        self.bells.remove(trigger.fingerprint)
+
+    async def hears(self, key: str) -> dict[str, bytes | None]:
+        """The leaves of this picture after it has changed."""
+        async with asyncio.timeout(PATIENCE):
+            while await self.news.get() != key:
+                pass
+        return dict(self.shown[key].leaves) if key in self.shown else {}
+
+
+@asynccontextmanager
+async def hub(
+    *publications: Publication, triggers: tuple[WatchTrigger, ...] = ()
+) -> AsyncIterator[tuple[PublicationHub, Source, Board]]:
+    source, board = Source(), Board()
+    made = PublicationHub(source, {"store": board})
+    await made.follow(Table({}, "r", publications=publications, triggers=triggers))
+    await asyncio.sleep(0)
+    try:
+        yield made, source, board
+    finally:
+        await made.stop()
+
+
+def change(path: str = "/vm/_35", *invalidated: str, **properties: Value) -> Event:
+    return Event(NAME, path, VM, properties=properties, invalidated=frozenset(invalidated))
+
+
+async def test_a_signal_is_shown_as_it_comes() -> None:
+    async with hub(SIGNAL) as (_, source, board):
+        source.feeds[0].miss(OWNED)
+        for what in ("one", "two"):
+            source.feeds[0].put(Event(NAME, "/host", VM, "Told", ("me", what)))
+            assert await board.hears("signal /told/me") == {"/told/me": what.encode()}
+        source.feeds[0].put(Event(NAME, "/host", VM, "Told", ("you", "three")))
+        await board.hears("signal /told/you")
+        assert len(board.shown) == 2
+        assert source.reads == []
+
+
+async def test_ever_new_nodes_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xenstore_publisher, "MAX_SHOWN", 2)
+    async with hub(SIGNAL) as (_, source, board):
+        for who in ("a", "b", "c"):
+            source.feeds[0].put(Event(NAME, "/host", VM, "Told", (who, "x")))
+            await board.hears(f"signal /told/{who}")
+        await board.hears("signal /told/a")
+        assert board.shown.keys() == {"signal /told/b", "signal /told/c"}
+
+
+async def test_properties_are_read_at_first_and_then_heard() -> None:
+    async with hub(ONE) as (_, source, board):
+        source.finds(Free=7)
+        source.feeds[0].miss(OWNED)
+        assert await board.hears("one ") == {"/free": b"7"}
+        source.feeds[0].put(change("/host", Free=8))
+        assert await board.hears("one ") == {"/free": b"8"}
+        assert source.reads == [("GetAll", "")]
+
+
+async def test_what_is_invalidated_is_read() -> None:
+    async with hub(ONE) as (_, source, board):
+        source.finds(Free=7)
+        source.feeds[0].miss(OWNED)
+        await board.hears("one ")
+        source.finds(Free=9)
+        source.feeds[0].put(change("/host", "Free"))
+        assert await board.hears("one ") == {"/free": b"9"}
+
+
+async def test_while_nobody_owns_the_name_the_nodes_stay() -> None:
+    async with hub(ONE) as (_, source, board):
+        source.finds(Free=7)
+        source.feeds[0].miss(OWNED)
+        await board.hears("one ")
+        source.feeds[0].miss(EventsLost(NAME, "", "it went"))
+        await asyncio.sleep(0)
+        assert board.shown["one "].leaves == {"/free": b"7"}
+        source.finds(Free=1)
+        source.feeds[0].miss(OWNED)
+        assert await board.hears("one ") == {"/free": b"1"}
+        assert len(source.reads) == 2
+
+
+async def test_all_objects_are_shown_as_they_come_change_and_go() -> None:
+    async with hub(ALL) as (_, source, board):
+        source.found["GetManagedObjects", ""] = Reply({"5": {"Memory": 1, "Name": "a"}, "6": {"Memory": 2}})
+        source.feeds[0].miss(OWNED)
+        assert await board.hears("all 5") == {"/d/5/memory": b"1", "/d/5/name": b"a"}
+        assert await board.hears("all 6") == {"/d/6/memory": b"2"}
+        source.feeds[0].put(change("/vm/_36", Memory=3))
+        assert await board.hears("all 6") == {"/d/6/memory": b"3"}
+        source.finds("7", Memory=4)
+        source.feeds[0].put(Event(NAME, "/vm", MANAGER, "InterfacesAdded", ("/vm/_37", {VM: {}})))
+        assert await board.hears("all 7") == {"/d/7/memory": b"4"}
+        source.feeds[0].put(Event(NAME, "/vm", MANAGER, "InterfacesRemoved", ("/vm/_35", [VM])))
+        assert await board.hears("all 5") == {}
+        source.found["GetManagedObjects", ""] = Reply({"7": {"Memory": 5}})
+        source.feeds[0].miss(OWNED)
+        assert await board.hears("all 7") == {"/d/7/memory": b"5"}
+        assert board.shown.keys() == {"all 7"}
+
+
+async def test_an_object_that_is_not_known_yet_is_read_when_it_changes() -> None:
+    async with hub(ALL) as (_, source, board):
+        source.finds("5", Memory=1, Name="a")
+        source.feeds[0].put(change(Memory=9))
+        assert await board.hears("all 5") == {"/d/5/memory": b"1", "/d/5/name": b"a"}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        change("/elsewhere/_35", Memory=1),
+        change("/vm/_35/below", Memory=1),
+        Event(NAME, "/vm", MANAGER, "InterfacesAdded", ("/vm/_35", {"org.example.Other1": {}})),
+        Event(NAME, "/vm", MANAGER, "InterfacesAdded", ("/elsewhere/_35", {VM: {}})),
+        Event(NAME, "/vm", MANAGER, "InterfacesRemoved", ("/vm/_36", ["org.example.Other1"])),
+    ],
+)
+async def test_what_is_said_of_other_objects_is_passed_over(event: Event) -> None:
+    async with hub(ALL) as (_, source, board):
+        source.feeds[0].put(event)
+        source.finds("6", Memory=1)
+        source.feeds[0].put(change("/vm/_36", Memory=1))
+        await board.hears("all 6")
+        assert source.reads == [("GetAll", "6")]
+
+
+async def test_an_object_that_is_gone_when_it_is_read_is_shown_no_more() -> None:
+    async with hub(ALL) as (_, source, board):
+        source.found["GetManagedObjects", ""] = Reply({"5": {"Memory": 1}})
+        source.feeds[0].miss(OWNED)
+        await board.hears("all 5")
+        source.feeds[0].put(change("/vm/_35", "Memory"))
+        assert await board.hears("all 5") == {}
+
+
+async def test_what_cannot_be_read_now_is_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xenstore_publisher, "FIRST_PAUSE", 0.01)
+    async with hub(ONE) as (_, source, board):
+        source.found["GetAll", ""] = Fault(FaultCode.UNAVAILABLE, "not now")
+        source.feeds[0].miss(OWNED)
+        while len(source.reads) < 3:  # noqa: ASYNC110 - the source is asked by a timer
+            await asyncio.sleep(0)
+        source.finds(Free=7)
+        assert await board.hears("one ") == {"/free": b"7"}
+
+
+async def test_a_service_that_does_not_answer_keeps_nothing_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xenstore_publisher, "FIRST_PAUSE", 0.01)
+    slow = replace(ONE, read=replace(READ, timeout=0.01))
+    async with hub(slow) as (_, source, board):
+        answer = source.call
+
+        async def never(route: Route, call: Call) -> Outcome:
+            source.call = answer  # type: ignore[method-assign] # once
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        source.call = never  # type: ignore[method-assign]
+        source.finds(Free=7)
+        source.feeds[0].miss(OWNED)
+        assert await board.hears("one ") == {"/free": b"7"}
+
+
+async def test_a_value_that_no_node_can_say_costs_its_own_node(capsys: pytest.CaptureFixture[str]) -> None:
+    async with hub(ALL) as (_, source, board):
+        source.found["GetManagedObjects", ""] = Reply({"5": {"Memory": [1]}, "6": {"Memory": 2}})
+        source.feeds[0].miss(OWNED)
+        assert await board.hears("all 6") == {"/d/6/memory": b"2"}
+        assert board.shown.keys() == {"all 5", "all 6"}
+    told = capsys.readouterr().out
+    assert "left out of what is published" in told
+    assert "/d/5/memory (Memory): $.Memory: expected a value that a node can say" in told
+    assert "object=5" in told
+
+
+async def test_a_bug_costs_one_change(caplog: pytest.LogCaptureFixture) -> None:
+    async with hub(SIGNAL) as (_, source, board):
+        source.feeds[0].put(Event(NAME, "/host", VM, "Told", ("too few",)))
+        source.feeds[0].put(Event(NAME, "/host", VM, "Told", ("me", "good")))
+        assert await board.hears("signal /told/me") == {"/told/me": b"good"}
+
+
+async def test_after_a_ring_the_service_is_asked_and_shown() -> None:
+    async with hub(ALL) as (made, source, board):
+        source.found["GetManagedObjects", ""] = Reply({"5": {"Memory": 1}})
+        source.feeds[0].miss(OWNED)
+        await board.hears("all 5")
+        source.finds("5", Memory=1)
+        made.rung("all 5")
+        assert await board.hears("all 5") == {"/d/5/memory": b"1"}
+        made.rung("all 9")
+        made.rung("nothing")
+        assert source.reads == [("GetManagedObjects", ""), ("GetAll", "5")]
+
+
+async def test_a_reload_leaves_alone_what_stays() -> None:
+    bells = tuple(WatchTrigger("store", template(f"/{n}"), READ, {}, fingerprint=n) for n in "abc")
+    async with hub(ONE, SIGNAL, triggers=bells[:2]) as (made, source, board):
+        source.finds(Free=7)
+        for feed in source.feeds:
+            feed.miss(OWNED)
+        await board.hears("one ")
+        source.feeds[1].put(Event(NAME, "/host", VM, "Told", ("me", "x")))
+        await board.hears("signal /told/me")
+        kept = source.feeds[0]
+        await made.follow(Table({}, "s", publications=(ALL, ONE), triggers=bells[1:]))
+        await asyncio.sleep(0)
+        assert source.feeds[0] is kept
+        assert len(source.feeds) == 2
+        assert board.shown.keys() == {"one "}
+        assert board.bells == ["b", "c"]
+        assert source.reads == [("GetAll", "")]
+
+
+async def test_what_names_a_listener_without_a_store_is_left_out() -> None:
+    elsewhere = WatchTrigger("rpc", template("/a"), READ, {}, fingerprint="x")
+    async with hub(replace(ONE, listener="rpc"), triggers=(elsewhere,)) as (_, source, board):
+        assert source.feeds == []
+        assert board.bells == []

@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from adapters.http import client
+from adapters.http.client import ConnectionPoolLimits, HttpUpstreamConnection
+from adapters.http.client_connection import ClientConnection, parse_url
+from adapters.limits import Quota
+from gateway.core.interfaces import NOT_SENT
+from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
+from tests.kit.old_server import Last, OldServer, ok, old_server
+
+POST = RequestMetadata("POST", "/RPC2", ((b"Host", b"x"),))
+HEAD = RequestMetadata("HEAD", "/", ((b"Host", b"x"),))
+
+
+@asynccontextmanager
+async def line(
+    url: str, limits: ConnectionPoolLimits | None = None, room: Quota | None = None
+) -> AsyncIterator[HttpUpstreamConnection]:
+    made = HttpUpstreamConnection("xapi", parse_url(url), limits or ConnectionPoolLimits(), room=room)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await asyncio.wait_for(made.stop(), 60)
+
+
+async def send(
+    line: HttpUpstreamConnection, carried: RequestMetadata = POST, *, repeatable: bool = False
+) -> Answer | Fault:
+    return await asyncio.wait_for(line.send(b"hi", carried, repeatable=repeatable), 60)
+
+
+async def answer(line: HttpUpstreamConnection, carried: RequestMetadata = POST) -> Answer:
+    got = await send(line, carried)
+    assert isinstance(got, Answer), got
+    return got
+
+
+async def refusal(line: HttpUpstreamConnection) -> Fault:
+    got = await send(line)
+    assert isinstance(got, Fault)
+    return got
+
+
+async def test_a_message_goes_out_and_its_answer_comes_back() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        got = await answer(xapi)
+        assert (got.status, got.reason, got.body) == (200, "OK", b"answer")
+        assert old.requests == [b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"]
+
+
+async def test_connections_are_used_again() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        for _ in range(5):
+            await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (1, 1)
+
+
+async def test_an_answer_to_head_leaves_the_connection_usable() -> None:
+    async with old_server(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n") as old, line(old.url) as xapi:
+        for _ in range(2):
+            assert (await answer(xapi, HEAD)).body == b""
+        assert old.connections == 1
+
+
+async def test_each_request_has_a_connection_where_the_config_says_so() -> None:
+    async with (
+        old_server(lambda _: Last(ok(b"x"))) as old,
+        line(old.url, ConnectionPoolLimits(keepalive=False)) as xapi,
+    ):
+        for _ in range(3):
+            await answer(xapi)
+        assert old.connections == 3
+        assert all(b"\r\nConnection: close\r\n" in request for request in old.requests)
+
+
+async def test_a_connection_that_was_closed_while_idle_costs_no_call() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        for _ in range(3):
+            await answer(xapi)
+            old.close_connections()
+        assert (old.connections, len(old.requests)) == (3, 3)
+
+
+LEARNING = ConnectionPoolLimits(keepalive=None)
+
+
+async def test_a_service_that_says_nothing_gets_new_connections_until_one_was_seen_to_stay_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with old_server() as old, line(old.url, LEARNING) as xapi:
+        for _ in range(5):
+            await answer(xapi)
+        assert old.connections == 5
+        monkeypatch.setattr(client, "PROBE_INTERVAL", 0.0)  # the time is over
+        for _ in range(5):
+            await answer(xapi)
+        assert old.connections == 5
+
+
+async def test_a_service_that_promises_to_keep_its_connections_is_believed() -> None:
+    async with old_server(lambda _: ok(b"x", "Connection: Keep-Alive")) as old, line(old.url, LEARNING) as xapi:
+        for _ in range(5):
+            await answer(xapi)
+        assert old.connections == 1
+
+
+async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "PROBE_INTERVAL", 0.0)
+    async with old_server() as old, line(old.url, LEARNING) as xapi:
+        for _ in range(2):
+            await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (1, 1)
+        old.close_connections()
+        monkeypatch.setattr(client, "PROBE_INTERVAL", 60.0)
+        for _ in range(3):
+            await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (4, 0)
+
+
+async def test_no_call_is_lost_by_a_service_that_takes_one_request_for_each_connection_and_does_not_say_so() -> None:
+    """The xapi-idl sockets: a request that crosses the close on its way would be lost."""
+    async with old_server(lambda _: Last(ok(b"x"))) as old, line(old.url, LEARNING) as idl:
+        for _ in range(200):
+            await answer(idl)
+        assert len(old.requests) == 200
+
+
+async def test_more_calls_than_connections_wait_for_their_turn() -> None:
+    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=2)) as xapi:
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(answer(xapi)) for _ in range(6)]
+            for _ in range(2):
+                await old.seen.acquire()
+            assert (xapi.status().in_flight, xapi.status().waiting) == (6, 4)
+            old.hold.set()
+        assert [call.result().body for call in calls] == [b"answer"] * 6
+        assert old.connections == 2
+
+
+async def test_too_many_that_wait_are_refused_and_nothing_was_executed() -> None:
+    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1, waiting=1)) as xapi:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(answer(xapi))
+            await old.seen.acquire()
+            got = await refusal(xapi)
+            old.hold.set()
+        assert got.code is FaultCode.BUSY
+        assert got.message == "the legacy service 'xapi' has 2 calls in flight; nothing was executed"
+
+
+async def test_a_service_that_is_not_there_executed_nothing(tmp_path: Path) -> None:
+    async with line(f"http+unix://{tmp_path}/none") as xapi:
+        text = "the legacy service 'xapi' cannot be reached: No such file or directory; nothing was executed"
+        assert await refusal(xapi) == Fault(FaultCode.UNAVAILABLE, text)
+        assert xapi.status().last_error == "cannot be reached: No such file or directory"
+        assert xapi.is_idle
+
+
+async def test_a_service_that_goes_away_in_mid_call_may_have_executed_it() -> None:
+    async with old_server(lambda _: None) as old, line(old.url) as xapi:
+        got = await refusal(xapi)
+        assert (got.code, got.name) == (FaultCode.NO_REPLY, HUNG_UP)
+        assert got.message.endswith(
+            "closed the connection before it had answered; whether the call was executed is unknown"
+        )
+        assert len(old.requests) == 1
+
+
+async def test_only_what_may_be_repeated_is_sent_again_when_a_used_connection_ends() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        old.answers = lambda _: ok(b"x") if len(old.requests) % 2 else None
+        await answer(xapi)
+        assert (await refusal(xapi)).code is FaultCode.NO_REPLY
+        assert len(old.requests) == 2
+        await answer(xapi)
+        again = await send(xapi, repeatable=True)
+        assert isinstance(again, Answer)
+        assert len(old.requests) == 5
+
+
+class Careless:
+    """A legacy server that reads as a stream: it obeys at the last byte it needs, and dies with more to be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        self._listening.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self.connections = 0
+        self.obeyed = 0
+
+    async def accept(self) -> socket.socket:
+        connection, _ = await self._loop.sock_accept(self._listening)
+        self.connections += 1
+        return connection
+
+    async def answer(self, connection: socket.socket, body: bytes) -> None:
+        await self._loop.sock_recv(connection, 65536)
+        await self._loop.sock_sendall(connection, ok(body))
+
+    async def obey_and_die(self, connection: socket.socket) -> None:
+        read = b""
+        while not read.endswith(b"\r\n\r\nh"):  # of "hi"
+            read += await self._loop.sock_recv(connection, 1)
+        self.obeyed += 1
+        connection.close()
+
+    def close(self) -> None:
+        self._listening.close()
+
+
+@pytest.mark.parametrize("used", [True, False])
+async def test_a_write_is_not_repeated_after_a_reset_which_tells_nothing_of_what_was_read(
+    tmp_path: Path, used: bool
+) -> None:
+    server = Careless(tmp_path / "socket")
+    async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        if used:
+            first = group.create_task(answer(xapi))
+            connection = await server.accept()
+            await server.answer(connection, b"first")
+            assert (await first).body == b"first"
+        call = group.create_task(refusal(xapi))
+        if not used:
+            connection = await server.accept()
+        await server.obey_and_die(connection)
+        fault = await call
+        assert fault.code is FaultCode.NO_REPLY
+        assert fault.message.endswith("whether the call was executed is unknown")
+        assert (server.connections, server.obeyed) == (1, 1)
+    server.close()
+
+
+async def test_what_may_be_repeated_is_sent_again_after_a_reset(tmp_path: Path) -> None:
+    server = Careless(tmp_path / "socket")
+    async with line(f"http+unix://{tmp_path}/socket") as xapi, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        first = group.create_task(answer(xapi))
+        connection = await server.accept()
+        await server.answer(connection, b"first")
+        await first
+        call = group.create_task(send(xapi, repeatable=True))
+        await server.obey_and_die(connection)
+        again = await server.accept()
+        await server.answer(again, b"again")
+        got = await call
+        assert isinstance(got, Answer)
+        assert got.body == b"again"
+        again.close()
+    server.close()
+
+
+async def test_what_is_no_http_is_said_to_be_none() -> None:
+    async with old_server(lambda _: b"0000000000000012{}") as old, line(old.url) as xapi:
+        got = await refusal(xapi)
+        assert "answered with what is no HTTP" in got.message
+        assert got.name == ""
+
+
+async def test_a_large_answer_is_refused_and_its_memory_given_back() -> None:
+    room = Quota()
+    limits = ConnectionPoolLimits(answer=10)
+    async with old_server(lambda _: ok(bytes(11))) as old, line(old.url, limits, room) as xapi:
+        got = await refusal(xapi)
+        assert got == Fault(
+            FaultCode.TOO_LARGE, "the answer of the legacy service 'xapi' is over 10 bytes; the call was executed"
+        )
+        assert (room.buffered, xapi.status().idle) == (0, 0)
+
+
+async def test_a_call_that_is_cancelled_frees_its_connection() -> None:
+    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1)) as xapi:
+        call = asyncio.get_running_loop().create_task(answer(xapi))
+        await old.seen.acquire()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        old.hold.set()
+        assert (await answer(xapi)).body == b"answer"
+        assert old.connections == 2
+
+
+async def ask(line: HttpUpstreamConnection) -> frozenset[str]:
+    """What a call that was cancelled tells; nothing of one that was answered."""
+    try:
+        await line.send(b"hi", POST)
+    except asyncio.CancelledError as error:
+        return frozenset(error.args)
+    return frozenset()
+
+
+async def unsent(call: asyncio.Task[frozenset[str]]) -> bool:
+    """Cancel a call; whether it says that nothing of it was sent."""
+    call.cancel()
+    return NOT_SENT in await call
+
+
+async def test_a_call_that_is_given_up_in_line_was_not_sent_and_one_at_the_service_may_be_executed() -> None:
+    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1)) as xapi:
+        begin = asyncio.get_running_loop().create_task
+        asked, waits, next_ = (begin(ask(xapi)) for _ in range(3))
+        await old.seen.acquire()
+        assert xapi.status().waiting == 2
+        assert await unsent(waits)
+        assert not await unsent(asked)
+        old.hold.set()
+        assert await next_ == frozenset()
+        assert len(old.requests) == 2
+        assert (xapi.status().in_flight, xapi.status().waiting) == (0, 0)
+
+
+async def test_a_request_that_a_full_socket_has_not_taken_was_not_sent(tmp_path: Path) -> None:
+    """A stopped service with a full backlog, or a connection in which nothing fits."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with far:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: ClientConnection(loop, tls=False), sock=near)
+        assert connection.transport is not None
+        while True:
+            try:
+                near.send(bytes(65536))
+            except BlockingIOError:
+                break
+        assert connection.begin(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
+        connection.abort()
+        assert connection.was_unwritten
+
+
+async def test_whoever_waits_and_is_not_wanted_any_more_is_sent_away_and_who_is_asked_stays() -> None:
+    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1)) as xapi:
+        begin = asyncio.get_running_loop().create_task
+        moved: list[bool] = []
+        asked = begin(xapi.send(b"hi", POST, wanted=lambda: not moved))
+        await old.seen.acquire()
+        waits = begin(xapi.send(b"hi", POST, wanted=lambda: not moved))
+        stays = begin(xapi.send(b"hi", POST))
+        await asyncio.sleep(0)  # until both stand in line
+        moved.append(True)
+        xapi.review()
+        text = "the mode changed while the call waited for the legacy service 'xapi'; nothing was executed"
+        assert await waits == Fault(FaultCode.BUSY, text)
+        assert xapi.status().waiting == 1
+        old.hold.set()
+        assert all(isinstance(got, Answer) for got in await asyncio.gather(asked, stays))
+        assert len(old.requests) == 2
+
+
+async def test_a_line_that_is_replaced_ends_its_calls_and_keeps_no_connection() -> None:
+    async with old_server() as old, line(old.url) as xapi:
+        await answer(xapi)
+        old.hold.clear()
+        call = asyncio.get_running_loop().create_task(answer(xapi))
+        await old.seen.acquire()
+        await old.seen.acquire()
+        xapi.retire()
+        before = xapi.is_idle
+        old.hold.set()
+        assert (await call).body == b"answer"
+        assert (before, xapi.is_idle, xapi.status().idle) == (False, True, 0)
+
+
+async def test_a_line_that_is_stopped_fails_what_waits_and_asks_no_more() -> None:
+    async with old_server(held=True) as old, line(old.url) as xapi:
+        call = asyncio.get_running_loop().create_task(refusal(xapi))
+        await old.seen.acquire()
+        await xapi.stop()
+        assert (await call).code is FaultCode.NO_REPLY
+        assert (await refusal(xapi)).code is FaultCode.UNAVAILABLE
+
+
+async def test_a_connection_in_no_time_is_none(tmp_path: Path) -> None:
+    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connect_timeout=0)) as xapi:
+        assert await refusal(xapi) == Fault(
+            FaultCode.UNAVAILABLE,
+            "the legacy service 'xapi' cannot be reached: no connection in time; nothing was executed",
+        )
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and certificate of 127.0.0.1 in one file."""
+    path = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += [
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=old",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
+    subprocess.run(command, cwd=path, check=True, capture_output=True)
+    (path / "both.pem").write_text((path / "key.pem").read_text() + (path / "cert.pem").read_text())
+    return path
+
+
+@asynccontextmanager
+async def tls_server(certificate: Path) -> AsyncIterator[OldServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "both.pem")
+    async with old_server(tls=context) as old:
+        yield old
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+async def test_a_service_is_reached_over_tls(certificate: Path, trusting: bool) -> None:
+    ca_file = None if trusting else str(certificate / "cert.pem")
+    async with tls_server(certificate) as old:
+        xapi = HttpUpstreamConnection("xapi", parse_url(old.url, ca_file=ca_file, verify=not trusting))
+        for _ in range(3):
+            assert (await answer(xapi)).body == b"answer"
+        assert old.connections == 1
+        await xapi.stop()
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_not_trusted(certificate: Path) -> None:
+    async with tls_server(certificate) as old, line(old.url) as xapi:
+        got = await refusal(xapi)
+        assert got.code is FaultCode.UNAVAILABLE
+        assert "its certificate is not trusted (self-signed certificate)" in got.message
+        old.left.release()

@@ -1,0 +1,160 @@
+"""Other modes into the text of a mapping file, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from gateway.core.migration.modes import Mode, Setting, Side
+from gateway.mapping.rewrite import RewriteError, WantedMode, rewrite
+
+LEGACY, DBUS, SHADOW = Setting(Mode.LEGACY), Setting(Mode.DBUS), Setting(Mode.SHADOW)
+HALF = Setting(Mode.CANARY, 50_000)
+
+
+def mended(methods: str, now: Setting, then: Setting, *, head: str = "", has_key: bool = True) -> str:
+    """What becomes of the entries of a file when `a` is to have another setting."""
+    start = f"{head}methods:\n"
+    text = rewrite(start + methods, {"a": WantedMode(now, then, has_key)})
+    assert text.startswith(start)
+    return text.removeprefix(start)
+
+
+# Before and after, line by line.
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["a: {member: X}  # why"], ["a: {member: X, mode: shadow}  # why"]),
+        (["a: {member: X, }"], ["a: {member: X, mode: shadow, }"]),
+        (["a: {member: X, mode: legacy, params: [b]}"], ["a: {member: X, mode: shadow, params: [b]}"]),
+        (["a: {params: [b,", "  c]}  # end"], ["a: {params: [b,", "  c], mode: shadow}  # end"]),
+        (["a:", "  mode: legacy  # old", "  member: X"], ["a:", "  mode: shadow  # old", "  member: X"]),
+        (
+            ["a:", "  member: X  # x", "", "# of b", "b: {}"],
+            ["a:", "  member: X  # x", "  mode: shadow", "", "# of b", "b: {}"],
+        ),
+        (
+            ["a:", "  params:", "    - b  # last", "  # after"],
+            ["a:", "  params:", "    - b  # last", "  mode: shadow", "  # after"],
+        ),
+        (
+            ["b: {errors: &e {x: y}}", "a:", "  errors: *e # those of b", "", "c: {}"],
+            ["b: {errors: &e {x: y}}", "a:", "  errors: *e # those of b", "  mode: shadow", "", "c: {}"],
+        ),
+        (["b: {errors: &e {x: y}}", "a: {errors: *e}"], ["b: {errors: &e {x: y}}", "a: {errors: *e, mode: shadow}"]),
+        (
+            ["b: {params: [&p x]}", "a:", "  params:", "    - y", "    - *p  # x", "c: {}"],
+            ["b: {params: [&p x]}", "a:", "  params:", "    - y", "    - *p  # x", "  mode: shadow", "c: {}"],
+        ),
+        (["'a': {member: \"X}\"}"], ["'a': {member: \"X}\", mode: shadow}"]),
+        (["ä: {member: ü}", "a: {member: 'ö'}"], ["ä: {member: ü}", "a: {member: 'ö', mode: shadow}"]),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_only_what_says_the_mode_changes(before: list[str], after: list[str], newline: str) -> None:
+    old, new = ("".join(f"  {line}{newline}" if line else newline for line in lines) for lines in (before, after))
+    assert mended(old, LEGACY, SHADOW) == new
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("  a: {member: X, result: *r}\n", "  a: {member: X, result: *r, mode: shadow}\n"),
+        ("  a: {member: X, result: *r }\n", "  a: {member: X, result: *r, mode: shadow }\n"),
+        (
+            "  a:\n    member: X\n    result: *r  # as b\n",
+            "  a:\n    member: X\n    result: *r  # as b\n    mode: shadow\n",
+        ),
+        ("  a: {result: {struct: *r}}\n", "  a: {result: {struct: *r}, mode: shadow}\n"),
+    ],
+)
+def test_what_ends_with_an_alias_is_mended_where_the_alias_stands(before: str, after: str) -> None:
+    assert mended(before, LEGACY, SHADOW, head="x: &r {from: y}\n") == after
+
+
+def test_what_cannot_be_mended_in_its_place_is_refused_in_words() -> None:
+    with pytest.raises(RewriteError, match=r"^a\.mode is written elsewhere \(an alias\): say it here$"):
+        mended("  a: {member: X, mode: *m}\n", LEGACY, SHADOW, head="x: &m legacy\n")
+
+
+SAMPLES = sorted((Path(__file__).parents[3] / "mappings").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SAMPLES, ids=[file.stem for file in SAMPLES])
+def test_every_method_of_the_sample_mappings_can_be_given_another_mode(file: Path) -> None:
+    text, read = file.read_text(), YAML(typ="safe").load
+    wanted = read(text)
+    wanted["methods"] = {name: {**entry, "mode": "off"} for name, entry in wanted["methods"].items()}
+    off = WantedMode(DBUS, Setting(Mode.OFF), has_key=False)
+    assert read(rewrite(text, dict.fromkeys(wanted["methods"], off))) == wanted
+
+
+def test_a_file_may_end_without_a_line_break() -> None:
+    assert mended("  a:\n    member: X", LEGACY, SHADOW) == "  a:\n    member: X\n    mode: shadow"
+
+
+@pytest.mark.parametrize(
+    ("then", "says"),
+    [
+        (DBUS, "dbus"), (Setting(Mode.OFF), "off"),
+        (HALF, "{canary: 50%}"), (Setting(Mode.CANARY, 1), "{canary: 0.001%}"),
+        (Setting(Mode.SHADOW, control=Side.DBUS), "{shadow: dbus}"),
+        (Setting(Mode.DBUS, observe=True), "dbus, observe: true"),
+        (Setting(Mode.SHADOW, noise=True), "shadow, noise: true"),
+    ],
+)  # fmt: skip
+def test_every_setting_can_be_said(then: Setting, says: str) -> None:
+    assert mended("  a: {member: X, mode: legacy}\n", LEGACY, then) == f"  a: {{member: X, mode: {says}}}\n"
+
+
+def test_what_was_observed_no_longer_is() -> None:
+    observed = Setting(Mode.DBUS, observe=True)
+    assert mended("  a: {observe: true, mode: dbus}\n", observed, DBUS) == "  a: {observe: false, mode: dbus}\n"
+    assert mended("  a: {mode: dbus}\n", observed, DBUS) == "  a: {mode: dbus, observe: false}\n"
+
+
+def test_of_a_canary_that_stays_one_only_the_share_changes() -> None:
+    now = Setting(Mode.CANARY, 1000)
+    assert mended("  a: {mode: {canary: 1%, key: vm}}\n", now, HALF) == "  a: {mode: {canary: 50%, key: vm}}\n"
+    block = "  a:\n    mode:\n      canary: 1%  # careful\n      key: vm\n    member: X\n"
+    assert mended(block, now, HALF) == block.replace("1%", "50%")
+
+
+def test_a_key_that_stands_in_a_mode_outlives_it() -> None:
+    now = Setting(Mode.CANARY, 1000)
+    assert mended("  a: {mode: {canary: 1%, key: vm}}\n", now, DBUS) == "  a: {mode: dbus, key: vm}\n"
+    assert mended("  a: {key: x, mode: {canary: 1%, key: vm}}\n", now, DBUS) == "  a: {key: vm, mode: dbus}\n"
+    block = "  a:\n    mode:\n      canary: 1%\n      key: vm  # why\n    member: X\n"
+    assert "    key: vm\n" in mended(block, now, DBUS)
+
+
+def test_a_key_that_the_defaults_say_with_their_mode_is_said_again() -> None:
+    head = "defaults: {mode: {canary: 1%, key: vm}}\n"
+    now = Setting(Mode.CANARY, 1000)
+    assert mended("  a: {member: X}\n", now, HALF, head=head) == "  a: {member: X, mode: {canary: 50%}, key: vm}\n"
+    assert mended("  a: {member: X}\n", now, DBUS, head=head, has_key=False) == "  a: {member: X, mode: dbus}\n"
+
+
+def test_nothing_is_written_where_nothing_changes() -> None:
+    text = "  a: {member: X}   # odd   spacing\n"
+    assert mended(text, LEGACY, LEGACY) == text
+
+
+def test_several_methods_are_mended_at_once() -> None:
+    text = "methods:\n  a: {member: X}\n  b: {mode: legacy}\n  c: {member: Z}\n"
+    wanted = {name: WantedMode(LEGACY, SHADOW, has_key=False) for name in ("c", "a", "b")}
+    assert rewrite(text, wanted) == (
+        "methods:\n  a: {member: X, mode: shadow}\n  b: {mode: shadow}\n  c: {member: Z, mode: shadow}\n"
+    )
+
+
+def test_what_is_written_once_for_several_methods_is_left_to_a_person() -> None:
+    with pytest.raises(RewriteError, match="a is written once for several methods"):
+        mended("  a: &x {member: X}\n  b: *x\n", LEGACY, SHADOW)
+
+
+def test_a_method_without_keys_is_left_to_a_person() -> None:
+    with pytest.raises(RewriteError, match="a has no keys of its own"):
+        mended("  a: {}\n", LEGACY, SHADOW)

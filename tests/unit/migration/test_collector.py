@@ -1,0 +1,188 @@
+"""What calls and observations come to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.core.admin import counters as counting
+from gateway.core.admin.records import IDENTITIES, OTHERS, ClientKey, ClientRecord, CountsBatch, MethodId
+from gateway.core.migration.modes import Migration, Side
+from gateway.core.migration.statistics import quantile
+from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.migration.collector import PAIRS, StatisticsCollector
+from gateway.migration.shadow import NO_ANSWER, Observation, Observed, code_of
+from tests.kit.routes import route
+
+STAT = route("VM.stat", migration=Migration(upstream="old", may_shadow=True))
+ME = MethodId("toy", "VM.stat")
+CALL = Call("VM.stat", ("vm",), peer=Peer("tcp:10.0.0.1:5"), extensions={"protocol": "xmlrpc", "agent": "xe"})
+
+
+def ignore(service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
+    """Tell nobody."""
+
+
+def gather(*calls: tuple[Side | None, Outcome, float]) -> CountsBatch:
+    evidence = StatisticsCollector(lambda: 1000.0)
+    note = evidence.noting(ignore)
+    for side, outcome, seconds in calls:
+        note("toy", "VM.stat", CALL, outcome, seconds, side)
+    return evidence.take()
+
+
+def observed(control: Outcome, candidate: Outcome, again: Outcome | None = None) -> Observed:
+    first = Observation(Side.LEGACY, control, 0.001, code_of(control))
+    return Observed(STAT, CALL, first, Observation(Side.DBUS, candidate, 0.1, code_of(candidate)), again)
+
+
+def tell(evidence: StatisticsCollector, seen: Observed) -> None:
+    evidence.observed(seen, evidence.compare(seen))
+
+
+def test_calls_are_counted_by_side_with_their_errors_and_seconds() -> None:
+    batch = gather(
+        (Side.LEGACY, Reply(1), 0.001),
+        (Side.DBUS, Reply(1), 0.2),
+        (Side.DBUS, Fault(FaultCode.TIMEOUT, "late"), 0.2),
+        (None, Fault(FaultCode.UNAVAILABLE, "off"), 0.0),
+    )
+    counts = batch.evidence[ME]
+    assert counts.counters == {
+        "answered_legacy": 1, "answered_dbus": 2, "calls_legacy": 1, "calls_dbus": 2, "errors_dbus": 1,
+    }  # fmt: skip
+    assert quantile(counts.histograms["legacy"], 0.5) == pytest.approx(0.001, rel=0.25)
+    assert quantile(counts.histograms["dbus"], 0.5) == pytest.approx(0.2, rel=0.25)
+
+
+def test_a_side_that_refuses_what_the_other_takes_has_failed() -> None:
+    counters = gather((Side.DBUS, Fault(FaultCode.INVALID_PARAMS, "no"), 0.1)).evidence[ME].counters
+    assert counters[counting.errors(Side.DBUS)] == 1
+
+
+@pytest.mark.parametrize("code", sorted(NO_ANSWER, key=str))
+def test_nothing_can_differ_from_a_control_that_gave_no_answer(code: FaultCode) -> None:
+    evidence = StatisticsCollector()
+    tell(evidence, observed(Fault(code, "away"), Reply(1)))
+    tell(evidence, observed(Fault(code, "away"), Fault(FaultCode.NO_REPLY, "away too")))
+    batch = evidence.take()
+    assert batch.evidence[ME].counters == {"unanswered": 2, "calls_dbus": 2, "errors_dbus": 1}
+    assert batch.pairs == []
+
+
+def test_a_candidate_that_had_no_room_was_not_observed() -> None:
+    evidence = StatisticsCollector()
+    tell(evidence, observed(Reply(1), Fault(FaultCode.BUSY, "later")))
+    assert evidence.take().evidence[ME].counters == {"dropped": 1}
+
+
+def test_what_kind_of_fault_it_was_is_known_though_the_client_has_one_name_for_all() -> None:
+    """Else a D-Bus side that had no room would be one that differs, and a rollout would go back for it."""
+    evidence, told = (
+        StatisticsCollector(),
+        Fault(FaultCode.APPLICATION, "INTERNAL_ERROR", "INTERNAL_ERROR", ["no room"]),
+    )
+    answer = Observation(Side.LEGACY, Reply(1), 0.001)
+    tell(evidence, Observed(STAT, CALL, answer, Observation(Side.DBUS, told, 0.1, FaultCode.BUSY)))
+    away = Observation(Side.LEGACY, told, 0.001, FaultCode.UNAVAILABLE)
+    tell(evidence, Observed(STAT, CALL, away, Observation(Side.DBUS, Reply(1), 0.1)))
+    batch = evidence.take()
+    assert batch.evidence[ME].counters == {"dropped": 1, "unanswered": 1, "calls_dbus": 1}
+    assert batch.pairs == []
+
+
+def test_a_fault_that_no_client_saw_still_counts_for_its_side() -> None:
+    evidence = StatisticsCollector()
+    evidence.fell_back(STAT, Side.DBUS, Fault(FaultCode.UNAVAILABLE, "away"), 0.1)
+    assert evidence.take().evidence[ME].counters == {"calls_dbus": 1, "errors_dbus": 1}
+
+
+def test_who_called_is_remembered_with_when_and_how_often() -> None:
+    batch = gather((Side.DBUS, Reply(1), 0.1), (None, Reply(1), 0.1))
+    assert batch.clients == {ClientKey(ME, "xmlrpc", "tcp:10.0.0.1", "xe"): ClientRecord(2, 1000.0, 1000.0)}
+
+
+def test_of_one_peer_a_bounded_number_of_agents_is_told_apart() -> None:
+    evidence = StatisticsCollector(lambda: 1000.0)
+    note = evidence.noting(ignore)
+    for number in range(IDENTITIES + 5):
+        call = replace(CALL, extensions={"protocol": "xmlrpc", "agent": f"evil-{number}"})
+        note("toy", "VM.stat", call, Reply(1), 0.1, Side.DBUS)
+    note("toy", "VM.stat", replace(CALL, peer=Peer("tcp:10.0.0.2:5")), Reply(1), 0.1, Side.DBUS)
+    seen = evidence.take().clients
+    assert len(seen) == IDENTITIES + 2
+    assert seen[ClientKey(ME, "xmlrpc", "tcp:10.0.0.1", OTHERS)] == ClientRecord(5, 1000.0, 1000.0)
+    assert ClientKey(ME, "xmlrpc", "tcp:10.0.0.2", "xe") in seen
+
+
+def test_past_all_bounds_a_caller_is_one_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.migration.collector.CLIENTS", 1)
+    evidence = StatisticsCollector(lambda: 1000.0)
+    note = evidence.noting(ignore)
+    for number in range(3):
+        call = replace(CALL, peer=Peer(f"tcp:10.0.0.{number}:5"))
+        note("toy", "VM.stat", call, Reply(1), 0.1, Side.DBUS)
+    assert evidence.take().clients[ClientKey(ME, "xmlrpc", OTHERS, OTHERS)] == ClientRecord(2, 1000.0, 1000.0)
+
+
+@pytest.mark.parametrize(("outcome", "user"), [(Reply("session"), "alice"), (Fault(FaultCode.APPLICATION, "no"), "")])
+def test_the_user_of_a_failed_login_is_not_kept(outcome: Outcome, user: str) -> None:
+    evidence = StatisticsCollector(lambda: 1000.0)
+    call = replace(CALL, extensions={"protocol": "xmlrpc", "user": "alice", "login": True})
+    evidence.noting(ignore)("toy", "VM.stat", call, outcome, 0.1, Side.DBUS)
+    assert [key.user for key in evidence.take().clients] == [user]
+
+
+def test_an_observation_counts_for_the_candidate_and_for_the_verdict() -> None:
+    evidence = StatisticsCollector()
+    tell(evidence, observed(Reply(1), Reply(1)))
+    tell(evidence, observed(Reply(1), Fault(FaultCode.REMOTE, "no")))
+    batch = evidence.take()
+    counts = batch.evidence[ME]
+    assert counts.counters == {"equal": 1, "error_different": 1, "calls_dbus": 2, "errors_dbus": 1}
+    assert counts.histograms.keys() == {"dbus"}
+    (pair,) = batch.pairs
+    assert pair.method == ME
+
+
+def test_what_the_control_contradicts_itself_in_is_no_difference() -> None:
+    evidence = StatisticsCollector()
+    tell(evidence, observed(Reply({"up": 1}), Reply({"up": 3}), again=Reply({"up": 2})))
+    batch = evidence.take()
+    assert batch.evidence[ME].counters["ignored"] == 1
+    assert batch.pairs == []
+
+
+def test_of_many_pairs_the_newest_are_kept() -> None:
+    evidence = StatisticsCollector()
+    for number in range(PAIRS + 5):
+        tell(evidence, observed(Reply(number), Reply(-1)))
+    batch = evidence.take()
+    assert len(batch.pairs) == PAIRS
+    assert batch.evidence[ME].counters["different"] == PAIRS + 5
+
+
+def test_what_found_no_room_is_counted_and_what_was_taken_is_gone() -> None:
+    evidence = StatisticsCollector()
+    evidence.dropped(STAT)
+    assert evidence.take().evidence[ME].counters == {"dropped": 1}
+    assert evidence.take() == CountsBatch({}, [], {})
+
+
+def test_the_next_in_line_is_told_of_every_call() -> None:
+    told: list[object] = []
+    StatisticsCollector().noting(lambda *what: told.append(what))("toy", "VM.stat", CALL, Reply(1), 0.5, None)
+    assert told == [("toy", "VM.stat", CALL, Reply(1), 0.5, None)]
+
+
+def test_a_call_whose_client_left_says_nothing_of_a_side_and_is_told_on() -> None:
+    told: list[Outcome] = []
+    evidence = StatisticsCollector()
+    note = evidence.noting(lambda _s, _m, _c, outcome, _t, _side: told.append(outcome))
+    for outcome in (ABANDONED, WITHDRAWN):
+        note("toy", "VM.stat", CALL, outcome, 5.0, Side.DBUS)
+    batch = evidence.take()
+    assert batch.evidence == {}
+    assert [seen.count for seen in batch.clients.values()] == [2]
+    assert told == [ABANDONED, WITHDRAWN]

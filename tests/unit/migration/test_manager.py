@@ -1,0 +1,147 @@
+"""Settings, evidence and the file behind them, together; and methods that move in a running gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gateway.core.admin.records import Change, MethodId, MismatchRecord, StateRefused
+from gateway.core.migration.modes import Mode, Setting, Side
+from gateway.core.routing.overrides import Override
+from gateway.core.rpc.model import Call, Reply
+from gateway.migration.manager import MigrationManager
+from gateway.server import Gateway
+from tests.kit import kept
+from tests.kit.bus import private_bus
+from tests.kit.gateway import TOY_MAPPING, Folder
+from tests.kit.old_server import OldServer, ok, old_server
+from tests.kit.routes import route
+from tests.kit.services import toy_service
+
+STAT = route("VM.start")
+HELD = MethodId("toy", "echo")
+
+
+async def until(found: Callable[[], object]) -> None:
+    """Wait for what comes by itself."""
+    async with asyncio.timeout(60):
+        while not found():  # noqa: ASYNC110 - it comes from a thread or another process, which set no event here
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_kept_holds_from_the_start(tmp_path: Path) -> None:
+    for _ in range(2):
+        async with MigrationManager(tmp_path / "state.db", tuple) as moving:
+            if not moving.state.overrides:
+                assert await moving.state.decide(kept.mode("VM.*", Mode.OFF)) is None
+            assert moving.toggles.setting(STAT).mode is Mode.OFF
+
+
+async def test_what_another_process_sets_holds_here(tmp_path: Path) -> None:
+    async with (
+        MigrationManager(tmp_path / "state.db", tuple) as here,
+        MigrationManager(tmp_path / "state.db", tuple) as there,
+    ):
+        assert await there.state.decide(kept.mode("VM.*", Mode.OFF)) is None
+        await until(lambda: here.toggles.setting(STAT).mode is Mode.OFF)
+
+
+async def test_what_was_seen_is_written_while_it_runs_and_at_its_end(tmp_path: Path) -> None:
+    async with MigrationManager(tmp_path / "state.db", tuple) as moving:
+        note = moving.evidence.noting(lambda *_: None)
+        note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
+        await until(lambda: moving.here.of(HELD).counters)
+        note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
+    async with MigrationManager(tmp_path / "state.db", tuple) as moving:
+        counts = await moving.state.evidence()
+        assert not isinstance(counts, StateRefused)
+        assert counts[HELD].counters["calls_dbus"] == 2
+
+
+# In a running gateway
+
+MOVING = (
+    TOY_MAPPING.replace("methods:", "legacy: {upstream: old}\nmethods:")
+    .replace("mode: dbus", "mode: legacy")
+    .replace("defaults: {", "defaults: {mode: legacy, ")
+)
+
+
+@asynccontextmanager
+async def moving_gateway(tmp_path: Path, old: OldServer) -> AsyncIterator[Gateway]:
+    folder = Folder(tmp_path)
+    folder.mapping(MOVING)
+    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        upstream = f'[upstream.old]\nurl = "{old.url}"\ncodec = "jsonrpc"\n[state]\nfile = "state.db"\n'
+        folder.config.write_text(folder.config.read_text() + upstream)
+        async with Gateway(folder.config) as gateway:
+            yield gateway
+
+
+def echo(request: bytes) -> bytes:
+    """The legacy service: it answers in capitals, and with blanks of its own."""
+    call = json.loads(request.partition(b"\r\n\r\n")[2])
+    text = str(call["params"][0]).upper()
+    return ok(b'{ "jsonrpc": "2.0",  "id": %d, "result": "%b" }' % (call["id"], text.encode()), "X-Old: yes")
+
+
+async def ask(gateway: Gateway, text: str, **headers: str) -> tuple[bytes, str | None]:
+    address = next(each for each in gateway.addresses() if each.startswith("tcp:")).removeprefix("tcp:")
+    body = {"jsonrpc": "2.0", "method": "echo", "params": [text], "id": 7}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{address}/jsonrpc", json=body, headers=headers) as response,
+    ):
+        return await response.read(), response.headers.get("X-Old")
+
+
+async def put(gateway: Gateway, setting: Setting) -> None:
+    override = Override("echo", setting, "alice", 1.0)
+    assert await gateway.moving.state.decide(Change((kept.entry("echo"),), (override,))) is None
+    await until(lambda: gateway.moving.toggles.overrides == (override,))
+
+
+async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_path: Path) -> None:
+    async with old_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
+        from_old = b'{ "jsonrpc": "2.0",  "id": 7, "result": "HI" }', "yes"
+        from_dbus = b'{"jsonrpc":"2.0","result":"hi","id":7}', None
+        assert await ask(gateway, "hi") == from_old
+        await put(gateway, Setting(Mode.SHADOW))
+        assert await ask(gateway, "hi") == from_old
+        await until(lambda: "different" in gateway.moving.here.of(HELD).counters)
+        await put(gateway, Setting(Mode.DBUS))
+        assert await ask(gateway, "hi") == from_dbus
+        await put(gateway, Setting(Mode.LEGACY))
+        assert await ask(gateway, "hi") == from_old
+        pairs = await gateway.moving.state.pairs()
+        assert not isinstance(pairs, StateRefused)
+        (pair,) = pairs
+        assert isinstance(pair, MismatchRecord)
+        assert isinstance(pair.document, dict)
+        assert pair.document["differences"] == [{"path": "$", "control": "HI", "candidate": "hi"}]
+        text = (await gateway.metrics()).decode()
+        assert 'xcp_gateway_comparisons_total{method="echo",service="toy",verdict="different"} 1.0' in text
+        assert (await gateway.status())["state"] == {"place": str(tmp_path / "state.db"), "trouble": ""}
+
+
+async def test_what_the_old_service_answers_needs_no_bus_to_be_ready(tmp_path: Path) -> None:
+    async with old_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
+        assert (await gateway.status())["services"] == []
+        await put(gateway, Setting(Mode.DBUS))
+        services = (await gateway.status())["services"]
+        assert isinstance(services, list)
+        assert [service.name for service in services] == ["org.example.toy"]
+
+
+@pytest.mark.parametrize("side", ["dbus", "legacy"])
+async def test_a_header_forces_a_side_only_where_the_listener_lets_it(tmp_path: Path, side: str) -> None:
+    async with old_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
+        _, header = await ask(gateway, "hi", **{"X-Gateway-Side": side})
+        assert header == "yes"

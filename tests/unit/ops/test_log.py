@@ -1,0 +1,140 @@
+"""One line a call: what stands in it, and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Reply
+from gateway.ops import log
+
+CALL = Call("VM.start", ("a secret",), peer=Peer("tcp:127.0.0.1:4711"))
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """Standard error, read by the test; afterwards logging is as before."""
+    root, adapters = logging.getLogger(), logging.getLogger("adapters")
+    handlers, level = root.handlers, adapters.level
+    yield capsys
+    root.handlers = handlers
+    adapters.setLevel(level)
+    structlog.reset_defaults()
+
+
+async def written(lines: pytest.CaptureFixture[str]) -> str:
+    """What stands on standard error once the lines that waited for others are out."""
+    moment = asyncio.Event()
+    asyncio.get_running_loop().call_later(log.TIME_FORMAT, moment.set)  # after the timer that was set before it
+    await moment.wait()
+    return lines.readouterr().err
+
+
+async def test_a_call_is_one_line_of_json_without_its_values(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "info")
+    log.call_log()("VM.start", CALL, Reply("another secret"), 0.0125, "dbus")
+    text = await written(lines)
+    line = json.loads(text)
+    assert text.count("\n") == 1
+    assert "secret" not in text
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "call", "level": "info", "method": "VM.start", "side": "dbus", "outcome": "ok",
+        "ms": 12.5, "peer": "tcp:127.0.0.1:4711",
+    }  # fmt: skip
+
+
+async def test_a_fault_is_named_by_its_code_and_not_by_its_text(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "info")
+    log.call_log()("VM.start", CALL, Fault(FaultCode.TIMEOUT, "a secret text"), 1.0, "dbus")
+    line = json.loads(await written(lines))
+    assert line["outcome"] == "timeout"
+    assert "secret" not in str(line)
+
+
+async def test_the_far_sides_name_for_an_error_is_told_if_it_is_a_name(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "info")
+    note = log.call_log()
+    for name in ("org.xen.xcp.Error.NotFound", "a secret text", ""):
+        note("VM.start", CALL, Fault(FaultCode.REMOTE, "a secret text", name=name), 1.0, "dbus")
+    told = [json.loads(line).get("error") for line in (await written(lines)).splitlines()]
+    assert told == ["org.xen.xcp.Error.NotFound", None, None]
+    log.configure("console", "info")
+    log.call_log()("VM.start", CALL, Fault(FaultCode.REMOTE, "", name="HANDLE_INVALID"), 1.0, "dbus")
+    assert "error=HANDLE_INVALID" in lines.readouterr().err
+
+
+def test_what_an_adapter_logs_is_a_line_like_all_others(lines: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # one handler, however often
+        log.configure("json", "info")
+    logging.getLogger("adapters.backends.x").info("bus '%s' is connected", "one")
+    line = json.loads(lines.readouterr().err)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "bus 'one' is connected", "level": "info", "logger": "adapters.backends.x"}
+
+
+def test_a_library_is_heard_when_it_warns_and_its_exception_stays_on_the_line(
+    lines: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("json", "debug")
+    logging.getLogger("library").info("chatter")
+    logging.getLogger("library").critical("it failed", exc_info=OSError("gone"))
+    line = json.loads(lines.readouterr().err)
+    assert (line["level"], line["event"]) == ("critical", "it failed")
+    assert "OSError: gone" in line["exception"]
+
+
+async def test_on_a_console_a_line_is_for_people(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("console", "info")
+    log.call_log()("VM.start", CALL, Reply(), 0.5, "dbus")
+    text = lines.readouterr().err
+    assert "method=VM.start" in text
+    assert "outcome=ok" in text
+
+
+async def test_below_its_level_nothing_is_written(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "warning")
+    log.call_log()("VM.start", CALL, Reply(), 0.5, "dbus")
+    assert lines.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("lines")
+async def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = io.StringIO()
+    gone.close()
+    monkeypatch.setattr(sys, "stderr", gone)
+    log.configure("json", "info")
+    log.call_log()("VM.start", CALL, Reply(), 0.5, "dbus")
+    structlog.get_logger().warning("this is written at once, with the line of the call before it")
+    assert log.lines_lost() == 2
+    with pytest.raises(ValueError, match="closed file"):
+        gone.write("the stream was closed")
+
+
+async def test_lines_of_calls_wait_for_each_other_and_never_stand_behind_what_came_later(
+    lines: pytest.CaptureFixture[str],
+) -> None:
+    log.configure("json", "info")
+    note = log.call_log()
+    for method in ("first", "second"):
+        note(method, CALL, Reply(), 0.5, "dbus")
+    assert lines.readouterr().err == ""
+    structlog.get_logger().warning("third")
+    events = [json.loads(line) for line in lines.readouterr().err.splitlines()]
+    assert [event.get("method", event["event"]) for event in events] == ["first", "second", "third"]
+
+
+def test_what_others_wrote_moves_no_cursor_on_a_console(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("console")
+    structlog.get_logger().info("set", why="\x1b[31mred\x9b2J", who="ev\nil")
+    written = lines.readouterr().err
+    assert written.count("\n") == 1
+    assert r"\x1b[31mred\x9b2J" in written
+    assert written.strip("\n").isprintable()

@@ -1,0 +1,799 @@
+"""Bytes in, bytes out: the order of the path, batches, faults of framing and bugs."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import xmlrpc.client
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+
+from adapters.codecs import CODECS
+from adapters.dialects import DIALECTS
+from gateway.core.comparison.compare import Comparison, compare
+from gateway.core.interfaces import NOT_SENT, Backend, Codec, Wanted, always
+from gateway.core.migration.modes import BUCKETS, Migration, Mode, Setting, Side
+from gateway.core.routing.call_record import UNKEPT, RecordedCall
+from gateway.core.routing.overrides import Override
+from gateway.core.routing.route import Effect, Route
+from gateway.core.rpc.model import (
+    ABANDONED,
+    NO_METADATA,
+    WITHDRAWN,
+    Answer,
+    Call,
+    Envelope,
+    Fault,
+    FaultCode,
+    MessageLimits,
+    Outcome,
+    Peer,
+    Reply,
+    RequestMetadata,
+)
+from gateway.core.xenstore.exposure import Domains, Exposure
+from gateway.core.xenstore.paths import template
+from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.migration.shadow import Observed, Shadow
+from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
+from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
+from gateway.pipeline.recorder import Recorder
+from gateway.pipeline.sessions import Sessions
+from gateway.pipeline.side_override import SideOverride
+from tests.kit import upstreams as kit
+from tests.kit.routes import route
+
+PEER = Peer("tcp:127.0.0.1:4711")
+HERE = EndpointKey("rpc", "/here")
+
+
+class Scripted(Backend):
+    """Answers by calling a function."""
+
+    def __init__(self, answer: Callable[[Call], Awaitable[Outcome]]) -> None:
+        self._answer = answer
+
+    async def start(self) -> None:
+        """Nothing to connect."""
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        return await self._answer(call)
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+
+async def echo(call: Call) -> Outcome:
+    return Reply(call.params[0])
+
+
+def exchange(
+    codec: str = "jsonrpc",
+    dialect: str = "plain",
+    answer: Callable[[Call], Awaitable[Outcome]] = echo,
+    concurrency: int = 1,
+) -> RpcEndpoint:
+    table = EndpointTable(HERE, codec, dialect, {"echo": route("echo")})
+    dispatcher = Dispatcher(Scripted(answer), lambda *_: None)
+    return RpcEndpoint(
+        table, CODECS[codec](MessageLimits()), DIALECTS[dialect](codec), dispatcher, concurrency=concurrency
+    )
+
+
+def request(*ids: int, method: str = "echo") -> bytes:
+    calls = [{"jsonrpc": "2.0", "method": method, "params": [number], "id": number} for number in ids]
+    return json.dumps(calls if len(calls) > 1 else calls[0]).encode()
+
+
+def body(answer: Answer) -> bytes:
+    assert answer.body is not None
+    return answer.body
+
+
+async def test_a_call_goes_to_its_route_and_its_answer_comes_back() -> None:
+    answer = await exchange().answer(request(7), PEER)
+    assert json.loads(body(answer)) == {"jsonrpc": "2.0", "result": 7, "id": 7}
+    assert answer.content_type == "application/json"
+    assert answer.fault is None
+
+
+async def test_the_peer_travels_with_the_call() -> None:
+    seen: list[Peer] = []
+
+    async def look(call: Call) -> Outcome:
+        seen.append(call.peer)
+        return Reply(None)
+
+    await exchange(answer=look).answer(request(1), PEER)
+    assert seen == [PEER]
+
+
+async def test_a_notification_is_called_and_not_answered() -> None:
+    calls: list[Call] = []
+
+    async def look(call: Call) -> Outcome:
+        calls.append(call)
+        return Reply(None)
+
+    answer = await exchange(answer=look).answer(b'{"jsonrpc":"2.0","method":"echo","params":[1]}', PEER)
+    assert answer.body is None
+    assert [call.oneway for call in calls] == [True]
+
+
+async def test_an_unknown_method_is_named() -> None:
+    answer = await exchange().answer(request(1, method="VM.nope"), PEER)
+    assert json.loads(body(answer))["error"] == {"code": -32601, "message": "unknown method 'VM.nope'"}
+
+
+async def test_the_gateways_own_methods_are_answered_without_a_route() -> None:
+    answer = await exchange("xmlrpc").answer(xmlrpc.client.dumps((), "system.listMethods").encode(), PEER)
+    (names,), _ = xmlrpc.client.loads(body(answer))
+    assert isinstance(names, list)
+    assert "echo" in names
+
+
+async def test_the_dialect_dresses_outcomes() -> None:
+    answer = await exchange("xmlrpc", "xenapi").answer(xmlrpc.client.dumps((5,), "echo").encode(), PEER)
+    assert xmlrpc.client.loads(body(answer))[0] == ({"Status": "Success", "Value": "5"},)
+
+
+async def test_a_broken_message_skips_the_dialect_and_is_marked_as_a_whole() -> None:
+    answer = await exchange("xmlrpc", "xenapi").answer(b"<nonsense", PEER)
+    assert answer.fault is not None
+    assert answer.fault.code is FaultCode.PARSE_ERROR
+    with pytest.raises(xmlrpc.client.Fault, match=r"32700"):
+        xmlrpc.client.loads(body(answer))
+
+
+async def test_a_message_that_holds_no_call_is_told_of_and_one_that_does_is_not() -> None:
+    told: list[Fault] = []
+    table = EndpointTable(HERE, "jsonrpc", "plain", {"echo": route("echo")})
+    dispatcher = Dispatcher(Scripted(echo), lambda *_: None)
+    listening = RpcEndpoint(
+        table, CODECS["jsonrpc"](MessageLimits()), DIALECTS["plain"]("jsonrpc"), dispatcher, on_refused=told.append
+    )
+    await listening.answer(request(7), PEER)
+    await listening.answer(request(7, method="nobody"), PEER)
+    await listening.answer(b"{", PEER)
+    listening.refuse(Fault(FaultCode.BUSY, "too many calls at once, try again"))
+    assert [fault.code for fault in told] == [FaultCode.PARSE_ERROR, FaultCode.BUSY]
+
+
+async def test_batch_entries_run_in_order_one_after_another() -> None:
+    running = 0
+    order: list[object] = []
+
+    async def look(call: Call) -> Outcome:
+        nonlocal running
+        running += 1
+        assert running == 1
+        await asyncio.sleep(0)
+        running -= 1
+        order.append(call.params[0])
+        return Reply(call.params[0])
+
+    answer = await exchange(answer=look).answer(request(3, 1, 2), PEER)
+    assert order == [3, 1, 2]
+    assert [entry["result"] for entry in json.loads(body(answer))] == [3, 1, 2]
+
+
+async def test_a_concurrent_batch_keeps_to_its_cap_and_answers_in_order() -> None:
+    running = most = 0
+
+    async def look(call: Call) -> Outcome:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return Reply(call.params[0])
+
+    answer = await exchange(answer=look, concurrency=2).answer(request(*range(6)), PEER)
+    assert most == 2
+    assert [entry["result"] for entry in json.loads(body(answer))] == list(range(6))
+
+
+class BrokenCodec(Codec):
+    """A codec with a bug: what stands between the bug and the client is under test."""
+
+    name = "broken"
+    content_type = "text/plain"
+
+    def decode(self, body: bytes, charset: str = "") -> Envelope:
+        raise KeyError("a secret that no client may see")
+
+    def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
+        assert isinstance(outcomes[0], Fault)
+        return outcomes[0].message.encode()
+
+    def encode_call(self, call: Call) -> bytes:
+        raise AssertionError("not used")
+
+    def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:
+        raise AssertionError("not used")
+
+
+async def test_a_bug_in_a_codec_is_an_internal_fault_without_its_text() -> None:
+    broken = exchange()
+    broken.codec = BrokenCodec()
+    answer = await broken.answer(b"", PEER)
+    assert answer.body == b"internal error"
+
+
+def test_the_exchange_with_the_longest_path_is_found_and_the_root_takes_the_rest() -> None:
+    keys = [EndpointKey("rpc", "/"), EndpointKey("rpc", "/RPC2"), EndpointKey("other", "/RPC2/deep")]
+    exchanges = {key: exchange() for key in keys}
+    endpoints = Endpoints(exchanges)
+    assert endpoints.resolve("rpc", "/RPC2") is exchanges[keys[1]]
+    assert endpoints.resolve("rpc", "/RPC2/deep") is exchanges[keys[1]]
+    assert endpoints.resolve("rpc", "/elsewhere") is exchanges[keys[0]]
+    assert endpoints.resolve("rpc", "/RPC2XYZ") is exchanges[keys[0]]
+    assert endpoints.resolve("rpc", "/RPC2/") is exchanges[keys[1]]
+    assert endpoints.resolve("other", "/RPC2") is None
+    assert endpoints.resolve("third", "/") is None
+
+
+# Messages that a legacy service answers
+
+LEGACY = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True)
+OLD_ANSWER = Answer(b'{"result": 1,   "error":null,"id":7}', "text/odd", None, 200, "Fine", ((b"X-Old", b"yes"),))
+
+
+class Told:
+    """Remembers observations and notes."""
+
+    def __init__(self) -> None:
+        self.seen: list[Observed] = []
+        self.lost: list[str] = []
+        self.noted: list[tuple[str, Outcome, Side | None]] = []
+
+    def compare(self, observed: Observed) -> Comparison:
+        return compare(observed.control.outcome, observed.candidate.outcome)
+
+    def observed(self, observed: Observed, comparison: Comparison) -> None:
+        self.seen.append(observed)
+
+    def dropped(self, route: Route) -> None:
+        self.lost.append(route.method)
+
+    def note(self, _service: str, method: str, _call: Call, outcome: Outcome, _s: float, side: Side | None) -> None:
+        self.noted.append((method, outcome, side))
+
+
+class Front:
+    """An exchange before a legacy service, with methods that move."""
+
+    def __init__(
+        self,
+        whole: Answer | Fault,
+        *,
+        codec: str = "jsonrpc",
+        dialect: str = "plain",
+        passthrough_to: str | None = None,
+        dotted: Mapping[str, Setting] = MappingProxyType({}),  # methods whose names are no Python names
+        upstreams: kit.Scripted | None = None,
+        **methods: Setting,
+    ) -> None:
+        methods = {**methods, **dotted}
+        self.upstreams = upstreams or kit.Scripted({"old": (codec, dialect)}, whole)
+        self.told = Told()
+        self.asked: list[str] = []
+        routes = {name: route(name, migration=replace(LEGACY, setting=setting)) for name, setting in methods.items()}
+        dispatcher = Dispatcher(Scripted(self._dbus), self.told.note, upstreams=self.upstreams)
+        self.shadow = Shadow(dispatcher.observe, self.told)
+        self.exchange = RpcEndpoint(
+            EndpointTable(
+                HERE, codec, dialect, routes, passthrough_to=passthrough_to, spelling=DIALECTS[dialect](codec).spelling
+            ),
+            CODECS[codec](MessageLimits()),
+            DIALECTS[dialect](codec),
+            dispatcher,
+            shadow=self.shadow,
+            forcing=SideOverride(b"x-gateway-side", "side"),
+        )
+
+    async def _dbus(self, call: Call) -> Outcome:
+        self.asked.append(call.method)
+        return Reply(1)
+
+    async def answer(self, message: bytes, carried: RequestMetadata = NO_METADATA) -> Answer:
+        """The answer; then everything that comes after it."""
+        answer = await self.exchange.answer(message, PEER, carried)
+        await asyncio.sleep(0)
+        await self.shadow.drain(5)
+        return answer
+
+
+ONE = b'{ "method":"stat", "params":["a"], "id":7 }'
+LEGACY_ONLY, SHADOW, DBUS = Setting(Mode.LEGACY), Setting(Mode.SHADOW), Setting(Mode.DBUS)
+
+
+async def test_a_message_of_legacy_calls_goes_as_it_came_and_its_answer_comes_back_as_it_is() -> None:
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    carried = RequestMetadata("POST", "/x?y", ((b"User-Agent", b"old client"),))
+    assert await front.answer(ONE, carried) is OLD_ANSWER
+    assert front.upstreams.forwarded == [("old", ONE, carried)]
+    assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]
+    assert front.asked == []
+
+
+async def test_a_message_as_it_came_may_be_sent_again_only_when_none_of_its_calls_is_a_write() -> None:
+    front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY)
+    routes = front.exchange.table.routes
+    read = {**routes, "stat": replace(routes["stat"], effect=Effect.READ)}
+    front.exchange.table = replace(front.exchange.table, routes=read)
+    for methods in (("stat", "stat"), ("stat", "start"), ("stat", "unmapped")):
+        await front.answer(batch(*methods))
+    assert front.upstreams.repeatable == [True, False, False]
+
+
+class InLine(kit.Scripted):
+    """A legacy service that is never free: whoever waits for it does until the message is not wanted any more."""
+
+    async def forward(
+        self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
+        self.forwarded.append((upstream, body, carried))
+        self.reviewed = asyncio.Event()
+        await self.reviewed.wait()
+        assert not wanted()
+        return Fault(FaultCode.BUSY, "not wanted any more")
+
+    def review(self) -> None:
+        self.reviewed.set()
+
+
+async def test_a_message_that_waits_for_an_old_service_is_answered_call_by_call_when_a_mode_changes() -> None:
+    in_line = InLine({"old": ("jsonrpc", "plain")})
+    front = Front(OLD_ANSWER, upstreams=in_line, stat=LEGACY_ONLY, start=LEGACY_ONLY)
+    answering = asyncio.ensure_future(front.answer(batch("stat", "start")))
+    await asyncio.sleep(0)
+    assert not answering.done()
+    front.exchange.dispatcher.toggles.replace([Override("toy/start", DBUS, "alice", 1.0)])
+    answer = await asyncio.wait_for(answering, 5)
+    assert [each["result"] for each in json.loads(answer.body or b"")] == ["old", 1]
+    assert front.asked == ["start"]
+    assert [(method, side) for method, _, side in front.told.noted] == [("stat", Side.LEGACY), ("start", Side.DBUS)]
+
+
+@pytest.mark.parametrize(("said", "noted"), [((NOT_SENT,), WITHDRAWN), ((), ABANDONED)])
+async def test_a_message_whose_client_leaves_is_noted_for_each_of_its_calls(
+    said: tuple[str, ...], noted: Fault
+) -> None:
+    class Hung(kit.Scripted):
+        async def forward(
+            self,
+            upstream: str,
+            body: bytes,
+            carried: RequestMetadata,
+            *,
+            repeatable: bool = False,
+            wanted: Wanted = always,
+        ) -> Answer | Fault:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                error.args = (*error.args, *said)
+                raise
+            raise AssertionError("unreachable")
+
+    front = Front(OLD_ANSWER, upstreams=Hung({"old": ("jsonrpc", "plain")}), stat=LEGACY_ONLY)
+    answering = asyncio.ensure_future(front.answer(batch("stat", "stat")))
+    await asyncio.sleep(0)
+    answering.cancel()
+    await asyncio.wait({answering})
+    assert answering.cancelled()
+    assert front.told.noted == [("stat", noted, Side.LEGACY)] * 2
+
+
+async def test_in_shadow_mode_the_other_side_runs_once_the_answer_has_left() -> None:
+    front = Front(OLD_ANSWER, stat=SHADOW)
+    assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
+    assert front.asked == []  # not before the answer is out of our hands
+    await asyncio.sleep(0)
+    await front.shadow.drain(5)
+    (observed,) = front.told.seen
+    assert front.asked == ["stat"]
+    assert (observed.control.outcome, observed.candidate.outcome) == (Reply(1), Reply(1))
+    assert observed.control.side is Side.LEGACY
+
+
+async def test_the_old_side_is_observed_where_dbus_is_the_control() -> None:
+    front = Front(OLD_ANSWER, stat=Setting(Mode.SHADOW, control=Side.DBUS))
+    answer = await front.answer(ONE)
+    assert json.loads(body(answer)) == {"result": 1, "error": None, "id": 7}
+    (observed,) = front.told.seen
+    assert (observed.control.outcome, observed.candidate.outcome) == (Reply(1), Reply("old"))
+
+
+async def test_an_answer_that_cannot_be_read_goes_back_all_the_same_and_is_a_difference() -> None:
+    page = Answer(b"<html>", "text/html", None, 500, "Internal Error")
+    front = Front(page, stat=SHADOW)
+    assert await front.answer(ONE) is page
+    assert front.told.seen[0].control.outcome == Fault(FaultCode.REMOTE, "HTTP 500", name="500")
+    front = Front(Answer(b"nonsense", "text/html", None, 200), stat=LEGACY_ONLY)
+    await front.answer(ONE)
+    [(_, outcome, _)] = front.told.noted
+    assert isinstance(outcome, Fault)
+    assert outcome.code is FaultCode.PARSE_ERROR
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        Answer(
+            b'{"jsonrpc":"2.0","error":{"code":-32600,"message":"no batches"},"id":null}', "application/json", None, 200
+        ),
+        Answer(b"<html>", "text/html", None, 500, "Internal Error"),
+    ],
+)
+async def test_an_old_service_that_takes_no_batches_has_answered_none_of_their_calls(refused: Answer) -> None:
+    """Else each of them would differ from what D-Bus says, and a rollout would go back for it."""
+    front = Front(refused, stat=SHADOW)
+    assert await front.answer(batch("stat", "stat")) is refused
+    assert [observed.control.is_answer for observed in front.told.seen] == [False, False]
+
+
+async def test_an_old_service_that_is_away_is_a_fault_in_the_clients_protocol() -> None:
+    front = Front(Fault(FaultCode.UNAVAILABLE, "cannot connect"), stat=LEGACY_ONLY)
+    answer = json.loads(body(await front.answer(ONE)))
+    assert (answer["id"], answer["error"]["message"]) == (7, "cannot connect")
+    assert front.told.noted == [("stat", Fault(FaultCode.UNAVAILABLE, "cannot connect"), Side.LEGACY)]
+
+
+def batch(*methods: str) -> bytes:
+    return json.dumps(
+        [{"jsonrpc": "2.0", "method": method, "params": [], "id": at} for at, method in enumerate(methods)]
+    ).encode()
+
+
+async def test_a_batch_goes_as_it_came_only_when_the_old_service_answers_all_of_it() -> None:
+    answers = b'[{"jsonrpc":"2.0","result":"A","id":0},{"jsonrpc":"2.0","result":1,"id":1}]'
+    whole = Answer(answers, "application/json", None, 200)
+    front = Front(whole, stat=LEGACY_ONLY, look=SHADOW, move=DBUS)
+    assert await front.answer(batch("stat", "look")) is whole
+    assert front.told.noted == [("stat", Reply("A"), Side.LEGACY), ("look", Reply(1), Side.LEGACY)]
+    assert [observed.call.method for observed in front.told.seen] == ["look"]
+    mixed = json.loads(body(await front.answer(batch("stat", "move"))))
+    assert [entry["result"] for entry in mixed] == ["old", 1]
+    assert len(front.upstreams.forwarded) == 1
+
+
+async def test_an_old_service_of_another_protocol_is_asked_call_by_call() -> None:
+    front = Front(OLD_ANSWER, stat=SHADOW)
+    front.upstreams._speaks = {"old": ("xmlrpc", "xenapi")}
+    assert json.loads(body(await front.answer(ONE)))["result"] == "old"
+    assert (front.upstreams.called, front.upstreams.forwarded) == (["stat"], [])
+    assert front.told.seen[0].control.outcome == Reply("old")
+
+
+@pytest.mark.parametrize("message", [b'{"method":"nope","params":[],"id":7}', b"{", batch("nope", "stat")])
+async def test_what_is_not_mapped_is_forwarded_where_the_mapping_says_so(message: bytes) -> None:
+    front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY)
+    assert await front.answer(message) is OLD_ANSWER
+    assert front.told.noted[0][0] == UNMAPPED
+    refusing = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    assert await refusing.answer(message) is not OLD_ANSWER
+
+
+async def test_a_multicall_of_no_calls_is_answered_and_forwarded_like_any_other() -> None:
+    array = b"<value><array><data></data></array></value>"
+    params = b"<params><param>%b</param></params>" % array
+    message = b"<methodCall><methodName>system.multicall</methodName>%b</methodCall>" % params
+    assert array in body(await Front(OLD_ANSWER, codec="xmlrpc").answer(message))
+    assert await Front(OLD_ANSWER, codec="xmlrpc", passthrough_to="old").answer(message) is OLD_ANSWER
+
+
+SPELLINGS = ("VM.start", "VM_start", "Async.VM.start", "InternalAsync.VM.start", "Async.VM_start")
+TASKS = SPELLINGS[2:]
+
+
+def xapi(setting: Setting, whole: Answer | Fault = OLD_ANSWER) -> Front:
+    """VM.start before a xapi that answers all that is not mapped."""
+    return Front(whole, dialect="xenapi", passthrough_to="old", dotted={"VM.start": setting})
+
+
+def call(method: str) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "method": method, "params": ["session", "vm"], "id": 1}).encode()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_a_method_that_is_off_is_off_in_every_spelling(spelling: str) -> None:
+    front = xapi(Setting(Mode.OFF))
+    for message in (call(spelling), batch("VM.other", spelling)):
+        assert "is switched off" in body(await front.answer(message)).decode()
+    assert (front.upstreams.forwarded, front.upstreams.called, front.asked) == ([], ["VM.other"], [])
+
+
+async def test_no_spelling_in_a_multicall_escapes_the_mode() -> None:
+    front = Front(
+        OLD_ANSWER, codec="xmlrpc", dialect="xenapi", passthrough_to="old", dotted={"VM.start": Setting(Mode.OFF)}
+    )
+    calls = [{"methodName": spelling, "params": []} for spelling in SPELLINGS]
+    answer = body(await front.answer(xmlrpc.client.dumps((calls,), "system.multicall").encode()))
+    assert answer.count(b"is switched off") == len(SPELLINGS)
+    assert (front.upstreams.forwarded, front.upstreams.called, front.asked) == ([], [], [])
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("setting", [LEGACY_ONLY, SHADOW])
+async def test_a_method_of_the_old_service_goes_there_as_it_came_in_every_spelling(
+    spelling: str, setting: Setting
+) -> None:
+    front = xapi(setting)
+    assert await front.answer(call(spelling)) is OLD_ANSWER
+    assert [message for _, message, _ in front.upstreams.forwarded] == [call(spelling)]
+    counted = spelling.replace("VM_start", "VM.start")  # a task is told at once: its time says nothing of the method
+    assert [(method, side) for method, _, side in front.told.noted] == [(counted, Side.LEGACY)]
+    assert front.asked == ([spelling] if setting is SHADOW and spelling not in TASKS else [])
+
+
+@pytest.mark.parametrize("setting", [DBUS, Setting(Mode.CANARY, BUCKETS), Setting(Mode.SHADOW, control=Side.DBUS)])
+async def test_what_dbus_answers_is_answered_in_both_spellings_and_its_tasks_are_refused(setting: Setting) -> None:
+    front = xapi(setting)
+    for spelling in SPELLINGS[:2]:
+        assert json.loads(body(await front.answer(call(spelling))))["result"] == 1
+    for spelling in TASKS:
+        error = json.loads(body(await front.answer(call(spelling))))["error"]
+        assert error["message"] == "MESSAGE_METHOD_UNKNOWN"
+        assert error["data"][0] == spelling
+        assert "call VM.start without" in error["data"][1]
+    assert front.asked == list(SPELLINGS[:2])
+    assert front.upstreams.forwarded == []
+
+
+@pytest.mark.parametrize("setting", [DBUS, Setting(Mode.CANARY, BUCKETS)])
+async def test_tasks_stay_with_the_old_service_only_where_the_mapping_says_so(setting: Setting) -> None:
+    front = xapi(setting)
+    route = front.exchange.table.routes["VM.start"]
+    staying = replace(route, migration=replace(route.migration, tasks="legacy"))
+    front.exchange.table = replace(front.exchange.table, routes={"VM.start": staying})
+    assert await front.answer(call("Async.VM.start")) is OLD_ANSWER
+    assert front.asked == []
+    off = replace(staying, migration=replace(staying.migration, setting=Setting(Mode.OFF)))
+    front.exchange.table = replace(front.exchange.table, routes={"VM.start": off})
+    assert "is switched off" in body(await front.answer(call("Async.VM.start"))).decode()
+
+
+async def test_a_refused_call_goes_nowhere_and_its_neighbours_are_answered() -> None:
+    front = xapi(DBUS)
+    message = batch("VM.other", "Async.VM.start", "VM_start")
+    other, refused, start = json.loads(body(await front.answer(message)))
+    assert (other["result"], start["result"]) == ("old", 1)
+    assert refused["error"]["message"] == "MESSAGE_METHOD_UNKNOWN"
+    assert front.upstreams.forwarded == []  # never the whole message: the refused call would go with it
+    assert front.upstreams.called == ["VM.other"]
+
+
+async def test_an_unreadable_entry_beside_a_refused_one_is_not_forwarded() -> None:
+    front = xapi(DBUS)
+    entries = [*json.loads(batch("Async.VM.start")), {"jsonrpc": "2.0", "id": 2}]
+    answers = json.loads(body(await front.answer(json.dumps(entries).encode())))
+    assert [sorted(each) for each in answers] == [["error", "id", "jsonrpc"]] * 2
+    assert (front.upstreams.forwarded, front.upstreams.called) == ([], [])
+
+
+async def test_a_client_may_force_a_side_by_a_header_or_by_a_parameter() -> None:
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    await front.answer(ONE, RequestMetadata(headers=((b"X-Gateway-Side", b"dbus"),)))
+    assert front.asked == ["stat"]
+    await front.answer(b'{"jsonrpc":"2.0","method":"stat","params":{"side":"dbus"},"id":1}')
+    assert front.asked == ["stat", "stat"]
+    await front.answer(b'{"jsonrpc":"2.0","method":"stat","params":{"side":"legacy"},"id":1}')
+    assert (front.upstreams.called, front.upstreams.forwarded) == (["stat"], [])  # no longer as it came
+
+
+async def test_a_bug_in_what_comes_after_costs_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    front.exchange.client = BrokenCodec()
+    assert await front.answer(ONE) is OLD_ANSWER
+    assert "a bug lost what came of this message" in "".join(capsys.readouterr())
+
+
+async def test_where_a_call_fell_back_nothing_is_compared_with_itself() -> None:
+    front = Front(OLD_ANSWER, stat=replace(DBUS, observe=True))
+
+    async def away(call: Call) -> Outcome:
+        return Fault(FaultCode.UNAVAILABLE, "the bus is gone")
+
+    dispatcher = Dispatcher(Scripted(away), front.told.note, upstreams=front.upstreams)
+    front.exchange.dispatcher = dispatcher
+    migration = replace(LEGACY, setting=replace(DBUS, observe=True), fallback=True)
+    front.exchange.table = replace(front.exchange.table, routes={"stat": route("stat", migration=migration)})
+    assert json.loads(body(await front.answer(ONE)))["result"] == "old"
+    assert front.told.seen == []
+
+
+async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
+    seen: list[Call] = []
+
+    async def look(call: Call) -> Outcome:
+        seen.append(call)
+        return Reply("ref-1")
+
+    known = exchange(answer=look)
+    known.table = replace(
+        known.table,
+        routes={
+            "login": route("login", opens=lambda call: str(call.params[0])),
+            "stat": route("stat", session=lambda call: str(call.params[0])),
+        },
+    )
+    agent = RequestMetadata(headers=((b"Host", b"x"), (b"user-agent", b"xe/1.2")))
+    await known.answer(b'{"jsonrpc":"2.0","method":"login","params":["alice"],"id":1}', PEER)
+    await known.answer(b'{"jsonrpc":"2.0","method":"stat","params":["ref-1"],"id":1}', PEER, agent)
+    caller = {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice"}
+    assert seen[1].extensions == {**caller, "dialect": known.dialect.name, "path": known.table.key.path}
+
+
+# Recordings
+
+
+class Kept(Recorder):
+    """Remembers what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active = True
+        self.taken: list[RecordedCall] = []
+
+    def take(self, taken: RecordedCall) -> None:
+        self.taken.append(taken)
+
+
+def recording(front: Front) -> Kept:
+    kept = front.exchange._recorder = Kept()
+    return kept
+
+
+async def test_a_call_is_recorded_once_its_answer_has_left_with_who_answered() -> None:
+    front = Front(OLD_ANSWER, stat=DBUS)
+    kept = recording(front)
+    await front.exchange.answer(ONE, PEER)
+    assert kept.taken == []
+    await asyncio.sleep(0)
+    (taken,) = kept.taken
+    assert (taken.listener, taken.path, taken.codec) == ("rpc", "/here", "jsonrpc")
+    assert (taken.route.method, taken.call.params, taken.side, taken.outcome) == ("stat", ("a",), Side.DBUS, Reply(1))
+    assert taken.view is not None
+    assert taken.view(Reply(b"hi")) == Reply("aGk=")  # as this client has it
+
+
+async def test_what_goes_as_it_came_is_recorded_as_the_client_has_it() -> None:
+    answers = b'[{"jsonrpc":"2.0","result":"A","id":0},{"jsonrpc":"2.0","result":1,"id":1}]'
+    front = Front(Answer(answers, "application/json", None, 200), stat=LEGACY_ONLY, look=SHADOW)
+    kept = recording(front)
+    await front.answer(batch("stat", "look"))
+    assert [(taken.call.method, taken.outcome, taken.side, taken.view) for taken in kept.taken] == [
+        ("stat", Reply("A"), Side.LEGACY, None), ("look", Reply(1), Side.LEGACY, None),
+    ]  # fmt: skip
+
+
+async def test_an_old_service_that_is_away_is_recorded_too() -> None:
+    front = Front(Fault(FaultCode.UNAVAILABLE, "cannot connect"), stat=LEGACY_ONLY)
+    kept = recording(front)
+    await front.answer(ONE)
+    assert [taken.outcome for taken in kept.taken] == [Fault(FaultCode.UNAVAILABLE, "cannot connect")]
+
+
+async def test_of_an_answer_that_is_not_read_only_the_call_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.pipeline.endpoint.READ_MOST", len(body(OLD_ANSWER)) - 1)
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    kept = recording(front)
+    await front.answer(ONE)
+    assert [taken.outcome for taken in kept.taken] == [UNKEPT]
+
+
+async def test_what_is_not_mapped_and_what_nobody_answers_is_never_recorded() -> None:
+    front = Front(OLD_ANSWER, passthrough_to="old", stat=Setting(Mode.OFF))
+    kept = recording(front)
+    for message in (
+        b'{"method":"nope","params":["secret"],"id":7}',
+        b"{",
+        ONE,
+        request(1, method="system.listMethods"),
+    ):
+        await front.answer(message)
+    assert kept.taken == []
+
+
+async def test_a_session_that_was_opened_at_one_endpoint_is_known_at_another() -> None:
+    seen: list[Call] = []
+
+    async def look(call: Call) -> Outcome:
+        seen.append(call)
+        return Reply("ref-1")
+
+    sessions = Sessions()
+    login = route("login", opens=lambda call: str(call.params[0]))
+    stat = route("stat", session=lambda call: str(call.params[0]))
+    for name, codec, parameter in (("login", "xmlrpc", "alice"), ("stat", "jsonrpc", "ref-1")):
+        table = EndpointTable(HERE, codec, "plain", {"login": login, "stat": stat})
+        one = CODECS[codec](MessageLimits())
+        dispatcher = Dispatcher(Scripted(look), lambda *_: None)
+        endpoint = RpcEndpoint(table, one, DIALECTS["plain"](codec), dispatcher, sessions=sessions)
+        await endpoint.answer(one.encode_call(Call(name, (parameter,))), PEER)
+    assert seen[1].extensions["user"] == "alice"
+
+
+async def test_an_answer_of_many_megabytes_goes_back_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.pipeline.endpoint.READ_MOST", len(body(OLD_ANSWER)) - 1)
+    front = Front(OLD_ANSWER, stat=SHADOW)
+    assert await front.answer(ONE) is OLD_ANSWER
+    assert front.told.noted == [("stat", Reply(), Side.LEGACY)]
+    assert (front.told.seen, front.told.lost) == ([], ["stat"])
+
+
+def packed(body: bytes, encoding: str = "gzip") -> Answer:
+    return replace(OLD_ANSWER, body=body, headers=((b"Content-Encoding", encoding.encode()),))
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        (packed(gzip.compress(OLD_ANSWER.body or b"")), Reply(1)),
+        (packed(zlib.compress(OLD_ANSWER.body or b""), "deflate"), Reply(1)),
+        (packed(b"junk"), Fault(FaultCode.PARSE_ERROR, "the body is no valid gzip")),
+        (packed(gzip.compress(bytes(2**20))), Reply()),  # too long to be read
+        (replace(OLD_ANSWER, status=302, reason="Found"), Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
+    ],
+)
+async def test_an_answer_that_is_compressed_goes_back_as_it_came_and_is_read_for_what_came_of_it(
+    answer: Answer, seen: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.pipeline.endpoint.READ_MOST", 100_000)
+    front = Front(answer, stat=LEGACY_ONLY)
+    assert await front.answer(ONE) is answer
+    async with asyncio.timeout(5):
+        while not front.told.noted:  # noqa: ASYNC110 - the thread sets no event
+            await asyncio.sleep(0)
+    assert front.told.noted == [("stat", seen, Side.LEGACY)]
+
+
+async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.pipeline.endpoint.READ_AT_ONCE", len(body(OLD_ANSWER)) - 1)
+    front = Front(OLD_ANSWER, stat=SHADOW)
+    assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
+    async with asyncio.timeout(60):
+        while not front.told.seen:  # noqa: ASYNC110 - the thread sets no event
+            await asyncio.sleep(0)
+    assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]
+
+
+@pytest.mark.parametrize(
+    ("domains", "asks", "method", "allowed"),
+    [
+        (Domains(), 0, "echo", True),
+        (Domains(), 5, "echo", False),
+        (Domains(), 5, "nobody-knows", False),
+        (Domains(), 5, "system.listMethods", False),
+        (Domains(frozenset({5})), 5, "echo", True),
+        (Domains(frozenset({5})), 5, "narrow", False),
+        (Domains(named=frozenset({"domid"})), 7, "echo", True),
+        (Domains(named=frozenset({"domid"})), 5, "echo", False),
+    ],
+)
+async def test_a_domain_calls_what_the_mapping_lets_it_call(
+    domains: Domains, asks: int, method: str, allowed: bool
+) -> None:
+    async def answer(call: Call) -> Outcome:
+        return Reply(str(call.peer.domid))
+
+    routes = {"echo": route(), "narrow": route("narrow", domains=Domains())}
+    exposure = Exposure("tree", template("/svc"), domains)
+    table = EndpointTable(EndpointKey("store", "/svc"), "xenstore", "plain", routes, exposure=exposure)
+    noted: list[Outcome] = []
+    dispatcher = Dispatcher(Scripted(answer), lambda *told: noted.append(told[3]))
+    exchange = RpcEndpoint(table, CODECS["xenstore"](MessageLimits()), DIALECTS["plain"]("xenstore"), dispatcher)
+    body = exchange.codec.encode_call(Call(method, named={"domid": "7"}))
+    outcome = exchange.codec.decode_outcome((await exchange.answer(body, Peer(domid=asks))).body or b"")
+    if allowed:
+        assert outcome == Reply(str(asks))
+    else:
+        assert outcome == Fault(FaultCode.ACCESS_DENIED, f"domain {asks} may not call '{method}'")
+        assert noted == [outcome]

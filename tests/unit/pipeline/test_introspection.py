@@ -1,0 +1,164 @@
+"""The methods that every endpoint answers by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.dbus.signature import parse_one
+from gateway.core.dbus.target import Parameter
+from gateway.core.rpc.model import Call, Fault, FaultCode, Reply, Value
+from gateway.core.rpc.spelling import MethodSpelling
+from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.pipeline.introspection import CAPABILITIES, Introspection, json_schema
+from tests.kit.routes import route
+
+START = route(
+    "VM.start",
+    parameters=(
+        Parameter("session", None, documentation="who asks"),
+        Parameter("vm", parse_one("s")),
+        Parameter("memory", parse_one("x"), required=False),
+    ),
+    result=parse_one("(sb)"),
+    documentation="Start a VM.",
+)
+SHUTDOWN = route("VM.shutdown", parameters=(Parameter("vm", parse_one("s")),), result=None)
+
+
+def builtins(codec: str = "xmlrpc") -> Introspection:
+    table = EndpointTable(
+        EndpointKey("rpc", "/RPC2"), codec, "plain", {"VM.start": START, "VM.shutdown": SHUTDOWN, "VM_start": START}
+    )
+    return Introspection(table, codec)
+
+
+def value(method: str, *params: Value, codec: str = "xmlrpc") -> Value:
+    outcome = builtins(codec).answer(Call(method, params))
+    assert isinstance(outcome, Reply), outcome
+    return outcome.value
+
+
+def test_list_methods_names_mapped_methods_old_spellings_and_its_own() -> None:
+    assert value("system.listMethods") == [
+        "VM.shutdown", "VM.start", "VM_start",
+        "system.getCapabilities", "system.listMethods", "system.methodHelp", "system.methodSignature",
+        "system.multicall",
+    ]  # fmt: skip
+
+
+def test_a_method_is_described_under_each_spelling_of_its_name_but_not_as_a_task() -> None:
+    table = EndpointTable(
+        EndpointKey("rpc", "/"),
+        "xmlrpc",
+        "xenapi",
+        {"VM.shutdown": SHUTDOWN},
+        spelling=MethodSpelling("_", ("Async.",)),
+    )
+    ours = Introspection(table, "xmlrpc")
+    assert ours.answer(Call("system.methodSignature", ("VM_shutdown",))) == Reply([["nil", "string"]])
+    assert isinstance(ours.answer(Call("system.methodSignature", ("Async.VM.shutdown",))), Fault)
+
+
+def test_over_json_rpc_there_is_rpc_discover_and_no_multicall() -> None:
+    names = value("system.listMethods", codec="jsonrpc")
+    assert isinstance(names, list)
+    assert "rpc.discover" in names
+    assert "system.multicall" not in names
+
+
+def test_a_signature_is_given_for_each_number_of_parameters_that_may_be_sent() -> None:
+    assert value("system.methodSignature", "VM.start") == [
+        ["array", "struct", "string"],
+        ["array", "struct", "string", "i8"],
+    ]
+    assert value("system.methodSignature", "VM.shutdown") == [["nil", "string"]]
+
+
+def test_help_holds_the_text_the_parameters_and_the_target() -> None:
+    assert value("system.methodHelp", "VM.start") == (
+        "Start a VM.\n  session: who asks\n  vm\n  memory (optional)\n"
+        "D-Bus: org.xen.xcp.toy /org/xen/xcp/toy org.xen.xcp.toy.Echo1.Echo"
+    )
+
+
+def test_the_gateways_own_methods_have_help_and_an_undefined_signature() -> None:
+    assert value("system.methodHelp", "system.multicall") == "system.multicall is answered by the gateway itself."
+    assert value("system.methodSignature", "system.listMethods") == "undef"
+
+
+@pytest.mark.parametrize("codec", ["xmlrpc", "jsonrpc"])
+def test_capabilities_say_where_each_is_specified(codec: str) -> None:
+    capabilities = value("system.getCapabilities", codec=codec)
+    assert isinstance(capabilities, dict)
+    assert set(capabilities) == set(CAPABILITIES[codec])
+    for entry in capabilities.values():
+        assert isinstance(entry, dict)
+        assert str(entry["specUrl"]).startswith("http")
+
+
+@pytest.mark.parametrize("name", ["VM.nope", 5, None])
+def test_asking_about_a_method_that_does_not_exist_is_a_fault(name: Value) -> None:
+    outcome = builtins().answer(Call("system.methodHelp", (name,)))
+    assert isinstance(outcome, Fault)
+    assert outcome.code is FaultCode.INVALID_PARAMS
+    assert outcome.message == "$.params[0]: expected the name of a method that system.listMethods lists"
+
+
+def test_a_wrong_number_of_parameters_is_a_fault_that_counts_them() -> None:
+    outcome = builtins().answer(Call("system.methodHelp"))
+    assert outcome == Fault(
+        FaultCode.PARAMETER_COUNT,
+        "system.methodHelp: expected 1 parameters, got 0",
+        data={"expected": 1, "received": 0},
+    )
+
+
+def test_a_session_in_front_of_list_methods_is_accepted() -> None:
+    assert isinstance(builtins().answer(Call("system.listMethods", ("OpaqueRef:1",))), Reply)
+
+
+def test_named_parameters_work_too() -> None:
+    assert isinstance(builtins().answer(Call("system.methodHelp", (), {"name": "VM.start"})), Reply)
+
+
+def test_any_other_method_is_none_of_ours() -> None:
+    assert builtins().answer(Call("VM.start")) is None
+    assert builtins("xmlrpc").answer(Call("rpc.discover")) is None
+
+
+def test_discover_answers_an_openrpc_document() -> None:
+    document = value("rpc.discover", codec="jsonrpc")
+    assert isinstance(document, dict)
+    assert document["openrpc"] == "1.3.2"
+    methods = document["methods"]
+    assert isinstance(methods, list)
+    start = next(method for method in methods if isinstance(method, dict) and method["name"] == "VM.start")
+    assert isinstance(start, dict)
+    params = start["params"]
+    assert isinstance(params, list)
+    assert params[2] == {
+        "name": "memory",
+        "summary": "",
+        "required": False,
+        "schema": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+    }
+    assert start["result"] == {
+        "name": "result",
+        "schema": {"type": "array", "items": [{"type": "string"}, {"type": "boolean"}], "minItems": 2, "maxItems": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("signature", "schema"),
+    [
+        ("y", {"type": "integer", "minimum": 0, "maximum": 255}),
+        ("d", {"type": "number"}),
+        ("o", {"type": "string"}),
+        ("v", {}),
+        ("ay", {"type": "string", "contentEncoding": "base64"}),
+        ("as", {"type": "array", "items": {"type": "string"}}),
+        ("a{sb}", {"type": "object", "additionalProperties": {"type": "boolean"}}),
+    ],
+)
+def test_each_type_has_the_schema_of_its_json_form(signature: str, schema: object) -> None:
+    assert json_schema(parse_one(signature)) == schema

@@ -1,0 +1,119 @@
+"""One call step by step: what each step shows, and that the call is really made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from adapters.codecs import CODECS
+from adapters.dialects import DIALECTS
+from gateway.core.dbus.target import MethodCall
+from gateway.core.interfaces import Backend
+from gateway.core.migration.modes import Migration
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcome, Peer, Reply, Value
+from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.pipeline.dispatcher import Dispatcher
+from gateway.pipeline.endpoint import RpcEndpoint
+from gateway.pipeline.trace import explain, show_method_call
+from tests.kit.routes import route
+
+
+class Bus(Backend):
+    """Binds and shapes as the real one does, with an echo in place of the bus."""
+
+    async def start(self) -> None:
+        """Nothing to connect."""
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        body = route.bind(call).body
+        if body[0] == "fail":
+            return route.translate(Fault(FaultCode.REMOTE, "gone", "org.xen.xcp.Error.Gone", ["vm7"]), call)
+        return Reply(route.shape(body))
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+
+def exchange(codec: str = "xmlrpc", dialect: str = "xenapi") -> RpcEndpoint:
+    routes = {"echo": route("echo", guard=route("session check", source="toy.yaml:2"))}
+    table = EndpointTable(EndpointKey("rpc", "/RPC2"), codec, dialect, routes)
+    return RpcEndpoint(
+        table, CODECS[codec](MessageLimits()), DIALECTS[dialect](codec), Dispatcher(Bus(), lambda *_: None)
+    )
+
+
+async def steps_of(method: str, *params: Value, codec: str = "xmlrpc") -> tuple[Outcome, dict[str, str]]:
+    outcome, steps = await explain(exchange(codec), method, params, Peer("control"))
+    return outcome, {step.name: step.value for step in steps}
+
+
+async def test_every_step_from_the_clients_bytes_to_the_bus_and_back_is_shown() -> None:
+    outcome, steps = await steps_of("echo", "hello")
+    assert outcome == Reply("hello")
+    assert "<methodName>echo</methodName>" in steps["the client sends (xmlrpc)"]
+    assert steps["decoded"] == "echo('hello')"
+    assert steps["route"] == "toy.yaml:1 -> org.xen.xcp.toy /org/xen/xcp/toy org.xen.xcp.toy.Echo1.Echo"
+    assert steps["method call"] == "org.xen.xcp.toy /org/xen/xcp/toy org.xen.xcp.toy.Echo1 Echo s 'hello'"
+    assert steps["method return"] == "s 'hello'"
+    assert steps["outcome"] == "reply 'hello'"
+    assert "<name>Status</name>" in steps["the client gets"]
+
+
+async def test_the_call_is_counted_as_one_of_the_endpoints_own_protocol() -> None:
+    told: list[Call] = []
+    routes = {"echo": route("echo")}
+    table = EndpointTable(EndpointKey("rpc", "/RPC2"), "xmlrpc", "xenapi", routes)
+    noting = Dispatcher(Bus(), lambda _service, _method, call, *_: told.append(call))
+    await explain(
+        RpcEndpoint(table, CODECS["xmlrpc"](MessageLimits()), DIALECTS["xenapi"]("xmlrpc"), noting),
+        "echo",
+        ("hello",),
+        Peer("control"),
+    )
+    (call,) = told
+    assert (call.extensions["protocol"], call.extensions["agent"]) == ("xmlrpc", "xcp-gateway call")
+
+
+async def test_a_form_that_returns_a_task_is_shown_and_not_run_on_the_other_side() -> None:
+    explained = exchange()
+    old = Migration(upstream="old")
+    routes = {"VM.echo": route("VM.echo", migration=old)}
+    explained.table = replace(explained.table, routes=routes, spelling=explained.dialect.spelling)
+    outcome, steps = await explain(explained, "VM_echo", ("hello",), Peer("control"))
+    assert outcome == Reply("hello")
+    outcome, steps = await explain(explained, "Async.VM.echo", ("hello",), Peer("control"))
+    assert isinstance(outcome, Fault)
+    shown = {step.name: step.value for step in steps}
+    assert shown["who answers"].startswith("nobody: mode dbus: D-Bus answers, and has no tasks yet")
+    assert "method call" not in shown
+
+
+async def test_the_session_check_is_shown_before_the_call_itself() -> None:
+    _, steps = await explain(exchange(), "echo", ("hello",), Peer("control"))
+    assert [step.name for step in steps].count("method call") == 2
+
+
+async def test_an_error_is_shown_as_the_bus_gave_it_and_as_the_client_gets_it() -> None:
+    outcome, steps = await steps_of("echo", "fail")
+    assert isinstance(outcome, Fault)
+    assert steps["error"] == "fault remote: gone [org.xen.xcp.Error.Gone] ['vm7']"
+    assert "Failure" in steps["the client gets"]
+
+
+async def test_a_method_without_a_route_says_so() -> None:
+    outcome, steps = await steps_of("VM.nope")
+    assert isinstance(outcome, Fault)
+    assert steps["route"] == "none at rpc /RPC2; answered by the gateway itself, or unknown"
+
+
+async def test_a_value_that_the_protocol_cannot_carry_is_refused_with_its_place() -> None:
+    with pytest.raises(ValueError, match=r"\$\.params\[0\]"):
+        await steps_of("echo", "\x01")
+
+
+def test_a_method_call_is_written_in_the_order_of_busctl() -> None:
+    bound = MethodCall("org.x.A", "/org/x", "org.x.A1", "Do", "su", ["a", 5])
+    assert show_method_call(bound) == "org.x.A /org/x org.x.A1 Do su 'a' 5"
+    assert show_method_call(MethodCall("org.x.A", "/", "org.x.A1", "Do", "", [])) == "org.x.A / org.x.A1 Do"

@@ -1,0 +1,257 @@
+"""The state as the gateway sees it: copies that follow, answers that refuse, nothing that waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from gateway.core.admin.records import (
+    Change,
+    ClientKey,
+    ClientRecord,
+    Counts,
+    PendingDecision,
+    PutRollout,
+    StateRefused,
+)
+from gateway.core.migration.modes import Mode
+from gateway.state import file
+from gateway.state.store import POLL, StateStore
+from tests.kit.kept import START, STOP, client, counted, entry, mode, override, pair
+
+SOON = 60.0  # seconds in which what must come comes
+
+
+class Watched(StateStore):
+    """A state that can be waited for."""
+
+    def __init__(self, path: Path | None, *, patience: float = SOON) -> None:
+        super().__init__(path, self._changed, now=lambda: 1000.0, patience=patience)
+        self.changes = asyncio.Event()
+        self.told_in: set[int] = set()
+        self.seeing: Callable[[], object] = lambda: None
+
+    def _changed(self) -> None:
+        self.told_in.add(threading.get_ident())
+        self.seeing()
+        self.changes.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(SOON):
+            while not holds():
+                self.changes.clear()
+                await self.changes.wait()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "LOCK_PATIENCE", 0.02)
+    monkeypatch.setattr(file, "RETRY", 0.05)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+async def test_what_was_decided_is_in_force_at_once_and_after_a_restart(path: Path) -> None:
+    async with Watched(path) as state:
+        assert await state.decide(mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 1}, 0))) is None
+        assert state.overrides == (override("VM.*", Mode.LEGACY),)
+        kept = state.kept
+        assert state.place == str(path)
+    async with Watched(path) as state:
+        assert state.kept == kept
+        assert state.rollouts["r"].document == {"step": 1}
+        assert await state.audit() == [entry("VM.*")]
+
+
+async def test_others_see_a_change_within_200_ms_and_are_told_on_the_loop(path: Path) -> None:
+    assert POLL <= 0.1
+    async with Watched(path) as one, Watched(path) as other:
+        await one.decide(mode("VM.*", Mode.LEGACY))
+        await other.until(lambda: other.overrides == one.overrides)
+        await other.decide(mode("VM.*", Mode.DBUS))
+        await one.until(lambda: one.overrides == (override("VM.*", Mode.DBUS),))
+        assert one.told_in == other.told_in == {threading.get_ident()}
+
+
+async def test_of_two_that_decide_on_one_rollout_at_once_exactly_one_does(path: Path) -> None:
+    async with Watched(path) as one, Watched(path) as other:
+        for version in range(10):
+            changes = [mode(name, Mode.OFF, PutRollout("r", name, version)) for name in ("a", "b")]
+            refused = await asyncio.gather(one.decide(changes[0]), other.decide(changes[1]))
+            assert [bool(each and each.conflict) for each in refused].count(True) == 1
+        audit = await one.audit()
+        assert len(audit) == 10  # type: ignore[arg-type]
+
+
+async def test_only_one_holds_a_lease(path: Path) -> None:
+    async with Watched(path) as one, Watched(path) as other:
+        assert await one.hold_lease("driver", "one", 60)
+        assert not await other.hold_lease("driver", "other", 60)
+        assert await one.hold_lease("driver", "one", 0)
+        assert await other.hold_lease("driver", "other", 60)
+
+
+async def test_what_several_processes_observed_is_one(path: Path) -> None:
+    async with Watched(path) as one, Watched(path) as other:
+        assert await one.flush(counted(equal=1)) is None
+        assert await other.flush(counted(equal=2, different=1)) is None
+        assert await one.evidence() == {START: Counts({"equal": 3, "different": 1}, {"dbus": [2, 4]})}
+        await one.flush(client("10.0.0.1"))
+        await other.flush(client("10.0.0.1", 3.0))
+        key = ClientKey(START, "xmlrpc", "10.0.0.1", "curl", "root")
+        assert await one.clients() == {key: ClientRecord(2, 1.0, 3.0)}
+        assert await one.clients(protocol="jsonrpc") == {}
+
+
+async def test_every_pair_is_exported_oldest_first_and_some_are_shown_newest_first(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.state.store.PAGE", 3)
+    async with Watched(path) as state:
+        for number in range(7):
+            await state.flush(type(counted())(pairs=[pair(number, STOP if number % 2 else START)]))
+        exported = [each async for each in state.every_pair()]
+        assert [each.when for each in exported if not isinstance(each, StateRefused)] == [0, 1, 2, 3, 4, 5, 6]
+        assert await state.pairs(STOP, 2) == [pair(5, STOP), pair(3, STOP)]
+        await state.clear(STOP)
+        assert await state.pairs() == [pair(6), pair(4), pair(2), pair(0)]
+
+
+async def test_an_export_that_the_file_cuts_short_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.state.store.PAGE", 1)
+    async with Watched(path) as state:
+        await state.flush(type(counted())(pairs=[pair(1), pair(2)]))
+        with closing(sqlite3.connect(path, isolation_level=None)) as editor:
+            editor.execute("UPDATE pair SET document = '{' WHERE id = 2")
+        first, last = [each async for each in state.every_pair()]
+        assert first == pair(1)
+        assert isinstance(last, StateRefused)
+        assert "pair 2" in last.why
+
+
+async def test_without_a_file_all_works_and_it_says_that_nothing_stays() -> None:
+    async with Watched(None) as state:
+        assert await state.decide(mode("VM.*", Mode.LEGACY)) is None
+        await state.flush(counted(equal=1))
+        assert (state.trouble, state.lost) == ("", 0)
+        assert list(await state.evidence()) == [START]  # type: ignore[arg-type]
+        assert "in memory only" in state.place
+    async with Watched(None) as state:
+        assert state.overrides == ()
+
+
+async def test_a_damaged_file_keeps_nobody_from_starting_and_gets_well_when_it_is_moved_away(path: Path) -> None:
+    path.write_bytes(b"junk" * 4096)
+    async with Watched(path) as state:
+        assert "is damaged" in state.trouble
+        assert await state.decide(mode("VM.*")) == StateRefused(state.trouble)
+        assert await state.audit() == await state.evidence() == StateRefused(state.trouble)
+        assert not await state.hold_lease("driver", "one", 60)
+        for lost in (1, 2):
+            assert await state.flush(counted(equal=1)) == StateRefused(state.trouble)
+            assert state.lost == lost
+        path.rename(path.with_name("damaged"))
+        await state.until(lambda: not state.trouble)
+        assert await state.decide(mode("VM.*")) is None
+        assert await state.flush(counted(equal=1)) is None
+
+
+async def test_a_rollback_of_everything_holds_in_spite_of_trouble_and_is_written_later(path: Path) -> None:
+    async with Watched(path) as state, Watched(path) as other:
+        await state.decide(mode("VM.*", Mode.DBUS, PutRollout("r", "running")))
+        await other.until(lambda: other.kept == state.kept)
+        with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+            locker.execute("BEGIN IMMEDIATE")
+            held = await state.rollback_all("alice", "fire", (PutRollout("r", "aborted"),))
+            assert isinstance(held, PendingDecision)
+            assert "is locked" in held.why
+            (only,) = state.overrides
+            assert (only.pattern, only.setting.mode) == ("*", Mode.LEGACY)
+            assert state.rollouts["r"].document == "aborted"
+            assert await other.evidence() == {}  # and the other still knows nothing of it
+            assert [each.pattern for each in other.overrides] == ["VM.*"]
+        await other.until(lambda: other.overrides == (only,))
+        assert other.rollouts["r"].document == "aborted"
+        await state.until(lambda: not state.trouble)
+        lines = await other.audit(subject="*")
+        assert [(line.who, line.what, line.why) for line in lines] == [("alice", "rollback", "fire")]  # type: ignore[union-attr]
+
+
+async def test_a_rollback_of_everything_without_trouble_is_written_at_once(path: Path) -> None:
+    async with Watched(path) as state:
+        await state.decide(mode("VM.*", Mode.DBUS))
+        assert await state.rollback_all("alice", "fire") is None
+        assert [each.pattern for each in state.overrides] == ["*"]
+
+
+async def test_a_decision_that_was_outrun_is_refused_even_when_it_must_not_wait(path: Path) -> None:
+    async with Watched(path) as state:
+        refused = await state.decide_anyway(Change((entry(),), rollouts=(PutRollout("r", 1, expected=3),)))
+        assert isinstance(refused, StateRefused)
+        assert refused.conflict
+
+
+@pytest.fixture
+def hanging(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """A file that answers nobody until what is yielded is called."""
+    asyncio.run(_made(path))
+    monkeypatch.setattr(file, "LOCK_PATIENCE", SOON)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")
+        yield other.close
+
+
+async def _made(path: Path) -> None:
+    async with StateStore(path) as state:
+        await state.decide(mode("VM.*", Mode.DBUS))
+
+
+async def test_a_file_that_hangs_holds_up_nobody(path: Path, hanging: Callable[[], None]) -> None:
+    async with Watched(path, patience=0.05) as state:
+        assert "has not answered for 0.05 s" in state.trouble
+        assert await state.decide(mode("VM.*")) == StateRefused(state.trouble)
+        assert isinstance(await state.flush(counted(equal=1)), StateRefused)
+        assert isinstance(await state.rollback_all("alice", "fire"), PendingDecision)
+        assert [each.pattern for each in state.overrides] == ["*"]
+        seen: list[tuple[str, ...]] = []
+        state.seeing = lambda: seen.append(tuple(each.pattern for each in state.overrides))
+        hanging()
+        await state.until(lambda: not state.trouble and len(seen) > 1)
+        assert set(seen) == {("*",)}  # at no moment the modes that were in the file
+        assert [line.what for line in await state.audit()] == ["rollback", "mode"]  # type: ignore[union-attr]
+
+
+async def test_of_a_change_that_is_under_way_when_the_file_falls_silent_nothing_is_pretended(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "LOCK_PATIENCE", 30.0)  # longer than this test holds the lock
+    async with Watched(path) as state:
+        state._patience = 0.05  # now that the file is open
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            refused = await state.decide(mode("VM.*", Mode.DBUS))
+            assert isinstance(refused, StateRefused)
+            assert refused.why.endswith("it is unknown whether this was written")
+            assert state.overrides == ()
+        await state.until(lambda: state.overrides == (override("VM.*", Mode.DBUS),))  # it was
+        await state.until(lambda: not state.trouble)
+
+
+async def test_a_start_that_is_given_up_leaves_no_thread(path: Path, hanging: Callable[[], None]) -> None:
+    state = Watched(path)
+    starting = asyncio.ensure_future(state.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    hanging()
+    with pytest.raises(asyncio.CancelledError):
+        await starting

@@ -1,0 +1,331 @@
+"""The running gateway, in this process: what it makes of a config, what it refuses, what a reload changes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway import check, config
+from gateway.admin.http_server import CallBody
+from gateway.cli import client
+from gateway.server import Gateway, MappingError, reload_when_signalled
+from tests.kit.bus import private_bus
+from tests.kit.gateway import TOY_MAPPING, Folder
+from tests.kit.services import toy_service
+
+METHODS = {"echo", "label", "hold", "held", "release", "hang", "leave"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A gateway's files; its bus is down."""
+    folder = Folder(tmp_path)
+    folder.buses({"toolstack": (f"unix:path={tmp_path}/bus", "org.example.*")})
+    return folder
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "BUS_PATIENCE", 0.05)
+
+
+@pytest.fixture
+async def running(folder: Folder) -> AsyncIterator[Gateway]:
+    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        async with Gateway(folder.config) as gateway:
+            yield gateway
+
+
+def change(folder: Folder, old: str, new: str) -> None:
+    text = folder.config.read_text()
+    assert old in text
+    folder.config.write_text(text.replace(old, new))
+
+
+# What is made of a config
+
+
+def test_a_gateway_that_is_not_started_knows_its_methods_and_has_no_address(folder: Folder) -> None:
+    gateway = Gateway(folder.config)
+    assert {route["method"] for route in gateway.routes()} == METHODS
+    assert gateway.addresses() == []
+    assert not folder.control.exists()
+
+
+def test_a_method_is_listed_once_for_each_endpoint_with_target_and_source(folder: Folder) -> None:
+    echoes = [route for route in Gateway(folder.config).routes() if route["method"] == "echo"]
+    assert [(route["endpoint"], route["protocol"]) for route in echoes] == [
+        ("rpc /RPC2", "xmlrpc/plain"),
+        ("rpc /jsonrpc", "jsonrpc/plain"),
+    ]
+    assert {route["target"] for route in echoes} == {"org.example.toy /org/example/toy org.example.Toy1.Echo"}
+    assert {str(route["source"]).rpartition("/")[2] for route in echoes} == {"toy.yaml:9"}
+
+
+def test_all_problems_of_all_files_are_told_at_once(folder: Folder) -> None:
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+    (folder.mappings / "other.yaml").write_text("mapping: 2\n")
+    with pytest.raises(MappingError) as refused:
+        Gateway(folder.config)
+    assert {Path(problem.file).name for problem in refused.value.problems} == {"toy.yaml", "other.yaml"}
+    assert str(refused.value).splitlines() == [str(problem) for problem in refused.value.problems]
+
+
+def test_a_config_that_cannot_be_used_is_named(folder: Folder) -> None:
+    change(folder, "[control]", "[contorl]")
+    with pytest.raises(config.ConfigError, match=r"gateway\.toml: .*contorl"):
+        Gateway(folder.config)
+
+
+# Files that are refused
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_gateway_whose_files_are_refused_starts_with_what_was_live_last_and_says_so(folder: Folder) -> None:
+    change(folder, "[log]", '[state]\nfile = "state.db"\n[log]')
+    async with Gateway(folder.config) as first:
+        live = first.table.revision
+        assert (first.warnings(), await mapping_refused(first)) == ([], 0.0)
+        folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+        assert (await first.reload())["problems"]
+        assert (len(first.warnings()), await mapping_refused(first)) == (1, 1.0)
+    async with Gateway(folder.config) as second:
+        assert second.table.revision == live
+        assert {route["method"] for route in second.routes()} == METHODS
+        (warning,) = second.warnings()
+        assert warning.startswith(
+            f"config or mapping files are refused, revision {live}, which was live before, stays (1"
+        )
+        assert (await second.status())["warnings"] == [warning]
+        assert await mapping_refused(second) == 1.0
+        folder.mapping(TOY_MAPPING.replace("  leave: {member: Leave, effect: write}\n", ""))
+        assert "problems" not in await second.reload()
+        assert (second.warnings(), await mapping_refused(second)) == ([], 0.0)
+        newer = second.table.revision
+    folder.mapping("nonsense")
+    assert Gateway(folder.config).table.revision == newer != live
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_was_live_last_is_no_way_out_when_the_config_no_longer_fits_it(folder: Folder) -> None:
+    change(folder, "[log]", '[state]\nfile = "state.db"\n[log]')
+    async with Gateway(folder.config):
+        pass
+    folder.mapping("nonsense")
+    change(folder, "[listener.rpc]", "[listener.other]")
+    with pytest.raises(MappingError, match=r"toy\.yaml:1:1"):
+        Gateway(folder.config)
+
+
+async def mapping_refused(gateway: Gateway) -> float:
+    (line,) = [each for each in (await gateway.metrics()).decode().splitlines() if each.startswith(REFUSED)]
+    return float(line.removeprefix(REFUSED))
+
+
+REFUSED = "xcp_gateway_mapping_refused "
+
+
+# Start and stop
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_bus_that_is_down_keeps_nobody_from_starting(folder: Folder) -> None:
+    async with Gateway(folder.config) as gateway:
+        assert len(gateway.addresses()) == 2
+        (reason,) = await gateway.unready()
+        assert reason.startswith("bus 'toolstack' is not connected: cannot connect: ")
+        answer = await gateway.call(CallBody("echo", ["a"]))
+    assert isinstance(fault := answer["fault"], dict)
+    assert fault["code"] == "unavailable"
+
+
+async def test_it_is_ready_once_its_bus_is_there(running: Gateway, folder: Folder) -> None:
+    assert await running.unready() == []
+    status = await asyncio.to_thread(client.ask, folder.control, "GET", "/v1/status")
+    assert (status["ready"], status["in_flight"], status["listening"]) == (True, 0, running.addresses())
+    assert [bus["name"] for bus in status["buses"]] == ["toolstack"]
+    (service,) = status["services"]
+    assert (service["name"], service["bus"], service["state"]) == ("org.example.toy", "toolstack", "owned")
+
+
+async def test_a_service_that_is_gone_makes_it_unready(folder: Folder) -> None:
+    with private_bus() as bus:
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        async with Gateway(folder.config) as gateway:
+            assert await gateway.unready() == ["org.example.toy is absent on bus 'toolstack'"]
+            with toy_service(bus.address, "org.example.toy"):
+                assert await gateway.unready() == []
+
+
+async def test_metrics_tell_what_was_called_and_never_a_clients_text(running: Gateway) -> None:
+    for method in ("echo", "made-up-by-a-client"):
+        await running.call(CallBody(method, ["a"]))
+    text = (await running.metrics()).decode()
+    assert 'xcp_gateway_calls_total{method="echo",outcome="ok",service="toy",side="dbus"} 1.0' in text
+    assert (
+        'xcp_gateway_calls_total{method="<unmapped>",outcome="unknown_method",service="<unmapped>",side=""} 1.0' in text
+    )
+    assert 'xcp_gateway_service_available{bus="toolstack",bus_name="org.example.toy"} 1.0' in text
+    assert "made-up" not in text
+
+
+async def test_metrics_and_readiness_have_an_address_of_their_own_where_the_config_says_so(folder: Folder) -> None:
+    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        change(folder, "[control]", '[control]\nmetrics = "tcp:127.0.0.1:0"')
+        async with Gateway(folder.config) as gateway:
+            url = str((await gateway.status())["metrics"]).replace("tcp:", "http://")
+            async with aiohttp.ClientSession() as session:
+                for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/v1/status", 404)):
+                    async with session.get(url + path) as response:
+                        assert response.status == status, path
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_stop_removes_every_socket(folder: Folder) -> None:
+    async with Gateway(folder.config):
+        assert folder.control.is_socket()
+        assert (folder.path / "rpc").is_socket()
+    assert not folder.control.exists()
+    assert not (folder.path / "rpc").exists()
+
+
+async def test_a_start_that_fails_half_way_leaves_nothing(folder: Folder) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        change(folder, "tcp:127.0.0.1:0", address)
+        with pytest.raises(OSError, match=address):
+            async with Gateway(folder.config):
+                pytest.fail("it started")
+    assert not folder.control.exists()
+
+
+# Reload
+
+
+async def test_a_reload_says_what_changed(folder: Folder) -> None:
+    gateway = Gateway(folder.config)
+    before = gateway.table.revision
+    folder.mapping(TOY_MAPPING.replace("  echo:", "  mirror:").replace("timeout: 100ms", "timeout: 200ms"))
+    assert await gateway.reload() == {
+        "revision": gateway.table.revision,
+        "before": before,
+        "added": ["mirror"],
+        "removed": ["echo"],
+        "changed": ["hang"],
+        "needs_restart": [],
+    }
+    assert {route["method"] for route in gateway.routes()} == METHODS - {"echo"} | {"mirror"}
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        ("listener", "[mappings]", "max_calls = 5\n[mappings]"),
+        ("control", "/control", "/elsewhere"),
+        ("log", '"json"', '"console"'),
+        ("limits", "[log]", "[limits]\nmax_calls = 5\n[log]"),
+        ("user", "[bus.toolstack]", 'user = "nobody"\n[bus.toolstack]'),
+    ],
+)
+async def test_what_a_reload_cannot_apply_is_named_until_it_is_taken_back(
+    folder: Folder, section: str, old: str, new: str
+) -> None:
+    gateway = Gateway(folder.config)
+    change(folder, old, new)
+    for _ in range(2):
+        assert (await gateway.reload())["needs_restart"] == [section]
+    change(folder, new, old)
+    assert (await gateway.reload())["needs_restart"] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("mappings/toy.yaml", "mapping: 1\n", "toy.yaml:1:1: "),
+        ("mappings/toy.xml", "<node/>", "org.example.Toy1"),
+        ("gateway.toml", "[bus", "gateway.toml: is no TOML"),
+        ("gateway.toml", "grace = 5", "gateway.toml: $.grace: "),
+    ],
+)
+async def test_a_refused_reload_says_why_and_changes_nothing(
+    folder: Folder, file: str, text: str, problem: str
+) -> None:
+    gateway = Gateway(folder.config)
+    table, settings, endpoints = gateway.table, gateway.settings, gateway.endpoints
+    (folder.path / file).write_text(text)
+    answer = await gateway.reload()
+    assert answer["revision"] == table.revision
+    assert problem in str(answer["problems"])
+    assert (gateway.table, gateway.settings, gateway.endpoints) == (table, settings, endpoints)
+
+
+# The operator's call
+
+
+async def test_a_call_is_answered_as_a_client_is_and_explained(running: Gateway) -> None:
+    answer = await running.call(CallBody("echo", ["a"]))
+    assert (answer["value"], answer["endpoint"], answer["codec"]) == ("a", "rpc /RPC2", "xmlrpc")
+    assert answer["steps"]
+
+
+async def test_a_call_that_fails_answers_with_the_fault(running: Gateway) -> None:
+    answer = await running.call(CallBody("echo", [5]))
+    assert isinstance(fault := answer["fault"], dict)
+    assert (fault["code"], fault["message"]) == ("invalid_params", "$.params[0]: expected s, got 5")
+    assert "value" not in answer
+
+
+@pytest.mark.parametrize(
+    "narrowed", [{"path": "/jsonrpc"}, {"codec": "jsonrpc"}, {"listener": "rpc", "codec": "jsonrpc"}]
+)
+async def test_a_call_goes_to_the_endpoint_it_names(folder: Folder, narrowed: dict[str, Any]) -> None:
+    answer = await Gateway(folder.config).call(CallBody("echo", [5], **narrowed))
+    assert answer["endpoint"] == "rpc /jsonrpc"
+
+
+async def test_a_call_goes_to_an_endpoint_that_knows_the_method(folder: Folder) -> None:
+    other = TOY_MAPPING.replace("path: /RPC2", "path: /other").replace("path: /jsonrpc", "path: /other/jsonrpc")
+    (folder.mappings / "other.yaml").write_text(
+        other.replace("service: toy", "service: zoo").replace("  echo:", "  copy:")
+    )
+    answer = await Gateway(folder.config).call(CallBody("copy", [5]))
+    assert answer["endpoint"] == "rpc /other"
+
+
+async def test_an_endpoint_that_does_not_exist_is_answered_with_those_that_do(folder: Folder) -> None:
+    with pytest.raises(LookupError, match="no such endpoint; there are: rpc /RPC2, rpc /jsonrpc"):
+        await Gateway(folder.config).call(CallBody("echo", path="/nowhere"))
+
+
+async def test_a_bug_in_a_reload_costs_the_reload_and_not_the_gateway(
+    running: Gateway, folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = asyncio.Event()
+
+    def bug(_settings: object) -> None:
+        loop.call_soon_threadsafe(tried.set)
+        raise RuntimeError("a bug")
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr("gateway.wiring.compile_mappings", bug)
+    signal_came = asyncio.Event()
+    reloader = asyncio.ensure_future(reload_when_signalled(signal_came, running))
+    for _ in range(2):  # the second shows that the first did not end it
+        tried.clear()
+        signal_came.set()
+        async with asyncio.timeout(60):
+            await tried.wait()
+    monkeypatch.undo()
+    assert "problems" not in await running.reload()
+    assert not reloader.done()
+    reloader.cancel()
+    await asyncio.wait({reloader})
+    assert "a bug ended this reload" in "".join(capsys.readouterr())

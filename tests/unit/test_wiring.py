@@ -1,0 +1,169 @@
+"""What the config's words become: limits of codecs, buses, sockets; every name it may use is one that exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway import config, wiring
+from gateway.core.routing.route import Effect
+from gateway.core.rpc.model import Fault, FaultCode, Reply
+from gateway.core.xenstore.exposure import Exposure
+from gateway.core.xenstore.paths import pack, template
+from gateway.mapping.table import EndpointKey, EndpointTable
+from tests.kit.endpoints import Echo
+from tests.kit.routes import route
+
+SETTINGS = config.parse(
+    {
+        "bus": {"b": {"address": "unix:path=/run/b", "services": ["org.x.*"], "connections": 2, "max_message": "1MiB"}},
+        "listener": {"rpc": {"bind": ["tcp:127.0.0.1:0"], "max_depth": 4, "long_integers": "text", "max_calls": 3}},
+        "mappings": {"directories": ["m"]},
+    },
+    Path("/etc/gateway.toml"),
+)
+LISTENER = SETTINGS.listener["rpc"]
+
+
+@pytest.mark.parametrize("name", sorted(wiring.CODECS))
+def test_a_codec_has_the_limits_of_its_listener(name: str) -> None:
+    codec = wiring.codec(name, LISTENER)
+    assert codec.name == name
+    bodies = {
+        "jsonrpc": b'{"jsonrpc":"2.0","id":1,"method":"a","params":[[[[[[]]]]]]}',
+        "xmlrpc": b"<methodCall><methodName>a</methodName><params><param>%s%s</param></params></methodCall>"
+        % (b"<value><array><data>" * 6, b"</data></array></value>" * 6),
+        "xenstore": pack([b"a", b"0/0/0/0/0/0", b""]),
+    }
+    (entry,) = codec.decode(bodies[name]).entries
+    assert isinstance(entry, Fault)
+    assert entry.code is FaultCode.TOO_LARGE
+
+
+def test_long_integers_are_written_as_the_listener_says() -> None:
+    codec = wiring.codec("jsonrpc", LISTENER)
+    envelope = codec.decode(b'{"jsonrpc":"2.0","id":1,"method":"a"}')
+    assert codec.encode(envelope, [Reply(2**60)]) == b'{"jsonrpc":"2.0","result":"1152921504606846976","id":1}'
+
+
+@pytest.mark.parametrize("name", sorted(wiring.CODECS))
+def test_answers_may_be_far_larger_than_requests(name: str) -> None:
+    reply = Reply(["x" * 1000] * 1000)
+    codec = wiring.client_codec(name)
+    bodies = {
+        "jsonrpc": b'{"jsonrpc":"2.0","id":1,"method":"a"}',
+        "xmlrpc": b"<methodCall><methodName>a</methodName></methodCall>",
+        "xenstore": pack([b"a"]),
+    }
+    answer = codec.encode(codec.decode(bodies[name]), [reply])
+    assert answer is not None
+    assert codec.decode_outcome(answer) == reply
+
+
+@pytest.mark.parametrize("dialect", sorted(wiring.DIALECTS))
+def test_a_dialect_is_made_for_each_codec(dialect: str) -> None:
+    assert [wiring.dialect(dialect, codec).name for codec in wiring.CODECS] == [dialect] * len(wiring.CODECS)
+
+
+def test_a_bus_section_becomes_a_bus() -> None:
+    (bus,) = wiring.buses(SETTINGS).values()
+    assert (bus.name, bus.address, bus.services) == ("b", "unix:path=/run/b", ("org.x.*",))
+    assert (bus.connections, bus.max_message) == (2, 2**20)
+    assert (bus.in_flight, bus.per_destination, bus.waiting_each) == (100, 64, 128)
+    assert (bus.breaker_failures, bus.breaker_pause) == (5, 1.0)
+
+
+def test_the_backend_knows_every_bus() -> None:
+    assert [bus.name for bus in wiring.backend(SETTINGS).status()] == ["b"]
+
+
+def test_a_listener_has_its_limits() -> None:
+    room = wiring.Quota(10, 2**20)
+    transport = wiring.transport("rpc", LISTENER, lambda _path: None, room, wiring.inherited(), lambda _why: None)
+    assert (transport.name, transport.limits.max_calls) == ("rpc", 3)
+    assert transport.limits.body == LISTENER.max_body
+
+
+# Legacy services
+
+UPSTREAM = {"url": "http://127.0.0.1:80", "dialect": "xenapi", "speaks": ["jsonrpc"]}
+
+
+def with_upstream(**changes: object) -> config.Config:
+    document = {
+        "listener": {"rpc": {"bind": ["tcp:127.0.0.1:0"]}},
+        "mappings": {"directories": ["m"]},
+        "upstream": {"xapi": {**UPSTREAM, **changes}},
+    }
+    return config.parse(document, Path("/etc/gateway.toml"))
+
+
+def test_an_upstream_becomes_a_line_a_codec_and_a_dialect() -> None:
+    settings = with_upstream()
+    made = wiring.upstreams(settings, wiring.Quota())["xapi"]
+    assert (made.codec.name, made.dialect.name, made.speaks) == ("xmlrpc", "xenapi", frozenset({"xmlrpc", "jsonrpc"}))
+    assert [(each.codec.name, each.dialect.name) for each in made.also.values()] == [("jsonrpc", "xenapi")]
+    assert made.line.status().url == "http://127.0.0.1:80"
+    assert wiring.spoken(settings) == {"xapi": {"xmlrpc/xenapi", "jsonrpc/xenapi"}}
+
+
+def test_an_upstream_that_knows_json_rpc_1_0_only_understands_nothing_as_it_comes() -> None:
+    settings = with_upstream(codec="jsonrpc1", speaks=[])
+    assert wiring.upstreams(settings, wiring.Quota())["xapi"].codec.name == "jsonrpc"
+    assert wiring.spoken(settings) == {"xapi": frozenset()}
+
+
+def test_an_upstream_over_xenstore_is_a_node() -> None:
+    settings = with_upstream(url="xenstore:/squeezed", codec="xenstore", dialect="plain", speaks=[], store="/x")
+    made = wiring.upstreams(settings, wiring.Quota())["xapi"]
+    assert (made.codec.name, made.line.status().url) == ("xenstore", "xenstore:/squeezed")
+
+
+def test_an_upstream_is_the_same_after_a_reload_when_nothing_about_it_has_changed() -> None:
+    changes: list[dict[str, object]] = [{}, {}, {"connections": 3}]
+    keys = [wiring.upstreams(with_upstream(**each), wiring.Quota())["xapi"].key for each in changes]
+    assert keys[0] == keys[1]
+    assert keys[1] != keys[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"codec": "xmrpc"}, "codec: 'xmrpc' is none of jsonrpc, jsonrpc1, "),
+        ({"dialect": "xapi"}, "dialect: 'xapi' is none of plain, xapi_idl, xenapi"),
+        ({"speaks": ["jsonrpc1"]}, "speaks: 'jsonrpc1' is none of jsonrpc, "),
+        ({"url": "http://me@x"}, "url: expected http://HOST"),
+        ({"url": "xenstore:/squeezed"}, "codec: 'xmlrpc' does not go over xenstore:/squeezed"),
+        ({"codec": "xenstore"}, "codec: 'xenstore' does not go over http://127.0.0.1:80"),
+        ({"url": "https://x", "ca_file": "/nowhere.pem"}, "ca_file: No such file or directory"),
+    ],
+)
+def test_what_is_wrong_with_an_upstream_is_told_with_its_place(changes: dict[str, object], problem: str) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        wiring.upstreams(with_upstream(**changes), wiring.Quota())
+    assert str(caught.value).startswith(f"/etc/gateway.toml: $.upstream.xapi.{problem}")
+
+
+def test_a_listener_on_a_xenstore_has_limits_by_domain() -> None:
+    listener = config.ListenerConfig(bind=("xenstore:/run/x",), max_calls=3, max_calls_per_domain=2, max_elements=10)
+    transport = wiring.store_transport("store", listener, wiring.Quota(), lambda _: None)
+    assert (transport.name, transport.addresses) == ("store", ("xenstore:/run/x",))
+
+
+def test_what_an_endpoint_offers_in_a_store_names_its_writes_as_nodes() -> None:
+    exposure = Exposure("tree", template("/svc"))
+    routes = {"VM.start": route("VM.start", effect=Effect.WRITE), "VM.stat": route("VM.stat", effect=Effect.READ)}
+    table = EndpointTable(EndpointKey("store", "/svc"), "xenstore", "plain", routes, exposure=exposure)
+    endpoint = Echo()
+    assert wiring.offer(table, endpoint) == wiring.ExposedEndpoint(exposure, endpoint, frozenset({"VM@2estart"}))
+
+
+def test_old_services_that_are_only_observed_have_few_connections_of_their_own() -> None:
+    settings, room = with_upstream(connections=40), wiring.Quota(10, 1000)
+    (for_calls,) = wiring.upstreams(settings, room).values()
+    (for_looks,) = wiring.observed_upstreams(settings, room).values()
+    assert for_calls.line is not for_looks.line
+    assert isinstance(for_looks.key, config.UpstreamConfig)
+    assert (for_looks.key.connections, for_looks.key.waiting) == (wiring.OBSERVING, 1)
+    assert (for_calls.codec.name, for_calls.speaks) == (for_looks.codec.name, for_looks.speaks)

@@ -1,0 +1,515 @@
+"""What no real xenstored does on demand; with a real one: tests/interop/test_xenstore_store.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from adapters.xenstore.client import client as xenstore_store
+from adapters.xenstore.client.client import Transaction, XenstoreClient, socket_path
+from adapters.xenstore.client.connection import StoreLostError
+from adapters.xenstore.client.wire import StoreError
+from tests.kit.fake_store import (
+    DIRECTORY,
+    DIRECTORY_PART,
+    END,
+    PATIENCE,
+    READ,
+    START,
+    WATCH,
+    WRITE,
+    Client,
+    Request,
+    fake_store,
+    packed,
+    pass_time,
+)
+
+
+async def obliging(client: Client) -> None:
+    """Does everything; transaction 17 is the only one."""
+    while True:
+        request = await client.request()
+        client.answer(request, b"17\0" if request.operation == START else b"OK\0")
+
+
+async def hangs_up(client: Client) -> None:
+    """At the first request."""
+    await client.request()
+
+
+def refusing_commits(times: int, seen: list[Request]) -> Callable[[Client], Awaitable[None]]:
+    async def script(client: Client) -> None:
+        while True:
+            request = await client.request()
+            seen.append(request)
+            if request.operation == END and sum(each.operation == END for each in seen) <= times:
+                client.refuse(request, "EAGAIN")
+            else:
+                client.answer(request, b"17\0" if request.operation == START else b"OK\0")
+
+    return script
+
+
+async def write_a(transaction: Transaction) -> str:
+    await transaction.write("/a", b"x")
+    return "done"
+
+
+async def within_patience(store: XenstoreClient) -> None:
+    await asyncio.wait_for(store.until_connected(), PATIENCE)
+
+
+async def test_a_transaction_is_done_again_until_nobody_gets_in_between() -> None:
+    seen: list[Request] = []
+    async with fake_store(refusing_commits(3, seen)) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        assert await store.transaction(write_a) == "done"
+    assert [request.operation for request in seen] == [START, 11, END] * 4
+    assert {request.transaction for request in seen if request.operation != START} == {17}
+
+
+async def test_a_storm_of_conflicts_comes_to_an_end() -> None:
+    seen: list[Request] = []
+    async with fake_store(refusing_commits(1000, seen)) as path, XenstoreClient(path, attempts=5) as store:
+        await within_patience(store)
+        with pytest.raises(StoreError, match="others got in between 5 times") as caught:
+            await store.transaction(write_a)
+    assert caught.value.name == "EAGAIN"
+    assert len(seen) == 15
+
+
+async def test_the_first_attempts_follow_each_other_at_once_the_others_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(xenstore_store, "pause", note)
+    async with fake_store(refusing_commits(6, [])) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        assert await store.transaction(write_a) == "done"
+    assert [seconds < bound for seconds, bound in zip(pauses, (0.001, 0.002, 0.004), strict=True)] == [True] * 3
+
+
+async def test_what_the_work_raises_rolls_back_and_is_raised() -> None:
+    seen: list[Request] = []
+
+    async def fail(transaction: Transaction) -> None:
+        await write_a(transaction)
+        raise ZeroDivisionError
+
+    async with fake_store(refusing_commits(0, seen)) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        with pytest.raises(ZeroDivisionError):
+            await store.transaction(fail)
+        await store.write("/b", b"")
+    assert [request.payload for request in seen] == [b"\0", b"/a\0x", b"F\0", b"/b\0"]
+
+
+async def test_a_cancelled_transaction_is_rolled_back() -> None:
+    seen: list[Request] = []
+    began = asyncio.Event()
+
+    async def wait(_: Transaction) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with fake_store(refusing_commits(0, seen)) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        task = asyncio.ensure_future(store.transaction(wait))
+        await began.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        await store.write("/b", b"")
+    assert [request.payload for request in seen] == [b"\0", b"F\0", b"/b\0"]
+
+
+async def test_an_error_in_a_transaction_is_not_tried_again() -> None:
+    async def refuse(client: Client) -> None:
+        client.answer(await client.request(), b"17\0")
+        client.refuse(await client.request(), "EQUOTA")
+        await client.gone()
+
+    async with fake_store(refuse) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        with pytest.raises(StoreError, match="/a: EQUOTA"):
+            await store.transaction(write_a)
+
+
+async def test_a_transaction_that_makes_no_sense_is_an_error_of_the_store() -> None:
+    async def babble(client: Client) -> None:
+        client.answer(await client.request(), b"seventeen\0")
+        await client.gone()
+
+    async with fake_store(babble) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        with pytest.raises(StoreError, match="makes no sense"):
+            await store.transaction(write_a)
+
+
+async def test_a_store_that_dies_at_the_commit_leaves_it_unknown() -> None:
+    async def die(client: Client) -> None:
+        while (request := await client.request()).operation != END:
+            client.answer(request, b"17\0" if request.operation == START else b"OK\0")
+
+    async with fake_store(die) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        with pytest.raises(StoreLostError) as caught:
+            await store.transaction(write_a)
+        assert caught.value.sent
+
+
+async def test_it_connects_again_by_itself() -> None:
+    async with fake_store(hangs_up, obliging) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        with pytest.raises(StoreLostError, match=r"^/a: the store hung up$"):
+            await store.write("/a", b"")
+        with pytest.raises(StoreLostError, match=r"socket: the store hung up$") as caught:
+            await store.write("/b", b"")
+        assert not caught.value.sent
+        assert not store.connected
+        await within_patience(store)
+        await store.write("/b", b"")
+        assert store.status().reconnects == 1
+        assert store.status().last_error == "the store hung up"
+
+
+async def test_a_store_that_sends_junk_is_left_and_the_operator_told_why() -> None:
+    async def babble(client: Client) -> None:
+        await client.request()
+        client.raw(packed(99, 1, 0, b""))
+        await client.gone()
+
+    async with fake_store(babble, obliging) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        with pytest.raises(StoreLostError, match="the store sent a packet of type 99"):
+            await store.write("/a", b"")
+        assert store.status().last_error == "the store sent a packet of type 99, which does not exist"
+        await within_patience(store)
+
+
+async def test_it_waits_for_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    async with XenstoreClient(str(path)) as store:
+        with pytest.raises(StoreLostError, match="not connected yet") as caught:
+            await store.read("/a")
+        assert not caught.value.sent
+        async with fake_store(obliging) as there:
+            path.symlink_to(there)
+            await within_patience(store)
+            await store.write("/a", b"")
+            await store.stop()
+
+
+@pytest.mark.parametrize(("steady", "expected"), [(PATIENCE, [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]), (-1, [0] * 8)])
+async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_a_while(
+    steady: float, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    enough = asyncio.Event()
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 8:
+            enough.set()
+            await asyncio.Event().wait()
+
+    async def refuse(_: Client) -> None:
+        """Hang up at once."""
+
+    monkeypatch.setattr(xenstore_store, "pause", note)
+    monkeypatch.setattr(xenstore_store, "STEADY", steady)
+    async with fake_store(refuse) as path, XenstoreClient(path) as store:
+        await asyncio.wait_for(enough.wait(), PATIENCE)
+        assert store.status().last_error == "the store hung up"
+    assert pauses == expected
+
+
+async def test_where_no_store_is_the_operator_is_told(tmp_path: Path) -> None:
+    async with XenstoreClient(str(tmp_path / "socket")) as store:
+        await asyncio.sleep(0)  # it tries
+        assert store.status().last_error == f"{tmp_path}/socket: No such file or directory"
+
+
+async def test_watches_are_registered_again_after_a_reconnect_under_their_tokens() -> None:
+    seen: list[Request] = []
+
+    async def note(client: Client) -> None:
+        for _ in range(2):
+            request = await client.request()
+            seen.append(request)
+            client.answer(request)
+            path, token, _ = request.payload.split(b"\0")
+            client.event(path.decode(), token)
+        assert (await client.request()).operation == 2
+
+    async with fake_store(note) as path, XenstoreClient(path) as store:
+        first, second = store.watch("/a"), store.watch("/b")
+        for _ in range(2):
+            assert await anext(first) == "/a"
+            assert await anext(second) == "/b"
+            with pytest.raises(StoreLostError):
+                await store.read("/x")
+        assert store.status().watches == 2
+    assert [request.payload for request in seen[:4]] == [b"/a\x001\0", b"/b\x002\0"] * 2
+    assert {request.operation for request in seen} == {WATCH}
+
+
+async def test_a_watch_that_was_closed_is_not_registered() -> None:
+    seen: list[Request] = []
+
+    async def note(client: Client) -> None:
+        while True:
+            seen.append(await client.request())
+            client.answer(seen[-1])
+
+    async with fake_store(note) as path:
+        store = XenstoreClient(path)
+        store.watch("/a").close()
+        open_one = store.watch("/b")
+        await store.start()
+        await within_patience(store)
+        async with asyncio.timeout(PATIENCE):
+            while not seen:  # noqa: ASYNC110 - until it is registered
+                await asyncio.sleep(0)
+        await store.write("/x", b"")
+        open_one.close()
+        await store.write("/x", b"")
+        await store.stop()
+    assert [request.payload for request in seen] == [b"/b\x002\0", b"/x\0", b"/b\x002\0", b"/x\0"]
+
+
+async def test_an_event_of_a_watch_that_was_closed_is_dropped() -> None:
+    came = asyncio.Event()
+
+    async def tell_late(client: Client) -> None:
+        watched = await client.request()
+        came.set()
+        unwatched, request = await client.request(), await client.request()
+        client.answer(watched)
+        client.event("/a", b"1")
+        client.answer(unwatched)
+        client.answer(request)
+        await client.gone()
+
+    async with fake_store(tell_late) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        watch = store.watch("/a")
+        await came.wait()
+        watch.close()
+        await store.write("/x", b"")
+        assert store.connected
+
+
+async def test_a_watch_the_store_refuses_fails_alone() -> None:
+    async def refuse(client: Client) -> None:
+        for _ in range(2):
+            request = await client.request()
+            if b"/forbidden" in request.payload:
+                client.refuse(request, "EACCES")
+            else:
+                client.answer(request)
+                client.event("/allowed", b"2")
+        await client.gone()
+
+    async with fake_store(refuse) as path, XenstoreClient(path) as store:
+        forbidden, allowed = store.watch("/forbidden"), store.watch("/allowed")
+        assert await anext(allowed) == "/allowed"
+        with pytest.raises(StoreError, match="/forbidden: EACCES"):
+            await anext(forbidden)
+
+
+async def test_no_path_can_be_watched_that_is_none() -> None:
+    with pytest.raises(StoreError, match="no xenstore path"):
+        XenstoreClient("/none").watch("relative")
+
+
+async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> None:
+    came = asyncio.Event()
+
+    async def skip_watches(client: Client) -> None:
+        while True:
+            request = await client.request()
+            if request.operation == WATCH:
+                came.set()
+            else:
+                client.answer(request)
+
+    async def register(client: Client) -> None:
+        client.answer(await client.request())
+        client.event("/a", b"1")
+        await client.gone()
+
+    async with fake_store(skip_watches, register) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        watch = store.watch("/a")
+        await came.wait()
+        await store.write("/x", b"")  # the store is alive
+        assert store._connection is not None
+        pass_time(store._connection)
+        assert await asyncio.wait_for(anext(watch), PATIENCE) == "/a"
+        assert store.status().last_error == "/a: the store did not answer WATCH in 5 s"
+
+
+async def test_stopping_ends_the_readers_of_watches_and_it_can_be_started_again() -> None:
+    async with fake_store(obliging) as path:
+        store = XenstoreClient(path)
+        await store.start()
+        await within_patience(store)
+        reader = asyncio.ensure_future(anext(store.watch("/a"), None))
+        await asyncio.sleep(0)
+        await store.stop()
+        assert await reader is None
+        assert not store.connected
+        with pytest.raises(StoreLostError, match="stopped"):
+            await store.read("/a")
+        await store.start()
+        await within_patience(store)
+        await store.stop()
+
+
+async def test_stopping_what_never_started_or_never_connected_returns(tmp_path: Path) -> None:
+    await XenstoreClient(str(tmp_path / "socket")).stop()
+    store = XenstoreClient(str(tmp_path / "socket"))
+    await store.start()
+    await store.stop()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_it_can_be_stopped_while_it_connects(turns: int) -> None:
+    async with fake_store(obliging) as path:
+        store = XenstoreClient(path)
+        store.watch("/a")
+        await store.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await store.stop()
+        assert not store.connected
+
+
+async def test_watches_that_are_closed_while_there_is_no_store_leave_nothing() -> None:
+    store = XenstoreClient("/none")
+    for _ in range(10):
+        store.watch("/a").close()
+    assert not store._unregistered
+    assert store.status().watches == 0
+
+
+async def test_the_status_is_for_an_operator() -> None:
+    async with fake_store(obliging) as path:
+        store = XenstoreClient(path)
+        assert (store.status().connected, store.status().last_error) == (False, "not started")
+        async with store:
+            await within_patience(store)
+            status = store.status()
+            assert (status.address, status.connected, status.reconnects, status.watches) == (path, True, 0, 0)
+            assert status.last_error == ""
+        assert store.status().last_error == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [
+        ({}, "/var/run/xenstored/socket"),
+        ({"XENSTORED_RUNDIR": "/a"}, "/a/socket"),
+        ({"XENSTORED_RUNDIR": "/a", "XENSTORED_PATH": "/b"}, "/b"),
+        ({"XENSTORED_RUNDIR": "", "XENSTORED_PATH": ""}, "/var/run/xenstored/socket"),
+    ],
+)
+def test_the_socket_is_where_the_tools_look(environment: dict[str, str], path: str) -> None:
+    assert socket_path(environment) == path
+
+
+def refusing(names: Sequence[str], operation: int, seen: list[Request]) -> Callable[[Client], Awaitable[None]]:
+    """Operations of this kind, one after the other, until the names are used up."""
+    left = list(names)
+
+    async def script(client: Client) -> None:
+        while True:
+            request = await client.request()
+            seen.append(request)
+            if request.operation == operation and left:
+                client.refuse(request, left.pop(0))
+            elif request.operation == WATCH:
+                client.answer(request)
+                client.event("/a", request.payload.split(b"\0")[1])
+            else:
+                client.answer(request, b"17\0" if request.operation == START else b"OK\0")
+
+    return script
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "EIO", "EAGAIN", "EBUSY"])
+async def test_what_is_refused_for_the_moment_is_asked_again(name: str) -> None:
+    seen: list[Request] = []
+    async with fake_store(refusing([name] * 3, READ, seen)) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        assert await store.read("/a") == b"OK\0"
+    assert [request.operation for request in seen] == [READ] * 4
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "EIO"])
+async def test_a_transaction_of_which_a_part_is_refused_for_the_moment_is_done_again_as_a_whole(name: str) -> None:
+    for operation in (START, WRITE, END):
+        seen: list[Request] = []
+        async with fake_store(refusing([name] * 2, operation, seen)) as path, XenstoreClient(path) as store:
+            await within_patience(store)
+            assert await store.transaction(write_a) == "done"
+        assert len([each for each in seen if each.operation == START]) == 3
+
+
+async def test_it_is_given_up_after_some_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_time(_seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr(xenstore_store, "pause", no_time)
+    for operation in (READ, WRITE):
+        seen: list[Request] = []
+        async with fake_store(refusing(["EIO"] * 1000, operation, seen)) as path, XenstoreClient(path) as store:
+            await within_patience(store)
+            with pytest.raises(StoreError, match="/a: EIO"):
+                await (store.read("/a") if operation == READ else store.transaction(write_a))
+        assert len([each for each in seen if each.operation == operation]) == xenstore_store.TRIES
+
+
+async def test_a_watch_that_is_refused_for_the_moment_is_registered_later() -> None:
+    async with fake_store(refusing(["ENOMEM", "EQUOTA", "ENOSPC"], WATCH, [])) as path, XenstoreClient(path) as store:
+        watch = store.watch("/a")
+        assert await asyncio.wait_for(anext(watch), PATIENCE) == "/a"
+        assert store.status().last_error == "the watch of /a: ENOSPC"
+
+
+async def test_a_directory_that_no_answer_can_hold_is_listed_in_a_transaction_that_is_dropped() -> None:
+    seen: list[Request] = []
+
+    async def script(client: Client) -> None:
+        parts = iter([b"7\0a\0b\0", b"7\0c\0\0"])
+        while True:
+            request = await client.request()
+            seen.append(request)
+            if request.operation == DIRECTORY:
+                client.refuse(request, "E2BIG")
+            elif request.operation == DIRECTORY_PART:
+                client.answer(request, next(parts))
+            else:
+                client.answer(request, b"17\0")
+
+    async with fake_store(script) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        assert await store.list("/a") == ["a", "b", "c"]
+        await store.read("/b")
+    assert [(each.operation, each.transaction) for each in seen] == [
+        (DIRECTORY, 0),
+        (START, 0),
+        (DIRECTORY_PART, 17),
+        (DIRECTORY_PART, 17),
+        (END, 17),
+        (READ, 0),
+    ]
+    assert seen[4].payload == b"F\0"

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from adapters.xenstore.client import connection as xenstore_connection
+from adapters.xenstore.client.connection import IDS, StoreLostError, StoreTimeoutError, XenstoreConnection
+from adapters.xenstore.client.wire import Operation, StoreError
+from tests.kit.fake_store import END, PATIENCE, READ, START, Client, Request, Script, fake_store, packed, pass_time
+
+Event = tuple[str, bytes]
+SOON = 0.05  # seconds: the deadline of tests in which it passes
+
+
+@asynccontextmanager
+async def connected(
+    script: Script, *, deadline: float = PATIENCE, first_id: int = 1, events: list[Event] | None = None
+) -> AsyncIterator[XenstoreConnection]:
+    heard = [] if events is None else events
+    async with fake_store(script) as path:
+        connection = XenstoreConnection(lambda *event: heard.append(event), deadline=deadline, first_id=first_id)
+        await connection.open(path)
+        try:
+            yield connection
+        finally:
+            connection.close()
+            await connection.closed()
+
+
+def read(connection: XenstoreConnection, path: str) -> asyncio.Future[bytes]:
+    return connection.send(Operation.READ, path.encode() + b"\0", path=path)
+
+
+async def lost(future: asyncio.Future[bytes]) -> StoreLostError:
+    with pytest.raises(StoreLostError) as caught:
+        await asyncio.wait_for(future, PATIENCE)
+    return caught.value
+
+
+async def silent(client: Client) -> None:
+    await client.gone()
+
+
+async def test_answers_are_matched_in_any_order() -> None:
+    async def backwards(client: Client) -> None:
+        for request in reversed([await client.request() for _ in range(3)]):
+            client.answer(request, request.payload.upper())
+
+    async with connected(backwards) as connection:
+        answers = await asyncio.gather(*(read(connection, path) for path in ("/a", "/b", "/c")))
+    assert answers == [b"/A\0", b"/B\0", b"/C\0"]
+
+
+async def test_requests_go_out_in_the_order_in_which_they_were_made() -> None:
+    came: list[Request] = []
+
+    async def note(client: Client) -> None:
+        for _ in range(3):
+            came.append(await client.request())
+            client.answer(came[-1])
+
+    async with connected(note) as connection:
+        await asyncio.gather(*(connection.ask(Operation.WRITE, b"/%d\0" % n, transaction=n) for n in range(3)))
+    assert came == [(11, 1, 0, b"/0\0"), (11, 2, 1, b"/1\0"), (11, 3, 2, b"/2\0")]
+
+
+async def test_an_answer_may_come_in_pieces_and_be_longer_than_a_request() -> None:
+    async def piecemeal(client: Client) -> None:
+        request = await client.request()
+        answer = packed(READ, request.id, 0, b"x" * 10_000)
+        for place in range(0, len(answer), 999):
+            client.raw(answer[place : place + 999])
+            await asyncio.sleep(0)
+        await client.gone()
+
+    async with connected(piecemeal) as connection:
+        assert await read(connection, "/a") == b"x" * 10_000
+
+
+async def test_an_error_keeps_the_name_the_store_gave_it() -> None:
+    async def refuse(client: Client) -> None:
+        client.refuse(await client.request(), "EQUOTA")
+        await client.gone()
+
+    async with connected(refuse) as connection:
+        with pytest.raises(StoreError, match="/a: EQUOTA") as caught:
+            await read(connection, "/a")
+    assert caught.value.name == "EQUOTA"
+
+
+async def test_request_ids_wrap_and_leave_out_zero_and_those_whose_answer_is_to_come() -> None:
+    ids: list[int] = []
+
+    async def note(client: Client) -> None:
+        requests = []
+        for _ in range(5):
+            requests.append(await client.request())
+            ids.append(requests[-1].id)
+            if len(requests) == 2:
+                client.answer(requests.pop())
+        for request in requests:
+            client.answer(request)
+        await client.gone()
+
+    async with connected(note) as connection:
+        late = read(connection, "/a")
+        await read(connection, "/a")
+        pass_time(connection)
+        assert isinstance(await lost(late), StoreTimeoutError)
+        connection._id = IDS - 2  # as after four billion requests
+        in_flight = read(connection, "/a")
+        connection._id = IDS - 1
+        answers = [read(connection, "/a")]
+        connection._id = IDS - 2
+        answers.append(read(connection, "/a"))
+        await asyncio.gather(in_flight, *answers)
+    assert ids == [1, 2, IDS - 1, 2, 3]
+
+
+async def test_events_are_told_and_answer_nothing() -> None:
+    async def tell(client: Client) -> None:
+        request = await client.request()
+        client.event("/a/b", b"1")
+        client.event("@releaseDomain", b"2")
+        client.answer(request, b"x")
+        await client.gone()
+
+    events: list[Event] = []
+    async with connected(tell, events=events) as connection:
+        assert await read(connection, "/a") == b"x"
+    assert events == [("/a/b", b"1"), ("@releaseDomain", b"2")]
+
+
+async def test_when_the_store_hangs_up_everybody_who_waits_is_told_at_once() -> None:
+    async def hang_up(client: Client) -> None:
+        for _ in range(64):
+            await client.request()
+
+    async with connected(hang_up) as connection:
+        errors = await asyncio.gather(*(lost(read(connection, f"/{n}")) for n in range(64)))
+        assert {(str(error), error.sent) for error in errors} == {(f"/{n}: the store hung up", True) for n in range(64)}
+        assert connection.lost
+        assert connection.in_flight == 0
+
+
+async def test_without_a_connection_nothing_is_sent() -> None:
+    async with connected(silent) as connection:
+        connection.close()
+        with pytest.raises(StoreLostError, match="the connection was closed") as caught:
+            await connection.ask(Operation.READ, b"/a\0")
+        assert not caught.value.sent
+        connection.forget(Operation.READ, b"/a\0")
+
+
+async def test_it_says_when_the_store_died_in_the_middle_of_a_packet() -> None:
+    async def die(client: Client) -> None:
+        request = await client.request()
+        client.raw(packed(READ, request.id, 0, b"half")[:-2])
+
+    async with connected(die) as connection:
+        assert str(await lost(read(connection, "/a"))) == "/a: the store hung up in the middle of a packet"
+
+
+@pytest.mark.parametrize(
+    ("junk", "words"),
+    [
+        (packed(99, 1, 0, b""), "a packet of type 99, which does not exist"),
+        (packed(READ, 77, 0, b""), "an answer to request 77, which nobody made"),
+        (packed(END, 1, 0, b"OK\0"), "an answer to TRANSACTION_END in transaction 0, where WRITE in transaction 5 was"),
+        (packed(11, 1, 6, b"OK\0"), "an answer to WRITE in transaction 6, where WRITE in transaction 5 was asked"),
+        (packed(11, 1, 5, b"KO\0"), r"b'KO\\x00' where WRITE is to be acknowledged"),
+        (packed(15, 0, 0, b"/a"), "a watch event that makes no sense: b'/a'"),
+    ],
+)
+async def test_junk_ends_the_connection_and_is_named(junk: bytes, words: str) -> None:
+    async def babble(client: Client) -> None:
+        await client.request()
+        client.raw(junk)
+        await client.gone()
+
+    async with connected(babble) as connection:
+        with pytest.raises(StoreLostError, match=f"^/a: the store sent {words}"):
+            await connection.ask(Operation.WRITE, b"/a\0", path="/a", transaction=5)
+        assert connection.lost
+
+
+async def test_what_follows_junk_is_not_looked_at() -> None:
+    async def babble(client: Client) -> None:
+        await client.request()
+        client.raw(packed(99, 1, 0, b"") + packed(15, 0, 0, b"/a\x001\0"))
+        await client.gone()
+
+    events: list[Event] = []
+    async with connected(babble, events=events) as connection:
+        await lost(read(connection, "/a"))
+    assert events == []
+
+
+async def test_a_request_that_is_not_answered_in_time_fails_alone_and_its_answer_is_dropped() -> None:
+    async def skip_one(client: Client) -> None:
+        skipped = await client.request()
+        while (request := await client.request()).payload != b"/last\0":
+            client.answer(request, b"x")
+        client.answer(skipped, b"late")
+        client.answer(request, b"x")
+        await client.gone()
+
+    async with connected(skip_one) as connection:
+        late = read(connection, "/late")
+        assert await read(connection, "/in/time") == b"x"
+        pass_time(connection)
+        with pytest.raises(StoreTimeoutError, match=rf"^/late: the store did not answer READ in {PATIENCE:g} s$"):
+            await late
+        assert await read(connection, "/last") == b"x"
+        assert not connection.lost
+        assert not connection._late
+
+
+async def test_a_store_that_says_nothing_at_all_is_given_up() -> None:
+    async with connected(silent, deadline=SOON) as connection:
+        first, second = read(connection, "/a"), read(connection, "/b")
+        assert str(await lost(first)) == "/a: the store has not answered for 0.05 s"
+        assert str(await lost(second)) == "/b: the store has not answered for 0.05 s"
+        assert connection.lost
+
+
+async def test_answers_that_came_while_this_process_was_asleep_are_in_time() -> None:
+    asked = asyncio.Event()
+
+    async def answer(client: Client) -> None:
+        request = await client.request()
+        await asked.wait()
+        client.answer(request, b"x")
+        await client.gone()
+
+    async with connected(answer) as connection:
+        answered = read(connection, "/a")
+        connection._due -= 100
+        pass_time(connection)
+        assert not answered.done()
+        asked.set()
+        assert await answered == b"x"
+
+
+async def test_a_store_that_leaves_too_much_unanswered_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xenstore_connection, "MAX_LATE", 2)
+
+    async def answer_some(client: Client) -> None:
+        while True:
+            request = await client.request()
+            if request.payload == b"/answered\0":
+                client.answer(request)
+
+    async with connected(answer_some) as connection:
+        late = [read(connection, f"/{n}") for n in range(3)]
+        await read(connection, "/answered")
+        pass_time(connection)
+        assert [type(await lost(each)) for each in late] == [StoreTimeoutError, StoreTimeoutError, StoreLostError]
+
+
+async def test_a_caller_that_gives_up_leaves_nothing() -> None:
+    async def answer_later(client: Client) -> None:
+        given_up, request = await client.request(), await client.request()
+        client.answer(given_up, b"x")
+        client.answer(request, b"y")
+        await client.gone()
+
+    async with connected(answer_later) as connection:
+        read(connection, "/a").cancel()
+        assert await read(connection, "/b") == b"y"
+        assert connection.in_flight == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) -> None:
+    ended: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
+
+    async def start(client: Client) -> None:
+        request = await client.request()
+        assert request.operation == START
+        while late and (other := await client.request()).payload != b"/late\0":
+            client.answer(other)
+        client.answer(request, b"17\0")
+        while (end := await client.request()).operation != END:
+            pass
+        client.answer(end)
+        ended.set_result(end)
+        await client.gone()
+
+    async with connected(start) as connection:
+        unwanted = connection.send(Operation.TRANSACTION_START, b"\0")
+        if late:
+            await read(connection, "/x")
+            pass_time(connection)
+            assert isinstance(await lost(unwanted), StoreTimeoutError)
+            connection.forget(Operation.READ, b"/late\0")
+        unwanted.cancel()
+        end = await asyncio.wait_for(ended, PATIENCE)
+    assert (end.transaction, end.payload) == (17, b"F\0")
+
+
+async def test_a_request_that_is_too_large_is_not_sent_and_costs_nobody_else() -> None:
+    async def echo(client: Client) -> None:
+        request = await client.request()
+        client.answer(request, request.payload)
+        await client.gone()
+
+    async with connected(echo) as connection:
+        with pytest.raises(StoreError, match="the request is 4097 bytes long"):
+            await connection.ask(Operation.WRITE, b"x" * 4097)
+        assert await read(connection, "/a") == b"/a\0"
+
+
+async def test_where_no_store_is_the_error_says_what_the_system_says(tmp_path: Path) -> None:
+    connection = XenstoreConnection(deadline=PATIENCE)
+    for path in (str(tmp_path / "none"), "/" + "x" * 200, "/a\0b"):
+        with pytest.raises(StoreLostError, match=r"No such file or directory|too long|null byte") as caught:
+            await connection.open(path)
+        assert not caught.value.sent
+
+
+async def test_a_store_with_a_full_backlog_is_not_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "full")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(path)
+        listener.listen(0)
+        waiting.connect(path)
+        with pytest.raises(StoreLostError, match="temporarily unavailable"):
+            await XenstoreConnection(deadline=PATIENCE).open(path)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+from pyxs import PyXSError
+
+from adapters.xenstore.client.wire import (
+    HEADER_SIZE,
+    MAX_ANSWER,
+    MAX_PATH,
+    MAX_PAYLOAD,
+    Operation,
+    Permissions,
+    ProtocolError,
+    Reader,
+    Received,
+    StoreError,
+    children,
+    event,
+    part,
+    path_argument,
+    request,
+    transaction_id,
+)
+from tests.kit.fake_store import HEADER, packed
+
+WIRE = packed(2, 7, 0, b"") + packed(16, 8, 3, b"ENOENT\0") + packed(15, 0, 0, b"/a\0t\0")
+PACKETS = [Received(2, 7, 0, b""), Received(16, 8, 3, b"ENOENT\0"), Received(15, 0, 0, b"/a\0t\0")]
+
+
+def test_packets_are_read_whole() -> None:
+    assert list(Reader().feed(WIRE)) == PACKETS
+
+
+def test_packets_are_read_byte_by_byte() -> None:
+    reader = Reader()
+    assert [packet for byte in WIRE for packet in reader.feed(bytes([byte]))] == PACKETS
+    assert not reader.amid
+
+
+def test_a_packet_that_is_not_whole_is_kept() -> None:
+    reader = Reader()
+    assert list(reader.feed(WIRE[:-1])) == PACKETS[:2]
+    assert reader.amid
+    assert list(reader.feed(WIRE[-1:])) == PACKETS[2:]
+
+
+def test_garbage_after_good_packets_is_refused_after_they_are_read() -> None:
+    packets = Reader().feed(WIRE + HEADER.pack(99, 1, 0, 0))
+    assert [next(packets) for _ in PACKETS] == PACKETS
+    with pytest.raises(ProtocolError, match=r"^a packet of type 99, which does not exist$"):
+        next(packets)
+
+
+@pytest.mark.parametrize("operation", [0, 8, 20, 21, 23, 128, 2**32 - 1])
+def test_a_packet_of_no_type_that_was_asked_for_is_junk(operation: int) -> None:
+    with pytest.raises(ProtocolError, match="which does not exist"):
+        list(Reader().feed(packed(operation, 1, 0, b"")))
+
+
+def test_a_length_that_no_store_sends_is_junk_before_it_is_read() -> None:
+    with pytest.raises(ProtocolError, match=f"a packet of {MAX_ANSWER + 1} bytes"):
+        list(Reader().feed(HEADER.pack(2, 1, 0, MAX_ANSWER + 1)))
+
+
+def test_an_answer_may_be_longer_than_a_request() -> None:
+    (packet,) = Reader().feed(packed(1, 1, 0, b"x" * 100_000))
+    assert len(packet.payload) == 100_000
+
+
+def test_a_request_is_header_and_payload() -> None:
+    assert request(Operation.WRITE, b"/a\0b", 2**32 - 1, 9) == packed(11, 2**32 - 1, 9, b"/a\0b")
+    assert HEADER.size == HEADER_SIZE
+
+
+def test_a_request_the_store_would_hang_up_on_is_refused_here() -> None:
+    assert request(Operation.WRITE, b"x" * MAX_PAYLOAD, 1)
+    with pytest.raises(StoreError) as caught:
+        request(Operation.WRITE, b"x" * (MAX_PAYLOAD + 1), 1, path="/a")
+    assert caught.value.name == "E2BIG"
+    assert str(caught.value) == "/a: the request is 4097 bytes long, xenstore takes at most 4096"
+
+
+@pytest.mark.parametrize("path", ["/", "/a", "/local/domain/0/a-b_c@D", "@introduceDomain", "/" + "x" * (MAX_PATH - 1)])
+def test_what_is_a_path_is_sent_as_it_is(path: str) -> None:
+    assert path_argument(path) == path.encode() + b"\0"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "a", "a/b", "/a/", "//", "/a//b", "/a\0b", "/a\n", "/a.b", "/a:b", "/ä", "/a b", "@", "/" + "x" * MAX_PATH],
+)
+def test_what_is_no_path_is_refused_here(path: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        path_argument(path)
+    assert caught.value.name == "EINVAL"
+    assert len(str(caught.value)) < 200
+
+
+def test_an_error_of_the_store_is_one_of_pyxs_too() -> None:
+    error = StoreError("EACCES", "/a")
+    assert isinstance(error, PyXSError)
+    assert error.args[0] == errno.EACCES
+    assert str(error) == "/a: EACCES"
+
+
+def test_an_error_that_has_no_number_keeps_its_name() -> None:
+    assert StoreError("EQUOTA", "/a").name == "EQUOTA"
+    assert StoreError("EQUOTA", "/a").args == (0, "/a: EQUOTA")
+
+
+@pytest.mark.parametrize(
+    ("permissions", "payload"),
+    [
+        (Permissions(), b"n0\0"),
+        (Permissions(5, "r"), b"r5\0"),
+        (Permissions(0, "n", ((5, "r"), (7, "b"), (8, "w"))), b"n0\0r5\0b7\0w8\0"),
+    ],
+)
+def test_permissions_go_there_and_back(permissions: Permissions, payload: bytes) -> None:
+    assert permissions.encode() == payload
+    assert Permissions.decode(payload) == permissions
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", b"x0\0", b"n\0", b"n-1\0", b"n0\0r\xff\0", b"n0\0junk\0"])
+def test_permissions_that_make_no_sense_are_an_error_of_the_store(payload: bytes) -> None:
+    with pytest.raises(StoreError, match="permissions that make no sense") as caught:
+        Permissions.decode(payload, "/a")
+    assert caught.value.name == "EBADMSG"
+
+
+@pytest.mark.parametrize("permissions", [Permissions(-1), Permissions(0, "x"), Permissions(0, "n", ((1, "rw"),))])
+def test_what_is_no_permission_is_a_bug(permissions: Permissions) -> None:
+    with pytest.raises(ValueError, match="no permission"):
+        permissions.encode()
+
+
+def test_children_are_names() -> None:
+    assert children(b"") == []
+    assert children(b"a\0b\0") == ["a", "b"]
+
+
+def test_a_name_that_is_not_ascii_is_shown() -> None:
+    assert children(b"\xc3\xa4\0") == [r"\xc3\xa4"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b"24\0a\0b\0", (b"24", b"a\0b\0", False)),
+        (b"24\0c\0\0", (b"24", b"c\0", True)),
+        (b"24\0\0", (b"24", b"", True)),
+    ],
+)
+def test_the_last_part_of_a_directory_ends_with_an_empty_name(payload: bytes, expected: object) -> None:
+    assert part(payload) == expected
+
+
+@pytest.mark.parametrize("payload", [b"", b"24", b"24\0", b"24\0a"])
+def test_a_part_that_makes_no_sense_is_an_error_of_the_store(payload: bytes) -> None:
+    with pytest.raises(StoreError, match="makes no sense"):
+        part(payload)
+
+
+def test_a_transaction_is_a_number() -> None:
+    assert transaction_id(b"17\0") == 17
+    with pytest.raises(StoreError, match="makes no sense"):
+        transaction_id(b"OK\0")
+
+
+def test_an_event_is_path_and_token() -> None:
+    assert event(b"/a/b\0token\0") == ("/a/b", b"token")
+    assert event(b"@releaseDomain\0token\0") == ("@releaseDomain", b"token")
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", b"/a", b"/a\0", b"/a\0t", b"/a\0t\0junk", b"/a\0t\0more\0"])
+def test_an_event_that_makes_no_sense_is_junk(payload: bytes) -> None:
+    with pytest.raises(ProtocolError, match="makes no sense"):
+        event(payload)

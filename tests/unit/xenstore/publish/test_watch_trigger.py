@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from adapters.xenstore.client.client import StoreError, Transaction, XenstoreClient
+from adapters.xenstore.client.wire import Permissions
+from adapters.xenstore.publish import watch_trigger
+from adapters.xenstore.publish.watch_trigger import XenstoreTrigger
+from gateway.core.routing.publication import RelatedNode, Text, WatchTrigger, digest
+from gateway.core.routing.route import Effect, Route
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
+from gateway.core.xenstore.paths import template
+from tests.kit.nodes import PATIENCE, connected, until
+from tests.kit.toy_routes import toy_route
+from tests.kit.xenstored import Xenstored, xenstored
+
+OWN = Domains(named=frozenset({"domid"}))
+UPDATED = "/local/domain/5/data/updated"
+BELL = WatchTrigger(
+    "store",
+    template("/local/domain/{domid}/data/updated"),
+    toy_route("Ring"),
+    {"domid": Text("{domid}"), "value": Text("{value}")},
+    fingerprint="bell",
+)
+WRITES = replace(BELL, route=replace(BELL.route, effect=Effect.WRITE))
+READS = replace(BELL, route=replace(BELL.route, effect=Effect.IDEMPOTENT))
+UNAVAILABLE = Fault(FaultCode.UNAVAILABLE, "nobody is there; the call was not sent")
+NO_REPLY = Fault(FaultCode.NO_REPLY, "it went away")
+
+
+class Service:
+    """Answers rings with the outcomes that are prepared, then with nothing."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes = list(outcomes)
+        self.calls: asyncio.Queue[Call] = asyncio.Queue()
+        self.rung: asyncio.Queue[str] = asyncio.Queue()
+        self.held: asyncio.Event | None = None
+
+    async def ring(self, route: Route, call: Call) -> Outcome:
+        self.calls.put_nowait(call)
+        if self.held is not None:
+            await self.held.wait()
+        return self.outcomes.pop(0) if self.outcomes else Reply(None)
+
+    async def next(self) -> dict[str, object]:
+        return dict((await asyncio.wait_for(self.calls.get(), PATIENCE)).named)
+
+    async def settled(self) -> str:
+        return await asyncio.wait_for(self.rung.get(), PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Xenstored]:
+    with xenstored() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_trigger, "FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+async def store(server: Xenstored) -> AsyncIterator[XenstoreClient]:
+    async with connected(server.path) as store:
+        for old in ("/local", "/tool/xcp-gateway"):
+            await store.remove(old)
+        yield store
+
+
+@asynccontextmanager
+async def hung(store: XenstoreClient, service: Service, trigger: WatchTrigger = BELL) -> AsyncIterator[XenstoreTrigger]:
+    bell = XenstoreTrigger(trigger, store, service.ring, service.rung.put_nowait)
+    task = asyncio.ensure_future(bell.run())
+    try:
+        yield bell
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def after_another(store: XenstoreClient, service: Service) -> None:
+    """Ring at another node and wait for it: whatever came before has been looked at by then."""
+    other = "/local/domain/9/data/updated"
+    await store.write(other, b"another" + (await store.read(other) or b""))
+    while (await service.next())["domid"] != "9":
+        pass
+    while await service.settled() != other:
+        pass
+
+
+async def test_it_rings_once_for_each_content(store: XenstoreClient) -> None:
+    service = Service()
+    async with hung(store, service):
+        for value in (b"1", b"2", b"1", b""):
+            await store.write(UPDATED, value)
+            assert await service.next() == {"domid": "5", "value": value.decode()}
+            assert await service.settled() == UPDATED
+            await store.write(UPDATED, value)
+            await after_another(store, service)
+            assert service.calls.empty()
+
+
+async def test_what_was_there_before_is_rung_once_and_not_again_by_the_next_gateway(store: XenstoreClient) -> None:
+    await store.write(UPDATED, b"1")
+    service = Service()
+    async with hung(store, service):
+        assert await service.next() == {"domid": "5", "value": "1"}
+        await service.settled()
+    async with hung(store, service):
+        await after_another(store, service)
+        assert service.calls.empty()
+    await store.write(UPDATED, b"2")
+    async with hung(store, service):
+        assert await service.next() == {"domid": "5", "value": "2"}
+        await service.settled()
+
+
+async def test_only_its_own_node_rings(store: XenstoreClient) -> None:
+    service = Service()
+    async with hung(store, service):
+        for path in ("/local/domain/5/data", f"{UPDATED}/below", "/local/domain/5/data/other", "/local/domain/x"):
+            await store.write(path, b"1")
+        assert await service.next() == {"domid": "5", "value": ""}  # made, empty, by what was written below it
+        await service.settled()
+        await after_another(store, service)
+        assert service.calls.empty()
+
+
+async def test_what_is_published_rings_nothing(store: XenstoreClient) -> None:
+    service = Service()
+    async with hung(store, service):
+
+        async def publish(nodes: object) -> None:
+            await watch_trigger.mark_processed(nodes, UPDATED, digest(b"7"))  # type: ignore[arg-type] # a transaction
+            await nodes.write(UPDATED, b"7")  # type: ignore[attr-defined]
+
+        await store.transaction(publish)
+        await after_another(store, service)
+        assert service.calls.empty()
+
+
+async def test_a_node_that_goes_and_comes_again_rings_again(store: XenstoreClient) -> None:
+    service = Service()
+    async with hung(store, service):
+        for gone in (UPDATED, "/local/domain/5", "/local/domain/5/data"):
+            await store.write(UPDATED, b"1")
+            assert await service.next() == {"domid": "5", "value": "1"}
+            await service.settled()
+            await store.remove(gone)
+            await until(store, watch_trigger.record(UPDATED), None)
+
+
+async def test_what_went_while_nobody_looked_is_forgotten_at_the_start(store: XenstoreClient) -> None:
+    await watch_trigger.mark_processed(store, UPDATED, "abc")
+    async with hung(store, Service()):
+        await until(store, watch_trigger.record(UPDATED), None)
+
+
+async def test_changes_while_it_is_being_rung_are_one_more_ring(store: XenstoreClient) -> None:
+    service = Service()
+    service.held = asyncio.Event()
+    async with hung(store, service):
+        await store.write(UPDATED, b"0")
+        assert (await service.next())["value"] == "0"
+        for number in range(1, 20):
+            await store.write(UPDATED, b"%d" % number)
+        service.held.set()
+        assert (await service.next())["value"] == "19"
+        assert [await service.settled() for _ in range(2)] == [UPDATED, UPDATED]
+        await after_another(store, service)
+        assert service.calls.empty()
+
+
+@pytest.mark.parametrize("on_change", [WRITES, READS], ids=["write", "idempotent"])
+async def test_a_ring_that_was_not_heard_is_tried_again_with_the_newest_content(
+    store: XenstoreClient, trigger: WatchTrigger
+) -> None:
+    service = Service(UNAVAILABLE, Fault(FaultCode.BUSY, "no room"))
+    async with hung(store, service, trigger):
+        await store.write(UPDATED, b"1")
+        assert [(await service.next())["value"] for _ in range(3)] == ["1", "1", "1"]
+        await service.settled()
+        assert await watch_trigger.read_processed(store, UPDATED) == (digest(b"1"), "")
+
+
+async def test_what_was_not_heard_and_is_taken_back_is_not_rung(store: XenstoreClient) -> None:
+    service = Service(Reply(None), UNAVAILABLE)
+    async with hung(store, service, WRITES):
+        await store.write(UPDATED, b"old")
+        await service.next()
+        await service.settled()
+        service.held = asyncio.Event()
+        await store.write(UPDATED, b"new")
+        await service.next()
+        await store.write(UPDATED, b"old")
+        service.held.set()
+        await until(store, watch_trigger.record(UPDATED), digest(b"old").encode())
+        service.held = None
+        await after_another(store, service)
+        assert service.calls.empty()
+
+
+async def test_a_write_that_may_have_been_heard_is_not_rung_twice(store: XenstoreClient) -> None:
+    service = Service(NO_REPLY)
+    async with hung(store, service, WRITES):
+        await store.write(UPDATED, b"1")
+        await service.next()
+        assert await service.settled() == UPDATED
+        await after_another(store, service)
+        assert service.calls.empty()
+
+
+async def test_what_may_be_rung_twice_is_rung_until_it_is_answered(store: XenstoreClient) -> None:
+    service = Service(NO_REPLY, Fault(FaultCode.TIMEOUT, "too late"))
+    async with hung(store, service, READS):
+        await store.write(UPDATED, b"1")
+        assert [(await service.next())["value"] for _ in range(3)] == ["1", "1", "1"]
+        await service.settled()
+
+
+@pytest.mark.parametrize(("on_change", "rings"), [(WRITES, 1), (READS, 2)], ids=["write", "idempotent"])
+async def test_a_gateway_that_dies_while_it_rings_rings_no_write_twice(
+    store: XenstoreClient, trigger: WatchTrigger, rings: int
+) -> None:
+    service = Service()
+    service.held = asyncio.Event()
+    async with hung(store, service, trigger):
+        await store.write(UPDATED, b"1")
+        await service.next()
+    service.held.set()
+    async with hung(store, service, trigger):
+        for _ in range(rings - 1):
+            assert (await service.next())["domid"] == "5"
+            await service.settled()
+        await until(store, watch_trigger.record(UPDATED), digest(b"1").encode())
+        await after_another(store, service)
+        assert service.calls.empty()
+        await store.write(UPDATED, b"2")
+        assert (await service.next())["value"] == "2"
+        await service.settled()
+
+
+async def test_a_refused_ring_is_over_too(store: XenstoreClient) -> None:
+    service = Service(Fault(FaultCode.APPLICATION, "no"))
+    async with hung(store, service):
+        await store.write(UPDATED, b"1")
+        await service.next()
+        assert await service.settled() == UPDATED
+
+
+@pytest.mark.parametrize(
+    ("permissions", "domains", "domid"),
+    [
+        (Permissions(5, "n"), OWN, 5),
+        (Permissions(0, "n", ((5, "b"),)), OWN, 5),
+        (Permissions(0, "n", ((5, "r"),)), DOM0_ALONE, 0),
+        (Permissions(6, "n"), OWN, None),
+        (Permissions(5, "n"), DOM0_ALONE, None),
+        (Permissions(5, "n", ((6, "w"),)), OWN, None),
+        (Permissions(0, "b"), OWN, None),
+    ],
+)
+async def test_it_rings_in_the_name_of_who_may_write_or_not_at_all(
+    store: XenstoreClient, permissions: Permissions, domains: Domains, domid: int | None
+) -> None:
+    async def write(nodes: XenstoreClient) -> None:
+        await nodes.write(UPDATED, b"1")
+        await nodes.set_permissions(UPDATED, permissions)
+
+    service = Service()
+    async with hung(store, service, replace(BELL, domains=domains)):
+        await store.transaction(write)  # type: ignore[arg-type] # a transaction is as good as a store here
+        if domid is not None:
+            call = await asyncio.wait_for(service.calls.get(), PATIENCE)
+            assert (call.peer.domid, call.peer.address) == (domid, f"domain {domid}")
+            await service.settled()
+        await until(store, watch_trigger.record(UPDATED), digest(b"1").encode())
+        assert service.calls.empty()
+
+
+async def test_a_tree_is_told_without_the_bell_and_a_change_in_it_is_a_change(store: XenstoreClient) -> None:
+    told = RelatedNode(".", tree=True)
+    service = Service()
+    async with hung(
+        store, service, replace(BELL, parameters={"told": told, "os": RelatedNode("os/name"), "no": RelatedNode("x")})
+    ):
+        for memory in (b"1", b"2"):
+            await store.write("/local/domain/5/data/os/name", b"Debian")
+            await store.write("/local/domain/5/data/memory", memory)
+            await store.write(UPDATED, b"1")
+            tree = {"os/name": "Debian", "memory": memory.decode()}
+            assert await service.next() == {"told": tree, "os": "Debian"}
+            await service.settled()
+
+
+async def test_too_much_is_not_told(store: XenstoreClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_trigger, "MAX_TREE", 3)
+    service = Service()
+    async with hung(store, service, replace(BELL, parameters={"told": RelatedNode(".", tree=True)})):
+        for number in range(5):
+            await store.write(f"/local/domain/5/data/{number}", b"1")
+        await store.write(UPDATED, b"1")
+        await until(store, watch_trigger.record(UPDATED), bool)
+        await store.write("/local/domain/7/data/updated", b"x" * 2049)
+        await until(store, watch_trigger.record("/local/domain/7/data/updated"), bool)
+        assert service.calls.empty()
+
+
+async def test_the_log_says_why_a_ring_failed_and_not_what_was_written(
+    store: XenstoreClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service(Fault(FaultCode.APPLICATION, "no domain 'hunter2'", name="org.xen.xcp.Error.NotFound"))
+    async with hung(store, service):
+        await store.write(UPDATED, b"hunter2")
+        await service.settled()
+        await store.write(UPDATED, b"hunter2 \xff")
+        await service.settled()
+    assert [text.partition("updated: ")[2] for text in caplog.messages] == [
+        "application org.xen.xcp.Error.NotFound",
+        "not rung: $.value: expected UTF-8 text",
+    ]
+
+
+async def test_what_is_no_text_is_not_told_and_its_picture_may_be_put_right(store: XenstoreClient) -> None:
+    service = Service()
+    async with hung(store, service):
+        await store.write(UPDATED, b"\xff")
+        assert await service.settled() == UPDATED
+        assert service.calls.empty()
+
+
+async def test_a_write_that_surely_was_not_heard_is_rung_although_the_store_says_it_may_have_been(
+    store: XenstoreClient,
+) -> None:
+    """The store was away at the moment when that was to be written down."""
+    service = Service()
+    async with hung(store, service, WRITES) as bell:
+        bell._unheard[UPDATED] = digest(b"1")
+
+        async def write(nodes: XenstoreClient) -> None:
+            await watch_trigger.begin(nodes, UPDATED, watch_trigger.ProcessedContent(), digest(b"1"))
+            await nodes.write(UPDATED, b"1")
+
+        await store.transaction(write)  # type: ignore[arg-type] # a transaction is as good as a store here
+        assert (await service.next())["value"] == "1"
+        await service.settled()
+
+
+async def test_many_nodes_ring_at_once_each_once(store: XenstoreClient) -> None:
+    service = Service()
+    async with hung(store, service):
+        await asyncio.gather(*(store.write(f"/local/domain/{n}/data/updated", b"%d" % n) for n in range(200)))
+        rung = [await service.next() for _ in range(200)]
+        assert sorted(int(str(each["domid"])) for each in rung) == list(range(200))
+        assert all(each["domid"] == each["value"] for each in rung)
+        for _ in rung:
+            await service.settled()
+        assert service.calls.empty()
+
+
+async def test_a_store_that_comes_back_is_looked_at_again() -> None:
+    service = Service()
+    with xenstored() as server:
+        async with connected(server.path) as store, hung(store, service):
+            await store.write(UPDATED, b"1")
+            await service.next()
+            await service.settled()
+            server.kill()
+            server.start()
+            async with connected(server.path) as other:
+                await other.write(UPDATED, b"1")
+                assert (await service.next())["value"] == "1"
+                await service.settled()
+
+
+async def test_a_refused_operation_costs_no_ring_and_makes_none_twice(
+    store: XenstoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is refused while all is looked through, while the ring is prepared, or when it is written down."""
+    real_list, real_transaction = store.list, store.transaction
+    refusing = {"list": 3, "transaction": 3}
+
+    def refuse(what: str) -> None:
+        if refusing[what]:
+            refusing[what] -= 1
+            raise StoreError("EQUOTA", "/")
+
+    async def list_(path: str) -> list[str] | None:
+        refuse("list")
+        return await real_list(path)
+
+    async def transaction(work: Callable[[Transaction], Awaitable[object]]) -> object:
+        refuse("transaction")
+        return await real_transaction(work)
+
+    monkeypatch.setattr(store, "list", list_)
+    monkeypatch.setattr(store, "transaction", transaction)
+    service = Service()
+    await store.write(UPDATED, b"1")
+    async with hung(store, service, WRITES):
+        assert await service.next() == {"domid": "5", "value": "1"}
+        assert await service.settled() == UPDATED
+        refusing["transaction"] = 1
+        service.held = asyncio.Event()
+        await store.write(UPDATED, b"2")
+        assert await service.next() == {"domid": "5", "value": "2"}
+        refusing["transaction"] = 2
+        service.held.set()
+        assert await service.settled() == UPDATED
+        assert service.calls.empty()
+    assert refusing == {"list": 0, "transaction": 0}
+
+
+async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_tells(store: XenstoreClient) -> None:
+    service = Service()
+    told = replace(BELL, parameters={"domid": Text("{domid}"), "told": RelatedNode(".", tree=True)})
+    async with hung(store, service, replace(told, domains=Domains(frozenset({7})))):
+        await store.write("/local/domain/5/data/os", b"planted")
+        await store.set_permissions("/local/domain/5/data/os", Permissions(7, "n"))
+        await store.write(UPDATED, b"1")
+        call = await asyncio.wait_for(service.calls.get(), PATIENCE)
+        assert call.peer.domid == 7
+    service = Service()
+    async with hung(store, service, told):  # where domain 0 alone may ring
+        await store.write(UPDATED, b"2")
+        await after_another(store, service)
+        assert service.calls.empty()

@@ -1,0 +1,986 @@
+"""One exposed path: requests found, each answered once, whatever happens in between. With a store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from adapters.limits import Quota
+from adapters.xenstore.client.wire import Operation, Permissions
+from adapters.xenstore.server import endpoint as xenstore_exposed
+from adapters.xenstore.server import state
+from adapters.xenstore.server.caller import Admission, StoreLimits
+from adapters.xenstore.server.endpoint import XenstoreEndpoint
+from adapters.xenstore.server.state import KEPT, ExposedEndpoint, SharedContext, claim_of
+from gateway.core.rpc.model import NO_METADATA, Answer, Call, Fault, FaultCode, Outcome, Peer, Reply, RequestMetadata
+from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
+from gateway.core.xenstore.paths import template
+from tests.kit.answering import Answering
+from tests.kit.memory_store import MemoryStore
+
+REQUESTS, RESPONSES = "/svc/rpc/request", "/svc/rpc/response"
+IDLE = 40  # turns of the loop without anything to do: more than any look at the store takes
+SHUTDOWN = "/local/domain/5/control/shutdown"
+
+
+class World:
+    """A store, one exposed path in it, and who answers there."""
+
+    def __init__(self, store: MemoryStore, offer: ExposedEndpoint, endpoint: Answering, limits: StoreLimits) -> None:
+        self.store = store
+        self.endpoint = endpoint
+        self.told: list[str] = []
+        self.now = 0.0
+        self.slept = asyncio.Semaphore(0)
+        self.paused: list[float] = []
+        self.shared = SharedContext(
+            store, limits, Admission(limits, Quota()), self.told.append, lambda: self.now, self._sleep, self._pause
+        )
+        self.exposed = XenstoreEndpoint(offer, self.shared)
+
+    async def _sleep(self, _seconds: float) -> None:
+        await self.slept.acquire()
+
+    async def _pause(self, seconds: float) -> None:
+        """The clock goes on at once."""
+        self.now += seconds
+        if seconds:
+            self.paused.append(seconds)
+        await asyncio.sleep(0)
+
+    def is_up(self) -> bool:
+        """Whether all was looked through since the store came."""
+        return self.exposed.is_up
+
+    async def quiet(self) -> None:
+        """Wait until everything that has changed was looked at, and nothing is being answered."""
+        idle = 0
+        while idle < IDLE:
+            await asyncio.sleep(0)
+            busy = (
+                self.shared.running
+                or self.exposed._due
+                or any(watch._changed for watch in self.store._watches.values())
+            )
+            idle = 0 if busy else idle + 1
+
+    def put(self, node: str, permissions: Permissions | None = None, /, **arguments: str) -> None:
+        """A request of the style `tree`, as it is when its transaction is committed."""
+        path = f"{REQUESTS}/{node}"
+        for name, value in arguments.items():
+            self.store.put(f"{path}/{name}", value)
+        if permissions is not None:
+            self.store.put(path, b"", permissions)
+        self.store.put(path)
+
+    def response(self, node: str) -> dict[str, bytes] | None:
+        """The keys of an answer; None when there is none."""
+        path = f"{RESPONSES}/{node}"
+        return self.store.below(path) if path in self.store.tree else None
+
+
+@asynccontextmanager
+async def world(
+    style: str = "tree",
+    path: str = "/svc",
+    outcome: Callable[[Call], Outcome] | None = None,
+    store: MemoryStore | None = None,
+    limits: StoreLimits | None = None,
+    **said: Any,
+) -> AsyncIterator[World]:
+    said.setdefault("domains", Domains(everyone=True))
+    endpoint = Answering() if outcome is None else Answering(outcome)
+    offer = ExposedEndpoint(Exposure(style, template(path), **said), endpoint, frozenset({"write", "poweroff"}))
+    made = World(store or MemoryStore(), offer, endpoint, limits or StoreLimits())
+    made.exposed.start()
+    try:
+        await made.quiet()
+        yield made
+    finally:
+        await made.exposed.close()
+        await stop(made)
+        await made.store.stop()
+
+
+async def stop(made: World) -> None:
+    """As a gateway ends at once: what is in flight is cut off."""
+    await made.exposed.close()
+    tasks = list(made.shared.tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_request_is_answered_in_one_transaction() -> None:
+    async with world() as made:
+        made.put("read/1", a="x")
+        await made.quiet()
+        assert made.response("read/1") == {"a": b"x"}
+        (call,) = made.endpoint.calls
+        assert (call.method, call.named, call.peer.domid, call.peer.address) == ("read", {"a": "x"}, 0, "domain 0")
+
+
+async def test_its_process_is_announced() -> None:
+    async with world() as made:
+        assert made.store.tree["/svc/pid"][0].isdigit()
+
+
+async def test_requests_that_were_there_before_are_answered() -> None:
+    store = MemoryStore()
+    store.put(f"{REQUESTS}/read/1/a", "x")
+    store.put(f"{REQUESTS}/read/2/a", "y")
+    store.put(f"{RESPONSES}/read/2")
+    async with world(store=store) as made:
+        assert made.response("read/1") == {"a": b"x"}
+        assert [call.named["a"] for call in made.endpoint.calls] == ["x"]
+
+
+async def test_a_request_is_asked_once_however_often_its_nodes_change() -> None:
+    async with world() as made:
+        for _ in range(3):
+            made.put("read/1", a="x")
+            await made.quiet()
+            made.store.put(REQUESTS)
+            await made.quiet()
+        assert len(made.endpoint.calls) == 1
+
+
+async def test_a_write_is_claimed_before_it_is_made_and_no_longer_when_it_is_answered() -> None:
+    async with world() as made:
+        made.endpoint.open.clear()
+        made.put("write/1")
+        made.put("read/1")
+        await made.endpoint.begun.acquire()
+        await made.endpoint.begun.acquire()
+        assert made.store.tree[claim_of(f"{REQUESTS}/write/1")][0] == f"{REQUESTS}/write/1".encode()
+        assert claim_of(f"{REQUESTS}/read/1") not in made.store.tree
+        made.endpoint.open.set()
+        await made.quiet()
+        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert made.response("write/1") == {}
+
+
+async def test_after_a_crash_a_write_is_told_as_unknown_and_a_read_is_done_again() -> None:
+    store = MemoryStore()
+    async with world(store=store) as first:
+        first.endpoint.open.clear()
+        first.put("write/1")
+        first.put("read/1", a="x")
+        await first.endpoint.begun.acquire()
+        await first.endpoint.begun.acquire()
+        await stop(first)
+    async with world(store=store) as second:
+        assert [call.method for call in second.endpoint.calls] == ["read"]
+        answer = second.response("write/1")
+        assert answer is not None
+        assert b"may have been executed" in answer["description"]
+        assert second.response("read/1") == {"a": b"x"}
+        assert claim_of(f"{REQUESTS}/write/1") not in store.tree
+
+
+async def test_a_claim_on_a_request_that_is_gone_is_removed() -> None:
+    store = MemoryStore()
+    for node in (f"{REQUESTS}/write/1", "/other/rpc/request/write/1"):
+        store.put(claim_of(node), node)
+    async with world(store=store):
+        assert claim_of(f"{REQUESTS}/write/1") not in store.tree
+        assert claim_of("/other/rpc/request/write/1") in store.tree
+
+
+async def test_a_client_that_leaves_gets_no_answer_written() -> None:
+    async with world() as made:
+        made.endpoint.open.clear()
+        made.put("write/1")
+        await made.endpoint.begun.acquire()
+        made.store.drop(f"{REQUESTS}/write/1")
+        made.endpoint.open.set()
+        await made.quiet()
+        assert made.response("write/1") is None
+        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+
+
+async def test_an_answer_waits_for_the_store() -> None:
+    async with world() as made:
+        made.endpoint.open.clear()
+        made.put("write/1", a="x")
+        await made.endpoint.begun.acquire()
+        with made.store.away():
+            made.endpoint.open.set()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"x"}
+        assert len(made.endpoint.calls) == 1
+
+
+async def test_a_write_is_not_made_again_for_a_client_that_asks_again_since_the_store_forgot_all() -> None:
+    async with world() as made:
+        made.put("write/1", a="x")
+        await made.quiet()
+        made.store.tree = {"/": made.store.tree["/"]}
+        with made.store.away():
+            pass
+        await made.quiet()
+        made.put("write/1", a="x")
+        made.put("read/1", a="x")
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"x"}
+        assert [call.method for call in made.endpoint.calls] == ["write", "read"]
+
+
+async def test_nor_when_somebody_looks_before_the_client_asks_again() -> None:
+    async with world() as made:
+        made.put("write/1", a="x")
+        await made.quiet()
+        made.store.tree = {"/": made.store.tree["/"]}
+        with made.store.away():
+            pass
+        await made.quiet()
+        for watch in made.store._watches.values():  # an event from before, handled now
+            watch.tell(f"{REQUESTS}/write/1")
+        await made.quiet()
+        made.put("write/1", a="x")
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"x"}
+        assert len(made.endpoint.calls) == 1
+
+
+async def test_nor_when_the_store_forgot_all_while_it_was_made() -> None:
+    async with world() as made:
+        made.endpoint.open.clear()
+        made.put("write/1", a="x")
+        await made.endpoint.begun.acquire()
+        made.store.tree = {"/": made.store.tree["/"]}
+        with made.store.away():
+            made.endpoint.open.set()
+        await made.quiet()
+        assert made.response("write/1") is None
+        made.put("write/1", a="x")
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"x"}
+        assert len(made.endpoint.calls) == 1
+
+
+async def test_what_was_answered_is_remembered_for_a_while_and_until_the_client_removes_its_request() -> None:
+    async with world() as made:
+        made.put("write/1")
+        await made.quiet()
+        made.store.drop(f"{REQUESTS}/write/1")
+        made.store.drop(f"{RESPONSES}/write/1")
+        await made.quiet()
+        made.put("write/2")
+        await made.quiet()
+        assert list(made.shared.kept) == [f"{REQUESTS}/write/2"]
+        made.now = KEPT + 1
+        made.put("write/3")
+        await made.quiet()
+        assert list(made.shared.kept) == [f"{REQUESTS}/write/3"]
+
+
+async def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MOST_KEPT_BYTES", 25)
+    async with world() as made:
+        for number in range(3):
+            made.put(f"write/{number}", a="12345")
+            await made.quiet()
+        assert list(made.shared.kept) == [f"{REQUESTS}/write/1", f"{REQUESTS}/write/2"]
+        assert made.shared.kept_bytes == 2 * len(b"1:a,5:12345,")
+
+
+async def test_a_claim_that_the_store_refuses_is_told_and_nothing_is_executed() -> None:
+    async with world() as made:
+        made.store.refusing[claim_of(f"{REQUESTS}/write/1")] = "EQUOTA"
+        made.put("write/1")
+        await made.quiet()
+        answer = made.response("write/1")
+        assert answer is not None
+        assert answer["description"] == b"the store does not let the call be begun (EQUOTA); it was not made"
+        assert made.endpoint.calls == []
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "EIO", "EAGAIN", "EBUSY", "ENOSPC", "EQUOTA"])
+async def test_an_answer_that_the_store_refuses_for_the_moment_is_written_when_it_is_taken(name: str) -> None:
+    async with world() as made:
+        left = [name] * 5
+
+        def refuse(operation: Operation, path: str) -> str | None:
+            wanted = operation is Operation.WRITE and path == f"{RESPONSES}/write/1/a"
+            return left.pop() if wanted and left else None
+
+        made.store.refuse = refuse
+        made.put("write/1", a="x")
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"x"}
+        assert len(made.endpoint.calls) == 1
+        assert made.paused == [0.05, 0.1, 0.2, 0.4, 0.8]
+        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "E2BIG", "EACCES"])
+async def test_an_answer_that_the_store_will_never_take_is_an_error_that_says_that_the_call_was_executed(
+    name: str,
+) -> None:
+    async with world() as made:
+        made.store.refusing[f"{RESPONSES}/write/1/a"] = name
+        made.put("write/1", a="x")
+        await made.quiet()
+        text = f"the store refused the answer ({name}); the call was executed"
+        assert made.response("write/1") == {"code": b"110", "description": text.encode()}
+        made.store.refusing[f"{RESPONSES}/read/2"] = name
+        made.put("read/2", a="x")
+        await made.quiet()
+        assert made.response("read/2") is None
+        assert [text.partition(": ")[0] for text in made.told][-1].endswith("read/2 stays without an answer")
+
+
+async def test_nobody_waits_for_an_answer_longer_than_a_client_does() -> None:
+    async with world() as made:
+        made.store.refusing[f"{RESPONSES}/write/1"] = "EQUOTA"
+        made.put("write/1", a="x")
+        await made.quiet()
+        assert KEPT <= made.now < KEPT + 10
+        del made.store.refusing[f"{RESPONSES}/write/1"]
+        made.shared.kept.clear()  # as after a restart
+        made.put("write/1", a="x")
+        await made.quiet()
+        answer = made.response("write/1")
+        assert answer is not None
+        assert b"may have been executed" in answer["description"]
+        assert len(made.endpoint.calls) == 1
+
+
+@pytest.mark.parametrize("name", ["ENOMEM", "EIO", "EAGAIN", "EQUOTA", "EACCES"])
+async def test_one_refused_operation_in_the_first_look_costs_no_request_its_answer(name: str) -> None:
+    """Whichever operation it is."""
+    refused = 0
+    while True:
+        store = MemoryStore()
+        store.put(f"{REQUESTS}/write/1/a", "x")
+        count = 0
+
+        def refuse(operation: Operation, path: str, which: int = refused) -> str | None:
+            nonlocal count
+            at_requests = path == REQUESTS or not path.startswith(REQUESTS)  # what is refused for ever there is told
+            if name == "EACCES" and not (at_requests and "response" not in path and "claims/" not in path):
+                return None
+            count += 1
+            return name if count - 1 == which else None
+
+        store.refuse = refuse
+        async with world(store=store) as made:
+            assert made.exposed.is_up
+            assert made.response("write/1") == {"a": b"x"}
+            assert len(made.endpoint.calls) == 1
+        if count <= refused:
+            break
+        refused += 1
+    assert refused > (5 if name == "EACCES" else 20)
+
+
+async def test_what_is_refused_when_all_is_looked_through_again_is_tried_until_it_is_not() -> None:
+    async with world() as made:
+        made.store.refuse = lambda operation, path: "EIO" if operation is Operation.DIRECTORY else None
+        with made.store.away():
+            made.put("read/1", a="x")
+        made.store._watches[next(iter(made.store._watches))]._changed = {REQUESTS: None}  # all other events are lost
+        while len(made.paused) < 10:  # noqa: ASYNC110 - turns of the loop are what is waited for
+            await asyncio.sleep(0)
+        assert not made.is_up()
+        assert made.paused[:3] == [0.05, 0.1, 0.2]
+        assert max(made.paused) == 5.0
+        assert len([text for text in made.told if "is tried again" in text]) == 1
+        made.store.refuse = lambda *_: None
+        await made.quiet()
+        assert made.is_up()
+        assert made.response("read/1") == {"a": b"x"}
+
+
+async def test_a_value_that_no_node_holds_is_an_error_that_says_so() -> None:
+    async with world(outcome=lambda call: Reply({"long": "x" * 2049})) as made:
+        made.put("read/1")
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert answer["description"].startswith(b"long: expected at most 2048 bytes")
+
+
+async def test_an_error_too_long_for_a_node_keeps_its_number() -> None:
+    async with world(outcome=lambda call: Fault(FaultCode.APPLICATION, "x" * 2049, name="1002")) as made:
+        made.put("read/1")
+        await made.quiet()
+        assert made.response("read/1") == {"code": b"1002", "description": b"x" * 2048}
+
+
+async def test_a_request_that_is_too_large_is_refused_and_not_read_further() -> None:
+    async with world(limits=StoreLimits(body=100)) as made:
+        made.put("read/1", a="x" * 101)
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert b"at most 100 bytes" in answer["description"]
+        assert made.endpoint.calls == []
+
+
+GUEST = Permissions(5, "n")
+
+
+async def test_the_domain_that_owns_a_request_asks_and_only_it_sees_the_answer() -> None:
+    async with world() as made:
+        made.put("read/1", GUEST, a="x")
+        await made.quiet()
+        assert made.endpoint.calls[0].peer.domid == 5
+        for node in ("", "/a"):
+            assert made.store.tree[f"{RESPONSES}/read/1{node}"][1] == GUEST
+        made.put("read/2", a="x")
+        await made.quiet()
+        assert made.store.tree[f"{RESPONSES}/read/2/a"][1] == Permissions(0, "n")
+
+
+async def test_a_request_that_several_domains_can_write_is_refused_and_shown_to_nobody() -> None:
+    async with world() as made:
+        made.put("read/1", Permissions(5, "n", ((7, "b"),)))
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert b"several domains" in answer["description"]
+        assert made.store.tree[f"{RESPONSES}/read/1"][1] == Permissions(0, "n")
+        assert made.endpoint.calls == []
+
+
+async def test_a_domain_has_so_many_requests_outstanding_and_no_more() -> None:
+    async with world(limits=StoreLimits(calls_per_domain=2)) as made:
+        made.endpoint.open.clear()
+        for number in range(4):
+            made.put(f"read/{number}", GUEST)
+        made.put("read/other", Permissions(7, "n"))
+        for _ in range(3):
+            await made.endpoint.begun.acquire()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        refused = [made.response(f"read/{number}") for number in range(4)]
+        assert sum(answer is not None and b"too many requests" in answer["description"] for answer in refused) == 2
+        made.endpoint.open.set()
+        await made.quiet()
+        assert len(made.endpoint.calls) == 3
+
+
+async def test_a_parameter_of_the_path_is_a_parameter_of_the_call_and_nobody_else_can_give_it() -> None:
+    async with world(path="/local/domain/{domid}/svc") as made:
+        made.store.put("/local/domain/5/svc/rpc/request/read/1/a", "x")
+        made.store.put("/local/domain/5/svc/rpc/request/read/2/domid", "0")
+        await made.quiet()
+        (call,) = made.endpoint.calls
+        assert call.named == {"domid": "5", "a": "x"}
+        refused = made.store.below("/local/domain/5/svc/rpc/response/read/2")
+        assert refused["description"] == b"'domid' is said by the path already"
+
+
+@pytest.mark.parametrize("name", ["@2e@2e", "a@2fb", "@00", "@", "@c3@a9"])
+async def test_no_name_in_a_parameter_or_answer_leads_outside(name: str) -> None:
+    async with world() as made:
+        made.put("read/1", None, **{name: "../../x"})
+        before = set(made.store.tree)
+        await made.quiet()
+        assert made.response("read/1") == {name: b"../../x"}
+        added = set(made.store.tree) - before
+        assert all(path.startswith(("/svc/rpc/response", "/tool/xcp-gateway")) for path in added)
+
+
+async def test_a_name_that_nobody_would_write_is_refused() -> None:
+    async with world() as made:
+        made.put("read/1", None, **{"a@": "x"})
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert b"expected a name as an element of a path" in answer["description"]
+
+
+async def test_answers_that_nobody_takes_are_collected_where_it_is_not_switched_off() -> None:
+    for after in (3600.0, None):
+        async with world(collect=after) as made:
+            made.put("read/1")
+            await made.quiet()
+            for _ in range(2):
+                made.slept.release()
+                for _ in range(50):
+                    await asyncio.sleep(0)
+            assert (made.response("read/1") is None) == (after is not None)
+
+
+async def test_a_request_that_stands_where_the_watch_is_is_found_and_the_path_is_served() -> None:
+    store = MemoryStore()
+    store.put("/a/word", "write")
+    store.put(claim_of("/a/word"), "/a/word")
+    async with world("word", "/a/word", store=store) as made:
+        assert made.is_up()
+        assert "/a/word" not in store.tree, "it was begun before a crash"
+        store.put("/a/word", "poweroff")
+        await made.quiet()
+        assert store.tree["/a/word"][0] == b""
+
+
+async def test_a_word_is_acknowledged_and_may_be_said_again() -> None:
+    async with world("word", "/local/domain/{domid}/control/shutdown") as made:
+        for count in (1, 2):
+            made.store.put(SHUTDOWN, "poweroff", GUEST)
+            await made.quiet()
+            assert made.store.tree[SHUTDOWN][0] == b""
+            assert len(made.endpoint.calls) == count
+        assert (made.endpoint.calls[0].method, made.endpoint.calls[0].named) == ("poweroff", {"domid": "5"})
+
+
+async def test_a_word_that_was_begun_before_a_crash_is_not_done_again_but_removed() -> None:
+    store = MemoryStore()
+    async with world("word", "/local/domain/{domid}/control/shutdown", store=store) as first:
+        first.endpoint.open.clear()
+        store.put(SHUTDOWN, "poweroff")
+        await first.endpoint.begun.acquire()
+        await stop(first)
+    async with world("word", "/local/domain/{domid}/control/shutdown", store=store) as second:
+        assert second.endpoint.calls == []
+        assert SHUTDOWN not in store.tree
+
+
+async def test_a_word_that_changes_while_it_is_done_is_a_new_one() -> None:
+    async with world("word", "/local/domain/{domid}/control/shutdown") as made:
+        made.endpoint.open.clear()
+        made.store.put(SHUTDOWN, "poweroff")
+        await made.endpoint.begun.acquire()
+        made.store.put(SHUTDOWN, "reboot")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        made.endpoint.open.set()
+        await made.quiet()
+        assert [call.method for call in made.endpoint.calls] == ["poweroff", "reboot"]
+        assert made.store.tree[SHUTDOWN][0] == b""
+
+
+async def test_the_same_command_with_another_parameter_is_a_new_request() -> None:
+    device_model = "/local/domain/0/device-model/5"
+    answers = (("pci-ins", StateWords(done="pci-inserted")),)
+    async with world("mailbox", "/local/domain/0/device-model/{domid}", answers=answers) as made:
+        made.endpoint.open.clear()
+        made.store.put(f"{device_model}/parameter", "one")
+        made.store.put(f"{device_model}/command", "pci-ins")
+        await made.endpoint.begun.acquire()
+        made.store.put(f"{device_model}/parameter", "two")
+        made.store.put(f"{device_model}/command", "pci-ins")
+        for _ in range(IDLE):
+            await asyncio.sleep(0)
+        made.endpoint.open.set()
+        await made.quiet()
+        assert [call.named["parameter"] for call in made.endpoint.calls] == ["one", "two"]
+        assert made.store.below(device_model) == {"parameter": b"two", "state": b"pci-inserted"}
+
+
+async def test_a_word_whose_parameter_alone_has_changed_is_looked_at_again() -> None:
+    folder = "/local/domain/5/control/snapshot"
+    async with world("deletion", "/local/domain/{domid}/control/snapshot/action", parameters=("type",)) as made:
+        made.endpoint.open.clear()
+        made.store.put(f"{folder}/type", "one")
+        made.store.put(f"{folder}/action", "take")
+        await made.endpoint.begun.acquire()
+        made.store.put(f"{folder}/type", "two")
+        for _ in range(IDLE):
+            await asyncio.sleep(0)
+        made.endpoint.open.set()
+        await made.quiet()
+        assert [call.named["type"] for call in made.endpoint.calls] == ["one", "two"]
+        assert f"{folder}/action" not in made.store.tree
+
+
+BATCMD = "/local/domain/5/control/batcmd"
+STATES = StateWords(commit="READY", taken="IN PROGRESS", done="SUCCESS", failed="FAILURE")
+
+
+async def test_a_directory_that_is_taken_says_so_and_has_failed_after_a_crash() -> None:
+    store = MemoryStore()
+    said: dict[str, Any] = {"states": STATES, "method": "run", "store": store}
+    async with world("directory", "/local/domain/{domid}/control/batcmd", **said) as first:
+        first.endpoint.open.clear()
+        store.put(f"{BATCMD}/script", "ls")
+        store.put(f"{BATCMD}/state", "READY")
+        await first.endpoint.begun.acquire()
+        assert store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+        await stop(first)
+    async with world("directory", "/local/domain/{domid}/control/batcmd", **said) as second:
+        assert store.tree[f"{BATCMD}/state"][0] == b"FAILURE"
+        assert second.endpoint.calls == []
+
+
+async def test_a_directory_that_somebody_else_has_taken_is_left_alone() -> None:
+    store = MemoryStore()
+    store.put(f"{BATCMD}/state", "IN PROGRESS")
+    async with world("directory", "/local/domain/{domid}/control/batcmd", store=store, states=STATES, method="run"):
+        assert store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+
+
+async def test_a_fault_of_the_style_itself_is_answered() -> None:
+    def fails(_call: Call) -> Outcome:
+        return Fault(FaultCode.APPLICATION, "no", name="1000")
+
+    async with world("chunked", "/c/{domid}", outcome=fails) as made:
+        made.store.put("/c/5/query/1/submit", "0")
+        made.store.put("/c/5/query/2/cmd", "run")
+        made.store.put("/c/5/query/2/submit", "0")
+        await made.quiet()
+        assert made.store.below("/c/5/reply/1")["status"] == b"error"
+        assert made.store.below("/c/5/reply/2")["code"] == b"1000"
+        assert made.store.below("/c/5/reply/2")["data00"] == b"no"
+
+
+async def test_a_guest_whose_answer_cannot_be_written_holds_up_nobody_else() -> None:
+    async with world() as made:
+        commit, open_again = made.store.transaction, asyncio.Event()
+        made.endpoint.open.clear()
+
+        async def slow_for_the_first(work: Any, turn: object = None) -> Any:
+            made.store.transaction = commit  # type: ignore[method-assign]
+            await open_again.wait()
+            return await commit(work)
+
+        made.put("read/guest", GUEST)
+        await made.endpoint.begun.acquire()
+        made.store.transaction = slow_for_the_first  # type: ignore[method-assign]
+        made.endpoint.open.set()
+        for _ in range(IDLE):
+            await asyncio.sleep(0)
+        made.put("read/dom0")
+        for _ in range(IDLE):
+            await asyncio.sleep(0)
+        assert (made.response("read/dom0"), made.response("read/guest")) == ({}, None)
+        open_again.set()
+        await made.quiet()
+        assert made.response("read/guest") == {}
+
+
+async def test_an_id_that_is_used_again_at_once_is_a_new_request() -> None:
+    async with world() as made:
+        commit = made.store.transaction
+
+        async def and_then_a_quick_client(work: Any, turn: object = None) -> Any:
+            result = await commit(work)
+            if made.response("read/1") == {"a": b"x"}:
+                for root in (REQUESTS, RESPONSES):
+                    made.store.drop(f"{root}/read/1")
+                made.put("read/1", a="y")
+                for _ in range(IDLE):
+                    await asyncio.sleep(0)
+            return result
+
+        made.store.transaction = and_then_a_quick_client  # type: ignore[method-assign]
+        made.put("read/1", a="x")
+        await made.quiet()
+        assert [call.named["a"] for call in made.endpoint.calls] == ["x", "y"]
+        assert made.response("read/1") == {"a": b"y"}
+
+
+async def test_an_answer_that_is_none_of_nodes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as made:
+
+        async def junk(_body: bytes, _peer: Peer, _carried: RequestMetadata = NO_METADATA) -> Answer:
+            return Answer(b"<html>", "x")
+
+        monkeypatch.setattr(made.endpoint, "answer", junk)
+        made.put("read/1")
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert (
+            answer["description"]
+            == b"the answer is none of nodes: expected a length and a colon at byte 0; the call was executed"
+        )
+
+
+async def test_a_bug_in_serving_one_is_told_to_the_loop_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    async with world() as made:
+
+        def bug(_body: bytes) -> None:
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(xenstore_exposed, "_pairs", bug)
+            made.put("read/1")
+            await made.quiet()
+        made.put("read/2")
+        await made.quiet()
+        assert made.response("read/2") == {}
+    assert [str(context["exception"]) for context in told] == ["a bug"]
+
+
+# Against guests
+
+STRANGER = Permissions(7, "n")
+EVERY_STYLE: dict[str, tuple[str, dict[str, Any], str, dict[str, str], list[str]]] = {
+    # style: its path, what else it is told, the request's node, what stands there, where an answer may stand
+    "tree": (
+        "/svc",
+        {},
+        f"{REQUESTS}/read/1",
+        {f"{REQUESTS}/read/1/a": "secret"},
+        [f"{RESPONSES}/read/1", f"{RESPONSES}/read/1/a", f"{RESPONSES}/read/1/a/b"],
+    ),
+    "chunked": (
+        "/c",
+        {},
+        "/c/query/0",
+        {"/c/query/0/cmd": "read", "/c/query/0/data00": "secret", "/c/query/0/submit": "1"},
+        ["/c/reply/0", "/c/reply/0/data00", "/c/reply/0/status", "/c/reply/0/submit", "/c/reply/0/code"],
+    ),
+    "mailbox": (
+        "/m",
+        {"answers": (("read", StateWords(done="done")),)},
+        "/m/command",
+        {"/m/command": "read"},
+        ["/m/parameter/x"],
+    ),
+    "deletion": (
+        "/d/word",
+        {"states": StateWords(node="status", done="done")},
+        "/d/word",
+        {"/d/word": "read"},
+        ["/d/a", "/d/a/b", "/d/status", "/d/code"],
+    ),
+    "directory": (
+        "/e",
+        {"states": StateWords(commit="READY", taken="TAKEN", done="DONE"), "method": "read"},
+        "/e/state",
+        {"/e/state": "READY"},
+        [],
+    ),
+}
+
+
+def _secret(style: str) -> Callable[[Call], Outcome]:
+    one = style in ("chunked", "mailbox")
+    return lambda _call: Reply("secret" if one else {"a": "secret"})
+
+
+@pytest.mark.parametrize("style", EVERY_STYLE)
+async def test_an_answer_lies_in_no_node_that_another_domain_has_planted(style: str) -> None:
+    path, said, signed, nodes, planted = EVERY_STYLE[style]
+    store = MemoryStore()
+    for each in planted:
+        store.put(each, "planted", STRANGER)
+        store.tree[each.rpartition("/")[0]] = (b"", STRANGER)
+    if "/m/parameter/x" in planted:  # of a mailbox the parameter is the asker's too
+        store.put("/m/parameter", "", GUEST)
+    for each in nodes:
+        store.put(each, nodes[each], GUEST)
+    store.put(signed, nodes.get(signed, ""), GUEST)
+    async with world(style, path, _secret(style), store, **said) as made:
+        assert len(made.endpoint.calls) == 1
+        assert made.endpoint.calls[0].peer.domid == 5
+        assert b"secret" in [value for value, _ in store.tree.values()]
+        for each, (value, permissions) in store.tree.items():
+            if value == b"secret":
+                assert permissions == GUEST, each
+        for each in planted:
+            value, permissions = store.tree.get(each, (b"", GUEST))
+            assert value != b"planted" or style == "deletion", each  # a folder beside others keeps what no answer has
+            assert permissions == GUEST or value == b"planted", each
+
+
+async def test_an_answer_that_a_stranger_has_put_there_is_none() -> None:
+    store = MemoryStore()
+    store.put(f"{RESPONSES}/read/1/a", "forged")
+    store.tree[f"{RESPONSES}/read/1"] = (b"", STRANGER)
+    store.put(f"{REQUESTS}/read/1/a", "x")
+    async with world(store=store) as made:
+        assert made.response("read/1") == {"a": b"x"}
+        assert store.tree[f"{RESPONSES}/read/1/a"][1] == Permissions(0, "n")
+        made.store.put(f"{REQUESTS}/read/1")
+        await made.quiet()
+        assert len(made.endpoint.calls) == 1
+
+
+async def test_a_request_with_a_node_of_a_guest_is_made_in_the_name_of_that_guest() -> None:
+    async with world() as made:
+        made.store.put(f"{REQUESTS}/read/1/b", "mine", STRANGER)
+        made.put("read/1", a="x")
+        await made.quiet()
+        (call,) = made.endpoint.calls
+        assert call.peer.domid == 7
+        assert made.store.tree[f"{RESPONSES}/read/1/a"][1] == Permissions(0, "n")
+
+
+async def test_what_that_guest_may_not_call_is_refused() -> None:
+    async with world(domains=Domains(frozenset({5}))) as made:
+        made.store.put(f"{REQUESTS}/write/1/b", "mine", STRANGER)
+        made.put("write/1", a="x")
+        await made.quiet()
+        answer = made.response("write/1")
+        assert answer is not None
+        assert answer["description"] == b"domain 7 may not call 'write'"
+        assert made.endpoint.calls == []
+        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+
+
+async def test_a_request_with_nodes_of_two_guests_is_refused() -> None:
+    async with world() as made:
+        made.put("read/1", GUEST, a="x")
+        made.store.put(f"{REQUESTS}/read/1/a", "x", STRANGER)
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert b"several domains" in answer["description"]
+        assert made.endpoint.calls == []
+
+
+async def test_what_another_domain_makes_of_a_request_in_flight_is_its_own_request() -> None:
+    async with world() as made:
+        made.endpoint.open.clear()
+        made.put("write/1", GUEST, a="of 5")
+        await made.endpoint.begun.acquire()
+        made.store.drop(f"{REQUESTS}/write/1")
+        made.put("write/1", STRANGER, a="of 7")
+        for _ in range(IDLE):
+            await asyncio.sleep(0)
+        made.endpoint.open.set()
+        await made.quiet()
+        assert [(call.peer.domid, call.named["a"]) for call in made.endpoint.calls] == [(5, "of 5"), (7, "of 7")]
+        assert made.response("write/1") == {"a": b"of 7"}
+        assert made.store.tree[f"{RESPONSES}/write/1/a"][1] == STRANGER
+
+
+async def test_what_was_answered_is_remembered_for_the_domain_that_asked_and_for_no_other() -> None:
+    async with world() as made:
+        made.put("write/1", GUEST, a="x")
+        await made.quiet()
+        made.store.tree = {"/": made.store.tree["/"]}
+        with made.store.away():
+            pass
+        await made.quiet()
+        made.put("write/1", STRANGER, a="y")
+        await made.quiet()
+        assert made.response("write/1") == {"a": b"y"}
+
+
+async def test_an_error_leaves_nothing_beside_a_later_success_and_the_reverse() -> None:
+    def outcome(call: Call) -> Outcome:
+        fails = call.method == "fail"
+        return Fault(FaultCode.APPLICATION, "no", name="1000") if fails else Reply({"id": {"0": "x"}})
+
+    folder = "/local/domain/5/control/snapshot"
+    states = StateWords(node="status", done="created", failed="error")
+    async with world("deletion", f"{folder}/action", outcome, states=states, parameters=("type",)) as made:
+        made.store.put(f"{folder}/type", "vm")
+        made.store.put(f"{folder}/other", "of others")
+        for word, left in (
+            ("take", {"id": b"", "id/@30": b"x", "status": b"created"}),
+            ("fail", {"code": b"1000", "description": b"no", "status": b"error"}),
+            ("take", {"id": b"", "id/@30": b"x", "status": b"created"}),
+        ):
+            made.store.put(f"{folder}/action", word)
+            await made.quiet()
+            assert made.store.below(folder) == {"type": b"vm", "other": b"of others", **left}
+
+
+# Fairness: what a domain costs before it is known that it asks something that it may ask
+
+
+def reads_below(made: World, path: str) -> int:
+    """How many operations were about nodes below a path."""
+    return len([each for _, each in made.store.asked if each.startswith(f"{path}/")])
+
+
+async def test_of_a_request_of_a_domain_that_may_not_call_no_node_is_read_but_its_own() -> None:
+    async with world(domains=Domains(frozenset({5}))) as made:
+        made.put("read/1", STRANGER, **{f"n{number}": "x" for number in range(100)})
+        await made.quiet()
+        answer = made.response("read/1")
+        assert answer is not None
+        assert answer["description"] == b"domain 7 may not call 'read'"
+        assert reads_below(made, f"{REQUESTS}/read/1") == 0
+
+
+async def test_of_a_request_that_is_answered_no_node_is_read_but_its_own_however_often_it_changes() -> None:
+    async with world() as made:
+        made.put("read/1", GUEST, **{f"n{number}": "x" for number in range(100)})
+        await made.quiet()
+        made.store.asked.clear()
+        for _ in range(10):
+            made.put("read/1", GUEST, n1="y")
+            await made.quiet()
+        assert reads_below(made, f"{REQUESTS}/read/1") == 0
+        assert len(made.store.asked) <= 10 * 2 * 3  # looks and operations
+
+
+async def test_looks_at_nodes_of_a_guest_that_ask_nothing_are_so_many_a_second_and_those_of_domain_0_are_not() -> None:
+    async with world() as made:
+        made.put("read/1", GUEST)
+        made.put("read/2")
+        await made.quiet()
+        made.paused.clear()
+        made.store.put(f"{REQUESTS}/read/2", "again")
+        await made.quiet()
+        assert made.paused == []
+        made.store.put(f"{REQUESTS}/read/1", "again")
+        await made.quiet()
+        assert made.paused == [state.FRUITLESS]
+
+
+async def test_of_a_query_that_is_not_submitted_no_slice_is_read() -> None:
+    async with world("chunked", "/c/{domid}") as made:
+        for number in range(99):
+            made.store.put(f"/c/5/query/1/data{number:02d}", "x" * 512)
+            await made.quiet()
+        assert not [path for _, path in made.store.asked if "/data" in path]
+
+
+async def test_no_place_no_look_at_the_whole_request() -> None:
+    async with world(limits=StoreLimits(calls_per_domain=1)) as made:
+        made.endpoint.open.clear()
+        made.put("read/1", GUEST)
+        await made.endpoint.begun.acquire()
+        made.put("read/2", GUEST, **{f"n{number}": "x" for number in range(100)})
+        for _ in range(2 * IDLE):
+            await asyncio.sleep(0)
+        answer = made.response("read/2")
+        assert answer is not None
+        assert b"too many requests" in answer["description"]
+        assert reads_below(made, f"{REQUESTS}/read/2") == 0
+        made.endpoint.open.set()
+        await made.quiet()
+
+
+async def test_a_domain_whose_requests_cannot_be_read_holds_up_no_other() -> None:
+    async with world() as made:
+        open_again, ask = asyncio.Event(), made.store._ask
+
+        async def slow_for_one(operation: Operation, payload: bytes, path: str) -> bytes:
+            if "/read/slow" in path and operation is not Operation.GET_PERMS:
+                await open_again.wait()
+            return await ask(operation, payload, path)
+
+        made.store._ask = slow_for_one  # type: ignore[method-assign]
+        for number in range(100):
+            made.put(f"read/slow-{number}", STRANGER)
+        made.put("read/dom0")
+        made.put("read/guest", GUEST)
+        for _ in range(5 * IDLE):
+            await asyncio.sleep(0)
+        assert (made.response("read/dom0"), made.response("read/guest")) == ({}, {})
+        open_again.set()
+        await made.quiet()
+
+
+async def test_whoever_touches_what_is_above_requests_has_them_looked_through_for_a_tenth_of_the_time_at_most() -> None:
+    async with world() as made:
+        directory = made.store.list
+
+        async def slow(path: str) -> Any:
+            made.now += 0.01 if path == REQUESTS else 0
+            return await directory(path)
+
+        made.store.list = slow  # type: ignore[method-assign]
+        made.paused.clear()
+        made.store.put(REQUESTS)
+        await made.quiet()
+        assert made.paused == [pytest.approx(0.09)]

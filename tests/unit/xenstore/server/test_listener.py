@@ -1,0 +1,142 @@
+"""A listener on a store: exposed now and anew, started and stopped with the store there or away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from adapters.xenstore.client.wire import Permissions
+from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
+from gateway.core.xenstore.exposure import Domains, Exposure
+from gateway.core.xenstore.paths import template
+from tests.kit.answering import Answering
+from tests.kit.memory_store import MemoryStore
+
+PATIENCE = 60.0  # seconds
+
+
+def offer(endpoint: Answering, path: str = "/svc", domains: Domains | None = None) -> ExposedEndpoint:
+    return ExposedEndpoint(Exposure("tree", template(path), domains or Domains()), endpoint)
+
+
+@asynccontextmanager
+async def serving(*offers: ExposedEndpoint) -> AsyncIterator[tuple[XenstoreTransport, MemoryStore]]:
+    store = MemoryStore()
+    transport = XenstoreTransport("store", ["xenstore:/nowhere"], StoreLimits(), store=store)
+    await transport.expose(offers)
+    await transport.start()
+    try:
+        yield transport, store
+    finally:
+        await transport.stop(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """The store in memory has no event for it."""
+    async with asyncio.timeout(PATIENCE):
+        for _ in iter(condition, True):
+            await asyncio.sleep(0)
+
+
+async def test_each_exposed_path_has_its_endpoint() -> None:
+    one, other = Answering(), Answering()
+    async with serving(offer(one), offer(other, "/other")) as (_, store):
+        store.put("/svc/rpc/request/f/1")
+        store.put("/other/rpc/request/g/1")
+        await until(lambda: {"/svc/rpc/response/f/1", "/other/rpc/response/g/1"} <= store.tree.keys())
+    assert [call.method for call in (*one.calls, *other.calls)] == ["f", "g"]
+
+
+async def test_what_is_exposed_anew_is_served_from_now_on_and_what_is_begun_is_finished_where_it_was() -> None:
+    old, new = Answering(), Answering()
+    async with serving(offer(old)) as (transport, store):
+        old.open.clear()
+        store.put("/svc/rpc/request/f/1")
+        await old.begun.acquire()
+        await transport.expose([offer(new), offer(new, "/added")])
+        store.put("/svc/rpc/request/f/2")
+        store.put("/added/rpc/request/f/1")
+        await until(lambda: {"/svc/rpc/response/f/2", "/added/rpc/response/f/1"} <= store.tree.keys())
+        old.open.set()
+        await until(lambda: "/svc/rpc/response/f/1" in store.tree)
+    assert (len(old.calls), len(new.calls)) == (1, 2)
+
+
+async def test_a_request_in_flight_is_not_asked_again_when_its_path_is_exposed_in_another_way() -> None:
+    old, new = Answering(), Answering()
+    async with serving(offer(old)) as (transport, store):
+        old.open.clear()
+        store.put("/svc/rpc/request/f/1")
+        await old.begun.acquire()
+        await transport.expose([offer(new, domains=Domains(everyone=True))])
+        store.put("/svc/rpc/request/f/2")
+        await until(lambda: "/svc/rpc/response/f/2" in store.tree)
+        old.open.set()
+        await until(lambda: "/svc/rpc/response/f/1" in store.tree)
+    assert (len(old.calls), len(new.calls)) == (1, 1)
+
+
+async def test_what_is_exposed_no_more_is_not_watched() -> None:
+    endpoint = Answering()
+    async with serving(offer(endpoint), offer(endpoint, "/other")) as (transport, store):
+        await until(lambda: transport.status().watches == 2)
+        await transport.expose([offer(endpoint)])
+        assert transport.status().watches == 1
+        store.put("/other/rpc/request/f/1")
+        store.put("/svc/rpc/request/f/1")
+        await until(lambda: "/svc/rpc/response/f/1" in store.tree)
+        assert "/other/rpc/response/f/1" not in store.tree
+
+
+async def test_stop_lets_requests_finish_and_counts_those_that_did_not() -> None:
+    endpoint = Answering()
+    async with serving(offer(endpoint)) as (transport, store):
+        endpoint.open.clear()
+        store.put("/svc/rpc/request/f/1")
+        await endpoint.begun.acquire()
+        assert transport.status().waiting == 1
+        stopping = asyncio.ensure_future(transport.stop(PATIENCE))
+        await asyncio.sleep(0)
+        endpoint.open.set()
+        assert await stopping == 0
+        assert "/svc/rpc/response/f/1" in store.tree
+    async with serving(offer(endpoint)) as (transport, store):
+        endpoint.open.clear()
+        store.put("/svc/rpc/request/f/1")
+        await endpoint.begun.acquire()
+        assert await transport.stop(0) == 1
+
+
+async def test_a_store_that_is_away_keeps_nobody_from_starting_and_stopping(tmp_path: Path) -> None:
+    transport = XenstoreTransport("store", [f"xenstore:{tmp_path}/socket"])
+    await transport.expose([offer(Answering())])
+    await transport.bind()
+    await transport.start()
+    assert (transport.addresses, transport.socket_files) == ((f"xenstore:{tmp_path}/socket",), ())
+    await until(lambda: "No such file" in transport.status().last_error)
+    status = transport.status()
+    assert (status.listener, status.connected, status.waiting) == ("store", False, 0)
+    assert await transport.stop(PATIENCE) == 0
+
+
+def test_the_store_is_found_where_libxenstore_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XENSTORED_PATH", "/run/elsewhere")
+    assert XenstoreTransport("store", ["xenstore:"]).addresses == ("xenstore:/run/elsewhere",)
+
+
+async def test_one_domain_at_its_bound_does_not_hold_up_another() -> None:
+    endpoint = Answering()
+    async with serving(offer(endpoint, domains=Domains(everyone=True))) as (_, store):
+        endpoint.open.clear()
+        for number in range(20):
+            store.put(f"/svc/rpc/request/f/{number}", b"", Permissions(5, "n"))
+        store.put("/svc/rpc/request/f/dom0")
+        bound = StoreLimits().calls_per_domain
+        await until(lambda: any(call.peer.domid == 0 for call in endpoint.calls))
+        await until(lambda: sum(call.peer.domid == 5 for call in endpoint.calls) >= bound)
+        assert sum(call.peer.domid == 5 for call in endpoint.calls) == bound
+        endpoint.open.set()

@@ -1,1 +1,1 @@
-"""TODO package adapters/admin_dbus."""
+"""The operator's service on D-Bus: org.xen.xcp.gateway."""

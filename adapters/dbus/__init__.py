@@ -1,1 +1,1 @@
-"""TODO package adapters/dbus."""
+"""The backend that calls D-Bus services."""

@@ -1,1 +1,1 @@
-"""TODO package adapters/xenstore."""
+"""xenstore: its client, requests as nodes, published nodes, upstreams behind nodes."""

@@ -1,1 +1,1 @@
-"""TODO package gateway/admin."""
+"""The operator's service: HTTP API on a Unix socket, health and metrics."""

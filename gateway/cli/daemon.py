@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,14 +13,12 @@ import typer
 from rich.syntax import Syntax
 from rich.text import Text
 
-from gateway import __version__
 from gateway.cli.app import (
     DEFAULT_CONFIG,
     DEFAULT_SOCKET,
     FAILED,
     FILES,
     GATEWAY,
-    OTHER,
     UNUSABLE,
     ConfigOption,
     JsonOption,
@@ -119,34 +114,6 @@ def schema(
         print(files("gateway.admin").joinpath("openapi.json").read_text(encoding="utf-8"), end="")  # noqa: T201
         return
     print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
-
-
-# Commands beside the gateway: the demo and the version.
-
-
-@app.command(rich_help_panel=OTHER)
-def demo(
-    *,
-    stay: Annotated[bool, typer.Option("--stay", help="Leave everything running and print what to try.")] = False,
-) -> None:
-    """Start a private bus, the sample toolstack and a gateway; call it with real clients; show what the bus saw.
-
-    Exit status 0 only when every answer was right.
-    """
-    checkout = Path(__file__).parents[2] / "docker"
-    installed = Path(sysconfig.get_path("data")) / "share" / "xcp-gateway"
-    place = next((each for each in (checkout, installed) if (each / "demo").is_dir()), None)
-    if place is None:
-        fail(f"the demo is not installed: expected {installed / 'demo'}", UNUSABLE)
-    program = [sys.executable, "-m", "demo", *(["--stay"] if stay else [])]
-    path = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH", "")]))
-    os.execve(program[0], program, {**os.environ, "PYTHONPATH": path})  # noqa: S606 - our own program
-
-
-@app.command(rich_help_panel=OTHER)
-def version() -> None:
-    """Print the version."""
-    out.print(f"xcp-gateway {__version__}")
 
 
 # Commands that ask a running gateway how it is, what is mapped, and for a call or a reload.

@@ -1,1 +1,1 @@
-"""TODO package gateway/events."""
+"""Changes that services signal, published to clients."""

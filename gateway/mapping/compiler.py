@@ -140,9 +140,9 @@ class _Work:
     def _lead_on(self, root: Scope, upstream: str | None, endpoints: Mapping[EndpointKey, _Endpoint]) -> None:
         """Where the endpoints of a file send what has no route."""
         unmapped = root.at("unmapped")
-        forwards = unmapped.data == "forward"
+        forwards = unmapped.data == "passthrough"
         if forwards and upstream is None:
-            unmapped.fail("forward is refused: no 'legacy: {upstream: NAME}' says where the legacy service is")
+            unmapped.fail("passthrough is refused: no 'legacy: {upstream: NAME}' says where the legacy service is")
         if not root.data["methods"] and not forwards and root.document.complete:
             root.at("methods").fail("no method is mapped, and 'unmapped: passthrough' is not said", key=True)
         for key, endpoint in endpoints.items() if unmapped.data else ():
@@ -157,7 +157,7 @@ class _Work:
             unmapped.fail(f"{key} speaks {speech}, the upstream '{upstream}' understands only {understood}")
         if endpoint.sent and endpoint.passthrough_to != upstream:
             does, wants = (
-                f"forwards to '{name}'" if name else "refuses" for name in (endpoint.passthrough_to, upstream)
+                f"passes through to '{name}'" if name else "rejects" for name in (endpoint.passthrough_to, upstream)
             )
             unmapped.fail(f"{key} {does} what is not mapped ({endpoint.sent}), this file {wants}")
         elif not endpoint.sent:

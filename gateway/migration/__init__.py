@@ -1,1 +1,1 @@
-"""TODO package gateway/migration."""
+"""A method that migrates: modes at run time, shadow calls, statistics, rollouts."""

@@ -1,1 +1,1 @@
-"""TODO package gateway/ops."""
+"""The process and its host: log, metrics, systemd, privileges."""

@@ -1,1 +1,1 @@
-"""TODO package gateway/pipeline."""
+"""A call: from a decoded message to the outcome that goes back."""

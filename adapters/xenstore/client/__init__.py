@@ -1,1 +1,1 @@
-"""TODO package adapters/xenstore/client."""
+"""An asyncio client of xenstored."""

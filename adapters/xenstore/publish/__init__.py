@@ -1,1 +1,1 @@
-"""TODO package adapters/xenstore/publish."""
+"""Nodes that show D-Bus state, and nodes whose change makes a call."""

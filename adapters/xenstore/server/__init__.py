@@ -1,1 +1,1 @@
-"""TODO package adapters/xenstore/server."""
+"""A listener whose requests are nodes."""

@@ -1,1 +1,1 @@
-"""TODO package gateway/core/admin."""
+"""Values of the admin service: stored records, views, counters, access rules, status."""

@@ -1,1 +1,1 @@
-"""TODO package gateway/core/comparison."""
+"""Compare two outcomes by rules; redact secrets; write values as JSON."""

@@ -1,1 +1,1 @@
-"""TODO package gateway/core/migration."""
+"""Modes, rollout plans, their limits and the statistics behind them."""

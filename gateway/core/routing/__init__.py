@@ -1,1 +1,1 @@
-"""TODO package gateway/core/routing."""
+"""Routes, the plan of a call, and the records that calls and mismatches leave."""

@@ -1,1 +1,1 @@
-"""TODO package gateway/core/rpc."""
+"""The neutral values of a call and its answer, and the units in which configuration writes numbers."""

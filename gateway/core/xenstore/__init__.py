@@ -1,1 +1,1 @@
-"""TODO package gateway/core/xenstore."""
+"""Paths, templates and permissions of xenstore nodes."""

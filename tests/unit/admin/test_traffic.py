@@ -112,7 +112,7 @@ async def test_writes_are_recorded_on_demand(api: Api) -> None:
 
 
 async def test_a_recording_ends_when_nobody_reads_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.pipeline.recorder.BEAT", 0.001)
+    monkeypatch.setattr("gateway.pipeline.recorder.KEEPALIVE", 0.001)
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(api.socket))) as session,
         session.post("http://gateway/v1/record", json={}) as response,

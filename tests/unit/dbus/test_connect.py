@@ -58,6 +58,6 @@ async def test_a_process_that_is_no_bus_is_refused_and_not_left_running(path: st
 
 async def test_a_process_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapters.dbus.connection.OPEN_TIMEOUT", 0.05)
-    monkeypatch.setattr("adapters.dbus.connect.PATIENCE", 0.01)
+    monkeypatch.setattr("adapters.dbus.connect.EXIT_TIMEOUT", 0.01)
     with pytest.raises(ConnectError):
         await DBusConnection.open("unixexec:path=/bin/sleep,argv1=1000", BusConnectionLimits())

@@ -23,7 +23,7 @@ methods:
 
 def triggers(directory: Path, *entries: str, top: str = TOP) -> Built:
     """A file with these `trigger` entries, each on a line from 13 on."""
-    text = "trigger:\n" + "".join(f"  - {{listener: store, {entry}}}\n" for entry in entries)
+    text = "on_change:\n" + "".join(f"  - {{listener: store, {entry}}}\n" for entry in entries)
     return build_files(directory, x=f"{top}{text}{METHODS}")
 
 
@@ -72,47 +72,47 @@ def test_what_a_method_says_of_domains_holds_for_its_triggers(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        ("node: /a, method: ad", "trigger[0].method: 'ad' is no method of this file (did you mean 'add'?)"),
+        ("node: /a, method: ad", "on_change[0].method: 'ad' is no method of this file (did you mean 'add'?)"),
         (
             "node: /a, method: add, params: {name: x}",
-            "trigger[0]: nobody gives the parameter 'memory' of add",
+            "on_change[0]: nobody gives the parameter 'memory' of add",
         ),
         (
             "node: /a, method: add, params: {nam: x, memory: x}",
-            "trigger[0].params.nam: 'nam' is no parameter of add (did you mean 'name'?)",
+            "on_change[0].params.nam: 'nam' is no parameter of add (did you mean 'name'?)",
         ),
         (
             'node: "/a/{id}", method: add, params: {name: "{domid}", memory: x}',
-            "trigger[0].params.name: '{domid}' does not stand in 'node' (there are: id, value)",
+            "on_change[0].params.name: '{domid}' does not stand in 'node' (there are: id, value)",
         ),
         (
             'node: /a, method: strict, params: {name: x, memory: "{value}"}',
-            "trigger[0].params.memory: 'memory u' takes no text; say coerce: legacy in the method",
+            "on_change[0].params.memory: 'memory u' takes no text; say coerce: legacy in the method",
         ),
-        ("node: /a, method: plug, params: {devices: x}", "trigger[0].params.devices: 'devices a(su)' takes no text"),
+        ("node: /a, method: plug, params: {devices: x}", "on_change[0].params.devices: 'devices a(su)' takes no text"),
         (
             "node: /a, method: plug, params: {devices: {tree: .}}",
-            "trigger[0].params.devices: 'devices a(su)' takes no tree: a{ss} or a{sv} is needed",
+            "on_change[0].params.devices: 'devices a(su)' takes no tree: a{ss} or a{sv} is needed",
         ),
         (
             "node: /a, method: add, params: {name: {node: ../b}, memory: x}",
-            "trigger[0].params.name.node: expected a path such as /local/domain/{domid}/control, got '/../b'",
+            "on_change[0].params.name.node: expected a path such as /local/domain/{domid}/control, got '/../b'",
         ),
         (
             "node: /a, method: add, params: {name: {node: .}, memory: x}",
-            "trigger[0].params.name.node: expected a path such as /local/domain/{domid}/control, got '/.'",
+            "on_change[0].params.name.node: expected a path such as /local/domain/{domid}/control, got '/.'",
         ),
         (
             'node: "/a/{b}", method: add, params: {name: {node: "{b}"}, memory: x}',
-            "trigger[0].params.name.node: expected the path of a node beside 'node', without names in braces",
+            "on_change[0].params.name.node: expected the path of a node beside 'node', without names in braces",
         ),
         (
             "node: /a.b, method: forget",
-            "trigger[0].node: expected a path such as /local/domain/{domid}/control, got '/a.b'",
+            "on_change[0].node: expected a path such as /local/domain/{domid}/control, got '/a.b'",
         ),
         (
             'node: /a, method: start, params: {paused: x}, domains: ["{domid}"]',
-            "trigger[0].domains[0]: {domid} does not stand in the path /a",
+            "on_change[0].domains[0]: {domid} does not stand in the path /a",
         ),
         ("node: /a, method: start, params: {paused: x}, domains: [-1]", None),
         ("node: /a, method: start, params: {paused: x}, domains: mine", None),
@@ -129,7 +129,7 @@ def test_a_problem_is_told_with_its_place(tmp_path: Path, entry: str, expected: 
 
 def test_a_node_has_one_doorbell_whatever_the_file(tmp_path: Path) -> None:
     built = triggers(tmp_path, *['node: /a, method: start, params: {paused: "{value}"}'] * 2)
-    assert built.problems == ["x.yaml:14:29: trigger[1].node: /a has a trigger already, in x.yaml:13"]
+    assert built.problems == ["x.yaml:14:29: on_change[1].node: /a has a trigger already, in x.yaml:13"]
 
 
 def test_a_file_whose_methods_are_rung_needs_no_client(tmp_path: Path) -> None:

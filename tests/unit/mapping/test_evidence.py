@@ -84,11 +84,11 @@ def test_a_rule_that_cannot_be_used_is_told_with_its_place(tmp_path: Path, rule:
 
 def test_a_problem_of_the_file_is_told_once(tmp_path: Path) -> None:
     problems = built(
-        tmp_path, "compare: [{path: a, ignore: true}]\nmask: [$.x]", "m: {member: Stat}\nn: {member: Stat}"
+        tmp_path, "compare: [{path: a, ignore: true}]\nredact: [$.x]", "m: {member: Stat}\nn: {member: Stat}"
     )
     assert [problem.partition(" expected")[0] for problem in problems.problems] == [
         "x.yaml:12:18: compare[0].path:",
-        "x.yaml:13:8: redact[0]:",
+        "x.yaml:13:10: redact[0]:",
     ]
 
 
@@ -110,7 +110,7 @@ def test_a_method_without_the_session_has_nothing_to_hide(tmp_path: Path) -> Non
 
 
 def test_masks_of_method_defaults_and_file_are_all_kept(tmp_path: Path) -> None:
-    file = f"{SESSION}\nmask: [$..password]\ndefaults: {{redact: [$.result.secret]}}"
+    file = f"{SESSION}\nredact: [$..password]\ndefaults: {{redact: [$.result.secret]}}"
     redactions = built(tmp_path, file, f"m: {START % ', redact: [$.named.force]'}").route("m").migration.redact
     assert list(map(str, redactions.patterns)) == [
         "$.named.session",
@@ -141,7 +141,7 @@ def test_a_mask_of_the_file_names_a_parameter_of_some_method(tmp_path: Path) -> 
     methods = "m: {member: Start, params: [paused, force]}\nn: {member: Stat}"
     assert built(tmp_path, "redact: [$.named.force]", methods).problems == []
     assert built(tmp_path, "redact: [$.named.forced]", methods).problems == [
-        "x.yaml:12:8: redact[0]: 'forced' is no parameter (did you mean 'force'?)"
+        "x.yaml:12:10: redact[0]: 'forced' is no parameter (did you mean 'force'?)"
     ]
 
 

@@ -299,8 +299,8 @@ def test_what_is_forwarded_must_be_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "wants"),
     [
-        (("legacy: {upstream: other}", "unmapped: passthrough"), "forwards to 'other'"),
-        (("unmapped: reject",), "refuses"),
+        (("legacy: {upstream: other}", "unmapped: passthrough"), "passes through to 'other'"),
+        (("unmapped: reject",), "rejects"),
     ],
 )
 def test_files_that_share_an_endpoint_agree_on_where_it_leads(
@@ -310,7 +310,7 @@ def test_files_that_share_an_endpoint_agree_on_where_it_leads(
     second = bare(*other).replace("methods: {}", f"methods: {{m: {{{READ}}}}}")
     (problem,) = build_files(tmp_path, a=first, b=second).problems
     where = f"{tmp_path}/a.yaml:13".replace(f"{tmp_path}/", "")
-    assert problem.endswith(f"rpc /rpc forwards to 'old' what is not mapped ({where}), this file {wants}")
+    assert problem.endswith(f"rpc /rpc passes through to 'old' what is not mapped ({where}), this file {wants}")
 
 
 def test_a_file_that_says_nothing_of_it_shares_an_endpoint_with_one_that_forwards(tmp_path: Path) -> None:

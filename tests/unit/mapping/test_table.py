@@ -51,7 +51,7 @@ def test_another_idl_changes_the_methods_that_it_says_something_else_of(tmp_path
 
 
 def test_a_method_that_is_rung_is_described_with_its_trigger(tmp_path: Path) -> None:
-    bell = "trigger: [{listener: store, node: /a, method: m}]\nmethods:\n"
+    bell = "on_change: [{listener: store, node: /a, method: m}]\nmethods:\n"
     head = HEAD.replace("methods:\n", bell)
     with_bell = _table(tmp_path / "b", head=head)
     rung = [row for row in describe_routes(with_bell) if row["protocol"] == "on_change"]

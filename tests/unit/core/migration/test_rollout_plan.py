@@ -88,7 +88,7 @@ CASES: list[tuple[str, Progress, BothSides, float, Action, str]] = [
         replace(GOOD, control=side(5)),
         9.0,
         Action.HOLD,
-        "5 of 100 calls by the old",
+        "5 of 100 calls by the legacy",
     ),
     (
         "errors only",

@@ -35,7 +35,7 @@ def test_mypy_refuses_to_change_a_value(tmp_path: Path) -> None:
     fields = {"Call": "method", "Reply": "value", "Fault": "code", "Envelope": "tags", "Answer": "body", "Peer": "uid"}
     changes = [f"def change_{name}(it: {name}) -> None:\n    it.{field} = it.{field}" for name, field in fields.items()]
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("\n".join([f"from gateway.core.model import {', '.join(fields)}", *changes]))
+    wrong.write_text("\n".join([f"from gateway.core.rpc.model import {', '.join(fields)}", *changes]))
     checked = subprocess.run(
         [sys.executable, "-m", "mypy", str(wrong)], capture_output=True, text=True, check=False, cwd=ROOT
     )

@@ -180,7 +180,7 @@ async def test_changes_while_it_is_being_rung_are_one_more_ring(store: XenstoreC
         assert service.calls.empty()
 
 
-@pytest.mark.parametrize("on_change", [WRITES, READS], ids=["write", "idempotent"])
+@pytest.mark.parametrize("trigger", [WRITES, READS], ids=["write", "idempotent"])
 async def test_a_ring_that_was_not_heard_is_tried_again_with_the_newest_content(
     store: XenstoreClient, trigger: WatchTrigger
 ) -> None:
@@ -227,7 +227,7 @@ async def test_what_may_be_rung_twice_is_rung_until_it_is_answered(store: Xensto
         await service.settled()
 
 
-@pytest.mark.parametrize(("on_change", "rings"), [(WRITES, 1), (READS, 2)], ids=["write", "idempotent"])
+@pytest.mark.parametrize(("trigger", "rings"), [(WRITES, 1), (READS, 2)], ids=["write", "idempotent"])
 async def test_a_gateway_that_dies_while_it_rings_rings_no_write_twice(
     store: XenstoreClient, trigger: WatchTrigger, rings: int
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 SYSTEM = ("/bin/", "/sbin/", "/usr/")  # a program anywhere else is a test's own, or of .venv
 XEN = "/usr/lib/xen-"  # where the package is that scripts/setup finds by its version
-ESSENTIAL = frozenset({"bash", "cat", "echo", "false", "sh", "sleep", "test", "timeout", "true", "uname"})
+ESSENTIAL = frozenset({"bash", "cat", "echo", "false", "prlimit", "sh", "sleep", "test", "timeout", "true", "uname"})
 
 
 def promised() -> Mapping[str, str]:
@@ -27,7 +28,8 @@ def forbid_others() -> None:
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "subprocess.Popen":
-            program = os.fsdecode(arguments[0])
+            path = (arguments[3] or os.environ).get("PATH")  # of the environment that the program gets
+            program = shutil.which(os.fsdecode(arguments[0]), path=path) or os.fsdecode(arguments[0])
             of_system = "/" not in program or (program.startswith(SYSTEM) and program != sys.executable)
             if of_system and not program.startswith(XEN):
                 assert Path(program).name in known, f"{program}: PACKAGE in scripts/setup does not name it, so add it"

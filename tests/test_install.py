@@ -55,7 +55,9 @@ def test_the_command_starts_and_says_its_version(installed: Path) -> None:
 
 
 def test_both_packages_import_where_no_checkout_is(installed: Path, tmp_path: Path) -> None:
-    found = _run(str(installed / "python"), "-c", "import gateway.server, adapters; print(gateway.__file__)", cwd=tmp_path)
+    found = _run(
+        str(installed / "python"), "-c", "import gateway.server, adapters; print(gateway.__file__)", cwd=tmp_path
+    )
     assert found.startswith(str(installed.parent))
 
 

@@ -31,8 +31,8 @@ from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call
 from gateway.migration.active_overrides import ActiveOverrides
 from tests.bench.load import REQUESTS, free_port, started, wait_for_port, wrk
-from tests.kit.bus import private_bus
-from tests.kit.routes import route
+from tests.kit.buses import private_bus
+from tests.kit.mappings import route
 
 HERE = Path(__file__).parent
 RATE = 100.0  # calls a second of all callers together, where they come at random moments

@@ -15,8 +15,8 @@ import pytest
 
 from demo.stage import Stage, stage
 from tests.kit.gateway import ROOT, Process, gateway_process
-from tests.kit.twins import Twin, twin
-from tests.kit.wiretap import Tap, wiretap
+from tests.kit.toolstack import Twin, twin
+from tests.kit.upstreams import Tap, wiretap
 
 pytestmark = pytest.mark.bus
 

@@ -13,8 +13,8 @@ import pytest
 
 from demo.stage import Stage, stage
 from tests.kit.gateway import ROOT, gateway_process
-from tests.kit.twins import Twin, squeezed_over_xenstore
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, xenstored
+from tests.kit.toolstack import Twin, squeezed_over_xenstore
 
 pytestmark = pytest.mark.bus
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from demo.stage import Stage, stage
-from tests.kit.twins import Twin, twin
+from tests.kit.toolstack import Twin, twin
 
 pytestmark = pytest.mark.bus
 

@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 
 from demo.stage import stage
 from tests.kit.gateway import Process, gateway_process
-from tests.kit.twins import Twin, twin
-from tests.kit.wiretap import Message, Tap, dialled, wiretap
+from tests.kit.toolstack import Twin, twin
+from tests.kit.upstreams import Message, Tap, dialled, wiretap
 from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
 
 CONFIG = """\

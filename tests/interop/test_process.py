@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 
 from adapters.dbus.connection import OPEN_TIMEOUT
-from tests.kit.bus import EXTERNAL, PrivateBus, private_bus
+from tests.kit.buses import EXTERNAL, PrivateBus, private_bus
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 DEADLINE = 60.0  # seconds
 USER = pwd.getpwnam("nobody")

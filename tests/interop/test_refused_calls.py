@@ -18,8 +18,8 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from tests.kit.gateway import ROOT, TOY_IDL, gateway_process
-from tests.kit.old_server import ok, old_server
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, xenstored
+from tests.kit.upstreams import legacy_server, ok
 
 CONFIG = """\
 [upstream.old]
@@ -141,7 +141,7 @@ async def test_no_spelling_of_a_shipped_method_reaches_the_old_xapi_against_its_
     (tmp_path / "mappings/idl").symlink_to(ROOT / "mappings/idl")
     text = (ROOT / "mappings/xapi.yaml").read_text().replace("\nexpose:", "\nunmapped: passthrough\n\nexpose:", 1)
     (tmp_path / "mappings/xapi.yaml").write_text(text.replace("  VM.start:\n", f"  VM.start:\n    mode: {mode}\n", 1))
-    async with old_server(lambda _: ok(DONE.encode())) as old:
+    async with legacy_server(lambda _: ok(DONE.encode())) as old:
         (tmp_path / "gateway.toml").write_text(XAPI_CONFIG.format(folder=tmp_path, old=old.url))
         with gateway_process(tmp_path / "gateway.toml") as process:
             port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])

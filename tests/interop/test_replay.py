@@ -17,8 +17,8 @@ import pytest
 
 from demo.stage import stage
 from tests.kit.gateway import ROOT, Process, gateway_process
-from tests.kit.twins import Twin, twin
-from tests.kit.wiretap import dialled
+from tests.kit.toolstack import Twin, twin
+from tests.kit.upstreams import dialled
 
 pytestmark = pytest.mark.bus
 

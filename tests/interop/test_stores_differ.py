@@ -11,7 +11,7 @@ from adapters.xenstore.client.client import StoreError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import _HEADER as HEADER
 from adapters.xenstore.client.wire import HEADER_SIZE, Operation
-from tests.kit.xenstored import BOTH, C_STORE, Xenstored, xenstored
+from tests.kit.stores import BOTH, C_STORE, Xenstored, xenstored
 
 
 @pytest.fixture(params=BOTH)

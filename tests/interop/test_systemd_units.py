@@ -16,9 +16,9 @@ import typer
 from gateway.cli import app
 from gateway.config import Config
 from gateway.core.rpc import units
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import Folder, gateway_process
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 UNITS = Path(__file__).parents[2] / "docker/systemd"
 SERVICE, SOCKET = UNITS / "xcp-gateway.service", UNITS / "xcp-gateway.socket"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from demo.stage import Stage, stage
-from tests.kit.xenstore_tools import Tools
+from tests.kit.stores import Tools
 
 pytestmark = pytest.mark.bus
 

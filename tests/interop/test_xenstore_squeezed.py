@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import pyxs
 
+from demo.old_squeezed import RpcError, Squeezed
 from demo.stage import Stage, stage
-from tests.kit.old_squeezed import RpcError, Squeezed
 
 pytestmark = pytest.mark.bus
 

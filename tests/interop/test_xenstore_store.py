@@ -13,7 +13,7 @@ import pyxs
 
 from adapters.xenstore.client.client import Permissions, StoreError, Transaction, Watch, XenstoreClient
 from adapters.xenstore.client.connection import StoreLostError, StoreTimeoutError
-from tests.kit.xenstored import BOTH, C_STORE, PATIENCE, Xenstored, xenstored
+from tests.kit.stores import BOTH, C_STORE, TIMEOUT, Xenstored, xenstored
 
 ANY_BYTES = bytes(range(256))
 
@@ -32,11 +32,11 @@ async def store(daemon: Xenstored) -> AsyncIterator[XenstoreClient]:
 
 
 async def connected(store: XenstoreClient) -> None:
-    await asyncio.wait_for(store.until_connected(), PATIENCE)
+    await asyncio.wait_for(store.until_connected(), TIMEOUT)
 
 
 async def changed(watch: Watch) -> str:
-    return await asyncio.wait_for(anext(watch), PATIENCE)
+    return await asyncio.wait_for(anext(watch), TIMEOUT)
 
 
 async def number(transaction: Transaction, path: str) -> int:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kit.ledger import BUS_NAME, ledger
-from tests.kit.xenstore_tools import Tools
-from tests.kit.xenstored import BOTH
+from tests.kit.stores import BOTH, Tools
 from tests.soak import service
 
 pytestmark = pytest.mark.bus

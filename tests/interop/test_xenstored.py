@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pyxs
 
-from tests.kit.xenstored import BOTH, C_STORE, OXENSTORED, PATIENCE, ROOT, Xenstored, starting, xenstored
+from tests.kit.stores import BOTH, C_STORE, OXENSTORED, ROOT, TIMEOUT, Xenstored, starting, xenstored
 
 START = ROOT / "docker/xenstored/start.py"
 
@@ -85,7 +85,7 @@ def test_the_script_becomes_the_store(tmp_path: Path, name: str, status: int) ->
             assert Path(f"/proc/{process.pid}/exe").resolve().name == name
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == status
+        assert process.wait(TIMEOUT) == status
 
 
 def test_a_path_that_no_socket_can_have_is_refused_with_words(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 
 ROOT = Path(__file__).parents[2]
 
-# The toy service of tests/kit/services.py, as IDL and mapping.
+# The toy service of tests/kit/toy_service.py, as IDL and mapping.
 TOY_IDL = """\
 <node>
   <interface name="org.example.Toy1">

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli import client
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import ROOT, Process
-from tests.kit.xenstored import C_STORE, Xenstored, xenstored
+from tests.kit.stores import C_STORE, Xenstored, xenstored
 from tests.soak import service
 
 BUS_NAME = "org.example.soak.ledger"
-PATIENCE = 60.0  # seconds
+TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 MAPPING = f"""\
 mapping: 1
@@ -71,7 +71,7 @@ class Ledger:
 
     def control(self, verb: str, path: str) -> Any:
         """Ask the gateway on its own socket, once it is there."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while True:
             try:
                 return client.ask(self.folder / "control", verb, path)
@@ -113,7 +113,7 @@ def _service(address: str, journal: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.soak.service", address, BUS_NAME, str(journal)]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not journal.exists():
             assert process.poll() is None
             assert time.monotonic() < end

@@ -2,16 +2,79 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypedDict, Unpack
 
+from adapters.codecs.xenstore import Codec
 from adapters.http.server import DEFAULT_LIMITS, HttpLimits, HttpServer, MalformedResponse
 from adapters.http.web_origins import WebOrigins
 from adapters.limits import Quota
 from gateway.core.interfaces import Endpoint
+from gateway.core.rpc.model import NO_METADATA, Answer, Call, Envelope, Fault, Outcome, Peer, Reply, RequestMetadata
 from tests.kit.clients import Wire, connect
-from tests.kit.endpoints import Echo
+
+# Endpoints with nothing behind them, for tests of transports.
+
+
+CONTENT_TYPE = "text/x-toy"
+
+
+class Echo(Endpoint):
+    """Answers with what it was asked, and remembers it; refuses with the fault's code and message."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, Peer]] = []
+        self.carried: list[RequestMetadata] = []
+
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
+        self.seen.append((body, peer))
+        self.carried.append(carried)
+        return Answer(body, CONTENT_TYPE)
+
+    def refuse(self, fault: Fault) -> Answer:
+        return Answer(f"{fault.code.value}: {fault.message}".encode(), CONTENT_TYPE, fault)
+
+
+class Waiting(Echo):
+    """The same, but a call is answered only when the test says so; tells how many it has begun and ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Semaphore(0)
+        self.release = asyncio.Event()
+        self.finished = asyncio.Semaphore(0)
+        self.cancelled = asyncio.Semaphore(0)
+
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
+        self.begun.release()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.release()
+            raise
+        self.finished.release()
+        return await super().answer(body, peer)
+
+
+class Fixed(Echo):
+    """Gives the same answer to everything."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self._answer = answer
+
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
+        return self._answer
+
+
+class Broken(Echo):
+    """Breaks the contract of an endpoint: it raises."""
+
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
+        raise RuntimeError("a secret of ours")
+
 
 LOCAL = "tcp:127.0.0.1:0"
 
@@ -49,3 +112,36 @@ async def talking(
     """The same with one connection to it."""
     async with running(endpoint, limits, **options) as address, connect(address) as wire:
         yield wire
+
+
+# An endpoint that speaks the codec `xenstore` and answers by a function; remembers what it was asked, and by whom.
+
+
+def _echo(call: Call) -> Outcome:
+    return Reply(dict(call.named) if call.named else [*call.params])
+
+
+class AnsweringEndpoint(Endpoint):
+    """Answers at once unless `open` is cleared; `begun` is told of each call."""
+
+    def __init__(self, outcome: Callable[[Call], Outcome] = _echo) -> None:
+        self._outcome = outcome
+        self._codec = Codec()
+        self.calls: list[Call] = []
+        self.begun = asyncio.Semaphore(0)
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
+        envelope = self._codec.decode(body)
+        (entry,) = envelope.entries
+        if isinstance(entry, Fault):
+            return self.refuse(entry)
+        call = Call(entry.method, entry.params, entry.named, peer=peer)
+        self.calls.append(call)
+        self.begun.release()
+        await self.open.wait()
+        return Answer(self._codec.encode(envelope, [self._outcome(call)]), "x")
+
+    def refuse(self, fault: Fault) -> Answer:
+        return Answer(self._codec.encode(Envelope((fault,)), [fault]), "x", fault)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,7 +22,7 @@ from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds for a process to do what it is about to do
+TIMEOUT = 60.0  # seconds until a test that waits gives up
 SERVICES = ("xapi", "xenopsd", "storage", "squeezed", "networkd", "perfmon")
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
@@ -65,7 +68,7 @@ class Client:
             signature=signature,
             body=list(args),
         )
-        reply = await asyncio.wait_for(self.bus.call(call), PATIENCE)
+        reply = await asyncio.wait_for(self.bus.call(call), TIMEOUT)
         assert reply is not None
         return reply
 
@@ -146,14 +149,14 @@ class Toolstack:
         with self._daemon.stdout as said:
             self.address = said.readline().strip()
         if not self.address:
-            self._daemon.wait(PATIENCE)
+            self._daemon.wait(TIMEOUT)
             raise AssertionError(self.log)
 
     async def _stop_bus(self) -> None:
         assert self._daemon is not None
         members = _session(self._daemon.pid)
         self._daemon.terminate()
-        self._daemon.wait(PATIENCE)
+        self._daemon.wait(TIMEOUT)
         try:
             for pid in members:
                 await _ended(pid)
@@ -192,7 +195,7 @@ class Toolstack:
         rule = f"type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{name}'"
         async with self.client() as client, client.signals(rule) as changes:
             os.kill(await client.ask_bus("GetConnectionUnixProcessID", "s", name), signal.SIGKILL)
-            change = await asyncio.wait_for(changes.get(), PATIENCE)
+            change = await asyncio.wait_for(changes.get(), TIMEOUT)
             assert change.body[2] == "", change.body
 
     async def start(self, service: str) -> None:
@@ -228,7 +231,76 @@ async def _ended(pid: int) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(descriptor, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), PATIENCE)
+        await asyncio.wait_for(ended.wait(), TIMEOUT)
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+# The legacy services of the sample toolstack as real processes, and the file that makes one misbehave.
+
+PROGRAM = ROOT / "docker/toolstack/legacy_twin.py"
+TIMEOUT = 60.0  # seconds until a test that waits gives up
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One legacy service. `url`: as the config has it."""
+
+    process: subprocess.Popen[str]
+    url: str
+    file: Path
+    calls: Path
+
+    def called(self) -> list[dict[str, Any]]:
+        """Every call so far: when, method, params."""
+        return [json.loads(line) for line in self.calls.read_text().splitlines()] if self.calls.exists() else []
+
+    def switch(self, **rules: Any) -> None:
+        """Make it misbehave from the next call on: method or pattern -> what is wrong; nothing: well-behaved."""
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps(rules))
+        new.replace(self.file)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self.process.wait(TIMEOUT)
+
+
+@contextmanager
+def twin(
+    service: str, bus: str, directory: Path, *, tcp: bool = False, port: int = 0, json: bool = False
+) -> Iterator[Twin]:
+    """Run one beside the D-Bus services on this bus until the block ends; `port` 0 is any free one."""
+    socket = directory / f"old-{service}"
+    file = directory / f"old-{service}.json"
+    calls = directory / f"old-{service}.calls"
+    command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file), "--calls", str(calls)]
+    command += ["--listen", f"tcp:127.0.0.1:{port}" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
+    with _running(command) as (process, listening):
+        yield Twin(process, listening.replace("tcp:", "http://").replace("unix:", "http+unix://"), file, calls)
+
+
+@contextmanager
+def squeezed_over_xenstore(bus: str, store: Path, directory: Path, root: str = "/squeezed") -> Iterator[Twin]:
+    """The old squeezed as it was before it had a socket."""
+    file, calls = directory / "old-store.json", directory / "old-store.calls"
+    command = [sys.executable, str(PROGRAM), "squeezed", "--address", bus, "--switches", str(file)]
+    command += ["--calls", str(calls), "--store", str(store), "--root", root]
+    with _running(command) as (process, url):
+        yield Twin(process, url, file, calls)
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        said = process.stdout.readline().strip()
+        assert said, "the twin did not start"
+        yield process, said
+    finally:
+        process.kill()
+        process.wait(TIMEOUT)
+        process.stdout.close()

@@ -22,17 +22,17 @@ from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 from gateway.pipeline.recorder import Recorder
 from gateway.pipeline.replay import Replayer
 from gateway.state.store import StateStore
-from tests.kit.routes import route
+from tests.kit.mappings import route
 from tests.kit.upstreams import Scripted
 
 HERE = EndpointKey("rpc", "/RPC2")
 CLIENT = Peer("tcp:10.0.0.1:4711")
 SESSION = "OpaqueRef:secret"
 
-MASKS = RedactionRules(
+REDACTION = RedactionRules(
     (redaction.named("session"), redaction.parse("$.named.config.password")), ("session", "self", "config")
 )
-OLD = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True, redact=MASKS)
+OLD = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True, redact=REDACTION)
 GET = replace(route("VM.get_name", migration=OLD, effect=Effect.READ), service="xapi", aliases=("VM.name",))
 SET = replace(route("VM.set_name", migration=replace(OLD, may_shadow=False), effect=Effect.WRITE), service="xapi")
 ALONE = replace(route("VM.get_new", migration=replace(OLD, upstream=None), effect=Effect.READ), service="xapi")

@@ -18,7 +18,7 @@ from gateway.mapping import introspection_xml
 from gateway.mapping.compiler import build
 from gateway.mapping.load import parse
 from gateway.mapping.schema import schema
-from tests.kit.mapping import HEAD, IDL
+from tests.kit.mappings import HEAD, IDL
 
 GOOD = HEAD.replace(
     "methods:\n",

@@ -18,7 +18,7 @@ from adapters.xenstore.client.wire import (
     event,
     part,
 )
-from tests.kit.fake_store import packed
+from tests.kit.fake_stores import packed
 
 IDS = st.integers(0, 2**32 - 1)
 PACKETS = st.builds(Received, st.sampled_from([*map(int, Operation)]), IDS, IDS, st.binary(max_size=200))

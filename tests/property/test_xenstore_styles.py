@@ -11,8 +11,8 @@ from adapters.xenstore.styles.base import Request, Write, WriteStep
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
 from gateway.core.xenstore.exposure import StateWords
 from gateway.core.xenstore.paths import MAX_PATH, is_path, unpack
-from tests.kit.styles import Tried
 from tests.kit.values import anything
+from tests.kit.xenstore_clients import Tried
 
 WORDS = StateWords(commit="READY", taken="TAKEN", done="DONE", failed="FAILED", truncated="CUT", limit=4)
 DOMAIN = "/local/domain/{domid}"

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.core.migration.limits import BothSides, RolloutLimits, SideCounts, find_breaches
 from gateway.core.migration.statistics import bucket_of, empty_histogram
-from tests.kit.two_sides import World, nothing, share, two_sides, until
+from tests.kit.side_by_side import World, nothing, share, two_sides, until
 
 pytestmark = pytest.mark.bus
 

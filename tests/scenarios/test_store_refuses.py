@@ -20,12 +20,10 @@ from adapters.xenstore.server.state import CLAIMS
 from gateway.core.rpc.model import Outcome, Reply
 from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
-from tests.kit.answering import Answering
-from tests.kit.fake_store import Request
-from tests.kit.nodes import connected, until
-from tests.kit.refusing_store import PASSING, RefusingStore, Rule, at_random, nothing, path_of, refusing_store
-from tests.kit.tree_client import TreeClient
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.fake_stores import PASSING, RefusingStore, Request, Rule, at_random, nothing, path_of, refusing_store
+from tests.kit.listeners import AnsweringEndpoint
+from tests.kit.stores import Xenstored, connected, until, xenstored
+from tests.kit.xenstore_clients import TreeClient
 
 PATIENCE = 60.0  # seconds
 EVERYONE = Domains(everyone=True)
@@ -41,7 +39,7 @@ def daemon() -> Iterator[Xenstored]:
 class Served:
     """A transport behind a proxy."""
 
-    def __init__(self, transport: XenstoreTransport, endpoint: Answering, proxy: RefusingStore) -> None:
+    def __init__(self, transport: XenstoreTransport, endpoint: AnsweringEndpoint, proxy: RefusingStore) -> None:
         self.transport = transport
         self.endpoint = endpoint
         self.proxy = proxy
@@ -64,7 +62,7 @@ async def served(
     daemon: Xenstored, rule: Rule = nothing, exposure: Exposure = TREE, outcome: Outcome | None = None
 ) -> AsyncIterator[Served]:
     async with refusing_store(daemon.path, rule) as proxy:
-        endpoint = Answering() if outcome is None else Answering(lambda _call: outcome)
+        endpoint = AnsweringEndpoint() if outcome is None else AnsweringEndpoint(lambda _call: outcome)
         told: list[str] = []
         transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], StoreLimits(), on_trouble=told.append)
         made = Served(transport, endpoint, proxy)

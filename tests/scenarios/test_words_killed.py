@@ -19,7 +19,7 @@ from adapters.xenstore.client.client import StoreError, StoreLostError, Xenstore
 from adapters.xenstore.client.operations import StoreOperations
 from gateway.core.rpc.model import FaultCode
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
-from tests.kit.xenstored import BOTH
+from tests.kit.stores import BOTH
 from tests.soak import service
 
 pytestmark = pytest.mark.bus

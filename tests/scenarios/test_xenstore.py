@@ -22,13 +22,12 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish.watch_trigger import MAX_CONCURRENT
+from demo.old_squeezed import Squeezed
 from gateway.core.routing.publication import digest
 from gateway.core.rpc.model import FaultCode
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
-from tests.kit.nodes import until
-from tests.kit.old_squeezed import Squeezed
-from tests.kit.tree_client import TreeClient
-from tests.kit.xenstored import BOTH, C_STORE, OXENSTORED
+from tests.kit.stores import BOTH, C_STORE, OXENSTORED, until
+from tests.kit.xenstore_clients import TreeClient
 from tests.soak import service
 
 pytestmark = pytest.mark.bus

@@ -16,9 +16,9 @@ from typing import Any
 
 import aiohttp
 
-from tests.kit.bus import PrivateBus, private_bus
-from tests.kit.refusing_store import RefusingStore, refusing_store
-from tests.kit.xenstored import C_STORE, OXENSTORED, Xenstored, xenstored
+from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.fake_stores import RefusingStore, refusing_store
+from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, xenstored
 from tests.soak import healthy, service
 
 ROOT = Path(__file__).parents[2]

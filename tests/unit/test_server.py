@@ -15,9 +15,9 @@ from gateway import check, config
 from gateway.admin.http_server import CallBody
 from gateway.cli import client
 from gateway.server import Gateway, MappingError, reload_when_signalled
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 METHODS = {"echo", "label", "hold", "held", "release", "hang", "leave"}
 

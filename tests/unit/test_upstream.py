@@ -19,7 +19,7 @@ from gateway.core.interfaces import Wanted, always
 from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Answer, Call, Fault, FaultCode, Outcome, Reply, RequestMetadata, Value
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 LOST = Fault(FaultCode.NO_REPLY, "cut")
 

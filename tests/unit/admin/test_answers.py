@@ -9,7 +9,7 @@ import pytest
 
 from gateway.admin.http import json
 from gateway.core.admin.records import Rejected, StateRefused
-from tests.kit.control import ask, serving
+from tests.kit.admin import ask, serving
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.control import Api, ask, serving
+from tests.kit.admin import Api, ask, serving
 
 
 @pytest.fixture

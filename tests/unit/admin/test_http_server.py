@@ -16,8 +16,7 @@ from jsonschema import Draft202012Validator
 from gateway.admin import handlers, traffic
 from gateway.admin.http_server import AdminServer, paths
 from gateway.core.admin.access import AccessRules, Principals, Right
-from tests.kit.control import Api, ask, serving
-from tests.kit.openapi import DOCUMENT, operation
+from tests.kit.admin import DOCUMENT, Api, ask, operation, serving
 
 OURS = AccessRules(os.geteuid())
 BODIES = {

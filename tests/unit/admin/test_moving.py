@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.admin.records import Counts, CountsBatch, MethodId, MismatchRecord
-from tests.kit.control import STATE, Api, ask, serving
+from tests.kit.admin import STATE, Api, ask, serving
 
 VM_STATE = MethodId("xenopsd", "VM.get_state")
 

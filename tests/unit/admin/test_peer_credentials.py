@@ -13,7 +13,7 @@ import pytest
 from gateway.admin.peer_credentials import rights, user_name
 from gateway.config import Config, ConfigError, parse
 from gateway.core.admin.access import Principals
-from tests.kit.control import serving
+from tests.kit.admin import serving
 
 ME = pwd.getpwuid(os.geteuid())
 GROUP = grp.getgrall()[0]

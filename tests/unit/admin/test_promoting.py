@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.kit.control import serving
+from tests.kit.admin import serving
 
 
 async def test_what_could_be_written_is_told_and_what_is_needless_taken_back(tmp_path: Path) -> None:

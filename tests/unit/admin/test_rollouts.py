@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.control import STATE, Api, serving
+from tests.kit.admin import STATE, Api, serving
 
 
 @pytest.fixture

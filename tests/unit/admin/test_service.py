@@ -26,7 +26,7 @@ from gateway.core.routing.route import Effect, Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 from gateway.state.store import StateStore
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 NOW = 1_700_000_000.0
 KEY = Key("vm", lambda call: str(call.params[0]) if call.params else None)

@@ -15,7 +15,7 @@ from gateway.admin.traffic import AT_ONCE
 from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, MethodId
 from gateway.core.rpc.model import Reply
 from gateway.pipeline.recorder import MOST
-from tests.kit.control import Api, serving
+from tests.kit.admin import Api, serving
 from tests.kit.traffic import SESSION, line
 
 NAME = MethodId("xapi", "VM.get_name")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
 
 run = CliRunner()

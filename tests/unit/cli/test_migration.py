@@ -8,7 +8,7 @@ import pytest
 
 from gateway.cli.status import STYLES, print_methods
 from gateway.core.migration.limits import Assessment
-from tests.kit.openapi import validator
+from tests.kit.admin import validator
 
 SIDE = {"answered": 5, "calls": 5, "errors": 0, "error_rate": 0.0, "p50": 0.001, "p99": 0.002}
 NEVER = {"answered": 0, "calls": 0, "errors": 0, "error_rate": None, "p50": None, "p99": None}

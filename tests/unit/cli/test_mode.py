@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from gateway.cli import app
 from gateway.cli.mode import MOST_LINES, moved_lines
 from gateway.core.admin.records import CountsBatch, MethodId, MismatchRecord
-from tests.kit.control import Served, served
+from tests.kit.admin import Served, served
 
 DOCUMENT = {
     "call": {"method": "VM.get_state", "params": ["vm-1"], "named": {}}, "caller": "uid 0", "protocol": "xmlrpc",

@@ -15,7 +15,7 @@ from gateway.cli import app
 from gateway.cli.replay import BATCH, LONGEST, batches, load, quantile
 from gateway.core.migration.modes import Side
 from gateway.core.rpc.model import Fault, FaultCode, Reply
-from tests.kit.control import Served, served
+from tests.kit.admin import Served, served
 from tests.kit.traffic import SESSION, line
 
 FIRST = {"recording": 1, "version": "1.0", "revision": "r1", "when": 1.0, "methods": [], "writes": False}

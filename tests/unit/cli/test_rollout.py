@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from gateway.cli import app
 from gateway.cli.rollout import rollout
-from tests.kit.control import Served, served
+from tests.kit.admin import Served, served
 
 
 def run(api: Served, *words: str) -> Result:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.cli.status import print_status
-from tests.kit.openapi import validator
+from tests.kit.admin import validator
 
 BUS = {"name": "toolstack", "connected": False, "address": "unix:path=/x", "in_flight": 1, "late_replies": 0,
        "last_error": "gone"}  # fmt: skip

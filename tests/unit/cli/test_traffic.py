@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from gateway.cli import app, client, traffic
 from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, MethodId
-from tests.kit.control import Served, served
+from tests.kit.admin import Served, served
 from tests.kit.traffic import SESSION
 
 NAME = MethodId("xapi", "VM.get_name")

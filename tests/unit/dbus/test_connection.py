@@ -15,11 +15,9 @@ from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConn
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import Fault, FaultCode
-from tests.kit.backends import PATIENCE
-from tests.kit.brokers import BROKERS, broker
-from tests.kit.bus import ANONYMOUS, SYSTEM_LIMITS, PrivateBus, private_bus
-from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
-from tests.kit.toy_routes import TOY
+from tests.kit.backends import TIMEOUT, TOY
+from tests.kit.buses import ANONYMOUS, BROKERS, SYSTEM_LIMITS, PrivateBus, broker, private_bus
+from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
 ROOMY = BusConnectionLimits(in_flight=10_000)
 
@@ -54,7 +52,7 @@ def ask(member: str, signature: str = "", *body: object) -> MethodCall:
 
 
 async def answer(connection: DBusConnection, call: MethodCall) -> list[object]:
-    got = await asyncio.wait_for(connection.call(call), PATIENCE)
+    got = await asyncio.wait_for(connection.call(call), TIMEOUT)
     assert got is not None
     assert not isinstance(got, Fault), got
     assert not got.error_name, got
@@ -198,7 +196,7 @@ async def test_when_the_broker_dies_a_call_on_the_wire_may_have_been_executed() 
             waiting = asyncio.ensure_future(connection.call(ask("Hold")))
             await answer(connection, ask("Held"))
             bus.kill()
-            got = await asyncio.wait_for(waiting, PATIENCE)
+            got = await asyncio.wait_for(waiting, TIMEOUT)
             assert isinstance(got, Fault)
             assert got.code is FaultCode.NO_REPLY
             assert "unknown whether" in got.message
@@ -215,7 +213,7 @@ async def test_a_call_after_the_broker_died_was_not_sent() -> None:
         async with connected(bus.address) as connection:
             bus.kill()
             for _ in range(3):
-                got = await asyncio.wait_for(connection.call(ask("Label")), PATIENCE)
+                got = await asyncio.wait_for(connection.call(ask("Label")), TIMEOUT)
                 assert isinstance(got, Fault)
                 assert got.code is FaultCode.UNAVAILABLE
     gc.collect()
@@ -233,7 +231,7 @@ async def test_a_call_that_a_stalled_broker_has_not_taken_was_not_sent() -> None
             await asyncio.wait(waiting, timeout=0)
             bus.kill()
             for one in (*waiting, oneway):
-                got = await asyncio.wait_for(one, PATIENCE)
+                got = await asyncio.wait_for(one, TIMEOUT)
                 assert isinstance(got, Fault)
                 assert got.code is FaultCode.UNAVAILABLE
 
@@ -250,7 +248,7 @@ async def test_a_call_that_is_given_up_before_the_broker_took_a_byte_of_it_is_ne
             assert not await small
             assert connection.in_flight == 1
             os.kill(bus.pid, signal.SIGCONT)
-            await asyncio.wait_for(large, PATIENCE)
+            await asyncio.wait_for(large, TIMEOUT)
             assert await answer(connection, ask("Echoes")) == [1]
 
             hanging = asyncio.ensure_future(sent(connection, ask("Hang")))
@@ -279,7 +277,7 @@ async def test_a_burst_into_a_full_socket_waits_until_the_broker_reads_on(bus: P
         await asyncio.wait(large, timeout=0)
         os.kill(bus.pid, signal.SIGCONT)
         for one in (*large, *small):
-            got = await asyncio.wait_for(one, PATIENCE)
+            got = await asyncio.wait_for(one, TIMEOUT)
             assert not isinstance(got, Fault), got
 
 
@@ -292,10 +290,10 @@ async def test_a_retired_connection_closes_when_its_calls_are_done(bus: PrivateB
             assert not connection.has_room
             assert not connection.worn.is_set()
             await answer(other, ask("Release"))
-        got = await asyncio.wait_for(waiting, PATIENCE)
+        got = await asyncio.wait_for(waiting, TIMEOUT)
         assert got is not None
         assert not isinstance(got, Fault)
-        await asyncio.wait_for(connection.closed(), PATIENCE)
+        await asyncio.wait_for(connection.closed(), TIMEOUT)
         assert connection.lost
 
 

@@ -11,11 +11,22 @@ from adapters.dbus.backend import Backend, BusSettings
 from gateway.core.dbus.marshal import Variant
 from gateway.core.dbus.target import MethodCall, Subscription
 from gateway.core.rpc.model import Event, EventsLost, Reply
-from tests.kit.backends import PATIENCE, dbus_backend
-from tests.kit.bus import PrivateBus, private_bus
-from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
-from tests.kit.signals import CHANGED, SHOUTED, change, emit, missed, shout, shouted
-from tests.kit.toy_routes import TOY, toy_call, toy_route
+from tests.kit.backends import (
+    CHANGED,
+    SHOUTED,
+    TIMEOUT,
+    TOY,
+    change,
+    dbus_backend,
+    emit,
+    missed,
+    shout,
+    shouted,
+    toy_call,
+    toy_route,
+)
+from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
 OTHER = "org.example.Other"
 
@@ -30,7 +41,7 @@ def bus() -> Iterator[PrivateBus]:
 async def backend(bus: PrivateBus) -> AsyncIterator[Backend]:
     async with (
         dbus_backend(BusSettings("one", bus.address, ("*",), connections=1)) as backend,
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(TIMEOUT),
     ):
         yield backend
 
@@ -181,5 +192,5 @@ async def test_a_match_rule_that_the_bus_refuses_is_tried_again(monkeypatch: pyt
 
 async def test_a_service_on_no_bus_is_told_of_at_once() -> None:
     service = Backend({"one": BusSettings("one", "unix:path=/nowhere", ("com.example",))})
-    async with asyncio.timeout(PATIENCE), service.subscribe(SHOUTED) as feed:
+    async with asyncio.timeout(TIMEOUT), service.subscribe(SHOUTED) as feed:
         assert (await missed(feed, owned=False)).why == "it is on no bus of the config"

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from demo.calls import CLIENTS
-from tests.kit.asking import Asked, Asking, members, nowhere
+from tests.kit.demo_calls import Asked, Asking, members, nowhere
 
 FAULT = (
     b"<methodResponse><fault><value><struct><member><name>faultCode</name><value><int>1</int></value></member>"

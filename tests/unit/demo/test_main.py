@@ -16,7 +16,7 @@ from demo.__main__ import WIDTH, Showing, went_right
 from demo.monitor import Monitor, MonitorError, Seen
 from demo.show import GATEWAY, OLD, Printed
 from demo.stage import Stage, StageError
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 
 TARGET = "Thing1.Do"
 

@@ -12,7 +12,7 @@ from dbus_fast.aio import MessageBus
 
 from demo import monitor
 from demo.monitor import Monitor, MonitorError, Seen, called, program
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 
 pytestmark = pytest.mark.bus
 

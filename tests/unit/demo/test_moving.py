@@ -10,9 +10,8 @@ from demo.moving import CLIENTS, DB, METHOD, OF_DB, OF_WEB, SHARE, run
 from demo.show import GATEWAY, OLD, SIDES, Printed
 from gateway.core.migration.modes import share
 from gateway.core.routing.policy import bucket
-from tests.kit.asking import Asked, Asking, nowhere
-from tests.kit.toolstack import load
-from tests.kit.twins import ROOT
+from tests.kit.demo_calls import Asked, Asking, nowhere
+from tests.kit.toolstack import ROOT, load
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from demo import old_squeezed
 from demo.old_squeezed import RpcError, Squeezed
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, xenstored
 
 REQUEST, RESPONSE = "/squeezed/rpc/request", "/squeezed/rpc/response"
 

@@ -10,8 +10,8 @@ import pytest
 from demo import old_squeezed, store_calls
 from demo.stage import Stage
 from demo.store_calls import CLIENTS, mailbox
-from tests.kit.asking import Asked, Asking, members, nowhere
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.demo_calls import Asked, Asking, members, nowhere
+from tests.kit.stores import Xenstored, xenstored
 
 
 @pytest.fixture(scope="module")

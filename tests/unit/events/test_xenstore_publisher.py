@@ -17,7 +17,7 @@ from gateway.core.xenstore.paths import template
 from gateway.events import xenstore_publisher
 from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.table import Table
-from tests.kit.toy_routes import toy_route
+from tests.kit.backends import toy_route
 
 NAME = "org.example"
 VM = "org.example.VM1"

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.routing.publication import RelatedNode, Text, WatchTrigger
 from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
-from tests.kit.mapping import HEAD, Built, build_files
+from tests.kit.mappings import HEAD, Built, build_files
 
 TOP = HEAD.removesuffix("methods:\n")  # eleven lines
 METHODS = """\

@@ -18,7 +18,7 @@ from gateway.core.routing.call_record import RecordedCall
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply, Value
 from gateway.mapping.compiler import build
 from tests.kit.gateway import ROOT
-from tests.kit.mapping import HEAD, Built, build_methods
+from tests.kit.mappings import HEAD, Built, build_methods
 
 SESSION = "session: {parameter: session, interface: org.example.Session1, member: Check}"
 START = "{member: Start, params: [session, paused, force]%s}"

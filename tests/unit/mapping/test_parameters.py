@@ -9,7 +9,7 @@ from gateway.core.dbus.marshal import Variant
 from gateway.core.dbus.names import escape_path_element
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.model import Call, Value
-from tests.kit.mapping import build_methods
+from tests.kit.mappings import build_methods
 
 START = "member: Start, object_path: '/org/example/vm/{vm}'"
 

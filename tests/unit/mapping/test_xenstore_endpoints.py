@@ -10,7 +10,7 @@ from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
 from gateway.mapping.compiler import build
 from gateway.mapping.table import Table
-from tests.kit.mapping import HEAD, IDL
+from tests.kit.mappings import HEAD, IDL
 
 METHODS = """\
   start: {member: Start, params: [{name: domid, drop: true}, paused, force], aliases: [begin]}

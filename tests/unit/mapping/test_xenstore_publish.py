@@ -7,7 +7,7 @@ import pytest
 from gateway.core.dbus.target import Subscription
 from gateway.core.routing.publication import Publication
 from gateway.core.rpc.model import Call
-from tests.kit.mapping import HEAD, Built, build_files
+from tests.kit.mappings import HEAD, Built, build_files
 
 TOP = HEAD.removesuffix("methods:\n")  # eleven lines
 PROPERTIES = "org.freedesktop.DBus.Properties"

@@ -10,7 +10,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Reply, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.pipeline.introspection import CAPABILITIES, Introspection, json_schema
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 START = route(
     "VM.start",

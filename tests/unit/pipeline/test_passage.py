@@ -20,7 +20,7 @@ from gateway.core.rpc.model import (
 )
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
 from gateway.pipeline.endpoint import BAD_GATEWAY, STATUSES, Passthrough
-from tests.kit import memory_backend
+from tests.kit import backends
 from tests.kit import upstreams as kit
 
 GET = RequestMetadata("GET", "/rrd_updates?start=1", ((b"User-Agent", b"rrd2csv"),))
@@ -32,9 +32,7 @@ class Way:
     def __init__(self, whole: Answer | Fault) -> None:
         self.upstreams = kit.Scripted({}, whole)
         self.noted: list[tuple[str, Call, Outcome, Side | None]] = []
-        self.passage = Passthrough(
-            Dispatcher(memory_backend.MemoryBackend({}), self._note, upstreams=self.upstreams), "xapi"
-        )
+        self.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), self._note, upstreams=self.upstreams), "xapi")
 
     def _note(self, service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
         self.noted.append((method, call, outcome, side))
@@ -90,7 +88,7 @@ async def test_a_message_whose_client_leaves_is_noted_once() -> None:
             raise AssertionError("unreachable")
 
     way = Way(Fault(FaultCode.BUSY, ""))
-    way.passage = Passthrough(Dispatcher(memory_backend.MemoryBackend({}), way._note, upstreams=Hung({})), "xapi")
+    way.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), way._note, upstreams=Hung({})), "xapi")
     asking = asyncio.ensure_future(way.passage.answer(b"", Peer(), GET))
     await asyncio.sleep(0)
     asking.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.pipeline.sessions import Sessions
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 
 def first(call: Call) -> str | None:

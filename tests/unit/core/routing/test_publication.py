@@ -19,7 +19,7 @@ from gateway.core.routing.publication import (
 )
 from gateway.core.rpc.model import Call, Value
 from gateway.core.xenstore.paths import template
-from tests.kit.toy_routes import toy_route
+from tests.kit.backends import toy_route
 
 MEMORY = NodeTemplate(
     template("/local/domain/{domid}/memory"),

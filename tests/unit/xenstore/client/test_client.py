@@ -12,13 +12,13 @@ from adapters.xenstore.client import client as xenstore_store
 from adapters.xenstore.client.client import Transaction, XenstoreClient, socket_path
 from adapters.xenstore.client.connection import StoreLostError
 from adapters.xenstore.client.wire import StoreError
-from tests.kit.fake_store import (
+from tests.kit.fake_stores import (
     DIRECTORY,
     DIRECTORY_PART,
     END,
-    PATIENCE,
     READ,
     START,
+    TIMEOUT,
     WATCH,
     WRITE,
     Client,
@@ -60,7 +60,7 @@ async def write_a(transaction: Transaction) -> str:
 
 
 async def within_patience(store: XenstoreClient) -> None:
-    await asyncio.wait_for(store.until_connected(), PATIENCE)
+    await asyncio.wait_for(store.until_connected(), TIMEOUT)
 
 
 async def test_a_transaction_is_done_again_until_nobody_gets_in_between() -> None:
@@ -207,7 +207,7 @@ async def test_it_waits_for_a_store_that_is_not_there_yet(tmp_path: Path) -> Non
             await store.stop()
 
 
-@pytest.mark.parametrize(("steady", "expected"), [(PATIENCE, [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]), (-1, [0] * 8)])
+@pytest.mark.parametrize(("steady", "expected"), [(TIMEOUT, [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]), (-1, [0] * 8)])
 async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_a_while(
     steady: float, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +226,7 @@ async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_
     monkeypatch.setattr(xenstore_store, "pause", note)
     monkeypatch.setattr(xenstore_store, "STEADY", steady)
     async with fake_store(refuse) as path, XenstoreClient(path) as store:
-        await asyncio.wait_for(enough.wait(), PATIENCE)
+        await asyncio.wait_for(enough.wait(), TIMEOUT)
         assert store.status().last_error == "the store hung up"
     assert pauses == expected
 
@@ -275,7 +275,7 @@ async def test_a_watch_that_was_closed_is_not_registered() -> None:
         open_one = store.watch("/b")
         await store.start()
         await within_patience(store)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not seen:  # noqa: ASYNC110 - until it is registered
                 await asyncio.sleep(0)
         await store.write("/x", b"")
@@ -353,7 +353,7 @@ async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> N
         await store.write("/x", b"")  # the store is alive
         assert store._connection is not None
         pass_time(store._connection)
-        assert await asyncio.wait_for(anext(watch), PATIENCE) == "/a"
+        assert await asyncio.wait_for(anext(watch), TIMEOUT) == "/a"
         assert store.status().last_error == "/a: the store did not answer WATCH in 5 s"
 
 
@@ -481,7 +481,7 @@ async def test_it_is_given_up_after_some_attempts(monkeypatch: pytest.MonkeyPatc
 async def test_a_watch_that_is_refused_for_the_moment_is_registered_later() -> None:
     async with fake_store(refusing(["ENOMEM", "EQUOTA", "ENOSPC"], WATCH, [])) as path, XenstoreClient(path) as store:
         watch = store.watch("/a")
-        assert await asyncio.wait_for(anext(watch), PATIENCE) == "/a"
+        assert await asyncio.wait_for(anext(watch), TIMEOUT) == "/a"
         assert store.status().last_error == "the watch of /a: ENOSPC"
 
 

@@ -11,7 +11,7 @@ import pytest
 from adapters.xenstore.client import connection as xenstore_connection
 from adapters.xenstore.client.connection import IDS, StoreLostError, StoreTimeoutError, XenstoreConnection
 from adapters.xenstore.client.wire import Operation, StoreError
-from tests.kit.fake_store import END, PATIENCE, READ, START, Client, Request, Script, fake_store, packed, pass_time
+from tests.kit.fake_stores import END, READ, START, TIMEOUT, Client, Request, Script, fake_store, packed, pass_time
 
 Event = tuple[str, bytes]
 SOON = 0.05  # seconds: the deadline of tests in which it passes
@@ -19,7 +19,7 @@ SOON = 0.05  # seconds: the deadline of tests in which it passes
 
 @asynccontextmanager
 async def connected(
-    script: Script, *, deadline: float = PATIENCE, first_id: int = 1, events: list[Event] | None = None
+    script: Script, *, deadline: float = TIMEOUT, first_id: int = 1, events: list[Event] | None = None
 ) -> AsyncIterator[XenstoreConnection]:
     heard = [] if events is None else events
     async with fake_store(script) as path:
@@ -38,7 +38,7 @@ def read(connection: XenstoreConnection, path: str) -> asyncio.Future[bytes]:
 
 async def lost(future: asyncio.Future[bytes]) -> StoreLostError:
     with pytest.raises(StoreLostError) as caught:
-        await asyncio.wait_for(future, PATIENCE)
+        await asyncio.wait_for(future, TIMEOUT)
     return caught.value
 
 
@@ -214,7 +214,7 @@ async def test_a_request_that_is_not_answered_in_time_fails_alone_and_its_answer
         late = read(connection, "/late")
         assert await read(connection, "/in/time") == b"x"
         pass_time(connection)
-        with pytest.raises(StoreTimeoutError, match=rf"^/late: the store did not answer READ in {PATIENCE:g} s$"):
+        with pytest.raises(StoreTimeoutError, match=rf"^/late: the store did not answer READ in {TIMEOUT:g} s$"):
             await late
         assert await read(connection, "/last") == b"x"
         assert not connection.lost
@@ -300,7 +300,7 @@ async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) 
             assert isinstance(await lost(unwanted), StoreTimeoutError)
             connection.forget(Operation.READ, b"/late\0")
         unwanted.cancel()
-        end = await asyncio.wait_for(ended, PATIENCE)
+        end = await asyncio.wait_for(ended, TIMEOUT)
     assert (end.transaction, end.payload) == (17, b"F\0")
 
 
@@ -317,7 +317,7 @@ async def test_a_request_that_is_too_large_is_not_sent_and_costs_nobody_else() -
 
 
 async def test_where_no_store_is_the_error_says_what_the_system_says(tmp_path: Path) -> None:
-    connection = XenstoreConnection(deadline=PATIENCE)
+    connection = XenstoreConnection(deadline=TIMEOUT)
     for path in (str(tmp_path / "none"), "/" + "x" * 200, "/a\0b"):
         with pytest.raises(StoreLostError, match=r"No such file or directory|too long|null byte") as caught:
             await connection.open(path)
@@ -331,4 +331,4 @@ async def test_a_store_with_a_full_backlog_is_not_waited_for(tmp_path: Path) -> 
         listener.listen(0)
         waiting.connect(path)
         with pytest.raises(StoreLostError, match="temporarily unavailable"):
-            await XenstoreConnection(deadline=PATIENCE).open(path)
+            await XenstoreConnection(deadline=TIMEOUT).open(path)

@@ -10,7 +10,7 @@ import pytest
 from adapters.xenstore.client.connection import XenstoreConnection
 from adapters.xenstore.client.operations import LISTINGS, StoreOperations, Transaction
 from adapters.xenstore.client.wire import Operation, Permissions, StoreError
-from tests.kit.fake_store import DIRECTORY, DIRECTORY_PART, END, PATIENCE, Client, Request, fake_store
+from tests.kit.fake_stores import DIRECTORY, DIRECTORY_PART, END, TIMEOUT, Client, Request, fake_store
 
 Answers = Mapping[int, object]  # by operation: bytes, or the name of an error
 
@@ -42,7 +42,7 @@ async def nodes(answers: Answers, seen: list[Request] | None = None) -> AsyncIte
                 client.answer(request, answer)
 
     async with fake_store(script) as path:
-        connection = XenstoreConnection(deadline=PATIENCE)
+        connection = XenstoreConnection(deadline=TIMEOUT)
         await connection.open(path)
         try:
             yield Plain(connection)

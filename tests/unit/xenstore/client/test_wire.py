@@ -23,7 +23,7 @@ from adapters.xenstore.client.wire import (
     request,
     transaction_id,
 )
-from tests.kit.fake_store import HEADER, packed
+from tests.kit.fake_stores import HEADER, packed
 
 WIRE = packed(2, 7, 0, b"") + packed(16, 8, 3, b"ENOENT\0") + packed(15, 0, 0, b"/a\0t\0")
 PACKETS = [Received(2, 7, 0, b""), Received(16, 8, 3, b"ENOENT\0"), Received(15, 0, 0, b"/a\0t\0")]

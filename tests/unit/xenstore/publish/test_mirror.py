@@ -11,8 +11,7 @@ from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish import publisher, watch_trigger
 from adapters.xenstore.publish.publisher import NodeWriter
 from gateway.core.routing.publication import Grants, NodeSet, digest
-from tests.kit.nodes import changes, connected, tree, until
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, changes, connected, tree, until, xenstored
 
 DOMAIN = "/local/domain/5"
 TARGET = f"{DOMAIN}/memory/target"

@@ -14,8 +14,7 @@ from adapters.xenstore.publish.watch_trigger import (
     read_processed,
     record,
 )
-from tests.kit.nodes import connected, tree
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, connected, tree, xenstored
 
 PATH = "/local/domain/5/data/updated"
 

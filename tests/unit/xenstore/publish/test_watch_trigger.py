@@ -16,9 +16,8 @@ from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
 from gateway.core.xenstore.paths import template
-from tests.kit.nodes import PATIENCE, connected, until
-from tests.kit.toy_routes import toy_route
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.backends import toy_route
+from tests.kit.stores import TIMEOUT, Xenstored, connected, until, xenstored
 
 OWN = Domains(named=frozenset({"domid"}))
 UPDATED = "/local/domain/5/data/updated"
@@ -51,10 +50,10 @@ class Service:
         return self.outcomes.pop(0) if self.outcomes else Reply(None)
 
     async def next(self) -> dict[str, object]:
-        return dict((await asyncio.wait_for(self.calls.get(), PATIENCE)).named)
+        return dict((await asyncio.wait_for(self.calls.get(), TIMEOUT)).named)
 
     async def settled(self) -> str:
-        return await asyncio.wait_for(self.rung.get(), PATIENCE)
+        return await asyncio.wait_for(self.rung.get(), TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +279,7 @@ async def test_it_rings_in_the_name_of_who_may_write_or_not_at_all(
     async with hung(store, service, replace(BELL, domains=domains)):
         await store.transaction(write)  # type: ignore[arg-type] # a transaction is as good as a store here
         if domid is not None:
-            call = await asyncio.wait_for(service.calls.get(), PATIENCE)
+            call = await asyncio.wait_for(service.calls.get(), TIMEOUT)
             assert (call.peer.domid, call.peer.address) == (domid, f"domain {domid}")
             await service.settled()
         await until(store, watch_trigger.record(UPDATED), digest(b"1").encode())
@@ -427,7 +426,7 @@ async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_
         await store.write("/local/domain/5/data/os", b"planted")
         await store.set_permissions("/local/domain/5/data/os", Permissions(7, "n"))
         await store.write(UPDATED, b"1")
-        call = await asyncio.wait_for(service.calls.get(), PATIENCE)
+        call = await asyncio.wait_for(service.calls.get(), TIMEOUT)
         assert call.peer.domid == 7
     service = Service()
     async with hung(store, service, told):  # where domain 0 alone may ring

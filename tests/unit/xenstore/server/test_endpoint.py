@@ -19,7 +19,7 @@ from adapters.xenstore.server.state import KEPT, ExposedEndpoint, SharedContext,
 from gateway.core.rpc.model import NO_METADATA, Answer, Call, Fault, FaultCode, Outcome, Peer, Reply, RequestMetadata
 from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
-from tests.kit.answering import Answering
+from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.memory_store import MemoryStore
 
 REQUESTS, RESPONSES = "/svc/rpc/request", "/svc/rpc/response"
@@ -30,7 +30,9 @@ SHUTDOWN = "/local/domain/5/control/shutdown"
 class World:
     """A store, one exposed path in it, and who answers there."""
 
-    def __init__(self, store: MemoryStore, offer: ExposedEndpoint, endpoint: Answering, limits: StoreLimits) -> None:
+    def __init__(
+        self, store: MemoryStore, offer: ExposedEndpoint, endpoint: AnsweringEndpoint, limits: StoreLimits
+    ) -> None:
         self.store = store
         self.endpoint = endpoint
         self.told: list[str] = []
@@ -93,7 +95,7 @@ async def world(
     **said: Any,
 ) -> AsyncIterator[World]:
     said.setdefault("domains", Domains(everyone=True))
-    endpoint = Answering() if outcome is None else Answering(outcome)
+    endpoint = AnsweringEndpoint() if outcome is None else AnsweringEndpoint(outcome)
     offer = ExposedEndpoint(Exposure(style, template(path), **said), endpoint, frozenset({"write", "poweroff"}))
     made = World(store or MemoryStore(), offer, endpoint, limits or StoreLimits())
     made.exposed.start()

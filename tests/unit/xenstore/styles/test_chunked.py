@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.styles import ERROR, Tried
+from tests.kit.xenstore_clients import ERROR, Tried
 
 CHUNKED = Tried("chunked", "/local/domain/{server}/RPC/fe/{domid}")
 CHANNEL = "/local/domain/0/RPC/fe/7"

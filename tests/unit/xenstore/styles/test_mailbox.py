@@ -5,7 +5,7 @@ from __future__ import annotations
 from adapters.xenstore.styles.base import Request
 from adapters.xenstore.styles.mailbox import word
 from gateway.core.xenstore.exposure import StateWords
-from tests.kit.styles import ERROR, Tried
+from tests.kit.xenstore_clients import ERROR, Tried
 
 ANSWERS = (
     ("save", StateWords(done="paused")),

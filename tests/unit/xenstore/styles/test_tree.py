@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.xenstore.styles.base import ANYTHING, ReadSet, Request, Write
-from tests.kit.styles import ERROR, Tried, shown
+from tests.kit.xenstore_clients import ERROR, Tried, shown
 
 TREE = Tried("tree", "/squeezed")
 NODE = "/squeezed/rpc/request/reserve-memory/0f3c"

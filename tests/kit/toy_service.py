@@ -212,7 +212,7 @@ class Service:
 def toy_service(address: str, bus_name: str, text: str = "toy") -> Iterator[Service]:
     """Run the toy service on a bus; it owns its name when the context is entered."""
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "tests.kit.services", address, bus_name, text],
+        [sys.executable, "-W", "ignore", "-m", "tests.kit.toy_service", address, bus_name, text],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # dbus-next prints a traceback when its broker is killed, which tests do

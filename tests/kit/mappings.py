@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import dedent, indent
 
-from gateway.core.dbus.target import MethodCall
+from gateway.core.dbus.target import MethodCall, Target, Variants
 from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Value
+from gateway.core.rpc.model import Call, Fault, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.mapping.compiler import build
 from gateway.mapping.table import Table
@@ -121,3 +122,70 @@ def build_files(directory: Path, **files: str) -> Built:
 def build_methods(directory: Path, methods: str, head: str = HEAD) -> Built:
     """Build one file, x.yaml, of these methods."""
     return build_files(directory, x=head + indent(dedent(methods).strip("\n"), "  ") + "\n")
+
+
+# A mapping with a method for each type, all of them the Echo of the toy service; knows no value.
+
+
+TYPES_HEAD = """\
+mapping: 1
+service: types
+dbus: {{bus_name: org.example.toy, object_path: /org/example/toy, interface: org.example.Toy1, idl: toy.xml}}
+expose:
+  - {{listener: {listener}, path: /types.xml, codec: xmlrpc}}
+  - {{listener: {listener}, path: /types.json, codec: jsonrpc}}
+methods:
+"""
+TYPES_METHOD = '  "{name}": {{member: Echo, idl: type-{number}.xml, params: [value], {how}}}\n'
+TYPES_IDL = """\
+<node><interface name="org.example.Toy1"><method name="Echo">
+  <arg name="value" type="{}" direction="in"/><arg name="same" type="{}" direction="out"/>
+</method></interface></node>
+"""
+
+
+def echo_of(signature: str, variants: Variants) -> str:
+    """The name of a method."""
+    return f"{variants}:{signature}"
+
+
+def write_type_methods(directory: Path, signatures: Sequence[str], *, listener: str = "rpc", more: str = "") -> None:
+    """Write the mapping; `more` are further methods, and each signature also has one with `coerce: legacy`."""
+    text = TYPES_HEAD.format(listener=listener)
+    for number, signature in enumerate(signatures):
+        (directory / f"type-{number}.xml").write_text(TYPES_IDL.format(signature, signature))
+        text += TYPES_METHOD.format(name=echo_of(signature, "plain"), number=number, how="variants: plain")
+        text += TYPES_METHOD.format(name=echo_of(signature, "typed"), number=number, how="variants: typed")
+        text += TYPES_METHOD.format(name=f"legacy:{signature}", number=number, how="coerce: legacy")
+    (directory / "types.yaml").write_text(text + more)
+
+
+# Routes made by hand, for tests of everything that only reads a route.
+
+
+TARGET = Target("org.xen.xcp.toy", "/org/xen/xcp/toy", "org.xen.xcp.toy.Echo1", "Echo", "s", "s")
+
+
+def bind(call: Call) -> MethodCall:
+    """Every parameter as it is: what a mapping with no rules would bind to."""
+    return MethodCall(
+        TARGET.bus_name, TARGET.object_path, TARGET.interface, TARGET.member, TARGET.signature, list(call.params)
+    )
+
+
+def shape(body: Sequence[object]) -> Value:
+    """The first out-argument, or void."""
+    first = body[0] if body else None
+    assert first is None or isinstance(first, bool | int | float | str | bytes | list | dict)
+    return first
+
+
+def translate(fault: Fault, call: Call) -> Fault:
+    """No error table."""
+    return fault
+
+
+def route(method: str = "echo", **changes: object) -> Route:
+    """A route to the toy service's Echo; any field can be given by name."""
+    plain = Route("toy", method, TARGET, (), None, bind, shape, translate, timeout=5.0, source="toy.yaml:1")
+    return replace(plain, **changes)  # type: ignore[arg-type]  # the field's own type checks it at the call site

@@ -22,19 +22,18 @@ from typing import Any, NamedTuple
 import jsonrpclib
 import XenAPI
 
+from demo.old_squeezed import Squeezed
 from gateway.core.dbus.names import unescape_path_element
 from gateway.core.migration.modes import BUCKETS
 from gateway.core.routing.policy import bucket
-from tests.kit.between import Between, between
-from tests.kit.bus import private_bus
-from tests.kit.control import ask
+from tests.kit.admin import ask
+from tests.kit.bus_proxy import BusProxy, bus_proxy
+from tests.kit.buses import private_bus
 from tests.kit.gateway import ROOT, Process, gateway_process
-from tests.kit.old_squeezed import Squeezed
-from tests.kit.toolstack import Toolstack
-from tests.kit.twins import Twin, squeezed_over_xenstore, twin
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, xenstored
+from tests.kit.toolstack import Toolstack, Twin, squeezed_over_xenstore, twin
 
-PATIENCE = 60.0  # seconds for what must come
+TIMEOUT = 60.0  # seconds until a test that waits gives up
 LEAST = 12  # VMs, and so many more that a tenth of all keys is two of them
 
 CONFIG = """\
@@ -99,7 +98,7 @@ class Clients:
         """Let each finish its call."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(TIMEOUT)
         self.close.close()
 
     def _run(self, name: str, things: Sequence[str], call: Callable[[str], object]) -> None:
@@ -129,7 +128,7 @@ class World:
 
     folder: Path
     process: Process
-    new: Between
+    new: BusProxy
     old: dict[str, Twin]
     store: Xenstored
     vms: list[str] = field(default_factory=list)
@@ -154,7 +153,7 @@ class World:
         pipe = asyncio.subprocess.PIPE
         environment = {**os.environ, "COLUMNS": "200"}
         process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, cwd=ROOT, env=environment)
-        said, wrong = await asyncio.wait_for(process.communicate(), PATIENCE)
+        said, wrong = await asyncio.wait_for(process.communicate(), TIMEOUT)
         assert process.returncode == 0, (arguments, said.decode(), wrong.decode())
         return said.decode()
 
@@ -231,7 +230,7 @@ def share(group: str, keys: Iterable[str], percent: int) -> set[str]:
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Wait for what other processes and threads do."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             if await holds():
                 return
@@ -246,7 +245,7 @@ async def two_sides(folder: Path, said: dict[str, str]) -> AsyncIterator[World]:
             store = stack.enter_context(xenstored())
             bus = stack.enter_context(private_bus())
             names = (f"org.xen.xcp.{name}" for name in ("xapi", "xenopsd", "squeezed"))
-            new = stack.enter_context(between(bus.address, toolstack.address, folder, *names))
+            new = stack.enter_context(bus_proxy(bus.address, toolstack.address, folder, *names))
             over_xenstore = squeezed_over_xenstore(toolstack.address, Path(store.path), folder, root="/old")
             old = {
                 "xapi": stack.enter_context(twin("xapi", toolstack.address, folder)),

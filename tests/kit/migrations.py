@@ -8,17 +8,27 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.core.admin.records import AuditEntry, Change, Counts, CountsBatch, MethodId
-from gateway.core.migration.limits import LIMITS
+from gateway.core.admin.records import (
+    AuditEntry,
+    Change,
+    ClientKey,
+    ClientRecord,
+    Counts,
+    CountsBatch,
+    MethodId,
+    MismatchRecord,
+    PutRollout,
+)
+from gateway.core.migration.limits import LIMITS, BothSides, SideCounts
 from gateway.core.migration.modes import Key, Migration, Mode, Setting, Side
 from gateway.core.migration.rollout_plan import RolloutPlan, RolloutStep
 from gateway.core.migration.statistics import bucket_of, empty_histogram
-from gateway.core.routing.overrides import Override
+from gateway.core.routing.overrides import By, Override
 from gateway.core.routing.route import Route
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.rollout_controller import LocalCounts, RolloutController
 from gateway.state.store import StateStore
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 START = 1_000_000.0  # when every test begins
 USUAL = 0.02  # seconds that a call takes
@@ -157,3 +167,71 @@ def counted(*, seconds: float = USUAL, **counters: int) -> Counts:
         buckets[bucket_of(took)] = counters.get(f"calls_{side.value}", 0)
         histograms[side.value] = buckets
     return Counts(counters, histograms)
+
+
+# What both sides did, for tests of rollouts.
+
+
+def side(calls: int, *, errors: int = 0, seconds: float | None = None) -> SideCounts:
+    """One side; `seconds`: how long each of its calls took."""
+    if seconds is None:
+        return SideCounts(calls, errors)
+    latency = empty_histogram()
+    latency[bucket_of(seconds)] = calls
+    return SideCounts(calls, errors, tuple(latency))
+
+
+def counts(
+    *,
+    compared: int = 0,
+    different: int = 0,
+    calls: int = 0,
+    errors: int = 0,
+    seconds: float | None = None,
+    control: SideCounts | None = None,
+) -> BothSides:
+    """The candidate's calls; a control that is content with itself."""
+    return BothSides(
+        compared,
+        different,
+        control=SideCounts(100) if control is None else control,
+        candidate=side(calls, errors=errors, seconds=seconds),
+    )
+
+
+# Decisions and observations in few words, for tests of the state.
+
+
+VM_START, VM_STOP = MethodId("xenopsd", "VM.start"), MethodId("xenopsd", "VM.stop")
+
+
+def override(pattern: str = "VM.*", mode: Mode = Mode.DBUS, *, why: str = "", by: By = "person") -> Override:
+    """An override of alice's."""
+    return Override(pattern, Setting(mode), "alice", 1.0, why, None, by)
+
+
+def entry(subject: str = "VM.*", what: str = "mode", *, when: float = 1.0, why: str = "") -> AuditEntry:
+    """A line of the audit."""
+    return AuditEntry(when, "alice", what, subject, why, {"calls": 3})
+
+
+def mode(pattern: str, mode: Mode = Mode.DBUS, *rollouts: PutRollout, why: str = "") -> Change:
+    """A person sets a mode."""
+    return Change((entry(pattern, why=why),), (override(pattern, mode, why=why),), rollouts=rollouts)
+
+
+def counts_batch(method: MethodId = VM_START, **counters: int) -> CountsBatch:
+    """What one process has counted of one method."""
+    return CountsBatch({method: Counts(counters, {"dbus": [1, 2]})})
+
+
+def mismatch(number: int, method: MethodId = VM_START) -> MismatchRecord:
+    """A pair that says which it is."""
+    return MismatchRecord(float(number), method, {"number": number})
+
+
+def client_batch(peer: str, last: float = 2.0, *, method: MethodId = VM_START, domid: int | None = None) -> CountsBatch:
+    """One client, seen once."""
+    return CountsBatch(
+        clients={ClientKey(method, "xmlrpc", peer, "curl", "root", domid): ClientRecord(1, last - 1.0, last)}
+    )

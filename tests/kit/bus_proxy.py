@@ -25,12 +25,12 @@ from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds
+TIMEOUT = 60.0  # seconds until a test that waits gives up
 ERROR = "org.freedesktop.DBus.Error.Failed"
 
 
 @dataclass(frozen=True)
-class Between:
+class BusProxy:
     """The process."""
 
     process: subprocess.Popen[str]
@@ -49,19 +49,19 @@ class Between:
 
 
 @contextmanager
-def between(here: str, there: str, folder: Path, *names: str) -> Iterator[Between]:
+def bus_proxy(here: str, there: str, folder: Path, *names: str) -> Iterator[BusProxy]:
     """Answer for these names on the bus `here` with what they answer on the bus `there`."""
     rules, calls = folder / "between.json", folder / "between.calls"
     calls.touch()
-    command = [sys.executable, "-m", "tests.kit.between", here, there, str(rules), str(calls), *names]
+    command = [sys.executable, "-m", "tests.kit.bus_proxy", here, there, str(rules), str(calls), *names]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == "ready\n", "nothing stands between"
-        yield Between(process, rules, calls)
+        yield BusProxy(process, rules, calls)
     finally:
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
         process.stdout.close()
 
 

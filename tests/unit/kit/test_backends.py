@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from gateway.core.dbus.target import MethodCall
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
-from tests.kit.memory_backend import MemoryBackend
-from tests.kit.services import INTERFACE
-from tests.kit.toy_routes import toy_call, toy_route
+from tests.kit.backends import MemoryBackend, toy_call, toy_route
+from tests.kit.toy_service import INTERFACE
 
 
 async def test_an_outcome_in_the_table_is_the_answer() -> None:

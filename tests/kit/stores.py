@@ -9,21 +9,23 @@ process and are gone with it. The socket's file stays, and connecting to it is r
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
 
+from adapters.xenstore.client.client import XenstoreClient
 from tests.kit.toolstack import load
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds for it to listen
+TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 starting = load(ROOT / "docker/xenstored/start.py")
 C_STORE, OXENSTORED = BOTH = starting.STORES
@@ -61,7 +63,7 @@ class Xenstored:
                 stdout=log,
                 stderr=log,
             )
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not starting.listens(self._store.socket):
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < end, f"it does not listen: {self._log.read_text()}"
@@ -84,13 +86,13 @@ class Xenstored:
         process, self._process = self._process, None
         assert process is not None, "it does not run"
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
     def live_update(self) -> None:
         """Have the store replace itself with a new process image, which goes on where it was."""
         control = self._store.program.with_name("xenstore-control")  # the one in the PATH asks for Xen first
         command = [str(control), "live-update", str(self._store.program)]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         restoring = {C_STORE: b"-U", OXENSTORED: b"--live"}[self.name]
         assert restoring in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0"), (
@@ -100,7 +102,7 @@ class Xenstored:
     def tool(self, name: str, *arguments: str, check: bool = True) -> str:
         """What Debian's `xenstore-NAME` prints; `check`: it must succeed."""
         command = [f"xenstore-{name}", *arguments]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout
 
@@ -132,3 +134,107 @@ def _shim() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="xenstored-shim-"))
     atexit.register(shutil.rmtree, directory)
     return Path(starting.compile_shim(directory))
+
+
+# Debian's `xenstore-*` tools, as a toolstack's scripts use them; knows no gateway.
+
+
+TIMEOUT = 60.0  # seconds until a test that waits gives up
+
+
+class Tools:
+    """The tools on one store."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._env = {**os.environ, "XENSTORED_PATH": str(path)}
+
+    def run(self, name: str, *arguments: str, check: bool = True) -> str:
+        """What `xenstore-NAME` prints."""
+        command = [f"xenstore-{name}", *arguments]
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    def put(self, path: str, value: str) -> None:
+        """Write one node."""
+        self.run("write", path, value)
+
+    def read(self, path: str) -> str | None:
+        """A value; None when there is no such node."""
+        found = self.run("read", path, check=False)
+        return found.removesuffix("\n") if found else None
+
+    @contextmanager
+    def watching(self, path: str) -> Iterator[Callable[[Callable[[str | None], bool]], str | None]]:
+        """`xenstore-watch`; gives a function that waits until the value of the path is as wanted, and returns it."""
+        with subprocess.Popen(["xenstore-watch", path], env=self._env, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+
+            def wait(wanted: Callable[[str | None], bool]) -> str | None:
+                for _ in lines:
+                    value = self.read(path)
+                    if wanted(value):
+                        return value
+                raise AssertionError(f"the watch of {path} ended")
+
+            try:
+                yield wait
+            finally:
+                process.kill()
+
+
+# What tests of a xenstore's nodes share: a store to read and write as the other side does, and waits for nodes.
+
+
+TIMEOUT = 60.0  # seconds until a test that waits gives up
+
+
+@asynccontextmanager
+async def connected(path: str) -> AsyncIterator[XenstoreClient]:
+    """A client of the store at this socket."""
+    async with XenstoreClient(path) as store, asyncio.timeout(TIMEOUT):
+        await store.until_connected()
+        yield store
+
+
+async def until(store: XenstoreClient, path: str, wanted: bytes | Callable[[bytes | None], bool] | None) -> None:
+    """Wait until a node has this value, or has none."""
+    watch = store.watch(path)
+    try:
+        async for _ in watch:
+            found = await store.read(path)
+            if wanted(found) if callable(wanted) else found == wanted:
+                return
+    finally:
+        watch.close()
+
+
+async def tree(store: XenstoreClient, path: str) -> dict[str, bytes]:
+    """All nodes below one that have a value, by their path from there."""
+    found: dict[str, bytes] = {}
+    waiting = [path]
+    while waiting:
+        here = waiting.pop()
+        value = await store.read(here)
+        if value:
+            found[here.removeprefix(path).removeprefix("/")] = value
+        waiting += [f"{here}/{name}" for name in await store.list(here) or ()]
+    return found
+
+
+@contextmanager
+def changes(store: XenstoreClient, path: str) -> Iterator[list[str]]:
+    """Every path at or below this one for which an event came; the first is the watch's own."""
+    watch, seen = store.watch(path), []
+
+    async def collect() -> None:
+        async for changed in watch:
+            seen.append(changed)
+
+    task = asyncio.ensure_future(collect())
+    try:
+        yield seen
+    finally:
+        watch.close()
+        task.cancel()

@@ -214,8 +214,8 @@ async def test_a_bus_is_replaced_by_a_new_one_and_the_old_connections_are_closed
             async with dbus_backend(one(bus)) as other:
                 await other.call(toy_route("Release", "", "u"), ANYTHING)
             assert await held == Reply("released")
-            while backend._leaving:
-                await asyncio.wait(backend._leaving.values())
+            while backend._draining:
+                await asyncio.wait(backend._draining.values())
 
 
 async def test_stop_does_not_wait_for_calls_on_a_bus_that_has_left_the_config(bus: PrivateBus) -> None:

@@ -262,7 +262,7 @@ async def test_on_either_broker_a_service_that_is_away_is_not_asked_until_it_is_
                 assert told(await ask(backend, LABEL)) == (FaultCode.UNAVAILABLE, _ERROR + "ServiceUnknown")
             got = await ask(backend, LABEL)
             assert told(got) == (FaultCode.UNAVAILABLE, "")
-            assert "failed 3 times in a row: its breaker is open, it is probed in 3" in str(got)
+            assert "open after 3 failures in a row; next probe in 3" in str(got)
             with toy_service(address, TOY, "back"):
                 assert [each.presence.value for each in await backend.services([TOY], TIMEOUT)] == ["owned"]
                 assert await ask(backend, LABEL) == Reply("back")

@@ -89,7 +89,10 @@ async def test_a_wish_that_makes_no_sense_is_refused_in_words(both: tuple[DBusAd
     assert (await caller.error(ROOT, SET, "ssa{sv}s", "VM.start", "dbus", mode_options(x=("b", True)), ""))[
         0
     ] == INVALID
-    assert await caller.error(ROOT, SET, "s", "VM.start") == (INVALID, "SetMode takes 'ssa{sv}s', got 's'")
+    assert await caller.error(ROOT, SET, "s", "VM.start") == (
+        INVALID,
+        "SetMode: expected signature 'ssa{sv}s', got 's'",
+    )
     assert (await caller.error(ROOT, f"{CONTROL}.Explain", "savs", "VM.nope", [], ""))[0] == REFUSED
 
 

@@ -29,7 +29,7 @@ def test_options_become_a_wish() -> None:
     [
         (
             mode_options(procent=("d", 1.0)),
-            "unknown option 'procent' (there are: percent, control, observe, noise, seconds)",
+            "unknown option 'procent'; expected one of percent, control, observe, noise, seconds",
         ),
         (mode_options(observe=("s", "yes")), "option 'observe': unexpected type 's'"),
         (mode_options(seconds=("b", True)), "option 'seconds': unexpected type 'b'"),

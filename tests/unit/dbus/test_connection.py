@@ -116,20 +116,20 @@ async def test_a_connection_with_many_calls_given_up_is_worn(bus: PrivateBus) ->
     async with connected(bus.address, BusConnectionLimits(in_flight=4)) as connection:
         waiting = [asyncio.ensure_future(connection.call(ask("Hang"))) for _ in range(2)]
         await answer(connection, ask("Label"))
-        assert not connection.worn.is_set()
+        assert not connection.stale.is_set()
         for one in waiting:
             one.cancel()
         await asyncio.wait(waiting)
-        assert connection.worn.is_set()
+        assert connection.stale.is_set()
         assert not connection.lost
 
 
 async def test_a_connection_is_worn_long_before_its_serials_end(bus: PrivateBus) -> None:
     async with connected(bus.address, BusConnectionLimits(serials=4)) as connection:
         for _ in range(3):
-            assert not connection.worn.is_set()
+            assert not connection.stale.is_set()
             await answer(connection, ask("Label"))
-        assert connection.worn.is_set()
+        assert connection.stale.is_set()
         assert await answer(connection, ask("Label")) == ["toy"]
 
 
@@ -200,7 +200,7 @@ async def test_when_the_broker_dies_a_call_on_the_wire_may_have_been_executed() 
             assert isinstance(got, Fault)
             assert got.code is FaultCode.NO_REPLY
             assert "unknown whether" in got.message
-            assert connection.worn.is_set()
+            assert connection.stale.is_set()
             assert connection.lost
             assert connection.error
 
@@ -287,8 +287,8 @@ async def test_a_retired_connection_closes_when_its_calls_are_done(bus: PrivateB
         async with connected(bus.address) as other:
             await answer(other, ask("Held"))
             connection.retire()
-            assert not connection.has_room
-            assert not connection.worn.is_set()
+            assert not connection.has_capacity
+            assert not connection.stale.is_set()
             await answer(other, ask("Release"))
         got = await asyncio.wait_for(waiting, TIMEOUT)
         assert got is not None

@@ -27,7 +27,7 @@ __all__ = ["Backend", "BusSettings", "BusStatus", "Dependencies", "Presence", "S
 def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
     """The method call that this call becomes, or why it becomes none."""
     try:
-        return route.bind(call)
+        return route.encode_arguments(call)
     except MarshalError as error:
         return Fault(FaultCode.INVALID_PARAMS, str(error))
     except ParameterCountError as error:
@@ -39,7 +39,7 @@ def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
 def decode_result(route: Route, body: Sequence[object]) -> Outcome:
     """The body of a method return as the client is told it."""
     try:
-        return Reply(route.shape(body))
+        return Reply(route.decode_result(body))
     except MarshalError as error:
         return Fault(FaultCode.UNREPRESENTABLE, str(error))
 
@@ -91,7 +91,7 @@ class Backend(interfaces.Backend):
         if isinstance(answer, Fault):
             return answer
         if answer.error_name:
-            return route.translate(fault(answer), call)
+            return route.map_error(fault(answer), call)
         return reply(route, answer)
 
     @asynccontextmanager

@@ -191,15 +191,15 @@ class Dispatcher:
         """
         seconds = route.timeout if side is Side.DBUS or hurried else self._patience(route)
         deadline = self._deadlines.start(seconds)
-        asked = route.guard or route
+        asked = route.session_check or route
         try:
             if side is Side.LEGACY:
                 asked = route
                 if upstreams is None:
                     return _nobody(route.migration.upstream)
                 return await upstreams.call(route, call, wanted)
-            if route.guard is not None:
-                permission = await bus.call(route.guard, replace(call, oneway=False))
+            if route.session_check is not None:
+                permission = await bus.call(route.session_check, replace(call, oneway=False))
                 if isinstance(permission, Fault):
                     return permission
                 asked = route

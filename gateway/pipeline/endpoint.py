@@ -163,7 +163,7 @@ class RpcEndpoint(Endpoint):
         name = prefix + route.method
         task = self._tasks.get(name)
         if task is None or task.task_of is not route:
-            task = replace(route, method=name, effect=Effect.WRITE, result=None, opens=None, aliases=(), task_of=route)
+            task = replace(route, method=name, effect=Effect.WRITE, result=None, login=None, aliases=(), task_of=route)
             self._tasks[name] = task
         return task
 
@@ -200,7 +200,7 @@ class RpcEndpoint(Endpoint):
         if route is not None:
             user = self._sessions.user(route, call)
             if user:
-                said = {"user": user} if route.opens is None else {"user": user, "login": True}
+                said = {"user": user} if route.login is None else {"user": user, "login": True}
                 call = replace(call, extensions={**call.extensions, **said})
             return self.resolve(route, task_prefix, call, forced)
         return PlannedCall(call, self._forwarding, _NOBODY if self._forwarding is None else _FORWARDED)

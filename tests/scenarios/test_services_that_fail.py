@@ -232,7 +232,7 @@ async def test_a_broker_that_gives_activation_up_says_so(tmp_path: Path) -> None
 async def test_on_either_broker_a_reply_with_a_file_descriptor_costs_its_own_call_and_nothing_else(name: str) -> None:
     kind = parse_one("v")
     shape = results.struct({"file": results.Item(0, from_dbus(kind), "file")})
-    with_descriptor = replace(toy_route("Descriptor", "", "v"), shape=shape)
+    with_descriptor = replace(toy_route("Descriptor", "", "v"), decode_result=shape)
     with broker(name) as address, toy_service(address, TOY):
         async with dbus_backend(one(address, breaker_failures=2, breaker_pause=3600.0)) as backend:
             before = len(list(Path("/proc/self/fd").iterdir()))

@@ -620,7 +620,7 @@ async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
     known.table = replace(
         known.table,
         routes={
-            "login": route("login", opens=lambda call: str(call.params[0])),
+            "login": route("login", login=lambda call: str(call.params[0])),
             "stat": route("stat", session=lambda call: str(call.params[0])),
         },
     )
@@ -710,7 +710,7 @@ async def test_a_session_that_was_opened_at_one_endpoint_is_known_at_another() -
         return Reply("ref-1")
 
     sessions = Sessions()
-    login = route("login", opens=lambda call: str(call.params[0]))
+    login = route("login", login=lambda call: str(call.params[0]))
     stat = route("stat", session=lambda call: str(call.params[0]))
     for name, codec, parameter in (("login", "xmlrpc", "alice"), ("stat", "jsonrpc", "ref-1")):
         table = EndpointTable(HERE, codec, "plain", {"login": login, "stat": stat})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from time import perf_counter
 from typing import TypeAlias
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.core.interfaces import NOT_SENT, Backend, UpstreamBackend, Wanted, always
 from gateway.core.migration.modes import Mode, Side

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Envelope, Fault, Outcome, Peer, RefusedCall, Value
@@ -34,7 +36,7 @@ async def explain(
     steps.append(Step("decoded", _show(entry)))
     if isinstance(entry, Fault):
         return entry, steps
-    call = replace(dialect.unwrap_call(entry), peer=peer, extensions={**exchange.known, "agent": AGENT})
+    call = structs.replace(dialect.unwrap_call(entry), peer=peer, extensions={**exchange.known, "agent": AGENT})
     steps.append(Step(f"without the dialect ({dialect.name})", _show(call)))
     outcome = await _ask(exchange, call, steps)
     steps.append(Step("outcome", _show(outcome)))

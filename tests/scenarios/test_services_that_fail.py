@@ -124,7 +124,7 @@ async def test_ten_thousand_calls_that_time_out_leave_nothing(bus: PrivateBus) -
             assert left(Traced) == left(Deadline) == 0
 
 
-class Traced(MethodCall):
+class Traced(MethodCall, frozen=True):
     """A method call of which we can tell how many there are."""
 
 

@@ -31,7 +31,7 @@ __all__ = ["Backend", "BusSettings", "BusStatus", "Dependencies", "Presence", "S
 def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
     """Encode a call as a D-Bus method call; returns a fault that names the parameter where it cannot be encoded."""
     try:
-        return route.bind(call)
+        return route.encode_arguments(call)
     except MarshalError as error:
         return Fault(FaultCode.INVALID_PARAMS, str(error))
     except ParameterCountError as error:
@@ -43,7 +43,7 @@ def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
 def decode_result(route: Route, body: Sequence[object]) -> Outcome:
     """Decode the body of a method return; a body that the mapping cannot represent is an UNREPRESENTABLE fault."""
     try:
-        return Reply(route.shape(body))
+        return Reply(route.decode_result(body))
     except MarshalError as error:
         return Fault(FaultCode.UNREPRESENTABLE, str(error))
 
@@ -88,7 +88,7 @@ class Backend(interfaces.Backend):
         if isinstance(answer, Fault):
             return answer
         if answer.error_name:
-            return route.translate(fault(answer), call)
+            return route.map_error(fault(answer), call)
         return reply(route, answer)
 
     @asynccontextmanager

@@ -42,8 +42,8 @@ def bus_names(table: Table, asks: Asks) -> dict[str, list[Route]]:
         if not asks(route):
             continue
         names.setdefault(route.target.bus_name, []).append(route)
-        if route.guard is not None:
-            names.setdefault(route.guard.target.bus_name, [])
+        if route.session_check is not None:
+            names.setdefault(route.session_check.target.bus_name, [])
     return dict(sorted(names.items()))
 
 

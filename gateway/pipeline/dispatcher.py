@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from time import perf_counter
 from typing import TypeAlias
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.core.interfaces import NOT_SENT, Backend, UpstreamBackend, Wanted, always
 from gateway.core.migration.modes import Mode, Side
@@ -191,15 +191,15 @@ class Dispatcher:
         """
         seconds = route.timeout if side is Side.DBUS or hurried else self._patience(route)
         deadline = self._deadlines.start(seconds)
-        asked = route.guard or route
+        asked = route.session_check or route
         try:
             if side is Side.LEGACY:
                 asked = route
                 if upstreams is None:
                     return _nobody(route.migration.upstream)
                 return await upstreams.call(route, call, wanted)
-            if route.guard is not None:
-                permission = await bus.call(route.guard, replace(call, oneway=False))
+            if route.session_check is not None:
+                permission = await bus.call(route.session_check, replace(call, oneway=False))
                 if isinstance(permission, Fault):
                     return permission
                 asked = route

@@ -13,7 +13,9 @@ from functools import partial
 from time import perf_counter
 from typing import TypeAlias
 
+import msgspec
 import structlog
+from msgspec import structs
 
 from gateway.core.dbus.names import quoted
 from gateway.core.interfaces import Codec, Dialect, Endpoint
@@ -36,7 +38,6 @@ from gateway.core.rpc.model import (
     Reply,
     RequestMetadata,
     charset_of,
-    value,
 )
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import Job, Observation, Shadow, code_of
@@ -58,8 +59,7 @@ def _ignore(_: Fault) -> None:
     """Tell nobody."""
 
 
-@value
-class PlannedCall:
+class PlannedCall(msgspec.Struct, frozen=True):
     """One call of a message as the mapping sees it, and who answers it. No route: nobody but the gateway itself."""
 
     call: Call
@@ -163,7 +163,7 @@ class RpcEndpoint(Endpoint):
         name = prefix + route.method
         task = self._tasks.get(name)
         if task is None or task.task_of is not route:
-            task = replace(route, method=name, effect=Effect.WRITE, result=None, opens=None, aliases=(), task_of=route)
+            task = replace(route, method=name, effect=Effect.WRITE, result=None, login=None, aliases=(), task_of=route)
             self._tasks[name] = task
         return task
 
@@ -200,8 +200,8 @@ class RpcEndpoint(Endpoint):
         if route is not None:
             user = self._sessions.user(route, call)
             if user:
-                said = {"user": user} if route.opens is None else {"user": user, "login": True}
-                call = replace(call, extensions={**call.extensions, **said})
+                said = {"user": user} if route.login is None else {"user": user, "login": True}
+                call = structs.replace(call, extensions={**call.extensions, **said})
             return self.resolve(route, task_prefix, call, forced)
         return PlannedCall(call, self._forwarding, _NOBODY if self._forwarding is None else _FORWARDED)
 
@@ -273,7 +273,7 @@ class RpcEndpoint(Endpoint):
         if isinstance(answer, Fault):
             if answer.code in NOT_EXECUTED and not unmoved():
                 return await self._one_by_one(envelope, self._planned_anew(asked))
-            return self._not_forwarded(envelope, asked, replace(answer, name=""), seconds)
+            return self._not_forwarded(envelope, asked, structs.replace(answer, name=""), seconds)
         self._once_it_has_left(self._account, envelope, asked, answer, seconds)
         return answer
 
@@ -282,7 +282,7 @@ class RpcEndpoint(Endpoint):
         return [
             each
             if isinstance(each, Fault) or each.route is None or each.route is self._forwarding
-            else replace(each, plan=self.dispatcher.plan(each.route, each.call, each.forced))
+            else structs.replace(each, plan=self.dispatcher.plan(each.route, each.call, each.forced))
             for each in asked
         ]
 

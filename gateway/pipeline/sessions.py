@@ -22,9 +22,9 @@ class Sessions:
 
     def learn(self, route: Route, call: Call, outcome: Outcome) -> None:
         """A call has ended; when it was a login that worked, its result is the session of the user it named."""
-        if route.opens is None or not isinstance(outcome, Reply) or not isinstance(outcome.value, str):
+        if route.login is None or not isinstance(outcome, Reply) or not isinstance(outcome.value, str):
             return
-        user = route.opens(call)
+        user = route.login(call)
         if user:
             self._users[outcome.value] = user
             self._users.move_to_end(outcome.value)
@@ -34,7 +34,7 @@ class Sessions:
     def user(self, route: Route, call: Call) -> str:
         """Whose session a call uses; empty when that is not known."""
         if not self._users or route.session is None:
-            return (route.opens(call) or "") if route.opens is not None else ""
+            return (route.login(call) or "") if route.login is not None else ""
         session = route.session(call)
         user = self._users.get(session, "") if session is not None else ""
         if user and session is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Envelope, Fault, Outcome, Peer, RefusedCall, Value
@@ -34,7 +36,7 @@ async def explain(
     steps.append(Step("decoded", _show(entry)))
     if isinstance(entry, Fault):
         return entry, steps
-    call = replace(dialect.unwrap_call(entry), peer=peer, extensions={**exchange.known, "agent": AGENT})
+    call = structs.replace(dialect.unwrap_call(entry), peer=peer, extensions={**exchange.known, "agent": AGENT})
     steps.append(Step(f"without the dialect ({dialect.name})", _show(call)))
     outcome = await _ask(exchange, call, steps)
     steps.append(Step("outcome", _show(outcome)))
@@ -62,21 +64,27 @@ async def _ask(exchange: RpcEndpoint, call: Call, steps: list[Step]) -> Outcome:
 def _recording(route: Route, steps: list[Step]) -> Route:
     """The same route, writing down what goes to the bus and what comes from it."""
 
-    def bind(call: Call) -> MethodCall:
-        bound = route.bind(call)
+    def encode_arguments(call: Call) -> MethodCall:
+        bound = route.encode_arguments(call)
         steps.append(Step("method call", show_method_call(bound)))
         return bound
 
-    def shape(body: Sequence[object]) -> Value:
+    def decode_result(body: Sequence[object]) -> Value:
         steps.append(Step("method return", f"{route.target.reply_signature or '(empty)'} {_items(body)}".rstrip()))
-        return route.shape(body)
+        return route.decode_result(body)
 
-    def translate(fault: Fault, call: Call) -> Fault:
+    def map_error(fault: Fault, call: Call) -> Fault:
         steps.append(Step("error", _show(fault)))
-        return route.translate(fault, call)
+        return route.map_error(fault, call)
 
-    guard = None if route.guard is None else _recording(route.guard, steps)
-    return replace(route, bind=bind, shape=shape, translate=translate, guard=guard)
+    session_check = None if route.session_check is None else _recording(route.session_check, steps)
+    return replace(
+        route,
+        encode_arguments=encode_arguments,
+        decode_result=decode_result,
+        map_error=map_error,
+        session_check=session_check,
+    )
 
 
 def _back(exchange: RpcEndpoint, envelope: Envelope, call: Call, outcome: Outcome, steps: list[Step]) -> Outcome:

@@ -70,7 +70,7 @@ class MemoryBackend(interfaces.Backend):
         if call.oneway:
             return Reply(None)
         if isinstance(answer, Fault):
-            return route.translate(answer, call) if answer.name else answer
+            return route.map_error(answer, call) if answer.name else answer
         return answer if isinstance(answer, Reply) else backend.decode_result(route, answer)
 
     def _answer(self, call: MethodCall) -> Outcome | Sequence[object]:
@@ -113,9 +113,9 @@ def toy_route(
         target=Target(bus_name, OBJECT_PATH, INTERFACE, member, signature, reply_signature),
         parameters=(),
         result=types[0] if len(types) == 1 else None,
-        bind=bind or as_they_are,
-        shape=shape,
-        translate=translate or (lambda fault, call: fault),
+        encode_arguments=bind or as_they_are,
+        decode_result=shape,
+        map_error=translate or (lambda fault, call: fault),
     )
 
 

@@ -122,7 +122,7 @@ async def test_ten_thousand_calls_that_time_out_leave_nothing(bus: PrivateBus) -
             assert left(Traced) == left(Deadline) == 0
 
 
-class Traced(MethodCall):
+class Traced(MethodCall, frozen=True):
     """A method call of which we can tell how many there are."""
 
 
@@ -230,7 +230,7 @@ async def test_a_broker_that_gives_activation_up_says_so(tmp_path: Path) -> None
 async def test_on_either_broker_a_reply_with_a_file_descriptor_costs_its_own_call_and_nothing_else(name: str) -> None:
     kind = parse_one("v")
     shape = results.struct({"file": results.Item(0, from_dbus(kind), "file")})
-    with_descriptor = replace(toy_route("Descriptor", "", "v"), shape=shape)
+    with_descriptor = replace(toy_route("Descriptor", "", "v"), decode_result=shape)
     with broker(name) as address, toy_service(address, TOY):
         async with dbus_backend(one(address, breaker_failures=2, breaker_pause=3600.0)) as backend:
             before = len(list(Path("/proc/self/fd").iterdir()))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+import msgspec
+
 from gateway.core.migration.modes import BUCKETS, Migration, Mode, Setting, Side, percent
 from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, value
+from gateway.core.rpc.model import Call
 
 
-@value
-class CallPlan:
+class CallPlan(msgspec.Struct, frozen=True):
     """`answer` None: nobody. `candidate` is asked once the answer has left. `why` is for people.
 
     `fallback`: a call that D-Bus certainly did not execute goes to the legacy service.

@@ -32,9 +32,9 @@ class Route:
     target: Target
     parameters: tuple[Parameter, ...]
     result: Type | None  # the legacy result, as the D-Bus type nearest to it; None is void
-    bind: Callable[[Call], MethodCall]  # raises MarshalError or ParameterCountError
-    shape: Callable[[Sequence[object]], Value]  # body of the method return -> result; raises MarshalError
-    translate: Callable[[Fault, Call], Fault]  # a fault with a D-Bus error name -> the fault the client is told
+    encode_arguments: Callable[[Call], MethodCall]  # raises MarshalError or ParameterCountError
+    decode_result: Callable[[Sequence[object]], Value]  # body of the method return -> result; raises MarshalError
+    map_error: Callable[[Fault, Call], Fault]  # a fault with a D-Bus error name -> the fault the client is told
     timeout: float = 60.0  # seconds
     effect: Effect = Effect.WRITE
     migration: Migration = UNMOVED  # who answers, and how that may change
@@ -44,9 +44,9 @@ class Route:
     aliases: tuple[str, ...] = ()  # old spellings that lead here too
     domains: Domains | None = None  # who may call it over a xenstore; None: whoever may call at the endpoint
     task_of: Route | None = None  # of a form of a call that returns a task: the route of the call itself
-    guard: Route | None = None  # called first with the same call; its fault is the answer (a session check)
+    session_check: Route | None = None  # called first with the same call; its fault is the answer (a session check)
     session: Callable[[Call], str | None] | None = None  # the session that a call uses
-    opens: Callable[[Call], str | None] | None = None  # a login: the user that it names; its result is the session
+    login: Callable[[Call], str | None] | None = None  # a login: the user that it names; its result is the session
 
 
 def unmapped_route(name: str) -> Route:

@@ -37,7 +37,7 @@ def table(*routes: Route) -> Table:
 
 
 def test_services_are_those_that_a_call_may_lead_to() -> None:
-    guarded = to("org.b", "VM.start", guard=to("org.session", "check"))
+    guarded = to("org.b", "VM.start", session_check=to("org.session", "check"))
     off = to("org.off", "VM.stop")
     names = health.bus_names(table(to("org.c", "SR.scan"), guarded, off), lambda each: each is not off)
     assert {name: [each.method for each in routes] for name, routes in names.items()} == {

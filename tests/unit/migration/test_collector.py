@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.admin import counters as counting
 from gateway.core.admin.records import IDENTITIES, OTHERS, ClientKey, ClientRecord, CountsBatch, MethodId

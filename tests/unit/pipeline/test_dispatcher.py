@@ -117,7 +117,7 @@ async def test_a_guard_is_asked_first_and_its_fault_is_the_answer() -> None:
         return await echo(asked, call)
 
     backend = Scripted(deny_the_check)
-    guarded = route("VM.start", guard=route("session check"))
+    guarded = route("VM.start", session_check=route("session check"))
     outcome = await Dispatcher(backend, Notes()).answer(guarded, Call("VM.start", ("stale",)))
     assert outcome == Fault(FaultCode.APPLICATION, "SESSION_INVALID", "SESSION_INVALID", ["stale"])
     assert backend.asked == ["session check"]
@@ -125,7 +125,7 @@ async def test_a_guard_is_asked_first_and_its_fault_is_the_answer() -> None:
 
 async def test_when_the_guard_agrees_the_method_itself_is_called() -> None:
     backend = Scripted(echo)
-    guarded = route("VM.start", guard=route("session check"))
+    guarded = route("VM.start", session_check=route("session check"))
     assert await Dispatcher(backend, Notes()).answer(guarded, Call("VM.start", ("good",))) == Reply("good")
     assert backend.asked == ["session check", "VM.start"]
 
@@ -137,7 +137,7 @@ async def test_a_notification_waits_for_its_guard_all_the_same() -> None:
         seen.append((asked.method, call.oneway))
         return Reply()
 
-    guarded = route("VM.start", guard=route("session check"))
+    guarded = route("VM.start", session_check=route("session check"))
     await Dispatcher(Scripted(look), Notes()).answer(guarded, Call("VM.start", ("s",), oneway=True))
     assert seen == [("session check", False), ("VM.start", True)]
 
@@ -147,7 +147,7 @@ async def test_guard_and_call_share_one_deadline() -> None:
         return await (hang if asked.method == "session check" else echo)(asked, call)
 
     keeper = replace(TARGET, bus_name="org.xen.xcp.keeper")
-    guarded = route("VM.start", guard=route("session check", timeout=3600.0, target=keeper), timeout=0.01)
+    guarded = route("VM.start", session_check=route("session check", timeout=3600.0, target=keeper), timeout=0.01)
     outcome = await Dispatcher(Scripted(slow_check), Notes()).answer(guarded, Call("VM.start", ("s",)))
     says = "no answer from org.xen.xcp.keeper within 0.01 s; VM.start was not called"
     assert outcome == Fault(FaultCode.TIMEOUT, says)
@@ -267,7 +267,7 @@ async def test_a_call_that_is_only_observed_asks_the_backend_for_that_and_is_not
     backend, observing, notes = Scripted(echo), Scripted(echo), Notes()
     upstreams, apart = kit.Scripted({}), kit.Scripted({})
     dispatcher = Dispatcher(backend, notes, observing=observing, upstreams=upstreams, observing_upstreams=apart)
-    guarded = route("VM.stat", guard=route("session check"))
+    guarded = route("VM.stat", session_check=route("session check"))
     assert await dispatcher.observe(Side.DBUS, guarded, Call("VM.stat", ("s",))) == Reply("s")
     assert await dispatcher.observe(Side.LEGACY, guarded, Call("VM.stat", ("s",))) == Reply("old")
     assert (backend.asked, observing.asked, notes.lines) == ([], ["session check", "VM.stat"], [])
@@ -350,7 +350,7 @@ async def test_a_call_whose_client_leaves_is_noted_as_what_is_known_of_it(
 
 async def test_a_call_whose_client_leaves_while_its_guard_is_asked_was_not_sent() -> None:
     notes = Notes()
-    guarded = route("VM.start", guard=route("session_check"), effect=Effect.WRITE)
+    guarded = route("VM.start", session_check=route("session_check"), effect=Effect.WRITE)
     task = asyncio.ensure_future(Dispatcher(Scripted(hang), notes).answer(guarded, Call("VM.start")))
     await asyncio.sleep(0)
     task.cancel()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
+from msgspec import structs
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
@@ -620,7 +621,7 @@ async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
     known.table = replace(
         known.table,
         routes={
-            "login": route("login", opens=lambda call: str(call.params[0])),
+            "login": route("login", login=lambda call: str(call.params[0])),
             "stat": route("stat", session=lambda call: str(call.params[0])),
         },
     )
@@ -710,7 +711,7 @@ async def test_a_session_that_was_opened_at_one_endpoint_is_known_at_another() -
         return Reply("ref-1")
 
     sessions = Sessions()
-    login = route("login", opens=lambda call: str(call.params[0]))
+    login = route("login", login=lambda call: str(call.params[0]))
     stat = route("stat", session=lambda call: str(call.params[0]))
     for name, codec, parameter in (("login", "xmlrpc", "alice"), ("stat", "jsonrpc", "ref-1")):
         table = EndpointTable(HERE, codec, "plain", {"login": login, "stat": stat})
@@ -730,7 +731,7 @@ async def test_an_answer_of_many_megabytes_goes_back_unread(monkeypatch: pytest.
 
 
 def packed(body: bytes, encoding: str = "gzip") -> Answer:
-    return replace(OLD_ANSWER, body=body, headers=((b"Content-Encoding", encoding.encode()),))
+    return structs.replace(OLD_ANSWER, body=body, headers=((b"Content-Encoding", encoding.encode()),))
 
 
 @pytest.mark.parametrize(
@@ -740,7 +741,7 @@ def packed(body: bytes, encoding: str = "gzip") -> Answer:
         (packed(zlib.compress(OLD_ANSWER.body or b""), "deflate"), Reply(1)),
         (packed(b"junk"), Fault(FaultCode.PARSE_ERROR, "the body is no valid gzip")),
         (packed(gzip.compress(bytes(2**20))), Reply()),  # too long to be read
-        (replace(OLD_ANSWER, status=302, reason="Found"), Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
+        (structs.replace(OLD_ANSWER, status=302, reason="Found"), Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
     ],
 )
 async def test_an_answer_that_is_compressed_goes_back_as_it_came_and_is_read_for_what_came_of_it(

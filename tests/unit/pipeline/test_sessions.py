@@ -11,7 +11,7 @@ def first(call: Call) -> str | None:
     return str(call.params[0]) if call.params else None
 
 
-LOGIN = route("session.login_with_password", opens=first)
+LOGIN = route("session.login_with_password", login=first)
 STAT = route("VM.stat", session=first)
 
 

@@ -27,17 +27,17 @@ class Bus(Backend):
         """Nothing to connect."""
 
     async def call(self, route: Route, call: Call) -> Outcome:
-        body = route.bind(call).body
+        body = route.encode_arguments(call).body
         if body[0] == "fail":
-            return route.translate(Fault(FaultCode.REMOTE, "gone", "org.xen.xcp.Error.Gone", ["vm7"]), call)
-        return Reply(route.shape(body))
+            return route.map_error(Fault(FaultCode.REMOTE, "gone", "org.xen.xcp.Error.Gone", ["vm7"]), call)
+        return Reply(route.decode_result(body))
 
     async def stop(self) -> None:
         """Nothing to close."""
 
 
 def exchange(codec: str = "xmlrpc", dialect: str = "xenapi") -> RpcEndpoint:
-    routes = {"echo": route("echo", guard=route("session check", source="toy.yaml:2"))}
+    routes = {"echo": route("echo", session_check=route("session check", source="toy.yaml:2"))}
     table = EndpointTable(EndpointKey("rpc", "/RPC2"), codec, dialect, routes)
     return RpcEndpoint(
         table, CODECS[codec](MessageLimits()), DIALECTS[dialect](codec), Dispatcher(Bus(), lambda *_: None)

@@ -29,7 +29,7 @@ RESERVE = 64  # descriptors of the process that are not used here
 BODY = 1024**2  # bytes
 HEAD = 64 * 1024  # bytes
 
-_log = structlog.get_logger("control")
+_log = structlog.get_logger("admin")
 
 
 @dataclass(frozen=True, slots=True)

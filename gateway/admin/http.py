@@ -57,7 +57,7 @@ class SocketServer:
 # What every path of the operator's API shares: bodies in, JSON out, refusals in words. Knows no path.
 
 
-_log = structlog.get_logger("control")
+_log = structlog.get_logger("admin")
 
 Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 

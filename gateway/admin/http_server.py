@@ -108,7 +108,7 @@ def _remove_stale(path: FilePath) -> None:
             pass
         except OSError as error:
             raise OSError(error.errno, f"cannot tell whether {path} is in use: {error.strerror or error}") from error
-    raise OSError(f"{path}: another gateway answers on this control socket")
+    raise OSError(f"{path}: another gateway answers on this admin socket")
 
 
 def paths(operations: Operations, steering: AdminService, clients: Traffic) -> list[ApiPath]:

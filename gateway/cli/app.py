@@ -14,7 +14,7 @@ from gateway.cli.output import err
 # Exit status, the same for every command.
 FAILED = 1  # it was tried and did not work: a fault, a refused reload, a gateway that is not ready
 UNUSABLE = 2  # bad arguments, or a config that cannot be used
-UNREACHABLE = 69  # no gateway answers on the control socket (EX_UNAVAILABLE)
+UNREACHABLE = 69  # no gateway answers on the admin socket (EX_UNAVAILABLE)
 
 EPILOG = (
     "Exit status: 0 all well, 1 it did not work, 2 bad arguments or config, 3 mapping file wrong in itself, "
@@ -39,11 +39,11 @@ app = typer.Typer(
 )
 
 DEFAULT_CONFIG = Path("/etc/xcp-gateway/gateway.toml")
-DEFAULT_SOCKET = Path("/run/xcp-gateway/control")
+DEFAULT_SOCKET = Path("/run/xcp-gateway/admin")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The daemon's config.", envvar="XCP_GATEWAY_CONFIG")]
 SocketOption = Annotated[
-    Path, typer.Option("--socket", help="The gateway's control socket.", envvar="XCP_GATEWAY_SOCKET")
+    Path, typer.Option("--socket", help="The gateway's admin socket.", envvar="XCP_GATEWAY_SOCKET")
 ]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the audit.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]

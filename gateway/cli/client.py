@@ -1,4 +1,4 @@
-"""Asks a running gateway over its control socket; what the commands use."""
+"""Asks a running gateway over its admin socket; what the commands use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OK = 200
 
 
 class UnreachableError(Exception):
-    """Nobody answers on the control socket; the text names it."""
+    """Nobody answers on the admin socket; the text names it."""
 
 
 class RefusedError(Exception):

@@ -103,7 +103,7 @@ def check(
 def schema(
     *,
     control: Annotated[
-        bool, typer.Option("--control", help="Instead the OpenAPI document of the control socket.")
+        bool, typer.Option("--control", help="Instead the OpenAPI document of the admin socket.")
     ] = False,
 ) -> None:
     """Print the JSON Schema of mapping files, for editors.

@@ -1,4 +1,4 @@
-"""The control API of a real gateway: every answer looks like its OpenAPI document says."""
+"""The admin API of a real gateway: every answer looks like its OpenAPI document says."""
 
 from __future__ import annotations
 

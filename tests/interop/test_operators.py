@@ -30,7 +30,7 @@ async def gateway(folder: Path, **users: str) -> AsyncIterator[tuple[Toolstack, 
     async with Toolstack(**users) as toolstack:
         made = Folder(folder)
         made.buses({"toolstack": (toolstack.address, "org.example.*")})
-        made.config.write_text(made.config.read_text().replace("[control]\n", '[control]\nbus = "toolstack"\n'))
+        made.config.write_text(made.config.read_text().replace("[admin]\n", '[admin]\nbus = "toolstack"\n'))
         with gateway_process(made.config):
             async with client(toolstack.address) as caller:
                 await caller.until_there()

@@ -35,7 +35,7 @@ url = "{xapi}"
 dialect = "xenapi"
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

@@ -1,4 +1,4 @@
-"""Holds answers of the control API against its OpenAPI document."""
+"""Holds answers of the admin API against its OpenAPI document."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ codec = "xenstore"
 directories = ["mappings"]
 [state]
 file = "state.db"
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

@@ -84,7 +84,7 @@ async def test_an_unknown_path_is_a_404_in_json(api: Api) -> None:
 
 
 async def test_a_socket_that_another_gateway_answers_on_is_not_taken_over(api: Api) -> None:
-    with pytest.raises(OSError, match="another gateway answers on this control socket"):
+    with pytest.raises(OSError, match="another gateway answers on this admin socket"):
         await server(api.socket, api).start()
     assert (await api.ask("GET", "/healthz"))[0] == 200
 
@@ -108,7 +108,7 @@ async def test_a_socket_that_is_bound_answers_once_it_is_started_and_is_nobody_e
     second.bind()
     assert second.made == (path.parent, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(OSError, match="another gateway answers on this control socket"):
+    with pytest.raises(OSError, match="another gateway answers on this admin socket"):
         server(path, api).bind()
     asking = asyncio.ensure_future(ask(path, "GET", "/healthz"))
     await second.start()
@@ -129,7 +129,7 @@ async def test_a_socket_whose_queue_is_full_is_in_use_and_asking_does_not_wait(a
                 waiting = stack.enter_context(sockets.socket(sockets.AF_UNIX))
                 waiting.setblocking(False)
                 waiting.connect(str(path))
-        with pytest.raises(OSError, match="another gateway answers on this control socket"):
+        with pytest.raises(OSError, match="another gateway answers on this admin socket"):
             server(path, api).bind()
         assert path.is_socket()
 

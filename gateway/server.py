@@ -14,7 +14,8 @@ import structlog
 
 from gateway import __version__, config, descriptors, wiring
 from gateway.admin import health, monitoring, peer_credentials
-from gateway.admin.http_server import AdminServer, CallBody
+from gateway.admin.api import CallBody
+from gateway.admin.http_server import AdminServer
 from gateway.admin.service import AdminService
 from gateway.admin.traffic import Traffic
 from gateway.check import connected
@@ -288,7 +289,7 @@ class Gateway(Assembly):
     async def call(self, request: CallBody) -> Mapping[str, object]:
         """Make one call as a client of the first endpoint that fits."""
         exchange = self._find(request)
-        params: list[Value] = request.params  # type: ignore[assignment]  # JSON values are legacy values
+        params: list[Value] = request.params  # JSON values are legacy values
         outcome, steps = await trace.explain(exchange, request.method, params, Peer("admin"))
         ended: Mapping[str, object] = (
             {

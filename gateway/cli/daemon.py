@@ -102,16 +102,18 @@ def check(
 @app.command(rich_help_panel=FILES)
 def schema(
     *,
-    control: Annotated[
-        bool, typer.Option("--control", help="Instead the OpenAPI document of the admin socket.")
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Print the OpenAPI document of the admin API instead.")
     ] = False,
 ) -> None:
     """Print the JSON Schema of mapping files, for editors.
 
-    Examples: `xcp-gateway schema`, `xcp-gateway schema --control > openapi.json`
+    Examples: `xcp-gateway schema`, `xcp-gateway schema --admin > openapi.json`
     """
-    if control:
-        print(files("gateway.admin").joinpath("openapi.json").read_text(encoding="utf-8"), end="")  # noqa: T201
+    if admin:
+        from gateway.admin.api import document
+
+        print_json(document())
         return
     print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
 

@@ -223,7 +223,7 @@ def _seconds(text: str | None) -> float | None:
 def _forget(socket: Path, method: str | None) -> None:
     if method is None:
         fail("say which METHOD is to be forgotten", UNUSABLE)
-    forgotten = ask(socket, "POST", "/v1/evidence/clear", {"pattern": method})
+    forgotten = ask(socket, "POST", "/v1/statistics/reset", {"pattern": method})
     out.print(f"forgotten: pairs and counts of {count(len(forgotten), 'method')}")
 
 

@@ -26,7 +26,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/rollback": WORDS,
     "/v1/explain": {"method": "echo", "params": ["x"]},
     "/v1/promoted": {"pattern": "*", **WORDS},
-    "/v1/evidence/clear": {"pattern": "echo", **WORDS},
+    "/v1/statistics/reset": {"pattern": "echo", **WORDS},
     "/v1/rollouts/start": {"name": "label"},
     "/v1/reload": {},
 }

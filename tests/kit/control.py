@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
-from gateway.admin.http_server import AdminServer, CallBody
+from gateway.admin.api import CallBody
+from gateway.admin.http_server import AdminServer
 from gateway.admin.service import AdminService
 from gateway.core.admin.access import AccessRules
 from gateway.core.migration.modes import Key, Migration, Mode, Setting
@@ -52,6 +53,9 @@ class Toy:
             **known,
             **more,
             "listening": ["tcp:127.0.0.1:1"],
+            "metrics": None,
+            "tasks": 1,
+            "buffered": 0,
             "operators": None,
             "state": {"place": "in memory", "trouble": ""},
             "ungoverned": [],

@@ -1,15 +1,14 @@
-"""Holds answers of the admin API against its OpenAPI document."""
+"""Checks answers of the admin API against its OpenAPI document."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from jsonschema import Draft202012Validator
 
-from gateway.admin.http_server import openapi
+from gateway.admin.api import document
 
-DOCUMENT: dict[str, Any] = msgspec.json.decode(openapi())
+DOCUMENT: dict[str, Any] = document()
 
 
 def operation(verb: str, path: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from gateway import check, config
-from gateway.admin.http_server import CallBody
+from gateway.admin.api import CallBody
 from gateway.cli import client
 from gateway.server import Gateway, MappingError, reload_when_signalled
 from tests.kit.bus import private_bus

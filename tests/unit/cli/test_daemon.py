@@ -38,7 +38,7 @@ def test_schema_prints_the_json_schema_of_mapping_files() -> None:
 
 
 def test_schema_prints_the_document_of_the_control_socket_too() -> None:
-    document = json.loads(run.invoke(app, ["schema", "--control"]).stdout)
+    document = json.loads(run.invoke(app, ["schema", "--admin"]).stdout)
     assert (document["openapi"], "/v1/mode" in document["paths"]) == ("3.1.0", True)
 
 

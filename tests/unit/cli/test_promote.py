@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from gateway.cli.promote import _mended, _put_back, _show, _write
-from gateway.core.admin.views import written
+from gateway.core.admin.views import setting_view
 from gateway.core.migration.modes import Mode, Setting
 from tests.kit.gateway import TOY_MAPPING, Folder
 
@@ -26,8 +26,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def plan(file: Path, mode: Mode = Mode.SHADOW, method: str = "echo") -> dict[str, Any]:
-    each = {"service": "toy", "method": method, "has_key": False, "now": written(Setting(Mode.LEGACY))}
-    wanted = {**each, "setting": written(Setting(mode))}
+    each = {"service": "toy", "method": method, "has_key": False, "now": setting_view(Setting(Mode.LEGACY))}
+    wanted = {**each, "setting": setting_view(Setting(mode))}
     return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "methods": [wanted]}
 
 

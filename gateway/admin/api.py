@@ -249,7 +249,7 @@ class MismatchRow(TypedDict):
 
 
 class RolloutRow(TypedDict):
-    """One rollout. `number`: of the step, from 1; `since`: its beginning; `why`: what it waits for, or what ended it."""
+    """One rollout. `number`: of the step, from 1; `since`: its beginning; `why`: what it waits for or was ended by."""
 
     name: str
     plan: str
@@ -392,8 +392,8 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "xcp-gateway admin API",
             "version": "1",
-            "description": "JSON over HTTP on the admin socket. Root and the gateway's user have every right; `read` and"
-            " `change` in the config's [admin] give them to others. `x-right` of an operation says which of the two"
+            "description": "JSON over HTTP on the admin socket. Root and the gateway's user have every right; `read`"
+            " and `change` in the config's [admin] give them to others. `x-right` of an operation says which of the two"
             " it needs. Times are seconds since 1970, durations seconds.",
         },
         "servers": [

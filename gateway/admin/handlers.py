@@ -1,6 +1,6 @@
 """Handlers of the admin API for the gateway, for modes and for rollouts; one for each name in `api.OPERATIONS`.
 
-A handler decodes the request, calls the running gateway or its admin service, and encodes the result. It decides nothing.
+A handler decodes the request, calls the running gateway or its admin service, and encodes the result.
 """
 
 from __future__ import annotations

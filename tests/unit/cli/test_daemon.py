@@ -23,9 +23,7 @@ def folder(tmp_path: Path) -> Folder:
 MOVING = ["mode", "explain", "diff", "audit", "rollback", "rollout"]
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "check", "routes", "call", "demo", "schema", "reload", "status", "version", *MOVING]
-)
+@pytest.mark.parametrize("command", ["run", "check", "routes", "call", "demo", "schema", "reload", "status", *MOVING])
 def test_every_command_has_help(command: str) -> None:
     shown = run.invoke(app, [command, "--help"])
     assert shown.exit_code == 0

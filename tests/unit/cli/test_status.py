@@ -42,14 +42,14 @@ def test_everything_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
         "BUS STATE ADDRESS IN FLIGHT LATE REPLIES LAST ERROR",
         "toolstack down unix:path=/x 1 0 gone",
         "",
-        "OLD SERVICE ADDRESS IN FLIGHT WAITING LAST ERROR",
+        "UPSTREAM ADDRESS IN FLIGHT WAITING LAST ERROR",
         "old http://old 0 3 refused",
         "",
         "STORE STATE ADDRESS WATCHES WAITING LAST ERROR",
         "guests connected /run/xs 1 0",
         "",
         "SERVICE BUS OWNER BREAKER IN FLIGHT CALLS FAULTS",
-        "org.x toolstack absent open, asked again in 2.5 s 0 7 6",
+        "org.x toolstack absent open, next probe in 2.5 s 0 7 6",
     ]
 
 
@@ -59,7 +59,7 @@ def test_a_warning_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_not_there_has_no_table(capsys: pytest.CaptureFixture[str]) -> None:
     told = shown(capsys, upstreams=[], stores=[])
-    assert "OLD SERVICE" not in told
+    assert "UPSTREAM" not in told
     assert "STORE" not in told
 
 
@@ -69,16 +69,16 @@ def test_trouble_with_the_state_file_is_told_instead_of_its_place(capsys: pytest
 
 
 def test_what_no_mode_governs_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no mode governs" not in shown(capsys)
+    assert "independent of modes" not in shown(capsys)
     told = shown(capsys, ungoverned=["xapi.yaml:7: 'old' answers Async.VM.start"])
-    assert "no mode governs this: xapi.yaml:7: 'old' answers Async.VM.start" in told
+    assert "independent of modes: xapi.yaml:7: 'old' answers Async.VM.start" in told
 
 
 def test_a_bus_on_which_operators_are_not_heard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     heard = {"address": "unix:path=/x", "connected": True, "last_error": ""}
-    assert "operators" not in shown(capsys, operators=heard)
+    assert "admin service" not in shown(capsys, operators=heard)
     told = shown(capsys, operators={**heard, "connected": False, "last_error": "No such file or directory"})
-    assert "no operators are heard on D-Bus: No such file or directory" in told
+    assert "the admin service is not on D-Bus: No such file or directory" in told
 
 
 # The table of methods
@@ -153,7 +153,7 @@ def test_what_nothing_has_happened_to_is_only_counted(capsys: pytest.CaptureFixt
     *_, row, counted = capsys.readouterr().out.splitlines()
     assert row.split()[0] == "VM.start"
     assert counted == (
-        "as the mapping says, and not called yet: xenopsd 2 legacy and 1 off, xapi 1 off (`status '*'` shows them)"
+        "mode of the mapping, not called yet: xenopsd 2 legacy and 1 off, xapi 1 off (`status '*'` shows them)"
     )
     print_methods([UNTOUCHED], None)
-    assert capsys.readouterr().out.startswith("as the mapping says")
+    assert capsys.readouterr().out.startswith("mode of the mapping")

@@ -83,7 +83,7 @@ class ListenerConfig(_Section, frozen=True):
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
     override_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
-    force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
+    override_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
     origins: tuple[Origin, ...] = ()  # web pages that may call; "*": any
     hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # names that requests may be for; none: any
     missing_host: Literal["refuse", "accept"] = "refuse"  # HTTP/1.1 without a Host header
@@ -126,9 +126,9 @@ class MappingsConfig(_Section, frozen=True):
 
 
 class AdminConfig(_Section, frozen=True):
-    """[control]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
+    """[admin]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
 
-    socket: str = "/run/xcp-gateway/control"
+    socket: str = "/run/xcp-gateway/admin"
     read: tuple[
         Who, ...
     ] = ()  # who may ask, beside root and the gateway's own user: "alice", "uid:12", "group:xen", "gid:7"
@@ -167,7 +167,7 @@ class Config(_Section, frozen=True):
     mappings: MappingsConfig
     bus: dict[Name, BusConfig] = {}
     upstream: dict[Name, UpstreamConfig] = {}
-    control: AdminConfig = AdminConfig()
+    admin: AdminConfig = AdminConfig()
     state: StateConfig = StateConfig()
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -322,7 +322,7 @@ def _stores_alone(settings: Config, path: Path) -> None:
 
 
 def _operators_bus(settings: Config, path: Path) -> None:
-    name, place = settings.control.bus, f"{path}: $.control.bus"
+    name, place = settings.admin.bus, f"{path}: $.admin.bus"
     if name is None:
         return
     if name not in settings.bus:

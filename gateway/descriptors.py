@@ -51,7 +51,7 @@ def _clients(settings: Config) -> dict[str, int]:
 
 
 def _beside_listeners(settings: Config) -> int:
-    operators = 2 * (2 * CONNECTIONS + BACKLOG)  # the control socket and the metrics port, and the trusted ones on top
+    operators = 2 * (2 * CONNECTIONS + BACKLOG)  # the admin socket and the metrics port, and the trusted ones on top
     services = sum(2 * upstream.connections for upstream in settings.upstream.values())  # calls, and observations
     buses = sum(2 * bus.connections + 1 for bus in settings.bus.values())
     return OWN + RESERVE + operators + services + buses + len(settings.listener)

@@ -14,7 +14,8 @@ import structlog
 
 from gateway import __version__, config, descriptors, wiring
 from gateway.admin import health, monitoring, peer_credentials
-from gateway.admin.http_server import AdminServer, CallBody
+from gateway.admin.api import CallBody
+from gateway.admin.http_server import AdminServer
 from gateway.admin.service import AdminService
 from gateway.admin.traffic import Traffic
 from gateway.check import connected
@@ -65,30 +66,30 @@ class Gateway(Assembly):
             lambda: self.table.digests,
             steady=clock.steady,
         )
-        control = Path(self.settings.control.socket)
+        socket = Path(self.settings.admin.socket)
         replaying = Replayer(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
         traffic = Traffic(self.live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)
         rights = peer_credentials.rights(self.settings)
         group = peer_credentials.group(self.settings)
-        self._control = AdminServer(control, self, self.steering, traffic, rights, group)
+        self._admin = AdminServer(socket, self, self.steering, traffic, rights, group)
         if rights.shared and group is None:
-            _log.warning("only members of its owner's group can open the control socket: set control.group for others")
+            _log.warning("only members of its owner's group can open the admin socket: set admin.group for others")
         self._operators = wiring.operators(self.settings, self.steering, rights, peer_credentials.user_name)
-        address = self.settings.control.metrics
+        address = self.settings.admin.metrics
         self._monitoring = monitoring.MonitoringServer(address, self) if address else None
         self._stack = AsyncExitStack()
         self._reloading = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        """Sockets bound, root given up, backends up, then control, then listeners; leaving goes backwards."""
+        """Sockets bound, root given up, backends up, then the admin socket, then listeners; leaving goes backwards."""
         async with AsyncExitStack() as stack:
             await self._bind(stack)
             if self.settings.user is not None:
                 process.become(self.settings.user, self._socket_files())
             await self.start_sides(stack)
             await self._wait_for_buses()
-            await self._control.start()
-            stack.push_async_callback(self._control.stop)
+            await self._admin.start()
+            stack.push_async_callback(self._admin.stop)
             stack.callback(self.recorder.stop)
             if self._operators is not None:
                 await self._operators.start()
@@ -113,8 +114,8 @@ class Gateway(Assembly):
 
     async def _bind(self, stack: AsyncExitStack) -> None:
         """Take every address, which may need root, and let nobody in; raises OSError naming the address."""
-        stack.push_async_callback(self._control.stop)
-        self._control.bind()
+        stack.push_async_callback(self._admin.stop)
+        self._admin.bind()
         if self._monitoring is not None:
             stack.push_async_callback(self._monitoring.stop)
             self._monitoring.bind()
@@ -127,7 +128,7 @@ class Gateway(Assembly):
 
     def _socket_files(self) -> list[Path]:
         """Files and folders that are there because of us."""
-        return [*self._control.made, *(file for each in self.transports.values() for file in each.socket_files)]
+        return [*self._admin.made, *(file for each in self.transports.values() for file in each.socket_files)]
 
     async def watch(self) -> None:
         """Give the service manager its signs of life, while the loop turns and the buses live."""
@@ -169,7 +170,7 @@ class Gateway(Assembly):
         else:
             _log.info("stopped, nothing in flight")
 
-    # The operator's side (control.api.Operations)
+    # The operator's side (admin.handlers.Operations)
 
     async def unready(self) -> list[str]:
         """Why not every mapped method can be called."""
@@ -288,8 +289,8 @@ class Gateway(Assembly):
     async def call(self, request: CallBody) -> Mapping[str, object]:
         """Make one call as a client of the first endpoint that fits."""
         exchange = self._find(request)
-        params: list[Value] = request.params  # type: ignore[assignment]  # JSON values are legacy values
-        outcome, steps = await trace.explain(exchange, request.method, params, Peer("control"))
+        params: list[Value] = request.params  # JSON values are legacy values
+        outcome, steps = await trace.explain(exchange, request.method, params, Peer("admin"))
         ended: Mapping[str, object] = (
             {
                 "fault": {
@@ -339,7 +340,7 @@ def _needs_restart(before: Config, after: Config) -> list[str]:
     """Sections that a reload does not apply."""
     sections = {
         "listener": before.listener != after.listener,
-        "control": before.control != after.control,
+        "admin": before.admin != after.admin,
         "log": before.log != after.log,
         "limits": before.limits != after.limits,
         "state": before.state != after.state,

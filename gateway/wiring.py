@@ -258,10 +258,10 @@ def dialect(name: str, codec: str) -> Dialect:
 def operators(
     settings: Config, operator: AdminOperations, rights: AccessRules, user_name: Callable[[int], str]
 ) -> AdminBusService | None:
-    """Where operators are heard besides the control socket; None where the config says nothing of it."""
-    if settings.control.bus is None:
+    """Where operators are heard besides the admin socket; None where the config says nothing of it."""
+    if settings.admin.bus is None:
         return None
-    address = settings.bus[settings.control.bus].address
+    address = settings.bus[settings.admin.bus].address
     return AdminBusService(address, operator, rights, user_name, __version__)
 
 
@@ -455,7 +455,7 @@ class Assembly:
             client=client_codec(table.codec),
             on_refused=self.calls.refuse,
             shadow=self.shadow,
-            forcing=SideOverride(listener.override_header.lower().encode(), listener.force_parameter),
+            forcing=SideOverride(listener.override_header.lower().encode(), listener.override_parameter),
             sessions=self.sessions,
             recorder=self.recorder,
         )

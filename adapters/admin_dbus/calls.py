@@ -137,7 +137,7 @@ READ_ONLY = "org.freedesktop.DBus.Error.PropertyReadOnly"
 FAILED = "org.freedesktop.DBus.Error.Failed"
 UNKNOWN = "org.freedesktop.DBus.Error.Unknown"  # Object, Interface, Method, Property
 
-_log = structlog.get_logger("control")
+_log = structlog.get_logger("admin")
 
 
 class CallServer:

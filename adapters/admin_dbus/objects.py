@@ -13,7 +13,7 @@ from dbus_fast import Variant
 
 from gateway.core.admin.access import Right
 from gateway.core.admin.records import MethodId
-from gateway.core.admin.views import MethodRow, ModeChange
+from gateway.core.admin.views import MethodRow, ModeChange, SettingView
 from gateway.core.dbus.names import escape_path_element
 
 BUS_NAME = "org.xen.xcp.gateway"
@@ -92,7 +92,7 @@ class ObjectProperty:
     emits: str = "false"
 
 
-def _percent(setting: Mapping[str, str | bool]) -> float:
+def _percent(setting: SettingView) -> float:
     return float(setting["percent"])
 
 

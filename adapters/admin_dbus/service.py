@@ -25,7 +25,7 @@ OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and asking for the
 SOONEST, LATEST = 0.1, 5.0  # seconds before the next attempt to connect; doubled each time
 VENDOR = "xcp-gateway"
 
-_log = structlog.get_logger("control")
+_log = structlog.get_logger("admin")
 
 
 class AdminBusService:

@@ -48,7 +48,7 @@ def moving(stage: Stage, show: Show) -> None:
     get("web", WEB, KIB, OLD, GATEWAY, after=lambda: _compared(stage))
     operate(f"$.{FIELD}", "diff", METHOD)
     stage.switches.unlink()
-    operate("forgotten", "diff", METHOD, "--forget")
+    operate("deleted mismatches", "diff", METHOD, "--reset")
     get("web", WEB, OF_WEB, OLD, GATEWAY, after=lambda: _compared(stage))
     operate("equal so far", "status", METHOD)
 
@@ -56,7 +56,7 @@ def moving(stage: Stage, show: Show) -> None:
     operate("-> canary", "mode", METHOD, "canary", "--percent", SHARE)
     get("web", WEB, OF_WEB, GATEWAY)
     get("db", DB, OF_DB, OLD)
-    operate("the legacy service answers", "explain", METHOD, "--key", DB)
+    operate("served by legacy", "explain", METHOD, "--key", DB)
 
     operate("-> dbus", "mode", METHOD, "dbus")
     get("db", DB, OF_DB, GATEWAY)

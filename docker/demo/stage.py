@@ -58,7 +58,7 @@ keepalive = false
 [mappings]
 directories = ["{mappings}"]
 
-[control]
+[admin]
 socket = "{directory}/control"
 
 [state]

@@ -52,7 +52,7 @@ bind = ["tcp:127.0.0.1:{port}"]
 directories = ["{folder}/mappings"]
 [state]
 file = "{folder}/state.db"
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

@@ -34,7 +34,7 @@ services = ["org.xen.xcp.*"]
 bind = ["tcp:127.0.0.1:{port}"]
 [mappings]
 directories = ["{mappings}"]
-[control]
+[admin]
 socket = "{control}"
 [log]
 format = "json"

@@ -45,7 +45,7 @@ services = ["org.xen.xcp.*"]
 bind = ["xenstore:{store}"]
 [mappings]
 directories = ["{folder}"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

@@ -21,7 +21,7 @@ from tests.kit.values import exactly
 
 
 def _json(body: bytes) -> serialization.Json:
-    """As the state file and the control socket read it; raises ValueError for what is none."""
+    """As the state file and the admin socket read it; raises ValueError for what is none."""
     read: serialization.Json = msgspec.json.decode(body)
     return read
 

@@ -1,4 +1,4 @@
-"""The control API of a real gateway: every answer looks like its OpenAPI document says."""
+"""The admin API of a real gateway: every answer looks like its OpenAPI document says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/rollback": WORDS,
     "/v1/explain": {"method": "echo", "params": ["x"]},
     "/v1/promoted": {"pattern": "*", **WORDS},
-    "/v1/evidence/clear": {"pattern": "echo", **WORDS},
+    "/v1/statistics/reset": {"pattern": "echo", **WORDS},
     "/v1/rollouts/start": {"name": "label"},
     "/v1/reload": {},
 }

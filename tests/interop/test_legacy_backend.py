@@ -45,7 +45,7 @@ dialect = "xapi_idl"
 keepalive = false
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

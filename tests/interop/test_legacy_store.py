@@ -33,7 +33,7 @@ names = "dashes"
 timeout = "{timeout}"
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

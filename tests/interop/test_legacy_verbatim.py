@@ -29,7 +29,7 @@ dialect = "xenapi"
 speaks = ["jsonrpc"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

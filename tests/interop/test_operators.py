@@ -30,7 +30,7 @@ async def gateway(folder: Path, **users: str) -> AsyncIterator[tuple[Toolstack, 
     async with Toolstack(**users) as toolstack:
         made = Folder(folder)
         made.buses({"toolstack": (toolstack.address, "org.example.*")})
-        made.config.write_text(made.config.read_text().replace("[control]\n", '[control]\nbus = "toolstack"\n'))
+        made.config.write_text(made.config.read_text().replace("[admin]\n", '[admin]\nbus = "toolstack"\n'))
         with gateway_process(made.config):
             async with dbus_admin_client(toolstack.address) as caller:
                 await caller.until_there()
@@ -52,7 +52,7 @@ async def test_a_mode_is_set_over_the_bus_and_seen_by_the_command(
     assert await caller.signal() == (ROOT, "ModeChanged", ["toy", "echo", "dbus", "off", _me()])
     said = await _command("mode", "--socket", str(tmp_path / "control"))
     assert "over the bus" in said
-    assert "toy/echo: off -> dbus" in await _command("mode", "echo", "mapping", "--socket", str(tmp_path / "control"))
+    assert "toy/echo: off -> dbus" in await _command("mode", "clear", "echo", "--socket", str(tmp_path / "control"))
     path, member, body = await caller.signal()
     while member != "PropertiesChanged" or body[1]["Mode"].value != "dbus":  # that of "off" comes first
         path, member, body = await caller.signal()

@@ -32,7 +32,7 @@ timeout = "1s"
 bind = ["xenstore:{store}"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -104,7 +104,7 @@ speaks = ["jsonrpc"]
 bind = ["tcp:127.0.0.1:0"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

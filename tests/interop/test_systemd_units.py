@@ -56,9 +56,9 @@ def test_the_commands_are_those_of_the_command_line(key: str) -> None:
     assert not context.args
 
 
-def test_the_control_socket_is_in_the_runtime_directory() -> None:
+def test_the_admin_socket_is_in_the_runtime_directory() -> None:
     (reload,) = values(SERVICE, "ExecReload")
-    assert reload.endswith(f"--socket /run/{values(SERVICE, 'RuntimeDirectory')[0]}/control")
+    assert reload.endswith(f"--socket /run/{values(SERVICE, 'RuntimeDirectory')[0]}/admin")
 
 
 def test_systemd_waits_longer_than_the_grace_time() -> None:

@@ -20,7 +20,8 @@ from jsonschema import Draft202012Validator
 from adapters.admin_dbus.objects import BUS_NAME, ROOT
 from adapters.admin_dbus.service import AdminBusService
 from adapters.dbus import connect
-from gateway.admin.http_server import AdminServer, CallBody, openapi
+from gateway.admin.api import CallBody, document
+from gateway.admin.http_server import AdminServer
 from gateway.admin.peer_credentials import user_name
 from gateway.admin.service import AdminService
 from gateway.core.admin.access import AccessRules
@@ -36,7 +37,7 @@ from tests.kit.traffic import Sides
 # Holds answers of the control API against its OpenAPI document.
 
 
-DOCUMENT: dict[str, Any] = msgspec.json.decode(openapi())
+DOCUMENT: dict[str, Any] = document()
 
 
 def operation(verb: str, path: str) -> dict[str, Any]:
@@ -81,6 +82,9 @@ class Toy:
             **known,
             **more,
             "listening": ["tcp:127.0.0.1:1"],
+            "metrics": None,
+            "tasks": 1,
+            "buffered": 0,
             "operators": None,
             "state": {"place": "in memory", "trouble": ""},
             "ungoverned": [],

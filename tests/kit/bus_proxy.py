@@ -3,7 +3,7 @@
 What it does to calls on the way stands in a file that is read again whenever it changes: a pattern of object paths ->
 `slow` (seconds before the answer), `fail` (the share of calls that are answered with an error and not handed on). Each
 call of an object is a line in another file: when it came, its path, member and body, what was done to it.
-Run: python -m tests.kit.between HERE THERE RULES CALLS NAME...
+Run: python -m tests.kit.bus_proxy HERE THERE RULES CALLS NAME...
 """
 
 from __future__ import annotations

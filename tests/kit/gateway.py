@@ -55,7 +55,7 @@ CONFIG = """\
 bind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

@@ -47,7 +47,7 @@ bind = ["xenstore:{store}"]
 bind = ["tcp:127.0.0.1:0"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

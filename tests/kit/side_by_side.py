@@ -62,7 +62,7 @@ codec = "xenstore"
 directories = ["mappings"]
 [state]
 file = "state.db"
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

@@ -42,7 +42,7 @@ services = ["org.xen.xcp.*"]
 bind = ["xenstore:{store}"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

@@ -170,7 +170,7 @@ def startable(folder: Path, command: str) -> Path:
 
 def late(seconds: float) -> str:
     """A program that takes its time before it owns its name."""
-    toy = f'{sys.executable} -W ignore -m tests.kit.services "$DBUS_STARTER_ADDRESS" {TOY} late'
+    toy = f'{sys.executable} -W ignore -m tests.kit.toy_service "$DBUS_STARTER_ADDRESS" {TOY} late'
     return f"/bin/sh -c 'cd {ROOT}; exec >/dev/null 2>&1; sleep {seconds}; exec {toy}'"
 
 

@@ -79,7 +79,7 @@ write_timeout = "2s"
 keepalive_timeout = "5s"
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

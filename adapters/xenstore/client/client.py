@@ -103,8 +103,6 @@ LONGEST_WAIT = 5.0  # seconds between two attempts to register a watch
 STEADY = 1.0  # seconds after which a connection counts as a good one
 FIRST_BACKOFF, LAST_BACKOFF = 0.05, 2.0  # seconds between two attempts to connect
 
-pause = asyncio.sleep
-
 ANY_TIME = nullcontext()
 
 
@@ -129,10 +127,20 @@ class XenstoreClientStatus:
 class XenstoreClient(StoreOperations):
     """Between `start` and `stop` it keeps itself connected."""
 
-    def __init__(self, path: str, *, deadline: float = DEADLINE, attempts: int = ATTEMPTS) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        deadline: float = DEADLINE,
+        attempts: int = ATTEMPTS,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        steady: float = STEADY,
+    ) -> None:
         self._path = path
         self._deadline = deadline
         self._attempts = attempts
+        self._pause = pause
+        self._steady = steady
         self._connection: XenstoreConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
@@ -215,7 +223,7 @@ class XenstoreClient(StoreOperations):
         refused = 0
         for attempt in range(self._attempts):
             if attempt >= AT_ONCE:
-                await pause(_moment(attempt - AT_ONCE))
+                await self._pause(_moment(attempt - AT_ONCE))
             try:
                 async with turn:
                     return await self._attempt(work)
@@ -247,7 +255,7 @@ class XenstoreClient(StoreOperations):
             except StoreError as error:
                 if error.name not in FOR_THE_MOMENT:
                     raise
-            await pause(_moment(attempt))
+            await self._pause(_moment(attempt))
         return await self._there().ask(operation, payload, path=path)
 
     async def _in_parts(self, path: str, too_large: StoreError) -> bytes | None:
@@ -269,9 +277,9 @@ class XenstoreClient(StoreOperations):
         while True:
             began = loop.time()
             await self._connect_and_serve()
-            if loop.time() - began > STEADY:
+            if loop.time() - began > self._steady:
                 backoff = 0.0
-            await pause(backoff)
+            await self._pause(backoff)
             backoff = min(LAST_BACKOFF, max(FIRST_BACKOFF, backoff * 2))
 
     async def _connect_and_serve(self) -> None:
@@ -324,7 +332,7 @@ class XenstoreClient(StoreOperations):
             except StoreLostError as error:
                 connection.close(str(error))  # a watch that may be there or not: all are registered again
                 return
-            await pause(wait)
+            await self._pause(wait)
             wait = min(LONGEST_WAIT, 2 * wait)
 
     def _lost(self, connection: XenstoreConnection) -> None:

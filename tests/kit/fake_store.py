@@ -114,4 +114,4 @@ def pass_time(connection: XenstoreConnection) -> None:
     """Now the deadline of every request is over."""
     for waiting in connection._waiting.values():
         waiting.sent -= connection._deadline
-    connection._look()
+    connection._check_deadlines()

@@ -76,7 +76,7 @@ async def test_a_storm_of_conflicts_comes_to_an_end() -> None:
     seen: list[Request] = []
     async with fake_store(refusing_commits(1000, seen)) as path, XenstoreClient(path, attempts=5) as store:
         await within_patience(store)
-        with pytest.raises(StoreError, match="others got in between 5 times") as caught:
+        with pytest.raises(StoreError, match="conflicted with other clients in each of 5") as caught:
             await store.transaction(write_a)
     assert caught.value.name == "EAGAIN"
     assert len(seen) == 15
@@ -146,7 +146,7 @@ async def test_a_transaction_that_makes_no_sense_is_an_error_of_the_store() -> N
 
     async with fake_store(babble) as path, XenstoreClient(path) as store:
         await within_patience(store)
-        with pytest.raises(StoreError, match="makes no sense"):
+        with pytest.raises(StoreError, match="expected "):
             await store.transaction(write_a)
 
 
@@ -185,9 +185,9 @@ async def test_a_store_that_sends_junk_is_left_and_the_operator_told_why() -> No
 
     async with fake_store(babble, obliging) as path, XenstoreClient(path) as store:
         await within_patience(store)
-        with pytest.raises(StoreLostError, match="the store sent a packet of type 99"):
+        with pytest.raises(StoreLostError, match="the store sent a packet of the unknown type 99"):
             await store.write("/a", b"")
-        assert store.status().last_error == "the store sent a packet of type 99, which does not exist"
+        assert store.status().last_error == "the store sent a packet of the unknown type 99"
         await within_patience(store)
 
 
@@ -321,7 +321,7 @@ async def test_a_watch_the_store_refuses_fails_alone() -> None:
 
 
 async def test_no_path_can_be_watched_that_is_none() -> None:
-    with pytest.raises(StoreError, match="no xenstore path"):
+    with pytest.raises(StoreError, match="expected an absolute xenstore path"):
         XenstoreClient("/none").watch("relative")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from adapters.limits import WaitingLine
 from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations, Transaction
-from adapters.xenstore.client.wire import lasts
+from adapters.xenstore.client.wire import is_permanent
 from gateway.core import interfaces
 from gateway.core.admin.status import UpstreamStatus
 from gateway.core.interfaces import Wanted, always
@@ -169,7 +169,7 @@ class XenstoreUpstreamConnection(interfaces.UpstreamConnection):
             except StoreLostError:
                 await self._store.until_connected()
             except StoreError as error:  # the answer stands there: it is read when the store lets us
-                if lasts(error):
+                if is_permanent(error):
                     raise
                 self._last_error = str(error)
                 await asyncio.sleep(REFUSED_PAUSE)

@@ -116,7 +116,7 @@ def pass_time(connection: XenstoreConnection) -> None:
     """Now the deadline of every request is over."""
     for waiting in connection._waiting.values():
         waiting.sent -= connection._deadline
-    connection._look()
+    connection._check_deadlines()
 
 
 # A proxy between a client and a real xenstore that refuses chosen operations; pure asyncio, packs packets by itself.

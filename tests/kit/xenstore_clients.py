@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
@@ -16,6 +16,9 @@ from gateway.core.xenstore.exposure import Exposure
 from gateway.core.xenstore.paths import Match, template
 
 ERROR: Pairs = [("code", b"2"), ("description", b"no")]
+
+
+T = TypeVar("T")
 
 
 class Tried:
@@ -74,21 +77,32 @@ class TreeClient:
         self._root = root
 
     async def call(self, function: str, key: str = "", **arguments: str) -> Mapping[str, str]:
-        """Ask and wait. When the store goes away meanwhile and has forgotten it, the same request is written again."""
-        key = key or str(uuid.uuid4())
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                try:
-                    await self.store.until_connected()
-                    return await self._once(function, key, arguments)
-                except StoreLostError:
-                    continue
-                except StoreError as error:
-                    if error.name != "EAGAIN":  # others got in between so often that the library gave up
-                        raise
+        """Send one request and return its answer.
 
-    async def _once(self, function: str, key: str, arguments: Mapping[str, str]) -> Mapping[str, str]:
+        When the store restarts before the answer is read, the same request is written again. Once the answer is read
+        it never is: the request was executed, and the gateway forgets an answer whose request has been removed.
+        """
+        key = key or str(uuid.uuid4())
         request, response = (f"{self._root}/rpc/{kind}/{function}/{key}" for kind in ("request", "response"))
+        async with asyncio.timeout(TIMEOUT):
+            answer = await self._until_done(lambda: self._answer(request, response, arguments))
+            await self._until_done(lambda: self._remove(request, response))
+        return answer
+
+    async def _until_done(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work, and do it again when the store went away or others changed the same nodes too often."""
+        while True:
+            try:
+                await self.store.until_connected()
+                return await work()
+            except StoreLostError:
+                continue
+            except StoreError as error:
+                if error.name != "EAGAIN":
+                    raise
+
+    async def _answer(self, request: str, response: str, arguments: Mapping[str, str]) -> Mapping[str, str]:
+        """Write the request unless it is there, and wait for its answer."""
         watch = self.store.watch(response)
         try:
             await self.store.transaction(lambda nodes: _write(nodes, request, arguments))
@@ -101,9 +115,13 @@ class TreeClient:
         finally:
             watch.close()
         values = {name: await self.store.read(f"{response}/{name}") for name in names or ()}
+        if await self.store.read(response) is None:
+            raise StoreLostError("the store has forgotten the answer", sent=False)
+        return {name: (value or b"").decode() for name, value in values.items()}
+
+    async def _remove(self, request: str, response: str) -> None:
         await self.store.remove(request)
         await self.store.remove(response)
-        return {name: (value or b"").decode() for name, value in values.items()}
 
 
 async def _write(nodes: StoreOperations, request: str, arguments: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Operation, Permissions
-from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
+from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
 from adapters.xenstore.server.state import CLAIMS
 from gateway.core.rpc.model import Outcome, Reply
 from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
@@ -34,6 +34,11 @@ TREE = Exposure("tree", template("/svc"), EVERYONE)
 def daemon() -> Iterator[Xenstored]:
     with xenstored() as running:
         yield running
+
+
+async def shortly(seconds: float) -> None:
+    """A pause that is long enough for a store on this machine."""
+    await asyncio.sleep(min(seconds, 0.02))
 
 
 class Served:
@@ -64,7 +69,8 @@ async def served(
     async with refusing_store(daemon.path, rule) as proxy:
         endpoint = AnsweringEndpoint() if outcome is None else AnsweringEndpoint(lambda _call: outcome)
         told: list[str] = []
-        transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], StoreLimits(), on_trouble=told.append)
+        store = XenstoreClient(proxy.path, pause=shortly)
+        transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], on_trouble=told.append, store=store)
         made = Served(transport, endpoint, proxy)
         made.told = told
         await transport.expose([ExposedEndpoint(exposure, endpoint, frozenset({"write"}))])
@@ -113,6 +119,50 @@ async def test_an_answer_is_written_when_the_store_takes_it_at_last(daemon: Xens
             assert await TreeClient(store, "/svc").call("write", token="x") == {"token": "x"}
         assert refusals > most
         assert made.journal == {"x": 1}
+
+
+@pytest.mark.parametrize("side", ["gateway", "client"])
+async def test_a_store_that_restarts_empty_at_any_packet_of_an_exchange_repeats_no_write(
+    daemon: Xenstored, side: str
+) -> None:
+    """Restart 1 at the first packet of exchange 1, restart 2 at the second packet of exchange 2, and so on."""
+    seen, fatal = 0, 0
+
+    def rule(_request: Request) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == fatal:
+            daemon.restart()
+
+    async with served(daemon) as made, refusing_store(daemon.path) as proxy, asyncio.timeout(PATIENCE):
+        (made.proxy if side == "gateway" else proxy).rule = rule
+        async with XenstoreClient(proxy.path, pause=shortly) as store:
+            client = TreeClient(store, "/svc")
+            while seen >= fatal:
+                await made.serving()
+                seen, fatal = 0, fatal + 1
+                token = str(fatal)
+                assert await client.call("write", token, token=token) == {"token": token}
+        assert fatal > 8
+        assert made.journal == Counter({str(number): 1 for number in range(1, fatal + 1)})
+
+
+async def test_a_client_that_has_read_its_answer_does_not_send_the_request_again(daemon: Xenstored) -> None:
+    """The store restarts empty between the removals of request and response, when the gateway has seen the first."""
+
+    class Restarting(XenstoreClient):
+        async def remove(self, path: str) -> None:
+            if "/response/" in path and not restarted:
+                restarted.append(path)
+                while made.transport._shared.kept:  # noqa: ASYNC110 - until the gateway has seen the removal
+                    await asyncio.sleep(0.001)
+                await asyncio.to_thread(daemon.restart)
+            await super().remove(path)
+
+    restarted: list[str] = []
+    async with served(daemon) as made, Restarting(daemon.path) as store, asyncio.timeout(PATIENCE):
+        assert await TreeClient(store, "/svc").call("write", "x", token="x") == {"token": "x"}
+        assert (restarted, made.journal) == (["/svc/rpc/response/write/x"], {"x": 1})
 
 
 async def test_500_requests_with_long_names_are_found_while_somebody_changes_what_is_there(daemon: Xenstored) -> None:

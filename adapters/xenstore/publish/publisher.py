@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import NamedTuple
 
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
-from adapters.xenstore.client.wire import lasts
+from adapters.xenstore.client.wire import is_permanent
 from adapters.xenstore.publish import watch_trigger
 from adapters.xenstore.publish.watch_trigger import FireTrigger, XenstoreTrigger
 from gateway.core import interfaces
@@ -111,7 +111,7 @@ class NodeWriter:
             self._due[key] = None  # and everything else, with the next connection
         except StoreError as error:
             log.warning("not published: %s", error)
-            if not lasts(error):
+            if not is_permanent(error):
                 self._try_later(key)
         else:
             self._pauses.pop(key, None)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import lasts
+from adapters.xenstore.client.wire import is_permanent
 from adapters.xenstore.server.caller import caller_of, least
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.routing.publication import Content, Found, RelatedNode, WatchTrigger, digest
@@ -173,7 +173,7 @@ class XenstoreTrigger:
             if (
                 self._watch is not None and self._store.connected
             ):  # else the watch tells everything again with the store
-                self._timers[ALL] = self._after_a_pause(ALL, self._watch.tell, self._watch.path)
+                self._timers[ALL] = self._after_a_pause(ALL, self._watch.notify, self._watch.path)
 
     async def _scan(self) -> list[str]:
         """Every node that may be there, and every node of which something is written down."""
@@ -199,7 +199,7 @@ class XenstoreTrigger:
                 pass  # the watch tells everything again with the next connection
             except StoreError as error:
                 log.warning("trigger %s at %s: %s", self._trigger.source, path, error)
-                if not lasts(error):
+                if not is_permanent(error):
                     self._timers[path] = self._after_a_pause(path, self._look_at, path)
             finally:
                 room.release()
@@ -298,7 +298,7 @@ class XenstoreTrigger:
             try:
                 return await self._store.transaction(lambda nodes: self._settle(nodes, path, digest))
             except StoreError as error:
-                if lasts(error):
+                if is_permanent(error):
                     raise
                 log.warning("trigger %s at %s: written down later: %s", self._trigger.source, path, error)
             await asyncio.sleep(pause)

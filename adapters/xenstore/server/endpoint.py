@@ -20,7 +20,7 @@ from msgspec import structs
 
 from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import StoreError, lasts
+from adapters.xenstore.client.wire import StoreError, is_permanent
 from adapters.xenstore.server import state, transactions
 from adapters.xenstore.server.caller import Place, caller_of, least
 from adapters.xenstore.server.state import FRUITLESS, KEPT, LAST_PAUSE, NOBODY, ExposedEndpoint, SharedContext, pauses
@@ -192,7 +192,7 @@ class XenstoreEndpoint:
                     continue
                 except StoreError as error:  # nothing was executed
                     self._shared.tell(f"{match.node} cannot be read: {error}")
-                    if not lasts(error) and not self._closed:
+                    if not is_permanent(error) and not self._closed:
                         await self._shared.pause(next(waits))
                         continue
                 if not running[match.node]:
@@ -318,7 +318,7 @@ class XenstoreEndpoint:
                 unbegun.discard(node)
                 if not claiming:
                     raise
-                if lasts(error) or attempt == CLAIMS_TRIED:
+                if is_permanent(error) or attempt == CLAIMS_TRIED:
                     raise _UnbegunError(error.name) from error
                 await self._shared.pause(next(waits))
             else:
@@ -379,7 +379,7 @@ class XenstoreEndpoint:
     async def _deliver(self, asked: _Request, said: _Said) -> None:
         """Write the answer; where the store will never take it, say that instead."""
         error = await self._insist(asked, self._steps(asked, said))
-        if error is not None and lasts(error):
+        if error is not None and is_permanent(error):
             self._shared.tell(f"{asked.match.node}: the store refuses the answer: {error}")
             refused = Fault(FaultCode.UNREPRESENTABLE, f"the store refused the answer ({error.name}); {said.executed}")
             error = await self._insist(asked, self._steps(asked, replace(self._refused(refused), executed="")))
@@ -393,7 +393,7 @@ class XenstoreEndpoint:
             try:
                 await self._commit(asked, steps)
             except StoreError as error:
-                if lasts(error) or self._shared.clock() >= end:
+                if is_permanent(error) or self._shared.clock() >= end:
                     return error
                 if not told:
                     self._shared.tell(f"{asked.match.node}: the answer is tried again: {error}")

@@ -243,7 +243,7 @@ async def test_nor_when_somebody_looks_before_the_client_asks_again() -> None:
             pass
         await made.quiet()
         for watch in made.store._watches.values():  # an event from before, handled now
-            watch.tell(f"{REQUESTS}/write/1")
+            watch.notify(f"{REQUESTS}/write/1")
         await made.quiet()
         made.put("write/1", a="x")
         await made.quiet()
@@ -640,7 +640,7 @@ async def test_a_guest_whose_answer_cannot_be_written_holds_up_nobody_else() -> 
         commit, open_again = made.store.transaction, asyncio.Event()
         made.endpoint.open.clear()
 
-        async def slow_for_the_first(work: Any, turn: object = None) -> Any:
+        async def slow_for_the_first(work: Any, lock: object = None) -> Any:
             made.store.transaction = commit  # type: ignore[method-assign]
             await open_again.wait()
             return await commit(work)
@@ -664,7 +664,7 @@ async def test_an_id_that_is_used_again_at_once_is_a_new_request() -> None:
     async with world() as made:
         commit = made.store.transaction
 
-        async def and_then_a_quick_client(work: Any, turn: object = None) -> Any:
+        async def and_then_a_quick_client(work: Any, lock: object = None) -> Any:
             result = await commit(work)
             if made.response("read/1") == {"a": b"x"}:
                 for root in (REQUESTS, RESPONSES):
@@ -954,14 +954,14 @@ async def test_no_place_no_look_at_the_whole_request() -> None:
 
 async def test_a_domain_whose_requests_cannot_be_read_holds_up_no_other() -> None:
     async with world() as made:
-        open_again, ask = asyncio.Event(), made.store._ask
+        open_again, ask = asyncio.Event(), made.store._request
 
         async def slow_for_one(operation: Operation, payload: bytes, path: str) -> bytes:
             if "/read/slow" in path and operation is not Operation.GET_PERMS:
                 await open_again.wait()
             return await ask(operation, payload, path)
 
-        made.store._ask = slow_for_one  # type: ignore[method-assign]
+        made.store._request = slow_for_one  # type: ignore[method-assign]
         for number in range(100):
             made.put(f"read/slow-{number}", STRANGER)
         made.put("read/dom0")

@@ -203,10 +203,12 @@ class LegacyServer:
     url: str = ""
     open: set[asyncio.StreamWriter] = field(default_factory=set)
 
-    def close_connections(self) -> None:
-        """As a legacy server does with those that are idle."""
-        for writer in tuple(self.open):
+    async def close_connections(self) -> None:
+        """As a legacy server does with those that are idle; returns when their sockets are closed."""
+        writers = tuple(self.open)
+        for writer in writers:
             writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -126,7 +126,7 @@ async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_
     async with legacy_server(socket=tmp_path / "socket" if unix else None) as old:
         connection = await connect(parse_url(old.url), 5)
         await again(connection)
-        old.close_connections()
+        await old.close_connections()
         await asyncio.wait_for(old.left.acquire(), 60)
         old.left.release()
         assert not connection.begin(REQUEST, bodiless=False)

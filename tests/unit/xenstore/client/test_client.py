@@ -221,7 +221,7 @@ async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_
         """Hang up at once."""
 
     async with fake_store(refuse) as path, XenstoreClient(path, pause=note, steady=steady) as store:
-        await asyncio.wait_for(enough.wait(), PATIENCE)
+        await asyncio.wait_for(enough.wait(), TIMEOUT)
         assert store.status().last_error == "the store hung up"
     assert pauses == expected
 

@@ -27,7 +27,7 @@ publish:
   - {listener: store, node: "/vm/{name}/kib", signal: Retargeted, value: "{kib}", permissions: "n0,r5"}
   - {listener: store, node: /state, property: PowerState, value: "is {PowerState}"}
   - {listener: store, node: "/vm/{vm}", object_path: "/vm/{vm}", objects: /vm, properties: {p: {present: Paused}}}
-trigger:
+on_change:
   - {listener: store, node: "/vm/{vm}/name", method: i, params: {label: "{value}"}, domains: [1, "{vm}", any]}
   - {listener: store, node: "/vm/{vm}/all", method: c, params: {n: {node: a/b}, k: {tree: .}}}
 session: {parameter: session, interface: org.example.Session1, member: Check, errors: {a.B: {code: A}}}

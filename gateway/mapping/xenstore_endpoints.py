@@ -19,14 +19,14 @@ NEVER = "never"
 
 # What each style may be told besides its path and domains; with a star what it must be told.
 STYLES: Mapping[str, tuple[str, ...]] = {
-    "tree": ("collect",),
+    "tree": ("response_ttl",),
     "chunked": (),
     "mailbox": ("answers*",),
     "word": ("method",),
     "deletion": ("method", "parameters", "states"),
     "directory": ("method", "states*"),
 }
-OPTIONS = ("collect", "method", "parameters", "states", "answers")
+OPTIONS = ("response_ttl", "method", "parameters", "states", "answers")
 ONE_TEXT, MEMBERS = ("chunked", "mailbox"), ("deletion", "directory")  # what the answers of these styles have room for
 NEEDED_STATES = {"directory": ("commit", "done"), "deletion": ()}
 
@@ -59,7 +59,7 @@ def compile_xenstore_endpoint(place: Scope, methods: Scope) -> Exposure | None:
         style=said["style"],
         path=path,
         domains=compile_domains(place.at("domains"), path) or Domains(),
-        collect=_collect(place.at("collect")),
+        response_ttl=_response_ttl(place.at("response_ttl")),
         method=said.get("method", ""),
         parameters=tuple(said.get("parameters", ())),
         states=_words(said["states"]) if "states" in said else None,
@@ -154,7 +154,7 @@ def _named(place: Scope) -> list[tuple[Scope, str]]:
     return [*([(place.at("method"), place.data["method"])] if place.says("method") else []), *answers]
 
 
-def _collect(scope: Scope) -> float | None:
+def _response_ttl(scope: Scope) -> float | None:
     if scope.data is None:
         return HOUR
     return None if scope.data == NEVER else seconds(scope.data)

@@ -50,8 +50,8 @@ def test_a_tree_has_defaults(tmp_path: Path) -> None:
 
 
 def test_collecting_may_be_switched_off(tmp_path: Path) -> None:
-    assert exposure(tmp_path, "style: tree, path: /svc, collect: never").collect is None
-    assert exposure(tmp_path, "style: tree, path: /svc, collect: 5m").collect == 300.0
+    assert exposure(tmp_path, "style: tree, path: /svc, response_ttl: never").response_ttl is None
+    assert exposure(tmp_path, "style: tree, path: /svc, response_ttl: 5m").response_ttl == 300.0
 
 
 def test_domains_are_numbers_a_parameter_of_the_path_or_any(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ STORE = "listener: store, codec: xenstore"
         (
             f"{STORE}, path: /a, style: tree, method: start",
             "11:63: expose[0].method",
-            "'method' does not go with the style tree (it has: collect)",
+            "'method' does not go with the style tree (it has: response_ttl)",
         ),
         (
             f"{STORE}, path: /a, style: word, method: strat",

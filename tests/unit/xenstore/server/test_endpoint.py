@@ -501,7 +501,7 @@ async def test_a_name_that_nobody_would_write_is_refused() -> None:
 
 async def test_answers_that_nobody_takes_are_collected_where_it_is_not_switched_off() -> None:
     for after in (3600.0, None):
-        async with world(collect=after) as made:
+        async with world(response_ttl=after) as made:
             made.put("read/1")
             await made.quiet()
             for _ in range(2):

@@ -31,7 +31,7 @@ expose:
     path: /local/domain/{{domid}}/control/batcmd
     only: [script]
     method: script
-    states: {{commit: READY, taken: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: TRUNCATED, limit: 1024}}
+    states: {{commit: READY, in_progress: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: TRUNCATED, limit: 1024}}
 defaults: {{timeout: 20s, coerce: legacy, effect: read}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}

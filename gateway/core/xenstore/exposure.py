@@ -39,7 +39,7 @@ class StateWords:
 
     node: str = "state"
     commit: str = ""
-    taken: str = ""
+    in_progress: str = ""
     done: str = ""
     failed: str = ""
     truncated: str = ""  # done, but a value was cut to `limit` bytes

@@ -78,7 +78,7 @@ def test_a_mailbox_has_its_answers_by_method_and_alias(tmp_path: Path) -> None:
 
 
 def test_a_directory_has_its_states(tmp_path: Path) -> None:
-    states = "{commit: READY, taken: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: CUT, limit: 1024}"
+    states = "{commit: READY, in_progress: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: CUT, limit: 1024}"
     got = exposure(tmp_path, f"style: directory, {DOMAIN}, method: start, states: {states}")
     assert got.states == StateWords("state", "READY", "IN PROGRESS", "SUCCESS", "FAILURE", "CUT", 1024)
     assert got.method == "start"

@@ -133,7 +133,7 @@ class Compiler:
 
     def _opens(self, entry: Scope, plan: ArgumentPlan) -> Callable[[Call], str | None] | None:
         """For a login, whose session its result is."""
-        login = entry.at("login")
+        login = entry.at("session_user")
         if login.data is None:
             return None
         if login.data not in plan.names:

@@ -228,7 +228,7 @@ class ComparisonSettings:
             _check_name(scope, pattern, parameters)
             _check_index(scope, pattern, parameters)
         sessions = [redaction.named(self._session)] if self._session in parameters and self._session is not None else []
-        sessions += [redaction.parse(f"$.{redaction.RESULT_OF}")] if entry.says("login") else []
+        sessions += [redaction.parse(f"$.{redaction.RESULT_OF}")] if entry.says("session_user") else []
         return RedactionRules((*sessions, *(pattern for _, pattern in own), *self._masks), tuple(parameters))
 
 

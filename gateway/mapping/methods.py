@@ -125,7 +125,7 @@ class Compiler:
             documentation=said.get("documentation", callee.documentation),
             source=_source(entry),
             aliases=tuple(said.get("aliases", ())),
-            domains=compile_domains(entry.at("domains"), None),
+            domains=compile_domains(entry.at("allowed_domains"), None),
             guard=self._guard(plan),
             session=key_reader(_usable(plan), str(self._parameter)) if self._parameter in plan.names else None,
             opens=self._opens(entry, plan),

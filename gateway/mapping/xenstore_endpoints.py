@@ -47,7 +47,7 @@ def methods_reached(place: Scope, methods: Scope) -> Scope:
 def compile_xenstore_endpoint(place: Scope, methods: Scope) -> Exposure | None:
     """The exposure of an entry with the codec `xenstore`, None for another codec; `methods`: those it reaches."""
     if place.data["codec"] != CODEC:
-        for key in ("style", "domains", *OPTIONS):
+        for key in ("style", "allowed_domains", *OPTIONS):
             if place.says(key):
                 place.at(key).fail(f"'{key}' goes with the codec {CODEC} only", level="schema", key=True)
         return None
@@ -58,7 +58,7 @@ def compile_xenstore_endpoint(place: Scope, methods: Scope) -> Exposure | None:
     return Exposure(
         style=said["style"],
         path=path,
-        domains=compile_domains(place.at("domains"), path) or Domains(),
+        domains=compile_domains(place.at("allowed_domains"), path) or Domains(),
         response_ttl=_response_ttl(place.at("response_ttl")),
         method=said.get("method", ""),
         parameters=tuple(said.get("parameters", ())),
@@ -137,7 +137,7 @@ def _check_methods(place: Scope, path: Template, methods: Scope) -> None:
     for name in names:
         if place.says("answers") and name not in place.data["answers"]:
             place.at("answers").fail(f"nobody says what the state is when '{name}' is done")
-        compile_domains(methods.at(name, "domains"), path)
+        compile_domains(methods.at(name, "allowed_domains"), path)
     for parameter in path.parameters:
         lacking = [name for name in names if parameter not in _parameters(methods.at(name))]
         if lacking:

@@ -28,7 +28,7 @@ publish:
   - {listener: store, node: /state, property: PowerState, value: "is {PowerState}"}
   - {listener: store, node: "/vm/{vm}", object_path: "/vm/{vm}", objects: /vm, properties: {p: {present: Paused}}}
 on_change:
-  - {listener: store, node: "/vm/{vm}/name", method: i, params: {label: "{value}"}, domains: [1, "{vm}", any]}
+  - {listener: store, node: "/vm/{vm}/name", method: i, params: {label: "{value}"}, allowed_domains: [1, "{vm}", any]}
   - {listener: store, node: "/vm/{vm}/all", method: c, params: {n: {node: a/b}, k: {tree: .}}}
 session: {parameter: session, interface: org.example.Session1, member: Check, errors: {a.B: {code: A}}}
 defaults: {timeout: 5s, effect: read, coerce: legacy, variants: typed, mode: dbus}

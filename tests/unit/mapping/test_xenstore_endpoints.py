@@ -14,7 +14,7 @@ from tests.kit.mapping import HEAD, IDL
 
 METHODS = """\
   start: {member: Start, params: [{name: domid, drop: true}, paused, force], aliases: [begin]}
-  stat: {member: Stat, params: [{name: domid, drop: true}], domains: [3]}
+  stat: {member: Stat, params: [{name: domid, drop: true}], allowed_domains: [3]}
 """
 
 
@@ -55,13 +55,13 @@ def test_collecting_may_be_switched_off(tmp_path: Path) -> None:
 
 
 def test_domains_are_numbers_a_parameter_of_the_path_or_any(tmp_path: Path) -> None:
-    got = exposure(tmp_path, f"style: tree, {DOMAIN}, domains: [5, '{{domid}}']")
+    got = exposure(tmp_path, f"style: tree, {DOMAIN}, allowed_domains: [5, '{{domid}}']")
     assert got.domains == Domains(frozenset({5}), frozenset({"domid"}))
     for written in ("any", "[any]", "[5, any]"):
-        assert exposure(tmp_path, f"style: tree, path: /svc, domains: {written}").domains.everyone
-    _, problems = built(tmp_path, f"{STORE}, style: tree, path: /svc, domains: all")
+        assert exposure(tmp_path, f"style: tree, path: /svc, allowed_domains: {written}").domains.everyone
+    _, problems = built(tmp_path, f"{STORE}, style: tree, path: /svc, allowed_domains: all")
     assert len(problems) == 1
-    assert "expose[0].domains" in problems[0]
+    assert "expose[0].allowed_domains" in problems[0]
 
 
 def test_a_method_may_have_domains_of_its_own(tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ STORE = "listener: store, codec: xenstore"
             "'style' goes with the codec xenstore only",
         ),
         (
-            "listener: rpc, codec: xmlrpc, path: /x, domains: [5]",
-            "11:46: expose[0].domains",
-            "'domains' goes with the codec xenstore only",
+            "listener: rpc, codec: xmlrpc, path: /x, allowed_domains: [5]",
+            "11:46: expose[0].allowed_domains",
+            "'allowed_domains' goes with the codec xenstore only",
         ),
         (
             "listener: rpc, codec: xenstore, path: /x, style: tree",
@@ -140,16 +140,16 @@ STORE = "listener: store, codec: xenstore"
             "{vm} is no parameter of start, stat; `drop` it if it is not used",
         ),
         (
-            f"{STORE}, path: /a, style: tree, domains: ['{{domid}}']",
-            "11:73: expose[0].domains[0]",
+            f"{STORE}, path: /a, style: tree, allowed_domains: ['{{domid}}']",
+            "11:73: expose[0].allowed_domains[0]",
             "{domid} does not stand in the path /a",
         ),
         (
-            f"{STORE}, path: /a, style: tree, domains: [some]",
-            "11:73: expose[0].domains[0]",
+            f"{STORE}, path: /a, style: tree, allowed_domains: [some]",
+            "11:73: expose[0].allowed_domains[0]",
             "expected: A domain's number",
         ),
-        (f"{STORE}, path: /a, style: tree, domains: [-1]", "11:73: expose[0].domains[0]", "-1"),
+        (f"{STORE}, path: /a, style: tree, allowed_domains: [-1]", "11:73: expose[0].allowed_domains[0]", "-1"),
         (
             f"{STORE}, path: /a, style: tree, method: start",
             "11:63: expose[0].method",
@@ -207,7 +207,7 @@ def test_a_methods_domains_name_parameters_of_the_path(tmp_path: Path) -> None:
     methods = METHODS.replace("[3]", "['{server}']")
     _, problems = built(tmp_path, f"{STORE}, style: tree, {DOMAIN}", methods)
     assert problems == [
-        "x.yaml:14:71: methods.stat.domains[0]: {server} does not stand in the path /local/domain/{domid}/x"
+        "x.yaml:14:71: methods.stat.allowed_domains[0]: {server} does not stand in the path /local/domain/{domid}/x"
     ]
 
 

@@ -33,7 +33,7 @@ NEEDED_STATES = {"directory": ("commit", "done"), "deletion": ()}
 
 def methods_reached(place: Scope, methods: Scope) -> Scope:
     """The methods of the file that an entry reaches: all of them, or those that it names."""
-    only = place.at("only")
+    only = place.at("methods")
     for index, name in enumerate(only.data or ()):
         if name not in (methods.data or ()):
             known = list(methods.data or ())

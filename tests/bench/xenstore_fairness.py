@@ -38,8 +38,8 @@ mapping: 1
 service: bench
 dbus: {bus_name: org.xen.xcp.bench, object_path: /org/xen/xcp/bench, interface: org.xen.xcp.bench.Echo1, idl: bench.xml}
 expose:
-  - {listener: store, codec: xenstore, style: tree, path: /bench, allowed_domains: [5], only: [read]}
-  - {listener: store, codec: xenstore, style: chunked, path: /chunked, allowed_domains: [5], only: [run]}
+  - {listener: store, codec: xenstore, style: tree, path: /bench, allowed_domains: [5], methods: [read]}
+  - {listener: store, codec: xenstore, style: chunked, path: /chunked, allowed_domains: [5], methods: [run]}
 defaults: {timeout: 30s}
 methods:
   read: {member: Echo, params: [{name: values, rest: true}], effect: read}

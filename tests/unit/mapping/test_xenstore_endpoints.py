@@ -90,12 +90,12 @@ def test_a_deletion_reads_nodes_beside_the_word(tmp_path: Path) -> None:
 
 
 def test_an_entry_may_reach_only_some_of_the_methods(tmp_path: Path) -> None:
-    table, problems = built(tmp_path, f"{STORE}, style: mailbox, {DOMAIN}, only: [start], answers: {{start: on}}")
+    table, problems = built(tmp_path, f"{STORE}, style: mailbox, {DOMAIN}, methods: [start], answers: {{start: on}}")
     assert problems == []
     (endpoint,) = table.endpoints.values()
     assert set(endpoint.routes) == {"start", "begin"}
-    _, problems = built(tmp_path, "listener: rpc, codec: xmlrpc, path: /x, only: [strat]")
-    assert problems == ["x.yaml:11:53: expose[0].only[0]: 'strat' is no method of this file (did you mean 'stat'?)"]
+    _, problems = built(tmp_path, "listener: rpc, codec: xmlrpc, path: /x, methods: [strat]")
+    assert problems == ["x.yaml:11:53: expose[0].methods[0]: 'strat' is no method of this file (did you mean 'stat'?)"]
 
 
 STORE = "listener: store, codec: xenstore"

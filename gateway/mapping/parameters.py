@@ -71,7 +71,7 @@ class _Spec:
         self.scope = scope
         self.data: Mapping[str, Any] = scope.data if isinstance(scope.data, Mapping) else {}
         self.name = str(self.data.get("name", "")) if self.data else str(scope.data)
-        if "rest" in self.data:
+        if "extra" in self.data:
             self.data = {"default": {}, **self.data}
         self.has_default = "default" in self.data
         form = self.data.get("format")
@@ -119,8 +119,8 @@ class _Work:
             if optional and not spec.has_default:
                 spec.naming.fail(f"parameter '{spec.name}' is required, but comes after one that may be left out")
             optional = optional or spec.has_default
-            if "rest" in spec.data and index < len(self.specs) - 1:
-                spec.scope.at("rest").fail("'rest' goes with the last parameter only", key=True)
+            if "extra" in spec.data and index < len(self.specs) - 1:
+                spec.scope.at("extra").fail("'extra' goes with the last parameter only", key=True)
         for name in placeholders(self.callee.target.object_path):
             if name not in self.names:
                 where = "object_path" if self.entry.says("object_path") else "params"
@@ -343,7 +343,7 @@ class _Work:
             names=tuple(self.names),
             defaults=tuple(spec.data["default"] for spec in self.specs if spec.has_default),
             session=self.session in self.names,
-            rest=next((spec.name for spec in self.specs if "rest" in spec.data), ""),
+            rest=next((spec.name for spec in self.specs if "extra" in spec.data), ""),
             structs=tuple(self.structs),
             translated={
                 index: of_class(spec.legacy_class) for index, spec in enumerate(self.specs) if spec.legacy_class

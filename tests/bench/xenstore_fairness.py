@@ -42,8 +42,8 @@ expose:
   - {listener: store, codec: xenstore, style: chunked, path: /chunked, allowed_domains: [5], methods: [run]}
 defaults: {timeout: 30s}
 methods:
-  read: {member: Echo, params: [{name: values, rest: true}], effect: read}
-  run: {member: Echo, params: [{name: values, rest: true}], result: void, effect: read}
+  read: {member: Echo, params: [{name: values, extra: true}], effect: read}
+  run: {member: Echo, params: [{name: values, extra: true}], result: void, effect: read}
 """
 
 

@@ -134,8 +134,10 @@ class _Work:
             spec.scope.at("format").fail("'class' does not go with 'drop' or 'fields'", level="schema", key=True)
         if len(kinds) > 1:
             spec.scope.at(kinds[1]).fail(f"'{kinds[1]}' does not go with '{kinds[0]}'", level="schema", key=True)
-        elif "others" in spec.data and not {"fields", "struct"} & spec.data.keys():
-            spec.scope.at("others").fail("'others' goes with 'fields' or 'struct' only", level="schema", key=True)
+        elif "unknown_members" in spec.data and not {"fields", "struct"} & spec.data.keys():
+            spec.scope.at("unknown_members").fail(
+                "'unknown_members' goes with 'fields' or 'struct' only", level="schema", key=True
+            )
         elif spec.name == self.session and spec.has_default:
             spec.scope.at("default").fail("the session cannot be left out", key=True)
         elif "fields" in spec.data:
@@ -228,7 +230,7 @@ class _Work:
         elif len(inner.children) != len(names):
             scope.fail(f"'{argument}' has {len(inner.children)} fields, {len(names)} are named")
         else:
-            ignore = "others" in spec.data
+            ignore = "unknown_members" in spec.data
             return self._for_property(
                 struct_encoder(argument.type, names, self.encoding, ignore=ignore, around=self._around)
             )
@@ -250,7 +252,7 @@ class _Work:
         self._refuse_forms(spec, "'fields'")
         members = [_Field(spec.scope.at("fields", name), name) for name in spec.data["fields"]]
         defaults = {member.name: member.data["default"] for member in members if member.has_default}
-        ignored = "others" in spec.data
+        ignored = "unknown_members" in spec.data
         apart = Unpacked(index, tuple(member.name for member in members), defaults, others_ignored=ignored)
         for member in members:
             if self.argument(member.argument) is None:

@@ -38,7 +38,7 @@ methods:
 ) + (
     """\
   a: {member: Start, object_path: "/vm/{vm}", params: [session, vm, paused, {name: force, default: false}]}
-  b: {member: Add, params: [{name: o, others: ignore, fields: {n: name, m: {to: memory, default: 1}}}]}
+  b: {member: Add, params: [{name: o, unknown_members: ignore, fields: {n: name, m: {to: memory, default: 1}}}]}
   c: {member: Configure, params: [n, k], args: {config: {gather: {n: n, k: k}}, pair: {gather: [n, k]}}}
   d: {member: Plug, params: [{name: devices, struct: [mac, mtu]}], aliases: [e]}
   f: {member: Disks, result: {struct: [id, size]}}

@@ -333,7 +333,7 @@ def _compile(entry: Scope, root: Scope, compiled: Mapping[str, Compiled | None])
     method = _method(entry.at("method"), compiled)
     if node is None or method is None:
         return None
-    domains = compile_domains(entry.at("domains"), node) or method.route.domains or DOM0_ALONE
+    domains = compile_domains(entry.at("allowed_domains"), node) or method.route.domains or DOM0_ALONE
     parameters = _parameters(entry, node, method, root)
     where = entry.document.problem(entry.path, "")
     trigger = WatchTrigger(

@@ -60,8 +60,8 @@ expose:
   - {listener: store, codec: xenstore, style: tree, path: /bench}
 defaults: {timeout: 30s}
 methods:
-  read: {member: Echo, params: [{name: values, rest: true}], effect: read}
-  write: {member: Echo, params: [{name: values, rest: true}], effect: write}
+  read: {member: Echo, params: [{name: values, extra: true}], effect: read}
+  write: {member: Echo, params: [{name: values, extra: true}], effect: write}
 """
 
 

@@ -50,7 +50,7 @@ unmapped: passthrough
 defaults: {timeout: 10s, effect: write, coerce: legacy}
 methods:
   echo: {member: Echo, params: [text], mode: %s}
-  narrow: {member: Echo, params: [text], mode: legacy, domains: [7]}
+  narrow: {member: Echo, params: [text], mode: legacy, allowed_domains: [7]}
 """
 GUEST = 5
 

@@ -17,20 +17,20 @@ mapping: 1
 service: more
 dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
 expose:
-  - {{listener: store, codec: xenstore, style: chunked, path: "/local/domain/0/RPC/fe/{{domid}}", only: [run]}}
+  - {{listener: store, codec: xenstore, style: chunked, path: "/local/domain/0/RPC/fe/{{domid}}", methods: [run]}}
   - listener: store
     codec: xenstore
     style: deletion
     path: /local/domain/{{domid}}/control/snapshot/action
-    only: [create-snapshot]
+    methods: [create-snapshot]
     states: {{node: status, done: snapshot-created, failed: snapshot-error}}
   - listener: store
     codec: xenstore
     style: directory
     path: /local/domain/{{domid}}/control/batcmd
-    only: [script]
+    methods: [script]
     method: script
-    states: {{commit: READY, taken: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: TRUNCATED, limit: 1024}}
+    states: {{commit: READY, in_progress: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: TRUNCATED, limit: 1024}}
 defaults: {{timeout: 20s, coerce: legacy, effect: read}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}

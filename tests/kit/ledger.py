@@ -25,7 +25,7 @@ mapping: 1
 service: ledger
 dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
 expose:
-  - {{listener: store, codec: xenstore, style: tree, path: /ledger, domains: [5, 7]}}
+  - {{listener: store, codec: xenstore, style: tree, path: /ledger, allowed_domains: [5, 7]}}
   - {{listener: rpc, codec: jsonrpc, path: /}}
 defaults: {{timeout: 20s, coerce: legacy, effect: read}}
 methods:

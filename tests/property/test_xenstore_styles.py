@@ -14,7 +14,7 @@ from gateway.core.xenstore.paths import MAX_PATH, is_path, unpack
 from tests.kit.values import anything
 from tests.kit.xenstore_clients import Tried
 
-WORDS = StateWords(commit="READY", taken="TAKEN", done="DONE", failed="FAILED", truncated="CUT", limit=4)
+WORDS = StateWords(commit="READY", in_progress="TAKEN", done="DONE", failed="FAILED", truncated="CUT", limit=4)
 DOMAIN = "/local/domain/{domid}"
 BELOW = "/local/domain/5"
 

@@ -96,8 +96,8 @@ class XenstoreEndpoint:
         """Watch, now or when the store is there."""
         name = f"watch of {self.offer.exposure.path}"
         self._tasks += [self._shared.spawn(self._watch(), name), self._shared.spawn(self._look_through(), name)]
-        if self._style.answers is not None and self.offer.exposure.collect is not None:
-            collecting = state.remove_expired_responses(self._style, self._shared, self.offer.exposure.collect)
+        if self._style.answers is not None and self.offer.exposure.response_ttl is not None:
+            collecting = state.remove_expired_responses(self._style, self._shared, self.offer.exposure.response_ttl)
             self._tasks.append(self._shared.spawn(collecting, name))
 
     async def close(self) -> None:

@@ -47,7 +47,7 @@ class Directory(Simple):
         """A directory whose state is the word that commits, or the one that says it was taken."""
         words = self._words
         state = nodes.get(self.signed(match), b"").decode("utf-8", "replace")
-        begun = bool(words.taken) and state == words.taken
+        begun = bool(words.in_progress) and state == words.in_progress
         if not state or (state != words.commit and not begun):
             return None
         method = element(self.exposure.method) if self.exposure.method else word(words.commit.encode())
@@ -57,16 +57,16 @@ class Directory(Simple):
         """Its nodes; once its state says that it is taken, what the client does to them is no matter."""
         words = self._words
         pairs = [(path, value) for path, value in pairs_below(tree) if path != words.node]
-        conditions = {} if words.taken else {f"{match.node}/{path}": value for path, value in pairs}
-        state = (words.taken or words.commit).encode()
+        conditions = {} if words.in_progress else {f"{match.node}/{path}": value for path, value in pairs}
+        state = (words.in_progress or words.commit).encode()
         return replace(asked, pairs=pairs, conditions={**conditions, self.signed(match): state})
 
     def begin(self, match: Match, request: Request) -> Sequence[WriteStep]:
         """The state says that it is taken."""
         words = self._words
-        if request.begun or not words.taken:
+        if request.begun or not words.in_progress:
             return ()
-        return [Write(f"{match.node}/{words.node}", words.taken.encode())]
+        return [Write(f"{match.node}/{words.node}", words.in_progress.encode())]
 
     def answer(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
         """The results, cut where the mapping says how long they may be, and then the state."""

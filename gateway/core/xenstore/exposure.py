@@ -39,7 +39,7 @@ class StateWords:
 
     node: str = "state"
     commit: str = ""
-    taken: str = ""
+    in_progress: str = ""
     done: str = ""
     failed: str = ""
     truncated: str = ""  # done, but a value was cut to `limit` bytes
@@ -53,7 +53,7 @@ class Exposure:
     style: str
     path: Template
     domains: Domains = DOM0_ALONE
-    collect: float | None = HOUR  # seconds after which an answer that nobody took is removed; None: never
+    response_ttl: float | None = HOUR  # seconds after which an answer that nobody took is removed; None: never
     method: str = ""  # called whatever the word is
     parameters: tuple[str, ...] = ()  # nodes beside the word that are read too
     states: StateWords | None = None

@@ -100,7 +100,7 @@ def test_the_session_is_always_secret(tmp_path: Path) -> None:
 
 
 def test_what_a_login_returns_is_the_session(tmp_path: Path) -> None:
-    route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], login: name}").route("m")
+    route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], session_user: name}").route("m")
     assert list(map(str, route.migration.redact.patterns)) == ["$.result"]
 
 

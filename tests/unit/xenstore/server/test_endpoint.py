@@ -503,7 +503,7 @@ async def test_a_name_that_nobody_would_write_is_refused() -> None:
 
 async def test_answers_that_nobody_takes_are_collected_where_it_is_not_switched_off() -> None:
     for after in (3600.0, None):
-        async with world(collect=after) as made:
+        async with world(response_ttl=after) as made:
             made.put("read/1")
             await made.quiet()
             for _ in range(2):
@@ -596,7 +596,7 @@ async def test_a_word_whose_parameter_alone_has_changed_is_looked_at_again() -> 
 
 
 BATCMD = "/local/domain/5/control/batcmd"
-STATES = StateWords(commit="READY", taken="IN PROGRESS", done="SUCCESS", failed="FAILURE")
+STATES = StateWords(commit="READY", in_progress="IN PROGRESS", done="SUCCESS", failed="FAILURE")
 
 
 async def test_a_directory_that_is_taken_says_so_and_has_failed_after_a_crash() -> None:
@@ -751,7 +751,7 @@ EVERY_STYLE: dict[str, tuple[str, dict[str, Any], str, dict[str, str], list[str]
     ),
     "directory": (
         "/e",
-        {"states": StateWords(commit="READY", taken="TAKEN", done="DONE"), "method": "read"},
+        {"states": StateWords(commit="READY", in_progress="TAKEN", done="DONE"), "method": "read"},
         "/e/state",
         {"/e/state": "READY"},
         [],

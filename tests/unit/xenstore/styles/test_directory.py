@@ -8,7 +8,7 @@ from tests.kit.xenstore_clients import ERROR, Tried, shown
 
 NODE = "/local/domain/5/control/batcmd"
 STATES = StateWords(
-    commit="READY", taken="IN PROGRESS", done="SUCCESS", failed="FAILURE", truncated="TRUNCATED", limit=4
+    commit="READY", in_progress="IN PROGRESS", done="SUCCESS", failed="FAILURE", truncated="TRUNCATED", limit=4
 )
 BATCMD = Tried("directory", "/local/domain/{domid}/control/batcmd", states=STATES, method="run_script")
 ASKED = Request("run_script", [("script", b"ls")], {f"{NODE}/state": b"IN PROGRESS"})

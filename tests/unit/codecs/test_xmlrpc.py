@@ -249,7 +249,7 @@ def test_a_call_may_have_any_name_that_can_be_written() -> None:
         (Call(""), "method: expected text without control characters, got ''"),
         (Call("a\n"), "method: expected text without control characters, got 'a\\n'"),
         (Call("a\ud800"), "method: expected characters that XML can carry, got U+D800"),
-        (Call("a", named={"x": 1}), "$.named: expected positional parameters only, XML-RPC has no others"),
+        (Call("a", named={"x": 1}), "$.named: expected positional parameters only; XML-RPC has no named ones"),
         (Call("a", (1, {"b": [2**63]})), "$.params[1].b[0]: expected an integer of 64 bits, got one of 65"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.stage import PROGRAMS, STORE_PROGRAMS
+from demo.environment import PROGRAMS, STORE_PROGRAMS
 from tests.kit.programs import ROOT, promised
 
 

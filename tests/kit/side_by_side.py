@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jsonrpclib
 import XenAPI
 
-from demo.old_squeezed import Squeezed
+from demo.xenstore_clients import Squeezed
 from gateway.core.dbus.names import unescape_path_element
 from gateway.core.migration.modes import BUCKETS
 from gateway.core.routing.policy import bucket

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from demo.stage import stage
+from demo.environment import start_environment
 from tests.kit.gateway import Process, gateway_process
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import Message, Tap, dialled, wiretap
@@ -232,7 +232,7 @@ def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def xapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twin]:
-    with stage() as running, twin("xapi", running.bus, tmp_path_factory.mktemp("twin"), tcp=True) as old:
+    with start_environment() as running, twin("xapi", running.bus, tmp_path_factory.mktemp("twin"), tcp=True) as old:
         yield old
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from demo.stage import stage
+from demo.environment import start_environment
 from tests.kit.gateway import ROOT, Process, gateway_process
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import dialled
@@ -111,7 +111,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     text = (ROOT / "mappings/xapi.yaml").read_text()
     text = text.replace("defaults: {", "defaults: {mode: legacy, ", 1)
     (folder / "mappings/xapi.yaml").write_text(text)
-    with stage() as running, twin("xapi", running.bus, folder, tcp=True) as old:
+    with start_environment() as running, twin("xapi", running.bus, folder, tcp=True) as old:
         (folder / "gateway.toml").write_text(CONFIG.format(bus=running.bus, folder=folder, xapi=old.url))
         with gateway_process(folder / "gateway.toml") as process:
             yield Front(folder, process, old)

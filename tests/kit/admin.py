@@ -1,4 +1,7 @@
-"""The operator's API for a test: a toy gateway, a real state, and a client that holds answers to the document."""
+"""The admin service for tests, over HTTP and on D-Bus: a toy gateway, a real state, and clients of both.
+
+The HTTP client checks each answer against the OpenAPI document.
+"""
 
 from __future__ import annotations
 
@@ -34,26 +37,26 @@ from gateway.state.store import StateStore
 from tests.kit.mappings import route
 from tests.kit.traffic import Sides
 
-# Holds answers of the control API against its OpenAPI document.
+# The OpenAPI document
 
 
 DOCUMENT: dict[str, Any] = document()
 
 
 def operation(verb: str, path: str) -> dict[str, Any]:
-    """What the document says of a path, whatever stands behind its question mark."""
+    """Return what the document says of a path; the query is ignored."""
     found: dict[str, Any] = DOCUMENT["paths"][path.partition("?")[0]][verb.lower()]
     return found
 
 
 def check_response(verb: str, path: str, status: int, answer: object) -> None:
-    """Fails unless the document knows this status there, and what it looks like."""
+    """Fail unless the document has this status for the path, and the answer matches its schema."""
     content = operation(verb, path)["responses"][str(status)]["content"]
     validator(content["application/json"]["schema"]).validate(answer)
 
 
 def validator(schema: dict[str, Any]) -> Draft202012Validator:
-    """For a schema that may point into the document."""
+    """Return a validator for a schema that may refer to the document."""
     return Draft202012Validator({**schema, "components": DOCUMENT["components"]})
 
 
@@ -66,7 +69,7 @@ START = replace(route("VM.start", migration=replace(OLD, may_shadow=False, group
 
 
 class Toy:
-    """Operations that answer what a test sets."""
+    """The operations of a gateway, which answer what a test sets."""
 
     def __init__(self) -> None:
         self.ready = True
@@ -74,7 +77,7 @@ class Toy:
         self.failure: Exception | None = None
 
     async def status(self) -> Mapping[str, object]:
-        """As the gateway would."""
+        """Return a status as a gateway does."""
         known = {"ready": self.ready, "reasons": await self.unready(), "revision": "r1", "version": "1", "in_flight": 3}
         known["warnings"] = self.warnings()
         more = dict.fromkeys(("buses", "services", "upstreams", "stores"), ())
@@ -91,30 +94,30 @@ class Toy:
         }
 
     async def unready(self) -> list[str]:
-        """Why."""
+        """Return the reasons for not being ready."""
         return [] if self.ready else ["no bus"]
 
     def warnings(self) -> list[str]:
-        """None."""
+        """Return no warnings."""
         return []
 
     async def metrics(self) -> bytes:
-        """One series."""
+        """Return one series."""
         return b"toy_total 1.0\n"
 
     def routes(self) -> list[Mapping[str, object]]:
-        """One route."""
+        """Return one route."""
         words = ("method", "endpoint", "protocol", "target", "effect", "mode", "source")
         return [{**dict.fromkeys(words, "x"), "timeout": 1.0, "spellings": ["y"]}]
 
     async def reload(self) -> Mapping[str, object]:
-        """Done, or the problems."""
+        """Return the new revision, or the problems."""
         if self.problems:
             return {"revision": "r1", "problems": self.problems}
         return {"revision": "r2", "before": "r1", "added": [], "removed": [], "changed": [], "needs_restart": []}
 
     async def call(self, request: CallBody) -> Mapping[str, object]:
-        """The parameters."""
+        """Return the parameters, or raise `failure`."""
         if self.failure is not None:
             raise self.failure
         return {"value": request.params, "endpoint": "rpc /", "codec": "xmlrpc", "steps": []}
@@ -135,14 +138,14 @@ class Api:
         self.traffic = self.sides.traffic(state)
 
     async def ask(self, verb: str, path: str, body: object = None) -> tuple[int, Any]:
-        """Status and answer; it looks like the document says."""
+        """Make a request; return status and answer, which matches the document."""
         status, answer = await ask(self.socket, verb, path, None if body is None else msgspec.json.encode(body))
         check_response(verb, path, status, answer)
         return status, answer
 
 
 async def ask(socket: Path, verb: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-    """Status and answer, whatever the document says."""
+    """Make a request; return status and answer, unchecked."""
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
         session.request(verb, f"http://gateway{path}", data=body) as response,
@@ -152,7 +155,7 @@ async def ask(socket: Path, verb: str, path: str, body: bytes | None = None) -> 
 
 @asynccontextmanager
 async def serving(folder: Path, rights: AccessRules | None = None, file: Path | None = None) -> AsyncIterator[Api]:
-    """The API on a socket of its own; `file`: of the state, else it is in memory."""
+    """Serve the API on a socket of its own. `file`: of the state; None keeps it in memory."""
     async with StateStore(file) as state:
         api = Api(folder / "control", state)
         server = AdminServer(api.socket, api.toy, api.steering, api.traffic, rights or AccessRules(os.geteuid()))
@@ -164,7 +167,7 @@ async def serving(folder: Path, rights: AccessRules | None = None, file: Path | 
 
 
 class Served:
-    """The API in a thread of its own, for commands, which have an event loop of theirs."""
+    """The API in a thread of its own, for commands, which run their own event loop."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -175,7 +178,7 @@ class Served:
         self.api: Api
 
     def do(self, work: Awaitable[_T]) -> _T:
-        """Have something done in that thread."""
+        """Run something in that thread and return its result."""
 
         async def done() -> _T:
             return await work
@@ -188,7 +191,7 @@ class Served:
         self.api = self.do(self._context.__aenter__())
 
     def stop(self) -> None:
-        """Leave nothing behind."""
+        """Stop serving and end the thread."""
         self.do(self._context.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -197,7 +200,7 @@ class Served:
 
 @contextmanager
 def served(folder: Path) -> Iterator[Served]:
-    """The API until the block ends."""
+    """Serve the API until the block ends."""
     running = Served(folder)
     running.start()
     try:
@@ -206,7 +209,7 @@ def served(folder: Path) -> Iterator[Served]:
         running.stop()
 
 
-# The gateway's D-Bus service for a test: a real state behind it, on a broker, and a client of it.
+# The service on D-Bus
 
 
 TIMEOUT = 60.0  # seconds until a test that waits gives up
@@ -214,7 +217,7 @@ GET_STATE = f"{ROOT}/method/xenopsd_2fVM_2eget_5fstate"
 
 
 class DBusAdmin:
-    """The service, and what stands behind it."""
+    """The D-Bus service, with the state and the admin service behind it."""
 
     def __init__(self, address: str, rights: AccessRules) -> None:
         self.toggles = ActiveOverrides()
@@ -229,7 +232,7 @@ class DBusAdmin:
 
 
 class DBusAdminClient:
-    """Somebody on the bus."""
+    """A client on the bus; `heard` has the signals of the service."""
 
     def __init__(self, bus: MessageBus) -> None:
         self.bus = bus
@@ -238,7 +241,7 @@ class DBusAdminClient:
         bus.add_message_handler(self._received)
 
     async def ask(self, path: str, member: str, signature: str = "", *body: Any, to: str = BUS_NAME) -> Message:
-        """Call `interface.Member` and return what answers."""
+        """Call `interface.Member` and return the reply message."""
         interface, _, name = member.rpartition(".")
         call = Message(to, path, interface or None, name, signature=signature, body=list(body))
         answer = await asyncio.wait_for(self.bus.call(call), TIMEOUT)
@@ -246,39 +249,39 @@ class DBusAdminClient:
         return answer
 
     async def call(self, path: str, member: str, signature: str = "", *body: Any) -> Any:
-        """The body of a call that works."""
+        """Make a call that must succeed; return the body."""
         answer = await self.ask(path, member, signature, *body)
         assert answer.message_type is MessageType.METHOD_RETURN, (answer.error_name, answer.body)
         return answer.body
 
     async def error(self, path: str, member: str, signature: str = "", *body: Any) -> tuple[str, str]:
-        """Name and text of the error of a call that does not work."""
+        """Make a call that must fail; return the name and the text of the error."""
         answer = await self.ask(path, member, signature, *body)
         assert answer.message_type is MessageType.ERROR, answer.body
         return str(answer.error_name), answer.body[0]
 
     async def listen(self) -> None:
-        """Hear the service's signals from now on."""
+        """Receive the signals of the service from now on."""
         rule = f"type='signal',sender='{BUS_NAME}'"
         await self.ask("/org/freedesktop/DBus", "org.freedesktop.DBus.AddMatch", "s", rule, to="org.freedesktop.DBus")
 
     async def signal(self) -> tuple[str, str, Sequence[Any]]:
-        """The next one: path, member and body."""
+        """Return the next signal: path, member and body."""
         message = await asyncio.wait_for(self.heard.get(), TIMEOUT)
         return str(message.path), str(message.member), message.body
 
     async def owner(self) -> str | None:
-        """Who owns the gateway's name."""
+        """Return the owner of the gateway's name."""
         bus = "org.freedesktop.DBus"
         answer = await self.ask("/org/freedesktop/DBus", f"{bus}.GetNameOwner", "s", BUS_NAME, to=bus)
         return str(answer.body[0]) if answer.message_type is MessageType.METHOD_RETURN else None
 
     async def until_there(self) -> None:
-        """Wait until somebody owns the gateway's name."""
+        """Wait until the gateway's name has an owner."""
         await self.until_owner(lambda owner: owner is not None)
 
     async def until_owner(self, holds: Callable[[str | None], bool]) -> None:
-        """Wait until the right one owns the gateway's name (None: nobody): a bus learns late who has gone."""
+        """Wait until the owner of the gateway's name is as wanted (None: no owner); a bus learns late of an end."""
         bus = "org.freedesktop.DBus"
         rule = f"type='signal',sender='{bus}',member='NameOwnerChanged',arg0='{BUS_NAME}'"
         await self.ask("/org/freedesktop/DBus", f"{bus}.AddMatch", "s", rule, to=bus)
@@ -297,7 +300,7 @@ class DBusAdminClient:
 
 @asynccontextmanager
 async def dbus_admin_client(address: str) -> AsyncIterator[DBusAdminClient]:
-    """A connection to a bus."""
+    """Connect a client to a bus."""
     bus = await connect.connect(address)
     try:
         yield DBusAdminClient(bus)
@@ -307,7 +310,7 @@ async def dbus_admin_client(address: str) -> AsyncIterator[DBusAdminClient]:
 
 @asynccontextmanager
 async def dbus_admin(address: str, rights: AccessRules | None = None) -> AsyncIterator[DBusAdmin]:
-    """The service, trying to be on this bus."""
+    """Run the service, which connects to this bus as soon as it can."""
     made = DBusAdmin(address, rights or AccessRules(os.geteuid()))
     async with made.state:
         await made.service.start()
@@ -318,5 +321,5 @@ async def dbus_admin(address: str, rights: AccessRules | None = None) -> AsyncIt
 
 
 def mode_options(**given: tuple[str, object]) -> dict[str, Variant]:
-    """As SetMode takes them: name=(signature, value)."""
+    """Return options as SetMode reads them: name=(signature, value)."""
     return {name: Variant(signature, value) for name, (signature, value) in given.items()}

@@ -1,4 +1,4 @@
-"""Backends that run for the length of a test; knows nothing of what they are asked."""
+"""Backends for tests: the D-Bus backend, one in memory, and hand-made routes and signals of the toy service."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT = 60.0  # seconds until a test that waits gives up
 async def dbus_backend(
     *buses: dbus.BusSettings, around: dbus.Dependencies | None = None
 ) -> AsyncIterator[dbus.Backend]:
-    """A D-Bus backend that is connected to all its buses."""
+    """Run a D-Bus backend that is connected to all its buses."""
     backend = dbus.Backend({bus.name: bus for bus in buses}, around)
     await backend.start()
     try:
@@ -37,26 +37,26 @@ async def dbus_backend(
         await backend.stop()
 
 
-# Answers calls from a table, for tests and for trying a mapping out; talks to nobody.
+# A backend in memory
 
 
-# An outcome as it stands, or a function from the method call to the body of the method return (or to a fault).
+# An outcome, or a function from the method call to the body of the method return or to a fault.
 Answer: TypeAlias = "Outcome | Callable[[MethodCall], Sequence[object] | Fault]"
 
 
 class MemoryBackend(interfaces.Backend):
-    """Answers (interface, member) as its table says; a fault with a name is translated as one from D-Bus is."""
+    """Answers (interface, member) from its table; a fault with a name is mapped as a D-Bus error is."""
 
     def __init__(self, table: Mapping[tuple[str, str], Answer]) -> None:
         self._table = table
         self._running = False
 
     async def start(self) -> None:
-        """Be there."""
+        """Start answering."""
         self._running = True
 
     async def stop(self) -> None:
-        """Be gone."""
+        """Stop answering."""
         self._running = False
 
     async def call(self, route: Route, call: Call) -> Outcome:
@@ -81,7 +81,7 @@ class MemoryBackend(interfaces.Backend):
         return answer if isinstance(answer, (Reply, Fault)) else answer(call)
 
 
-# Hand-made routes to the toy service: parameters go out as they are, so a backend can be tested without a mapping.
+# Hand-made routes to the toy service: parameters are D-Bus values already, so that no mapping is needed.
 
 
 TOY = "org.example.Toy"
@@ -120,7 +120,7 @@ def toy_route(
 
 
 def plain(value: Any) -> Value:
-    """Variants and tuples taken off."""
+    """Return the value without variants and tuples."""
     if hasattr(value, "signature"):
         return plain(value.value)
     if isinstance(value, dict):
@@ -129,11 +129,11 @@ def plain(value: Any) -> Value:
 
 
 def toy_call(*params: object, oneway: bool = False) -> Call:
-    """A call with these D-Bus values as parameters."""
+    """Return a call with these D-Bus values as parameters."""
     return Call("toy", params, oneway=oneway)  # type: ignore[arg-type] # D-Bus values pass through the hand-made bind
 
 
-# What tests of signals share: the toy's signals, and a wait for what a subscriber is to hear. Knows no broker.
+# Signals of the toy service
 
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -143,7 +143,7 @@ CHANGED = Subscription(TOY, OBJECT_PATH, INTERFACE, properties={"Volume": "u", "
 
 
 def shouted(text: str) -> Event:
-    """What is heard of a shout."""
+    """Return the event of a shout."""
     return Event(TOY, OBJECT_PATH, INTERFACE, "Shouted", (text,))
 
 
@@ -161,13 +161,13 @@ async def shout(backend: Backend, text: str, times: int = 1, **where: str) -> No
 
 
 async def change(backend: Backend, *invalidated: str, path: str = OBJECT_PATH, **properties: Variant) -> None:
-    """Make a toy tell that properties have changed."""
+    """Make a toy emit PropertiesChanged."""
     body = Variant("(sa{sv}as)", (INTERFACE, properties, list(invalidated)))
     await emit(backend, "PropertiesChanged", body, interface=PROPERTIES, path=path)
 
 
 async def missed(feed: SignalQueue, *, owned: bool = True) -> EventsLost:
-    """What is heard next must be that something may have been missed."""
+    """Return the next event, which must say that events may have been lost."""
     news = await anext(feed)
     assert isinstance(news, EventsLost), news
     assert bool(news.owner) is owned, news

@@ -1,4 +1,4 @@
-"""Stands between two buses: owns services' names on one and hands each call on to the other. Knows no service.
+"""A proxy between two buses: it owns services' names on one bus and passes each call on to the other.
 
 What it does to calls on the way stands in a file that is read again whenever it changes: a pattern of object paths ->
 `slow` (seconds before the answer), `fail` (the share of calls that are answered with an error and not handed on). Each
@@ -38,19 +38,19 @@ class BusProxy:
     calls: Path
 
     def switch(self, rules: Mapping[str, Mapping[str, float]]) -> None:
-        """What is wrong from the next call on: a pattern of object paths -> slow, fail; nothing: all is well."""
+        """Set the faults from the next call on: pattern of object paths -> slow, fail; none: no faults."""
         new = self.rules.with_suffix(".new")
         new.write_text(json.dumps(rules))
         new.replace(self.rules)
 
     def called(self) -> list[dict[str, Any]]:
-        """Every call so far."""
+        """Return every call so far."""
         return [json.loads(line) for line in self.calls.read_text().splitlines()]
 
 
 @contextmanager
 def bus_proxy(here: str, there: str, folder: Path, *names: str) -> Iterator[BusProxy]:
-    """Answer for these names on the bus `here` with what they answer on the bus `there`."""
+    """Serve these names on the bus `here` with the answers of the bus `there`."""
     rules, calls = folder / "between.json", folder / "between.calls"
     calls.touch()
     command = [sys.executable, "-m", "tests.kit.bus_proxy", here, there, str(rules), str(calls), *names]
@@ -78,7 +78,7 @@ class _Porter:
         self._running: set[asyncio.Task[None]] = set()
 
     def handle(self, call: Message) -> bool:
-        """Take every call of a name that is ours."""
+        """Handle every call to a name that the proxy owns."""
         if call.message_type is not MessageType.METHOD_CALL or call.destination not in self._names:
             return False
         task = asyncio.get_running_loop().create_task(self._carry(call))
@@ -131,7 +131,7 @@ class _Porter:
 
 
 async def serve(here: str, there: str, rules: str, calls: IO[str], *names: str) -> None:
-    """Own the names, say so, carry until killed."""
+    """Own the names, print that, and pass calls on until killed."""
     ours = await MessageBus(bus_address=here).connect()
     theirs = await MessageBus(bus_address=there).connect()
     ours.add_message_handler(_Porter(ours, theirs, Path(rules), calls, names).handle)

@@ -1,4 +1,9 @@
-"""A private dbus-daemon for one test: starts, dies, comes back on its address; knows nothing of what runs on it."""
+"""Private message buses for tests: dbus-daemon, which can die and come back on its address, and dbus-broker.
+
+dbus-broker runs without its launcher, which needs a journal socket and a running session bus. The broker itself needs
+only a controller: this file, which passes it a socket to listen on and a policy that allows everything.
+(dbus-broker, src/launch/launcher.c)
+"""
 
 from __future__ import annotations
 
@@ -57,7 +62,7 @@ class PrivateBus:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the broker and wait until it listens: it prints its address then."""
+        """Start the broker and wait until it listens."""
         self._process = subprocess.Popen(
             [
                 "dbus-daemon",
@@ -76,7 +81,7 @@ class PrivateBus:
         assert self.address, f"dbus-daemon did not start with {self._config.read_text()}"
 
     def kill(self) -> None:
-        """End the broker as a crash would, and wait until it is gone."""
+        """Kill the broker and wait until it has ended."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -96,7 +101,7 @@ def private_bus(
     auth: str = EXTERNAL,
     activation: Path | None = None,
 ) -> Iterator[PrivateBus]:
-    """A broker with these limits; `activation` is a directory of .service files."""
+    """Run a broker with these limits. `activation`: a directory of .service files."""
     with tempfile.TemporaryDirectory(prefix="bus-") as directory:
         config = Path(directory, "bus.conf")
         config.write_text(
@@ -115,18 +120,14 @@ def private_bus(
             bus.kill()
 
 
-# A private dbus-broker for one test, without its launcher, root or systemd; knows nothing of what runs on it.
-#
-# The launcher wants a journal socket and a running session bus. The broker itself wants neither, only a controller:
-# this file, which hands it a socket to listen on and a policy that allows everything. (dbus-broker,
-# src/launch/launcher.c)
+# dbus-broker
 
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "dbus-broker"  # by scripts/setup
 BROKER = shutil.which("dbus-broker", path=f"{os.environ['PATH']}:{UNPACKED}")
 MISSING = "there is no dbus-broker here, and scripts/setup could not get one"
 TIMEOUT = 60.0  # seconds until a test that waits gives up
-MACHINE_ID = "0123456789abcdef0123456789abcdef"  # what Peer.GetMachineId tells; nobody asks
+MACHINE_ID = "0123456789abcdef0123456789abcdef"  # for Peer.GetMachineId
 # What the launcher gives it on a system bus; per user, and all of a test is one user.
 QUOTAS = {"bytes": 512 * 1024**2, "fds": 1024, "matches": 10_000, "objects": 10_000}
 
@@ -139,7 +140,7 @@ _EVERYBODY = 2**32 - 1
 
 @contextmanager
 def dbus_broker() -> Iterator[str]:
-    """Run a broker; the address of its bus."""
+    """Run a broker; yields the address of its bus."""
     with tempfile.TemporaryDirectory(prefix="broker-") as directory:
         path = Path(directory, "socket")
         with _listener(path) as listener, _broker() as controller:
@@ -158,7 +159,7 @@ def _listener(path: Path) -> Iterator[socket.socket]:
 
 @contextmanager
 def _broker() -> Iterator[socket.socket]:
-    """The process, as long as the block runs; our end of its controller socket."""
+    """Run the process until the block ends; yields our end of its controller socket."""
     assert BROKER is not None, MISSING
     ours, its = socket.socketpair()
     with ours, its:
@@ -167,7 +168,7 @@ def _broker() -> Iterator[socket.socket]:
         process = subprocess.Popen(
             [BROKER, "--controller", str(its.fileno()), "--machine-id", MACHINE_ID, *quotas],
             pass_fds=[its.fileno()],
-            stderr=subprocess.DEVNULL,  # it tells of each user over quota
+            stderr=subprocess.DEVNULL,  # it prints each user over quota
         )
         its.close()
         try:
@@ -178,7 +179,7 @@ def _broker() -> Iterator[socket.socket]:
 
 
 def _add_listener(controller: socket.socket, listener: socket.socket) -> None:
-    """Authenticate as any client does, then tell it where to listen, and that everything is allowed there."""
+    """Authenticate as any client does, then pass the socket to listen on, with a policy that allows everything."""
     uid = str(os.getuid()).encode().hex().encode()
     controller.sendall(b"\0AUTH EXTERNAL " + uid + b"\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n")
     _expect(controller, b"OK ", b"AGREE_UNIX_FD")
@@ -201,7 +202,7 @@ def _add_listener(controller: socket.socket, listener: socket.socket) -> None:
 
 
 def _expect(controller: socket.socket, *beginnings: bytes) -> None:
-    """Read a line for each; nothing follows them unasked."""
+    """Read a line for each beginning."""
     received = b""
     while received.count(b"\r\n") < len(beginnings):
         part = controller.recv(4096)
@@ -212,7 +213,7 @@ def _expect(controller: socket.socket, *beginnings: bytes) -> None:
         assert line.startswith(beginning), f"dbus-broker answered {line!r} where {beginning!r} was expected"
 
 
-# Either message broker, for tests of what holds for both; knows no service.
+# Either broker
 
 
 BROKERS = ("dbus-broker", "dbus-daemon")
@@ -220,7 +221,7 @@ BROKERS = ("dbus-broker", "dbus-daemon")
 
 @contextmanager
 def broker(name: str) -> Iterator[str]:
-    """Run it; the address of its bus. Skips the test where there is none."""
+    """Run this broker; yields the address of its bus. Skips the test when it is not installed."""
     if name == "dbus-daemon":
         with private_bus() as bus:
             yield bus.address

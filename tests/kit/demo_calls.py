@@ -1,4 +1,4 @@
-"""The demo's calls, made and kept instead of shown; and a stage on which nothing is."""
+"""The demo's calls, recorded instead of printed; and an environment in which nothing runs."""
 
 from __future__ import annotations
 
@@ -7,52 +7,58 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo.show import Right
-from demo.stage import Stage
+from demo.environment import Environment
+from demo.report import Expectation
 
 ROOT = Path(__file__).parents[2]
-NOWHERE = Path("/nowhere")
+MISSING = Path("/nowhere")
 STANDARD = {"ObjectManager.GetManagedObjects", "Properties.Get", "Properties.GetAll", "Properties.Set"}
 
 
-class One(NamedTuple):
-    """A call that was made."""
+class RecordedCall(NamedTuple):
+    """One call of the demo, with its answer and what was expected of it."""
 
     client: str
     call: str
     target: str
     answer: Any
-    right: Right
-    by: Collection[str]
+    expected: Expectation
+    senders: Collection[str]
 
 
-Asked = list[One]
+RecordedCalls = list[RecordedCall]
 
 
-class Asking:
-    """A Show that shows nothing: it makes every call and keeps what came of it."""
+class CallRecorder:
+    """A CallCheck that prints nothing: it makes every call and records the answer."""
 
     def __init__(self) -> None:
-        self.asked: Asked = []
+        self.calls: RecordedCalls = []
 
     def __call__(
-        self, client: str, call: str, target: str, ask: Callable[[], Any], right: Right, by: Collection[str] = ()
+        self,
+        client: str,
+        call: str,
+        target: str,
+        make_call: Callable[[], Any],
+        expected: Expectation,
+        senders: Collection[str] = (),
     ) -> Any:
         try:
-            answer = ask()
+            answer = make_call()
         except Exception as error:  # noqa: BLE001 - as the demo does
             answer = error
-        self.asked.append(One(client, call, target, answer, right, by))
+        self.calls.append(RecordedCall(client, call, target, answer, expected, senders))
         return answer
 
 
-def nowhere(url: str = "", store: Path = NOWHERE, directory: Path = NOWHERE) -> Stage:
-    """Paths that lead nowhere, but for these."""
-    return Stage(directory, "", url, unix=NOWHERE, store=store, control=NOWHERE, config=NOWHERE, log=NOWHERE)
+def unreachable_environment(url: str = "", store: Path = MISSING, directory: Path = MISSING) -> Environment:
+    """An environment whose paths do not exist, but for those given."""
+    return Environment(directory, "", url, unix=MISSING, store=store, control=MISSING, config=MISSING, log=MISSING)
 
 
 def members() -> set[str]:
-    """Every method of the toolstack's IDL, as interface.member, and those that every service has."""
+    """Return every method of the toolstack's IDL as interface.member, and those that every service has."""
     return STANDARD | {
         f"{interface}.{member}"
         for path in (ROOT / "mappings/idl").glob("*.xml")

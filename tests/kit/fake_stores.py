@@ -1,4 +1,8 @@
-"""A scripted xenstore on a real Unix socket, for what the real one never does; packs its packets by itself."""
+"""Stores that misbehave: a scripted xenstore, and a proxy that refuses operations of a real one.
+
+Both pack their packets themselves. An operation that the proxy refuses does not reach the store: the client gets an
+error packet instead. A refused TRANSACTION_END is sent as an abort, since a real store has ended the transaction too.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ def packed(operation: int, request: int, transaction: int, payload: bytes) -> by
 
 
 class Request(NamedTuple):
-    """What came from the client."""
+    """A packet of the client."""
 
     operation: int
     id: int
@@ -41,7 +45,7 @@ class Client:
         self._writer = writer
 
     async def request(self) -> Request:
-        """The next one; IncompleteReadError when the client hung up."""
+        """Return the next request; raises IncompleteReadError when the client hung up."""
         async with asyncio.timeout(TIMEOUT):
             operation, number, transaction, size = HEADER.unpack(await self._reader.readexactly(HEADER.size))
             return Request(operation, number, transaction, await self._reader.readexactly(size))
@@ -53,23 +57,23 @@ class Client:
                 pass
 
     def answer(self, request: Request, payload: bytes = b"OK\0") -> None:
-        """It was done."""
+        """Confirm a request."""
         self.raw(packed(request.operation, request.id, request.transaction, payload))
 
     def refuse(self, request: Request, name: str) -> None:
-        """It was not."""
+        """Refuse a request."""
         self.raw(packed(ERROR, request.id, request.transaction, name.encode() + b"\0"))
 
     def event(self, path: str, token: bytes) -> None:
-        """A watch fires."""
+        """Send a watch event."""
         self.raw(packed(EVENT, 0, 0, path.encode() + b"\0" + token + b"\0"))
 
     def raw(self, data: bytes) -> None:
-        """Any bytes."""
+        """Send any bytes."""
         self._writer.write(data)
 
     async def hang_up(self) -> None:
-        """After what was written."""
+        """Close the connection after the bytes that were written."""
         with suppress(ConnectionError):  # the client was first
             await self._writer.drain()
         self._writer.close()
@@ -82,7 +86,7 @@ Script: TypeAlias = Callable[[Client], Awaitable[None]]
 
 @asynccontextmanager
 async def fake_store(*scripts: Script) -> AsyncIterator[str]:
-    """Its path. Each connection gets the next script, or the last one; the error of a script fails the test."""
+    """Run one; yields its path. Each connection gets the next script, or the last; its error fails the test."""
     played: list[asyncio.Task[None]] = []
 
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,22 +117,19 @@ async def fake_store(*scripts: Script) -> AsyncIterator[str]:
 
 
 def pass_time(connection: XenstoreConnection) -> None:
-    """Now the deadline of every request is over."""
+    """Make the deadline of every request pass."""
     for waiting in connection._waiting.values():
         waiting.sent -= connection._deadline
     connection._check_deadlines()
 
 
-# A proxy between a client and a real xenstore that refuses chosen operations; pure asyncio, packs packets by itself.
-#
-# A refused operation does not reach the store: the client gets an error packet in its place. A refused
-# TRANSACTION_END is sent as an abort, since to a real store the transaction is over then too.
+# The refusing proxy
 
 
 NUL = b"\0"
 PASSING = ("ENOMEM", "EIO", "EAGAIN", "EBUSY", "ENOSPC", "EQUOTA")
 
-Rule: TypeAlias = Callable[[Request], str | None]  # the name of an errno; None: the store may have it
+Rule: TypeAlias = Callable[[Request], str | None]  # the name of an errno; None: the store gets it
 
 
 def nothing(_request: Request) -> str | None:
@@ -152,7 +153,7 @@ def at_random(rates: Mapping[str, float], seed: str) -> Rule:
 
 
 def path_of(request: Request) -> str:
-    """What an operation is about."""
+    """Return the path of an operation."""
     return request.payload.partition(NUL)[0].decode("ascii", "replace")
 
 
@@ -168,17 +169,17 @@ class RefusingStore:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client, until it or the store hangs up."""
+        """Serve one client until it or the store hangs up."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
             store_reader, store_writer = await asyncio.open_unix_connection(self._store)
-        except OSError:  # it is away
+        except OSError:  # the store does not run
             writer.close()
             return
-        swallowed: set[int] = set()  # requests whose answer is given already
+        swallowed: set[int] = set()  # requests that are answered already
         loop = asyncio.get_running_loop()
         up = loop.create_task(self._up(reader, writer, store_writer, swallowed))
         down = loop.create_task(self._down(store_reader, writer, swallowed))
@@ -238,7 +239,7 @@ class RefusingStore:
 
 @asynccontextmanager
 async def refusing_store(store: str, rule: Rule = nothing) -> AsyncIterator[RefusingStore]:
-    """In front of the store that listens at this path."""
+    """Run one before the store that listens at this path."""
     with tempfile.TemporaryDirectory(prefix="refusing-") as directory:
         made = RefusingStore(str(Path(directory, "socket")), store, rule)
         server = await asyncio.start_unix_server(made.serve, made.path)

@@ -1,4 +1,4 @@
-"""A world for requests over a xenstore: bus, a service that keeps a journal, store, gateway; all real processes."""
+"""Real processes for requests in xenstore: a bus, a service that keeps a journal, a store, a gateway."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ level = "warning"
 
 
 class Ledger:
-    """Everything that runs. `journal` tells what the service has executed."""
+    """Everything that runs. `journal`: the writes that the service has executed."""
 
     def __init__(self, folder: Path, store: Xenstored) -> None:
         self.folder = folder
@@ -66,11 +66,11 @@ class Ledger:
 
     @property
     def journal(self) -> Counter[str]:
-        """How often each token was written."""
+        """Count how often each token was written."""
         return Counter((self.folder / "journal").read_text().split())
 
     def control(self, verb: str, path: str) -> Any:
-        """Ask the gateway on its own socket, once it is there."""
+        """Make an admin request once the gateway runs."""
         end = time.monotonic() + TIMEOUT
         while True:
             try:
@@ -80,12 +80,12 @@ class Ledger:
                 time.sleep(0.01)
 
     def start_gateway(self) -> None:
-        """Start one."""
+        """Start a gateway."""
         assert self._gateway is None
         self._gateway = Process(self.config)
 
     def kill_gateway(self) -> None:
-        """End it as a crash would."""
+        """Kill it."""
         gateway, self._gateway = self._gateway, None
         if gateway is not None:
             gateway.end()
@@ -93,7 +93,7 @@ class Ledger:
 
 @contextmanager
 def ledger(folder: Path, more: str = "", name: str = C_STORE) -> Iterator[Ledger]:
-    """All of it; the gateway is started, and may not be ready yet. `more`: a mapping file; `name`: which store."""
+    """Run all of it; the gateway may not be ready yet. `more`: a mapping file; `name`: of the store."""
     with private_bus() as bus, xenstored(name=name) as store, ExitStack() as stack:
         (folder / "mappings").mkdir()
         (folder / "mappings/ledger.xml").write_text(service.IDL)

@@ -1,4 +1,4 @@
-"""An HTTP listener with one endpoint behind every path, and a connection to it; knows no protocol."""
+"""An HTTP listener for tests, a connection to it, and endpoints that stand for everything behind a transport."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gateway.core.interfaces import Endpoint
 from gateway.core.rpc.model import NO_METADATA, Answer, Call, Envelope, Fault, Outcome, Peer, Reply, RequestMetadata
 from tests.kit.clients import Wire, connect
 
-# Endpoints with nothing behind them, for tests of transports.
+# Endpoints
 
 
 CONTENT_TYPE = "text/x-toy"
 
 
 class Echo(Endpoint):
-    """Answers with what it was asked, and remembers it; refuses with the fault's code and message."""
+    """Answers with the body of the request, and records it; refuses with the code and message of the fault."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, Peer]] = []
@@ -38,7 +38,7 @@ class Echo(Endpoint):
 
 
 class Waiting(Echo):
-    """The same, but a call is answered only when the test says so; tells how many it has begun and ended."""
+    """An Echo that answers only when the test allows it, and counts the calls that began and ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Waiting(Echo):
 
 
 class Fixed(Echo):
-    """Gives the same answer to everything."""
+    """Answers every request with the same answer."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Fixed(Echo):
 
 
 class Broken(Echo):
-    """Breaks the contract of an endpoint: it raises."""
+    """Raises, against the contract of an endpoint."""
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         raise RuntimeError("a secret of ours")
@@ -95,7 +95,7 @@ async def running(
     limits: HttpLimits = DEFAULT_LIMITS,
     **options: Unpack[Options],
 ) -> AsyncIterator[str]:
-    """A listener with one endpoint behind every path; gives its address."""
+    """Run a listener with one endpoint behind every path; yields its address."""
     served = endpoint or Echo()
     server = HttpServer("rpc", [LOCAL], lambda path: served, limits, **options)
     await server.start()
@@ -109,12 +109,12 @@ async def running(
 async def talking(
     endpoint: Endpoint | None = None, limits: HttpLimits = DEFAULT_LIMITS, **options: Unpack[Options]
 ) -> AsyncIterator[Wire]:
-    """The same with one connection to it."""
+    """Run the same with one connection to it; yields the connection."""
     async with running(endpoint, limits, **options) as address, connect(address) as wire:
         yield wire
 
 
-# An endpoint that speaks the codec `xenstore` and answers by a function; remembers what it was asked, and by whom.
+# An endpoint of the codec `xenstore`
 
 
 def _echo(call: Call) -> Outcome:
@@ -122,7 +122,7 @@ def _echo(call: Call) -> Outcome:
 
 
 class AnsweringEndpoint(Endpoint):
-    """Answers at once unless `open` is cleared; `begun` is told of each call."""
+    """Answers by a function and records the calls; waits while `open` is cleared, and releases `begun` at each call."""
 
     def __init__(self, outcome: Callable[[Call], Outcome] = _echo) -> None:
         self._outcome = outcome

@@ -1,4 +1,4 @@
-"""Mapping files for tests: an IDL with every kind of thing in it, and a file around the methods under test."""
+"""Mapping files and routes for tests: an IDL of all kinds, a file around the methods under test, hand-made routes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ IDL = """\
 </node>
 """
 
-# Twelve lines, so that the methods begin in line 13.
+# Twelve lines: the methods begin in line 13.
 HEAD = """\
 mapping: 1
 service: example
@@ -87,18 +87,18 @@ FIRST = HEAD.count("\n") + 1  # the line of the first method
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What came of some mapping files."""
+    """The table and the problems of some mapping files."""
 
     table: Table
     problems: list[str]  # without the directory
 
     def route(self, name: str) -> Route:
-        """A method; the files must be good."""
+        """Return the route of a method; there must be no problem."""
         assert self.problems == []
         return next(endpoint.routes[name] for endpoint in self.table.endpoints.values() if name in endpoint.routes)
 
     def bind(self, name: str, *params: Value, **named: Value) -> MethodCall:
-        """What a call becomes."""
+        """Return the D-Bus call of a legacy call."""
         return self.route(name).encode_arguments(Call(name, params, named))
 
 
@@ -124,7 +124,7 @@ def build_methods(directory: Path, methods: str, head: str = HEAD) -> Built:
     return build_files(directory, x=head + indent(dedent(methods).strip("\n"), "  ") + "\n")
 
 
-# A mapping with a method for each type, all of them the Echo of the toy service; knows no value.
+# A mapping with a method for each type; all are the Echo of the toy service
 
 
 TYPES_HEAD = """\
@@ -145,7 +145,7 @@ TYPES_IDL = """\
 
 
 def echo_of(signature: str, variants: Variants) -> str:
-    """The name of a method."""
+    """Return the name of a method."""
     return f"{variants}:{signature}"
 
 
@@ -160,32 +160,32 @@ def write_type_methods(directory: Path, signatures: Sequence[str], *, listener: 
     (directory / "types.yaml").write_text(text + more)
 
 
-# Routes made by hand, for tests of everything that only reads a route.
+# Hand-made routes
 
 
 TARGET = Target("org.xen.xcp.toy", "/org/xen/xcp/toy", "org.xen.xcp.toy.Echo1", "Echo", "s", "s")
 
 
 def bind(call: Call) -> MethodCall:
-    """Every parameter as it is: what a mapping with no rules would bind to."""
+    """Pass every parameter unchanged."""
     return MethodCall(
         TARGET.bus_name, TARGET.object_path, TARGET.interface, TARGET.member, TARGET.signature, list(call.params)
     )
 
 
 def shape(body: Sequence[object]) -> Value:
-    """The first out-argument, or void."""
+    """Return the first out-argument, or void."""
     first = body[0] if body else None
     assert first is None or isinstance(first, bool | int | float | str | bytes | list | dict)
     return first
 
 
 def translate(fault: Fault, call: Call) -> Fault:
-    """No error table."""
+    """Return the fault unchanged."""
     return fault
 
 
 def route(method: str = "echo", **changes: object) -> Route:
-    """A route to the toy service's Echo; any field can be given by name."""
+    """Return a route to the Echo of the toy service; any field can be given by name."""
     plain = Route("toy", method, TARGET, (), None, bind, shape, translate, timeout=5.0, source="toy.yaml:1")
     return replace(plain, **changes)  # type: ignore[arg-type]  # the field's own type checks it at the call site

@@ -1,4 +1,4 @@
-"""Rollouts on a real state file with a clock of the test's, for tests of everything that moves methods."""
+"""Migrations for tests: rollouts on a real state file with a clock of the test, counts of both sides, records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gateway.migration.rollout_controller import LocalCounts, RolloutController
 from gateway.state.store import StateStore
 from tests.kit.mappings import route
 
-START = 1_000_000.0  # when every test begins
+START = 1_000_000.0  # the beginning of every test
 USUAL = 0.02  # seconds that a call takes
 PLAN = RolloutPlan(
     "careful",
@@ -54,10 +54,10 @@ def movable(method: str = "VM.start", group: str = "", *, plan: RolloutPlan = PL
 
 @dataclass(slots=True)
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that a test sets."""
 
     now: float = START
-    changed: asyncio.Event = field(default_factory=asyncio.Event)  # a state has taken something over
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # a state has loaded a change
 
     def __call__(self) -> float:
         return self.now
@@ -80,18 +80,18 @@ class World:
         self.orders = RolloutCommands(self.state, lambda: self.routes, self.clock)
 
     async def look(self, seconds: float = 0.2) -> None:
-        """Time passes, and the engine looks."""
+        """Let time pass, and let the controller look."""
         self.clock.now += seconds
         await self.engine.look()
 
     async def begin(self, name: str = "VM.start") -> None:
-        """Start a rollout and let its counts begin."""
+        """Start a rollout and let its counting begin."""
         view = await self.orders.start(name, "alice")
         assert not hasattr(view, "conflict"), view
         await self.settle()
 
     async def settle(self) -> None:
-        """The counts of the step before come in."""
+        """Let the counts of the step before arrive."""
         await self.look(0.6)
 
     async def see(self, method: str = "VM.start", *, seconds: float = USUAL, **counts: int) -> None:
@@ -101,14 +101,14 @@ class World:
         assert await self.state.flush(batch) is None
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for what this process or another one takes over."""
+        """Wait for a change that this process loads."""
         async with asyncio.timeout(60):
             while not holds():
                 self.clock.changed.clear()
                 await self.clock.changed.wait()
 
     async def lose_the_file(self) -> None:
-        """Something else stands where the state file was."""
+        """Replace the state file by a folder."""
         assert self.state.path is not None
         for each in self.state.path.parent.glob(f"{self.state.path.name}*"):
             each.unlink()
@@ -116,34 +116,34 @@ class World:
         await self.until(lambda: bool(self.state.trouble))
 
     async def good(self, method: str = "VM.start", calls: int = 1000) -> None:
-        """Both sides do well."""
+        """Record calls that both sides serve equally."""
         await self.see(method, equal=calls, calls_legacy=calls, calls_dbus=calls)
 
     async def bad(self, method: str = "VM.start", calls: int = 1000) -> None:
-        """D-Bus fails."""
+        """Record calls that fail on D-Bus."""
         await self.see(method, error_different=calls, calls_legacy=calls, calls_dbus=calls, errors_dbus=calls)
 
     async def set(self, pattern: str, mode: Mode, seconds: float | None = None) -> None:
-        """A person sets a mode."""
+        """Set a mode as a person."""
         until = None if seconds is None else self.clock.now + seconds
         override = Override(pattern, Setting(mode), "bob", self.clock.now, "a trial", until)
         entry = AuditEntry(self.clock.now, "bob", "mode", pattern)
         assert await self.state.decide(Change((entry,), (override,))) is None
 
     async def unset(self, pattern: str) -> None:
-        """And takes it back."""
+        """Clear a mode as a person."""
         entry = AuditEntry(self.clock.now, "bob", "mode", pattern)
         assert await self.state.decide(Change((entry,), drop=((pattern, "person"),))) is None
 
     def now_at(self, name: str = "xenopsd/VM.start") -> tuple[str, str]:
-        """A rollout's state, and what it has set."""
+        """Return the state of a rollout and its override."""
         kept = self.state.rollouts[name].document
         assert isinstance(kept, dict)
         rows = [each.setting for each in self.state.overrides if (each.pattern, each.by) == (name, "rollout")]
         return kept["progress"]["state"], str(rows[0]) if rows else "nothing"
 
     async def said(self, name: str = "xenopsd/VM.start") -> list[AuditEntry]:
-        """The audit of a rollout, newest first."""
+        """Return the audit of a rollout, newest first."""
         entries = await self.state.audit(subject=name)
         assert isinstance(entries, list)
         return entries
@@ -169,11 +169,11 @@ def counted(*, seconds: float = USUAL, **counters: int) -> Counts:
     return Counts(counters, histograms)
 
 
-# What both sides did, for tests of rollouts.
+# Counts of both sides
 
 
 def side(calls: int, *, errors: int = 0, seconds: float | None = None) -> SideCounts:
-    """One side; `seconds`: how long each of its calls took."""
+    """Return the counts of one side; `seconds`: the duration of each call."""
     if seconds is None:
         return SideCounts(calls, errors)
     latency = empty_histogram()
@@ -190,7 +190,7 @@ def counts(
     seconds: float | None = None,
     control: SideCounts | None = None,
 ) -> BothSides:
-    """The candidate's calls; a control that is content with itself."""
+    """Return counts of the candidate, and of a control without noise."""
     return BothSides(
         compared,
         different,
@@ -199,39 +199,39 @@ def counts(
     )
 
 
-# Decisions and observations in few words, for tests of the state.
+# Records of the state
 
 
 VM_START, VM_STOP = MethodId("xenopsd", "VM.start"), MethodId("xenopsd", "VM.stop")
 
 
 def override(pattern: str = "VM.*", mode: Mode = Mode.DBUS, *, why: str = "", by: By = "person") -> Override:
-    """An override of alice's."""
+    """Return an override by alice."""
     return Override(pattern, Setting(mode), "alice", 1.0, why, None, by)
 
 
 def entry(subject: str = "VM.*", what: str = "mode", *, when: float = 1.0, why: str = "") -> AuditEntry:
-    """A line of the audit."""
+    """Return a line of the audit."""
     return AuditEntry(when, "alice", what, subject, why, {"calls": 3})
 
 
 def mode(pattern: str, mode: Mode = Mode.DBUS, *rollouts: PutRollout, why: str = "") -> Change:
-    """A person sets a mode."""
+    """Set a mode as a person."""
     return Change((entry(pattern, why=why),), (override(pattern, mode, why=why),), rollouts=rollouts)
 
 
 def counts_batch(method: MethodId = VM_START, **counters: int) -> CountsBatch:
-    """What one process has counted of one method."""
+    """Return the counts of one method in one process."""
     return CountsBatch({method: Counts(counters, {"dbus": [1, 2]})})
 
 
 def mismatch(number: int, method: MethodId = VM_START) -> MismatchRecord:
-    """A pair that says which it is."""
+    """Return a mismatch with a number."""
     return MismatchRecord(float(number), method, {"number": number})
 
 
 def client_batch(peer: str, last: float = 2.0, *, method: MethodId = VM_START, domid: int | None = None) -> CountsBatch:
-    """One client, seen once."""
+    """Return the record of one client, seen once."""
     return CountsBatch(
         clients={ClientKey(method, "xmlrpc", peer, "curl", "root", domid): ClientRecord(1, last - 1.0, last)}
     )

@@ -1,7 +1,7 @@
-"""Legacy services and new ones side by side, a gateway before them, and clients of three protocols that keep calling.
+"""Legacy and new services side by side, a gateway before them, and clients of three protocols that keep calling.
 
-All are real processes. What answered is asked of the services: the old ones write down each call, and so does what
-stands between the gateway and the new ones. Knows how a move is watched, and not how it goes.
+All are real processes. Which side served a call is known from the services: the legacy ones record each call, and so
+does the proxy between the gateway and the new ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jsonrpclib
 import XenAPI
 
-from demo.old_squeezed import Squeezed
+from demo.xenstore_clients import Squeezed
 from gateway.core.dbus.names import unescape_path_element
 from gateway.core.migration.modes import BUCKETS
 from gateway.core.routing.policy import bucket
@@ -103,7 +103,7 @@ class Clients:
 
     def _run(self, name: str, things: Sequence[str], call: Callable[[str], object]) -> None:
         for thing in cycle(things):
-            if self._stopping.wait(0.002):  # seconds; a client that leaves others room
+            if self._stopping.wait(0.002):  # seconds between two calls of a client
                 return
             try:
                 call(thing)
@@ -113,7 +113,7 @@ class Clients:
 
 
 class Asked(NamedTuple):
-    """How many calls the services had seen at a moment."""
+    """The number of calls that the services had seen at a moment."""
 
     old: int
     new: int
@@ -124,7 +124,7 @@ BEFORE = Asked(0, 0)
 
 @dataclass
 class World:
-    """Everything that runs. `vms`, `domains`, `sessions`: about what clients call, and what shares are shares of."""
+    """Everything that runs. `vms`, `domains`, `sessions`: the keys of the calls."""
 
     folder: Path
     process: Process
@@ -138,17 +138,17 @@ class World:
 
     @property
     def url(self) -> str:
-        """Where clients go."""
+        """The address for clients."""
         address: str = self.process.wait_for("ready")["listening"][0]
         return f"http://{address.removeprefix('tcp:')}"
 
     @property
     def keys(self) -> Sides:
-        """Of each group, all."""
+        """All keys of each group."""
         return {"vms": set(self.vms), "domains": set(self.domains), "memory": set(self.sessions)}
 
     async def command(self, *arguments: str) -> str:
-        """What `xcp-gateway ...` prints; it must succeed."""
+        """Run a command of xcp-gateway, which must succeed; return its output."""
         command = [sys.executable, "-m", "gateway", *arguments, "--socket", str(self.folder / "control")]
         pipe = asyncio.subprocess.PIPE
         environment = {**os.environ, "COLUMNS": "200"}
@@ -158,13 +158,13 @@ class World:
         return said.decode()
 
     async def get(self, path: str) -> Any:
-        """An answer of the operator's API."""
+        """Return an answer of the admin API."""
         status, answer = await ask(self.folder / "control", "GET", path)
         assert status == 200, answer
         return answer
 
     async def rounds(self, number: int = 1) -> None:
-        """Until every client has called about each of its things so often, from beginning to end."""
+        """Wait until every client has called with each of its keys this often, from beginning to end."""
         ends = self.clients.after(number)
 
         async def done() -> bool:
@@ -173,11 +173,11 @@ class World:
         await until(done)
 
     def asked(self) -> Asked:
-        """Now."""
+        """Return the present moment."""
         return Asked(sum(len(each.called()) for each in self.old.values()), len(self.new.called()))
 
     def sides(self, since: Asked = BEFORE) -> tuple[Sides, Sides]:
-        """What the legacy services and the new ones were asked since then."""
+        """Return the calls of the legacy and of the new services since then."""
         calls = sorted((call for each in self.old.values() for call in each.called()), key=lambda call: call["when"])
         return _by_group(map(asked_old, calls[since.old :])), _by_group(map(asked_new, self.new.called()[since.new :]))
 
@@ -186,7 +186,7 @@ About = tuple[str, str] | None  # group and key of a call; None: of no group
 
 
 def nothing() -> Sides:
-    """Of no group anything."""
+    """Return no call of any group."""
     return {"vms": set(), "domains": set(), "memory": set()}
 
 
@@ -199,7 +199,7 @@ def _by_group(calls: Iterable[About]) -> Sides:
 
 
 def asked_old(call: dict[str, Any]) -> About:
-    """What a call of a legacy service is about."""
+    """Return group and key of a call of a legacy service."""
     match call["method"], call["params"]:
         case "VM.get_record" | "VM.get_power_state", [_, vm]:
             return "vms", vm
@@ -211,7 +211,7 @@ def asked_old(call: dict[str, Any]) -> About:
 
 
 def asked_new(call: dict[str, Any]) -> About:
-    """The same of a call of a new one."""
+    """Return group and key of a call of a new service."""
     service, *rest = call["path"].removeprefix("/org/xen/xcp/").split("/")
     match service, rest, call["member"]:
         case "xapi", ["vm", vm], _:
@@ -224,12 +224,12 @@ def asked_new(call: dict[str, Any]) -> About:
 
 
 def share(group: str, keys: Iterable[str], percent: int) -> set[str]:
-    """The keys that D-Bus answers at this share."""
+    """Return the keys that D-Bus serves at this share."""
     return {key for key in keys if bucket(group, key) < percent * BUCKETS // 100}
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what other processes and threads do."""
+    """Wait for a state that other processes and threads reach."""
     async with asyncio.timeout(TIMEOUT):
         while True:
             if await holds():
@@ -239,7 +239,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 @asynccontextmanager
 async def two_sides(folder: Path, said: dict[str, str]) -> AsyncIterator[World]:
-    """The sample toolstack, legacy services, a gateway and clients. `said`: migration keys for each mapping."""
+    """The sample toolstack, legacy services, a gateway and clients. `said`: migration keys for each mapping file."""
     async with Toolstack() as toolstack:
         with ExitStack() as stack:
             store = stack.enter_context(xenstored())
@@ -265,7 +265,7 @@ async def two_sides(folder: Path, said: dict[str, str]) -> AsyncIterator[World]:
 
 
 def _write_mappings(folder: Path, said: dict[str, str]) -> None:
-    """Those that are shipped, with what is said of the move; all methods begin at the legacy service."""
+    """Write the shipped files with these migration keys; all methods begin at the legacy service."""
     shutil.copytree(ROOT / "mappings/idl", folder / "idl")
     for name, text in said.items():
         shipped = (ROOT / f"mappings/{name}.yaml").read_text()

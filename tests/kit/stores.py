@@ -1,4 +1,4 @@
-"""A real store for one test, on a private folder: starts, dies, comes back; knows nothing of who talks to it.
+"""Real xenstores for tests, the `xenstore-*` tools, and waits for nodes.
 
 It is the C xenstored unless a test asks for oxenstored, which XCP-ng hosts run. Nothing survives a kill: after `start`
 the store holds what a host's does after a boot. The nodes of either are in memory; with `--internal-db=off` (C, 4.17
@@ -70,7 +70,7 @@ class Xenstored:
             time.sleep(0.005)
 
     def kill(self) -> None:
-        """End it as a crash would, and wait until it is gone; clients see the end of their connection."""
+        """Kill it and wait until it has ended; clients see the end of their connections."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -82,15 +82,15 @@ class Xenstored:
         self.start()
 
     def terminate(self) -> None:
-        """Ask it to end, and wait until it is gone."""
+        """Terminate it and wait until it has ended."""
         process, self._process = self._process, None
         assert process is not None, "it does not run"
         process.terminate()
         process.wait(TIMEOUT)
 
     def live_update(self) -> None:
-        """Have the store replace itself with a new process image, which goes on where it was."""
-        control = self._store.program.with_name("xenstore-control")  # the one in the PATH asks for Xen first
+        """Make the store replace itself by a new process image, which keeps its state."""
+        control = self._store.program.with_name("xenstore-control")  # the one in PATH needs Xen
         command = [str(control), "live-update", str(self._store.program)]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -100,7 +100,7 @@ class Xenstored:
         )
 
     def tool(self, name: str, *arguments: str, check: bool = True) -> str:
-        """What Debian's `xenstore-NAME` prints; `check`: it must succeed."""
+        """Run Debian's `xenstore-NAME`; return its output. `check`: it must succeed."""
         command = [f"xenstore-{name}", *arguments]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
@@ -118,7 +118,7 @@ class Xenstored:
 
 @contextmanager
 def xenstored(*options: str, name: str = C_STORE) -> Iterator[Xenstored]:
-    """A store that runs; options are its own: arguments (`-E 5`, ...), for oxenstored lines of its configuration."""
+    """Run a store. `options`: its arguments (`-E 5`, ...), for oxenstored lines of its configuration."""
     with tempfile.TemporaryDirectory(prefix="xenstored-") as directory:
         store = Xenstored(Path(directory), *options, name=name)
         store.start()
@@ -136,10 +136,7 @@ def _shim() -> Path:
     return Path(starting.compile_shim(directory))
 
 
-# Debian's `xenstore-*` tools, as a toolstack's scripts use them; knows no gateway.
-
-
-TIMEOUT = 60.0  # seconds until a test that waits gives up
+# The tools, as a toolstack's scripts use them
 
 
 class Tools:
@@ -149,7 +146,7 @@ class Tools:
         self._env = {**os.environ, "XENSTORED_PATH": str(path)}
 
     def run(self, name: str, *arguments: str, check: bool = True) -> str:
-        """What `xenstore-NAME` prints."""
+        """Run `xenstore-NAME`; return its output."""
         command = [f"xenstore-{name}", *arguments]
         done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
@@ -160,13 +157,13 @@ class Tools:
         self.run("write", path, value)
 
     def read(self, path: str) -> str | None:
-        """A value; None when there is no such node."""
+        """Return a value; None when there is no such node."""
         found = self.run("read", path, check=False)
         return found.removesuffix("\n") if found else None
 
     @contextmanager
     def watching(self, path: str) -> Iterator[Callable[[Callable[[str | None], bool]], str | None]]:
-        """`xenstore-watch`; gives a function that waits until the value of the path is as wanted, and returns it."""
+        """Run `xenstore-watch`; yields a function that waits until the value is as wanted, and returns it."""
         with subprocess.Popen(["xenstore-watch", path], env=self._env, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             lines = iter(process.stdout.readline, "")
@@ -184,10 +181,7 @@ class Tools:
                 process.kill()
 
 
-# What tests of a xenstore's nodes share: a store to read and write as the other side does, and waits for nodes.
-
-
-TIMEOUT = 60.0  # seconds until a test that waits gives up
+# Nodes
 
 
 @asynccontextmanager
@@ -211,7 +205,7 @@ async def until(store: XenstoreClient, path: str, wanted: bytes | Callable[[byte
 
 
 async def tree(store: XenstoreClient, path: str) -> dict[str, bytes]:
-    """All nodes below one that have a value, by their path from there."""
+    """Return all nodes with a value below a path, by their relative paths."""
     found: dict[str, bytes] = {}
     waiting = [path]
     while waiting:
@@ -225,7 +219,7 @@ async def tree(store: XenstoreClient, path: str) -> dict[str, bytes]:
 
 @contextmanager
 def changes(store: XenstoreClient, path: str) -> Iterator[list[str]]:
-    """Every path at or below this one for which an event came; the first is the watch's own."""
+    """Watch a path; yields the list of paths with events, the first for the watch itself."""
     watch, seen = store.watch(path), []
 
     async def collect() -> None:

@@ -1,4 +1,4 @@
-"""The sample toolstack for a test: its own bus, services started on demand, and a client; leaves no process behind."""
+"""The sample toolstack for tests: a bus, services started on demand, a client; and its legacy services as processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Client:
         self.bus = bus
 
     async def answer(self, service: str, path: str, member: str, signature: str = "", *args: Any) -> Message:
-        """Call `Interface1.Member` of a service and return the message that answers.
+        """Call `Interface1.Member` of a service and return the reply message.
 
         Short forms, with "xapi": "vm/x" is /org/xen/xcp/xapi/vm/x, "VM1.Start" is org.xen.xcp.xapi.VM1.Start.
         """
@@ -73,19 +73,19 @@ class Client:
         return reply
 
     async def call(self, service: str, path: str, member: str, signature: str = "", *args: Any) -> Any:
-        """The result of a call that works: nothing, one out-argument, or a list of them."""
+        """Make a call that must succeed; return None, one out-argument, or a list of them."""
         reply = await self.answer(service, path, member, signature, *args)
         assert reply.message_type is MessageType.METHOD_RETURN, (reply.error_name, reply.body)
         return reply.body[0] if len(reply.body) == 1 else reply.body or None
 
     async def refusal(self, service: str, path: str, member: str, signature: str = "", *args: Any) -> Refusal:
-        """The error of a call that does not work."""
+        """Make a call that must fail; return the error."""
         reply = await self.answer(service, path, member, signature, *args)
         assert reply.message_type is MessageType.ERROR, reply.body
         return Refusal(str(reply.error_name).removeprefix("org.xen.xcp.Error."), reply.body)
 
     async def get(self, service: str, path: str, interface: str, name: str) -> Any:
-        """A property."""
+        """Return a property."""
         full = f"org.xen.xcp.{service}.{interface}" if "." not in interface else interface
         variant = await self.call(service, path, "org.freedesktop.DBus.Properties.Get", "ss", full, name)
         return variant.value
@@ -124,7 +124,7 @@ class Toolstack:
 
     async def __aenter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="toolstack-"))
-        self._directory.chmod(0o755)  # the bus says who may come in
+        self._directory.chmod(0o755)  # the policy of the bus decides who may connect
         self._start_bus()
         return self
 
@@ -139,8 +139,8 @@ class Toolstack:
     def _start_bus(self) -> None:
         bus = render.render(render.Bus(self._directory, **self._options))
         if bus.switch_user:
-            shutil.chown(self._directory, bus.toolstack_user)  # it is he who makes the socket
-        # A session of its own tells us which processes are its children's children.
+            shutil.chown(self._directory, bus.toolstack_user)  # this user creates the socket
+        # A session of its own identifies all processes below it.
         with (self._directory / "log").open("w") as log:
             self._daemon = subprocess.Popen(
                 [*bus.command, "--nosyslog"], stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
@@ -171,7 +171,7 @@ class Toolstack:
 
     @property
     def log(self) -> str:
-        """What the bus and the services wrote."""
+        """Return what the bus and the services printed."""
         return (self._directory / "log").read_text()
 
     @asynccontextmanager
@@ -185,12 +185,12 @@ class Toolstack:
             await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
 
     async def pid(self, service: str) -> int:
-        """The process that owns a service's name."""
+        """Return the process id of a service."""
         async with self.client() as client:
             return int(await client.ask_bus("GetConnectionUnixProcessID", "s", f"org.xen.xcp.{service}"))
 
     async def kill(self, service: str) -> None:
-        """End a service as a crash would, and wait until the bus knows."""
+        """Kill a service and wait until the bus has noticed."""
         name = f"org.xen.xcp.{service}"
         rule = f"type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{name}'"
         async with self.client() as client, client.signals(rule) as changes:
@@ -204,7 +204,7 @@ class Toolstack:
             await client.ask_bus("StartServiceByName", "su", f"org.xen.xcp.{service}", 0)
 
     async def restart(self, service: str) -> None:
-        """A crash and a new instance, which remembers nothing."""
+        """Kill a service and start a new instance, without state."""
         await self.kill(service)
         await self.start(service)
 
@@ -237,7 +237,7 @@ async def _ended(pid: int) -> None:
         os.close(descriptor)
 
 
-# The legacy services of the sample toolstack as real processes, and the file that makes one misbehave.
+# Legacy services
 
 PROGRAM = ROOT / "docker/toolstack/legacy_twin.py"
 TIMEOUT = 60.0  # seconds until a test that waits gives up
@@ -245,7 +245,7 @@ TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 @dataclass(frozen=True)
 class Twin:
-    """One legacy service. `url`: as the config has it."""
+    """One legacy service. `url`: for the config of a gateway."""
 
     process: subprocess.Popen[str]
     url: str
@@ -253,17 +253,17 @@ class Twin:
     calls: Path
 
     def called(self) -> list[dict[str, Any]]:
-        """Every call so far: when, method, params."""
+        """Return every call so far: time, method, parameters."""
         return [json.loads(line) for line in self.calls.read_text().splitlines()] if self.calls.exists() else []
 
     def switch(self, **rules: Any) -> None:
-        """Make it misbehave from the next call on: method or pattern -> what is wrong; nothing: well-behaved."""
+        """Set its faults from the next call on: method or pattern -> fault; none: no faults."""
         new = self.file.with_suffix(".new")
         new.write_text(json.dumps(rules))
         new.replace(self.file)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill it."""
         self.process.kill()
         self.process.wait(TIMEOUT)
 
@@ -284,7 +284,7 @@ def twin(
 
 @contextmanager
 def squeezed_over_xenstore(bus: str, store: Path, directory: Path, root: str = "/squeezed") -> Iterator[Twin]:
-    """The old squeezed as it was before it had a socket."""
+    """Run squeezed as of 2009, which has no socket and serves a xenstore."""
     file, calls = directory / "old-store.json", directory / "old-store.calls"
     command = [sys.executable, str(PROGRAM), "squeezed", "--address", bus, "--switches", str(file)]
     command += ["--calls", str(calls), "--store", str(store), "--root", root]

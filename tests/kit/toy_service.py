@@ -94,7 +94,7 @@ def fail_without_body(toy: Toy, call: Message) -> Answer:
 
 
 def damaged(toy: Toy, call: Message) -> Answer:
-    """Answer with the value in the variant, some of its bytes changed to what is no D-Bus."""
+    """Answer with the value in the variant, some of its bytes changed so that it is not valid D-Bus."""
     answer, good, bad = call.body
     reply = Message.new_method_return(call, answer.signature, [answer.value])
     reply.serial = toy.bus.next_serial()
@@ -104,7 +104,7 @@ def damaged(toy: Toy, call: Message) -> Answer:
 
 
 def leave(toy: Toy, call: Message) -> Answer:
-    """Die in mid-call."""
+    """End the process in mid-call."""
     os._exit(1)
 
 
@@ -187,21 +187,21 @@ async def serve(address: str, bus_name: str, text: str) -> None:
 
 
 class Service:
-    """The process. `kill` ends it as a crash would."""
+    """The process of a toy service."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def pause(self) -> None:
-        """Let it hang, with its connection open."""
+        """Stop the process; its connection stays open."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue the process."""
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it and wait until it is gone; once more does no harm."""
+        """Kill it and wait until it has ended; may be called twice."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None

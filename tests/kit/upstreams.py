@@ -1,6 +1,6 @@
-"""A legacy server in a thread that answers whatever it is told to, and a client that reads answers byte by byte.
+"""Legacy services for tests: a server in a thread with a byte-exact client, an asyncio server, a scripted backend.
 
-For tests that hold what went through the gateway against what goes without it. Knows no protocol above HTTP.
+The first pair compares the bytes that pass through the gateway with the bytes without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.core.rpc.model import Answer, Call, Fault, Outcome, Reply, RequestM
 
 TIMEOUT = 60.0  # seconds until a test that waits gives up
 
-# What belongs to one connection, and so is never the same on two of them.
+# Headers of one connection, which differ between connections.
 OF_THE_CONNECTION = frozenset({b"connection", b"keep-alive", b"transfer-encoding"})
 
 
@@ -34,7 +34,7 @@ class Message:
     body: bytes
 
     def carried(self, *others: bytes) -> Message:
-        """What arrives at the far end: without what belongs to the connection, and without `others`."""
+        """Return the message without headers of the connection, and without `others`."""
         left_out = OF_THE_CONNECTION | set(others)
         kept = tuple((name, value) for name, value in self.headers if name.lower() not in left_out)
         return Message(self.start, kept, self.body)
@@ -42,7 +42,7 @@ class Message:
 
 @dataclass
 class Tap:
-    """The server: gives `answer` to every request, and ends the connection after it when `ends`."""
+    """The server: answers every request with `answer`, and closes the connection after it when `ends`."""
 
     answer: bytes = b""
     ends: bool = False
@@ -90,7 +90,7 @@ class Reader:
         self._held = b""
 
     def request(self) -> Message | None:
-        """The next request; None at the end."""
+        """Return the next request; None at the end."""
         head = self._head()
         if head is None:
             return None
@@ -100,7 +100,7 @@ class Reader:
         return Message(verb + b" " + target, headers, self._exactly(length))
 
     def answer(self, *, bodiless: bool = False) -> Message:
-        """The next answer, put together where it comes in chunks."""
+        """Return the next answer, with its chunks joined."""
         head = self._head()
         assert head is not None, "no answer"
         start, headers = head
@@ -115,7 +115,7 @@ class Reader:
         return Message(message, headers, body)
 
     def at_end(self) -> bool:
-        """Whether the other side closes, and says nothing more."""
+        """Whether the other side closes without sending more."""
         return not self._held and not self._connection.recv(1)
 
     def _head(self) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]] | None:
@@ -168,15 +168,15 @@ def _value(headers: tuple[tuple[bytes, bytes], ...], wanted: bytes) -> bytes | N
 
 @contextmanager
 def dialled(port: int) -> Iterator[tuple[socket.socket, Reader]]:
-    """A connection to a port of this host."""
+    """Connect to a port of this host."""
     with socket.create_connection(("127.0.0.1", port), TIMEOUT) as connection:
         yield connection, Reader(connection)
 
 
-# A legacy service as its wire has it: requests read by hand, answers written as the test says; knows no protocol.
+# An asyncio server whose answers a test writes
 
 
-# The whole request -> what is written; None closes the connection without a word.
+# The whole request -> the bytes of the answer; None closes the connection without an answer.
 Answers = Callable[[bytes], bytes | None]
 
 
@@ -192,7 +192,7 @@ def ok(body: bytes, *lines: str) -> bytes:
 
 @dataclass
 class LegacyServer:
-    """What it has seen. `hold` keeps answers back until it is set."""
+    """The server. `hold` delays answers until it is set."""
 
     answers: Answers
     requests: list[bytes] = field(default_factory=list)
@@ -204,7 +204,7 @@ class LegacyServer:
     open: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def close_connections(self) -> None:
-        """As a legacy server does with those that are idle; returns when their sockets are closed."""
+        """Close the idle connections, as a legacy server does; returns when their sockets are closed."""
         writers = tuple(self.open)
         for writer in writers:
             writer.close()
@@ -250,7 +250,7 @@ async def legacy_server(
     tls: ssl.SSLContext | None = None,
     held: bool = False,
 ) -> AsyncIterator[LegacyServer]:
-    """A legacy service on a port of its own, or on a Unix socket."""
+    """Run one on a port of its own, or on a Unix socket."""
     old = LegacyServer(answers)
     if not held:
         old.hold.set()
@@ -273,16 +273,16 @@ async def legacy_server(
                 await old.left.acquire()
 
 
-# Legacy services made by hand, for tests of everything that only sends to them.
+# A scripted backend, for tests of everything above one
 
 
 async def old(_route: Route, _call: Call) -> Outcome:
-    """The answer of a legacy service that knows only one."""
+    """Answer "old"."""
     return Reply("old")
 
 
 class Scripted(UpstreamBackend):
-    """Legacy services by what they speak; `whole` is the answer to every message that is sent as it came."""
+    """Legacy services by their protocols; `whole` answers every message that is passed through."""
 
     def __init__(
         self,
@@ -310,7 +310,7 @@ class Scripted(UpstreamBackend):
         return await self._answer(route, call)
 
     def review(self) -> None:
-        """Nobody waits."""
+        """There are no waiting calls."""
 
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
         return self._speaks.get(upstream) == (codec, dialect)

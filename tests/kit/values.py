@@ -1,4 +1,6 @@
-"""Hypothesis strategies: D-Bus types over the whole grammar; legacy values that fit them, nearly fit, or do not."""
+"""Values for tests: hypothesis strategies for D-Bus types and legacy values, places in values, strict equality, values
+that D-Bus must refuse, what protocols lose, and the cases of tests/wire/reports/.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ def anything() -> Values:
 
 
 def fitting(kind: Type, variants: Variants = "plain", *, nearly: bool = False, depth: int = 2) -> Values:
-    """Legacy values that the type admits, such that the way out and back gives them again.
+    """Return legacy values that fit the type, and that a round trip does not change.
 
     `nearly`: any part may be something else instead. `depth`: typed variants inside each other.
     """
@@ -116,7 +118,7 @@ KEYS: dict[str, SearchStrategy[str]] = {
 }
 
 
-# Legacy values for comparing: their places, and each of them changed at one place.
+# Places in values
 
 
 texts = st.text(max_size=8) | st.sampled_from(["", "1", "a b", "\ud800", "\0", "'"])
@@ -134,7 +136,7 @@ def places(value: Value, place: Place = ()) -> Iterator[Place]:
 
 
 def value_at(value: Any, place: Place) -> Value:
-    """What stands at a place."""
+    """Return the value at a place."""
     for step in place:
         value = value[step]
     found: Value = value
@@ -159,11 +161,11 @@ def without(value: Value, place: Place) -> Value:
     return changed(value, tuple(around), holder)
 
 
-# Equality that tells 1, 1.0 and True apart, as a wire does and Python does not.
+# Strict equality: 1, 1.0 and True differ
 
 
 def exactly(value: object) -> object:
-    """The same value with the type beside each leaf: compare two of these."""
+    """Return the value with the type beside each leaf, for comparison."""
     if isinstance(value, dict):
         return {name: exactly(member) for name, member in value.items()}
     if isinstance(value, list | tuple):
@@ -175,25 +177,25 @@ def exactly(value: object) -> object:
     return type(value).__name__, value
 
 
-# Values that no D-Bus message may carry, with the words of their refusal; knows no protocol and no bus.
+# Values that no D-Bus message may carry, with a part of the error message
 
 
 def nested(times: int, value: Value) -> Value:
-    """That many arrays around a value."""
+    """Return a value inside this many arrays."""
     for _ in range(times):
         value = [value]
     return value
 
 
 def typed_variants(times: int) -> Value:
-    """That many variants inside each other."""
+    """Return this many variants inside each other."""
     value: Value = {"signature": "y", "value": 1}
     for _ in range(times - 1):
         value = {"signature": "v", "value": value}
     return value
 
 
-# One step further: each is refused in words before a library or a broker sees it.
+# Each is refused before a library or a broker sees it.
 REFUSED: list[tuple[str, Variants, Value, str]] = [
     ("v", "plain", nested(MAX_DEPTH // 2, []), "at most 63 nested containers"),
     ("a" * 32 + "(" * 32 + "y" + ")" * 32, "plain", nested(64, 1), "at most 63 nested containers"),
@@ -242,15 +244,15 @@ REFUSED: list[tuple[str, Variants, Value, str]] = [
 ]
 
 
-# What a protocol brings back of a value, where that is not the value itself.
+# What a protocol returns of a value, where that is not the value itself
 
 
 class UnsupportedValueError(Exception):
-    """This protocol has no way to say the value, and must refuse it."""
+    """The protocol cannot represent the value, and must refuse it."""
 
 
 def _text(value: Value) -> Value:
-    """xenstore knows text, arrays and structs; an empty one of these is an empty node, and nil there is none."""
+    """xenstore has text, arrays and structs: an empty one is an empty node, and there is no nil."""
     if value is None:
         raise UnsupportedValueError
     if isinstance(value, list):
@@ -266,22 +268,22 @@ _IN_CALLS: Mapping[str, Callable[[Value], Value]] = {"xenstore": _text}
 
 
 def in_call(protocol: str, value: Value) -> Value:
-    """A parameter, as the server reads it; raises UncarriedError."""
+    """A parameter, as the server reads it; raises UnsupportedValueError."""
     return _IN_CALLS[protocol](value) if protocol in _IN_CALLS else value
 
 
 def in_reply(protocol: str, value: Value) -> Value:
-    """A reply's value, as the client reads it; raises UncarriedError."""
+    """A reply's value, as the client reads it; raises UnsupportedValueError."""
     if protocol == "xenstore" and value in (None, [], {}):
         return None
     return in_call(protocol, value)
 
 
-# Faults of which a protocol tells the method or the parameter instead of a message.
+# Faults for which a protocol returns the method or the parameter instead of a message.
 OWN_WORDS: Mapping[tuple[str, FaultCode], str] = {("xenstore", FaultCode.UNKNOWN_METHOD): "ping"}
 
 
-# The cases of tests/wire/reports/ for whatever reads them.
+# The cases of tests/wire/reports/
 
 
 REPORTS = Path(__file__).parents[1] / "wire" / "reports"
@@ -291,12 +293,12 @@ Case = dict[str, Any]
 
 
 def cases(name: str) -> list[Any]:
-    """Those of one file, as parameters of a test."""
+    """Return the cases of one file, as parameters of a test."""
     return [pytest.param(case, id=case["title"]) for case in YAML(typ="safe").load(REPORTS / f"{name}.yaml")]
 
 
 def value_of(written: Any) -> Value:
-    """The value that a case means: {date} and {bytes} are what YAML has not."""
+    """Return the value of a case: {date} and {bytes} stand for types that YAML lacks."""
     match written:
         case {"date": text}:
             return datetime.fromisoformat(text)
@@ -307,10 +309,10 @@ def value_of(written: Any) -> Value:
 
 
 def xmlrpc_call(method: str, value: str) -> bytes:
-    """A call with what stands in its one <value>."""
+    """Return a call with this content of its one <value>."""
     return f"<methodCall><methodName>{method}</methodName>{_PARAMS.format(value)}</methodCall>".encode()
 
 
 def xmlrpc_answer(value: str) -> bytes:
-    """An answer with it."""
+    """Return an answer with this content of its one <value>."""
     return f"<methodResponse>{_PARAMS.format(value)}</methodResponse>".encode()

@@ -1,4 +1,4 @@
-"""A style as a test sees it: what it makes of nodes, and what it writes; knows no store."""
+"""A style of requests in xenstore without a store, and a client of the style `tree` as a coroutine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Tried:
         self.style: Style = STYLES[name](Exposure(name, template(path), **said))
 
     def match(self, node: str) -> Match:
-        """A node at or below which something changed."""
+        """Return the match of a node at or below which something changed."""
         match = self.style.requests.match(node)
         assert match is not None, node
         return match
 
     def request(self, node: str, tree: Mapping[str, bytes] | None = None, **nodes: bytes) -> Request | None:
-        """What the nodes below it ask; those beside by the names of their last element."""
+        """Return the request of the nodes below it; nodes beside it are given by their last element."""
         match = self.match(node)
         wanted = self.style.wanted(match)
         assert (tree is None) or wanted.tree == match.node
@@ -46,25 +46,24 @@ class Tried:
         return asked if asked is None or tree is None else self.style.request(match, asked, tree)
 
     def answer(self, node: str, request: Request, pairs: Pairs) -> list[tuple[str, bytes | None]]:
-        """What is written, in its order; None for what is removed."""
+        """Return the written nodes in their order; None: removed."""
         steps = self.style.answer(self.match(node), request, pairs)
         assert not isinstance(steps, Fault), steps
         return shown(steps)
 
     def refusal(self, node: str, request: Request, pairs: Pairs) -> str:
-        """Why the style cannot say this answer."""
+        """Return the reason why the style cannot represent this answer."""
         fault = self.style.answer(self.match(node), request, pairs)
         assert isinstance(fault, Fault)
         return fault.message
 
 
 def shown(steps: Sequence[WriteStep]) -> list[tuple[str, bytes | None]]:
-    """Steps as path and value; None for what is removed."""
+    """Return steps as path and value; None: removed."""
     return [(step.path, None if isinstance(step, Remove) else step.value) for step in steps]
 
 
-# A client of the style `tree` as one coroutine, so that many ask at once; it asks, waits, reads, and removes.
-
+# The client of the style `tree`
 
 TIMEOUT = 60.0  # seconds until a test that waits gives up
 

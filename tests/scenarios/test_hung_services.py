@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from demo.stage import CONFIG, IN_STORE
+from demo.environment import CONFIG, IN_STORE
 from tests.kit.admin import ask
 from tests.kit.clients import Wire, connect, post
 from tests.kit.gateway import ROOT, Process, gateway_process

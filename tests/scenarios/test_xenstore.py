@@ -22,7 +22,7 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish.watch_trigger import MAX_CONCURRENT
-from demo.old_squeezed import Squeezed
+from demo.xenstore_clients import Squeezed
 from gateway.core.routing.publication import digest
 from gateway.core.rpc.model import FaultCode
 from tests.kit.ledger import BUS_NAME, Ledger, ledger

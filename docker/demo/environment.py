@@ -1,4 +1,4 @@
-"""Sets the stage: private bus, sample toolstack, old xapi, xenstore, gateway; takes all down again. Makes no call."""
+"""Starts the environment of the demo (bus, sample toolstack, old xapi, xenstore, gateway), and stops all of it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from gateway.cli import client
 
-PATIENCE = 120.0  # seconds for a process to be ready, on the slowest machine
-HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+START_TIMEOUT = 120.0  # seconds for a process to be ready, on the slowest machine
+DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 CONFIG = """\
 [bus.toolstack]
@@ -72,37 +72,37 @@ STORE = """
 [listener.store]
 bind = ["xenstore:{directory}/store/socket"]
 """
-IN_STORE = "*-xenstore.yaml"  # mapping files that are exposed there
+IN_STORE = "*-xenstore.yaml"  # the mapping files that need a store
 
-# What the demo runs that is not ours, and the Debian package that has it.
+# Third-party programs that the demo runs, and their Debian packages.
 PROGRAMS: Mapping[str, str] = {
     "dbus-daemon": "dbus-daemon",
     "dbus-monitor": "dbus-bin",
     "dbus-send": "dbus-bin",
     "curl": "curl",
 }
-# For clients that ask in a xenstore; without them the demo does the rest. (start.py says what xenstored itself needs.)
+# For the clients in a xenstore; without them the demo skips those. (start.py checks what xenstored itself needs.)
 STORE_PROGRAMS: Mapping[str, str] = {
     "cc": "gcc",
     "xenstore-write": "xenstore-utils",
     "xenstore-watch": "xenstore-utils",
 }
-PACKAGES = ("dbus_next", "XenAPI", "jsonrpclib")  # of Python: the extra `demo`
+PACKAGES = ("dbus_next", "XenAPI", "jsonrpclib")  # Python packages of the extra `demo`
 
 
-class StageError(Exception):
-    """The demo cannot start; the text says why, and what to do."""
+class StartError(Exception):
+    """The demo cannot start; the text gives the reason and the cure."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Everything running. `url`: where legacy clients go. `no_store`: why there is no `store`."""
+class Environment:
+    """The addresses and files of what runs. `url`: for legacy clients. `no_store`: why there is no store."""
 
     directory: Path
     bus: str
     url: str
     unix: Path
-    store: Path  # XENSTORED_PATH of clients that ask there
+    store: Path  # XENSTORED_PATH of its clients
     control: Path
     config: Path
     log: Path
@@ -110,37 +110,37 @@ class Stage:
 
     @property
     def switches(self) -> Path:
-        """A JSON file that makes the old xapi misbehave: docker/toolstack/legacy_switches.py."""
+        """The JSON file that makes the old xapi misbehave (docker/toolstack/legacy_switches.py)."""
         return self.directory / "old-xapi.json"
 
 
-def material(name: str) -> Path:
-    """Where `mappings`, `toolstack`, `bus` or `xenstored` are: in the checkout, or beside an installed gateway."""
+def find_folder(name: str) -> Path:
+    """Return the folder `mappings`, `toolstack`, `bus` or `xenstored`, of the checkout or of an installed gateway."""
     checkout = Path(__file__).parents[2]
     installed = Path(sysconfig.get_path("data")) / "share" / "xcp-gateway" / name
     for place in (checkout / name, checkout / "docker" / name, installed):
         if place.is_dir():
             return place
-    raise StageError(f"the folder '{name}' of xcp-gateway is missing: expected {installed}")
+    raise StartError(f"the folder '{name}' is missing: expected {installed}; install xcp-gateway again")
 
 
 @contextlib.contextmanager
-def stage(port: int = 0) -> Iterator[Stage]:
-    """Start everything; `port` 0 is any free one. Nothing is left when the block ends."""
+def start_environment(port: int = 0) -> Iterator[Environment]:
+    """Start everything, and stop it when the block ends. `port`: of the gateway; 0 is any free one."""
     _check_programs()
     with tempfile.TemporaryDirectory(prefix="xcp-demo-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
-        address, command = _rendered(directory)
+        address, command = _render_bus(directory)
         bus = stack.enter_context(_process("the bus", command, directory / "bus.log"))
         bus.wait((directory / "bus").is_socket)
         old = stack.enter_context(_process("the old xapi", _old_xapi(address, directory), directory / "old-xapi.log"))
         no_store = _start_store(stack, directory)
-        config = _configured(directory, address, port, store=not no_store)
+        config = _write_config(directory, address, port, store=not no_store)
         command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
         gateway = stack.enter_context(_process("the gateway", command, directory / "gateway.log"))
-        listening = _listening(gateway, directory / "control")
+        listening = _wait_for_gateway(gateway, directory / "control")
         old.wait(lambda: _accepts(directory / "old-xapi"))
-        yield Stage(
+        yield Environment(
             directory=directory,
             bus=address,
             url=f"http://{listening.removeprefix('tcp:')}",
@@ -154,44 +154,44 @@ def stage(port: int = 0) -> Iterator[Stage]:
 
 
 def _check_programs() -> None:
-    if packages := missing(PROGRAMS):
-        raise StageError(f"the demo needs more programs: apt-get install {packages}")
+    if packages := missing_packages(PROGRAMS):
+        raise StartError(f"the demo needs programs that are not installed: apt-get install {packages}")
     if any(importlib.util.find_spec(package) is None for package in PACKAGES):
-        raise StageError("the demo needs more of Python: pip install 'xcp-gateway[demo]'")
+        raise StartError("the demo needs Python packages that are not installed: pip install 'xcp-gateway[demo]'")
 
 
-def missing(programs: Mapping[str, str]) -> str:
-    """The packages of those that are not here."""
+def missing_packages(programs: Mapping[str, str]) -> str:
+    """Return the packages of the programs that are not installed."""
     return " ".join(sorted({package for program, package in programs.items() if shutil.which(program) is None}))
 
 
 def _start_store(stack: contextlib.ExitStack, directory: Path) -> str:
-    """Start the xenstore; returns nothing, or why there is none."""
-    if packages := missing(STORE_PROGRAMS):
+    """Start the xenstore; return the empty text, or the reason why there is none."""
+    if packages := missing_packages(STORE_PROGRAMS):
         return f"apt-get install {packages}"
-    command = [sys.executable, str(material("xenstored") / "start.py"), "--dir", str(directory / "store")]
+    command = [sys.executable, str(find_folder("xenstored") / "start.py"), "--dir", str(directory / "store")]
     store = stack.enter_context(_process("the xenstore", command, directory / "store.log"))
     try:
         store.wait(lambda: _accepts(directory / "store" / "socket"))
-    except StageError:
-        return store.log.read_text(errors="replace").strip() or "it does not start"
+    except StartError:
+        return store.log.read_text(errors="replace").strip() or "it did not start"
     return ""
 
 
 def _accepts(path: Path) -> bool:
-    """Whether somebody listens on a Unix socket."""
+    """Whether a process listens on a Unix socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
 
 
 def _old_xapi(bus: str, directory: Path) -> Sequence[str]:
-    twin = [sys.executable, str(material("toolstack") / "legacy_twin.py"), "xapi", "--address", bus]
+    twin = [sys.executable, str(find_folder("toolstack") / "legacy_twin.py"), "xapi", "--address", bus]
     return [*twin, "--listen", f"unix:{directory}/old-xapi", "--switches", f"{directory}/old-xapi.json"]
 
 
-def _configured(directory: Path, bus: str, port: int, *, store: bool) -> Path:
-    """Write the gateway's config; without a store also mappings that want none."""
-    mappings = material("mappings").resolve()
+def _write_config(directory: Path, bus: str, port: int, *, store: bool) -> Path:
+    """Write the gateway's config; without a store also a copy of the mappings that need none."""
+    mappings = find_folder("mappings").resolve()
     if not store:
         mappings = shutil.copytree(mappings, directory / "mappings", ignore=shutil.ignore_patterns(IN_STORE))
     config = directory / "gateway.toml"
@@ -200,32 +200,32 @@ def _configured(directory: Path, bus: str, port: int, *, store: bool) -> Path:
     return config
 
 
-def _rendered(directory: Path) -> tuple[str, Sequence[str]]:
-    """Write the bus's configuration; returns its address and the command that starts it."""
-    render = [sys.executable, str(material("bus") / "render.py"), "--dir", str(directory)]
+def _render_bus(directory: Path) -> tuple[str, Sequence[str]]:
+    """Write the configuration of the bus; return its address and the command that starts it."""
+    render = [sys.executable, str(find_folder("bus") / "render.py"), "--dir", str(directory)]
     done = subprocess.run(
-        [*render, "--toolstack", str(material("toolstack"))], capture_output=True, text=True, check=False
+        [*render, "--toolstack", str(find_folder("toolstack"))], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise StageError(done.stderr.strip())
+        raise StartError(done.stderr.strip())
     address, command = done.stdout.splitlines()[:2]
     return address, shlex.split(command)
 
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """One that runs until the stage is taken down."""
+    """A process that runs until the environment is stopped."""
 
     what: str
     log: Path
     process: subprocess.Popen[bytes]
 
     def wait(self, ready: Callable[[], bool]) -> None:
-        """Wait until it is ready; one that has ended will never be."""
-        end = time.monotonic() + PATIENCE
+        """Wait until it is ready; raises StartError when it ends or takes too long."""
+        end = time.monotonic() + START_TIMEOUT
         while not ready():
             if self.process.poll() is not None or time.monotonic() > end:
-                raise StageError(f"{self.what} did not start:\n{self.log.read_text(errors='replace')[-2000:]}")
+                raise StartError(f"{self.what} did not start:\n{self.log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.02)
 
 
@@ -233,7 +233,7 @@ class _Process:
 def _process(what: str, command: Sequence[str], log: Path) -> Iterator[_Process]:
     process = None
     try:
-        with log.open("wb") as file, _undisturbed():
+        with log.open("wb") as file, _signals_deferred():
             process = subprocess.Popen(command, stdout=file, stderr=file, cwd=Path(__file__).parents[2])
         yield _Process(what, log, process)
     finally:
@@ -242,30 +242,30 @@ def _process(what: str, command: Sequence[str], log: Path) -> Iterator[_Process]
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM: a process that is just being started would belong to nobody."""
-    came: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in HELD_BACK}
+def _signals_deferred() -> Iterator[None]:
+    """Defer SIGINT and SIGTERM: between fork and assignment a new process would have no owner to stop it."""
+    pending: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: pending.append(number)) for number in DEFERRED}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
+    if pending:
+        signal.raise_signal(pending[0])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(PATIENCE)
+        process.wait(START_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def _listening(gateway: _Process, control: Path) -> str:
-    """Wait until the gateway is ready; returns its first address."""
+def _wait_for_gateway(gateway: _Process, control: Path) -> str:
+    """Wait until the gateway is ready; return its first address."""
     addresses: list[str] = []
 
     def ready() -> bool:

@@ -48,7 +48,7 @@ def migrate(environment: Environment, check: CallCheck) -> None:
     get("web", WEB, KIB, OLD, GATEWAY, after=lambda: _wait_for_comparison(environment))
     operate(f"$.{FIELD}", "diff", METHOD)
     environment.switches.unlink()
-    operate("1 method", "diff", METHOD, "--forget")
+    operate("deleted mismatches", "diff", METHOD, "--reset")
     get("web", WEB, OF_WEB, OLD, GATEWAY, after=lambda: _wait_for_comparison(environment))
     operate("equal", "status", METHOD)
 

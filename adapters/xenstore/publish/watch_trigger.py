@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import is_permanent
-from adapters.xenstore.server.caller import caller_of, least
+from adapters.xenstore.server.caller import caller_of, least_privileged
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.routing.publication import Content, Found, RelatedNode, WatchTrigger, digest
 from gateway.core.routing.route import Effect, Route
@@ -274,12 +274,12 @@ class XenstoreTrigger:
     async def _call(
         self, nodes: Transaction, path: str, content: Content, writers: Sequence[Permissions]
     ) -> Call | None:
-        """In the name of the least of all who may have written a part of it; None when it must not be made."""
+        """The call, made by the least privileged writer of the content; None when it must not be made."""
         match = self._trigger.node.match(path)
         permissions = await nodes.permissions(path)
         assert match is not None
         assert permissions is not None
-        domid = least(map(caller_of, (permissions, *writers)))
+        domid = least_privileged(map(caller_of, (permissions, *writers)))
         why = "whoever may write this node may not ring"
         if domid is not None and self._trigger.domains.allow(domid, match.parameters):
             try:

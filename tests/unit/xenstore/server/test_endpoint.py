@@ -692,7 +692,8 @@ async def test_an_answer_that_is_none_of_nodes_is_an_error(monkeypatch: pytest.M
         assert answer is not None
         assert (
             answer["description"]
-            == b"expected an answer that consists of nodes: expected a length and a colon at byte 0; the call was executed"
+            == b"expected an answer that consists of nodes: expected a length and a colon at byte 0; "
+            b"the call was executed"
         )
 
 

@@ -433,7 +433,7 @@ class Assembly:
         return self.table.routes()
 
     def _rung(self, picture: str) -> None:
-        self.hub.rung(picture)
+        self.hub.on_fired(picture)
 
     def addresses(self) -> list[str]:
         """Where legacy clients reach us, with the real port where the config says 0."""

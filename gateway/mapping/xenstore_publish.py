@@ -60,7 +60,7 @@ def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[s
 
 
 def _claim(publication: Publication, claimed: dict[tuple[str, str], str], scope: Scope) -> bool:
-    nodes_ = [str(publication.drawing.node.below(*below)) for below in publication.drawing.leaves]
+    nodes_ = [str(publication.template.node.below(*below)) for below in publication.template.leaves]
     twice = [node for node in nodes_ if (publication.listener, node) in claimed]
     for node in twice:
         scope.fail(f"{node} is published already, in {claimed[publication.listener, node]}")

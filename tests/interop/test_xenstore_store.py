@@ -283,7 +283,7 @@ async def test_domains_that_come_and_go_are_seen(daemon: Xenstored, store: Xenst
     with pyxs.Client(unix_socket_path=daemon.path) as client:
         client.introduce_domain(5, 1, 1)
         assert await changed(came) == "@introduceDomain"
-        client.execute_command(9, b"5\0")
+        client.execute_command(9, b"5\0")  # RELEASE
         assert await changed(went) == "@releaseDomain"
 
 

@@ -66,7 +66,7 @@ def test_a_guest_that_goes_takes_its_nodes_with_it(store: Xenstored) -> None:
         assert client.is_domain_introduced(5)
         client.write(b"/local/domain/5", b"x")
         client.set_perms(b"/local/domain/5", [b"n5"])
-        client.execute_command(9, b"5\0")
+        client.execute_command(9, b"5\0")  # RELEASE
         assert watch.stdout.readline() == "@releaseDomain\n"
         assert not client.exists(b"/local/domain/5")
 

@@ -36,24 +36,24 @@ class Tried:
     def request(self, node: str, tree: Mapping[str, bytes] | None = None, **nodes: bytes) -> Request | None:
         """Return the request of the nodes below it; nodes beside it are given by their last element."""
         match = self.match(node)
-        wanted = self.style.wanted(match)
+        wanted = self.style.read_set(match)
         assert (tree is None) or wanted.tree == match.node
         beside = {path: nodes[name] for path in wanted.nodes if (name := path.rpartition("/")[2]) in nodes}
         assert len(beside) == len(nodes), "it wants no such node"
         inner = {path: (tree or {}).get(path.removeprefix(f"{match.node}/")) for path in wanted.nodes}
         beside.update({path: value for path, value in inner.items() if value is not None})
-        asked = self.style.asks(match, beside)
-        return asked if asked is None or tree is None else self.style.request(match, asked, tree)
+        asked = self.style.parse(match, beside)
+        return asked if asked is None or tree is None else self.style.complete(match, asked, tree)
 
     def answer(self, node: str, request: Request, pairs: Pairs) -> list[tuple[str, bytes | None]]:
         """Return the written nodes in their order; None: removed."""
-        steps = self.style.answer(self.match(node), request, pairs)
+        steps = self.style.respond(self.match(node), request, pairs)
         assert not isinstance(steps, Fault), steps
         return shown(steps)
 
     def refusal(self, node: str, request: Request, pairs: Pairs) -> str:
         """Return the reason why the style cannot represent this answer."""
-        fault = self.style.answer(self.match(node), request, pairs)
+        fault = self.style.respond(self.match(node), request, pairs)
         assert isinstance(fault, Fault)
         return fault.message
 

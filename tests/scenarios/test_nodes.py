@@ -226,7 +226,7 @@ async def test_what_was_written_while_no_gateway_ran_is_rung_once(
     async with counted(client) as signals:
         with gateway_process(config) as second:
             assert await heard(signals) == 1500
-            await until(store, f"/tool/xcp-gateway/settled{TARGET}", lambda found: found is not None)
+            await until(store, f"/tool/xcp-gateway/processed{TARGET}", lambda found: found is not None)
             second.signal(signal.SIGKILL)
         with gateway_process(config):
             await tool(server, "write", TARGET, "1600")
@@ -254,9 +254,9 @@ async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
             assert told == {"GuestAgent": Variant("a{ss}", {"os_name": "Debian", "meminfo_free": memory})}
     await tool(server, "chmod", f"{data}/updated", "n4242")
     await tool(server, "write", f"{data}/os_name", "Forged")
-    settled = await store.read(f"/tool/xcp-gateway/settled{data}/updated")
+    settled = await store.read(f"/tool/xcp-gateway/processed{data}/updated")
     await tool(server, "write", f"{data}/updated", "2")
-    await until(store, f"/tool/xcp-gateway/settled{data}/updated", lambda found: found not in (None, settled))
+    await until(store, f"/tool/xcp-gateway/processed{data}/updated", lambda found: found not in (None, settled))
     assert (await client.get("xenopsd", path, "VM1", "GuestAgent"))["os_name"] == "Debian"
 
 

@@ -154,7 +154,7 @@ async def test_a_client_that_has_read_its_answer_does_not_send_the_request_again
         async def remove(self, path: str) -> None:
             if "/response/" in path and not restarted:
                 restarted.append(path)
-                while made.transport._shared.kept:  # noqa: ASYNC110 - until the gateway has seen the removal
+                while made.transport._shared.responses:  # noqa: ASYNC110 - until the gateway has seen the removal
                     await asyncio.sleep(0.001)
                 await asyncio.to_thread(daemon.restart)
             await super().remove(path)

@@ -183,7 +183,7 @@ async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_
 
     async def settled(store: XenstoreClient, what: str) -> None:
         for node in rings:
-            await until(store, f"/tool/xcp-gateway/settled/bells/{node}", digest(f"{what}-{node}".encode()).encode())
+            await until(store, f"/tool/xcp-gateway/processed/bells/{node}", digest(f"{what}-{node}".encode()).encode())
 
     def wait_for_rings(world: Ledger, count: int) -> None:
         end = time.monotonic() + PATIENCE

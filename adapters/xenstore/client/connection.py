@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from pyxs import ConnectionError as PyXSConnectionError
-
 from adapters.xenstore.client.wire import (
     ACKNOWLEDGED,
     NUL,
@@ -34,7 +32,7 @@ ASLEEP = 1.0  # seconds; a timer that is later than this shows that this process
 MAX_LATE = 1000  # responses that are still expected after their deadline; with more the connection is closed
 
 
-class StoreLostError(PyXSConnectionError):  # type: ignore[misc] # theirs has no types
+class StoreLostError(Exception):
     """There is no connection to the store; the text says why.
 
     `sent`: the request was sent, so that it is unknown whether the store executed it.

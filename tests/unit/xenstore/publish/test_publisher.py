@@ -69,7 +69,7 @@ async def test_a_bell_that_is_taken_down_rings_no_more_and_can_be_hung_again() -
             made.register(BELL)
             await store.write("/a/b", value)
             assert await heard.values.get() == value.decode()
-            await until(store, "/tool/xcp-gateway/settled/a/b", lambda found: found is not None and found[:1] != b"?")
+            await until(store, "/tool/xcp-gateway/processed/a/b", lambda found: found is not None and found[:1] != b"?")
             made.unregister(BELL)
             await store.write("/a/b", value + b"!")
         made.show("mine", NodeSet({"/a/b": b"ours", "/a/c": b""}))

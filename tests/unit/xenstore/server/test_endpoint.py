@@ -15,7 +15,7 @@ from adapters.xenstore.server import endpoint as xenstore_exposed
 from adapters.xenstore.server import state
 from adapters.xenstore.server.caller import Admission, StoreLimits
 from adapters.xenstore.server.endpoint import XenstoreEndpoint
-from adapters.xenstore.server.state import KEPT, ExposedEndpoint, SharedContext, claim_of
+from adapters.xenstore.server.state import RESPONSE_TTL, ExposedEndpoint, SharedContext, claim_path
 from gateway.core.rpc.model import NO_METADATA, Answer, Call, Fault, FaultCode, Outcome, Peer, Reply, RequestMetadata
 from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
@@ -65,7 +65,7 @@ class World:
             await asyncio.sleep(0)
             busy = (
                 self.shared.running
-                or self.exposed._due
+                or self.exposed._to_scan
                 or any(watch._changed for watch in self.store._watches.values())
             )
             idle = 0 if busy else idle + 1
@@ -158,11 +158,11 @@ async def test_a_write_is_claimed_before_it_is_made_and_no_longer_when_it_is_ans
         made.put("read/1")
         await made.endpoint.begun.acquire()
         await made.endpoint.begun.acquire()
-        assert made.store.tree[claim_of(f"{REQUESTS}/write/1")][0] == f"{REQUESTS}/write/1".encode()
-        assert claim_of(f"{REQUESTS}/read/1") not in made.store.tree
+        assert made.store.tree[claim_path(f"{REQUESTS}/write/1")][0] == f"{REQUESTS}/write/1".encode()
+        assert claim_path(f"{REQUESTS}/read/1") not in made.store.tree
         made.endpoint.open.set()
         await made.quiet()
-        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
         assert made.response("write/1") == {}
 
 
@@ -181,16 +181,16 @@ async def test_after_a_crash_a_write_is_told_as_unknown_and_a_read_is_done_again
         assert answer is not None
         assert b"may have been executed" in answer["description"]
         assert second.response("read/1") == {"a": b"x"}
-        assert claim_of(f"{REQUESTS}/write/1") not in store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in store.tree
 
 
 async def test_a_claim_on_a_request_that_is_gone_is_removed() -> None:
     store = MemoryStore()
     for node in (f"{REQUESTS}/write/1", "/other/rpc/request/write/1"):
-        store.put(claim_of(node), node)
+        store.put(claim_path(node), node)
     async with world(store=store):
-        assert claim_of(f"{REQUESTS}/write/1") not in store.tree
-        assert claim_of("/other/rpc/request/write/1") in store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in store.tree
+        assert claim_path("/other/rpc/request/write/1") in store.tree
 
 
 async def test_a_client_that_leaves_gets_no_answer_written() -> None:
@@ -202,7 +202,7 @@ async def test_a_client_that_leaves_gets_no_answer_written() -> None:
         made.endpoint.open.set()
         await made.quiet()
         assert made.response("write/1") is None
-        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
 
 
 async def test_an_answer_waits_for_the_store() -> None:
@@ -276,26 +276,26 @@ async def test_what_was_answered_is_remembered_for_a_while_and_until_the_client_
         await made.quiet()
         made.put("write/2")
         await made.quiet()
-        assert list(made.shared.kept) == [f"{REQUESTS}/write/2"]
-        made.now = KEPT + 1
+        assert list(made.shared.responses) == [f"{REQUESTS}/write/2"]
+        made.now = RESPONSE_TTL + 1
         made.put("write/3")
         await made.quiet()
-        assert list(made.shared.kept) == [f"{REQUESTS}/write/3"]
+        assert list(made.shared.responses) == [f"{REQUESTS}/write/3"]
 
 
 async def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MOST_KEPT_BYTES", 25)
+    monkeypatch.setattr(state, "MAX_RESPONSE_BYTES", 25)
     async with world() as made:
         for number in range(3):
             made.put(f"write/{number}", a="12345")
             await made.quiet()
-        assert list(made.shared.kept) == [f"{REQUESTS}/write/1", f"{REQUESTS}/write/2"]
-        assert made.shared.kept_bytes == 2 * len(b"1:a,5:12345,")
+        assert list(made.shared.responses) == [f"{REQUESTS}/write/1", f"{REQUESTS}/write/2"]
+        assert made.shared.response_bytes == 2 * len(b"1:a,5:12345,")
 
 
 async def test_a_claim_that_the_store_refuses_is_told_and_nothing_is_executed() -> None:
     async with world() as made:
-        made.store.refusing[claim_of(f"{REQUESTS}/write/1")] = "EQUOTA"
+        made.store.refusing[claim_path(f"{REQUESTS}/write/1")] = "EQUOTA"
         made.put("write/1")
         await made.quiet()
         answer = made.response("write/1")
@@ -319,7 +319,7 @@ async def test_an_answer_that_the_store_refuses_for_the_moment_is_written_when_i
         assert made.response("write/1") == {"a": b"x"}
         assert len(made.endpoint.calls) == 1
         assert made.paused == [0.05, 0.1, 0.2, 0.4, 0.8]
-        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
 
 
 @pytest.mark.parametrize("name", ["EINVAL", "E2BIG", "EACCES"])
@@ -344,9 +344,9 @@ async def test_nobody_waits_for_an_answer_longer_than_a_client_does() -> None:
         made.store.refusing[f"{RESPONSES}/write/1"] = "EQUOTA"
         made.put("write/1", a="x")
         await made.quiet()
-        assert KEPT <= made.now < KEPT + 10
+        assert RESPONSE_TTL <= made.now < RESPONSE_TTL + 10
         del made.store.refusing[f"{RESPONSES}/write/1"]
-        made.shared.kept.clear()  # as after a restart
+        made.shared.responses.clear()  # as after a restart
         made.put("write/1", a="x")
         await made.quiet()
         answer = made.response("write/1")
@@ -478,7 +478,7 @@ async def test_a_parameter_of_the_path_is_a_parameter_of_the_call_and_nobody_els
         (call,) = made.endpoint.calls
         assert call.named == {"domid": "5", "a": "x"}
         refused = made.store.below("/local/domain/5/svc/rpc/response/read/2")
-        assert refused["description"] == b"'domid' is said by the path already"
+        assert refused["description"] == b"'domid' is given by the path of the request already"
 
 
 @pytest.mark.parametrize("name", ["@2e@2e", "a@2fb", "@00", "@", "@c3@a9"])
@@ -516,7 +516,7 @@ async def test_answers_that_nobody_takes_are_collected_where_it_is_not_switched_
 async def test_a_request_that_stands_where_the_watch_is_is_found_and_the_path_is_served() -> None:
     store = MemoryStore()
     store.put("/a/word", "write")
-    store.put(claim_of("/a/word"), "/a/word")
+    store.put(claim_path("/a/word"), "/a/word")
     async with world("word", "/a/word", store=store) as made:
         assert made.is_up()
         assert "/a/word" not in store.tree, "it was begun before a crash"
@@ -694,7 +694,8 @@ async def test_an_answer_that_is_none_of_nodes_is_an_error(monkeypatch: pytest.M
         assert answer is not None
         assert (
             answer["description"]
-            == b"the answer is none of nodes: expected a length and a colon at byte 0; the call was executed"
+            == b"expected an answer that consists of nodes: expected a length and a colon at byte 0; "
+            b"the call was executed"
         )
 
 
@@ -821,7 +822,7 @@ async def test_what_that_guest_may_not_call_is_refused() -> None:
         assert answer is not None
         assert answer["description"] == b"domain 7 may not call 'write'"
         assert made.endpoint.calls == []
-        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
 
 
 async def test_a_request_with_nodes_of_two_guests_is_refused() -> None:
@@ -925,7 +926,7 @@ async def test_looks_at_nodes_of_a_guest_that_ask_nothing_are_so_many_a_second_a
         assert made.paused == []
         made.store.put(f"{REQUESTS}/read/1", "again")
         await made.quiet()
-        assert made.paused == [state.FRUITLESS]
+        assert made.paused == [state.UNPRODUCTIVE_READ]
 
 
 async def test_of_a_query_that_is_not_submitted_no_slice_is_read() -> None:

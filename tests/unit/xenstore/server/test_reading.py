@@ -48,7 +48,7 @@ async def test_a_wide_tree_is_read_bit_by_bit() -> None:
 
         store._request = counted  # type: ignore[method-assign]
         assert len((await transactions.tree(store, "/a", 200, 1000)).values) == 101
-        assert most <= 2 * transactions.AT_ONCE
+        assert most <= 2 * transactions.BATCH
 
 
 async def test_more_nodes_or_bytes_than_are_allowed_are_too_much() -> None:

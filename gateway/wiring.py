@@ -33,7 +33,7 @@ from gateway.config import Config, ConfigError, ListenerConfig, reached_by_other
 from gateway.core import interfaces
 from gateway.core.admin.access import AccessRules
 from gateway.core.admin.status import ServiceStatus, StoreStatus
-from gateway.core.interfaces import AdminOperations, Codec, Dialect, Endpoint, Resolve
+from gateway.core.interfaces import AdminOperations, Codec, Dialect, Endpoint, Resolve, StreamingEndpoint
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import MessageLimits
 from gateway.core.xenstore.paths import element
@@ -46,7 +46,8 @@ from gateway.migration.manager import MigrationManager
 from gateway.ops import metrics
 from gateway.ops.log import call_log
 from gateway.pipeline.dispatcher import Dispatcher
-from gateway.pipeline.endpoint import Endpoints, Passthrough, RpcEndpoint
+from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
+from gateway.pipeline.passthrough import Passthrough
 from gateway.pipeline.recorder import Recorder
 from gateway.pipeline.sessions import Sessions
 from gateway.pipeline.side_override import SideOverride
@@ -272,7 +273,7 @@ def transport(
     room: Quota,
     passed: InheritedSockets,
     on_cut: Callable[[str], object],
-    otherwise: Endpoint | None = None,
+    otherwise: StreamingEndpoint | None = None,
 ) -> HttpServer:
     """The sockets of a [listener.NAME] section."""
     fixed = {header.lower() for header in listener.headers}
@@ -334,6 +335,8 @@ def _http_limits(listener: ListenerConfig) -> HttpLimits:
         max_connections=listener.max_connections,
         max_calls_per_peer=listener.max_calls_per_peer,
         max_connections_per_peer=listener.max_connections_per_peer,
+        tunnels=listener.tunnels,
+        max_tunnels=listener.max_tunnels,
     )
 
 
@@ -486,7 +489,7 @@ class Assembly:
 
         return transport(name, listener, resolve, self.room, self._inherited, on_cut, self._otherwise(listener))
 
-    def _otherwise(self, listener: ListenerConfig) -> Endpoint | None:
+    def _otherwise(self, listener: ListenerConfig) -> StreamingEndpoint | None:
         """Who takes what no endpoint of a listener does."""
         name = listener.upstream
         if listener.unmapped == "reject" or name is None:

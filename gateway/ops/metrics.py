@@ -59,6 +59,7 @@ SERIES: Mapping[str, Series] = {
     ),
     REFUSED: Series("counter", "Messages without a call: too many, too large, not readable.", ("outcome",)),
     "xcp_gateway_calls_in_flight": Series("gauge", "Calls that are being answered now."),
+    "xcp_gateway_tunnels_open": Series("gauge", "Tunnels (CONNECT, Upgrade) to an upstream that are open now."),
     "xcp_gateway_buffered_bytes": Series("gauge", "Request bodies and answers held now."),
     "xcp_gateway_connections_aborted_total": Series("counter", "Clients that were cut off.", ("listener",)),
     "xcp_gateway_log_lines_lost_total": Series("counter", "Log lines that could not be written."),

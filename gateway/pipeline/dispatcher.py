@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import structlog
 
-from gateway.core.interfaces import NOT_SENT, Backend, UpstreamBackend, Wanted, always
+from gateway.core.interfaces import NOT_SENT, Backend, HttpExchange, UpstreamBackend, Wanted, always
 from gateway.core.migration.modes import Mode, Side
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan
@@ -162,6 +162,16 @@ class Dispatcher:
             raise
         finally:
             deadline.lift()
+            self.in_flight -= 1
+
+    async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
+        """Stream one exchange to an upstream; see UpstreamBackend. The caller notes its outcome."""
+        if self._upstreams is None:
+            return _nobody(upstream)
+        self.in_flight += 1
+        try:
+            return await self._upstreams.relay(upstream, exchange)
+        finally:
             self.in_flight -= 1
 
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:

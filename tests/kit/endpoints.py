@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.core.interfaces import Endpoint
-from gateway.core.rpc.model import NO_METADATA, Answer, Fault, Peer, RequestMetadata
+from gateway.core.interfaces import BrokenBodyError, Endpoint, HttpExchange, StreamingEndpoint
+from gateway.core.rpc.model import NO_METADATA, Answer, Fault, FaultCode, Peer, RequestMetadata
 
 CONTENT_TYPE = "text/x-toy"
 
 
-class Echo(Endpoint):
+class Echo(Endpoint, StreamingEndpoint):
     """Answers with what it was asked, and remembers it; refuses with the fault's code and message."""
 
     def __init__(self) -> None:
@@ -21,6 +21,23 @@ class Echo(Endpoint):
         self.seen.append((body, peer))
         self.carried.append(carried)
         return Answer(body, CONTENT_TYPE)
+
+    async def stream(self, exchange: HttpExchange) -> Answer | None:
+        """The same for a body that comes in pieces; an answer with a status is streamed."""
+        body = b""
+        try:
+            while piece := await exchange.read():
+                body += piece
+        except BrokenBodyError:
+            return self.refuse(Fault(FaultCode.INVALID_REQUEST, "the body is broken"))
+        answer = await self.answer(body, exchange.peer, exchange.metadata)
+        if answer.status is None:
+            return answer
+        await exchange.respond(answer)
+        if answer.body and exchange.metadata.verb != "HEAD":
+            await exchange.write(answer.body)
+        await exchange.finish()
+        return None
 
     def refuse(self, fault: Fault) -> Answer:
         return Answer(f"{fault.code.value}: {fault.message}".encode(), CONTENT_TYPE, fault)

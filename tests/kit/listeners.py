@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 from adapters.http.server import DEFAULT_LIMITS, HttpLimits, HttpServer, MalformedResponse
 from adapters.http.web_origins import WebOrigins
 from adapters.limits import Quota
-from gateway.core.interfaces import Endpoint
+from gateway.core.interfaces import Endpoint, StreamingEndpoint
 from tests.kit.clients import Wire, connect
 from tests.kit.endpoints import Echo
 
@@ -21,7 +21,7 @@ class Options(TypedDict, total=False):
     headers: Mapping[str, str]
     on_cut: Callable[[str], object]
     room: Quota
-    otherwise: Endpoint | None
+    otherwise: StreamingEndpoint | None
     web: WebOrigins
     needs_host: bool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from gateway.core.interfaces import UpstreamBackend, Wanted, always
+from gateway.core.interfaces import HttpExchange, UpstreamBackend, Wanted, always
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Answer, Call, Fault, Outcome, Reply, RequestMetadata
 
@@ -58,3 +58,14 @@ class Scripted(UpstreamBackend):
         self.repeatable.append(repeatable)
         assert self._whole is not None
         return self._whole
+
+    async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
+        body = b""
+        while piece := await exchange.read():
+            body += piece
+        answer = await self.forward(upstream, body, exchange.metadata)
+        if isinstance(answer, Answer):
+            await exchange.respond(answer)
+            await exchange.write(answer.body or b"")
+            await exchange.finish()
+        return answer

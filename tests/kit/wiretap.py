@@ -89,6 +89,8 @@ class Reader:
             return None
         start, headers = head
         verb, target, _ = start.split(b" ")
+        if _value(headers, b"transfer-encoding") == b"chunked":
+            return Message(verb + b" " + target, headers, self._chunks())
         length = int(_value(headers, b"content-length") or 0)
         return Message(verb + b" " + target, headers, self._exactly(length))
 

@@ -44,6 +44,7 @@ class ConnectionPoolLimits:
     idle: float = 4.0  # seconds before an unused connection is closed: less than any server waits
     connect_timeout: float = 5.0  # seconds
     answer: int = 32 * 1024**2  # bytes
+    half_closed_timeout: float = 60.0  # seconds without a byte after one peer of a tunnel has ended its direction
 
 
 DEFAULT_LIMITS = ConnectionPoolLimits()
@@ -87,7 +88,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._stopped = True
         closed = [connection.closed for connection in self._open]
         for connection in tuple(self._open):
-            connection.abort()
+            connection.reset()
         await asyncio.gather(*(future for future in closed if future is not None), return_exceptions=True)
 
     def retire(self) -> None:
@@ -191,7 +192,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         try:
             if not connection.begin(write_head(self._site, exchange, host=self._host), bodiless=False, buffer=PIECE):
                 return self._not_sent("closed the connection at once")
-            return await tunnel(connection, exchange, idle_timeout)
+            return await tunnel(connection, exchange, idle_timeout, self._limits.half_closed_timeout)
         except LOST as error:
             return self._not_relayed(error, idle_timeout)
         finally:

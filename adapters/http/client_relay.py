@@ -6,7 +6,7 @@ timeout counts from the last byte in either direction.
 
 A tunnel (CONNECT, RFC 9110 section 9.3.6; Upgrade, section 7.8) has a connection of its own, never one that was used.
 Once the upstream accepts, bytes pass unread. A peer that ends its direction leaves the other one open (half-close);
-when nothing passes for HALF_CLOSED seconds after that, the tunnel ends.
+when nothing passes for a while after that, the tunnel ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from gateway.core.interfaces import BrokenBodyError, HttpExchange
 from gateway.core.rpc.model import Answer
 
 PIECE = 32 * 1024  # bytes; aiohttp and asyncio stop reading a socket when they hold twice as many
-HALF_CLOSED = 60.0  # seconds
 _OK = range(200, 300)
 _SWITCHING_PROTOCOLS = 101
 _HEAD_END = b"\r\n\r\n"
@@ -152,11 +151,13 @@ class TunnelConnection(ClientConnection):
         super().connection_lost(exc)
 
 
-async def tunnel(connection: TunnelConnection, exchange: HttpExchange, idle_timeout: float) -> Answer:
+async def tunnel(
+    connection: TunnelConnection, exchange: HttpExchange, idle_timeout: float, half_closed_timeout: float
+) -> Answer:
     """Connect a client with an upstream until both have ended their direction; returns the head of the response.
 
     The response of an upstream that refuses is sent as any other. `idle_timeout` and the errors of `relay` hold until
-    the tunnel is open; an open tunnel may be idle for as long as its peers like.
+    the tunnel is open; an open tunnel may be idle for as long as its peers like. `half_closed_timeout`: seconds.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(idle_timeout) as limit:
@@ -172,7 +173,7 @@ async def tunnel(connection: TunnelConnection, exchange: HttpExchange, idle_time
         seconds: float | None = None
         while pending and not carrier.is_broken and (seconds is None or seconds > 0):
             _, pending = await asyncio.wait(pending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            seconds = carrier.moved_at + HALF_CLOSED - loop.time()
+            seconds = carrier.moved_at + half_closed_timeout - loop.time()
         for task in pending:
             task.cancel()
     if carrier.is_broken:

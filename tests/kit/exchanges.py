@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from gateway.core.interfaces import BrokenBodyError, HttpExchange
 from gateway.core.rpc.model import Answer, Peer, RequestMetadata
 
@@ -29,6 +31,7 @@ class MemoryExchange(HttpExchange):
         self.is_finished = False
         self.is_aborted = False
         self.continues = 0
+        self.written = asyncio.Event()
 
     @property
     def metadata(self) -> RequestMetadata:
@@ -63,6 +66,7 @@ class MemoryExchange(HttpExchange):
 
     async def write(self, data: bytes) -> None:
         self.body += data
+        self.written.set()
 
     async def finish(self) -> None:
         self.is_finished = True

@@ -46,7 +46,8 @@ from gateway.migration.manager import MigrationManager
 from gateway.ops import metrics
 from gateway.ops.log import call_log
 from gateway.pipeline.dispatcher import Dispatcher
-from gateway.pipeline.endpoint import Endpoints, Passthrough, RpcEndpoint
+from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
+from gateway.pipeline.passthrough import Passthrough
 from gateway.pipeline.recorder import Recorder
 from gateway.pipeline.sessions import Sessions
 from gateway.pipeline.side_override import SideOverride
@@ -360,9 +361,13 @@ class Assembly:
         self.observing = observing(settings)
         self.calls = metrics.Calls()
         self.moving = MigrationManager(settings.state_path(), self.live_routes)
+        self.sessions = Sessions()
+        log = call_log()
+        listeners = (self.moving.evidence.count, self.calls.count, *([log] if log is not None else []))
         self.dispatcher = Dispatcher(
             self.backend,
-            self.moving.evidence.noting(self.calls.counting(call_log())),
+            *listeners,
+            self.sessions.learn,
             upstreams=self.upstreams,
             observing=self.observing,
             observing_upstreams=self.observing_upstreams,
@@ -370,8 +375,7 @@ class Assembly:
             on_fallback=self.moving.evidence.fell_back,
         )
         self.shadow = self.moving.shadow(self.dispatcher.observe, settings.limits.max_observed)
-        self.sessions = Sessions()
-        self.recorder = Recorder()
+        self.recorder = Recorder(self.dispatcher)
         self.endpoints = self._endpoints(settings, table)
         self._inherited = inherited()
         self._cuts = dict.fromkeys(settings.listener, 0)
@@ -455,9 +459,8 @@ class Assembly:
             client=client_codec(table.codec),
             on_refused=self.calls.refuse,
             shadow=self.shadow,
-            forcing=SideOverride(listener.override_header.lower().encode(), listener.force_parameter),
+            override=SideOverride(listener.override_header.lower().encode(), listener.force_parameter),
             sessions=self.sessions,
-            recorder=self.recorder,
         )
 
     @property

@@ -212,7 +212,7 @@ class Backend(interfaces.Backend):
 
 def reply(route: Route, message: Received) -> Outcome:
     """What a method return tells the client. Another shape than promised is refused, not guessed at."""
-    expected = route.target.reply_signature
+    expected = route.bus_target.reply_signature
     if message.signature != expected:
         text = f"{route.target}: expected reply signature '{expected}', got '{message.signature}'"
         return Fault(FaultCode.UNREPRESENTABLE, text)

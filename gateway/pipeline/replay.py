@@ -127,8 +127,8 @@ def _as_sent(exchange: RpcEndpoint, route: Route, call: Call) -> _Ready | None:
     if isinstance(entry, Fault):
         return None
     sent = dialect.unwrap_call(entry)
-    made = Call(sent.method, sent.params, sent.named, peer=REPLAYED, extensions=exchange.known)
-    return _Ready(route, made, partial(exchange.as_seen, envelope, made))
+    made = Call(sent.method, sent.params, sent.named, peer=REPLAYED, extensions=exchange.origin)
+    return _Ready(route, made, partial(exchange.as_client_reads, envelope, made))
 
 
 def _result(observed: Observed, comparison: Comparison) -> ReplayResult:

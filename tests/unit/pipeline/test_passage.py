@@ -6,6 +6,7 @@ import pytest
 
 from gateway.core.interfaces import Wanted, always
 from gateway.core.migration.modes import Side
+from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import (
     ABANDONED,
     HUNG_UP,
@@ -19,7 +20,7 @@ from gateway.core.rpc.model import (
     RequestMetadata,
 )
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
-from gateway.pipeline.endpoint import BAD_GATEWAY, STATUSES, Passthrough
+from gateway.pipeline.passthrough import BAD_GATEWAY, STATUSES, Passthrough
 from tests.kit import memory_backend
 from tests.kit import upstreams as kit
 
@@ -36,8 +37,8 @@ class Way:
             Dispatcher(memory_backend.MemoryBackend({}), self._note, upstreams=self.upstreams), "xapi"
         )
 
-    def _note(self, service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
-        self.noted.append((method, call, outcome, side))
+    def _note(self, finished: CallFinished) -> None:
+        self.noted.append((finished.route.method, finished.call, finished.outcome, finished.side))
 
 
 async def test_a_message_goes_to_the_upstream_and_its_answer_comes_back() -> None:

@@ -141,18 +141,12 @@ def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
         paths = {key.path for key, endpoint in table.endpoints.items() if key.listener == listener and endpoint.routes}
         if paths and "/" not in paths:
             found[f"{listener}: requests to a path of no endpoint go to '{upstream}' as they came"] = None
-    unread: dict[str, list[str]] = {}
-    for key, endpoint in table.endpoints.items():
-        if endpoint.passthrough_to is not None and endpoint.routes:
-            unread.setdefault(endpoint.passthrough_to, []).append(str(key))
+    for endpoint in table.endpoints.values():
         for route in endpoint.routes.values():
             if route.migration.tasks == "legacy" and endpoint.spelling.task_prefixes:
                 forms = " and ".join(prefix + route.method for prefix in endpoint.spelling.task_prefixes)
                 why = f"'{route.migration.upstream}' answers {forms} in every mode but off (async: legacy)"
                 found[f"{route.source}: {why}"] = None
-    for upstream, keys in unread.items():
-        where = ", ".join(keys)
-        found[f"{where}: what cannot be read as a call goes to '{upstream}' as it came (unmapped: passthrough)"] = None
     return list(found)
 
 

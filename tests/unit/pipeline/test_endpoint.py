@@ -493,6 +493,25 @@ async def test_an_old_service_of_another_protocol_is_asked_call_by_call() -> Non
     assert front.told.seen[0].control.outcome == Reply("old")
 
 
+UNREADABLE = (b"{", b'[{"jsonrpc":"2.0","id":2},{"jsonrpc":"2.0","method":"stat","id":3}]')
+
+
+@pytest.mark.parametrize("message", UNREADABLE)
+@pytest.mark.parametrize("moved", [Setting(Mode.OFF), SHADOW, Setting(Mode.CANARY, 0), DBUS])
+async def test_what_cannot_be_read_is_forwarded_only_where_no_mode_governs_a_call(
+    message: bytes, moved: Setting
+) -> None:
+    """It may hold a call of a method that is off, or that both sides would run."""
+    front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY)
+    assert await front.answer(message) is OLD_ANSWER
+    front.exchange.dispatcher.toggles.replace([Override("toy/start", moved, "alice", 1.0)])
+    answer = json.loads(body(await front.answer(message)))
+    assert "error" in (answer[0] if isinstance(answer, list) else answer)
+    assert [each for _, each, _ in front.upstreams.forwarded] == [message]  # the first one alone
+    front.exchange.dispatcher.toggles.replace([])
+    assert await front.answer(message) is OLD_ANSWER
+
+
 @pytest.mark.parametrize("message", [b'{"method":"nope","params":[],"id":7}', b"{", batch("nope", "stat")])
 async def test_what_is_not_mapped_is_forwarded_where_the_mapping_says_so(message: bytes) -> None:
     front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY)

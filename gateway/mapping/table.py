@@ -57,6 +57,11 @@ class EndpointTable:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_others", self.spelling.index(self.routes))
 
+    @property
+    def has_upstream(self) -> bool:
+        """Whether a legacy service may answer a mapped method, so that both sides can be compared."""
+        return any(route.migration.upstream is not None for route in self.routes.values())
+
     def find(self, method: str) -> Found:
         """The route of a method in whatever form a client writes its name."""
         route = self.routes.get(method)

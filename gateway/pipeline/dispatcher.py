@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
-from gateway.core.interfaces import NOT_SENT, Backend, UpstreamBackend, Wanted, always
+from gateway.core.interfaces import DEADLINE_PASSED, NOT_SENT, Backend, UpstreamBackend, Wanted, always
 from gateway.core.migration.modes import Mode, Side
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan
 from gateway.core.routing.route import CallFinished, CallListener, Effect, LocalTarget, Route
 from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Answer, Call, Fault, FaultCode, Outcome, RequestMetadata
 from gateway.migration.active_overrides import ActiveOverrides
-from gateway.pipeline.deadline import Deadlines
 
 UNMAPPED = "<unmapped>"  # service and method of every call without a route: a client's text never becomes a label
 
@@ -289,3 +288,78 @@ def _timed_out(side: Side, route: Route, asked: Route, seconds: float, *, sent: 
     else:
         known = "" if route.effect is Effect.READ else "; it may have been executed"
     return Fault(FaultCode.TIMEOUT, f"no answer from {callee} within {seconds:g} s{known}")
+
+
+# Deadlines
+
+
+class Deadlines:
+    """The deadlines of tasks. Those of one duration share a timer, because a timer for each call is slow."""
+
+    def __init__(self) -> None:
+        self._queues: dict[float, _Queue] = {}
+
+    def __len__(self) -> int:
+        return sum(len(queue.waiting) for queue in self._queues.values())
+
+    def start(self, seconds: float) -> Deadline:
+        """Give the running task this many seconds; the caller lifts the deadline when the task is done."""
+        queue = self._queues.get(seconds)
+        if queue is None:
+            queue = self._queues[seconds] = _Queue()
+        loop = asyncio.get_running_loop()
+        deadline = Deadline(asyncio.current_task(loop), loop.time() + seconds, queue)
+        queue.waiting[deadline] = None
+        if not queue.is_timing:
+            queue.start_timer(loop, seconds)
+        return deadline
+
+
+class Deadline:
+    """The deadline of one task."""
+
+    __slots__ = ("_before", "_queue", "_task", "passed", "when")
+
+    def __init__(self, task: asyncio.Task[Any] | None, when: float, queue: _Queue) -> None:
+        assert task is not None, "a deadline is held by a task"
+        self._task = task
+        self._before = task.cancelling()
+        self._queue = queue
+        self.when = when  # of the loop's clock
+        self.passed = False
+
+    def was_the_reason(self) -> bool:
+        """Whether this deadline alone caused the CancelledError that is being handled."""
+        return self.passed and self._task.uncancel() <= self._before
+
+    def lift(self) -> None:
+        """End the deadline, passed or not."""
+        self._queue.waiting.pop(self, None)
+
+    def expire(self) -> None:
+        """Cancel the task."""
+        self.passed = True
+        self._task.cancel(DEADLINE_PASSED)
+
+
+class _Queue:
+    """Deadlines of one duration: the oldest one passes first, so one timer is enough."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Deadline, None] = {}
+        self.is_timing = False
+
+    def start_timer(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self.is_timing = True
+        loop.call_later(seconds, self._expire_passed, loop)
+
+    def _expire_passed(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_timing = False
+        now = loop.time()
+        while self.waiting:
+            deadline = next(iter(self.waiting))
+            if deadline.when > now:
+                self.start_timer(loop, deadline.when - now)
+                return
+            del self.waiting[deadline]
+            deadline.expire()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
+from types import MappingProxyType
 from typing import TypeAlias
 
 import structlog
@@ -49,7 +50,7 @@ from gateway.pipeline.dispatcher import NOT_EXECUTED, UNMAPPED, Dispatcher, Plan
 from gateway.pipeline.introspection import introspection_routes
 from gateway.pipeline.passthrough import read_answers
 from gateway.pipeline.sessions import Sessions
-from gateway.pipeline.side_override import NO_SIDE_OVERRIDE, SideOverride
+from gateway.pipeline.side_override import SideOverride
 
 _log = structlog.get_logger("gateway")
 
@@ -80,7 +81,7 @@ class RpcEndpoint(Endpoint):
         client: Codec | None = None,
         on_refused: Callable[[Fault], object] | None = None,
         shadow: Shadow | None = None,
-        override: SideOverride = NO_SIDE_OVERRIDE,
+        override: SideOverride | None = None,
         sessions: Sessions | None = None,
         read_at_once: int = READ_AT_ONCE,
         read_most: int = READ_MOST,
@@ -156,7 +157,9 @@ class RpcEndpoint(Endpoint):
     ) -> _Readable:
         read = self.dialect.unwrap_call(entry)
         call = Call(read.method, read.params, read.named, read.oneway, peer, origin)
-        forced, call = self._override.of(call, metadata)
+        if self._override is None:
+            return self.plan(call)
+        forced, call = self._override.extract(call, metadata)
         return self.plan(call, forced)
 
     def plan(self, call: Call, forced: Side | None = None) -> _Readable:
@@ -169,10 +172,11 @@ class RpcEndpoint(Endpoint):
         if mapped is None:
             passed = route is self._unmapped and self.table.passthrough_to is not None
             return PlannedCall(call, route, _PASSED_THROUGH if passed else LOCAL)
-        user = self._sessions.user(route, call)
-        if user:
-            known = {"user": user} if route.login is None else {"user": user, "login": True}
-            call = structs.replace(call, extensions={**call.extensions, **known})
+        if route.session is not None or route.login is not None:
+            user = self._sessions.user(route, call)
+            if user:
+                known = {"user": user} if route.login is None else {"user": user, "login": True}
+                call = structs.replace(call, extensions={**call.extensions, **known})
         plan = self.dispatcher.plan(route, call, forced)
         return (
             PlannedCall(call, route, plan, forced)
@@ -231,6 +235,8 @@ class RpcEndpoint(Endpoint):
             return self.dialect.wrap_outcome(entry.fault, entry.call)
         view = partial(self.as_client_reads, _single(envelope, at), entry.call)
         finished = await self.dispatcher.run(entry, view)
+        if entry.route.login is not None:
+            self._sessions.learn(finished)
         if entry.plan.candidate is not None and finished.side is entry.plan.answer:  # not where the call fell back
             self._after_answer(self._observe, entry, finished, view, code_of(finished.outcome))
         return self.dialect.wrap_outcome(finished.outcome, entry.call)
@@ -255,7 +261,9 @@ class RpcEndpoint(Endpoint):
             return self.table.passthrough_to if self._all_legacy() else None
         if isinstance(entry, RefusedCall) or entry.plan.answer is not Side.LEGACY:
             return None
-        return None if self._override.changed(entry.call) else entry.route.migration.upstream
+        if self._override is not None and self._override.was_extracted(entry.call):
+            return None
+        return entry.route.migration.upstream
 
     def _all_legacy(self) -> bool:
         """Whether no mode governs a call of this endpoint, so that one in an unreadable message is none either."""
@@ -345,7 +353,10 @@ class RpcEndpoint(Endpoint):
                 self._observe(each, finished, view, code_of(outcome) if envelope.batch else None)
 
     def _finish(self, passed: PlannedCall, outcome: Outcome, seconds: float) -> CallFinished:
-        return self.dispatcher.finish(CallFinished(passed.route, passed.call, outcome, Side.LEGACY, seconds))
+        finished = self.dispatcher.finish(CallFinished(passed.route, passed.call, outcome, Side.LEGACY, seconds))
+        if passed.route.login is not None:
+            self._sessions.learn(finished)
+        return finished
 
     # After the answer
 
@@ -377,9 +388,13 @@ class RpcEndpoint(Endpoint):
 
 
 class Endpoints:
-    """The endpoints of one revision of the mapping, by listener and path. Replaced as a whole at a reload."""
+    """The endpoints of the live mapping, by listener and path. A reload replaces all of them at once."""
 
-    def __init__(self, exchanges: Mapping[EndpointKey, RpcEndpoint]) -> None:
+    def __init__(self, exchanges: Mapping[EndpointKey, RpcEndpoint] = MappingProxyType({})) -> None:
+        self.replace(exchanges)
+
+    def replace(self, exchanges: Mapping[EndpointKey, RpcEndpoint]) -> None:
+        """Serve these endpoints from now on."""
         self.exchanges = exchanges
         self._paths: dict[str, dict[str, RpcEndpoint]] = {}
         for key, exchange in sorted(exchanges.items(), key=lambda item: -len(item[0].path)):  # "/" is tried last

@@ -65,7 +65,7 @@ class _Ready:
 class Replayer:
     """One for the running gateway. `ask` never raises but for cancellation, and holds the deadline."""
 
-    def __init__(self, endpoints: Callable[[], Endpoints], ask: Ask, compare: Callable[[Observed], Comparison]) -> None:
+    def __init__(self, endpoints: Endpoints, ask: Ask, compare: Callable[[Observed], Comparison]) -> None:
         self._endpoints = endpoints
         self._ask = ask
         self._compare = compare
@@ -99,7 +99,7 @@ class Replayer:
 
     def _ready(self, recorded: ReadRecord, wish: ReplayRequest) -> _Ready | ReplayResult:
         skipped = partial(ReplayResult, recorded.service, recorded.method, SKIPPED)
-        exchange = self._endpoints().exchanges.get(EndpointKey(recorded.listener, recorded.path))
+        exchange = self._endpoints.exchanges.get(EndpointKey(recorded.listener, recorded.path))
         if exchange is None or exchange.codec.name != recorded.codec:
             return skipped(f"no endpoint {recorded.listener} {recorded.path} speaks {recorded.codec}")
         route, task_prefix = exchange.table.find(recorded.method)

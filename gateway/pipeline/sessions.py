@@ -11,7 +11,7 @@ CAPACITY = 100_000  # sessions; the least recently used one is forgotten first
 
 
 class Sessions:
-    """The users of sessions that were opened through this process. `learn` is a listener of finished calls."""
+    """The users of the sessions that were opened through this process."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
@@ -21,7 +21,7 @@ class Sessions:
         return len(self._users)
 
     def learn(self, finished: CallFinished) -> None:
-        """Remember the session that a login has returned."""
+        """Remember the session that a login has returned, if `finished` is one."""
         route, outcome = finished.route, finished.outcome
         if route.login is None or not isinstance(outcome, Reply) or not isinstance(outcome.value, str):
             return

@@ -76,7 +76,7 @@ class Sides:
         codecs = CODECS[codec](MessageLimits()), DIALECTS["plain"](codec)
         self.exchange = RpcEndpoint(table, *codecs, self.dispatcher)
         self.endpoints = Endpoints({HERE: self.exchange})
-        self.replaying = Replayer(lambda: self.endpoints, self.dispatcher.observe, StatisticsCollector().compare)
+        self.replaying = Replayer(self.endpoints, self.dispatcher.observe, StatisticsCollector().compare)
 
     def answer(self, side: Side, call: Call) -> Outcome:
         """What a side says."""

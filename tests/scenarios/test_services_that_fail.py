@@ -21,8 +21,7 @@ from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
-from gateway.pipeline.deadline import Deadline
-from gateway.pipeline.dispatcher import Dispatcher
+from gateway.pipeline.dispatcher import Deadline, Dispatcher
 from tests.kit.backends import PATIENCE, dbus_backend
 from tests.kit.brokers import BROKERS, broker
 from tests.kit.bus import PrivateBus, private_bus

@@ -79,7 +79,6 @@ def exchange(
     dialect: str = "plain",
     answer: Callable[[Call], Awaitable[Outcome]] = echo,
     concurrency: int = 1,
-    sessions: Sessions | None = None,
 ) -> RpcEndpoint:
     table = EndpointTable(HERE, codec, dialect, {"echo": route("echo")})
     dispatcher = Dispatcher(Scripted(answer))
@@ -89,7 +88,6 @@ def exchange(
         DIALECTS[dialect](codec),
         dispatcher,
         concurrency=concurrency,
-        sessions=sessions,
     )
 
 
@@ -656,9 +654,7 @@ async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
         seen.append(call)
         return Reply("ref-1")
 
-    sessions = Sessions()
-    known = exchange(answer=look, sessions=sessions)
-    known.dispatcher.add_listener(sessions.learn)
+    known = exchange(answer=look)
     known.table = replace(
         known.table,
         routes={
@@ -756,7 +752,7 @@ async def test_a_session_that_was_opened_at_one_endpoint_is_known_at_another() -
     for name, codec, parameter in (("login", "xmlrpc", "alice"), ("stat", "jsonrpc", "ref-1")):
         table = EndpointTable(HERE, codec, "plain", {"login": login, "stat": stat})
         one = CODECS[codec](MessageLimits())
-        dispatcher = Dispatcher(Scripted(look), sessions.learn)
+        dispatcher = Dispatcher(Scripted(look))
         endpoint = RpcEndpoint(table, one, DIALECTS["plain"](codec), dispatcher, sessions=sessions)
         await endpoint.answer(one.encode_call(Call(name, (parameter,))), PEER)
     assert seen[1].extensions["user"] == "alice"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Literal, Self, TypeAlias
+
+from msgspec.structs import replace
 
 from gateway.core import interfaces
 from gateway.core.admin.status import UpstreamStatus

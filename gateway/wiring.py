@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -40,7 +41,7 @@ from gateway.core.xenstore.paths import element
 from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.compiler import build
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import EndpointTable, Table
+from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.mapping.targets import NOTHING as NO_CONTENTS
 from gateway.migration.manager import MigrationManager
 from gateway.ops import metrics
@@ -50,7 +51,7 @@ from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 from gateway.pipeline.passthrough import Passthrough
 from gateway.pipeline.recorder import Recorder
 from gateway.pipeline.sessions import Sessions
-from gateway.pipeline.side_override import SideOverride
+from gateway.pipeline.side_override import side_override
 
 __all__ = [
     "CODECS",
@@ -363,9 +364,12 @@ class Assembly:
         self.observing = observing(settings)
         self.calls = metrics.Calls()
         self.moving = MigrationManager(settings.state_path(), self.live_routes)
+        self.sessions = Sessions()
+        log = call_log()
+        listeners = (self.moving.evidence.count, self.calls.count, *([log] if log is not None else []))
         self.dispatcher = Dispatcher(
             self.backend,
-            self.moving.evidence.noting(self.calls.counting(call_log())),
+            *listeners,
             upstreams=self.upstreams,
             observing=self.observing,
             observing_upstreams=self.observing_upstreams,
@@ -373,9 +377,8 @@ class Assembly:
             on_fallback=self.moving.evidence.fell_back,
         )
         self.shadow = self.moving.shadow(self.dispatcher.observe, settings.limits.max_observed)
-        self.sessions = Sessions()
-        self.recorder = Recorder()
-        self.endpoints = self._endpoints(settings, table)
+        self.recorder = Recorder(self.dispatcher)
+        self.endpoints = Endpoints(self._endpoints(settings, table))
         self._inherited = inherited()
         self._cuts = dict.fromkeys(settings.listener, 0)
         self.transports = {name: self._transport(name, section) for name, section in settings.listener.items()}
@@ -413,7 +416,8 @@ class Assembly:
         await self.upstreams.reconfigure(upstreams)
         await self.observing_upstreams.reconfigure(observed_upstreams(settings, self.room))
         self.warn(settings)
-        self.endpoints, self.table = self._endpoints(settings, table), table
+        self.endpoints.replace(self._endpoints(settings, table))
+        self.table = table
         self.settings = settings
         await self.expose()
         await self.hub.follow(table)
@@ -442,13 +446,12 @@ class Assembly:
         """Where legacy clients reach us, with the real port where the config says 0."""
         return [address for transport in self.transports.values() for address in transport.addresses]
 
-    def _endpoints(self, settings: Config, table: Table) -> Endpoints:
-        exchanges = {
-            key: self._exchange(settings.listener[key.listener], endpoint) for key, endpoint in table.endpoints.items()
+    def _endpoints(self, settings: Config, table: Table) -> dict[EndpointKey, RpcEndpoint]:
+        return {
+            key: self._endpoint(settings.listener[key.listener], endpoint) for key, endpoint in table.endpoints.items()
         }
-        return Endpoints(exchanges)
 
-    def _exchange(self, listener: ListenerConfig, table: EndpointTable) -> RpcEndpoint:
+    def _endpoint(self, listener: ListenerConfig, table: EndpointTable) -> RpcEndpoint:
         return RpcEndpoint(
             table,
             codec(table.codec, listener),
@@ -457,10 +460,9 @@ class Assembly:
             concurrency=listener.concurrency if listener.batch == "concurrent" else 1,
             client=client_codec(table.codec),
             on_refused=self.calls.refuse,
-            shadow=self.shadow,
-            forcing=SideOverride(listener.override_header.lower().encode(), listener.force_parameter),
+            shadow=self.shadow if table.has_upstream else None,
+            override=side_override(listener.override_header, listener.force_parameter),
             sessions=self.sessions,
-            recorder=self.recorder,
         )
 
     @property
@@ -480,13 +482,11 @@ class Assembly:
                 name, listener, self.room, lambda trouble: _log.warning("store", listener=name, trouble=trouble)
             )
 
-        def resolve(path: str) -> Endpoint | None:
-            return self.endpoints.resolve(name, path)
-
         def on_cut(why: str) -> None:
             self._cuts[name] += 1
             _log.info("cut off", listener=name, why=why)
 
+        resolve = partial(self.endpoints.resolve, name)
         return transport(name, listener, resolve, self.room, self._inherited, on_cut, self._otherwise(listener))
 
     def _otherwise(self, listener: ListenerConfig) -> StreamingEndpoint | None:

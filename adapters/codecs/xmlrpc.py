@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 from xml.etree.ElementTree import Element
+
+from msgspec.structs import replace
 
 from adapters.codecs.xmlrpc_parser import XmlError, short, shown, tree
 from adapters.codecs.xmlrpc_reader import bad, children, items_of, name_and_value, only_child, repeated, text_of, value

@@ -17,7 +17,7 @@ from gateway.core import interfaces
 from gateway.core.admin.status import BusStatus, Presence, ServiceStatus
 from gateway.core.dbus.arguments import ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
-from gateway.core.dbus.target import MethodCall, Subscription
+from gateway.core.dbus.target import MethodCall, Subscription, Target
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 
@@ -27,7 +27,7 @@ __all__ = ["Backend", "BusSettings", "BusStatus", "Dependencies", "Presence", "S
 def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
     """The method call that this call becomes, or why it becomes none."""
     try:
-        return route.bind(call)
+        return route.encode_arguments(call)
     except MarshalError as error:
         return Fault(FaultCode.INVALID_PARAMS, str(error))
     except ParameterCountError as error:
@@ -39,7 +39,7 @@ def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
 def decode_result(route: Route, body: Sequence[object]) -> Outcome:
     """The body of a method return as the client is told it."""
     try:
-        return Reply(route.shape(body))
+        return Reply(route.decode_result(body))
     except MarshalError as error:
         return Fault(FaultCode.UNREPRESENTABLE, str(error))
 
@@ -91,7 +91,7 @@ class Backend(interfaces.Backend):
         if isinstance(answer, Fault):
             return answer
         if answer.error_name:
-            return route.translate(fault(answer), call)
+            return route.map_error(fault(answer), call)
         return reply(route, answer)
 
     @asynccontextmanager
@@ -212,6 +212,7 @@ class Backend(interfaces.Backend):
 
 def reply(route: Route, message: Received) -> Outcome:
     """What a method return tells the client. Another shape than promised is refused, not guessed at."""
+    assert isinstance(route.target, Target)
     expected = route.target.reply_signature
     if message.signature != expected:
         text = f"{route.target}: expected reply signature '{expected}', got '{message.signature}'"

@@ -7,7 +7,8 @@ is the result or error itself. Knows no bytes and no interface: a variant in a r
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from adapters.dialects import status
 from gateway.core import interfaces

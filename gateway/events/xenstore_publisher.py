@@ -175,7 +175,7 @@ class Publisher:
     def _try_later(self, route: Route) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        missed = EventsLost(route.target.bus_name, "?", "it could not be read")
+        missed = EventsLost(route.bus_target.bus_name, "?", "it could not be read")
         assert self._feed is not None
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._feed.miss, missed)
         self._pause = min(2 * self._pause, LAST_PAUSE)

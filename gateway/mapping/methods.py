@@ -1,4 +1,4 @@
-"""One method entry -> its route, and the guard that checks its session first. Knows no other entry and no endpoint."""
+"""One method entry -> its route, and the route that checks its session first. Knows no other entry and no endpoint."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ class Compiler:
             target=callee.target,
             parameters=parameters,
             result=result.type,
-            bind=compile_arguments(_usable(plan)),
-            shape=result.shape,
-            translate=compile_errors([entry.at("errors"), self._root.at("errors")], plan),
+            encode_arguments=compile_arguments(_usable(plan)),
+            decode_result=result.shape,
+            map_error=compile_errors([entry.at("errors"), self._root.at("errors")], plan),
             timeout=timeout,
             effect=effect,
             migration=replace(
@@ -126,12 +126,12 @@ class Compiler:
             source=_source(entry),
             aliases=tuple(said.get("aliases", ())),
             domains=compile_domains(entry.at("domains"), None),
-            guard=self._guard(plan),
+            session_check=self._session_check(plan),
             session=key_reader(_usable(plan), str(self._parameter)) if self._parameter in plan.names else None,
-            opens=self._opens(entry, plan),
+            login=self._login(entry, plan),
         )
 
-    def _opens(self, entry: Scope, plan: ArgumentPlan) -> Callable[[Call], str | None] | None:
+    def _login(self, entry: Scope, plan: ArgumentPlan) -> Callable[[Call], str | None] | None:
         """For a login, whose session its result is."""
         login = entry.at("login")
         if login.data is None:
@@ -182,7 +182,7 @@ class Compiler:
             scope.at("parameter").fail(f"no method of this file has the parameter '{self._parameter}'")
         return SessionRoutes(scope.data["parameter"], callee, scope.at("errors"))
 
-    def _guard(self, plan: ArgumentPlan) -> Route | None:
+    def _session_check(self, plan: ArgumentPlan) -> Route | None:
         """The check takes the session from the very call that it guards, and counts its parameters too."""
         if self._session is None or self._session.parameter not in plan.names:
             return None
@@ -196,9 +196,9 @@ class Compiler:
             target=callee.target,
             parameters=(),
             result=None,
-            bind=compile_arguments(check),
-            shape=void,
-            translate=compile_errors([self._session.errors, self._root.at("errors")], check),
+            encode_arguments=compile_arguments(check),
+            decode_result=void,
+            map_error=compile_errors([self._session.errors, self._root.at("errors")], check),
             timeout=seconds(self._defaults["timeout"]),
             effect=Effect.READ,
             documentation=callee.documentation,

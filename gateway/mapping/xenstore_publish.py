@@ -132,7 +132,7 @@ class _Entry:
         read_all = self._read_all(site)
         heard = [replace(self._place(site), properties={name: str(p.type) for name, p in used.items()})]
         if read_all is not None:
-            heard += _comings_and_goings(site, read_all.target.object_path)
+            heard += _comings_and_goings(site, read_all.bus_target.object_path)
         publication = Publication(
             self._listener,
             drawing,
@@ -180,9 +180,9 @@ class _Entry:
             target=callee.target,
             parameters=(),
             result=result.type,
-            bind=compile_arguments(plan),
-            shape=result.shape,
-            translate=lambda fault, _call: fault,
+            encode_arguments=compile_arguments(plan),
+            decode_result=result.shape,
+            map_error=lambda fault, _call: fault,
             timeout=seconds(READING),
             effect=Effect.READ,
             source=self._source,

@@ -11,12 +11,13 @@ from functools import partial
 from time import perf_counter
 from typing import Protocol, TypeAlias, TypeVar
 
+import msgspec
 import structlog
 
 from gateway.core.comparison.compare import Comparison
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value, value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.migration.idle_queue import IdleQueue
 
 ROOM = 64  # observations at one time
@@ -33,8 +34,7 @@ _log = structlog.get_logger("shadow")
 Ask: TypeAlias = Callable[[Side, Route, Call], Awaitable[Outcome]]
 
 
-@value
-class Observation:
+class Observation(msgspec.Struct, frozen=True):
     """What happened when this side ran; the outcome as the client sees it.
 
     `code`: what kind of fault that was before it was put in the client's words, which are the same for several.
@@ -51,8 +51,7 @@ class Observation:
         return self.code not in NO_ANSWER
 
 
-@value
-class Observed:
+class Observed(msgspec.Struct, frozen=True):
     """A call that both sides have run. `again`: the control, asked a second time to know what is never stable."""
 
     route: Route
@@ -75,8 +74,7 @@ class Publish(Protocol):
         """There was no room to observe a call."""
 
 
-@value
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """A call that was answered and is to be observed. `view`: an outcome as the client of that call sees it."""
 
     route: Route

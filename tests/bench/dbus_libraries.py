@@ -73,9 +73,9 @@ def _route() -> Route:
         target=Target(*PING, "", ""),
         parameters=(),
         result=None,
-        bind=lambda call: method_call,
-        shape=lambda body: None,
-        translate=lambda fault, call: fault,
+        encode_arguments=lambda call: method_call,
+        decode_result=lambda body: None,
+        map_error=lambda fault, call: fault,
     )
 
 

@@ -1,4 +1,4 @@
-"""An export, an import and a console through a gateway: `python -m tests.bench.streaming --size 4GiB --tunnel 10min`.
+"""An export, an import and a console through a gateway: `python -m tests.bench.streaming --size 4GiB --tunnel 600s`.
 
 Prints how fast bodies pass, whether each byte arrived, and the peak of the gateway's memory. The tunnel carries a
 message each second while the gateway reloads every minute, and ends when the gateway is told to stop.

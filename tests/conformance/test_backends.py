@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
+from msgspec import structs
 
 from adapters import upstream
 from adapters.codecs import CODECS
@@ -76,7 +77,7 @@ class _Legacy(upstream.Backend):
 
     async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         there = replace(route, migration=Migration(Setting(Mode.LEGACY), "toy"))
-        return await super().call(there, replace(call, method=route.target.member), wanted)
+        return await super().call(there, structs.replace(call, method=route.bus_target.member), wanted)
 
 
 def _old_toy(request: bytes) -> bytes:

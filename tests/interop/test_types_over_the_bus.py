@@ -74,7 +74,7 @@ def _route(kinds: Sequence[Type], variants: Variants) -> Route:
     def shape(body: Sequence[object]) -> Value:
         return [convert(value) for convert, value in zip(decode, body, strict=True)]
 
-    return replace(toy_route("Echo", signature, signature, bind=bind), shape=shape)
+    return replace(toy_route("Echo", signature, signature, bind=bind), decode_result=shape)
 
 
 @pytest.fixture(scope="module", params=BROKERS)

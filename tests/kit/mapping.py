@@ -98,7 +98,7 @@ class Built:
 
     def bind(self, name: str, *params: Value, **named: Value) -> MethodCall:
         """What a call becomes."""
-        return self.route(name).bind(Call(name, params, named))
+        return self.route(name).encode_arguments(Call(name, params, named))
 
 
 def build_files(directory: Path, **files: str) -> Built:

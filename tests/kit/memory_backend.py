@@ -41,7 +41,7 @@ class MemoryBackend(interfaces.Backend):
         if call.oneway:
             return Reply(None)
         if isinstance(answer, Fault):
-            return route.translate(answer, call) if answer.name else answer
+            return route.map_error(answer, call) if answer.name else answer
         return answer if isinstance(answer, Reply) else backend.decode_result(route, answer)
 
     def _answer(self, call: MethodCall) -> Outcome | Sequence[object]:

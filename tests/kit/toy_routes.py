@@ -40,9 +40,9 @@ def toy_route(
         target=Target(bus_name, OBJECT_PATH, INTERFACE, member, signature, reply_signature),
         parameters=(),
         result=types[0] if len(types) == 1 else None,
-        bind=bind or as_they_are,
-        shape=shape,
-        translate=translate or (lambda fault, call: fault),
+        encode_arguments=bind or as_they_are,
+        decode_result=shape,
+        map_error=translate or (lambda fault, call: fault),
     )
 
 

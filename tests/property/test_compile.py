@@ -187,8 +187,12 @@ def test_any_call_is_bound_or_refused(
     tmp_path_factory: pytest.TempPathFactory, params: list[Value], named: dict[str, Value]
 ) -> None:
     for route in _routes(tmp_path_factory):
-        for bind in (route.bind, route.guard.bind) if route.guard else (route.bind,):
-            counted = len(params) + len(named) - (1 if route.guard else 0)
+        for bind in (
+            (route.encode_arguments, route.session_check.encode_arguments)
+            if route.session_check
+            else (route.encode_arguments,)
+        ):
+            counted = len(params) + len(named) - (1 if route.session_check else 0)
             assert _ending(bind, Call(route.method, tuple(params), named)) in ("bound", "$.params", counted)
 
 

@@ -21,8 +21,7 @@ from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
-from gateway.pipeline.deadline import Deadline
-from gateway.pipeline.dispatcher import Dispatcher
+from gateway.pipeline.dispatcher import Deadline, Dispatcher
 from tests.kit.backends import PATIENCE, dbus_backend
 from tests.kit.brokers import BROKERS, broker
 from tests.kit.bus import PrivateBus, private_bus
@@ -124,7 +123,7 @@ async def test_ten_thousand_calls_that_time_out_leave_nothing(bus: PrivateBus) -
             assert left(Traced) == left(Deadline) == 0
 
 
-class Traced(MethodCall):
+class Traced(MethodCall, frozen=True):
     """A method call of which we can tell how many there are."""
 
 
@@ -232,7 +231,7 @@ async def test_a_broker_that_gives_activation_up_says_so(tmp_path: Path) -> None
 async def test_on_either_broker_a_reply_with_a_file_descriptor_costs_its_own_call_and_nothing_else(name: str) -> None:
     kind = parse_one("v")
     shape = results.struct({"file": results.Item(0, from_dbus(kind), "file")})
-    with_descriptor = replace(toy_route("Descriptor", "", "v"), shape=shape)
+    with_descriptor = replace(toy_route("Descriptor", "", "v"), decode_result=shape)
     with broker(name) as address, toy_service(address, TOY):
         async with dbus_backend(one(address, breaker_failures=2, breaker_pause=3600.0)) as backend:
             before = len(list(Path("/proc/self/fd").iterdir()))

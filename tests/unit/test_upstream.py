@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from adapters.codecs import UPSTREAM_CODECS
 from adapters.dialects import DIALECTS
@@ -90,7 +91,7 @@ async def outcome(line: Line, call: Call, codec: str = "jsonrpc", dialect: str =
 
 async def test_an_answer_is_read_in_the_charset_of_its_content_type() -> None:
     body = "<methodResponse><params><param><value>\u00fc</value></param></params></methodResponse>".encode("latin-1")
-    answer = replace(answered(body), content_type="text/xml; charset=ISO-8859-1")
+    answer = structs.replace(answered(body), content_type="text/xml; charset=ISO-8859-1")
     assert await outcome(Line(answer), Call("VM.start"), "xmlrpc") == Reply("\u00fc")
 
 
@@ -216,7 +217,7 @@ async def test_an_answer_without_sense_is_the_old_services_fault_and_not_the_cli
 
 
 def packed(body: bytes, encoding: str = "gzip") -> Answer:
-    return replace(answered(body), headers=((b"Content-Encoding", encoding.encode()),))
+    return structs.replace(answered(body), headers=((b"Content-Encoding", encoding.encode()),))
 
 
 ANSWER = b'{"jsonrpc":"2.0","result":"yes","id":1}'

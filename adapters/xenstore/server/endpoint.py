@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import getpid
 
+from msgspec import structs
+
 from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import StoreError, lasts
@@ -434,7 +436,7 @@ class XenstoreEndpoint:
         if error_of(pairs):
             pairs = shortened(pairs)
         else:
-            pairs = _pairs(self._refused(replace(fault, message=f"{fault.message}; {said.executed}")).body)
+            pairs = _pairs(self._refused(structs.replace(fault, message=f"{fault.message}; {said.executed}")).body)
         told = self._style.answer(asked.match, asked.request, pairs)
         assert not isinstance(told, Fault), "every style can say an error"
         return told

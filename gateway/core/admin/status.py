@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from gateway.core.rpc.model import (
-    value,
-)
+import msgspec
 
 
 class BreakerState(Enum):
@@ -81,8 +79,7 @@ class StoreStatus:
     waiting: int  # requests that are being answered
 
 
-@value
-class UpstreamStatus:
+class UpstreamStatus(msgspec.Struct, frozen=True):
     """How one legacy service is doing."""
 
     name: str

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, TypeAlias
+
+from msgspec.structs import replace
 
 from gateway.core.comparison import json_path
 from gateway.core.comparison.compare import Comparison, Difference

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+import msgspec
+
 from gateway.core.dbus.signature import Type
-from gateway.core.rpc.model import value
 
 Coerce: TypeAlias = Literal["strict", "legacy"]  # legacy: numbers and booleans may also arrive as text
 Variants: TypeAlias = Literal["plain", "typed"]  # typed: {"signature": "u", "value": 5}, nothing inferred
@@ -28,8 +29,18 @@ class Target:
         return f"{self.bus_name} {self.object_path} {self.interface}.{self.member}"
 
 
-@value
-class MethodCall:
+@dataclass(frozen=True, slots=True)
+class PropertyTarget(Target):
+    """A property of an object: a call of Get or Set of org.freedesktop.DBus.Properties."""
+
+    owner: str = ""  # the interface that has the property
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.bus_name} {self.object_path} {self.owner}.{self.name} ({self.member.lower()})"
+
+
+class MethodCall(msgspec.Struct, frozen=True):
     """A D-Bus method call whose every name and value has been checked against the specification."""
 
     bus_name: str

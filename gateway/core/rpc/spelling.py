@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from gateway.core.rpc.model import value
+import msgspec
 
 
 class SpelledName(NamedTuple):
@@ -19,8 +19,7 @@ class SpelledName(NamedTuple):
     task_prefix: str = ""
 
 
-@value
-class MethodSpelling:
+class MethodSpelling(msgspec.Struct, frozen=True):
     """`joined`: stands for the dot in "Class.message", where the name has no dot. `task_prefixes`: "Async."."""
 
     joined: str = ""

@@ -12,7 +12,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.ops.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
 from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
-from tests.kit.routes import TARGET, route
+from tests.kit.routes import TARGET, noting, route
 
 # Read where methods move (gateway/migration/manager.py).
 MOVING = {
@@ -37,7 +37,7 @@ def table(*routes: Route) -> Table:
 
 
 def test_services_are_those_that_a_call_may_lead_to() -> None:
-    guarded = to("org.b", "VM.start", guard=to("org.session", "check"))
+    guarded = to("org.b", "VM.start", session_check=to("org.session", "check"))
     off = to("org.off", "VM.stop")
     names = health.bus_names(table(to("org.c", "SR.scan"), guarded, off), lambda each: each is not off)
     assert {name: [each.method for each in routes] for name, routes in names.items()} == {
@@ -47,7 +47,7 @@ def test_services_are_those_that_a_call_may_lead_to() -> None:
 
 def test_a_row_adds_up_the_methods_of_its_service() -> None:
     calls = Calls()
-    note = calls.counting(lambda *_: None)
+    note = noting(calls.count)
     for method, outcome in (("VM.start", Reply()), ("VM.stop", Fault(FaultCode.BUSY, "")), ("VM.stop", Reply())):
         note("toy", method, Call(method), outcome, 0.1, None)
     mapped = table(to(TOY.name, "VM.start"), to(TOY.name, "VM.stop"), to("org.other", "SR.scan"))

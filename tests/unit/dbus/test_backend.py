@@ -37,5 +37,5 @@ def test_a_body_that_cannot_be_shaped_is_unrepresentable() -> None:
     def refuse(body: Sequence[object]) -> Value:
         raise MarshalError("no file descriptor", 0).at("result")
 
-    got = decode_result(replace(toy_route("Echo"), shape=refuse), [0])
+    got = decode_result(replace(toy_route("Echo"), decode_result=refuse), [0])
     assert got == Fault(FaultCode.UNREPRESENTABLE, "$.result: expected no file descriptor, got 0")

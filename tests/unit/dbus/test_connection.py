@@ -6,10 +6,10 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection
 from gateway.core.dbus.target import MethodCall

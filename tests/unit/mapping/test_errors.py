@@ -39,17 +39,17 @@ CALL = Call("m", ("v1", True, False))
 
 def test_a_methods_own_errors_go_before_those_of_its_file(tmp_path: Path) -> None:
     built = _built(tmp_path)
-    assert built.route("m").translate(_fault("NotFound", "a"), CALL).name == "OWN"
-    assert built.route("o").translate(_fault("NotFound", "a"), CALL).name == "HANDLE_INVALID"
+    assert built.route("m").map_error(_fault("NotFound", "a"), CALL).name == "OWN"
+    assert built.route("o").map_error(_fault("NotFound", "a"), CALL).name == "HANDLE_INVALID"
 
 
 def test_a_template_alone_keeps_the_type_of_its_value(tmp_path: Path) -> None:
-    told = _built(tmp_path).route("m").translate(_fault("NotFound", 7, [1, "b"]), CALL)
+    told = _built(tmp_path).route("m").map_error(_fault("NotFound", 7, [1, "b"]), CALL)
     assert told == Fault(FaultCode.APPLICATION, "text", name="OWN", data=[7, "x7x", 5, '[1,"b"]'])
 
 
 def test_a_parameter_is_found_by_position_and_by_name(tmp_path: Path) -> None:
-    translate = _built(tmp_path).route("o").translate
+    translate = _built(tmp_path).route("o").map_error
     expected: list[Value] = ["VM", "v1", "a", ""]
     assert translate(_fault("NotFound", "a"), CALL).data == expected
     named = Call("o", (True, False), {"vm": "v1"})
@@ -57,24 +57,24 @@ def test_a_parameter_is_found_by_position_and_by_name(tmp_path: Path) -> None:
 
 
 def test_a_parameter_that_the_method_lacks_is_the_empty_text(tmp_path: Path) -> None:
-    told = _built(tmp_path).route("n").translate(_fault("Busy", "later"), Call("n"))
+    told = _built(tmp_path).route("n").map_error(_fault("Busy", "later"), Call("n"))
     assert told.message == " is busy: later (org.example.Error.Busy)"
     assert told.name == "7"
 
 
 def test_all_other_errors_of_the_bus_are_told_by_the_star(tmp_path: Path) -> None:
-    told = _built(tmp_path).route("n").translate(_fault("Odd", 5), Call("n"))
+    told = _built(tmp_path).route("n").map_error(_fault("Odd", 5), Call("n"))
     assert told.data == ["org.example.Error.Odd", "text"]
 
 
 def test_a_fault_without_a_name_stays_as_it_is(tmp_path: Path) -> None:
     fault = Fault(FaultCode.TIMEOUT, "no answer")
-    assert _built(tmp_path).route("n").translate(fault, Call("n")) is fault
+    assert _built(tmp_path).route("n").map_error(fault, Call("n")) is fault
 
 
 def test_without_an_entry_a_fault_stays_as_it_is(tmp_path: Path) -> None:
     fault = _fault("Odd")
-    assert build_methods(tmp_path, "n: {member: Stat}").route("n").translate(fault, Call("n")) is fault
+    assert build_methods(tmp_path, "n: {member: Stat}").route("n").map_error(fault, Call("n")) is fault
 
 
 PROBLEMS = [

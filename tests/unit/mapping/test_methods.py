@@ -83,11 +83,11 @@ def test_a_timeout_of_nothing_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_method_with_the_session_parameter_is_guarded(tmp_path: Path) -> None:
-    guard = _guarded(tmp_path).route("m").guard
+    guard = _guarded(tmp_path).route("m").session_check
     assert guard is not None
-    call = guard.bind(Call("m", ("s1", True)))
+    call = guard.encode_arguments(Call("m", ("s1", True)))
     assert (call.interface, call.member, call.body) == ("org.example.Session1", "Check", ["s1"])
-    assert guard.bind(Call("m", (True,), {"session": "s2"})).body == ["s2"]
+    assert guard.encode_arguments(Call("m", (True,), {"session": "s2"})).body == ["s2"]
     assert (guard.service, guard.method, guard.effect) == ("example", "session check", Effect.READ)
 
 
@@ -98,26 +98,26 @@ def test_the_session_itself_goes_no_further(tmp_path: Path) -> None:
 def test_a_session_may_be_an_in_argument_too(tmp_path: Path) -> None:
     built = _guarded(tmp_path, "m: {member: Check, interface: org.example.Session1, params: [session]}")
     assert built.bind("m", "s1").body == ["s1"]
-    assert built.route("m").guard is not None
+    assert built.route("m").session_check is not None
 
 
 def test_a_method_without_the_session_parameter_has_no_guard(tmp_path: Path) -> None:
-    assert _guarded(tmp_path, f"{START}\nn: {{member: Stat}}").route("n").guard is None
+    assert _guarded(tmp_path, f"{START}\nn: {{member: Stat}}").route("n").session_check is None
 
 
 def test_the_guard_translates_with_its_own_errors_first(tmp_path: Path) -> None:
-    guard = _guarded(tmp_path).route("m").guard
+    guard = _guarded(tmp_path).route("m").session_check
     assert guard is not None
     call = Call("m", ("s1", True))
-    gone = guard.translate(Fault(FaultCode.REMOTE, "", name="org.example.Error.Gone", data=[]), call)
+    gone = guard.map_error(Fault(FaultCode.REMOTE, "", name="org.example.Error.Gone", data=[]), call)
     assert (gone.name, gone.data) == ("SESSION_INVALID", ["s1"])
-    assert guard.translate(Fault(FaultCode.REMOTE, "", name="org.example.Error.Odd", data=[]), call).name == "OTHER"
+    assert guard.map_error(Fault(FaultCode.REMOTE, "", name="org.example.Error.Odd", data=[]), call).name == "OTHER"
 
 
 def test_parameters_are_counted_without_the_session_before_it_is_checked(tmp_path: Path) -> None:
     route = _guarded(tmp_path).route("m")
-    assert route.guard is not None
-    for bind in (route.bind, route.guard.bind):
+    assert route.session_check is not None
+    for bind in (route.encode_arguments, route.session_check.encode_arguments):
         with pytest.raises(ParameterCountError) as caught:
             bind(Call("m"))
         assert (caught.value.expected, caught.value.received) == (1, -1)
@@ -127,10 +127,10 @@ def test_parameters_are_counted_without_the_session_before_it_is_checked(tmp_pat
 
 
 def test_a_session_that_is_no_text_is_refused_with_its_place(tmp_path: Path) -> None:
-    guard = _guarded(tmp_path).route("m").guard
+    guard = _guarded(tmp_path).route("m").session_check
     assert guard is not None
     with pytest.raises(MarshalError, match=r"^\$\.params\[0\]: expected s, got 5$"):
-        guard.bind(Call("m", (5, True)))
+        guard.encode_arguments(Call("m", (5, True)))
 
 
 def test_a_session_check_has_one_in_argument(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_method_return_becomes_the_result(
     tmp_path: Path, entry: str, body: list[Any], result: Value, kind: str
 ) -> None:
     route = build_methods(tmp_path, f"m: {entry}").route("m")
-    assert route.shape(body) == result
+    assert route.decode_result(body) == result
     assert str(route.result) == kind
 
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_shaped_is_a_problem_with_its_place(tmp_path: Path, entry
 def test_a_property_of_another_type_than_the_idl_says_is_refused(tmp_path: Path) -> None:
     route = build_methods(tmp_path, "m: {property: PowerState}").route("m")
     with pytest.raises(MarshalError, match="expected s from the service"):
-        route.shape([Variant("u", 1)])
+        route.decode_result([Variant("u", 1)])
 
 
 def test_objects_with_one_key_are_told_by_their_paths_unless_the_mapping_refuses_them(tmp_path: Path) -> None:
@@ -167,9 +167,9 @@ def test_objects_with_one_key_are_told_by_their_paths_unless_the_mapping_refuses
     built = build_methods(tmp_path, methods)
     record = {"org.example.VM1": {"NameLabel": Variant("s", "same")}}
     objects = [{"/a": record, "/b": record}]
-    assert built.route("m").shape(objects) == {"/a": {"NameLabel": "same"}, "/b": {"NameLabel": "same"}}
+    assert built.route("m").decode_result(objects) == {"/a": {"NameLabel": "same"}, "/b": {"NameLabel": "same"}}
     with pytest.raises(MarshalError, match="expected a key for the record that no other has"):
-        built.route("n").shape(objects)
+        built.route("n").decode_result(objects)
 
 
 def test_a_second_class_has_references_of_its_own(tmp_path: Path) -> None:
@@ -181,8 +181,8 @@ def test_a_second_class_has_references_of_its_own(tmp_path: Path) -> None:
     vm = "OpaqueRef:11111111-aaaa-4aaa-8aaa-000000000001"
     metrics = of_class("VM_metrics")(vm)
     objects = {"/a": {"org.example.VM1": {"NameLabel": Variant("s", vm)}}}
-    assert built.route("m").shape([objects]) == {metrics: {"own": metrics}}
-    assert built.route("n").shape([Variant("s", vm)]) == metrics
+    assert built.route("m").decode_result([objects]) == {metrics: {"own": metrics}}
+    assert built.route("n").decode_result([Variant("s", vm)]) == metrics
 
 
 @pytest.mark.parametrize(
@@ -206,4 +206,4 @@ def test_what_is_no_reference_belongs_to_no_class(tmp_path: Path, entry: str, pr
 def test_a_record_is_named_by_a_property_or_by_its_path(tmp_path: Path, key: str, named: str) -> None:
     route = build_methods(tmp_path, f"m: {{managed_objects: {{key: {key}}}}}").route("m")
     objects = {"/x/dev_11_22": {"org.example.VM1": {"PowerState": Variant("s", "on")}}}
-    assert route.shape([objects]) == {named: {"PowerState": "on"}}
+    assert route.decode_result([objects]) == {named: {"PowerState": "on"}}

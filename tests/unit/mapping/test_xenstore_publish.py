@@ -54,7 +54,7 @@ def test_properties_of_one_object_are_shown_and_can_be_read(tmp_path: Path) -> N
     assert picture.leaves == {"/vm/memory": b"7", "/vm/a/b": b"on!", "/vm/own": b"x"}
     assert picture.grants == (("n", 0), ("r", 5))
     assert publication.read is not None
-    call = publication.read.bind(Call("publish"))
+    call = publication.read.encode_arguments(Call("publish"))
     assert (call.object_path, call.interface, call.member, call.body) == ("/org/example", PROPERTIES, "GetAll", [OF_VM])
     assert publication.read_all is None
 
@@ -75,9 +75,9 @@ def test_all_objects_are_shown_each_at_its_own_node(tmp_path: Path) -> None:
     assert (added.object_path, added.member, added.below) == ("/org/example", "InterfacesAdded", True)
     assert removed.member == "InterfacesRemoved"
     assert publication.read is not None
-    assert publication.read.bind(Call("publish", (), {"vm": "5"})).object_path == "/org/example/vm/_35"
+    assert publication.read.encode_arguments(Call("publish", (), {"vm": "5"})).object_path == "/org/example/vm/_35"
     assert publication.read_all is not None
-    assert publication.read_all.bind(Call("publish")).object_path == "/org/example"
+    assert publication.read_all.encode_arguments(Call("publish")).object_path == "/org/example"
     assert published(tmp_path, entry.replace(", objects: /org/example", "")).subscriptions[1].object_path == (
         "/org/example/vm"
     )

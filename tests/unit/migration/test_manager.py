@@ -21,7 +21,7 @@ from tests.kit import kept
 from tests.kit.bus import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
 from tests.kit.old_server import OldServer, ok, old_server
-from tests.kit.routes import route
+from tests.kit.routes import noting, route
 from tests.kit.services import toy_service
 
 STAT = route("VM.start")
@@ -54,7 +54,7 @@ async def test_what_another_process_sets_holds_here(tmp_path: Path) -> None:
 
 async def test_what_was_seen_is_written_while_it_runs_and_at_its_end(tmp_path: Path) -> None:
     async with MigrationManager(tmp_path / "state.db", tuple) as moving:
-        note = moving.evidence.noting(lambda *_: None)
+        note = noting(moving.evidence.count)
         note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
         await until(lambda: moving.here.of(HELD).counters)
         note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.core.interfaces import HttpExchange
 from gateway.core.migration.modes import Side
+from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import (
     ABANDONED,
     HUNG_UP,
@@ -37,8 +38,8 @@ class Way:
             Dispatcher(memory_backend.MemoryBackend({}), self._note, upstreams=self.upstreams), "xapi"
         )
 
-    def _note(self, service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
-        self.noted.append((method, call, outcome, side))
+    def _note(self, finished: CallFinished) -> None:
+        self.noted.append((finished.route.method, finished.call, finished.outcome, finished.side))
 
 
 async def test_a_message_goes_to_the_upstream_and_its_answer_comes_back() -> None:

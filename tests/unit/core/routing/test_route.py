@@ -25,7 +25,9 @@ def _translate(fault: Fault, call: Call) -> Fault:
     return dataclasses.replace(fault, name=call.method)
 
 
-ROUTE = Route("xenopsd", "VM.start", TARGET, (), None, bind=_bind, shape=_shape, translate=_translate)
+ROUTE = Route(
+    "xenopsd", "VM.start", TARGET, (), None, encode_arguments=_bind, decode_result=_shape, map_error=_translate
+)
 
 
 def test_a_target_reads_like_the_arguments_of_busctl_call() -> None:
@@ -41,7 +43,7 @@ def test_a_compiled_mapping_cannot_be_changed(value: Route) -> None:
 def test_a_route_is_taken_to_write_unless_the_mapping_says_otherwise() -> None:
     assert ROUTE.effect is Effect.WRITE
     assert ROUTE.migration.setting.mode is Mode.DBUS
-    assert ROUTE.guard is None
+    assert ROUTE.session_check is None
 
 
 def test_the_words_of_the_mapping_are_the_values_of_effect_and_mode() -> None:

@@ -37,6 +37,7 @@ UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+|xenst
 Who = Annotated[str, Meta(pattern=r"^((user:|group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|(uid|gid):\d{1,10})$")]
 Group = Annotated[str, Meta(pattern=r"^((group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|gid:\d{1,10})$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+)$")]
+TunnelPath = Annotated[str, Meta(pattern=r"^/[^?#\s]*$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -89,6 +90,8 @@ class ListenerConfig(_Section, frozen=True):
     missing_host: Literal["refuse", "accept"] = "refuse"  # HTTP/1.1 without a Host header
     unmapped: Literal["reject", "passthrough"] = "reject"  # what no endpoint takes: other paths, other verbs than POST
     upstream: str | None = None  # where that goes
+    tunnels: tuple[TunnelPath, ...] = ()  # paths at which CONNECT and Upgrade open a tunnel to `upstream`
+    max_tunnels: Count = 64  # at one time
 
     @property
     def is_store(self) -> bool:
@@ -308,6 +311,8 @@ def _known_upstreams(settings: Config, path: Path) -> None:
         place = f"{path}: $.listener.{name}"
         if listener.unmapped == "passthrough" and listener.upstream is None:
             raise ConfigError(f"{place}.unmapped: 'passthrough' needs an 'upstream'")
+        if listener.tunnels and listener.unmapped != "passthrough":
+            raise ConfigError(f"{place}.tunnels: a tunnel needs unmapped = 'passthrough' and an 'upstream'")
         if listener.upstream is not None and listener.upstream not in settings.upstream:
             near = get_close_matches(listener.upstream, settings.upstream, n=1)
             there = ", ".join(settings.upstream) or "none"

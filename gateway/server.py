@@ -67,7 +67,7 @@ class Gateway(Assembly):
             steady=clock.steady,
         )
         socket = Path(self.settings.admin.socket)
-        replaying = Replayer(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
+        replaying = Replayer(self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
         traffic = Traffic(self.live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)
         rights = peer_credentials.rights(self.settings)
         group = peer_credentials.group(self.settings)
@@ -224,6 +224,9 @@ class Gateway(Assembly):
         services = await health.services(self.table, self.backend, self._asks_bus)
         gauges = {
             "xcp_gateway_calls_in_flight": self.dispatcher.in_flight,
+            "xcp_gateway_tunnels_open": sum(
+                each.tunnels for each in self.transports.values() if isinstance(each, wiring.HttpServer)
+            ),
             "xcp_gateway_buffered_bytes": self.room.buffered,
             "xcp_gateway_log_lines_lost_total": lines_lost(),
             "xcp_gateway_mapping_refused": bool(self._refused),

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -33,23 +34,24 @@ from gateway.config import Config, ConfigError, ListenerConfig, reached_by_other
 from gateway.core import interfaces
 from gateway.core.admin.access import AccessRules
 from gateway.core.admin.status import ServiceStatus, StoreStatus
-from gateway.core.interfaces import AdminOperations, Codec, Dialect, Endpoint, Resolve
+from gateway.core.interfaces import AdminOperations, Codec, Dialect, Endpoint, Resolve, StreamingEndpoint
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import MessageLimits
 from gateway.core.xenstore.paths import element
 from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.compiler import build
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import EndpointTable, Table
+from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.mapping.targets import NOTHING as NO_CONTENTS
 from gateway.migration.manager import MigrationManager
 from gateway.ops import metrics
 from gateway.ops.log import call_log
 from gateway.pipeline.dispatcher import Dispatcher
-from gateway.pipeline.endpoint import Endpoints, Passthrough, RpcEndpoint
+from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
+from gateway.pipeline.passthrough import Passthrough
 from gateway.pipeline.recorder import Recorder
 from gateway.pipeline.sessions import Sessions
-from gateway.pipeline.side_override import SideOverride
+from gateway.pipeline.side_override import side_override
 
 __all__ = [
     "CODECS",
@@ -272,7 +274,7 @@ def transport(
     room: Quota,
     passed: InheritedSockets,
     on_cut: Callable[[str], object],
-    otherwise: Endpoint | None = None,
+    otherwise: StreamingEndpoint | None = None,
 ) -> HttpServer:
     """The sockets of a [listener.NAME] section."""
     fixed = {header.lower() for header in listener.headers}
@@ -334,6 +336,8 @@ def _http_limits(listener: ListenerConfig) -> HttpLimits:
         max_connections=listener.max_connections,
         max_calls_per_peer=listener.max_calls_per_peer,
         max_connections_per_peer=listener.max_connections_per_peer,
+        tunnels=listener.tunnels,
+        max_tunnels=listener.max_tunnels,
     )
 
 
@@ -360,9 +364,12 @@ class Assembly:
         self.observing = observing(settings)
         self.calls = metrics.Calls()
         self.moving = MigrationManager(settings.state_path(), self.live_routes)
+        self.sessions = Sessions()
+        log = call_log()
+        listeners = (self.moving.evidence.count, self.calls.count, *([log] if log is not None else []))
         self.dispatcher = Dispatcher(
             self.backend,
-            self.moving.evidence.noting(self.calls.counting(call_log())),
+            *listeners,
             upstreams=self.upstreams,
             observing=self.observing,
             observing_upstreams=self.observing_upstreams,
@@ -370,9 +377,8 @@ class Assembly:
             on_fallback=self.moving.evidence.fell_back,
         )
         self.shadow = self.moving.shadow(self.dispatcher.observe, settings.limits.max_observed)
-        self.sessions = Sessions()
-        self.recorder = Recorder()
-        self.endpoints = self._endpoints(settings, table)
+        self.recorder = Recorder(self.dispatcher)
+        self.endpoints = Endpoints(self._endpoints(settings, table))
         self._inherited = inherited()
         self._cuts = dict.fromkeys(settings.listener, 0)
         self.transports = {name: self._transport(name, section) for name, section in settings.listener.items()}
@@ -410,7 +416,8 @@ class Assembly:
         await self.upstreams.reconfigure(upstreams)
         await self.observing_upstreams.reconfigure(observed_upstreams(settings, self.room))
         self.warn(settings)
-        self.endpoints, self.table = self._endpoints(settings, table), table
+        self.endpoints.replace(self._endpoints(settings, table))
+        self.table = table
         self.settings = settings
         await self.expose()
         await self.hub.follow(table)
@@ -439,13 +446,12 @@ class Assembly:
         """Where legacy clients reach us, with the real port where the config says 0."""
         return [address for transport in self.transports.values() for address in transport.addresses]
 
-    def _endpoints(self, settings: Config, table: Table) -> Endpoints:
-        exchanges = {
-            key: self._exchange(settings.listener[key.listener], endpoint) for key, endpoint in table.endpoints.items()
+    def _endpoints(self, settings: Config, table: Table) -> dict[EndpointKey, RpcEndpoint]:
+        return {
+            key: self._endpoint(settings.listener[key.listener], endpoint) for key, endpoint in table.endpoints.items()
         }
-        return Endpoints(exchanges)
 
-    def _exchange(self, listener: ListenerConfig, table: EndpointTable) -> RpcEndpoint:
+    def _endpoint(self, listener: ListenerConfig, table: EndpointTable) -> RpcEndpoint:
         return RpcEndpoint(
             table,
             codec(table.codec, listener),
@@ -454,10 +460,9 @@ class Assembly:
             concurrency=listener.concurrency if listener.batch == "concurrent" else 1,
             client=client_codec(table.codec),
             on_refused=self.calls.refuse,
-            shadow=self.shadow,
-            forcing=SideOverride(listener.override_header.lower().encode(), listener.override_parameter),
+            shadow=self.shadow if table.has_upstream else None,
+            override=side_override(listener.override_header, listener.override_parameter),
             sessions=self.sessions,
-            recorder=self.recorder,
         )
 
     @property
@@ -477,16 +482,14 @@ class Assembly:
                 name, listener, self.room, lambda trouble: _log.warning("store", listener=name, trouble=trouble)
             )
 
-        def resolve(path: str) -> Endpoint | None:
-            return self.endpoints.resolve(name, path)
-
         def on_cut(why: str) -> None:
             self._cuts[name] += 1
             _log.info("cut off", listener=name, why=why)
 
+        resolve = partial(self.endpoints.resolve, name)
         return transport(name, listener, resolve, self.room, self._inherited, on_cut, self._otherwise(listener))
 
-    def _otherwise(self, listener: ListenerConfig) -> Endpoint | None:
+    def _otherwise(self, listener: ListenerConfig) -> StreamingEndpoint | None:
         """Who takes what no endpoint of a listener does."""
         name = listener.upstream
         if listener.unmapped == "reject" or name is None:

@@ -21,7 +21,7 @@ from gateway.core import interfaces
 from gateway.core.admin.status import BusStatus, Presence, ServiceStatus
 from gateway.core.dbus.arguments import ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
-from gateway.core.dbus.target import MethodCall, Subscription
+from gateway.core.dbus.target import MethodCall, Subscription, Target
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 
@@ -209,6 +209,7 @@ class Backend(interfaces.Backend):
 
 def reply(route: Route, message: Received) -> Outcome:
     """Decode a method return. A signature other than the IDL's is an UNREPRESENTABLE fault."""
+    assert isinstance(route.target, Target)
     expected = route.target.reply_signature
     if message.signature != expected:
         text = f"{route.target}: expected reply signature '{expected}', got '{message.signature}'"

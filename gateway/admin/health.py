@@ -41,9 +41,9 @@ def bus_names(table: Table, asks: Asks) -> dict[str, list[Route]]:
     for route in table.routes():
         if not asks(route):
             continue
-        names.setdefault(route.target.bus_name, []).append(route)
+        names.setdefault(route.bus_target.bus_name, []).append(route)
         if route.session_check is not None:
-            names.setdefault(route.session_check.target.bus_name, [])
+            names.setdefault(route.session_check.bus_target.bus_name, [])
     return dict(sorted(names.items()))
 
 

@@ -176,7 +176,7 @@ class PublicationFeed:
     def _read_later(self, route: Route) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        missed = EventsLost(route.target.bus_name, "?", "it could not be read")
+        missed = EventsLost(route.bus_target.bus_name, "?", "it could not be read")
         assert self._queue is not None
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._queue.miss, missed)
         self._pause = min(2 * self._pause, LAST_PAUSE)

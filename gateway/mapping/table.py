@@ -57,6 +57,11 @@ class EndpointTable:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_others", self.spelling.index(self.routes))
 
+    @property
+    def has_upstream(self) -> bool:
+        """Whether a legacy service may answer a mapped method, so that both sides can be compared."""
+        return any(route.migration.upstream is not None for route in self.routes.values())
+
     def find(self, method: str) -> Found:
         """The route of a method in whatever form a client writes its name."""
         route = self.routes.get(method)
@@ -141,18 +146,12 @@ def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
         paths = {key.path for key, endpoint in table.endpoints.items() if key.listener == listener and endpoint.routes}
         if paths and "/" not in paths:
             found[f"{listener}: requests to a path of no endpoint go to '{upstream}' as they came"] = None
-    unread: dict[str, list[str]] = {}
-    for key, endpoint in table.endpoints.items():
-        if endpoint.passthrough_to is not None and endpoint.routes:
-            unread.setdefault(endpoint.passthrough_to, []).append(str(key))
+    for endpoint in table.endpoints.values():
         for route in endpoint.routes.values():
             if route.migration.tasks == "legacy" and endpoint.spelling.task_prefixes:
                 forms = " and ".join(prefix + route.method for prefix in endpoint.spelling.task_prefixes)
                 why = f"'{route.migration.upstream}' answers {forms} in every mode but off (async: legacy)"
                 found[f"{route.source}: {why}"] = None
-    for upstream, keys in unread.items():
-        where = ", ".join(keys)
-        found[f"{where}: what cannot be read as a call goes to '{upstream}' as it came (unmapped: passthrough)"] = None
     return list(found)
 
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from gateway.core.dbus import names
 from gateway.core.dbus.arguments import placeholders
 from gateway.core.dbus.signature import Type, parse_one
-from gateway.core.dbus.target import Target
+from gateway.core.dbus.target import PropertyTarget, Target
 from gateway.mapping import introspection_xml, load
 from gateway.mapping.introspection_xml import Argument, IdlProperty, Interface
 from gateway.mapping.load import Scope
@@ -182,7 +182,7 @@ def _property(scope: Scope, site: TargetObject) -> Callee | None:
     if known is None:
         return None
     return Callee(
-        _target(site, PROPERTIES, "Get", "ss", "v"),
+        _property_target(site, known.name, "Get", "ss", "v"),
         site.interface,
         outs=(Argument(known.name, known.type),),
         accessed=known,
@@ -196,7 +196,7 @@ def _set_property(scope: Scope, site: TargetObject) -> Callee | None:
     if known is None:
         return None
     return Callee(
-        _target(site, PROPERTIES, "Set", "ssv", ""),
+        _property_target(site, known.name, "Set", "ssv", ""),
         site.interface,
         ins=(Argument("value", known.type, known.documentation),),
         accessed=known,
@@ -265,6 +265,13 @@ _KINDS: Mapping[str, Callable[[Scope, TargetObject], Callee | None]] = {
 
 def _target(site: TargetObject, interface: str, member: str, signature: str, reply_signature: str) -> Target:
     return Target(site.bus_name, site.object_path, interface, member, signature, reply_signature)
+
+
+def _property_target(
+    site: TargetObject, name: str, member: str, signature: str, reply_signature: str
+) -> PropertyTarget:
+    target = (site.bus_name, site.object_path, PROPERTIES, member, signature, reply_signature)
+    return PropertyTarget(*target, site.interface.name, name)
 
 
 def _is_key(kind: Type) -> bool:

@@ -132,7 +132,7 @@ class _Entry:
         read_all = self._read_all(site)
         heard = [replace(self._place(site), properties={name: str(p.type) for name, p in used.items()})]
         if read_all is not None:
-            heard += _comings_and_goings(site, read_all.target.object_path)
+            heard += _comings_and_goings(site, read_all.bus_target.object_path)
         publication = Publication(
             self._listener,
             drawing,

@@ -27,10 +27,9 @@ from gateway.core.comparison.compare import Comparison, Verdict, blame, compare
 from gateway.core.migration.modes import Side
 from gateway.core.migration.statistics import BOUNDS, empty_histogram
 from gateway.core.routing.mismatch_record import document
-from gateway.core.routing.route import Route
+from gateway.core.routing.route import CallFinished, Route
 from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, caller
 from gateway.migration.shadow import Observed
-from gateway.ops.metrics import Note
 
 PAIRS = 10  # differing pairs of one method that are kept between two flushes; the newest
 CLIENTS = 10_000  # callers that are told apart between two flushes
@@ -45,18 +44,14 @@ class StatisticsCollector:
         self._clients: dict[_Client, _Times] = {}
         self._crowds: dict[tuple[object, str, int | None], set[tuple[object, object]]] = {}  # identities of a peer
 
-    def noting(self, note: Note) -> Note:
-        """The function that counts a call and then tells the next."""
-
-        def both(service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
-            if side is not None and outcome is not ABANDONED and outcome is not WITHDRAWN:  # no side's doing
-                ran = self._gathered((service, method)).of(side)
-                ran.answered += 1
-                ran.run(outcome, seconds)
-            self._called(service, method, call, failed=isinstance(outcome, Fault))
-            note(service, method, call, outcome, seconds, side)
-
-        return both
+    def count(self, finished: CallFinished) -> None:
+        """Count a call that has ended, and who made it."""
+        route, outcome, side = finished.route, finished.outcome, finished.side
+        if side is not None and outcome is not ABANDONED and outcome is not WITHDRAWN:  # no side's doing
+            ran = self._gathered((route.service, route.method)).of(side)
+            ran.answered += 1
+            ran.run(outcome, finished.seconds)
+        self._called(route.service, route.method, finished.call, failed=isinstance(outcome, Fault))
 
     def compare(self, observed: Observed) -> Comparison:
         """Hold both outcomes against each other by the rules of the method."""

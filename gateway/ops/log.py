@@ -8,17 +8,16 @@ import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO, TypeAlias
+from typing import Any, Literal, TextIO
 
 import msgspec
 import structlog
 
 from gateway.core.dbus.names import printable
-from gateway.core.rpc.model import Call, Fault, Outcome, ended
+from gateway.core.routing.route import CallFinished, CallListener
+from gateway.core.rpc.model import Fault, Outcome, ended
 
 TIME_FORMAT = 0.05  # seconds that the line of a call may wait for others, so that a busy gateway writes once for many
-
-CallLog: TypeAlias = Callable[[str, Call, Outcome, float, str], None]  # method as mapped, call, outcome, seconds, side
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -124,34 +123,37 @@ class _CallLine(msgspec.Struct, omit_defaults=True):
     error: str = ""
 
 
-def call_log() -> CallLog:
-    """The function that writes the line of one call: method as mapped, side, how it ended, milliseconds, who asked.
+def call_log() -> CallListener | None:
+    """The listener that writes a line for each call; None where the log's level leaves these lines out.
 
-    The one line that a busy gateway writes thousands of times a second: as JSON it goes past structlog's machinery.
+    A line has the method as mapped, the side, how the call ended, milliseconds, and the peer. A busy gateway writes
+    thousands of them a second, so in JSON they bypass structlog's processors.
     """
     logger = structlog.get_logger().bind()
     if not logger.is_enabled_for(logging.INFO):
-        return lambda _method, _call, _outcome, _seconds, _side: None
+        return None
     if structlog.get_config()["processors"][-1] is _json:
         return _as_json(structlog.get_config()["logger_factory"]().soon)
     info = logger.info
 
-    def readable(method: str, call: Call, outcome: Outcome, seconds: float, side: str) -> None:
-        ms = round(seconds * 1000, 2)
+    def readable(finished: CallFinished) -> None:
+        outcome, side = finished.outcome, finished.side.value if finished.side is not None else ""
+        ms, peer = round(finished.seconds * 1000, 2), finished.call.peer.address
         error = {"error": name} if (name := _error(outcome)) else {}
-        info("call", method=method, side=side, outcome=ended(outcome), ms=ms, peer=call.peer.address, **error)
+        info("call", method=finished.route.method, side=side, outcome=ended(outcome), ms=ms, peer=peer, **error)
 
     return readable
 
 
-def _as_json(write: Callable[[str], None]) -> CallLog:
-    def note(method: str, call: Call, outcome: Outcome, seconds: float, side: str) -> None:
-        ms = round(seconds * 1000, 2)
-        how, error = ended(outcome), _error(outcome)
-        line = _CallLine(datetime.now(UTC), "info", "call", method, side, how, ms, call.peer.address, error)
+def _as_json(write: Callable[[str], None]) -> CallListener:
+    def write_line(finished: CallFinished) -> None:
+        outcome, side = finished.outcome, finished.side.value if finished.side is not None else ""
+        ms, peer = round(finished.seconds * 1000, 2), finished.call.peer.address
+        method = finished.route.method
+        line = _CallLine(datetime.now(UTC), "info", "call", method, side, ended(outcome), ms, peer, _error(outcome))
         write(_encode(line).decode())
 
-    return note
+    return write_line
 
 
 def _error(outcome: Outcome) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeAlias
@@ -16,17 +16,14 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, genera
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from gateway.core.migration.modes import Side
-from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, ended
-from gateway.ops.log import CallLog
+from gateway.core.routing.route import CallFinished
+from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Fault, FaultCode, ended
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 # Upper bounds in seconds; a call that takes exactly so long is within.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-# Service, method as mapped, call, outcome, seconds, and who answered (nobody: it was refused).
-Note: TypeAlias = Callable[[str, str, Call, Outcome, float, Side | None], None]
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, value
 
 
@@ -59,6 +56,7 @@ SERIES: Mapping[str, Series] = {
     ),
     REFUSED: Series("counter", "Messages without a call: too many, too large, not readable.", ("outcome",)),
     "xcp_gateway_calls_in_flight": Series("gauge", "Calls that are being answered now."),
+    "xcp_gateway_tunnels_open": Series("gauge", "Tunnels (CONNECT, Upgrade) to an upstream that are open now."),
     "xcp_gateway_buffered_bytes": Series("gauge", "Request bodies and answers held now."),
     "xcp_gateway_connections_aborted_total": Series("counter", "Clients that were cut off.", ("listener",)),
     "xcp_gateway_log_lines_lost_total": Series("counter", "Log lines that could not be written."),
@@ -115,26 +113,21 @@ class Calls:
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
         self._refused: Counter[FaultCode] = Counter()
 
-    def counting(self, log: CallLog) -> Note:
-        """The function that counts a call and then logs it."""
-        tallies = self._tallies
-
-        def note(service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
-            by = side.value if side is not None else ""
-            tally = tallies.get((service, method, by))
-            if tally is None:
-                tally = tallies[service, method, by] = _Tally()
-            tally.seconds += seconds
-            tally.buckets[bisect_left(BUCKETS, seconds)] += 1
-            if outcome is ABANDONED or outcome is WITHDRAWN:
-                tally.left[ended(outcome)] = tally.left.get(ended(outcome), 0) + 1
-            elif isinstance(outcome, Fault):
-                tally.faults[outcome.code] = tally.faults.get(outcome.code, 0) + 1
-            else:
-                tally.ok += 1
-            log(method, call, outcome, seconds, by)
-
-        return note
+    def count(self, finished: CallFinished) -> None:
+        """Count a call that has ended."""
+        route, outcome, seconds = finished.route, finished.outcome, finished.seconds
+        key = (route.service, route.method, finished.side.value if finished.side is not None else "")
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = _Tally()
+        tally.seconds += seconds
+        tally.buckets[bisect_left(BUCKETS, seconds)] += 1
+        if outcome is ABANDONED or outcome is WITHDRAWN:
+            tally.left[ended(outcome)] = tally.left.get(ended(outcome), 0) + 1
+        elif isinstance(outcome, Fault):
+            tally.faults[outcome.code] = tally.faults.get(outcome.code, 0) + 1
+        else:
+            tally.ok += 1
 
     def refuse(self, fault: Fault) -> None:
         """Count a message that held no call."""

@@ -1,56 +1,72 @@
-"""Decides who answers a call, holds its deadline, always returns an outcome. Knows no protocol and no bus."""
+"""Has each call answered by the side that its plan names, within a deadline, and reports each call that has ended.
+
+A call always has an outcome: a deadline that passes becomes a TIMEOUT fault, an exception an INTERNAL fault. Only the
+cancellation of the client's task passes through. Log, metrics, call statistics, sessions and recordings are listeners:
+each gets the same `CallFinished` record, and one that is not configured is not in the tuple.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
-from gateway.core.interfaces import NOT_SENT, Backend, UpstreamBackend, Wanted, always
+from gateway.core.interfaces import (
+    DEADLINE_PASSED,
+    NOT_SENT,
+    Backend,
+    HttpExchange,
+    UpstreamBackend,
+    Wanted,
+    always,
+)
 from gateway.core.migration.modes import Mode, Side
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan
-from gateway.core.routing.route import Effect, Route
+from gateway.core.routing.route import CallFinished, CallListener, Effect, LocalTarget, Route
 from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Answer, Call, Fault, FaultCode, Outcome, RequestMetadata
 from gateway.migration.active_overrides import ActiveOverrides
-from gateway.ops.metrics import Note
-from gateway.pipeline.deadline import Deadlines
 
-UNMAPPED = "<unmapped>"  # service and method of all that has no route: no client's text becomes a label
+UNMAPPED = "<unmapped>"  # service and method of every call without a route: a client's text never becomes a label
 
-# Faults after which it is certain that nothing was executed: such a call may be asked elsewhere.
+# Faults after which it is certain that nothing was executed: the other side may be asked.
 NOT_EXECUTED = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
 
 _log = structlog.get_logger("gateway")
 
-FellBack: TypeAlias = Callable[[Route, Side, Fault, float], object]  # the side that did not, and after how many seconds
+View: TypeAlias = Callable[[Outcome], Outcome]  # an outcome -> the same as the client reads it
 
 
-def _ignore(route: Route, side: Side, fault: Fault, seconds: float) -> None:
-    """Tell nobody."""
+class PlannedCall(msgspec.Struct, frozen=True):
+    """A call, its route and the side that answers. `forced`: the side that the client asked for."""
+
+    call: Call
+    route: Route
+    plan: CallPlan
+    forced: Side | None = None
 
 
 class Dispatcher:
-    """One for the whole gateway; `backend` and `upstreams` answer, `note` is told of every call.
+    """One for the whole gateway: `backend` is the D-Bus side, `upstreams` are the legacy services.
 
-    `observing`, `observing_upstreams`: the same for calls that are only observed, which take no room from the others
-    and start nothing.
+    `observing`, `observing_upstreams`: the same for calls that are only observed. They take no capacity from the calls
+    of clients, and start no service.
     """
 
     def __init__(
         self,
         backend: Backend,
-        note: Note,
-        *,
+        *listeners: CallListener,
         upstreams: UpstreamBackend | None = None,
         observing: Backend | None = None,
         observing_upstreams: UpstreamBackend | None = None,
         toggles: ActiveOverrides | None = None,
-        on_fallback: FellBack = _ignore,  # told of a fault that no client sees: the other side is asked instead
+        on_fallback: Callable[[Route, Side, Fault, float], object] | None = None,
     ) -> None:
         self._backend = backend
         self._upstreams = upstreams
@@ -58,121 +74,119 @@ class Dispatcher:
         self._observing_upstreams = observing_upstreams or upstreams
         self._deadlines = Deadlines()
         self._on_fallback = on_fallback
-        self.note = note
+        self._listeners = listeners
         self.toggles = toggles or ActiveOverrides()
         self.toggles.tell(self._review)
         self.in_flight = 0
 
+    # Listeners
+
+    def add_listener(self, listener: CallListener) -> None:
+        """Hand every call that ends from now on to `listener` too."""
+        self._listeners = (*self._listeners, listener)
+
+    def remove_listener(self, listener: CallListener) -> None:
+        """Hand no more calls to `listener`."""
+        self._listeners = tuple(each for each in self._listeners if each != listener)
+
+    def finish(self, finished: CallFinished) -> CallFinished:
+        """Report a call that has ended."""
+        for listener in self._listeners:
+            listener(finished)
+        return finished
+
+    def refuse(self, call: Call, fault: Fault, route: Route) -> Fault:
+        """Report a call that no side is asked to answer."""
+        self.finish(CallFinished(route, call, fault, None, 0.0))
+        return fault
+
+    def abandon(
+        self, calls: Iterable[tuple[Route, Call]], error: asyncio.CancelledError, seconds: float, side: Side | None
+    ) -> None:
+        """Report calls whose client has left, or that the end of the gateway has cut off."""
+        outcome = WITHDRAWN if NOT_SENT in error.args else ABANDONED
+        for route, call in calls:
+            self.finish(CallFinished(route, call, outcome, side, seconds))
+            if outcome is ABANDONED and route.effect is Effect.WRITE and route.service != UNMAPPED:
+                _log.warning(
+                    "the client left before the reply to its call: it is unknown whether the call was executed",
+                    method=route.method,
+                    side=side.value if side is not None else "",
+                    peer=call.peer.address,
+                )
+
+    # Calls
+
     def plan(self, route: Route, call: Call, forced: Side | None = None) -> CallPlan:
-        """Who answers, by the setting that holds now; the setting of a call holds for its forms that return a task."""
+        """The side that answers by the current mode. The mode of a method governs its forms that return a task too."""
+        if isinstance(route.target, LocalTarget):
+            return policy.LOCAL
         governed = route.task_of or route
         plan = policy.plan_call(governed, self.toggles.setting(governed), call, forced)
         return plan if route.task_of is None else policy.task_plan(governed, plan)
 
     async def answer(self, route: Route, call: Call) -> Outcome:
         """Answer one call by its route."""
-        outcome, _ = await self.answered(route, call, self.plan(route, call))
-        return outcome
+        return (await self.run(PlannedCall(call, route, self.plan(route, call)))).outcome
 
-    async def answered(
-        self, route: Route, call: Call, plan: CallPlan, forced: Side | None = None
-    ) -> tuple[Outcome, Side | None]:
-        """Answer one call, and say who did. The route is kept until the end, whatever is reloaded meanwhile.
+    async def run(self, planned: PlannedCall, view: View | None = None) -> CallFinished:
+        """Answer a planned call. It keeps its route until the end, whatever is reloaded meanwhile.
 
-        A call that waits for its legacy service when its mode changes goes to the side that answers now. `forced`: the
-        side that the client asked for; the mode does not change that.
+        A call that still waits for its legacy service when its mode changes goes to the side that answers then.
         """
+        route, call, plan, forced = planned.route, planned.call, planned.plan, planned.forced
         started = perf_counter()
         side = plan.answer
         self.in_flight += 1
         try:
             if side is None:
-                return self._off(route, call, plan, started), None
-            unmoved = always if side is Side.DBUS else lambda: self.plan(route, call, forced).answer is Side.LEGACY
-            outcome = await self._ask(side, route, call, self._backend, self._upstreams, unmoved)
-            if isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED:
-                if not unmoved():
-                    plan = self.plan(route, call, forced)
-                    side = plan.answer
-                    if side is None:
-                        return self._off(route, call, plan, started), None
-                    outcome = await self._ask(side, route, call, self._backend, self._upstreams)
-                elif plan.fallback:
-                    self._on_fallback(route, side, outcome, perf_counter() - started)
-                    side = side.other
-                    outcome = await self._ask(side, route, call, self._backend, self._upstreams)
+                outcome = await self._answer_without_side(route, call, plan)
+            else:
+                unmoved = always if side is Side.DBUS else lambda: self.plan(route, call, forced).answer is Side.LEGACY
+                outcome = await self._ask(side, route, call, self._backend, self._upstreams, unmoved)
+                if isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED:
+                    if not unmoved():
+                        plan = self.plan(route, call, forced)
+                        side = plan.answer
+                        if side is None:
+                            outcome = self._off(route, plan)
+                        else:
+                            outcome = await self._ask(side, route, call, self._backend, self._upstreams)
+                    elif plan.fallback:
+                        if self._on_fallback is not None:
+                            self._on_fallback(route, side, outcome, perf_counter() - started)
+                        side = side.other
+                        outcome = await self._ask(side, route, call, self._backend, self._upstreams)
         except asyncio.CancelledError as error:
-            self.left([(route, call)], error, perf_counter() - started, side)
+            self.abandon([(route, call)], error, perf_counter() - started, side)
             raise
         finally:
             self.in_flight -= 1
-        self.note(route.service, route.method, call, outcome, perf_counter() - started, side)
-        return outcome, side
-
-    def left(
-        self, calls: Iterable[tuple[Route, Call]], error: asyncio.CancelledError, seconds: float, side: Side | None
-    ) -> None:
-        """Account for calls whose client has left, or which the end of the gateway has cut off."""
-        came_to = WITHDRAWN if NOT_SENT in error.args else ABANDONED
-        for route, call in calls:
-            self.note(route.service, route.method, call, came_to, seconds, side)
-            if came_to is ABANDONED and route.effect is Effect.WRITE and route.service != UNMAPPED:
-                _log.warning(
-                    "nobody waits for this call any more: it is unknown whether it was executed",
-                    method=route.method,
-                    side=side.value if side is not None else "",
-                    peer=call.peer.address,
-                )
-
-    def _off(self, route: Route, call: Call, plan: CallPlan, started: float) -> Fault:
-        off = self.toggles.setting(route.task_of or route).mode is Mode.OFF
-        why = "is switched off" if off else f"has no side that answers: {plan.why}"
-        fault = Fault(FaultCode.UNAVAILABLE, f"{route.method} {why}")
-        self.note(route.service, route.method, call, fault, perf_counter() - started, None)
-        return fault
-
-    def _review(self) -> None:
-        """Modes may have changed: what waits for a legacy service may not have to."""
-        if self._upstreams is not None:
-            self._upstreams.review()
+        return self.finish(CallFinished(route, call, outcome, side, perf_counter() - started, view))
 
     async def observe(self, side: Side, route: Route, call: Call) -> Outcome:
-        """Ask a side whose answer no client will see; counted and noted by whoever wants it."""
-        return await self._ask(side, route, call, self._observing, self._observing_upstreams, hurried=True)
+        """Ask a side whose outcome no client sees. It is not reported to the listeners."""
+        return await self._ask(side, route, call, self._observing, self._observing_upstreams, observed=True)
 
-    async def forward(
-        self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
-    ) -> Answer | Fault:
-        """Send a whole message to a legacy service as it came; the caller notes what its calls came to.
-
-        `repeatable`: none of them does harm when it runs twice. `wanted`: see ports.Wanted.
-        """
-        if self._upstreams is None:
-            return _nobody(upstream)
-        seconds = self._upstreams.patience(upstream)
-        deadline = self._deadlines.start(seconds)
-        self.in_flight += 1
+    async def _answer_without_side(self, route: Route, call: Call, plan: CallPlan) -> Outcome:
+        if not isinstance(route.target, LocalTarget):
+            return self._off(route, plan)
+        deadline = self._deadlines.start(route.timeout)
         try:
-            return await self._upstreams.forward(upstream, body, carried, repeatable=repeatable, wanted=wanted)
-        except asyncio.CancelledError as error:
+            return await route.target.answer(call)
+        except asyncio.CancelledError:
             if deadline.was_the_reason():
-                known = "it was not sent" if NOT_SENT in error.args else "it may have been executed"
-                text = f"no answer from the legacy service '{upstream}' within {seconds:g} s; {known}"
-                return Fault(FaultCode.TIMEOUT, text)
+                return Fault(FaultCode.TIMEOUT, f"no answer from the gateway itself within {route.timeout:g} s")
             raise
+        except Exception:  # noqa: BLE001 - the last line of defence: a bug costs its own call and no other
+            return _internal_error(route)
         finally:
             deadline.lift()
-            self.in_flight -= 1
 
-    def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
-        """Whether a legacy service takes messages of this codec and dialect as they are."""
-        return self._upstreams is not None and self._upstreams.speaks(upstream, codec, dialect)
-
-    def refuse(self, call: Call, fault: Fault, route: Route | None = None) -> Fault:
-        """Account for a call that nobody is asked to answer; no `route`: it is not mapped."""
-        service, method = (UNMAPPED, UNMAPPED) if route is None else (route.service, route.method)
-        self.note(service, method, call, fault, 0.0, None)
-        return fault
+    def _off(self, route: Route, plan: CallPlan) -> Fault:
+        off = self.toggles.setting(route.task_of or route).mode is Mode.OFF
+        why = "is switched off" if off else f"has no side that answers: {plan.why}"
+        return Fault(FaultCode.UNAVAILABLE, f"{route.method} {why}")
 
     async def _ask(
         self,
@@ -183,23 +197,24 @@ class Dispatcher:
         upstreams: UpstreamBackend | None,
         wanted: Wanted = always,
         *,
-        hurried: bool = False,
+        observed: bool = False,
     ) -> Outcome:
-        """The one place where a deadline is held, and where an exception becomes words for a client.
+        """Ask one side, within its deadline.
 
-        `hurried`: a legacy service has the time of the route too, though nobody hurried it before.
+        A legacy service has its own timeout, which is long by default because its clients never set one. When it is
+        only observed it has the timeout of the route.
         """
-        seconds = route.timeout if side is Side.DBUS or hurried else self._patience(route)
+        seconds = route.timeout if side is Side.DBUS or observed else self._upstream_timeout(route)
         deadline = self._deadlines.start(seconds)
-        asked = route.session_check or route
+        asked = route
         try:
             if side is Side.LEGACY:
-                asked = route
                 if upstreams is None:
-                    return _nobody(route.migration.upstream)
+                    return _no_upstream(route.migration.upstream)
                 return await upstreams.call(route, call, wanted)
             if route.session_check is not None:
-                permission = await bus.call(route.session_check, replace(call, oneway=False))
+                asked = route.session_check
+                permission = await bus.call(asked, replace(call, oneway=False))
                 if isinstance(permission, Fault):
                     return permission
                 asked = route
@@ -211,27 +226,158 @@ class Dispatcher:
                 return _timed_out(side, route, asked, seconds, sent=NOT_SENT not in error.args)
             raise
         except Exception:  # noqa: BLE001 - the last line of defence: a bug costs its own call and no other
-            _log.exception("a bug answered this call", method=route.method, source=route.source)
-            return Fault(FaultCode.INTERNAL, "internal error")
+            return _internal_error(route)
         finally:
             deadline.lift()
 
-    def _patience(self, route: Route) -> float:
+    # Whole messages
+
+    async def forward(
+        self,
+        upstream: str,
+        body: bytes,
+        metadata: RequestMetadata,
+        *,
+        repeatable: bool = False,
+        wanted: Wanted = always,
+    ) -> Answer | Fault:
+        """Pass a whole message through to a legacy service. The caller reports the calls of the message.
+
+        `repeatable`: no call of it does harm when it runs twice. `wanted`: see interfaces.Wanted.
+        """
+        if self._upstreams is None:
+            return _no_upstream(upstream)
+        seconds = self._upstreams.patience(upstream)
+        deadline = self._deadlines.start(seconds)
+        self.in_flight += 1
+        try:
+            return await self._upstreams.forward(upstream, body, metadata, repeatable=repeatable, wanted=wanted)
+        except asyncio.CancelledError as error:
+            if deadline.was_the_reason():
+                known = "it was not sent" if NOT_SENT in error.args else "it may have been executed"
+                text = f"no answer from the legacy service '{upstream}' within {seconds:g} s; {known}"
+                return Fault(FaultCode.TIMEOUT, text)
+            raise
+        finally:
+            deadline.lift()
+            self.in_flight -= 1
+
+    async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
+        """Stream one exchange to an upstream; see UpstreamBackend. The caller reports it."""
+        if self._upstreams is None:
+            return _no_upstream(upstream)
+        self.in_flight += 1
+        try:
+            return await self._upstreams.relay(upstream, exchange)
+        finally:
+            self.in_flight -= 1
+
+    def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
+        """Whether a legacy service understands messages of this codec and dialect as the client wrote them."""
+        return self._upstreams is not None and self._upstreams.speaks(upstream, codec, dialect)
+
+    def _review(self) -> None:
+        """Modes may have changed: a call that waits for a connection to its legacy service may go elsewhere."""
+        if self._upstreams is not None:
+            self._upstreams.review()
+
+    def _upstream_timeout(self, route: Route) -> float:
         upstream = route.migration.upstream
         return route.timeout if self._upstreams is None or upstream is None else self._upstreams.patience(upstream)
 
 
-def _nobody(upstream: str | None) -> Fault:
+def _internal_error(route: Route) -> Fault:
+    """Log the exception that is being handled; its text never reaches a client."""
+    _log.exception("a bug answered this call", method=route.method, source=route.source)
+    return Fault(FaultCode.INTERNAL, "internal error")
+
+
+def _no_upstream(upstream: str | None) -> Fault:
     return Fault(FaultCode.UNAVAILABLE, f"no legacy service '{upstream or ''}' is configured; the call was not sent")
 
 
 def _timed_out(side: Side, route: Route, asked: Route, seconds: float, *, sent: bool) -> Fault:
-    """`asked` is the route or its guard: past a guard's silence nothing was executed."""
-    whom = f"the legacy service '{route.migration.upstream}'" if side is Side.LEGACY else asked.target.bus_name
+    """`asked` is the route or its session check. When the check does not answer, the call itself was not made."""
+    callee = f"the legacy service '{route.migration.upstream}'" if side is Side.LEGACY else asked.bus_target.bus_name
     if asked is not route:
         known = f"; {route.method} was not called"
     elif not sent:
         known = "; the call was not sent"
     else:
         known = "" if route.effect is Effect.READ else "; it may have been executed"
-    return Fault(FaultCode.TIMEOUT, f"no answer from {whom} within {seconds:g} s{known}")
+    return Fault(FaultCode.TIMEOUT, f"no answer from {callee} within {seconds:g} s{known}")
+
+
+# Deadlines
+
+
+class Deadlines:
+    """The deadlines of tasks. Those of one duration share a timer, because a timer for each call is slow."""
+
+    def __init__(self) -> None:
+        self._queues: dict[float, _Queue] = {}
+
+    def __len__(self) -> int:
+        return sum(len(queue.waiting) for queue in self._queues.values())
+
+    def start(self, seconds: float) -> Deadline:
+        """Give the running task this many seconds; the caller lifts the deadline when the task is done."""
+        queue = self._queues.get(seconds)
+        if queue is None:
+            queue = self._queues[seconds] = _Queue()
+        loop = asyncio.get_running_loop()
+        deadline = Deadline(asyncio.current_task(loop), loop.time() + seconds, queue)
+        queue.waiting[deadline] = None
+        if not queue.is_timing:
+            queue.start_timer(loop, seconds)
+        return deadline
+
+
+class Deadline:
+    """The deadline of one task."""
+
+    __slots__ = ("_before", "_queue", "_task", "passed", "when")
+
+    def __init__(self, task: asyncio.Task[Any] | None, when: float, queue: _Queue) -> None:
+        assert task is not None, "a deadline is held by a task"
+        self._task = task
+        self._before = task.cancelling()
+        self._queue = queue
+        self.when = when  # of the loop's clock
+        self.passed = False
+
+    def was_the_reason(self) -> bool:
+        """Whether this deadline alone caused the CancelledError that is being handled."""
+        return self.passed and self._task.uncancel() <= self._before
+
+    def lift(self) -> None:
+        """End the deadline, passed or not."""
+        self._queue.waiting.pop(self, None)
+
+    def expire(self) -> None:
+        """Cancel the task."""
+        self.passed = True
+        self._task.cancel(DEADLINE_PASSED)
+
+
+class _Queue:
+    """Deadlines of one duration: the oldest one passes first, so one timer is enough."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Deadline, None] = {}
+        self.is_timing = False
+
+    def start_timer(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self.is_timing = True
+        loop.call_later(seconds, self._expire_passed, loop)
+
+    def _expire_passed(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_timing = False
+        now = loop.time()
+        while self.waiting:
+            deadline = next(iter(self.waiting))
+            if deadline.when > now:
+                self.start_timer(loop, deadline.when - now)
+                return
+            del self.waiting[deadline]
+            deadline.expire()

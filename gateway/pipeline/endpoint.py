@@ -1,7 +1,16 @@
 """The path of a message: bytes -> codec -> dialect -> dispatcher -> dialect -> codec -> bytes.
 
-A message whose every call a legacy service answers goes there as it came, and what comes back goes to the client as it
-is: decoding then serves only to know where it goes and what came of it.
+`RpcEndpoint.handle` is the heart: a decoded message in, an outcome for each of its entries out. `answer` adds the codec
+on both sides. One kind of message bypasses `handle`: when one legacy service answers every call of a message and
+understands it as the client wrote it, the bytes are passed through unchanged in both directions. Its calls are decoded
+all the same, to decide that, and the legacy service's answer is decoded after it has left, to account for each call.
+
+An entry of a message is one of three:
+
+- a planned call, which has a route and a side that answers;
+- a refused call (`RefusedCall`), which was read and which no side may execute: it is never passed through;
+- an unreadable entry (`Fault`), which is passed through only where every mapped method is in mode `legacy`, because it
+  may hold a call that a mode governs.
 """
 
 from __future__ import annotations
@@ -11,21 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
+from types import MappingProxyType
 from typing import TypeAlias
 
-import msgspec
 import structlog
 from msgspec import structs
 
 from gateway.core.dbus.names import quoted
 from gateway.core.interfaces import Codec, Dialect, Endpoint
 from gateway.core.migration.modes import Migration, Mode, Setting, Side
-from gateway.core.routing.call_record import UNKEPT, RecordedCall
-from gateway.core.routing.policy import CallPlan
-from gateway.core.routing.route import Effect, Route, unmapped_route
-from gateway.core.rpc import encodings
+from gateway.core.routing.call_record import UNKEPT
+from gateway.core.routing.policy import LOCAL, CallPlan
+from gateway.core.routing.route import CallFinished, Effect, Route, local_route
 from gateway.core.rpc.model import (
-    HUNG_UP,
     NO_METADATA,
     Answer,
     Call,
@@ -35,48 +42,33 @@ from gateway.core.rpc.model import (
     Outcome,
     Peer,
     RefusedCall,
-    Reply,
     RequestMetadata,
-    charset_of,
 )
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import Job, Observation, Shadow, code_of
-from gateway.pipeline.dispatcher import NOT_EXECUTED, UNMAPPED, Dispatcher
-from gateway.pipeline.introspection import Introspection
-from gateway.pipeline.recorder import Recorder
+from gateway.pipeline.dispatcher import NOT_EXECUTED, UNMAPPED, Dispatcher, PlannedCall, View
+from gateway.pipeline.introspection import introspection_routes
+from gateway.pipeline.passthrough import read_answers
 from gateway.pipeline.sessions import Sessions
-from gateway.pipeline.side_override import NO_SIDE_OVERRIDE, SideOverride
+from gateway.pipeline.side_override import SideOverride
 
 _log = structlog.get_logger("gateway")
 
-_FORWARDED = CallPlan(Side.LEGACY, None, "the method is not mapped: the legacy service answers")
-_FROM_HTTP = 300  # the least status of an answer that is no answer to a call: a redirect is none either
-READ_AT_ONCE = 128 * 1024  # bytes of a legacy service's answer; a longer one is read in a thread, lest all others wait
-READ_MOST = 32 * 1024**2  # bytes; a longer one is not read at all
+_PASSED_THROUGH = CallPlan(Side.LEGACY, None, "the method is not mapped: the legacy service answers")
+READ_AT_ONCE = 128 * 1024  # bytes of a legacy service's answer; a longer one is read in a thread
+READ_MOST = 32 * 1024**2  # bytes; a longer answer is not read
 
-
-def _ignore(_: Fault) -> None:
-    """Tell nobody."""
-
-
-class PlannedCall(msgspec.Struct, frozen=True):
-    """One call of a message as the mapping sees it, and who answers it. No route: nobody but the gateway itself."""
-
-    call: Call
-    route: Route | None
-    plan: CallPlan
-    forced: Side | None = None  # by the client
-
-
-# An entry of a message. What could not be read (a Fault) may go to the legacy service, a refused call never does.
-_Passable: TypeAlias = PlannedCall | Fault
-_Entry: TypeAlias = _Passable | RefusedCall
-
-_NOBODY = CallPlan(None)
+_Readable: TypeAlias = PlannedCall | RefusedCall
+_Entry: TypeAlias = _Readable | Fault
 
 
 class RpcEndpoint(Endpoint):
-    """What stands behind one path of one listener. `concurrency`: entries of a batch at a time; 1 keeps their order."""
+    """One path of one listener.
+
+    `concurrency`: entries of a batch that run at one time; with 1 they run in their order. `client` reads the answers
+    of legacy services, which may be longer than a request may be; None: `codec` reads them. `on_refused` gets the fault
+    of each message that holds no call or was not read. `shadow` observes calls; None: no call is observed.
+    """
 
     def __init__(
         self,
@@ -86,80 +78,124 @@ class RpcEndpoint(Endpoint):
         dispatcher: Dispatcher,
         *,
         concurrency: int = 1,
-        client: Codec
-        | None = None,  # reads answers: our own for `call`, a legacy service's to know what came of a call
-        on_refused: Callable[[Fault], object] = _ignore,  # told of each message that held no call, or was not read
+        client: Codec | None = None,
+        on_refused: Callable[[Fault], object] | None = None,
         shadow: Shadow | None = None,
-        forcing: SideOverride = NO_SIDE_OVERRIDE,
+        override: SideOverride | None = None,
         sessions: Sessions | None = None,
-        recorder: Recorder | None = None,
+        read_at_once: int = READ_AT_ONCE,
+        read_most: int = READ_MOST,
     ) -> None:
         self.table = table
         self.codec = codec
         self.client = client or codec
         self.dialect = dialect
         self.dispatcher = dispatcher
-        self.builtins = Introspection(table, codec.name)
+        self.local_routes = introspection_routes(table, codec.name)
         self._concurrency = concurrency
         self._on_refused = on_refused
         self._shadow = shadow
-        self._forcing = forcing
-        self._sessions = Sessions() if sessions is None else sessions  # one that knows nobody yet is false
-        self._recorder = recorder or Recorder()
-        known = {"protocol": codec.name, "dialect": dialect.name, "path": table.key.path}
-        self.known: Mapping[str, object] = {**known, "agent": ""}  # of a caller without headers
+        self._override = override
+        self._sessions = Sessions() if sessions is None else sessions  # an empty one is false
+        self._read_at_once, self._read_most = read_at_once, read_most
+        # What a call carries of its way here. `listener` marks the call of a client, which may be recorded.
+        self.origin: Mapping[str, object] = {
+            "protocol": codec.name,
+            "dialect": dialect.name,
+            "path": table.key.path,
+            "agent": "",
+        }
+        self._client_origin: Mapping[str, object] = {**self.origin, "listener": table.key.listener}
         self._tasks: dict[str, Route] = {}
-        self._forwarding = None if table.passthrough_to is None else _forwarding(table.passthrough_to)
+        self._unmapped = _unmapped_route(table.passthrough_to)
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
-        """Answer one message; never raises but for cancellation."""
+        """Answer one message; raises nothing but the cancellation of its task."""
         self._touch()
         try:
             envelope = self.codec.decode(body) if body.isascii() else self.codec.decode(body, carried.charset)
-            known = {**self.known, "agent": carried.agent} if carried.headers else self.known
-            asked = [self._asked(entry, peer, carried, known) for entry in envelope.entries]
-            passable = [each for each in asked if not isinstance(each, RefusedCall)]
-            upstream = self._verbatim(passable) if len(passable) == len(asked) else None
+            entries = self._plan_entries(envelope, peer, carried)
+            upstream = self._passthrough_upstream(entries)
             if upstream is not None:
-                return await self._forward(upstream, body, carried, envelope, passable)
-            return await self._one_by_one(envelope, asked)
+                return await self._pass_through(upstream, body, carried, envelope, entries)
+            return self._encode(envelope, await self._answer_entries(envelope, entries))
         except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
             _log.exception("a bug answered this message", endpoint=str(self.table.key))
             return self.refuse(Fault(FaultCode.INTERNAL, "internal error"))
         finally:
             self._touch()
 
+    async def handle(
+        self, envelope: Envelope, peer: Peer, metadata: RequestMetadata = NO_METADATA
+    ) -> Sequence[Outcome]:
+        """Answer a decoded message: an outcome for each entry, in the client's dialect, for its codec to encode."""
+        return await self._answer_entries(envelope, self._plan_entries(envelope, peer, metadata))
+
     def refuse(self, fault: Fault) -> Answer:
-        """Say in the client's protocol why a message was not read."""
-        self._on_refused(fault)
-        envelope = Envelope((fault,))
-        return Answer(self.codec.encode(envelope, (fault,)), self.codec.content_type, fault)
+        """Encode the reason why a message was not read."""
+        return self._encode(Envelope((fault,)), (fault,))
 
-    def own(self, call: Call) -> Outcome:
-        """Answer a call that has no route: a built-in method, or one that nobody knows."""
-        outcome = self.builtins.answer(call)
-        if outcome is not None:
-            return outcome
-        return self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {quoted(call.method)}"))
+    def _encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
+        fault = _message_fault(envelope)
+        if fault is not None and self._on_refused is not None:
+            self._on_refused(fault)
+        return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, fault)
 
-    def resolve(
-        self, route: Route, task_prefix: str, call: Call, forced: Side | None = None
-    ) -> PlannedCall | RefusedCall:
-        """Who answers a mapped call. `task_prefix`: it asks for a task, as `EndpointTable.find` has read its name."""
+    # Planning
+
+    def _plan_entries(self, envelope: Envelope, peer: Peer, metadata: RequestMetadata) -> list[_Entry]:
+        origin = self._client_origin
+        if metadata.headers:
+            origin = {**origin, "agent": metadata.agent}
+        return [
+            entry if isinstance(entry, Fault) else self._plan_entry(entry, peer, metadata, origin)
+            for entry in envelope.entries
+        ]
+
+    def _plan_entry(
+        self, entry: Call, peer: Peer, metadata: RequestMetadata, origin: Mapping[str, object]
+    ) -> _Readable:
+        read = self.dialect.unwrap_call(entry)
+        call = Call(read.method, read.params, read.named, read.oneway, peer, origin)
+        if self._override is None:
+            return self.plan(call)
+        forced, call = self._override.extract(call, metadata)
+        return self.plan(call, forced)
+
+    def plan(self, call: Call, forced: Side | None = None) -> _Readable:
+        """Find the route of a call and the side that answers it. `forced`: the side that the client asked for."""
+        mapped, task_prefix = self.table.find(call.method)
+        route = mapped or self.local_routes.get(call.method) or self._unmapped
+        if call.peer.domid is not None and not self._may_call(call.peer.domid, route, call):
+            fault = Fault(FaultCode.ACCESS_DENIED, f"domain {call.peer.domid} may not call {quoted(call.method)}")
+            return RefusedCall(call, self.dispatcher.refuse(call, fault, route))
+        if mapped is None:
+            passed = route is self._unmapped and self.table.passthrough_to is not None
+            return PlannedCall(call, route, _PASSED_THROUGH if passed else LOCAL)
+        if route.session is not None or route.login is not None:
+            user = self._sessions.user(route, call)
+            if user:
+                known = {"user": user} if route.login is None else {"user": user, "login": True}
+                call = structs.replace(call, extensions={**call.extensions, **known})
         plan = self.dispatcher.plan(route, call, forced)
-        if not task_prefix:
-            return PlannedCall(call, route, plan, forced)
-        task, switched_off = self._task_route(route, task_prefix), plan.answer is None
-        plan = self.dispatcher.plan(task, call, forced)
-        if plan.answer is None and not switched_off:
-            why = f"{plan.why}; call {route.method} without '{task_prefix}'"
-            return RefusedCall(
-                call, self.dispatcher.refuse(call, Fault(FaultCode.UNKNOWN_METHOD, why, data=[why]), task)
-            )
-        return PlannedCall(call, task, plan, forced)
+        return (
+            PlannedCall(call, route, plan, forced)
+            if not task_prefix
+            else self._plan_task(call, route, task_prefix, plan, forced)
+        )
+
+    def _plan_task(self, call: Call, route: Route, prefix: str, plan: CallPlan, forced: Side | None) -> _Readable:
+        """Plan the form of a call that returns a task; `plan` is that of the call itself."""
+        task = self._task_route(route, prefix)
+        task_plan = self.dispatcher.plan(task, call, forced)
+        if task_plan.answer is not None or plan.answer is None:  # a method that is off is off as a task too
+            return PlannedCall(call, task, task_plan, forced)
+        why = f"{task_plan.why}; call {route.method} without '{prefix}'"
+        fault = Fault(FaultCode.UNKNOWN_METHOD, why, data=[why])
+        return RefusedCall(call, self.dispatcher.refuse(call, fault, task))
 
     def _task_route(self, route: Route, prefix: str) -> Route:
-        """The route of a form that returns a task: counted under its own name, and never taken for the call itself."""
+        """The route of a form that returns a task: counted under its own name, and a write like any new task."""
         name = prefix + route.method
         task = self._tasks.get(name)
         if task is None or task.task_of is not route:
@@ -167,271 +203,205 @@ class RpcEndpoint(Endpoint):
             self._tasks[name] = task
         return task
 
-    def _may_ask(self, domid: int, route: Route | None, call: Call) -> bool:
-        """Whether a domain may call this, as the mapping says it of the method or of the endpoint."""
-        domains = None if route is None else route.domains
+    def _may_call(self, domid: int, route: Route, call: Call) -> bool:
+        """Whether the mapping allows a domain this call, for the method or for the whole endpoint."""
+        domains = route.domains
         if domains is None and self.table.exposure is not None:
             domains = self.table.exposure.domains
         return domains is None or domains.allow(domid, call.named)
 
-    # One call after the other
+    # Answering call by call
 
-    async def _one_by_one(self, envelope: Envelope, asked: Sequence[_Entry]) -> Answer:
-        alone = len(asked) == 1
-        outcomes = (await self._entry(envelope, asked, 0),) if alone else await self._batch(envelope, asked)
-        return self._encoded(envelope, outcomes)
+    async def _answer_entries(self, envelope: Envelope, entries: Sequence[_Entry]) -> Sequence[Outcome]:
+        """Answer the entries in their order, which old clients rely on, or several at a time where so configured."""
+        if self._concurrency == 1 or len(entries) == 1:
+            return [await self._answer_entry(envelope, entries, at) for at in range(len(entries))]
+        capacity = asyncio.Semaphore(self._concurrency)
 
-    def _encoded(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
-        fault = _whole_fault(envelope)
-        if fault is not None:
-            self._on_refused(fault)
-        return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, fault)
-
-    def _asked(self, entry: Call | Fault, peer: Peer, carried: RequestMetadata, known: Mapping[str, object]) -> _Entry:
-        if isinstance(entry, Fault):
-            return entry
-        meant = self.dialect.unwrap_call(entry)
-        call = Call(meant.method, meant.params, meant.named, meant.oneway, peer, known)
-        forced, call = self._forcing.of(call, carried)
-        route, task_prefix = self.table.find(call.method)
-        if peer.domid is not None and not self._may_ask(peer.domid, route, call):
-            fault = Fault(FaultCode.ACCESS_DENIED, f"domain {peer.domid} may not call {quoted(call.method)}")
-            return RefusedCall(call, self.dispatcher.refuse(call, fault, route))
-        if route is not None:
-            user = self._sessions.user(route, call)
-            if user:
-                said = {"user": user} if route.login is None else {"user": user, "login": True}
-                call = structs.replace(call, extensions={**call.extensions, **said})
-            return self.resolve(route, task_prefix, call, forced)
-        return PlannedCall(call, self._forwarding, _NOBODY if self._forwarding is None else _FORWARDED)
-
-    async def _batch(self, envelope: Envelope, asked: Sequence[_Entry]) -> Sequence[Outcome]:
-        """Answer the entries in their order, which old clients rely on, or some at a time where the config says so."""
-        if self._concurrency == 1:
-            return [await self._entry(envelope, asked, at) for at in range(len(asked))]
-        room = asyncio.Semaphore(self._concurrency)
-
-        async def within(at: int) -> Outcome:
-            async with room:
-                return await self._entry(envelope, asked, at)
+        async def answer(at: int) -> Outcome:
+            async with capacity:
+                return await self._answer_entry(envelope, entries, at)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(within(at)) for at in range(len(asked))]
+            tasks = [group.create_task(answer(at)) for at in range(len(entries))]
         return [task.result() for task in tasks]
 
-    async def _entry(self, envelope: Envelope, asked: Sequence[_Entry], at: int) -> Outcome:
-        """Framing faults skip the dialect: a convention dresses application outcomes."""
-        each = asked[at]
-        if isinstance(each, Fault):
-            return each
-        if isinstance(each, RefusedCall):
-            return self.dialect.wrap_outcome(each.fault, each.call)
-        if each.route is None:
-            return self.dialect.wrap_outcome(self.own(each.call), each.call)
-        started = perf_counter()
-        outcome, side = await self.dispatcher.answered(each.route, each.call, each.plan, each.forced)
-        seconds = perf_counter() - started
-        self._sessions.learn(each.route, each.call, outcome)
-        if each.plan.candidate is not None and side is each.plan.answer:
-            self._once_it_has_left(self._observe, each, _single(envelope, at), outcome, seconds)
-        if self._recorder.active and side is not None:
-            view = partial(self.as_seen, _single(envelope, at), each.call)
-            self._once_it_has_left(self._record, each, outcome, seconds, side, view)
-        return self.dialect.wrap_outcome(outcome, each.call)
+    async def _answer_entry(self, envelope: Envelope, entries: Sequence[_Entry], at: int) -> Outcome:
+        """A fault of framing skips the dialect, whose conventions are for application outcomes."""
+        entry = entries[at]
+        if isinstance(entry, Fault):
+            return entry
+        if isinstance(entry, RefusedCall):
+            return self.dialect.wrap_outcome(entry.fault, entry.call)
+        view = partial(self.as_client_reads, _single(envelope, at), entry.call)
+        finished = await self.dispatcher.run(entry, view)
+        if entry.route.login is not None:
+            self._sessions.learn(finished)
+        if entry.plan.candidate is not None and finished.side is entry.plan.answer:  # not where the call fell back
+            self._after_answer(self._observe, entry, finished, view, code_of(finished.outcome))
+        return self.dialect.wrap_outcome(finished.outcome, entry.call)
 
-    # A whole message as it came
-
-    def _verbatim(self, asked: Sequence[_Passable]) -> str | None:
-        """The one legacy service that answers every call of the message and takes it as it is, or None."""
-        upstream = self._goes_to(asked[0]) if asked else self.table.passthrough_to  # a system.multicall of no calls
-        if upstream is None or not self.dispatcher.speaks(upstream, self.codec.name, self.dialect.name):
-            return None
-        return upstream if all(self._goes_to(each) == upstream for each in asked) else None
-
-    def _goes_to(self, each: _Passable) -> str | None:
-        if isinstance(each, Fault):
-            return self.table.passthrough_to
-        if each.route is None or each.plan.answer is not Side.LEGACY or self._forcing.changed(each.call):
-            return None
-        return each.route.migration.upstream
-
-    async def _forward(
-        self, upstream: str, body: bytes, carried: RequestMetadata, envelope: Envelope, asked: Sequence[_Passable]
-    ) -> Answer:
-        def unmoved() -> bool:
-            return self._verbatim(self._planned_anew(asked)) == upstream
-
-        started = perf_counter()
-        repeatable = all(map(_may_repeat, asked))
-        try:
-            answer = await self.dispatcher.forward(upstream, body, carried, repeatable=repeatable, wanted=unmoved)
-        except asyncio.CancelledError as error:
-            calls = [(each.route, each.call) for each in map(self._routed, asked) if each.route is not None]
-            self.dispatcher.left(calls, error, perf_counter() - started, Side.LEGACY)
-            raise
-        seconds = perf_counter() - started
-        if isinstance(answer, Fault):
-            if answer.code in NOT_EXECUTED and not unmoved():
-                return await self._one_by_one(envelope, self._planned_anew(asked))
-            return self._not_forwarded(envelope, asked, structs.replace(answer, name=""), seconds)
-        self._once_it_has_left(self._account, envelope, asked, answer, seconds)
-        return answer
-
-    def _planned_anew(self, asked: Sequence[_Passable]) -> Sequence[_Passable]:
-        """The same calls by the modes that hold now."""
-        return [
-            each
-            if isinstance(each, Fault) or each.route is None or each.route is self._forwarding
-            else structs.replace(each, plan=self.dispatcher.plan(each.route, each.call, each.forced))
-            for each in asked
-        ]
-
-    def _routed(self, each: _Passable) -> PlannedCall:
-        """What could not be read is forwarded as an unmapped call is."""
-        return PlannedCall(Call(UNMAPPED), self._forwarding, _FORWARDED) if isinstance(each, Fault) else each
-
-    def _not_forwarded(self, envelope: Envelope, asked: Sequence[_Passable], fault: Fault, seconds: float) -> Answer:
-        for each in map(self._routed, asked):
-            self._note(each, fault, seconds)
-            self._once_it_has_left(self._record, each, fault, seconds)
-        outcomes = [fault if isinstance(each, Fault) else self.dialect.wrap_outcome(fault, each.call) for each in asked]
-        return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type)
-
-    def _account(self, envelope: Envelope, asked: Sequence[_Passable], answer: Answer, seconds: float) -> None:
-        """Note what came of each call of a message that went as it came."""
-        if len(answer.body or b"") > READ_MOST:
-            self._account_unread(asked, seconds)
-            return
-        is_short = len(answer.body or b"") <= READ_AT_ONCE
-        outcomes = self._read_back(envelope, answer, READ_AT_ONCE) if is_short else None
-        if outcomes is not None:
-            self._accounted(envelope, asked, outcomes, seconds)
-            return
-        reading = asyncio.get_running_loop().run_in_executor(None, self._read_back, envelope, answer, READ_MOST)
-        reading.add_done_callback(lambda done: self._afterwards(self._read, envelope, asked, done, seconds))
-
-    def _read(
-        self,
-        envelope: Envelope,
-        asked: Sequence[_Passable],
-        done: asyncio.Future[Sequence[Outcome] | None],
-        seconds: float,
-    ) -> None:
-        outcomes = done.result()
-        if outcomes is None:
-            self._account_unread(asked, seconds)
-        else:
-            self._accounted(envelope, asked, outcomes, seconds)
-
-    def _accounted(
-        self, envelope: Envelope, asked: Sequence[_Passable], outcomes: Sequence[Outcome], seconds: float
-    ) -> None:
-        for at, (each, outcome) in enumerate(zip(map(self._routed, asked), outcomes, strict=True)):
-            seen = self.dialect.unwrap_outcome(outcome, each.call)
-            self._note(each, seen, seconds)
-            self._record(each, seen, seconds)
-            if each.plan.candidate is not None and self._has_room(each):
-                of_whole = code_of(seen) if envelope.batch else None  # alone, it is the answer to this call
-                self._look(each, _single(envelope, at), seen, seconds, of_whole)
-
-    def _account_unread(self, asked: Sequence[_Passable], seconds: float) -> None:
-        """So long an answer is a result: an error is told in a few words."""
-        for each in map(self._routed, asked):
-            self._note(each, Reply(), seconds)
-            self._record(each, UNKEPT, seconds)
-            if each.plan.candidate is not None and each.route is not None and self._shadow is not None:
-                self._shadow.drop(each.route)
-
-    def _note(self, each: PlannedCall, outcome: Outcome, seconds: float) -> None:
-        assert each.route is not None
-        self._sessions.learn(each.route, each.call, outcome)
-        self.dispatcher.note(each.route.service, each.route.method, each.call, outcome, seconds, Side.LEGACY)
-
-    def _read_back(self, envelope: Envelope, answer: Answer, limit: int) -> Sequence[Outcome] | None:
-        """What the legacy service answered to each call; None when the answer, once inflated, is over `limit` bytes."""
-        if answer.status is not None and answer.status >= _FROM_HTTP:
-            code = FaultCode.PARSE_ERROR if envelope.batch else FaultCode.REMOTE  # of a batch it answers no call
-            return [Fault(code, f"HTTP {answer.status}", name=str(answer.status))] * len(envelope.entries)
-        try:
-            content = encodings.content(answer, limit)
-            return self.client.decode_answers(content, envelope, charset_of(answer.content_type))
-        except encodings.InflatedTooLargeError:
-            return None
-        except encodings.EncodingError as error:
-            return [Fault(FaultCode.PARSE_ERROR, str(error))] * len(envelope.entries)
-
-    # What happens when the answer has left
-
-    def _once_it_has_left(self, work: Callable[..., None], *what: object) -> None:
-        """Before the loop turns again the transport has written the answer: nothing here makes a client wait."""
-        asyncio.get_running_loop().call_soon(self._afterwards, work, *what)
-
-    def _afterwards(self, work: Callable[..., None], *what: object) -> None:
-        try:
-            work(*what)
-        except Exception:  # noqa: BLE001 - the client has its answer; a bug costs what we know of it
-            _log.exception("a bug lost what came of this message", endpoint=str(self.table.key))
-
-    def _record(
-        self,
-        each: PlannedCall,
-        outcome: Outcome,
-        seconds: float,
-        side: Side = Side.LEGACY,
-        view: Callable[[Outcome], Outcome] | None = None,
-    ) -> None:
-        """Keep the call for whoever records, if it is mapped: nobody knows what is secret in the others."""
-        if self._recorder.active and each.route is not None and each.route is not self._forwarding:
-            where, call = self.table.key, each.call
-            taken = RecordedCall(
-                where.listener, where.path, self.codec.name, each.route, call, outcome, side, seconds, view
-            )
-            self._recorder.take(taken)
-
-    def _touch(self) -> None:
-        """A message comes or goes: what nobody waits for is not to be in its way."""
-        if self._shadow is not None:
-            self._shadow.touch()
-
-    def _observe(self, each: PlannedCall, single: Envelope, outcome: Outcome, seconds: float) -> None:
-        if self._has_room(each):
-            self._look(each, single, self.as_seen(single, each.call, outcome), seconds, code_of(outcome))
-
-    def _has_room(self, each: PlannedCall) -> bool:
-        """Whether a call can be observed; asked before anything is made for it, since there may be none for long."""
-        if self._shadow is None or not self._shadow.is_full:
-            return True
-        assert each.route is not None
-        self._shadow.drop(each.route)
-        return False
-
-    def _look(self, each: PlannedCall, single: Envelope, seen: Outcome, seconds: float, code: FaultCode | None) -> None:
-        """Let the other side run too. `seen`: the outcome as the client has it."""
-        assert each.route is not None
-        if self._shadow is None or each.plan.answer is None or each.call.oneway:
-            return
-        control = Observation(each.plan.answer, seen, seconds, code)
-        view = partial(self.as_seen, single, each.call)
-        self._shadow.observe(Job(each.route, each.call, control, view, each.plan.noise))
-
-    def as_seen(self, single: Envelope, call: Call, outcome: Outcome) -> Outcome:
-        """An outcome as the client of this call has it in its hands: in its own protocol's values."""
+    def as_client_reads(self, single: Envelope, call: Call, outcome: Outcome) -> Outcome:
+        """An outcome as the client of this call reads it in its own protocol. `single`: the call's message alone."""
         body = self.codec.encode(single, (self.dialect.wrap_outcome(outcome, call),))
         return self.dialect.unwrap_outcome(self.client.decode_answers(body or b"", single)[0], call)
 
+    # Passing a whole message through
+
+    def _passthrough_upstream(self, entries: Sequence[_Entry]) -> str | None:
+        """The one legacy service that answers every entry and understands the message as it is; None: there is none."""
+        first = self._upstream_of(entries[0]) if entries else self.table.passthrough_to  # a multicall of no calls
+        if first is None or not self.dispatcher.speaks(first, self.codec.name, self.dialect.name):
+            return None
+        return first if all(self._upstream_of(entry) == first for entry in entries) else None
+
+    def _upstream_of(self, entry: _Entry) -> str | None:
+        """The legacy service to which this entry may be passed through; None: it may not."""
+        if isinstance(entry, Fault):
+            return self.table.passthrough_to if self._all_legacy() else None
+        if isinstance(entry, RefusedCall) or entry.plan.answer is not Side.LEGACY:
+            return None
+        if self._override is not None and self._override.was_extracted(entry.call):
+            return None
+        return entry.route.migration.upstream
+
+    def _all_legacy(self) -> bool:
+        """Whether no mode governs a call of this endpoint, so that one in an unreadable message is none either."""
+        setting = self.dispatcher.toggles.setting
+        return all(setting(route).mode is Mode.LEGACY for route in self.table.routes.values())
+
+    async def _pass_through(
+        self, upstream: str, body: bytes, metadata: RequestMetadata, envelope: Envelope, entries: Sequence[_Entry]
+    ) -> Answer:
+        def unmoved() -> bool:
+            return self._passthrough_upstream(self._plan_again(entries)) == upstream
+
+        passed = list(map(self._as_passed, entries))
+        repeatable = all(each.route.effect is not Effect.WRITE for each in passed)
+        started = perf_counter()
+        try:
+            answer = await self.dispatcher.forward(upstream, body, metadata, repeatable=repeatable, wanted=unmoved)
+        except asyncio.CancelledError as error:
+            calls = [(each.route, each.call) for each in passed]
+            self.dispatcher.abandon(calls, error, perf_counter() - started, Side.LEGACY)
+            raise
+        seconds = perf_counter() - started
+        if not isinstance(answer, Fault):
+            self._after_answer(self._account, envelope, passed, answer, seconds)
+            return answer
+        if answer.code in NOT_EXECUTED and not unmoved():
+            return self._encode(envelope, await self._answer_entries(envelope, self._plan_again(entries)))
+        fault = structs.replace(answer, name="")
+        for each in passed:
+            self._finish(each, fault, seconds)
+        outcomes = [
+            fault if isinstance(entry, Fault) else self.dialect.wrap_outcome(fault, entry.call) for entry in entries
+        ]
+        return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type)
+
+    def _plan_again(self, entries: Sequence[_Entry]) -> Sequence[_Entry]:
+        """The same entries by the modes that hold now."""
+        return [
+            structs.replace(entry, plan=self.dispatcher.plan(entry.route, entry.call, entry.forced))
+            if isinstance(entry, PlannedCall) and entry.route is not self._unmapped
+            else entry
+            for entry in entries
+        ]
+
+    def _as_passed(self, entry: _Entry) -> PlannedCall:
+        """An unreadable entry is accounted for as an unmapped call."""
+        if isinstance(entry, PlannedCall):
+            return entry
+        return PlannedCall(Call(UNMAPPED, extensions=self._client_origin), self._unmapped, _PASSED_THROUGH)
+
+    # Accounting for a message that was passed through
+
+    def _account(self, envelope: Envelope, passed: Sequence[PlannedCall], answer: Answer, seconds: float) -> None:
+        """Read the outcome of each call from the legacy service's answer: here, or in a thread where it is long."""
+        size = len(answer.body or b"")
+        if size > self._read_most:
+            self._account_each(envelope, passed, None, seconds)
+            return
+        outcomes = None
+        if size <= self._read_at_once:
+            outcomes = read_answers(self.client, envelope, answer, self._read_at_once)
+        if outcomes is not None:
+            self._account_each(envelope, passed, outcomes, seconds)
+            return
+        loop = asyncio.get_running_loop()
+        reading = loop.run_in_executor(None, read_answers, self.client, envelope, answer, self._read_most)
+        reading.add_done_callback(
+            lambda done: self._guarded(lambda: self._account_each(envelope, passed, done.result(), seconds))
+        )
+
+    def _account_each(
+        self, envelope: Envelope, passed: Sequence[PlannedCall], outcomes: Sequence[Outcome] | None, seconds: float
+    ) -> None:
+        """`outcomes` None: the answer is too long to be read, and so a result: an error takes few words."""
+        if outcomes is None:
+            for each in passed:
+                self._finish(each, UNKEPT, seconds)
+                if each.plan.candidate is not None and self._shadow is not None:
+                    self._shadow.drop(each.route)
+            return
+        for at, (each, read) in enumerate(zip(passed, outcomes, strict=True)):
+            outcome = self.dialect.unwrap_outcome(read, each.call)
+            finished = self._finish(each, outcome, seconds)
+            if each.plan.candidate is not None:
+                view = partial(self.as_client_reads, _single(envelope, at), each.call)
+                # In a batch an HTTP error answers the message; alone, it is the answer to this call.
+                self._observe(each, finished, view, code_of(outcome) if envelope.batch else None)
+
+    def _finish(self, passed: PlannedCall, outcome: Outcome, seconds: float) -> CallFinished:
+        finished = self.dispatcher.finish(CallFinished(passed.route, passed.call, outcome, Side.LEGACY, seconds))
+        if passed.route.login is not None:
+            self._sessions.learn(finished)
+        return finished
+
+    # After the answer
+
+    def _after_answer(self, work: Callable[..., None], *what: object) -> None:
+        """Do this when the transport has written the answer, which it does before the loop turns again."""
+        asyncio.get_running_loop().call_soon(self._guarded, partial(work, *what))
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # noqa: BLE001 - the client has its answer; a bug loses only the record of the message
+            _log.exception("a bug lost the outcome of this message", endpoint=str(self.table.key))
+
+    def _touch(self) -> None:
+        """A message comes or goes: observations wait until the gateway is idle."""
+        if self._shadow is not None:
+            self._shadow.touch()
+
+    def _observe(self, planned: PlannedCall, finished: CallFinished, view: View, code: FaultCode | None) -> None:
+        """Have the candidate run the call too. `code`: the kind of fault of this side's outcome, if it is one."""
+        if self._shadow is None or finished.side is None or planned.call.oneway:
+            return
+        if self._shadow.is_full:  # checked first: nothing is made for an observation that is dropped
+            self._shadow.drop(planned.route)
+            return
+        outcome = finished.outcome if finished.view is None else finished.view(finished.outcome)
+        control = Observation(finished.side, outcome, finished.seconds, code)
+        self._shadow.observe(Job(planned.route, planned.call, control, view, planned.plan.noise))
+
 
 class Endpoints:
-    """Every exchange of one revision of the mapping, found by listener and path. Swapped whole on reload."""
+    """The endpoints of the live mapping, by listener and path. A reload replaces all of them at once."""
 
-    def __init__(self, exchanges: Mapping[EndpointKey, RpcEndpoint]) -> None:
+    def __init__(self, exchanges: Mapping[EndpointKey, RpcEndpoint] = MappingProxyType({})) -> None:
+        self.replace(exchanges)
+
+    def replace(self, exchanges: Mapping[EndpointKey, RpcEndpoint]) -> None:
+        """Serve these endpoints from now on."""
         self.exchanges = exchanges
         self._paths: dict[str, dict[str, RpcEndpoint]] = {}
-        # Longest path first: "/" takes what nobody else claims.
-        for key, exchange in sorted(exchanges.items(), key=lambda item: -len(item[0].path)):
+        for key, exchange in sorted(exchanges.items(), key=lambda item: -len(item[0].path)):  # "/" is tried last
             self._paths.setdefault(key.listener, {})[key.path] = exchange
 
     def resolve(self, listener: str, path: str) -> RpcEndpoint | None:
-        """The exchange with the longest path that `path` is, or lies below: "/a/b" is below "/a", "/ab" is not."""
+        """The endpoint with the longest path that is `path` or above it: "/a/b" is below "/a", "/ab" is not."""
         paths = self._paths.get(listener, {})
         exact = paths.get(path)
         if exact is not None:
@@ -443,76 +413,25 @@ def _is_below(path: str, above: str) -> bool:
     return path.startswith(above) and (above.endswith("/") or path[len(above)] == "/")
 
 
-def _may_repeat(each: _Passable) -> bool:
-    """Whether it is known that a call does no harm when it reaches the legacy service twice."""
-    return not isinstance(each, Fault) and each.route is not None and each.route.effect is not Effect.WRITE
-
-
-def _whole_fault(envelope: Envelope) -> Fault | None:
-    """The fault of a message that held no call at all."""
+def _message_fault(envelope: Envelope) -> Fault | None:
+    """The fault of a message that holds no call at all."""
     entry = envelope.entries[0] if len(envelope.entries) == 1 and not envelope.batch else None
     return entry if isinstance(entry, Fault) else None
 
 
 def _single(envelope: Envelope, at: int) -> Envelope:
-    """The message that one entry of a batch would have been alone."""
+    """The message that one entry of a batch would be alone."""
     if not envelope.batch:
         return envelope
     tags = envelope.tags[at : at + 1] if isinstance(envelope.tags, tuple) else envelope.tags
     return Envelope(envelope.entries[at : at + 1], tags)
 
 
-def _forwarding(upstream: str) -> Route:
-    """The route of all methods that are not mapped."""
+async def _unknown_method(call: Call) -> Outcome:
+    return Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {quoted(call.method)}")
+
+
+def _unmapped_route(upstream: str | None) -> Route:
+    """The route of all calls that are not mapped: a legacy service answers them, or they are unknown."""
     migration = Migration(Setting(Mode.LEGACY), upstream)
-    return replace(unmapped_route(UNMAPPED), migration=migration)
-
-
-# What no endpoint takes, sent to the listener's legacy service as it came; decodes nothing.
-
-
-# An HTTP status for each reason why nothing came back (RFC 9110 section 15.6); 502 for the others.
-STATUSES: dict[FaultCode, tuple[int, str]] = {
-    FaultCode.BUSY: (503, "Service Unavailable"),
-    FaultCode.TIMEOUT: (504, "Gateway Timeout"),
-}
-BAD_GATEWAY = (502, "Bad Gateway")
-BAD = 400  # the least status that tells of a failure
-TEXT = "text/plain"
-_ROUTE = unmapped_route(UNMAPPED)
-
-
-class Passthrough(Endpoint):
-    """Other paths, and other verbs than POST. Whatever the legacy service answers goes back byte for byte."""
-
-    def __init__(self, dispatcher: Dispatcher, upstream: str) -> None:
-        self._dispatcher = dispatcher
-        self._upstream = upstream
-
-    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
-        """Send one message on; never raises but for cancellation."""
-        started = perf_counter()
-        known = {"protocol": "http", "agent": carried.agent}
-        call = Call(UNMAPPED, peer=peer, extensions=known)
-        try:
-            answer = await self._dispatcher.forward(self._upstream, body, carried)
-        except asyncio.CancelledError as error:
-            self._dispatcher.left([(_ROUTE, call)], error, perf_counter() - started, Side.LEGACY)
-            raise
-        self._dispatcher.note(UNMAPPED, UNMAPPED, call, _came_to(answer), perf_counter() - started, Side.LEGACY)
-        if isinstance(answer, Fault) and answer.name == HUNG_UP:
-            return Answer(None, TEXT, answer, hang_up=True)
-        return self.refuse(answer) if isinstance(answer, Fault) else answer
-
-    def refuse(self, fault: Fault) -> Answer:
-        """In plain words, as nothing is known of who asks."""
-        status, reason = STATUSES.get(fault.code, BAD_GATEWAY)
-        headers = ((b"Content-Type", TEXT.encode()),)
-        return Answer(f"{fault.message}\n".encode(), TEXT, fault, status, reason, headers)
-
-
-def _came_to(answer: Answer | Fault) -> Outcome:
-    if isinstance(answer, Fault):
-        return answer
-    failed = answer.status is not None and answer.status >= BAD
-    return Fault(FaultCode.REMOTE, f"HTTP {answer.status}", name=str(answer.status)) if failed else Reply()
+    return local_route(UNMAPPED, _unknown_method, service=UNMAPPED, migration=migration, effect=Effect.WRITE)

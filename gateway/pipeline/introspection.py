@@ -1,12 +1,16 @@
-"""The methods every endpoint has: `system.*` introspection and `rpc.discover`, answered from mapping and IDL alone."""
+"""The methods that every endpoint has: `system.*` introspection and `rpc.discover`.
+
+They are local routes, answered from the mapping and the IDL without any call.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from gateway import __version__
-from gateway.core.dbus.signature import INTEGER_RANGES, Type
-from gateway.core.routing.route import Route
+from gateway.core.dbus.signature import INTEGER_RANGES, Type, parse_one
+from gateway.core.dbus.target import Parameter
+from gateway.core.routing.route import LocalTarget, Route, local_route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.mapping.table import NOT_MAPPED, EndpointTable
 
@@ -21,7 +25,9 @@ XMLRPC_TYPES: Mapping[str, str] = {
     "v": "any",
 }
 
-# system.getCapabilities: what each front can do beyond the bare protocol, and where that is specified.
+MULTICALL = "system.multicall"
+
+# system.getCapabilities: the extensions of each protocol that the gateway has, and where each is specified.
 CAPABILITIES: Mapping[str, Mapping[str, tuple[str, int]]] = {
     "xmlrpc": {
         "xmlrpc": ("http://xmlrpc.com/spec.md", 1),
@@ -40,73 +46,86 @@ CAPABILITIES: Mapping[str, Mapping[str, tuple[str, int]]] = {
 }
 
 
-class Introspection:
-    """The built-in methods of one endpoint; a mapped method of the same name goes first."""
+def introspection_routes(table: EndpointTable, codec: str) -> Mapping[str, Route]:
+    """The built-in methods of one endpoint, each answered by the gateway itself. A mapped method of that name wins."""
+    routes: dict[str, Route] = {}
 
-    def __init__(self, table: EndpointTable, codec: str) -> None:
-        self._routes = table.routes
-        self._find = table.find
-        self._codec = codec
-        self._title = f"{table.key.listener} {table.key.path}"
-        self._methods: dict[str, Callable[[], Value]] = {
-            "system.listMethods": self._list_methods,
-            "system.getCapabilities": self._capabilities,
-        }
-        self._about: dict[str, Callable[[Route], Value]] = {
-            "system.methodSignature": _signatures,
-            "system.methodHelp": _help,
-        }
-        if codec == "jsonrpc":
-            self._methods["rpc.discover"] = self._openrpc
-        multicall = ["system.multicall"] if codec == "xmlrpc" else []
-        self._names = sorted([*self._methods, *self._about, *multicall])
-
-    def answer(self, call: Call) -> Outcome | None:
-        """Answer a built-in method; None when `call` is none of them."""
-        if call.method in self._methods:
-            return _arity(call, 0) or Reply(self._methods[call.method]())
-        if call.method in self._about:
-            return _arity(call, 1) or self._describe(self._about[call.method], _only_argument(call))
-        return None
-
-    def _describe(self, about: Callable[[Route], Value], name: Value) -> Outcome:
-        route, task_prefix = self._find(name) if isinstance(name, str) else NOT_MAPPED
+    def find(name: Value) -> Route | Fault:
+        route, task_prefix = table.find(name) if isinstance(name, str) else NOT_MAPPED
         if route is not None and not task_prefix:
-            return Reply(about(route))
-        if isinstance(name, str) and name in self._names:
-            return Reply("undef" if about is _signatures else f"{name} is answered by the gateway itself.")
-        return Fault(
-            FaultCode.INVALID_PARAMS, "$.params[0]: expected the name of a method that system.listMethods lists"
+            return route
+        return routes.get(name, _NOT_LISTED) if isinstance(name, str) else _NOT_LISTED
+
+    def add(method: str, result: str, documentation: str, answer: Callable[[], Value]) -> None:
+        async def answer_call(call: Call) -> Outcome:
+            return _arity(call, 0) or Reply(answer())
+
+        routes[method] = local_route(method, answer_call, result=parse_one(result), documentation=documentation)
+
+    def add_about(method: str, result: str, documentation: str, describe: Callable[[Route], Value]) -> None:
+        async def answer_call(call: Call) -> Outcome:
+            wrong = _arity(call, 1)
+            if wrong is not None:
+                return wrong
+            found = find(call.params[0] if call.params else next(iter(call.named.values())))
+            return found if isinstance(found, Fault) else Reply(describe(found))
+
+        parameters = (Parameter("method", parse_one("s")),)
+        routes[method] = local_route(
+            method, answer_call, parameters=parameters, result=parse_one(result), documentation=documentation
         )
 
-    def _list_methods(self) -> Value:
-        return [*sorted(self._routes), *self._names]
+    add(
+        "system.getCapabilities",
+        "a{sv}",
+        "The specifications that this endpoint follows.",
+        lambda: _capabilities(codec),
+    )
+    add("system.listMethods", "as", "The names of all methods.", lambda: [*sorted(table.routes), *routes])
+    add_about("system.methodHelp", "s", "Describe a method and its parameters.", _help)
+    add_about("system.methodSignature", "aas", "One signature for each number of parameters.", _signatures)
+    if codec == "jsonrpc":
+        add("rpc.discover", "a{sv}", "The OpenRPC document of this endpoint.", lambda: _openrpc(table))
+    if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one
+        routes[MULTICALL] = local_route(
+            MULTICALL,
+            _nested,
+            parameters=(Parameter("calls", parse_one("aa{sv}")),),
+            result=parse_one("av"),
+            documentation="Make several calls in one message.",
+        )
+    return dict(sorted(routes.items()))
 
-    def _capabilities(self) -> Value:
-        return {
-            name: {"specUrl": url, "specVersion": version} for name, (url, version) in CAPABILITIES[self._codec].items()
-        }
 
-    def _openrpc(self) -> Value:
-        return {
-            "openrpc": "1.3.2",
-            "info": {"title": f"xcp-gateway, {self._title}", "version": __version__},
-            "methods": [_openrpc_method(name, route) for name, route in sorted(self._routes.items())],
-        }
+async def _nested(call: Call) -> Outcome:
+    return Fault(FaultCode.INVALID_REQUEST, f"{call.method} cannot be called inside another {call.method}")
+
+
+def _capabilities(codec: str) -> Value:
+    return {name: {"specUrl": url, "specVersion": version} for name, (url, version) in CAPABILITIES[codec].items()}
+
+
+def _openrpc(table: EndpointTable) -> Value:
+    return {
+        "openrpc": "1.3.2",
+        "info": {"title": f"xcp-gateway, {table.key.listener} {table.key.path}", "version": __version__},
+        "methods": [_openrpc_method(name, route) for name, route in sorted(table.routes.items())],
+    }
+
+
+_NOT_LISTED = Fault(
+    FaultCode.INVALID_PARAMS, "$.params[0]: expected the name of a method that system.listMethods lists"
+)
 
 
 def _arity(call: Call, expected: int) -> Fault | None:
-    """XenAPI clients may put the session in front of what a system.* method needs; that one is not counted."""
+    """XenAPI clients may put the session in front of a method without parameters; it is not counted."""
     received = len(call.params) + len(call.named)
     if received == expected or (received == expected + 1 and expected == 0):
         return None
     data: Value = {"expected": expected, "received": received}
     message = f"{call.method}: expected {expected} parameters, got {received}"
     return Fault(FaultCode.PARAMETER_COUNT, message, data=data)
-
-
-def _only_argument(call: Call) -> Value:
-    return call.params[0] if call.params else next(iter(call.named.values()))
 
 
 def _xmlrpc_type(kind: Type | None) -> str:
@@ -131,7 +150,8 @@ def _help(route: Route) -> Value:
         optional = "" if parameter.required else " (optional)"
         about = f": {parameter.documentation}" if parameter.documentation else ""
         lines.append(f"  {parameter.name}{optional}{about}")
-    return "\n".join([*lines, f"D-Bus: {route.target}"])
+    target = "Answered by the gateway itself." if isinstance(route.target, LocalTarget) else f"D-Bus: {route.target}"
+    return "\n".join([*lines, target])
 
 
 def _openrpc_method(name: str, route: Route) -> Value:
@@ -156,7 +176,7 @@ def _openrpc_method(name: str, route: Route) -> Value:
 
 
 def json_schema(kind: Type) -> dict[str, Value]:
-    """The JSON Schema of what a D-Bus type looks like in JSON."""
+    """The JSON Schema of the JSON form of a D-Bus type."""
     if kind.code in INTEGER_RANGES:
         low, high = INTEGER_RANGES[kind.code]
         return {"type": "integer", "minimum": low, "maximum": high}

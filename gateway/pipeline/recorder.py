@@ -1,6 +1,7 @@
-"""Calls taken from the traffic for whoever records them, once their answers have left. Knows no file and no socket.
+"""Recordings of clients' calls: each call as a line of JSON without its secrets, once its answer has left.
 
-Bounded in every way: what finds no room is dropped and counted, and no call of any client waits for a recording.
+A recording is bounded in calls, seconds and bytes. A call that finds no capacity is dropped and counted; no client
+waits for a recording. The recorder listens to finished calls only while a recording is under way.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -27,18 +28,21 @@ from gateway.core.routing.call_record import (
     line,
     weigh,
 )
+from gateway.core.routing.route import CallFinished
+from gateway.core.rpc.model import ABANDONED, WITHDRAWN
+from gateway.pipeline.dispatcher import Dispatcher
 
 MOST = 4  # recordings at one time
 ROOM = 1_000  # calls that wait to be written
 ROOM_BYTES = 8 * 1024**2  # about, of memory that they take
-KEEPALIVE = 1.0  # seconds without a call after which an empty line is written: it tells whether anybody still reads
+KEEPALIVE = 1.0  # seconds without a call after which an empty line is written, to notice a reader that has gone
 
 _log = structlog.get_logger("recording")
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingLimits:
-    """Where a recording ends. `writes`: calls that change something too."""
+    """The limits of a recording. `writes`: calls that change something are recorded too."""
 
     calls: int = 1_000
     seconds: float = 600.0
@@ -49,38 +53,55 @@ class RecordingLimits:
 class Recorder:
     """The recordings under way in this process. `now`: seconds since 1970."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self.active = False  # looked at for every call
+    def __init__(self, dispatcher: Dispatcher, now: Callable[[], float] = time.time) -> None:
+        self.dispatcher = dispatcher
         self._now = now
         self._recordings: set[RecordingSession] = set()
 
+    @property
+    def active(self) -> bool:
+        """Whether a recording is under way."""
+        return bool(self._recordings)
+
     def begin(self, methods: frozenset[MethodId], bounds: RecordingLimits) -> RecordingSession | StateRefused:
-        """A recording that begins now; it ends when its block is left."""
+        """Begin a recording; it ends when its block is left."""
         if len(self._recordings) >= MOST:
             return StateRefused(f"{MOST} recordings are under way, more at a time are refused", conflict=True)
         recording = RecordingSession(methods, bounds, self._now, self._end, KEEPALIVE)
+        if not self._recordings:
+            self.dispatcher.add_listener(self._call_finished)
         self._recordings.add(recording)
-        self.active = True
         return recording
 
-    def take(self, taken: RecordedCall) -> None:
-        """A client has its answer to this call."""
+    def _call_finished(self, finished: CallFinished) -> None:
+        """Record the call of a client once its answer has left: the transport writes it before the loop turns again."""
+        call, side, outcome = finished.call, finished.side, finished.outcome
+        listener, path, codec = (call.extensions.get(key) for key in ("listener", "path", "protocol"))
+        if side is None or listener is None or outcome is ABANDONED or outcome is WITHDRAWN:
+            return
+        recorded = RecordedCall(
+            str(listener), str(path), str(codec), finished.route, call, outcome, side, finished.seconds, finished.view
+        )
+        asyncio.get_running_loop().call_soon(self._offer, recorded)
+
+    def _offer(self, recorded: RecordedCall) -> None:
         for recording in tuple(self._recordings):
-            recording.offer(taken)
+            recording.offer(recorded)
 
     def stop(self) -> None:
-        """The gateway stops: every recording ends with what it has."""
+        """End every recording, because the gateway stops."""
         for recording in tuple(self._recordings):
             recording.close("the gateway has stopped")
 
     def _end(self, recording: RecordingSession) -> None:
         self._recordings.discard(recording)
-        self.active = bool(self._recordings)
+        if not self._recordings:
+            self.dispatcher.remove_listener(self._call_finished)
 
 
 @dataclass(slots=True)
 class _Counts:
-    """What came of the calls that were to be recorded."""
+    """The calls of a recording, by what happened to them."""
 
     calls: int = 0
     no_room: int = 0
@@ -91,7 +112,7 @@ class _Counts:
 
 @dataclass(slots=True, eq=False)
 class RecordingSession:
-    """Some methods' calls as lines, until a bound is reached."""
+    """The calls of some methods as lines, until a limit is reached."""
 
     methods: frozenset[MethodId]
     bounds: RecordingLimits
@@ -99,7 +120,7 @@ class RecordingSession:
     on_end: Callable[[RecordingSession], object]
     beat: float = KEEPALIVE
     counts: _Counts = field(default_factory=_Counts)
-    why: str = ""  # it has ended
+    why: str = ""  # the reason for its end, once it has ended
     _waiting: deque[tuple[float, RecordedCall, int]] = field(default_factory=deque)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -113,32 +134,32 @@ class RecordingSession:
         self._waiting.clear()
 
     def close(self, why: str) -> None:
-        """Take no more; what is waiting is still written."""
+        """Take no more calls; those that wait are still written."""
         if not self.why:
             self.why = why
             self.on_end(self)
             self._more.set()
 
-    def offer(self, taken: RecordedCall) -> None:
-        """Keep a call to be written, where there is room for it."""
-        route = taken.route
-        if MethodId.of(route) not in self.methods or taken.call.oneway:
+    def offer(self, recorded: RecordedCall) -> None:
+        """Queue a call to be written, if there is capacity for it."""
+        route = recorded.route
+        if MethodId.of(route) not in self.methods or recorded.call.oneway:
             return
         if not self.bounds.writes and not is_harmless(route):
             return
-        weight = weigh((*taken.call.params, *taken.call.named.values()), LARGEST)
-        answer = weigh(inside(taken.outcome), LARGEST)
+        weight = weigh((*recorded.call.params, *recorded.call.named.values()), LARGEST)
+        answer = weigh(inside(recorded.outcome), LARGEST)
         if answer > LARGEST:
-            taken, answer = _without_answer(taken), 0
+            recorded, answer = _without_answer(recorded), 0
         if weight > LARGEST:
             self.counts.too_large += 1
         elif len(self._waiting) >= ROOM or self.counts.waiting + weight + answer > ROOM_BYTES:
             self.counts.no_room += 1
         else:
-            self._keep(taken, weight + answer)
+            self._keep(recorded, weight + answer)
 
-    def _keep(self, taken: RecordedCall, weight: int) -> None:
-        self._waiting.append((self.now(), taken, weight))
+    def _keep(self, recorded: RecordedCall, weight: int) -> None:
+        self._waiting.append((self.now(), recorded, weight))
         self.counts.waiting += weight
         self.counts.calls += 1
         self._more.set()
@@ -146,7 +167,7 @@ class RecordingSession:
             self.close(f"{self.bounds.calls} calls")
 
     async def lines(self, version: str, revision: str) -> AsyncGenerator[bytes, None]:
-        """The whole recording, line by line, as it comes; between two lines others have their turn."""
+        """The recording, line by line, as calls come; between two lines other tasks run."""
         began = self.now()
         clock = asyncio.get_running_loop().time
         until = clock() + self.bounds.seconds
@@ -165,7 +186,7 @@ class RecordingSession:
         yield end(self.why, counts.calls, self.now() - began, counts.no_room, counts.too_large)
 
     async def _wait(self, seconds: float) -> bool:
-        """Whether there is something to do before somebody must be told that there is nothing."""
+        """Wait for a call or the end; false when a keep-alive line is due first."""
         self._more.clear()
         try:
             async with asyncio.timeout(min(self.beat, max(seconds, 0))):
@@ -174,12 +195,12 @@ class RecordingSession:
             return False
 
     def _next(self) -> bytes:
-        when, taken, weight = self._waiting.popleft()
+        when, recorded, weight = self._waiting.popleft()
         self.counts.waiting -= weight
         try:
-            text = line(taken, when)
+            text = line(recorded, when)
         except Exception:  # noqa: BLE001 - a bug costs this line
-            _log.exception("a bug lost a recorded call", method=taken.route.method)
+            _log.exception("a bug lost a recorded call", method=recorded.route.method)
             text = b""
         if text and self.counts.written + len(text) <= self.bounds.size:
             return self._written(text)
@@ -199,10 +220,8 @@ class RecordingSession:
         return text
 
 
-def _without_answer(taken: RecordedCall) -> RecordedCall:
-    return RecordedCall(
-        taken.listener, taken.path, taken.codec, taken.route, taken.call, UNKEPT, taken.side, taken.seconds
-    )  # fmt: skip
+def _without_answer(recorded: RecordedCall) -> RecordedCall:
+    return replace(recorded, outcome=UNKEPT, view=None)
 
 
 def _names(methods: frozenset[MethodId]) -> Sequence[str]:

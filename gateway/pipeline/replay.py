@@ -65,7 +65,7 @@ class _Ready:
 class Replayer:
     """One for the running gateway. `ask` never raises but for cancellation, and holds the deadline."""
 
-    def __init__(self, endpoints: Callable[[], Endpoints], ask: Ask, compare: Callable[[Observed], Comparison]) -> None:
+    def __init__(self, endpoints: Endpoints, ask: Ask, compare: Callable[[Observed], Comparison]) -> None:
         self._endpoints = endpoints
         self._ask = ask
         self._compare = compare
@@ -99,7 +99,7 @@ class Replayer:
 
     def _ready(self, recorded: ReadRecord, wish: ReplayRequest) -> _Ready | ReplayResult:
         skipped = partial(ReplayResult, recorded.service, recorded.method, SKIPPED)
-        exchange = self._endpoints().exchanges.get(EndpointKey(recorded.listener, recorded.path))
+        exchange = self._endpoints.exchanges.get(EndpointKey(recorded.listener, recorded.path))
         if exchange is None or exchange.codec.name != recorded.codec:
             return skipped(f"no endpoint {recorded.listener} {recorded.path} speaks {recorded.codec}")
         route, task_prefix = exchange.table.find(recorded.method)
@@ -127,8 +127,8 @@ def _as_sent(exchange: RpcEndpoint, route: Route, call: Call) -> _Ready | None:
     if isinstance(entry, Fault):
         return None
     sent = dialect.unwrap_call(entry)
-    made = Call(sent.method, sent.params, sent.named, peer=REPLAYED, extensions=exchange.known)
-    return _Ready(route, made, partial(exchange.as_seen, envelope, made))
+    made = Call(sent.method, sent.params, sent.named, peer=REPLAYED, extensions=exchange.origin)
+    return _Ready(route, made, partial(exchange.as_client_reads, envelope, made))
 
 
 def _result(observed: Observed, comparison: Comparison) -> ReplayResult:

@@ -1,38 +1,39 @@
-"""Remembers whose session is whose, as logins go by: old protocols tell the user once, and the session ever after."""
+"""Remembers the user of each session: a login names the user, and later calls name only the session."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Outcome, Reply
+from gateway.core.routing.route import CallFinished, Route
+from gateway.core.rpc.model import Call, Reply
 
-MOST = 100_000  # sessions; those that were used longest ago are forgotten first
+CAPACITY = 100_000  # sessions; the least recently used one is forgotten first
 
 
 class Sessions:
-    """The users of sessions that were opened through this process."""
+    """The users of the sessions that were opened through this process."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
         self._users: OrderedDict[str, str] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._users)
 
-    def learn(self, route: Route, call: Call, outcome: Outcome) -> None:
-        """A call has ended; when it was a login that worked, its result is the session of the user it named."""
+    def learn(self, finished: CallFinished) -> None:
+        """Remember the session that a login has returned, if `finished` is one."""
+        route, outcome = finished.route, finished.outcome
         if route.login is None or not isinstance(outcome, Reply) or not isinstance(outcome.value, str):
             return
-        user = route.login(call)
+        user = route.login(finished.call)
         if user:
             self._users[outcome.value] = user
             self._users.move_to_end(outcome.value)
-            if len(self._users) > self._most:
+            if len(self._users) > self._capacity:
                 self._users.popitem(last=False)
 
     def user(self, route: Route, call: Call) -> str:
-        """Whose session a call uses; empty when that is not known."""
+        """The user of the session that a call uses, or that a login names; empty when it is not known."""
         if not self._users or route.session is None:
             return (route.login(call) or "") if route.login is not None else ""
         session = route.session(call)

@@ -1,4 +1,4 @@
-"""One call taken through an exchange step by step, each step's value written down. What `call --explain` shows."""
+"""Makes one call through an endpoint and writes down the value at each step: the output of `call --explain`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from msgspec import structs
 from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Envelope, Fault, Outcome, Peer, RefusedCall, Value
+from gateway.pipeline.dispatcher import UNMAPPED
 from gateway.pipeline.endpoint import RpcEndpoint
 
 AGENT = "xcp-gateway call"
@@ -17,18 +18,18 @@ AGENT = "xcp-gateway call"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What stood at one point of the path."""
+    """The value at one point of the path."""
 
     name: str
     value: str
 
 
 async def explain(
-    exchange: RpcEndpoint, method: str, params: Sequence[Value], peer: Peer
+    endpoint: RpcEndpoint, method: str, params: Sequence[Value], peer: Peer
 ) -> tuple[Outcome, list[Step]]:
-    """Make a call as a client of this exchange would; raises ValueError when the protocol cannot carry the call."""
+    """Make a call as a client of this endpoint; raises ValueError when the protocol cannot carry the call."""
     steps: list[Step] = []
-    codec, dialect = exchange.codec, exchange.dialect
+    codec, dialect = endpoint.codec, endpoint.dialect
     request = codec.encode_call(dialect.wrap_call(Call(method, tuple(params))))
     steps.append(Step(f"the client sends ({codec.name})", _text(request)))
     envelope = codec.decode(request)
@@ -36,33 +37,29 @@ async def explain(
     steps.append(Step("decoded", _show(entry)))
     if isinstance(entry, Fault):
         return entry, steps
-    call = structs.replace(dialect.unwrap_call(entry), peer=peer, extensions={**exchange.known, "agent": AGENT})
+    call = structs.replace(dialect.unwrap_call(entry), peer=peer, extensions={**endpoint.origin, "agent": AGENT})
     steps.append(Step(f"without the dialect ({dialect.name})", _show(call)))
-    outcome = await _ask(exchange, call, steps)
+    outcome = await _answer(endpoint, call, steps)
     steps.append(Step("outcome", _show(outcome)))
-    return _back(exchange, envelope, call, outcome, steps), steps
+    return _encode_back(endpoint, envelope, call, outcome, steps), steps
 
 
-async def _ask(exchange: RpcEndpoint, call: Call, steps: list[Step]) -> Outcome:
-    route, task_prefix = exchange.table.find(call.method)
-    if route is None:
-        steps.append(Step("route", f"none at {exchange.table.key}; answered by the gateway itself, or unknown"))
-        return exchange.own(call)
-    steps.append(Step("route", f"{route.source} -> {route.target}"))
-    asked = exchange.resolve(route, task_prefix, call)
-    if isinstance(asked, RefusedCall):
-        steps.append(Step("who answers", f"nobody: {asked.fault.message}"))
-        return asked.fault
-    assert asked.route is not None
+async def _answer(endpoint: RpcEndpoint, call: Call, steps: list[Step]) -> Outcome:
+    planned = endpoint.plan(call)
+    if isinstance(planned, RefusedCall):
+        steps.append(Step("refused", planned.fault.message))
+        return planned.fault
+    route, plan = planned.route, planned.plan
+    unmapped = route.service == UNMAPPED
+    steps.append(Step("route", f"none at {endpoint.table.key}" if unmapped else f"{route.source} -> {route.target}"))
     if route.migration.upstream is not None:
-        answer = asked.plan.answer
-        steps.append(Step("who answers", f"{answer.value if answer else 'nobody'}: {asked.plan.why}"))
-    outcome, _ = await exchange.dispatcher.answered(_recording(asked.route, steps), call, asked.plan)
-    return outcome
+        steps.append(Step("answered by", f"{plan.answer.value if plan.answer else 'neither side'}: {plan.why}"))
+    traced = structs.replace(planned, route=_traced(route, steps))
+    return (await endpoint.dispatcher.run(traced)).outcome
 
 
-def _recording(route: Route, steps: list[Step]) -> Route:
-    """The same route, writing down what goes to the bus and what comes from it."""
+def _traced(route: Route, steps: list[Step]) -> Route:
+    """The same route, which also writes down the method call and its reply."""
 
     def encode_arguments(call: Call) -> MethodCall:
         bound = route.encode_arguments(call)
@@ -70,14 +67,14 @@ def _recording(route: Route, steps: list[Step]) -> Route:
         return bound
 
     def decode_result(body: Sequence[object]) -> Value:
-        steps.append(Step("method return", f"{route.target.reply_signature or '(empty)'} {_items(body)}".rstrip()))
+        steps.append(Step("method return", f"{route.bus_target.reply_signature or '(empty)'} {_items(body)}".rstrip()))
         return route.decode_result(body)
 
     def map_error(fault: Fault, call: Call) -> Fault:
         steps.append(Step("error", _show(fault)))
         return route.map_error(fault, call)
 
-    session_check = None if route.session_check is None else _recording(route.session_check, steps)
+    session_check = None if route.session_check is None else _traced(route.session_check, steps)
     return replace(
         route,
         encode_arguments=encode_arguments,
@@ -87,11 +84,11 @@ def _recording(route: Route, steps: list[Step]) -> Route:
     )
 
 
-def _back(exchange: RpcEndpoint, envelope: Envelope, call: Call, outcome: Outcome, steps: list[Step]) -> Outcome:
-    wrapped = exchange.dialect.wrap_outcome(outcome, call)
-    answer = exchange.codec.encode(envelope, (wrapped,)) or b""
+def _encode_back(endpoint: RpcEndpoint, envelope: Envelope, call: Call, outcome: Outcome, steps: list[Step]) -> Outcome:
+    wrapped = endpoint.dialect.wrap_outcome(outcome, call)
+    answer = endpoint.codec.encode(envelope, (wrapped,)) or b""
     steps.append(Step("the client gets", _text(answer)))
-    return exchange.dialect.unwrap_outcome(exchange.client.decode_outcome(answer), call)
+    return endpoint.dialect.unwrap_outcome(endpoint.client.decode_outcome(answer), call)
 
 
 def show_method_call(bound: MethodCall) -> str:

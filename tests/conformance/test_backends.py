@@ -76,7 +76,7 @@ class _Legacy(upstream.Backend):
 
     async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         there = replace(route, migration=Migration(Setting(Mode.LEGACY), "toy"))
-        return await super().call(there, structs.replace(call, method=route.target.member), wanted)
+        return await super().call(there, structs.replace(call, method=route.bus_target.member), wanted)
 
 
 def _old_toy(request: bytes) -> bytes:

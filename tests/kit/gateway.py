@@ -102,6 +102,7 @@ class Process:
         self._process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment}, pass_fds=pass_fds
         )
+        self.config = config
         self.lines: list[dict[str, Any]] = []
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read)

@@ -11,8 +11,19 @@ from adapters.codecs.xenstore import Codec
 from adapters.http.server import DEFAULT_LIMITS, HttpLimits, HttpServer, MalformedResponse
 from adapters.http.web_origins import WebOrigins
 from adapters.limits import Quota
-from gateway.core.interfaces import Endpoint
-from gateway.core.rpc.model import NO_METADATA, Answer, Call, Envelope, Fault, Outcome, Peer, Reply, RequestMetadata
+from gateway.core.interfaces import BrokenBodyError, Endpoint, HttpExchange, StreamingEndpoint
+from gateway.core.rpc.model import (
+    NO_METADATA,
+    Answer,
+    Call,
+    Envelope,
+    Fault,
+    FaultCode,
+    Outcome,
+    Peer,
+    Reply,
+    RequestMetadata,
+)
 from tests.kit.clients import Wire, connect
 
 # Endpoints
@@ -21,7 +32,7 @@ from tests.kit.clients import Wire, connect
 CONTENT_TYPE = "text/x-toy"
 
 
-class Echo(Endpoint):
+class Echo(Endpoint, StreamingEndpoint):
     """Answers with the body of the request, and records it; refuses with the code and message of the fault."""
 
     def __init__(self) -> None:
@@ -32,6 +43,23 @@ class Echo(Endpoint):
         self.seen.append((body, peer))
         self.carried.append(carried)
         return Answer(body, CONTENT_TYPE)
+
+    async def stream(self, exchange: HttpExchange) -> Answer | None:
+        """The same for a body that comes in pieces; an answer with a status is streamed."""
+        body = b""
+        try:
+            while piece := await exchange.read():
+                body += piece
+        except BrokenBodyError:
+            return self.refuse(Fault(FaultCode.INVALID_REQUEST, "the body is broken"))
+        answer = await self.answer(body, exchange.peer, exchange.metadata)
+        if answer.status is None:
+            return answer
+        await exchange.respond(answer)
+        if answer.body and exchange.metadata.verb != "HEAD":
+            await exchange.write(answer.body)
+        await exchange.finish()
+        return None
 
     def refuse(self, fault: Fault) -> Answer:
         return Answer(f"{fault.code.value}: {fault.message}".encode(), CONTENT_TYPE, fault)
@@ -84,7 +112,7 @@ class Options(TypedDict, total=False):
     headers: Mapping[str, str]
     on_cut: Callable[[str], object]
     room: Quota
-    otherwise: Endpoint | None
+    otherwise: StreamingEndpoint | None
     web: WebOrigins
     needs_host: bool
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import dedent, indent
 
 from gateway.core.dbus.target import MethodCall, Target, Variants
-from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Fault, Value
+from gateway.core.migration.modes import Side
+from gateway.core.routing.route import CallFinished, CallListener, Route
+from gateway.core.rpc.model import Call, Fault, Outcome, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.mapping.compiler import build
 from gateway.mapping.table import Table
@@ -189,3 +190,12 @@ def route(method: str = "echo", **changes: object) -> Route:
     """Return a route to the Echo of the toy service; any field can be given by name."""
     plain = Route("toy", method, TARGET, (), None, bind, shape, translate, timeout=5.0, source="toy.yaml:1")
     return replace(plain, **changes)  # type: ignore[arg-type]  # the field's own type checks it at the call site
+
+
+def noting(listener: CallListener) -> Callable[[str, str, Call, Outcome, float, Side | None], object]:
+    """Call it with service, method, call, outcome, seconds and side of a call that has ended."""
+
+    def note(service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> object:
+        return listener(CallFinished(route(method, service=service), call, outcome, side, seconds))
+
+    return note

@@ -67,16 +67,16 @@ class Sides:
         self.old: Answers = last
         self.new: Answers = last
         self.asked: list[tuple[Side, Call]] = []
-        self.recorder = Recorder(lambda: 1000.0)
         routes = [_set(each, setting) for each in ROUTES]
         self.routes: Mapping[str, Route] = {name: each for each in routes for name in (each.method, *each.aliases)}
         upstreams = Scripted({"old": ("other", "plain")}, answer=self._old)
-        self.dispatcher = Dispatcher(_Bus(self), lambda *_: None, upstreams=upstreams)
+        self.dispatcher = Dispatcher(_Bus(self), upstreams=upstreams)
+        self.recorder = Recorder(self.dispatcher, lambda: 1000.0)
         table = EndpointTable(HERE, codec, "plain", self.routes)
         codecs = CODECS[codec](MessageLimits()), DIALECTS["plain"](codec)
-        self.exchange = RpcEndpoint(table, *codecs, self.dispatcher, recorder=self.recorder)
+        self.exchange = RpcEndpoint(table, *codecs, self.dispatcher)
         self.endpoints = Endpoints({HERE: self.exchange})
-        self.replaying = Replayer(lambda: self.endpoints, self.dispatcher.observe, StatisticsCollector().compare)
+        self.replaying = Replayer(self.endpoints, self.dispatcher.observe, StatisticsCollector().compare)
 
     def answer(self, side: Side, call: Call) -> Outcome:
         """Return the outcome of a side."""

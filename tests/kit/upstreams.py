@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.core.interfaces import UpstreamBackend, Wanted, always
+from gateway.core.interfaces import HttpExchange, UpstreamBackend, Wanted, always
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Answer, Call, Fault, Outcome, Reply, RequestMetadata
 
@@ -96,6 +96,8 @@ class Reader:
             return None
         start, headers = head
         verb, target, _ = start.split(b" ")
+        if _value(headers, b"transfer-encoding") == b"chunked":
+            return Message(verb + b" " + target, headers, self._chunks())
         length = int(_value(headers, b"content-length") or 0)
         return Message(verb + b" " + target, headers, self._exactly(length))
 
@@ -325,3 +327,14 @@ class Scripted(UpstreamBackend):
         self.repeatable.append(repeatable)
         assert self._whole is not None
         return self._whole
+
+    async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
+        body = b""
+        while piece := await exchange.read():
+            body += piece
+        answer = await self.forward(upstream, body, exchange.metadata)
+        if isinstance(answer, Answer):
+            await exchange.respond(answer)
+            await exchange.write(answer.body or b"")
+            await exchange.finish()
+        return answer

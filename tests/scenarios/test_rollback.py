@@ -15,6 +15,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.migration.manager import FLUSH, MigrationManager
 from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 from gateway.migration.rollout_controller import EVERY, SETTLE
+from tests.kit.mappings import noting
 from tests.kit.migrations import movable
 
 CANARY = Setting(Mode.CANARY, 50_000)
@@ -26,15 +27,11 @@ START = movable(plan=PLAN)
 GOOD, BAD = Reply("ok"), Fault(FaultCode.TIMEOUT, "late")
 
 
-def _ignore(service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None) -> None:
-    """Tell nobody."""
-
-
 class _Watched:
     """The running gateway's rollouts: its calls, and its looks at them."""
 
     def __init__(self, moving: MigrationManager) -> None:
-        self._note = moving.evidence.noting(_ignore)
+        self._note = noting(moving.evidence.count)
         self._toggles = moving.toggles
         self._looked = asyncio.Condition()
         self.looks = 0

@@ -9,7 +9,7 @@ import pytest
 
 from gateway import config, wiring
 from gateway.mapping.table import EndpointKey
-from gateway.pipeline.endpoint import Passthrough
+from gateway.pipeline.passthrough import Passthrough
 from gateway.wiring import Assembly
 from tests.kit.gateway import Folder
 

@@ -57,9 +57,11 @@ def test_with_a_config_old_services_are_checked_too(folder: Folder) -> None:
 
 
 def test_what_no_mode_governs_is_noted(folder: Folder) -> None:
-    folder.mapping(TOY_MAPPING.replace("expose:", "legacy: {upstream: old}\nunmapped: passthrough\nexpose:"))
-    (note,) = check.check([folder.mappings], None, live=False).notes
-    assert note.startswith("rpc /RPC2, rpc /jsonrpc: what cannot be read as a call goes to 'old'")
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    passing = 'unmapped = "passthrough"\nupstream = "old"\n[mappings]'
+    folder.config.write_text(folder.config.read_text().replace("[mappings]", passing) + OLD)
+    (note,) = check.check([], folder.config, live=False).notes
+    assert note == "rpc: requests to a path of no endpoint go to 'old' as they came"
 
 
 def test_numbers_by_which_one_service_takes_all_places_are_noted(folder: Folder) -> None:

@@ -29,6 +29,17 @@ class Target:
         return f"{self.bus_name} {self.object_path} {self.interface}.{self.member}"
 
 
+@dataclass(frozen=True, slots=True)
+class PropertyTarget(Target):
+    """A property of an object: a call of Get or Set of org.freedesktop.DBus.Properties."""
+
+    owner: str = ""  # the interface that has the property
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.bus_name} {self.object_path} {self.owner}.{self.name} ({self.member.lower()})"
+
+
 class MethodCall(msgspec.Struct, frozen=True):
     """A D-Bus method call; its names and values are checked against the specification."""
 

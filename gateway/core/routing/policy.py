@@ -1,4 +1,4 @@
-"""Who answers one call, who is only observed, and why: a pure function of setting and call."""
+"""Plans one call: the side that answers, the side that is only observed, and why. Pure."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ from gateway.core.rpc.model import Call
 
 
 class CallPlan(msgspec.Struct, frozen=True):
-    """`answer` None: nobody. `candidate` is asked once the answer has left. `why` is for people.
-
-    `fallback`: a call that D-Bus certainly did not execute goes to the legacy service.
-    """
+    """The side that answers a call (None: no side does), and what else happens to the call."""
 
     answer: Side | None
-    candidate: Side | None = None
-    why: str = ""
-    fallback: bool = False
-    noise: bool = False  # the control is to be asked a second time
+    candidate: Side | None = None  # the side that runs the call too, once the answer has left
+    why: str = ""  # for people
+    fallback: bool = False  # a call that D-Bus certainly did not execute goes to the legacy service
+    noise: bool = False  # the side that answered runs the call a second time, to find what differs by itself
 
 
-# The plans that need no look at the call.
+# Plans that do not depend on the call.
+LOCAL = CallPlan(None, None, "the gateway answers itself")
 _LEGACY = CallPlan(Side.LEGACY, None, "mode legacy")
 _DBUS = CallPlan(Side.DBUS, None, "mode dbus")
 _OFF = CallPlan(None, None, "mode off")
 
 
 def bucket(subject: str, key: str) -> int:
-    """From 0 to BUCKETS - 1; the same on every host for the same subject (a method or a group) and key."""
+    """The bucket of a key, 0 to BUCKETS - 1: the same on every host. `subject` is a method or a group."""
     digest = blake2b(f"{subject}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % BUCKETS
 
 
 def plan_call(route: Route, setting: Setting, call: Call, forced: Side | None = None) -> CallPlan:
-    """Who answers `call`. `forced`: the side that the client asked for, where its listener lets it."""
+    """Plan `call`. `forced`: the side that the client asked for, where its listener allows that."""
     migration = route.migration
     if setting.mode is Mode.OFF:
         return _OFF
@@ -56,9 +54,10 @@ def plan_call(route: Route, setting: Setting, call: Call, forced: Side | None = 
 
 
 def task_plan(route: Route, chosen: CallPlan) -> CallPlan:
-    """Who answers a form of the call whose result is a task: the legacy service alone, since D-Bus has no tasks yet.
+    """Plan a form of a call that returns a task: only the legacy service answers it, because D-Bus has no tasks yet.
 
-    `chosen`: the plan of the call itself. Nothing is observed and nothing falls back: the sides' results are not alike.
+    `chosen` is the plan of the call itself. A task is neither observed nor falls back, because the two sides' results
+    differ.
     """
     if chosen.answer is Side.DBUS and route.migration.tasks == "legacy":
         return CallPlan(
@@ -70,7 +69,7 @@ def task_plan(route: Route, chosen: CallPlan) -> CallPlan:
 
 
 def _completed(chosen: CallPlan, migration: Migration, setting: Setting) -> CallPlan:
-    """With who is observed (what may not run twice never is, whatever was set) and whether there is a way back."""
+    """Add the candidate and the fallback. A call that may not run twice has no candidate, whatever the setting says."""
     observed = migration.may_shadow and (setting.observe or setting.mode is Mode.SHADOW)
     fallback = migration.fallback and chosen.answer is Side.DBUS
     if chosen.answer is None or not (observed or fallback):
@@ -85,7 +84,7 @@ def _canary(subject: str, migration: Migration, setting: Setting, call: Call) ->
         listed = _listed(migration, migration.key.name, key)
         if listed is not None:
             return listed
-    if setting.buckets in (0, BUCKETS):  # all or nothing needs no key
+    if setting.buckets in (0, BUCKETS):  # 0 % and 100 % need no key
         side = Side.DBUS if setting.buckets else Side.LEGACY
         return CallPlan(side, None, f"canary at {percent(setting.buckets)}")
     if key is None or migration.key is None:

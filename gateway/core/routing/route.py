@@ -1,18 +1,26 @@
-"""A mapping entry with nothing left to parse: what `mapping/compiler.py` makes and everybody else only reads."""
+"""A mapping entry with nothing left to parse, and the record of a call that has ended.
+
+`mapping/compiler.py` makes routes from mapping files. A route's target is a D-Bus member, a D-Bus property, or a local
+answer, which the gateway gives itself. All three are planned, counted, logged and access-checked in the same way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
+
+import msgspec
 
 from gateway.core.dbus.signature import Type
-from gateway.core.dbus.target import MethodCall, Parameter, Target
-from gateway.core.migration.modes import UNMOVED, Migration
+from gateway.core.dbus.target import MethodCall, Parameter, PropertyTarget, Target
+from gateway.core.migration.modes import UNMOVED, Migration, Side
 from gateway.core.migration.rollout_plan import DEFAULT_FOR_WRITES, RolloutPlan
-from gateway.core.rpc.model import Call, Fault, Value
+from gateway.core.rpc.model import Call, Fault, Outcome, Value
 from gateway.core.xenstore.exposure import Domains
+
+LOCAL_SERVICE = "gateway"  # the service of all local routes in logs and metrics
 
 
 class Effect(Enum):
@@ -24,35 +32,95 @@ class Effect(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class LocalTarget:
+    """The gateway answers the call itself. `answer` may take until the route's timeout."""
+
+    answer: Callable[[Call], Awaitable[Outcome]]
+
+    def __str__(self) -> str:
+        return "the gateway itself"
+
+
+RouteTarget: TypeAlias = Target | PropertyTarget | LocalTarget
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One legacy method and its target."""
 
     service: str  # its name in logs and commands: "xenopsd"
     method: str  # the name the client uses
-    target: Target
+    target: RouteTarget
     parameters: tuple[Parameter, ...]
     result: Type | None  # the legacy result, as the D-Bus type nearest to it; None is void
     encode_arguments: Callable[[Call], MethodCall]  # raises MarshalError or ParameterCountError
     decode_result: Callable[[Sequence[object]], Value]  # body of the method return -> result; raises MarshalError
-    map_error: Callable[[Fault, Call], Fault]  # a fault with a D-Bus error name -> the fault the client is told
+    map_error: Callable[[Fault, Call], Fault]  # a fault with a D-Bus error name -> the fault that the client gets
     timeout: float = 60.0  # seconds
     effect: Effect = Effect.WRITE
-    migration: Migration = UNMOVED  # who answers, and how that may change
-    rollout: RolloutPlan = DEFAULT_FOR_WRITES  # how that changes by itself, once a person starts it
+    migration: Migration = UNMOVED  # which side answers, and how that may change
+    rollout: RolloutPlan = DEFAULT_FOR_WRITES  # the steps of an automatic rollout, once a person starts it
     documentation: str = ""
     source: str = ""  # "mappings/xenopsd.yaml:12"
-    aliases: tuple[str, ...] = ()  # old spellings that lead here too
-    domains: Domains | None = None  # who may call it over a xenstore; None: whoever may call at the endpoint
-    task_of: Route | None = None  # of a form of a call that returns a task: the route of the call itself
-    session_check: Route | None = None  # called first with the same call; its fault is the answer (a session check)
+    aliases: tuple[str, ...] = ()  # older names of the same method
+    domains: Domains | None = None  # the domains that may call it over a xenstore; None: those of the endpoint
+    task_of: Route | None = None  # set on the form of a call that returns a task: the route of the call itself
+    session_check: Route | None = None  # called first with the same call; its fault is the answer
     session: Callable[[Call], str | None] | None = None  # the session that a call uses
-    login: Callable[[Call], str | None] | None = None  # a login: the user that it names; its result is the session
+    login: Callable[[Call], str | None] | None = None  # the user that a login names; its result is the session
+
+    @property
+    def bus_target(self) -> Target:
+        """The D-Bus target. Only for routes that have one."""
+        assert isinstance(self.target, Target), f"{self.method} has no D-Bus target"
+        return self.target
 
 
-def unmapped_route(name: str) -> Route:
-    """A route for what no mapping knows: it leads nowhere on the bus."""
+def local_route(
+    method: str,
+    answer: Callable[[Call], Awaitable[Outcome]],
+    *,
+    service: str = LOCAL_SERVICE,
+    parameters: tuple[Parameter, ...] = (),
+    result: Type | None = None,
+    documentation: str = "",
+    migration: Migration = UNMOVED,
+    effect: Effect = Effect.READ,
+) -> Route:
+    """A route that has no D-Bus side. With an upstream in `migration` a legacy service may answer in its place."""
 
-    def nowhere(*_: object) -> NoReturn:
-        raise AssertionError("a method that is not mapped has no D-Bus side")
+    def unused(*_: object) -> NoReturn:
+        raise AssertionError(f"{method} has no D-Bus side")
 
-    return Route(name, name, Target("", "", "", "", "", ""), (), None, nowhere, nowhere, nowhere)
+    return Route(
+        service,
+        method,
+        LocalTarget(answer),
+        parameters,
+        result,
+        unused,
+        unused,
+        unused,
+        effect=effect,
+        migration=migration,
+        documentation=documentation,
+        source="built in",
+    )
+
+
+class CallFinished(msgspec.Struct, frozen=True):
+    """A call that has ended: what the log, the metrics, the call statistics and recordings are made of.
+
+    `view` gives an outcome as the client of this call reads it in its own protocol; None where `outcome` is that
+    already, because a legacy service's bytes were passed through.
+    """
+
+    route: Route
+    call: Call
+    outcome: Outcome
+    side: Side | None  # the side that answered; None: the gateway itself, or the call was refused
+    seconds: float
+    view: Callable[[Outcome], Outcome] | None = None
+
+
+CallListener: TypeAlias = Callable[[CallFinished], object]

@@ -12,7 +12,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.ops.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
 from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
-from tests.kit.mappings import TARGET, route
+from tests.kit.mappings import TARGET, noting, route
 
 # Read where methods move (gateway/migration/manager.py).
 MOVING = {
@@ -47,7 +47,7 @@ def test_services_are_those_that_a_call_may_lead_to() -> None:
 
 def test_a_row_adds_up_the_methods_of_its_service() -> None:
     calls = Calls()
-    note = calls.counting(lambda *_: None)
+    note = noting(calls.count)
     for method, outcome in (("VM.start", Reply()), ("VM.stop", Fault(FaultCode.BUSY, "")), ("VM.stop", Reply())):
         note("toy", method, Call(method), outcome, 0.1, None)
     mapped = table(to(TOY.name, "VM.start"), to(TOY.name, "VM.stop"), to("org.other", "SR.scan"))
@@ -91,9 +91,8 @@ def test_a_store_that_is_away_is_named_and_counted() -> None:
 
 
 def test_a_scrape_reads_every_series_that_is_not_counted() -> None:
-    values = dict.fromkeys(
-        ("xcp_gateway_calls_in_flight", "xcp_gateway_buffered_bytes", "xcp_gateway_log_lines_lost_total"), 3.0
-    )
+    names = ("calls_in_flight", "tunnels_open", "buffered_bytes", "log_lines_lost_total")
+    values = dict.fromkeys((f"xcp_gateway_{name}" for name in names), 3.0)
     refused = replace(TOY, breaker=BreakerState.HALF_OPEN)
     readings = health.readings(table(), [UP], [refused], values, {"rpc": 5})
     assert readings.keys() == SERIES.keys() - {CALLS, REFUSED, SECONDS} - MOVING

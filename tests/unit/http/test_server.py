@@ -354,8 +354,14 @@ async def test_a_tunnel_is_not_passed_on() -> None:
     assert rest.seen == []
 
 
-async def test_the_rest_is_refused_like_any_call_when_there_is_no_room() -> None:
-    refusing = Fixed(Answer(b"no", "text/plain", None, 200, "OK"))
-    async with talking(otherwise=refusing, limits=HttpLimits(body=3)) as wire:
+async def test_the_limit_of_a_body_holds_for_no_body_that_is_streamed() -> None:
+    rest = Echo()
+    async with talking(otherwise=rest, limits=HttpLimits(body=3)) as wire:
         await wire.send(post(b"large").replace(b"POST", b"PUT"))
-        assert (await wire.reply()).status == 413
+        assert (await wire.reply()).body == b"large"
+
+
+async def test_what_is_streamed_is_refused_like_any_call_when_there_is_no_room() -> None:
+    async with talking(otherwise=Echo(), limits=HttpLimits(max_calls=0)) as wire:
+        await wire.send(post(b"large").replace(b"POST", b"PUT"))
+        assert (await wire.reply()).status == 503

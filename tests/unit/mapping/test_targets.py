@@ -123,7 +123,7 @@ def test_a_bad_idl_is_said_once_where_it_stands(tmp_path: Path) -> None:
 
 def test_a_method_may_live_elsewhere_than_its_file_says(tmp_path: Path) -> None:
     entry = "{member: Check, interface: org.example.Session1, bus_name: org.other, object_path: /o, params: [session]}"
-    target = build_methods(tmp_path, f"m: {entry}").route("m").target
+    target = build_methods(tmp_path, f"m: {entry}").route("m").bus_target
     assert str(target) == "org.other /o org.example.Session1.Check"
     assert (target.signature, target.reply_signature) == ("s", "")
 

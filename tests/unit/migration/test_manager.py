@@ -20,7 +20,7 @@ from gateway.server import Gateway
 from tests.kit import migrations
 from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
-from tests.kit.mappings import route
+from tests.kit.mappings import noting, route
 from tests.kit.toy_service import toy_service
 from tests.kit.upstreams import LegacyServer, legacy_server, ok
 
@@ -54,7 +54,7 @@ async def test_what_another_process_sets_holds_here(tmp_path: Path) -> None:
 
 async def test_what_was_seen_is_written_while_it_runs_and_at_its_end(tmp_path: Path) -> None:
     async with MigrationManager(tmp_path / "state.db", tuple) as moving:
-        note = moving.evidence.noting(lambda *_: None)
+        note = noting(moving.evidence.count)
         note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
         await until(lambda: moving.here.of(HELD).counters)
         note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.core.interfaces import DEADLINE_PASSED
-from gateway.pipeline.deadline import Deadlines
+from gateway.pipeline.dispatcher import Deadlines
 
 
 async def wait(deadlines: Deadlines, seconds: float) -> str:

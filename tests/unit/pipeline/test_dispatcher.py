@@ -11,7 +11,7 @@ import pytest
 from gateway.core.interfaces import NOT_SENT, Backend, Wanted, always
 from gateway.core.migration.modes import Migration, Mode, Setting, Side
 from gateway.core.routing.overrides import Override
-from gateway.core.routing.route import Effect, Route
+from gateway.core.routing.route import CallFinished, Effect, Route, local_route
 from gateway.core.rpc.model import (
     ABANDONED,
     NO_METADATA,
@@ -25,7 +25,7 @@ from gateway.core.rpc.model import (
     RequestMetadata,
 )
 from gateway.migration.active_overrides import ActiveOverrides
-from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
+from gateway.pipeline.dispatcher import Dispatcher
 from tests.kit import upstreams as kit
 from tests.kit.mappings import TARGET, route
 
@@ -68,12 +68,10 @@ class Notes:
         self.lines: list[tuple[str, str, Outcome]] = []
         self.sides: list[Side | None] = []
 
-    def __call__(
-        self, service: str, method: str, call: Call, outcome: Outcome, seconds: float, side: Side | None
-    ) -> None:
-        assert seconds >= 0
-        self.lines.append((service, method, outcome))
-        self.sides.append(side)
+    def __call__(self, finished: CallFinished) -> None:
+        assert finished.seconds >= 0
+        self.lines.append((finished.route.service, finished.route.method, finished.outcome))
+        self.sides.append(finished.side)
 
 
 async def test_the_backend_answers_and_the_call_is_noted_once() -> None:
@@ -173,11 +171,39 @@ async def test_a_cancelled_call_is_not_counted_as_in_flight() -> None:
     assert dispatcher.in_flight == 0
 
 
-def test_a_refused_call_is_noted_under_a_name_that_is_not_the_clients() -> None:
-    notes = Notes()
-    fault = Fault(FaultCode.UNKNOWN_METHOD, "unknown method 'x'")
-    assert Dispatcher(Scripted(echo), notes).refuse(Call("x"), fault) is fault
-    assert notes.lines == [(UNMAPPED, UNMAPPED, fault)]
+def test_a_refused_call_is_reported_to_each_listener_once() -> None:
+    first, second = Notes(), Notes()
+    dispatcher = Dispatcher(Scripted(echo), first)
+    fault = Fault(FaultCode.ACCESS_DENIED, "no")
+    dispatcher.add_listener(second)
+    assert dispatcher.refuse(Call("x"), fault, route()) is fault
+    dispatcher.remove_listener(second)
+    dispatcher.refuse(Call("x"), fault, route())
+    assert (len(first.lines), len(second.lines)) == (2, 1)
+
+
+async def test_a_local_route_is_answered_by_the_gateway_within_its_timeout_and_reported() -> None:
+    async def never(_call: Call) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def broken(_call: Call) -> Outcome:
+        raise KeyError("a secret that no client may see")
+
+    async def answer(call: Call) -> Outcome:
+        return Reply(call.method)
+
+    notes, backend = Notes(), Scripted(echo)
+    dispatcher = Dispatcher(backend, notes, toggles=ActiveOverrides())
+    dispatcher.toggles.replace([Override("*", Setting(Mode.OFF), "alice", 1.0)])
+    routes = [local_route("a", answer), replace(local_route("b", never), timeout=0.01), local_route("c", broken)]
+    assert [await dispatcher.answer(each, Call(each.method)) for each in routes] == [
+        Reply("a"),
+        Fault(FaultCode.TIMEOUT, "no answer from the gateway itself within 0.01 s"),
+        Fault(FaultCode.INTERNAL, "internal error"),
+    ]
+    assert [line[:2] for line in notes.lines] == [("gateway", "a"), ("gateway", "b"), ("gateway", "c")]
+    assert (notes.sides, backend.asked, dispatcher.in_flight) == ([None] * 3, [], 0)
 
 
 async def test_a_cancellation_from_outside_is_no_timeout_even_when_both_come_at_once() -> None:
@@ -345,7 +371,7 @@ async def test_a_call_whose_client_leaves_is_noted_as_what_is_known_of_it(
     assert (task.cancelled(), dispatcher.in_flight) == (True, 0)
     assert notes.lines == [("toy", "VM.start", noted)]
     assert notes.sides == [Side.DBUS]
-    assert ("it is unknown whether it was executed" in capsys.readouterr().out) is warns
+    assert ("it is unknown whether the call was executed" in capsys.readouterr().out) is warns
 
 
 async def test_a_call_whose_client_leaves_while_its_guard_is_asked_was_not_sent() -> None:

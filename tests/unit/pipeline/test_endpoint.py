@@ -16,12 +16,13 @@ from msgspec import structs
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
+from gateway.core.admin.records import MethodId
 from gateway.core.comparison.compare import Comparison, compare
 from gateway.core.interfaces import NOT_SENT, Backend, Codec, Wanted, always
 from gateway.core.migration.modes import BUCKETS, Migration, Mode, Setting, Side
 from gateway.core.routing.call_record import UNKEPT, RecordedCall
 from gateway.core.routing.overrides import Override
-from gateway.core.routing.route import Effect, Route
+from gateway.core.routing.route import CallFinished, Effect, Route
 from gateway.core.rpc.model import (
     ABANDONED,
     NO_METADATA,
@@ -42,8 +43,8 @@ from gateway.core.xenstore.paths import template
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import Observed, Shadow
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
-from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
-from gateway.pipeline.recorder import Recorder
+from gateway.pipeline.endpoint import READ_AT_ONCE, READ_MOST, Endpoints, RpcEndpoint
+from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession
 from gateway.pipeline.sessions import Sessions
 from gateway.pipeline.side_override import SideOverride
 from tests.kit import upstreams as kit
@@ -80,9 +81,13 @@ def exchange(
     concurrency: int = 1,
 ) -> RpcEndpoint:
     table = EndpointTable(HERE, codec, dialect, {"echo": route("echo")})
-    dispatcher = Dispatcher(Scripted(answer), lambda *_: None)
+    dispatcher = Dispatcher(Scripted(answer))
     return RpcEndpoint(
-        table, CODECS[codec](MessageLimits()), DIALECTS[dialect](codec), dispatcher, concurrency=concurrency
+        table,
+        CODECS[codec](MessageLimits()),
+        DIALECTS[dialect](codec),
+        dispatcher,
+        concurrency=concurrency,
     )
 
 
@@ -151,10 +156,19 @@ async def test_a_broken_message_skips_the_dialect_and_is_marked_as_a_whole() -> 
         xmlrpc.client.loads(body(answer))
 
 
+async def test_a_decoded_message_is_handled_without_its_bytes() -> None:
+    endpoint = exchange("xmlrpc", "xenapi")
+    junk = Fault(FaultCode.INVALID_REQUEST, "no call")
+    outcomes = await endpoint.handle(Envelope((Call("echo", (5,)), junk, Call("nope")), batch=True), PEER)
+    assert outcomes[0] == Reply({"Status": "Success", "Value": "5"})  # dressed by the dialect
+    assert outcomes[1] is junk
+    assert endpoint.dialect.unwrap_outcome(outcomes[2], Call("nope")).name == "MESSAGE_METHOD_UNKNOWN"  # type: ignore[union-attr]
+
+
 async def test_a_message_that_holds_no_call_is_told_of_and_one_that_does_is_not() -> None:
     told: list[Fault] = []
     table = EndpointTable(HERE, "jsonrpc", "plain", {"echo": route("echo")})
-    dispatcher = Dispatcher(Scripted(echo), lambda *_: None)
+    dispatcher = Dispatcher(Scripted(echo))
     listening = RpcEndpoint(
         table, CODECS["jsonrpc"](MessageLimits()), DIALECTS["plain"]("jsonrpc"), dispatcher, on_refused=told.append
     )
@@ -262,8 +276,8 @@ class Told:
     def dropped(self, route: Route) -> None:
         self.lost.append(route.method)
 
-    def note(self, _service: str, method: str, _call: Call, outcome: Outcome, _s: float, side: Side | None) -> None:
-        self.noted.append((method, outcome, side))
+    def note(self, finished: CallFinished) -> None:
+        self.noted.append((finished.route.method, finished.outcome, finished.side))
 
 
 class Front:
@@ -278,6 +292,8 @@ class Front:
         passthrough_to: str | None = None,
         dotted: Mapping[str, Setting] = MappingProxyType({}),  # methods whose names are no Python names
         upstreams: kit.Scripted | None = None,
+        read_at_once: int = READ_AT_ONCE,
+        read_most: int = READ_MOST,
         **methods: Setting,
     ) -> None:
         methods = {**methods, **dotted}
@@ -295,7 +311,9 @@ class Front:
             DIALECTS[dialect](codec),
             dispatcher,
             shadow=self.shadow,
-            forcing=SideOverride(b"x-gateway-side", "side"),
+            override=SideOverride(b"x-gateway-side", "side"),
+            read_at_once=read_at_once,
+            read_most=read_most,
         )
 
     async def _dbus(self, call: Call) -> Outcome:
@@ -473,6 +491,25 @@ async def test_an_old_service_of_another_protocol_is_asked_call_by_call() -> Non
     assert front.told.seen[0].control.outcome == Reply("old")
 
 
+UNREADABLE = (b"{", b'[{"jsonrpc":"2.0","id":2},{"jsonrpc":"2.0","method":"stat","id":3}]')
+
+
+@pytest.mark.parametrize("message", UNREADABLE)
+@pytest.mark.parametrize("moved", [Setting(Mode.OFF), SHADOW, Setting(Mode.CANARY, 0), DBUS])
+async def test_what_cannot_be_read_is_forwarded_only_where_no_mode_governs_a_call(
+    message: bytes, moved: Setting
+) -> None:
+    """It may hold a call of a method that is off, or that both sides would run."""
+    front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY)
+    assert await front.answer(message) is OLD_ANSWER
+    front.exchange.dispatcher.toggles.replace([Override("toy/start", moved, "alice", 1.0)])
+    answer = json.loads(body(await front.answer(message)))
+    assert "error" in (answer[0] if isinstance(answer, list) else answer)
+    assert [each for _, each, _ in front.upstreams.forwarded] == [message]  # the first one alone
+    front.exchange.dispatcher.toggles.replace([])
+    assert await front.answer(message) is OLD_ANSWER
+
+
 @pytest.mark.parametrize("message", [b'{"method":"nope","params":[],"id":7}', b"{", batch("nope", "stat")])
 async def test_what_is_not_mapped_is_forwarded_where_the_mapping_says_so(message: bytes) -> None:
     front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY)
@@ -593,7 +630,7 @@ async def test_a_bug_in_what_comes_after_costs_no_answer(capsys: pytest.CaptureF
     front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
     front.exchange.client = BrokenCodec()
     assert await front.answer(ONE) is OLD_ANSWER
-    assert "a bug lost what came of this message" in "".join(capsys.readouterr())
+    assert "a bug lost the outcome of this message" in "".join(capsys.readouterr())
 
 
 async def test_where_a_call_fell_back_nothing_is_compared_with_itself() -> None:
@@ -628,33 +665,32 @@ async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
     agent = RequestMetadata(headers=((b"Host", b"x"), (b"user-agent", b"xe/1.2")))
     await known.answer(b'{"jsonrpc":"2.0","method":"login","params":["alice"],"id":1}', PEER)
     await known.answer(b'{"jsonrpc":"2.0","method":"stat","params":["ref-1"],"id":1}', PEER, agent)
-    caller = {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice"}
+    caller = {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice", "listener": "rpc"}
     assert seen[1].extensions == {**caller, "dialect": known.dialect.name, "path": known.table.key.path}
 
 
 # Recordings
 
 
-class Kept(Recorder):
-    """Remembers what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.active = True
-        self.taken: list[RecordedCall] = []
-
-    def take(self, taken: RecordedCall) -> None:
-        self.taken.append(taken)
+ALL = frozenset(MethodId("toy", method) for method in ("stat", "look"))
 
 
-def recording(front: Front) -> Kept:
-    kept = front.exchange._recorder = Kept()
-    return kept
+class Kept:
+    """A recording of all methods of a front."""
+
+    def __init__(self, front: Front) -> None:
+        session = Recorder(front.exchange.dispatcher).begin(ALL, RecordingLimits(writes=True))
+        assert isinstance(session, RecordingSession)
+        self._waiting = session._waiting
+
+    @property
+    def taken(self) -> list[RecordedCall]:
+        return [recorded for _, recorded, _ in self._waiting]
 
 
-async def test_a_call_is_recorded_once_its_answer_has_left_with_who_answered() -> None:
+async def test_a_call_is_recorded_once_its_answer_has_left_with_the_side_that_answered() -> None:
     front = Front(OLD_ANSWER, stat=DBUS)
-    kept = recording(front)
+    kept = Kept(front)
     await front.exchange.answer(ONE, PEER)
     assert kept.taken == []
     await asyncio.sleep(0)
@@ -662,13 +698,13 @@ async def test_a_call_is_recorded_once_its_answer_has_left_with_who_answered() -
     assert (taken.listener, taken.path, taken.codec) == ("rpc", "/here", "jsonrpc")
     assert (taken.route.method, taken.call.params, taken.side, taken.outcome) == ("stat", ("a",), Side.DBUS, Reply(1))
     assert taken.view is not None
-    assert taken.view(Reply(b"hi")) == Reply("aGk=")  # as this client has it
+    assert taken.view(Reply(b"hi")) == Reply("aGk=")  # as this client reads it
 
 
 async def test_what_goes_as_it_came_is_recorded_as_the_client_has_it() -> None:
     answers = b'[{"jsonrpc":"2.0","result":"A","id":0},{"jsonrpc":"2.0","result":1,"id":1}]'
     front = Front(Answer(answers, "application/json", None, 200), stat=LEGACY_ONLY, look=SHADOW)
-    kept = recording(front)
+    kept = Kept(front)
     await front.answer(batch("stat", "look"))
     assert [(taken.call.method, taken.outcome, taken.side, taken.view) for taken in kept.taken] == [
         ("stat", Reply("A"), Side.LEGACY, None), ("look", Reply(1), Side.LEGACY, None),
@@ -677,22 +713,22 @@ async def test_what_goes_as_it_came_is_recorded_as_the_client_has_it() -> None:
 
 async def test_an_old_service_that_is_away_is_recorded_too() -> None:
     front = Front(Fault(FaultCode.UNAVAILABLE, "cannot connect"), stat=LEGACY_ONLY)
-    kept = recording(front)
+    kept = Kept(front)
     await front.answer(ONE)
     assert [taken.outcome for taken in kept.taken] == [Fault(FaultCode.UNAVAILABLE, "cannot connect")]
 
 
-async def test_of_an_answer_that_is_not_read_only_the_call_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.pipeline.endpoint.READ_MOST", len(body(OLD_ANSWER)) - 1)
-    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
-    kept = recording(front)
+async def test_of_an_answer_that_is_not_read_only_the_call_is_recorded() -> None:
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY, read_most=len(body(OLD_ANSWER)) - 1)
+    kept = Kept(front)
     await front.answer(ONE)
+    await asyncio.sleep(0)
     assert [taken.outcome for taken in kept.taken] == [UNKEPT]
 
 
 async def test_what_is_not_mapped_and_what_nobody_answers_is_never_recorded() -> None:
     front = Front(OLD_ANSWER, passthrough_to="old", stat=Setting(Mode.OFF))
-    kept = recording(front)
+    kept = Kept(front)
     for message in (
         b'{"method":"nope","params":["secret"],"id":7}',
         b"{",
@@ -716,17 +752,16 @@ async def test_a_session_that_was_opened_at_one_endpoint_is_known_at_another() -
     for name, codec, parameter in (("login", "xmlrpc", "alice"), ("stat", "jsonrpc", "ref-1")):
         table = EndpointTable(HERE, codec, "plain", {"login": login, "stat": stat})
         one = CODECS[codec](MessageLimits())
-        dispatcher = Dispatcher(Scripted(look), lambda *_: None)
+        dispatcher = Dispatcher(Scripted(look))
         endpoint = RpcEndpoint(table, one, DIALECTS["plain"](codec), dispatcher, sessions=sessions)
         await endpoint.answer(one.encode_call(Call(name, (parameter,))), PEER)
     assert seen[1].extensions["user"] == "alice"
 
 
-async def test_an_answer_of_many_megabytes_goes_back_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.pipeline.endpoint.READ_MOST", len(body(OLD_ANSWER)) - 1)
-    front = Front(OLD_ANSWER, stat=SHADOW)
+async def test_an_answer_of_many_megabytes_goes_back_unread() -> None:
+    front = Front(OLD_ANSWER, stat=SHADOW, read_most=len(body(OLD_ANSWER)) - 1)
     assert await front.answer(ONE) is OLD_ANSWER
-    assert front.told.noted == [("stat", Reply(), Side.LEGACY)]
+    assert front.told.noted == [("stat", UNKEPT, Side.LEGACY)]
     assert (front.told.seen, front.told.lost) == ([], ["stat"])
 
 
@@ -740,15 +775,14 @@ def packed(body: bytes, encoding: str = "gzip") -> Answer:
         (packed(gzip.compress(OLD_ANSWER.body or b"")), Reply(1)),
         (packed(zlib.compress(OLD_ANSWER.body or b""), "deflate"), Reply(1)),
         (packed(b"junk"), Fault(FaultCode.PARSE_ERROR, "the body is no valid gzip")),
-        (packed(gzip.compress(bytes(2**20))), Reply()),  # too long to be read
+        (packed(gzip.compress(bytes(2**20))), UNKEPT),  # too long to be read
         (structs.replace(OLD_ANSWER, status=302, reason="Found"), Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
     ],
 )
 async def test_an_answer_that_is_compressed_goes_back_as_it_came_and_is_read_for_what_came_of_it(
-    answer: Answer, seen: Outcome, monkeypatch: pytest.MonkeyPatch
+    answer: Answer, seen: Outcome
 ) -> None:
-    monkeypatch.setattr("gateway.pipeline.endpoint.READ_MOST", 100_000)
-    front = Front(answer, stat=LEGACY_ONLY)
+    front = Front(answer, stat=LEGACY_ONLY, read_most=100_000)
     assert await front.answer(ONE) is answer
     async with asyncio.timeout(5):
         while not front.told.noted:  # noqa: ASYNC110 - the thread sets no event
@@ -756,9 +790,8 @@ async def test_an_answer_that_is_compressed_goes_back_as_it_came_and_is_read_for
     assert front.told.noted == [("stat", seen, Side.LEGACY)]
 
 
-async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.pipeline.endpoint.READ_AT_ONCE", len(body(OLD_ANSWER)) - 1)
-    front = Front(OLD_ANSWER, stat=SHADOW)
+async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same() -> None:
+    front = Front(OLD_ANSWER, stat=SHADOW, read_at_once=len(body(OLD_ANSWER)) - 1)
     assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
     async with asyncio.timeout(60):
         while not front.told.seen:  # noqa: ASYNC110 - the thread sets no event
@@ -789,7 +822,7 @@ async def test_a_domain_calls_what_the_mapping_lets_it_call(
     exposure = Exposure("tree", template("/svc"), domains)
     table = EndpointTable(EndpointKey("store", "/svc"), "xenstore", "plain", routes, exposure=exposure)
     noted: list[Outcome] = []
-    dispatcher = Dispatcher(Scripted(answer), lambda *told: noted.append(told[3]))
+    dispatcher = Dispatcher(Scripted(answer), lambda finished: noted.append(finished.outcome))
     exchange = RpcEndpoint(table, CODECS["xenstore"](MessageLimits()), DIALECTS["plain"]("xenstore"), dispatcher)
     body = exchange.codec.encode_call(Call(method, named={"domid": "7"}))
     outcome = exchange.codec.decode_outcome((await exchange.answer(body, Peer(domid=asks))).body or b"")

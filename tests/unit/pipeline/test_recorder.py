@@ -12,15 +12,20 @@ import pytest
 
 from gateway.core.admin.records import MethodId, StateRefused
 from gateway.core.migration.modes import Side
-from gateway.core.routing.call_record import LARGEST, UNKEPT, RecordedCall
-from gateway.core.routing.route import Route
+from gateway.core.routing.call_record import LARGEST, UNKEPT
+from gateway.core.routing.route import CallFinished, Route
 from gateway.core.rpc.model import Call, Outcome, Reply
 from gateway.pipeline import recorder as recording
+from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.recorder import MOST, Recorder, RecordingLimits, RecordingSession
+from tests.kit.backends import MemoryBackend
 from tests.kit.traffic import GET, SET
 
 WEB = Reply("web")
 BOTH = frozenset(MethodId(each.service, each.method) for each in (GET, SET))
+
+
+ORIGIN = {"listener": "rpc", "path": "/RPC2", "protocol": "xmlrpc"}
 
 
 def taken(
@@ -29,9 +34,15 @@ def taken(
     outcome: Outcome = WEB,
     oneway: bool = False,
     view: Callable[[Outcome], Outcome] | None = None,
-) -> RecordedCall:
-    call = Call(route.method, params or ("S", "vm"), oneway=oneway)
-    return RecordedCall("rpc", "/RPC2", "xmlrpc", route, call, outcome, Side.LEGACY, 0.01, view)
+) -> CallFinished:
+    call = Call(route.method, params or ("S", "vm"), oneway=oneway, extensions=ORIGIN)
+    return CallFinished(route, call, outcome, Side.LEGACY, 0.01, view)
+
+
+async def take(recorder: Recorder, finished: CallFinished) -> None:
+    """A call ends, and its answer leaves."""
+    recorder.dispatcher.finish(finished)
+    await asyncio.sleep(0)
 
 
 def begun(recorder: Recorder, **bounds: Any) -> RecordingSession:
@@ -47,10 +58,10 @@ async def documents(found: RecordingSession) -> list[dict[str, Any]]:
 
 
 async def test_calls_are_written_in_their_order_until_there_are_enough() -> None:
-    recorder = Recorder(lambda: 1000.0)
+    recorder = Recorder(Dispatcher(MemoryBackend({})), lambda: 1000.0)
     found = begun(recorder, calls=2)
     for name in ("a", "b", "c"):
-        recorder.take(taken("S", name))
+        await take(recorder, taken("S", name))
     first, *calls, last = await documents(found)
     assert first["methods"] == ["xapi/VM.get_name", "xapi/VM.set_name"]
     assert [(call["params"][1], call["when"]) for call in calls] == [("a", 1000.0), ("b", 1000.0)]
@@ -58,8 +69,8 @@ async def test_calls_are_written_in_their_order_until_there_are_enough() -> None
 
 
 async def test_nothing_is_kept_while_nobody_records() -> None:
-    recorder = Recorder()
-    recorder.take(taken())
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
+    await take(recorder, taken())
     found = [recorder.active]
     with begun(recorder):
         found.append(recorder.active)
@@ -67,28 +78,28 @@ async def test_nothing_is_kept_while_nobody_records() -> None:
 
 
 async def test_calls_of_other_methods_writes_and_those_without_an_answer_are_no_part_of_it() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
-    recorder.take(taken(route=replace(GET, method="VM.other")))
-    recorder.take(taken(route=SET))
-    recorder.take(taken(oneway=True))
+    await take(recorder, taken(route=replace(GET, method="VM.other")))
+    await take(recorder, taken(route=SET))
+    await take(recorder, taken(oneway=True))
     recorder.stop()
     assert (await documents(found))[-1]["calls"] == 0
 
 
 async def test_writes_are_recorded_when_they_are_asked_for() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder, writes=True)
-    recorder.take(taken(route=SET))
+    await take(recorder, taken(route=SET))
     recorder.stop()
     first, call, last = await documents(found)
     assert (first["writes"], call["effect"], last["end"]) == (True, "write", "the gateway has stopped")
 
 
 async def test_a_call_that_is_too_large_is_counted() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
-    recorder.take(taken("x" * LARGEST))
+    await take(recorder, taken("x" * LARGEST))
     recorder.stop()
     assert (await documents(found))[-1] == {
         "end": "the gateway has stopped", "calls": 0, "seconds": pytest.approx(0, abs=10), "no_room": 0, "too_large": 1,
@@ -96,14 +107,14 @@ async def test_a_call_that_is_too_large_is_counted() -> None:
 
 
 async def test_of_a_large_answer_nothing_is_kept_and_nobody_looks_at_it() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
 
     def view(outcome: Outcome) -> Outcome:
         assert outcome is UNKEPT
         return outcome
 
-    recorder.take(taken(outcome=Reply(["x"] * LARGEST)))
+    await take(recorder, taken(outcome=Reply(["x"] * LARGEST)))
     recorder.stop()
     _, call, _ = await documents(found)
     assert call["reply"] == {"$left_out": f"an answer of more than {LARGEST} bytes"}
@@ -113,10 +124,10 @@ async def test_calls_that_come_faster_than_they_are_written_are_dropped_and_coun
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recording, "ROOM", 3)
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
     for _ in range(5):
-        recorder.take(taken())
+        await take(recorder, taken())
     recorder.stop()
     assert [document.get("no_room") for document in await documents(found)] == [None, None, None, None, 2]
 
@@ -125,24 +136,24 @@ async def test_the_memory_of_what_waits_is_bounded_and_free_again_once_it_is_wri
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recording, "ROOM_BYTES", 2000)
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
     lines = found.lines("1.0", "r1")
     await anext(lines)
     for _ in range(2):
-        recorder.take(taken("x" * 1500))
+        await take(recorder, taken("x" * 1500))
     assert found.counts.no_room == 1
     await anext(lines)
-    recorder.take(taken("x" * 1500))
+    await take(recorder, taken("x" * 1500))
     assert found.counts.no_room == 1
     await lines.aclose()
 
 
 async def test_a_recording_that_has_grown_large_ends() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder, size=900)
     for _ in range(10):
-        recorder.take(taken())
+        await take(recorder, taken())
     *lines, last = await documents(found)
     assert last["end"] == "900 bytes"
     assert 0 < last["calls"] == len(lines) - 1 < 10
@@ -150,20 +161,20 @@ async def test_a_recording_that_has_grown_large_ends() -> None:
 
 
 async def test_a_recording_ends_when_its_time_is_over() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder, seconds=0.01)
     first, last = await documents(found)
     assert (first["recording"], last["end"]) == (1, "0.01 s")
 
 
 async def test_an_empty_line_says_that_nothing_has_come() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
     found.beat = 0.001
     lines = found.lines("1.0", "r1")
     await anext(lines)
     assert await anext(lines) == b"\n"
-    recorder.take(taken())
+    await take(recorder, taken())
     async with asyncio.timeout(60):
         while await anext(lines) == b"\n":
             pass
@@ -171,38 +182,38 @@ async def test_an_empty_line_says_that_nothing_has_come() -> None:
 
 
 async def test_a_call_wakes_who_waits_for_one() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
     found.beat = 60.0
     lines = found.lines("1.0", "r1")
     await anext(lines)
-    asyncio.get_running_loop().call_soon(recorder.take, taken())
+    asyncio.get_running_loop().call_soon(recorder.dispatcher.finish, taken())
     async with asyncio.timeout(60):
         assert b"VM.get_name" in await anext(lines)
     await lines.aclose()
 
 
 async def test_a_bug_costs_its_own_line() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
 
     def bug(_: Outcome) -> Outcome:
         raise RuntimeError
 
-    recorder.take(taken("S", "lost", view=bug))
-    recorder.take(taken("S", "kept"))
+    await take(recorder, taken("S", "lost", view=bug))
+    await take(recorder, taken("S", "kept"))
     recorder.stop()
     _, call, last = await documents(found)
     assert (call["params"][1], last["calls"]) == ("kept", 1)
 
 
 async def test_several_record_at_a_time_each_its_own_and_no_more_than_some() -> None:
-    recorder = Recorder()
+    recorder = Recorder(Dispatcher(MemoryBackend({})))
     several = [begun(recorder) for _ in range(MOST)]
     refused = recorder.begin(BOTH, RecordingLimits())
     assert isinstance(refused, StateRefused)
     assert refused.conflict
-    recorder.take(taken())
+    await take(recorder, taken())
     recorder.stop()
     assert [len(await documents(each)) for each in several] == [3] * MOST
     begun(recorder).close("done")

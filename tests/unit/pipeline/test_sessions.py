@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
+from gateway.core.migration.modes import Side
+from gateway.core.routing.route import CallFinished, Route
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.pipeline.sessions import Sessions
 from tests.kit.mappings import route
 
@@ -15,9 +17,13 @@ LOGIN = route("session.login_with_password", login=first)
 STAT = route("VM.stat", session=first)
 
 
+def learn(sessions: Sessions, route: Route, call: Call, outcome: Outcome) -> None:
+    sessions.learn(CallFinished(route, call, outcome, Side.DBUS, 0.1))
+
+
 def test_a_login_that_worked_tells_whose_session_its_result_is() -> None:
     sessions = Sessions()
-    sessions.learn(LOGIN, Call("login", ("alice", "secret")), Reply("ref-1"))
+    learn(sessions, LOGIN, Call("login", ("alice", "secret")), Reply("ref-1"))
     assert sessions.user(STAT, Call("VM.stat", ("ref-1",))) == "alice"
     assert sessions.user(STAT, Call("VM.stat", ("ref-2",))) == ""
     assert sessions.user(STAT, Call("VM.stat")) == ""
@@ -29,17 +35,17 @@ def test_a_login_itself_is_its_users() -> None:
 
 def test_what_is_no_login_or_did_not_work_teaches_nothing() -> None:
     sessions = Sessions()
-    sessions.learn(STAT, Call("VM.stat", ("alice",)), Reply("ref-1"))
-    sessions.learn(LOGIN, Call("login", ("alice",)), Fault(FaultCode.APPLICATION, "no"))
-    sessions.learn(LOGIN, Call("login", ("alice",)), Reply(5))
-    sessions.learn(LOGIN, Call("login"), Reply("ref-1"))
+    learn(sessions, STAT, Call("VM.stat", ("alice",)), Reply("ref-1"))
+    learn(sessions, LOGIN, Call("login", ("alice",)), Fault(FaultCode.APPLICATION, "no"))
+    learn(sessions, LOGIN, Call("login", ("alice",)), Reply(5))
+    learn(sessions, LOGIN, Call("login"), Reply("ref-1"))
     assert len(sessions) == 0
 
 
 def test_those_used_longest_ago_are_forgotten_first() -> None:
-    sessions = Sessions(most=2)
+    sessions = Sessions(capacity=2)
     for user in ("a", "b"):
-        sessions.learn(LOGIN, Call("login", (user,)), Reply(f"ref-{user}"))
+        learn(sessions, LOGIN, Call("login", (user,)), Reply(f"ref-{user}"))
     assert sessions.user(STAT, Call("VM.stat", ("ref-a",))) == "a"
-    sessions.learn(LOGIN, Call("login", ("c",)), Reply("ref-c"))
+    learn(sessions, LOGIN, Call("login", ("c",)), Reply("ref-c"))
     assert [sessions.user(STAT, Call("VM.stat", (f"ref-{user}",))) for user in "abc"] == ["a", "", "c"]

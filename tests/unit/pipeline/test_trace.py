@@ -39,9 +39,7 @@ class Bus(Backend):
 def exchange(codec: str = "xmlrpc", dialect: str = "xenapi") -> RpcEndpoint:
     routes = {"echo": route("echo", session_check=route("session check", source="toy.yaml:2"))}
     table = EndpointTable(EndpointKey("rpc", "/RPC2"), codec, dialect, routes)
-    return RpcEndpoint(
-        table, CODECS[codec](MessageLimits()), DIALECTS[dialect](codec), Dispatcher(Bus(), lambda *_: None)
-    )
+    return RpcEndpoint(table, CODECS[codec](MessageLimits()), DIALECTS[dialect](codec), Dispatcher(Bus()))
 
 
 async def steps_of(method: str, *params: Value, codec: str = "xmlrpc") -> tuple[Outcome, dict[str, str]]:
@@ -65,7 +63,7 @@ async def test_the_call_is_counted_as_one_of_the_endpoints_own_protocol() -> Non
     told: list[Call] = []
     routes = {"echo": route("echo")}
     table = EndpointTable(EndpointKey("rpc", "/RPC2"), "xmlrpc", "xenapi", routes)
-    noting = Dispatcher(Bus(), lambda _service, _method, call, *_: told.append(call))
+    noting = Dispatcher(Bus(), lambda finished: told.append(finished.call))
     await explain(
         RpcEndpoint(table, CODECS["xmlrpc"](MessageLimits()), DIALECTS["xenapi"]("xmlrpc"), noting),
         "echo",
@@ -86,7 +84,7 @@ async def test_a_form_that_returns_a_task_is_shown_and_not_run_on_the_other_side
     outcome, steps = await explain(explained, "Async.VM.echo", ("hello",), Peer("control"))
     assert isinstance(outcome, Fault)
     shown = {step.name: step.value for step in steps}
-    assert shown["who answers"].startswith("nobody: mode dbus: D-Bus answers, and has no tasks yet")
+    assert shown["refused"].startswith("mode dbus: D-Bus answers, and has no tasks yet")
     assert "method call" not in shown
 
 
@@ -105,7 +103,9 @@ async def test_an_error_is_shown_as_the_bus_gave_it_and_as_the_client_gets_it() 
 async def test_a_method_without_a_route_says_so() -> None:
     outcome, steps = await steps_of("VM.nope")
     assert isinstance(outcome, Fault)
-    assert steps["route"] == "none at rpc /RPC2; answered by the gateway itself, or unknown"
+    assert steps["route"] == "none at rpc /RPC2"
+    _, steps = await steps_of("system.listMethods")
+    assert steps["route"] == "built in -> the gateway itself"
 
 
 async def test_a_value_that_the_protocol_cannot_carry_is_refused_with_its_place() -> None:

@@ -267,7 +267,7 @@ async def test_a_value_that_no_node_can_say_costs_its_own_node(capsys: pytest.Ca
         assert board.shown.keys() == {"all 5", "all 6"}
     told = capsys.readouterr().out
     assert "node left out of a publication" in told
-    assert "/d/5/memory (Memory): $.Memory: expected a value that a node can say" in told
+    assert "/d/5/memory (Memory): $.Memory: expected a simple value, which a node can hold" in told
     assert "object=5" in told
 
 

@@ -177,14 +177,14 @@ Running until Ctrl-C. The gateway's log: {0.log}
   How it does:       xcp-gateway status {control}
 
   Both sides of a method, the old xapi and D-Bus:
-    who answers      xcp-gateway mode VM.get_record shadow {control}
+    the mode         xcp-gateway mode set VM.get_record shadow {control}
     a session        curl -d '{{"jsonrpc":"2.0","id":1,"method":"session.login_with_password",\
 "params":["root","xenroot"]}}' {0.url}/jsonrpc
     a call           curl -d '{{"jsonrpc":"2.0","id":2,"method":"VM.get_record","params":["SESSION","{vm}"]}}' \
 {0.url}/jsonrpc
     a planted fault  echo '{{"VM.get_record": {{"wrong": {{"name_label": "nobody"}}}}}}' > {0.switches}
-    what differs     xcp-gateway diff {control}
-    by itself        xcp-gateway mode VM.get_record mapping {control}
+    the mismatches   xcp-gateway diff {control}
+    a rollout        xcp-gateway mode clear VM.get_record {control}
                      xcp-gateway rollout start VM.get_record {control}
     the way back     xcp-gateway rollback --all {control}
 """

@@ -1,4 +1,8 @@
-"""One line a call, readable on a terminal, JSON for machines; never a value of a call, nor the text of an error."""
+"""The log on standard error: console lines on a terminal, else one JSON object a line.
+
+One line for each call, without its values and without the text of an error, which may repeat a value. A line that
+cannot be written is counted and lost; the call goes on.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ import structlog
 from gateway.core.dbus.names import printable
 from gateway.core.rpc.model import Call, Fault, Outcome, ended
 
-TIME_FORMAT = 0.05  # seconds that the line of a call may wait for others, so that a busy gateway writes once for many
+FLUSH_INTERVAL = 0.05  # seconds that the line of a call may wait, so that a busy gateway writes many at once
 
 CallLog: TypeAlias = Callable[[str, Call, Outcome, float, str], None]  # method as mapped, call, outcome, seconds, side
 
@@ -31,7 +35,7 @@ _LEVELS: Mapping[str, int] = {
 
 
 class _Lines:
-    """Writes lines to a stream; a stream that is gone or full loses lines, never the call that is logged."""
+    """Writes lines to a stream and counts lines that are lost because the stream is closed or full."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -39,16 +43,16 @@ class _Lines:
         self.lost = 0
 
     def info(self, line: str) -> None:
-        """Write a line now, after those that wait."""
+        """Write a line now, after the waiting ones."""
         self._waiting.append(line)
         self._write()
 
     debug = warning = error = critical = info
 
     def soon(self, line: str) -> None:
-        """Write a line with those that come within the next moment: the lines of calls, of which there are many."""
+        """Write a line within FLUSH_INTERVAL, together with others."""
         if not self._waiting:
-            asyncio.get_running_loop().call_later(TIME_FORMAT, self._write)
+            asyncio.get_running_loop().call_later(FLUSH_INTERVAL, self._write)
         self._waiting.append(line)
 
     def _write(self) -> None:
@@ -61,7 +65,7 @@ class _Lines:
 
 
 class _Forward(logging.Handler):
-    """What adapters and libraries log by the standard library's means, as lines like all others."""
+    """Passes records of the logging module (adapters, libraries) to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -71,7 +75,7 @@ class _Forward(logging.Handler):
 
 
 def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info") -> None:
-    """Send every line to standard error, in one of the two forms."""
+    """Set up the log in one of its two forms."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
@@ -92,12 +96,12 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
 
 
 def _escaped(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What somebody else wrote moves no cursor on a terminal; in JSON it is escaped anyway."""
+    """Escape control characters for a terminal; JSON escapes them anyway."""
     return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _forward(level: int) -> None:
-    """Adapters speak at the level of the config, libraries when they have to warn."""
+    """Log adapters at the level of the config, libraries from warning on."""
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)]
     root.addHandler(_Forward())
@@ -105,13 +109,13 @@ def _forward(level: int) -> None:
 
 
 def lines_lost() -> int:
-    """How many lines could not be written so far."""
+    """Return the number of lost lines."""
     lines = structlog.get_config()["logger_factory"]()
     return lines.lost if isinstance(lines, _Lines) else 0
 
 
 class _CallLine(msgspec.Struct, omit_defaults=True):
-    """The line of one call, as JSON."""
+    """The JSON line of one call."""
 
     timestamp: datetime
     level: str
@@ -125,10 +129,7 @@ class _CallLine(msgspec.Struct, omit_defaults=True):
 
 
 def call_log() -> CallLog:
-    """The function that writes the line of one call: method as mapped, side, how it ended, milliseconds, who asked.
-
-    The one line that a busy gateway writes thousands of times a second: as JSON it goes past structlog's machinery.
-    """
+    """Return the function that writes the line of one call. JSON lines bypass structlog, which is too slow for them."""
     logger = structlog.get_logger().bind()
     if not logger.is_enabled_for(logging.INFO):
         return lambda _method, _call, _outcome, _seconds, _side: None
@@ -155,7 +156,7 @@ def _as_json(write: Callable[[str], None]) -> CallLog:
 
 
 def _error(outcome: Outcome) -> str:
-    """The far side's name for an error, if it is one; a client's word may have no room for it."""
+    """The error name of a fault, unless it contains other characters than a name."""
     return outcome.name if isinstance(outcome, Fault) and _NAME.fullmatch(outcome.name) else ""
 
 

@@ -32,7 +32,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[
 async def written(lines: pytest.CaptureFixture[str]) -> str:
     """What stands on standard error once the lines that waited for others are out."""
     moment = asyncio.Event()
-    asyncio.get_running_loop().call_later(log.TIME_FORMAT, moment.set)  # after the timer that was set before it
+    asyncio.get_running_loop().call_later(log.FLUSH_INTERVAL, moment.set)  # after the timer that was set before it
     await moment.wait()
     return lines.readouterr().err
 

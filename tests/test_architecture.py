@@ -20,7 +20,23 @@ from gateway.cli import app
 ROOT = Path(__file__).parents[1]
 PLAN = "docs/architecture.md"  # also names what is to come
 PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
-PAPERS = ["README.md", "CONTRIBUTING.md", *(page for page in PAGES if page != PLAN)]
+ROOTS = [
+    "gateway",
+    "adapters",
+    "mappings",
+    "docker",
+    "docs",
+    "scripts",
+    "tests",
+    "unit",
+    "interop",
+    "property",
+    "scenarios",
+    "soak",
+    "bench",
+    "fuzz",
+]
+PAPERS = ["README.md", "CONTRIBUTING.md", "SECURITY.md", *(page for page in PAGES if page != PLAN)]
 
 
 def test_imports_go_one_way() -> None:
@@ -56,6 +72,16 @@ def test_every_command_and_option_a_paper_names_exists(paper: str) -> None:
             assert name in _command().commands, f"{paper}: {line}"
             options = {option for each in _meant(name, rest) for option in (*each.opts, *each.secondary_opts)}
             assert set(re.findall(r"(?<= )--[a-z-]+", rest)) <= options | {"--help"}, f"{paper}: {line}"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_path_a_paper_names_exists(paper: str) -> None:
+    text = (ROOT / paper).read_text()
+    named = re.findall(rf"`((?:{'|'.join(ROOTS)})/[\w./*-]*)`", text)
+    linked = [link for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) if "://" not in link]
+    wrong = [path for path in named if not list(ROOT.glob(path)) and not list((ROOT / "tests").glob(path))]
+    wrong += [link for link in linked if not ((ROOT / paper).parent / link).exists()]
+    assert not wrong, paper
 
 
 def test_every_command_has_a_help_text() -> None:

@@ -18,7 +18,12 @@ from typer.testing import CliRunner
 from gateway.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")),
+]
 MAX_LINES = 200  # of README.md and docs/architecture.md: details go to their own pages
 
 

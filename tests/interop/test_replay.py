@@ -217,7 +217,7 @@ def test_ctrl_c_ends_a_recording_that_can_be_replayed(front: Front) -> None:
             pass
         process.send_signal(signal.SIGINT)
     replayed = front.replay()
-    assert (replayed.returncode, "did not end by itself" in replayed.stderr) == (0, True)
+    assert (replayed.returncode, "has no end line" in replayed.stderr) == (0, True)
 
 
 def test_a_damaged_line_is_named_with_its_number(front: Front) -> None:

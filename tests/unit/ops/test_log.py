@@ -41,7 +41,7 @@ def log_call(outcome: Outcome, seconds: float, method: str = "VM.start") -> None
 async def written(lines: pytest.CaptureFixture[str]) -> str:
     """What stands on standard error once the lines that waited for others are out."""
     moment = asyncio.Event()
-    asyncio.get_running_loop().call_later(log.TIME_FORMAT, moment.set)  # after the timer that was set before it
+    asyncio.get_running_loop().call_later(log.FLUSH_INTERVAL, moment.set)  # after the timer that was set before it
     await moment.wait()
     return lines.readouterr().err
 

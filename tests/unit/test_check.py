@@ -53,13 +53,13 @@ def test_with_a_config_old_services_are_checked_too(folder: Folder) -> None:
     folder.config.write_text(good + OLD)
     folder.mapping(TOY_MAPPING.replace("expose:", "legacy: {upstream: odl}\nexpose:"))
     (problem,) = check.check([], folder.config, live=False).problems
-    assert problem.message == "'odl' is no upstream of the config (did you mean 'old'?)"
+    assert problem.message == "unknown upstream 'odl' (did you mean 'old'?)"
 
 
 def test_what_no_mode_governs_is_noted(folder: Folder) -> None:
     folder.mapping(TOY_MAPPING.replace("expose:", "legacy: {upstream: old}\nunmapped: passthrough\nexpose:"))
     (note,) = check.check([folder.mappings], None, live=False).notes
-    assert note.startswith("rpc /RPC2, rpc /jsonrpc: what cannot be read as a call goes to 'old'")
+    assert note.startswith("rpc /RPC2, rpc /jsonrpc: messages that cannot be parsed are passed to 'old' unchanged")
 
 
 def test_numbers_by_which_one_service_takes_all_places_are_noted(folder: Folder) -> None:

@@ -1,3 +1,5 @@
+"""Method entries: defaults, aliases, and the session check."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,6 +22,8 @@ session:
 errors: {"*": {code: OTHER}}
 methods:
 """
+
+
 START = "m: {member: Start, params: [session, paused, {name: force, default: false}]}"
 
 
@@ -74,14 +78,6 @@ def test_an_alias_leads_to_the_same_route(tmp_path: Path) -> None:
     assert len(built.table.routes()) == 1
 
 
-def test_a_timeout_of_nothing_is_a_problem(tmp_path: Path) -> None:
-    problem = "x.yaml:13:30: methods.m.timeout: expected a time longer than nothing"
-    assert build_methods(tmp_path, "m: {member: Stat, timeout: 0s}").problems == [problem]
-
-
-# Sessions
-
-
 def test_a_method_with_the_session_parameter_is_guarded(tmp_path: Path) -> None:
     guard = _guarded(tmp_path).route("m").guard
     assert guard is not None
@@ -131,34 +127,3 @@ def test_a_session_that_is_no_text_is_refused_with_its_place(tmp_path: Path) -> 
     assert guard is not None
     with pytest.raises(MarshalError, match=r"^\$\.params\[0\]: expected s, got 5$"):
         guard.bind(Call("m", (5, True)))
-
-
-def test_a_session_check_has_one_in_argument(tmp_path: Path) -> None:
-    head = HEAD.replace("methods:\n", SESSION.replace("Check", "Nothing"))
-    problem = "x.yaml:15:11: session.member: org.example.Session1.Nothing has 0 in-arguments, expected one: the session"
-    assert build_methods(tmp_path, START, head).problems == [problem]
-
-
-def test_a_session_check_that_guards_nothing_is_a_problem(tmp_path: Path) -> None:
-    problem = "x.yaml:13:14: session.parameter: no method of this file has the parameter 'session'"
-    assert _guarded(tmp_path, "m: {member: Stat}").problems == [problem]
-
-
-def test_a_session_check_is_at_a_fixed_object(tmp_path: Path) -> None:
-    head = HEAD.replace("methods:\n", SESSION).replace("member: Check", "object_path: /a/{session}\n  member: Check")
-    problem = "x.yaml:15:16: session.object_path: the session's object path holds no parameters"
-    assert build_methods(tmp_path, START, head).problems == [problem]
-
-
-def test_a_session_cannot_be_left_out(tmp_path: Path) -> None:
-    problem = "x.yaml:19:46: methods.m.params[0].default: the session cannot be left out"
-    methods = "m: {member: Stat, params: [{name: session, default: x}]}"
-    assert _guarded(tmp_path, methods).problems == [problem]
-
-
-def test_session_errors_know_the_session_only(tmp_path: Path) -> None:
-    head = HEAD.replace("methods:\n", SESSION.replace("{session}", "{paused}"))
-    problem = (
-        "x.yaml:16:67: session.errors.org.example.Error.Gone.args[0]: {paused} is no parameter (there are: session)"
-    )
-    assert build_methods(tmp_path, START, head).problems == [problem]

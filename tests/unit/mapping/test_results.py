@@ -1,3 +1,5 @@
+"""Results, records and errors of a method."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -8,18 +10,25 @@ import pytest
 
 from gateway.core.dbus.formats import of_class
 from gateway.core.dbus.marshal import MarshalError, Variant
-from gateway.core.rpc.model import Value
-from tests.kit.mapping import build_methods
+from gateway.core.rpc.model import Call, Fault, FaultCode, Value
+from tests.kit.mapping import HEAD, Built, build_methods
 
 STAT: list[Any] = ["on", 5]
+
+
 RECORD: list[Any] = [{"PowerState": Variant("s", "on"), "Created": Variant("x", 60), "Odd": Variant("u", 1)}]
+
+
 OBJECTS: list[Any] = [
     {
         "/org/example/vm/a_2d1": {"org.example.VM1": {"NameLabel": Variant("s", "one"), "Created": Variant("x", 60)}},
         "/org/example/sr/b": {"org.example.SR1": {}},
     }
 ]
+
+
 MINUTE = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+
 
 # method entry, body of the method return, result, its type
 RESULTS: list[tuple[str, list[Any], Value, str]] = [
@@ -79,83 +88,6 @@ def test_a_method_return_becomes_the_result(
     assert str(route.result) == kind
 
 
-PROBLEMS = [
-    (
-        "{member: Stat, result: {m: memory}}",
-        (
-            "x.yaml:13:33: methods.m.result.m: 'memory' is no out-argument of org.example.VM1.Stat "
-            "(did you mean 'memory_bytes'?)"
-        ),
-    ),
-    (
-        "{member: Stat, result: domid}",
-        (
-            "x.yaml:13:29: methods.m.result: 'domid' is no out-argument of org.example.VM1.Stat "
-            "(it has: state s, memory_bytes t)"
-        ),
-    ),
-    (
-        "{member: Stat, result: {format: text}}",
-        "x.yaml:13:21: methods.m.result: 'from' is missing: which out-argument? (there are: state s, memory_bytes t)",
-    ),
-    (
-        "{member: Start, params: [paused, force], result: paused}",
-        "x.yaml:13:55: methods.m.result: 'paused' is no out-argument of org.example.VM1.Start (it has: none)",
-    ),
-    (
-        "{member: Stat, result: {from: state, format: text}}",
-        (
-            "x.yaml:13:51: methods.m.result.format: 'state s' cannot be shown as text: "
-            "one of y, n, q, i, u, x, t, d is needed"
-        ),
-    ),
-    (
-        "{member: Stat, result: {from: state, format: text, struct: [a]}}",
-        "x.yaml:13:43: methods.m.result.format: 'format' does not go with 'struct'",
-    ),
-    ("{member: Stat, result: [{format: text}]}", "x.yaml:13:30: methods.m.result[0]: 'from' is missing"),
-    (
-        "{member: Stat, result: {from: state, fields: {a: b}}}",
-        (
-            "x.yaml:13:51: methods.m.result.fields: 'state s' is no dictionary with text keys, "
-            "nor an array or dictionary of such"
-        ),
-    ),
-    (
-        "{member: Disks, result: {struct: [a]}}",
-        "x.yaml:13:39: methods.m.result.struct: 'disks a(st)' has 2 fields, 1 are named",
-    ),
-    (
-        "{member: Stat, result: {from: state, struct: [a]}}",
-        "x.yaml:13:51: methods.m.result.struct: 'state s' is no struct, nor an array or dictionary of structs",
-    ),
-    (
-        "{member: Info, result: {fields: {a: {from: B, struct: [c]}}}}",
-        "x.yaml:13:60: methods.m.result.fields.a.struct: 'B v' is no struct, nor an array or dictionary of structs",
-    ),
-    (
-        "{member: Info, variants: typed, result: {fields: {a: {from: B, format: text}}}}",
-        (
-            "x.yaml:13:77: methods.m.result.fields.a.format: "
-            "'B' is a variant, which 'variants: typed' shows with its signature"
-        ),
-    ),
-    (
-        "{all_properties: true, result: {p: Powerstate}}",
-        "x.yaml:13:41: methods.m.result.p: 'Powerstate' is no property of org.example.VM1 (did you mean 'PowerState'?)",
-    ),
-    (
-        "{all_properties: true, result: [PowerState]}",
-        "x.yaml:13:37: methods.m.result: properties are picked as {legacy name: property}, or with 'fields' alone",
-    ),
-]
-
-
-@pytest.mark.parametrize(("entry", "problem"), PROBLEMS)
-def test_what_cannot_be_shaped_is_a_problem_with_its_place(tmp_path: Path, entry: str, problem: str) -> None:
-    assert build_methods(tmp_path, f"m: {entry}").problems == [problem]
-
-
 def test_a_property_of_another_type_than_the_idl_says_is_refused(tmp_path: Path) -> None:
     route = build_methods(tmp_path, "m: {property: PowerState}").route("m")
     with pytest.raises(MarshalError, match="expected s from the service"):
@@ -185,25 +117,80 @@ def test_a_second_class_has_references_of_its_own(tmp_path: Path) -> None:
     assert built.route("n").shape([Variant("s", vm)]) == metrics
 
 
-@pytest.mark.parametrize(
-    ("entry", "problem"),
-    [
-        ("managed_objects: {key: Memory, class: c}", "'class' needs a text as key, and Memory is t"),
-        ("managed_objects: {key: path, class: c}", "'class' goes with a property as key"),
-        ("property: Memory, result: {format: {class: c}}", "cannot be shown as a reference of c: one of s is needed"),
-        (
-            "member: At, params: [{name: when, drop: true, format: {class: c}}], args: {when: 1}",
-            "does not go with 'drop'",
-        ),
-    ],
-)
-def test_what_is_no_reference_belongs_to_no_class(tmp_path: Path, entry: str, problem: str) -> None:
-    (found,) = build_methods(tmp_path, f"m: {{{entry}}}").problems
-    assert problem in found
-
-
 @pytest.mark.parametrize(("key", "named"), [("path", "/x/dev_11_22"), ("element", "dev_11_22"), ("PowerState", "on")])
 def test_a_record_is_named_by_a_property_or_by_its_path(tmp_path: Path, key: str, named: str) -> None:
     route = build_methods(tmp_path, f"m: {{managed_objects: {{key: {key}}}}}").route("m")
     objects = {"/x/dev_11_22": {"org.example.VM1": {"PowerState": Variant("s", "on")}}}
     assert route.shape([objects]) == {named: {"PowerState": "on"}}
+
+
+ERRORS = """\
+errors:
+  org.example.Error.NotFound: {code: HANDLE_INVALID, args: [VM, "{vm}", "{0}", "{1}"]}
+  org.example.Error.Busy: {code: 7, message: "{vm} is busy: {message} ({name})"}
+  "*": {code: INTERNAL_ERROR, args: ["{name}", "{message}"]}
+methods:
+"""
+
+
+METHOD = """\
+m:
+  member: Start
+  object_path: /org/example/vm/{vm}
+  params: [vm, paused, force]
+  errors:
+    org.example.Error.NotFound: {code: OWN, args: ["{0}", "x{0}x", 5, "{1}{9}"]}
+n: {member: Stat}
+o: {member: Start, object_path: "/org/example/vm/{vm}", params: [vm, paused, force]}
+"""
+
+
+def _built(directory: Path) -> Built:
+    return build_methods(directory, METHOD, HEAD.replace("methods:\n", ERRORS))
+
+
+def _fault(name: str, *args: Value) -> Fault:
+    return Fault(FaultCode.REMOTE, "text", name=f"org.example.Error.{name}", data=list(args))
+
+
+CALL = Call("m", ("v1", True, False))
+
+
+def test_a_methods_own_errors_go_before_those_of_its_file(tmp_path: Path) -> None:
+    built = _built(tmp_path)
+    assert built.route("m").translate(_fault("NotFound", "a"), CALL).name == "OWN"
+    assert built.route("o").translate(_fault("NotFound", "a"), CALL).name == "HANDLE_INVALID"
+
+
+def test_a_template_alone_keeps_the_type_of_its_value(tmp_path: Path) -> None:
+    told = _built(tmp_path).route("m").translate(_fault("NotFound", 7, [1, "b"]), CALL)
+    assert told == Fault(FaultCode.APPLICATION, "text", name="OWN", data=[7, "x7x", 5, '[1,"b"]'])
+
+
+def test_a_parameter_is_found_by_position_and_by_name(tmp_path: Path) -> None:
+    translate = _built(tmp_path).route("o").translate
+    expected: list[Value] = ["VM", "v1", "a", ""]
+    assert translate(_fault("NotFound", "a"), CALL).data == expected
+    named = Call("o", (True, False), {"vm": "v1"})
+    assert translate(_fault("NotFound", "a"), named).data == expected
+
+
+def test_a_parameter_that_the_method_lacks_is_the_empty_text(tmp_path: Path) -> None:
+    told = _built(tmp_path).route("n").translate(_fault("Busy", "later"), Call("n"))
+    assert told.message == " is busy: later (org.example.Error.Busy)"
+    assert told.name == "7"
+
+
+def test_all_other_errors_of_the_bus_are_told_by_the_star(tmp_path: Path) -> None:
+    told = _built(tmp_path).route("n").translate(_fault("Odd", 5), Call("n"))
+    assert told.data == ["org.example.Error.Odd", "text"]
+
+
+def test_a_fault_without_a_name_stays_as_it_is(tmp_path: Path) -> None:
+    fault = Fault(FaultCode.TIMEOUT, "no answer")
+    assert _built(tmp_path).route("n").translate(fault, Call("n")) is fault
+
+
+def test_without_an_entry_a_fault_stays_as_it_is(tmp_path: Path) -> None:
+    fault = _fault("Odd")
+    assert build_methods(tmp_path, "n: {member: Stat}").route("n").translate(fault, Call("n")) is fault

@@ -111,14 +111,14 @@ class Compiler:
 
     def _route(self, name: str, entry: Scope, callee: Callee, timeout: float) -> Route:
         keys = self._with_defaults(entry)
-        moving = self._rollouts.of(entry)
+        rollout = self._rollouts.of(entry)
         encoding = Encoding(keys["coerce"], keys["variants"])
         plan, parameters = compile_parameters(entry, callee, encoding, self._parameter)
         result = compile_result(entry, callee, keys["variants"])
         effect = Effect(keys["effect"])
         upstream = upstream_of(entry, self._upstreams) or self.upstream
         defaults = self._root.at("defaults")
-        group = self._root.at("groups", moving.group) if moving.group else None
+        group = self._root.at("groups", rollout.group) if rollout.group else None
         migration = compile_migration(entry, defaults, upstream, _usable(plan), effect, self._parameter, group)
         return Route(
             service=self._root.data["service"],
@@ -133,11 +133,11 @@ class Compiler:
             effect=effect,
             migration=replace(
                 migration,
-                group=moving.group,
+                group=rollout.group,
                 compare=self._comparison.rules(entry),
                 redact=self._comparison.redactions(entry, parameter_names(entry)),
             ),
-            rollout=moving.plan,
+            rollout=rollout.plan,
             documentation=keys.get("documentation", callee.documentation),
             source=_source(entry),
             aliases=tuple(keys.get("aliases", ())),

@@ -303,9 +303,7 @@ class _Arguments:
 
     def _gather(self, argument: Argument, scope: Scope) -> None:
         kind = argument.type
-        self.supplied[argument.name] = Constant(
-            None
-        )  # so that a problem here is not reported as a missing argument too
+        self.supplied[argument.name] = Constant(None)  # a problem here is not reported as a missing argument too
         if self.callee.accessed is not None:
             scope.fail("'gather' cannot set a property: use a parameter or a constant", key=True)
         elif isinstance(scope.data, dict) and kind.is_dict:

@@ -113,13 +113,17 @@ class _Publish:
             self._entry.fail("'value' is missing; expected the text of the node, such as \"{kib}\"")
             return None
         known = {argument.name: argument.type for argument in signal.args}
-        drawing = self._drawing(
-            node, {(): self._entry.at("value")}, known, f"argument of {site.interface.name}.{signal.name}", site
+        template = self._node_template(
+            node, {(): self._entry.at("value")}, known, ("argument", f"{site.interface.name}.{signal.name}"), site
         )
-        heard = replace(self._place(site), member=signal.name, signature=signature(signal.args))
+        subscription = replace(self._subscription(site), member=signal.name, signature=signature(signal.args))
         return self._published(
             Publication(
-                self._listener, drawing, (heard,), site.object_path, arguments=tuple(arg.name for arg in signal.args)
+                self._listener,
+                template,
+                (subscription,),
+                site.object_path,
+                arguments=tuple(arg.name for arg in signal.args),
             ),
             site,
             (),
@@ -130,20 +134,20 @@ class _Publish:
     def _properties(self, site: TargetObject, node: Template) -> Published | None:
         readable = {name: p for name, p in site.interface.properties.items() if p.access != "write"}
         known = {name: found.type for name, found in readable.items()}
-        drawing = self._drawing(node, self._leaves(), known, f"property of {site.interface.name}", site)
-        used = {name: readable[name] for name in _names(drawing) if name in readable}
+        template = self._node_template(node, self._leaves(), known, ("property", site.interface.name), site)
+        used = {name: readable[name] for name in _names(template) if name in readable}
         if not used:
-            if not set(_names(drawing)) - known.keys() - set(placeholders(site.object_path)):
+            if not set(_names(template)) - known.keys() - set(placeholders(site.object_path)):
                 self._entry.fail('the nodes show no property: add one in braces, such as "{Memory}"')
             return None
         read_all = self._read_all(site)
-        heard = [replace(self._place(site), properties={name: str(p.type) for name, p in used.items()})]
+        subscriptions = [replace(self._subscription(site), properties={name: str(p.type) for name, p in used.items()})]
         if read_all is not None:
-            heard += _object_manager_signals(site, read_all.target.object_path)
+            subscriptions += _object_manager_signals(site, read_all.target.object_path)
         publication = Publication(
             self._listener,
-            drawing,
-            tuple(heard),
+            template,
+            tuple(subscriptions),
             site.object_path,
             read=self._route(all_properties(site), site.object_path, site.interface.name),
             read_all=read_all,
@@ -206,7 +210,7 @@ class _Publish:
         where = self._entry.document.problem(self._entry.path, "")
         return f"{where.file}:{where.line}"
 
-    def _place(self, site: TargetObject) -> Subscription:
+    def _subscription(self, site: TargetObject) -> Subscription:
         fixed, brace, _ = site.object_path.partition("{")
         path = fixed.rstrip("/") if brace else fixed
         return Subscription(site.bus_name, path, site.interface.name, below=bool(brace))
@@ -215,39 +219,41 @@ class _Publish:
         if self._entry.has(key):
             self._entry.at(key).fail(f"'{key}' cannot be combined with {other}", level="schema", key=True)
 
-    def _drawing(
+    def _node_template(
         self,
         node: Template,
         leaves: Mapping[tuple[str, ...], Scope],
         known: Mapping[str, Type],
-        what: str,
+        source: tuple[str, str],  # kind and owner of the names in `known`
         site: TargetObject,
     ) -> NodeTemplate:
         """The template of the nodes. Every name in it must be in `known` or the object path, and have a scalar type."""
         in_path = placeholders(site.object_path)
         types = {**known, **dict.fromkeys(in_path)}
-        self._check_names(self._entry.at("node"), node.parameters, types, what)
-        made = {below: self._leaf(scope, types, what) for below, scope in leaves.items()}
+        self._check_names(self._entry.at("node"), node.parameters, types, source)
+        made = {below: self._leaf(scope, types, source) for below, scope in leaves.items()}
         if in_path and not set(node.parameters) & types.keys():
             text = f"all objects would write the same node: add {{{in_path[0]}}} to its path"
             self._entry.at("node").fail(text)
         return NodeTemplate(node, made, self._permissions(node))
 
-    def _leaf(self, scope: Scope, types: Mapping[str, Type | None], what: str) -> Text | Flag:
+    def _leaf(self, scope: Scope, types: Mapping[str, Type | None], source: tuple[str, str]) -> Text | Flag:
         if isinstance(scope.data, str):
-            self._check_names(scope, Text(scope.data).names, types, what)
+            self._check_names(scope, Text(scope.data).names, types, source)
             return Text(scope.data)
         name = scope.data["present"]
-        self._check_names(scope.at("present"), (name,), types, what)
+        self._check_names(scope.at("present"), (name,), types, source)
         kind = types.get(name)
         if name in types and (kind is None or kind.code != "b"):
             scope.at("present").fail(f"expected a boolean (b); {name} is {kind or 'text'}")
         return Flag(name)
 
-    def _check_names(self, scope: Scope, names: Iterable[str], types: Mapping[str, Type | None], what: str) -> None:
+    def _check_names(
+        self, scope: Scope, names: Iterable[str], types: Mapping[str, Type | None], source: tuple[str, str]
+    ) -> None:
         for name in names:
             if name not in types:
-                kind_of_name, _, owner = what.partition(" of ")
+                kind_of_name, owner = source
                 scope.fail(unknown(kind_of_name, name, types, owner=owner))
             elif (kind := types[name]) is not None and kind.code not in SCALARS:
                 scope.fail(f"expected text, a number or a boolean, which a node can show; {name} is {kind}")
@@ -291,10 +297,10 @@ def _braced(scope: Scope) -> Scope:
     return replace(scope, data=f"{{{scope.data}}}")
 
 
-def _names(drawing: NodeTemplate) -> dict[str, None]:
+def _names(template: NodeTemplate) -> dict[str, None]:
     """All names in the path and in the content of the nodes."""
-    texts = (name for text in drawing.leaves.values() for name in text.names)
-    return dict.fromkeys((*drawing.node.parameters, *texts))
+    texts = (name for text in template.leaves.values() for name in text.names)
+    return dict.fromkeys((*template.node.parameters, *texts))
 
 
 def _object_manager_signals(site: TargetObject, manager: str) -> list[Subscription]:

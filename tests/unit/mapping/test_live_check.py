@@ -42,7 +42,7 @@ async def test_a_service_that_implements_the_idl_has_no_differences(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("said", "instead", "difference"),
+    ("text", "instead", "difference"),
     [
         (
             '"Stat"',
@@ -66,10 +66,10 @@ async def test_a_service_that_implements_the_idl_has_no_differences(tmp_path: Pa
     ],
 )
 def test_a_difference_is_reported_with_the_place_of_the_method(
-    tmp_path: Path, said: str, instead: str, difference: str
+    tmp_path: Path, text: str, instead: str, difference: str
 ) -> None:
     table = build_methods(tmp_path, "m: {member: Stat}").table
-    problems = compare(table.contracts[0], IDL.replace(said, instead))
+    problems = compare(table.contracts[0], IDL.replace(text, instead))
     assert [str(problem) for problem in problems] == [f"{tmp_path}/x.yaml:13:3: methods.m: {difference}"]
     assert problems[0].level == "live"
 
@@ -109,7 +109,7 @@ async def test_a_missing_object_is_a_note(tmp_path: Path) -> None:
     assert await seen(table, _services({"/org/example/vm": "<node/>"})) == ([], [f"methods.m: not checked: {missing}"])
 
 
-async def test_managed_objects_are_looked_for_below_their_manager(tmp_path: Path) -> None:
+async def test_managed_objects_are_searched_below_their_manager(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {managed_objects: true}").table
     objects = {
         "/org/example": "<node><node name='vm'/></node>",

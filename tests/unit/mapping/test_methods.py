@@ -31,7 +31,7 @@ def _guarded(directory: Path, methods: str = START) -> Built:
     return build_methods(directory, methods, HEAD.replace("methods:\n", SESSION))
 
 
-def test_what_a_method_does_not_say_its_file_says(tmp_path: Path) -> None:
+def test_defaults_apply_to_methods_without_the_key(tmp_path: Path) -> None:
     defaults = "defaults: {timeout: 500ms, effect: idempotent, mode: 'off', coerce: legacy}\nmethods:\n"
     methods = "m: {member: Start, params: [paused, force]}\nn: {member: Stat, timeout: 10m, effect: write, mode: dbus}"
     built = build_methods(tmp_path, methods, HEAD.replace("methods:\n", defaults))
@@ -41,7 +41,7 @@ def test_what_a_method_does_not_say_its_file_says(tmp_path: Path) -> None:
     assert (n.timeout, n.effect, n.migration.setting.mode) == (600.0, Effect.WRITE, Mode.DBUS)
 
 
-def test_what_nobody_says_is_careful(tmp_path: Path) -> None:
+def test_the_defaults_of_the_format_are_careful(tmp_path: Path) -> None:
     route = build_methods(tmp_path, "m: {member: Stat}").route("m")
     assert (route.timeout, route.effect, route.migration.setting.mode) == (60.0, Effect.WRITE, Mode.DBUS)
 
@@ -62,7 +62,7 @@ def test_reading_a_property_is_a_read_unless_the_method_says_otherwise(
     assert build_methods(tmp_path, f"m: {entry}").route("m").effect is effect
 
 
-def test_a_route_says_where_it_comes_from_and_what_it_does(tmp_path: Path) -> None:
+def test_a_route_has_its_source_and_documentation(tmp_path: Path) -> None:
     methods = "m: {member: Start, params: [paused, force]}\nn: {member: Stat, documentation: Own words.}"
     built = build_methods(tmp_path, methods)
     assert built.route("m").source == f"{tmp_path}/x.yaml:13"
@@ -87,11 +87,11 @@ def test_a_method_with_the_session_parameter_is_guarded(tmp_path: Path) -> None:
     assert (guard.service, guard.method, guard.effect) == ("example", "session check", Effect.READ)
 
 
-def test_the_session_itself_goes_no_further(tmp_path: Path) -> None:
+def test_the_session_is_not_an_argument(tmp_path: Path) -> None:
     assert _guarded(tmp_path).bind("m", "s1", True).body == [True, False]
 
 
-def test_a_session_may_be_an_in_argument_too(tmp_path: Path) -> None:
+def test_a_session_may_be_an_argument_too(tmp_path: Path) -> None:
     built = _guarded(tmp_path, "m: {member: Check, interface: org.example.Session1, params: [session]}")
     assert built.bind("m", "s1").body == ["s1"]
     assert built.route("m").guard is not None
@@ -122,7 +122,7 @@ def test_parameters_are_counted_without_the_session_before_it_is_checked(tmp_pat
         assert (caught.value.expected, caught.value.received) == (1, 3)
 
 
-def test_a_session_that_is_no_text_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_a_session_must_be_text(tmp_path: Path) -> None:
     guard = _guarded(tmp_path).route("m").guard
     assert guard is not None
     with pytest.raises(MarshalError, match=r"^\$\.params\[0\]: expected s, got 5$"):

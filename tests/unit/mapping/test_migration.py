@@ -30,7 +30,7 @@ READ = "member: Stat, effect: read"
 START = "member: Start, params: [paused, force]"
 
 
-def moved(directory: Path, methods: str, *lines: str, session: bool = False) -> Built:
+def with_upstream(directory: Path, methods: str, *lines: str, session: bool = False) -> Built:
     """A file with a legacy service behind it; `lines` are further keys of the file."""
     more = ["legacy: {upstream: old}", *lines]
     if session:
@@ -39,7 +39,7 @@ def moved(directory: Path, methods: str, *lines: str, session: bool = False) -> 
 
 
 def migration(directory: Path, entry: str, *lines: str, session: bool = False) -> Migration:
-    return moved(directory, f"m: {{{entry}}}", *lines, session=session).route("m").migration
+    return with_upstream(directory, f"m: {{{entry}}}", *lines, session=session).route("m").migration
 
 
 def test_without_migration_keys_dbus_serves_a_method(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_without_migration_keys_dbus_serves_a_method(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "setting"),
+    ("value", "setting"),
     [
         ("legacy", Setting(Mode.LEGACY)),
         ("dbus", Setting(Mode.DBUS)),
@@ -61,21 +61,21 @@ def test_without_migration_keys_dbus_serves_a_method(tmp_path: Path) -> None:
         ("legacy, observe: true, noise: true", Setting(Mode.LEGACY, observe=True, noise=True)),
     ],
 )
-def test_modes(tmp_path: Path, said: str, setting: Setting) -> None:
-    found = migration(tmp_path, f"{READ}, mode: {said}")
+def test_modes(tmp_path: Path, value: str, setting: Setting) -> None:
+    found = migration(tmp_path, f"{READ}, mode: {value}")
     assert found.setting == setting
     assert found.upstream == "old"
 
 
 def test_a_method_may_have_its_own_legacy_service(tmp_path: Path) -> None:
-    built = moved(tmp_path, f"m: {{{READ}, legacy: {{upstream: other}}}}\nn: {{{READ}}}")
+    built = with_upstream(tmp_path, f"m: {{{READ}, legacy: {{upstream: other}}}}\nn: {{{READ}}}")
     assert [built.route(name).migration.upstream for name in "mn"] == ["other", "old"]
 
 
 def test_defaults_apply_to_methods_without_the_key(tmp_path: Path) -> None:
-    said = "mode: {canary: 5%}, key: peer, always: [a], never: [7], on_unavailable: legacy, effect: read"
+    value = "mode: {canary: 5%}, key: peer, always: [a], never: [7], on_unavailable: legacy, effect: read"
     methods = "m: {member: Stat}\nn: {member: Stat, mode: dbus, always: [], on_unavailable: fault}"
-    built = moved(tmp_path, methods, f"defaults: {{{said}}}")
+    built = with_upstream(tmp_path, methods, f"defaults: {{{value}}}")
     m, n = built.route("m").migration, built.route("n").migration
     assert (m.setting, m.always, m.never, m.fallback) == (
         Setting(Mode.CANARY, 5000),
@@ -101,7 +101,7 @@ def test_which_methods_may_be_executed_twice(tmp_path: Path, entry: str, may: bo
 
 
 def test_observe_in_defaults_applies_where_it_is_allowed(tmp_path: Path) -> None:
-    built = moved(tmp_path, f"m: {{{READ}}}\nn: {{member: Stat}}", "defaults: {observe: true}")
+    built = with_upstream(tmp_path, f"m: {{{READ}}}\nn: {{member: Stat}}", "defaults: {observe: true}")
     assert [built.route(name).migration.setting.observe for name in "mn"] == [True, False]
 
 
@@ -157,16 +157,16 @@ def test_the_user_of_the_session_is_a_key(tmp_path: Path) -> None:
 
 
 def test_a_key_in_defaults_is_ignored_by_methods_without_the_parameter(tmp_path: Path) -> None:
-    built = moved(tmp_path, f"m: {{{START}}}\nn: {{{READ}}}", "defaults: {key: force}")
+    built = with_upstream(tmp_path, f"m: {{{START}}}\nn: {{{READ}}}", "defaults: {key: force}")
     assert built.route("m").migration.key is not None
     assert built.route("n").migration.key is None
 
 
 def test_an_endpoint_passes_unmapped_methods_through(tmp_path: Path) -> None:
-    built = moved(tmp_path, f"m: {{{READ}}}", "unmapped: passthrough")
+    built = with_upstream(tmp_path, f"m: {{{READ}}}", "unmapped: passthrough")
     assert built.problems == []
     assert built.table.endpoints[RPC].passthrough_to == "old"
-    assert moved(tmp_path, f"m: {{{READ}}}").table.endpoints[RPC].passthrough_to is None
+    assert with_upstream(tmp_path, f"m: {{{READ}}}").table.endpoints[RPC].passthrough_to is None
 
 
 def bare(*lines: str) -> str:
@@ -209,7 +209,7 @@ def test_the_upstream_must_accept_the_protocol_of_the_endpoint(tmp_path: Path) -
         (("unmapped: reject",), "rejects unmapped methods"),
     ],
 )
-def test_files_that_share_an_endpoint_agree_on_where_it_leads(
+def test_files_that_share_an_endpoint_agree_on_unmapped_methods(
     tmp_path: Path, other: tuple[str, ...], wants: str
 ) -> None:
     first = bare("legacy: {upstream: old}", "unmapped: passthrough")
@@ -238,7 +238,7 @@ def built(directory: Path, file: str, methods: str) -> Built:
     return build_methods(directory, methods, HEAD.replace("methods:\n", f"{dedent(file).strip()}\nmethods:\n"))
 
 
-def test_a_methods_rules_come_first_then_the_defaults_then_the_files(tmp_path: Path) -> None:
+def test_rules_of_the_method_have_precedence_then_defaults_then_the_file(tmp_path: Path) -> None:
     file = """
     compare: [{path: $.a, ignore: true}, {path: $.b, order: any}]
     defaults: {compare: [{path: $.a, by: uuid, because: The legacy service keeps no order.}]}
@@ -270,19 +270,19 @@ def test_kinds_of_comparison_rules(tmp_path: Path, rule: str, control: Value, ca
     assert compare(Reply(control), Reply(candidate), rules).verdict is Verdict.EQUAL
 
 
-def test_the_session_is_always_secret(tmp_path: Path) -> None:
+def test_the_session_is_always_redacted(tmp_path: Path) -> None:
     redactions = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}").route("m").migration.redact
     for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
         assert "OpaqueRef" not in repr(masked_call(redactions, call))
         assert "False" in repr(masked_call(redactions, call))
 
 
-def test_what_a_login_returns_is_the_session(tmp_path: Path) -> None:
+def test_the_result_of_a_login_is_redacted(tmp_path: Path) -> None:
     route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], session_user: name}").route("m")
     assert list(map(str, route.migration.redact.patterns)) == ["$.result"]
 
 
-def test_a_method_without_the_session_has_nothing_to_hide(tmp_path: Path) -> None:
+def test_a_method_without_the_session_has_no_redactions(tmp_path: Path) -> None:
     file = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}\nn: {{member: Stat}}")
     assert file.route("n").migration.redact.patterns == ()
 

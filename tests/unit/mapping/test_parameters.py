@@ -117,7 +117,7 @@ def test_parameters_are_described_for_help_texts(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("target", ["member: Add", "member: Add, object_path: '/vm/{name}'"])
-def test_a_struct_for_a_parameter_that_is_not_used_is_refused(
+def test_a_struct_for_a_dropped_parameter_is_rejected(
     tmp_path: Path, params: tuple[Value, ...], named: dict[str, Value], place: str, target: str
 ) -> None:
     """It is one of named parameters, sent where they are not understood: all of them would be lost."""
@@ -127,12 +127,12 @@ def test_a_struct_for_a_parameter_that_is_not_used_is_refused(
     assert str(caught.value).startswith(place)
 
 
-def test_a_parameter_that_is_dropped_or_taken_apart_has_no_type(tmp_path: Path) -> None:
+def test_a_dropped_or_unpacked_parameter_has_no_type(tmp_path: Path) -> None:
     entry = "{member: Add, params: [{name: dbg, drop: true}, {name: o, fields: {n: name, m: memory}}]}"
     assert [one.type for one in build_methods(tmp_path, f"m: {entry}").route("m").parameters] == [None, None]
 
 
-def test_a_parameter_in_another_form_is_described_as_the_client_gives_it(tmp_path: Path) -> None:
+def test_a_parameter_is_described_in_the_form_of_the_client(tmp_path: Path) -> None:
     methods = "m: {member: Plug, params: [{name: devices, struct: [mac, mtu]}]}"
     built = build_methods(tmp_path, f"{methods}\nn: {{member: At, params: [{{name: when, format: datetime}}]}}")
     assert [str(built.route(name).parameters[0].type) for name in "mn"] == ["aa{sv}", "s"]

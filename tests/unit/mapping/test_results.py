@@ -88,13 +88,13 @@ def test_a_method_return_becomes_the_result(
     assert str(route.result) == kind
 
 
-def test_a_property_of_another_type_than_the_idl_says_is_refused(tmp_path: Path) -> None:
+def test_a_property_of_another_type_than_in_the_idl_is_rejected(tmp_path: Path) -> None:
     route = build_methods(tmp_path, "m: {property: PowerState}").route("m")
     with pytest.raises(MarshalError, match="expected s from the service"):
         route.shape([Variant("u", 1)])
 
 
-def test_objects_with_one_key_are_told_by_their_paths_unless_the_mapping_refuses_them(tmp_path: Path) -> None:
+def test_objects_with_the_same_key_are_named_by_their_paths_or_are_an_error(tmp_path: Path) -> None:
     methods = "m: {managed_objects: {key: NameLabel}}\nn: {managed_objects: {key: NameLabel, on_duplicate: error}}"
     built = build_methods(tmp_path, methods)
     record = {"org.example.VM1": {"NameLabel": Variant("s", "same")}}
@@ -156,41 +156,29 @@ def _fault(name: str, *args: Value) -> Fault:
 CALL = Call("m", ("v1", True, False))
 
 
-def test_a_methods_own_errors_go_before_those_of_its_file(tmp_path: Path) -> None:
-    built = _built(tmp_path)
-    assert built.route("m").translate(_fault("NotFound", "a"), CALL).name == "OWN"
-    assert built.route("o").translate(_fault("NotFound", "a"), CALL).name == "HANDLE_INVALID"
+@pytest.mark.parametrize(
+    ("method", "fault", "name", "data", "message"),
+    [
+        # the method's table has precedence; a template alone keeps the type of its value
+        ("m", _fault("NotFound", 7, [1, "b"]), "OWN", [7, "x7x", 5, '[1,"b"]'], "text"),
+        ("o", _fault("NotFound", "a"), "HANDLE_INVALID", ["VM", "v1", "a", ""], "a"),
+        ("n", _fault("Busy", "later"), "7", [], " is busy: later (org.example.Error.Busy)"),  # has no parameter vm
+        ("n", _fault("Odd", 5), "INTERNAL_ERROR", ["org.example.Error.Odd", "text"], "text"),
+    ],
+)
+def test_a_dbus_error_becomes_a_legacy_error(
+    tmp_path: Path, method: str, fault: Fault, name: str, data: list[Value], message: str
+) -> None:
+    found = _built(tmp_path).route(method).translate(fault, CALL if method != "n" else Call("n"))
+    assert found == Fault(FaultCode.APPLICATION, message, name=name, data=data)
 
 
-def test_a_template_alone_keeps_the_type_of_its_value(tmp_path: Path) -> None:
-    told = _built(tmp_path).route("m").translate(_fault("NotFound", 7, [1, "b"]), CALL)
-    assert told == Fault(FaultCode.APPLICATION, "text", name="OWN", data=[7, "x7x", 5, '[1,"b"]'])
+def test_a_template_has_parameters_that_are_passed_by_name_too(tmp_path: Path) -> None:
+    found = _built(tmp_path).route("o").translate(_fault("NotFound", "a"), Call("o", (True, False), {"vm": "v1"}))
+    assert found.data == ["VM", "v1", "a", ""]
 
 
-def test_a_parameter_is_found_by_position_and_by_name(tmp_path: Path) -> None:
-    translate = _built(tmp_path).route("o").translate
-    expected: list[Value] = ["VM", "v1", "a", ""]
-    assert translate(_fault("NotFound", "a"), CALL).data == expected
-    named = Call("o", (True, False), {"vm": "v1"})
-    assert translate(_fault("NotFound", "a"), named).data == expected
-
-
-def test_a_parameter_that_the_method_lacks_is_the_empty_text(tmp_path: Path) -> None:
-    told = _built(tmp_path).route("n").translate(_fault("Busy", "later"), Call("n"))
-    assert told.message == " is busy: later (org.example.Error.Busy)"
-    assert told.name == "7"
-
-
-def test_all_other_errors_of_the_bus_are_told_by_the_star(tmp_path: Path) -> None:
-    told = _built(tmp_path).route("n").translate(_fault("Odd", 5), Call("n"))
-    assert told.data == ["org.example.Error.Odd", "text"]
-
-
-def test_a_fault_without_a_name_stays_as_it_is(tmp_path: Path) -> None:
-    fault = Fault(FaultCode.TIMEOUT, "no answer")
-    assert _built(tmp_path).route("n").translate(fault, Call("n")) is fault
-
-
-def test_without_an_entry_a_fault_stays_as_it_is(tmp_path: Path) -> None:
-    fault = _fault("Odd")
-    assert build_methods(tmp_path, "n: {member: Stat}").route("n").translate(fault, Call("n")) is fault
+def test_a_fault_without_a_name_or_an_entry_is_unchanged(tmp_path: Path) -> None:
+    timeout, odd = Fault(FaultCode.TIMEOUT, "no answer"), _fault("Odd")
+    assert _built(tmp_path).route("n").translate(timeout, Call("n")) is timeout
+    assert build_methods(tmp_path, "n: {member: Stat}").route("n").translate(odd, Call("n")) is odd

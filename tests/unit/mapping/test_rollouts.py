@@ -52,31 +52,31 @@ def test_a_plan_is_read_as_it_is_written(tmp_path: Path) -> None:
     )
 
 
-def test_what_a_plan_does_not_say_is_careful(tmp_path: Path) -> None:
+def test_a_plan_has_defaults(tmp_path: Path) -> None:
     plan = _build(tmp_path, "rollouts: {p: {steps: [dbus], limits: {samples: 5}}}", "r: {member: Stat, rollout: p}")
     route = plan.route("r")
     assert (route.rollout.limits.mismatches, route.rollout.limits.samples) == (LIMITS.mismatches, 5)
     assert (route.rollout.on_breach, route.rollout.watch) == (OnBreach.ROLLBACK, 1800.0)
 
 
-def test_without_a_word_a_built_in_plan_stands_and_writes_begin_with_a_canary(tmp_path: Path) -> None:
+def test_the_built_in_plan_of_writes_begins_with_a_canary(tmp_path: Path) -> None:
     built = build_methods(tmp_path, TWO)
     assert built.route("r").rollout == DEFAULT
     assert built.route("w").rollout == DEFAULT_FOR_WRITES
 
 
-def test_the_plan_of_the_file_leaves_out_its_shadow_steps_where_a_call_may_not_run_twice(tmp_path: Path) -> None:
+def test_the_plan_of_defaults_is_used_without_shadow_steps_for_writes(tmp_path: Path) -> None:
     built = _build(tmp_path, "defaults: {rollout: {steps: [{shadow: 10}, {canary: 1%}, dbus]}}")
     assert str(built.route("r").rollout) == "defaults (shadow, canary 1%, dbus)"
     assert str(built.route("w").rollout) == "defaults (canary 1%, dbus)"
 
 
-def test_a_method_may_say_its_own_plan(tmp_path: Path) -> None:
+def test_a_method_may_have_its_own_plan(tmp_path: Path) -> None:
     own = "r: {property: PowerState, rollout: {steps: [{canary: 3%}, {gate: person}, dbus]}}"
     assert str(build_methods(tmp_path, own).route("r").rollout) == "r (canary 3%, gate, dbus)"
 
 
-def test_the_built_in_plan_has_a_name_and_knows_what_may_not_run_twice(tmp_path: Path) -> None:
+def test_the_built_in_plan_may_be_named(tmp_path: Path) -> None:
     methods = "r: {property: PowerState, rollout: default}\nw: {member: Stat, rollout: default}"
     built = _build(tmp_path, "defaults: {rollout: {steps: [{canary: 1%}, dbus]}}", methods)
     assert built.route("r").rollout == DEFAULT
@@ -92,12 +92,12 @@ def test_the_methods_of_a_group_have_one_plan(tmp_path: Path) -> None:
     assert built.route("r").rollout == DEFAULT
 
 
-def test_a_group_may_say_its_own_plan(tmp_path: Path) -> None:
+def test_a_group_may_have_its_own_plan(tmp_path: Path) -> None:
     built = _build(tmp_path, "groups: {life: {methods: [r], rollout: {steps: [{shadow: 3}, dbus]}}}")
     assert str(built.route("r").rollout) == "life (shadow, dbus)"
 
 
-def test_a_method_may_say_its_group_itself(tmp_path: Path) -> None:
+def test_a_method_may_name_its_group(tmp_path: Path) -> None:
     methods = "r: {property: PowerState, group: life}\nw: {member: Stat, group: life}"
     built = build_methods(tmp_path, methods)
     assert {built.route(name).migration.group for name in ("r", "w")} == {"life"}
@@ -110,13 +110,13 @@ OLD = "legacy: {upstream: old}\n"
 ADD = "a: {member: Add, params: [name, memory]}\nb: {member: Add, params: [name, {name: kib, to: memory}]}"
 
 
-def test_a_group_says_the_key_of_its_methods_and_a_method_its_own_name_for_it(tmp_path: Path) -> None:
+def test_a_method_of_a_group_may_have_its_own_key(tmp_path: Path) -> None:
     methods = ADD.replace("memory}]", "memory}], key: kib")
     built = _build(tmp_path, OLD + "groups: {g: {methods: [a, b], key: memory}}", methods)
     assert [key and key.name for key in (built.route(name).migration.key for name in "ab")] == ["memory", "kib"]
 
 
-def test_what_no_rollout_was_asked_for_needs_no_key(tmp_path: Path) -> None:
+def test_a_key_is_needed_only_with_an_explicit_rollout(tmp_path: Path) -> None:
     assert _build(tmp_path, OLD, ADD).problems == []
 
 

@@ -227,7 +227,7 @@ def trigger(directory: Path, entry: str) -> WatchTrigger:
     return found
 
 
-def test_parameters_are_texts_and_what_stands_beside_the_node(tmp_path: Path) -> None:
+def test_parameters_are_texts_and_other_nodes(tmp_path: Path) -> None:
     found = trigger(
         tmp_path, 'node: "/d/{id}/x/found", method: add, params: {name: "{id}: {value}", memory: {node: os/memory}}'
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gateway.core.dbus.marshal import to_dbus
 from gateway.core.dbus.signature import parse_one
 from gateway.mapping import load, schema
 from gateway.mapping.load import Scope
+from tests.kit.gateway import ROOT
 from tests.kit.mapping import HEAD
 
 FILE = Path("f.yaml")
@@ -132,6 +134,16 @@ def test_every_key_has_a_description_for_editors() -> None:
     keys = dict(_named(schema.schema(), ""))
     assert len(keys) > 60
     assert [path for path, item in keys.items() if not item.get("description")] == []
+
+
+def test_every_key_and_every_word_is_documented() -> None:
+    documented = set(
+        re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`\n]+)`", (ROOT / "docs" / "mapping.md").read_text())))
+    )
+    keys = dict(_named(schema.schema(), ""))
+    words = [word for item in keys.values() for word in item.get("enum", ())]
+    assert {path.rpartition(".")[2] for path in keys} - documented == set()
+    assert {str(word) for word in words} - documented == set()
 
 
 def test_every_mapping_rejects_unknown_keys() -> None:

@@ -1,6 +1,6 @@
-"""Introspection XML -> interfaces, with their documentation. D-Bus specification, "Introspection Data Format".
+"""Parser of D-Bus introspection XML (D-Bus specification, "Introspection Data Format"), with documentation annotations.
 
-Nothing outside the document is ever fetched, and a document that declares entities is refused.
+The parser never fetches anything outside the document, and it rejects a document that declares entities.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from xml.parsers import expat
 from gateway.core.dbus import names
 from gateway.core.dbus.signature import MAX_LENGTH, Type, parse_one
 
-# Annotations that document a member, and the short form where there is no other.
+# Annotations that document a member, in order of preference.
 DOCUMENTATION = (
     "org.gtk.GDBus.DocString",
     "org.freedesktop.DBus.Documentation",
@@ -22,7 +22,7 @@ DOCUMENTATION = (
 
 
 class IdlError(Exception):
-    """The XML cannot be used; `line` and `column` (from 1) say where."""
+    """Invalid introspection XML at `line` and `column` (both from 1)."""
 
     def __init__(self, line: int, column: int, message: str) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class Argument:
 
 @dataclass(slots=True)
 class IdlMethod:
-    """A method; in- and out-arguments each in their order."""
+    """A method; `ins` and `outs` are its arguments of each direction, in order."""
 
     name: str
     ins: list[Argument] = field(default_factory=list)
@@ -73,7 +73,7 @@ class IdlSignal:
 
 @dataclass(slots=True)
 class Interface:
-    """Everything one interface has, by name."""
+    """An interface; its members by name."""
 
     name: str
     methods: dict[str, IdlMethod] = field(default_factory=dict)
@@ -84,14 +84,14 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What an object has: interfaces, and the names of the objects right below it."""
+    """An object: its interfaces, and the names of its direct child objects."""
 
     interfaces: Mapping[str, Interface]
     children: tuple[str, ...]
 
 
 def parse(xml: bytes | str) -> Node:
-    """Read introspection XML; raises IdlError."""
+    """Parse introspection XML; raises IdlError."""
     return _Reader().read(xml.encode("utf-8", "surrogatepass") if isinstance(xml, str) else xml)
 
 
@@ -101,12 +101,12 @@ def signature(arguments: list[Argument]) -> str:
 
 
 class _Reader:
-    """Follows the elements; unknown elements are passed over, as the specification asks."""
+    """Builds the node from expat's events; unknown elements are ignored, as the specification demands."""
 
     def __init__(self) -> None:
         self.interfaces: dict[str, Interface] = {}
         self.children: list[str] = []
-        self._open: list[object] = []  # what each open element is; None for one that is passed over
+        self._open: list[object] = []  # the object that each open element builds; None for an ignored one
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
@@ -126,7 +126,7 @@ class _Reader:
             self._parser.Parse(xml, True)  # noqa: FBT003 - expat's signature
         except expat.ExpatError as error:
             reason = expat.errors.messages.get(error.code, str(error))
-            raise IdlError(error.lineno, error.offset + 1, f"is no XML: {reason}") from error
+            raise IdlError(error.lineno, error.offset + 1, f"invalid XML: {reason}") from error
         return Node(self.interfaces, tuple(self.children))
 
     def _fail(self, message: str) -> IdlError:
@@ -134,11 +134,11 @@ class _Reader:
 
     def _doctype(self, name: str, _system: str | None, _public: str | None, has_internal_subset: int) -> None:
         if name != "node" or has_internal_subset:
-            raise self._fail("only the standard D-Bus DOCTYPE is accepted, without declarations of its own")
+            raise self._fail("unsupported DOCTYPE; expected that of D-Bus, without an internal subset")
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if not self._open and tag != "node":
-            raise self._fail(f"expected the element 'node', got '{tag}'")
+            raise self._fail(f"expected the root element 'node', got '{tag}'")
         inside = self._open[-1] if self._open else None
         build = self._elements.get(tag)
         self._open.append(build(inside, attributes) if build is not None else None)
@@ -185,17 +185,17 @@ class _Reader:
         return inside.properties.setdefault(name, IdlProperty(name, self._type(name, attributes), access))
 
     def _argument(self, inside: object, attributes: dict[str, str]) -> object:
-        """An argument without a name is called by its place: arg0, arg1."""
+        """An argument without a name is named by its index: arg0, arg1."""
         if not isinstance(inside, IdlMethod | IdlSignal):
             return None
         arguments = self._arguments(inside, attributes.get("direction"))
         name = attributes.get("name") or f"arg{len(arguments)}"
         if any(argument.name == name for argument in arguments):
-            raise self._fail(f"'{inside.name}' has two arguments '{name}'")
+            raise self._fail(f"'{inside.name}': duplicate argument '{name}'")
         arguments.append(Argument(name, self._type(name, attributes)))
         length = sum(len(str(argument.type)) for argument in arguments)
         if length > MAX_LENGTH:
-            raise self._fail(f"'{inside.name}': the signature of its arguments is over {MAX_LENGTH} characters long")
+            raise self._fail(f"'{inside.name}': the signature of the arguments is longer than {MAX_LENGTH} characters")
         return arguments[-1]
 
     def _arguments(self, inside: IdlMethod | IdlSignal, direction: str | None) -> list[Argument]:
@@ -219,7 +219,7 @@ class _Reader:
 
     def _once(self, what: str, name: str, known: Mapping[str, object]) -> None:
         if name in known:
-            raise self._fail(f"{what} '{name}' is there twice")
+            raise self._fail(f"duplicate {what} '{name}'")
 
     def _type(self, name: str, attributes: dict[str, str]) -> Type:
         try:

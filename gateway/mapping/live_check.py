@@ -1,4 +1,8 @@
-"""The IDL held against what running services answer to Introspect. Asks through a function that it is given."""
+"""`check --live`: compares the IDL that a mapping relies on with the introspection data of running services.
+
+The services are asked through a function that the caller passes in. Where the object path of a mapping has parameters,
+any object that implements the interface serves; the search is limited to MAX_OBJECTS objects.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ from gateway.mapping.table import Contract, Table
 
 Introspect: TypeAlias = Callable[[str, str], Awaitable["str | Fault"]]  # bus name, object path -> XML
 
-MOST_OBJECTS = 32  # looked at in search of one that has the interface
-MANAGED_DEPTH = 3  # how far below an object manager its objects are looked for
+MAX_OBJECTS = 32  # that are introspected to find one with the interface
+MANAGED_DEPTH = 3  # levels below an object manager that are searched
 
 
 @dataclass(slots=True)
 class Compared:
-    """What came of it. `notes`: what could not be looked at, and why; `unseen`: how many of all contracts those are."""
+    """The result of a live check. `notes`: contracts that could not be checked, and why; `unseen`: their number."""
 
     problems: dict[Problem, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
@@ -30,10 +34,10 @@ class Compared:
 
 
 async def differences(table: Table, introspect: Introspect) -> Compared:
-    """Where running services differ from the IDL."""
+    """The differences between the running services and the IDL, for each contract of the table."""
     compared = Compared(contracts=len(table.contracts))
     for contract in table.contracts:
-        found = await _look(contract, introspect)
+        found = await _introspect_any(contract, introspect)
         if isinstance(found, str):
             compared.problems.update(dict.fromkeys(compare(contract, found)))
         else:
@@ -43,25 +47,27 @@ async def differences(table: Table, introspect: Introspect) -> Compared:
 
 
 def compare(contract: Contract, xml: str) -> list[Problem]:
-    """Where an object's introspection XML differs from what the mapping relies on."""
+    """The differences between an object's introspection XML and the contract."""
     try:
         found = introspection_xml.parse(xml).interfaces
     except introspection_xml.IdlError as error:
-        return [_problem(contract, f"the introspection XML of {contract.bus_name} {error}")]
+        return [_problem(contract, f"introspection data of {contract.bus_name}: {error}")]
     name = contract.interface.name
     if name not in found:
-        return [_problem(contract, f"the running {contract.bus_name} has no {name} here (it has: {one_of(found)})")]
-    here = found[name]
-    wanted = {member: _said(contract.interface, member) for member in contract.members}
+        text = f"the object of the running {contract.bus_name} does not implement {name}; it has {one_of(found)}"
+        return [_problem(contract, text)]
+    pairs = {
+        member: (_describe(contract.interface, member), _describe(found[name], member)) for member in contract.members
+    }
     return [
-        _problem(contract, f"{name}.{member}: expected {said}, the running service has {_said(here, member)}")
-        for member, said in wanted.items()
-        if said != _said(here, member)
+        _problem(contract, f"{name}.{member}: the IDL has {in_idl}, the running service has {running}")
+        for member, (in_idl, running) in pairs.items()
+        if in_idl != running
     ]
 
 
-def _said(interface: Interface, member: str) -> str:
-    """What matters of a member to a caller."""
+def _describe(interface: Interface, member: str) -> str:
+    """The kind and the types of a member."""
     if member in interface.methods:
         method = interface.methods[member]
         return f"a method '{introspection_xml.signature(method.ins)}' -> '{introspection_xml.signature(method.outs)}'"
@@ -70,29 +76,22 @@ def _said(interface: Interface, member: str) -> str:
         return f"a property '{known.type}', {known.access}"
     if member in interface.signals:
         return f"a signal '{introspection_xml.signature(interface.signals[member].args)}'"
-    return "nothing of this name"
+    return "no such member"
 
 
 def _problem(contract: Contract, message: str) -> Problem:
     return Problem(contract.file, contract.line, contract.column, contract.place, message, "live")
 
 
-# Finding an object to look at
-
-
-async def _look(contract: Contract, introspect: Introspect) -> str | Fault:
-    """The XML of the object, or of any that the path may lead to; a Fault when there is none."""
+async def _introspect_any(contract: Contract, introspect: Introspect) -> str | Fault:
+    """The XML of the contract's object, or of any object that its path may name; a Fault when there is none."""
     fixed, brace, rest = contract.object_path.partition("{")
     if not brace and not contract.below:
         return await introspect(contract.bus_name, contract.object_path)
     start = (fixed.rpartition("/")[0] or "/") if brace else fixed
     depth = MANAGED_DEPTH if contract.below else 1 + rest.count("/")
-    return await _search(contract, start, depth, introspect)
-
-
-async def _search(contract: Contract, start: str, depth: int, introspect: Introspect) -> str | Fault:
     waiting = deque([(start, 0)])
-    for _ in range(MOST_OBJECTS):
+    for _ in range(MAX_OBJECTS):
         if not waiting:
             break
         path, level = waiting.popleft()
@@ -101,21 +100,13 @@ async def _search(contract: Contract, start: str, depth: int, introspect: Intros
             if path == start:
                 return xml
             continue
-        node = _node(xml)
-        if node is None or (level and contract.interface.name in node.interfaces):
+        try:
+            node = introspection_xml.parse(xml)
+        except introspection_xml.IdlError:
+            return xml  # reported by `compare`
+        if level and contract.interface.name in node.interfaces:
             return xml
         if level < depth:
             waiting.extend((f"{path.rstrip('/')}/{child}", level + 1) for child in node.children)
-    return _none(contract, start)
-
-
-def _node(xml: str) -> introspection_xml.Node | None:
-    try:
-        return introspection_xml.parse(xml)
-    except introspection_xml.IdlError:
-        return None
-
-
-def _none(contract: Contract, start: str) -> Fault:
-    text = f"no object of {contract.bus_name} below {start} has {contract.interface.name} now"
-    return Fault(FaultCode.NOT_FOUND, text)
+    text = f"no object of {contract.bus_name} below {start} implements {contract.interface.name} at the moment"
+    return Fault(FaultCode.NOT_FOUND, f"not checked: {text}")

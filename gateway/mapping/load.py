@@ -1,4 +1,9 @@
-"""Files and directories -> documents that remember file, line and column. YAML 1.2; knows no key but `methods`."""
+"""YAML files and directories -> documents whose nodes remember file, line and column.
+
+The text is YAML 1.2 (core schema), composed to nodes by ruamel.yaml and converted to plain data here, with limits on
+size, depth and number of nodes. The compiler works on a `Scope`: one node of a document, and the problems that were
+reported so far.
+"""
 
 from __future__ import annotations
 
@@ -16,35 +21,37 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from gateway.core.dbus.scalars import MarshalError
 from gateway.mapping import problem
-from gateway.mapping.problem import Level, Problem
+from gateway.mapping.problem import Level, Problem, format_place
 
+T = TypeVar("T")
 Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
 Mark: TypeAlias = tuple[int, int]  # line and column, from 1
 
 SUFFIXES = (".yaml", ".yml")
 MAX_DEPTH = 64  # of nested nodes
 MAX_SIZE = 8 * 1024**2  # bytes of one file
-MAX_NODES = 100_000  # in one file, aliases written out
+MAX_NODES = 100_000  # in one file, with aliases expanded
+TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 
 @dataclass(frozen=True, slots=True)
 class MappingDocument:
-    """A mapping file as plain data, and where each node of it stands."""
+    """A mapping file as plain data, with the position of each node."""
 
     path: Path
     content: bytes
     data: Data
-    values: Mapping[problem.Path, Mark]
-    keys: Mapping[problem.Path, Mark]
-    complete: bool = True  # no method has been left out
+    values: Mapping[problem.Path, Mark]  # position of each value
+    keys: Mapping[problem.Path, Mark]  # position of each key
+    complete: bool = True  # false: methods with schema problems are left out
 
     @property
     def file(self) -> str:
-        """The file as the caller named it."""
+        """The path of the file as the caller gave it."""
         return str(self.path)
 
     def without_methods(self, names: Collection[object]) -> MappingDocument | None:
-        """The same file without some of its methods; None when no other is left."""
+        """The same file without these methods; None when no method is left."""
         assert isinstance(self.data, dict)
         methods = self.data["methods"]
         assert isinstance(methods, dict)
@@ -56,15 +63,15 @@ class MappingDocument:
         return self.keys.get(path, (1, 1))[0]
 
     def problem(self, path: problem.Path, message: str, *, level: Level = "schema", key: bool = False) -> Problem:
-        """Something wrong with the node at `path` (with its key), or with the nearest node around it."""
+        """A problem with the value at `path`, or its key; if it is missing, at the nearest node around it."""
         marks = self.keys if key else self.values
         around = (path[:length] for length in range(len(path), -1, -1))
         line, column = next((marks[start] for start in around if start in marks), (1, 1))
-        return Problem(self.file, line, column, problem.place(path), message, level)
+        return Problem(self.file, line, column, format_place(path), message, level)
 
 
 def find(paths: Sequence[Path], *, may_be_empty: bool = False) -> tuple[list[Path], list[Problem]]:
-    """The mapping files that these files and directories are or hold, in order, each once."""
+    """The mapping files among these files and in these directories, in order, each once."""
     found: dict[Path, None] = {}
     problems = []
     for path in paths:
@@ -74,7 +81,7 @@ def find(paths: Sequence[Path], *, may_be_empty: bool = False) -> tuple[list[Pat
             problems.append(Problem(str(path), 1, 1, "", f"cannot be read: {_reason(error)}", "schema"))
             continue
         if not files and not may_be_empty:
-            message = f"the directory holds no mapping file ({' or '.join(SUFFIXES)})"
+            message = f"no mapping file ({' or '.join(SUFFIXES)}) in this directory"
             problems.append(Problem(str(path), 1, 1, "", message, "schema"))
         found.update(dict.fromkeys(files))
     return list(found), problems
@@ -85,24 +92,24 @@ def _mapping_files(directory: Path) -> list[Path]:
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a regular file of bounded size; raises OSError for anything else, and never waits for a fifo."""
+    """The content of a regular file of at most MAX_SIZE bytes; raises OSError for others. Never blocks on a FIFO."""
     opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(opened, "rb") as file:
         if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise OSError(errno.EINVAL, "is no regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
         content = file.read(MAX_SIZE + 1)
     if len(content) > MAX_SIZE:
-        raise OSError(errno.EFBIG, f"is larger than {MAX_SIZE} bytes")
+        raise OSError(errno.EFBIG, f"larger than {MAX_SIZE} bytes")
     return content
 
 
-def outside(path: Path, roots: Collection[Path]) -> bool:
-    """Whether a file lies outside these directories: what is wrong with it is told without a word of its content."""
+def is_outside(path: Path, roots: Collection[Path]) -> bool:
+    """Whether a file is outside these directories. Messages must not quote such a file: it may be private."""
     return not any(path.resolve().is_relative_to(root.resolve()) for root in roots)
 
 
 def read(path: Path) -> tuple[MappingDocument | None, list[Problem]]:
-    """One file as a document; None and the reasons when it is no YAML or says a key twice."""
+    """One file as a document; None and the problems when it is not valid YAML or has a duplicate key."""
     try:
         return parse(path, read_regular(path))
     except (OSError, ValueError) as error:
@@ -114,21 +121,21 @@ def _reason(error: Exception) -> str:
 
 
 def parse(path: Path, content: bytes) -> tuple[MappingDocument | None, list[Problem]]:
-    """The bytes of a file as a document; see `read`."""
+    """The bytes of a file as a document; None and the problems as in `read`."""
     reader = _Reader(str(path))
     try:
         data = reader.read(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         before = content[: error.start]
         column = error.start - before.rfind(b"\n")
-        reader.note((before.count(b"\n") + 1, column), (), "is no UTF-8")
+        reader.report((before.count(b"\n") + 1, column), (), "invalid UTF-8")
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        reader.note((mark.line + 1, mark.column + 1) if mark else (1, 1), (), f"is no YAML: {error.problem}")
+        reader.report((mark.line + 1, mark.column + 1) if mark else (1, 1), (), f"invalid YAML: {error.problem}")
     except YAMLError as error:
-        reader.note((1, 1), (), f"is no YAML: {' '.join(str(error).split())}")
+        reader.report((1, 1), (), f"invalid YAML: {' '.join(str(error).split())}")
     except RecursionError:
-        reader.note((1, 1), (), f"nests more than {MAX_DEPTH} levels")
+        reader.report((1, 1), (), TOO_DEEP)
     if reader.problems:
         return None, reader.problems
     return MappingDocument(path, content, data, reader.values, reader.keys), []
@@ -162,22 +169,22 @@ _SCALARS: Mapping[str, Callable[[str], Data]] = {
 
 @dataclass(slots=True)
 class _Reader:
-    """Turns nodes into plain data and writes down their places."""
+    """Converts nodes to plain data and records their positions."""
 
     file: str
     problems: list[Problem] = field(default_factory=list)
     values: dict[problem.Path, Mark] = field(default_factory=dict)
     keys: dict[problem.Path, Mark] = field(default_factory=dict)
 
-    def note(self, mark: Mark, path: problem.Path, message: str) -> None:
-        self.problems.append(Problem(self.file, *mark, problem.place(path), message, "schema"))
+    def report(self, mark: Mark, path: problem.Path, message: str) -> None:
+        self.problems.append(Problem(self.file, *mark, format_place(path), message, "schema"))
 
     def read(self, text: str) -> Data:
         yaml = YAML(typ="safe", pure=True)
         yaml.composer.warn_double_anchors = False
         node = yaml.compose(text)
         if node is None:
-            self.note((1, 1), (), "the file is empty")
+            self.report((1, 1), (), "the file is empty")
             return None
         return self._data(node, ())
 
@@ -185,10 +192,10 @@ class _Reader:
         mark = _mark(node)
         self.values[path] = mark
         if len(path) > MAX_DEPTH:
-            self.note(mark, (), f"nests more than {MAX_DEPTH} levels")
+            self.report(mark, (), TOO_DEEP)
         elif len(self.values) > MAX_NODES:
             if not self.problems:
-                self.note(mark, (), f"holds more than {MAX_NODES} nodes")
+                self.report(mark, (), f"more than {MAX_NODES} nodes, with aliases expanded")
         elif isinstance(node, MappingNode) and node.tag == f"{_TAG}map":
             return {key: self._data(item, (*path, key)) for key, item in self._entries(node, path)}
         elif isinstance(node, SequenceNode) and node.tag == f"{_TAG}seq":
@@ -196,19 +203,19 @@ class _Reader:
         elif isinstance(node, ScalarNode) and str(node.tag) in _SCALARS:
             return self._scalar(node, path)
         else:
-            self.note(mark, path, f"the tag '{node.tag}' is not used in mapping files")
+            self.report(mark, path, f"unsupported YAML tag '{node.tag}'")
         return None
 
     def _entries(self, node: MappingNode, path: problem.Path) -> Iterator[tuple[str, Node]]:
-        """Keys are taken as they are written; a key that is no scalar, or is there already, is passed over."""
+        """The entries of a mapping, keys as text. Duplicate and non-scalar keys are reported and skipped."""
         for key, item in node.value:
             if not isinstance(key, ScalarNode):
-                self.note(_mark(key), path, "a key must be text")
+                self.report(_mark(key), path, "expected text as key, got a list or a mapping")
                 continue
             name = str(key.value)
             first = self.keys.get((*path, name))
             if first is not None and (*path, name) in self.values:
-                self.note(_mark(key), (*path, name), f"this key is there twice, first in line {first[0]}")
+                self.report(_mark(key), (*path, name), f"duplicate key; the first is in line {first[0]}")
                 continue
             self.keys[(*path, name)] = _mark(key)
             yield name, item
@@ -217,7 +224,7 @@ class _Reader:
         try:
             return _SCALARS[str(node.tag)](str(node.value))
         except (ValueError, KeyError):
-            self.note(_mark(node), path, f"the value is no {str(node.tag).removeprefix(_TAG)}")
+            self.report(_mark(node), path, f"invalid value for the tag '{node.tag}'")
             return None
 
 
@@ -225,39 +232,33 @@ def _mark(node: Node) -> Mark:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
-# Where the compiler stands: a node of a document, and the problems found so far. Knows no key of the format.
-
-
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One node. Its data has the shape that the schema asks for."""
+    """One node of a document. Its data conforms to the schema; None where the document does not have it."""
 
     document: MappingDocument
-    problems: dict[Problem, None]  # in the order they were found, each once
+    problems: dict[Problem, None]  # of all documents, an ordered set
     path: problem.Path = ()
     data: Any = None
 
     def at(self, *steps: str | int) -> Scope:
-        """A node further in; its data is None where the document does not have it."""
+        """The node that these keys and indexes lead to."""
         data = self.data
         for step in steps:
             inside = isinstance(data, Mapping) and step in data
             data = data[step] if inside or (isinstance(data, list) and isinstance(step, int)) else None
         return Scope(self.document, self.problems, (*self.path, *steps), data)
 
-    def says(self, key: str) -> bool:
-        """Whether this node is a struct that has the key."""
+    def has(self, key: str) -> bool:
+        """Whether this node is a mapping with this key."""
         return isinstance(self.data, Mapping) and key in self.data
 
     def fail(self, message: str, *, level: Level = "idl", key: bool = False) -> None:
-        """Note a problem with this node (with its key)."""
+        """Report a problem with this node, at its value or its key."""
         self.problems[self.document.problem(self.path, message, level=level, key=key)] = None
 
     def attempt(self, check: Callable[..., T], *args: Any, level: Level = "idl") -> T | None:
-        """The result of a check that raises ValueError or MarshalError; None when it did."""
+        """The result of `check(*args)`; None, with the problem reported, when it raises ValueError or MarshalError."""
         try:
             return check(*args)
         except MarshalError as error:

@@ -1,9 +1,14 @@
-"""One method entry -> its route, and the route that checks its session first. Knows no other entry and no endpoint."""
+"""Compiles the method entries of one file to routes.
+
+A route combines what the other modules compile: the callee (targets), the arguments (parameters), the result and errors
+(results), the migration settings (migration) and the rollout plan (rollouts). A method with the session parameter also
+has a session check: the call that is made before the method is called.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +18,18 @@ from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call
 from gateway.core.rpc.units import seconds
 from gateway.mapping.load import Scope
-from gateway.mapping.migration import ComparisonSettings, Upstreams, compile_migration, key_reader, upstream_of
-from gateway.mapping.parameters import Encoding, compile_parameters
-from gateway.mapping.problem import did_you_mean, one_of
+from gateway.mapping.migration import (
+    ComparisonSettings,
+    Upstreams,
+    compile_migration,
+    key_reader,
+    may_shadow,
+    upstream_of,
+)
+from gateway.mapping.parameters import Encoding, compile_parameters, parameter_names
+from gateway.mapping.problem import unknown
 from gateway.mapping.results import check_errors, compile_errors, compile_result
-from gateway.mapping.rollouts import Rollouts, may_shadow
+from gateway.mapping.rollouts import Rollouts
 from gateway.mapping.table import Contract
 from gateway.mapping.targets import Callee, IdlLibrary, find
 from gateway.mapping.xenstore_endpoints import compile_domains
@@ -29,8 +41,8 @@ DEFAULTS: Mapping[str, Any] = {
     "effect": "write",
 }
 
-# What calling these twice does needs no saying.
-NATURAL_EFFECTS: Mapping[str, str] = {
+# The effect of a kind of entry that has no `effect`, whatever `defaults` has.
+EFFECTS: Mapping[str, str] = {
     "property": "read",
     "all_properties": "read",
     "managed_objects": "read",
@@ -40,7 +52,7 @@ NATURAL_EFFECTS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SessionRoutes:
-    """The call that is made first, for methods that have the parameter."""
+    """The session check of a file: the call made before each method that has the session parameter."""
 
     parameter: str
     callee: Callee
@@ -49,7 +61,7 @@ class SessionRoutes:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A method entry when all is well with it."""
+    """A method entry without problems."""
 
     route: Route
     contract: Contract
@@ -67,25 +79,29 @@ class Compiler:
         self._defaults = {**DEFAULTS, **(root.at("defaults").data or {})}
         self._parameter: str | None = root.at("session", "parameter").data
         self._timeout(root.at("defaults", "timeout"))
-        self._session = self._read_session(root.at("session")) if root.says("session") else None
-        self._check_errors()
         methods = root.at("methods")
-        parameters = {name: None for method in self._methods for name in _parameter_names(methods.at(method))}
-        self._evidence = ComparisonSettings(root, parameters)
-        self._rollouts = Rollouts(root, {name: may_shadow(self._said(methods.at(name))) for name in self._methods})
+        entries = {name: methods.at(name) for name in methods.data}
+        parameters = {name: None for entry in entries.values() for name in parameter_names(entry)}
+        self._session = self._read_session(root.at("session"), parameters) if root.has("session") else None
+        if root.document.complete:  # a template of the file may name a parameter that only some methods have
+            check_errors(root.at("errors"), parameters)
+        if root.has("session"):
+            check_errors(root.at("session", "errors"), [str(self._parameter)])
+        self._comparison = ComparisonSettings(root, parameters)
+        self._rollouts = Rollouts(root, {name: self._may_shadow(entry) for name, entry in entries.items()})
 
     @property
     def contract(self) -> Contract | None:
-        """What the session check relies on."""
+        """The contract of the session check."""
         return _contract(self._root.at("session"), self._session.callee) if self._session else None
 
     def compile(self, name: str) -> Compiled | None:
-        """The method of this name; None with problems noted."""
+        """The method of this name; None, with the problems reported, when it has one."""
         entry = self._root.at("methods", name)
         before = len(entry.problems)
         callee = find(entry, self._root.at("dbus"), self._library)
         timeout = self._timeout(entry.at("timeout"))
-        check_errors(entry.at("errors"), _parameter_names(entry))
+        check_errors(entry.at("errors"), parameter_names(entry))
         if callee is None or timeout is None:
             return None
         route = self._route(name, entry, callee, timeout)
@@ -94,15 +110,15 @@ class Compiler:
         return Compiled(route, _contract(entry, callee), self._fingerprint(entry, callee))
 
     def _route(self, name: str, entry: Scope, callee: Callee, timeout: float) -> Route:
-        said = self._said(entry)
-        moving = self._rollouts.of(entry)
-        encoding = Encoding(said["coerce"], said["variants"])
+        keys = self._with_defaults(entry)
+        rollout = self._rollouts.of(entry)
+        encoding = Encoding(keys["coerce"], keys["variants"])
         plan, parameters = compile_parameters(entry, callee, encoding, self._parameter)
-        result = compile_result(entry, callee, said["variants"])
-        effect = Effect(said["effect"])
+        result = compile_result(entry, callee, keys["variants"])
+        effect = Effect(keys["effect"])
         upstream = upstream_of(entry, self._upstreams) or self.upstream
         defaults = self._root.at("defaults")
-        group = self._root.at("groups", moving.group) if moving.group else None
+        group = self._root.at("groups", rollout.group) if rollout.group else None
         migration = compile_migration(entry, defaults, upstream, _usable(plan), effect, self._parameter, group)
         return Route(
             service=self._root.data["service"],
@@ -117,73 +133,75 @@ class Compiler:
             effect=effect,
             migration=replace(
                 migration,
-                group=moving.group,
-                compare=self._evidence.rules(entry),
-                redact=self._evidence.redactions(entry, _parameter_names(entry)),
+                group=rollout.group,
+                compare=self._comparison.rules(entry),
+                redact=self._comparison.redactions(entry, parameter_names(entry)),
             ),
-            rollout=moving.plan,
-            documentation=said.get("documentation", callee.documentation),
+            rollout=rollout.plan,
+            documentation=keys.get("documentation", callee.documentation),
             source=_source(entry),
-            aliases=tuple(said.get("aliases", ())),
+            aliases=tuple(keys.get("aliases", ())),
             domains=compile_domains(entry.at("allowed_domains"), None),
             session_check=self._session_check(plan),
             session=key_reader(_usable(plan), str(self._parameter)) if self._parameter in plan.names else None,
-            login=self._login(entry, plan),
+            login=self._session_user(entry.at("session_user"), plan),
         )
 
-    def _login(self, entry: Scope, plan: ArgumentPlan) -> Callable[[Call], str | None] | None:
-        """For a login, whose session its result is."""
-        login = entry.at("session_user")
-        if login.data is None:
+    def _session_user(self, parameter: Scope, plan: ArgumentPlan) -> Callable[[Call], str | None] | None:
+        """For a login: reads the user of the session from a call."""
+        if parameter.data is None:
             return None
-        if login.data not in plan.names:
-            hint = did_you_mean(login.data, plan.names) or f" (it has: {one_of(plan.names)})"
-            login.fail(f"'{login.data}' is no parameter of this method{hint}", level="schema")
+        if parameter.data not in plan.names:
+            parameter.fail(unknown("parameter", parameter.data, plan.names), level="schema")
             return None
-        return key_reader(_usable(plan), login.data)
+        return key_reader(_usable(plan), parameter.data)
 
-    def _said(self, entry: Scope) -> dict[str, Any]:
-        return {**self._defaults, **_natural(entry), **entry.data}
+    def _with_defaults(self, entry: Scope) -> dict[str, Any]:
+        """The keys of an entry, with those of `defaults` and of the format where it has none."""
+        by_kind = next(({"effect": effect} for kind, effect in EFFECTS.items() if entry.has(kind)), {})
+        return {**self._defaults, **by_kind, **entry.data}
+
+    def _may_shadow(self, entry: Scope) -> bool:
+        keys = self._with_defaults(entry)
+        return may_shadow(Effect(keys["effect"]), allowed=keys.get("shadow") is True)
 
     def _timeout(self, scope: Scope) -> float | None:
         text = scope.data if scope.data is not None else self._defaults["timeout"]
         if seconds(text) > 0:
             return seconds(text)
-        scope.fail("expected a time longer than nothing", level="schema")
+        scope.fail(f"expected a time longer than 0s, got {text}", level="schema")
         return None
 
     def _fingerprint(self, entry: Scope, callee: Callee) -> str:
-        """Changes with all that the entry depends on."""
+        """A digest of everything that the route depends on."""
         root: Mapping[str, Any] = self._root.data
         common = {
             key: value
             for key, value in root.items()
             if key not in ("methods", "expose", "summary", "publish", "on_change")
         }
-        said = repr((common, entry.data, callee, self._session and self._session.callee))
-        return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+        text = repr((common, entry.data, callee, self._session and self._session.callee))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-    # The session
-
-    def _read_session(self, scope: Scope) -> SessionRoutes | None:
+    def _read_session(self, scope: Scope, parameters: Collection[str]) -> SessionRoutes | None:
         callee = find(scope, self._root.at("dbus"), self._library)
         if callee is None:
             return None
         member = scope.at("member")
         if placeholders(callee.target.object_path):
-            scope.at("object_path").fail("the session's object path holds no parameters", level="schema")
+            text = f"expected an object path without parameters, got '{callee.target.object_path}'"
+            scope.at("object_path").fail(text, level="schema")
             return None
         if len(callee.ins) != 1:
-            member.fail(f"{callee.title} has {len(callee.ins)} in-arguments, expected one: the session")
+            member.fail(f"expected a method with one argument, the session; {callee.title} has {len(callee.ins)}")
             return None
-        methods = [self._root.at("methods", name) for name in self._methods]
-        used = any(self._parameter in _parameter_names(method) for method in methods)
-        if not used and self._root.document.complete:
-            scope.at("parameter").fail(f"no method of this file has the parameter '{self._parameter}'")
+        if self._parameter not in parameters and self._root.document.complete:
+            text = f"no method has the session parameter '{self._parameter}': add it to `params`, or remove `session`"
+            scope.at("parameter").fail(text)
         return SessionRoutes(scope.data["parameter"], callee, scope.at("errors"))
 
     def _session_check(self, plan: ArgumentPlan) -> Route | None:
-        """The check takes the session from the very call that it guards, and counts its parameters too."""
+        """The session check of a method: it is called with the same call, and checks the number of parameters too."""
         if self._session is None or self._session.parameter not in plan.names:
             return None
         callee = self._session.callee
@@ -205,33 +223,9 @@ class Compiler:
             source=_source(self._root.at("session")),
         )
 
-    @property
-    def _methods(self) -> Mapping[str, Any]:
-        methods: Mapping[str, Any] = self._root.data["methods"]
-        return methods
-
-    def _check_errors(self) -> None:
-        """A file's templates may name a parameter that only some of its methods have."""
-        methods = self._root.at("methods")
-        everywhere = {parameter: None for name in self._methods for parameter in _parameter_names(methods.at(name))}
-        if self._root.document.complete:
-            check_errors(self._root.at("errors"), everywhere)
-        if self._root.says("session"):
-            check_errors(self._root.at("session", "errors"), [str(self._parameter)])
-
-
-def _parameter_names(entry: Scope) -> list[str]:
-    params = entry.at("params").data or ()
-    return [str(item["name"]) if isinstance(item, dict) else str(item) for item in params]
-
-
-def _natural(entry: Scope) -> dict[str, str]:
-    effect = next((effect for kind, effect in NATURAL_EFFECTS.items() if entry.says(kind)), None)
-    return {"effect": effect} if effect else {}
-
 
 def _usable(plan: ArgumentPlan) -> ArgumentPlan:
-    """A plan whose path names no parameter cannot be bound; its problem is noted already."""
+    """A plan that can be compiled: one with an unknown parameter in its path, which is reported already, cannot."""
     known = all(name in plan.names for name in placeholders(plan.target.object_path))
     return plan if known else replace(plan, target=replace(plan.target, object_path="/"))
 

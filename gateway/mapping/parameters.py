@@ -1,4 +1,10 @@
-"""`params` and `args` of a method entry -> the plan that binds calls. Knows no result and no file."""
+"""`params` and `args` of a method entry -> the ArgumentPlan that turns calls into D-Bus method calls.
+
+Each D-Bus argument gets its value from exactly one place: a parameter, a member of a struct parameter (`fields`), a
+constant, or several parameters (`gather`). Each parameter is used somewhere: as an argument, in the object path, as the
+session, in `gather`, or it has `drop: true`. "Struct" in messages means a D-Bus struct or an XML-RPC struct; each
+message shows the D-Bus type.
+"""
 
 from __future__ import annotations
 
@@ -26,46 +32,52 @@ from gateway.core.dbus.target import Coerce, Parameter, Variants
 from gateway.core.rpc.model import Value
 from gateway.mapping.introspection_xml import Argument
 from gateway.mapping.load import Scope
-from gateway.mapping.problem import did_you_mean, one_of
+from gateway.mapping.problem import one_of, unknown
 from gateway.mapping.targets import Callee
 
-# What a legacy value is, as the D-Bus type nearest to it.
+# The type of a legacy value in documentation, as the D-Bus type nearest to it.
 TEXT = parse_one("s")
 STRUCT = parse_one("a{sv}")
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How strictly values are taken."""
+    """How legacy values are encoded."""
 
     coerce: Coerce
     variants: Variants
 
     def __call__(self, kind: Type, around: int = 0) -> Encode:
-        """The converter for a type, for values with so many containers around them."""
+        """The encoder of a type. `around`: the number of D-Bus containers that enclose the value."""
         return to_dbus(kind, coerce=self.coerce, variants=self.variants, around=around)
 
 
 def compile_parameters(
     entry: Scope, callee: Callee, encoding: Encoding, session: str | None
 ) -> tuple[ArgumentPlan, tuple[Parameter, ...]]:
-    """The plan of a method entry, and its parameters for help texts; with problems noted neither is to be used."""
+    """The plan of a method entry, and its parameters for help texts. With problems reported, neither may be used."""
     params = entry.at("params")
     specs = [_Spec(params.at(index)) for index in range(len(params.data or ()))]
-    work = _Work(entry, callee, encoding, specs, session)
+    work = _Arguments(entry, callee, encoding, specs, session)
     before = len(entry.problems)
     work.check_names()
     for index, spec in enumerate(specs):
-        work.lead(index, spec)
+        work.add_parameter(index, spec)
     for name in entry.at("args").data or ():
-        work.give(name, entry.at("args", name))
-    if len(entry.problems) == before:  # or else what is missing is mostly what was wrong
+        work.add_argument(name, entry.at("args", name))
+    if len(entry.problems) == before:  # an argument with a problem would be reported as missing too
         work.check_complete()
     return work.plan(), tuple(work.describe(index, spec) for index, spec in enumerate(specs))
 
 
+def parameter_names(entry: Scope) -> list[str]:
+    """The names in `params` of a method entry."""
+    params = entry.at("params").data or ()
+    return [str(item["name"]) if isinstance(item, dict) else str(item) for item in params]
+
+
 class _Spec:
-    """A parameter or field: its name alone, or a struct that says more."""
+    """A parameter or a member of `fields`: a name, or a mapping with more keys."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -80,21 +92,22 @@ class _Spec:
             self.data = {key: value for key, value in self.data.items() if key != "format"}
 
     @property
-    def naming(self) -> Scope:
+    def name_scope(self) -> Scope:
+        """The place of the name."""
         return self.scope.at("name") if self.data else self.scope
 
 
 @dataclass(slots=True)
-class _Work:
-    """What is known while the entries are gone through."""
+class _Arguments:
+    """The arguments of one method while they are compiled."""
 
     entry: Scope
     callee: Callee
     encoding: Encoding
     specs: list[_Spec]
     session: str | None
-    taken: dict[str, Take] = field(default_factory=dict)  # by in-argument
-    types: dict[int, Argument] = field(default_factory=dict)  # by parameter
+    supplied: dict[str, Take] = field(default_factory=dict)  # by the name of the D-Bus argument
+    types: dict[int, Argument] = field(default_factory=dict)  # by the slot of the parameter
     structs: list[Unpacked] = field(default_factory=list)
     slots: int = 0
 
@@ -108,80 +121,81 @@ class _Work:
     def argument(self, name: str) -> Argument | None:
         return next((argument for argument in self.callee.ins if argument.name == name), None)
 
-    # Each parameter by itself
+    def _fail(self, spec: _Spec, key: str, message: str) -> None:
+        """Report a key of a parameter that is not possible there."""
+        spec.scope.at(key).fail(message, level="schema", key=True)
+
+    # Parameters
 
     def check_names(self) -> None:
-        """Names differ, those without a default come first, the path names parameters only."""
+        """Names are unique, required parameters precede optional ones, and the path contains parameters only."""
         optional = False
         for index, spec in enumerate(self.specs):
             if spec.name in self.names[:index]:
-                spec.naming.fail(f"parameter '{spec.name}' is there twice")
+                spec.name_scope.fail(f"duplicate parameter '{spec.name}'")
             if optional and not spec.has_default:
-                spec.naming.fail(f"parameter '{spec.name}' is required, but comes after one that may be left out")
+                text = f"required parameter '{spec.name}' follows an optional one: move it, or give it a default"
+                spec.name_scope.fail(text)
             optional = optional or spec.has_default
             if "extra" in spec.data and index < len(self.specs) - 1:
-                spec.scope.at("extra").fail("'extra' goes with the last parameter only", key=True)
+                spec.scope.at("extra").fail("'extra' is only possible for the last parameter", key=True)
         for name in placeholders(self.callee.target.object_path):
             if name not in self.names:
-                where = "object_path" if self.entry.says("object_path") else "params"
-                hint = did_you_mean(name, self.names) or f" (there are: {one_of(self.names)})"
-                self.entry.at(where).fail(f"{{{name}}} in the object path is no parameter{hint}")
+                where = "object_path" if self.entry.has("object_path") else "params"
+                text = unknown("parameter", name, self.names)
+                self.entry.at(where).fail(f"{text}; the object path needs it")
 
-    def lead(self, index: int, spec: _Spec) -> None:
-        """Lead a parameter to what it becomes."""
+    def add_parameter(self, index: int, spec: _Spec) -> None:
+        """Compile the use of a parameter."""
         kinds = [key for key in ("drop", "fields", "to") if key in spec.data]
         if spec.legacy_class and {"drop", "fields"} & spec.data.keys():
-            spec.scope.at("format").fail("'class' does not go with 'drop' or 'fields'", level="schema", key=True)
+            self._fail(spec, "format", "'class' cannot be combined with 'drop' or 'fields'")
         if len(kinds) > 1:
-            spec.scope.at(kinds[1]).fail(f"'{kinds[1]}' does not go with '{kinds[0]}'", level="schema", key=True)
+            self._fail(spec, kinds[1], f"'{kinds[1]}' cannot be combined with '{kinds[0]}'")
         elif "unknown_members" in spec.data and not {"fields", "struct"} & spec.data.keys():
-            spec.scope.at("unknown_members").fail(
-                "'unknown_members' goes with 'fields' or 'struct' only", level="schema", key=True
-            )
+            self._fail(spec, "unknown_members", "'unknown_members' requires 'fields' or 'struct'")
         elif spec.name == self.session and spec.has_default:
-            spec.scope.at("default").fail("the session cannot be left out", key=True)
+            spec.scope.at("default").fail("the session parameter cannot have a default", key=True)
         elif "fields" in spec.data:
-            self._refuse_use(spec, "fields")
-            self._take_apart(index, spec)
+            self._check_unused(spec, "fields")
+            self._unpack(index, spec)
         elif "drop" in spec.data:
-            self._refuse_use(spec, "drop")
-            self._refuse_forms(spec, "'drop'")
+            self._check_unused(spec, "drop")
+            self._reject_forms(spec, "'drop'")
         else:
-            self._lead_whole(index, spec)
+            self._add_whole(index, spec)
 
-    def _lead_whole(self, index: int, spec: _Spec) -> None:
+    def _add_whole(self, index: int, spec: _Spec) -> None:
         named = spec.data.get("to", spec.name)
         if self.argument(named) is not None:
-            self._take(named, index, spec, spec.data.get("default") if spec.has_default else None)
+            self._supply(named, index, spec, spec.data.get("default") if spec.has_default else None)
         elif "to" in spec.data:
-            spec.scope.at("to").fail(self._no_argument(named))
+            spec.scope.at("to").fail(self._unknown_argument(named))
         elif spec.name in placeholders(self.callee.target.object_path):
-            self._refuse_forms(spec, "the object path")
+            self._reject_forms(spec, "the object path")
         elif spec.name == self.session or spec.name in self._gathered():
-            self._refuse_forms(spec, "the session" if spec.name == self.session else "'gather'")
+            self._reject_forms(spec, "the session" if spec.name == self.session else "'gather'")
         else:
-            message = f"parameter '{spec.name}' leads nowhere: {self._no_argument(spec.name)}"
-            spec.naming.fail(f"{message}; say `to`, `fields` or `drop`, or gather it")
+            has = f"the arguments of {self.callee.title}: {one_of(map(str, self.callee.ins))}"
+            spec.name_scope.fail(f"parameter '{spec.name}' is unused: map it with `to:` or add `drop: true`; {has}")
         if spec.has_default and spec.name in placeholders(self.callee.target.object_path):
             scope = spec.scope.at("default")
             scope.attempt(path_encoder(f"/{{{spec.name}}}", [spec.name]), [scope.data])
 
-    def _refuse_use(self, spec: _Spec, key: str) -> None:
-        """What is dropped or taken apart is not there as a whole."""
+    def _check_unused(self, spec: _Spec, key: str) -> None:
+        """A parameter that is dropped or unpacked cannot be used as a whole."""
         users = {"the object path": placeholders(self.callee.target.object_path), "'gather'": self._gathered()}
         for user, names in users.items():
             if spec.name in names:
-                spec.scope.at(key).fail(f"'{key}' does not go with {user}, which needs '{spec.name}'", key=True)
+                spec.scope.at(key).fail(f"'{key}' is not possible: {user} needs parameter '{spec.name}'", key=True)
 
-    def _refuse_forms(self, spec: _Spec, why: str) -> None:
+    def _reject_forms(self, spec: _Spec, use: str) -> None:
         for key in ("struct", "format"):
             if key in spec.data:
-                spec.scope.at(key).fail(f"'{key}' does not go with {why}", level="schema", key=True)
+                self._fail(spec, key, f"'{key}' cannot be combined with {use}")
 
-    def _no_argument(self, name: str) -> str:
-        known = [argument.name for argument in self.callee.ins]
-        hint = did_you_mean(name, known) or f" (it has: {one_of(map(str, self.callee.ins))})"
-        return f"'{name}' is no in-argument of {self.callee.title}{hint}"
+    def _unknown_argument(self, name: str) -> str:
+        return unknown("D-Bus argument", name, self.callee.ins, owner=self.callee.title)
 
     def _gathered(self) -> set[str]:
         sources = [self.entry.at("args", name, "gather").data for name in self.entry.at("args").data or ()]
@@ -189,35 +203,32 @@ class _Work:
             name for source in sources if source for name in (source.values() if isinstance(source, dict) else source)
         }
 
-    def _take(self, named: str, slot: int, spec: _Spec, default: Value) -> None:
+    def _supply(self, named: str, slot: int, spec: _Spec, default: Value) -> None:
         argument = self.argument(named)
         assert argument is not None
         convert = self._converter(spec, argument)
-        if self._claim(named, spec.scope) and convert is not None:
-            self.taken[named] = Slot(slot, convert)
+        if named in self.supplied:
+            spec.scope.fail(f"D-Bus argument '{named}' is supplied twice, by two parameters")
+        elif convert is not None:
+            self.supplied[named] = Slot(slot, convert)
             self.types[slot] = argument
             if spec.has_default:
                 spec.scope.at("default").attempt(convert, default)
-
-    def _claim(self, named: str, scope: Scope) -> bool:
-        if named in self.taken:
-            scope.fail(f"the in-argument '{named}' is given twice")
-            return False
-        return True
 
     # Forms
 
     def _converter(self, spec: _Spec, argument: Argument) -> Encode | None:
         kind = argument.type
         if "struct" in spec.data and "format" in spec.data:
-            spec.scope.at("format").fail("'format' does not go with 'struct'", level="schema", key=True)
+            self._fail(spec, "format", "'format' cannot be combined with 'struct'")
             return None
         if "struct" in spec.data:
             return self._struct(spec, argument)
         if "format" not in spec.data:
             return self._for_property(self.encoding(kind, self._around))
         if kind.code not in MOMENTS:
-            spec.scope.at("format").fail(f"'{argument}' cannot say a moment: one of {', '.join(MOMENTS)} is needed")
+            text = f"'format: datetime' needs a D-Bus argument of type {', '.join(MOMENTS)}; {argument.name} is {kind}"
+            spec.scope.at("format").fail(text)
             return None
         return self._for_property(moment_encoder(kind, self.encoding(kind)))
 
@@ -226,9 +237,13 @@ class _Work:
         inner = struct_in(argument.type)
         scope = spec.scope.at("struct")
         if inner is None:
-            scope.fail(f"'{argument}' is no struct, nor an array or dictionary of structs")
+            scope.fail(
+                f"'struct' needs a struct, or an array or dictionary of structs; {argument.name} is {argument.type}"
+            )
         elif len(inner.children) != len(names):
-            scope.fail(f"'{argument}' has {len(inner.children)} fields, {len(names)} are named")
+            scope.fail(
+                f"expected {len(inner.children)} field names for {argument.name} ({argument.type}), got {len(names)}"
+            )
         else:
             ignore = "unknown_members" in spec.data
             return self._for_property(
@@ -238,67 +253,66 @@ class _Work:
 
     @property
     def _around(self) -> int:
-        """How many containers stand around what a parameter becomes."""
+        """The number of D-Bus containers around an argument: 1 for a property, which is sent as a variant."""
         return 0 if self.callee.accessed is None else 1
 
     def _for_property(self, convert: Encode) -> Encode:
-        """A property is written as a variant of the type that the IDL says."""
+        """For a property: the same, as a variant of the type in the IDL."""
         if self.callee.accessed is None:
             return convert
         signature = str(self.callee.accessed.type)
         return lambda value: Variant(signature, convert(value))
 
-    def _take_apart(self, index: int, spec: _Spec) -> None:
-        self._refuse_forms(spec, "'fields'")
+    def _unpack(self, index: int, spec: _Spec) -> None:
+        """`fields`: each member of the struct has a slot of its own, after those of the parameters."""
+        self._reject_forms(spec, "'fields'")
         members = [_Field(spec.scope.at("fields", name), name) for name in spec.data["fields"]]
         defaults = {member.name: member.data["default"] for member in members if member.has_default}
         ignored = "unknown_members" in spec.data
-        apart = Unpacked(index, tuple(member.name for member in members), defaults, others_ignored=ignored)
+        struct = Unpacked(index, tuple(member.name for member in members), defaults, others_ignored=ignored)
+        first = self.slots
         for member in members:
             if self.argument(member.argument) is None:
-                member.naming.fail(self._no_argument(member.argument))
+                member.name_scope.fail(self._unknown_argument(member.argument))
             else:
-                self._take(member.argument, self.slots, member, member.data.get("default"))
+                self._supply(member.argument, self.slots, member, member.data.get("default"))
             self.slots += 1
-        self.structs.append(apart)
+        self.structs.append(struct)
         if spec.has_default:
-            self._check_default_struct(apart, spec.scope.at("default"))
+            default = spec.scope.at("default")
+            values = default.attempt(struct.open, default.data)
+            for take in self.supplied.values():
+                if values is not None and isinstance(take, Slot) and take.slot >= first:
+                    default.attempt(take.convert, values[take.slot - first])
 
-    def _check_default_struct(self, apart: Unpacked, scope: Scope) -> None:
-        values = scope.attempt(apart.open, scope.data)
-        first = self.slots - len(apart.members)
-        for take in self.taken.values():
-            if values is not None and isinstance(take, Slot) and take.slot >= first:
-                scope.attempt(take.convert, values[take.slot - first])
+    # `args`
 
-    # In-arguments that no parameter gives
-
-    def give(self, named: str, scope: Scope) -> None:
-        """Give an in-argument a constant, or what is gathered for it."""
+    def add_argument(self, named: str, scope: Scope) -> None:
+        """Compile an entry of `args`: a constant, or parameters that are gathered."""
         argument = self.argument(named)
         if argument is None:
-            scope.fail(self._no_argument(named), key=True)
-        elif named in self.taken:
-            scope.fail(f"the in-argument '{named}' is given twice: by a parameter, and here", key=True)
-        elif scope.says("gather"):
+            scope.fail(self._unknown_argument(named), key=True)
+        elif named in self.supplied:
+            scope.fail(f"D-Bus argument '{named}' is supplied twice, by a parameter and by `args`", key=True)
+        elif scope.has("gather"):
             self._gather(argument, scope.at("gather"))
         else:
-            constant = scope.at("const") if scope.says("const") else scope
+            constant = scope.at("const") if scope.has("const") else scope
             convert = self._for_property(self.encoding(argument.type, self._around))
-            self.taken[named] = Constant(constant.attempt(convert, constant.data))
+            self.supplied[named] = Constant(constant.attempt(convert, constant.data))
 
     def _gather(self, argument: Argument, scope: Scope) -> None:
         kind = argument.type
-        self.taken[argument.name] = Constant(None)  # claimed, whatever is wrong with it
+        self.supplied[argument.name] = Constant(None)  # a problem here is not reported as a missing argument too
         if self.callee.accessed is not None:
-            scope.fail("a property is written with a parameter or a constant", key=True)
+            scope.fail("'gather' cannot set a property: use a parameter or a constant", key=True)
         elif isinstance(scope.data, dict) and kind.is_dict:
             self._gather_entries(argument, scope)
         elif isinstance(scope.data, list) and kind.code == "(":
             self._gather_fields(argument, scope)
         else:
-            needed = "a dictionary" if isinstance(scope.data, dict) else "a struct"
-            scope.fail(f"'{argument}' is not {needed}")
+            form, needed = ("mapping", "dictionary") if isinstance(scope.data, dict) else ("list", "struct")
+            scope.fail(f"'gather' with a {form} needs a D-Bus {needed}; {argument.name} is {kind}")
 
     def _gather_entries(self, argument: Argument, scope: Scope) -> None:
         key, item = argument.type.children[0].children
@@ -308,20 +322,19 @@ class _Work:
             take = self._gathered_slot(scope.at(name), item, around=2)
             if take is not None:
                 entries.append((made, take))
-        self.taken[argument.name] = GatheredDict(tuple(entries))
+        self.supplied[argument.name] = GatheredDict(tuple(entries))
 
     def _gather_fields(self, argument: Argument, scope: Scope) -> None:
         kinds = argument.type.children
         if len(kinds) != len(scope.data):
-            scope.fail(f"'{argument}' has {len(kinds)} fields, {len(scope.data)} are gathered")
+            scope.fail(f"expected {len(kinds)} parameters for {argument.name} ({argument.type}), got {len(scope.data)}")
             return
         takes = [self._gathered_slot(scope.at(index), kind, around=1) for index, kind in enumerate(kinds)]
-        self.taken[argument.name] = GatheredStruct(tuple(take for take in takes if take is not None))
+        self.supplied[argument.name] = GatheredStruct(tuple(take for take in takes if take is not None))
 
     def _gathered_slot(self, scope: Scope, kind: Type, *, around: int) -> Slot | None:
         if scope.data not in self.names:
-            hint = did_you_mean(scope.data, self.names) or f" (there are: {one_of(self.names)})"
-            scope.fail(f"'{scope.data}' is no parameter{hint}")
+            scope.fail(unknown("parameter", scope.data, self.names))
             return None
         slot = self.names.index(scope.data)
         self.types.setdefault(slot, Argument(scope.data, kind))
@@ -331,13 +344,14 @@ class _Work:
             spec.scope.at("default").attempt(convert, spec.data["default"])
         return Slot(slot, convert)
 
-    # All together
+    # The plan
 
     def check_complete(self) -> None:
-        """Every in-argument is given."""
+        """Every D-Bus argument is supplied."""
         for argument in self.callee.ins:
-            if argument.name not in self.taken:
-                self.entry.fail(f"nobody gives the in-argument '{argument}' of {self.callee.title}", key=True)
+            if argument.name not in self.supplied:
+                what = f"required D-Bus argument '{argument.name}' ({argument.type}) of {self.callee.title}"
+                self.entry.fail(f"{what} is not supplied by any parameter", key=True)
 
     def plan(self) -> ArgumentPlan:
         return ArgumentPlan(
@@ -351,29 +365,30 @@ class _Work:
                 index: of_class(spec.legacy_class) for index, spec in enumerate(self.specs) if spec.legacy_class
             },
             dropped=tuple(index for index, spec in enumerate(self.specs) if _is_single(spec)),
-            arguments=(*self._fixed(), *(self.taken[a.name] for a in self.callee.ins if a.name in self.taken)),
+            arguments=(*self._fixed(), *(self.supplied[a.name] for a in self.callee.ins if a.name in self.supplied)),
         )
 
     def _fixed(self) -> list[Take]:
-        """What the methods of org.freedesktop.DBus.Properties are told first."""
+        """The first arguments of the methods of org.freedesktop.DBus.Properties: interface, and property."""
         known, interface = self.callee.accessed, self.callee.interface.name
         if known is not None:
             return [Constant(interface), Constant(known.name)]
         return [Constant(interface)] if self.callee.record else []
 
     def describe(self, index: int, spec: _Spec) -> Parameter:
+        """The parameter for help texts."""
         argument = self.types.get(index)
-        told = str(spec.data.get("documentation", "")) or (argument.documentation if argument else "")
-        return Parameter(spec.name, _legacy_type(spec, argument), required=not spec.has_default, documentation=told)
+        text = str(spec.data.get("documentation", "")) or (argument.documentation if argument else "")
+        return Parameter(spec.name, _legacy_type(spec, argument), required=not spec.has_default, documentation=text)
 
 
 def _is_single(spec: _Spec) -> bool:
-    """A parameter that is dropped is a single value, unless its default is a struct or an array."""
+    """Whether a dropped parameter must be a single value: its default is not a struct or an array."""
     return "drop" in spec.data and not isinstance(spec.data.get("default"), dict | list)
 
 
 class _Field(_Spec):
-    """A member of a struct that is taken apart: the in-argument's name, or a struct that says more."""
+    """A member of `fields`: the name of a D-Bus argument, or a mapping with more keys."""
 
     def __init__(self, scope: Scope, name: str) -> None:
         super().__init__(scope)
@@ -381,12 +396,12 @@ class _Field(_Spec):
         self.argument = str(self.data.get("to", name)) if isinstance(scope.data, Mapping) else str(scope.data)
 
     @property
-    def naming(self) -> Scope:
+    def name_scope(self) -> Scope:
         return self.scope.at("to") if "to" in self.data else self.scope
 
 
 def _legacy_type(spec: _Spec, argument: Argument | None) -> Type | None:
-    """The D-Bus type nearest to what the client gives."""
+    """The D-Bus type nearest to the value that the client passes; None where there is none."""
     if not {"drop", "fields"}.isdisjoint(spec.data):
         return None
     if argument is None or "format" in spec.data:
@@ -395,7 +410,7 @@ def _legacy_type(spec: _Spec, argument: Argument | None) -> Type | None:
 
 
 def struct_in(kind: Type) -> Type | None:
-    """The struct that a type is, or that an array or dictionary of structs holds."""
+    """The struct in a type: the type itself, or the innermost item of its arrays and dictionaries; else None."""
     if kind.code == "(":
         return kind
     if kind.code != "a":
@@ -404,7 +419,7 @@ def struct_in(kind: Type) -> Type | None:
 
 
 def with_items(kind: Type, item: Type) -> Type:
-    """The same arrays and dictionaries around another item."""
+    """The type with its innermost item replaced: the same arrays and dictionaries around another item."""
     if kind.code != "a":
         return item
     if not kind.is_dict:

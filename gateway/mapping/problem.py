@@ -1,4 +1,4 @@
-"""What is wrong with a mapping, where, and at which level of checking; decides nothing."""
+"""A problem of a mapping file: message, place and level of checking; and the wording that messages share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from gateway.core.dbus.names import printable
 
-__all__ = ["Level", "Path", "Problem", "did_you_mean", "one_of", "place", "printable"]
+__all__ = ["Level", "Path", "Problem", "did_you_mean", "format_place", "one_of", "printable", "unknown"]
 
 Level: TypeAlias = Literal["schema", "idl", "live"]
 Path: TypeAlias = "tuple[str | int, ...]"  # keys and indexes that lead to a node of a document
@@ -17,11 +17,11 @@ Path: TypeAlias = "tuple[str | int, ...]"  # keys and indexes that lead to a nod
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing wrong; its text is one printable line, `file:line:column: place: message`."""
+    """One problem; its text is one printable line, `file:line:column: place: message`."""
 
     file: str
-    line: int
-    column: int
+    line: int  # from 1
+    column: int  # from 1
     place: str
     message: str
     level: Level
@@ -35,17 +35,28 @@ class Problem:
         return f"{where}: {self.place}: {self.message}" if self.place else f"{where}: {self.message}"
 
 
-def place(path: Path) -> str:
-    """A node in words: `methods.VM.stat.params[1]`."""
+def format_place(path: Path) -> str:
+    """The path of a node as text: `methods.VM.stat.params[1]`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
 def one_of(names: Iterable[str]) -> str:
-    """Names that exist, for a message: `a, b`."""
+    """The names as a list for a message: `a, b`; `none` when there are none."""
     return ", ".join(names) or "none"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint to append where a near miss is known."""
+    """A hint with the known name that is nearest to `name`; empty when none is near."""
     near = get_close_matches(name, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[object], *, owner: str = "") -> str:
+    """`unknown KIND 'NAME' of OWNER`, and the nearest known name, or else all of them.
+
+    The name of something known is the first word of its text: an argument may be listed with its type.
+    """
+    listed = [str(each) for each in known]
+    expected = f"; expected {'one of ' if len(listed) > 1 else ''}{', '.join(listed)}" if listed else "; there are none"
+    hint = did_you_mean(name, [each.split(" ")[0] for each in listed]) or expected
+    return f"unknown {kind} '{name}'{f' of {owner}' if owner else ''}{hint}"

@@ -1,4 +1,8 @@
-"""`result` of a method entry -> the function that shapes method returns, and the type it has for help texts."""
+"""`result` and `errors` of a method entry -> the functions that turn method returns and D-Bus errors into legacy ones.
+
+A result is made of output arguments, of one property, or of records (the properties of an object or of many). `result`
+picks from these by name; `struct`, `fields` and `format` change the form of what is picked.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,18 @@ from gateway.core.rpc.model import Call, Fault, Value
 from gateway.mapping.introspection_xml import Argument
 from gateway.mapping.load import Scope
 from gateway.mapping.parameters import STRUCT, TEXT, struct_in, with_items
-from gateway.mapping.problem import did_you_mean, one_of
+from gateway.mapping.problem import one_of, unknown
 from gateway.mapping.targets import Callee
 
 FORMS = ("struct", "fields", "format")
 
-ARRAY = parse_one("av")  # what the mapping makes, as the D-Bus type nearest to it
+ARRAY = parse_one("av")  # the D-Bus type nearest to `result: [...]`
+TEMPLATE_WORDS = ("name", "message")  # names in a template of `errors` besides parameters and numbers
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledResult:
-    """How a method return is shown. `type`: the D-Bus type nearest to it, None for void."""
+    """How a method return becomes a result. `type`: the D-Bus type nearest to the result, None for void."""
 
     shape: DecodeResult
     type: Type | None
@@ -35,16 +40,16 @@ class CompiledResult:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Something that a name in `result` stands for. `type`: None where only the value itself knows."""
+    """An output argument or property that `result` may pick. `type`: None where only the value at run time has it."""
 
     type: Type | None
     decode: Decode
-    at: int = 0  # among the out-arguments
+    at: int = 0  # index among the output arguments
 
 
 def compile_result(entry: Scope, callee: Callee, variants: Variants) -> CompiledResult:
-    """The result of a method entry; with problems noted it is not to be used."""
-    work = _Work(callee, variants)
+    """The result of a method entry. With problems reported it must not be used."""
+    work = _Results(callee, variants)
     result = entry.at("result")
     if result.data == "void":
         return CompiledResult(results.void, None)
@@ -54,11 +59,11 @@ def compile_result(entry: Scope, callee: Callee, variants: Variants) -> Compiled
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _Results:
     callee: Callee
     variants: Variants
 
-    # Out-arguments
+    # Output arguments
 
     def arguments(self, result: Scope) -> CompiledResult:
         outs = self.callee.outs
@@ -91,19 +96,16 @@ class _Work:
         return CompiledResult(results.struct(items), STRUCT)
 
     def _one(self, result: Scope, sources: Mapping[str, _Source]) -> CompiledResult:
-        """One out-argument; which one may be left unsaid where there is but one."""
+        """One output argument; `from` is optional where there is only one."""
         if isinstance(result.data, Mapping) and "from" not in result.data and len(sources) != 1:
             if set(result.data) == {"fields"} and sources:
                 return self._struct(result.at("fields"), sources)
-            result.fail(f"'from' is missing: which out-argument? (there are: {self._known(sources)})", key=True)
+            result.fail(f"'from' is missing; expected one of {one_of(_listed(sources))}", key=True)
             return CompiledResult(results.void, None)
         item, kind = self._pick(result, sources, only=next(iter(sources), None))
         return CompiledResult(results.one(item), kind)
 
-    def _known(self, sources: Mapping[str, _Source]) -> str:
-        return one_of(str(Argument(name, source.type)) if source.type else name for name, source in sources.items())
-
-    # One thing picked, and in which form
+    # One picked value and its form
 
     def _pick(self, pick: Scope, sources: Mapping[str, _Source], only: str | None = None) -> tuple[Item, Type]:
         whole = not isinstance(pick.data, Mapping)
@@ -112,9 +114,9 @@ class _Work:
         if name is None:
             pick.fail("'from' is missing", level="schema")
         elif source is None:
-            hint = did_you_mean(name, sources) or f" (it has: {self._known(sources)})"
-            what = "property" if self.callee.record or self.callee.objects else "out-argument"
-            (pick if whole else pick.at("from")).fail(f"'{name}' is no {what} of {self.callee.title}{hint}")
+            kind_of_source = "property" if self.callee.record or self.callee.objects else "output argument"
+            text = unknown(kind_of_source, name, _listed(sources), owner=self.callee.title)
+            (pick if whole else pick.at("from")).fail(text)
         else:
             show, kind = (None, source.type) if whole else self._form(pick, name, source.type)
             return Item(source.at, results.then(source.decode, show), name), kind or parse_one("v")
@@ -123,7 +125,7 @@ class _Work:
     def _form(self, pick: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
         forms = [form for form in FORMS if form in pick.data]
         if len(forms) > 1:
-            pick.at(forms[1]).fail(f"'{forms[1]}' does not go with '{forms[0]}'", level="schema", key=True)
+            pick.at(forms[1]).fail(f"'{forms[1]}' cannot be combined with '{forms[0]}'", level="schema", key=True)
             return None, kind
         builders = {"struct": self._named, "fields": self._fields, "format": self._formatted}
         return builders[forms[0]](pick.at(forms[0]), name, kind) if forms else (None, kind)
@@ -131,23 +133,24 @@ class _Work:
     def _named(self, struct: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
         inner = struct_in(kind) if kind is not None else None
         if kind is None or inner is None:
-            struct.fail(f"'{_said(name, kind)}' is no struct, nor an array or dictionary of structs")
+            struct.fail(f"'struct' needs a struct, or an array or dictionary of structs; {name} is {kind or 'v'}")
             return None, kind
         if len(inner.children) != len(struct.data):
-            struct.fail(f"'{name} {kind}' has {len(inner.children)} fields, {len(struct.data)} are named")
+            struct.fail(f"expected {len(inner.children)} field names for {name} ({kind}), got {len(struct.data)}")
             return None, kind
         return results.struct_of_fields(kind, struct.data), with_items(kind, STRUCT)
 
     def _fields(self, fields: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
         if kind is None or not results.holds_dict(kind):
-            fields.fail(f"'{_said(name, kind)}' is no dictionary with text keys, nor an array or dictionary of such")
+            text = f"'fields' needs a dictionary with text keys (or several of them); {name} is {kind or 'v'}"
+            fields.fail(text)
             return None, kind
         item = _innermost(kind)
         members = {legacy: self._member(fields.at(legacy), item) for legacy in fields.data}
         return results.picked(kind, members), kind
 
     def _member(self, pick: Scope, item: Type) -> tuple[str, Show | None]:
-        """A member of a dictionary. What a variant holds is known only when it is there."""
+        """A member of a dictionary. The type inside a variant is known at run time only."""
         if isinstance(pick.data, str):
             return pick.data, None
         name = pick.data.get("from", pick.path[-1])
@@ -157,13 +160,13 @@ class _Work:
         legacy_class = form.data["class"] if isinstance(form.data, Mapping) else ""
         show, codes = (identity_of_class(legacy_class), "s") if legacy_class else SHOWN[form.data]
         if kind is None and self.variants == "typed":
-            form.fail(f"'{name}' is a variant, which 'variants: typed' shows with its signature")
+            form.fail(f"'format' cannot be applied to the variant {name} with 'variants: typed'")
         elif kind is not None and _scalar(kind).code not in codes:
-            what = f"a reference of {legacy_class}" if legacy_class else form.data
-            form.fail(f"'{name} {kind}' cannot be shown as {what}: one of {', '.join(codes)} is needed")
+            what = f"{{class: {legacy_class}}}" if legacy_class else form.data
+            form.fail(f"'format: {what}' needs a value of type {', '.join(codes)}; {name} is {kind}")
         return show, TEXT if kind is None else with_items(kind, TEXT)
 
-    # Records: the properties of an object, or of each object
+    # Records
 
     def records(self, result: Scope) -> CompiledResult:
         record, kind = self._record(result)
@@ -191,46 +194,43 @@ class _Work:
             return results.Record(all_of_them, from_dbus(parse_one("v"), variants=self.variants)), STRUCT
         members = result.at("fields") if isinstance(result.data, Mapping) and "fields" in result.data else result
         if not isinstance(result.data, Mapping) or (_is_form(result.data) and set(result.data) != {"fields"}):
-            result.fail("properties are picked as {legacy name: property}, or with 'fields' alone")
+            result.fail("expected {legacy name: property} or {fields: ...} for a record")
             return _nothing, STRUCT
         picks = {name: self._pick(members.at(name), known, only=name)[0] for name in members.data}
         return results.Record({name: (item.name, item.convert) for name, item in picks.items()}), STRUCT
 
 
 def _is_form(data: Mapping[str, Any]) -> bool:
-    """Whether a struct in `result` is {from, struct, fields, format} rather than {legacy name: out-argument}."""
+    """Whether a mapping in `result` is {from, struct, fields, format} and not {legacy name: output argument}."""
     return not {"from", *FORMS}.isdisjoint(data)
 
 
 def _nothing(_value: object) -> None:
-    """Stands where a problem is noted."""
+    """Placeholder for a decoder whose problem is reported."""
 
 
-def _said(name: str, kind: Type | None) -> str:
-    return f"{name} {kind}" if kind is not None else f"{name} v"
+def _listed(sources: Mapping[str, _Source]) -> list[str]:
+    return [str(Argument(name, source.type)) if source.type else name for name, source in sources.items()]
 
 
 def _innermost(kind: Type) -> Type:
-    """What the members of the innermost dictionary are (the one that `fields` picks from)."""
+    """The type of the members of the innermost dictionary, from which `fields` picks."""
     inner = kind.children[0].children[1] if kind.is_dict else kind.children[0]
     return _innermost(inner) if not kind.is_dict or results.holds_dict(inner) else inner
 
 
 def _scalar(kind: Type) -> Type:
-    """What an array or dictionary holds in the end."""
+    """The innermost item of nested arrays and dictionaries."""
     if kind.code != "a":
         return kind
     return _scalar(kind.children[0].children[1] if kind.is_dict else kind.children[0])
 
 
-# `errors` tables -> the function that translates D-Bus errors. Knows no parameter but by name.
-
-
-WORDS = ("name", "message")  # what a template may hold besides parameters and numbers
+# Errors
 
 
 def check_errors(table: Scope, parameters: Collection[str]) -> None:
-    """Note error names of bad grammar, and templates that name none of these parameters."""
+    """Report invalid error names, and templates that contain an unknown parameter."""
     for name in table.data or ():
         entry = table.at(name)
         if name != "*":
@@ -242,13 +242,12 @@ def check_errors(table: Scope, parameters: Collection[str]) -> None:
 
 def _check_template(scope: Scope, text: object, parameters: Collection[str]) -> None:
     for name in results.template_names(text) if isinstance(text, str) else ():
-        if not name.isdecimal() and name not in WORDS and name not in parameters:
-            hint = did_you_mean(name, parameters) or f" (there are: {one_of(parameters)})"
-            scope.fail(f"{{{name}}} is no parameter{hint}")
+        if not name.isdecimal() and name not in TEMPLATE_WORDS and name not in parameters:
+            scope.fail(unknown("parameter", name, parameters))
 
 
 def compile_errors(tables: list[Scope], plan: ArgumentPlan) -> Callable[[Fault, Call], Fault]:
-    """A translation by several tables, the first one first; "*" of any comes after all names."""
+    """Maps D-Bus errors by several tables; the first has precedence, and `*` of any table comes after all names."""
     parameters = {name: parameter(plan, name) for name in plan.names}
     entries: dict[str, ErrorEntry] = {}
     for table in reversed(tables):

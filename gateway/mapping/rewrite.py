@@ -1,6 +1,7 @@
-"""Other modes into the text of a mapping file: only what says a mode is touched, all else stays as it was written.
+"""Sets modes in the text of a mapping file, and leaves everything else in it as it is: layout, comments, order, line
+ends.
 
-Nothing is written in one's own layout: places are read off the nodes, and the text is mended there.
+The file is not written anew from its data. ruamel.yaml gives the position of each node, and the text is edited there.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from gateway.core.migration.modes import Mode, Setting, Side, percent
 
 
 class RewriteError(Exception):
-    """The file says it in a way that cannot be mended without a person; the text says which and why."""
+    """The file cannot be edited automatically; the message names the method and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class WantedMode:
-    """A method's setting: what the file makes of it now, and what it is to make of it."""
+    """The setting of a method in the file, and the one that the file shall have."""
 
     now: Setting
     then: Setting
-    has_key: bool  # a canary of it has something to divide
+    has_key: bool  # the method has a key for a canary
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class _Edit:
 
 
 def rewrite(text: str, wanted: Mapping[str, WantedMode]) -> str:
-    """The text of a file with other settings for some of its methods; raises RewriteError."""
+    """The text of a file with other settings for these methods (by name); raises RewriteError."""
     root = YAML(typ="safe", pure=True).compose(text)
     methods = _entries(_entries(root)["methods"])
     shared = _shared(root)
@@ -45,12 +46,8 @@ def rewrite(text: str, wanted: Mapping[str, WantedMode]) -> str:
     for name, each in wanted.items():
         entry = methods[name]
         if id(entry) in shared:
-            raise RewriteError(f"{name} is written once for several methods (an anchor): give it lines of its own")
+            raise RewriteError(f"{name} shares its entry with other methods (a YAML anchor): write an entry of its own")
         edits += _Method(text, name, entry, each, default_key if each.has_key else None).edits()
-    return _mended(text, edits)
-
-
-def _mended(text: str, edits: list[_Edit]) -> str:
     for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
         text = text[: edit.start] + edit.text + text[edit.end :]
     return text
@@ -61,84 +58,85 @@ def _entries(node: Node) -> dict[str, Node]:
 
 
 def _shared(root: Node) -> set[int]:
-    """Nodes that stand for several places: anchors with their aliases."""
+    """The ids of the nodes that several places share: anchors with aliases."""
     seen: set[int] = set()
-    twice: set[int] = set()
+    shared: set[int] = set()
     waiting = [root]
     while waiting:
         node = waiting.pop()
         if id(node) in seen:
-            twice.add(id(node))
+            shared.add(id(node))
             continue
         seen.add(id(node))
         if not isinstance(node, ScalarNode):
             waiting += [each for item in node.value for each in (item if isinstance(item, tuple) else (item,))]
-    return twice
+    return shared
 
 
 def _default_key(root: Node) -> str | None:
-    """What `defaults` say a canary divides, in a place that a method with a mode of its own does not see."""
+    """The key inside `defaults.mode`, which a method with a mode of its own would lose."""
     mode = _entries(_entries(root).get("defaults", root)).get("mode")
     key = _entries(mode).get("key") if mode is not None else None
     return str(key.value) if key is not None else None
 
 
 class _Method:
-    """One method's entry."""
+    """The edits of one method entry."""
 
     def __init__(self, text: str, name: str, entry: Node, wanted: WantedMode, default_key: str | None) -> None:
         self._text = text
         self._name = name
         self._entry = entry
-        self._said = _entries(entry)
+        self._keys = _entries(entry)
         self._wanted = wanted
         self._default_key = default_key
 
     def edits(self) -> Iterator[_Edit]:
-        """What is to be mended."""
+        """The edits; raises RewriteError."""
         missing: dict[str, str] = {}
         for key, value in self._values():
-            if key in self._said:
-                yield self._replaced(key, value)
+            if key in self._keys:
+                yield self._replace(key, value)
             else:
                 missing[key] = value
         if missing:
-            yield self._added(missing)
+            yield self._add(missing)
 
     def _values(self) -> Iterator[tuple[str, str]]:
-        """Keys of the entry that must say something else, or that must be there."""
+        """The keys of the entry that change or must be added, with their values as YAML."""
         now, then = self._wanted.now, self._wanted.then
         if _mode(now) != _mode(then):
             yield "mode", _mode(then)
-            yield from self._kept_key()
+            yield from self._canary_key()
         for key in ("observe", "noise"):
             if getattr(now, key) is not getattr(then, key):
                 yield key, "true" if getattr(then, key) else "false"
 
-    def _kept_key(self) -> Iterator[tuple[str, str]]:
-        """A key that stands inside the mode that goes away."""
-        mode = self._said.get("mode")
+    def _canary_key(self) -> Iterator[tuple[str, str]]:
+        """The key inside the `mode` that is replaced, which the method must keep."""
+        mode = self._keys.get("mode")
         key = _entries(mode).get("key") if mode is not None else None
-        if key is not None and not self._keeps_split():
+        if key is not None and not self._stays_canary():
             yield "key", str(self._text[key.start_mark.index : _end(self._text, key)])
-        elif mode is None and "key" not in self._said and self._default_key is not None:
+        elif mode is None and "key" not in self._keys and self._default_key is not None:
             yield "key", self._default_key
 
-    def _keeps_split(self) -> bool:
-        """Whether a canary becomes another canary: then only its share is another."""
-        return self._wanted.then.mode is Mode.CANARY and "canary" in _entries(self._said.get("mode", self._entry))
+    def _stays_canary(self) -> bool:
+        """Whether a canary becomes another canary: only its share is replaced."""
+        return self._wanted.then.mode is Mode.CANARY and "canary" in _entries(self._keys.get("mode", self._entry))
 
-    def _replaced(self, key: str, value: str) -> _Edit:
-        node = self._said[key]
+    def _replace(self, key: str, value: str) -> _Edit:
+        node = self._keys[key]
         if node.start_mark.index < self._entry.start_mark.index:
-            raise RewriteError(f"{self._name}.{key} is written elsewhere (an alias): say it here")
-        if key == "mode" and self._keeps_split():
+            raise RewriteError(f"{self._name}.{key} is a YAML alias: write its value here")
+        if key == "mode" and self._stays_canary():
             node, value = _entries(node)["canary"], percent(self._wanted.then.buckets)
         return _Edit(node.start_mark.index, _end(self._text, node), value)
 
-    def _added(self, missing: Mapping[str, str]) -> _Edit:
+    def _add(self, missing: Mapping[str, str]) -> _Edit:
+        """Adds keys after the last one of the entry."""
         if not isinstance(self._entry, MappingNode) or not self._entry.value:
-            raise RewriteError(f"{self._name} has no keys of its own")
+            raise RewriteError(f"{self._name} is an empty entry")
         key, value = self._entry.value[-1]
         last = _end(self._text, value, key.end_mark.index)
         if _is_flow(self._entry):
@@ -154,12 +152,13 @@ class _Method:
 
 
 def _end(text: str, node: Node, after: int = 0) -> int:
-    """Where a node's own text ends; the mark of a block stands at what follows it, comments and all.
+    """The index where the text of a node ends. The end mark of a block includes the comments after it.
 
-    `after`: where its text begins at the earliest. A node from before that is an alias, and stands where its anchor is.
+    `after`: the first index where its text may begin. A node that begins before it is an alias, whose marks are its
+    anchor's.
     """
     if node.start_mark.index < after:
-        return _ALIAS.search(text, after).end()  # type: ignore[union-attr] # it is there, or the file would not be
+        return _ALIAS.search(text, after).end()  # type: ignore[union-attr] # a node of another place is an alias here
     if isinstance(node, ScalarNode) or _is_flow(node) or not node.value:
         return int(node.end_mark.index)
     end = int(node.start_mark.index)
@@ -176,7 +175,7 @@ def _is_flow(node: Node) -> bool:
 
 
 def _mode(setting: Setting) -> str:
-    """As a mapping file says it."""
+    """The value of `mode` as YAML."""
     if setting.mode is Mode.CANARY:
         return f"{{canary: {percent(setting.buckets)}}}"
     if setting.mode is Mode.SHADOW and setting.control is Side.DBUS:

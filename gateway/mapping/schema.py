@@ -1,4 +1,8 @@
-"""mapping.schema.json held against a document: its shape, no meaning. Says in words what jsonschema says in its own."""
+"""Checks a document against mapping.schema.json and words the errors of jsonschema as problems.
+
+The schema covers the structure of a mapping file only; names that the IDL or the config define are checked by the
+compiler.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ _Error: TypeAlias = Any
 
 _TYPES: Mapping[str, str] = {
     "string": "text",
-    "object": "a struct",
+    "object": "a mapping",
     "array": "a list",
     "integer": "a whole number",
     "number": "a number",
@@ -39,9 +43,9 @@ def _validator() -> Draft202012Validator:
 
 
 def check(document: MappingDocument) -> tuple[list[Problem], MappingDocument | None]:
-    """Everything in which the document has not the shape of a mapping file, and the part of it that has.
+    """The schema problems of a document, and the document without the methods that have one.
 
-    That is the document without the methods that have problems; None when something else has, or no method is left.
+    None instead of a document when a problem is outside `methods`, or when no method is left.
     """
     found: dict[Problem, None] = {}
     bad: set[object] = set()
@@ -66,15 +70,20 @@ def _explain(document: MappingDocument, error: _Error) -> Iterator[Problem]:
         for key in error.validator_value:
             if key not in error.instance:
                 yield document.problem(path, f"'{key}' is missing", key=bool(path) and isinstance(path[-1], str))
-    elif error.validator != "oneOf" or isinstance(error.instance, dict):  # else its type is told already
-        yield document.problem(path, _MESSAGES.get(str(error.validator), _other)(error))
+    elif error.validator != "oneOf" or isinstance(error.instance, dict):  # else the type is reported already
+        yield document.problem(path, _word(error))
 
 
 def _shown(value: object) -> str:
     if isinstance(value, dict | list):
-        return "a struct" if isinstance(value, dict) else "a list"
+        return "a mapping" if isinstance(value, dict) else "a list"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:60] + "..."
+
+
+def _word(error: _Error) -> str:
+    message = _MESSAGES.get(str(error.validator))
+    return message(error) if message is not None else str(error.message)
 
 
 def _type(error: _Error) -> str:
@@ -85,25 +94,17 @@ def _type(error: _Error) -> str:
 def _enum(error: _Error) -> str:
     names = list(error.validator_value)
     hint = did_you_mean(error.instance, names) if isinstance(error.instance, str) else ""
-    return f"expected {' or '.join(names)}, got {_shown(error.instance)}{hint}"
+    return f"expected {'one of ' if len(names) > 1 else ''}{', '.join(names)}; got {_shown(error.instance)}{hint}"
 
 
 def _one_of(error: _Error) -> str:
     keys = [branch["required"][0] for branch in error.validator_value]
     given = [key for key in keys if key in error.instance]
-    return f"expected exactly one of {', '.join(keys)}, got {' and '.join(given) or 'none'}"
+    return f"expected exactly one of {', '.join(keys)}; got {' and '.join(given) or 'none'}"
 
 
 def _described(error: _Error) -> str:
     return f"got {_shown(error.instance)}, expected: {error.schema['description']}"
-
-
-def _empty(_error: _Error) -> str:
-    return "must not be empty"
-
-
-def _other(error: _Error) -> str:
-    return str(error.message)
 
 
 _MESSAGES: Mapping[str, Callable[[_Error], str]] = {
@@ -114,9 +115,7 @@ _MESSAGES: Mapping[str, Callable[[_Error], str]] = {
     "pattern": _described,
     "not": _described,
     "minimum": _described,
-    "minLength": _empty,
-    "minItems": _empty,
-    "minProperties": _empty,
+    **dict.fromkeys(("minLength", "minItems", "minProperties"), lambda _error: "must not be empty"),
     "maxProperties": _described,
-    "uniqueItems": lambda _error: "names one of its items twice",
+    "uniqueItems": lambda _error: "duplicate item",
 }

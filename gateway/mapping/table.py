@@ -1,4 +1,7 @@
-"""The compiled mappings: which route answers at which endpoint under which name. Only read, never changed."""
+"""The compiled mappings: the routes of each endpoint by method name, and the publications and watch triggers.
+
+The values are immutable; a reload makes a new Table, and `changes` lists the methods that differ.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from gateway.mapping.introspection_xml import Interface
 
 @dataclass(frozen=True, slots=True, order=True)
 class EndpointKey:
-    """Where clients connect: a listener of the config and a path."""
+    """The address of an endpoint: a listener of the config and a path."""
 
     listener: str
     path: str
@@ -26,7 +29,7 @@ class EndpointKey:
 
 
 class Found(NamedTuple):
-    """The route of a call. `task_prefix`: what stood before the name, for a task as result; empty for a plain call."""
+    """The route of a call. `task_prefix`: the prefix by which the name asks for a task (`Async.`), or empty."""
 
     route: Route | None
     task_prefix: str = ""
@@ -37,22 +40,19 @@ NOT_MAPPED = Found(None)
 
 @dataclass(frozen=True, slots=True)
 class EndpointTable:
-    """What one endpoint speaks and knows. `routes`: by every name a client may use, aliases too.
-
-    `fingerprints`: for each name a text that changes with anything the mapping or the IDL says of it.
-    """
+    """One endpoint. `routes`: by name and alias. `fingerprints`: by name, a digest of the mapping entry and its IDL."""
 
     key: EndpointKey
     codec: str
     dialect: str
     routes: Mapping[str, Route]
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    exposure: Exposure | None = None  # how it is reached in a xenstore
-    passthrough_to: str | None = None  # the upstream that answers all that is not mapped here
-    spelling: MethodSpelling = AS_WRITTEN  # the dialect's: in which forms a method is called
+    exposure: Exposure | None = None  # the xenstore options
+    passthrough_to: str | None = None  # the upstream that receives unmapped methods
+    spelling: MethodSpelling = AS_WRITTEN  # the alternative spellings of a method name in the dialect
     _others: Mapping[str, str] = field(
         init=False, repr=False, compare=False
-    )  # a further spelling -> a name of `routes`
+    )  # alternative spelling -> name in `routes`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_others", self.spelling.index(self.routes))
@@ -63,7 +63,7 @@ class EndpointTable:
         return any(route.migration.upstream is not None for route in self.routes.values())
 
     def find(self, method: str) -> Found:
-        """The route of a method in whatever form a client writes its name."""
+        """The route of a method name in any spelling."""
         route = self.routes.get(method)
         if route is not None:
             return Found(route)
@@ -74,42 +74,41 @@ class EndpointTable:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What a mapping relies on: this object has this interface with these members, as the IDL has them."""
+    """An assumption of a mapping: the object implements these members of the interface as in the IDL."""
 
     bus_name: str
-    object_path: str  # may hold {parameter}
+    object_path: str  # may contain {parameter}
     interface: Interface
     members: tuple[str, ...]  # methods, properties, signals
     file: str
     line: int
     column: int
     place: str
-    below: bool = False  # the interface is at objects below this one, which manages them
+    below: bool = False  # the interface is on the objects below this object manager
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All endpoints. `revision`: the same for the same mapping and IDL files, whatever directory they stand in."""
+    """All compiled mappings. `revision`: a digest of the mapping and IDL files, independent of their directory."""
 
     endpoints: Mapping[EndpointKey, EndpointTable]
     revision: str
     contracts: tuple[Contract, ...] = ()
     publications: tuple[Publication, ...] = ()
     triggers: tuple[WatchTrigger, ...] = ()
-    digests: Mapping[str, str] = field(default_factory=dict)  # mapping file, as routes name it -> SHA-256 of its bytes
-
-    mappings: Mapping[Path, bytes] = field(default_factory=dict)  # mapping files, and what they hold
-    idl: Mapping[Path, bytes] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)  # mapping file, as in `Route.source` -> SHA-256
+    mappings: Mapping[Path, bytes] = field(default_factory=dict)  # content of the mapping files
+    idl: Mapping[Path, bytes] = field(default_factory=dict)  # content of the IDL files
 
     def routes(self) -> tuple[Route, ...]:
-        """Each route that a client can reach once, in the order of the files."""
+        """Each route that a client or a watch trigger can reach, once, in the order of the files."""
         found = {id(route): route for endpoint in self.endpoints.values() for route in endpoint.routes.values()}
         found.update({id(trigger.route): trigger.route for trigger in self.triggers})
         return tuple(found.values())
 
 
 def describe_routes(table: Table) -> list[Mapping[str, object]]:
-    """One entry for each method at each endpoint and trigger, in the words of `xcp-gateway routes`."""
+    """One entry for each method at each endpoint and watch trigger, with the keys of `xcp-gateway routes --json`."""
     called = [
         {
             **_described_route(name, str(endpoint.key), f"{endpoint.codec}/{endpoint.dialect}", route),
@@ -118,8 +117,8 @@ def describe_routes(table: Table) -> list[Mapping[str, object]]:
         for endpoint in table.endpoints.values()
         for name, route in endpoint.routes.items()
     ]
-    rung = [_described_route(bell.route.method, bell.place, "on_change", bell.route) for bell in table.triggers]
-    return called + rung
+    triggered = [_described_route(each.route.method, each.place, "on_change", each.route) for each in table.triggers]
+    return called + triggered
 
 
 def _described_route(name: str, endpoint: str, protocol: str, route: Route) -> Mapping[str, object]:
@@ -137,26 +136,26 @@ def _described_route(name: str, endpoint: str, protocol: str, route: Route) -> M
 
 
 def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
-    """What no mode governs, each in a sentence: calls that a legacy service may execute whatever the mode is.
+    """One sentence for each kind of call that a legacy service may execute whatever the mode of a method is.
 
-    `passing`: listeners that send what no endpoint takes to an upstream, and that upstream.
+    `passing`: listener -> the upstream that receives requests to unknown paths.
     """
     found: dict[str, None] = {}
     for listener, upstream in passing.items():
         paths = {key.path for key, endpoint in table.endpoints.items() if key.listener == listener and endpoint.routes}
         if paths and "/" not in paths:
-            found[f"{listener}: requests to a path of no endpoint go to '{upstream}' as they came"] = None
+            found[f"{listener}: requests to unknown paths are passed to '{upstream}' unchanged"] = None
     for endpoint in table.endpoints.values():
         for route in endpoint.routes.values():
             if route.migration.tasks == "legacy" and endpoint.spelling.task_prefixes:
                 forms = " and ".join(prefix + route.method for prefix in endpoint.spelling.task_prefixes)
-                why = f"'{route.migration.upstream}' answers {forms} in every mode but off (async: legacy)"
+                why = f"'{route.migration.upstream}' answers {forms} in every mode except off (async: legacy)"
                 found[f"{route.source}: {why}"] = None
     return list(found)
 
 
 def changes(old: Table, new: Table) -> tuple[list[str], list[str], list[str]]:
-    """Names of methods that `new` has and `old` had not; that are gone; that are there in both but not the same."""
+    """The names of the methods that are added, removed and changed from `old` to `new`."""
     before, after = _described(old), _described(new)
     added = sorted(after.keys() - before.keys())
     removed = sorted(before.keys() - after.keys())
@@ -165,12 +164,12 @@ def changes(old: Table, new: Table) -> tuple[list[str], list[str], list[str]]:
 
 
 def _described(table: Table) -> dict[str, set[tuple[object, ...]]]:
-    """Every name, and all that matters of it wherever it is exposed."""
+    """Method name -> for each place where it is exposed, everything that makes a difference to a caller."""
     described: dict[str, set[tuple[object, ...]]] = {}
     for key, endpoint in table.endpoints.items():
         for name in endpoint.routes:
             what = (key, endpoint.codec, endpoint.dialect, endpoint.fingerprints.get(name))
             described.setdefault(name, set()).add(what)
-    for bell in table.triggers:
-        described.setdefault(bell.route.method, set()).add((bell.place, bell.fingerprint))
+    for trigger in table.triggers:
+        described.setdefault(trigger.route.method, set()).add((trigger.place, trigger.fingerprint))
     return described

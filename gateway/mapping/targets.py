@@ -1,4 +1,9 @@
-"""What a method entry calls: its interface in the IDL and the member of it, with names checked. Knows no parameter."""
+"""Resolves the target of a method entry in the IDL: bus name, object path, interface, and the member that is called.
+
+`bus_name`, `object_path`, `interface` and `idl` come from the entry or from `dbus`. Exactly one of `member`,
+`property`, `set_property`, `all_properties` and `managed_objects` selects the D-Bus method: the member itself, Get, Set
+and GetAll of org.freedesktop.DBus.Properties, or GetManagedObjects of org.freedesktop.DBus.ObjectManager.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,12 @@ from typing import Literal, TypeVar
 
 from gateway.core.dbus import names
 from gateway.core.dbus.arguments import placeholders
-from gateway.core.dbus.signature import Type, parse_one
+from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import PropertyTarget, Target
 from gateway.mapping import introspection_xml, load
 from gateway.mapping.introspection_xml import Argument, IdlProperty, Interface
 from gateway.mapping.load import Scope
-from gateway.mapping.problem import Problem, did_you_mean, one_of
+from gateway.mapping.problem import Problem, unknown
 
 T = TypeVar("T")
 
@@ -25,7 +30,7 @@ OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 
 
 class IdlLibrary:
-    """The IDL files, each read once. Every problem of a file is noted once, where the file itself stands."""
+    """The IDL files, each read once. A problem in a file is reported once, with its place in that file."""
 
     def __init__(
         self, problems: dict[Problem, None], roots: Collection[Path] = (), instead: Mapping[Path, bytes] = NOTHING
@@ -37,13 +42,13 @@ class IdlLibrary:
         self.contents: dict[Path, bytes] = {}
 
     def read(self, path: Path, scope: Scope) -> introspection_xml.Node | None:
-        """A file's interfaces; None when it cannot be used, which is noted."""
+        """The node of an IDL file; None, with the problem reported, when the file cannot be used."""
         if path not in self.contents:
             try:
                 self.contents[path] = self._instead[path] if path in self._instead else load.read_regular(path)
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
-                scope.fail(f"'{path}' cannot be read: {reason}")
+                scope.fail(f"cannot read IDL file '{path}': {reason}")
                 return None
             self._nodes[path] = self._parse(path)
         return self._nodes[path]
@@ -52,28 +57,28 @@ class IdlLibrary:
         try:
             return introspection_xml.parse(self.contents[path])
         except introspection_xml.IdlError as error:
-            wrong = Problem(str(path), error.line, error.column, "", str(error), "idl")
-            if load.outside(path, self._roots):
-                wrong = Problem(str(path), 1, 1, "", "is no introspection XML", "idl")
-            self._problems[wrong] = None
+            found = Problem(str(path), error.line, error.column, "", str(error), "idl")
+            if load.is_outside(path, self._roots):
+                found = Problem(str(path), 1, 1, "", "not introspection XML", "idl")
+            self._problems[found] = None
             return None
 
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """What is called. `ins`: arguments that the mapping has to give; `outs`: those that the result is made of."""
+    """A D-Bus method to call. `ins`: the arguments that the mapping supplies; `outs`: those of the result."""
 
     target: Target
     interface: Interface
     ins: tuple[Argument, ...] = ()
     outs: tuple[Argument, ...] = ()
-    accessed: IdlProperty | None = None  # the one that is read or written
-    record: bool = False  # the out-argument is all properties of the interface
-    objects: bool = False  # the out-argument is the records of all objects that have the interface
+    accessed: IdlProperty | None = None  # the property that is read or written
+    record: bool = False  # the output argument is all properties of the interface
+    objects: bool = False  # the output argument is the records of all objects that have the interface
     key: IdlProperty | Literal["element", "path"] = "element"  # of the records
-    key_class: str = ""  # the legacy class that the keys are references of, where it is not the object's first
-    duplicates: Literal["error", "path"] = "path"  # what becomes of records without a key of their own
-    members: tuple[str, ...] = ()  # what the running service must have
+    key_class: str = ""  # the legacy class of the keys, where it is not the first class of the object
+    duplicates: Literal["error", "path"] = "path"  # how to handle records without a unique key
+    members: tuple[str, ...] = ()  # that the running service must have
     documentation: str = ""
 
     @property
@@ -85,7 +90,7 @@ class Callee:
 
 @dataclass(frozen=True, slots=True)
 class TargetObject:
-    """Where a method lives, all names of good grammar."""
+    """An object and one of its interfaces; all names are valid."""
 
     bus_name: str
     object_path: str
@@ -93,41 +98,40 @@ class TargetObject:
 
 
 def find(entry: Scope, common: Scope, library: IdlLibrary) -> Callee | None:
-    """What this method (or session) entry calls, `common` saying what it leaves out; None with problems noted."""
+    """The callee of a method or session entry; `common` is `dbus`. None, with the problems reported, on failure."""
     site = find_site(entry, common, library)
     if site is None:
         return None
     for kind, build in _KINDS.items():
-        if entry.says(kind):
+        if entry.has(kind):
             callee = build(entry.at(kind), site)
-            return callee if callee is None or _can_be_carried(entry.at(kind), callee) else None
+            return callee if callee is None or _is_supported(entry.at(kind), callee) else None
     return None
 
 
 def find_site(entry: Scope, common: Scope, library: IdlLibrary) -> TargetObject | None:
-    """Where an entry lives; None with problems noted."""
+    """The object and interface of an entry; None, with the problems reported, when it has one."""
     bus_name = _name(entry, common, "bus_name", names.bus_name)
     object_path = _name(entry, common, "object_path", _template)
     interface = _name(entry, common, "interface", names.interface)
     file = _name(entry, common, "idl", str)
     if not (bus_name and object_path and interface and file):
         return None
-    scope = entry if entry.says("idl") else common
+    scope = entry if entry.has("idl") else common
     node = library.read(entry.document.path.parent / file, scope.at("idl"))
     if node is None:
         return None
     if interface not in node.interfaces:
-        scope = entry if entry.says("interface") else common
-        hint = did_you_mean(interface, node.interfaces) or f" (it has: {one_of(node.interfaces)})"
-        scope.at("interface").fail(f"'{interface}' is no interface of {file}{hint}")
+        scope = entry if entry.has("interface") else common
+        scope.at("interface").fail(unknown("interface", interface, node.interfaces, owner=file))
         return None
     return TargetObject(bus_name, object_path, node.interfaces[interface])
 
 
 def _name(entry: Scope, common: Scope, key: str, check: Callable[[str], str]) -> str | None:
-    scope = entry if entry.says(key) else common
-    if not scope.says(key):
-        entry.fail(f"'{key}' is missing, here and under 'dbus'", level="schema", key=True)
+    scope = entry if entry.has(key) else common
+    if not scope.has(key):
+        entry.fail(f"'{key}' is missing: add it here or to `dbus`", level="schema", key=True)
         return None
     return scope.at(key).attempt(check, scope.at(key).data, level="schema")
 
@@ -143,17 +147,19 @@ def _template(text: str) -> str:
     return text
 
 
-def _can_be_carried(scope: Scope, callee: Callee) -> bool:
+def _is_supported(scope: Scope, callee: Callee) -> bool:
+    """Legacy protocols cannot transport file descriptors."""
     everything = [*callee.ins, *callee.outs]
     if callee.record or callee.objects:
         everything = [Argument(name, known.type) for name, known in callee.interface.properties.items()]
     descriptors = [argument for argument in everything if argument.type.has_file_descriptor]
     for argument in descriptors:
-        scope.fail(f"'{argument}' of {callee.title} holds a file descriptor (h), which no legacy protocol carries")
+        text = f"'{argument.name}' ({argument.type}) of {callee.title} contains a file descriptor"
+        scope.fail(f"{text}, which legacy protocols cannot transport")
     return not descriptors
 
 
-# What can be called
+# The five kinds of callee
 
 
 def _member(scope: Scope, site: TargetObject) -> Callee | None:
@@ -210,7 +216,7 @@ def _all_properties(_scope: Scope, site: TargetObject) -> Callee | None:
 
 
 def all_properties(site: TargetObject) -> Callee:
-    """All properties of an object's interface."""
+    """The callee that reads all properties of an interface."""
     return Callee(
         _target(site, PROPERTIES, "GetAll", "s", "a{sv}"),
         site.interface,
@@ -222,28 +228,28 @@ def all_properties(site: TargetObject) -> Callee:
 
 
 def _managed_objects(scope: Scope, site: TargetObject) -> Callee | None:
-    said = scope.data if isinstance(scope.data, Mapping) else {}
-    listed = replace(managed_objects(site), duplicates=said.get("on_duplicate", "path"))
-    if said.get("key", "element") in _PATH_KEYS:
-        if "class" in said:
-            scope.at("class").fail("'class' goes with a property as key", level="schema", key=True)
-        return replace(listed, key=said.get("key", "element"))
+    options = scope.data if isinstance(scope.data, Mapping) else {}
+    listed = replace(managed_objects(site), duplicates=options.get("on_duplicate", "path"))
+    if options.get("key", "element") in _PATH_KEYS:
+        if "class" in options:
+            scope.at("class").fail("'class' requires a property as key", level="schema", key=True)
+        return replace(listed, key=options.get("key", "element"))
     key = _accessible(scope.at("key"), site, "read")
     if key is None:
         return None
-    if not _is_key(key.type):
-        scope.at("key").fail(f"'{key.name} {key.type}' cannot be a key: text or a whole number is needed")
+    if key.type.code not in "sogynqiuxt":
+        scope.at("key").fail(f"expected a property with text or whole numbers as key; {key.name} is {key.type}")
         return None
-    if "class" in said and key.type.code != "s":
-        scope.at("class").fail(f"'class' needs a text as key, and {key.name} is {key.type}", key=True)
-    return replace(listed, key=key, key_class=said.get("class", ""))
+    if "class" in options and key.type.code != "s":
+        scope.at("class").fail(f"'class' requires a text property as key; {key.name} is {key.type}", key=True)
+    return replace(listed, key=key, key_class=options.get("class", ""))
 
 
 _PATH_KEYS = ("element", "path")
 
 
 def managed_objects(site: TargetObject) -> Callee:
-    """The properties of every object that has the interface, below one that manages them."""
+    """The callee that reads the properties of all objects below an object manager."""
     return Callee(
         _target(site, OBJECT_MANAGER, "GetManagedObjects", "", "a{oa{sa{sv}}}"),
         site.interface,
@@ -274,10 +280,6 @@ def _property_target(
     return PropertyTarget(*target, site.interface.name, name)
 
 
-def _is_key(kind: Type) -> bool:
-    return kind.code in "sogynqiuxt"
-
-
 def _readable(interface: Interface) -> tuple[str, ...]:
     return tuple(name for name, known in interface.properties.items() if known.access != "write")
 
@@ -286,14 +288,13 @@ def _accessible(scope: Scope, site: TargetObject, access: str) -> IdlProperty | 
     known = known_member(scope, site.interface.properties, "property", site)
     if known is None or access in known.access:
         return known
-    words = {"read": "be read", "write": "be written"}
-    scope.fail(f"{site.interface.name}.{known.name} cannot {words[access]}, its access is '{known.access}'")
+    words = {"read": "readable", "write": "writable"}
+    scope.fail(f"property {site.interface.name}.{known.name} is not {words[access]}; its access is '{known.access}'")
     return None
 
 
 def known_member(scope: Scope, known: Mapping[str, T], what: str, site: TargetObject) -> T | None:
-    """What has this name in the interface; None with the problem noted."""
+    """The member that `scope` names; None, with the problem reported, when the interface does not have it."""
     if scope.data not in known:
-        hint = did_you_mean(scope.data, known) or f" (it has: {one_of(known)})"
-        scope.fail(f"'{scope.data}' is no {what} of {site.interface.name}{hint}")
+        scope.fail(unknown(what, scope.data, known, owner=site.interface.name))
     return known.get(scope.data)

@@ -1,9 +1,15 @@
-"""`publish` of a mapping file -> publications: which nodes show which signal or properties. Knows no method entry."""
+"""`publish` and `on_change` of a mapping file: D-Bus signals and properties as xenstore nodes, and nodes that call
+methods.
+
+A Publication has a template for its nodes, the subscriptions that keep them current, and the routes by which properties
+are read. A WatchTrigger has a node, the method that is called when its content changes, and where each parameter is
+read.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from gateway.core.dbus.arguments import ArgumentPlan, Constant, compile_arguments, placeholders
@@ -11,14 +17,13 @@ from gateway.core.dbus.signature import BASIC, Type
 from gateway.core.dbus.target import Parameter, Subscription
 from gateway.core.routing.publication import Flag, NodeTemplate, Publication, RelatedNode, Text, WatchTrigger, grants
 from gateway.core.routing.route import Effect, Route
-from gateway.core.rpc.units import seconds
 from gateway.core.xenstore import paths
 from gateway.core.xenstore.exposure import DOM0_ALONE
 from gateway.core.xenstore.paths import Template
 from gateway.mapping.introspection_xml import signature
 from gateway.mapping.load import Scope
 from gateway.mapping.methods import Compiled
-from gateway.mapping.problem import did_you_mean, one_of
+from gateway.mapping.problem import unknown
 from gateway.mapping.results import compile_result
 from gateway.mapping.table import Contract
 from gateway.mapping.targets import (
@@ -33,43 +38,43 @@ from gateway.mapping.targets import (
 )
 from gateway.mapping.xenstore_endpoints import compile_domains
 
-TEXTS = frozenset(BASIC) - {"h"}  # types whose values are said in a text
-READING = "30s"  # how long reading the properties may take
+SCALARS = frozenset(BASIC) - {"h"}  # types whose values a node can show
+READ_TIMEOUT = 30.0  # seconds, for reading properties
+VALUE = "value"  # the name, in braces, of the node's own value in a parameter of `on_change`
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A publication, and what it relies on."""
+    """A publication, and the members of the service that it needs."""
 
     publication: Publication
     contract: Contract
 
 
 def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[str, str], str]) -> list[Published]:
-    """The publications of a file that are good; the problems of the others are noted.
+    """The publications of a file that have no problem.
 
-    `claimed`: listener and node -> who publishes it, of all files; two of them would undo each other's work for ever.
+    `claimed`: listener and node -> source of its publication, over all files. Two publications of one node would
+    overwrite each other for ever.
     """
     entries = root.at("publish")
     good = []
     for index in range(len(entries.data or ())):
-        published = _Entry(entries.at(index), root, library).compile()
-        if published is not None and _claim(published.publication, claimed, entries.at(index, "node")):
-            good.append(published)
+        published = _Publish(entries.at(index), root, library).compile()
+        if published is None:
+            continue
+        publication = published.publication
+        nodes = [str(publication.template.node.below(*below)) for below in publication.template.leaves]
+        taken = [node for node in nodes if (publication.listener, node) in claimed]
+        for node in taken:
+            entries.at(index, "node").fail(f"{node} is already published in {claimed[publication.listener, node]}")
+        claimed.update({(publication.listener, node): publication.source for node in nodes if node not in taken})
+        good += [] if taken else [published]
     return good
 
 
-def _claim(publication: Publication, claimed: dict[tuple[str, str], str], scope: Scope) -> bool:
-    nodes_ = [str(publication.template.node.below(*below)) for below in publication.template.leaves]
-    twice = [node for node in nodes_ if (publication.listener, node) in claimed]
-    for node in twice:
-        scope.fail(f"{node} is published already, in {claimed[publication.listener, node]}")
-    claimed.update({(publication.listener, node): publication.source for node in nodes_ if node not in twice})
-    return not twice
-
-
-class _Entry:
-    """One entry while it is compiled."""
+class _Publish:
+    """One entry of `publish`."""
 
     def __init__(self, entry: Scope, root: Scope, library: IdlLibrary) -> None:
         self._entry = entry
@@ -80,18 +85,20 @@ class _Entry:
         before = len(self._entry.problems)
         site = find_site(self._entry, self._root.at("dbus"), self._library)
         node = self._entry.at("node").attempt(paths.template, self._entry.data["node"], level="schema")
-        if site is None or node is None or not self._path_is_good(site):
+        if site is None or node is None or not self._has_valid_path(site):
             return None
-        published = self._signal(site, node) if self._entry.says("signal") else self._properties(site, node)
+        published = self._signal(site, node) if self._entry.has("signal") else self._properties(site, node)
         return published if len(self._entry.problems) == before else None
 
-    def _path_is_good(self, site: TargetObject) -> bool:
-        """At most one name, and that the last element; else who has changed could not be told, or the bus be heard."""
+    def _has_valid_path(self, site: TargetObject) -> bool:
+        """The object path may have one parameter, as its last element: the subscription is for the path before it."""
         fixed, brace, rest = site.object_path.partition("{")
         if not brace or (rest.endswith("}") and "{" not in rest and fixed.endswith("/") and fixed != "/"):
             return True
-        where = self._entry.at("object_path") if self._entry.says("object_path") else self._entry
-        where.fail("expected an object path with one name at most, as its last element: /org/example/vm/{vm}")
+        where = self._entry.at("object_path") if self._entry.has("object_path") else self._entry
+        where.fail(
+            f"expected at most one parameter, as the last element (/org/example/vm/{{vm}}), got '{site.object_path}'"
+        )
         return False
 
     # Signals
@@ -101,18 +108,22 @@ class _Entry:
         signal = known_member(scope, site.interface.signals, "signal", site)
         if signal is None:
             return None
-        self._refuse("objects", "a signal: what has happened cannot be read again")
-        if not self._entry.says("value"):
-            self._entry.fail("'value' is missing: the text of the node, such as \"{kib}\"")
+        self._reject("objects", "a signal, which cannot be read again")
+        if not self._entry.has("value"):
+            self._entry.fail("'value' is missing; expected the text of the node, such as \"{kib}\"")
             return None
         known = {argument.name: argument.type for argument in signal.args}
-        drawing = self._drawing(
-            node, {(): self._entry.at("value")}, known, f"argument of {site.interface.name}.{signal.name}", site
+        template = self._node_template(
+            node, {(): self._entry.at("value")}, known, ("argument", f"{site.interface.name}.{signal.name}"), site
         )
-        heard = replace(self._place(site), member=signal.name, signature=signature(signal.args))
+        subscription = replace(self._subscription(site), member=signal.name, signature=signature(signal.args))
         return self._published(
             Publication(
-                self._listener, drawing, (heard,), site.object_path, arguments=tuple(arg.name for arg in signal.args)
+                self._listener,
+                template,
+                (subscription,),
+                site.object_path,
+                arguments=tuple(arg.name for arg in signal.args),
             ),
             site,
             (),
@@ -123,20 +134,20 @@ class _Entry:
     def _properties(self, site: TargetObject, node: Template) -> Published | None:
         readable = {name: p for name, p in site.interface.properties.items() if p.access != "write"}
         known = {name: found.type for name, found in readable.items()}
-        drawing = self._drawing(node, self._leaves(), known, f"property of {site.interface.name}", site)
-        used = {name: readable[name] for name in _names(drawing) if name in readable}
+        template = self._node_template(node, self._leaves(), known, ("property", site.interface.name), site)
+        used = {name: readable[name] for name in _names(template) if name in readable}
         if not used:
-            if not set(_names(drawing)) - known.keys() - set(placeholders(site.object_path)):
-                self._entry.fail("no property is published")
+            if not set(_names(template)) - known.keys() - set(placeholders(site.object_path)):
+                self._entry.fail('the nodes show no property: add one in braces, such as "{Memory}"')
             return None
         read_all = self._read_all(site)
-        heard = [replace(self._place(site), properties={name: str(p.type) for name, p in used.items()})]
+        subscriptions = [replace(self._subscription(site), properties={name: str(p.type) for name, p in used.items()})]
         if read_all is not None:
-            heard += _comings_and_goings(site, read_all.bus_target.object_path)
+            subscriptions += _object_manager_signals(site, read_all.bus_target.object_path)
         publication = Publication(
             self._listener,
-            drawing,
-            tuple(heard),
+            template,
+            tuple(subscriptions),
             site.object_path,
             read=self._route(all_properties(site), site.object_path, site.interface.name),
             read_all=read_all,
@@ -144,25 +155,25 @@ class _Entry:
         return self._published(publication, site, tuple(used))
 
     def _leaves(self) -> Mapping[tuple[str, ...], Scope]:
-        """What each node says. A property's name alone stands for its value."""
-        if self._entry.says("property"):
+        """The path of each node below `node`, and its content. The name of a property alone stands for its value."""
+        if self._entry.has("property"):
             value = self._entry.at("value")
             return {(): value if value.data is not None else _braced(self._entry.at("property"))}
-        self._refuse("value", "'properties', where each node has its own")
+        self._reject("value", "'properties', where each node has its own value")
         leaves = self._entry.at("properties")
         return {tuple(below.split("/")): self._below(leaves.at(below), below) for below in leaves.data}
 
     def _below(self, leaf: Scope, below: str) -> Scope:
         path = leaf.attempt(paths.template, f"/{below}", level="schema")
         if path is not None and path.parameters:
-            leaf.fail("expected the path of a node below 'node', without names in braces", key=True)
+            leaf.fail(f"expected the path of a node below 'node', without parameters, got '{below}'", key=True)
         plain = isinstance(leaf.data, str) and not placeholders(leaf.data)
         return _braced(leaf) if plain else leaf
 
     def _read_all(self, site: TargetObject) -> Route | None:
         fixed, brace, _ = site.object_path.partition("{")
         if not brace:
-            self._refuse("objects", "an object path without a name in it: there is one object")
+            self._reject("objects", "an object path without a parameter")
             return None
         manager = self._entry.at("objects").data or fixed.rstrip("/")
         callee = managed_objects(replace(site, object_path=manager))
@@ -183,12 +194,12 @@ class _Entry:
             encode_arguments=compile_arguments(plan),
             decode_result=result.shape,
             map_error=lambda fault, _call: fault,
-            timeout=seconds(READING),
+            timeout=READ_TIMEOUT,
             effect=Effect.READ,
             source=self._source,
         )
 
-    # Both
+    # Common to both
 
     @property
     def _listener(self) -> str:
@@ -199,64 +210,64 @@ class _Entry:
         where = self._entry.document.problem(self._entry.path, "")
         return f"{where.file}:{where.line}"
 
-    def _place(self, site: TargetObject) -> Subscription:
+    def _subscription(self, site: TargetObject) -> Subscription:
         fixed, brace, _ = site.object_path.partition("{")
         path = fixed.rstrip("/") if brace else fixed
         return Subscription(site.bus_name, path, site.interface.name, below=bool(brace))
 
-    def _refuse(self, key: str, why: str) -> None:
-        if self._entry.says(key):
-            self._entry.at(key).fail(f"'{key}' does not go with {why}", level="schema", key=True)
+    def _reject(self, key: str, other: str) -> None:
+        if self._entry.has(key):
+            self._entry.at(key).fail(f"'{key}' cannot be combined with {other}", level="schema", key=True)
 
-    def _drawing(
+    def _node_template(
         self,
         node: Template,
         leaves: Mapping[tuple[str, ...], Scope],
         known: Mapping[str, Type],
-        what: str,
+        source: tuple[str, str],  # kind and owner of the names in `known`
         site: TargetObject,
     ) -> NodeTemplate:
-        """The nodes, every name in them known and of a type that can be said."""
+        """The template of the nodes. Every name in it must be in `known` or the object path, and have a scalar type."""
         in_path = placeholders(site.object_path)
         types = {**known, **dict.fromkeys(in_path)}
-        self._check_names(self._entry.at("node"), node.parameters, types, what)
-        made = {below: self._leaf(scope, types, what) for below, scope in leaves.items()}
+        self._check_names(self._entry.at("node"), node.parameters, types, source)
+        made = {below: self._leaf(scope, types, source) for below, scope in leaves.items()}
         if in_path and not set(node.parameters) & types.keys():
-            self._entry.at("node").fail(f"every object would write this one node: {{{in_path[0]}}} is missing in it")
+            text = f"all objects would write the same node: add {{{in_path[0]}}} to its path"
+            self._entry.at("node").fail(text)
         return NodeTemplate(node, made, self._permissions(node))
 
-    def _leaf(self, scope: Scope, types: Mapping[str, Type | None], what: str) -> Text | Flag:
+    def _leaf(self, scope: Scope, types: Mapping[str, Type | None], source: tuple[str, str]) -> Text | Flag:
         if isinstance(scope.data, str):
-            self._check_names(scope, Text(scope.data).names, types, what)
+            self._check_names(scope, Text(scope.data).names, types, source)
             return Text(scope.data)
         name = scope.data["present"]
-        self._check_names(scope.at("present"), (name,), types, what)
+        self._check_names(scope.at("present"), (name,), types, source)
         kind = types.get(name)
         if name in types and (kind is None or kind.code != "b"):
-            scope.at("present").fail(f"'{name}{f' {kind}' if kind else ''}' is no boolean")
+            scope.at("present").fail(f"expected a boolean (b); {name} is {kind or 'text'}")
         return Flag(name)
 
-    def _check_names(self, scope: Scope, names: Iterable[str], types: Mapping[str, Type | None], what: str) -> None:
+    def _check_names(
+        self, scope: Scope, names: Iterable[str], types: Mapping[str, Type | None], source: tuple[str, str]
+    ) -> None:
         for name in names:
             if name not in types:
-                hint = did_you_mean(name, types) or f" (there are: {one_of(types)})"
-                scope.fail(f"'{name}' is no {what}{hint}")
-            elif (kind := types[name]) is not None and kind.code not in TEXTS:
-                scope.fail(f"'{name} {kind}' is no text, number or boolean, which a node could say")
+                kind_of_name, owner = source
+                scope.fail(unknown(kind_of_name, name, types, owner=owner))
+            elif (kind := types[name]) is not None and kind.code not in SCALARS:
+                scope.fail(f"expected text, a number or a boolean, which a node can show; {name} is {kind}")
 
     def _permissions(self, node: Template) -> Text | None:
         scope = self._entry.at("permissions")
         if scope.data is None:
             return None
         text = Text(scope.data)
-        self._known_in(text.names, node.parameters, scope)
+        for name in text.names:
+            if name not in node.parameters:
+                scope.fail(unknown("parameter", name, node.parameters, owner="'node'"), level="schema")
         scope.attempt(grants, text.fill(dict.fromkeys(text.names, 0)), level="schema")
         return text
-
-    def _known_in(self, names: Iterable[str], known: Collection[str], scope: Scope) -> None:
-        for name in names:
-            if name not in known:
-                scope.fail(f"{{{name}}} does not stand in 'node' (there are: {one_of(known)})", level="schema")
 
     def _published(self, publication: Publication, site: TargetObject, members: tuple[str, ...]) -> Published:
         where = self._entry.document.problem(self._entry.path, "")
@@ -277,8 +288,8 @@ class _Entry:
             where.column,
             where.place,
         )
-        said = repr((self._root.data.get("dbus"), self._entry.data, site))
-        digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+        text = repr((self._root.data.get("dbus"), self._entry.data, site))
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         return Published(replace(publication, source=self._source, fingerprint=digest), contract)
 
 
@@ -286,14 +297,14 @@ def _braced(scope: Scope) -> Scope:
     return replace(scope, data=f"{{{scope.data}}}")
 
 
-def _names(drawing: NodeTemplate) -> dict[str, None]:
-    """Every name that is needed, in the path too."""
-    texts = (name for text in drawing.leaves.values() for name in text.names)
-    return dict.fromkeys((*drawing.node.parameters, *texts))
+def _names(template: NodeTemplate) -> dict[str, None]:
+    """All names in the path and in the content of the nodes."""
+    texts = (name for text in template.leaves.values() for name in text.names)
+    return dict.fromkeys((*template.node.parameters, *texts))
 
 
-def _comings_and_goings(site: TargetObject, manager: str) -> list[Subscription]:
-    """The signals of an object manager; its own path, or as some libraries have it, that of the object itself."""
+def _object_manager_signals(site: TargetObject, manager: str) -> list[Subscription]:
+    """The signals of an object manager; some libraries emit them from the path of the object itself."""
     signals = {"InterfacesAdded": "oa{sa{sv}}", "InterfacesRemoved": "oas"}
     return [
         Subscription(site.bus_name, manager, OBJECT_MANAGER, member, wanted, below=manager != "/")
@@ -301,36 +312,36 @@ def _comings_and_goings(site: TargetObject, manager: str) -> list[Subscription]:
     ]
 
 
-# `trigger` of a mapping file -> triggers: which node calls which method, with what. Knows no target and no bus.
-
-
-VALUE = "value"  # in braces: the node's own value
+# Watch triggers
 
 
 def compile_watch_triggers(
     root: Scope, compiled: Mapping[str, Compiled | None], claimed: dict[tuple[str, str], str]
 ) -> list[WatchTrigger]:
-    """The triggers of a file that are good; the problems of the others are noted. `compiled`: the file's methods.
+    """The watch triggers of a file that have no problem. `compiled`: the methods of the file.
 
-    `claimed`: listener and node -> whose trigger hangs there, of all files: a node has one.
+    `claimed`: listener and node -> source of its trigger, over all files.
     """
     entries = root.at("on_change")
     good = []
     for index in range(len(entries.data or ())):
-        trigger = _compile(entries.at(index), root, compiled)
+        trigger = _compile_trigger(entries.at(index), root, compiled)
         if trigger is not None:
             first = claimed.setdefault((trigger.listener, str(trigger.node)), trigger.source)
             if first == trigger.source:
                 good.append(trigger)
             else:
-                entries.at(index, "node").fail(f"{trigger.node} has a trigger already, in {first}")
+                entries.at(index, "node").fail(f"{trigger.node} already has a watch trigger, in {first}")
     return good
 
 
-def _compile(entry: Scope, root: Scope, compiled: Mapping[str, Compiled | None]) -> WatchTrigger | None:
+def _compile_trigger(entry: Scope, root: Scope, compiled: Mapping[str, Compiled | None]) -> WatchTrigger | None:
     before = len(entry.problems)
     node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
-    method = _method(entry.at("method"), compiled)
+    name = entry.data["method"]
+    method = compiled.get(name)
+    if name not in compiled and entry.document.complete:
+        entry.at("method").fail(unknown("method", name, compiled))
     if node is None or method is None:
         return None
     domains = compile_domains(entry.at("allowed_domains"), node) or method.route.domains or DOM0_ALONE
@@ -348,65 +359,48 @@ def _compile(entry: Scope, root: Scope, compiled: Mapping[str, Compiled | None])
     return trigger if len(entry.problems) == before else None
 
 
-def _method(scope: Scope, compiled: Mapping[str, Compiled | None]) -> Compiled | None:
-    if scope.data not in compiled and scope.document.complete:
-        scope.fail(f"'{scope.data}' is no method of this file{did_you_mean(scope.data, compiled)}")
-    return compiled.get(scope.data)
-
-
 def _parameters(entry: Scope, node: Template, method: Compiled, root: Scope) -> dict[str, Text | RelatedNode]:
     known = {parameter.name: parameter for parameter in method.route.parameters}
     params = entry.at("params")
-    strict = _is_strict(root, method.route.method)
-    taken: dict[str, Text | RelatedNode] = {}
+    coerce = root.at("methods", method.route.method, "coerce").data or root.at("defaults", "coerce").data or "strict"
+    sources: dict[str, Text | RelatedNode] = {}
     for name in params.data or ():
         scope = params.at(name)
         if name not in known:
-            hint = did_you_mean(name, known) or f" (it has: {one_of(known)})"
-            scope.fail(f"'{name}' is no parameter of {method.route.method}{hint}", key=True)
+            scope.fail(unknown("parameter", name, known, owner=method.route.method), key=True)
             continue
-        taken[name] = _take(scope, node)
-        _check_form(scope, known[name], taken[name], strict=strict)
+        sources[name] = _parameter_source(scope, node)
+        _check_type(scope, known[name], sources[name], strict=coerce == "strict")
     for parameter in known.values():
-        if parameter.required and parameter.name not in taken:
-            entry.fail(f"nobody gives the parameter '{parameter.name}' of {method.route.method}")
-    return taken
+        if parameter.required and parameter.name not in sources:
+            entry.fail(f"required parameter '{parameter.name}' of {method.route.method} is missing: add it to `params`")
+    return sources
 
 
-def _take(scope: Scope, node: Template) -> Text | RelatedNode:
+def _parameter_source(scope: Scope, node: Template) -> Text | RelatedNode:
     if isinstance(scope.data, str):
         text = Text(scope.data)
         for name in text.names:
             if name not in (*node.parameters, VALUE):
-                known = one_of([*node.parameters, VALUE])
-                scope.fail(f"'{{{name}}}' does not stand in 'node' (there are: {known})")
+                scope.fail(unknown("parameter", name, [*node.parameters, VALUE], owner="'node'"))
         return text
-    tree = scope.says("tree")
+    tree = scope.has("tree")
     where = scope.at("tree" if tree else "node")
     if where.data != "." or not tree:
         path = where.attempt(paths.template, f"/{where.data}", level="schema")
         if path is not None and path.parameters:
-            where.fail("expected the path of a node beside 'node', without names in braces", level="schema")
+            where.fail(f"expected the path of a node, without parameters, got '{where.data}'", level="schema")
     return RelatedNode(where.data, tree=tree)
 
 
-def _check_form(scope: Scope, parameter: Parameter, take: Text | RelatedNode, *, strict: bool) -> None:
-    """All that comes out of a store is text, and a tree a struct of it."""
+def _check_type(scope: Scope, parameter: Parameter, source: Text | RelatedNode, *, strict: bool) -> None:
+    """A node gives text, and a tree a struct of texts; the parameter must accept that."""
     kind = parameter.type
     if kind is None:
         return
-    if isinstance(take, RelatedNode) and take.tree:
-        if not _holds_texts(kind):
-            scope.fail(f"'{parameter.name} {kind}' takes no tree: a{{ss}} or a{{sv}} is needed")
+    if isinstance(source, RelatedNode) and source.tree:
+        if str(kind) not in ("v", "a{ss}", "a{sv}"):
+            scope.fail(f"a tree needs a parameter of type a{{ss}} or a{{sv}}; {parameter.name} is {kind}")
     elif kind.code not in "sogv" and (strict or kind.code not in "ybnqiuxtd"):
-        needed = "; say coerce: legacy in the method" if strict and kind.code in "ybnqiuxtd" else ""
-        scope.fail(f"'{parameter.name} {kind}' takes no text{needed}")
-
-
-def _holds_texts(kind: Type) -> bool:
-    return kind.code == "v" or (kind.is_dict and "".join(map(str, kind.children[0].children)) in ("ss", "sv"))
-
-
-def _is_strict(root: Scope, method: str) -> bool:
-    said = root.at("methods", method, "coerce").data or root.at("defaults", "coerce").data or "strict"
-    return bool(said == "strict")
+        advice = ": add `coerce: legacy` to the method" if kind.code in "ybnqiuxtd" else ""
+        scope.fail(f"a node gives text, but {parameter.name} is {kind}{advice}")

@@ -30,8 +30,8 @@ expose:
     path: /local/domain/{{domid}}/control/batcmd
     methods: [script]
     method: script
-    states:
-      {{commit: READY, in_progress: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: TRUNCATED, limit: 1024}}
+    states: {{commit: READY, in_progress: IN PROGRESS, done: SUCCESS, failed: FAILURE,
+      truncated: TRUNCATED, limit: 1024}}
 defaults: {{timeout: 20s, coerce: legacy, effect: read}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}

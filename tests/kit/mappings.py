@@ -110,7 +110,7 @@ def build_files(directory: Path, **files: str) -> Built:
         (directory / f"{name}.yaml").write_text(text)
     table, problems = build(
         [directory],
-        codecs={"xmlrpc", "jsonrpc"},
+        codecs={"xmlrpc", "jsonrpc", "xenstore"},
         dialects={"plain", "xenapi"},
         listeners={"rpc", "store"},
         stores={"store"},

@@ -1,4 +1,4 @@
-"""The mapping compiler is total: whatever stands in a file, the answer is a table and a list of problems."""
+"""The mapping compiler is total: for any content of a file the result is a table and a list of problems."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SETTINGS = settings(
 
 @pytest.fixture(scope="module")
 def compiles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], list[str]]:
-    """Build one file; answers with its problems."""
+    """Builds one file and returns its problems."""
     directory = tmp_path_factory.mktemp("mappings")
     (directory / "example.xml").write_text(IDL)
 
@@ -161,7 +161,7 @@ def test_any_bytes_give_a_table_and_problems(compiles: Callable[[bytes], list[st
 
 @SETTINGS
 @given(st.integers(0, len(IDL)), st.text(alphabet="<>/=\"'&;! asv(){}h", max_size=6), st.integers(0, 6))
-def test_any_edit_of_an_idl_is_read_or_refused(at: int, inserted: str, removed: int) -> None:
+def test_any_edit_of_an_idl_is_read_or_rejected(at: int, inserted: str, removed: int) -> None:
     assert _line_of_refusal(IDL[:at] + inserted + IDL[at + removed :]) >= 0
 
 
@@ -183,7 +183,7 @@ names = st.sampled_from(["session", "vm", "paused", "force", "o", "n", "k", "dev
 
 @SETTINGS
 @given(st.lists(values, max_size=4), st.dictionaries(names, values, max_size=3))
-def test_any_call_is_bound_or_refused(
+def test_any_call_is_encoded_or_rejected(
     tmp_path_factory: pytest.TempPathFactory, params: list[Value], named: dict[str, Value]
 ) -> None:
     for route in _routes(tmp_path_factory):
@@ -197,7 +197,7 @@ def test_any_call_is_bound_or_refused(
 
 
 def _ending(bind: EncodeArguments, call: Call) -> str | int:
-    """What became of a call: bound, refused for a value, or for the number of its parameters."""
+    """The outcome: bound, or rejected for a value, or for the number of parameters."""
     try:
         bind(call)
     except MarshalError as error:

@@ -139,8 +139,8 @@ service: chunked
 dbus: {{bus_name: org.example.quiet.healthy, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
   idl: soak.xml}}
 expose:
-  - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}", allowed_domains: [7],
-     methods: [run]}}
+  - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}",
+     allowed_domains: [7], methods: [run]}}
 defaults: {{timeout: 20s, effect: read, coerce: legacy}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}

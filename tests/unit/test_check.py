@@ -53,7 +53,7 @@ def test_with_a_config_old_services_are_checked_too(folder: Folder) -> None:
     folder.config.write_text(good + OLD)
     folder.mapping(TOY_MAPPING.replace("expose:", "legacy: {upstream: odl}\nexpose:"))
     (problem,) = check.check([], folder.config, live=False).problems
-    assert problem.message == "'odl' is no upstream of the config (did you mean 'old'?)"
+    assert problem.message == "unknown upstream 'odl' (did you mean 'old'?)"
 
 
 def test_what_no_mode_governs_is_noted(folder: Folder) -> None:
@@ -61,7 +61,7 @@ def test_what_no_mode_governs_is_noted(folder: Folder) -> None:
     passing = 'unmapped = "passthrough"\nupstream = "old"\n[mappings]'
     folder.config.write_text(folder.config.read_text().replace("[mappings]", passing) + OLD)
     (note,) = check.check([], folder.config, live=False).notes
-    assert note == "rpc: requests to a path of no endpoint go to 'old' as they came"
+    assert note == "rpc: requests to unknown paths are passed to 'old' unchanged"
 
 
 def test_numbers_by_which_one_service_takes_all_places_are_noted(folder: Folder) -> None:

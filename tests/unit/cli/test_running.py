@@ -30,7 +30,7 @@ def test_without_a_gateway_the_socket_is_named_and_the_exit_status_is_69(tmp_pat
 def test_status_has_a_row_for_each_method_that_has_two_sides(tmp_path: Path) -> None:
     with served(tmp_path) as api:
         shown = run.invoke(app, ["status", "--socket", api.socket]).stdout
-        assert "as the mapping says, and not called yet: " in shown
+        assert "mode of the mapping, not called yet: " in shown
         shown = run.invoke(app, ["status", "*", "--socket", api.socket]).stdout
         assert "VM.get_state  legacy" in shown
         shown = run.invoke(app, ["status", "group:life", "--socket", api.socket]).stdout

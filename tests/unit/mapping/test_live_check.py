@@ -30,43 +30,46 @@ async def seen(table: Table, introspect: Introspect) -> tuple[list[Problem], lis
     return sorted(compared.problems), list(compared.notes)
 
 
-async def test_what_could_not_be_looked_at_is_counted(tmp_path: Path) -> None:
+async def test_contracts_that_cannot_be_checked_are_counted(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {member: Stat}\nn: {property: Tags}").table
     assert (await differences(table, _services({}))).unseen == len(table.contracts) > 0
     assert (await differences(table, _services({"/org/example": IDL}))).unseen == 0
 
 
-async def test_a_service_that_is_as_the_idl_says_has_no_differences(tmp_path: Path) -> None:
+async def test_a_service_that_implements_the_idl_has_no_differences(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {member: Stat}\nn: {property: Tags}\no: {all_properties: true}").table
     assert await seen(table, _services({"/org/example": IDL})) == ([], [])
 
 
 @pytest.mark.parametrize(
-    ("said", "instead", "difference"),
+    ("text", "instead", "difference"),
     [
         (
             '"Stat"',
             '"Stats"',
-            "org.example.VM1.Stat: expected a method '' -> 'st', the running service has nothing of this name",
+            "org.example.VM1.Stat: the IDL has a method '' -> 'st', the running service has no such member",
         ),
         (
             'type="t" direction="out"',
             'type="u" direction="out"',
-            "org.example.VM1.Stat: expected a method '' -> 'st', the running service has a method '' -> 'su'",
+            "org.example.VM1.Stat: the IDL has a method '' -> 'st', the running service has a method '' -> 'su'",
         ),
         (
             "org.example.VM1",
             "org.example.VM2",
-            "the running org.example has no org.example.VM1 here (it has: org.example.VM2, org.example.Session1)",
+            (
+                "the object of the running org.example does not implement org.example.VM1; "
+                "it has org.example.VM2, org.example.Session1"
+            ),
         ),
-        ("</node>", "", "the introspection XML of org.example is no XML: no element found"),
+        ("</node>", "", "introspection data of org.example: invalid XML: no element found"),
     ],
 )
-def test_a_difference_is_told_with_the_place_of_the_method(
-    tmp_path: Path, said: str, instead: str, difference: str
+def test_a_difference_is_reported_with_the_place_of_the_method(
+    tmp_path: Path, text: str, instead: str, difference: str
 ) -> None:
     table = build_methods(tmp_path, "m: {member: Stat}").table
-    problems = compare(table.contracts[0], IDL.replace(said, instead))
+    problems = compare(table.contracts[0], IDL.replace(text, instead))
     assert [str(problem) for problem in problems] == [f"{tmp_path}/x.yaml:13:3: methods.m: {difference}"]
     assert problems[0].level == "live"
 
@@ -74,23 +77,23 @@ def test_a_difference_is_told_with_the_place_of_the_method(
 async def test_a_property_of_another_type_is_a_difference(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {property: Tags}").table
     problems, _ = await seen(table, _services({"/org/example": IDL.replace('type="as"', 'type="s"')}))
-    expected = "org.example.VM1.Tags: expected a property 'as', read, the running service has a property 's', read"
+    expected = "org.example.VM1.Tags: the IDL has a property 'as', read, the running service has a property 's', read"
     assert [problem.message for problem in problems] == [expected]
 
 
-async def test_a_session_check_is_held_against_the_service_too(tmp_path: Path) -> None:
+async def test_the_session_check_is_compared_too(tmp_path: Path) -> None:
     session = "session: {parameter: s, interface: org.example.Session1, member: Check}\nmethods:\n"
     table = build_methods(tmp_path, "m: {member: Stat, params: [s]}", HEAD.replace("methods:\n", session)).table
     problems, _ = await seen(table, _services({"/org/example": IDL.replace('"Check"', '"Look"')}))
     assert [problem.place for problem in problems] == ["session"]
 
 
-async def test_a_service_that_cannot_be_asked_is_a_note(tmp_path: Path) -> None:
+async def test_a_service_that_does_not_answer_is_a_note(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {member: Stat}").table
     assert await seen(table, _services({})) == ([], ["methods.m: org.example has no object /org/example"])
 
 
-async def test_a_path_with_a_parameter_is_any_object_there(tmp_path: Path) -> None:
+async def test_any_object_serves_for_a_path_with_a_parameter(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {member: Stat, params: [vm]}", PATH).table
     objects = {
         "/org/example/vm": "<node><node name='gone'/><node name='v1'/></node>",
@@ -100,13 +103,13 @@ async def test_a_path_with_a_parameter_is_any_object_there(tmp_path: Path) -> No
     assert (len(problems), notes) == (1, [])
 
 
-async def test_that_there_is_no_such_object_now_is_a_note(tmp_path: Path) -> None:
+async def test_a_missing_object_is_a_note(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {member: Stat, params: [vm]}", PATH).table
-    note = "methods.m: no object of org.example below /org/example/vm has org.example.VM1 now"
-    assert await seen(table, _services({"/org/example/vm": "<node/>"})) == ([], [note])
+    missing = "no object of org.example below /org/example/vm implements org.example.VM1 at the moment"
+    assert await seen(table, _services({"/org/example/vm": "<node/>"})) == ([], [f"methods.m: not checked: {missing}"])
 
 
-async def test_managed_objects_are_looked_for_below_their_manager(tmp_path: Path) -> None:
+async def test_managed_objects_are_searched_below_their_manager(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {managed_objects: true}").table
     objects = {
         "/org/example": "<node><node name='vm'/></node>",

@@ -1,20 +1,36 @@
+"""Migration keys of a method; its comparison rules and redactions."""
+
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
+from adapters.codecs import CODECS
+from adapters.dialects import DIALECTS
+from gateway.core.comparison.compare import Verdict, compare
+from gateway.core.comparison.redaction import masked_call
+from gateway.core.comparison.rules import Exact, Ignore, Unordered
 from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
-from gateway.core.rpc.model import Call, Peer
+from gateway.core.routing import call_record
+from gateway.core.routing.call_record import RecordedCall
+from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Reply, Value
+from gateway.mapping.compiler import build
 from gateway.mapping.table import EndpointKey
-from tests.kit.mappings import FIRST, HEAD, Built, build_files, build_methods
+from tests.kit.gateway import ROOT
+from tests.kit.mappings import HEAD, Built, build_files, build_methods
 
 RPC = EndpointKey("rpc", "/rpc")
+
+
 READ = "member: Stat, effect: read"
+
+
 START = "member: Start, params: [paused, force]"
 
 
-def moved(directory: Path, methods: str, *lines: str, session: bool = False) -> Built:
+def with_upstream(directory: Path, methods: str, *lines: str, session: bool = False) -> Built:
     """A file with a legacy service behind it; `lines` are further keys of the file."""
     more = ["legacy: {upstream: old}", *lines]
     if session:
@@ -23,20 +39,15 @@ def moved(directory: Path, methods: str, *lines: str, session: bool = False) -> 
 
 
 def migration(directory: Path, entry: str, *lines: str, session: bool = False) -> Migration:
-    return moved(directory, f"m: {{{entry}}}", *lines, session=session).route("m").migration
+    return with_upstream(directory, f"m: {{{entry}}}", *lines, session=session).route("m").migration
 
 
-def problems(directory: Path, entry: str, *lines: str) -> list[str]:
-    """Without file and line."""
-    return [text.split(": ", 1)[1] for text in moved(directory, f"m: {{{entry}}}", *lines).problems]
-
-
-def test_a_method_of_which_nothing_is_said_stays_where_it_is(tmp_path: Path) -> None:
+def test_without_migration_keys_dbus_serves_a_method(tmp_path: Path) -> None:
     assert build_methods(tmp_path, "m: {member: Stat}").route("m").migration == UNMOVED
 
 
 @pytest.mark.parametrize(
-    ("said", "setting"),
+    ("value", "setting"),
     [
         ("legacy", Setting(Mode.LEGACY)),
         ("dbus", Setting(Mode.DBUS)),
@@ -50,21 +61,21 @@ def test_a_method_of_which_nothing_is_said_stays_where_it_is(tmp_path: Path) -> 
         ("legacy, observe: true, noise: true", Setting(Mode.LEGACY, observe=True, noise=True)),
     ],
 )
-def test_a_mode_is_a_word_or_says_more(tmp_path: Path, said: str, setting: Setting) -> None:
-    found = migration(tmp_path, f"{READ}, mode: {said}")
+def test_modes(tmp_path: Path, value: str, setting: Setting) -> None:
+    found = migration(tmp_path, f"{READ}, mode: {value}")
     assert found.setting == setting
     assert found.upstream == "old"
 
 
-def test_a_method_may_have_another_old_service_than_its_file(tmp_path: Path) -> None:
-    built = moved(tmp_path, f"m: {{{READ}, legacy: {{upstream: other}}}}\nn: {{{READ}}}")
+def test_a_method_may_have_its_own_legacy_service(tmp_path: Path) -> None:
+    built = with_upstream(tmp_path, f"m: {{{READ}, legacy: {{upstream: other}}}}\nn: {{{READ}}}")
     assert [built.route(name).migration.upstream for name in "mn"] == ["other", "old"]
 
 
-def test_what_a_method_does_not_say_its_file_says(tmp_path: Path) -> None:
-    said = "mode: {canary: 5%}, key: peer, always: [a], never: [7], on_unavailable: legacy, effect: read"
+def test_defaults_apply_to_methods_without_the_key(tmp_path: Path) -> None:
+    value = "mode: {canary: 5%}, key: peer, always: [a], never: [7], on_unavailable: legacy, effect: read"
     methods = "m: {member: Stat}\nn: {member: Stat, mode: dbus, always: [], on_unavailable: fault}"
-    built = moved(tmp_path, methods, f"defaults: {{{said}}}")
+    built = with_upstream(tmp_path, methods, f"defaults: {{{value}}}")
     m, n = built.route("m").migration, built.route("n").migration
     assert (m.setting, m.always, m.never, m.fallback) == (
         Setting(Mode.CANARY, 5000),
@@ -73,9 +84,6 @@ def test_what_a_method_does_not_say_its_file_says(tmp_path: Path) -> None:
         True,
     )
     assert (n.setting, n.always, n.never, n.fallback) == (Setting(Mode.DBUS), frozenset(), frozenset("7"), False)
-
-
-# What may run twice
 
 
 @pytest.mark.parametrize(
@@ -88,94 +96,13 @@ def test_what_a_method_does_not_say_its_file_says(tmp_path: Path) -> None:
         ("member: Stat", False),
     ],
 )
-def test_a_read_may_run_twice_and_what_the_mapping_says(tmp_path: Path, entry: str, may: bool) -> None:
+def test_which_methods_may_be_executed_twice(tmp_path: Path, entry: str, may: bool) -> None:
     assert migration(tmp_path, entry).may_shadow is may
 
 
-TWICE = "effect is write, the call would run twice"
-UNSAID = "effect is idempotent, and no 'shadow: true' says that the call may run twice"
-
-
-@pytest.mark.parametrize(
-    ("entry", "problem"),
-    [
-        ("member: Stat, mode: shadow", f"methods.m.mode: shadow is refused: {TWICE}"),
-        ("member: Stat, mode: {shadow: dbus}", f"methods.m.mode: shadow is refused: {TWICE}"),
-        ("member: Stat, observe: true", f"methods.m.observe: observe is refused: {TWICE}"),
-        ("member: Stat, effect: idempotent, mode: shadow", f"methods.m.mode: shadow is refused: {UNSAID}"),
-        ("member: Stat, shadow: true", f"methods.m.shadow: {TWICE}"),
-    ],
-)
-def test_a_call_that_would_run_twice_is_refused(tmp_path: Path, entry: str, problem: str) -> None:
-    assert problems(tmp_path, entry) == [problem]
-
-
-def test_a_shadow_that_all_methods_are_to_have_is_refused_where_a_method_may_not(tmp_path: Path) -> None:
-    (problem,) = problems(tmp_path, "member: Stat", "defaults: {mode: shadow}")
-    place = "defaults.mode says shadow: give this method a mode of its own"
-    assert problem == f"methods.m: shadow is refused: {TWICE}; {place}"
-
-
-def test_observing_is_wished_for_all_and_done_where_it_may(tmp_path: Path) -> None:
-    built = moved(tmp_path, f"m: {{{READ}}}\nn: {{member: Stat}}", "defaults: {observe: true}")
+def test_observe_in_defaults_applies_where_it_is_allowed(tmp_path: Path) -> None:
+    built = with_upstream(tmp_path, f"m: {{{READ}}}\nn: {{member: Stat}}", "defaults: {observe: true}")
     assert [built.route(name).migration.setting.observe for name in "mn"] == [True, False]
-
-
-# What is not there
-
-
-NOWHERE = "no 'legacy: {upstream: NAME}' says where the legacy service is"
-
-
-@pytest.mark.parametrize(
-    ("entry", "problem"),
-    [
-        ("mode: legacy", f"methods.m.mode: legacy is refused: {NOWHERE}"),
-        ("mode: shadow", f"methods.m.mode: shadow is refused: {NOWHERE}"),
-        ("mode: {canary: 100%}", f"methods.m.mode: canary is refused: {NOWHERE}"),
-        ("observe: true", f"methods.m.observe: there is nothing to observe: {NOWHERE}"),
-        ("on_unavailable: legacy", f"methods.m.on_unavailable: legacy is refused: {NOWHERE}"),
-        ("async: legacy", f"methods.m.async: legacy is refused: {NOWHERE}"),
-    ],
-)
-def test_without_an_old_service_nothing_leads_there(tmp_path: Path, entry: str, problem: str) -> None:
-    found = build_methods(tmp_path, f"m: {{{READ}, {entry}}}").problems
-    assert [text.split(": ", 1)[1] for text in found] == [problem]
-
-
-SHARE = "expected a share from 0% to 100% with at most three decimals"
-NONE = "is no upstream of the config"
-
-
-def test_an_upstream_is_one_of_the_config(tmp_path: Path) -> None:
-    found = moved(
-        tmp_path, f"m: {{{READ}, legacy: {{upstream: othr}}}}\nn: {{{READ}, legacy: {{upstream: x}}}}"
-    ).problems
-    assert found == [
-        f"x.yaml:{FIRST + 1}:54: methods.m.legacy.upstream: 'othr' {NONE} (did you mean 'other'?)",
-        f"x.yaml:{FIRST + 2}:54: methods.n.legacy.upstream: 'x' {NONE} (there are: old, other)",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("mode", "problem"),
-    [
-        ("canary", 'methods.m.mode: expected legacy or shadow or dbus or off, got "canary"'),
-        ("{canary: 101%}", f"methods.m.mode.canary: {SHARE}, got '101%'"),
-        ("{canary: 5%, shadow: dbus}", "methods.m.mode: expected exactly one of shadow, canary, got shadow and canary"),
-        ("{kanary: 5%}", "methods.m.mode.kanary: unknown key 'kanary' (did you mean 'canary'?)"),
-        ("{shadow: both}", 'methods.m.mode.shadow: expected legacy or dbus, got "both"'),
-        ("5", "methods.m.mode: expected text or a struct, got 5"),
-    ],
-)
-def test_a_mode_that_is_none_is_refused(tmp_path: Path, mode: str, problem: str) -> None:
-    assert problem in problems(tmp_path, f"{READ}, mode: {mode}")
-
-
-# The key of a canary
-
-
-NO_KEY = "is no parameter, and nothing that is known of a caller"
 
 
 def taken(found: Migration, call: Call) -> str | None:
@@ -184,7 +111,7 @@ def taken(found: Migration, call: Call) -> str | None:
 
 
 @pytest.mark.parametrize("where", ["mode: {canary: 5%, key: paused}", "mode: {canary: 5%}, key: paused"])
-def test_a_key_is_a_parameter_wherever_it_is_said(tmp_path: Path, where: str) -> None:
+def test_a_key_may_be_a_parameter(tmp_path: Path, where: str) -> None:
     found = migration(tmp_path, f"{START}, {where}")
     assert taken(found, Call("m", ("a", True))) == "a"
     assert taken(found, Call("m", (7, True))) == "7"
@@ -219,7 +146,7 @@ def test_the_session_is_a_key(tmp_path: Path) -> None:
         ("domid", Peer(), None),
     ],
 )
-def test_who_calls_is_a_key(tmp_path: Path, key: str, peer: Peer, expected: str | None) -> None:
+def test_a_key_may_be_a_property_of_the_caller(tmp_path: Path, key: str, peer: Peer, expected: str | None) -> None:
     assert taken(migration(tmp_path, f"{READ}, key: {key}"), Call("m", peer=peer)) == expected
 
 
@@ -229,93 +156,166 @@ def test_the_user_of_the_session_is_a_key(tmp_path: Path) -> None:
     assert taken(found, Call("m")) is None
 
 
-@pytest.mark.parametrize(
-    ("entry", "problem"),
-    [
-        (
-            f"{START}, mode: {{canary: 5%}}",
-            "methods.m.mode: canary is refused: no 'key' says what its share is a share of",
-        ),
-        (
-            f"{START}, key: force_",
-            f"methods.m.key: 'force_' {NO_KEY} (did you mean 'force'?)",
-        ),
-        (
-            f"{START}, mode: {{canary: 5%, key: x}}",
-            f"methods.m.mode.key: 'x' {NO_KEY} (there are: paused, force, user, peer, domid, session)",
-        ),
-        (f"{START}, always: [a]", "methods.m.always: 'always' lists keys, and no 'key' says of what"),
-        (f"{START}, key: session", f"methods.m.key: 'session' {NO_KEY}"),
-    ],
-)
-def test_a_key_must_be_there(tmp_path: Path, entry: str, problem: str) -> None:
-    assert any(found.startswith(problem) for found in problems(tmp_path, entry))
-
-
-def test_a_key_of_the_file_that_a_method_has_not_is_none(tmp_path: Path) -> None:
-    built = moved(tmp_path, f"m: {{{START}}}\nn: {{{READ}}}", "defaults: {key: force}")
+def test_a_key_in_defaults_is_ignored_by_methods_without_the_parameter(tmp_path: Path) -> None:
+    built = with_upstream(tmp_path, f"m: {{{START}}}\nn: {{{READ}}}", "defaults: {key: force}")
     assert built.route("m").migration.key is not None
     assert built.route("n").migration.key is None
 
 
-# What is not mapped
-
-
-def test_an_endpoint_forwards_what_is_not_mapped(tmp_path: Path) -> None:
-    built = moved(tmp_path, f"m: {{{READ}}}", "unmapped: passthrough")
+def test_an_endpoint_passes_unmapped_methods_through(tmp_path: Path) -> None:
+    built = with_upstream(tmp_path, f"m: {{{READ}}}", "unmapped: passthrough")
     assert built.problems == []
     assert built.table.endpoints[RPC].passthrough_to == "old"
-    assert moved(tmp_path, f"m: {{{READ}}}").table.endpoints[RPC].passthrough_to is None
+    assert with_upstream(tmp_path, f"m: {{{READ}}}").table.endpoints[RPC].passthrough_to is None
 
 
 def bare(*lines: str) -> str:
     return HEAD.replace("methods:\n", "\n".join((*lines, "methods: {}", "")))
 
 
-def test_an_endpoint_may_forward_everything(tmp_path: Path) -> None:
+def test_an_endpoint_may_pass_everything_through(tmp_path: Path) -> None:
     built = build_files(tmp_path, a=bare("legacy: {upstream: old}", "unmapped: passthrough"))
     assert built.problems == []
     endpoint = built.table.endpoints[RPC]
     assert (endpoint.routes, endpoint.passthrough_to) == ({}, "old")
 
 
-def test_a_file_that_maps_and_forwards_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_file_needs_a_method_or_passthrough(tmp_path: Path) -> None:
     for lines in ((), ("legacy: {upstream: old}", "unmapped: reject")):
         (problem,) = build_files(tmp_path, a=bare(*lines)).problems
-        assert problem.endswith("methods: no method is mapped, and 'unmapped: passthrough' is not said")
+        assert problem.endswith("methods: the file maps no method: add one, or `unmapped: passthrough`")
 
 
-def test_forwarding_needs_an_old_service(tmp_path: Path) -> None:
+def test_passthrough_needs_a_legacy_service(tmp_path: Path) -> None:
     (problem,) = build_files(tmp_path, a=bare("unmapped: passthrough")).problems
-    assert problem == f"a.yaml:12:11: unmapped: passthrough is refused: {NOWHERE}"
+    assert (
+        problem
+        == "a.yaml:12:11: unmapped: 'unmapped: passthrough' needs a legacy service: add `legacy: {upstream: NAME}`"
+    )
 
 
-def test_what_is_forwarded_must_be_understood(tmp_path: Path) -> None:
+def test_the_upstream_must_accept_the_protocol_of_the_endpoint(tmp_path: Path) -> None:
     text = bare("legacy: {upstream: old}", "unmapped: passthrough").replace("codec: xmlrpc", "codec: jsonrpc")
     (problem,) = build_files(tmp_path, a=text).problems
-    assert problem.endswith("unmapped: rpc /rpc speaks jsonrpc/plain, the upstream 'old' understands only xmlrpc/plain")
+    assert problem.endswith(
+        "unmapped: endpoint rpc /rpc speaks jsonrpc/plain, but upstream 'old' accepts only xmlrpc/plain"
+    )
 
 
 @pytest.mark.parametrize(
     ("other", "wants"),
     [
-        (("legacy: {upstream: other}", "unmapped: passthrough"), "passes through to 'other'"),
-        (("unmapped: reject",), "rejects"),
+        (("legacy: {upstream: other}", "unmapped: passthrough"), "passes unmapped methods to 'other'"),
+        (("unmapped: reject",), "rejects unmapped methods"),
     ],
 )
-def test_files_that_share_an_endpoint_agree_on_where_it_leads(
+def test_files_that_share_an_endpoint_agree_on_unmapped_methods(
     tmp_path: Path, other: tuple[str, ...], wants: str
 ) -> None:
     first = bare("legacy: {upstream: old}", "unmapped: passthrough")
     second = bare(*other).replace("methods: {}", f"methods: {{m: {{{READ}}}}}")
     (problem,) = build_files(tmp_path, a=first, b=second).problems
-    where = f"{tmp_path}/a.yaml:13".replace(f"{tmp_path}/", "")
-    assert problem.endswith(f"rpc /rpc passes through to 'old' what is not mapped ({where}), this file {wants}")
+    first_file = "a.yaml:13 passes unmapped methods to 'old'"
+    assert problem.endswith(f"unmapped: conflict at endpoint rpc /rpc: {first_file}, this file {wants}")
 
 
-def test_a_file_that_says_nothing_of_it_shares_an_endpoint_with_one_that_forwards(tmp_path: Path) -> None:
+def test_a_file_without_unmapped_agrees_with_any_other(tmp_path: Path) -> None:
     built = build_files(
         tmp_path, a=bare("legacy: {upstream: old}", "unmapped: passthrough"), b=HEAD + f"  m: {{{READ}}}\n"
     )
     assert built.problems == []
     assert built.table.endpoints[RPC].passthrough_to == "old"
+
+
+SESSION_KEY = "session: {parameter: session, interface: org.example.Session1, member: Check}"
+
+
+LISTED = "{member: Start, params: [session, paused, force]%s}"
+
+
+def built(directory: Path, file: str, methods: str) -> Built:
+    """A file with these keys above its methods, which begin in line 14."""
+    return build_methods(directory, methods, HEAD.replace("methods:\n", f"{dedent(file).strip()}\nmethods:\n"))
+
+
+def test_rules_of_the_method_have_precedence_then_defaults_then_the_file(tmp_path: Path) -> None:
+    file = """
+    compare: [{path: $.a, ignore: true}, {path: $.b, order: any}]
+    defaults: {compare: [{path: $.a, by: uuid, because: The legacy service keeps no order.}]}
+    """
+    route = built(tmp_path, file, "m: {member: Stat, compare: [{path: $.a, exact: true}]}\nn: {member: Stat}").route
+    assert [rule.how for rule in route("m").migration.compare.rules] == [
+        Exact(),
+        Unordered(("uuid",)),
+        Ignore(),
+        Unordered(),
+    ]
+    assert len(route("n").migration.compare.rules) == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "control", "candidate"),
+    [
+        ("{path: $.n, tolerance: 5}", {"n": 1}, {"n": 6}),
+        ("{path: $.n, tolerance: 0.5}", {"n": 1}, {"n": 1.5}),
+        ("{path: $.n, tolerance: 1%}", {"n": 100}, {"n": 99}),
+        ("{path: $.n, tolerance: 5s}", {"n": "2026-01-31T12:00:00Z"}, {"n": "2026-01-31T12:00:05Z"}),
+        ("{path: $.n, as: number}", {"n": "1"}, {"n": 1}),
+        ("{path: $.n, as: number, tolerance: 1}", {"n": "1"}, {"n": 2}),
+        ('{path: "$.vms[*]", by: [host, uuid]}', {"vms": [[]]}, {"vms": [[]]}),
+    ],
+)
+def test_kinds_of_comparison_rules(tmp_path: Path, rule: str, control: Value, candidate: Value) -> None:
+    rules = build_methods(tmp_path, f"m: {{member: Stat, compare: [{rule}]}}").route("m").migration.compare
+    assert compare(Reply(control), Reply(candidate), rules).verdict is Verdict.EQUAL
+
+
+def test_the_session_is_always_redacted(tmp_path: Path) -> None:
+    redactions = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}").route("m").migration.redact
+    for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
+        assert "OpaqueRef" not in repr(masked_call(redactions, call))
+        assert "False" in repr(masked_call(redactions, call))
+
+
+def test_the_result_of_a_login_is_redacted(tmp_path: Path) -> None:
+    route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], session_user: name}").route("m")
+    assert list(map(str, route.migration.redact.patterns)) == ["$.result"]
+
+
+def test_a_method_without_the_session_has_no_redactions(tmp_path: Path) -> None:
+    file = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}\nn: {{member: Stat}}")
+    assert file.route("n").migration.redact.patterns == ()
+
+
+def test_redactions_of_method_defaults_and_file_add_up(tmp_path: Path) -> None:
+    file = f"{SESSION_KEY}\nredact: [$..password]\ndefaults: {{redact: [$.result.secret]}}"
+    redactions = built(tmp_path, file, f"m: {LISTED % ', redact: [$.named.force]'}").route("m").migration.redact
+    assert list(map(str, redactions.patterns)) == [
+        "$.named.session",
+        "$.named.force",
+        "$.result.secret",
+        "$..password",
+    ]
+    assert redactions.parameters == ("session", "paused", "force")
+
+
+PLANTED = {
+    "password": "planted-1", "cifspassword": "planted-2", "chappassword": "planted-3", "chapuser": "planted-4",
+    "incoming_chappassword": "planted-5", "password_secret": "planted-6", "secret": "planted-7", "token": "planted-8",
+    "api_key": "planted-9", "privateKey": "planted-10", "credentials": "planted-11",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["SR.create", "SR.attach"])
+def test_no_password_of_a_storage_repository_is_in_a_recording_of_the_shipped_mapping(method: str) -> None:
+    table, _ = build([ROOT / "mappings"], codecs=set(CODECS), dialects=set(DIALECTS), listeners=None)
+    (storage,) = [each for each in table.routes() if each.method == method]
+    config: Value = {**PLANTED, "server": "filer"}
+    call = Call(
+        method, ("dbg", "sr-1", "name", "about", config, 0) if method == "SR.create" else ("dbg", "sr-1", config)
+    )
+    for asked in (call, Call(method, (), {"sr": "sr-1", "device_config": config})):
+        fault = Fault(FaultCode.APPLICATION, "mount: planted-1 refused", "SR_BACKEND_FAILURE", ["planted-3", "x"])
+        line = call_record.line(RecordedCall("rpc", "/storage", "xmlrpc", storage, asked, fault, Side.LEGACY, 0.1), 1.0)
+        assert b"planted" not in line
+        assert b"filer" in line

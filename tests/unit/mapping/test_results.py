@@ -1,3 +1,5 @@
+"""Results, records and errors of a method."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -8,18 +10,25 @@ import pytest
 
 from gateway.core.dbus.formats import of_class
 from gateway.core.dbus.marshal import MarshalError, Variant
-from gateway.core.rpc.model import Value
-from tests.kit.mappings import build_methods
+from gateway.core.rpc.model import Call, Fault, FaultCode, Value
+from tests.kit.mappings import HEAD, Built, build_methods
 
 STAT: list[Any] = ["on", 5]
+
+
 RECORD: list[Any] = [{"PowerState": Variant("s", "on"), "Created": Variant("x", 60), "Odd": Variant("u", 1)}]
+
+
 OBJECTS: list[Any] = [
     {
         "/org/example/vm/a_2d1": {"org.example.VM1": {"NameLabel": Variant("s", "one"), "Created": Variant("x", 60)}},
         "/org/example/sr/b": {"org.example.SR1": {}},
     }
 ]
+
+
 MINUTE = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+
 
 # method entry, body of the method return, result, its type
 RESULTS: list[tuple[str, list[Any], Value, str]] = [
@@ -79,90 +88,13 @@ def test_a_method_return_becomes_the_result(
     assert str(route.result) == kind
 
 
-PROBLEMS = [
-    (
-        "{member: Stat, result: {m: memory}}",
-        (
-            "x.yaml:13:33: methods.m.result.m: 'memory' is no out-argument of org.example.VM1.Stat "
-            "(did you mean 'memory_bytes'?)"
-        ),
-    ),
-    (
-        "{member: Stat, result: domid}",
-        (
-            "x.yaml:13:29: methods.m.result: 'domid' is no out-argument of org.example.VM1.Stat "
-            "(it has: state s, memory_bytes t)"
-        ),
-    ),
-    (
-        "{member: Stat, result: {format: text}}",
-        "x.yaml:13:21: methods.m.result: 'from' is missing: which out-argument? (there are: state s, memory_bytes t)",
-    ),
-    (
-        "{member: Start, params: [paused, force], result: paused}",
-        "x.yaml:13:55: methods.m.result: 'paused' is no out-argument of org.example.VM1.Start (it has: none)",
-    ),
-    (
-        "{member: Stat, result: {from: state, format: text}}",
-        (
-            "x.yaml:13:51: methods.m.result.format: 'state s' cannot be shown as text: "
-            "one of y, n, q, i, u, x, t, d is needed"
-        ),
-    ),
-    (
-        "{member: Stat, result: {from: state, format: text, struct: [a]}}",
-        "x.yaml:13:43: methods.m.result.format: 'format' does not go with 'struct'",
-    ),
-    ("{member: Stat, result: [{format: text}]}", "x.yaml:13:30: methods.m.result[0]: 'from' is missing"),
-    (
-        "{member: Stat, result: {from: state, fields: {a: b}}}",
-        (
-            "x.yaml:13:51: methods.m.result.fields: 'state s' is no dictionary with text keys, "
-            "nor an array or dictionary of such"
-        ),
-    ),
-    (
-        "{member: Disks, result: {struct: [a]}}",
-        "x.yaml:13:39: methods.m.result.struct: 'disks a(st)' has 2 fields, 1 are named",
-    ),
-    (
-        "{member: Stat, result: {from: state, struct: [a]}}",
-        "x.yaml:13:51: methods.m.result.struct: 'state s' is no struct, nor an array or dictionary of structs",
-    ),
-    (
-        "{member: Info, result: {fields: {a: {from: B, struct: [c]}}}}",
-        "x.yaml:13:60: methods.m.result.fields.a.struct: 'B v' is no struct, nor an array or dictionary of structs",
-    ),
-    (
-        "{member: Info, variants: typed, result: {fields: {a: {from: B, format: text}}}}",
-        (
-            "x.yaml:13:77: methods.m.result.fields.a.format: "
-            "'B' is a variant, which 'variants: typed' shows with its signature"
-        ),
-    ),
-    (
-        "{all_properties: true, result: {p: Powerstate}}",
-        "x.yaml:13:41: methods.m.result.p: 'Powerstate' is no property of org.example.VM1 (did you mean 'PowerState'?)",
-    ),
-    (
-        "{all_properties: true, result: [PowerState]}",
-        "x.yaml:13:37: methods.m.result: properties are picked as {legacy name: property}, or with 'fields' alone",
-    ),
-]
-
-
-@pytest.mark.parametrize(("entry", "problem"), PROBLEMS)
-def test_what_cannot_be_shaped_is_a_problem_with_its_place(tmp_path: Path, entry: str, problem: str) -> None:
-    assert build_methods(tmp_path, f"m: {entry}").problems == [problem]
-
-
-def test_a_property_of_another_type_than_the_idl_says_is_refused(tmp_path: Path) -> None:
+def test_a_property_of_another_type_than_in_the_idl_is_rejected(tmp_path: Path) -> None:
     route = build_methods(tmp_path, "m: {property: PowerState}").route("m")
     with pytest.raises(MarshalError, match="expected s from the service"):
         route.decode_result([Variant("u", 1)])
 
 
-def test_objects_with_one_key_are_told_by_their_paths_unless_the_mapping_refuses_them(tmp_path: Path) -> None:
+def test_objects_with_the_same_key_are_named_by_their_paths_or_are_an_error(tmp_path: Path) -> None:
     methods = "m: {managed_objects: {key: NameLabel}}\nn: {managed_objects: {key: NameLabel, on_duplicate: error}}"
     built = build_methods(tmp_path, methods)
     record = {"org.example.VM1": {"NameLabel": Variant("s", "same")}}
@@ -185,25 +117,68 @@ def test_a_second_class_has_references_of_its_own(tmp_path: Path) -> None:
     assert built.route("n").decode_result([Variant("s", vm)]) == metrics
 
 
-@pytest.mark.parametrize(
-    ("entry", "problem"),
-    [
-        ("managed_objects: {key: Memory, class: c}", "'class' needs a text as key, and Memory is t"),
-        ("managed_objects: {key: path, class: c}", "'class' goes with a property as key"),
-        ("property: Memory, result: {format: {class: c}}", "cannot be shown as a reference of c: one of s is needed"),
-        (
-            "member: At, params: [{name: when, drop: true, format: {class: c}}], args: {when: 1}",
-            "does not go with 'drop'",
-        ),
-    ],
-)
-def test_what_is_no_reference_belongs_to_no_class(tmp_path: Path, entry: str, problem: str) -> None:
-    (found,) = build_methods(tmp_path, f"m: {{{entry}}}").problems
-    assert problem in found
-
-
 @pytest.mark.parametrize(("key", "named"), [("path", "/x/dev_11_22"), ("element", "dev_11_22"), ("PowerState", "on")])
 def test_a_record_is_named_by_a_property_or_by_its_path(tmp_path: Path, key: str, named: str) -> None:
     route = build_methods(tmp_path, f"m: {{managed_objects: {{key: {key}}}}}").route("m")
     objects = {"/x/dev_11_22": {"org.example.VM1": {"PowerState": Variant("s", "on")}}}
     assert route.decode_result([objects]) == {named: {"PowerState": "on"}}
+
+
+ERRORS = """\
+errors:
+  org.example.Error.NotFound: {code: HANDLE_INVALID, args: [VM, "{vm}", "{0}", "{1}"]}
+  org.example.Error.Busy: {code: 7, message: "{vm} is busy: {message} ({name})"}
+  "*": {code: INTERNAL_ERROR, args: ["{name}", "{message}"]}
+methods:
+"""
+
+
+METHOD = """\
+m:
+  member: Start
+  object_path: /org/example/vm/{vm}
+  params: [vm, paused, force]
+  errors:
+    org.example.Error.NotFound: {code: OWN, args: ["{0}", "x{0}x", 5, "{1}{9}"]}
+n: {member: Stat}
+o: {member: Start, object_path: "/org/example/vm/{vm}", params: [vm, paused, force]}
+"""
+
+
+def _built(directory: Path) -> Built:
+    return build_methods(directory, METHOD, HEAD.replace("methods:\n", ERRORS))
+
+
+def _fault(name: str, *args: Value) -> Fault:
+    return Fault(FaultCode.REMOTE, "text", name=f"org.example.Error.{name}", data=list(args))
+
+
+CALL = Call("m", ("v1", True, False))
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "name", "data", "message"),
+    [
+        # the method's table has precedence; a template alone keeps the type of its value
+        ("m", _fault("NotFound", 7, [1, "b"]), "OWN", [7, "x7x", 5, '[1,"b"]'], "text"),
+        ("o", _fault("NotFound", "a"), "HANDLE_INVALID", ["VM", "v1", "a", ""], "a"),
+        ("n", _fault("Busy", "later"), "7", [], " is busy: later (org.example.Error.Busy)"),  # has no parameter vm
+        ("n", _fault("Odd", 5), "INTERNAL_ERROR", ["org.example.Error.Odd", "text"], "text"),
+    ],
+)
+def test_a_dbus_error_becomes_a_legacy_error(
+    tmp_path: Path, method: str, fault: Fault, name: str, data: list[Value], message: str
+) -> None:
+    found = _built(tmp_path).route(method).map_error(fault, CALL if method != "n" else Call("n"))
+    assert found == Fault(FaultCode.APPLICATION, message, name=name, data=data)
+
+
+def test_a_template_has_parameters_that_are_passed_by_name_too(tmp_path: Path) -> None:
+    found = _built(tmp_path).route("o").map_error(_fault("NotFound", "a"), Call("o", (True, False), {"vm": "v1"}))
+    assert found.data == ["VM", "v1", "a", ""]
+
+
+def test_a_fault_without_a_name_or_an_entry_is_unchanged(tmp_path: Path) -> None:
+    timeout, odd = Fault(FaultCode.TIMEOUT, "no answer"), _fault("Odd")
+    assert _built(tmp_path).route("n").map_error(timeout, Call("n")) is timeout
+    assert build_methods(tmp_path, "n: {member: Stat}").route("n").map_error(odd, Call("n")) is odd

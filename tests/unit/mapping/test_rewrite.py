@@ -1,4 +1,4 @@
-"""Other modes into the text of a mapping file, and nothing else."""
+"""Setting modes in the text of a mapping file, without any other change."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LEGACY, DBUS, SHADOW = Setting(Mode.LEGACY), Setting(Mode.DBUS), Setting(Mode.SH
 HALF = Setting(Mode.CANARY, 50_000)
 
 
-def mended(methods: str, now: Setting, then: Setting, *, head: str = "", has_key: bool = True) -> str:
-    """What becomes of the entries of a file when `a` is to have another setting."""
+def rewritten(methods: str, now: Setting, then: Setting, *, head: str = "", has_key: bool = True) -> str:
+    """The entries of a file after `a` is given another setting."""
     start = f"{head}methods:\n"
     text = rewrite(start + methods, {"a": WantedMode(now, then, has_key)})
     assert text.startswith(start)
@@ -53,9 +53,9 @@ def mended(methods: str, now: Setting, then: Setting, *, head: str = "", has_key
     ],
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_only_what_says_the_mode_changes(before: list[str], after: list[str], newline: str) -> None:
+def test_only_the_mode_changes(before: list[str], after: list[str], newline: str) -> None:
     old, new = ("".join(f"  {line}{newline}" if line else newline for line in lines) for lines in (before, after))
-    assert mended(old, LEGACY, SHADOW) == new
+    assert rewritten(old, LEGACY, SHADOW) == new
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_only_what_says_the_mode_changes(before: list[str], after: list[str], ne
         ("  a: {result: {struct: *r}}\n", "  a: {result: {struct: *r}, mode: shadow}\n"),
     ],
 )
-def test_what_ends_with_an_alias_is_mended_where_the_alias_stands(before: str, after: str) -> None:
-    assert mended(before, LEGACY, SHADOW, head="x: &r {from: y}\n") == after
+def test_an_entry_may_end_with_an_alias(before: str, after: str) -> None:
+    assert rewritten(before, LEGACY, SHADOW, head="x: &r {from: y}\n") == after
 
 
-def test_what_cannot_be_mended_in_its_place_is_refused_in_words() -> None:
-    with pytest.raises(RewriteError, match=r"^a\.mode is written elsewhere \(an alias\): say it here$"):
-        mended("  a: {member: X, mode: *m}\n", LEGACY, SHADOW, head="x: &m legacy\n")
+def test_a_mode_that_is_an_alias_is_rejected() -> None:
+    with pytest.raises(RewriteError, match=r"^a\.mode is a YAML alias: write its value here$"):
+        rewritten("  a: {member: X, mode: *m}\n", LEGACY, SHADOW, head="x: &m legacy\n")
 
 
 SAMPLES = sorted((Path(__file__).parents[3] / "mappings").glob("*.yaml"))
@@ -92,7 +92,7 @@ def test_every_method_of_the_sample_mappings_can_be_given_another_mode(file: Pat
 
 
 def test_a_file_may_end_without_a_line_break() -> None:
-    assert mended("  a:\n    member: X", LEGACY, SHADOW) == "  a:\n    member: X\n    mode: shadow"
+    assert rewritten("  a:\n    member: X", LEGACY, SHADOW) == "  a:\n    member: X\n    mode: shadow"
 
 
 @pytest.mark.parametrize(
@@ -105,44 +105,44 @@ def test_a_file_may_end_without_a_line_break() -> None:
         (Setting(Mode.SHADOW, noise=True), "shadow, noise: true"),
     ],
 )  # fmt: skip
-def test_every_setting_can_be_said(then: Setting, says: str) -> None:
-    assert mended("  a: {member: X, mode: legacy}\n", LEGACY, then) == f"  a: {{member: X, mode: {says}}}\n"
+def test_every_setting_can_be_written(then: Setting, says: str) -> None:
+    assert rewritten("  a: {member: X, mode: legacy}\n", LEGACY, then) == f"  a: {{member: X, mode: {says}}}\n"
 
 
-def test_what_was_observed_no_longer_is() -> None:
+def test_observe_is_removed() -> None:
     observed = Setting(Mode.DBUS, observe=True)
-    assert mended("  a: {observe: true, mode: dbus}\n", observed, DBUS) == "  a: {observe: false, mode: dbus}\n"
-    assert mended("  a: {mode: dbus}\n", observed, DBUS) == "  a: {mode: dbus, observe: false}\n"
+    assert rewritten("  a: {observe: true, mode: dbus}\n", observed, DBUS) == "  a: {observe: false, mode: dbus}\n"
+    assert rewritten("  a: {mode: dbus}\n", observed, DBUS) == "  a: {mode: dbus, observe: false}\n"
 
 
-def test_of_a_canary_that_stays_one_only_the_share_changes() -> None:
+def test_only_the_share_of_a_canary_changes() -> None:
     now = Setting(Mode.CANARY, 1000)
-    assert mended("  a: {mode: {canary: 1%, key: vm}}\n", now, HALF) == "  a: {mode: {canary: 50%, key: vm}}\n"
+    assert rewritten("  a: {mode: {canary: 1%, key: vm}}\n", now, HALF) == "  a: {mode: {canary: 50%, key: vm}}\n"
     block = "  a:\n    mode:\n      canary: 1%  # careful\n      key: vm\n    member: X\n"
-    assert mended(block, now, HALF) == block.replace("1%", "50%")
+    assert rewritten(block, now, HALF) == block.replace("1%", "50%")
 
 
-def test_a_key_that_stands_in_a_mode_outlives_it() -> None:
+def test_a_key_inside_the_mode_is_kept() -> None:
     now = Setting(Mode.CANARY, 1000)
-    assert mended("  a: {mode: {canary: 1%, key: vm}}\n", now, DBUS) == "  a: {mode: dbus, key: vm}\n"
-    assert mended("  a: {key: x, mode: {canary: 1%, key: vm}}\n", now, DBUS) == "  a: {key: vm, mode: dbus}\n"
+    assert rewritten("  a: {mode: {canary: 1%, key: vm}}\n", now, DBUS) == "  a: {mode: dbus, key: vm}\n"
+    assert rewritten("  a: {key: x, mode: {canary: 1%, key: vm}}\n", now, DBUS) == "  a: {key: vm, mode: dbus}\n"
     block = "  a:\n    mode:\n      canary: 1%\n      key: vm  # why\n    member: X\n"
-    assert "    key: vm\n" in mended(block, now, DBUS)
+    assert "    key: vm\n" in rewritten(block, now, DBUS)
 
 
-def test_a_key_that_the_defaults_say_with_their_mode_is_said_again() -> None:
+def test_a_key_inside_the_mode_of_defaults_is_kept() -> None:
     head = "defaults: {mode: {canary: 1%, key: vm}}\n"
     now = Setting(Mode.CANARY, 1000)
-    assert mended("  a: {member: X}\n", now, HALF, head=head) == "  a: {member: X, mode: {canary: 50%}, key: vm}\n"
-    assert mended("  a: {member: X}\n", now, DBUS, head=head, has_key=False) == "  a: {member: X, mode: dbus}\n"
+    assert rewritten("  a: {member: X}\n", now, HALF, head=head) == "  a: {member: X, mode: {canary: 50%}, key: vm}\n"
+    assert rewritten("  a: {member: X}\n", now, DBUS, head=head, has_key=False) == "  a: {member: X, mode: dbus}\n"
 
 
 def test_nothing_is_written_where_nothing_changes() -> None:
     text = "  a: {member: X}   # odd   spacing\n"
-    assert mended(text, LEGACY, LEGACY) == text
+    assert rewritten(text, LEGACY, LEGACY) == text
 
 
-def test_several_methods_are_mended_at_once() -> None:
+def test_several_methods_are_rewritten_at_once() -> None:
     text = "methods:\n  a: {member: X}\n  b: {mode: legacy}\n  c: {member: Z}\n"
     wanted = {name: WantedMode(LEGACY, SHADOW, has_key=False) for name in ("c", "a", "b")}
     assert rewrite(text, wanted) == (
@@ -150,11 +150,11 @@ def test_several_methods_are_mended_at_once() -> None:
     )
 
 
-def test_what_is_written_once_for_several_methods_is_left_to_a_person() -> None:
-    with pytest.raises(RewriteError, match="a is written once for several methods"):
-        mended("  a: &x {member: X}\n  b: *x\n", LEGACY, SHADOW)
+def test_a_shared_entry_is_rejected() -> None:
+    with pytest.raises(RewriteError, match="a shares its entry with other methods"):
+        rewritten("  a: &x {member: X}\n  b: *x\n", LEGACY, SHADOW)
 
 
-def test_a_method_without_keys_is_left_to_a_person() -> None:
-    with pytest.raises(RewriteError, match="a has no keys of its own"):
-        mended("  a: {}\n", LEGACY, SHADOW)
+def test_an_empty_entry_is_rejected() -> None:
+    with pytest.raises(RewriteError, match="a is an empty entry"):
+        rewritten("  a: {}\n", LEGACY, SHADOW)

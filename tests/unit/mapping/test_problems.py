@@ -1,0 +1,69 @@
+"""What `check` reports: problems.txt has files with a problem, and the text of each problem.
+
+A case is one mapping file: `@` lines are keys of the file, lines without a mark are methods (`{...}` is a method `m`),
+and its last lines, with `->`, are the problems, as `line:column place: message`. `*` lines are the methods of the cases
+below that have none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import indent
+
+import pytest
+
+from gateway.mapping.problem import Problem, did_you_mean, format_place, unknown
+from tests.kit.mappings import HEAD, build_files
+
+TEXT = (Path(__file__).parent / "problems.txt").read_text()
+
+
+def cases() -> Iterator[tuple[str, str]]:
+    """The text of each file, and its problems."""
+    case = re.compile(r"((?:[^-\n].*\n)*)((?:-> .*\n)+)")
+    for section in TEXT.split("\n\n"):
+        default = "".join(
+            line.removeprefix("* ") for line in section.splitlines(keepends=True) if line.startswith("* ")
+        )
+        for lines, problems in case.findall(re.sub(r"(?m)^[#*] .*\n", "", section.rstrip() + "\n")):
+            keys = "".join(re.findall(r"(?m)^@ (.*\n)", lines))
+            methods = re.sub(r"(?m)^@ .*\n", "", lines) or default
+            head = HEAD.partition("expose:")[0] if keys.startswith("expose:") else HEAD.removesuffix("methods:\n")
+            methods = indent(f"m: {methods}" if methods.startswith("{") else methods, "  ")
+            yield f"{head}{keys}methods:\n{methods}", problems.replace("-> ", "").rstrip()
+
+
+CASES = list(cases())
+assert sum(len(problems.splitlines()) for _, problems in CASES) == TEXT.count("\n-> ")  # no line is skipped
+
+
+@pytest.mark.parametrize(("text", "problems"), CASES, ids=[problems for _, problems in CASES])
+def test_a_problem_is_reported_with_its_place(tmp_path: Path, text: str, problems: str) -> None:
+    expected = ["x.yaml:" + line.replace(" ", ": ", 1) for line in problems.splitlines()]
+    assert build_files(tmp_path, x=text).problems == expected
+
+
+def test_a_problem_is_one_printable_line_that_editors_can_follow() -> None:
+    problem = Problem("a.yaml", 31, 13, "methods.a\nb", "unknown method '\x1b[2J\ud800ä'", "idl")
+    assert str(problem) == "a.yaml:31:13: methods.a\\nb: unknown method '\\x1b[2J\\ud800ä'"
+    assert str(Problem("a.yaml", 1, 1, "", "invalid YAML", "schema")) == "a.yaml:1:1: invalid YAML"
+
+
+def test_problems_are_sorted_by_place() -> None:
+    places = [("b", 1, 1), ("a", 10, 1), ("a", 9, 2), ("a", 9, 1)]
+    problems = [Problem(*where, "", "", "schema") for where in places]
+    assert [(one.file, one.line, one.column) for one in sorted(problems)] == sorted(places)
+
+
+def test_a_place_is_written_as_keys_and_indexes() -> None:
+    assert format_place(("methods", "VM.stat", "params", 1, "to")) == "methods.VM.stat.params[1].to"
+
+
+def test_an_unknown_name_is_reported_with_the_nearest_one_or_with_all() -> None:
+    assert did_you_mean("x", ["name", "memory"]) == ""
+    assert unknown("argument", "memori", ["name s", "memory u"]) == "unknown argument 'memori' (did you mean 'memory'?)"
+    assert unknown("key", "x", ["a", "b"], owner="f") == "unknown key 'x' of f; expected one of a, b"
+    assert unknown("key", "x", ["a"]) == "unknown key 'x'; expected a"
+    assert unknown("key", "x", []) == "unknown key 'x'; there are none"

@@ -1,0 +1,276 @@
+"""Xenstore endpoints, publications and watch triggers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.core.dbus.target import Subscription
+from gateway.core.routing.publication import Publication, RelatedNode, Text, WatchTrigger
+from gateway.core.rpc.model import Call
+from gateway.core.xenstore.exposure import DOM0_ALONE, Domains, Exposure, StateWords
+from gateway.core.xenstore.paths import template
+from tests.kit.mappings import HEAD, Built, build_files
+
+METHODS = """\
+  start: {member: Start, params: [{name: domid, drop: true}, paused, force], aliases: [begin]}
+  stat: {member: Stat, params: [{name: domid, drop: true}], allowed_domains: [3]}
+"""
+
+
+STORE = "listener: store, codec: xenstore"
+
+
+def built(directory: Path, expose: str, methods: str = METHODS) -> Built:
+    """A file with this one `expose` entry."""
+    head = HEAD.replace("{listener: rpc, path: /rpc, codec: xmlrpc}", "{" + expose + "}")
+    return build_files(directory, x=head + methods)
+
+
+def exposure(directory: Path, options: str) -> Exposure:
+    found = built(directory, f"{STORE}, {options}")
+    assert found.problems == []
+    (endpoint,) = found.table.endpoints.values()
+    assert endpoint.exposure is not None
+    return endpoint.exposure
+
+
+DOMAIN = "path: '/local/domain/{domid}/x'"
+
+
+def test_a_tree_has_defaults(tmp_path: Path) -> None:
+    got = exposure(tmp_path, "style: tree, path: /svc")
+    assert got == Exposure("tree", template("/svc"), Domains(), 3600.0)
+
+
+def test_responses_may_be_kept_for_ever(tmp_path: Path) -> None:
+    assert exposure(tmp_path, "style: tree, path: /svc, response_ttl: never").response_ttl is None
+    assert exposure(tmp_path, "style: tree, path: /svc, response_ttl: 5m").response_ttl == 300.0
+
+
+def test_domains_are_numbers_a_parameter_of_the_path_or_any(tmp_path: Path) -> None:
+    got = exposure(tmp_path, f"style: tree, {DOMAIN}, allowed_domains: [5, '{{domid}}']")
+    assert got.domains == Domains(frozenset({5}), frozenset({"domid"}))
+    for written in ("any", "[any]", "[5, any]"):
+        assert exposure(tmp_path, f"style: tree, path: /svc, allowed_domains: {written}").domains.everyone
+
+
+def test_a_method_may_have_domains_of_its_own(tmp_path: Path) -> None:
+    (endpoint,) = built(tmp_path, f"{STORE}, style: tree, path: /svc").table.endpoints.values()
+    assert endpoint.routes["stat"].domains == Domains(frozenset({3}))
+    assert endpoint.routes["start"].domains is None
+
+
+def test_a_mailbox_has_its_answers_by_method_and_alias(tmp_path: Path) -> None:
+    got = exposure(tmp_path, f"style: mailbox, {DOMAIN}, answers: {{start: on, stat: {{done: ok, failed: bad}}}}")
+    words = StateWords(done="on")
+    assert got.answers == (("start", words), ("begin", words), ("stat", StateWords(done="ok", failed="bad")))
+
+
+def test_a_directory_has_its_states(tmp_path: Path) -> None:
+    states = "{commit: READY, in_progress: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: CUT, limit: 1024}"
+    got = exposure(tmp_path, f"style: directory, {DOMAIN}, method: start, states: {states}")
+    assert got.states == StateWords("state", "READY", "IN PROGRESS", "SUCCESS", "FAILURE", "CUT", 1024)
+    assert got.method == "start"
+
+
+def test_a_deletion_reads_nodes_beside_the_word(tmp_path: Path) -> None:
+    got = exposure(tmp_path, f"style: deletion, {DOMAIN}, parameters: [paused], states: {{node: status}}")
+    assert (got.parameters, got.states) == (("paused",), StateWords("status"))
+
+
+def test_an_entry_may_reach_only_some_of_the_methods(tmp_path: Path) -> None:
+    found = built(tmp_path, f"{STORE}, style: mailbox, {DOMAIN}, methods: [start], answers: {{start: on}}")
+    assert found.problems == []
+    (endpoint,) = found.table.endpoints.values()
+    assert set(endpoint.routes) == {"start", "begin"}
+
+
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [
+        ("style: chunked, path: /x", "{member: Stat, result: state}"),
+        ("style: mailbox, path: /x, answers: {m: done}", "{member: Stat, result: {parameter: state}}"),
+        ("style: deletion, path: /x", "{member: Stat}"),
+        ("style: deletion, path: /x", "{member: Start, params: [paused, force]}"),
+        ("style: word, path: /x", "{member: Disks}"),
+        ("style: tree, path: /x", "{property: PowerState, aliases: [n]}"),
+    ],
+)
+def test_a_style_accepts_the_results_that_it_can_write(tmp_path: Path, options: str, method: str) -> None:
+    assert built(tmp_path, f"{STORE}, {options}", f"  m: {method}\n").problems == []
+
+
+def test_files_that_share_an_endpoint_have_the_same_options(tmp_path: Path) -> None:
+    texts = [
+        HEAD.replace("listener: rpc, path: /rpc, codec: xmlrpc", f"{STORE}, style: {style}, path: /svc")
+        + f"  {name}: {{member: At, params: [when]}}\n"
+        for style, name in (("tree", "a"), ("chunked", "b"))
+    ]
+    problem = "b.yaml:11:5: expose[0]: endpoint store /svc already has other xenstore options (a.yaml:11)"
+    assert build_files(tmp_path, a=texts[0], b=texts[1]).problems == [problem]
+
+
+TOP = HEAD.removesuffix("methods:\n")  # eleven lines
+
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
+
+
+OF_VM = "org.example.VM1"
+
+
+def publish(directory: Path, *entries: str) -> Built:
+    """A file with these `publish` entries, the first in line 13."""
+    text = "publish:\n" + "".join(f"  - {{listener: store, {entry}}}\n" for entry in entries)
+    return build_files(directory, x=f"{TOP}{text}methods:\n  m: {{member: Stat}}\n")
+
+
+def published(directory: Path, entry: str) -> Publication:
+    built = publish(directory, entry)
+    assert built.problems == []
+    (publication,) = built.table.publications
+    return publication
+
+
+def test_a_signal_is_shown_with_its_arguments(tmp_path: Path) -> None:
+    publication = published(tmp_path, 'node: "/vm/{name}/target", signal: Retargeted, value: "{kib} KiB"')
+    (heard,) = publication.subscriptions
+    assert heard == Subscription("org.example", "/org/example", OF_VM, "Retargeted", "sx")
+    assert publication.arguments == ("name", "kib")
+    assert publication.node_set("", {"name": "web", "kib": 7}).leaves == {"/vm/web/target": b"7 KiB"}
+    assert (publication.read, publication.read_all) == (None, None)
+    assert publication.source.endswith("x.yaml:13")
+
+
+def test_properties_of_one_object_are_shown_and_can_be_read(tmp_path: Path) -> None:
+    entry = 'node: /vm, properties: {memory: Memory, a/b: "{PowerState}!", own: NameLabel}, permissions: "n0,r5"'
+    publication = published(tmp_path, entry)
+    (heard,) = publication.subscriptions
+    assert heard.properties == {"Memory": "t", "PowerState": "s", "NameLabel": "s"}
+    picture = publication.node_set("", {"Memory": 7, "PowerState": "on", "NameLabel": "x"})
+    assert picture.leaves == {"/vm/memory": b"7", "/vm/a/b": b"on!", "/vm/own": b"x"}
+    assert picture.grants == (("n", 0), ("r", 5))
+    assert publication.read is not None
+    call = publication.read.encode_arguments(Call("publish"))
+    assert (call.object_path, call.interface, call.member, call.body) == ("/org/example", PROPERTIES, "GetAll", [OF_VM])
+    assert publication.read_all is None
+
+
+def test_one_property_needs_no_more_than_its_name(tmp_path: Path) -> None:
+    assert published(tmp_path, "node: /state, property: PowerState").node_set("", {"PowerState": "on"}).leaves == {
+        "/state": b"on"
+    }
+    with_text = published(tmp_path, 'node: /state, property: PowerState, value: "is {PowerState}"')
+    assert with_text.node_set("", {"PowerState": "on"}).leaves == {"/state": b"is on"}
+
+
+def test_all_objects_are_shown_each_at_its_own_node(tmp_path: Path) -> None:
+    entry = 'object_path: "/org/example/vm/{vm}", node: "/vm/{vm}", property: Memory, objects: /org/example'
+    publication = published(tmp_path, entry)
+    changes, added, removed = publication.subscriptions
+    assert (changes.object_path, changes.below, changes.properties) == ("/org/example/vm", True, {"Memory": "t"})
+    assert (added.object_path, added.member, added.below) == ("/org/example", "InterfacesAdded", True)
+    assert removed.member == "InterfacesRemoved"
+    assert publication.read is not None
+    assert publication.read.encode_arguments(Call("publish", (), {"vm": "5"})).object_path == "/org/example/vm/_35"
+    assert publication.read_all is not None
+    assert publication.read_all.encode_arguments(Call("publish")).object_path == "/org/example"
+    assert published(tmp_path, entry.replace(", objects: /org/example", "")).subscriptions[1].object_path == (
+        "/org/example/vm"
+    )
+
+
+def test_a_flag_is_a_node_that_is_there_or_not(tmp_path: Path) -> None:
+    publication = published(tmp_path, "node: /vm, properties: {paused: {present: Paused}}")
+    assert publication.node_set("", {"Paused": True}).leaves == {"/vm/paused": b""}
+    assert publication.node_set("", {"Paused": False}).leaves == {"/vm/paused": None}
+
+
+def test_a_live_check_covers_publications(tmp_path: Path) -> None:
+    built = publish(tmp_path, "node: /a, property: Memory", "node: /b, signal: Retargeted, value: x")
+    members = [contract.members for contract in built.table.contracts if contract.place.startswith("publish")]
+    assert members == [("Memory",), ("Retargeted",)]
+
+
+def test_a_fingerprint_changes_with_the_entry_and_with_the_idl_only(tmp_path: Path) -> None:
+    entries = ("node: /a, property: Memory", "node: /b, property: Memory")
+    first = [each.fingerprint for each in publish(tmp_path, *entries).table.publications]
+    again = [each.fingerprint for each in publish(tmp_path, "node: /c, property: Memory", *entries).table.publications]
+    assert again[1:] == first
+    assert len(set(again)) == 3
+
+
+TRIGGERED = """\
+methods:
+  add: {member: Add, params: [name, memory], coerce: legacy}
+  strict: {member: Add, params: [name, {name: memory, default: 1}], coerce: strict}
+  tell: {member: Configure, params: [config, {name: pair, default: ["", 0]}]}
+  plug: {member: Plug, params: [devices]}
+  start: {member: Start, params: [paused, {name: force, default: false}], coerce: legacy}
+  seen: {member: Start, params: [], args: {paused: true, force: true}, allowed_domains: [3]}
+  forget: {member: Start, params: [{name: id, drop: true}], args: {paused: true, force: true}}
+"""
+
+
+def triggers(directory: Path, *entries: str, top: str = TOP) -> Built:
+    """A file with these `on_change` entries, the first in line 13."""
+    text = "on_change:\n" + "".join(f"  - {{listener: store, {entry}}}\n" for entry in entries)
+    return build_files(directory, x=f"{top}{text}{TRIGGERED}")
+
+
+def trigger(directory: Path, entry: str) -> WatchTrigger:
+    built = triggers(directory, entry)
+    assert built.problems == []
+    (found,) = built.table.triggers
+    return found
+
+
+def test_parameters_are_texts_and_other_nodes(tmp_path: Path) -> None:
+    found = trigger(
+        tmp_path, 'node: "/d/{id}/x/found", method: add, params: {name: "{id}: {value}", memory: {node: os/memory}}'
+    )
+    assert found.parameters == {"name": Text("{id}: {value}"), "memory": RelatedNode("os/memory")}
+    assert (found.route.method, found.domains) == ("add", DOM0_ALONE)
+    assert found.node.root == "/d"
+    assert found.source.endswith("x.yaml:13")
+
+
+def test_a_tree_becomes_a_dictionary(tmp_path: Path) -> None:
+    found = trigger(tmp_path, "node: /d/updated, method: tell, params: {config: {tree: .}}")
+    assert found.parameters == {"config": RelatedNode(".", tree=True)}
+
+
+@pytest.mark.parametrize(
+    ("options", "domains"),
+    [
+        ("", DOM0_ALONE),
+        ('allowed_domains: ["{domid}"]', Domains(named=frozenset({"domid"}))),
+        ("allowed_domains: [7]", Domains(frozenset({7}))),
+        ("allowed_domains: []", DOM0_ALONE),
+    ],
+)
+def test_a_trigger_has_allowed_domains(tmp_path: Path, options: str, domains: Domains) -> None:
+    options = options and f", {options}"
+    found = trigger(tmp_path, f'node: "/d/{{domid}}", method: start, params: {{paused: "{{value}}"}}{options}')
+    assert found.domains == domains
+
+
+def test_the_domains_of_a_method_apply_to_its_triggers(tmp_path: Path) -> None:
+    built = triggers(tmp_path, "node: /d, method: seen")
+    assert built.table.triggers[0].domains == Domains(frozenset({3}))
+
+
+def test_a_file_with_a_trigger_needs_no_endpoint(tmp_path: Path) -> None:
+    top = TOP.partition("expose:")[0]
+    built = triggers(tmp_path, 'node: /a, method: start, params: {paused: "{value}"}', top=top)
+    assert built.problems == []
+    assert [route.method for route in built.table.routes()] == ["start"]
+
+
+def test_a_fingerprint_changes_with_the_method_too(tmp_path: Path) -> None:
+    entry = 'node: /a, method: start, params: {paused: "{value}"}'
+    first = trigger(tmp_path, entry).fingerprint
+    assert trigger(tmp_path, entry).fingerprint == first
+    assert trigger(tmp_path, entry.replace("{value}", "1")).fingerprint != first

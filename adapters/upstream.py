@@ -127,8 +127,15 @@ class Backend(interfaces.UpstreamBackend):
             return _unknown(upstream)
         return await found.line.send(body, carried, repeatable=repeatable, wanted=wanted)
 
+    async def relay(self, upstream: str, exchange: interfaces.HttpExchange) -> Answer | Fault:
+        """Stream one exchange; see UpstreamConnection."""
+        found = self._upstreams.get(upstream)
+        if found is None or not self._running:
+            return _unknown(upstream)
+        return await found.line.relay(exchange, found.patience)
+
     def review(self) -> None:
-        """See ports.Upstreams."""
+        """See interfaces.UpstreamBackend."""
         for line in (*(upstream.line for upstream in self._upstreams.values()), *self._leaving):
             line.review()
 

@@ -40,6 +40,7 @@ UpstreamUrl = Annotated[str, Meta(pattern=r"^(https?://.+|http\+unix:///.+|xenst
 Who = Annotated[str, Meta(pattern=r"^((user:|group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|(uid|gid):\d{1,10})$")]
 Group = Annotated[str, Meta(pattern=r"^((group:)?[A-Za-z_][A-Za-z0-9_.-]*\$?|gid:\d{1,10})$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+)$")]
+TunnelPath = Annotated[str, Meta(pattern=r"^/[^?#\s]*$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -88,12 +89,14 @@ class ListenerConfig(_Section, frozen=True):
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
     override_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
-    force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
+    override_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
     origins: tuple[Origin, ...] = ()  # origins of web pages that may call; "*": any
     hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # host names that requests may use; empty: any
     missing_host: Literal["refuse", "accept"] = "refuse"  # HTTP/1.1 without a Host header
     unmapped: Literal["reject", "passthrough"] = "reject"  # requests that no endpoint takes: other paths and verbs
     upstream: str | None = None  # the legacy service for them
+    tunnels: tuple[TunnelPath, ...] = ()  # paths at which CONNECT and Upgrade open a tunnel to `upstream`
+    max_tunnels: Count = 64  # at one time
 
     @property
     def is_store(self) -> bool:
@@ -131,9 +134,9 @@ class MappingsConfig(_Section, frozen=True):
 
 
 class AdminConfig(_Section, frozen=True):
-    """[control]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
+    """[admin]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
 
-    socket: str = "/run/xcp-gateway/control"
+    socket: str = "/run/xcp-gateway/admin"
     read: tuple[
         Who, ...
     ] = ()  # who may ask, beside root and the gateway's own user: "alice", "uid:12", "group:xen", "gid:7"
@@ -172,7 +175,7 @@ class Config(_Section, frozen=True):
     mappings: MappingsConfig
     bus: dict[Name, BusConfig] = {}
     upstream: dict[Name, UpstreamConfig] = {}
-    control: AdminConfig = AdminConfig()
+    admin: AdminConfig = AdminConfig()
     state: StateConfig = StateConfig()
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -264,7 +267,7 @@ def parse(document: dict[str, object], path: Path) -> Config:
         raise ConfigError(f"{path}: $: expected a [bus.NAME] or an [upstream.NAME]: no service could answer a call")
     _check_patterns(settings, path)
     _check_upstreams(settings, path)
-    _check_control_bus(settings, path)
+    _check_admin_bus(settings, path)
     _check_stores(settings, path)
     return settings
 
@@ -314,6 +317,8 @@ def _check_upstreams(settings: Config, path: Path) -> None:
         place = f"{path}: $.listener.{name}"
         if listener.unmapped == "passthrough" and listener.upstream is None:
             raise ConfigError(f"{place}.unmapped: 'passthrough' needs an 'upstream'")
+        if listener.tunnels and listener.unmapped != "passthrough":
+            raise ConfigError(f"{place}.tunnels: a tunnel needs unmapped = 'passthrough' and an 'upstream'")
         if listener.upstream is not None and listener.upstream not in settings.upstream:
             near = get_close_matches(listener.upstream, settings.upstream, n=1)
             known = ", ".join(settings.upstream) or "none"
@@ -327,8 +332,8 @@ def _check_stores(settings: Config, path: Path) -> None:
             raise ConfigError(f"{path}: $.listener.{name}.bind: a xenstore needs a listener of its own")
 
 
-def _check_control_bus(settings: Config, path: Path) -> None:
-    name, place = settings.control.bus, f"{path}: $.control.bus"
+def _check_admin_bus(settings: Config, path: Path) -> None:
+    name, place = settings.admin.bus, f"{path}: $.admin.bus"
     if name is None:
         return
     if name not in settings.bus:

@@ -51,7 +51,7 @@ def _clients(settings: Config) -> dict[str, int]:
 
 
 def _beside_listeners(settings: Config) -> int:
-    operators = 2 * (2 * CONNECTIONS + BACKLOG)  # control socket and metrics port, and the connections of root on top
+    operators = 2 * (2 * CONNECTIONS + BACKLOG)  # admin socket and metrics port, and the connections of root on top
     services = sum(
         2 * upstream.connections for upstream in settings.upstream.values()
     )  # for calls and for observed calls

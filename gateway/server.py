@@ -1,6 +1,6 @@
 """The life of the process: ordered start, reload, drained stop; and the operator's view of it.
 
-Start: bind every address (which may need root), give up root, connect to both sides, open the control socket, then let
+Start: bind every address (which may need root), give up root, connect to both sides, open the admin socket, then let
 clients in. Stop goes the other way round, and first lets calls in flight finish. A reload reads config and mappings
 again and replaces the whole table at once, or refuses and keeps the old one.
 """
@@ -19,7 +19,8 @@ import structlog
 
 from gateway import __version__, config, descriptors, wiring
 from gateway.admin import health, monitoring, peer_credentials
-from gateway.admin.http_server import AdminServer, CallBody
+from gateway.admin.api import CallBody
+from gateway.admin.http_server import AdminServer
 from gateway.admin.service import AdminService
 from gateway.admin.traffic import Traffic
 from gateway.check import connected
@@ -70,18 +71,18 @@ class Gateway(Assembly):
             lambda: self.table.digests,
             steady=clock.steady,
         )
-        control = Path(self.settings.control.socket)
+        socket = Path(self.settings.admin.socket)
         replayer = Replayer(self.endpoints, self.dispatcher.observe, self.migration.evidence.compare)
         traffic = Traffic(self.live_routes, lambda: self.table.revision, self.migration.state, self.recorder, replayer)
         rights = peer_credentials.rights(self.settings)
         group = peer_credentials.group(self.settings)
-        self._control = AdminServer(control, self, self.admin_service, traffic, rights, group)
+        self._admin = AdminServer(socket, self, self.admin_service, traffic, rights, group)
         if rights.shared and group is None:
             _log.warning(
-                "only members of its owner's group can open the control socket; set control.group to let others in"
+                "only members of its owner's group can open the admin socket; set admin.group to let others in"
             )
         self._operators = wiring.operators(self.settings, self.admin_service, rights, peer_credentials.user_name)
-        address = self.settings.control.metrics
+        address = self.settings.admin.metrics
         self._monitoring = monitoring.MonitoringServer(address, self) if address else None
         self._stack = AsyncExitStack()
         self._reloading = asyncio.Lock()
@@ -94,8 +95,8 @@ class Gateway(Assembly):
                 process.become(self.settings.user, self._socket_files())
             await self.start_sides(stack)
             await self._wait_for_buses()
-            await self._control.start()
-            stack.push_async_callback(self._control.stop)
+            await self._admin.start()
+            stack.push_async_callback(self._admin.stop)
             stack.callback(self.recorder.stop)
             if self._operators is not None:
                 await self._operators.start()
@@ -120,8 +121,8 @@ class Gateway(Assembly):
 
     async def _bind(self, stack: AsyncExitStack) -> None:
         """Bind every address without accepting clients; raises OSError that names the address."""
-        stack.push_async_callback(self._control.stop)
-        self._control.bind()
+        stack.push_async_callback(self._admin.stop)
+        self._admin.bind()
         if self._monitoring is not None:
             stack.push_async_callback(self._monitoring.stop)
             self._monitoring.bind()
@@ -134,7 +135,7 @@ class Gateway(Assembly):
 
     def _socket_files(self) -> list[Path]:
         """Socket files and their folders that this process has made."""
-        return [*self._control.made, *(file for each in self.transports.values() for file in each.socket_files)]
+        return [*self._admin.made, *(file for each in self.transports.values() for file in each.socket_files)]
 
     async def watch(self) -> None:
         """Notify systemd's watchdog while the event loop runs and the buses answer."""
@@ -230,6 +231,9 @@ class Gateway(Assembly):
         services = await health.services(self.table, self.backend, self._asks_bus)
         gauges = {
             "xcp_gateway_calls_in_flight": self.dispatcher.in_flight,
+            "xcp_gateway_tunnels_open": sum(
+                each.tunnels for each in self.transports.values() if isinstance(each, wiring.HttpServer)
+            ),
             "xcp_gateway_buffered_bytes": self.quota.buffered,
             "xcp_gateway_log_lines_lost_total": lines_lost(),
             "xcp_gateway_mapping_refused": bool(self._refused),
@@ -295,8 +299,8 @@ class Gateway(Assembly):
     async def call(self, request: CallBody) -> Mapping[str, object]:
         """Make one call as a client of the first endpoint that matches the request."""
         endpoint = self._find_endpoint(request)
-        params: list[Value] = request.params  # type: ignore[assignment]  # JSON values are legacy values
-        outcome, steps = await trace.explain(endpoint, request.method, params, Peer("control"))
+        params: list[Value] = request.params  # JSON values are legacy values
+        outcome, steps = await trace.explain(endpoint, request.method, params, Peer("admin"))
         ended: Mapping[str, object] = (
             {
                 "fault": {
@@ -350,7 +354,7 @@ def _needs_restart(before: Config, after: Config) -> list[str]:
     """Sections that a reload does not apply."""
     sections = {
         "listener": before.listener != after.listener,
-        "control": before.control != after.control,
+        "admin": before.admin != after.admin,
         "log": before.log != after.log,
         "limits": before.limits != after.limits,
         "state": before.state != after.state,

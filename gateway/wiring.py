@@ -39,7 +39,7 @@ from gateway.config import Config, ConfigError, ListenerConfig, reached_by_other
 from gateway.core import interfaces
 from gateway.core.admin.access import AccessRules
 from gateway.core.admin.status import ServiceStatus, StoreStatus
-from gateway.core.interfaces import AdminOperations, Codec, Dialect, Endpoint, Resolve
+from gateway.core.interfaces import AdminOperations, Codec, Dialect, Endpoint, Resolve, StreamingEndpoint
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import MessageLimits
 from gateway.core.xenstore.paths import element
@@ -267,9 +267,9 @@ def operators(
     settings: Config, operator: AdminOperations, rights: AccessRules, user_name: Callable[[int], str]
 ) -> AdminBusService | None:
     """The operator's service on D-Bus; None if the config has none."""
-    if settings.control.bus is None:
+    if settings.admin.bus is None:
         return None
-    address = settings.bus[settings.control.bus].address
+    address = settings.bus[settings.admin.bus].address
     return AdminBusService(address, operator, rights, user_name, __version__)
 
 
@@ -280,7 +280,7 @@ def transport(
     room: Quota,
     passed: InheritedSockets,
     on_cut: Callable[[str], object],
-    otherwise: Endpoint | None = None,
+    otherwise: StreamingEndpoint | None = None,
 ) -> HttpServer:
     """The HTTP server of a [listener.NAME] section."""
     fixed = {header.lower() for header in listener.headers}
@@ -342,6 +342,8 @@ def _http_limits(listener: ListenerConfig) -> HttpLimits:
         max_connections=listener.max_connections,
         max_calls_per_peer=listener.max_calls_per_peer,
         max_connections_per_peer=listener.max_connections_per_peer,
+        tunnels=listener.tunnels,
+        max_tunnels=listener.max_tunnels,
     )
 
 
@@ -445,7 +447,7 @@ class Assembly:
         return self.table.routes()
 
     def _rung(self, picture: str) -> None:
-        self.hub.rung(picture)
+        self.hub.on_fired(picture)
 
     def addresses(self) -> list[str]:
         """The addresses of all listeners, with the real port where the config has 0."""
@@ -466,7 +468,7 @@ class Assembly:
             client=client_codec(table.codec),
             on_refused=self.calls.refuse,
             shadow=self.shadow if table.has_upstream else None,
-            override=side_override(listener.override_header, listener.force_parameter),
+            override=side_override(listener.override_header, listener.override_parameter),
             sessions=self.sessions,
         )
 
@@ -494,7 +496,7 @@ class Assembly:
         resolve = partial(self.endpoints.resolve, name)
         return transport(name, listener, resolve, self.quota, self._inherited, on_aborted, self._passthrough(listener))
 
-    def _passthrough(self, listener: ListenerConfig) -> Endpoint | None:
+    def _passthrough(self, listener: ListenerConfig) -> StreamingEndpoint | None:
         """The endpoint of requests that no mapped endpoint of a listener takes."""
         name = listener.upstream
         if listener.unmapped == "reject" or name is None:

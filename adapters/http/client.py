@@ -14,17 +14,21 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from adapters.http.client_connection import (
     LOST,
+    READ_BUFFER,
     ClientConnection,
     TooLargeError,
     UpstreamAddress,
     connect,
+    connect_as,
     reason,
+    write_head,
     write_request,
 )
+from adapters.http.client_relay import PIECE, TunnelConnection, relay, tunnel
 from adapters.limits import Quota, Reservation, WaitingLine
 from gateway.core import interfaces
 from gateway.core.admin.status import UpstreamStatus
-from gateway.core.interfaces import NOT_SENT, Wanted, always
+from gateway.core.interfaces import NOT_SENT, BrokenBodyError, HttpExchange, Wanted, always
 from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
 
 __all__ = ["ConnectionPoolLimits", "HttpUpstreamConnection", "UpstreamStatus"]
@@ -40,6 +44,7 @@ class ConnectionPoolLimits:
     idle: float = 4.0  # seconds before an unused connection is closed: less than any server waits
     connect_timeout: float = 5.0  # seconds
     answer: int = 32 * 1024**2  # bytes
+    half_closed_timeout: float = 60.0  # seconds without a byte after one peer of a tunnel has ended its direction
 
 
 DEFAULT_LIMITS = ConnectionPoolLimits()
@@ -83,7 +88,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._stopped = True
         closed = [connection.closed for connection in self._open]
         for connection in tuple(self._open):
-            connection.abort()
+            connection.reset()
         await asyncio.gather(*(future for future in closed if future is not None), return_exceptions=True)
 
     def retire(self) -> None:
@@ -106,11 +111,8 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
         """Send one request, wait for its answer."""
-        if self._stopped:
-            return self._not_sent("is not asked any more")
-        if self._turns.is_full:
-            text = f"{self._called} has {self._asked} calls in flight; nothing was executed"
-            return Fault(FaultCode.BUSY, text)
+        if (refusal := self._refusal()) is not None:
+            return refusal
         self._asked += 1
         try:
             if not await self._turns.take(wanted):
@@ -126,9 +128,83 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         finally:
             self._asked -= 1
 
+    async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
+        """See UpstreamConnection. A tunnel takes no place of a call: the listener counts tunnels."""
+        if exchange.is_tunnel:
+            if self._stopped:
+                return self._not_sent("is not asked any more")
+            self._asked += 1
+            try:
+                return await self._tunnel(exchange, idle_timeout)
+            finally:
+                self._asked -= 1
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        self._asked += 1
+        try:
+            await self._turns.take(always)
+            try:
+                return await self._relay(exchange, idle_timeout)
+            finally:
+                self._turns.give_back()
+        finally:
+            self._asked -= 1
+
+    def _refusal(self) -> Fault | None:
+        if self._stopped:
+            return self._not_sent("is not asked any more")
+        if self._turns.is_full:
+            text = f"{self._called} has {self._asked} calls in flight; nothing was executed"
+            return Fault(FaultCode.BUSY, text)
+        return None
+
     def review(self) -> None:
-        """See ports.Line."""
+        """See interfaces.UpstreamConnection."""
         self._turns.review()
+
+    async def _relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
+        head = write_head(self._site, exchange, host=self._host, close=self._limits.keepalive is False)
+        bodiless = exchange.metadata.verb == "HEAD"
+        connection: ClientConnection | Fault | None = self._begin_again(head, bodiless=bodiless, buffer=PIECE)
+        if connection is None:
+            connection = await self._begin(head, bodiless=bodiless, buffer=PIECE)
+        if isinstance(connection, Fault):
+            return connection
+        kept = False
+        try:
+            answer = await relay(connection, exchange, idle_timeout)
+            kept = self._keep(connection)
+            return answer
+        except (*LOST, BrokenBodyError) as error:
+            self._doubt()
+            return self._not_relayed(error, idle_timeout)
+        finally:
+            if not kept:
+                self._drop(connection)
+
+    async def _tunnel(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
+        try:
+            connection = await connect_as(TunnelConnection, self._site, self._limits.connect_timeout)
+        except OSError as error:
+            return self._not_sent(f"cannot be reached: {reason(error)}")
+        connection.is_connect = exchange.metadata.verb == "CONNECT"
+        self._open.add(connection)
+        try:
+            if not connection.begin(write_head(self._site, exchange, host=self._host), bodiless=False, buffer=PIECE):
+                return self._not_sent("closed the connection at once")
+            return await tunnel(connection, exchange, idle_timeout, self._limits.half_closed_timeout)
+        except LOST as error:
+            return self._not_relayed(error, idle_timeout)
+        finally:
+            self._drop(connection)
+
+    def _not_relayed(self, error: Exception, idle_timeout: float) -> Fault:
+        if isinstance(error, BrokenBodyError):
+            return Fault(FaultCode.INVALID_REQUEST, "the body ended before it was whole; the upstream got a part of it")
+        if isinstance(error, TimeoutError):
+            text = f"no byte from or to {self._called} within {idle_timeout:g} s; it may have been executed"
+            return Fault(FaultCode.TIMEOUT, text)
+        return self._no_reply(error)
 
     async def _ask(self, request: bytes, *, bodiless: bool, repeatable: bool) -> Answer | Fault:
         connection: ClientConnection | Fault | None = self._begin_again(request, bodiless=bodiless)
@@ -149,24 +225,24 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
                 error.args = (*error.args, NOT_SENT)
             raise
 
-    def _begin_again(self, request: bytes, *, bodiless: bool) -> ClientConnection | None:
+    def _begin_again(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> ClientConnection | None:
         """Write it on a connection that was used before; those that were closed meanwhile have taken nothing."""
         self._look_at_trial()
         while self._idle:
             connection = self._idle.pop()
-            if connection.begin(request, bodiless=bodiless):
+            if connection.begin(request, bodiless=bodiless, buffer=buffer):
                 return connection
             self._drop(connection)
             self._doubt()
         return None
 
-    async def _begin(self, request: bytes, *, bodiless: bool) -> ClientConnection | Fault:
+    async def _begin(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> ClientConnection | Fault:
         try:
             connection = await connect(self._site, self._limits.connect_timeout)
         except OSError as error:
             return self._not_sent(f"cannot be reached: {reason(error)}")
         self._open.add(connection)
-        if connection.begin(request, bodiless=bodiless):
+        if connection.begin(request, bodiless=bodiless, buffer=buffer):
             return connection
         self._drop(connection)
         return self._not_sent("closed the connection at once")

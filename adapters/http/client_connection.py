@@ -1,6 +1,8 @@
-"""One HTTP/1.1 connection to a legacy service: aiohttp's, with its bytes left alone; knows no pool and no protocol.
+"""One HTTP/1.1 connection to an upstream: its address, how a request is written, how an answer is read (RFC 9112).
 
-aiohttp's client itself would write headers of its own, quote the target anew, and send some requests twice.
+The parser and the flow control are aiohttp's. Its client is not used: that would write headers of its own, quote the
+target again, and send some requests twice. A url is `http://host:port/path`, `https://host:port/path`,
+`http+unix:///socket` or `http+unix:///socket:/path`.
 """
 
 from __future__ import annotations
@@ -9,25 +11,23 @@ import asyncio
 import os
 import select
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from aiohttp import ClientError, StreamReader
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
 
 from adapters.http import headers as http_headers
 from adapters.limits import Reservation
+from gateway.core.interfaces import HttpExchange
 from gateway.core.rpc.model import Answer, RequestMetadata
-
-# Where a legacy service is, from its url, and how a request to it is written; opens nothing.
-#
-# `http://host:port/path`, `https://host:port/path`, `http+unix:///socket` and `http+unix:///socket:/path`.
-
 
 PORTS = {"http": 80, "https": 443}
 _WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})  # a length is expected of them, RFC 9110 section 8.6
-_OURS = (b"expect",)  # the listener has answered it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,34 +74,57 @@ def _tls(ca_file: str | None, *, verify: bool) -> ssl.SSLContext:
 
 
 def write_request(
-    parse_url: UpstreamAddress, body: bytes, carried: RequestMetadata, *, host: bytes = b"", close: bool = False
+    address: UpstreamAddress, body: bytes, carried: RequestMetadata, *, host: bytes = b"", close: bool = False
 ) -> bytes:
-    """A whole request: the client's headers as they are, but for what concerns its connection and not the message."""
-    headers = http_headers.without(http_headers.end_to_end(carried.headers), *_OURS)
+    """A whole request. `Expect` is left out: the listener has answered it."""
+    headers = http_headers.without(http_headers.end_to_end(carried.headers), b"expect")
+    if len(body) or carried.verb in _WITH_CONTENT or http_headers.has(headers, b"content-length"):
+        headers = _with_length(headers, len(body))
+    return _head(address, carried, headers, host, b"Connection: close\r\n" if close else b"") + body
+
+
+def write_head(address: UpstreamAddress, exchange: HttpExchange, *, host: bytes = b"", close: bool = False) -> bytes:
+    """The head of a request whose body is streamed, with the client's own framing; of a tunnel, every header."""
+    carried = exchange.metadata
+    if exchange.is_tunnel:
+        return _head(address, carried, carried.headers, host, b"")
+    headers = http_headers.end_to_end(carried.headers)
+    own = b"Connection: close\r\n" if close else b""
+    if exchange.length is None:
+        headers = http_headers.without(headers, b"content-length")
+        own = b"Transfer-Encoding: chunked\r\n" + own
+    elif carried.verb in _WITH_CONTENT:
+        headers = _with_length(headers, exchange.length)
+    return _head(address, carried, headers, host, own)
+
+
+def _head(
+    address: UpstreamAddress, carried: RequestMetadata, headers: http_headers.Headers, host: bytes, own: bytes
+) -> bytes:
+    """Request line and headers as the client wrote them, but for `host` and for lines of our `own`."""
     if host:
         headers = http_headers.without(headers, b"host")
     if host or not http_headers.has(headers, b"host"):
-        headers = ((b"Host", host or parse_url.named), *headers)
-    target = parse_url.path or carried.target or "/"
-    own = b"Connection: close\r\n" if close else b""
+        headers = ((b"Host", host or address.named), *headers)
+    target = address.path or carried.target or "/"
     start = f"{carried.verb} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
-    return b"%b%b%b\r\n%b" % (start, http_headers.lines(_measured(headers, body, carried.verb)), own, body)
+    return b"%b%b%b\r\n" % (start, http_headers.lines(headers), own)
 
 
-def _measured(headers: http_headers.Headers, body: bytes, verb: str) -> http_headers.Headers:
-    """With the length of the body: as the client wrote it unless that is another now."""
+def _with_length(headers: http_headers.Headers, length: int) -> http_headers.Headers:
+    """With a Content-Length: as the client wrote it unless that is another now."""
     said = http_headers.first(headers, b"content-length")
-    if said is None:
-        wanted = body or verb in _WITH_CONTENT
-        return (*headers, (b"Content-Length", b"%d" % len(body))) if wanted else headers
-    if said.isdigit() and int(said) == len(body):
+    if said is not None and said.isdigit() and int(said) == length:
         return headers
-    return (*http_headers.without(headers, b"content-length"), (b"Content-Length", b"%d" % len(body)))
+    return (*http_headers.without(headers, b"content-length"), (b"Content-Length", b"%d" % length))
 
 
 MAX_HEAD_LINE = 64 * 1024
 MAX_HEADERS = 256
 READ_BUFFER = 64 * 1024
+_CONTINUE = 100
+_SWITCHING_PROTOCOLS = 101
+_FIRST_REFUSED = 300  # of a tunnel
 _FIRST_FINAL = 200  # statuses below are on the way to one, RFC 9110 section 15.2
 
 # How a connection ends before its answer is whole.
@@ -122,6 +145,7 @@ class ClientConnection(ResponseHandler):
         self.was_unwritten = False  # the request was let go of before any byte of it had left
         self._rest: asyncio.TimerHandle | None = None
         self._last = False  # the answer said that there will be no other
+        self._message: RawResponseMessage | None = None  # the head of the answer that is read
         self.was_promised = False  # the answer said in so many words that there may be another
 
     @property
@@ -136,7 +160,7 @@ class ClientConnection(ResponseHandler):
         """Be idle, and be closed after a while."""
         self._rest = self._loop.call_later(seconds, self.close)
 
-    def begin(self, request: bytes, *, bodiless: bool) -> bool:
+    def begin(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> bool:
         """Write a request; False when for certain nothing of it left, because the other side has closed."""
         if self._rest is not None:
             self._rest.cancel()
@@ -151,7 +175,7 @@ class ClientConnection(ResponseHandler):
             skip_payload=bodiless,
             read_until_eof=True,
             auto_decompress=False,
-            read_bufsize=READ_BUFFER,
+            read_bufsize=buffer,
             max_line_size=MAX_HEAD_LINE,
             max_field_size=MAX_HEAD_LINE,
             max_headers=MAX_HEADERS,
@@ -177,18 +201,60 @@ class ClientConnection(ResponseHandler):
 
     async def answer(self, limit: int, held: Reservation) -> Answer:
         """The whole answer, byte for byte; raises one of LOST, or TooLargeError."""
+        message, payload = await self._final(_nothing)
+        body = await _whole(payload, limit, held)
+        self._message = message
+        self.end_of_answer(is_sent=True)
+        headers = http_headers.end_to_end(message.raw_headers)
+        return _answer(message, headers, body)
+
+    async def head(self, on_continue: Callable[[], None]) -> tuple[Answer, StreamReader]:
+        """The head of a final response, and its body, unread; raises one of LOST. `on_continue`: for a status 100."""
+        self._message, payload = await self._final(on_continue)
+        headers = http_headers.end_to_end(self._message.raw_headers)
+        if self._message.chunked:
+            headers = http_headers.without(headers, b"content-length")
+        return _answer(self._message, headers, None), payload
+
+    async def head_of_tunnel(self) -> tuple[Answer, StreamReader]:
+        """The head of a response that accepts a tunnel or refuses it, with every header."""
+        message, payload = await self.read()
+        while message.code < _FIRST_FINAL and message.code != _SWITCHING_PROTOCOLS:
+            message, payload = await self.read()
+        headers = message.raw_headers
+        if message.code >= _FIRST_REFUSED:
+            headers = http_headers.end_to_end(headers)
+        return _answer(message, headers, None), payload
+
+    async def _final(self, on_continue: Callable[[], None]) -> tuple[RawResponseMessage, StreamReader]:
         message, payload = await self.read()
         while message.code < _FIRST_FINAL:
             if message.upgrade:
                 raise ClientError("the connection was upgraded")
+            if message.code == _CONTINUE:
+                on_continue()
             message, payload = await self.read()
-        body = await _whole(payload, limit, held)
-        self._last = message.should_close or not self._is_clean()
+        return message, payload
+
+    def end_of_answer(self, *, is_sent: bool) -> None:
+        """The whole answer was read; `is_sent`: the whole request was written. Decides `is_reusable`."""
+        message = self._message
+        assert message is not None
+        self._last = message.should_close or not is_sent or not self._is_clean()
         said = http_headers.first(message.raw_headers, b"connection") or b""
         self.was_promised = said.strip().lower() == b"keep-alive"
-        headers = http_headers.end_to_end(message.raw_headers)
-        kind = http_headers.first(headers, b"content-type") or b""
-        return Answer(body, kind.decode("latin-1"), None, message.code, message.reason, headers)
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece; returns when there is room for the next. Raises one of LOST."""
+        if self.transport is None:
+            raise ConnectionResetError("the connection is closed")
+        self.transport.write(data)
+        await self._drain_helper()
+
+    def reset(self) -> None:
+        """Close it now; a response that is being read ends with an error."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """Of aiohttp: it would tell who waits for a head, but not who reads a body, of a chunk that is none.
@@ -230,6 +296,15 @@ def _write(socket: int, request: bytes) -> int | None:
         return None
 
 
+def _answer(message: RawResponseMessage, headers: http_headers.Headers, body: bytes | None) -> Answer:
+    kind = http_headers.first(headers, b"content-type") or b""
+    return Answer(body, kind.decode("latin-1"), None, message.code, message.reason, headers)
+
+
+def _nothing() -> None:
+    """Drop a 100 (Continue) that no client waits for."""
+
+
 async def _whole(payload: StreamReader, limit: int, held: Reservation) -> bytes:
     parts: list[bytes] = []
     size = 0
@@ -247,18 +322,26 @@ async def _whole(payload: StreamReader, limit: int, held: Reservation) -> bytes:
     return b"".join(parts)
 
 
-async def connect(site: UpstreamAddress, seconds: float) -> ClientConnection:
+_Made = TypeVar("_Made", bound=ClientConnection)
+
+
+async def connect(address: UpstreamAddress, seconds: float) -> ClientConnection:
     """A new connection; raises OSError (TimeoutError past `seconds`), and then nothing was sent."""
+    return await connect_as(ClientConnection, address, seconds)
+
+
+async def connect_as(kind: type[_Made], address: UpstreamAddress, seconds: float) -> _Made:
+    """A new connection of a kind; see `connect`."""
     loop = asyncio.get_running_loop()
 
-    def make() -> ClientConnection:
-        return ClientConnection(loop, tls=site.is_tls)
+    def make() -> _Made:
+        return kind(loop, tls=address.is_tls)
 
     async with asyncio.timeout(seconds):
-        if site.socket:
-            _, made = await loop.create_unix_connection(make, site.socket)
+        if address.socket:
+            _, made = await loop.create_unix_connection(make, address.socket)
         else:
-            _, made = await loop.create_connection(make, site.host, site.port, ssl=site.tls)
+            _, made = await loop.create_connection(make, address.host, address.port, ssl=address.tls)
     return made
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import httptools
 
 from adapters.http import response
 from adapters.http.addresses import Ending, ending, peer_of
+from adapters.http.exchange import BUFFER, CONTINUE, RESERVED, Exchange
 from adapters.http.quotas import PeerShare, Quotas
 from adapters.http.request import BROKEN_BODY, BUSY, HttpRefusal, HttpRequest, too_large, too_slow
 from adapters.http.response import HttpResponse, ResponseWriter
@@ -43,9 +46,9 @@ LONG_HEAD = response.text(431, "the request line and headers are too long", clos
 NO_HTTP = response.text(400, "this is no valid HTTP request", close=True)
 BUG = response.text(500, "internal error", close=True)
 FULL = response.text(503, "too many connections", close=True, headers="Retry-After: 1\r\n")
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _NEVER = float("inf")
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of socket(7): on, no time
 _VERSIONS = {"1.1": 1, "1.0": 0}
 
 _log = logging.getLogger(__name__)
@@ -65,6 +68,8 @@ class HttpLimits:
     max_connections: int = 1024
     max_calls_per_peer: int | None = None  # None: half of the whole; the whole over loopback TCP
     max_connections_per_peer: int | None = None  # the same
+    tunnels: tuple[str, ...] = ()  # paths, and all below them, at which a tunnel may be opened
+    max_tunnels: int = 64
 
 
 class ConnectionOwner(Protocol):
@@ -132,6 +137,7 @@ class HttpConnection(asyncio.Protocol):
         "_current",
         "_due",
         "_ended",
+        "_exchange",
         "_failure",
         "_has_begun",
         "_head_bytes",
@@ -177,6 +183,7 @@ class HttpConnection(asyncio.Protocol):
         self._ready: deque[HttpRequest] = deque()  # whole requests that wait for their turn
         self._current: HttpRequest | None = None  # its body is coming
         self._task: asyncio.Task[None] | None = None
+        self._exchange: Exchange | None = None  # the request that is served, when its bodies are streamed
         self._failure: tuple[HttpResponse, str] | None = None  # said when all that came before is answered
         self._held = 0  # bytes, of the room
         # The head that is being parsed
@@ -244,7 +251,9 @@ class HttpConnection(asyncio.Protocol):
         if self._ended:
             return
         self._unread = self._unread + data if self._unread else data
-        if self._task is None and not self._is_writing:
+        if self._exchange is not None:
+            self._feed_exchange(self._exchange)
+        elif self._task is None and not self._is_writing:
             self._go_on()
         elif len(self._unread) > READ_AHEAD:
             self._stop_reading()
@@ -254,6 +263,8 @@ class HttpConnection(asyncio.Protocol):
         self._is_eof = True
         if self._ended or self._transport is None:
             return False
+        if self._exchange is not None:
+            self._end_input(self._exchange)
         if self._task is None and not self._is_writing:
             self._go_on()
         else:
@@ -268,6 +279,8 @@ class HttpConnection(asyncio.Protocol):
         """It has now."""
         self._is_writing = False
         self._owner.room.slow.discard(self)
+        if self._exchange is not None:
+            self._exchange.taken()
         if self._ended or self._task is not None:
             return
         self._hold(0)
@@ -331,6 +344,8 @@ class HttpConnection(asyncio.Protocol):
                     self._begin(self._ready.popleft())
                 elif self._failure is not None:
                     self._end(*self._failure)
+                elif self._current is not None and not self._current.is_admitted:
+                    self._begin_body(self._current)
                 elif self._unread and not self._is_last:
                     self._feed()
                 else:
@@ -346,9 +361,9 @@ class HttpConnection(asyncio.Protocol):
             self._leave_rest()
             if len(self._unread) > READ_AHEAD:
                 self._stop_reading()
-            if self._is_writing:
+            if self._is_writing and self._task is None:
                 self._watch_reader()
-            elif self._is_paused or self._is_eof:
+            elif (self._is_paused or self._is_eof) and self._exchange is None:
                 self._wait("left", LOOK, self._look_whether_left)
             return
         if self._is_paused and self._transport is not None:
@@ -366,11 +381,21 @@ class HttpConnection(asyncio.Protocol):
         elif self._state != "head":  # at the beginning a head is waited for from the moment of connecting
             self._rest(limits.keepalive_timeout)
 
+    def _begin_body(self, request: HttpRequest) -> None:
+        """It is the turn of a request whose body has not come yet: stream it, refuse it, or wait for it."""
+        answer = self._admit(request)
+        if answer is not None:
+            self._answer(request, answer)
+            if self._is_writing:
+                self._watch_reader()
+        elif request.passthrough is not None:
+            self._begin_exchange(request)
+
     def _advance_body(self, request: HttpRequest) -> None:
         """Look at a body of which a part has come: whether the rest of it is wanted, or will never come."""
         assert self._share is not None
-        answer = None if request.is_admitted else self._admit(request)
-        if answer is None and (self._is_eof or self._is_broken):
+        answer = None
+        if self._is_eof or self._is_broken:
             answer = self._owner.refuse(request, BROKEN_BODY)
         if answer is None and request.size > self._limits.body:
             answer = self._owner.refuse(request, too_large(self._limits.body))
@@ -378,14 +403,14 @@ class HttpConnection(asyncio.Protocol):
         if answer is None and not self._owner.quotas.fits(self._share, size - self._held):
             answer = self._owner.refuse(request, BUSY)
         if answer is not None:
-            self._answer(request, answer._replace(close=True))
+            self._answer(request, answer)
             if self._is_writing:
                 self._watch_reader()
             return
         self._hold(request.size)
         if request.wants_to_be_told:
             request.is_told_to_go_on = True
-            self._write(CONTINUE)
+            self.write(CONTINUE)
 
     def _admit(self, request: HttpRequest) -> HttpResponse | None:
         request.is_admitted = True
@@ -394,6 +419,9 @@ class HttpConnection(asyncio.Protocol):
     def _begin(self, request: HttpRequest) -> None:
         """Serve a whole request."""
         answer = None if request.is_admitted else self._admit(request)
+        if answer is None and request.passthrough is not None:
+            self._begin_exchange(request)
+            return
         if answer is None:
             body, share = request.body(self._limits.body), self._share
             assert share is not None
@@ -402,38 +430,67 @@ class HttpConnection(asyncio.Protocol):
             elif not self._owner.quotas.begin_call(share, len(body) - self._held):
                 answer = self._owner.refuse(request, BUSY)
             else:
-                self._hold(len(body))
-                self._minor = request.minor
-                self._state, self._due = "", _NEVER
-                share.idle.pop(self, None)
-                call = self._call(request, body, share)
-                self._task = asyncio.Task(call, loop=self._loop, name="http call")  # a name spares making one
+                self._run(request, body, share, len(body))
                 return
         self._answer(request, answer)
 
-    async def _call(self, request: HttpRequest, body: bytes, share: PeerShare) -> None:
-        assert request.endpoint is not None
+    def _begin_exchange(self, request: HttpRequest) -> None:
+        """Serve a request by streaming, from what has come of its body."""
+        share = self._share
+        assert share is not None
+        if not self._owner.quotas.begin_call(share, RESERVED - self._held):
+            self._answer(request, self._owner.refuse(request, BUSY))
+            return
+        exchange = Exchange(self, request, self.peer, is_whole=self._current is not request and not request.is_tunnel)
+        self._run(request, b"", share, RESERVED, exchange)
+        self._exchange = exchange
+        self._feed_exchange(exchange)
+        self._watch_exchange()
+
+    def _run(
+        self, request: HttpRequest, body: bytes, share: PeerShare, held: int, exchange: Exchange | None = None
+    ) -> None:
+        """Begin the task that serves a request; `held`: bytes that count for it."""
+        self._hold(held)
+        self._minor = request.minor
+        self._state, self._due = "", _NEVER
+        share.idle.pop(self, None)
+        call = self._call(request, body, share, exchange)
+        self._task = asyncio.Task(call, loop=self._loop, name="http call")  # a name spares making one
+
+    async def _call(self, request: HttpRequest, body: bytes, share: PeerShare, exchange: Exchange | None) -> None:
+        answer: Answer | None
         try:
             try:
-                answer = await request.endpoint.answer(body, self.peer, request.carried())
+                if exchange is None:
+                    assert request.endpoint is not None
+                    answer = await request.endpoint.answer(body, self.peer, request.carried())
+                else:
+                    answer = await self._stream(request, exchange)
             finally:
                 if self._task is not None:  # else the connection is lost, and its listener sees the task end
-                    self._task = None
+                    self._task = self._exchange = None
                     self._owner.quotas.end_call(share)
-            if self._transport is not None:
+            if self._transport is not None and answer is not None:
                 self._answer(request, self._owner.answered(answer))
+            elif exchange is not None:
+                self._end_exchange(request, exchange)
         except asyncio.CancelledError:
             self.force_close()  # where the client is still there: it must not wait for ever
             raise
         except Exception:  # noqa: BLE001 - see above
             self._bug()
         else:
-            if self._unread or self._ready or self._current or self._failure or self._is_eof or self._is_last:
-                self._go_on()
-            elif self._is_writing:
-                self._watch_reader()
-            elif not self._ended:
-                self._rest(self._limits.keepalive_timeout)
+            self._after_call()
+
+    def _after_call(self) -> None:
+        """Go on with what has come meanwhile, or wait."""
+        if self._unread or self._is_paused or not self._is_over or self._is_eof or self._is_last:
+            self._go_on()
+        elif self._is_writing:
+            self._watch_reader()
+        elif not self._ended:
+            self._rest(self._limits.keepalive_timeout)
 
     def _answer(self, request: HttpRequest, answer: HttpResponse) -> None:
         """Write an answer, and wait until the client has taken it."""
@@ -441,7 +498,7 @@ class HttpConnection(asyncio.Protocol):
             self._hold(0)
             self.force_close()
             return
-        close = answer.close or not request.keep_alive or self._owner.is_stopping or (self._is_eof and self._is_over)
+        close = answer.close or request is self._current or request.is_tunnel or self.must_close(request)
         if request.cors:
             answer = answer._replace(headers=answer.headers + request.cors)
         if close != answer.close:
@@ -464,12 +521,107 @@ class HttpConnection(asyncio.Protocol):
         if close:
             self._close()
 
+    # Bodies that are streamed; see ExchangeOwner
+
+    def _feed_exchange(self, exchange: Exchange) -> None:
+        """Give an exchange what has come, and stop reading the socket while it has enough."""
+        if exchange.is_tunnel and self._unread:
+            data, self._unread = self._unread, b""
+            exchange.feed(data)
+        while self._unread and self._current is exchange.request and self._failure is None and exchange.size < BUFFER:
+            self._feed()
+        if self._current is exchange.request and (self._is_broken or self._failure is not None):
+            exchange.fail()
+        if exchange.size >= BUFFER or len(self._unread) > READ_AHEAD:
+            self._stop_reading()
+
+    def _end_input(self, exchange: Exchange) -> None:
+        """The client sends no more: the end of a tunnel's direction; of a body, only when it is whole."""
+        if exchange.is_tunnel:
+            exchange.feed_end()
+        elif self._current is exchange.request:
+            exchange.fail()
+
+    async def _stream(self, request: HttpRequest, exchange: Exchange) -> Answer | None:
+        assert request.passthrough is not None
+        quotas = self._owner.quotas
+        quotas.tunnels += request.is_tunnel
+        try:
+            return await request.passthrough.stream(exchange)
+        finally:
+            quotas.tunnels -= request.is_tunnel
+
+    def _end_exchange(self, request: HttpRequest, exchange: Exchange) -> None:
+        """The response was sent to its end: go on with the next request, or close."""
+        if self._transport is None:
+            return
+        self._hold(0)
+        self._state = ""
+        if exchange.closes or request is self._current:
+            self._close()
+
+    def _watch_exchange(self) -> None:
+        """See that a client goes on: that it sends the body it announced, and reads its response. No limit in all."""
+        exchange, transport = self._exchange, self._transport
+        if exchange is None or transport is None or transport.is_closing():
+            return
+        now, left, limits = self._loop.time(), transport.get_write_buffer_size(), self._limits
+        if (self._is_eof or self._is_paused) and ending(transport) is Ending.ALL:
+            transport.abort()
+            return
+        if not self._is_writing or left < self._left_unread:
+            self._stalled_since = now
+        self._left_unread = left
+        if self._is_writing and not exchange.is_tunnel and now - self._stalled_since >= limits.write_timeout:
+            self.abort(f"read nothing of its answer for {limits.write_timeout:g} s")
+        elif exchange.is_waiting and now - exchange.moved_at >= limits.body_timeout:
+            self.abort(f"sent nothing of its body for {limits.body_timeout:g} s")
+        else:
+            self._wait("exchange", min(LOOK, limits.body_timeout, limits.write_timeout), self._watch_exchange)
+
+    @property
+    def is_writing(self) -> bool:
+        """See ExchangeOwner."""
+        return self._is_writing
+
+    def write_eof(self) -> None:
+        """See ExchangeOwner."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def read_on(self) -> None:
+        """See ExchangeOwner."""
+        exchange = self._exchange
+        if exchange is None or not self._is_paused or self._transport is None:
+            return
+        self._feed_exchange(exchange)
+        if exchange.size < BUFFER and len(self._unread) <= READ_AHEAD:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def must_close(self, request: HttpRequest) -> bool:
+        """See ExchangeOwner."""
+        is_last = self._is_eof and self._is_over and not self._unread
+        return not request.keep_alive or self._owner.is_stopping or is_last
+
     @property
     def _is_over(self) -> bool:
-        """Whether nothing has come behind the request that is answered now."""
-        return not (self._ready or self._unread or self._current or self._failure)
+        """Whether no request was parsed behind the one that is answered now."""
+        return not (self._ready or self._current or self._failure)
 
-    def _write(self, data: bytes) -> None:
+    def reset(self) -> None:
+        """See ExchangeOwner. Over TCP by a reset, which no client takes for the end of a response."""
+        transport = self._transport
+        if transport is None:
+            return
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family != socket.AF_UNIX:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._ended = True
+        transport.abort()
+
+    def write(self, data: bytes) -> None:
+        """See ExchangeOwner."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
@@ -483,7 +635,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _end(self, answer: HttpResponse, why: str) -> None:
         """Say why no further request is served, and close."""
-        self._write(self._owner.layout.lay_out(answer))
+        self.write(self._owner.layout.lay_out(answer))
         if self._transport is not None and not self._transport.is_closing():
             self._owner.cut(self.peer, why)
         self._linger()
@@ -531,7 +683,11 @@ class HttpConnection(asyncio.Protocol):
         elif current.length is None:
             most = BODY_PIECE
         else:
-            most = current.length - current.size
+            most = (
+                min(current.length - current.size, READ_AHEAD)
+                if self._exchange is not None
+                else current.length - current.size
+            )
         piece, self._unread = self._unread, b""
         if len(piece) > most:
             piece, self._unread = piece[:most], piece[most:]
@@ -543,7 +699,7 @@ class HttpConnection(asyncio.Protocol):
             self._decline_upgrade(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._fail(error)
-        if self._ready:
+        if self._ready or (self._current is None and self._exchange is not None):
             return  # the piece has ended a request, or more of them
         limit = self._limits.header_bytes
         self._overhead += self._piece
@@ -575,11 +731,11 @@ class HttpConnection(asyncio.Protocol):
     def _decline_upgrade(self, rest: bytes) -> None:
         """Have a new parser read the skipped body, by a head that asks for no upgrade. `rest`: what follows it."""
         request = self._current
+        self._unread = rest + self._unread
         if request is None:  # CONNECT: nothing of HTTP follows
             self._is_last = True
-            self._unread = b""
             return
-        self._unread = rest + self._unread
+        request.wants_upgrade = not request.length and b"transfer-encoding" not in request.read
         if b"transfer-encoding" in request.read:
             framing = b"Transfer-Encoding: chunked\r\n"
         else:
@@ -630,11 +786,16 @@ class HttpConnection(asyncio.Protocol):
         self._overhead = -self._piece  # as this piece is added in the end
 
     def on_body(self, data: bytes) -> None:
-        """Of the parser: a part of the body; what is over the limit is counted and not kept."""
+        """Of the parser: a part of the body; what is over the limit is counted and not kept.
+
+        Before its turn a request has the rest of one piece at most, and it may be one whose body is streamed.
+        """
         request = self._current
         assert request is not None
         request.size += len(data)
-        if request.size <= self._limits.body:
+        if self._exchange is not None and request is self._exchange.request:
+            self._exchange.feed(data)
+        elif request.size <= self._limits.body or not request.is_admitted:
             request.parts.append(data)
         self._overhead = -self._piece
 
@@ -647,7 +808,10 @@ class HttpConnection(asyncio.Protocol):
             return  # its body was skipped
         self._current = None
         self._has_begun = False
-        self._ready.append(request)
+        if self._exchange is not None and request is self._exchange.request:
+            self._exchange.feed_end()
+        else:
+            self._ready.append(request)
         if request.method == "CONNECT":
             request.keep_alive = False  # nothing of HTTP follows
         if not request.keep_alive:
@@ -695,7 +859,7 @@ class HttpConnection(asyncio.Protocol):
         request = self._current
         assert request is not None
         answer = self._owner.refuse(request, too_slow(self._limits.body_timeout))
-        self._answer(request, answer._replace(close=True))
+        self._answer(request, answer)
         if self._is_writing:
             self._watch_reader()
 
@@ -723,7 +887,7 @@ class HttpConnection(asyncio.Protocol):
     def _look_whether_left(self) -> None:
         """Is a client still there that cannot be heard? To one that sends no more something is said now and then."""
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or self._exchange is not None:
             return
         how = ending(transport)
         if how is Ending.ALL:
@@ -737,14 +901,14 @@ class HttpConnection(asyncio.Protocol):
         if now >= self._probes_at:
             self._probes_at = now + PROBE_AGAIN
             if self._minor == 1:
-                self._write(CONTINUE)  # a client must expect it (RFC 9110 section 15.2); one that is gone resets
+                self.write(CONTINUE)  # a client must expect it (RFC 9110 section 15.2); one that is gone resets
         self._wait("left", LOOK, self._look_whether_left)
 
     def _stop_reading(self) -> None:
         if not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
-            if self._task is not None:
+            if self._task is not None and self._exchange is None:
                 self._wait("left", LOOK, self._look_whether_left)
 
 

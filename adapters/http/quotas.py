@@ -50,8 +50,11 @@ class Quotas:
         max_calls: int,
         max_connections_per_peer: int | None = None,
         max_calls_per_peer: int | None = None,
+        max_tunnels: int = 64,
     ) -> None:
         self.connections = 0
+        self.tunnels = 0  # each is a call too
+        self.max_tunnels = max_tunnels
         self.calls = 0
         self.max_calls = max_calls
         self._max_connections = max_connections

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adapters.http import headers as http_headers
-from gateway.core.interfaces import Endpoint
+from gateway.core.interfaces import Endpoint, StreamingEndpoint
 from gateway.core.rpc.model import Fault, FaultCode, RequestMetadata
 
 # Content-Encoding -> the wbits of zlib (RFC 9110 section 8.4.1; deflate is zlib's format, RFC 1950)
@@ -91,8 +91,10 @@ class HttpRequest:
 
     authority: bytes | None = None  # of a target in absolute form
     size = 0  # bytes of the body that have come, kept or not
-    endpoint: Endpoint | None = None
-    passes = False  # it goes on as it came, to what takes the rest
+    endpoint: Endpoint | None = None  # reads the whole body
+    passthrough: StreamingEndpoint | None = None  # takes the body as it comes, in place of an endpoint
+    wants_upgrade = False  # it has no body and asks for another protocol (RFC 9110 section 7.8)
+    is_tunnel = False
     cors = ""  # header lines for a web page of a listed origin
     is_admitted = False
     is_told_to_go_on = False
@@ -148,8 +150,11 @@ class HttpRequest:
         return True
 
     def check_head(self, limit: int, *, plain: bool) -> HttpRefusal | None:
-        """What the head tells of the body; `plain` refuses what old xapi does: no Content-Length, and Expect."""
-        if self.length is not None and self.length > limit:
+        """Why the head alone is refused; `plain` refuses what old xapi does: no Content-Length, and Expect.
+
+        `limit` does not hold for a body that is streamed.
+        """
+        if self.length is not None and self.length > limit and self.passthrough is None:
             return too_large(limit)
         if plain and self.length is None:
             return _invalid("Content-Length is required", _LENGTH_REQUIRED)
@@ -164,12 +169,12 @@ class HttpRequest:
         return self.minor == 1 and not self.is_told_to_go_on and b"expect" in self.read
 
     def body(self, limit: int) -> bytes | HttpRefusal:
-        """The whole body, inflated unless it goes on as it came."""
+        """The whole body, inflated."""
         content = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
         self.parts.clear()
         if self.size > limit:
             return too_large(limit)
-        encoding = None if self.is_plain or self.passes else self.read.get(b"content-encoding")
+        encoding = None if self.is_plain else self.read.get(b"content-encoding")
         if encoding is None:
             return content
         return inflate(content, encoding.decode("latin-1"), limit)
@@ -177,7 +182,7 @@ class HttpRequest:
     def carried(self) -> RequestMetadata:
         """What the endpoint is told beside the body."""
         headers = tuple(self.headers)
-        if not self.passes and b"content-encoding" in self.read:
+        if self.passthrough is None and b"content-encoding" in self.read:
             headers = http_headers.without(headers, b"content-encoding")
         return RequestMetadata(self.method, self.target, headers)
 

@@ -23,7 +23,7 @@ _VALUE = re.compile(r"[ -~]*", re.ASCII)
 _MOST_HEADS = 256
 TEXT = "text/plain"
 HTML = "text/html"
-_WITHOUT_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+WITHOUT_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 class HttpResponse(NamedTuple):
@@ -112,15 +112,22 @@ def _as_it_came(answer: HttpResponse, came: Answer, minor: int, *, bodiless: boo
     Lines of ours only where a web page of a listed origin asks, and the legacy server says nothing of origins.
     """
     ours = b""
-    if came.status not in _WITHOUT_CONTENT and not bodiless and not http_headers.has(came.headers, b"content-length"):
+    if came.status not in WITHOUT_CONTENT and not bodiless and not http_headers.has(came.headers, b"content-length"):
         ours = b"Content-Length: %d\r\n" % len(came.body or b"")
-    if answer.close == (minor == 1):
-        ours += _connection(close=answer.close).encode()
+    ours += connection_line(close=answer.close, minor=minor)
     if answer.headers and not http_headers.has(came.headers, b"access-control-allow-origin"):
         ours += answer.headers.encode("latin-1")
-    reason = came.reason.encode("utf-8", "surrogateescape")
-    start = b"HTTP/1.%d %d %b\r\n" % (minor, came.status or 0, reason)
-    return b"%b%b%b\r\n" % (start, http_headers.lines(came.headers), ours)
+    return b"%b%b%b\r\n" % (start(came, minor), http_headers.lines(came.headers), ours)
+
+
+def start(came: Answer, minor: int) -> bytes:
+    """The status line of an upstream's answer, for a client that speaks HTTP/1.`minor`."""
+    return b"HTTP/1.%d %d %b\r\n" % (minor, came.status or 0, came.reason.encode("utf-8", "surrogateescape"))
+
+
+def connection_line(*, close: bool, minor: int) -> bytes:
+    """Whether the connection ends with an answer; empty where that is the version's default (RFC 9112 section 9.3)."""
+    return _connection(close=close).encode() if close == (minor == 1) else b""
 
 
 def _connection(*, close: bool) -> str:

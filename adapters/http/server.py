@@ -32,13 +32,21 @@ MalformedResponse = Literal["protocol", "http500"]
 RETRY_AFTER = "Retry-After: 1\r\n"
 NOT_FOUND = response.text(404, "nothing is served at this path")
 NOT_ALLOWED = response.text(405, "this is an RPC endpoint: send a POST", headers="Allow: POST\r\n")
-NO_TUNNEL = response.text(501, "a tunnel is not passed on: connect to the service itself", close=True)
+NO_TUNNEL = response.text(501, "no tunnel at this path: list it in `tunnels` of this listener", close=True)
+TOO_MANY_TUNNELS = response.text(
+    503, "too many tunnels (`max_tunnels` of this listener)", close=True, headers=RETRY_AFTER
+)
 FRAMING_CODES = frozenset({FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
 TOLD_EVERY = 1.0  # seconds between two lines about connections that made way
 
 DEFAULT_LIMITS = HttpLimits()
 EVERYBODY = WebOrigins()
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+def is_below(path: str, above: str) -> bool:
+    """Whether a path is another one or lies below it: "/a/b" is below "/a" and "/a/", "/ab" is not."""
+    return path == above or (path.startswith(above) and (above.endswith("/") or path[len(above)] == "/"))
 
 
 def _ignore(_: str) -> None:
@@ -61,7 +69,7 @@ class HttpServer(interfaces.Transport):
         room: Quota | None = None,  # shared with other listeners
         inherited: InheritedSockets | None = None,  # where "systemd:NAME" is found
         on_cut: Callable[[str], object] = _ignore,  # told which client was cut, and why
-        otherwise: interfaces.Endpoint | None = None,
+        otherwise: interfaces.StreamingEndpoint | None = None,
         web: WebOrigins = EVERYBODY,  # the pages and host names that are served
         needs_host: bool = True,  # HTTP/1.1 without a Host header is refused
     ) -> None:
@@ -77,6 +85,7 @@ class HttpServer(interfaces.Transport):
             max_calls=limits.max_calls,
             max_connections_per_peer=limits.max_connections_per_peer,
             max_calls_per_peer=limits.max_calls_per_peer,
+            max_tunnels=limits.max_tunnels,
         )
         self._binds = tuple(binds)
         self._resolve = resolve
@@ -97,6 +106,11 @@ class HttpServer(interfaces.Transport):
     def addresses(self) -> tuple[str, ...]:
         """Where it listens now, with real ports."""
         return tuple(address for bound in self._bound for address in bound.addresses)
+
+    @property
+    def tunnels(self) -> int:
+        """How many tunnels are open."""
+        return self.quotas.tunnels
 
     @property
     def socket_files(self) -> tuple[Path, ...]:
@@ -198,8 +212,10 @@ class HttpServer(interfaces.Transport):
     def admit(self, request: HttpRequest) -> HttpResponse | None:
         """See Owner."""
         endpoint = self._resolve(request.path)
-        request.passes = endpoint is None or request.method != "POST"
-        request.endpoint = self._otherwise if request.passes else endpoint
+        if endpoint is None or request.method != "POST":
+            request.passthrough = self._otherwise
+        else:
+            request.endpoint = endpoint
         if not request.is_plain or self._web.checks_hosts:
             refusal = self._web.check(request)
             if refusal is not None:
@@ -207,18 +223,25 @@ class HttpServer(interfaces.Transport):
             preflight = self._web.preflight(request, any_method=self._otherwise is not None)
             if preflight is not None:
                 return HttpResponse(204, response.TEXT, None, headers=preflight)
-        if request.endpoint is None:
+        if request.endpoint is None and request.passthrough is None:
             return NOT_FOUND if endpoint is None else NOT_ALLOWED
-        if request.method == "CONNECT":
-            return NO_TUNNEL
-        refusal = request.check_head(self.limits.body, plain=self._as_xapi and not request.passes)
+        if request.method == "CONNECT" or request.wants_upgrade:
+            request.is_tunnel = request.passthrough is not None and any(
+                is_below(request.path, path) for path in self.limits.tunnels
+            )
+            if request.method == "CONNECT" and not request.is_tunnel:
+                return NO_TUNNEL
+            if request.is_tunnel and self.quotas.tunnels >= self.quotas.max_tunnels:
+                return TOO_MANY_TUNNELS
+        refusal = request.check_head(self.limits.body, plain=self._as_xapi and request.passthrough is None)
         return None if refusal is None else self.refuse(request, refusal)
 
     def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
         """See Owner."""
         fault, status = refusal.fault, refusal.http_status
-        if request.endpoint is None or (request.passes and fault.code is FaultCode.ACCESS_DENIED):
-            return response.text(status, fault.message)
+        if request.endpoint is None:
+            headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
+            return response.text(status, fault.message, headers=headers)
         if self._as_xapi and fault.code in FRAMING_CODES:
             return response.page(fault.message)
         answer = request.endpoint.refuse(fault)

@@ -19,6 +19,7 @@ from gateway.core.rpc.model import (
     Call,
     Envelope,
     Fault,
+    FaultCode,
     Outcome,
     Peer,
     RequestMetadata,
@@ -126,6 +127,66 @@ class Endpoint(Protocol):
         """Encode the reason why a message was not read, in the client's protocol."""
 
 
+class HttpExchange(Protocol):
+    """One HTTP request of a client and its response, with bodies that pass in pieces (RFC 9112).
+
+    At most 64 KiB of a direction are held, beside one read of a socket: `read` and `write` wait for the slower peer.
+    The task that uses an exchange is cancelled when the client's connection is lost.
+    """
+
+    @property
+    def metadata(self) -> RequestMetadata:
+        """The head of the request."""
+
+    @property
+    def peer(self) -> Peer:
+        """The client."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the request body; None when it comes in chunks."""
+
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether the client asks for a tunnel (CONNECT, Upgrade), and the listener allows it."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the head of a response was sent to the client."""
+
+    async def read(self) -> bytes:
+        """The next piece of the request body, or of the tunnel; empty at the end. Raises BrokenBodyError."""
+
+    def send_continue(self) -> None:
+        """Pass 100 (Continue) on to a client that waits for it."""
+
+    async def respond(self, head: Answer, *, opens_tunnel: bool = False) -> None:
+        """Send the head of the response; its `body` is ignored. `opens_tunnel`: the tunnel's bytes follow."""
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the response body; returns when the kernel has taken it."""
+
+    async def finish(self) -> None:
+        """End the response body; of a tunnel, end this direction only."""
+
+    def abort(self) -> None:
+        """Reset the client's connection: the response that was begun can never be whole."""
+
+
+class BrokenBodyError(Exception):
+    """The client ended its side before its request body was whole."""
+
+
+class StreamingEndpoint(Protocol):
+    """Where a transport delivers a request of which nothing needs to be read: bodies are streamed both ways."""
+
+    async def stream(self, exchange: HttpExchange) -> Answer | None:
+        """Answer one request; None when the response was sent through the exchange. Raises only CancelledError."""
+
+    def refuse(self, fault: Fault) -> Answer:
+        """Say in plain words why a request was not passed on."""
+
+
 Resolve = Callable[[str], Endpoint | None]  # path of a request -> its endpoint (longest prefix), or None
 
 
@@ -170,6 +231,14 @@ class UpstreamConnection(Protocol):
         was sent when it is cancelled, it adds NOT_SENT to the CancelledError.
         """
 
+    async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:  # noqa: ARG002
+        """Stream one exchange; `idle_timeout`: seconds during which no byte passes in either direction.
+
+        Returns the head of the response that the client has been sent to the end. A Fault says why there is none, or,
+        when `exchange.has_begun`, why the response can never be whole.
+        """
+        return Fault(FaultCode.UNAVAILABLE, "this upstream takes no HTTP requests; nothing was executed")
+
     def review(self) -> None:
         """Check again whether each message that waits for a connection is wanted; see Wanted."""
 
@@ -209,6 +278,9 @@ class UpstreamBackend(Backend, Protocol):
 
         The caller enforces the deadline. `repeatable`, `wanted`: see UpstreamConnection.send.
         """
+
+    async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
+        """Stream one exchange; see UpstreamConnection."""
 
 
 class NodePublisher(Protocol):

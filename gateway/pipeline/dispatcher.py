@@ -16,7 +16,15 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from gateway.core.interfaces import DEADLINE_PASSED, NOT_SENT, Backend, UpstreamBackend, Wanted, always
+from gateway.core.interfaces import (
+    DEADLINE_PASSED,
+    NOT_SENT,
+    Backend,
+    HttpExchange,
+    UpstreamBackend,
+    Wanted,
+    always,
+)
 from gateway.core.migration.modes import Mode, Side
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan
@@ -252,6 +260,16 @@ class Dispatcher:
             raise
         finally:
             deadline.lift()
+            self.in_flight -= 1
+
+    async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
+        """Stream one exchange to an upstream; see UpstreamBackend. The caller reports it."""
+        if self._upstreams is None:
+            return _no_upstream(upstream)
+        self.in_flight += 1
+        try:
+            return await self._upstreams.relay(upstream, exchange)
+        finally:
             self.in_flight -= 1
 
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:

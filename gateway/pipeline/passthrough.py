@@ -1,4 +1,4 @@
-"""Messages that a legacy service answers as they are: reading back its answers, and the requests of no endpoint."""
+"""Messages that an upstream answers as they are: reading back its answers, streaming the requests of no endpoint."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import asyncio
 from collections.abc import Sequence
 from time import perf_counter
 
-from gateway.core.interfaces import Codec, Endpoint
+from gateway.core.interfaces import Codec, HttpExchange, StreamingEndpoint
 from gateway.core.migration.modes import Migration, Mode, Setting, Side
 from gateway.core.routing.route import CallFinished, local_route
 from gateway.core.rpc import encodings
 from gateway.core.rpc.model import (
     HUNG_UP,
-    NO_METADATA,
     Answer,
     Call,
     Envelope,
     Fault,
     FaultCode,
     Outcome,
-    Peer,
     Reply,
-    RequestMetadata,
     charset_of,
 )
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
 
-# The HTTP status for each reason why the legacy service gave no answer (RFC 9110 section 15.6); 502 for the others.
+# The HTTP status for each reason why the legacy service gave no answer (RFC 9110 section 15); 502 for the others.
 STATUSES: dict[FaultCode, tuple[int, str]] = {
     FaultCode.BUSY: (503, "Service Unavailable"),
     FaultCode.TIMEOUT: (504, "Gateway Timeout"),
+    FaultCode.INVALID_REQUEST: (400, "Bad Request"),
 }
 BAD_GATEWAY = (502, "Bad Gateway")
 FIRST_REDIRECT = 300  # an HTTP status from here on is no answer to a call
@@ -51,8 +49,12 @@ def read_answers(codec: Codec, envelope: Envelope, answer: Answer, limit: int) -
         return [Fault(FaultCode.PARSE_ERROR, str(error))] * len(envelope.entries)
 
 
-class Passthrough(Endpoint):
-    """What no endpoint of a listener takes: other paths, and other verbs than POST. Nothing is decoded."""
+class Passthrough(StreamingEndpoint):
+    """What no endpoint of a listener takes: other paths, and other verbs than POST.
+
+    Bodies are streamed and not decoded, so an export of any size passes with bounded memory. A client that asks for a
+    tunnel (a console, a WebSocket) has one where its listener allows it. Each request is reported when it has ended.
+    """
 
     def __init__(self, dispatcher: Dispatcher, upstream: str) -> None:
         self._dispatcher = dispatcher
@@ -60,20 +62,27 @@ class Passthrough(Endpoint):
         migration = Migration(Setting(Mode.LEGACY), upstream)
         self._route = local_route(UNMAPPED, _never, service=UNMAPPED, migration=migration)
 
-    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
-        """Pass one message through, and the answer back byte for byte."""
+    async def stream(self, exchange: HttpExchange) -> Answer | None:
+        """Pass one request through, and the response back byte for byte."""
         started = perf_counter()
-        call = Call(UNMAPPED, peer=peer, extensions={"protocol": "http", "agent": carried.agent})
+        protocol = "tunnel" if exchange.is_tunnel else "http"
+        extensions = {"protocol": protocol, "agent": exchange.metadata.agent}
+        call = Call(UNMAPPED, peer=exchange.peer, extensions=extensions)
         try:
-            answer = await self._dispatcher.forward(self._upstream, body, carried)
+            answer = await self._dispatcher.relay(self._upstream, exchange)
         except asyncio.CancelledError as error:
             self._dispatcher.abandon([(self._route, call)], error, perf_counter() - started, Side.LEGACY)
             raise
         seconds = perf_counter() - started
         self._dispatcher.finish(CallFinished(self._route, call, _outcome(answer), Side.LEGACY, seconds))
-        if isinstance(answer, Fault) and answer.name == HUNG_UP:
+        if not isinstance(answer, Fault):
+            return None
+        if exchange.has_begun:
+            exchange.abort()
+            return None
+        if answer.name == HUNG_UP:
             return Answer(None, TEXT, answer, hang_up=True)
-        return self.refuse(answer) if isinstance(answer, Fault) else answer
+        return self.refuse(answer)
 
     def refuse(self, fault: Fault) -> Answer:
         """Plain text, because the client's protocol is not known."""

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from demo.stage import stage
+from demo.environment import start_environment
 from tests.kit.gateway import Process, gateway_process
-from tests.kit.twins import Twin, twin
-from tests.kit.wiretap import Message, Tap, dialled, wiretap
+from tests.kit.toolstack import Twin, twin
+from tests.kit.upstreams import Message, Tap, dialled, wiretap
 from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
 
 CONFIG = """\
@@ -29,7 +29,7 @@ dialect = "xenapi"
 speaks = ["jsonrpc"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -157,9 +157,7 @@ def test_any_request_and_any_answer_arrive_as_they_were_sent(
     direct, seen_directly = through(tap.port, tap, written, verb)
     passed, seen_through = through(port, tap, written, verb)
     assert seen_through.carried() == seen_directly.carried()
-    assert passed.carried(b"content-length") == direct.carried(b"content-length")
-    lengths = [value for name, value in passed.headers if name.lower() == b"content-length"]
-    assert lengths == [b"%d" % len(direct.body)] or not direct.body
+    assert passed.carried() == direct.carried()
 
 
 @pytest.mark.parametrize("length", [0, 1, 65_535, 65_536, 1_000_000])
@@ -203,11 +201,11 @@ def test_a_connection_ends_when_its_client_says_so(port: int, tap: Tap, start: b
             assert reader.at_end()
 
 
-def test_a_request_in_chunks_arrives_with_its_length(port: int, tap: Tap) -> None:
+def test_a_request_in_chunks_arrives_in_chunks(port: int, tap: Tap) -> None:
     tap.answer, tap.ends = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", False
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     _, seen = through(port, tap, head + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", "POST")
-    assert (seen.headers, seen.body) == (((b"Host", b"a"), (b"Content-Length", b"3")), b"abc")
+    assert (seen.headers, seen.body) == (((b"Host", b"a"), (b"Transfer-Encoding", b"chunked")), b"abc")
 
 
 def test_an_old_server_that_closes_without_a_word_is_a_closed_connection_to_the_client(port: int, tap: Tap) -> None:
@@ -232,7 +230,7 @@ def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def xapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twin]:
-    with stage() as running, twin("xapi", running.bus, tmp_path_factory.mktemp("twin"), tcp=True) as old:
+    with start_environment() as running, twin("xapi", running.bus, tmp_path_factory.mktemp("twin"), tcp=True) as old:
         yield old
 
 

@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from gateway.server import Gateway
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 WITHOUT_HOLD = TOY_MAPPING.replace("  hold: {member: Hold}\n", "  wait: {member: Hold}\n")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway import check, config, wiring
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import ROOT, TOY_IDL, TOY_MAPPING, Folder
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 
 @pytest.fixture

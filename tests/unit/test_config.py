@@ -68,11 +68,11 @@ def test_the_state_file_stands_beside_the_config_or_where_an_absolute_name_says(
 def test_breakers_and_a_second_address_for_metrics_may_be_named(tmp_path: Path) -> None:
     settings = load(tmp_path, GOOD)
     assert (settings.bus["toolstack"].breaker_failures, settings.bus["toolstack"].breaker_pause) == (5, 1.0)
-    assert settings.control.metrics is None
+    assert settings.admin.metrics is None
     text = GOOD.replace("[listener.rpc]", 'breaker_failures = 0\nbreaker_pause = "500ms"\n[listener.rpc]')
-    settings = load(tmp_path, f'{text}[control]\nmetrics = "tcp:127.0.0.1:9100"\n')
+    settings = load(tmp_path, f'{text}[admin]\nmetrics = "tcp:127.0.0.1:9100"\n')
     assert (settings.bus["storage-domain"].breaker_failures, settings.bus["storage-domain"].breaker_pause) == (0, 0.5)
-    assert settings.control.metrics == "tcp:127.0.0.1:9100"
+    assert settings.admin.metrics == "tcp:127.0.0.1:9100"
 
 
 def test_mapping_directories_start_where_the_config_stands(tmp_path: Path) -> None:
@@ -166,15 +166,15 @@ def test_a_xenstore_is_a_listener_that_stands_alone(tmp_path: Path) -> None:
 
 
 def test_operators_are_heard_on_a_bus_that_is_there_and_can_carry_them(tmp_path: Path) -> None:
-    assert load(tmp_path, GOOD + '[control]\nbus = "toolstack"\n').control.bus == "toolstack"
-    assert refusal(tmp_path, GOOD + '[control]\nbus = "stack"\n') == (
-        "gateway.toml: $.control.bus: unknown bus 'stack' (there are: toolstack, storage-domain)"
+    assert load(tmp_path, GOOD + '[admin]\nbus = "toolstack"\n').admin.bus == "toolstack"
+    assert refusal(tmp_path, GOOD + '[admin]\nbus = "stack"\n') == (
+        "gateway.toml: $.admin.bus: unknown bus 'stack' (there are: toolstack, storage-domain)"
     )
     through = (
-        GOOD.replace("tcp:host=192.0.2.7,port=5701", "unixexec:path=/bin/ssh") + '[control]\nbus = "storage-domain"\n'
+        GOOD.replace("tcp:host=192.0.2.7,port=5701", "unixexec:path=/bin/ssh") + '[admin]\nbus = "storage-domain"\n'
     )
     assert refusal(tmp_path, through) == (
-        "gateway.toml: $.control.bus: the bus 'storage-domain' is reached through a program (unixexec), "
+        "gateway.toml: $.admin.bus: the bus 'storage-domain' is reached through a program (unixexec), "
         "over which no operator can call"
     )
 

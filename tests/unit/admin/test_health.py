@@ -12,7 +12,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.ops.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
 from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
-from tests.kit.routes import TARGET, noting, route
+from tests.kit.mappings import TARGET, noting, route
 
 # Read where methods move (gateway/migration/manager.py).
 MOVING = {
@@ -91,9 +91,8 @@ def test_a_store_that_is_away_is_named_and_counted() -> None:
 
 
 def test_a_scrape_reads_every_series_that_is_not_counted() -> None:
-    values = dict.fromkeys(
-        ("xcp_gateway_calls_in_flight", "xcp_gateway_buffered_bytes", "xcp_gateway_log_lines_lost_total"), 3.0
-    )
+    names = ("calls_in_flight", "tunnels_open", "buffered_bytes", "log_lines_lost_total")
+    values = dict.fromkeys((f"xcp_gateway_{name}" for name in names), 3.0)
     refused = replace(TOY, breaker=BreakerState.HALF_OPEN)
     readings = health.readings(table(), [UP], [refused], values, {"rpc": 5})
     assert readings.keys() == SERIES.keys() - {CALLS, REFUSED, SECONDS} - MOVING

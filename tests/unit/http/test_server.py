@@ -13,8 +13,7 @@ from adapters.http.server import HttpLimits, HttpServer
 from gateway.core.interfaces import Endpoint
 from gateway.core.rpc.model import NO_METADATA, Answer, Fault, FaultCode, Peer, RequestMetadata
 from tests.kit.clients import DEADLINE, chunked, connect, post
-from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed, Waiting
-from tests.kit.listeners import LOCAL, running, talking
+from tests.kit.listeners import CONTENT_TYPE, LOCAL, Echo, Fixed, Waiting, running, talking
 
 GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
 FAULT = Answer(b"a fault", CONTENT_TYPE, Fault(FaultCode.PARSE_ERROR, "<no> message"))
@@ -355,8 +354,14 @@ async def test_a_tunnel_is_not_passed_on() -> None:
     assert rest.seen == []
 
 
-async def test_the_rest_is_refused_like_any_call_when_there_is_no_room() -> None:
-    refusing = Fixed(Answer(b"no", "text/plain", None, 200, "OK"))
-    async with talking(otherwise=refusing, limits=HttpLimits(body=3)) as wire:
+async def test_the_limit_of_a_body_holds_for_no_body_that_is_streamed() -> None:
+    rest = Echo()
+    async with talking(otherwise=rest, limits=HttpLimits(body=3)) as wire:
         await wire.send(post(b"large").replace(b"POST", b"PUT"))
-        assert (await wire.reply()).status == 413
+        assert (await wire.reply()).body == b"large"
+
+
+async def test_what_is_streamed_is_refused_like_any_call_when_there_is_no_room() -> None:
+    async with talking(otherwise=Echo(), limits=HttpLimits(max_calls=0)) as wire:
+        await wire.send(post(b"large").replace(b"POST", b"PUT"))
+        assert (await wire.reply()).status == 503

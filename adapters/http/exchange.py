@@ -1,0 +1,204 @@
+"""One request whose bodies are streamed, as the listener's side of it: see HttpExchange.
+
+The connection feeds the request body, piece by piece as it is parsed, and stops reading its socket while BUFFER bytes
+wait here. The response is framed as its head says: by its length, else in chunks, else (HTTP/1.0) by the end of the
+connection. Nothing else is added to it but what concerns the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from adapters.http import headers as http_headers
+from adapters.http import response
+from adapters.http.request import HttpRequest
+from gateway.core import interfaces
+from gateway.core.interfaces import BrokenBodyError
+from gateway.core.rpc.model import Answer, Peer, RequestMetadata
+
+BUFFER = 64 * 1024  # bytes of a request body, or of a tunnel, that wait to be sent to the upstream
+RESERVED = 2 * BUFFER  # bytes that count as held while an exchange runs
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_ERROR = 300  # the least status after which no more of a request body is wanted
+
+
+class ExchangeOwner(Protocol):
+    """The connection that an exchange belongs to."""
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the kernel has not taken all that was written."""
+
+    def write(self, data: bytes) -> None:
+        """Write to the client."""
+
+    def write_eof(self) -> None:
+        """End this direction."""
+
+    def read_on(self) -> None:
+        """There is room for more of the request body."""
+
+    def must_close(self, request: HttpRequest) -> bool:
+        """Whether the connection ends with the response to this request."""
+
+    def reset(self) -> None:
+        """End the connection in a way that no client takes for the end of a response."""
+
+
+class Exchange(interfaces.HttpExchange):
+    """One streamed request of a connection. `is_whole`: its body, if it has one, has come."""
+
+    def __init__(self, owner: ExchangeOwner, request: HttpRequest, peer: Peer, *, is_whole: bool) -> None:
+        self.request = request
+        self.size = 0  # bytes that wait to be read
+        self.closes = False  # the connection ends with this response
+        self.moved_at = 0.0  # loop time of the client's last byte, or since when it is waited for
+        self._owner = owner
+        self._peer = peer
+        self._loop = asyncio.get_running_loop()
+        self._pieces: deque[bytes] = deque()
+        self._is_whole = is_whole
+        self._is_broken = False
+        self._has_begun = False
+        self._is_chunked = False
+        self._is_open = False  # a tunnel that the upstream has accepted
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        for piece in request.parts:
+            self.feed(piece)
+        request.parts = []
+
+    # The connection's side
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the client is waited for: it has not sent the body that it announced."""
+        return self._reader is not None and not self.is_tunnel
+
+    def feed(self, piece: bytes) -> None:
+        """A piece has come."""
+        self._pieces.append(piece)
+        self.size += len(piece)
+        self._wake()
+
+    def feed_end(self) -> None:
+        """The request body is whole, or the client has ended its direction of a tunnel."""
+        self._is_whole = True
+        self._wake()
+
+    def fail(self) -> None:
+        """The request body can never be whole."""
+        self._is_broken = True
+        self._wake()
+
+    def taken(self) -> None:
+        """The kernel has taken all that was written."""
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    def _wake(self) -> None:
+        self.moved_at = self._loop.time()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    # See HttpExchange
+
+    @property
+    def metadata(self) -> RequestMetadata:
+        """See HttpExchange."""
+        return self.request.carried()
+
+    @property
+    def peer(self) -> Peer:
+        """See HttpExchange."""
+        return self._peer
+
+    @property
+    def length(self) -> int | None:
+        """See HttpExchange."""
+        return None if b"transfer-encoding" in self.request.read else self.request.length or 0
+
+    @property
+    def is_tunnel(self) -> bool:
+        """See HttpExchange."""
+        return self.request.is_tunnel
+
+    @property
+    def has_begun(self) -> bool:
+        """See HttpExchange."""
+        return self._has_begun
+
+    async def read(self) -> bytes:
+        """See HttpExchange."""
+        while not self._pieces:
+            if self._is_broken:
+                raise BrokenBodyError
+            if self._is_whole:
+                return b""
+            self._owner.read_on()
+            self._reader = self._loop.create_future()
+            self.moved_at = self._loop.time()
+            if self._pieces:  # of what had come already
+                self._reader.set_result(None)
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        piece = self._pieces.popleft()
+        self.size -= len(piece)
+        return piece
+
+    def send_continue(self) -> None:
+        """See HttpExchange."""
+        if self.request.wants_to_be_told and not self._has_begun:
+            self.request.is_told_to_go_on = True
+            self._owner.write(CONTINUE)
+
+    async def respond(self, head: Answer, *, opens_tunnel: bool = False) -> None:
+        """See HttpExchange."""
+        request = self.request
+        self._has_begun = True
+        self._is_open = opens_tunnel
+        if opens_tunnel:
+            self.closes = True
+            await self._send(response.start(head, request.minor) + http_headers.lines(head.headers) + b"\r\n")
+            return
+        has_body = request.method != "HEAD" and head.status not in response.WITHOUT_CONTENT
+        ends_by_close = False
+        own = b""
+        if has_body and not http_headers.has(head.headers, b"content-length"):
+            ends_by_close = request.minor == 0
+            self._is_chunked = not ends_by_close
+            own = b"Transfer-Encoding: chunked\r\n" if self._is_chunked else b""
+        stops_early = not self._is_whole and (head.status or 0) >= _ERROR
+        self.closes = ends_by_close or stops_early or self.is_tunnel or self._owner.must_close(request)
+        own += response.connection_line(close=self.closes, minor=request.minor)
+        if request.cors and not http_headers.has(head.headers, b"access-control-allow-origin"):
+            own += request.cors.encode("latin-1")
+        await self._send(response.start(head, request.minor) + http_headers.lines(head.headers) + own + b"\r\n")
+
+    async def write(self, data: bytes) -> None:
+        """See HttpExchange."""
+        await self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+
+    async def finish(self) -> None:
+        """See HttpExchange."""
+        if self._is_chunked:
+            await self._send(b"0\r\n\r\n")
+        if self._is_open:
+            self._owner.write_eof()
+
+    def abort(self) -> None:
+        """See HttpExchange."""
+        self._owner.reset()
+
+    async def _send(self, data: bytes) -> None:
+        self._owner.write(data)
+        if self._owner.is_writing:
+            self._writer = self._loop.create_future()
+            try:
+                await self._writer
+            finally:
+                self._writer = None

@@ -1,0 +1,116 @@
+"""An upstream made of one function for each connection, in threads of its own: it reads and writes as the test says."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TIMEOUT = 60.0  # seconds for anything that a test waits for
+
+Serve = Callable[[socket.socket], object]
+
+
+class RawServer:
+    """What it does with the next connections (`serve`), and what came of those (`results`, errors too)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.serve = lambda connection: None
+
+    @property
+    def serve(self) -> Serve:
+        """What is done with a connection."""
+        return self._serve
+
+    @serve.setter
+    def serve(self, serve: Serve) -> None:
+        self._serve = serve
+        self.results: queue.Queue[object] = queue.Queue()
+
+    def result(self) -> object:
+        """What the oldest connection that has ended came to."""
+        return self.results.get(timeout=TIMEOUT)
+
+
+@contextmanager
+def raw_server(path: Path | None = None, tls: ssl.SSLContext | None = None) -> Iterator[RawServer]:
+    """Run one on a Unix socket, or on a TCP port of its own."""
+    listening = (
+        socket.create_server(str(path), family=socket.AF_UNIX) if path else socket.create_server(("127.0.0.1", 0))
+    )
+    scheme = "https" if tls else "http"
+    url = f"http+unix://{path}" if path else f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
+    server = RawServer(url)
+    threads: list[threading.Thread] = []
+    open_now: set[socket.socket] = set()
+
+    def one(plain: socket.socket, serve: Serve, results: queue.Queue[object]) -> None:
+        try:
+            plain.settimeout(TIMEOUT)
+            with tls.wrap_socket(plain, server_side=True) if tls else plain as connection:
+                open_now.add(connection)
+                results.put(serve(connection))
+                open_now.discard(connection)
+        except (OSError, AssertionError, ValueError) as error:
+            results.put(error)
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            threads.append(threading.Thread(target=one, args=(connection, server.serve, server.results)))
+            threads[-1].start()
+
+    accepting = threading.Thread(target=accept)
+    accepting.start()
+    try:
+        yield server
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        accepting.join(TIMEOUT)
+        for connection in tuple(open_now):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+        for thread in threads:
+            thread.join(TIMEOUT)
+
+
+def read_head(connection: socket.socket) -> bytes:
+    """The head of a message, read byte by byte so that nothing behind it is taken."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = connection.recv(1)
+        if not byte:
+            break
+        head += byte
+    return head
+
+
+def read_exactly(connection: socket.socket, size: int) -> bytes:
+    """So many bytes; fewer when the connection ends before."""
+    parts = []
+    while size and (part := connection.recv(min(size, 65536))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """All bytes to the end of the peer's side; a reset ends it too."""
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ConnectionError:
+        pass
+    return b"".join(parts)

@@ -1,0 +1,209 @@
+"""The upstream's side of a streamed request: what of an exchange is sent, and what is known when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from adapters.http.client import ConnectionPoolLimits, HttpUpstreamConnection
+from adapters.http.client_connection import parse_url
+from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
+from tests.kit.exchanges import MemoryExchange
+from tests.kit.upstreams import Last, LegacyServer, legacy_server, ok
+
+GET = RequestMetadata("GET", "/export", ((b"Host", b"x"), (b"Range", b"bytes=0-"), (b"Connection", b"close")))
+PUT = RequestMetadata("PUT", "/import", ((b"Host", b"x"), (b"Content-Length", b"6"), (b"Expect", b"100-continue")))
+CHUNKED = RequestMetadata("PUT", "/import", ((b"Host", b"x"), (b"Transfer-Encoding", b"chunked")))
+CONNECT = RequestMetadata("CONNECT", "/console?uuid=1", ((b"Host", b"x"), (b"Connection", b"keep-alive")))
+
+LIMITS = ConnectionPoolLimits()
+
+
+@asynccontextmanager
+async def line(old: LegacyServer, limits: ConnectionPoolLimits = LIMITS) -> AsyncIterator[HttpUpstreamConnection]:
+    made = HttpUpstreamConnection("xapi", parse_url(old.url), limits)
+    try:
+        yield made
+    finally:
+        await asyncio.wait_for(made.stop(), 60)
+
+
+async def relayed(xapi: HttpUpstreamConnection, exchange: MemoryExchange, idle_timeout: float = 60.0) -> Answer | Fault:
+    got = await asyncio.wait_for(xapi.relay(exchange, idle_timeout), 60)
+    assert xapi.is_idle
+    return got
+
+
+@pytest.mark.parametrize(
+    ("exchange", "sent"),
+    [
+        (MemoryExchange(GET), b"GET /export HTTP/1.1\r\nHost: x\r\nRange: bytes=0-\r\n\r\n"),
+        (
+            MemoryExchange(PUT, b"abc", b"def", length=6),
+            b"PUT /import HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\nabcdef",
+        ),
+    ],
+)
+async def test_a_request_is_sent_as_it_came_and_its_connection_serves_the_next(
+    exchange: MemoryExchange, sent: bytes
+) -> None:
+    async with (
+        legacy_server(lambda _: ok(b"answer", "X-Odd: 1")) as old,
+        line(old, ConnectionPoolLimits(keepalive=True)) as xapi,
+    ):
+        got = await relayed(xapi, exchange)
+        assert isinstance(got, Answer)
+        assert (got.status, got.headers) == (200, ((b"Content-Length", b"6"), (b"X-Odd", b"1")))
+        assert (exchange.head, exchange.body, exchange.is_finished) == (got, b"answer", True)
+        assert old.requests == [sent]
+        await relayed(xapi, MemoryExchange(GET))
+        assert old.connections == 1
+
+
+async def test_a_body_without_a_length_goes_on_in_chunks() -> None:
+    seen = b""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        seen = await reader.readuntil(b"0\r\n\r\n")
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 Done\r\n\r\n")
+        writer.close()
+
+    exchange = MemoryExchange(CHUNKED, b"abc", b"def", length=None)
+    async with raw_upstream(serve) as xapi:
+        got = await relayed(xapi, exchange)
+    assert isinstance(got, Answer)
+    assert (got.status, exchange.continues) == (204, 1)
+    head = b"PUT /import HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert seen == head + b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "name", "begun"),
+    [
+        (b"", FaultCode.NO_REPLY, HUNG_UP, False),
+        (b"rubbish\r\n\r\n", FaultCode.NO_REPLY, "", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", FaultCode.NO_REPLY, HUNG_UP, True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n", FaultCode.NO_REPLY, HUNG_UP, True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno size", FaultCode.NO_REPLY, "", False),
+    ],
+)
+async def test_an_upstream_that_fails_is_a_fault_whether_the_response_had_begun_or_not(
+    raw: bytes, code: FaultCode, name: str, begun: bool
+) -> None:
+    async with legacy_server(lambda _: Last(raw)) as old, line(old) as xapi:
+        exchange = MemoryExchange(GET)
+        got = await relayed(xapi, exchange)
+        assert isinstance(got, Fault)
+        assert (got.code, got.name, exchange.has_begun, exchange.is_finished) == (code, name, begun, False)
+        assert xapi.status().idle == 0
+
+
+async def test_an_upstream_that_is_not_there_got_nothing(tmp_path: Path) -> None:
+    xapi = HttpUpstreamConnection("xapi", parse_url(f"http+unix://{tmp_path}/none"))
+    for exchange in (MemoryExchange(GET), MemoryExchange(CONNECT, is_tunnel=True)):
+        got = await relayed(xapi, exchange)
+        assert isinstance(got, Fault)
+        assert (got.code, exchange.has_begun) == (FaultCode.UNAVAILABLE, False)
+    await xapi.stop()
+
+
+async def test_a_body_that_ends_too_early_ends_the_upstreams_connection() -> None:
+    async with legacy_server() as old, line(old) as xapi:
+        got = await relayed(xapi, MemoryExchange(PUT, b"abc", length=6, breaks=True))
+        assert isinstance(got, Fault)
+        assert got.code is FaultCode.INVALID_REQUEST
+        await asyncio.wait_for(old.left.acquire(), 60)
+        assert old.requests == []
+        old.left.release()
+
+
+async def test_an_upstream_that_stays_silent_is_a_time_out_and_one_that_is_stopped_fails_what_streams() -> None:
+    async with legacy_server(held=True) as old, line(old) as xapi:
+        got = await relayed(xapi, MemoryExchange(GET), 0.05)
+        assert isinstance(got, Fault)
+        assert (got.code, got.message) == (
+            FaultCode.TIMEOUT,
+            "no byte from or to the legacy service 'xapi' within 0.05 s; it may have been executed",
+        )
+        old.answers = lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart"
+        old.hold.set()
+        exchange = MemoryExchange(GET)
+        streaming = asyncio.ensure_future(relayed(xapi, exchange))
+        await asyncio.wait_for(exchange.written.wait(), 60)
+        await xapi.stop()
+        got = await streaming
+        assert isinstance(got, Fault)
+        assert got.code is FaultCode.NO_REPLY
+        assert isinstance(await relayed(xapi, MemoryExchange(GET)), Fault)
+        assert isinstance(await relayed(xapi, MemoryExchange(CONNECT, is_tunnel=True)), Fault)
+
+
+async def test_a_streamed_request_takes_a_connection_and_a_tunnel_takes_none() -> None:
+    async with legacy_server(held=True) as old, line(old, ConnectionPoolLimits(connections=1, waiting=0)) as xapi:
+        first = asyncio.ensure_future(xapi.relay(MemoryExchange(GET), 60))
+        await old.seen.acquire()
+        got = await xapi.relay(MemoryExchange(GET), 60)
+        assert isinstance(got, Fault)
+        assert got.code is FaultCode.BUSY
+        old.answers = lambda _: Last(b"HTTP/1.1 200 OK\r\n\r\nRFB")
+        old.hold.set()
+        tunnel = MemoryExchange(CONNECT, is_tunnel=True)
+        assert isinstance(await asyncio.wait_for(xapi.relay(tunnel, 60), 60), Answer)
+        assert tunnel.body == b"RFB"
+        await first
+
+
+@asynccontextmanager
+async def raw_upstream(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    limits: ConnectionPoolLimits = LIMITS,
+) -> AsyncIterator[HttpUpstreamConnection]:
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    xapi = HttpUpstreamConnection("xapi", parse_url(url), limits)
+    try:
+        yield xapi
+    finally:
+        await asyncio.wait_for(xapi.stop(), 60)
+        server.close()
+
+
+async def test_a_tunnel_of_which_one_direction_has_ended_ends_when_nothing_passes() -> None:
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await reader.read()  # the client's end, after which this upstream says nothing more
+        await ended.wait()
+        writer.close()
+
+    async with raw_upstream(serve, ConnectionPoolLimits(half_closed_timeout=0.05)) as xapi:
+        exchange = MemoryExchange(CONNECT, is_tunnel=True)
+        assert isinstance(await relayed(xapi, exchange), Answer)
+        assert exchange.is_finished is False
+        ended.set()
+
+
+@pytest.mark.parametrize("accept", [b"HTTP/1.1 200 OK\r\nX: 1\r\n\r\n", b"HTTP/1.0 299 Fine\r\n\r\n"])
+@pytest.mark.parametrize("cut", [1, 5, 100])
+async def test_the_head_that_opens_a_tunnel_is_found_however_it_is_cut(accept: bytes, cut: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        answer = b"HTTP/1.1 100 Continue\r\n\r\n" + accept + b"RFB 003.008\n"
+        for at in range(0, len(answer), cut):
+            writer.write(answer[at : at + cut])
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.close()
+
+    exchange = MemoryExchange(CONNECT, is_tunnel=True)
+    async with raw_upstream(serve) as xapi:
+        got = await relayed(xapi, exchange)
+    assert isinstance(got, Answer)
+    assert (got.status, exchange.body) == (int(accept[9:12]), b"RFB 003.008\n")

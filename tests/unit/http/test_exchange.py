@@ -1,0 +1,168 @@
+"""The listener's side of a streamed request: framing, deadlines while nothing moves, order on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from adapters.http.server import HttpLimits
+from gateway.core.interfaces import HttpExchange
+from gateway.core.rpc.model import Answer
+from tests.kit.clients import chunked, post
+from tests.kit.listeners import Echo, running, talking
+
+GET = b"GET /x HTTP/1.1\r\nHost: gateway\r\n\r\n"
+LARGE = bytes(16 * 1024**2)  # more than a socket holds
+
+
+class Streams(Echo):
+    """Answers with a head and pieces, before it has read the request body or after."""
+
+    def __init__(self, *pieces: bytes, head: Answer | None = None, reads: bool = True) -> None:
+        super().__init__()
+        self._pieces = pieces
+        self._head = head or Answer(None, "", None, 200, "OK")
+        self._reads = reads
+        self.ended = asyncio.Semaphore(0)
+        self.body = b""
+
+    async def stream(self, exchange: HttpExchange) -> Answer | None:
+        self.carried.append(exchange.metadata)
+        try:
+            while self._reads and (piece := await exchange.read()):
+                self.body += piece
+            await exchange.respond(self._head)
+            for piece in self._pieces:
+                await exchange.write(piece)
+            await exchange.finish()
+        finally:
+            self.ended.release()
+        return None
+
+
+@pytest.mark.parametrize(
+    ("version", "head", "expected"),
+    [
+        ("1.1", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"),
+        ("1.1", ((b"content-length", b"3"),), b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc"),
+        ("1.0", (), b"HTTP/1.0 200 OK\r\n\r\nabc"),
+        ("1.0", ((b"content-length", b"3"),), b"HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nabc"),
+    ],
+)
+async def test_a_response_is_framed_as_its_head_and_the_clients_version_have_it(
+    version: str, head: tuple[tuple[bytes, bytes], ...], expected: bytes
+) -> None:
+    answers = Streams(b"a", b"bc", head=Answer(None, "", None, 200, "OK", head))
+    async with talking(otherwise=answers) as wire:
+        await wire.send(GET.replace(b"1.1", version.encode()))
+        assert await wire.raw(len(expected)) == expected
+        wire.end()
+        assert await wire.rest() == b""
+
+
+async def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
+    rest = Echo()
+    async with talking(otherwise=rest) as wire:
+        put = post(b"two").replace(b"POST", b"PUT")
+        await wire.send(GET + put + chunked(b"th", b"ree").replace(b"POST", b"PUT") + post(b"four"))
+        assert [(await wire.reply()).body for _ in range(4)] == [b"", b"two", b"three", b"four"]
+    assert [each.verb for each in rest.carried] == ["GET", "PUT", "PUT"]
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+async def test_a_body_arrives_whole_however_it_is_cut(cut: int) -> None:
+    body = bytes(range(256)) * 20
+    for message in (post(body), chunked(body[:100], body[100:])):
+        answers = Streams(b"ok")
+        async with talking(otherwise=answers) as wire:
+            put = message.replace(b"POST", b"PUT")
+            for at in range(0, len(put), cut):
+                await wire.send(put[at : at + cut])
+            assert await wire.raw(12) == b"HTTP/1.1 200"
+        assert answers.body == body
+
+
+async def test_a_chunk_that_is_none_ends_the_connection() -> None:
+    async with talking(otherwise=Echo()) as wire:
+        await wire.send(chunked(b"a").replace(b"POST", b"PUT").replace(b"0\r\n\r\n", b"x\r\n"))
+        assert (await wire.reply()).body == b"invalid_request: the body is broken"
+        assert await wire.rest() == b""
+
+
+async def test_what_follows_an_answer_that_comes_before_the_body_is_no_request() -> None:
+    endpoint = Echo()
+    early = Streams(head=Answer(None, "", None, 403, "No", ((b"Content-Length", b"0"),)), reads=False)
+    async with talking(endpoint, otherwise=early) as wire:
+        await wire.send(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        reply = await wire.reply()
+        assert (reply.status, reply.headers["connection"]) == (403, "close")
+        await wire.send(post(b"no call"))
+        assert await wire.rest() == b""
+    assert endpoint.seen == []
+
+
+async def test_a_client_that_sends_nothing_of_its_body_is_cut_and_one_that_sends_a_little_is_not() -> None:
+    cuts: list[str] = []
+    answers = Streams()
+    limits = HttpLimits(body_timeout=0.5)
+    async with talking(otherwise=answers, limits=limits, on_cut=cuts.append) as wire:
+        started = time.monotonic()
+        await wire.send(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            await wire.send(b"x")
+        assert await wire.rest() == b""
+        assert time.monotonic() - started > 1.5
+    assert (len(answers.body), len(cuts)) == (10, 1)
+    assert "sent nothing of its body for 0.5 s" in cuts[0]
+
+
+async def test_a_client_that_reads_nothing_of_its_response_is_cut() -> None:
+    cut = asyncio.Event()
+    answers = Streams(LARGE, LARGE)
+    limits = HttpLimits(write_timeout=0.2)
+    async with talking(otherwise=answers, limits=limits, on_cut=lambda _: cut.set()) as wire:
+        await wire.send(GET)
+        await asyncio.wait_for(cut.wait(), 60)
+        await asyncio.wait_for(answers.ended.acquire(), 60)
+
+
+async def test_a_tunnel_has_no_deadline_and_ends_when_its_client_has_left() -> None:
+    class Opens(Streams):
+        async def stream(self, exchange: HttpExchange) -> Answer | None:
+            try:
+                await exchange.respond(Answer(None, "", None, 101, "Go"), opens_tunnel=True)
+                while self.body != b"hello" and (piece := await exchange.read()):
+                    self.body += piece
+                await exchange.write(LARGE)
+                await asyncio.Event().wait()
+            finally:
+                self.ended.release()
+            return None
+
+    cuts: list[str] = []
+    opens = Opens()
+    limits = HttpLimits(tunnels=("/console",), write_timeout=0.1, body_timeout=0.1)
+    async with talking(otherwise=opens, limits=limits, on_cut=cuts.append) as wire:
+        await wire.send(b"GET /console HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\nhel")
+        assert await wire.raw(19) == b"HTTP/1.1 101 Go\r\n\r\n"
+        await asyncio.sleep(0.5)
+        await wire.send(b"lo")
+        await asyncio.sleep(0.5)
+        assert (await wire.raw(100), cuts) == (bytes(100), [])
+        wire.reset()
+        await asyncio.wait_for(opens.ended.acquire(), 60)
+    assert opens.body == b"hello"
+
+
+async def test_a_stop_ends_what_streams_when_the_grace_is_over() -> None:
+    answers = Streams(LARGE, LARGE)
+    async with running(otherwise=answers) as address:
+        host, _, port = address.removeprefix("tcp:").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(GET)
+        await reader.readexactly(10)
+    await asyncio.wait_for(answers.ended.acquire(), 60)
+    writer.transport.abort()

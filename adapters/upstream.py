@@ -113,7 +113,7 @@ class Backend(interfaces.UpstreamBackend):
         found = self._upstreams.get(upstream)
         return found is not None and found.dialect.name == dialect and codec in found.speaks
 
-    def patience(self, upstream: str) -> float:
+    def timeout(self, upstream: str) -> float:
         """Seconds that it may take to answer."""
         found = self._upstreams.get(upstream)
         return found.patience if found is not None else 0.0

@@ -221,7 +221,7 @@ def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) ->
     config = CONFIG.format(url="https://127.0.0.1:9", folder=tmp_path).replace("idle =", "verify = false\nidle =")
     (tmp_path / "gateway.toml").write_text(config)
     with gateway_process(tmp_path / "gateway.toml") as process:
-        line = process.wait_for("anybody may pose as this legacy service: its certificate is not verified")
+        line = process.wait_for("TLS certificate verification is disabled for this upstream")
         assert (line["level"], line["upstream"]) == ("warning", "old")
 
 

@@ -489,7 +489,7 @@ def test_a_listener_that_others_can_reach_is_warned_of(folder: Folder) -> None:
     warned = {line["at"]: line for line in process.lines if "can reach this listener" in line["event"]}
     unix, tcp = sorted(warned.values(), key=lambda line: str(line["event"]))
     assert (tcp["level"], tcp["at"].rpartition(":")[0]) == ("warning", "tcp:0.0.0.0")
-    assert unix["event"] == "every user of this host can reach this listener; whoever connects may call"
+    assert unix["event"] == "every user of this host can reach this listener; every client that connects may call"
     assert unix["at"] == f"unix:{folder.path}/rpc"
 
 

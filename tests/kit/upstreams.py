@@ -317,7 +317,7 @@ class Scripted(UpstreamBackend):
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
         return self._speaks.get(upstream) == (codec, dialect)
 
-    def patience(self, upstream: str) -> float:
+    def timeout(self, upstream: str) -> float:
         return self._patience
 
     async def forward(

@@ -79,7 +79,7 @@ async def test_a_bad_config_keeps_the_old_one(gateway: Gateway, folder: Folder) 
     folder.config.write_text("[bus")
     answer = await gateway.reload()
     assert answer["revision"] == gateway.table.revision
-    assert "gateway.toml: is no TOML" in str(answer["problems"])
+    assert "gateway.toml: is not valid TOML" in str(answer["problems"])
 
 
 async def test_a_changed_listener_is_named_as_needing_a_restart(gateway: Gateway, folder: Folder) -> None:

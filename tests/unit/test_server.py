@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "BUS_PATIENCE", 0.05)
+    monkeypatch.setattr(check, "BUS_TIMEOUT", 0.05)
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ async def test_what_a_reload_cannot_apply_is_named_until_it_is_taken_back(
     [
         ("mappings/toy.yaml", "mapping: 1\n", "toy.yaml:1:1: "),
         ("mappings/toy.xml", "<node/>", "org.example.Toy1"),
-        ("gateway.toml", "[bus", "gateway.toml: is no TOML"),
+        ("gateway.toml", "[bus", "gateway.toml: is not valid TOML"),
         ("gateway.toml", "grace = 5", "gateway.toml: $.grace: "),
     ],
 )

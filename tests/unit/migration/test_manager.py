@@ -104,8 +104,8 @@ async def ask(gateway: Gateway, text: str, **headers: str) -> tuple[bytes, str |
 
 async def put(gateway: Gateway, setting: Setting) -> None:
     override = Override("echo", setting, "alice", 1.0)
-    assert await gateway.moving.state.decide(Change((migrations.entry("echo"),), (override,))) is None
-    await until(lambda: gateway.moving.toggles.overrides == (override,))
+    assert await gateway.migration.state.decide(Change((migrations.entry("echo"),), (override,))) is None
+    await until(lambda: gateway.migration.toggles.overrides == (override,))
 
 
 async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_path: Path) -> None:
@@ -115,12 +115,12 @@ async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_pat
         assert await ask(gateway, "hi") == from_old
         await put(gateway, Setting(Mode.SHADOW))
         assert await ask(gateway, "hi") == from_old
-        await until(lambda: "different" in gateway.moving.here.of(HELD).counters)
+        await until(lambda: "different" in gateway.migration.here.of(HELD).counters)
         await put(gateway, Setting(Mode.DBUS))
         assert await ask(gateway, "hi") == from_dbus
         await put(gateway, Setting(Mode.LEGACY))
         assert await ask(gateway, "hi") == from_old
-        pairs = await gateway.moving.state.pairs()
+        pairs = await gateway.migration.state.pairs()
         assert not isinstance(pairs, StateRefused)
         (pair,) = pairs
         assert isinstance(pair, MismatchRecord)

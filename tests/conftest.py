@@ -1,7 +1,4 @@
-"""What holds for every test: it leaves nothing behind, runs only what set-up brings, and chance repeats itself.
-
-Knows nothing of what is tested.
-"""
+"""Rules for every test: it leaves nothing behind, runs only installed programs, and its random numbers repeat."""
 
 from __future__ import annotations
 
@@ -22,25 +19,25 @@ from hypothesis import HealthCheck, settings
 
 from tests.kit.programs import forbid_others
 
-GRACE = 20.0  # seconds that a task or thread gets which is already ending
+GRACE = 20.0  # seconds for a task or thread that is already ending
 
 settings.register_profile(
     "default",
     max_examples=100,
     deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],  # which is the machine
+    suppress_health_check=[HealthCheck.too_slow],  # the machine is slow, not the test
 )
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 forbid_others()
-# A shell that starts the tests in its background has them ignore Ctrl-C, and with them each program that they start.
+# Tests in the background of a shell ignore Ctrl-C, and so would each program that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _seed(request: pytest.FixtureRequest) -> None:
-    """Every test has its own chance, the same in every run."""
+    """Seed the random numbers of each test, the same in every run."""
     random.seed(zlib.crc32(request.node.nodeid.encode()))
 
 
@@ -63,7 +60,7 @@ def _nothing_left_behind(_seed: None) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_task_left_behind(request: pytest.FixtureRequest, _nothing_left_behind: None) -> None:
-    """The same for tasks, where there is a loop to have them."""
+    """The same for tasks, when the test has an event loop."""
     if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         request.getfixturevalue("_no_task_left_in_the_loop")
 
@@ -79,16 +76,16 @@ async def _no_task_left_in_the_loop() -> AsyncIterator[None]:
 
 
 def _children() -> set[str]:
-    """Our child processes, dead ones too that nobody has waited for."""
+    """Return our child processes, including ended ones that were not waited for."""
     pids: set[str] = set()
     for path in Path("/proc/self/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended: its children are another's now
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended: its children belong to another
             pids.update(path.read_text().split())
     return pids
 
 
 def _descriptors() -> set[tuple[str, str]]:
-    """Open descriptors and what they lead to."""
+    """Return open descriptors and their targets."""
     found = set()
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # no object per entry: this runs twice for every test
         try:
@@ -99,6 +96,6 @@ def _descriptors() -> set[tuple[str, str]]:
 
 
 def pytest_collection_finish() -> None:
-    """What collecting has made stays: the garbage collector need not look at it again and again."""
+    """Exempt the objects of the collection from the garbage collector: they live as long as the process."""
     gc.collect()
     gc.freeze()

@@ -1,6 +1,6 @@
-"""Acts out docker/Dockerfile and docker/compose.yaml with plain processes in one folder, so that they cannot rot.
+"""Runs the steps of docker/Dockerfile and docker/compose.yaml as plain processes in one folder.
 
-What only an engine can do stays untried: base images, users, apt-get, networks and the confinement of compose.yaml.
+Not tested, since it needs a container engine: base images, users, apt-get, networks and confinement.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Step(NamedTuple):
 
 
 class Folder:
-    """One folder and one user, us, for the file systems and the users of all stages: `/opt/x` is `folder/opt/x`."""
+    """One folder and the present user, for the file systems and users of all stages: `/opt/x` is `folder/opt/x`."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
 
     def inside(self, text: str) -> str:
-        """The same text, with a stage's own paths moved into the folder, and its users replaced by us."""
+        """Return the text with the paths of a stage inside the folder, and its users replaced by the present one."""
         text = re.sub(r"(-user) xcp-\w+", rf"\1 {os.geteuid()}", text)
         return re.sub(r"(?<![\w.}/])/(src|opt|etc/xcp|run/xcp|var/lib/xcp)", rf"{self.place}/\1", text)
 
@@ -65,7 +65,7 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def stages() -> dict[str, list[Step]]:
-    """The Dockerfile's stages by name."""
+    """Return the stages of the Dockerfile by name."""
     text = re.sub(r"^#.*\n", "", (ROOT / "docker/Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     steps = [Step(*line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
     starts = [number for number, step in enumerate(steps) if step.word == "FROM"]
@@ -83,7 +83,7 @@ def compose() -> Mapping[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(stages: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Every COPY and RUN of every stage, done in order."""
+    """Execute every COPY and RUN of every stage in order."""
     made = Folder(tmp_path_factory.mktemp("docker"))
     (made.place / "run/xcp").mkdir(parents=True)
     (made.place / "run/xcp-gateway").mkdir()
@@ -193,7 +193,7 @@ def _container(steps: list[Step], folder: Folder) -> Iterator[None]:
 
 
 def _logged_in(server: xmlrpc.client.ServerProxy) -> bool:
-    """Ask xapi, through the gateway, until it is on the bus: an engine does not wait for it either."""
+    """Call xapi through the gateway until it is on the bus; an engine does not wait for it either."""
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
         answer = server.session.login_with_password("root", "xenroot")
@@ -204,7 +204,7 @@ def _logged_in(server: xmlrpc.client.ServerProxy) -> bool:
 
 
 def _wait_until_healthy(check: list[str], environment: dict[str, str], process: subprocess.Popen[str]) -> None:
-    """Ask as often as an engine would, only faster."""
+    """Run the health check as an engine does, but more often."""
     end = time.monotonic() + DEADLINE
     while check and subprocess.run(check, env=environment, capture_output=True, check=False).returncode != 0:
         assert process.poll() is None, f"ended with {process.returncode}: {process.args!r}"
@@ -212,7 +212,7 @@ def _wait_until_healthy(check: list[str], environment: dict[str, str], process: 
 
 
 def _words(argument: str, folder: Folder) -> list[str]:
-    """The exec form of a command; the shell form is given to bash."""
+    """Return the exec form of a command; the shell form is passed to bash."""
     if argument.startswith("["):
         return [*map(folder.inside, json.loads(argument))]
     return ["bash", "-c", folder.inside(argument)] if argument else []
@@ -223,13 +223,13 @@ def _last(steps: list[Step], word: str) -> str:
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:
-    """What .dockerignore keeps out."""
+    """Return the names that .dockerignore excludes."""
     patterns = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().split()]
     return set(shutil.ignore_patterns(*patterns)(folder, names))
 
 
 def _run(command: str, workdir: Path) -> None:
-    """A RUN step; `pip` and `python` are the ones of this environment."""
+    """A RUN step; `pip` and `python` are those of this environment."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", command], cwd=workdir, env=environment, capture_output=True, text=True, timeout=250, check=False

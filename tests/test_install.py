@@ -1,4 +1,4 @@
-"""The wheel as a user gets it: built, installed into a clean venv, started. Knows nothing of what the code does."""
+"""The wheel as a user gets it: built, installed into a clean venv, started."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin/ of a venv that holds the wheel and what it asks for, and nothing else."""
+    """Return the bin/ of a venv with the wheel, its dependencies, and nothing else."""
     place = tmp_path_factory.mktemp("installed")
     venv.create(place, with_pip=False)
     _run(sys.executable, "-m", "pip", "--python", str(place / "bin/python"), "install", "--quiet", str(wheel))
@@ -80,13 +80,13 @@ def test_the_demo_says_what_it_needs_and_then_runs_where_no_checkout_is(
 
 
 def _shipped(example: str) -> set[Path]:
-    """The files of an example as the checkout has them, but for what git ignores."""
+    """Return the files of an example in the checkout, without compiled ones."""
     folder = ROOT / ("mappings" if example == "mappings" else f"docker/{example}")
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 
 def _run(*command: str, cwd: Path = ROOT) -> str:
-    """What a command prints; it must succeed."""
+    """Run a command, which must succeed; return its output."""
     done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -1,4 +1,4 @@
-"""What scripts/setup brings is what demo and tests run, on a machine that had nothing before."""
+"""scripts/setup installs every program that the demo and the tests run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_test_that_runs_a_program_which_set_up_does_not_bring_fails(program: s
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a fresh machine")
 def test_where_no_mirror_answers_the_fresh_machine_says_so_by_its_status(tmp_path: Path) -> None:
-    """Nothing is proved then, and nothing has failed: .ci/run tells the two apart."""
+    """Status 69 is neither success nor failure for .ci/run."""
     environment = {**os.environ, "MIRROR": "http://127.0.0.1:1/", "SCRATCH": str(tmp_path)}
     command = [ROOT / "scripts/fresh-machine"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Writes the configuration of the toolstack's own bus: bus.conf and the .service files; starts nothing.
+"""Writes the configuration of the toolstack's own bus: bus.conf and the .service files.
 
 `render.py --dir RUN_DIR` prints the address of the bus and the command that starts it. The other options have defaults
 for one user who tries it out; in production name the users:
@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 
 HERE = Path(__file__).resolve().parent
 SERVICES = ("xapi", "xenopsd", "storage", "squeezed", "networkd", "perfmon")
-GATEWAY = "org.xen.xcp.gateway"  # where operators find the gateway
+GATEWAY = "org.xen.xcp.gateway"  # the bus name of the admin service
 BUS_NAMES = tuple(f"org.xen.xcp.{service}" for service in SERVICES)
 OPERATOR_INTERFACES = ("org.freedesktop.DBus.Monitoring", "org.freedesktop.DBus.Debug.Stats")
 RELOAD = (
@@ -32,7 +32,7 @@ class RenderError(Exception):
 
 
 def current_user() -> str:
-    """Who runs this, by name, or by number where the number has no name."""
+    """Return the present user by name, or by number when it has no name."""
     uid = os.geteuid()
     try:
         return pwd.getpwuid(uid).pw_name
@@ -42,7 +42,7 @@ def current_user() -> str:
 
 @dataclass(frozen=True)
 class Bus:
-    """What is to be written. The bus runs as the toolstack's user, since the services it starts run as the same."""
+    """The configuration to write. The bus runs as the toolstack's user, since its services do."""
 
     directory: Path  # for bus.conf, services/, and the socket unless `address` says otherwise
     python: str = sys.executable
@@ -69,7 +69,7 @@ class Bus:
 
     @property
     def users(self) -> list[str]:
-        """Who may connect."""
+        """Return the users that may connect."""
         return list(dict.fromkeys(("root", self.toolstack_user, self.gateway_user)))
 
 
@@ -138,7 +138,7 @@ def _service(bus: Bus, service: str, name: str) -> str:
 
 
 def main() -> int:
-    """Write what the command line says; print the address, then the command."""
+    """Write the configuration; print the address, then the command that starts the bus."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, required=True, help="where to write; for the socket too")
     parser.add_argument("--python", default=sys.executable, help="interpreter that has dbus-next (default: this one)")

@@ -25,7 +25,7 @@ def run(*, stay: bool) -> int:
         with start_environment(port=_free_port(8080) if stay else 0) as environment:
             return _stay(environment) if stay else _show_calls(environment)
     except (StartError, MonitorError) as error:
-        out.print(str(error), style="red", markup=False)
+        out.print(str(error), style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 0 if stay else 130

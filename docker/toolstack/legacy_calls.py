@@ -1,4 +1,4 @@
-"""What the methods of the twins are made of: asking the D-Bus services for their state, errors in old terms.
+"""Helpers for the methods of the twins: reading the state of the D-Bus services, errors in the terms of old.
 
 Both ways see one state, since there is only one: the D-Bus service's. Knows no method and no byte of a message.
 """
@@ -82,7 +82,7 @@ def picked(fields: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, An
 
 
 def boolean(item: Any) -> bool:
-    """XML may say it as text."""
+    """Return an integer; XML-RPC clients may send it as text."""
     return item in (True, "1", "true") if not isinstance(item, bool) else item
 
 

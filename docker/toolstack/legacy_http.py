@@ -1,4 +1,4 @@
-"""HTTP as the legacy servers speak it, over TCP and Unix sockets; knows no protocol above it.
+"""HTTP in the way of the legacy servers, over TCP and Unix sockets.
 
 Two manners: `xapi` keeps connections and answers what it cannot read with a page and status 500; `idl` is what the
 xapi-idl sockets do: one request for each connection, hardly a header, and no answer at all when something is wrong.
@@ -36,7 +36,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a handler answers. A content type of "" is not told."""
+    """The answer of a handler. A content type of "" is not sent."""
 
     body: bytes
     kind: str = ""

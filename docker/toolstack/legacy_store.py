@@ -25,7 +25,7 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "delete-reservation": ("delete_reservation", ("session_id", "reservation_id"), ()),
     "balance-memory": ("balance_memory", (), ()),
 }
-# The later service's errors as the numbers of old; what has none is an exception.
+# Errors of the later service as the old numbers; an error without one is an exception.
 CODES: dict[str, int] = {
     "Cannot_free_this_much_memory": 1000,
     "Domains_refused_to_cooperate": 1001,
@@ -58,7 +58,7 @@ class _Server:
         store.mkdir(self.requests.encode())
 
     def scan(self) -> None:
-        """Answer whatever is not answered yet."""
+        """Answer each request that has no answer yet."""
         for function in self._names(self.requests):
             done = set(self._names(f"{self._responses}/{function}"))
             for identity in self._names(f"{self.requests}/{function}"):

@@ -1,4 +1,4 @@
-"""Makes a twin misbehave while it runs: slow, wrong, noisy, failing, silent; knows no service.
+"""Makes a twin misbehave while it runs: slow, wrong, noisy, failing, silent.
 
 A JSON file says how, read again whenever it changes: a method or a pattern -> what is wrong with it.
 
@@ -27,7 +27,7 @@ class SilentError(Exception):
 
 
 class Switches:
-    """What is wrong with each method now."""
+    """The faults of each method, as the file says now."""
 
     def __init__(self, file: Path | None, calls: Path | None = None) -> None:
         self._file = file
@@ -38,14 +38,14 @@ class Switches:
         self._noise = 0
 
     def note(self, method: str, params: Any) -> None:
-        """Write down that a call has come, where somebody wants to know."""
+        """Record a call, when the file asks for it."""
         if self._log is not None:
             line = {"when": time.time(), "method": method, "params": params}
             with self._log.open("a") as file:
                 file.write(f"{json.dumps(line, default=str)}\n")
 
     async def before(self, method: str, failure: Any) -> None:
-        """Be slow, fail or be silent; `failure` is what this service calls an internal error."""
+        """Be slow, fail or be silent; `failure`: this service's form of an internal error."""
         rules = self._of(method)
         self._calls[method] = count = self._calls.get(method, 0) + 1
         await asyncio.sleep(float(rules.get("slow", 0)))
@@ -56,7 +56,7 @@ class Switches:
             raise Failure(rules.get("error", failure))
 
     def after(self, method: str, result: Any) -> Any:
-        """The result as it is to be told."""
+        """Return the result with its faults."""
         rules = self._of(method)
         for path, instead in rules.get("wrong", {}).items():
             result = _put(result, path.split(".") if path else [], lambda _, instead=instead: instead)
@@ -95,7 +95,7 @@ class Switches:
 
 
 def _put(result: Any, path: list[str], change: Any) -> Any:
-    """The same with something changed at a path; a path that leads nowhere changes nothing."""
+    """The same with something changed at a path; an unknown path changes nothing."""
     if not path:
         return change(result)
     step, rest = path[0], path[1:]

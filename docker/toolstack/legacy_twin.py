@@ -64,7 +64,7 @@ def idl_call(service: str, bus: Bus, switches: Switches) -> Call:
 
 
 def _apart(method: Method, params: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Named parameters are the members of the first struct; those that are not known are ignored."""
+    """Named parameters are the members of the first struct; unknown ones are ignored."""
     if not params or not isinstance(params[0], dict):
         return params, {}
     known = inspect.signature(method).parameters
@@ -135,7 +135,7 @@ def _count(name: str, method: Method, params: list[Any]) -> None:
 
 
 def xapi_handler(call: Call) -> Handler:
-    """Every path is XML-RPC but /jsonrpc; the one page is for those who look."""
+    """Every path is XML-RPC but /jsonrpc; GET / returns a page."""
 
     async def handle(request: Request) -> Answer:
         path = request.path.partition("?")[0]
@@ -172,7 +172,7 @@ async def _answer_json(call: Call, request: Request) -> Answer:
 
 
 async def serve_store(address: str, store: str, root: str, switches: Switches) -> None:
-    """Be the old squeezed behind a xenstore until one of both goes away."""
+    """Serve squeezed of 2009 in a xenstore until the store or the bus ends."""
     import legacy_store  # needs pyxs, which nothing else here does
 
     bus = await Bus(address).connect()
@@ -189,7 +189,7 @@ async def serve_store(address: str, store: str, root: str, switches: Switches) -
 
 
 async def serve(service: str, address: str, listening: list[str], switches: Switches, *, json: bool) -> None:
-    """Be the legacy service until the bus goes away."""
+    """Serve the legacy service until the bus ends."""
     bus = await Bus(address).connect()
     if service == "xapi":
         handler = xapi_handler(xapi_call(bus, switches))

@@ -18,7 +18,7 @@ _CLOSE = "</param></params></methodResponse>"
 
 
 class Failure(Exception):  # noqa: N818 - what the legacy services call it
-    """What a method answers when it does not work: any value, as its service writes errors."""
+    """The error of a method: any value, in the form of its service."""
 
     def __init__(self, error: Any) -> None:
         super().__init__(str(error))
@@ -26,7 +26,7 @@ class Failure(Exception):  # noqa: N818 - what the legacy services call it
 
 
 class BrokenError(Exception):
-    """The message cannot be read; the old parsers die of it."""
+    """The message cannot be read; the old parsers raise."""
 
 
 # XML-RPC
@@ -68,12 +68,12 @@ def moment(when: datetime) -> str:
 
 
 def xml_success(result: Any) -> bytes:
-    """The struct that says that it worked."""
+    """Return the struct of a success."""
     return f"{_OPEN}{value({'Status': 'Success', 'Value': result})}{_CLOSE}".encode()
 
 
 def xml_failure(error: Any) -> bytes:
-    """The struct that says that it did not."""
+    """Return the struct of a failure."""
     return f"{_OPEN}{value({'Status': 'Failure', 'ErrorDescription': error})}{_CLOSE}".encode()
 
 
@@ -147,7 +147,7 @@ def read_json(body: bytes) -> tuple[str, list[Any], Any, bool]:
 
 
 def _check_text(call: Any) -> None:
-    """D-Bus carries Unicode without NUL; what is not raises ValueError."""
+    """D-Bus carries Unicode without NUL; other text raises ValueError."""
     if rb"\u0000" in json.dumps(call, ensure_ascii=False).encode():
         raise ValueError("a text holds NUL")
 

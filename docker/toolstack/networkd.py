@@ -1,4 +1,4 @@
-"""org.xen.xcp.networkd: bridges, their ports, and interfaces; configures nothing but its own memory."""
+"""org.xen.xcp.networkd: bridges, their ports, and interfaces; it configures only its own memory."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Rule:
 
 
 class Alerts1(Record):
-    """Rules, and the alerts that came of them."""
+    """Rules and their alerts."""
 
     Interval = field("Interval", "u", writable=True)
     LastRefresh = field("LastRefresh", "x")
@@ -103,7 +103,7 @@ class Alerts1(Record):
             self.periodic = asyncio.ensure_future(self._refresh_every(changes["Interval"]))
 
     async def refresh(self) -> int:
-        """Look at all values; returns how many alerts that raised."""
+        """Check all values; return the number of alerts raised."""
         before = self.last_id
         for target in list(self.rules):
             self._judge(target, await self._measure(target))

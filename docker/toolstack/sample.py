@@ -1,4 +1,4 @@
-"""The toolstack's state at its start, the same every time; knows no service."""
+"""The toolstack's state at its start, the same every time."""
 
 from uuid import NAMESPACE_OID, UUID, uuid5
 

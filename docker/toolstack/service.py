@@ -1,4 +1,4 @@
-"""What every service of the sample toolstack is made of: its bus, its errors, its properties; knows none of them."""
+"""The base of every service of the sample toolstack: its bus, its errors, its properties."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Bus(MessageBus):
         return reply
 
     async def ask(self, bus_name: str, path: str, member: str, signature: str = "", *arguments: Any) -> list[Any]:
-        """Call `interface.Member` and return its body; an error is raised as it came, arguments and all."""
+        """Call `interface.Member` and return its body; an error is raised with its name and arguments."""
         interface, _, name = member.rpartition(".")
         call = Message(
             destination=bus_name,
@@ -142,7 +142,7 @@ class Record(ServiceInterface):
         self.values = values
 
     def put(self, **changes: Any) -> None:
-        """Change properties and tell those who listen."""
+        """Change properties and emit PropertiesChanged."""
         changes = {name: value for name, value in changes.items() if self.values[name] != value}
         self.values.update(changes)
         if changes:
@@ -169,7 +169,7 @@ def field(name: str, signature: str, check: Callable[[str, Any], None] | None = 
 
 
 class Service1(Record):
-    """org.xen.xcp.Service1: who the service is, and what it holds at this moment."""
+    """org.xen.xcp.Service1: identity of the service, and its present state."""
 
     def __init__(self, name: str, features: list[str], diagnose: Callable[[], list[str]]) -> None:
         instance = str(uuid.uuid4())
@@ -204,12 +204,12 @@ def variants(values: dict[str, Any]) -> dict[str, Variant]:
 
 
 def plain(values: dict[str, Variant]) -> dict[str, str]:
-    """Make a{ss} of a{sv}: what a service keeps of a configuration."""
+    """Make a{ss} of a{sv}: the stored form of a configuration."""
     return {name: str(value.value) for name, value in values.items()}
 
 
 def run(name: str, start: Callable[[Bus], Any]) -> None:
-    """Be the service: `start(bus)` exports its objects, then it owns its name until the bus goes away."""
+    """Run the service: `start(bus)` exports its objects, then it owns its name until the bus ends."""
     parser = argparse.ArgumentParser(
         description=f"{NAMES}.{name} of the sample toolstack; started by the bus on demand."
     )
@@ -229,4 +229,4 @@ async def _serve(bus_name: str, address: str, start: Callable[[Bus], Any]) -> No
     try:
         await bus.wait_for_disconnect()
     except (EOFError, OSError):
-        return  # the bus went away, and a service lives no longer than its bus
+        return  # a service ends with its bus

@@ -1,4 +1,4 @@
-"""org.xen.xcp.xapi.Session1: who is logged in; a part of xapi that knows no other part."""
+"""org.xen.xcp.xapi.Session1: the open sessions of xapi."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Session:
 
 
 class Session1(Record):
-    """Who is logged in."""
+    """The open sessions."""
 
     Open = field("Open", "u")
 

@@ -1,4 +1,4 @@
-"""org.xen.xcp.squeezed: reserves and balances the host's memory; knows domains by their number only."""
+"""org.xen.xcp.squeezed: reserves and balances the host's memory; it identifies domains by number."""
 
 from __future__ import annotations
 
@@ -145,11 +145,11 @@ class Memory1(Record):
         self._count()
 
     def domain_destroyed(self, domid: int) -> None:
-        """A domain is gone: its memory is free."""
+        """Free the memory of a domain that has ended."""
         self._drop(lambda r: r.domid == domid)
 
     def domains_lost(self) -> None:
-        """xenopsd is gone, and in this sample all its domains with it."""
+        """End all domains: in this sample they end with xenopsd."""
         self._drop(lambda r: r.domid != NO_DOMAIN)
 
     def diagnose(self) -> list[str]:
@@ -194,7 +194,7 @@ class Memory1(Record):
             self.TargetChanged(reservation.domid, kib)
 
     def retarget(self, reservation: Reservation, kib: int) -> None:
-        """Somebody else than the balancing decides what a domain has."""
+        """Set the memory of a domain from outside of the balancing."""
         if not reservation.least <= kib <= reservation.greatest:
             raise Error("InvalidMemoryValue", "s", "kib")
         if kib - reservation.kib > self._free():

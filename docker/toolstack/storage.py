@@ -1,4 +1,4 @@
-"""org.xen.xcp.storage: repositories and the virtual disks in them; knows nothing of who uses them."""
+"""org.xen.xcp.storage: repositories and their virtual disks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EPOCH = "19700101T00:00:00Z"
 
 
 class VDI1(Record):
-    """One virtual disk. Nothing is stored: whoever writes is taken to write the first block."""
+    """One virtual disk. Nothing is stored: a writer counts as having written the first block."""
 
     Uuid = field("Uuid", "s")
     NameLabel = field("NameLabel", "s", writable=True)
@@ -112,7 +112,7 @@ class VDI1(Record):
         return [dp, state]
 
     def info(self) -> list[Any]:
-        """What the IDL calls info."""
+        """Return the `info` of the IDL."""
         v = self.values
         names = [v["Uuid"], v["Uuid"], v["NameLabel"], v["NameDescription"], "user"]
         snapshot = [self.snapshot_of is not None, self.snapshot_time, v["ReadOnly"]]

@@ -16,7 +16,7 @@ PATH = f"{ROOT}/xapi"
 XENOPSD = f"{NAMES}.xenopsd"
 MOST_VCPUS = 64
 NO_MEMORY = f"{NAMES}.Error.CannotFreeThisMuchMemory"
-OPERATIONS = {  # power state -> what can be done in it
+OPERATIONS = {  # power state -> its allowed operations
     "Halted": ["start", "start_on", "destroy", "changing_static_range"],
     "Running": ["pause", "clean_shutdown", "hard_shutdown", "suspend"],
     "Paused": ["unpause", "hard_shutdown"],
@@ -125,7 +125,7 @@ class Host1(Object):
 
 
 class VM1(Object):
-    """One VM. xenopsd is asked to do what is done to it, and its signals say how it is."""
+    """One VM. xenopsd executes the operations, and its signals report the state."""
 
     kind = "VM"
 
@@ -232,14 +232,14 @@ class VM1(Object):
         return [previous, current]
 
     def become(self, state: str) -> None:
-        """Be in this power state, as xenopsd says."""
+        """Set the power state that xenopsd reports."""
         previous = self.values["PowerState"]
         self.put(PowerState=state, AllowedOperations=OPERATIONS[state])
         if state != previous:
             self.PowerStateChanged(previous, state)
 
     def live_in(self, domid: int) -> None:
-        """Have this domain, or none (-1), as xenopsd says."""
+        """Set the domain that xenopsd reports; -1: none."""
         self.put(Domid=domid, ResidentOn=NULL_REF if domid < 0 else self.pool.host.values["Ref"])
 
     async def _ask(self, member: str, signature: str = "", *arguments: Any) -> list[Any]:
@@ -348,7 +348,7 @@ class Pool:
         return [found for found in self.objects.values() if isinstance(found, VM1)]
 
     async def follow_xenopsd(self) -> None:
-        """Learn how the VMs are, and keep up: its signals come before its replies, so no answer of ours is behind."""
+        """Load the state of the VMs and follow it. Signals come before replies, so that our answers are up to date."""
         watch = self.bus.watch
         await watch(XENOPSD, f"{XENOPSD}.Host1.DomainCreated", lambda _path, domid, vm: self._place(vm, domid))
         await watch(XENOPSD, f"{XENOPSD}.Host1.DomainDestroyed", lambda _path, _domid, vm: self._place(vm, -1))
@@ -372,7 +372,7 @@ class Pool:
                 vm.become(current)
 
     def _all_halted(self) -> None:
-        """In this sample the domains end with xenopsd."""
+        """End all domains: in this sample they end with xenopsd."""
         for vm in self.vms():
             self._place(vm.values["Uuid"], -1)
             vm.become("Halted")

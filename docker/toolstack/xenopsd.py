@@ -125,7 +125,7 @@ class Host:
         return await self.bus.ask(f"{NAMES}.squeezed", f"{ROOT}/squeezed", call, signature, *arguments)
 
     async def reserve(self, least: int, greatest: int) -> tuple[str, int]:
-        """Reserve memory (KiB) with squeezed, after logging in once: that drops what an earlier instance left."""
+        """Reserve memory (KiB) with squeezed, after a login, which drops the reservations of an earlier instance."""
         async with self.login:
             if not self.logged_in:
                 await self.memory("Login", "s", SESSION)
@@ -134,19 +134,19 @@ class Host:
         return reservation, kib
 
     def retarget(self, _path: str, domid: int, kib: int) -> None:
-        """Squeezed told a domain to have this much memory."""
+        """Apply the memory that squeezed has assigned to a domain."""
         for vm in self.vms.values():
             if domid in vm.values["Domids"]:
                 vm.put(Memory=kib * sample.KIB)
 
 
 class DeviceModel1(ServiceInterface):
-    """What the device model of a domain is told; there is none here, so that it always does as it is told."""
+    """Commands for the device model of a domain. There is none here, so that every command succeeds."""
 
     def __init__(self, host: Host) -> None:
         super().__init__(f"{NAMES}.xenopsd.DeviceModel1")
         self.host = host
-        self.slots: dict[tuple[str, str], int] = {}  # VM and PCI device -> where it is
+        self.slots: dict[tuple[str, str], int] = {}  # VM and PCI device -> its slot
 
     @method()
     async def Save(self, domid: "u"):
@@ -179,7 +179,7 @@ class DeviceModel1(ServiceInterface):
 
 
 class Control1(ServiceInterface):
-    """What a domain is asked to do by itself; the guests of this sample do it at once."""
+    """Requests to a domain itself; the guests of this sample comply at once."""
 
     def __init__(self, host: Host) -> None:
         super().__init__(f"{NAMES}.xenopsd.Control1")
@@ -204,7 +204,7 @@ class Control1(ServiceInterface):
 
 
 class VM1(Record):
-    """One VM. What it is stands in `static`, how it is in the properties."""
+    """One VM: its configuration in `static`, its state in the properties."""
 
     Id = field("Id", "s")
     Name = field("Name", "s")
@@ -297,7 +297,7 @@ class VM1(Record):
             self._become(after)
 
     async def end(self, state: str) -> None:
-        """End the domain, as its guest does when it was asked to."""
+        """End the domain, as its guest does on request."""
         async with self.busy:
             self.expect("Running")
             self._end()

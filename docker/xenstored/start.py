@@ -1,4 +1,4 @@
-"""Starts one of Debian's stores on a private folder, on a machine without Xen; knows nothing of who talks to it.
+"""Starts one of Debian's stores on a private folder, on a machine without Xen.
 
 There are two: the C xenstored, and oxenstored, which XCP-ng hosts run. `start.py --dir DIR [--store oxenstored]`
 compiles hypervisor_shim.c into DIR, prints the path of the socket (XENSTORED_PATH for the `xenstore-*` tools) and
@@ -33,7 +33,7 @@ class StartError(Exception):
 
 @dataclass(frozen=True)
 class Store:
-    """Where one store lives, and how it is started."""
+    """The folder of one store, and its command."""
 
     directory: Path
     program: Path
@@ -42,7 +42,7 @@ class Store:
 
     @property
     def socket(self) -> Path:
-        """Where clients connect."""
+        """The socket for clients."""
         return self.directory.resolve() / "socket"
 
     @property
@@ -57,14 +57,14 @@ class Store:
         return self.directory.resolve() / "oxenstored.conf"
 
     def configure(self) -> None:
-        """Write what the program reads when it starts."""
+        """Write the configuration of the program."""
         if self.program.name == "oxenstored":
             head = OXENSTORED.format(directory=self.directory.resolve())
             self._config.write_text("\n".join([head, *self.options, ""]))
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What the command needs besides the caller's own environment."""
+        """Return the environment of the command, besides the caller's own."""
         directory = str(self.directory.resolve())
         names = dict.fromkeys(("XENSTORED_RUNDIR", "XENSTORED_ROOTDIR"), directory)
         return {**names, "XENSTORED_PATH": str(self.socket), "LD_PRELOAD": str(self.shim)}
@@ -121,7 +121,7 @@ def listens(path: Path) -> bool:
 
 
 def main() -> int:
-    """Become the store."""
+    """Replace this process by the store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, required=True, help="where to keep the socket and the compiled shim")
     parser.add_argument("--store", choices=STORES, default=STORES[0], help="which one")

@@ -1,4 +1,4 @@
-"""`make bench`: our gateway beside a bridge by hand, dbus-fast and xenstored alone; ratios within a run, medians."""
+"""`make bench`: the gateway beside a bridge written by hand, dbus-fast alone, xenstored alone; medians of one run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ level = "{level}"
 
 
 def compare(table: Table, ours: int, by_hand: int, turns: int, seconds: float) -> None:
-    """A row for each protocol and number of connections; the two take turns, A B A B."""
+    """Return a row for each protocol and number of connections; the two programs take turns, A B A B."""
     for protocol in REQUESTS:
         for connections in (1, 32):
             rows: list[tuple[tuple[float, str], tuple[float, str]]] = [
@@ -59,7 +59,7 @@ def compare(table: Table, ours: int, by_hand: int, turns: int, seconds: float) -
 
 
 async def alone(address: str, in_flight: int, seconds: float) -> float:
-    """Calls per second of dbus-fast with nothing in front of it."""
+    """Measure calls per second of dbus-fast alone."""
     bus = await MessageBus(bus_type=BusType.SESSION, bus_address=address).connect()
     body = [{"uuid": Variant("s", VALUES["uuid"]), "memory": Variant("x", 4096),
              "running": Variant("b", True), "share": Variant("d", 0.25)}]  # fmt: skip
@@ -80,7 +80,7 @@ async def alone(address: str, in_flight: int, seconds: float) -> float:
 
 
 def main() -> None:
-    """Print the rows; --quick for a look, the defaults for figures to quote."""
+    """Print the rows. --quick: a short run; use the defaults for figures to quote."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=3, help="turns of each pair (the median is shown)")
     parser.add_argument("--seconds", type=float, default=3, help="seconds of each turn")

@@ -1,4 +1,4 @@
-"""What is fuzzed of legacy services: what they answer to a message, as codecs and the HTTP client read it."""
+"""Fuzz targets for answers of legacy services, as codecs and the HTTP client read them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gateway.core.rpc.model import Answer, Fault, FaultCode, Outcome, Reply
 from tests.fuzz.target import Check, Target, told
 from tests.unit.codecs import corpus
 
-BETWEEN = b"\n--\n"  # a message, and what is answered
+BETWEEN = b"\n--\n"  # between a message and its answer
 PIECES = 20  # at most, of at least 5 bytes
 LIMIT = 1000  # bytes of an answer
 
 
 def _codec(name: str) -> Check:
-    """An outcome for each entry, whatever is answered; and our own answer is read as what it was."""
+    """Any answer gives an outcome for each entry, and our own answer is read unchanged."""
     codec: Codec = CODECS[name]()
 
     def check(body: bytes) -> str:
@@ -40,28 +40,28 @@ def _codec(name: str) -> Check:
 
 
 def _said(outcome: Outcome) -> str:
-    """What a legacy service says is its own affair; what we say of it is not."""
+    """The text of a legacy service is not checked; our own messages are."""
     if isinstance(outcome, Reply):
         return f"reply {type(outcome.value).__name__}"
     return outcome.code.name if outcome.code is not FaultCode.PARSE_ERROR else told(outcome.message)
 
 
 class _Wire(asyncio.Transport):
-    """To a socket that nobody reads, for what asks for one."""
+    """A transport without a peer."""
 
     def __init__(self, plug: socket.socket) -> None:
         super().__init__({"socket": plug})
         self._closing = False
 
     def write(self, data: Any) -> None:
-        """Nowhere."""
+        """Return no peer."""
 
     def get_write_buffer_size(self) -> int:
-        """All is gone."""
+        """Return an empty buffer."""
         return 0
 
     def is_closing(self) -> bool:
-        """Whether it was closed."""
+        """Return whether it was closed."""
         return self._closing
 
     def close(self) -> None:
@@ -71,20 +71,20 @@ class _Wire(asyncio.Transport):
     abort = close
 
     def pause_reading(self) -> None:
-        """All is there already."""
+        """Do nothing: all data has arrived."""
 
     resume_reading = pause_reading
 
 
 class _Http:
-    """Connections that get any bytes, and then their end."""
+    """Connections that receive any bytes, and then their end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, plug: socket.socket) -> None:
         self._loop = loop
         self._plug = plug
 
     def check(self, body: bytes) -> str:
-        """Never two answers of one, in one piece and in many; with junk behind an answer aiohttp may lose it."""
+        """One answer gives at most one, in one piece and in many; with junk after it aiohttp may lose it."""
         size = max(5, len(body) // PIECES)
         several = [body[at : at + size] for at in range(0, len(body), size)]
         whole, pieces = (self._loop.run_until_complete(self._answer(each)) for each in ([body], several))
@@ -158,7 +158,7 @@ JSON = (
 
 @contextmanager
 def targets(xml: Sequence[bytes], json: Sequence[bytes]) -> Iterator[Mapping[str, Target]]:
-    """All of them, with the tokens of both codecs."""
+    """Return all targets, with the tokens of both codecs."""
     loop, (plug, other) = asyncio.new_event_loop(), socket.socketpair()
     with plug, other:
         yield {

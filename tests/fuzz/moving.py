@@ -1,4 +1,4 @@
-"""What is fuzzed of moving methods: values and rollouts as they are kept, places in values, expressions over two."""
+"""Fuzz targets for migration: stored values and rollouts, paths into values, expressions over two values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.kit.values import exactly
 
 
 def _json(body: bytes) -> serialization.Json:
-    """As the state file and the admin socket read it; raises ValueError for what is none."""
+    """Read JSON as the state file and the admin socket do; raises ValueError."""
     read: serialization.Json = msgspec.json.decode(body)
     return read
 
@@ -30,7 +30,7 @@ def _json(body: bytes) -> serialization.Json:
 
 
 def _portable(body: bytes) -> str:
-    """What is read is a value that is written and read again as the same; all can be made short."""
+    """A value that can be read survives writing and reading, and can be shortened."""
     try:
         written = _json(body)
     except (ValueError, RecursionError):
@@ -55,7 +55,7 @@ def _kinds(written: serialization.Json) -> str:
 
 
 def _document(body: bytes) -> str:
-    """What is read is written and read again as the same, and knows where it is."""
+    """A rollout that can be read survives writing and reading, and has a current step."""
     try:
         written = _json(body)
     except (ValueError, RecursionError):
@@ -71,7 +71,7 @@ def _document(body: bytes) -> str:
 
 
 def _paths(body: bytes) -> str:
-    """A path is read or refused; one without a star is written back as a path to the same place, and matches it."""
+    """A path is read or refused; one without a star is written as a path to the same place, and matches it."""
     text = body.decode("utf-8", "surrogateescape")
     try:
         pattern = json_path.parse(text, ("$", "params", "result"))
@@ -95,7 +95,7 @@ DEEP: json_path.Place = ("a", 0) * 60
 
 
 def _expression(body: bytes) -> str:
-    """Refused when it is read, or true, false or without a value for any two values; never slow."""
+    """An expression is refused, or is true, false or undefined for any two values; it is never slow."""
     try:
         read = expression.compile(body.decode("utf-8", "replace"))
     except ValueError as error:

@@ -1,11 +1,11 @@
-"""Bytes from bytes: the small damages and splices that a fuzz run is made of; knows no protocol."""
+"""Mutations of byte strings for fuzzing: small damage and splices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
 
-LONGEST = 20_000  # bytes; a longer input says nothing that a shorter one does not
+LONGEST = 20_000  # bytes; longer inputs find nothing that shorter ones do not
 SLICE = 40  # bytes that one damage touches at most
 REPEATS = (2, 3, 10, 100, 1000)
 
@@ -13,7 +13,7 @@ Mutate = Callable[[bytes, "Chance"], bytes]
 
 
 class Chance:
-    """A source of chance, the tokens of a language and other inputs in it."""
+    """Random numbers, the tokens of a language, and other inputs of it."""
 
     def __init__(self, random: Random, tokens: Sequence[bytes], pool: Sequence[bytes]) -> None:
         self.random = random

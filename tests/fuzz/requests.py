@@ -1,4 +1,4 @@
-"""What is fuzzed of clients: the bytes of their connections, as a listener over HTTP reads them."""
+"""Fuzz targets for the bytes of client connections, as an HTTP listener reads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMITS = HttpLimits(body=2000, header_bytes=600)
 
 
 class _Wire(asyncio.Transport):
-    """To a client that reads everything at once."""
+    """A transport to a client that reads at once."""
 
     def __init__(self, plug: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__({"socket": plug, "sockname": "/fuzz"})
@@ -34,7 +34,7 @@ class _Wire(asyncio.Transport):
         """Nothing is ever buffered."""
 
     def write(self, data: Any) -> None:
-        """Taken."""
+        """Accept the bytes."""
         assert not self.is_closed, "written after the end"
         self.written += data
 
@@ -43,7 +43,7 @@ class _Wire(asyncio.Transport):
         self.close()
 
     def get_write_buffer_size(self) -> int:
-        """All is gone."""
+        """Return an empty buffer."""
         return 0
 
     def is_closing(self) -> bool:
@@ -51,7 +51,7 @@ class _Wire(asyncio.Transport):
         return self.is_closed
 
     def close(self) -> None:
-        """The connection is lost in the next turn."""
+        """Lose the connection in the next turn of the loop."""
         if not self.is_closed:
             self.is_closed = True
             assert self.connection is not None
@@ -60,13 +60,13 @@ class _Wire(asyncio.Transport):
     abort = close
 
     def pause_reading(self) -> None:
-        """All is there already."""
+        """Do nothing: all data has arrived."""
 
     resume_reading = pause_reading
 
 
 class _Counting(Echo):
-    """What was called, in its order."""
+    """Records the calls in their order."""
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         await asyncio.sleep(0)
@@ -74,18 +74,18 @@ class _Counting(Echo):
 
 
 class _Http:
-    """Connections that get any bytes, and then the end of the client's side."""
+    """Connections that receive any bytes, and then the end of the client's side."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, plug: socket.socket) -> None:
         self._loop = loop
         self._plug = plug
 
     def check(self, body: bytes) -> str:
-        """The same calls however the bytes are cut; no bug, an end, and nothing that stays."""
+        """The same calls however the bytes are cut; no bug; the connection ends and leaves nothing."""
         size = max(3, len(body) // PIECES)
         several = [body[at : at + size] for at in range(0, len(body), size)]
         whole, pieces = (self._loop.run_until_complete(self._serve(each)) for each in ([body], several))
-        assert whole[0] == pieces[0]  # of several things that are wrong another may be told
+        assert whole[0] == pieces[0]  # of several problems another one may be reported
         return whole[1]
 
     async def _serve(self, pieces: Sequence[bytes]) -> tuple[list[tuple[bytes, RequestMetadata]], str]:
@@ -140,7 +140,7 @@ TOKENS = (
 
 @contextmanager
 def targets() -> Iterator[Mapping[str, Target]]:
-    """The one there is."""
+    """Return the one target."""
     loop, (plug, other) = asyncio.new_event_loop(), socket.socketpair()
     with plug, other:
         yield {"requests-http": Target(SEEDS, TOKENS, _Http(loop, plug).check)}

@@ -1,6 +1,6 @@
-"""Fuzzes everything that reads what strangers write, for a bounded time: `python -m tests.fuzz.run [TARGET ...]`.
+"""Fuzzes every parser of foreign input for a bounded time: `python -m tests.fuzz.run [TARGET ...]`.
 
-It prints its seed, and each input that fails as Python would write it, made as short as it goes. No part of the tests.
+It prints its seed, and each failing input as a Python literal, shortened. It is not part of `make test`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.fuzz.targets import targets
 
 SLOW = 2.0  # seconds for one input, past which it is reported
 SHRINKING = 10.0  # seconds for making one failing input shorter
-POOL = 2000  # inputs that are kept because something new came of them
+POOL = 2000  # inputs that are kept because they had a new result
 
 
 def main() -> int:
@@ -51,7 +51,7 @@ def _options(names: list[str]) -> argparse.Namespace:
 
 
 def _run(name: str, target: Target, random: Random, seconds: float) -> bool:
-    """Whether every input passed. One that gives something new is mutated further."""
+    """Return whether every input passed. An input with a new result is mutated further."""
     pool = list(target.seeds)
     chance = Chance(random, target.tokens, pool)
     seen: set[str] = set()
@@ -73,11 +73,11 @@ def _run(name: str, target: Target, random: Random, seconds: float) -> bool:
 
 
 def _tried(check: Check, body: bytes) -> tuple[str, str]:
-    """Why it failed, or what came of it."""
+    """Return why the input failed, or its result."""
     try:
         with _patience():
             return "", check(body)
-    except Exception:  # noqa: BLE001 - whatever it is, it is what we look for
+    except Exception:  # noqa: BLE001 - any exception is a finding
         return traceback.format_exc(limit=-6), ""
 
 
@@ -110,7 +110,7 @@ def _shortest(check: Check, body: bytes, failure: str) -> bytes:
 
 
 def _place(failure: str) -> str:
-    """Where it was raised; the text may tell of the input."""
+    """Return where an exception was raised; its text may depend on the input."""
     return "".join(line for line in failure.splitlines() if line.startswith("  File"))
 
 

@@ -1,4 +1,4 @@
-"""What is fuzzed of a xenstore: packets and what is in them, a connection, names of nodes, lists of byte strings."""
+"""Fuzz targets for xenstore: packets and their content, a connection, names of nodes, lists of byte strings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PIECE = 7  # bytes: neither a header nor a part of one
 
 
 def _packets(body: bytes) -> str:
-    """The same packets, or the same complaint, in one piece and in many; each is read or refused."""
+    """Packets are the same, or refused in the same way, in one piece and in many."""
     whole = _read([body])
     assert whole == _read([body[at : at + PIECE] for at in range(0, len(body), PIECE)])
     found, junk = whole
@@ -64,7 +64,7 @@ def _payload(packet: Received) -> str:
 
 
 def _permissions(payload: bytes) -> None:
-    """What is read can be written, and is read again as the same."""
+    """A packet that can be read survives writing and reading."""
     permissions = Permissions.decode(payload)
     assert Permissions.decode(permissions.encode()) == permissions
 
@@ -82,14 +82,14 @@ _PAYLOADS: Mapping[int, Callable[[bytes], object]] = {
 }
 
 
-# A connection that has asked, and gets these bytes
+# A connection that waits for answers and receives any bytes
 
 
 class _Wire(asyncio.Transport):
-    """Where nobody is."""
+    """A transport without a peer."""
 
     def write(self, data: Any) -> None:
-        """Nowhere."""
+        """Return no peer."""
 
     def abort(self) -> None:
         """Nothing to end."""
@@ -105,12 +105,12 @@ ASKED: Sequence[tuple[Operation, int]] = (
 
 
 async def _answered(body: bytes) -> str:
-    """Whoever waits is told, when the bytes make no sense too; events have a path and a token."""
+    """Each waiting request gets an outcome, also for senseless bytes; events have a path and a token."""
     events: list[tuple[str, bytes]] = []
     connection = XenstoreConnection(lambda path, token: events.append((path, token)), deadline=1000.0)
     connection.connection_made(_Wire())
     waiting = [connection.send(operation, b"/a\0", path="/a", transaction=at) for operation, at in ASKED]
-    waiting[1].cancel()  # nobody wants this transaction any more
+    waiting[1].cancel()  # this transaction is abandoned
     connection.data_received(body)
     connection.connection_lost(None)
     await asyncio.wait(waiting)
@@ -131,7 +131,7 @@ def _ending(waiting: asyncio.Future[bytes]) -> str:
 
 
 def _names(body: bytes) -> str:
-    """Any text is the name of a node and comes back; what is no name is refused; a template takes its paths apart."""
+    """Any text is a name of a node and comes back; an invalid name is refused; a template parses its own paths."""
     text = body.decode("utf-8", "replace")
     for name in (element(text), member(text)):
         assert is_path(f"/{name}") or len(name) >= 3072
@@ -205,7 +205,7 @@ _TARGETS: Mapping[str, Target] = {
 
 @contextmanager
 def targets() -> Iterator[Mapping[str, Target]]:
-    """All of them; a connection lives in a loop."""
+    """Return all targets; a connection needs an event loop."""
     loop = asyncio.new_event_loop()
     try:
         yield {

@@ -1,4 +1,4 @@
-"""What a target is, and what all of them hold against what is told; knows none of them."""
+"""The type of a fuzz target, and the checks of messages that all targets share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 Check = Callable[[bytes], str]
 
-MESSAGE = 4000  # characters of what somebody is told at most: a place with 63 steps is the longest
+MESSAGE = 4000  # characters of the longest message: a path of 63 steps
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Target:
 
 
 def told(message: str) -> str:
-    """What a client or an operator is told, as `said`."""
+    """Check a message for a client or an operator; see `said`."""
     assert len(message) < MESSAGE
     return said(message)
 

@@ -1,6 +1,6 @@
-"""What is fuzzed: for each target the inputs to begin with, its tokens, and a check of any bytes; knows no run.
+"""All fuzz targets: for each the first inputs, its tokens, and a check of any bytes.
 
-A check returns in a few words what came of the input, so that a run can tell something new; it raises for a defect.
+A check returns its result in a few words, so that a run recognises a new one; it raises for a defect.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ VALUES = (
 
 @contextmanager
 def targets() -> Iterator[dict[str, Target]]:
-    """All of them; some need a place to write."""
+    """Return all targets; some need a folder to write to."""
     types = tuple(code.encode() for code in (*"ybnqiuxtdsoghav(){}", "a{s", "(((", "aaa", "{", "\0", "e"))
     with (
         _mapping() as mapping,

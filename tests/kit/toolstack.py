@@ -240,7 +240,6 @@ async def _ended(pid: int) -> None:
 # Legacy services
 
 PROGRAM = ROOT / "docker/toolstack/legacy_twin.py"
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 
 @dataclass(frozen=True)

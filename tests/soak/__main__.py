@@ -1,7 +1,7 @@
-"""`make soak`: says with numbers whether the gateway holds while everything around it is killed.
+"""`make soak`: runs clients while everything around the gateway is killed, and reports each promise with numbers.
 
-SOAK_SECONDS (300) says for how long, SEED which chance, NUISANCES which of those beside (crowding.py; all when left
-out), SOAK_SLACK (1) how many times longer calls may take than on a machine of its own. Exit status 0 only if everything
+SOAK_SECONDS (300): the duration. SEED: of the random numbers. NUISANCES: those that run (crowding.py; default: all).
+SOAK_SLACK (1): how many times longer calls may take than on an idle machine. The exit status is 0 only if every promise
 holds.
 """
 
@@ -31,7 +31,7 @@ console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, m
 
 
 def main() -> int:
-    """Run, print, clean up unless something is to be looked at."""
+    """Run, print the report, and clean up unless something failed."""
     seconds = float(os.environ.get("SOAK_SECONDS") or 300)
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(10**9))
     nuisances = [*chosen(os.environ.get("NUISANCES", ""))]

@@ -1,6 +1,6 @@
-"""Does harm at random, by a seed: brokers, services, the old one and the store are killed and stopped.
+"""Kills and stops brokers, services, the legacy service and the store at random, by a seed.
 
-Meanwhile the mapping is reloaded, and the methods of one service move between the legacy service and D-Bus.
+Meanwhile the mapping is reloaded, and the methods of one service migrate between the legacy service and D-Bus.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dataclasses import dataclass, field
 from tests.soak.story import Ledger
 from tests.soak.world import BROKEN, BUSES, CALM, HOMES, MORE, MOVED, SETTLE, World
 
-# What may happen, and how often among the others.
+# The kinds of harm, and their weights.
 TO_SERVICES: Mapping[str, int] = {"kill": 6, "stop": 2, "stop and kill": 1}
 TO_BROKERS: Mapping[str, int] = {"kill": 2, "stop": 1}
 TO_OLD: Mapping[str, int] = {"kill": 3, "stop": 1}
 TO_STORE: Mapping[str, int] = {"kill": 2, "stop": 1}
 BROKERS_SHARE = 0.35  # of all harm
-AWAY = (0.0, 1.0)  # seconds that what was killed stays away
-HELD = (0.5, 4.0)  # seconds that what was stopped stays so: shorter and longer than calls may take
+AWAY = (0.0, 1.0)  # seconds until a killed process is started again
+HELD = (0.5, 4.0)  # seconds until a stopped process continues: shorter and longer than a call may take
 PAUSE = (0.1, 1.0)  # seconds between two harms to one bus
 
 
 @dataclass
 class Chaos:
-    """One for the whole run; `over` ends it, with all mended."""
+    """The harm of a whole run; `over` ends it, with everything repaired."""
 
     world: World
     ledger: Ledger
@@ -39,7 +39,7 @@ class Chaos:
     started: float = field(default_factory=time.monotonic)
 
     async def run(self) -> None:
-        """One for each bus, so that they meet, one for each thing beside them, for reloads and for modes."""
+        """Run one task for each bus, each other process, reloads and modes, so that they overlap."""
         async with asyncio.TaskGroup() as group:
             for bus in BUSES:
                 group.create_task(self._harm(bus))
@@ -115,7 +115,7 @@ class Chaos:
             await self._pause(chance)
 
     async def _harm_store(self) -> None:
-        """Nobody is told a fault for it: what the store forgot is asked again."""
+        """Restart the store. No fault is expected: a client writes a forgotten request again."""
         chance = random.Random(f"{self.seed} store")
         while not self.over.is_set():
             kind = _one_of(TO_STORE, chance)
@@ -134,7 +134,7 @@ class Chaos:
             await self._pause(chance)
 
     async def _move(self) -> None:
-        """Who answers a method is changed, again and again; writes run on one side at a time."""
+        """Change the modes of methods; writes run on one side at a time."""
         chance = random.Random(f"{self.seed} modes")
         while not self.over.is_set():
             method = chance.choice([*MODES])
@@ -165,18 +165,18 @@ class Chaos:
             await self._pause(chance)
 
     async def by_signal(self, name: str, chance: random.Random) -> None:
-        """SIGHUP, with whatever is there."""
+        """Send SIGHUP."""
         self.world.gateway.signal(signal.SIGHUP)
 
     async def with_more(self, name: str, chance: random.Random) -> None:
-        """One method more or another one; must be taken."""
+        """Reload with one method added or changed; it must be accepted."""
         self.world.write_mapping(name, MORE.format(name=name, number=chance.randrange(1000)))
         status, answer = await self.world.control("POST", "/v1/reload")
         if status != 200:
             self.ledger.offences.append(f"a good mapping was refused: {answer}")
 
     async def with_a_mistake(self, name: str, chance: random.Random) -> None:
-        """Must be refused, with the old mapping in place."""
+        """Reload with a bad mapping; it must be refused, and the old one must stay."""
         self.world.write_mapping(name, BROKEN.format(name=name))
         status, answer = await self.world.control("POST", "/v1/reload")
         self.world.write_mapping(name)

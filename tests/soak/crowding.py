@@ -1,7 +1,7 @@
-"""What is done to the gateway beside its healthy clients, by name: each is one row of NUISANCES, and one function.
+"""Nuisances beside the healthy clients, by name: each is one row of NUISANCES, and one function.
 
-They are strangers to each other and to the healthy client: each comes from an address of its own. NUISANCES= says which
-of them run: "all", "none", names with commas between them, or "-name,-name" for all but these.
+Each has an address of its own, as an unrelated peer. NUISANCES= selects those that run: "all", "none", names with
+commas between them, or "-name,-name" for all but these.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tests.soak import healthy
 from tests.soak.story import Ledger
 from tests.soak.world import HUNG, World
 
-CALLERS = 300  # of a hung service: more than a listener takes calls by default
-IDLE = 1_100  # connections: more than a listener takes by default
+CALLERS = 300  # of a hung service: more than the default `max_calls` of a listener
+IDLE = 1_100  # connections: more than the default of a listener
 KEPT = 10_000  # clients that the gateway tells
 AGENTS = KEPT + 500
 BEFORE = "127.0.0.10"  # the address and the name of a client that calls once
-READERS, LARGE = 24, 8 * 1024**2  # slow readers, and what each of them asks for: more than may be held together
-SMALL = 64 * 1024  # bytes of each connection's buffer in the kernel: what is not read stays with the gateway
-PATIENCE = 45.0  # seconds in which everybody has an answer
+READERS, LARGE = 24, 8 * 1024**2  # slow readers, and the bytes that each requests: more than may be buffered together
+SMALL = 64 * 1024  # bytes of each connection's buffer in the kernel: unread bytes stay in the gateway
+PATIENCE = 45.0  # seconds until each client must have an answer
 LEAVES_AFTER = 2.0  # seconds; the callers of a hung legacy service
 LEFTOVERS = 500  # requests of a guest that may not call
 GUEST, OTHER = 9, 7  # domains
@@ -44,7 +44,7 @@ NO_ANSWER = (OSError, EOFError, TimeoutError, ValueError)
 
 @dataclass
 class Place:
-    """Where a nuisance is done, and until when."""
+    """The place of a nuisance, and its end."""
 
     name: str
     source: str  # the address it comes from
@@ -54,16 +54,16 @@ class Place:
     over: asyncio.Event
 
     def counted(self, what: str) -> None:
-        """One of something."""
+        """Count an event."""
         self.ledger.other[f"{self.name}: {what}"] += 1
 
     def offence(self, text: str) -> None:
-        """Something that should not be."""
+        """Record an offence."""
         self.ledger.offences.append(f"{self.name}: {text}")
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Wire]:
-        """A connection to the listener that the healthy client has too."""
+        """Connect to the listener of the healthy client."""
         host, _, port = self.world.shared.removeprefix("tcp:").rpartition(":")
         plug = socket.socket()
         plug.setblocking(False)
@@ -94,7 +94,7 @@ def call(method: str, *params: object, agent: str = "") -> bytes:
 
 
 async def together(place: Place, times: int, one: Callable[[Place], Awaitable[None]]) -> None:
-    """So many at once, each again and again until it is over; then they leave."""
+    """Run this many at once, each repeatedly until the end."""
 
     async def again() -> None:
         while not place.over.is_set():
@@ -118,7 +118,7 @@ async def together(place: Place, times: int, one: Callable[[Place], Awaitable[No
 
 
 async def hung_service(place: Place) -> None:
-    """More callers than the listener has room for ask a service that is stopped; each is answered all the same."""
+    """More callers than the quota of the listener call a stopped service; each gets an answer."""
 
     async def ask(place: Place) -> None:
         try:
@@ -137,7 +137,7 @@ async def hung_service(place: Place) -> None:
 
 
 async def hung_legacy_service(place: Place) -> None:
-    """The same with a legacy service, whose callers do not wait to be told."""
+    """The same with a legacy service, whose callers leave early."""
 
     async def ask(place: Place) -> None:
         with suppress(*NO_ANSWER):
@@ -155,7 +155,7 @@ async def hung_legacy_service(place: Place) -> None:
 
 
 async def slow_reader(place: Place) -> None:
-    """Clients that ask for large answers and do not read them."""
+    """Clients request large answers and do not read them."""
 
     async def ask(place: Place) -> None:
         with suppress(*NO_ANSWER):
@@ -189,7 +189,7 @@ async def namespace_bomb(place: Place) -> None:
 
 
 async def idle_connections(place: Place) -> None:
-    """Connections on which nothing is said, and new ones for those that are closed."""
+    """Idle connections, and new ones for those that are closed."""
     host, _, port = place.world.shared.removeprefix("tcp:").rpartition(":")
     held: list[socket.socket] = []
     try:
@@ -219,10 +219,10 @@ def _is_open(plug: socket.socket) -> bool:
 
 
 async def many_user_agents(place: Place) -> None:
-    """One client with a new name for each call; another that has called before is still known afterwards."""
+    """A client uses a new name for each call; an earlier client must still be listed afterwards."""
     before = replace(place, source=BEFORE)
     for one, names in ((before, [BEFORE]), (place, [f"agent-{number}" for number in range(AGENTS)])):
-        with suppress(*NO_ANSWER):  # who is a nuisance may be hung up on
+        with suppress(*NO_ANSWER):  # the gateway may close the connection of a nuisance
             async with one.connect() as wire:
                 for name in names:
                     if place.over.is_set():
@@ -246,7 +246,7 @@ async def _store(place: Place) -> AsyncIterator[XenstoreClient]:
 
 
 async def _hand(store: XenstoreClient, owner: int, nodes: Mapping[str, bytes]) -> None:
-    """Write as if a guest had: the nodes are its own."""
+    """Write nodes that a guest owns."""
 
     async def work(inside: StoreOperations) -> None:
         for path, value in nodes.items():
@@ -276,7 +276,7 @@ async def hostile_guest(place: Place) -> None:
 
 
 async def planted_nodes(place: Place) -> None:
-    """A guest makes the nodes in which another's answer will be; it must not become able to read it."""
+    """A guest creates the nodes of another guest's answer in advance; it must not be able to read the answer."""
     async with _store(place) as store:
         for number in count():
             if place.over.is_set():
@@ -311,7 +311,7 @@ async def _told(place: Place, store: XenstoreClient, reply: str) -> None:
 
 
 async def refusing_store(place: Place) -> None:
-    """A store that refuses some operations, at any time."""
+    """A store refuses some operations at any time."""
     refusing = place.world.refusing
     refusing.rule = at_random(REFUSED, str(place.chance.random()))
     await place.over.wait()
@@ -334,7 +334,7 @@ NUISANCES: Mapping[str, Callable[[Place], Coroutine[None, None, None]]] = {
 
 
 def chosen(wish: str) -> Iterable[str]:
-    """The names that NUISANCES= means; raises ValueError for one that there is not."""
+    """Return the names that NUISANCES= selects; raises ValueError for an unknown name."""
     names = [name.strip() for name in wish.split(",") if name.strip()]
     if unknown := {name.removeprefix("-") for name in names} - {*NUISANCES, "all", "none"}:
         raise ValueError(f"NUISANCES: no {', '.join(sorted(unknown))}; there are: {', '.join(NUISANCES)}")
@@ -345,7 +345,7 @@ def chosen(wish: str) -> Iterable[str]:
 
 
 async def crowd_around(world: World, ledger: Ledger, seed: str, names: Iterable[str], over: asyncio.Event) -> None:
-    """All of these, until it is over."""
+    """Run these nuisances until the end."""
     async with asyncio.TaskGroup() as group:
         for at, (name, nuisance) in enumerate(NUISANCES.items()):
             if name in names:

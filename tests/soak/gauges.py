@@ -1,4 +1,4 @@
-"""What the gateway process holds, by the kernel's count and by its own."""
+"""The resources that the gateway holds, as counted by the kernel and by itself."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 from tests.soak.world import World
 
 EVERY = 0.25  # seconds between two looks at the memory
-PATIENCE = 30.0  # seconds for what is held to be let go
+RELEASE_TIMEOUT = 30.0  # seconds until held resources must be released
 KIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was held at one moment."""
+    """The resources held at one moment."""
 
     descriptors: int
     threads: int
@@ -27,12 +27,12 @@ class Reading:
     in_flight: int
     buffered: int
     on_buses: int  # calls that wait for a bus
-    unanswered: int  # calls to which a bus owes an answer, whether or not somebody waits for it
+    unanswered: int  # calls without an answer of the bus, waited for or not
     connections: int  # to buses
     late_replies: int
 
     def has_let_go(self, before: Reading) -> bool:
-        """Whether nothing is held any more that was not held before."""
+        """Whether nothing is held that was not held before."""
         held = self.in_flight, self.buffered, self.on_buses, self.unanswered
         grown = self.descriptors > before.descriptors, self.threads > before.threads, self.tasks > before.tasks
         return not any(held) and not any(grown) and self.connections == before.connections
@@ -57,9 +57,9 @@ async def read(world: World) -> Reading:
 
 
 async def read_until_let_go(world: World, before: Reading) -> Reading:
-    """Look until all is let go, or patience is at its end."""
+    """Measure until all is released, or until the timeout."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + PATIENCE
+    end = loop.time() + RELEASE_TIMEOUT
     while True:
         reading = await read(world)
         if reading.has_let_go(before) or loop.time() > end:
@@ -89,6 +89,6 @@ class Memory:
         return pages * os.sysconf("SC_PAGESIZE") // KIB
 
     def after(self, part: float) -> float:
-        """The middle of a twelfth of the run that ends after this part of it."""
+        """Return the median of the twelfth of the run that ends at this share of it."""
         end = max(1, round(len(self.samples) * part))
         return median(self.samples[max(0, end - max(1, len(self.samples) // 12)) : end])

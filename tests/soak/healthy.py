@@ -1,8 +1,8 @@
-"""A client that does nothing wrong beside all that is done to the gateway, and times each of its calls.
+"""A correct client beside the nuisances, which measures the time of each of its calls.
 
 Started as `python -m tests.soak.healthy KIND WHERE REPORT`, a process of its own, so that it measures the gateway and
-not the soak; SIGTERM ends it after its last answer. Each call is a line in the report: its token, method, seconds, what
-was said ("right", or what came instead).
+not the soak; SIGTERM ends it after its last answer. Each call is a line in the report: its token, method, seconds, and
+"right" or the wrong answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.kit.clients import connect, post
 from tests.kit.xenstore_clients import TreeClient
 
 NAME = "healthy"  # of the service that it calls, and of itself
-PATIENCE = 30.0  # seconds; past them there is no answer
+PATIENCE = 30.0  # seconds until a call counts as unanswered
 BETWEEN = 0.05  # seconds between two calls
 NO_ANSWER = (OSError, EOFError, TimeoutError, ValueError, StoreError)
 SILENT = "no answer"
@@ -46,7 +46,7 @@ class Asked:
 
 @asynccontextmanager
 async def over_http(where: str) -> AsyncIterator[Ask]:
-    """JSON-RPC at an address; each call on a connection of its own, so that a full house is noticed."""
+    """JSON-RPC at an address; each call opens a connection, so that exhausted quotas are noticed."""
 
     async def ask(method: str, token: str) -> object:
         body = {"jsonrpc": "2.0", "id": 1, "method": f"{NAME}.{method}", "params": PARAMS[method](token)}

@@ -1,4 +1,4 @@
-"""Clients that mean harm or are broken: hostile bodies, half requests, answers that nobody reads."""
+"""Hostile and broken clients: hostile bodies, half requests, answers that are not read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.soak.story import Ledger
 from tests.soak.world import CALM
 from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
 
-PATIENCE = 45.0  # seconds; the listener that these clients trouble has limits of 2 s
+PATIENCE = 45.0  # seconds; the listener of these clients has limits of 2 s
 BETWEEN = (0.02, 0.2)  # seconds between two of one kind
-LARGE = 50_000  # characters that come back in each answer nobody reads
+LARGE = 50_000  # characters of each answer that is not read
 
 Hostile = tuple[str, bytes, FaultCode, str]
 
@@ -45,14 +45,14 @@ CORPORA: Mapping[str, tuple[Sequence[Hostile], Callable[[bytes], FaultCode | Non
 
 @dataclass
 class Nuisance:
-    """All of them, on the listener that is there for it."""
+    """All of them, on a listener of their own."""
 
     address: str
     ledger: Ledger
     seed: str
 
     async def run(self, over: asyncio.Event) -> None:
-        """Be a nuisance until it is over."""
+        """Run until the end."""
         async with asyncio.TaskGroup() as group:
             for path in CORPORA:
                 group.create_task(self._hostile(path, over))
@@ -84,7 +84,7 @@ class Nuisance:
             return repr(error)
 
     async def _stall(self, kind: str, over: asyncio.Event) -> None:
-        """Stall, and be cut off for it."""
+        """Stall until the gateway closes the connection."""
         chance = random.Random(f"{self.seed} {kind}")
         while not over.is_set():
             try:
@@ -107,7 +107,7 @@ async def _half_a_body(wire: Wire) -> None:
 
 
 async def _end(wire: Wire) -> None:
-    """Read until we are hung up on, whatever is said before."""
+    """Read until the other side closes."""
     while True:
         with suppress(TimeoutError):
             await wire.rest()
@@ -115,7 +115,7 @@ async def _end(wire: Wire) -> None:
 
 
 async def _unread(wire: Wire) -> None:
-    """Ask and ask, and read nothing: the answers fill every buffer there is."""
+    """Send requests and read nothing, until the answers fill every buffer."""
     body = json.dumps({"jsonrpc": "2.0", "method": f"{CALM}.read", "params": ["x" * LARGE], "id": 1}).encode()
     try:
         while True:

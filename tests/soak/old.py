@@ -1,4 +1,4 @@
-"""The legacy service behind some methods of one that moves: HTTP, XML-RPC and JSON-RPC by the book, and a journal.
+"""The legacy service of the methods that migrate: HTTP, XML-RPC, JSON-RPC, and a journal.
 
 Started as `python -m tests.soak.old SOCKET NAME JOURNAL`. A process of its own, to be killed and stopped.
 """
@@ -23,7 +23,7 @@ class RefusedError(Exception):
 
 
 class Old:
-    """Says and does what the D-Bus service does; a text where that wants a number will do."""
+    """Does the same as the D-Bus service; it also accepts text for numbers."""
 
     def __init__(self, name: str, journal: int) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""One run from start to verdict: warm-up, the time itself, peace, judgement."""
+"""One run: warm-up, the measured time, settling, evaluation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Run: TypeAlias = Callable[[asyncio.Event], Coroutine[None, None, None]]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it."""
+    """The results of a run."""
 
     ledger: Ledger
     checks: Sequence[Check]
@@ -66,10 +66,10 @@ async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[st
 
 
 async def _warm_up(running: World, seed: str) -> None:
-    """Its calls are not judged."""
+    """Run the clients without evaluating their calls."""
     await running.control("POST", "/v1/reload")
     await _for(WARM_UP, _clients(running, Ledger(), f"{seed} warm-up"))
-    await asyncio.sleep(SETTLE)  # for the last notification to be executed, and for closed connections to be gone
+    await asyncio.sleep(SETTLE)  # for the last notification to be executed, and closed connections to be released
     for name in HOMES:
         for path in running.journals(name):
             path.write_text("")
@@ -113,7 +113,7 @@ async def _for(seconds: float, runs: Sequence[Run]) -> None:
 
 
 async def _until(over: asyncio.Event, runs: Sequence[Run]) -> None:
-    """When one of them fails none of them goes on."""
+    """Stop all when one of them fails."""
     async with asyncio.TaskGroup() as group:
         for run in runs:
             group.create_task(run(over))

@@ -1,4 +1,4 @@
-"""A service that keeps a journal of what it has executed, and comes back to its bus whenever that is there again.
+"""A service that keeps a journal of its executed calls, and reconnects whenever its bus is back.
 
 Started as `python -m tests.soak.service ADDRESS BUS_NAME JOURNAL`. A process of its own, to be killed and stopped.
 """
@@ -49,7 +49,7 @@ class Service:
         self._journal = journal
 
     def handle(self, call: Message) -> Message | bool | None:
-        """Answer what is ours, leave the rest to the library."""
+        """Answer our own members, and leave the rest to the library."""
         if call.message_type is not MessageType.METHOD_CALL or call.interface != INTERFACE:
             return None
         answer: Callable[[Message], Message | bool] = getattr(self, f"_{call.member.lower()}")
@@ -90,7 +90,7 @@ async def serve(address: str, bus_name: str, journal: int) -> None:
 
 
 async def serve_for_ever(address: str, bus_name: str, path: Path) -> None:
-    """What a service manager would do by starting it anew."""
+    """Reconnect, as a service manager would by a restart."""
     journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     while True:
         with suppress(OSError, EOFError, DBusError):

@@ -1,4 +1,4 @@
-"""Calls as old clients write them, and what they read in the answers; with the standard library's codecs, not ours."""
+"""Calls and answers in the form of old clients, with the codecs of the standard library instead of our own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.core.rpc.model import FaultCode
 
 
 class WrongError(Exception):
-    """An answer that is none to what was asked; the text says why."""
+    """The answer does not belong to the request; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Heard:
 
 
 def as_text(value: Any) -> Any:
-    """What the xapi_idl dialect makes of a struct's integers."""
+    """Return the value as the xapi_idl dialect writes the integers of a struct."""
     return {name: str(item) if type(item) is int else item for name, item in value.items()}
 
 
@@ -63,7 +63,7 @@ RIGHT: Mapping[str, Callable[[Wanted, Heard], bool]] = {
     "refuse": lambda call, heard: heard.text is not None and f"refused {call.token}" in heard.text,
 }
 
-# What a fault says where there is no number: the dialect xapi_idl has texts only.
+# Texts of faults without a number: the dialect xapi_idl has texts only.
 TEXTS: Mapping[str, FaultCode] = {
     r"too many calls .*not sent|calls in flight; nothing was executed": FaultCode.BUSY,
     r"not sent|ServiceUnknown|NameHasNoOwner|nothing was executed": FaultCode.UNAVAILABLE,
@@ -73,7 +73,7 @@ TEXTS: Mapping[str, FaultCode] = {
 
 
 def code_of(text: str) -> FaultCode | None:
-    """The code that a text tells, if any."""
+    """Return the code that a text names, if any."""
     return next((code for pattern, code in TEXTS.items() if re.search(pattern, text)), None)
 
 

@@ -1,6 +1,6 @@
-"""Clients in a xenstore, as squeezed's were: a request of nodes, a watch for its answer, both removed in the end.
+"""Clients in xenstore in the way of squeezed's: a request of nodes, a watch for its answer, both removed afterwards.
 
-The store may be killed at any time, and then has forgotten everything: a client writes its request again, as it was.
+The store may be killed at any time and then is empty: a client writes its request again, unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLIENTS = 8
 KIND = "xenstore tree"
 CLAIMS = "/tool/xcp-gateway/claims"
 
-# All that a node says is text.
+# The content of a node is text.
 PARAMS: Mapping[str, Callable[[str, random.Random], dict[str, Any]]] = {
     "read": lambda token, chance: {"text": f"{token} \u00e9\u4e16 <&>"},
     "write": lambda token, chance: {"token": token, "pause": str(chance.randrange(chance.choice(PAUSES)))},
@@ -45,7 +45,7 @@ class StoreClient:
     ledger: Ledger
 
     async def run(self, over: asyncio.Event) -> None:
-        """Call until it is over; what was begun is ended."""
+        """Call until the end; finish the last call."""
         numbers = count(1)
         async with XenstoreClient(self.path) as store:
             while not over.is_set():
@@ -74,7 +74,7 @@ class StoreClient:
 
 
 async def _persistently(store: XenstoreClient, act: Callable[[], Any]) -> Any:
-    """Again, when the store went away meanwhile or others got in between."""
+    """Repeat after a restart of the store or a conflict."""
     while True:
         try:
             await store.until_connected()
@@ -108,7 +108,7 @@ class _Asked:
         await self._store.transaction(work)
 
     async def answer(self) -> Heard:
-        """Ask, as often as the store forgets it, and wait."""
+        """Write the request as often as the store forgets it, and wait for the answer."""
         watch = self._store.watch(self._response)
         try:
             async for _ in watch:
@@ -122,7 +122,7 @@ class _Asked:
         raise AssertionError("nobody closes this watch")
 
     async def remove(self) -> None:
-        """The request and then the answer, as the old client did."""
+        """Remove the request and then the answer, in the order of the old client."""
         await self._store.remove(self._request)
         await self._store.remove(self._response)
 
@@ -158,7 +158,7 @@ def store_crowd(world: World, ledger: Ledger, seed: str) -> list[StoreClient]:
 
 
 async def nodes_left(path: str) -> list[str]:
-    """What stands in the store when all is over: the tokens of requests and answers, and claims by their path."""
+    """Return what is left in the store at the end: tokens of requests and answers, and claims by their path."""
     async with XenstoreClient(path) as store:
         await store.until_connected()
         left = [f"{CLAIMS}/{name}/{each}" for name in await store.list(CLAIMS) or () for each in

@@ -1,4 +1,4 @@
-"""What is remembered of each call and each disturbance; knows no protocol and judges nothing."""
+"""Records of each call and each disturbance."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class Disturbance:
     ended: float = inf
 
     def touches(self, story: Story) -> bool:
-        """Whether it may be what happened to this call; the place is looked at elsewhere."""
+        """Whether it may have affected this call, by time alone."""
         return self.began <= story.ended and story.began <= self.ended
 
 
 @dataclass
 class Ledger:
-    """All of a run. Calls that went right and wrote nothing are counted only."""
+    """All records of a run. Correct reads are only counted."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # service, how it ended
     clients: Counter[str] = field(default_factory=Counter)  # answers by kind of client
@@ -76,7 +76,7 @@ class Ledger:
     offences: list[str] = field(default_factory=list)  # seen on the spot
 
     def keep(self, story: Story, kind: str, *, calm: bool) -> None:
-        """Take in a call that has ended."""
+        """Record a call that has ended."""
         how = story.code.value if story.code else story.ending.value
         self.counts[story.service, how] += 1
         self.clients[kind] += 1

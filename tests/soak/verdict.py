@@ -1,4 +1,4 @@
-"""Judges a run: what was remembered against the journals and the gauges. Pure, and so itself under test."""
+"""Evaluates a run: compares the records with the journals and the gauges. Pure, with tests of its own."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tests.soak.healthy import SILENT, Asked
 from tests.soak.story import Disturbance, Ending, Ledger, Story
 from tests.soak.world import CALM, HOMES, NARROW
 
-CALM_BOUND = 2.0  # seconds; below what a call to a hung service takes, so that one call held up by it would show
+CALM_BOUND = 2.0  # seconds; less than a call to a hung service takes, so that one delayed call is noticed
 HEALTHY_BOUND = 1.0  # seconds
-TIMED = ("http", "guests")  # healthy clients; at the store that refuses, trying again takes its time
+TIMED = ("http", "guests")  # healthy clients; at the store that refuses, repeating takes longer
 MUST_ASK = 20  # calls of a healthy client
 RIGHT = "right"
 GROWTH_BOUND = 16 * 1024  # KiB between a third of the run and its end
-MUST_CALL = 200  # calls that went right; a run with fewer has shown nothing
+MUST_CALL = 200  # correct calls; a run with fewer proves nothing
 LOST_WITHIN = 5.0  # seconds after a notification was taken in which a kill may still swallow it
 
-# What may be told, and when. Nothing else is expected ever.
-HUNG = frozenset({FaultCode.TIMEOUT, FaultCode.BUSY, FaultCode.UNAVAILABLE})  # the last by a breaker: it asks no more
+# The faults that are expected, and when. No other fault is.
+HUNG = frozenset({FaultCode.TIMEOUT, FaultCode.BUSY, FaultCode.UNAVAILABLE})  # the last from an open circuit breaker
 GONE = frozenset({FaultCode.NO_REPLY, FaultCode.UNAVAILABLE})
 SITUATIONS: Mapping[str, frozenset[FaultCode]] = {
     "service: kill": GONE,
@@ -61,7 +61,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether the promise holds."""
         return not self.offences
 
 
@@ -82,12 +82,12 @@ def judge_calls(ledger: Ledger) -> Iterator[Check]:
 
 
 def says_so(story: Story) -> bool:
-    """Whether the text tells that the outcome is unknown."""
+    """Whether the text says that the outcome is unknown."""
     return SAYS_SO(story.text) is not None
 
 
 def is_expected(story: Story, disturbances: Sequence[Disturbance]) -> bool:
-    """Whether a fault fits what was being done to its service or its bus."""
+    """Whether a fault fits the harm to its service or its bus."""
     allowed = {FaultCode.BUSY} if HOMES[story.service] == NARROW else set()
     for one in disturbances:
         if one.place in (story.service, HOMES[story.service]) and one.touches(story):
@@ -135,7 +135,7 @@ def judge_store(ledger: Ledger, left: Sequence[str]) -> Check:
 
 
 def judge_calm(ledger: Ledger, slack: float = 1.0) -> Check:
-    """What is done to others does not hold up the calls to a service that nobody disturbs; `slack` as below."""
+    """Harm to other services does not delay the calls to an undisturbed service; `slack` as below."""
     bus, bound = HOMES[CALM], slack * CALM_BOUND
     harms = [one for one in ledger.disturbances if one.place == bus]
     calls = [
@@ -189,7 +189,7 @@ def _most(values: Sequence[float]) -> float:
 
 
 def judge_gauges(before: Reading, after: Reading, memory: Memory) -> Iterator[Check]:
-    """Nothing is held that was not held after the warm-up."""
+    """No resource is held that was not held after the warm-up."""
     for name in ("in_flight", "buffered", "on_buses", "unanswered"):
         held = getattr(after, name)
         yield Check(f"held at the end: {name}", str(held), "0", [f"{name}: {held}"] if held else [])
@@ -211,7 +211,7 @@ FITS: Mapping[str, Callable[[int, int], bool]] = {
 
 
 def judge_log(lines: Sequence[str], status: int | None) -> Iterator[Check]:
-    """The gateway met no bug and no task whose end nobody saw, and stopped in peace."""
+    """The gateway logged no bug and no lost task, and stopped normally."""
     bugs = [line.rstrip() for line in lines if not line.startswith("{") or '"a bug' in line or "raceback" in line]
     yield Check("bugs in the gateway's log", f"{len(bugs)} of {len(lines)} lines", "0", bugs)
     ending = next((line.rstrip() for line in reversed(lines) if '"stopped' in line), "never stopped")

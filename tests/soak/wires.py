@@ -1,4 +1,4 @@
-"""Two kinds of HTTP client, each on TCP and on a Unix socket: aiohttp, and bytes by hand. They know no protocol."""
+"""Two kinds of HTTP client, each on TCP and on a Unix socket: aiohttp, and bytes by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import aiohttp
 from tests.kit.clients import HttpReply, Wire, connect, post
 from tests.soak.speech import WrongError
 
-ANSWER_WITHIN = 60.0  # seconds; past it there is no answer
+ANSWER_WITHIN = 60.0  # seconds until a call counts as unanswered
 
 
 class Line(Protocol):
@@ -66,7 +66,7 @@ class ByHand:
         return reply.status, reply.body
 
     async def close(self) -> None:
-        """Hang up, and look whether anything came that nobody had asked for."""
+        """Hang up, and check that no unrequested bytes arrived."""
         wire, self._wire = self._wire, None
         rest = b""
         if wire is not None:

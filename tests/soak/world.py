@@ -1,4 +1,4 @@
-"""Everything around the clients, as real processes: buses, services, an old one, a store, a gateway. Knows no time."""
+"""Everything around the clients, as real processes: buses, services, a legacy service, stores, a gateway."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, xenstored
 from tests.soak import healthy, service
 
 ROOT = Path(__file__).parents[2]
-CALM = "calm"  # the service that nobody kills or stops; its bus is not spared
+CALM = "calm"  # the service that is never killed or stopped; its bus is
 BUSES: Mapping[str, tuple[str, ...]] = {"one": (CALM, "alpha"), "two": ("beta", "gamma")}
 HOMES: Mapping[str, str] = {name: bus for bus, services in BUSES.items() for name in services}
-MOVED = "alpha"  # the service that has an old one beside it, and clients that know nothing of that
+MOVED = "alpha"  # the service with a legacy service beside it; its clients do not know
 STORES: Mapping[str, str] = {"store": C_STORE, "guests": OXENSTORED, "refused": C_STORE}  # by listener
-TREE = "/soak"  # where in the xenstore the services are
-NARROW = "two"  # the bus that is given so little room for each service that BUSY is heard
-QUIET = "quiet"  # the bus of which nothing is killed; the healthy client's service is there, and one that hangs
-HUNG = "hung"  # that service, and the old one that hangs; what they hang on is a nuisance's choice
+TREE = "/soak"  # the path of the services in xenstore
+NARROW = "two"  # the bus with quotas so small that BUSY occurs
+QUIET = "quiet"  # the bus without harm: for the service of the healthy client, and one that hangs
+HUNG = "hung"  # that service, and the legacy service that hangs; a nuisance decides when
 START_TIMEOUT = 60.0  # seconds
-BACK_TIMEOUT = 45.0  # seconds for a service to be reached again once nothing stands in the way
-SETTLE = 1.0  # seconds after that in which a fault may still be told
+BACK_TIMEOUT = 45.0  # seconds until a service must be reached again after the harm
+SETTLE = 1.0  # seconds after that in which faults are still expected
 
 CONFIG = """\
 [bus.one]
@@ -116,7 +116,7 @@ methods:
   {name}.write: {{member: Write, params: [token, pause], effect: write, key: token}}
 """
 LEGACY = "legacy: {upstream: old}\n"
-BESIDE: Mapping[str, str] = {  # what no harm is done to, by mapping file
+BESIDE: Mapping[str, str] = {  # services without harm, by mapping file
     "healthy": """\
 mapping: 1
 service: healthy
@@ -166,7 +166,7 @@ BROKEN = "  {name}.broken: {{member: Nonsense}}\n"
 
 
 def listens(path: Path) -> bool:
-    """Whether somebody accepts at this Unix socket."""
+    """Whether a process listens on this Unix socket."""
     with socket.socket(socket.AF_UNIX) as plug, suppress(OSError):
         plug.connect(str(path))
         return True
@@ -174,7 +174,7 @@ def listens(path: Path) -> bool:
 
 
 class Process:
-    """One process that is ours to kill, stop and start again."""
+    """One process that a run kills, stops and starts."""
 
     def __init__(self, command: list[str], log: Path) -> None:
         self._command = command
@@ -196,7 +196,7 @@ class Process:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it as a crash would; once more does no harm."""
+        """Kill it; may be called twice."""
         self._process.kill()
         self._process.wait()
 
@@ -294,7 +294,7 @@ class World:
                 assert await asyncio.to_thread(process.wait, START_TIMEOUT) == 0, log.read_text()
 
     def journals(self, name: str) -> tuple[Path, Path]:
-        """Where a service writes down what it has executed, and where the old one does."""
+        """Return the journals of a service and of its legacy service."""
         return self.folder / f"{name}.journal", self.folder / f"{name}.old-journal"
 
     def write_mapping(self, name: str, more: str = "") -> None:

@@ -275,7 +275,7 @@ class Gateway(Assembly):
         await self.become(settings, table, upstreams)
         self._refused = []
         await self._keep_table()
-        self.steering.news.look()
+        self.steering.notifier.update()
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
         return {
             "revision": table.revision,

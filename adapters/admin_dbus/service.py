@@ -64,7 +64,7 @@ class AdminBusService:
 
     async def start(self) -> None:
         """Begin to connect; returns at once and keeps trying."""
-        self._untell = self._operator.tell(self._told)
+        self._untell = self._operator.subscribe(self._told)
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:

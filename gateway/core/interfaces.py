@@ -245,5 +245,5 @@ class AdminOperations(Protocol):
     async def rollback_all(self, who: str, why: str = "") -> ModeResult | StateRefused:
         """Every method to its legacy service at once."""
 
-    def tell(self, listener: Listener) -> Callable[[], None]:
-        """Have somebody told of all that changes from now on; what is returned ends it."""
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` for every change from now on; the returned function ends that."""

@@ -44,7 +44,9 @@ REFUSED = "xcp_gateway_messages_refused_total"
 SECONDS = "xcp_gateway_call_seconds"
 
 SERIES: Mapping[str, Series] = {
-    "xcp_gateway_build_info": Series("gauge", "1, labelled with the versions of the gateway and of Python.", ("version", "python")),
+    "xcp_gateway_build_info": Series(
+        "gauge", "1, labelled with the versions of the gateway and of Python.", ("version", "python")
+    ),
     "xcp_gateway_mapping_info": Series("gauge", "1, labelled with the revision of the live mapping.", ("revision",)),
     "xcp_gateway_mapping_refused": Series(
         "gauge", "1 while the mapping files have problems and an earlier revision stays live."
@@ -57,10 +59,14 @@ SERIES: Mapping[str, Series] = {
     SECONDS: Series(
         "histogram", "Seconds from the arrival of a call at its route to its outcome.", ("service", "method", "side")
     ),
-    REFUSED: Series("counter", "Messages that were rejected before a call was read: too many, too large, unreadable.", ("outcome",)),
+    REFUSED: Series(
+        "counter", "Messages that were rejected before a call was read: too many, too large, unreadable.", ("outcome",)
+    ),
     "xcp_gateway_calls_in_flight": Series("gauge", "Calls in flight."),
     "xcp_gateway_buffered_bytes": Series("gauge", "Bytes of request bodies and responses in memory."),
-    "xcp_gateway_connections_aborted_total": Series("counter", "Connections of clients that the gateway aborted.", ("listener",)),
+    "xcp_gateway_connections_aborted_total": Series(
+        "counter", "Connections of clients that the gateway aborted.", ("listener",)
+    ),
     "xcp_gateway_log_lines_lost_total": Series("counter", "Log lines that could not be written."),
     "xcp_gateway_comparisons_total": Series(
         "counter", "Calls that both sides have run, by the verdict of the comparison.", ("service", "method", "verdict")
@@ -74,7 +80,9 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_bus_connected": Series("gauge", "1 while the bus is connected.", ("bus",)),
     "xcp_gateway_bus_connections": Series("gauge", "Connections to the bus that are up.", ("bus",)),
     "xcp_gateway_bus_calls_in_flight": Series("gauge", "D-Bus calls that wait for their reply.", ("bus",)),
-    "xcp_gateway_late_replies_total": Series("counter", "D-Bus replies that arrived after the call had ended.", ("bus",)),
+    "xcp_gateway_late_replies_total": Series(
+        "counter", "D-Bus replies that arrived after the call had ended.", ("bus",)
+    ),
     "xcp_gateway_signals_total": Series("counter", "D-Bus signals received.", ("bus",)),
     "xcp_gateway_signal_overflows_total": Series(
         "counter", "Times that signals arrived too fast, and the state was read instead.", ("bus",)

@@ -36,7 +36,7 @@ LABEL = replace(route("VM.get_label", migration=OLD, effect=Effect.READ), servic
 NEW = replace(route("VM.new", effect=Effect.READ), service="xenopsd")
 START = replace(route("VM.start", migration=replace(OLD, may_shadow=False, group="life")), service="xenopsd")
 STOP = replace(START, method="VM.stop")
-HOLDS = "a mode holds for some time, ten years at most, or until it is changed"
+LIMIT = "seconds: expected more than 0 and at most 315,360,000, got "
 SPLIT = "this would split the group 'life', which shares state: xenopsd/VM.stop would be left out; say group:life"
 ROUTES = [STATE, LABEL, NEW, START, STOP]
 
@@ -121,9 +121,9 @@ async def test_a_mode_for_some_time_ends_by_itself(desk: Desk) -> None:
     [
         (ModeRequest("VM.get_state", "dbsu"), "'dbsu' is no mode (did you mean 'dbus'?)"),
         (ModeRequest("VM.get_stat", "dbus"), "no mapped method is named 'VM.get_stat' (did you mean 'VM.get_state'?)"),
-        (ModeRequest("VM.get_state", "dbus", seconds=0.0), HOLDS),
-        (ModeRequest("VM.get_state", "dbus", seconds=float("inf")), HOLDS),
-        (ModeRequest("VM.get_state", "dbus", seconds=float("nan")), HOLDS),
+        (ModeRequest("VM.get_state", "dbus", seconds=0.0), LIMIT + "0"),
+        (ModeRequest("VM.get_state", "dbus", seconds=float("inf")), LIMIT + "inf"),
+        (ModeRequest("VM.get_state", "dbus", seconds=float("nan")), LIMIT + "nan"),
         (ModeRequest("VM.start", "dbus"), SPLIT),
     ],
 )  # fmt: skip

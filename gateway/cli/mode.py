@@ -23,7 +23,7 @@ from gateway.cli.app import (
     fail,
     seconds,
 )
-from gateway.cli.output import count, moment, numbers, out, print_json, table
+from gateway.cli.output import count, moment, numbers, out, print_fitted, print_json, table
 
 
 @app.command(rich_help_panel=MIGRATION)
@@ -157,7 +157,7 @@ def diff(
     for number, pair in enumerate(pairs):
         if number:
             out.print()
-        out.print(diffing.show(pair["document"], pair["when"]))
+        print_fitted(diffing.show(pair["document"], pair["when"]))
 
 
 @app.command(rich_help_panel=MIGRATION)

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, UNUSABLE, SocketOption, app, ask, fail
-from gateway.cli.output import count, err, number, out, pair, table
+from gateway.cli.output import count, err, number, out, pair, print_fitted, table
 from gateway.cli.output import seconds as in_words
 
 TIMEOUT = 86_400.0  # seconds for one batch; the gateway limits each call
@@ -276,7 +276,7 @@ def _show_mismatch(result: Document, shown: Counter[str], most: int) -> None:
     name = f"{result['service']}/{result['method']}"
     shown[name] += 1
     if shown[name] <= most:
-        out.print(diff.show(result["pair"]))
+        print_fitted(diff.show(result["pair"]))
         out.print()
     elif shown[name] == most + 1:
         out.print(f"{name}: more mismatches; --max-diffs shows more, --json-lines all", style="dim")

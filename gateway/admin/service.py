@@ -27,7 +27,7 @@ from gateway.core.admin.records import (
 )
 from gateway.core.admin.views import Explanation, Listener, MethodMoved, MethodRow, ModeRequest, ModeResult
 from gateway.core.interfaces import AdminOperations
-from gateway.core.migration.modes import Mode, Setting, percent
+from gateway.core.migration.modes import Mode, Setting, Side, percent, share
 from gateway.core.routing import policy, selection
 from gateway.core.routing.overrides import GROUP, By, Override, matches
 from gateway.core.routing.route import Route
@@ -41,6 +41,8 @@ from gateway.state.store import StateStore
 _IsSeparate: TypeAlias = Callable[[Override], bool]
 
 NO_COUNTS = Counts()
+MAX_ENTRIES = 100_000  # that the audit keeps
+MODES_BEFORE = "modes before rollback"  # audit entry with the overrides that a rollback of everything has replaced
 MAX_SECONDS = 10 * 365 * 86_400.0  # of a mode with a duration
 
 
@@ -159,13 +161,60 @@ class AdminService(AdminOperations):
 
     async def rollback_all(self, who: str, why: str = "") -> ModeResult | StateRefused:
         """Set every method to legacy and end all rollouts. It needs no bus and no file; `off` set by a person stays."""
-        before = self._settings(EVERYTHING)
+        before, overrides = self._settings(EVERYTHING), self._toggles.overrides
         ended = await self.rollouts.rollback_all(who, why)
         if isinstance(ended, StateRefused):
             return ended
         self._toggles.replace(self._state.overrides)
+        if ended is None and overrides:
+            await self.note(
+                who, MODES_BEFORE, EVERYTHING, {each.pattern: _override_json(each) for each in reversed(overrides)}
+            )
         moved = self._moved(before, EVERYTHING, lambda override: override.setting.mode is Mode.OFF)
         return ModeResult(EVERYTHING, "legacy", moved, ended.why if isinstance(ended, PendingDecision) else "")
+
+    async def undo_rollback(self, who: str, why: str = "") -> ModeResult | StateRefused:
+        """Restore the modes that were set before the rollback of everything in force. Rollouts stay ended."""
+        entries = await self._state.audit(MAX_ENTRIES, 0.0, EVERYTHING)
+        if isinstance(entries, StateRefused):
+            return entries
+        at = next((index for index, entry in enumerate(entries) if entry.what == "rollback"), len(entries))
+        made = [each for each in self._toggles.overrides if at < len(entries) and each.when == entries[at].when]
+        if EVERYTHING not in (each.pattern for each in made):
+            return Rejected("there is nothing to undo: no rollback of everything is in force")
+        newer = reversed(entries[:at])
+        modes = next((entry.numbers for entry in newer if entry.what == MODES_BEFORE), {})
+        restored = [each for each in map(self._restored, modes, modes.values()) if each is not None]
+        put = tuple(each for each in restored if each.pattern not in {kept.pattern for kept in self._kept(made)})
+        numbers: dict[str, Json] = {each.pattern: str(each.setting) for each in put}
+        entry = AuditEntry(self._now(), who, "undo rollback", EVERYTHING, why, numbers)
+        before = self._settings(EVERYTHING)
+        refused = await self._state.decide(Change((entry,), put, self._of_person(made)))
+        if refused is not None:
+            return refused
+        self._toggles.replace(self._state.overrides)
+        return ModeResult(EVERYTHING, "before the rollback", self._moved(before, EVERYTHING, lambda _: False))
+
+    def _kept(self, made: Sequence[Override]) -> Iterable[Override]:
+        """Modes that persons have set or kept since a rollback, which has made these."""
+        return (each for each in self._toggles.overrides if each not in made)
+
+    def _restored(self, pattern: str, written: Json) -> Override | None:
+        """An override as it was before a rollback; None if its time is over."""
+        assert isinstance(written, Mapping)  # written by _override_json
+        setting = Setting(
+            Mode(written["mode"]),
+            share(str(written["percent"])),
+            Side(written["control"]),
+            observe=bool(written["observe"]),
+            noise=bool(written["noise"]),
+        )
+        now, until = self._now(), written["until"]
+        if until is None:
+            return Override(pattern, setting, str(written["who"]), now, str(written["why"]))
+        left = float(str(until)) - now
+        end = self._steady() + left
+        return Override(pattern, setting, str(written["who"]), now, str(written["why"]), end) if left > 0 else None
 
     async def reset_statistics(self, pattern: str, who: str, why: str = "") -> Sequence[MethodId] | StateRefused:
         """Delete call statistics and mismatches of all methods of a pattern."""
@@ -189,9 +238,9 @@ class AdminService(AdminOperations):
 
     def _explained(self, route: Route, call: Call, value: str | None) -> Explanation:
         migration = replace(route.migration, key=views.with_key(route.migration.key, value))
-        asked = replace(route, migration=migration)
+        planned = replace(route, migration=migration)
         effective = self._toggles.effective(route)
-        plan = policy.plan_call(asked, effective.setting, call)
+        plan = policy.plan_call(planned, effective.setting, call)
         value = migration.key.take(call) if migration.key is not None else None
         return views.explanation(route, effective.setting, effective.source(route), plan, value)
 
@@ -265,3 +314,9 @@ def _entry(override: Override) -> AuditEntry:
     if override.until is not None:
         numbers["until"] = ends(override)
     return AuditEntry(override.when, override.who, "mode", override.pattern, override.why, numbers)
+
+
+def _override_json(override: Override) -> dict[str, Json]:
+    """An override for the audit, from which it can be restored."""
+    setting: Mapping[str, Json] = {**views.setting_view(override.setting)}  # type: ignore[dict-item]
+    return {**setting, "who": override.who, "why": override.why, "until": ends(override)}

@@ -147,6 +147,8 @@ def _short(name: str, value: Any) -> str:
         return moment(value)
     if value is True:
         return "yes"
+    if isinstance(value, Mapping):
+        return str(value.get("mode", value))
     if isinstance(value, list):
         return " ".join(map(str, value))
     if isinstance(value, float):

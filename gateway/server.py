@@ -285,7 +285,7 @@ class Gateway(Assembly):
         await self.apply_config(settings, table, upstreams)
         self._refused = []
         await self._store_table()
-        self.admin_service.news.look()
+        self.admin_service.notifier.update()
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
         return {
             "revision": table.revision,

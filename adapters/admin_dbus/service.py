@@ -67,7 +67,7 @@ class AdminBusService:
 
     async def start(self) -> None:
         """Start to connect; returns at once, reconnects until `stop`."""
-        self._unsubscribe = self._operator.tell(self._notify)
+        self._unsubscribe = self._operator.subscribe(self._notify)
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:

@@ -117,7 +117,7 @@ class ReplayBody(_Request, frozen=True):
     noise: bool = False
 
 
-class Problem(TypedDict):
+class ErrorAnswer(TypedDict):
     """Why the gateway did not do it, for people."""
 
     error: str
@@ -295,7 +295,7 @@ class ReplayRow(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class ApiOperation:
     """One operation. `right`: None for the monitoring paths; `media`: of an answer that is not JSON."""
 
     name: str
@@ -306,7 +306,7 @@ class Operation:
     answer: Any = None
     body: Any = None
     query: Any = None
-    refusals: tuple[int, ...] = ()  # answered with Problem
+    refusals: tuple[int, ...] = ()  # answered with ErrorAnswer
     others: Mapping[int, Any] = field(default_factory=dict)  # other statuses with an answer of their own
     media: str = "application/json"
 
@@ -316,47 +316,50 @@ _WRONG = (422,)  # the request makes no sense
 _UNREADABLE = (422, 503)  # or the state cannot be read
 _UNDECIDED = (409, 422, 503)  # or another decision was faster
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation("alive", "GET", "/healthz", None, "Report that the process answers", Alive),
-    Operation("ready", "GET", "/readyz", None, "Report whether every mapped method can be called", Readiness,
-              others={503: Readiness}),
-    Operation("metrics", "GET", "/metrics", None, "Return all metrics in the Prometheus text format", str,
-              media="text/plain"),
-    Operation("openapi", "GET", "/v1/openapi.json", _READ, "Return this document", dict[str, Any]),
-    Operation("status", "GET", "/v1/status", _READ, "Show the state of the gateway", Status),
-    Operation("routes", "GET", "/v1/routes", _READ, "List every mapped method at every endpoint", list[RouteRow]),
-    Operation("reload", "POST", "/v1/reload", _CHANGE, "Read config and mapping files again", Reloaded,
-              others={409: NotReloaded}),
-    Operation("call", "POST", "/v1/call", _CHANGE, "Make one call as a legacy client would", CallResult, CallBody,
-              refusals=_WRONG),
-    Operation("methods", "GET", "/v1/methods", _READ, "List methods with mode, call statistics and assessment",
-              list[MethodRow], query=MethodsQuery, refusals=_WRONG),
-    Operation("modes", "GET", "/v1/modes", _READ, "List the modes set at run time, the strongest first",
-              list[OverrideRow]),
-    Operation("set_mode", "POST", "/v1/mode", _CHANGE, "Set the mode of all methods of a pattern, or of none",
-              ModeResult, ModeRequest, refusals=_UNDECIDED),
-    Operation("clear_mode", "POST", "/v1/mode/clear", _CHANGE, "Remove the mode set for exactly this pattern",
-              ModeResult, PatternBody, refusals=_UNDECIDED),
-    Operation("rollback", "POST", "/v1/rollback", _CHANGE,
-              "Set every method to legacy and end all rollouts, even without buses and state file",
-              ModeResult, ReasonBody, refusals=(422, 503)),
-    Operation("explain", "POST", "/v1/explain", _READ, "Explain which side would serve a call, and why",
-              list[Explanation], ExplainBody, refusals=_WRONG),
-    Operation("promotion", "GET", "/v1/promotion", _READ, "List modes set at run time that mapping files could contain",
-              Promotion, query=MethodsQuery, refusals=_WRONG),
-    Operation("promoted", "POST", "/v1/promoted", _CHANGE,
-              "Remove modes set at run time that equal the mapping's, and return their patterns",
-              list[str], PatternBody, refusals=_UNDECIDED),
-    Operation("audit", "GET", "/v1/audit", _READ, "List decisions, the newest first", list[AuditRow],
-              query=AuditQuery, refusals=_UNREADABLE),
-    Operation("diff", "GET", "/v1/diff", _READ, "List mismatches, the newest first", list[MismatchRow],
-              query=DiffQuery, refusals=_UNREADABLE),
-    Operation("reset_statistics", "POST", "/v1/statistics/reset", _CHANGE,
-              "Delete call statistics and mismatches of the methods of a pattern",
-              list[MethodId], PatternBody, refusals=_UNDECIDED),
-    Operation("rollouts", "GET", "/v1/rollouts", _READ, "List all rollouts, ended ones too", list[RolloutRow],
-              refusals=(503,)),
-    *(Operation(f"{verb}_rollout", "POST", f"/v1/rollouts/{verb}", _CHANGE, summary, RolloutRow, RolloutBody,
+OPERATIONS: tuple[ApiOperation, ...] = (
+    ApiOperation("alive", "GET", "/healthz", None, "Report that the process answers", Alive),
+    ApiOperation("ready", "GET", "/readyz", None, "Report whether every mapped method can be called", Readiness,
+                 others={503: Readiness}),
+    ApiOperation("metrics", "GET", "/metrics", None, "Return all metrics in the Prometheus text format", str,
+                 media="text/plain"),
+    ApiOperation("openapi", "GET", "/v1/openapi.json", _READ, "Return this document", dict[str, Any]),
+    ApiOperation("status", "GET", "/v1/status", _READ, "Show the state of the gateway", Status),
+    ApiOperation("routes", "GET", "/v1/routes", _READ, "List every mapped method at every endpoint", list[RouteRow]),
+    ApiOperation("reload", "POST", "/v1/reload", _CHANGE, "Read config and mapping files again", Reloaded,
+                 others={409: NotReloaded}),
+    ApiOperation("call", "POST", "/v1/call", _CHANGE, "Make one call as a legacy client would", CallResult, CallBody,
+                 refusals=_WRONG),
+    ApiOperation("methods", "GET", "/v1/methods", _READ, "List methods with mode, call statistics and assessment",
+                 list[MethodRow], query=MethodsQuery, refusals=_WRONG),
+    ApiOperation("modes", "GET", "/v1/modes", _READ, "List the modes set at run time, the strongest first",
+                 list[OverrideRow]),
+    ApiOperation("set_mode", "POST", "/v1/mode", _CHANGE, "Set the mode of all methods of a pattern, or of none",
+                 ModeResult, ModeRequest, refusals=_UNDECIDED),
+    ApiOperation("clear_mode", "POST", "/v1/mode/clear", _CHANGE, "Remove the mode set for exactly this pattern",
+                 ModeResult, PatternBody, refusals=_UNDECIDED),
+    ApiOperation("rollback", "POST", "/v1/rollback", _CHANGE,
+                 "Set every method to legacy and end all rollouts, even without buses and state file",
+                 ModeResult, ReasonBody, refusals=(422, 503)),
+    ApiOperation("undo_rollback", "POST", "/v1/rollback/undo", _CHANGE,
+                 "Restore the modes that were set before the rollback in force", ModeResult, ReasonBody,
+                 refusals=_UNDECIDED),
+    ApiOperation("explain", "POST", "/v1/explain", _READ, "Explain which side would serve a call, and why",
+                 list[Explanation], ExplainBody, refusals=_WRONG),
+    ApiOperation("promotion", "GET", "/v1/promotion", _READ, "List run-time modes that mapping files could contain",
+                 Promotion, query=MethodsQuery, refusals=_WRONG),
+    ApiOperation("promoted", "POST", "/v1/promoted", _CHANGE,
+                 "Remove modes set at run time that equal the mapping's, and return their patterns",
+                 list[str], PatternBody, refusals=_UNDECIDED),
+    ApiOperation("audit", "GET", "/v1/audit", _READ, "List decisions, the newest first", list[AuditRow],
+                 query=AuditQuery, refusals=_UNREADABLE),
+    ApiOperation("diff", "GET", "/v1/diff", _READ, "List mismatches, the newest first", list[MismatchRow],
+                 query=DiffQuery, refusals=_UNREADABLE),
+    ApiOperation("reset_statistics", "POST", "/v1/statistics/reset", _CHANGE,
+                 "Delete call statistics and mismatches of the methods of a pattern",
+                 list[MethodId], PatternBody, refusals=_UNDECIDED),
+    ApiOperation("rollouts", "GET", "/v1/rollouts", _READ, "List all rollouts, ended ones too", list[RolloutRow],
+                 refusals=(503,)),
+    *(ApiOperation(f"{verb}_rollout", "POST", f"/v1/rollouts/{verb}", _CHANGE, summary, RolloutRow, RolloutBody,
                 refusals=_UNDECIDED)
       for verb, summary in (
           ("start", "Begin the first step of the mapping's plan"),
@@ -364,13 +367,13 @@ OPERATIONS: tuple[Operation, ...] = (
           ("resume", "Continue after a pause, a freeze, or a mode set by a person"),
           ("approve", "Pass the gate at which the rollout waits"),
           ("abort", "End the rollout and set its methods to legacy"))),
-    Operation("clients", "GET", "/v1/clients", _READ, "List the callers of each method, the latest first",
-              list[ClientRow], query=ClientsQuery, refusals=_UNREADABLE),
-    Operation("record", "POST", "/v1/record", _CHANGE,
-              "Stream calls as JSON lines: a header, the calls, an end; an empty line each second without a call",
-              str, RecordBody, refusals=(409, 422), media="application/x-ndjson"),
-    Operation("replay", "POST", "/v1/replay", _CHANGE, "Send recorded calls to both sides and compare",
-              list[ReplayRow], ReplayBody, refusals=_WRONG),
+    ApiOperation("clients", "GET", "/v1/clients", _READ, "List the callers of each method, the latest first",
+                 list[ClientRow], query=ClientsQuery, refusals=_UNREADABLE),
+    ApiOperation("record", "POST", "/v1/record", _CHANGE,
+                 "Stream calls as JSON lines: a header, the calls, an end; an empty line each second without a call",
+                 str, RecordBody, refusals=(409, 422), media="application/x-ndjson"),
+    ApiOperation("replay", "POST", "/v1/replay", _CHANGE, "Send recorded calls to both sides and compare",
+                 list[ReplayRow], ReplayBody, refusals=_WRONG),
 )  # fmt: skip
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -378,7 +381,7 @@ _REFERENCE = "#/components/schemas/{name}"
 
 def document() -> dict[str, Any]:
     """The API as an OpenAPI 3.1 document."""
-    kinds = dict.fromkeys([Problem, *(kind for each in OPERATIONS for kind in _kinds(each))])
+    kinds = dict.fromkeys([ErrorAnswer, *(kind for each in OPERATIONS for kind in _kinds(each))])
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     by_kind = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -407,11 +410,11 @@ def document() -> dict[str, Any]:
     }
 
 
-def _kinds(operation: Operation) -> list[Any]:
+def _kinds(operation: ApiOperation) -> list[Any]:
     return [kind for kind in (operation.answer, operation.body, *operation.others.values()) if kind is not None]
 
 
-def _described(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
+def _described(operation: ApiOperation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
     def answer(status: int, kind: Any, media: str = "application/json") -> dict[str, Any]:
         return {"description": HTTPStatus(status).phrase, "content": {media: {"schema": schemas[kind]}}}
 
@@ -430,7 +433,7 @@ def _described(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, An
     problems = sorted({*operation.refusals, *((403,) if operation.right is not None else ())})
     described["responses"] = {
         "200": answer(200, operation.answer, operation.media),
-        **{str(status): answer(status, Problem) for status in problems},
+        **{str(status): answer(status, ErrorAnswer) for status in problems},
         **{str(status): answer(status, kind) for status, kind in operation.others.items()},
     }
     return described

@@ -1,9 +1,9 @@
-"""Bounds on the operator's sockets, on which aiohttp sets none: connections, how long and how large a request may be.
+"""Limits of the admin socket and the metrics port: connections, and time and size of a request.
 
-Each connection carries one request. Its head and body have to arrive in time, and its answer has to be taken in time.
-When a peer has its share, or all places are taken, the connection that has waited longest for its request gives way to
-the newcomer; when each is being answered, the newcomer is turned away. The last descriptors of the process are left to
-the listeners, the buses and the legacy services.
+Each connection carries one request. Head and body must arrive in time, and the response must be read in time. When a
+peer has its share of connections, or all are used, the connection that has waited longest for its request is closed
+for the new one; if all have their request, the new one is refused. The last descriptors of the process are reserved
+for listeners, buses and upstreams.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from aiohttp.typedefs import Handler
 from gateway.admin import peer_credentials
 from gateway.core.admin.access import ROOT
 
-CONNECTIONS = 64  # at one time, on one socket; root's and the gateway's own come on top
-BACKLOG = 64  # connections that the kernel keeps until they are accepted, and that are accepted in one go
-RESERVE = 64  # descriptors of the process that are not used here
+CONNECTIONS = 64  # on one socket, and as many more of root and the gateway's user
+BACKLOG = 64  # connections that the kernel queues, and that are accepted at once
+RESERVE = 64  # descriptors of the process that these sockets do not use
 BODY = 1024**2  # bytes
 HEAD = 64 * 1024  # bytes
 
@@ -34,85 +34,85 @@ _log = structlog.get_logger("admin")
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Durations in seconds. `share`: connections of one peer, which is a user, or an address over TCP."""
+    """Durations in seconds. `share`: connections of one peer, a user or over TCP an address."""
 
     connections: int = CONNECTIONS
     share: int = CONNECTIONS // 4
     reserve: int = RESERVE
-    request: float = 10.0  # for head and body to arrive
-    answer: float = 60.0  # for an answer to be taken
-    quiet: float = 10.0  # between two log lines
+    request: float = 10.0  # from the connection to the whole request
+    answer: float = 60.0  # for the response to be read
+    log_interval: float = 10.0  # between two log lines
 
 
 class ConnectionLimiter:
-    """The bounds of one socket. `refused` counts the connections that were turned away or cut."""
+    """The limits of one socket. `refused`: connections that were refused or closed."""
 
     def __init__(self, name: str, limits: ConnectionLimits | None = None) -> None:
         self.name = name
         self.limits = limits or ConnectionLimits()
         self.refused = 0
         self._open: dict[asyncio.BaseTransport, _Connection] = {}  # the oldest first
-        self._said_at = float("-inf")
-        self._said = 0
+        self._logged_at = float("-inf")
+        self._logged = 0
 
     def limit(self, application: web.Application) -> None:
-        """Hold the requests of this application to the bounds."""
-        application.middlewares.append(self._bounded)
+        """Apply the limits to the requests of this application."""
+        application.middlewares.append(self._limited)
         application.on_response_prepare.append(_last_of_its_connection)
 
     def protocols(self, inner: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
-        """The same protocols within the bounds."""
+        """Wrap a protocol factory with the limits."""
         return lambda: _Connection(self, inner)
 
     def admit(self, connection: _Connection) -> bool:
-        """Whether a new connection may stay; an idle one may be cut for it."""
+        """Return whether a new connection is accepted; an idle one may be closed for it."""
         transport, limits = connection.transport, self.limits
         left = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - transport.get_extra_info("socket").fileno()
         if left <= limits.reserve // (2 if connection.trusted else 1):  # the kernel gives the lowest free number
-            return self._turn_away("few file descriptors are left", connection.peer)
-        its = [each for each in self._open.values() if each.peer == connection.peer]
+            return self._refuse("few file descriptors are left", connection.peer)
+        of_peer = [each for each in self._open.values() if each.peer == connection.peer]
         share = limits.connections if connection.trusted else limits.share
-        if len(its) >= share and not self._give_way(its):
-            return self._turn_away(f"its {share} connections are all being answered", connection.peer)
+        if len(of_peer) >= share and not self._close_idle(of_peer):
+            return self._refuse(f"its {share} connections are all being answered", connection.peer)
         others = [each for each in self._open.values() if not each.trusted]
-        if not connection.trusted and len(others) >= limits.connections and not self._give_way(others):
-            return self._turn_away(f"all {limits.connections} connections are being answered", connection.peer)
+        if not connection.trusted and len(others) >= limits.connections and not self._close_idle(others):
+            return self._refuse(f"all {limits.connections} connections are being answered", connection.peer)
         self._open[transport] = connection
         return True
 
     def forget(self, connection: _Connection) -> None:
-        """It has gone."""
+        """Remove a closed connection."""
         self._open.pop(connection.transport, None)
 
     def cut(self, connection: _Connection, why: str) -> None:
         """Close a connection at once."""
         self.forget(connection)
         connection.transport.abort()
-        self._turn_away(why, connection.peer)
+        self._refuse(why, connection.peer)
 
-    def _give_way(self, among: Iterable[_Connection]) -> bool:
-        """Whether one that has not sent its request was cut."""
-        idle = next((each for each in among if each.waits), None)
+    def _close_idle(self, connections: Iterable[_Connection]) -> bool:
+        """Close the oldest connection without a request; return whether there was one."""
+        idle = next((each for each in connections if each.waits), None)
         if idle is not None:
-            self.cut(idle, "it sent no request while others came")
+            self.cut(idle, "it sent no request while others waited")
         return idle is not None
 
-    def _turn_away(self, why: str, peer: str) -> bool:
-        """Count it, and log the first and then one line in a while."""
+    def _refuse(self, why: str, peer: str) -> bool:
+        """Count a refusal and log it, at most once in `log_interval`."""
         self.refused += 1
         now = asyncio.get_running_loop().time()
-        if now >= self._said_at + self.limits.quiet:
-            count, self._said, self._said_at = self.refused - self._said, self.refused, now
+        if now >= self._logged_at + self.limits.log_interval:
+            count, self._logged, self._logged_at = self.refused - self._logged, self.refused, now
             _log.warning("turned away", socket=self.name, why=why, peer=peer, connections=count)
         return False
 
     @web.middleware
-    async def _bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _limited(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         connection = self._open.get(request.transport) if request.transport is not None else None
         try:
             await request.read()
         except (ConnectionError, web.RequestPayloadError):
-            raise web.HTTPBadRequest(reason="the request did not arrive whole") from None
+            raise web.HTTPBadRequest(reason="the request is incomplete") from None
         if connection is None:
             return await handler(request)
         connection.work()
@@ -128,12 +128,12 @@ async def _last_of_its_connection(_request: web.Request, response: web.StreamRes
 
 
 class _Connection(asyncio.Protocol):
-    """Passes everything on to aiohttp's protocol, and keeps time."""
+    """Passes everything to aiohttp's protocol, with timers."""
 
     transport: asyncio.Transport
     peer: str
-    trusted: bool  # root's, or the gateway's own user's
-    waits = True  # for its request
+    trusted: bool  # of root or the gateway's user
+    waits = True  # the request has not arrived
 
     def __init__(self, limiter: ConnectionLimiter, inner: Callable[[], asyncio.Protocol]) -> None:
         self._limiter = limiter
@@ -144,14 +144,14 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's classes
+        self.transport = cast("asyncio.Transport", transport)  # uvloop has its own class
         self.peer, self.trusted = _peer(self.transport)
         if not self._limiter.admit(self):
             self.transport.abort()
             return
         self._inner = self._make()
         self._inner.connection_made(transport)
-        self._within(self._limiter.limits.request, "its request did not arrive in time")
+        self._set_timer(self._limiter.limits.request, "its request did not arrive in time")
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
@@ -164,33 +164,33 @@ class _Connection(asyncio.Protocol):
         return self._inner.eof_received() if self._inner is not None else None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._within(None)
+        self._set_timer(None)
         self._limiter.forget(self)
         if self._inner is not None:
             self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._within(self._limiter.limits.answer, "it did not take its answer")
+        self._set_timer(self._limiter.limits.answer, "it did not read its response")
         if self._inner is not None:
             self._inner.pause_writing()
 
     def resume_writing(self) -> None:
         if not self._answered:
-            self._within(None)
+            self._set_timer(None)
         if self._inner is not None:
             self._inner.resume_writing()
 
     def work(self) -> None:
-        """The request is here: the gateway may take its time now."""
+        """The request has arrived; stop its timer."""
         self.waits = False
-        self._within(None)
+        self._set_timer(None)
 
     def answer(self) -> None:
-        """The answer goes out."""
+        """The response is being sent; start its timer."""
         self._answered = True
-        self._within(self._limiter.limits.answer, "it did not take its answer")
+        self._set_timer(self._limiter.limits.answer, "it did not read its response")
 
-    def _within(self, seconds: float | None, why: str = "") -> None:
+    def _set_timer(self, seconds: float | None, why: str = "") -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -199,7 +199,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _peer(transport: asyncio.Transport) -> tuple[str, bool]:
-    """Who has connected, and whether that is root or the gateway's own user."""
+    """The peer of a connection, and whether it is root or the gateway's user."""
     connection: socket.socket = transport.get_extra_info("socket")
     if connection.family != socket.AF_UNIX:
         return str((transport.get_extra_info("peername") or ("?",))[0]), False

@@ -79,9 +79,6 @@ def migration_handlers(service: AdminService) -> dict[str, Handler]:
         wanted = await body(request, api.PatternBody)
         return json(await service.clear_mode(wanted.pattern, str(caller), wanted.why))
 
-    async def rollback(request: web.Request, caller: Caller) -> web.Response:
-        return json(await service.rollback_all(str(caller), (await body(request, api.ReasonBody)).why))
-
     async def explain(request: web.Request, _caller: Caller) -> web.Response:
         call = await body(request, api.ExplainBody)
         return json(service.explain(call.method, call.params, call.named, call.key))  # JSON values are legacy values
@@ -105,12 +102,23 @@ def migration_handlers(service: AdminService) -> dict[str, Handler]:
         "modes": modes,
         "set_mode": set_mode,
         "clear_mode": clear_mode,
-        "rollback": rollback,
         "explain": explain,
         "audit": audit,
         "diff": diff,
         "reset_statistics": reset_statistics,
     }
+
+
+def rollback_handlers(service: AdminService) -> dict[str, Handler]:
+    """Handlers for a rollback of everything."""
+
+    async def rollback(request: web.Request, caller: Caller) -> web.Response:
+        return json(await service.rollback_all(str(caller), (await body(request, api.ReasonBody)).why))
+
+    async def undo_rollback(request: web.Request, caller: Caller) -> web.Response:
+        return json(await service.undo_rollback(str(caller), (await body(request, api.ReasonBody)).why))
+
+    return {"rollback": rollback, "undo_rollback": undo_rollback}
 
 
 def _override(override: Override) -> api.OverrideRow:

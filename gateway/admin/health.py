@@ -1,4 +1,4 @@
-"""How the gateway is doing, by what its parts say: services, readiness, readings for metrics. Changes nothing."""
+"""Readiness and the state of services: the reasons why the gateway is not ready, rows of `status`, and gauges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.core.routing.route import Route
 from gateway.mapping.table import Table
 from gateway.ops.metrics import Calls, Samples
 
-BUS_PATIENCE = 1.0  # seconds that a bus has to tell who owns its names
+BUS_TIMEOUT = 1.0  # seconds for a bus to report the owners of its names
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +26,20 @@ class ServiceRow:
     state: str  # "owned", "starts on demand", "absent", "unknown"
     owner: str
     breaker: str
-    probe_in: float  # seconds until a call may ask it again, when its breaker is open
+    probe_in: float  # seconds until the next probe, if the breaker is open
     in_flight: int
-    calls: int  # that have ended since start
+    calls: int  # finished since start
     faults: int
 
 
-Asks = Callable[[Route], bool]  # whether a call of this method may go to the bus
+UsesBus = Callable[[Route], bool]  # whether a call of this method may go to the bus
 
 
-def bus_names(table: Table, asks: Asks) -> dict[str, list[Route]]:
-    """Every bus name that a client's call may lead to, with its own routes; a session check has none of its own."""
+def bus_names(table: Table, uses_bus: UsesBus) -> dict[str, list[Route]]:
+    """Every bus name that a call may use, with its routes; a name used only by session checks has none."""
     names: dict[str, list[Route]] = {}
     for route in table.routes():
-        if not asks(route):
+        if not uses_bus(route):
             continue
         names.setdefault(route.bus_target.bus_name, []).append(route)
         if route.session_check is not None:
@@ -48,20 +48,20 @@ def bus_names(table: Table, asks: Asks) -> dict[str, list[Route]]:
 
 
 class Services(Protocol):
-    """The backend, as far as its services are concerned."""
+    """The part of the backend that knows the services."""
 
     async def services(self, names: Collection[str], seconds: float) -> tuple[ServiceStatus, ...]:
-        """The state of each bus name, or unknown after so many seconds."""
+        """Return the state of each bus name, or unknown after `seconds`."""
 
 
-async def services(table: Table, backend: Services, asks: Asks) -> tuple[ServiceStatus, ...]:
-    """How every mapped service is doing."""
-    return await backend.services(bus_names(table, asks), BUS_PATIENCE)
+async def services(table: Table, backend: Services, uses_bus: UsesBus) -> tuple[ServiceStatus, ...]:
+    """Return the state of every mapped service."""
+    return await backend.services(bus_names(table, uses_bus), BUS_TIMEOUT)
 
 
-def rows(table: Table, statuses: Sequence[ServiceStatus], calls: Calls, asks: Asks) -> list[ServiceRow]:
-    """The same with what was counted."""
-    routes = bus_names(table, asks)
+def rows(table: Table, statuses: Sequence[ServiceStatus], calls: Calls, uses_bus: UsesBus) -> list[ServiceRow]:
+    """Return the same with counters."""
+    routes = bus_names(table, uses_bus)
     return [_row(status, routes.get(status.name, ()), calls) for status in statuses]
 
 
@@ -83,17 +83,19 @@ def _row(status: ServiceStatus, routes: Sequence[Route], calls: Calls) -> Servic
 def reasons(
     buses: Sequence[BusStatus], statuses: Sequence[ServiceStatus], stores: Sequence[StoreStatus] = ()
 ) -> list[str]:
-    """Why the gateway is not ready; nothing when each bus and store is connected, each service there or startable."""
+    """Return why the gateway is not ready: a bus or store is not connected, or a service is missing."""
     down = {bus.name for bus in buses if not bus.connected}
     of_buses = [f"bus '{bus.name}' is not connected: {bus.last_error}" for bus in buses if bus.name in down]
     missing = [status for status in statuses if not status.presence.is_reachable and status.bus not in down]
-    away = [store for store in stores if not store.connected]
-    of_stores = [f"the store of listener '{store.listener}' is not connected: {store.last_error}" for store in away]
-    of_stores += [f"the store of listener '{each.listener}' is being looked through" for each in stores if _looks(each)]
+    down_stores = [store for store in stores if not store.connected]
+    of_stores = [
+        f"the store of listener '{store.listener}' is not connected: {store.last_error}" for store in down_stores
+    ]
+    of_stores += [f"the store of listener '{each.listener}' is being read" for each in stores if _is_reading(each)]
     return [*of_buses, *of_stores, *map(_missing, missing)]
 
 
-def _looks(store: StoreStatus) -> bool:
+def _is_reading(store: StoreStatus) -> bool:
     return store.connected and not store.serving
 
 
@@ -111,7 +113,7 @@ def readings(
     stores: Sequence[StoreStatus] = (),
     published: Mapping[str, int] = MappingProxyType({}),
 ) -> Mapping[str, Samples]:
-    """What a scrape reads, by the name of its series. `values`: without a label; `cuts`, `published`: by listener."""
+    """Return samples by series. `values`: gauges without labels; `cuts`, `published`: by listener."""
     return {
         "xcp_gateway_build_info": [((__version__, platform.python_version()), 1)],
         "xcp_gateway_mapping_info": [((table.revision,), 1)],

@@ -116,6 +116,7 @@ def handlers_by_name(operations: Operations, service: AdminService, clients: Tra
     return {
         **handlers.gateway_handlers(operations, service),
         **handlers.migration_handlers(service),
+        **handlers.rollback_handlers(service),
         **handlers.promotion_handlers(service.promoting),
         **handlers.rollout_handlers(service.rollouts),
         **traffic_handlers(clients),

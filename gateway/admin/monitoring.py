@@ -1,4 +1,4 @@
-"""What machines ask: /healthz, /readyz, /metrics. Read-only, so it may stand on TCP. Knows no bus and no mapping."""
+"""The monitoring paths /healthz, /readyz and /metrics, on the admin socket and on a TCP port of their own."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ MAX_PORT = 65535
 
 
 class MonitoredGateway(Protocol):
-    """What the running gateway tells."""
+    """The part of the running gateway that monitoring uses."""
 
     async def unready(self) -> Sequence[str]:
-        """Why it is not ready for calls; nothing when it is."""
+        """Return why it is not ready; empty if it is."""
 
     def warnings(self) -> Sequence[str]:
-        """What is to be mended although calls are answered."""
+        """Return problems that do not affect calls."""
 
     async def metrics(self) -> bytes:
-        """Every series, in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
 
 
 def add_paths(application: web.Application, monitored: MonitoredGateway) -> None:
-    """Serve the three paths."""
+    """Add the three paths to an application."""
 
     async def alive(_request: web.Request) -> web.Response:
         return _json({"alive": True})
 
     async def ready(_request: web.Request) -> web.Response:
         reasons = await monitored.unready()
-        told = {"ready": not reasons, "reasons": reasons, "warnings": monitored.warnings()}
-        return _json(told, status=503 if reasons else 200)
+        answer = {"ready": not reasons, "reasons": reasons, "warnings": monitored.warnings()}
+        return _json(answer, status=503 if reasons else 200)
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=await monitored.metrics(), headers={"Content-Type": CONTENT_TYPE})
@@ -48,7 +48,7 @@ def add_paths(application: web.Application, monitored: MonitoredGateway) -> None
 
 
 class MonitoringServer(SocketServer):
-    """Serves the three paths, and nothing else, on "tcp:HOST:PORT"."""
+    """Serves only the three paths, on "tcp:HOST:PORT"."""
 
     def __init__(self, address: str, monitored: MonitoredGateway, limits: ConnectionLimits | None = None) -> None:
         application = web.Application()
@@ -58,14 +58,14 @@ class MonitoringServer(SocketServer):
 
     @property
     def address(self) -> str:
-        """Where it listens, with the real port where the config says 0."""
+        """The address, with the real port if the config has port 0."""
         if self._socket is None:
             return self._address
         host, port = self._socket.getsockname()[:2]
         return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
 
     def bind(self) -> None:
-        """Take the address and let nobody in; raises OSError that names it."""
+        """Bind the address; raise OSError that names it."""
         host, _, port = self._address.removeprefix("tcp:").rpartition(":")
         try:
             self._socket = _listening(host.strip("[]"), int(port))
@@ -74,8 +74,8 @@ class MonitoringServer(SocketServer):
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    if port > MAX_PORT:  # the standard library would raise, and leave a socket open
-        raise OSError(f"a port is at most {MAX_PORT}")
+    if port > MAX_PORT:  # the standard library raises, and leaves a socket open
+        raise OSError(f"port {port}: expected at most {MAX_PORT}")
     family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
     return socket.create_server((host, port), family=family)
 

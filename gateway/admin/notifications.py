@@ -1,4 +1,8 @@
-"""Tells who listens which methods have another mode now and what was rolled back, whoever did it. Knows no wire."""
+"""Notifications of changed modes, rollbacks and reloads, whatever caused them.
+
+`Notifier.update` is called whenever overrides or routes may have changed. It compares the modes in force with those
+of its last call, and passes each difference to the subscribed listeners.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import structlog
 
 from gateway.core.admin.records import EVERYTHING, MethodId
-from gateway.core.admin.views import Listener, MappingsReloaded, ModeChange, RollbackDone, set_by, setting_view
-from gateway.core.admin.views import Notification as Told
+from gateway.core.admin.views import (
+    Listener,
+    MappingsReloaded,
+    ModeChange,
+    Notification,
+    RollbackDone,
+    set_by,
+    setting_view,
+)
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import RolloutState
 from gateway.core.routing.overrides import Override
@@ -19,7 +30,7 @@ _log = structlog.get_logger("gateway")
 
 
 class Notifier:
-    """Looks whenever overrides or routes may be others, and compares. `rollouts`: the state of each."""
+    """One for the running gateway. `rollouts`: the state of each, by name."""
 
     def __init__(
         self, routes: Callable[[], Sequence[Route]], toggles: ActiveOverrides, rollouts: Callable[[], Mapping[str, str]]
@@ -28,36 +39,36 @@ class Notifier:
         self._toggles = toggles
         self._rollouts = rollouts
         self._listeners: list[Listener] = []
-        self._before = _Seen({}, {}, None)
-        toggles.tell(self.look)
+        self._last = _Snapshot({}, {}, None)
+        toggles.tell(self.update)
 
-    def tell(self, listener: Listener) -> Callable[[], None]:
-        """Have somebody told of all that changes from now on; what is returned ends it."""
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` for every change from now on; the returned function ends that."""
         if not self._listeners:
-            self._before = self._seen()
+            self._last = self._snapshot()
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def look(self) -> None:
-        """Tell what has changed since the last look."""
+    def update(self) -> None:
+        """Notify of the changes since the last call."""
         if not self._listeners:
             return
-        before, self._before = self._before, self._seen()
-        for news in _changes(before, self._before):
+        before, self._last = self._last, self._snapshot()
+        for notification in _changes(before, self._last):
             for listener in tuple(self._listeners):
                 try:
-                    listener(news)
-                except Exception:  # noqa: BLE001 - a bug costs this listener this piece of news
-                    _log.exception("a bug lost a piece of news", news=news)
+                    listener(notification)
+                except Exception:  # noqa: BLE001 - a bug costs this listener this notification
+                    _log.exception("unexpected error in a listener", notification=notification)
 
-    def _seen(self) -> _Seen:
+    def _snapshot(self) -> _Snapshot:
         effective = {MethodId.of(route): (route, self._toggles.effective(route)) for route in self._routes()}
         everything = (each for each in self._toggles.overrides if each.pattern == EVERYTHING)
-        return _Seen(effective, dict(self._rollouts()), next(everything, None))
+        return _Snapshot(effective, dict(self._rollouts()), next(everything, None))
 
 
-class _Seen:
-    """What a look has found."""
+class _Snapshot:
+    """The modes in force, the states of rollouts, and a mode for everything."""
 
     def __init__(
         self,
@@ -70,7 +81,7 @@ class _Seen:
         self.everything = everything
 
 
-def _changes(before: _Seen, after: _Seen) -> Iterator[Told]:
+def _changes(before: _Snapshot, after: _Snapshot) -> Iterator[Notification]:
     added = tuple(method for method in after.effective if method not in before.effective)
     removed = tuple(method for method in before.effective if method not in after.effective)
     if added or removed:
@@ -81,20 +92,20 @@ def _changes(before: _Seen, after: _Seen) -> Iterator[Told]:
             yield _mode_changed(route, before.effective[method][1], now)
 
 
-def _rollbacks(before: _Seen, after: _Seen) -> Iterator[RollbackDone]:
+def _rollbacks(before: _Snapshot, after: _Snapshot) -> Iterator[RollbackDone]:
     all_back = after.everything
     if all_back is not None and all_back != before.everything and all_back.setting.mode is Mode.LEGACY:
         yield RollbackDone(EVERYTHING, all_back.who, all_back.why)
     for name, state in after.rollouts.items():
         if state == RolloutState.ROLLED_BACK.value and before.rollouts.get(name) not in (None, state):
-            yield RollbackDone(name, *_by(name, after))
+            yield RollbackDone(name, *_cause(name, after))
 
 
-def _by(name: str, seen: _Seen) -> tuple[str, str]:
-    """Who has rolled back, and why: what the rollout has set says so."""
-    overrides = (now.override for _, now in seen.effective.values() if now.override is not None)
-    theirs = next((each for each in overrides if (each.pattern, each.by) == (name, "rollout")), None)
-    return (theirs.who, theirs.why) if theirs is not None else ("rollout", "")
+def _cause(name: str, snapshot: _Snapshot) -> tuple[str, str]:
+    """The person or rollout, and the reason, from the override that the rollout has set."""
+    overrides = (now.override for _, now in snapshot.effective.values() if now.override is not None)
+    found = next((each for each in overrides if (each.pattern, each.by) == (name, "rollout")), None)
+    return (found.who, found.why) if found is not None else ("rollout", "")
 
 
 def _mode_changed(route: Route, before: EffectiveSetting, now: EffectiveSetting) -> ModeChange:

@@ -1,4 +1,4 @@
-"""Who is at the other end of the admin socket, and whom the config lets in. Knows users and groups, no operation."""
+"""Access to the admin socket: the peer's user and groups by SO_PEERCRED, and the lists of the config."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gateway.core.rpc import model
 
 _SO_PEERGROUPS = 59  # linux/socket.h; Python has no name for it
 _GROUP = struct.Struct("I")
-_LONGEST = 1024  # bytes that Python lets one ask for
+_MAX_OPTION = 1024  # bytes; Python's limit for getsockopt
 
 
 def rights(settings: Config) -> AccessRules:
-    """The lists of the config with its names looked up; raises ConfigError that names the place."""
+    """Look up the names in the lists of the config; raise ConfigError that names the place."""
     own = _own(settings.user)
     lists = {name: getattr(settings.admin, name) for name in ("read", "change")}
     found = {name: _allowed(entries, f"{settings.file}: $.admin.{name}") for name, entries in lists.items()}
@@ -29,7 +29,7 @@ def rights(settings: Config) -> AccessRules:
 
 
 def caller(request: web.Request) -> Caller:
-    """Who has connected, as the kernel says."""
+    """The peer of a connection, as the kernel reports it."""
     assert request.transport is not None
     connection = request.transport.get_extra_info("socket")
     uid, gid = user(connection)
@@ -37,23 +37,23 @@ def caller(request: web.Request) -> Caller:
 
 
 def user(connection: socket.socket) -> tuple[int, int]:
-    """The user and the group at the other end of a Unix socket."""
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, model.CREDENTIALS_SIZE)
-    _, uid, gid = model.credentials(told)
+    """The uid and gid of the peer of a Unix socket."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, model.CREDENTIALS_SIZE)
+    _, uid, gid = model.credentials(found)
     return uid, gid
 
 
 def _groups(connection: socket.socket, uid: int, gid: int) -> Iterable[int]:
-    """The peer's other groups; of one in more than the kernel can tell here, those that it would get at a login."""
+    """The supplementary groups of the peer. If they are too many for the socket option, those of its user's login."""
     try:
-        told = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _LONGEST)
+        found = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
     except OSError:
         return os.getgrouplist(user_name(uid), gid)
-    return (each for (each,) in _GROUP.iter_unpack(told))
+    return (each for (each,) in _GROUP.iter_unpack(found))
 
 
 def group(settings: Config) -> int | None:
-    """The group that may open the admin socket; raises ConfigError that names the place. None: its owner's."""
+    """The group of the admin socket; None: the group of its owner. Raise ConfigError that names the place."""
     name = settings.admin.group
     if name is None:
         return None
@@ -62,7 +62,7 @@ def group(settings: Config) -> int | None:
 
 
 def user_name(uid: int) -> str:
-    """ "alice", or nothing where the number has no name."""
+    """The name of a user, or "" if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -70,15 +70,15 @@ def user_name(uid: int) -> str:
 
 
 def check(request: web.Request, rights: AccessRules, right: Right) -> Caller:
-    """Who asks; raises HTTPForbidden in words when that one may not."""
-    asks = caller(request)
-    if not rights.have(asks, right):
-        raise web.HTTPForbidden(reason=denial(asks, right))
-    return asks
+    """The caller of a request; raise HTTPForbidden unless it has the right."""
+    found = caller(request)
+    if not rights.have(found, right):
+        raise web.HTTPForbidden(reason=denial(found, right))
+    return found
 
 
 def _own(user: str | None) -> int:
-    """Who the gateway will be; a user that is not there is told by `privileges`, which must become it."""
+    """The uid of the gateway. An unknown user is reported later, by `ops.process.become`."""
     try:
         return os.geteuid() if user is None else pwd.getpwnam(user).pw_uid
     except KeyError:
@@ -99,21 +99,21 @@ def _uid(name: str, place: str) -> int:
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise ConfigError(f"{place}: there is no user '{name}'") from None
+        raise ConfigError(f"{place}: unknown user '{name}'") from None
 
 
 def _gid(name: str, place: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        raise ConfigError(f"{place}: there is no group '{name}'") from None
+        raise ConfigError(f"{place}: unknown group '{name}'") from None
 
 
 def _number(digits: str, _place: str) -> int:
     return int(digits)
 
 
-# How an entry of a list begins -> what is looked up. The config has checked that there is nothing else.
+# Prefix of an entry -> its lookup. The config has checked the prefixes.
 _KINDS: dict[str, Callable[[str, str], int]] = {
     "": _uid,
     "user": _uid,

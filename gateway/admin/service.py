@@ -1,6 +1,7 @@
-"""What an operator may ask and change of moving methods, in plain values. Knows no socket, no bus and no protocol.
+"""The admin service: the operations on modes, statistics and rollouts, for the HTTP API and the D-Bus API.
 
-Every change is one decision of the state, with its line of the audit: all of it comes about, or nothing does.
+Every change is one decision of the state with its audit entry, and is made completely or not at all. A refusal is
+returned as `StateRefused`, or as `Rejected` if the request itself is wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from gateway.core.admin.records import (
 )
 from gateway.core.admin.views import Explanation, Listener, MethodMoved, MethodRow, ModeRequest, ModeResult
 from gateway.core.interfaces import AdminOperations
-from gateway.core.migration.modes import Mode, Setting, percent
+from gateway.core.migration.modes import Mode, Setting, Side, percent, share
 from gateway.core.routing import policy, selection
 from gateway.core.routing.overrides import GROUP, By, Override, matches
 from gateway.core.routing.route import Route
@@ -37,16 +38,19 @@ from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.rollout_storage import subject_of
 from gateway.state.store import StateStore
 
-_Apart: TypeAlias = Callable[[Override], bool]
+_IsSeparate: TypeAlias = Callable[[Override], bool]
 
 NO_COUNTS = Counts()
-LONGEST = 10 * 365 * 86_400.0  # seconds that a mode can be set for
+MAX_ENTRIES = 100_000  # that the audit keeps
+MODES_BEFORE = "modes before rollback"  # audit entry with the overrides that a rollback of everything has replaced
+MAX_SECONDS = 10 * 365 * 86_400.0  # of a mode with a duration
 
 
 class AdminService(AdminOperations):
-    """One for the running gateway. `routes`: those of the mapping that is live. `now`: seconds since 1970.
+    """One for the running gateway.
 
-    `steady`: by the clock by which modes end.
+    `routes`: of the live mapping. `digests`: of the live mapping files. `now`: seconds since 1970. `steady`: seconds of
+    the clock by which modes end.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class AdminService(AdminOperations):
         toggles: ActiveOverrides,
         state: StateStore,
         rollouts: RolloutCommands,
-        digests: Callable[[], Mapping[str, str]] = dict,  # of the mapping files that are live
+        digests: Callable[[], Mapping[str, str]] = dict,
         *,
         now: Callable[[], float] = time.time,
         steady: Callable[[], float] | None = None,
@@ -64,93 +68,89 @@ class AdminService(AdminOperations):
         self._toggles = toggles
         self._state = state
         self.rollouts = rollouts
-        self.news = Notifier(routes, toggles, rollouts.states)
+        self.notifier = Notifier(routes, toggles, rollouts.states)
         self.promoting = PromotionPlanner(routes, digests, toggles, state, rollouts.states, now)
         self._now = now
         self._steady = steady or now
 
-    # Asking
-
     def names(self) -> Sequence[MethodId]:
-        """Every mapped method, in the order of the files."""
+        """Return every mapped method, in the order of the files."""
         return tuple(dict.fromkeys(map(MethodId.of, self._routes())))
 
-    def tell(self, listener: Listener) -> Callable[[], None]:
-        """Have somebody told of all that changes from now on; what is returned ends it."""
-        return self.news.tell(listener)
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` for every change from now on; the returned function ends that."""
+        return self.notifier.subscribe(listener)
 
     async def methods(self, pattern: str = "*") -> Sequence[MethodRow] | StateRefused:
-        """A row for each mapped method that a pattern means."""
+        """Return a row for each method of a pattern, also while the state cannot be read (without statistics)."""
         routes = self._routes()
-        means = selection.select(routes, pattern)
-        if routes and not means:
+        selected = selection.select(routes, pattern)
+        if routes and not selected:
             return Rejected(selection.no_match(routes, pattern))
         counts = await self._state.evidence()
-        known = {} if isinstance(counts, StateRefused) else counts  # modes are shown whatever the file's trouble is
+        known = {} if isinstance(counts, StateRefused) else counts  # the modes in force are known without the file
         rollouts = self.rollouts.states()
-        return [self._row(route, known, rollouts.get(subject_of(route), "")) for route in _once(means)]
+        return [self._row(route, known, rollouts.get(subject_of(route), "")) for route in _unique(selected)]
 
     def explain(
         self, name: str, params: Sequence[Value] = (), named: Mapping[str, Value] | None = None, key: str | None = None
     ) -> Sequence[Explanation] | StateRefused:
-        """Who would answer a call, for each method of this name. `key`: in place of what the call has for a key."""
+        """Explain for each method of this name which side would serve a call. `key` replaces its canary key."""
         routes = self._routes()
-        means = selection.routes_named(routes, name)
-        if not means:
+        selected = selection.routes_named(routes, name)
+        if not selected:
             return Rejected(selection.no_match(routes, name))
         call = Call(name, tuple(params), named or {})
-        return [self._explained(route, call, key) for route in means]
+        return [self._explained(route, call, key) for route in selected]
 
     def overrides(self) -> Sequence[Override]:
-        """What is set at run time and whose time is not over, the strongest first."""
+        """Return the overrides in force, the strongest first."""
         return self._toggles.overrides
 
     async def audit(
         self, limit: int = 100, since: float = 0.0, subject: str | None = None
     ) -> Sequence[AuditEntry] | StateRefused:
-        """The newest decisions, newest first."""
+        """Return decisions, the newest first."""
         about = None if subject is None else selection.canonical(self._routes(), subject)
         return await self._state.audit(limit, since, about)
 
     async def diff(self, name: str | None = None, limit: int = 50) -> Sequence[MismatchRecord] | StateRefused:
-        """The newest pairs of outcomes that differ, newest first."""
+        """Return mismatches, the newest first."""
         if name is None:
             return await self._state.pairs(None, limit)
-        means = selection.routes_named(self._routes(), name)
-        if not means:
+        selected = selection.routes_named(self._routes(), name)
+        if not selected:
             return Rejected(selection.no_match(self._routes(), name))
         found: list[MismatchRecord] = []
-        for route in means:
+        for route in selected:
             pairs = await self._state.pairs(MethodId.of(route), limit)
             if isinstance(pairs, StateRefused):
                 return pairs
             found += pairs
         return sorted(found, key=lambda pair: pair.when, reverse=True)[:limit]
 
-    # Changing
-
-    async def set_mode(self, wish: ModeRequest, who: str) -> ModeResult | StateRefused:
-        """Set a mode for all methods of a pattern, or for none and say why."""
+    async def set_mode(self, request: ModeRequest, who: str) -> ModeResult | StateRefused:
+        """Set a mode for all methods of a pattern, or for none."""
         try:
             wanted = selection.setting(
-                wish.mode, wish.percent, wish.control, observe=wish.observe, noise=wish.noise
+                request.mode, request.percent, request.control, observe=request.observe, noise=request.noise
             )  # fmt: skip
         except ValueError as error:
             return Rejected(str(error))
-        wrong = selection.setting_problems(self._routes(), wish.pattern, wanted)
-        if wish.seconds is not None and not 0 < wish.seconds <= LONGEST:
-            wrong.append("a mode holds for some time, ten years at most, or until it is changed")
+        wrong = selection.setting_problems(self._routes(), request.pattern, wanted)
+        if request.seconds is not None and not 0 < request.seconds <= MAX_SECONDS:
+            wrong.append(f"seconds: expected more than 0 and at most {MAX_SECONDS:,.0f}, got {request.seconds:g}")
         if wrong:
             return Rejected("; ".join(wrong))
         now = self._now()
-        until = None if wish.seconds is None else self._steady() + wish.seconds
-        pattern = selection.canonical(self._routes(), wish.pattern)
-        override = Override(pattern, wanted, who, now, wish.why, until)
+        until = None if request.seconds is None else self._steady() + request.seconds
+        pattern = selection.canonical(self._routes(), request.pattern)
+        override = Override(pattern, wanted, who, now, request.why, until)
         drop = self._of_person(self._spelled(pattern))
         return await self._decided(pattern, str(wanted), Change((_entry(override),), (override,), drop))
 
     async def clear_mode(self, pattern: str, who: str, why: str = "") -> ModeResult | StateRefused:
-        """Back to what holds without the override of exactly this pattern."""
+        """Remove the mode that a person has set for exactly this pattern."""
         pattern = selection.canonical(self._routes(), pattern)
         mine = self._spelled(pattern)
         drop = self._of_person(mine)
@@ -160,30 +160,75 @@ class AdminService(AdminOperations):
         return await self._decided(pattern, "mapping", Change((entry,), drop=drop))
 
     async def rollback_all(self, who: str, why: str = "") -> ModeResult | StateRefused:
-        """Every method to its legacy service at once, whatever bus and file are like; what a person set `off` stays."""
-        before = self._settings(EVERYTHING)
+        """Set every method to legacy and end all rollouts. It needs no bus and no file; `off` set by a person stays."""
+        before, overrides = self._settings(EVERYTHING), self._toggles.overrides
         ended = await self.rollouts.rollback_all(who, why)
         if isinstance(ended, StateRefused):
             return ended
         self._toggles.replace(self._state.overrides)
+        if ended is None and overrides:
+            await self.note(
+                who, MODES_BEFORE, EVERYTHING, {each.pattern: _override_json(each) for each in reversed(overrides)}
+            )
         moved = self._moved(before, EVERYTHING, lambda override: override.setting.mode is Mode.OFF)
         return ModeResult(EVERYTHING, "legacy", moved, ended.why if isinstance(ended, PendingDecision) else "")
 
+    async def undo_rollback(self, who: str, why: str = "") -> ModeResult | StateRefused:
+        """Restore the modes that were set before the rollback of everything in force. Rollouts stay ended."""
+        entries = await self._state.audit(MAX_ENTRIES, 0.0, EVERYTHING)
+        if isinstance(entries, StateRefused):
+            return entries
+        at = next((index for index, entry in enumerate(entries) if entry.what == "rollback"), len(entries))
+        made = [each for each in self._toggles.overrides if at < len(entries) and each.when == entries[at].when]
+        if EVERYTHING not in (each.pattern for each in made):
+            return Rejected("there is nothing to undo: no rollback of everything is in force")
+        newer = reversed(entries[:at])
+        modes = next((entry.numbers for entry in newer if entry.what == MODES_BEFORE), {})
+        restored = [each for each in map(self._restored, modes, modes.values()) if each is not None]
+        put = tuple(each for each in restored if each.pattern not in {kept.pattern for kept in self._kept(made)})
+        numbers: dict[str, Json] = {each.pattern: str(each.setting) for each in put}
+        entry = AuditEntry(self._now(), who, "undo rollback", EVERYTHING, why, numbers)
+        before = self._settings(EVERYTHING)
+        refused = await self._state.decide(Change((entry,), put, self._of_person(made)))
+        if refused is not None:
+            return refused
+        self._toggles.replace(self._state.overrides)
+        return ModeResult(EVERYTHING, "before the rollback", self._moved(before, EVERYTHING, lambda _: False))
+
+    def _kept(self, made: Sequence[Override]) -> Iterable[Override]:
+        """Modes that persons have set or kept since a rollback, which has made these."""
+        return (each for each in self._toggles.overrides if each not in made)
+
+    def _restored(self, pattern: str, written: Json) -> Override | None:
+        """An override as it was before a rollback; None if its time is over."""
+        assert isinstance(written, Mapping)  # written by _override_json
+        setting = Setting(
+            Mode(written["mode"]),
+            share(str(written["percent"])),
+            Side(written["control"]),
+            observe=bool(written["observe"]),
+            noise=bool(written["noise"]),
+        )
+        now, until = self._now(), written["until"]
+        if until is None:
+            return Override(pattern, setting, str(written["who"]), now, str(written["why"]))
+        left = float(str(until)) - now
+        end = self._steady() + left
+        return Override(pattern, setting, str(written["who"]), now, str(written["why"]), end) if left > 0 else None
+
     async def reset_statistics(self, pattern: str, who: str, why: str = "") -> Sequence[MethodId] | StateRefused:
-        """Forget what was counted and kept of all methods of a pattern."""
-        means = selection.select(self._routes(), pattern)
-        if not means:
+        """Delete call statistics and mismatches of all methods of a pattern."""
+        selected = selection.select(self._routes(), pattern)
+        if not selected:
             return Rejected(selection.no_match(self._routes(), pattern))
-        methods = tuple(dict.fromkeys(map(MethodId.of, means)))
+        methods = tuple(dict.fromkeys(map(MethodId.of, selected)))
         entry = AuditEntry(self._now(), who, "reset statistics", pattern, why, {"methods": len(methods)})
         refused = await self._state.decide(Change((entry,), clear=methods))
         return refused or methods
 
     async def note(self, who: str, what: str, subject: str, numbers: Mapping[str, Json], why: str = "") -> None:
-        """A line of the audit for what was decided elsewhere: a reload. Where it cannot be written it is not."""
+        """Add an audit entry for a decision made elsewhere (a reload). It is lost while the state cannot be written."""
         await self._state.decide(Change((AuditEntry(self._now(), who, what, subject, why, numbers),)))
-
-    # How
 
     def _row(self, route: Route, known: Mapping[MethodId, Counts], rollout: str) -> MethodRow:
         effective = self._toggles.effective(route)
@@ -193,9 +238,9 @@ class AdminService(AdminOperations):
 
     def _explained(self, route: Route, call: Call, value: str | None) -> Explanation:
         migration = replace(route.migration, key=views.with_key(route.migration.key, value))
-        asked = replace(route, migration=migration)
+        planned = replace(route, migration=migration)
         effective = self._toggles.effective(route)
-        plan = policy.plan_call(asked, effective.setting, call)
+        plan = policy.plan_call(planned, effective.setting, call)
         value = migration.key.take(call) if migration.key is not None else None
         return views.explanation(route, effective.setting, effective.source(route), plan, value)
 
@@ -208,7 +253,7 @@ class AdminService(AdminOperations):
         return ModeResult(pattern, mode, self._moved(before, pattern, lambda override: override.pattern != pattern))
 
     def _spelled(self, pattern: str) -> Sequence[Override]:
-        """What is set for a pattern, however it was written when it was set."""
+        """The overrides of a canonical pattern, in whatever spelling they were set."""
         routes = self._routes()
         return [each for each in self._state.overrides if selection.canonical(routes, each.pattern) == pattern]
 
@@ -216,20 +261,22 @@ class AdminService(AdminOperations):
         return tuple((each.pattern, each.by) for each in overrides if each.by == "person")
 
     def _settings(self, pattern: str) -> dict[MethodId, Setting]:
-        means = selection.select(self._routes(), pattern)
-        return {MethodId.of(route): self._toggles.effective(route).setting for route in means}
+        selected = selection.select(self._routes(), pattern)
+        return {MethodId.of(route): self._toggles.effective(route).setting for route in selected}
 
-    def _moved(self, before: Mapping[MethodId, Setting], pattern: str, apart: _Apart) -> tuple[MethodMoved, ...]:
-        """`apart`: whether an override that holds was there already, and the change did not touch it."""
+    def _moved(
+        self, before: Mapping[MethodId, Setting], pattern: str, is_separate: _IsSeparate
+    ) -> tuple[MethodMoved, ...]:
+        """`is_separate`: whether an override in force is not part of the change."""
         return tuple(
-            self._one_moved(route, before.get(MethodId.of(route)), apart)
-            for route in _once(selection.select(self._routes(), pattern))
+            self._one_moved(route, before.get(MethodId.of(route)), is_separate)
+            for route in _unique(selection.select(self._routes(), pattern))
         )
 
-    def _one_moved(self, route: Route, before: Setting | None, apart: _Apart) -> MethodMoved:
+    def _one_moved(self, route: Route, before: Setting | None, is_separate: _IsSeparate) -> MethodMoved:
         effective = self._toggles.effective(route)
         stays = ""
-        if effective.override is not None and apart(effective.override):
+        if effective.override is not None and is_separate(effective.override):
             stays = f"'{effective.override.pattern}' is set to {effective.setting} by {effective.override.who}"
         after = str(effective.setting)
         return MethodMoved(route.service, route.method, str(before) if before is not None else after, after, stays)
@@ -237,18 +284,18 @@ class AdminService(AdminOperations):
     def _nothing_set(self, pattern: str, mine: Iterable[Override]) -> str:
         if any(override.by == "rollout" for override in mine):
             return f"what is set for '{pattern}' is a rollout's: pause or abort the rollout"
-        means = selection.select(self._routes(), pattern)
-        if not means and not pattern.startswith(GROUP):
+        selected = selection.select(self._routes(), pattern)
+        if not selected and not pattern.startswith(GROUP):
             return selection.no_match(self._routes(), pattern)
-        of_these = [o for o in self._toggles.overrides if any(matches(o.pattern, route) for route in means)]
+        of_these = [o for o in self._toggles.overrides if any(matches(o.pattern, route) for route in selected)]
         if not of_these:
             return f"nothing is set for '{pattern}': the mapping holds"
         others = ", ".join(f"'{o.pattern}' ({o.setting}, {o.who} {moment(o.when)})" for o in of_these)
         return f"nothing is set for exactly '{pattern}'; what holds there is set for {others}"
 
 
-def _once(routes: Iterable[Route]) -> Iterable[Route]:
-    """A method that several files map is one method here."""
+def _unique(routes: Iterable[Route]) -> Iterable[Route]:
+    """Drop further routes of a method that several files map."""
     found: dict[MethodId, Route] = {}
     for route in routes:
         found.setdefault(MethodId.of(route), route)
@@ -267,3 +314,9 @@ def _entry(override: Override) -> AuditEntry:
     if override.until is not None:
         numbers["until"] = ends(override)
     return AuditEntry(override.when, override.who, "mode", override.pattern, override.why, numbers)
+
+
+def _override_json(override: Override) -> dict[str, Json]:
+    """An override for the audit, from which it can be restored."""
+    setting: Mapping[str, Json] = {**views.setting_view(override.setting)}  # type: ignore[dict-item]
+    return {**setting, "who": override.who, "why": override.why, "until": ends(override)}

@@ -23,7 +23,7 @@ from gateway.cli.app import (
     fail,
     seconds,
 )
-from gateway.cli.output import count, moment, numbers, out, print_json, table
+from gateway.cli.output import count, moment, numbers, out, print_fitted, print_json, table
 
 
 @app.command(rich_help_panel=MIGRATION)
@@ -144,8 +144,8 @@ def diff(
     if reset:
         _reset(socket, method)
         return
-    asked = {"limit": limit} if method is None else {"limit": limit, "method": method}
-    pairs = ask(socket, "GET", f"/v1/diff?{urlencode(asked)}")
+    query = {"limit": limit} if method is None else {"limit": limit, "method": method}
+    pairs = ask(socket, "GET", f"/v1/diff?{urlencode(query)}")
     if json_lines:
         for line in diffing.lines(
             {"when": pair["when"], "method": pair["method"], **pair["document"]} for pair in pairs
@@ -157,7 +157,7 @@ def diff(
     for number, pair in enumerate(pairs):
         if number:
             out.print()
-        out.print(diffing.show(pair["document"], pair["when"]))
+        print_fitted(diffing.show(pair["document"], pair["when"]))
 
 
 @app.command(rich_help_panel=MIGRATION)
@@ -177,8 +177,8 @@ def audit(
     """
     import time
 
-    asked = {"limit": limit, "since": 0 if since is None else time.time() - seconds(since)}
-    entries = ask(socket, "GET", f"/v1/audit?{urlencode(asked if subject is None else {**asked, 'subject': subject})}")
+    query = {"limit": limit, "since": 0 if since is None else time.time() - seconds(since)}
+    entries = ask(socket, "GET", f"/v1/audit?{urlencode(query if subject is None else {**query, 'subject': subject})}")
     if as_json:
         print_json(entries)
         return
@@ -193,19 +193,23 @@ def rollback(
     socket: SocketOption = DEFAULT_SOCKET,
     why: WhyOption = "",
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Required: all methods.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Set all methods to legacy.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Restore the modes that were set before. Rollouts stay ended.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Set every method to legacy at once and end all rollouts. A method that a person has set to off stays off.
 
     It works without buses, and without a writable state file: then it applies to this gateway only, and the command
-    prints that. `xcp-gateway mode clear '*'` undoes it.
+    prints that. `--undo` restores the modes that were set at run time before; `xcp-gateway mode clear '*'` returns to
+    the modes of the mapping.
 
-    Example: `xcp-gateway rollback --all --why "storage is slow"`
+    Examples: `xcp-gateway rollback --all --why "storage is slow"`, `xcp-gateway rollback --undo`
     """
-    if not everything:
-        fail("--all is missing; for one method use `xcp-gateway mode set METHOD legacy`", UNUSABLE)
-    _show_changed(ask(socket, "POST", "/v1/rollback", {"why": why}), as_json=as_json)
+    if everything == undo:
+        fail("expected --all or --undo; for one method use `xcp-gateway mode set METHOD legacy`", UNUSABLE)
+    _show_changed(ask(socket, "POST", f"/v1/rollback{'/undo' * undo}", {"why": why}), as_json=as_json)
 
 
 def _reset(socket: Path, method: str | None) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from gateway.core.dbus.names import printable
+
+PIPE_WIDTH = 500  # columns
 
 json_output: ContextVar[bool] = ContextVar("json_output", default=False)  # whether errors are printed as JSON
 
@@ -72,6 +74,11 @@ def print_json(document: object) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document, enc_hook=str), indent=2).decode() + "\n")
 
 
+def print_fitted(what: RenderableType) -> None:
+    """Print a table or the like: folded to fit a terminal; in a pipe a row stays one line."""
+    (out if out.is_terminal else _Terminal(highlight=False, width=PIPE_WIDTH)).print(what)
+
+
 @contextmanager
 def table(*columns: str) -> Iterator[Table]:
     """Make a table of these columns, and print it after the block has added its rows."""
@@ -79,9 +86,7 @@ def table(*columns: str) -> Iterator[Table]:
     for column in columns:
         rows.add_column(column, overflow="fold")
     yield rows
-    # In a pipe a row stays one line; on a terminal it is folded to fit.
-    console = out if out.is_terminal else _Terminal(highlight=False, width=500)
-    console.print(rows)
+    print_fitted(rows)
 
 
 NOTHING = "-"
@@ -142,6 +147,8 @@ def _short(name: str, value: Any) -> str:
         return moment(value)
     if value is True:
         return "yes"
+    if isinstance(value, Mapping):
+        return str(value.get("mode", value))
     if isinstance(value, list):
         return " ".join(map(str, value))
     if isinstance(value, float):

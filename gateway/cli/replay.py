@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, UNUSABLE, SocketOption, app, ask, fail
-from gateway.cli.output import count, err, number, out, pair, table
+from gateway.cli.output import count, err, number, out, pair, print_fitted, table
 from gateway.cli.output import seconds as in_words
 
 TIMEOUT = 86_400.0  # seconds for one batch; the gateway limits each call
@@ -66,10 +66,10 @@ def replay(
     recording = _read(file)
     _warn(recording, socket, writes=writes)
     outcome = ReplayTally()
-    asked = {"given": given, "writes": writes, "noise": noise}
+    options = {"given": given, "writes": writes, "noise": noise}
     shown: Counter[str] = Counter()
     try:
-        for line, result in _results(socket, recording.calls, asked, rate):
+        for line, result in _results(socket, recording.calls, options, rate):
             outcome.add(result)
             if json_lines:
                 _print_line({"line": line, **result})
@@ -168,13 +168,13 @@ def _warn(recording: RecordingFile, socket: Path, *, writes: bool) -> None:
 
 
 def _results(
-    socket: Path, calls: Sequence[tuple[int, Document]], asked: Document, rate: float
+    socket: Path, calls: Sequence[tuple[int, Document]], options: Document, rate: float
 ) -> Iterator[tuple[int, Document]]:
     """Send the calls at `rate` a second and yield the result of each."""
     began, sent = time.monotonic(), 0
     for batch in batches(calls, rate):
         time.sleep(max(0.0, began + sent / rate - time.monotonic()))
-        request = {**asked, "calls": [call for _, call in batch]}
+        request = {**options, "calls": [call for _, call in batch]}
         results = ask(socket, "POST", "/v1/replay", request, timeout=TIMEOUT)
         yield from zip((line for line, _ in batch), results, strict=True)
         sent += len(batch)
@@ -276,7 +276,7 @@ def _show_mismatch(result: Document, shown: Counter[str], most: int) -> None:
     name = f"{result['service']}/{result['method']}"
     shown[name] += 1
     if shown[name] <= most:
-        out.print(diff.show(result["pair"]))
+        print_fitted(diff.show(result["pair"]))
         out.print()
     elif shown[name] == most + 1:
         out.print(f"{name}: more mismatches; --max-diffs shows more, --json-lines all", style="dim")

@@ -39,7 +39,7 @@ WIDE = 100  # columns of a terminal that shows FIRST too
 @app.command(rich_help_panel=MIGRATION)
 def clients(
     method: Annotated[
-        str | None, typer.Argument(metavar="[METHOD]", help="A method or a pattern: VM.start, 'VM.*'; default: all.")
+        str | None, typer.Argument(metavar="METHOD", help="A method or a pattern: VM.start, 'VM.*'; default: all.")
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     service: Annotated[str | None, typer.Option(metavar="NAME", help="Only methods of this service.")] = None,
@@ -72,7 +72,7 @@ def clients(
 def record(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATTERN...]", help="Methods: VM.get_record, 'VM.*', group:NAME; default: all."),
+        typer.Argument(metavar="PATTERN", help="Methods: VM.get_record, 'VM.*', group:NAME; default: all."),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     out_file: Annotated[

@@ -322,5 +322,5 @@ class AdminOperations(Protocol):
     async def rollback_all(self, who: str, why: str = "") -> ModeResult | StateRefused:
         """Return every method to its legacy service at once."""
 
-    def tell(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` for every change from now on; returns the function that ends it."""
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` for every change from now on; the returned function ends that."""

@@ -70,7 +70,7 @@ def test_a_stranger_is_told_that_it_may_not_ask(folder: Folder) -> None:
     status, answer = ask(folder, STRANGER, [DOOR], "GET", "/v1/status")
     assert status == 403
     assert answer["error"] == (
-        f"uid {STRANGER} may not ask here: neither root, nor the gateway's user, nor in admin.read or admin.change"
+        f"uid {STRANGER} may not read here: neither root, nor the gateway's user, nor in admin.read or admin.change"
     )
 
 

@@ -1,4 +1,4 @@
-"""Who may look and who may change, by user and group. Knows no socket and no name of a user."""
+"""Rights of the admin API, by uid and gid."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ ROOT = 0
 
 
 class Right(Enum):
-    """What an operation needs."""
+    """The right that an operation needs."""
 
     READ = "read"
-    CHANGE = "change"  # whoever has it may read too
+    CHANGE = "change"  # includes READ
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, as the kernel or the bus says."""
+    """The caller of an operation, as the kernel or the bus reports it."""
 
     uid: int
     gids: frozenset[int] = frozenset()
@@ -29,7 +29,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Principals:
-    """Users and groups by number."""
+    """A set of uids and gids."""
 
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
@@ -43,27 +43,27 @@ class Principals:
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Root and the gateway's own user have every right; the lists of the config add others."""
+    """Root and the gateway's user have every right; the lists of the config add others."""
 
     own: int  # the gateway's uid
     read: Principals = Principals()
     change: Principals = Principals()
 
     def have(self, caller: Caller, right: Right) -> bool:
-        """Whether a caller may do what needs this right."""
+        """Return whether a caller has a right."""
         if caller.uid in (ROOT, self.own) or caller in self.change:
             return True
         return right is Right.READ and caller in self.read
 
     @property
     def shared(self) -> bool:
-        """Whether the config names anybody else."""
+        """Whether the config names other users or groups."""
         return bool(self.read or self.change)
 
 
 def denial(caller: Caller, right: Right) -> str:
-    """In words, for the one who is refused."""
-    what = "change anything here" if right is Right.CHANGE else "ask here"
+    """The error for a caller without a right."""
+    action = "change anything here" if right is Right.CHANGE else "read here"
     lists = "admin.change" if right is Right.CHANGE else "admin.read or admin.change"
     who = f"{caller.name} (uid {caller.uid})" if caller.name else str(caller)
-    return f"{who} may not {what}: neither root, nor the gateway's user, nor in {lists}"
+    return f"{who} may not {action}: neither root, nor the gateway's user, nor in {lists}"

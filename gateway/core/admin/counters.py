@@ -1,4 +1,4 @@
-"""The names of what is counted of a method, and what counts under them say of both sides. Holds no count."""
+"""Names of the counters of a method, and their summary for both sides."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from gateway.core.comparison.compare import Verdict
 from gateway.core.migration.limits import BothSides, SideCounts
 from gateway.core.migration.modes import Side
 
-DROPPED = "dropped"  # observations for which there was no room
-UNANSWERED = "unanswered"  # observations of which the control gave no answer to compare with
+DROPPED = "dropped"  # observations that were dropped because of load
+UNANSWERED = "unanswered"  # observations whose control had no outcome to compare
 COMPARED = tuple(verdict.value for verdict in Verdict)  # "equal", "ignored", "different", "error_different"
 MISMATCHES = (Verdict.DIFFERENT.value, Verdict.ERROR_DIFFERENT.value)
 
 
 def calls(side: Side) -> str:
-    """Every call that a side has run, whether a client got its answer or it was only observed."""
+    """Calls that a side has run, served or only observed."""
     return f"calls_{side.value}"
 
 
 def errors(side: Side) -> str:
-    """Those of them that ended with a fault. A client's own mistakes are among them: they cost both sides the same."""
+    """Calls that ended with a fault, also for mistakes of the client, which affect both sides equally."""
     return f"errors_{side.value}"
 
 
 def answered(side: Side) -> str:
-    """Those of them whose answer a client got."""
+    """Calls that a side has served."""
     return f"answered_{side.value}"
 
 
 def sides(counts: Counts) -> BothSides:
-    """What both sides of a method did."""
+    """Summarize the counters of a method."""
     counters = counts.counters
     return BothSides(
         compared=sum(counters.get(name, 0) for name in COMPARED),

@@ -1,4 +1,4 @@
-"""What the connections of the gateway report of themselves: buses, services, xenstores, upstreams."""
+"""States of the connections of the gateway: buses, services, xenstores, upstreams."""
 
 from __future__ import annotations
 
@@ -9,82 +9,82 @@ import msgspec
 
 
 class BreakerState(Enum):
-    """What becomes of a call."""
+    """The state of a circuit breaker."""
 
-    CLOSED = "closed"  # it is made
-    OPEN = "open"  # it is refused at once
-    HALF_OPEN = "half-open"  # it is refused as well: one probe is on its way
+    CLOSED = "closed"  # calls are made
+    OPEN = "open"  # calls are rejected
+    HALF_OPEN = "half-open"  # calls are rejected, and one probe is running
 
     @property
     def refuses(self) -> bool:
-        """Whether calls are refused."""
+        """Whether calls are rejected."""
         return self is not BreakerState.CLOSED
 
 
 class Presence(Enum):
-    """Whether a call to a bus name would find anybody."""
+    """Whether a bus name has an owner."""
 
     OWNED = "owned"
     ON_DEMAND = "starts on demand"
     ABSENT = "absent"
-    UNKNOWN = "unknown"  # the bus cannot be asked
+    UNKNOWN = "unknown"  # the bus does not answer
 
     @property
     def is_reachable(self) -> bool:
-        """Whether it would."""
+        """Whether a call can reach a service."""
         return self in (Presence.OWNED, Presence.ON_DEMAND)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """How one service is doing, by its bus name."""
+    """The state of one service, by its bus name."""
 
     name: str
-    bus: str  # its name in the config; empty when no bus claims the service
+    bus: str  # its name in the config; empty: no bus has the service
     presence: Presence
     owner: str = ""  # unique name
     breaker: BreakerState = BreakerState.CLOSED
-    probe_in: float = 0.0  # seconds until a call may ask a service whose breaker is open
+    probe_in: float = 0.0  # seconds until the next probe, if the breaker is open
     in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class BusStatus:
-    """How one bus is doing."""
+    """The state of one bus."""
 
     name: str
     address: str
     connected: bool
-    since: float | None  # when that began, seconds of the epoch; None before the first attempt has ended
+    since: float | None  # seconds since 1970; None: the first attempt has not ended
     connections: int
     in_flight: int
-    late_replies: int  # answers that came when nobody waited any more
+    late_replies: int  # replies that arrived after their call had ended
     last_error: str = ""  # for the operator, never for a client
-    unanswered: int = 0  # calls to which the bus owes an answer, those that were given up here among them
-    signals: int = 0  # heard
-    overflows: int = 0  # more signals than could be heard: the state is read instead
+    unanswered: int = 0  # calls without a reply, abandoned ones too
+    signals: int = 0  # received
+    overflows: int = 0  # times that signals were too many and the state was read instead
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """How the store of a listener is doing."""
+    """The state of the xenstore of a listener."""
 
     listener: str
     address: str
     connected: bool
-    serving: bool  # connected, and all that was there has been looked through
+    serving: bool  # connected, and all existing requests were read
     last_error: str
     reconnects: int
     watches: int
-    waiting: int  # requests that are being answered
+    waiting: int  # requests without a response
 
 
 class UpstreamStatus(msgspec.Struct, frozen=True):
-    """How one legacy service is doing."""
+    """The state of one upstream."""
 
     name: str
     url: str
-    in_flight: int  # those that wait for a connection too
+    in_flight: int  # with those that wait for a connection
     waiting: int
-    idle: int  # connections that are kept
-    last_error: str  # why the last call that was not answered was not; empty when there was none
+    idle: int  # idle connections
+    last_error: str  # of the last call without a response; empty: none

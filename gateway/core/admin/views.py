@@ -1,6 +1,6 @@
-"""What an operator is told of moving methods, in plain values. Knows no file, no socket and no bus.
+"""Answers of the admin service as plain values, for the HTTP API and the D-Bus API.
 
-Moments are seconds since 1970, durations seconds.
+Times are seconds since 1970, durations seconds.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ class SettingView(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class SideSummary:
-    """What one side did, whether clients got its answers or it was only observed."""
+    """Calls of one side, served to clients or only observed."""
 
-    answered: int  # calls whose answer a client got
-    calls: int  # all that it has run
+    answered: int  # calls that it served
+    calls: int  # calls that it has run
     errors: int
-    error_rate: float | None  # from 0 to 1; None: no calls
+    error_rate: float | None  # 0 to 1; None: no calls
     p50: float | None
     p99: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class MethodRow:
-    """One mapped method."""
+    """One mapped method: mode, call statistics, assessment."""
 
     service: str
     method: str
     group: str
     effect: str
     upstream: str | None
-    key: str | None  # what a canary divides
+    key: str | None  # the canary key
     may_shadow: bool
     mode: str  # for people: "canary 12.5% observed"
     setting: SettingView
-    source: str  # for people: where the setting comes from
+    source: str  # for people: the origin of the setting
     set_by: str  # "mapping", a person or "rollout NAME"
     until: float | None
     legacy: SideSummary
@@ -68,48 +68,48 @@ class MethodRow:
     different: int
     error_different: int
     dropped: int
-    equal_share: float | None  # of the comparisons, from 0 to 1; those that only ignoring makes equal are in it
+    equal_share: float | None  # equal and ignored among the comparisons, 0 to 1
     verdict: str
-    rollout: str  # the state of the rollout that moves it; empty: none does
+    rollout: str  # the state of its rollout; empty: none
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Who would answer one call, and why."""
+    """The side that would serve one call, and the reasons."""
 
     service: str
     method: str
     answers: str  # "legacy", "dbus" or "nobody"
-    observed: str  # the side that would be asked afterwards; empty: none
+    observed: str  # the side that would run the call too; empty: none
     why: str
     mode: str
     source: str
     mapping: str  # file and line
     group: str
     upstream: str | None
-    key: str | None  # what a canary divides
-    value: str | None  # this call's
-    bucket: int | None  # where that falls
-    buckets: int  # those below are answered by D-Bus
+    key: str | None  # the canary key
+    value: str | None  # the key of this call
+    bucket: int | None  # of the key
+    buckets: int  # those below are served by D-Bus
     of: int  # buckets in all
     list: str  # "always" or "never" where the mapping lists the value
-    fallback: bool  # what D-Bus certainly did not execute goes to the legacy service
+    fallback: bool  # legacy serves a call that D-Bus certainly did not execute
 
 
 @dataclass(frozen=True, slots=True)
 class MethodMoved:
-    """One method whose setting a change was about."""
+    """One method of a change."""
 
     service: str
     method: str
     before: str
     after: str
-    stays: str = ""  # why the change makes no difference: what is set more precisely, and by whom
+    stays: str = ""  # why it keeps its mode: a more specific one, and who set it
 
 
 @dataclass(frozen=True, slots=True)
 class ModeResult:
-    """What a change came to. `held`: why it holds in this process only, for the time being."""
+    """The result of a change. `held`: why it applies to this process only, for now; empty: it is stored."""
 
     pattern: str
     mode: str
@@ -132,7 +132,7 @@ class ModeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class ModeChange:
-    """A method has another setting now, whoever set it and wherever."""
+    """The setting in force of a method has changed."""
 
     service: str
     method: str
@@ -146,7 +146,7 @@ class ModeChange:
 
 @dataclass(frozen=True, slots=True)
 class RollbackDone:
-    """A rollout went back by itself, or somebody has given everything back."""
+    """A rollout has rolled back, or a person has rolled back everything."""
 
     subject: str  # the rollout's name, or "*"
     who: str
@@ -155,7 +155,7 @@ class RollbackDone:
 
 @dataclass(frozen=True, slots=True)
 class MappingsReloaded:
-    """A reload has brought or taken methods."""
+    """A reload has added or removed methods."""
 
     added: tuple[MethodId, ...]
     removed: tuple[MethodId, ...]
@@ -177,7 +177,7 @@ def setting_view(setting: Setting) -> SettingView:
 
 
 def set_by(override: Override | None) -> str:
-    """Who has set what holds."""
+    """The person or rollout that has set the mode in force, or "mapping"."""
     return "mapping" if override is None else override.who
 
 
@@ -190,7 +190,7 @@ def row(
     rollout: str = "",
     until: float | None = None,
 ) -> MethodRow:
-    """A method with what is set, what was counted, and what that says. `until`: as the wall clock will show it."""
+    """Make the row of a method. `until`: by the wall clock."""
     migration, counted = route.migration, counts.counters
     equal, ignored, different, failed = (counted.get(verdict.value, 0) for verdict in _VERDICTS)
     compared = equal + ignored + different + failed
@@ -238,7 +238,7 @@ def _ran(side: Side, one: SideCounts, counts: Counts) -> SideSummary:
 
 
 def explanation(route: Route, setting: Setting, source: str, plan: CallPlan, value: str | None) -> Explanation:
-    """A plan in words; `value` is what this call has for the key of a canary."""
+    """Explain a plan; `value` is the canary key of the call."""
     migration = route.migration
     subject = migration.group or f"{route.service}/{route.method}"
     canary = setting.mode is Mode.CANARY
@@ -264,7 +264,7 @@ def explanation(route: Route, setting: Setting, source: str, plan: CallPlan, val
 
 
 def _about_tasks(migration: Migration, plan: CallPlan) -> str:
-    """Where the mode does not govern calls in a form that returns a task."""
+    """A note on calls for tasks that are independent of the mode."""
     if plan.answer is Side.DBUS and migration.tasks == "legacy":
         return f"; in a form that returns a task (Async.) '{migration.upstream}' answers it (async: legacy)"
     return ""
@@ -278,5 +278,5 @@ def _list(route: Route, value: str | None) -> str:
 
 
 def with_key(key: Key | None, value: str | None) -> Key | None:
-    """The key of a canary, taken from every call as this value; for asking who would answer a value."""
+    """A canary key that has this value for every call."""
     return key if value is None else Key(key.name if key is not None else "key", lambda _: value)

@@ -90,6 +90,7 @@ async def test_a_rollback_of_everything_is_in_the_audit(api: Api) -> None:
     assert (status, {moved["after"] for moved in changed["methods"]}) == (200, {"legacy"})
     _, entries = await api.ask("GET", "/v1/audit")
     assert [(entry["what"], entry["subject"]) for entry in entries] == [
+        ("modes before rollback", "*"),
         ("rollback", "*"),
         ("mode", "xenopsd/VM.get_state"),
     ]

@@ -130,7 +130,7 @@ async def test_the_one_that_waited_longest_gives_way_to_a_newcomer_of_the_same_p
 
 
 async def test_a_flood_of_half_requests_is_told_in_one_line_and_keeps_nobody_out() -> None:
-    async with serving(ConnectionLimits(share=4, quiet=0.0)) as server:
+    async with serving(ConnectionLimits(share=4, log_interval=0.0)) as server:
         with structlog.testing.capture_logs() as logs:
             half = [await server.connect() for _ in range(50)]
             for _, writer in half:

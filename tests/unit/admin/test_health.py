@@ -83,7 +83,7 @@ STORE = StoreStatus(
 def test_a_store_that_is_away_is_named_and_counted() -> None:
     there = replace(STORE, connected=True)
     assert health.reasons([UP], [TOY], [replace(there, serving=True)]) == []
-    assert health.reasons([UP], [TOY], [there]) == ["the store of listener 'store' is being looked through"]
+    assert health.reasons([UP], [TOY], [there]) == ["the store of listener 'store' is being read"]
     assert health.reasons([UP], [TOY], [STORE]) == ["the store of listener 'store' is not connected: no such file"]
     readings = health.readings(table(), [UP], [], {}, {}, [STORE])
     assert readings["xcp_gateway_store_connected"] == [(("store",), False)]

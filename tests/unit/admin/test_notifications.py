@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admin.notifications import Notifier as Teller
+from gateway.admin.notifications import Notifier
 from gateway.core.admin.records import MethodId
 from gateway.core.admin.views import MappingsReloaded, ModeChange, Notification, RollbackDone
 from gateway.core.migration.modes import Mode, Setting
@@ -17,16 +17,16 @@ from tests.kit.admin import START, STATE
 
 
 class Watched:
-    """A teller, what it looks at, and what it has told."""
+    """A notifier, its inputs, and its notifications."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.toggles = ActiveOverrides(lambda: self.now)
         self.routes: list[Route] = [STATE, START]
         self.rollouts: dict[str, str] = {}
-        self.teller = Teller(lambda: self.routes, self.toggles, lambda: self.rollouts)
+        self.notifier = Notifier(lambda: self.routes, self.toggles, lambda: self.rollouts)
         self.told: list[Notification] = []
-        self.end = self.teller.tell(self.told.append)
+        self.end = self.notifier.subscribe(self.told.append)
 
 
 def override(pattern: str, mode: Mode, **more: object) -> Override:
@@ -86,18 +86,18 @@ def test_a_rollout_that_goes_back_by_itself_is_told_with_its_reason() -> None:
 def test_a_rollout_that_a_person_ends_is_no_rollback(state: str) -> None:
     watched = Watched()
     watched.rollouts = {"VM.get_state": "running"}
-    watched.teller.look()
+    watched.notifier.update()
     watched.rollouts = {"VM.get_state": state}
-    watched.teller.look()
+    watched.notifier.update()
     assert watched.told == []
 
 
 def test_methods_that_a_reload_brings_and_takes_are_told_and_no_mode_of_theirs() -> None:
     watched = Watched()
     watched.routes = [STATE]
-    watched.teller.look()
+    watched.notifier.update()
     watched.routes = [STATE, START]
-    watched.teller.look()
+    watched.notifier.update()
     start = MethodId("xenopsd", "VM.start")
     assert watched.told == [MappingsReloaded((), (start,)), MappingsReloaded((start,), ())]
 
@@ -105,7 +105,7 @@ def test_methods_that_a_reload_brings_and_takes_are_told_and_no_mode_of_theirs()
 def test_a_mapping_that_says_another_mode_is_told() -> None:
     watched = Watched()
     watched.routes = [replace(STATE, migration=replace(STATE.migration, setting=Setting(Mode.DBUS))), START]
-    watched.teller.look()
+    watched.notifier.update()
     (news,) = watched.told
     assert isinstance(news, ModeChange)
     assert (news.before, news.after, news.set_by) == ("legacy", "dbus", "mapping")
@@ -117,9 +117,9 @@ def test_a_listener_that_fails_costs_nobody_else_anything() -> None:
     def broken(_: Notification) -> None:
         raise RuntimeError
 
-    watched.teller.tell(broken)
+    watched.notifier.subscribe(broken)
     later: list[Notification] = []
-    watched.teller.tell(later.append)
+    watched.notifier.subscribe(later.append)
     watched.toggles.replace([override("VM.get_state", Mode.DBUS)])
     assert len(watched.told) == len(later) == 1
 

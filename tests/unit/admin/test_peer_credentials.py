@@ -40,8 +40,8 @@ def test_names_and_numbers_of_users_and_groups_are_looked_up() -> None:
 @pytest.mark.parametrize(
     ("control", "says"),
     [
-        ({"read": ["no-such-user-x"]}, "/etc/gateway.toml: $.admin.read[0]: there is no user 'no-such-user-x'"),
-        ({"change": ["root", "group:no-x"]}, "/etc/gateway.toml: $.admin.change[1]: there is no group 'no-x'"),
+        ({"read": ["no-such-user-x"]}, "/etc/gateway.toml: $.admin.read[0]: unknown user 'no-such-user-x'"),
+        ({"change": ["root", "group:no-x"]}, "/etc/gateway.toml: $.admin.change[1]: unknown group 'no-x'"),
     ],
 )
 def test_a_name_that_is_not_there_is_told_with_its_place(control: dict[str, Any], says: str) -> None:

@@ -188,12 +188,12 @@ async def test_methods_that_a_reload_brings_and_takes_are_told(both: tuple[DBusA
     made, caller = both
     await caller.listen()
     made.routes = [STATE]
-    made.steering.news.look()
+    made.steering.notifier.update()
     start = f"{ROOT}/method/xenopsd_2fVM_2estart"
     assert await caller.signal() == (ROOT, "InterfacesRemoved", [start, [METHOD]])
     assert (await caller.error(start, f"{PROPERTIES}.GetAll", "s", METHOD))[0] == f"{UNKNOWN}Object"
     made.routes = [STATE, START]
-    made.steering.news.look()
+    made.steering.notifier.update()
     assert await caller.signal() == (ROOT, "InterfacesAdded", [start, {METHOD: {}}])
 
 

@@ -69,7 +69,7 @@ def test_a_pattern_changes_what_it_can_and_says_what_stays(api: Served) -> None:
         (["mode", "set", "VM.start"], "mode set: expected METHOD MODE, got VM.start"),
         (["mode", "clear"], "mode clear: expected METHOD, got nothing"),
         (["diff", "--reset"], "--reset: METHOD is missing"),
-        (["rollback"], "--all is missing; for one method use `xcp-gateway mode set METHOD legacy`"),
+        (["rollback"], "expected --all or --undo; for one method use `xcp-gateway mode set METHOD legacy`"),
     ],
 )
 def test_an_error_is_on_stderr(api: Served, words: list[str], says: str) -> None:
@@ -109,6 +109,24 @@ def test_everything_goes_back_with_one_command(api: Served) -> None:
     )
     assert "smoke" in out(api, "audit")
     assert json.loads(out(api, "rollback", "--all", "--json"))["mode"] == "legacy"
+
+
+def test_a_rollback_is_undone_once(api: Served) -> None:
+    out(api, "mode", "VM.get_state", "canary", "--percent", "10", "--observe", "--duration", "2h", "--why", "try")
+    out(api, "mode", "VM.start", "off")
+    out(api, "rollback", "--all")
+    assert out(api, "rollback", "--undo", "--why", "false alarm") == (
+        "xenopsd/VM.get_state: legacy -> canary 10% observed\n1 method unchanged\n"
+    )
+    modes = {each["pattern"]: each for each in json.loads(out(api, "mode", "--json"))}
+    assert {pattern: each["mode"] for pattern, each in modes.items()} == {
+        "xenopsd/VM.get_state": "canary 10% observed", "xenopsd/VM.start": "off"
+    }  # fmt: skip
+    restored = modes["xenopsd/VM.get_state"]
+    assert (restored["why"], round(restored["until"] - restored["when"], -1)) == ("try", 7200)
+    assert "false alarm" in out(api, "audit", "--limit", "1")
+    ended = run(api, "rollback", "--undo")
+    assert (ended.exit_code, ended.stderr) == (2, "there is nothing to undo: no rollback of everything is in force\n")
 
 
 def test_the_audit_is_that_of_one_subject_or_of_a_time(api: Served) -> None:

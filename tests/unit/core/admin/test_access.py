@@ -35,4 +35,4 @@ def test_a_refusal_says_who_was_refused_what_and_where_that_is_said() -> None:
     assert denial(ALICE, Right.CHANGE) == (
         "alice (uid 1001) may not change anything here: neither root, nor the gateway's user, nor in admin.change"
     )
-    assert denial(BOB, Right.READ).startswith("uid 1002 may not ask here")
+    assert denial(BOB, Right.READ).startswith("uid 1002 may not read here")

@@ -15,25 +15,19 @@ import asyncio
 import logging
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, cast
-
-import httptools
 
 from adapters.http import response
 from adapters.http.addresses import Ending, ending, peer_of
 from adapters.http.exchange import BUFFER, CONTINUE, RESERVED, Exchange
-from adapters.http.quotas import PeerShare, Quotas
+from adapters.http.quotas import HttpLimits, PeerShare, Quotas
 from adapters.http.request import BROKEN_BODY, BUSY, HttpRefusal, HttpRequest, too_large, too_slow
+from adapters.http.request_parser import RequestParser
 from adapters.http.response import HttpResponse, ResponseWriter
 from adapters.limits import PeerAccount, Quota
 from gateway.core.rpc.model import Answer, Peer
 
-MAX_HEADERS = 100
-HEAD_PIECE = 4 * 1024  # bytes given to the parser at a time: no more requests are ready at once than these can hold
-BODY_PIECE = 16 * 1024  # the same inside a body without a length
 READ_AHEAD = 64 * 1024  # bytes behind a request that is being served; then the socket is left to fill up
 LARGE = 64 * 1024  # bytes of an answer that are not copied to stand behind their head
 LINGER = 2.0  # seconds for what a refused client still sends to be dropped, so that it lives to read the refusal
@@ -42,34 +36,13 @@ PROBE = 2.0  # seconds after which a client that sends no more is sent something
 PROBE_AGAIN = 30.0  # seconds until the next time
 
 SLOW_HEAD = response.text(408, "no complete request arrived in time", close=True)
-LONG_HEAD = response.text(431, "the request line and headers are too long", close=True)
-NO_HTTP = response.text(400, "this is no valid HTTP request", close=True)
 BUG = response.text(500, "internal error", close=True)
 FULL = response.text(503, "too many connections", close=True, headers="Retry-After: 1\r\n")
 
 _NEVER = float("inf")
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of socket(7): on, no time
-_VERSIONS = {"1.1": 1, "1.0": 0}
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """What one listener allows; past it a request is refused or its connection cut."""
-
-    body: int = 300 * 1024  # bytes, before and after inflating
-    header_bytes: int = 16 * 1024  # request line and headers together
-    header_timeout: float = 10.0  # seconds from connecting, or from a request's first byte, to the end of its head
-    body_timeout: float = 60.0  # seconds for the whole body
-    write_timeout: float = 60.0  # seconds for a whole answer to be taken
-    keepalive_timeout: float = 75.0  # seconds between an answer and the next request
-    max_calls: int = 512
-    max_connections: int = 1024
-    max_calls_per_peer: int | None = None  # None: half of the whole; the whole over loopback TCP
-    max_connections_per_peer: int | None = None  # the same
-    tunnels: tuple[str, ...] = ()  # paths, and all below them, at which a tunnel may be opened
-    max_tunnels: int = 64
 
 
 class ConnectionOwner(Protocol):
@@ -121,52 +94,32 @@ class ConnectionOwner(Protocol):
         """An endpoint's answer as HTTP."""
 
 
-class _StopParsing(Exception):  # noqa: N818 - it ends the parser's work, and is no error of ours
-    """What the parser is told to stop at."""
-
-    def __init__(self, answer: HttpResponse) -> None:
-        self.answer = answer
-
-
 class HttpConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
         "_action",
         "_close_next",
-        "_current",
         "_due",
         "_ended",
         "_exchange",
-        "_failure",
-        "_has_begun",
-        "_head_bytes",
-        "_headers",
         "_held",
-        "_is_broken",
+        "_input",
         "_is_eof",
-        "_is_last",
         "_is_paused",
-        "_is_replayed",
         "_is_writing",
         "_left_unread",
         "_limits",
         "_loop",
         "_minor",
-        "_overhead",
         "_owner",
-        "_parser",
-        "_piece",
         "_probes_at",
-        "_ready",
         "_share",
         "_stalled_since",
         "_state",
-        "_target",
         "_task",
         "_timer",
         "_transport",
-        "_unread",
         "_write_until",
         "peer",
     )
@@ -176,28 +129,14 @@ class HttpConnection(asyncio.Protocol):
         self._limits = owner.limits
         self._loop = loop
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpRequestParser | None = None
+        self._input = RequestParser(owner.limits, needs_host=owner.needs_host)
         self._share: PeerShare | None = None
         self.peer = Peer()
-        self._unread = b""  # bytes that the parser has not seen
-        self._ready: deque[HttpRequest] = deque()  # whole requests that wait for their turn
-        self._current: HttpRequest | None = None  # its body is coming
         self._task: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None  # the request that is served, when its bodies are streamed
-        self._failure: tuple[HttpResponse, str] | None = None  # said when all that came before is answered
         self._held = 0  # bytes, of the room
-        # The head that is being parsed
-        self._has_begun = False
-        self._head_bytes = 0  # as they came, of the head alone
-        self._piece = 0  # bytes that the parser has now, from the end of the last head
-        self._overhead = 0  # bytes since the last progress of a body
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._is_replayed = False  # the head of the request that wanted an upgrade, once more
         # How the connection stands
         self._is_eof = False  # the client sends no more
-        self._is_broken = False  # the body that is coming can never be whole
-        self._is_last = False  # no request follows the last one that was parsed
         self._is_paused = False  # the socket is not read
         self._is_writing = False  # the client has not taken everything
         self._close_next = False  # once it has
@@ -226,14 +165,13 @@ class HttpConnection(asyncio.Protocol):
             out.write(self._owner.layout.lay_out(FULL))
             out.close()
             return
-        self._parser = httptools.HttpRequestParser(self)
         self._wait("head", self._limits.header_timeout, self._head_is_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
         """It has left, or we have; a call that runs for it is cancelled."""
         self._ended = True
-        self._transport = self._parser = None
-        self._drop_input()
+        self._transport = None
+        self._input.close()
         self._due, self._action = _NEVER, _nothing
         if self._timer is not None:
             self._timer.cancel()
@@ -250,12 +188,12 @@ class HttpConnection(asyncio.Protocol):
         """Bytes; parsed at once unless a request is being served."""
         if self._ended:
             return
-        self._unread = self._unread + data if self._unread else data
+        self._input.unread = self._input.unread + data if self._input.unread else data
         if self._exchange is not None:
             self._feed_exchange(self._exchange)
         elif self._task is None and not self._is_writing:
             self._go_on()
-        elif len(self._unread) > READ_AHEAD:
+        elif len(self._input.unread) > READ_AHEAD:
             self._stop_reading()
 
     def eof_received(self) -> bool:
@@ -295,7 +233,9 @@ class HttpConnection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether every request that has come is answered."""
-        return self._ended or not (self._task or self._is_writing or self._ready or self._current or self._failure)
+        return self._ended or not (
+            self._task or self._is_writing or self._input.ready or self._input.current or self._input.failure
+        )
 
     @property
     def account(self) -> PeerAccount | None:
@@ -340,17 +280,17 @@ class HttpConnection(asyncio.Protocol):
         """Serve what is ready and parse what has come, until something must be waited for."""
         try:
             while not (self._ended or self._task is not None or self._is_writing):
-                if self._ready:
-                    self._begin(self._ready.popleft())
-                elif self._failure is not None:
-                    self._end(*self._failure)
-                elif self._current is not None and not self._current.is_admitted:
-                    self._begin_body(self._current)
-                elif self._unread and not self._is_last:
-                    self._feed()
+                if self._input.ready:
+                    self._begin(self._input.ready.popleft())
+                elif self._input.failure is not None:
+                    self._end(*self._input.failure)
+                elif self._input.current is not None and not self._input.current.is_admitted:
+                    self._begin_body(self._input.current)
+                elif self._input.unread and not self._input.is_last:
+                    self._input.parse()
                 else:
                     break
-            if not self._ended and (self._task is None or self._unread or self._is_eof or self._is_paused):
+            if not self._ended and (self._task is None or self._input.unread or self._is_eof or self._is_paused):
                 self._settle()
         except Exception:  # noqa: BLE001 - `_bug` logs it, and ends the connection
             self._bug()
@@ -359,7 +299,7 @@ class HttpConnection(asyncio.Protocol):
         """Wait for what is next, in its time: more bytes, the answer, or a client that reads."""
         if self._is_writing or self._task is not None:
             self._leave_rest()
-            if len(self._unread) > READ_AHEAD:
+            if len(self._input.unread) > READ_AHEAD:
                 self._stop_reading()
             if self._is_writing and self._task is None:
                 self._watch_reader()
@@ -370,13 +310,13 @@ class HttpConnection(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
         limits = self._limits
-        if self._current is not None:
+        if self._input.current is not None:
             self._leave_rest()
             self._wait("body", limits.body_timeout, self._body_is_late)
-            self._advance_body(self._current)
-        elif self._is_eof or self._is_last:
+            self._advance_body(self._input.current)
+        elif self._is_eof or self._input.is_last:
             self._close()
-        elif self._has_begun:
+        elif self._input.has_begun:
             self._wait("head", limits.header_timeout, self._head_is_late)
         elif self._state != "head":  # at the beginning a head is waited for from the moment of connecting
             self._rest(limits.keepalive_timeout)
@@ -395,7 +335,7 @@ class HttpConnection(asyncio.Protocol):
         """Look at a body of which a part has come: whether the rest of it is wanted, or will never come."""
         assert self._share is not None
         answer = None
-        if self._is_eof or self._is_broken:
+        if self._is_eof or self._input.is_broken:
             answer = self._owner.refuse(request, BROKEN_BODY)
         if answer is None and request.size > self._limits.body:
             answer = self._owner.refuse(request, too_large(self._limits.body))
@@ -441,7 +381,9 @@ class HttpConnection(asyncio.Protocol):
         if not self._owner.quotas.begin_call(share, RESERVED - self._held):
             self._answer(request, self._owner.refuse(request, BUSY))
             return
-        exchange = Exchange(self, request, self.peer, is_whole=self._current is not request and not request.is_tunnel)
+        exchange = Exchange(
+            self, request, self.peer, is_whole=self._input.current is not request and not request.is_tunnel
+        )
         self._run(request, b"", share, RESERVED, exchange)
         self._exchange = exchange
         self._feed_exchange(exchange)
@@ -485,7 +427,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _after_call(self) -> None:
         """Go on with what has come meanwhile, or wait."""
-        if self._unread or self._is_paused or not self._is_over or self._is_eof or self._is_last:
+        if self._input.unread or self._is_paused or not self._is_over or self._is_eof or self._input.is_last:
             self._go_on()
         elif self._is_writing:
             self._watch_reader()
@@ -498,7 +440,7 @@ class HttpConnection(asyncio.Protocol):
             self._hold(0)
             self.force_close()
             return
-        close = answer.close or request is self._current or request.is_tunnel or self.must_close(request)
+        close = answer.close or request is self._input.current or request.is_tunnel or self.must_close(request)
         if request.cors:
             answer = answer._replace(headers=answer.headers + request.cors)
         if close != answer.close:
@@ -525,21 +467,26 @@ class HttpConnection(asyncio.Protocol):
 
     def _feed_exchange(self, exchange: Exchange) -> None:
         """Give an exchange what has come, and stop reading the socket while it has enough."""
-        if exchange.is_tunnel and self._unread:
-            data, self._unread = self._unread, b""
+        if exchange.is_tunnel and self._input.unread:
+            data, self._input.unread = self._input.unread, b""
             exchange.feed(data)
-        while self._unread and self._current is exchange.request and self._failure is None and exchange.size < BUFFER:
-            self._feed()
-        if self._current is exchange.request and (self._is_broken or self._failure is not None):
+        while (
+            self._input.unread
+            and self._input.current is exchange.request
+            and self._input.failure is None
+            and exchange.size < BUFFER
+        ):
+            self._input.parse()
+        if self._input.current is exchange.request and (self._input.is_broken or self._input.failure is not None):
             exchange.fail()
-        if exchange.size >= BUFFER or len(self._unread) > READ_AHEAD:
+        if exchange.size >= BUFFER or len(self._input.unread) > READ_AHEAD:
             self._stop_reading()
 
     def _end_input(self, exchange: Exchange) -> None:
         """The client sends no more: the end of a tunnel's direction; of a body, only when it is whole."""
         if exchange.is_tunnel:
             exchange.feed_end()
-        elif self._current is exchange.request:
+        elif self._input.current is exchange.request:
             exchange.fail()
 
     async def _stream(self, request: HttpRequest, exchange: Exchange) -> Answer | None:
@@ -557,7 +504,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._hold(0)
         self._state = ""
-        if exchange.closes or request is self._current:
+        if exchange.closes or request is self._input.current:
             self._close()
 
     def _watch_exchange(self) -> None:
@@ -595,19 +542,19 @@ class HttpConnection(asyncio.Protocol):
         if exchange is None or not self._is_paused or self._transport is None:
             return
         self._feed_exchange(exchange)
-        if exchange.size < BUFFER and len(self._unread) <= READ_AHEAD:
+        if exchange.size < BUFFER and len(self._input.unread) <= READ_AHEAD:
             self._is_paused = False
             self._transport.resume_reading()
 
     def must_close(self, request: HttpRequest) -> bool:
         """See ExchangeOwner."""
-        is_last = self._is_eof and self._is_over and not self._unread
+        is_last = self._is_eof and self._is_over and not self._input.unread
         return not request.keep_alive or self._owner.is_stopping or is_last
 
     @property
     def _is_over(self) -> bool:
         """Whether no request was parsed behind the one that is answered now."""
-        return not (self._ready or self._current or self._failure)
+        return not (self._input.ready or self._input.current or self._input.failure)
 
     def reset(self) -> None:
         """See ExchangeOwner. Over TCP by a reset, which no client takes for the end of a response."""
@@ -627,7 +574,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close: at once where no request is half read, else when the client has had time to read the answer."""
-        if self._has_begun:
+        if self._input.has_begun:
             self._linger()
         elif self._transport is not None:
             self._ended = True
@@ -647,7 +594,7 @@ class HttpConnection(asyncio.Protocol):
     def _linger(self) -> None:
         """Read on for a moment: closing a socket with unread data would take the answer back (RFC 9112 section 9.6)."""
         self._ended = True
-        self._drop_input()
+        self._input.drop()
         self._hold(0)
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -664,158 +611,10 @@ class HttpConnection(asyncio.Protocol):
         if self._share is not None and self in self._share.connections:
             self._share.idle[self] = None
 
-    def _drop_input(self) -> None:
-        self._unread, self._current = b"", None
-        self._ready.clear()
-
     def _hold(self, size: int) -> None:
         if size != self._held and self._share is not None:
             self._owner.room.hold(size - self._held, self._share.account)
             self._held = size
-
-    # The parser
-
-    def _feed(self) -> None:
-        """Give the parser a piece of what has come."""
-        current = self._current
-        if current is None:
-            most = HEAD_PIECE
-        elif current.length is None:
-            most = BODY_PIECE
-        else:
-            most = (
-                min(current.length - current.size, READ_AHEAD)
-                if self._exchange is not None
-                else current.length - current.size
-            )
-        piece, self._unread = self._unread, b""
-        if len(piece) > most:
-            piece, self._unread = piece[:most], piece[most:]
-        self._piece = len(piece)
-        assert self._parser is not None
-        try:
-            self._parser.feed_data(piece)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(piece[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            self._fail(error)
-        if self._ready or (self._current is None and self._exchange is not None):
-            return  # the piece has ended a request, or more of them
-        limit = self._limits.header_bytes
-        self._overhead += self._piece
-        if self._current is None and self._has_begun:
-            self._head_bytes += self._piece
-            if self._head_bytes > limit and self._failure is None:
-                self._failure = (LONG_HEAD, f"sent a head of more than {limit} bytes")
-        elif self._overhead > limit + BODY_PIECE and self._failure is None:
-            self._failure = (NO_HTTP, "sent no valid HTTP")
-
-    def _fail(self, error: httptools.HttpParserError) -> None:
-        """Remember to say what is wrong, once all that came before is answered."""
-        if self._is_last:
-            return  # bytes behind a request that said it was the last
-        self._is_last = True
-        self._unread = b""
-        cause = error.__context__
-        if isinstance(cause, _StopParsing):
-            limit = self._limits.header_bytes
-            long = cause.answer is LONG_HEAD
-            self._failure = (cause.answer, f"sent a head of more than {limit} bytes" if long else "sent no valid HTTP")
-        elif isinstance(error, httptools.HttpParserCallbackError):
-            raise error
-        elif self._current is not None:
-            self._is_broken = True
-        else:
-            self._failure = (NO_HTTP, "sent no valid HTTP")
-
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Have a new parser read the skipped body, by a head that asks for no upgrade. `rest`: what follows it."""
-        request = self._current
-        self._unread = rest + self._unread
-        if request is None:  # CONNECT: nothing of HTTP follows
-            self._is_last = True
-            return
-        request.wants_upgrade = not request.length and b"transfer-encoding" not in request.read
-        if b"transfer-encoding" in request.read:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        else:
-            framing = b"Content-Length: %d\r\n" % (request.length or 0)
-        self._parser = httptools.HttpRequestParser(self)  # the old one may have seen `Connection: close`
-        self._is_replayed = True
-        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
-        self._is_replayed = False
-
-    def on_message_begin(self) -> None:
-        """Of the parser: the first byte of a request."""
-        if not self._is_replayed:
-            self._has_begun = True
-            self._head_bytes = 0
-            self._target = b""
-            if self._headers:  # trailers of the request before
-                self._headers = []
-
-    def on_url(self, url: bytes) -> None:
-        """Of the parser: a part of the target."""
-        if not self._is_replayed:
-            self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Of the parser: a header; a trailer comes to a list that is dropped (RFC 9110 section 6.5.1)."""
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """Of the parser: the head is whole."""
-        if self._is_replayed:
-            return
-        parser = self._parser
-        assert parser is not None
-        minor = _VERSIONS.get(parser.get_http_version())
-        if minor is None:
-            raise _StopParsing(NO_HTTP)
-        method = "POST" if parser.get_method() == b"POST" else parser.get_method().decode("ascii")
-        headers, self._headers = self._headers, []
-        most = self._limits.header_bytes  # counted only where it can be: a head may begin within a piece
-        if len(headers) > MAX_HEADERS or (
-            self._head_bytes + self._piece + HEAD_PIECE > most and _size(self._target, headers) > most
-        ):
-            raise _StopParsing(LONG_HEAD)
-        request = HttpRequest(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())
-        if not request.check_framing(needs_host=self._owner.needs_host):
-            raise _StopParsing(NO_HTTP)
-        self._current = request
-        self._overhead = -self._piece  # as this piece is added in the end
-
-    def on_body(self, data: bytes) -> None:
-        """Of the parser: a part of the body; what is over the limit is counted and not kept.
-
-        Before its turn a request has the rest of one piece at most, and it may be one whose body is streamed.
-        """
-        request = self._current
-        assert request is not None
-        request.size += len(data)
-        if self._exchange is not None and request is self._exchange.request:
-            self._exchange.feed(data)
-        elif request.size <= self._limits.body or not request.is_admitted:
-            request.parts.append(data)
-        self._overhead = -self._piece
-
-    def on_message_complete(self) -> None:
-        """Of the parser: a request is whole."""
-        request, parser = self._current, self._parser
-        assert request is not None
-        assert parser is not None
-        if parser.should_upgrade() and request.method != "CONNECT":
-            return  # its body was skipped
-        self._current = None
-        self._has_begun = False
-        if self._exchange is not None and request is self._exchange.request:
-            self._exchange.feed_end()
-        else:
-            self._ready.append(request)
-        if request.method == "CONNECT":
-            request.keep_alive = False  # nothing of HTTP follows
-        if not request.keep_alive:
-            self._is_last = True
 
     # Deadlines
 
@@ -856,7 +655,7 @@ class HttpConnection(asyncio.Protocol):
         self._end(SLOW_HEAD, f"sent no complete request within {self._limits.header_timeout:g} s")
 
     def _body_is_late(self) -> None:
-        request = self._current
+        request = self._input.current
         assert request is not None
         answer = self._owner.refuse(request, too_slow(self._limits.body_timeout))
         self._answer(request, answer)
@@ -910,10 +709,6 @@ class HttpConnection(asyncio.Protocol):
             self._transport.pause_reading()
             if self._task is not None and self._exchange is None:
                 self._wait("left", LOOK, self._look_whether_left)
-
-
-def _size(target: bytes, headers: list[tuple[bytes, bytes]]) -> int:
-    return len(target) + sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
 
 
 def _nothing() -> None:

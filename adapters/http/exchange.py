@@ -69,6 +69,7 @@ class Exchange(interfaces.HttpExchange):
         for piece in request.parts:
             self.feed(piece)
         request.parts = []
+        request.sink = self
 
     # The connection's side
 

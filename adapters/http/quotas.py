@@ -8,6 +8,7 @@ peer that has the most.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.limits import PeerAccount, Quota
@@ -15,6 +16,24 @@ from gateway.core.rpc import model
 from gateway.core.rpc.model import Peer
 
 STALLED = 1.0  # seconds without reading after which a client gives up its answer to others who need the room
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one listener allows; past it a request is refused or its connection cut."""
+
+    body: int = 300 * 1024  # bytes, before and after inflating
+    header_bytes: int = 16 * 1024  # request line and headers together
+    header_timeout: float = 10.0  # seconds from connecting, or from a request's first byte, to the end of its head
+    body_timeout: float = 60.0  # seconds for the whole body
+    write_timeout: float = 60.0  # seconds for a whole answer to be taken
+    keepalive_timeout: float = 75.0  # seconds between an answer and the next request
+    max_calls: int = 512
+    max_connections: int = 1024
+    max_calls_per_peer: int | None = None  # None: half of the whole; the whole over loopback TCP
+    max_connections_per_peer: int | None = None  # the same
+    tunnels: tuple[str, ...] = ()  # paths, and all below them, at which a tunnel may be opened
+    max_tunnels: int = 64
 
 
 class QuotaMember(Protocol):

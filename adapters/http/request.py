@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from adapters.http import headers as http_headers
 from gateway.core.interfaces import Endpoint, StreamingEndpoint
@@ -86,6 +87,16 @@ def _invalid(message: str, status: int = 0) -> HttpRefusal:
     return HttpRefusal(Fault(FaultCode.INVALID_REQUEST, message), status)
 
 
+class BodySink(Protocol):
+    """Takes a body as it comes."""
+
+    def feed(self, piece: bytes) -> None:
+        """The next piece."""
+
+    def feed_end(self) -> None:
+        """The body is whole."""
+
+
 class HttpRequest:
     """A request whose head is whole. What stands first here is set when it is its turn, or as its body comes."""
 
@@ -95,6 +106,7 @@ class HttpRequest:
     passthrough: StreamingEndpoint | None = None  # takes the body as it comes, in place of an endpoint
     wants_upgrade = False  # it has no body and asks for another protocol (RFC 9110 section 7.8)
     is_tunnel = False
+    sink: BodySink | None = None  # takes the body in place of `parts`
     cors = ""  # header lines for a web page of a listed origin
     is_admitted = False
     is_told_to_go_on = False

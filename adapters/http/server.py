@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from adapters.http import addresses, response
-from adapters.http.connection import HttpConnection, HttpLimits
-from adapters.http.quotas import PeerShare, Quotas
+from adapters.http.connection import HttpConnection
+from adapters.http.quotas import HttpLimits, PeerShare, Quotas
 from adapters.http.request import HttpRefusal, HttpRequest
 from adapters.http.response import HttpResponse, ResponseWriter
 from adapters.http.socket_activation import InheritedSockets

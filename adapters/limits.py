@@ -19,12 +19,12 @@ BUFFERED = 256 * 1024**2  # bytes
 class PeerAccount:
     """The bytes held for one peer, over all listeners."""
 
-    __slots__ = ("buffered", "name", "users")
+    __slots__ = ("buffered", "connections", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.buffered = 0
-        self.users = 0  # connections
+        self.connections = 0  # connections
 
 
 class SlowReader(Protocol):
@@ -53,7 +53,7 @@ class Quota:
         self.max_per_account = -(-max_buffered // 2) if max_buffered_per_peer is None else max_buffered_per_peer
         self.calls = 0
         self.buffered = 0  # bytes
-        self.slow: set[SlowReader] = set()
+        self.slow_readers: set[SlowReader] = set()
         self._beyond = 0  # bytes that accounts hold beyond their share
         self._accounts: dict[str, PeerAccount] = {}
 
@@ -72,7 +72,7 @@ class Quota:
             return False
         return self.buffered - self._beyond + size <= self.max_buffered
 
-    def hold(self, size: int, account: PeerAccount | None = None) -> None:
+    def reserve(self, size: int, account: PeerAccount | None = None) -> None:
         """Hold so many bytes more; less when negative."""
         self.buffered += size
         if account is not None:
@@ -86,13 +86,13 @@ class Quota:
         account = self._accounts.get(name)
         if account is None:
             account = self._accounts[name] = PeerAccount(name)
-        account.users += 1
+        account.connections += 1
         return account
 
     def close_account(self, account: PeerAccount) -> None:
         """One connection less."""
-        account.users -= 1
-        if not account.users:
+        account.connections -= 1
+        if not account.connections:
             del self._accounts[account.name]
 
     def relieve(self, account: PeerAccount, size: int, stalled: float) -> None:
@@ -101,7 +101,7 @@ class Quota:
         Those of the peer itself when its share is used up; else those of whoever holds the most.
         """
         own = account.buffered + size > self.max_per_account
-        stuck = [each for each in self.slow if each.stalled >= stalled and (not own or each.account is account)]
+        stuck = [each for each in self.slow_readers if each.stalled >= stalled and (not own or each.account is account)]
         stuck.sort(key=lambda each: (_held(each), each.stalled))
         while stuck and (self.is_full_for(account) or not self.fits(size, account)):
             stuck.pop().give_up()
@@ -114,10 +114,10 @@ def _held(reader: SlowReader) -> int:
 class Reservation:
     """The bytes one request holds of a room; `with` gives them back."""
 
-    __slots__ = ("_room", "size")
+    __slots__ = ("_quota", "size")
 
-    def __init__(self, room: Quota) -> None:
-        self._room = room
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
         self.size = 0
 
     def __enter__(self) -> Self:
@@ -126,59 +126,59 @@ class Reservation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.become(0)
+        self.resize(0)
 
     def fits(self, size: int) -> bool:
         """Whether this request may hold `size` bytes in all."""
-        return self._room.fits(size - self.size)
+        return self._quota.fits(size - self.size)
 
-    def become(self, size: int) -> None:
+    def resize(self, size: int) -> None:
         """Hold so many bytes from now on: asked for with `fits` before, or there already and only to be counted."""
-        self._room.hold(size - self.size)
+        self._quota.reserve(size - self.size)
         self.size = size
 
 
 # Who may ask one upstream now, and who waits in line for that; knows no wire.
 
 
-class WaitingLine:
+class ConcurrencyLimiter:
     """So many at a time, so many that wait, the first first. Who waits leaves when the call is not wanted any more."""
 
     def __init__(self, most: int, waiting: int) -> None:
         self._free = most
         self._most_waiting = waiting
-        self._line: dict[asyncio.Future[bool], Wanted] = {}
+        self._queue: dict[asyncio.Future[bool], Wanted] = {}
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._line)
+        return len(self._queue)
 
     @property
     def is_full(self) -> bool:
         """Whether one more could not even wait."""
-        return not self._free and len(self._line) >= self._most_waiting
+        return not self._free and len(self._queue) >= self._most_waiting
 
-    async def take(self, wanted: Wanted) -> bool:
+    async def acquire(self, wanted: Wanted) -> bool:
         """Wait for a turn, which the caller gives back; false: the call was not wanted any more, and has none."""
         if self._free:
             self._free -= 1
             return True
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._line[turn] = wanted
+        self._queue[turn] = wanted
         try:
             return await turn
         except asyncio.CancelledError as error:
-            if self._line.pop(turn, None) is None and not turn.cancelled() and turn.result():
-                self.give_back()
+            if self._queue.pop(turn, None) is None and not turn.cancelled() and turn.result():
+                self.release()
             error.args = (*error.args, NOT_SENT)
             raise
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let the one go on that has waited longest."""
-        while self._line:
-            turn = next(iter(self._line))
-            del self._line[turn]
+        while self._queue:
+            turn = next(iter(self._queue))
+            del self._queue[turn]
             if not turn.done():
                 turn.set_result(True)
                 return
@@ -186,7 +186,7 @@ class WaitingLine:
 
     def review(self) -> None:
         """Send away whoever waits and is not wanted any more."""
-        for turn, wanted in tuple(self._line.items()):
+        for turn, wanted in tuple(self._queue.items()):
             if not turn.done() and not wanted():
-                del self._line[turn]
+                del self._queue[turn]
                 turn.set_result(False)

@@ -203,7 +203,7 @@ def _http_line(place: str, name: str, upstream: config.UpstreamConfig, room: Quo
         connect_timeout=upstream.connect_timeout,
         answer=upstream.max_answer,
     )
-    return client.HttpUpstreamConnection(name, where, limits, host=upstream.host, room=room)
+    return client.HttpUpstreamConnection(name, where, limits, host=upstream.host, quota=room)
 
 
 def backend(settings: Config) -> Backend:
@@ -286,10 +286,10 @@ def transport(
         malformed_response=listener.malformed_response,
         headers=listener.headers,
         socket_mode=int(listener.socket_mode, 8),
-        room=room,
+        quota=room,
         inherited=passed,
-        on_cut=on_cut,
-        otherwise=otherwise,
+        on_abort=on_cut,
+        passthrough=otherwise,
         web=WebOrigins(listener.origins, listener.hosts, answers="access-control-allow-origin" not in fixed),
         needs_host=listener.missing_host == "refuse",
     )

@@ -143,10 +143,10 @@ class ClientConnection(ResponseHandler):
         self._tls = tls
         self._unsent = 0  # bytes of a request of which the kernel took none at first
         self.was_unwritten = False  # the request was let go of before any byte of it had left
-        self._rest: asyncio.TimerHandle | None = None
-        self._last = False  # the answer said that there will be no other
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._is_last = False  # the answer said that there will be no other
         self._message: RawResponseMessage | None = None  # the head of the answer that is read
-        self.was_promised = False  # the answer said in so many words that there may be another
+        self.promises_keep_alive = False  # the answer said in so many words that there may be another
 
     @property
     def is_reusable(self) -> bool:
@@ -154,22 +154,22 @@ class ClientConnection(ResponseHandler):
         transport = self.transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return False
-        return not self._last and not self.should_close
+        return not self._is_last and not self.should_close
 
-    def rest(self, seconds: float) -> None:
+    def start_idle(self, seconds: float) -> None:
         """Be idle, and be closed after a while."""
-        self._rest = self._loop.call_later(seconds, self.close)
+        self._idle_timer = self._loop.call_later(seconds, self.close)
 
-    def begin(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> bool:
+    def start(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> bool:
         """Write a request; False when for certain nothing of it left, because the other side has closed."""
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         transport = self.transport
         if transport is None or transport.is_closing() or self.should_close:
             return False
         socket = transport.get_extra_info("socket").fileno()
-        if _has_something_to_say(socket):
+        if _is_readable(socket):
             return False
         self.set_response_params(
             skip_payload=bodiless,
@@ -240,9 +240,9 @@ class ClientConnection(ResponseHandler):
         """The whole answer was read; `is_sent`: the whole request was written. Decides `is_reusable`."""
         message = self._message
         assert message is not None
-        self._last = message.should_close or not is_sent or not self._is_clean()
+        self._is_last = message.should_close or not is_sent or not self._is_clean()
         said = http_headers.first(message.raw_headers, b"connection") or b""
-        self.was_promised = said.strip().lower() == b"keep-alive"
+        self.promises_keep_alive = said.strip().lower() == b"keep-alive"
 
     async def write(self, data: bytes) -> None:
         """Send a piece; returns when there is room for the next. Raises one of LOST."""
@@ -279,7 +279,7 @@ class ClientConnection(ResponseHandler):
             return False
 
 
-def _has_something_to_say(socket: int) -> bool:
+def _is_readable(socket: int) -> bool:
     """Whether an idle connection can be read: its end, as there is nothing to be answered."""
     poll = select.poll()
     poll.register(socket, select.POLLIN)
@@ -315,7 +315,7 @@ async def _whole(payload: StreamReader, limit: int, held: Reservation) -> bytes:
             raise TooLargeError(f"is over {limit} bytes")
         if not held.fits(size):
             raise TooLargeError("does not fit into what may be held at one time")
-        held.become(size)
+        held.resize(size)
     broken = payload.exception()
     if broken is not None:
         raise broken

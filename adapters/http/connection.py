@@ -31,13 +31,15 @@ from gateway.core.rpc.model import Answer, Peer
 READ_AHEAD = 64 * 1024  # bytes behind a request that is being served; then the socket is left to fill up
 LARGE = 64 * 1024  # bytes of an answer that are not copied to stand behind their head
 LINGER = 2.0  # seconds for what a refused client still sends to be dropped, so that it lives to read the refusal
-LOOK = 1.0  # seconds between two looks at a client that cannot be heard: whether it is still there, whether it reads
-PROBE = 2.0  # seconds after which a client that sends no more is sent something, to learn whether it still reads
-PROBE_AGAIN = 30.0  # seconds until the next time
+POLL_INTERVAL = (
+    1.0  # seconds between two looks at a client that cannot be heard: whether it is still there, whether it reads
+)
+PROBE_AFTER = 2.0  # seconds after which a client that sends no more is sent something, to learn whether it still reads
+PROBE_INTERVAL = 30.0  # seconds until the next time
 
 SLOW_HEAD = response.text(408, "no complete request arrived in time", close=True)
-BUG = response.text(500, "internal error", close=True)
-FULL = response.text(503, "too many connections", close=True, headers="Retry-After: 1\r\n")
+INTERNAL_ERROR = response.text(500, "internal error", close=True)
+TOO_MANY_CONNECTIONS = response.text(503, "too many connections", close=True, headers="Retry-After: 1\r\n")
 
 _NEVER = float("inf")
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of socket(7): on, no time
@@ -53,11 +55,11 @@ class ConnectionOwner(Protocol):
         """What is allowed."""
 
     @property
-    def layout(self) -> ResponseWriter:
+    def writer(self) -> ResponseWriter:
         """How answers are written."""
 
     @property
-    def room(self) -> Quota:
+    def quota(self) -> Quota:
         """What all listeners share."""
 
     @property
@@ -72,16 +74,16 @@ class ConnectionOwner(Protocol):
     def quotas(self) -> Quotas:
         """What each peer may have."""
 
-    def opened(self, connection: HttpConnection) -> PeerShare | None:
+    def add_connection(self, connection: HttpConnection) -> PeerShare | None:
         """A connection stands; the share that it counts against, or None when there is no place for it."""
 
-    def closed(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
+    def remove_connection(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
         """It is gone; `task` is the call that was cut off with it, which counts until it has ended."""
 
-    def gave_way(self, whose: str, among: int) -> None:
+    def log_eviction(self, whose: str, among: int) -> None:
         """An idle connection of a peer was closed for a newcomer."""
 
-    def cut(self, peer: Peer, why: str) -> None:
+    def log_abort(self, peer: Peer, why: str) -> None:
         """It was cut by us."""
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
@@ -90,7 +92,7 @@ class ConnectionOwner(Protocol):
     def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
         """The answer to a request that its endpoint does not see."""
 
-    def answered(self, answer: Answer) -> HttpResponse:
+    def to_response(self, answer: Answer) -> HttpResponse:
         """An endpoint's answer as HTTP."""
 
 
@@ -108,7 +110,6 @@ class HttpConnection(asyncio.Protocol):
         "_is_eof",
         "_is_paused",
         "_is_writing",
-        "_left_unread",
         "_limits",
         "_loop",
         "_minor",
@@ -120,6 +121,7 @@ class HttpConnection(asyncio.Protocol):
         "_task",
         "_timer",
         "_transport",
+        "_unsent",
         "_write_until",
         "peer",
     )
@@ -149,7 +151,7 @@ class HttpConnection(asyncio.Protocol):
         self._minor = 1  # HTTP/1.x, of the request that is served
         self._probes_at = _NEVER
         self._write_until = _NEVER
-        self._left_unread = 0  # bytes, at the last look
+        self._unsent = 0  # bytes, at the last look
         self._stalled_since = 0.0
 
     # What asyncio tells
@@ -159,13 +161,13 @@ class HttpConnection(asyncio.Protocol):
         self._transport = out = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         out.set_write_buffer_limits(high=0)  # drained means: the kernel has every byte
         self.peer = peer_of(transport)
-        self._share = self._owner.opened(self)
+        self._share = self._owner.add_connection(self)
         if self._share is None:
             self._ended = True
-            out.write(self._owner.layout.lay_out(FULL))
+            out.write(self._owner.writer.write(TOO_MANY_CONNECTIONS))
             out.close()
             return
-        self._wait("head", self._limits.header_timeout, self._head_is_late)
+        self._set_deadline("head", self._limits.header_timeout, self._head_is_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
         """It has left, or we have; a call that runs for it is cancelled."""
@@ -176,13 +178,13 @@ class HttpConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._hold(0)
+        self._reserve(0)
         if self._share is not None:
-            self._owner.room.slow.discard(self)
+            self._owner.quota.slow_readers.discard(self)
             task, self._task = self._task, None
             if task is not None:
                 task.cancel()
-            self._owner.closed(self, self._share, task)
+            self._owner.remove_connection(self, self._share, task)
 
     def data_received(self, data: bytes) -> None:
         """Bytes; parsed at once unless a request is being served."""
@@ -192,7 +194,7 @@ class HttpConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._feed_exchange(self._exchange)
         elif self._task is None and not self._is_writing:
-            self._go_on()
+            self._process_input()
         elif len(self._input.unread) > READ_AHEAD:
             self._stop_reading()
 
@@ -204,9 +206,9 @@ class HttpConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._end_input(self._exchange)
         if self._task is None and not self._is_writing:
-            self._go_on()
+            self._process_input()
         else:
-            self._look_whether_left()
+            self._check_client_left()
         return self._transport is not None and not self._transport.is_closing()
 
     def pause_writing(self) -> None:
@@ -216,17 +218,17 @@ class HttpConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It has now."""
         self._is_writing = False
-        self._owner.room.slow.discard(self)
+        self._owner.quota.slow_readers.discard(self)
         if self._exchange is not None:
-            self._exchange.taken()
+            self._exchange.written()
         if self._ended or self._task is not None:
             return
-        self._hold(0)
+        self._reserve(0)
         self._state = ""
         if self._close_next:
             self._close()
         else:
-            self._go_on()
+            self._process_input()
 
     # What the listener asks
 
@@ -247,21 +249,21 @@ class HttpConnection(asyncio.Protocol):
         """Seconds since the client has taken something of its answer."""
         return self._loop.time() - self._stalled_since if self._is_writing else 0.0
 
-    def make_way(self, whose: str, among: int) -> None:
+    def evict(self, whose: str, among: int) -> None:
         """Close it for a newcomer; `whose` are `among` connections."""
-        self._owner.gave_way(whose, among)
+        self._owner.log_eviction(whose, among)
         self.force_close()
 
     def give_up(self) -> None:
         """Cut it, as others need the room that its answer takes."""
         self.abort(f"read nothing of its answer for {self.stalled:.1f} s, and others need the room")
-        self._hold(0)
-        self._owner.room.slow.discard(self)
+        self._reserve(0)
+        self._owner.quota.slow_readers.discard(self)
 
     def abort(self, why: str) -> None:
         """Close it now, and say why."""
         if self._transport is not None and not self._transport.is_closing():
-            self._owner.cut(self.peer, why)
+            self._owner.log_abort(self.peer, why)
         self.force_close()
 
     def force_close(self) -> None:
@@ -276,14 +278,14 @@ class HttpConnection(asyncio.Protocol):
 
     # Requests, one after the other
 
-    def _go_on(self) -> None:
+    def _process_input(self) -> None:
         """Serve what is ready and parse what has come, until something must be waited for."""
         try:
             while not (self._ended or self._task is not None or self._is_writing):
                 if self._input.ready:
                     self._begin(self._input.ready.popleft())
                 elif self._input.failure is not None:
-                    self._end(*self._input.failure)
+                    self._fail(*self._input.failure)
                 elif self._input.current is not None and not self._input.current.is_admitted:
                     self._begin_body(self._input.current)
                 elif self._input.unread and not self._input.is_last:
@@ -291,35 +293,35 @@ class HttpConnection(asyncio.Protocol):
                 else:
                     break
             if not self._ended and (self._task is None or self._input.unread or self._is_eof or self._is_paused):
-                self._settle()
+                self._wait_for_next()
         except Exception:  # noqa: BLE001 - `_bug` logs it, and ends the connection
-            self._bug()
+            self._internal_error()
 
-    def _settle(self) -> None:
+    def _wait_for_next(self) -> None:
         """Wait for what is next, in its time: more bytes, the answer, or a client that reads."""
         if self._is_writing or self._task is not None:
-            self._leave_rest()
+            self._leave_idle()
             if len(self._input.unread) > READ_AHEAD:
                 self._stop_reading()
             if self._is_writing and self._task is None:
                 self._watch_reader()
             elif (self._is_paused or self._is_eof) and self._exchange is None:
-                self._wait("left", LOOK, self._look_whether_left)
+                self._set_deadline("left", POLL_INTERVAL, self._check_client_left)
             return
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             self._transport.resume_reading()
         limits = self._limits
         if self._input.current is not None:
-            self._leave_rest()
-            self._wait("body", limits.body_timeout, self._body_is_late)
+            self._leave_idle()
+            self._set_deadline("body", limits.body_timeout, self._body_is_late)
             self._advance_body(self._input.current)
         elif self._is_eof or self._input.is_last:
             self._close()
         elif self._input.has_begun:
-            self._wait("head", limits.header_timeout, self._head_is_late)
+            self._set_deadline("head", limits.header_timeout, self._head_is_late)
         elif self._state != "head":  # at the beginning a head is waited for from the moment of connecting
-            self._rest(limits.keepalive_timeout)
+            self._wait_for_request(limits.keepalive_timeout)
 
     def _begin_body(self, request: HttpRequest) -> None:
         """It is the turn of a request whose body has not come yet: stream it, refuse it, or wait for it."""
@@ -347,9 +349,9 @@ class HttpConnection(asyncio.Protocol):
             if self._is_writing:
                 self._watch_reader()
             return
-        self._hold(request.size)
-        if request.wants_to_be_told:
-            request.is_told_to_go_on = True
+        self._reserve(request.size)
+        if request.expects_continue:
+            request.has_continued = True
             self.write(CONTINUE)
 
     def _admit(self, request: HttpRequest) -> HttpResponse | None:
@@ -393,7 +395,7 @@ class HttpConnection(asyncio.Protocol):
         self, request: HttpRequest, body: bytes, share: PeerShare, held: int, exchange: Exchange | None = None
     ) -> None:
         """Begin the task that serves a request; `held`: bytes that count for it."""
-        self._hold(held)
+        self._reserve(held)
         self._minor = request.minor
         self._state, self._due = "", _NEVER
         share.idle.pop(self, None)
@@ -406,7 +408,7 @@ class HttpConnection(asyncio.Protocol):
             try:
                 if exchange is None:
                     assert request.endpoint is not None
-                    answer = await request.endpoint.answer(body, self.peer, request.carried())
+                    answer = await request.endpoint.answer(body, self.peer, request.metadata())
                 else:
                     answer = await self._stream(request, exchange)
             finally:
@@ -414,30 +416,30 @@ class HttpConnection(asyncio.Protocol):
                     self._task = self._exchange = None
                     self._owner.quotas.end_call(share)
             if self._transport is not None and answer is not None:
-                self._answer(request, self._owner.answered(answer))
+                self._answer(request, self._owner.to_response(answer))
             elif exchange is not None:
                 self._end_exchange(request, exchange)
         except asyncio.CancelledError:
             self.force_close()  # where the client is still there: it must not wait for ever
             raise
         except Exception:  # noqa: BLE001 - see above
-            self._bug()
+            self._internal_error()
         else:
             self._after_call()
 
     def _after_call(self) -> None:
         """Go on with what has come meanwhile, or wait."""
         if self._input.unread or self._is_paused or not self._is_over or self._is_eof or self._input.is_last:
-            self._go_on()
+            self._process_input()
         elif self._is_writing:
             self._watch_reader()
         elif not self._ended:
-            self._rest(self._limits.keepalive_timeout)
+            self._wait_for_request(self._limits.keepalive_timeout)
 
     def _answer(self, request: HttpRequest, answer: HttpResponse) -> None:
         """Write an answer, and wait until the client has taken it."""
         if answer.hang_up:
-            self._hold(0)
+            self._reserve(0)
             self.force_close()
             return
         close = answer.close or request is self._input.current or request.is_tunnel or self.must_close(request)
@@ -445,7 +447,7 @@ class HttpConnection(asyncio.Protocol):
             answer = answer._replace(headers=answer.headers + request.cors)
         if close != answer.close:
             answer = answer._replace(close=close)
-        head, body = self._owner.layout.parts(answer, minor=request.minor, bodiless=request.method == "HEAD")
+        head, body = self._owner.writer.head_and_body(answer, minor=request.minor, bodiless=request.method == "HEAD")
         self._state = ""
         transport = self._transport
         if transport is not None and not transport.is_closing():
@@ -455,11 +457,11 @@ class HttpConnection(asyncio.Protocol):
             else:
                 transport.write(head + body)
         if self._is_writing:
-            self._hold(len(body))  # a call that is made is answered, however full it is
+            self._reserve(len(body))  # a call that is made is answered, however full it is
             self._close_next = close
             return
         if self._held:
-            self._hold(0)
+            self._reserve(0)
         if close:
             self._close()
 
@@ -502,7 +504,7 @@ class HttpConnection(asyncio.Protocol):
         """The response was sent to its end: go on with the next request, or close."""
         if self._transport is None:
             return
-        self._hold(0)
+        self._reserve(0)
         self._state = ""
         if exchange.closes or request is self._input.current:
             self._close()
@@ -516,15 +518,17 @@ class HttpConnection(asyncio.Protocol):
         if (self._is_eof or self._is_paused) and ending(transport) is Ending.ALL:
             transport.abort()
             return
-        if not self._is_writing or left < self._left_unread:
+        if not self._is_writing or left < self._unsent:
             self._stalled_since = now
-        self._left_unread = left
+        self._unsent = left
         if self._is_writing and not exchange.is_tunnel and now - self._stalled_since >= limits.write_timeout:
             self.abort(f"read nothing of its answer for {limits.write_timeout:g} s")
-        elif exchange.is_waiting and now - exchange.moved_at >= limits.body_timeout:
+        elif exchange.is_waiting and now - exchange.active_at >= limits.body_timeout:
             self.abort(f"sent nothing of its body for {limits.body_timeout:g} s")
         else:
-            self._wait("exchange", min(LOOK, limits.body_timeout, limits.write_timeout), self._watch_exchange)
+            self._set_deadline(
+                "exchange", min(POLL_INTERVAL, limits.body_timeout, limits.write_timeout), self._watch_exchange
+            )
 
     @property
     def is_writing(self) -> bool:
@@ -536,7 +540,7 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
 
-    def read_on(self) -> None:
+    def resume_reading_body(self) -> None:
         """See ExchangeOwner."""
         exchange = self._exchange
         if exchange is None or not self._is_paused or self._transport is None:
@@ -580,22 +584,22 @@ class HttpConnection(asyncio.Protocol):
             self._ended = True
             self._transport.close()
 
-    def _end(self, answer: HttpResponse, why: str) -> None:
+    def _fail(self, answer: HttpResponse, why: str) -> None:
         """Say why no further request is served, and close."""
-        self.write(self._owner.layout.lay_out(answer))
+        self.write(self._owner.writer.write(answer))
         if self._transport is not None and not self._transport.is_closing():
-            self._owner.cut(self.peer, why)
+            self._owner.log_abort(self.peer, why)
         self._linger()
 
-    def _bug(self) -> None:
+    def _internal_error(self) -> None:
         _log.exception("error while serving %s", self.peer.address)
-        self._end(BUG, "was answered with an internal error")
+        self._fail(INTERNAL_ERROR, "was answered with an internal error")
 
     def _linger(self) -> None:
         """Read on for a moment: closing a socket with unread data would take the answer back (RFC 9112 section 9.6)."""
         self._ended = True
         self._input.drop()
-        self._hold(0)
+        self._reserve(0)
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -607,18 +611,18 @@ class HttpConnection(asyncio.Protocol):
             transport.resume_reading()
         transport.write_eof()
         self._state = ""
-        self._wait("linger", LINGER, self.force_close)
+        self._set_deadline("linger", LINGER, self.force_close)
         if self._share is not None and self in self._share.connections:
             self._share.idle[self] = None
 
-    def _hold(self, size: int) -> None:
+    def _reserve(self, size: int) -> None:
         if size != self._held and self._share is not None:
-            self._owner.room.hold(size - self._held, self._share.account)
+            self._owner.quota.reserve(size - self._held, self._share.account)
             self._held = size
 
     # Deadlines
 
-    def _wait(self, state: str, seconds: float, action: Callable[[], None]) -> None:
+    def _set_deadline(self, state: str, seconds: float, action: Callable[[], None]) -> None:
         """Do something in `seconds`, unless another state comes first; the same state does not begin anew."""
         if state == self._state:
             return
@@ -640,19 +644,19 @@ class HttpConnection(asyncio.Protocol):
         self._state, self._due = "", _NEVER
         self._action()
 
-    def _rest(self, seconds: float) -> None:
+    def _wait_for_request(self, seconds: float) -> None:
         """Wait for the next request."""
         if self._state != "rest":
             assert self._share is not None
             self._share.idle[self] = None
-            self._wait("rest", seconds, self.force_close)
+            self._set_deadline("rest", seconds, self.force_close)
 
-    def _leave_rest(self) -> None:
+    def _leave_idle(self) -> None:
         if self._share is not None:
             self._share.idle.pop(self, None)
 
     def _head_is_late(self) -> None:
-        self._end(SLOW_HEAD, f"sent no complete request within {self._limits.header_timeout:g} s")
+        self._fail(SLOW_HEAD, f"sent no complete request within {self._limits.header_timeout:g} s")
 
     def _body_is_late(self) -> None:
         request = self._input.current
@@ -668,22 +672,22 @@ class HttpConnection(asyncio.Protocol):
             return
         now, seconds = self._loop.time(), self._limits.write_timeout
         self._write_until, self._stalled_since = now + seconds, now
-        self._left_unread = self._transport.get_write_buffer_size()
-        self._owner.room.slow.add(self)
-        self._wait("write", min(LOOK, seconds), self._look_whether_it_reads)
+        self._unsent = self._transport.get_write_buffer_size()
+        self._owner.quota.slow_readers.add(self)
+        self._set_deadline("write", min(POLL_INTERVAL, seconds), self._check_reader)
 
-    def _look_whether_it_reads(self) -> None:
+    def _check_reader(self) -> None:
         if not self._is_writing or self._transport is None:
             return
         now, left = self._loop.time(), self._transport.get_write_buffer_size()
         if now >= self._write_until:
             self.abort(f"did not read its answer within {self._limits.write_timeout:g} s")
             return
-        if left < self._left_unread:
-            self._left_unread, self._stalled_since = left, now
-        self._wait("write", min(LOOK, self._write_until - now), self._look_whether_it_reads)
+        if left < self._unsent:
+            self._unsent, self._stalled_since = left, now
+        self._set_deadline("write", min(POLL_INTERVAL, self._write_until - now), self._check_reader)
 
-    def _look_whether_left(self) -> None:
+    def _check_client_left(self) -> None:
         """Is a client still there that cannot be heard? To one that sends no more something is said now and then."""
         transport = self._transport
         if transport is None or transport.is_closing() or self._exchange is not None:
@@ -696,19 +700,19 @@ class HttpConnection(asyncio.Protocol):
             return
         now = self._loop.time()
         if how is Ending.ITS_SIDE and self._probes_at == _NEVER:
-            self._probes_at = now + PROBE
+            self._probes_at = now + PROBE_AFTER
         if now >= self._probes_at:
-            self._probes_at = now + PROBE_AGAIN
+            self._probes_at = now + PROBE_INTERVAL
             if self._minor == 1:
                 self.write(CONTINUE)  # a client must expect it (RFC 9110 section 15.2); one that is gone resets
-        self._wait("left", LOOK, self._look_whether_left)
+        self._set_deadline("left", POLL_INTERVAL, self._check_client_left)
 
     def _stop_reading(self) -> None:
         if not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
             if self._task is not None and self._exchange is None:
-                self._wait("left", LOOK, self._look_whether_left)
+                self._set_deadline("left", POLL_INTERVAL, self._check_client_left)
 
 
 def _nothing() -> None:

@@ -39,7 +39,7 @@ class HttpLimits:
 class QuotaMember(Protocol):
     """A connection, as far as it is counted."""
 
-    def make_way(self, whose: str, among: int) -> None:
+    def evict(self, whose: str, among: int) -> None:
         """Close it for a newcomer; `whose` are `among` connections."""
 
 
@@ -63,7 +63,7 @@ class Quotas:
 
     def __init__(
         self,
-        room: Quota,
+        quota: Quota,
         *,
         max_connections: int,
         max_calls: int,
@@ -78,7 +78,7 @@ class Quotas:
         self.max_calls = max_calls
         self._max_connections = max_connections
         self._per_peer = (max_connections_per_peer, max_calls_per_peer)
-        self._room = room
+        self._quota = quota
         self._shares: dict[str, PeerShare] = {}
 
     def enter(self, member: QuotaMember, peer: Peer) -> PeerShare | None:
@@ -117,36 +117,36 @@ class Quotas:
 
         Where bytes stand against it, clients that do not read give way.
         """
-        room, account = self._room, share.account
-        if self.calls >= self.max_calls or share.calls >= share.max_calls or room.calls >= room.max_calls:
+        quota, account = self._quota, share.account
+        if self.calls >= self.max_calls or share.calls >= share.max_calls or quota.calls >= quota.max_calls:
             return False
-        if room.fits(size, account) and not room.is_full_for(account):
+        if quota.fits(size, account) and not quota.is_full_for(account):
             return True
-        room.relieve(account, size, STALLED)
-        return not room.is_full_for(account) and room.fits(size, account)
+        quota.relieve(account, size, STALLED)
+        return not quota.is_full_for(account) and quota.fits(size, account)
 
     def begin_call(self, share: PeerShare, size: int) -> bool:
         """Take a place for a call, if there is one."""
-        room, account = self._room, share.account
-        held = room.buffered + size
+        quota, account = self._quota, share.account
+        held = quota.buffered + size
         if (  # the usual case, without a call; `fits` has the rules
-            held >= room.max_buffered
-            or account.buffered + size >= room.max_per_account
+            held >= quota.max_buffered
+            or account.buffered + size >= quota.max_per_account
             or self.calls >= self.max_calls
             or share.calls >= share.max_calls
-            or room.calls >= room.max_calls
+            or quota.calls >= quota.max_calls
         ) and not self.fits(share, size):
             return False
         share.calls += 1
         self.calls += 1
-        self._room.calls += 1
+        self._quota.calls += 1
         return True
 
     def end_call(self, share: PeerShare) -> None:
         """Give the place back."""
         share.calls -= 1
         self.calls -= 1
-        self._room.calls -= 1
+        self._quota.calls -= 1
         if not share.calls and not share.connections:
             self._forget(share)
 
@@ -159,16 +159,16 @@ class Quotas:
             return whole if alone else -(-whole // 2)
 
         connections, calls = self._per_peer
-        account = self._room.open_account(name)
+        account = self._quota.open_account(name)
         return PeerShare(name, account, most(connections, self._max_connections), most(calls, self.max_calls))
 
     def _forget(self, share: PeerShare) -> None:
         """A call that was cut off may outlive the last connection of its peer for a moment."""
         if not share.calls and self._shares.get(share.name) is share:
             del self._shares[share.name]
-            self._room.close_account(share.account)
+            self._quota.close_account(share.account)
 
     def _evict(self, share: PeerShare) -> None:
         member, among = next(iter(share.idle)), len(share.connections)
         self.leave(member, share)
-        member.make_way(share.name, among)
+        member.evict(share.name, among)

@@ -109,7 +109,7 @@ class HttpRequest:
     sink: BodySink | None = None  # takes the body in place of `parts`
     cors = ""  # header lines for a web page of a listed origin
     is_admitted = False
-    is_told_to_go_on = False
+    has_continued = False
 
     def __init__(
         self, method: str, target: bytes, minor: int, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
@@ -176,9 +176,9 @@ class HttpRequest:
         return None
 
     @property
-    def wants_to_be_told(self) -> bool:
+    def expects_continue(self) -> bool:
         """Whether the client waits for word that its body is welcome (RFC 9110 section 10.1.1)."""
-        return self.minor == 1 and not self.is_told_to_go_on and b"expect" in self.read
+        return self.minor == 1 and not self.has_continued and b"expect" in self.read
 
     def body(self, limit: int) -> bytes | HttpRefusal:
         """The whole body, inflated."""
@@ -191,7 +191,7 @@ class HttpRequest:
             return content
         return inflate(content, encoding.decode("latin-1"), limit)
 
-    def carried(self) -> RequestMetadata:
+    def metadata(self) -> RequestMetadata:
         """What the endpoint is told beside the body."""
         headers = tuple(self.headers)
         if self.passthrough is None and b"content-encoding" in self.read:

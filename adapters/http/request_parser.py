@@ -22,7 +22,7 @@ BODY_PIECE = 16 * 1024  # the same inside a body without a length
 LARGEST_PIECE = 64 * 1024  # the same inside a body with a length
 
 LONG_HEAD = response.text(431, "the request line and headers are too long", close=True)
-NO_HTTP = response.text(400, "this is no valid HTTP request", close=True)
+NOT_HTTP = response.text(400, "this is no valid HTTP request", close=True)
 
 _VERSIONS = {"1.1": 1, "1.0": 0}
 
@@ -116,7 +116,7 @@ class RequestParser:
             if self._head_bytes > limit and self.failure is None:
                 self.failure = (LONG_HEAD, f"sent a head of more than {limit} bytes")
         elif self._overhead > limit + BODY_PIECE and self.failure is None:
-            self.failure = (NO_HTTP, "sent no valid HTTP")
+            self.failure = (NOT_HTTP, "sent no valid HTTP")
 
     def _fail(self, error: httptools.HttpParserError) -> None:
         """Keep the response to invalid bytes until all requests before them are answered."""
@@ -134,7 +134,7 @@ class RequestParser:
         elif self.current is not None:
             self.is_broken = True
         else:
-            self.failure = (NO_HTTP, "sent no valid HTTP")
+            self.failure = (NOT_HTTP, "sent no valid HTTP")
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Have a new parser read the skipped body, by a head that asks for no upgrade. `rest`: what follows it."""
@@ -179,7 +179,7 @@ class RequestParser:
         assert parser is not None
         minor = _VERSIONS.get(parser.get_http_version())
         if minor is None:
-            raise _StopParsing(NO_HTTP)
+            raise _StopParsing(NOT_HTTP)
         method = "POST" if parser.get_method() == b"POST" else parser.get_method().decode("ascii")
         headers, self._headers = self._headers, []
         most = self._limits.header_bytes  # counted only where it can be: a head may begin within a piece
@@ -189,7 +189,7 @@ class RequestParser:
             raise _StopParsing(LONG_HEAD)
         request = HttpRequest(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())
         if not request.check_framing(needs_host=self._needs_host):
-            raise _StopParsing(NO_HTTP)
+            raise _StopParsing(NOT_HTTP)
         self.current = request
         self._overhead = -self._piece  # as this piece is added in the end
 

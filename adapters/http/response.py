@@ -68,12 +68,12 @@ class ResponseWriter:
         self._second = 0  # since the epoch, of the dates in the heads that are kept
         self._heads: dict[tuple[int, str, str, int, bool, bool], bytes] = {}
 
-    def lay_out(self, answer: HttpResponse, *, minor: int = 1, bodiless: bool = False) -> bytes:
+    def write(self, answer: HttpResponse, *, minor: int = 1, bodiless: bool = False) -> bytes:
         """The whole answer; `minor` is the request's HTTP version, `bodiless` is for HEAD."""
-        return b"".join(self.parts(answer, minor=minor, bodiless=bodiless))
+        return b"".join(self.head_and_body(answer, minor=minor, bodiless=bodiless))
 
-    def parts(self, answer: HttpResponse, *, minor: int, bodiless: bool) -> tuple[bytes, bytes]:
-        """Head and body; see `lay_out`."""
+    def head_and_body(self, answer: HttpResponse, *, minor: int, bodiless: bool) -> tuple[bytes, bytes]:
+        """Head and body; see `write`."""
         body = answer.body
         content = b"" if bodiless or body is None else body
         if answer.relayed is not None:
@@ -85,10 +85,10 @@ class ResponseWriter:
         key = (answer.status, answer.content_type, answer.headers, minor, answer.close, body is not None)
         head = self._heads.get(key)
         if head is None:
-            head = self._heads[key] = self._lay_out_head(*key)
+            head = self._heads[key] = self._write_head(*key)
         return head if body is None else b"%b%d\r\n\r\n" % (head, len(body)), content
 
-    def _lay_out_head(
+    def _write_head(
         self,
         status: int,
         content_type: str,

@@ -37,7 +37,7 @@ TOO_MANY_TUNNELS = response.text(
     503, "too many tunnels (`max_tunnels` of this listener)", close=True, headers=RETRY_AFTER
 )
 FRAMING_CODES = frozenset({FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
-TOLD_EVERY = 1.0  # seconds between two lines about connections that made way
+LOG_INTERVAL = 1.0  # seconds between two lines about connections that made way
 
 DEFAULT_LIMITS = HttpLimits()
 EVERYBODY = WebOrigins()
@@ -66,21 +66,21 @@ class HttpServer(interfaces.Transport):
         malformed_response: MalformedResponse = "protocol",
         headers: Mapping[str, str] = _NO_HEADERS,  # added to every answer
         socket_mode: int = 0o660,
-        room: Quota | None = None,  # shared with other listeners
+        quota: Quota | None = None,  # shared with other listeners
         inherited: InheritedSockets | None = None,  # where "systemd:NAME" is found
-        on_cut: Callable[[str], object] = _ignore,  # told which client was cut, and why
-        otherwise: interfaces.StreamingEndpoint | None = None,
+        on_abort: Callable[[str], object] = _ignore,  # told which client was cut, and why
+        passthrough: interfaces.StreamingEndpoint | None = None,
         web: WebOrigins = EVERYBODY,  # the pages and host names that are served
         needs_host: bool = True,  # HTTP/1.1 without a Host header is refused
     ) -> None:
         self.name = name
         self.limits = limits
-        self.layout = ResponseWriter(headers)
-        self.room = room or Quota()
+        self.writer = ResponseWriter(headers)
+        self.quota = quota or Quota()
         self.needs_host = needs_host
         self.is_stopping = False
         self.quotas = Quotas(
-            self.room,
+            self.quota,
             max_connections=limits.max_connections,
             max_calls=limits.max_calls,
             max_connections_per_peer=limits.max_connections_per_peer,
@@ -89,17 +89,17 @@ class HttpServer(interfaces.Transport):
         )
         self._binds = tuple(binds)
         self._resolve = resolve
-        self._as_xapi = malformed_response == "http500"
+        self._malformed_as_page = malformed_response == "http500"
         self._socket_mode = socket_mode
         self._inherited = inherited or InheritedSockets({})
-        self._on_cut = on_cut
-        self._otherwise = otherwise
+        self._on_abort = on_abort
+        self._passthrough = passthrough
         self._web = web
         self._bound: list[addresses.Bound] = []
         self._connections: set[HttpConnection] = set()
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled calls whose connection is gone
-        self._made_way = 0  # connections, that nobody was told of
-        self._told = -TOLD_EVERY  # loop time
+        self._evictions = 0  # connections, that nobody was told of
+        self._logged_at = -LOG_INTERVAL  # loop time
         self._empty = asyncio.Event()
 
     @property
@@ -173,7 +173,7 @@ class HttpServer(interfaces.Transport):
 
     # What connections ask and tell; see Owner
 
-    def opened(self, connection: HttpConnection) -> PeerShare | None:
+    def add_connection(self, connection: HttpConnection) -> PeerShare | None:
         """See Owner."""
         if self.is_stopping:  # accepted in the very moment
             return None
@@ -182,45 +182,45 @@ class HttpServer(interfaces.Transport):
             self._connections.add(connection)
         return share
 
-    def closed(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
+    def remove_connection(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
         """See Owner."""
         self.quotas.leave(connection, share)
         self._connections.discard(connection)
         if task is not None:
             self._orphans.add(task)
-            task.add_done_callback(lambda ended: self._ended(ended, share))
+            task.add_done_callback(lambda ended: self._end_orphan(ended, share))
         if not self._connections:
             self._empty.set()
 
-    def _ended(self, task: asyncio.Task[None], share: PeerShare) -> None:
+    def _end_orphan(self, task: asyncio.Task[None], share: PeerShare) -> None:
         self._orphans.discard(task)
         self.quotas.end_call(share)
 
-    def cut(self, peer: Peer, why: str) -> None:
+    def log_abort(self, peer: Peer, why: str) -> None:
         """See Owner."""
-        self._on_cut(f"{peer.address} {why}")
+        self._on_abort(f"{peer.address} {why}")
 
-    def gave_way(self, whose: str, among: int) -> None:
+    def log_eviction(self, whose: str, among: int) -> None:
         """See Owner. When there are many one line a second says so."""
-        self._made_way += 1
+        self._evictions += 1
         now = asyncio.get_running_loop().time()
-        if now - self._told >= TOLD_EVERY:
-            what = "an idle connection" if self._made_way == 1 else f"{self._made_way} idle connections"
-            self._on_cut(f"{whose} gave up {what} of {among} for newcomers")
-            self._made_way, self._told = 0, now
+        if now - self._logged_at >= LOG_INTERVAL:
+            what = "an idle connection" if self._evictions == 1 else f"{self._evictions} idle connections"
+            self._on_abort(f"{whose} gave up {what} of {among} for newcomers")
+            self._evictions, self._logged_at = 0, now
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
         """See Owner."""
         endpoint = self._resolve(request.path)
         if endpoint is None or request.method != "POST":
-            request.passthrough = self._otherwise
+            request.passthrough = self._passthrough
         else:
             request.endpoint = endpoint
         if not request.is_plain or self._web.checks_hosts:
             refusal = self._web.check(request)
             if refusal is not None:
                 return self.refuse(request, refusal)
-            preflight = self._web.preflight(request, any_method=self._otherwise is not None)
+            preflight = self._web.preflight(request, any_method=self._passthrough is not None)
             if preflight is not None:
                 return HttpResponse(204, response.TEXT, None, headers=preflight)
         if request.endpoint is None and request.passthrough is None:
@@ -233,7 +233,7 @@ class HttpServer(interfaces.Transport):
                 return NO_TUNNEL
             if request.is_tunnel and self.quotas.tunnels >= self.quotas.max_tunnels:
                 return TOO_MANY_TUNNELS
-        refusal = request.check_head(self.limits.body, plain=self._as_xapi and request.passthrough is None)
+        refusal = request.check_head(self.limits.body, plain=self._malformed_as_page and request.passthrough is None)
         return None if refusal is None else self.refuse(request, refusal)
 
     def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
@@ -242,18 +242,18 @@ class HttpServer(interfaces.Transport):
         if request.endpoint is None:
             headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
             return response.text(status, fault.message, headers=headers)
-        if self._as_xapi and fault.code in FRAMING_CODES:
+        if self._malformed_as_page and fault.code in FRAMING_CODES:
             return response.page(fault.message)
         answer = request.endpoint.refuse(fault)
         headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
         return HttpResponse(status, answer.content_type, answer.body or b"", headers=headers)
 
-    def answered(self, answer: Answer) -> HttpResponse:
+    def to_response(self, answer: Answer) -> HttpResponse:
         """See Owner."""
         if answer.hang_up:
             return response.hang_up()
         if answer.status is not None:
             return response.relay(answer)
-        if answer.fault is not None and self._as_xapi:
+        if answer.fault is not None and self._malformed_as_page:
             return response.page(answer.fault.message)
         return HttpResponse(204 if answer.body is None else 200, answer.content_type, answer.body)

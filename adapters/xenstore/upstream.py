@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from adapters.limits import WaitingLine
+from adapters.limits import ConcurrencyLimiter
 from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations, Transaction
 from adapters.xenstore.client.wire import lasts
@@ -48,7 +48,7 @@ class XenstoreUpstreamConnection(interfaces.UpstreamConnection):
         self.name = name
         self._root = root
         self._store = store
-        self._turns = WaitingLine(most, waiting)
+        self._limiter = ConcurrencyLimiter(most, waiting)
         self._checks_pid = checks_pid
         self._asked = 0
         self._retired = False
@@ -79,7 +79,7 @@ class XenstoreUpstreamConnection(interfaces.UpstreamConnection):
         """How it is doing; the store is its one connection."""
         url = f"{SCHEME}{self._root}"
         return UpstreamStatus(
-            self.name, url, self._asked, self._turns.waiting, int(self._store.connected), self._last_error
+            self.name, url, self._asked, self._limiter.waiting, int(self._store.connected), self._last_error
         )
 
     async def send(
@@ -91,26 +91,26 @@ class XenstoreUpstreamConnection(interfaces.UpstreamConnection):
         wanted: Wanted = always,
     ) -> Answer | Fault:
         """Write one request, wait for its answer."""
-        if self._turns.is_full:
+        if self._limiter.is_full:
             return Fault(
                 FaultCode.BUSY, f"the legacy service '{self.name}' has {self._asked} calls in flight; {NOTHING}"
             )
         self._asked += 1
         try:
-            if not await self._turns.take(wanted):
+            if not await self._limiter.acquire(wanted):
                 text = f"the mode changed while the call waited for the legacy service '{self.name}'; {NOTHING}"
                 return Fault(FaultCode.BUSY, text)
             try:
                 return await self._ask(body)
             finally:
-                self._turns.give_back()
+                self._limiter.release()
         finally:
             self._asked -= 1
             self._leave_when_idle()
 
     def review(self) -> None:
         """See ports.Line."""
-        self._turns.review()
+        self._limiter.review()
 
     async def _ask(self, body: bytes) -> Answer | Fault:
         method, *items = unpack(body)

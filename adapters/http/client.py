@@ -1,8 +1,8 @@
-"""HTTP/1.1 requests to one legacy service over connections that are kept; knows bytes and headers, and no protocol.
+"""HTTP/1.1 requests to one upstream over a pool of connections.
 
-What is known about a call whose connection failed is said for certain or not at all: no connection, or nothing written,
-means that nothing was executed; anything else, a reset too, that nobody knows. A request of which a byte was written is
-written a second time only when the caller says that it may be repeated.
+Failure semantics. If no connection was made or no byte of the request was sent, the call was not executed
+(UNAVAILABLE). After that, whatever went wrong, whether it was executed is unknown (NO_REPLY): a reset does not tell
+what the upstream had read. A request of which a byte was sent is sent again only when the caller allows it.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ __all__ = ["ConnectionPoolLimits", "HttpUpstreamConnection", "UpstreamStatus"]
 
 @dataclass(frozen=True, slots=True)
 class ConnectionPoolLimits:
-    """How much one legacy service is asked for at a time."""
+    """The limits of one upstream."""
 
     connections: int = 64
-    waiting: int = 128  # for a connection; past it BUSY
-    keepalive: bool | None = True  # False: a connection for each request; None: until it is seen that one stays open
-    idle: float = 4.0  # seconds before an unused connection is closed: less than any server waits
+    waiting: int = 128  # calls that wait for a connection; more are BUSY
+    keepalive: bool | None = True  # False: a connection for each request; None: reuse once one was seen to stay open
+    idle: float = 4.0  # seconds until an unused connection is closed; upstreams wait longer
     connect_timeout: float = 5.0  # seconds
-    answer: int = 32 * 1024**2  # bytes
+    answer: int = 32 * 1024**2  # bytes; streamed responses have no limit
     half_closed_timeout: float = 60.0  # seconds without a byte after one peer of a tunnel has ended its direction
 
 
 DEFAULT_LIMITS = ConnectionPoolLimits()
 PROBE_INTERVAL = (
-    1.0  # seconds that a connection stays open after an answer; who takes one request for each closes at once
+    1.0  # seconds after which a connection counts as kept open; a server of one request each closes at once
 )
 
 
 class HttpUpstreamConnection(interfaces.UpstreamConnection):
-    """One legacy service. `host`: the Host header to say in place of the client's."""
+    """The connections to one upstream. `host`: replaces the client's Host header."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._host = host.encode("ascii")
         self._quota = quota or Quota()
         self._limiter = ConcurrencyLimiter(limits.connections, limits.waiting)
-        self._idle: list[ClientConnection] = []  # the one used last is used next
-        self._keeps_alive = bool(limits.keepalive)  # a request that crosses a close on its way is lost
-        self._probe: tuple[ClientConnection, float] | None = None  # the one that may show it, and since when
+        self._idle: list[ClientConnection] = []  # last in, first out
+        self._keeps_alive = bool(limits.keepalive)  # else a request could cross the close of a connection, and be lost
+        self._probe: tuple[ClientConnection, float] | None = None  # a connection that may show it, and since when
         self._open: set[ClientConnection] = set()
         self._in_flight = 0
         self._retired = False
@@ -81,7 +81,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._last_error = ""
 
     async def start(self) -> None:
-        """Nothing to do: connections are made when they are needed."""
+        """Do nothing: connections are made on demand."""
 
     async def stop(self) -> None:
         """Close every connection; calls in flight fail."""
@@ -92,17 +92,17 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         await asyncio.gather(*(future for future in closed if future is not None), return_exceptions=True)
 
     def retire(self) -> None:
-        """Keep nothing open beyond the calls in flight."""
+        """Close each connection when its call has ended."""
         self._retired = True
         self._close_idle()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for an answer."""
+        """Whether no call is in flight."""
         return not self._in_flight
 
     def status(self) -> UpstreamStatus:
-        """How it is doing."""
+        """Its state for `status`."""
         return UpstreamStatus(
             self.name, self._address.url, self._in_flight, self._limiter.waiting, len(self._idle), self._last_error
         )
@@ -110,7 +110,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
     async def send(
         self, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
-        """Send one request, wait for its answer."""
+        """Send one request and return its answer; see UpstreamConnection."""
         if (refusal := self._refusal()) is not None:
             return refusal
         self._in_flight += 1
@@ -129,7 +129,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             self._in_flight -= 1
 
     async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
-        """See UpstreamConnection. A tunnel takes no place of a call: the listener counts tunnels."""
+        """Stream one exchange; see UpstreamConnection. Tunnels are limited by the listener, not here."""
         if exchange.is_tunnel:
             if self._stopped:
                 return self._not_sent("is not asked any more")
@@ -226,7 +226,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             raise
 
     def _write_on_idle(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> ClientConnection | None:
-        """Write it on a connection that was used before; those that were closed meanwhile have taken nothing."""
+        """Send a request over an idle connection. Over one that was closed meanwhile, nothing was sent."""
         self._check_probe()
         while self._idle:
             connection = self._idle.pop()
@@ -277,7 +277,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._idle.append(connection)
         return True
 
-    # Whether the service keeps connections open: told by the config or by the service, or learnt
+    # Whether the upstream keeps connections open: from the config, from its headers, or learnt by a probe
 
     def _start_probe(self, connection: ClientConnection) -> bool:
         if self._probe is not None:
@@ -299,7 +299,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             self._idle.append(connection)
 
     def _distrust(self) -> None:
-        """One was closed."""
+        """The upstream has closed a connection: make no use of the idle ones until it is seen to keep one."""
         if self._limits.keepalive is None:
             self._keeps_alive = False
             self._close_idle()

@@ -1,12 +1,14 @@
-"""One HTTP/1.x connection: bytes in through llhttp, requests one after the other, bytes out. Knows no endpoint.
+"""One HTTP/1.x connection of a listener: requests are served one at a time, in their order (RFC 9112 section 9.3).
 
-Bytes are fed to the parser only while no request is being served, and in pieces. So requests that a client sends ahead
-wait as bytes, and when there are too many of them the socket is not read. One task serves a request; a refusal needs
-none. One deadline holds at a time (for a head, a body, a client that reads, the next request). Its timer is not touched
-when the deadline moves to a later time; it is looked at again when it fires.
+Input is parsed only while no request is served. Requests that a client sends ahead wait as bytes; past READ_AHEAD the
+socket is not read. One task serves a request; a refusal needs none. A body is read whole for an RPC endpoint, and
+streamed through an `Exchange` for a passthrough.
 
-A client that ends its side while its call runs may still read: the call goes on. Once the connection is lost as a whole
-the call is cancelled.
+There is one deadline at a time (for a head, a body, a client that reads, the next request). Its timer stays when the
+deadline moves to a later time, and the deadline is checked again when the timer fires.
+
+A client that ends its direction while its call runs may still read, so the call goes on (half-close). When the
+connection is lost as a whole the call is cancelled.
 """
 
 from __future__ import annotations
@@ -28,39 +30,39 @@ from adapters.http.response import HttpResponse, ResponseWriter
 from adapters.limits import PeerAccount, Quota
 from gateway.core.rpc.model import Answer, Peer
 
-READ_AHEAD = 64 * 1024  # bytes behind a request that is being served; then the socket is left to fill up
-LARGE = 64 * 1024  # bytes of an answer that are not copied to stand behind their head
-LINGER = 2.0  # seconds for what a refused client still sends to be dropped, so that it lives to read the refusal
+READ_AHEAD = 64 * 1024  # bytes behind a request that is being served; past it the socket is not read
+LARGE = 64 * 1024  # bytes of a response that are written without being copied behind their head
+LINGER = 2.0  # seconds during which input after a refusal is dropped, so that the client can read the refusal
 POLL_INTERVAL = (
-    1.0  # seconds between two looks at a client that cannot be heard: whether it is still there, whether it reads
+    1.0  # seconds between two checks of a client that sends nothing: whether it is connected, whether it reads
 )
-PROBE_AFTER = 2.0  # seconds after which a client that sends no more is sent something, to learn whether it still reads
-PROBE_INTERVAL = 30.0  # seconds until the next time
+PROBE_AFTER = 2.0  # seconds until a half-closed client is sent 100 (Continue), to learn whether it still reads
+PROBE_INTERVAL = 30.0  # seconds until the next probe
 
 SLOW_HEAD = response.text(408, "no complete request arrived in time", close=True)
 INTERNAL_ERROR = response.text(500, "internal error", close=True)
 TOO_MANY_CONNECTIONS = response.text(503, "too many connections", close=True, headers="Retry-After: 1\r\n")
 
 _NEVER = float("inf")
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of socket(7): on, no time
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER (socket(7)): on, for no time
 
 _log = logging.getLogger(__name__)
 
 
 class ConnectionOwner(Protocol):
-    """What a connection tells the listener it belongs to, and asks it."""
+    """The listener of a connection."""
 
     @property
     def limits(self) -> HttpLimits:
-        """What is allowed."""
+        """The limits of one connection."""
 
     @property
     def writer(self) -> ResponseWriter:
-        """How answers are written."""
+        """Writes heads of responses."""
 
     @property
     def quota(self) -> Quota:
-        """What all listeners share."""
+        """The quota that all listeners share."""
 
     @property
     def needs_host(self) -> bool:
@@ -72,28 +74,28 @@ class ConnectionOwner(Protocol):
 
     @property
     def quotas(self) -> Quotas:
-        """What each peer may have."""
+        """The shares of all peers."""
 
     def add_connection(self, connection: HttpConnection) -> PeerShare | None:
-        """A connection stands; the share that it counts against, or None when there is no place for it."""
+        """Count a new connection; returns the share of its peer, or None when there are too many connections."""
 
     def remove_connection(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
-        """It is gone; `task` is the call that was cut off with it, which counts until it has ended."""
+        """Stop counting a connection; `task` is its cancelled call, which is counted until it has ended."""
 
     def log_eviction(self, whose: str, among: int) -> None:
-        """An idle connection of a peer was closed for a newcomer."""
+        """Log that an idle connection was closed for a new one; see QuotaMember.evict."""
 
     def log_abort(self, peer: Peer, why: str) -> None:
-        """It was cut by us."""
+        """Log that the gateway closed the connection of a peer, and why."""
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
-        """Find the endpoint; the answer where the head alone tells that it is none."""
+        """Set the endpoint of a request; returns a response where the head alone is refused."""
 
     def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
-        """The answer to a request that its endpoint does not see."""
+        """The response to a request that its endpoint does not get."""
 
     def to_response(self, answer: Answer) -> HttpResponse:
-        """An endpoint's answer as HTTP."""
+        """The response that carries an endpoint's answer."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -135,15 +137,14 @@ class HttpConnection(asyncio.Protocol):
         self._share: PeerShare | None = None
         self.peer = Peer()
         self._task: asyncio.Task[None] | None = None
-        self._exchange: Exchange | None = None  # the request that is served, when its bodies are streamed
-        self._held = 0  # bytes, of the room
-        # How the connection stands
-        self._is_eof = False  # the client sends no more
+        self._exchange: Exchange | None = None  # of the request that is served, when it is streamed
+        self._held = 0  # bytes reserved of the quota
+        self._is_eof = False  # the client has ended its direction
         self._is_paused = False  # the socket is not read
-        self._is_writing = False  # the client has not taken everything
-        self._close_next = False  # once it has
-        self._ended = False  # whatever still comes is dropped
-        # The one deadline
+        self._is_writing = False  # the kernel has not taken everything that was written
+        self._close_next = False  # when it has
+        self._ended = False  # all further input is dropped
+        # The deadline: its name, loop time and action
         self._state = ""
         self._due = _NEVER
         self._action: Callable[[], None] = _nothing
@@ -151,15 +152,15 @@ class HttpConnection(asyncio.Protocol):
         self._minor = 1  # HTTP/1.x, of the request that is served
         self._probes_at = _NEVER
         self._write_until = _NEVER
-        self._unsent = 0  # bytes, at the last look
+        self._unsent = 0  # bytes in the write buffer at the last check
         self._stalled_since = 0.0
 
-    # What asyncio tells
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has come."""
-        self._transport = out = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        out.set_write_buffer_limits(high=0)  # drained means: the kernel has every byte
+        """Count the connection and wait for a request."""
+        self._transport = out = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
+        out.set_write_buffer_limits(high=0)  # resume_writing: the kernel has every byte
         self.peer = peer_of(transport)
         self._share = self._owner.add_connection(self)
         if self._share is None:
@@ -170,7 +171,7 @@ class HttpConnection(asyncio.Protocol):
         self._set_deadline("head", self._limits.header_timeout, self._head_is_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
-        """It has left, or we have; a call that runs for it is cancelled."""
+        """Cancel the call that is running, and give back all that is reserved."""
         self._ended = True
         self._transport = None
         self._input.close()
@@ -187,7 +188,7 @@ class HttpConnection(asyncio.Protocol):
             self._owner.remove_connection(self, self._share, task)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes; parsed at once unless a request is being served."""
+        """Parse input at once, unless a request is being served."""
         if self._ended:
             return
         self._input.unread = self._input.unread + data if self._input.unread else data
@@ -199,7 +200,7 @@ class HttpConnection(asyncio.Protocol):
             self._stop_reading()
 
     def eof_received(self) -> bool:
-        """The client sends no more; it may still wait for the answer to what it has sent (a half-closed connection)."""
+        """The client has ended its direction; it may still wait for a response (half-close)."""
         self._is_eof = True
         if self._ended or self._transport is None:
             return False
@@ -212,11 +213,11 @@ class HttpConnection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def pause_writing(self) -> None:
-        """The kernel has not taken all that was written."""
+        """The kernel has not taken everything that was written."""
         self._is_writing = True
 
     def resume_writing(self) -> None:
-        """It has now."""
+        """The kernel has taken everything that was written."""
         self._is_writing = False
         self._owner.quota.slow_readers.discard(self)
         if self._exchange is not None:
@@ -230,44 +231,44 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._process_input()
 
-    # What the listener asks
+    # For the listener and its quotas
 
     @property
     def is_idle(self) -> bool:
-        """Whether every request that has come is answered."""
+        """Whether each request that has arrived is answered."""
         return self._ended or not (
             self._task or self._is_writing or self._input.ready or self._input.current or self._input.failure
         )
 
     @property
     def account(self) -> PeerAccount | None:
-        """Whose bytes it holds."""
+        """The account of the peer."""
         return None if self._share is None else self._share.account
 
     @property
     def stalled(self) -> float:
-        """Seconds since the client has taken something of its answer."""
+        """Seconds since the client last read a part of its response."""
         return self._loop.time() - self._stalled_since if self._is_writing else 0.0
 
     def evict(self, whose: str, among: int) -> None:
-        """Close it for a newcomer; `whose` are `among` connections."""
+        """See QuotaMember."""
         self._owner.log_eviction(whose, among)
         self.force_close()
 
     def give_up(self) -> None:
-        """Cut it, as others need the room that its answer takes."""
+        """See SlowReader."""
         self.abort(f"read nothing of its answer for {self.stalled:.1f} s, and others need the room")
         self._reserve(0)
         self._owner.quota.slow_readers.discard(self)
 
     def abort(self, why: str) -> None:
-        """Close it now, and say why."""
+        """Close the connection now, and log why."""
         if self._transport is not None and not self._transport.is_closing():
             self._owner.log_abort(self.peer, why)
         self.force_close()
 
     def force_close(self) -> None:
-        """Close it without waiting for a client that does not read: what the kernel has not taken by now is lost."""
+        """Close the connection now; bytes that the kernel has not taken are lost."""
         self._ended = True
         if self._transport is None:
             return
@@ -276,10 +277,10 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    # Requests, one after the other
+    # Requests
 
     def _process_input(self) -> None:
-        """Serve what is ready and parse what has come, until something must be waited for."""
+        """Serve requests that are ready and parse input, until there is something to wait for."""
         try:
             while not (self._ended or self._task is not None or self._is_writing):
                 if self._input.ready:
@@ -294,11 +295,11 @@ class HttpConnection(asyncio.Protocol):
                     break
             if not self._ended and (self._task is None or self._input.unread or self._is_eof or self._is_paused):
                 self._wait_for_next()
-        except Exception:  # noqa: BLE001 - `_bug` logs it, and ends the connection
+        except Exception:  # noqa: BLE001 - `_internal_error` logs it, and ends the connection
             self._internal_error()
 
     def _wait_for_next(self) -> None:
-        """Wait for what is next, in its time: more bytes, the answer, or a client that reads."""
+        """Set the deadline for the next event: more input, or a client that reads."""
         if self._is_writing or self._task is not None:
             self._leave_idle()
             if len(self._input.unread) > READ_AHEAD:
@@ -320,11 +321,11 @@ class HttpConnection(asyncio.Protocol):
             self._close()
         elif self._input.has_begun:
             self._set_deadline("head", limits.header_timeout, self._head_is_late)
-        elif self._state != "head":  # at the beginning a head is waited for from the moment of connecting
+        elif self._state != "head":  # the first head has its time from connecting
             self._wait_for_request(limits.keepalive_timeout)
 
     def _begin_body(self, request: HttpRequest) -> None:
-        """It is the turn of a request whose body has not come yet: stream it, refuse it, or wait for it."""
+        """Admit a request whose body has not arrived whole: stream the body, refuse it, or wait for it."""
         answer = self._admit(request)
         if answer is not None:
             self._answer(request, answer)
@@ -334,7 +335,7 @@ class HttpConnection(asyncio.Protocol):
             self._begin_exchange(request)
 
     def _advance_body(self, request: HttpRequest) -> None:
-        """Look at a body of which a part has come: whether the rest of it is wanted, or will never come."""
+        """Refuse a body that is arriving, where it is too large or can never be whole; else ask for the rest."""
         assert self._share is not None
         answer = None
         if self._is_eof or self._input.is_broken:
@@ -377,7 +378,7 @@ class HttpConnection(asyncio.Protocol):
         self._answer(request, answer)
 
     def _begin_exchange(self, request: HttpRequest) -> None:
-        """Serve a request by streaming, from what has come of its body."""
+        """Serve a request by streaming, from the part of its body that has arrived."""
         share = self._share
         assert share is not None
         if not self._owner.quotas.begin_call(share, RESERVED - self._held):
@@ -394,13 +395,13 @@ class HttpConnection(asyncio.Protocol):
     def _run(
         self, request: HttpRequest, body: bytes, share: PeerShare, held: int, exchange: Exchange | None = None
     ) -> None:
-        """Begin the task that serves a request; `held`: bytes that count for it."""
+        """Start the task that serves a request; `held`: bytes to reserve for it."""
         self._reserve(held)
         self._minor = request.minor
         self._state, self._due = "", _NEVER
         share.idle.pop(self, None)
         call = self._call(request, body, share, exchange)
-        self._task = asyncio.Task(call, loop=self._loop, name="http call")  # a name spares making one
+        self._task = asyncio.Task(call, loop=self._loop, name="http call")  # with a name, asyncio makes none
 
     async def _call(self, request: HttpRequest, body: bytes, share: PeerShare, exchange: Exchange | None) -> None:
         answer: Answer | None
@@ -412,7 +413,7 @@ class HttpConnection(asyncio.Protocol):
                 else:
                     answer = await self._stream(request, exchange)
             finally:
-                if self._task is not None:  # else the connection is lost, and its listener sees the task end
+                if self._task is not None:  # else the connection is lost, and the listener waits for the task
                     self._task = self._exchange = None
                     self._owner.quotas.end_call(share)
             if self._transport is not None and answer is not None:
@@ -420,7 +421,7 @@ class HttpConnection(asyncio.Protocol):
             elif exchange is not None:
                 self._end_exchange(request, exchange)
         except asyncio.CancelledError:
-            self.force_close()  # where the client is still there: it must not wait for ever
+            self.force_close()  # a client that is still connected must not wait for ever
             raise
         except Exception:  # noqa: BLE001 - see above
             self._internal_error()
@@ -428,7 +429,7 @@ class HttpConnection(asyncio.Protocol):
             self._after_call()
 
     def _after_call(self) -> None:
-        """Go on with what has come meanwhile, or wait."""
+        """Go on with the input that has arrived meanwhile, or wait."""
         if self._input.unread or self._is_paused or not self._is_over or self._is_eof or self._input.is_last:
             self._process_input()
         elif self._is_writing:
@@ -437,7 +438,7 @@ class HttpConnection(asyncio.Protocol):
             self._wait_for_request(self._limits.keepalive_timeout)
 
     def _answer(self, request: HttpRequest, answer: HttpResponse) -> None:
-        """Write an answer, and wait until the client has taken it."""
+        """Write a response; go on when the kernel has taken it."""
         if answer.hang_up:
             self._reserve(0)
             self.force_close()
@@ -457,7 +458,7 @@ class HttpConnection(asyncio.Protocol):
             else:
                 transport.write(head + body)
         if self._is_writing:
-            self._reserve(len(body))  # a call that is made is answered, however full it is
+            self._reserve(len(body))  # the call was executed, so it is answered even when the quota is full
             self._close_next = close
             return
         if self._held:
@@ -465,10 +466,10 @@ class HttpConnection(asyncio.Protocol):
         if close:
             self._close()
 
-    # Bodies that are streamed; see ExchangeOwner
+    # Streamed bodies and tunnels; see ExchangeOwner
 
     def _feed_exchange(self, exchange: Exchange) -> None:
-        """Give an exchange what has come, and stop reading the socket while it has enough."""
+        """Pass input to an exchange; stop reading the socket while BUFFER bytes wait there."""
         if exchange.is_tunnel and self._input.unread:
             data, self._input.unread = self._input.unread, b""
             exchange.feed(data)
@@ -485,7 +486,7 @@ class HttpConnection(asyncio.Protocol):
             self._stop_reading()
 
     def _end_input(self, exchange: Exchange) -> None:
-        """The client sends no more: the end of a tunnel's direction; of a body, only when it is whole."""
+        """Pass the end of the client's direction to an exchange."""
         if exchange.is_tunnel:
             exchange.feed_end()
         elif self._input.current is exchange.request:
@@ -501,7 +502,7 @@ class HttpConnection(asyncio.Protocol):
             quotas.tunnels -= request.is_tunnel
 
     def _end_exchange(self, request: HttpRequest, exchange: Exchange) -> None:
-        """The response was sent to its end: go on with the next request, or close."""
+        """Go on after a whole response: with the next request, or by closing."""
         if self._transport is None:
             return
         self._reserve(0)
@@ -510,7 +511,7 @@ class HttpConnection(asyncio.Protocol):
             self._close()
 
     def _watch_exchange(self) -> None:
-        """See that a client goes on: that it sends the body it announced, and reads its response. No limit in all."""
+        """Abort a client that sends nothing of its body, or reads nothing of its response, for too long."""
         exchange, transport = self._exchange, self._transport
         if exchange is None or transport is None or transport.is_closing():
             return
@@ -561,7 +562,7 @@ class HttpConnection(asyncio.Protocol):
         return not (self._input.ready or self._input.current or self._input.failure)
 
     def reset(self) -> None:
-        """See ExchangeOwner. Over TCP by a reset, which no client takes for the end of a response."""
+        """See ExchangeOwner. Over TCP it is a reset."""
         transport = self._transport
         if transport is None:
             return
@@ -577,7 +578,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def _close(self) -> None:
-        """Close: at once where no request is half read, else when the client has had time to read the answer."""
+        """Close: now, or after LINGER seconds where a request has arrived in part."""
         if self._input.has_begun:
             self._linger()
         elif self._transport is not None:
@@ -585,7 +586,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def _fail(self, answer: HttpResponse, why: str) -> None:
-        """Say why no further request is served, and close."""
+        """Send the last response and close; `why` is for the log."""
         self.write(self._owner.writer.write(answer))
         if self._transport is not None and not self._transport.is_closing():
             self._owner.log_abort(self.peer, why)
@@ -596,7 +597,7 @@ class HttpConnection(asyncio.Protocol):
         self._fail(INTERNAL_ERROR, "was answered with an internal error")
 
     def _linger(self) -> None:
-        """Read on for a moment: closing a socket with unread data would take the answer back (RFC 9112 section 9.6)."""
+        """Drop input for LINGER seconds, then close: a close with unread input resets (RFC 9112 section 9.6)."""
         self._ended = True
         self._input.drop()
         self._reserve(0)
@@ -623,7 +624,7 @@ class HttpConnection(asyncio.Protocol):
     # Deadlines
 
     def _set_deadline(self, state: str, seconds: float, action: Callable[[], None]) -> None:
-        """Do something in `seconds`, unless another state comes first; the same state does not begin anew."""
+        """Run `action` in `seconds` unless the state changes first. A state that is set again keeps its deadline."""
         if state == self._state:
             return
         self._state, self._action = state, action
@@ -645,7 +646,7 @@ class HttpConnection(asyncio.Protocol):
         self._action()
 
     def _wait_for_request(self, seconds: float) -> None:
-        """Wait for the next request."""
+        """Be idle until the next request."""
         if self._state != "rest":
             assert self._share is not None
             self._share.idle[self] = None
@@ -667,7 +668,7 @@ class HttpConnection(asyncio.Protocol):
             self._watch_reader()
 
     def _watch_reader(self) -> None:
-        """A client is reading its answer: see that it goes on, and ends in time."""
+        """Watch a client that is reading its response: see `_check_reader`."""
         if self._state == "write" or self._transport is None:
             return
         now, seconds = self._loop.time(), self._limits.write_timeout
@@ -688,7 +689,7 @@ class HttpConnection(asyncio.Protocol):
         self._set_deadline("write", min(POLL_INTERVAL, self._write_until - now), self._check_reader)
 
     def _check_client_left(self) -> None:
-        """Is a client still there that cannot be heard? To one that sends no more something is said now and then."""
+        """Abort a client that has left; probe a half-closed one now and then."""
         transport = self._transport
         if transport is None or transport.is_closing() or self._exchange is not None:
             return
@@ -704,7 +705,7 @@ class HttpConnection(asyncio.Protocol):
         if now >= self._probes_at:
             self._probes_at = now + PROBE_INTERVAL
             if self._minor == 1:
-                self.write(CONTINUE)  # a client must expect it (RFC 9110 section 15.2); one that is gone resets
+                self.write(CONTINUE)  # clients ignore it (RFC 9110 section 15.2); the host of a closed one resets
         self._set_deadline("left", POLL_INTERVAL, self._check_client_left)
 
     def _stop_reading(self) -> None:
@@ -716,4 +717,4 @@ class HttpConnection(asyncio.Protocol):
 
 
 def _nothing() -> None:
-    """No deadline holds."""
+    """The action of no deadline."""

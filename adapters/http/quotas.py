@@ -1,9 +1,9 @@
-"""The share of each peer in one listener's connections and calls. Knows no socket and no message.
+"""The share of each peer in the connections and calls of one listener.
 
-A peer is a user of this host, an IPv4 address or an IPv6 network. Over loopback TCP all local clients have one address
-and so one share: it is the whole unless the config says a number. When connections run out, the one that has been idle
-for the longest time makes way for a newcomer: one of its own peer where that share is used up, else one of the
-peer that has the most.
+A peer is a user of this host, an IPv4 address or an IPv6 network. Over loopback TCP all local clients have one
+address and so one share, which is the whole unless the config says a number. When connections run out, the one that
+has been idle for the longest time is closed for a new one: one of the same peer where its share is used up, else one
+of the peer that has the most.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from adapters.limits import PeerAccount, Quota
 from gateway.core.rpc import model
 from gateway.core.rpc.model import Peer
 
-STALLED = 1.0  # seconds without reading after which a client gives up its answer to others who need the room
+STALLED = 1.0  # seconds without reading after which a client is aborted when others need its bytes
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one listener allows; past it a request is refused or its connection cut."""
+    """The limits of one listener; beyond them a request is refused or its connection aborted."""
 
     body: int = 300 * 1024  # bytes, before and after inflating
     header_bytes: int = 16 * 1024  # request line and headers together
     header_timeout: float = 10.0  # seconds from connecting, or from a request's first byte, to the end of its head
-    body_timeout: float = 60.0  # seconds for the whole body
-    write_timeout: float = 60.0  # seconds for a whole answer to be taken
+    body_timeout: float = 60.0  # seconds for the whole body; streamed: without a byte
+    write_timeout: float = 60.0  # seconds until the client has read the whole response; streamed: any of it
     keepalive_timeout: float = 75.0  # seconds between an answer and the next request
     max_calls: int = 512
     max_connections: int = 1024
@@ -37,14 +37,14 @@ class HttpLimits:
 
 
 class QuotaMember(Protocol):
-    """A connection, as far as it is counted."""
+    """A connection that is counted."""
 
     def evict(self, whose: str, among: int) -> None:
-        """Close it for a newcomer; `whose` are `among` connections."""
+        """Close this idle connection for a new one; its peer `whose` has `among` connections."""
 
 
 class PeerShare:
-    """What one peer has of a listener."""
+    """The connections and calls of one peer."""
 
     __slots__ = ("account", "calls", "connections", "idle", "max_calls", "max_connections", "name")
 
@@ -55,11 +55,11 @@ class PeerShare:
         self.max_calls = max_calls
         self.calls = 0
         self.connections: set[QuotaMember] = set()
-        self.idle: dict[QuotaMember, None] = {}  # those that wait for no answer, the longest idle first
+        self.idle: dict[QuotaMember, None] = {}  # the longest idle first
 
 
 class Quotas:
-    """All shares of one listener. A number of None: half of the whole for each peer, rounded up."""
+    """All shares of one listener. None as a number of a peer: half of the whole, rounded up."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Quotas:
         self._shares: dict[str, PeerShare] = {}
 
     def enter(self, member: QuotaMember, peer: Peer) -> PeerShare | None:
-        """The share that a new connection counts against, or None when there is no place for it."""
+        """Count a new connection; returns its peer's share, or None when there are too many connections."""
         name = model.share_owner(peer)
         share = self._shares.get(name)
         if share is not None and len(share.connections) >= share.max_connections:
@@ -94,7 +94,7 @@ class Quotas:
             if not crowded:
                 return None
             self._evict(max(crowded, key=lambda each: len(each.connections)))
-        share = self._shares.get(name)  # it may have gone with its last connection
+        share = self._shares.get(name)  # the eviction may have removed it
         if share is None:
             share = self._shares[name] = self._new(name, peer)
         share.connections.add(member)
@@ -103,7 +103,7 @@ class Quotas:
         return share
 
     def leave(self, member: QuotaMember, share: PeerShare) -> None:
-        """A connection is gone; calling it twice does no harm."""
+        """Stop counting a connection; a second time does nothing."""
         if member not in share.connections:
             return
         share.connections.discard(member)
@@ -113,9 +113,9 @@ class Quotas:
             self._forget(share)
 
     def fits(self, share: PeerShare, size: int) -> bool:
-        """Whether this peer may begin a call whose body takes so many bytes more than it holds.
+        """Whether this peer may start a call whose body takes `size` more bytes than it has reserved.
 
-        Where bytes stand against it, clients that do not read give way.
+        Where bytes are short, clients that do not read are aborted.
         """
         quota, account = self._quota, share.account
         if self.calls >= self.max_calls or share.calls >= share.max_calls or quota.calls >= quota.max_calls:
@@ -126,10 +126,10 @@ class Quotas:
         return not quota.is_full_for(account) and quota.fits(size, account)
 
     def begin_call(self, share: PeerShare, size: int) -> bool:
-        """Take a place for a call, if there is one."""
+        """Count a new call, unless there are too many; see `fits`."""
         quota, account = self._quota, share.account
         held = quota.buffered + size
-        if (  # the usual case, without a call; `fits` has the rules
+        if (  # the usual case is decided here; `fits` has the rules
             held >= quota.max_buffered
             or account.buffered + size >= quota.max_per_account
             or self.calls >= self.max_calls
@@ -143,7 +143,7 @@ class Quotas:
         return True
 
     def end_call(self, share: PeerShare) -> None:
-        """Give the place back."""
+        """Stop counting a call."""
         share.calls -= 1
         self.calls -= 1
         self._quota.calls -= 1
@@ -163,7 +163,7 @@ class Quotas:
         return PeerShare(name, account, most(connections, self._max_connections), most(calls, self.max_calls))
 
     def _forget(self, share: PeerShare) -> None:
-        """A call that was cut off may outlive the last connection of its peer for a moment."""
+        """Remove a share without calls: an aborted call may end after the last connection of its peer."""
         if not share.calls and self._shares.get(share.name) is share:
             del self._shares[share.name]
             self._quota.close_account(share.account)

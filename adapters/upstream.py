@@ -38,12 +38,12 @@ class Upstream:
     """One upstream and its protocols. Two with an equal `key` are the same, and share the connections."""
 
     key: object
-    line: interfaces.UpstreamConnection
+    connection: interfaces.UpstreamConnection
     codec: interfaces.Codec
     dialect: interfaces.Dialect
     speaks: frozenset[str]  # codecs whose messages it understands as clients write them
     arguments: Arguments = "sent"
-    patience: float = 86_400.0  # seconds for an answer
+    timeout: float = 86_400.0  # seconds for an answer
     max_answer: int = 32 * 1024**2  # bytes of an answer, once it is inflated
     dashes: bool = False  # reserve_memory is called reserve-memory there
     also: Mapping[str, Self] = field(default_factory=dict)  # the same upstream in the other codecs of `speaks`
@@ -66,30 +66,30 @@ class Backend(interfaces.UpstreamBackend):
         """Start every connection."""
         self._running = True
         for upstream in self._upstreams.values():
-            await upstream.line.start()
+            await upstream.connection.start()
 
     async def stop(self) -> None:
         """Fail what is still waiting, close."""
         self._running = False
-        lines = [*(upstream.line for upstream in self._upstreams.values()), *self._retiring]
+        connections = [*(upstream.connection for upstream in self._upstreams.values()), *self._retiring]
         self._retiring = []
-        await asyncio.gather(*(line.stop() for line in lines))
+        await asyncio.gather(*(connection.stop() for connection in connections))
 
     async def reconfigure(self, upstreams: Mapping[str, Upstream]) -> None:
-        """Use these upstreams from the next call on. Unchanged ones keep their connections, removed ones end their calls."""
+        """Use these upstreams from the next call on. Unchanged ones keep connections, removed ones end their calls."""
         before = self._upstreams
         after = {name: _unchanged_or_new(before.get(name), upstream) for name, upstream in upstreams.items()}
-        lines = [upstream.line for upstream in after.values()]
+        connections = [upstream.connection for upstream in after.values()]
         for upstream in after.values():
-            if all(upstream.line is not old.line for old in before.values()):
-                await upstream.line.start()
+            if all(upstream.connection is not old.connection for old in before.values()):
+                await upstream.connection.start()
         self._upstreams = after
-        gone = [old.line for old in before.values() if old.line not in lines]
-        for line in gone:
-            line.retire()
-        done = [line for line in (*self._retiring, *gone) if line.is_idle]
-        self._retiring = [line for line in (*self._retiring, *gone) if not line.is_idle]
-        await asyncio.gather(*(line.stop() for line in done))
+        gone = [old.connection for old in before.values() if old.connection not in connections]
+        for connection in gone:
+            connection.retire()
+        done = [connection for connection in (*self._retiring, *gone) if connection.is_idle]
+        self._retiring = [connection for connection in (*self._retiring, *gone) if not connection.is_idle]
+        await asyncio.gather(*(connection.stop() for connection in done))
 
     async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         """Answer one call; the dispatcher holds the deadline and cancels past it."""
@@ -101,7 +101,9 @@ class Backend(interfaces.UpstreamBackend):
         if isinstance(message, Fault):
             return message
         carried = RequestMetadata("POST", target, ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
-        answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE, wanted=wanted)
+        answer = await upstream.connection.send(
+            message, carried, repeatable=route.effect is not Effect.WRITE, wanted=wanted
+        )
         if isinstance(answer, Fault):
             return replace(answer, name="")
         if call.oneway:
@@ -114,10 +116,10 @@ class Backend(interfaces.UpstreamBackend):
         found = self._upstreams.get(upstream)
         return found is not None and found.dialect.name == dialect and codec in found.speaks
 
-    def patience(self, upstream: str) -> float:
+    def timeout(self, upstream: str) -> float:
         """See interfaces.UpstreamBackend."""
         found = self._upstreams.get(upstream)
-        return found.patience if found is not None else 0.0
+        return found.timeout if found is not None else 0.0
 
     async def forward(
         self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
@@ -126,23 +128,23 @@ class Backend(interfaces.UpstreamBackend):
         found = self._upstreams.get(upstream)
         if found is None or not self._running:
             return _unknown(upstream)
-        return await found.line.send(body, carried, repeatable=repeatable, wanted=wanted)
+        return await found.connection.send(body, carried, repeatable=repeatable, wanted=wanted)
 
     async def relay(self, upstream: str, exchange: interfaces.HttpExchange) -> Answer | Fault:
         """Stream one exchange; see UpstreamConnection."""
         found = self._upstreams.get(upstream)
         if found is None or not self._running:
             return _unknown(upstream)
-        return await found.line.relay(exchange, found.patience)
+        return await found.connection.relay(exchange, found.timeout)
 
     def review(self) -> None:
         """See interfaces.UpstreamBackend."""
-        for line in (*(upstream.line for upstream in self._upstreams.values()), *self._retiring):
-            line.review()
+        for connection in (*(upstream.connection for upstream in self._upstreams.values()), *self._retiring):
+            connection.review()
 
     def status(self) -> tuple[UpstreamStatus, ...]:
         """The state of each upstream."""
-        return tuple(upstream.line.status() for upstream in self._upstreams.values())
+        return tuple(upstream.connection.status() for upstream in self._upstreams.values())
 
 
 _AGENT = (b"User-Agent", b"xcp-gateway")
@@ -194,7 +196,7 @@ async def _inflated(upstream: Upstream, answer: Answer) -> Answer | Fault:
     """Undo the Content-Encoding of an answer; some services compress without being asked."""
     if not encodings.is_encoded(answer):
         return answer
-    name = upstream.line.status().name
+    name = upstream.connection.status().name
     try:
         return replace(answer, body=await asyncio.to_thread(encodings.content, answer, upstream.max_answer))
     except encodings.InflatedTooLargeError as error:
@@ -215,7 +217,7 @@ def _read(upstream: Upstream, route: Route, answer: Answer, call: Call) -> Outco
 
 def _unreadable(upstream: Upstream, answer: Answer, fault: Fault) -> Fault:
     """The fault for an answer that is neither a reply nor a fault of its protocol."""
-    name = upstream.line.status().name
+    name = upstream.connection.status().name
     if answer.status is not None and answer.status >= _FIRST_BAD:
         status = f"{answer.status} {answer.reason}".strip()
         return Fault(FaultCode.REMOTE, f"the legacy service '{name}' answered with HTTP status {status}", name="HTTP")

@@ -163,13 +163,13 @@ def _line(settings: Config, name: str, upstream: config.UpstreamConfig, room: Qu
     made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
     spoken = legacy.Upstream(
         key=upstream,
-        line=_xenstore_line(name, upstream) if over_store else _http_line(place, name, upstream, room),
+        connection=_xenstore_line(name, upstream) if over_store else _http_line(place, name, upstream, room),
         codec=made,
         dialect=DIALECTS[upstream.dialect](made.name),
         speaks=_understood(upstream),
         arguments=upstream.arguments,
         dashes=upstream.names == "dashes",
-        patience=upstream.timeout,
+        timeout=upstream.timeout,
         max_answer=upstream.max_answer,
     )
     others = _understood(upstream) - {upstream.codec}

@@ -263,8 +263,8 @@ class UpstreamBackend(Backend, Protocol):
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
         """Whether a message of this codec and dialect can be sent to it as it is."""
 
-    def patience(self, upstream: str) -> float:
-        """Seconds that it may take to answer: it was never hurried before, so this is long unless the config says."""
+    def timeout(self, upstream: str) -> float:
+        """Seconds for an answer; long by default, because clients of legacy services never set a limit."""
 
     async def forward(
         self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always

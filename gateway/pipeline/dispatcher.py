@@ -247,7 +247,7 @@ class Dispatcher:
         """
         if self._upstreams is None:
             return _no_upstream(upstream)
-        seconds = self._upstreams.patience(upstream)
+        seconds = self._upstreams.timeout(upstream)
         deadline = self._deadlines.start(seconds)
         self.in_flight += 1
         try:
@@ -283,7 +283,7 @@ class Dispatcher:
 
     def _upstream_timeout(self, route: Route) -> float:
         upstream = route.migration.upstream
-        return route.timeout if self._upstreams is None or upstream is None else self._upstreams.patience(upstream)
+        return route.timeout if self._upstreams is None or upstream is None else self._upstreams.timeout(upstream)
 
 
 def _internal_error(route: Route) -> Fault:

@@ -1,7 +1,7 @@
-"""Counts what all listeners share: calls in flight, and bytes of bodies and answers held; knows no listener.
+"""Quotas of calls and bytes that all listeners share, and the concurrency limit of one upstream.
 
-Bytes belong to an account where a peer is known. What one account holds beyond its share counts against that account
-alone: others still find the rest of the room, whatever one peer leaves unread.
+Bytes belong to an account where a peer is known. The bytes of an account beyond its share count against that account
+alone, so a peer that does not read its responses leaves the rest of the quota to the others.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ BUFFERED = 256 * 1024**2  # bytes
 class PeerAccount:
     """The bytes held for one peer, over all listeners."""
 
-    __slots__ = ("buffered", "name", "users")
+    __slots__ = ("buffered", "connections", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.buffered = 0
-        self.users = 0  # connections
+        self.connections = 0
 
 
 class SlowReader(Protocol):
-    """A connection whose client has not taken its answer yet."""
+    """A connection whose client has not read its whole response."""
 
     @property
     def account(self) -> PeerAccount | None:
-        """Whose bytes these are."""
+        """The account of its peer."""
 
     @property
     def stalled(self) -> float:
-        """Seconds since the client has taken the last bytes."""
+        """Seconds since the client last read."""
 
     def give_up(self) -> None:
-        """Cut the connection, and hold nothing from now on."""
+        """Abort the connection, and release its bytes."""
 
 
 class Quota:
-    """How much there is, and how much of it is taken now."""
+    """A limit of calls and bytes, and the part that is in use."""
 
     def __init__(
         self, max_calls: int = CALLS, max_buffered: int = BUFFERED, max_buffered_per_peer: int | None = None
@@ -53,27 +53,27 @@ class Quota:
         self.max_per_account = -(-max_buffered // 2) if max_buffered_per_peer is None else max_buffered_per_peer
         self.calls = 0
         self.buffered = 0  # bytes
-        self.slow: set[SlowReader] = set()
-        self._beyond = 0  # bytes that accounts hold beyond their share
+        self.slow_readers: set[SlowReader] = set()
+        self._beyond = 0  # bytes of accounts beyond their share
         self._accounts: dict[str, PeerAccount] = {}
 
     @property
     def is_full(self) -> bool:
-        """Whether no further call may begin."""
+        """Whether no further call may start."""
         return self.calls >= self.max_calls or self.buffered - self._beyond >= self.max_buffered
 
     def is_full_for(self, account: PeerAccount) -> bool:
-        """Whether no further call of this peer may begin."""
+        """Whether no further call of this peer may start."""
         return self.is_full or account.buffered >= self.max_per_account
 
     def fits(self, size: int, account: PeerAccount | None = None) -> bool:
-        """Whether so many bytes more could be held."""
+        """Whether `size` more bytes fit."""
         if account is not None and account.buffered + size > self.max_per_account:
             return False
         return self.buffered - self._beyond + size <= self.max_buffered
 
-    def hold(self, size: int, account: PeerAccount | None = None) -> None:
-        """Hold so many bytes more; less when negative."""
+    def reserve(self, size: int, account: PeerAccount | None = None) -> None:
+        """Count `size` more bytes, or fewer when it is negative."""
         self.buffered += size
         if account is not None:
             before, share = account.buffered, self.max_per_account
@@ -82,26 +82,26 @@ class Quota:
                 self._beyond += max(0, after - share) - max(0, before - share)
 
     def open_account(self, name: str) -> PeerAccount:
-        """The account of a peer, for one more connection of it."""
+        """Count one more connection of a peer; returns its account."""
         account = self._accounts.get(name)
         if account is None:
             account = self._accounts[name] = PeerAccount(name)
-        account.users += 1
+        account.connections += 1
         return account
 
     def close_account(self, account: PeerAccount) -> None:
-        """One connection less."""
-        account.users -= 1
-        if not account.users:
+        """Count one connection less."""
+        account.connections -= 1
+        if not account.connections:
             del self._accounts[account.name]
 
     def relieve(self, account: PeerAccount, size: int, stalled: float) -> None:
-        """Cut clients that have read nothing for `stalled` seconds until this peer may hold `size` bytes more.
+        """Abort clients that have read nothing for `stalled` seconds, until `size` more bytes of this peer fit.
 
-        Those of the peer itself when its share is used up; else those of whoever holds the most.
+        They are the peer's own when its share is used up; else those of the peers that hold the most.
         """
         own = account.buffered + size > self.max_per_account
-        stuck = [each for each in self.slow if each.stalled >= stalled and (not own or each.account is account)]
+        stuck = [each for each in self.slow_readers if each.stalled >= stalled and (not own or each.account is account)]
         stuck.sort(key=lambda each: (_held(each), each.stalled))
         while stuck and (self.is_full_for(account) or not self.fits(size, account)):
             stuck.pop().give_up()
@@ -112,12 +112,12 @@ def _held(reader: SlowReader) -> int:
 
 
 class Reservation:
-    """The bytes one request holds of a room; `with` gives them back."""
+    """The bytes of one request; leaving the `with` block releases them."""
 
-    __slots__ = ("_room", "size")
+    __slots__ = ("_quota", "size")
 
-    def __init__(self, room: Quota) -> None:
-        self._room = room
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
         self.size = 0
 
     def __enter__(self) -> Self:
@@ -126,67 +126,64 @@ class Reservation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.become(0)
+        self.resize(0)
 
     def fits(self, size: int) -> bool:
-        """Whether this request may hold `size` bytes in all."""
-        return self._room.fits(size - self.size)
+        """Whether this request may have `size` bytes in all."""
+        return self._quota.fits(size - self.size)
 
-    def become(self, size: int) -> None:
-        """Hold so many bytes from now on: asked for with `fits` before, or there already and only to be counted."""
-        self._room.hold(size - self.size)
+    def resize(self, size: int) -> None:
+        """Have `size` bytes in all from now on. It is not checked; see `fits`."""
+        self._quota.reserve(size - self.size)
         self.size = size
 
 
-# Who may ask one upstream now, and who waits in line for that; knows no wire.
-
-
-class WaitingLine:
-    """So many at a time, so many that wait, the first first. Who waits leaves when the call is not wanted any more."""
+class ConcurrencyLimiter:
+    """At most `most` calls at a time; `waiting` more wait, first in, first out, while their calls are wanted."""
 
     def __init__(self, most: int, waiting: int) -> None:
         self._free = most
         self._most_waiting = waiting
-        self._line: dict[asyncio.Future[bool], Wanted] = {}
+        self._queue: dict[asyncio.Future[bool], Wanted] = {}
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
-        return len(self._line)
+        """How many calls wait."""
+        return len(self._queue)
 
     @property
     def is_full(self) -> bool:
-        """Whether one more could not even wait."""
-        return not self._free and len(self._line) >= self._most_waiting
+        """Whether no further call may even wait."""
+        return not self._free and len(self._queue) >= self._most_waiting
 
-    async def take(self, wanted: Wanted) -> bool:
-        """Wait for a turn, which the caller gives back; false: the call was not wanted any more, and has none."""
+    async def acquire(self, wanted: Wanted) -> bool:
+        """Wait for a slot, which the caller releases. False: the call is not wanted any more, and has no slot."""
         if self._free:
             self._free -= 1
             return True
-        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._line[turn] = wanted
+        slot: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue[slot] = wanted
         try:
-            return await turn
+            return await slot
         except asyncio.CancelledError as error:
-            if self._line.pop(turn, None) is None and not turn.cancelled() and turn.result():
-                self.give_back()
+            if self._queue.pop(slot, None) is None and not slot.cancelled() and slot.result():
+                self.release()
             error.args = (*error.args, NOT_SENT)
             raise
 
-    def give_back(self) -> None:
-        """Let the one go on that has waited longest."""
-        while self._line:
-            turn = next(iter(self._line))
-            del self._line[turn]
-            if not turn.done():
-                turn.set_result(True)
+    def release(self) -> None:
+        """Give the slot to the call that has waited longest."""
+        while self._queue:
+            slot = next(iter(self._queue))
+            del self._queue[slot]
+            if not slot.done():
+                slot.set_result(True)
                 return
         self._free += 1
 
     def review(self) -> None:
-        """Send away whoever waits and is not wanted any more."""
-        for turn, wanted in tuple(self._line.items()):
-            if not turn.done() and not wanted():
-                del self._line[turn]
-                turn.set_result(False)
+        """End the wait of each call that is not wanted any more."""
+        for slot, wanted in tuple(self._queue.items()):
+            if not slot.done() and not wanted():
+                del self._queue[slot]
+                slot.set_result(False)

@@ -1,7 +1,8 @@
-"""Calls the legacy services, each in its own protocol; knows no wire and no byte of a protocol.
+"""Calls to upstreams, each in its own codec and dialect.
 
-A message that an upstream understands as it came is forwarded as it came. A call is written anew: in the client's own
-codec where the upstream understands that, since JSON has types that the old XML has not; else in the upstream's.
+A message that an upstream understands as the client wrote it is passed through. Any other call is encoded again: in
+the client's own codec where the upstream understands it, because JSON has types that the old XML has not; else in the
+upstream's.
 """
 
 from __future__ import annotations
@@ -24,83 +25,85 @@ from gateway.core.rpc.model import Answer, Call, Fault, FaultCode, Outcome, Repl
 
 __all__ = ["Arguments", "Backend", "Upstream", "UpstreamStatus"]
 
-# How a legacy service takes its parameters: as the client gave them, all by name, or all by position.
+# How an upstream takes parameters: as the client sent them, all by name, or all by position.
 Arguments: TypeAlias = Literal["sent", "named", "positional"]
 
-# What an answer that says so means for the client, who has done nothing wrong.
+# Faults of the upstream about the message itself. The client's message was valid, so it gets REMOTE instead.
 _ABOUT_THE_MESSAGE = frozenset({FaultCode.PARSE_ERROR, FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
 _FIRST_BAD = HTTPStatus.MULTIPLE_CHOICES  # a redirect is no answer to a call
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A legacy service and what it speaks. `key`: equal for two that are the same, so that the line stays."""
+    """One upstream and its protocols. Two with an equal `key` are the same, and share the connections."""
 
     key: object
-    line: interfaces.UpstreamConnection
+    connection: interfaces.UpstreamConnection
     codec: interfaces.Codec
     dialect: interfaces.Dialect
-    speaks: frozenset[str]  # codecs whose messages it understands as they come
+    speaks: frozenset[str]  # codecs whose messages it understands as clients write them
     arguments: Arguments = "sent"
-    patience: float = 86_400.0  # seconds for an answer
+    timeout: float = 86_400.0  # seconds for an answer
     max_answer: int = 32 * 1024**2  # bytes of an answer, once it is inflated
-    dashes: bool = False  # reserve_memory is reserve-memory there
-    also: Mapping[str, Self] = field(default_factory=dict)  # the same in other codecs that it understands as they come
+    dashes: bool = False  # reserve_memory is called reserve-memory there
+    also: Mapping[str, Self] = field(default_factory=dict)  # the same upstream in the other codecs of `speaks`
 
     @property
     def is_untyped(self) -> bool:
-        """Whether its numbers are texts: those of the legacy servers' XML, and all that a store holds."""
+        """Whether its numbers arrive as text: in the XML of legacy servers, and in a xenstore."""
         return self.codec.name == "xenstore" or (self.codec.name == "xmlrpc" and self.dialect.name != "plain")
 
 
 class Backend(interfaces.UpstreamBackend):
-    """Every upstream of the config, by its name."""
+    """All upstreams of the config, by name."""
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self._upstreams = dict(upstreams)
-        self._leaving: list[interfaces.UpstreamConnection] = []  # replaced; calls in flight keep them
+        self._retiring: list[interfaces.UpstreamConnection] = []  # replaced; kept until their calls have ended
         self._running = False
 
     async def start(self) -> None:
-        """Be ready."""
+        """Start every connection."""
         self._running = True
         for upstream in self._upstreams.values():
-            await upstream.line.start()
+            await upstream.connection.start()
 
     async def stop(self) -> None:
         """Fail what is still waiting, close."""
         self._running = False
-        lines = [*(upstream.line for upstream in self._upstreams.values()), *self._leaving]
-        self._leaving = []
-        await asyncio.gather(*(line.stop() for line in lines))
+        connections = [*(upstream.connection for upstream in self._upstreams.values()), *self._retiring]
+        self._retiring = []
+        await asyncio.gather(*(connection.stop() for connection in connections))
 
     async def reconfigure(self, upstreams: Mapping[str, Upstream]) -> None:
-        """Other upstreams from the next call on. One that stays keeps its line, one that goes ends its calls first."""
+        """Use these upstreams from the next call on. Unchanged ones keep connections, removed ones end their calls."""
         before = self._upstreams
-        after = {name: _kept(before.get(name), upstream) for name, upstream in upstreams.items()}
-        lines = [upstream.line for upstream in after.values()]
+        after = {name: _unchanged_or_new(before.get(name), upstream) for name, upstream in upstreams.items()}
+        connections = [upstream.connection for upstream in after.values()]
         for upstream in after.values():
-            if all(upstream.line is not old.line for old in before.values()):
-                await upstream.line.start()
+            if all(upstream.connection is not old.connection for old in before.values()):
+                await upstream.connection.start()
         self._upstreams = after
-        gone = [old.line for old in before.values() if old.line not in lines]
-        for line in gone:
-            line.retire()
-        done = [line for line in (*self._leaving, *gone) if line.is_idle]
-        self._leaving = [line for line in (*self._leaving, *gone) if not line.is_idle]
-        await asyncio.gather(*(line.stop() for line in done))
+        gone = [old.connection for old in before.values() if old.connection not in connections]
+        for connection in gone:
+            connection.retire()
+        done = [connection for connection in (*self._retiring, *gone) if connection.is_idle]
+        self._retiring = [connection for connection in (*self._retiring, *gone) if not connection.is_idle]
+        await asyncio.gather(*(connection.stop() for connection in done))
 
     async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         """Answer one call; the dispatcher holds the deadline and cancels past it."""
         upstream = self._upstreams.get(route.migration.upstream or "")
         if upstream is None or not self._running:
             return _unknown(route.migration.upstream)
-        upstream, target = _as_the_client(upstream, call)
-        message = _written(upstream, route, call)
+        upstream, target = _in_client_codec(upstream, call)
+        message = _encoded(upstream, route, call)
         if isinstance(message, Fault):
             return message
         carried = RequestMetadata("POST", target, ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
-        answer = await upstream.line.send(message, carried, repeatable=route.effect is not Effect.WRITE, wanted=wanted)
+        answer = await upstream.connection.send(
+            message, carried, repeatable=route.effect is not Effect.WRITE, wanted=wanted
+        )
         if isinstance(answer, Fault):
             return replace(answer, name="")
         if call.oneway:
@@ -109,45 +112,45 @@ class Backend(interfaces.UpstreamBackend):
         return plain if isinstance(plain, Fault) else _read(upstream, route, plain, call)
 
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
-        """Whether a message of this codec and dialect can be sent to it as it is."""
+        """See interfaces.UpstreamBackend."""
         found = self._upstreams.get(upstream)
         return found is not None and found.dialect.name == dialect and codec in found.speaks
 
     def timeout(self, upstream: str) -> float:
-        """Seconds that it may take to answer."""
+        """See interfaces.UpstreamBackend."""
         found = self._upstreams.get(upstream)
-        return found.patience if found is not None else 0.0
+        return found.timeout if found is not None else 0.0
 
     async def forward(
         self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
-        """Send a message as it came and return what came back, byte for byte."""
+        """See interfaces.UpstreamBackend."""
         found = self._upstreams.get(upstream)
         if found is None or not self._running:
             return _unknown(upstream)
-        return await found.line.send(body, carried, repeatable=repeatable, wanted=wanted)
+        return await found.connection.send(body, carried, repeatable=repeatable, wanted=wanted)
 
     async def relay(self, upstream: str, exchange: interfaces.HttpExchange) -> Answer | Fault:
         """Stream one exchange; see UpstreamConnection."""
         found = self._upstreams.get(upstream)
         if found is None or not self._running:
             return _unknown(upstream)
-        return await found.line.relay(exchange, found.patience)
+        return await found.connection.relay(exchange, found.timeout)
 
     def review(self) -> None:
         """See interfaces.UpstreamBackend."""
-        for line in (*(upstream.line for upstream in self._upstreams.values()), *self._leaving):
-            line.review()
+        for connection in (*(upstream.connection for upstream in self._upstreams.values()), *self._retiring):
+            connection.review()
 
     def status(self) -> tuple[UpstreamStatus, ...]:
-        """How each upstream is doing."""
-        return tuple(upstream.line.status() for upstream in self._upstreams.values())
+        """The state of each upstream."""
+        return tuple(upstream.connection.status() for upstream in self._upstreams.values())
 
 
 _AGENT = (b"User-Agent", b"xcp-gateway")
 
 
-def _kept(before: Upstream | None, after: Upstream) -> Upstream:
+def _unchanged_or_new(before: Upstream | None, after: Upstream) -> Upstream:
     return before if before is not None and before.key == after.key else after
 
 
@@ -155,8 +158,8 @@ def _unknown(name: str | None) -> Fault:
     return Fault(FaultCode.UNAVAILABLE, f"no upstream '{name or ''}' is configured; the call was not sent")
 
 
-def _as_the_client(upstream: Upstream, call: Call) -> tuple[Upstream, str]:
-    """The upstream in the client's codec where it understands that, and the path where clients send it."""
+def _in_client_codec(upstream: Upstream, call: Call) -> tuple[Upstream, str]:
+    """The upstream in the client's codec and path where it understands that codec."""
     known = call.extensions
     same = upstream.also.get(str(known.get("protocol", "")))
     if same is None or known.get("dialect") != same.dialect.name:
@@ -164,10 +167,10 @@ def _as_the_client(upstream: Upstream, call: Call) -> tuple[Upstream, str]:
     return same, str(known.get("path", ""))
 
 
-def _written(upstream: Upstream, route: Route, call: Call) -> bytes | Fault:
-    """The call in the upstream's terms. One that wants no answer is written like any other: legacy services insist."""
+def _encoded(upstream: Upstream, route: Route, call: Call) -> bytes | Fault:
+    """The call in the upstream's codec. A notification is encoded as a request: legacy services answer every call."""
     method = call.method.replace("_", "-") if upstream.dashes else call.method
-    arranged = arrange(call, [parameter.name for parameter in route.parameters], upstream.arguments)
+    arranged = arrange_parameters(call, [parameter.name for parameter in route.parameters], upstream.arguments)
     meant = replace(arranged, method=method, oneway=False)
     try:
         return upstream.codec.encode_call(upstream.dialect.wrap_call(meant))
@@ -175,8 +178,8 @@ def _written(upstream: Upstream, route: Route, call: Call) -> bytes | Fault:
         return Fault(FaultCode.INVALID_PARAMS, str(error))
 
 
-def arrange(call: Call, names: list[str], arguments: Arguments) -> Call:
-    """The call with its parameters given in another way, as far as the names are known."""
+def arrange_parameters(call: Call, names: list[str], arguments: Arguments) -> Call:
+    """The call with its parameters by name or by position, as far as their names are known."""
     if arguments == "sent" or len(call.params) + len(call.named) > len(names):
         return call
     rest = [name for name in names if name not in call.named]
@@ -185,15 +188,15 @@ def arrange(call: Call, names: list[str], arguments: Arguments) -> Call:
         return replace(call, params=(), named=known)
     given = names[: len(known)]
     if any(name not in known for name in given):
-        return call  # one in the middle is left out: no position says that
+        return call  # positions cannot express a parameter that is left out in the middle
     return replace(call, params=tuple(known[name] for name in given), named={})
 
 
 async def _inflated(upstream: Upstream, answer: Answer) -> Answer | Fault:
-    """An answer that the service has compressed, though it was not asked to, as it was before."""
+    """Undo the Content-Encoding of an answer; some services compress without being asked."""
     if not encodings.is_encoded(answer):
         return answer
-    name = upstream.line.status().name
+    name = upstream.connection.status().name
     try:
         return replace(answer, body=await asyncio.to_thread(encodings.content, answer, upstream.max_answer))
     except encodings.InflatedTooLargeError as error:
@@ -213,8 +216,8 @@ def _read(upstream: Upstream, route: Route, answer: Answer, call: Call) -> Outco
 
 
 def _unreadable(upstream: Upstream, answer: Answer, fault: Fault) -> Fault:
-    """Neither a reply nor a fault of its protocol."""
-    name = upstream.line.status().name
+    """The fault for an answer that is neither a reply nor a fault of its protocol."""
+    name = upstream.connection.status().name
     if answer.status is not None and answer.status >= _FIRST_BAD:
         status = f"{answer.status} {answer.reason}".strip()
         return Fault(FaultCode.REMOTE, f"the legacy service '{name}' answered with HTTP status {status}", name="HTTP")

@@ -167,13 +167,15 @@ def _upstream(settings: Config, name: str, upstream: config.UpstreamConfig, room
     made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
     spoken = legacy.Upstream(
         key=upstream,
-        line=_xenstore_connection(name, upstream) if over_store else _http_connection(place, name, upstream, room),
+        connection=_xenstore_connection(name, upstream)
+        if over_store
+        else _http_connection(place, name, upstream, room),
         codec=made,
         dialect=DIALECTS[upstream.dialect](made.name),
         speaks=_understood(upstream),
         arguments=upstream.arguments,
         dashes=upstream.names == "dashes",
-        patience=upstream.timeout,
+        timeout=upstream.timeout,
         max_answer=upstream.max_answer,
     )
     others = _understood(upstream) - {upstream.codec}
@@ -209,7 +211,7 @@ def _http_connection(
         connect_timeout=upstream.connect_timeout,
         answer=upstream.max_answer,
     )
-    return client.HttpUpstreamConnection(name, where, limits, host=upstream.host, room=room)
+    return client.HttpUpstreamConnection(name, where, limits, host=upstream.host, quota=room)
 
 
 def backend(settings: Config) -> Backend:
@@ -292,10 +294,10 @@ def transport(
         malformed_response=listener.malformed_response,
         headers=listener.headers,
         socket_mode=int(listener.socket_mode, 8),
-        room=room,
+        quota=room,
         inherited=passed,
-        on_cut=on_cut,
-        otherwise=otherwise,
+        on_abort=on_cut,
+        passthrough=otherwise,
         web=WebOrigins(listener.origins, listener.hosts, answers="access-control-allow-origin" not in fixed),
         needs_host=listener.missing_host == "refuse",
     )

@@ -1,7 +1,4 @@
-"""Addresses such as "tcp:[::1]:8080", "unix:/run/x" and "systemd:rpc": bound, released, and who is behind them.
-
-Knows sockets, and nothing that is spoken over them.
-"""
+"""Addresses such as "tcp:[::1]:8080", "unix:/run/x" and "systemd:rpc": binding, releasing, peers of connections."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ _TCP = re.compile(r"tcp:(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})", re.ASCII)
 _UNIX = "unix:"
 _SYSTEMD = "systemd:"
 
-# A peer whose host is gone, or that has closed in mid-call, is noticed after some two minutes (tcp(7)).
+# The loss of a peer's host, or a close during a call, is noticed after some two minutes (tcp(7)).
 _ALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
@@ -40,23 +37,23 @@ _ALIVE = (
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
-# asyncio would remove a socket's file whoever made it, from Python 3.13 on.
+# From Python 3.13 on, asyncio removes a socket's file, even one that it did not make.
 _KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 @dataclass(slots=True)
 class Bound:
-    """One address of the config: bound; nobody is let in before `accept`."""
+    """A bound address of the config; connections wait until `accept`."""
 
     written: str  # as the config has it
     sockets: Sequence[socket.socket]
-    socket_file: Path | None = None  # made by us
+    socket_file: Path | None = None  # that `bind` has made
     inode: int = 0
     _servers: list[asyncio.Server] = field(default_factory=list)
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where clients find it: with the real port where the config says 0, with what systemd has opened."""
+        """The addresses for clients: with the real port where the config says 0, and those of systemd's sockets."""
         return tuple(map(_address, self.sockets))
 
     async def accept(self, factory: ProtocolFactory) -> None:
@@ -66,17 +63,17 @@ class Bound:
                 self._servers.append(await _serve(listening, factory))
 
     def close(self) -> None:
-        """Stop accepting, and remove our socket file unless somebody else has put another one in its place."""
+        """Stop accepting, and remove the socket file unless it was replaced by another."""
         for server in self._servers:
             server.close()
         for unserved in self.sockets[len(self._servers) :]:
             unserved.close()
         if self.socket_file is not None and _inode(self.socket_file) == self.inode:
-            with suppress(PermissionError):  # only the user we were before could; the next start removes it
+            with suppress(PermissionError):  # after root is given up; the next start removes it
                 self.socket_file.unlink()
 
     async def closed(self) -> None:
-        """Wait until the connections are gone too."""
+        """Wait until the accepted connections are closed."""
         for server in self._servers:
             await server.wait_closed()
 
@@ -103,14 +100,14 @@ def _naming(address: str) -> Iterator[None]:
 
 async def _serve(listening: socket.socket, factory: ProtocolFactory) -> asyncio.Server:
     loop = asyncio.get_running_loop()
-    listening.listen(BACKLOG)  # here, since uvloop dies of the failure when the port is taken by now
+    listening.listen(BACKLOG)  # uvloop aborts the process when this fails there
     if listening.family == socket.AF_UNIX:
         return await loop.create_unix_server(factory, sock=listening, backlog=BACKLOG, **_KEEP_FILE)
     return await loop.create_server(factory, sock=listening, backlog=BACKLOG)
 
 
 async def _tcp_sockets(address: str) -> list[socket.socket]:
-    """A socket for every address of the host."""
+    """Bind a socket for each address of the host."""
     match = _TCP.fullmatch(address)
     if match is None:
         raise ValueError(f"expected tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:/PATH or systemd:NAME, got {address!r}")
@@ -151,7 +148,7 @@ def _unix_socket(path: Path, mode: int) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket file that nobody answers on; raises OSError when something else is there."""
+    """Remove a socket file on which no process listens; raises OSError when something else is there."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -159,7 +156,7 @@ def _remove_stale(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise FileExistsError(errno.EEXIST, "the file exists and is no socket")
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(0)  # a server whose backlog is full is alive too
+        probe.settimeout(0)  # a process whose backlog is full listens too
         if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     path.unlink()
@@ -173,7 +170,7 @@ def _inode(path: Path) -> int:
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer:
-    """Who is at the other end; a Unix socket also tells uid, gid and pid (SO_PEERCRED, unix(7))."""
+    """The peer of a connection; over a Unix socket with uid, gid and pid (SO_PEERCRED, unix(7))."""
     connection = transport.get_extra_info("socket")
     if connection.family != socket.AF_UNIX:
         return Peer(address=_tcp(transport.get_extra_info("peername") or ("unknown", 0)))
@@ -186,12 +183,12 @@ class Ending(enum.Enum):
     """How much of a connection its peer has closed."""
 
     NOTHING = 0
-    ITS_SIDE = 1  # it sends no more, and may still read
+    ITS_SIDE = 1  # its direction; it may still read
     ALL = 2  # closed or reset
 
 
 def ending(transport: asyncio.BaseTransport) -> Ending:
-    """How far the peer has gone. Over TCP a close looks like the end of its side until something is sent to it."""
+    """How much the peer has closed. Over TCP a close looks like ITS_SIDE until something is sent to it."""
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
     events = poll.poll(0)

@@ -1,8 +1,8 @@
-"""HTTP/1.1 requests to one legacy service over connections that are kept; knows bytes and headers, and no protocol.
+"""HTTP/1.1 requests to one upstream over a pool of connections.
 
-What is known about a call whose connection failed is said for certain or not at all: no connection, or nothing written,
-means that nothing was executed; anything else, a reset too, that nobody knows. A request of which a byte was written is
-written a second time only when the caller says that it may be repeated.
+Failure semantics. If no connection was made or no byte of the request was sent, the call was not executed
+(UNAVAILABLE). After that, whatever went wrong, whether it was executed is unknown (NO_REPLY): a reset does not tell
+what the upstream had read. A request of which a byte was sent is sent again only when the caller allows it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from adapters.http.client_connection import (
     write_request,
 )
 from adapters.http.client_relay import PIECE, TunnelConnection, relay, tunnel
-from adapters.limits import Quota, Reservation, WaitingLine
+from adapters.limits import ConcurrencyLimiter, Quota, Reservation
 from gateway.core import interfaces
 from gateway.core.admin.status import UpstreamStatus
 from gateway.core.interfaces import NOT_SENT, BrokenBodyError, HttpExchange, Wanted, always
@@ -36,25 +36,25 @@ __all__ = ["ConnectionPoolLimits", "HttpUpstreamConnection", "UpstreamStatus"]
 
 @dataclass(frozen=True, slots=True)
 class ConnectionPoolLimits:
-    """How much one legacy service is asked for at a time."""
+    """The limits of one upstream."""
 
     connections: int = 64
-    waiting: int = 128  # for a connection; past it BUSY
-    keepalive: bool | None = True  # False: a connection for each request; None: until it is seen that one stays open
-    idle: float = 4.0  # seconds before an unused connection is closed: less than any server waits
+    waiting: int = 128  # calls that wait for a connection; more are BUSY
+    keepalive: bool | None = True  # False: a connection for each request; None: reuse once one was seen to stay open
+    idle: float = 4.0  # seconds until an unused connection is closed; upstreams wait longer
     connect_timeout: float = 5.0  # seconds
-    answer: int = 32 * 1024**2  # bytes
+    answer: int = 32 * 1024**2  # bytes; streamed responses have no limit
     half_closed_timeout: float = 60.0  # seconds without a byte after one peer of a tunnel has ended its direction
 
 
 DEFAULT_LIMITS = ConnectionPoolLimits()
 PROBE_INTERVAL = (
-    1.0  # seconds that a connection stays open after an answer; who takes one request for each closes at once
+    1.0  # seconds after which a connection counts as kept open; a server of one request each closes at once
 )
 
 
 class HttpUpstreamConnection(interfaces.UpstreamConnection):
-    """One legacy service. `host`: the Host header to say in place of the client's."""
+    """The connections to one upstream. `host`: replaces the client's Host header."""
 
     def __init__(
         self,
@@ -63,25 +63,25 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         limits: ConnectionPoolLimits = DEFAULT_LIMITS,
         *,
         host: str = "",
-        room: Quota | None = None,
+        quota: Quota | None = None,
     ) -> None:
         self.name = name
-        self._site = site
+        self._address = site
         self._limits = limits
         self._host = host.encode("ascii")
-        self._room = room or Quota()
-        self._turns = WaitingLine(limits.connections, limits.waiting)
-        self._idle: list[ClientConnection] = []  # the one used last is used next
-        self._keeps = bool(limits.keepalive)  # a request that crosses a close on its way is lost
-        self._trial: tuple[ClientConnection, float] | None = None  # the one that may show it, and since when
+        self._quota = quota or Quota()
+        self._limiter = ConcurrencyLimiter(limits.connections, limits.waiting)
+        self._idle: list[ClientConnection] = []  # last in, first out
+        self._keeps_alive = bool(limits.keepalive)  # else a request could cross the close of a connection, and be lost
+        self._probe: tuple[ClientConnection, float] | None = None  # a connection that may show it, and since when
         self._open: set[ClientConnection] = set()
-        self._asked = 0
+        self._in_flight = 0
         self._retired = False
         self._stopped = False
         self._last_error = ""
 
     async def start(self) -> None:
-        """Nothing to do: connections are made when they are needed."""
+        """Do nothing: connections are made on demand."""
 
     async def stop(self) -> None:
         """Close every connection; calls in flight fail."""
@@ -92,91 +92,91 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         await asyncio.gather(*(future for future in closed if future is not None), return_exceptions=True)
 
     def retire(self) -> None:
-        """Keep nothing open beyond the calls in flight."""
+        """Close each connection when its call has ended."""
         self._retired = True
-        self._forget()
+        self._close_idle()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for an answer."""
-        return not self._asked
+        """Whether no call is in flight."""
+        return not self._in_flight
 
     def status(self) -> UpstreamStatus:
-        """How it is doing."""
+        """Its state for `status`."""
         return UpstreamStatus(
-            self.name, self._site.url, self._asked, self._turns.waiting, len(self._idle), self._last_error
+            self.name, self._address.url, self._in_flight, self._limiter.waiting, len(self._idle), self._last_error
         )
 
     async def send(
         self, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
-        """Send one request, wait for its answer."""
+        """Send one request and return its answer; see UpstreamConnection."""
         if (refusal := self._refusal()) is not None:
             return refusal
-        self._asked += 1
+        self._in_flight += 1
         try:
-            if not await self._turns.take(wanted):
-                text = f"the mode changed while the call waited for {self._called}; nothing was executed"
+            if not await self._limiter.acquire(wanted):
+                text = f"the mode changed while the call waited for {self._label}; nothing was executed"
                 return Fault(FaultCode.BUSY, text)
             try:
                 request = write_request(
-                    self._site, body, carried, host=self._host, close=self._limits.keepalive is False
+                    self._address, body, carried, host=self._host, close=self._limits.keepalive is False
                 )
-                return await self._ask(request, bodiless=carried.verb == "HEAD", repeatable=repeatable)
+                return await self._send_once(request, bodiless=carried.verb == "HEAD", repeatable=repeatable)
             finally:
-                self._turns.give_back()
+                self._limiter.release()
         finally:
-            self._asked -= 1
+            self._in_flight -= 1
 
     async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
-        """See UpstreamConnection. A tunnel takes no place of a call: the listener counts tunnels."""
+        """Stream one exchange; see UpstreamConnection. Tunnels are limited by the listener, not here."""
         if exchange.is_tunnel:
             if self._stopped:
                 return self._not_sent("is not asked any more")
-            self._asked += 1
+            self._in_flight += 1
             try:
                 return await self._tunnel(exchange, idle_timeout)
             finally:
-                self._asked -= 1
+                self._in_flight -= 1
         if (refusal := self._refusal()) is not None:
             return refusal
-        self._asked += 1
+        self._in_flight += 1
         try:
-            await self._turns.take(always)
+            await self._limiter.acquire(always)
             try:
                 return await self._relay(exchange, idle_timeout)
             finally:
-                self._turns.give_back()
+                self._limiter.release()
         finally:
-            self._asked -= 1
+            self._in_flight -= 1
 
     def _refusal(self) -> Fault | None:
         if self._stopped:
             return self._not_sent("is not asked any more")
-        if self._turns.is_full:
-            text = f"{self._called} has {self._asked} calls in flight; nothing was executed"
+        if self._limiter.is_full:
+            text = f"{self._label} has {self._in_flight} calls in flight; nothing was executed"
             return Fault(FaultCode.BUSY, text)
         return None
 
     def review(self) -> None:
         """See interfaces.UpstreamConnection."""
-        self._turns.review()
+        self._limiter.review()
 
     async def _relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
-        head = write_head(self._site, exchange, host=self._host, close=self._limits.keepalive is False)
+        head = write_head(self._address, exchange, host=self._host, close=self._limits.keepalive is False)
         bodiless = exchange.metadata.verb == "HEAD"
-        connection: ClientConnection | Fault | None = self._begin_again(head, bodiless=bodiless, buffer=PIECE)
+        connection: ClientConnection | Fault | None = self._write_on_idle(head, bodiless=bodiless, buffer=PIECE)
         if connection is None:
-            connection = await self._begin(head, bodiless=bodiless, buffer=PIECE)
+            connection = await self._write_on_new(head, bodiless=bodiless, buffer=PIECE)
         if isinstance(connection, Fault):
             return connection
         kept = False
         try:
             answer = await relay(connection, exchange, idle_timeout)
-            kept = self._keep(connection)
+            kept = self._return_to_pool(connection)
             return answer
         except (*LOST, BrokenBodyError) as error:
-            self._doubt()
+            self._distrust()
             return self._not_relayed(error, idle_timeout)
         finally:
             if not kept:
@@ -184,13 +184,13 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
 
     async def _tunnel(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
         try:
-            connection = await connect_as(TunnelConnection, self._site, self._limits.connect_timeout)
+            connection = await connect_as(TunnelConnection, self._address, self._limits.connect_timeout)
         except OSError as error:
             return self._not_sent(f"cannot be reached: {reason(error)}")
         connection.is_connect = exchange.metadata.verb == "CONNECT"
         self._open.add(connection)
         try:
-            if not connection.begin(write_head(self._site, exchange, host=self._host), bodiless=False, buffer=PIECE):
+            if not connection.start(write_head(self._address, exchange, host=self._host), bodiless=False, buffer=PIECE):
                 return self._not_sent("closed the connection at once")
             return await tunnel(connection, exchange, idle_timeout, self._limits.half_closed_timeout)
         except LOST as error:
@@ -202,47 +202,49 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         if isinstance(error, BrokenBodyError):
             return Fault(FaultCode.INVALID_REQUEST, "the body ended before it was whole; the upstream got a part of it")
         if isinstance(error, TimeoutError):
-            text = f"no byte from or to {self._called} within {idle_timeout:g} s; it may have been executed"
+            text = f"no byte from or to {self._label} within {idle_timeout:g} s; it may have been executed"
             return Fault(FaultCode.TIMEOUT, text)
         return self._no_reply(error)
 
-    async def _ask(self, request: bytes, *, bodiless: bool, repeatable: bool) -> Answer | Fault:
-        connection: ClientConnection | Fault | None = self._begin_again(request, bodiless=bodiless)
+    async def _send_once(self, request: bytes, *, bodiless: bool, repeatable: bool) -> Answer | Fault:
+        connection: ClientConnection | Fault | None = self._write_on_idle(request, bodiless=bodiless)
         is_second = False
         try:
             if isinstance(connection, ClientConnection):
                 answer = await self._answer(connection)
                 if not isinstance(answer, Fault):
                     return answer
-                self._doubt()
+                self._distrust()
                 if not (repeatable and answer.code is FaultCode.NO_REPLY):
                     return answer
                 connection, is_second = None, True
-            connection = await self._begin(request, bodiless=bodiless)
+            connection = await self._write_on_new(request, bodiless=bodiless)
             return connection if isinstance(connection, Fault) else await self._answer(connection)
         except asyncio.CancelledError as error:
             if not is_second and (not isinstance(connection, ClientConnection) or connection.was_unwritten):
                 error.args = (*error.args, NOT_SENT)
             raise
 
-    def _begin_again(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> ClientConnection | None:
-        """Write it on a connection that was used before; those that were closed meanwhile have taken nothing."""
-        self._look_at_trial()
+    def _write_on_idle(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> ClientConnection | None:
+        """Send a request over an idle connection. Over one that was closed meanwhile, nothing was sent."""
+        self._check_probe()
         while self._idle:
             connection = self._idle.pop()
-            if connection.begin(request, bodiless=bodiless, buffer=buffer):
+            if connection.start(request, bodiless=bodiless, buffer=buffer):
                 return connection
             self._drop(connection)
-            self._doubt()
+            self._distrust()
         return None
 
-    async def _begin(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> ClientConnection | Fault:
+    async def _write_on_new(
+        self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER
+    ) -> ClientConnection | Fault:
         try:
-            connection = await connect(self._site, self._limits.connect_timeout)
+            connection = await connect(self._address, self._limits.connect_timeout)
         except OSError as error:
             return self._not_sent(f"cannot be reached: {reason(error)}")
         self._open.add(connection)
-        if connection.begin(request, bodiless=bodiless, buffer=buffer):
+        if connection.start(request, bodiless=bodiless, buffer=buffer):
             return connection
         self._drop(connection)
         return self._not_sent("closed the connection at once")
@@ -250,60 +252,60 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
     async def _answer(self, connection: ClientConnection) -> Answer | Fault:
         kept = False
         try:
-            with Reservation(self._room) as held:
+            with Reservation(self._quota) as held:
                 answer = await connection.answer(self._limits.answer, held)
-            kept = self._keep(connection)
+            kept = self._return_to_pool(connection)
             return answer
         except LOST as error:
             return self._no_reply(error)
         except TooLargeError as error:
             self._last_error = f"an answer {error}"
-            return Fault(FaultCode.TOO_LARGE, f"the answer of {self._called} {error}; the call was executed")
+            return Fault(FaultCode.TOO_LARGE, f"the answer of {self._label} {error}; the call was executed")
         finally:
             if not kept:
                 self._drop(connection)
 
-    def _keep(self, connection: ClientConnection) -> bool:
+    def _return_to_pool(self, connection: ClientConnection) -> bool:
         if self._limits.keepalive is False or self._retired or self._stopped or not connection.is_reusable:
             return False
-        self._keeps = self._keeps or connection.was_promised
-        if not self._keeps:
-            return self._try(connection)
+        self._keeps_alive = self._keeps_alive or connection.promises_keep_alive
+        if not self._keeps_alive:
+            return self._start_probe(connection)
         self._idle = [other for other in self._idle if other.transport is not None]
         self._open = {other for other in self._open if other.transport is not None}
-        connection.rest(self._limits.idle)
+        connection.start_idle(self._limits.idle)
         self._idle.append(connection)
         return True
 
-    # Whether the service keeps connections open: told by the config or by the service, or learnt
+    # Whether the upstream keeps connections open: from the config, from its headers, or learnt by a probe
 
-    def _try(self, connection: ClientConnection) -> bool:
-        if self._trial is not None:
+    def _start_probe(self, connection: ClientConnection) -> bool:
+        if self._probe is not None:
             return False
-        connection.rest(self._limits.idle)
-        self._trial = (connection, asyncio.get_running_loop().time())
+        connection.start_idle(self._limits.idle)
+        self._probe = (connection, asyncio.get_running_loop().time())
         return True
 
-    def _look_at_trial(self) -> None:
-        if self._trial is None:
+    def _check_probe(self) -> None:
+        if self._probe is None:
             return
-        connection, since = self._trial
+        connection, since = self._probe
         if connection.transport is None:
-            self._trial = None
+            self._probe = None
             self._drop(connection)
         elif asyncio.get_running_loop().time() - since >= PROBE_INTERVAL:
-            self._trial = None
-            self._keeps = True
+            self._probe = None
+            self._keeps_alive = True
             self._idle.append(connection)
 
-    def _doubt(self) -> None:
-        """One was closed."""
+    def _distrust(self) -> None:
+        """The upstream has closed a connection: make no use of the idle ones until it is seen to keep one."""
         if self._limits.keepalive is None:
-            self._keeps = False
-            self._forget()
+            self._keeps_alive = False
+            self._close_idle()
 
-    def _forget(self) -> None:
-        trial, self._trial = self._trial, None
+    def _close_idle(self) -> None:
+        trial, self._probe = self._probe, None
         for connection in (*self._idle, *([trial[0]] if trial else ())):
             self._drop(connection)
         self._idle.clear()
@@ -313,16 +315,16 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._open.discard(connection)
 
     @property
-    def _called(self) -> str:
+    def _label(self) -> str:
         return f"the legacy service '{self.name}'"
 
     def _not_sent(self, why: str) -> Fault:
         self._last_error = why
-        return Fault(FaultCode.UNAVAILABLE, f"{self._called} {why}; nothing was executed")
+        return Fault(FaultCode.UNAVAILABLE, f"{self._label} {why}; nothing was executed")
 
     def _no_reply(self, error: Exception) -> Fault:
         garbled = isinstance(error, HttpProcessingError)
         why = "answered with what is no HTTP" if garbled else "closed the connection before it had answered"
         self._last_error = why
-        text = f"{self._called} {why}; whether the call was executed is unknown"
+        text = f"{self._label} {why}; whether the call was executed is unknown"
         return Fault(FaultCode.NO_REPLY, text, name="" if garbled else HUNG_UP)

@@ -32,14 +32,14 @@ _WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})  # a length is expected of t
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAddress:
-    """An address. `path`: where every request goes; empty: where the client sent it."""
+    """Where an upstream listens. `path`: the target of every request; empty: the client's target."""
 
     url: str
     socket: str = ""
     host: str = ""
     port: int = 0
     path: str = ""
-    named: bytes = b"localhost"  # Host, where the client said none
+    named: bytes = b"localhost"  # the Host header, where the client sent none
     tls: ssl.SSLContext | None = None
 
     @property
@@ -49,7 +49,7 @@ class UpstreamAddress:
 
 
 def parse_url(url: str, *, ca_file: str | None = None, verify: bool = True) -> UpstreamAddress:
-    """Read a url; raises ValueError saying what is wrong with it, OSError when the CA file cannot be read."""
+    """Parse a url; raises ValueError that says what was expected, OSError when the CA file cannot be read."""
     scheme, _, rest = url.partition("://")
     if scheme == "http+unix":
         socket, _, path = rest.partition(":")
@@ -76,7 +76,7 @@ def _tls(ca_file: str | None, *, verify: bool) -> ssl.SSLContext:
 def write_request(
     address: UpstreamAddress, body: bytes, carried: RequestMetadata, *, host: bytes = b"", close: bool = False
 ) -> bytes:
-    """A whole request. `Expect` is left out: the listener has answered it."""
+    """A whole request, without `Expect`, which the listener has answered."""
     headers = http_headers.without(http_headers.end_to_end(carried.headers), b"expect")
     if len(body) or carried.verb in _WITH_CONTENT or http_headers.has(headers, b"content-length"):
         headers = _with_length(headers, len(body))
@@ -84,7 +84,7 @@ def write_request(
 
 
 def write_head(address: UpstreamAddress, exchange: HttpExchange, *, host: bytes = b"", close: bool = False) -> bytes:
-    """The head of a request whose body is streamed, with the client's own framing; of a tunnel, every header."""
+    """The head of a streamed request, with the client's framing; of a tunnel, with every header."""
     carried = exchange.metadata
     if exchange.is_tunnel:
         return _head(address, carried, carried.headers, host, b"")
@@ -101,7 +101,7 @@ def write_head(address: UpstreamAddress, exchange: HttpExchange, *, host: bytes 
 def _head(
     address: UpstreamAddress, carried: RequestMetadata, headers: http_headers.Headers, host: bytes, own: bytes
 ) -> bytes:
-    """Request line and headers as the client wrote them, but for `host` and for lines of our `own`."""
+    """Request line and headers as the client wrote them; `host` replaces its Host, `own` lines are added."""
     if host:
         headers = http_headers.without(headers, b"host")
     if host or not http_headers.has(headers, b"host"):
@@ -112,7 +112,7 @@ def _head(
 
 
 def _with_length(headers: http_headers.Headers, length: int) -> http_headers.Headers:
-    """With a Content-Length: as the client wrote it unless that is another now."""
+    """The headers with a Content-Length; the client's own where it is right."""
     said = http_headers.first(headers, b"content-length")
     if said is not None and said.isdigit() and int(said) == length:
         return headers
@@ -125,51 +125,51 @@ READ_BUFFER = 64 * 1024
 _CONTINUE = 100
 _SWITCHING_PROTOCOLS = 101
 _FIRST_REFUSED = 300  # of a tunnel
-_FIRST_FINAL = 200  # statuses below are on the way to one, RFC 9110 section 15.2
+_FIRST_FINAL = 200  # lower statuses are interim, RFC 9110 section 15.2
 
 # How a connection ends before its answer is whole.
 LOST = (ClientError, HttpProcessingError, OSError, EOFError)
 
 
 class TooLargeError(Exception):
-    """An answer is larger than there is room for; the text says what for."""
+    """An answer is over a limit; the text names the limit."""
 
 
 class ClientConnection(ResponseHandler):
-    """A request at a time; used again only when `is_reusable`."""
+    """A connection for one request at a time; another may follow when `is_reusable`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, tls: bool) -> None:
         super().__init__(loop)
         self._tls = tls
-        self._unsent = 0  # bytes of a request of which the kernel took none at first
-        self.was_unwritten = False  # the request was let go of before any byte of it had left
-        self._rest: asyncio.TimerHandle | None = None
-        self._last = False  # the answer said that there will be no other
-        self._message: RawResponseMessage | None = None  # the head of the answer that is read
-        self.was_promised = False  # the answer said in so many words that there may be another
+        self._unsent = 0  # bytes of a request, when the kernel took none of it at first
+        self.was_unwritten = False  # the request was aborted before a byte of it was sent
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._is_last = False  # no request may follow this answer
+        self._message: RawResponseMessage | None = None  # the head of the answer that is being read
+        self.promises_keep_alive = False  # the answer has `Connection: keep-alive`
 
     @property
     def is_reusable(self) -> bool:
-        """Whether another request can be sent: everything sent, the whole answer read, and nobody closes."""
+        """Whether another request may be sent: all is sent, the answer is read to its end, and neither side closes."""
         transport = self.transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return False
-        return not self._last and not self.should_close
+        return not self._is_last and not self.should_close
 
-    def rest(self, seconds: float) -> None:
-        """Be idle, and be closed after a while."""
-        self._rest = self._loop.call_later(seconds, self.close)
+    def start_idle(self, seconds: float) -> None:
+        """Close after `seconds` unless a request starts."""
+        self._idle_timer = self._loop.call_later(seconds, self.close)
 
-    def begin(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> bool:
-        """Write a request; False when for certain nothing of it left, because the other side has closed."""
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+    def start(self, request: bytes, *, bodiless: bool, buffer: int = READ_BUFFER) -> bool:
+        """Send a request; False when certainly no byte of it was sent, because the upstream has closed."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         transport = self.transport
         if transport is None or transport.is_closing() or self.should_close:
             return False
         socket = transport.get_extra_info("socket").fileno()
-        if _has_something_to_say(socket):
+        if _is_readable(socket):
             return False
         self.set_response_params(
             skip_payload=bodiless,
@@ -189,7 +189,7 @@ class ClientConnection(ResponseHandler):
         return True
 
     def abort(self) -> None:
-        """Close it now; `was_unwritten` tells afterwards whether for certain nothing had left.
+        """Close now; `was_unwritten` tells afterwards whether certainly no byte was sent.
 
         Over TLS nobody knows. Once one byte has left, nothing tells: a server may obey a request that it has not read
         to its end, and a reset says only that something was unread.
@@ -200,7 +200,7 @@ class ClientConnection(ResponseHandler):
         super().abort()
 
     async def answer(self, limit: int, held: Reservation) -> Answer:
-        """The whole answer, byte for byte; raises one of LOST, or TooLargeError."""
+        """Read the whole answer, byte for byte; raises one of LOST, or TooLargeError."""
         message, payload = await self._final(_nothing)
         body = await _whole(payload, limit, held)
         self._message = message
@@ -209,7 +209,7 @@ class ClientConnection(ResponseHandler):
         return _answer(message, headers, body)
 
     async def head(self, on_continue: Callable[[], None]) -> tuple[Answer, StreamReader]:
-        """The head of a final response, and its body, unread; raises one of LOST. `on_continue`: for a status 100."""
+        """Read the head of the final response; returns it and the body. Raises one of LOST. `on_continue`: for 100."""
         self._message, payload = await self._final(on_continue)
         headers = http_headers.end_to_end(self._message.raw_headers)
         if self._message.chunked:
@@ -217,7 +217,7 @@ class ClientConnection(ResponseHandler):
         return _answer(self._message, headers, None), payload
 
     async def head_of_tunnel(self) -> tuple[Answer, StreamReader]:
-        """The head of a response that accepts a tunnel or refuses it, with every header."""
+        """Read the head of the response to a tunnel, with every header; returns it and the body of a refusal."""
         message, payload = await self.read()
         while message.code < _FIRST_FINAL and message.code != _SWITCHING_PROTOCOLS:
             message, payload = await self.read()
@@ -237,22 +237,22 @@ class ClientConnection(ResponseHandler):
         return message, payload
 
     def end_of_answer(self, *, is_sent: bool) -> None:
-        """The whole answer was read; `is_sent`: the whole request was written. Decides `is_reusable`."""
+        """Note that the answer was read to its end; `is_sent`: and the request sent to its end. Sets `is_reusable`."""
         message = self._message
         assert message is not None
-        self._last = message.should_close or not is_sent or not self._is_clean()
+        self._is_last = message.should_close or not is_sent or not self._is_clean()
         said = http_headers.first(message.raw_headers, b"connection") or b""
-        self.was_promised = said.strip().lower() == b"keep-alive"
+        self.promises_keep_alive = said.strip().lower() == b"keep-alive"
 
     async def write(self, data: bytes) -> None:
-        """Send a piece; returns when there is room for the next. Raises one of LOST."""
+        """Send a piece; returns when the write buffer has space. Raises one of LOST."""
         if self.transport is None:
             raise ConnectionResetError("the connection is closed")
         self.transport.write(data)
         await self._drain_helper()
 
     def reset(self) -> None:
-        """Close it now; a response that is being read ends with an error."""
+        """Close now; reading a response ends with one of LOST."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -268,26 +268,26 @@ class ClientConnection(ResponseHandler):
         super().set_exception(exc, *cause)
 
     def _is_clean(self) -> bool:
-        """Whether nothing came behind the answer; if something does later, aiohttp keeps it and `should_close` says so.
+        """Whether no byte has arrived behind the answer; aiohttp keeps later ones, and `should_close` tells.
 
         Else what is left would be read as the beginning of the next answer.
         """
         parser, self._parser = self._parser, None
         try:
             return parser is None or parser.feed_eof() is None
-        except Exception:  # noqa: BLE001 - whatever the parser says of a fragment, there is one
+        except Exception:  # noqa: BLE001 - any error means that there is a fragment
             return False
 
 
-def _has_something_to_say(socket: int) -> bool:
-    """Whether an idle connection can be read: its end, as there is nothing to be answered."""
+def _is_readable(socket: int) -> bool:
+    """Whether there is input. On an idle connection this is its end: no request waits for a response."""
     poll = select.poll()
     poll.register(socket, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def _write(socket: int, request: bytes) -> int | None:
-    """How much left at once; None when the other side has closed, so that nothing can have arrived."""
+    """Bytes that were sent at once; None when the upstream has closed, so that it received none."""
     try:
         return os.write(socket, request)
     except BlockingIOError:
@@ -315,7 +315,7 @@ async def _whole(payload: StreamReader, limit: int, held: Reservation) -> bytes:
             raise TooLargeError(f"is over {limit} bytes")
         if not held.fits(size):
             raise TooLargeError("does not fit into what may be held at one time")
-        held.become(size)
+        held.resize(size)
     broken = payload.exception()
     if broken is not None:
         raise broken
@@ -326,12 +326,12 @@ _Made = TypeVar("_Made", bound=ClientConnection)
 
 
 async def connect(address: UpstreamAddress, seconds: float) -> ClientConnection:
-    """A new connection; raises OSError (TimeoutError past `seconds`), and then nothing was sent."""
+    """Connect; raises OSError (TimeoutError after `seconds`), and then nothing was sent."""
     return await connect_as(ClientConnection, address, seconds)
 
 
 async def connect_as(kind: type[_Made], address: UpstreamAddress, seconds: float) -> _Made:
-    """A new connection of a kind; see `connect`."""
+    """Connect with another class of connection; see `connect`."""
     loop = asyncio.get_running_loop()
 
     def make() -> _Made:
@@ -346,7 +346,7 @@ async def connect_as(kind: type[_Made], address: UpstreamAddress, seconds: float
 
 
 def reason(error: OSError) -> str:
-    """Why there is no connection, in words."""
+    """The reason of a failed connection, for messages."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, ssl.SSLError):

@@ -1,12 +1,14 @@
-"""One HTTP/1.x connection: bytes in through llhttp, requests one after the other, bytes out. Knows no endpoint.
+"""One HTTP/1.x connection of a listener: requests are served one at a time, in their order (RFC 9112 section 9.3).
 
-Bytes are fed to the parser only while no request is being served, and in pieces. So requests that a client sends ahead
-wait as bytes, and when there are too many of them the socket is not read. One task serves a request; a refusal needs
-none. One deadline holds at a time (for a head, a body, a client that reads, the next request). Its timer is not touched
-when the deadline moves to a later time; it is looked at again when it fires.
+Input is parsed only while no request is served. Requests that a client sends ahead wait as bytes; past READ_AHEAD the
+socket is not read. One task serves a request; a refusal needs none. A body is read whole for an RPC endpoint, and
+streamed through an `Exchange` for a passthrough.
 
-A client that ends its side while its call runs may still read: the call goes on. Once the connection is lost as a whole
-the call is cancelled.
+There is one deadline at a time (for a head, a body, a client that reads, the next request). Its timer stays when the
+deadline moves to a later time, and the deadline is checked again when the timer fires.
+
+A client that ends its direction while its call runs may still read, so the call goes on (half-close). When the
+connection is lost as a whole the call is cancelled.
 """
 
 from __future__ import annotations
@@ -15,77 +17,52 @@ import asyncio
 import logging
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, cast
-
-import httptools
 
 from adapters.http import response
 from adapters.http.addresses import Ending, ending, peer_of
 from adapters.http.exchange import BUFFER, CONTINUE, RESERVED, Exchange
-from adapters.http.quotas import PeerShare, Quotas
+from adapters.http.quotas import HttpLimits, PeerShare, Quotas
 from adapters.http.request import BROKEN_BODY, BUSY, HttpRefusal, HttpRequest, too_large, too_slow
+from adapters.http.request_parser import RequestParser
 from adapters.http.response import HttpResponse, ResponseWriter
 from adapters.limits import PeerAccount, Quota
 from gateway.core.rpc.model import Answer, Peer
 
-MAX_HEADERS = 100
-HEAD_PIECE = 4 * 1024  # bytes given to the parser at a time: no more requests are ready at once than these can hold
-BODY_PIECE = 16 * 1024  # the same inside a body without a length
-READ_AHEAD = 64 * 1024  # bytes behind a request that is being served; then the socket is left to fill up
-LARGE = 64 * 1024  # bytes of an answer that are not copied to stand behind their head
-LINGER = 2.0  # seconds for what a refused client still sends to be dropped, so that it lives to read the refusal
-LOOK = 1.0  # seconds between two looks at a client that cannot be heard: whether it is still there, whether it reads
-PROBE = 2.0  # seconds after which a client that sends no more is sent something, to learn whether it still reads
-PROBE_AGAIN = 30.0  # seconds until the next time
+READ_AHEAD = 64 * 1024  # bytes behind a request that is being served; past it the socket is not read
+LARGE = 64 * 1024  # bytes of a response that are written without being copied behind their head
+LINGER = 2.0  # seconds during which input after a refusal is dropped, so that the client can read the refusal
+POLL_INTERVAL = (
+    1.0  # seconds between two checks of a client that sends nothing: whether it is connected, whether it reads
+)
+PROBE_AFTER = 2.0  # seconds until a half-closed client is sent 100 (Continue), to learn whether it still reads
+PROBE_INTERVAL = 30.0  # seconds until the next probe
 
 SLOW_HEAD = response.text(408, "no complete request arrived in time", close=True)
-LONG_HEAD = response.text(431, "the request line and headers are too long", close=True)
-NO_HTTP = response.text(400, "this is no valid HTTP request", close=True)
-BUG = response.text(500, "internal error", close=True)
-FULL = response.text(503, "too many connections", close=True, headers="Retry-After: 1\r\n")
+INTERNAL_ERROR = response.text(500, "internal error", close=True)
+TOO_MANY_CONNECTIONS = response.text(503, "too many connections", close=True, headers="Retry-After: 1\r\n")
 
 _NEVER = float("inf")
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of socket(7): on, no time
-_VERSIONS = {"1.1": 1, "1.0": 0}
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER (socket(7)): on, for no time
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """What one listener allows; past it a request is refused or its connection cut."""
-
-    body: int = 300 * 1024  # bytes, before and after inflating
-    header_bytes: int = 16 * 1024  # request line and headers together
-    header_timeout: float = 10.0  # seconds from connecting, or from a request's first byte, to the end of its head
-    body_timeout: float = 60.0  # seconds for the whole body
-    write_timeout: float = 60.0  # seconds for a whole answer to be taken
-    keepalive_timeout: float = 75.0  # seconds between an answer and the next request
-    max_calls: int = 512
-    max_connections: int = 1024
-    max_calls_per_peer: int | None = None  # None: half of the whole; the whole over loopback TCP
-    max_connections_per_peer: int | None = None  # the same
-    tunnels: tuple[str, ...] = ()  # paths, and all below them, at which a tunnel may be opened
-    max_tunnels: int = 64
-
-
 class ConnectionOwner(Protocol):
-    """What a connection tells the listener it belongs to, and asks it."""
+    """The listener of a connection."""
 
     @property
     def limits(self) -> HttpLimits:
-        """What is allowed."""
+        """The limits of one connection."""
 
     @property
-    def layout(self) -> ResponseWriter:
-        """How answers are written."""
+    def writer(self) -> ResponseWriter:
+        """Writes heads of responses."""
 
     @property
-    def room(self) -> Quota:
-        """What all listeners share."""
+    def quota(self) -> Quota:
+        """The quota that all listeners share."""
 
     @property
     def needs_host(self) -> bool:
@@ -97,35 +74,28 @@ class ConnectionOwner(Protocol):
 
     @property
     def quotas(self) -> Quotas:
-        """What each peer may have."""
+        """The shares of all peers."""
 
-    def opened(self, connection: HttpConnection) -> PeerShare | None:
-        """A connection stands; the share that it counts against, or None when there is no place for it."""
+    def add_connection(self, connection: HttpConnection) -> PeerShare | None:
+        """Count a new connection; returns the share of its peer, or None when there are too many connections."""
 
-    def closed(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
-        """It is gone; `task` is the call that was cut off with it, which counts until it has ended."""
+    def remove_connection(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
+        """Stop counting a connection; `task` is its cancelled call, which is counted until it has ended."""
 
-    def gave_way(self, whose: str, among: int) -> None:
-        """An idle connection of a peer was closed for a newcomer."""
+    def log_eviction(self, whose: str, among: int) -> None:
+        """Log that an idle connection was closed for a new one; see QuotaMember.evict."""
 
-    def cut(self, peer: Peer, why: str) -> None:
-        """It was cut by us."""
+    def log_abort(self, peer: Peer, why: str) -> None:
+        """Log that the gateway closed the connection of a peer, and why."""
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
-        """Find the endpoint; the answer where the head alone tells that it is none."""
+        """Set the endpoint of a request; returns a response where the head alone is refused."""
 
     def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
-        """The answer to a request that its endpoint does not see."""
+        """The response to a request that its endpoint does not get."""
 
-    def answered(self, answer: Answer) -> HttpResponse:
-        """An endpoint's answer as HTTP."""
-
-
-class _StopParsing(Exception):  # noqa: N818 - it ends the parser's work, and is no error of ours
-    """What the parser is told to stop at."""
-
-    def __init__(self, answer: HttpResponse) -> None:
-        self.answer = answer
+    def to_response(self, answer: Answer) -> HttpResponse:
+        """The response that carries an endpoint's answer."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -134,39 +104,26 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_action",
         "_close_next",
-        "_current",
         "_due",
         "_ended",
         "_exchange",
-        "_failure",
-        "_has_begun",
-        "_head_bytes",
-        "_headers",
         "_held",
-        "_is_broken",
+        "_input",
         "_is_eof",
-        "_is_last",
         "_is_paused",
-        "_is_replayed",
         "_is_writing",
-        "_left_unread",
         "_limits",
         "_loop",
         "_minor",
-        "_overhead",
         "_owner",
-        "_parser",
-        "_piece",
         "_probes_at",
-        "_ready",
         "_share",
         "_stalled_since",
         "_state",
-        "_target",
         "_task",
         "_timer",
         "_transport",
-        "_unread",
+        "_unsent",
         "_write_until",
         "peer",
     )
@@ -176,33 +133,18 @@ class HttpConnection(asyncio.Protocol):
         self._limits = owner.limits
         self._loop = loop
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpRequestParser | None = None
+        self._input = RequestParser(owner.limits, needs_host=owner.needs_host)
         self._share: PeerShare | None = None
         self.peer = Peer()
-        self._unread = b""  # bytes that the parser has not seen
-        self._ready: deque[HttpRequest] = deque()  # whole requests that wait for their turn
-        self._current: HttpRequest | None = None  # its body is coming
         self._task: asyncio.Task[None] | None = None
-        self._exchange: Exchange | None = None  # the request that is served, when its bodies are streamed
-        self._failure: tuple[HttpResponse, str] | None = None  # said when all that came before is answered
-        self._held = 0  # bytes, of the room
-        # The head that is being parsed
-        self._has_begun = False
-        self._head_bytes = 0  # as they came, of the head alone
-        self._piece = 0  # bytes that the parser has now, from the end of the last head
-        self._overhead = 0  # bytes since the last progress of a body
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._is_replayed = False  # the head of the request that wanted an upgrade, once more
-        # How the connection stands
-        self._is_eof = False  # the client sends no more
-        self._is_broken = False  # the body that is coming can never be whole
-        self._is_last = False  # no request follows the last one that was parsed
+        self._exchange: Exchange | None = None  # of the request that is served, when it is streamed
+        self._held = 0  # bytes reserved of the quota
+        self._is_eof = False  # the client has ended its direction
         self._is_paused = False  # the socket is not read
-        self._is_writing = False  # the client has not taken everything
-        self._close_next = False  # once it has
-        self._ended = False  # whatever still comes is dropped
-        # The one deadline
+        self._is_writing = False  # the kernel has not taken everything that was written
+        self._close_next = False  # when it has
+        self._ended = False  # all further input is dropped
+        # The deadline: its name, loop time and action
         self._state = ""
         self._due = _NEVER
         self._action: Callable[[], None] = _nothing
@@ -210,122 +152,123 @@ class HttpConnection(asyncio.Protocol):
         self._minor = 1  # HTTP/1.x, of the request that is served
         self._probes_at = _NEVER
         self._write_until = _NEVER
-        self._left_unread = 0  # bytes, at the last look
+        self._unsent = 0  # bytes in the write buffer at the last check
         self._stalled_since = 0.0
 
-    # What asyncio tells
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has come."""
-        self._transport = out = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        out.set_write_buffer_limits(high=0)  # drained means: the kernel has every byte
+        """Count the connection and wait for a request."""
+        self._transport = out = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
+        out.set_write_buffer_limits(high=0)  # resume_writing: the kernel has every byte
         self.peer = peer_of(transport)
-        self._share = self._owner.opened(self)
+        self._share = self._owner.add_connection(self)
         if self._share is None:
             self._ended = True
-            out.write(self._owner.layout.lay_out(FULL))
+            out.write(self._owner.writer.write(TOO_MANY_CONNECTIONS))
             out.close()
             return
-        self._parser = httptools.HttpRequestParser(self)
-        self._wait("head", self._limits.header_timeout, self._head_is_late)
+        self._set_deadline("head", self._limits.header_timeout, self._head_is_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's signature)
-        """It has left, or we have; a call that runs for it is cancelled."""
+        """Cancel the call that is running, and give back all that is reserved."""
         self._ended = True
-        self._transport = self._parser = None
-        self._drop_input()
+        self._transport = None
+        self._input.close()
         self._due, self._action = _NEVER, _nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._hold(0)
+        self._reserve(0)
         if self._share is not None:
-            self._owner.room.slow.discard(self)
+            self._owner.quota.slow_readers.discard(self)
             task, self._task = self._task, None
             if task is not None:
                 task.cancel()
-            self._owner.closed(self, self._share, task)
+            self._owner.remove_connection(self, self._share, task)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes; parsed at once unless a request is being served."""
+        """Parse input at once, unless a request is being served."""
         if self._ended:
             return
-        self._unread = self._unread + data if self._unread else data
+        self._input.unread = self._input.unread + data if self._input.unread else data
         if self._exchange is not None:
             self._feed_exchange(self._exchange)
         elif self._task is None and not self._is_writing:
-            self._go_on()
-        elif len(self._unread) > READ_AHEAD:
+            self._process_input()
+        elif len(self._input.unread) > READ_AHEAD:
             self._stop_reading()
 
     def eof_received(self) -> bool:
-        """The client sends no more; it may still wait for the answer to what it has sent (a half-closed connection)."""
+        """The client has ended its direction; it may still wait for a response (half-close)."""
         self._is_eof = True
         if self._ended or self._transport is None:
             return False
         if self._exchange is not None:
             self._end_input(self._exchange)
         if self._task is None and not self._is_writing:
-            self._go_on()
+            self._process_input()
         else:
-            self._look_whether_left()
+            self._check_client_left()
         return self._transport is not None and not self._transport.is_closing()
 
     def pause_writing(self) -> None:
-        """The kernel has not taken all that was written."""
+        """The kernel has not taken everything that was written."""
         self._is_writing = True
 
     def resume_writing(self) -> None:
-        """It has now."""
+        """The kernel has taken everything that was written."""
         self._is_writing = False
-        self._owner.room.slow.discard(self)
+        self._owner.quota.slow_readers.discard(self)
         if self._exchange is not None:
-            self._exchange.taken()
+            self._exchange.written()
         if self._ended or self._task is not None:
             return
-        self._hold(0)
+        self._reserve(0)
         self._state = ""
         if self._close_next:
             self._close()
         else:
-            self._go_on()
+            self._process_input()
 
-    # What the listener asks
+    # For the listener and its quotas
 
     @property
     def is_idle(self) -> bool:
-        """Whether every request that has come is answered."""
-        return self._ended or not (self._task or self._is_writing or self._ready or self._current or self._failure)
+        """Whether each request that has arrived is answered."""
+        return self._ended or not (
+            self._task or self._is_writing or self._input.ready or self._input.current or self._input.failure
+        )
 
     @property
     def account(self) -> PeerAccount | None:
-        """Whose bytes it holds."""
+        """The account of the peer."""
         return None if self._share is None else self._share.account
 
     @property
     def stalled(self) -> float:
-        """Seconds since the client has taken something of its answer."""
+        """Seconds since the client last read a part of its response."""
         return self._loop.time() - self._stalled_since if self._is_writing else 0.0
 
-    def make_way(self, whose: str, among: int) -> None:
-        """Close it for a newcomer; `whose` are `among` connections."""
-        self._owner.gave_way(whose, among)
+    def evict(self, whose: str, among: int) -> None:
+        """See QuotaMember."""
+        self._owner.log_eviction(whose, among)
         self.force_close()
 
     def give_up(self) -> None:
-        """Cut it, as others need the room that its answer takes."""
+        """See SlowReader."""
         self.abort(f"read nothing of its answer for {self.stalled:.1f} s, and others need the room")
-        self._hold(0)
-        self._owner.room.slow.discard(self)
+        self._reserve(0)
+        self._owner.quota.slow_readers.discard(self)
 
     def abort(self, why: str) -> None:
-        """Close it now, and say why."""
+        """Close the connection now, and log why."""
         if self._transport is not None and not self._transport.is_closing():
-            self._owner.cut(self.peer, why)
+            self._owner.log_abort(self.peer, why)
         self.force_close()
 
     def force_close(self) -> None:
-        """Close it without waiting for a client that does not read: what the kernel has not taken by now is lost."""
+        """Close the connection now; bytes that the kernel has not taken are lost."""
         self._ended = True
         if self._transport is None:
             return
@@ -334,55 +277,55 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    # Requests, one after the other
+    # Requests
 
-    def _go_on(self) -> None:
-        """Serve what is ready and parse what has come, until something must be waited for."""
+    def _process_input(self) -> None:
+        """Serve requests that are ready and parse input, until there is something to wait for."""
         try:
             while not (self._ended or self._task is not None or self._is_writing):
-                if self._ready:
-                    self._begin(self._ready.popleft())
-                elif self._failure is not None:
-                    self._end(*self._failure)
-                elif self._current is not None and not self._current.is_admitted:
-                    self._begin_body(self._current)
-                elif self._unread and not self._is_last:
-                    self._feed()
+                if self._input.ready:
+                    self._begin(self._input.ready.popleft())
+                elif self._input.failure is not None:
+                    self._fail(*self._input.failure)
+                elif self._input.current is not None and not self._input.current.is_admitted:
+                    self._begin_body(self._input.current)
+                elif self._input.unread and not self._input.is_last:
+                    self._input.parse()
                 else:
                     break
-            if not self._ended and (self._task is None or self._unread or self._is_eof or self._is_paused):
-                self._settle()
-        except Exception:  # noqa: BLE001 - `_bug` logs it, and ends the connection
-            self._bug()
+            if not self._ended and (self._task is None or self._input.unread or self._is_eof or self._is_paused):
+                self._wait_for_next()
+        except Exception:  # noqa: BLE001 - `_internal_error` logs it, and ends the connection
+            self._internal_error()
 
-    def _settle(self) -> None:
-        """Wait for what is next, in its time: more bytes, the answer, or a client that reads."""
+    def _wait_for_next(self) -> None:
+        """Set the deadline for the next event: more input, or a client that reads."""
         if self._is_writing or self._task is not None:
-            self._leave_rest()
-            if len(self._unread) > READ_AHEAD:
+            self._leave_idle()
+            if len(self._input.unread) > READ_AHEAD:
                 self._stop_reading()
             if self._is_writing and self._task is None:
                 self._watch_reader()
             elif (self._is_paused or self._is_eof) and self._exchange is None:
-                self._wait("left", LOOK, self._look_whether_left)
+                self._set_deadline("left", POLL_INTERVAL, self._check_client_left)
             return
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             self._transport.resume_reading()
         limits = self._limits
-        if self._current is not None:
-            self._leave_rest()
-            self._wait("body", limits.body_timeout, self._body_is_late)
-            self._advance_body(self._current)
-        elif self._is_eof or self._is_last:
+        if self._input.current is not None:
+            self._leave_idle()
+            self._set_deadline("body", limits.body_timeout, self._body_is_late)
+            self._advance_body(self._input.current)
+        elif self._is_eof or self._input.is_last:
             self._close()
-        elif self._has_begun:
-            self._wait("head", limits.header_timeout, self._head_is_late)
-        elif self._state != "head":  # at the beginning a head is waited for from the moment of connecting
-            self._rest(limits.keepalive_timeout)
+        elif self._input.has_begun:
+            self._set_deadline("head", limits.header_timeout, self._head_is_late)
+        elif self._state != "head":  # the first head has its time from connecting
+            self._wait_for_request(limits.keepalive_timeout)
 
     def _begin_body(self, request: HttpRequest) -> None:
-        """It is the turn of a request whose body has not come yet: stream it, refuse it, or wait for it."""
+        """Admit a request whose body has not arrived whole: stream the body, refuse it, or wait for it."""
         answer = self._admit(request)
         if answer is not None:
             self._answer(request, answer)
@@ -392,10 +335,10 @@ class HttpConnection(asyncio.Protocol):
             self._begin_exchange(request)
 
     def _advance_body(self, request: HttpRequest) -> None:
-        """Look at a body of which a part has come: whether the rest of it is wanted, or will never come."""
+        """Refuse a body that is arriving, where it is too large or can never be whole; else ask for the rest."""
         assert self._share is not None
         answer = None
-        if self._is_eof or self._is_broken:
+        if self._is_eof or self._input.is_broken:
             answer = self._owner.refuse(request, BROKEN_BODY)
         if answer is None and request.size > self._limits.body:
             answer = self._owner.refuse(request, too_large(self._limits.body))
@@ -407,9 +350,9 @@ class HttpConnection(asyncio.Protocol):
             if self._is_writing:
                 self._watch_reader()
             return
-        self._hold(request.size)
-        if request.wants_to_be_told:
-            request.is_told_to_go_on = True
+        self._reserve(request.size)
+        if request.expects_continue:
+            request.has_continued = True
             self.write(CONTINUE)
 
     def _admit(self, request: HttpRequest) -> HttpResponse | None:
@@ -435,13 +378,15 @@ class HttpConnection(asyncio.Protocol):
         self._answer(request, answer)
 
     def _begin_exchange(self, request: HttpRequest) -> None:
-        """Serve a request by streaming, from what has come of its body."""
+        """Serve a request by streaming, from the part of its body that has arrived."""
         share = self._share
         assert share is not None
         if not self._owner.quotas.begin_call(share, RESERVED - self._held):
             self._answer(request, self._owner.refuse(request, BUSY))
             return
-        exchange = Exchange(self, request, self.peer, is_whole=self._current is not request and not request.is_tunnel)
+        exchange = Exchange(
+            self, request, self.peer, is_whole=self._input.current is not request and not request.is_tunnel
+        )
         self._run(request, b"", share, RESERVED, exchange)
         self._exchange = exchange
         self._feed_exchange(exchange)
@@ -450,13 +395,13 @@ class HttpConnection(asyncio.Protocol):
     def _run(
         self, request: HttpRequest, body: bytes, share: PeerShare, held: int, exchange: Exchange | None = None
     ) -> None:
-        """Begin the task that serves a request; `held`: bytes that count for it."""
-        self._hold(held)
+        """Start the task that serves a request; `held`: bytes to reserve for it."""
+        self._reserve(held)
         self._minor = request.minor
         self._state, self._due = "", _NEVER
         share.idle.pop(self, None)
         call = self._call(request, body, share, exchange)
-        self._task = asyncio.Task(call, loop=self._loop, name="http call")  # a name spares making one
+        self._task = asyncio.Task(call, loop=self._loop, name="http call")  # with a name, asyncio makes none
 
     async def _call(self, request: HttpRequest, body: bytes, share: PeerShare, exchange: Exchange | None) -> None:
         answer: Answer | None
@@ -464,46 +409,46 @@ class HttpConnection(asyncio.Protocol):
             try:
                 if exchange is None:
                     assert request.endpoint is not None
-                    answer = await request.endpoint.answer(body, self.peer, request.carried())
+                    answer = await request.endpoint.answer(body, self.peer, request.metadata())
                 else:
                     answer = await self._stream(request, exchange)
             finally:
-                if self._task is not None:  # else the connection is lost, and its listener sees the task end
+                if self._task is not None:  # else the connection is lost, and the listener waits for the task
                     self._task = self._exchange = None
                     self._owner.quotas.end_call(share)
             if self._transport is not None and answer is not None:
-                self._answer(request, self._owner.answered(answer))
+                self._answer(request, self._owner.to_response(answer))
             elif exchange is not None:
                 self._end_exchange(request, exchange)
         except asyncio.CancelledError:
-            self.force_close()  # where the client is still there: it must not wait for ever
+            self.force_close()  # a client that is still connected must not wait for ever
             raise
         except Exception:  # noqa: BLE001 - see above
-            self._bug()
+            self._internal_error()
         else:
             self._after_call()
 
     def _after_call(self) -> None:
-        """Go on with what has come meanwhile, or wait."""
-        if self._unread or self._is_paused or not self._is_over or self._is_eof or self._is_last:
-            self._go_on()
+        """Go on with the input that has arrived meanwhile, or wait."""
+        if self._input.unread or self._is_paused or not self._is_over or self._is_eof or self._input.is_last:
+            self._process_input()
         elif self._is_writing:
             self._watch_reader()
         elif not self._ended:
-            self._rest(self._limits.keepalive_timeout)
+            self._wait_for_request(self._limits.keepalive_timeout)
 
     def _answer(self, request: HttpRequest, answer: HttpResponse) -> None:
-        """Write an answer, and wait until the client has taken it."""
+        """Write a response; go on when the kernel has taken it."""
         if answer.hang_up:
-            self._hold(0)
+            self._reserve(0)
             self.force_close()
             return
-        close = answer.close or request is self._current or request.is_tunnel or self.must_close(request)
+        close = answer.close or request is self._input.current or request.is_tunnel or self.must_close(request)
         if request.cors:
             answer = answer._replace(headers=answer.headers + request.cors)
         if close != answer.close:
             answer = answer._replace(close=close)
-        head, body = self._owner.layout.parts(answer, minor=request.minor, bodiless=request.method == "HEAD")
+        head, body = self._owner.writer.head_and_body(answer, minor=request.minor, bodiless=request.method == "HEAD")
         self._state = ""
         transport = self._transport
         if transport is not None and not transport.is_closing():
@@ -513,33 +458,38 @@ class HttpConnection(asyncio.Protocol):
             else:
                 transport.write(head + body)
         if self._is_writing:
-            self._hold(len(body))  # a call that is made is answered, however full it is
+            self._reserve(len(body))  # the call was executed, so it is answered even when the quota is full
             self._close_next = close
             return
         if self._held:
-            self._hold(0)
+            self._reserve(0)
         if close:
             self._close()
 
-    # Bodies that are streamed; see ExchangeOwner
+    # Streamed bodies and tunnels; see ExchangeOwner
 
     def _feed_exchange(self, exchange: Exchange) -> None:
-        """Give an exchange what has come, and stop reading the socket while it has enough."""
-        if exchange.is_tunnel and self._unread:
-            data, self._unread = self._unread, b""
+        """Pass input to an exchange; stop reading the socket while BUFFER bytes wait there."""
+        if exchange.is_tunnel and self._input.unread:
+            data, self._input.unread = self._input.unread, b""
             exchange.feed(data)
-        while self._unread and self._current is exchange.request and self._failure is None and exchange.size < BUFFER:
-            self._feed()
-        if self._current is exchange.request and (self._is_broken or self._failure is not None):
+        while (
+            self._input.unread
+            and self._input.current is exchange.request
+            and self._input.failure is None
+            and exchange.size < BUFFER
+        ):
+            self._input.parse()
+        if self._input.current is exchange.request and (self._input.is_broken or self._input.failure is not None):
             exchange.fail()
-        if exchange.size >= BUFFER or len(self._unread) > READ_AHEAD:
+        if exchange.size >= BUFFER or len(self._input.unread) > READ_AHEAD:
             self._stop_reading()
 
     def _end_input(self, exchange: Exchange) -> None:
-        """The client sends no more: the end of a tunnel's direction; of a body, only when it is whole."""
+        """Pass the end of the client's direction to an exchange."""
         if exchange.is_tunnel:
             exchange.feed_end()
-        elif self._current is exchange.request:
+        elif self._input.current is exchange.request:
             exchange.fail()
 
     async def _stream(self, request: HttpRequest, exchange: Exchange) -> Answer | None:
@@ -552,16 +502,16 @@ class HttpConnection(asyncio.Protocol):
             quotas.tunnels -= request.is_tunnel
 
     def _end_exchange(self, request: HttpRequest, exchange: Exchange) -> None:
-        """The response was sent to its end: go on with the next request, or close."""
+        """Go on after a whole response: with the next request, or by closing."""
         if self._transport is None:
             return
-        self._hold(0)
+        self._reserve(0)
         self._state = ""
-        if exchange.closes or request is self._current:
+        if exchange.closes or request is self._input.current:
             self._close()
 
     def _watch_exchange(self) -> None:
-        """See that a client goes on: that it sends the body it announced, and reads its response. No limit in all."""
+        """Abort a client that sends nothing of its body, or reads nothing of its response, for too long."""
         exchange, transport = self._exchange, self._transport
         if exchange is None or transport is None or transport.is_closing():
             return
@@ -569,15 +519,17 @@ class HttpConnection(asyncio.Protocol):
         if (self._is_eof or self._is_paused) and ending(transport) is Ending.ALL:
             transport.abort()
             return
-        if not self._is_writing or left < self._left_unread:
+        if not self._is_writing or left < self._unsent:
             self._stalled_since = now
-        self._left_unread = left
+        self._unsent = left
         if self._is_writing and not exchange.is_tunnel and now - self._stalled_since >= limits.write_timeout:
             self.abort(f"read nothing of its answer for {limits.write_timeout:g} s")
-        elif exchange.is_waiting and now - exchange.moved_at >= limits.body_timeout:
+        elif exchange.is_waiting and now - exchange.active_at >= limits.body_timeout:
             self.abort(f"sent nothing of its body for {limits.body_timeout:g} s")
         else:
-            self._wait("exchange", min(LOOK, limits.body_timeout, limits.write_timeout), self._watch_exchange)
+            self._set_deadline(
+                "exchange", min(POLL_INTERVAL, limits.body_timeout, limits.write_timeout), self._watch_exchange
+            )
 
     @property
     def is_writing(self) -> bool:
@@ -589,28 +541,28 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
 
-    def read_on(self) -> None:
+    def resume_reading_body(self) -> None:
         """See ExchangeOwner."""
         exchange = self._exchange
         if exchange is None or not self._is_paused or self._transport is None:
             return
         self._feed_exchange(exchange)
-        if exchange.size < BUFFER and len(self._unread) <= READ_AHEAD:
+        if exchange.size < BUFFER and len(self._input.unread) <= READ_AHEAD:
             self._is_paused = False
             self._transport.resume_reading()
 
     def must_close(self, request: HttpRequest) -> bool:
         """See ExchangeOwner."""
-        is_last = self._is_eof and self._is_over and not self._unread
+        is_last = self._is_eof and self._is_over and not self._input.unread
         return not request.keep_alive or self._owner.is_stopping or is_last
 
     @property
     def _is_over(self) -> bool:
         """Whether no request was parsed behind the one that is answered now."""
-        return not (self._ready or self._current or self._failure)
+        return not (self._input.ready or self._input.current or self._input.failure)
 
     def reset(self) -> None:
-        """See ExchangeOwner. Over TCP by a reset, which no client takes for the end of a response."""
+        """See ExchangeOwner. Over TCP it is a reset."""
         transport = self._transport
         if transport is None:
             return
@@ -626,29 +578,29 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def _close(self) -> None:
-        """Close: at once where no request is half read, else when the client has had time to read the answer."""
-        if self._has_begun:
+        """Close: now, or after LINGER seconds where a request has arrived in part."""
+        if self._input.has_begun:
             self._linger()
         elif self._transport is not None:
             self._ended = True
             self._transport.close()
 
-    def _end(self, answer: HttpResponse, why: str) -> None:
-        """Say why no further request is served, and close."""
-        self.write(self._owner.layout.lay_out(answer))
+    def _fail(self, answer: HttpResponse, why: str) -> None:
+        """Send the last response and close; `why` is for the log."""
+        self.write(self._owner.writer.write(answer))
         if self._transport is not None and not self._transport.is_closing():
-            self._owner.cut(self.peer, why)
+            self._owner.log_abort(self.peer, why)
         self._linger()
 
-    def _bug(self) -> None:
+    def _internal_error(self) -> None:
         _log.exception("error while serving %s", self.peer.address)
-        self._end(BUG, "was answered with an internal error")
+        self._fail(INTERNAL_ERROR, "was answered with an internal error")
 
     def _linger(self) -> None:
-        """Read on for a moment: closing a socket with unread data would take the answer back (RFC 9112 section 9.6)."""
+        """Drop input for LINGER seconds, then close: a close with unread input resets (RFC 9112 section 9.6)."""
         self._ended = True
-        self._drop_input()
-        self._hold(0)
+        self._input.drop()
+        self._reserve(0)
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -660,167 +612,19 @@ class HttpConnection(asyncio.Protocol):
             transport.resume_reading()
         transport.write_eof()
         self._state = ""
-        self._wait("linger", LINGER, self.force_close)
+        self._set_deadline("linger", LINGER, self.force_close)
         if self._share is not None and self in self._share.connections:
             self._share.idle[self] = None
 
-    def _drop_input(self) -> None:
-        self._unread, self._current = b"", None
-        self._ready.clear()
-
-    def _hold(self, size: int) -> None:
+    def _reserve(self, size: int) -> None:
         if size != self._held and self._share is not None:
-            self._owner.room.hold(size - self._held, self._share.account)
+            self._owner.quota.reserve(size - self._held, self._share.account)
             self._held = size
-
-    # The parser
-
-    def _feed(self) -> None:
-        """Give the parser a piece of what has come."""
-        current = self._current
-        if current is None:
-            most = HEAD_PIECE
-        elif current.length is None:
-            most = BODY_PIECE
-        else:
-            most = (
-                min(current.length - current.size, READ_AHEAD)
-                if self._exchange is not None
-                else current.length - current.size
-            )
-        piece, self._unread = self._unread, b""
-        if len(piece) > most:
-            piece, self._unread = piece[:most], piece[most:]
-        self._piece = len(piece)
-        assert self._parser is not None
-        try:
-            self._parser.feed_data(piece)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(piece[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            self._fail(error)
-        if self._ready or (self._current is None and self._exchange is not None):
-            return  # the piece has ended a request, or more of them
-        limit = self._limits.header_bytes
-        self._overhead += self._piece
-        if self._current is None and self._has_begun:
-            self._head_bytes += self._piece
-            if self._head_bytes > limit and self._failure is None:
-                self._failure = (LONG_HEAD, f"sent a head of more than {limit} bytes")
-        elif self._overhead > limit + BODY_PIECE and self._failure is None:
-            self._failure = (NO_HTTP, "sent no valid HTTP")
-
-    def _fail(self, error: httptools.HttpParserError) -> None:
-        """Remember to say what is wrong, once all that came before is answered."""
-        if self._is_last:
-            return  # bytes behind a request that said it was the last
-        self._is_last = True
-        self._unread = b""
-        cause = error.__context__
-        if isinstance(cause, _StopParsing):
-            limit = self._limits.header_bytes
-            long = cause.answer is LONG_HEAD
-            self._failure = (cause.answer, f"sent a head of more than {limit} bytes" if long else "sent no valid HTTP")
-        elif isinstance(error, httptools.HttpParserCallbackError):
-            raise error
-        elif self._current is not None:
-            self._is_broken = True
-        else:
-            self._failure = (NO_HTTP, "sent no valid HTTP")
-
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Have a new parser read the skipped body, by a head that asks for no upgrade. `rest`: what follows it."""
-        request = self._current
-        self._unread = rest + self._unread
-        if request is None:  # CONNECT: nothing of HTTP follows
-            self._is_last = True
-            return
-        request.wants_upgrade = not request.length and b"transfer-encoding" not in request.read
-        if b"transfer-encoding" in request.read:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        else:
-            framing = b"Content-Length: %d\r\n" % (request.length or 0)
-        self._parser = httptools.HttpRequestParser(self)  # the old one may have seen `Connection: close`
-        self._is_replayed = True
-        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
-        self._is_replayed = False
-
-    def on_message_begin(self) -> None:
-        """Of the parser: the first byte of a request."""
-        if not self._is_replayed:
-            self._has_begun = True
-            self._head_bytes = 0
-            self._target = b""
-            if self._headers:  # trailers of the request before
-                self._headers = []
-
-    def on_url(self, url: bytes) -> None:
-        """Of the parser: a part of the target."""
-        if not self._is_replayed:
-            self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Of the parser: a header; a trailer comes to a list that is dropped (RFC 9110 section 6.5.1)."""
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """Of the parser: the head is whole."""
-        if self._is_replayed:
-            return
-        parser = self._parser
-        assert parser is not None
-        minor = _VERSIONS.get(parser.get_http_version())
-        if minor is None:
-            raise _StopParsing(NO_HTTP)
-        method = "POST" if parser.get_method() == b"POST" else parser.get_method().decode("ascii")
-        headers, self._headers = self._headers, []
-        most = self._limits.header_bytes  # counted only where it can be: a head may begin within a piece
-        if len(headers) > MAX_HEADERS or (
-            self._head_bytes + self._piece + HEAD_PIECE > most and _size(self._target, headers) > most
-        ):
-            raise _StopParsing(LONG_HEAD)
-        request = HttpRequest(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())
-        if not request.check_framing(needs_host=self._owner.needs_host):
-            raise _StopParsing(NO_HTTP)
-        self._current = request
-        self._overhead = -self._piece  # as this piece is added in the end
-
-    def on_body(self, data: bytes) -> None:
-        """Of the parser: a part of the body; what is over the limit is counted and not kept.
-
-        Before its turn a request has the rest of one piece at most, and it may be one whose body is streamed.
-        """
-        request = self._current
-        assert request is not None
-        request.size += len(data)
-        if self._exchange is not None and request is self._exchange.request:
-            self._exchange.feed(data)
-        elif request.size <= self._limits.body or not request.is_admitted:
-            request.parts.append(data)
-        self._overhead = -self._piece
-
-    def on_message_complete(self) -> None:
-        """Of the parser: a request is whole."""
-        request, parser = self._current, self._parser
-        assert request is not None
-        assert parser is not None
-        if parser.should_upgrade() and request.method != "CONNECT":
-            return  # its body was skipped
-        self._current = None
-        self._has_begun = False
-        if self._exchange is not None and request is self._exchange.request:
-            self._exchange.feed_end()
-        else:
-            self._ready.append(request)
-        if request.method == "CONNECT":
-            request.keep_alive = False  # nothing of HTTP follows
-        if not request.keep_alive:
-            self._is_last = True
 
     # Deadlines
 
-    def _wait(self, state: str, seconds: float, action: Callable[[], None]) -> None:
-        """Do something in `seconds`, unless another state comes first; the same state does not begin anew."""
+    def _set_deadline(self, state: str, seconds: float, action: Callable[[], None]) -> None:
+        """Run `action` in `seconds` unless the state changes first. A state that is set again keeps its deadline."""
         if state == self._state:
             return
         self._state, self._action = state, action
@@ -841,22 +645,22 @@ class HttpConnection(asyncio.Protocol):
         self._state, self._due = "", _NEVER
         self._action()
 
-    def _rest(self, seconds: float) -> None:
-        """Wait for the next request."""
+    def _wait_for_request(self, seconds: float) -> None:
+        """Be idle until the next request."""
         if self._state != "rest":
             assert self._share is not None
             self._share.idle[self] = None
-            self._wait("rest", seconds, self.force_close)
+            self._set_deadline("rest", seconds, self.force_close)
 
-    def _leave_rest(self) -> None:
+    def _leave_idle(self) -> None:
         if self._share is not None:
             self._share.idle.pop(self, None)
 
     def _head_is_late(self) -> None:
-        self._end(SLOW_HEAD, f"sent no complete request within {self._limits.header_timeout:g} s")
+        self._fail(SLOW_HEAD, f"sent no complete request within {self._limits.header_timeout:g} s")
 
     def _body_is_late(self) -> None:
-        request = self._current
+        request = self._input.current
         assert request is not None
         answer = self._owner.refuse(request, too_slow(self._limits.body_timeout))
         self._answer(request, answer)
@@ -864,28 +668,28 @@ class HttpConnection(asyncio.Protocol):
             self._watch_reader()
 
     def _watch_reader(self) -> None:
-        """A client is reading its answer: see that it goes on, and ends in time."""
+        """Watch a client that is reading its response: see `_check_reader`."""
         if self._state == "write" or self._transport is None:
             return
         now, seconds = self._loop.time(), self._limits.write_timeout
         self._write_until, self._stalled_since = now + seconds, now
-        self._left_unread = self._transport.get_write_buffer_size()
-        self._owner.room.slow.add(self)
-        self._wait("write", min(LOOK, seconds), self._look_whether_it_reads)
+        self._unsent = self._transport.get_write_buffer_size()
+        self._owner.quota.slow_readers.add(self)
+        self._set_deadline("write", min(POLL_INTERVAL, seconds), self._check_reader)
 
-    def _look_whether_it_reads(self) -> None:
+    def _check_reader(self) -> None:
         if not self._is_writing or self._transport is None:
             return
         now, left = self._loop.time(), self._transport.get_write_buffer_size()
         if now >= self._write_until:
             self.abort(f"did not read its answer within {self._limits.write_timeout:g} s")
             return
-        if left < self._left_unread:
-            self._left_unread, self._stalled_since = left, now
-        self._wait("write", min(LOOK, self._write_until - now), self._look_whether_it_reads)
+        if left < self._unsent:
+            self._unsent, self._stalled_since = left, now
+        self._set_deadline("write", min(POLL_INTERVAL, self._write_until - now), self._check_reader)
 
-    def _look_whether_left(self) -> None:
-        """Is a client still there that cannot be heard? To one that sends no more something is said now and then."""
+    def _check_client_left(self) -> None:
+        """Abort a client that has left; probe a half-closed one now and then."""
         transport = self._transport
         if transport is None or transport.is_closing() or self._exchange is not None:
             return
@@ -897,24 +701,20 @@ class HttpConnection(asyncio.Protocol):
             return
         now = self._loop.time()
         if how is Ending.ITS_SIDE and self._probes_at == _NEVER:
-            self._probes_at = now + PROBE
+            self._probes_at = now + PROBE_AFTER
         if now >= self._probes_at:
-            self._probes_at = now + PROBE_AGAIN
+            self._probes_at = now + PROBE_INTERVAL
             if self._minor == 1:
-                self.write(CONTINUE)  # a client must expect it (RFC 9110 section 15.2); one that is gone resets
-        self._wait("left", LOOK, self._look_whether_left)
+                self.write(CONTINUE)  # clients ignore it (RFC 9110 section 15.2); the host of a closed one resets
+        self._set_deadline("left", POLL_INTERVAL, self._check_client_left)
 
     def _stop_reading(self) -> None:
         if not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
             if self._task is not None and self._exchange is None:
-                self._wait("left", LOOK, self._look_whether_left)
-
-
-def _size(target: bytes, headers: list[tuple[bytes, bytes]]) -> int:
-    return len(target) + sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
+                self._set_deadline("left", POLL_INTERVAL, self._check_client_left)
 
 
 def _nothing() -> None:
-    """No deadline holds."""
+    """The action of no deadline."""

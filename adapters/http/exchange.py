@@ -37,7 +37,7 @@ class ExchangeOwner(Protocol):
     def write_eof(self) -> None:
         """End this direction."""
 
-    def read_on(self) -> None:
+    def resume_reading_body(self) -> None:
         """There is room for more of the request body."""
 
     def must_close(self, request: HttpRequest) -> bool:
@@ -54,7 +54,7 @@ class Exchange(interfaces.HttpExchange):
         self.request = request
         self.size = 0  # bytes that wait to be read
         self.closes = False  # the connection ends with this response
-        self.moved_at = 0.0  # loop time of the client's last byte, or since when it is waited for
+        self.active_at = 0.0  # loop time of the client's last byte, or since when it is waited for
         self._owner = owner
         self._peer = peer
         self._loop = asyncio.get_running_loop()
@@ -69,6 +69,7 @@ class Exchange(interfaces.HttpExchange):
         for piece in request.parts:
             self.feed(piece)
         request.parts = []
+        request.sink = self
 
     # The connection's side
 
@@ -93,13 +94,13 @@ class Exchange(interfaces.HttpExchange):
         self._is_broken = True
         self._wake()
 
-    def taken(self) -> None:
+    def written(self) -> None:
         """The kernel has taken all that was written."""
         if self._writer is not None and not self._writer.done():
             self._writer.set_result(None)
 
     def _wake(self) -> None:
-        self.moved_at = self._loop.time()
+        self.active_at = self._loop.time()
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
@@ -108,7 +109,7 @@ class Exchange(interfaces.HttpExchange):
     @property
     def metadata(self) -> RequestMetadata:
         """See HttpExchange."""
-        return self.request.carried()
+        return self.request.metadata()
 
     @property
     def peer(self) -> Peer:
@@ -137,9 +138,9 @@ class Exchange(interfaces.HttpExchange):
                 raise BrokenBodyError
             if self._is_whole:
                 return b""
-            self._owner.read_on()
+            self._owner.resume_reading_body()
             self._reader = self._loop.create_future()
-            self.moved_at = self._loop.time()
+            self.active_at = self._loop.time()
             if self._pieces:  # of what had come already
                 self._reader.set_result(None)
             try:
@@ -152,8 +153,8 @@ class Exchange(interfaces.HttpExchange):
 
     def send_continue(self) -> None:
         """See HttpExchange."""
-        if self.request.wants_to_be_told and not self._has_begun:
-            self.request.is_told_to_go_on = True
+        if self.request.expects_continue and not self._has_begun:
+            self.request.has_continued = True
             self._owner.write(CONTINUE)
 
     async def respond(self, head: Answer, *, opens_tunnel: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Which headers concern one connection and which the message; knows no socket and no meaning of a message."""
+"""Headers that concern one connection, and headers that concern the message (RFC 9110 section 7.6.1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOP_BY_HOP = frozenset(
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The headers that go on with the message, in their order and as they were written."""
+    """The headers of the message, in their order and as they were written."""
     kept = []
     named: set[bytes] = set()
     for name, value in headers:
@@ -37,12 +37,12 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return tuple((name, value) for name, value in kept if name.lower() not in named or name.lower() in _NEVER_NAMED)
 
 
-_OPTIONS = frozenset({b"close", b"keep-alive", b""})  # of Connection, which are no header's name
-_NEVER_NAMED = frozenset({b"host", b"content-length", b"content-type"})  # a message is nothing without them
+_OPTIONS = frozenset({b"close", b"keep-alive", b""})  # options of Connection that name no header
+_NEVER_NAMED = frozenset({b"host", b"content-length", b"content-type"})  # needed by every message
 
 
 def has(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bool:
-    """Whether a header, its name in lower case, is there."""
+    """Whether a header is there; its name in lower case."""
     return any(name.lower() == wanted for name, _ in headers)
 
 
@@ -57,5 +57,5 @@ def without(headers: Headers, *unwanted: bytes) -> Headers:
 
 
 def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """As they are written."""
+    """The headers as bytes."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])

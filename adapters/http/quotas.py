@@ -1,31 +1,50 @@
-"""The share of each peer in one listener's connections and calls. Knows no socket and no message.
+"""The share of each peer in the connections and calls of one listener.
 
-A peer is a user of this host, an IPv4 address or an IPv6 network. Over loopback TCP all local clients have one address
-and so one share: it is the whole unless the config says a number. When connections run out, the one that has been idle
-for the longest time makes way for a newcomer: one of its own peer where that share is used up, else one of the
-peer that has the most.
+A peer is a user of this host, an IPv4 address or an IPv6 network. Over loopback TCP all local clients have one
+address and so one share, which is the whole unless the config says a number. When connections run out, the one that
+has been idle for the longest time is closed for a new one: one of the same peer where its share is used up, else one
+of the peer that has the most.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.limits import PeerAccount, Quota
 from gateway.core.rpc import model
 from gateway.core.rpc.model import Peer
 
-STALLED = 1.0  # seconds without reading after which a client gives up its answer to others who need the room
+STALLED = 1.0  # seconds without reading after which a client is aborted when others need its bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """The limits of one listener; beyond them a request is refused or its connection aborted."""
+
+    body: int = 300 * 1024  # bytes, before and after inflating
+    header_bytes: int = 16 * 1024  # request line and headers together
+    header_timeout: float = 10.0  # seconds from connecting, or from a request's first byte, to the end of its head
+    body_timeout: float = 60.0  # seconds for the whole body; streamed: without a byte
+    write_timeout: float = 60.0  # seconds until the client has read the whole response; streamed: any of it
+    keepalive_timeout: float = 75.0  # seconds between an answer and the next request
+    max_calls: int = 512
+    max_connections: int = 1024
+    max_calls_per_peer: int | None = None  # None: half of the whole; the whole over loopback TCP
+    max_connections_per_peer: int | None = None  # the same
+    tunnels: tuple[str, ...] = ()  # paths, and all below them, at which a tunnel may be opened
+    max_tunnels: int = 64
 
 
 class QuotaMember(Protocol):
-    """A connection, as far as it is counted."""
+    """A connection that is counted."""
 
-    def make_way(self, whose: str, among: int) -> None:
-        """Close it for a newcomer; `whose` are `among` connections."""
+    def evict(self, whose: str, among: int) -> None:
+        """Close this idle connection for a new one; its peer `whose` has `among` connections."""
 
 
 class PeerShare:
-    """What one peer has of a listener."""
+    """The connections and calls of one peer."""
 
     __slots__ = ("account", "calls", "connections", "idle", "max_calls", "max_connections", "name")
 
@@ -36,15 +55,15 @@ class PeerShare:
         self.max_calls = max_calls
         self.calls = 0
         self.connections: set[QuotaMember] = set()
-        self.idle: dict[QuotaMember, None] = {}  # those that wait for no answer, the longest idle first
+        self.idle: dict[QuotaMember, None] = {}  # the longest idle first
 
 
 class Quotas:
-    """All shares of one listener. A number of None: half of the whole for each peer, rounded up."""
+    """All shares of one listener. None as a number of a peer: half of the whole, rounded up."""
 
     def __init__(
         self,
-        room: Quota,
+        quota: Quota,
         *,
         max_connections: int,
         max_calls: int,
@@ -59,11 +78,11 @@ class Quotas:
         self.max_calls = max_calls
         self._max_connections = max_connections
         self._per_peer = (max_connections_per_peer, max_calls_per_peer)
-        self._room = room
+        self._quota = quota
         self._shares: dict[str, PeerShare] = {}
 
     def enter(self, member: QuotaMember, peer: Peer) -> PeerShare | None:
-        """The share that a new connection counts against, or None when there is no place for it."""
+        """Count a new connection; returns its peer's share, or None when there are too many connections."""
         name = model.share_owner(peer)
         share = self._shares.get(name)
         if share is not None and len(share.connections) >= share.max_connections:
@@ -75,7 +94,7 @@ class Quotas:
             if not crowded:
                 return None
             self._evict(max(crowded, key=lambda each: len(each.connections)))
-        share = self._shares.get(name)  # it may have gone with its last connection
+        share = self._shares.get(name)  # the eviction may have removed it
         if share is None:
             share = self._shares[name] = self._new(name, peer)
         share.connections.add(member)
@@ -84,7 +103,7 @@ class Quotas:
         return share
 
     def leave(self, member: QuotaMember, share: PeerShare) -> None:
-        """A connection is gone; calling it twice does no harm."""
+        """Stop counting a connection; a second time does nothing."""
         if member not in share.connections:
             return
         share.connections.discard(member)
@@ -94,40 +113,40 @@ class Quotas:
             self._forget(share)
 
     def fits(self, share: PeerShare, size: int) -> bool:
-        """Whether this peer may begin a call whose body takes so many bytes more than it holds.
+        """Whether this peer may start a call whose body takes `size` more bytes than it has reserved.
 
-        Where bytes stand against it, clients that do not read give way.
+        Where bytes are short, clients that do not read are aborted.
         """
-        room, account = self._room, share.account
-        if self.calls >= self.max_calls or share.calls >= share.max_calls or room.calls >= room.max_calls:
+        quota, account = self._quota, share.account
+        if self.calls >= self.max_calls or share.calls >= share.max_calls or quota.calls >= quota.max_calls:
             return False
-        if room.fits(size, account) and not room.is_full_for(account):
+        if quota.fits(size, account) and not quota.is_full_for(account):
             return True
-        room.relieve(account, size, STALLED)
-        return not room.is_full_for(account) and room.fits(size, account)
+        quota.relieve(account, size, STALLED)
+        return not quota.is_full_for(account) and quota.fits(size, account)
 
     def begin_call(self, share: PeerShare, size: int) -> bool:
-        """Take a place for a call, if there is one."""
-        room, account = self._room, share.account
-        held = room.buffered + size
-        if (  # the usual case, without a call; `fits` has the rules
-            held >= room.max_buffered
-            or account.buffered + size >= room.max_per_account
+        """Count a new call, unless there are too many; see `fits`."""
+        quota, account = self._quota, share.account
+        held = quota.buffered + size
+        if (  # the usual case is decided here; `fits` has the rules
+            held >= quota.max_buffered
+            or account.buffered + size >= quota.max_per_account
             or self.calls >= self.max_calls
             or share.calls >= share.max_calls
-            or room.calls >= room.max_calls
+            or quota.calls >= quota.max_calls
         ) and not self.fits(share, size):
             return False
         share.calls += 1
         self.calls += 1
-        self._room.calls += 1
+        self._quota.calls += 1
         return True
 
     def end_call(self, share: PeerShare) -> None:
-        """Give the place back."""
+        """Stop counting a call."""
         share.calls -= 1
         self.calls -= 1
-        self._room.calls -= 1
+        self._quota.calls -= 1
         if not share.calls and not share.connections:
             self._forget(share)
 
@@ -140,16 +159,16 @@ class Quotas:
             return whole if alone else -(-whole // 2)
 
         connections, calls = self._per_peer
-        account = self._room.open_account(name)
+        account = self._quota.open_account(name)
         return PeerShare(name, account, most(connections, self._max_connections), most(calls, self.max_calls))
 
     def _forget(self, share: PeerShare) -> None:
-        """A call that was cut off may outlive the last connection of its peer for a moment."""
+        """Remove a share without calls: an aborted call may end after the last connection of its peer."""
         if not share.calls and self._shares.get(share.name) is share:
             del self._shares[share.name]
-            self._room.close_account(share.account)
+            self._quota.close_account(share.account)
 
     def _evict(self, share: PeerShare) -> None:
         member, among = next(iter(share.idle)), len(share.connections)
         self.leave(member, share)
-        member.make_way(share.name, among)
+        member.evict(share.name, among)

@@ -1,8 +1,8 @@
-"""One request: what its head says, why it is refused, its body inflated. Pure: no socket, no clock.
+"""One request: its head checked, the reasons of a refusal, its body inflated. Pure: no socket, no clock.
 
-The parser (llhttp, strict) has refused already what makes two servers read one message differently: a bare LF, folded
-lines, white space before a colon, Content-Length twice or beside Transfer-Encoding (RFC 9112 section 11.2). The rest
-is refused by `check_framing`.
+llhttp (strict) has refused already most of what two servers may understand differently: a bare LF, folded lines,
+white space before a colon, Content-Length twice or beside Transfer-Encoding (RFC 9112 section 11.2). `check_framing`
+refuses the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from adapters.http import headers as http_headers
 from gateway.core.interfaces import Endpoint, StreamingEndpoint
@@ -57,14 +58,14 @@ _ABSOLUTE = re.compile(r"https?://((?:[^/?#@\[\]:]+|\[[0-9A-Fa-f:.]+\])(?::\d*)?
 
 @dataclass(frozen=True, slots=True)
 class HttpRefusal:
-    """Why a message does not reach its endpoint; `status` only where it says more than FAULT_STATUS."""
+    """Why a request does not reach its endpoint; `status` replaces that of FAULT_STATUS."""
 
     fault: Fault
     status: int = 0
 
     @property
     def http_status(self) -> int:
-        """The status that HTTP has for it."""
+        """The status of the response."""
         return self.status or FAULT_STATUS[self.fault.code]
 
 
@@ -73,12 +74,12 @@ BROKEN_BODY = HttpRefusal(Fault(FaultCode.INVALID_REQUEST, "the body is broken")
 
 
 def too_large(limit: int) -> HttpRefusal:
-    """For a body over the limit."""
+    """A body over the limit."""
     return HttpRefusal(Fault(FaultCode.TOO_LARGE, f"the body is larger than {limit} bytes"))
 
 
 def too_slow(seconds: float) -> HttpRefusal:
-    """For a body that is not whole in time."""
+    """A body that is not whole in time."""
     return HttpRefusal(Fault(FaultCode.TIMEOUT, f"the body did not arrive within {seconds:g} s"))
 
 
@@ -86,18 +87,29 @@ def _invalid(message: str, status: int = 0) -> HttpRefusal:
     return HttpRefusal(Fault(FaultCode.INVALID_REQUEST, message), status)
 
 
+class BodySink(Protocol):
+    """Takes a body piece by piece."""
+
+    def feed(self, piece: bytes) -> None:
+        """The next piece."""
+
+    def feed_end(self) -> None:
+        """The body is whole."""
+
+
 class HttpRequest:
-    """A request whose head is whole. What stands first here is set when it is its turn, or as its body comes."""
+    """A request whose head is whole. The fields of the class are set while its body arrives, and when it is served."""
 
     authority: bytes | None = None  # of a target in absolute form
-    size = 0  # bytes of the body that have come, kept or not
+    size = 0  # bytes of the body that have arrived, kept or not
     endpoint: Endpoint | None = None  # reads the whole body
-    passthrough: StreamingEndpoint | None = None  # takes the body as it comes, in place of an endpoint
+    passthrough: StreamingEndpoint | None = None  # streams the body, in place of an endpoint
     wants_upgrade = False  # it has no body and asks for another protocol (RFC 9110 section 7.8)
     is_tunnel = False
+    sink: BodySink | None = None  # takes the body in place of `parts`
     cors = ""  # header lines for a web page of a listed origin
     is_admitted = False
-    is_told_to_go_on = False
+    has_continued = False
 
     def __init__(
         self, method: str, target: bytes, minor: int, headers: list[tuple[bytes, bytes]], *, keep_alive: bool
@@ -106,7 +118,7 @@ class HttpRequest:
         self.minor = minor  # of HTTP/1.x
         self.headers = headers
         self.keep_alive = keep_alive
-        self.target = self.path = target.decode("latin-1")  # as the client wrote it; the parser takes ASCII alone
+        self.target = self.path = target.decode("latin-1")  # as the client wrote it; llhttp accepts only ASCII
         self.parts: list[bytes] = []  # of the body
         read: dict[bytes, bytes] = {}
         for name, value in headers:
@@ -117,14 +129,14 @@ class HttpRequest:
             if known:
                 read[known] = b"%b, %b" % (read[known], value) if known in read else value
         length = read.get(b"content-length")
-        self.length = None if length is None else int(length)  # bytes; the parser has seen that these are digits
+        self.length = None if length is None else int(length)  # bytes; llhttp accepts only digits
         self.is_plain = (
             len(read) == _PLAIN and length is not None and b"host" in read
-        )  # nothing else is to be looked at
+        )  # no other header that this package reads
         self.read = read if self.is_plain else {name: value.rstrip(b" \t") for name, value in read.items()}
 
     def check_framing(self, *, needs_host: bool) -> bool:
-        """Whether the head is one that every server reads alike; sets `path`, and the target without its authority."""
+        """Whether all servers understand this head alike; sets `path`, and `target` without its authority."""
         read = self.read
         if self.is_plain and self.target[0] == "/" and b"," not in read[b"host"]:
             if "?" in self.target:
@@ -164,9 +176,9 @@ class HttpRequest:
         return None
 
     @property
-    def wants_to_be_told(self) -> bool:
-        """Whether the client waits for word that its body is welcome (RFC 9110 section 10.1.1)."""
-        return self.minor == 1 and not self.is_told_to_go_on and b"expect" in self.read
+    def expects_continue(self) -> bool:
+        """Whether the client waits for 100 (Continue) before it sends the body (RFC 9110 section 10.1.1)."""
+        return self.minor == 1 and not self.has_continued and b"expect" in self.read
 
     def body(self, limit: int) -> bytes | HttpRefusal:
         """The whole body, inflated."""
@@ -179,8 +191,8 @@ class HttpRequest:
             return content
         return inflate(content, encoding.decode("latin-1"), limit)
 
-    def carried(self) -> RequestMetadata:
-        """What the endpoint is told beside the body."""
+    def metadata(self) -> RequestMetadata:
+        """The request without its body, for the endpoint."""
         headers = tuple(self.headers)
         if self.passthrough is None and b"content-encoding" in self.read:
             headers = http_headers.without(headers, b"content-encoding")
@@ -188,7 +200,7 @@ class HttpRequest:
 
 
 def inflate(content: bytes, encoding: str, limit: int) -> bytes | HttpRefusal:
-    """Undo a Content-Encoding without ever holding more than `limit` bytes of the result (and one)."""
+    """Undo a Content-Encoding; at most `limit` + 1 bytes of the result are held."""
     name = encoding.strip().lower()
     if name == "identity":
         return content

@@ -1,7 +1,4 @@
-"""Lays out HTTP/1.x answers as bytes; knows no socket and no protocol above HTTP.
-
-All but the length, the date and the body is laid out once for each kind of answer.
-"""
+"""Writes HTTP/1.x responses as bytes (RFC 9112). The head of each kind of response is made once a second."""
 
 from __future__ import annotations
 
@@ -27,68 +24,68 @@ WITHOUT_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 class HttpResponse(NamedTuple):
-    """What goes back for one request; `body` is None for an answer without content (204)."""
+    """The response to one request; `body` is None where there is no content (204)."""
 
     status: int
     content_type: str
     body: bytes | None
     close: bool = False
     headers: str = ""  # whole lines
-    relayed: Answer | None = None  # a legacy server's, which goes back as it came
+    relayed: Answer | None = None  # an upstream's answer, which is passed on unchanged
     hang_up: bool = False  # nothing is written, and the connection ends
 
 
 def hang_up() -> HttpResponse:
-    """What a legacy server did that closed the connection without a word."""
+    """No response: the connection is closed, as the upstream did."""
     return HttpResponse(0, TEXT, None, close=True, hang_up=True)
 
 
 def relay(answer: Answer) -> HttpResponse:
-    """A legacy server's answer."""
+    """An upstream's answer."""
     assert answer.status is not None
     return HttpResponse(answer.status, answer.content_type, answer.body, relayed=answer)
 
 
 def text(status: int, message: str, *, close: bool = False, headers: str = "") -> HttpResponse:
-    """An answer in plain words, for those who do not speak any of our protocols."""
+    """A response in plain text, where the client's protocol is not known."""
     return HttpResponse(status, TEXT, f"{message}\n".encode(), close, headers)
 
 
 def page(message: str) -> HttpResponse:
-    """What old xapi answers when it cannot make sense of a request: a page with status 500, and the end."""
+    """The response of old xapi to a request that it cannot read: a page with status 500, and a closed connection."""
     body = f"<html><body><h1>HTTP 500 internal server error</h1>{html.escape(message)}</body></html>"
     return HttpResponse(500, HTML, body.encode(), close=True)
 
 
 class ResponseWriter:
-    """How one listener writes its answers: `headers` are added to each of them; raises ValueError for a bad one."""
+    """Writes the responses of one listener; `headers` are added to each. Raises ValueError for an invalid one."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._fixed = "".join(f"{name}: {value}\r\n" for name, value in _checked(headers).items())
-        self._second = 0  # since the epoch, of the dates in the heads that are kept
+        self._second = 0  # of the dates in `_heads`, since the epoch
         self._heads: dict[tuple[int, str, str, int, bool, bool], bytes] = {}
 
-    def lay_out(self, answer: HttpResponse, *, minor: int = 1, bodiless: bool = False) -> bytes:
-        """The whole answer; `minor` is the request's HTTP version, `bodiless` is for HEAD."""
-        return b"".join(self.parts(answer, minor=minor, bodiless=bodiless))
+    def write(self, answer: HttpResponse, *, minor: int = 1, bodiless: bool = False) -> bytes:
+        """The whole response; `minor`: of the request's HTTP version; `bodiless`: for HEAD."""
+        return b"".join(self.head_and_body(answer, minor=minor, bodiless=bodiless))
 
-    def parts(self, answer: HttpResponse, *, minor: int, bodiless: bool) -> tuple[bytes, bytes]:
-        """Head and body; see `lay_out`."""
+    def head_and_body(self, answer: HttpResponse, *, minor: int, bodiless: bool) -> tuple[bytes, bytes]:
+        """Head and body; see `write`."""
         body = answer.body
         content = b"" if bodiless or body is None else body
         if answer.relayed is not None:
             return _as_it_came(answer, answer.relayed, minor, bodiless=bodiless), content
         now = int(time.time())
-        if now != self._second or len(self._heads) > _MOST_HEADS:  # a preflight brings words of its own
+        if now != self._second or len(self._heads) > _MOST_HEADS:  # the headers of preflights differ
             self._second = now
             self._heads.clear()
         key = (answer.status, answer.content_type, answer.headers, minor, answer.close, body is not None)
         head = self._heads.get(key)
         if head is None:
-            head = self._heads[key] = self._lay_out_head(*key)
+            head = self._heads[key] = self._write_head(*key)
         return head if body is None else b"%b%d\r\n\r\n" % (head, len(body)), content
 
-    def _lay_out_head(
+    def _write_head(
         self,
         status: int,
         content_type: str,
@@ -100,16 +97,16 @@ class ResponseWriter:
         lines = [f"HTTP/1.{minor} {status} {HTTPStatus(status).phrase}\r\n", self._fixed, headers]
         if status != HTTPStatus.NO_CONTENT:
             lines.append(f"Content-Type: {content_type}\r\n")
-        if close == (minor == 1):  # only what differs from the version's default, RFC 9112 section 9.3
+        if close == (minor == 1):  # only where it differs from the version's default, RFC 9112 section 9.3
             lines.append(_connection(close=close))
         date = formatdate(self._second, usegmt=True)
         return "".join((*lines, f"Date: {date}\r\n", "Content-Length: " if has_body else "\r\n")).encode("latin-1")
 
 
 def _as_it_came(answer: HttpResponse, came: Answer, minor: int, *, bodiless: bool) -> bytes:
-    """Status line and headers of a legacy server; a length where it had none, as its connection is not ours.
+    """Status line and headers of an upstream, with a Content-Length where it sent none.
 
-    Lines of ours only where a web page of a listed origin asks, and the legacy server says nothing of origins.
+    CORS headers are added where a web page of a listed origin asks and the upstream sends none.
     """
     ours = b""
     if came.status not in WITHOUT_CONTENT and not bodiless and not http_headers.has(came.headers, b"content-length"):
@@ -139,5 +136,5 @@ def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise ValueError(f"header {name!r}: expected a name and a value of printable ASCII, got {value!r}")
         if name.lower() in RESERVED:
-            raise ValueError(f"header {name!r} is the transport's own")
+            raise ValueError(f"header {name!r} is set by the gateway itself: leave it out")
     return headers

@@ -1,8 +1,7 @@
-"""HTTP POST in, bytes out; knows no protocol.
+"""An HTTP/1.1 listener on one or several addresses.
 
-One Server is one listener of the config, on one address or several. Any of them is answered by the endpoint that
-`resolve` names for the path (as written by the client: nothing is unescaped, the query is cut off). What no endpoint
-takes, other verbs too, goes to the one named `otherwise` where there is one.
+A POST whose path has an endpoint (`resolve`, by the path as the client wrote it, without its query) is answered by
+that endpoint. All other requests go to `passthrough`, where there is one, and are streamed.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from adapters.http import addresses, response
-from adapters.http.connection import HttpConnection, HttpLimits
-from adapters.http.quotas import PeerShare, Quotas
+from adapters.http.connection import HttpConnection
+from adapters.http.quotas import HttpLimits, PeerShare, Quotas
 from adapters.http.request import HttpRefusal, HttpRequest
 from adapters.http.response import HttpResponse, ResponseWriter
 from adapters.http.socket_activation import InheritedSockets
@@ -26,7 +25,7 @@ from gateway.core.rpc.model import Answer, FaultCode, Peer
 
 __all__ = ["DEFAULT_LIMITS", "HttpLimits", "HttpServer", "MalformedResponse"]
 
-# How a message is answered that could not be read at all: in the client's protocol, or the way old xapi does.
+# The response to a message that could not be read at all: in the client's protocol, or a page as old xapi sends it.
 MalformedResponse = Literal["protocol", "http500"]
 
 RETRY_AFTER = "Retry-After: 1\r\n"
@@ -37,7 +36,7 @@ TOO_MANY_TUNNELS = response.text(
     503, "too many tunnels (`max_tunnels` of this listener)", close=True, headers=RETRY_AFTER
 )
 FRAMING_CODES = frozenset({FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
-TOLD_EVERY = 1.0  # seconds between two lines about connections that made way
+LOG_INTERVAL = 1.0  # seconds between two log lines about evicted connections
 
 DEFAULT_LIMITS = HttpLimits()
 EVERYBODY = WebOrigins()
@@ -50,7 +49,7 @@ def is_below(path: str, above: str) -> bool:
 
 
 def _ignore(_: str) -> None:
-    """Tell nobody."""
+    """Drop it."""
 
 
 class HttpServer(interfaces.Transport):
@@ -66,21 +65,21 @@ class HttpServer(interfaces.Transport):
         malformed_response: MalformedResponse = "protocol",
         headers: Mapping[str, str] = _NO_HEADERS,  # added to every answer
         socket_mode: int = 0o660,
-        room: Quota | None = None,  # shared with other listeners
+        quota: Quota | None = None,  # shared with other listeners
         inherited: InheritedSockets | None = None,  # where "systemd:NAME" is found
-        on_cut: Callable[[str], object] = _ignore,  # told which client was cut, and why
-        otherwise: interfaces.StreamingEndpoint | None = None,
-        web: WebOrigins = EVERYBODY,  # the pages and host names that are served
+        on_abort: Callable[[str], object] = _ignore,  # called with the address of an aborted client, and why
+        passthrough: interfaces.StreamingEndpoint | None = None,
+        web: WebOrigins = EVERYBODY,  # the web pages and host names that are served
         needs_host: bool = True,  # HTTP/1.1 without a Host header is refused
     ) -> None:
         self.name = name
         self.limits = limits
-        self.layout = ResponseWriter(headers)
-        self.room = room or Quota()
+        self.writer = ResponseWriter(headers)
+        self.quota = quota or Quota()
         self.needs_host = needs_host
         self.is_stopping = False
         self.quotas = Quotas(
-            self.room,
+            self.quota,
             max_connections=limits.max_connections,
             max_calls=limits.max_calls,
             max_connections_per_peer=limits.max_connections_per_peer,
@@ -89,22 +88,22 @@ class HttpServer(interfaces.Transport):
         )
         self._binds = tuple(binds)
         self._resolve = resolve
-        self._as_xapi = malformed_response == "http500"
+        self._malformed_as_page = malformed_response == "http500"
         self._socket_mode = socket_mode
         self._inherited = inherited or InheritedSockets({})
-        self._on_cut = on_cut
-        self._otherwise = otherwise
+        self._on_abort = on_abort
+        self._passthrough = passthrough
         self._web = web
         self._bound: list[addresses.Bound] = []
         self._connections: set[HttpConnection] = set()
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled calls whose connection is gone
-        self._made_way = 0  # connections, that nobody was told of
-        self._told = -TOLD_EVERY  # loop time
+        self._evictions = 0  # since the last log line
+        self._logged_at = -LOG_INTERVAL  # loop time
         self._empty = asyncio.Event()
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where it listens now, with real ports."""
+        """The addresses it listens on now, with real ports."""
         return tuple(address for bound in self._bound for address in bound.addresses)
 
     @property
@@ -114,11 +113,11 @@ class HttpServer(interfaces.Transport):
 
     @property
     def socket_files(self) -> tuple[Path, ...]:
-        """The files of Unix sockets that are ours, to be removed at stop."""
+        """The files of its own Unix sockets, which are removed at stop."""
         return tuple(bound.socket_file for bound in self._bound if bound.socket_file is not None)
 
     async def bind(self) -> None:
-        """Take every address and let nobody in; raises OSError naming the address, and then has none."""
+        """Bind every address without accepting; raises OSError naming the address, and then binds none."""
         try:
             for address in self._binds[len(self._bound) :]:
                 self._bound.append(await addresses.bind(address, self._socket_mode, self._inherited))
@@ -127,7 +126,7 @@ class HttpServer(interfaces.Transport):
             raise
 
     async def start(self) -> None:
-        """Accept, bind first where that is not done; raises OSError naming the address, and then listens nowhere."""
+        """Accept connections, binding first if needed; raises OSError naming the address, and then listens nowhere."""
         await self.bind()
         self.is_stopping = False
         loop = asyncio.get_running_loop()
@@ -139,7 +138,7 @@ class HttpServer(interfaces.Transport):
             raise
 
     async def stop(self, grace: float) -> int:
-        """Stop accepting, let calls in flight finish for `grace` seconds; returns how many were cut off."""
+        """Stop accepting; calls in flight have `grace` seconds to finish. Returns how many were aborted."""
         self.is_stopping = True
         bound = tuple(self._bound)
         self._close_sockets()
@@ -171,56 +170,56 @@ class HttpServer(interfaces.Transport):
             await asyncio.wait(self._orphans)
         return cut
 
-    # What connections ask and tell; see Owner
+    # See ConnectionOwner
 
-    def opened(self, connection: HttpConnection) -> PeerShare | None:
-        """See Owner."""
-        if self.is_stopping:  # accepted in the very moment
+    def add_connection(self, connection: HttpConnection) -> PeerShare | None:
+        """See ConnectionOwner."""
+        if self.is_stopping:  # accepted just before the stop
             return None
         share = self.quotas.enter(connection, connection.peer)
         if share is not None:
             self._connections.add(connection)
         return share
 
-    def closed(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
-        """See Owner."""
+    def remove_connection(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
+        """See ConnectionOwner."""
         self.quotas.leave(connection, share)
         self._connections.discard(connection)
         if task is not None:
             self._orphans.add(task)
-            task.add_done_callback(lambda ended: self._ended(ended, share))
+            task.add_done_callback(lambda ended: self._end_orphan(ended, share))
         if not self._connections:
             self._empty.set()
 
-    def _ended(self, task: asyncio.Task[None], share: PeerShare) -> None:
+    def _end_orphan(self, task: asyncio.Task[None], share: PeerShare) -> None:
         self._orphans.discard(task)
         self.quotas.end_call(share)
 
-    def cut(self, peer: Peer, why: str) -> None:
-        """See Owner."""
-        self._on_cut(f"{peer.address} {why}")
+    def log_abort(self, peer: Peer, why: str) -> None:
+        """See ConnectionOwner."""
+        self._on_abort(f"{peer.address} {why}")
 
-    def gave_way(self, whose: str, among: int) -> None:
-        """See Owner. When there are many one line a second says so."""
-        self._made_way += 1
+    def log_eviction(self, whose: str, among: int) -> None:
+        """See ConnectionOwner; at most one line a second."""
+        self._evictions += 1
         now = asyncio.get_running_loop().time()
-        if now - self._told >= TOLD_EVERY:
-            what = "an idle connection" if self._made_way == 1 else f"{self._made_way} idle connections"
-            self._on_cut(f"{whose} gave up {what} of {among} for newcomers")
-            self._made_way, self._told = 0, now
+        if now - self._logged_at >= LOG_INTERVAL:
+            what = "an idle connection" if self._evictions == 1 else f"{self._evictions} idle connections"
+            self._on_abort(f"{whose} gave up {what} of {among} for newcomers")
+            self._evictions, self._logged_at = 0, now
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
-        """See Owner."""
+        """See ConnectionOwner."""
         endpoint = self._resolve(request.path)
         if endpoint is None or request.method != "POST":
-            request.passthrough = self._otherwise
+            request.passthrough = self._passthrough
         else:
             request.endpoint = endpoint
         if not request.is_plain or self._web.checks_hosts:
             refusal = self._web.check(request)
             if refusal is not None:
                 return self.refuse(request, refusal)
-            preflight = self._web.preflight(request, any_method=self._otherwise is not None)
+            preflight = self._web.preflight(request, any_method=self._passthrough is not None)
             if preflight is not None:
                 return HttpResponse(204, response.TEXT, None, headers=preflight)
         if request.endpoint is None and request.passthrough is None:
@@ -233,27 +232,27 @@ class HttpServer(interfaces.Transport):
                 return NO_TUNNEL
             if request.is_tunnel and self.quotas.tunnels >= self.quotas.max_tunnels:
                 return TOO_MANY_TUNNELS
-        refusal = request.check_head(self.limits.body, plain=self._as_xapi and request.passthrough is None)
+        refusal = request.check_head(self.limits.body, plain=self._malformed_as_page and request.passthrough is None)
         return None if refusal is None else self.refuse(request, refusal)
 
     def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
-        """See Owner."""
+        """See ConnectionOwner."""
         fault, status = refusal.fault, refusal.http_status
         if request.endpoint is None:
             headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
             return response.text(status, fault.message, headers=headers)
-        if self._as_xapi and fault.code in FRAMING_CODES:
+        if self._malformed_as_page and fault.code in FRAMING_CODES:
             return response.page(fault.message)
         answer = request.endpoint.refuse(fault)
         headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
         return HttpResponse(status, answer.content_type, answer.body or b"", headers=headers)
 
-    def answered(self, answer: Answer) -> HttpResponse:
-        """See Owner."""
+    def to_response(self, answer: Answer) -> HttpResponse:
+        """See ConnectionOwner."""
         if answer.hang_up:
             return response.hang_up()
         if answer.status is not None:
             return response.relay(answer)
-        if answer.fault is not None and self._as_xapi:
+        if answer.fault is not None and self._malformed_as_page:
             return response.page(answer.fault.message)
         return HttpResponse(204 if answer.body is None else 200, answer.content_type, answer.body)

@@ -1,4 +1,4 @@
-"""The listening sockets that systemd opened for this process, by name (sd_listen_fds(3)); knows no listener."""
+"""The listening sockets that systemd has opened for this process, by name (sd_listen_fds(3))."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import socket
 from collections.abc import Mapping, MutableMapping, Sequence
 
 FIRST = 3  # SD_LISTEN_FDS_START
-UNNAMED = "unknown"  # what sd_listen_fds_with_names(3) calls a socket without a name
+UNNAMED = "unknown"  # the name of a socket without one, sd_listen_fds_with_names(3)
 FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
 class InheritedSockets:
-    """Descriptors by name; a name stands for every socket of that FileDescriptorName=, and is taken once."""
+    """Descriptors by FileDescriptorName=. A name may have several sockets, and is taken once."""
 
     def __init__(self, descriptors: Mapping[str, Sequence[int]]) -> None:
         self._descriptors = dict(descriptors)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that nobody has taken yet."""
+        """The names that no listener has taken."""
         return tuple(self._descriptors)
 
     def take(self, name: str) -> list[socket.socket]:
@@ -32,7 +32,7 @@ class InheritedSockets:
 
 
 def inherited(environment: MutableMapping[str, str] = os.environ) -> InheritedSockets:
-    """What systemd passed to us and not to our parent; the variables are removed. Raises OSError for broken ones."""
+    """Take the sockets of systemd for this process, and remove its variables; raises OSError for invalid ones."""
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return InheritedSockets({})
     passed = {name: environment.pop(name) for name in _VARIABLES if name in environment}
@@ -50,7 +50,7 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> InheritedSo
 
 
 def _adopt(descriptor: int, name: str) -> socket.socket:
-    """Own a descriptor; raises OSError when it is no socket that one can accept stream connections from."""
+    """A descriptor as a socket; raises OSError when it is no listening stream socket."""
     adopted = socket.socket(fileno=descriptor)
     listens = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if adopted.type != socket.SOCK_STREAM or adopted.family not in FAMILIES or not listens:

@@ -1,7 +1,7 @@
-"""Which web pages and which names of the host a listener serves; CORS for those pages (fetch.spec.whatwg.org). Pure.
+"""The web pages and host names that a listener serves; CORS for those pages (fetch.spec.whatwg.org). Pure.
 
-A browser sends a page's request to whatever address the page names, with the user's network access. Such a request is
-told by its Origin or Sec-Fetch-Site header, which a page cannot set or leave out.
+A browser sends the request of a page to any address that the page names, with the user's network access. Such a
+request has an Origin or Sec-Fetch-Site header, which a page can neither set nor leave out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FOREIGN_HOST = HttpRefusal(
 
 
 class WebOrigins:
-    """The rules of one listener. `answers`: whether CORS headers are ours to write, not the config's."""
+    """The rules of one listener. `answers`: the gateway writes CORS headers, because the config has none."""
 
     def __init__(self, origins: Collection[str] = (), hosts: Collection[str] = (), *, answers: bool = True) -> None:
         self._origins = frozenset(origin.lower().encode() for origin in origins)
@@ -33,11 +33,11 @@ class WebOrigins:
 
     @property
     def checks_hosts(self) -> bool:
-        """Whether every request must be checked, and not only one that says where it comes from."""
+        """Whether each request must be checked, and not only one of a web page."""
         return bool(self._hosts)
 
     def check(self, request: HttpRequest) -> HttpRefusal | None:
-        """Why a request is not served, or None; sets `cors` of one from a listed page."""
+        """The reason to refuse a request, or None; sets `cors` of a request from a listed page."""
         read = request.read
         if self._hosts:
             names = (read.get(b"host"), request.authority) if request.authority else (read.get(b"host"),)
@@ -55,7 +55,7 @@ class WebOrigins:
         return None
 
     def preflight(self, request: HttpRequest, *, any_method: bool) -> str | None:
-        """The header lines that answer a preflight of a listed page; None for a request that is none."""
+        """The header lines of the response to a preflight; None where the request is no preflight."""
         method = request.read.get(b"access-control-request-method")
         if method is None or request.method != "OPTIONS" or b"origin" not in request.read:
             return None
@@ -66,7 +66,7 @@ class WebOrigins:
         return f"{lines}Access-Control-Max-Age: {_MAX_AGE}\r\n"
 
     def _is_ours(self, host: bytes) -> bool:
-        """By name alone, or by name and port where the list says a port."""
+        """By name, or by name and port where the list has a port."""
         return host in self._hosts or re.sub(rb":\d*$", b"", host) in self._hosts
 
 

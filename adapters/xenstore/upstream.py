@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from adapters.limits import WaitingLine
+from adapters.limits import ConcurrencyLimiter
 from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations, Transaction
 from adapters.xenstore.client.wire import is_permanent
@@ -54,7 +54,7 @@ class XenstoreUpstreamConnection(interfaces.UpstreamConnection):
         self.name = name
         self._root = root
         self._store = store
-        self._turns = WaitingLine(most, waiting)
+        self._limiter = ConcurrencyLimiter(most, waiting)
         self._checks_pid = checks_pid
         self._in_flight = 0
         self._retired = False
@@ -85,7 +85,7 @@ class XenstoreUpstreamConnection(interfaces.UpstreamConnection):
         """The state for an operator. The store counts as the one connection."""
         url = f"{SCHEME}{self._root}"
         return UpstreamStatus(
-            self.name, url, self._in_flight, self._turns.waiting, int(self._store.connected), self._last_error
+            self.name, url, self._in_flight, self._limiter.waiting, int(self._store.connected), self._last_error
         )
 
     async def send(
@@ -97,26 +97,26 @@ class XenstoreUpstreamConnection(interfaces.UpstreamConnection):
         wanted: Wanted = always,
     ) -> Answer | Fault:
         """Write one request and wait for its response."""
-        if self._turns.is_full:
+        if self._limiter.is_full:
             return Fault(
                 FaultCode.BUSY, f"the legacy service '{self.name}' has {self._in_flight} calls in flight; {NOTHING}"
             )
         self._in_flight += 1
         try:
-            if not await self._turns.take(wanted):
+            if not await self._limiter.acquire(wanted):
                 text = f"the mode changed while the call waited for the legacy service '{self.name}'; {NOTHING}"
                 return Fault(FaultCode.BUSY, text)
             try:
                 return await self._call(body)
             finally:
-                self._turns.give_back()
+                self._limiter.release()
         finally:
             self._in_flight -= 1
             self._leave_when_idle()
 
     def review(self) -> None:
         """Give up calls that wait and are not wanted any more (interfaces.UpstreamConnection)."""
-        self._turns.review()
+        self._limiter.review()
 
     async def _call(self, body: bytes) -> Answer | Fault:
         method, *items = unpack(body)

@@ -95,9 +95,9 @@ class _Http:
     async def _answer(self, pieces: Sequence[bytes]) -> Answer | str:
         connection = ClientConnection(self._loop, tls=True)
         connection.connection_made(_Wire(self._plug))
-        assert connection.begin(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
-        room = Quota()
-        with Reservation(room) as held:
+        assert connection.start(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
+        quota = Quota()
+        with Reservation(quota) as held:
             reading = asyncio.ensure_future(connection.answer(LIMIT, held))
             for piece in pieces:
                 connection.data_received(piece)
@@ -112,7 +112,7 @@ class _Http:
             finally:
                 if connection.closed is not None:
                     await asyncio.wait([connection.closed])
-        assert not room.buffered
+        assert not quota.buffered
         assert len(answer.body or b"") <= LIMIT
         assert not connection.is_reusable
         return answer

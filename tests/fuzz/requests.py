@@ -90,7 +90,7 @@ class _Http:
 
     async def _serve(self, pieces: Sequence[bytes]) -> tuple[list[tuple[bytes, RequestMetadata]], str]:
         endpoint = _Counting()
-        server = HttpServer("fuzz", [], lambda path: endpoint, LIMITS, otherwise=endpoint)
+        server = HttpServer("fuzz", [], lambda path: endpoint, LIMITS, passthrough=endpoint)
         connection = HttpConnection(server, self._loop)
         wire = _Wire(self._plug, self._loop)
         wire.connection = connection
@@ -106,8 +106,8 @@ class _Http:
             if server.quotas.connections == 0:
                 break
         assert wire.is_closed, "it waits for what cannot come"
-        room = server.room
-        assert (server.quotas.connections, server.quotas.calls, room.calls, room.buffered) == (0, 0, 0, 0)
+        quota = server.quota
+        assert (server.quotas.connections, server.quotas.calls, quota.calls, quota.buffered) == (0, 0, 0, 0)
         statuses = [line[9:12] for line in wire.written.split(b"\r\n") if line.startswith(b"HTTP/1.")]
         assert b"500" not in statuses
         calls = [(body, carried) for (body, _), carried in zip(endpoint.seen, endpoint.carried, strict=True)]

@@ -110,9 +110,9 @@ LOCAL = "tcp:127.0.0.1:0"
 class Options(TypedDict, total=False):
     malformed_response: MalformedResponse
     headers: Mapping[str, str]
-    on_cut: Callable[[str], object]
-    room: Quota
-    otherwise: StreamingEndpoint | None
+    on_abort: Callable[[str], object]
+    quota: Quota
+    passthrough: StreamingEndpoint | None
     web: WebOrigins
     needs_host: bool
 

@@ -291,12 +291,12 @@ class Scripted(UpstreamBackend):
         speaks: dict[str, tuple[str, str]],
         whole: Answer | Fault | None = None,
         answer: Callable[[Route, Call], Awaitable[Outcome]] = old,
-        patience: float = 5.0,
+        timeout: float = 5.0,
     ) -> None:
         self._speaks = speaks
         self._whole = whole
         self._answer = answer
-        self._patience = patience
+        self._timeout = timeout
         self.called: list[str] = []
         self.forwarded: list[tuple[str, bytes, RequestMetadata]] = []
         self.repeatable: list[bool] = []  # of those
@@ -318,7 +318,7 @@ class Scripted(UpstreamBackend):
         return self._speaks.get(upstream) == (codec, dialect)
 
     def timeout(self, upstream: str) -> float:
-        return self._patience
+        return self._timeout
 
     async def forward(
         self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always

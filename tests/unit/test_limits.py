@@ -15,21 +15,21 @@ def test_a_room_is_full_when_either_of_its_limits_is_reached() -> None:
 
 
 def test_what_a_request_holds_is_given_back_whatever_happens() -> None:
-    room = Quota(max_buffered=10)
-    with pytest.raises(LookupError), Reservation(room) as held:  # noqa: PT012
-        held.become(7)
-        assert room.buffered == 7
+    quota = Quota(max_buffered=10)
+    with pytest.raises(LookupError), Reservation(quota) as held:  # noqa: PT012
+        held.resize(7)
+        assert quota.buffered == 7
         raise LookupError
-    assert room.buffered == 0
+    assert quota.buffered == 0
 
 
 def test_a_request_may_trade_what_it_holds_for_what_it_needs() -> None:
-    room = Quota(max_buffered=10)
-    with Reservation(room) as one, Reservation(room) as other:
-        one.become(6)
-        other.become(3)
+    quota = Quota(max_buffered=10)
+    with Reservation(quota) as one, Reservation(quota) as other:
+        one.resize(6)
+        other.resize(3)
         assert one.fits(7)
         assert not one.fits(8)
-        one.become(2)
-        assert room.buffered == 5
-    assert room.buffered == 0
+        one.resize(2)
+        assert quota.buffered == 5
+    assert quota.buffered == 0

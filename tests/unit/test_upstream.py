@@ -11,7 +11,7 @@ from msgspec import structs
 
 from adapters.codecs import UPSTREAM_CODECS
 from adapters.dialects import DIALECTS
-from adapters.upstream import Arguments, Backend, Upstream, arrange
+from adapters.upstream import Arguments, Backend, Upstream, arrange_parameters
 from gateway.core import interfaces
 from gateway.core.admin.status import UpstreamStatus
 from gateway.core.dbus.signature import parse_one
@@ -286,7 +286,7 @@ async def test_an_upstream_that_is_not_there_executed_nothing() -> None:
 def test_parameters_are_given_as_the_old_service_takes_them(
     how: Arguments, params: tuple[Value, ...], named: Mapping[str, Value], expected: object
 ) -> None:
-    got = arrange(Call("f", params, named), ["dbg", "id", "paused"], how)
+    got = arrange_parameters(Call("f", params, named), ["dbg", "id", "paused"], how)
     assert (got.params, dict(got.named)) == expected
 
 

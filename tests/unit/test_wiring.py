@@ -104,7 +104,7 @@ def test_an_upstream_becomes_a_line_a_codec_and_a_dialect() -> None:
     made = wiring.upstreams(settings, wiring.Quota())["xapi"]
     assert (made.codec.name, made.dialect.name, made.speaks) == ("xmlrpc", "xenapi", frozenset({"xmlrpc", "jsonrpc"}))
     assert [(each.codec.name, each.dialect.name) for each in made.also.values()] == [("jsonrpc", "xenapi")]
-    assert made.line.status().url == "http://127.0.0.1:80"
+    assert made.connection.status().url == "http://127.0.0.1:80"
     assert wiring.spoken(settings) == {"xapi": {"xmlrpc/xenapi", "jsonrpc/xenapi"}}
 
 
@@ -117,7 +117,7 @@ def test_an_upstream_that_knows_json_rpc_1_0_only_understands_nothing_as_it_come
 def test_an_upstream_over_xenstore_is_a_node() -> None:
     settings = with_upstream(url="xenstore:/squeezed", codec="xenstore", dialect="plain", speaks=[], store="/x")
     made = wiring.upstreams(settings, wiring.Quota())["xapi"]
-    assert (made.codec.name, made.line.status().url) == ("xenstore", "xenstore:/squeezed")
+    assert (made.codec.name, made.connection.status().url) == ("xenstore", "xenstore:/squeezed")
 
 
 def test_an_upstream_is_the_same_after_a_reload_when_nothing_about_it_has_changed() -> None:
@@ -163,7 +163,7 @@ def test_old_services_that_are_only_observed_have_few_connections_of_their_own()
     settings, room = with_upstream(connections=40), wiring.Quota(10, 1000)
     (for_calls,) = wiring.upstreams(settings, room).values()
     (for_looks,) = wiring.observed_upstreams(settings, room).values()
-    assert for_calls.line is not for_looks.line
+    assert for_calls.connection is not for_looks.connection
     assert isinstance(for_looks.key, config.UpstreamConfig)
     assert (for_looks.key.connections, for_looks.key.waiting) == (wiring.OBSERVING, 1)
     assert (for_calls.codec.name, for_calls.speaks) == (for_looks.codec.name, for_looks.speaks)

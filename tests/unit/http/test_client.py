@@ -24,9 +24,9 @@ HEAD = RequestMetadata("HEAD", "/", ((b"Host", b"x"),))
 
 @asynccontextmanager
 async def line(
-    url: str, limits: ConnectionPoolLimits | None = None, room: Quota | None = None
+    url: str, limits: ConnectionPoolLimits | None = None, quota: Quota | None = None
 ) -> AsyncIterator[HttpUpstreamConnection]:
-    made = HttpUpstreamConnection("xapi", parse_url(url), limits or ConnectionPoolLimits(), room=room)
+    made = HttpUpstreamConnection("xapi", parse_url(url), limits or ConnectionPoolLimits(), quota=quota)
     await made.start()
     try:
         yield made
@@ -272,14 +272,14 @@ async def test_what_is_no_http_is_said_to_be_none() -> None:
 
 
 async def test_a_large_answer_is_refused_and_its_memory_given_back() -> None:
-    room = Quota()
+    quota = Quota()
     limits = ConnectionPoolLimits(answer=10)
-    async with legacy_server(lambda _: ok(bytes(11))) as old, line(old.url, limits, room) as xapi:
+    async with legacy_server(lambda _: ok(bytes(11))) as old, line(old.url, limits, quota) as xapi:
         got = await refusal(xapi)
         assert got == Fault(
             FaultCode.TOO_LARGE, "the answer of the legacy service 'xapi' is over 10 bytes; the call was executed"
         )
-        assert (room.buffered, xapi.status().idle) == (0, 0)
+        assert (quota.buffered, xapi.status().idle) == (0, 0)
 
 
 async def test_a_call_that_is_cancelled_frees_its_connection() -> None:
@@ -336,7 +336,7 @@ async def test_a_request_that_a_full_socket_has_not_taken_was_not_sent(tmp_path:
                 near.send(bytes(65536))
             except BlockingIOError:
                 break
-        assert connection.begin(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
+        assert connection.start(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
         connection.abort()
         assert connection.was_unwritten
 

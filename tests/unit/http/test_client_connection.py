@@ -15,19 +15,19 @@ from tests.kit.upstreams import Answers, Last, LegacyServer, legacy_server, ok
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
 
 
-async def ask(old: LegacyServer, *, bodiless: bool = False, limit: int = 1000, room: Quota | None = None) -> Answer:
+async def ask(old: LegacyServer, *, bodiless: bool = False, limit: int = 1000, quota: Quota | None = None) -> Answer:
     connection = await connect(parse_url(old.url), 5)
     try:
-        return await again(connection, bodiless=bodiless, limit=limit, room=room)
+        return await again(connection, bodiless=bodiless, limit=limit, quota=quota)
     finally:
         await gone(connection)
 
 
 async def again(
-    connection: ClientConnection, *, bodiless: bool = False, limit: int = 1000, room: Quota | None = None
+    connection: ClientConnection, *, bodiless: bool = False, limit: int = 1000, quota: Quota | None = None
 ) -> Answer:
-    assert connection.begin(REQUEST, bodiless=bodiless)
-    with Reservation(room or Quota()) as held:
+    assert connection.start(REQUEST, bodiless=bodiless)
+    with Reservation(quota or Quota()) as held:
         return await asyncio.wait_for(connection.answer(limit, held), 60)
 
 
@@ -59,7 +59,7 @@ async def test_an_answer_is_read_byte_for_byte() -> None:
 async def test_who_reads_a_body_is_told_at_once_of_a_chunk_that_is_none(pieces: list[bytes]) -> None:
     async with legacy_server(held=True) as old:
         connection = await connect(parse_url(old.url), 5)
-        assert connection.begin(REQUEST, bodiless=False)
+        assert connection.start(REQUEST, bodiless=False)
         with Reservation(Quota()) as held:
             reading = asyncio.ensure_future(connection.answer(1000, held))
             for piece in (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *pieces):
@@ -129,7 +129,7 @@ async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_
         await old.close_connections()
         await asyncio.wait_for(old.left.acquire(), 60)
         old.left.release()
-        assert not connection.begin(REQUEST, bodiless=False)
+        assert not connection.start(REQUEST, bodiless=False)
         assert len(old.requests) == 1
         await gone(connection)
 
@@ -156,10 +156,10 @@ async def test_a_large_answer_is_not_held() -> None:
     async with legacy_server(lambda _: ok(bytes(2000))) as old:
         with pytest.raises(TooLargeError, match="is over 1000 bytes"):
             await ask(old)
-        room = Quota(max_buffered=100)
+        quota = Quota(max_buffered=100)
         with pytest.raises(TooLargeError, match="does not fit"):
-            await ask(old, limit=5000, room=room)
-        assert room.buffered == 0
+            await ask(old, limit=5000, quota=quota)
+        assert quota.buffered == 0
 
 
 async def test_a_large_request_is_written_whole(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ async def test_a_large_request_is_written_whole(tmp_path: Path) -> None:
     async with legacy_server(socket=tmp_path / "socket") as old:
         connection = await connect(parse_url(old.url), 5)
         request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-        assert connection.begin(request, bodiless=False)
+        assert connection.start(request, bodiless=False)
         with Reservation(Quota()) as held:
             await asyncio.wait_for(connection.answer(1000, held), 60)
         assert old.requests == [request]
@@ -178,7 +178,7 @@ async def test_an_idle_connection_closes_itself() -> None:
     async with legacy_server() as old:
         connection = await connect(parse_url(old.url), 5)
         await again(connection)
-        connection.rest(0.01)
+        connection.start_idle(0.01)
         await asyncio.wait_for(old.left.acquire(), 60)
         old.left.release()
         assert not connection.is_reusable

@@ -22,7 +22,7 @@ GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
 
 async def test_a_connection_that_sends_nothing_is_closed() -> None:
     told: list[str] = []
-    async with talking(limits=HttpLimits(header_timeout=0.05), on_cut=told.append) as wire:
+    async with talking(limits=HttpLimits(header_timeout=0.05), on_abort=told.append) as wire:
         name = wire.name
         assert (await wire.reply()).status == 408
         assert await wire.rest() == b""
@@ -49,7 +49,7 @@ async def test_a_head_that_drips_is_closed_however_often_it_drips() -> None:
 async def test_the_head_timer_does_not_run_while_a_call_is_served_or_the_connection_rests() -> None:
     waiting, told = Waiting(), list[str]()
     limits = HttpLimits(header_timeout=0.5, keepalive_timeout=0.7)
-    async with talking(waiting, limits, on_cut=told.append) as wire:
+    async with talking(waiting, limits, on_abort=told.append) as wire:
         await wire.send(post(b"x"))
         await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
         asyncio.get_running_loop().call_later(0.6, waiting.release.set)
@@ -354,14 +354,14 @@ async def test_a_body_that_ends_while_it_is_read_reaches_no_endpoint() -> None:
 
 @pytest.mark.parametrize("ahead", [b"", post(b"x" * 100_000) * 3], ids=["alone", "with much sent ahead"])
 async def test_a_call_is_cancelled_when_its_client_resets_the_connection(ahead: bytes) -> None:
-    endpoint, room = Waiting(), Quota()
-    async with running(endpoint, room=room) as address:
+    endpoint, quota = Waiting(), Quota()
+    async with running(endpoint, quota=quota) as address:
         async with connect(address) as wire:
             await wire.send(post(b"write this") + ahead)
             await asyncio.wait_for(endpoint.begun.acquire(), DEADLINE)
             wire.reset()
         await asyncio.wait_for(endpoint.cancelled.acquire(), DEADLINE)
-    assert (room.calls, room.buffered) == (0, 0)
+    assert (quota.calls, quota.buffered) == (0, 0)
 
 
 async def test_a_call_is_cancelled_when_its_client_closes_a_unix_socket(tmp_path: Path) -> None:
@@ -376,19 +376,19 @@ async def test_a_call_is_cancelled_when_its_client_closes_a_unix_socket(tmp_path
 
 
 async def test_a_call_that_is_cancelled_before_its_first_step_gives_its_place_back() -> None:
-    room, echo = Quota(), Echo()
-    server = HttpServer("rpc", ["tcp:127.0.0.1:0"], lambda path: echo, room=room)
+    quota, echo = Quota(), Echo()
+    server = HttpServer("rpc", ["tcp:127.0.0.1:0"], lambda path: echo, quota=quota)
     await server.start()
     async with connect(server.addresses[0]) as wire:
         await wire.send(post(b"x"))
         await wire.reply()
         (connection,) = server._connections
         connection.data_received(post(b"y"))
-        assert room.calls == 1
+        assert quota.calls == 1
         connection.connection_lost(None)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert (room.calls, server.quotas.calls, len(echo.seen)) == (0, 0, 1)
+        assert (quota.calls, server.quotas.calls, len(echo.seen)) == (0, 0, 1)
     await server.stop(0)
 
 
@@ -416,7 +416,7 @@ async def test_a_half_closed_client_that_waits_is_told_to_go_on_and_then_answere
 async def test_a_client_that_does_not_read_is_cut_off() -> None:
     told: asyncio.Queue[str] = asyncio.Queue()
     endpoint = Fixed(Answer(bytes(50_000_000), CONTENT_TYPE))
-    async with talking(endpoint, HttpLimits(write_timeout=0.05), on_cut=told.put_nowait) as wire:
+    async with talking(endpoint, HttpLimits(write_timeout=0.05), on_abort=told.put_nowait) as wire:
         await wire.send(post(b"x"))
         why = await asyncio.wait_for(told.get(), DEADLINE)
         assert why == f"{wire.name} did not read its answer within 0.05 s"
@@ -475,10 +475,10 @@ async def test_calls_past_the_cap_are_refused_at_once_in_the_clients_protocol() 
 
 
 async def test_the_calls_of_all_listeners_together_have_a_cap() -> None:
-    room, waiting = Quota(max_calls=1), Waiting()
+    quota, waiting = Quota(max_calls=1), Waiting()
     async with (
-        running(waiting, room=room) as one,
-        running(room=room) as other,
+        running(waiting, quota=quota) as one,
+        running(quota=quota) as other,
         connect(one) as first,
         connect(other) as second,
     ):
@@ -491,19 +491,19 @@ async def test_the_calls_of_all_listeners_together_have_a_cap() -> None:
         assert (await first.reply()).body == b"one"
         await second.send(post(b"three"))
         assert (await second.reply()).body == b"three"
-    assert (room.calls, room.buffered) == (0, 0)
+    assert (quota.calls, quota.buffered) == (0, 0)
 
 
 async def test_bodies_past_what_may_be_held_are_refused_before_they_arrive() -> None:
-    room, waiting = Quota(max_buffered=1000, max_buffered_per_peer=1000), Waiting()
-    async with running(waiting, room=room) as address, connect(address) as first, connect(address) as second:
+    quota, waiting = Quota(max_buffered=1000, max_buffered_per_peer=1000), Waiting()
+    async with running(waiting, quota=quota) as address, connect(address) as first, connect(address) as second:
         await first.send(post(b"x" * 600))
         await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
-        assert room.buffered == 600
+        assert quota.buffered == 600
         await second.send(post(b"x" * 401)[:-401])
         reply = await second.reply()
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
-        assert room.buffered == 600
+        assert quota.buffered == 600
         waiting.release.set()
         assert len((await first.reply()).body) == 600
         await first.send(post(b"x" * 1000))
@@ -514,18 +514,18 @@ async def test_bodies_past_what_may_be_held_are_refused_before_they_arrive() -> 
     "request_", [chunked(b"x" * 600, b"x" * 600), post(gzip.compress(bytes(1200)), "/", "Content-Encoding: gzip")]
 )
 async def test_a_body_that_tells_no_length_is_counted_as_it_comes(request_: bytes) -> None:
-    room = Quota(max_buffered=1000)
-    async with running(room=room) as address, connect(address) as wire:
+    quota = Quota(max_buffered=1000)
+    async with running(quota=quota) as address, connect(address) as wire:
         await wire.send(request_)
         reply = await wire.reply()
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
-    assert room.buffered == 0
+    assert quota.buffered == 0
 
 
 async def test_an_answer_counts_until_its_client_has_taken_it() -> None:
-    room = Quota(max_buffered=10_000)
+    quota = Quota(max_buffered=10_000)
     async with (
-        running(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE)), room=room) as address,
+        running(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE)), quota=quota) as address,
         connect(address) as slow,
         connect(address) as other,
     ):
@@ -533,7 +533,7 @@ async def test_an_answer_counts_until_its_client_has_taken_it() -> None:
         await slow.raw(1)
         await other.send(post(b"x"))
         assert (await other.reply()).status == 503
-        assert room.buffered == 20_000_000
+        assert quota.buffered == 20_000_000
         await slow.raw(20_000_000)
 
 

@@ -55,7 +55,7 @@ async def test_a_response_is_framed_as_its_head_and_the_clients_version_have_it(
     version: str, head: tuple[tuple[bytes, bytes], ...], expected: bytes
 ) -> None:
     answers = Streams(b"a", b"bc", head=Answer(None, "", None, 200, "OK", head))
-    async with talking(otherwise=answers) as wire:
+    async with talking(passthrough=answers) as wire:
         await wire.send(GET.replace(b"1.1", version.encode()))
         assert await wire.raw(len(expected)) == expected
         wire.end()
@@ -64,7 +64,7 @@ async def test_a_response_is_framed_as_its_head_and_the_clients_version_have_it(
 
 async def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
     rest = Echo()
-    async with talking(otherwise=rest) as wire:
+    async with talking(passthrough=rest) as wire:
         put = post(b"two").replace(b"POST", b"PUT")
         await wire.send(GET + put + chunked(b"th", b"ree").replace(b"POST", b"PUT") + post(b"four"))
         assert [(await wire.reply()).body for _ in range(4)] == [b"", b"two", b"three", b"four"]
@@ -76,7 +76,7 @@ async def test_a_body_arrives_whole_however_it_is_cut(cut: int) -> None:
     body = bytes(range(256)) * 20
     for message in (post(body), chunked(body[:100], body[100:])):
         answers = Streams(b"ok")
-        async with talking(otherwise=answers) as wire:
+        async with talking(passthrough=answers) as wire:
             put = message.replace(b"POST", b"PUT")
             for at in range(0, len(put), cut):
                 await wire.send(put[at : at + cut])
@@ -85,7 +85,7 @@ async def test_a_body_arrives_whole_however_it_is_cut(cut: int) -> None:
 
 
 async def test_a_chunk_that_is_none_ends_the_connection() -> None:
-    async with talking(otherwise=Echo()) as wire:
+    async with talking(passthrough=Echo()) as wire:
         await wire.send(chunked(b"a").replace(b"POST", b"PUT").replace(b"0\r\n\r\n", b"x\r\n"))
         assert (await wire.reply()).body == b"invalid_request: the body is broken"
         assert await wire.rest() == b""
@@ -94,7 +94,7 @@ async def test_a_chunk_that_is_none_ends_the_connection() -> None:
 async def test_what_follows_an_answer_that_comes_before_the_body_is_no_request() -> None:
     endpoint = Echo()
     early = Streams(head=Answer(None, "", None, 403, "No", ((b"Content-Length", b"0"),)), reads=False)
-    async with talking(endpoint, otherwise=early) as wire:
+    async with talking(endpoint, passthrough=early) as wire:
         await wire.send(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
         reply = await wire.reply()
         assert (reply.status, reply.headers["connection"]) == (403, "close")
@@ -107,7 +107,7 @@ async def test_a_client_that_sends_nothing_of_its_body_is_cut_and_one_that_sends
     cuts: list[str] = []
     answers = Streams()
     limits = HttpLimits(body_timeout=0.5)
-    async with talking(otherwise=answers, limits=limits, on_cut=cuts.append) as wire:
+    async with talking(passthrough=answers, limits=limits, on_abort=cuts.append) as wire:
         started = time.monotonic()
         await wire.send(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
         for _ in range(10):
@@ -123,7 +123,7 @@ async def test_a_client_that_reads_nothing_of_its_response_is_cut() -> None:
     cut = asyncio.Event()
     answers = Streams(LARGE, LARGE)
     limits = HttpLimits(write_timeout=0.2)
-    async with talking(otherwise=answers, limits=limits, on_cut=lambda _: cut.set()) as wire:
+    async with talking(passthrough=answers, limits=limits, on_abort=lambda _: cut.set()) as wire:
         await wire.send(GET)
         await asyncio.wait_for(cut.wait(), 60)
         await asyncio.wait_for(answers.ended.acquire(), 60)
@@ -145,7 +145,7 @@ async def test_a_tunnel_has_no_deadline_and_ends_when_its_client_has_left() -> N
     cuts: list[str] = []
     opens = Opens()
     limits = HttpLimits(tunnels=("/console",), write_timeout=0.1, body_timeout=0.1)
-    async with talking(otherwise=opens, limits=limits, on_cut=cuts.append) as wire:
+    async with talking(passthrough=opens, limits=limits, on_abort=cuts.append) as wire:
         await wire.send(b"GET /console HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\nhel")
         assert await wire.raw(19) == b"HTTP/1.1 101 Go\r\n\r\n"
         await asyncio.sleep(0.5)
@@ -159,7 +159,7 @@ async def test_a_tunnel_has_no_deadline_and_ends_when_its_client_has_left() -> N
 
 async def test_a_stop_ends_what_streams_when_the_grace_is_over() -> None:
     answers = Streams(LARGE, LARGE)
-    async with running(otherwise=answers) as address:
+    async with running(passthrough=answers) as address:
         host, _, port = address.removeprefix("tcp:").rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(GET)

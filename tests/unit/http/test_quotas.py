@@ -24,7 +24,7 @@ class Client:
     def __init__(self) -> None:
         self.went: tuple[str, int] | None = None
 
-    def make_way(self, whose: str, among: int) -> None:
+    def evict(self, whose: str, among: int) -> None:
         self.went = (whose, among)
 
 
@@ -89,8 +89,8 @@ def test_when_there_is_no_place_and_nothing_idle_a_newcomer_is_turned_away() -> 
 
 
 def test_calls_of_one_peer_leave_places_for_others() -> None:
-    room = Quota()
-    quotas = Quotas(room, max_connections=10, max_calls=4)
+    quota = Quota()
+    quotas = Quotas(quota, max_connections=10, max_calls=4)
     one, other = entered(quotas, ONE)[1], entered(quotas, OTHER)[1]
     assert [quotas.begin_call(one, 0) for _ in range(3)] == [True, True, False]
     assert not quotas.fits(one, 0)
@@ -98,12 +98,12 @@ def test_calls_of_one_peer_leave_places_for_others() -> None:
     assert [quotas.begin_call(other, 0) for _ in range(2)] == [True, True]
     for share in (one, one, other, other):
         quotas.end_call(share)
-    assert (quotas.calls, room.calls) == (0, 0)
+    assert (quotas.calls, quota.calls) == (0, 0)
 
 
 def test_what_is_gone_is_forgotten_even_when_its_call_outlives_it() -> None:
-    room = Quota()
-    quotas = Quotas(room, max_connections=10, max_calls=4)
+    quota = Quota()
+    quotas = Quotas(quota, max_connections=10, max_calls=4)
     client, share = entered(quotas, ONE)
     assert quotas.begin_call(share, 0)
     quotas.leave(client, share)
@@ -120,14 +120,17 @@ def test_what_is_gone_is_forgotten_even_when_its_call_outlives_it() -> None:
 # Over the wire
 
 
-async def opened(stack: AsyncExitStack, address: str, count: int) -> list[Wire]:
+async def add_connection(stack: AsyncExitStack, address: str, count: int) -> list[Wire]:
     return [await stack.enter_async_context(connect(address)) for _ in range(count)]
 
 
 async def test_a_newcomer_is_served_however_many_idle_connections_there_are() -> None:
     told: list[str] = []
-    async with running(limits=HttpLimits(max_connections=20), on_cut=told.append) as address, AsyncExitStack() as stack:
-        idle = await opened(stack, address, 20)
+    async with (
+        running(limits=HttpLimits(max_connections=20), on_abort=told.append) as address,
+        AsyncExitStack() as stack,
+    ):
+        idle = await add_connection(stack, address, 20)
         for _ in range(20):
             async with connect(address) as wire:
                 await wire.send(post(b"x"))
@@ -140,11 +143,11 @@ async def test_a_newcomer_is_served_however_many_idle_connections_there_are() ->
 async def test_a_connection_whose_call_runs_is_never_given_up() -> None:
     waiting = Waiting()
     async with running(waiting, HttpLimits(max_connections=2)) as address, AsyncExitStack() as stack:
-        busy, idle = await opened(stack, address, 2)
+        busy, idle = await add_connection(stack, address, 2)
         await busy.send(post(b"x"))
         await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
         for _ in range(3):
-            (newcomer,) = await opened(stack, address, 1)
+            (newcomer,) = await add_connection(stack, address, 1)
             assert await idle.rest() == b""
             idle = newcomer
         waiting.release.set()
@@ -160,11 +163,11 @@ class Large(Echo):
 
 async def test_twelve_clients_that_do_not_read_their_large_answers_block_nobody_for_long() -> None:
     told: list[str] = []
-    room = Quota(max_buffered=256 * 1024**2)
-    async with running(Large(), room=room, on_cut=told.append) as address, AsyncExitStack() as stack:
-        for wire in await opened(stack, address, 12):
+    quota = Quota(max_buffered=256 * 1024**2)
+    async with running(Large(), quota=quota, on_abort=told.append) as address, AsyncExitStack() as stack:
+        for wire in await add_connection(stack, address, 12):
             await wire.send(post(b"large"))
-        (other,) = await opened(stack, address, 1)
+        (other,) = await add_connection(stack, address, 1)
         async with asyncio.timeout(DEADLINE):
             while True:
                 await other.send(post(b"x"))
@@ -175,22 +178,22 @@ async def test_twelve_clients_that_do_not_read_their_large_answers_block_nobody_
 
 
 async def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_alone() -> None:
-    room = Quota(max_buffered=1000)
-    mine, others = room.open_account("a"), room.open_account("b")
-    room.hold(5000, mine)
-    assert room.is_full_for(mine)
-    assert not room.is_full_for(others)
-    assert room.fits(500, others)
-    assert not room.fits(501, others)
-    room.hold(-5000, mine)
-    assert not room.is_full_for(mine)
-    assert room.buffered == 0
+    quota = Quota(max_buffered=1000)
+    mine, others = quota.open_account("a"), quota.open_account("b")
+    quota.reserve(5000, mine)
+    assert quota.is_full_for(mine)
+    assert not quota.is_full_for(others)
+    assert quota.fits(500, others)
+    assert not quota.fits(501, others)
+    quota.reserve(-5000, mine)
+    assert not quota.is_full_for(mine)
+    assert quota.buffered == 0
 
 
 async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room() -> None:
-    room = Quota(max_buffered=10_000)
+    quota = Quota(max_buffered=10_000)
     async with (
-        running(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE)), room=room) as address,
+        running(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE)), quota=quota) as address,
         connect(address) as reads,
         connect(address) as other,
     ):

@@ -14,7 +14,7 @@ def lines(data: bytes) -> list[str]:
 
 
 def test_an_answer_has_the_exact_content_type_its_length_and_its_date() -> None:
-    data = ResponseWriter({}).lay_out(HttpResponse(200, "text/xml", b"<a/>"))
+    data = ResponseWriter({}).write(HttpResponse(200, "text/xml", b"<a/>"))
     status, content_type, date, length = lines(data)
     assert (status, content_type, length) == ("HTTP/1.1 200 OK", "Content-Type: text/xml", "Content-Length: 4")
     assert parsedate_to_datetime(date.removeprefix("Date: ")).year > 2000
@@ -28,27 +28,27 @@ def test_an_answer_has_the_exact_content_type_its_length_and_its_date() -> None:
 def test_connection_is_named_only_where_it_differs_from_the_version(
     minor: int, close: bool, expected: str | None
 ) -> None:
-    data = ResponseWriter({}).lay_out(HttpResponse(200, "a/b", b"", close), minor=minor).decode()
+    data = ResponseWriter({}).write(HttpResponse(200, "a/b", b"", close), minor=minor).decode()
     found = re.search(r"Connection: (.*)\r\n", data)
     assert (found[1] if found else None) == expected
     assert data.startswith(f"HTTP/1.{minor} ")
 
 
 def test_an_answer_without_content_has_neither_length_nor_type() -> None:
-    data = ResponseWriter({}).lay_out(HttpResponse(204, "text/xml", None))
+    data = ResponseWriter({}).write(HttpResponse(204, "text/xml", None))
     assert [line.split(":")[0] for line in lines(data)] == ["HTTP/1.1 204 No Content", "Date"]
     assert data.endswith(b"\r\n\r\n")
 
 
 def test_an_answer_to_head_tells_the_length_and_sends_nothing() -> None:
-    data = ResponseWriter({}).lay_out(HttpResponse(405, "a/b", b"four"), bodiless=True)
+    data = ResponseWriter({}).write(HttpResponse(405, "a/b", b"four"), bodiless=True)
     assert b"Content-Length: 4\r\n" in data
     assert data.endswith(b"\r\n\r\n")
 
 
 def test_the_listeners_headers_and_the_answers_own_are_written() -> None:
-    layout = ResponseWriter({"Access-Control-Allow-Origin": "*"})
-    data = layout.lay_out(HttpResponse(503, "a/b", b"", headers="Retry-After: 1\r\n"))
+    writer = ResponseWriter({"Access-Control-Allow-Origin": "*"})
+    data = writer.write(HttpResponse(503, "a/b", b"", headers="Retry-After: 1\r\n"))
     assert lines(data)[1:3] == ["Access-Control-Allow-Origin: *", "Retry-After: 1"]
 
 

@@ -273,7 +273,7 @@ async def test_an_old_servers_answer_goes_back_byte_for_byte_and_nothing_of_ours
 
 async def test_an_old_servers_length_stays_as_it_wrote_it() -> None:
     answer = Answer(b"", "", None, 200, "OK", ((b"content-length", b"500"),))
-    async with talking(otherwise=Fixed(answer)) as wire:
+    async with talking(passthrough=Fixed(answer)) as wire:
         await wire.send(GET.replace(b"GET", b"HEAD"))
         head = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n"
         assert await wire.raw(len(head)) == head
@@ -302,7 +302,7 @@ async def test_where_an_old_server_closed_without_a_word_so_does_the_listener() 
 
 async def test_what_no_endpoint_takes_goes_to_the_one_for_the_rest() -> None:
     rest = Echo()
-    transport = HttpServer("rpc", [LOCAL], lambda path: None, otherwise=rest)
+    transport = HttpServer("rpc", [LOCAL], lambda path: None, passthrough=rest)
     await transport.start()
     async with connect(transport.addresses[0]) as wire:
         await wire.send(post(b"hello", "/a?b", "X-Odd: 1", "Connection: keep-alive"))
@@ -324,7 +324,7 @@ async def test_what_no_endpoint_takes_goes_to_the_one_for_the_rest() -> None:
 
 async def test_a_post_to_an_endpoint_does_not_go_to_the_one_for_the_rest() -> None:
     echo, rest = Echo(), Echo()
-    async with talking(echo, otherwise=rest) as wire:
+    async with talking(echo, passthrough=rest) as wire:
         await wire.send(post(b"x"))
         await wire.reply()
         await wire.send(GET)
@@ -335,7 +335,7 @@ async def test_a_post_to_an_endpoint_does_not_go_to_the_one_for_the_rest() -> No
 async def test_a_body_is_inflated_for_an_endpoint_and_left_alone_for_the_rest() -> None:
     packed = gzip.compress(b"hello")
     echo, rest = Echo(), Echo()
-    async with talking(echo, otherwise=rest) as wire:
+    async with talking(echo, passthrough=rest) as wire:
         await wire.send(post(packed, "/", "Content-Encoding: gzip"))
         await wire.reply()
         await wire.send(post(packed, "/", "Content-Encoding: gzip").replace(b"POST", b"PUT"))
@@ -347,7 +347,7 @@ async def test_a_body_is_inflated_for_an_endpoint_and_left_alone_for_the_rest() 
 
 async def test_a_tunnel_is_not_passed_on() -> None:
     rest = Echo()
-    async with talking(otherwise=rest) as wire:
+    async with talking(passthrough=rest) as wire:
         await wire.send(b"CONNECT /console?uuid=1 HTTP/1.1\r\nHost: gateway\r\n\r\n")
         reply = await wire.reply()
         assert (reply.status, reply.headers["connection"]) == (501, "close")
@@ -356,12 +356,12 @@ async def test_a_tunnel_is_not_passed_on() -> None:
 
 async def test_the_limit_of_a_body_holds_for_no_body_that_is_streamed() -> None:
     rest = Echo()
-    async with talking(otherwise=rest, limits=HttpLimits(body=3)) as wire:
+    async with talking(passthrough=rest, limits=HttpLimits(body=3)) as wire:
         await wire.send(post(b"large").replace(b"POST", b"PUT"))
         assert (await wire.reply()).body == b"large"
 
 
 async def test_what_is_streamed_is_refused_like_any_call_when_there_is_no_room() -> None:
-    async with talking(otherwise=Echo(), limits=HttpLimits(max_calls=0)) as wire:
+    async with talking(passthrough=Echo(), limits=HttpLimits(max_calls=0)) as wire:
         await wire.send(post(b"large").replace(b"POST", b"PUT"))
         assert (await wire.reply()).status == 503

@@ -29,7 +29,7 @@ PREFLIGHT = (
 )
 async def test_a_web_page_that_is_not_listed_reaches_nothing(lines: tuple[str, ...]) -> None:
     echo, rest = Echo(), Echo()
-    async with talking(echo, otherwise=rest, web=WebOrigins([PAGE])) as wire:
+    async with talking(echo, passthrough=rest, web=WebOrigins([PAGE])) as wire:
         await wire.send(post(b"x", "/", *lines))
         reply = await wire.reply()
         assert (reply.status, reply.headers["content-type"]) == (403, CONTENT_TYPE)  # in the client's protocol
@@ -106,7 +106,7 @@ async def test_an_old_servers_answer_gets_cors_headers_only_where_it_has_none_an
 
 
 async def test_a_preflight_for_what_passes_names_the_method_that_is_asked_for() -> None:
-    async with talking(otherwise=Echo(), web=WebOrigins([PAGE])) as wire:
+    async with talking(passthrough=Echo(), web=WebOrigins([PAGE])) as wire:
         await wire.send(PREFLIGHT.replace(b"Method: POST", b"Method: PUT"))
         assert (await wire.reply()).headers["access-control-allow-methods"] == "PUT"
         await wire.send(PREFLIGHT.replace(b"Method: POST", b"Method: x y"))
@@ -115,7 +115,7 @@ async def test_a_preflight_for_what_passes_names_the_method_that_is_asked_for() 
 
 async def test_options_of_a_listed_page_that_is_no_preflight_is_a_request_like_others() -> None:
     rest = Echo()
-    async with talking(otherwise=rest, web=WebOrigins([PAGE])) as wire:
+    async with talking(passthrough=rest, web=WebOrigins([PAGE])) as wire:
         await wire.send(f"OPTIONS * HTTP/1.1\r\nHost: gateway\r\nOrigin: {PAGE}\r\n\r\n".encode())
         assert (await wire.reply()).status == 200
     assert [each.verb for each in rest.carried] == ["OPTIONS"]

@@ -259,7 +259,7 @@ async def test_without_old_services_a_legacy_method_says_so() -> None:
 
 
 async def test_an_old_service_that_does_not_answer_in_time_is_named() -> None:
-    upstreams = kit.Scripted({}, answer=hang, patience=0.01)
+    upstreams = kit.Scripted({}, answer=hang, timeout=0.01)
     dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=upstreams)
     outcome = await dispatcher.answer(route(migration=OLD, timeout=0.001), Call("echo", ("a",)))
     says = "no answer from the legacy service 'old' within 0.01 s; it may have been executed"
@@ -326,7 +326,7 @@ async def test_a_whole_message_has_a_deadline_too() -> None:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 
-    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=Mute({}, patience=0.01))
+    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=Mute({}, timeout=0.01))
     fault = await dispatcher.forward("old", b"", NO_METADATA)
     says = "no answer from the legacy service 'old' within 0.01 s; it may have been executed"
     assert fault == Fault(FaultCode.TIMEOUT, says)

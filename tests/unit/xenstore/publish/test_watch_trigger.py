@@ -348,7 +348,7 @@ async def test_a_write_that_surely_was_not_heard_is_rung_although_the_store_says
     """The store was away at the moment when that was to be written down."""
     service = Service()
     async with hung(store, service, WRITES) as watcher:
-        watcher._not_executed[UPDATED] = digest(b"1")
+        watcher._repeatable[UPDATED] = digest(b"1")
 
         async def write(nodes: XenstoreClient) -> None:
             await watch_trigger.mark_in_progress(nodes, UPDATED, watch_trigger.ProcessedContent(), digest(b"1"))

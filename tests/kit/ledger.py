@@ -90,6 +90,11 @@ class Ledger:
         if gateway is not None:
             gateway.end()
 
+    def restart_gateway(self) -> None:
+        """Kill it and start another one."""
+        self.kill_gateway()
+        self.start_gateway()
+
 
 @contextmanager
 def ledger(folder: Path, more: str = "", name: str = C_STORE) -> Iterator[Ledger]:

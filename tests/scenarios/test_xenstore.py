@@ -1,6 +1,6 @@
-"""Many clients of one store, and harm in the middle: every request is answered, and no write is executed twice.
+"""Many clients of one store, with kills of store and gateway: every request is answered, no write is executed twice.
 
-The service keeps a journal of its writes; it is the judge.
+The service keeps a journal of the writes that it has executed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,9 @@ def tokens(reads: int, writes: int) -> list[str]:
     return sorted(both, key=lambda token: (int(token[1:]), token[0]))
 
 
+HARMED = tokens(reads=100, writes=300)
+
+
 def done(token: str) -> Mapping[str, str]:
     """The right answer."""
     return {"same": f"ledger:{token}"} if token.startswith("r") else {"done": f"done:{token}"}
@@ -118,43 +121,40 @@ async def test_clients_of_pyxs_ask_at_once_and_are_all_answered(tmp_path: Path) 
         assert world.journal == Counter({f"{number}-{count}": 1 for number in range(8) for count in range(10)})
 
 
+async def asked_during(world: Ledger, harm: Callable[[], object]) -> Clients:
+    """16 clients with 100 reads and 300 writes, and the harm after 50, 150 and 250 answers."""
+    clients = Clients(world.store.path, HARMED, pause=20)
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        for _ in range(16):
+            group.create_task(clients.run())
+        for count in (50, 150, 250):
+            await clients.until(count)
+            await asyncio.to_thread(harm)
+    return clients
+
+
 @pytest.mark.parametrize("name", BOTH)
 async def test_a_store_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(
     tmp_path: Path, name: str
 ) -> None:
-    asked = tokens(reads=100, writes=300)
     with ledger(tmp_path, name=name) as world:
-        clients = Clients(world.store.path, asked, pause=20)
-        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-            for _ in range(16):
-                group.create_task(clients.run())
-            for count in (50, 150, 250):
-                await clients.until(count)
-                await asyncio.to_thread(world.store.restart)
-        assert clients.answers == {token: done(token) for token in asked}
-        assert world.journal == Counter({token: 1 for token in asked if token.startswith("w")})
+        clients = await asked_during(world, world.store.restart)
+        assert clients.answers == {token: done(token) for token in HARMED}
+        assert world.journal == Counter({token: 1 for token in HARMED if token.startswith("w")})
 
 
 @pytest.mark.parametrize("name", BOTH)
 async def test_a_gateway_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(
     tmp_path: Path, name: str
 ) -> None:
-    asked = tokens(reads=100, writes=300)
     with ledger(tmp_path, name=name) as world:
-        clients = Clients(world.store.path, asked, pause=20)
-        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-            for _ in range(16):
-                group.create_task(clients.run())
-            for count in (50, 150, 250):
-                await clients.until(count)
-                await asyncio.to_thread(world.kill_gateway)
-                world.start_gateway()
-        assert clients.answers.keys() == set(asked)
+        clients = await asked_during(world, world.restart_gateway)
+        assert clients.answers.keys() == set(HARMED)
         journal = world.journal
         assert set(journal.values()) == {1}
         unknown = {token for token, answer in clients.answers.items() if answer.get("code") == UNKNOWN}
         assert all(answer == done(token) for token, answer in clients.answers.items() if token not in unknown)
-        assert {token for token in asked if token.startswith("w")} - unknown <= journal.keys()
+        assert {token for token in HARMED if token.startswith("w")} - unknown <= journal.keys()
         assert 0 < len(unknown) <= 3 * 16, "each kill found writes in flight, and at most one of each client"
         assert not any(token.startswith("r") for token in unknown)
         assert await left_behind(world.store.path) == []
@@ -197,8 +197,7 @@ async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_
             await ring(store, "first")
             for count in (1, 30, 60):
                 await asyncio.to_thread(wait_for_rings, world, count)
-                await asyncio.to_thread(world.kill_gateway)
-                world.start_gateway()
+                await asyncio.to_thread(world.restart_gateway)
             await settled(store, "first")
             first = world.journal
             await ring(store, "second")

@@ -112,7 +112,7 @@ class XenstoreTrigger:
         self._known: set[str] = set()  # nodes that existed
         self._pauses: dict[str, float] = {}  # by node, or ALL: seconds before the next repetition
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._not_executed: dict[str, str] = {}  # node -> digest whose call certainly was not executed
+        self._repeatable: dict[str, str] = {}  # node -> digest of the content whose call may be repeated
         self._more = asyncio.Event()
         self._watch: Watch | None = None
         self._closed = False
@@ -169,9 +169,7 @@ class XenstoreTrigger:
             self._pauses.pop(ALL, None)
         except (StoreLostError, StoreError) as error:
             log.warning("trigger %s: the nodes cannot be scanned; tried again: %s", self._trigger.source, error)
-            if (
-                self._watch is not None and self._store.connected
-            ):  # otherwise the next connection reports the watched path
+            if self._watch is not None and self._store.connected:  # else the next connection reports the watched path
                 self._timers[ALL] = self._call_later(ALL, self._watch.notify, self._watch.path)
 
     async def _scan(self) -> list[str]:
@@ -224,7 +222,7 @@ class XenstoreTrigger:
             return
         outcome = await self._fire(self._trigger.route, planned.call)
         if isinstance(outcome, Fault) and self._may_repeat(outcome):
-            self._not_executed[path] = planned.digest
+            self._repeatable[path] = planned.digest
             self._retry_later(path, outcome)
             await self._record(path, planned.before)
             return
@@ -235,7 +233,7 @@ class XenstoreTrigger:
 
     def _finish(self, path: str, *, is_processed: bool) -> None:
         self._pauses.pop(path, None)
-        self._not_executed.pop(path, None)
+        self._repeatable.pop(path, None)
         if is_processed:
             self._on_fired(path)
 
@@ -262,7 +260,7 @@ class XenstoreTrigger:
         if content.digest == before.digest and not before.in_progress:
             return None
         call = None
-        if content.digest == before.in_progress and self._not_executed.get(path) != content.digest:
+        if content.digest == before.in_progress and self._repeatable.get(path) != content.digest:
             log.warning(
                 "trigger %s at %s: it is unknown whether the call was executed; it is not repeated",
                 self._trigger.source,

@@ -1,14 +1,18 @@
-"""Names of nodes there and back, and templates of paths."""
+"""Path elements, templates, exposure, values as text, netstrings."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.dbus.scalars import MarshalError
 from gateway.core.xenstore import paths
+from gateway.core.xenstore.exposure import Domains, Exposure
+from gateway.core.xenstore.paths import node_text, pack, template, unpack
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -118,3 +122,108 @@ def test_a_template_knows_its_parameters_and_where_it_begins() -> None:
 def test_a_bad_template_says_why(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         paths.template(text)
+
+
+# Exposure
+
+
+@pytest.mark.parametrize(
+    ("domains", "allowed"),
+    [
+        (Domains(), {0}),
+        (Domains(frozenset({5, 9})), {0, 5, 9}),
+        (Domains(named=frozenset({"domid"})), {0, 7}),
+        (Domains(frozenset({5}), frozenset({"domid"})), {0, 5, 7}),
+        (Domains(named=frozenset({"other"})), {0}),
+        (Domains(everyone=True), {0, 5, 7, 9}),
+    ],
+)
+def test_domain_0_may_always_call_and_others_as_is_said(domains: Domains, allowed: set[int]) -> None:
+    assert {domid for domid in (0, 5, 7, 9) if domains.allow(domid, {"domid": "7", "kib": "5"})} == allowed
+
+
+def test_nobody_but_domain_0_may_call_when_nothing_is_said() -> None:
+    assert Exposure("tree", template("/svc")).domains == Domains()
+
+
+def test_exposures_that_say_the_same_are_one() -> None:
+    assert len({Exposure("tree", template("/svc")), Exposure("tree", template("/svc"))}) == 1
+
+
+# Values as text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("zoë", "zoë".encode()),
+        ("", b""),
+        (True, b"1"),
+        (-(2**63), b"-9223372036854775808"),
+        (2**64 - 1, b"18446744073709551615"),
+        (0.1, b"0.1"),
+        (1e300, b"1e+300"),
+        (b"\0", b"AA=="),
+        (datetime(2026, 1, 31, 9, 5, tzinfo=UTC), b"20260131T09:05:00Z"),
+    ],
+)
+def test_a_value_has_one_text(value: object, text: bytes) -> None:
+    assert node_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (None, "cannot hold nil"),
+        ([], "which a node can hold"),
+        ({"a": 1}, "which a node can hold"),
+        ("a\0", "without NUL"),
+        ("\ud800", "without lone surrogates"),
+        (float("-inf"), "a finite number"),
+        (2**64, "an integer of 64 bits"),
+        (datetime(2026, 1, 1, tzinfo=timezone(timedelta(seconds=1))), "whole minutes"),
+    ],
+)
+def test_what_a_node_cannot_say_is_refused(value: object, why: str) -> None:
+    with pytest.raises(MarshalError, match=why):
+        node_text(value)
+
+
+# Netstrings
+
+
+ITEMS = st.lists(st.binary(max_size=30), max_size=6)
+
+
+@given(items=ITEMS)
+def test_what_is_packed_comes_back(items: list[bytes]) -> None:
+    assert unpack(pack(items)) == items
+
+
+@given(items=ITEMS, data=st.data())
+def test_a_list_that_is_cut_is_a_shorter_list_or_none_at_all(items: list[bytes], data: st.DataObject) -> None:
+    packed = pack(items)
+    cut = packed[: data.draw(st.integers(0, len(packed)))]
+    try:
+        found = unpack(cut)
+    except ValueError:
+        return
+    assert found == items[: len(found)]
+
+
+@pytest.mark.parametrize(
+    ("packed", "why"),
+    [
+        (b"x", "a length and a colon at byte 0"),
+        (b":a,", "a length and a colon at byte 0"),
+        (b"01:a,", "a length and a colon at byte 0"),
+        (b"1:a,2", "a length and a colon at byte 4"),
+        (b"-1:a,", "a length and a colon at byte 0"),
+        (b"9999999999:a,", "a length and a colon at byte 0"),
+        (b"2:a,", "a comma at byte 4"),
+        (b"1:ab", "a comma at byte 3"),
+    ],
+)
+def test_junk_is_refused_with_its_place(packed: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=f"^expected {why}$"):
+        unpack(packed)

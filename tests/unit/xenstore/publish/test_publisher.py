@@ -16,7 +16,7 @@ from gateway.core.xenstore.paths import template
 from tests.kit.backends import toy_route
 from tests.kit.stores import TIMEOUT, connected, until, xenstored
 
-BELL = WatchTrigger("store", template("/a/b"), toy_route("Ring"), {"value": Text("{value}")}, fingerprint="bell")
+TRIGGER = WatchTrigger("store", template("/a/b"), toy_route("Ring"), {"value": Text("{value}")}, fingerprint="watcher")
 
 
 class Heard:
@@ -27,7 +27,7 @@ class Heard:
         self.held: asyncio.Event | None = None
         self.finished = 0
 
-    async def ring(self, _route: Route, call: Call) -> Outcome:
+    async def fire(self, _route: Route, call: Call) -> Outcome:
         self.values.put_nowait(call.named["value"])
         if self.held is not None:
             await self.held.wait()
@@ -40,7 +40,7 @@ async def board() -> AsyncIterator[tuple[XenstorePublisher, XenstoreClient, Hear
     heard = Heard()
     with xenstored() as server:
         async with connected(server.path) as store:
-            made = XenstorePublisher(store, heard.ring, heard.pictures.put_nowait)
+            made = XenstorePublisher(store, heard.fire, heard.pictures.put_nowait)
             made.start()
             try:
                 yield made, store, heard
@@ -50,7 +50,7 @@ async def board() -> AsyncIterator[tuple[XenstorePublisher, XenstoreClient, Hear
 
 async def test_what_is_shown_rings_nothing_and_what_is_rung_tells_whose_picture_it_was() -> None:
     async with board() as (made, store, heard), asyncio.timeout(TIMEOUT):
-        made.register(BELL)
+        made.register(TRIGGER)
         made.show("mine", NodeSet({"/a/b": b"1"}))
         await until(store, "/a/b", b"1")
         await store.write("/a/b", b"2")
@@ -66,11 +66,11 @@ async def test_what_is_shown_rings_nothing_and_what_is_rung_tells_whose_picture_
 async def test_a_bell_that_is_taken_down_rings_no_more_and_can_be_hung_again() -> None:
     async with board() as (made, store, heard), asyncio.timeout(TIMEOUT):
         for value in (b"1", b"2", b"3"):
-            made.register(BELL)
+            made.register(TRIGGER)
             await store.write("/a/b", value)
             assert await heard.values.get() == value.decode()
             await until(store, "/tool/xcp-gateway/processed/a/b", lambda found: found is not None and found[:1] != b"?")
-            made.unregister(BELL)
+            made.unregister(TRIGGER)
             await store.write("/a/b", value + b"!")
         made.show("mine", NodeSet({"/a/b": b"ours", "/a/c": b""}))
         await until(store, "/a/b", b"ours")
@@ -80,11 +80,11 @@ async def test_a_bell_that_is_taken_down_rings_no_more_and_can_be_hung_again() -
 async def test_what_is_being_rung_is_heard_out_before_another_bell_hangs_there() -> None:
     async with board() as (made, store, heard), asyncio.timeout(TIMEOUT):
         heard.held = asyncio.Event()
-        made.register(BELL)
+        made.register(TRIGGER)
         await store.write("/a/b", b"1")
         assert await heard.values.get() == "1"
-        made.unregister(BELL)
-        made.register(replace(BELL, fingerprint="another"))
+        made.unregister(TRIGGER)
+        made.register(replace(TRIGGER, fingerprint="another"))
         await store.write("/a/b", b"2")
         await until(store, "/a/b", b"2")
         assert heard.values.empty()
@@ -96,7 +96,7 @@ async def test_what_is_being_rung_is_heard_out_before_another_bell_hangs_there()
 async def test_a_stop_waits_a_while_for_what_is_being_rung(grace: float, finishes: int) -> None:
     async with board() as (made, store, heard), asyncio.timeout(TIMEOUT):
         heard.held = asyncio.Event()
-        made.register(BELL)
+        made.register(TRIGGER)
         await store.write("/a/b", b"1")
         await heard.values.get()
         if finishes:
@@ -107,8 +107,8 @@ async def test_a_stop_waits_a_while_for_what_is_being_rung(grace: float, finishe
 
 async def test_a_bell_that_is_taken_down_at_once_never_rings() -> None:
     async with board() as (made, store, heard):
-        made.register(BELL)
-        made.unregister(BELL)
+        made.register(TRIGGER)
+        made.unregister(TRIGGER)
         await store.write("/a/b", b"1")
         made.show("mine", NodeSet({"/a/c": b""}))
         await until(store, "/a/c", b"")

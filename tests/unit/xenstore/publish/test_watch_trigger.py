@@ -17,19 +17,19 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
 from gateway.core.xenstore.paths import template
 from tests.kit.backends import toy_route
-from tests.kit.stores import TIMEOUT, Xenstored, connected, until, xenstored
+from tests.kit.stores import TIMEOUT, Xenstored, connected, tree, until, xenstored
 
 OWN = Domains(named=frozenset({"domid"}))
 UPDATED = "/local/domain/5/data/updated"
-BELL = WatchTrigger(
+TRIGGER = WatchTrigger(
     "store",
     template("/local/domain/{domid}/data/updated"),
     toy_route("Ring"),
     {"domid": Text("{domid}"), "value": Text("{value}")},
-    fingerprint="bell",
+    fingerprint="watcher",
 )
-WRITES = replace(BELL, route=replace(BELL.route, effect=Effect.WRITE))
-READS = replace(BELL, route=replace(BELL.route, effect=Effect.IDEMPOTENT))
+WRITES = replace(TRIGGER, route=replace(TRIGGER.route, effect=Effect.WRITE))
+READS = replace(TRIGGER, route=replace(TRIGGER.route, effect=Effect.IDEMPOTENT))
 UNAVAILABLE = Fault(FaultCode.UNAVAILABLE, "nobody is there; the call was not sent")
 NO_REPLY = Fault(FaultCode.NO_REPLY, "it went away")
 
@@ -40,10 +40,10 @@ class Service:
     def __init__(self, *outcomes: Outcome) -> None:
         self.outcomes = list(outcomes)
         self.calls: asyncio.Queue[Call] = asyncio.Queue()
-        self.rung: asyncio.Queue[str] = asyncio.Queue()
+        self.fired: asyncio.Queue[str] = asyncio.Queue()
         self.held: asyncio.Event | None = None
 
-    async def ring(self, route: Route, call: Call) -> Outcome:
+    async def fire(self, route: Route, call: Call) -> Outcome:
         self.calls.put_nowait(call)
         if self.held is not None:
             await self.held.wait()
@@ -52,8 +52,8 @@ class Service:
     async def next(self) -> dict[str, object]:
         return dict((await asyncio.wait_for(self.calls.get(), TIMEOUT)).named)
 
-    async def settled(self) -> str:
-        return await asyncio.wait_for(self.rung.get(), TIMEOUT)
+    async def next_fired(self) -> str:
+        return await asyncio.wait_for(self.fired.get(), TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,13 @@ async def store(server: Xenstored) -> AsyncIterator[XenstoreClient]:
 
 
 @asynccontextmanager
-async def hung(store: XenstoreClient, service: Service, trigger: WatchTrigger = BELL) -> AsyncIterator[XenstoreTrigger]:
-    bell = XenstoreTrigger(trigger, store, service.ring, service.rung.put_nowait)
-    task = asyncio.ensure_future(bell.run())
+async def hung(
+    store: XenstoreClient, service: Service, trigger: WatchTrigger = TRIGGER
+) -> AsyncIterator[XenstoreTrigger]:
+    watcher = XenstoreTrigger(trigger, store, service.fire, service.fired.put_nowait)
+    task = asyncio.ensure_future(watcher.run())
     try:
-        yield bell
+        yield watcher
     finally:
         task.cancel()
         await asyncio.wait({task})
@@ -92,7 +94,7 @@ async def after_another(store: XenstoreClient, service: Service) -> None:
     await store.write(other, b"another" + (await store.read(other) or b""))
     while (await service.next())["domid"] != "9":
         pass
-    while await service.settled() != other:
+    while await service.next_fired() != other:
         pass
 
 
@@ -102,7 +104,7 @@ async def test_it_rings_once_for_each_content(store: XenstoreClient) -> None:
         for value in (b"1", b"2", b"1", b""):
             await store.write(UPDATED, value)
             assert await service.next() == {"domid": "5", "value": value.decode()}
-            assert await service.settled() == UPDATED
+            assert await service.next_fired() == UPDATED
             await store.write(UPDATED, value)
             await after_another(store, service)
             assert service.calls.empty()
@@ -113,14 +115,14 @@ async def test_what_was_there_before_is_rung_once_and_not_again_by_the_next_gate
     service = Service()
     async with hung(store, service):
         assert await service.next() == {"domid": "5", "value": "1"}
-        await service.settled()
+        await service.next_fired()
     async with hung(store, service):
         await after_another(store, service)
         assert service.calls.empty()
     await store.write(UPDATED, b"2")
     async with hung(store, service):
         assert await service.next() == {"domid": "5", "value": "2"}
-        await service.settled()
+        await service.next_fired()
 
 
 async def test_only_its_own_node_rings(store: XenstoreClient) -> None:
@@ -129,7 +131,7 @@ async def test_only_its_own_node_rings(store: XenstoreClient) -> None:
         for path in ("/local/domain/5/data", f"{UPDATED}/below", "/local/domain/5/data/other", "/local/domain/x"):
             await store.write(path, b"1")
         assert await service.next() == {"domid": "5", "value": ""}  # made, empty, by what was written below it
-        await service.settled()
+        await service.next_fired()
         await after_another(store, service)
         assert service.calls.empty()
 
@@ -153,7 +155,7 @@ async def test_a_node_that_goes_and_comes_again_rings_again(store: XenstoreClien
         for gone in (UPDATED, "/local/domain/5", "/local/domain/5/data"):
             await store.write(UPDATED, b"1")
             assert await service.next() == {"domid": "5", "value": "1"}
-            await service.settled()
+            await service.next_fired()
             await store.remove(gone)
             await until(store, watch_trigger.record_path(UPDATED), None)
 
@@ -174,7 +176,7 @@ async def test_changes_while_it_is_being_rung_are_one_more_ring(store: XenstoreC
             await store.write(UPDATED, b"%d" % number)
         service.held.set()
         assert (await service.next())["value"] == "19"
-        assert [await service.settled() for _ in range(2)] == [UPDATED, UPDATED]
+        assert [await service.next_fired() for _ in range(2)] == [UPDATED, UPDATED]
         await after_another(store, service)
         assert service.calls.empty()
 
@@ -187,7 +189,7 @@ async def test_a_ring_that_was_not_heard_is_tried_again_with_the_newest_content(
     async with hung(store, service, trigger):
         await store.write(UPDATED, b"1")
         assert [(await service.next())["value"] for _ in range(3)] == ["1", "1", "1"]
-        await service.settled()
+        await service.next_fired()
         assert await watch_trigger.read_processed(store, UPDATED) == (digest(b"1"), "")
 
 
@@ -196,7 +198,7 @@ async def test_what_was_not_heard_and_is_taken_back_is_not_rung(store: XenstoreC
     async with hung(store, service, WRITES):
         await store.write(UPDATED, b"old")
         await service.next()
-        await service.settled()
+        await service.next_fired()
         service.held = asyncio.Event()
         await store.write(UPDATED, b"new")
         await service.next()
@@ -213,7 +215,7 @@ async def test_a_write_that_may_have_been_heard_is_not_rung_twice(store: Xenstor
     async with hung(store, service, WRITES):
         await store.write(UPDATED, b"1")
         await service.next()
-        assert await service.settled() == UPDATED
+        assert await service.next_fired() == UPDATED
         await after_another(store, service)
         assert service.calls.empty()
 
@@ -223,7 +225,7 @@ async def test_what_may_be_rung_twice_is_rung_until_it_is_answered(store: Xensto
     async with hung(store, service, READS):
         await store.write(UPDATED, b"1")
         assert [(await service.next())["value"] for _ in range(3)] == ["1", "1", "1"]
-        await service.settled()
+        await service.next_fired()
 
 
 @pytest.mark.parametrize(("trigger", "rings"), [(WRITES, 1), (READS, 2)], ids=["write", "idempotent"])
@@ -239,13 +241,13 @@ async def test_a_gateway_that_dies_while_it_rings_rings_no_write_twice(
     async with hung(store, service, trigger):
         for _ in range(rings - 1):
             assert (await service.next())["domid"] == "5"
-            await service.settled()
+            await service.next_fired()
         await until(store, watch_trigger.record_path(UPDATED), digest(b"1").encode())
         await after_another(store, service)
         assert service.calls.empty()
         await store.write(UPDATED, b"2")
         assert (await service.next())["value"] == "2"
-        await service.settled()
+        await service.next_fired()
 
 
 async def test_a_refused_ring_is_over_too(store: XenstoreClient) -> None:
@@ -253,7 +255,7 @@ async def test_a_refused_ring_is_over_too(store: XenstoreClient) -> None:
     async with hung(store, service):
         await store.write(UPDATED, b"1")
         await service.next()
-        assert await service.settled() == UPDATED
+        assert await service.next_fired() == UPDATED
 
 
 @pytest.mark.parametrize(
@@ -276,12 +278,12 @@ async def test_it_rings_in_the_name_of_who_may_write_or_not_at_all(
         await nodes.set_permissions(UPDATED, permissions)
 
     service = Service()
-    async with hung(store, service, replace(BELL, domains=domains)):
+    async with hung(store, service, replace(TRIGGER, domains=domains)):
         await store.transaction(write)  # type: ignore[arg-type] # a transaction is as good as a store here
         if domid is not None:
             call = await asyncio.wait_for(service.calls.get(), TIMEOUT)
             assert (call.peer.domid, call.peer.address) == (domid, f"domain {domid}")
-            await service.settled()
+            await service.next_fired()
         await until(store, watch_trigger.record_path(UPDATED), digest(b"1").encode())
         assert service.calls.empty()
 
@@ -290,7 +292,9 @@ async def test_a_tree_is_told_without_the_bell_and_a_change_in_it_is_a_change(st
     told = RelatedNode(".", tree=True)
     service = Service()
     async with hung(
-        store, service, replace(BELL, parameters={"told": told, "os": RelatedNode("os/name"), "no": RelatedNode("x")})
+        store,
+        service,
+        replace(TRIGGER, parameters={"told": told, "os": RelatedNode("os/name"), "no": RelatedNode("x")}),
     ):
         for memory in (b"1", b"2"):
             await store.write("/local/domain/5/data/os/name", b"Debian")
@@ -298,13 +302,13 @@ async def test_a_tree_is_told_without_the_bell_and_a_change_in_it_is_a_change(st
             await store.write(UPDATED, b"1")
             tree = {"os/name": "Debian", "memory": memory.decode()}
             assert await service.next() == {"told": tree, "os": "Debian"}
-            await service.settled()
+            await service.next_fired()
 
 
 async def test_too_much_is_not_told(store: XenstoreClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_trigger, "MAX_RELATED", 3)
     service = Service()
-    async with hung(store, service, replace(BELL, parameters={"told": RelatedNode(".", tree=True)})):
+    async with hung(store, service, replace(TRIGGER, parameters={"told": RelatedNode(".", tree=True)})):
         for number in range(5):
             await store.write(f"/local/domain/5/data/{number}", b"1")
         await store.write(UPDATED, b"1")
@@ -320,9 +324,9 @@ async def test_the_log_says_why_a_ring_failed_and_not_what_was_written(
     service = Service(Fault(FaultCode.APPLICATION, "no domain 'hunter2'", name="org.xen.xcp.Error.NotFound"))
     async with hung(store, service):
         await store.write(UPDATED, b"hunter2")
-        await service.settled()
+        await service.next_fired()
         await store.write(UPDATED, b"hunter2 \xff")
-        await service.settled()
+        await service.next_fired()
     assert [text.partition("updated: ")[2] for text in caplog.messages] == [
         "application org.xen.xcp.Error.NotFound",
         "not called: $.value: expected UTF-8 text",
@@ -333,7 +337,7 @@ async def test_what_is_no_text_is_not_told_and_its_picture_may_be_put_right(stor
     service = Service()
     async with hung(store, service):
         await store.write(UPDATED, b"\xff")
-        assert await service.settled() == UPDATED
+        assert await service.next_fired() == UPDATED
         assert service.calls.empty()
 
 
@@ -342,8 +346,8 @@ async def test_a_write_that_surely_was_not_heard_is_rung_although_the_store_says
 ) -> None:
     """The store was away at the moment when that was to be written down."""
     service = Service()
-    async with hung(store, service, WRITES) as bell:
-        bell._not_executed[UPDATED] = digest(b"1")
+    async with hung(store, service, WRITES) as watcher:
+        watcher._repeatable[UPDATED] = digest(b"1")
 
         async def write(nodes: XenstoreClient) -> None:
             await watch_trigger.mark_in_progress(nodes, UPDATED, watch_trigger.ProcessedContent(), digest(b"1"))
@@ -351,18 +355,18 @@ async def test_a_write_that_surely_was_not_heard_is_rung_although_the_store_says
 
         await store.transaction(write)  # type: ignore[arg-type] # a transaction is as good as a store here
         assert (await service.next())["value"] == "1"
-        await service.settled()
+        await service.next_fired()
 
 
 async def test_many_nodes_ring_at_once_each_once(store: XenstoreClient) -> None:
     service = Service()
     async with hung(store, service):
         await asyncio.gather(*(store.write(f"/local/domain/{n}/data/updated", b"%d" % n) for n in range(200)))
-        rung = [await service.next() for _ in range(200)]
-        assert sorted(int(str(each["domid"])) for each in rung) == list(range(200))
-        assert all(each["domid"] == each["value"] for each in rung)
-        for _ in rung:
-            await service.settled()
+        fired = [await service.next() for _ in range(200)]
+        assert sorted(int(str(each["domid"])) for each in fired) == list(range(200))
+        assert all(each["domid"] == each["value"] for each in fired)
+        for _ in fired:
+            await service.next_fired()
         assert service.calls.empty()
 
 
@@ -372,19 +376,19 @@ async def test_a_store_that_comes_back_is_looked_at_again() -> None:
         async with connected(server.path) as store, hung(store, service):
             await store.write(UPDATED, b"1")
             await service.next()
-            await service.settled()
+            await service.next_fired()
             server.kill()
             server.start()
             async with connected(server.path) as other:
                 await other.write(UPDATED, b"1")
                 assert (await service.next())["value"] == "1"
-                await service.settled()
+                await service.next_fired()
 
 
 async def test_a_refused_operation_costs_no_ring_and_makes_none_twice(
     store: XenstoreClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it is refused while all is looked through, while the ring is prepared, or when it is written down."""
+    """Whether it is refused while all is looked through, while the fire is prepared, or when it is written down."""
     real_list, real_transaction = store.list, store.transaction
     refusing = {"list": 3, "transaction": 3}
 
@@ -407,21 +411,21 @@ async def test_a_refused_operation_costs_no_ring_and_makes_none_twice(
     await store.write(UPDATED, b"1")
     async with hung(store, service, WRITES):
         assert await service.next() == {"domid": "5", "value": "1"}
-        assert await service.settled() == UPDATED
+        assert await service.next_fired() == UPDATED
         refusing["transaction"] = 1
         service.held = asyncio.Event()
         await store.write(UPDATED, b"2")
         assert await service.next() == {"domid": "5", "value": "2"}
         refusing["transaction"] = 2
         service.held.set()
-        assert await service.settled() == UPDATED
+        assert await service.next_fired() == UPDATED
         assert service.calls.empty()
     assert refusing == {"list": 0, "transaction": 0}
 
 
 async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_tells(store: XenstoreClient) -> None:
     service = Service()
-    told = replace(BELL, parameters={"domid": Text("{domid}"), "told": RelatedNode(".", tree=True)})
+    told = replace(TRIGGER, parameters={"domid": Text("{domid}"), "told": RelatedNode(".", tree=True)})
     async with hung(store, service, replace(told, domains=Domains(frozenset({7})))):
         await store.write("/local/domain/5/data/os", b"planted")
         await store.set_permissions("/local/domain/5/data/os", Permissions(7, "n"))
@@ -429,7 +433,24 @@ async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_
         call = await asyncio.wait_for(service.calls.get(), TIMEOUT)
         assert call.peer.domid == 7
     service = Service()
-    async with hung(store, service, told):  # where domain 0 alone may ring
+    async with hung(store, service, told):  # where domain 0 alone may fire
         await store.write(UPDATED, b"2")
         await after_another(store, service)
         assert service.calls.empty()
+
+
+async def test_forgetting_leaves_no_empty_nodes_and_harms_no_other(store: XenstoreClient) -> None:
+    other = "/local/domain/5/memory/target"
+    await watch_trigger.mark_processed(store, UPDATED, "abc")
+    await watch_trigger.mark_processed(store, other, "def")
+    await watch_trigger.remove_record(store, UPDATED)
+    assert await tree(store, watch_trigger.RECORDS) == {other.removeprefix("/"): b"def"}
+    assert await store.list(watch_trigger.record_path("/local/domain/5")) == ["memory"]
+    await watch_trigger.remove_record(store, other)
+    await watch_trigger.remove_record(store, other)
+    assert not await store.list(watch_trigger.RECORDS)
+
+
+async def test_junk_in_its_place_is_another_content(store: XenstoreClient) -> None:
+    await store.write(watch_trigger.record_path(UPDATED), b"?\xff ")
+    assert (await watch_trigger.read_processed(store, UPDATED)).digest == ""

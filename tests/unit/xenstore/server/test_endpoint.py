@@ -283,16 +283,6 @@ async def test_what_was_answered_is_remembered_for_a_while_and_until_the_client_
         assert list(made.shared.responses) == [f"{REQUESTS}/write/3"]
 
 
-async def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MAX_RESPONSE_BYTES", 25)
-    async with world() as made:
-        for number in range(3):
-            made.put(f"write/{number}", a="12345")
-            await made.quiet()
-        assert list(made.shared.responses) == [f"{REQUESTS}/write/1", f"{REQUESTS}/write/2"]
-        assert made.shared.response_bytes == 2 * len(b"1:a,5:12345,")
-
-
 async def test_a_claim_that_the_store_refuses_is_told_and_nothing_is_executed() -> None:
     async with world() as made:
         made.store.refusing[claim_path(f"{REQUESTS}/write/1")] = "EQUOTA"

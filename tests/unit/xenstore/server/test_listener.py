@@ -16,7 +16,7 @@ from gateway.core.xenstore.paths import template
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.memory_store import MemoryStore
 
-PATIENCE = 60.0  # seconds
+TIMEOUT = 60.0  # seconds
 
 
 def offer(endpoint: AnsweringEndpoint, path: str = "/svc", domains: Domains | None = None) -> ExposedEndpoint:
@@ -37,7 +37,7 @@ async def serving(*offers: ExposedEndpoint) -> AsyncIterator[tuple[XenstoreTrans
 
 async def until(condition: Callable[[], bool]) -> None:
     """The store in memory has no event for it."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         for _ in iter(condition, True):
             await asyncio.sleep(0)
 
@@ -99,7 +99,7 @@ async def test_stop_lets_requests_finish_and_counts_those_that_did_not() -> None
         store.put("/svc/rpc/request/f/1")
         await endpoint.begun.acquire()
         assert transport.status().waiting == 1
-        stopping = asyncio.ensure_future(transport.stop(PATIENCE))
+        stopping = asyncio.ensure_future(transport.stop(TIMEOUT))
         await asyncio.sleep(0)
         endpoint.open.set()
         assert await stopping == 0
@@ -120,7 +120,7 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting_and_stopping(tmp_
     await until(lambda: "No such file" in transport.status().last_error)
     status = transport.status()
     assert (status.listener, status.connected, status.waiting) == ("store", False, 0)
-    assert await transport.stop(PATIENCE) == 0
+    assert await transport.stop(TIMEOUT) == 0
 
 
 def test_the_store_is_found_where_libxenstore_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:

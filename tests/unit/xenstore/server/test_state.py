@@ -1,17 +1,21 @@
-"""What was answered is remembered for a time and within bounds; a task that ends by a bug is told."""
+"""State of the server: stored responses, lanes, claims, expired responses."""
 
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from adapters.limits import Quota
+from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.server import state
 from adapters.xenstore.server.caller import Admission, StoreLimits
-from adapters.xenstore.server.state import RESPONSE_TTL, SharedContext, backoff
+from adapters.xenstore.server.state import SharedContext
+from adapters.xenstore.styles import STYLES
+from gateway.core.xenstore.exposure import Exposure
+from gateway.core.xenstore.paths import template
 from tests.kit.memory_store import MemoryStore
 
 
@@ -24,18 +28,6 @@ class Clock:
 
 def shared(clock: Clock) -> SharedContext:
     return SharedContext(MemoryStore(), StoreLimits(), Admission(StoreLimits(), Quota()), lambda _: None, clock)
-
-
-async def test_an_answer_is_kept_for_a_time() -> None:
-    clock = Clock()
-    made = shared(clock)
-    made.store_response("/a", 0, b"1", 1)
-    clock.now = RESPONSE_TTL
-    made.store_response("/b", 0, b"2", 1)
-    assert list(made.responses) == ["/a", "/b"]
-    clock.now = RESPONSE_TTL + 1
-    made.store_response("/c", 0, b"3", 1)
-    assert list(made.responses) == ["/b", "/c"]
 
 
 async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,5 +83,98 @@ async def test_only_so_many_owners_are_remembered(monkeypatch: pytest.MonkeyPatc
     assert list(made.owners) == ["/a", "/c"]
 
 
-def test_pauses_grow_to_a_bound() -> None:
-    assert list(islice(backoff(), 9)) == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+# Claims
+
+
+async def test_nobody_but_domain_0_sees_claims() -> None:
+    async with MemoryStore() as store:
+        store.put("/tool", b"", Permissions(0, "r"))
+        await state.prepare_records(store)
+        await store.write(state.claim_path("/a"), b"/a")
+        assert await store.permissions(state.claim_path("/a")) == Permissions(0, "n")
+
+
+async def test_claims_tell_what_they_are_on() -> None:
+    async with MemoryStore() as store:
+        assert await state.read_claims(store) == []
+        for node in ("/a", "/b"):
+            await store.write(state.claim_path(node), node.encode())
+        assert sorted(await state.read_claims(store)) == ["/a", "/b"]
+
+
+# Expired responses
+
+
+REQUESTS, RESPONSES = "/svc/rpc/request/read", "/svc/rpc/response/read"
+
+
+class Looks:
+    """Somebody who looks when he is told to."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.told: list[str] = []
+        self._next = asyncio.Semaphore(0)
+        self.asleep = asyncio.Semaphore(0)
+        limits = StoreLimits()
+        shared = SharedContext(self.store, limits, Admission(limits, Quota()), self.told.append, sleep=self._sleep)
+        style = STYLES["tree"](Exposure("tree", template("/svc")))
+        self.task = asyncio.get_running_loop().create_task(state.remove_expired_responses(style, shared, 3600.0))
+
+    async def _sleep(self, seconds: float) -> None:
+        assert seconds == 3600.0
+        self.asleep.release()
+        await self._next.acquire()
+
+    async def look(self) -> None:
+        """Have one look taken, to its end."""
+        self._next.release()
+        await self.asleep.acquire()
+
+    def answered(self, key: str) -> None:
+        self.store.put(f"{REQUESTS}/{key}/a", "x")
+        self.store.put(f"{RESPONSES}/{key}/a", "x")
+
+    @property
+    def nodes(self) -> set[str]:
+        return {path for path in self.store.tree if path.startswith((f"{REQUESTS}/", f"{RESPONSES}/"))}
+
+
+@pytest.fixture
+async def looks() -> AsyncIterator[Looks]:
+    made = Looks()
+    await made.asleep.acquire()
+    yield made
+    made.task.cancel()
+    await asyncio.wait({made.task})
+    await made.store.stop()
+
+
+async def test_what_is_there_at_two_looks_is_removed_with_its_request(looks: Looks) -> None:
+    looks.answered("1")
+    await looks.look()
+    looks.answered("2")
+    assert f"{RESPONSES}/1" in looks.store.tree
+    await looks.look()
+    assert looks.nodes == {f"{REQUESTS}/2", f"{REQUESTS}/2/a", f"{RESPONSES}/2", f"{RESPONSES}/2/a"}
+    await looks.look()
+    assert looks.nodes == set()
+
+
+async def test_a_request_without_an_answer_stays(looks: Looks) -> None:
+    looks.store.put(f"{REQUESTS}/1/a", "x")
+    for _ in range(3):
+        await looks.look()
+    assert looks.nodes == {f"{REQUESTS}/1", f"{REQUESTS}/1/a"}
+
+
+async def test_a_store_that_is_away_is_told_of_and_looked_at_the_next_time(looks: Looks) -> None:
+    looks.answered("1")
+    await looks.look()
+    with looks.store.away():
+        await looks.look()
+    assert [text.partition(": ")[0] for text in looks.told] == [
+        "expired responses at /svc/rpc/response/{_fn}/{_id} cannot be removed; they are tried again"
+    ]
+    await looks.look()
+    assert looks.nodes == set()

@@ -1,10 +1,16 @@
-"""Steps put into a store: in their order, owned over before they can be seen, within what every store takes."""
+"""Steps that are applied to a store, and subtrees that are read."""
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from adapters.xenstore.client.wire import Operation, Permissions
+from adapters.xenstore.server import transactions
 from adapters.xenstore.server.transactions import conditions_hold, run_steps, too_long
 from adapters.xenstore.styles.base import ANYTHING, Conditions, Remove, Write
+from gateway.core.xenstore.paths import template
 from tests.kit.memory_store import MemoryStore
 
 
@@ -48,3 +54,87 @@ def test_what_some_store_would_refuse_is_known_before() -> None:
         fault = too_long([step])
         assert fault is not None
         assert "at most" in fault.message
+
+
+# Reading
+
+
+async def test_a_tree_is_read_level_by_level_and_not_below_a_value() -> None:
+    async with MemoryStore() as store:
+        assert await transactions.tree(store, "/a", 10, 100) == ({}, {})
+        for path, value in {"/a/b": b"1", "/a/c/d/e": b"2", "/a/f": b"", "/a/b/hidden": b"3"}.items():
+            store.put(path, value)
+        found = await transactions.tree(store, "/a", 10, 100)
+        assert found.values == {"": b"", "b": b"1", "c": b"", "c/d": b"", "c/d/e": b"2", "f": b""}
+        assert found.permissions == dict.fromkeys(found.values, Permissions())
+
+
+async def test_the_permissions_of_each_node_of_a_tree_are_read_with_it() -> None:
+    async with MemoryStore() as store:
+        store.put("/a")
+        store.put("/a/b", b"1", Permissions(7, "n"))
+        found = await transactions.tree(store, "/a", 10, 100)
+        assert found.permissions == {"": Permissions(), "b": Permissions(7, "n")}
+
+
+async def test_a_wide_tree_is_read_bit_by_bit() -> None:
+    """So that others get in between: no more than so many operations are under way."""
+    async with MemoryStore() as store:
+        for number in range(100):
+            store.put(f"/a/{number}", b"1")
+        under_way, most = 0, 0
+        ask = store._request
+
+        async def counted(operation: Operation, payload: bytes, path: str) -> bytes:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0)
+            under_way -= 1
+            return await ask(operation, payload, path)
+
+        store._request = counted  # type: ignore[method-assign]
+        assert len((await transactions.tree(store, "/a", 200, 1000)).values) == 101
+        assert most <= 2 * transactions.BATCH
+
+
+async def test_more_nodes_or_bytes_than_are_allowed_are_too_much() -> None:
+    async with MemoryStore() as store:
+        store.put("/a/b", b"12345")
+        store.put("/a/c", b"12345")
+        assert await transactions.tree(store, "/a", 3, 10) is not None
+        with pytest.raises(transactions.RequestTooLargeError, match="at most 2 nodes"):
+            await transactions.tree(store, "/a", 2, 10)
+        with pytest.raises(transactions.RequestTooLargeError, match="at most 9 bytes"):
+            await transactions.tree(store, "/a", 3, 9)
+
+
+async def test_several_nodes_are_those_that_are_there() -> None:
+    async with MemoryStore() as store:
+        store.put("/a", b"1")
+        assert await transactions.several(store, ["/a", "/b"]) == ({"/a": b"1"}, {"/a": Permissions()})
+        assert await transactions.values(store, ["/a", "/b"]) == {"/a": b"1"}
+
+
+async def test_places_are_found_at_and_below_a_node() -> None:
+    channel = template("/local/domain/{server}/RPC/fe/{domid}/query/{_id}")
+    async with MemoryStore() as store:
+        for path in ("0/RPC/fe/7/query/1", "0/RPC/fe/8/query/2", "0/RPC/other/8/query/3", "5/RPC/fe/7/query/1"):
+            store.put(f"/local/domain/{path}/cmd")
+
+        async def nodes(start: str) -> list[str]:
+            found = await transactions.places(store, channel, start)
+            return sorted(match.node.removeprefix("/local/domain/") for match in found)
+
+        everything = ["0/RPC/fe/7/query/1", "0/RPC/fe/8/query/2", "5/RPC/fe/7/query/1"]
+        assert await nodes("/local/domain") == everything
+        assert await nodes("/local/domain/0/RPC") == everything[:2]
+        assert await nodes("/local/domain/0/memory") == []
+        assert await nodes("/elsewhere") == []
+
+
+async def test_the_end_of_a_template_need_not_be_there() -> None:
+    async with MemoryStore() as store:
+        store.put("/local/domain/5")
+        (match,) = await transactions.places(store, template("/local/domain/{domid}/control/shutdown"), "/local/domain")
+        assert match.node == "/local/domain/5/control/shutdown"

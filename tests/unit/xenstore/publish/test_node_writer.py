@@ -32,101 +32,101 @@ async def store(server: Xenstored) -> AsyncIterator[XenstoreClient]:
 
 
 @asynccontextmanager
-async def running(store: XenstoreClient, *bells: str) -> AsyncIterator[NodeWriter]:
-    mirror = NodeWriter(store, set(bells).__contains__)
-    task = asyncio.ensure_future(mirror.run())
+async def running(store: XenstoreClient, *triggers: str) -> AsyncIterator[NodeWriter]:
+    writer = NodeWriter(store, set(triggers).__contains__)
+    task = asyncio.ensure_future(writer.run())
     try:
-        yield mirror
+        yield writer
     finally:
         task.cancel()
         await asyncio.wait({task})
 
 
-def picture(grants: Grants = (), domain: str = "", **leaves: bytes | None) -> NodeSet:
+def node_set(grants: Grants = (), domain: str = "", **leaves: bytes | None) -> NodeSet:
     return NodeSet({f"/a/{name}": value for name, value in leaves.items()}, grants, domain)
 
 
 async def test_nodes_are_written_together_and_only_where_they_differ(store: XenstoreClient) -> None:
     await store.write("/a/b", b"1")
     with changes(store, "/a") as seen:
-        async with running(store) as mirror:
-            mirror.show("k", picture(b=b"1", c=b"2", d=b""))
+        async with running(store) as writer:
+            writer.show("k", node_set(b=b"1", c=b"2", d=b""))
             await until(store, "/a/c", b"2")
             assert await store.read("/a/d") == b""
-            mirror.show("k", picture(b=b"1", c=b"3", d=b""))
+            writer.show("k", node_set(b=b"1", c=b"3", d=b""))
             await until(store, "/a/c", b"3")
     assert seen[0] == "/a"
     assert set(seen[1:]) == {"/a/c", "/a/d"}
-    assert mirror.written == 3
+    assert writer.written == 3
 
 
 async def test_a_node_that_is_not_to_be_there_is_removed(store: XenstoreClient) -> None:
-    async with running(store) as mirror:
+    async with running(store) as writer:
         for value in (b"", None, b""):
-            mirror.show("k", picture(b=value))
+            writer.show("k", node_set(b=value))
             await until(store, "/a/b", value)
 
 
 async def test_permissions_are_as_declared_and_of_the_nodes_alone(store: XenstoreClient) -> None:
     await store.write("/a", b"")
-    async with running(store) as mirror:
-        mirror.show("k", picture((("n", 0), ("r", 5)), b=b"1"))
+    async with running(store) as writer:
+        writer.show("k", node_set((("n", 0), ("r", 5)), b=b"1"))
         await until(store, "/a/b", b"1")
         await store.set_permissions("/a/b", Permissions(7, "b"))
-        mirror.show("k", picture((("n", 0), ("r", 5)), b=b"2"))
+        writer.show("k", node_set((("n", 0), ("r", 5)), b=b"2"))
         await until(store, "/a/b", b"2")
     assert await store.permissions("/a/b") == Permissions(0, "n", ((5, "r"),))
     assert await store.permissions("/a") == Permissions(0, "n")
 
 
 async def test_nothing_is_written_for_a_domain_that_is_not_there_until_it_comes(store: XenstoreClient) -> None:
-    async with running(store) as mirror:
-        mirror.show("k", NodeSet({TARGET: b"1"}, (), DOMAIN))
-        mirror.show("other", picture(b=b"1"))
+    async with running(store) as writer:
+        writer.show("k", NodeSet({TARGET: b"1"}, (), DOMAIN))
+        writer.show("other", node_set(b=b"1"))
         await until(store, "/a/b", b"1")
         assert await store.read(DOMAIN) is None
         await store.mkdir(DOMAIN)
         await until(store, TARGET, b"1")
-        assert mirror._awaited == {}
+        assert writer._awaited == {}
 
 
 async def test_nodes_of_a_domain_that_is_gone_are_not_made_again(store: XenstoreClient) -> None:
     await store.mkdir(DOMAIN)
-    async with running(store) as mirror:
-        mirror.show("k", NodeSet({TARGET: b"1"}, (), DOMAIN))
+    async with running(store) as writer:
+        writer.show("k", NodeSet({TARGET: b"1"}, (), DOMAIN))
         await until(store, TARGET, b"1")
         await store.remove(DOMAIN)
-        mirror.check("k")
-        mirror.show("other", picture(b=b"1"))
+        writer.check("k")
+        writer.show("other", node_set(b=b"1"))
         await until(store, "/a/b", b"1")
         assert await store.read(DOMAIN) is None
         await store.mkdir(DOMAIN)  # another domain with the same number: what was shown of the first is not its
-        mirror.check("k")
-        mirror.show("other", picture(b=b"2"))
+        writer.check("k")
+        writer.show("other", node_set(b=b"2"))
         await until(store, "/a/b", b"2")
         assert await store.read(TARGET) is None
 
 
 async def test_who_forgets_waits_for_no_domain(store: XenstoreClient) -> None:
-    async with running(store) as mirror:
-        mirror.show("k", NodeSet({TARGET: b"1"}, (), DOMAIN))
-        mirror.show("other", picture(b=b"1"))
+    async with running(store) as writer:
+        writer.show("k", NodeSet({TARGET: b"1"}, (), DOMAIN))
+        writer.show("other", node_set(b=b"1"))
         await until(store, "/a/b", b"1")
-        assert mirror._awaited.keys() == {DOMAIN}
-        mirror.forget("k")
-        assert mirror._awaited == {}
-        assert mirror.key_of(TARGET) is None
+        assert writer._awaited.keys() == {DOMAIN}
+        writer.forget("k")
+        assert writer._awaited == {}
+        assert writer.key_of(TARGET) is None
 
 
 async def test_everything_is_written_again_when_the_store_has_forgotten_it() -> None:
     with xenstored() as server:
-        async with connected(server.path) as store, running(store) as mirror:
+        async with connected(server.path) as store, running(store) as writer:
             await store.mkdir(DOMAIN)
-            mirror.show("k", picture(b=b"1"))
-            mirror.show("of a domain", NodeSet({TARGET: b"1"}, (), DOMAIN))
+            writer.show("k", node_set(b=b"1"))
+            writer.show("of a domain", NodeSet({TARGET: b"1"}, (), DOMAIN))
             await until(store, TARGET, b"1")
             server.kill()
-            mirror.show("late", picture(c=b"2"))
+            writer.show("late", node_set(c=b"2"))
             server.start()
             await until(store, "/a/b", b"1")
             await until(store, "/a/c", b"2")
@@ -137,47 +137,47 @@ async def test_everything_is_written_again_when_the_store_has_forgotten_it() -> 
 
 
 async def test_a_node_with_a_bell_is_written_when_it_is_not_there_and_that_rings_nothing(store: XenstoreClient) -> None:
-    async with running(store, "/a/b") as mirror:
+    async with running(store, "/a/b") as writer:
         for value in (b"1", b"2"):
-            mirror.show("k", picture(b=value))
+            writer.show("k", node_set(b=value))
             await until(store, "/a/b", value)
             assert await watch_trigger.read_processed(store, "/a/b") == (digest(value), "")
-        mirror.show("k", picture(b=None))
+        writer.show("k", node_set(b=None))
         await until(store, "/a/b", None)
         assert await watch_trigger.read_processed(store, "/a/b") == ("", "")
 
 
 async def test_what_the_other_side_wrote_stays_until_it_is_rung(store: XenstoreClient) -> None:
-    async with running(store, "/a/b") as mirror:
+    async with running(store, "/a/b") as writer:
         await store.write("/a/b", b"theirs")
-        mirror.show("k", picture(b=b"ours", c=b"1"))
+        writer.show("k", node_set(b=b"ours", c=b"1"))
         await until(store, "/a/c", b"1")
         assert await store.read("/a/b") == b"theirs"
         await watch_trigger.mark_in_progress(
             store, "/a/b", await watch_trigger.read_processed(store, "/a/b"), digest(b"theirs")
         )
-        mirror.show("k", picture(b=b"ours", c=b"2"))
+        writer.show("k", node_set(b=b"ours", c=b"2"))
         await until(store, "/a/c", b"2")
         assert await store.read("/a/b") == b"theirs"
         await watch_trigger.mark_processed(store, "/a/b", digest(b"theirs"))
-        mirror.check("k")
+        writer.check("k")
         await until(store, "/a/b", b"ours")
 
 
 async def test_what_the_store_refuses_harms_no_other_picture(store: XenstoreClient) -> None:
-    async with running(store) as mirror:
-        mirror.show("bad", NodeSet({"/a/" + "x" * 4000: b""}))
-        mirror.show("good", picture(b=b"1"))
+    async with running(store) as writer:
+        writer.show("bad", NodeSet({"/a/" + "x" * 4000: b""}))
+        writer.show("good", node_set(b=b"1"))
         await until(store, "/a/b", b"1")
     assert (await tree(store, "/a")).keys() == {"b"}
 
 
 async def test_only_so_many_pictures_are_kept(store: XenstoreClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher, "MAX_NODE_SETS", 2)
-    mirror = NodeWriter(store, lambda _path: False)
+    writer = NodeWriter(store, lambda _path: False)
     for number in range(4):
-        mirror.show(f"{number}", NodeSet({f"/a/{number}": b"1"}))
-    assert [mirror.key_of(f"/a/{number}") for number in range(4)] == [None, None, "2", "3"]
+        writer.show(f"{number}", NodeSet({f"/a/{number}": b"1"}))
+    assert [writer.key_of(f"/a/{number}") for number in range(4)] == [None, None, "2", "3"]
 
 
 async def test_nothing_that_a_guest_has_planted_is_left_where_something_is_published(store: XenstoreClient) -> None:
@@ -186,9 +186,9 @@ async def test_nothing_that_a_guest_has_planted_is_left_where_something_is_publi
         await store.write(planted, b"1")
         await store.set_permissions(planted, Permissions(5, "b"))
     await store.write(f"{DOMAIN}/memory/deaf/below", b"planted")
-    async with running(store) as mirror:
+    async with running(store) as writer:
         leaves = {TARGET: b"1", f"{DOMAIN}/memory/deaf": None, f"{DOMAIN}/memory/last": b"1"}
-        mirror.show("k", NodeSet(leaves, (("n", 0), ("r", 5)), DOMAIN))
+        writer.show("k", NodeSet(leaves, (("n", 0), ("r", 5)), DOMAIN))
         await until(store, f"{DOMAIN}/memory/last", b"1")
         assert await tree(store, DOMAIN) == {"memory/target": b"1", "memory/last": b"1"}
         assert await store.list(TARGET) == []
@@ -198,8 +198,8 @@ async def test_nothing_that_a_guest_has_planted_is_left_where_something_is_publi
 
 async def test_a_published_node_that_stands_above_another_does_not_take_it_away(store: XenstoreClient) -> None:
     await store.write("/a/b/c", b"planted")
-    async with running(store) as mirror:
-        mirror.show("k", NodeSet({"/a/b/c": b"2", "/a/b": b"1", "/a/z": b"3"}, (("n", 0),)))
+    async with running(store) as writer:
+        writer.show("k", NodeSet({"/a/b/c": b"2", "/a/b": b"1", "/a/z": b"3"}, (("n", 0),)))
         await until(store, "/a/z", b"3")
         assert await tree(store, "/a") == {"b": b"1", "b/c": b"2", "z": b"3"}
 
@@ -216,7 +216,7 @@ async def test_what_the_store_refuses_for_the_moment_is_written_later(
         return await commit(work)
 
     monkeypatch.setattr(store, "transaction", refuse)
-    async with running(store) as mirror:
-        mirror.show("k", picture(b=b"1"))
+    async with running(store) as writer:
+        writer.show("k", node_set(b=b"1"))
         await until(store, "/a/b", b"1")
     assert refusals == []

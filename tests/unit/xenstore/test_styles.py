@@ -325,7 +325,7 @@ def test_result_and_state_stand_beside_it_when_it_is_gone() -> None:
 
 BATCMD_NODE = "/local/domain/5/control/batcmd"
 BATCMD_STATES = StateWords(
-    commit="READY", taken="IN PROGRESS", done="SUCCESS", failed="FAILURE", truncated="TRUNCATED", limit=4
+    commit="READY", in_progress="IN PROGRESS", done="SUCCESS", failed="FAILURE", truncated="TRUNCATED", limit=4
 )
 BATCMD = Tried("directory", "/local/domain/{domid}/control/batcmd", states=BATCMD_STATES, method="run_script")
 ASKED = Request("run_script", [("script", b"ls")], {f"{BATCMD_NODE}/state": b"IN PROGRESS"})

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Print how large the house is and what could be merged or renamed; exit with 1 where a limit of CONTRIBUTING.md is broken.
+"""Print the sizes of folders and modules, and what could be merged or renamed; exit with 1 where a limit is broken.
 
-    scripts/house.py [--quiet]
+    scripts/house.py
 
 Three tables: files and lines of each folder; modules that have one importer and fewer than 60 lines; class names that
-stand in more than one module. A class that implements a protocol of `gateway/core/interfaces.py` may repeat its name: that
-is how adapters of one kind are found (`CODECS`, `DIALECTS`).
+stand in more than one module. A class that implements a protocol of `gateway/core/interfaces.py` may repeat its name:
+that is how adapters of one kind are found (`CODECS`, `DIALECTS`).
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def stage(port: int = 0) -> Iterator[Stage]:
         no_store = _start_store(stack, directory)
         config = _configured(directory, address, port, store=not no_store)
         command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
-        gateway = stack.enter_context(_process("the gateway", command, directory / "gateway.ops.log"))
+        gateway = stack.enter_context(_process("the gateway", command, directory / "gateway.log"))
         listening = _listening(gateway, directory / "control")
         old.wait(lambda: _accepts(directory / "old-xapi"))
         yield Stage(
@@ -148,7 +148,7 @@ def stage(port: int = 0) -> Iterator[Stage]:
             store=directory / "store" / "socket",
             control=directory / "control",
             config=config,
-            log=directory / "gateway.ops.log",
+            log=directory / "gateway.log",
             no_store=no_store,
         )
 

@@ -89,7 +89,7 @@ def bench() -> Iterator[Bench]:
         stack.enter_context(started(sys.executable, str(HERE / "echo_service.py"), bus.address, ready="ready"))
         stack.enter_context(started(sys.executable, str(HERE / "bridge_by_hand.py"), bus.address, str(made.old)))
         wait_for_port(made.old)
-        log = stack.enter_context((folder / "gateway.ops.log").open("wb"))
+        log = stack.enter_context((folder / "gateway.log").open("wb"))
         command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
         stack.enter_context(started(*command, stderr=log))
         wait_for_port(made.port)

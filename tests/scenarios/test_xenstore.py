@@ -165,7 +165,7 @@ BELLS = f"""\
 mapping: 1
 service: bells
 dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
-trigger:
+on_change:
   - {{listener: store, node: "/bells/once/{{number}}", method: once, params: {{token: "{{value}}"}}}}
   - {{listener: store, node: "/bells/again/{{number}}", method: again, params: {{token: "{{value}}"}}}}
 methods:

@@ -230,7 +230,7 @@ class World:
         self.guests = stores["guests"]
         self.refusing = refusing  # stands before a store, and refuses what a nuisance says
         self.real_store = stores["refused"]
-        self.log = folder / "gateway.ops.log"
+        self.log = folder / "gateway.log"
         self.history = folder / "history"  # of harm
         (folder / "mappings").mkdir()
         (folder / "mappings" / "soak.xml").write_text(service.IDL)

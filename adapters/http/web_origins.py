@@ -30,11 +30,7 @@ class WebOrigins:
         self._any = ANY in origins
         self._hosts = frozenset(host.lower().encode() for host in hosts)
         self._answers = answers
-
-    @property
-    def checks_hosts(self) -> bool:
-        """Whether every request must be checked, and not only one that says where it comes from."""
-        return bool(self._hosts)
+        self.checks_hosts = bool(self._hosts)  # every request must be checked, and not only one with an origin
 
     def check(self, request: HttpRequest) -> HttpRefusal | None:
         """Why a request is not served, or None; sets `cors` of one from a listed page."""

@@ -6,7 +6,7 @@ the next call sends a probe; a probe that fails doubles the pause. Any answer of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -79,6 +79,7 @@ class CircuitBreakers:
         self._pause = pause
         self._clock = clock
         self._breakers: dict[str, CircuitBreaker] = {}
+        self.known: Collection[str] = self._breakers.keys()  # destinations that have a breaker
 
     def __contains__(self, destination: str) -> bool:
         return destination in self._breakers

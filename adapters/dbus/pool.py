@@ -116,7 +116,7 @@ class Pool:
         """Send a call and return its reply; None for a oneway call once it is written."""
         destination = call.bus_name
         connection = self._find(destination)
-        if isinstance(connection, Fault) or destination in self.breakers:
+        if isinstance(connection, Fault) or destination in self.breakers.known:
             try:
                 connection = await self._check_breaker(destination) or await self._wait_for_capacity(destination)
             except asyncio.CancelledError as error:
@@ -195,9 +195,9 @@ class Pool:
         """Record what a reply says about its destination. A Fault is made here and concerns the bus only."""
         if not isinstance(answer, Received):
             return
-        if is_transport_failure(answer):
+        if answer.error_name and is_transport_failure(answer):
             self._failed(destination)
-        elif destination in self.breakers:
+        elif destination in self.breakers.known:
             self.breakers.answered(destination)
 
     def _failed(self, destination: str) -> None:

@@ -164,7 +164,9 @@ class RpcEndpoint(Endpoint):
 
     def plan(self, call: Call, forced: Side | None = None) -> _Readable:
         """Find the route of a call and the side that answers it. `forced`: the side that the client asked for."""
-        mapped, task_prefix = self.table.find(call.method)
+        mapped, task_prefix = self.table.routes.get(call.method), ""
+        if mapped is None:  # unmapped, or another form of a mapped name
+            mapped, task_prefix = self.table.find(call.method)
         route = mapped or self.local_routes.get(call.method) or self._unmapped
         if call.peer.domid is not None and not self._may_call(call.peer.domid, route, call):
             fault = Fault(FaultCode.ACCESS_DENIED, f"domain {call.peer.domid} may not call {quoted(call.method)}")

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from gateway.core.dbus.formats import Show
-from gateway.core.dbus.marshal import Decode, from_dbus
+from gateway.core.dbus.marshal import Decode, from_dbus, same
 from gateway.core.dbus.names import unescape_path_element
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.signature import Type
@@ -44,6 +45,8 @@ def void(_body: Body) -> None:
 def one(item: Item) -> DecodeResult:
     """Return one out-argument."""
     index, convert, _name = item
+    if convert is same:
+        return itemgetter(index)
 
     def shape(body: Body) -> Value:
         return convert(body[index])

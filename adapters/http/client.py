@@ -44,13 +44,11 @@ class ConnectionPoolLimits:
     idle: float = 4.0  # seconds until an unused connection is closed; upstreams wait longer
     connect_timeout: float = 5.0  # seconds
     answer: int = 32 * 1024**2  # bytes; streamed responses have no limit
+    probe_interval: float = 1.0  # seconds after which an open connection counts as kept; others close at once
     half_closed_timeout: float = 60.0  # seconds without a byte after one peer of a tunnel has ended its direction
 
 
 DEFAULT_LIMITS = ConnectionPoolLimits()
-PROBE_INTERVAL = (
-    1.0  # seconds after which a connection counts as kept open; a server of one request each closes at once
-)
 
 
 class HttpUpstreamConnection(interfaces.UpstreamConnection):
@@ -293,7 +291,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         if connection.transport is None:
             self._probe = None
             self._drop(connection)
-        elif asyncio.get_running_loop().time() - since >= PROBE_INTERVAL:
+        elif asyncio.get_running_loop().time() - since >= self._limits.probe_interval:
             self._probe = None
             self._keeps_alive = True
             self._idle.append(connection)

@@ -256,6 +256,13 @@ class ClientConnection(ResponseHandler):
         if self.transport is not None:
             self.transport.abort()
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Of aiohttp, which takes a reset for the end of a body that is framed by the end of the connection."""
+        payload = self._payload
+        if exc is not None and payload is not None and not payload.is_eof():
+            payload.set_exception(exc)
+        super().connection_lost(exc)
+
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """Of aiohttp: it would tell who waits for a head, but not who reads a body, of a chunk that is none.
 

@@ -268,11 +268,13 @@ class HttpConnection(asyncio.Protocol):
         self.force_close()
 
     def force_close(self) -> None:
-        """Close the connection now; bytes that the kernel has not taken are lost."""
+        """Close the connection now; bytes that the kernel has not taken are lost. A response in its middle is reset."""
         self._ended = True
         if self._transport is None:
             return
-        if self._transport.get_write_buffer_size():
+        if self._exchange is not None and self._exchange.has_begun and not self._exchange.is_tunnel:
+            self.reset()
+        elif self._transport.get_write_buffer_size():
             self._transport.abort()
         else:
             self._transport.close()

@@ -7,7 +7,6 @@ import json
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.gateway import Process, gateway_process
-from tests.kit.raw_server import TIMEOUT, RawServer, raw_server, read_exactly, read_head, read_to_end
+from tests.kit.raw_server import TIMEOUT, RawServer, make_certificate, raw_server, read_exactly, read_head, read_to_end
 
 MIB = 1024**2
 SIZE = 64 * MIB
@@ -488,18 +487,9 @@ def test_a_tunnel_lives_across_a_reload_and_ends_with_the_grace(tmp_path: Path) 
         assert gateway.process.wait() == 0
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    files = ("-keyout", str(path), "-out", str(path), "-subj", "/CN=old", "-addext", "subjectAltName=IP:127.0.0.1")
-    subprocess.run(("openssl", "req", "-x509", *curve, *files), check=True, capture_output=True)
-    return path
-
-
-def test_bodies_and_tunnels_go_over_tls(certificate: Path, tmp_path: Path) -> None:
+def test_bodies_and_tunnels_go_over_tls(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(make_certificate(tmp_path))
     with raw_server(tls=context) as upstream, front(tmp_path, upstream, tls="verify = false") as gateway:
         gateway.upstream.serve = echo(ACCEPTS[CONNECT])
         with gateway.connected() as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,6 +84,15 @@ def raw_server(path: Path | None = None, tls: ssl.SSLContext | None = None) -> I
                 continue
         for thread in threads:
             thread.join(TIMEOUT)
+
+
+def make_certificate(folder: Path) -> Path:
+    """Make a key and a self-signed certificate of 127.0.0.1, in one file."""
+    path = folder / "both.pem"
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    files = ("-keyout", str(path), "-out", str(path), "-subj", "/CN=old", "-addext", "subjectAltName=IP:127.0.0.1")
+    subprocess.run(("openssl", "req", "-x509", *curve, *files), check=True, capture_output=True)
+    return path
 
 
 def read_head(connection: socket.socket) -> bytes:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from adapters.limits import Quota, Reservation
+from adapters.limits import ConcurrencyLimiter, Quota, Reservation
+from gateway.core.interfaces import NOT_SENT, always
 
 
 def test_a_room_is_full_when_either_of_its_limits_is_reached() -> None:
@@ -33,3 +36,81 @@ def test_a_request_may_trade_what_it_holds_for_what_it_needs() -> None:
         one.resize(2)
         assert quota.buffered == 5
     assert quota.buffered == 0
+
+
+# Calls of one upstream
+
+
+async def started(limiter: ConcurrencyLimiter, wanted: bool = True) -> asyncio.Task[bool]:
+    """A call that has asked for its turn."""
+    task = asyncio.get_running_loop().create_task(limiter.acquire(lambda: wanted))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_so_many_have_a_turn_and_so_many_wait_the_first_first() -> None:
+    limiter = ConcurrencyLimiter(1, 2)
+    assert await limiter.acquire(always)
+    assert not limiter.is_full
+    first, second = await started(limiter), await started(limiter)
+    assert (limiter.is_full, limiter.waiting) == (True, 2)
+    limiter.release()
+    assert await first
+    assert (second.done(), limiter.waiting) == (False, 1)
+    limiter.release()
+    assert await second
+    limiter.release()
+    assert not limiter.is_full
+    assert await limiter.acquire(always)
+
+
+async def test_who_is_not_wanted_any_more_is_sent_away_at_once() -> None:
+    limiter = ConcurrencyLimiter(1, 2)
+    await limiter.acquire(always)
+    unwanted, wanted = await started(limiter, wanted=False), await started(limiter)
+    limiter.review()
+    assert not await unwanted
+    limiter.release()
+    assert await wanted
+
+
+async def test_a_turn_that_comes_in_the_moment_of_a_cancellation_goes_to_the_next() -> None:
+    limiter = ConcurrencyLimiter(1, 2)
+    await limiter.acquire(always)
+    leaves, stays = await started(limiter), await started(limiter)
+    limiter.release()
+    leaves.cancel()
+    assert await stays
+    assert leaves.cancelled() or (await asyncio.wait([leaves]))[0]
+    assert limiter.waiting == 0
+    limiter.release()
+    assert await limiter.acquire(always)
+
+
+async def test_a_turn_that_is_taken_away_in_the_moment_of_a_cancellation_is_nobodys() -> None:
+    limiter = ConcurrencyLimiter(1, 2)
+    await limiter.acquire(always)
+    leaves = await started(limiter, wanted=False)
+    limiter.review()
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    limiter.release()
+    assert await limiter.acquire(always)
+    assert not limiter.is_full
+
+
+async def test_a_cancelled_call_in_line_says_that_it_was_not_sent() -> None:
+    limiter = ConcurrencyLimiter(1, 2)
+    await limiter.acquire(always)
+
+    async def asks() -> tuple[object, ...]:
+        try:
+            await limiter.acquire(always)
+        except asyncio.CancelledError as error:
+            return error.args
+        raise AssertionError("unreachable")
+
+    task = asyncio.get_running_loop().create_task(asks())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert NOT_SENT in await task

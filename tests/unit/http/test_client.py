@@ -3,20 +3,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from adapters.http import client
 from adapters.http.client import ConnectionPoolLimits, HttpUpstreamConnection
 from adapters.http.client_connection import ClientConnection, parse_url
 from adapters.limits import Quota
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
+<<<<<<< HEAD
 from tests.kit.upstreams import Last, LegacyServer, legacy_server, ok
+=======
+from tests.kit.upstreams import Last, LegacyServer, ok, legacy_server
+from tests.kit.raw_server import make_certificate
+>>>>>>> p6
 
 POST = RequestMetadata("POST", "/RPC2", ((b"Host", b"x"),))
 HEAD = RequestMetadata("HEAD", "/", ((b"Host", b"x"),))
@@ -93,21 +96,28 @@ async def test_a_connection_that_was_closed_while_idle_costs_no_call() -> None:
 
 
 LEARNING = ConnectionPoolLimits(keepalive=None)
+QUICK = ConnectionPoolLimits(keepalive=None, probe_interval=0.0)
 
 
-async def test_a_service_that_says_nothing_gets_new_connections_until_one_was_seen_to_stay_open(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("limits", "lines", "connections"),
+    [(LEARNING, (), 5), (QUICK, (), 1), (LEARNING, ("Connection: Keep-Alive",), 1)],
+    ids=["not yet", "seen to stay open", "promised"],
+)
+async def test_connections_are_used_again_once_it_is_known_that_the_service_keeps_them(
+    limits: ConnectionPoolLimits, lines: tuple[str, ...], connections: int
 ) -> None:
+<<<<<<< HEAD
     async with legacy_server() as old, line(old.url, LEARNING) as xapi:
+=======
+    async with legacy_server(lambda _: ok(b"x", *lines)) as old, line(old.url, limits) as xapi:
+>>>>>>> p6
         for _ in range(5):
             await answer(xapi)
-        assert old.connections == 5
-        monkeypatch.setattr(client, "PROBE_INTERVAL", 0.0)  # the time is over
-        for _ in range(5):
-            await answer(xapi)
-        assert old.connections == 5
+        assert old.connections == connections
 
 
+<<<<<<< HEAD
 async def test_a_service_that_promises_to_keep_its_connections_is_believed() -> None:
     async with legacy_server(lambda _: ok(b"x", "Connection: Keep-Alive")) as old, line(old.url, LEARNING) as xapi:
         for _ in range(5):
@@ -120,11 +130,15 @@ async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others
 ) -> None:
     monkeypatch.setattr(client, "PROBE_INTERVAL", 0.0)
     async with legacy_server() as old, line(old.url, LEARNING) as xapi:
+=======
+async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others() -> None:
+    async with legacy_server(lambda _: ok(b"x", "Connection: Keep-Alive")) as old, line(old.url, LEARNING) as xapi:
+>>>>>>> p6
         for _ in range(2):
             await answer(xapi)
         assert (old.connections, xapi.status().idle) == (1, 1)
         await old.close_connections()
-        monkeypatch.setattr(client, "PROBE_INTERVAL", 60.0)
+        old.answers = lambda _: ok(b"x")
         for _ in range(3):
             await answer(xapi)
         assert (old.connections, xapi.status().idle) == (4, 0)
@@ -395,37 +409,25 @@ async def test_a_connection_in_no_time_is_none() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Key and certificate of 127.0.0.1 in one file."""
-    path = tmp_path_factory.mktemp("tls")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += [
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=old",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    ]
-    subprocess.run(command, cwd=path, check=True, capture_output=True)
-    (path / "both.pem").write_text((path / "key.pem").read_text() + (path / "cert.pem").read_text())
-    return path
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @asynccontextmanager
 async def tls_server(certificate: Path) -> AsyncIterator[LegacyServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+<<<<<<< HEAD
     context.load_cert_chain(certificate / "both.pem")
     async with legacy_server(tls=context) as old:
+=======
+    context.load_cert_chain(certificate)
+    async with legacy_server(tls=context) as old:
+>>>>>>> p6
         yield old
 
 
 @pytest.mark.parametrize("trusting", [True, False])
 async def test_a_service_is_reached_over_tls(certificate: Path, trusting: bool) -> None:
-    ca_file = None if trusting else str(certificate / "cert.pem")
+    ca_file = None if trusting else str(certificate)
     async with tls_server(certificate) as old:
         xapi = HttpUpstreamConnection("xapi", parse_url(old.url, ca_file=ca_file, verify=not trusting))
         for _ in range(3):

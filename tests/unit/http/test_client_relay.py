@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -171,6 +173,27 @@ async def raw_upstream(
     finally:
         await asyncio.wait_for(xapi.stop(), 60)
         server.close()
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_reset_is_never_the_end_of_a_body(streams: bool) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\npart")
+        await read.wait()
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    read = asyncio.Event()
+    async with raw_upstream(serve) as xapi:
+        exchange = MemoryExchange(GET)
+        asked = relayed(xapi, exchange) if streams else xapi.send(b"", GET)
+        got = asyncio.ensure_future(asked)
+        await (exchange.written.wait() if streams else asyncio.sleep(0.1))
+        read.set()
+        fault = await asyncio.wait_for(got, 60)
+        assert isinstance(fault, Fault)
+        assert (fault.code, exchange.is_finished) == (FaultCode.NO_REPLY, False)
 
 
 async def test_a_tunnel_of_which_one_direction_has_ended_ends_when_nothing_passes() -> None:

@@ -157,12 +157,24 @@ async def test_a_tunnel_has_no_deadline_and_ends_when_its_client_has_left() -> N
     assert opens.body == b"hello"
 
 
-async def test_a_stop_ends_what_streams_when_the_grace_is_over() -> None:
-    answers = Streams(LARGE, LARGE)
-    async with running(passthrough=answers) as address:
+@pytest.mark.parametrize("pieces", [(LARGE, LARGE), (b"part",)], ids=["being written", "all written"])
+async def test_a_stop_resets_what_streams_when_the_grace_is_over(pieces: tuple[bytes, ...]) -> None:
+    """An HTTP/1.0 client would take the mere end of its connection for the end of the response."""
+
+    class NeverEnds(Streams):
+        async def stream(self, exchange: HttpExchange) -> Answer | None:
+            await exchange.respond(self._head)
+            for piece in self._pieces:
+                await exchange.write(piece)
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    async with running(passthrough=NeverEnds(*pieces)) as address:
         host, _, port = address.removeprefix("tcp:").rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(GET)
-        await reader.readexactly(10)
-    await asyncio.wait_for(answers.ended.acquire(), 60)
+        writer.write(GET.replace(b"1.1", b"1.0"))
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(4)
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 60)
     writer.transport.abort()

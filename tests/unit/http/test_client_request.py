@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from adapters.http.client_connection import parse_url, write_request
+from adapters.http.headers import HOP_BY_HOP, end_to_end, first, has, lines, without
+from gateway.core.rpc.model import RequestMetadata
+
+
+def test_a_url_says_host_port_and_path() -> None:
+    found = parse_url("http://[::1]:8080/RPC2?a=b")
+    assert (found.host, found.port, found.path, found.socket, found.is_tls) == ("::1", 8080, "/RPC2?a=b", "", False)
+    assert found.named == b"[::1]:8080"
+    assert (parse_url("http://xen").port, parse_url("https://xen").port) == (80, 443)
+    found = parse_url("http+unix:///var/lib/xcp/xapi")
+    assert (found.socket, found.path) == ("/var/lib/xcp/xapi", "")
+    found = parse_url("http+unix:///var/lib/xcp/xapi:/RPC2")
+    assert (found.socket, found.path) == ("/var/lib/xcp/xapi", "/RPC2")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "ftp://xen", "http+unix://x", "http+unix:///x:y", "http://me:word@xen", "http://xen:99999/"]
+)
+def test_another_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"expected http|Port out of range"):
+        parse_url(url)
+
+
+def test_certificates_are_verified_unless_told_otherwise() -> None:
+    trusting, strict = parse_url("https://xen", verify=False).tls, parse_url("https://xen").tls
+    assert trusting is not None
+    assert strict is not None
+    assert (strict.verify_mode, strict.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert (trusting.verify_mode, trusting.check_hostname) == (ssl.CERT_NONE, False)
+
+
+def test_a_ca_file_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        parse_url("https://xen", ca_file=str(tmp_path / "none.pem"))
+
+
+XEN = parse_url("http://xen:80")
+
+
+def laid_out(*headers: tuple[bytes, bytes], body: bytes = b"body", verb: str = "POST", target: str = "/RPC2") -> bytes:
+    return write_request(XEN, body, RequestMetadata(verb, target, headers))
+
+
+HOST = (b"Host", b"x")
+EXPECTED = b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (
+            laid_out((b"HOST", b"old name"), (b"content-LENGTH", b"04"), (b"Cookie", b"\xff")),
+            b"POST /RPC2 HTTP/1.1\r\nHOST: old name\r\ncontent-LENGTH: 04\r\nCookie: \xff\r\n\r\nbody",
+        ),
+        (laid_out(HOST, (b"Connection", b"close"), (b"Expect", b"100-continue"), (b"Content-Length", b"4")), EXPECTED),
+        (laid_out(HOST, (b"Transfer-Encoding", b"chunked")), EXPECTED),
+        (laid_out((b"Content-Length", b"2"), HOST), EXPECTED),
+        (laid_out(HOST, body=b"", verb="GET"), b"GET /RPC2 HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (laid_out(HOST, body=b""), b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
+        (laid_out(verb="GET", body=b"", target=""), b"GET / HTTP/1.1\r\nHost: xen:80\r\n\r\n"),
+        (
+            write_request(XEN, b"", RequestMetadata("GET", "/", (HOST,)), host=b"other", close=True),
+            b"GET / HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n",
+        ),
+        (
+            write_request(parse_url("http://xen/RPC2"), b"", RequestMetadata("GET", "/other?x", (HOST,))),
+            b"GET /RPC2 HTTP/1.1\r\nHost: x\r\n\r\n",
+        ),
+    ],
+    ids=[
+        "as the client wrote it",
+        "not what concerns the client's connection",
+        "a length in place of chunks",
+        "the length of the body now",
+        "no length where there is no content",
+        "a length where one is expected",
+        "a Host and a path where the client sent none",
+        "the Host of the config, and one request for each connection",
+        "the path of the url",
+    ],
+)
+def test_a_request_is_written(written: bytes, expected: bytes) -> None:
+    assert written == expected
+
+
+# Headers
+
+
+PLAIN = ((b"Host", b"xen"), (b"X-Odd", b"\xff"), (b"x-odd", b""))
+
+
+def test_headers_of_the_message_stay_in_their_order_and_spelling() -> None:
+    assert end_to_end(PLAIN) == PLAIN
+
+
+@pytest.mark.parametrize("name", sorted(HOP_BY_HOP))
+def test_headers_of_the_connection_do_not_go_on(name: bytes) -> None:
+    assert end_to_end(((name.title(), b"x"), *PLAIN)) == PLAIN
+
+
+def test_a_header_that_connection_names_does_not_go_on() -> None:
+    assert end_to_end(((b"Connection", b"close, X-ODD"), *PLAIN)) == PLAIN[:1]
+
+
+def test_what_a_message_needs_goes_on_whatever_connection_names() -> None:
+    assert end_to_end(((b"Connection", b"host"), *PLAIN)) == PLAIN
+
+
+def test_a_header_is_found_whatever_its_spelling() -> None:
+    assert has(PLAIN, b"x-odd")
+    assert first(PLAIN, b"x-odd") == b"\xff"
+    assert first(PLAIN, b"cookie") is None
+    assert without(PLAIN, b"x-odd") == PLAIN[:1]
+
+
+def test_lines_are_as_they_are_sent() -> None:
+    assert lines(PLAIN) == b"Host: xen\r\nX-Odd: \xff\r\nx-odd: \r\n"

@@ -14,12 +14,8 @@ from adapters.http.client_connection import ClientConnection, parse_url
 from adapters.limits import Quota
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
-<<<<<<< HEAD
-from tests.kit.upstreams import Last, LegacyServer, legacy_server, ok
-=======
-from tests.kit.upstreams import Last, LegacyServer, ok, legacy_server
 from tests.kit.raw_server import make_certificate
->>>>>>> p6
+from tests.kit.upstreams import Last, LegacyServer, legacy_server, ok
 
 POST = RequestMetadata("POST", "/RPC2", ((b"Host", b"x"),))
 HEAD = RequestMetadata("HEAD", "/", ((b"Host", b"x"),))
@@ -107,33 +103,14 @@ QUICK = ConnectionPoolLimits(keepalive=None, probe_interval=0.0)
 async def test_connections_are_used_again_once_it_is_known_that_the_service_keeps_them(
     limits: ConnectionPoolLimits, lines: tuple[str, ...], connections: int
 ) -> None:
-<<<<<<< HEAD
-    async with legacy_server() as old, line(old.url, LEARNING) as xapi:
-=======
     async with legacy_server(lambda _: ok(b"x", *lines)) as old, line(old.url, limits) as xapi:
->>>>>>> p6
         for _ in range(5):
             await answer(xapi)
         assert old.connections == connections
 
 
-<<<<<<< HEAD
-async def test_a_service_that_promises_to_keep_its_connections_is_believed() -> None:
-    async with legacy_server(lambda _: ok(b"x", "Connection: Keep-Alive")) as old, line(old.url, LEARNING) as xapi:
-        for _ in range(5):
-            await answer(xapi)
-        assert old.connections == 1
-
-
-async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(client, "PROBE_INTERVAL", 0.0)
-    async with legacy_server() as old, line(old.url, LEARNING) as xapi:
-=======
 async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others() -> None:
     async with legacy_server(lambda _: ok(b"x", "Connection: Keep-Alive")) as old, line(old.url, LEARNING) as xapi:
->>>>>>> p6
         for _ in range(2):
             await answer(xapi)
         assert (old.connections, xapi.status().idle) == (1, 1)
@@ -415,13 +392,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @asynccontextmanager
 async def tls_server(certificate: Path) -> AsyncIterator[LegacyServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-<<<<<<< HEAD
-    context.load_cert_chain(certificate / "both.pem")
-    async with legacy_server(tls=context) as old:
-=======
     context.load_cert_chain(certificate)
     async with legacy_server(tls=context) as old:
->>>>>>> p6
         yield old
 
 

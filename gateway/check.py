@@ -1,4 +1,4 @@
-"""`xcp-gateway check`: mapping files in themselves, against the IDL and, live, against what running services say."""
+"""`xcp-gateway check`: checks mapping files, against the IDL and, with --live, against running services."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from gateway.mapping.live_check import differences
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table, ungoverned
 
-BUS_PATIENCE = 2.0  # seconds that start, and a live check, wait for the buses
+BUS_TIMEOUT = 2.0  # seconds that a start and a live check wait for the buses
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `check` found.
+    """The result of a check.
 
-    `notes`: doubtful numbers of the config; who else can call; what no mode governs; what could not be held against a
-    running service. `contracts`: uses of an interface that a live check has to look at; `unseen`: those of them that
-    it could not.
+    `notes`: doubtful settings, calls that no mode governs, and services that could not be compared. `contracts`: uses
+    of an interface that a live check compares with a running service; `unseen`: those that it could not compare.
     """
 
     table: Table
@@ -35,23 +34,26 @@ class CheckReport:
 
     @property
     def methods(self) -> int:
-        """How many methods are mapped."""
+        """The number of mapped methods."""
         return len(self.table.routes())
 
     @property
     def files(self) -> int:
-        """How many files they stand in."""
+        """The number of mapping files that have a method."""
         return len({route.source.rpartition(":")[0] for route in self.table.routes()})
 
 
 def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> CheckReport:
-    """Check mapping files; raises ConfigError where the config is needed (no paths, or live) and cannot be used."""
+    """Check mapping files. Raises ConfigError when the config is needed (no paths, or live) and cannot be used."""
     settings = config.load(config_path) if config_path is not None and (live or not paths) else None
     if settings is not None:
-        wiring.upstreams(settings, wiring.Quota())  # names and files that the config gives; nobody is asked
+        wiring.upstreams(settings, wiring.Quota())  # checks names and files; makes no connection
     if settings is not None:
         table, problems = wiring.compile_mappings(settings, paths)
-        doubts, passing = [*config.crowding(settings), *config.open_listeners(settings)], wiring.passing(settings)
+        doubtful, passing = (
+            [*config.capacity_warnings(settings), *config.open_listeners(settings)],
+            wiring.passing(settings),
+        )
     else:
         table, problems = build(
             paths,
@@ -60,8 +62,8 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
             listeners=None,
             spellings=wiring.SPELLINGS,
         )
-        doubts, passing = [], {}
-    notes = [*doubts, *([] if problems else ungoverned(table, passing))]
+        doubtful, passing = [], {}
+    notes = [*doubtful, *([] if problems else ungoverned(table, passing))]
     if problems or settings is None or not live:
         return CheckReport(table, problems, notes)
     checked = asyncio.run(_check_live(settings, table))
@@ -69,7 +71,7 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
 
 
 def compiled(path: Path, content: bytes) -> tuple[Table, list[Problem]]:
-    """A mapping file as if it held this."""
+    """Compile a mapping file as if it had this content."""
     return build(
         [path],
         codecs=set(wiring.CODECS),
@@ -95,9 +97,9 @@ async def _check_live(settings: Config, table: Table) -> CheckReport:
 
 
 async def connected(backend: wiring.Backend) -> None:
-    """Give the buses a moment; `status` tells which ones are there then."""
+    """Wait a little until all buses are connected; `status` has those that are."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(BUS_PATIENCE):
+        async with asyncio.timeout(BUS_TIMEOUT):
             await backend.connected()
 
 

@@ -1,4 +1,7 @@
-"""The daemon's own TOML: listeners, buses, legacy services, limits. Knows addresses and no method."""
+"""The daemon's TOML file: listeners, buses, legacy services and limits. Mapping files name the methods.
+
+`load` checks a file completely; the other functions list doubtful settings, which `check` and the log show.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ from gateway.core.rpc import units
 
 
 class ConfigError(Exception):
-    """The config cannot be used; the text names the file and the place in it."""
+    """The config cannot be used; the message names the file and the place in it."""
 
 
 class Seconds(float):
-    """A duration; written with its unit: "30s"."""
+    """A duration in seconds, written with its unit: "30s"."""
 
 
 class Size(int):
-    """A number of bytes; written with its unit: "300KiB"."""
+    """A number of bytes, written with its unit: "300KiB"."""
 
 
 _T = TypeVar("_T")
@@ -42,25 +45,27 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every section is: immutable, and strict about keys."""
+    """A section: immutable, and an unknown key is an error."""
 
 
 class BusConfig(_Section, frozen=True):
-    """[bus.NAME]: a message bus, and which services live on it. The only place that knows."""
+    """[bus.NAME]: a message bus and the services on it. No other file says where a service is."""
 
     address: BusAddress
-    services: Annotated[tuple[str, ...], Meta(min_length=1)]  # names or patterns; the most specific one wins
+    services: Annotated[tuple[str, ...], Meta(min_length=1)]  # bus names or patterns; the most specific one wins
     connections: Count = 4
-    in_flight: Count = 100  # calls per connection; brokers allow 128 pending replies unless told otherwise
-    per_destination: Count = 64  # calls per service, so that one that hangs cannot starve the others
-    waiting: Annotated[int, Meta(ge=0)] = 128  # calls per service that wait up to half a second for one of those places
-    max_message: Size = Size(32 * 1024**2)  # the broker's limit: over it a broker cuts the connection
-    breaker_failures: Annotated[int, Meta(ge=0)] = 5  # in a row, then a service is not asked for a while; 0: off
-    breaker_pause: Seconds = Seconds(1)  # before it is asked again; doubled each time, up to 30 s
+    in_flight: Count = 100  # calls per connection; a broker allows 128 pending replies by default
+    per_destination: Count = 64  # calls per service, so that a service that hangs does not starve the others
+    waiting: Annotated[int, Meta(ge=0)] = 128  # calls per service that wait up to half a second until it has capacity
+    max_message: Size = Size(32 * 1024**2)  # the broker's limit: a larger message makes it close the connection
+    breaker_failures: Annotated[int, Meta(ge=0)] = (
+        5  # failures in a row that open the circuit breaker of a service; 0: off
+    )
+    breaker_pause: Seconds = Seconds(1)  # until the circuit breaker probes; doubled each time, up to 30 s
 
 
 class ListenerConfig(_Section, frozen=True):
-    """[listener.NAME]: sockets for legacy clients. Mapping files say what is exposed on it."""
+    """[listener.NAME]: sockets for legacy clients. Mapping files expose methods on it."""
 
     bind: Annotated[tuple[Bind, ...], Meta(min_length=1)]
     socket_mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
@@ -84,23 +89,23 @@ class ListenerConfig(_Section, frozen=True):
     write_timeout: Seconds = Seconds(60)
     keepalive_timeout: Seconds = Seconds(75)
     override_header: str = ""  # a header by which a client names the side that answers one call: legacy or dbus
-    force_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
-    origins: tuple[Origin, ...] = ()  # web pages that may call; "*": any
-    hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # names that requests may be for; none: any
+    override_parameter: str = ""  # a named parameter that does the same, and is taken out of the call
+    origins: tuple[Origin, ...] = ()  # origins of web pages that may call; "*": any
+    hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # host names that requests may use; empty: any
     missing_host: Literal["refuse", "accept"] = "refuse"  # HTTP/1.1 without a Host header
-    unmapped: Literal["reject", "passthrough"] = "reject"  # what no endpoint takes: other paths, other verbs than POST
-    upstream: str | None = None  # where that goes
+    unmapped: Literal["reject", "passthrough"] = "reject"  # requests that no endpoint takes: other paths and verbs
+    upstream: str | None = None  # the legacy service for them
     tunnels: tuple[TunnelPath, ...] = ()  # paths at which CONNECT and Upgrade open a tunnel to `upstream`
     max_tunnels: Count = 64  # at one time
 
     @property
     def is_store(self) -> bool:
-        """Whether clients come through a xenstore and not through sockets of ours."""
+        """Whether its clients use a xenstore and not sockets of the gateway."""
         return self.bind[0].startswith("xenstore:")
 
 
 class UpstreamConfig(_Section, frozen=True):
-    """[upstream.NAME]: a legacy service that still answers."""
+    """[upstream.NAME]: a legacy service."""
 
     url: UpstreamUrl
     codec: str = "xmlrpc"  # what calls are written in; jsonrpc1: in JSON-RPC 1.0
@@ -129,9 +134,9 @@ class MappingsConfig(_Section, frozen=True):
 
 
 class AdminConfig(_Section, frozen=True):
-    """[control]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
+    """[admin]: the operator's socket, which `xcp-gateway reload` and its like speak to."""
 
-    socket: str = "/run/xcp-gateway/control"
+    socket: str = "/run/xcp-gateway/admin"
     read: tuple[
         Who, ...
     ] = ()  # who may ask, beside root and the gateway's own user: "alice", "uid:12", "group:xen", "gid:7"
@@ -170,7 +175,7 @@ class Config(_Section, frozen=True):
     mappings: MappingsConfig
     bus: dict[Name, BusConfig] = {}
     upstream: dict[Name, UpstreamConfig] = {}
-    control: AdminConfig = AdminConfig()
+    admin: AdminConfig = AdminConfig()
     state: StateConfig = StateConfig()
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -179,31 +184,31 @@ class Config(_Section, frozen=True):
     file: str = ""  # where this was read; not a key of the file
 
     def state_path(self) -> Path | None:
-        """The state file; None when nothing outlives the process."""
+        """The state file; None if no state outlives the process."""
         return Path(self.file).parent / self.state.file if self.state.file else None
 
     def mapping_paths(self) -> tuple[Path, ...]:
-        """The mapping directories, relative ones resolved against the config file."""
+        """The mapping directories; relative ones are below the config file's directory."""
         return tuple(Path(self.file).parent / name for name in self.mappings.directories)
 
 
-def crowding(settings: Config) -> list[str]:
-    """A sentence for each service that could take more than half of the places for calls of others when it hangs.
+def capacity_warnings(settings: Config) -> list[str]:
+    """A sentence for each service that could hold more than half of the capacity for calls when it hangs.
 
-    Half leaves room for a second one. A xenstore is left out: requests that find no place there wait, and are not lost.
+    The other half is for a second one. A xenstore is left out: requests that find no capacity there wait.
     """
-    return [f"{settings.file}: {told}" for told in (*_crowded_buses(settings), *_crowded_listeners(settings))]
+    return [f"{settings.file}: {warning}" for warning in (*_bus_warnings(settings), *_listener_warnings(settings))]
 
 
-def _crowded_buses(settings: Config) -> Iterator[str]:
+def _bus_warnings(settings: Config) -> Iterator[str]:
     for name, bus in settings.bus.items():
         places = bus.connections * bus.in_flight
-        if 2 * bus.per_destination > places and not _is_one(bus):
+        if 2 * bus.per_destination > places and not _has_one_service(bus):
             keys, where = f"per_destination {bus.per_destination}", f"bus.{name}.connections times in_flight"
-            yield _crowded(f"bus.{name}", keys, bus.per_destination, places, where)
+            yield _capacity_warning(f"bus.{name}", keys, bus.per_destination, places, where)
 
 
-def _crowded_listeners(settings: Config) -> Iterator[str]:
+def _listener_warnings(settings: Config) -> Iterator[str]:
     listeners = {name: each.max_calls for name, each in settings.listener.items() if not each.is_store}
     if not listeners:
         return
@@ -223,18 +228,18 @@ def _crowded_listeners(settings: Config) -> Iterator[str]:
     ]
     for section, key, most, waiting in shares:
         if 2 * (most + waiting) > places:
-            yield _crowded(section, f"{key} {most}, waiting {waiting}", most + waiting, places, where)
+            yield _capacity_warning(section, f"{key} {most}, waiting {waiting}", most + waiting, places, where)
 
 
-def _crowded(section: str, keys: str, held: int, places: int, where: str) -> str:
+def _capacity_warning(section: str, keys: str, held: int, places: int, where: str) -> str:
     return (
         f"$.{section}: one service that hangs can hold {held} calls ({keys}), more than half of the {places} of "
-        f"$.{where}: calls to other services are refused for want of a place; lower the one or raise the other"
+        f"$.{where}: calls to other services would be refused; lower the one or raise the other"
     )
 
 
-def _is_one(bus: BusConfig) -> bool:
-    """Whether there is one service on it, so that there is no other to be harmed."""
+def _has_one_service(bus: BusConfig) -> bool:
+    """Whether the bus has a single service, so that it can starve no other."""
     return len(bus.services) == 1 and not any(wildcard in bus.services[0] for wildcard in "*?[")
 
 
@@ -245,12 +250,12 @@ def load(path: Path) -> Config:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no TOML: {error}") from error
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     return parse(document, path)
 
 
 def parse(document: dict[str, object], path: Path) -> Config:
-    """Check a document; `path` is where relative names start and what messages name."""
+    """Check a document. `path` is the file that messages name and that relative paths start from."""
     if "file" in document:
         raise ConfigError(f"{path}: $: unknown key 'file'")
     for kind, section_type in (("bus", BusConfig), ("listener", ListenerConfig), ("upstream", UpstreamConfig)):
@@ -259,16 +264,16 @@ def parse(document: dict[str, object], path: Path) -> Config:
             _convert(section, section_type, path, f"$.{kind}.{name}")
     settings = _convert({**document, "file": str(path)}, Config, path, "$")
     if not settings.bus and not settings.upstream:
-        raise ConfigError(f"{path}: $: expected a [bus.NAME] or an [upstream.NAME]: there is nobody to answer")
-    _one_bus_each(settings, path)
-    _known_upstreams(settings, path)
-    _operators_bus(settings, path)
-    _stores_alone(settings, path)
+        raise ConfigError(f"{path}: $: expected a [bus.NAME] or an [upstream.NAME]: no service could answer a call")
+    _check_patterns(settings, path)
+    _check_upstreams(settings, path)
+    _check_admin_bus(settings, path)
+    _check_stores(settings, path)
     return settings
 
 
 def reached_by_others(address: str, socket_mode: str) -> str | None:
-    """Who else than this host's chosen users can connect to a listening address; None where nobody can."""
+    """The others that can connect to an address besides the chosen users of this host; None if there are none."""
     if address.startswith("tcp:"):
         host = address.removeprefix("tcp:").rpartition(":")[0].strip("[]").partition("%")[0]
         return None if _is_loopback(host) else "other hosts"
@@ -290,23 +295,24 @@ def _is_loopback(host: str) -> bool:
 def open_listeners(settings: Config) -> tuple[str, ...]:
     """A sentence for each address of a listener that others can reach."""
     return tuple(
-        f"{settings.file}: $.listener.{name}.bind[{number}]: {who} can reach {address}; whoever connects may call"
+        f"{settings.file}: $.listener.{name}.bind[{number}]: {who} can reach {address}; "
+        "every client that connects may call"
         for name, listener in settings.listener.items()
         for number, address in enumerate(listener.bind)
         if (who := reached_by_others(address, listener.socket_mode)) is not None
     )
 
 
-def _one_bus_each(settings: Config, path: Path) -> None:
+def _check_patterns(settings: Config, path: Path) -> None:
     taken: dict[str, str] = {}
     for name, bus in settings.bus.items():
         for pattern in bus.services:
             if pattern in taken:
-                raise ConfigError(f"{path}: $.bus.{name}.services: '{pattern}' is on bus '{taken[pattern]}' already")
+                raise ConfigError(f"{path}: $.bus.{name}.services: '{pattern}' is already on bus '{taken[pattern]}'")
             taken[pattern] = name
 
 
-def _known_upstreams(settings: Config, path: Path) -> None:
+def _check_upstreams(settings: Config, path: Path) -> None:
     for name, listener in settings.listener.items():
         place = f"{path}: $.listener.{name}"
         if listener.unmapped == "passthrough" and listener.upstream is None:
@@ -315,26 +321,28 @@ def _known_upstreams(settings: Config, path: Path) -> None:
             raise ConfigError(f"{place}.tunnels: a tunnel needs unmapped = 'passthrough' and an 'upstream'")
         if listener.upstream is not None and listener.upstream not in settings.upstream:
             near = get_close_matches(listener.upstream, settings.upstream, n=1)
-            there = ", ".join(settings.upstream) or "none"
-            hint = f"did you mean '{near[0]}'?" if near else f"there are: {there}"
-            raise ConfigError(f"{place}.upstream: '{listener.upstream}' is no upstream ({hint})")
+            known = ", ".join(settings.upstream) or "none"
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {known}"
+            raise ConfigError(f"{place}.upstream: unknown upstream '{listener.upstream}' ({hint})")
 
 
-def _stores_alone(settings: Config, path: Path) -> None:
+def _check_stores(settings: Config, path: Path) -> None:
     for name, listener in settings.listener.items():
         if len(listener.bind) > 1 and any(bind.startswith("xenstore:") for bind in listener.bind):
-            raise ConfigError(f"{path}: $.listener.{name}.bind: a xenstore stands alone; give it a listener of its own")
+            raise ConfigError(f"{path}: $.listener.{name}.bind: a xenstore needs a listener of its own")
 
 
-def _operators_bus(settings: Config, path: Path) -> None:
-    name, place = settings.control.bus, f"{path}: $.control.bus"
+def _check_admin_bus(settings: Config, path: Path) -> None:
+    name, place = settings.admin.bus, f"{path}: $.admin.bus"
     if name is None:
         return
     if name not in settings.bus:
-        there = ", ".join(settings.bus) or "none"
-        raise ConfigError(f"{place}: '{name}' is no bus (there are: {there})")
+        known = ", ".join(settings.bus) or "none"
+        raise ConfigError(f"{place}: unknown bus '{name}' (there are: {known})")
     if settings.bus[name].address.startswith("unixexec:"):
-        raise ConfigError(f"{place}: '{name}' is reached through a program, which carries no operators")
+        raise ConfigError(
+            f"{place}: the bus '{name}' is reached through a program (unixexec), over which no operator can call"
+        )
 
 
 def _convert(document: object, wanted: type[_T], path: Path, place: str) -> _T:
@@ -346,7 +354,7 @@ def _convert(document: object, wanted: type[_T], path: Path, place: str) -> _T:
 
 
 def _with_unit(wanted: type, written: object) -> object:
-    """Read the two types msgspec does not know."""
+    """Read Seconds and Size, which msgspec does not know."""
     if not isinstance(written, str):
-        raise TypeError(f"expected a text with a unit such as '30s' or '32MiB', got {written!r}")
+        raise TypeError(f"expected a string with a unit, such as '30s' or '32MiB', got {written!r}")
     return Seconds(units.seconds(written)) if wanted is Seconds else Size(units.size(written))

@@ -1,7 +1,7 @@
-"""File descriptors: how many the limits of the config can take together, and a process limit that holds them.
+"""File descriptors: the number that all limits of the config need together, and a process limit that allows it.
 
-A process without a free descriptor can accept no client and reach no service. So the soft limit is raised at start.
-Where the hard limit is too low, listeners take fewer connections than the config says, and that is logged.
+A process without a free descriptor can neither accept a client nor reach a service, so the soft limit is raised at
+start. If the hard limit is too low, listeners accept fewer connections than the config says, and that is logged.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import structlog
 from gateway.admin.connection_limits import BACKLOG, CONNECTIONS, RESERVE
 from gateway.config import Config
 
-OWN = 64  # the state file, the log, sockets that listen, the event loop, files that are read for a reload
-LEAST = 16  # connections that a listener keeps
+OWN = 64  # state file, log, listening sockets, event loop, files that a reload reads
+LEAST = 16  # connections that a listener keeps at least
 
 _log = structlog.get_logger("gateway")
 
 
 def fitted(settings: Config) -> Config:
-    """The config with what the process limit can hold; raises the soft limit as far as needed and allowed."""
+    """The config, with fewer connections where the process limit needs it; raises the soft limit as far as allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed(settings)
     if wanted > soft:
-        with suppress(OSError):  # a sandbox may forbid it: then what there is has to do
+        with suppress(OSError):  # a sandbox may forbid it: then the limit stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if wanted <= soft:
@@ -42,7 +42,7 @@ def fitted(settings: Config) -> Config:
 
 
 def needed(settings: Config) -> int:
-    """Descriptors that all limits of the config can take together."""
+    """The descriptors that all limits of the config can use together."""
     return _beside_listeners(settings) + sum(_clients(settings).values())
 
 
@@ -51,14 +51,16 @@ def _clients(settings: Config) -> dict[str, int]:
 
 
 def _beside_listeners(settings: Config) -> int:
-    operators = 2 * (2 * CONNECTIONS + BACKLOG)  # the control socket and the metrics port, and the trusted ones on top
-    services = sum(2 * upstream.connections for upstream in settings.upstream.values())  # calls, and observations
+    operators = 2 * (2 * CONNECTIONS + BACKLOG)  # admin socket and metrics port, and the connections of root on top
+    services = sum(
+        2 * upstream.connections for upstream in settings.upstream.values()
+    )  # for calls and for observed calls
     buses = sum(2 * bus.connections + 1 for bus in settings.bus.values())
     return OWN + RESERVE + operators + services + buses + len(settings.listener)
 
 
 def _fewer(settings: Config, allowed: int) -> Config:
-    """Each listener's connections, lowered in the same proportion."""
+    """The config with the connections of each listener lowered in the same proportion."""
     clients = _clients(settings)
     share = max(allowed - _beside_listeners(settings), 0) / max(sum(clients.values()), 1)
     lowered = {name: min(most, max(LEAST, int(most * share))) for name, most in clients.items()}

@@ -1,6 +1,7 @@
-"""The mapping files that were live last, beside the state file: a gateway whose files are refused starts with them.
+"""Stores the mapping files that were live last beside the state file: a gateway whose files are refused uses them.
 
-Mapping and IDL files are kept as they are, so that they compile to the same revision. Without a state file none are.
+Mapping and IDL files are stored unchanged, so that they compile to the same revision. Without a state file nothing is
+stored.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gateway.mapping.table import Table
 FORMAT = 1
 
 
-class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     revision: str
     mappings: dict[str, bytes]  # by path
@@ -27,21 +28,21 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LastGood:
-    """One file for each config: several gateways may share a state file."""
+    """The stored files of one config. Several gateways, each with its config, may share a state file."""
 
     def __init__(self, state: Path | None, config: Path) -> None:
         name = hashlib.sha256(os.fsencode(config.absolute())).hexdigest()[:8]
         self.path = state.with_name(f"{state.name}.mappings-{name}") if state is not None else None
 
     def save(self, table: Table) -> None:
-        """Keep these; raises OSError. They are there whole, or those of before are."""
+        """Store the files of a table; raises OSError. On failure the previous ones stay."""
         if self.path is None:
             return
-        kept = _Kept(FORMAT, table.revision, _named(table.mappings), _named(table.idl))
+        stored = _Stored(FORMAT, table.revision, _named(table.mappings), _named(table.idl))
         made, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")  # mode 0600
         try:
             with os.fdopen(made, "wb") as file:
-                file.write(msgspec.json.encode(kept))
+                file.write(msgspec.json.encode(stored))
                 file.flush()
                 os.fsync(made)
             Path(name).rename(self.path)
@@ -50,16 +51,17 @@ class LastGood:
             raise
 
     def load(self) -> tuple[tuple[Path, ...], Mapping[Path, bytes]] | None:
-        """The mapping files, and what they and their IDL files hold; None when there are none that can be used."""
+        """The mapping files, and the content of mapping and IDL files; None if there are no usable ones."""
         if self.path is None:
             return None
         try:
-            kept = msgspec.json.decode(read_regular(self.path), type=_Kept)
+            stored = msgspec.json.decode(read_regular(self.path), type=_Stored)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        if kept.format != FORMAT or not kept.mappings:
+        if stored.format != FORMAT or not stored.mappings:
             return None
-        return tuple(map(Path, kept.mappings)), {Path(name): file for name, file in (kept.mappings | kept.idl).items()}
+        files = stored.mappings | stored.idl
+        return tuple(map(Path, stored.mappings)), {Path(name): content for name, content in files.items()}
 
 
 def _named(files: Mapping[Path, bytes]) -> dict[str, bytes]:

@@ -1,4 +1,9 @@
-"""Makes the adapters that the config and the mappings name. The one module of the gateway that imports adapters."""
+"""The composition root: makes every object of a gateway from its config and mappings.
+
+The functions make adapters from sections of the config; this is the only module of `gateway` that imports adapters.
+`Assembly` puts the objects together: both sides, the endpoints, the listeners and the publishers. `server.Gateway` adds
+the operator's side and runs it all.
+"""
 
 from __future__ import annotations
 
@@ -78,17 +83,16 @@ Upstreams = legacy.Backend
 # The forms in which each dialect's servers take a method's name; they do not depend on the protocol.
 SPELLINGS = {name: make("").spelling for name, make in DIALECTS.items()}
 
-_ANSWERS = MessageLimits(
-    body=2**30, elements=2**30
-)  # what a legacy service may answer; the bytes are bounded by its line
+# For answers of legacy services, whose bytes are limited by their connection.
+_ANSWERS = MessageLimits(body=2**30, elements=2**30)
 
 
 def compile_mappings(
     settings: Config, paths: Sequence[Path] = (), contents: Mapping[Path, bytes] = NO_CONTENTS
 ) -> tuple[Table, list[Problem]]:
-    """Read and check every mapping file the config names, or these; used by `check`, by start and by reload alike.
+    """Compile the mapping files that the config names, or those at `paths`; returns the table and all problems.
 
-    `contents`: in place of what these files hold.
+    `contents` replaces the content of files.
     """
     return build(
         paths or settings.mapping_paths(),
@@ -104,12 +108,12 @@ def compile_mappings(
 
 
 def forwards(settings: Config) -> bool:
-    """Whether there is something to do without any mapping."""
+    """Whether a listener passes requests through, so that the gateway needs no mapping."""
     return any(listener.unmapped == "passthrough" for listener in settings.listener.values())
 
 
 def passing(settings: Config) -> dict[str, str]:
-    """Listeners that send what no endpoint takes to an upstream, and that upstream."""
+    """Listener -> upstream, for listeners that pass through what no endpoint takes."""
     return {
         name: listener.upstream
         for name, listener in settings.listener.items()
@@ -118,7 +122,7 @@ def passing(settings: Config) -> dict[str, str]:
 
 
 def spoken(settings: Config) -> dict[str, frozenset[str]]:
-    """What each upstream understands as it comes: "xmlrpc/xenapi"."""
+    """The codecs and dialects whose messages each upstream understands unchanged: "xmlrpc/xenapi"."""
     return {
         name: frozenset(f"{codec}/{upstream.dialect}" for codec in _understood(upstream))
         for name, upstream in settings.upstream.items()
@@ -126,28 +130,28 @@ def spoken(settings: Config) -> dict[str, frozenset[str]]:
 
 
 def _understood(upstream: config.UpstreamConfig) -> frozenset[str]:
-    """Codecs by their names at endpoints: one that knows JSON-RPC 1.0 only does not understand what comes there."""
+    """The codecs of endpoints that an upstream understands. `jsonrpc1` is none of them: endpoints also get 2.0."""
     return frozenset(CODECS) & {upstream.codec, *upstream.speaks}
 
 
 def upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstream]:
-    """The [upstream.NAME] sections; raises ConfigError naming the place."""
-    return {name: _line(settings, name, upstream, room) for name, upstream in settings.upstream.items()}
+    """The [upstream.NAME] sections as upstreams; raises ConfigError that names the place."""
+    return {name: _upstream(settings, name, upstream, room) for name, upstream in settings.upstream.items()}
 
 
-OBSERVING = 16  # connections to one legacy service for calls that are only observed
+OBSERVING = 16  # most connections to one legacy service for calls that are only observed
 
 
 def observed_upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstream]:
-    """The same legacy services for calls that are only observed: connections of their own, and no waiting for one."""
+    """The same legacy services for calls that are only observed: with few connections of their own, and no queue."""
     made = {}
     for name, upstream in settings.upstream.items():
         few = msgspec.structs.replace(upstream, connections=min(OBSERVING, upstream.connections), waiting=1)
-        made[name] = _line(settings, name, few, room)
+        made[name] = _upstream(settings, name, few, room)
     return made
 
 
-def _line(settings: Config, name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy.Upstream:
+def _upstream(settings: Config, name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy.Upstream:
     place = f"{settings.file}: $.upstream.{name}"
     named: list[tuple[str, str, Collection[str]]] = [
         ("codec", upstream.codec, UPSTREAM_CODECS),
@@ -163,7 +167,9 @@ def _line(settings: Config, name: str, upstream: config.UpstreamConfig, room: Qu
     made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
     spoken = legacy.Upstream(
         key=upstream,
-        connection=_xenstore_line(name, upstream) if over_store else _http_line(place, name, upstream, room),
+        connection=(
+            _xenstore_connection(name, upstream) if over_store else _http_connection(place, name, upstream, room)
+        ),
         codec=made,
         dialect=DIALECTS[upstream.dialect](made.name),
         speaks=_understood(upstream),
@@ -181,7 +187,7 @@ def _in_codec(upstream: legacy.Upstream, codec: str) -> legacy.Upstream:
     return replace(upstream, codec=made, dialect=DIALECTS[upstream.dialect.name](made.name))
 
 
-def _xenstore_line(name: str, upstream: config.UpstreamConfig) -> interfaces.UpstreamConnection:
+def _xenstore_connection(name: str, upstream: config.UpstreamConfig) -> interfaces.UpstreamConnection:
     store = XenstoreClient(upstream.store or socket_path())
     root = upstream.url.removeprefix(xenstore_client.SCHEME)
     return xenstore_client.XenstoreUpstreamConnection(
@@ -189,7 +195,9 @@ def _xenstore_line(name: str, upstream: config.UpstreamConfig) -> interfaces.Ups
     )
 
 
-def _http_line(place: str, name: str, upstream: config.UpstreamConfig, room: Quota) -> interfaces.UpstreamConnection:
+def _http_connection(
+    place: str, name: str, upstream: config.UpstreamConfig, room: Quota
+) -> interfaces.UpstreamConnection:
     try:
         where = parse_url(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
     except (ValueError, OSError) as error:
@@ -207,22 +215,22 @@ def _http_line(place: str, name: str, upstream: config.UpstreamConfig, room: Quo
 
 
 def backend(settings: Config) -> Backend:
-    """What answers calls from the buses of the config."""
+    """The D-Bus side."""
     return Backend(buses(settings))
 
 
 def observing(settings: Config) -> Backend:
-    """What answers calls that are only observed: connections of their own, on which no service is started."""
+    """The D-Bus side of calls that are only observed: connections of their own, which start no service."""
     return Backend(observed_buses(settings))
 
 
 def observed_buses(settings: Config) -> dict[str, BusSettings]:
-    """The same buses for that; none while there is no legacy service to compare with."""
+    """The buses for observed calls; none if there is no legacy service to compare with."""
     return {name: bus.observing() for name, bus in buses(settings).items()} if settings.upstream else {}
 
 
 def buses(settings: Config) -> dict[str, BusSettings]:
-    """The [bus.NAME] sections."""
+    """The [bus.NAME] sections as settings of buses."""
     return {
         name: BusSettings(
             name=name,
@@ -241,29 +249,29 @@ def buses(settings: Config) -> dict[str, BusSettings]:
 
 
 def codec(name: str, listener: ListenerConfig) -> Codec:
-    """A codec with the limits of its listener."""
+    """The codec of this name with the limits of a listener."""
     limits = MessageLimits(listener.max_body, listener.max_depth, listener.max_elements, listener.max_batch)
     options = {"long_integers": listener.long_integers} if name == "jsonrpc" else {}
     return CODECS[name](limits, **options)
 
 
 def client_codec(name: str) -> Codec:
-    """A codec for reading answers, which may be far larger than what a listener takes in."""
+    """The codec of this name for reading answers, which may be far larger than a request may be."""
     return CODECS[name](_ANSWERS)
 
 
 def dialect(name: str, codec: str) -> Dialect:
-    """A dialect for the codec it rides on."""
+    """The dialect of this name for a codec."""
     return DIALECTS[name](codec)
 
 
 def operators(
     settings: Config, operator: AdminOperations, rights: AccessRules, user_name: Callable[[int], str]
 ) -> AdminBusService | None:
-    """Where operators are heard besides the control socket; None where the config says nothing of it."""
-    if settings.control.bus is None:
+    """The operator's service on D-Bus; None if the config has none."""
+    if settings.admin.bus is None:
         return None
-    address = settings.bus[settings.control.bus].address
+    address = settings.bus[settings.admin.bus].address
     return AdminBusService(address, operator, rights, user_name, __version__)
 
 
@@ -276,7 +284,7 @@ def transport(
     on_cut: Callable[[str], object],
     otherwise: StreamingEndpoint | None = None,
 ) -> HttpServer:
-    """The sockets of a [listener.NAME] section."""
+    """The HTTP server of a [listener.NAME] section."""
     fixed = {header.lower() for header in listener.headers}
     return HttpServer(
         name,
@@ -295,18 +303,18 @@ def transport(
     )
 
 
-def socket_mode(address: str, meant: str) -> str:
-    """The mode of a Unix socket's file, which may be systemd's; `meant` where there is none."""
+def socket_mode(address: str, default: str) -> str:
+    """The mode of a Unix socket's file, which systemd may have set; `default` if there is no file."""
     try:
         return f"{stat.S_IMODE(Path(address.removeprefix('unix:')).stat().st_mode):o}"
     except OSError:
-        return meant
+        return default
 
 
 def store_transport(
     name: str, listener: ListenerConfig, room: Quota, on_trouble: Callable[[str], object]
 ) -> StoreTransport:
-    """The client of the store of a [listener.NAME] section."""
+    """The xenstore server of a [listener.NAME] section."""
     limits = StoreLimits(
         calls=listener.max_calls,
         calls_per_domain=listener.max_calls_per_domain,
@@ -318,8 +326,8 @@ def store_transport(
 
 
 def offer(table: EndpointTable, endpoint: Endpoint) -> ExposedEndpoint:
-    """What one endpoint offers in a store."""
-    assert table.exposure is not None, "the compiler leaves none without"
+    """An endpoint as it is exposed in a xenstore."""
+    assert table.exposure is not None, "the mapping compiler gives each endpoint of a xenstore an exposure"
     writes = {element(name) for name, route in table.routes.items() if route.effect is Effect.WRITE}
     domains = {element(name): route.domains for name, route in table.routes.items() if route.domains is not None}
     return ExposedEndpoint(table.exposure, endpoint, frozenset(writes), domains)
@@ -341,8 +349,7 @@ def _http_limits(listener: ListenerConfig) -> HttpLimits:
     )
 
 
-# What config and mappings make, put together: both sides, endpoints, listeners, boards. Knows no operator.
-
+# Putting it together
 
 OBSERVE_GRACE = 2.0  # seconds at stop for calls that are only observed
 
@@ -350,45 +357,45 @@ _log = structlog.get_logger("gateway")
 
 
 class Assembly:
-    """The parts of a gateway. Nothing runs before it is started, and then what stands lower is there first."""
+    """The objects of a gateway, made from config and table. Nothing runs until `start_sides` and `start_publishers`."""
 
     def __init__(self, settings: Config, table: Table) -> None:
         self.settings = settings
         self.table = table
         self.backend = backend(settings)
-        self.room = Quota(
+        self.quota = Quota(
             settings.limits.max_calls, settings.limits.max_buffered, settings.limits.max_buffered_per_peer
         )
-        self.upstreams = Upstreams(upstreams(settings, self.room))
-        self.observing_upstreams = Upstreams(observed_upstreams(settings, self.room))
+        self.upstreams = Upstreams(upstreams(settings, self.quota))
+        self.observing_upstreams = Upstreams(observed_upstreams(settings, self.quota))
         self.observing = observing(settings)
         self.calls = metrics.Calls()
-        self.moving = MigrationManager(settings.state_path(), self.live_routes)
+        self.migration = MigrationManager(settings.state_path(), self.live_routes)
         self.sessions = Sessions()
         log = call_log()
-        listeners = (self.moving.evidence.count, self.calls.count, *([log] if log is not None else []))
+        listeners = (self.migration.evidence.count, self.calls.count, *([log] if log is not None else []))
         self.dispatcher = Dispatcher(
             self.backend,
             *listeners,
             upstreams=self.upstreams,
             observing=self.observing,
             observing_upstreams=self.observing_upstreams,
-            toggles=self.moving.toggles,
-            on_fallback=self.moving.evidence.fell_back,
+            toggles=self.migration.toggles,
+            on_fallback=self.migration.evidence.fell_back,
         )
-        self.shadow = self.moving.shadow(self.dispatcher.observe, settings.limits.max_observed)
+        self.shadow = self.migration.shadow(self.dispatcher.observe, settings.limits.max_observed)
         self.recorder = Recorder(self.dispatcher)
         self.endpoints = Endpoints(self._endpoints(settings, table))
         self._inherited = inherited()
-        self._cuts = dict.fromkeys(settings.listener, 0)
+        self._aborted = dict.fromkeys(settings.listener, 0)
         self.transports = {name: self._transport(name, section) for name, section in settings.listener.items()}
-        self.boards = {
+        self.publishers = {
             store.name: XenstorePublisher(store.store, self.dispatcher.answer, self._rung) for store in self.stores
         }
-        self.hub = PublicationHub(self.backend, self.boards)
+        self.hub = PublicationHub(self.backend, self.publishers)
 
     async def start_sides(self, stack: AsyncExitStack) -> None:
-        """Who answers: buses and legacy services; then what is known of methods that move."""
+        """Start the D-Bus side and the legacy services, then the migration state."""
         await self.backend.start()
         stack.push_async_callback(self.backend.stop)
         await self.upstreams.start()
@@ -398,23 +405,23 @@ class Assembly:
         await self.observing.start()
         stack.push_async_callback(self.observing.stop)
         self.warn(self.settings)
-        await stack.enter_async_context(self.moving)
+        await stack.enter_async_context(self.migration)
         stack.push_async_callback(self.shadow.drain, OBSERVE_GRACE)
 
-    async def start_boards(self, stack: AsyncExitStack) -> None:
-        """Show in each store what services tell; ring when clients change a node."""
-        for board in self.boards.values():
-            board.start()
-            stack.push_async_callback(board.stop, self.settings.grace)
+    async def start_publishers(self, stack: AsyncExitStack) -> None:
+        """Publish the state of services in each xenstore, and run the watch triggers."""
+        for publisher in self.publishers.values():
+            publisher.start()
+            stack.push_async_callback(publisher.stop, self.settings.grace)
         stack.push_async_callback(self.hub.stop)
         await self.hub.follow(self.table)
 
-    async def become(self, settings: Config, table: Table, upstreams: Mapping[str, Upstream]) -> None:
-        """Another config and mapping from now on; calls in flight keep their route."""
+    async def apply_config(self, settings: Config, table: Table, upstreams: Mapping[str, Upstream]) -> None:
+        """Use another config and table from now on; calls in flight keep their route."""
         await self.backend.reconfigure(buses(settings))
         await self.observing.reconfigure(observed_buses(settings))
         await self.upstreams.reconfigure(upstreams)
-        await self.observing_upstreams.reconfigure(observed_upstreams(settings, self.room))
+        await self.observing_upstreams.reconfigure(observed_upstreams(settings, self.quota))
         self.warn(settings)
         self.endpoints.replace(self._endpoints(settings, table))
         self.table = table
@@ -423,27 +430,29 @@ class Assembly:
         await self.hub.follow(table)
 
     def warn(self, settings: Config) -> None:
-        """Say in the log which listeners others can reach, and which services could take all places or be posed as."""
-        for crowded in config.crowding(settings):
-            _log.warning("a service that hangs can take all places", where=crowded)
+        """Log doubtful settings: open listeners, limits that a single service could use up, unverified upstreams."""
+        for crowded in config.capacity_warnings(settings):
+            _log.warning("a service that hangs can take all capacity", where=crowded)
         for name, section in settings.listener.items():
             for address in self.transports[name].addresses if name in self.transports else ():
                 who = reached_by_others(address, socket_mode(address, section.socket_mode))
                 if who is not None:
-                    _log.warning(f"{who} can reach this listener; whoever connects may call", listener=name, at=address)
+                    _log.warning(
+                        f"{who} can reach this listener; every client that connects may call", listener=name, at=address
+                    )
         for name, upstream in settings.upstream.items():
             if upstream.url.startswith("https:") and not upstream.verify:
-                _log.warning("anybody may pose as this legacy service: its certificate is not verified", upstream=name)
+                _log.warning("TLS certificate verification is disabled for this upstream", upstream=name)
 
     def live_routes(self) -> Sequence[Route]:
-        """Each route of the mapping that is live when this is called."""
+        """Each mapped route of the live table."""
         return self.table.routes()
 
     def _rung(self, picture: str) -> None:
-        self.hub.rung(picture)
+        self.hub.on_fired(picture)
 
     def addresses(self) -> list[str]:
-        """Where legacy clients reach us, with the real port where the config says 0."""
+        """The addresses of all listeners, with the real port where the config has 0."""
         return [address for transport in self.transports.values() for address in transport.addresses]
 
     def _endpoints(self, settings: Config, table: Table) -> dict[EndpointKey, RpcEndpoint]:
@@ -461,17 +470,17 @@ class Assembly:
             client=client_codec(table.codec),
             on_refused=self.calls.refuse,
             shadow=self.shadow if table.has_upstream else None,
-            override=side_override(listener.override_header, listener.force_parameter),
+            override=side_override(listener.override_header, listener.override_parameter),
             sessions=self.sessions,
         )
 
     @property
     def stores(self) -> list[StoreTransport]:
-        """Those of the listeners that are a xenstore."""
+        """The listeners that are a xenstore."""
         return [each for each in self.transports.values() if isinstance(each, StoreTransport)]
 
     async def expose(self) -> None:
-        """Serve in each store what the mappings expose there, from now on."""
+        """Serve in each xenstore the endpoints that the mappings expose there."""
         for store in self.stores:
             found = [exchange for key, exchange in self.endpoints.exchanges.items() if key.listener == store.name]
             await store.expose(offer(exchange.table, exchange) for exchange in found)
@@ -479,18 +488,18 @@ class Assembly:
     def _transport(self, name: str, listener: ListenerConfig) -> HttpServer | StoreTransport:
         if listener.is_store:
             return store_transport(
-                name, listener, self.room, lambda trouble: _log.warning("store", listener=name, trouble=trouble)
+                name, listener, self.quota, lambda trouble: _log.warning("store", listener=name, trouble=trouble)
             )
 
-        def on_cut(why: str) -> None:
-            self._cuts[name] += 1
-            _log.info("cut off", listener=name, why=why)
+        def on_aborted(why: str) -> None:
+            self._aborted[name] += 1
+            _log.info("connection aborted", listener=name, why=why)
 
         resolve = partial(self.endpoints.resolve, name)
-        return transport(name, listener, resolve, self.room, self._inherited, on_cut, self._otherwise(listener))
+        return transport(name, listener, resolve, self.quota, self._inherited, on_aborted, self._passthrough(listener))
 
-    def _otherwise(self, listener: ListenerConfig) -> StreamingEndpoint | None:
-        """Who takes what no endpoint of a listener does."""
+    def _passthrough(self, listener: ListenerConfig) -> StreamingEndpoint | None:
+        """The endpoint of requests that no mapped endpoint of a listener takes."""
         name = listener.upstream
         if listener.unmapped == "reject" or name is None:
             return None

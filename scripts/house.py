@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Print how large the house is and what could be merged or renamed; exit with 1 where a limit of CONTRIBUTING.md is broken.
+"""Print the sizes of the source tree, and check its limits. The exit status is 1 when a limit is exceeded.
 
-    scripts/house.py [--quiet]
+    scripts/house.py
 
-Three tables: files and lines of each folder; modules that have one importer and fewer than 60 lines; class names that
-stand in more than one module. A class that implements a protocol of `gateway/core/interfaces.py` may repeat its name: that
-is how adapters of one kind are found (`CODECS`, `DIALECTS`).
+It prints three tables: the files and lines of each folder; modules of fewer than 60 lines that only one module imports;
+class names that more than one module defines. A class that implements a protocol of `gateway/core/interfaces.py` may
+repeat its name, since the tables of adapters (`CODECS`, `DIALECTS`) find it by that name.
 """
 
 from __future__ import annotations

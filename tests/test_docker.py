@@ -114,7 +114,7 @@ def test_every_image_runs_as_a_user_of_its_own_and_knows_its_health(stages: dict
     for image in ("bus", "toolstack", "gateway"):
         assert re.search(rf"useradd [^&]*\b{_last(stages[image], 'USER')}\b", made), image
     assert _last(stages["gateway"], "HEALTHCHECK").endswith(
-        'CMD ["xcp-gateway", "status", "--socket", "/run/xcp-gateway/control"]'
+        'CMD ["xcp-gateway", "status", "--socket", "/run/xcp-gateway/admin"]'
     )
 
 

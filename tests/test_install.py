@@ -15,7 +15,7 @@ import pytest
 from gateway import __version__
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = ("mappings", "toolstack", "bus", "xenstored")
+EXAMPLES = ("mappings", "toolstack", "bus", "xenstored", "demo")
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
@@ -55,7 +55,9 @@ def test_the_command_starts_and_says_its_version(installed: Path) -> None:
 
 
 def test_both_packages_import_where_no_checkout_is(installed: Path, tmp_path: Path) -> None:
-    found = _run(str(installed / "python"), "-c", "import gateway.app, adapters; print(gateway.__file__)", cwd=tmp_path)
+    found = _run(
+        str(installed / "python"), "-c", "import gateway.server, adapters; print(gateway.__file__)", cwd=tmp_path
+    )
     assert found.startswith(str(installed.parent))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.stage import PROGRAMS, STORE_PROGRAMS
+from demo.environment import PROGRAMS, STORE_PROGRAMS
 from tests.kit.programs import ROOT, promised
 
 
@@ -23,7 +23,7 @@ def test_the_demo_needs_nothing_that_set_up_does_not_bring() -> None:
 
 @pytest.mark.parametrize("program", ["no-such-program", "/usr/bin/no-such-program"])
 def test_a_test_that_runs_a_program_which_set_up_does_not_bring_fails(program: str) -> None:
-    with pytest.raises(AssertionError, match=f"{program}: PACKAGE in scripts/setup does not name it"):
+    with pytest.raises(AssertionError, match=f"{program}: not in PACKAGE of scripts/setup"):
         subprocess.run([program], check=False)
 
 

@@ -1,4 +1,8 @@
-"""Who a caller on the bus is, as the bus itself says. Knows no operation."""
+"""Serve admin calls over one bus connection: method calls in, replies and signals out.
+
+The caller of each call is identified by the bus (GetConnectionCredentials), never by the caller itself, and checked
+against the access rules. The tables of objects.py say which members exist and which right each needs.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +32,13 @@ from gateway.core.admin.views import (
 from gateway.core.interfaces import AdminOperations
 from gateway.core.rpc.model import Value
 
-REMEMBERED = 1024  # a unique name is never given twice, so what is known of one stays true
+REMEMBERED = 1024  # cached callers; the bus never reuses a unique name
 
 _BUS, _PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 
 
 class Callers:
-    """Those of one connection. `user_name`: of a uid, for the audit."""
+    """The callers of one connection. `user_name` returns the name of a uid, for the audit."""
 
     def __init__(self, bus: MessageBus, user_name: Callable[[int], str]) -> None:
         self._bus = bus
@@ -42,7 +46,7 @@ class Callers:
         self._known: dict[str, Caller] = {}
 
     async def of(self, unique_name: str) -> Caller | None:
-        """Who that is; None when the bus does not say: it has left, or came without credentials."""
+        """Return the caller; None if the bus does not know it: it has left, or has no credentials."""
         known = self._known.get(unique_name)
         if known is None:
             known = await self._ask(unique_name)
@@ -61,11 +65,8 @@ class Callers:
         if "UnixUserID" not in told:
             return None
         uid = told["UnixUserID"].value
-        gids = told["UnixGroupIDs"].value if "UnixGroupIDs" in told else ()  # older brokers do not say
+        gids = told["UnixGroupIDs"].value if "UnixGroupIDs" in told else ()  # older brokers omit the groups
         return Caller(uid, frozenset(gids), self._user_name(uid))
-
-
-# An operator's wishes and what they come to, as bodies of D-Bus messages and back. Knows no connection.
 
 
 INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
@@ -88,18 +89,18 @@ _OPTIONS: Mapping[str, tuple[type, ...]] = {
 
 
 def mode_request(pattern: str, mode: str, options: Mapping[str, Variant], why: str) -> ModeRequest | DBusError:
-    """A mode that is wanted, or which of the options makes no sense."""
+    """Build the request of SetMode; returns an InvalidArgs error that names the bad option."""
     values = {name: variant.value for name, variant in options.items()}
     for name, value in values.items():
         if name not in _OPTIONS:
-            return DBusError(INVALID, f"unknown option '{name}' (there are: {', '.join(_OPTIONS)})")
+            return DBusError(INVALID, f"unknown option '{name}'; expected one of {', '.join(_OPTIONS)}")
         if not isinstance(value, _OPTIONS[name]) or (isinstance(value, bool) and bool not in _OPTIONS[name]):
             return DBusError(INVALID, f"option '{name}': unexpected type '{options[name].signature}'")
     return ModeRequest(pattern, mode, why=why, **values)
 
 
 def moved(changed: ModeResult | StateRefused) -> list[Any] | DBusError:
-    """What a change came to."""
+    """Encode the result of a change."""
     if isinstance(changed, StateRefused):
         return DBusError(REFUSED, changed.why)
     return [[[each.service, each.method, each.before, each.after, each.stays] for each in changed.methods]]
@@ -109,7 +110,7 @@ _SIGNATURES: Mapping[type, str] = {bool: "b", int: "i", str: "s"}
 
 
 def explained(told: Explanation) -> dict[str, Variant]:
-    """A call explained; what is None is an empty text, or -1 for a number."""
+    """Encode an explanation; None becomes an empty text, or -1 for a number."""
     values = {field.name: getattr(told, field.name) for field in fields(told)}
     values["bucket"] = -1 if told.bucket is None else told.bucket
     plain = {name: "" if value is None else value for name, value in values.items()}
@@ -117,7 +118,7 @@ def explained(told: Explanation) -> dict[str, Variant]:
 
 
 def plain(value: Any) -> Value:
-    """What a variant holds, as a legacy value."""
+    """Convert the value of a variant to a legacy value."""
     if isinstance(value, Variant):
         return plain(value.value)
     if isinstance(value, dict):
@@ -128,10 +129,7 @@ def plain(value: Any) -> Value:
     return as_it_is
 
 
-# What comes over one connection to a bus: calls of operators answered, news sent as signals. Decides nothing.
-
-
-MOST = 64  # calls at one time
+MOST = 64  # calls in flight
 
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
@@ -139,11 +137,11 @@ READ_ONLY = "org.freedesktop.DBus.Error.PropertyReadOnly"
 FAILED = "org.freedesktop.DBus.Error.Failed"
 UNKNOWN = "org.freedesktop.DBus.Error.Unknown"  # Object, Interface, Method, Property
 
-_log = structlog.get_logger("control")
+_log = structlog.get_logger("admin")
 
 
 class CallServer:
-    """One connection, as long as it lasts."""
+    """Serves one connection until it is lost."""
 
     def __init__(
         self,
@@ -175,21 +173,21 @@ class CallServer:
 
     async def until_lost(self) -> None:
         """Wait until the connection is gone."""
-        with suppress(Exception):  # whatever ended it, it is gone
+        with suppress(Exception):  # the reason does not matter here
             await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # theirs
 
     async def end(self) -> None:
-        """Let go of calls that nobody will hear the answer of."""
+        """Cancel the calls in flight; their replies can no longer be sent."""
         self._bus.remove_message_handler(self._received)
         for task in self._calls:
             task.cancel()
         if self._calls:
             await asyncio.wait(self._calls)
 
-    # News
+    # Signals
 
-    def tell(self, news: Notification) -> None:
-        """As signals."""
+    def notify(self, news: Notification) -> None:
+        """Send a notification as signals."""
         match news:
             case ModeChange():
                 known = MethodId(news.service, news.method)
@@ -202,7 +200,7 @@ class CallServer:
             case MappingsReloaded():
                 for method in news.removed:
                     self._signal(ROOT, MANAGER, "InterfacesRemoved", [objects.path_of(method), [METHOD]])
-                for method in news.added:  # its properties are read when they are wanted
+                for method in news.added:  # clients read the properties when they need them
                     self._signal(ROOT, MANAGER, "InterfacesAdded", [objects.path_of(method), {METHOD: {}}])
 
     def _signal(self, path: str, interface: str, member: str, body: list[Any]) -> None:
@@ -215,11 +213,11 @@ class CallServer:
     # Calls
 
     def _received(self, message: Message) -> bool:
-        """Every message that arrives; true when it was for us."""
+        """Handle an incoming message; returns True for a method call of ours."""
         if message.message_type is not MessageType.METHOD_CALL or message.interface == objects.PEER:
             return False
         if len(self._calls) >= MOST:
-            self._reply(message, DBusError(LIMITS, f"{MOST} calls are under way"))
+            self._reply(message, DBusError(LIMITS, f"{MOST} calls are in flight; try again later"))
             return True
         task = asyncio.get_running_loop().create_task(self._answer(message))
         self._calls.add(task)
@@ -229,7 +227,7 @@ class CallServer:
     async def _answer(self, message: Message) -> None:
         try:
             answer = await self._answered(message)
-        except Exception:  # noqa: BLE001 - a bug costs this call; its text is not for the caller
+        except Exception:  # noqa: BLE001 - a bug costs this call only; the caller gets no traceback
             _log.exception("a bug answered this call", member=message.member)
             answer = DBusError(FAILED, "internal error")
         self._reply(message, answer)
@@ -247,12 +245,12 @@ class CallServer:
         path, (interface, member) = message.path or "", _meant(message)
         paths = {objects.path_of(method): method for method in self._operator.names()}
         if not objects.exists(path, paths):
-            return DBusError(f"{UNKNOWN}Object", f"there is no object at {path}")
+            return DBusError(f"{UNKNOWN}Object", f"no object at {path}")
         here = (*objects.interfaces_at(path, paths), objects.INTROSPECTABLE)
         if interface not in here or (interface, message.member) not in self._table:
-            return DBusError(f"{UNKNOWN}Method", f"there is no {message.interface}.{message.member} at {path}")
+            return DBusError(f"{UNKNOWN}Method", f"no method {message.interface}.{message.member} at {path}")
         if message.signature != member.signature:
-            text = f"{message.member} takes '{member.signature}', got '{message.signature}'"
+            text = f"{message.member}: expected signature '{member.signature}', got '{message.signature}'"
             return DBusError(INVALID, text)
         caller = await self._admitted(message, member.right)
         if isinstance(caller, DBusError):
@@ -264,7 +262,7 @@ class CallServer:
         if right is None:
             return caller or Caller(-1)
         if caller is None:
-            return DBusError(DENIED, "the bus does not say who you are")
+            return DBusError(DENIED, "the bus does not know the credentials of the caller")
         return caller if self._rights.have(caller, right) else DBusError(DENIED, denial(caller, right))
 
     async def _set_mode(
@@ -312,17 +310,17 @@ class CallServer:
         if isinstance(every, DBusError):
             return every
         if name not in every[0]:
-            return DBusError(f"{UNKNOWN}Property", f"there is no property {interface}.{name} at {path}")
+            return DBusError(f"{UNKNOWN}Property", f"no property {interface}.{name} at {path}")
         return [every[0][name]]
 
     async def _get_all(self, path: str, _caller: Caller, interface: str) -> MethodReturn:
         known = await self._properties(path)
         if interface not in known:
-            return DBusError(f"{UNKNOWN}Interface", f"there is no interface {interface} at {path}")
+            return DBusError(f"{UNKNOWN}Interface", f"no interface {interface} at {path}")
         return [known[interface]]
 
     async def _properties(self, path: str) -> Mapping[str, Mapping[str, Variant]]:
-        """Of each interface of an object."""
+        """Return the properties of each interface of an object."""
         if path == ROOT:
             types = objects.SERVICE_PROPERTIES.items()
             return {
@@ -338,11 +336,15 @@ class CallServer:
 
     async def _set(self, path: str, caller: Caller, interface: str, name: str, _value: Variant) -> MethodReturn:
         known = await self._get(path, caller, interface, name)
-        return known if isinstance(known, DBusError) else DBusError(READ_ONLY, f"{name} can only be read: call SetMode")
+        return (
+            known
+            if isinstance(known, DBusError)
+            else DBusError(READ_ONLY, f"{name} is read-only; call SetMode to change the mode")
+        )
 
 
 def _meant(message: Message) -> tuple[str, Member]:
-    """Interface and member of a call; a call may leave the interface out (D-Bus specification, "Method calls")."""
+    """Return interface and member of a call; a call may omit the interface (D-Bus specification, "Method Calls")."""
     member = str(message.member)
     if message.interface:
         return message.interface, objects.METHODS.get(message.interface, {}).get(member, Member())
@@ -351,6 +353,6 @@ def _meant(message: Message) -> tuple[str, Member]:
 
 
 def _forget(sent: asyncio.Future[Any]) -> None:
-    """What could not be sent went to a bus that is gone."""
+    """Retrieve the exception of a send that failed because the bus is gone."""
     if not sent.cancelled():
         sent.exception()

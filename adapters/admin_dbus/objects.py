@@ -1,4 +1,4 @@
-"""The objects of org.xen.xcp.gateway: paths, interfaces, members, introspection XML. Sends nothing.
+"""The objects of org.xen.xcp.gateway: paths, interfaces, members, introspection XML.
 
 mappings/idl/org.xen.xcp.gateway.xml is the contract; a test holds these tables against it.
 """
@@ -13,7 +13,7 @@ from dbus_fast import Variant
 
 from gateway.core.admin.access import Right
 from gateway.core.admin.records import MethodId
-from gateway.core.admin.views import MethodRow, ModeChange
+from gateway.core.admin.views import MethodRow, ModeChange, SettingView
 from gateway.core.dbus.names import escape_path_element
 
 BUS_NAME = "org.xen.xcp.gateway"
@@ -30,7 +30,7 @@ Arguments = tuple[tuple[str, str], ...]  # name, type
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A method or a signal (which has no `ins`); `right`: what a caller needs, None: nothing."""
+    """A method or a signal (without `ins`). `right`: the right that a caller needs; None: no right."""
 
     ins: Arguments = ()
     outs: Arguments = ()
@@ -38,12 +38,12 @@ class Member:
 
     @property
     def signature(self) -> str:
-        """Of a method call."""
+        """The signature of a method call."""
         return "".join(type_ for _, type_ in self.ins)
 
     @property
     def reply(self) -> str:
-        """Of a method return, or of a signal."""
+        """The signature of a method return or a signal."""
         return "".join(type_ for _, type_ in self.outs)
 
 
@@ -85,19 +85,19 @@ SIGNALS: Mapping[str, Mapping[str, Member]] = {
 
 @dataclass(frozen=True, slots=True)
 class ObjectProperty:
-    """A property of a method's object. `emits`: whether a change is told."""
+    """A property of a method's object. `emits`: the value of EmitsChangedSignal."""
 
     type: str
     of: Callable[[MethodRow], object]
     emits: str = "false"
 
 
-def _percent(setting: Mapping[str, str | bool]) -> float:
+def _percent(setting: SettingView) -> float:
     return float(setting["percent"])
 
 
 def _side(name: str) -> dict[str, ObjectProperty]:
-    """What one side did."""
+    """The properties of one side."""
 
     def of(field: str) -> Callable[[MethodRow], object]:
         return lambda row: getattr(getattr(row, name.lower()), field) or 0
@@ -145,17 +145,17 @@ SERVICE_PROPERTIES: Mapping[str, str] = {
 
 
 def path_of(method: MethodId) -> str:
-    """A method's object."""
+    """Return the object path of a method."""
     return f"{ROOT}/method/{escape_path_element(f'{method.service}/{method.method}')}"
 
 
 def of_row(row: MethodRow) -> dict[str, Variant]:
-    """All properties of a method's object."""
+    """Return all properties of a method's object."""
     return {name: Variant(each.type, each.of(row)) for name, each in METHOD_PROPERTIES.items()}
 
 
 def of_change(news: ModeChange) -> dict[str, Variant]:
-    """The properties that a change of mode is about."""
+    """Return the properties that a mode change affects."""
     values = {
         "Mode": news.setting["mode"],
         "Percent": _percent(news.setting),
@@ -179,14 +179,14 @@ _EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 
 
 def interfaces_at(path: str, methods: Collection[str]) -> tuple[str, ...]:
-    """What an object has; `methods`: the paths of methods. Nothing: there is no such object."""
+    """Return the interfaces of an object; empty if there is no object at the path. `methods`: the paths of methods."""
     if path == ROOT:
         return (CONTROL, SERVICE, MANAGER, PROPERTIES)
     return (METHOD, PROPERTIES) if path in methods else ()
 
 
 def exists(path: str, methods: Collection[str]) -> bool:
-    """Whether there is an object, or one below."""
+    """Return whether there is an object at the path or below it."""
     return bool(interfaces_at(path, methods)) or path in _ABOVE or (path == f"{ROOT}/method" and bool(methods))
 
 
@@ -194,7 +194,7 @@ _ABOVE = frozenset({"/", *(ROOT[:at] for at, letter in enumerate(ROOT) if letter
 
 
 def introspection(path: str, methods: Collection[str]) -> str:
-    """The XML of an object that exists, or of a path that leads to one."""
+    """Return the introspection XML of an object, or of a path that leads to one."""
     inside = [_interface(name) for name in (*interfaces_at(path, methods), INTROSPECTABLE, PEER)]
     inside += [f"  <node name={quoteattr(child)}/>\n" for child in _children(path, (ROOT, *methods))]
     return f"{_HEAD}<node>\n{''.join(inside)}</node>\n"

@@ -1,6 +1,6 @@
-"""org.xen.xcp.gateway on a message bus: a connection of its own that comes back by itself, and owns the name.
+"""org.xen.xcp.gateway on a message bus: owns the name over a connection of its own and reconnects when it is lost.
 
-It is no part of the path of a call.
+Calls of legacy clients do not use this connection.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gateway.core.admin.views import Notification
 from gateway.core.interfaces import AdminOperations
 
 OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and asking for the name together
-SOONEST, LATEST = 0.1, 5.0  # seconds before another attempt to connect; doubled each time
+SOONEST, LATEST = 0.1, 5.0  # seconds before the next attempt to connect; doubled each time
 VENDOR = "xcp-gateway"
 
-_log = structlog.get_logger("control")
+_log = structlog.get_logger("admin")
 
 
 class AdminBusService:
-    """Serves on one bus. `user_name`: of a uid, for the audit."""
+    """The admin service on one bus. `user_name` returns the name of a uid, for the audit."""
 
     def __init__(
         self,
@@ -49,36 +49,39 @@ class AdminBusService:
         }  # fmt: skip
         self._running: asyncio.Task[None] | None = None
         self._serving: CallServer | None = None
-        self._untell: Callable[[], None] = lambda: None
+        self._unsubscribe: Callable[[], None] = lambda: None
         self.last_error = "not connected yet"
-        self.here, self.away = asyncio.Event(), asyncio.Event()  # the latter once an attempt or a connection has ended
+        self.here, self.away = (
+            asyncio.Event(),
+            asyncio.Event(),
+        )  # `away` is set once an attempt or a connection has ended
 
     @property
     def connected(self) -> bool:
-        """Whether the bus name is ours, or will be once another gateway gives it up."""
+        """Whether the bus name is owned, or queued for behind another gateway."""
         return self._serving is not None
 
     def status(self) -> Mapping[str, object]:
-        """For `xcp-gateway status`."""
+        """Return the row of `xcp-gateway status`."""
         return {"address": self._address, "connected": self.connected, "last_error": self.last_error}
 
     async def start(self) -> None:
-        """Begin to connect; returns at once and keeps trying."""
-        self._untell = self._operator.tell(self._told)
+        """Start to connect; returns at once, reconnects until `stop`."""
+        self._unsubscribe = self._operator.tell(self._notify)
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """Give the name back and close."""
-        self._untell()
-        self._untell = lambda: None
+        """Release the name and close."""
+        self._unsubscribe()
+        self._unsubscribe = lambda: None
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
             self._running = None
 
-    def _told(self, news: Notification) -> None:
+    def _notify(self, news: Notification) -> None:
         if self._serving is not None:
-            self._serving.tell(news)
+            self._serving.notify(news)
 
     async def _run(self) -> None:
         pause = SOONEST
@@ -93,7 +96,7 @@ class AdminBusService:
             pause = min(LATEST, pause * 2)
 
     async def _once(self) -> None:
-        """From connecting to being cut off; raises ConnectError when it did not come to be heard."""
+        """Serve one connection until it is lost; raises AdminConnectError if the name cannot be had."""
         bus = await _connect(self._address)
         try:
             await self._serve(bus)
@@ -102,19 +105,19 @@ class AdminBusService:
 
     def _note(self, error: str) -> None:
         if error != self.last_error:
-            _log.warning("no D-Bus for operators", bus=self._address, error=error)
+            _log.warning("the admin service on D-Bus is not available", bus=self._address, error=error)
         self.last_error = error
         self.away.set()
 
     async def _serve(self, bus: MessageBus) -> None:
-        """Hear calls before anybody can make one: before the name is ours."""
+        """Register the handler before the name is requested, so that no call is missed."""
         serving = CallServer(bus, self._operator, self._rights, Callers(bus, self._user_name), self._service)
         try:
             await _own(bus)
             self._serving, self.last_error = serving, ""
             self.away.clear()
             self.here.set()
-            _log.info("operators are heard on D-Bus", bus=self._address, name=objects.BUS_NAME)
+            _log.info("the admin service is available on D-Bus", bus=self._address, name=objects.BUS_NAME)
             await serving.until_lost()
         finally:
             self._serving = None
@@ -123,7 +126,7 @@ class AdminBusService:
 
 
 class AdminConnectError(Exception):
-    """There is no bus, or it lets us in and not have the name; the text is for the operator."""
+    """The bus cannot be reached, or refuses the name; the text is for the operator."""
 
 
 async def _connect(address: str) -> MessageBus:
@@ -135,11 +138,11 @@ async def _connect(address: str) -> MessageBus:
 
 
 async def _own(bus: MessageBus) -> None:
-    """Own the name, or stand in line for it behind another gateway of this host."""
+    """Own the name, or queue for it behind another gateway of this host."""
     try:
         async with asyncio.timeout(OPEN_TIMEOUT):
             reply = await bus.request_name(objects.BUS_NAME)
     except Exception as error:
         raise AdminConnectError(str(error) or type(error).__name__) from error
     if reply is RequestNameReply.IN_QUEUE:
-        _log.info("another gateway owns the name for now", name=objects.BUS_NAME)
+        _log.info("another gateway owns the name; queued for it", name=objects.BUS_NAME)

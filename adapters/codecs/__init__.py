@@ -1,4 +1,4 @@
-"""The codecs by their name in mapping files."""
+"""The codecs, by their names in mapping files."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,5 +12,5 @@ CODECS: dict[str, Callable[..., Codec]] = {
     "xenstore": xenstore.Codec,
 }
 
-# What an upstream may speak besides: codecs that differ only in what they write as a client.
+# The codecs of upstreams: those above, and variants that differ in what they write as a client.
 UPSTREAM_CODECS: dict[str, Callable[..., Codec]] = {**CODECS, "jsonrpc1": partial(jsonrpc.Codec, one=True)}

@@ -1,8 +1,8 @@
-"""Bytes -> a JSON value read strictly, or a refusal that names the place; knows no JSON-RPC.
+"""Strict JSON reader: bytes to a value, or an error that names the place.
 
-A fast library reads; what it would let pass (members twice, any depth, any number of values) is found from counts of
-bytes. Only for a text that is refused does a slow reader look again, for the place (docs/decisions/0002), and for what
-can still be used: what is wrong in one item of an array leaves the others as they are.
+A fast library reads. What it accepts too freely (duplicate members, any depth, any number of values) is found from
+counts of bytes. Only a text that is refused is read again by a slow reader, which finds the place
+(docs/decisions/0002) and the parts that are valid: a bad item of an array leaves the other items intact.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHORTEST_VALUE = 2  # bytes of a value and what parts it from the next, but for
 
 
 class JsonError(Exception):
-    """What is wrong with a text, and where."""
+    """A text that is refused; the message names the place."""
 
     def __init__(self, code: FaultCode, message: str) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class JsonError(Exception):
 
 
 class DamagedJsonError(JsonError):
-    """The text is JSON, but holds values that cannot be taken: in `value` an Odd stands for each of these."""
+    """The text is JSON with some invalid values; `value` holds an Odd in place of each."""
 
     def __init__(self, value: Any, code: FaultCode, message: str) -> None:
         super().__init__(code, message)
@@ -45,9 +45,9 @@ class DamagedJsonError(JsonError):
 
 
 def read(body: bytes, limits: MessageLimits, *, last_wins: bool = False) -> Any:
-    """Read one JSON text (RFC 8259) within `limits`; integers are exact. Raises Refused and nothing else.
+    """Read one JSON text (RFC 8259) within `limits`; integers are exact. Raises JsonError only.
 
-    `last_wins`: of a member that is there twice the last one counts, as it does for most readers.
+    `last_wins`: the last of two members of one name counts, as in most readers.
     """
     if len(body) > limits.body:
         raise JsonError(FaultCode.TOO_LARGE, f"expected at most {limits.body} bytes, got {len(body)}")
@@ -68,20 +68,20 @@ def read(body: bytes, limits: MessageLimits, *, last_wins: bool = False) -> Any:
 
 
 def raw_items(body: bytes) -> list[bytes]:
-    """The text of each item of an array that `read` has accepted."""
+    """Return the text of each item of an array that `read` accepted."""
     return [bytes(item) for item in msgspec.json.decode(body, type=list[msgspec.Raw])]
 
 
 def raw_member(body: bytes, name: str) -> bytes:
-    """The text of one member of an object that `read` has accepted."""
+    """Return the text of one member of an object that `read` accepted."""
     return bytes(msgspec.json.decode(body, type=dict[str, msgspec.Raw])[name])
 
 
-# What the fast reader does not check
+# Checks that the fast reader does not make
 
 
 def _check_depth(body: bytes, limit: int) -> None:
-    """How many brackets are inside each other, when all else is deleted."""
+    """Count the nesting of brackets, with everything else deleted."""
     brackets = _without_escapes(body).translate(_ONE_KIND, _BRACKETS_AND_QUOTES).replace(b'""', b"")
     if b'"' in brackets:
         brackets = _outside_strings(brackets, b"")
@@ -94,7 +94,7 @@ def _check_depth(body: bytes, limit: int) -> None:
 
 
 def _check_elements(body: bytes, limit: int) -> None:
-    """A value that is not the first in its array or object has a comma before it."""
+    """Count values by commas: every value but the first of an array or object has one before it."""
     text = _outside_strings(_without_escapes(body), b"0").translate(None, _WHITESPACE)
     filled = text.count(b"[") - text.count(b"[]") + text.count(b"{") - text.count(b"{}")
     if 1 + text.count(b",") + filled > limit:
@@ -102,7 +102,7 @@ def _check_elements(body: bytes, limit: int) -> None:
 
 
 def _without_escapes(body: bytes) -> bytes:
-    """The text such that every quotation mark begins or ends a string."""
+    """Return the text without escapes, so that every quotation mark begins or ends a string."""
     return body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
 
 
@@ -111,16 +111,16 @@ def _outside_strings(body: bytes, string: bytes) -> bytes:
 
 
 def _members_are_unique(body: bytes, value: Any) -> bool:
-    r"""Whether no member was lost, told by the colons: a lost one takes its own with it, and writing adds none.
+    r"""Return whether the reader kept every member: a duplicate that it dropped leaves one colon too many in the text.
 
-    But for colons that the body writes as \u003a; where there may be such ones, the answer is no.
+    Where the text may hold colons written as \u003a the answer is False.
     """
     if b"\\u003" in body and (b"\\u003a" in body or b"\\u003A" in body):
         return False
     return _encode(value).count(b":") == body.count(b":")
 
 
-# The slow reader, which knows places
+# The slow reader, which finds places
 
 
 _Place: TypeAlias = "tuple[_Place, str | int] | None"  # of a value: that of its container, and the step from there
@@ -128,7 +128,7 @@ _Place: TypeAlias = "tuple[_Place, str | int] | None"  # of a value: that of its
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """Stands in a value where something is that JSON or its reader cannot have. `members`: of an object, the others."""
+    """Marks an invalid value. `members`: the other members, if it is an object."""
 
     code: FaultCode
     what: str
@@ -140,7 +140,7 @@ _WORTH_A_LOOK = (list, dict, str, Odd)
 
 
 def first_odd(value: Any) -> JsonError | None:
-    """What is wrong in a value of DamagedJsonError, and where; None when nothing is."""
+    """Return the first error in a value of DamagedJsonError with its place; None if there is none."""
     for place, odd in _oddities(value):
         steps = _steps(place if odd.member is None else (place, odd.member))
         return JsonError(odd.code, f"{render(steps)}: {odd.what}")
@@ -148,7 +148,7 @@ def first_odd(value: Any) -> JsonError | None:
 
 
 def _look_closely(body: bytes, decoder: json.JSONDecoder) -> Any:
-    """Read with care for places; returns the value when there is nothing to refuse."""
+    """Read again to find the place of an error; returns the value if there is none."""
     text = _utf8(body)
     try:
         value = decoder.decode(text)
@@ -164,7 +164,7 @@ def _look_closely(body: bytes, decoder: json.JSONDecoder) -> Any:
 
 
 def damaged_items(body: bytes) -> list[bytes]:
-    """The text of each item of an array that is DamagedJsonError."""
+    """Return the text of each item of an array with invalid values."""
     text = body.decode()
     items: list[bytes] = []
     at = text.index("[") + 1
@@ -175,7 +175,7 @@ def damaged_items(body: bytes) -> list[bytes]:
 
 
 def number_as_written(body: bytes, name: str) -> bytes:
-    """The text of a member of a DamagedJsonError object that is a number with a point or an exponent."""
+    """Return the text of a member that is a number with a point or an exponent."""
     return str(json.loads(body, parse_float=str, parse_int=len)[name]).encode()
 
 

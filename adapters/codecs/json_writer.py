@@ -1,6 +1,6 @@
-"""A neutral value -> JSON as the legacy servers write it, or a refusal that names the place; knows no JSON-RPC.
+"""JSON writer: a value to JSON as legacy servers write it, or an error that names the place.
 
-Bytes become base64, a dateTime the compact form of XenAPI; NaN and half a surrogate pair are refused.
+Bytes become base64, a datetime the compact form of XenAPI. NaN and half a surrogate pair are refused.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _moment = re.compile(rb"T[0-9][0-9]:[0-9][0-9]:").search  # in each one that the
 
 
 def write(value: Value) -> bytes:
-    """JSON with exact integers of any size; raises MarshalError and nothing else."""
+    """Write JSON with exact integers of any size; raises MarshalError only."""
     try:
         text = _encode(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return _write_slowly(value, _integer)
-    # The library writes NaN as null and a dateTime in a form of its own.
+    # The library writes NaN as null and a datetime in another form.
     return _write_slowly(value, _integer) if b"null" in text or _moment(text) else text
 
 
 def write_long_as_text(value: Value) -> bytes:
-    """The same, with integers beyond 2**53 as decimal text, for clients whose only number is the double."""
+    """Write JSON with integers beyond 2**53 as decimal text, for clients whose only number type is the double."""
     return _write_slowly(value, _integer_or_text)
 
 
@@ -45,7 +45,7 @@ WRITERS: Mapping[LongIntegers, Write] = {"number": write, "text": write_long_as_
 
 
 def visible(text: str) -> str:
-    """Text for people, with what JSON cannot carry made visible."""
+    """Return the text with characters that JSON cannot carry spelled out, for messages."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -57,7 +57,7 @@ def _write_slowly(value: Value, integer: Callable[[int], Value]) -> bytes:
 
 
 def _plain(value: Any, integer: Callable[[int], Value]) -> Value:
-    """The value in terms that the library writes as they should be."""
+    """Convert the value to one that the library writes correctly."""
     kind = type(value)
     if kind is str:
         return _text(value)

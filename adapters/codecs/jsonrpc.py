@@ -1,6 +1,7 @@
-"""JSON-RPC messages <-> envelopes and outcomes; knows no HTTP and no house convention.
+"""JSON-RPC codec: messages to envelopes and outcomes, and back.
 
-2.0 as in https://www.jsonrpc.org/specification; a request without the member `jsonrpc` is a 1.0 one (jsonrpc1.py).
+Version 2.0 as in https://www.jsonrpc.org/specification; section numbers refer to it. A request without the member
+`jsonrpc` is read as 1.0 (https://www.jsonrpc.org/specification_v1).
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from gateway.core import interfaces
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
 
-# Where JSON-RPC 1.0 differs from 2.0 (https://www.jsonrpc.org/specification_v1); knows no bytes of messages.
+# JSON-RPC 1.0, where it differs from 2.0 (https://www.jsonrpc.org/specification_v1)
 
 
-# Both members always; the order is that of the legacy servers.
+# Both members are always written, in the order of the legacy servers.
 RESULT = b'{"result":%b,"error":null,"id":%b}'
 ERROR = b'{"result":null,"error":%b,"id":%b}'
 CALL = b'{"method":%b,"params":%b,"id":1}'  # the legacy servers want a number or a text
@@ -36,7 +37,7 @@ NOTIFICATION = b'{"method":%b,"params":%b,"id":null}'
 
 
 def read_call(message: Mapping[str, Any]) -> Call | Fault:
-    """Section 1.1: params is an array; an id of null makes it a notification (1.2)."""
+    """Read a 1.0 call (section 1.1): params is an array; a null id makes it a notification (1.2)."""
     method, params = message.get("method"), message.get("params")
     if type(method) is not str:
         return Fault(FaultCode.INVALID_REQUEST, "$.method: expected text")
@@ -48,20 +49,20 @@ def read_call(message: Mapping[str, Any]) -> Call | Fault:
 
 
 def read_response(message: Mapping[str, Any]) -> Outcome | None:
-    """Section 1.1: one of result and error is null, and both are for a void reply; None when this is no response."""
+    """Read a 1.0 response (section 1.1): result or error is null, both for a void reply. None if it is no response."""
     if message.get("error") is not None:
         return read_error(message["error"])
     return Reply(message["result"]) if "result" in message and "error" in message else None
 
 
 def read_error(error: Any) -> Fault:
-    """An error may be any value; what it means is for a dialect to say."""
+    """Read a 1.0 error, which may be any value; the dialect interprets it."""
     first = error[0] if isinstance(error, list) and error else error
     return Fault(FaultCode.REMOTE, first if isinstance(first, str) else "an error without a text", wire=error)
 
 
-# error.code: section 5.1 where it has a number, else its range for servers' own (-32099..-32000). An APPLICATION or
-# REMOTE fault whose name is a number is told by that number.
+# error.code: section 5.1 where it has a number, else a number of its range for servers (-32099..-32000). An
+# APPLICATION or REMOTE fault whose name is a number is written with that number.
 FAULT_CODES: dict[FaultCode, int] = {
     FaultCode.PARSE_ERROR: -32700,
     FaultCode.INVALID_REQUEST: -32600,
@@ -94,7 +95,7 @@ _NULL = b"null"
 
 
 class _Tag(NamedTuple):
-    """What is needed to answer one entry. `id`: as the client wrote it; None for no answer."""
+    """The data for answering one entry. `id`: as the client wrote it; None: no answer."""
 
     id: bytes | None = _NULL
     one: bool = False  # JSON-RPC 1.0
@@ -105,9 +106,9 @@ _LIMITS = MessageLimits()
 
 
 class Codec(interfaces.Codec):
-    """Both directions of JSON-RPC, within `limits`; `long_integers` is about integers beyond 2**53 in answers.
+    """JSON-RPC in both directions, within `limits`. `long_integers`: how answers write integers beyond 2**53.
 
-    Messages of either version are read. `one`: calls are written in 1.0, for legacy services that know no other.
+    Messages of both versions are read. `one`: calls are written in 1.0, for upstreams that understand only 1.0.
     """
 
     name = "jsonrpc"
@@ -121,7 +122,7 @@ class Codec(interfaces.Codec):
         self._write = WRITERS[long_integers]
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:  # noqa: ARG002 - JSON is UTF-8 (RFC 8259, section 8.1)
-        """Read a request, a notification or a batch, of either version; one that is damaged costs no other."""
+        """Read a request, a notification or a batch of either version; an invalid entry does not affect the others."""
         try:
             message = read(body, self._limits)
         except DamagedJsonError as damaged:
@@ -134,7 +135,7 @@ class Codec(interfaces.Codec):
         return Envelope((entry,), (tag,))
 
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
-        """Write the response; None where there is none (sections 4.1 and 6)."""
+        """Write the response; None for notifications (sections 4.1 and 6)."""
         tags: Sequence[_Tag] = envelope.tags if isinstance(envelope.tags, tuple) else (_Tag(),)
         if not envelope.batch:
             return self._response(outcomes[0], tags[0])
@@ -142,7 +143,7 @@ class Codec(interfaces.Codec):
         return b"[%b]" % b",".join(answers) if answers else None
 
     def encode_call(self, call: Call) -> bytes:
-        """Write a request or notification; raises ValueError naming the place of what cannot be carried."""
+        """Write a request or notification; raises ValueError that names the value which cannot be carried."""
         if call.params and call.named:
             raise ValueError("$.params: expected positional or named parameters, JSON-RPC has no call with both")
         if call.named and self._one:
@@ -157,9 +158,9 @@ class Codec(interfaces.Codec):
         return (_NOTIFICATION if call.oneway else _CALL) % (method, params)
 
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:  # noqa: ARG002 - see decode
-        """Read a response of either version, whatever its id; one that makes no sense is a PARSE_ERROR.
+        """Read a response of either version and any id; an invalid one is a PARSE_ERROR.
 
-        Of a member that is there twice the last one counts.
+        The last of two members of one name counts.
         """
         try:
             message = read(body, self._limits, last_wins=True)
@@ -170,7 +171,7 @@ class Codec(interfaces.Codec):
         return outcome or Fault(FaultCode.PARSE_ERROR, "expected a response with an id and either result or error")
 
     def decode_answers(self, body: bytes, envelope: Envelope, charset: str = "") -> Sequence[Outcome]:
-        """Read the answer to a message; those to a batch may stand in any order (section 6)."""
+        """Read the answer to a message; responses to a batch may come in any order (section 6)."""
         tags: Sequence[_Tag] = envelope.tags if isinstance(envelope.tags, tuple) else (_Tag(_NULL),)
         if not envelope.batch:
             return [self.decode_outcome(body, charset) if tags[0].id is not None else Reply()]
@@ -182,7 +183,7 @@ class Codec(interfaces.Codec):
         return [Reply() if tag.id is None else next(answers.get(tag.id, iter(())), missing) for tag in tags]
 
     def _answers(self, body: bytes) -> dict[bytes, Iterator[Outcome]]:
-        """The responses of a batch by their ids; several with one id in their order."""
+        """Index the responses of a batch by id; several with one id keep their order."""
         found: dict[bytes, list[Outcome]] = {}
         messages = read(body, self._limits, last_wins=True) if body else []
         if type(messages) is not list:
@@ -194,7 +195,7 @@ class Codec(interfaces.Codec):
         return {key: iter(outcomes) for key, outcomes in found.items()}
 
     def _salvaged(self, message: Any, body: bytes) -> Envelope:
-        """A message of which a part cannot be taken: a request in which nothing is wrong is one like any other."""
+        """Read a message with invalid parts: valid requests are read as usual."""
         if type(message) is not list:
             entry, tag = _salvaged_entry(message, body)
             return Envelope((entry,), (tag,))
@@ -205,7 +206,7 @@ class Codec(interfaces.Codec):
         return Envelope(tuple(entry for entry, _ in entries), tuple(tag for _, tag in entries), batch=True)
 
     def _batch(self, messages: list[Any], body: bytes) -> Envelope:
-        """Section 6: an answer for each request, but one alone for a batch that is none."""
+        """Read a batch (section 6): one answer for each request; a single error for an empty batch."""
         if not messages:
             return Envelope((Fault(FaultCode.INVALID_REQUEST, "$: expected at least one request in a batch"),))
         if len(messages) > self._limits.batch:
@@ -236,7 +237,7 @@ class Codec(interfaces.Codec):
 
 
 def _read(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
-    """One request or notification; what is wrong with it is its own fault alone. A batch holds no 1.0 ones."""
+    """Read one request or notification; an error concerns this entry only. A batch holds no 1.0 requests."""
     if type(message) is not dict:
         return Fault(FaultCode.INVALID_REQUEST, "$: expected an object"), _Tag()
     version = message.get("jsonrpc")
@@ -250,7 +251,7 @@ def _read(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
 
 
 def _salvaged_entry(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
-    """The id is that of the request, if it is not what is damaged. One that may want no answer is answered too."""
+    """Build the fault of an invalid entry with its id, if that is valid; a possible notification is answered too."""
     refused = first_odd(message)
     if refused is None:
         return _read(message, body, batch=batch)
@@ -271,12 +272,12 @@ def _members(message: Any) -> dict[str, Any] | None:
 
 
 def _has_exact_id(message: Any) -> bool:
-    """Whether the id is a number whose text, that of its request, is to be looked up."""
+    """Return whether the id is a number whose original text must be looked up."""
     return type((_members(message) or {}).get("id")) is float
 
 
 def _read_call(message: dict[str, Any], body: bytes) -> _Entry:
-    """Section 4. No params, or null as the legacy servers take it, is none at all."""
+    """Read a call (section 4); missing params, or null as legacy servers accept it, mean no parameters."""
     tag = _id(message, body) if "id" in message else None
     if tag is None and "id" in message:
         return Fault(FaultCode.INVALID_REQUEST, "$.id: expected text, a number or null"), _Tag()
@@ -293,7 +294,7 @@ def _read_call(message: dict[str, Any], body: bytes) -> _Entry:
 
 
 def _id(message: Mapping[str, Any], body: bytes) -> bytes | None:
-    """The id as it will be echoed; None when there is none, or it is of no allowed type."""
+    """Return the id as it is echoed; None if it is missing or of a type that is not allowed."""
     if "id" not in message:
         return None
     found = message["id"]
@@ -308,7 +309,7 @@ def _id(message: Mapping[str, Any], body: bytes) -> bytes | None:
 
 
 def _any_id(message: Mapping[str, Any], body: bytes) -> bytes:
-    """JSON-RPC 1.0, section 1.1: an id of any type."""
+    """Return a 1.0 id, which may be of any type (section 1.1)."""
     return _id(message, body) or (raw_member(body, "id") if "id" in message else _NULL)
 
 
@@ -329,14 +330,14 @@ def _error_object(fault: Fault) -> dict[str, Value]:
 
 
 def _named_message(fault: Fault) -> str:
-    """`NAME: message`, as the number is the same for all names; XenAPI's, whose message is the name, stands alone."""
+    """Return `NAME: message`, since all names share one number; a message that equals the name stands alone."""
     if not _NAME(fault.name):
         return fault.message if _split(fault.message) == ("", fault.message) else f": {fault.message}"
     return fault.name if fault.message == fault.name else f"{fault.name}: {fault.message}"
 
 
 def _split(text: str) -> tuple[str, str]:
-    """`NAME: message` -> both; ("", text) when it is not written like that. An empty name keeps a message whole."""
+    """Split `NAME: message`; returns ("", text) for any other text."""
     name, colon, message = text.partition(": ")
     return (name, message) if colon and (not name or _NAME(name)) else ("", text)
 
@@ -352,7 +353,7 @@ def _read_response(message: dict[str, Any]) -> Outcome | None:
 
 
 def _read_error(error: Any) -> Fault:
-    """A number that is not ours is the name of a REMOTE fault; an error that is no error object stays whole."""
+    """Read an error: an unknown number becomes the name of a REMOTE fault; an error that is no object is kept whole."""
     code, message = (error.get("code"), error.get("message")) if type(error) is dict else (None, None)
     if type(code) is not int or type(message) is not str:
         return read_error(error)

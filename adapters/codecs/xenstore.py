@@ -1,9 +1,9 @@
-"""The nodes of one request or answer <-> envelopes and outcomes; knows no store, and not where in it the nodes stand.
+"""Codec `xenstore`: requests and answers as nodes, with paths relative to the request or the response.
 
-A request is a list of netstrings: the method as an element of a path, then for each node its path below the request and
-its value: `4:echo,3:kib,6:262144,`. An answer has the nodes alone; a node whose path is empty is the answer itself.
-Nodes numbered from 0 are an array (those of a request: its parameters by position), others below a node are the members
-of a struct. All values are text, in the forms of docs/types.md.
+A request is a list of netstrings: the method as a path element, then the path and the value of each node:
+`4:echo,3:kib,6:262144,`. An answer consists of nodes alone; a node with the empty path is the answer itself. Nodes that
+are numbered from 0 are an array (in a request: parameters by position), other nodes below a node are members of a
+struct. All values are text in the forms of docs/types.md.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from gateway.core.dbus.scalars import MarshalError, render
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
 from gateway.core.xenstore.paths import element, index_of, member, node_text, pack, text_of, unpack
 
-# `code` of an error: 1, 2 and 3 are those of the legacy server (unknown function, exception, missing argument).
-# Codes from 1000 on are the services' own: a fault whose name is a number is told by that number.
+# `code` of an error. 1, 2 and 3 are those of squeezed's server (unknown function, exception, missing argument). A fault
+# whose name is a number is sent with that number as its code; services use numbers from 1000 on.
 FAULT_CODES: dict[FaultCode, int] = {
     FaultCode.UNKNOWN_METHOD: 1,
     FaultCode.INTERNAL: 2,
@@ -39,15 +39,15 @@ FAULT_CODES: dict[FaultCode, int] = {
 }
 FROM_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
 
-CODE, DESCRIPTION = "code", "description"  # both of them in an answer say that it is an error
+CODE, DESCRIPTION = "code", "description"  # an answer with both of these nodes is an error
 
-_NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)  # faults that have a name of their own
+_NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)  # faults with a name
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
 _MISSING = re.compile(r"\$\.params\.([A-Za-z0-9_]+): expected a parameter of this name, got nothing").fullmatch
 
 _LIMITS = MessageLimits()
-_BYTES_OF_A_LEVEL = 8  # at least, in what anybody writes: `2:a/,1:b,` (a level costs some hundred when it is read)
+_BYTES_OF_A_LEVEL = 8  # least bytes for one level of a path, `2:a/,1:b,`; reading it costs some hundred bytes
 _SPARE = 8192  # bytes
 
 Pair: TypeAlias = tuple[str, bytes]
@@ -55,8 +55,8 @@ Place: TypeAlias = tuple[str | int, ...]
 _Tree: TypeAlias = "dict[str, _Tree | str]"  # by element, as written
 
 
-class _Refused(Exception):  # noqa: N818 - no error of ours: it carries a fault up to where the codec returns it
-    """Why nodes make no sense."""
+class _Refused(Exception):  # noqa: N818 - it carries a fault
+    """The nodes are invalid; carries the fault to where the codec returns it."""
 
     def __init__(self, code: FaultCode, message: str) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class _Refused(Exception):  # noqa: N818 - no error of ours: it carries a fault 
 
 
 class Codec(interfaces.Codec):
-    """Both directions, within `limits`."""
+    """Reads and writes both directions, within `limits`."""
 
     name = "xenstore"
     content_type = "application/x-xenstore-nodes"
@@ -73,7 +73,7 @@ class Codec(interfaces.Codec):
         self._limits = limits
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:  # noqa: ARG002 - UTF-8, always
-        """Read the nodes of one request."""
+        """Read the nodes of a request."""
         try:
             method, *items = self._items(body) or [b""]
             tree = self._tree(items)
@@ -82,7 +82,7 @@ class Codec(interfaces.Codec):
             return Envelope((refused.fault,))
 
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes:
-        """Write the nodes of the answer."""
+        """Write the nodes of an answer."""
         outcome = outcomes[0]
         if isinstance(outcome, Reply):
             try:
@@ -95,7 +95,7 @@ class Codec(interfaces.Codec):
         return _packed(_error(outcome, entry.method if isinstance(entry, Call) else ""))
 
     def encode_call(self, call: Call) -> bytes:
-        """Write the nodes of a request; raises ValueError naming the place of what cannot be said."""
+        """Write the nodes of a request. Raises ValueError naming the place of a value that nodes cannot hold."""
         pairs: list[Pair] = []
         try:
             for at, value in enumerate(call.params):
@@ -107,7 +107,7 @@ class Codec(interfaces.Codec):
             raise ValueError(str(error)) from None
 
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:  # noqa: ARG002 - UTF-8, always
-        """Read the nodes of an answer; junk is a PARSE_ERROR. All that comes back is text, and what holds it."""
+        """Read the nodes of an answer; PARSE_ERROR for invalid ones. Every value is text, array or struct."""
         try:
             tree = self._tree(self._items(body))
             if tree.keys() == {""}:
@@ -130,7 +130,7 @@ class Codec(interfaces.Codec):
         return items
 
     def _tree(self, items: Sequence[bytes]) -> _Tree:
-        """The nodes by their elements; one with nodes below it has no value of its own."""
+        """The nodes as a tree. A node with nodes below it must not have a value."""
         if len(items) % 2:
             raise _Refused(FaultCode.PARSE_ERROR, "expected a value for every node")
         tree: _Tree = {}
@@ -141,23 +141,23 @@ class Codec(interfaces.Codec):
     def _plant(self, tree: _Tree, path: str, value: bytes) -> None:
         *above, last = path.split("/")
         if path and ("" in above or not last):
-            raise _bad(f"node {_shown(path)} has an element without a name")
+            raise _invalid(f"node {_shown(path)} has an element without a name")
         if len(above) >= self._limits.depth:
             raise _Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.depth} levels of nodes")
         for each in above:
             inner = tree.setdefault(each, {})
             if isinstance(inner, str):
-                raise _bad(f"node {_shown(each)} has a value, and nodes below it")
+                raise _invalid(f"node {_shown(each)} has a value, and nodes below it")
             tree = inner
         if last in tree:
-            raise _bad(f"node {_shown(last)} is there twice, or has a value and nodes below it")
+            raise _invalid(f"node {_shown(last)} is there twice, or has a value and nodes below it")
         tree[last] = _text(last, value)
 
 
 # Reading
 
 
-def _bad(message: str) -> _Refused:
+def _invalid(message: str) -> _Refused:
     return _Refused(FaultCode.INVALID_REQUEST, message)
 
 
@@ -168,7 +168,7 @@ def _shown(written: str) -> str:
 def _method(written: bytes) -> str:
     method = _name(written.decode("latin-1"))
     if not method:
-        raise _bad("the method has no name")
+        raise _invalid("the method has no name")
     return method
 
 
@@ -176,7 +176,7 @@ def _name(written: str) -> str:
     try:
         return text_of(written)
     except ValueError as error:
-        raise _bad(str(error)) from None
+        raise _invalid(str(error)) from None
 
 
 def _text(written: str, value: bytes) -> str:
@@ -187,10 +187,10 @@ def _text(written: str, value: bytes) -> str:
 
 
 def _call(method: str, tree: _Tree) -> Call:
-    """Numbered nodes are the parameters by position; a value of the request's own node is nobody's."""
+    """Nodes with numbers are parameters by position. The request's own node must not have a value."""
     numbered = {at: inner for written, inner in tree.items() if (at := index_of(written)) is not None}
     if tree.get("", ""):
-        raise _bad("the request's own node has a value")
+        raise _invalid("the request's own node has a value")
     named = {
         name: _value(inner, ("params", name))
         for written, inner in tree.items()
@@ -206,18 +206,18 @@ def _value(inner: _Tree | str, place: Place = ()) -> Value:
     if len(numbered) == len(inner):
         return _array(numbered, place)
     if numbered:
-        raise _bad(f"{render(place)}: expected nodes with numbers or nodes with names, got both")
+        raise _invalid(f"{render(place)}: expected nodes with numbers or nodes with names, got both")
     return {(name := _name(written)): _value(each, (*place, name)) for written, each in inner.items()}
 
 
 def _array(numbered: Mapping[int, _Tree | str], place: Place) -> list[Value]:
     if sorted(numbered) != list(range(len(numbered))):
-        raise _bad(f"{render(place)}: expected nodes numbered from 0 without a gap")
+        raise _invalid(f"{render(place)}: expected nodes numbered from 0 without a gap")
     return [_value(numbered[at], (*place, at)) for at in range(len(numbered))]
 
 
 def _read_error(tree: _Tree) -> Fault | None:
-    """A number that is not ours is the name of a REMOTE fault."""
+    """The error in an answer; None for another answer. An unknown code becomes the name of a REMOTE fault."""
     number, text = tree.get(CODE), tree.get(DESCRIPTION)
     if not isinstance(number, str) or not isinstance(text, str):
         return None
@@ -244,7 +244,7 @@ def _reply(value: Value) -> list[Pair]:
 
 
 def _nodes(value: Value, path: str) -> Iterator[Pair]:
-    """The nodes that say a value; an empty array or struct is an empty node."""
+    """The nodes of a value. An empty array or struct is an empty node."""
     steps = _steps(value)
     if not steps:
         yield path, b"" if isinstance(value, list | dict) else node_text(value)
@@ -282,13 +282,13 @@ def _placed(place: Place, nodes: Callable[[Value, str], Iterator[Pair]], value: 
 
 
 def _error(fault: Fault, method: str) -> list[Pair]:
-    number, text = _told(fault, method)
+    number, text = _code_and_text(fault, method)
     description = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace")
     return [(CODE, str(number).encode()), (DESCRIPTION, description)]
 
 
-def _told(fault: Fault, method: str) -> tuple[int, str]:
-    """The number and what is said with it; that of 1 and 3 is what an old client expects there, a name alone."""
+def _code_and_text(fault: Fault, method: str) -> tuple[int, str]:
+    """The code and the description. For codes 1 and 3 the old clients expect a name alone as the description."""
     if fault.code is FaultCode.UNKNOWN_METHOD and method:
         return FAULT_CODES[fault.code], method
     missing = _missing(fault)
@@ -305,7 +305,7 @@ def _told(fault: Fault, method: str) -> tuple[int, str]:
 
 
 def _missing(fault: Fault) -> str:
-    """The parameter that a call lacks; "" when it lacks none."""
+    """The parameter that a call lacks; empty when it lacks none."""
     if fault.code is FaultCode.INVALID_PARAMS:
         found = _MISSING(fault.message)
         return found[1] if found else ""
@@ -314,7 +314,7 @@ def _missing(fault: Fault) -> str:
 
 
 def _arguments(data: Value) -> str:
-    """`needed,free`, `domid,domid`: the arguments of an error, with commas between them."""
+    """The arguments of an error with commas between them: `needed,free`, `domid,domid`."""
     if not isinstance(data, list):
         return ""
     try:
@@ -333,6 +333,6 @@ def _argument(item: Value) -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """`NAME: message` -> both; ("", text) when it is not written like that. An empty name keeps a message whole."""
+    """Split `NAME: message`; ("", text) for another text. An empty name keeps a message whole."""
     name, colon, message = text.partition(": ")
     return (name, message) if colon and (not name or _NAME(name)) else ("", text)

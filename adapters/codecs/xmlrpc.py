@@ -1,7 +1,7 @@
-"""XML-RPC messages <-> envelopes and outcomes; knows no HTTP and no house convention (http://xmlrpc.com/spec.md).
+"""XML-RPC codec (http://xmlrpc.com/spec.md): messages to envelopes and outcomes, and back.
 
-`system.multicall` is a batch: each of its calls is an entry of the envelope, its answer an array of [value] and fault
-structs. As a client this codec writes and reads one call at a time.
+`system.multicall` is a batch: each of its calls is an entry of the envelope, and the answer is an array of [value] and
+fault structs. As a client this codec writes and reads one call at a time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimi
 
 MULTICALL = "system.multicall"
 
-# faultCode: http://xmlrpc-epi.sourceforge.net/specs/rfc.fault_codes.php where it has a number, else its range for
-# servers' own (-32099..-32000). An APPLICATION or REMOTE fault whose name is a number is told by that number.
+# faultCode: http://xmlrpc-epi.sourceforge.net/specs/rfc.fault_codes.php where it has a number, else a number of its
+# range for servers (-32099..-32000). An APPLICATION or REMOTE fault whose name is a number is written with that number.
 FAULT_CODES: dict[FaultCode, int] = {
     FaultCode.PARSE_ERROR: -32700,
     FaultCode.INVALID_REQUEST: -32600,
@@ -39,11 +39,11 @@ FAULT_CODES: dict[FaultCode, int] = {
     FaultCode.TIMEOUT: -32006,
     FaultCode.NO_REPLY: -32007,
     FaultCode.UNREPRESENTABLE: -32008,
-    FaultCode.APPLICATION: 1,  # what servers that know no numbers send
+    FaultCode.APPLICATION: 1,  # the number of servers without numbers of their own
 }
 FROM_FAULT_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
 
-# The faults that have a name of their own; on the wire it stands before the message: "HANDLE_INVALID: VM, x".
+# Faults with a name; it is written before the message: "HANDLE_INVALID: VM, x".
 NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)
 
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
@@ -61,7 +61,7 @@ _LIMITS = MessageLimits()
 
 
 class Codec(interfaces.Codec):
-    """Both directions of XML-RPC, within `limits`."""
+    """XML-RPC in both directions, within `limits`."""
 
     name = "xmlrpc"
     content_type = "text/xml"
@@ -85,7 +85,7 @@ class Codec(interfaces.Codec):
         return _response(outcomes[0])
 
     def encode_call(self, call: Call) -> bytes:
-        """Write a <methodCall>; raises ValueError naming the place of what cannot be carried."""
+        """Write a <methodCall>; raises ValueError that names the value which cannot be carried."""
         try:
             name = _checked_name(call)
             params = [write(param, f"$.params[{at}]") for at, param in enumerate(call.params)]
@@ -94,7 +94,7 @@ class Codec(interfaces.Codec):
         return _CALL % (escape(name).encode(), b"".join([_PARAM % param for param in params]))
 
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:
-        """Read a <methodResponse>; one that makes no sense is a PARSE_ERROR. A member twice: the last one counts."""
+        """Read a <methodResponse>; an invalid one is a PARSE_ERROR. The last of two members of one name counts."""
         try:
             return self._outcome(tree(body, self._limits, charset))
         except XmlError as refused:
@@ -104,7 +104,7 @@ class Codec(interfaces.Codec):
             return Fault(FaultCode.TOO_LARGE, "nested deeper than can be read")
 
     def decode_answers(self, body: bytes, envelope: Envelope, charset: str = "") -> Sequence[Outcome]:
-        """Read the answer to a message; that to a system.multicall has an item for each call."""
+        """Read the answer to a message; a system.multicall has an item for each call."""
         outcome = self.decode_outcome(body, charset)
         if not envelope.batch:
             return [outcome]
@@ -137,7 +137,7 @@ class Codec(interfaces.Codec):
         return Envelope(tuple(self._entry(item, at) for at, item in enumerate(items)), batch=True)
 
     def _entry(self, item: Element, at: int) -> Call | Fault:
-        """One call of a system.multicall; what is wrong with it is its own fault alone."""
+        """Read one call of a system.multicall; an error concerns this call only."""
         try:
             method, params = _framed(_item_frame, item)
             return Call(method, self._item_params(params))
@@ -149,7 +149,7 @@ class Codec(interfaces.Codec):
         if element is None:
             return ()
         try:
-            params = value(element, self._limits.depth - 2)  # they stand in a struct in an array
+            params = value(element, self._limits.depth - 2)  # inside a struct in an array
             if not isinstance(params, list):
                 raise bad("expected an array")
             return tuple(params)
@@ -180,7 +180,7 @@ _To = TypeVar("_To")
 
 
 def _framed(read: Callable[[_From], _To], source: _From) -> _To:
-    """What is wrong around the values is wrong with the request, not with its parameters."""
+    """Turn an error outside the values into INVALID_REQUEST rather than INVALID_PARAMS."""
     try:
         return read(source)
     except XmlError as refused:
@@ -189,7 +189,7 @@ def _framed(read: Callable[[_From], _To], source: _From) -> _To:
 
 
 def _call_frame(root: Element) -> tuple[str, list[Element]]:
-    """The method of a <methodCall> and the <value> of each parameter; <params> may be left out."""
+    """Return the method of a <methodCall> and the <value> of each parameter; <params> is optional."""
     if root.tag != "methodCall":
         raise bad(f"expected <methodCall>, got <{short(root.tag)}>")
     name, *params = children(root, "methodName", "params", optional=1)
@@ -214,7 +214,7 @@ def _multicall_items(params: Sequence[Element]) -> Element:
 
 
 def _item_frame(item: Element) -> tuple[str, Element | None]:
-    """The method and the <value> of the parameters of {methodName, params}; what else is there is nobody's."""
+    """Return the method and the <value> of the parameters of {methodName, params}; other members are ignored."""
     found: dict[str, Element] = {}
     for name, content in map(name_and_value, repeated(only_child(item, "struct"), "member")):
         if name in found and name in _ITEM_MEMBERS:
@@ -224,7 +224,7 @@ def _item_frame(item: Element) -> tuple[str, Element | None]:
         raise bad(f"expected the members methodName and params, got {shown(', '.join(sorted(found)))}")
     method = _checked_method(value(found["methodName"], 0))
     if method == MULTICALL:
-        raise bad(f"{MULTICALL} cannot stand in itself", ".methodName")
+        raise bad(f"{MULTICALL} cannot be nested", ".methodName")
     return method, found.get("params")
 
 
@@ -238,7 +238,7 @@ def _response(outcome: Outcome) -> bytes:
 
 
 def _item(outcome: Outcome) -> bytes:
-    """One element of the answer to a system.multicall: an array of one value, or the struct of a fault."""
+    """Write one element of the answer to a system.multicall: an array of one value, or a fault struct."""
     if isinstance(outcome, Reply):
         try:
             return _ITEM % write(outcome.value)
@@ -248,7 +248,7 @@ def _item(outcome: Outcome) -> bytes:
 
 
 def _of_the_whole(fault: Fault) -> Fault:
-    """A fault in place of all answers: many legacy servers know no system.multicall. It answers none of the calls."""
+    """A fault in place of all answers (many legacy servers lack system.multicall); it answers none of the calls."""
     return replace(fault, code=FaultCode.PARSE_ERROR)
 
 
@@ -274,7 +274,7 @@ def _number(fault: Fault) -> int:
 
 
 def _fault_text(fault: Fault, number: int) -> str:
-    """The message, or the arguments where there is none; the name goes first where the reader will look for one."""
+    """Return the message, or the arguments if it is empty, with the name first where readers expect one."""
     message = fault.message or (", ".join(map(_argument, fault.data)) if isinstance(fault.data, list) else "")
     if FROM_FAULT_CODE.get(number) not in NAMED:
         return message
@@ -286,12 +286,12 @@ def _fault_text(fault: Fault, number: int) -> str:
 def _argument(argument: Value) -> str:
     try:
         return str(argument)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, or nested without end
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or nested too deeply
         return f"({type(argument).__name__})"
 
 
 def _read_fault(struct: Value) -> Fault:
-    """A number that is not ours, or a text in its place, is the name of a REMOTE fault; other members do no harm."""
+    """Read a fault: an unknown number, or a text, becomes the name of a REMOTE fault. Other members are ignored."""
     if not isinstance(struct, dict) or "faultString" not in struct:
         raise bad("expected a fault to be a struct of faultCode and faultString")
     number, text = struct.get("faultCode"), _argument(struct["faultString"])
@@ -309,14 +309,14 @@ def _read_fault(struct: Value) -> Fault:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """`NAME: message` -> both; ("", text) when it is not written like that. An empty name keeps a message whole."""
+    """Split `NAME: message`; returns ("", text) for any other text. An empty name keeps a message whole."""
     name, colon, message = text.partition(": ")
     return (name, message) if colon and (not name or _NAME(name)) else ("", text)
 
 
 def _checked_name(call: Call) -> str:
     if call.named:
-        raise Unwritable("$.named: expected positional parameters only, XML-RPC has no others")
+        raise Unwritable("$.named: expected positional parameters only; XML-RPC has no named ones")
     if not call.method or _CONTROL(call.method):
         raise Unwritable(f"method: expected text without control characters, got {shown(call.method)}")
     try:

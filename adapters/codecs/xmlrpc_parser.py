@@ -1,8 +1,8 @@
-"""Bytes -> a tree of XML elements without document type or entities, or a refusal; knows little of XML-RPC.
+"""XML parser for XML-RPC: bytes to a tree of elements, without document type and entities.
 
-Names are read as they are spelled: where a message declares namespaces they are not processed (each name would be given
-its whole URI, which makes megabytes of kilobytes). Attributes, comments and processing instructions are passed over.
-What a message costs is bounded by its bytes (tests/property/test_cost.py, docs/decisions/0003).
+Namespaces are not processed: names are read as spelled. (With namespace processing expat copies the URI into each name,
+which turns kilobytes into gigabytes.) Attributes, comments and processing instructions are ignored. The cost of a
+message is bounded by its size (tests/property/test_cost.py, docs/decisions/0003).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from gateway.core.rpc.model import FaultCode, MessageLimits
 APACHE = "http://ws.apache.org/xmlrpc/namespaces/extensions"
 EX = "ex:"  # the prefix under which the elements of that namespace are found in the tree
 
-# What a message may declare (XML 1.0, section 4.3.3) by the byte order mark it starts with.
+# The encodings that a message may declare (XML 1.0, section 4.3.3), by its byte order mark.
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 UTF8_MARK = b"\xef\xbb\xbf"
 ENCODINGS: Mapping[bytes, tuple[str, ...]] = {
     **dict.fromkeys(UTF16_MARKS, ("utf-16",)),
     UTF8_MARK: ("utf-8",),
 }
-# Without a mark: tables of characters, in which an ASCII character is its own byte. What compresses, escapes or has
-# states (zlib, unicode_escape, UTF-7, ISO-2022) is not among them, and no name of a client is looked up in Python's
-# own register, which imports and remembers whatever it is asked for.
+# Without a mark: character tables in which an ASCII character is its own byte. Codecs that compress, escape or have
+# state (zlib, unicode_escape, UTF-7, ISO-2022) are not listed. No name of a client is looked up in Python's registry,
+# which imports and caches whatever it is asked for.
 _TABLES = frozenset(
     [f"cp125{at}" for at in range(9)]
     + [f"iso8859_{at}" for at in range(2, 17) if at != 12]
@@ -43,10 +43,10 @@ _CODECS: Mapping[str, str] = {
     "us_ascii": "ascii",
 }
 
-# expat's error numbers (XML_ERROR_*) in words for whoever wrote the message.
+# expat's error numbers (XML_ERROR_*) and their texts for the sender.
 PROBLEMS: Mapping[int, str] = {
     3: "the message ends too early",
-    4: "a character that may not stand here",
+    4: "a character that is not allowed here",
     5: "the message ends inside a tag, or a tag is not closed",
     6: "the message ends inside a character",
     7: "a closing tag that does not match",
@@ -64,10 +64,10 @@ _FINAL = True  # no more bytes follow
 _DECLARED = re.compile(rb"""<\?xml[ \t\r\n][^?>]*?[ \t\r\n]encoding[ \t\r\n]*=[ \t\r\n]*["']([^"'?>]*)["']""")
 _SHORTEST_VALUE = len("<value/>")
 _MOST_MARKUP = 8  # "<" that one value needs at most: member, name, value and its type, each opened and closed
-_PIECE = 32 * 1024  # bytes that the parser is given at a time, so that other threads have their turn
+_PIECE = 32 * 1024  # bytes parsed at a time, so that other threads can run
 _LONGEST_TAG = 2 * _PIECE  # bytes of one tag, comment or processing instruction
-_MOST_FOREIGN = 1000  # elements that XML-RPC does not know; one is wrong already
-_MOST_TEXT = 2**20  # bytes of one text that the parser hands on in one piece
+_MOST_FOREIGN = 1000  # elements unknown to XML-RPC; one is already an error
+_MOST_TEXT = 2**20  # bytes of text that the parser delivers in one piece
 _TAGS_OF_A_LEVEL = 3  # struct, member, value; or array, data, value
 _TAGS_AROUND = 16
 
@@ -79,7 +79,7 @@ _KNOWN = _EXTENSIONS.union(_FRAME.split(), _TYPES.split())
 
 
 class XmlError(Exception):
-    """What is wrong with a message; the place is put together while the readers return."""
+    """An error in a message; its place is assembled while the readers return."""
 
     def __init__(self, code: FaultCode, what: str, *steps: str) -> None:
         super().__init__(what)
@@ -93,19 +93,19 @@ class XmlError(Exception):
 
 
 def shown(text: str) -> str:
-    """Text of a client, quoted, on one line and short enough for a message."""
+    """Quote a client's text on one line, short enough for a message."""
     return repr(short(text))
 
 
 def short(text: str) -> str:
-    """At most 60 characters of it."""
+    """Return at most 60 characters of a text."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def tree(body: bytes, limits: MessageLimits, charset: str = "") -> Element:
-    """Parse one message; raises Refused. Its size is checked before it is parsed, its depth when it is read.
+    """Parse one message; raises XmlError. The size is checked before parsing, the depth while reading.
 
-    `charset`: what its Content-Type says, for a message that has no mark and declares nothing (RFC 7303, section 3.2).
+    `charset`: that of the Content-Type, for a message without mark and declaration (RFC 7303, section 3.2).
     """
     if len(body) > limits.body:
         raise XmlError(FaultCode.TOO_LARGE, f"expected at most {limits.body} bytes, got {len(body)}")
@@ -124,7 +124,7 @@ def tree(body: bytes, limits: MessageLimits, charset: str = "") -> Element:
 
 
 def _decoded(body: bytes, charset: str) -> tuple[bytes, str]:
-    """The body in an encoding that expat knows, and the name of that encoding."""
+    """Return the body in an encoding that expat supports, and the name of that encoding."""
     mark = b"" if body[:1] < b"\x80" else next((mark for mark in ENCODINGS if body.startswith(mark)), b"")
     if mark in UTF16_MARKS:
         body = _transcoded(body, "utf-16", "UTF-16 after its byte order mark")
@@ -147,7 +147,7 @@ def _decoded(body: bytes, charset: str) -> tuple[bytes, str]:
 
 
 def _codec_of(charset: str) -> str:
-    """That of a Content-Type. One that nobody knows, and ASCII, is read as what XML is without a declaration."""
+    """Return the codec of a Content-Type's charset; an unknown one, and ASCII, are read as UTF-8."""
     codec = _CODECS.get(charset.lower().replace("-", "_"), "utf_8")
     return "utf_8" if codec == "ascii" else codec
 
@@ -160,8 +160,9 @@ def _transcoded(body: bytes, codec: str, expected: str) -> bytes:
 
 
 def _quickly(body: bytes, encoding: str) -> Element | None:
-    """A short message in which nothing can be declared, by a parser that runs no line of Python; None when it has to be
-    read with care. (It does process namespaces, of which there are none.)
+    """Parse a short message without declarations in C; None if it needs the careful parser.
+
+    (This parser processes namespaces, but there are none.)
     """
     if b"xmlns" in body or b"<!DOCTYPE" in body:
         return None
@@ -174,7 +175,7 @@ def _quickly(body: bytes, encoding: str) -> Element | None:
 
 
 class _Parser:
-    """Reads one message with care. Its encoding is imposed: none can be declared that expat would ask others for."""
+    """The careful parser of one message. The encoding is imposed, so that expat never asks for another codec."""
 
     def __init__(self, encoding: str, size: int, depth: int) -> None:
         self._parser = expat.ParserCreate(encoding)
@@ -193,7 +194,7 @@ class _Parser:
         self._parser.CharacterDataHandler = self._builder.data
 
     def parse(self, body: bytes) -> Element:
-        """The root; raises Refused."""
+        """Return the root element; raises XmlError."""
         try:
             for at in range(0, len(body) - _PIECE, _PIECE):
                 self._parser.Parse(body[at : at + _PIECE], not _FINAL)
@@ -208,7 +209,7 @@ class _Parser:
         return self._builder.close()
 
     def _check(self, given: int) -> None:
-        """After so many bytes: what is open now is the last element of the last one, and so on."""
+        """Check tag length and depth after so many bytes; open elements are the last children from the root."""
         if given - self._parser.CurrentByteIndex > _LONGEST_TAG:
             raise self._refusal(FaultCode.TOO_LARGE, f"a tag or comment of more than {_LONGEST_TAG} bytes")
         levels, element = 0, self._root
@@ -227,7 +228,7 @@ class _Parser:
         return self._start(tag if tag in _KNOWN else self._other(tag), _NONE)
 
     def _declare(self, attributes: list[str]) -> None:
-        """Where a prefix is declared is not remembered: from here on it stands for Apache's extensions."""
+        """Record a prefix of Apache's extensions; it is valid from here to the end of the message."""
         for name, uri in zip(attributes[::2], attributes[1::2], strict=True):
             if uri == APACHE and name.startswith("xmlns:"):
                 self._prefixes.add(name.removeprefix("xmlns:"))
@@ -243,7 +244,7 @@ class _Parser:
         return tag
 
     def _refuse_doctype(self, *_: object) -> NoReturn:
-        """Without a document type declaration there are no entities to expand or to fetch."""
+        """Refuse a document type declaration: without one there are no entities to expand or to fetch."""
         raise self._refusal(FaultCode.PARSE_ERROR, "a document type declaration is not allowed")
 
     def _refusal(self, code: FaultCode, what: str) -> XmlError:

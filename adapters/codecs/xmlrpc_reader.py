@@ -1,9 +1,9 @@
-"""The elements of an XML-RPC value -> a neutral value, or a refusal that names the place; knows no calls and no bytes.
+"""XML-RPC values: elements to values, or an error that names the place.
 
-The types of http://xmlrpc.com/spec.md and those of Apache's extensions, with their prefix or without. In a string all
-white space is kept. Around a number, boolean or date it is passed over: the specification permits none there, but
-servers such as Python's own do. How many bits an integer may have is for its D-Bus type to say, whatever its element.
-A date keeps its zone, or that it has none, and its fraction of a second, cut after six digits.
+Reads the types of http://xmlrpc.com/spec.md and Apache's extensions, with or without their prefix. White space is kept
+in strings and ignored around numbers, booleans and dates, as servers such as Python's do. The D-Bus type, not the
+element, decides how many bits an integer may have. A date keeps its zone or the lack of one, and its fraction of a
+second, cut after six digits.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from xml.etree.ElementTree import Element
 from adapters.codecs.xmlrpc_parser import EX, XmlError, short, shown
 from gateway.core.rpc.model import FaultCode, Value
 
-SPACE = " \t\r\n"  # XML 1.0, section 2.3; str.strip() alone takes many more
+SPACE = " \t\r\n"  # XML 1.0, section 2.3; str.strip() removes many more
 _SPACE_BYTES = SPACE.encode()
-BLANK = frozenset({None, "", "\n"})  # what mostly stands between elements; other white space takes the long way
+BLANK = frozenset({None, "", "\n"})  # the usual text between elements; other white space takes the slow path
 
 _INTEGER = re.compile(r"([+-]?)([0-9]+)").fullmatch
-# The digits are matched possessively (++): no text can make the search start over again and again.
+# Digits are matched possessively (++), so that no text causes backtracking.
 _DOUBLE = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?").fullmatch
 _MOST_DIGITS = 1000  # of an integer; the time that int() takes grows with their square
 _FRACTION = 6  # digits
@@ -37,12 +37,12 @@ _DATE = re.compile(
 
 
 def bad(what: str, *steps: str) -> XmlError:
-    """A value that is not what its element says."""
+    """Return the error of a value that does not fit its element."""
     return XmlError(FaultCode.INVALID_PARAMS, what, *steps)
 
 
 def children(element: Element, *tags: str, optional: int = 0) -> list[Element]:
-    """Its children, which must be these in this order, the last `optional` of them at will. Raises Refused."""
+    """Return the children, which must be these in this order; the last `optional` may be missing. Raises XmlError."""
     found = list(element)
     names = [child.tag for child in found]
     if len(names) < len(tags) - optional or names != [*tags[: len(names)]]:
@@ -54,7 +54,7 @@ def children(element: Element, *tags: str, optional: int = 0) -> list[Element]:
 
 
 def only_child(element: Element, tag: str) -> Element:
-    """Its one child, which must be this. Raises Refused."""
+    """Return the only child, which must have this tag. Raises XmlError."""
     if len(element) == 1 and element.text in BLANK:
         child = element[0]
         if child.tag == tag and child.tail in BLANK:
@@ -63,7 +63,7 @@ def only_child(element: Element, tag: str) -> Element:
 
 
 def repeated(element: Element, tag: str) -> Element:
-    """The same element, which may hold nothing but elements of this tag. Raises Refused."""
+    """Return the element, whose children must all have this tag. Raises XmlError."""
     for child in element:
         if child.tag != tag:
             raise bad(f"expected <{tag}> in <{element.tag}>, got <{short(child.tag)}>")
@@ -72,7 +72,7 @@ def repeated(element: Element, tag: str) -> Element:
 
 
 def no_text(element: Element) -> None:
-    """Between its children only white space may stand. Raises Refused."""
+    """Check that there is only white space between the children. Raises XmlError."""
     if element.text not in BLANK:
         _no_text(element, element.text)
     for child in element:
@@ -87,14 +87,14 @@ def _no_text(element: Element, text: str | None) -> None:
 
 
 def text_of(element: Element) -> str:
-    """All of its text, white space kept. Raises Refused when it has children."""
+    """Return the text with its white space. Raises XmlError if there are children."""
     if len(element):
         raise bad(f"expected text in <{element.tag}>, got <{short(element[0].tag)}>")
     return element.text or ""
 
 
 def value(element: Element, room: int, *, last_wins: bool = False) -> Value:
-    """Read a <value> whose structs and arrays nest at most `room` deep. Raises Refused.
+    """Read a <value> whose structs and arrays nest at most `room` deep. Raises XmlError.
 
     `last_wins`: the last of two members of one name counts, as in the readers of the legacy servers' clients.
     """
@@ -115,7 +115,7 @@ def value(element: Element, room: int, *, last_wins: bool = False) -> Value:
 
 
 def items_of(array: Element) -> Element:
-    """The <data> of an <array>, which holds <value>s and nothing else; <array/> is an empty one. Raises Refused."""
+    """Return the <data> of an <array>, which holds <value>s only; <array/> is empty. Raises XmlError."""
     return repeated(only_child(array, "data") if len(array) else array, "value")
 
 
@@ -146,7 +146,7 @@ def _struct(element: Element, room: int, last_wins: bool) -> Value:  # noqa: FBT
 
 
 def name_and_value(member: Element) -> tuple[str, Element]:
-    """The two halves of a <member>. Raises Refused."""
+    """Return name and <value> of a <member>. Raises XmlError."""
     name, content = member if len(member) == 2 and member.text in BLANK else children(member, "name", "value")
     if name.tag != "name" or content.tag != "value" or name.tail not in BLANK or content.tail not in BLANK:
         children(member, "name", "value")
@@ -154,7 +154,7 @@ def name_and_value(member: Element) -> tuple[str, Element]:
 
 
 def _integer(text: str) -> int:
-    """An optional sign and decimal digits."""
+    """Read an optional sign and decimal digits."""
     if len(text) < 10 and text.isascii() and text.isdecimal():
         return int(text)
     match = _INTEGER(text.strip(SPACE))
@@ -175,7 +175,7 @@ def _boolean(text: str) -> bool:
 
 
 def _double(text: str) -> float:
-    """NaN and infinities are no numbers of XML-RPC; neither is one so large that it would become infinite."""
+    """Read a double; NaN, infinities and numbers beyond the range of a double are refused."""
     number = text.strip(SPACE)
     if _DOUBLE(number) is None:
         raise bad(f"expected a decimal number, got {shown(text)}")
@@ -186,7 +186,7 @@ def _double(text: str) -> float:
 
 
 def _decimal(text: str) -> int | float:
-    """A bigdecimal: an integer, or the double that says the same number in its shortest digits."""
+    """Read a bigdecimal as an integer or a double; a number that no double represents exactly is refused."""
     number = text.strip(SPACE)
     if _INTEGER(number):
         return _integer(number)
@@ -210,7 +210,7 @@ def _date(text: str) -> datetime:
 
 
 def _zone(text: str | None) -> timezone | None:
-    """Raises ValueError for an offset of a day or more."""
+    """Read a time zone; raises ValueError for an offset of a day or more."""
     if text is None or text in "Zz":
         return UTC if text else None
     hours, minutes = int(text[1:3]), int(text[3:].removeprefix(":") or 0)

@@ -1,7 +1,8 @@
-"""A neutral value -> the bytes of an XML-RPC <value>; knows no calls and no faults.
+"""XML-RPC values: values to the bytes of a <value>.
 
-Written is what clients of every age read (http://xmlrpc.com/spec.md and the legacy servers): strings without a type,
-integers as <int> and, past 32 bits, as <i8>, None as <nil/>, doubles without an exponent, dates as 20260131T09:05:00Z.
+The forms are those that clients of every age read (http://xmlrpc.com/spec.md and the legacy servers): strings without a
+type, integers as <int> and, beyond 32 bits, as <i8>, None as <nil/>, doubles without an exponent, dates as
+20260131T09:05:00Z.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from gateway.core.rpc.units import LONGEST_ZONE, compact
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 I8_MIN, I8_MAX = -(2**63), 2**63 - 1
 
-# XML 1.0, section 2.2: what no document can carry, not even as a reference.
+# XML 1.0, section 2.2: characters that no document can carry, not even as a reference.
 _UNCARRIABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _CONTROLS = bytes([*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20)])
 _FFFE, _FFFF = "\ufffe".encode(), "\uffff".encode()
 
 
 class Unwritable(Exception):  # noqa: N818 - no error of ours: it carries a fault up to where the codec returns it
-    """Which value XML-RPC cannot carry, and why."""
+    """A value that XML-RPC cannot carry; the text says which and why."""
 
 
 class _ByType(dict[type, Callable[[Any], str]]):
-    """A subclass is written as what it is a kind of."""
+    """Writers by type; a subclass uses the writer of its base class."""
 
     def __missing__(self, kind: type) -> Callable[[Any], str]:
         for base in kind.__mro__:
@@ -41,7 +42,7 @@ class _ByType(dict[type, Callable[[Any], str]]):
 
 
 def write(value: Value, place: str = "$") -> bytes:
-    """The <value> element; raises Unwritable naming the place, which is looked for only when there is need of it."""
+    """Return the <value> element; raises Unwritable with the place, which is searched for only on an error."""
     try:
         written = _written(value)
         if written is not None:
@@ -53,7 +54,7 @@ def write(value: Value, place: str = "$") -> bytes:
 
 
 def _written(value: Value) -> bytes | None:
-    """None when it cannot be carried. One sweep for characters over the whole costs less than one for each string."""
+    """Return None for a value that cannot be carried. One scan over the whole costs less than one for each string."""
     try:
         text = WRITERS[type(value)](value)
         written = text.encode()
@@ -65,25 +66,25 @@ def _written(value: Value) -> bytes | None:
 
 
 def escape(text: str) -> str:
-    """Text as it stands between tags. A bare CR would reach the reader as LF (XML 1.0, section 2.11)."""
+    """Escape text between tags. A bare CR is escaped too, since readers turn it into LF (XML 1.0, section 2.11)."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return text.replace('"', "&quot;").replace("\r", "&#13;")
 
 
 def visible(text: str) -> str:
-    """The text with what XML cannot carry spelled out: for messages, which are better read changed than not at all."""
+    """Return the text with characters that XML cannot carry spelled out, for messages."""
     return _UNCARRIABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def check_characters(text: str) -> None:
-    """Raises Unwritable when XML cannot carry this text."""
+    """Raise Unwritable if XML cannot carry this text."""
     wrong = _UNCARRIABLE.search(text)
     if wrong is not None:
         raise Unwritable(f"expected characters that XML can carry, got U+{ord(wrong[0]):04X}")
 
 
 def _locate(value: object) -> tuple[str, str] | None:
-    """The way to the first thing in `value` that cannot be written, and why; None when all can."""
+    """Return the place of the first value that cannot be written, and why; None if there is none."""
     try:
         if isinstance(value, list):
             return _first((f"[{at}]", item) for at, item in enumerate(value))
@@ -133,7 +134,9 @@ def _check_name(name: object) -> None:
 
 
 def _string(text: str) -> str:
-    if "&" in text or "<" in text or ">" in text or '"' in text or "\r" in text:  # rare; asking is the quicker way
+    if (
+        "&" in text or "<" in text or ">" in text or '"' in text or "\r" in text
+    ):  # rare; testing is cheaper than replacing
         text = escape(text)
     return f"<value>{text}</value>"
 
@@ -147,7 +150,7 @@ def _integer(number: int) -> str:
 
 
 def _double(number: float) -> str:
-    """The shortest digits that read back as the same number; the specification knows no exponent."""
+    """Write the shortest digits that read back as the same number; the specification has no exponent."""
     if not isfinite(number):
         raise Unwritable(f"expected a finite number, got {number}")
     digits = repr(float(number))

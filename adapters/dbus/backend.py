@@ -1,4 +1,8 @@
-"""What every backend does with a route before and after its call: bind, shape. Knows no bus."""
+"""The D-Bus backend: calls members of services on one or more message buses.
+
+The config alone says which service lives on which bus, so a service can move to another bus without a change in any
+mapping. A reload keeps the connections of every bus whose settings stay the same.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ __all__ = ["Backend", "BusSettings", "BusStatus", "Dependencies", "Presence", "S
 
 
 def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
-    """The method call that this call becomes, or why it becomes none."""
+    """Encode a call as a D-Bus method call; returns a fault that names the parameter where it cannot be encoded."""
     try:
         return route.encode_arguments(call)
     except MarshalError as error:
@@ -37,38 +41,31 @@ def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
 
 
 def decode_result(route: Route, body: Sequence[object]) -> Outcome:
-    """The body of a method return as the client is told it."""
+    """Decode the body of a method return; a body that the mapping cannot represent is an UNREPRESENTABLE fault."""
     try:
         return Reply(route.decode_result(body))
     except MarshalError as error:
         return Fault(FaultCode.UNREPRESENTABLE, str(error))
 
 
-# Calls members on D-Bus message buses and says what came of it; knows no legacy protocol and no library.
-#
-# Which service lives on which bus is told by config alone, so a service moves without a change in any mapping.
-
-
-SWAP_PATIENCE = 1.0  # seconds a reload waits for a new bus before calls are sent its way all the same
+SWAP_PATIENCE = 1.0  # seconds that a reload waits for a new bus to connect before calls are routed to it anyway
 
 
 class Backend(interfaces.Backend):
     """Answers calls from services on one bus or several."""
 
-    def __init__(self, buses: Mapping[str, BusSettings], around: Dependencies | None = None) -> None:
-        self._around = around or Dependencies()
-        self._pools: dict[BusSettings, Pool] = {}  # by bus, without its services
-        self._homes: dict[str, Pool] = {}  # pattern of bus names -> where they live, the most specific first
-        self._known: dict[str, Pool | None] = {}  # bus name -> where it lives, as found before
-        self._leaving: dict[Pool, asyncio.Task[None]] = {}  # calls in flight keep them; each with a task that drains it
-        self._signals: dict[
-            BusSettings, Signals
-        ] = {}  # by bus, without its services; made when the first one subscribes
-        self._interests: dict[Interest, Signals | None] = {}  # and where they listen
+    def __init__(self, buses: Mapping[str, BusSettings], dependencies: Dependencies | None = None) -> None:
+        self._dependencies = dependencies or Dependencies()
+        self._pools: dict[BusSettings, Pool] = {}  # by settings without the services
+        self._pools_by_pattern: dict[str, Pool] = {}  # pattern of bus names -> pool; the most specific first
+        self._known: dict[str, Pool | None] = {}  # bus name -> pool; cached look-ups
+        self._draining: dict[Pool, asyncio.Task[None]] = {}  # pools that drain, each with its task
+        self._signals: dict[BusSettings, Signals] = {}  # by settings without the services; made on demand
+        self._interests: dict[Interest, Signals | None] = {}  # subscription -> the signals of its bus
         self._adopt(buses.values())
 
     async def start(self) -> None:
-        """Begin to connect; returns at once and keeps trying."""
+        """Start to connect; returns at once, retries until `stop`."""
         for pool in self._pools.values():
             pool.start()
 
@@ -78,13 +75,13 @@ class Backend(interfaces.Backend):
             await pool.connected()
 
     async def call(self, route: Route, call: Call) -> Outcome:
-        """Answer one call; the dispatcher holds the deadline and cancels past it."""
+        """Make one call. The dispatcher holds the deadline and cancels this coroutine past it."""
         method_call = encode_arguments(route, call)
         if isinstance(method_call, Fault):
             return method_call
-        pool = self._home(method_call.bus_name)
+        pool = self._pool_of(method_call.bus_name)
         if pool is None:
-            return _homeless(method_call.bus_name)
+            return _no_bus(method_call.bus_name)
         answer = await pool.call(method_call, oneway=call.oneway)
         if answer is None:
             return Reply(None)
@@ -96,7 +93,7 @@ class Backend(interfaces.Backend):
 
     @asynccontextmanager
     async def subscribe(self, *subscriptions: Subscription) -> AsyncIterator[SignalQueue]:
-        """Hear of services, wherever they live and whenever they come; begins with a Missed for each bus name."""
+        """Subscribe to signals; the queue begins with one EventsLost for each bus name: the state is read first."""
         feed = SignalQueue()
         interests = [Interest(subscription, feed) for subscription in subscriptions]
         for interest in interests:
@@ -108,20 +105,20 @@ class Backend(interfaces.Backend):
                 self._stop_listening(interest)
 
     async def stop(self) -> None:
-        """Fail what is still waiting, close."""
-        pools = [*self._pools.values(), *self._leaving]
+        """Fail the calls that wait, then close every connection."""
+        pools = [*self._pools.values(), *self._draining]
         self._adopt(())
         await asyncio.gather(*(signals.close() for signals in self._signals.values()))
         await asyncio.gather(*(pool.close() for pool in pools))
 
     async def reconfigure(self, buses: Mapping[str, BusSettings]) -> None:
-        """Other buses from now on. One that stays keeps its connections, one that goes ends its calls first."""
+        """Replace the buses. A bus that stays keeps its connections; one that goes finishes its calls first."""
         before = self._pools
-        joining = [Pool(key, self._around) for key in map(_key, buses.values()) if key not in before]
+        joining = [Pool(key, self._dependencies) for key in map(_key, buses.values()) if key not in before]
         for pool in joining:
             pool.start()
         try:
-            await _wait_a_little(joining)
+            await _wait_briefly(joining)
         except asyncio.CancelledError:
             await asyncio.gather(*(pool.close() for pool in joining))
             raise
@@ -132,21 +129,21 @@ class Backend(interfaces.Backend):
         await self._move_interests()
 
     async def introspect(self, bus_name: str, object_path: str) -> str | Fault:
-        """The object's introspection XML, remembered until the name's owner changes; the caller holds the deadline."""
-        pool = self._home(bus_name)
+        """Return the introspection XML of an object, cached until its owner changes. The caller sets the deadline."""
+        pool = self._pool_of(bus_name)
         if pool is None:
-            return _homeless(bus_name)
+            return _no_bus(bus_name)
         answer = await pool.introspect(bus_name, object_path)
         return fault(answer) if isinstance(answer, Received) else answer
 
-    async def is_alive(self, patience: float) -> bool:
-        """Whether every bus answers, or is being looked for; see Pool."""
-        pools = (pool.is_alive(patience) for pool in self._pools.values())
-        signals = (each.is_alive(patience) for each in self._signals.values())
+    async def is_alive(self, seconds: float) -> bool:
+        """Return whether every bus answers or is being reconnected; see Pool.is_alive."""
+        pools = (pool.is_alive(seconds) for pool in self._pools.values())
+        signals = (each.is_alive(seconds) for each in self._signals.values())
         return all(await asyncio.gather(*pools, *signals))
 
     def status(self) -> tuple[BusStatus, ...]:
-        """How each bus is doing."""
+        """Return the status of each bus."""
         return tuple(self._status(key, pool) for key, pool in self._pools.items())
 
     def _status(self, key: BusSettings, pool: Pool) -> BusStatus:
@@ -155,35 +152,35 @@ class Backend(interfaces.Backend):
             return pool.status()
         return replace(pool.status(), signals=signals.heard, overflows=signals.overflows)
 
-    async def services(self, names: Collection[str], patience: float) -> tuple[ServiceStatus, ...]:
-        """How each of these bus names is doing; a bus has `patience` seconds to tell who owns them."""
-        homes = {name: self._home(name) for name in names}
+    async def services(self, names: Collection[str], seconds: float) -> tuple[ServiceStatus, ...]:
+        """Return the status of each bus name; a bus has `seconds` to tell the owners."""
+        homes = {name: self._pool_of(name) for name in names}
         pools = {pool: [name for name, home in homes.items() if home is pool] for pool in homes.values() if pool}
-        found = await asyncio.gather(*(pool.owners(theirs, patience) for pool, theirs in pools.items()))
+        found = await asyncio.gather(*(pool.owners(theirs, seconds) for pool, theirs in pools.items()))
         owners = {name: owner for each in found for name, owner in each.items()}
         return tuple(_service(name, home, owners.get(name, OWNER_UNKNOWN)) for name, home in homes.items())
 
-    # Who lives where
+    # Routing of bus names to buses
 
     def _adopt(self, buses: Iterable[BusSettings], pools: Mapping[BusSettings, Pool] | None = None) -> None:
-        """Take these buses, with the pools at hand or new ones."""
+        """Use these buses, with the given pools or new ones."""
         buses = list(buses)
         at_hand = pools or {}
-        self._pools = {key: at_hand.get(key) or Pool(key, self._around) for key in map(_key, buses)}
+        self._pools = {key: at_hand.get(key) or Pool(key, self._dependencies) for key in map(_key, buses)}
         homes = {pattern: self._pools[_key(bus)] for bus in buses for pattern in bus.services}
-        self._homes = dict(sorted(homes.items(), key=lambda home: _specificity(home[0]), reverse=True))
+        self._pools_by_pattern = dict(sorted(homes.items(), key=lambda home: _specificity(home[0]), reverse=True))
         self._known = {}
 
-    def _home(self, bus_name: str) -> Pool | None:
+    def _pool_of(self, bus_name: str) -> Pool | None:
         if bus_name not in self._known:
-            found = (pool for pattern, pool in self._homes.items() if fnmatchcase(bus_name, pattern))
+            found = (pool for pattern, pool in self._pools_by_pattern.items() if fnmatchcase(bus_name, pattern))
             self._known[bus_name] = next(found, None)
         return self._known[bus_name]
 
     def _listen(self, interest: Interest) -> None:
-        """Listen where the service lives now."""
-        pool = self._home(interest.subscription.bus_name)
-        signals = None if pool is None else self._signals.setdefault(pool.bus, Signals(pool.bus, self._around))
+        """Subscribe on the bus that has the service now."""
+        pool = self._pool_of(interest.subscription.bus_name)
+        signals = None if pool is None else self._signals.setdefault(pool.bus, Signals(pool.bus, self._dependencies))
         if signals is not None and self._interests.get(interest) is signals:
             return
         self._stop_listening(interest)
@@ -191,7 +188,7 @@ class Backend(interfaces.Backend):
         if signals is not None:
             signals.add(interest)
         else:
-            interest.miss("it is on no bus of the config")
+            interest.miss("no bus of the config has this service")
 
     def _stop_listening(self, interest: Interest) -> None:
         signals = self._interests.pop(interest, None)
@@ -206,12 +203,12 @@ class Backend(interfaces.Backend):
 
     def _drain(self, pool: Pool) -> None:
         draining = asyncio.get_running_loop().create_task(pool.drain())
-        self._leaving[pool] = draining
-        draining.add_done_callback(lambda _: self._leaving.pop(pool))
+        self._draining[pool] = draining
+        draining.add_done_callback(lambda _: self._draining.pop(pool))
 
 
 def reply(route: Route, message: Received) -> Outcome:
-    """What a method return tells the client. Another shape than promised is refused, not guessed at."""
+    """Decode a method return. A signature other than the IDL's is an UNREPRESENTABLE fault."""
     assert isinstance(route.target, Target)
     expected = route.target.reply_signature
     if message.signature != expected:
@@ -235,21 +232,21 @@ def _service(name: str, pool: Pool | None, owner: NameOwner) -> ServiceStatus:
     )
 
 
-def _homeless(bus_name: str) -> Fault:
+def _no_bus(bus_name: str) -> Fault:
     return Fault(FaultCode.UNAVAILABLE, f"no bus is configured for {bus_name}; the call was not sent")
 
 
 def _key(bus: BusSettings) -> BusSettings:
-    """What decides whether connections stay: all but the services."""
+    """The settings that decide whether connections are kept: all but the services."""
     return replace(bus, services=())
 
 
 def _specificity(pattern: str) -> tuple[bool, int]:
-    """An exact name before a pattern, a long pattern before a short one."""
+    """Sort key: exact names before patterns, long patterns before short ones."""
     return not any(wildcard in pattern for wildcard in "*?["), len(pattern)
 
 
-async def _wait_a_little(pools: Iterable[Pool]) -> None:
+async def _wait_briefly(pools: Iterable[Pool]) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(SWAP_PATIENCE):
             for pool in pools:

@@ -1,27 +1,31 @@
-"""Decides whether a destination that keeps failing is asked at all; knows no bus, and no clock of its own."""
+"""Circuit breakers by destination: whether a service that keeps failing is called.
+
+A breaker opens after `limit` transport failures in a row. While it is open, calls are refused at once. After a pause
+the next call sends a probe; a probe that fails doubles the pause. Any answer of the destination closes the breaker.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from gateway.core.admin.status import BreakerState
 
-LONGEST_PAUSE = 30.0  # seconds between two probes, never more
+LONGEST_PAUSE = 30.0  # seconds; the longest pause between two probes
 
 
 class BreakerEvent(Enum):
-    """What a breaker is told."""
+    """What happened to a destination."""
 
-    FAILED = "failed"  # a call, or the probe, was not answered by the destination
+    FAILED = "failed"  # the destination did not answer a call or a probe
     FAILED_ONCE_TOO_OFTEN = "failed once too often"
-    PROBED = "probed"  # the pause is over and somebody asks
-    GIVEN_UP = "given up"  # the probe was, before it could tell anything
+    PROBED = "probed"  # the pause is over and a probe was sent
+    GIVEN_UP = "given up"  # the probe was cancelled before it had a result
 
 
-# What is not here changes nothing: a failure of a call from before it opened, say. That a destination has answered is
-# not here either: it closes the breaker in every state, and a closed one without failures is forgotten.
+# A pair that is not listed changes nothing (a failure of a call made before the breaker opened, for example). An answer
+# of the destination removes its breaker, in every state.
 MOVES: Mapping[tuple[BreakerState, BreakerEvent], BreakerState] = {
     (BreakerState.CLOSED, BreakerEvent.FAILED_ONCE_TOO_OFTEN): BreakerState.OPEN,
     (BreakerState.OPEN, BreakerEvent.PROBED): BreakerState.HALF_OPEN,
@@ -41,7 +45,7 @@ class CircuitBreaker:
     probe_at: float = 0.0  # of the clock
 
     def failed(self, now: float) -> bool:
-        """A call, or the probe, failed; tells whether that has opened it."""
+        """Record a failed call or probe; returns whether that opened the breaker."""
         self.failures += 1
         before, pause = self.state, self.pause
         too_often = before is BreakerState.CLOSED and self.failures >= self.limit
@@ -53,14 +57,14 @@ class CircuitBreaker:
         return True
 
     def may_probe(self, now: float) -> bool:
-        """Whether to ask the destination now; who hears yes must tell what came of it."""
+        """Return whether to send a probe now; the caller then reports its result."""
         if self.state is not BreakerState.OPEN or now < self.probe_at:
             return False
         self._move(BreakerEvent.PROBED)
         return True
 
     def given_up(self) -> None:
-        """The probe was cancelled: the next call may make another."""
+        """Record a cancelled probe: the next call may send another."""
         self._move(BreakerEvent.GIVEN_UP)
 
     def _move(self, event: BreakerEvent) -> None:
@@ -68,13 +72,14 @@ class CircuitBreaker:
 
 
 class CircuitBreakers:
-    """Those of one bus, by destination. A destination that answers has none, so a good call pays for one look-up."""
+    """The breakers of one bus. A destination without failures has none, so a good call costs one look-up."""
 
     def __init__(self, limit: int, pause: float, clock: Callable[[], float]) -> None:
-        self._limit = limit  # 0: never open
+        self._limit = limit  # 0: breakers never open
         self._pause = pause
         self._clock = clock
         self._breakers: dict[str, CircuitBreaker] = {}
+        self.known: Collection[str] = self._breakers.keys()  # destinations that have a breaker
 
     def __contains__(self, destination: str) -> bool:
         return destination in self._breakers
@@ -87,7 +92,7 @@ class CircuitBreakers:
         return [name for name, breaker in self._breakers.items() if breaker.state.refuses]
 
     def failed(self, destination: str) -> bool:
-        """A transport failure; tells whether the breaker has opened."""
+        """Record a transport failure; returns whether the breaker opened."""
         if not self._limit:
             return False
         breaker = self._breakers.get(destination)
@@ -96,44 +101,44 @@ class CircuitBreakers:
         return breaker.failed(self._clock())
 
     def answered(self, destination: str) -> None:
-        """The destination lives: whatever was against it is forgotten."""
+        """Record an answer: the destination's failures are forgotten."""
         self._breakers.pop(destination, None)
 
     def forget(self) -> None:
-        """The bus is another one."""
+        """Drop all breakers, after a reconnect."""
         self._breakers.clear()
 
     def state(self, destination: str) -> BreakerState:
-        """How it stands."""
+        """Return the state of a destination's breaker."""
         breaker = self._breakers.get(destination)
         return BreakerState.CLOSED if breaker is None else breaker.state
 
     def refuse(self, destination: str) -> bool:
-        """Whether calls to it are refused."""
+        """Return whether calls to a destination are refused."""
         return self.state(destination).refuses
 
     def may_probe(self, destination: str) -> bool:
-        """Whether to ask the destination now; who hears yes tells `answered`, `failed` or `given_up`."""
+        """Return whether to probe now; the caller then calls `answered`, `failed` or `given_up`."""
         return self._breakers[destination].may_probe(self._clock())
 
     def given_up(self, destination: str) -> None:
-        """The probe told nothing."""
+        """Record a probe without a result."""
         if destination in self._breakers:
             self._breakers[destination].given_up()
 
     def seconds_to_probe(self, destination: str) -> float:
-        """Until a call may make the next probe; 0 while one is on its way."""
+        """Return the seconds until the next probe; 0 while one is under way."""
         breaker = self._breakers.get(destination)
         return 0.0 if breaker is None else max(0.0, breaker.probe_at - self._clock())
 
     def describe(self, destination: str) -> str:
-        """How it stands, in words."""
+        """Describe a breaker for an error message."""
         breaker = self._breakers.get(destination)
         if breaker is None or breaker.state is BreakerState.CLOSED:
-            return "is asked as always"
+            return "circuit breaker closed"
         left = self.seconds_to_probe(destination)
         if breaker.state is BreakerState.HALF_OPEN:
-            when = "a probe is on its way"
+            when = "a probe is under way"
         else:
-            when = f"it is probed in {left:.1f} s" if left else "the next call probes it"
-        return f"has failed {breaker.failures} times in a row: its breaker is open, {when}"
+            when = f"next probe in {left:.1f} s" if left else "the next call probes it"
+        return f"circuit breaker open after {breaker.failures} failures in a row; {when}"

@@ -1,7 +1,10 @@
-"""The `unixexec:` transport, which the library lacks: a process whose stdin and stdout are the bus; knows no D-Bus.
+"""Connect to a message bus and close a connection; adds what the library lacks.
 
-D-Bus specification, "Executed Subprocesses on Unix". The library connects to a socket of ours in a private directory,
-and the other end of that very connection is what the process gets.
+- The `unixexec:` transport (D-Bus specification, "Executed Subprocesses on Unix"): the library connects to a socket in
+  a private directory, and the process gets the other end of that connection as stdin and stdout.
+- File descriptors: they are negotiated, since a broker otherwise holds a reply with a descriptor back for ever, and
+  closed on receipt.
+- Cancellation: an attempt to connect that is cancelled leaves no socket behind.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ T = TypeVar("T")
 
 
 def command(address: str) -> list[str]:
-    """The command line in an address; raises ValueError."""
+    """Return the command line of a unixexec: address; raises ValueError."""
     pairs = dict(pair.partition("=")[::2] for pair in address.removeprefix(PREFIX).split(",") if pair)
     options = {key: unquote(value) for key, value in pairs.items()}
     if not options.get("path"):
@@ -39,7 +42,7 @@ def command(address: str) -> list[str]:
 
 
 async def through_process(address: str, connect: Callable[[str], Awaitable[T]]) -> tuple[T, Process]:
-    """Start the process, and `connect` to a unix: address that leads to it."""
+    """Start the process, and `connect` to a unix: address that leads to it. Returns the connection and the process."""
     argv = command(address)
     with tempfile.TemporaryDirectory(prefix="unixexec-") as directory, _listener(directory) as listener:
         spawning = asyncio.ensure_future(_spawn(listener, argv))
@@ -67,7 +70,7 @@ async def _spawn(listener: socket.socket, argv: list[str]) -> Process:
 
 
 async def _abort(spawning: asyncio.Future[Process]) -> None:
-    """Leave no process behind; a command that cannot be started is the better reason to give."""
+    """End the process of a failed attempt; an error of starting it takes precedence as the reason."""
     if not spawning.done():
         await asyncio.wait({spawning}, timeout=EXIT_TIMEOUT)
     if spawning.cancel():
@@ -77,7 +80,7 @@ async def _abort(spawning: asyncio.Future[Process]) -> None:
 
 
 async def end(process: Process) -> None:
-    """Wait for it to end, which closing its stdin makes it do; insist after a while."""
+    """Wait for a process to end after its stdin was closed; kill it after EXIT_TIMEOUT."""
     try:
         await asyncio.wait_for(process.wait(), EXIT_TIMEOUT)
     except TimeoutError:
@@ -85,27 +88,23 @@ async def end(process: Process) -> None:
         await process.wait()
 
 
-# Opens a connection to a message bus, and lets go of one without harm. Knows no message.
+GIVE_UP_TIMEOUT = 0.5  # seconds for a connection to notice that its socket is closed
 
-
-GIVE_UP_TIMEOUT = 0.5  # seconds for a connection, or an attempt at one, to see that its socket is shut
-
-# A broker may give so many descriptors with one message, and no more than the kernel gives at a time.
+# The most descriptors that the kernel passes with one message (SCM_MAX_FD).
 _ANCILLARY = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 
 
 class Inbox:
-    """The socket as the library reads from it: each descriptor that comes is closed at once.
+    """The socket as the library reads it; each received descriptor is closed at once.
 
-    A broker keeps a reply with a descriptor back from whoever has not negotiated them, and the caller waits for ever:
-    so they are negotiated. The message comes as any other, and its `h` is a number that leads nowhere.
+    The message itself is delivered; its `h` values are indices without a descriptor.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
     def recv(self, size: int) -> bytes:
-        """Read, as a socket does."""
+        """Read like a socket."""
         data, ancillary, _, _ = self._sock.recvmsg(size, _ANCILLARY)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -124,14 +123,14 @@ def _close_all(content: bytes) -> None:
 
 
 class _External(AuthExternal):
-    """The library's, which takes a bus that cannot pass descriptors on for one that refuses us."""
+    """The library takes an ERROR in the negotiation of descriptors for a refusal; this class goes on without them."""
 
     def _receive_line(self, line: str) -> str:
         return "BEGIN" if self.negotiating_fds and line.startswith("ERROR") else super()._receive_line(line)
 
 
 class _Bus(MessageBus):
-    """The library's, with the Inbox in place of its own way to take descriptors, which costs three reads a message."""
+    """The library's connection with Inbox: its own descriptor handling costs three reads a message."""
 
     async def _authenticate(self) -> None:
         await super()._authenticate()
@@ -141,8 +140,8 @@ class _Bus(MessageBus):
 
 
 async def connect(address: str) -> MessageBus:
-    """Connect and authenticate; raises whatever the library does. Nothing is left of an attempt that is cancelled."""
-    over_tcp = address.startswith("tcp:")  # which carries neither credentials nor descriptors
+    """Connect and authenticate; raises the library's exceptions. A cancelled attempt leaves nothing behind."""
+    over_tcp = address.startswith("tcp:")  # TCP carries neither credentials nor descriptors
     auth = AuthAnonymous() if over_tcp else _External()
     bus = _Bus(bus_address=address, auth=auth, negotiate_unix_fd=not over_tcp)
     connecting = asyncio.ensure_future(bus.connect())
@@ -154,15 +153,15 @@ async def connect(address: str) -> MessageBus:
 
 
 async def close(bus: MessageBus) -> None:
-    """Close a connection, and wait until its socket is shut."""
+    """Close a connection and wait until its socket is closed."""
     bus.disconnect()
     await asyncio.wait({asyncio.ensure_future(bus.wait_for_disconnect())}, timeout=GIVE_UP_TIMEOUT)  # type: ignore[no-untyped-call] # theirs
 
 
 async def _give_up(bus: MessageBus, connecting: asyncio.Task[MessageBus]) -> None:
-    """End an attempt to connect from below, by its socket.
+    """End an attempt to connect by closing its socket.
 
-    A `connect` that is cancelled may close its descriptor and still watch it; uvloop aborts the process for that.
+    Cancelling `connect` can close a descriptor that the loop still watches, for which uvloop aborts the process.
     """
     bus.disconnect()
     _, still = await asyncio.wait({connecting}, timeout=GIVE_UP_TIMEOUT)

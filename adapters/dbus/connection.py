@@ -1,7 +1,11 @@
-"""One connection to one message bus: connects, sends, matches replies to calls; knows no pool and no legacy value.
+"""One connection to one message bus: connects, sends, matches replies to calls.
 
-The library's own `MessageBus.call` is not used: a caller that is cancelled leaves its handler, and with it the whole
-body, in the library's table for good. The table here is emptied by the caller itself.
+The library's `MessageBus.call` is not used: a cancelled caller leaves its handler, with the whole body, in the
+library's table for good. Here the caller removes its own entry.
+
+Outgoing bytes go through an Outbox: messages of one loop turn leave in one send, a full socket buffer is waited for
+(the library takes it for the end of the connection), and a message of which no byte has left can be withdrawn.
+Variants are converted to the library's class by a converter compiled once for each signature.
 """
 
 from __future__ import annotations
@@ -27,77 +31,71 @@ from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import Fault, FaultCode
 
-# Bytes out over one socket, in order: what comes within one turn of the loop leaves in one send; knows no D-Bus.
-#
-# The library makes a system call for each message, and takes an error of it for the end of the connection, also when
-# the socket's buffer is merely full. Here a full buffer is waited for, and a broken socket is left for its reader to
-# find.
-
 
 class Outbox:
-    """A stream whose places are counted in bytes from its start."""
+    """An outgoing byte stream; positions are counted in bytes from its start."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.written = 0  # what the kernel has taken
-        self._put = 0  # what we were given
+        self.written = 0  # bytes taken by the kernel
+        self._put = 0  # bytes put
         self._sock = sock
         self._fd = sock.fileno()
         self._loop = asyncio.get_running_loop()
         self._backlog = bytearray()
-        self._holes: list[tuple[int, int]] = []  # (start, end) of what was withdrawn, in order; not in the backlog
-        self._corked = False  # something has left in this turn already: gather the rest
-        self._stuck = False  # waiting until the socket is writable
+        self._withdrawn: list[tuple[int, int]] = []  # (start, end) of withdrawn messages, in order; not in the backlog
+        self._corked = False  # bytes were sent in this loop turn: the rest is gathered
+        self._is_blocked = False  # waiting until the socket is writable
         self._watchers: deque[tuple[int, Callable[[], None]]] = deque()
 
     def put(self, data: bytes | bytearray) -> int:
-        """Take one whole message; tells where it ends. It is with the kernel when `written` has come so far."""
+        """Queue one whole message; returns its end position. The kernel has it once `written` reaches that position."""
         self._put += len(data)
         self._backlog += data
         if not self._corked:
             self._corked = True
             self._loop.call_soon(self._uncork)
-            self._push()
+            self._send_backlog()
         return self._put
 
     def send(self, data: memoryview) -> int:
-        """What the library calls as if this were its socket; it never has to wait."""
+        """Called by the library as if this were its socket; always takes everything."""
         self.put(bytes(data))
         return len(data)
 
-    def when_written(self, place: int, tell: Callable[[], None]) -> None:
-        """Call `tell` when `written` has come to `place`; never if the socket breaks before. Places only grow."""
-        self._watchers.append((place, tell))
+    def when_written(self, place: int, notify: Callable[[], None]) -> None:
+        """Call `notify` once `written` reaches `place`; not if the socket breaks first. Positions must not decrease."""
+        self._watchers.append((place, notify))
 
     def withdraw(self, end: int, size: int) -> bool:
-        """Take back the message of `size` bytes that ends at `end`; false when a byte of it has left already."""
+        """Withdraw the message of `size` bytes that ends at `end`; False if a byte of it was sent."""
         start = end - size
         if start < self.written:
             return False
-        at = start - self.written - sum(until - since for since, until in self._holes if since < start)
+        at = start - self.written - sum(until - since for since, until in self._withdrawn if since < start)
         del self._backlog[at : at + size]
-        self._holes.append((start, end))
-        self._holes.sort()
+        self._withdrawn.append((start, end))
+        self._withdrawn.sort()
         self._advance(0)
-        if self._stuck and self._sock.fileno() >= 0:
-            self._wait_for_room()
+        if self._is_blocked and self._sock.fileno() >= 0:
+            self._wait_for_capacity()
         return True
 
     def _advance(self, sent: int) -> None:
-        """Count what has left, and pass over what was withdrawn."""
+        """Count sent bytes, skip withdrawn messages, notify watchers."""
         self.written += sent
-        while self._holes and self._holes[0][0] <= self.written:
-            since, until = self._holes.pop(0)
+        while self._withdrawn and self._withdrawn[0][0] <= self.written:
+            since, until = self._withdrawn.pop(0)
             self.written += until - since
         while self._watchers and self._watchers[0][0] <= self.written:
             self._watchers.popleft()[1]()
 
     def _uncork(self) -> None:
         self._corked = False
-        if self._backlog and not self._stuck:
-            self._push()
+        if self._backlog and not self._is_blocked:
+            self._send_backlog()
 
-    def _push(self) -> None:
-        if self._sock.fileno() < 0 or (self._stuck and not self._backlog):
+    def _send_backlog(self) -> None:
+        if self._sock.fileno() < 0 or (self._is_blocked and not self._backlog):
             return
         try:
             sent = self._sock.send(self._backlog)
@@ -105,20 +103,17 @@ class Outbox:
             sent = 0
         del self._backlog[:sent]
         self._advance(sent)
-        self._wait_for_room()
+        self._wait_for_capacity()
 
-    def _wait_for_room(self) -> None:
-        """Be called again when the socket takes more, as long as there is more."""
-        if self._stuck == bool(self._backlog):
+    def _wait_for_capacity(self) -> None:
+        """Watch the socket for writability while there is a backlog."""
+        if self._is_blocked == bool(self._backlog):
             return
-        self._stuck = not self._stuck
-        if self._stuck:
-            self._loop.add_writer(self._fd, self._push)
+        self._is_blocked = not self._is_blocked
+        if self._is_blocked:
+            self._loop.add_writer(self._fd, self._send_backlog)
         else:
             self._loop.remove_writer(self._fd)
-
-
-# Our variants -> the library's, by a converter made once for each signature; checks nothing but that they are ours.
 
 
 Convert: TypeAlias = Callable[[object], object]
@@ -126,7 +121,7 @@ Convert: TypeAlias = Callable[[object], object]
 
 @lru_cache(maxsize=4096)
 def to_library(signature: str) -> Callable[[Sequence[object]], list[object]]:
-    """A function that turns the variants in a checked body into the library's; a plain copy where there are none."""
+    """Return a function that converts the variants of a checked body to the library's class."""
     converters = [_converter(type_) for type_ in parse(signature)]
     if not any(converters):
         return list
@@ -141,7 +136,7 @@ def _inner(signature: str) -> Convert | None:
 
 
 def _variant(value: object) -> Variant:
-    # The library dies of a None here (SIGSEGV), so the class is asked for although the body is checked.
+    # The library crashes on None here (SIGSEGV), hence this check although the body was checked.
     if not isinstance(value, marshal.Variant):
         raise TypeError("a variant is expected")
     convert = _inner(value.signature)
@@ -149,7 +144,7 @@ def _variant(value: object) -> Variant:
 
 
 def _converter(type_: Type) -> Convert | None:
-    """How to convert a value of this type; None when it may stay as it is."""
+    """Return the converter for values of this type; None where no conversion is needed."""
     if not type_.has_variant:
         return None
     if type_.code == "v":
@@ -181,31 +176,31 @@ def _same(value: object) -> object:
 BUS_NAME = "org.freedesktop.DBus"  # the broker itself
 BUS_PATH = "/org/freedesktop/DBus"
 OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and Hello together
-SERIALS = 2**31  # a serial is 32 bits wide and the library's does not wrap: the connection is renewed long before
+SERIALS = 2**31  # serials have 32 bits and the library's do not wrap: the connection is renewed before
 
 
-Received = Message  # a method return or an error, as the library gives it
+Received = Message  # a method return or an error, of the library
 _ONEWAY = MessageFlag.NO_REPLY_EXPECTED
 
 ReplyFuture: TypeAlias = "Message | Fault"
 
 
 class ConnectError(Exception):
-    """There is no bus at this address, or it does not want us; the text is for the operator."""
+    """The bus cannot be reached or refuses the connection; the text is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class BusConnectionLimits:
-    """What one connection may hold."""
+    """Limits of one connection."""
 
-    in_flight: int = 100  # calls without an answer; brokers count them as pending replies, 128 on a system bus
+    in_flight: int = 100  # calls without a reply; a system bus allows 128 pending replies
     max_message: int = 32 * 1024**2  # bytes
     serials: int = SERIALS
     starts_services: bool = True  # whether a call may make the bus start the service it goes to
 
 
 class DBusConnection:
-    """Open until `worn` is set: lost, or due to be replaced by a new one while it still answers."""
+    """Usable until `stale` is set: the connection is lost, or is to be replaced and finishes its calls."""
 
     def __init__(
         self, bus: MessageBus, limits: BusConnectionLimits, process: asyncio.subprocess.Process | None = None
@@ -216,18 +211,20 @@ class DBusConnection:
         self._longest = min(limits.max_message, MAX_MESSAGE)
         self._process = process
         self._outbox = _outbox(bus)
-        self._waiting: dict[int, tuple[asyncio.Future[ReplyFuture | None], int]] = {}  # by serial; where it ends
-        self._abandoned = 0  # given up here, but still a pending reply (or unwritten) for the broker
+        self._waiting: dict[
+            int, tuple[asyncio.Future[ReplyFuture | None], int]
+        ] = {}  # by serial; with the end position
+        self._abandoned = 0  # cancelled here, but still pending (or unwritten) at the broker
         self._retired = False
         self._xml: dict[tuple[str, str], str] = {}
         self._watched: set[str] = set()
-        self._on_owner: dict[str, Callable[[str], None]] = {}  # by bus name: told when somebody has taken it
+        self._on_owner: dict[str, Callable[[str], None]] = {}  # by bus name: called when the name has an owner
         self._loop = asyncio.get_running_loop()
         self.on_signal: Callable[[Message], None] | None = None
         self.late_replies = 0
         self.lost = False
         self.error = ""
-        self.worn = asyncio.Event()
+        self.stale = asyncio.Event()
         bus.add_message_handler(self._received)
         self.ended = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # theirs
         self.ended.add_done_callback(self._ended)
@@ -246,19 +243,22 @@ class DBusConnection:
 
     @property
     def in_flight(self) -> int:
-        """Calls that wait here, and those which only the broker still counts."""
+        """Calls that wait here and cancelled calls that are pending at the broker."""
         return len(self._waiting) + self._abandoned
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether one more call may be sent."""
         return len(self._waiting) + self._abandoned < self._limits.in_flight and not self.lost and not self._retired
 
     async def call(self, call: MethodCall, *, oneway: bool = False) -> ReplyFuture | None:
-        """The method return or error; None for a oneway call once it is written. Nothing stays when cancelled."""
+        """Send a call and return its reply; None for a oneway call once it is written.
+
+        A call that is cancelled before a byte was sent is withdrawn, and the CancelledError gets NOT_SENT.
+        """
         serial = self._bus.next_serial()
         if serial >= self._limits.serials:
-            self.worn.set()
+            self.stale.set()
         if not self._bus.connected:
             return _unsent()
         data = self._message(call, serial, self._flags | _ONEWAY if oneway else self._flags)
@@ -295,22 +295,22 @@ class DBusConnection:
         return _too_large(len(data), self._longest) if len(data) > self._longest else data
 
     def _written(self, serial: int) -> None:
-        """A oneway call is over once it is written."""
+        """Finish a oneway call: it is written."""
         waiting = self._waiting.pop(serial, None)
         if waiting is None:
-            self._abandoned -= 1  # its caller did not wait so long
+            self._abandoned -= 1  # its caller was cancelled
         else:
             _settle(waiting[0], None)
 
     def _abandon(self, serial: int) -> None:
-        """Count a call that its caller has given up until the bus has done with it too."""
+        """Count a cancelled call until the bus has finished it."""
         del self._waiting[serial]
         self._abandoned += 1
         if self._abandoned * 2 >= self._limits.in_flight:
-            self.worn.set()  # closing it is the only way to make the broker forget pending replies
+            self.stale.set()  # only closing the connection makes the broker forget pending replies
 
     def _received(self, message: Message) -> bool:
-        """Every message that arrives; true when it was ours."""
+        """Handle an incoming message; returns True for a reply to a call of ours."""
         if message.reply_serial:
             waiting = self._waiting.pop(message.reply_serial, None)
             if waiting is not None:
@@ -326,7 +326,7 @@ class DBusConnection:
         return False
 
     def _ended(self, end: asyncio.Future[None]) -> None:
-        """The connection is gone: tell everybody who waits, at once."""
+        """Fail every waiting call: the connection is gone."""
         failure = None if end.cancelled() else end.exception()
         self.lost = True
         self.error = "" if failure is None else str(failure) or type(failure).__name__
@@ -334,7 +334,7 @@ class DBusConnection:
         for reply, place in waiting.values():
             _settle(reply, _unanswered() if place <= self._outbox.written else _unsent())
         self._xml.clear()
-        self.worn.set()
+        self.stale.set()
 
     def retire(self) -> None:
         """Take no more calls, close when those in flight are done."""
@@ -351,15 +351,15 @@ class DBusConnection:
             self._bus.disconnect()
 
     async def closed(self) -> None:
-        """Wait until it is closed, by us or by the bus."""
+        """Wait until the connection is closed, from either side."""
         await asyncio.wait({self.ended})
         if self._process is not None:
             await connect.end(self._process)
 
-    async def ping(self, patience: float) -> bool:
-        """Whether the bus itself answers within so many seconds, or tells that it is gone; a mute one is closed."""
+    async def ping(self, seconds: float) -> bool:
+        """Return whether the bus answers a Ping within `seconds`; a connection without an answer is closed."""
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 await self.call(ping(BUS_NAME))
         except TimeoutError:
             self.close()

@@ -1,4 +1,4 @@
-"""D-Bus errors as faults: which name means what, and which ones tell that a service could not be reached at all."""
+"""D-Bus errors as faults, and which of them mean that the service was not reached."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ ERROR_NAMES: dict[str, FaultCode] = {
     for name in names.split()
 }
 
-# Said by the broker: the call reached nobody. A service that says so has been asked, and has lost somebody else.
+# From the broker these mean that the call was not delivered. From a service they concern a peer of that service.
 NOT_DELIVERED = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
 
-# What a broker says of a destination that did not take the call, or did not live to answer it.
+# Errors of the broker about a destination that did not take the call, or died before it answered.
 TRANSPORT_FAILURES = frozenset({FaultCode.UNAVAILABLE, FaultCode.NO_REPLY, FaultCode.TIMEOUT})
 
 
 def fault(message: Received) -> Fault:
-    """What a D-Bus error tells, before any mapping translates it: name, text and arguments as they came."""
+    """Turn a D-Bus error into a fault with its name, text and arguments, before the mapping's error rules apply."""
     arguments = _arguments(message)
     name = message.error_name or ""
     text = arguments[0] if arguments and isinstance(arguments[0], str) else name
@@ -55,7 +55,7 @@ def fault(message: Received) -> Fault:
 
 
 def _arguments(message: Received) -> list[Value]:
-    """The arguments of an error; none when they are nothing a legacy client can be told."""
+    """The arguments of an error; empty where they have no legacy representation."""
     try:
         types = parse(message.signature)
         return [marshal.from_dbus(type_)(value) for type_, value in zip(types, message.body, strict=True)]
@@ -64,7 +64,7 @@ def _arguments(message: Received) -> list[Value]:
 
 
 def is_transport_failure(message: Received) -> bool:
-    """Whether the broker answered in place of the destination. What a service says itself is never one."""
+    """Return whether the broker answered in place of the destination."""
     if not message.error_name or message.sender != BUS_NAME:
         return False
     return ERROR_NAMES.get(message.error_name) in TRANSPORT_FAILURES

@@ -1,4 +1,4 @@
-"""Asks a bus who owns which names and which it could start; knows no pool, and nothing of who calls whom."""
+"""Ask a bus for the owners of names and for the names that it can activate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ask: TypeAlias = "Callable[[MethodCall], Awaitable[ReplyFuture | None]]"
 
 @dataclass(frozen=True, slots=True)
 class NameOwner:
-    """Who is behind a bus name."""
+    """The owner of a bus name."""
 
     presence: Presence
     unique_name: str = ""  # ":1.7"
@@ -26,7 +26,7 @@ OWNER_UNKNOWN = NameOwner(Presence.UNKNOWN)
 
 
 async def owners(ask: Ask, names: Collection[str]) -> Mapping[str, NameOwner]:
-    """Who owns each of the names now."""
+    """Return the current owner of each name."""
     startable, *found = await asyncio.gather(
         ask(_driver("ListActivatableNames")), *(ask(_driver("GetNameOwner", "s", name)) for name in names)
     )
@@ -45,7 +45,7 @@ def _owner(answer: ReplyFuture | None, on_demand: bool) -> NameOwner:  # noqa: F
 
 
 def _first(answer: ReplyFuture | None) -> object:
-    """The first argument of a method return; None of anything else."""
+    """The first argument of a method return; None for an error or an empty body."""
     if not isinstance(answer, Received) or answer.error_name or not answer.body:
         return None
     first: object = answer.body[0]

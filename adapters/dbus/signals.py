@@ -22,16 +22,13 @@ from gateway.core.dbus.signature import parse
 from gateway.core.dbus.target import MethodCall, Subscription
 from gateway.core.rpc.model import Event, EventsLost, Value
 
-# What one subscriber has still to hear: bounded, and of a property only the last value; knows no bus.
-
-
-BOUND = 1024  # events that wait to be heard
+BOUND = 1024  # events in the queue of one subscriber
 
 SignalEvent: TypeAlias = "Event | EventsLost"
 
 
 class SignalQueue:
-    """`async for news in feed:` never ends by itself."""
+    """The events of one subscriber, bounded; of a property only the newest value is kept. Iterate with `async for`."""
 
     def __init__(self, bound: int = BOUND) -> None:
         self._bound = bound
@@ -40,19 +37,19 @@ class SignalQueue:
         self._more = asyncio.Event()
 
     def put(self, event: Event) -> bool:
-        """Take an event, whatever else is known of its properties; false when there is no room, and it is lost."""
+        """Queue an event, merged with an earlier change of the same properties; False if the queue is full."""
         key = self._key(event)
         before = self._queue.pop(key, None)
         if before is None and len(self._queue) >= self._bound:
             return False
-        self._queue[key] = event if not isinstance(before, Event) else _together(before, event)
+        self._queue[key] = event if not isinstance(before, Event) else _merged(before, event)
         self._more.set()
         return True
 
     def miss(self, missed: EventsLost) -> None:
-        """Tell that events may have been lost; what is read then is newer than all that was told before of properties.
+        """Queue that events may be lost; queued property changes of the bus name are dropped, since the state is read.
 
-        There is always room for it: of each bus name one waits at most.
+        There is always capacity for it: at most one waits for each bus name.
         """
         self._queue.pop(missed.bus_name, None)
         stale = [key for key, news in self._queue.items() if isinstance(news, Event) and _is_outdated(news, missed)]
@@ -71,7 +68,7 @@ class SignalQueue:
         return self._queue.popitem(last=False)[1]
 
     def _key(self, event: Event) -> Hashable:
-        """Events of one key are heard as one."""
+        """Events with the same key are merged."""
         if event.member:
             return next(self._numbers)
         return event.bus_name, event.object_path, event.interface
@@ -81,7 +78,7 @@ def _is_outdated(event: Event, missed: EventsLost) -> bool:
     return not event.member and event.bus_name == missed.bus_name
 
 
-def _together(before: Event, after: Event) -> Event:
+def _merged(before: Event, after: Event) -> Event:
     return Event(
         after.bus_name,
         after.object_path,
@@ -97,24 +94,22 @@ def _without(before: Event, after: Event) -> dict[str, Value]:
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
 TIMEOUT = 5.0  # seconds that a bus has to take a match rule
-OVERFLOW_LIMIT = (
-    2000  # signals to one subscription within a second; past it the bus is asked to send no more for a while
-)
-OVERFLOW_PAUSE = 1.0  # seconds of that while
-REFUSED = 5.0  # seconds before a match rule is tried again that the bus would not take
+OVERFLOW_LIMIT = 2000  # signals a second to one subscription; past it the match rule is removed for a while
+OVERFLOW_PAUSE = 1.0  # seconds without the match rule
+REFUSED = 5.0  # seconds before a refused match rule is tried again
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
 class Interest:
-    """A subscription, whom it is for, and how far the bus knows of it."""
+    """A subscription, its queue, and the state of its match rules."""
 
     subscription: Subscription
     feed: SignalQueue
-    listening: bool = False  # the bus has the match rules
-    owner: str | None = None  # unique name; empty for nobody, None while we do not know
-    deaf_until: float = 0.0  # of the loop's clock: no match rules before
+    listening: bool = False  # the match rules are in force
+    owner: str | None = None  # unique name; empty: no owner, None: unknown
+    suspended_until: float = 0.0  # loop time; no match rules before
     heard: int = 0  # signals since `since`
     since: float = 0.0
     rules: tuple[str, ...] = field(init=False)
@@ -123,65 +118,65 @@ class Interest:
         self.rules = tuple(_rules(self.subscription))
 
     def miss(self, why: str) -> None:
-        """Tell the subscriber that he may have missed something."""
+        """Notify the subscriber that events may be lost."""
         self.feed.miss(EventsLost(self.subscription.bus_name, self.owner or "", why))
 
 
 class Signals:
-    """All interests in one bus. `add` and `discard` return at once; a task of this object tells the bus."""
+    """The subscriptions of one bus. `add` and `discard` return at once; a task brings the match rules up to date."""
 
-    def __init__(self, bus: BusSettings, around: Dependencies) -> None:
+    def __init__(self, bus: BusSettings, dependencies: Dependencies) -> None:
         self._bus = bus
-        self._around = around
+        self._dependencies = dependencies
         self._interests: dict[Interest, None] = {}
-        self._leaving: list[str] = []  # match rules that the bus is to forget
+        self._draining: list[str] = []  # match rules to be removed
         self._changed = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._maintainer: asyncio.Task[None] | None = None
         self._connection: DBusConnection | None = None
         self.heard = 0
         self.overflows = 0
 
     def add(self, interest: Interest) -> None:
-        """Begin to listen."""
+        """Add a subscription."""
         self._interests[interest] = None
         self._changed.set()
-        if self._keeper is None:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        if self._maintainer is None:
+            self._maintainer = asyncio.get_running_loop().create_task(self._maintain())
 
     def discard(self, interest: Interest) -> None:
-        """Listen no more for it."""
+        """Remove a subscription."""
         self._interests.pop(interest, None)
         self._forget_rules(interest)
 
-    async def is_alive(self, patience: float) -> bool:
-        """Whether the bus answers on this connection too, where there is one; a mute one is closed, and made anew."""
-        alive = self._connection is None or await self._connection.ping(patience)
-        return alive and (self._keeper is None or not self._keeper.done())
+    async def is_alive(self, seconds: float) -> bool:
+        """Return whether the bus answers on this connection, if there is one; else it is closed and replaced."""
+        alive = self._connection is None or await self._connection.ping(seconds)
+        return alive and (self._maintainer is None or not self._maintainer.done())
 
     async def close(self) -> None:
-        """End, with whatever was subscribed."""
+        """Remove every subscription and close the connection."""
         self._interests.clear()
-        keeper, self._keeper = self._keeper, None
+        keeper, self._maintainer = self._maintainer, None
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait({keeper})
 
     # The connection
 
-    async def _keep(self) -> None:
+    async def _maintain(self) -> None:
         while True:
             while not self._interests:
                 self._changed.clear()
                 await self._changed.wait()
             connection = await self._connect()
             self._connection = connection
-            connection.on_signal = self._hear
+            connection.on_signal = self._on_signal
             connection.ended.add_done_callback(lambda _: self._changed.set())
             try:
                 await self._serve(connection)
             finally:
                 self._connection = None
-                self._leaving.clear()
+                self._draining.clear()
                 connection.close()
                 await connection.closed()
             for interest in self._interests:
@@ -189,21 +184,21 @@ class Signals:
                 interest.miss(f"bus '{self._bus.name}' is not connected")
 
     async def _connect(self) -> DBusConnection:
-        for pause in delays(self._around.chance):
+        for pause in delays(self._dependencies.chance):
             with suppress(ConnectError):
                 return await DBusConnection.open(
                     self._bus.address, BusConnectionLimits(max_message=self._bus.max_message)
                 )
-            await self._around.sleep(pause)
+            await self._dependencies.sleep(pause)
         raise AssertionError("there is always one more attempt")
 
     async def _serve(self, connection: DBusConnection) -> None:
-        """Bring the bus's match rules to what is wanted, until the connection is gone or nobody listens."""
-        while self._interests and not connection.worn.is_set():
+        """Keep the match rules up to date until the connection is lost or no subscription is left."""
+        while self._interests and not connection.stale.is_set():
             self._changed.clear()
             try:
                 async with asyncio.timeout(TIMEOUT):
-                    await self._tell(connection)
+                    await self._update_rules(connection)
             except TimeoutError:
                 return
             with suppress(TimeoutError):
@@ -211,22 +206,22 @@ class Signals:
                     await self._changed.wait()
 
     def _next_attempt(self) -> float | None:
-        return min((one.deaf_until for one in self._interests if not one.listening), default=None)
+        return min((one.suspended_until for one in self._interests if not one.listening), default=None)
 
-    async def _tell(self, connection: DBusConnection) -> None:
-        leaving, self._leaving = self._leaving, []
+    async def _update_rules(self, connection: DBusConnection) -> None:
+        leaving, self._draining = self._draining, []
         for rule in leaving:
             await connection.call(_driver("RemoveMatch", rule))
         now = asyncio.get_running_loop().time()
-        waiting = [one for one in self._interests if not one.listening and one.deaf_until <= now]
+        waiting = [one for one in self._interests if not one.listening and one.suspended_until <= now]
         for interest in waiting:
             await self._begin(connection, interest)
-        for interest in waiting:  # all at once: who has several is told once
+        for interest in waiting:  # all at once: a queue with several subscriptions gets one EventsLost
             if interest.owner is not None:
-                interest.miss("listening from now on")
+                interest.miss("subscribed from now on")
 
     async def _begin(self, connection: DBusConnection, interest: Interest) -> None:
-        """Rules first, and only then who owns the name: what comes between is heard, or is told by the answer."""
+        """Add the rules, then ask for the owner: a change in between is either signalled or in the answer."""
         interest.listening = True
         for rule in interest.rules:
             answer = await connection.call(_driver("AddMatch", rule))
@@ -236,28 +231,28 @@ class Signals:
                 self._refused(interest, answer.error_name)
                 return
         answer = await connection.call(_driver("GetNameOwner", interest.subscription.bus_name))
-        if interest.owner is None and isinstance(answer, Received):  # or else its change was heard meanwhile
+        if interest.owner is None and isinstance(answer, Received):  # else a NameOwnerChanged arrived meanwhile
             interest.owner = "" if answer.error_name else str(answer.body[0])
 
     def _refused(self, interest: Interest, why: str) -> None:
-        log.warning("bus '%s' takes no match rule for %s: %s", self._bus.name, interest.subscription.bus_name, why)
-        self._be_deaf(interest, REFUSED)
+        log.warning("bus '%s' refused the match rule for %s: %s", self._bus.name, interest.subscription.bus_name, why)
+        self._suspend(interest, REFUSED)
 
-    def _be_deaf(self, interest: Interest, seconds: float) -> None:
-        """Make the bus send nothing for a while; when it does again, what was missed is read."""
-        interest.deaf_until = asyncio.get_running_loop().time() + seconds
+    def _suspend(self, interest: Interest, seconds: float) -> None:
+        """Remove the match rules for a while; the state is read when they are back."""
+        interest.suspended_until = asyncio.get_running_loop().time() + seconds
         self._forget_rules(interest)
 
     def _forget_rules(self, interest: Interest) -> None:
         if interest.listening and self._connection is not None:
-            self._leaving += interest.rules
+            self._draining += interest.rules
         interest.listening, interest.owner = False, None
         self._changed.set()
 
-    # What comes in
+    # Incoming signals
 
-    def _hear(self, message: Received) -> None:
-        """A signal; what does not come from the owner of the bus name is for nobody."""
+    def _on_signal(self, message: Received) -> None:
+        """Deliver a signal; signals that do not come from the owner of the bus name are dropped."""
         if message.sender == BUS_NAME:
             if message.member == "NameOwnerChanged" and message.signature == "sss":
                 self._new_owner(*message.body)
@@ -266,37 +261,37 @@ class Signals:
         if fits:
             self.heard += 1
         for interest in fits:
-            self._pass_on(interest, message)
+            self._deliver(interest, message)
 
     def _new_owner(self, bus_name: str, _before: str, owner: str) -> None:
         for interest in self._interests:
             if interest.listening and interest.subscription.bus_name == bus_name:
                 interest.owner = owner
-                interest.miss(f"its owner is {owner}" if owner else "nobody owns it")
+                interest.miss(f"its owner is {owner}" if owner else "it has no owner")
 
-    def _pass_on(self, interest: Interest, message: Received) -> None:
-        if self._is_storm(interest):
-            self._too_much(interest, f"more than {OVERFLOW_LIMIT} signals in a second")
+    def _deliver(self, interest: Interest, message: Received) -> None:
+        if self._overflows_now(interest):
+            self._pause(interest, f"more than {OVERFLOW_LIMIT} signals in a second")
             return
         try:
             event = _event(interest.subscription, message)
         except (ValueError, marshal.MarshalError) as error:
-            log.warning("%s %s.%s: not understood: %s", message.path, message.interface, message.member, error)
+            log.warning("%s %s.%s: cannot be decoded: %s", message.path, message.interface, message.member, error)
             return
         if event is not None and not interest.feed.put(event):
-            self._too_much(interest, "more signals than were heard in time")
+            self._pause(interest, "the queue of the subscriber is full")
 
-    def _is_storm(self, interest: Interest) -> bool:
+    def _overflows_now(self, interest: Interest) -> bool:
         now = asyncio.get_running_loop().time()
         if now - interest.since >= 1.0:
             interest.since, interest.heard = now, 0
         interest.heard += 1
         return interest.heard > OVERFLOW_LIMIT
 
-    def _too_much(self, interest: Interest, why: str) -> None:
+    def _pause(self, interest: Interest, why: str) -> None:
         self.overflows += 1
-        log.warning("%s: %s: deaf to it for %g s", interest.subscription.bus_name, why, OVERFLOW_PAUSE)
-        self._be_deaf(interest, OVERFLOW_PAUSE)
+        log.warning("%s: %s: its signals are paused for %g s", interest.subscription.bus_name, why, OVERFLOW_PAUSE)
+        self._suspend(interest, OVERFLOW_PAUSE)
 
 
 def _rules(wanted: Subscription) -> Iterator[str]:
@@ -310,7 +305,7 @@ def _rules(wanted: Subscription) -> Iterator[str]:
 
 
 def _is_wanted(wanted: Subscription, message: Received) -> bool:
-    """The same that the match rules say: another subscription's signals come over the same connection."""
+    """Apply the match rules again: signals of other subscriptions come over the same connection."""
     path = message.path or ""
     if path != wanted.object_path and not (wanted.below and path.startswith(f"{wanted.object_path}/")):
         return False
@@ -321,7 +316,7 @@ def _is_wanted(wanted: Subscription, message: Received) -> bool:
 
 
 def _event(wanted: Subscription, message: Received) -> Event | None:
-    """What it tells; raises ValueError or MarshalError. None when no property of interest has changed."""
+    """Decode a signal; None where no subscribed property changed. Raises ValueError or MarshalError."""
     where = (wanted.bus_name, message.path or "", wanted.interface)
     if wanted.member:
         if message.signature != wanted.signature:
@@ -332,7 +327,7 @@ def _event(wanted: Subscription, message: Received) -> Event | None:
 
 
 def _changes(wanted: Subscription, changed: dict[str, Any], lost: list[str]) -> tuple[dict[str, Value], frozenset[str]]:
-    """The new values; a property of another type than promised is as good as invalidated: reading it says why."""
+    """Return the new values and the invalidated names. A property of an unexpected type counts as invalidated."""
     known = wanted.properties
     good = {name: variant for name, variant in changed.items() if known.get(name) == variant.signature}
     values = {name: _decoded(variant.signature, [variant.value])[0] for name, variant in good.items()}

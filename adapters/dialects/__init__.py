@@ -1,4 +1,4 @@
-"""The dialects by their name in mapping files; each is made for the codec it will ride on."""
+"""The dialects, by their names in mapping files; each is created for the codec that it is used with."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""No convention: what the codec carries is what is meant."""
+"""The plain dialect: the protocol without a convention on top."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gateway.core.rpc.spelling import AS_WRITTEN
 
 
 class Dialect(interfaces.Dialect):
-    """Changes nothing, over any protocol."""
+    """Changes nothing."""
 
     name = "plain"
     spelling = AS_WRITTEN
@@ -17,17 +17,17 @@ class Dialect(interfaces.Dialect):
         self.protocol = protocol
 
     def unwrap_call(self, call: Call) -> Call:
-        """The call itself."""
+        """Return the call unchanged."""
         return call
 
     def wrap_outcome(self, outcome: Outcome, _call: Call) -> Outcome:
-        """The outcome itself."""
+        """Return the outcome unchanged."""
         return outcome
 
     def wrap_call(self, call: Call) -> Call:
-        """The call itself."""
+        """Return the call unchanged."""
         return call
 
     def unwrap_outcome(self, outcome: Outcome, _call: Call) -> Outcome:
-        """The outcome itself."""
+        """Return the outcome unchanged."""
         return outcome

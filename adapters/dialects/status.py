@@ -1,4 +1,4 @@
-"""The struct that tells success from failure where a protocol's own fault is not used; knows no error codes."""
+"""The Status struct that XenAPI and xapi-idl use over XML-RPC in place of its fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.core.rpc.model import Reply, Value
 
 
 class StatusStruct(NamedTuple):
-    """What such a struct says. `content`: the value or the error."""
+    """A Status struct that was read. `content`: the value or the error."""
 
     success: bool
     content: Value
@@ -21,17 +21,17 @@ def _same(text: str) -> str:
 
 
 def success(value: Value, text: Callable[[str], str] = _same) -> Reply:
-    """{Status: Success, Value}; integers become decimal text, as legacy servers write them; texts go through `text`."""
+    """Return {Status: Success, Value}; integers become decimal text, as in legacy servers; `text` maps texts."""
     return Reply({"Status": "Success", "Value": integers_as_text(value, text)})
 
 
 def failure(error: Value, text: Callable[[str], str] = _same) -> Reply:
-    """{Status: Failure, ErrorDescription}."""
+    """Return {Status: Failure, ErrorDescription}."""
     return Reply({"Status": "Failure", "ErrorDescription": integers_as_text(error, text)})
 
 
 def read(value: Value) -> StatusStruct | None:
-    """Take such a struct apart; None for any other value."""
+    """Read a Status struct; None for any other value."""
     match value:
         case {"Status": "Success", "Value": content, **others} if not others:
             return StatusStruct(success=True, content=content)
@@ -41,7 +41,7 @@ def read(value: Value) -> StatusStruct | None:
 
 
 def integers_as_text(value: Any, text: Callable[[str], str] = _same) -> Value:
-    """The same value with each integer, at every depth, as decimal text, and each text put through `text`."""
+    """Return the value with each integer at any depth as decimal text, and each text mapped by `text`."""
     kind = type(value)
     if kind is str:
         return text(value)
@@ -60,5 +60,5 @@ _UNCARRIABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def carriable(text: str) -> str:
-    """The text without the characters that XML cannot carry, which xapi leaves out of what it writes."""
+    """Return the text without characters that XML cannot carry; xapi omits them too."""
     return text if text.isprintable() else _UNCARRIABLE.sub("", text)

@@ -1,7 +1,7 @@
-"""The convention of the xapi-idl services: named parameters in a leading struct, errors as [tag, payload] or as a tag.
+"""The xapi-idl dialect: named parameters in a leading struct, errors as [tag, payload] or as a tag.
 
-Over XML-RPC an outcome is {Status, Value} or {Status, ErrorDescription} and each integer decimal text; over JSON-RPC it
-is the result or error itself. Knows no bytes and no interface: a variant in a result is for the mapping to shape.
+Over XML-RPC an outcome is {Status, Value} or {Status, ErrorDescription}, and each integer is decimal text. Over
+JSON-RPC it is the result or error itself. Variants inside a result are the mapping's task.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ INTERNAL_ERROR = "Internal_error"  # what nearly every interface makes of an exc
 
 
 class Dialect(interfaces.Dialect):
-    """`unwrap(wrap(x)) == x` but for what the convention has no room for.
+    """`unwrap(wrap(x)) == x`, except for what the convention cannot express.
 
-    Calls: one without named parameters whose first one is a struct. Outcomes: an error comes back as APPLICATION, with
-    its tag as message; one argument that is a list of several as these; over XML-RPC integers as text.
+    Calls: a call without named parameters whose first parameter is a struct. Outcomes: an error comes back as
+    APPLICATION with its tag as message; one argument that is a list comes back as several; over XML-RPC integers come
+    back as text.
     """
 
     name = "xapi_idl"
@@ -33,13 +34,13 @@ class Dialect(interfaces.Dialect):
         self._status = protocol == "xmlrpc"
 
     def unwrap_call(self, call: Call) -> Call:
-        """The members of a struct in front are the named parameters."""
+        """Turn the members of a leading struct into named parameters."""
         if call.params and isinstance(call.params[0], dict):
             return replace(call, params=call.params[1:], named={**call.named, **call.params[0]})
         return call
 
     def wrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
-        """Put an outcome in the services' terms; a void result is nil."""
+        """Write an outcome in the services' form; a void result is nil."""
         if isinstance(outcome, Reply):
             return status.success(outcome.value) if self._status else outcome
         tag, arguments = _error(outcome if not call.named else _as_sent(outcome))
@@ -49,11 +50,11 @@ class Dialect(interfaces.Dialect):
         return Fault(FaultCode.APPLICATION, tag, name=tag, data=arguments, wire=error)
 
     def wrap_call(self, call: Call) -> Call:
-        """Named parameters go into a struct in front; without any there is none."""
+        """Put named parameters into a leading struct; without any there is none."""
         return replace(call, params=(dict(call.named), *call.params), named={}) if call.named else call
 
     def unwrap_outcome(self, outcome: Outcome, _call: Call) -> Outcome:
-        """Read an outcome in the services' terms; what is not in them stays as it is."""
+        """Read an outcome in the services' form; any other outcome is returned unchanged."""
         if isinstance(outcome, Fault):
             return _read_variant(outcome.wire) or _named(outcome)
         found = status.read(outcome.value) if self._status else None
@@ -63,7 +64,7 @@ class Dialect(interfaces.Dialect):
 
 
 def _as_sent(fault: Fault) -> Fault:
-    """Places behind a struct of named parameters, counted as the client has sent them: the struct is the first."""
+    """Shift the places of positional parameters behind a struct of named ones, as the client counts them."""
     if fault.code is not FaultCode.INVALID_PARAMS:
         return fault
     return replace(fault, message=_PLACE.sub(lambda found: f"$.params[{int(found[1]) + 1}]", fault.message))
@@ -76,7 +77,7 @@ def _error(fault: Fault) -> tuple[str, list[Value]]:
 
 
 def _variant(tag: str, arguments: list[Value]) -> Value:
-    """A payload of several is one array."""
+    """Return the payload of a variant; several arguments are one array."""
     if not arguments:
         return tag
     return [tag, arguments[0] if len(arguments) == 1 else arguments]
@@ -98,7 +99,7 @@ def _no_variant(error: Value) -> Fault:
 
 
 def _named(fault: Fault) -> Fault:
-    """JSON-RPC 2.0 brings the tag as message and the arguments as data."""
+    """Read an error of JSON-RPC 2.0: the tag is the message, the arguments are the data."""
     if fault.code is FaultCode.APPLICATION and not fault.name:
         return Fault(FaultCode.APPLICATION, fault.message, name=fault.message, data=fault.data)
     return fault

@@ -1,8 +1,8 @@
-"""XenAPI's convention: results in a Status struct, errors as lists of texts; knows no bytes, sessions or records.
+"""The XenAPI dialect: results in a Status struct, errors as lists of texts.
 
 Over XML-RPC an outcome is {Status, Value} or {Status, ErrorDescription}, each integer is decimal text, and characters
-that XML cannot carry are left out, as xapi leaves them out; over JSON-RPC it is the result or error itself. A method
-without a result returns the empty text. The session stays the first parameter.
+that XML cannot carry are omitted, as xapi omits them. Over JSON-RPC it is the result or error itself. A method without
+a result returns the empty text. The session remains the first parameter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.core.rpc.units import compact
 
 Error: TypeAlias = list[str]  # the code and its arguments
 
-# Answered without the Status struct over XML-RPC.
+# Methods that are answered without the Status struct over XML-RPC.
 BARE = ("system.listMethods", "system.methodSignature", "system.methodHelp", "system.getCapabilities")
 
 METHOD_UNKNOWN = "MESSAGE_METHOD_UNKNOWN"
@@ -32,7 +32,7 @@ INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
 def text(value: Value) -> str:
-    """An error's argument as text: integers decimal, true and false, XenAPI's dateTime, nothing for None."""
+    """Return an error argument as text: decimal integers, true or false, XenAPI's dateTime, the empty text for None."""
     return _TEXTS.get(type(value), _json)(value)
 
 
@@ -49,13 +49,13 @@ def _remote(fault: Fault, _call: Call) -> Error:
 
 
 def _parameter_count(fault: Fault, call: Call) -> Error:
-    """The numbers leave out the session."""
+    """Map a wrong number of parameters; the numbers do not count the session."""
     counts = fault.data if isinstance(fault.data, dict) else {}
     return [PARAMETER_COUNT, call.method, text(counts.get("expected")), text(counts.get("received"))]
 
 
 def _invalid_value(fault: Fault, _call: Call) -> Error:
-    """`$.params[1]: expected u, got -1` -> the place and what is wrong there."""
+    """Split `$.params[1]: expected u, got -1` into the place and the rest."""
     place, _, problem = fault.message.partition(": ")
     return [INVALID_VALUE, place, problem]
 
@@ -64,7 +64,7 @@ def _arguments(data: Value) -> list[str]:
     return [text(item) for item in data] if isinstance(data, list) else []
 
 
-# The nearest error of XenAPI for each fault. Those that it has no word for are INTERNAL_ERROR with the message.
+# The closest error of XenAPI for each fault; the others are INTERNAL_ERROR with the message.
 ERROR_CODES: Mapping[FaultCode, Callable[[Fault, Call], Error]] = {
     FaultCode.PARSE_ERROR: _message,
     FaultCode.INVALID_REQUEST: _message,
@@ -86,10 +86,10 @@ ERROR_CODES: Mapping[FaultCode, Callable[[Fault, Call], Error]] = {
 
 
 class Dialect(interfaces.Dialect):
-    """`unwrap_outcome(wrap_outcome(x)) == x` but for what the convention has no room for.
+    """`unwrap_outcome(wrap_outcome(x)) == x`, except for what the convention cannot express.
 
-    An error comes back as APPLICATION, with texts as arguments and its code as message; a void reply as the empty text;
-    over XML-RPC integers as text. Wrapped again, all of these give the same.
+    An error comes back as APPLICATION with texts as arguments and its code as message; a void reply comes back as the
+    empty text; over XML-RPC integers come back as text. Wrapping these again gives the same bytes.
     """
 
     name = "xenapi"
@@ -99,11 +99,11 @@ class Dialect(interfaces.Dialect):
         self._status = protocol == "xmlrpc"
 
     def unwrap_call(self, call: Call) -> Call:
-        """The call itself: the mapping knows about the session."""
+        """Return the call unchanged; the mapping handles the session."""
         return call
 
     def wrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
-        """Put an outcome in XenAPI's terms."""
+        """Write an outcome in XenAPI's form."""
         if isinstance(outcome, Fault):
             error = ERROR_CODES[outcome.code](outcome, call)
             return status.failure([*error], status.carriable) if self._status else _fault(error)
@@ -112,11 +112,11 @@ class Dialect(interfaces.Dialect):
         return Reply("") if outcome.value is None else outcome
 
     def wrap_call(self, call: Call) -> Call:
-        """The call itself."""
+        """Return the call unchanged."""
         return call
 
     def unwrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
-        """Read an outcome in XenAPI's terms; what is not in them stays as it is."""
+        """Read an outcome in XenAPI's form; any other outcome is returned unchanged."""
         if isinstance(outcome, Fault):
             return _unwrap_fault(outcome)
         found = status.read(outcome.value) if self._status else None
@@ -131,7 +131,7 @@ def _fault(error: Error) -> Fault:
 
 
 def _unwrap_fault(fault: Fault) -> Fault:
-    """JSON-RPC 1.0 brings the whole error, 2.0 the code as message and the arguments as data."""
+    """Read an error: JSON-RPC 1.0 sends the whole error, 2.0 the code as message and the arguments as data."""
     if fault.wire is not None:
         return _read(fault.wire)
     if fault.code is FaultCode.APPLICATION and not fault.name:
@@ -151,7 +151,7 @@ def _nothing_as_text(value: Value) -> Value:
 
 
 def _json(value: Value) -> str:
-    """An array or a struct, which XenAPI itself never has here."""
+    """Write an array or a struct, which XenAPI itself never sends here."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=text)
 
 

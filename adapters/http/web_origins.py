@@ -30,11 +30,7 @@ class WebOrigins:
         self._any = ANY in origins
         self._hosts = frozenset(host.lower().encode() for host in hosts)
         self._answers = answers
-
-    @property
-    def checks_hosts(self) -> bool:
-        """Whether each request must be checked, and not only one of a web page."""
-        return bool(self._hosts)
+        self.checks_hosts = bool(self._hosts)  # every request must be checked, and not only one with an origin
 
     def check(self, request: HttpRequest) -> HttpRefusal | None:
         """The reason to refuse a request, or None; sets `cors` of a request from a listed page."""

@@ -29,7 +29,7 @@ RESERVE = 64  # descriptors of the process that are not used here
 BODY = 1024**2  # bytes
 HEAD = 64 * 1024  # bytes
 
-_log = structlog.get_logger("control")
+_log = structlog.get_logger("admin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ConnectionLimiter:
         self._said_at = float("-inf")
         self._said = 0
 
-    def over(self, application: web.Application) -> None:
+    def limit(self, application: web.Application) -> None:
         """Hold the requests of this application to the bounds."""
         application.middlewares.append(self._bounded)
         application.on_response_prepare.append(_last_of_its_connection)
@@ -135,8 +135,8 @@ class _Connection(asyncio.Protocol):
     trusted: bool  # root's, or the gateway's own user's
     waits = True  # for its request
 
-    def __init__(self, guard: ConnectionLimiter, inner: Callable[[], asyncio.Protocol]) -> None:
-        self._guard = guard
+    def __init__(self, limiter: ConnectionLimiter, inner: Callable[[], asyncio.Protocol]) -> None:
+        self._limiter = limiter
         self._make = inner
         self._inner: asyncio.Protocol | None = None
         self._received = 0
@@ -146,17 +146,17 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's classes
         self.peer, self.trusted = _peer(self.transport)
-        if not self._guard.admit(self):
+        if not self._limiter.admit(self):
             self.transport.abort()
             return
         self._inner = self._make()
         self._inner.connection_made(transport)
-        self._within(self._guard.limits.request, "its request did not arrive in time")
+        self._within(self._limiter.limits.request, "its request did not arrive in time")
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         if self._received > HEAD + BODY:
-            self._guard.cut(self, f"it sent more than {HEAD + BODY} bytes")
+            self._limiter.cut(self, f"it sent more than {HEAD + BODY} bytes")
         elif self._inner is not None:
             self._inner.data_received(data)
 
@@ -165,12 +165,12 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._within(None)
-        self._guard.forget(self)
+        self._limiter.forget(self)
         if self._inner is not None:
             self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._within(self._guard.limits.answer, "it did not take its answer")
+        self._within(self._limiter.limits.answer, "it did not take its answer")
         if self._inner is not None:
             self._inner.pause_writing()
 
@@ -188,14 +188,14 @@ class _Connection(asyncio.Protocol):
     def answer(self) -> None:
         """The answer goes out."""
         self._answered = True
-        self._within(self._guard.limits.answer, "it did not take its answer")
+        self._within(self._limiter.limits.answer, "it did not take its answer")
 
     def _within(self, seconds: float | None, why: str = "") -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if seconds is not None and self._inner is not None:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._guard.cut, self, why)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._limiter.cut, self, why)
 
 
 def _peer(transport: asyncio.Transport) -> tuple[str, bool]:

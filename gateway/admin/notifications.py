@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import structlog
 
 from gateway.core.admin.records import EVERYTHING, MethodId
-from gateway.core.admin.views import Listener, MappingsReloaded, ModeChange, RollbackDone, set_by, written
+from gateway.core.admin.views import Listener, MappingsReloaded, ModeChange, RollbackDone, set_by, setting_view
 from gateway.core.admin.views import Notification as Told
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import RolloutState
@@ -103,7 +103,7 @@ def _mode_changed(route: Route, before: EffectiveSetting, now: EffectiveSetting)
         method=route.method,
         before=str(before.setting),
         after=str(now.setting),
-        setting=written(now.setting),
+        setting=setting_view(now.setting),
         set_by=set_by(now.override),
         source=now.source(route),
         until=ends(now.override),

@@ -1,4 +1,4 @@
-"""Who is at the other end of the control socket, and whom the config lets in. Knows users and groups, no operation."""
+"""Who is at the other end of the admin socket, and whom the config lets in. Knows users and groups, no operation."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LONGEST = 1024  # bytes that Python lets one ask for
 def rights(settings: Config) -> AccessRules:
     """The lists of the config with its names looked up; raises ConfigError that names the place."""
     own = _own(settings.user)
-    lists = {name: getattr(settings.control, name) for name in ("read", "change")}
-    found = {name: _allowed(entries, f"{settings.file}: $.control.{name}") for name, entries in lists.items()}
+    lists = {name: getattr(settings.admin, name) for name in ("read", "change")}
+    found = {name: _allowed(entries, f"{settings.file}: $.admin.{name}") for name, entries in lists.items()}
     return AccessRules(own, found["read"], found["change"])
 
 
@@ -53,12 +53,12 @@ def _groups(connection: socket.socket, uid: int, gid: int) -> Iterable[int]:
 
 
 def group(settings: Config) -> int | None:
-    """The group that may open the control socket; raises ConfigError that names the place. None: its owner's."""
-    name = settings.control.group
+    """The group that may open the admin socket; raises ConfigError that names the place. None: its owner's."""
+    name = settings.admin.group
     if name is None:
         return None
     kind, _, rest = name.rpartition(":")
-    return (_number if kind == "gid" else _gid)(rest, f"{settings.file}: $.control.group")
+    return (_number if kind == "gid" else _gid)(rest, f"{settings.file}: $.admin.group")
 
 
 def user_name(uid: int) -> str:

@@ -169,13 +169,13 @@ class AdminService(AdminOperations):
         moved = self._moved(before, EVERYTHING, lambda override: override.setting.mode is Mode.OFF)
         return ModeResult(EVERYTHING, "legacy", moved, ended.why if isinstance(ended, PendingDecision) else "")
 
-    async def clear_evidence(self, pattern: str, who: str, why: str = "") -> Sequence[MethodId] | StateRefused:
+    async def reset_statistics(self, pattern: str, who: str, why: str = "") -> Sequence[MethodId] | StateRefused:
         """Forget what was counted and kept of all methods of a pattern."""
         means = selection.select(self._routes(), pattern)
         if not means:
             return Rejected(selection.no_match(self._routes(), pattern))
         methods = tuple(dict.fromkeys(map(MethodId.of, means)))
-        entry = AuditEntry(self._now(), who, "clear evidence", pattern, why, {"methods": len(methods)})
+        entry = AuditEntry(self._now(), who, "reset statistics", pattern, why, {"methods": len(methods)})
         refused = await self._state.decide(Change((entry,), clear=methods))
         return refused or methods
 

@@ -1,9 +1,9 @@
-"""The command `xcp-gateway`: says what was asked and shows what came back; decides nothing itself."""
+"""The command `xcp-gateway`: a client of the admin API, and the start of the gateway itself."""
 
-from gateway.cli import daemon, mode, promote, replay, rollout, traffic, version  # noqa: F401 - each adds its commands
+from gateway.cli import daemon, mode, promote, replay, rollout, traffic  # noqa: F401 - each adds its commands
 from gateway.cli.app import app
 
-__all__ = ["alone", "app", "main", "moving", "other", "promoting", "replay", "rollouts", "running", "traffic"]
+__all__ = ["app", "main"]
 
 
 def main() -> None:

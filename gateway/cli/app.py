@@ -1,80 +1,160 @@
-"""What every command shares: the application, its options, its exit status, and how one asks a running gateway."""
+"""The parts that all commands share: the application, options, exit status, and requests to a running gateway.
+
+A command prints its result on stdout and errors on stderr. With `--json` or `--json-lines` an error is a JSON document
+on stdout too: {"error": text, "status": exit status}.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
+from typer.core import TyperGroup
 
+from gateway import __version__
 from gateway.cli import client
-from gateway.cli.output import err
+from gateway.cli.output import err, json_output, out, print_json
 
 # Exit status, the same for every command.
-FAILED = 1  # it was tried and did not work: a fault, a refused reload, a gateway that is not ready
+FAILED = 1  # the command was valid and did not succeed: a fault, a refused reload, a gateway that is not ready
 UNUSABLE = 2  # bad arguments, or a config that cannot be used
-UNREACHABLE = 69  # no gateway answers on the control socket (EX_UNAVAILABLE)
+UNREACHABLE = 69  # no gateway answers on the admin socket (EX_UNAVAILABLE)
 
 EPILOG = (
-    "Exit status: 0 all well, 1 it did not work, 2 bad arguments or config, 3 mapping file wrong in itself, "
-    "4 wrong against the IDL, 5 wrong against the running services, 69 no gateway answers."
+    "Exit status: 0 success, 1 failure, 2 bad arguments or config, 3 a mapping file is wrong in itself, "
+    "4 it contradicts the IDL, 5 it contradicts the running services, 69 no gateway answers."
 )
 
-GATEWAY, FILES, MOVING, OTHER = (
-    "Gateway",
-    "Mapping files",
-    "Moving methods",
-    "Other",
-)  # under what --help lists a command
+GATEWAY, FILES, MIGRATION = "Gateway", "Mapping files", "Migration"  # groups of commands in --help
+
+_ClickException: Any = typer.BadParameter.__mro__[2]  # typer brings its own copy of click, or uses the installed one
+
+
+class _Application(TyperGroup):
+    """Prints errors in arguments as JSON where the arguments ask for JSON."""
+
+    def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **named: Any) -> Any:  # type: ignore[override]
+        """Run the command line."""
+        words = list(sys.argv[1:] if args is None else args)
+        wanted = not {"--json", "--json-lines"}.isdisjoint(words)
+        token = json_output.set(wanted)
+        try:
+            status = super().main(words, standalone_mode=standalone_mode and not wanted, **named)
+        except _ClickException as error:
+            if not (wanted and standalone_mode):
+                raise
+            status = _print_error(error.format_message(), error.exit_code)
+        finally:
+            json_output.reset(token)
+        if wanted and standalone_mode:
+            sys.exit(status if isinstance(status, int) else 0)
+        return status
+
 
 app = typer.Typer(
     name="xcp-gateway",
-    help="Old XML-RPC, JSON-RPC and xenstore clients of the Xen toolstack reach D-Bus services through mapping files;"
-    " one method after the other moves there, and back.",
+    cls=_Application,
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 DEFAULT_CONFIG = Path("/etc/xcp-gateway/gateway.toml")
-DEFAULT_SOCKET = Path("/run/xcp-gateway/control")
+DEFAULT_SOCKET = Path("/run/xcp-gateway/admin")
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The daemon's config.", envvar="XCP_GATEWAY_CONFIG")]
-SocketOption = Annotated[
-    Path, typer.Option("--socket", help="The gateway's control socket.", envvar="XCP_GATEWAY_SOCKET")
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="The config file of the gateway.", envvar="XCP_GATEWAY_CONFIG")
 ]
-WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why, for the audit.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+SocketOption = Annotated[
+    Path, typer.Option("--socket", help="The admin socket of the gateway.", envvar="XCP_GATEWAY_SOCKET")
+]
+WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, for the audit.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if wanted:
+        out.print(f"xcp-gateway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Serve legacy XML-RPC, JSON-RPC and xenstore clients of the Xen toolstack from D-Bus services.
+
+    Mapping files define the methods. Each method migrates to D-Bus on its own, and back.
+    """
 
 
 def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0) -> Any:
-    """What the running gateway answers; the command ends here when it does not, or refuses."""
+    """Return the answer of the running gateway; end the command when there is none, or an error."""
     try:
         return client.ask(socket, verb, path, body, timeout=timeout)
     except client.UnreachableError as error:
         fail(str(error), UNREACHABLE)
     except client.RefusedError as error:
-        fail(str(error), FAILED)
+        fail(str(error), refusal_status(error))
+
+
+def refusal_status(error: client.RefusedError) -> int:
+    """The exit status for an error of the gateway: a request that makes no sense is a bad argument."""
+    return UNUSABLE if error.status == client.UNPROCESSABLE else FAILED
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """End the command with words and its exit status."""
-    err.print(message, style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(status)
+    """End the command with a message and an exit status."""
+    raise typer.Exit(_print_error(message, status))
+
+
+def _print_error(message: str, status: int) -> int:
+    if json_output.get():
+        print_json({"error": message, "status": status})
+    else:
+        err.print(message, style="red")
+    return status
 
 
 def argument(text: str) -> object:
-    """JSON where it is JSON, else the text itself: `5`, `true`, `'{"a": 1}'`, `xenopsd`."""
+    """Decode a parameter: JSON if it is JSON, else the text itself: `5`, `true`, `'{"a": 1}'`, `xenopsd`."""
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
         return text
 
 
-def words(error: Exception) -> str:
-    """An error in the words it was raised with, without Python's "[Errno 98]" before them."""
+def error_text(error: Exception) -> str:
+    """The text of an error, without Python's "[Errno 98]" before it."""
     if isinstance(error, OSError) and error.filename is None and error.strerror:
         return error.strerror
     return str(error)
+
+
+def seconds(text: str) -> float:
+    """Parse a duration such as 90s; end the command when it is not one."""
+    from gateway.core.rpc import units
+
+    try:
+        return units.seconds(text)
+    except ValueError as error:
+        fail(str(error), UNUSABLE)
+
+
+def size(text: str) -> int:
+    """Parse a number of bytes such as 64MiB; end the command when it is not one."""
+    from gateway.core.rpc import units
+
+    try:
+        return units.size(text)
+    except ValueError as error:
+        fail(str(error), UNUSABLE)

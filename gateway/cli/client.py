@@ -1,4 +1,4 @@
-"""Asks a running gateway over its control socket; what the commands use."""
+"""A client of the admin API over its Unix socket, for the commands."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import msgspec
 
 OnLine: TypeAlias = Callable[[bytes], object]
 
-SILENCE = 30.0  # seconds without a word after which nobody writes lines any more
+SILENCE = 30.0  # seconds without data after which a stream is lost; the gateway sends an empty line each second
 OK = 200
+UNPROCESSABLE = 422
 
 
 class UnreachableError(Exception):
-    """Nobody answers on the control socket; the text names it."""
+    """No gateway answers on the admin socket; the text names the socket."""
 
 
 class RefusedError(Exception):
-    """The gateway could not do what was asked; the text is its own."""
+    """The gateway did not do it; the text is the gateway's, `status` the HTTP status."""
+
+    def __init__(self, message: str, status: int = UNPROCESSABLE) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0) -> Any:
@@ -30,8 +35,25 @@ def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: flo
 
 
 def stream(socket: Path, verb: str, path: str, body: object, on_line: OnLine) -> None:
-    """Make one request whose answer is lines; `on_line` gets each as it comes, but for empty ones."""
+    """Make one request whose answer is lines; call `on_line` with each line that is not empty."""
     asyncio.run(_stream(socket, verb, path, body, on_line))
+
+
+async def _ask(socket: Path, verb: str, path: str, body: object, timeout: float) -> Any:  # noqa: ASYNC109 - handed to aiohttp
+    data = None if body is None else msgspec.json.encode(body)
+    limit = aiohttp.ClientTimeout(total=timeout)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=limit) as session,
+            session.request(verb, f"http://gateway{path}", data=data) as response,
+        ):
+            content = await response.read()
+    except (aiohttp.ClientError, OSError) as error:
+        raise UnreachableError(f"no gateway answers on {socket}: is it running?") from error
+    answer = _decoded(socket, content)
+    if isinstance(answer, dict) and "error" in answer:
+        raise RefusedError(answer["error"], response.status)
+    return answer
 
 
 async def _stream(socket: Path, verb: str, path: str, body: object, on_line: OnLine) -> None:
@@ -43,7 +65,7 @@ async def _stream(socket: Path, verb: str, path: str, body: object, on_line: OnL
             session.request(verb, f"http://gateway{path}", data=msgspec.json.encode(body)) as response,
         ):
             if response.status != OK:
-                _refuse(socket, await response.read())
+                _refuse(socket, await response.read(), response.status)
             async for chunk in response.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in filter(None, lines):
@@ -51,31 +73,18 @@ async def _stream(socket: Path, verb: str, path: str, body: object, on_line: OnL
     except aiohttp.ClientConnectorError as error:
         raise UnreachableError(f"no gateway answers on {socket}: is it running?") from error
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise UnreachableError(f"the gateway on {socket} has gone") from error
+        raise UnreachableError(f"the gateway on {socket} has closed the connection") from error
 
 
-def _refuse(socket: Path, body: bytes) -> NoReturn:
+def _refuse(socket: Path, content: bytes, status: int) -> NoReturn:
+    answer = _decoded(socket, content)
+    if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
+        raise UnreachableError(f"the server on {socket} is not xcp-gateway")
+    raise RefusedError(answer["error"], status)
+
+
+def _decoded(socket: Path, content: bytes) -> Any:
     try:
-        answer = msgspec.json.decode(body)
-        text = answer["error"]
-    except (msgspec.DecodeError, LookupError, TypeError) as error:
-        raise UnreachableError(f"what answers on {socket} is no xcp-gateway") from error
-    raise RefusedError(text)
-
-
-async def _ask(socket: Path, verb: str, path: str, body: object, timeout: float) -> Any:  # noqa: ASYNC109 - handed to aiohttp
-    data = None if body is None else msgspec.json.encode(body)
-    limit = aiohttp.ClientTimeout(total=timeout)
-    try:
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=limit) as session,
-            session.request(verb, f"http://gateway{path}", data=data) as response,
-        ):
-            answer = msgspec.json.decode(await response.read())
-    except (aiohttp.ClientError, OSError) as error:
-        raise UnreachableError(f"no gateway answers on {socket}: is it running?") from error
+        return msgspec.json.decode(content)
     except msgspec.DecodeError as error:
-        raise UnreachableError(f"what answers on {socket} is no xcp-gateway") from error
-    if isinstance(answer, dict) and "error" in answer:
-        raise RefusedError(answer["error"])
-    return answer
+        raise UnreachableError(f"the server on {socket} is not xcp-gateway") from error

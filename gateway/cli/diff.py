@@ -1,4 +1,4 @@
-"""Kept pairs of outcomes, shown to people and exported. Knows no store and prints nothing itself."""
+"""Mismatch records as text for a terminal and as JSON lines. Red is the control, green the candidate."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from rich.text import Text
 
 from gateway.mapping.problem import printable
 
-CONTROL, CANDIDATE = "red", "green"  # as in every diff: what should be there, and what is there instead
+CONTROL, CANDIDATE = "red", "green"  # as in every diff: expected and found
 LONGEST = 2000  # characters of one value
-LONG = 30  # characters of two values of which only what differs stands out
-NAMED = 5  # paths that are named of those ignored or noisy
+LONG = 30  # characters; of two longer values only the difference is highlighted
+NAMED = 5  # ignored or noisy paths that are listed
 
 _VERDICTS: Mapping[str, tuple[str, str]] = {
     "equal": ("equal", "green"),
-    "ignored": ("equal but for what is ignored", "cyan"),
+    "ignored": ("equal but for ignored", "cyan"),
     "different": ("different", "yellow"),
-    "error_different": ("one fails, or both differently", "red"),
+    "error_different": ("errors differ", "red"),
 }
 
 
 def lines(pairs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Pairs as JSON lines, for machines."""
+    """Mismatches as JSON lines."""
     for pair in pairs:
         yield json.dumps(pair, separators=(",", ":"), allow_nan=False)
 
 
 def show(pair: Mapping[str, Any], when: float | None = None, zone: tzinfo | None = None) -> RenderableType:
-    """Show one mismatch record: the call, its caller and time, and how the two answers differ.
+    """Format one mismatch record: the call, its caller and time, and the differences of the two outcomes.
 
     `when`: seconds since 1970, shown in `zone`, or else in local time.
     """
@@ -72,13 +72,13 @@ def _called(pair: Mapping[str, Any]) -> str:
 
 
 def _named(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Named parameters; names that JSON cannot carry stand in a list."""
+    """Named parameters; a name that is not text is in a list of pairs."""
     for name, value in document.get("$struct", document.items()):
         yield printable(name) if isinstance(name, str) else value_in_words(name), value
 
 
 def _table(pair: Mapping[str, Any]) -> Table:
-    """For each place a line of what the control says, one of what the candidate says, and what a rule says of it."""
+    """For each path one line for the control, one for the candidate, and the rule that applies."""
     table = Table.grid(padding=(0, 1))
     table.add_column(style="bold", overflow="fold")
     table.add_column(no_wrap=True)
@@ -93,41 +93,41 @@ def _table(pair: Mapping[str, Any]) -> Table:
 
 
 def _both(difference: Mapping[str, Any]) -> tuple[Text, Text]:
-    """The two values; in two long texts only what differs stands out."""
-    say, nothing = (_fault_in_words, "a reply") if difference["path"] == "fault" else (value_in_words, "is not there")
-    control, candidate = (say(difference[side]) if side in difference else None for side in ("control", "candidate"))
+    """The two values; in two long texts only the difference is highlighted."""
+    write, nothing = (_fault_in_words, "a reply") if difference["path"] == "fault" else (value_in_words, "missing")
+    control, candidate = (write(difference[side]) if side in difference else None for side in ("control", "candidate"))
     if control is None or candidate is None or min(len(control), len(candidate)) < LONG:
-        return _or_nothing(control, nothing, CONTROL), _or_nothing(candidate, nothing, CANDIDATE)
-    start = _alike(control, candidate)
-    end = _alike(control[start:][::-1], candidate[start:][::-1])
-    return _standing_out(control, start, end, CONTROL), _standing_out(candidate, start, end, CANDIDATE)
+        return _or_missing(control, nothing, CONTROL), _or_missing(candidate, nothing, CANDIDATE)
+    start = _common_prefix(control, candidate)
+    end = _common_prefix(control[start:][::-1], candidate[start:][::-1])
+    return _highlighted(control, start, end, CONTROL), _highlighted(candidate, start, end, CANDIDATE)
 
 
 def _fault_in_words(fault: Mapping[str, Any]) -> str:
-    told = [value if isinstance(value, str) else value_in_words(value) for value in (fault["name"], fault["message"])]
-    told += [] if fault["data"] is None else [value_in_words(fault["data"])]
-    return printable(f"{fault['code']}: {' '.join(filter(None, told))}")
+    parts = [value if isinstance(value, str) else value_in_words(value) for value in (fault["name"], fault["message"])]
+    parts += [] if fault["data"] is None else [value_in_words(fault["data"])]
+    return printable(f"{fault['code']}: {' '.join(filter(None, parts))}")
 
 
-def _or_nothing(text: str | None, nothing: str, style: str) -> Text:
+def _or_missing(text: str | None, nothing: str, style: str) -> Text:
     return Text(f"({nothing})", f"italic {style}") if text is None else Text(text, style)
 
 
-def _alike(one: str, other: str) -> int:
-    """How many characters at the beginning are the same."""
+def _common_prefix(one: str, other: str) -> int:
+    """The number of equal characters at the beginning."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
-def _standing_out(text: str, start: int, end: int, style: str) -> Text:
+def _highlighted(text: str, start: int, end: int, style: str) -> Text:
     stop = len(text) - end
     return Text.assemble((text[:start], style), (text[start:stop], f"bold reverse {style}"), (text[stop:], style))
 
 
 def _notes(pair: Mapping[str, Any]) -> Iterator[str]:
     if pair["more"]:
-        yield f"and more than these {len(pair['differences'])}"
-    for kind, words in (("ignored", "differs and is ignored"), ("noisy", "is different each time it is asked")):
+        yield f"and more differences than these {len(pair['differences'])}"
+    for kind, words in (("ignored", "ignored"), ("noisy", "noise (the control differs from itself)")):
         if pair[kind]:
             yield f"{words}: {_paths(pair[kind])}"
 
@@ -138,11 +138,8 @@ def _paths(differences: Sequence[Mapping[str, Any]]) -> str:
     return f"{named} and {rest} more" if rest > 0 else named
 
 
-# Values in words
-
-
 def value_in_words(document: Any) -> str:
-    """A kept value on one printable line, never long."""
+    """A recorded value as one printable line of bounded length."""
     text = printable(_words(document))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text) - LONGEST} characters more)"
 
@@ -167,7 +164,7 @@ def _member(name: str, member: Any) -> str:
     return f"{json.dumps(name, ensure_ascii=False)}: {_words(member)}"
 
 
-# What stands for what JSON does not have, or is not told -> how it is shown.
+# Marker for a redacted value or one that JSON cannot carry -> its text.
 _MARKERS: Mapping[str, Callable[[Any], str]] = {
     "$redacted": lambda kind: f"<redacted {kind}>",
     "$left_out": lambda much: f"... ({much} more)" if isinstance(much, int) else f"({much})",

@@ -1,4 +1,4 @@
-"""Commands for moving methods: who answers, why, what is known of both sides, and the way back."""
+"""Commands for modes: mode, explain, diff, audit, rollback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gateway.cli.app import (
     DEFAULT_SOCKET,
-    MOVING,
+    MIGRATION,
     UNUSABLE,
     JsonOption,
     SocketOption,
@@ -21,95 +21,98 @@ from gateway.cli.app import (
     argument,
     ask,
     fail,
+    seconds,
 )
 from gateway.cli.output import count, moment, numbers, out, print_json, table
 
-MAPPING = "mapping"  # in place of a mode: back to what the mapping says
 
-PatternArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="METHOD", help="A method, service/method, a pattern such as 'VM.*', or group:NAME."),
-]
-
-
-@app.command(rich_help_panel=MOVING)
+@app.command(rich_help_panel=MIGRATION)
 def mode(
-    method: PatternArgument = None,
-    mode: Annotated[
-        str | None, typer.Argument(metavar="MODE", help="legacy, shadow, canary, dbus, off; or mapping: back to it.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[set|clear] [METHOD] [MODE]",
+            help="METHOD: a method, service/method, a pattern such as 'VM.*', or group:NAME. "
+            "MODE: legacy, shadow, canary, dbus or off.",
+        ),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     percent: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="canary: how many of its keys D-Bus answers: 0.5, 12%.")
+        str | None, typer.Option(metavar="SHARE", help="canary: the share of keys that D-Bus serves: 0.5, 12%.")
     ] = None,
     control: Annotated[
-        str, typer.Option(metavar="SIDE", help="shadow: who answers, legacy (the default) or dbus.")
+        str, typer.Option(metavar="SIDE", help="shadow: the side that serves, legacy (default) or dbus.")
     ] = "",
-    for_: Annotated[
-        str | None, typer.Option("--for", metavar="TIME", help="For so long only: 90s, 10m, 2h. Then it is undone.")
+    duration: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Clear the mode after this time: 90s, 10m, 2h.")
     ] = None,
     why: WhyOption = "",
     *,
     observe: Annotated[
-        bool, typer.Option("--observe", help="Ask the side that does not answer too, afterwards, and compare.")
+        bool, typer.Option("--observe", help="Run the call on the other side too, afterwards, and compare.")
     ] = False,
     noise: Annotated[
-        bool, typer.Option("--noise", help="Ask the control twice: what it contradicts itself in is no difference.")
+        bool, typer.Option("--noise", help="Run the control twice; ignore fields that differ between its responses.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Set who answers a method, show it, or show all that is set.
+    """Show, set or clear the mode of methods.
 
-    It holds at once, in every gateway of this host, for all methods of a pattern or for none. With MODE `mapping` what
-    the mapping says holds again. Refused: what would run a call twice that may not, or split a group.
+    A mode applies at once, in every gateway of this host, to all methods of a pattern or to none. A mode that would
+    run a write twice or split a group is refused. Without `set`, METHOD and MODE set a mode too.
 
     Examples:
 
-    - `xcp-gateway mode` shows all that is set, `xcp-gateway mode VM.get_record` one method
+    - `xcp-gateway mode` lists the modes set at run time, `xcp-gateway mode VM.get_record` shows one method
 
-    - `xcp-gateway mode 'VM.get_*' shadow --for 2h --why "first look"`
+    - `xcp-gateway mode set 'VM.get_*' shadow --duration 2h --why "first look"`
 
     - `xcp-gateway mode group:vm-lifecycle canary --percent 0.5`
 
-    - `xcp-gateway mode VM.start mapping`
+    - `xcp-gateway mode clear VM.start` restores the mode of the mapping
     """
-    if method is None:
+    verb, *rest = words or ["list"]
+    if verb not in ("set", "clear", "list"):
+        verb, rest = ("set", [verb, *rest]) if rest else ("show", [verb])
+    expected = {"list": "", "show": "METHOD", "set": "METHOD MODE", "clear": "METHOD"}[verb]
+    if len(rest) != len(expected.split()):
+        fail(f"mode {verb}: expected {expected or 'no argument'}, got {' '.join(rest) or 'nothing'}", UNUSABLE)
+    if verb == "list":
         _show_modes(ask(socket, "GET", "/v1/modes"), as_json=as_json)
-        return
-    if mode is None:
-        _show_methods(ask(socket, "GET", f"/v1/methods?{urlencode({'pattern': method})}"), as_json=as_json)
-        return
-    if mode == MAPPING:
-        changed = ask(socket, "POST", "/v1/mode/clear", {"pattern": method, "why": why})
+    elif verb == "show":
+        _show_methods(ask(socket, "GET", f"/v1/methods?{urlencode({'pattern': rest[0]})}"), as_json=as_json)
+    elif verb == "clear":
+        _show_changed(ask(socket, "POST", "/v1/mode/clear", {"pattern": rest[0], "why": why}), as_json=as_json)
     else:
-        wish = {"pattern": method, "mode": mode, "percent": percent, "control": control, "observe": observe}
-        changed = ask(socket, "POST", "/v1/mode", {**wish, "noise": noise, "seconds": _seconds(for_), "why": why})
-    _show_changed(changed, as_json=as_json)
+        wanted: dict[str, object] = {"pattern": rest[0], "mode": rest[1], "percent": percent, "control": control}
+        wanted |= {"observe": observe, "noise": noise, "why": why}
+        wanted["seconds"] = None if duration is None else seconds(duration)
+        _show_changed(ask(socket, "POST", "/v1/mode", wanted), as_json=as_json)
 
 
-@app.command(rich_help_panel=MOVING)
+@app.command(rich_help_panel=MIGRATION)
 def explain(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="The name that clients use, or service/method.")],
     args: Annotated[
-        list[str] | None, typer.Argument(metavar="ARG...", help="Parameters: JSON, or else plain text.")
+        list[str] | None, typer.Argument(metavar="ARG...", help="Parameters, as JSON or plain text.")
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     key: Annotated[
         str | None,
-        typer.Option(metavar="K", help="What a canary divides (a VM's uuid, a user), instead of parameters."),
+        typer.Option(metavar="K", help="The canary key (a VM uuid, a user), instead of parameters."),
     ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Say who would answer a call, and why, without making it.
+    """Explain which side would serve a call, and why. The call is not made.
 
-    Parameters are those that the mapping sees: without what a dialect adds of its own.
+    Parameters are those after the dialect: without a session reference that the dialect adds, for example.
 
     Examples: `xcp-gateway explain VM.get_record SESSION OpaqueRef:1` or
     `xcp-gateway explain VM.start --key 6f2d1a34-77c8-4f0b-9d3e-1c9a5e4b2001`
     """
-    asked = {"method": method, "params": [argument(text) for text in args or []], "key": key}
-    answer = ask(socket, "POST", "/v1/explain", asked)
+    call = {"method": method, "params": [argument(text) for text in args or []], "key": key}
+    answer = ask(socket, "POST", "/v1/explain", call)
     if as_json:
         print_json(answer)
         return
@@ -119,27 +122,27 @@ def explain(
         _show_explanation(explanation)
 
 
-@app.command(rich_help_panel=MOVING)
+@app.command(rich_help_panel=MIGRATION)
 def diff(
-    method: Annotated[str | None, typer.Argument(metavar="METHOD", help="Only of this method; default: all.")] = None,
+    method: Annotated[str | None, typer.Argument(metavar="METHOD", help="A method; default: all.")] = None,
     socket: SocketOption = DEFAULT_SOCKET,
-    limit: Annotated[int, typer.Option(help="The newest so many.", min=1, max=10_000)] = 10,
+    limit: Annotated[int, typer.Option(help="The number of mismatches, the newest first.", min=1, max=10_000)] = 10,
     *,
-    json_lines: Annotated[bool, typer.Option("--json-lines", help="One JSON document a line, for machines.")] = False,
-    forget: Annotated[
-        bool, typer.Option("--forget", help="Forget the pairs and counts of METHOD: the cause is mended.")
+    json_lines: Annotated[bool, typer.Option("--json-lines", help="Print one JSON document a line.")] = False,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Delete mismatches and call statistics of METHOD, after its cause is fixed.")
     ] = False,
 ) -> None:
-    """Show in what the answers of both sides differ, with the call that made them. Secrets are redacted.
+    """Show mismatches: calls whose outcomes differ between the two sides. Secrets are redacted.
 
-    Red is what the control answered, green what the candidate did.
+    Red is the outcome of the control, green that of the candidate.
 
-    Examples: `xcp-gateway diff VM.get_record`, `xcp-gateway diff --json-lines --limit 1000 > pairs.jsonl`
+    Examples: `xcp-gateway diff VM.get_record`, `xcp-gateway diff --json-lines --limit 1000 > mismatches.jsonl`
     """
     from gateway.cli import diff as diffing
 
-    if forget:
-        _forget(socket, method)
+    if reset:
+        _reset(socket, method)
         return
     asked = {"limit": limit} if method is None else {"limit": limit, "method": method}
     pairs = ask(socket, "GET", f"/v1/diff?{urlencode(asked)}")
@@ -150,32 +153,31 @@ def diff(
             print(line)  # noqa: T201
         return
     if not pairs:
-        out.print("nothing differs")
+        out.print("no mismatches")
     for number, pair in enumerate(pairs):
         if number:
             out.print()
         out.print(diffing.show(pair["document"], pair["when"]))
 
 
-@app.command(rich_help_panel=MOVING)
+@app.command(rich_help_panel=MIGRATION)
 def audit(
     subject: Annotated[
-        str | None, typer.Argument(metavar="SUBJECT", help="Only of this pattern or rollout, written as it was set.")
+        str | None, typer.Argument(metavar="SUBJECT", help="A pattern or a rollout; default: all.")
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
-    limit: Annotated[int, typer.Option(help="The newest so many.", min=1, max=10_000)] = 20,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Not older than: 90s, 10m, 2h.")] = None,
+    limit: Annotated[int, typer.Option(help="The number of entries, the newest first.", min=1, max=10_000)] = 20,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="The greatest age: 90s, 10m, 2h.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Show who has decided what, when and why, newest first, with the numbers that made a rollout decide.
+    """List decisions, the newest first: time, person or rollout, reason, and the numbers of the decision.
 
     Examples: `xcp-gateway audit`, `xcp-gateway audit group:vm-lifecycle --since 2h`
     """
     import time
 
-    ago = _seconds(since)
-    asked = {"limit": limit, "since": 0 if ago is None else time.time() - ago}
+    asked = {"limit": limit, "since": 0 if since is None else time.time() - seconds(since)}
     entries = ask(socket, "GET", f"/v1/audit?{urlencode(asked if subject is None else {**asked, 'subject': subject})}")
     if as_json:
         print_json(entries)
@@ -186,45 +188,31 @@ def audit(
             rows.add_row(*map(Text, cells), Text(numbers(entry["numbers"]), "dim"))
 
 
-@app.command(rich_help_panel=MOVING)
+@app.command(rich_help_panel=MIGRATION)
 def rollback(
     socket: SocketOption = DEFAULT_SOCKET,
     why: WhyOption = "",
     *,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Everything: the only thing that can be said here.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Required: all methods.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give every method back to its legacy service at once, and end all rollouts.
+    """Set every method to legacy at once and end all rollouts. A method that a person has set to off stays off.
 
-    Works when the buses are gone, and when the state file cannot be written: then it holds in this gateway only, and
-    says so. `xcp-gateway mode '*' mapping` takes it back.
+    It works without buses, and without a writable state file: then it applies to this gateway only, and the command
+    prints that. `xcp-gateway mode clear '*'` undoes it.
 
     Example: `xcp-gateway rollback --all --why "storage is slow"`
     """
     if not everything:
-        fail("say --all to give everything back; one method: xcp-gateway mode METHOD legacy", UNUSABLE)
+        fail("--all is missing; for one method use `xcp-gateway mode set METHOD legacy`", UNUSABLE)
     _show_changed(ask(socket, "POST", "/v1/rollback", {"why": why}), as_json=as_json)
 
 
-# How
-
-
-def _seconds(text: str | None) -> float | None:
-    from gateway.core.rpc import units
-
-    try:
-        return None if text is None else units.seconds(text)
-    except ValueError as error:
-        fail(str(error), UNUSABLE)
-
-
-def _forget(socket: Path, method: str | None) -> None:
+def _reset(socket: Path, method: str | None) -> None:
     if method is None:
-        fail("say which METHOD is to be forgotten", UNUSABLE)
-    forgotten = ask(socket, "POST", "/v1/evidence/clear", {"pattern": method})
-    out.print(f"forgotten: pairs and counts of {count(len(forgotten), 'method')}")
+        fail("--reset: METHOD is missing", UNUSABLE)
+    methods = ask(socket, "POST", "/v1/statistics/reset", {"pattern": method})
+    out.print(f"deleted mismatches and call statistics of {count(len(methods), 'method')}")
 
 
 def _show_modes(modes: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
@@ -232,7 +220,7 @@ def _show_modes(modes: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         print_json(modes)
         return
     if not modes:
-        out.print("nothing is set: every method is as its mapping says")
+        out.print("no modes are set at run time; every method has the mode of its mapping")
         return
     with table("PATTERN", "MODE", "WHO", "SINCE", "UNTIL", "WHY") as rows:
         for each in modes:
@@ -251,7 +239,7 @@ def _show_methods(methods: Sequence[Mapping[str, Any]], *, as_json: bool) -> Non
     if as_json:
         print_json(methods)
         return
-    with table("METHOD", "MODE", "FROM", "GROUP", "KEY", "EFFECT", "ASSESSMENT") as rows:
+    with table("METHOD", "MODE", "SOURCE", "GROUP", "KEY", "EFFECT", "ASSESSMENT") as rows:
         for each in methods:
             name = f"{each['service']}/{each['method']}"
             cells = (
@@ -274,23 +262,21 @@ def _show_changed(changed: Mapping[str, Any], *, as_json: bool) -> None:
     stays = [each for each in changed["methods"] if each["stays"]]
     same = len(changed["methods"]) - len(moved) - len([each for each in stays if each not in moved])
     for line in moved_lines(moved):
-        out.print(line, markup=False)
+        out.print(line)
     for each in stays:
-        out.print(
-            f"{each['service']}/{each['method']}: {each['after']}, since {each['stays']}", style="yellow", markup=False
-        )
+        out.print(f"{each['service']}/{each['method']}: {each['after']}, since {each['stays']}", style="yellow")
     if same:
-        out.print(f"{count(same, 'method')} as before")
+        out.print(f"{count(same, 'method')} unchanged")
     if changed["held"]:
-        out.print(f"only in this gateway, until it can be written down: {changed['held']}", style="red", markup=False)
+        out.print(f"applies to this gateway only until the state can be written: {changed['held']}", style="red")
 
 
-MOST_LINES = 30  # methods that are named one by one; of more than that only their number is told
+MAX_LINES = 30  # methods that are listed one by one; of more only the number is printed
 
 
 def moved_lines(methods: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each method that has moved, or of very many how many have."""
-    if len(methods) <= MOST_LINES:
+    """One line for each changed method, or counts if there are very many."""
+    if len(methods) <= MAX_LINES:
         return [f"{each['service']}/{each['method']}: {each['before']} -> {each['after']}" for each in methods]
     numbers: dict[tuple[str, str, str], int] = {}
     for each in methods:
@@ -299,27 +285,42 @@ def moved_lines(methods: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{service}: {count(n, 'method')} {before} -> {after}" for (service, before, after), n in numbers.items()]
 
 
-_ANSWERS = {"legacy": "the legacy service answers", "dbus": "D-Bus answers", "nobody": "nobody answers"}
+_SERVED_BY = {"legacy": "served by legacy", "dbus": "served by D-Bus", "nobody": "rejected"}
 
 
-def _show_explanation(told: Mapping[str, Any]) -> None:
-    out.print(Text.assemble((f"{told['service']}/{told['method']}", "bold"), f": {_ANSWERS[told['answers']]}"))
-    for name, text in _facts(told):
-        out.print(Text.assemble((f"  {name:9}", "dim"), text), soft_wrap=True)
+_NAMES = {"legacy": "legacy", "dbus": "D-Bus"}
 
 
-def _facts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = [("why", told["why"]), ("mode", f"{told['mode']}: {told['source']}"), ("mapping", told["mapping"])]
-    if told["key"] is not None:
-        facts.append(("key", f"{told['key']}: {'this call has none' if told['value'] is None else told['value']}"))
-    if told["bucket"] is not None:
-        facts.append(("bucket", f"{told['bucket']} of {told['of']}; D-Bus answers those below {told['buckets']}"))
-    if told["list"]:
-        facts.append(("list", f"{told['list']}: the mapping lists this {told['key']}"))
-    if told["group"]:
-        facts.append(("group", f"{told['group']}: its methods move together"))
-    if told["observed"]:
-        facts.append(("then", f"{_ANSWERS[told['observed']].removesuffix('answers')}is asked too, and compared"))
-    if told["fallback"]:
-        facts.append(("else", "where D-Bus certainly executed nothing, the legacy service answers"))
-    return [*facts, ("upstream", told["upstream"] or "none: D-Bus is the only side")]
+def _show_explanation(explained: Mapping[str, Any]) -> None:
+    out.print(
+        Text.assemble(
+            (f"{explained['service']}/{explained['method']}", "bold"), f": {_SERVED_BY[explained['answers']]}"
+        )
+    )
+    for name, text in _facts(explained):
+        out.print(Text.assemble((f"  {name:9}", "dim"), text))
+
+
+def _facts(explained: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [
+        ("why", explained["why"]),
+        ("mode", f"{explained['mode']}: {explained['source']}"),
+        ("mapping", explained["mapping"]),
+    ]
+    if explained["key"] is not None:
+        facts.append(
+            ("key", f"{explained['key']}: {'this call has none' if explained['value'] is None else explained['value']}")
+        )
+    if explained["bucket"] is not None:
+        facts.append(
+            ("bucket", f"{explained['bucket']} of {explained['of']}; D-Bus serves those below {explained['buckets']}")
+        )
+    if explained["list"]:
+        facts.append(("list", f"{explained['list']}: the mapping lists this {explained['key']}"))
+    if explained["group"]:
+        facts.append(("group", f"{explained['group']}: its methods migrate together"))
+    if explained["observed"]:
+        facts.append(("observe", f"{_NAMES[explained['observed']]} runs the call too, and the outcomes are compared"))
+    if explained["fallback"]:
+        facts.append(("fallback", "legacy serves a call that D-Bus certainly did not execute"))
+    return [*facts, ("upstream", explained["upstream"] or "none: D-Bus is the only side")]

@@ -1,10 +1,11 @@
-"""How commands print: JSON, tables, counts. Knows no command."""
+"""Output of the commands: text without control characters, tables, JSON, numbers, and problems of mapping files."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from time import time
 from typing import Any
@@ -17,17 +18,21 @@ from rich.text import Text
 
 from gateway.core.dbus.names import printable
 
+json_output: ContextVar[bool] = ContextVar("json_output", default=False)  # whether errors are printed as JSON
+
 
 class _Terminal(Console):
-    """Shows control characters of what others wrote as escapes: no `--why` moves a cursor or changes a colour."""
+    """Escapes control characters, so that no text of a client or operator moves a cursor or changes a colour."""
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """As Console does."""
+        """Print without wrapping and markup, unless `how` says otherwise; a table is fitted to the terminal."""
+        if all(isinstance(each, str | Text) for each in objects):
+            how = {"soft_wrap": True, "markup": False, **how}
         super().print(*map(shown, objects), **how)
 
 
 def shown(what: Any) -> Any:
-    """A text as it may be shown: line ends stay, all else that is no text is escaped."""
+    """Escape control characters in a text, but for line ends."""
     if isinstance(what, Text) and not _is_plain(what.plain):
         return Text("\n".join(map(printable, what.plain.split("\n"))), what.style)
     if isinstance(what, str) and not _is_plain(what):
@@ -40,10 +45,10 @@ def _is_plain(text: str) -> bool:
 
 
 class _Rows(Table):
-    """A table whose rows stay lines, whatever stands in a cell."""
+    """A table whose cells have no line ends."""
 
     def add_row(self, *cells: Any, **how: Any) -> None:
-        """As Table does."""
+        """Add a row of escaped cells."""
         super().add_row(*map(_cell, cells), **how)
 
 
@@ -63,31 +68,28 @@ def count(number: int, what: str) -> str:
 
 
 def print_json(document: object) -> None:
-    """For machines."""
+    """Print one JSON document, indented."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document, enc_hook=str), indent=2).decode() + "\n")
 
 
 @contextmanager
 def table(*columns: str) -> Iterator[Table]:
-    """A table of these columns, printed when its rows have been added."""
+    """Make a table of these columns, and print it after the block has added its rows."""
     rows = _Rows(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
         rows.add_column(column, overflow="fold")
     yield rows
-    # Piped into a file or another program a row stays a line; on a terminal it is folded to fit.
+    # In a pipe a row stays one line; on a terminal it is folded to fit.
     console = out if out.is_terminal else _Terminal(highlight=False, width=500)
     console.print(rows)
 
 
-# Numbers and moments as a person reads them in a table. Knows no command.
-
-
 NOTHING = "-"
-ALMOST = 99.9  # per cent; from here on more digits tell it from all
+ALMOST = 99.9  # per cent; from here on three digits, so that it never looks like 100%
 
 
 def seconds(value: float | None) -> str:
-    """0.0031 -> "3.1ms"; two digits, more where they are whole."""
+    """0.0031 -> "3.1ms": two digits, more if they are whole."""
     if value is None:
         return NOTHING
     unit, size = next(((unit, size) for unit, size in _UNITS if value >= size), _UNITS[-1])
@@ -99,7 +101,7 @@ _UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 
 
 def rate(value: float | None) -> str:
-    """A part of all: 0.0005 -> "0.05%". What is not all never looks like all, nor what is there like nothing."""
+    """0.0005 -> "0.05%". Only 0 is shown as 0%, only 1 as 100%."""
     if value is None:
         return NOTHING
     if value in (0, 1):
@@ -115,23 +117,23 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
-def pair(old: str, new: str) -> str:
-    """The legacy service's and D-Bus's."""
-    return NOTHING if old == new == NOTHING else f"{old} / {new}"
+def pair(legacy: str, dbus: str) -> str:
+    """A value of legacy and of D-Bus: "1ms / 2ms"."""
+    return NOTHING if legacy == dbus == NOTHING else f"{legacy} / {dbus}"
 
 
 def moment(when: float | None, now: float | None = None) -> str:
-    """In local time; the day is left out where it is today."""
+    """A time in local time; the date is left out if it is today."""
     if when is None:
         return ""
     then, today = (datetime.fromtimestamp(each).astimezone() for each in (when, time() if now is None else now))
     return then.strftime("%H:%M:%S" if then.date() == today.date() else "%Y-%m-%d %H:%M:%S")
 
 
-def numbers(of: Mapping[str, Any]) -> str:
-    """Those that made a decision, in a line; what is no news is left out."""
+def numbers(values: Mapping[str, Any]) -> str:
+    """The numbers of a decision in one line, without empty ones."""
     return ", ".join(
-        f"{name} {_short(name, value)}" for name, value in of.items() if value not in (False, None, "", [])
+        f"{name} {_short(name, value)}" for name, value in values.items() if value not in (False, None, "", [])
     )
 
 
@@ -147,19 +149,16 @@ def _short(name: str, value: Any) -> str:
     return str(value)
 
 
-# Problems of mapping files as a command prints them, and the exit status that belongs to them.
+PROBLEMS = {"schema": 3, "idl": 4, "live": 5}  # level of a problem -> exit status of `check`
 
 
-PROBLEMS = {"schema": 3, "idl": 4, "live": 5}  # `check`: the first level that failed
-
-
-def report_problems(problems: Sequence[Any], *, as_json: bool) -> None:
-    """Print every problem, then end with the status of the first level that failed."""
-    if as_json:
+def report_problems(problems: Sequence[Any]) -> None:
+    """Print every problem of mapping files and end the command with the status of the first level that failed."""
+    if json_output.get():
         print_json({"problems": problems})
     else:
         for problem in problems:
-            err.print(str(problem), markup=False, soft_wrap=True)
+            err.print(str(problem))
         names = {problem.file for problem in problems}
         err.print(f"{count(len(problems), 'problem')} in {count(len(names), 'file')}", style="bold")
     levels = {problem.level for problem in problems}

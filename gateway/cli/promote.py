@@ -1,4 +1,8 @@
-"""The command that writes modes set at run time back into the mapping files, as the user who runs it."""
+"""`xcp-gateway promote`: write modes that were set at run time into the mapping files, as the calling user.
+
+Each file is replaced at once. When one cannot be written, or the gateway refuses to load the new files, all are
+restored.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ from urllib.parse import urlencode
 import typer
 from rich.text import Text
 
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, MOVING, SocketOption, WhyOption, app, ask, fail
+from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, SocketOption, WhyOption, app, ask, fail
 from gateway.cli.output import count, err, out
 
 
 @dataclass(frozen=True, slots=True)
 class _EditedFile:
-    """A mapping file, and what is to become of it."""
+    """A mapping file before and after the change. `methods`: the number of methods that change."""
 
     path: Path
     before: bytes
@@ -29,7 +33,7 @@ class _EditedFile:
     methods: int
 
 
-@app.command(rich_help_panel=MOVING)
+@app.command(rich_help_panel=MIGRATION)
 def promote(
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN", help="Only these methods: VM.start, 'VM.*', group:NAME.")
@@ -37,40 +41,38 @@ def promote(
     socket: SocketOption = DEFAULT_SOCKET,
     why: WhyOption = "",
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes without making them.")] = False,
 ) -> None:
-    """Write today's modes back into the mapping files, so that they no longer depend on what was set at run time.
+    """Write modes that were set at run time into the mapping files.
 
-    Only lines that say a mode change; comments and layout stay. The files are written as you; then the gateway reads
-    them again, and what was set and is now the mapping's is taken back. A mode set for a time, or by a rollout under
-    way, stays where it is. Refused when a file is not the one that the gateway has loaded.
+    Only modes change; comments and layout stay. The files are written as the calling user; then the gateway loads
+    them, and modes set at run time that equal the mapping's are cleared. A mode with a duration, or of a running
+    rollout, is not written. A file that differs from the one that the gateway has loaded is an error.
 
     Examples: `xcp-gateway promote --dry-run`, `xcp-gateway promote 'VM.*' --why "October is over"`
     """
     plan = ask(socket, "GET", f"/v1/promotion?{urlencode({'pattern': pattern})}")
     for each in plan["stays"]:
         name = f"{each['service']}/{each['method']}"
-        err.print(
-            f"{name} stays {each['mode']} at run time: {each['why']}", style="yellow", markup=False, soft_wrap=True
-        )
+        err.print(f"{name} stays {each['mode']} at run time: {each['why']}", style="yellow")
     if not plan["files"]:
-        out.print("nothing to write: every method is as its mapping file says")
+        out.print("nothing to write: every method has the mode of its mapping file")
         return
-    mended = [_mended(file) for file in plan["files"]]
-    for each in mended:
+    edited = [_edited(file) for file in plan["files"]]
+    for each in edited:
         _show(each)
     if dry_run:
         return
-    _write(mended)
-    _reload(socket, mended)
+    _write(edited)
+    _reload(socket, edited)
     cleared = ask(socket, "POST", "/v1/promoted", {"pattern": pattern, "why": why})
-    methods = count(sum(each.methods for each in mended), "method")
-    out.print(f"{methods} in {count(len(mended), 'file')} written, and live")
-    out.print(f"taken back, since the mapping says it now: {', '.join(cleared) or 'nothing'}", markup=False)
+    methods = count(sum(each.methods for each in edited), "method")
+    out.print(f"{methods} in {count(len(edited), 'file')} written, and live")
+    out.print(f"cleared, since the mapping contains them: {', '.join(cleared) or 'nothing'}")
 
 
-def _mended(file: Mapping[str, Any]) -> _EditedFile:
-    """The new text, tried out: it must make of the methods what is wanted, and of all others what they are."""
+def _edited(file: Mapping[str, Any]) -> _EditedFile:
+    """Make the new text and check that it changes the wanted modes and nothing else."""
     from gateway.mapping.rewrite import RewriteError, rewrite
 
     path = Path(file["file"])
@@ -79,15 +81,15 @@ def _mended(file: Mapping[str, Any]) -> _EditedFile:
     except OSError as error:
         fail(f"{path}: cannot be read: {error.strerror}", FAILED)
     if hashlib.sha256(before).hexdigest() != file["sha256"]:
-        fail(f"{path} is not what the gateway has loaded: xcp-gateway reload, then promote", FAILED)
+        fail(f"{path} has changed since the gateway loaded it: run `xcp-gateway reload`, then promote again", FAILED)
     try:
         text = rewrite(before.decode("utf-8-sig"), {each["method"]: _wanted(each) for each in file["methods"]})
     except RewriteError as error:
         fail(f"{path}: {error}", FAILED)
     mark = b"\xef\xbb\xbf" if before.startswith(b"\xef\xbb\xbf") else b""
-    mended = _EditedFile(path, before, mark + text.encode(), len(file["methods"]))
-    _try_out(mended, file["methods"])
-    return mended
+    edited = _EditedFile(path, before, mark + text.encode(), len(file["methods"]))
+    _verify(edited, file["methods"])
+    return edited
 
 
 def _wanted(method: Mapping[str, Any]) -> Any:
@@ -103,20 +105,20 @@ def _setting(written: Mapping[str, Any]) -> Any:
     return Setting(Mode(written["mode"]), buckets, control, written["observe"], written["noise"])
 
 
-def _try_out(mended: _EditedFile, methods: Sequence[Mapping[str, Any]]) -> None:
-    before, after = (dict(_compiled(mended.path, content)) for content in (mended.before, mended.after))
+def _verify(edited: _EditedFile, methods: Sequence[Mapping[str, Any]]) -> None:
+    before, after = (dict(_compiled(edited.path, content)) for content in (edited.before, edited.after))
     wanted = {each["method"]: _setting(each["setting"]) for each in methods}
-    for name, told in before.items():
-        expected = (wanted.get(name, told[0]), *told[1:])
+    for name, settings in before.items():
+        expected = (wanted.get(name, settings[0]), *settings[1:])
         if after.get(name) != expected:
             fail(
-                f"{mended.path}: the mode of {name} cannot be written so that nothing else changes: do it by hand",
+                f"{edited.path}: the mode of {name} cannot be written without other changes: edit the file by hand",
                 FAILED,
             )
 
 
 def _compiled(path: Path, content: bytes) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """All that a file says of who answers, method by method."""
+    """The migration settings of each method in a file."""
     from gateway.check import compiled
 
     table, problems = compiled(path, content)
@@ -125,24 +127,24 @@ def _compiled(path: Path, content: bytes) -> Iterator[tuple[str, tuple[Any, ...]
     for route in table.routes():
         migration = route.migration
         key = migration.key.name if migration.key is not None else None
-        told = (migration.setting, key, migration.upstream, migration.group, migration.always, migration.never)
-        yield route.method, (*told, migration.may_shadow, migration.fallback)
+        settings = (migration.setting, key, migration.upstream, migration.group, migration.always, migration.never)
+        yield route.method, (*settings, migration.may_shadow, migration.fallback)
 
 
-def _show(mended: _EditedFile) -> None:
-    old, new = (text.decode("utf-8-sig").splitlines() for text in (mended.before, mended.after))
-    for line in unified_diff(old, new, str(mended.path), str(mended.path), n=1, lineterm=""):
+def _show(edited: _EditedFile) -> None:
+    old, new = (text.decode("utf-8-sig").splitlines() for text in (edited.before, edited.after))
+    for line in unified_diff(old, new, str(edited.path), str(edited.path), n=1, lineterm=""):
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
-        out.print(Text(line, "bold" if line.startswith(("+++", "---")) else style), soft_wrap=True)
+        out.print(Text(line, "bold" if line.startswith(("+++", "---")) else style))
 
 
-def _write(mended: Sequence[_EditedFile]) -> None:
-    """Each file at once or not at all, with the permissions that it had."""
-    for number, each in enumerate(mended):
+def _write(edited: Sequence[_EditedFile]) -> None:
+    """Replace all files, each atomically and with its permissions, or none."""
+    for number, each in enumerate(edited):
         try:
             _replace(each.path, each.after)
         except OSError as error:
-            _put_back(mended[:number])
+            _restore(edited[:number])
             fail(f"{each.path}: cannot be written: {error.strerror}; nothing has changed", FAILED)
 
 
@@ -151,23 +153,23 @@ def _replace(path: Path, content: bytes) -> None:
     try:
         new.write_bytes(content)
         shutil.copymode(path, new)
-        there = path.stat()
-        if (there.st_uid, there.st_gid) != (new.stat().st_uid, new.stat().st_gid):
-            os.chown(new, there.st_uid, there.st_gid)
+        owner = path.stat()
+        if (owner.st_uid, owner.st_gid) != (new.stat().st_uid, new.stat().st_gid):
+            os.chown(new, owner.st_uid, owner.st_gid)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
 
 
-def _put_back(mended: Sequence[_EditedFile]) -> None:
-    for each in mended:
+def _restore(edited: Sequence[_EditedFile]) -> None:
+    for each in edited:
         _replace(each.path, each.before)
 
 
-def _reload(socket: Path, mended: Sequence[_EditedFile]) -> None:
+def _reload(socket: Path, edited: Sequence[_EditedFile]) -> None:
     answer = ask(socket, "POST", "/v1/reload")
     if answer.get("problems"):
         for problem in answer["problems"]:
-            err.print(problem, markup=False, soft_wrap=True)
-        _put_back(mended)
-        fail("the gateway refuses to reload: the files are as they were", FAILED)
+            err.print(problem)
+        _restore(edited)
+        fail("the gateway refuses to load the files; they were restored", FAILED)

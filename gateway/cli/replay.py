@@ -1,4 +1,4 @@
-"""The command that sends recorded calls to both sides, and what it says of the answers."""
+"""`xcp-gateway replay`: send recorded calls to both sides, compare the outcomes, and print a summary."""
 
 from __future__ import annotations
 
@@ -13,61 +13,56 @@ import msgspec
 import typer
 from rich.text import Text
 
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, MOVING, UNUSABLE, SocketOption, app, ask, fail
+from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, UNUSABLE, SocketOption, app, ask, fail
 from gateway.cli.output import count, err, number, out, pair, table
 from gateway.cli.output import seconds as in_words
 
-TIMEOUT = 86_400.0  # seconds for one batch; the gateway holds the deadline of each call
+TIMEOUT = 86_400.0  # seconds for one batch; the gateway limits each call
 BATCH = 20  # calls of one request, and their bytes
 BATCH_BYTES = 256 * 1024
 LONGEST = 768 * 1024  # bytes of one call
-PAIRS = 5  # differing pairs that are shown of one method
-NAMED = 5  # methods to which the same has happened
-DAMAGED = 20  # damaged lines that are named
+MAX_DIFFS = 5  # mismatches that are shown of one method
+NAMED = 5  # methods that are listed for one reason
+DAMAGED = 20  # damaged lines that are listed
 
 COUNTED = ("equal", "ignored", "different", "error_different", "unanswered", "skipped")
 
 Document: TypeAlias = Mapping[str, Any]
 
 
-@app.command(rich_help_panel=MOVING)
+@app.command(rich_help_panel=MIGRATION)
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `record` has written.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording of `xcp-gateway record`.")],
     socket: SocketOption = DEFAULT_SOCKET,
-    set_: Annotated[
+    values: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="PLACE=VALUE",
-            help="In place of what was redacted: session=OpaqueRef:1; as often as needed.",
-        ),
+        typer.Option("--value", metavar="PLACE=VALUE", help="A redacted value: session=OpaqueRef:1; repeatable."),
     ] = None,
-    rate: Annotated[float, typer.Option(help="At most so many calls a second.", min=0.001, max=100_000)] = 50.0,
-    pairs: Annotated[int, typer.Option(help="Differing pairs that are shown of each method.", min=0)] = PAIRS,
+    rate: Annotated[float, typer.Option(help="The greatest number of calls a second.", min=0.001, max=100_000)] = 50.0,
+    max_diffs: Annotated[int, typer.Option(help="The number of mismatches shown of each method.", min=0)] = MAX_DIFFS,
     *,
     writes: Annotated[
-        bool, typer.Option("--writes", help="Also calls that change something. EACH OF THEM RUNS TWICE.")
+        bool, typer.Option("--writes", help="Replay calls that write too. EACH OF THEM RUNS TWICE.")
     ] = False,
     noise: Annotated[
         bool,
-        typer.Option("--noise", help="Ask the legacy service twice: what it contradicts itself in is no difference."),
+        typer.Option("--noise", help="Run legacy twice; ignore fields that differ between its two responses."),
     ] = False,
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="One JSON document a call, and one for the whole; for machines.")
+        bool, typer.Option("--json-lines", help="Print one JSON document for each call, and one for the whole.")
     ] = False,
 ) -> None:
-    """Send recorded calls to the legacy service and to D-Bus, compare their answers, and show where they differ.
+    """Send recorded calls to the legacy service and to D-Bus, compare the outcomes, and show the mismatches.
 
-    Modes play no part in it, no client is in it, and nothing moves by it: it is for the time before the first percent.
-    The rules and redactions of the mapping hold. A call is skipped and counted where a redacted value is not given
-    with --set, and where running it twice may do harm.
+    Modes are ignored, no client is affected, and rollouts do not count the calls. Comparison rules and redactions of
+    the mapping apply. A call is skipped if a redacted value is not given with --value, or if it writes.
 
-    Exit status 0 only when something was compared, nothing differs, and every line could be read.
+    Exit status 0 only if something was compared, nothing differs, and every line could be read.
 
-    Examples: `xcp-gateway replay calls.jsonl --set session=OpaqueRef:1234`,
-    `xcp-gateway replay calls.jsonl --set 'SR.create:config.password=secret' --rate 5 --noise`
+    Examples: `xcp-gateway replay calls.jsonl --value session=OpaqueRef:1234`,
+    `xcp-gateway replay calls.jsonl --value 'SR.create:config.password=secret' --rate 5 --noise`
     """
-    given = _given(set_ or [])
+    given = _given(values or [])
     recording = _read(file)
     _warn(recording, socket, writes=writes)
     outcome = ReplayTally()
@@ -79,7 +74,7 @@ def replay(
             if json_lines:
                 _print_line({"line": line, **result})
             elif result["pair"] is not None:
-                _show_pair(result, shown, pairs)
+                _show_mismatch(result, shown, max_diffs)
     except KeyboardInterrupt:
         err.print(f"stopped after {outcome.total} of {count(len(recording.calls), 'call')}", style="red")
         outcome.stopped = True
@@ -91,12 +86,9 @@ def replay(
     raise typer.Exit(0 if outcome.is_proof and not recording.damaged else FAILED)
 
 
-# The file
-
-
 @dataclass(slots=True)
 class RecordingFile:
-    """What a file holds: calls with the numbers of their lines, and lines that are none."""
+    """A recording: calls with their line numbers, and damaged lines with the error. `is_whole`: it has an end."""
 
     file: Path
     header: Document | None = None
@@ -106,7 +98,7 @@ class RecordingFile:
 
 
 def load(file: Path, lines: Iterable[bytes]) -> RecordingFile:
-    """Read the lines of a recording; what is damaged costs its own line."""
+    """Parse the lines of a recording. A damaged line is noted and skipped."""
     from gateway.core.routing import call_record as lines_of
 
     recording = RecordingFile(file)
@@ -136,21 +128,21 @@ def _read(file: Path) -> RecordingFile:
     except OSError as error:
         fail(f"{file}: {error.strerror or error}", UNUSABLE)
     for line, why in recording.damaged[:DAMAGED]:
-        err.print(f"{file}:{line}: {why}", style="red", markup=False, soft_wrap=True)
+        err.print(f"{file}:{line}: {why}", style="red")
     if len(recording.damaged) > DAMAGED:
         more = f"{file}: and {len(recording.damaged) - DAMAGED} more damaged lines"
-        err.print(more, style="red", markup=False, soft_wrap=True)
+        err.print(more, style="red")
     if not recording.calls:
-        fail(f"{file}: there is no call in it", UNUSABLE)
+        fail(f"{file}: the recording contains no calls", UNUSABLE)
     return recording
 
 
-def _given(said: Sequence[str]) -> dict[str, str]:
+def _given(values: Sequence[str]) -> dict[str, str]:
     given: dict[str, str] = {}
-    for text in said:
+    for text in values:
         place, equals, value = text.partition("=")
         if not equals or not place:
-            fail(f"--set: expected PLACE=VALUE, such as session=OpaqueRef:1, got '{text}'", UNUSABLE)
+            fail(f"--value: expected PLACE=VALUE, such as session=OpaqueRef:1, got '{text}'", UNUSABLE)
         given[place] = value
     return given
 
@@ -159,29 +151,26 @@ def _warn(recording: RecordingFile, socket: Path, *, writes: bool) -> None:
     live = ask(socket, "GET", "/v1/status")["revision"]
     header = recording.header
     if header is None:
-        err.print(f"note: {recording.file} has no first line that says what it is", markup=False, soft_wrap=True)
+        err.print(f"note: {recording.file} has no header line")
     elif header.get("revision") != live:
         text = f"note: recorded with revision {header.get('revision')} of the mapping; revision {live} is live"
-        err.print(text, markup=False, soft_wrap=True)
+        err.print(text)
     if not recording.is_whole:
-        note = f"note: {recording.file} has no last line: its recording did not end by itself"
-        err.print(note, markup=False, soft_wrap=True)
+        note = f"note: {recording.file} has no end line: the recording was interrupted"
+        err.print(note)
     if writes:
         changing = Counter(
             f"{call['service']}/{call['method']}" for _, call in recording.calls if call.get("effect") != "read"
         )
-        named = ", ".join(f"{name} ({times})" for name, times in sorted(changing.items())) or "none that is known of"
-        text = f"WARNING: --writes: calls that change something RUN TWICE, once on each side: {named}"
-        err.print(text, style="bold reverse red", markup=False, soft_wrap=True)
-
-
-# The calls
+        named = ", ".join(f"{name} ({times})" for name, times in sorted(changing.items())) or "none known"
+        text = f"WARNING: --writes: calls that write RUN TWICE, once on each side: {named}"
+        err.print(text, style="bold reverse red")
 
 
 def _results(
     socket: Path, calls: Sequence[tuple[int, Document]], asked: Document, rate: float
 ) -> Iterator[tuple[int, Document]]:
-    """What came of each call, no more of them a second than `rate`."""
+    """Send the calls at `rate` a second and yield the result of each."""
     began, sent = time.monotonic(), 0
     for batch in batches(calls, rate):
         time.sleep(max(0.0, began + sent / rate - time.monotonic()))
@@ -192,7 +181,7 @@ def _results(
 
 
 def batches(calls: Sequence[tuple[int, Document]], rate: float) -> Iterator[list[tuple[int, Document]]]:
-    """Some calls at a time, about a fifth of a second's."""
+    """Split calls into requests, each for about a fifth of a second."""
     from gateway.core.routing.call_record import call_of
 
     most = max(1, min(BATCH, int(rate / 5)))
@@ -210,19 +199,16 @@ def batches(calls: Sequence[tuple[int, Document]], rate: float) -> Iterator[list
         yield batch
 
 
-# What came of them
-
-
 @dataclass(slots=True)
 class MethodTally:
-    """The calls of one method."""
+    """Counts and latencies of one method."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
     legacy: list[float] = field(default_factory=list)  # seconds
     dbus: list[float] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """For machines."""
+        """As JSON."""
         times = {side: {f"p{part}": quantile(took, part) for part in (50, 99)} for side, took in self._sides()}
         return {"calls": self.verdicts.total(), **{name: self.verdicts[name] for name in COUNTED}, **times}
 
@@ -231,7 +217,7 @@ class MethodTally:
 
 
 class ReplayTally:
-    """What came of all calls."""
+    """Counts of all methods, and the reasons for calls that were not compared."""
 
     def __init__(self) -> None:
         self.methods: dict[tuple[str, str], MethodTally] = {}
@@ -240,7 +226,7 @@ class ReplayTally:
         self.stopped = False
 
     def add(self, result: Document) -> None:
-        """One call more."""
+        """Count one result."""
         method = self.methods.setdefault((result["service"], result["method"]), MethodTally())
         method.verdicts[result["verdict"]] += 1
         for took, seconds in ((method.legacy, result["legacy"]), (method.dbus, result["dbus"])):
@@ -252,42 +238,39 @@ class ReplayTally:
         self.missing.update(result["missing"])
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each method, for machines."""
+        """One JSON object for each method."""
         named = sorted(self.methods.items())
         return [{"service": service, "method": method, **each.row()} for (service, method), each in named]
 
     def count(self, *verdicts: str) -> int:
-        """How many calls came to one of these."""
+        """The number of calls with one of these verdicts."""
         return sum(method.verdicts[verdict] for method in self.methods.values() for verdict in verdicts)
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of calls."""
         return self.count(*COUNTED)
 
     @property
     def is_proof(self) -> bool:
-        """Something was compared, and all of that agrees."""
+        """Whether something was compared and everything agrees."""
         agreed, not_so = self.count("equal", "ignored"), self.count("different", "error_different", "unanswered")
         return agreed > 0 and not not_so and not self.stopped
 
 
 def quantile(took: Sequence[float], part: int) -> float | None:
-    """The least of these seconds that so many per cent of them are within."""
+    """The percentile `part` of these durations."""
     if not took:
         return None
     ordered = sorted(took)
     return ordered[max(0, -(-len(ordered) * part // 100) - 1)]
 
 
-# How it is shown
-
-
 def _print_line(document: Document) -> None:
     print(msgspec.json.encode(document).decode())  # noqa: T201
 
 
-def _show_pair(result: Document, shown: Counter[str], most: int) -> None:
+def _show_mismatch(result: Document, shown: Counter[str], most: int) -> None:
     from gateway.cli import diff
 
     name = f"{result['service']}/{result['method']}"
@@ -296,11 +279,11 @@ def _show_pair(result: Document, shown: Counter[str], most: int) -> None:
         out.print(diff.show(result["pair"]))
         out.print()
     elif shown[name] == most + 1:
-        out.print(f"{name}: more of them differ; --pairs shows more, --json-lines all", style="dim", markup=False)
+        out.print(f"{name}: more mismatches; --max-diffs shows more, --json-lines all", style="dim")
         out.print()
 
 
-# What a column is of -> how it is headed. Of the second kind only those with something in them.
+# Verdict -> column. Columns of the second kind are shown if they count anything.
 _ALWAYS = {"calls": "CALLS", "equal": "EQUAL", "different": "DIFFERENT"}
 _SOMETIMES = {"ignored": "IGNORED", "error_different": "ERRORS DIFFER", "unanswered": "NO ANSWER", "skipped": "SKIPPED"}
 
@@ -309,19 +292,19 @@ def _show(outcome: ReplayTally, recording: RecordingFile) -> None:
     rows = outcome.rows()
     heads = {**_ALWAYS, **{name: head for name, head in _SOMETIMES.items() if any(row[name] for row in rows)}}
     timed = any(row["legacy"]["p50"] is not None for row in rows)
-    with table("METHOD", *heads.values(), *(("P50 OLD/NEW", "P99 OLD/NEW") if timed else ())) as shown:
+    with table("METHOD", *heads.values(), *(("P50", "P99") if timed else ())) as shown:
         for row in rows:
             cells = [Text(f"{row['service']}/{row['method']}"), *(_cell(name, row[name]) for name in heads)]
             times = (pair(*(in_words(row[side][part]) for side in ("legacy", "dbus"))) for part in ("p50", "p99"))
             shown.add_row(*cells, *(map(Text, times) if timed else ()))
     for (verdict, why), methods in sorted(outcome.reasons.items()):
         text = f"{number(methods.total())} {verdict}: {why}: {_named(methods)}"
-        out.print(text, style="yellow", markup=False, soft_wrap=True)
+        out.print(text, style="yellow")
     if outcome.missing:
-        wanted = " ".join(f"--set {place}=VALUE" for place in sorted(outcome.missing))
-        out.print(f"what was redacted can be given: {wanted}", markup=False, soft_wrap=True)
-    text, style = _verdict(outcome, len(recording.damaged))
-    out.print(text, style=style, markup=False)
+        wanted = " ".join(f"--value {place}=VALUE" for place in sorted(outcome.missing))
+        out.print(f"give redacted values with: {wanted}")
+    text, style = _summary(outcome, len(recording.damaged))
+    out.print(text, style=style)
 
 
 def _named(methods: Counter[str]) -> str:
@@ -336,18 +319,14 @@ def _cell(name: str, times: int) -> Text:
     return Text(number(times), _STYLES.get(name, "") if times else "dim")
 
 
-def _verdict(outcome: ReplayTally, damaged: int) -> tuple[str, str]:
+def _summary(outcome: ReplayTally, damaged: int) -> tuple[str, str]:
     agreed, differ = outcome.count("equal", "ignored"), outcome.count("different", "error_different")
-    said = [f"{number(agreed + differ)} of {count(outcome.total, 'call')} compared"]
-    said.append(
-        f"{number(differ)} differ{'s' * (differ == 1)}"
-        if differ
-        else "nothing differs"
-        if agreed
-        else "that proves nothing"
+    parts = [f"{number(agreed + differ)} of {count(outcome.total, 'call')} compared"]
+    parts.append(
+        f"{number(differ)} differ{'s' * (differ == 1)}" if differ else "nothing differs" if agreed else "no result"
     )
     if outcome.count("unanswered"):
-        said.append(f"{number(outcome.count('unanswered'))} not answered")
+        parts.append(f"{number(outcome.count('unanswered'))} not answered")
     if damaged:
-        said.append(f"{count(damaged, 'damaged line')} left out")
-    return ", ".join(said), "bold" if outcome.is_proof and not damaged else "bold red"
+        parts.append(f"{count(damaged, 'damaged line')} left out")
+    return ", ".join(parts), "bold" if outcome.is_proof and not damaged else "bold red"

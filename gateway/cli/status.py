@@ -1,4 +1,4 @@
-"""How the gateway is, for people: listeners, state, buses, legacy services, stores, services. Knows no command."""
+"""The tables of `xcp-gateway status`: the parts of the gateway, and one row for each method with two sides."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from gateway.cli.output import NOTHING, number, out, pair, rate, seconds, table
 
 
 def print_status(answer: Mapping[str, Any]) -> None:
-    """Everything but the methods."""
-    ready = "[green]ready[/]" if answer["ready"] else "[red]not ready[/]"
-    out.print(
-        f"xcp-gateway {answer['version']}  {ready}  revision {answer['revision']}  {answer['in_flight']} in flight"
-    )
-    out.print(f"listening on {', '.join(answer['listening'])}", markup=False)
+    """Print everything but the methods."""
+    ready = ("ready", "green") if answer["ready"] else ("not ready", "red")
+    rest = f"  revision {answer['revision']}  {answer['in_flight']} in flight"
+    out.print(Text.assemble(f"xcp-gateway {answer['version']}  ", ready, rest))
+    out.print(f"listening on {', '.join(answer['listening'])}")
     _print_troubles(answer)
     with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
         for bus in answer["buses"]:
@@ -31,7 +30,7 @@ def print_status(answer: Mapping[str, Any]) -> None:
             )
     if answer["upstreams"]:
         out.print()
-        with table("OLD SERVICE", "ADDRESS", "IN FLIGHT", "WAITING", "LAST ERROR") as shown:
+        with table("UPSTREAM", "ADDRESS", "IN FLIGHT", "WAITING", "LAST ERROR") as shown:
             for upstream in answer["upstreams"]:
                 shown.add_row(*(str(upstream[key]) for key in ("name", "url", "in_flight", "waiting", "last_error")))
     if answer["stores"]:
@@ -47,23 +46,21 @@ def print_status(answer: Mapping[str, Any]) -> None:
 
 def _print_troubles(answer: Mapping[str, Any]) -> None:
     for reason in answer["reasons"]:
-        out.print(f"not ready: {reason}", markup=False, soft_wrap=True)
+        out.print(f"not ready: {reason}")
     for trouble in filter(None, [*answer["warnings"], answer["state"]["trouble"]]):
-        out.print(trouble, style="red", markup=False, soft_wrap=True)
+        out.print(trouble, style="red")
     if not answer["state"]["trouble"]:
-        out.print(f"state: {answer['state']['place']}", markup=False, soft_wrap=True)
+        out.print(f"state: {answer['state']['place']}")
     for what in answer["ungoverned"]:
-        out.print(f"no mode governs this: {what}", markup=False, soft_wrap=True)
+        out.print(f"independent of modes: {what}")
     operators = answer["operators"]
     if operators is not None and not operators["connected"]:
-        out.print(
-            f"no operators are heard on D-Bus: {operators['last_error']}", style="red", markup=False, soft_wrap=True
-        )
+        out.print(f"the admin service is not on D-Bus: {operators['last_error']}", style="red")
 
 
 def _store_cells(store: Mapping[str, Any]) -> Iterator[str | Text]:
     yield store["listener"]
-    yield Text("connected", "green") if store["connected"] else Text("away", "red")
+    yield Text("connected", "green") if store["connected"] else Text("down", "red")
     yield store["address"]
     yield str(store["watches"])
     yield str(store["waiting"])
@@ -75,12 +72,9 @@ def _service_cells(service: Mapping[str, Any]) -> Iterator[str | Text]:
     yield service["name"]
     yield service["bus"]
     yield Text(service["owner"] or service["state"], "red" if missing else "")
-    probe = f", asked again in {service['probe_in']:g} s" if service["probe_in"] else ""
+    probe = f", next probe in {service['probe_in']:g} s" if service["probe_in"] else ""
     yield Text(service["breaker"] + probe, "" if service["breaker"] == "closed" else "red")
     yield from (str(service[key]) for key in ("in_flight", "calls", "faults"))
-
-
-# The table of methods that have two sides, a row each, as wide as there is room. Knows no command.
 
 
 Row = Mapping[str, Any]
@@ -93,19 +87,19 @@ STYLES = {
 
 
 def print_methods(rows: Sequence[Row], width: int | None, *, everything: bool = False) -> None:
-    """`width`: of the terminal; None: there is none, and rows are as long as they are.
+    """Print one row for each method. `width`: of the terminal; None: not a terminal, all columns.
 
-    Methods to which nothing has happened are only counted, unless `everything` is asked for.
+    Methods with the mapping's mode and without calls are only counted, unless `everything` is true.
     """
-    told = rows if everything else [row for row in rows if not _untouched(row)]
-    if told:
-        _print_rows(told, width)
-    if len(told) < len(rows):
-        out.print(Text(_as_mapped([row for row in rows if _untouched(row)]), "dim"), soft_wrap=True)
+    listed = rows if everything else [row for row in rows if not _untouched(row)]
+    if listed:
+        _print_rows(listed, width)
+    if len(listed) < len(rows):
+        out.print(Text(_as_mapped([row for row in rows if _untouched(row)]), "dim"))
 
 
 def _as_mapped(rows: Sequence[Row]) -> str:
-    """ "as the mapping says, and not called yet: networkd 30 dbus, xapi 2 dbus and 1 off"."""
+    """ "mode of the mapping, not called yet: networkd 30 dbus, xapi 2 dbus and 1 off"."""
     services: dict[str, dict[str, int]] = {}
     for row in rows:
         modes = services.setdefault(row["service"], {})
@@ -114,7 +108,7 @@ def _as_mapped(rows: Sequence[Row]) -> str:
         f"{service} {' and '.join(f'{number} {mode}' for mode, number in modes.items())}"
         for service, modes in services.items()
     )
-    return f"as the mapping says, and not called yet: {', '.join(counts)} (`status '*'` shows them)"
+    return f"mode of the mapping, not called yet: {', '.join(counts)} (`status '*'` shows them)"
 
 
 def _print_rows(rows: Sequence[Row], width: int | None) -> None:
@@ -146,7 +140,7 @@ def _share(row: Row) -> Text:
     return Text(f"{setting['percent']}%" if setting["mode"] == "canary" else NOTHING)
 
 
-def _set_by(row: Row) -> Text:
+def _source(row: Row) -> Text:
     rollout = f" ({row['rollout']})" if row["rollout"] else ""
     return Text(row["set_by"] + rollout, "dim" if row["set_by"] == "mapping" else "")
 
@@ -155,27 +149,27 @@ def _equal(row: Row) -> Text:
     return Text(f"{rate(row['equal_share'])} of {number(row['comparisons'])}" if row["comparisons"] else NOTHING)
 
 
-def _verdict(row: Row) -> Text:
+def _assessment(row: Row) -> Text:
     return Text(row["verdict"], STYLES.get(row["verdict"], ""))
 
 
 def _both(read: Callable[[Mapping[str, Any]], str]) -> Callable[[Row], Text]:
-    """Of the legacy service and of D-Bus."""
+    """The cell with the values of legacy and D-Bus."""
     return lambda row: Text(pair(read(row["legacy"]), read(row["dbus"])))
 
 
-# Each column with the width that a terminal must have for it.
+# Column -> its cell, and the least width of a terminal that shows it.
 _COLUMNS: Mapping[str, tuple[Callable[[Row], Text], int]] = {
     "MODE": (_mode, 0),
     "SHARE": (_share, 0),
-    "SOURCE": (_set_by, 100),
+    "SOURCE": (_source, 100),
     "CALLS": (_both(lambda side: number(side["calls"])), 120),
     "EQUAL": (_equal, 0),
     "ERRORS": (_both(lambda side: rate(side["error_rate"])), 76),
     "P50": (_both(lambda side: seconds(side["p50"])), 140),
     "P99": (_both(lambda side: seconds(side["p99"])), 90),
-    "ASSESSMENT": (_verdict, 0),
+    "ASSESSMENT": (_assessment, 0),
 }
 _LEFT = frozenset({"METHOD", "MODE", "SOURCE", "ASSESSMENT"})
 _FOLDED = frozenset({"METHOD", "SOURCE", "ASSESSMENT"})
-_LEGEND = "of two numbers the first is the legacy service's, the second D-Bus's"
+_LEGEND = "columns with two values show legacy / D-Bus"

@@ -1,4 +1,7 @@
-"""The seams: what a codec, dialect, transport and backend must be. Adapters subclass these explicitly."""
+"""The interfaces between `gateway` and `adapters`: codec, dialect, endpoint, transport, backend and the rest.
+
+Adapters subclass these protocols explicitly, and tests/conformance checks every adapter of a kind against its contract.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +29,24 @@ from gateway.core.rpc.spelling import MethodSpelling
 
 DEADLINE_PASSED = "the deadline has passed"  # the message of the cancellation that ends a call for this reason
 
-# A backend or line that is cancelled before the first byte of a call was written adds this to the arguments of the
-# CancelledError that it passes on. Without it, whether the call was executed is unknown.
+# A backend or connection that is cancelled before the first byte of a call was written adds this to the arguments of
+# the CancelledError that it passes on. Without it, it is unknown whether the call was executed.
 NOT_SENT = "no byte of the call was sent"
 
-# Asked while a call waits for a connection to its upstream, whenever a mode may have changed: false, and it waits no
-# longer (BUSY). Never asked once the call is being written.
+# Called for a call that waits for a connection to its upstream, whenever a mode may have changed. If it returns false,
+# the call stops waiting (BUSY). It is never called once the call is being written.
 Wanted = Callable[[], bool]
 
 
 def always() -> bool:
-    """Whatever changes, the call is still wanted."""
+    """A `Wanted` for calls that no change of a mode affects."""
     return True
 
 
 class Codec(Protocol):
-    """Bytes <-> Envelope, both directions, pure and total: bad input becomes a Fault entry, never an exception.
+    """Bytes <-> Envelope, in both directions. Pure and total: bad input becomes a Fault entry, never an exception.
 
-    `charset`: what the Content-Type of a body says, where a protocol leaves its encoding open; empty when it does not.
+    `charset` is that of the Content-Type, for protocols that leave the encoding open; empty if there is none.
     """
 
     @property
@@ -55,19 +58,19 @@ class Codec(Protocol):
         """The exact Content-Type of its answers."""
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:
-        """Read one message; junk gives an envelope with one Fault, which `encode` can still answer."""
+        """Read one message. Unreadable bytes give an envelope with one Fault, which `encode` can answer."""
 
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
-        """Write the answer: one outcome for each entry; None when nothing is sent.
+        """Write the answer, from one outcome for each entry; None if the protocol sends none.
 
-        A reply that this protocol cannot carry is answered as a fault (UNREPRESENTABLE) that names the place.
+        A reply that the protocol cannot carry becomes a fault (UNREPRESENTABLE) that names the place.
         """
 
     def encode_call(self, call: Call) -> bytes:
-        """The same protocol, spoken as a client; raises ValueError naming the place when a value cannot be carried."""
+        """Write a call as a client; raises ValueError that names the place of a value that cannot be carried."""
 
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:
-        """Read an answer; junk is a Fault (PARSE_ERROR)."""
+        """Read an answer as a client. Unreadable bytes give a Fault (PARSE_ERROR)."""
 
     def decode_answers(
         self,
@@ -75,15 +78,15 @@ class Codec(Protocol):
         envelope: Envelope,  # noqa: ARG002 - for batches
         charset: str = "",
     ) -> Sequence[Outcome]:
-        """Read the answer to this very message as its client does: an outcome for each entry.
+        """Read the answer to this message as its client does: one outcome for each entry.
 
-        An entry that wants no answer has Reply(None). A codec without batches needs no more than this.
+        An entry that wants no answer has Reply(None). This implementation is for codecs without batches.
         """
         return [self.decode_outcome(body, charset)]
 
 
 class Dialect(Protocol):
-    """A house convention over neutral values; `unwrap_x(wrap_x(v)) == v`. Pure and total."""
+    """A convention of one family of servers, over neutral values: `unwrap_x(wrap_x(v)) == v`. Pure and total."""
 
     @property
     def name(self) -> str:
@@ -91,35 +94,37 @@ class Dialect(Protocol):
 
     @property
     def spelling(self) -> MethodSpelling:
-        """The forms in which its servers take the name of a method."""
+        """The forms in which its servers accept the name of a method."""
 
     def unwrap_call(self, call: Call) -> Call:
-        """What the client sent -> the call as the mapping sees it."""
+        """The call as the client sent it -> as the mapping reads it."""
 
     def wrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
-        """Our outcome -> what the client expects. Faults of framing never come here."""
+        """An outcome -> as the client expects it. Never called for a fault of framing."""
 
     def wrap_call(self, call: Call) -> Call:
-        """The inverse of unwrap_call, for when we are the client."""
+        """The inverse of unwrap_call, for calls to an upstream."""
 
     def unwrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
-        """The inverse of wrap_outcome, for when we are the client."""
+        """The inverse of wrap_outcome, for answers of an upstream."""
 
 
 class Endpoint(Protocol):
-    """What a transport delivers bytes to: a codec, a dialect and a table of routes behind one path."""
+    """The receiver of a transport's messages for one path: bytes in, bytes out.
+
+    An endpoint that reads its messages (`pipeline.endpoint.RpcEndpoint`) also takes decoded ones, in its `handle`.
+    """
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
-        """Answer one message; never raises but for cancellation.
+        """Answer one message; raises nothing but the cancellation of its task.
 
-        A transport cancels the task that runs this when the client's connection is lost, and at stop when the grace
-        period is over. A call of which no byte was sent is then withdrawn: nothing is executed. A call that was sent
-        is not undone; nobody waits for its reply any more, its place is free, and it is counted and logged as unknown.
-        The CancelledError is passed on at once, so the transport may give back the place of the call.
+        A transport cancels that task when the client's connection is lost, and at stop when the grace period is over.
+        A call of which no byte was sent is then withdrawn: it is not executed. A call that was sent is not undone; its
+        capacity is free, and it is counted and logged as unknown. The CancelledError is passed on at once.
         """
 
     def refuse(self, fault: Fault) -> Answer:
-        """Say in the client's protocol why a message was not even read."""
+        """Encode the reason why a message was not read, in the client's protocol."""
 
 
 class HttpExchange(Protocol):
@@ -186,44 +191,44 @@ Resolve = Callable[[str], Endpoint | None]  # path of a request -> its endpoint 
 
 
 class Transport(Protocol):
-    """Owns sockets, knows no protocol; calls `Endpoint.answer`."""
+    """Owns the sockets of a listener and calls `Endpoint.answer`."""
 
     async def start(self) -> None:
-        """Bind and accept; raises OSError naming the address."""
+        """Bind and accept; raises OSError that names the address."""
 
     async def stop(self, grace: float) -> int:
-        """Stop accepting, let calls in flight finish for `grace` seconds; returns how many were cut off."""
+        """Stop accepting and let calls in flight finish for `grace` seconds; returns the number of calls cut off."""
 
 
 class Backend(Protocol):
-    """Answers calls. An expected failure is a returned Fault; an exception is a bug."""
+    """One side: it answers calls. An expected failure is a returned Fault; an exception is a bug."""
 
     async def start(self) -> None:
-        """Begin to connect; returns at once and keeps trying."""
+        """Begin to connect; returns at once and retries in the background."""
 
     async def call(self, route: Route, call: Call) -> Outcome:
-        """Answer one call; the dispatcher holds the deadline and cancels past it, with DEADLINE_PASSED.
+        """Answer one call. The dispatcher enforces the deadline by cancelling with DEADLINE_PASSED.
 
-        When cancelled before anything was sent it passes NOT_SENT on.
+        If no byte was sent when it is cancelled, it adds NOT_SENT to the CancelledError.
         """
 
     async def stop(self) -> None:
-        """Fail what is still waiting, close."""
+        """Fail the calls that still wait, and close."""
 
 
 class UpstreamConnection(Protocol):
-    """One legacy service as a transport reaches it: a message out, an answer back. Knows no codec."""
+    """The connections to one legacy service: a message out, an answer back, both as bytes."""
 
     async def start(self) -> None:
-        """Be ready; returns at once."""
+        """Become ready; returns at once."""
 
     async def send(
         self, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
-        """Send one message and wait for what comes back, byte for byte; the caller holds the deadline.
+        """Send one message and return the answer unchanged. The caller enforces the deadline.
 
-        UNAVAILABLE or BUSY: for certain nothing was executed. `repeatable`: it may be sent twice where that helps.
-        When cancelled before anything was sent it passes NOT_SENT on.
+        UNAVAILABLE and BUSY mean that nothing was executed. `repeatable`: the message may be sent twice. If no byte
+        was sent when it is cancelled, it adds NOT_SENT to the CancelledError.
         """
 
     async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:  # noqa: ARG002
@@ -235,43 +240,43 @@ class UpstreamConnection(Protocol):
         return Fault(FaultCode.UNAVAILABLE, "this upstream takes no HTTP requests; nothing was executed")
 
     def review(self) -> None:
-        """Ask each message that waits for a connection whether it is still wanted; see Wanted."""
+        """Check again whether each message that waits for a connection is wanted; see Wanted."""
 
     def retire(self) -> None:
-        """Another line has taken its place: keep nothing open beyond the calls in flight."""
+        """It has been replaced: close every connection as soon as its call has ended."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for an answer."""
+        """Whether no message waits for an answer."""
 
     def status(self) -> UpstreamStatus:
-        """How it is doing."""
+        """Its current state."""
 
     async def stop(self) -> None:
-        """Fail what is still waiting, close."""
+        """Fail the calls that still wait, and close."""
 
 
 class UpstreamBackend(Backend, Protocol):
-    """The legacy services. `call` goes to the route's upstream, in whatever protocol that one speaks."""
+    """The legacy services. `call` goes to the upstream of the route, in the protocol of that upstream."""
 
     async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         """Answer one call; see Backend, and Wanted."""
 
     def review(self) -> None:
-        """Modes may have changed: ask each call that waits for a connection whether it is still wanted."""
+        """Modes may have changed: check again whether each call that waits for a connection is wanted."""
 
     def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
-        """Whether a message of this codec and dialect can be sent to it as it is."""
+        """Whether it understands messages of this codec and dialect unchanged."""
 
     def timeout(self, upstream: str) -> float:
-        """Seconds for an answer; long by default, because clients of legacy services never set a limit."""
+        """The timeout in seconds of an upstream. It is long by default, because its clients never set one."""
 
     async def forward(
         self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
-        """Send a message as it came and return what came back, byte for byte; a Fault when nothing came back.
+        """Pass a message through and return the answer unchanged; a Fault if there is none.
 
-        The caller holds the deadline. `repeatable`, `wanted`: see Line.
+        The caller enforces the deadline. `repeatable`, `wanted`: see UpstreamConnection.send.
         """
 
     async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
@@ -279,43 +284,43 @@ class UpstreamBackend(Backend, Protocol):
 
 
 class NodePublisher(Protocol):
-    """A store that shows what services tell, and has triggers. Returns at once: tasks of its own do the work."""
+    """Publishes nodes in a xenstore and runs watch triggers, in tasks of its own: every method returns at once."""
 
-    def show(self, key: str, picture: NodeSet) -> None:
-        """These nodes from now on, in place of those of the same key."""
+    def show(self, key: str, node_set: NodeSet) -> None:
+        """Publish these nodes from now on, in place of those of the same key."""
 
     def forget(self, key: str) -> None:
-        """Show them no more; the nodes stay as they are."""
+        """Stop publishing the nodes of a key; they stay as they are."""
 
     def register(self, trigger: WatchTrigger) -> None:
-        """Ring when one of its nodes changes."""
+        """Fire a trigger when one of its nodes changes."""
 
     def unregister(self, trigger: WatchTrigger) -> None:
-        """Ring no more; what is being rung is still rung."""
+        """Do not fire a trigger again; what is being fired is still fired."""
 
 
 class AdminOperations(Protocol):
-    """What an operator may ask and change of moving methods; for the wires that operators come over."""
+    """The operator's queries and commands about migration, for each way in which operators connect."""
 
     def names(self) -> Sequence[MethodId]:
         """Every mapped method."""
 
     async def methods(self, pattern: str = "*") -> Sequence[MethodRow] | StateRefused:
-        """A row for each mapped method that a pattern means."""
+        """A row for each mapped method that matches a pattern."""
 
     def explain(
         self, name: str, params: Sequence[Value] = (), named: Mapping[str, Value] | None = None, key: str | None = None
     ) -> Sequence[Explanation] | StateRefused:
-        """Who would answer a call, for each method of this name."""
+        """The side that would answer a call and the reason, for each method of this name."""
 
     async def set_mode(self, wish: ModeRequest, who: str) -> ModeResult | StateRefused:
-        """Set a mode for all methods of a pattern, or for none and say why."""
+        """Set a mode for all methods of a pattern, or for none with the reason."""
 
     async def clear_mode(self, pattern: str, who: str, why: str = "") -> ModeResult | StateRefused:
-        """Back to what holds without what was set for exactly this pattern."""
+        """Remove the override that was set for exactly this pattern."""
 
     async def rollback_all(self, who: str, why: str = "") -> ModeResult | StateRefused:
-        """Every method to its legacy service at once."""
+        """Return every method to its legacy service at once."""
 
     def tell(self, listener: Listener) -> Callable[[], None]:
-        """Have somebody told of all that changes from now on; what is returned ends it."""
+        """Call `listener` for every change from now on; returns the function that ends it."""

@@ -1,7 +1,8 @@
-"""What services tell by themselves, led to the nodes that show it. Knows no bus and no store, only who hears and shows.
+"""Publishes the properties and signals of D-Bus services as nodes of a xenstore.
 
-One task for each publication: it hears, reads where it may have missed something, and draws. A change costs one
-picture; what comes faster than it can be read is heard as one change.
+Each publication of the mapping has one task. It subscribes to the signals, reads the properties where signals may have
+been missed, and gives the nodes to the publisher of its store. Signals that come faster than properties can be read are
+merged into one read.
 """
 
 from __future__ import annotations
@@ -21,84 +22,84 @@ from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Value
 from gateway.mapping.table import Table
 
-FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0  # seconds before properties are read again that could not be
-MAX_SHOWN = 10_000  # pictures of one publication: a signal's arguments may name ever new nodes
-GONE = frozenset({FaultCode.NOT_FOUND, FaultCode.UNKNOWN_METHOD})  # what is said of an object that is not there
+FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0  # seconds before a failed read of properties is repeated
+MAX_NODE_SETS = 10_000  # of one publication: the arguments of a signal may name ever new nodes
+GONE = frozenset({FaultCode.NOT_FOUND, FaultCode.UNKNOWN_METHOD})  # faults of an object that does not exist
 
 _log = structlog.get_logger("gateway")
 
 
 class EventQueue(Protocol):
-    """What is heard; `put` and `miss` add to it."""
+    """The events of a subscription, in their order."""
 
     def __aiter__(self) -> AsyncIterator[Event | EventsLost]: ...
 
     def put(self, event: Event) -> bool:
-        """As if the service had told it."""
+        """Add an event as if the service had sent it."""
 
     def miss(self, missed: EventsLost) -> None:
-        """As if something had been missed."""
+        """Add a gap: events may have been missed."""
 
 
 class Source(Protocol):
-    """Where services are heard and read."""
+    """The D-Bus side."""
 
     def subscribe(self, *subscriptions: Subscription) -> AbstractAsyncContextManager[EventQueue]:
-        """Hear of them; begins with a Missed for each bus name."""
+        """Receive these signals. The queue begins with an EventsLost for each bus name."""
 
     async def call(self, route: Route, call: Call) -> Outcome:
-        """Read."""
+        """Make a call."""
 
 
-class Publisher:
-    """One publication, shown on its board."""
+class PublicationFeed:
+    """Feeds one publication to the publisher of its store."""
 
-    def __init__(self, publication: Publication, source: Source, board: NodePublisher) -> None:
+    def __init__(self, publication: Publication, source: Source, publisher: NodePublisher) -> None:
         self._publication = publication
         self._source = source
-        self._board = board
-        self._feed: EventQueue | None = None
+        self._publisher = publisher
+        self._queue: EventQueue | None = None
         self._known: dict[str, dict[str, Value]] = {}  # by object: its properties
-        self._shown: dict[str, None] = {}  # keys of pictures, the oldest first
+        self._shown: dict[str, None] = {}  # keys of node sets, oldest first
         self._pause = FIRST_PAUSE
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
-        """Until cancelled."""
-        async with self._source.subscribe(*self._publication.subscriptions) as feed:
-            self._feed = feed
+        """Run until cancelled."""
+        async with self._source.subscribe(*self._publication.subscriptions) as queue:
+            self._queue = queue
             try:
-                async for news in feed:
-                    await self._hear(news)
+                async for event in queue:
+                    await self._handle(event)
             finally:
-                self._feed = None
+                self._queue = None
                 if self._timer is not None:
                     self._timer.cancel()
                 for shown in self._shown:
-                    self._board.forget(shown)
+                    self._publisher.forget(shown)
 
     def read_again(self, key: str) -> None:
-        """Somebody may have changed the nodes of this object: show what the service says now."""
-        if self._feed is not None and key in self._known:
+        """Publish the current properties of an object again: another client may have changed its nodes."""
+        if self._queue is not None and key in self._known:
             home = self._publication.subscriptions[0]
             path = self._publication.path(key)
             everything = frozenset(home.properties)
-            self._feed.put(Event(home.bus_name, path, home.interface, invalidated=everything))
+            self._queue.put(Event(home.bus_name, path, home.interface, invalidated=everything))
 
-    async def _hear(self, news: Event | EventsLost) -> None:
+    async def _handle(self, event: Event | EventsLost) -> None:
         try:
-            if isinstance(news, EventsLost):
-                await self._catch_up(news)
+            if isinstance(event, EventsLost):
+                await self._resync(event)
             elif self._publication.read is None:
-                self._happened(news)
+                self._on_signal(event)
             else:
-                await self._changed(news)
-        except Exception:  # noqa: BLE001 - the last line of defence: a bug costs this change and no other
-            _log.exception("a bug kept a change from being published", source=self._publication.source)
+                await self._on_properties(event)
+        except Exception:  # noqa: BLE001 - a bug must cost only this event
+            _log.exception("a bug prevented an event from being published", source=self._publication.source)
 
     # Signals
 
-    def _happened(self, event: Event) -> None:
+    def _on_signal(self, event: Event) -> None:
         key = self._publication.key(event.object_path)
         if key is not None:
             values = dict(zip(self._publication.arguments, event.body, strict=True))
@@ -106,24 +107,24 @@ class Publisher:
 
     # Properties
 
-    async def _catch_up(self, missed: EventsLost) -> None:
-        """While nobody owns the bus name the nodes stay as they are."""
+    async def _resync(self, missed: EventsLost) -> None:
+        """Read all objects. Without a service the nodes stay as they are."""
         if not missed.owner or self._publication.read is None:
             return
         if self._publication.read_all is None:
             await self._read("")
             return
-        outcome = await self._ask(self._publication.read_all, Call("publish"))
+        outcome = await self._call(self._publication.read_all, Call("publish"))
         if not isinstance(outcome, Fault):
             assert isinstance(outcome, dict)
             for key in self._known.keys() - outcome.keys():
                 self._drop(key)
             for key, properties in outcome.items():
-                self._learn(key, properties)
+                self._update(key, properties)
 
-    async def _changed(self, event: Event) -> None:
+    async def _on_properties(self, event: Event) -> None:
         if event.interface != self._publication.subscriptions[0].interface:
-            await self._came_or_went(event)
+            await self._on_objects(event)
             return
         key = self._publication.key(event.object_path)
         if key is None:
@@ -131,10 +132,10 @@ class Publisher:
         if key not in self._known or event.invalidated:
             await self._read(key)
         else:
-            self._learn(key, {**self._known[key], **event.properties})
+            self._update(key, {**self._known[key], **event.properties})
 
-    async def _came_or_went(self, event: Event) -> None:
-        """InterfacesAdded or InterfacesRemoved: an object path, and interfaces."""
+    async def _on_objects(self, event: Event) -> None:
+        """Handle InterfacesAdded or InterfacesRemoved: an object path, and interfaces."""
         object_path, interfaces = event.body
         assert isinstance(object_path, str)
         assert isinstance(interfaces, dict | list)
@@ -147,18 +148,18 @@ class Publisher:
             self._drop(key)
 
     async def _read(self, key: str) -> None:
-        """The properties of one object."""
+        """Read the properties of one object."""
         assert self._publication.read is not None
         named: dict[str, Value] = {self._publication.parameter: key} if self._publication.parameter else {}
-        outcome = await self._ask(self._publication.read, Call("publish", (), named))
+        outcome = await self._call(self._publication.read, Call("publish", (), named))
         if isinstance(outcome, Fault):
             if outcome.code in GONE:
                 self._drop(key)
         else:
-            self._learn(key, outcome)
+            self._update(key, outcome)
 
-    async def _ask(self, route: Route, call: Call) -> Value | Fault:
-        """What the service says; where it says nothing now, all is read again later."""
+    async def _call(self, route: Route, call: Call) -> Value | Fault:
+        """Call the service. After a failure that may pass, everything is read again later."""
         try:
             async with asyncio.timeout(route.timeout):
                 outcome = await self._source.call(route, call)
@@ -168,19 +169,19 @@ class Publisher:
             self._pause = FIRST_PAUSE
             return outcome.value
         if outcome.code not in GONE:
-            _log.warning("cannot read what is to be published", source=route.source, why=outcome.message)
-            self._try_later(route)
+            _log.warning("properties to publish cannot be read; tried again", source=route.source, why=outcome.message)
+            self._read_later(route)
         return outcome
 
-    def _try_later(self, route: Route) -> None:
+    def _read_later(self, route: Route) -> None:
         if self._timer is not None:
             self._timer.cancel()
         missed = EventsLost(route.bus_target.bus_name, "?", "it could not be read")
-        assert self._feed is not None
-        self._timer = asyncio.get_running_loop().call_later(self._pause, self._feed.miss, missed)
+        assert self._queue is not None
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self._queue.miss, missed)
         self._pause = min(2 * self._pause, LAST_PAUSE)
 
-    def _learn(self, key: str, properties: Value) -> None:
+    def _update(self, key: str, properties: Value) -> None:
         assert isinstance(properties, dict)
         self._known[key] = properties
         self._show(key, properties)
@@ -188,76 +189,76 @@ class Publisher:
     def _drop(self, key: str) -> None:
         self._known.pop(key, None)
         self._shown.pop(self._key(key), None)
-        self._board.forget(self._key(key))
+        self._publisher.forget(self._key(key))
 
-    # Drawing
+    # Nodes
 
     def _key(self, key: str) -> str:
         return f"{self._publication.fingerprint} {key}"
 
     def _show(self, key: str, values: Mapping[str, Value], *, by_node: bool = False) -> None:
         try:
-            picture = self._publication.picture(key, values)
+            node_set = self._publication.node_set(key, values)
         except MarshalError as error:
-            _log.warning("cannot be published", source=self._publication.source, object=key, why=error.bare)
+            _log.warning("nodes cannot be published", source=self._publication.source, object=key, why=error.bare)
             return
-        for why in picture.left_out:
-            _log.warning("left out of what is published", source=self._publication.source, object=key, node=why)
-        shown = self._key(min(picture.leaves, default="") if by_node else key)
+        for why in node_set.left_out:
+            _log.warning("node left out of a publication", source=self._publication.source, object=key, node=why)
+        shown = self._key(min(node_set.leaves, default="") if by_node else key)
         self._shown.pop(shown, None)
         self._shown[shown] = None
-        self._board.show(shown, picture)
-        if len(self._shown) > MAX_SHOWN:
+        self._publisher.show(shown, node_set)
+        if len(self._shown) > MAX_NODE_SETS:
             oldest = next(iter(self._shown))
             del self._shown[oldest]
-            self._board.forget(oldest)
+            self._publisher.forget(oldest)
 
 
 class PublicationHub:
-    """All publications and triggers of the live mapping, on the boards of the stores they name."""
+    """The publications and watch triggers of the live mapping. `publishers`: one for each store, by listener."""
 
-    def __init__(self, source: Source, boards: Mapping[str, NodePublisher]) -> None:
+    def __init__(self, source: Source, publishers: Mapping[str, NodePublisher]) -> None:
         self._source = source
-        self._boards = boards  # by listener
-        self._publishers: dict[str, tuple[Publisher, asyncio.Task[None]]] = {}
+        self._publishers = publishers
+        self._feeds: dict[str, tuple[PublicationFeed, asyncio.Task[None]]] = {}
         self._table: Table | None = None
 
     async def follow(self, table: Table) -> None:
-        """This mapping from now on. What it says as the one before did goes on undisturbed."""
+        """Replace the mapping. Publications and triggers that are the same in both go on undisturbed."""
         before, self._table = self._table, table
-        wanted = {each.fingerprint: each for each in table.publications if each.listener in self._boards}
-        await self._end([key for key in self._publishers if key not in wanted])
+        wanted = {each.fingerprint: each for each in table.publications if each.listener in self._publishers}
+        await self._end([key for key in self._feeds if key not in wanted])
         for fingerprint, publication in wanted.items():
-            if fingerprint not in self._publishers:
+            if fingerprint not in self._feeds:
                 self._begin(publication)
-        self._hang(before, table)
+        self._update_triggers(before, table)
 
-    def _hang(self, before: Table | None, after: Table) -> None:
+    def _update_triggers(self, before: Table | None, after: Table) -> None:
         old = {each.fingerprint: each for each in before.triggers} if before is not None else {}
         new = {each.fingerprint: each for each in after.triggers}
-        for trigger in [each for key, each in old.items() if key not in new and each.listener in self._boards]:
-            self._boards[trigger.listener].unregister(trigger)
-        for trigger in [each for key, each in new.items() if key not in old and each.listener in self._boards]:
-            self._boards[trigger.listener].register(trigger)
+        for trigger in [each for key, each in old.items() if key not in new and each.listener in self._publishers]:
+            self._publishers[trigger.listener].unregister(trigger)
+        for trigger in [each for key, each in new.items() if key not in old and each.listener in self._publishers]:
+            self._publishers[trigger.listener].register(trigger)
 
     async def stop(self) -> None:
-        """Publish no more."""
-        await self._end(list(self._publishers))
+        """Stop all publications."""
+        await self._end(list(self._feeds))
 
-    def rung(self, picture: str) -> None:
-        """A trigger was rung at a node of this picture."""
-        fingerprint, _, key = picture.partition(" ")
-        publisher = self._publishers.get(fingerprint)
-        if publisher is not None:
-            publisher[0].read_again(key)
+    def on_fired(self, node_set: str) -> None:
+        """A trigger has processed a node of this node set, so its nodes may be written again."""
+        fingerprint, _, key = node_set.partition(" ")
+        feed = self._feeds.get(fingerprint)
+        if feed is not None:
+            feed[0].read_again(key)
 
     def _begin(self, publication: Publication) -> None:
-        publisher = Publisher(publication, self._source, self._boards[publication.listener])
-        task = asyncio.get_running_loop().create_task(publisher.run())
-        self._publishers[publication.fingerprint] = (publisher, task)
+        feed = PublicationFeed(publication, self._source, self._publishers[publication.listener])
+        task = asyncio.get_running_loop().create_task(feed.run())
+        self._feeds[publication.fingerprint] = (feed, task)
 
     async def _end(self, fingerprints: list[str]) -> None:
-        tasks = [self._publishers.pop(fingerprint)[1] for fingerprint in fingerprints]
+        tasks = [self._feeds.pop(fingerprint)[1] for fingerprint in fingerprints]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -187,7 +187,7 @@ class _Work:
                 place.fail(f"this file is exposed at {key} twice")
             elif self._names_known(place):
                 methods = methods_reached(place, root.at("methods"))
-                if place.says("only"):
+                if place.says("methods"):
                     self._only[key] = methods.data
                 endpoint = self._endpoint(place, key, compile_xenstore_endpoint(place, methods))
                 here.update({key: endpoint} if endpoint is not None else {})

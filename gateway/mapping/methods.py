@@ -125,7 +125,7 @@ class Compiler:
             documentation=said.get("documentation", callee.documentation),
             source=_source(entry),
             aliases=tuple(said.get("aliases", ())),
-            domains=compile_domains(entry.at("domains"), None),
+            domains=compile_domains(entry.at("allowed_domains"), None),
             session_check=self._session_check(plan),
             session=key_reader(_usable(plan), str(self._parameter)) if self._parameter in plan.names else None,
             login=self._login(entry, plan),
@@ -133,7 +133,7 @@ class Compiler:
 
     def _login(self, entry: Scope, plan: ArgumentPlan) -> Callable[[Call], str | None] | None:
         """For a login, whose session its result is."""
-        login = entry.at("login")
+        login = entry.at("session_user")
         if login.data is None:
             return None
         if login.data not in plan.names:

@@ -16,7 +16,7 @@ from gateway.core.rpc.model import Call, Value, caller
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import did_you_mean, one_of, place
 
-DEFAULTS: Mapping[str, Any] = {"mode": "dbus", "on_unavailable": "fault", "async": "refuse"}
+DEFAULTS: Mapping[str, Any] = {"mode": "dbus", "on_unavailable": "fault", "async": "reject"}
 
 SESSION = "session"
 
@@ -85,7 +85,7 @@ class _Work:
             never=self._keys("never", key),
             may_shadow=self._may_shadow,
             fallback=self._said("on_unavailable") == "legacy",
-            tasks=self._said("async") if self._upstream is not None else "refuse",
+            tasks=self._said("async") if self._upstream is not None else "reject",
         )
 
     # What is said
@@ -228,7 +228,7 @@ class ComparisonSettings:
             _check_name(scope, pattern, parameters)
             _check_index(scope, pattern, parameters)
         sessions = [redaction.named(self._session)] if self._session in parameters and self._session is not None else []
-        sessions += [redaction.parse(f"$.{redaction.RESULT_OF}")] if entry.says("login") else []
+        sessions += [redaction.parse(f"$.{redaction.RESULT_OF}")] if entry.says("session_user") else []
         return RedactionRules((*sessions, *(pattern for _, pattern in own), *self._masks), tuple(parameters))
 
 

@@ -71,7 +71,7 @@ class _Spec:
         self.scope = scope
         self.data: Mapping[str, Any] = scope.data if isinstance(scope.data, Mapping) else {}
         self.name = str(self.data.get("name", "")) if self.data else str(scope.data)
-        if "rest" in self.data:
+        if "extra" in self.data:
             self.data = {"default": {}, **self.data}
         self.has_default = "default" in self.data
         form = self.data.get("format")
@@ -119,8 +119,8 @@ class _Work:
             if optional and not spec.has_default:
                 spec.naming.fail(f"parameter '{spec.name}' is required, but comes after one that may be left out")
             optional = optional or spec.has_default
-            if "rest" in spec.data and index < len(self.specs) - 1:
-                spec.scope.at("rest").fail("'rest' goes with the last parameter only", key=True)
+            if "extra" in spec.data and index < len(self.specs) - 1:
+                spec.scope.at("extra").fail("'extra' goes with the last parameter only", key=True)
         for name in placeholders(self.callee.target.object_path):
             if name not in self.names:
                 where = "object_path" if self.entry.says("object_path") else "params"
@@ -134,8 +134,10 @@ class _Work:
             spec.scope.at("format").fail("'class' does not go with 'drop' or 'fields'", level="schema", key=True)
         if len(kinds) > 1:
             spec.scope.at(kinds[1]).fail(f"'{kinds[1]}' does not go with '{kinds[0]}'", level="schema", key=True)
-        elif "others" in spec.data and not {"fields", "struct"} & spec.data.keys():
-            spec.scope.at("others").fail("'others' goes with 'fields' or 'struct' only", level="schema", key=True)
+        elif "unknown_members" in spec.data and not {"fields", "struct"} & spec.data.keys():
+            spec.scope.at("unknown_members").fail(
+                "'unknown_members' goes with 'fields' or 'struct' only", level="schema", key=True
+            )
         elif spec.name == self.session and spec.has_default:
             spec.scope.at("default").fail("the session cannot be left out", key=True)
         elif "fields" in spec.data:
@@ -228,7 +230,7 @@ class _Work:
         elif len(inner.children) != len(names):
             scope.fail(f"'{argument}' has {len(inner.children)} fields, {len(names)} are named")
         else:
-            ignore = "others" in spec.data
+            ignore = "unknown_members" in spec.data
             return self._for_property(
                 struct_encoder(argument.type, names, self.encoding, ignore=ignore, around=self._around)
             )
@@ -250,7 +252,7 @@ class _Work:
         self._refuse_forms(spec, "'fields'")
         members = [_Field(spec.scope.at("fields", name), name) for name in spec.data["fields"]]
         defaults = {member.name: member.data["default"] for member in members if member.has_default}
-        ignored = "others" in spec.data
+        ignored = "unknown_members" in spec.data
         apart = Unpacked(index, tuple(member.name for member in members), defaults, others_ignored=ignored)
         for member in members:
             if self.argument(member.argument) is None:
@@ -343,7 +345,7 @@ class _Work:
             names=tuple(self.names),
             defaults=tuple(spec.data["default"] for spec in self.specs if spec.has_default),
             session=self.session in self.names,
-            rest=next((spec.name for spec in self.specs if "rest" in spec.data), ""),
+            rest=next((spec.name for spec in self.specs if "extra" in spec.data), ""),
             structs=tuple(self.structs),
             translated={
                 index: of_class(spec.legacy_class) for index, spec in enumerate(self.specs) if spec.legacy_class

@@ -19,21 +19,21 @@ NEVER = "never"
 
 # What each style may be told besides its path and domains; with a star what it must be told.
 STYLES: Mapping[str, tuple[str, ...]] = {
-    "tree": ("collect",),
+    "tree": ("response_ttl",),
     "chunked": (),
     "mailbox": ("answers*",),
     "word": ("method",),
     "deletion": ("method", "parameters", "states"),
     "directory": ("method", "states*"),
 }
-OPTIONS = ("collect", "method", "parameters", "states", "answers")
+OPTIONS = ("response_ttl", "method", "parameters", "states", "answers")
 ONE_TEXT, MEMBERS = ("chunked", "mailbox"), ("deletion", "directory")  # what the answers of these styles have room for
 NEEDED_STATES = {"directory": ("commit", "done"), "deletion": ()}
 
 
 def methods_reached(place: Scope, methods: Scope) -> Scope:
     """The methods of the file that an entry reaches: all of them, or those that it names."""
-    only = place.at("only")
+    only = place.at("methods")
     for index, name in enumerate(only.data or ()):
         if name not in (methods.data or ()):
             known = list(methods.data or ())
@@ -47,7 +47,7 @@ def methods_reached(place: Scope, methods: Scope) -> Scope:
 def compile_xenstore_endpoint(place: Scope, methods: Scope) -> Exposure | None:
     """The exposure of an entry with the codec `xenstore`, None for another codec; `methods`: those it reaches."""
     if place.data["codec"] != CODEC:
-        for key in ("style", "domains", *OPTIONS):
+        for key in ("style", "allowed_domains", *OPTIONS):
             if place.says(key):
                 place.at(key).fail(f"'{key}' goes with the codec {CODEC} only", level="schema", key=True)
         return None
@@ -58,8 +58,8 @@ def compile_xenstore_endpoint(place: Scope, methods: Scope) -> Exposure | None:
     return Exposure(
         style=said["style"],
         path=path,
-        domains=compile_domains(place.at("domains"), path) or Domains(),
-        collect=_collect(place.at("collect")),
+        domains=compile_domains(place.at("allowed_domains"), path) or Domains(),
+        response_ttl=_response_ttl(place.at("response_ttl")),
         method=said.get("method", ""),
         parameters=tuple(said.get("parameters", ())),
         states=_words(said["states"]) if "states" in said else None,
@@ -137,7 +137,7 @@ def _check_methods(place: Scope, path: Template, methods: Scope) -> None:
     for name in names:
         if place.says("answers") and name not in place.data["answers"]:
             place.at("answers").fail(f"nobody says what the state is when '{name}' is done")
-        compile_domains(methods.at(name, "domains"), path)
+        compile_domains(methods.at(name, "allowed_domains"), path)
     for parameter in path.parameters:
         lacking = [name for name in names if parameter not in _parameters(methods.at(name))]
         if lacking:
@@ -154,7 +154,7 @@ def _named(place: Scope) -> list[tuple[Scope, str]]:
     return [*([(place.at("method"), place.data["method"])] if place.says("method") else []), *answers]
 
 
-def _collect(scope: Scope) -> float | None:
+def _response_ttl(scope: Scope) -> float | None:
     if scope.data is None:
         return HOUR
     return None if scope.data == NEVER else seconds(scope.data)

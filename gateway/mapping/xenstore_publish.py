@@ -60,7 +60,7 @@ def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[s
 
 
 def _claim(publication: Publication, claimed: dict[tuple[str, str], str], scope: Scope) -> bool:
-    nodes_ = [str(publication.drawing.node.below(*below)) for below in publication.drawing.leaves]
+    nodes_ = [str(publication.template.node.below(*below)) for below in publication.template.leaves]
     twice = [node for node in nodes_ if (publication.listener, node) in claimed]
     for node in twice:
         scope.fail(f"{node} is published already, in {claimed[publication.listener, node]}")
@@ -333,7 +333,7 @@ def _compile(entry: Scope, root: Scope, compiled: Mapping[str, Compiled | None])
     method = _method(entry.at("method"), compiled)
     if node is None or method is None:
         return None
-    domains = compile_domains(entry.at("domains"), node) or method.route.domains or DOM0_ALONE
+    domains = compile_domains(entry.at("allowed_domains"), node) or method.route.domains or DOM0_ALONE
     parameters = _parameters(entry, node, method, root)
     where = entry.document.problem(entry.path, "")
     trigger = WatchTrigger(

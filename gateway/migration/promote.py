@@ -32,8 +32,8 @@ class Promoted:
     method: str
     before: str
     after: str
-    setting: Mapping[str, str | bool]
-    now: Mapping[str, str | bool]
+    setting: views.SettingView
+    now: views.SettingView
     has_key: bool
 
 
@@ -160,8 +160,8 @@ def _promoted(route: Route, setting: Setting) -> Promoted:
         *identity,
         str(before),
         str(setting),
-        views.written(setting),
-        views.written(before),
+        views.setting_view(setting),
+        views.setting_view(before),
         route.migration.key is not None,
     )
 

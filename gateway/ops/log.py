@@ -1,4 +1,8 @@
-"""One line a call, readable on a terminal, JSON for machines; never a value of a call, nor the text of an error."""
+"""The log on standard error: console lines on a terminal, else one JSON object a line.
+
+One line for each call, without its values and without the text of an error, which may repeat a value. A line that
+cannot be written is counted and lost; the call goes on.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from gateway.core.dbus.names import printable
 from gateway.core.routing.route import CallFinished, CallListener
 from gateway.core.rpc.model import Fault, Outcome, ended
 
-TIME_FORMAT = 0.05  # seconds that the line of a call may wait for others, so that a busy gateway writes once for many
+FLUSH_INTERVAL = 0.05  # seconds that the line of a call may wait, so that a busy gateway writes many at once
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -30,7 +34,7 @@ _LEVELS: Mapping[str, int] = {
 
 
 class _Lines:
-    """Writes lines to a stream; a stream that is gone or full loses lines, never the call that is logged."""
+    """Writes lines to a stream and counts lines that are lost because the stream is closed or full."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -38,16 +42,16 @@ class _Lines:
         self.lost = 0
 
     def info(self, line: str) -> None:
-        """Write a line now, after those that wait."""
+        """Write a line now, after the waiting ones."""
         self._waiting.append(line)
         self._write()
 
     debug = warning = error = critical = info
 
     def soon(self, line: str) -> None:
-        """Write a line with those that come within the next moment: the lines of calls, of which there are many."""
+        """Write a line within FLUSH_INTERVAL, together with others."""
         if not self._waiting:
-            asyncio.get_running_loop().call_later(TIME_FORMAT, self._write)
+            asyncio.get_running_loop().call_later(FLUSH_INTERVAL, self._write)
         self._waiting.append(line)
 
     def _write(self) -> None:
@@ -60,7 +64,7 @@ class _Lines:
 
 
 class _Forward(logging.Handler):
-    """What adapters and libraries log by the standard library's means, as lines like all others."""
+    """Passes records of the logging module (adapters, libraries) to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -70,7 +74,7 @@ class _Forward(logging.Handler):
 
 
 def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info") -> None:
-    """Send every line to standard error, in one of the two forms."""
+    """Set up the log in one of its two forms."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
@@ -91,12 +95,12 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
 
 
 def _escaped(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What somebody else wrote moves no cursor on a terminal; in JSON it is escaped anyway."""
+    """Escape control characters for a terminal; JSON escapes them anyway."""
     return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _forward(level: int) -> None:
-    """Adapters speak at the level of the config, libraries when they have to warn."""
+    """Log adapters at the level of the config, libraries from warning on."""
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)]
     root.addHandler(_Forward())
@@ -104,13 +108,13 @@ def _forward(level: int) -> None:
 
 
 def lines_lost() -> int:
-    """How many lines could not be written so far."""
+    """Return the number of lost lines."""
     lines = structlog.get_config()["logger_factory"]()
     return lines.lost if isinstance(lines, _Lines) else 0
 
 
 class _CallLine(msgspec.Struct, omit_defaults=True):
-    """The line of one call, as JSON."""
+    """The JSON line of one call."""
 
     timestamp: datetime
     level: str
@@ -157,7 +161,7 @@ def _as_json(write: Callable[[str], None]) -> CallListener:
 
 
 def _error(outcome: Outcome) -> str:
-    """The far side's name for an error, if it is one; a client's word may have no room for it."""
+    """The error name of a fault, unless it contains other characters than a name."""
     return outcome.name if isinstance(outcome, Fault) and _NAME.fullmatch(outcome.name) else ""
 
 

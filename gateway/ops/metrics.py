@@ -1,6 +1,6 @@
-"""Every series that Prometheus is told, each once, and the counts behind those of calls. Asks nobody, opens no socket.
+"""The Prometheus metrics: the table of all series, and the counters of calls.
 
-A call pays for plain counting; families, labels and text are made when somebody scrapes.
+A call only increments counters. Families, labels and text are made for a scrape.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Fault, FaultCode, ended
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-# Upper bounds in seconds; a call that takes exactly so long is within.
+# Upper bounds in seconds, inclusive.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, value
@@ -29,7 +29,7 @@ Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]  # values of the la
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What one name stands for. `labels`: each from the config or the mapping, never a client's text."""
+    """One series. A label value comes from the config or the mapping, never from a client."""
 
     kind: Literal["counter", "gauge", "histogram"]
     help: str
@@ -41,73 +41,81 @@ REFUSED = "xcp_gateway_messages_refused_total"
 SECONDS = "xcp_gateway_call_seconds"
 
 SERIES: Mapping[str, Series] = {
-    "xcp_gateway_build_info": Series("gauge", "1, labelled with what runs.", ("version", "python")),
+    "xcp_gateway_build_info": Series(
+        "gauge", "1, labelled with the versions of the gateway and of Python.", ("version", "python")
+    ),
     "xcp_gateway_mapping_info": Series("gauge", "1, labelled with the revision of the live mapping.", ("revision",)),
     "xcp_gateway_mapping_refused": Series(
-        "gauge", "1 while the mapping files are refused, and the revision that was live before answers."
+        "gauge", "1 while the mapping files have problems and an earlier revision stays live."
     ),
     CALLS: Series(
         "counter",
-        "Calls that have ended; outcome is ok, the fault's code, or unknown or withdrawn where the client left.",
+        "Finished calls; outcome is ok, the fault code, or unknown or withdrawn if the client left.",
         ("service", "method", "side", "outcome"),
     ),
     SECONDS: Series(
-        "histogram", "Seconds from a call's arrival at its route to its outcome.", ("service", "method", "side")
+        "histogram", "Seconds from the arrival of a call at its route to its outcome.", ("service", "method", "side")
     ),
-    REFUSED: Series("counter", "Messages without a call: too many, too large, not readable.", ("outcome",)),
-    "xcp_gateway_calls_in_flight": Series("gauge", "Calls that are being answered now."),
-    "xcp_gateway_tunnels_open": Series("gauge", "Tunnels (CONNECT, Upgrade) to an upstream that are open now."),
-    "xcp_gateway_buffered_bytes": Series("gauge", "Request bodies and answers held now."),
-    "xcp_gateway_connections_aborted_total": Series("counter", "Clients that were cut off.", ("listener",)),
+    REFUSED: Series(
+        "counter", "Messages that were rejected before a call was read: too many, too large, unreadable.", ("outcome",)
+    ),
+    "xcp_gateway_calls_in_flight": Series("gauge", "Calls in flight."),
+    "xcp_gateway_tunnels_open": Series("gauge", "Open tunnels (CONNECT, Upgrade) to an upstream."),
+    "xcp_gateway_buffered_bytes": Series("gauge", "Bytes of request bodies and responses in memory."),
+    "xcp_gateway_connections_aborted_total": Series(
+        "counter", "Connections of clients that the gateway aborted.", ("listener",)
+    ),
     "xcp_gateway_log_lines_lost_total": Series("counter", "Log lines that could not be written."),
     "xcp_gateway_comparisons_total": Series(
-        "counter", "Calls that both sides have run, by what came of comparing them.", ("service", "method", "verdict")
+        "counter", "Calls that both sides have run, by the verdict of the comparison.", ("service", "method", "verdict")
     ),
     "xcp_gateway_observations_dropped_total": Series(
         "counter",
-        "Calls that were to be compared and were not, for want of room or of a quiet moment.",
+        "Calls that were selected for comparison and dropped, because of load.",
         ("service", "method"),
     ),
     "xcp_gateway_state_trouble": Series("gauge", "1 while the state file cannot be used."),
     "xcp_gateway_bus_connected": Series("gauge", "1 while the bus is connected.", ("bus",)),
     "xcp_gateway_bus_connections": Series("gauge", "Connections to the bus that are up.", ("bus",)),
-    "xcp_gateway_bus_calls_in_flight": Series("gauge", "D-Bus calls that wait for their answer.", ("bus",)),
-    "xcp_gateway_late_replies_total": Series("counter", "D-Bus answers that nobody waited for any more.", ("bus",)),
-    "xcp_gateway_signals_total": Series("counter", "D-Bus signals that were heard.", ("bus",)),
+    "xcp_gateway_bus_calls_in_flight": Series("gauge", "D-Bus calls that wait for their reply.", ("bus",)),
+    "xcp_gateway_late_replies_total": Series(
+        "counter", "D-Bus replies that arrived after the call had ended.", ("bus",)
+    ),
+    "xcp_gateway_signals_total": Series("counter", "D-Bus signals received.", ("bus",)),
     "xcp_gateway_signal_overflows_total": Series(
-        "counter", "Times that signals came too fast to be heard one by one, and the state was read instead.", ("bus",)
+        "counter", "Times that signals arrived too fast, and the state was read instead.", ("bus",)
     ),
     "xcp_gateway_store_connected": Series("gauge", "1 while the listener's xenstore is connected.", ("listener",)),
     "xcp_gateway_store_requests_waiting": Series(
-        "gauge", "Requests in the listener's xenstore that wait for their answer.", ("listener",)
+        "gauge", "Requests in the listener's xenstore that wait for their response.", ("listener",)
     ),
     "xcp_gateway_nodes_published_total": Series(
-        "counter", "Nodes in the listener's xenstore that were written to show what services tell.", ("listener",)
+        "counter", "Nodes in the listener's xenstore that were written to publish state of services.", ("listener",)
     ),
     "xcp_gateway_service_available": Series(
-        "gauge", "1 when the bus name is owned, or is started on demand.", ("bus", "bus_name")
+        "gauge", "1 if the bus name is owned or can be started on demand.", ("bus", "bus_name")
     ),
     "xcp_gateway_breaker_open": Series(
-        "gauge", "1 while calls to the bus name are refused because it kept failing.", ("bus", "bus_name")
+        "gauge", "1 while the circuit breaker of the bus name rejects calls.", ("bus", "bus_name")
     ),
 }
 
 
 class _Tally:
-    """The calls of one method."""
+    """Counters of one method and side."""
 
     __slots__ = ("buckets", "faults", "left", "ok", "seconds")
 
     def __init__(self) -> None:
         self.ok = 0
-        self.left: dict[str, int] = {}  # whose client did not wait
+        self.left: dict[str, int] = {}  # calls whose client left, by outcome
         self.faults: dict[FaultCode, int] = {}
-        self.buckets = [0] * (len(BUCKETS) + 1)  # not cumulative; the last one is what took longer
+        self.buckets = [0] * (len(BUCKETS) + 1)  # not cumulative; the last one is unbounded
         self.seconds = 0.0
 
 
 class Calls:
-    """Counts calls by service, method and side. Read from another thread: what may grow meanwhile is copied first."""
+    """Counts calls by service, method and side. A scrape in another thread copies a table before it iterates."""
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str, str], _Tally] = {}
@@ -130,18 +138,18 @@ class Calls:
             tally.ok += 1
 
     def refuse(self, fault: Fault) -> None:
-        """Count a message that held no call."""
+        """Count a message that was rejected before a call was read."""
         self._refused[fault.code] += 1
 
     def ended(self, service: str, method: str) -> tuple[int, int]:
-        """How many calls of a method have ended, and how many of them with a fault."""
+        """Return the number of finished calls of a method, and of those with a fault."""
         tallies = [tally for key, tally in list(self._tallies.items()) if key[:2] == (service, method)]
         faults = sum(sum(tally.faults.values()) for tally in tallies)
         others = sum(tally.ok + sum(tally.left.values()) for tally in tallies)
         return others + faults, faults
 
     def outcomes(self) -> Samples:
-        """For CALLS."""
+        """Samples of CALLS."""
         for labels, tally in list(self._tallies.items()):
             if tally.ok:
                 yield (*labels, "ok"), tally.ok
@@ -151,11 +159,11 @@ class Calls:
                 yield (*labels, how), count
 
     def refused(self) -> Samples:
-        """For REFUSED."""
+        """Samples of REFUSED."""
         return [((code.value,), count) for code, count in list(self._refused.items())]
 
     def histogram(self) -> HistogramMetricFamily:
-        """For SECONDS."""
+        """The family of SECONDS."""
         series = SERIES[SECONDS]
         family = HistogramMetricFamily(SECONDS, series.help, labels=series.labels)
         for labels, tally in list(self._tallies.items()):
@@ -164,12 +172,12 @@ class Calls:
 
 
 def render(calls: Calls, readings: Mapping[str, Samples]) -> bytes:
-    """Everything as text: what was counted, and `readings`, which are taken for this scrape, by name in SERIES."""
+    """Return all series as text. `readings`: samples taken for this scrape, by name in SERIES."""
     return generate_latest(_Scrape(calls, readings))
 
 
 class _Scrape(Collector):
-    """One look at everything."""
+    """The collector of one scrape."""
 
     _process = ProcessCollector(registry=CollectorRegistry())  # process_*: memory, CPU seconds, descriptors
 
@@ -178,7 +186,7 @@ class _Scrape(Collector):
         self._histogram = calls.histogram()
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, empty ones too: a series without samples tells that nothing was seen yet."""
+        """Yield every family, empty ones too."""
         for name, series in SERIES.items():
             yield self._histogram if series.kind == "histogram" else _family(name, series, self._samples[name])
         yield from self._process.collect()

@@ -1,4 +1,7 @@
-"""Tells systemd how the daemon is doing (sd_notify(3)); without systemd every word goes nowhere. Knows no bus."""
+"""The process on its host: notifications to the service manager (sd_notify(3)), and the change to another user.
+
+Without a service manager notifications are discarded. `become` runs once, after every socket is bound.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _log = structlog.get_logger("gateway")
 
 
 class ServiceManager:
-    """One notification socket. `watchdog`: seconds within which the manager wants a sign of life; None: never."""
+    """The notification socket. `watchdog`: the interval in seconds in which `alive` must be called; None: off."""
 
     def __init__(self, address: str = "", watchdog: float | None = None) -> None:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
@@ -23,34 +26,34 @@ class ServiceManager:
         self.watchdog = watchdog
 
     def ready(self, status: str) -> None:
-        """Start or reload is over."""
-        self._tell("READY=1", f"STATUS={status}")
+        """Notify that start or reload has finished."""
+        self._notify("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """Reload begins; `ready` ends it, well or not."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        """Notify that a reload begins; `ready` ends it."""
+        self._notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def alive(self, status: str) -> None:
-        """The sign of life."""
-        self._tell("WATCHDOG=1", f"STATUS={status}")
+        """Notify the watchdog."""
+        self._notify("WATCHDOG=1", f"STATUS={status}")
 
     def stopping(self) -> None:
-        """The last word: a reload that ends now is not told any more."""
-        self._tell("STOPPING=1", "STATUS=finishing the calls in flight")
+        """Notify that the process stops; later notifications are discarded."""
+        self._notify("STOPPING=1", "STATUS=finishing the calls in flight")
         self._stopping = True
 
-    def _tell(self, *lines: str) -> None:
+    def _notify(self, *lines: str) -> None:
         if not self._address or self._stopping:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
             try:
                 sender.sendto("\n".join(lines).encode(), self._address)
             except OSError as error:  # the daemon's work goes on
-                _log.warning("the service manager was not told", what=lines[0], why=error.strerror)
+                _log.warning("the service manager was not notified", what=lines[0], why=error.strerror)
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> ServiceManager:
-    """What the service manager wants, by NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; raises OSError for bad ones."""
+    """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; raise OSError if one is invalid."""
     address = environment.get("NOTIFY_SOCKET", "")
     if address and address[0] not in "/@":
         raise OSError(f"NOTIFY_SOCKET: expected /PATH or @NAME, got {address!r}")
@@ -58,7 +61,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> ServiceMana
 
 
 def _watchdog(environment: Mapping[str, str]) -> float | None:
-    """sd_watchdog_enabled(3)."""
+    """The watchdog interval in seconds, as sd_watchdog_enabled(3)."""
     written = environment.get("WATCHDOG_USEC", "")
     if not written or environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -67,13 +70,10 @@ def _watchdog(environment: Mapping[str, str]) -> float | None:
     return int(written) / 1_000_000
 
 
-# Gives up root for the user the config names, once every socket is bound; knows no socket.
-
-
 def become(name: str, files: Sequence[Path]) -> None:
-    """Be that user for good, with its groups, and let it own `files`; raises PermissionError that says why not.
+    """Change to a user and its groups permanently, and give it `files`; raise PermissionError with the reason.
 
-    A file that was given to another group than ours stays that group's.
+    A file of another group than the process's keeps its group.
     """
     account = _account(name)
     if os.geteuid() == account.pw_uid != 0:
@@ -90,7 +90,7 @@ def become(name: str, files: Sequence[Path]) -> None:
         os.setuid(account.pw_uid)
     except OSError as error:
         raise PermissionError(f"user = '{name}': cannot change to it: {error.strerror or error}") from error
-    assert os.getresuid() == (account.pw_uid,) * 3  # nothing of root is left
+    assert os.getresuid() == (account.pw_uid,) * 3  # no id of root is left
     assert os.getresgid() == (account.pw_gid,) * 3
 
 
@@ -98,15 +98,15 @@ def _account(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise PermissionError(f"user = '{name}': there is no such user") from None
+        raise PermissionError(f"user = '{name}': the user does not exist") from None
 
 
 def _check_folders(account: pwd.struct_passwd, sockets: Sequence[Path]) -> None:
-    """Raise unless the user may remove its socket files when it stops."""
+    """Raise PermissionError unless the user may remove its socket files at stop."""
     os.seteuid(account.pw_uid)
     try:
         for file in sockets:
             if not os.access(file.parent, os.W_OK | os.X_OK, effective_ids=True):
-                raise PermissionError(f"it could not remove {file} at stop: the folder is not its own")
+                raise PermissionError(f"the user cannot remove {file} at stop: its directory belongs to another user")
     finally:
         os.seteuid(0)

@@ -164,7 +164,9 @@ class RpcEndpoint(Endpoint):
 
     def plan(self, call: Call, forced: Side | None = None) -> _Readable:
         """Find the route of a call and the side that answers it. `forced`: the side that the client asked for."""
-        mapped, task_prefix = self.table.find(call.method)
+        mapped, task_prefix = self.table.routes.get(call.method), ""
+        if mapped is None:  # unmapped, or another form of a mapped name
+            mapped, task_prefix = self.table.find(call.method)
         route = mapped or self.local_routes.get(call.method) or self._unmapped
         if call.peer.domid is not None and not self._may_call(call.peer.domid, route, call):
             fault = Fault(FaultCode.ACCESS_DENIED, f"domain {call.peer.domid} may not call {quoted(call.method)}")
@@ -214,7 +216,9 @@ class RpcEndpoint(Endpoint):
 
     async def _answer_entries(self, envelope: Envelope, entries: Sequence[_Entry]) -> Sequence[Outcome]:
         """Answer the entries in their order, which old clients rely on, or several at a time where so configured."""
-        if self._concurrency == 1 or len(entries) == 1:
+        if len(entries) == 1:
+            return (await self._answer_entry(envelope, entries, 0),)
+        if self._concurrency == 1:
             return [await self._answer_entry(envelope, entries, at) for at in range(len(entries))]
         capacity = asyncio.Semaphore(self._concurrency)
 
@@ -233,7 +237,7 @@ class RpcEndpoint(Endpoint):
             return entry
         if isinstance(entry, RefusedCall):
             return self.dialect.wrap_outcome(entry.fault, entry.call)
-        view = partial(self.as_client_reads, _single(envelope, at), entry.call)
+        view = partial(self._view, envelope, at, entry.call)
         finished = await self.dispatcher.run(entry, view)
         if entry.route.login is not None:
             self._sessions.learn(finished)
@@ -245,6 +249,9 @@ class RpcEndpoint(Endpoint):
         """An outcome as the client of this call reads it in its own protocol. `single`: the call's message alone."""
         body = self.codec.encode(single, (self.dialect.wrap_outcome(outcome, call),))
         return self.dialect.unwrap_outcome(self.client.decode_answers(body or b"", single)[0], call)
+
+    def _view(self, envelope: Envelope, at: int, call: Call, outcome: Outcome) -> Outcome:
+        return self.as_client_reads(_single(envelope, at), call, outcome)
 
     # Passing a whole message through
 
@@ -348,7 +355,7 @@ class RpcEndpoint(Endpoint):
             outcome = self.dialect.unwrap_outcome(read, each.call)
             finished = self._finish(each, outcome, seconds)
             if each.plan.candidate is not None:
-                view = partial(self.as_client_reads, _single(envelope, at), each.call)
+                view = partial(self._view, envelope, at, each.call)
                 # In a batch an HTTP error answers the message; alone, it is the answer to this call.
                 self._observe(each, finished, view, code_of(outcome) if envelope.batch else None)
 

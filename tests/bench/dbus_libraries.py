@@ -27,7 +27,7 @@ from adapters.dbus.backend import Backend, BusSettings
 from gateway.core.dbus.target import MethodCall, Target
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Reply
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 
 PING = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus.Peer", "Ping")
 IN_FLIGHT = (1, 64)

@@ -31,8 +31,8 @@ from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call
 from gateway.migration.active_overrides import ActiveOverrides
 from tests.bench.load import REQUESTS, free_port, started, wait_for_port, wrk
-from tests.kit.bus import private_bus
-from tests.kit.routes import route
+from tests.kit.buses import private_bus
+from tests.kit.mappings import route
 
 HERE = Path(__file__).parent
 RATE = 100.0  # calls a second of all callers together, where they come at random moments
@@ -52,7 +52,7 @@ bind = ["tcp:127.0.0.1:{port}"]
 directories = ["{folder}/mappings"]
 [state]
 file = "{folder}/state.db"
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -89,7 +89,7 @@ def bench() -> Iterator[Bench]:
         stack.enter_context(started(sys.executable, str(HERE / "echo_service.py"), bus.address, ready="ready"))
         stack.enter_context(started(sys.executable, str(HERE / "bridge_by_hand.py"), bus.address, str(made.old)))
         wait_for_port(made.old)
-        log = stack.enter_context((folder / "gateway.ops.log").open("wb"))
+        log = stack.enter_context((folder / "gateway.log").open("wb"))
         command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
         stack.enter_context(started(*command, stderr=log))
         wait_for_port(made.port)

@@ -34,7 +34,7 @@ services = ["org.xen.xcp.*"]
 bind = ["tcp:127.0.0.1:{port}"]
 [mappings]
 directories = ["{mappings}"]
-[control]
+[admin]
 socket = "{control}"
 [log]
 format = "json"
@@ -100,7 +100,7 @@ def main() -> None:
         config.write_text(CONFIG.format(
             address=address, port=ours, mappings=HERE / "mapping", control=directory / "control", level=options.log,
         ))  # fmt: skip
-        log = stack.enter_context((directory / "gateway.ops.log").open("wb"))
+        log = stack.enter_context((directory / "gateway.log").open("wb"))
         command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
         stack.enter_context(started(*command, stderr=log))
         stack.enter_context(started(sys.executable, str(HERE / "bridge_by_hand.py"), address, str(by_hand)))

@@ -17,7 +17,7 @@ from rich.table import Table
 from gateway.core.admin.records import Counts, CountsBatch, MethodId
 from gateway.core.migration.statistics import BUCKETS
 from gateway.state.store import StateStore
-from tests.kit.kept import mode
+from tests.kit.migrations import mode
 
 METHODS = 163  # of the shipped mappings
 TIMES = 50

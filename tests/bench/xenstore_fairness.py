@@ -38,12 +38,12 @@ mapping: 1
 service: bench
 dbus: {bus_name: org.xen.xcp.bench, object_path: /org/xen/xcp/bench, interface: org.xen.xcp.bench.Echo1, idl: bench.xml}
 expose:
-  - {listener: store, codec: xenstore, style: tree, path: /bench, domains: [5], only: [read]}
-  - {listener: store, codec: xenstore, style: chunked, path: /chunked, domains: [5], only: [run]}
+  - {listener: store, codec: xenstore, style: tree, path: /bench, allowed_domains: [5], methods: [read]}
+  - {listener: store, codec: xenstore, style: chunked, path: /chunked, allowed_domains: [5], methods: [run]}
 defaults: {timeout: 30s}
 methods:
-  read: {member: Echo, params: [{name: values, rest: true}], effect: read}
-  run: {member: Echo, params: [{name: values, rest: true}], result: void, effect: read}
+  read: {member: Echo, params: [{name: values, extra: true}], effect: read}
+  run: {member: Echo, params: [{name: values, extra: true}], result: void, effect: read}
 """
 
 

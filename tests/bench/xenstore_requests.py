@@ -26,9 +26,9 @@ from rich.table import Table
 
 from adapters.xenstore.client.client import Permissions, Transaction, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import gateway_process
-from tests.kit.xenstored import xenstored
+from tests.kit.stores import xenstored
 
 HERE = Path(__file__).parent
 METHODS = ("read", "write")  # a write is claimed before it is executed, and so costs the store more
@@ -45,7 +45,7 @@ services = ["org.xen.xcp.*"]
 bind = ["xenstore:{store}"]
 [mappings]
 directories = ["{folder}"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -60,8 +60,8 @@ expose:
   - {listener: store, codec: xenstore, style: tree, path: /bench}
 defaults: {timeout: 30s}
 methods:
-  read: {member: Echo, params: [{name: values, rest: true}], effect: read}
-  write: {member: Echo, params: [{name: values, rest: true}], effect: write}
+  read: {member: Echo, params: [{name: values, extra: true}], effect: read}
+  write: {member: Echo, params: [{name: values, extra: true}], effect: write}
 """
 
 

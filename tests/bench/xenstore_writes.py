@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.xenstore.client.client import XenstoreClient
-from tests.kit.xenstored import xenstored
+from tests.kit.stores import xenstored
 
 VALUE = b"sixteen bytes..."
 

@@ -25,12 +25,11 @@ from gateway.core.interfaces import Wanted, always
 from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
-from tests.kit import memory_backend
-from tests.kit.backends import dbus_backend
-from tests.kit.bus import private_bus
-from tests.kit.old_server import ok, old_server
-from tests.kit.services import INTERFACE, toy_service
-from tests.kit.toy_routes import TOY, toy_call, toy_route
+from tests.kit import backends
+from tests.kit.backends import TOY, dbus_backend, toy_call, toy_route
+from tests.kit.buses import private_bus
+from tests.kit.toy_service import INTERFACE, toy_service
+from tests.kit.upstreams import legacy_server, ok
 
 Run: TypeAlias = Callable[[], AbstractAsyncContextManager[interfaces.Backend]]
 
@@ -45,7 +44,7 @@ def _echo(call: MethodCall) -> Sequence[object]:
     return call.body
 
 
-TABLE: dict[tuple[str, str], memory_backend.Answer] = {
+TABLE: dict[tuple[str, str], backends.Answer] = {
     (INTERFACE, "Echo"): _echo,
     (INTERFACE, "Note"): lambda call: (),
     (INTERFACE, "FailWithoutBody"): _oops,
@@ -60,7 +59,7 @@ def address() -> Iterator[str]:
 
 @asynccontextmanager
 async def _memory(address: str) -> AsyncIterator[interfaces.Backend]:
-    backend = memory_backend.MemoryBackend(TABLE)
+    backend = backends.MemoryBackend(TABLE)
     await backend.start()
     yield backend
     await backend.stop()
@@ -92,7 +91,7 @@ def _old_toy(request: bytes) -> bytes:
 
 @asynccontextmanager
 async def _legacy(address: str) -> AsyncIterator[interfaces.Backend]:
-    async with old_server(_old_toy) as old:
+    async with legacy_server(_old_toy) as old:
         codec = CODECS["jsonrpc"]()
         line = HttpUpstreamConnection("toy", parse_url(old.url))
         backend = _Legacy({"toy": upstream.Upstream(1, line, codec, DIALECTS["plain"]("jsonrpc"), frozenset())})

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from adapters.codecs import CODECS
 from gateway.core import interfaces
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
-from tests.kit.carried import OWN_WORDS, UncarriedError, in_call, in_reply
-from tests.kit.exactly import exactly
-from tests.kit.values import anything
+from tests.kit.values import OWN_WORDS, UnsupportedValueError, anything, exactly, in_call, in_reply
 
 EVERY = pytest.mark.parametrize("name", CODECS)
 FEW = settings(max_examples=100)
@@ -55,7 +53,7 @@ def test_a_call_comes_back_as_it_was(name: str, method: str, params: list[Value]
     codec = CODECS[name]()
     try:
         expected = Call(method, tuple(in_call(name, param) for param in params))
-    except UncarriedError:
+    except UnsupportedValueError:
         with pytest.raises(ValueError, match=r"^\$\.params\["):
             codec.encode_call(Call(method, tuple(params)))
         return
@@ -71,7 +69,7 @@ def test_a_reply_comes_back_as_it_was(name: str, value: Value) -> None:
     told = answered(CODECS[name](), Reply(value))
     try:
         assert exactly(told) == exactly(Reply(in_reply(name, value)))
-    except UncarriedError:
+    except UnsupportedValueError:
         assert isinstance(told, Fault)
         assert told.code is FaultCode.UNREPRESENTABLE
 

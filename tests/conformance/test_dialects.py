@@ -14,9 +14,7 @@ from adapters.dialects import DIALECTS
 from gateway.core import interfaces
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.conformance.test_codecs import METHODS, TEXTS, VALUES
-from tests.kit.carried import UncarriedError, in_reply
-from tests.kit.exactly import exactly
-from tests.kit.values import anything
+from tests.kit.values import UnsupportedValueError, anything, exactly, in_reply
 
 EVERY = pytest.mark.parametrize(("name", "protocol"), [(dialect, codec) for dialect in DIALECTS for codec in CODECS])
 FEW = settings(max_examples=50)
@@ -128,7 +126,7 @@ def test_every_outcome_can_be_told_by_the_codec_it_was_made_for(
         if isinstance(wrapped, Reply):
             in_reply(protocol, wrapped.value)
         assert isinstance(told, type(outcome)), body
-    except UncarriedError:
+    except UnsupportedValueError:
         assert isinstance(told, Fault)
 
 

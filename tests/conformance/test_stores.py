@@ -11,7 +11,7 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions, StoreError
 from tests.kit.memory_store import MemoryStore
-from tests.kit.xenstored import BOTH, xenstored
+from tests.kit.stores import BOTH, xenstored
 
 PATIENCE = 60.0  # seconds
 

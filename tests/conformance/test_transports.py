@@ -12,7 +12,7 @@ from adapters.xenstore.server import listener
 from gateway.core import interfaces
 from gateway.core.interfaces import Endpoint
 from tests.kit.clients import DEADLINE
-from tests.kit.endpoints import Echo
+from tests.kit.listeners import Echo
 
 TRANSPORTS: dict[str, type[interfaces.Transport]] = {"http": HttpServer, "xenstore": listener.XenstoreTransport}
 LISTENING = {name: kind for name, kind in TRANSPORTS.items() if name != "xenstore"}  # that is a client of its store

@@ -16,12 +16,12 @@ from gateway.core.rpc.model import Value
 from gateway.migration import rollout_storage
 from gateway.migration.rollout_storage import RolloutDocument
 from tests.fuzz.target import Target, said, told, words
-from tests.kit.counts import counts, side
-from tests.kit.exactly import exactly
+from tests.kit.migrations import counts, side
+from tests.kit.values import exactly
 
 
 def _json(body: bytes) -> serialization.Json:
-    """As the state file and the control socket read it; raises ValueError for what is none."""
+    """As the state file and the admin socket read it; raises ValueError for what is none."""
     read: serialization.Json = msgspec.json.decode(body)
     return read
 

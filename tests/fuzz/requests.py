@@ -13,7 +13,7 @@ from adapters.http.server import HttpLimits, HttpServer
 from gateway.core.rpc.model import NO_METADATA, Answer, Peer, RequestMetadata
 from tests.fuzz.target import Target
 from tests.kit.clients import chunked, post
-from tests.kit.endpoints import Echo
+from tests.kit.listeners import Echo
 
 PIECES = 20  # at most, of at least 3 bytes
 TURNS = 20  # of the loop, in which whatever was sent is served

@@ -25,8 +25,8 @@ from adapters.xenstore.client.wire import (
 )
 from gateway.core.xenstore.paths import element, index_of, is_path, member, pack, template, text_of, unpack
 from tests.fuzz.target import Target, told, words
-from tests.kit.fake_store import END, ERROR, EVENT, START, WRITE, packed
-from tests.kit.fake_store import READ as READ_
+from tests.kit.fake_stores import END, ERROR, EVENT, START, WRITE, packed
+from tests.kit.fake_stores import READ as READ_
 
 PIECE = 7  # bytes: neither a header nor a part of one
 

@@ -29,8 +29,8 @@ from gateway.mapping.compiler import build
 from gateway.mapping.problem import Problem
 from tests.fuzz import answers, moving, requests, stores
 from tests.fuzz.target import Check, Target, said, told, words
-from tests.kit.exactly import exactly
-from tests.kit.mapping import IDL
+from tests.kit.mappings import IDL
+from tests.kit.values import exactly
 from tests.property.test_compile import GOOD, WORDS
 from tests.unit.codecs import corpus
 

@@ -54,7 +54,7 @@ def folder() -> Iterator[Folder]:
         folder = Folder(path)
         folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
         lists = f'read = ["uid:{READER}"]\nchange = ["gid:{GROUP}"]\ngroup = "gid:{DOOR}"\n'
-        folder.config.write_text(folder.config.read_text().replace("[control]\n", f"[control]\n{lists}"))
+        folder.config.write_text(folder.config.read_text().replace("[admin]\n", f"[admin]\n{lists}"))
         with gateway_process(folder.config):
             yield folder
 
@@ -70,7 +70,7 @@ def test_a_stranger_is_told_that_it_may_not_ask(folder: Folder) -> None:
     status, answer = ask(folder, STRANGER, [DOOR], "GET", "/v1/status")
     assert status == 403
     assert answer["error"] == (
-        f"uid {STRANGER} may not ask here: neither root, nor the gateway's user, nor in control.read or control.change"
+        f"uid {STRANGER} may not ask here: neither root, nor the gateway's user, nor in admin.read or admin.change"
     )
 
 

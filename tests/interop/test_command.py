@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import ROOT, TOY_MAPPING, Folder, Process, gateway_process
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 
 @contextmanager

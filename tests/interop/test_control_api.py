@@ -1,4 +1,4 @@
-"""The control API of a real gateway: every answer looks like its OpenAPI document says."""
+"""The admin API of a real gateway: every answer looks like its OpenAPI document says."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.kit.bus import private_bus
-from tests.kit.control import ask
+from tests.kit.admin import DOCUMENT, ask, check_response
+from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
-from tests.kit.openapi import DOCUMENT, held
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 pytestmark = pytest.mark.bus
 
@@ -26,7 +25,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/rollback": WORDS,
     "/v1/explain": {"method": "echo", "params": ["x"]},
     "/v1/promoted": {"pattern": "*", **WORDS},
-    "/v1/evidence/clear": {"pattern": "echo", **WORDS},
+    "/v1/statistics/reset": {"pattern": "echo", **WORDS},
     "/v1/rollouts/start": {"name": "label"},
     "/v1/reload": {},
 }
@@ -50,13 +49,13 @@ async def test_every_answer_is_what_the_document_says(folder: Folder) -> None:
         if path not in NOT_HERE:
             body = msgspec.json.encode(BODIES.get(path, {"name": "echo", **WORDS})) if verb == "post" else None
             status, answer = await ask(folder.control, verb, path, body)
-            held(verb, path, status, answer)
+            check_response(verb, path, status, answer)
 
 
 async def test_what_is_set_is_what_is_told_everywhere(folder: Folder) -> None:
     async def get(path: str) -> Any:
         status, answer = await ask(folder.control, "GET", path)
-        held("GET", path, status, answer)
+        check_response("GET", path, status, answer)
         return answer
 
     status, changed = await ask(folder.control, "POST", "/v1/mode", msgspec.json.encode(BODIES["/v1/mode"]))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.stage import PROGRAMS
+from demo.environment import PROGRAMS
 from tests.kit.gateway import ROOT
 
 PATIENCE = 60.0  # seconds
@@ -61,7 +61,7 @@ def test_without_a_xenstore_it_says_so_and_does_the_rest(tmp_path: Path) -> None
         (tmp_path / program).symlink_to(found)
     status, shown = demo(PATH=str(tmp_path))
     right, total = counted(shown)
-    assert shown.count("left out, there is no xenstore here: apt-get install xenstore-utils") == 2
+    assert shown.count("skipped, there is no xenstore: apt-get install xenstore-utils") == 2
     assert right == total >= 35
     assert status == 0
 

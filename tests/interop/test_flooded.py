@@ -21,9 +21,7 @@ HALF = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: "
 def folder(tmp_path: Path) -> Folder:
     folder = Folder(tmp_path)
     folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
-    folder.config.write_text(
-        folder.config.read_text().replace("[control]\n", '[control]\nmetrics = "tcp:127.0.0.1:0"\n')
-    )
+    folder.config.write_text(folder.config.read_text().replace("[admin]\n", '[admin]\nmetrics = "tcp:127.0.0.1:0"\n'))
     return folder
 
 

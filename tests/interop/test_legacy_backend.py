@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from demo.stage import Stage, stage
+from demo.environment import Environment, start_environment
 from tests.kit.gateway import ROOT, Process, gateway_process
-from tests.kit.twins import Twin, twin
-from tests.kit.wiretap import Tap, wiretap
+from tests.kit.toolstack import Twin, twin
+from tests.kit.upstreams import Tap, wiretap
 
 pytestmark = pytest.mark.bus
 
@@ -45,7 +45,7 @@ dialect = "xapi_idl"
 keepalive = false
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -81,13 +81,13 @@ class Old:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Stage]:
-    with stage() as everything:
+def running() -> Iterator[Environment]:
+    with start_environment() as everything:
         yield everything
 
 
 @pytest.fixture
-def old(running: Stage, tmp_path: Path) -> Iterator[Old]:
+def old(running: Environment, tmp_path: Path) -> Iterator[Old]:
     _moved(tmp_path / "mappings", **dict.fromkeys(("xapi", "xenopsd", "squeezed"), "mode: legacy"))
     with (
         twin("xapi", running.bus, tmp_path, tcp=True) as xapi,
@@ -159,7 +159,7 @@ def test_an_old_service_that_closes_without_a_word_may_have_executed_it(old: Old
     assert "closed the connection before it had answered; whether the call was executed is unknown" in reason
 
 
-def test_an_old_service_that_restarts_costs_no_call_after_it_is_back(old: Old, running: Stage) -> None:
+def test_an_old_service_that_restarts_costs_no_call_after_it_is_back(old: Old, running: Environment) -> None:
     for _ in range(3):
         assert old.xml("/RPC2", "VM.get_name_label", old.session, VM)["Value"] == "web"
     port = old.twins["xapi"].url.rpartition(":")[2]
@@ -171,7 +171,9 @@ def test_an_old_service_that_restarts_costs_no_call_after_it_is_back(old: Old, r
 # Reload
 
 
-def test_another_upstream_gets_the_next_call_and_a_call_in_flight_keeps_the_old_one(old: Old, running: Stage) -> None:
+def test_another_upstream_gets_the_next_call_and_a_call_in_flight_keeps_the_old_one(
+    old: Old, running: Environment
+) -> None:
     with wiretap() as tap:
         tap.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew"
         old.twins["xapi"].switch(**{"VM.get_name_label": {"slow": 1.0}})

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from demo.stage import Stage, stage
+from demo.environment import Environment, start_environment
 from tests.kit.gateway import ROOT, gateway_process
-from tests.kit.twins import Twin, squeezed_over_xenstore
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, xenstored
+from tests.kit.toolstack import Twin, squeezed_over_xenstore
 
 pytestmark = pytest.mark.bus
 
@@ -33,7 +33,7 @@ names = "dashes"
 timeout = "{timeout}"
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -43,8 +43,8 @@ HURRIED = pytest.mark.parametrize("port", ["2s"], indirect=True)
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Stage]:
-    with stage() as everything:
+def running() -> Iterator[Environment]:
+    with start_environment() as everything:
         yield everything
 
 
@@ -55,13 +55,13 @@ def store() -> Iterator[Xenstored]:
 
 
 @pytest.fixture
-def old(running: Stage, store: Xenstored, tmp_path: Path) -> Iterator[Twin]:
+def old(running: Environment, store: Xenstored, tmp_path: Path) -> Iterator[Twin]:
     with squeezed_over_xenstore(running.bus, Path(store.path), tmp_path) as twin:
         yield twin
 
 
 @pytest.fixture
-def port(request: pytest.FixtureRequest, running: Stage, store: Xenstored, tmp_path: Path) -> Iterator[int]:
+def port(request: pytest.FixtureRequest, running: Environment, store: Xenstored, tmp_path: Path) -> Iterator[int]:
     """Of a gateway; its parameter: how long the legacy service may take."""
     mappings = tmp_path / "mappings"
     mappings.mkdir()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from demo.stage import Stage, stage
-from tests.kit.twins import Twin, twin
+from demo.environment import Environment, start_environment
+from tests.kit.toolstack import Twin, twin
 
 pytestmark = pytest.mark.bus
 
@@ -25,13 +25,13 @@ DBG = {"debug_info": "dbg"}
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Stage]:
-    with stage() as everything:
+def running() -> Iterator[Environment]:
+    with start_environment() as everything:
         yield everything
 
 
 @pytest.fixture(scope="module")
-def twins(running: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Twin]]:
+def twins(running: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Twin]]:
     folder = tmp_path_factory.mktemp("twins")
     with (
         twin("xapi", running.bus, folder, tcp=True) as xapi,
@@ -76,7 +76,7 @@ def ask_json(url: str, path: str, method: str, *params: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def session(running: Stage) -> str:
+def session(running: Environment) -> str:
     return str(ask(running.url, "/RPC2", "session.login_with_password", "root", "xenroot")["Value"])
 
 
@@ -106,7 +106,7 @@ def session(running: Stage) -> str:
     ],
 )
 def test_old_xapi_answers_as_the_gateway_does(
-    running: Stage, twins: dict[str, Twin], session: str, method: str, params: list[Any]
+    running: Environment, twins: dict[str, Twin], session: str, method: str, params: list[Any]
 ) -> None:
     assert ask(twins["xapi"].url, "/", method, session, *params) == ask(running.url, "/RPC2", method, session, *params)
 
@@ -128,12 +128,12 @@ def test_old_xapi_answers_as_the_gateway_does(
     ],
 )
 def test_old_xapi_idl_services_answer_as_the_gateway_does(
-    running: Stage, twins: dict[str, Twin], service: str, method: str, params: list[Any]
+    running: Environment, twins: dict[str, Twin], service: str, method: str, params: list[Any]
 ) -> None:
     assert ask(twins[service].url, "/", method, *params) == ask(running.url, f"/{service}", method, *params)
 
 
-def test_what_one_way_changes_the_other_way_sees(running: Stage, twins: dict[str, Twin], session: str) -> None:
+def test_what_one_way_changes_the_other_way_sees(running: Environment, twins: dict[str, Twin], session: str) -> None:
     vm = f"OpaqueRef:{WEB}"
     assert ask(twins["xapi"].url, "/", "VM.set_name_description", session, vm, "the old way")["Value"] == ""
     assert ask(running.url, "/RPC2", "VM.get_name_description", session, vm)["Value"] == "the old way"

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from demo.stage import stage
+from demo.environment import start_environment
 from tests.kit.gateway import Process, gateway_process
-from tests.kit.twins import Twin, twin
-from tests.kit.wiretap import Message, Tap, dialled, wiretap
+from tests.kit.toolstack import Twin, twin
+from tests.kit.upstreams import Message, Tap, dialled, wiretap
 from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
 
 CONFIG = """\
@@ -29,8 +29,8 @@ dialect = "xenapi"
 speaks = ["jsonrpc"]
 [mappings]
 directories = ["mappings"]
-[control]
-socket = "{folder}/control"
+[admin]
+socket = "{folder}/admin"
 [log]
 format = "json"
 """
@@ -221,7 +221,7 @@ def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) ->
     config = CONFIG.format(url="https://127.0.0.1:9", folder=tmp_path).replace("idle =", "verify = false\nidle =")
     (tmp_path / "gateway.toml").write_text(config)
     with gateway_process(tmp_path / "gateway.toml") as process:
-        line = process.wait_for("anybody may pose as this legacy service: its certificate is not verified")
+        line = process.wait_for("TLS certificate verification is disabled for this upstream")
         assert (line["level"], line["upstream"]) == ("warning", "old")
 
 
@@ -230,7 +230,7 @@ def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def xapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twin]:
-    with stage() as running, twin("xapi", running.bus, tmp_path_factory.mktemp("twin"), tcp=True) as old:
+    with start_environment() as running, twin("xapi", running.bus, tmp_path_factory.mktemp("twin"), tcp=True) as old:
         yield old
 
 

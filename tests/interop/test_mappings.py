@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from demo.stage import Stage, stage
+from demo.environment import Environment, start_environment
 
 pytestmark = pytest.mark.bus
 
@@ -27,12 +27,12 @@ Ask: TypeAlias = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Stage]:
-    with stage() as everything:
+def running() -> Iterator[Environment]:
+    with start_environment() as everything:
         yield everything
 
 
-def post(running: Stage, path: str, body: str) -> bytes:
+def post(running: Environment, path: str, body: str) -> bytes:
     connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
     try:
         connection.request("POST", path, body.encode())
@@ -41,7 +41,7 @@ def post(running: Stage, path: str, body: str) -> bytes:
         connection.close()
 
 
-def xml(running: Stage, path: str) -> Ask:
+def xml(running: Environment, path: str) -> Ask:
     """Call over XML-RPC; long integers go as text, as XenAPI's clients send them."""
 
     def ask(method: str, *params: Any) -> Any:
@@ -52,7 +52,7 @@ def xml(running: Stage, path: str) -> Ask:
     return ask
 
 
-def rpc(running: Stage, path: str) -> Ask:
+def rpc(running: Environment, path: str) -> Ask:
     """Call over JSON-RPC 2.0, with parameters by position or by name; returns the result or the error object."""
 
     def ask(method: str, *params: Any, **named: Any) -> Any:
@@ -75,7 +75,7 @@ def fails(answer: Any) -> list[Any]:
 
 
 @pytest.fixture
-def session(running: Stage) -> str:
+def session(running: Environment) -> str:
     opened = works(xml(running, "/")("session.login_with_password", "root", "xenroot", "2.0", "test"))
     return str(opened)
 
@@ -83,7 +83,7 @@ def session(running: Stage) -> str:
 # xapi
 
 
-def test_xenapi_opens_describes_and_closes_a_session(running: Stage, session: str) -> None:
+def test_xenapi_opens_describes_and_closes_a_session(running: Environment, session: str) -> None:
     api = xml(running, "/RPC2")
     assert works(api("session.get_this_user", session, session)) == "root"
     record = works(api("session.get_record", session, session))
@@ -94,7 +94,7 @@ def test_xenapi_opens_describes_and_closes_a_session(running: Stage, session: st
     assert fails(api("session.login_with_password", "root", "wrong"))[:2] == ["SESSION_AUTHENTICATION_FAILED", "root"]
 
 
-def test_xenapi_reads_records_and_fields(running: Stage, session: str) -> None:
+def test_xenapi_reads_records_and_fields(running: Environment, session: str) -> None:
     api = xml(running, "/")
     [pool] = works(api("pool.get_all", session))
     [host] = works(api("host.get_all", session))
@@ -116,7 +116,7 @@ def test_xenapi_reads_records_and_fields(running: Stage, session: str) -> None:
     assert fails(api("VM.get_by_uuid", session, "no")) == ["UUID_INVALID", "VM", "no"]
 
 
-def test_no_two_objects_of_any_class_share_a_reference_or_a_uuid(running: Stage, session: str) -> None:
+def test_no_two_objects_of_any_class_share_a_reference_or_a_uuid(running: Environment, session: str) -> None:
     """Xen Orchestra keeps all of them in one table: of two that share an entry it loses one."""
     api = xml(running, "/")
     names = [name for name in api("system.listMethods") if name.endswith(".get_all_records")]
@@ -129,7 +129,7 @@ def test_no_two_objects_of_any_class_share_a_reference_or_a_uuid(running: Stage,
     assert all(UUID(uuid).version == 4 and f"OpaqueRef:{uuid}" in references for uuid in uuids)
 
 
-def test_a_reference_of_one_class_is_none_of_another(running: Stage, session: str) -> None:
+def test_a_reference_of_one_class_is_none_of_another(running: Environment, session: str) -> None:
     api = xml(running, "/")
     vm = f"OpaqueRef:{WEB}"
     metrics = works(api("VM.get_metrics", session, vm))
@@ -137,7 +137,7 @@ def test_a_reference_of_one_class_is_none_of_another(running: Stage, session: st
     assert fails(api("VM.get_record", session, metrics)) == ["HANDLE_INVALID", "VM", metrics]
 
 
-def test_xenapi_makes_changes_runs_and_destroys_a_vm(running: Stage, session: str) -> None:
+def test_xenapi_makes_changes_runs_and_destroys_a_vm(running: Environment, session: str) -> None:
     api = xml(running, "/RPC2")
     record = {"name_label": "new", "memory_static_max": str(GIB), "VCPUs_max": "2", "PV_args": "quiet"}
     vm = works(api("VM.create", session, record))
@@ -155,7 +155,7 @@ def test_xenapi_makes_changes_runs_and_destroys_a_vm(running: Stage, session: st
     assert fails(api("VM.get_name_label", session, vm)) == ["HANDLE_INVALID", "VM", vm]
 
 
-def test_xenapi_over_json_rpc_has_integers_and_errors_of_its_own(running: Stage, session: str) -> None:
+def test_xenapi_over_json_rpc_has_integers_and_errors_of_its_own(running: Environment, session: str) -> None:
     api = rpc(running, "/jsonrpc")
     assert api("VM.get_memory_static_max", session, f"OpaqueRef:{WEB}") == 2 * GIB
     error = api("VM.start", session, f"OpaqueRef:{ARCHIVE}", False, False)
@@ -166,7 +166,7 @@ def test_xenapi_over_json_rpc_has_integers_and_errors_of_its_own(running: Stage,
 # xenopsd
 
 
-def test_xenopsd_takes_a_struct_of_named_parameters(running: Stage) -> None:
+def test_xenopsd_takes_a_struct_of_named_parameters(running: Environment) -> None:
     xenops = xml(running, "/xenopsd")
     assert works(xenops("query", {"debug_info": DBG, "unit": None}))["name"] == "xenopsd"
     host = works(xenops("HOST.stat", {"debug_info": DBG}))
@@ -185,7 +185,7 @@ def test_xenopsd_takes_a_struct_of_named_parameters(running: Stage) -> None:
     works(xenops("VM.remove", {"debug_info": DBG, "id": "v1"}))
 
 
-def test_xenopsd_names_a_disk_by_a_pair(running: Stage) -> None:
+def test_xenopsd_names_a_disk_by_a_pair(running: Environment) -> None:
     xenops = rpc(running, "/xenopsd/jsonrpc")
     disk = {"id": [DB, "xvdb"], "backend": "disk", "writable": True, "qos": {"weight": 3}}
     assert xenops("VBD.add", debug_info=DBG, vbd=disk) == [DB, "xvdb"]
@@ -197,7 +197,7 @@ def test_xenopsd_names_a_disk_by_a_pair(running: Stage) -> None:
 # storage
 
 
-def test_storage_attaches_and_detaches_a_disk(running: Stage) -> None:
+def test_storage_attaches_and_detaches_a_disk(running: Environment) -> None:
     storage = xml(running, "/storage")
     disk = {"dbg": DBG, "sr": SR, "vdi": VDI}
     assert works(storage("SR.list", {"dbg": DBG})) == [SR]
@@ -215,7 +215,7 @@ def test_storage_attaches_and_detaches_a_disk(running: Stage) -> None:
     assert fails(unknown) == ["Vdi_does_not_exist", [SR, "../../nothing"]]
 
 
-def test_storage_makes_grows_and_destroys_a_disk(running: Stage) -> None:
+def test_storage_makes_grows_and_destroys_a_disk(running: Environment) -> None:
     storage = rpc(running, "/storage/jsonrpc")
     wanted = {"name_label": "d", "virtual_size": GIB, "ty": "user"}
     vdi = storage("VDI.create", dbg=DBG, sr=SR, vdi_info=wanted)["vdi"]
@@ -238,7 +238,7 @@ def test_storage_makes_grows_and_destroys_a_disk(running: Stage) -> None:
 # squeezed
 
 
-def test_squeezed_takes_everything_by_position(running: Stage) -> None:
+def test_squeezed_takes_everything_by_position(running: Environment) -> None:
     memory = xml(running, "/memory")
     session = works(memory("login", DBG, "test"))
     reservation, kib = works(memory("reserve_memory_range", DBG, session, 4096, "8192"))
@@ -256,7 +256,7 @@ def test_squeezed_takes_everything_by_position(running: Stage) -> None:
 # networkd
 
 
-def test_networkd_takes_named_parameters_and_then_the_rest(running: Stage) -> None:
+def test_networkd_takes_named_parameters_and_then_the_rest(running: Environment) -> None:
     network = xml(running, "/networkd")
     assert "eth0" in works(network("Network.Interface.get_all", DBG, None))
     works(network("Network.Interface.set_ipv4_conf", {"name": "eth0"}, DBG, "DHCP4"))
@@ -279,7 +279,7 @@ def test_networkd_takes_named_parameters_and_then_the_rest(running: Stage) -> No
     assert works(network("Network.get_statistics", DBG))["eth1"]["carrier"] is True
 
 
-def test_networkd_takes_them_over_json_too(running: Stage) -> None:
+def test_networkd_takes_them_over_json_too(running: Environment) -> None:
     """As xapi sends them; the text for the log must never become the name of a bridge."""
     network = rpc(running, "/networkd/jsonrpc")
     wanted = {"name": "br7", "other_config": {"a": "b"}, "igmp_snooping": True, "mac": "02:00:00:00:00:07"}
@@ -294,7 +294,7 @@ def test_networkd_takes_them_over_json_too(running: Stage) -> None:
 
 
 @pytest.mark.parametrize("path", ["/networkd", "/networkd/jsonrpc"])
-def test_a_struct_where_a_text_is_expected_makes_no_bridge(running: Stage, path: str) -> None:
+def test_a_struct_where_a_text_is_expected_makes_no_bridge(running: Environment, path: str) -> None:
     ask = xml(running, path) if path == "/networkd" else rpc(running, path)
     before = rpc(running, "/networkd/jsonrpc")("Network.Bridge.get_all", DBG, None)
     for params, place in (
@@ -309,7 +309,7 @@ def test_a_struct_where_a_text_is_expected_makes_no_bridge(running: Stage, path:
 # perfmon
 
 
-def test_perfmon_gathers_a_rule_and_tells_alerts(running: Stage, session: str) -> None:
+def test_perfmon_gathers_a_rule_and_tells_alerts(running: Environment, session: str) -> None:
     perfmon = rpc(running, "/perfmon/jsonrpc")
     api = xml(running, "/")
     vm = f"OpaqueRef:{DB}"

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from adapters.admin_dbus.objects import BUS_NAME, CONTROL, METHOD, ROOT
+from tests.kit.admin import DBusAdminClient, dbus_admin_client
 from tests.kit.gateway import Folder, gateway_process
-from tests.kit.operators import Client, client
 from tests.kit.toolstack import Toolstack
 
 pytestmark = pytest.mark.bus
@@ -25,26 +25,26 @@ ECHO = f"{ROOT}/method/toy_2fecho"
 
 
 @asynccontextmanager
-async def gateway(folder: Path, **users: str) -> AsyncIterator[tuple[Toolstack, Client]]:
+async def gateway(folder: Path, **users: str) -> AsyncIterator[tuple[Toolstack, DBusAdminClient]]:
     """A gateway on the toolstack's bus, its config as an operator has it, and somebody else there."""
     async with Toolstack(**users) as toolstack:
         made = Folder(folder)
         made.buses({"toolstack": (toolstack.address, "org.example.*")})
-        made.config.write_text(made.config.read_text().replace("[control]\n", '[control]\nbus = "toolstack"\n'))
+        made.config.write_text(made.config.read_text().replace("[admin]\n", '[admin]\nbus = "toolstack"\n'))
         with gateway_process(made.config):
-            async with client(toolstack.address) as caller:
+            async with dbus_admin_client(toolstack.address) as caller:
                 await caller.until_there()
                 yield toolstack, caller
 
 
 @pytest.fixture
-async def both(tmp_path: Path) -> AsyncIterator[tuple[Toolstack, Client]]:
+async def both(tmp_path: Path) -> AsyncIterator[tuple[Toolstack, DBusAdminClient]]:
     async with gateway(tmp_path) as running:
         yield running
 
 
 async def test_a_mode_is_set_over_the_bus_and_seen_by_the_command(
-    both: tuple[Toolstack, Client], tmp_path: Path
+    both: tuple[Toolstack, DBusAdminClient], tmp_path: Path
 ) -> None:
     _, caller = both
     await caller.listen()
@@ -52,14 +52,14 @@ async def test_a_mode_is_set_over_the_bus_and_seen_by_the_command(
     assert await caller.signal() == (ROOT, "ModeChanged", ["toy", "echo", "dbus", "off", _me()])
     said = await _command("mode", "--socket", str(tmp_path / "control"))
     assert "over the bus" in said
-    assert "toy/echo: off -> dbus" in await _command("mode", "echo", "mapping", "--socket", str(tmp_path / "control"))
+    assert "toy/echo: off -> dbus" in await _command("mode", "clear", "echo", "--socket", str(tmp_path / "control"))
     path, member, body = await caller.signal()
     while member != "PropertiesChanged" or body[1]["Mode"].value != "dbus":  # that of "off" comes first
         path, member, body = await caller.signal()
     assert (path, body[0]) == (ECHO, METHOD)
 
 
-async def test_busctl_finds_its_way(both: tuple[Toolstack, Client]) -> None:
+async def test_busctl_finds_its_way(both: tuple[Toolstack, DBusAdminClient]) -> None:
     address = f"--address={both[0].address}"
     assert ECHO in await _run("busctl", address, "tree", BUS_NAME)
     assert ".Verdict" in await _run("busctl", address, "introspect", BUS_NAME, ECHO)

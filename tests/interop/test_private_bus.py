@@ -17,7 +17,7 @@ import pytest
 from dbus_fast import Message, MessageType
 from dbus_fast.errors import AuthError
 
-from tests.kit.toolstack import BUS, BUS_PATH, PATIENCE, ROOT, SERVICES, Client, Toolstack, render
+from tests.kit.toolstack import BUS, BUS_PATH, ROOT, SERVICES, TIMEOUT, Client, Toolstack, render
 
 pytestmark = pytest.mark.bus
 
@@ -42,7 +42,7 @@ async def send_as(user: str | None, toolstack: Toolstack, *words: str) -> tuple[
     done = await asyncio.create_subprocess_exec(
         *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", **options
     )
-    said, _ = await asyncio.wait_for(done.communicate(), PATIENCE)
+    said, _ = await asyncio.wait_for(done.communicate(), TIMEOUT)
     assert done.returncode is not None
     return done.returncode, said.decode()
 
@@ -143,9 +143,9 @@ async def test_an_operator_sees_every_message() -> None:
             *("dbus-monitor", "--address", toolstack.address, "member='Ping'"), stdout=subprocess.PIPE
         )
         assert monitor.stdout is not None
-        await asyncio.wait_for(monitor.stdout.readuntil(b"NameLost"), PATIENCE)  # what a monitor is told first
+        await asyncio.wait_for(monitor.stdout.readuntil(b"NameLost"), TIMEOUT)  # what a monitor is told first
         await client.call("perfmon", "", "org.freedesktop.DBus.Peer.Ping")
-        seen = await asyncio.wait_for(monitor.stdout.readuntil(b"member=Ping"), PATIENCE)
+        seen = await asyncio.wait_for(monitor.stdout.readuntil(b"member=Ping"), TIMEOUT)
         monitor.terminate()
         await monitor.communicate()
     assert b"destination=org.xen.xcp.perfmon" in seen
@@ -173,7 +173,7 @@ async def test_more_calls_wait_on_one_connection_than_a_bus_allows_by_default() 
         for _ in range(CALLS // WAVE):
             calls += [asyncio.ensure_future(caller.answer("perfmon", "", "Alerts1.Hold")) for _ in range(WAVE)]
             await caller.ask_bus("GetId")
-        await asyncio.wait_for(all_there.wait(), PATIENCE)
+        await asyncio.wait_for(all_there.wait(), TIMEOUT)
         for number, message in enumerate(waiting):
             await service.bus.send(Message.new_method_return(message))
             if number % WAVE == 0:

@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 
 from adapters.dbus.connection import OPEN_TIMEOUT
-from tests.kit.bus import EXTERNAL, PrivateBus, private_bus
+from tests.kit.buses import EXTERNAL, PrivateBus, private_bus
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 DEADLINE = 60.0  # seconds
 USER = pwd.getpwnam("nobody")
@@ -134,14 +134,14 @@ def test_a_socket_the_user_could_not_remove_is_refused_and_nothing_is_left_of_it
     open_folder.path.chmod(0o755)
     says = refused(open_folder.config)
     assert says.startswith("user = 'nobody': cannot change to it: it could not remove ")
-    assert says.endswith("/control at stop: the folder is not its own")
+    assert says.endswith("/control at stop: its directory belongs to another user")
     assert not (open_folder.path / "rpc").exists()
     assert not (open_folder.path / "control").exists()
 
 
 def test_a_user_that_does_not_exist_is_refused(folder: Folder) -> None:
     folder.config.write_text(f'user = "no-such-user"\n{folder.config.read_text()}')
-    assert refused(folder.config) == "user = 'no-such-user': there is no such user"
+    assert refused(folder.config) == "user = 'no-such-user': the user does not exist"
 
 
 # Sockets of systemd
@@ -489,7 +489,7 @@ def test_a_listener_that_others_can_reach_is_warned_of(folder: Folder) -> None:
     warned = {line["at"]: line for line in process.lines if "can reach this listener" in line["event"]}
     unix, tcp = sorted(warned.values(), key=lambda line: str(line["event"]))
     assert (tcp["level"], tcp["at"].rpartition(":")[0]) == ("warning", "tcp:0.0.0.0")
-    assert unix["event"] == "every user of this host can reach this listener; whoever connects may call"
+    assert unix["event"] == "every user of this host can reach this listener; every client that connects may call"
     assert unix["at"] == f"unix:{folder.path}/rpc"
 
 

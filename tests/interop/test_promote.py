@@ -40,7 +40,7 @@ def file(folder: Folder) -> str:
 def test_what_is_set_at_run_time_becomes_the_mappings(folder: Folder) -> None:
     command(folder, "mode", "echo", "shadow", "--noise")
     command(folder, "mode", "leave", "dbus")
-    command(folder, "mode", "label", "dbus", "--for", "1h")
+    command(folder, "mode", "label", "dbus", "--duration", "1h")
     told = command(folder, "promote", "--dry-run")
     assert "+  leave: {member: Leave, effect: write, mode: dbus}" in told
     assert "toy/label stays dbus at run time: it is set until" in told
@@ -62,7 +62,7 @@ def test_what_is_set_at_run_time_becomes_the_mappings(folder: Folder) -> None:
 def test_a_file_that_somebody_has_changed_is_not_touched(folder: Folder) -> None:
     command(folder, "mode", "echo", "dbus")
     folder.mapping(OLD + "# mine\n")
-    assert "is not what the gateway has loaded" in command(folder, "promote", status=1).replace("\n", " ")
+    assert "has changed since the gateway loaded it" in command(folder, "promote", status=1).replace("\n", " ")
     assert file(folder) == OLD + "# mine\n"
     command(folder, "reload")
     command(folder, "promote")

@@ -12,8 +12,8 @@ import pytest
 import pyxs
 
 from adapters.xenstore.client.client import XenstoreClient
-from tests.kit.fake_store import Client, Script, fake_store
-from tests.kit.xenstored import PATIENCE, Xenstored, xenstored
+from tests.kit.fake_stores import Client, Script, fake_store
+from tests.kit.stores import TIMEOUT, Xenstored, xenstored
 
 # In a process of its own, since nothing can end the thread that waits. Prints whether it still does.
 CALLER = """
@@ -55,7 +55,7 @@ async def test_a_caller_waits_for_ever_when_the_store_dies_or_an_answer_is_long(
     async with fake_store(script) as path:
         command = [sys.executable, "-c", CALLER, path]
         done = await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE, check=False
+            subprocess.run, command, capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
     assert done.stdout == "waiting\n", done.stderr
 

@@ -18,8 +18,8 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from tests.kit.gateway import ROOT, TOY_IDL, gateway_process
-from tests.kit.old_server import ok, old_server
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, xenstored
+from tests.kit.upstreams import legacy_server, ok
 
 CONFIG = """\
 [upstream.old]
@@ -32,7 +32,7 @@ timeout = "1s"
 bind = ["xenstore:{store}"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -50,7 +50,7 @@ unmapped: passthrough
 defaults: {timeout: 10s, effect: write, coerce: legacy}
 methods:
   echo: {member: Echo, params: [text], mode: %s}
-  narrow: {member: Echo, params: [text], mode: legacy, domains: [7]}
+  narrow: {member: Echo, params: [text], mode: legacy, allowed_domains: [7]}
 """
 GUEST = 5
 
@@ -104,7 +104,7 @@ speaks = ["jsonrpc"]
 bind = ["tcp:127.0.0.1:0"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -141,7 +141,7 @@ async def test_no_spelling_of_a_shipped_method_reaches_the_old_xapi_against_its_
     (tmp_path / "mappings/idl").symlink_to(ROOT / "mappings/idl")
     text = (ROOT / "mappings/xapi.yaml").read_text().replace("\nexpose:", "\nunmapped: passthrough\n\nexpose:", 1)
     (tmp_path / "mappings/xapi.yaml").write_text(text.replace("  VM.start:\n", f"  VM.start:\n    mode: {mode}\n", 1))
-    async with old_server(lambda _: ok(DONE.encode())) as old:
+    async with legacy_server(lambda _: ok(DONE.encode())) as old:
         (tmp_path / "gateway.toml").write_text(XAPI_CONFIG.format(folder=tmp_path, old=old.url))
         with gateway_process(tmp_path / "gateway.toml") as process:
             port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])

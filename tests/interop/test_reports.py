@@ -10,12 +10,11 @@ import pytest
 
 from adapters.codecs import CODECS
 from gateway.core.rpc.model import Fault, Reply, Value
-from tests.kit.bus import private_bus
-from tests.kit.exactly import exactly
+from tests.kit.buses import private_bus
 from tests.kit.gateway import Folder, gateway_process
-from tests.kit.reports import Case, cases, value_of, xmlrpc_call
-from tests.kit.services import toy_service
-from tests.kit.type_methods import write_type_methods
+from tests.kit.mappings import write_type_methods
+from tests.kit.toy_service import toy_service
+from tests.kit.values import Case, cases, exactly, value_of, xmlrpc_call
 
 DEADLINE = 20.0  # seconds
 PATHS = {"xmlrpc": "/types.xml", "jsonrpc": "/types.json"}

@@ -15,12 +15,21 @@ from adapters.dbus.backend import BusSettings
 from adapters.dbus.signals import SignalQueue
 from gateway.core.dbus.marshal import Variant
 from gateway.core.rpc.model import Event, EventsLost, Reply
-from tests.kit.backends import PATIENCE, dbus_backend
-from tests.kit.brokers import BROKERS, broker
-from tests.kit.bus import private_bus
-from tests.kit.services import toy_service
-from tests.kit.signals import CHANGED, SHOUTED, change, missed, shout, shouted
-from tests.kit.toy_routes import TOY, toy_call, toy_route
+from tests.kit.backends import (
+    CHANGED,
+    SHOUTED,
+    TIMEOUT,
+    TOY,
+    change,
+    dbus_backend,
+    missed,
+    shout,
+    shouted,
+    toy_call,
+    toy_route,
+)
+from tests.kit.buses import BROKERS, broker, private_bus
+from tests.kit.toy_service import toy_service
 
 LABEL = toy_route("Label", "", "s")
 
@@ -42,7 +51,7 @@ async def last_missed(feed: SignalQueue, *, owned: bool) -> None:
 
 
 async def test_a_service_that_comes_goes_and_comes_again_is_followed(address: str) -> None:
-    async with dbus_backend(one(address)) as backend, asyncio.timeout(PATIENCE), backend.subscribe(SHOUTED) as feed:
+    async with dbus_backend(one(address)) as backend, asyncio.timeout(TIMEOUT), backend.subscribe(SHOUTED) as feed:
         await missed(feed, owned=False)
         for text in ("first", "second"):
             with toy_service(address, TOY):
@@ -54,7 +63,7 @@ async def test_a_service_that_comes_goes_and_comes_again_is_followed(address: st
 
 async def test_after_another_has_taken_the_name_only_he_is_heard(address: str) -> None:
     """The first owner is still there and emits the same signal; he is called by his unique name."""
-    async with dbus_backend(one(address, services=("*",))) as backend, asyncio.timeout(PATIENCE):
+    async with dbus_backend(one(address, services=("*",))) as backend, asyncio.timeout(TIMEOUT):
         with toy_service(address, TOY):
             async with backend.subscribe(SHOUTED) as feed:
                 first = (await missed(feed)).owner
@@ -71,7 +80,7 @@ async def test_a_storm_disturbs_no_call_and_ends_with_a_reading(address: str, mo
     other = toy_route("Label", "", "s", bus_name="org.example.Other")
     with toy_service(address, TOY), toy_service(address, "org.example.Other"):
         async with (
-            asyncio.timeout(3 * PATIENCE),
+            asyncio.timeout(3 * TIMEOUT),
             dbus_backend(one(address)) as backend,
             backend.subscribe(SHOUTED, CHANGED) as feed,
             asyncio.TaskGroup() as group,
@@ -94,7 +103,7 @@ async def test_a_storm_disturbs_no_call_and_ends_with_a_reading(address: str, mo
 async def test_a_service_that_moves_to_another_bus_is_heard_there(address: str) -> None:
     with private_bus() as other, toy_service(address, TOY), toy_service(other.address, TOY):
         here, there = one(address), BusSettings("two", other.address, ("org.example.Toy",))
-        async with dbus_backend(here) as backend, asyncio.timeout(PATIENCE), backend.subscribe(SHOUTED) as feed:
+        async with dbus_backend(here) as backend, asyncio.timeout(TIMEOUT), backend.subscribe(SHOUTED) as feed:
             before = (await missed(feed)).owner
             await backend.reconfigure({"one": here, "two": there})
             await missed(feed)
@@ -111,7 +120,7 @@ async def test_a_service_that_moves_to_another_bus_is_heard_there(address: str) 
 async def test_a_broker_that_dies_and_comes_back_is_found_and_the_state_is_read() -> None:
     with private_bus() as bus:
         async with (
-            asyncio.timeout(PATIENCE),
+            asyncio.timeout(TIMEOUT),
             dbus_backend(one(bus.address)) as backend,
             backend.subscribe(SHOUTED) as feed,
         ):
@@ -129,7 +138,7 @@ async def test_a_broker_that_dies_and_comes_back_is_found_and_the_state_is_read(
 async def test_a_broker_that_is_mute_is_left_and_a_ping_finds_out() -> None:
     with private_bus() as bus, toy_service(bus.address, TOY):
         async with (
-            asyncio.timeout(PATIENCE),
+            asyncio.timeout(TIMEOUT),
             dbus_backend(one(bus.address, connections=1)) as backend,
             backend.subscribe(SHOUTED) as feed,
         ):

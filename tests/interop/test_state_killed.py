@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from gateway.state import tables
-from tests.kit.state_writer import PATTERNS, ROLLOUT
+from tests.kit.state_programs import PATTERNS, ROLLOUT
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 150
@@ -25,7 +25,7 @@ class Writer:
     """Starts processes that write, kills them, and remembers what was confirmed to them."""
 
     def __init__(self, path: Path) -> None:
-        command = [sys.executable, "-m", "tests.kit.state_writer", str(path)]
+        command = [sys.executable, "-m", "tests.kit.state_programs", "writer", str(path)]
         self.program = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )

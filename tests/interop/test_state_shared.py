@@ -54,7 +54,7 @@ async def peers(path: Path, *names: str) -> AsyncIterator[list[Peer]]:
 @asynccontextmanager
 async def _peer(path: Path, name: str) -> AsyncIterator[Peer]:
     pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-m", "tests.kit.state_peer", str(path), name]
+    command = [sys.executable, "-m", "tests.kit.state_programs", "peer", str(path), name]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe)
     try:
         peer = Peer(name, process)

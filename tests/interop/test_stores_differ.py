@@ -9,9 +9,8 @@ import pytest
 
 from adapters.xenstore.client.client import StoreError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import _HEADER as HEADER
-from adapters.xenstore.client.wire import HEADER_SIZE, Operation
-from tests.kit.xenstored import BOTH, C_STORE, Xenstored, xenstored
+from adapters.xenstore.client.wire import HEADER, Operation
+from tests.kit.stores import BOTH, C_STORE, Xenstored, xenstored
 
 
 @pytest.fixture(params=BOTH)
@@ -34,7 +33,7 @@ def raw(path: str, operation: int, payload: bytes) -> tuple[int, bytes]:
         plug.connect(path)
         stream.write(HEADER.pack(operation, 1, 0, len(payload)) + payload)
         stream.flush()
-        told, _, _, size = HEADER.unpack(stream.read(HEADER_SIZE))
+        told, _, _, size = HEADER.unpack(stream.read(HEADER.size))
         return told, stream.read(size)
 
 

@@ -16,9 +16,9 @@ import typer
 from gateway.cli import app
 from gateway.config import Config
 from gateway.core.rpc import units
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import Folder, gateway_process
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 UNITS = Path(__file__).parents[2] / "docker/systemd"
 SERVICE, SOCKET = UNITS / "xcp-gateway.service", UNITS / "xcp-gateway.socket"
@@ -56,9 +56,9 @@ def test_the_commands_are_those_of_the_command_line(key: str) -> None:
     assert not context.args
 
 
-def test_the_control_socket_is_in_the_runtime_directory() -> None:
+def test_the_admin_socket_is_in_the_runtime_directory() -> None:
     (reload,) = values(SERVICE, "ExecReload")
-    assert reload.endswith(f"--socket /run/{values(SERVICE, 'RuntimeDirectory')[0]}/control")
+    assert reload.endswith(f"--socket /run/{values(SERVICE, 'RuntimeDirectory')[0]}/admin")
 
 
 def test_systemd_waits_longer_than_the_grace_time() -> None:

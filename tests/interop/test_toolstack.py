@@ -16,7 +16,7 @@ from dbus_fast import MessageType, Variant
 
 from gateway.mapping import introspection_xml
 from tests.kit import toolstack as kit
-from tests.kit.toolstack import PATIENCE, SERVICES, Client, Refusal, Toolstack
+from tests.kit.toolstack import SERVICES, TIMEOUT, Client, Refusal, Toolstack
 
 pytestmark = pytest.mark.bus
 
@@ -124,9 +124,9 @@ async def test_squeezed_has_an_object_for_each_domain_whose_target_can_be_set(cl
     async with client.signals(rule) as changes:
         assert await client.get("squeezed", path, "Domain1", "TargetKib") == 2000
         assert await target(1500) is None
-        changed = await asyncio.wait_for(changes.get(), PATIENCE)
+        changed = await asyncio.wait_for(changes.get(), TIMEOUT)
         while changed.body[0] != name:
-            changed = await asyncio.wait_for(changes.get(), PATIENCE)
+            changed = await asyncio.wait_for(changes.get(), TIMEOUT)
         assert changed.body[1] == {"TargetKib": Variant("x", 1500)}
         assert await target(999) == Refusal("org.xen.xcp.Error.InvalidMemoryValue", ["kib"])
         variant = Variant("ai", [42])
@@ -172,7 +172,7 @@ async def test_a_bug_in_a_service_is_told_to_its_log_and_not_to_the_caller(
         buggy = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", BUGGY, "--address", toolstack.address), env=environment, stderr=subprocess.PIPE
         )
-        await asyncio.wait_for(changes.get(), kit.PATIENCE)
+        await asyncio.wait_for(changes.get(), kit.TIMEOUT)
     refusal = await client.refusal("perfmon", "", f"Bug1.{member}")
     buggy.terminate()
     _, log = await buggy.communicate()
@@ -188,7 +188,7 @@ async def test_a_started_vm_runs_in_a_domain_and_its_memory_is_gone_from_the_hos
     vm = await xapi_vm(client, "web")
     async with client.signals("type='signal',sender='org.xen.xcp.xapi',member='PowerStateChanged'") as changes:
         await client.call("xapi", vm, "VM1.Start", "bb", False, False)
-        assert (await asyncio.wait_for(changes.get(), kit.PATIENCE)).body == ["Halted", "Running"]
+        assert (await asyncio.wait_for(changes.get(), kit.TIMEOUT)).body == ["Halted", "Running"]
     assert await client.get("xapi", vm, "VM1", "PowerState") == "Running"
     assert await client.get("xenopsd", WEB, "VM1", "PowerState") == "Running"
     domid = await client.get("xapi", vm, "VM1", "Domid")
@@ -439,7 +439,7 @@ async def test_an_alert_is_raised_once_when_a_vm_is_too_busy(client: Client) -> 
     await client.call("xapi", vm, "VM1.Start", "bb", False, False)
     async with client.signals("type='signal',sender='org.xen.xcp.perfmon',member='AlertRaised'") as alerts:
         assert await client.call("perfmon", "", "Alerts1.Refresh") == 1
-        assert (await asyncio.wait_for(alerts.get(), kit.PATIENCE)).body == [1, ref, "cpu_usage", 0.75, "high", 2]
+        assert (await asyncio.wait_for(alerts.get(), kit.TIMEOUT)).body == [1, ref, "cpu_usage", 0.75, "high", 2]
     assert await client.call("perfmon", "", "Alerts1.Refresh") == 0
     assert len(await client.call("perfmon", "", "Alerts1.ListAlerts")) == 1
     await client.call("perfmon", "", "Alerts1.Acknowledge", "t", 1)
@@ -472,7 +472,7 @@ async def test_a_second_instance_of_a_service_ends_at_once(client: Client, tools
     second = await asyncio.create_subprocess_exec(
         *(sys.executable, program, "--address", toolstack.address), stderr=subprocess.PIPE
     )
-    _, said = await asyncio.wait_for(second.communicate(), kit.PATIENCE)
+    _, said = await asyncio.wait_for(second.communicate(), kit.TIMEOUT)
     assert (second.returncode, said) == (1, b"org.xen.xcp.perfmon runs already\n")
 
 

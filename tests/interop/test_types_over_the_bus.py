@@ -21,13 +21,10 @@ from gateway.core.dbus.signature import MAX_LENGTH, Type, parse_one
 from gateway.core.dbus.target import MethodCall, Variants
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from tests.kit.backends import PATIENCE, dbus_backend
-from tests.kit.brokers import BROKERS, broker
-from tests.kit.exactly import exactly
-from tests.kit.refused import REFUSED, nested, typed_variants
-from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
-from tests.kit.toy_routes import TOY, toy_call, toy_route
-from tests.kit.values import anything, fitting, types
+from tests.kit.backends import TIMEOUT, TOY, dbus_backend, toy_call, toy_route
+from tests.kit.buses import BROKERS, broker
+from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
+from tests.kit.values import REFUSED, anything, exactly, fitting, nested, typed_variants, types
 
 MIB = 1024**2
 VARIANTS = st.sampled_from(("plain", "typed"))
@@ -58,7 +55,7 @@ class Echo:
         return status.connected and status.last_error == ""
 
     def _ask(self, route: Route, call: Call) -> Outcome:
-        return self._run(asyncio.wait_for(self._backend.call(route, call), PATIENCE))
+        return self._run(asyncio.wait_for(self._backend.call(route, call), TIMEOUT))
 
 
 def _route(kinds: Sequence[Type], variants: Variants) -> Route:

@@ -26,14 +26,12 @@ from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import Variants
 from gateway.core.rpc.model import Call, Value
 from gateway.server import Gateway
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.clients import Wire, connect, post
-from tests.kit.exactly import exactly
 from tests.kit.gateway import Folder
-from tests.kit.refused import nested
-from tests.kit.services import toy_service
-from tests.kit.type_methods import echo_of, write_type_methods
-from tests.kit.values import fitting
+from tests.kit.mappings import echo_of, write_type_methods
+from tests.kit.toy_service import toy_service
+from tests.kit.values import exactly, fitting, nested
 
 LAW = settings(max_examples=150, deadline=None)
 VARIANTS = st.sampled_from(("plain", "typed"))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from demo.stage import Stage, stage
-from tests.kit.xenstore_tools import Tools
+from demo.environment import Environment, start_environment
+from tests.kit.stores import Tools
 
 pytestmark = pytest.mark.bus
 
@@ -19,17 +19,17 @@ PCI = "0000:00:19.0"
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Stage]:
-    with stage() as everything:
+def running() -> Iterator[Environment]:
+    with start_environment() as everything:
         yield everything
 
 
 @pytest.fixture
-def tools(running: Stage) -> Tools:
+def tools(running: Environment) -> Tools:
     return Tools(running.store)
 
 
-def xenopsd(running: Stage, method: str, **named: Any) -> Any:
+def xenopsd(running: Environment, method: str, **named: Any) -> Any:
     connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
     try:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"debug_info": "x", "id": WEB, **named}}
@@ -39,12 +39,12 @@ def xenopsd(running: Stage, method: str, **named: Any) -> Any:
         connection.close()
 
 
-def power_state(running: Stage) -> str:
+def power_state(running: Environment) -> str:
     return str(xenopsd(running, "VM.get_power_state"))
 
 
 @pytest.fixture
-def domid(running: Stage) -> int:
+def domid(running: Environment) -> int:
     """The domain of a VM that runs."""
     if power_state(running) != "Running":
         xenopsd(running, "VM.start", paused=False)
@@ -65,7 +65,7 @@ def device_model(tools: Tools, path: str, command: str, parameter: str = "") -> 
 
 
 @pytest.mark.parametrize("dm", [0, 77])
-def test_a_device_model_does_what_its_mailbox_says(running: Stage, tools: Tools, domid: int, dm: int) -> None:
+def test_a_device_model_does_what_its_mailbox_says(running: Environment, tools: Tools, domid: int, dm: int) -> None:
     path = f"/local/domain/{dm}/device-model/{domid}"
     tools.put(f"{path}/state", "running")
     assert device_model(tools, path, "pci-ins", PCI) == "pci-inserted"
@@ -81,7 +81,7 @@ def test_a_device_model_does_what_its_mailbox_says(running: Stage, tools: Tools,
 
 
 def test_a_guest_that_was_asked_to_end_has_acknowledged_when_the_word_is_gone(
-    running: Stage, tools: Tools, domid: int
+    running: Environment, tools: Tools, domid: int
 ) -> None:
     path = f"/local/domain/{domid}/control/shutdown"
     with tools.watching(path) as wait:
@@ -97,7 +97,7 @@ def test_a_guest_that_was_asked_to_end_has_acknowledged_when_the_word_is_gone(
 
 
 def test_a_word_of_a_guest_about_itself_is_done_and_about_another_is_not(
-    running: Stage, tools: Tools, domid: int
+    running: Environment, tools: Tools, domid: int
 ) -> None:
     path = f"/local/domain/{domid}/control/sysrq"
     for owner, left in ((domid, ""), (domid + 1000, None)):

@@ -8,20 +8,20 @@ from collections.abc import Iterator
 import pytest
 import pyxs
 
-from demo.stage import Stage, stage
-from tests.kit.old_squeezed import RpcError, Squeezed
+from demo.environment import Environment, start_environment
+from demo.xenstore_clients import RpcError, Squeezed
 
 pytestmark = pytest.mark.bus
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Stage]:
-    with stage() as everything:
+def running() -> Iterator[Environment]:
+    with start_environment() as everything:
         yield everything
 
 
 @pytest.fixture
-def client(running: Stage) -> Iterator[Squeezed]:
+def client(running: Environment) -> Iterator[Squeezed]:
     with Squeezed(str(running.store)) as squeezed:
         yield squeezed
 
@@ -75,7 +75,7 @@ def test_memory_that_cannot_be_freed_is_told_with_two_numbers(client: Squeezed) 
     assert free > 0
 
 
-def test_a_client_leaves_nothing_behind(client: Squeezed, running: Stage) -> None:
+def test_a_client_leaves_nothing_behind(client: Squeezed, running: Environment) -> None:
     client.call("echo", a="b")
     with pyxs.Client(unix_socket_path=str(running.store)) as store:
         for kind in (b"request", b"response"):

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kit.ledger import BUS_NAME, ledger
-from tests.kit.xenstore_tools import Tools
-from tests.kit.xenstored import BOTH
+from tests.kit.stores import BOTH, Tools
 from tests.soak import service
 
 pytestmark = pytest.mark.bus
@@ -18,20 +17,21 @@ mapping: 1
 service: more
 dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
 expose:
-  - {{listener: store, codec: xenstore, style: chunked, path: "/local/domain/0/RPC/fe/{{domid}}", only: [run]}}
+  - {{listener: store, codec: xenstore, style: chunked, path: "/local/domain/0/RPC/fe/{{domid}}", methods: [run]}}
   - listener: store
     codec: xenstore
     style: deletion
     path: /local/domain/{{domid}}/control/snapshot/action
-    only: [create-snapshot]
+    methods: [create-snapshot]
     states: {{node: status, done: snapshot-created, failed: snapshot-error}}
   - listener: store
     codec: xenstore
     style: directory
     path: /local/domain/{{domid}}/control/batcmd
-    only: [script]
+    methods: [script]
     method: script
-    states: {{commit: READY, taken: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: TRUNCATED, limit: 1024}}
+    states:
+      {{commit: READY, in_progress: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: TRUNCATED, limit: 1024}}
 defaults: {{timeout: 20s, coerce: legacy, effect: read}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pyxs
 
-from tests.kit.xenstored import BOTH, C_STORE, OXENSTORED, PATIENCE, ROOT, Xenstored, starting, xenstored
+from tests.kit.stores import BOTH, C_STORE, OXENSTORED, ROOT, TIMEOUT, Xenstored, starting, xenstored
 
 START = ROOT / "docker/xenstored/start.py"
 
@@ -66,7 +66,7 @@ def test_a_guest_that_goes_takes_its_nodes_with_it(store: Xenstored) -> None:
         assert client.is_domain_introduced(5)
         client.write(b"/local/domain/5", b"x")
         client.set_perms(b"/local/domain/5", [b"n5"])
-        client.execute_command(pyxs._internal.Op.RELEASE, b"5\0")
+        client.execute_command(9, b"5\0")  # RELEASE
         assert watch.stdout.readline() == "@releaseDomain\n"
         assert not client.exists(b"/local/domain/5")
 
@@ -85,7 +85,7 @@ def test_the_script_becomes_the_store(tmp_path: Path, name: str, status: int) ->
             assert Path(f"/proc/{process.pid}/exe").resolve().name == name
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == status
+        assert process.wait(TIMEOUT) == status
 
 
 def test_a_path_that_no_socket_can_have_is_refused_with_words(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""HTTP spoken by hand over a real socket, for what no decent client sends; knows addresses as the config has them."""
+"""HTTP by hand over a real socket, for requests that a correct client never sends. Addresses as in the config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-DEADLINE = 60.0  # seconds after which a wait has failed
+DEADLINE = 60.0  # seconds until a wait fails
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Wire:
 
     @property
     def name(self) -> str:
-        """Our end of it, as the other side calls it: "tcp:127.0.0.1:4711"."""
+        """The address of our end, as the other side sees it: "tcp:127.0.0.1:4711"."""
         host, port = self._writer.get_extra_info("sockname")[:2]
         return f"tcp:{host}:{port}"
 
@@ -45,12 +45,12 @@ class Wire:
         self._writer.write_eof()
 
     def reset(self) -> None:
-        """Leave without a farewell: the other side gets a reset in place of an end (SO_LINGER of socket(7))."""
+        """Reset the connection (SO_LINGER of socket(7))."""
         self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def reply(self, seconds: float = DEADLINE) -> HttpReply:
-        """The next answer."""
+        """Return the next answer."""
         async with asyncio.timeout(seconds):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("ascii")
             first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
@@ -59,12 +59,12 @@ class Wire:
         return HttpReply(int(first.split()[1]), headers, body)
 
     async def raw(self, size: int) -> bytes:
-        """So many bytes as they come."""
+        """Read this many bytes."""
         async with asyncio.timeout(DEADLINE):
             return await self._reader.readexactly(size)
 
     async def rest(self) -> bytes:
-        """Everything until the other side closes; what a reset connection had to say before."""
+        """Read until the other side closes or resets."""
         parts = []
         async with asyncio.timeout(DEADLINE):
             with suppress(ConnectionError):
@@ -91,7 +91,7 @@ async def connect(address: str) -> AsyncIterator[Wire]:
 
 
 def post(body: bytes, path: str = "/", *lines: str) -> bytes:
-    """A request as a plain client writes it; `lines` are further headers."""
+    """Return a request as a plain client writes it; `lines` are further headers."""
     head = [f"POST {path} HTTP/1.1", "Host: gateway", f"Content-Length: {len(body)}", *lines]
     return "\r\n".join((*head, "", "")).encode() + body
 

@@ -1,4 +1,4 @@
-"""A gateway for a test: its config and mapping files in a folder, and the real process with its log."""
+"""A gateway for tests: a folder with its config and mapping files, and the real process with its log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 
 ROOT = Path(__file__).parents[2]
 
-# The toy service of tests/kit/services.py, as IDL and mapping.
+# The toy service of tests/kit/toy_service.py, as IDL and mapping.
 TOY_IDL = """\
 <node>
   <interface name="org.example.Toy1">
@@ -55,7 +55,7 @@ CONFIG = """\
 bind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -63,7 +63,7 @@ format = "json"
 
 
 class Folder:
-    """Where a gateway's config (`config`) and mapping files (`mappings`) stand."""
+    """The folder of a gateway's config (`config`) and mapping files (`mappings`)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,7 +94,7 @@ class Process:
         self,
         config: Path,
         *,
-        through: Sequence[str] = (),  # a command that runs the one that follows it
+        through: Sequence[str] = (),  # a command that runs the command after it
         environment: Mapping[str, str] = MappingProxyType({}),
         pass_fds: Sequence[int] = (),
     ) -> None:
@@ -109,7 +109,7 @@ class Process:
         self._reader.start()
 
     def wait_for(self, event: str, seconds: float = 60.0) -> dict[str, Any]:
-        """The first line of the log whose event starts so."""
+        """Return the first line of the log whose event starts so."""
         with self._more:
             found = self._more.wait_for(lambda: self._find(event) or self._process.poll() is not None, seconds)
             assert found, f"no '{event}' in {self.lines}"
@@ -118,13 +118,13 @@ class Process:
         return line
 
     def wait_until(self, holds: Callable[[list[dict[str, Any]]], bool], seconds: float = 60.0) -> None:
-        """Read on until the log is as it should be."""
+        """Read on until the log is as wanted."""
         with self._more:
             assert self._more.wait_for(lambda: holds(self.lines), seconds), self.lines
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
@@ -132,13 +132,13 @@ class Process:
         self._process.send_signal(number)
 
     def wait(self, seconds: float = 60.0) -> int:
-        """Wait until it has ended, its log read to the end; returns its exit status."""
+        """Wait until it has ended and the log is read to the end; return the exit status."""
         status = self._process.wait(seconds)
         self._reader.join(seconds)
         return status
 
     def end(self) -> None:
-        """Make sure that nothing is left of it."""
+        """Kill it if it still runs, and read the log to the end."""
         self._process.kill()
         self.wait()
         assert self._process.stderr is not None

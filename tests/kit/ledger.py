@@ -1,4 +1,4 @@
-"""A world for requests over a xenstore: bus, a service that keeps a journal, store, gateway; all real processes."""
+"""Real processes for requests in xenstore: a bus, a service that keeps a journal, a store, a gateway."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli import client
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import ROOT, Process
-from tests.kit.xenstored import C_STORE, Xenstored, xenstored
+from tests.kit.stores import C_STORE, Xenstored, xenstored
 from tests.soak import service
 
 BUS_NAME = "org.example.soak.ledger"
-PATIENCE = 60.0  # seconds
+TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 MAPPING = f"""\
 mapping: 1
 service: ledger
 dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
 expose:
-  - {{listener: store, codec: xenstore, style: tree, path: /ledger, domains: [5, 7]}}
+  - {{listener: store, codec: xenstore, style: tree, path: /ledger, allowed_domains: [5, 7]}}
   - {{listener: rpc, codec: jsonrpc, path: /}}
 defaults: {{timeout: 20s, coerce: legacy, effect: read}}
 methods:
@@ -47,7 +47,7 @@ bind = ["xenstore:{store}"]
 bind = ["tcp:127.0.0.1:0"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -56,7 +56,7 @@ level = "warning"
 
 
 class Ledger:
-    """Everything that runs. `journal` tells what the service has executed."""
+    """Everything that runs. `journal`: the writes that the service has executed."""
 
     def __init__(self, folder: Path, store: Xenstored) -> None:
         self.folder = folder
@@ -66,12 +66,12 @@ class Ledger:
 
     @property
     def journal(self) -> Counter[str]:
-        """How often each token was written."""
+        """Count how often each token was written."""
         return Counter((self.folder / "journal").read_text().split())
 
     def control(self, verb: str, path: str) -> Any:
-        """Ask the gateway on its own socket, once it is there."""
-        end = time.monotonic() + PATIENCE
+        """Make an admin request once the gateway runs."""
+        end = time.monotonic() + TIMEOUT
         while True:
             try:
                 return client.ask(self.folder / "control", verb, path)
@@ -80,12 +80,12 @@ class Ledger:
                 time.sleep(0.01)
 
     def start_gateway(self) -> None:
-        """Start one."""
+        """Start a gateway."""
         assert self._gateway is None
         self._gateway = Process(self.config)
 
     def kill_gateway(self) -> None:
-        """End it as a crash would."""
+        """Kill it."""
         gateway, self._gateway = self._gateway, None
         if gateway is not None:
             gateway.end()
@@ -93,7 +93,7 @@ class Ledger:
 
 @contextmanager
 def ledger(folder: Path, more: str = "", name: str = C_STORE) -> Iterator[Ledger]:
-    """All of it; the gateway is started, and may not be ready yet. `more`: a mapping file; `name`: which store."""
+    """Run all of it; the gateway may not be ready yet. `more`: a mapping file; `name`: of the store."""
     with private_bus() as bus, xenstored(name=name) as store, ExitStack() as stack:
         (folder / "mappings").mkdir()
         (folder / "mappings/ledger.xml").write_text(service.IDL)
@@ -113,7 +113,7 @@ def _service(address: str, journal: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.soak.service", address, BUS_NAME, str(journal)]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not journal.exists():
             assert process.poll() is None
             assert time.monotonic() < end

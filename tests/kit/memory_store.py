@@ -69,7 +69,7 @@ class MemoryTransaction(StoreOperations):
         self._ask_for = ask_for
         self.changes: list[tuple[Operation, bytes, str]] = []
 
-    async def _ask(self, operation: Operation, payload: bytes, path: str) -> bytes:
+    async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:
         self._ask_for(operation, path)
         answer, changed = _apply(self.tree, operation, payload, path)
         if changed is not None:
@@ -101,7 +101,7 @@ class MemoryStore(XenstoreClient):
     def watch(self, path: str):  # type: ignore[no-untyped-def] # as Store
         """The watched path comes first."""
         watch = super().watch(path)
-        watch.tell(path)
+        watch.notify(path)
         return watch
 
     @contextmanager
@@ -112,9 +112,9 @@ class MemoryStore(XenstoreClient):
         self._connections += 1
         self._connected.set()
         for watch in self._watches.values():
-            watch.tell(watch.path)
+            watch.notify(watch.path)
 
-    async def transaction(self, work: Callable[..., Awaitable[T]], turn: object = None) -> T:
+    async def transaction(self, work: Callable[..., Awaitable[T]], lock: object = None) -> T:
         """All or nothing."""
         self._check("")
         transaction = MemoryTransaction(self.tree, self._ask_for)
@@ -144,7 +144,7 @@ class MemoryStore(XenstoreClient):
             if each.startswith(f"{path}/")
         }
 
-    async def _ask(self, operation: Operation, payload: bytes, path: str) -> bytes:
+    async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:
         self._check(path, writes=operation in (Operation.WRITE, Operation.MKDIR))
         self._ask_for(operation, path)
         return self._do(operation, payload, path)
@@ -166,7 +166,7 @@ class MemoryStore(XenstoreClient):
         answer, changed = _apply(self.tree, operation, payload, path)
         for watch in self._watches.values():
             if changed is not None and (changed == watch.path or changed.startswith(f"{watch.path}/")):
-                watch.tell(changed)
+                watch.notify(changed)
             elif operation is Operation.RM and watch.path.startswith(f"{path}/"):
-                watch.tell(watch.path)
+                watch.notify(watch.path)
         return answer

@@ -1,4 +1,4 @@
-"""Which programs a test may run: those that scripts/setup brings, and those that every Debian has."""
+"""The programs that a test may run: those that scripts/setup installs, and those of every Debian."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-SYSTEM = ("/bin/", "/sbin/", "/usr/")  # a program anywhere else is a test's own, or of .venv
-XEN = "/usr/lib/xen-"  # where the package is that scripts/setup finds by its version
+SYSTEM = ("/bin/", "/sbin/", "/usr/")  # programs elsewhere belong to a test or to .venv
+XEN = "/usr/lib/xen-"  # of the package that scripts/setup finds by its version
 ESSENTIAL = frozenset({"bash", "cat", "echo", "false", "prlimit", "sh", "sleep", "test", "timeout", "true", "uname"})
 
 
@@ -23,15 +23,17 @@ def promised() -> Mapping[str, str]:
 
 
 def forbid_others() -> None:
-    """From now on this process fails an assertion when it starts another program."""
+    """Make this process fail an assertion when it starts another program."""
     known = promised().keys() | ESSENTIAL
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "subprocess.Popen":
-            path = (arguments[3] or os.environ).get("PATH")  # of the environment that the program gets
+            path = (arguments[3] or os.environ).get("PATH")  # in the environment of the program
             program = shutil.which(os.fsdecode(arguments[0]), path=path) or os.fsdecode(arguments[0])
             of_system = "/" not in program or (program.startswith(SYSTEM) and program != sys.executable)
             if of_system and not program.startswith(XEN):
-                assert Path(program).name in known, f"{program}: PACKAGE in scripts/setup does not name it, so add it"
+                assert Path(program).name in known, (
+                    f"{program}: not in PACKAGE of scripts/setup; add it there with its package"
+                )
 
     sys.addaudithook(look)

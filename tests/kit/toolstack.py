@@ -1,16 +1,19 @@
-"""The sample toolstack for a test: its own bus, services started on demand, and a client; leaves no process behind."""
+"""The sample toolstack for tests: a bus, services started on demand, a client; and its legacy services as processes."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,7 +22,7 @@ from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds for a process to do what it is about to do
+TIMEOUT = 60.0  # seconds until a test that waits gives up
 SERVICES = ("xapi", "xenopsd", "storage", "squeezed", "networkd", "perfmon")
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
@@ -52,7 +55,7 @@ class Client:
         self.bus = bus
 
     async def answer(self, service: str, path: str, member: str, signature: str = "", *args: Any) -> Message:
-        """Call `Interface1.Member` of a service and return the message that answers.
+        """Call `Interface1.Member` of a service and return the reply message.
 
         Short forms, with "xapi": "vm/x" is /org/xen/xcp/xapi/vm/x, "VM1.Start" is org.xen.xcp.xapi.VM1.Start.
         """
@@ -65,24 +68,24 @@ class Client:
             signature=signature,
             body=list(args),
         )
-        reply = await asyncio.wait_for(self.bus.call(call), PATIENCE)
+        reply = await asyncio.wait_for(self.bus.call(call), TIMEOUT)
         assert reply is not None
         return reply
 
     async def call(self, service: str, path: str, member: str, signature: str = "", *args: Any) -> Any:
-        """The result of a call that works: nothing, one out-argument, or a list of them."""
+        """Make a call that must succeed; return None, one out-argument, or a list of them."""
         reply = await self.answer(service, path, member, signature, *args)
         assert reply.message_type is MessageType.METHOD_RETURN, (reply.error_name, reply.body)
         return reply.body[0] if len(reply.body) == 1 else reply.body or None
 
     async def refusal(self, service: str, path: str, member: str, signature: str = "", *args: Any) -> Refusal:
-        """The error of a call that does not work."""
+        """Make a call that must fail; return the error."""
         reply = await self.answer(service, path, member, signature, *args)
         assert reply.message_type is MessageType.ERROR, reply.body
         return Refusal(str(reply.error_name).removeprefix("org.xen.xcp.Error."), reply.body)
 
     async def get(self, service: str, path: str, interface: str, name: str) -> Any:
-        """A property."""
+        """Return a property."""
         full = f"org.xen.xcp.{service}.{interface}" if "." not in interface else interface
         variant = await self.call(service, path, "org.freedesktop.DBus.Properties.Get", "ss", full, name)
         return variant.value
@@ -121,7 +124,7 @@ class Toolstack:
 
     async def __aenter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="toolstack-"))
-        self._directory.chmod(0o755)  # the bus says who may come in
+        self._directory.chmod(0o755)  # the policy of the bus decides who may connect
         self._start_bus()
         return self
 
@@ -136,8 +139,8 @@ class Toolstack:
     def _start_bus(self) -> None:
         bus = render.render(render.Bus(self._directory, **self._options))
         if bus.switch_user:
-            shutil.chown(self._directory, bus.toolstack_user)  # it is he who makes the socket
-        # A session of its own tells us which processes are its children's children.
+            shutil.chown(self._directory, bus.toolstack_user)  # this user creates the socket
+        # A session of its own identifies all processes below it.
         with (self._directory / "log").open("w") as log:
             self._daemon = subprocess.Popen(
                 [*bus.command, "--nosyslog"], stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
@@ -146,14 +149,14 @@ class Toolstack:
         with self._daemon.stdout as said:
             self.address = said.readline().strip()
         if not self.address:
-            self._daemon.wait(PATIENCE)
+            self._daemon.wait(TIMEOUT)
             raise AssertionError(self.log)
 
     async def _stop_bus(self) -> None:
         assert self._daemon is not None
         members = _session(self._daemon.pid)
         self._daemon.terminate()
-        self._daemon.wait(PATIENCE)
+        self._daemon.wait(TIMEOUT)
         try:
             for pid in members:
                 await _ended(pid)
@@ -168,7 +171,7 @@ class Toolstack:
 
     @property
     def log(self) -> str:
-        """What the bus and the services wrote."""
+        """Return what the bus and the services printed."""
         return (self._directory / "log").read_text()
 
     @asynccontextmanager
@@ -182,17 +185,17 @@ class Toolstack:
             await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
 
     async def pid(self, service: str) -> int:
-        """The process that owns a service's name."""
+        """Return the process id of a service."""
         async with self.client() as client:
             return int(await client.ask_bus("GetConnectionUnixProcessID", "s", f"org.xen.xcp.{service}"))
 
     async def kill(self, service: str) -> None:
-        """End a service as a crash would, and wait until the bus knows."""
+        """Kill a service and wait until the bus has noticed."""
         name = f"org.xen.xcp.{service}"
         rule = f"type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{name}'"
         async with self.client() as client, client.signals(rule) as changes:
             os.kill(await client.ask_bus("GetConnectionUnixProcessID", "s", name), signal.SIGKILL)
-            change = await asyncio.wait_for(changes.get(), PATIENCE)
+            change = await asyncio.wait_for(changes.get(), TIMEOUT)
             assert change.body[2] == "", change.body
 
     async def start(self, service: str) -> None:
@@ -201,7 +204,7 @@ class Toolstack:
             await client.ask_bus("StartServiceByName", "su", f"org.xen.xcp.{service}", 0)
 
     async def restart(self, service: str) -> None:
-        """A crash and a new instance, which remembers nothing."""
+        """Kill a service and start a new instance, without state."""
         await self.kill(service)
         await self.start(service)
 
@@ -228,7 +231,76 @@ async def _ended(pid: int) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(descriptor, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), PATIENCE)
+        await asyncio.wait_for(ended.wait(), TIMEOUT)
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+# Legacy services
+
+PROGRAM = ROOT / "docker/toolstack/legacy_twin.py"
+TIMEOUT = 60.0  # seconds until a test that waits gives up
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One legacy service. `url`: for the config of a gateway."""
+
+    process: subprocess.Popen[str]
+    url: str
+    file: Path
+    calls: Path
+
+    def called(self) -> list[dict[str, Any]]:
+        """Return every call so far: time, method, parameters."""
+        return [json.loads(line) for line in self.calls.read_text().splitlines()] if self.calls.exists() else []
+
+    def switch(self, **rules: Any) -> None:
+        """Set its faults from the next call on: method or pattern -> fault; none: no faults."""
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps(rules))
+        new.replace(self.file)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.process.kill()
+        self.process.wait(TIMEOUT)
+
+
+@contextmanager
+def twin(
+    service: str, bus: str, directory: Path, *, tcp: bool = False, port: int = 0, json: bool = False
+) -> Iterator[Twin]:
+    """Run one beside the D-Bus services on this bus until the block ends; `port` 0 is any free one."""
+    socket = directory / f"old-{service}"
+    file = directory / f"old-{service}.json"
+    calls = directory / f"old-{service}.calls"
+    command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file), "--calls", str(calls)]
+    command += ["--listen", f"tcp:127.0.0.1:{port}" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
+    with _running(command) as (process, listening):
+        yield Twin(process, listening.replace("tcp:", "http://").replace("unix:", "http+unix://"), file, calls)
+
+
+@contextmanager
+def squeezed_over_xenstore(bus: str, store: Path, directory: Path, root: str = "/squeezed") -> Iterator[Twin]:
+    """Run squeezed as of 2009, which has no socket and serves a xenstore."""
+    file, calls = directory / "old-store.json", directory / "old-store.calls"
+    command = [sys.executable, str(PROGRAM), "squeezed", "--address", bus, "--switches", str(file)]
+    command += ["--calls", str(calls), "--store", str(store), "--root", root]
+    with _running(command) as (process, url):
+        yield Twin(process, url, file, calls)
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        said = process.stdout.readline().strip()
+        assert said, "the twin did not start"
+        yield process, said
+    finally:
+        process.kill()
+        process.wait(TIMEOUT)
+        process.stdout.close()

@@ -1,4 +1,4 @@
-"""An endpoint with two sides that a test scripts, and what records and replays its calls."""
+"""An endpoint with two sides that a test scripts, with its recorder and replayer."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 from gateway.pipeline.recorder import Recorder
 from gateway.pipeline.replay import Replayer
 from gateway.state.store import StateStore
-from tests.kit.routes import route
+from tests.kit.mappings import route
 from tests.kit.upstreams import Scripted
 
 HERE = EndpointKey("rpc", "/RPC2")
 CLIENT = Peer("tcp:10.0.0.1:4711")
 SESSION = "OpaqueRef:secret"
 
-MASKS = RedactionRules(
+REDACTION = RedactionRules(
     (redaction.named("session"), redaction.parse("$.named.config.password")), ("session", "self", "config")
 )
-OLD = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True, redact=MASKS)
+OLD = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True, redact=REDACTION)
 GET = replace(route("VM.get_name", migration=OLD, effect=Effect.READ), service="xapi", aliases=("VM.name",))
 SET = replace(route("VM.set_name", migration=replace(OLD, may_shadow=False), effect=Effect.WRITE), service="xapi")
 ALONE = replace(route("VM.get_new", migration=replace(OLD, upstream=None), effect=Effect.READ), service="xapi")
@@ -42,7 +42,7 @@ Answers = Callable[[Call], Outcome]
 
 
 def last(call: Call) -> Outcome:
-    """The answer of a side that does well: the last parameter."""
+    """Answer with the last parameter."""
     return Reply(call.params[-1] if call.params else None)
 
 
@@ -61,7 +61,7 @@ class _Bus(Backend):
 
 
 class Sides:
-    """Both sides of the methods in ROUTES; `old` and `new` answer, `asked` is what they were asked."""
+    """Both sides of the methods in ROUTES: `old` and `new` answer, `asked` has the calls."""
 
     def __init__(self, codec: str = "xmlrpc", setting: Mode = Mode.LEGACY) -> None:
         self.old: Answers = last
@@ -79,17 +79,17 @@ class Sides:
         self.replaying = Replayer(self.endpoints, self.dispatcher.observe, StatisticsCollector().compare)
 
     def answer(self, side: Side, call: Call) -> Outcome:
-        """What a side says."""
+        """Return the outcome of a side."""
         self.asked.append((side, call))
         return (self.old if side is Side.LEGACY else self.new)(call)
 
     def traffic(self, state: StateStore) -> Traffic:
-        """For the paths of the API."""
+        """Return the traffic operations of the admin API."""
         routes = list({id(each): each for each in self.routes.values()}.values())
         return Traffic(lambda: routes, lambda: "r1", state, self.recorder, self.replaying)
 
     async def call(self, method: str, *params: Any) -> Outcome:
-        """A client's call; what it gets."""
+        """Make a client's call; return the outcome."""
         codec = self.exchange.client
         call = Call(method, params)
         answer = await self.exchange.answer(codec.encode_call(call), CLIENT)
@@ -105,7 +105,7 @@ def _set(each: Route, mode: Mode) -> Route:
 
 
 def line(method: str = "VM.get_name", *params: Any, **changes: Any) -> dict[str, Any]:
-    """A line of a recording, as far as it is needed to make the call again."""
+    """Return a line of a recording, with the fields that a replay needs."""
     where = {"listener": HERE.listener, "path": HERE.path, "codec": "xmlrpc", "service": "xapi"}
     given: Sequence[Any] = params or ({"$redacted": "text"}, "vm")
     return {**where, "method": method, "effect": "read", "params": list(given), "named": {}, **changes}

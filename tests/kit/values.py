@@ -1,13 +1,27 @@
-"""Hypothesis strategies: D-Bus types over the whole grammar; legacy values that fit them, nearly fit, or do not."""
+"""Values for tests: hypothesis strategies for D-Bus types and legacy values, places in values, strict equality, values
+that D-Bus must refuse, what protocols lose, and the cases of tests/wire/reports/.
+"""
 
 from __future__ import annotations
 
+import copy
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from ruamel.yaml import YAML
 
+from gateway.core.comparison.json_path import Place
+from gateway.core.dbus.marshal import MAX_DEPTH
 from gateway.core.dbus.signature import INTEGER_RANGES, Type
 from gateway.core.dbus.target import Variants
-from gateway.core.rpc.model import Value
+from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply, Value
 
 Values = SearchStrategy[Value]
 
@@ -47,7 +61,7 @@ def anything() -> Values:
 
 
 def fitting(kind: Type, variants: Variants = "plain", *, nearly: bool = False, depth: int = 2) -> Values:
-    """Legacy values that the type admits, such that the way out and back gives them again.
+    """Return legacy values that fit the type, and that a round trip does not change.
 
     `nearly`: any part may be something else instead. `depth`: typed variants inside each other.
     """
@@ -102,3 +116,203 @@ KEYS: dict[str, SearchStrategy[str]] = {
     "g": st.lists(types(leaves=3).map(str), max_size=3).map("".join),
     **{code: st.integers(low, high).map(str) for code, (low, high) in INTEGER_RANGES.items()},
 }
+
+
+# Places in values
+
+
+texts = st.text(max_size=8) | st.sampled_from(["", "1", "a b", "\ud800", "\0", "'"])
+outcomes: st.SearchStrategy[Outcome] = anything().map(Reply) | st.builds(
+    Fault, st.sampled_from(FaultCode), texts, texts, anything()
+)
+
+
+def places(value: Value, place: Place = ()) -> Iterator[Place]:
+    """Every place in a value, the whole of it first."""
+    yield place
+    inside: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, item in inside:
+        yield from places(item, (*place, step))
+
+
+def value_at(value: Any, place: Place) -> Value:
+    """Return the value at a place."""
+    for step in place:
+        value = value[step]
+    found: Value = value
+    return found
+
+
+def changed(value: Value, place: Place, new: Value) -> Value:
+    """The same value with something else at one place."""
+    if not place:
+        return new
+    whole: Any = copy.copy(value)
+    whole[place[0]] = changed(whole[place[0]], place[1:], new)
+    result: Value = whole
+    return result
+
+
+def without(value: Value, place: Place) -> Value:
+    """The same value without the member or item at a place."""
+    *around, last = place
+    holder: Any = copy.copy(value_at(value, tuple(around)))
+    del holder[last]
+    return changed(value, tuple(around), holder)
+
+
+# Strict equality: 1, 1.0 and True differ
+
+
+def exactly(value: object) -> object:
+    """Return the value with the type beside each leaf, for comparison."""
+    if isinstance(value, dict):
+        return {name: exactly(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value).__name__, [exactly(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value).__name__, [exactly(getattr(value, field.name)) for field in fields(value)]
+    if isinstance(value, float):
+        return "float", repr(value)  # -0.0 is not 0.0
+    return type(value).__name__, value
+
+
+# Values that no D-Bus message may carry, with a part of the error message
+
+
+def nested(times: int, value: Value) -> Value:
+    """Return a value inside this many arrays."""
+    for _ in range(times):
+        value = [value]
+    return value
+
+
+def typed_variants(times: int) -> Value:
+    """Return this many variants inside each other."""
+    value: Value = {"signature": "y", "value": 1}
+    for _ in range(times - 1):
+        value = {"signature": "v", "value": value}
+    return value
+
+
+# Each is refused before a library or a broker sees it.
+REFUSED: list[tuple[str, Variants, Value, str]] = [
+    ("v", "plain", nested(MAX_DEPTH // 2, []), "at most 63 nested containers"),
+    ("a" * 32 + "(" * 32 + "y" + ")" * 32, "plain", nested(64, 1), "at most 63 nested containers"),
+    ("v", "plain", nested(40, []), "at most 63 nested containers"),
+    ("v", "typed", typed_variants(MAX_DEPTH + 1), "at most 63 nested containers"),
+    ("v", "typed", {"signature": "a" * 33 + "y", "value": nested(33, 1)}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "(" * 33 + "y" + ")" * 33, "value": 1}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "()", "value": []}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "a{vs}", "value": {}}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "h", "value": 0}, "anything but h"),
+    ("v", "typed", {"signature": "y" * 255, "value": 0}, "the signature of one complete type"),
+    ("v", "typed", {"signature": "v", "value": None}, 'v as {"signature": ..., "value": ...}, got null'),
+    ("v", "plain", None, "expected v, got null"),
+    ("v", "plain", 2**64, "expected t, got 18446744073709551616"),
+    ("v", "plain", 10**400, "expected t, got an integer of 1329 bits"),
+    ("av", "plain", [1, None], "$[1]: expected v, got null"),
+    ("a{sv}", "plain", {"a": {"b": [None]}}, "$.a.b[0]: expected v, got null"),
+    ("a{sv}", "plain", {"a\0": 1}, "expected s as a key"),
+    ("a{sv}", "plain", {"\udc00": 1}, "expected s as a key"),
+    ("s", "plain", "a\0", "expected s without NUL"),
+    ("s", "plain", "\ud800", "expected s without lone surrogates"),
+    ("as", "plain", ["\ud83d", "\ude00"], "expected s without lone surrogates"),
+    ("s", "plain", None, "expected s, got null"),
+    ("t", "plain", 2**64, "expected t"),
+    ("at", "plain", [0, 2**64], "$[1]: expected t"),
+    ("ai", "plain", [True], "$[0]: expected i, got true"),
+    ("ay", "plain", [256], "expected ay, got an array"),
+    ("o", "plain", "", "expected o"),
+    ("o", "plain", "//", "expected o"),
+    ("o", "plain", "/a/", "expected o"),
+    ("o", "plain", "/a\n", "expected o"),
+    ("o", "plain", "/\u0661", "expected o"),
+    ("o", "plain", "/a/../b", "expected o"),
+    ("g", "plain", "y" * 256, "expected g"),
+    ("g", "plain", "a", "expected g"),
+    ("g", "plain", "(y", "expected g"),
+    ("g", "plain", "y\n", "expected g"),
+    ("(ss)", "plain", ["a"], "expected (ss), got an array of 1"),
+    ("(ss)", "plain", ["a", "b", "c"], "expected (ss), got an array of 3"),
+    ("(s)", "plain", [None], "$[0]: expected s, got null"),
+    ("a{ds}", "plain", {"0.0": "a", "-0.0": "b"}, "expected keys that stay different"),
+    ("a{us}", "plain", {"1": "a", "01": "b"}, "expected u as a key (in decimal)"),
+    ("a{us}", "plain", {"\u0661": "a"}, "expected u as a key (in decimal)"),
+    ("a{gs}", "plain", {"a": "x"}, "expected g as a key"),
+    ("a{sh}", "plain", {"a": 1}, "$.a: expected anything but h"),
+]
+
+
+# What a protocol returns of a value, where that is not the value itself
+
+
+class UnsupportedValueError(Exception):
+    """The protocol cannot represent the value, and must refuse it."""
+
+
+def _text(value: Value) -> Value:
+    """xenstore has text, arrays and structs: an empty one is an empty node, and there is no nil."""
+    if value is None:
+        raise UnsupportedValueError
+    if isinstance(value, list):
+        return [_text(item) for item in value] or ""
+    if isinstance(value, dict):
+        return {name: _text(item) for name, item in value.items()} or ""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    return value if isinstance(value, str) else repr(value)
+
+
+_IN_CALLS: Mapping[str, Callable[[Value], Value]] = {"xenstore": _text}
+
+
+def in_call(protocol: str, value: Value) -> Value:
+    """A parameter, as the server reads it; raises UnsupportedValueError."""
+    return _IN_CALLS[protocol](value) if protocol in _IN_CALLS else value
+
+
+def in_reply(protocol: str, value: Value) -> Value:
+    """A reply's value, as the client reads it; raises UnsupportedValueError."""
+    if protocol == "xenstore" and value in (None, [], {}):
+        return None
+    return in_call(protocol, value)
+
+
+# Faults for which a protocol returns the method or the parameter instead of a message.
+OWN_WORDS: Mapping[tuple[str, FaultCode], str] = {("xenstore", FaultCode.UNKNOWN_METHOD): "ping"}
+
+
+# The cases of tests/wire/reports/
+
+
+REPORTS = Path(__file__).parents[1] / "wire" / "reports"
+_PARAMS = "<params><param><value>{}</value></param></params>"
+
+Case = dict[str, Any]
+
+
+def cases(name: str) -> list[Any]:
+    """Return the cases of one file, as parameters of a test."""
+    return [pytest.param(case, id=case["title"]) for case in YAML(typ="safe").load(REPORTS / f"{name}.yaml")]
+
+
+def value_of(written: Any) -> Value:
+    """Return the value of a case: {date} and {bytes} stand for types that YAML lacks."""
+    match written:
+        case {"date": text}:
+            return datetime.fromisoformat(text)
+        case {"bytes": text}:
+            return b64decode(text)
+    value: Value = written
+    return value
+
+
+def xmlrpc_call(method: str, value: str) -> bytes:
+    """Return a call with this content of its one <value>."""
+    return f"<methodCall><methodName>{method}</methodName>{_PARAMS.format(value)}</methodCall>".encode()
+
+
+def xmlrpc_answer(value: str) -> bytes:
+    """Return an answer with this content of its one <value>."""
+    return f"<methodResponse>{_PARAMS.format(value)}</methodResponse>".encode()

@@ -18,7 +18,7 @@ from gateway.mapping import introspection_xml
 from gateway.mapping.compiler import build
 from gateway.mapping.load import parse
 from gateway.mapping.schema import schema
-from tests.kit.mapping import HEAD, IDL
+from tests.kit.mappings import HEAD, IDL
 
 GOOD = HEAD.replace(
     "methods:\n",
@@ -27,8 +27,8 @@ publish:
   - {listener: store, node: "/vm/{name}/kib", signal: Retargeted, value: "{kib}", permissions: "n0,r5"}
   - {listener: store, node: /state, property: PowerState, value: "is {PowerState}"}
   - {listener: store, node: "/vm/{vm}", object_path: "/vm/{vm}", objects: /vm, properties: {p: {present: Paused}}}
-trigger:
-  - {listener: store, node: "/vm/{vm}/name", method: i, params: {label: "{value}"}, domains: [1, "{vm}", any]}
+on_change:
+  - {listener: store, node: "/vm/{vm}/name", method: i, params: {label: "{value}"}, allowed_domains: [1, "{vm}", any]}
   - {listener: store, node: "/vm/{vm}/all", method: c, params: {n: {node: a/b}, k: {tree: .}}}
 session: {parameter: session, interface: org.example.Session1, member: Check, errors: {a.B: {code: A}}}
 defaults: {timeout: 5s, effect: read, coerce: legacy, variants: typed, mode: dbus}
@@ -38,7 +38,7 @@ methods:
 ) + (
     """\
   a: {member: Start, object_path: "/vm/{vm}", params: [session, vm, paused, {name: force, default: false}]}
-  b: {member: Add, params: [{name: o, others: ignore, fields: {n: name, m: {to: memory, default: 1}}}]}
+  b: {member: Add, params: [{name: o, unknown_members: ignore, fields: {n: name, m: {to: memory, default: 1}}}]}
   c: {member: Configure, params: [n, k], args: {config: {gather: {n: n, k: k}}, pair: {gather: [n, k]}}}
   d: {member: Plug, params: [{name: devices, struct: [mac, mtu]}], aliases: [e]}
   f: {member: Disks, result: {struct: [id, size]}}

@@ -14,7 +14,7 @@ from adapters.http.client import HttpUpstreamConnection
 from adapters.http.client_connection import parse_url
 from gateway.core.rpc.model import Answer, Fault, RequestMetadata
 from tests.fuzz.mutate import Chance, mutated
-from tests.kit.old_server import Last, ok, old_server
+from tests.kit.upstreams import Last, legacy_server, ok
 
 POST = RequestMetadata("POST", "/", ((b"Host", b"x"),))
 GOOD = (
@@ -41,7 +41,7 @@ PATIENCE = 0.1  # seconds: what is half an answer may be waited for without end
 
 async def _two_calls(said: bytes, *, closes: bool) -> tuple[Answer | Fault | None, Answer | Fault]:
     """What comes of a call that is answered so (None: nothing in time), and of the call after it."""
-    async with old_server() as old:
+    async with legacy_server() as old:
         old.answers = lambda request: _said(request, said, closes=closes)
         line = HttpUpstreamConnection("old", parse_url(old.url))
         first = None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adapters.codecs.json_reader import JsonError, read
 from adapters.codecs.jsonrpc import Codec
 from gateway.core.rpc.model import Call, Fault, MessageLimits, Reply
-from tests.kit.exactly import exactly
+from tests.kit.values import exactly
 from tests.unit.codecs.hostile_jsonrpc import HOSTILE
 from tests.unit.codecs.test_jsonrpc import GOOD
 

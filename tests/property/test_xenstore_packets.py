@@ -18,7 +18,7 @@ from adapters.xenstore.client.wire import (
     event,
     part,
 )
-from tests.kit.fake_store import packed
+from tests.kit.fake_stores import packed
 
 IDS = st.integers(0, 2**32 - 1)
 PACKETS = st.builds(Received, st.sampled_from([*map(int, Operation)]), IDS, IDS, st.binary(max_size=200))
@@ -35,7 +35,7 @@ def test_packets_do_not_depend_on_the_pieces(packets: list[Received], cuts: list
     reader = Reader()
     wire = b"".join(packed(*packet) for packet in packets)
     assert [packet for piece in pieces(wire, cuts) for packet in reader.feed(piece)] == packets
-    assert not reader.amid
+    assert not reader.is_inside_packet
 
 
 @given(st.lists(st.binary(max_size=100), max_size=5))

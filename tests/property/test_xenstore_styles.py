@@ -11,10 +11,10 @@ from adapters.xenstore.styles.base import Request, Write, WriteStep
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
 from gateway.core.xenstore.exposure import StateWords
 from gateway.core.xenstore.paths import MAX_PATH, is_path, unpack
-from tests.kit.styles import Tried
 from tests.kit.values import anything
+from tests.kit.xenstore_clients import Tried
 
-WORDS = StateWords(commit="READY", taken="TAKEN", done="DONE", failed="FAILED", truncated="CUT", limit=4)
+WORDS = StateWords(commit="READY", in_progress="TAKEN", done="DONE", failed="FAILED", truncated="CUT", limit=4)
 DOMAIN = "/local/domain/{domid}"
 BELOW = "/local/domain/5"
 
@@ -50,15 +50,15 @@ def test_no_style_fails_or_writes_outside(
 ) -> None:
     tried, node, below = STYLES[name]
     match = tried.match(node)
-    wanted = tried.style.wanted(match)
+    wanted = tried.style.read_set(match)
     nodes = {path: value for path, value in zip(wanted.nodes, beside, strict=False) if value is not None}
-    asked = tried.style.asks(match, nodes) or Request("f")
+    asked = tried.style.parse(match, nodes) or Request("f")
     if asked.conditions and wanted.tree is not None:
-        asked = tried.style.request(match, asked, tree or {})
-    written(list(tried.style.begin(match, asked)), below)
+        asked = tried.style.complete(match, asked, tree or {})
+    written(list(tried.style.start(match, asked)), below)
     items = unpack(Codec().encode(Envelope((Call("f"),)), [outcome]))
     pairs = [(path.decode(), value) for path, value in zip(items[::2], items[1::2], strict=True)]
-    steps = tried.style.answer(match, asked, pairs)
+    steps = tried.style.respond(match, asked, pairs)
     if not isinstance(steps, Fault):
         written(list(steps), below)
         assert all(isinstance(step.value, bytes) for step in steps if isinstance(step, Write))

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from adapters.codecs.xmlrpc import FAULT_CODES, Codec
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Reply, Value
-from tests.kit.exactly import exactly
-from tests.kit.values import anything
+from tests.kit.values import anything, exactly
 from tests.unit.codecs.hostile_xmlrpc import REFUSED
 
 CODEC = Codec(MessageLimits(body=10**6, elements=2000))

@@ -13,10 +13,9 @@ from adapters.dbus import backend as dbus
 from adapters.dbus.backend import BusSettings
 from gateway.core.dbus.marshal import Variant
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
-from tests.kit.backends import PATIENCE, dbus_backend
-from tests.kit.bus import PrivateBus, private_bus
-from tests.kit.services import toy_service
-from tests.kit.toy_routes import TOY, toy_call, toy_route
+from tests.kit.backends import TIMEOUT, TOY, dbus_backend, toy_call, toy_route
+from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.toy_service import toy_service
 
 LABEL = toy_route("Label", "", "s")
 HELD = toy_route("Held", "", "u")
@@ -41,7 +40,7 @@ def code(outcome: Outcome) -> FaultCode | None:
 
 async def test_a_broker_that_dies_answers_every_waiting_call_at_once_and_refuses_new_ones(bus: PrivateBus) -> None:
     with toy_service(bus.address, TOY):
-        async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+        async with dbus_backend(one(bus)) as backend, asyncio.timeout(TIMEOUT):
             waiting = [asyncio.ensure_future(backend.call(HOLD, ANYTHING)) for _ in range(50)]
             await backend.call(HELD, ANYTHING)
             bus.kill()
@@ -54,7 +53,7 @@ async def test_a_broker_that_dies_answers_every_waiting_call_at_once_and_refuses
 
 
 async def test_a_broker_that_comes_back_is_found_and_calls_work_again(bus: PrivateBus) -> None:
-    async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+    async with dbus_backend(one(bus)) as backend, asyncio.timeout(TIMEOUT):
         with toy_service(bus.address, TOY):
             assert await backend.call(LABEL, ANYTHING) == Reply("toy")
         for text in ("second", "third"):
@@ -80,7 +79,7 @@ async def test_a_bus_that_starts_after_the_gateway_is_found(bus: PrivateBus) -> 
 
     backend = dbus.Backend({"one": replace(one(bus), address=address)}, dbus.Dependencies(sleep=pause))
     await backend.start()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE
         await refused.wait()
         bus.start()
@@ -95,7 +94,7 @@ async def test_a_service_that_dies_in_mid_call_costs_its_callers_only(bus: Priva
     held = toy_route("Held", "", "u", bus_name="org.example.Other")
     release = toy_route("Release", "", "u", bus_name="org.example.Other")
     with toy_service(bus.address, "org.example.Other"):
-        async with dbus_backend(one(bus, connections=1)) as backend, asyncio.timeout(PATIENCE):
+        async with dbus_backend(one(bus, connections=1)) as backend, asyncio.timeout(TIMEOUT):
             unharmed = asyncio.ensure_future(backend.call(other, ANYTHING))
             await backend.call(held, ANYTHING)
             with toy_service(bus.address, TOY):
@@ -115,7 +114,7 @@ async def test_a_service_that_dies_in_mid_call_costs_its_callers_only(bus: Priva
 async def test_a_service_that_never_answers_leaves_nothing_after_the_deadline(bus: PrivateBus) -> None:
     """More calls than the broker has pending replies and the bus has places, round after round."""
     with toy_service(bus.address, TOY):
-        async with dbus_backend(one(bus, connections=2, per_destination=200)) as backend, asyncio.timeout(PATIENCE):
+        async with dbus_backend(one(bus, connections=2, per_destination=200)) as backend, asyncio.timeout(TIMEOUT):
             for _ in range(6):
                 waiting = [asyncio.ensure_future(backend.call(HANG, ANYTHING)) for _ in range(180)]
                 assert await backend.call(LABEL, ANYTHING) == Reply("toy")
@@ -132,7 +131,7 @@ async def test_two_hundred_calls_at_once_are_all_answered(bus: PrivateBus) -> No
     """The broker allows 128 pending replies for each connection."""
     echo = toy_route("Echo", "u", "u")
     with toy_service(bus.address, TOY):
-        async with dbus_backend(one(bus, waiting_each=200)) as backend, asyncio.timeout(PATIENCE):
+        async with dbus_backend(one(bus, waiting_each=200)) as backend, asyncio.timeout(TIMEOUT):
             got = await asyncio.gather(*(backend.call(echo, toy_call(number)) for number in range(200)))
     assert got == [Reply(number) for number in range(200)]
 
@@ -140,14 +139,14 @@ async def test_two_hundred_calls_at_once_are_all_answered(bus: PrivateBus) -> No
 async def test_an_error_with_arguments_of_any_type_is_told_with_them(bus: PrivateBus) -> None:
     fail = toy_route("Fail", "sv")
     with toy_service(bus.address, TOY):
-        async with dbus_backend(one(bus, connections=1)) as backend, asyncio.timeout(PATIENCE):
+        async with dbus_backend(one(bus, connections=1)) as backend, asyncio.timeout(TIMEOUT):
             got = await backend.call(fail, toy_call("org.example.Oops", Variant("(sa{su})", ("why", {"a": 1}))))
     assert got == Fault(FaultCode.REMOTE, "org.example.Oops", name="org.example.Oops", data=[["why", {"a": 1}]])
 
 
 async def test_a_reply_of_another_shape_than_promised_is_refused(bus: PrivateBus) -> None:
     with toy_service(bus.address, TOY):
-        async with dbus_backend(one(bus, connections=1)) as backend, asyncio.timeout(PATIENCE):
+        async with dbus_backend(one(bus, connections=1)) as backend, asyncio.timeout(TIMEOUT):
             got = await backend.call(toy_route("Echo", "s", "u"), toy_call("five"))
     assert isinstance(got, Fault)
     assert got.code is FaultCode.UNREPRESENTABLE
@@ -186,7 +185,7 @@ async def test_a_service_moves_to_another_bus_while_clients_call(bus: PrivateBus
             "one": one(bus, services=("org.nobody.*",)),
             "two": BusSettings("two", second.address, ("org.example.*",)),
         }
-        async with dbus_backend(*before.values()) as backend, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        async with dbus_backend(*before.values()) as backend, asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as group:
             for _ in range(5):
                 group.create_task(keep_calling(backend))
             held = group.create_task(backend.call(HOLD, ANYTHING))
@@ -205,7 +204,7 @@ async def test_a_service_moves_to_another_bus_while_clients_call(bus: PrivateBus
 async def test_a_bus_is_replaced_by_a_new_one_and_the_old_connections_are_closed(bus: PrivateBus) -> None:
     names = toy_route("Label", "", "s")
     with private_bus() as second, toy_service(bus.address, TOY, "old"), toy_service(second.address, TOY, "new"):
-        async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+        async with dbus_backend(one(bus)) as backend, asyncio.timeout(TIMEOUT):
             held = asyncio.ensure_future(backend.call(HOLD, ANYTHING))
             await backend.call(HELD, ANYTHING)
             await backend.reconfigure({"two": BusSettings("two", second.address, ("org.example.*",))})
@@ -215,13 +214,13 @@ async def test_a_bus_is_replaced_by_a_new_one_and_the_old_connections_are_closed
             async with dbus_backend(one(bus)) as other:
                 await other.call(toy_route("Release", "", "u"), ANYTHING)
             assert await held == Reply("released")
-            while backend._leaving:
-                await asyncio.wait(backend._leaving.values())
+            while backend._draining:
+                await asyncio.wait(backend._draining.values())
 
 
 async def test_stop_does_not_wait_for_calls_on_a_bus_that_has_left_the_config(bus: PrivateBus) -> None:
     with toy_service(bus.address, TOY):
-        async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+        async with dbus_backend(one(bus)) as backend, asyncio.timeout(TIMEOUT):
             waiting = asyncio.ensure_future(backend.call(HANG, ANYTHING))
             await backend.call(LABEL, ANYTHING)
             await backend.reconfigure({})
@@ -231,7 +230,7 @@ async def test_stop_does_not_wait_for_calls_on_a_bus_that_has_left_the_config(bu
 
 
 async def test_a_reload_that_is_given_up_leaves_nothing(bus: PrivateBus) -> None:
-    async with dbus_backend(one(bus)) as backend, asyncio.timeout(PATIENCE):
+    async with dbus_backend(one(bus)) as backend, asyncio.timeout(TIMEOUT):
         reload = asyncio.ensure_future(backend.reconfigure({"two": BusSettings("two", "unix:path=/nowhere", ("*",))}))
         await asyncio.wait({reload}, timeout=0)
         reload.cancel()
@@ -244,8 +243,8 @@ async def test_stop_while_connecting_leaves_nothing(bus: PrivateBus) -> None:
     for _ in range(5):
         backend = dbus.Backend({"one": one(bus, connections=30)})
         await backend.start()
-        await asyncio.wait_for(backend.connected(), PATIENCE)
-        await asyncio.wait_for(backend.stop(), PATIENCE)
+        await asyncio.wait_for(backend.connected(), TIMEOUT)
+        await asyncio.wait_for(backend.stop(), TIMEOUT)
 
 
 async def test_stop_answers_calls_that_still_wait(bus: PrivateBus) -> None:
@@ -254,7 +253,7 @@ async def test_stop_answers_calls_that_still_wait(bus: PrivateBus) -> None:
             waiting = asyncio.ensure_future(backend.call(HOLD, ANYTHING))
             await backend.call(HELD, ANYTHING)
             await backend.stop()
-            assert code(await asyncio.wait_for(waiting, PATIENCE)) is FaultCode.NO_REPLY
+            assert code(await asyncio.wait_for(waiting, TIMEOUT)) is FaultCode.NO_REPLY
 
 
 SCENARIOS = [scenario for name, scenario in list(globals().items()) if name.startswith("test_")]

@@ -9,10 +9,9 @@ import pytest
 from adapters.dbus.backend import BusSettings
 from gateway.core.dbus.marshal import Variant
 from gateway.core.rpc.model import Fault, FaultCode, Reply
-from tests.kit.backends import PATIENCE, dbus_backend
-from tests.kit.brokers import BROKERS, broker
-from tests.kit.services import toy_service
-from tests.kit.toy_routes import toy_call, toy_route
+from tests.kit.backends import TIMEOUT, dbus_backend, toy_call, toy_route
+from tests.kit.buses import BROKERS, broker
+from tests.kit.toy_service import toy_service
 
 OTHER = "org.example.Other"
 
@@ -44,7 +43,7 @@ async def test_an_answer_that_is_no_d_bus_costs_its_own_call_and_no_other(name: 
                 with toy_service(address, damager):
                     route = toy_route("Damaged", "vayay", signature, bus_name=damager)
                     call = toy_call(Variant(signature, value), good, bad)
-                    outcome = await asyncio.wait_for(backend.call(route, call), PATIENCE)
+                    outcome = await asyncio.wait_for(backend.call(route, call), TIMEOUT)
                 assert isinstance(outcome, Fault), (signature, bad)
                 assert outcome.code is FaultCode.NO_REPLY, outcome
                 assert not held.done()

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from demo.stage import CONFIG, IN_STORE
+from demo.environment import CONFIG, IN_STORE
+from tests.kit.admin import ask
 from tests.kit.clients import Wire, connect, post
-from tests.kit.control import ask
 from tests.kit.gateway import ROOT, Process, gateway_process
-from tests.kit.toolstack import Toolstack
-from tests.kit.twins import Twin, twin
+from tests.kit.toolstack import Toolstack, Twin, twin
 
 PATIENCE = 20.0  # seconds for what must come
 CROWD = 240  # clients of each hung service: more than it may have calls

@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 
 from gateway.server import Gateway
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import Folder
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 
 async def ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.core.migration.limits import BothSides, RolloutLimits, SideCounts, find_breaches
 from gateway.core.migration.statistics import bucket_of, empty_histogram
-from tests.kit.two_sides import World, nothing, share, two_sides, until
+from tests.kit.side_by_side import World, nothing, share, two_sides, until
 
 pytestmark = pytest.mark.bus
 
@@ -74,7 +74,7 @@ async def shadow(world: World) -> None:
         world.old[name].switch()
     await world.rounds()
     for group in READS:
-        await world.command("diff", f"group:{group}", "--forget")
+        await world.command("diff", f"group:{group}", "--reset")
     await until(lambda: compared(world))
     assert await differing(world) == {}
 
@@ -111,7 +111,7 @@ async def canary(world: World) -> None:
 async def rollout(world: World) -> None:
     """It goes up by itself, and back by itself when D-Bus fails here and is slow there, though a person is awaited."""
     for group in READS:
-        await world.command("mode", f"group:{group}", "mapping")
+        await world.command("mode", "clear", f"group:{group}")
         await world.command("rollout", "start", f"group:{group}")
     await until(lambda: all_are(world, "waiting"))
     assert world.clients.faults == []

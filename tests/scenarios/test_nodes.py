@@ -25,15 +25,12 @@ from gateway.core.routing.publication import NodeTemplate, Publication, Text
 from gateway.core.xenstore.paths import template
 from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.table import Table
-from tests.kit.backends import dbus_backend
-from tests.kit.bus import private_bus
+from tests.kit.backends import SHOUTED, TOY, dbus_backend, shout
+from tests.kit.buses import private_bus
 from tests.kit.gateway import ROOT, Process, gateway_process
-from tests.kit.nodes import connected, until
-from tests.kit.services import toy_service
-from tests.kit.signals import SHOUTED, shout
-from tests.kit.toolstack import PATIENCE, Client, Toolstack
-from tests.kit.toy_routes import TOY
-from tests.kit.xenstored import BOTH, C_STORE, Xenstored, xenstored
+from tests.kit.stores import BOTH, C_STORE, Xenstored, connected, until, xenstored
+from tests.kit.toolstack import TIMEOUT, Client, Toolstack
+from tests.kit.toy_service import toy_service
 
 pytestmark = pytest.mark.bus
 
@@ -45,7 +42,7 @@ services = ["org.xen.xcp.*"]
 bind = ["xenstore:{store}"]
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -117,7 +114,7 @@ async def tool(server: Xenstored, name: str, *arguments: str) -> str:
 async def line(watcher: subprocess.Popen[str]) -> str:
     """The next path that `xenstore-watch` tells."""
     assert watcher.stdout is not None
-    return (await asyncio.wait_for(asyncio.to_thread(watcher.stdout.readline), PATIENCE)).strip()
+    return (await asyncio.wait_for(asyncio.to_thread(watcher.stdout.readline), TIMEOUT)).strip()
 
 
 @asynccontextmanager
@@ -128,7 +125,7 @@ async def counted(client: Client) -> AsyncIterator[asyncio.Queue[Message]]:
 
 async def heard(signals: asyncio.Queue[Message]) -> int:
     """How many KiB a domain was told to have."""
-    return int((await asyncio.wait_for(signals.get(), PATIENCE)).body[1])
+    return int((await asyncio.wait_for(signals.get(), TIMEOUT)).body[1])
 
 
 async def test_a_watcher_sees_what_a_service_tells(
@@ -229,7 +226,7 @@ async def test_what_was_written_while_no_gateway_ran_is_rung_once(
     async with counted(client) as signals:
         with gateway_process(config) as second:
             assert await heard(signals) == 1500
-            await until(store, f"/tool/xcp-gateway/settled{TARGET}", lambda found: found is not None)
+            await until(store, f"/tool/xcp-gateway/processed{TARGET}", lambda found: found is not None)
             second.signal(signal.SIGKILL)
         with gateway_process(config):
             await tool(server, "write", TARGET, "1600")
@@ -248,7 +245,7 @@ async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
     rule = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{path}'"
     await tool(server, "write", data, "")
     await tool(server, "chmod", data, f"n{domid}")
-    async with client.signals(rule) as changes, asyncio.timeout(PATIENCE):
+    async with client.signals(rule) as changes, asyncio.timeout(TIMEOUT):
         for memory in ("1000", "2000"):
             await tool(server, "write", f"{data}/os_name", "Debian")
             await tool(server, "write", f"{data}/meminfo_free", memory)
@@ -257,9 +254,9 @@ async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
             assert told == {"GuestAgent": Variant("a{ss}", {"os_name": "Debian", "meminfo_free": memory})}
     await tool(server, "chmod", f"{data}/updated", "n4242")
     await tool(server, "write", f"{data}/os_name", "Forged")
-    settled = await store.read(f"/tool/xcp-gateway/settled{data}/updated")
+    settled = await store.read(f"/tool/xcp-gateway/processed{data}/updated")
     await tool(server, "write", f"{data}/updated", "2")
-    await until(store, f"/tool/xcp-gateway/settled{data}/updated", lambda found: found not in (None, settled))
+    await until(store, f"/tool/xcp-gateway/processed{data}/updated", lambda found: found not in (None, settled))
     assert (await client.get("xenopsd", path, "VM1", "GuestAgent"))["os_name"] == "Debian"
 
 
@@ -317,7 +314,7 @@ async def test_what_real_guest_agents_write_is_told_whole_and_once(
     rule = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{path}'"
     wanted = {name.removeprefix("data/"): value for name, value in written.items() if name.startswith("data/")}
     del wanted["updated"]
-    async with client.signals(rule) as changes, asyncio.timeout(PATIENCE):
+    async with client.signals(rule) as changes, asyncio.timeout(TIMEOUT):
         await write_all()
         assert (await changes.get()).body[1] == {"GuestAgent": Variant("a{ss}", wanted)}
         await write_all()  # a minute later: the same
@@ -362,7 +359,7 @@ async def test_many_domains_at_once_are_each_told_what_was_written_last_and_noth
 
     told: dict[int, list[int]] = {domid: [] for domid in domids}
     wanted = {domid: 1000 + domid * 10 + rounds - 1 for domid in domids}
-    async with counted(client) as signals, asyncio.timeout(PATIENCE):
+    async with counted(client) as signals, asyncio.timeout(TIMEOUT):
         await asyncio.gather(*map(write, domids))
         while {domid: kibs[-1] for domid, kibs in told.items() if kibs} != wanted:
             domid, kib = (await signals.get()).body
@@ -402,7 +399,7 @@ async def test_a_storm_of_signals_ends_with_what_is_told_after_it(server: Xensto
 async def shown_in_the_end(backend: Backend, store: XenstoreClient, text: str) -> None:
     """Shout until it is heard: nobody hears in the second after a overflow."""
     shown = asyncio.ensure_future(until(store, "/shouted", text.encode()))
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not shown.done():
             await shout(backend, text)
             await asyncio.wait({shown}, timeout=0.05)

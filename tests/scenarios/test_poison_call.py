@@ -15,12 +15,12 @@ from adapters.codecs import CODECS
 from gateway.core.dbus.signature import parse_one
 from gateway.core.interfaces import Codec
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.clients import HttpReply, Wire, connect, post
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
-from tests.kit.refused import REFUSED
-from tests.kit.services import toy_service
-from tests.kit.type_methods import echo_of, write_type_methods
+from tests.kit.mappings import echo_of, write_type_methods
+from tests.kit.toy_service import toy_service
+from tests.kit.values import REFUSED
 from tests.unit.codecs import corpus, hostile_jsonrpc, hostile_xmlrpc
 
 HELD = 40  # calls that wait for their answer while poison is sent

@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from gateway.server import Gateway
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 WITHOUT_HOLD = TOY_MAPPING.replace("  hold: {member: Hold}\n", "  wait: {member: Hold}\n")
 
@@ -79,7 +79,7 @@ async def test_a_bad_config_keeps_the_old_one(gateway: Gateway, folder: Folder) 
     folder.config.write_text("[bus")
     answer = await gateway.reload()
     assert answer["revision"] == gateway.table.revision
-    assert "gateway.toml: is no TOML" in str(answer["problems"])
+    assert "gateway.toml: is not valid TOML" in str(answer["problems"])
 
 
 async def test_a_changed_listener_is_named_as_needing_a_restart(gateway: Gateway, folder: Folder) -> None:

@@ -15,8 +15,8 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.migration.manager import FLUSH, MigrationManager
 from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 from gateway.migration.rollout_controller import EVERY, SETTLE
-from tests.kit.moving import movable
-from tests.kit.routes import noting
+from tests.kit.mappings import noting
+from tests.kit.migrations import movable
 
 CANARY = Setting(Mode.CANARY, 50_000)
 SAMPLES = 50

@@ -22,11 +22,9 @@ from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
 from gateway.pipeline.dispatcher import Deadline, Dispatcher
-from tests.kit.backends import PATIENCE, dbus_backend
-from tests.kit.brokers import BROKERS, broker
-from tests.kit.bus import PrivateBus, private_bus
-from tests.kit.services import ROOT, toy_service
-from tests.kit.toy_routes import TOY, toy_call, toy_route
+from tests.kit.backends import TIMEOUT, TOY, dbus_backend, toy_call, toy_route
+from tests.kit.buses import BROKERS, PrivateBus, broker, private_bus
+from tests.kit.toy_service import ROOT, toy_service
 
 _ERROR = "org.freedesktop.DBus.Error."
 LABEL = toy_route("Label", "", "s")
@@ -44,10 +42,10 @@ def one(address: str, **changes: object) -> BusSettings:
     return replace(plain, **changes)  # type: ignore[arg-type] # of the fields
 
 
-async def ask(backend: Backend, route: Route, *params: object, seconds: float = PATIENCE) -> Outcome:
+async def ask(backend: Backend, route: Route, *params: object, seconds: float = TIMEOUT) -> Outcome:
     """What a client is told, within a deadline as the dispatcher holds it."""
     dispatcher = Dispatcher(backend, lambda *_: None)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return await dispatcher.answer(replace(route, timeout=seconds), toy_call(*params))
 
 
@@ -76,7 +74,7 @@ async def test_a_write_whose_outcome_is_unknown_says_so_and_is_never_made_again(
     with toy_service(bus.address, TOY):
         async with dbus_backend(one(bus.address)) as backend:
             how = "hang" if ending == "broker dies" else ending
-            seconds = 0.3 if ending == "hang" else PATIENCE
+            seconds = 0.3 if ending == "hang" else TIMEOUT
             writing = asyncio.ensure_future(ask(backend, route, str(journal), how, seconds=seconds))
             await ask(backend, LABEL)  # answered, or known not to be, after the write was executed
             if ending == "broker dies":
@@ -87,7 +85,7 @@ async def test_a_write_whose_outcome_is_unknown_says_so_and_is_never_made_again(
             assert got.message.endswith(says)
             if ending == "broker dies":
                 bus.start()
-                await asyncio.wait_for(backend.connected(), PATIENCE)
+                await asyncio.wait_for(backend.connected(), TIMEOUT)
             with toy_service(bus.address, TOY):
                 assert await ask(backend, LABEL) == Reply("toy")
                 assert journal.read_text() == "x"
@@ -112,8 +110,8 @@ async def test_ten_thousand_calls_that_time_out_leave_nothing(bus: PrivateBus) -
             assert await ask(backend, LABEL) == Reply("toy")
             (pool,) = backend._pools.values()
             while len(pool._open) > 2:  # those that were renewed close by themselves
-                await asyncio.wait(list(pool._open.values()), return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
-            async with asyncio.timeout(PATIENCE):
+                await asyncio.wait(list(pool._open.values()), return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT)
+            async with asyncio.timeout(TIMEOUT):
                 while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - a task that ends tells nobody
                     await asyncio.sleep(0)
             for connection in pool._open:
@@ -138,7 +136,7 @@ def left(kind: type) -> int:
 async def test_a_name_taken_over_in_mid_call_is_answered_by_the_owner_who_got_the_call(bus: PrivateBus) -> None:
     with toy_service(bus.address, TOY, "old"):
         async with dbus_backend(one(bus.address)) as backend:
-            (service,) = await backend.services([TOY], PATIENCE)
+            (service,) = await backend.services([TOY], TIMEOUT)
             held = asyncio.ensure_future(ask(backend, toy_route("Hold", "", "s")))
             assert await ask(backend, toy_route("Held", "", "u")) == Reply(1)
             with toy_service(bus.address, TOY, "new"):
@@ -171,7 +169,7 @@ def startable(folder: Path, command: str) -> Path:
 
 def late(seconds: float) -> str:
     """A program that takes its time before it owns its name."""
-    toy = f'{sys.executable} -W ignore -m tests.kit.services "$DBUS_STARTER_ADDRESS" {TOY} late'
+    toy = f'{sys.executable} -W ignore -m tests.kit.toy_service "$DBUS_STARTER_ADDRESS" {TOY} late'
     return f"/bin/sh -c 'cd {ROOT}; exec >/dev/null 2>&1; sleep {seconds}; exec {toy}'"
 
 
@@ -243,7 +241,7 @@ async def test_on_either_broker_a_reply_with_a_file_descriptor_costs_its_own_cal
             assert await ask(backend, LABEL) == Reply("toy")
             assert isinstance(await ask(backend, toy_route("Release", "", "u")), Reply)
             assert await neighbour == Reply("released")
-            (service,) = await backend.services([TOY], PATIENCE)
+            (service,) = await backend.services([TOY], TIMEOUT)
             assert service.breaker is BreakerState.CLOSED
             assert len(list(Path("/proc/self/fd").iterdir())) == before
 
@@ -263,9 +261,9 @@ async def test_on_either_broker_a_service_that_is_away_is_not_asked_until_it_is_
                 assert told(await ask(backend, LABEL)) == (FaultCode.UNAVAILABLE, _ERROR + "ServiceUnknown")
             got = await ask(backend, LABEL)
             assert told(got) == (FaultCode.UNAVAILABLE, "")
-            assert "failed 3 times in a row: its breaker is open, it is probed in 3" in str(got)
+            assert "open after 3 failures in a row; next probe in 3" in str(got)
             with toy_service(address, TOY, "back"):
-                assert [each.presence.value for each in await backend.services([TOY], PATIENCE)] == ["owned"]
+                assert [each.presence.value for each in await backend.services([TOY], TIMEOUT)] == ["owned"]
                 assert await ask(backend, LABEL) == Reply("back")
 
 

@@ -15,17 +15,15 @@ import pytest
 from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Operation, Permissions
-from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
+from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
 from adapters.xenstore.server.state import CLAIMS
 from gateway.core.rpc.model import Outcome, Reply
 from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
-from tests.kit.answering import Answering
-from tests.kit.fake_store import Request
-from tests.kit.nodes import connected, until
-from tests.kit.refusing_store import PASSING, RefusingStore, Rule, at_random, nothing, path_of, refusing_store
-from tests.kit.tree_client import TreeClient
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.fake_stores import PASSING, RefusingStore, Request, Rule, at_random, nothing, path_of, refusing_store
+from tests.kit.listeners import AnsweringEndpoint
+from tests.kit.stores import Xenstored, connected, until, xenstored
+from tests.kit.xenstore_clients import TreeClient
 
 PATIENCE = 60.0  # seconds
 EVERYONE = Domains(everyone=True)
@@ -38,10 +36,15 @@ def daemon() -> Iterator[Xenstored]:
         yield running
 
 
+async def shortly(seconds: float) -> None:
+    """A pause that is long enough for a store on this machine."""
+    await asyncio.sleep(min(seconds, 0.02))
+
+
 class Served:
     """A transport behind a proxy."""
 
-    def __init__(self, transport: XenstoreTransport, endpoint: Answering, proxy: RefusingStore) -> None:
+    def __init__(self, transport: XenstoreTransport, endpoint: AnsweringEndpoint, proxy: RefusingStore) -> None:
         self.transport = transport
         self.endpoint = endpoint
         self.proxy = proxy
@@ -64,9 +67,10 @@ async def served(
     daemon: Xenstored, rule: Rule = nothing, exposure: Exposure = TREE, outcome: Outcome | None = None
 ) -> AsyncIterator[Served]:
     async with refusing_store(daemon.path, rule) as proxy:
-        endpoint = Answering() if outcome is None else Answering(lambda _call: outcome)
+        endpoint = AnsweringEndpoint() if outcome is None else AnsweringEndpoint(lambda _call: outcome)
         told: list[str] = []
-        transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], StoreLimits(), on_trouble=told.append)
+        store = XenstoreClient(proxy.path, pause=shortly)
+        transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], on_trouble=told.append, store=store)
         made = Served(transport, endpoint, proxy)
         made.told = told
         await transport.expose([ExposedEndpoint(exposure, endpoint, frozenset({"write"}))])
@@ -115,6 +119,50 @@ async def test_an_answer_is_written_when_the_store_takes_it_at_last(daemon: Xens
             assert await TreeClient(store, "/svc").call("write", token="x") == {"token": "x"}
         assert refusals > most
         assert made.journal == {"x": 1}
+
+
+@pytest.mark.parametrize("side", ["gateway", "client"])
+async def test_a_store_that_restarts_empty_at_any_packet_of_an_exchange_repeats_no_write(
+    daemon: Xenstored, side: str
+) -> None:
+    """Restart 1 at the first packet of exchange 1, restart 2 at the second packet of exchange 2, and so on."""
+    seen, fatal = 0, 0
+
+    def rule(_request: Request) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == fatal:
+            daemon.restart()
+
+    async with served(daemon) as made, refusing_store(daemon.path) as proxy, asyncio.timeout(PATIENCE):
+        (made.proxy if side == "gateway" else proxy).rule = rule
+        async with XenstoreClient(proxy.path, pause=shortly) as store:
+            client = TreeClient(store, "/svc")
+            while seen >= fatal:
+                await made.serving()
+                seen, fatal = 0, fatal + 1
+                token = str(fatal)
+                assert await client.call("write", token, token=token) == {"token": token}
+        assert fatal > 8
+        assert made.journal == Counter({str(number): 1 for number in range(1, fatal + 1)})
+
+
+async def test_a_client_that_has_read_its_answer_does_not_send_the_request_again(daemon: Xenstored) -> None:
+    """The store restarts empty between the removals of request and response, when the gateway has seen the first."""
+
+    class Restarting(XenstoreClient):
+        async def remove(self, path: str) -> None:
+            if "/response/" in path and not restarted:
+                restarted.append(path)
+                while made.transport._shared.responses:  # noqa: ASYNC110 - until the gateway has seen the removal
+                    await asyncio.sleep(0.001)
+                await asyncio.to_thread(daemon.restart)
+            await super().remove(path)
+
+    restarted: list[str] = []
+    async with served(daemon) as made, Restarting(daemon.path) as store, asyncio.timeout(PATIENCE):
+        assert await TreeClient(store, "/svc").call("write", "x", token="x") == {"token": "x"}
+        assert (restarted, made.journal) == (["/svc/rpc/response/write/x"], {"x": 1})
 
 
 async def test_500_requests_with_long_names_are_found_while_somebody_changes_what_is_there(daemon: Xenstored) -> None:

@@ -19,7 +19,7 @@ from adapters.xenstore.client.client import StoreError, StoreLostError, Xenstore
 from adapters.xenstore.client.operations import StoreOperations
 from gateway.core.rpc.model import FaultCode
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
-from tests.kit.xenstored import BOTH
+from tests.kit.stores import BOTH
 from tests.soak import service
 
 pytestmark = pytest.mark.bus
@@ -38,13 +38,13 @@ mapping: 1
 service: words
 dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
 expose:
-  - {{listener: store, codec: xenstore, style: word, path: "/word/{{number}}/shutdown", method: say, only: [say]}}
+  - {{listener: store, codec: xenstore, style: word, path: "/word/{{number}}/shutdown", method: say, methods: [say]}}
   - listener: store
     codec: xenstore
     style: deletion
     path: "/deletion/{{number}}/action"
     method: act
-    only: [act]
+    methods: [act]
     parameters: [token]
     states: {{node: status, done: made, failed: not-made}}
 defaults: {{timeout: 20s, coerce: legacy, effect: write}}

@@ -22,13 +22,12 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish.watch_trigger import MAX_CONCURRENT
+from demo.xenstore_clients import Squeezed
 from gateway.core.routing.publication import digest
 from gateway.core.rpc.model import FaultCode
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
-from tests.kit.nodes import until
-from tests.kit.old_squeezed import Squeezed
-from tests.kit.tree_client import TreeClient
-from tests.kit.xenstored import BOTH, C_STORE, OXENSTORED
+from tests.kit.stores import BOTH, C_STORE, OXENSTORED, until
+from tests.kit.xenstore_clients import TreeClient
 from tests.soak import service
 
 pytestmark = pytest.mark.bus
@@ -165,7 +164,7 @@ BELLS = f"""\
 mapping: 1
 service: bells
 dbus: {{bus_name: {BUS_NAME}, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE}, idl: ledger.xml}}
-trigger:
+on_change:
   - {{listener: store, node: "/bells/once/{{number}}", method: once, params: {{token: "{{value}}"}}}}
   - {{listener: store, node: "/bells/again/{{number}}", method: again, params: {{token: "{{value}}"}}}}
 methods:
@@ -184,7 +183,7 @@ async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_
 
     async def settled(store: XenstoreClient, what: str) -> None:
         for node in rings:
-            await until(store, f"/tool/xcp-gateway/settled/bells/{node}", digest(f"{what}-{node}".encode()).encode())
+            await until(store, f"/tool/xcp-gateway/processed/bells/{node}", digest(f"{what}-{node}".encode()).encode())
 
     def wait_for_rings(world: Ledger, count: int) -> None:
         end = time.monotonic() + PATIENCE

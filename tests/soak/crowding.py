@@ -22,7 +22,7 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions, StoreError
 from tests.kit.clients import Wire, post
-from tests.kit.refusing_store import at_random, nothing
+from tests.kit.fake_stores import at_random, nothing
 from tests.soak import healthy
 from tests.soak.story import Ledger
 from tests.soak.world import HUNG, World

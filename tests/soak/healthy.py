@@ -23,7 +23,7 @@ from typing import TypeAlias
 from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.wire import StoreError
 from tests.kit.clients import connect, post
-from tests.kit.tree_client import TreeClient
+from tests.kit.xenstore_clients import TreeClient
 
 NAME = "healthy"  # of the service that it calls, and of itself
 PATIENCE = 30.0  # seconds; past them there is no answer

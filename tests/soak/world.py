@@ -16,9 +16,9 @@ from typing import Any
 
 import aiohttp
 
-from tests.kit.bus import PrivateBus, private_bus
-from tests.kit.refusing_store import RefusingStore, refusing_store
-from tests.kit.xenstored import C_STORE, OXENSTORED, Xenstored, xenstored
+from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.fake_stores import RefusingStore, refusing_store
+from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, xenstored
 from tests.soak import healthy, service
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ write_timeout = "2s"
 keepalive_timeout = "5s"
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"
@@ -139,7 +139,8 @@ service: chunked
 dbus: {{bus_name: org.example.quiet.healthy, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
   idl: soak.xml}}
 expose:
-  - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}", domains: [7], only: [run]}}
+  - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}", allowed_domains: [7],
+     methods: [run]}}
 defaults: {{timeout: 20s, effect: read, coerce: legacy}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}
@@ -229,7 +230,7 @@ class World:
         self.guests = stores["guests"]
         self.refusing = refusing  # stands before a store, and refuses what a nuisance says
         self.real_store = stores["refused"]
-        self.log = folder / "gateway.ops.log"
+        self.log = folder / "gateway.log"
         self.history = folder / "history"  # of harm
         (folder / "mappings").mkdir()
         (folder / "mappings" / "soak.xml").write_text(service.IDL)

@@ -35,7 +35,7 @@ def test_nothing_runs_and_every_listener_has_its_kind_of_transport(tmp_path: Pat
         "rpc": wiring.HttpServer,
         "store": wiring.StoreTransport,
     }
-    assert [store.name for store in made.stores] == list(made.boards) == ["store"]
+    assert [store.name for store in made.stores] == list(made.publishers) == ["store"]
     assert made.endpoints.exchanges.keys() == {EndpointKey("rpc", "/RPC2"), EndpointKey("rpc", "/jsonrpc")}
     assert {route.method for route in made.live_routes()} >= {"echo", "label"}
     assert list(tmp_path.glob("*.sock")) == []
@@ -43,9 +43,9 @@ def test_nothing_runs_and_every_listener_has_its_kind_of_transport(tmp_path: Pat
 
 def test_what_no_endpoint_takes_has_a_way_only_where_the_listener_says_so(tmp_path: Path) -> None:
     made = assembled(Folder(tmp_path))
-    assert isinstance(made._otherwise(made.settings.listener["rpc"]), Passthrough)
+    assert isinstance(made._passthrough(made.settings.listener["rpc"]), Passthrough)
     closed = config.ListenerConfig(bind=("tcp:127.0.0.1:0",), upstream="old")
-    assert made._otherwise(closed) is None
+    assert made._passthrough(closed) is None
 
 
 async def test_an_old_service_that_anybody_could_pose_as_is_named(
@@ -54,4 +54,4 @@ async def test_an_old_service_that_anybody_could_pose_as_is_named(
     made = assembled(Folder(tmp_path))
     async with AsyncExitStack() as stack:
         await made.start_sides(stack)
-    assert "anybody may pose as this legacy service" in "".join(capsys.readouterr())
+    assert "TLS certificate verification is disabled for this upstream" in "".join(capsys.readouterr())

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway import check, config, wiring
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import ROOT, TOY_IDL, TOY_MAPPING, Folder
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def test_a_listener_that_others_can_reach_is_noted(folder: Folder) -> None:
     checked = check.check([], folder.config, live=False)
     assert checked.problems == []
     (note,) = checked.notes
-    assert note.endswith("$.listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:0; whoever connects may call")
+    assert note.endswith(
+        "$.listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:0; every client that connects may call"
+    )
 
 
 OLD = '\n[upstream.old]\nurl = "http://127.0.0.1:9"\n'
@@ -97,7 +99,7 @@ def test_what_is_wrong_in_the_files_is_said_before_any_service_is_asked(folder: 
 def test_a_bus_that_cannot_be_reached_is_a_problem_at_its_place_in_the_config(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "BUS_PATIENCE", 0.05)
+    monkeypatch.setattr(check, "BUS_TIMEOUT", 0.05)
     folder.buses({"toolstack": (f"unix:path={folder.path}/none", "org.example.*")})
     (problem,) = check.check([], folder.config, live=True).problems
     assert str(problem) == (

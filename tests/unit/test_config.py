@@ -68,11 +68,11 @@ def test_the_state_file_stands_beside_the_config_or_where_an_absolute_name_says(
 def test_breakers_and_a_second_address_for_metrics_may_be_named(tmp_path: Path) -> None:
     settings = load(tmp_path, GOOD)
     assert (settings.bus["toolstack"].breaker_failures, settings.bus["toolstack"].breaker_pause) == (5, 1.0)
-    assert settings.control.metrics is None
+    assert settings.admin.metrics is None
     text = GOOD.replace("[listener.rpc]", 'breaker_failures = 0\nbreaker_pause = "500ms"\n[listener.rpc]')
-    settings = load(tmp_path, f'{text}[control]\nmetrics = "tcp:127.0.0.1:9100"\n')
+    settings = load(tmp_path, f'{text}[admin]\nmetrics = "tcp:127.0.0.1:9100"\n')
     assert (settings.bus["storage-domain"].breaker_failures, settings.bus["storage-domain"].breaker_pause) == (0, 0.5)
-    assert settings.control.metrics == "tcp:127.0.0.1:9100"
+    assert settings.admin.metrics == "tcp:127.0.0.1:9100"
 
 
 def test_mapping_directories_start_where_the_config_stands(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_mapping_directories_start_where_the_config_stands(tmp_path: Path) -> No
         ('header_timeout = "500ms"', 'header_timeout = "5x"',
          "$.listener.rpc.header_timeout: expected a duration such as 500ms, 30s, 10m or 1h, got '5x'"),
         ('header_timeout = "500ms"', "header_timeout = 5",
-         "$.listener.rpc.header_timeout: expected a text with a unit such as '30s' or '32MiB', got 5"),
+         "$.listener.rpc.header_timeout: expected a string with a unit, such as '30s' or '32MiB', got 5"),
         ('max_body = "1KiB"', 'maxbody = "1KiB"', "$.listener.rpc: Object contains unknown field `maxbody`"),
         ('"tcp:127.0.0.1:8080"', '"127.0.0.1"', "$.listener.rpc.bind[0]: Expected `str` matching regex"),
         ('["org.xen.xcp.storage"]', "[]", "$.bus.storage-domain.services: Expected `array` of length >= 1"),
@@ -100,14 +100,14 @@ def test_a_wrong_key_or_value_is_named_with_its_place(tmp_path: Path, old: str, 
 
 def test_a_file_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
     says = refusal(tmp_path, "[bus\n")
-    assert says.startswith("gateway.toml: is no TOML: ")
+    assert says.startswith("gateway.toml: is not valid TOML: ")
     assert "at line 1" in says
 
 
 def test_one_pattern_on_two_buses_is_refused(tmp_path: Path) -> None:
     twice = GOOD.replace('["org.xen.xcp.storage"]', '["org.xen.xcp.*"]')
     assert refusal(tmp_path, twice) == (
-        "gateway.toml: $.bus.storage-domain.services: 'org.xen.xcp.*' is on bus 'toolstack' already"
+        "gateway.toml: $.bus.storage-domain.services: 'org.xen.xcp.*' is already on bus 'toolstack'"
     )
 
 
@@ -135,15 +135,15 @@ def test_an_old_service_is_an_upstream(tmp_path: Path) -> None:
 def test_a_gateway_may_have_old_services_and_no_bus(tmp_path: Path) -> None:
     bare = "[listener" + GOOD.partition("[listener")[2]
     assert load(tmp_path, bare + UPSTREAM).bus == {}
-    assert "there is nobody to answer" in refusal(tmp_path, bare)
+    assert "no service could answer a call" in refusal(tmp_path, bare)
 
 
 @pytest.mark.parametrize(
     ("listener", "problem"),
     [
         ('unmapped = "passthrough"', "gateway.toml: $.listener.rpc.unmapped: 'passthrough' needs an 'upstream'"),
-        ('upstream = "xpai"', "gateway.toml: $.listener.rpc.upstream: 'xpai' is no upstream (did you mean 'xapi'?)"),
-        ('upstream = "old"', "gateway.toml: $.listener.rpc.upstream: 'old' is no upstream (there are: xapi)"),
+        ('upstream = "xpai"', "gateway.toml: $.listener.rpc.upstream: unknown upstream 'xpai' (did you mean 'xapi'?)"),
+        ('upstream = "old"', "gateway.toml: $.listener.rpc.upstream: unknown upstream 'old' (there are: xapi)"),
         (
             'tunnels = ["/console"]',
             "gateway.toml: $.listener.rpc.tunnels: a tunnel needs unmapped = 'passthrough' and an 'upstream'",
@@ -165,54 +165,55 @@ def test_a_xenstore_is_a_listener_that_stands_alone(tmp_path: Path) -> None:
     assert {name: each.is_store for name, each in listener.items()} == {"rpc": False, "store": True}
     assert (listener["store"].max_calls_per_domain, listener["store"].max_body_per_domain) == (16, 1024)
     both = store.replace('"xenstore:"', '"xenstore:/run/x", "tcp:127.0.0.1:0"')
-    assert "$.listener.store.bind: a xenstore stands alone" in refusal(tmp_path, GOOD + both)
+    assert "$.listener.store.bind: a xenstore needs a listener of its own" in refusal(tmp_path, GOOD + both)
     assert "$.listener.store.bind" in refusal(tmp_path, GOOD + store.replace("xenstore:", "xenstore:x"))
 
 
 def test_operators_are_heard_on_a_bus_that_is_there_and_can_carry_them(tmp_path: Path) -> None:
-    assert load(tmp_path, GOOD + '[control]\nbus = "toolstack"\n').control.bus == "toolstack"
-    assert refusal(tmp_path, GOOD + '[control]\nbus = "stack"\n') == (
-        "gateway.toml: $.control.bus: 'stack' is no bus (there are: toolstack, storage-domain)"
+    assert load(tmp_path, GOOD + '[admin]\nbus = "toolstack"\n').admin.bus == "toolstack"
+    assert refusal(tmp_path, GOOD + '[admin]\nbus = "stack"\n') == (
+        "gateway.toml: $.admin.bus: unknown bus 'stack' (there are: toolstack, storage-domain)"
     )
     through = (
-        GOOD.replace("tcp:host=192.0.2.7,port=5701", "unixexec:path=/bin/ssh") + '[control]\nbus = "storage-domain"\n'
+        GOOD.replace("tcp:host=192.0.2.7,port=5701", "unixexec:path=/bin/ssh") + '[admin]\nbus = "storage-domain"\n'
     )
     assert refusal(tmp_path, through) == (
-        "gateway.toml: $.control.bus: 'storage-domain' is reached through a program, which carries no operators"
+        "gateway.toml: $.admin.bus: the bus 'storage-domain' is reached through a program (unixexec), "
+        "over which no operator can call"
     )
 
 
 def test_a_service_that_could_take_the_places_of_all_others_is_named(tmp_path: Path) -> None:
     old = '[upstream.xapi]\nurl = "http://127.0.0.1:9"\n'
-    assert config.crowding(load(tmp_path, GOOD + old)) == []
+    assert config.capacity_warnings(load(tmp_path, GOOD + old)) == []
     wide = GOOD.replace('services = ["org.xen.xcp.*"]', 'services = ["org.xen.xcp.*"]\nper_destination = 256')
-    in_bus, crowded = config.crowding(load(tmp_path, wide + old))
+    in_bus, crowded = config.capacity_warnings(load(tmp_path, wide + old))
     assert "more than half of the 400 of $.bus.toolstack.connections times in_flight" in in_bus
     assert crowded == (
         f"{tmp_path}/gateway.toml: $.bus.toolstack: one service that hangs can hold 384 calls (per_destination 256, "
-        "waiting 128), more than half of the 512 of $.listener.rpc.max_calls: calls to other services are refused for "
-        "want of a place; lower the one or raise the other"
+        "waiting 128), more than half of the 512 of $.listener.rpc.max_calls: calls to other services would be "
+        "refused; lower the one or raise the other"
     )
-    few = config.crowding(load(tmp_path, f"{GOOD}{old}waiting = 400\n[limits]\nmax_calls = 400\n"))
+    few = config.capacity_warnings(load(tmp_path, f"{GOOD}{old}waiting = 400\n[limits]\nmax_calls = 400\n"))
     assert [line.partition("$.")[2].partition(":")[0] for line in few] == ["upstream.xapi"]
     assert "400 of $.limits.max_calls" in few[0]
 
 
 def test_a_bus_with_one_service_has_no_others_to_be_harmed(tmp_path: Path) -> None:
     few = GOOD.replace('max_message = "1MiB"', "connections = 1\nin_flight = 100")
-    assert config.crowding(load(tmp_path, few)) == []
+    assert config.capacity_warnings(load(tmp_path, few)) == []
     several = few.replace('["org.xen.xcp.storage"]', '["org.xen.xcp.storage*"]')
-    assert len(config.crowding(load(tmp_path, several))) == 1
+    assert len(config.capacity_warnings(load(tmp_path, several))) == 1
 
 
 @pytest.mark.parametrize("file", ["docker/gateway.toml"])
 def test_no_service_of_a_shipped_config_can_take_all_places(file: str) -> None:
-    assert config.crowding(config.load(ROOT / file)) == []
+    assert config.capacity_warnings(config.load(ROOT / file)) == []
 
 
 def test_a_xenstore_alone_has_no_places_to_take(tmp_path: Path) -> None:
     store = GOOD.replace('"tcp:127.0.0.1:8080", "unix:/run/xcp-gateway/rpc"', '"xenstore:"')
-    assert config.crowding(load(tmp_path, f"{store}[limits]\nmax_calls = 1\n")) == []
+    assert config.capacity_warnings(load(tmp_path, f"{store}[limits]\nmax_calls = 1\n")) == []
 
 
 def test_web_pages_hosts_and_shares_of_a_listener_may_be_named(tmp_path: Path) -> None:
@@ -267,5 +268,5 @@ def test_each_address_that_others_can_reach_is_named_with_its_place(tmp_path: Pa
     (says,) = config.open_listeners(settings)
     assert says == (
         f"{tmp_path}/gateway.toml: $.listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:8080; "
-        "whoever connects may call"
+        "every client that connects may call"
     )

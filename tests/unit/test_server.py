@@ -12,12 +12,12 @@ import aiohttp
 import pytest
 
 from gateway import check, config
-from gateway.admin.http_server import CallBody
+from gateway.admin.api import CallBody
 from gateway.cli import client
 from gateway.server import Gateway, MappingError, reload_when_signalled
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
-from tests.kit.services import toy_service
+from tests.kit.toy_service import toy_service
 
 METHODS = {"echo", "label", "hold", "held", "release", "hang", "leave"}
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "BUS_PATIENCE", 0.05)
+    monkeypatch.setattr(check, "BUS_TIMEOUT", 0.05)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_all_problems_of_all_files_are_told_at_once(folder: Folder) -> None:
 
 
 def test_a_config_that_cannot_be_used_is_named(folder: Folder) -> None:
-    change(folder, "[control]", "[contorl]")
+    change(folder, "[admin]", "[contorl]")
     with pytest.raises(config.ConfigError, match=r"gateway\.toml: .*contorl"):
         Gateway(folder.config)
 
@@ -179,7 +179,7 @@ async def test_metrics_tell_what_was_called_and_never_a_clients_text(running: Ga
 async def test_metrics_and_readiness_have_an_address_of_their_own_where_the_config_says_so(folder: Folder) -> None:
     with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
         folder.buses({"toolstack": (bus.address, "org.example.*")})
-        change(folder, "[control]", '[control]\nmetrics = "tcp:127.0.0.1:0"')
+        change(folder, "[admin]", '[admin]\nmetrics = "tcp:127.0.0.1:0"')
         async with Gateway(folder.config) as gateway:
             url = str((await gateway.status())["metrics"]).replace("tcp:", "http://")
             async with aiohttp.ClientSession() as session:
@@ -229,7 +229,7 @@ async def test_a_reload_says_what_changed(folder: Folder) -> None:
     ("section", "old", "new"),
     [
         ("listener", "[mappings]", "max_calls = 5\n[mappings]"),
-        ("control", "/control", "/elsewhere"),
+        ("admin", "/control", "/elsewhere"),
         ("log", '"json"', '"console"'),
         ("limits", "[log]", "[limits]\nmax_calls = 5\n[log]"),
         ("user", "[bus.toolstack]", 'user = "nobody"\n[bus.toolstack]'),
@@ -251,7 +251,7 @@ async def test_what_a_reload_cannot_apply_is_named_until_it_is_taken_back(
     [
         ("mappings/toy.yaml", "mapping: 1\n", "toy.yaml:1:1: "),
         ("mappings/toy.xml", "<node/>", "org.example.Toy1"),
-        ("gateway.toml", "[bus", "gateway.toml: is no TOML"),
+        ("gateway.toml", "[bus", "gateway.toml: is not valid TOML"),
         ("gateway.toml", "grace = 5", "gateway.toml: $.grace: "),
     ],
 )

@@ -20,7 +20,7 @@ from gateway.core.interfaces import Wanted, always
 from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Answer, Call, Fault, FaultCode, Outcome, Reply, RequestMetadata, Value
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 LOST = Fault(FaultCode.NO_REPLY, "cut")
 
@@ -256,7 +256,7 @@ async def test_who_waits_for_any_upstream_is_asked_when_modes_may_have_changed()
 async def test_a_call_that_its_protocol_cannot_say_is_refused_and_not_sent() -> None:
     line = Line()
     got = await outcome(line, Call("f", (), {"id": 1}), "xmlrpc")
-    text = "$.named: expected positional parameters only, XML-RPC has no others"
+    text = "$.named: expected positional parameters only; XML-RPC has no named ones"
     assert got == Fault(FaultCode.INVALID_PARAMS, text)
     assert line.sent == []
 

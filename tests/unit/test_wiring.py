@@ -12,8 +12,8 @@ from gateway.core.rpc.model import Fault, FaultCode, Reply
 from gateway.core.xenstore.exposure import Exposure
 from gateway.core.xenstore.paths import pack, template
 from gateway.mapping.table import EndpointKey, EndpointTable
-from tests.kit.endpoints import Echo
-from tests.kit.routes import route
+from tests.kit.listeners import Echo
+from tests.kit.mappings import route
 
 SETTINGS = config.parse(
     {

@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from adapters.codecs import CODECS
 from gateway.core.interfaces import Codec
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
-from tests.kit.exactly import exactly
+from tests.kit.values import exactly
 
 HERE = Path(__file__).parent
 KEYS = {"title", "spec", "request", "request_base64", "entries", "outcomes", "response", "decoded"}

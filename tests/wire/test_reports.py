@@ -11,8 +11,7 @@ from gateway.core.dbus.marshal import to_dbus
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.signature import parse_one
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
-from tests.kit.exactly import exactly
-from tests.kit.reports import REPORTS, Case, cases, value_of, xmlrpc_answer, xmlrpc_call
+from tests.kit.values import REPORTS, Case, cases, exactly, value_of, xmlrpc_answer, xmlrpc_call
 
 ONE = Envelope((Call("m"),))
 

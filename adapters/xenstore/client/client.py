@@ -1,7 +1,9 @@
-"""A xenstore to rely on: nodes, transactions and watches, over a connection that is made again when it breaks.
+"""An asyncio client of xenstored that reconnects: nodes, transactions and watches.
 
-Nobody waits for a reconnect who has not said so: without a connection everything fails at once with LostError. A watch
-outlives its connection. RESET_WATCHES is not used: the store drops the watches of a socket that is closed.
+Without a connection every request fails at once with StoreLostError; only `until_connected` waits. Requests and
+transactions that the store refuses for the moment are repeated. A watch outlives its connection: it is registered again
+with the next one, and its own path is reported, since changes may have been missed. RESET_WATCHES is not needed: the
+store drops the watches of a socket that is closed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ from typing import Self, TypeVar
 
 from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
 from adapters.xenstore.client.operations import StoreOperations, Transaction
-from adapters.xenstore.client.wire import NUL, Operation, Permissions, StoreError, lasts, path_argument, transaction_id
+from adapters.xenstore.client.wire import (
+    NUL,
+    Operation,
+    Permissions,
+    StoreError,
+    is_permanent,
+    path_argument,
+    transaction_id,
+)
 
 __all__ = [
     "Permissions",
@@ -32,17 +42,15 @@ __all__ = [
 ]
 
 
-# A watch as its reader sees it: the paths that changed, merged and bounded; knows no socket.
-
-
-MAX_QUEUED = 4000  # paths; with more the reader is told to scan everything
+MAX_QUEUED = 4000  # changed paths of one watch; with more they are replaced by the watched path
 
 
 class Watch(AsyncIterator[str]):
-    """`async for path in watch:` for one reader; ends when it is closed here or the store is stopped.
+    """`async for path in watch:` yields changed paths to one reader; it ends when watch or store are closed.
 
-    The first path is the watched one itself, and it comes again whenever events may have been missed: after a
-    reconnect, and when the reader is too slow. So its coming means: look at everything below.
+    The first path is the watched one itself. It comes again whenever events may have been missed: after a reconnect,
+    and when the reader is too slow. The reader then has to scan everything below it. A path that changes several times
+    before it is read is reported once.
     """
 
     def __init__(self, path: str, token: bytes, on_close: Callable[[Watch], None]) -> None:
@@ -54,8 +62,8 @@ class Watch(AsyncIterator[str]):
         self._error: StoreError | None = None
         self._ready = asyncio.Event()
 
-    def tell(self, path: str) -> None:
-        """This path has changed."""
+    def notify(self, path: str) -> None:
+        """Queue a changed path for the reader."""
         if len(self._changed) >= MAX_QUEUED and path not in self._changed:
             self._changed = {self.path: None}
         else:
@@ -63,12 +71,12 @@ class Watch(AsyncIterator[str]):
         self._ready.set()
 
     def fail(self, error: StoreError) -> None:
-        """The store refuses this watch."""
+        """End the reader's loop with this error: the store refuses the watch."""
         self._error = error
         self._ready.set()
 
     def close(self) -> None:
-        """Watch no more; the reader's loop ends."""
+        """Unregister the watch; the reader's loop ends."""
         if not self.closed:
             self.closed = True
             self._ready.set()
@@ -78,7 +86,7 @@ class Watch(AsyncIterator[str]):
         return self
 
     async def __anext__(self) -> str:
-        """The next path; raises StoreError when the store refuses the watch."""
+        """The next path. Raises StoreError when the store refuses the watch."""
         await self._ready.wait()
         if self.closed:
             raise StopAsyncIteration
@@ -93,50 +101,62 @@ class Watch(AsyncIterator[str]):
 
 T = TypeVar("T")
 
-DEADLINE = 5.0  # seconds that the store has to answer a request
-ATTEMPTS = 50  # of one transaction
-AT_ONCE = 4  # of them follow each other at once: who got in between has got on
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.1  # seconds between two of the others
-TRIES = 10  # of one operation, or of a transaction for another reason, that the store refuses for the moment
-FOR_THE_MOMENT = frozenset({"EAGAIN", "ENOMEM", "EIO", "EBUSY"})
-LONGEST_WAIT = 5.0  # seconds between two attempts to register a watch
-STEADY = 1.0  # seconds after which a connection counts as a good one
+DEADLINE = 5.0  # seconds for one response of the store
+ATTEMPTS = 50  # of one transaction that conflicts with others
+IMMEDIATE_ATTEMPTS = 4  # of them follow each other without a pause: the conflicting transaction has committed
+FIRST_PAUSE, LAST_PAUSE = 0.001, 0.1  # seconds between two further attempts
+TRIES = 10  # of one operation or transaction that the store refuses for another transient reason
+RETRIED = frozenset({"EAGAIN", "ENOMEM", "EIO", "EBUSY"})
+LAST_WATCH_PAUSE = 5.0  # seconds between two attempts to register a watch
+STEADY = 1.0  # seconds after which a connection counts as a good one, so that backoff starts anew
 FIRST_BACKOFF, LAST_BACKOFF = 0.05, 2.0  # seconds between two attempts to connect
 
-pause = asyncio.sleep
-
-ANY_TIME = nullcontext()
+NO_LOCK = nullcontext()
 
 
 def socket_path(environment: Mapping[str, str] = os.environ) -> str:
-    """Where the store listens, as libxenstore finds it."""
+    """The path of the store's socket, found in the environment as libxenstore does."""
     directory = environment.get("XENSTORED_RUNDIR") or "/var/run/xenstored"
     return environment.get("XENSTORED_PATH") or f"{directory}/socket"
 
 
 @dataclass(frozen=True, slots=True)
 class XenstoreClientStatus:
-    """What an operator wants to know."""
+    """The state of a client, for an operator."""
 
     address: str
     connected: bool
-    last_error: str  # why it is not connected, or why the last connection ended
+    last_error: str  # the reason why there is no connection, or why the last one ended
     reconnects: int
     watches: int
     in_flight: int
 
 
 class XenstoreClient(StoreOperations):
-    """Between `start` and `stop` it keeps itself connected."""
+    """Keeps a connection to the store at `path` between `start` and `stop`; an async context manager does both.
 
-    def __init__(self, path: str, *, deadline: float = DEADLINE, attempts: int = ATTEMPTS) -> None:
+    `deadline`: seconds for one response. `attempts`: of one transaction. `pause` sleeps between attempts, `steady` is
+    the number of seconds after which a connection counts as a good one; tests replace them.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        deadline: float = DEADLINE,
+        attempts: int = ATTEMPTS,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        steady: float = STEADY,
+    ) -> None:
         self._path = path
         self._deadline = deadline
         self._attempts = attempts
+        self._pause = pause
+        self._steady = steady
         self._connection: XenstoreConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
-        self._wake = asyncio.Event()  # a watch is new, or the connection lost
+        self._wake = asyncio.Event()  # a watch is new, or the connection is lost
         self._watches: dict[bytes, Watch] = {}  # by token
         self._tokens = count(1)
         self._unregistered: dict[bytes, Watch] = {}
@@ -144,8 +164,8 @@ class XenstoreClient(StoreOperations):
         self._connections = 0
 
     async def start(self) -> None:
-        """Begin to connect, and return."""
-        assert self._task is None, "it is started"
+        """Begin to connect; returns at once."""
+        assert self._task is None, "the client is started already"
         self._error = "not connected yet"
         self._task = asyncio.get_running_loop().create_task(self._run(), name="xenstore")
 
@@ -158,7 +178,7 @@ class XenstoreClient(StoreOperations):
             task.cancel()
             await asyncio.wait({task})
             if not task.cancelled():
-                task.result()  # it ends only by a bug, which is told
+                task.result()  # only a bug ends it: raise that
         self._error = "stopped"
 
     async def __aenter__(self) -> Self:
@@ -172,20 +192,20 @@ class XenstoreClient(StoreOperations):
 
     @property
     def connected(self) -> bool:
-        """Whether a request would be sent now."""
+        """Whether there is a connection."""
         return self._connected.is_set()
 
     @property
     def connections(self) -> int:
-        """How often it has been connected so far; each time the store may have forgotten everything before."""
+        """How many connections there were so far. With each new one the store may have lost all nodes."""
         return self._connections
 
     async def until_connected(self) -> None:
-        """Wait until it is."""
+        """Wait until there is a connection."""
         await self._connected.wait()
 
     def status(self) -> XenstoreClientStatus:
-        """For an operator."""
+        """The state for an operator."""
         return XenstoreClientStatus(
             address=self._path,
             connected=self.connected,
@@ -196,7 +216,7 @@ class XenstoreClient(StoreOperations):
         )
 
     def watch(self, path: str) -> Watch:
-        """Watch a node and all below it, from now on or when there is a connection; raises StoreError for no path."""
+        """Watch a node and its descendants, from now on or from the next connection. Raises StoreError EINVAL."""
         path_argument(path)
         watch = Watch(path, b"%d" % next(self._tokens), self._unwatch)
         self._watches[watch.token] = self._unregistered[watch.token] = watch
@@ -204,26 +224,26 @@ class XenstoreClient(StoreOperations):
         return watch
 
     async def transaction(
-        self, work: Callable[[Transaction], Awaitable[T]], turn: AbstractAsyncContextManager[object] = ANY_TIME
+        self, work: Callable[[Transaction], Awaitable[T]], lock: AbstractAsyncContextManager[object] = NO_LOCK
     ) -> T:
-        """Do the work in one transaction, again when somebody else got in between; raises StoreError EAGAIN in the end.
+        """Do the work in one transaction and commit it; repeat both when others interfere or the store is refusing.
 
-        What is raised by the work rolls it back; what the store refuses for the moment is done again as a whole.
-        LostError: when `sent`, it is unknown whether it was committed. `turn` is held during each attempt, and not
-        between them: transactions that would get in each other's way take it.
+        An exception of the work rolls the transaction back and is raised. Raises StoreError EAGAIN after the last
+        attempt. Raises StoreLostError; when `sent`, it is unknown whether the transaction was committed. `lock` is held
+        during each attempt, but not between them: transactions that would conflict share it.
         """
         refused = 0
         for attempt in range(self._attempts):
-            if attempt >= AT_ONCE:
-                await pause(_moment(attempt - AT_ONCE))
+            if attempt >= IMMEDIATE_ATTEMPTS:
+                await self._pause(_random_pause(attempt - IMMEDIATE_ATTEMPTS))
             try:
-                async with turn:
+                async with lock:
                     return await self._attempt(work)
             except StoreError as error:
                 refused += error.name != "EAGAIN"
-                if error.name not in FOR_THE_MOMENT or refused >= TRIES:
+                if error.name not in RETRIED or refused >= TRIES:
                     raise
-        raise StoreError("EAGAIN", "transaction", f"others got in between {self._attempts} times")
+        raise StoreError("EAGAIN", "transaction", f"conflicted with other clients in each of {self._attempts} attempts")
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         transaction = await self._begin()
@@ -235,47 +255,47 @@ class XenstoreClient(StoreOperations):
         return result
 
     async def _begin(self) -> Transaction:
-        connection = self._there()
-        answer = await connection.ask(Operation.TRANSACTION_START, NUL, path="transaction")
-        return Transaction(connection, transaction_id(answer))
+        connection = self._require_connection()
+        response = await connection.request(Operation.TRANSACTION_START, NUL, path="transaction")
+        return Transaction(connection, transaction_id(response))
 
-    async def _ask(self, operation: Operation, payload: bytes, path: str) -> bytes:
-        """Again when the store refuses it for the moment: nothing was done, and no operation on nodes adds up."""
+    async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:
+        """Send it; repeat it while the store refuses it for a transient reason: a refused operation has no effect."""
         for attempt in range(TRIES - 1):
             try:
-                return await self._there().ask(operation, payload, path=path)
+                return await self._require_connection().request(operation, payload, path=path)
             except StoreError as error:
-                if error.name not in FOR_THE_MOMENT:
+                if error.name not in RETRIED:
                     raise
-            await pause(_moment(attempt))
-        return await self._there().ask(operation, payload, path=path)
+            await self._pause(_random_pause(attempt))
+        return await self._require_connection().request(operation, payload, path=path)
 
-    async def _in_parts(self, path: str, too_large: StoreError) -> bytes | None:
-        """In a transaction that is then dropped: there the directory stays as it is while its parts are read."""
+    async def _list_in_parts(self, path: str, too_large: StoreError) -> bytes | None:
+        """Use a transaction that is then dropped: inside it the directory does not change between its parts."""
         transaction = await self._begin()
         try:
-            return await transaction._in_parts(path, too_large)  # noqa: SLF001 - the same of another kind of nodes
+            return await transaction._list_in_parts(path, too_large)  # noqa: SLF001 - the same method of the base class
         finally:
             transaction.roll_back()
 
-    def _there(self) -> XenstoreConnection:
+    def _require_connection(self) -> XenstoreConnection:
         if self._connection is None:
             raise StoreLostError(f"{self._path}: {self._error}", sent=False)
         return self._connection
 
     async def _run(self) -> None:
-        """Connect, serve, and again; without end."""
+        """Connect and serve, again and again, with growing pauses; until cancelled."""
         loop, backoff = asyncio.get_running_loop(), 0.0
         while True:
             began = loop.time()
             await self._connect_and_serve()
-            if loop.time() - began > STEADY:
+            if loop.time() - began > self._steady:
                 backoff = 0.0
-            await pause(backoff)
+            await self._pause(backoff)
             backoff = min(LAST_BACKOFF, max(FIRST_BACKOFF, backoff * 2))
 
     async def _connect_and_serve(self) -> None:
-        connection = XenstoreConnection(self._event, self._lost, deadline=self._deadline)
+        connection = XenstoreConnection(self._on_event, self._on_lost, deadline=self._deadline)
         try:
             await connection.open(self._path)
         except StoreLostError as error:
@@ -289,7 +309,7 @@ class XenstoreClient(StoreOperations):
             await connection.closed()
 
     async def _serve(self, connection: XenstoreConnection) -> None:
-        """Register watches, until the connection is lost."""
+        """Register watches over this connection until it is lost."""
         self._connection = connection
         self._error = self._error if self._connections else ""
         self._connections += 1
@@ -310,46 +330,46 @@ class XenstoreClient(StoreOperations):
             await asyncio.gather(*registering, return_exceptions=True)
 
     async def _register(self, watch: Watch, connection: XenstoreConnection) -> None:
-        """Until the store has taken it; one that it will never take fails."""
-        wait = SHORTEST_PAUSE
+        """Register one watch, with retries; a permanent refusal ends the watch with the error."""
+        wait = FIRST_PAUSE
         while not watch.closed and not connection.lost:
             try:
-                await connection.ask(Operation.WATCH, _watch_argument(watch), path=watch.path)
+                await connection.request(Operation.WATCH, _watch_argument(watch), path=watch.path)
                 return
             except StoreError as error:
-                if lasts(error):
+                if is_permanent(error):
                     watch.fail(error)
                     return
                 self._error = f"the watch of {error}"
             except StoreLostError as error:
-                connection.close(str(error))  # a watch that may be there or not: all are registered again
+                connection.close(str(error))  # it is unknown whether the watch is registered: register all of them anew
                 return
-            await pause(wait)
-            wait = min(LONGEST_WAIT, 2 * wait)
+            await self._pause(wait)
+            wait = min(LAST_WATCH_PAUSE, 2 * wait)
 
-    def _lost(self, connection: XenstoreConnection) -> None:
-        """Of Connection: from now on nothing can be sent."""
+    def _on_lost(self, connection: XenstoreConnection) -> None:
+        """Called by the connection when it is lost."""
         self._error = connection.error
         self._connection = None
         self._connected.clear()
         self._wake.set()
 
-    def _event(self, path: str, token: bytes) -> None:
-        """Of Connection: a path under a watch has changed."""
+    def _on_event(self, path: str, token: bytes) -> None:
+        """Called by the connection for a watch event."""
         watch = self._watches.get(token)
-        if watch is not None:  # else it is closed, and this event was under way
-            watch.tell(path)
+        if watch is not None:  # else the watch was closed while the event was under way
+            watch.notify(path)
 
     def _unwatch(self, watch: Watch) -> None:
-        """Of Watch: it is closed."""
+        """Called by a watch that is closed."""
         del self._watches[watch.token]
         if self._unregistered.pop(watch.token, None) is None and self._connection is not None:
-            self._connection.forget(Operation.UNWATCH, _watch_argument(watch))
+            self._connection.send_and_forget(Operation.UNWATCH, _watch_argument(watch))
 
 
-def _moment(attempt: int) -> float:
-    """A short pause, the longer the more attempts have failed."""
-    return random.uniform(0, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2**attempt))  # noqa: S311
+def _random_pause(attempt: int) -> float:
+    """Seconds before the next attempt: random, within a bound that doubles with each attempt."""
+    return random.uniform(0, min(LAST_PAUSE, FIRST_PAUSE * 2**attempt))  # noqa: S311
 
 
 def _watch_argument(watch: Watch) -> bytes:

@@ -1,6 +1,8 @@
-"""One connection to a xenstore: requests out, answers matched to them in any order; knows no tree and no reconnect.
+"""One connection to a xenstore: sends requests and matches responses to them by request id.
 
-Everything that waits here ends: with its answer, at its deadline, or at once when the connection does.
+Every waiting request ends: with its response, at its deadline, or at once when the connection is lost. All deadlines
+have the same length, so one timer that waits for the oldest request serves all of them. A response that comes after its
+deadline is dropped; a transaction that such a response has opened is closed again.
 """
 
 from __future__ import annotations
@@ -26,40 +28,43 @@ from adapters.xenstore.client.wire import (
 )
 
 IDS = 2**32  # a request id is 32 bits wide; 0 is that of a watch event
-ASLEEP = 1.0  # seconds by which a timer is late when this process did not run
-MAX_LATE = 1000  # answers that are still to come and that nobody waits for; a connection with more is given up
+ASLEEP = 1.0  # seconds; a timer that is later than this shows that this process was stopped
+MAX_LATE = 1000  # responses that are still expected after their deadline; with more the connection is closed
 
 
 class StoreLostError(Exception):
-    """The store is away; the text says why."""
+    """There is no connection to the store; the text says why.
+
+    `sent`: the request was sent, so that it is unknown whether the store executed it.
+    """
 
     def __init__(self, reason: str, *, sent: bool) -> None:
         super().__init__(reason)
-        self.sent = sent  # the request is on its way: whether the store executed it is unknown
+        self.sent = sent
 
 
 class StoreTimeoutError(StoreLostError):
-    """The store did not answer this request before its deadline; it may still execute it."""
+    """The store did not respond to this request before its deadline; it may still execute it."""
 
 
 def _ignore(*_: object) -> None:
-    """What is told to nobody."""
+    """The default of both callbacks."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A request without its answer."""
+    """A request whose response has not come."""
 
-    answer: asyncio.Future[bytes]
+    response: asyncio.Future[bytes]
     operation: Operation
     transaction: int
     path: str
     sent: float  # the loop's clock
-    heard: int  # how often the store had been heard then
+    received: int  # value of `_received_count` when it was sent
 
 
 class XenstoreConnection(asyncio.Protocol):
-    """Open until it is `lost`; `error` says why it is."""
+    """Open until `lost` is true; `error` then says why."""
 
     def __init__(
         self,
@@ -78,20 +83,20 @@ class XenstoreConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._waiting: dict[int, _Waiting] = {}  # by request id, oldest first
-        self._late: dict[int, Operation] = {}  # answers to these are for nobody
+        self._late: dict[int, Operation] = {}  # requests whose response is dropped when it comes
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0  # when the timer should fire
-        self._heard = 0  # times that something came
+        self._received_count = 0  # times that data came
         self._closed = asyncio.Event()
         self.lost = False
         self.error = ""
 
     async def open(self, path: str) -> None:
-        """Connect, once; raises LostError."""
+        """Connect; may be called once. Raises StoreLostError."""
         plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             plug.setblocking(False)  # noqa: FBT003 - positional only
-            plug.connect(path)  # a Unix socket connects at once or not: with a full backlog it is EAGAIN
+            plug.connect(path)  # a Unix socket connects at once or fails: with a full backlog it is EAGAIN
             await self._loop.create_unix_connection(lambda: self, sock=plug)
         except (OSError, ValueError) as error:
             plug.close()
@@ -103,29 +108,30 @@ class XenstoreConnection(asyncio.Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Requests whose answer somebody waits for."""
+        """How many requests wait for their response."""
         return len(self._waiting)
 
-    async def ask(self, operation: Operation, payload: bytes, *, path: str = "", transaction: int = 0) -> bytes:
-        """The payload of the answer; raises StoreError, LostError, LateError."""
+    async def request(self, operation: Operation, payload: bytes, *, path: str = "", transaction: int = 0) -> bytes:
+        """The payload of the response. Raises StoreError, StoreLostError, StoreTimeoutError."""
         return await self.send(operation, payload, path=path, transaction=transaction)
 
     def send(
         self, operation: Operation, payload: bytes, *, path: str = "", transaction: int = 0
     ) -> asyncio.Future[bytes]:
-        """The same, on its way when this returns: what is sent first is executed first."""
+        """The same as a future. The store executes requests in the order of these calls."""
         if self.lost:
             raise StoreLostError(self.error, sent=False)
         number = self._next_id()
         self._put(request(operation, payload, number, transaction, path=path))
-        waiting = _Waiting(self._loop.create_future(), operation, transaction, path, self._loop.time(), self._heard)
+        now = self._loop.time()
+        waiting = _Waiting(self._loop.create_future(), operation, transaction, path, now, self._received_count)
         self._waiting[number] = waiting
         if self._timer is None:
             self._arm(waiting.sent + self._deadline)
-        return waiting.answer
+        return waiting.response
 
-    def forget(self, operation: Operation, payload: bytes, *, transaction: int = 0) -> None:
-        """Send what nobody waits for; nothing happens when the connection is lost."""
+    def send_and_forget(self, operation: Operation, payload: bytes, *, transaction: int = 0) -> None:
+        """Send without waiting for the response. Does nothing when the connection is lost."""
         if not self.lost:
             number = self._next_id()
             self._put(request(operation, payload, number, transaction))
@@ -138,7 +144,7 @@ class XenstoreConnection(asyncio.Protocol):
                 return self._id
 
     def _put(self, packet: bytes) -> None:
-        """Written once for each turn of the loop, however many requests it makes."""
+        """Queue a packet; all packets of one turn of the loop are written together."""
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(packet)
@@ -154,7 +160,7 @@ class XenstoreConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Of asyncio.Protocol."""
-        self._heard += 1
+        self._received_count += 1
         try:
             for packet in self._reader.feed(data):
                 self._received(packet)
@@ -163,12 +169,12 @@ class XenstoreConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Of asyncio.Protocol."""
-        amid = " in the middle of a packet" if self._reader.amid else ""
-        self.close(f"the connection to the store broke{amid}: {exc}" if exc else f"the store hung up{amid}")
+        where = " in the middle of a packet" if self._reader.is_inside_packet else ""
+        self.close(f"the connection to the store broke{where}: {exc}" if exc else f"the store hung up{where}")
         self._closed.set()
 
     def close(self, reason: str = "the connection was closed") -> None:
-        """Close now; who waits is told."""
+        """Close now; every waiting request fails with StoreLostError."""
         if self.lost:
             return
         self.error = reason
@@ -200,15 +206,15 @@ class XenstoreConnection(asyncio.Protocol):
     def _answered(self, packet: Received) -> None:
         waiting = self._waiting.get(packet.request)
         if waiting is None:
-            raise ProtocolError(f"an answer to request {packet.request}, which nobody made")
+            raise ProtocolError(f"a response to request {packet.request}, which was not sent")
         if packet.operation == Operation.ERROR:
             del self._waiting[packet.request]
             _fail(waiting, StoreError(text(packet.payload.rstrip(NUL)), waiting.path))
             return
         _check(packet, waiting)
         del self._waiting[packet.request]
-        if not waiting.answer.done():
-            waiting.answer.set_result(packet.payload)
+        if not waiting.response.done():
+            waiting.response.set_result(packet.payload)
         elif waiting.operation == Operation.TRANSACTION_START:
             self._end(packet.payload)
 
@@ -217,20 +223,20 @@ class XenstoreConnection(asyncio.Protocol):
             self._end(packet.payload)
 
     def _end(self, transaction: bytes) -> None:
-        """Nobody wants this transaction any more."""
+        """Drop a transaction whose caller has gone."""
         number = transaction.rstrip(NUL)
         if number.isdigit():
-            self.forget(Operation.TRANSACTION_END, b"F" + NUL, transaction=int(number))
+            self.send_and_forget(Operation.TRANSACTION_END, b"F" + NUL, transaction=int(number))
 
     def _arm(self, when: float) -> None:
         self._due = when
-        self._timer = self._loop.call_at(when, self._look)
+        self._timer = self._loop.call_at(when, self._check_deadlines)
 
-    def _look(self) -> None:
-        """Who has waited too long? All deadlines are of one length, so the oldest request is the next."""
+    def _check_deadlines(self) -> None:
+        """Fail the requests whose deadline has passed; close the connection when the store sent nothing meanwhile."""
         self._timer = None
         now = self._loop.time()
-        if now - self._due > ASLEEP:  # answers may have come meanwhile, and nobody has read them yet
+        if now - self._due > ASLEEP:  # responses may have come meanwhile that were not read yet
             self._arm(now + ASLEEP)
             return
         while self._waiting:
@@ -238,7 +244,7 @@ class XenstoreConnection(asyncio.Protocol):
             if oldest.sent + self._deadline > now:
                 self._arm(oldest.sent + self._deadline)
                 return
-            if self._heard == oldest.heard or len(self._late) >= MAX_LATE:
+            if self._received_count == oldest.received or len(self._late) >= MAX_LATE:
                 self.close(f"the store has not answered for {self._deadline:g} s")
                 return
             self._late[number] = oldest.operation
@@ -250,13 +256,13 @@ class XenstoreConnection(asyncio.Protocol):
 def _check(packet: Received, waiting: _Waiting) -> None:
     if packet.operation != waiting.operation or packet.transaction != waiting.transaction:
         raise ProtocolError(
-            f"an answer to {Operation(packet.operation).name} in transaction {packet.transaction}, where "
-            f"{waiting.operation.name} in transaction {waiting.transaction} was asked"
+            f"a response to {Operation(packet.operation).name} in transaction {packet.transaction}; expected "
+            f"{waiting.operation.name} in transaction {waiting.transaction}"
         )
     if packet.operation in ACKNOWLEDGED and packet.payload != OK:
-        raise ProtocolError(f"{packet.payload[:80]!r} where {waiting.operation.name} is to be acknowledged")
+        raise ProtocolError(f"{packet.payload[:80]!r} as the response to {waiting.operation.name}; expected {OK!r}")
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_exception(error)
+    if not waiting.response.done():
+        waiting.response.set_exception(error)

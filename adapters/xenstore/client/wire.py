@@ -1,7 +1,9 @@
-"""xenstore's packets: bytes to packets and back, paths and permissions checked; pure, knows no socket.
+"""xenstore's wire protocol without a socket: packets to bytes and back, checked paths, permissions.
 
-Operation numbers, layout of the header and the base of all errors are pyxs's. Its `Packet` and its checks are not used:
-they refuse answers over 4096 bytes and the empty value, and take any error name they do not know for errno 0.
+The protocol is that of xen/include/public/io/xs_wire.h and docs/misc/xenstore.txt. A packet is a header of four 32-bit
+integers in the byte order of the host (operation, request id, transaction id, length of the payload) and the payload.
+The errors derive from those of pyxs. Its packets are not used: they are private, refuse responses over 4096 bytes and
+empty values, and read an unknown error name as errno 0.
 """
 
 from __future__ import annotations
@@ -14,41 +16,38 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from pyxs import PyXSError
-from pyxs._internal import NUL as _NUL
-from pyxs._internal import Op, Packet
+from pyxs import PyXSError, UnexpectedPacket
 
-NUL: Final[bytes] = _NUL
+NUL: Final = b"\0"
 OK = b"OK" + NUL
-MAX_PAYLOAD = 4096  # bytes of a request; xenstored ends the connection of who sends more (xs_wire.h)
-MAX_ANSWER = 16 * 1024**2  # bytes; oxenstored answers DIRECTORY in one piece, and this is 400,000 children
+MAX_PAYLOAD = 4096  # bytes of a request; xenstored closes the connection after a larger one (xs_wire.h)
+MAX_RESPONSE = 16 * 1024**2  # bytes; oxenstored sends a whole directory in one packet, and this is 400,000 names
 MAX_PATH = 3072  # bytes of an absolute path (xs_wire.h, XENSTORE_ABS_PATH_MAX)
 
-_HEADER: struct.Struct = Packet._struct  # noqa: SLF001 - operation, request id, transaction id, length of payload
-HEADER_SIZE = _HEADER.size
-# xenstore.txt: these characters and no other, no trailing and no double slash. `@`: what is watched but is no node.
+HEADER = struct.Struct("IIII")  # operation, request id, transaction id, length of the payload
+# xenstore.txt: only these characters, no trailing and no double slash. `@`: special watches, which are not nodes.
 _PATH = re.compile(r"/|(?:/[\w@-]+)+|@[\w@/-]+", re.ASCII)
 _CODES = {name: code for code, name in errno.errorcode.items()}
 _GRANTS = frozenset("nrwb")  # none, read, write, both
 
 
 class Operation(IntEnum):
-    """What a packet is about."""
+    """The type of a packet (xs_wire.h, `enum xsd_sockmsg_type`), as far as this client uses it."""
 
-    DIRECTORY = Op.DIRECTORY
-    READ = Op.READ
-    GET_PERMS = Op.GET_PERMS
-    WATCH = Op.WATCH
-    UNWATCH = Op.UNWATCH
-    TRANSACTION_START = Op.TRANSACTION_START
-    TRANSACTION_END = Op.TRANSACTION_END
-    WRITE = Op.WRITE
-    MKDIR = Op.MKDIR
-    RM = Op.RM
-    SET_PERMS = Op.SET_PERMS
-    WATCH_EVENT = Op.WATCH_EVENT
-    ERROR = Op.ERROR
-    DIRECTORY_PART = 22  # newer than pyxs, and not in every store
+    DIRECTORY = 1
+    READ = 2
+    GET_PERMS = 3
+    WATCH = 4
+    UNWATCH = 5
+    TRANSACTION_START = 6
+    TRANSACTION_END = 7
+    WRITE = 11
+    MKDIR = 12
+    RM = 13
+    SET_PERMS = 14
+    WATCH_EVENT = 15
+    ERROR = 16
+    DIRECTORY_PART = 22  # not in every store
 
 
 ACKNOWLEDGED = frozenset(
@@ -65,7 +64,7 @@ ACKNOWLEDGED = frozenset(
 
 
 class StoreError(PyXSError):  # type: ignore[misc] # theirs has no types
-    """What the store refused: `name` is its word for it (ENOENT, EACCES, EQUOTA...), `path` where."""
+    """The store refused a request on `path`. `name` is the error that it sent: ENOENT, EACCES, EQUOTA, ..."""
 
     def __init__(self, name: str, path: str, reason: str = "") -> None:
         self.name = name
@@ -76,21 +75,21 @@ class StoreError(PyXSError):  # type: ignore[misc] # theirs has no types
         return str(self.args[1])
 
 
-# What will be refused again, however often it is asked; all else (ENOMEM, EIO, EAGAIN, EBUSY, ENOSPC, EQUOTA) passes.
-LASTING = frozenset({"EINVAL", "E2BIG", "EACCES"})
+# Errors that a retry does not change. All others (ENOMEM, EIO, EAGAIN, EBUSY, ENOSPC, EQUOTA) are transient.
+PERMANENT = frozenset({"EINVAL", "E2BIG", "EACCES"})
 
 
-def lasts(error: StoreError) -> bool:
-    """Whether it is useless to try again."""
-    return error.name in LASTING
+def is_permanent(error: StoreError) -> bool:
+    """Whether a retry of the same request will fail in the same way."""
+    return error.name in PERMANENT
 
 
-class ProtocolError(Exception):
-    """What the store sent makes no sense; the text says what."""
+class ProtocolError(UnexpectedPacket):  # type: ignore[misc] # theirs has no types
+    """The store sent a packet that violates the protocol; the text says what was found."""
 
 
 class Received(NamedTuple):
-    """One packet from the store. A watch event has the ids 0."""
+    """One packet from the store. Both ids of a watch event are 0."""
 
     operation: int
     request: int
@@ -100,9 +99,9 @@ class Received(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Who may do what with a node: its owner everything, `domains` what their letter says, all others `others`.
+    """Permissions of a node. Its owner may do everything, a listed domain its letter, every other domain `others`.
 
-    Letters: n (nothing), r (read), w (write), b (both).
+    The letters: n (no access), r (read), w (write), b (read and write).
     """
 
     owner: int = 0  # domid
@@ -110,31 +109,31 @@ class Permissions:
     domains: tuple[tuple[int, str], ...] = ()  # domid, letter
 
     def encode(self) -> bytes:
-        """As SET_PERMS wants it; ValueError for what is no permission."""
+        """The payload of SET_PERMS. Raises ValueError for an unknown letter or a negative domid."""
         return b"".join(_grant(letter, domid) for domid, letter in ((self.owner, self.others), *self.domains))
 
     @classmethod
     def decode(cls, payload: bytes, path: str = "") -> Permissions:
-        """As GET_PERMS gives it; raises StoreError EBADMSG."""
+        """Read the payload of GET_PERMS. Raises StoreError EBADMSG."""
         texts = [text.decode("ascii", "replace") for text in payload.split(NUL) if text]
         if not texts or any(text[0] not in _GRANTS or not text[1:].isdecimal() for text in texts):
-            raise StoreError("EBADMSG", path, f"permissions that make no sense: {payload[:80]!r}")
+            raise StoreError("EBADMSG", path, f"expected permissions such as n0 r5, got {payload[:80]!r}")
         first, *rest = [(int(text[1:]), text[0]) for text in texts]
         return cls(*first, tuple(rest))
 
 
 def _grant(letter: str, domid: int) -> bytes:
     if letter not in _GRANTS or domid < 0:
-        raise ValueError(f"no permission: {letter}{domid}")
+        raise ValueError(f"expected a permission such as r5 (one of n, r, w, b and a domid), got {letter}{domid}")
     return b"%s%d\0" % (letter.encode(), domid)
 
 
 def path_argument(path: str) -> bytes:
-    """A path as packets have it; raises StoreError, since a NUL within would be read as the end of the path."""
+    """A path as packets carry it. Raises StoreError EINVAL: the store would read a NUL inside it as its end."""
     if len(path) > MAX_PATH:
-        raise StoreError("EINVAL", _shown(path), f"{len(path)} characters, xenstore takes at most {MAX_PATH}")
+        raise StoreError("EINVAL", _shown(path), f"expected a path of at most {MAX_PATH} characters, got {len(path)}")
     if not _PATH.fullmatch(path):
-        raise StoreError("EINVAL", _shown(path), "no xenstore path")
+        raise StoreError("EINVAL", _shown(path), "expected an absolute xenstore path (A-Z a-z 0-9 - _ @ and /)")
     return path.encode() + NUL
 
 
@@ -143,72 +142,72 @@ def _shown(path: str) -> str:
 
 
 def request(operation: int, payload: bytes, request_id: int, transaction: int = 0, *, path: str = "") -> bytes:
-    """A packet to the store; `path` only names the place when it is too large."""
+    """A packet to the store. Raises StoreError E2BIG, which names `path`, when the payload is too large."""
     size = len(payload)
     if size > MAX_PAYLOAD:
-        raise StoreError("E2BIG", path, f"the request is {size} bytes long, xenstore takes at most {MAX_PAYLOAD}")
-    return _HEADER.pack(operation, request_id, transaction, size) + payload
+        raise StoreError("E2BIG", path, f"expected a request of at most {MAX_PAYLOAD} bytes, got {size}")
+    return HEADER.pack(operation, request_id, transaction, size) + payload
 
 
 def text(data: bytes) -> str:
-    """A path, a name or a number; what is not ASCII is shown, and is no path."""
+    """A path, a name or a number. Bytes that are not ASCII become escapes, which no path contains."""
     return data.decode("ascii", "backslashreplace")
 
 
 def children(payload: bytes) -> list[str]:
-    """The names in an answer to DIRECTORY."""
+    """The names in a response to DIRECTORY."""
     return [text(name) for name in payload.split(NUL)[:-1]]
 
 
 def part(payload: bytes, path: str = "") -> tuple[bytes, bytes, bool]:
-    """Of an answer to DIRECTORY_PART: generation, names, whether these are the last; raises StoreError EBADMSG."""
+    """Split a response to DIRECTORY_PART: generation, names, whether these are the last. Raises StoreError EBADMSG."""
     generation, separator, names = payload.partition(NUL)
     if not separator or not names.endswith(NUL):
-        raise StoreError("EBADMSG", path, f"a part of a directory that makes no sense: {payload[:80]!r}")
+        raise StoreError("EBADMSG", path, f"expected a generation and names, got {payload[:80]!r}")
     last = names == NUL or names.endswith(NUL + NUL)
     return generation, names[:-1] if last else names, last
 
 
 def transaction_id(payload: bytes) -> int:
-    """The number in an answer to TRANSACTION_START; raises StoreError EBADMSG."""
+    """The number in a response to TRANSACTION_START. Raises StoreError EBADMSG."""
     number = payload.rstrip(NUL)
     if not number.isdigit():
-        raise StoreError("EBADMSG", "transaction", f"a number that makes no sense: {payload[:80]!r}")
+        raise StoreError("EBADMSG", "transaction", f"expected the number of a transaction, got {payload[:80]!r}")
     return int(number)
 
 
 def event(payload: bytes) -> tuple[str, bytes]:
-    """Path and token of a watch event; raises JunkError."""
+    """Path and token of a watch event. Raises ProtocolError."""
     parts = payload.split(NUL)
     if len(parts) != 3 or parts[2]:  # path, token, the end
-        raise ProtocolError(f"a watch event that makes no sense: {payload[:80]!r}")
+        raise ProtocolError(f"a watch event without path and token: {payload[:80]!r}")
     return text(parts[0]), parts[1]
 
 
 class Reader:
-    """Cuts what arrives into packets, in whatever pieces it arrives."""
+    """Cuts a stream of bytes into packets. The stream may arrive in pieces of any size."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     @property
-    def amid(self) -> bool:
-        """Whether it holds a part of a packet."""
+    def is_inside_packet(self) -> bool:
+        """Whether the bytes so far end in the middle of a packet."""
         return bool(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[Received]:
-        """The packets that are whole now; raises JunkError where no packet can begin."""
+        """The packets that are complete now. Raises ProtocolError for an unknown operation or a too large payload."""
         buffer = self._buffer
         buffer += data
         at = 0
         try:
-            while len(buffer) - at >= HEADER_SIZE:
-                operation, request_id, transaction, size = _HEADER.unpack_from(buffer, at)
+            while len(buffer) - at >= HEADER.size:
+                operation, request_id, transaction, size = HEADER.unpack_from(buffer, at)
                 _check(operation, size)
-                end = at + HEADER_SIZE + size
+                end = at + HEADER.size + size
                 if len(buffer) < end:
                     break
-                payload = bytes(memoryview(buffer)[at + HEADER_SIZE : end])
+                payload = bytes(memoryview(buffer)[at + HEADER.size : end])
                 at = end
                 yield Received(operation, request_id, transaction, payload)
         finally:
@@ -220,6 +219,6 @@ _OPERATIONS = frozenset(Operation)
 
 def _check(operation: int, size: int) -> None:
     if operation not in _OPERATIONS:
-        raise ProtocolError(f"a packet of type {operation}, which does not exist")
-    if size > MAX_ANSWER:
-        raise ProtocolError(f"a packet of {size} bytes, over the {MAX_ANSWER} that are read")
+        raise ProtocolError(f"a packet of the unknown type {operation}")
+    if size > MAX_RESPONSE:
+        raise ProtocolError(f"a packet of {size} bytes; expected at most {MAX_RESPONSE}")

@@ -1,4 +1,11 @@
-"""What one store shows and where it rings: its mirror and its triggers, each with a task; knows no D-Bus."""
+"""Publishes nodes in one store and runs its watch triggers.
+
+`NodeWriter` keeps nodes as they were last shown. The nodes of one set are written in one transaction, and only those
+that differ. They are compared again after each new connection, since the store may have forgotten them. A node with a
+trigger is left alone until the trigger has processed its content.
+
+`XenstorePublisher` owns the writer and the triggers, each with a task of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,80 +16,74 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import NamedTuple
 
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
-from adapters.xenstore.client.wire import lasts
+from adapters.xenstore.client.wire import is_permanent
 from adapters.xenstore.publish import watch_trigger
 from adapters.xenstore.publish.watch_trigger import FireTrigger, XenstoreTrigger
 from gateway.core import interfaces
 from gateway.core.routing.publication import Grants, NodeSet, WatchTrigger, digest
 
-# Keeps nodes of a store as they were last shown; knows no D-Bus.
-#
-# What belongs together is written in one transaction, only what differs, and again when the store comes back. A node
-# with a trigger is left alone as long as its content was not rung.
-
-
-WATCHED = "/tool/xcp-gateway/mirror"  # nobody writes it: its watch tells of a new connection, and of nothing else
+CONNECTION_WATCH = "/tool/xcp-gateway/connections"  # a node that does not exist: its watch reports only new connections
 MAX_NODE_SETS = 50_000
-FIRST_PAUSE, LAST_PAUSE = 0.05, 5.0  # seconds before what the store has refused is written again
-MAX_AWAITED = 1000  # domains that are not there yet, each with a watch
+FIRST_PAUSE, LAST_PAUSE = 0.05, 5.0  # seconds before refused nodes are written again
+MAX_AWAITED = 1000  # domains that do not exist yet, each with a watch
 
 
 class _Awaited(NamedTuple):
-    """Pictures that wait for a domain, and what will tell that it has come."""
+    """Node sets that wait for a domain, and the watch that reports the domain."""
 
     keys: set[str]
     watch: Watch
 
 
 class NodeWriter:
-    """The pictures of one store, by keys of whoever shows them. `run` writes."""
+    """The node sets of one store, by the publisher's keys. `run` writes them."""
 
-    def __init__(self, store: XenstoreClient, has_bell: Callable[[str], bool]) -> None:
+    def __init__(self, store: XenstoreClient, has_trigger: Callable[[str], bool]) -> None:
         self._store = store
-        self._has_bell = has_bell
-        self._pictures: OrderedDict[str, NodeSet] = OrderedDict()
+        self._has_trigger = has_trigger
+        self._node_sets: OrderedDict[str, NodeSet] = OrderedDict()
         self._keys: dict[str, str] = {}  # path of a leaf -> key
         self._due: dict[str, None] = {}
-        self._pauses: dict[str, float] = {}  # of pictures that the store refused
-        self._there: set[str] = set()  # domains that were found there over this connection
-        self._awaited: dict[str, _Awaited] = {}  # domains that are not there yet
+        self._pauses: dict[str, float] = {}  # seconds, of node sets that the store refused
+        self._there: set[str] = set()  # domains that existed over this connection
+        self._awaited: dict[str, _Awaited] = {}  # by domain that does not exist yet
         self._more = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self.written = 0  # nodes
 
-    def show(self, key: str, picture: NodeSet) -> None:
-        """These nodes from now on; those of the key's picture before stay as they are."""
+    def show(self, key: str, node_set: NodeSet) -> None:
+        """Write these nodes, and keep them so. Nodes of the key's previous set that are not in this one stay."""
         self.forget(key)
-        self._pictures[key] = picture
-        self._keys.update(dict.fromkeys(picture.leaves, key))
-        if len(self._pictures) > MAX_NODE_SETS:
-            self.forget(next(iter(self._pictures)))
-        self.again(key)
+        self._node_sets[key] = node_set
+        self._keys.update(dict.fromkeys(node_set.leaves, key))
+        if len(self._node_sets) > MAX_NODE_SETS:
+            self.forget(next(iter(self._node_sets)))
+        self.check(key)
 
     def forget(self, key: str) -> None:
-        """Write them no more; the nodes stay as they are."""
-        picture = self._pictures.pop(key, None)
+        """Stop writing the nodes of a key; the nodes stay as they are."""
+        node_set = self._node_sets.pop(key, None)
         self._due.pop(key, None)
         self._pauses.pop(key, None)
-        if picture is None:
+        if node_set is None:
             return
-        for path in picture.leaves:
+        for path in node_set.leaves:
             if self._keys.get(path) == key:
                 del self._keys[path]
-        self._await_no_more(key, picture.domain)
+        self._stop_waiting(key, node_set.domain)
 
-    def again(self, key: str) -> None:
-        """Look whether the nodes are as they should be."""
-        if key in self._pictures:
+    def check(self, key: str) -> None:
+        """Compare the nodes of a key with the store, and write those that differ."""
+        if key in self._node_sets:
             self._due[key] = None
             self._more.set()
 
     def key_of(self, path: str) -> str | None:
-        """Whose picture has this node."""
+        """The key whose node set has this node."""
         return self._keys.get(path)
 
     async def run(self) -> None:
-        """Write, until cancelled."""
+        """Write until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             tasks.create_task(self._follow_connections())
@@ -92,10 +93,10 @@ class NodeWriter:
                 await self._write_next()
 
     async def _follow_connections(self) -> None:
-        """A new connection may lead to a store that has forgotten everything."""
-        async for _ in self._store.watch(WATCHED):
+        """After a new connection compare everything: the store may have forgotten all nodes."""
+        async for _ in self._store.watch(CONNECTION_WATCH):
             self._there.clear()
-            self._due = dict.fromkeys(self._pictures)
+            self._due = dict.fromkeys(self._node_sets)
             self._more.set()
 
     async def _write_next(self) -> None:
@@ -104,51 +105,51 @@ class NodeWriter:
             self._more.clear()
             return
         del self._due[key]
-        picture = self._pictures[key]
+        node_set = self._node_sets[key]
         try:
-            is_there = await self._store.transaction(lambda transaction: self._write(transaction, key, picture))
+            is_there = await self._store.transaction(lambda transaction: self._write(transaction, key, node_set))
         except StoreLostError:
-            self._due[key] = None  # and everything else, with the next connection
+            self._due[key] = None  # the next connection schedules everything anyway
         except StoreError as error:
-            log.warning("not published: %s", error)
-            if not lasts(error):
-                self._try_later(key)
+            log.warning("nodes cannot be published: %s", error)
+            if not is_permanent(error):
+                self._retry_later(key)
         else:
             self._pauses.pop(key, None)
-            if self._pictures.get(key) is picture:
-                self._note(key, picture.domain, is_there=is_there)
+            if self._node_sets.get(key) is node_set:
+                self._on_written(key, node_set.domain, is_there=is_there)
 
-    def _try_later(self, key: str) -> None:
-        """After a while, with whatever is to be shown then."""
+    def _retry_later(self, key: str) -> None:
+        """Check again after a growing pause."""
         pause = self._pauses.get(key, FIRST_PAUSE)
         self._pauses[key] = min(2 * pause, LAST_PAUSE)
-        asyncio.get_running_loop().call_later(pause, self.again, key)
+        asyncio.get_running_loop().call_later(pause, self.check, key)
 
-    def _note(self, key: str, domain: str, *, is_there: bool) -> None:
-        """A domain that is not there yet is waited for; one that was there is gone for good."""
+    def _on_written(self, key: str, domain: str, *, is_there: bool) -> None:
+        """Wait for a domain that does not exist yet; forget the nodes of one that has gone."""
         if not domain:
             return
         if is_there:
             self._there.add(domain)
-            self._await_no_more(key, domain)
+            self._stop_waiting(key, domain)
         elif domain in self._there:
             self.forget(key)
         elif domain in self._awaited:
             self._awaited[domain].keys.add(key)
         elif len(self._awaited) < MAX_AWAITED and self._tasks is not None:
             self._awaited[domain] = _Awaited({key}, self._store.watch(domain))
-            self._tasks.create_task(self._await(self._awaited[domain]))
+            self._tasks.create_task(self._watch_domain(self._awaited[domain]))
 
-    async def _await(self, awaited: _Awaited) -> None:
-        """Look again whenever the domain's node may have come."""
+    async def _watch_domain(self, awaited: _Awaited) -> None:
+        """Check the waiting node sets whenever the domain's node may have been created."""
         try:
             async for _ in awaited.watch:
                 for key in awaited.keys:
-                    self.again(key)
+                    self.check(key)
         except StoreError as error:
-            log.warning("cannot wait for a domain: %s", error)
+            log.warning("a domain that does not exist yet cannot be watched: %s", error)
 
-    def _await_no_more(self, key: str, domain: str) -> None:
+    def _stop_waiting(self, key: str, domain: str) -> None:
         awaited = self._awaited.get(domain)
         if awaited is None:
             return
@@ -157,19 +158,19 @@ class NodeWriter:
             del self._awaited[domain]
             awaited.watch.close()
 
-    async def _write(self, nodes: Transaction, key: str, picture: NodeSet) -> bool:
-        """Whether the picture's domain is there; if not, nothing was written. Nor is what is out of date meanwhile."""
-        if self._pictures.get(key) is not picture:
+    async def _write(self, nodes: Transaction, key: str, node_set: NodeSet) -> bool:
+        """Write a node set unless it was replaced meanwhile. False, and nothing is written, without its domain."""
+        if self._node_sets.get(key) is not node_set:
             return True
-        if picture.domain and await nodes.read(picture.domain) is None:
+        if node_set.domain and await nodes.read(node_set.domain) is None:
             return False
-        for path, value in sorted(picture.leaves.items()):  # what stands above first: it may be made anew
-            await self._write_leaf(nodes, path, value, picture.grants)
+        for path, value in sorted(node_set.leaves.items()):  # ancestors first: writing one may remove its descendants
+            await self._write_leaf(nodes, path, value, node_set.grants)
         return True
 
     async def _write_leaf(self, nodes: Transaction, path: str, value: bytes | None, grants: Grants) -> None:
         now = await nodes.read(path)
-        if self._has_bell(path) and not await _may_write(nodes, path, now, value):
+        if self._has_trigger(path) and not await _may_write(nodes, path, now, value):
             return
         if value is None:
             if now is not None:
@@ -177,7 +178,7 @@ class NodeWriter:
                 self.written += 1
             return
         anew = bool(grants) and await nodes.permissions(path) != _permissions(grants)
-        if now is not None and anew:  # somebody else's, perhaps, and whatever stands below it
+        if now is not None and anew:  # it may belong to another domain, as may the nodes below it
             await nodes.remove(path)
         if now != value or anew:
             await nodes.write(path, value)
@@ -187,9 +188,9 @@ class NodeWriter:
 
 
 async def _may_write(nodes: Transaction, path: str, now: bytes | None, value: bytes | None) -> bool:
-    """Whether the node's content was rung, so that ours may stand there, which is settled with that."""
+    """Whether the node's trigger has processed its content; then record our content as processed too."""
     known = await watch_trigger.read_processed(nodes, path)
-    if now is not None and (known.ringing or known.digest != digest(now)):
+    if now is not None and (known.in_progress or known.digest != digest(now)):
         return False
     wanted = "" if value is None else digest(value)
     if known.digest != wanted:
@@ -206,77 +207,82 @@ log = logging.getLogger(__name__)
 
 
 class XenstorePublisher(interfaces.NodePublisher):
-    """Between `start` and `stop`. `ring` makes a call, `on_rung` is told which picture to look at after one."""
+    """Publishes nodes and runs triggers between `start` and `stop`.
 
-    def __init__(self, store: XenstoreClient, ring: FireTrigger, on_rung: Callable[[str], object]) -> None:
+    `fire` makes a call; `on_fired` is called with the key of the node set whose node has fired.
+    """
+
+    def __init__(self, store: XenstoreClient, fire: FireTrigger, on_fired: Callable[[str], object]) -> None:
         self._store = store
-        self._ring = ring
-        self._on_rung = on_rung
-        self._mirror = NodeWriter(store, self._has_bell)
-        self._bells: dict[str, XenstoreTrigger] = {}  # by fingerprint
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # the same, and that of the mirror under ""
-        self._leaving: dict[asyncio.Task[None], XenstoreTrigger] = {}  # taken down, and still ringing
+        self._fire = fire
+        self._on_fired = on_fired
+        self._writer = NodeWriter(store, self._has_trigger)
+        self._triggers: dict[str, XenstoreTrigger] = {}  # by fingerprint
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # by fingerprint; that of the writer under ""
+        self._leaving: dict[
+            asyncio.Task[None], XenstoreTrigger
+        ] = {}  # unregistered triggers whose calls are in progress
 
     @property
     def written(self) -> int:
         """How many nodes were written."""
-        return self._mirror.written
+        return self._writer.written
 
     def start(self) -> None:
         """Begin to write."""
-        self._begin("", self._mirror.run())
+        self._begin("", self._writer.run())
 
     async def stop(self, grace: float = 0.0) -> int:
-        """Write no more, ring no more; what is being rung has `grace` seconds. Returns how many bells were cut off."""
-        mirror = self._tasks.pop("", None)
-        if mirror is not None:
-            mirror.cancel()
-        for bell in self._bells.values():
-            bell.close()
-        self._bells.clear()
-        ringing = {*self._tasks.values(), *self._leaving}
-        late = (await asyncio.wait(ringing, timeout=grace))[1] if ringing else set()
+        """Stop writing and firing; calls in progress have `grace` seconds. Returns how many triggers were cut off."""
+        writer = self._tasks.pop("", None)
+        if writer is not None:
+            writer.cancel()
+        for watcher in self._triggers.values():
+            watcher.close()
+        self._triggers.clear()
+        running = {*self._tasks.values(), *self._leaving}
+        late = (await asyncio.wait(running, timeout=grace))[1] if running else set()
         for task in late:
             task.cancel()
-        tasks = {*late, *([mirror] if mirror is not None else [])}
+        tasks = {*late, *([writer] if writer is not None else [])}
         if tasks:
             await asyncio.wait(tasks)
         return len(late)
 
-    def show(self, key: str, picture: NodeSet) -> None:
-        """These nodes from now on, in place of those of the same key."""
-        self._mirror.show(key, picture)
+    def show(self, key: str, node_set: NodeSet) -> None:
+        """Write these nodes in place of those of the same key."""
+        self._writer.show(key, node_set)
 
     def forget(self, key: str) -> None:
-        """Show them no more; the nodes stay as they are."""
-        self._mirror.forget(key)
+        """Stop writing the nodes of a key; the nodes stay as they are."""
+        self._writer.forget(key)
 
     def register(self, trigger: WatchTrigger) -> None:
-        """Ring when one of its nodes changes."""
-        bell = XenstoreTrigger(trigger, self._store, self._ring, self._rung)
-        before = [task for task, left in self._leaving.items() if left.node == bell.node]
-        self._bells[trigger.fingerprint] = bell
-        self._begin(trigger.fingerprint, _after(before, bell.run))
+        """Call the trigger's method when one of its nodes changes."""
+        watcher = XenstoreTrigger(trigger, self._store, self._fire, self._after_fire)
+        before = [task for task, left in self._leaving.items() if left.node == watcher.node]
+        self._triggers[trigger.fingerprint] = watcher
+        self._begin(trigger.fingerprint, _after(before, watcher.run))
 
     def unregister(self, trigger: WatchTrigger) -> None:
-        """Ring no more; what is being rung is still rung, and only then another bell hangs at the same node."""
-        bell = self._bells.pop(trigger.fingerprint, None)
+        """Fire no more. Calls in progress end before a new trigger of the same node starts."""
+        watcher = self._triggers.pop(trigger.fingerprint, None)
         task = self._tasks.pop(trigger.fingerprint, None)
-        if bell is not None and task is not None:
-            bell.close()
-            self._leaving[task] = bell
+        if watcher is not None and task is not None:
+            watcher.close()
+            self._leaving[task] = watcher
             task.add_done_callback(self._leaving.pop)
 
     def _begin(self, key: str, work: Coroutine[object, object, None]) -> None:
         self._tasks[key] = asyncio.get_running_loop().create_task(_run(work))
 
-    def _has_bell(self, path: str) -> bool:
-        return any(bell.is_at(path) for bell in self._bells.values())
+    def _has_trigger(self, path: str) -> bool:
+        return any(watcher.is_at(path) for watcher in self._triggers.values())
 
-    def _rung(self, path: str) -> None:
-        key = self._mirror.key_of(path)
+    def _after_fire(self, path: str) -> None:
+        key = self._writer.key_of(path)
         if key is not None:
-            self._on_rung(key)
+            self._on_fired(key)
 
 
 async def _after(tasks: Collection[asyncio.Task[None]], work: Callable[[], Awaitable[None]]) -> None:
@@ -286,10 +292,10 @@ async def _after(tasks: Collection[asyncio.Task[None]], work: Callable[[], Await
 
 
 async def _run(work: Coroutine[object, object, None]) -> None:
-    """A bug ends this work, is told, and harms nothing else."""
+    """A bug is logged and ends only this work."""
     try:
         await work
     except* StoreError as errors:
         log.warning("the store refuses a watch: %s", errors.exceptions)
     except* Exception:
-        log.exception("a bug ended this work")
+        log.exception("a bug ended a task of the publisher")

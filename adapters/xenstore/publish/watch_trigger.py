@@ -1,7 +1,12 @@
-"""Watches the nodes of a trigger and rings when the content of one has changed: once for each content. Knows no D-Bus.
+"""Watches the nodes of one trigger and makes a call when the content of one has changed, once for each content.
 
-Whatever is found is held against what is settled (xenstore_settled.py). A ring that surely was not heard is tried
-again; one that may have been heard is not, when its method is a write.
+What was processed is recorded in the store itself: /tool/xcp-gateway/processed/PATH holds the digest of the content of
+PATH. A gateway that starts again therefore fires for what was changed meanwhile and for nothing else, and a node that
+the gateway publishes itself fires no trigger. `?NEW OLD`: a write is being called for the content NEW; after a crash
+its outcome is unknown, and it is not called again.
+
+A call that certainly was not executed is repeated. A call that may have been executed is repeated only if its method is
+no write.
 """
 
 from __future__ import annotations
@@ -13,73 +18,69 @@ from typing import NamedTuple, TypeAlias
 
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import lasts
-from adapters.xenstore.server.caller import caller_of, least
+from adapters.xenstore.client.wire import is_permanent
+from adapters.xenstore.server.caller import caller_of, least_privileged
 from gateway.core.dbus.scalars import MarshalError
-from gateway.core.routing.publication import Content, Found, RelatedNode, WatchTrigger, digest
+from gateway.core.routing.publication import Content, RelatedContent, RelatedNode, WatchTrigger, digest
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome
 from gateway.core.xenstore.paths import MAX_VALUE, Template
 
-# Which content of a trigger's node is settled: rung already, or published by us. Rings no bell itself.
-#
-# `/tool/xcp-gateway/settled/PATH` holds the digest of the content. It is in the store itself: a gateway that comes
-# back rings for what was changed meanwhile and for nothing else, and what it writes itself rings no bell. `?NEW OLD`:
-# NEW is being rung.
-
-
-ROOT = "/tool/xcp-gateway/settled"
-RINGING = "?"
+RECORDS = "/tool/xcp-gateway/processed"
+IN_PROGRESS = "?"
 
 
 class ProcessedContent(NamedTuple):
-    """What is known of a node's content."""
+    """The record of a node's content. `digest`: of the content that was processed; empty for none.
 
-    digest: str = ""  # of the content that is settled; empty when none is
-    ringing: str = ""  # of what is being rung by a method that must not be called twice
+    `in_progress`: of the content for which a write is being called.
+    """
+
+    digest: str = ""
+    in_progress: str = ""
 
 
-def record(path: str) -> str:
-    """Where it is written down."""
-    return ROOT + path
+def record_path(path: str) -> str:
+    """The path of the record of a node."""
+    return RECORDS + path
 
 
 async def read_processed(nodes: StoreOperations, path: str) -> ProcessedContent:
-    """What is settled, and what is being rung."""
-    written = (await nodes.read(record(path)) or b"").decode("ascii", "replace")
-    if not written.startswith(RINGING):
+    """Read the record of a node."""
+    written = (await nodes.read(record_path(path)) or b"").decode("ascii", "replace")
+    if not written.startswith(IN_PROGRESS):
         return ProcessedContent(written)
-    ringing, _, digest = written.removeprefix(RINGING).partition(" ")
-    return ProcessedContent(digest, ringing)
+    in_progress, _, digest = written.removeprefix(IN_PROGRESS).partition(" ")
+    return ProcessedContent(digest, in_progress)
 
 
 async def mark_processed(nodes: StoreOperations, path: str, digest: str) -> None:
-    """From now on this content is nothing new; without a digest nothing is settled."""
+    """Record that this content was processed; without a digest remove the record."""
     if digest:
-        await nodes.write(record(path), digest.encode())
+        await nodes.write(record_path(path), digest.encode())
     else:
-        await forget(nodes, path)
+        await remove_record(nodes, path)
 
 
-async def begin(nodes: StoreOperations, path: str, before: ProcessedContent, digest: str) -> None:
-    """It is being rung, and must not be twice."""
-    await nodes.write(record(path), f"{RINGING}{digest} {before.digest}".encode())
+async def mark_in_progress(nodes: StoreOperations, path: str, before: ProcessedContent, digest: str) -> None:
+    """Record that a write is being called for this content."""
+    await nodes.write(record_path(path), f"{IN_PROGRESS}{digest} {before.digest}".encode())
 
 
-async def forget(nodes: StoreOperations, path: str) -> None:
-    """The node is gone, and with it whatever was written down only for its sake."""
-    written = record(path)
-    while written != ROOT and await nodes.list(written) == []:
+async def remove_record(nodes: StoreOperations, path: str) -> None:
+    """Remove the record of a node that is gone, and the folders above it that are empty then."""
+    written = record_path(path)
+    while written != RECORDS and await nodes.list(written) == []:
         await nodes.remove(written)
         written = written.rpartition("/")[0]
 
 
-MAX_CONCURRENT = 16  # at once, of one trigger; of one node there is one
-MAX_TREE = 256  # nodes that are told with a ring; with more it is refused
-FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds before a ring that was not heard is tried again
-ALL = ""  # in place of a path: all of them are to be looked at
+MAX_CONCURRENT = 16  # calls of one trigger at the same time; of one node there is at most one
+MAX_RELATED = 256  # related nodes that are passed with a call; with more the call is not made
+FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds before a call is repeated
+ALL = ""  # in place of a path: a scan of all nodes
 
-NOTHING = ProcessedContent()
+NO_RECORD = ProcessedContent()
 NOT_EXECUTED = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
 UNKNOWN = frozenset({FaultCode.TIMEOUT, FaultCode.NO_REPLY})
 
@@ -88,8 +89,8 @@ FireTrigger: TypeAlias = Callable[[Route, Call], Awaitable[Outcome]]
 log = logging.getLogger(__name__)
 
 
-class _Fired(NamedTuple):
-    """What is to be called for which content, and what was settled before. `call`: None when it must not be made."""
+class _Planned(NamedTuple):
+    """A call for a content. `call`: None when it must not be made. `before`: the digest that was processed before."""
 
     call: Call | None
     digest: str
@@ -97,47 +98,45 @@ class _Fired(NamedTuple):
 
 
 class XenstoreTrigger:
-    """One trigger of one store. `run` watches and rings; `on_rung` is told of each path whose ring is over."""
+    """One trigger of one store. `run` watches and calls; `on_fired` is called with each path whose call has ended."""
 
     def __init__(
-        self, trigger: WatchTrigger, store: XenstoreClient, ring: FireTrigger, on_rung: Callable[[str], object]
+        self, trigger: WatchTrigger, store: XenstoreClient, fire: FireTrigger, on_fired: Callable[[str], object]
     ) -> None:
         self._trigger = trigger
         self._store = store
-        self._ring = ring
-        self._on_rung = on_rung
+        self._fire = fire
+        self._on_fired = on_fired
         self._due: dict[str, None] = {}
         self._busy: set[str] = set()
-        self._known: set[str] = set()  # nodes that were there
-        self._pauses: dict[str, float] = {}  # of nodes whose ring was not heard
+        self._known: set[str] = set()  # nodes that existed
+        self._pauses: dict[str, float] = {}  # by node, or ALL: seconds before the next repetition
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._unheard: dict[
-            str, str
-        ] = {}  # node -> digest that surely was not heard, wherever that is not written down
+        self._not_executed: dict[str, str] = {}  # node -> digest whose call certainly was not executed
         self._more = asyncio.Event()
         self._watch: Watch | None = None
         self._closed = False
 
     @property
     def node(self) -> str:
-        """Where it hangs, with names in braces."""
+        """The template of the nodes."""
         return str(self._trigger.node)
 
     def is_at(self, path: str) -> bool:
-        """Whether it hangs at this node."""
+        """Whether this trigger watches the node."""
         match = self._trigger.node.match(path)
         return match is not None and not match.rest
 
     async def run(self) -> None:
-        """Until cancelled, closed, or the store is stopped."""
+        """Run until cancelled, closed, or the store is stopped."""
         if self._closed:
             return
         self._watch = watch = self._store.watch(self._trigger.node.root)
         try:
             async with asyncio.TaskGroup() as tasks:
-                answering = tasks.create_task(self._answer(tasks))
+                answering = tasks.create_task(self._process_due(tasks))
                 async for path in watch:
-                    await self._noticed(path, everything=path == watch.path)
+                    await self._on_change(path, everything=path == watch.path)
                 answering.cancel()
         finally:
             watch.close()
@@ -145,64 +144,64 @@ class XenstoreTrigger:
                 timer.cancel()
 
     def close(self) -> None:
-        """Ring no more; `run` ends when all that is being rung is over."""
+        """Fire no more; `run` returns when the calls in progress have ended."""
         self._closed = True
         if self._watch is not None:
             self._watch.close()
 
     # Which nodes may have changed
 
-    async def _noticed(self, path: str, *, everything: bool) -> None:
+    async def _on_change(self, path: str, *, everything: bool) -> None:
         if everything:
             await self._scan_all()
         elif self.is_at(path):
-            self._look_at(path)
-        else:  # something above it is gone, or has come; what came with it is told by its own event
+            self._schedule(path)
+        else:  # an ancestor was removed or created; nodes that came with it have events of their own
             for known in [known for known in self._known if known.startswith(f"{path}/")]:
-                self._look_at(known)
+                self._schedule(known)
 
     async def _scan_all(self) -> None:
-        """Again after a while when the store refuses it: what was changed before would ring at its next change only."""
+        """Schedule every node. When the store refuses the scan, repeat it: changes from before have no later event."""
         self._timers.pop(ALL, None)
         try:
             for found in await self._scan():
-                self._look_at(found)
+                self._schedule(found)
             self._pauses.pop(ALL, None)
         except (StoreLostError, StoreError) as error:
-            log.warning("trigger %s: not scanned: %s", self._trigger.source, error)
+            log.warning("trigger %s: the nodes cannot be scanned; tried again: %s", self._trigger.source, error)
             if (
                 self._watch is not None and self._store.connected
-            ):  # else the watch tells everything again with the store
-                self._timers[ALL] = self._after_a_pause(ALL, self._watch.tell, self._watch.path)
+            ):  # otherwise the next connection reports the watched path
+                self._timers[ALL] = self._call_later(ALL, self._watch.notify, self._watch.path)
 
     async def _scan(self) -> list[str]:
-        """Every node that may be there, and every node of which something is written down."""
+        """Every node that may exist, and every node that has a record."""
         template = self._trigger.node
-        written_down = Template((*ROOT.split("/")[1:], *template.elements))
-        recorded = [path.removeprefix(ROOT) for path in await _expand(self._store, written_down)]
+        records = Template((*RECORDS.split("/")[1:], *template.elements))
+        recorded = [path.removeprefix(RECORDS) for path in await _expand(self._store, records)]
         return [*await _expand(self._store, template), *recorded]
 
-    def _look_at(self, path: str) -> None:
+    def _schedule(self, path: str) -> None:
         self._timers.pop(path, None)
         self._due[path] = None
         self._more.set()
 
-    # Ringing
+    # Calling
 
-    async def _answer(self, tasks: asyncio.TaskGroup) -> None:
-        room = asyncio.Semaphore(MAX_CONCURRENT)
+    async def _process_due(self, tasks: asyncio.TaskGroup) -> None:
+        slots = asyncio.Semaphore(MAX_CONCURRENT)
 
         async def visit(path: str) -> None:
             try:
                 await self._visit(path)
             except StoreLostError:
-                pass  # the watch tells everything again with the next connection
+                pass  # the next connection reports the watched path
             except StoreError as error:
                 log.warning("trigger %s at %s: %s", self._trigger.source, path, error)
-                if not lasts(error):
-                    self._timers[path] = self._after_a_pause(path, self._look_at, path)
+                if not is_permanent(error):
+                    self._timers[path] = self._call_later(path, self._schedule, path)
             finally:
-                room.release()
+                slots.release()
                 self._busy.discard(path)
                 self._more.set()
 
@@ -210,117 +209,123 @@ class XenstoreTrigger:
             await self._more.wait()
             self._more.clear()
             for path in [path for path in self._due if path not in self._busy]:
-                await room.acquire()
+                await slots.acquire()
                 del self._due[path]
                 self._busy.add(path)
                 tasks.create_task(visit(path))
 
     async def _visit(self, path: str) -> None:
-        if await self._is_nothing_new(path):
+        if await self._is_unchanged(path):
             self._pauses.pop(path, None)
             return
-        rung = await self._store.transaction(lambda nodes: self._prepare(nodes, path))
-        if rung is None or rung.call is None:
-            self._over(path, settled=rung is not None)
+        planned = await self._store.transaction(lambda nodes: self._prepare(nodes, path))
+        if planned is None or planned.call is None:
+            self._finish(path, is_processed=planned is not None)
             return
-        outcome = await self._ring(self._trigger.route, rung.call)
-        if isinstance(outcome, Fault) and self._was_not_heard(outcome):
-            self._unheard[path] = rung.digest
-            self._try_again(path, outcome)
-            await self._write_down(path, rung.before)
+        outcome = await self._fire(self._trigger.route, planned.call)
+        if isinstance(outcome, Fault) and self._may_repeat(outcome):
+            self._not_executed[path] = planned.digest
+            self._retry_later(path, outcome)
+            await self._record(path, planned.before)
             return
         if isinstance(outcome, Fault):
-            log.warning("trigger %s at %s: %s", self._trigger.source, path, _told(outcome))
-        await self._write_down(path, rung.digest)
-        self._over(path, settled=True)
+            log.warning("trigger %s at %s: %s", self._trigger.source, path, _loggable(outcome))
+        await self._record(path, planned.digest)
+        self._finish(path, is_processed=True)
 
-    def _over(self, path: str, *, settled: bool) -> None:
+    def _finish(self, path: str, *, is_processed: bool) -> None:
         self._pauses.pop(path, None)
-        self._unheard.pop(path, None)
-        if settled:
-            self._on_rung(path)
+        self._not_executed.pop(path, None)
+        if is_processed:
+            self._on_fired(path)
 
-    async def _is_nothing_new(self, path: str) -> bool:
-        """The usual case, seen without a transaction; what it does not see, a transaction does."""
+    async def _is_unchanged(self, path: str) -> bool:
+        """The usual case, without a transaction. A change that it misses is found in the transaction."""
         value, known = await asyncio.gather(self._store.read(path), read_processed(self._store, path))
         if value is None:
-            return known == NOTHING and path not in self._known
-        return not self._trigger.beside and known == (digest(value), "")
+            return known == NO_RECORD and path not in self._known
+        return not self._trigger.related and known == (digest(value), "")
 
-    async def _prepare(self, nodes: Transaction, path: str) -> _Fired | None:
-        """What to ring for; None when there is nothing new."""
+    async def _prepare(self, nodes: Transaction, path: str) -> _Planned | None:
+        """The call for a new content; None when the content is not new. Runs in a transaction."""
         value = await nodes.read(path)
         if value is None:
             self._known.discard(path)
-            await forget(nodes, path)
+            await remove_record(nodes, path)
             return None
         self._known.add(path)
         writers: list[Permissions] = []
-        content = Content(value, {each: await _beside(nodes, path, each, writers) for each in self._trigger.beside})
+        content = Content(
+            value, {each: await _read_related(nodes, path, each, writers) for each in self._trigger.related}
+        )
         before = await read_processed(nodes, path)
-        if content.digest == before.digest and not before.ringing:
+        if content.digest == before.digest and not before.in_progress:
             return None
         call = None
-        if content.digest == before.ringing and self._unheard.get(path) != content.digest:
-            log.warning("trigger %s at %s: it is unknown whether it was heard", self._trigger.source, path)
+        if content.digest == before.in_progress and self._not_executed.get(path) != content.digest:
+            log.warning(
+                "trigger %s at %s: it is unknown whether the call was executed; it is not repeated",
+                self._trigger.source,
+                path,
+            )
         elif content.digest != before.digest:
             call = await self._call(nodes, path, content, writers)
         if call is None:
             await mark_processed(nodes, path, content.digest)
         elif self._trigger.route.effect is Effect.WRITE:
-            await begin(nodes, path, before, content.digest)
-        return _Fired(call, content.digest, before.digest)
+            await mark_in_progress(nodes, path, before, content.digest)
+        return _Planned(call, content.digest, before.digest)
 
     async def _call(
         self, nodes: Transaction, path: str, content: Content, writers: Sequence[Permissions]
     ) -> Call | None:
-        """In the name of the least of all who may have written a part of it; None when it must not be made."""
+        """The call in the name of the least privileged writer of the content; None when it must not be made."""
         match = self._trigger.node.match(path)
         permissions = await nodes.permissions(path)
         assert match is not None
         assert permissions is not None
-        domid = least(map(caller_of, (permissions, *writers)))
-        why = "whoever may write this node may not ring"
+        domid = least_privileged(map(caller_of, (permissions, *writers)))
+        why = "the domain that can write this node may not call"
         if domid is not None and self._trigger.domains.allow(domid, match.parameters):
             try:
                 if _fits(content):
                     return self._trigger.call(content, match.parameters, domid)
-                why = "it is too much"
+                why = f"expected at most {MAX_RELATED} nodes of at most {MAX_VALUE} bytes"
             except MarshalError as error:
                 why = error.bare
-        log.warning("trigger %s at %s: not rung: %s", self._trigger.source, path, why)
+        log.warning("trigger %s at %s: not called: %s", self._trigger.source, path, why)
         return None
 
-    async def _write_down(self, path: str, digest: str) -> None:
-        """What has come of a ring; until the store takes it, for a ring that is not written down is made again."""
+    async def _record(self, path: str, digest: str) -> None:
+        """Record the outcome of a call; repeat until the store accepts it, or the call would be made again."""
         pause = FIRST_PAUSE
         while True:
             try:
-                return await self._store.transaction(lambda nodes: self._settle(nodes, path, digest))
+                return await self._store.transaction(lambda nodes: self._record_unless_gone(nodes, path, digest))
             except StoreError as error:
-                if lasts(error):
+                if is_permanent(error):
                     raise
-                log.warning("trigger %s at %s: written down later: %s", self._trigger.source, path, error)
+                log.warning("trigger %s at %s: the record is written later: %s", self._trigger.source, path, error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
 
-    async def _settle(self, nodes: Transaction, path: str, digest: str) -> None:
-        """Unless the node is gone meanwhile."""
+    async def _record_unless_gone(self, nodes: Transaction, path: str, digest: str) -> None:
+        """Write the record unless the node is gone meanwhile."""
         is_there = await nodes.read(path) is not None
         await mark_processed(nodes, path, digest if is_there else "")
 
-    def _was_not_heard(self, fault: Fault) -> bool:
+    def _may_repeat(self, fault: Fault) -> bool:
         may_repeat = self._trigger.route.effect is not Effect.WRITE
         return fault.code in NOT_EXECUTED or (may_repeat and fault.code in UNKNOWN)
 
-    def _try_again(self, path: str, fault: Fault) -> None:
-        """After a while, with whatever the content is then."""
+    def _retry_later(self, path: str, fault: Fault) -> None:
+        """Fire again after a pause, with the content of that moment."""
         if path not in self._pauses:
-            log.warning("trigger %s at %s is tried again: %s", self._trigger.source, path, _told(fault))
-        self._timers[path] = self._after_a_pause(path, self._look_at, path)
+            log.warning("trigger %s at %s is tried again: %s", self._trigger.source, path, _loggable(fault))
+        self._timers[path] = self._call_later(path, self._schedule, path)
 
-    def _after_a_pause(self, key: str, work: Callable[[str], None], path: str) -> asyncio.TimerHandle:
-        """The pause of each key grows until it has been forgotten."""
+    def _call_later(self, key: str, work: Callable[[str], None], path: str) -> asyncio.TimerHandle:
+        """Do the work after a pause, which grows until the key's pause is forgotten."""
         before = self._timers.pop(key, None)
         if before is not None:
             before.cancel()
@@ -330,7 +335,7 @@ class XenstoreTrigger:
 
 
 async def _expand(nodes: StoreOperations, template: Template) -> list[str]:
-    """Every path that fits, as far as its parameters go: what stands behind the last of them need not be there."""
+    """Every path that fits the template. Elements behind its last parameter need not exist."""
     paths = [""]
     for wanted in template.elements:
         if Template((wanted,)).parameters:
@@ -340,17 +345,19 @@ async def _expand(nodes: StoreOperations, template: Template) -> list[str]:
     return paths
 
 
-async def _beside(nodes: StoreOperations, path: str, beside: RelatedNode, writers: list[Permissions]) -> Found:
-    """What stands beside the node; `writers` gets the permissions of each node that is told."""
+async def _read_related(
+    nodes: StoreOperations, path: str, related: RelatedNode, writers: list[Permissions]
+) -> RelatedContent:
+    """Read a related node or tree; appends the permissions of each node that is passed to `writers`."""
     parent = path.rpartition("/")[0]
-    start = parent if beside.path == "." else f"{parent}/{beside.path}"
-    if not beside.tree:
+    start = parent if related.path == "." else f"{parent}/{related.path}"
+    if not related.tree:
         value, permissions = await asyncio.gather(nodes.read(start), nodes.permissions(start))
         writers += [permissions] if permissions is not None else []
         return value
     found: dict[str, bytes] = {}
     waiting = [start]
-    while waiting and len(found) <= MAX_TREE:
+    while waiting and len(found) <= MAX_RELATED:
         here = waiting.pop()
         value, names, permissions = await asyncio.gather(nodes.read(here), nodes.list(here), nodes.permissions(here))
         below = names or []
@@ -361,16 +368,16 @@ async def _beside(nodes: StoreOperations, path: str, beside: RelatedNode, writer
     return found
 
 
-def _told(fault: Fault) -> str:
-    """For the log: what the service says may repeat what a guest wrote, and only its name for the error is told."""
+def _loggable(fault: Fault) -> str:
+    """The fault for the log. A service may repeat what a guest wrote, so only the name of its error is logged."""
     if fault.code in NOT_EXECUTED | UNKNOWN:
         return fault.message
     return f"{fault.code.value} {fault.name}".rstrip()
 
 
 def _fits(content: Content) -> bool:
-    """Whether it is not too much to tell."""
-    trees = [found for found in content.beside.values() if not isinstance(found, bytes | None)]
+    """Whether the content is within the limits."""
+    trees = [found for found in content.related.values() if not isinstance(found, bytes | None)]
     values = [content.value, *(value for tree in trees for value in tree.values())]
-    values += [found for found in content.beside.values() if isinstance(found, bytes)]
-    return all(len(tree) <= MAX_TREE for tree in trees) and all(len(value) <= MAX_VALUE for value in values)
+    values += [found for found in content.related.values() if isinstance(found, bytes)]
+    return all(len(tree) <= MAX_RELATED for tree in trees) and all(len(value) <= MAX_VALUE for value in values)

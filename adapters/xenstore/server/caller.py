@@ -1,4 +1,8 @@
-"""Which domain asks, by the permissions of what it wrote, and whether there is room for it; knows no store."""
+"""The domain that makes a request, found in the permissions of its nodes, and how much each domain may have in flight.
+
+xenstore names no sender. The store however lets only the owner of a node, a domain with write permission and domain 0
+write it, so the permissions of a request tell which domain has written it.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +16,28 @@ from adapters.xenstore.client.wire import Permissions
 from gateway.core.xenstore.exposure import DOM0
 
 NODES = 1000
-WRITES = "wb"  # in permissions: may write; may read and write
+WRITES = "wb"  # letters of permissions that allow to write
 
 
 def caller_of(permissions: Permissions) -> int | None:
-    """The domain that may have written a node: its owner, or the one that was let in; None when there are several.
+    """The domain that may have written a node: its owner or a domain with write permission; None for several.
 
-    Domain 0 may write everywhere, so that it asks only where nobody else could have.
+    Domain 0 may write every node, so it is the caller only where no other domain may write.
     """
     if permissions.others in WRITES:
         return None
-    writers = {permissions.owner, *(domid for domid, may in permissions.domains if may in WRITES)} - {DOM0}
+    writers = {permissions.owner, *(domid for domid, letter in permissions.domains if letter in WRITES)} - {DOM0}
     if len(writers) > 1:
         return None
     return writers.pop() if writers else DOM0
 
 
-def least(askers: Iterable[int | None]) -> int | None:
-    """In whose name a request of several nodes is made: the one guest that wrote any; None for several, or unknown."""
-    found = set(askers)
+def least_privileged(callers: Iterable[int | None]) -> int | None:
+    """The domain in whose name a request of several nodes is made: the guest among its writers, or domain 0.
+
+    None when several guests have written it, or when the writer of a node is unknown.
+    """
+    found = set(callers)
     guests = found - {DOM0}
     if None in found or len(guests) > 1:
         return None
@@ -39,7 +46,7 @@ def least(askers: Iterable[int | None]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """What may be outstanding at one time. Domain 0 waits for its turn, others are told that there is no room."""
+    """Limits of what is in flight. Above them domain 0 waits; requests of other domains are answered with BUSY."""
 
     calls: int = 256  # of domain 0
     calls_per_domain: int = 16
@@ -48,73 +55,71 @@ class StoreLimits:
     nodes: int = NODES  # of one request
 
 
-class Place:
-    """One request that is outstanding."""
+class AdmittedRequest:
+    """One request in flight. `size`: the bytes that are reserved for it."""
 
     def __init__(self, admission: Admission, domid: int) -> None:
         self._admission = admission
         self._domid = domid
-        self.size = 0  # bytes
+        self.size = 0
 
-    def become(self, size: int) -> bool:
-        """Hold so many bytes from now on; False, and it holds what it held, when there is no room for them."""
-        if not self._admission.fits(self._domid, 0, size - self.size):
+    def resize(self, size: int) -> bool:
+        """Reserve `size` bytes in place of those so far. Without capacity return False and change nothing."""
+        if not self._admission.has_capacity(self._domid, 0, size - self.size):
             return False
-        self._admission.count(self._domid, 0, size - self.size)
+        self._admission.add(self._domid, 0, size - self.size)
         self.size = size
         return True
 
 
 class Admission:
-    """Counts what is outstanding, by domain."""
+    """Counts requests in flight for each domain and holds them to the limits and to the quota of all listeners."""
 
-    def __init__(self, limits: StoreLimits, room: Quota) -> None:
+    def __init__(self, limits: StoreLimits, quota: Quota) -> None:
         self._limits = limits
-        self._room = room
-        self._turns = asyncio.Semaphore(limits.calls)
-        self._outstanding: dict[int, tuple[int, int]] = {}  # calls and bytes, of domains but 0
+        self._quota = quota
+        self._dom0 = asyncio.Semaphore(limits.calls)
+        self._in_flight: dict[int, tuple[int, int]] = {}  # calls and bytes by domain, without domain 0
 
-    def body(self, domid: int) -> int:
-        """How many bytes a request of this domain may have."""
+    def max_body(self, domid: int) -> int:
+        """The largest request of this domain in bytes."""
         return self._limits.body if domid == DOM0 else self._limits.body_per_domain
 
     @asynccontextmanager
-    async def admitted(self, domid: int) -> AsyncIterator[Place | None]:
-        """Hold a place for a request, before it is read; None when there is none. Domain 0 waits for one."""
+    async def admitted(self, domid: int) -> AsyncIterator[AdmittedRequest | None]:
+        """Count a request before it is read; None without capacity. Domain 0 waits for capacity of its own limit."""
         async with self._turn(domid):
-            if self._room.is_full or not self.fits(domid, 1, 0):
+            if self._quota.is_full or not self.has_capacity(domid, 1, 0):
                 yield None
                 return
-            self.count(domid, 1, 0)
-            place = Place(self, domid)
+            self.add(domid, 1, 0)
+            admitted = AdmittedRequest(self, domid)
             try:
-                yield place
+                yield admitted
             finally:
-                self.count(domid, -1, -place.size)
+                self.add(domid, -1, -admitted.size)
 
     @asynccontextmanager
     async def _turn(self, domid: int) -> AsyncIterator[None]:
         if domid != DOM0:
             yield
             return
-        async with self._turns:
+        async with self._dom0:
             yield
 
-    def fits(self, domid: int, calls: int, size: int) -> bool:
-        """Whether so many calls and bytes more of this domain may be outstanding."""
-        outstanding, taken = self._outstanding.get(domid, (0, 0))
+    def has_capacity(self, domid: int, calls: int, size: int) -> bool:
+        """Whether this many more calls and bytes of this domain are within the limits."""
+        in_flight, used = self._in_flight.get(domid, (0, 0))
         limits = self._limits
-        if not self._room.fits(size):
+        if not self._quota.fits(size):
             return False
-        return domid == DOM0 or (
-            outstanding + calls <= limits.calls_per_domain and taken + size <= limits.body_per_domain
-        )
+        return domid == DOM0 or (in_flight + calls <= limits.calls_per_domain and used + size <= limits.body_per_domain)
 
-    def count(self, domid: int, calls: int, size: int) -> None:
-        """So many more are outstanding, or fewer."""
-        self._room.calls += calls
-        self._room.buffered += size
-        before = self._outstanding.pop(domid, (0, 0))
+    def add(self, domid: int, calls: int, size: int) -> None:
+        """Change the counts of a domain; negative numbers release."""
+        self._quota.calls += calls
+        self._quota.buffered += size
+        before = self._in_flight.pop(domid, (0, 0))
         after = (before[0] + calls, before[1] + size)
         if domid != DOM0 and after[0]:
-            self._outstanding[domid] = after
+            self._in_flight[domid] = after

@@ -1,7 +1,7 @@
-"""Requests are nodes that clients write into a xenstore, answers nodes that they read there; knows no protocol.
+"""The xenstore listener: requests are nodes that clients write into a store, responses are nodes that they read there.
 
-One Transport is one listener of the config: one store, and whatever the mappings expose in it. It binds nothing: it
-starts and stops with the store away too, and finds it whenever it comes.
+One transport is one listener of the configuration: one store and all paths that the mappings expose in it. It is a
+client of the store and binds no address. It starts and stops without a store as well, and connects when there is one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ DEFAULT_LIMITS = StoreLimits()
 
 
 def _ignore(_: str) -> None:
-    """Tell nobody."""
+    """The default of `on_trouble`."""
 
 
 class XenstoreTransport(interfaces.Transport):
-    """A listener on a xenstore; `expose` says what is served, at any time."""
+    """A listener on a xenstore. `expose` replaces the exposed endpoints at any time.
+
+    `room`: the quota that all listeners share. `on_trouble` takes messages for the operator. `store` replaces the store
+    at the address.
+    """
 
     def __init__(
         self,
@@ -37,61 +41,59 @@ class XenstoreTransport(interfaces.Transport):
         binds: Sequence[str],
         limits: StoreLimits = DEFAULT_LIMITS,
         *,
-        room: Quota | None = None,  # shared with other listeners
-        on_trouble: Callable[[str], object] = _ignore,  # told what an operator should know
-        store: XenstoreClient | None = None,  # in place of the one at the address
+        room: Quota | None = None,
+        on_trouble: Callable[[str], object] = _ignore,
+        store: XenstoreClient | None = None,
     ) -> None:
         (address,) = binds
         self.name = name
         self.store = store or XenstoreClient(address.removeprefix(SCHEME) or socket_path())
         self._shared = SharedContext(self.store, limits, Admission(limits, room or Quota()), on_trouble)
-        self._exposed: list[XenstoreEndpoint] = []
+        self._endpoints: list[XenstoreEndpoint] = []
         self._started = False
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where the store is."""
+        """The address of the store."""
         return (f"{SCHEME}{self.store.status().address}",)
 
     @property
     def socket_files(self) -> tuple[Path, ...]:
-        """None: the socket is the store's."""
+        """None: the socket belongs to the store."""
         return ()
 
     async def bind(self) -> None:
-        """Nothing: it is a client of the store."""
+        """Do nothing: a client of the store has no address of its own."""
 
     async def start(self) -> None:
-        """Begin to connect and to serve; returns at once and keeps trying."""
+        """Begin to connect and to serve; returns at once. Without a store it goes on trying."""
         self._started = True
         await self.store.start()
-        for exposed in self._exposed:
-            exposed.start()
+        for endpoint in self._endpoints:
+            endpoint.start()
 
-    async def expose(self, offers: Iterable[ExposedEndpoint]) -> None:
-        """Serve these from now on. What is begun is finished by the endpoint that began it."""
-        wanted = {offer.exposure: offer for offer in offers}
-        staying = {exposed.offer.exposure: exposed for exposed in self._exposed if exposed.offer.exposure in wanted}
-        leaving = [exposed for exposed in self._exposed if exposed.offer.exposure not in wanted]
-        joining = [
-            XenstoreEndpoint(offer, self._shared) for exposure, offer in wanted.items() if exposure not in staying
-        ]
-        for exposure, exposed in staying.items():
-            exposed.offer = wanted[exposure]
-        self._exposed = [*staying.values(), *joining]
-        for exposed in leaving:
-            await exposed.close()
+    async def expose(self, endpoints: Iterable[ExposedEndpoint]) -> None:
+        """Serve these endpoints from now on. A request that has started is finished by the endpoint that started it."""
+        wanted = {each.exposure: each for each in endpoints}
+        staying = {each.exposed.exposure: each for each in self._endpoints if each.exposed.exposure in wanted}
+        leaving = [each for each in self._endpoints if each.exposed.exposure not in wanted]
+        joining = [XenstoreEndpoint(each, self._shared) for key, each in wanted.items() if key not in staying]
+        for exposure, endpoint in staying.items():
+            endpoint.exposed = wanted[exposure]
+        self._endpoints = [*staying.values(), *joining]
+        for endpoint in leaving:
+            await endpoint.close()
         if self._started:
-            for exposed in joining:
-                exposed.start()
+            for endpoint in joining:
+                endpoint.start()
 
     async def stop(self, grace: float) -> int:
-        """Take no more requests, let those in flight finish for `grace` seconds; returns how many were cut off."""
+        """Accept no more requests and wait `grace` seconds for those in flight; returns how many were cancelled."""
         if not self._started:
             return 0
         self._started = False
-        for exposed in self._exposed:
-            await exposed.close()
+        for endpoint in self._endpoints:
+            await endpoint.close()
         tasks = set(self._shared.tasks)
         if tasks:
             await asyncio.wait(tasks, timeout=grace if self.store.connected else 0)
@@ -104,13 +106,13 @@ class XenstoreTransport(interfaces.Transport):
         return len(cut)
 
     def status(self) -> StoreStatus:
-        """For an operator."""
+        """The state for an operator."""
         status = self.store.status()
         return StoreStatus(
             self.name,
             status.address,
             status.connected,
-            status.connected and all(exposed.is_up for exposed in self._exposed),
+            status.connected and all(endpoint.is_up for endpoint in self._endpoints),
             status.last_error,
             status.reconnects,
             status.watches,

@@ -1,4 +1,17 @@
-"""What all exposed paths of one store have in common: who is being answered, and what was answered; knows no style."""
+"""State that all exposed paths of one store share, in memory and in the store.
+
+In memory: which requests are being served, and the responses of writes. A store that restarts has forgotten requests
+and responses; its clients write the same requests again, and the stored response is then written instead of a second
+call.
+
+In the store, below /tool/xcp-gateway, which only domain 0 can read:
+- claims. A claim is written in the transaction that reads a request which must not be executed twice, and removed in
+  the transaction that writes the response. After a crash of the gateway a claim marks a call whose outcome is unknown.
+  Claims are spread over many folders, because every change of a folder conflicts with all transactions that change it
+  too.
+- answers. For a response that shares its folder with other nodes: which nodes it consists of, so that the next response
+  replaces all of them.
+"""
 
 from __future__ import annotations
 
@@ -21,75 +34,78 @@ from adapters.xenstore.styles.base import Style
 from gateway.core.interfaces import Endpoint
 from gateway.core.rpc.model import Value
 from gateway.core.xenstore.exposure import DOM0, Domains, Exposure
-from gateway.core.xenstore.paths import Match, Template
+from gateway.core.xenstore.paths import Match
 
-READERS = 32  # requests of domain 0 that are read at one time
-READERS_OF_DOMAIN = 2  # of each other domain
-FRUITLESS = 0.01  # seconds by which a look at a guest's node that asks nothing, or nothing that it may, holds its lane
-NEWCOMERS = 16  # nodes of which nobody knows yet whose they are: of each one permission is read
-NOBODY = -1  # in place of a domid: several domains could have written the node
-MOST_OWNERS = 20_000  # nodes whose owner is remembered
-FIRST_PAUSE, LAST_PAUSE = 0.05, 5.0  # seconds before what the store has refused is tried again
-KEPT = 1200.0  # seconds for which what a write was answered is remembered: as long as old clients wait
-MOST_KEPT = 10_000  # answers
-MOST_KEPT_BYTES = 16 * 1024**2
+READERS = 32  # requests of domain 0 that are read at the same time
+READERS_PER_DOMAIN = 2  # of each other domain
+NEWCOMERS = 16  # nodes with an unknown owner whose permissions are read at the same time
+UNKNOWN_CALLER = -1  # in place of a domid: several domains may have written the node
+UNPRODUCTIVE_READ = 0.01  # seconds for which a guest's node without an allowed request occupies its domain's lane
+MAX_OWNERS = 20_000  # nodes whose owner is remembered
+FIRST_PAUSE, LAST_PAUSE = 0.05, 5.0  # seconds before a refused operation is repeated
+RESPONSE_TTL = 1200.0  # seconds for which the response of a write is stored: as long as the old clients wait
+MAX_RESPONSES = 10_000
+MAX_RESPONSE_BYTES = 16 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
 class ExposedEndpoint:
-    """What is exposed. `writes`: the methods, as elements of a path, that must not be executed twice."""
+    """An endpoint and the place in the store where it is reached.
+
+    `writes`: methods, as path elements, that must not be executed twice. `domains`: of methods that have their own.
+    """
 
     exposure: Exposure
     endpoint: Endpoint
     writes: frozenset[str] = frozenset()
-    domains: Mapping[str, Domains] = field(default_factory=dict)  # of methods that have their own
+    domains: Mapping[str, Domains] = field(default_factory=dict)
 
-    def may(self, domid: int, method: str, parameters: Mapping[str, Value]) -> bool:
-        """Whether a domain may call this, as far as the path's own parameters tell: the endpoint has the last word."""
+    def allows(self, domid: int, method: str, parameters: Mapping[str, Value]) -> bool:
+        """Whether a domain may call a method, as far as the parameters of the path tell. The endpoint checks again."""
         return self.domains.get(method, self.exposure.domains).allow(domid, parameters)
 
 
-def pauses() -> Iterator[float]:
-    """Seconds, growing."""
+def backoff() -> Iterator[float]:
+    """Growing pauses in seconds, without end."""
     pause = FIRST_PAUSE
     while True:
         yield pause
         pause = min(LAST_PAUSE, 2 * pause)
 
 
-class Kept(NamedTuple):
-    """What a write was answered."""
+class StoredResponse(NamedTuple):
+    """The response of a write. `connection`: the number of the store's connection over which its request was seen."""
 
     until: float
-    owner: int  # whose request it was
+    owner: int  # domain that owned the request
     body: bytes
-    connection: int  # which one it was
+    connection: int
 
 
 @dataclass(slots=True)
 class SharedContext:
-    """What all exposed paths of one store have in common."""
+    """What all exposed paths of one store share."""
 
     store: XenstoreClient
     limits: StoreLimits
     admission: Admission
-    tell: Callable[[str], object]  # what an operator should know
+    report: Callable[[str], object]  # takes a message for the operator
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    pause: Callable[[float], Awaitable[object]] = asyncio.sleep  # before what the store has refused is tried again
-    running: dict[str, bool] = field(default_factory=dict)  # node of a request -> something changed there meanwhile
-    kept: dict[str, Kept] = field(default_factory=dict)  # by node
-    kept_bytes: int = 0
-    unbegun: set[str] = field(default_factory=set)  # nodes that were perhaps claimed, and were not executed
+    pause: Callable[[float], Awaitable[object]] = asyncio.sleep  # before a refused operation is repeated
+    running: dict[str, bool] = field(default_factory=dict)  # request node -> whether it changed while it was served
+    responses: dict[str, StoredResponse] = field(default_factory=dict)  # by request node, oldest first
+    response_bytes: int = 0
+    unstarted: set[str] = field(default_factory=set)  # request nodes that may be claimed, but were not executed
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one answer at a time: they change the same folders
-    claimed: set[str] = field(default_factory=set)  # nodes that were claimed when all was looked through
-    owners: OrderedDict[str, int] = field(default_factory=OrderedDict)  # node -> who owned it when it was last seen
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one response at a time: they change the same folders
+    claimed: set[str] = field(default_factory=set)  # request nodes that were claimed at the last full scan
+    owners: OrderedDict[str, int] = field(default_factory=OrderedDict)  # request node -> its owner at the last read
     _turns: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     _lanes: WeakValueDictionary[int | None, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
 
     def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
-        """A task that ends by itself; a bug in it is told to the loop."""
+        """Start a task that ends by itself; an exception in it goes to the loop's exception handler."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self._ended)
@@ -103,79 +119,72 @@ class SharedContext:
             task.get_loop().call_exception_handler(context)
 
     def lane(self, domid: int | None) -> asyncio.Semaphore:
-        """Held while something of a domain is read, so that it waits for itself alone. None: whose, nobody knows."""
+        """Held while nodes of a domain are read, so that domains do not wait for each other. None: unknown owner."""
         lane = self._lanes.get(domid)
         if lane is None:
-            width = NEWCOMERS if domid is None else READERS if domid == DOM0 else READERS_OF_DOMAIN
+            width = NEWCOMERS if domid is None else READERS if domid == DOM0 else READERS_PER_DOMAIN
             lane = self._lanes[domid] = asyncio.Semaphore(width)
         return lane
 
-    def owned(self, node: str, domid: int) -> None:
-        """Remember whose node that is, so that it need not be asked outside its own lane the next time."""
+    def remember_owner(self, node: str, domid: int) -> None:
+        """Remember the owner of a node, so that its permissions are read in that domain's lane the next time."""
         self.owners[node] = domid
         self.owners.move_to_end(node)
-        if len(self.owners) > MOST_OWNERS:
+        if len(self.owners) > MAX_OWNERS:
             self.owners.popitem(last=False)
 
     def turn(self, domid: int) -> asyncio.Lock:
-        """Held until an answer is written, so that each domain has one that waits to be written.
+        """Held while a response to a domain is written: each domain has at most one that is being written.
 
-        One for each domain: a guest that keeps changing its own request holds up its own answers and no other's.
+        A guest that keeps changing its own request so delays its own responses and no others.
         """
         turn = self._turns.get(domid)
         if turn is None:
             turn = self._turns[domid] = asyncio.Lock()
         return turn
 
-    def keep(self, node: str, owner: int, body: bytes, connection: int) -> None:
-        """Remember what a write was answered, for the case that its client, or the store, forgets it.
-
-        `connection`: the one over which it was asked. What is gone over a later one was perhaps forgotten by the store.
-        """
+    def store_response(self, node: str, owner: int, body: bytes, connection: int) -> None:
+        """Remember the response of a write, for a store that forgets it. The oldest make way beyond the limits."""
         now = self.clock()
-        self.forget(node)
-        while self.kept and (self._holds_enough(len(body)) or next(iter(self.kept.values())).until < now):
-            self.forget(next(iter(self.kept)))
-        self.kept[node] = Kept(now + KEPT, owner, body, connection)
-        self.kept_bytes += len(body)
+        self.forget_response(node)
+        while self.responses and (self._is_full(len(body)) or next(iter(self.responses.values())).until < now):
+            self.forget_response(next(iter(self.responses)))
+        self.responses[node] = StoredResponse(now + RESPONSE_TTL, owner, body, connection)
+        self.response_bytes += len(body)
 
-    def let_go(self, node: str) -> None:
-        """The request is gone: its client has the answer, or the store has forgotten both and the client asks again."""
-        kept = self.kept.get(node)
-        if kept is not None and kept.connection == self.store.connections:
-            self.forget(node)
+    def request_is_gone(self, node: str) -> None:
+        """Forget the response of a request that was removed over the connection over which it was seen.
 
-    def forget(self, node: str) -> None:
-        """The answer is not needed any more."""
-        kept = self.kept.pop(node, None)
-        self.kept_bytes -= len(kept.body) if kept is not None else 0
+        Its client has the response then. A request that is missing over a later connection was perhaps lost by the
+        store; its client may write it again, and the response is kept.
+        """
+        stored = self.responses.get(node)
+        if stored is not None and stored.connection == self.store.connections:
+            self.forget_response(node)
 
-    def _holds_enough(self, more: int) -> bool:
-        return len(self.kept) >= MOST_KEPT or self.kept_bytes + more > MOST_KEPT_BYTES
+    def forget_response(self, node: str) -> None:
+        """Forget the stored response of a request node, if there is one."""
+        stored = self.responses.pop(node, None)
+        self.response_bytes -= len(stored.body) if stored is not None else 0
 
-
-# What is written down about requests in a subtree that is domain 0's alone; knows no style.
-#
-# Claims: what is written before a write is executed, so that nobody executes it again after a crash.
-#
-# A claim is named after the request's node. It is removed in the very transaction that writes the answer. There are
-# many folders, since whoever changes one gets in the way of all transactions that do.
-#
-# Answers: which nodes an answer has left among those of others, so that the next one replaces it whole.
+    def _is_full(self, more: int) -> bool:
+        return len(self.responses) >= MAX_RESPONSES or self.response_bytes + more > MAX_RESPONSE_BYTES
 
 
-OURS = "/tool/xcp-gateway"
-CLAIMS = f"{OURS}/claims"
-ANSWERS = f"{OURS}/answers"
+# Records in the store
+
+RECORDS = "/tool/xcp-gateway"
+CLAIMS = f"{RECORDS}/claims"
+ANSWERS = f"{RECORDS}/answers"
 
 
-def claim_of(node: str) -> str:
-    """Where the claim on a request stands: of one length, whatever the request is called."""
+def claim_path(node: str) -> str:
+    """The path of the claim on a request. Its length does not depend on the request's path."""
     return _record(CLAIMS, node)
 
 
-def answer_of(node: str) -> str:
-    """Where it is written down which nodes the last answer to this one has left beside it."""
+def answer_path(node: str) -> str:
+    """The path of the record which nodes the last response to this request consists of."""
     return _record(ANSWERS, node)
 
 
@@ -184,18 +193,18 @@ def _record(root: str, node: str) -> str:
     return f"{root}/{name[:2]}/{name[2:]}"
 
 
-async def prepare(store: XenstoreClient) -> None:
-    """Make the subtree, and let nobody but domain 0 see it."""
+async def prepare_records(store: XenstoreClient) -> None:
+    """Create the folders of the records; only domain 0 can read them."""
 
     async def work(nodes: StoreOperations) -> None:
-        for path in (OURS, CLAIMS, ANSWERS):
+        for path in (RECORDS, CLAIMS, ANSWERS):
             await nodes.mkdir(path)
             await nodes.set_permissions(path, Permissions(0, "n"))
 
     await store.transaction(work)
 
 
-async def claimed(store: XenstoreClient) -> list[str]:
+async def read_claims(store: XenstoreClient) -> list[str]:
     """The nodes of all requests that are claimed."""
     folders = [f"{CLAIMS}/{name}" for name in await store.list(CLAIMS) or ()]
     lists = await asyncio.gather(*map(store.list, folders))
@@ -204,28 +213,24 @@ async def claimed(store: XenstoreClient) -> list[str]:
     return [value.decode("latin-1") for value in values if value]
 
 
-# Removes answers that nobody takes away: those that were there at two looks, so much time apart. Answers nothing.
+# Expired responses
 
 
-async def remove_expired_responses(style: Style, shared: SharedContext, after: float) -> None:
-    """Look every so many seconds, until cancelled."""
-    template = style.answers
+async def remove_expired_responses(style: Style, shared: SharedContext, ttl: float) -> None:
+    """Every `ttl` seconds remove the responses that were there at the scan before too; until cancelled."""
+    template = style.responses
     assert template is not None
     before: frozenset[str] = frozenset()
     while True:
-        await shared.sleep(after)
+        await shared.sleep(ttl)
         try:
-            there = await _answers(shared.store, template)
+            there = {each.node: each for each in await transactions.places(shared.store, template, template.root)}
             for node in sorted(before & there.keys()):
                 await _remove(shared.store, style, there.pop(node))
             before = frozenset(there)
         except (StoreError, StoreLostError) as error:
-            shared.tell(f"answers at {template} cannot be collected: {error}")
+            shared.report(f"expired responses at {template} cannot be removed; they are tried again: {error}")
 
 
-async def _answers(store: XenstoreClient, template: Template) -> dict[str, Match]:
-    return {match.node: match for match in await transactions.places(store, template, template.root)}
-
-
-async def _remove(store: XenstoreClient, style: Style, answer: Match) -> None:
-    await store.transaction(lambda nodes: run_steps(nodes, style.leftovers(answer), DOM0))
+async def _remove(store: XenstoreClient, style: Style, response: Match) -> None:
+    await store.transaction(lambda nodes: run_steps(nodes, style.removal(response), DOM0))

@@ -1,4 +1,4 @@
-"""The styles of asking over a xenstore, by their name in mapping files."""
+"""The styles of requests in a xenstore, by their name in mapping files."""
 
 from collections.abc import Mapping
 

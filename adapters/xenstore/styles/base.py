@@ -1,9 +1,10 @@
-"""The seam between the nodes of a xenstore and a style of asking: what is read, what that asks, what is written.
+"""The interface of a style: which nodes it reads, the request that they contain, and the nodes of the response.
 
-A style is pure. It says where requests stand (a template), which few nodes tell whether something is asked there, what
-the whole request asks, and the steps that begin and answer it. All steps of one moment are done in one transaction.
-The tree below a request may be large, so it is read only when something is asked by a domain that may ask it.
-A new style is one file and one line in xenstore_styles.py.
+A style is pure. It names the place of requests (a template), the few nodes that tell whether there is a request, the
+whole request, and the steps that start and answer it. All steps of one moment are done in one transaction. The tree
+below a request may be large, so it is read only for a request whose domain may call.
+
+A new style is one file in this folder and one line in `STYLES`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from gateway.core.xenstore.paths import MAX_VALUE, Match, Template
 
 Pairs: TypeAlias = Sequence[tuple[str, bytes]]  # path below, value; a path of "" is the node itself
 
-CODE, DESCRIPTION = "code", "description"  # both in an answer: it is an error
+CODE, DESCRIPTION = "code", "description"  # an answer with both of these nodes is an error
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSet:
-    """What is read to see whether there is a request, and what it asks."""
+    """The nodes that are read to find a request."""
 
-    nodes: tuple[str, ...] = ()  # single ones, read first: they tell whether something is asked
-    tree: str | None = None  # all below it, read last; None: the single nodes are the whole request
-    answered: str | None = None  # nothing is asked while this is there, unless a stranger has put it there
+    nodes: tuple[str, ...] = ()  # single nodes, read first: they tell whether there is a request
+    tree: str | None = None  # this node and its descendants, read last; None: the single nodes are the whole request
+    response: str | None = None  # while it exists there is no request, unless another domain owns it
 
 
 # Steps
@@ -35,19 +36,19 @@ class ReadSet:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Set a value. `handed`: whatever stands there is removed first, and the node is the asking domain's alone.
+    """Set a value. `owned`: the node is removed first and then belongs to the calling domain alone.
 
-    Nobody sees it before that is so. Nodes written below it later have its permissions.
+    No other domain sees it before that. Nodes that are written below it later have its permissions.
     """
 
     path: str
     value: bytes = b""
-    handed: bool = False
+    owned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove a node and all below it."""
+    """Remove a node and its descendants."""
 
     path: str
 
@@ -56,71 +57,71 @@ WriteStep: TypeAlias = Write | Remove
 
 
 class Anything:
-    """A condition that any value meets."""
+    """A condition that every value meets."""
 
 
 ANYTHING = Anything()
 
-# What must hold for steps to be done: a value, ANYTHING, or None for no such node.
+# What must be true when a response is written: a value, ANYTHING, or None for a node that does not exist.
 Conditions: TypeAlias = Mapping[str, "bytes | Anything | None"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks. `method` is an element of a path; `fault`: what is wrong with it already."""
+    """A request as its nodes contain it. `method` is a path element; "" when it is unknown, and `fault` says why."""
 
-    method: str  # "" when that is unknown, as `fault` says then
+    method: str
     pairs: Pairs = ()
-    conditions: Conditions = field(default_factory=dict)  # for the answer: else the client has left, or asks anew
+    conditions: Conditions = field(default_factory=dict)  # when they fail, the client has left or has changed it
     fault: Fault | None = None
-    begun: bool = False  # its first steps were done already, by us or by somebody else
+    started: bool = False  # its first steps are done already, by this server or by another one
 
 
 class Style(Protocol):
-    """One way of asking. Made for one exposure."""
+    """One way to write requests and responses as nodes. Made for one exposure."""
 
-    unique: bool  # two requests never stand at the same node: a client makes an id for each
+    unique: bool  # a request node is never used twice: a client makes an id for each request
 
     def __init__(self, exposure: Exposure) -> None: ...
 
     @property
     def requests(self) -> Template:
-        """Where requests stand. Parameters that begin with an underscore are the style's own."""
+        """The place of requests. Names of parameters that begin with an underscore belong to the style."""
 
     def announce(self, pid: int) -> Sequence[WriteStep]:
-        """What tells clients that somebody serves."""
+        """The steps that tell clients that there is a server."""
 
-    def signed(self, match: Match) -> str:
-        """The node by whose permissions it is known who asks."""
+    def owner_node(self, match: Match) -> str:
+        """The node whose permissions tell who has written the request."""
 
-    def wanted(self, match: Match) -> ReadSet:
-        """What to read when something at a request's node or below it changed."""
+    def read_set(self, match: Match) -> ReadSet:
+        """The nodes to read after a change at a request node or below it."""
 
-    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
-        """What the single nodes ask; None when that is nothing. Without the pairs of the tree, if there is one."""
+    def parse(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
+        """The request in the single nodes; None when there is none. The tree is not yet part of it."""
 
-    def request(self, match: Match, asked: Request, tree: Mapping[str, bytes]) -> Request:
-        """The same with the tree, by path below ("" is its root): the whole request."""
+    def complete(self, match: Match, request: Request, tree: Mapping[str, bytes]) -> Request:
+        """The request with the nodes of the tree, by their path below it ("" is its root)."""
 
-    def begin(self, match: Match, request: Request) -> Sequence[WriteStep]:
-        """What is written before the call is made."""
+    def start(self, match: Match, request: Request) -> Sequence[WriteStep]:
+        """The steps to do before the call is made."""
 
-    def answer(self, match: Match, request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
-        """What is written when it was made; a fault when the style cannot say this answer."""
+    def respond(self, match: Match, request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
+        """The steps that write the response; a fault when the style cannot express it."""
 
-    def beside(self, match: Match) -> str | None:
-        """The folder in which an answer lies among other nodes; None when it has a place of its own."""
+    def shared_folder(self, match: Match) -> str | None:
+        """The folder of a response that lies among other nodes; None when the response has a place of its own."""
 
     @property
-    def answers(self) -> Template | None:
-        """Where answers stand that a client should take away; None when there are none that stay."""
+    def responses(self) -> Template | None:
+        """The place of responses that clients have to remove; None when no response stays."""
 
-    def leftovers(self, match: Match) -> Sequence[WriteStep]:
-        """Removes an answer at `answers` that nobody took away, and its request."""
+    def removal(self, match: Match) -> Sequence[WriteStep]:
+        """The steps that remove a response at `responses` and its request."""
 
 
-class Simple(Style):
-    """What most styles have in common: they announce nothing, begin at once and leave nothing behind."""
+class BaseStyle(Style):
+    """The defaults of most styles: no announcement, no first steps, no responses that stay."""
 
     unique = False
 
@@ -133,82 +134,82 @@ class Simple(Style):
         return self.exposure.path
 
     def announce(self, _pid: int) -> Sequence[WriteStep]:
-        """Nothing."""
+        """No steps."""
         return ()
 
-    def signed(self, match: Match) -> str:
-        """The request's own node."""
+    def owner_node(self, match: Match) -> str:
+        """The request node."""
         return match.node
 
-    def request(self, _match: Match, asked: Request, _tree: Mapping[str, bytes]) -> Request:
-        """The single nodes are all of it."""
-        return asked
+    def complete(self, _match: Match, request: Request, _tree: Mapping[str, bytes]) -> Request:
+        """The request as it is."""
+        return request
 
-    def begin(self, _match: Match, _request: Request) -> Sequence[WriteStep]:
-        """Nothing."""
+    def start(self, _match: Match, _request: Request) -> Sequence[WriteStep]:
+        """No steps."""
         return ()
 
-    def beside(self, _match: Match) -> str | None:
+    def shared_folder(self, _match: Match) -> str | None:
         """None."""
         return None
 
     @property
-    def answers(self) -> Template | None:
+    def responses(self) -> Template | None:
         """None."""
         return None
 
-    def leftovers(self, _match: Match) -> Sequence[WriteStep]:
-        """Nothing."""
+    def removal(self, _match: Match) -> Sequence[WriteStep]:
+        """No steps."""
         return ()
 
 
 def error_of(pairs: Pairs) -> tuple[bytes, bytes] | None:
-    """Code and description of an answer that is an error."""
+    """Code and description of an answer that is an error; None for another answer."""
     found = dict(pairs)
     return (found[CODE], found[DESCRIPTION]) if {CODE, DESCRIPTION} <= found.keys() else None
 
 
 def shortened(pairs: Pairs) -> Pairs:
-    """An error whose code and description fit into a node each: the beginning of a long description says most of it."""
+    """An error whose description is cut to what a node can hold."""
     code, description = error_of(pairs) or (b"", b"")
-    cut = description[:MAX_VALUE].decode("utf-8", "ignore").encode()  # no half of a character
+    cut = description[:MAX_VALUE].decode("utf-8", "ignore").encode()  # without a partial character
     return [(CODE, code), (DESCRIPTION, cut)]
 
 
 def only_value(pairs: Pairs) -> bytes | None:
-    """The value of an answer that is nothing or one value; None when it is more."""
+    """The value of an answer that is empty or one value; None for an answer with several nodes."""
     if not pairs:
         return b""
     return pairs[0][1] if [path for path, _ in pairs] == [""] else None
 
 
 def named_only(pairs: Pairs) -> bool:
-    """Whether an answer is nothing, or nodes with names and not one value."""
+    """Whether each node of an answer has a name, so that the answer is no single value."""
     return all(path for path, _ in pairs)
 
 
-def handed(folder: str, pairs: Pairs) -> Sequence[WriteStep]:
-    """Write the nodes of an answer below a folder that may hold nodes of others: each is the asking domain's alone."""
+def owned_nodes(folder: str, pairs: Pairs) -> Sequence[WriteStep]:
+    """The steps that write an answer below a folder with nodes of other domains: each belongs to the caller alone."""
     values = dict(pairs)
     steps: list[WriteStep] = []
     for top in dict.fromkeys(path.partition("/")[0] for path in values):
-        steps.append(Write(f"{folder}/{top}", values.get(top, b""), handed=True))
+        steps.append(Write(f"{folder}/{top}", values.get(top, b""), owned=True))
         steps += [Write(f"{folder}/{path}", value) for path, value in pairs if path.startswith(f"{top}/")]
     return steps
 
 
-def refused(message: str) -> Fault:
-    """What is said of a request that makes no sense."""
+def invalid_request(message: str) -> Fault:
+    """The fault of a request that does not follow its style."""
     return Fault(FaultCode.INVALID_REQUEST, message)
 
 
-def unsayable(message: str) -> Fault:
-    """What is said of an answer that has no room in its style."""
+def unrepresentable(message: str) -> Fault:
+    """The fault of an answer that its style cannot express."""
     return Fault(FaultCode.UNREPRESENTABLE, message)
 
 
 def pairs_below(tree: Mapping[str, bytes]) -> Pairs:
-    """The nodes that say something: those with a value, and those with nothing below them."""
+    """The nodes of a tree that carry data: those with a value, and leaves."""
     inner = {path.rpartition("/")[0] for path in tree if "/" in path}
     above = {path for each in inner for path in _ancestors(each)}
     return [(path, value) for path, value in tree.items() if path and (value or path not in above)]

@@ -1,7 +1,7 @@
-"""Style `mailbox`: PATH/command and PATH/parameter ask, a word in PATH/state answers; as a device model does.
+"""Style `mailbox`: PATH/command and PATH/parameter are a request, a word in PATH/state is the response.
 
-One command at a time. The client puts the state back that it found; we take the command away when it is done, so that
-what stands there is always still to do.
+The device model qemu-traditional worked like this, with one command at a time. The client restores the state that it
+found. The gateway removes the command when it is done, so that a command that exists always has to be executed.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from adapters.xenstore.styles.base import (
+    BaseStyle,
     Pairs,
     ReadSet,
     Remove,
     Request,
-    Simple,
     Write,
     WriteStep,
     error_of,
     only_value,
-    unsayable,
+    unrepresentable,
 )
 from gateway.core.rpc.model import Fault
 from gateway.core.xenstore.exposure import StateWords
@@ -27,19 +27,19 @@ from gateway.core.xenstore.paths import Match, element, text_of
 COMMAND, PARAMETER = "command", "parameter"
 
 
-class Mailbox(Simple):
-    """The word that says a command is done, or has failed, stands in the mapping for each method."""
+class Mailbox(BaseStyle):
+    """The mapping has the state words for success and failure of each method."""
 
-    def signed(self, match: Match) -> str:
-        """The command."""
+    def owner_node(self, match: Match) -> str:
+        """The command node."""
         return f"{match.node}/{COMMAND}"
 
-    def wanted(self, match: Match) -> ReadSet:
-        """Command and parameter."""
+    def read_set(self, match: Match) -> ReadSet:
+        """The command and the parameter."""
         return ReadSet((f"{match.node}/{COMMAND}", f"{match.node}/{PARAMETER}"))
 
-    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
-        """A command that is there."""
+    def parse(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
+        """A command node that is not empty."""
         command = nodes.get(f"{match.node}/{COMMAND}", b"")
         if not command:
             return None
@@ -48,23 +48,23 @@ class Mailbox(Simple):
         conditions = {f"{match.node}/{COMMAND}": command, f"{match.node}/{PARAMETER}": parameter}
         return Request(word(command), pairs, conditions)
 
-    def answer(self, match: Match, request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
-        """A result is written into `parameter` before the state; an error changes nothing but the state, if that."""
+    def respond(self, match: Match, request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
+        """A result is written into `parameter`, then the state. An error changes only the state, if it has a word."""
         words = dict(self.exposure.answers).get(text_of(request.method), StateWords())
         done = Remove(f"{match.node}/{COMMAND}")
         if error_of(pairs) is not None:
             return [*_state(match, words.failed), done]
         value = only_value([("", each) for path, each in pairs if path == PARAMETER] or pairs)
         if value is None:
-            return unsayable(f"$: expected one text, for the node '{PARAMETER}'; got a struct or array")
-        result = [Write(f"{match.node}/{PARAMETER}", value, handed=True)] if pairs else []
+            return unrepresentable(f"$: expected one text, for the node '{PARAMETER}'; got a struct or array")
+        result = [Write(f"{match.node}/{PARAMETER}", value, owned=True)] if pairs else []
         return [*result, *_state(match, words.done), done]
 
 
-def _state(match: Match, said: str) -> Sequence[WriteStep]:
-    return [Write(f"{match.node}/state", said.encode())] if said else []
+def _state(match: Match, state: str) -> Sequence[WriteStep]:
+    return [Write(f"{match.node}/state", state.encode())] if state else []
 
 
 def word(value: bytes) -> str:
-    """What a client wrote, as the name of a method; what is no text names none."""
+    """The value of a node as the path element of a method. Bytes that are not UTF-8 name no method."""
     return element(value.decode("utf-8", "replace"))

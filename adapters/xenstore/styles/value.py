@@ -1,7 +1,11 @@
-"""Style `word`: a word in the node PATH asks, the empty string there answers; `control/shutdown`, `control/sysrq`.
+"""Styles `word` and `deletion`: the value of the node PATH is a request, its end is the response.
 
-There is no word for an error. The node is removed then: a toolstack that waits for the empty string takes that as an
-end, and nothing lingers that would be done some other day.
+Style `word` (`control/shutdown`, `control/sysrq`): the node becomes empty when the call is done. There is no word for
+an error. After one the node is removed: a toolstack that waits for the empty string takes that as an end, and no
+request stays that would be executed later.
+
+Style `deletion` (the snapshots that a guest requests): the node `action` is removed when the call is done. Nodes in the
+same folder are parameters, `status` and result.
 """
 
 from __future__ import annotations
@@ -9,35 +13,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from adapters.xenstore.styles.base import (
+    BaseStyle,
     Pairs,
     ReadSet,
     Remove,
     Request,
-    Simple,
     Write,
     WriteStep,
     error_of,
-    handed,
     named_only,
-    unsayable,
+    owned_nodes,
+    unrepresentable,
 )
 from adapters.xenstore.styles.mailbox import word
 from gateway.core.rpc.model import Fault
 from gateway.core.xenstore.exposure import StateWords
 from gateway.core.xenstore.paths import Match, element, member
 
-VALUE = "value"  # the parameter that the word is, where the mapping says which method is called
+VALUE = "value"  # the parameter that gets the word when the mapping names the method
 
 
-class Word(Simple):
-    """The word is the method, or the value that a method gets."""
+class Word(BaseStyle):
+    """The word is the method, or the parameter `value` of the method that the mapping names."""
 
-    def wanted(self, match: Match) -> ReadSet:
-        """The node."""
+    def read_set(self, match: Match) -> ReadSet:
+        """The node itself."""
         return ReadSet((match.node,))
 
-    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
-        """A word that is there."""
+    def parse(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
+        """A node that is not empty."""
         value = nodes.get(match.node, b"")
         if not value:
             return None
@@ -46,26 +50,20 @@ class Word(Simple):
             return Request(element(self.exposure.method), [(VALUE, value)], conditions)
         return Request(word(value), (), conditions)
 
-    def answer(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
-        """A result has no room, and is not asked for."""
+    def respond(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
+        """Empty the node, or remove it after an error. A result is dropped."""
         return [Remove(match.node) if error_of(pairs) else Write(match.node, b"")]
 
 
-# Style `deletion`: a word in the node PATH asks, its removal answers; nodes beside it say more, both ways.
-#
-# As the snapshots of a guest's own doing had it: `action` is removed, then `status` tells, and the result stands
-# there.
+class Deletion(BaseStyle):
+    """The word is the method unless the mapping names a method."""
 
-
-class Deletion(Simple):
-    """The word is the method unless the mapping names one."""
-
-    def wanted(self, match: Match) -> ReadSet:
-        """The word, and the nodes beside it that the mapping names."""
+    def read_set(self, match: Match) -> ReadSet:
+        """The word, and the nodes in the same folder that the mapping names as parameters."""
         return ReadSet((match.node, *(f"{_folder(match)}/{name}" for name in self.exposure.parameters)))
 
-    def asks(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
-        """A word that is there."""
+    def parse(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
+        """A node that is not empty."""
         value = nodes.get(match.node, b"")
         if not value:
             return None
@@ -75,17 +73,17 @@ class Deletion(Simple):
         conditions = {f"{_folder(match)}/{name}": each for name, each in beside.items()}
         return Request(method, pairs, {match.node: value, **conditions})
 
-    def answer(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
-        """Result or error beside the word, then the state, then the word is gone: all in one moment."""
+    def respond(self, match: Match, _request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
+        """Result or error in the same folder, then the state, then the removal of the word, in one transaction."""
         if not named_only(pairs):
-            return unsayable("$: expected a struct, whose members become nodes beside the word")
+            return unrepresentable("$: expected a struct, whose members become nodes beside the word")
         words = self.exposure.states or StateWords()
-        said = words.failed if error_of(pairs) else words.done
-        state = [Write(f"{_folder(match)}/{words.node}", said.encode(), handed=True)] if said else []
-        return [*handed(_folder(match), pairs), *state, Remove(match.node)]
+        status = words.failed if error_of(pairs) else words.done
+        state = [Write(f"{_folder(match)}/{words.node}", status.encode(), owned=True)] if status else []
+        return [*owned_nodes(_folder(match), pairs), *state, Remove(match.node)]
 
-    def beside(self, match: Match) -> str | None:
-        """The word's own."""
+    def shared_folder(self, match: Match) -> str | None:
+        """The folder of the word."""
         return _folder(match)
 
 

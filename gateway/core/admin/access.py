@@ -64,6 +64,6 @@ class AccessRules:
 def denial(caller: Caller, right: Right) -> str:
     """In words, for the one who is refused."""
     what = "change anything here" if right is Right.CHANGE else "ask here"
-    lists = "control.change" if right is Right.CHANGE else "control.read or control.change"
+    lists = "admin.change" if right is Right.CHANGE else "admin.read or admin.change"
     who = f"{caller.name} (uid {caller.uid})" if caller.name else str(caller)
     return f"{who} may not {what}: neither root, nor the gateway's user, nor in {lists}"

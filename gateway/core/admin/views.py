@@ -5,9 +5,11 @@ Moments are seconds since 1970, durations seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
+
+import msgspec
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import Counts, MethodId
@@ -18,6 +20,16 @@ from gateway.core.migration.statistics import quantile
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.policy import CallPlan, bucket
 from gateway.core.routing.route import Route
+
+
+class SettingView(TypedDict):
+    """A mode with its options. `percent`: of the canary keys, "12.5"; `control`: the side that shadow serves from."""
+
+    mode: str
+    percent: str
+    control: str
+    observe: bool
+    noise: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,7 @@ class MethodRow:
     key: str | None  # what a canary divides
     may_shadow: bool
     mode: str  # for people: "canary 12.5% observed"
-    setting: Mapping[str, str | bool]
+    setting: SettingView
     source: str  # for people: where the setting comes from
     set_by: str  # "mapping", a person or "rollout NAME"
     until: float | None
@@ -105,9 +117,8 @@ class ModeResult:
     held: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ModeRequest:
-    """A mode that somebody wants for the methods of a pattern."""
+class ModeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mode for the methods of a pattern, and the reason for the audit. `seconds`: None: until it is changed."""
 
     pattern: str
     mode: str
@@ -115,7 +126,7 @@ class ModeRequest:
     control: str = ""
     observe: bool = False
     noise: bool = False
-    seconds: float | None = None  # for so long; None: until it is changed
+    seconds: float | None = None
     why: str = ""
 
 
@@ -127,7 +138,7 @@ class ModeChange:
     method: str
     before: str
     after: str
-    setting: Mapping[str, str | bool]
+    setting: SettingView
     set_by: str
     source: str
     until: float | None
@@ -154,15 +165,15 @@ Notification: TypeAlias = ModeChange | RollbackDone | MappingsReloaded
 Listener: TypeAlias = Callable[[Notification], object]
 
 
-def written(setting: Setting) -> dict[str, str | bool]:
-    """A setting in the words in which it is set."""
-    return {
-        "mode": setting.mode.value,
-        "percent": percent(setting.buckets).removesuffix("%"),
-        "control": setting.control.value,
-        "observe": setting.observe,
-        "noise": setting.noise,
-    }
+def setting_view(setting: Setting) -> SettingView:
+    """A setting in the form in which an operator sets it."""
+    return SettingView(
+        mode=setting.mode.value,
+        percent=percent(setting.buckets).removesuffix("%"),
+        control=setting.control.value,
+        observe=setting.observe,
+        noise=setting.noise,
+    )
 
 
 def set_by(override: Override | None) -> str:
@@ -194,7 +205,7 @@ def row(
         key=migration.key.name if migration.key is not None else None,
         may_shadow=migration.may_shadow,
         mode=str(setting),
-        setting=written(setting),
+        setting=setting_view(setting),
         source=source,
         set_by=set_by(override),
         until=until,

@@ -1,6 +1,7 @@
-"""A legacy call -> a D-Bus method call: parameters by position and by name become in-arguments and an object path.
+"""Encode a legacy call as a D-Bus method call: parameters become in-arguments and an object path.
 
-A `Plan` says what becomes of what; it is made once, by the mapping compiler, and trusted. Knows no mapping file.
+The mapping compiler makes an `ArgumentPlan` for each method and checks it. The functions here turn it into one encoder,
+which trusts the plan.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 class ParameterCountError(Exception):
-    """Too few or too many parameters. Both numbers are without the session; `expected` is how many are required.
+    """Too few or too many parameters. Neither number counts the session; `expected` is the number required.
 
-    `missing`: the first one that is not there; "" when there are too many.
+    `missing`: the first missing parameter; "" if there are too many.
     """
 
     def __init__(self, expected: int, received: int, most: int | None = None, missing: str = "") -> None:
@@ -43,18 +44,18 @@ class ParameterCountError(Exception):
         self.missing = missing
 
 
-# What an in-argument is made of
+# Sources of an in-argument
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The value of a slot."""
+    """The value of a parameter slot."""
 
     slot: int
     convert: Encode
 
     def __call__(self, slots: Slots) -> object:
-        """The in-argument."""
+        """Return the in-argument."""
         try:
             return self.convert(slots[self.slot])
         except MarshalError as error:
@@ -64,12 +65,12 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Always the same D-Bus value."""
+    """A constant D-Bus value."""
 
     value: object
 
     def __call__(self, _slots: Slots) -> object:
-        """The in-argument."""
+        """Return the in-argument."""
         return self.value
 
 
@@ -80,7 +81,7 @@ class GatheredStruct:
     fields: tuple[Slot, ...]
 
     def __call__(self, slots: Slots) -> object:
-        """The in-argument."""
+        """Return the in-argument."""
         return tuple([take(slots) for take in self.fields])
 
 
@@ -91,13 +92,13 @@ class GatheredDict:
     entries: tuple[tuple[Any, Slot], ...]
 
     def __call__(self, slots: Slots) -> object:
-        """The in-argument."""
+        """Return the in-argument."""
         return {key: take(slots) for key, take in self.entries}
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A struct parameter that is taken apart: its members follow the parameters as slots of their own."""
+    """A struct parameter whose members become slots of their own, after those of the parameters."""
 
     slot: int
     members: tuple[str, ...]
@@ -105,7 +106,7 @@ class Unpacked:
     others_ignored: bool = False
 
     def open(self, value: Value) -> list[Value]:
-        """The members' values; raises MarshalError."""
+        """Return the values of the members; raises MarshalError."""
         if not isinstance(value, dict):
             raise MarshalError("a struct", value)
         if not self.others_ignored:
@@ -122,7 +123,7 @@ class Unpacked:
 
 @dataclass(frozen=True, slots=True)
 class ArgumentPlan:
-    """All that is needed to bind a call. The names in the target's object path are names of parameters."""
+    """The data for encoding a call. The names in the target's object path are names of parameters."""
 
     target: Target
     names: tuple[str, ...] = ()
@@ -136,13 +137,13 @@ class ArgumentPlan:
 
     @property
     def origins(self) -> tuple[tuple[int, *tuple[str, ...]], ...]:
-        """Where each slot's value comes from: a parameter, and a member of it."""
+        """Return the origin of each slot: a parameter and a member of it."""
         members = ((apart.slot, name) for apart in self.structs for name in apart.members)
         return (*((index,) for index in range(len(self.names))), *members)
 
 
 def compile_arguments(plan: ArgumentPlan) -> EncodeArguments:
-    """The function that binds calls; it raises MarshalError or ParameterCountError."""
+    """Return the function that encodes calls; it raises MarshalError or ParameterCountError."""
     arrange = _translated(plan, _single_where_dropped(plan, compile_arrange(plan)))
     direct = tuple(take for take in plan.arguments if isinstance(take, Slot))
     if not plan.structs and len(direct) == len(plan.arguments) and not placeholders(plan.target.object_path):
@@ -151,7 +152,7 @@ def compile_arguments(plan: ArgumentPlan) -> EncodeArguments:
 
 
 def _single_where_dropped(plan: ArgumentPlan, arrange: Arrange) -> Arrange:
-    """A struct for a parameter that is not used is one of named parameters, which would all be lost."""
+    """Refuse a struct for an unused parameter: it would be a struct of named parameters, all of which would be lost."""
     if not plan.dropped:
         return arrange
 
@@ -179,7 +180,7 @@ def _translated(plan: ArgumentPlan, arrange: Arrange) -> Arrange:
 
 
 def _bind_directly(plan: ArgumentPlan, arrange: Arrange, direct: Sequence[Slot]) -> EncodeArguments:
-    """The usual case: each in-argument is a parameter, the object path is fixed."""
+    """Encode the common case: each in-argument is a parameter, and the object path is fixed."""
     bus_name, path, interface, member, signature = _names(plan.target)
     steps = [(take.slot, take.convert) for take in direct]
 
@@ -237,7 +238,7 @@ def _open(structs: Sequence[Unpacked], parameters: Slots) -> Slots:
 
 
 def _place(plan: ArgumentPlan, call: Call, origin: tuple[int, *tuple[str, ...]]) -> tuple[str | int, ...]:
-    """Where the client wrote a value: `params[1]`, or `params.vm` when it was given by name."""
+    """Return the place of a value in the call: `params[1]`, or `params.vm` if it was given by name."""
     index, *member = origin
     name = plan.names[index]
     if name in call.named:
@@ -245,11 +246,11 @@ def _place(plan: ArgumentPlan, call: Call, origin: tuple[int, *tuple[str, ...]])
     return "params", sum(before not in call.named for before in plan.names[:index]), *member
 
 
-# Parameters: by position, by name, or named ones and then the rest by position
+# Parameters: positional, named, or named ones and the rest positional
 
 
 def compile_arrange(plan: ArgumentPlan) -> Arrange:
-    """The function that puts a call's parameters in order and fills in defaults."""
+    """Return the function that orders a call's parameters and fills in defaults."""
     count, defaults = len(plan.names), plan.defaults
     least = count - len(defaults)
 
@@ -275,7 +276,7 @@ def _miscounted(plan: ArgumentPlan, call: Call) -> ParameterCountError:
 
 
 def _by_name(plan: ArgumentPlan, call: Call) -> Slots:
-    """Positional ones fill the parameters that are not given by name, in order."""
+    """Positional values fill the parameters that are not named, in order."""
     if plan.rest:
         others = {name: value for name, value in call.named.items() if name not in plan.names}
         call = replace(call, named={**{n: v for n, v in call.named.items() if n in plan.names}, plan.rest: others})
@@ -298,9 +299,9 @@ def _defaults(plan: ArgumentPlan) -> dict[str, Value]:
 
 
 def parameter(plan: ArgumentPlan, name: str, *, translated: bool = False) -> Callable[[Call], Value]:
-    """A function that finds one parameter in a call, also in one that does not bind; None where it is missing.
+    """Return a function that finds one parameter in a call, even in one that cannot be encoded; None if it is missing.
 
-    It is as the client sent it, or what it stands for (`translated`).
+    The value is as the client sent it, or the one that it stands for (`translated`).
     """
     index = plan.names.index(name)
     default = _defaults(plan).get(name)
@@ -316,7 +317,7 @@ def parameter(plan: ArgumentPlan, name: str, *, translated: bool = False) -> Cal
 
 
 def missing(expected: str) -> MarshalError:
-    """What is said where nothing was given at all."""
+    """Return the error of a missing parameter."""
     error = MarshalError(expected, None)
     error.got = "nothing"
     return error
@@ -326,12 +327,12 @@ def missing(expected: str) -> MarshalError:
 
 
 def placeholders(template: str) -> list[str]:
-    """The parameters that an object path names."""
+    """Return the parameters that an object path names."""
     return _PLACEHOLDER.findall(template)
 
 
 def path_encoder(template: str, names: Sequence[str]) -> Callable[[Slots], str]:
-    """The function that makes an object path; each value becomes (part of) one element and cannot leave it."""
+    """Return the function that builds an object path; each value is escaped as (part of) one element."""
     pieces = _PLACEHOLDER.split(template)  # text, name, text, name, ..., text
     if len(pieces) == 1:
         return lambda _slots: template
@@ -360,7 +361,7 @@ def _path_text(value: Value, slot: int) -> str:
 def struct_encoder(
     kind: Type, names: Sequence[str], encoder: Callable[[Type, int], Encode], *, ignore: bool, around: int = 0
 ) -> Encode:
-    """A legacy struct -> a D-Bus struct whose fields have these names; also for each in an array or dictionary.
+    """Return a converter from a legacy struct to a D-Bus struct with these fields, also in arrays and dictionaries.
 
     `encoder` makes a converter for a type and the number of containers around it; `around`: those around this one.
     """
@@ -397,7 +398,7 @@ def _member(value: dict[str, Value], name: str, convert: Encode) -> object:
 
 
 def reject_unknown_members(value: Mapping[str, Value], names: Sequence[str]) -> None:
-    """Raise MarshalError for a member that is none of `names`."""
+    """Raise MarshalError for a member that is not one of `names`."""
     for name in value:
         if name not in names:
             raise MarshalError(f"no member of this name (there are: {', '.join(names)})", value[name]).at(name)

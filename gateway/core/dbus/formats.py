@@ -1,4 +1,4 @@
-"""Moments, numbers and references as legacy protocols write them <-> as D-Bus services do; knows no parameter."""
+"""Formats of moments, numbers and references: conversion between legacy protocols and D-Bus services."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECOND = timedelta(seconds=1)
 
 
 def moment_encoder(kind: Type, convert: Encode) -> Encode:
-    """A dateTime or ISO 8601 text -> Unix seconds or ISO 8601 text, then `convert`. No zone means UTC."""
+    """Return an encoder of datetimes and ISO 8601 texts as type `kind`, then `convert`. No zone means UTC."""
     says = _SAYS.get(kind.code, _whole_seconds)
 
     def encode(value: Value) -> object:
@@ -52,12 +52,12 @@ def _text(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-# D-Bus types that do not take whole seconds -> what they take.
+# Conversions for D-Bus types that do not hold whole seconds.
 _SAYS: Mapping[str, Callable[[datetime], Value]] = {"s": _text, "d": datetime.timestamp}
 
 
 def show_moment(value: Value) -> Value:
-    """Unix seconds or ISO 8601 text -> a dateTime, in UTC; also each in an array or struct."""
+    """Convert Unix seconds or ISO 8601 text to a datetime in UTC, also inside arrays and structs."""
     if isinstance(value, list):
         return [show_moment(item) for item in value]
     if isinstance(value, dict):
@@ -71,7 +71,7 @@ def show_moment(value: Value) -> Value:
 
 
 def show_text(value: Value) -> Value:
-    """Numbers -> text; also each in an array or struct. What is no number stays as it is."""
+    """Convert numbers to text, also inside arrays and structs; other values are unchanged."""
     if isinstance(value, list):
         return [show_text(item) for item in value]
     if isinstance(value, dict):
@@ -86,10 +86,10 @@ _VERSION_AND_VARIANT = 0xF000 << 64 | 0xC0 << 56  # RFC 9562 section 4: these bi
 
 
 def of_class(name: str) -> Show:
-    """References and UUIDs of an object -> those that it has as a legacy class of this name, and back.
+    """Convert references and UUIDs of an object to those of a legacy class of this name, and back.
 
-    One D-Bus object may be several legacy classes, each with a reference and a UUID of its own: the UUID in the text
-    is combined (exclusive or) with uuid5(NAMESPACE_OID, name). Any text without a UUID ("OpaqueRef:NULL") stays.
+    One D-Bus object may be several legacy classes, each with its own reference and UUID: the UUID in the text is XORed
+    with uuid5(NAMESPACE_OID, name). Text without a UUID ("OpaqueRef:NULL") is unchanged.
     """
     redact = uuid5(NAMESPACE_OID, name).int & ~_VERSION_AND_VARIANT
 
@@ -107,7 +107,7 @@ def of_class(name: str) -> Show:
 
 
 def identity_of_class(name: str) -> Show:
-    """The same for what a service says, where a text that no class can share is needed."""
+    """Convert a service's value likewise, where the result must be unique to the class."""
     convert = of_class(name)
 
     def show(value: Value) -> Value:
@@ -118,5 +118,5 @@ def identity_of_class(name: str) -> Show:
     return show
 
 
-# Names of formats in mapping files -> how a result is shown, and the D-Bus types that can be.
+# Formats by their names in mapping files: the conversion of a result, and the D-Bus types that it accepts.
 SHOWN: Mapping[str, tuple[Show, str]] = {"datetime": (show_moment, MOMENTS), "text": (show_text, NUMBERS)}

@@ -1,7 +1,7 @@
-"""Legacy values <-> typed D-Bus values: the only type gate, compiled once for each type; knows no D-Bus library.
+"""Convert between legacy values and typed D-Bus values. This is the only type check, compiled once for each type.
 
-docs/types.md is the table of what is accepted. A converter refuses with MarshalError and raises nothing else, whatever
-the value; what it accepts, a D-Bus library may marshal without looking again (but for its size: size.py).
+docs/types.md lists what is accepted. A converter raises MarshalError and nothing else, whatever the value. A value that
+it accepts can be marshalled by a D-Bus library without a further check, except for its size (`body_size`).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["MAX_DEPTH", "Decode", "Encode", "MarshalError", "Variant", "from_dbu
 
 
 Encode: TypeAlias = Callable[[Value], object]  # legacy -> D-Bus
-Decode: TypeAlias = Callable[[Any], Value]  # D-Bus -> legacy; the library made the value, so it fits its type
+Decode: TypeAlias = Callable[[Any], Value]  # D-Bus to legacy; the library made the value, so it fits its type
 
-# Arrays, structs, dict entries and variants around each other. The specification ("Valid Signatures") has 64, but
-# dbus-broker counts the body itself as one of them, and cuts the connection of whoever sends one more.
+# Nested arrays, structs, dict entries and variants. The specification ("Valid Signatures") allows 64, but dbus-broker
+# counts the body as one of them and disconnects a sender that exceeds its limit.
 MAX_DEPTH = 63
 _TOO_DEEP = f"at most {MAX_DEPTH} nested containers"
 _TYPED = 'v as {"signature": ..., "value": ...}'
@@ -44,9 +44,9 @@ _CACHED = 256  # converters kept for signatures that stand in variants: clients 
 
 @dataclass(slots=True)
 class Variant:
-    """A value that carries its type; a backend turns it into its library's class. Never changed once it is made.
+    """A value with its signature; the backend converts it to its library's class. Treat it as immutable.
 
-    Not declared frozen: that would make it thrice as slow to build, and an `a{sv}` is full of them.
+    Not declared frozen, which would make construction three times slower; an `a{sv}` holds many of them.
     """
 
     signature: str
@@ -59,29 +59,30 @@ class _How(NamedTuple):
 
 
 def to_dbus(kind: Type, *, coerce: Coerce = "strict", variants: Variants = "plain", around: int = 0) -> Encode:
-    """A converter from legacy values to D-Bus values of type `kind`; it raises MarshalError and nothing else.
+    """Return a converter from legacy values to D-Bus values of type `kind`; it raises MarshalError only.
 
-    What needs no change is returned itself, not a copy. A struct becomes a tuple, a variant a `Variant`. `around`: how
-    many containers the caller puts around the value; they count.
+    A value that needs no change is returned itself, not a copy. A struct becomes a tuple, a variant a `Variant`.
+    `around`: the number of containers that the caller puts around the value; they count as depth.
     """
     return _encoder(kind, _How(coerce, variants), around)
 
 
 def from_dbus(kind: Type, *, variants: Variants = "plain") -> Decode:
-    """The way back: `same` where there is nothing to do; MarshalError for a file descriptor, or two keys with one text.
+    """Return a converter from D-Bus values to legacy values; `same` if there is nothing to convert.
 
-    A variant may be of any class that has `signature` and `value`.
+    It raises MarshalError for a file descriptor and for two dict keys with the same text. A variant may be of any
+    class that has `signature` and `value`.
     """
     return _DECODERS.get(kind.code, _basic_decoder)(kind, variants)
 
 
 def same(value: Any) -> Any:
-    """The converter that has nothing to do; a caller who finds it in his hands may skip the call."""
+    """The identity converter; callers may compare with it and skip the call."""
     return value
 
 
 def _encoder(kind: Type, how: _How, depth: int) -> Encode:
-    """`depth`: how many containers stand around this one."""
+    """Return an encoder. `depth`: the number of containers around this one."""
     if kind.code in BASIC:
         return (STRICT if how.coerce == "strict" else LEGACY)[kind.code]
     if depth >= MAX_DEPTH:
@@ -103,7 +104,7 @@ def _refuse_depth(value: Value) -> object:
     raise MarshalError(_TOO_DEEP, value)
 
 
-# Legacy -> D-Bus
+# Legacy to D-Bus
 
 
 def _array_encoder(kind: Type, how: _How, depth: int) -> Encode:
@@ -116,7 +117,7 @@ def _array_encoder(kind: Type, how: _How, depth: int) -> Encode:
 
 
 def _dict_encoder(kind: Type, how: _How, depth: int) -> Encode:
-    """A dict is two containers: the array and, within it, the entry."""
+    """Return the encoder of a dict, which counts as two containers: the array and the entry."""
     key, item = kind.children[0].children
     encode = _encoder(item, how, depth + 2) if depth + 1 < MAX_DEPTH else _refuse_depth
     entries = _each_entry(KEYS_IN[key.code], encode)
@@ -155,7 +156,7 @@ def _variant_encoder(_kind: Type, how: _How, depth: int) -> Encode:
 
 @cache  # there are as many as depths, twice
 def _plain_encoder(how: _How, depth: int) -> Encode:
-    """The type is inferred from the class of the value: PLAIN, and t for an integer that is too large for x."""
+    """Return the encoder of a variant whose type is inferred from the value: PLAIN, and t for an integer beyond x."""
     encoders = {kind: (code, _encoder(parse_one(code), how, depth + 1)) for kind, code in PLAIN.items()}
     _, largest = INTEGER_RANGES["x"]
     unsigned = STRICT["t"]
@@ -175,7 +176,7 @@ def _plain_encoder(how: _How, depth: int) -> Encode:
 
 
 def _typed_encoder(how: _How, depth: int) -> Encode:
-    """Nothing is inferred: the value says its signature."""
+    """Return the encoder of a variant whose value names its signature."""
 
     def variant(value: Value) -> Variant:
         if type(value) is not dict or value.keys() != _TYPED_KEYS:
@@ -224,7 +225,7 @@ _ENCODERS: Mapping[str, Callable[[Type, _How, int], Encode]] = {
 }
 
 
-# D-Bus -> legacy
+# D-Bus to legacy
 
 
 def _basic_decoder(kind: Type, _variants: Variants) -> Decode:
@@ -278,7 +279,7 @@ _DECODERS: Mapping[str, Callable[[Type, Variants], Decode]] = {
 }
 
 
-# The items of a container, one by one; a place is told only when there is a failure to place.
+# Items of a container, one by one; the place is computed only on an error.
 
 
 def _each(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
@@ -341,9 +342,8 @@ def _each_entry(key_of: Callable[[Any], Any], convert: Callable[[Any], Any]) -> 
     return entries
 
 
-# How many bytes a D-Bus body takes, exactly, and each array in it; trusts that marshal.py made it.
-#
-# D-Bus specification, "Marshaling (Wire Format)". Asked when a message was too long, to say what in it was.
+# The exact size of a marshalled body and of its arrays (D-Bus specification, "Marshaling (Wire Format)"). It is
+# computed after a message was too long, to name the part that exceeds the limit.
 
 
 MAX_ARRAY = 2**26  # bytes of one array's data
@@ -360,7 +360,7 @@ _FIXED = "ybnqiuxtdh"  # as long as they are aligned
 
 
 def body_size(signature: str, body: Sequence[object]) -> int:
-    """The exact length of the marshalled body; raises MarshalError naming the argument whose array is over 2^26."""
+    """Return the length of the marshalled body; raises MarshalError for an argument with an array over 2^26 bytes."""
     at = 0
     for index, (kind, value) in enumerate(zip(parse(signature), body, strict=True)):
         try:
@@ -372,7 +372,7 @@ def body_size(signature: str, body: Sequence[object]) -> int:
 
 
 def _end(kind: Type, value: Any, at: int) -> int:
-    """Where a value ends that may begin, once aligned, at `at`."""
+    """Return the end of a value that begins at `at`, once aligned."""
     at = _aligned(kind, at)
     if kind.code in _FIXED:
         return at + _ALIGNMENT[kind.code]
@@ -402,7 +402,7 @@ def _struct_end(kind: Type, value: Sequence[Any], at: int) -> int:
 
 
 def _array_end(kind: Type, value: Any, at: int) -> int:
-    """The padding before the first element is no part of the array's length, but is there in an empty array too."""
+    """Return the end of an array. Padding before the first element is not counted in its length; it is always there."""
     element = kind.children[0]
     start = end = _aligned(element, at + 4)
     if element.code in _FIXED:

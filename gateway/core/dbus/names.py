@@ -1,7 +1,7 @@
-"""D-Bus names and object paths: their grammar and the escaping of path elements; knows no types and no values.
+"""D-Bus names and object paths: grammar, and escaping of path elements.
 
-D-Bus specification, "Valid Names" and "Valid Object Paths". Each check returns the text itself, or raises ValueError
-that says what is expected.
+D-Bus specification, "Valid Names" and "Valid Object Paths". Each check returns its text, or raises a ValueError that
+says what was expected.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ _ESCAPES = [b"_%02x" % byte for byte in range(256)]
 
 
 def bus_name(text: str) -> str:
-    """A well-known name (`org.xen.xcp.xapi`) or a unique one (`:1.42`)."""
+    """Check a well-known name (`org.xen.xcp.xapi`) or a unique name (`:1.42`)."""
     if text.startswith(":"):
         return unique_name(text)
     return _checked(_WELL_KNOWN_NAME, text, "a bus name such as org.example.Service")
 
 
 def unique_name(text: str) -> str:
-    """A name that the bus itself gives to a connection (`:1.42`)."""
+    """Check a unique name, which the bus assigns to a connection (`:1.42`)."""
     return _checked(_UNIQUE_NAME, text, "a unique name such as :1.42")
 
 
 def interface(text: str) -> str:
-    """An interface (`org.xen.xcp.xenopsd.VM1`)."""
+    """Check an interface (`org.xen.xcp.xenopsd.VM1`)."""
     return _checked(_INTERFACE, text, "an interface such as org.example.Service1")
 
 
 def error_name(text: str) -> str:
-    """The name of an error; the grammar is that of an interface."""
+    """Check an error name; the grammar is that of an interface."""
     return _checked(_INTERFACE, text, "an error name such as org.example.Error.NotFound")
 
 
 def member(text: str) -> str:
-    """The name of a method, signal or property (`Start`)."""
+    """Check the name of a method, signal or property (`Start`)."""
     return _checked(_MEMBER, text, "a member such as GetAll")
 
 
 def object_path(text: str) -> str:
-    """An object path (`/org/xen/xcp/xapi`)."""
+    """Check an object path (`/org/xen/xcp/xapi`)."""
     if not is_object_path(text):
         raise ValueError(f"expected an object path such as /org/example/Service, got {quoted(text)}")
     return text
 
 
 def is_object_path(text: str) -> bool:
-    """Whether `text` is a valid object path; for the path of a request."""
+    """Return whether `text` is a valid object path; fast enough for each request."""
     return _OBJECT_PATH.fullmatch(text) is not None
 
 
 def escape_path_element(text: str) -> str:
-    """Any text as one element of an object path, the way sd_bus_path_encode escapes a label; the empty text is "_"."""
+    """Escape any text as one path element, as sd_bus_path_encode(3) does; the empty text becomes "_"."""
     if text.isascii() and text.isalnum() and not text[0].isdigit():
         return text
     escaped = _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0][0]], text.encode("utf-8", "surrogatepass"))
@@ -70,9 +70,10 @@ def escape_path_element(text: str) -> str:
 
 
 def unescape_path_element(element: str) -> str:
-    """The inverse of escape_path_element, but an element that was not escaped is returned as it is.
+    """Unescape a path element; an element that was not escaped is returned unchanged.
 
-    That is one that escaping would not give, or whose text would hold a control character: BlueZ's "dev_11_22".
+    An element counts as not escaped if escaping its text would not return it, or if the text would hold a control
+    character (BlueZ's "dev_11_22").
     """
     if element == "_":
         return ""
@@ -94,10 +95,10 @@ def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text in quotation marks, for a message: ASCII, on one line, never long."""
+    """Quote a text for a message: ASCII, one line, limited length."""
     return ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
 
 
 def printable(text: str) -> str:
-    """The text with what would end a line, move a cursor or be no Unicode written as an escape."""
+    """Return the text with control characters and lone surrogates written as escapes."""
     return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

@@ -1,6 +1,6 @@
-"""The body of a method return -> the legacy result, and a D-Bus error -> the fault the client is told.
+"""Decode the body of a method return to the legacy result, and map a D-Bus error to the client's fault.
 
-Everything here is built once, when a mapping is loaded. Knows no mapping file and no bus.
+The mapping compiler builds these converters once, when a mapping is loaded.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from gateway.core.dbus.formats import Show
-from gateway.core.dbus.marshal import Decode, from_dbus
+from gateway.core.dbus.marshal import Decode, from_dbus, same
 from gateway.core.dbus.names import unescape_path_element
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.signature import Type
@@ -27,7 +28,7 @@ DecodeResult: TypeAlias = Callable[[Body], Value]
 
 
 class Item(NamedTuple):
-    """One out-argument, by its place in the body, and how it is shown. `name` is for messages."""
+    """One out-argument: its index in the body and its converter. `name` is for messages."""
 
     at: int
     convert: Decode
@@ -38,12 +39,14 @@ class Item(NamedTuple):
 
 
 def void(_body: Body) -> None:
-    """Whatever came, the client gets no value."""
+    """Ignore the body; the client gets no value."""
 
 
 def one(item: Item) -> DecodeResult:
-    """One out-argument."""
+    """Return one out-argument."""
     index, convert, _name = item
+    if convert is same:
+        return itemgetter(index)
 
     def shape(body: Body) -> Value:
         return convert(body[index])
@@ -52,7 +55,7 @@ def one(item: Item) -> DecodeResult:
 
 
 def array(items: Sequence[Item]) -> DecodeResult:
-    """Several out-arguments, as an array."""
+    """Return several out-arguments as an array."""
 
     def shape(body: Body) -> Value:
         return [_shown(item, body) for item in items]
@@ -61,7 +64,7 @@ def array(items: Sequence[Item]) -> DecodeResult:
 
 
 def struct(members: Mapping[str, Item]) -> DecodeResult:
-    """Several out-arguments, as a struct."""
+    """Return several out-arguments as a struct."""
     steps = tuple(members.items())
 
     def shape(body: Body) -> Value:
@@ -80,17 +83,17 @@ def _shown(item: Item, body: Body) -> Value:
 
 
 def then(convert: Decode, show: Show | None) -> Decode:
-    """`convert`, and then `show`."""
+    """Return the composition of `convert` and `show`."""
     if show is None:
         return convert
     return lambda value: show(convert(value))
 
 
-# Values in another form
+# Other forms of values
 
 
 def struct_of_fields(kind: Type, names: Sequence[str]) -> Show:
-    """A D-Bus struct, shown as an array so far, as a struct with these names; also each in an array or dictionary."""
+    """Convert the array of a D-Bus struct to a struct with these names, also inside arrays and dictionaries."""
     if kind.code == "(":
         return lambda fields: dict(zip(names, fields, strict=True))  # type: ignore[arg-type]  # a struct is an array
     if kind.is_dict:
@@ -99,7 +102,7 @@ def struct_of_fields(kind: Type, names: Sequence[str]) -> Show:
 
 
 def picked(kind: Type, members: Mapping[str, tuple[str, Show | None]]) -> Show:
-    """Members of a dictionary picked and renamed; also for each in an array or dictionary. Absent ones stay absent."""
+    """Pick and rename members of a dictionary, also inside arrays and dictionaries. Absent members stay absent."""
     inner = kind.children[0].children[1] if kind.is_dict else kind.children[0]
     if kind.is_dict and not holds_dict(inner):
         return _pick(members)
@@ -107,7 +110,7 @@ def picked(kind: Type, members: Mapping[str, tuple[str, Show | None]]) -> Show:
 
 
 def holds_dict(kind: Type) -> bool:
-    """Whether a type is a dictionary with text keys, or arrays or dictionaries of such."""
+    """Return whether a type is a dictionary with text keys, or arrays or dictionaries of such."""
     if kind.code != "a":
         return False
     if not kind.is_dict:
@@ -138,11 +141,11 @@ def _each_value(show: Show) -> Show:
     return lambda value: {key: show(item) for key, item in value.items()}  # type: ignore[union-attr]  # a dictionary
 
 
-# Properties: a variant of a type that the IDL names
+# Properties: variants whose type the IDL gives
 
 
 def property_decoder(kind: Type, variants: Variants) -> Decode:
-    """A property's value out of its variant, which must have the type that the IDL says."""
+    """Return a converter from a property's variant to its value; the variant must have the type of the IDL."""
     convert, expected = from_dbus(kind, variants=variants), str(kind)
 
     def decode(variant: Any) -> Value:
@@ -155,16 +158,16 @@ def property_decoder(kind: Type, variants: Variants) -> Decode:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The properties of an object as a struct: all of them by their own names, or those picked.
+    """Convert the properties of an object to a struct: all of them by their own names, or those picked.
 
-    `members`: the name in the struct -> the property and how it is shown. `others`: for a property without an entry.
+    `members`: name in the struct -> property and converter. `others`: the converter of properties without an entry.
     """
 
     members: Mapping[str, tuple[str, Decode]]
     others: Decode | None = None
 
     def __call__(self, properties: Mapping[str, Any]) -> Value:
-        """The struct; a property that the object lacks stays absent."""
+        """Return the struct; a property that the object lacks stays absent."""
         record: dict[str, Value] = {}
         for name, (source, convert) in self.members.items():
             if source in properties:
@@ -176,22 +179,22 @@ class Record:
         return record
 
 
-# An object's path and its properties -> the key of its record; None where it has none.
+# Functions from an object's path and properties to the key of its record; None if it has no key.
 RecordKey: TypeAlias = Callable[[str, Mapping[str, Any]], str | None]
 
 
 def element_key(path: str, _properties: Mapping[str, Any]) -> str:
-    """The last element of the path, unescaped where it was escaped."""
+    """Return the last path element, unescaped if it was escaped."""
     return unescape_path_element(path.rpartition("/")[2])
 
 
 def path_key(path: str, _properties: Mapping[str, Any]) -> str:
-    """The whole path."""
+    """Return the whole path."""
     return path
 
 
 def property_key(name: str, convert: Decode) -> RecordKey:
-    """The value of a property, as text."""
+    """Return the value of a property as text."""
 
     def key(path: str, properties: Mapping[str, Any]) -> str | None:
         return str(_placed(path, convert, properties[name])) if name in properties else None
@@ -200,9 +203,9 @@ def property_key(name: str, convert: Decode) -> RecordKey:
 
 
 def records(interface: str, key: RecordKey, record: Callable[[Any], Value], *, refuse: bool = False) -> Decode:
-    """GetManagedObjects: the objects that have the interface, as a struct of records.
+    """Convert GetManagedObjects: the objects with the interface become a struct of records.
 
-    An object without a key of its own (it has none, or another has it too) has its path for a key, or is refused.
+    An object without a unique key gets its path as key, or is refused.
     """
 
     def decode(objects: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Value:
@@ -247,7 +250,7 @@ _TEMPLATE = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class ErrorEntry:
-    """What a client is told instead of a D-Bus error. `message`: None for the text of the D-Bus error."""
+    """The fault for a D-Bus error. `message`: None for the text of the D-Bus error."""
 
     code: str
     args: tuple[Part, ...] = ()
@@ -255,7 +258,7 @@ class ErrorEntry:
 
 
 def error_mapper(entries: Mapping[str, ErrorEntry]) -> Callable[[Fault, Call], Fault]:
-    """The function that looks a fault up by its D-Bus error name, then under "*"; unnamed faults stay as they are."""
+    """Return the function that maps a fault by its D-Bus error name, then by "*"; unnamed faults are unchanged."""
     rest = entries.get("*")
 
     def translate(fault: Fault, call: Call) -> Fault:
@@ -270,12 +273,12 @@ def error_mapper(entries: Mapping[str, ErrorEntry]) -> Callable[[Fault, Call], F
 
 
 def template_names(template: str) -> list[str]:
-    """What stands in braces in a template."""
+    """Return the names in braces in a template."""
     return _TEMPLATE.findall(template)
 
 
 def template(text: str, parameters: Mapping[str, Callable[[Call], Value]]) -> Part:
-    """A template as a function. One pair of braces alone keeps the type of its value, otherwise all becomes text."""
+    """Compile a template. A template that is one pair of braces keeps the type of its value; any other gives text."""
     pieces = _TEMPLATE.split(text)  # text, name, text, name, ..., text
     parts = [_part(name, parameters) for name in pieces[1::2]]
     if len(parts) == 1 and pieces[0] == pieces[2] == "":
@@ -292,7 +295,7 @@ def template(text: str, parameters: Mapping[str, Callable[[Call], Value]]) -> Pa
 
 
 def constant(value: Value) -> Part:
-    """A value that is no template."""
+    """Return a constant, for a value that is no template."""
     return lambda _fault, _call: value
 
 
@@ -313,7 +316,7 @@ def _present(value: Value) -> Value:
 
 
 def _argument(fault: Fault, index: int) -> Value:
-    """The error's argument; the empty text where it has none of this number."""
+    """Return an argument of the error; the empty text if there is no argument of this number."""
     return fault.data[index] if isinstance(fault.data, list) and index < len(fault.data) else ""
 
 
@@ -334,9 +337,8 @@ def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-# Numbers that a legacy service writes as text, read as numbers again where the mapping says that they are some.
-#
-# Over XML-RPC the legacy services write 42 and "42" alike, and over xenstore everything is text.
+# Numbers that a legacy service writes as text: over XML-RPC the legacy services write 42 and "42" alike, and over
+# xenstore everything is text. The mapping says which values are numbers.
 
 
 _INTEGERS = frozenset("ynqiuxt")
@@ -345,7 +347,7 @@ _DOUBLE = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
 
 
 def coerce_numbers(value: Value, kind: Type) -> Value:
-    """A result with its numbers; what has not the shape of its type stays as it is."""
+    """Convert the numbers of a result; a value that does not fit its type is unchanged."""
     if isinstance(value, str):
         return _number(value, kind.code)
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""The basic D-Bus types: which legacy value is one, alone, many at once, or as the text of a dict key; no containers.
+"""Checks of legacy values against the basic D-Bus types (D-Bus specification, "Basic types").
 
-D-Bus specification, "Basic types". docs/types.md is the table of what is accepted.
+Values are checked one by one, many at once, and as the text of dict keys. docs/types.md lists what is accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.core.dbus import names
 from gateway.core.dbus.signature import INTEGER_RANGES, parse
 from gateway.core.rpc.model import Value
 
-# What is said of a value that its type cannot carry: the place, what was expected, what came; knows no types.
+# The error of a value that does not fit its type: place, expected, got
 
 
 _SHOWN = 40  # characters of a text that a message repeats
@@ -27,7 +27,7 @@ _SIZED: tuple[tuple[type[Sized], str], ...] = ((list, "an array"), (dict, "a str
 
 
 class MarshalError(Exception):
-    """A value that its type cannot carry, told as `$.params[1].vcpus: expected u, got -1`."""
+    """A value that does not fit its type: `$.params[1].vcpus: expected u, got -1`."""
 
     def __init__(self, expected: str, got: object) -> None:
         super().__init__(expected)
@@ -36,13 +36,13 @@ class MarshalError(Exception):
         self.path: tuple[str | int, ...] = ()
 
     def at(self, *place: str | int) -> MarshalError:
-        """Say where in the surrounding value it stands; each level on the way up adds its step in front."""
+        """Prepend one step to the place; each level on the way up adds its own."""
         self.path = (*place, *self.path)
         return self
 
     @property
     def bare(self) -> str:
-        """The same for a log: the value is left out."""
+        """Return the text for a log, without the value."""
         return f"{render(self.path)}: expected {self.expected}"
 
     def __str__(self) -> str:
@@ -50,12 +50,12 @@ class MarshalError(Exception):
 
 
 def render(path: Iterable[str | int]) -> str:
-    """A place in a legacy value, `$.params[1].vcpus`; ASCII on one line, whatever the keys are."""
+    """Return a place in a legacy value, `$.params[1].vcpus`, in ASCII on one line."""
     return "$" + "".join(map(_step, path))
 
 
 def quoted(value: object) -> str:
-    """A value in a message: ASCII on one line, never long."""
+    """Return a value for a message: ASCII, one line, limited length."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
@@ -89,12 +89,12 @@ _LEGACY_BOOLEANS: Mapping[str, bool] = {**_BOOLEANS, "1": True, "0": False}
 
 
 def refuse_file_descriptor(value: object) -> Any:
-    """No legacy protocol can carry one, in either direction."""
+    """Refuse a file descriptor, which no legacy protocol can carry."""
     raise MarshalError("anything but h (file descriptors cannot be carried)", value)
 
 
 def text(value: Value) -> str:
-    """A string: no NUL, and UTF-8 can say it."""
+    """Check a string: no NUL, valid UTF-8."""
     if type(value) is not str:
         raise MarshalError("s", value)
     if "\0" in value:
@@ -105,14 +105,14 @@ def text(value: Value) -> str:
 
 
 def object_path(value: Value) -> str:
-    """An object path."""
+    """Check an object path."""
     if type(value) is str and names.is_object_path(value):
         return value
     raise MarshalError("o", value)
 
 
 def signature(value: Value) -> str:
-    """A signature: none, one or several complete types."""
+    """Check a signature: any number of complete types."""
     if type(value) is not str:
         raise MarshalError("g", value)
     try:
@@ -123,7 +123,7 @@ def signature(value: Value) -> str:
 
 
 def byte_array(value: Value) -> bytes:
-    """Bytes, or text that is base64 in its one canonical form (RFC 4648, section 3.5), for JSON has no bytes."""
+    """Check bytes, or canonical base64 text (RFC 4648, section 3.5), since JSON has no bytes."""
     if type(value) is bytes:
         return value
     if type(value) is not str:
@@ -138,14 +138,14 @@ def byte_array(value: Value) -> bytes:
 
 
 def boolean(value: Value) -> bool:
-    """A boolean; 0 and 1 are none."""
+    """Check a boolean; 0 and 1 are refused."""
     if type(value) is bool:
         return value
     raise MarshalError("b", value)
 
 
 def legacy_boolean(value: Value) -> bool:
-    """A boolean; also 0, 1 and the texts "true", "false", "1", "0"."""
+    """Check a boolean; 0, 1 and the texts "true", "false", "1", "0" are accepted too."""
     if type(value) is str and value in _LEGACY_BOOLEANS:
         return _LEGACY_BOOLEANS[value]
     if type(value) is int and value in (0, 1):
@@ -154,7 +154,7 @@ def legacy_boolean(value: Value) -> bool:
 
 
 def double(value: Value) -> float:
-    """A double, or an integer that a double holds exactly."""
+    """Check a double, or an integer that a double holds exactly."""
     if type(value) is float:
         return value
     if type(value) is int:
@@ -163,7 +163,7 @@ def double(value: Value) -> float:
 
 
 def legacy_double(value: Value) -> float:
-    """A double; also a number as text, whole ones exactly."""
+    """Check a double; a number as text is accepted too, integers exactly."""
     if type(value) is not str:
         return double(value)
     if _INTEGER.fullmatch(value):
@@ -177,7 +177,7 @@ def legacy_double(value: Value) -> float:
 
 
 def integer(code: str) -> Callable[[Value], int]:
-    """Checks for an integer within the range of the D-Bus type `code`; a boolean is none, nor is 1.0."""
+    """Return the check for an integer in the range of the D-Bus type `code`; booleans and 1.0 are refused."""
     low, high = INTEGER_RANGES[code]
 
     def check(value: Value) -> int:
@@ -189,9 +189,9 @@ def integer(code: str) -> Callable[[Value], int]:
 
 
 def legacy_integer(code: str) -> Callable[[Value], int]:
-    """Checks for an integer; also its decimal text, as XenAPI writes every int64, and a whole double up to 2^53.
+    """Return the check that also accepts decimal text, as XenAPI writes every int64, and a whole double up to 2^53.
 
-    A double beyond that stands for several integers, and is none.
+    A larger double stands for several integers and is refused.
     """
     decimal = _decimal_integer(code)
 
@@ -206,7 +206,7 @@ def legacy_integer(code: str) -> Callable[[Value], int]:
 
 
 def _decimal_integer(code: str) -> Callable[[Value], int]:
-    """Checks for an integer, or its canonical decimal text."""
+    """Return the check for an integer or its canonical decimal text."""
     low, high = INTEGER_RANGES[code]
     strict = integer(code)
 
@@ -261,11 +261,11 @@ LEGACY: Mapping[str, Callable[[Any], object]] = {
 }
 
 
-# Many values at once: whether every one may pass unchanged, found without a call for each.
+# Many values at once: whether all can pass unchanged, without a call for each
 
 
 def all_texts(values: Iterable[Any]) -> bool:
-    """Whether every value is a string that D-Bus can carry. (Two lone surrogates do not heal by being joined.)"""
+    """Return whether every value is a string that D-Bus can carry."""
     try:
         return _is_text("".join(values))
     except TypeError:
@@ -289,7 +289,7 @@ UNCHANGED: Mapping[str, Callable[[Collection[Any]], bool]] = {
 }
 
 
-# Dict keys: legacy keys are text, D-Bus keys any basic type. A key has exactly one text, so that no two can meet.
+# Dict keys: legacy keys are text, D-Bus keys any basic type. A key has exactly one text, so that keys stay unique.
 
 
 def _canonical_double(text: str) -> float:

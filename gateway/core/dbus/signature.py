@@ -1,4 +1,4 @@
-"""A D-Bus signature string -> a tree of types. D-Bus specification, "Type system"; knows no values."""
+"""Parse a D-Bus signature to a tree of types (D-Bus specification, "Type System")."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_LENGTH = 255  # bytes in one signature
 MAX_ARRAY_DEPTH = 32
 MAX_STRUCT_DEPTH = 32  # dict entries count as structs, as sd-bus has it
 
-# What each integer type holds (D-Bus specification, "Basic types").
+# The range of each integer type (D-Bus specification, "Basic types").
 INTEGER_RANGES: Mapping[str, tuple[int, int]] = {
     "y": (0, 2**8 - 1),
     "n": (-(2**15), 2**15 - 1),
@@ -25,7 +25,7 @@ INTEGER_RANGES: Mapping[str, tuple[int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """One complete type. `children`: of an array its element, of a struct its fields, of a dict entry key and value."""
+    """One complete type. `children`: the element of an array, the fields of a struct, key and value of a dict entry."""
 
     code: str  # one of BASIC, "v", "a", "(" or "{"
     children: tuple[Type, ...] = ()
@@ -49,12 +49,12 @@ class Type:
 
     @property
     def has_variant(self) -> bool:
-        """Whether a variant stands anywhere in this type."""
+        """Whether the type contains a variant."""
         return self.code == "v" or any(child.has_variant for child in self.children)
 
     @property
     def has_file_descriptor(self) -> bool:
-        """Whether a file descriptor, which no legacy protocol carries, stands anywhere in this type."""
+        """Whether the type contains a file descriptor, which no legacy protocol can carry."""
         return self.code == "h" or any(child.has_file_descriptor for child in self.children)
 
 
@@ -63,7 +63,7 @@ _LEAVES: Mapping[str, Type] = {code: Type(code) for code in BASIC + "v"}
 
 @lru_cache(maxsize=512)  # clients may choose signatures too: few enough to stay small, more than a host has
 def parse(signature: str) -> tuple[Type, ...]:
-    """Split a signature into its complete types; raises ValueError that says what is wrong and where."""
+    """Split a signature into its complete types; raises ValueError with the error and its place."""
     if len(signature) > MAX_LENGTH:
         raise ValueError(f"signature is {len(signature)} characters long, at most {MAX_LENGTH} are allowed")
     if not (signature.isascii() and signature.isprintable()):

@@ -41,7 +41,7 @@ class PropertyTarget(Target):
 
 
 class MethodCall(msgspec.Struct, frozen=True):
-    """A D-Bus method call whose every name and value has been checked against the specification."""
+    """A D-Bus method call; its names and values are checked against the specification."""
 
     bus_name: str
     object_path: str
@@ -53,7 +53,7 @@ class MethodCall(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What to hear of one service: a signal, or changes of properties. Names are checked as those of a MethodCall."""
+    """A subscription to one service: a signal, or property changes. Names are checked as in a MethodCall."""
 
     bus_name: str
     object_path: str  # never "/" together with `below`: that would be the whole bus

@@ -79,7 +79,7 @@ class Migration:
     never: frozenset[str] = frozenset()  # keys that it never does
     may_shadow: bool = False  # running a call twice does no harm: the mapping says so
     fallback: bool = False  # a call that D-Bus certainly did not execute goes to the legacy service
-    tasks: Literal["refuse", "legacy"] = "refuse"  # calls that ask for a task, where the mode says D-Bus
+    tasks: Literal["reject", "legacy"] = "reject"  # calls that ask for a task, where the mode says D-Bus
     compare: Rules = NO_RULES  # where the answers of both sides may differ and still agree
     redact: RedactionRules = NO_REDACTION  # what of calls and outcomes is never kept
 

@@ -1,6 +1,7 @@
-"""What stands in D-Bus and in xenstore alike: templates filled, nodes drawn, rings read. Knows no store and no bus.
+"""Publications and watch triggers: D-Bus values become nodes of a xenstore, and changed nodes become calls.
 
-A `Publication` says which nodes show what a service tells; a `Watch trigger` which method a node calls when it changes.
+A `Publication` says which nodes show a service's properties or the arguments of its signals. A `WatchTrigger` says
+which method is called when a node changes. Both are compiled from mapping files and pure.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
 from gateway.core.xenstore.paths import MAX_PATH, MAX_VALUE, Template, element, node_text
 
 Values: TypeAlias = Mapping[str, Value]
-Grants: TypeAlias = "tuple[tuple[str, int], ...]"  # letter (n r w b) and domid; the first: all others, and the owner
+Grants: TypeAlias = "tuple[tuple[str, int], ...]"  # letter and domid; first the owner, with the letter of all others
 
 DOMAINS = ("local", "domain")  # a domain's own nodes are below /local/domain/DOMID
 _NAME = re.compile(r"\{([^{}]*)\}")
@@ -38,18 +39,18 @@ class Text:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What stands in braces."""
+        """The names in braces."""
         return tuple(_NAME.findall(self.source))
 
     def fill(self, values: Values) -> str | None:
-        """Put the values in; None when one of them is not there. Raises MarshalError."""
+        """The text with the values in place of the names; None when a value is missing. Raises MarshalError."""
         if not all(name in values for name in self.names):
             return None
         return _NAME.sub(lambda found: text_of(values[found[1]], found[1]), self.source)
 
 
 def text_of(value: Value, name: str) -> str:
-    """A simple value as the text of a node: as the codec `xenstore` writes it."""
+    """A simple value as text, as the codec `xenstore` writes it. Raises MarshalError at `name`."""
     try:
         return node_text(value).decode()
     except MarshalError as error:
@@ -63,15 +64,15 @@ def text_of(value: Value, name: str) -> str:
 class NodeSet:
     """Nodes that are written together."""
 
-    leaves: Mapping[str, bytes | None]  # path -> value; None: no such node
-    grants: Grants = ()  # empty: as the store makes them
-    domain: str = ""  # only while this domain's node is there; "" for what belongs to none
-    left_out: tuple[str, ...] = ()  # nodes whose value cannot be said, and why: they are not there, the others are
+    leaves: Mapping[str, bytes | None]  # path -> value; None: the node is removed
+    grants: Grants = ()  # empty: as the store sets them
+    domain: str = ""  # written only while this domain's node exists; empty: always
+    left_out: tuple[str, ...] = ()  # nodes whose value cannot be written, and why; they are removed
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A node that is there, and empty, while a boolean is true."""
+    """A node that exists, with the empty value, while a boolean is true."""
 
     name: str
 
@@ -83,14 +84,17 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class NodeTemplate:
-    """How values become nodes. `leaves`: the elements below `node` -> what stands there."""
+    """A template of nodes. `leaves`: the path elements below `node` and the value there."""
 
     node: Template
     leaves: Mapping[tuple[str, ...], Text | Flag]
     permissions: Text | None = None  # "n0,r{domid}"
 
-    def draw(self, values: Values) -> NodeSet:
-        """The nodes. One whose value cannot be said is left out; raises MarshalError for what leads to all of them."""
+    def render(self, values: Values) -> NodeSet:
+        """The nodes for some values. A node whose value cannot be written is left out.
+
+        Raises MarshalError for a value in the path or in the permissions, which concern all nodes.
+        """
         root = self._elements(values)
         domain = _domain(self.node, root)
         leaves: dict[str, bytes | None] = {}
@@ -116,7 +120,7 @@ class NodeTemplate:
 
 
 def _element(text: Text, values: Values) -> str:
-    """One element, whatever the value: a `/` in it leads nowhere else."""
+    """One element of a path. A `/` in a value is escaped, so that it cannot lead to another node."""
     if not text.names:
         return text.source
     filled = text.fill(values)
@@ -135,7 +139,7 @@ def _domain(node: Template, root: Sequence[str]) -> str:
 
 
 def _domid(value: Value, name: str) -> str:
-    """A whole number as it is written in a path, and nothing that could say more."""
+    """A domid as it is written in a path. Raises MarshalError."""
     text = text_of(value, name)
     if not _DOMID.fullmatch(text):
         raise MarshalError("a domid", value).at(name)
@@ -166,7 +170,7 @@ def _value(text: str) -> bytes:
 
 
 def grants(text: str) -> Grants:
-    """Permissions as `xenstore-chmod` writes them, with commas: `n0,r5`. Raises ValueError."""
+    """Read permissions as `xenstore-chmod` writes them, with commas: `n0,r5`. Raises ValueError."""
     found = [re.fullmatch(r"([nrwb])(0|[1-9][0-9]{0,4})", part.strip()) for part in text.split(",")]
     if not all(found):
         raise ValueError(f"expected permissions such as n0,r5 (the owner comes first), got '{text}'")
@@ -175,26 +179,29 @@ def grants(text: str) -> Grants:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Which nodes of a store show what a service tells. A signal has `arguments`, properties can be read again."""
+    """The nodes that show what a service signals.
+
+    The source is a signal with `arguments`, or properties, which `read` and `read_all` read.
+    """
 
     listener: str
-    drawing: NodeTemplate
+    template: NodeTemplate
     subscriptions: tuple[Subscription, ...]
-    object_path: str  # its last element may be {name}
+    object_path: str  # its last element may be a parameter: {name}
     arguments: tuple[str, ...] = ()
     read: Route | None = None  # the properties of one object
     read_all: Route | None = None  # of all objects: {last element of the object path, unescaped: properties}
     source: str = ""
-    fingerprint: str = ""  # changes with all that the mapping and the IDL say of it
+    fingerprint: str = ""  # differs when mapping or IDL of it differ
 
     @property
     def parameter(self) -> str:
-        """The name in the object path; empty when there is one object."""
+        """The parameter of the object path; empty when there is one object."""
         names = _NAME.findall(self.object_path)
         return names[0] if names else ""
 
     def key(self, object_path: str) -> str | None:
-        """Which object this is: the value of the parameter. None when it is none of ours."""
+        """The value of the parameter in an object path; None when the path is another one."""
         fixed, brace, _ = self.object_path.partition("{")
         if not brace:
             return "" if object_path == fixed else None
@@ -206,36 +213,39 @@ class Publication:
         fixed, brace, _ = self.object_path.partition("{")
         return fixed + escape_path_element(key) if brace else fixed
 
-    def picture(self, key: str, values: Values) -> NodeSet:
-        """The nodes of one object; raises MarshalError."""
-        return self.drawing.draw({**values, self.parameter: key} if self.parameter else values)
+    def node_set(self, key: str, values: Values) -> NodeSet:
+        """The nodes of one object. Raises MarshalError."""
+        return self.template.render({**values, self.parameter: key} if self.parameter else values)
 
 
-# Ring
+# Watch triggers
 
 
 class RelatedNode(NamedTuple):
-    """What a ring tells besides the node's own value: a node, or all nodes below one, seen from the node's parent."""
+    """A node, or the nodes below one, that are passed with a call besides the changed node.
 
-    path: str  # "os_name", "os/name"; "." with `tree`: all that stands beside the node
+    `path` starts at the parent of the changed node; "." with `tree` means everything below that parent.
+    """
+
+    path: str  # "os_name", "os/name", "."
     tree: bool = False
 
 
-Found: TypeAlias = "bytes | Mapping[str, bytes] | None"
+RelatedContent: TypeAlias = "bytes | Mapping[str, bytes] | None"
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a ring is about, as it was read in one transaction."""
+    """The content that a trigger fires for, read in one transaction."""
 
     value: bytes
-    beside: Mapping[RelatedNode, Found] = field(default_factory=dict)
+    related: Mapping[RelatedNode, RelatedContent] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """The same for the same content."""
-        told = sorted((beside, _told(found)) for beside, found in self.beside.items())
-        return digest(self.value) if not told else hashlib.sha256(repr((self.value, told)).encode()).hexdigest()
+        """Equal for equal content."""
+        related = sorted((node, _sortable(found)) for node, found in self.related.items())
+        return digest(self.value) if not related else hashlib.sha256(repr((self.value, related)).encode()).hexdigest()
 
 
 def digest(value: bytes) -> str:
@@ -243,7 +253,7 @@ def digest(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
-def _told(found: Found) -> object:
+def _sortable(found: RelatedContent) -> object:
     return sorted(found.items()) if isinstance(found, Mapping) else found
 
 
@@ -255,33 +265,33 @@ class WatchTrigger:
     node: Template
     route: Route
     parameters: Mapping[str, Text | RelatedNode]
-    domains: Domains = DOM0_ALONE  # who may ring
+    domains: Domains = DOM0_ALONE  # that may fire it
     source: str = ""
     fingerprint: str = ""
 
     @property
     def place(self) -> str:
-        """Where it hangs: `store /local/domain/{domid}/data/updated`."""
+        """Listener and node: `store /local/domain/{domid}/data/updated`."""
         return f"{self.listener} {self.node}"
 
     @property
-    def beside(self) -> tuple[RelatedNode, ...]:
-        """What must be read with the node."""
-        return tuple({take: None for take in self.parameters.values() if isinstance(take, RelatedNode)})
+    def related(self) -> tuple[RelatedNode, ...]:
+        """The nodes that are read together with the changed node."""
+        return tuple({source: None for source in self.parameters.values() if isinstance(source, RelatedNode)})
 
     def call(self, content: Content, path: Values, domid: int) -> Call:
-        """What the ring calls; raises MarshalError when a value is no text."""
+        """The call for a content. Raises MarshalError when a value is not UTF-8."""
         values = {**path, "value": _text(content.value, "value")}
-        taken = {name: _taken(take, content, values, name) for name, take in self.parameters.items()}
-        given = {name: value for name, value in taken.items() if value is not None}
+        parameters = {name: _parameter(source, content, values, name) for name, source in self.parameters.items()}
+        given = {name: value for name, value in parameters.items() if value is not None}
         return Call(self.route.method, (), given, peer=Peer(f"domain {domid}", domid=domid))
 
 
-def _taken(take: Text | RelatedNode, content: Content, values: Values, name: str) -> Value:
-    """A parameter; None for a node that is not there: the method has a default for it, or refuses."""
-    if isinstance(take, Text):
-        return take.fill(values)
-    found = content.beside.get(take)
+def _parameter(source: Text | RelatedNode, content: Content, values: Values, name: str) -> Value:
+    """The value of a parameter; None for a node that does not exist: the method has a default for it or refuses."""
+    if isinstance(source, Text):
+        return source.fill(values)
+    found = content.related.get(source)
     if isinstance(found, Mapping):
         return {path: _text(value, name) for path, value in found.items()}
     return None if found is None else _text(found, name)

@@ -1,4 +1,4 @@
-"""Undoes the Content-Encoding of a legacy server's answer, within bounds; lenient, as these servers are old."""
+"""Removes the Content-Encoding of a legacy server's answer, within limits. Lenient in reading."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from gateway.core.rpc.model import Answer
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # the wbits of zlib
 # RFC 9110 section 8.4.1. `deflate` is zlib's format, but some servers write the bare stream.
 _FORMATS = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (_ZLIB, _RAW)}
-MOST_ENCODINGS = 3  # one upon the other
+MOST_ENCODINGS = 3  # applied one after the other
 MOST_MEMBERS = 100  # of one gzip stream; each may be a few bytes that cost as much as a long one
 
 
 class EncodingError(ValueError):
-    """The body is not what its Content-Encoding says; the text says in what."""
+    """The body does not match its Content-Encoding; the message says where."""
 
 
 class InflatedTooLargeError(EncodingError):
-    """The body is larger than it may be once it is inflated."""
+    """The inflated body is over the limit."""
 
 
 def is_encoded(answer: Answer) -> bool:
-    """Whether there is anything to undo."""
+    """Whether the body has a Content-Encoding."""
     return bool(answer.body) and bool(_encodings(answer))
 
 
 def content(answer: Answer, limit: int) -> bytes:
-    """The body as it was before it was encoded; never holds more than `limit` bytes of it, and one.
+    """The decoded body, of at most `limit` bytes; raises EncodingError.
 
-    Raises EncodingError. A body of many megabytes takes a while: call it in a thread.
+    A body of many megabytes takes a while: call this in a thread.
     """
     body = answer.body or b""
     encodings = _encodings(answer)
@@ -43,7 +43,7 @@ def content(answer: Answer, limit: int) -> bytes:
 
 
 def _encodings(answer: Answer) -> list[str]:
-    """In the order in which they were applied."""
+    """The names of the encodings, in the order in which they were applied."""
     values = (value.decode("latin-1") for name, value in answer.headers if name.lower() == b"content-encoding")
     names = (name.strip().lower() for value in values for name in value.split(","))
     return [name for name in names if name not in ("", "identity")]
@@ -59,14 +59,14 @@ def _inflated(body: bytes, name: str, limit: int) -> bytes:
 
 
 def _members(body: bytes, bits: int, limit: int) -> bytes:
-    """Every gzip member, or the one stream that there is in the other formats."""
+    """All members of a gzip stream, or the single stream of another format."""
     parts: list[bytes] = []
-    room = limit
+    left = limit
     for _ in range(MOST_MEMBERS):
         inflater = zlib.decompressobj(bits)
-        parts.append(inflater.decompress(body, room + 1))
-        room -= len(parts[-1])
-        if room < 0:
+        parts.append(inflater.decompress(body, left + 1))
+        left -= len(parts[-1])
+        if left < 0:
             raise InflatedTooLargeError(f"the inflated body is over {limit} bytes")
         if not inflater.eof:
             raise EncodingError("the body ends within its compressed stream")
@@ -74,5 +74,5 @@ def _members(body: bytes, bits: int, limit: int) -> bytes:
         if not body:
             return b"".join(parts)
         if bits != _GZIP:
-            raise EncodingError("something stands behind the compressed stream")
+            raise EncodingError("there are bytes after the compressed stream")
     raise EncodingError(f"the body has more than {MOST_MEMBERS} gzip members")

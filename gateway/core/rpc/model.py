@@ -1,4 +1,8 @@
-"""The values that flow between transport, codec, dialect, dispatcher and backend; knows no protocol."""
+"""The values that pass between transport, codec, dialect, dispatcher and backend, and the identity of a peer.
+
+They are the same for all protocols. Each is a frozen msgspec.Struct: immutable, and cheaper to make than a dataclass.
+To change a field, use `msgspec.structs.replace`.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,15 @@ from typing import TypeAlias
 
 import msgspec
 
-# What legacy protocols can say. No D-Bus types; a struct is a dict, an array a list.
+# The values of legacy protocols: a struct is a dict, an array a list. No D-Bus types.
 Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
 
 
 class FaultCode(Enum):
-    """Why a call has no reply. Closed: every edge owns a column (a dict constant) that names each member."""
+    """The reason why a call has no reply. Closed: each protocol has a table with an entry for every member."""
 
-    PARSE_ERROR = "parse_error"  # the bytes are no message of this protocol
-    INVALID_REQUEST = "invalid_request"  # well-formed, but no call
+    PARSE_ERROR = "parse_error"  # the bytes are not a message of this protocol
+    INVALID_REQUEST = "invalid_request"  # well-formed, but not a call
     TOO_LARGE = "too_large"  # over a limit on size, depth or number of elements
     UNKNOWN_METHOD = "unknown_method"
     PARAMETER_COUNT = (
@@ -29,18 +33,18 @@ class FaultCode(Enum):
     INVALID_PARAMS = "invalid_params"  # the message names the place: "$.params[1]: expected u, got -1"
     ACCESS_DENIED = "access_denied"
     NOT_FOUND = "not_found"  # no such object, interface or property on the bus
-    BUSY = "busy"  # refused now for want of room; nothing was executed
+    BUSY = "busy"  # no capacity now; nothing was executed
     UNAVAILABLE = "unavailable"  # the service or its bus cannot be reached; nothing was executed
     TIMEOUT = "timeout"  # the deadline passed; whether it was executed is unknown
-    NO_REPLY = "no_reply"  # the callee went away in mid-call; whether it was executed is unknown
+    NO_REPLY = "no_reply"  # the callee disconnected before it replied; whether the call was executed is unknown
     UNREPRESENTABLE = "unrepresentable"  # the reply holds a value that this protocol cannot carry
     APPLICATION = "application"  # an error in the client's own terms: name is its code, data its list of arguments
-    REMOTE = "remote"  # an error of the far side that no mapping names: name is its error name, data its arguments
+    REMOTE = "remote"  # an error that no mapping translates: name is the callee's error name, data its arguments
     INTERNAL = "internal"  # a bug here; the message never holds the text of an exception
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """Who called: `address` for people ("tcp:127.0.0.1:4711", "unix:/run/x"), the rest where the wire tells it."""
+    """The caller: `address` for people ("tcp:127.0.0.1:4711", "unix:/run/x"), the rest if the transport knows it."""
 
     address: str = ""
     uid: int | None = None
@@ -50,7 +54,7 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One call as the client meant it; `extensions` is the one place to leak (headers, domid)."""
+    """One call. `extensions` holds what a protocol or transport adds: protocol, path, agent, user."""
 
     method: str
     params: tuple[Value, ...] = ()
@@ -61,28 +65,28 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """It worked. A method without a result replies with None."""
+    """The result of a call; None for a method without a result."""
 
     value: Value = None
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """It did not work. A value, never raised."""
+    """The failure of a call. A value, never raised."""
 
     code: FaultCode
     message: str
-    name: str = ""  # the far side's own error name or code, verbatim
+    name: str = ""  # the callee's own error name or code, unchanged
     data: Value = None  # its arguments (a list for APPLICATION and REMOTE) or details
     wire: Value = None  # the whole error as a dialect writes it, for protocols whose error may be any value
 
 
 Outcome: TypeAlias = Reply | Fault
 
-# The name of a NO_REPLY fault where the legacy service closed the connection before its answer. It goes no further
-# than to whoever forwards whole messages: a dialect would tell a client a fault's name in place of its message.
+# The name of a NO_REPLY fault when the legacy service closed the connection before its answer. Only the passthrough of
+# whole messages sees it: a dialect would show a client the fault's name in place of its message.
 HUNG_UP = "HungUp"
 
-# What a call came to whose client left before its answer. Noted, sent to nobody; compared with `is`.
+# The outcomes of calls whose client left before the answer. They are counted and never sent; compare with `is`.
 ABANDONED = Fault(
     FaultCode.NO_REPLY, "the client has left; it is unknown whether the call was executed", name="ClientLeft"
 )
@@ -90,7 +94,7 @@ WITHDRAWN = Fault(FaultCode.UNAVAILABLE, "the client has left; the call was not 
 
 
 def ended(outcome: Outcome) -> str:
-    """How a call ended, for log and metrics: ok, a fault's code, or unknown or withdrawn where its client has left."""
+    """The outcome in a word, for log and metrics: ok, a fault's code, or unknown or withdrawn if the client left."""
     if isinstance(outcome, Reply):
         return "ok"
     if outcome is ABANDONED:
@@ -99,9 +103,9 @@ def ended(outcome: Outcome) -> str:
 
 
 class RefusedCall(msgspec.Struct, frozen=True):
-    """A call that was read and that nobody may execute: it is answered with the fault and goes nowhere.
+    """A call that was read and that no side may execute: it is answered with the fault and never passed through.
 
-    It is not an entry that could not be read (a Fault in an envelope), which a legacy service may still be shown.
+    An entry that could not be read is a Fault in the envelope.
     """
 
     call: Call
@@ -109,15 +113,15 @@ class RefusedCall(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """One decoded message: an entry for each call in it, a Fault where an entry made no sense."""
+    """One decoded message: its calls in order, with a Fault for each entry that could not be read."""
 
     entries: tuple[Call | Fault, ...]
-    tags: object = None  # what the codec needs to answer; opaque to everybody else
+    tags: object = None  # the codec's own data for its answer
     batch: bool = False
 
 
 class RequestMetadata(msgspec.Struct, frozen=True):
-    """What an HTTP message has beside its body; headers in their order, as they were written."""
+    """An HTTP message without its body; headers in their order, as the client wrote them."""
 
     verb: str = "POST"
     target: str = ""  # path and query
@@ -125,12 +129,12 @@ class RequestMetadata(msgspec.Struct, frozen=True):
 
     @property
     def agent(self) -> str:
-        """What the client's program calls itself (RFC 9110 section 10.1.5); empty when it does not say."""
+        """The User-Agent (RFC 9110 section 10.1.5); empty if there is none."""
         return self._header(_AGENT)
 
     @property
     def charset(self) -> str:
-        """What its Content-Type says of the encoding of the body (RFC 9110 section 8.3.2); empty when it does not."""
+        """The charset of the Content-Type (RFC 9110 section 8.3.2); empty if there is none."""
         return charset_of(self._header(_CONTENT_TYPE))
 
     def _header(self, wanted: bytes) -> str:
@@ -149,43 +153,43 @@ def charset_of(content_type: str) -> str:
     return found[1] if found else ""
 
 
-NO_METADATA = RequestMetadata()  # a message that came without HTTP
+NO_METADATA = RequestMetadata()  # of a message that did not come over HTTP
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What goes back over the wire. `body` is None when the protocol sends nothing (a notification)."""
+    """The answer to a message. `body` is None if the protocol sends none (a notification)."""
 
     body: bytes | None
     content_type: str
-    fault: Fault | None = None  # set when the message as a whole was refused; a transport may turn it into a status
-    status: int | None = None  # set with `headers` when a legacy service gave this answer: it goes back as it came
+    fault: Fault | None = None  # set if the message as a whole was refused; a transport may map it to a status
+    status: int | None = None  # set with `headers` if a legacy service gave this answer: it is sent unchanged
     reason: str = ""
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    hang_up: bool = False  # the legacy service closed the connection without an answer: so does the transport
+    hang_up: bool = False  # the legacy service closed the connection without an answer, and so does the transport
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A D-Bus signal, or properties that have changed, as the service told it and its owner alone."""
+    """A D-Bus signal or a change of properties, sent by the owner of the bus name."""
 
     bus_name: str  # the service's well-known name
     object_path: str
     interface: str  # of the signal, or of the properties
-    member: str = ""  # empty where properties have changed
+    member: str = ""  # empty for a change of properties
     body: tuple[Value, ...] = ()  # a signal's arguments
     properties: Mapping[str, Value] = {}
-    invalidated: frozenset[str] = frozenset()  # properties that have changed too, to what must be read
+    invalidated: frozenset[str] = frozenset()  # properties that have changed to a value that must be read
 
 
 class EventsLost(msgspec.Struct, frozen=True):
-    """Events may have been missed before this moment: what they would have told must be read."""
+    """Events may have been missed before this one, so the state must be read."""
 
     bus_name: str
-    owner: str  # unique name; empty when nobody owns the bus name now, so that there is nobody to ask
+    owner: str  # unique name; empty if the bus name has no owner now
     why: str  # for the operator
 
 
 class MessageLimits(msgspec.Struct, frozen=True):
-    """What one message may hold; past it the fault is TOO_LARGE."""
+    """The limits of one message; beyond them the fault is TOO_LARGE."""
 
     body: int = 300 * 1024  # bytes, after inflating
     depth: int = 64  # nested structs and arrays
@@ -193,22 +197,21 @@ class MessageLimits(msgspec.Struct, frozen=True):
     batch: int = 100  # calls in one message
 
 
-# Who called: the kernel's words for it read, and a caller in a word that stays the same. Opens no socket.
-
+# The identity of a peer
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7), SO_PEERCRED: pid, and uid and gid without a sign
 CREDENTIALS_SIZE = _CREDENTIALS.size
-_NETWORK = 64  # bits of an IPv6 address that one host cannot choose (RFC 4291 section 2.5.4)
+_NETWORK = 64  # bits of an IPv6 address that a host cannot choose (RFC 4291 section 2.5.4)
 
 
-def credentials(told: bytes) -> tuple[int, int, int]:
-    """pid, uid and gid of what the kernel tells for SO_PEERCRED."""
-    pid, uid, gid = _CREDENTIALS.unpack(told)
+def credentials(ucred: bytes) -> tuple[int, int, int]:
+    """pid, uid and gid of a peer, from the value of SO_PEERCRED."""
+    pid, uid, gid = _CREDENTIALS.unpack(ucred)
     return pid, uid, gid
 
 
 def caller(peer: Peer) -> str:
-    """ "domid 5" by the store, "uid 1000" over a Unix socket, else the address without its port."""
+    """A peer in a word: "domid 5" for a domain, "uid 1000" over a Unix socket, else the address without its port."""
     if peer.domid is not None:
         return f"domid {peer.domid}"
     if peer.uid is not None:
@@ -217,7 +220,7 @@ def caller(peer: Peer) -> str:
 
 
 def share_owner(peer: Peer) -> str:
-    """Who shares one quota: a user of this host, an IPv4 address, or the /64 network of an IPv6 address."""
+    """The name under which peers share a quota: a user of this host, an IPv4 address, or an IPv6 /64 network."""
     name = caller(peer)
     address = _address(name)
     if isinstance(address, ipaddress.IPv6Address):
@@ -229,7 +232,7 @@ def share_owner(peer: Peer) -> str:
 
 
 def is_loopback(peer: Peer) -> bool:
-    """Whether it came over TCP from this host: then its address tells nothing of who it is."""
+    """Whether the peer connects over TCP from this host, so that its address does not identify it."""
     address = _address(caller(peer))
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped

@@ -1,7 +1,7 @@
-"""The forms in which a legacy server takes the name of one method; a dialect says which its server knows.
+"""The forms in which a legacy server accepts the name of a method. Each dialect has those of its servers.
 
-xapi takes `VM.start` as `VM_start` too, and `Async.VM.start` and `InternalAsync.VM.start` run the same method as a task
-whose reference is the result. A mode governs a method in all of its forms.
+xapi also accepts `VM.start` as `VM_start`; `Async.VM.start` and `InternalAsync.VM.start` run the same method as a task,
+and return the task's reference. A mode governs a method in all of its forms.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import msgspec
 
 
 class SpelledName(NamedTuple):
-    """What a method's name says: `name` as the mapping has it, and the prefix of a form whose result is a task."""
+    """A method's name as in the mapping, and the prefix of a form that returns a task."""
 
     name: str
     task_prefix: str = ""
 
 
 class MethodSpelling(msgspec.Struct, frozen=True):
-    """`joined`: stands for the dot in "Class.message", where the name has no dot. `task_prefixes`: "Async."."""
+    """`joined` replaces the dot of "Class.message" in another spelling. `task_prefixes`: "Async."."""
 
     joined: str = ""
     task_prefixes: tuple[str, ...] = ()
 
     def read(self, method: str) -> SpelledName:
-        """A name without the prefix that asks for a task. One prefix is taken off, as the server does it."""
+        """Split off the prefix that asks for a task. Only one is split off, as the server does it."""
         for prefix in self.task_prefixes:
             if method.startswith(prefix):
                 return SpelledName(method[len(prefix) :], prefix)
@@ -37,7 +37,7 @@ class MethodSpelling(msgspec.Struct, frozen=True):
         return (name.replace(".", self.joined),) if self.joined and name.count(".") == 1 else ()
 
     def forms(self, name: str) -> tuple[str, ...]:
-        """Every other form of a mapped name, those that ask for a task too."""
+        """All other forms of a mapped name, including those that return a task."""
         return (*self.others(name), *(prefix + name for prefix in self.task_prefixes))
 
     def index(self, names: Iterable[str]) -> Mapping[str, str]:
@@ -45,4 +45,4 @@ class MethodSpelling(msgspec.Struct, frozen=True):
         return {other: name for name in names for other in self.others(name)}
 
 
-AS_WRITTEN = MethodSpelling()  # a method has one name
+AS_WRITTEN = MethodSpelling()  # a method has a single name

@@ -1,4 +1,4 @@
-"""Texts with a unit -> numbers in base units: "30s" -> 30.0 seconds, "300KiB" -> 307200 bytes."""
+"""Reads durations and sizes: "30s" -> 30.0 seconds, "300KiB" -> 307200 bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)", re.ASCII)
 
 
 def seconds(text: str) -> float:
-    """Read a duration; raises ValueError that says what is expected."""
+    """Read a duration in seconds; raises ValueError that says what was expected."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"expected a duration such as 500ms, 30s, 10m or 1h, got '{text}'")
@@ -21,7 +21,7 @@ def seconds(text: str) -> float:
 
 
 def size(text: str) -> int:
-    """Read a size; raises ValueError that says what is expected."""
+    """Read a size in bytes; raises ValueError that says what was expected."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"expected a size such as 512B, 300KiB or 32MiB, got '{text}'")
@@ -31,7 +31,7 @@ def size(text: str) -> int:
 def compact(moment: datetime) -> tuple[str, str]:
     """A dateTime as the legacy servers write it, in two parts: `20260131T09:05:00`, and `Z`, an offset or nothing.
 
-    A fraction is written when there is one. An offset that is not of whole minutes is longer than `+hh:mm`.
+    Seconds have a fraction if the moment has one. An offset that is not in whole minutes is longer than `+hh:mm`.
     """
     text = moment.replace(tzinfo=None).isoformat()
     zone = moment.isoformat()[len(text) :]

@@ -1,4 +1,4 @@
-"""Where in a xenstore the methods of an endpoint are reached, in which style, and by which domains; knows no store."""
+"""The place in a xenstore where the methods of an endpoint are reached: path, style, and domains that may call."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from gateway.core.rpc.model import Value
 from gateway.core.xenstore.paths import Template
 
-DOM0 = 0  # may always call: nothing in the store is hidden from it or safe from it
+DOM0 = 0  # may always call: it can read and write every node
 HOUR = 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Domains:
-    """Which domains may call, besides domain 0."""
+    """The domains that may call, besides domain 0."""
 
     numbers: frozenset[int] = frozenset()
-    named: frozenset[str] = frozenset()  # parameters of the path: the domain that it names so
+    named: frozenset[str] = frozenset()  # parameters of the path whose value is the domid
     everyone: bool = False
 
-    def allow(self, asks: int, parameters: Mapping[str, Value]) -> bool:
-        """Whether this domain may; the path's parameters are among `parameters`."""
-        if asks == DOM0 or self.everyone or asks in self.numbers:
+    def allow(self, caller: int, parameters: Mapping[str, Value]) -> bool:
+        """Whether this domain may call. `parameters` include those of the path."""
+        if caller == DOM0 or self.everyone or caller in self.numbers:
             return True
-        return any(parameters.get(name) == str(asks) for name in self.named)
+        return any(parameters.get(name) == str(caller) for name in self.named)
 
 
 DOM0_ALONE = Domains()
@@ -32,14 +32,14 @@ DOM0_ALONE = Domains()
 
 @dataclass(frozen=True, slots=True)
 class StateWords:
-    """What a state node says: while a request is not taken, when it is, and when it is done, well or not.
+    """The words in a state node: for a request that is committed, taken, done, or failed.
 
-    Empty: nothing is written there at this moment.
+    An empty word: nothing is written at that moment.
     """
 
     node: str = "state"
     commit: str = ""
-    taken: str = ""
+    in_progress: str = ""
     done: str = ""
     failed: str = ""
     truncated: str = ""  # done, but a value was cut to `limit` bytes
@@ -48,13 +48,13 @@ class StateWords:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """One `expose` entry of a mapping that names a style. Which fields say something depends on the style."""
+    """One `expose` entry of a mapping that names a style. The meaning of some fields depends on the style."""
 
     style: str
     path: Template
     domains: Domains = DOM0_ALONE
-    collect: float | None = HOUR  # seconds after which an answer that nobody took is removed; None: never
-    method: str = ""  # called whatever the word is
-    parameters: tuple[str, ...] = ()  # nodes beside the word that are read too
+    response_ttl: float | None = HOUR  # seconds after which a response that is still there is removed; None: never
+    method: str = ""  # called for every word; empty: the word is the method
+    parameters: tuple[str, ...] = ()  # nodes beside the word that are parameters
     states: StateWords | None = None
     answers: tuple[tuple[str, StateWords], ...] = ()  # by method

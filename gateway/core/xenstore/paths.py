@@ -1,7 +1,7 @@
-"""Names of xenstore's nodes: any text as one element of a path and back, and templates of paths. Knows no store.
+"""Names and values of xenstore nodes: path elements, path templates, values as text, and lists of nodes as bytes.
 
-xenstore allows `A-Z a-z 0-9 - _ @` in an element. Those of them but `@` stand for themselves; any other byte of the
-text's UTF-8 is written `@` and its two hexadecimal digits: `VM.start` is `VM@2estart`. The empty text is `@`.
+xenstore allows `A-Z a-z 0-9 - _ @` in a path element. All of them but `@` stand for themselves. Every other byte of a
+name's UTF-8 is written as `@` and its two hexadecimal digits: `VM.start` is `VM@2estart`. The empty name is `@`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.units import LONGEST_ZONE, compact
 
 MAX_PATH = 3072  # bytes of an absolute path, XENSTORE_ABS_PATH_MAX of xen/io/xs_wire.h
-MAX_VALUE = 2048  # bytes of a value that every store takes from everybody
+MAX_VALUE = 2048  # bytes of a value that every store accepts from every domain
 
 _TO_ESCAPE = re.compile(rb"[^A-Za-z0-9_-]")
 _LEADING_DIGIT = re.compile(rb"^[0-9]")
@@ -36,7 +36,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def element(text: str) -> str:
-    """Any text as one element of a path; ValueError for half of a surrogate pair, which UTF-8 cannot say."""
+    """A text as one path element. Raises ValueError for a lone surrogate, which UTF-8 cannot express."""
     try:
         escaped = _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0][0]], text.encode())
     except UnicodeEncodeError:
@@ -45,13 +45,13 @@ def element(text: str) -> str:
 
 
 def member(text: str) -> str:
-    """The same for a member of a struct: one that begins with a digit is escaped, since plain digits number arrays."""
+    """The same for a member of a struct. A leading digit is escaped: plain digits are the index of an array."""
     escaped = element(text)
     return _LEADING_DIGIT.sub(lambda match: _ESCAPES[match[0][0]], escaped.encode()).decode("ascii")
 
 
 def text_of(written: str) -> str:
-    """The inverse of both; ValueError for what neither of them writes."""
+    """The inverse of `element` and `member`. Raises ValueError for anything that they do not write."""
     if _ELEMENT.fullmatch(written) is not None:
         if "@" not in written:
             return written
@@ -67,12 +67,12 @@ def text_of(written: str) -> str:
 
 
 def index_of(written: str) -> int | None:
-    """The place in an array that an element stands for; None when it is a name."""
+    """The array index that an element stands for; None when the element is a name."""
     return int(written) if _INDEX.fullmatch(written) else None
 
 
 def is_path(text: str) -> bool:
-    """Whether a store can have this node; `/` alone, its root, does not count."""
+    """Whether a store can have this node. The root `/` does not count."""
     return len(text) <= MAX_PATH and _PATH.fullmatch(text) is not None
 
 
@@ -80,12 +80,15 @@ def is_path(text: str) -> bool:
 
 
 def is_parameter(element: str) -> bool:
-    """Whether an element of a template stands for any."""
+    """Whether an element of a template is a name in braces."""
     return _PLACEHOLDER.fullmatch(element) is not None
 
 
 class Match(NamedTuple):
-    """What a path says in terms of a template: the part that fits it, its parameters, and the elements behind."""
+    """A path that fits a template.
+
+    `node` is the part that fits, `parameters` their values, `rest` the elements behind it.
+    """
 
     node: str
     parameters: Mapping[str, str]
@@ -105,7 +108,7 @@ class Template:
 
     @property
     def root(self) -> str:
-        """The node below which everything lies that fits: what stands before the first parameter."""
+        """The elements before the first parameter: every path that fits is at or below this node."""
         before = []
         for each in self.elements:
             if is_parameter(each):
@@ -114,17 +117,17 @@ class Template:
         return "/" + "/".join(before)
 
     def below(self, *elements: str) -> Template:
-        """The template of nodes further down."""
+        """The template with more elements."""
         return Template((*self.elements, *elements))
 
     def continues(self, path: str) -> Template | None:
-        """What is left when the template begins with this path, which stays as it is; None when it does not."""
+        """The template of what follows this path; None when the template does not begin with it."""
         elements = tuple(path.split("/")[1:])
         begins = Template(self.elements[: len(elements)])
         return Template(self.elements[len(elements) :]) if begins.match(path) else None
 
     def match(self, path: str) -> Match | None:
-        """Take a path apart; None when it is another one, or ends too early."""
+        """Compare a path with the template; None when it does not fit or is too short."""
         elements = path.split("/")[1:]
         count = len(self.elements)
         if len(elements) < count:
@@ -143,33 +146,33 @@ class Template:
 
 
 def template(text: str) -> Template:
-    """Read a template; ValueError says what is wrong with it."""
+    """Read a template. Raises ValueError."""
     elements = text.removeprefix("/").split("/")
     names = [found[1] for each in elements if (found := _PLACEHOLDER.fullmatch(each))]
     plain = [each for each in elements if not is_parameter(each)]
     if not text.startswith("/") or not all(re.fullmatch("[A-Za-z0-9_@-]+", each) for each in plain):
         raise ValueError(f"expected a path such as /local/domain/{{domid}}/control, got {quoted(text)}")
     if len(names) != len(set(names)):
-        raise ValueError(f"a parameter stands twice in {quoted(text)}")
+        raise ValueError(f"expected each parameter once, got {quoted(text)}")
     return Template(tuple(elements))
 
 
-# One value as the text of a node, in the forms of docs/types.md: of answers, and of what is published.
+# Values as text, in the forms of docs/types.md
 
 
 _I64 = range(-(2**63), 2**64)
 
 
 def node_text(value: object) -> bytes:
-    """What stands in the node; raises MarshalError for what is no single value, or none that a node can say."""
+    """A simple value as the text of a node. Raises MarshalError for a value that a node cannot hold."""
     for kind, write in _WRITERS.items():
         if isinstance(value, kind):
             return write(value)
-    raise MarshalError("a value that a node can say", value)
+    raise MarshalError("a simple value, which a node can hold", value)
 
 
 def _nothing(value: None) -> bytes:
-    raise MarshalError("a value (a node cannot say nil)", value)
+    raise MarshalError("a value (a node cannot hold nil)", value)
 
 
 def _string(text: str) -> bytes:
@@ -201,7 +204,7 @@ def _date(moment: datetime) -> bytes:
     return (text + zone).encode()
 
 
-# A boolean is an integer to Python: it comes first.
+# In Python a boolean is an integer, so it comes first.
 _WRITERS: Mapping[type, Callable[[Any], bytes]] = {
     str: _string,
     bool: lambda value: b"1" if value else b"0",
@@ -213,19 +216,19 @@ _WRITERS: Mapping[type, Callable[[Any], bytes]] = {
 }
 
 
-# A list of byte strings as one, and back: `4:echo,0:,` (https://cr.yp.to/proto/netstrings.txt). Knows no meaning.
+# Lists of byte strings as netstrings: `4:echo,0:,` (https://cr.yp.to/proto/netstrings.txt)
 
 
 _DIGITS = 9  # of a length
 
 
 def pack(items: Iterable[bytes]) -> bytes:
-    """One after the other."""
+    """The items as one byte string."""
     return b"".join([b"%d:%b," % (len(item), item) for item in items])
 
 
 def unpack(packed: bytes) -> list[bytes]:
-    """The inverse; ValueError says at which byte it is no such list."""
+    """The inverse. Raises ValueError, which names the byte."""
     items: list[bytes] = []
     at = 0
     while at < len(packed):

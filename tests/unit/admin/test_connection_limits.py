@@ -124,7 +124,7 @@ async def test_the_one_that_waited_longest_gives_way_to_a_newcomer_of_the_same_p
         assert await ended(half[0][0])
         assert b"200 OK" in await asked(server)
         assert await ended(half[1][0])
-        assert server.guard.refused == 2
+        assert server.limiter.refused == 2
         for _, writer in half:
             writer.close()
 
@@ -136,7 +136,7 @@ async def test_a_flood_of_half_requests_is_told_in_one_line_and_keeps_nobody_out
             for _, writer in half:
                 writer.write(HALF)
             assert b"200 OK" in await asked(server)
-            assert server.guard.refused == 47
+            assert server.limiter.refused == 47
         assert sum(line["connections"] for line in logs) == 47
         for _, writer in half:
             writer.close()
@@ -145,7 +145,7 @@ async def test_a_flood_of_half_requests_is_told_in_one_line_and_keeps_nobody_out
 async def test_where_all_are_being_answered_the_newcomer_is_turned_away() -> None:
     async with serving(ConnectionLimits(share=2)) as server:
         asking = [asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
-        await until(lambda: sum(not each.waits for each in server.guard._open.values()) == 2)
+        await until(lambda: sum(not each.waits for each in server.limiter._open.values()) == 2)
         assert await asked(server) == b""
         server.go.set()
         for answer in asking:
@@ -156,7 +156,7 @@ async def test_where_all_are_being_answered_the_newcomer_is_turned_away() -> Non
 async def test_all_peers_together_have_a_bound_too() -> None:
     async with serving(ConnectionLimits(connections=2, share=9)) as server:
         asking = [asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
-        await until(lambda: sum(not each.waits for each in server.guard._open.values()) == 2)
+        await until(lambda: sum(not each.waits for each in server.limiter._open.values()) == 2)
         assert await asked(server) == b""
         server.go.set()
         await asyncio.gather(*asking)
@@ -182,7 +182,7 @@ async def test_an_answer_that_is_not_taken_costs_its_place_for_a_time_only(size:
         reader, writer = await server.connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /?size=%d HTTP/1.1\r\nHost: x\r\n\r\n" % size)
-        await until(lambda: not server.guard._open and server.guard.refused == (size > 100))
+        await until(lambda: not server.limiter._open and server.limiter.refused == (size > 100))
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         writer.close()
         assert reader is not None

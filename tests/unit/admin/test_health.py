@@ -12,7 +12,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.ops.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
 from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
-from tests.kit.routes import TARGET, noting, route
+from tests.kit.mappings import TARGET, noting, route
 
 # Read where methods move (gateway/migration/manager.py).
 MOVING = {

@@ -13,7 +13,7 @@ from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import Route
 from gateway.migration.active_overrides import ActiveOverrides
-from tests.kit.control import START, STATE
+from tests.kit.admin import START, STATE
 
 
 class Watched:

@@ -13,7 +13,7 @@ import pytest
 from gateway.admin.peer_credentials import rights, user_name
 from gateway.config import Config, ConfigError, parse
 from gateway.core.admin.access import Principals
-from tests.kit.control import serving
+from tests.kit.admin import serving
 
 ME = pwd.getpwuid(os.geteuid())
 GROUP = grp.getgrall()[0]
@@ -21,7 +21,7 @@ GROUP = grp.getgrall()[0]
 
 def config(**control: Any) -> Config:
     sections = {"bus": {"b": {"address": "tcp:", "services": ["x"]}}, "listener": {"l": {"bind": ["tcp:h:1"]}}}
-    return parse({**sections, "mappings": {"directories": ["m"]}, "control": control}, Path("/etc/gateway.toml"))
+    return parse({**sections, "mappings": {"directories": ["m"]}, "admin": control}, Path("/etc/gateway.toml"))
 
 
 def test_by_default_nobody_else_is_let_in() -> None:
@@ -40,8 +40,8 @@ def test_names_and_numbers_of_users_and_groups_are_looked_up() -> None:
 @pytest.mark.parametrize(
     ("control", "says"),
     [
-        ({"read": ["no-such-user-x"]}, "/etc/gateway.toml: $.control.read[0]: there is no user 'no-such-user-x'"),
-        ({"change": ["root", "group:no-x"]}, "/etc/gateway.toml: $.control.change[1]: there is no group 'no-x'"),
+        ({"read": ["no-such-user-x"]}, "/etc/gateway.toml: $.admin.read[0]: there is no user 'no-such-user-x'"),
+        ({"change": ["root", "group:no-x"]}, "/etc/gateway.toml: $.admin.change[1]: there is no group 'no-x'"),
     ],
 )
 def test_a_name_that_is_not_there_is_told_with_its_place(control: dict[str, Any], says: str) -> None:
@@ -52,7 +52,7 @@ def test_a_name_that_is_not_there_is_told_with_its_place(control: dict[str, Any]
 
 @pytest.mark.parametrize("entry", ["", "uid:root", "gid:", "role:admin", "group:", "a b"])
 def test_an_entry_that_is_none_is_told_by_the_config(entry: str) -> None:
-    with pytest.raises(ConfigError, match=r"\$\.control\.read\[0\]"):
+    with pytest.raises(ConfigError, match=r"\$\.admin\.read\[0\]"):
         config(read=[entry])
 
 

@@ -26,7 +26,7 @@ from gateway.core.routing.route import Effect, Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 from gateway.state.store import StateStore
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 NOW = 1_700_000_000.0
 KEY = Key("vm", lambda call: str(call.params[0]) if call.params else None)
@@ -296,15 +296,15 @@ async def test_pairs_are_found_by_the_names_clients_use(desk: Desk) -> None:
 
 async def test_evidence_is_forgotten_with_a_line_in_the_audit(desk: Desk) -> None:
     await desk.state.flush(CountsBatch({MethodId("xenopsd", "VM.get_state"): Counts({"equal": 3})}))
-    assert await desk.steering.clear_evidence("VM.get_state", "alice", "mended") == (
+    assert await desk.steering.reset_statistics("VM.get_state", "alice", "mended") == (
         MethodId("xenopsd", "VM.get_state"),
     )
     rows = await desk.steering.methods("VM.get_state")
     assert not isinstance(rows, StateRefused)
     assert rows[0].comparisons == 0
     (entry,) = await _entries(desk)
-    assert (entry.what, entry.subject, entry.why) == ("clear evidence", "VM.get_state", "mended")
-    assert isinstance(await desk.steering.clear_evidence("nope", "alice"), Rejected)
+    assert (entry.what, entry.subject, entry.why) == ("reset statistics", "VM.get_state", "mended")
+    assert isinstance(await desk.steering.reset_statistics("nope", "alice"), Rejected)
 
 
 async def _entries(desk: Desk) -> list[AuditEntry]:

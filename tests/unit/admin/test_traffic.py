@@ -11,11 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.admin.traffic import AT_ONCE
+from gateway.admin.traffic import MAX_REPLAYED
 from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, MethodId
 from gateway.core.rpc.model import Reply
 from gateway.pipeline.recorder import MOST
-from tests.kit.control import Api, serving
+from tests.kit.admin import Api, serving
 from tests.kit.traffic import SESSION, line
 
 NAME = MethodId("xapi", "VM.get_name")
@@ -153,7 +153,7 @@ def _bounds() -> Any:
         ({"patterns": ["VM.get_nam"]}, "no mapped method is named 'VM.get_nam' (did you mean 'VM.get_name'?)"),
         (
             {"patterns": ["VM.set_name"]},
-            "reads only are recorded unless you say --writes, and none of these is one: xapi/VM.set_name",
+            "only reads are recorded without `writes`, and these methods write: xapi/VM.set_name",
         ),
         ({"calls": 0}, "calls: expected 1 to 1,000,000, got 0"),
         ({"seconds": 1e9}, "seconds: expected 0.001 to 86,400, got 1e+09"),
@@ -188,8 +188,8 @@ async def test_a_replay_can_write_and_can_tell_noise(api: Api) -> None:
 @pytest.mark.parametrize(
     ("wish", "says"),
     [
-        ({"calls": []}, f"calls: expected 1 to {AT_ONCE}, got 0"),
-        ({"calls": [line()] * (AT_ONCE + 1)}, f"calls: expected 1 to {AT_ONCE}, got {AT_ONCE + 1}"),
+        ({"calls": []}, f"calls: expected 1 to {MAX_REPLAYED}, got 0"),
+        ({"calls": [line()] * (MAX_REPLAYED + 1)}, f"calls: expected 1 to {MAX_REPLAYED}, got {MAX_REPLAYED + 1}"),
         ({"calls": [line(), {"method": 5}]}, "calls[1]: 'listener' is missing"),
         ({"calls": [line(), 5]}, "calls[1]: expected an object"),
         ({"calls": [line()], "given": {"session": 5}}, "Expected `str`, got `int` - at `$.given[...]`"),

@@ -8,15 +8,15 @@ import pytest
 
 from adapters.admin_dbus.calls import Callers
 from gateway.admin.peer_credentials import user_name
-from tests.kit.bus import ANONYMOUS, private_bus
-from tests.kit.operators import client
+from tests.kit.admin import dbus_admin_client
+from tests.kit.buses import ANONYMOUS, private_bus
 
 pytestmark = pytest.mark.bus
 
 
 async def test_a_caller_is_who_its_process_is() -> None:
     with private_bus() as bus:
-        async with client(bus.address) as one, client(bus.address) as other:
+        async with dbus_admin_client(bus.address) as one, dbus_admin_client(bus.address) as other:
             callers = Callers(one.bus, user_name)
             caller = await callers.of(str(other.bus.unique_name))
             assert caller is not None
@@ -27,11 +27,11 @@ async def test_a_caller_is_who_its_process_is() -> None:
 
 async def test_who_has_left_is_nobody() -> None:
     with private_bus() as bus:
-        async with client(bus.address) as one:
+        async with dbus_admin_client(bus.address) as one:
             assert await Callers(one.bus, user_name).of(":1.4711") is None
 
 
 async def test_who_came_without_credentials_is_nobody() -> None:
     with private_bus(listen="tcp:host=127.0.0.1,port=0", auth=ANONYMOUS) as bus:
-        async with client(bus.address) as one, client(bus.address) as other:
+        async with dbus_admin_client(bus.address) as one, dbus_admin_client(bus.address) as other:
             assert await Callers(one.bus, user_name).of(str(other.bus.unique_name)) is None

@@ -13,9 +13,17 @@ from adapters.admin_dbus.calls import DENIED, FAILED, INVALID, READ_ONLY, REFUSE
 from adapters.admin_dbus.objects import BUS_NAME, CONTROL, METHOD, METHOD_PROPERTIES, ROOT, SERVICE
 from gateway.core.admin.access import AccessRules, Principals, Right
 from gateway.core.admin.records import Counts, CountsBatch, MethodId
-from tests.kit.bus import private_bus
-from tests.kit.control import START, STATE
-from tests.kit.operators import GET_STATE, Client, Desk, client, desk, options
+from tests.kit.admin import (
+    GET_STATE,
+    START,
+    STATE,
+    DBusAdmin,
+    DBusAdminClient,
+    dbus_admin,
+    dbus_admin_client,
+    mode_options,
+)
+from tests.kit.buses import private_bus
 
 pytestmark = pytest.mark.bus
 
@@ -25,22 +33,22 @@ NONE: dict[str, Variant] = {}
 
 
 @pytest.fixture
-async def both() -> AsyncIterator[tuple[Desk, Client]]:
+async def both() -> AsyncIterator[tuple[DBusAdmin, DBusAdminClient]]:
     with private_bus() as bus:
-        async with desk(bus.address) as made, client(bus.address) as caller:
+        async with dbus_admin(bus.address) as made, dbus_admin_client(bus.address) as caller:
             await caller.until_there()
             yield made, caller
 
 
-async def get(caller: Client, name: str) -> Any:
+async def get(caller: DBusAdminClient, name: str) -> Any:
     (variant,) = await caller.call(GET_STATE, f"{PROPERTIES}.Get", "ss", METHOD, name)
     return variant.value
 
 
-async def test_a_mode_is_set_told_and_taken_back(both: tuple[Desk, Client]) -> None:
+async def test_a_mode_is_set_told_and_taken_back(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     made, caller = both
     await caller.listen()
-    given = options(percent=("d", 12.5))
+    given = mode_options(percent=("d", 12.5))
     moved = await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "canary", given, "try")
     assert moved == [[("xenopsd", "VM.get_state", "legacy", "canary 12.5%", "")]]
     assert str(made.toggles.setting(STATE)) == "canary 12.5%"
@@ -63,7 +71,7 @@ def caller_name() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-async def test_everything_goes_back_and_is_told(both: tuple[Desk, Client]) -> None:
+async def test_everything_goes_back_and_is_told(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     _, caller = both
     await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "dbus", NONE, "")
     await caller.listen()
@@ -73,26 +81,31 @@ async def test_everything_goes_back_and_is_told(both: tuple[Desk, Client]) -> No
     assert (await caller.signal())[1] == "ModeChanged"
 
 
-async def test_a_wish_that_makes_no_sense_is_refused_in_words(both: tuple[Desk, Client]) -> None:
+async def test_a_wish_that_makes_no_sense_is_refused_in_words(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     _, caller = both
     name, text = await caller.error(ROOT, SET, "ssa{sv}s", "VM.start", "shadow", NONE, "")
     assert (name, text[:18]) == (REFUSED, "shadow is refused:")
     assert (await caller.error(ROOT, f"{CONTROL}.ClearMode", "ss", "VM.start", ""))[0] == REFUSED
-    assert (await caller.error(ROOT, SET, "ssa{sv}s", "VM.start", "dbus", options(x=("b", True)), ""))[0] == INVALID
-    assert await caller.error(ROOT, SET, "s", "VM.start") == (INVALID, "SetMode takes 'ssa{sv}s', got 's'")
+    assert (await caller.error(ROOT, SET, "ssa{sv}s", "VM.start", "dbus", mode_options(x=("b", True)), ""))[
+        0
+    ] == INVALID
+    assert await caller.error(ROOT, SET, "s", "VM.start") == (
+        INVALID,
+        "SetMode: expected signature 'ssa{sv}s', got 's'",
+    )
     assert (await caller.error(ROOT, f"{CONTROL}.Explain", "savs", "VM.nope", [], ""))[0] == REFUSED
 
 
-async def test_a_call_is_explained(both: tuple[Desk, Client]) -> None:
+async def test_a_call_is_explained(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     _, caller = both
-    await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "canary", options(percent=("s", "50%")), "")
+    await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "canary", mode_options(percent=("s", "50%")), "")
     ((told,),) = await caller.call(ROOT, f"{CONTROL}.Explain", "savs", "VM.get_state", [Variant("s", "vm-1")], "")
     assert (told["value"].value, told["buckets"].value, told["service"].value) == ("vm-1", 50_000, "xenopsd")
     ((told,),) = await caller.call(ROOT, f"{CONTROL}.Explain", "savs", "VM.get_state", [], "vm-2")
     assert told["value"].value == "vm-2"
 
 
-async def test_a_methods_object_has_what_is_set_and_what_was_counted(both: tuple[Desk, Client]) -> None:
+async def test_a_methods_object_has_what_is_set_and_what_was_counted(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     made, caller = both
     counts = Counts({"equal": 3, "different": 1, "calls_dbus": 4})
     await made.state.flush(CountsBatch({MethodId("xenopsd", "VM.get_state"): counts}))
@@ -105,7 +118,7 @@ async def test_a_methods_object_has_what_is_set_and_what_was_counted(both: tuple
     assert every.keys() == METHOD_PROPERTIES.keys()
 
 
-async def test_the_service_says_who_it_is_as_every_service_does(both: tuple[Desk, Client]) -> None:
+async def test_the_service_says_who_it_is_as_every_service_does(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     _, caller = both
     (who,) = await caller.call(ROOT, f"{PROPERTIES}.GetAll", "s", SERVICE)
     assert (who["Name"].value, who["Version"].value) == ("gateway", "1.2.3")
@@ -115,7 +128,7 @@ async def test_the_service_says_who_it_is_as_every_service_does(both: tuple[Desk
     assert (await caller.call(ROOT, f"{PROPERTIES}.GetAll", "s", CONTROL)) == [{}]
 
 
-async def test_the_interface_may_be_left_out(both: tuple[Desk, Client]) -> None:
+async def test_the_interface_may_be_left_out(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     _, caller = both
     assert (await caller.call(ROOT, "GetDiagnostics"))[0].endswith("\n")
 
@@ -134,12 +147,12 @@ async def test_the_interface_may_be_left_out(both: tuple[Desk, Client]) -> None:
     ],
 )
 async def test_what_is_not_there_is_said_to_be_unknown(
-    both: tuple[Desk, Client], path: str, member: str, body: tuple[Any, ...], name: str
+    both: tuple[DBusAdmin, DBusAdminClient], path: str, member: str, body: tuple[Any, ...], name: str
 ) -> None:
     assert (await both[1].error(path, member, *body))[0] == name
 
 
-async def test_the_whole_tree_can_be_found_from_its_root(both: tuple[Desk, Client]) -> None:
+async def test_the_whole_tree_can_be_found_from_its_root(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     _, caller = both
     for path in ("/", "/org/xen", ROOT, f"{ROOT}/method", GET_STATE):
         (xml,) = await caller.call(path, "org.freedesktop.DBus.Introspectable.Introspect")
@@ -156,19 +169,22 @@ async def test_who_may_only_read_changes_nothing_and_a_stranger_does_not_even_re
             return right is Right.READ and caller in self.read
 
     with private_bus() as bus:
-        async with desk(bus.address, Others(0, read=Principals(me))) as made, client(bus.address) as caller:
+        async with (
+            dbus_admin(bus.address, Others(0, read=Principals(me))) as made,
+            dbus_admin_client(bus.address) as caller,
+        ):
             await caller.until_there()
             assert await get(caller, "Mode") == "legacy"
             name, text = await caller.error(ROOT, SET, "ssa{sv}s", "*", "dbus", NONE, "")
             assert (name, "may not change anything here" in text) == (DENIED, True)
             assert made.state.overrides == ()
-        async with desk(bus.address, Others(0)), client(bus.address) as caller:
+        async with dbus_admin(bus.address, Others(0)), dbus_admin_client(bus.address) as caller:
             await caller.until_there()
             assert (await caller.error(GET_STATE, f"{PROPERTIES}.GetAll", "s", METHOD))[0] == DENIED
             await caller.call(ROOT, "org.freedesktop.DBus.Introspectable.Introspect")
 
 
-async def test_methods_that_a_reload_brings_and_takes_are_told(both: tuple[Desk, Client]) -> None:
+async def test_methods_that_a_reload_brings_and_takes_are_told(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     made, caller = both
     await caller.listen()
     made.routes = [STATE]
@@ -182,7 +198,7 @@ async def test_methods_that_a_reload_brings_and_takes_are_told(both: tuple[Desk,
 
 
 async def test_a_bug_costs_one_call_and_tells_nothing_of_itself(
-    both: tuple[Desk, Client], monkeypatch: pytest.MonkeyPatch
+    both: tuple[DBusAdmin, DBusAdminClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, caller = both
 
@@ -194,7 +210,7 @@ async def test_a_bug_costs_one_call_and_tells_nothing_of_itself(
     assert await get(caller, "Mode") == "legacy"
 
 
-async def test_who_wants_no_answer_gets_none(both: tuple[Desk, Client]) -> None:
+async def test_who_wants_no_answer_gets_none(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     made, caller = both
     flags = MessageFlag.NO_REPLY_EXPECTED
     body = ["VM.get_state", "dbus", NONE, ""]

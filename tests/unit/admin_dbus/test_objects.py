@@ -13,7 +13,7 @@ from adapters.admin_dbus.objects import ROOT
 from gateway.core.admin import views
 from gateway.core.admin.records import Counts, MethodId
 from gateway.mapping import introspection_xml
-from tests.kit.control import STATE
+from tests.kit.admin import STATE
 
 IDL = Path(__file__).parents[3] / "mappings/idl/org.xen.xcp.gateway.xml"
 EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"

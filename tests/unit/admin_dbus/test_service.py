@@ -8,8 +8,8 @@ import pytest
 
 from adapters.admin_dbus.objects import ROOT
 from adapters.admin_dbus.service import AdminConnectError, _connect
-from tests.kit.bus import PrivateBus, private_bus
-from tests.kit.operators import client, desk
+from tests.kit.admin import dbus_admin, dbus_admin_client
+from tests.kit.buses import PrivateBus, private_bus
 
 pytestmark = pytest.mark.bus
 
@@ -21,8 +21,8 @@ def bus() -> Iterator[PrivateBus]:
 
 
 async def test_it_owns_its_name_and_gives_it_back(bus: PrivateBus) -> None:
-    async with client(bus.address) as anybody:
-        async with desk(bus.address) as made:
+    async with dbus_admin_client(bus.address) as anybody:
+        async with dbus_admin(bus.address) as made:
             await made.service.here.wait()
             await anybody.call(ROOT, "org.freedesktop.DBus.Peer.Ping")
             assert made.service.status() == {"address": bus.address, "connected": True, "last_error": ""}
@@ -30,29 +30,29 @@ async def test_it_owns_its_name_and_gives_it_back(bus: PrivateBus) -> None:
 
 
 async def test_it_comes_back_with_the_bus(bus: PrivateBus) -> None:
-    async with desk(bus.address) as made:
+    async with dbus_admin(bus.address) as made:
         await made.service.here.wait()
         bus.kill()
         await made.service.away.wait()
         bus.start()
         await made.service.here.wait()
-        async with client(bus.address) as anybody:
+        async with dbus_admin_client(bus.address) as anybody:
             await anybody.until_there()
             await anybody.call(ROOT, "org.freedesktop.DBus.Peer.Ping")
 
 
 async def test_a_bus_that_is_not_there_keeps_nobody_from_starting_or_stopping() -> None:
-    async with desk("unix:path=/nowhere/bus") as made:
+    async with dbus_admin("unix:path=/nowhere/bus") as made:
         assert not made.service.connected
         await made.service.away.wait()
         assert "No such file" in made.service.last_error
 
 
 async def test_a_second_gateway_stands_in_line_and_takes_over(bus: PrivateBus) -> None:
-    async with client(bus.address) as anybody, desk(bus.address) as second:
+    async with dbus_admin_client(bus.address) as anybody, dbus_admin(bus.address) as second:
         await second.service.here.wait()
         first_owner = await anybody.owner()
-        async with desk(bus.address) as third:
+        async with dbus_admin(bus.address) as third:
             await third.service.here.wait()
             assert await anybody.owner() == first_owner
             await second.service.stop()

@@ -11,27 +11,28 @@ from gateway.core.admin.views import Explanation, MethodMoved, ModeRequest, Mode
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.policy import plan_call
 from gateway.core.rpc.model import Call
-from tests.kit.control import STATE
-from tests.kit.operators import options
+from tests.kit.admin import STATE, mode_options
 
 
 def test_options_become_a_wish() -> None:
-    given = options(percent=("d", 12.5), control=("s", ""), observe=("b", True), noise=("b", False), seconds=("u", 60))
+    given = mode_options(
+        percent=("d", 12.5), control=("s", ""), observe=("b", True), noise=("b", False), seconds=("u", 60)
+    )
     assert mode_request("VM.*", "canary", given, "try") == ModeRequest(
         "VM.*", "canary", 12.5, "", True, False, 60, "try"
     )
-    assert mode_request("VM.*", "canary", options(percent=("s", "1%")), "") == ModeRequest("VM.*", "canary", "1%")
+    assert mode_request("VM.*", "canary", mode_options(percent=("s", "1%")), "") == ModeRequest("VM.*", "canary", "1%")
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
         (
-            options(procent=("d", 1.0)),
-            "unknown option 'procent' (there are: percent, control, observe, noise, seconds)",
+            mode_options(procent=("d", 1.0)),
+            "unknown option 'procent'; expected one of percent, control, observe, noise, seconds",
         ),
-        (options(observe=("s", "yes")), "option 'observe': unexpected type 's'"),
-        (options(seconds=("b", True)), "option 'seconds': unexpected type 'b'"),
+        (mode_options(observe=("s", "yes")), "option 'observe': unexpected type 's'"),
+        (mode_options(seconds=("b", True)), "option 'seconds': unexpected type 'b'"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_told(given: dict[str, Variant], says: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import typer
 
-from gateway.cli.promote import _mended, _put_back, _show, _write
-from gateway.core.admin.views import written
+from gateway.cli.promote import _edited, _restore, _show, _write
+from gateway.core.admin.views import setting_view
 from gateway.core.migration.modes import Mode, Setting
 from tests.kit.gateway import TOY_MAPPING, Folder
 
@@ -26,39 +26,39 @@ def file(tmp_path: Path) -> Path:
 
 
 def plan(file: Path, mode: Mode = Mode.SHADOW, method: str = "echo") -> dict[str, Any]:
-    each = {"service": "toy", "method": method, "has_key": False, "now": written(Setting(Mode.LEGACY))}
-    wanted = {**each, "setting": written(Setting(mode))}
+    each = {"service": "toy", "method": method, "has_key": False, "now": setting_view(Setting(Mode.LEGACY))}
+    wanted = {**each, "setting": setting_view(Setting(mode))}
     return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "methods": [wanted]}
 
 
 def refusal(capsys: pytest.CaptureFixture[str], asked: dict[str, Any]) -> str:
     with pytest.raises(typer.Exit):
-        _mended(asked)
+        _edited(asked)
     return capsys.readouterr().err
 
 
-def test_a_file_is_written_with_its_permissions_and_put_back(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_is_written_with_its_permissions_and_restore(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.chmod(0o640)
-    mended = _mended(plan(file))
+    mended = _edited(plan(file))
     _show(mended)
     assert "+  echo: {member: Echo, params: [text], mode: shadow}" in capsys.readouterr().out
     _write([mended])
     assert file.read_text() == OLD.replace("params: [text]", "params: [text], mode: shadow")
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
-    _put_back([mended])
+    _restore([mended])
     assert file.read_text() == OLD
     assert sorted(path.name for path in file.parent.iterdir()) == ["toy.xml", "toy.yaml"]
 
 
 def test_a_byte_order_mark_stays(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + OLD.encode())
-    assert _mended(plan(file)).after.startswith(b"\xef\xbb\xbfmapping: 1\n")
+    assert _edited(plan(file)).after.startswith(b"\xef\xbb\xbfmapping: 1\n")
 
 
 def test_a_file_that_the_gateway_has_not_loaded_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = plan(file)
     file.write_text(OLD + "# new\n")
-    assert "is not what the gateway has loaded" in refusal(capsys, asked).replace("\n", "")
+    assert "has changed since the gateway loaded it" in refusal(capsys, asked).replace("\n", "")
     file.unlink()
     assert "cannot be read: No such file or directory" in refusal(capsys, asked).replace("\n", "")
 
@@ -79,7 +79,7 @@ def test_a_file_that_says_it_for_several_methods_at_once_is_left_to_a_person(
 
 
 def test_when_one_file_cannot_be_written_the_others_are_as_they_were(file: Path) -> None:
-    first = _mended(plan(file))
+    first = _edited(plan(file))
     gone = type(first)(file.parent / "nowhere" / "x.yaml", b"", b"x", 1)
     with pytest.raises(typer.Exit):
         _write([first, gone])

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from gateway.cli import app
 from gateway.cli.rollout import rollout
-from tests.kit.control import Served, served
+from tests.kit.admin import Served, served
 
 
 def run(api: Served, *words: str) -> Result:
@@ -32,7 +32,7 @@ def test_a_rollout_is_started_held_and_ended(tmp_path: Path) -> None:
 def test_an_order_that_makes_no_sense_is_told(tmp_path: Path) -> None:
     with served(tmp_path) as api:
         ended = run(api, "approve", "VM.get_state")
-        assert (ended.exit_code, ended.stdout) == (1, "")
+        assert (ended.exit_code, ended.stdout) == (2, "")
         assert ended.stderr == "there is no rollout of xenopsd/VM.get_state\n"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from tests.kit.control import served
+from tests.kit.admin import served
 from tests.kit.gateway import Folder
 
 run = CliRunner()

@@ -1,4 +1,4 @@
-"""How the gateway is, printed."""
+"""`xcp-gateway status`: the state of the gateway, and the table of methods."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.status import print_status
-from tests.kit.openapi import validator
+from gateway.cli.status import STYLES, print_methods, print_status
+from gateway.core.migration.limits import Assessment
+from tests.kit.admin import validator
 
 BUS = {"name": "toolstack", "connected": False, "address": "unix:path=/x", "in_flight": 1, "late_replies": 0,
-       "last_error": "gone"}  # fmt: skip
+       "last_error": "gone", "since": None, "connections": 0}  # fmt: skip
 SERVICE = {"name": "org.x", "bus": "toolstack", "state": "absent", "owner": "", "breaker": "open", "probe_in": 2.5,
            "in_flight": 0, "calls": 7, "faults": 6}  # fmt: skip
 UPSTREAM = {"name": "old", "url": "http://old", "in_flight": 0, "waiting": 3, "idle": 0, "last_error": "refused"}
 STORE = {"listener": "guests", "connected": True, "address": "/run/xs", "watches": 1, "waiting": 0, "last_error": "",
-         "reconnects": 0}  # fmt: skip
+         "reconnects": 0, "serving": True}  # fmt: skip
 STATUS: dict[str, Any] = {
     "version": "1", "ready": False, "reasons": ["bus down"], "warnings": [], "revision": "r1", "in_flight": 1,
     "listening": ["tcp:h:1"], "buses": [BUS], "services": [SERVICE], "upstreams": [UPSTREAM], "stores": [STORE],
     "operators": None, "state": {"place": "/var/state.db", "trouble": ""}, "ungoverned": [],
+    "metrics": None, "tasks": 1, "buffered": 0,
 }  # fmt: skip
 
 
@@ -40,14 +42,14 @@ def test_everything_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
         "BUS STATE ADDRESS IN FLIGHT LATE REPLIES LAST ERROR",
         "toolstack down unix:path=/x 1 0 gone",
         "",
-        "OLD SERVICE ADDRESS IN FLIGHT WAITING LAST ERROR",
+        "UPSTREAM ADDRESS IN FLIGHT WAITING LAST ERROR",
         "old http://old 0 3 refused",
         "",
         "STORE STATE ADDRESS WATCHES WAITING LAST ERROR",
         "guests connected /run/xs 1 0",
         "",
         "SERVICE BUS OWNER BREAKER IN FLIGHT CALLS FAULTS",
-        "org.x toolstack absent open, asked again in 2.5 s 0 7 6",
+        "org.x toolstack absent open, next probe in 2.5 s 0 7 6",
     ]
 
 
@@ -57,7 +59,7 @@ def test_a_warning_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_not_there_has_no_table(capsys: pytest.CaptureFixture[str]) -> None:
     told = shown(capsys, upstreams=[], stores=[])
-    assert "OLD SERVICE" not in told
+    assert "UPSTREAM" not in told
     assert "STORE" not in told
 
 
@@ -67,13 +69,91 @@ def test_trouble_with_the_state_file_is_told_instead_of_its_place(capsys: pytest
 
 
 def test_what_no_mode_governs_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no mode governs" not in shown(capsys)
+    assert "independent of modes" not in shown(capsys)
     told = shown(capsys, ungoverned=["xapi.yaml:7: 'old' answers Async.VM.start"])
-    assert "no mode governs this: xapi.yaml:7: 'old' answers Async.VM.start" in told
+    assert "independent of modes: xapi.yaml:7: 'old' answers Async.VM.start" in told
 
 
 def test_a_bus_on_which_operators_are_not_heard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     heard = {"address": "unix:path=/x", "connected": True, "last_error": ""}
-    assert "operators" not in shown(capsys, operators=heard)
+    assert "admin service" not in shown(capsys, operators=heard)
     told = shown(capsys, operators={**heard, "connected": False, "last_error": "No such file or directory"})
-    assert "no operators are heard on D-Bus: No such file or directory" in told
+    assert "the admin service is not on D-Bus: No such file or directory" in told
+
+
+# The table of methods
+
+
+SIDE = {"answered": 5, "calls": 5, "errors": 0, "error_rate": 0.0, "p50": 0.001, "p99": 0.002}
+NEVER = {"answered": 0, "calls": 0, "errors": 0, "error_rate": None, "p50": None, "p99": None}
+SETTING = {"mode": "canary", "percent": "12.5", "control": "legacy", "observe": True, "noise": False}
+ROW: dict[str, Any] = {
+    "service": "xenopsd", "method": "VM.start", "group": "", "effect": "read", "upstream": "old", "key": "vm",
+    "may_shadow": True, "mode": "canary 12.5% observed", "setting": SETTING, "source": "set by alice",
+    "set_by": "alice", "until": None, "legacy": SIDE, "dbus": {**SIDE, "calls": 1234, "error_rate": 0.5},
+    "comparisons": 5, "equal": 4, "ignored": 0, "different": 1, "error_different": 0, "dropped": 0,
+    "equal_share": 0.8, "verdict": "differs", "rollout": "paused",
+}  # fmt: skip
+UNTOUCHED = {**ROW, "mode": "legacy", "setting": {**SETTING, "mode": "legacy"}, "set_by": "mapping", "legacy": NEVER,
+             "dbus": NEVER, "comparisons": 0, "equal_share": None, "verdict": "no evidence", "rollout": ""}  # fmt: skip
+
+
+def rows_shown(capsys: pytest.CaptureFixture[str], width: int | None, *rows: dict[str, Any]) -> list[str]:
+    print_methods(rows, width, everything=True)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_rows_here_are_rows_of_the_api() -> None:
+    for row in (ROW, UNTOUCHED):
+        validator({"$ref": "#/components/schemas/MethodRow"}).validate(row)
+
+
+def test_a_row_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    _, header, row = rows_shown(capsys, None, ROW)
+    assert header.split() == [
+        "METHOD",
+        "MODE",
+        "SHARE",
+        "SOURCE",
+        "CALLS",
+        "EQUAL",
+        "ERRORS",
+        "P50",
+        "P99",
+        "ASSESSMENT",
+    ]
+    assert " ".join(row.split()) == (
+        "VM.start canary observed 12.5% alice (paused) 5 / 1,234 80.0% of 5 0% / 50.0% 1ms / 1ms 2ms / 2ms differs"
+    )
+
+
+def test_what_never_happened_is_no_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, row = rows_shown(capsys, None, UNTOUCHED)
+    assert " ".join(row.split()) == "VM.start legacy - mapping 0 / 0 - - - - no evidence"
+
+
+def test_a_narrow_terminal_gets_the_columns_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    _, header, _ = rows_shown(capsys, 60, ROW)
+    assert header.split() == ["METHOD", "MODE", "SHARE", "EQUAL", "ASSESSMENT"]
+
+
+def test_methods_of_several_services_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, first, second = rows_shown(capsys, None, ROW, {**ROW, "service": "xapi"})
+    assert first.startswith("xenopsd/VM.start")
+    assert second.startswith("xapi/VM.start")
+
+
+def test_every_verdict_has_its_colour() -> None:
+    assert STYLES.keys() == {word.value for word in Assessment}
+
+
+def test_what_nothing_has_happened_to_is_only_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    off = {**UNTOUCHED, "mode": "off", "setting": {**SETTING, "mode": "off"}}
+    print_methods([ROW, UNTOUCHED, UNTOUCHED, {**off, "service": "xapi"}, off], None)
+    *_, row, counted = capsys.readouterr().out.splitlines()
+    assert row.split()[0] == "VM.start"
+    assert counted == (
+        "mode of the mapping, not called yet: xenopsd 2 legacy and 1 off, xapi 1 off (`status '*'` shows them)"
+    )
+    print_methods([UNTOUCHED], None)
+    assert capsys.readouterr().out.startswith("mode of the mapping")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from gateway.cli import app, client, traffic
 from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, MethodId
-from tests.kit.control import Served, served
+from tests.kit.admin import Served, served
 from tests.kit.traffic import SESSION
 
 NAME = MethodId("xapi", "VM.get_name")
@@ -75,8 +75,8 @@ def test_clients_are_narrowed_down(api: Served) -> None:
     called(api)
     rows = json.loads(run(api, "clients", "VM.*", "--since", "1h", "--service", "xapi", "--json").stdout)
     assert [(row["user"], row["count"]) for row in rows] == [("alice", 12345)]
-    assert run(api, "clients", "VM.nope", "--since", "1h").stdout == "nobody has called VM.nope within 1h\n"
-    assert run(api, "clients", "VM.nope").stdout == "nobody has called VM.nope\n"
+    assert run(api, "clients", "VM.nope", "--since", "1h").stdout == "no calls of VM.nope within 1h\n"
+    assert run(api, "clients", "VM.nope").stdout == "no calls of VM.nope\n"
     refused = run(api, "clients", "--since", "yesterday")
     assert (refused.exit_code, refused.stderr[:34]) == (2, "expected a duration such as 500ms,")
 
@@ -102,13 +102,13 @@ def test_a_recording_is_a_file_for_its_owner_alone(
 ) -> None:
     calling(api, monkeypatch, "a", "b")
     file = tmp_path / "calls.jsonl"
-    ended = run(api, "record", "VM.get_*", "--out", str(file), "--calls", "2", "--for", "5s")
+    ended = run(api, "record", "VM.get_*", "--out", str(file), "--calls", "2", "--duration", "5s")
     assert ended.exit_code == 0, ended.output
     lines = [json.loads(line) for line in file.read_bytes().splitlines()]
     assert [line.get("reply") for line in lines] == [None, "a", "b", None]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert ended.stderr == (
-        "recording reads of 2 methods; Ctrl-C ends it\n"
+        "recording reads of 2 methods; stop with Ctrl-C\n"
         f"2 calls, {file.stat().st_size} bytes in {file}: 2 calls\n"
     )  # fmt: skip
 
@@ -145,15 +145,18 @@ def test_a_gateway_that_ends_without_a_last_line_is_told(
 
     monkeypatch.setattr(client, "stream", lost)
     ended = run(api, "record", "--out", str(tmp_path / "calls"))
-    assert (ended.exit_code, ended.stderr.splitlines()[-1].partition(": ")[2]) == (1, "the gateway has gone")
+    assert (ended.exit_code, ended.stderr.splitlines()[-1].partition(": ")[2]) == (
+        1,
+        "the gateway has closed the connection",
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
-        (["VM.get_nam", "--out", "{}/x"], 1, "no mapped method is named 'VM.get_nam' (did you mean 'VM.get_name'?)"),
+        (["VM.get_nam", "--out", "{}/x"], 2, "no mapped method is named 'VM.get_nam' (did you mean 'VM.get_name'?)"),
         (["--out", "{}/nowhere/x"], 2, "{}/nowhere/x: No such file or directory"),
-        (["--out", "{}/x", "--for", "long"], 2, "expected a duration such as 500ms, 30s, 10m or 1h, got 'long'"),
+        (["--out", "{}/x", "--duration", "long"], 2, "expected a duration such as 500ms, 30s, 10m or 1h, got 'long'"),
         (["--out", "{}/x", "--size", "big"], 2, "expected a size such as 512B, 300KiB or 32MiB, got 'big'"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.codecs.jsonrpc import FAULT_CODES, Codec
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
-from tests.kit.exactly import exactly
+from tests.kit.values import exactly
 from tests.unit.codecs import corpus
 from tests.unit.codecs.hostile_jsonrpc import LIMITS
 

@@ -92,7 +92,7 @@ def test_every_value_has_one_text(value: Value, nodes: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"a": None}, "$.a: expected a value (a node cannot say nil), got null"),
+        ({"a": None}, "$.a: expected a value (a node cannot hold nil), got null"),
         ([float("nan")], "$[0]: expected a finite number, got nan"),
         ({"a": [1, 2**64]}, "$.a[1]: expected an integer of 64 bits, got 18446744073709551616"),
         ("a\0b", '$: expected text without NUL, got "a\\u0000b"'),

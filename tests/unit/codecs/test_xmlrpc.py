@@ -8,7 +8,7 @@ import pytest
 
 from adapters.codecs.xmlrpc import FAULT_CODES, FROM_FAULT_CODE, Codec
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
-from tests.kit.exactly import exactly
+from tests.kit.values import exactly
 from tests.unit.codecs import corpus
 from tests.unit.codecs.hostile_xmlrpc import LIMITS, call, truncations
 
@@ -249,7 +249,7 @@ def test_a_call_may_have_any_name_that_can_be_written() -> None:
         (Call(""), "method: expected text without control characters, got ''"),
         (Call("a\n"), "method: expected text without control characters, got 'a\\n'"),
         (Call("a\ud800"), "method: expected characters that XML can carry, got U+D800"),
-        (Call("a", named={"x": 1}), "$.named: expected positional parameters only, XML-RPC has no others"),
+        (Call("a", named={"x": 1}), "$.named: expected positional parameters only; XML-RPC has no named ones"),
         (Call("a", (1, {"b": [2**63]})), "$.params[1].b[0]: expected an integer of 64 bits, got one of 65"),
     ],
 )

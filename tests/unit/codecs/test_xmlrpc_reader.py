@@ -9,7 +9,7 @@ import pytest
 from adapters.codecs.xmlrpc_parser import XmlError, tree
 from adapters.codecs.xmlrpc_reader import value
 from gateway.core.rpc.model import MessageLimits, Value
-from tests.kit.exactly import exactly
+from tests.kit.values import exactly
 
 EX = 'xmlns:p="http://ws.apache.org/xmlrpc/namespaces/extensions"'
 NOON = datetime(2026, 1, 31, 12)  # noqa: DTZ001 - legacy servers name no zone

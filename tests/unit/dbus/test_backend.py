@@ -8,7 +8,7 @@ from gateway.core.dbus.arguments import ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
 from gateway.core.dbus.target import MethodCall
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply, Value
-from tests.kit.toy_routes import toy_call, toy_route
+from tests.kit.backends import toy_call, toy_route
 
 
 def test_a_value_that_does_not_fit_is_invalid_params_and_names_its_place() -> None:

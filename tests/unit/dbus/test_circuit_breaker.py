@@ -101,7 +101,7 @@ def test_failures_of_calls_from_before_do_not_make_the_pause_longer(clock: Clock
     breakers = opened(clock)
     assert not breakers.failed(ONE)
     assert breakers.seconds_to_probe(ONE) == 1.0
-    assert breakers.describe(ONE) == "has failed 4 times in a row: its breaker is open, it is probed in 1.0 s"
+    assert breakers.describe(ONE) == "circuit breaker open after 4 failures in a row; next probe in 1.0 s"
 
 
 def test_the_answer_to_a_call_from_before_closes_it(clock: Clock) -> None:
@@ -127,13 +127,13 @@ def test_a_limit_of_nought_never_opens(clock: Clock) -> None:
 
 def test_it_tells_when_it_asks_again(clock: Clock) -> None:
     breakers = opened(clock)
-    assert breakers.describe(ONE).endswith("3 times in a row: its breaker is open, it is probed in 1.0 s")
+    assert breakers.describe(ONE).endswith("3 failures in a row; next probe in 1.0 s")
     clock.now += 1.0
     assert breakers.describe(ONE).endswith("the next call probes it")
     assert breakers.may_probe(ONE)
-    assert breakers.describe(ONE).endswith("a probe is on its way")
+    assert breakers.describe(ONE).endswith("a probe is under way")
     breakers.answered(ONE)
-    assert breakers.describe(ONE) == "is asked as always"
+    assert breakers.describe(ONE) == "circuit breaker closed"
 
 
 def test_a_new_bus_has_no_past(clock: Clock) -> None:

@@ -9,7 +9,7 @@ from adapters.dbus.connect import command
 from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection
 from gateway.core.dbus.target import MethodCall
 from gateway.core.rpc.model import Fault
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 
 GET_ID = MethodCall("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId", "")
 

@@ -15,11 +15,9 @@ from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConn
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import Fault, FaultCode
-from tests.kit.backends import PATIENCE
-from tests.kit.brokers import BROKERS, broker
-from tests.kit.bus import ANONYMOUS, SYSTEM_LIMITS, PrivateBus, private_bus
-from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
-from tests.kit.toy_routes import TOY
+from tests.kit.backends import TIMEOUT, TOY
+from tests.kit.buses import ANONYMOUS, BROKERS, SYSTEM_LIMITS, PrivateBus, broker, private_bus
+from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
 ROOMY = BusConnectionLimits(in_flight=10_000)
 
@@ -54,7 +52,7 @@ def ask(member: str, signature: str = "", *body: object) -> MethodCall:
 
 
 async def answer(connection: DBusConnection, call: MethodCall) -> list[object]:
-    got = await asyncio.wait_for(connection.call(call), PATIENCE)
+    got = await asyncio.wait_for(connection.call(call), TIMEOUT)
     assert got is not None
     assert not isinstance(got, Fault), got
     assert not got.error_name, got
@@ -118,20 +116,20 @@ async def test_a_connection_with_many_calls_given_up_is_worn(bus: PrivateBus) ->
     async with connected(bus.address, BusConnectionLimits(in_flight=4)) as connection:
         waiting = [asyncio.ensure_future(connection.call(ask("Hang"))) for _ in range(2)]
         await answer(connection, ask("Label"))
-        assert not connection.worn.is_set()
+        assert not connection.stale.is_set()
         for one in waiting:
             one.cancel()
         await asyncio.wait(waiting)
-        assert connection.worn.is_set()
+        assert connection.stale.is_set()
         assert not connection.lost
 
 
 async def test_a_connection_is_worn_long_before_its_serials_end(bus: PrivateBus) -> None:
     async with connected(bus.address, BusConnectionLimits(serials=4)) as connection:
         for _ in range(3):
-            assert not connection.worn.is_set()
+            assert not connection.stale.is_set()
             await answer(connection, ask("Label"))
-        assert connection.worn.is_set()
+        assert connection.stale.is_set()
         assert await answer(connection, ask("Label")) == ["toy"]
 
 
@@ -198,11 +196,11 @@ async def test_when_the_broker_dies_a_call_on_the_wire_may_have_been_executed() 
             waiting = asyncio.ensure_future(connection.call(ask("Hold")))
             await answer(connection, ask("Held"))
             bus.kill()
-            got = await asyncio.wait_for(waiting, PATIENCE)
+            got = await asyncio.wait_for(waiting, TIMEOUT)
             assert isinstance(got, Fault)
             assert got.code is FaultCode.NO_REPLY
             assert "unknown whether" in got.message
-            assert connection.worn.is_set()
+            assert connection.stale.is_set()
             assert connection.lost
             assert connection.error
 
@@ -215,7 +213,7 @@ async def test_a_call_after_the_broker_died_was_not_sent() -> None:
         async with connected(bus.address) as connection:
             bus.kill()
             for _ in range(3):
-                got = await asyncio.wait_for(connection.call(ask("Label")), PATIENCE)
+                got = await asyncio.wait_for(connection.call(ask("Label")), TIMEOUT)
                 assert isinstance(got, Fault)
                 assert got.code is FaultCode.UNAVAILABLE
     gc.collect()
@@ -233,7 +231,7 @@ async def test_a_call_that_a_stalled_broker_has_not_taken_was_not_sent() -> None
             await asyncio.wait(waiting, timeout=0)
             bus.kill()
             for one in (*waiting, oneway):
-                got = await asyncio.wait_for(one, PATIENCE)
+                got = await asyncio.wait_for(one, TIMEOUT)
                 assert isinstance(got, Fault)
                 assert got.code is FaultCode.UNAVAILABLE
 
@@ -250,7 +248,7 @@ async def test_a_call_that_is_given_up_before_the_broker_took_a_byte_of_it_is_ne
             assert not await small
             assert connection.in_flight == 1
             os.kill(bus.pid, signal.SIGCONT)
-            await asyncio.wait_for(large, PATIENCE)
+            await asyncio.wait_for(large, TIMEOUT)
             assert await answer(connection, ask("Echoes")) == [1]
 
             hanging = asyncio.ensure_future(sent(connection, ask("Hang")))
@@ -279,7 +277,7 @@ async def test_a_burst_into_a_full_socket_waits_until_the_broker_reads_on(bus: P
         await asyncio.wait(large, timeout=0)
         os.kill(bus.pid, signal.SIGCONT)
         for one in (*large, *small):
-            got = await asyncio.wait_for(one, PATIENCE)
+            got = await asyncio.wait_for(one, TIMEOUT)
             assert not isinstance(got, Fault), got
 
 
@@ -289,13 +287,13 @@ async def test_a_retired_connection_closes_when_its_calls_are_done(bus: PrivateB
         async with connected(bus.address) as other:
             await answer(other, ask("Held"))
             connection.retire()
-            assert not connection.has_room
-            assert not connection.worn.is_set()
+            assert not connection.has_capacity
+            assert not connection.stale.is_set()
             await answer(other, ask("Release"))
-        got = await asyncio.wait_for(waiting, PATIENCE)
+        got = await asyncio.wait_for(waiting, TIMEOUT)
         assert got is not None
         assert not isinstance(got, Fault)
-        await asyncio.wait_for(connection.closed(), PATIENCE)
+        await asyncio.wait_for(connection.closed(), TIMEOUT)
         assert connection.lost
 
 

@@ -13,10 +13,9 @@ from gateway.core.dbus.arguments import ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
 from gateway.core.dbus.target import MethodCall
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
-from tests.kit.backends import PATIENCE, dbus_backend
-from tests.kit.bus import private_bus
-from tests.kit.services import toy_service
-from tests.kit.toy_routes import TOY, toy_call, toy_route
+from tests.kit.backends import TIMEOUT, TOY, dbus_backend, toy_call, toy_route
+from tests.kit.buses import private_bus
+from tests.kit.toy_service import toy_service
 
 _ERROR = "org.freedesktop.DBus.Error."
 
@@ -84,7 +83,7 @@ async def test_the_status_of_a_bus_that_is_not_there_says_why() -> None:
     bus = BusSettings("one", "unix:path=/nowhere", ("*",), connections=1)
     backend = Backend({"one": bus}, dbus.Dependencies(sleep=pause))
     await backend.start()
-    await asyncio.wait_for(refused.wait(), PATIENCE)
+    await asyncio.wait_for(refused.wait(), TIMEOUT)
     (status,) = backend.status()
     await backend.stop()
     assert not status.connected
@@ -101,7 +100,7 @@ async def test_status_tells_who_is_connected_since_when(address: str) -> None:
 
 
 async def test_status_counts_the_answer_that_a_bus_still_owes_to_a_call_that_was_given_up(address: str) -> None:
-    async with dbus_backend(BusSettings("one", address, ("*",), connections=1)) as backend, asyncio.timeout(PATIENCE):
+    async with dbus_backend(BusSettings("one", address, ("*",), connections=1)) as backend, asyncio.timeout(TIMEOUT):
         given_up = asyncio.ensure_future(backend.call(toy_route("Hold", "", "s"), toy_call()))
         await backend.call(toy_route("Held", "", "u"), toy_call())
         given_up.cancel()
@@ -143,7 +142,7 @@ async def test_services_are_told_of_by_their_bus_names(address: str) -> None:
     bus = BusSettings("one", address, ("org.example.*",), connections=1, breaker_failures=1, breaker_pause=3.0)
     async with dbus_backend(bus, around=dbus.Dependencies(monotonic=lambda: 0.0)) as backend:
         await backend.call(toy_route("Label", bus_name=absent), toy_call())
-        there, gone, nowhere = await backend.services([TOY, absent, homeless], PATIENCE)
+        there, gone, nowhere = await backend.services([TOY, absent, homeless], TIMEOUT)
     assert there == dbus.ServiceStatus(TOY, "one", Presence.OWNED, there.owner)
     assert there.owner.startswith(":1.")
     assert gone == dbus.ServiceStatus(absent, "one", Presence.ABSENT, "", BreakerState.OPEN, 3.0)
@@ -152,4 +151,4 @@ async def test_services_are_told_of_by_their_bus_names(address: str) -> None:
 
 async def test_services_of_a_bus_that_is_down_are_unknown() -> None:
     backend = Backend({"one": BusSettings("one", "unix:path=/nowhere", ("*",))})
-    assert await backend.services([TOY], PATIENCE) == (dbus.ServiceStatus(TOY, "one", Presence.UNKNOWN),)
+    assert await backend.services([TOY], TIMEOUT) == (dbus.ServiceStatus(TOY, "one", Presence.UNKNOWN),)

@@ -4,7 +4,7 @@ import asyncio
 
 from adapters.dbus.signals import SignalEvent, SignalQueue
 from gateway.core.rpc.model import Event, EventsLost, Value
-from tests.kit.backends import PATIENCE
+from tests.kit.backends import TIMEOUT
 
 
 def change(invalidated: str = "", path: str = "/a", **properties: Value) -> Event:
@@ -16,7 +16,7 @@ def signal(number: int) -> Event:
 
 
 async def heard(feed: SignalQueue, count: int) -> list[SignalEvent]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return [await anext(feed) for _ in range(count)]
 
 

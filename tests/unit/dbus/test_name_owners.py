@@ -10,10 +10,9 @@ from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner, owners
 from gateway.core.admin.status import Presence
 from gateway.core.dbus.target import MethodCall
 from gateway.core.rpc.model import Fault, FaultCode
-from tests.kit.backends import PATIENCE
-from tests.kit.bus import private_bus
-from tests.kit.services import toy_service
-from tests.kit.toy_routes import TOY
+from tests.kit.backends import TIMEOUT, TOY
+from tests.kit.buses import private_bus
+from tests.kit.toy_service import toy_service
 
 SLEEPER = "org.example.Sleeper"
 ABSENT = "org.example.Absent"
@@ -23,7 +22,7 @@ async def test_a_name_is_owned_or_starts_on_demand_or_is_absent(tmp_path: Path) 
     (tmp_path / "sleeper.service").write_text(f"[D-BUS Service]\nName={SLEEPER}\nExec=/bin/false\n")
     with private_bus(activation=tmp_path) as bus, toy_service(bus.address, TOY):
         connection = await DBusConnection.open(bus.address, BusConnectionLimits())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             found = await owners(connection.call, [TOY, SLEEPER, ABSENT])
         connection.close()
         await connection.closed()

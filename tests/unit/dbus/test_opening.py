@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters.dbus import connect
-from tests.kit.bus import private_bus
+from tests.kit.buses import private_bus
 
 pytestmark = pytest.mark.bus
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from adapters.dbus.connection import Outbox
-from tests.kit.backends import PATIENCE
+from tests.kit.backends import TIMEOUT
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Ours, and what the bus reads from."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # packets show what left in one send
     near.settimeout(0)
-    far.settimeout(PATIENCE)
+    far.settimeout(TIMEOUT)
     with near, far:
         yield near, far
 
@@ -60,7 +60,7 @@ async def test_a_full_socket_is_waited_for_and_order_is_kept(stream: tuple[socke
     assert outbox.written < 300_000
     assert not told
     got = bytearray()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(got) < 1_500_000:
             got += await asyncio.get_running_loop().sock_recv(far, 100_000)
         await last.wait()
@@ -115,7 +115,7 @@ async def test_a_message_of_which_nothing_has_left_is_taken_back_and_the_rest_le
     assert outbox.withdraw(ends[1], 300_000)
     assert outbox.withdraw(ends[2], 300_000)
     got = bytearray()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while len(got) < 900_000:
             got += await asyncio.get_running_loop().sock_recv(far, 100_000)
         await last.wait()
@@ -137,7 +137,7 @@ async def test_who_takes_all_back_that_waits_waits_for_no_room_any_more(
     second = outbox.put(b"second")
     assert outbox.withdraw(second, 6)
     got = 0
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while got < first:
             got += len(await asyncio.get_running_loop().sock_recv(far, 100_000))
     assert outbox.written == second

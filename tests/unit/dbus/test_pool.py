@@ -17,13 +17,12 @@ from gateway.core.admin.status import BreakerState, Presence
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import DEADLINE_PASSED, NOT_SENT
 from gateway.core.rpc.model import Fault, FaultCode
-from tests.kit.backends import PATIENCE
-from tests.kit.bus import PrivateBus, private_bus
-from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
-from tests.kit.toy_routes import TOY
+from tests.kit.backends import TIMEOUT, TOY
+from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
 OTHER = "org.example.Other"
-ONE = BusSettings("one", "", ("*",), connections=1, patience=0.0)
+ONE = BusSettings("one", "", ("*",), connections=1, wait_timeout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ async def running(bus: BusSettings, around: Dependencies | None = None) -> Async
     pool = Pool(bus, around or Dependencies())
     pool.start()
     try:
-        await asyncio.wait_for(pool.connected(), PATIENCE)
+        await asyncio.wait_for(pool.connected(), TIMEOUT)
         yield pool
     finally:
         await pool.close()
@@ -48,7 +47,7 @@ def ask(member: str, bus_name: str = TOY) -> MethodCall:
 
 
 async def answer(pool: Pool, call: MethodCall) -> list[object] | FaultCode:
-    got = await asyncio.wait_for(pool.call(call), PATIENCE)
+    got = await asyncio.wait_for(pool.call(call), TIMEOUT)
     if isinstance(got, Fault):
         return got.code
     assert got is not None
@@ -73,7 +72,7 @@ async def test_attempts_to_connect_are_spaced_by_the_delays() -> None:
 
     pool = Pool(replace(ONE, address="unix:path=/nowhere"), Dependencies(sleep=sleep, chance=lambda: 1.0))
     pool.start()
-    await asyncio.wait_for(enough.wait(), PATIENCE)
+    await asyncio.wait_for(enough.wait(), TIMEOUT)
     await pool.close()
     assert slept == list(islice(delays(lambda: 1.0), 20))
     assert (slept[0], slept[-1]) == (FIRST_DELAY, LAST_DELAY)
@@ -84,7 +83,9 @@ async def test_a_service_that_hangs_cannot_take_the_place_of_others(bus: Private
         hanging = [asyncio.ensure_future(pool.call(ask("Hang"))) for _ in range(2)]
         await answer(pool, ask("Label", OTHER))
         got = await pool.call(ask("Label"))
-        assert got == Fault(FaultCode.BUSY, f"too many calls to {TOY} are in flight; this one was not sent")
+        assert got == Fault(
+            FaultCode.BUSY, f"{TOY} has no capacity for another call (limit per_destination); the call was not sent"
+        )
         assert await answer(pool, ask("Label", OTHER)) == ["toy"]
         for one in hanging:
             one.cancel()
@@ -99,12 +100,15 @@ async def test_calls_over_all_connections_are_refused_not_queued(bus: PrivateBus
         held.append(asyncio.ensure_future(pool.call(ask("Hold"))))
         await asyncio.wait(held, timeout=0)
         got = await pool.call(ask("Label", OTHER))
-        assert got == Fault(FaultCode.BUSY, "too many calls to bus 'one' are in flight; this one was not sent")
+        assert got == Fault(
+            FaultCode.BUSY,
+            "bus 'one' has no capacity for another call (limits connections, in_flight); the call was not sent",
+        )
         assert pool.status().in_flight == 3
 
 
 async def test_a_call_waits_a_little_for_room(bus: PrivateBus) -> None:
-    async with running(replace(ONE, address=bus.address, per_destination=2, patience=PATIENCE)) as pool:
+    async with running(replace(ONE, address=bus.address, per_destination=2, wait_timeout=TIMEOUT)) as pool:
         held = asyncio.ensure_future(pool.call(ask("Hold")))
         await answer(pool, ask("Held"))
         second = asyncio.ensure_future(pool.call(ask("Hold")))
@@ -112,7 +116,7 @@ async def test_a_call_waits_a_little_for_room(bus: PrivateBus) -> None:
         await asyncio.wait({waiting}, timeout=0)
         assert not waiting.done()
         held.cancel()
-        got = await asyncio.wait_for(waiting, PATIENCE)
+        got = await asyncio.wait_for(waiting, TIMEOUT)
         assert not isinstance(got, Fault)
         second.cancel()
         await asyncio.wait({held, second})
@@ -120,20 +124,22 @@ async def test_a_call_waits_a_little_for_room(bus: PrivateBus) -> None:
 
 @pytest.mark.parametrize("bound", [{"waiting": 2}, {"waiting_each": 2}])
 async def test_only_so_many_calls_wait_for_room(bus: PrivateBus, bound: dict[str, int]) -> None:
-    crowded = replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE, **bound)  # type: ignore[arg-type]
+    crowded = replace(ONE, address=bus.address, per_destination=1, wait_timeout=TIMEOUT, **bound)  # type: ignore[arg-type]
     async with running(crowded) as pool:
         held = asyncio.ensure_future(pool.call(ask("Hang")))
         waiting = [asyncio.ensure_future(pool.call(ask("Label"))) for _ in range(3)]
-        done, _ = await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(waiting, timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         assert [one.result() for one in done] == [
-            Fault(FaultCode.BUSY, f"too many calls to {TOY} are in flight; this one was not sent")
+            Fault(
+                FaultCode.BUSY, f"{TOY} has no capacity for another call (limit per_destination); the call was not sent"
+            )
         ]
         held.cancel()
         assert all(not isinstance(one.result(), Fault) for one in (await asyncio.wait(waiting))[0] - done)
 
 
 async def test_a_waiting_call_that_is_given_up_passes_its_turn_on(bus: PrivateBus) -> None:
-    async with running(replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE)) as pool:
+    async with running(replace(ONE, address=bus.address, per_destination=1, wait_timeout=TIMEOUT)) as pool:
         held = asyncio.ensure_future(pool.call(ask("Hang")))
         first = asyncio.ensure_future(pool.call(ask("Label")))
         second = asyncio.ensure_future(pool.call(ask("Label")))
@@ -141,12 +147,12 @@ async def test_a_waiting_call_that_is_given_up_passes_its_turn_on(bus: PrivateBu
         held.cancel()
         await asyncio.wait({held})  # the turn is given to the first, which has not run yet
         first.cancel()
-        got = await asyncio.wait_for(second, PATIENCE)
+        got = await asyncio.wait_for(second, TIMEOUT)
         assert not isinstance(got, Fault)
 
 
 async def test_a_call_that_is_given_up_while_it_waits_for_room_was_not_sent(bus: PrivateBus) -> None:
-    async with running(replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE)) as pool:
+    async with running(replace(ONE, address=bus.address, per_destination=1, wait_timeout=TIMEOUT)) as pool:
         hanging = asyncio.ensure_future(pool.call(ask("Hang")))
         waiting = asyncio.ensure_future(said(pool))
         await asyncio.wait({waiting}, timeout=0)
@@ -168,13 +174,13 @@ async def said(pool: Pool) -> tuple[object, ...]:
 
 async def test_nobody_waits_for_room_on_a_bus_that_is_gone() -> None:
     with private_bus() as bus, toy_service(bus.address, TOY):
-        crowded = replace(ONE, address=bus.address, per_destination=1, patience=60.0)
+        crowded = replace(ONE, address=bus.address, per_destination=1, wait_timeout=60.0)
         async with running(crowded) as pool:
             held = asyncio.ensure_future(pool.call(ask("Hang")))
             waiting = asyncio.ensure_future(pool.call(ask("Label")))
             await asyncio.wait({waiting}, timeout=0)
             bus.kill()
-            first, second = await asyncio.wait_for(asyncio.gather(held, waiting), PATIENCE)
+            first, second = await asyncio.wait_for(asyncio.gather(held, waiting), TIMEOUT)
             assert isinstance(first, Fault)
             assert isinstance(second, Fault)
             assert (first.code, second.code) == (FaultCode.NO_REPLY, FaultCode.UNAVAILABLE)
@@ -182,7 +188,7 @@ async def test_nobody_waits_for_room_on_a_bus_that_is_gone() -> None:
 
 async def test_more_calls_than_the_brokers_pending_replies_are_all_answered(bus: PrivateBus) -> None:
     """The broker allows 128 for each connection; 200 hang at once."""
-    wide = replace(ONE, address=bus.address, connections=4, per_destination=400, patience=PATIENCE)
+    wide = replace(ONE, address=bus.address, connections=4, per_destination=400, wait_timeout=TIMEOUT)
     async with running(wide) as pool:
         held = [asyncio.ensure_future(pool.call(ask("Hold"))) for _ in range(200)]
         released = 0
@@ -192,7 +198,7 @@ async def test_more_calls_than_the_brokers_pending_replies_are_all_answered(bus:
             assert isinstance(got, list)
             released += int(str(got[0]))
         for one in held:
-            result = await asyncio.wait_for(one, PATIENCE)
+            result = await asyncio.wait_for(one, TIMEOUT)
             assert result is not None
             assert not isinstance(result, Fault)
             assert result.body == ["released"]
@@ -200,7 +206,7 @@ async def test_more_calls_than_the_brokers_pending_replies_are_all_answered(bus:
 
 async def test_calls_given_up_never_exhaust_the_broker(bus: PrivateBus) -> None:
     """1,000 calls hang and are given up; without new connections the broker would refuse after 128."""
-    async with running(replace(ONE, address=bus.address, in_flight=100, patience=PATIENCE)) as pool:
+    async with running(replace(ONE, address=bus.address, in_flight=100, wait_timeout=TIMEOUT)) as pool:
         for _ in range(20):
             hanging = [asyncio.ensure_future(pool.call(ask("Hang"))) for _ in range(50)]
             assert await answer(pool, ask("Label", OTHER)) == ["toy"]
@@ -239,7 +245,7 @@ async def test_a_pool_that_drains_lets_its_calls_end(bus: PrivateBus) -> None:
         await asyncio.wait({draining}, timeout=0)
         assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
         await answer(other, ask("Release"))
-        await asyncio.wait_for(draining, PATIENCE)
+        await asyncio.wait_for(draining, TIMEOUT)
         assert not isinstance(await held, Fault)
 
 
@@ -248,12 +254,12 @@ async def test_a_pool_that_drains_lets_its_calls_end(bus: PrivateBus) -> None:
 
 async def test_a_pool_is_alive_while_its_bus_answers_and_while_it_looks_for_one(bus: PrivateBus) -> None:
     async with running(replace(ONE, address=bus.address, connections=3)) as pool:
-        assert await pool.is_alive(PATIENCE)
+        assert await pool.is_alive(TIMEOUT)
     looking = Pool(replace(ONE, address="unix:path=/nowhere"), Dependencies())
     looking.start()
-    assert await looking.is_alive(PATIENCE)
+    assert await looking.is_alive(TIMEOUT)
     await looking.close()
-    assert not await looking.is_alive(PATIENCE)  # nobody looks any more
+    assert not await looking.is_alive(TIMEOUT)  # nobody looks any more
 
 
 async def test_a_mute_connection_is_closed_and_the_pool_is_alive_again_without_it() -> None:
@@ -264,7 +270,7 @@ async def test_a_mute_connection_is_closed_and_the_pool_is_alive_again_without_i
             assert not pool.status().connected
             assert await pool.is_alive(0.05)
             os.kill(mute.pid, signal.SIGCONT)
-            await asyncio.wait_for(pool.connected(), PATIENCE)
+            await asyncio.wait_for(pool.connected(), TIMEOUT)
 
 
 # Destinations that fail
@@ -295,7 +301,7 @@ async def test_a_bus_name_that_keeps_failing_is_refused_at_once_and_says_when_it
         serial = _serial(pool)
         assert await pool.call(ask("Label", ABSENT)) == Fault(
             FaultCode.UNAVAILABLE,
-            f"{ABSENT} has failed 3 times in a row: its breaker is open, it is probed in 4.0 s; the call was not sent",
+            f"{ABSENT}: circuit breaker open after 3 failures in a row; next probe in 4.0 s; the call was not sent",
         )
         assert _serial(pool) == serial + 1  # nothing was sent
         assert await answer(pool, ask("Label")) == ["toy"]
@@ -309,7 +315,7 @@ async def test_after_the_pause_a_call_finds_out_by_a_ping_whether_anybody_is_the
         clock.now = 4.0
         got = await pool.call(ask("Label", ABSENT))
         assert isinstance(got, Fault)
-        assert "failed 2 times in a row: its breaker is open, it is probed in 8.0 s" in got.message
+        assert "open after 2 failures in a row; next probe in 8.0 s" in got.message
 
 
 async def test_a_new_owner_closes_the_breaker_without_a_probe(bus: PrivateBus) -> None:
@@ -350,15 +356,15 @@ async def test_only_a_deadline_that_has_passed_is_held_against_a_service_not_a_c
 
 
 async def test_a_call_that_waits_for_room_is_refused_when_the_breaker_opens_meanwhile(bus: PrivateBus) -> None:
-    crowded = replace(ONE, address=bus.address, per_destination=1, patience=PATIENCE, breaker_failures=1)
+    crowded = replace(ONE, address=bus.address, per_destination=1, wait_timeout=TIMEOUT, breaker_failures=1)
     async with running(crowded) as pool:
         hanging = asyncio.ensure_future(pool.call(ask("Hang")))
         waiting = asyncio.ensure_future(pool.call(ask("Label")))
         await asyncio.wait({waiting}, timeout=0)
         hanging.cancel(DEADLINE_PASSED)
-        got = await asyncio.wait_for(waiting, PATIENCE)
+        got = await asyncio.wait_for(waiting, TIMEOUT)
         assert isinstance(got, Fault)
-        assert "its breaker is open" in got.message
+        assert "circuit breaker open" in got.message
 
 
 async def test_a_service_that_answers_pings_again_is_called_again(bus: PrivateBus) -> None:
@@ -378,7 +384,7 @@ async def test_a_service_that_answers_pings_again_is_called_again(bus: PrivateBu
 async def test_while_one_call_probes_the_others_are_refused_and_a_mute_service_stays_refused() -> None:
     clock = Clock()
     with private_bus() as bus, toy_service(bus.address, TOY) as service:
-        around = Dependencies(monotonic=clock, probe_patience=0.5)
+        around = Dependencies(monotonic=clock, probe_timeout=0.5)
         async with running(replace(ONE, address=bus.address, breaker_failures=1), around) as pool:
             service.pause()
             hanging = asyncio.ensure_future(pool.call(ask("Label")))
@@ -390,10 +396,10 @@ async def test_while_one_call_probes_the_others_are_refused_and_a_mute_service_s
             await asyncio.wait({probing}, timeout=0)
             got = await pool.call(ask("Label"))
             assert isinstance(got, Fault)
-            assert "a probe is on its way" in got.message
-            got = await asyncio.wait_for(probing, PATIENCE)
+            assert "a probe is under way" in got.message
+            got = await asyncio.wait_for(probing, TIMEOUT)
             assert isinstance(got, Fault)
-            assert "it is probed in 2.0 s" in got.message
+            assert "next probe in 2.0 s" in got.message
             service.resume()
 
 
@@ -421,19 +427,19 @@ async def test_a_bus_that_is_down_is_not_held_against_its_services_and_a_new_one
             held = asyncio.ensure_future(pool.call(ask("Hold")))
             await answer(pool, ask("Held"))
             bus.kill()
-            assert isinstance(await asyncio.wait_for(held, PATIENCE), Fault)
+            assert isinstance(await asyncio.wait_for(held, TIMEOUT), Fault)
             assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
             assert pool.breakers.open() == [ABSENT]
             bus.start()
-            await asyncio.wait_for(pool.connected(), PATIENCE)
+            await asyncio.wait_for(pool.connected(), TIMEOUT)
             assert pool.breakers.open() == []
 
 
 async def test_a_pool_without_a_bus_does_not_know_who_owns_a_name(bus: PrivateBus) -> None:
     async with running(replace(ONE, address=bus.address)) as pool:
-        found = await pool.owners([TOY, ABSENT], PATIENCE)
+        found = await pool.owners([TOY, ABSENT], TIMEOUT)
         assert [found[name].presence for name in (TOY, ABSENT)] == [Presence.OWNED, Presence.ABSENT]
-    assert await pool.owners([TOY], PATIENCE) == {TOY: OWNER_UNKNOWN}
+    assert await pool.owners([TOY], TIMEOUT) == {TOY: OWNER_UNKNOWN}
 
 
 async def test_a_bus_that_hangs_tells_nothing_of_its_names_within_the_patience() -> None:

@@ -11,11 +11,22 @@ from adapters.dbus.backend import Backend, BusSettings
 from gateway.core.dbus.marshal import Variant
 from gateway.core.dbus.target import MethodCall, Subscription
 from gateway.core.rpc.model import Event, EventsLost, Reply
-from tests.kit.backends import PATIENCE, dbus_backend
-from tests.kit.bus import PrivateBus, private_bus
-from tests.kit.services import INTERFACE, OBJECT_PATH, toy_service
-from tests.kit.signals import CHANGED, SHOUTED, change, emit, missed, shout, shouted
-from tests.kit.toy_routes import TOY, toy_call, toy_route
+from tests.kit.backends import (
+    CHANGED,
+    SHOUTED,
+    TIMEOUT,
+    TOY,
+    change,
+    dbus_backend,
+    emit,
+    missed,
+    shout,
+    shouted,
+    toy_call,
+    toy_route,
+)
+from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
 OTHER = "org.example.Other"
 
@@ -30,14 +41,14 @@ def bus() -> Iterator[PrivateBus]:
 async def backend(bus: PrivateBus) -> AsyncIterator[Backend]:
     async with (
         dbus_backend(BusSettings("one", bus.address, ("*",), connections=1)) as backend,
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(TIMEOUT),
     ):
         yield backend
 
 
 async def test_a_subscriber_first_reads_and_then_hears_of_each_signal(bus: PrivateBus) -> None:
     async with backend(bus) as service, service.subscribe(SHOUTED) as feed:
-        assert (await missed(feed)).why == "listening from now on"
+        assert (await missed(feed)).why == "subscribed from now on"
         for text in ("one", "two"):
             await shout(service, text)
         assert [await anext(feed), await anext(feed)] == [shouted("one"), shouted("two")]
@@ -142,7 +153,7 @@ async def test_a_storm_is_cut_short_and_the_state_is_read_instead(
             told += 1
         assert 50 <= told < 500  # more than 50 only where a second ended meanwhile
         assert isinstance(news, EventsLost)
-        assert news.why == "listening from now on"
+        assert news.why == "subscribed from now on"
         assert service.status()[0].overflows >= 1  # on a slow machine the calm is over before the overflow
 
 
@@ -181,5 +192,5 @@ async def test_a_match_rule_that_the_bus_refuses_is_tried_again(monkeypatch: pyt
 
 async def test_a_service_on_no_bus_is_told_of_at_once() -> None:
     service = Backend({"one": BusSettings("one", "unix:path=/nowhere", ("com.example",))})
-    async with asyncio.timeout(PATIENCE), service.subscribe(SHOUTED) as feed:
-        assert (await missed(feed, owned=False)).why == "it is on no bus of the config"
+    async with asyncio.timeout(TIMEOUT), service.subscribe(SHOUTED) as feed:
+        assert (await missed(feed, owned=False)).why == "no bus of the config has this service"

@@ -6,7 +6,7 @@ import pytest
 
 from adapters.dialects.status import StatusStruct, carriable, failure, integers_as_text, read, success
 from gateway.core.rpc.model import Reply, Value
-from tests.kit.exactly import exactly
+from tests.kit.values import exactly
 
 MOMENT = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
 

@@ -6,7 +6,7 @@ import pytest
 
 from adapters.dialects.xenapi import BARE, ERROR_CODES, Dialect, text
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from tests.kit.exactly import exactly
+from tests.kit.values import exactly
 
 XML, JSON = Dialect("xmlrpc"), Dialect("jsonrpc")
 CALL = Call("VM.start", ("OpaqueRef:session", "OpaqueRef:vm"))

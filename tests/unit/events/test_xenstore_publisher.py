@@ -17,7 +17,7 @@ from gateway.core.xenstore.paths import template
 from gateway.events import xenstore_publisher
 from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.table import Table
-from tests.kit.toy_routes import toy_route
+from tests.kit.backends import toy_route
 
 NAME = "org.example"
 VM = "org.example.VM1"
@@ -134,7 +134,7 @@ async def test_a_signal_is_shown_as_it_comes() -> None:
 
 
 async def test_ever_new_nodes_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xenstore_publisher, "MAX_SHOWN", 2)
+    monkeypatch.setattr(xenstore_publisher, "MAX_NODE_SETS", 2)
     async with hub(SIGNAL) as (_, source, board):
         for who in ("a", "b", "c"):
             source.feeds[0].put(Event(NAME, "/host", VM, "Told", (who, "x")))
@@ -266,8 +266,8 @@ async def test_a_value_that_no_node_can_say_costs_its_own_node(capsys: pytest.Ca
         assert await board.hears("all 6") == {"/d/6/memory": b"2"}
         assert board.shown.keys() == {"all 5", "all 6"}
     told = capsys.readouterr().out
-    assert "left out of what is published" in told
-    assert "/d/5/memory (Memory): $.Memory: expected a value that a node can say" in told
+    assert "node left out of a publication" in told
+    assert "/d/5/memory (Memory): $.Memory: expected a simple value, which a node can hold" in told
     assert "object=5" in told
 
 
@@ -284,10 +284,10 @@ async def test_after_a_ring_the_service_is_asked_and_shown() -> None:
         source.feeds[0].miss(OWNED)
         await board.hears("all 5")
         source.finds("5", Memory=1)
-        made.rung("all 5")
+        made.on_fired("all 5")
         assert await board.hears("all 5") == {"/d/5/memory": b"1"}
-        made.rung("all 9")
-        made.rung("nothing")
+        made.on_fired("all 9")
+        made.on_fired("nothing")
         assert source.reads == [("GetManagedObjects", ""), ("GetAll", "5")]
 
 

@@ -14,8 +14,8 @@ from adapters.http.client_connection import ClientConnection, parse_url
 from adapters.limits import Quota
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
-from tests.kit.old_server import Last, OldServer, ok, old_server
 from tests.kit.raw_server import make_certificate
+from tests.kit.upstreams import Last, LegacyServer, legacy_server, ok
 
 POST = RequestMetadata("POST", "/RPC2", ((b"Host", b"x"),))
 HEAD = RequestMetadata("HEAD", "/", ((b"Host", b"x"),))
@@ -52,21 +52,21 @@ async def refusal(line: HttpUpstreamConnection) -> Fault:
 
 
 async def test_a_message_goes_out_and_its_answer_comes_back() -> None:
-    async with old_server() as old, line(old.url) as xapi:
+    async with legacy_server() as old, line(old.url) as xapi:
         got = await answer(xapi)
         assert (got.status, got.reason, got.body) == (200, "OK", b"answer")
         assert old.requests == [b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"]
 
 
 async def test_connections_are_used_again() -> None:
-    async with old_server() as old, line(old.url) as xapi:
+    async with legacy_server() as old, line(old.url) as xapi:
         for _ in range(5):
             await answer(xapi)
         assert (old.connections, xapi.status().idle) == (1, 1)
 
 
 async def test_an_answer_to_head_leaves_the_connection_usable() -> None:
-    async with old_server(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n") as old, line(old.url) as xapi:
+    async with legacy_server(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n") as old, line(old.url) as xapi:
         for _ in range(2):
             assert (await answer(xapi, HEAD)).body == b""
         assert old.connections == 1
@@ -74,7 +74,7 @@ async def test_an_answer_to_head_leaves_the_connection_usable() -> None:
 
 async def test_each_request_has_a_connection_where_the_config_says_so() -> None:
     async with (
-        old_server(lambda _: Last(ok(b"x"))) as old,
+        legacy_server(lambda _: Last(ok(b"x"))) as old,
         line(old.url, ConnectionPoolLimits(keepalive=False)) as xapi,
     ):
         for _ in range(3):
@@ -84,7 +84,7 @@ async def test_each_request_has_a_connection_where_the_config_says_so() -> None:
 
 
 async def test_a_connection_that_was_closed_while_idle_costs_no_call() -> None:
-    async with old_server() as old, line(old.url) as xapi:
+    async with legacy_server() as old, line(old.url) as xapi:
         for _ in range(3):
             await answer(xapi)
             await old.close_connections()
@@ -103,14 +103,14 @@ QUICK = ConnectionPoolLimits(keepalive=None, probe_interval=0.0)
 async def test_connections_are_used_again_once_it_is_known_that_the_service_keeps_them(
     limits: ConnectionPoolLimits, lines: tuple[str, ...], connections: int
 ) -> None:
-    async with old_server(lambda _: ok(b"x", *lines)) as old, line(old.url, limits) as xapi:
+    async with legacy_server(lambda _: ok(b"x", *lines)) as old, line(old.url, limits) as xapi:
         for _ in range(5):
             await answer(xapi)
         assert old.connections == connections
 
 
 async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others() -> None:
-    async with old_server(lambda _: ok(b"x", "Connection: Keep-Alive")) as old, line(old.url, LEARNING) as xapi:
+    async with legacy_server(lambda _: ok(b"x", "Connection: Keep-Alive")) as old, line(old.url, LEARNING) as xapi:
         for _ in range(2):
             await answer(xapi)
         assert (old.connections, xapi.status().idle) == (1, 1)
@@ -123,14 +123,14 @@ async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others
 
 async def test_no_call_is_lost_by_a_service_that_takes_one_request_for_each_connection_and_does_not_say_so() -> None:
     """The xapi-idl sockets: a request that crosses the close on its way would be lost."""
-    async with old_server(lambda _: Last(ok(b"x"))) as old, line(old.url, LEARNING) as idl:
+    async with legacy_server(lambda _: Last(ok(b"x"))) as old, line(old.url, LEARNING) as idl:
         for _ in range(200):
             await answer(idl)
         assert len(old.requests) == 200
 
 
 async def test_more_calls_than_connections_wait_for_their_turn() -> None:
-    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=2)) as xapi:
+    async with legacy_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=2)) as xapi:
         async with asyncio.TaskGroup() as group:
             calls = [group.create_task(answer(xapi)) for _ in range(6)]
             for _ in range(2):
@@ -142,7 +142,7 @@ async def test_more_calls_than_connections_wait_for_their_turn() -> None:
 
 
 async def test_too_many_that_wait_are_refused_and_nothing_was_executed() -> None:
-    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1, waiting=1)) as xapi:
+    async with legacy_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1, waiting=1)) as xapi:
         async with asyncio.TaskGroup() as group:
             for _ in range(2):
                 group.create_task(answer(xapi))
@@ -162,7 +162,7 @@ async def test_a_service_that_is_not_there_executed_nothing(tmp_path: Path) -> N
 
 
 async def test_a_service_that_goes_away_in_mid_call_may_have_executed_it() -> None:
-    async with old_server(lambda _: None) as old, line(old.url) as xapi:
+    async with legacy_server(lambda _: None) as old, line(old.url) as xapi:
         got = await refusal(xapi)
         assert (got.code, got.name) == (FaultCode.NO_REPLY, HUNG_UP)
         assert got.message.endswith(
@@ -172,7 +172,7 @@ async def test_a_service_that_goes_away_in_mid_call_may_have_executed_it() -> No
 
 
 async def test_only_what_may_be_repeated_is_sent_again_when_a_used_connection_ends() -> None:
-    async with old_server() as old, line(old.url) as xapi:
+    async with legacy_server() as old, line(old.url) as xapi:
         old.answers = lambda _: ok(b"x") if len(old.requests) % 2 else None
         await answer(xapi)
         assert (await refusal(xapi)).code is FaultCode.NO_REPLY
@@ -256,7 +256,7 @@ async def test_what_may_be_repeated_is_sent_again_after_a_reset(tmp_path: Path) 
 
 
 async def test_what_is_no_http_is_said_to_be_none() -> None:
-    async with old_server(lambda _: b"0000000000000012{}") as old, line(old.url) as xapi:
+    async with legacy_server(lambda _: b"0000000000000012{}") as old, line(old.url) as xapi:
         got = await refusal(xapi)
         assert "answered with what is no HTTP" in got.message
         assert got.name == ""
@@ -265,7 +265,7 @@ async def test_what_is_no_http_is_said_to_be_none() -> None:
 async def test_a_large_answer_is_refused_and_its_memory_given_back() -> None:
     quota = Quota()
     limits = ConnectionPoolLimits(answer=10)
-    async with old_server(lambda _: ok(bytes(11))) as old, line(old.url, limits, quota) as xapi:
+    async with legacy_server(lambda _: ok(bytes(11))) as old, line(old.url, limits, quota) as xapi:
         got = await refusal(xapi)
         assert got == Fault(
             FaultCode.TOO_LARGE, "the answer of the legacy service 'xapi' is over 10 bytes; the call was executed"
@@ -274,7 +274,7 @@ async def test_a_large_answer_is_refused_and_its_memory_given_back() -> None:
 
 
 async def test_a_call_that_is_cancelled_frees_its_connection() -> None:
-    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1)) as xapi:
+    async with legacy_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1)) as xapi:
         call = asyncio.get_running_loop().create_task(answer(xapi))
         await old.seen.acquire()
         call.cancel()
@@ -301,7 +301,7 @@ async def unsent(call: asyncio.Task[frozenset[str]]) -> bool:
 
 
 async def test_a_call_that_is_given_up_in_line_was_not_sent_and_one_at_the_service_may_be_executed() -> None:
-    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1)) as xapi:
+    async with legacy_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1)) as xapi:
         begin = asyncio.get_running_loop().create_task
         asked, waits, next_ = (begin(ask(xapi)) for _ in range(3))
         await old.seen.acquire()
@@ -333,7 +333,7 @@ async def test_a_request_that_a_full_socket_has_not_taken_was_not_sent(tmp_path:
 
 
 async def test_whoever_waits_and_is_not_wanted_any_more_is_sent_away_and_who_is_asked_stays() -> None:
-    async with old_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1)) as xapi:
+    async with legacy_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1)) as xapi:
         begin = asyncio.get_running_loop().create_task
         moved: list[bool] = []
         asked = begin(xapi.send(b"hi", POST, wanted=lambda: not moved))
@@ -352,7 +352,7 @@ async def test_whoever_waits_and_is_not_wanted_any_more_is_sent_away_and_who_is_
 
 
 async def test_a_line_that_is_replaced_ends_its_calls_and_keeps_no_connection() -> None:
-    async with old_server() as old, line(old.url) as xapi:
+    async with legacy_server() as old, line(old.url) as xapi:
         await answer(xapi)
         old.hold.clear()
         call = asyncio.get_running_loop().create_task(answer(xapi))
@@ -366,7 +366,7 @@ async def test_a_line_that_is_replaced_ends_its_calls_and_keeps_no_connection() 
 
 
 async def test_a_line_that_is_stopped_fails_what_waits_and_asks_no_more() -> None:
-    async with old_server(held=True) as old, line(old.url) as xapi:
+    async with legacy_server(held=True) as old, line(old.url) as xapi:
         call = asyncio.get_running_loop().create_task(refusal(xapi))
         await old.seen.acquire()
         await xapi.stop()
@@ -390,10 +390,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def tls_server(certificate: Path) -> AsyncIterator[OldServer]:
+async def tls_server(certificate: Path) -> AsyncIterator[LegacyServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    async with old_server(tls=context) as old:
+    async with legacy_server(tls=context) as old:
         yield old
 
 

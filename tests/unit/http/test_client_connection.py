@@ -10,13 +10,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from adapters.http.client_connection import LOST, ClientConnection, TooLargeError, connect, parse_url, reason
 from adapters.limits import Quota, Reservation
 from gateway.core.rpc.model import Answer
-from tests.kit.old_server import Answers, Last, OldServer, ok, old_server
+from tests.kit.upstreams import Answers, Last, LegacyServer, legacy_server, ok
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
 
 
-async def ask(old: OldServer, *, bodiless: bool = False, limit: int = 1000, quota: Quota | None = None) -> Answer:
+async def ask(old: LegacyServer, *, bodiless: bool = False, limit: int = 1000, quota: Quota | None = None) -> Answer:
     connection = await connect(parse_url(old.url), 5)
     try:
         return await again(connection, bodiless=bodiless, limit=limit, quota=quota)
@@ -41,7 +41,7 @@ async def gone(connection: ClientConnection) -> None:
 
 
 async def answered(raw: bytes, *, bodiless: bool = False) -> Answer:
-    async with old_server(lambda _: raw) as old:
+    async with legacy_server(lambda _: raw) as old:
         got = await ask(old, bodiless=bodiless)
         assert old.requests == [REQUEST]
     return got
@@ -58,7 +58,7 @@ async def test_an_answer_is_read_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("pieces", [[b"2\r\n", b"abc"], [b"2\r\na", b"b\r\n:"], [b"2\r\nab", b"\r\n:"]])
 async def test_who_reads_a_body_is_told_at_once_of_a_chunk_that_is_none(pieces: list[bytes]) -> None:
-    async with old_server(held=True) as old:
+    async with legacy_server(held=True) as old:
         connection = await connect(parse_url(old.url), 5)
         assert connection.start(REQUEST, bodiless=False)
         with Reservation(Quota()) as held:
@@ -95,7 +95,7 @@ async def test_an_answer_to_head_has_a_length_and_no_content() -> None:
 
 
 async def test_a_connection_serves_again_when_its_answer_was_whole() -> None:
-    async with old_server() as old:
+    async with legacy_server() as old:
         connection = await connect(parse_url(old.url), 5)
         for _ in range(3):
             assert (await again(connection)).body == b"answer"
@@ -114,7 +114,7 @@ async def test_a_connection_serves_again_when_its_answer_was_whole() -> None:
     ids=["said so", "HTTP/1.0", "more than one answer"],
 )
 async def test_a_connection_does_not_serve_again_when_it_ends(raw: bytes) -> None:
-    async with old_server(lambda _: raw) as old:
+    async with legacy_server(lambda _: raw) as old:
         connection = await connect(parse_url(old.url), 5)
         assert (await again(connection)).body == b"x"
         assert not connection.is_reusable
@@ -123,7 +123,7 @@ async def test_a_connection_does_not_serve_again_when_it_ends(raw: bytes) -> Non
 
 @pytest.mark.parametrize("unix", [True, False])
 async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_path: Path, unix: bool) -> None:
-    async with old_server(socket=tmp_path / "socket" if unix else None) as old:
+    async with legacy_server(socket=tmp_path / "socket" if unix else None) as old:
         connection = await connect(parse_url(old.url), 5)
         await again(connection)
         await old.close_connections()
@@ -147,13 +147,13 @@ async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_
     ids=["no answer", "half a body", "half a chunk", "half a head", "no HTTP", "another protocol"],
 )
 async def test_an_answer_that_is_not_whole_is_lost(answers: Answers) -> None:
-    async with old_server(answers) as old:
+    async with legacy_server(answers) as old:
         with pytest.raises(LOST):
             await ask(old)
 
 
 async def test_a_large_answer_is_not_held() -> None:
-    async with old_server(lambda _: ok(bytes(2000))) as old:
+    async with legacy_server(lambda _: ok(bytes(2000))) as old:
         with pytest.raises(TooLargeError, match="is over 1000 bytes"):
             await ask(old)
         quota = Quota(max_buffered=100)
@@ -164,7 +164,7 @@ async def test_a_large_answer_is_not_held() -> None:
 
 async def test_a_large_request_is_written_whole(tmp_path: Path) -> None:
     body = bytes(3_000_000)
-    async with old_server(socket=tmp_path / "socket") as old:
+    async with legacy_server(socket=tmp_path / "socket") as old:
         connection = await connect(parse_url(old.url), 5)
         request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         assert connection.start(request, bodiless=False)
@@ -175,7 +175,7 @@ async def test_a_large_request_is_written_whole(tmp_path: Path) -> None:
 
 
 async def test_an_idle_connection_closes_itself() -> None:
-    async with old_server() as old:
+    async with legacy_server() as old:
         connection = await connect(parse_url(old.url), 5)
         await again(connection)
         connection.start_idle(0.01)

@@ -15,7 +15,7 @@ from adapters.http.client import ConnectionPoolLimits, HttpUpstreamConnection
 from adapters.http.client_connection import parse_url
 from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
 from tests.kit.exchanges import MemoryExchange
-from tests.kit.old_server import Last, OldServer, ok, old_server
+from tests.kit.upstreams import Last, LegacyServer, legacy_server, ok
 
 GET = RequestMetadata("GET", "/export", ((b"Host", b"x"), (b"Range", b"bytes=0-"), (b"Connection", b"close")))
 PUT = RequestMetadata("PUT", "/import", ((b"Host", b"x"), (b"Content-Length", b"6"), (b"Expect", b"100-continue")))
@@ -26,7 +26,7 @@ LIMITS = ConnectionPoolLimits()
 
 
 @asynccontextmanager
-async def line(old: OldServer, limits: ConnectionPoolLimits = LIMITS) -> AsyncIterator[HttpUpstreamConnection]:
+async def line(old: LegacyServer, limits: ConnectionPoolLimits = LIMITS) -> AsyncIterator[HttpUpstreamConnection]:
     made = HttpUpstreamConnection("xapi", parse_url(old.url), limits)
     try:
         yield made
@@ -54,7 +54,7 @@ async def test_a_request_is_sent_as_it_came_and_its_connection_serves_the_next(
     exchange: MemoryExchange, sent: bytes
 ) -> None:
     async with (
-        old_server(lambda _: ok(b"answer", "X-Odd: 1")) as old,
+        legacy_server(lambda _: ok(b"answer", "X-Odd: 1")) as old,
         line(old, ConnectionPoolLimits(keepalive=True)) as xapi,
     ):
         got = await relayed(xapi, exchange)
@@ -97,7 +97,7 @@ async def test_a_body_without_a_length_goes_on_in_chunks() -> None:
 async def test_an_upstream_that_fails_is_a_fault_whether_the_response_had_begun_or_not(
     raw: bytes, code: FaultCode, name: str, begun: bool
 ) -> None:
-    async with old_server(lambda _: Last(raw)) as old, line(old) as xapi:
+    async with legacy_server(lambda _: Last(raw)) as old, line(old) as xapi:
         exchange = MemoryExchange(GET)
         got = await relayed(xapi, exchange)
         assert isinstance(got, Fault)
@@ -115,7 +115,7 @@ async def test_an_upstream_that_is_not_there_got_nothing(tmp_path: Path) -> None
 
 
 async def test_a_body_that_ends_too_early_ends_the_upstreams_connection() -> None:
-    async with old_server() as old, line(old) as xapi:
+    async with legacy_server() as old, line(old) as xapi:
         got = await relayed(xapi, MemoryExchange(PUT, b"abc", length=6, breaks=True))
         assert isinstance(got, Fault)
         assert got.code is FaultCode.INVALID_REQUEST
@@ -125,7 +125,7 @@ async def test_a_body_that_ends_too_early_ends_the_upstreams_connection() -> Non
 
 
 async def test_an_upstream_that_stays_silent_is_a_time_out_and_one_that_is_stopped_fails_what_streams() -> None:
-    async with old_server(held=True) as old, line(old) as xapi:
+    async with legacy_server(held=True) as old, line(old) as xapi:
         got = await relayed(xapi, MemoryExchange(GET), 0.05)
         assert isinstance(got, Fault)
         assert (got.code, got.message) == (
@@ -146,7 +146,7 @@ async def test_an_upstream_that_stays_silent_is_a_time_out_and_one_that_is_stopp
 
 
 async def test_a_streamed_request_takes_a_connection_and_a_tunnel_takes_none() -> None:
-    async with old_server(held=True) as old, line(old, ConnectionPoolLimits(connections=1, waiting=0)) as xapi:
+    async with legacy_server(held=True) as old, line(old, ConnectionPoolLimits(connections=1, waiting=0)) as xapi:
         first = asyncio.ensure_future(xapi.relay(MemoryExchange(GET), 60))
         await old.seen.acquire()
         got = await xapi.relay(MemoryExchange(GET), 60)

@@ -12,8 +12,7 @@ from adapters.http.server import HttpLimits, HttpServer
 from adapters.limits import Quota
 from gateway.core.rpc.model import Answer
 from tests.kit.clients import DEADLINE, chunked, connect, post
-from tests.kit.endpoints import CONTENT_TYPE, Broken, Echo, Fixed, Waiting
-from tests.kit.listeners import running, talking
+from tests.kit.listeners import CONTENT_TYPE, Broken, Echo, Fixed, Waiting, running, talking
 
 GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
 

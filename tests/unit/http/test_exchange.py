@@ -11,8 +11,7 @@ from adapters.http.server import HttpLimits
 from gateway.core.interfaces import HttpExchange
 from gateway.core.rpc.model import Answer
 from tests.kit.clients import chunked, post
-from tests.kit.endpoints import Echo
-from tests.kit.listeners import running, talking
+from tests.kit.listeners import Echo, running, talking
 
 GET = b"GET /x HTTP/1.1\r\nHost: gateway\r\n\r\n"
 LARGE = bytes(16 * 1024**2)  # more than a socket holds

@@ -12,8 +12,7 @@ from adapters.http.server import HttpLimits
 from adapters.limits import Quota
 from gateway.core.rpc.model import Answer, Peer
 from tests.kit.clients import DEADLINE, Wire, connect, post
-from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed, Waiting
-from tests.kit.listeners import running
+from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, Waiting, running
 
 ONE, OTHER = Peer("tcp:192.0.2.1:1"), Peer("tcp:192.0.2.2:1")
 USER = Peer("unix:/run/rpc", uid=1000)

@@ -13,8 +13,7 @@ from adapters.http.request import FAULT_STATUS, HttpRefusal, inflate
 from adapters.http.server import HttpLimits
 from gateway.core.rpc.model import FaultCode
 from tests.kit.clients import DEADLINE, chunked, connect, post
-from tests.kit.endpoints import CONTENT_TYPE, Waiting
-from tests.kit.listeners import running, talking
+from tests.kit.listeners import CONTENT_TYPE, Waiting, running, talking
 
 # Inflating
 

@@ -13,8 +13,7 @@ from adapters.http.server import HttpLimits, HttpServer
 from gateway.core.interfaces import Endpoint
 from gateway.core.rpc.model import NO_METADATA, Answer, Fault, FaultCode, Peer, RequestMetadata
 from tests.kit.clients import DEADLINE, chunked, connect, post
-from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed, Waiting
-from tests.kit.listeners import LOCAL, running, talking
+from tests.kit.listeners import CONTENT_TYPE, LOCAL, Echo, Fixed, Waiting, running, talking
 
 GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
 FAULT = Answer(b"a fault", CONTENT_TYPE, Fault(FaultCode.PARSE_ERROR, "<no> message"))

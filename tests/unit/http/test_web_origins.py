@@ -7,8 +7,7 @@ import pytest
 from adapters.http.web_origins import WebOrigins
 from gateway.core.rpc.model import Answer
 from tests.kit.clients import post
-from tests.kit.endpoints import CONTENT_TYPE, Echo, Fixed
-from tests.kit.listeners import talking
+from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, talking
 
 PAGE = "https://admin.example"
 PREFLIGHT = (

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.mapping.compiler import build
 from gateway.mapping.table import EndpointKey
-from tests.kit.mapping import HEAD, IDL, build_files, build_methods
+from tests.kit.mappings import HEAD, IDL, build_files, build_methods
 
 STAT = "  m: {member: Stat}\n"
 EXPOSE = "  - {listener: rpc, path: /rpc, codec: xmlrpc}\n"

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.routing.publication import RelatedNode, Text, WatchTrigger
 from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
-from tests.kit.mapping import HEAD, Built, build_files
+from tests.kit.mappings import HEAD, Built, build_files
 
 TOP = HEAD.removesuffix("methods:\n")  # eleven lines
 METHODS = """\
@@ -16,7 +16,7 @@ methods:
   tell: {member: Configure, params: [config, {name: pair, default: ["", 0]}]}
   plug: {member: Plug, params: [devices]}
   start: {member: Start, params: [paused, {name: force, default: false}], coerce: legacy}
-  seen: {member: Start, params: [], args: {paused: true, force: true}, domains: [3]}
+  seen: {member: Start, params: [], args: {paused: true, force: true}, allowed_domains: [3]}
   forget: {member: Start, params: [{name: id, drop: true}], args: {paused: true, force: true}}
 """
 
@@ -53,9 +53,9 @@ def test_a_tree_becomes_a_dictionary(tmp_path: Path) -> None:
     ("said", "domains"),
     [
         ("x", DOM0_ALONE),
-        ('domains: ["{domid}"]', Domains(named=frozenset({"domid"}))),
-        ("domains: [7]", Domains(frozenset({7}))),
-        ("domains: []", DOM0_ALONE),
+        ('allowed_domains: ["{domid}"]', Domains(named=frozenset({"domid"}))),
+        ("allowed_domains: [7]", Domains(frozenset({7}))),
+        ("allowed_domains: []", DOM0_ALONE),
     ],
 )
 def test_it_is_said_who_may_ring(tmp_path: Path, said: str, domains: Domains) -> None:
@@ -111,11 +111,11 @@ def test_what_a_method_says_of_domains_holds_for_its_triggers(tmp_path: Path) ->
             "on_change[0].node: expected a path such as /local/domain/{domid}/control, got '/a.b'",
         ),
         (
-            'node: /a, method: start, params: {paused: x}, domains: ["{domid}"]',
-            "on_change[0].domains[0]: {domid} does not stand in the path /a",
+            'node: /a, method: start, params: {paused: x}, allowed_domains: ["{domid}"]',
+            "on_change[0].allowed_domains[0]: {domid} does not stand in the path /a",
         ),
-        ("node: /a, method: start, params: {paused: x}, domains: [-1]", None),
-        ("node: /a, method: start, params: {paused: x}, domains: mine", None),
+        ("node: /a, method: start, params: {paused: x}, allowed_domains: [-1]", None),
+        ("node: /a, method: start, params: {paused: x}, allowed_domains: mine", None),
         ("node: /a, method: start, params: {paused: {node: a, tree: b}}", None),
     ],
 )

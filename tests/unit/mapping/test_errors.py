@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.rpc.model import Call, Fault, FaultCode, Value
-from tests.kit.mapping import HEAD, Built, build_methods
+from tests.kit.mappings import HEAD, Built, build_methods
 
 ERRORS = """\
 errors:

@@ -18,7 +18,7 @@ from gateway.core.routing.call_record import RecordedCall
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply, Value
 from gateway.mapping.compiler import build
 from tests.kit.gateway import ROOT
-from tests.kit.mapping import HEAD, Built, build_methods
+from tests.kit.mappings import HEAD, Built, build_methods
 
 SESSION = "session: {parameter: session, interface: org.example.Session1, member: Check}"
 START = "{member: Start, params: [session, paused, force]%s}"
@@ -100,7 +100,7 @@ def test_the_session_is_always_secret(tmp_path: Path) -> None:
 
 
 def test_what_a_login_returns_is_the_session(tmp_path: Path) -> None:
-    route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], login: name}").route("m")
+    route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], session_user: name}").route("m")
     assert list(map(str, route.migration.redact.patterns)) == ["$.result"]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.mapping import introspection_xml
-from tests.kit.mapping import IDL
+from tests.kit.mappings import IDL
 
 
 def _inside(text: str) -> str:

@@ -9,7 +9,7 @@ from gateway.core.rpc.model import Fault, FaultCode
 from gateway.mapping.live_check import Introspect, compare, differences
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table
-from tests.kit.mapping import HEAD, IDL, build_methods
+from tests.kit.mappings import HEAD, IDL, build_methods
 
 PATH = HEAD.replace("object_path: /org/example", "object_path: '/org/example/vm/{vm}'")
 

@@ -9,7 +9,7 @@ from gateway.core.dbus.marshal import MarshalError
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Call, Fault, FaultCode
-from tests.kit.mapping import HEAD, Built, build_methods
+from tests.kit.mappings import HEAD, Built, build_methods
 
 SESSION = """\
 session:

@@ -7,7 +7,7 @@ import pytest
 from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
 from gateway.core.rpc.model import Call, Peer
 from gateway.mapping.table import EndpointKey
-from tests.kit.mapping import FIRST, HEAD, Built, build_files, build_methods
+from tests.kit.mappings import FIRST, HEAD, Built, build_files, build_methods
 
 RPC = EndpointKey("rpc", "/rpc")
 READ = "member: Stat, effect: read"

@@ -9,7 +9,7 @@ from gateway.core.dbus.marshal import Variant
 from gateway.core.dbus.names import escape_path_element
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.model import Call, Value
-from tests.kit.mapping import build_methods
+from tests.kit.mappings import build_methods
 
 START = "member: Start, object_path: '/org/example/vm/{vm}'"
 
@@ -31,7 +31,7 @@ BODIES: list[tuple[str, tuple[Value, ...], list[object]]] = [
         ["a", 3],
     ),
     (
-        "{member: Add, params: [{name: o, others: ignore, fields: {name: name, memory: memory}}]}",
+        "{member: Add, params: [{name: o, unknown_members: ignore, fields: {name: name, memory: memory}}]}",
         ({"name": "a", "memory": 5, "more": None},),
         ["a", 5],
     ),
@@ -56,7 +56,7 @@ BODIES: list[tuple[str, tuple[Value, ...], list[object]]] = [
         [{}, ("m", 9)],
     ),
     (
-        "{member: Plug, params: [{name: devices, struct: [mac, mtu], others: ignore}]}",
+        "{member: Plug, params: [{name: devices, struct: [mac, mtu], unknown_members: ignore}]}",
         ([{"mtu": 9, "mac": "m", "x": 1}],),
         [[("m", 9)]],
     ),
@@ -193,8 +193,8 @@ PROBLEMS = [
         "x.yaml:13:62: methods.m.params[1].to: 'to' does not go with 'drop'",
     ),
     (
-        "{member: Add, params: [name, {name: memory, others: ignore}]}",
-        "x.yaml:13:50: methods.m.params[1].others: 'others' goes with 'fields' or 'struct' only",
+        "{member: Add, params: [name, {name: memory, unknown_members: ignore}]}",
+        "x.yaml:13:50: methods.m.params[1].unknown_members: 'unknown_members' goes with 'fields' or 'struct' only",
     ),
     (
         "{member: Add, params: [name, memory, {name: d, drop: true, format: datetime}]}",

@@ -9,7 +9,7 @@ import pytest
 from gateway.core.dbus.formats import of_class
 from gateway.core.dbus.marshal import MarshalError, Variant
 from gateway.core.rpc.model import Value
-from tests.kit.mapping import build_methods
+from tests.kit.mappings import build_methods
 
 STAT: list[Any] = ["on", 5]
 RECORD: list[Any] = [{"PowerState": Variant("s", "on"), "Created": Variant("x", 60), "Odd": Variant("u", 1)}]

@@ -8,7 +8,7 @@ import pytest
 from gateway.core.migration.limits import LIMITS, RolloutLimits
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.migration.rollout_plan import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, RolloutStep
-from tests.kit.mapping import HEAD, Built, build_files, build_methods
+from tests.kit.mappings import HEAD, Built, build_files, build_methods
 
 READ = "{property: PowerState}"
 WRITE = "{member: Stat, effect: write}"

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from gateway.mapping import load, schema
-from tests.kit.mapping import HEAD
+from tests.kit.mappings import HEAD
 
 
 def _check(text: str) -> list[str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.mapping.table import EndpointKey, Table, changes, describe_routes, ungoverned
-from tests.kit.mapping import HEAD, IDL, build_methods
+from tests.kit.mappings import HEAD, IDL, build_methods
 
 METHODS = "m: {member: Stat}\nn: {member: Stat, aliases: [old]}\n"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.mapping.load import MAX_SIZE
-from tests.kit.mapping import HEAD, build_files, build_methods
+from tests.kit.mappings import HEAD, build_files, build_methods
 
 PROBLEMS = [
     (

@@ -10,11 +10,11 @@ from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
 from gateway.mapping.compiler import build
 from gateway.mapping.table import Table
-from tests.kit.mapping import HEAD, IDL
+from tests.kit.mappings import HEAD, IDL
 
 METHODS = """\
   start: {member: Start, params: [{name: domid, drop: true}, paused, force], aliases: [begin]}
-  stat: {member: Stat, params: [{name: domid, drop: true}], domains: [3]}
+  stat: {member: Stat, params: [{name: domid, drop: true}], allowed_domains: [3]}
 """
 
 
@@ -50,18 +50,18 @@ def test_a_tree_has_defaults(tmp_path: Path) -> None:
 
 
 def test_collecting_may_be_switched_off(tmp_path: Path) -> None:
-    assert exposure(tmp_path, "style: tree, path: /svc, collect: never").collect is None
-    assert exposure(tmp_path, "style: tree, path: /svc, collect: 5m").collect == 300.0
+    assert exposure(tmp_path, "style: tree, path: /svc, response_ttl: never").response_ttl is None
+    assert exposure(tmp_path, "style: tree, path: /svc, response_ttl: 5m").response_ttl == 300.0
 
 
 def test_domains_are_numbers_a_parameter_of_the_path_or_any(tmp_path: Path) -> None:
-    got = exposure(tmp_path, f"style: tree, {DOMAIN}, domains: [5, '{{domid}}']")
+    got = exposure(tmp_path, f"style: tree, {DOMAIN}, allowed_domains: [5, '{{domid}}']")
     assert got.domains == Domains(frozenset({5}), frozenset({"domid"}))
     for written in ("any", "[any]", "[5, any]"):
-        assert exposure(tmp_path, f"style: tree, path: /svc, domains: {written}").domains.everyone
-    _, problems = built(tmp_path, f"{STORE}, style: tree, path: /svc, domains: all")
+        assert exposure(tmp_path, f"style: tree, path: /svc, allowed_domains: {written}").domains.everyone
+    _, problems = built(tmp_path, f"{STORE}, style: tree, path: /svc, allowed_domains: all")
     assert len(problems) == 1
-    assert "expose[0].domains" in problems[0]
+    assert "expose[0].allowed_domains" in problems[0]
 
 
 def test_a_method_may_have_domains_of_its_own(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_mailbox_has_its_answers_by_method_and_alias(tmp_path: Path) -> None:
 
 
 def test_a_directory_has_its_states(tmp_path: Path) -> None:
-    states = "{commit: READY, taken: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: CUT, limit: 1024}"
+    states = "{commit: READY, in_progress: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: CUT, limit: 1024}"
     got = exposure(tmp_path, f"style: directory, {DOMAIN}, method: start, states: {states}")
     assert got.states == StateWords("state", "READY", "IN PROGRESS", "SUCCESS", "FAILURE", "CUT", 1024)
     assert got.method == "start"
@@ -90,12 +90,12 @@ def test_a_deletion_reads_nodes_beside_the_word(tmp_path: Path) -> None:
 
 
 def test_an_entry_may_reach_only_some_of_the_methods(tmp_path: Path) -> None:
-    table, problems = built(tmp_path, f"{STORE}, style: mailbox, {DOMAIN}, only: [start], answers: {{start: on}}")
+    table, problems = built(tmp_path, f"{STORE}, style: mailbox, {DOMAIN}, methods: [start], answers: {{start: on}}")
     assert problems == []
     (endpoint,) = table.endpoints.values()
     assert set(endpoint.routes) == {"start", "begin"}
-    _, problems = built(tmp_path, "listener: rpc, codec: xmlrpc, path: /x, only: [strat]")
-    assert problems == ["x.yaml:11:53: expose[0].only[0]: 'strat' is no method of this file (did you mean 'stat'?)"]
+    _, problems = built(tmp_path, "listener: rpc, codec: xmlrpc, path: /x, methods: [strat]")
+    assert problems == ["x.yaml:11:53: expose[0].methods[0]: 'strat' is no method of this file (did you mean 'stat'?)"]
 
 
 STORE = "listener: store, codec: xenstore"
@@ -112,9 +112,9 @@ STORE = "listener: store, codec: xenstore"
             "'style' goes with the codec xenstore only",
         ),
         (
-            "listener: rpc, codec: xmlrpc, path: /x, domains: [5]",
-            "11:46: expose[0].domains",
-            "'domains' goes with the codec xenstore only",
+            "listener: rpc, codec: xmlrpc, path: /x, allowed_domains: [5]",
+            "11:46: expose[0].allowed_domains",
+            "'allowed_domains' goes with the codec xenstore only",
         ),
         (
             "listener: rpc, codec: xenstore, path: /x, style: tree",
@@ -140,20 +140,20 @@ STORE = "listener: store, codec: xenstore"
             "{vm} is no parameter of start, stat; `drop` it if it is not used",
         ),
         (
-            f"{STORE}, path: /a, style: tree, domains: ['{{domid}}']",
-            "11:73: expose[0].domains[0]",
+            f"{STORE}, path: /a, style: tree, allowed_domains: ['{{domid}}']",
+            "11:73: expose[0].allowed_domains[0]",
             "{domid} does not stand in the path /a",
         ),
         (
-            f"{STORE}, path: /a, style: tree, domains: [some]",
-            "11:73: expose[0].domains[0]",
+            f"{STORE}, path: /a, style: tree, allowed_domains: [some]",
+            "11:73: expose[0].allowed_domains[0]",
             "expected: A domain's number",
         ),
-        (f"{STORE}, path: /a, style: tree, domains: [-1]", "11:73: expose[0].domains[0]", "-1"),
+        (f"{STORE}, path: /a, style: tree, allowed_domains: [-1]", "11:73: expose[0].allowed_domains[0]", "-1"),
         (
             f"{STORE}, path: /a, style: tree, method: start",
             "11:63: expose[0].method",
-            "'method' does not go with the style tree (it has: collect)",
+            "'method' does not go with the style tree (it has: response_ttl)",
         ),
         (
             f"{STORE}, path: /a, style: word, method: strat",
@@ -207,7 +207,7 @@ def test_a_methods_domains_name_parameters_of_the_path(tmp_path: Path) -> None:
     methods = METHODS.replace("[3]", "['{server}']")
     _, problems = built(tmp_path, f"{STORE}, style: tree, {DOMAIN}", methods)
     assert problems == [
-        "x.yaml:14:71: methods.stat.domains[0]: {server} does not stand in the path /local/domain/{domid}/x"
+        "x.yaml:14:71: methods.stat.allowed_domains[0]: {server} does not stand in the path /local/domain/{domid}/x"
     ]
 
 

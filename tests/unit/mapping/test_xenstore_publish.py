@@ -7,7 +7,7 @@ import pytest
 from gateway.core.dbus.target import Subscription
 from gateway.core.routing.publication import Publication
 from gateway.core.rpc.model import Call
-from tests.kit.mapping import HEAD, Built, build_files
+from tests.kit.mappings import HEAD, Built, build_files
 
 TOP = HEAD.removesuffix("methods:\n")  # eleven lines
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -40,7 +40,7 @@ def test_a_signal_is_shown_with_its_arguments(tmp_path: Path) -> None:
     (heard,) = publication.subscriptions
     assert heard == Subscription("org.example", "/org/example", OF_VM, "Retargeted", "sx")
     assert publication.arguments == ("name", "kib")
-    assert publication.picture("", {"name": "web", "kib": 7}).leaves == {"/vm/web/target": b"7 KiB"}
+    assert publication.node_set("", {"name": "web", "kib": 7}).leaves == {"/vm/web/target": b"7 KiB"}
     assert (publication.read, publication.read_all) == (None, None)
     assert publication.source.endswith("x.yaml:13")
 
@@ -50,7 +50,7 @@ def test_properties_of_one_object_are_shown_and_can_be_read(tmp_path: Path) -> N
     publication = published(tmp_path, entry)
     (heard,) = publication.subscriptions
     assert heard.properties == {"Memory": "t", "PowerState": "s", "NameLabel": "s"}
-    picture = publication.picture("", {"Memory": 7, "PowerState": "on", "NameLabel": "x"})
+    picture = publication.node_set("", {"Memory": 7, "PowerState": "on", "NameLabel": "x"})
     assert picture.leaves == {"/vm/memory": b"7", "/vm/a/b": b"on!", "/vm/own": b"x"}
     assert picture.grants == (("n", 0), ("r", 5))
     assert publication.read is not None
@@ -60,11 +60,11 @@ def test_properties_of_one_object_are_shown_and_can_be_read(tmp_path: Path) -> N
 
 
 def test_one_property_needs_no_more_than_its_name(tmp_path: Path) -> None:
-    assert published(tmp_path, "node: /state, property: PowerState").picture("", {"PowerState": "on"}).leaves == {
+    assert published(tmp_path, "node: /state, property: PowerState").node_set("", {"PowerState": "on"}).leaves == {
         "/state": b"on"
     }
     with_text = published(tmp_path, 'node: /state, property: PowerState, value: "is {PowerState}"')
-    assert with_text.picture("", {"PowerState": "on"}).leaves == {"/state": b"is on"}
+    assert with_text.node_set("", {"PowerState": "on"}).leaves == {"/state": b"is on"}
 
 
 def test_all_objects_are_shown_each_at_its_own_node(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_all_objects_are_shown_each_at_its_own_node(tmp_path: Path) -> None:
 
 def test_a_flag_is_a_node_that_is_there_or_not(tmp_path: Path) -> None:
     publication = published(tmp_path, "node: /vm, properties: {paused: {present: Paused}}")
-    assert publication.picture("", {"Paused": True}).leaves == {"/vm/paused": b""}
-    assert publication.picture("", {"Paused": False}).leaves == {"/vm/paused": None}
+    assert publication.node_set("", {"Paused": True}).leaves == {"/vm/paused": b""}
+    assert publication.node_set("", {"Paused": False}).leaves == {"/vm/paused": None}
 
 
 NO_PROPERTY = "is no property of org.example.VM1 (there are: PowerState, NameLabel, Memory, Created, Tags, Paused)"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.overrides import Override
 from gateway.migration.active_overrides import ActiveOverrides, EffectiveSetting, moment
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 READ = route("VM.stat", migration=Migration(Setting(Mode.LEGACY), upstream="old"))
 

@@ -6,7 +6,7 @@ from gateway.core.admin.records import Change
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.migration.rollout_plan import Progress, RolloutState
 from gateway.migration.rollout_storage import RolloutDocument, counted, moved, read
-from tests.kit.moving import PLAN
+from tests.kit.migrations import PLAN
 
 NAME = "xenopsd/VM.start"
 

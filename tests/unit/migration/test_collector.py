@@ -12,7 +12,7 @@ from gateway.core.migration.statistics import quantile
 from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.migration.collector import PAIRS, StatisticsCollector
 from gateway.migration.shadow import NO_ANSWER, Observation, Observed, code_of
-from tests.kit.routes import noting, route
+from tests.kit.mappings import noting, route
 
 STAT = route("VM.stat", migration=Migration(upstream="old", may_shadow=True))
 ME = MethodId("toy", "VM.stat")

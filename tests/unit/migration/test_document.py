@@ -9,8 +9,7 @@ from gateway.core.admin.records import Json
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.migration.rollout_plan import OnBreach, Progress, RolloutState, RolloutStep
 from gateway.migration.rollout_storage import RolloutDocument, read, write
-from tests.kit.counts import counts, side
-from tests.kit.moving import PLAN
+from tests.kit.migrations import PLAN, counts, side
 
 DOCUMENT = RolloutDocument(
     replace(PLAN, on_breach=OnBreach.STEP_DOWN),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from gateway.core.admin.records import Counts, MethodId
 from gateway.migration.rollout_controller import MARKS, CountsWindow, LocalCounts, joined, together
-from tests.kit.counts import counts
+from tests.kit.migrations import counts
 
 METHOD = MethodId("xenopsd", "VM.start")
 

@@ -17,12 +17,12 @@ from gateway.core.routing.overrides import Override
 from gateway.core.rpc.model import Call, Reply
 from gateway.migration.manager import MigrationManager
 from gateway.server import Gateway
-from tests.kit import kept
-from tests.kit.bus import private_bus
+from tests.kit import migrations
+from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
-from tests.kit.old_server import OldServer, ok, old_server
-from tests.kit.routes import noting, route
-from tests.kit.services import toy_service
+from tests.kit.mappings import noting, route
+from tests.kit.toy_service import toy_service
+from tests.kit.upstreams import LegacyServer, legacy_server, ok
 
 STAT = route("VM.start")
 HELD = MethodId("toy", "echo")
@@ -39,7 +39,7 @@ async def test_what_is_kept_holds_from_the_start(tmp_path: Path) -> None:
     for _ in range(2):
         async with MigrationManager(tmp_path / "state.db", tuple) as moving:
             if not moving.state.overrides:
-                assert await moving.state.decide(kept.mode("VM.*", Mode.OFF)) is None
+                assert await moving.state.decide(migrations.mode("VM.*", Mode.OFF)) is None
             assert moving.toggles.setting(STAT).mode is Mode.OFF
 
 
@@ -48,7 +48,7 @@ async def test_what_another_process_sets_holds_here(tmp_path: Path) -> None:
         MigrationManager(tmp_path / "state.db", tuple) as here,
         MigrationManager(tmp_path / "state.db", tuple) as there,
     ):
-        assert await there.state.decide(kept.mode("VM.*", Mode.OFF)) is None
+        assert await there.state.decide(migrations.mode("VM.*", Mode.OFF)) is None
         await until(lambda: here.toggles.setting(STAT).mode is Mode.OFF)
 
 
@@ -74,7 +74,7 @@ MOVING = (
 
 
 @asynccontextmanager
-async def moving_gateway(tmp_path: Path, old: OldServer) -> AsyncIterator[Gateway]:
+async def moving_gateway(tmp_path: Path, old: LegacyServer) -> AsyncIterator[Gateway]:
     folder = Folder(tmp_path)
     folder.mapping(MOVING)
     with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
@@ -104,23 +104,23 @@ async def ask(gateway: Gateway, text: str, **headers: str) -> tuple[bytes, str |
 
 async def put(gateway: Gateway, setting: Setting) -> None:
     override = Override("echo", setting, "alice", 1.0)
-    assert await gateway.moving.state.decide(Change((kept.entry("echo"),), (override,))) is None
-    await until(lambda: gateway.moving.toggles.overrides == (override,))
+    assert await gateway.migration.state.decide(Change((migrations.entry("echo"),), (override,))) is None
+    await until(lambda: gateway.migration.toggles.overrides == (override,))
 
 
 async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_path: Path) -> None:
-    async with old_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
+    async with legacy_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
         from_old = b'{ "jsonrpc": "2.0",  "id": 7, "result": "HI" }', "yes"
         from_dbus = b'{"jsonrpc":"2.0","result":"hi","id":7}', None
         assert await ask(gateway, "hi") == from_old
         await put(gateway, Setting(Mode.SHADOW))
         assert await ask(gateway, "hi") == from_old
-        await until(lambda: "different" in gateway.moving.here.of(HELD).counters)
+        await until(lambda: "different" in gateway.migration.here.of(HELD).counters)
         await put(gateway, Setting(Mode.DBUS))
         assert await ask(gateway, "hi") == from_dbus
         await put(gateway, Setting(Mode.LEGACY))
         assert await ask(gateway, "hi") == from_old
-        pairs = await gateway.moving.state.pairs()
+        pairs = await gateway.migration.state.pairs()
         assert not isinstance(pairs, StateRefused)
         (pair,) = pairs
         assert isinstance(pair, MismatchRecord)
@@ -132,7 +132,7 @@ async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_pat
 
 
 async def test_what_the_old_service_answers_needs_no_bus_to_be_ready(tmp_path: Path) -> None:
-    async with old_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
+    async with legacy_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
         assert (await gateway.status())["services"] == []
         await put(gateway, Setting(Mode.DBUS))
         services = (await gateway.status())["services"]
@@ -142,6 +142,6 @@ async def test_what_the_old_service_answers_needs_no_bus_to_be_ready(tmp_path: P
 
 @pytest.mark.parametrize("side", ["dbus", "legacy"])
 async def test_a_header_forces_a_side_only_where_the_listener_lets_it(tmp_path: Path, side: str) -> None:
-    async with old_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
+    async with legacy_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
         _, header = await ask(gateway, "hi", **{"X-Gateway-Side": side})
         assert header == "yes"

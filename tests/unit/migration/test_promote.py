@@ -14,7 +14,7 @@ from gateway.core.routing.route import Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.promote import Promotion, PromotionPlanner
 from gateway.state.store import StateStore
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 NOW = 1_700_000_000.0
 

@@ -11,7 +11,7 @@ from gateway.core.admin.records import Change, PendingDecision, PutRollout, Stat
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.overrides import GROUP
 from gateway.migration.rollout_commands import RolloutView
-from tests.kit.moving import START, World, movable, world
+from tests.kit.migrations import START, World, movable, world
 
 NAME = "xenopsd/VM.start"
 

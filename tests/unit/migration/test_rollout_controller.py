@@ -14,7 +14,7 @@ from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import OnBreach
 from gateway.core.routing.route import Route
 from gateway.migration.rollout_controller import EVERY, LEASE, SETTLE
-from tests.kit.moving import PLAN, START, Clock, World, counted, movable, world
+from tests.kit.migrations import PLAN, START, Clock, World, counted, movable, world
 
 NAME = "xenopsd/VM.start"
 START_VM = MethodId("xenopsd", "VM.start")

@@ -9,7 +9,7 @@ from gateway.core.migration.rollout_plan import RolloutPlan, RolloutStep
 from gateway.core.routing.overrides import By, Override
 from gateway.core.routing.route import Route
 from gateway.migration.rollout_storage import RolloutSubject, find, members, names, overridden, subject_of, unmovable
-from tests.kit.moving import movable
+from tests.kit.migrations import movable
 
 START, STOP, LIST = movable("VM.start", "life"), movable("VM.stop", "life"), movable("VM.list", aliases=("VM.get_all",))
 OTHER = movable("VM.list", service="xapi")

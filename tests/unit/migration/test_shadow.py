@@ -13,7 +13,7 @@ from gateway.core.migration.modes import Side
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.migration.shadow import LARGE, Job, Observation, Observed, Shadow
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 CALL = Call("VM.stat", ("a",))
 

@@ -16,7 +16,7 @@ from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer, Reply
 from gateway.ops import log
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 CALL = Call("VM.start", ("a secret",), peer=Peer("tcp:127.0.0.1:4711"))
 
@@ -41,7 +41,7 @@ def log_call(outcome: Outcome, seconds: float, method: str = "VM.start") -> None
 async def written(lines: pytest.CaptureFixture[str]) -> str:
     """What stands on standard error once the lines that waited for others are out."""
     moment = asyncio.Event()
-    asyncio.get_running_loop().call_later(log.TIME_FORMAT, moment.set)  # after the timer that was set before it
+    asyncio.get_running_loop().call_later(log.FLUSH_INTERVAL, moment.set)  # after the timer that was set before it
     await moment.wait()
     return lines.readouterr().err
 

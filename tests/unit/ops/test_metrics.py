@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.core.migration.modes import Side
 from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Reply
 from gateway.ops.metrics import BUCKETS, CALLS, REFUSED, SECONDS, SERIES, Calls, Samples, render
-from tests.kit.routes import noting
+from tests.kit.mappings import noting
 
 CALL = Call("VM.start", ("a secret",))
 VM_START = {"service": "xenopsd", "method": "VM.start", "side": "dbus"}

@@ -68,5 +68,5 @@ def test_who_is_that_user_already_stays_so() -> None:
 
 
 def test_a_user_that_does_not_exist_is_named() -> None:
-    with pytest.raises(PermissionError, match=r"^user = 'no-such-user': there is no such user$"):
+    with pytest.raises(PermissionError, match=r"^user = 'no-such-user': the user does not exist$"):
         process.become("no-such-user", [])

@@ -27,7 +27,7 @@ from gateway.core.rpc.model import (
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.pipeline.dispatcher import Dispatcher
 from tests.kit import upstreams as kit
-from tests.kit.routes import TARGET, route
+from tests.kit.mappings import TARGET, route
 
 
 class Scripted(Backend):

@@ -48,7 +48,7 @@ from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSessio
 from gateway.pipeline.sessions import Sessions
 from gateway.pipeline.side_override import SideOverride
 from tests.kit import upstreams as kit
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 PEER = Peer("tcp:127.0.0.1:4711")
 HERE = EndpointKey("rpc", "/here")

@@ -13,7 +13,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.pipeline.introspection import CAPABILITIES, introspection_routes, json_schema
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 START = route(
     "VM.start",

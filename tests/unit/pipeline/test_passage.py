@@ -21,7 +21,7 @@ from gateway.core.rpc.model import (
 )
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
 from gateway.pipeline.passthrough import BAD_GATEWAY, STATUSES, Passthrough
-from tests.kit import memory_backend
+from tests.kit import backends
 from tests.kit import upstreams as kit
 from tests.kit.exchanges import MemoryExchange
 
@@ -34,9 +34,7 @@ class Way:
     def __init__(self, whole: Answer | Fault) -> None:
         self.upstreams = kit.Scripted({}, whole)
         self.noted: list[tuple[str, Call, Outcome, Side | None]] = []
-        self.passage = Passthrough(
-            Dispatcher(memory_backend.MemoryBackend({}), self._note, upstreams=self.upstreams), "xapi"
-        )
+        self.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), self._note, upstreams=self.upstreams), "xapi")
 
     def _note(self, finished: CallFinished) -> None:
         self.noted.append((finished.route.method, finished.call, finished.outcome, finished.side))
@@ -90,7 +88,7 @@ async def test_a_message_whose_client_leaves_is_noted_once() -> None:
             raise AssertionError("unreachable")
 
     way = Way(Fault(FaultCode.BUSY, ""))
-    way.passage = Passthrough(Dispatcher(memory_backend.MemoryBackend({}), way._note, upstreams=Hung({})), "xapi")
+    way.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), way._note, upstreams=Hung({})), "xapi")
     asking = asyncio.ensure_future(way.passage.stream(MemoryExchange(GET)))
     await asyncio.sleep(0)
     asking.cancel()
@@ -105,7 +103,7 @@ async def test_a_response_that_breaks_off_resets_the_client_and_is_noted_as_a_fa
             return Fault(FaultCode.NO_REPLY, "closed", name=HUNG_UP)
 
     way = Way(Fault(FaultCode.BUSY, ""))
-    way.passage = Passthrough(Dispatcher(memory_backend.MemoryBackend({}), way._note, upstreams=BreaksOff({})), "xapi")
+    way.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), way._note, upstreams=BreaksOff({})), "xapi")
     exchange = MemoryExchange(GET)
     assert await way.passage.stream(exchange) is None
     assert (exchange.is_aborted, exchange.is_finished) == (True, False)

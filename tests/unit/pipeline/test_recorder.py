@@ -18,7 +18,7 @@ from gateway.core.rpc.model import Call, Outcome, Reply
 from gateway.pipeline import recorder as recording
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.recorder import MOST, Recorder, RecordingLimits, RecordingSession
-from tests.kit.memory_backend import MemoryBackend
+from tests.kit.backends import MemoryBackend
 from tests.kit.traffic import GET, SET
 
 WEB = Reply("web")

@@ -6,7 +6,7 @@ from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.pipeline.sessions import Sessions
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 
 def first(call: Call) -> str | None:

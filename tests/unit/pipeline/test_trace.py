@@ -17,7 +17,7 @@ from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.trace import explain, show_method_call
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 
 class Bus(Backend):

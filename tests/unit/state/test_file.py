@@ -17,7 +17,7 @@ from gateway.core.admin.records import Change, PutRollout, StateRefused, StoredS
 from gateway.core.migration.modes import Mode
 from gateway.state import file, tables
 from gateway.state.file import RETRY, StateFile
-from tests.kit.kept import START, counted, entry, mode, override, pair
+from tests.kit.migrations import VM_START, counts_batch, entry, mismatch, mode, override
 
 NOBODY = 65534
 LEGACY, DBUS = override("VM.*", Mode.LEGACY), override("VM.*", Mode.DBUS)
@@ -159,7 +159,7 @@ def test_a_bug_in_the_middle_of_a_write_leaves_nothing_behind(opened: Opened, pa
     made = opened(path)
 
     def half(db: sqlite3.Connection) -> None:
-        tables.add(db, "me", counted(equal=1).evidence, 1.0)
+        tables.add(db, "me", counts_batch(equal=1).evidence, 1.0)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -458,11 +458,11 @@ def test_a_rollout_that_others_went_on_with_stays_theirs_when_what_was_held_is_w
 
 def test_a_look_changes_nothing_in_a_file_that_is_well(opened: Opened, path: Path) -> None:
     made = opened(path)
-    made.write(lambda db: tables.add_pairs(db, [pair(1)]), durable=False)
+    made.write(lambda db: tables.add_pairs(db, [mismatch(1)]), durable=False)
     before = made.kept
     opened.later(made)
     assert made.kept is before
-    assert made.read(lambda db: tables.pairs(db, START, 1)) == [pair(1)]
+    assert made.read(lambda db: tables.pairs(db, VM_START, 1)) == [mismatch(1)]
 
 
 def test_a_schema_that_is_no_text_is_damage_and_not_the_end(opened: Opened, path: Path) -> None:

@@ -23,7 +23,7 @@ from gateway.core.admin.records import (
 from gateway.core.migration.modes import Mode
 from gateway.state import file
 from gateway.state.store import POLL, StateStore
-from tests.kit.kept import START, STOP, client, counted, entry, mode, override, pair
+from tests.kit.migrations import VM_START, VM_STOP, client_batch, counts_batch, entry, mismatch, mode, override
 
 SOON = 60.0  # seconds in which what must come comes
 
@@ -102,12 +102,12 @@ async def test_only_one_holds_a_lease(path: Path) -> None:
 
 async def test_what_several_processes_observed_is_one(path: Path) -> None:
     async with Watched(path) as one, Watched(path) as other:
-        assert await one.flush(counted(equal=1)) is None
-        assert await other.flush(counted(equal=2, different=1)) is None
-        assert await one.evidence() == {START: Counts({"equal": 3, "different": 1}, {"dbus": [2, 4]})}
-        await one.flush(client("10.0.0.1"))
-        await other.flush(client("10.0.0.1", 3.0))
-        key = ClientKey(START, "xmlrpc", "10.0.0.1", "curl", "root")
+        assert await one.flush(counts_batch(equal=1)) is None
+        assert await other.flush(counts_batch(equal=2, different=1)) is None
+        assert await one.evidence() == {VM_START: Counts({"equal": 3, "different": 1}, {"dbus": [2, 4]})}
+        await one.flush(client_batch("10.0.0.1"))
+        await other.flush(client_batch("10.0.0.1", 3.0))
+        key = ClientKey(VM_START, "xmlrpc", "10.0.0.1", "curl", "root")
         assert await one.clients() == {key: ClientRecord(2, 1.0, 3.0)}
         assert await one.clients(protocol="jsonrpc") == {}
 
@@ -118,22 +118,22 @@ async def test_every_pair_is_exported_oldest_first_and_some_are_shown_newest_fir
     monkeypatch.setattr("gateway.state.store.PAGE", 3)
     async with Watched(path) as state:
         for number in range(7):
-            await state.flush(type(counted())(pairs=[pair(number, STOP if number % 2 else START)]))
+            await state.flush(type(counts_batch())(pairs=[mismatch(number, VM_STOP if number % 2 else VM_START)]))
         exported = [each async for each in state.every_pair()]
         assert [each.when for each in exported if not isinstance(each, StateRefused)] == [0, 1, 2, 3, 4, 5, 6]
-        assert await state.pairs(STOP, 2) == [pair(5, STOP), pair(3, STOP)]
-        await state.clear(STOP)
-        assert await state.pairs() == [pair(6), pair(4), pair(2), pair(0)]
+        assert await state.pairs(VM_STOP, 2) == [mismatch(5, VM_STOP), mismatch(3, VM_STOP)]
+        await state.clear(VM_STOP)
+        assert await state.pairs() == [mismatch(6), mismatch(4), mismatch(2), mismatch(0)]
 
 
 async def test_an_export_that_the_file_cuts_short_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.state.store.PAGE", 1)
     async with Watched(path) as state:
-        await state.flush(type(counted())(pairs=[pair(1), pair(2)]))
+        await state.flush(type(counts_batch())(pairs=[mismatch(1), mismatch(2)]))
         with closing(sqlite3.connect(path, isolation_level=None)) as editor:
             editor.execute("UPDATE pair SET document = '{' WHERE id = 2")
         first, last = [each async for each in state.every_pair()]
-        assert first == pair(1)
+        assert first == mismatch(1)
         assert isinstance(last, StateRefused)
         assert "pair 2" in last.why
 
@@ -141,9 +141,9 @@ async def test_an_export_that_the_file_cuts_short_says_so(path: Path, monkeypatc
 async def test_without_a_file_all_works_and_it_says_that_nothing_stays() -> None:
     async with Watched(None) as state:
         assert await state.decide(mode("VM.*", Mode.LEGACY)) is None
-        await state.flush(counted(equal=1))
+        await state.flush(counts_batch(equal=1))
         assert (state.trouble, state.lost) == ("", 0)
-        assert list(await state.evidence()) == [START]  # type: ignore[arg-type]
+        assert list(await state.evidence()) == [VM_START]  # type: ignore[arg-type]
         assert "in memory only" in state.place
     async with Watched(None) as state:
         assert state.overrides == ()
@@ -157,12 +157,12 @@ async def test_a_damaged_file_keeps_nobody_from_starting_and_gets_well_when_it_i
         assert await state.audit() == await state.evidence() == StateRefused(state.trouble)
         assert not await state.hold_lease("driver", "one", 60)
         for lost in (1, 2):
-            assert await state.flush(counted(equal=1)) == StateRefused(state.trouble)
+            assert await state.flush(counts_batch(equal=1)) == StateRefused(state.trouble)
             assert state.lost == lost
         path.rename(path.with_name("damaged"))
         await state.until(lambda: not state.trouble)
         assert await state.decide(mode("VM.*")) is None
-        assert await state.flush(counted(equal=1)) is None
+        assert await state.flush(counts_batch(equal=1)) is None
 
 
 async def test_a_rollback_of_everything_holds_in_spite_of_trouble_and_is_written_later(path: Path) -> None:
@@ -220,7 +220,7 @@ async def test_a_file_that_hangs_holds_up_nobody(path: Path, hanging: Callable[[
     async with Watched(path, patience=0.05) as state:
         assert "has not answered for 0.05 s" in state.trouble
         assert await state.decide(mode("VM.*")) == StateRefused(state.trouble)
-        assert isinstance(await state.flush(counted(equal=1)), StateRefused)
+        assert isinstance(await state.flush(counts_batch(equal=1)), StateRefused)
         assert isinstance(await state.rollback_all("alice", "fire"), PendingDecision)
         assert [each.pattern for each in state.overrides] == ["*"]
         seen: list[tuple[str, ...]] = []

@@ -14,7 +14,7 @@ from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side
 from gateway.core.routing.overrides import Override
 from gateway.state import clock, tables
 from gateway.state.tables import Unreadable
-from tests.kit.kept import START, counted, entry, mode, override, pair
+from tests.kit.migrations import VM_START, counts_batch, entry, mismatch, mode, override
 
 SETTINGS = st.builds(
     Setting, st.sampled_from(Mode), st.integers(0, BUCKETS), st.sampled_from(Side), st.booleans(), st.booleans()
@@ -78,9 +78,9 @@ def test_a_version_is_never_used_again_not_even_after_the_rollout_was_removed(db
 
 
 def test_a_change_can_forget_the_evidence_of_a_method(db: sqlite3.Connection) -> None:
-    tables.add(db, "me", counted(equal=1).evidence, 1.0)
-    tables.add_pairs(db, [pair(1)])
-    tables.decide(db, Change((entry(),), clear=(START,)))
+    tables.add(db, "me", counts_batch(equal=1).evidence, 1.0)
+    tables.add_pairs(db, [mismatch(1)])
+    tables.decide(db, Change((entry(),), clear=(VM_START,)))
     assert (tables.total(db), tables.pairs(db, None, 9)) == ({}, [])
 
 

@@ -166,7 +166,11 @@ async def test_a_service_whose_process_does_not_live_is_not_asked(pid: bytes | N
     [
         (StoreLostError("gone", sent=False), FaultCode.UNAVAILABLE, "the store is away; nothing was executed"),
         (StoreLostError("gone", sent=True), FaultCode.NO_REPLY, "may have been asked; the store went away meanwhile"),
-        (StoreError("EQUOTA", "/x"), FaultCode.UNAVAILABLE, "the store says EQUOTA; nothing was executed"),
+        (
+            StoreError("EQUOTA", "/x"),
+            FaultCode.UNAVAILABLE,
+            "the store refuses the request (EQUOTA); nothing was executed",
+        ),
     ],
 )
 async def test_whether_a_request_was_written_is_said_for_certain(error: Exception, code: FaultCode, text: str) -> None:

@@ -33,6 +33,6 @@ def test_without_lists_there_is_nobody_else() -> None:
 
 def test_a_refusal_says_who_was_refused_what_and_where_that_is_said() -> None:
     assert denial(ALICE, Right.CHANGE) == (
-        "alice (uid 1001) may not change anything here: neither root, nor the gateway's user, nor in control.change"
+        "alice (uid 1001) may not change anything here: neither root, nor the gateway's user, nor in admin.change"
     )
     assert denial(BOB, Right.READ).startswith("uid 1002 may not ask here")

@@ -15,7 +15,7 @@ from gateway.core.admin.records import (
     unconditional,
 )
 from gateway.core.migration.modes import Mode
-from tests.kit.kept import entry, mode, override
+from tests.kit.migrations import entry, mode, override
 
 
 def test_counts_add_up_by_name_and_bucket_even_when_one_side_knows_more() -> None:

@@ -12,7 +12,7 @@ from gateway.core.migration.statistics import BOUNDS, BUCKETS
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.policy import bucket, plan_call
 from gateway.core.rpc.model import Call
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 KEY = Key("vm", lambda call: str(call.params[0]) if call.params else None)
 START = replace(route("VM.start", migration=Migration(upstream="old", key=KEY)), service="xenopsd")

@@ -14,8 +14,7 @@ from gateway.core.comparison.equality import MISSING, Budget, equal
 from gateway.core.comparison.json_path import show
 from gateway.core.comparison.rules import Rules, compile_rule
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply, Value
-from tests.kit.differing import at, changed, outcomes, places, without
-from tests.kit.values import anything
+from tests.kit.values import anything, changed, outcomes, places, value_at, without
 
 GONE = Fault(FaultCode.APPLICATION, "no such VM", "HANDLE_INVALID", ["VM", "x"])
 AWAY = Fault(FaultCode.UNAVAILABLE, "nobody owns org.example")
@@ -290,7 +289,7 @@ def test_which_side_is_the_control_does_not_matter(one: Outcome, other: Outcome,
 @given(anything(), anything(), st.data())
 def test_every_change_of_a_value_is_found_at_its_place(value: Value, new: Value, draw: st.DataObject) -> None:
     place = draw.draw(st.sampled_from(list(places(value))))
-    assume(not equal(at(value, place), new, Budget()))
+    assume(not equal(value_at(value, place), new, Budget()))
     found = compare(Reply(value), Reply(changed(value, place, new)))
     assert found.verdict is Verdict.DIFFERENT
     assert {each.place[: len(place)] for each in found.differences} == {place}

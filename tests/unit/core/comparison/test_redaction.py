@@ -15,8 +15,7 @@ from gateway.core.comparison.json_path import Place
 from gateway.core.comparison.redaction import Redaction, RedactionRules, masked_call
 from gateway.core.comparison.rules import Rules, compile_rule
 from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Reply, Value
-from tests.kit.differing import changed, places
-from tests.kit.values import anything
+from tests.kit.values import anything, changed, places
 
 SESSION = "OpaqueRef:5e7f0001"
 TEXT: Value = {"$redacted": "text"}

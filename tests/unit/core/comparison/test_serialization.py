@@ -14,8 +14,7 @@ from hypothesis import given
 from gateway.core.comparison import serialization
 from gateway.core.comparison.serialization import Json, SizeBudget, shorten
 from gateway.core.rpc.model import Value
-from tests.kit.exactly import exactly
-from tests.kit.values import anything
+from tests.kit.values import anything, exactly
 
 NAN = float("nan")
 

@@ -13,7 +13,7 @@ from gateway.core.migration.limits import (
     percent,
     summary,
 )
-from tests.kit.counts import counts, side
+from tests.kit.migrations import counts, side
 
 LIMITS = RolloutLimits(mismatches=0.001, errors=0.005, latency=1.5, samples=100)
 

@@ -27,7 +27,7 @@ from gateway.core.migration.rollout_plan import (
     decide,
     setting,
 )
-from tests.kit.counts import counts, side
+from tests.kit.migrations import counts, side
 
 SHADOW, CANARY, HALF, DBUS = 0, 1, 2, 3  # the steps of PLAN
 PLAN = RolloutPlan(

@@ -23,10 +23,9 @@ from gateway.core.routing.call_record import (
 )
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from tests.kit.exactly import exactly
-from tests.kit.routes import route
+from tests.kit.mappings import route
 from tests.kit.traffic import GET, SESSION, SET, line
-from tests.kit.values import anything
+from tests.kit.values import anything, exactly
 
 CALL = Call("VM.get_name", (SESSION, "vm"))
 

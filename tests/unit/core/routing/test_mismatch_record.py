@@ -12,9 +12,8 @@ from gateway.core.comparison.rules import Rules, compile_rule
 from gateway.core.migration.modes import Migration, Side
 from gateway.core.routing.mismatch_record import document
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer, Reply, Value
-from tests.kit.differing import outcomes
-from tests.kit.routes import route
-from tests.kit.values import anything
+from tests.kit.mappings import route
+from tests.kit.values import anything, outcomes
 
 STAT = route("VM.stat", migration=Migration(redact=RedactionRules((parse("$.params[0]"), parse("$.result.secret")))))
 CALL = Call("VM.stat", ("OpaqueRef:session", "vm"), peer=Peer("tcp:10.0.0.1:5"), extensions={"protocol": "xmlrpc"})

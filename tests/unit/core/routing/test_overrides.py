@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.overrides import Override, matches
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 OLD = Migration(upstream="old", group="vm-lifecycle")
 START = replace(route("VM.start", migration=OLD), service="xenopsd")

@@ -6,7 +6,7 @@ from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting,
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan, bucket, task_plan
 from gateway.core.rpc.model import Call
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 VM = Key("vm", lambda call: str(call.params[0]) if call.params else None)
 READ = Migration(upstream="old", key=VM, may_shadow=True)

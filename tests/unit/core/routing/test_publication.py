@@ -19,7 +19,7 @@ from gateway.core.routing.publication import (
 )
 from gateway.core.rpc.model import Call, Value
 from gateway.core.xenstore.paths import template
-from tests.kit.toy_routes import toy_route
+from tests.kit.backends import toy_route
 
 MEMORY = NodeTemplate(
     template("/local/domain/{domid}/memory"),
@@ -44,32 +44,32 @@ def test_others_are_refused(value: Value) -> None:
 
 
 def test_a_picture_has_all_nodes_whose_values_are_there() -> None:
-    picture = MEMORY.draw({"domid": "5", "kib": 262144, "deaf": True})
-    assert picture.leaves == {TARGET: b"262144", "/local/domain/5/memory/uncooperative": b""}
-    assert picture.grants == (("n", 0), ("r", 5))
-    assert picture.domain == "/local/domain/5"
-    more = MEMORY.draw({"domid": 5, "kib": 1, "deaf": False, "name": "web"}).leaves
+    node_set = MEMORY.render({"domid": "5", "kib": 262144, "deaf": True})
+    assert node_set.leaves == {TARGET: b"262144", "/local/domain/5/memory/uncooperative": b""}
+    assert node_set.grants == (("n", 0), ("r", 5))
+    assert node_set.domain == "/local/domain/5"
+    more = MEMORY.render({"domid": 5, "kib": 1, "deaf": False, "name": "web"}).leaves
     assert more["/local/domain/5/memory/note"] == b"1 KiB of web"
     assert more["/local/domain/5/memory/uncooperative"] is None
 
 
 def test_no_value_leads_to_a_path_outside() -> None:
-    drawing = NodeTemplate(template("/vm/{id}/name"), {(): Text("{name}")})
-    assert list(drawing.draw({"id": "../../x", "name": ""}).leaves) == ["/vm/@2e@2e@2f@2e@2e@2fx/name"]
-    assert drawing.draw({"id": "a", "name": ""}).domain == ""
+    nodes = NodeTemplate(template("/vm/{id}/name"), {(): Text("{name}")})
+    assert list(nodes.render({"id": "../../x", "name": ""}).leaves) == ["/vm/@2e@2e@2f@2e@2e@2fx/name"]
+    assert nodes.render({"id": "a", "name": ""}).domain == ""
 
 
 @pytest.mark.parametrize("domid", ["..", "5/../6", "-1", "05", "", "100000"])
 def test_the_domain_of_a_path_is_a_domid(domid: str) -> None:
     with pytest.raises(MarshalError, match="expected a domid"):
-        MEMORY.draw({"domid": domid, "kib": 1})
+        MEMORY.render({"domid": domid, "kib": 1})
 
 
 def test_no_value_says_more_permissions_than_one() -> None:
-    drawing = NodeTemplate(template("/vm/{id}"), {(): Text("x")}, Text("n0,r{id}"))
-    assert drawing.draw({"id": 7}).grants == (("n", 0), ("r", 7))
+    nodes = NodeTemplate(template("/vm/{id}"), {(): Text("x")}, Text("n0,r{id}"))
+    assert nodes.render({"id": 7}).grants == (("n", 0), ("r", 7))
     with pytest.raises(MarshalError, match="expected a domid"):
-        drawing.draw({"id": "7,b6"})
+        nodes.render({"id": "7,b6"})
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_no_value_says_more_permissions_than_one() -> None:
 )
 def test_what_no_store_takes_is_refused(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(MarshalError, match=problem):
-        NodeTemplate(template("/vm/{id}/name"), {(): Text("{name}")}).draw(values)
+        NodeTemplate(template("/vm/{id}/name"), {(): Text("{name}")}).render(values)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_what_no_store_takes_is_refused(values: dict[str, Any], problem: str) ->
     [("y" * 2049, "expected a value of at most 2048 bytes"), ("\ud800", "expected text without lone surrogates")],
 )
 def test_a_value_that_no_node_holds_is_left_out_and_the_others_are_shown(name: str, why: str) -> None:
-    drawing = NodeTemplate(template("/vm/{id}"), {("name",): Text("{name}"), ("kib",): Text("{kib}")})
-    picture = drawing.draw({"id": "x", "name": name, "kib": 7})
-    assert picture.leaves == {"/vm/x/name": None, "/vm/x/kib": b"7"}
-    (text_of,) = picture.left_out
+    nodes = NodeTemplate(template("/vm/{id}"), {("name",): Text("{name}"), ("kib",): Text("{kib}")})
+    node_set = nodes.render({"id": "x", "name": name, "kib": 7})
+    assert node_set.leaves == {"/vm/x/name": None, "/vm/x/kib": b"7"}
+    (text_of,) = node_set.left_out
     assert text_of.startswith("/vm/x/name (name): ")
     assert why in text_of
 
@@ -111,11 +111,11 @@ def test_an_object_is_known_by_the_last_element_of_its_path() -> None:
     assert all_of_them.path("5") == "/org/example/domain/_35"
     for other in ("/org/example/domain", "/org/example/domain/_35/x", "/org/example/other/_35", "/"):
         assert all_of_them.key(other) is None
-    assert all_of_them.picture("5", {"kib": 1}).leaves == {TARGET: b"1"}
+    assert all_of_them.node_set("5", {"kib": 1}).leaves == {TARGET: b"1"}
     one = Publication("store", NodeTemplate(template("/free"), {(): Text("{kib}")}), (), "/org/example")
     assert (one.parameter, one.key("/org/example"), one.key("/org/example/x")) == ("", "", None)
     assert one.path("") == "/org/example"
-    assert one.picture("", {"kib": 1}).leaves == {"/free": b"1"}
+    assert one.node_set("", {"kib": 1}).leaves == {"/free": b"1"}
 
 
 # Rings
@@ -128,7 +128,7 @@ def trigger(**parameters: Text | RelatedNode) -> WatchTrigger:
 def test_a_call_has_the_path_the_value_and_what_stands_beside() -> None:
     name, tree, gone = RelatedNode("os/name"), RelatedNode(".", tree=True), RelatedNode("gone")
     bell = trigger(domid=Text("{domid}"), text=Text("<{value}>"), name=name, all=tree, gone=gone, fixed=Text("x"))
-    assert bell.beside == (name, tree, gone)
+    assert bell.related == (name, tree, gone)
     content = Content(b"1", {name: b"Debian", tree: {"os/name": b"Debian", "free": b"7"}, gone: None})
     call = bell.call(content, {"domid": "5"}, 5)
     assert call.method == "Ring"
@@ -145,7 +145,7 @@ def test_a_call_has_the_path_the_value_and_what_stands_beside() -> None:
 @pytest.mark.parametrize("content", [Content(b"\xff"), Content(b"a\0b"), Content(b"", {RelatedNode("x"): b"\xff"})])
 def test_what_is_no_text_is_refused_with_the_place(content: Content) -> None:
     with pytest.raises(MarshalError, match=r"expected (UTF-8 text|text without NUL)"):
-        trigger(text=Text("{value}"), beside=RelatedNode("x")).call(content, {"domid": "5"}, 0)
+        trigger(text=Text("{value}"), related=RelatedNode("x")).call(content, {"domid": "5"}, 0)
 
 
 def test_a_digest_is_that_of_all_that_a_ring_tells() -> None:
@@ -155,7 +155,7 @@ def test_a_digest_is_that_of_all_that_a_ring_tells() -> None:
     others = [
         Content(b"1"),
         Content(b"1", {tree: {"a": b"1"}}),
-        Content(b"2", same.beside),
+        Content(b"2", same.related),
         Content(b"1", {tree: None}),
     ]
     assert len({each.digest for each in (*others, same)}) == 5

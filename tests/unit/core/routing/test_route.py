@@ -1,51 +1,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import pytest
 
-from gateway.core.dbus.target import MethodCall, Target
+from gateway.core.dbus.target import PropertyTarget, Target
 from gateway.core.migration.modes import Mode
-from gateway.core.routing.route import Effect, Route
-from gateway.core.rpc.model import Call, Fault, Value
+from gateway.core.routing.route import Effect, LocalTarget, Route, local_route
+from gateway.core.rpc.model import Call, Outcome, Reply
+from tests.kit.mappings import route
 
 TARGET = Target("org.xen.xcp.xenopsd", "/org/xen/xcp/vm/{vm}", "org.xen.xcp.xenopsd.VM1", "Start", "sb", "")
+GET = ("org.example", "/vm", "org.freedesktop.DBus.Properties", "Get", "ss", "v")
 
 
-def _bind(call: Call) -> MethodCall:
-    return MethodCall(TARGET.bus_name, "/vm", TARGET.interface, TARGET.member, "s", list(call.params))
+async def _answer(call: Call) -> Outcome:
+    return Reply(call.method)
 
 
-def _shape(body: Sequence[object]) -> Value:
-    return len(body)
-
-
-def _translate(fault: Fault, call: Call) -> Fault:
-    return dataclasses.replace(fault, name=call.method)
-
-
-ROUTE = Route(
-    "xenopsd", "VM.start", TARGET, (), None, encode_arguments=_bind, decode_result=_shape, map_error=_translate
-)
-
-
-def test_a_target_reads_like_the_arguments_of_busctl_call() -> None:
+def test_each_kind_of_target_reads_as_what_is_called() -> None:
     assert str(TARGET) == "org.xen.xcp.xenopsd /org/xen/xcp/vm/{vm} org.xen.xcp.xenopsd.VM1.Start"
+    assert str(PropertyTarget(*GET, "org.example.VM1", "State")) == "org.example /vm org.example.VM1.State (get)"
+    assert str(LocalTarget(_answer)) == "the gateway itself"
 
 
-@pytest.mark.parametrize("value", [TARGET, ROUTE], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [TARGET, route()], ids=lambda value: type(value).__name__)
 def test_a_compiled_mapping_cannot_be_changed(value: Route) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(value, dataclasses.fields(value)[0].name, None)
 
 
-def test_a_route_is_taken_to_write_unless_the_mapping_says_otherwise() -> None:
-    assert ROUTE.effect is Effect.WRITE
-    assert ROUTE.migration.setting.mode is Mode.DBUS
-    assert ROUTE.session_check is None
-
-
-def test_the_words_of_the_mapping_are_the_values_of_effect_and_mode() -> None:
-    assert [Effect("read"), Effect("idempotent"), Effect("write")] == list(Effect)
-    assert [Mode(name) for name in ("legacy", "shadow", "canary", "dbus", "off")] == list(Mode)
+def test_a_route_writes_unless_the_mapping_says_otherwise_and_a_local_one_reads() -> None:
+    assert (route().effect, route().migration.setting.mode) == (Effect.WRITE, Mode.DBUS)
+    local = local_route("system.listMethods", _answer)
+    assert (local.effect, local.service) == (Effect.READ, "gateway")
+    with pytest.raises(AssertionError, match="has no D-Bus target"):
+        _ = local.bus_target
+    with pytest.raises(AssertionError, match="has no D-Bus side"):
+        local.encode_arguments(Call("system.listMethods"))

@@ -9,7 +9,7 @@ from gateway.core.migration.modes import Key, Migration, Mode, Setting, Side
 from gateway.core.routing import selection
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Call
-from tests.kit.routes import route
+from tests.kit.mappings import route
 
 
 def _vm(call: Call) -> str | None:

@@ -58,7 +58,7 @@ def test_what_is_encoded_is_seen_by_its_header() -> None:
         (answer(BODY, "deflate"), "the body is no valid deflate"),
         (answer(BODY, "br"), "expected one of gzip, x-gzip, deflate, got 'br'"),
         (answer(gzip.compress(BODY)[:-9], "gzip"), "ends within its compressed stream"),
-        (answer(zlib.compress(BODY) + b"more", "deflate"), "something stands behind"),
+        (answer(zlib.compress(BODY) + b"more", "deflate"), "there are bytes after"),
         (answer(gzip.compress(b"") * (MOST_MEMBERS + 1), "gzip"), "more than 100 gzip members"),
         (answer(BODY, "gzip, gzip, gzip, gzip"), "at most 3 encodings, got 4"),
     ],

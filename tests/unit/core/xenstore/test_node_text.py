@@ -31,9 +31,9 @@ def test_a_value_has_one_text(value: object, text: bytes) -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (None, "cannot say nil"),
-        ([], "that a node can say"),
-        ({"a": 1}, "that a node can say"),
+        (None, "cannot hold nil"),
+        ([], "which a node can hold"),
+        ({"a": 1}, "which a node can hold"),
         ("a\0", "without NUL"),
         ("\ud800", "without lone surrogates"),
         (float("-inf"), "a finite number"),

@@ -112,7 +112,7 @@ def test_a_template_knows_its_parameters_and_where_it_begins() -> None:
         ("/a/", "expected a path"),
         ("/a/{b}c", "expected a path"),
         ("/a.b", "expected a path"),
-        ("/{a}/{a}", "stands twice"),
+        ("/{a}/{a}", "each parameter once"),
     ],
 )
 def test_a_bad_template_says_why(text: str, why: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from adapters.xenstore.client import connection as xenstore_connection
 from adapters.xenstore.client.connection import IDS, StoreLostError, StoreTimeoutError, XenstoreConnection
 from adapters.xenstore.client.wire import Operation, StoreError
-from tests.kit.fake_store import END, PATIENCE, READ, START, Client, Request, Script, fake_store, packed, pass_time
+from tests.kit.fake_stores import END, READ, START, TIMEOUT, Client, Request, Script, fake_store, packed, pass_time
 
 Event = tuple[str, bytes]
 SOON = 0.05  # seconds: the deadline of tests in which it passes
@@ -19,7 +19,7 @@ SOON = 0.05  # seconds: the deadline of tests in which it passes
 
 @asynccontextmanager
 async def connected(
-    script: Script, *, deadline: float = PATIENCE, first_id: int = 1, events: list[Event] | None = None
+    script: Script, *, deadline: float = TIMEOUT, first_id: int = 1, events: list[Event] | None = None
 ) -> AsyncIterator[XenstoreConnection]:
     heard = [] if events is None else events
     async with fake_store(script) as path:
@@ -38,7 +38,7 @@ def read(connection: XenstoreConnection, path: str) -> asyncio.Future[bytes]:
 
 async def lost(future: asyncio.Future[bytes]) -> StoreLostError:
     with pytest.raises(StoreLostError) as caught:
-        await asyncio.wait_for(future, PATIENCE)
+        await asyncio.wait_for(future, TIMEOUT)
     return caught.value
 
 
@@ -65,7 +65,7 @@ async def test_requests_go_out_in_the_order_in_which_they_were_made() -> None:
             client.answer(came[-1])
 
     async with connected(note) as connection:
-        await asyncio.gather(*(connection.ask(Operation.WRITE, b"/%d\0" % n, transaction=n) for n in range(3)))
+        await asyncio.gather(*(connection.request(Operation.WRITE, b"/%d\0" % n, transaction=n) for n in range(3)))
     assert came == [(11, 1, 0, b"/0\0"), (11, 2, 1, b"/1\0"), (11, 3, 2, b"/2\0")]
 
 
@@ -152,9 +152,9 @@ async def test_without_a_connection_nothing_is_sent() -> None:
     async with connected(silent) as connection:
         connection.close()
         with pytest.raises(StoreLostError, match="the connection was closed") as caught:
-            await connection.ask(Operation.READ, b"/a\0")
+            await connection.request(Operation.READ, b"/a\0")
         assert not caught.value.sent
-        connection.forget(Operation.READ, b"/a\0")
+        connection.send_and_forget(Operation.READ, b"/a\0")
 
 
 async def test_it_says_when_the_store_died_in_the_middle_of_a_packet() -> None:
@@ -169,12 +169,12 @@ async def test_it_says_when_the_store_died_in_the_middle_of_a_packet() -> None:
 @pytest.mark.parametrize(
     ("junk", "words"),
     [
-        (packed(99, 1, 0, b""), "a packet of type 99, which does not exist"),
-        (packed(READ, 77, 0, b""), "an answer to request 77, which nobody made"),
-        (packed(END, 1, 0, b"OK\0"), "an answer to TRANSACTION_END in transaction 0, where WRITE in transaction 5 was"),
-        (packed(11, 1, 6, b"OK\0"), "an answer to WRITE in transaction 6, where WRITE in transaction 5 was asked"),
-        (packed(11, 1, 5, b"KO\0"), r"b'KO\\x00' where WRITE is to be acknowledged"),
-        (packed(15, 0, 0, b"/a"), "a watch event that makes no sense: b'/a'"),
+        (packed(99, 1, 0, b""), "a packet of the unknown type 99"),
+        (packed(READ, 77, 0, b""), "a response to request 77, which was not sent"),
+        (packed(END, 1, 0, b"OK\0"), "a response to TRANSACTION_END in transaction 0; expected WRITE in transaction 5"),
+        (packed(11, 1, 6, b"OK\0"), "a response to WRITE in transaction 6; expected WRITE in transaction 5"),
+        (packed(11, 1, 5, b"KO\0"), r"b'KO\\x00' as the response to WRITE; expected"),
+        (packed(15, 0, 0, b"/a"), "a watch event without path and token: b'/a'"),
     ],
 )
 async def test_junk_ends_the_connection_and_is_named(junk: bytes, words: str) -> None:
@@ -185,7 +185,7 @@ async def test_junk_ends_the_connection_and_is_named(junk: bytes, words: str) ->
 
     async with connected(babble) as connection:
         with pytest.raises(StoreLostError, match=f"^/a: the store sent {words}"):
-            await connection.ask(Operation.WRITE, b"/a\0", path="/a", transaction=5)
+            await connection.request(Operation.WRITE, b"/a\0", path="/a", transaction=5)
         assert connection.lost
 
 
@@ -214,7 +214,7 @@ async def test_a_request_that_is_not_answered_in_time_fails_alone_and_its_answer
         late = read(connection, "/late")
         assert await read(connection, "/in/time") == b"x"
         pass_time(connection)
-        with pytest.raises(StoreTimeoutError, match=rf"^/late: the store did not answer READ in {PATIENCE:g} s$"):
+        with pytest.raises(StoreTimeoutError, match=rf"^/late: the store did not answer READ in {TIMEOUT:g} s$"):
             await late
         assert await read(connection, "/last") == b"x"
         assert not connection.lost
@@ -298,9 +298,9 @@ async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) 
             await read(connection, "/x")
             pass_time(connection)
             assert isinstance(await lost(unwanted), StoreTimeoutError)
-            connection.forget(Operation.READ, b"/late\0")
+            connection.send_and_forget(Operation.READ, b"/late\0")
         unwanted.cancel()
-        end = await asyncio.wait_for(ended, PATIENCE)
+        end = await asyncio.wait_for(ended, TIMEOUT)
     assert (end.transaction, end.payload) == (17, b"F\0")
 
 
@@ -311,13 +311,13 @@ async def test_a_request_that_is_too_large_is_not_sent_and_costs_nobody_else() -
         await client.gone()
 
     async with connected(echo) as connection:
-        with pytest.raises(StoreError, match="the request is 4097 bytes long"):
-            await connection.ask(Operation.WRITE, b"x" * 4097)
+        with pytest.raises(StoreError, match="expected a request of at most 4096 bytes"):
+            await connection.request(Operation.WRITE, b"x" * 4097)
         assert await read(connection, "/a") == b"/a\0"
 
 
 async def test_where_no_store_is_the_error_says_what_the_system_says(tmp_path: Path) -> None:
-    connection = XenstoreConnection(deadline=PATIENCE)
+    connection = XenstoreConnection(deadline=TIMEOUT)
     for path in (str(tmp_path / "none"), "/" + "x" * 200, "/a\0b"):
         with pytest.raises(StoreLostError, match=r"No such file or directory|too long|null byte") as caught:
             await connection.open(path)
@@ -331,4 +331,4 @@ async def test_a_store_with_a_full_backlog_is_not_waited_for(tmp_path: Path) -> 
         listener.listen(0)
         waiting.connect(path)
         with pytest.raises(StoreLostError, match="temporarily unavailable"):
-            await XenstoreConnection(deadline=PATIENCE).open(path)
+            await XenstoreConnection(deadline=TIMEOUT).open(path)

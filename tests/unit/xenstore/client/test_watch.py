@@ -20,7 +20,7 @@ def watch(closed: list[Watch]) -> Watch:
 
 async def queued(watch: Watch) -> list[str]:
     """What is there now."""
-    watch.tell("/the/end")
+    watch.notify("/the/end")
     paths = []
     while (path := await anext(watch)) != "/the/end":
         paths.append(path)
@@ -29,7 +29,7 @@ async def queued(watch: Watch) -> list[str]:
 
 async def test_paths_come_in_order(watch: Watch) -> None:
     for path in ("/a", "/a/c", "/a/b"):
-        watch.tell(path)
+        watch.notify(path)
     assert await queued(watch) == ["/a", "/a/c", "/a/b"]
 
 
@@ -38,33 +38,33 @@ async def test_a_reader_is_woken(watch: Watch) -> None:
         reader = group.create_task(anext(watch))
         await asyncio.sleep(0)
         assert not reader.done()
-        watch.tell("/a/b")
+        watch.notify("/a/b")
     assert reader.result() == "/a/b"
 
 
 async def test_a_path_that_waits_is_not_queued_twice(watch: Watch) -> None:
     for _ in range(3):
-        watch.tell("/a/b")
+        watch.notify("/a/b")
     assert await queued(watch) == ["/a/b"]
 
 
 async def test_a_path_that_changes_again_after_it_was_read_comes_again(watch: Watch) -> None:
-    watch.tell("/a/b")
+    watch.notify("/a/b")
     assert await anext(watch) == "/a/b"
-    watch.tell("/a/b")
+    watch.notify("/a/b")
     assert await queued(watch) == ["/a/b"]
 
 
 async def test_too_many_paths_become_the_watched_one(watch: Watch) -> None:
     for number in range(MAX_QUEUED):
-        watch.tell(f"/a/{number}")
-    watch.tell("/a/7")
-    watch.tell("/a/one-more")
+        watch.notify(f"/a/{number}")
+    watch.notify("/a/7")
+    watch.notify("/a/one-more")
     assert await queued(watch) == ["/a"]
 
 
 async def test_a_closed_watch_ends_its_reader_and_is_closed_once(watch: Watch, closed: list[Watch]) -> None:
-    watch.tell("/a/b")
+    watch.notify("/a/b")
     watch.close()
     watch.close()
     assert [path async for path in watch] == []

@@ -6,10 +6,9 @@ import pytest
 from pyxs import PyXSError
 
 from adapters.xenstore.client.wire import (
-    HEADER_SIZE,
-    MAX_ANSWER,
     MAX_PATH,
     MAX_PAYLOAD,
+    MAX_RESPONSE,
     Operation,
     Permissions,
     ProtocolError,
@@ -23,7 +22,7 @@ from adapters.xenstore.client.wire import (
     request,
     transaction_id,
 )
-from tests.kit.fake_store import HEADER, packed
+from tests.kit.fake_stores import HEADER, packed
 
 WIRE = packed(2, 7, 0, b"") + packed(16, 8, 3, b"ENOENT\0") + packed(15, 0, 0, b"/a\0t\0")
 PACKETS = [Received(2, 7, 0, b""), Received(16, 8, 3, b"ENOENT\0"), Received(15, 0, 0, b"/a\0t\0")]
@@ -36,32 +35,32 @@ def test_packets_are_read_whole() -> None:
 def test_packets_are_read_byte_by_byte() -> None:
     reader = Reader()
     assert [packet for byte in WIRE for packet in reader.feed(bytes([byte]))] == PACKETS
-    assert not reader.amid
+    assert not reader.is_inside_packet
 
 
 def test_a_packet_that_is_not_whole_is_kept() -> None:
     reader = Reader()
     assert list(reader.feed(WIRE[:-1])) == PACKETS[:2]
-    assert reader.amid
+    assert reader.is_inside_packet
     assert list(reader.feed(WIRE[-1:])) == PACKETS[2:]
 
 
 def test_garbage_after_good_packets_is_refused_after_they_are_read() -> None:
     packets = Reader().feed(WIRE + HEADER.pack(99, 1, 0, 0))
     assert [next(packets) for _ in PACKETS] == PACKETS
-    with pytest.raises(ProtocolError, match=r"^a packet of type 99, which does not exist$"):
+    with pytest.raises(ProtocolError, match=r"^a packet of the unknown type 99$"):
         next(packets)
 
 
 @pytest.mark.parametrize("operation", [0, 8, 20, 21, 23, 128, 2**32 - 1])
 def test_a_packet_of_no_type_that_was_asked_for_is_junk(operation: int) -> None:
-    with pytest.raises(ProtocolError, match="which does not exist"):
+    with pytest.raises(ProtocolError, match="unknown type"):
         list(Reader().feed(packed(operation, 1, 0, b"")))
 
 
 def test_a_length_that_no_store_sends_is_junk_before_it_is_read() -> None:
-    with pytest.raises(ProtocolError, match=f"a packet of {MAX_ANSWER + 1} bytes"):
-        list(Reader().feed(HEADER.pack(2, 1, 0, MAX_ANSWER + 1)))
+    with pytest.raises(ProtocolError, match=f"a packet of {MAX_RESPONSE + 1} bytes"):
+        list(Reader().feed(HEADER.pack(2, 1, 0, MAX_RESPONSE + 1)))
 
 
 def test_an_answer_may_be_longer_than_a_request() -> None:
@@ -71,7 +70,6 @@ def test_an_answer_may_be_longer_than_a_request() -> None:
 
 def test_a_request_is_header_and_payload() -> None:
     assert request(Operation.WRITE, b"/a\0b", 2**32 - 1, 9) == packed(11, 2**32 - 1, 9, b"/a\0b")
-    assert HEADER.size == HEADER_SIZE
 
 
 def test_a_request_the_store_would_hang_up_on_is_refused_here() -> None:
@@ -79,7 +77,7 @@ def test_a_request_the_store_would_hang_up_on_is_refused_here() -> None:
     with pytest.raises(StoreError) as caught:
         request(Operation.WRITE, b"x" * (MAX_PAYLOAD + 1), 1, path="/a")
     assert caught.value.name == "E2BIG"
-    assert str(caught.value) == "/a: the request is 4097 bytes long, xenstore takes at most 4096"
+    assert str(caught.value) == "/a: expected a request of at most 4096 bytes, got 4097"
 
 
 @pytest.mark.parametrize("path", ["/", "/a", "/local/domain/0/a-b_c@D", "@introduceDomain", "/" + "x" * (MAX_PATH - 1)])
@@ -125,14 +123,14 @@ def test_permissions_go_there_and_back(permissions: Permissions, payload: bytes)
 
 @pytest.mark.parametrize("payload", [b"", b"\0", b"x0\0", b"n\0", b"n-1\0", b"n0\0r\xff\0", b"n0\0junk\0"])
 def test_permissions_that_make_no_sense_are_an_error_of_the_store(payload: bytes) -> None:
-    with pytest.raises(StoreError, match="permissions that make no sense") as caught:
+    with pytest.raises(StoreError, match="expected permissions such as") as caught:
         Permissions.decode(payload, "/a")
     assert caught.value.name == "EBADMSG"
 
 
 @pytest.mark.parametrize("permissions", [Permissions(-1), Permissions(0, "x"), Permissions(0, "n", ((1, "rw"),))])
 def test_what_is_no_permission_is_a_bug(permissions: Permissions) -> None:
-    with pytest.raises(ValueError, match="no permission"):
+    with pytest.raises(ValueError, match="expected a permission"):
         permissions.encode()
 
 
@@ -159,13 +157,13 @@ def test_the_last_part_of_a_directory_ends_with_an_empty_name(payload: bytes, ex
 
 @pytest.mark.parametrize("payload", [b"", b"24", b"24\0", b"24\0a"])
 def test_a_part_that_makes_no_sense_is_an_error_of_the_store(payload: bytes) -> None:
-    with pytest.raises(StoreError, match="makes no sense"):
+    with pytest.raises(StoreError, match="expected "):
         part(payload)
 
 
 def test_a_transaction_is_a_number() -> None:
     assert transaction_id(b"17\0") == 17
-    with pytest.raises(StoreError, match="makes no sense"):
+    with pytest.raises(StoreError, match="expected "):
         transaction_id(b"OK\0")
 
 
@@ -176,5 +174,5 @@ def test_an_event_is_path_and_token() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"\0", b"/a", b"/a\0", b"/a\0t", b"/a\0t\0junk", b"/a\0t\0more\0"])
 def test_an_event_that_makes_no_sense_is_junk(payload: bytes) -> None:
-    with pytest.raises(ProtocolError, match="makes no sense"):
+    with pytest.raises(ProtocolError, match="without path and token"):
         event(payload)

@@ -11,8 +11,7 @@ from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish import publisher, watch_trigger
 from adapters.xenstore.publish.publisher import NodeWriter
 from gateway.core.routing.publication import Grants, NodeSet, digest
-from tests.kit.nodes import changes, connected, tree, until
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, changes, connected, tree, until, xenstored
 
 DOMAIN = "/local/domain/5"
 TARGET = f"{DOMAIN}/memory/target"
@@ -97,12 +96,12 @@ async def test_nodes_of_a_domain_that_is_gone_are_not_made_again(store: Xenstore
         mirror.show("k", NodeSet({TARGET: b"1"}, (), DOMAIN))
         await until(store, TARGET, b"1")
         await store.remove(DOMAIN)
-        mirror.again("k")
+        mirror.check("k")
         mirror.show("other", picture(b=b"1"))
         await until(store, "/a/b", b"1")
         assert await store.read(DOMAIN) is None
         await store.mkdir(DOMAIN)  # another domain with the same number: what was shown of the first is not its
-        mirror.again("k")
+        mirror.check("k")
         mirror.show("other", picture(b=b"2"))
         await until(store, "/a/b", b"2")
         assert await store.read(TARGET) is None
@@ -154,12 +153,14 @@ async def test_what_the_other_side_wrote_stays_until_it_is_rung(store: XenstoreC
         mirror.show("k", picture(b=b"ours", c=b"1"))
         await until(store, "/a/c", b"1")
         assert await store.read("/a/b") == b"theirs"
-        await watch_trigger.begin(store, "/a/b", await watch_trigger.read_processed(store, "/a/b"), digest(b"theirs"))
+        await watch_trigger.mark_in_progress(
+            store, "/a/b", await watch_trigger.read_processed(store, "/a/b"), digest(b"theirs")
+        )
         mirror.show("k", picture(b=b"ours", c=b"2"))
         await until(store, "/a/c", b"2")
         assert await store.read("/a/b") == b"theirs"
         await watch_trigger.mark_processed(store, "/a/b", digest(b"theirs"))
-        mirror.again("k")
+        mirror.check("k")
         await until(store, "/a/b", b"ours")
 
 

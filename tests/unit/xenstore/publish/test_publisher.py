@@ -13,9 +13,8 @@ from gateway.core.routing.publication import NodeSet, Text, WatchTrigger
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Outcome, Reply
 from gateway.core.xenstore.paths import template
-from tests.kit.nodes import PATIENCE, connected, until
-from tests.kit.toy_routes import toy_route
-from tests.kit.xenstored import xenstored
+from tests.kit.backends import toy_route
+from tests.kit.stores import TIMEOUT, connected, until, xenstored
 
 BELL = WatchTrigger("store", template("/a/b"), toy_route("Ring"), {"value": Text("{value}")}, fingerprint="bell")
 
@@ -50,7 +49,7 @@ async def board() -> AsyncIterator[tuple[XenstorePublisher, XenstoreClient, Hear
 
 
 async def test_what_is_shown_rings_nothing_and_what_is_rung_tells_whose_picture_it_was() -> None:
-    async with board() as (made, store, heard), asyncio.timeout(PATIENCE):
+    async with board() as (made, store, heard), asyncio.timeout(TIMEOUT):
         made.register(BELL)
         made.show("mine", NodeSet({"/a/b": b"1"}))
         await until(store, "/a/b", b"1")
@@ -65,12 +64,12 @@ async def test_what_is_shown_rings_nothing_and_what_is_rung_tells_whose_picture_
 
 
 async def test_a_bell_that_is_taken_down_rings_no_more_and_can_be_hung_again() -> None:
-    async with board() as (made, store, heard), asyncio.timeout(PATIENCE):
+    async with board() as (made, store, heard), asyncio.timeout(TIMEOUT):
         for value in (b"1", b"2", b"3"):
             made.register(BELL)
             await store.write("/a/b", value)
             assert await heard.values.get() == value.decode()
-            await until(store, "/tool/xcp-gateway/settled/a/b", lambda found: found is not None and found[:1] != b"?")
+            await until(store, "/tool/xcp-gateway/processed/a/b", lambda found: found is not None and found[:1] != b"?")
             made.unregister(BELL)
             await store.write("/a/b", value + b"!")
         made.show("mine", NodeSet({"/a/b": b"ours", "/a/c": b""}))
@@ -79,7 +78,7 @@ async def test_a_bell_that_is_taken_down_rings_no_more_and_can_be_hung_again() -
 
 
 async def test_what_is_being_rung_is_heard_out_before_another_bell_hangs_there() -> None:
-    async with board() as (made, store, heard), asyncio.timeout(PATIENCE):
+    async with board() as (made, store, heard), asyncio.timeout(TIMEOUT):
         heard.held = asyncio.Event()
         made.register(BELL)
         await store.write("/a/b", b"1")
@@ -93,9 +92,9 @@ async def test_what_is_being_rung_is_heard_out_before_another_bell_hangs_there()
         assert await heard.values.get() == "2"
 
 
-@pytest.mark.parametrize(("grace", "finishes"), [(PATIENCE, 1), (0.01, 0)])
+@pytest.mark.parametrize(("grace", "finishes"), [(TIMEOUT, 1), (0.01, 0)])
 async def test_a_stop_waits_a_while_for_what_is_being_rung(grace: float, finishes: int) -> None:
-    async with board() as (made, store, heard), asyncio.timeout(PATIENCE):
+    async with board() as (made, store, heard), asyncio.timeout(TIMEOUT):
         heard.held = asyncio.Event()
         made.register(BELL)
         await store.write("/a/b", b"1")

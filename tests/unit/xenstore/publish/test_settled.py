@@ -8,14 +8,13 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.publish import watch_trigger
 from adapters.xenstore.publish.watch_trigger import (
     ProcessedContent,
-    begin,
-    forget,
+    mark_in_progress,
     mark_processed,
     read_processed,
-    record,
+    record_path,
+    remove_record,
 )
-from tests.kit.nodes import connected, tree
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.stores import Xenstored, connected, tree, xenstored
 
 PATH = "/local/domain/5/data/updated"
 
@@ -29,7 +28,7 @@ def server() -> Iterator[Xenstored]:
 @pytest.fixture
 async def store(server: Xenstored) -> AsyncIterator[XenstoreClient]:
     async with connected(server.path) as store:
-        await store.remove(watch_trigger.ROOT)
+        await store.remove(watch_trigger.RECORDS)
         yield store
 
 
@@ -46,14 +45,14 @@ async def test_what_is_settled_is_known_until_it_is_forgotten(store: XenstoreCli
 
 async def test_what_is_being_rung_leaves_what_was_settled_before(store: XenstoreClient) -> None:
     await mark_processed(store, PATH, "old")
-    await begin(store, PATH, await read_processed(store, PATH), "new")
+    await mark_in_progress(store, PATH, await read_processed(store, PATH), "new")
     assert await read_processed(store, PATH) == ProcessedContent("old", "new")
     await mark_processed(store, PATH, "new")
     assert await read_processed(store, PATH) == ProcessedContent("new")
 
 
 async def test_what_is_being_rung_for_the_first_time_leaves_nothing_behind(store: XenstoreClient) -> None:
-    await begin(store, PATH, ProcessedContent(), "new")
+    await mark_in_progress(store, PATH, ProcessedContent(), "new")
     assert await read_processed(store, PATH) == ProcessedContent("", "new")
 
 
@@ -61,14 +60,14 @@ async def test_forgetting_leaves_no_empty_nodes_and_harms_no_other(store: Xensto
     other = "/local/domain/5/memory/target"
     await mark_processed(store, PATH, "abc")
     await mark_processed(store, other, "def")
-    await forget(store, PATH)
-    assert await tree(store, watch_trigger.ROOT) == {other.removeprefix("/"): b"def"}
-    assert await store.list(record("/local/domain/5")) == ["memory"]
-    await forget(store, other)
-    await forget(store, other)
-    assert not await store.list(watch_trigger.ROOT)
+    await remove_record(store, PATH)
+    assert await tree(store, watch_trigger.RECORDS) == {other.removeprefix("/"): b"def"}
+    assert await store.list(record_path("/local/domain/5")) == ["memory"]
+    await remove_record(store, other)
+    await remove_record(store, other)
+    assert not await store.list(watch_trigger.RECORDS)
 
 
 async def test_junk_in_its_place_is_another_content(store: XenstoreClient) -> None:
-    await store.write(record(PATH), b"?\xff ")
+    await store.write(record_path(PATH), b"?\xff ")
     assert (await read_processed(store, PATH)).digest == ""

@@ -16,9 +16,8 @@ from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
 from gateway.core.xenstore.paths import template
-from tests.kit.nodes import PATIENCE, connected, until
-from tests.kit.toy_routes import toy_route
-from tests.kit.xenstored import Xenstored, xenstored
+from tests.kit.backends import toy_route
+from tests.kit.stores import TIMEOUT, Xenstored, connected, until, xenstored
 
 OWN = Domains(named=frozenset({"domid"}))
 UPDATED = "/local/domain/5/data/updated"
@@ -51,10 +50,10 @@ class Service:
         return self.outcomes.pop(0) if self.outcomes else Reply(None)
 
     async def next(self) -> dict[str, object]:
-        return dict((await asyncio.wait_for(self.calls.get(), PATIENCE)).named)
+        return dict((await asyncio.wait_for(self.calls.get(), TIMEOUT)).named)
 
     async def settled(self) -> str:
-        return await asyncio.wait_for(self.rung.get(), PATIENCE)
+        return await asyncio.wait_for(self.rung.get(), TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +155,13 @@ async def test_a_node_that_goes_and_comes_again_rings_again(store: XenstoreClien
             assert await service.next() == {"domid": "5", "value": "1"}
             await service.settled()
             await store.remove(gone)
-            await until(store, watch_trigger.record(UPDATED), None)
+            await until(store, watch_trigger.record_path(UPDATED), None)
 
 
 async def test_what_went_while_nobody_looked_is_forgotten_at_the_start(store: XenstoreClient) -> None:
     await watch_trigger.mark_processed(store, UPDATED, "abc")
     async with hung(store, Service()):
-        await until(store, watch_trigger.record(UPDATED), None)
+        await until(store, watch_trigger.record_path(UPDATED), None)
 
 
 async def test_changes_while_it_is_being_rung_are_one_more_ring(store: XenstoreClient) -> None:
@@ -203,7 +202,7 @@ async def test_what_was_not_heard_and_is_taken_back_is_not_rung(store: XenstoreC
         await service.next()
         await store.write(UPDATED, b"old")
         service.held.set()
-        await until(store, watch_trigger.record(UPDATED), digest(b"old").encode())
+        await until(store, watch_trigger.record_path(UPDATED), digest(b"old").encode())
         service.held = None
         await after_another(store, service)
         assert service.calls.empty()
@@ -241,7 +240,7 @@ async def test_a_gateway_that_dies_while_it_rings_rings_no_write_twice(
         for _ in range(rings - 1):
             assert (await service.next())["domid"] == "5"
             await service.settled()
-        await until(store, watch_trigger.record(UPDATED), digest(b"1").encode())
+        await until(store, watch_trigger.record_path(UPDATED), digest(b"1").encode())
         await after_another(store, service)
         assert service.calls.empty()
         await store.write(UPDATED, b"2")
@@ -280,10 +279,10 @@ async def test_it_rings_in_the_name_of_who_may_write_or_not_at_all(
     async with hung(store, service, replace(BELL, domains=domains)):
         await store.transaction(write)  # type: ignore[arg-type] # a transaction is as good as a store here
         if domid is not None:
-            call = await asyncio.wait_for(service.calls.get(), PATIENCE)
+            call = await asyncio.wait_for(service.calls.get(), TIMEOUT)
             assert (call.peer.domid, call.peer.address) == (domid, f"domain {domid}")
             await service.settled()
-        await until(store, watch_trigger.record(UPDATED), digest(b"1").encode())
+        await until(store, watch_trigger.record_path(UPDATED), digest(b"1").encode())
         assert service.calls.empty()
 
 
@@ -303,15 +302,15 @@ async def test_a_tree_is_told_without_the_bell_and_a_change_in_it_is_a_change(st
 
 
 async def test_too_much_is_not_told(store: XenstoreClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch_trigger, "MAX_TREE", 3)
+    monkeypatch.setattr(watch_trigger, "MAX_RELATED", 3)
     service = Service()
     async with hung(store, service, replace(BELL, parameters={"told": RelatedNode(".", tree=True)})):
         for number in range(5):
             await store.write(f"/local/domain/5/data/{number}", b"1")
         await store.write(UPDATED, b"1")
-        await until(store, watch_trigger.record(UPDATED), bool)
+        await until(store, watch_trigger.record_path(UPDATED), bool)
         await store.write("/local/domain/7/data/updated", b"x" * 2049)
-        await until(store, watch_trigger.record("/local/domain/7/data/updated"), bool)
+        await until(store, watch_trigger.record_path("/local/domain/7/data/updated"), bool)
         assert service.calls.empty()
 
 
@@ -326,7 +325,7 @@ async def test_the_log_says_why_a_ring_failed_and_not_what_was_written(
         await service.settled()
     assert [text.partition("updated: ")[2] for text in caplog.messages] == [
         "application org.xen.xcp.Error.NotFound",
-        "not rung: $.value: expected UTF-8 text",
+        "not called: $.value: expected UTF-8 text",
     ]
 
 
@@ -344,10 +343,10 @@ async def test_a_write_that_surely_was_not_heard_is_rung_although_the_store_says
     """The store was away at the moment when that was to be written down."""
     service = Service()
     async with hung(store, service, WRITES) as bell:
-        bell._unheard[UPDATED] = digest(b"1")
+        bell._not_executed[UPDATED] = digest(b"1")
 
         async def write(nodes: XenstoreClient) -> None:
-            await watch_trigger.begin(nodes, UPDATED, watch_trigger.ProcessedContent(), digest(b"1"))
+            await watch_trigger.mark_in_progress(nodes, UPDATED, watch_trigger.ProcessedContent(), digest(b"1"))
             await nodes.write(UPDATED, b"1")
 
         await store.transaction(write)  # type: ignore[arg-type] # a transaction is as good as a store here
@@ -427,7 +426,7 @@ async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_
         await store.write("/local/domain/5/data/os", b"planted")
         await store.set_permissions("/local/domain/5/data/os", Permissions(7, "n"))
         await store.write(UPDATED, b"1")
-        call = await asyncio.wait_for(service.calls.get(), PATIENCE)
+        call = await asyncio.wait_for(service.calls.get(), TIMEOUT)
         assert call.peer.domid == 7
     service = Service()
     async with hung(store, service, told):  # where domain 0 alone may ring

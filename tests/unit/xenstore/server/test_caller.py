@@ -8,7 +8,7 @@ import pytest
 
 from adapters.limits import Quota
 from adapters.xenstore.client.wire import Permissions
-from adapters.xenstore.server.caller import Admission, StoreLimits, caller_of, least
+from adapters.xenstore.server.caller import Admission, StoreLimits, caller_of, least_privileged
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_it_is_the_one_that_may_have_written(permissions: Permissions, domid: in
 def test_a_request_of_several_nodes_is_made_in_the_name_of_the_least(
     askers: list[int | None], domid: int | None
 ) -> None:
-    assert least(askers) == domid
+    assert least_privileged(askers) == domid
 
 
 LIMITS = StoreLimits(calls=1, calls_per_domain=2, body=100, body_per_domain=10)
@@ -49,17 +49,17 @@ async def test_another_domain_is_told_that_there_is_no_room_and_hurts_nobody_els
     async with admission.admitted(5) as one, admission.admitted(5) as two:
         assert one is not None
         assert two is not None
-        assert [one.become(1), two.become(10), two.become(9), two.become(9)] == [True, False, True, True]
+        assert [one.resize(1), two.resize(10), two.resize(9), two.resize(9)] == [True, False, True, True]
         assert (one.size, two.size, room.calls, room.buffered) == (1, 9, 2, 10)
         async with admission.admitted(5) as three, admission.admitted(7) as other, admission.admitted(0) as dom0:
             assert three is None
             assert other is not None
             assert dom0 is not None
-            assert [other.become(10), dom0.become(99)] == [True, True]
+            assert [other.resize(10), dom0.resize(99)] == [True, True]
     assert (room.calls, room.buffered) == (0, 0)
     async with admission.admitted(5) as too_large:
         assert too_large is not None
-        assert not too_large.become(11)
+        assert not too_large.resize(11)
 
 
 async def test_domain_0_waits_for_its_turn() -> None:
@@ -86,4 +86,4 @@ async def test_what_all_listeners_share_may_be_full_too() -> None:
 
 def test_how_large_a_request_may_be_depends_on_who_asks() -> None:
     admission = Admission(LIMITS, Quota())
-    assert (admission.body(0), admission.body(5)) == (100, 10)
+    assert (admission.max_body(0), admission.max_body(5)) == (100, 10)

@@ -15,11 +15,11 @@ from adapters.xenstore.server import endpoint as xenstore_exposed
 from adapters.xenstore.server import state
 from adapters.xenstore.server.caller import Admission, StoreLimits
 from adapters.xenstore.server.endpoint import XenstoreEndpoint
-from adapters.xenstore.server.state import KEPT, ExposedEndpoint, SharedContext, claim_of
+from adapters.xenstore.server.state import RESPONSE_TTL, ExposedEndpoint, SharedContext, claim_path
 from gateway.core.rpc.model import NO_METADATA, Answer, Call, Fault, FaultCode, Outcome, Peer, Reply, RequestMetadata
 from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
-from tests.kit.answering import Answering
+from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.memory_store import MemoryStore
 
 REQUESTS, RESPONSES = "/svc/rpc/request", "/svc/rpc/response"
@@ -30,7 +30,9 @@ SHUTDOWN = "/local/domain/5/control/shutdown"
 class World:
     """A store, one exposed path in it, and who answers there."""
 
-    def __init__(self, store: MemoryStore, offer: ExposedEndpoint, endpoint: Answering, limits: StoreLimits) -> None:
+    def __init__(
+        self, store: MemoryStore, offer: ExposedEndpoint, endpoint: AnsweringEndpoint, limits: StoreLimits
+    ) -> None:
         self.store = store
         self.endpoint = endpoint
         self.told: list[str] = []
@@ -63,7 +65,7 @@ class World:
             await asyncio.sleep(0)
             busy = (
                 self.shared.running
-                or self.exposed._due
+                or self.exposed._to_scan
                 or any(watch._changed for watch in self.store._watches.values())
             )
             idle = 0 if busy else idle + 1
@@ -93,7 +95,7 @@ async def world(
     **said: Any,
 ) -> AsyncIterator[World]:
     said.setdefault("domains", Domains(everyone=True))
-    endpoint = Answering() if outcome is None else Answering(outcome)
+    endpoint = AnsweringEndpoint() if outcome is None else AnsweringEndpoint(outcome)
     offer = ExposedEndpoint(Exposure(style, template(path), **said), endpoint, frozenset({"write", "poweroff"}))
     made = World(store or MemoryStore(), offer, endpoint, limits or StoreLimits())
     made.exposed.start()
@@ -156,11 +158,11 @@ async def test_a_write_is_claimed_before_it_is_made_and_no_longer_when_it_is_ans
         made.put("read/1")
         await made.endpoint.begun.acquire()
         await made.endpoint.begun.acquire()
-        assert made.store.tree[claim_of(f"{REQUESTS}/write/1")][0] == f"{REQUESTS}/write/1".encode()
-        assert claim_of(f"{REQUESTS}/read/1") not in made.store.tree
+        assert made.store.tree[claim_path(f"{REQUESTS}/write/1")][0] == f"{REQUESTS}/write/1".encode()
+        assert claim_path(f"{REQUESTS}/read/1") not in made.store.tree
         made.endpoint.open.set()
         await made.quiet()
-        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
         assert made.response("write/1") == {}
 
 
@@ -179,16 +181,16 @@ async def test_after_a_crash_a_write_is_told_as_unknown_and_a_read_is_done_again
         assert answer is not None
         assert b"may have been executed" in answer["description"]
         assert second.response("read/1") == {"a": b"x"}
-        assert claim_of(f"{REQUESTS}/write/1") not in store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in store.tree
 
 
 async def test_a_claim_on_a_request_that_is_gone_is_removed() -> None:
     store = MemoryStore()
     for node in (f"{REQUESTS}/write/1", "/other/rpc/request/write/1"):
-        store.put(claim_of(node), node)
+        store.put(claim_path(node), node)
     async with world(store=store):
-        assert claim_of(f"{REQUESTS}/write/1") not in store.tree
-        assert claim_of("/other/rpc/request/write/1") in store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in store.tree
+        assert claim_path("/other/rpc/request/write/1") in store.tree
 
 
 async def test_a_client_that_leaves_gets_no_answer_written() -> None:
@@ -200,7 +202,7 @@ async def test_a_client_that_leaves_gets_no_answer_written() -> None:
         made.endpoint.open.set()
         await made.quiet()
         assert made.response("write/1") is None
-        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
 
 
 async def test_an_answer_waits_for_the_store() -> None:
@@ -241,7 +243,7 @@ async def test_nor_when_somebody_looks_before_the_client_asks_again() -> None:
             pass
         await made.quiet()
         for watch in made.store._watches.values():  # an event from before, handled now
-            watch.tell(f"{REQUESTS}/write/1")
+            watch.notify(f"{REQUESTS}/write/1")
         await made.quiet()
         made.put("write/1", a="x")
         await made.quiet()
@@ -274,26 +276,26 @@ async def test_what_was_answered_is_remembered_for_a_while_and_until_the_client_
         await made.quiet()
         made.put("write/2")
         await made.quiet()
-        assert list(made.shared.kept) == [f"{REQUESTS}/write/2"]
-        made.now = KEPT + 1
+        assert list(made.shared.responses) == [f"{REQUESTS}/write/2"]
+        made.now = RESPONSE_TTL + 1
         made.put("write/3")
         await made.quiet()
-        assert list(made.shared.kept) == [f"{REQUESTS}/write/3"]
+        assert list(made.shared.responses) == [f"{REQUESTS}/write/3"]
 
 
 async def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MOST_KEPT_BYTES", 25)
+    monkeypatch.setattr(state, "MAX_RESPONSE_BYTES", 25)
     async with world() as made:
         for number in range(3):
             made.put(f"write/{number}", a="12345")
             await made.quiet()
-        assert list(made.shared.kept) == [f"{REQUESTS}/write/1", f"{REQUESTS}/write/2"]
-        assert made.shared.kept_bytes == 2 * len(b"1:a,5:12345,")
+        assert list(made.shared.responses) == [f"{REQUESTS}/write/1", f"{REQUESTS}/write/2"]
+        assert made.shared.response_bytes == 2 * len(b"1:a,5:12345,")
 
 
 async def test_a_claim_that_the_store_refuses_is_told_and_nothing_is_executed() -> None:
     async with world() as made:
-        made.store.refusing[claim_of(f"{REQUESTS}/write/1")] = "EQUOTA"
+        made.store.refusing[claim_path(f"{REQUESTS}/write/1")] = "EQUOTA"
         made.put("write/1")
         await made.quiet()
         answer = made.response("write/1")
@@ -317,7 +319,7 @@ async def test_an_answer_that_the_store_refuses_for_the_moment_is_written_when_i
         assert made.response("write/1") == {"a": b"x"}
         assert len(made.endpoint.calls) == 1
         assert made.paused == [0.05, 0.1, 0.2, 0.4, 0.8]
-        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
 
 
 @pytest.mark.parametrize("name", ["EINVAL", "E2BIG", "EACCES"])
@@ -342,9 +344,9 @@ async def test_nobody_waits_for_an_answer_longer_than_a_client_does() -> None:
         made.store.refusing[f"{RESPONSES}/write/1"] = "EQUOTA"
         made.put("write/1", a="x")
         await made.quiet()
-        assert KEPT <= made.now < KEPT + 10
+        assert RESPONSE_TTL <= made.now < RESPONSE_TTL + 10
         del made.store.refusing[f"{RESPONSES}/write/1"]
-        made.shared.kept.clear()  # as after a restart
+        made.shared.responses.clear()  # as after a restart
         made.put("write/1", a="x")
         await made.quiet()
         answer = made.response("write/1")
@@ -476,7 +478,7 @@ async def test_a_parameter_of_the_path_is_a_parameter_of_the_call_and_nobody_els
         (call,) = made.endpoint.calls
         assert call.named == {"domid": "5", "a": "x"}
         refused = made.store.below("/local/domain/5/svc/rpc/response/read/2")
-        assert refused["description"] == b"'domid' is said by the path already"
+        assert refused["description"] == b"'domid' is given by the path of the request already"
 
 
 @pytest.mark.parametrize("name", ["@2e@2e", "a@2fb", "@00", "@", "@c3@a9"])
@@ -501,7 +503,7 @@ async def test_a_name_that_nobody_would_write_is_refused() -> None:
 
 async def test_answers_that_nobody_takes_are_collected_where_it_is_not_switched_off() -> None:
     for after in (3600.0, None):
-        async with world(collect=after) as made:
+        async with world(response_ttl=after) as made:
             made.put("read/1")
             await made.quiet()
             for _ in range(2):
@@ -514,7 +516,7 @@ async def test_answers_that_nobody_takes_are_collected_where_it_is_not_switched_
 async def test_a_request_that_stands_where_the_watch_is_is_found_and_the_path_is_served() -> None:
     store = MemoryStore()
     store.put("/a/word", "write")
-    store.put(claim_of("/a/word"), "/a/word")
+    store.put(claim_path("/a/word"), "/a/word")
     async with world("word", "/a/word", store=store) as made:
         assert made.is_up()
         assert "/a/word" not in store.tree, "it was begun before a crash"
@@ -594,7 +596,7 @@ async def test_a_word_whose_parameter_alone_has_changed_is_looked_at_again() -> 
 
 
 BATCMD = "/local/domain/5/control/batcmd"
-STATES = StateWords(commit="READY", taken="IN PROGRESS", done="SUCCESS", failed="FAILURE")
+STATES = StateWords(commit="READY", in_progress="IN PROGRESS", done="SUCCESS", failed="FAILURE")
 
 
 async def test_a_directory_that_is_taken_says_so_and_has_failed_after_a_crash() -> None:
@@ -638,7 +640,7 @@ async def test_a_guest_whose_answer_cannot_be_written_holds_up_nobody_else() -> 
         commit, open_again = made.store.transaction, asyncio.Event()
         made.endpoint.open.clear()
 
-        async def slow_for_the_first(work: Any, turn: object = None) -> Any:
+        async def slow_for_the_first(work: Any, lock: object = None) -> Any:
             made.store.transaction = commit  # type: ignore[method-assign]
             await open_again.wait()
             return await commit(work)
@@ -662,7 +664,7 @@ async def test_an_id_that_is_used_again_at_once_is_a_new_request() -> None:
     async with world() as made:
         commit = made.store.transaction
 
-        async def and_then_a_quick_client(work: Any, turn: object = None) -> Any:
+        async def and_then_a_quick_client(work: Any, lock: object = None) -> Any:
             result = await commit(work)
             if made.response("read/1") == {"a": b"x"}:
                 for root in (REQUESTS, RESPONSES):
@@ -692,7 +694,8 @@ async def test_an_answer_that_is_none_of_nodes_is_an_error(monkeypatch: pytest.M
         assert answer is not None
         assert (
             answer["description"]
-            == b"the answer is none of nodes: expected a length and a colon at byte 0; the call was executed"
+            == b"expected an answer that consists of nodes: expected a length and a colon at byte 0; "
+            b"the call was executed"
         )
 
 
@@ -749,7 +752,7 @@ EVERY_STYLE: dict[str, tuple[str, dict[str, Any], str, dict[str, str], list[str]
     ),
     "directory": (
         "/e",
-        {"states": StateWords(commit="READY", taken="TAKEN", done="DONE"), "method": "read"},
+        {"states": StateWords(commit="READY", in_progress="TAKEN", done="DONE"), "method": "read"},
         "/e/state",
         {"/e/state": "READY"},
         [],
@@ -819,7 +822,7 @@ async def test_what_that_guest_may_not_call_is_refused() -> None:
         assert answer is not None
         assert answer["description"] == b"domain 7 may not call 'write'"
         assert made.endpoint.calls == []
-        assert claim_of(f"{REQUESTS}/write/1") not in made.store.tree
+        assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
 
 
 async def test_a_request_with_nodes_of_two_guests_is_refused() -> None:
@@ -923,7 +926,7 @@ async def test_looks_at_nodes_of_a_guest_that_ask_nothing_are_so_many_a_second_a
         assert made.paused == []
         made.store.put(f"{REQUESTS}/read/1", "again")
         await made.quiet()
-        assert made.paused == [state.FRUITLESS]
+        assert made.paused == [state.UNPRODUCTIVE_READ]
 
 
 async def test_of_a_query_that_is_not_submitted_no_slice_is_read() -> None:
@@ -952,14 +955,14 @@ async def test_no_place_no_look_at_the_whole_request() -> None:
 
 async def test_a_domain_whose_requests_cannot_be_read_holds_up_no_other() -> None:
     async with world() as made:
-        open_again, ask = asyncio.Event(), made.store._ask
+        open_again, ask = asyncio.Event(), made.store._request
 
         async def slow_for_one(operation: Operation, payload: bytes, path: str) -> bytes:
             if "/read/slow" in path and operation is not Operation.GET_PERMS:
                 await open_again.wait()
             return await ask(operation, payload, path)
 
-        made.store._ask = slow_for_one  # type: ignore[method-assign]
+        made.store._request = slow_for_one  # type: ignore[method-assign]
         for number in range(100):
             made.put(f"read/slow-{number}", STRANGER)
         made.put("read/dom0")

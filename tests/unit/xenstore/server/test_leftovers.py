@@ -85,7 +85,7 @@ async def test_a_store_that_is_away_is_told_of_and_looked_at_the_next_time(looks
     with looks.store.away():
         await looks.look()
     assert [text.partition(": ")[0] for text in looks.told] == [
-        "answers at /svc/rpc/response/{_fn}/{_id} cannot be collected"
+        "expired responses at /svc/rpc/response/{_fn}/{_id} cannot be removed; they are tried again"
     ]
     await looks.look()
     assert looks.nodes == set()

@@ -13,13 +13,13 @@ from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
 from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
-from tests.kit.answering import Answering
+from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.memory_store import MemoryStore
 
 PATIENCE = 60.0  # seconds
 
 
-def offer(endpoint: Answering, path: str = "/svc", domains: Domains | None = None) -> ExposedEndpoint:
+def offer(endpoint: AnsweringEndpoint, path: str = "/svc", domains: Domains | None = None) -> ExposedEndpoint:
     return ExposedEndpoint(Exposure("tree", template(path), domains or Domains()), endpoint)
 
 
@@ -43,7 +43,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_each_exposed_path_has_its_endpoint() -> None:
-    one, other = Answering(), Answering()
+    one, other = AnsweringEndpoint(), AnsweringEndpoint()
     async with serving(offer(one), offer(other, "/other")) as (_, store):
         store.put("/svc/rpc/request/f/1")
         store.put("/other/rpc/request/g/1")
@@ -52,7 +52,7 @@ async def test_each_exposed_path_has_its_endpoint() -> None:
 
 
 async def test_what_is_exposed_anew_is_served_from_now_on_and_what_is_begun_is_finished_where_it_was() -> None:
-    old, new = Answering(), Answering()
+    old, new = AnsweringEndpoint(), AnsweringEndpoint()
     async with serving(offer(old)) as (transport, store):
         old.open.clear()
         store.put("/svc/rpc/request/f/1")
@@ -67,7 +67,7 @@ async def test_what_is_exposed_anew_is_served_from_now_on_and_what_is_begun_is_f
 
 
 async def test_a_request_in_flight_is_not_asked_again_when_its_path_is_exposed_in_another_way() -> None:
-    old, new = Answering(), Answering()
+    old, new = AnsweringEndpoint(), AnsweringEndpoint()
     async with serving(offer(old)) as (transport, store):
         old.open.clear()
         store.put("/svc/rpc/request/f/1")
@@ -81,7 +81,7 @@ async def test_a_request_in_flight_is_not_asked_again_when_its_path_is_exposed_i
 
 
 async def test_what_is_exposed_no_more_is_not_watched() -> None:
-    endpoint = Answering()
+    endpoint = AnsweringEndpoint()
     async with serving(offer(endpoint), offer(endpoint, "/other")) as (transport, store):
         await until(lambda: transport.status().watches == 2)
         await transport.expose([offer(endpoint)])
@@ -93,7 +93,7 @@ async def test_what_is_exposed_no_more_is_not_watched() -> None:
 
 
 async def test_stop_lets_requests_finish_and_counts_those_that_did_not() -> None:
-    endpoint = Answering()
+    endpoint = AnsweringEndpoint()
     async with serving(offer(endpoint)) as (transport, store):
         endpoint.open.clear()
         store.put("/svc/rpc/request/f/1")
@@ -113,7 +113,7 @@ async def test_stop_lets_requests_finish_and_counts_those_that_did_not() -> None
 
 async def test_a_store_that_is_away_keeps_nobody_from_starting_and_stopping(tmp_path: Path) -> None:
     transport = XenstoreTransport("store", [f"xenstore:{tmp_path}/socket"])
-    await transport.expose([offer(Answering())])
+    await transport.expose([offer(AnsweringEndpoint())])
     await transport.bind()
     await transport.start()
     assert (transport.addresses, transport.socket_files) == ((f"xenstore:{tmp_path}/socket",), ())
@@ -129,7 +129,7 @@ def test_the_store_is_found_where_libxenstore_finds_it(monkeypatch: pytest.Monke
 
 
 async def test_one_domain_at_its_bound_does_not_hold_up_another() -> None:
-    endpoint = Answering()
+    endpoint = AnsweringEndpoint()
     async with serving(offer(endpoint, domains=Domains(everyone=True))) as (_, store):
         endpoint.open.clear()
         for number in range(20):

@@ -36,7 +36,7 @@ async def test_a_wide_tree_is_read_bit_by_bit() -> None:
         for number in range(100):
             store.put(f"/a/{number}", b"1")
         under_way, most = 0, 0
-        ask = store._ask
+        ask = store._request
 
         async def counted(operation: Operation, payload: bytes, path: str) -> bytes:
             nonlocal under_way, most
@@ -46,9 +46,9 @@ async def test_a_wide_tree_is_read_bit_by_bit() -> None:
             under_way -= 1
             return await ask(operation, payload, path)
 
-        store._ask = counted  # type: ignore[method-assign]
+        store._request = counted  # type: ignore[method-assign]
         assert len((await transactions.tree(store, "/a", 200, 1000)).values) == 101
-        assert most <= 2 * transactions.AT_ONCE
+        assert most <= 2 * transactions.BATCH
 
 
 async def test_more_nodes_or_bytes_than_are_allowed_are_too_much() -> None:

@@ -11,7 +11,7 @@ import pytest
 from adapters.limits import Quota
 from adapters.xenstore.server import state
 from adapters.xenstore.server.caller import Admission, StoreLimits
-from adapters.xenstore.server.state import KEPT, SharedContext, pauses
+from adapters.xenstore.server.state import RESPONSE_TTL, SharedContext, backoff
 from tests.kit.memory_store import MemoryStore
 
 
@@ -29,28 +29,28 @@ def shared(clock: Clock) -> SharedContext:
 async def test_an_answer_is_kept_for_a_time() -> None:
     clock = Clock()
     made = shared(clock)
-    made.keep("/a", 0, b"1", 1)
-    clock.now = KEPT
-    made.keep("/b", 0, b"2", 1)
-    assert list(made.kept) == ["/a", "/b"]
-    clock.now = KEPT + 1
-    made.keep("/c", 0, b"3", 1)
-    assert list(made.kept) == ["/b", "/c"]
+    made.store_response("/a", 0, b"1", 1)
+    clock.now = RESPONSE_TTL
+    made.store_response("/b", 0, b"2", 1)
+    assert list(made.responses) == ["/a", "/b"]
+    clock.now = RESPONSE_TTL + 1
+    made.store_response("/c", 0, b"3", 1)
+    assert list(made.responses) == ["/b", "/c"]
 
 
 async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MOST_KEPT", 3)
-    monkeypatch.setattr(state, "MOST_KEPT_BYTES", 10)
+    monkeypatch.setattr(state, "MAX_RESPONSES", 3)
+    monkeypatch.setattr(state, "MAX_RESPONSE_BYTES", 10)
     made = shared(Clock())
     for name in "abcd":
-        made.keep(name, 0, b"1", 1)
-    assert list(made.kept) == ["b", "c", "d"]
-    made.keep("e", 0, b"123456789", 1)
-    assert (list(made.kept), made.kept_bytes) == (["d", "e"], 10)
-    made.keep("e", 0, b"1", 1)
-    made.forget("d")
-    made.forget("nobody")
-    assert (list(made.kept), made.kept_bytes) == (["e"], 1)
+        made.store_response(name, 0, b"1", 1)
+    assert list(made.responses) == ["b", "c", "d"]
+    made.store_response("e", 0, b"123456789", 1)
+    assert (list(made.responses), made.response_bytes) == (["d", "e"], 10)
+    made.store_response("e", 0, b"1", 1)
+    made.forget_response("d")
+    made.forget_response("nobody")
+    assert (list(made.responses), made.response_bytes) == (["e"], 1)
 
 
 async def test_answers_to_one_domain_take_turns_and_hold_up_no_other() -> None:
@@ -84,12 +84,12 @@ async def test_each_domain_reads_in_its_own_lane() -> None:
 
 
 async def test_only_so_many_owners_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MOST_OWNERS", 2)
+    monkeypatch.setattr(state, "MAX_OWNERS", 2)
     made = shared(Clock())
     for node in ("/a", "/b", "/a", "/c"):
-        made.owned(node, 5)
+        made.remember_owner(node, 5)
     assert list(made.owners) == ["/a", "/c"]
 
 
 def test_pauses_grow_to_a_bound() -> None:
-    assert list(islice(pauses(), 9)) == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert list(islice(backoff(), 9)) == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]

@@ -1,4 +1,4 @@
-"""Steps put into a store: in their order, handed over before they can be seen, within what every store takes."""
+"""Steps put into a store: in their order, owned over before they can be seen, within what every store takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def test_steps_are_sent_in_their_order() -> None:
         store.put("/a/planted")
         store.put("/c")
         store.operations.clear()
-        await run_steps(store, [Write("/a", b"1", handed=True), Write("/a/b", b"2"), Remove("/c"), Write("/d")], 5)
+        await run_steps(store, [Write("/a", b"1", owned=True), Write("/a/b", b"2"), Remove("/c"), Write("/d")], 5)
         assert [(operation, path) for operation, path in store.operations] == [
             (Operation.RM, "/a"),
             (Operation.WRITE, "/a"),
@@ -29,7 +29,7 @@ async def test_a_handed_node_and_what_is_made_below_it_is_the_asking_domains_alo
     async with MemoryStore() as store:
         store.put("/a", b"", Permissions(0, "r"))
         for domid in (5, 0):
-            await run_steps(store, [Write(f"/a/{domid}", handed=True), Write(f"/a/{domid}/b")], domid)
+            await run_steps(store, [Write(f"/a/{domid}", owned=True), Write(f"/a/{domid}/b")], domid)
             assert await store.permissions(f"/a/{domid}/b") == Permissions(domid, "n")
 
 

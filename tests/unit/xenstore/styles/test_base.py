@@ -32,6 +32,6 @@ def test_a_simple_style_announces_begins_and_leaves_nothing() -> None:
     style = value.Word(Exposure("word", template("/a/{b}")))
     match = style.requests.match("/a/1")
     assert match is not None
-    assert style.signed(match) == "/a/1"
-    assert (style.announce(1), style.answers, style.leftovers(match)) == ((), None, ())
-    assert style.begin(match, Request("f")) == ()
+    assert style.owner_node(match) == "/a/1"
+    assert (style.announce(1), style.responses, style.removal(match)) == ((), None, ())
+    assert style.start(match, Request("f")) == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.styles import ERROR, Tried
+from tests.kit.xenstore_clients import ERROR, Tried
 
 CHUNKED = Tried("chunked", "/local/domain/{server}/RPC/fe/{domid}")
 CHANNEL = "/local/domain/0/RPC/fe/7"
@@ -18,7 +18,7 @@ def test_a_query_is_taken_when_it_is_committed() -> None:
     assert got is not None
     assert (got.method, got.pairs) == ("run", [("data", b"a" * 512 + b"b")])
     assert got.conditions[f"{QUERY}/data01"] == b"b"
-    assert CHUNKED.style.wanted(CHUNKED.match(QUERY)).answered == f"{REPLY}/submit"
+    assert CHUNKED.style.read_set(CHUNKED.match(QUERY)).response == f"{REPLY}/submit"
 
 
 def test_a_query_without_data_has_no_parameter() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from adapters.xenstore.styles.base import Request
 from gateway.core.xenstore.exposure import StateWords
-from tests.kit.styles import ERROR, Tried
+from tests.kit.xenstore_clients import ERROR, Tried
 
 FOLDER = "/local/domain/5/control/snapshot"
 NODE = f"{FOLDER}/action"

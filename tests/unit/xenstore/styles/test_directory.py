@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from adapters.xenstore.styles.base import Request
 from gateway.core.xenstore.exposure import StateWords
-from tests.kit.styles import ERROR, Tried, shown
+from tests.kit.xenstore_clients import ERROR, Tried, shown
 
 NODE = "/local/domain/5/control/batcmd"
 STATES = StateWords(
-    commit="READY", taken="IN PROGRESS", done="SUCCESS", failed="FAILURE", truncated="TRUNCATED", limit=4
+    commit="READY", in_progress="IN PROGRESS", done="SUCCESS", failed="FAILURE", truncated="TRUNCATED", limit=4
 )
 BATCMD = Tried("directory", "/local/domain/{domid}/control/batcmd", states=STATES, method="run_script")
 ASKED = Request("run_script", [("script", b"ls")], {f"{NODE}/state": b"IN PROGRESS"})
@@ -19,7 +19,7 @@ def test_it_asks_once_its_state_says_so() -> None:
     assert BATCMD.request(NODE, tree) is None
     assert BATCMD.request(NODE, {**tree, "state": b"SUCCESS"}) is None
     assert BATCMD.request(NODE, {**tree, "state": b"READY"}) == ASKED
-    assert BATCMD.style.signed(BATCMD.match(NODE)) == f"{NODE}/state"
+    assert BATCMD.style.owner_node(BATCMD.match(NODE)) == f"{NODE}/state"
 
 
 def test_where_no_state_says_that_it_is_taken_what_it_asks_must_stay() -> None:
@@ -31,13 +31,13 @@ def test_where_no_state_says_that_it_is_taken_what_it_asks_must_stay() -> None:
 def test_one_that_was_taken_is_known_as_such() -> None:
     got = BATCMD.request(NODE, {"": b"", "state": b"IN PROGRESS"})
     assert got is not None
-    assert got.begun
+    assert got.started
 
 
 def test_the_state_says_that_it_is_taken() -> None:
-    assert shown(BATCMD.style.begin(BATCMD.match(NODE), ASKED)) == [(f"{NODE}/state", b"IN PROGRESS")]
+    assert shown(BATCMD.style.start(BATCMD.match(NODE), ASKED)) == [(f"{NODE}/state", b"IN PROGRESS")]
     plain = Tried("directory", "/a/{domid}/b", states=StateWords(commit="x", done="y"))
-    assert plain.style.begin(plain.match("/a/1/b"), ASKED) == ()
+    assert plain.style.start(plain.match("/a/1/b"), ASKED) == ()
 
 
 def test_results_stand_there_before_the_state_tells() -> None:

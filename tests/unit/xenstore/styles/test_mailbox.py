@@ -5,7 +5,7 @@ from __future__ import annotations
 from adapters.xenstore.styles.base import Request
 from adapters.xenstore.styles.mailbox import word
 from gateway.core.xenstore.exposure import StateWords
-from tests.kit.styles import ERROR, Tried
+from tests.kit.xenstore_clients import ERROR, Tried
 
 ANSWERS = (
     ("save", StateWords(done="paused")),
@@ -29,7 +29,7 @@ def test_no_command_or_an_empty_one_asks_nothing() -> None:
 
 
 def test_who_asks_is_known_by_the_command() -> None:
-    assert MAILBOX.style.signed(MAILBOX.match(f"{NODE}/state")) == f"{NODE}/command"
+    assert MAILBOX.style.owner_node(MAILBOX.match(f"{NODE}/state")) == f"{NODE}/command"
 
 
 def test_what_is_done_is_told_by_the_state_and_the_command_is_gone() -> None:

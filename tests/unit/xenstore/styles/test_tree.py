@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.xenstore.styles.base import ANYTHING, ReadSet, Request, Write
-from tests.kit.styles import ERROR, Tried, shown
+from tests.kit.xenstore_clients import ERROR, Tried, shown
 
 TREE = Tried("tree", "/squeezed")
 NODE = "/squeezed/rpc/request/reserve-memory/0f3c"
@@ -34,7 +34,7 @@ def test_a_value_of_the_requests_own_node_is_not_lost() -> None:
 
 def test_what_says_that_one_is_answered_is_its_response() -> None:
     match = TREE.match(NODE)
-    assert TREE.style.wanted(match) == ReadSet((), NODE, RESPONSE)
+    assert TREE.style.read_set(match) == ReadSet((), NODE, RESPONSE)
 
 
 def test_the_answer_is_the_response_with_its_keys() -> None:
@@ -53,14 +53,14 @@ def test_the_answer_is_the_response_with_its_keys() -> None:
 def test_the_response_is_handed_over_before_there_is_anything_in_it() -> None:
     asked = TREE.request(NODE, {"": b""})
     assert asked is not None
-    first, *rest = TREE.style.answer(TREE.match(NODE), asked, [("kib", b"4")])  # type: ignore[misc]
-    assert first == Write(RESPONSE, handed=True)
-    assert not any(step.handed for step in rest)  # type: ignore[union-attr]
+    first, *rest = TREE.style.respond(TREE.match(NODE), asked, [("kib", b"4")])  # type: ignore[misc]
+    assert first == Write(RESPONSE, owned=True)
+    assert not any(step.owned for step in rest)  # type: ignore[union-attr]
 
 
 def test_a_left_over_answer_goes_with_its_request_first() -> None:
-    answers = TREE.style.answers
+    answers = TREE.style.responses
     assert answers is not None
     match = answers.match(RESPONSE)
     assert match is not None
-    assert shown(TREE.style.leftovers(match)) == [(NODE, None), (RESPONSE, None)]
+    assert shown(TREE.style.removal(match)) == [(NODE, None), (RESPONSE, None)]

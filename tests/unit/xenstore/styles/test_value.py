@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.xenstore.styles.base import Request
-from tests.kit.styles import ERROR, Tried
+from tests.kit.xenstore_clients import ERROR, Tried
 
 NODE = "/local/domain/5/control/shutdown"
 SHUTDOWN = Tried("word", "/local/domain/{domid}/control/shutdown")

@@ -1,0 +1,436 @@
+"""The operations of the admin API: path, right, request and response of each; the OpenAPI document is made from them.
+
+`OPERATIONS` is the only list of paths. The server takes verb, path and right of an operation from it and the handler by
+the operation's name; `document` describes the same table as OpenAPI 3.1, with the JSON Schema of the types below.
+Times are seconds since 1970, durations seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Literal, TypedDict
+
+import msgspec
+
+from gateway.admin.health import ServiceRow
+from gateway.core.admin.access import Right
+from gateway.core.admin.records import MethodId
+from gateway.core.admin.status import BusStatus, StoreStatus, UpstreamStatus
+from gateway.core.admin.views import Explanation, MethodRow, ModeRequest, ModeResult, SettingView
+from gateway.migration.promote import Promotion
+from gateway.pipeline.recorder import RecordingLimits
+
+_RECORDING = RecordingLimits()
+
+
+class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of bodies and queries: an unknown field is an error."""
+
+
+class MethodsQuery(_Request, frozen=True):
+    """Which methods: "VM.start", "xenopsd/VM.start", "VM.*", "group:NAME" or "*"."""
+
+    pattern: str = "*"
+
+
+class AuditQuery(_Request, frozen=True):
+    """Which audit entries: at most `limit`, not older than `since`, of one pattern or rollout."""
+
+    limit: int = 100
+    since: float = 0.0
+    subject: str | None = None
+
+
+class DiffQuery(_Request, frozen=True):
+    """Which mismatches: at most `limit`, of one method or of all."""
+
+    method: str | None = None
+    limit: int = 50
+
+
+class ClientsQuery(_Request, frozen=True):
+    """Which callers: of a method (a name or a pattern) or a service, not older than `since`."""
+
+    method: str | None = None
+    service: str | None = None
+    since: float = 0.0
+    limit: int = 1_000
+
+
+class CallBody(_Request, frozen=True):
+    """A call to make. `listener`, `path` and `codec` select the endpoint; params are JSON values."""
+
+    method: str
+    params: list[Any] = []
+    listener: str | None = None
+    path: str | None = None
+    codec: str | None = None
+
+
+class PatternBody(_Request, frozen=True):
+    """Which methods (see MethodsQuery), and the reason for the audit."""
+
+    pattern: str
+    why: str = ""
+
+
+class ReasonBody(_Request, frozen=True):
+    """The reason for the audit."""
+
+    why: str = ""
+
+
+class ExplainBody(_Request, frozen=True):
+    """A call that is not made. Params are JSON values after the dialect; `key` replaces the canary key of the call."""
+
+    method: str
+    params: list[Any] = []
+    named: dict[str, Any] = {}
+    key: str | None = None
+
+
+class RolloutBody(_Request, frozen=True):
+    """Which rollout: a method, "service/method" or "group:NAME"; and the reason for the audit."""
+
+    name: str
+    why: str = ""
+
+
+class RecordBody(_Request, frozen=True):
+    """What to record and when to stop. No patterns: all methods; `size` in bytes; `writes`: writes too."""
+
+    patterns: list[str] = []
+    calls: int = _RECORDING.calls
+    seconds: float = _RECORDING.seconds
+    size: int = _RECORDING.size
+    writes: bool = False
+
+
+class ReplayBody(_Request, frozen=True):
+    """Lines of a recording. `given`: values for redacted places; `writes`: run writes, twice; `noise`: legacy twice."""
+
+    calls: list[Any]
+    given: dict[str, str] = {}
+    writes: bool = False
+    noise: bool = False
+
+
+class Problem(TypedDict):
+    """Why the gateway did not do it, for people."""
+
+    error: str
+
+
+class Alive(TypedDict):
+    """The process answers."""
+
+    alive: bool
+
+
+class Readiness(TypedDict):
+    """Whether every mapped method can be called, and if not, why."""
+
+    ready: bool
+    reasons: list[str]
+    warnings: list[str]
+
+
+class OperatorBus(TypedDict):
+    """The connection that offers org.xen.xcp.gateway on D-Bus."""
+
+    address: str
+    connected: bool
+    last_error: str
+
+
+class StateHealth(TypedDict):
+    """Where the state is kept, and what is wrong with it (empty: nothing)."""
+
+    place: str
+    trouble: str
+
+
+class Status(TypedDict):
+    """The state of the gateway. `ungoverned`: calls that a legacy service may execute in every mode."""
+
+    ready: bool
+    reasons: list[str]
+    warnings: list[str]
+    revision: str
+    version: str
+    listening: list[str]
+    metrics: str | None
+    in_flight: int
+    tasks: int
+    buffered: int
+    buses: list[BusStatus]
+    upstreams: list[UpstreamStatus]
+    stores: list[StoreStatus]
+    operators: OperatorBus | None
+    state: StateHealth
+    ungoverned: list[str]
+    services: list[ServiceRow]
+
+
+class RouteRow(TypedDict):
+    """One method at one endpoint. `spellings`: other forms of its name that the dialect accepts."""
+
+    method: str
+    endpoint: str
+    protocol: str
+    target: str
+    effect: str
+    mode: str
+    timeout: float
+    source: str
+    spellings: list[str]
+
+
+class Reloaded(TypedDict):
+    """The mapping that is live now, and the methods that changed."""
+
+    revision: str
+    before: str
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    needs_restart: list[str]
+
+
+class NotReloaded(TypedDict):
+    """The mapping that stays live, and what is wrong with the new files."""
+
+    revision: str
+    problems: list[str]
+
+
+class CallResult(TypedDict, total=False):
+    """`value` or `fault` of the call; `steps`: its value at each step."""
+
+    value: Any
+    fault: dict[str, Any]
+    endpoint: str
+    codec: str
+    steps: list[dict[str, Any]]
+
+
+class OverrideRow(TypedDict):
+    """A mode that was set at run time."""
+
+    pattern: str
+    mode: str
+    setting: SettingView
+    who: str
+    when: float
+    why: str
+    until: float | None
+    by: Literal["person", "rollout"]
+
+
+class AuditRow(TypedDict):
+    """One decision. `subject`: a pattern or a rollout; `numbers`: those the decision was made by."""
+
+    when: float
+    who: str
+    what: str
+    subject: str
+    why: str
+    numbers: dict[str, Any]
+
+
+class MismatchRow(TypedDict):
+    """One call whose two outcomes differ, with secrets redacted."""
+
+    when: float
+    method: MethodId
+    document: Any
+
+
+class RolloutRow(TypedDict):
+    """One rollout. `number`: of the step, from 1; `since`: its beginning; `why`: what it waits for or was ended by."""
+
+    name: str
+    plan: str
+    state: str
+    step: str
+    number: int
+    steps: list[str]
+    setting: SettingView | None
+    who: str
+    began: float
+    since: float
+    why: str
+    methods: list[str]
+    numbers: dict[str, Any]
+
+
+class ClientRow(TypedDict):
+    """One caller of one method over one protocol. `domid`: of a caller over xenstore."""
+
+    service: str
+    method: str
+    protocol: str
+    peer: str
+    agent: str
+    user: str
+    domid: int | None
+    count: int
+    first: float
+    last: float
+
+
+class ReplayRow(TypedDict):
+    """The comparison of one replayed call. `missing`: redacted places without a value; `pair`: the mismatch."""
+
+    service: str
+    method: str
+    verdict: Literal["equal", "ignored", "different", "error_different", "skipped", "unanswered"]
+    why: str
+    missing: list[str]
+    legacy: float | None
+    dbus: float | None
+    pair: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation. `right`: None for the monitoring paths; `media`: of an answer that is not JSON."""
+
+    name: str
+    verb: str
+    path: str
+    right: Right | None
+    summary: str
+    answer: Any = None
+    body: Any = None
+    query: Any = None
+    refusals: tuple[int, ...] = ()  # answered with Problem
+    others: Mapping[int, Any] = field(default_factory=dict)  # other statuses with an answer of their own
+    media: str = "application/json"
+
+
+_READ, _CHANGE = Right.READ, Right.CHANGE
+_WRONG = (422,)  # the request makes no sense
+_UNREADABLE = (422, 503)  # or the state cannot be read
+_UNDECIDED = (409, 422, 503)  # or another decision was faster
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("alive", "GET", "/healthz", None, "Report that the process answers", Alive),
+    Operation("ready", "GET", "/readyz", None, "Report whether every mapped method can be called", Readiness,
+              others={503: Readiness}),
+    Operation("metrics", "GET", "/metrics", None, "Return all metrics in the Prometheus text format", str,
+              media="text/plain"),
+    Operation("openapi", "GET", "/v1/openapi.json", _READ, "Return this document", dict[str, Any]),
+    Operation("status", "GET", "/v1/status", _READ, "Show the state of the gateway", Status),
+    Operation("routes", "GET", "/v1/routes", _READ, "List every mapped method at every endpoint", list[RouteRow]),
+    Operation("reload", "POST", "/v1/reload", _CHANGE, "Read config and mapping files again", Reloaded,
+              others={409: NotReloaded}),
+    Operation("call", "POST", "/v1/call", _CHANGE, "Make one call as a legacy client would", CallResult, CallBody,
+              refusals=_WRONG),
+    Operation("methods", "GET", "/v1/methods", _READ, "List methods with mode, call statistics and assessment",
+              list[MethodRow], query=MethodsQuery, refusals=_WRONG),
+    Operation("modes", "GET", "/v1/modes", _READ, "List the modes set at run time, the strongest first",
+              list[OverrideRow]),
+    Operation("set_mode", "POST", "/v1/mode", _CHANGE, "Set the mode of all methods of a pattern, or of none",
+              ModeResult, ModeRequest, refusals=_UNDECIDED),
+    Operation("clear_mode", "POST", "/v1/mode/clear", _CHANGE, "Remove the mode set for exactly this pattern",
+              ModeResult, PatternBody, refusals=_UNDECIDED),
+    Operation("rollback", "POST", "/v1/rollback", _CHANGE,
+              "Set every method to legacy and end all rollouts, even without buses and state file",
+              ModeResult, ReasonBody, refusals=(422, 503)),
+    Operation("explain", "POST", "/v1/explain", _READ, "Explain which side would serve a call, and why",
+              list[Explanation], ExplainBody, refusals=_WRONG),
+    Operation("promotion", "GET", "/v1/promotion", _READ, "List modes set at run time that mapping files could contain",
+              Promotion, query=MethodsQuery, refusals=_WRONG),
+    Operation("promoted", "POST", "/v1/promoted", _CHANGE,
+              "Remove modes set at run time that equal the mapping's, and return their patterns",
+              list[str], PatternBody, refusals=_UNDECIDED),
+    Operation("audit", "GET", "/v1/audit", _READ, "List decisions, the newest first", list[AuditRow],
+              query=AuditQuery, refusals=_UNREADABLE),
+    Operation("diff", "GET", "/v1/diff", _READ, "List mismatches, the newest first", list[MismatchRow],
+              query=DiffQuery, refusals=_UNREADABLE),
+    Operation("reset_statistics", "POST", "/v1/statistics/reset", _CHANGE,
+              "Delete call statistics and mismatches of the methods of a pattern",
+              list[MethodId], PatternBody, refusals=_UNDECIDED),
+    Operation("rollouts", "GET", "/v1/rollouts", _READ, "List all rollouts, ended ones too", list[RolloutRow],
+              refusals=(503,)),
+    *(Operation(f"{verb}_rollout", "POST", f"/v1/rollouts/{verb}", _CHANGE, summary, RolloutRow, RolloutBody,
+                refusals=_UNDECIDED)
+      for verb, summary in (
+          ("start", "Begin the first step of the mapping's plan"),
+          ("pause", "Hold the current step; a breach is still acted on"),
+          ("resume", "Continue after a pause, a freeze, or a mode set by a person"),
+          ("approve", "Pass the gate at which the rollout waits"),
+          ("abort", "End the rollout and set its methods to legacy"))),
+    Operation("clients", "GET", "/v1/clients", _READ, "List the callers of each method, the latest first",
+              list[ClientRow], query=ClientsQuery, refusals=_UNREADABLE),
+    Operation("record", "POST", "/v1/record", _CHANGE,
+              "Stream calls as JSON lines: a header, the calls, an end; an empty line each second without a call",
+              str, RecordBody, refusals=(409, 422), media="application/x-ndjson"),
+    Operation("replay", "POST", "/v1/replay", _CHANGE, "Send recorded calls to both sides and compare",
+              list[ReplayRow], ReplayBody, refusals=_WRONG),
+)  # fmt: skip
+
+_REFERENCE = "#/components/schemas/{name}"
+
+
+def document() -> dict[str, Any]:
+    """The API as an OpenAPI 3.1 document."""
+    kinds = dict.fromkeys([Problem, *(kind for each in OPERATIONS for kind in _kinds(each))])
+    schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
+    by_kind = dict(zip(kinds, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for each in OPERATIONS:
+        paths.setdefault(each.path, {})[each.verb.lower()] = _described(each, by_kind)
+    for schema in components.values():
+        if "properties" in schema:
+            schema.setdefault("additionalProperties", False)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "xcp-gateway admin API",
+            "version": "1",
+            "description": "JSON over HTTP on the admin socket. Root and the gateway's user have every right; `read`"
+            " and `change` in the config's [admin] give them to others. `x-right` of an operation says which of the two"
+            " it needs. Times are seconds since 1970, durations seconds.",
+        },
+        "servers": [
+            {
+                "url": "http://gateway",
+                "description": "Any host name does: curl --unix-socket /run/xcp-gateway/admin http://gateway/v1/status",
+            }
+        ],
+        "paths": paths,
+        "components": {"schemas": dict(sorted(components.items()))},
+    }
+
+
+def _kinds(operation: Operation) -> list[Any]:
+    return [kind for kind in (operation.answer, operation.body, *operation.others.values()) if kind is not None]
+
+
+def _described(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
+    def answer(status: int, kind: Any, media: str = "application/json") -> dict[str, Any]:
+        return {"description": HTTPStatus(status).phrase, "content": {media: {"schema": schemas[kind]}}}
+
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": operation.name,
+        "x-right": operation.right.value if operation.right is not None else "none",
+    }
+    if operation.query is not None:
+        (schema,) = msgspec.json.schema_components([operation.query])[1].values()
+        described["parameters"] = [
+            {"name": name, "in": "query", "schema": found} for name, found in schema["properties"].items()
+        ]
+    if operation.body is not None:
+        described["requestBody"] = {"content": {"application/json": {"schema": schemas[operation.body]}}}
+    problems = sorted({*operation.refusals, *((403,) if operation.right is not None else ())})
+    described["responses"] = {
+        "200": answer(200, operation.answer, operation.media),
+        **{str(status): answer(status, Problem) for status in problems},
+        **{str(status): answer(status, kind) for status, kind in operation.others.items()},
+    }
+    return described

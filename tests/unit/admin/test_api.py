@@ -1,0 +1,248 @@
+"""The admin API over its socket: each operation, its errors, and the document made from the table of operations."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from gateway.admin.api import OPERATIONS, CallBody, document
+from gateway.admin.http import json
+from gateway.admin.http_server import handlers_by_name
+from gateway.core.admin.access import AccessRules, Right
+from gateway.core.admin.records import Counts, CountsBatch, MethodId, MismatchRecord, Rejected, StateRefused
+from tests.kit.admin import DOCUMENT, STATE, Api, ask, operation, serving
+
+VM_STATE = MethodId("xenopsd", "VM.get_state")
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with serving(tmp_path) as api:
+        yield api
+
+
+# The gateway
+
+
+async def test_status_and_routes_are_those_of_the_gateway(api: Api) -> None:
+    status, answer = await api.ask("GET", "/v1/status")
+    assert (status, answer["ready"], answer["in_flight"]) == (200, True, 3)
+    assert await api.ask("GET", "/v1/routes") == (200, api.toy.routes())
+    assert await api.ask("GET", "/healthz") == (200, {"alive": True})
+    api.toy.ready = False
+    assert await api.ask("GET", "/readyz") == (503, {"ready": False, "reasons": ["no bus"], "warnings": []})
+
+
+async def test_a_reload_is_noted_in_the_audit_and_a_refused_one_is_a_conflict(api: Api) -> None:
+    assert (await api.ask("POST", "/v1/reload"))[0] == 200
+    api.toy.problems = ["x.yaml:1:1: $: no"]
+    assert await api.ask("POST", "/v1/reload") == (409, {"revision": "r1", "problems": ["x.yaml:1:1: $: no"]})
+    _, (entry,) = await api.ask("GET", "/v1/audit")
+    assert (entry["what"], entry["numbers"]) == ("reload", {"revision": "r2"})
+
+
+async def test_a_call_carries_its_parameters(api: Api) -> None:
+    status, answer = await api.ask("POST", "/v1/call", {"method": "VM.start", "params": [1, {"a": None}]})
+    assert (status, answer["value"]) == (200, [1, {"a": None}])
+
+
+# Modes, statistics, rollouts
+
+
+async def test_a_mode_is_set_shown_and_removed(api: Api) -> None:
+    wanted = {"pattern": "VM.get_state", "mode": "canary", "percent": 12.5, "seconds": 600, "why": "try"}
+    status, changed = await api.ask("POST", "/v1/mode", wanted)
+    assert (status, changed["mode"], changed["methods"][0]["after"]) == (200, "canary 12.5%", "canary 12.5%")
+    assert str(api.toggles.setting(STATE)) == "canary 12.5%"
+    status, (mode,) = await api.ask("GET", "/v1/modes")
+    assert (mode["pattern"], mode["who"], mode["why"], mode["by"]) == (
+        "xenopsd/VM.get_state", getpass.getuser(), "try", "person"
+    )  # fmt: skip
+    assert mode["until"] == pytest.approx(mode["when"] + 600)
+    status, changed = await api.ask("POST", "/v1/mode/clear", {"pattern": "VM.get_state"})
+    assert (status, changed["mode"], changed["methods"][0]["after"]) == (200, "mapping", "legacy")
+
+
+async def test_methods_have_their_mode_and_statistics(api: Api) -> None:
+    await api.state.flush(CountsBatch({VM_STATE: Counts({"equal": 5, "calls_dbus": 5, "calls_legacy": 5})}))
+    status, rows = await api.ask("GET", "/v1/methods")
+    assert (status, [row["method"] for row in rows]) == (200, ["VM.get_state", "VM.start"])
+    assert (rows[0]["comparisons"], rows[0]["verdict"], rows[0]["dbus"]["calls"]) == (5, "equal so far", 5)
+    status, rows = await api.ask("GET", "/v1/methods?pattern=group:life")
+    assert [row["method"] for row in rows] == ["VM.start"]
+
+
+async def test_a_call_is_explained(api: Api) -> None:
+    await api.ask("POST", "/v1/mode", {"pattern": "VM.get_state", "mode": "canary", "percent": "50%"})
+    status, (told,) = await api.ask("POST", "/v1/explain", {"method": "VM.get_state", "params": ["vm-1"]})
+    assert (status, told["value"], told["buckets"]) == (200, "vm-1", 50_000)
+    status, (told,) = await api.ask("POST", "/v1/explain", {"method": "VM.get_state", "key": "vm-2"})
+    assert told["value"] == "vm-2"
+
+
+async def test_a_rollback_of_everything_is_in_the_audit(api: Api) -> None:
+    await api.ask("POST", "/v1/mode", {"pattern": "VM.get_state", "mode": "dbus"})
+    status, changed = await api.ask("POST", "/v1/rollback", {"why": "smoke"})
+    assert (status, {moved["after"] for moved in changed["methods"]}) == (200, {"legacy"})
+    _, entries = await api.ask("GET", "/v1/audit")
+    assert [(entry["what"], entry["subject"]) for entry in entries] == [
+        ("rollback", "*"),
+        ("mode", "xenopsd/VM.get_state"),
+    ]
+    _, entries = await api.ask("GET", "/v1/audit?limit=1&subject=VM.get_state")
+    assert [entry["what"] for entry in entries] == ["mode"]
+    assert (await ask(api.socket, "POST", "/v1/rollback"))[0] == 200  # no body is an empty one
+
+
+async def test_mismatches_are_shown_and_deleted(api: Api) -> None:
+    await api.state.flush(CountsBatch(pairs=[MismatchRecord(1.5, VM_STATE, {"differences": ["$.x"]})]))
+    pair = {"when": 1.5, "method": ["xenopsd", "VM.get_state"], "document": {"differences": ["$.x"]}}
+    assert await api.ask("GET", "/v1/diff") == (200, [pair])
+    assert await api.ask("GET", "/v1/diff?method=VM.get_state&limit=1") == (200, [pair])
+    assert await api.ask("POST", "/v1/statistics/reset", {"pattern": "VM.get_state"}) == (
+        200, [["xenopsd", "VM.get_state"]]
+    )  # fmt: skip
+    assert await api.ask("GET", "/v1/diff") == (200, [])
+
+
+async def test_trouble_with_the_state_file_is_reported_and_a_rollback_works(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    async with serving(tmp_path, file=tmp_path / "state") as api:
+        status, answer = await api.ask("POST", "/v1/mode", {"pattern": "VM.get_state", "mode": "dbus"})
+        assert status == 503
+        assert "cannot be opened" in answer["error"]
+        assert (await api.ask("GET", "/v1/audit"))[0] == 503
+        assert (await api.ask("GET", "/v1/methods"))[0] == 200
+        status, changed = await api.ask("POST", "/v1/rollback", {})
+        assert status == 200
+        assert "cannot be opened" in changed["held"]
+
+
+async def test_a_rollout_is_started_paused_resumed_and_aborted(api: Api) -> None:
+    status, begun = await api.ask("POST", "/v1/rollouts/start", {"name": "VM.get_state", "why": "try"})
+    assert (status, begun["name"], begun["state"], begun["step"]) == (200, "xenopsd/VM.get_state", "running", "shadow")
+    assert begun["setting"]["mode"] == "shadow"
+    for verb, state in (("pause", "paused"), ("resume", "running"), ("abort", "aborted")):
+        status, view = await api.ask("POST", f"/v1/rollouts/{verb}", {"name": "VM.get_state"})
+        assert (status, view["state"]) == (200, state)
+    status, (view,) = await api.ask("GET", "/v1/rollouts")
+    assert (status, view["state"], view["methods"]) == (200, "aborted", ["xenopsd/VM.get_state"])
+    assert len((await api.ask("GET", "/v1/audit"))[1]) == 4
+
+
+async def test_modes_that_a_mapping_file_could_contain_are_listed(api: Api) -> None:
+    await api.ask("POST", "/v1/mode", {"pattern": "VM.get_state", "mode": "shadow"})
+    status, plan = await api.ask("GET", "/v1/promotion")
+    (file,) = plan["files"]
+    assert (status, file["sha256"], file["methods"][0]["after"]) == (200, "toy", "shadow")
+    assert await api.ask("POST", "/v1/promoted", {"pattern": "*"}) == (200, [])
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/v1/mode", {"pattern": "VM.nope", "mode": "dbus"}, "no mapped method is named 'VM.nope'"),
+        ("/v1/mode", {"pattern": "VM.start", "mode": "shadow"}, "shadow is refused"),
+        ("/v1/mode", {"pattern": "VM.start"}, "Object missing required field `mode`"),
+        ("/v1/mode", {"pattern": "VM.start", "mode": "canary", "percent": []}, "Expected `float | str | null`"),
+        ("/v1/mode/clear", {"pattern": "VM.start"}, "nothing is set for 'xenopsd/VM.start'"),
+        ("/v1/explain", {"method": "VM.nope"}, "no mapped method is named 'VM.nope'"),
+        ("/v1/statistics/reset", {"pattern": "VM.nope"}, "no mapped method is named 'VM.nope'"),
+        ("/v1/rollouts/approve", {"name": "VM.get_state"}, "there is no rollout of xenopsd/VM.get_state"),
+        ("/v1/call", {"method": "x", "parms": []}, "Object contains unknown field `parms`"),
+    ],
+)
+async def test_a_bad_request_is_answered_with_its_error(api: Api, path: str, body: object, says: str) -> None:
+    status, answer = await api.ask("POST", path, body)
+    assert status == 422
+    assert answer["error"].startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/v1/audit?limit=0", "limit: expected 1 to 10,000, got 0"),
+        ("/v1/diff?limit=10001", "limit: expected 1 to 10,000, got 10001"),
+        ("/v1/audit?limit=many", "Expected `int`, got `str` - at `$.limit`"),
+        ("/v1/audit?limt=1", "Object contains unknown field `limt`"),
+        ("/v1/methods?pattern=VM.nope", "no mapped method is named 'VM.nope'"),
+        ("/v1/promotion?pattern=VM.nope", "no mapped method is named 'VM.nope'"),
+    ],
+)
+async def test_a_bad_query_is_answered_with_its_error(api: Api, path: str, says: str) -> None:
+    assert await api.ask("GET", path) == (422, {"error": says})
+
+
+async def test_a_body_that_cannot_be_decoded_and_an_unknown_path_are_answered_in_json(api: Api) -> None:
+    assert await ask(api.socket, "POST", "/v1/call", b"{") == (422, {"error": "Input data was truncated"})
+    assert await ask(api.socket, "POST", "/v1/call") == (422, {"error": "Object missing required field `method`"})
+    assert await ask(api.socket, "GET", "/v1/nope") == (404, {"error": "Not Found"})
+
+
+async def test_no_text_of_a_bug_reaches_the_client(api: Api) -> None:
+    api.toy.failure = LookupError("no such endpoint; there are: rpc:/RPC2")
+    assert await api.ask("POST", "/v1/call", {"method": "x"}) == (422, {"error": str(api.toy.failure.args[0])})
+    api.toy.failure = RuntimeError("a secret")
+    assert await ask(api.socket, "POST", "/v1/call", b'{"method": "x"}') == (500, {"error": "internal error"})
+
+
+@pytest.mark.parametrize(
+    ("refused", "status"),
+    [(Rejected("no such method"), 422), (StateRefused("disk full"), 503), (StateRefused("outrun", conflict=True), 409)],
+)
+def test_a_refusal_has_the_status_of_its_reason(refused: StateRefused, status: int) -> None:
+    assert json(refused).status == status
+
+
+async def test_a_caller_without_the_right_to_change_can_change_nothing(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user sees it; tests/interop/test_access.py is another user."""
+
+    def reader(self: AccessRules, caller: object, right: Right) -> bool:
+        return right is Right.READ
+
+    monkeypatch.setattr(AccessRules, "have", reader)
+    for each in OPERATIONS:
+        if each.right is Right.CHANGE:
+            status, answer = await ask(api.socket, each.verb, each.path, b"{}")
+            assert status == 403, each.path
+            assert "may not change anything here" in answer["error"]
+        elif each.right is Right.READ:
+            assert (await ask(api.socket, each.verb, each.path, b"{}"))[0] in (200, 422), each.path
+    assert api.state.overrides == ()
+
+
+# The document
+
+
+async def test_the_document_describes_the_running_api(api: Api) -> None:
+    assert await api.ask("GET", "/v1/openapi.json") == (200, DOCUMENT)
+    assert document() == DOCUMENT
+    served = handlers_by_name(api.toy, api.steering, api.traffic)
+    assert served.keys() == {each.name for each in OPERATIONS if each.right is not None}
+    assert len({(each.verb, each.path) for each in OPERATIONS}) == len({each.name for each in OPERATIONS})
+
+
+def test_every_schema_is_one_and_every_reference_leads_somewhere() -> None:
+    for schema in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    referred = {text.partition('"')[0] for text in str(DOCUMENT).replace("'", '"').split("#/components/schemas/")[1:]}
+    assert referred == DOCUMENT["components"]["schemas"].keys()
+
+
+def test_a_body_and_a_query_are_described_as_they_are_read() -> None:
+    body = operation("POST", "/v1/call")["requestBody"]["content"]["application/json"]["schema"]
+    schema = DOCUMENT["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+    assert (list(schema["properties"]), schema["required"]) == (list(CallBody.__struct_fields__), ["method"])
+    assert schema["additionalProperties"] is False
+    asked = {each["name"]: each["schema"].get("default") for each in operation("GET", "/v1/audit")["parameters"]}
+    assert asked == {"limit": 100, "since": 0.0, "subject": None}
+    assert operation("GET", "/v1/audit")["x-right"] == "read"

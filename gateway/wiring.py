@@ -167,9 +167,9 @@ def _upstream(settings: Config, name: str, upstream: config.UpstreamConfig, room
     made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
     spoken = legacy.Upstream(
         key=upstream,
-        connection=_xenstore_connection(name, upstream)
-        if over_store
-        else _http_connection(place, name, upstream, room),
+        connection=(
+            _xenstore_connection(name, upstream) if over_store else _http_connection(place, name, upstream, room)
+        ),
         codec=made,
         dialect=DIALECTS[upstream.dialect](made.name),
         speaks=_understood(upstream),

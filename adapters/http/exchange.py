@@ -2,7 +2,7 @@
 
 The connection feeds the request body, piece by piece as it is parsed, and stops reading its socket while BUFFER bytes
 wait here. The response is framed as its head says: by its length, else in chunks, else (HTTP/1.0) by the end of the
-connection. Nothing else is added to it but what concerns the connection.
+connection. Only the headers of that framing and of the connection are added.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Exchange(interfaces.HttpExchange):
             self._owner.resume_reading_body()
             self._reader = self._loop.create_future()
             self.active_at = self._loop.time()
-            if self._pieces:  # of what had come already
+            if self._pieces:  # parsed by resume_reading_body
                 self._reader.set_result(None)
             try:
                 await self._reader

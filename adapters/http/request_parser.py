@@ -28,7 +28,7 @@ _VERSIONS = {"1.1": 1, "1.0": 0}
 
 
 class _StopParsing(Exception):  # noqa: N818 - it ends the parser's work, and is no error of ours
-    """What the parser is told to stop at."""
+    """Ends the work of llhttp on a head that is refused."""
 
     def __init__(self, answer: HttpResponse) -> None:
         self.answer = answer
@@ -137,7 +137,7 @@ class RequestParser:
             self.failure = (NOT_HTTP, "sent no valid HTTP")
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Have a new parser read the skipped body, by a head that asks for no upgrade. `rest`: what follows it."""
+        """Read the body that llhttp has skipped with a second parser. `rest`: the bytes behind the head."""
         request = self.current
         self.unread = rest + self.unread
         if request is None:  # CONNECT: nothing of HTTP follows

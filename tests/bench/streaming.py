@@ -31,8 +31,8 @@ tunnels = ["/console"]
 url = "{url}"
 [mappings]
 directories = ["."]
-[control]
-socket = "{folder}/control"
+[admin]
+socket = "{folder}/admin"
 [log]
 format = "json"
 """

@@ -30,7 +30,7 @@ speaks = ["jsonrpc"]
 [mappings]
 directories = ["mappings"]
 [admin]
-socket = "{folder}/control"
+socket = "{folder}/admin"
 [log]
 format = "json"
 """

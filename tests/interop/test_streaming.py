@@ -39,8 +39,8 @@ url = "{url}"
 {tls}
 [mappings]
 directories = ["mappings"]
-[control]
-socket = "{folder}/control"
+[admin]
+socket = "{folder}/admin"
 [log]
 format = "json"
 """
@@ -63,11 +63,11 @@ class Front:
             connection.connect(("127.0.0.1", self._port) if tcp else str(self._folder / "rpc"))
             yield connection
 
-    def control(self, method: str, path: str) -> bytes:
-        """Ask the operator's side."""
+    def admin(self, method: str, path: str) -> bytes:
+        """Ask the admin API."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(TIMEOUT)
-            connection.connect(str(self._folder / "control"))
+            connection.connect(str(self._folder / "admin"))
             connection.sendall(
                 f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
             )
@@ -89,7 +89,7 @@ class Front:
 
     def series(self, name: str) -> float:
         """The sum of a series of /metrics."""
-        lines = self.control("GET", "/metrics").decode().splitlines()
+        lines = self.admin("GET", "/metrics").decode().splitlines()
         return sum(
             float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and not line.startswith("#")
         )
@@ -403,7 +403,7 @@ def test_a_tunnel_carries_bytes_both_ways_and_ends_with_its_peers(gateway: Front
     seen = gateway.upstream.result()
     assert isinstance(seen, bytes)
     assert seen.split(b"\r\n")[1:] == request_.split(b"\r\n")[1:]
-    until(lambda: "tunnel" in {row["protocol"] for row in json.loads(gateway.control("GET", "/v1/clients"))})
+    until(lambda: "tunnel" in {row["protocol"] for row in json.loads(gateway.admin("GET", "/v1/clients"))})
 
 
 def test_a_tunnel_is_opened_only_where_the_listener_allows_it(gateway: Front) -> None:

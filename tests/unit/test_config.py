@@ -144,6 +144,10 @@ def test_a_gateway_may_have_old_services_and_no_bus(tmp_path: Path) -> None:
         ('unmapped = "passthrough"', "gateway.toml: $.listener.rpc.unmapped: 'passthrough' needs an 'upstream'"),
         ('upstream = "xpai"', "gateway.toml: $.listener.rpc.upstream: unknown upstream 'xpai' (did you mean 'xapi'?)"),
         ('upstream = "old"', "gateway.toml: $.listener.rpc.upstream: unknown upstream 'old' (there are: xapi)"),
+        (
+            'tunnels = ["/console"]',
+            "gateway.toml: $.listener.rpc.tunnels: a tunnel needs unmapped = 'passthrough' and an 'upstream'",
+        ),
     ],
 )
 def test_a_listener_forwards_to_an_upstream_that_is_there(tmp_path: Path, listener: str, problem: str) -> None:

@@ -41,18 +41,19 @@ async def relayed(xapi: HttpUpstreamConnection, exchange: MemoryExchange, idle_t
 
 
 @pytest.mark.parametrize(
-    ("exchange", "sent"),
+    ("new_exchange", "sent"),
     [
-        (MemoryExchange(GET), b"GET /export HTTP/1.1\r\nHost: x\r\nRange: bytes=0-\r\n\r\n"),
+        (lambda: MemoryExchange(GET), b"GET /export HTTP/1.1\r\nHost: x\r\nRange: bytes=0-\r\n\r\n"),
         (
-            MemoryExchange(PUT, b"abc", b"def", length=6),
+            lambda: MemoryExchange(PUT, b"abc", b"def", length=6),
             b"PUT /import HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\nabcdef",
         ),
     ],
 )
 async def test_a_request_is_sent_as_it_came_and_its_connection_serves_the_next(
-    exchange: MemoryExchange, sent: bytes
+    new_exchange: Callable[[], MemoryExchange], sent: bytes
 ) -> None:
+    exchange = new_exchange()
     async with (
         legacy_server(lambda _: ok(b"answer", "X-Odd: 1")) as old,
         line(old, ConnectionPoolLimits(keepalive=True)) as xapi,

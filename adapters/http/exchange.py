@@ -139,10 +139,10 @@ class Exchange(interfaces.HttpExchange):
             if self._is_whole:
                 return b""
             self._owner.resume_reading_body()
+            if self._pieces or self._is_whole or self._is_broken:  # from input that had waited to be parsed
+                continue
             self._reader = self._loop.create_future()
             self.active_at = self._loop.time()
-            if self._pieces:  # parsed by resume_reading_body
-                self._reader.set_result(None)
             try:
                 await self._reader
             finally:

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from adapters.http.server import HttpLimits
+from adapters.http.request_parser import BODY_PIECE, HEAD_PIECE
+from adapters.http.server import HttpLimits, HttpServer
 from gateway.core.interfaces import HttpExchange
 from gateway.core.rpc.model import Answer
-from tests.kit.clients import chunked, post
+from tests.kit.clients import chunked, connect, post
 from tests.kit.listeners import Echo, running, talking
 
 GET = b"GET /x HTTP/1.1\r\nHost: gateway\r\n\r\n"
@@ -82,6 +83,27 @@ async def test_a_body_arrives_whole_however_it_is_cut(cut: int) -> None:
                 await wire.send(put[at : at + cut])
             assert await wire.raw(12) == b"HTTP/1.1 200"
         assert answers.body == body
+
+
+@pytest.mark.parametrize("left", [b"\r\n0\r\n\r\n", b"0\r\n\r\n", b"\n", b""])
+async def test_the_end_of_a_body_is_seen_when_it_waits_behind_a_full_buffer(left: bytes) -> None:
+    """The bytes `left` are parsed only when the exchange has room again, and hold no piece of the body."""
+    answers = Streams(b"ok")
+    server = HttpServer("rpc", ["tcp:127.0.0.1:0"], lambda path: None, passthrough=answers)
+    await server.start()
+    head = b"PUT / HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n"
+    size = HEAD_PIECE + 4 * BODY_PIECE - len(head) - len(b"10fff\r\n") - len(b"\r\n0\r\n\r\n") + len(left)
+    message = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
+    assert len(message) == HEAD_PIECE + 4 * BODY_PIECE + len(left)
+    async with connect(server.addresses[0]) as wire:
+        await wire.send(b"OPTIONS * HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        assert await wire.raw(12) == b"HTTP/1.1 200"
+        (connection,) = server._connections
+        connection.data_received(message)
+        await asyncio.wait_for(answers.ended.acquire(), 60)
+        await asyncio.wait_for(answers.ended.acquire(), 60)
+    assert len(answers.body) == size
+    await server.stop(0)
 
 
 async def test_a_chunk_that_is_none_ends_the_connection() -> None:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import msgspec
@@ -25,6 +26,8 @@ _BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'"[]{}'))  # what to delete 
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _begins = re.compile(r"[^ \t\r\n,]").search  # an item of an array, or its end
 _WHITESPACE = b" \t\r\n"
+_ROUNDS = 4  # of removing the innermost brackets, before the rest is counted
+_PIECE = 64 * 1024  # bytes of brackets that are counted at a time
 _SHORTEST_VALUE = 2  # bytes of a value and what parts it from the next, but for the last one
 
 
@@ -85,12 +88,24 @@ def _check_depth(body: bytes, limit: int) -> None:
     brackets = _without_escapes(body).translate(_ONE_KIND, _BRACKETS_AND_QUOTES).replace(b'""', b"")
     if b'"' in brackets:
         brackets = _outside_strings(brackets, b"")
-    for _ in range(limit):  # each time the innermost ones go
+    left = limit
+    for _ in range(min(limit, _ROUNDS)):  # each time the innermost ones go: most texts are not deep
         before, brackets = brackets, brackets.replace(b"[]", b"")
         if len(before) == len(brackets):
             break
-    if b"[]" in brackets or brackets.count(b"[") > limit:
+        left -= 1
+    if _depth(brackets) > left:
         raise JsonError(FaultCode.TOO_LARGE, f"expected at most {limit} nested arrays and objects, got more")
+
+
+def _depth(brackets: bytes) -> int:
+    """Return the depth of `[` and `]`. The work does not depend on it."""
+    depth = deepest = 0
+    for at in range(0, len(brackets), _PIECE):
+        first, *others = map(len, brackets[at : at + _PIECE].split(b"]"))
+        levels = list(accumulate(others, lambda level, begun: level - 1 + begun, initial=depth + first))
+        depth, deepest = levels[-1], max(deepest, *levels)
+    return deepest
 
 
 def _check_elements(body: bytes, limit: int) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -32,6 +33,27 @@ def test_depth_up_to_the_limit_is_read_and_one_more_is_refused(levels: int) -> N
     with pytest.raises(JsonError, match=f"at most {levels} nested") as refusal:
         read(nested(levels + 1), MessageLimits(depth=levels))
     assert refusal.value.code is FaultCode.TOO_LARGE
+
+
+def test_the_work_for_nested_arrays_does_not_grow_with_the_depth_that_is_allowed() -> None:
+    body = b"[" * 100_000 + b"]" * 100_000
+
+    def seconds(depth: int) -> float:
+        started = time.thread_time()
+        with pytest.raises(JsonError, match=f"at most {depth} nested"):
+            read(body, MessageLimits(depth=depth))
+        return time.thread_time() - started
+
+    tries = 10  # the best of them: a busy machine makes a reader slow, but never one that is too slow quick
+    assert min(seconds(500) for _ in range(tries)) < 5 * min(seconds(10) for _ in range(tries))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 65_600, "[" * 65_536 + "]" * 65_536, "[" + "[]," * 30_000 + "[" * 64 + "]" * 64 + "]"]
+)
+def test_brackets_are_counted_over_pieces(text: str) -> None:
+    with pytest.raises(JsonError, match="at most 64 nested"):
+        read(text.encode(), MessageLimits(depth=64))
 
 
 @pytest.mark.parametrize("text", ['[1,[],{},"",{"a":[ ]}]', '["a,b,[","\\",{",null,[[ \n ]],{ }]'])

@@ -41,6 +41,7 @@ class Verdict(Enum):
     IGNORED = "ignored"  # they differ only where a rule says that they may, or where the control contradicts itself
     DIFFERENT = "different"
     ERROR_DIFFERENT = "error_different"  # one is a fault and the other is not, or they are different faults
+    TOO_LARGE = "too_large"  # the budget ended before a difference was found; neither equal nor different
 
 
 @dataclass(frozen=True, slots=True)

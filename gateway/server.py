@@ -66,7 +66,9 @@ class Gateway(Assembly):
             steady=clock.steady,
         )
         control = Path(self.settings.control.socket)
-        replaying = Replayer(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)
+        replaying = Replayer(
+            lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare, self.shadow.worker
+        )
         traffic = Traffic(self.live_routes, lambda: self.table.revision, self.moving.state, self.recorder, replaying)
         rights = peer_credentials.rights(self.settings)
         group = peer_credentials.group(self.settings)

@@ -119,6 +119,7 @@ class Compiler:
                 migration,
                 group=moving.group,
                 compare=self._evidence.rules(entry),
+                sampling=self._evidence.sampling(entry),
                 redact=self._evidence.redactions(entry, _parameter_names(entry)),
             ),
             rollout=moving.plan,

@@ -41,9 +41,9 @@ class MigrationManager:
         self.rollouts = RolloutController(self.state, routes, self.here.of, uuid4().hex, steady=clock.steady)
         self._stack = AsyncExitStack()
 
-    def shadow(self, ask: Ask, room: int) -> Shadow:
+    def shadow(self, ask: Ask, quota: int) -> Shadow:
         """What observes calls for this gateway."""
-        return Shadow(ask, self.evidence, room)
+        return Shadow(ask, self.evidence, quota)
 
     def readings(self) -> Mapping[str, Samples]:
         """What a scrape reads."""

@@ -232,8 +232,9 @@ class RpcEndpoint(Endpoint):
         outcome, side = await self.dispatcher.answered(each.route, each.call, each.plan, each.forced)
         seconds = perf_counter() - started
         self._sessions.learn(each.route, each.call, outcome)
-        if each.plan.candidate is not None and side is each.plan.answer:
-            self._once_it_has_left(self._observe, each, _single(envelope, at), outcome, seconds)
+        if side is not None and each.plan.candidate is not None and side is each.plan.answer:
+            ran = Observation(side, outcome, seconds, code_of(outcome), started)
+            self._once_it_has_left(self._observe, each, _single(envelope, at), ran, raw=True)
         if self._recorder.active and side is not None:
             view = partial(self.as_seen, _single(envelope, at), each.call)
             self._once_it_has_left(self._record, each, outcome, seconds, side, view)
@@ -274,7 +275,7 @@ class RpcEndpoint(Endpoint):
             if answer.code in NOT_EXECUTED and not unmoved():
                 return await self._one_by_one(envelope, self._planned_anew(asked))
             return self._not_forwarded(envelope, asked, replace(answer, name=""), seconds)
-        self._once_it_has_left(self._account, envelope, asked, answer, seconds)
+        self._once_it_has_left(self._account, envelope, asked, answer, seconds, started)
         return answer
 
     def _planned_anew(self, asked: Sequence[_Passable]) -> Sequence[_Passable]:
@@ -297,7 +298,9 @@ class RpcEndpoint(Endpoint):
         outcomes = [fault if isinstance(each, Fault) else self.dialect.wrap_outcome(fault, each.call) for each in asked]
         return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type)
 
-    def _account(self, envelope: Envelope, asked: Sequence[_Passable], answer: Answer, seconds: float) -> None:
+    def _account(
+        self, envelope: Envelope, asked: Sequence[_Passable], answer: Answer, seconds: float, started: float
+    ) -> None:
         """Note what came of each call of a message that went as it came."""
         if len(answer.body or b"") > READ_MOST:
             self._account_unread(asked, seconds)
@@ -305,10 +308,10 @@ class RpcEndpoint(Endpoint):
         is_short = len(answer.body or b"") <= READ_AT_ONCE
         outcomes = self._read_back(envelope, answer, READ_AT_ONCE) if is_short else None
         if outcomes is not None:
-            self._accounted(envelope, asked, outcomes, seconds)
+            self._accounted(envelope, asked, outcomes, seconds, started)
             return
         reading = asyncio.get_running_loop().run_in_executor(None, self._read_back, envelope, answer, READ_MOST)
-        reading.add_done_callback(lambda done: self._afterwards(self._read, envelope, asked, done, seconds))
+        reading.add_done_callback(lambda done: self._afterwards(self._read, envelope, asked, done, seconds, started))
 
     def _read(
         self,
@@ -316,23 +319,30 @@ class RpcEndpoint(Endpoint):
         asked: Sequence[_Passable],
         done: asyncio.Future[Sequence[Outcome] | None],
         seconds: float,
+        started: float,
     ) -> None:
         outcomes = done.result()
         if outcomes is None:
             self._account_unread(asked, seconds)
         else:
-            self._accounted(envelope, asked, outcomes, seconds)
+            self._accounted(envelope, asked, outcomes, seconds, started)
 
     def _accounted(
-        self, envelope: Envelope, asked: Sequence[_Passable], outcomes: Sequence[Outcome], seconds: float
+        self,
+        envelope: Envelope,
+        asked: Sequence[_Passable],
+        outcomes: Sequence[Outcome],
+        seconds: float,
+        started: float,
     ) -> None:
         for at, (each, outcome) in enumerate(zip(map(self._routed, asked), outcomes, strict=True)):
             seen = self.dialect.unwrap_outcome(outcome, each.call)
             self._note(each, seen, seconds)
             self._record(each, seen, seconds)
-            if each.plan.candidate is not None and self._has_room(each):
+            if each.plan.candidate is not None:
                 of_whole = code_of(seen) if envelope.batch else None  # alone, it is the answer to this call
-                self._look(each, _single(envelope, at), seen, seconds, of_whole)
+                ran = Observation(Side.LEGACY, seen, seconds, of_whole, started)
+                self._observe(each, _single(envelope, at), ran)
 
     def _account_unread(self, asked: Sequence[_Passable], seconds: float) -> None:
         """So long an answer is a result: an error is told in a few words."""
@@ -362,9 +372,9 @@ class RpcEndpoint(Endpoint):
 
     # What happens when the answer has left
 
-    def _once_it_has_left(self, work: Callable[..., None], *what: object) -> None:
+    def _once_it_has_left(self, work: Callable[..., None], *what: object, **more: object) -> None:
         """Before the loop turns again the transport has written the answer: nothing here makes a client wait."""
-        asyncio.get_running_loop().call_soon(self._afterwards, work, *what)
+        asyncio.get_running_loop().call_soon(self._afterwards, partial(work, *what, **more))
 
     def _afterwards(self, work: Callable[..., None], *what: object) -> None:
         try:
@@ -393,26 +403,13 @@ class RpcEndpoint(Endpoint):
         if self._shadow is not None:
             self._shadow.touch()
 
-    def _observe(self, each: PlannedCall, single: Envelope, outcome: Outcome, seconds: float) -> None:
-        if self._has_room(each):
-            self._look(each, single, self.as_seen(single, each.call, outcome), seconds, code_of(outcome))
-
-    def _has_room(self, each: PlannedCall) -> bool:
-        """Whether a call can be observed; asked before anything is made for it, since there may be none for long."""
-        if self._shadow is None or not self._shadow.is_full:
-            return True
+    def _observe(self, each: PlannedCall, single: Envelope, ran: Observation, *, raw: bool = False) -> None:
+        """Let the other side run too. `raw`: the outcome of `ran` is not yet as the client has it."""
         assert each.route is not None
-        self._shadow.drop(each.route)
-        return False
-
-    def _look(self, each: PlannedCall, single: Envelope, seen: Outcome, seconds: float, code: FaultCode | None) -> None:
-        """Let the other side run too. `seen`: the outcome as the client has it."""
-        assert each.route is not None
-        if self._shadow is None or each.plan.answer is None or each.call.oneway:
+        if self._shadow is None or each.call.oneway or not self._shadow.wants(each.route, each.call):
             return
-        control = Observation(each.plan.answer, seen, seconds, code)
         view = partial(self.as_seen, single, each.call)
-        self._shadow.observe(Job(each.route, each.call, control, view, each.plan.noise))
+        self._shadow.observe(Job(each.route, each.call, ran, view, each.plan.noise, raw))
 
     def as_seen(self, single: Envelope, call: Call, outcome: Outcome) -> Outcome:
         """An outcome as the client of this call has it in its hands: in its own protocol's values."""

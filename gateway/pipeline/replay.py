@@ -1,6 +1,6 @@
-"""Recorded calls sent to both sides, and what came of comparing their answers. Knows no file and no socket.
+"""Replay of recorded calls: each goes to the legacy side, then to D-Bus, and the two outcomes are compared.
 
-Nothing is counted as evidence and no mode plays a part: what a person replays moves no method.
+Nothing is counted in the statistics, and modes do not matter: a replay moves no method.
 """
 
 from __future__ import annotations
@@ -11,93 +11,111 @@ from functools import partial
 
 import structlog
 
+from gateway.core.admin.counters import UNANSWERED
 from gateway.core.admin.records import Json
-from gateway.core.comparison.compare import Comparison, Verdict
+from gateway.core.comparison.compare import TOO_LARGE, Verdict
+from gateway.core.comparison.equality import Checkpoint
 from gateway.core.migration.modes import Side
 from gateway.core.routing.call_record import ReadRecord, is_harmless, substitute_secrets
-from gateway.core.routing.mismatch_record import document
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer
 from gateway.mapping.table import EndpointKey
-from gateway.migration.shadow import Ask, Observation, Observed, aside, ran
+from gateway.migration.shadow import Ask, ComparedCall, Observation, ObservedCall, View, run_call
+from gateway.migration.worker import Worker
 from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 
 REPLAYED = Peer("replay")
 
-SKIPPED = "skipped"  # in place of a verdict: neither side was asked
-UNANSWERED = "unanswered"  # in place of a verdict: both were asked, and one gave no answer to compare
+SKIPPED = "skipped"  # in place of a verdict: neither side was called
 
 _log = structlog.get_logger("replay")
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayRequest:
-    """How calls are replayed. `given`: what stands in place of their secrets, by place."""
+    """How calls are replayed. `given`: the values of redacted places."""
 
     given: Mapping[str, str] = field(default_factory=dict)
-    writes: bool = False  # also what may do harm when it runs twice
-    noise: bool = False  # the control is asked a second time: what it contradicts itself in is no difference
+    writes: bool = False  # also calls that may do harm when they run twice
+    noise: bool = False  # the legacy side is called twice, and what it varies in is not a difference
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What came of one call."""
+    """The result of one call."""
 
     service: str
     method: str
-    verdict: str  # of compare.Verdict, SKIPPED or UNANSWERED
-    why: str = ""  # it was skipped or not answered
-    missing: tuple[str, ...] = ()  # places whose value was redacted and is not given
+    verdict: str  # a value of compare.Verdict, SKIPPED or UNANSWERED
+    why: str = ""  # why it was skipped, not answered or not compared
+    missing: tuple[str, ...] = ()  # places that are redacted and whose value is not given
     legacy: float | None = None  # seconds
     dbus: float | None = None
-    pair: Json = None  # what differs, as core/routing/mismatch_record.py writes it
+    pair: Json = None  # the document of a pair that differs, see core/routing/mismatch_record.py
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A call that can be made. `view`: an outcome as a client of that endpoint sees it."""
+    """A call that can be made. `view`: an outcome as a client of its endpoint sees it."""
 
     route: Route
     call: Call
-    view: Callable[[Outcome], Outcome]
+    view: View
 
 
 class Replayer:
-    """One for the running gateway. `ask` never raises but for cancellation, and holds the deadline."""
+    """One for the running gateway. `ask` holds the deadline and raises nothing but CancelledError."""
 
-    def __init__(self, endpoints: Callable[[], Endpoints], ask: Ask, compare: Callable[[Observed], Comparison]) -> None:
+    def __init__(
+        self,
+        endpoints: Callable[[], Endpoints],
+        ask: Ask,
+        compare: Callable[[ObservedCall, Checkpoint], ComparedCall],
+        worker: Worker,
+    ) -> None:
         self._endpoints = endpoints
         self._ask = ask
         self._compare = compare
+        self._worker = worker
 
-    async def run(self, calls: Sequence[ReadRecord], wish: ReplayRequest, who: str) -> Sequence[ReplayResult]:
-        """Make calls one after another, in their order."""
-        return [await self._one(each, wish, who) for each in calls]
+    async def run(self, calls: Sequence[ReadRecord], request: ReplayRequest, who: str) -> Sequence[ReplayResult]:
+        """Make the calls one after another, in their order."""
+        return [await self._one(each, request, who) for each in calls]
 
-    async def _one(self, recorded: ReadRecord, wish: ReplayRequest, who: str) -> ReplayResult:
-        ready = self._ready(recorded, wish)
+    async def _one(self, recorded: ReadRecord, request: ReplayRequest, who: str) -> ReplayResult:
+        ready = self._ready(recorded, request)
         if isinstance(ready, ReplayResult):
             return ready
         if not is_harmless(ready.route):
             _log.warning("a call that changes something is run on both sides", method=ready.route.method, who=who)
-        observed = await self._observed(ready, noise=wish.noise and is_harmless(ready.route))
-        comparison = await aside(observed.control.outcome, partial(self._compare, observed))
-        return _result(observed, comparison)
+        observed = await self._observed(ready, noise=request.noise and is_harmless(ready.route))
+        result = partial(
+            ReplayResult,
+            ready.route.service,
+            ready.route.method,
+            legacy=observed.control.seconds,
+            dbus=observed.candidate.seconds,
+        )
+        silent = _silent(observed.control, observed.candidate)
+        if silent:
+            return result(UNANSWERED, silent)
+        compared = await self._worker.run(observed.cost, partial(self._compare, observed))
+        verdict = compared.comparison.verdict
+        why = TOO_LARGE if verdict is Verdict.TOO_LARGE else ""
+        return result(verdict.value, why, pair=compared.document)
 
-    async def _observed(self, ready: _Ready, *, noise: bool) -> Observed:
-        """The legacy service is the control, whatever the mode is."""
-        control, candidate = [await self._ran(side, ready) for side in (Side.LEGACY, Side.DBUS)]
-        again = await self._ran(Side.LEGACY, ready) if noise and control.is_answer else None
+    async def _observed(self, ready: _Ready, *, noise: bool) -> ObservedCall:
+        control, candidate = [await self._run(side, ready) for side in (Side.LEGACY, Side.DBUS)]
+        again = await self._run(Side.LEGACY, ready) if noise and control.is_answer else None
         if again is not None and not again.is_answer:
             control, again = again, None
-        return Observed(ready.route, ready.call, control, candidate, again.outcome if again is not None else None)
+        return ObservedCall(ready.route, ready.call, control, candidate, again.outcome if again is not None else None)
 
-    async def _ran(self, side: Side, ready: _Ready) -> Observation:
-        return await ran(self._ask, side, ready.route, ready.call, ready.view)
+    async def _run(self, side: Side, ready: _Ready) -> Observation:
+        return await run_call(self._ask, side, ready.route, ready.call, ready.view, self._worker)
 
-    # What is not made, and why
-
-    def _ready(self, recorded: ReadRecord, wish: ReplayRequest) -> _Ready | ReplayResult:
+    def _ready(self, recorded: ReadRecord, request: ReplayRequest) -> _Ready | ReplayResult:
+        """The call, or why it is skipped."""
         skipped = partial(ReplayResult, recorded.service, recorded.method, SKIPPED)
         exchange = self._endpoints().exchanges.get(EndpointKey(recorded.listener, recorded.path))
         if exchange is None or exchange.codec.name != recorded.codec:
@@ -108,9 +126,9 @@ class Replayer:
         skipped = partial(ReplayResult, route.service, route.method, SKIPPED)
         if route.migration.upstream is None:
             return skipped("it has no legacy service")
-        if not is_harmless(route) and not wish.writes:
+        if not is_harmless(route) and not request.writes:
             return skipped(f"its effect is {route.effect.value}: it would run twice")
-        call, missing = substitute_secrets(recorded, route.migration.redact.parameters, wish.given)
+        call, missing = substitute_secrets(recorded, route.migration.redact.parameters, request.given)
         if missing:
             return skipped(f"redacted, and not given: {', '.join(missing)}", missing)
         return _as_sent(exchange, route, call) or skipped(f"{exchange.codec.name} cannot carry this call")
@@ -131,28 +149,15 @@ def _as_sent(exchange: RpcEndpoint, route: Route, call: Call) -> _Ready | None:
     return _Ready(route, made, partial(exchange.as_seen, envelope, made))
 
 
-def _result(observed: Observed, comparison: Comparison) -> ReplayResult:
-    route, control, candidate = observed.route, observed.control, observed.candidate
-    of = partial(ReplayResult, route.service, route.method, legacy=control.seconds, dbus=candidate.seconds)
-    silent = _silent(control, candidate)
-    if silent:
-        return of(UNANSWERED, silent)
-    if comparison.verdict not in (Verdict.DIFFERENT, Verdict.ERROR_DIFFERENT):
-        return of(comparison.verdict.value)
-    first, second = ((each.side, each.outcome, each.seconds) for each in (control, candidate))
-    pair = document(route, observed.call, first, second, comparison, observed.again)
-    return of(comparison.verdict.value, pair=pair)
-
-
 def _silent(control: Observation, candidate: Observation) -> str:
-    """Who gave nothing to compare, and why. A D-Bus side that is away where the legacy service answers does differ."""
+    """The side without an answer, and why. A D-Bus side that is away while the legacy side answers does differ."""
     if not control.is_answer:
         return f"legacy: {_words(control.outcome)}"
     return f"dbus: {_words(candidate.outcome)}" if candidate.code is FaultCode.BUSY else ""
 
 
 def _words(outcome: Outcome) -> str:
-    """A fault in the client's terms; a dialect that has few names says in an argument what was meant."""
+    """A fault in the client's terms; a dialect with few names has the detail in its arguments."""
     if not isinstance(outcome, Fault):
         return ""
     arguments = outcome.data if isinstance(outcome.data, list) else []

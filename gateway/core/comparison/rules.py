@@ -12,9 +12,7 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from gateway.core.comparison import expression
 from gateway.core.comparison.equality import leaves_equal
-from gateway.core.comparison.expression import Expression, ExpressionError, as_text
 from gateway.core.comparison.json_path import Pattern, parse
 from gateway.core.rpc.model import Value
 from gateway.core.rpc.units import SECONDS
@@ -25,6 +23,7 @@ FAULT = "fault"  # the root of a path into a fault: fault.code, fault.name, faul
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TOLERANCE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(%|ms|s|m|h)?", re.ASCII)
 _LONGEST_NUMBER = 100  # characters of a text that is read as a number
+_WIDEST_INTEGER = 4096  # bits of an integer that is read as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class Near:
         return f"more than {self.text} apart" if self.within else f"not the same when read as {self.kind}"
 
 
-How: TypeAlias = Ignore | Exact | Unordered | Near | Expression
+How: TypeAlias = Ignore | Exact | Unordered | Near
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +92,12 @@ class Rules:
     rules: tuple[Rule, ...] = ()
 
     @property
-    def always_asked(self) -> bool:
-        """Whether a rule may find fault with two values that are the same."""
-        return any(isinstance(rule.how, Expression) for rule in self.rules)
-
-    @property
-    def ignores(self) -> bool:
-        """Whether a method with these rules can never be called equal in all its parts."""
-        return any(isinstance(rule.how, Ignore | Expression) for rule in self.rules)
+    def cost(self) -> int:
+        """By how much these rules lengthen a comparison, roughly."""
+        tries = any(isinstance(rule.how, Unordered) for rule in self.rules) and any(
+            isinstance(rule.how, Near) for rule in self.rules
+        )
+        return (1 + len(self.rules)) * (16 if tries else 1)  # items may have to be tried with each other
 
 
 NO_RULES = Rules()
@@ -138,11 +135,15 @@ def as_boolean(value: Value) -> Value | Fraction | None:
     return bool(value) if isinstance(value, int) and value in (0, 1) else None
 
 
-def _as_text(value: Value) -> Value | Fraction | None:
-    try:
-        return as_text(value)
-    except ExpressionError:
-        return None
+def as_text(value: Value) -> Value | Fraction | None:
+    """A value that contains no others as text: numbers in decimal, `true`, `false`, ISO 8601."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, int):
+        return repr(value) if value.bit_length() <= _WIDEST_INTEGER else None
+    return value if isinstance(value, str) else repr(value) if isinstance(value, float) else None
 
 
 _BOOLEANS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
@@ -172,7 +173,7 @@ def _finite(number: float) -> bool:
 READINGS: Mapping[str, tuple[Callable[[Value], Value | Fraction | None], str]] = {
     "number": (as_number, "a number"),
     "boolean": (as_boolean, "true or false"),
-    "text": (_as_text, "text"),
+    "text": (as_text, "text"),
 }
 
 
@@ -228,11 +229,6 @@ def _as(said: Mapping[str, Any]) -> How:
     return Near(*READINGS[said["as"]])
 
 
-def _expression(said: Mapping[str, Any]) -> How:
-    compiled: Expression = _attempt("expression", expression.compile, said["expression"])
-    return compiled
-
-
 # The keys of a rule in mapping files -> what they make of it. The schema has the same keys; a test holds them together.
 RULES: Mapping[str, Callable[[Mapping[str, Any]], How]] = {
     "ignore": lambda _said: Ignore(),
@@ -241,5 +237,4 @@ RULES: Mapping[str, Callable[[Mapping[str, Any]], How]] = {
     "by": _by,
     "tolerance": _tolerance,
     "as": _as,
-    "expression": _expression,
 }

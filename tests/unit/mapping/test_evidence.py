@@ -12,6 +12,7 @@ from adapters.dialects import DIALECTS
 from gateway.core.comparison.compare import Verdict, compare
 from gateway.core.comparison.redaction import masked_call
 from gateway.core.comparison.rules import Exact, Ignore, Unordered
+from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import Side
 from gateway.core.routing import call_record
 from gateway.core.routing.call_record import RecordedCall
@@ -44,6 +45,33 @@ def test_a_methods_rules_come_first_then_the_defaults_then_the_files(tmp_path: P
     assert len(route("n").migration.compare.rules) == 3
 
 
+def test_a_sampling_is_that_of_the_method_the_defaults_or_the_file_key_by_key(tmp_path: Path) -> None:
+    file = """
+    compare: {share: 50%, at_most: 200/s, rules: [{path: $.a, ignore: true}]}
+    defaults: {compare: {share: 10%}}
+    """
+    route = built(tmp_path, file, "m: {member: Stat, compare: {at_most: 5/s}}\nn: {member: Stat, compare: []}").route
+    assert route("m").migration.sampling == Sampling(0.1, 5.0)
+    assert route("n").migration.sampling == Sampling(0.1, 200.0)
+    assert [rule.how for rule in route("m").migration.compare.rules] == [Ignore()]
+
+
+@pytest.mark.parametrize(
+    ("compare", "problem"),
+    [
+        ("{share: 110%}", ".share: expected a share from 0% to 100%"),
+        ("{at_most: 200}", ".at_most: expected text, got 200"),
+        ("{at_most: 200 per second}", ".at_most: expected a number of calls a second such as 200/s"),
+        ("{shrae: 10%}", ".shrae: unknown key 'shrae' (did you mean 'share'?)"),
+        ("{rules: [{path: $.a}]}", ".rules[0]: expected exactly one of"),
+        ("10%", ': expected a list, got "10%"'),
+    ],
+)
+def test_a_sampling_that_cannot_be_used_is_refused_with_its_place(tmp_path: Path, compare: str, problem: str) -> None:
+    (found,) = build_methods(tmp_path, f"m: {{member: Stat, compare: {compare}}}").problems
+    assert f"methods.m.compare{problem}" in str(found)
+
+
 @pytest.mark.parametrize(
     ("rule", "control", "candidate"),
     [
@@ -67,12 +95,11 @@ def test_rules_are_written_so(tmp_path: Path, rule: str, control: Value, candida
         ("{path: a, ignore: true}", ".path: expected a path such as $.name or $.list[*].name, got 'a'"),
         ("{path: $.a, ignroe: true}", ".ignroe: unknown key 'ignroe' (did you mean 'ignore'?)"),
         ("{ignore: true}", ": 'path' is missing"),
-        ("{path: $.a}", ": expected exactly one of ignore, exact, order, by, tolerance, as, expression"),
+        ("{path: $.a}", ": expected exactly one of ignore, exact, order, by, tolerance, as"),
         ("{path: $.a, ignore: false}", ".ignore: expected true, got false"),
         ("{path: $.a, order: all}", '.order: expected "any", got "all"'),
         ("{path: $.a, as: numbre}", ".as: expected number or boolean or text, got \"numbre\" (did you mean 'number'?)"),
         ("{path: $.a, tolerance: 5 parsecs}", ".tolerance: expected a number, a per cent or a time: 5, 0.5, 1%"),
-        ("{path: $.a, expression: cnadidate == 1}", ".expression: character 1: 'cnadidate' is no name"),
         ("{path: $.a, by: []}", ".by: must not be empty"),
     ],
 )

@@ -55,10 +55,11 @@ class MigrationManager:
                 for name in counting.COMPARED
                 if name in counters
             ],
-            "xcp_gateway_observations_dropped_total": [
-                (tuple(method), counters[counting.DROPPED])
+            "xcp_gateway_not_compared_total": [
+                ((*method, reason), counters[reason])
                 for method, counters in seen.items()
-                if counting.DROPPED in counters
+                for reason in counting.NOT_COMPARED
+                if reason in counters
             ],
             "xcp_gateway_state_trouble": [((), bool(self.state.trouble))],
         }

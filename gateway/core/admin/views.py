@@ -56,6 +56,8 @@ class MethodRow:
     different: int
     error_different: int
     dropped: int
+    not_compared: Mapping[str, int]  # calls that could have been compared and were not, by reason
+    compared_share: float | None  # of the calls that could have been compared, from 0 to 1
     equal_share: float | None  # of the comparisons, from 0 to 1; those that only ignoring makes equal are in it
     verdict: str
     rollout: str  # the state of the rollout that moves it; empty: none does
@@ -183,6 +185,8 @@ def row(
     migration, counted = route.migration, counts.counters
     equal, ignored, different, failed = (counted.get(verdict.value, 0) for verdict in _VERDICTS)
     compared = equal + ignored + different + failed
+    not_compared = {reason: counted[reason] for reason in counters.NOT_COMPARED if counted.get(reason)}
+    comparable = compared + sum(not_compared.values())
     sides = counters.sides(counts)
     verdict = "no legacy service" if migration.upstream is None else assess(sides, ignored).value
     return MethodRow(
@@ -206,6 +210,8 @@ def row(
         different=different,
         error_different=failed,
         dropped=counted.get(counters.DROPPED, 0),
+        not_compared=not_compared,
+        compared_share=compared / comparable if comparable else None,
         equal_share=(equal + ignored) / compared if compared else None,
         verdict=verdict,
         rollout=rollout,

@@ -25,7 +25,7 @@ PAIRS = 5  # differing pairs that are shown of one method
 NAMED = 5  # methods to which the same has happened
 DAMAGED = 20  # damaged lines that are named
 
-COUNTED = ("equal", "ignored", "different", "error_different", "unanswered", "skipped")
+COUNTED = ("equal", "ignored", "different", "error_different", "too_large", "unanswered", "skipped")
 
 Document: TypeAlias = Mapping[str, Any]
 
@@ -268,7 +268,7 @@ class ReplayTally:
     @property
     def is_proof(self) -> bool:
         """Something was compared, and all of that agrees."""
-        agreed, not_so = self.count("equal", "ignored"), self.count("different", "error_different", "unanswered")
+        agreed, not_so = self.count("equal", "ignored"), self.total - self.count("equal", "ignored", "skipped")
         return agreed > 0 and not not_so and not self.stopped
 
 
@@ -302,7 +302,13 @@ def _show_pair(result: Document, shown: Counter[str], most: int) -> None:
 
 # What a column is of -> how it is headed. Of the second kind only those with something in them.
 _ALWAYS = {"calls": "CALLS", "equal": "EQUAL", "different": "DIFFERENT"}
-_SOMETIMES = {"ignored": "IGNORED", "error_different": "ERRORS DIFFER", "unanswered": "NO ANSWER", "skipped": "SKIPPED"}
+_SOMETIMES = {
+    "ignored": "IGNORED",
+    "error_different": "ERRORS DIFFER",
+    "too_large": "TOO LARGE",
+    "unanswered": "NO ANSWER",
+    "skipped": "SKIPPED",
+}
 
 
 def _show(outcome: ReplayTally, recording: RecordingFile) -> None:
@@ -329,7 +335,7 @@ def _named(methods: Counter[str]) -> str:
     return first if len(methods) <= NAMED else f"{first} and {len(methods) - NAMED} more"
 
 
-_STYLES = {"different": "yellow", "error_different": "red", "unanswered": "red"}
+_STYLES = {"different": "yellow", "error_different": "red", "too_large": "red", "unanswered": "red"}
 
 
 def _cell(name: str, times: int) -> Text:

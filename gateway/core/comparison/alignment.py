@@ -100,13 +100,15 @@ def _match(
 ) -> None:
     """Extend the partners of some items of the control to a maximum matching."""
     matched = {partners[one]: one for one in ours if one in partners}
-    tried: dict[tuple[int, int], bool] = {(one, other): True for other, one in matched.items()}
+    width = max(theirs, default=0) + 1
+    tried = {one * width + other: True for other, one in matched.items()}  # keys that no garbage collection visits
 
     def agree(one: int, other: int) -> bool:
         budget.spend()
-        if (one, other) not in tried:
-            tried[one, other] = agreement.agree(one, other)
-        return tried[one, other]
+        known = tried.get(one * width + other)
+        if known is None:
+            known = tried[one * width + other] = agreement.agree(one, other)
+        return known
 
     for start in [one for one in ours if one not in partners]:
         if len(matched) == len(theirs):

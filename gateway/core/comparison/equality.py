@@ -6,7 +6,7 @@ Every comparison has a budget of values. The budget bounds the work, and it is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
@@ -55,23 +55,32 @@ class Budget:
 
 def equal(one: Found, other: Found, budget: Budget) -> bool:
     """Whether a client cannot distinguish the two. 1, True, 1.0 and "1" are four different values."""
-    pairs: list[tuple[Found, Found]] = [(one, other)]
-    while pairs:
-        one, other = pairs.pop()
-        budget.spend()
-        if type(one) is not type(other):
-            return False
-        if isinstance(one, list) and isinstance(other, list):
-            if len(one) != len(other):
+    pending: list[Iterator[tuple[Found, Found]]] = [iter([(one, other)])]
+    while pending:
+        for one, other in pending[-1]:
+            budget.spend()
+            if type(one) is not type(other):
                 return False
-            pairs += zip(one, other, strict=True)
-        elif isinstance(one, dict) and isinstance(other, dict):
-            if one.keys() != other.keys():
+            if isinstance(one, list) and isinstance(other, list):
+                if len(one) != len(other):
+                    return False
+                pending.append(zip(one, other, strict=True))
+                break
+            if isinstance(one, dict) and isinstance(other, dict):
+                if one.keys() != other.keys():
+                    return False
+                pending.append(_members(one, other))
+                break
+            if not leaves_equal(one, other):
                 return False
-            pairs += [(one[name], other[name]) for name in one]
-        elif not leaves_equal(one, other):
-            return False
+        else:
+            pending.pop()
     return True
+
+
+def _members(one: dict[str, Value], other: dict[str, Value]) -> Iterator[tuple[Found, Found]]:
+    for name, member in one.items():
+        yield member, other[name]
 
 
 def leaves_equal(one: object, other: object) -> bool:

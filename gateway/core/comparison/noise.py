@@ -21,7 +21,7 @@ from gateway.core.comparison.json_path import Place
 from gateway.core.comparison.rules import NO_RULES, Rules
 from gateway.core.rpc.model import Outcome
 
-MAX_NOISE = 10_000  # places at which a control may vary
+MAX_NOISE = 3_000  # places at which a control may vary
 
 _Key: TypeAlias = tuple[str, Place]  # root and place
 
@@ -42,7 +42,7 @@ def compare_with_noise(
     """The differences between control and candidate that are not noise. `again`: the control's second answer."""
     noise = walk_outcomes(control, again, rules, MAX_NOISE, checkpoint)
     found = walk_outcomes(control, candidate, rules, MAX_NOISE, checkpoint)
-    blamed = list(_Noise(noise.differences).blame(found.differences))
+    blamed = list(_Noise(noise.differences, checkpoint).blame(found.differences))
     excused = len(blamed) < len(found.differences)
     result = conclude(blamed, found.ignored, exhausted=found.exhausted, more=found.more, excused=excused)
     if blamed and (noise.exhausted or noise.more):  # what is blamed may be noise that was not found
@@ -53,7 +53,8 @@ def compare_with_noise(
 class _Noise:
     """The differences between the two answers of the control."""
 
-    def __init__(self, noise: Sequence[Difference]) -> None:
+    def __init__(self, noise: Sequence[Difference], checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
         self._at = {(each.root, each.place): each for each in noise}
         self._items: dict[_Key, list[Difference]] = {}
         for each in noise:
@@ -68,6 +69,7 @@ class _Noise:
                 items.setdefault(_parent(each), []).append(each)
         excused = {id(each) for parent, group in items.items() for each in self._excused_items(parent, group)}
         for each in differences:
+            self._checkpoint()
             if id(each) not in excused and (_is_item(each) or not self._excuses(each)):
                 yield each
 

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 IDLE_AFTER = 0.001  # seconds without a message; a client that calls again and again leaves less
 BUSY_AFTER = 0.003  # seconds that work waits for an idle moment
 MAX_AGE = 0.005  # seconds from put to begin
+MAX_LAG = 0.05  # seconds from put to begin of the newest, when the event loop itself is late
 RATE = 350.0  # begun in a second at most; an observation takes a quarter of a millisecond of the event loop
 BURST = 4.0  # begun at once at most, after a pause
 TURNS = 2  # of the event loop, after which it has certainly read its sockets: an unread message may be waiting there
@@ -75,6 +76,8 @@ class IdleQueue(Generic[T]):
         self._timer = None
         now = self._now()
         self._lagging = now - self._due >= BUSY_AFTER
+        if self._lagging and self._waiting and now - self._waiting[-1][0] <= MAX_LAG:
+            self._begin_newest(now)  # it waited for this timer, which fired late
         while self._waiting and now - self._waiting[0][0] > MAX_AGE:
             self._drop(self._waiting.popleft()[1])
         if not self._waiting:

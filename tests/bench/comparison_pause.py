@@ -51,6 +51,10 @@ def rules(*said: dict[str, Any]) -> Rules:
     return Rules(tuple(compile_rule(each) for each in said))
 
 
+def zeros(last: int = 0) -> list[Value]:
+    return [*[0] * 99_999, last]
+
+
 def structs(number: int, members: int, step: int = 0) -> list[Value]:
     return [{f"m{member}": index + step for member in range(members)} for index in range(number)]
 
@@ -62,8 +66,8 @@ NEAR = {"path": "$[*].*", "tolerance": 1}
 CASES: dict[str, tuple[Value, Value, Rules, bool]] = {
     "0 items and 100,000": ([], list(range(100_000)), rules(), False),
     "100,000 items and 0": (list(range(100_000)), [], rules(), False),
-    "100,000 items, the last differs": ([0] * 100_000, [0] * 99_999 + [1], rules(), False),
-    "100,000 items, all differ, noise": ([0] * 100_000, [1] * 100_000, rules(), True),
+    "100,000 items, the last differs": (zeros(), zeros(last=1), rules(), False),
+    "100,000 items, all differ, noise": (zeros(), [1] * 100_000, rules(), True),
     "64 structs in any order, rules inside": (structs(64, 30), structs(64, 30, 1)[::-1], rules(ANY_ORDER, NEAR), False),
     "1,000 structs in any order, rules inside": (
         structs(1000, 30),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.migration.idle_queue import BURST, BUSY_AFTER, IDLE_AFTER, MAX_AGE, RATE, TURNS, IdleQueue
+from gateway.migration.idle_queue import BURST, BUSY_AFTER, IDLE_AFTER, MAX_AGE, MAX_LAG, RATE, TURNS, IdleQueue
 
 
 @dataclass
@@ -70,14 +70,18 @@ async def test_the_loop_is_idle_only_when_it_has_read_its_sockets() -> None:
 
 async def test_the_newest_is_begun_first_and_the_older_are_dropped() -> None:
     desk = Desk()
-    for _ in range(3):
+    works = []
+    for _ in range(10):
+        works.append(desk.now)
         desk.put()
         desk.now += 0.0001
-        desk.queue.touch()
-    desk.turn(2 * IDLE_AFTER, times=TURNS + 1)
-    assert [work for work, _ in desk.begun] == [pytest.approx(1000.0002)]
-    desk.turn(MAX_AGE)
-    assert (len(desk.dropped), len(desk.queue)) == (2, 0)
+    for _ in range(20):
+        desk.turn(MAX_AGE / 15)
+    begun = [work for work, _ in desk.begun]
+    assert begun == works[::-1][: len(begun)]
+    assert desk.dropped == works[: -len(begun)]
+    assert BURST <= len(begun) < len(works)
+    assert all(when - work <= MAX_AGE for work, when in desk.begun)
 
 
 @pytest.mark.parametrize(("rate", "share"), [(50.0, 0.95), (500.0, 0.5), (2_000.0, 0.1), (10_000.0, 0.02)])
@@ -94,6 +98,16 @@ async def test_at_every_load_a_share_is_begun_and_none_of_it_is_late(rate: float
         assert max(when - work for work, when in desk.begun) <= MAX_AGE
     else:
         assert begun >= min(share * calls, 10 / turn) / 2
+
+
+async def test_one_call_on_a_loop_that_fires_timers_late_is_begun() -> None:
+    desk = Desk()
+    desk.put()
+    desk.turn(4 * MAX_AGE)
+    assert len(desk.begun) == 1
+    desk.turn(MAX_LAG)
+    desk.put()
+    assert len(desk.begun) == 2, "and the next one without waiting for a timer"
 
 
 async def test_in_the_end_everything_is_begun_at_once() -> None:

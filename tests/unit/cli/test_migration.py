@@ -18,7 +18,8 @@ ROW: dict[str, Any] = {
     "may_shadow": True, "mode": "canary 12.5% observed", "setting": SETTING, "source": "set by alice",
     "set_by": "alice", "until": None, "legacy": SIDE, "dbus": {**SIDE, "calls": 1234, "error_rate": 0.5},
     "comparisons": 5, "equal": 4, "ignored": 0, "different": 1, "error_different": 0, "dropped": 0,
-    "not_compared": {"too_large": 2}, "compared_share": 0.5, "equal_share": 0.8, "verdict": "differs", "rollout": "paused",
+    "not_compared": {"too_large": 2}, "compared_share": 0.5, "equal_share": 0.8,
+    "verdict": "differs", "rollout": "paused",
 }  # fmt: skip
 UNTOUCHED = {**ROW, "mode": "legacy", "setting": {**SETTING, "mode": "legacy"}, "set_by": "mapping", "legacy": NEVER,
              "dbus": NEVER, "comparisons": 0, "not_compared": {}, "compared_share": None, "equal_share": None, "verdict": "no evidence", "rollout": ""}  # fmt: skip

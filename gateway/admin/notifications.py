@@ -29,7 +29,7 @@ class Notifier:
         self._rollouts = rollouts
         self._listeners: list[Listener] = []
         self._before = _Seen({}, {}, None)
-        toggles.tell(self.look)
+        toggles.subscribe(self.look)
 
     def tell(self, listener: Listener) -> Callable[[], None]:
         """Have somebody told of all that changes from now on; what is returned ends it."""

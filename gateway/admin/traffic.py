@@ -168,7 +168,7 @@ async def _stream(request: web.Request, recording: RecordingSession, revision: s
                 await response.write(line)
             await response.write_eof()
         except ConnectionError:
-            recording.close("nobody reads it")
+            recording.close("its reader has left")
     return response
 
 

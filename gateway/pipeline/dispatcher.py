@@ -60,7 +60,7 @@ class Dispatcher:
         self._on_fallback = on_fallback
         self.note = note
         self.toggles = toggles or ActiveOverrides()
-        self.toggles.tell(self._review)
+        self.toggles.subscribe(self._review)
         self.in_flight = 0
 
     def plan(self, route: Route, call: Call, forced: Side | None = None) -> CallPlan:

@@ -1,6 +1,6 @@
-"""Calls taken from the traffic for whoever records them, once their answers have left. Knows no file and no socket.
+"""Recording: calls are taken from the traffic after their answers have left, and written as lines of JSON.
 
-Bounded in every way: what finds no room is dropped and counted, and no call of any client waits for a recording.
+Number, size and duration are limited: a call past a limit is dropped and counted. No client waits for a recording.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -28,17 +28,17 @@ from gateway.core.routing.call_record import (
     weigh,
 )
 
-MOST = 4  # recordings at one time
-ROOM = 1_000  # calls that wait to be written
-ROOM_BYTES = 8 * 1024**2  # about, of memory that they take
-KEEPALIVE = 1.0  # seconds without a call after which an empty line is written: it tells whether anybody still reads
+MAX_RECORDINGS = 4  # at one time
+MAX_WAITING = 1_000  # calls that wait to be written
+MAX_WAITING_BYTES = 8 * 1024**2  # of memory, about
+KEEPALIVE = 1.0  # seconds without a call; then an empty line is written, which fails if the reader has left
 
 _log = structlog.get_logger("recording")
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingLimits:
-    """Where a recording ends. `writes`: calls that change something too."""
+    """The limits at which a recording ends. `writes`: record calls with effects too."""
 
     calls: int = 1_000
     seconds: float = 600.0
@@ -47,29 +47,31 @@ class RecordingLimits:
 
 
 class Recorder:
-    """The recordings under way in this process. `now`: seconds since 1970."""
+    """All recordings of this process. `now`: seconds since 1970."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self.active = False  # looked at for every call
+        self.active = False  # checked for every call
         self._now = now
         self._recordings: set[RecordingSession] = set()
 
-    def begin(self, methods: frozenset[MethodId], bounds: RecordingLimits) -> RecordingSession | StateRefused:
-        """A recording that begins now; it ends when its block is left."""
-        if len(self._recordings) >= MOST:
-            return StateRefused(f"{MOST} recordings are under way, more at a time are refused", conflict=True)
-        recording = RecordingSession(methods, bounds, self._now, self._end, KEEPALIVE)
+    def begin(self, methods: frozenset[MethodId], limits: RecordingLimits) -> RecordingSession | StateRefused:
+        """Begin a recording; it ends when its `with` block ends."""
+        if len(self._recordings) >= MAX_RECORDINGS:
+            return StateRefused(
+                f"{MAX_RECORDINGS} recordings are running, which is the maximum; end one first", conflict=True
+            )
+        recording = RecordingSession(methods, limits, self._now, self._end, KEEPALIVE)
         self._recordings.add(recording)
         self.active = True
         return recording
 
-    def take(self, taken: RecordedCall) -> None:
-        """A client has its answer to this call."""
+    def take(self, recorded: RecordedCall) -> None:
+        """Offer an answered call to all recordings."""
         for recording in tuple(self._recordings):
-            recording.offer(taken)
+            recording.offer(recorded)
 
     def stop(self) -> None:
-        """The gateway stops: every recording ends with what it has."""
+        """End all recordings because the gateway stops."""
         for recording in tuple(self._recordings):
             recording.close("the gateway has stopped")
 
@@ -80,7 +82,7 @@ class Recorder:
 
 @dataclass(slots=True)
 class _Counts:
-    """What came of the calls that were to be recorded."""
+    """Counts of one recording."""
 
     calls: int = 0
     no_room: int = 0
@@ -91,15 +93,15 @@ class _Counts:
 
 @dataclass(slots=True, eq=False)
 class RecordingSession:
-    """Some methods' calls as lines, until a bound is reached."""
+    """The calls of some methods as lines, until a limit is reached."""
 
     methods: frozenset[MethodId]
-    bounds: RecordingLimits
+    limits: RecordingLimits
     now: Callable[[], float]
     on_end: Callable[[RecordingSession], object]
-    beat: float = KEEPALIVE
+    keepalive: float = KEEPALIVE
     counts: _Counts = field(default_factory=_Counts)
-    why: str = ""  # it has ended
+    why: str = ""  # the recording has ended, and why
     _waiting: deque[tuple[float, RecordedCall, int]] = field(default_factory=deque)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -109,51 +111,51 @@ class RecordingSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.close("nobody reads it")
+        self.close("its reader has left")
         self._waiting.clear()
 
     def close(self, why: str) -> None:
-        """Take no more; what is waiting is still written."""
+        """Accept no more calls; those that wait are still written."""
         if not self.why:
             self.why = why
             self.on_end(self)
             self._more.set()
 
-    def offer(self, taken: RecordedCall) -> None:
-        """Keep a call to be written, where there is room for it."""
-        route = taken.route
-        if MethodId.of(route) not in self.methods or taken.call.oneway:
+    def offer(self, recorded: RecordedCall) -> None:
+        """Queue a call to be written, within the limits."""
+        route = recorded.route
+        if MethodId.of(route) not in self.methods or recorded.call.oneway:
             return
-        if not self.bounds.writes and not is_harmless(route):
+        if not self.limits.writes and not is_harmless(route):
             return
-        weight = weigh((*taken.call.params, *taken.call.named.values()), LARGEST)
-        answer = weigh(inside(taken.outcome), LARGEST)
+        weight = weigh((*recorded.call.params, *recorded.call.named.values()), LARGEST)
+        answer = weigh(inside(recorded.outcome), LARGEST)
         if answer > LARGEST:
-            taken, answer = _without_answer(taken), 0
+            recorded, answer = replace(recorded, outcome=UNKEPT, view=None), 0
         if weight > LARGEST:
             self.counts.too_large += 1
-        elif len(self._waiting) >= ROOM or self.counts.waiting + weight + answer > ROOM_BYTES:
+        elif len(self._waiting) >= MAX_WAITING or self.counts.waiting + weight + answer > MAX_WAITING_BYTES:
             self.counts.no_room += 1
         else:
-            self._keep(taken, weight + answer)
+            self._keep(recorded, weight + answer)
 
-    def _keep(self, taken: RecordedCall, weight: int) -> None:
-        self._waiting.append((self.now(), taken, weight))
+    def _keep(self, recorded: RecordedCall, weight: int) -> None:
+        self._waiting.append((self.now(), recorded, weight))
         self.counts.waiting += weight
         self.counts.calls += 1
         self._more.set()
-        if self.counts.calls == self.bounds.calls:
-            self.close(f"{self.bounds.calls} calls")
+        if self.counts.calls == self.limits.calls:
+            self.close(f"{self.limits.calls} calls")
 
     async def lines(self, version: str, revision: str) -> AsyncGenerator[bytes, None]:
-        """The whole recording, line by line, as it comes; between two lines others have their turn."""
+        """The recording line by line as calls arrive; yields to the event loop between two lines."""
         began = self.now()
         clock = asyncio.get_running_loop().time
-        until = clock() + self.bounds.seconds
-        yield self._written(header(version, revision, began, _names(self.methods), writes=self.bounds.writes))
+        until = clock() + self.limits.seconds
+        yield self._written(header(version, revision, began, _names(self.methods), writes=self.limits.writes))
         while self._waiting or not self.why:
             if clock() >= until:
-                self.close(f"{self.bounds.seconds:g} s")
+                self.close(f"{self.limits.seconds:g} s")
             if self._waiting:
                 text = self._next()
                 if text:
@@ -165,23 +167,23 @@ class RecordingSession:
         yield end(self.why, counts.calls, self.now() - began, counts.no_room, counts.too_large)
 
     async def _wait(self, seconds: float) -> bool:
-        """Whether there is something to do before somebody must be told that there is nothing."""
+        """Wait for a call or the end; False when the next empty line is due."""
         self._more.clear()
         try:
-            async with asyncio.timeout(min(self.beat, max(seconds, 0))):
+            async with asyncio.timeout(min(self.keepalive, max(seconds, 0))):
                 return await self._more.wait()
         except TimeoutError:
             return False
 
     def _next(self) -> bytes:
-        when, taken, weight = self._waiting.popleft()
+        when, recorded, weight = self._waiting.popleft()
         self.counts.waiting -= weight
         try:
-            text = line(taken, when)
+            text = line(recorded, when)
         except Exception:  # noqa: BLE001 - a bug costs this line
-            _log.exception("a bug lost a recorded call", method=taken.route.method)
+            _log.exception("a bug lost a recorded call", method=recorded.route.method)
             text = b""
-        if text and self.counts.written + len(text) <= self.bounds.size:
+        if text and self.counts.written + len(text) <= self.limits.size:
             return self._written(text)
         self.counts.calls -= 1
         if text:
@@ -189,20 +191,14 @@ class RecordingSession:
         return b""
 
     def _full(self) -> None:
-        self.close(f"{self.bounds.size} bytes")
-        self.why = f"{self.bounds.size} bytes"
+        self.close(f"{self.limits.size} bytes")
+        self.why = f"{self.limits.size} bytes"
         self.counts.calls -= len(self._waiting)
         self._waiting.clear()
 
     def _written(self, text: bytes) -> bytes:
         self.counts.written += len(text)
         return text
-
-
-def _without_answer(taken: RecordedCall) -> RecordedCall:
-    return RecordedCall(
-        taken.listener, taken.path, taken.codec, taken.route, taken.call, UNKEPT, taken.side, taken.seconds
-    )  # fmt: skip
 
 
 def _names(methods: frozenset[MethodId]) -> Sequence[str]:

@@ -21,8 +21,11 @@ ROW: dict[str, Any] = {
     "not_compared": {"too_large": 2}, "compared_share": 0.5, "equal_share": 0.8,
     "verdict": "differs", "rollout": "paused",
 }  # fmt: skip
-UNTOUCHED = {**ROW, "mode": "legacy", "setting": {**SETTING, "mode": "legacy"}, "set_by": "mapping", "legacy": NEVER,
-             "dbus": NEVER, "comparisons": 0, "not_compared": {}, "compared_share": None, "equal_share": None, "verdict": "no evidence", "rollout": ""}  # fmt: skip
+UNTOUCHED = {
+    **ROW, "mode": "legacy", "setting": {**SETTING, "mode": "legacy"}, "set_by": "mapping", "legacy": NEVER,
+    "dbus": NEVER, "comparisons": 0, "not_compared": {}, "compared_share": None, "equal_share": None,
+    "verdict": "no evidence", "rollout": "",
+}  # fmt: skip
 
 
 def shown(capsys: pytest.CaptureFixture[str], width: int | None, *rows: dict[str, Any]) -> list[str]:
@@ -51,7 +54,8 @@ def test_a_row_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
         "ASSESSMENT",
     ]
     assert " ".join(row.split()) == (
-        "VM.start canary observed 12.5% alice (paused) 5 / 1,234 80.0% of 5 50.0%, 2 too large 0% / 50.0% 1ms / 1ms 2ms / 2ms differs"
+        "VM.start canary observed 12.5% alice (paused) 5 / 1,234 80.0% of 5 50.0%, 2 too large "
+        "0% / 50.0% 1ms / 1ms 2ms / 2ms differs"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.comparison.compare import Verdict, compare
-from gateway.core.comparison.redaction import masked_call
+from gateway.core.comparison.redaction import redacted_call
 from gateway.core.comparison.rules import Exact, Ignore, Unordered
 from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import Side
@@ -122,8 +122,8 @@ def test_a_problem_of_the_file_is_told_once(tmp_path: Path) -> None:
 def test_the_session_is_always_secret(tmp_path: Path) -> None:
     redactions = built(tmp_path, SESSION, f"m: {START % ''}").route("m").migration.redact
     for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
-        assert "OpaqueRef" not in repr(masked_call(redactions, call))
-        assert "False" in repr(masked_call(redactions, call))
+        assert "OpaqueRef" not in repr(redacted_call(redactions, call))
+        assert "False" in repr(redacted_call(redactions, call))
 
 
 def test_what_a_login_returns_is_the_session(tmp_path: Path) -> None:

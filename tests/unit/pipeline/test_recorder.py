@@ -16,7 +16,7 @@ from gateway.core.routing.call_record import LARGEST, UNKEPT, RecordedCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Outcome, Reply
 from gateway.pipeline import recorder as recording
-from gateway.pipeline.recorder import MOST, Recorder, RecordingLimits, RecordingSession
+from gateway.pipeline.recorder import MAX_RECORDINGS, Recorder, RecordingLimits, RecordingSession
 from tests.kit.traffic import GET, SET
 
 WEB = Reply("web")
@@ -34,8 +34,8 @@ def taken(
     return RecordedCall("rpc", "/RPC2", "xmlrpc", route, call, outcome, Side.LEGACY, 0.01, view)
 
 
-def begun(recorder: Recorder, **bounds: Any) -> RecordingSession:
-    found = recorder.begin(BOTH, RecordingLimits(**bounds))
+def begun(recorder: Recorder, **limits: Any) -> RecordingSession:
+    found = recorder.begin(BOTH, RecordingLimits(**limits))
     assert isinstance(found, RecordingSession)
     return found
 
@@ -112,7 +112,7 @@ async def test_of_a_large_answer_nothing_is_kept_and_nobody_looks_at_it() -> Non
 async def test_calls_that_come_faster_than_they_are_written_are_dropped_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recording, "ROOM", 3)
+    monkeypatch.setattr(recording, "MAX_WAITING", 3)
     recorder = Recorder()
     found = begun(recorder)
     for _ in range(5):
@@ -124,7 +124,7 @@ async def test_calls_that_come_faster_than_they_are_written_are_dropped_and_coun
 async def test_the_memory_of_what_waits_is_bounded_and_free_again_once_it_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recording, "ROOM_BYTES", 2000)
+    monkeypatch.setattr(recording, "MAX_WAITING_BYTES", 2000)
     recorder = Recorder()
     found = begun(recorder)
     lines = found.lines("1.0", "r1")
@@ -159,7 +159,7 @@ async def test_a_recording_ends_when_its_time_is_over() -> None:
 async def test_an_empty_line_says_that_nothing_has_come() -> None:
     recorder = Recorder()
     found = begun(recorder)
-    found.beat = 0.001
+    found.keepalive = 0.001
     lines = found.lines("1.0", "r1")
     await anext(lines)
     assert await anext(lines) == b"\n"
@@ -173,7 +173,7 @@ async def test_an_empty_line_says_that_nothing_has_come() -> None:
 async def test_a_call_wakes_who_waits_for_one() -> None:
     recorder = Recorder()
     found = begun(recorder)
-    found.beat = 60.0
+    found.keepalive = 60.0
     lines = found.lines("1.0", "r1")
     await anext(lines)
     asyncio.get_running_loop().call_soon(recorder.take, taken())
@@ -198,11 +198,11 @@ async def test_a_bug_costs_its_own_line() -> None:
 
 async def test_several_record_at_a_time_each_its_own_and_no_more_than_some() -> None:
     recorder = Recorder()
-    several = [begun(recorder) for _ in range(MOST)]
+    several = [begun(recorder) for _ in range(MAX_RECORDINGS)]
     refused = recorder.begin(BOTH, RecordingLimits())
     assert isinstance(refused, StateRefused)
     assert refused.conflict
     recorder.take(taken())
     recorder.stop()
-    assert [len(await documents(each)) for each in several] == [3] * MOST
+    assert [len(await documents(each)) for each in several] == [3] * MAX_RECORDINGS
     begun(recorder).close("done")

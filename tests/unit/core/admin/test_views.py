@@ -25,7 +25,8 @@ def latency(calls: int, bucket: int) -> list[int]:
 
 COUNTS = Counts(
     {
-        "equal": 190, "ignored": 4, "different": 5, "error_different": 1, "dropped": 7, "not_sampled": 40, "too_large": 3,
+        "equal": 190, "ignored": 4, "different": 5, "error_different": 1, "dropped": 7,
+        "not_sampled": 40, "too_large": 3,
         "calls_legacy": 300, "errors_legacy": 3, "answered_legacy": 250,
         "calls_dbus": 200, "errors_dbus": 2, "answered_dbus": 50,
     },

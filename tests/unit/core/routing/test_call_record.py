@@ -102,12 +102,12 @@ def without(name: str) -> str:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b'{"a": ', "is no JSON: Expecting value at character 7"),
-        (b"\xff\xfe{}", "is no UTF-8"),
+        (b'{"a": ', "is not JSON: Expecting value at character 7"),
+        (b"\xff\xfe{}", "is not UTF-8"),
         ("[]", "expected an object"),
-        ("NaN", "is no JSON: NaN"),
-        ("[" * 100_000, "lists and structs are too deep inside each other"),
-        ('{"recording": 2}', "a recording of format 2; this program knows 1"),
+        ("NaN", "is not JSON: NaN"),
+        ("[" * 100_000, "lists and structs are nested too deeply"),
+        ('{"recording": 2}', "unknown recording format 2; expected 1"),
         (without("method"), "'method' is missing"),
         (without("listener"), "'listener' is missing"),
         (json.dumps({**line(), "method": 5}), "method: expected a text"),
@@ -118,7 +118,7 @@ def without(name: str) -> str:
         (json.dumps(line(named={"$struct": [[5, 6]]})), "expected a list of params and a struct of named"),
         (
             json.dumps(line()).replace('"vm"', "[" * 300 + "]" * 300),
-            "params: lists and structs are too deep inside each other",
+            "params: lists and structs are nested too deeply",
         ),
     ],
 )

@@ -42,9 +42,9 @@ def test_the_most_specific_wins_and_a_person_before_a_rollout() -> None:
 @pytest.mark.parametrize("mode", [Mode.LEGACY, Mode.SHADOW, Mode.CANARY])
 def test_without_an_old_service_nothing_goes_back_to_one(mode: Mode) -> None:
     alone = replace(START, migration=Migration())
-    assert override("*", mode).concerns(START)
-    assert not override("*", mode).concerns(alone)
-    assert override("*", Mode.OFF).concerns(alone)
+    assert override("*", mode).applies_to(START)
+    assert not override("*", mode).applies_to(alone)
+    assert override("*", Mode.OFF).applies_to(alone)
 
 
 def test_an_override_with_an_end_ends() -> None:

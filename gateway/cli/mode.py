@@ -54,7 +54,7 @@ def mode(
         bool, typer.Option("--observe", help="Ask the side that does not answer too, afterwards, and compare.")
     ] = False,
     noise: Annotated[
-        bool, typer.Option("--noise", help="Ask the control twice: what it contradicts itself in is no difference.")
+        bool, typer.Option("--noise", help="Call the legacy side twice: what it varies in is not a difference.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

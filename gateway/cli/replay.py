@@ -50,7 +50,7 @@ def replay(
     ] = False,
     noise: Annotated[
         bool,
-        typer.Option("--noise", help="Ask the legacy service twice: what it contradicts itself in is no difference."),
+        typer.Option("--noise", help="Call the legacy side twice: what it varies in is not a difference."),
     ] = False,
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="One JSON document a call, and one for the whole; for machines.")

@@ -23,7 +23,7 @@ from gateway.core.comparison.equality import (
     Budget,
     Checkpoint,
     ComparisonBudgetError,
-    Found,
+    MaybeValue,
     equal,
     hash_key,
     is_container,
@@ -35,7 +35,7 @@ from gateway.core.comparison.rules import FAULT, NO_RULES, RESULT, How, Ignore, 
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply, Value
 
 MAX_DIFFERENCES = 100  # of one pair that are kept, and as many ignored ones
-MAX_EQUAL_VALUES = 1_000_000  # values that the quick test for equality visits
+EQUALITY_BUDGET = 4  # times the budget: the quick test for equality comes first and visits more values
 TOO_LARGE = f"the comparison ended after {MAX_VALUES} values without a result"
 
 
@@ -54,8 +54,8 @@ class Difference:
     """One difference between two outcomes. An absent value is MISSING."""
 
     path: str  # "$.vms[2].name", "fault.code"
-    control: Found
-    candidate: Found
+    control: MaybeValue
+    candidate: MaybeValue
     why: str = ""  # the explanation of a rule
     place: Place = ()  # the path without its root
 
@@ -77,10 +77,14 @@ class Comparison:
 
 
 def compare(
-    control: Outcome, candidate: Outcome, rules: Rules = NO_RULES, checkpoint: Checkpoint = no_checkpoint
+    control: Outcome,
+    candidate: Outcome,
+    rules: Rules = NO_RULES,
+    checkpoint: Checkpoint = no_checkpoint,
+    max_values: int = MAX_VALUES,
 ) -> Comparison:
     """The differences between control and candidate."""
-    walk = walk_outcomes(control, candidate, rules, MAX_DIFFERENCES, checkpoint)
+    walk = walk_outcomes(control, candidate, rules, MAX_DIFFERENCES, Budget(max_values, checkpoint))
     return conclude(walk.differences, walk.ignored, exhausted=walk.exhausted, more=walk.more)
 
 
@@ -105,9 +109,9 @@ def fault_members(fault: Fault) -> dict[str, Value]:
     return {"code": fault.code.value, "name": fault.name, "message": fault.message, "data": fault.data}
 
 
-def walk_outcomes(control: Outcome, candidate: Outcome, rules: Rules, limit: int, checkpoint: Checkpoint) -> Walk:
+def walk_outcomes(control: Outcome, candidate: Outcome, rules: Rules, limit: int, budget: Budget) -> Walk:
     """All differences up to `limit`. A fault beside a reply is one difference at the root of faults."""
-    walk = Walk(rules, limit, Budget(checkpoint=checkpoint))
+    walk = Walk(rules, limit, budget)
     if isinstance(control, Reply) and isinstance(candidate, Reply):
         walk.run(RESULT, control.value, candidate.value)
     elif isinstance(control, Fault) and isinstance(candidate, Fault):
@@ -130,7 +134,7 @@ def walk_outcomes(control: Outcome, candidate: Outcome, rules: Rules, limit: int
 
 _Trail: TypeAlias = "tuple[_Trail, str | int] | None"  # the reversed place of a value: lengthening it costs no copy
 _Cursor: TypeAlias = "Cursor[How]"
-_Visit: TypeAlias = "tuple[_Trail, Found, Found, _Cursor]"
+_Visit: TypeAlias = "tuple[_Trail, MaybeValue, MaybeValue, _Cursor]"
 
 
 @dataclass(slots=True)
@@ -146,12 +150,12 @@ class Walk:
     exhausted: bool = False  # the budget ended first
     root: str = RESULT
 
-    def run(self, root: str, control: Found, candidate: Found) -> None:
+    def run(self, root: str, control: MaybeValue, candidate: MaybeValue) -> None:
         """Compare two values and everything in them."""
         self.root = root
         cursor = json_path.start_cursor((rule.path, rule.how) for rule in self.rules.rules if rule.path.root == root)
         try:
-            if equal(control, candidate, Budget(MAX_EQUAL_VALUES, self.budget.checkpoint)):
+            if equal(control, candidate, Budget(EQUALITY_BUDGET * self.budget.left, self.budget.checkpoint)):
                 return
         except ComparisonBudgetError:
             pass  # the walk may still find a difference within its own budget
@@ -160,7 +164,7 @@ class Walk:
         except (ComparisonBudgetError, RecursionError):  # unordered lists inside each other are compared recursively
             self.exhausted = True
 
-    def _walk(self, control: Found, candidate: Found, cursor: _Cursor) -> None:
+    def _walk(self, control: MaybeValue, candidate: MaybeValue, cursor: _Cursor) -> None:
         pending: list[Iterator[_Visit]] = [iter([(None, control, candidate, cursor)])]
         while pending and not self.more:
             visit = next(pending[-1], None)
@@ -172,7 +176,9 @@ class Walk:
             if inside is not None:
                 pending.append(inside)
 
-    def _visit(self, trail: _Trail, control: Found, candidate: Found, cursor: _Cursor) -> Iterator[_Visit] | None:
+    def _visit(
+        self, trail: _Trail, control: MaybeValue, candidate: MaybeValue, cursor: _Cursor
+    ) -> Iterator[_Visit] | None:
         """Compare two values by the rule for their place; returns the visits of the values inside them."""
         how = json_path.cursor_value(cursor)
         if isinstance(how, Ignore):
@@ -196,7 +202,7 @@ class Walk:
 
     def _items(
         self, how: Unordered | None, control: list[Value], candidate: list[Value], cursor: _Cursor
-    ) -> Iterator[tuple[str | int, Found, Found]]:
+    ) -> Iterator[tuple[str | int, MaybeValue, MaybeValue]]:
         """The items of two lists, each with its partner, at the control's index."""
         if how is None:
             for index in range(max(len(control), len(candidate))):
@@ -220,13 +226,15 @@ class Walk:
         for ours, theirs in align(control, candidate, how.by, self.budget, agreement):
             yield (theirs or 0) if ours is None else ours, _at(control, ours), _at(candidate, theirs)
 
-    def _differ(self, trail: _Trail, control: Found, candidate: Found, why: str) -> None:
+    def _differ(self, trail: _Trail, control: MaybeValue, candidate: MaybeValue, why: str) -> None:
         if len(self.differences) == self.limit:
             self.more = True
         else:
             self._note(self.differences, trail, control, candidate, why)
 
-    def _note(self, where: list[Difference], trail: _Trail, control: Found, candidate: Found, why: str) -> None:
+    def _note(
+        self, where: list[Difference], trail: _Trail, control: MaybeValue, candidate: MaybeValue, why: str
+    ) -> None:
         if len(where) < self.limit:
             steps: list[str | int] = []
             while trail is not None:
@@ -236,12 +244,16 @@ class Walk:
             where.append(Difference(json_path.show(place, self.root), control, candidate, why, place))
 
 
-def _inside(trail: _Trail, cursor: _Cursor, values: Iterator[tuple[str | int, Found, Found]]) -> Iterator[_Visit]:
+def _inside(
+    trail: _Trail, cursor: _Cursor, values: Iterator[tuple[str | int, MaybeValue, MaybeValue]]
+) -> Iterator[_Visit]:
     for step, ours, theirs in values:
         yield (trail, step), ours, theirs, json_path.advance_cursor(cursor, step)
 
 
-def _members(control: Mapping[str, Value], candidate: Mapping[str, Value]) -> Iterator[tuple[str | int, Found, Found]]:
+def _members(
+    control: Mapping[str, Value], candidate: Mapping[str, Value]
+) -> Iterator[tuple[str | int, MaybeValue, MaybeValue]]:
     for name, member in control.items():
         yield name, member, candidate.get(name, MISSING)
     for name, member in candidate.items():
@@ -249,7 +261,7 @@ def _members(control: Mapping[str, Value], candidate: Mapping[str, Value]) -> It
             yield name, MISSING, member
 
 
-def _at(items: list[Value], index: int | None) -> Found:
+def _at(items: list[Value], index: int | None) -> MaybeValue:
     return items[index] if index is not None and index < len(items) else MISSING
 
 

@@ -22,7 +22,7 @@ class _Missing(Enum):
 
 MISSING: Final = _Missing.MISSING  # in place of a member or item that is absent; nil is present
 Missing: TypeAlias = Literal[_Missing.MISSING]
-Found: TypeAlias = Value | Missing
+MaybeValue: TypeAlias = Value | Missing
 Checkpoint: TypeAlias = Callable[[], None]
 
 
@@ -53,9 +53,9 @@ class Budget:
             self.checkpoint()
 
 
-def equal(one: Found, other: Found, budget: Budget) -> bool:
+def equal(one: MaybeValue, other: MaybeValue, budget: Budget) -> bool:
     """Whether a client cannot distinguish the two. 1, True, 1.0 and "1" are four different values."""
-    pending: list[Iterator[tuple[Found, Found]]] = [iter([(one, other)])]
+    pending: list[Iterator[tuple[MaybeValue, MaybeValue]]] = [iter([(one, other)])]
     while pending:
         for one, other in pending[-1]:
             budget.spend()
@@ -78,7 +78,7 @@ def equal(one: Found, other: Found, budget: Budget) -> bool:
     return True
 
 
-def _members(one: dict[str, Value], other: dict[str, Value]) -> Iterator[tuple[Found, Found]]:
+def _members(one: dict[str, Value], other: dict[str, Value]) -> Iterator[tuple[MaybeValue, MaybeValue]]:
     for name, member in one.items():
         yield member, other[name]
 
@@ -88,12 +88,12 @@ def leaves_equal(one: object, other: object) -> bool:
     return one is other or one == other or (one != one and other != other)
 
 
-def is_container(value: Found) -> bool:
+def is_container(value: MaybeValue) -> bool:
     """Whether the value is a list or a struct."""
     return isinstance(value, list | dict)
 
 
-def hash_key(value: Found, budget: Budget) -> Hashable:
+def hash_key(value: MaybeValue, budget: Budget) -> Hashable:
     """A key that two values share exactly when they are equal."""
     budget.spend()
     if isinstance(value, list):

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from gateway.core.comparison.compare import MAX_DIFFERENCES, Comparison, Difference, Verdict, conclude, walk_outcomes
-from gateway.core.comparison.equality import MISSING, Checkpoint, Found, no_checkpoint
+from gateway.core.comparison.equality import MAX_VALUES, MISSING, Budget, Checkpoint, MaybeValue, no_checkpoint
 from gateway.core.comparison.json_path import Place
 from gateway.core.comparison.rules import NO_RULES, Rules
 from gateway.core.rpc.model import Outcome
@@ -38,10 +38,11 @@ def compare_with_noise(
     candidate: Outcome,
     rules: Rules = NO_RULES,
     checkpoint: Checkpoint = no_checkpoint,
+    max_values: int = MAX_VALUES,
 ) -> Comparison:
     """The differences between control and candidate that are not noise. `again`: the control's second answer."""
-    noise = walk_outcomes(control, again, rules, MAX_NOISE, checkpoint)
-    found = walk_outcomes(control, candidate, rules, MAX_NOISE, checkpoint)
+    noise = walk_outcomes(control, again, rules, MAX_NOISE, Budget(max_values, checkpoint))
+    found = walk_outcomes(control, candidate, rules, MAX_NOISE, Budget(max_values, checkpoint))
     blamed = list(_Noise(noise.differences, checkpoint).blame(found.differences))
     excused = len(blamed) < len(found.differences)
     result = conclude(blamed, found.ignored, exhausted=found.exhausted, more=found.more, excused=excused)
@@ -79,7 +80,7 @@ class _Noise:
             kind is _Kind.VALUE or kind is _kind(*pair) for pair in self._pairs(difference.root, difference.place)
         )
 
-    def _pairs(self, root: str, place: Place) -> Iterator[tuple[Found, Found]]:
+    def _pairs(self, root: str, place: Place) -> Iterator[tuple[MaybeValue, MaybeValue]]:
         """Both values of the control at a place, from each unstable place at or around it."""
         for length in range(len(place) + 1):
             around = self._at.get((root, place[:length]))
@@ -117,13 +118,13 @@ def _growth(items: Iterable[Difference]) -> int:
     return sum(1 if each.control is MISSING else -1 for each in items)
 
 
-def _kind(one: Found, other: Found) -> _Kind:
+def _kind(one: MaybeValue, other: MaybeValue) -> _Kind:
     if one is MISSING or other is MISSING:
         return _Kind.VALUE if one is other else _Kind.PRESENCE
     return _Kind.VALUE if type(one) is type(other) else _Kind.TYPE
 
 
-def _follow(value: Found, steps: Place) -> Found:
+def _follow(value: MaybeValue, steps: Place) -> MaybeValue:
     for step in steps:
         if isinstance(value, dict) and isinstance(step, str):
             value = value.get(step, MISSING)
@@ -134,5 +135,5 @@ def _follow(value: Found, steps: Place) -> Found:
     return value
 
 
-def _length(value: Found) -> int:
+def _length(value: MaybeValue) -> int:
     return len(value) if isinstance(value, list) else 0

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 from gateway.core.comparison import json_path
 from gateway.core.comparison.compare import Comparison, Difference
-from gateway.core.comparison.equality import MISSING, Found
+from gateway.core.comparison.equality import MISSING, MaybeValue
 from gateway.core.comparison.json_path import Cursor, Pattern, Place
 from gateway.core.comparison.rules import RESULT
 from gateway.core.rpc.model import Call, Fault, Outcome, Reply, Value
@@ -104,7 +104,7 @@ class Redaction:
             place,
         )
 
-    def _hidden_found(self, value: Found, cursor: _Cursor) -> Found:
+    def _hidden_found(self, value: MaybeValue, cursor: _Cursor) -> MaybeValue:
         return MISSING if value is MISSING else self._secrets.scrub(self._secrets.hide(value, cursor))
 
     def _hidden_call(self, call: Call) -> Call:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gateway.core.comparison.compare import Comparison, Difference, fault_members
-from gateway.core.comparison.equality import MISSING, Found
+from gateway.core.comparison.equality import MISSING, MaybeValue
 from gateway.core.comparison.redaction import Redaction
 from gateway.core.comparison.serialization import EVIDENCE, Json, SizeBudget, shorten, write
 from gateway.core.migration.modes import Side
@@ -107,7 +107,7 @@ def _differences(found: Iterable[Difference]) -> list[Json]:
 
 
 def _difference(each: Difference) -> Json:
-    both: dict[str, Found] = {"control": each.control, "candidate": each.candidate}
+    both: dict[str, MaybeValue] = {"control": each.control, "candidate": each.candidate}
     values = {name: _short(found, _PART) for name, found in both.items() if found is not MISSING}
     return {"path": each.path, **values, **({"why": each.why} if each.why else {})}
 

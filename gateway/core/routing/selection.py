@@ -9,7 +9,7 @@ from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side, share
 from gateway.core.routing.overrides import GROUP, NEEDS_LEGACY, is_exact, matches
 from gateway.core.routing.route import Effect, Route
 
-NAMED = 5  # methods that a message names; it gives the number of the rest
+MAX_NAMED = 5  # methods that a message names; it gives the number of the rest
 
 
 def select(routes: Iterable[Route], pattern: str) -> tuple[Route, ...]:
@@ -134,8 +134,8 @@ def _split_groups(routes: Sequence[Route], selected: Sequence[Route], requested:
 
 def names(routes: Sequence[Route]) -> str:
     """The first few, and how many more."""
-    first = ", ".join(f"{route.service}/{route.method}" for route in routes[:NAMED])
-    return first if len(routes) <= NAMED else f"{first} and {len(routes) - NAMED} more"
+    first = ", ".join(f"{route.service}/{route.method}" for route in routes[:MAX_NAMED])
+    return first if len(routes) <= MAX_NAMED else f"{first} and {len(routes) - MAX_NAMED} more"
 
 
 def _hint(word: str, known: Sequence[str]) -> str:

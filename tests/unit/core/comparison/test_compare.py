@@ -65,12 +65,15 @@ def test_no_more_than_so_many_are_told_and_that_there_are_more() -> None:
 
 
 def test_what_is_too_large_is_neither_equal_nor_different() -> None:
-    control: list[Value] = [0] * 600_000
-    assert replies(control, list(control)).verdict is Verdict.EQUAL
-    found = replies(control, [*control[:-1], 1])
+    def verdict(control: list[Value], candidate: list[Value]) -> Verdict:
+        return compare(Reply(control), Reply(candidate), max_values=1_000).verdict
+
+    control: list[Value] = [0] * 3_000
+    assert verdict(control, list(control)) is Verdict.EQUAL
+    assert verdict(control * 2, control * 2) is Verdict.TOO_LARGE
+    assert verdict(control, [1, *control[1:]]) is Verdict.DIFFERENT
+    found = compare(Reply(control), Reply([*control[:-1], 1]), max_values=1_000)
     assert (found.verdict, found.differences, found.more) == (Verdict.TOO_LARGE, (), True)
-    assert replies([[0] * 200_000] * 6, [[0] * 200_000] * 6).verdict is Verdict.TOO_LARGE
-    assert replies(control, [1, *control[1:]]).verdict is Verdict.DIFFERENT
 
 
 def test_lists_that_are_deep_inside_each_other_are_compared_or_too_large() -> None:
@@ -197,10 +200,10 @@ def test_rules_hold_inside_lists_without_order_of_any_length(length: int) -> Non
 
 
 def test_tolerances_in_lists_without_order_are_compared_or_the_verdict_says_why_not() -> None:
-    said = ({"path": "$", "order": "any"}, {"path": "$[*]", "tolerance": 0.5})
-    assert replies(list(range(300)), [n + 0.5 for n in reversed(range(300))], *said).verdict is Verdict.EQUAL
-    far = replies(list(range(2000)), [n + 9000.5 for n in range(2000)], *said)
-    assert far.verdict is Verdict.TOO_LARGE
+    said = rules({"path": "$", "order": "any"}, {"path": "$[*]", "tolerance": 0.5})
+    control, near = Reply(list(range(100))), Reply([number + 0.5 for number in reversed(range(100))])
+    assert compare(control, near, said).verdict is Verdict.EQUAL
+    assert compare(control, Reply([9_000.5] * 100), said, max_values=1_000).verdict is Verdict.TOO_LARGE
 
 
 def test_lists_without_order_inside_each_other() -> None:

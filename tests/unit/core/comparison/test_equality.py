@@ -12,7 +12,7 @@ from gateway.core.comparison.equality import (
     MISSING,
     Budget,
     ComparisonBudgetError,
-    Found,
+    MaybeValue,
     equal,
     hash_key,
     is_container,
@@ -22,7 +22,7 @@ from tests.kit.values import anything
 
 NAN = float("nan")
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
-OF_ITS_KIND: list[Found] = [1, True, 1.0, "1", b"1", [1], {"1": 1}, None, MISSING, NOON, NAN, 0, False, "", [], {}]
+OF_ITS_KIND: list[MaybeValue] = [1, True, 1.0, "1", b"1", [1], {"1": 1}, None, MISSING, NOON, NAN, 0, False, "", [], {}]
 
 
 @pytest.mark.parametrize("one", range(len(OF_ITS_KIND)))
@@ -79,7 +79,7 @@ def test_a_long_comparison_reaches_a_checkpoint_often() -> None:
 
 
 def test_lists_and_structs_are_containers() -> None:
-    values: list[Found] = [[], {}, "", None, MISSING]
+    values: list[MaybeValue] = [[], {}, "", None, MISSING]
     assert [is_container(value) for value in values] == [True, True, False, False, False]
 
 

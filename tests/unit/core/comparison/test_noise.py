@@ -79,9 +79,10 @@ def test_a_control_that_fails_only_at_times_makes_faults_noise_and_nothing_else(
 
 
 def test_noise_that_was_not_found_blames_nothing() -> None:
-    huge: list[Any] = [0] * 600_000
-    assert values(huge, [*huge[:-1], 1], [1]).verdict is Verdict.TOO_LARGE
-    assert values(huge, [*huge[:-1], 1], huge).verdict is Verdict.EQUAL
+    huge: list[Any] = [0] * 3_000
+    control, again = Reply(huge), Reply([*huge[:-1], 1])
+    assert compare_with_noise(control, again, Reply([1]), max_values=1_000).verdict is Verdict.TOO_LARGE
+    assert compare_with_noise(control, again, control, max_values=1_000).verdict is Verdict.EQUAL
 
 
 def test_much_noise_hides_no_difference() -> None:

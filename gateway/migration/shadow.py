@@ -39,7 +39,7 @@ NO_ANSWER = frozenset(
 
 _log = structlog.get_logger("shadow")
 
-Ask: TypeAlias = Callable[[Side, Route, Call], Awaitable[Outcome]]
+CallSide: TypeAlias = Callable[[Side, Route, Call], Awaitable[Outcome]]
 View: TypeAlias = Callable[[Outcome], Outcome]  # an outcome as the client of a call sees it
 
 
@@ -141,11 +141,13 @@ class Job:
 
 
 class Shadow:
-    """The observations under way. `ask` holds the deadline and raises nothing but CancelledError."""
+    """The observations under way. `call_side` holds the deadline and raises nothing but CancelledError."""
 
-    def __init__(self, ask: Ask, publish: Publish, quota: int = MAX_OBSERVED, worker: Worker | None = None) -> None:
+    def __init__(
+        self, call_side: CallSide, publish: Publish, quota: int = MAX_OBSERVED, worker: Worker | None = None
+    ) -> None:
         self.worker = worker or Worker()
-        self._ask = ask
+        self._call_side = call_side
         self._publish = publish
         self._quota = quota
         self._running: set[asyncio.Task[None]] = set()
@@ -221,7 +223,7 @@ class Shadow:
 
     async def _observed(self, job: Job) -> ObservedCall | None:
         """None: the control did not answer a second time, so its noise is unknown."""
-        other = await run_call(self._ask, job.answered.side.other, job.route, job.call, job.view, self.worker)
+        other = await run_call(self._call_side, job.answered.side.other, job.route, job.call, job.view, self.worker)
         answered = job.answered
         if job.raw:
             seen = await viewed(answered.outcome, job.view, self.worker)
@@ -229,16 +231,18 @@ class Shadow:
         control, candidate = (answered, other) if answered.side is Side.LEGACY else (other, answered)
         if not job.noise:
             return ObservedCall(job.route, job.call, control, candidate, answered=answered.side)
-        again = await run_call(self._ask, Side.LEGACY, job.route, job.call, job.view, self.worker)
+        again = await run_call(self._call_side, Side.LEGACY, job.route, job.call, job.view, self.worker)
         if not again.is_answer:
             return None
         return ObservedCall(job.route, job.call, control, candidate, again.outcome, answered.side)
 
 
-async def run_call(ask: Ask, side: Side, route: Route, call: Call, view: View, worker: Worker) -> Observation:
+async def run_call(
+    call_side: CallSide, side: Side, route: Route, call: Call, view: View, worker: Worker
+) -> Observation:
     """Call a side for no client."""
     started = perf_counter()
-    outcome = await ask(side, route, call)
+    outcome = await call_side(side, route, call)
     seconds = perf_counter() - started
     return Observation(side, await viewed(outcome, view, worker), seconds, code_of(outcome), started)
 

@@ -20,7 +20,7 @@ from gateway.core.routing.call_record import ReadRecord, is_harmless, substitute
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer
 from gateway.mapping.table import EndpointKey
-from gateway.migration.shadow import Ask, ComparedCall, Observation, ObservedCall, View, run_call
+from gateway.migration.shadow import CallSide, ComparedCall, Observation, ObservedCall, View, run_call
 from gateway.migration.worker import Worker
 from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 
@@ -64,17 +64,17 @@ class _Ready:
 
 
 class Replayer:
-    """One for the running gateway. `ask` holds the deadline and raises nothing but CancelledError."""
+    """One for the running gateway. `call_side` holds the deadline and raises nothing but CancelledError."""
 
     def __init__(
         self,
         endpoints: Callable[[], Endpoints],
-        ask: Ask,
+        call_side: CallSide,
         compare: Callable[[ObservedCall, Checkpoint], ComparedCall],
         worker: Worker,
     ) -> None:
         self._endpoints = endpoints
-        self._ask = ask
+        self._call_side = call_side
         self._compare = compare
         self._worker = worker
 
@@ -112,7 +112,7 @@ class Replayer:
         return ObservedCall(ready.route, ready.call, control, candidate, again.outcome if again is not None else None)
 
     async def _run(self, side: Side, ready: _Ready) -> Observation:
-        return await run_call(self._ask, side, ready.route, ready.call, ready.view, self._worker)
+        return await run_call(self._call_side, side, ready.route, ready.call, ready.view, self._worker)
 
     def _ready(self, recorded: ReadRecord, request: ReplayRequest) -> _Ready | ReplayResult:
         """The call, or why it is skipped."""

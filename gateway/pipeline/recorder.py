@@ -29,8 +29,6 @@ from gateway.core.routing.call_record import (
 )
 
 MAX_RECORDINGS = 4  # at one time
-MAX_WAITING = 1_000  # calls that wait to be written
-MAX_WAITING_BYTES = 8 * 1024**2  # of memory, about
 KEEPALIVE = 1.0  # seconds without a call; then an empty line is written, which fails if the reader has left
 
 _log = structlog.get_logger("recording")
@@ -44,6 +42,8 @@ class RecordingLimits:
     seconds: float = 600.0
     size: int = 64 * 1024**2  # bytes
     writes: bool = False
+    waiting: int = 1_000  # calls that wait to be written
+    waiting_bytes: int = 8 * 1024**2  # of memory that they take, about
 
 
 class Recorder:
@@ -134,7 +134,10 @@ class RecordingSession:
             recorded, answer = replace(recorded, outcome=UNKEPT, view=None), 0
         if weight > LARGEST:
             self.counts.too_large += 1
-        elif len(self._waiting) >= MAX_WAITING or self.counts.waiting + weight + answer > MAX_WAITING_BYTES:
+        elif (
+            len(self._waiting) >= self.limits.waiting
+            or self.counts.waiting + weight + answer > self.limits.waiting_bytes
+        ):
             self.counts.no_room += 1
         else:
             self._keep(recorded, weight + answer)

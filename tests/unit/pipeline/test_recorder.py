@@ -12,10 +12,9 @@ import pytest
 
 from gateway.core.admin.records import MethodId, StateRefused
 from gateway.core.migration.modes import Side
-from gateway.core.routing.call_record import LARGEST, UNKEPT, RecordedCall
+from gateway.core.routing.call_record import LARGEST, RecordedCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Outcome, Reply
-from gateway.pipeline import recorder as recording
 from gateway.pipeline.recorder import MAX_RECORDINGS, Recorder, RecordingLimits, RecordingSession
 from tests.kit.traffic import GET, SET
 
@@ -24,13 +23,15 @@ BOTH = frozenset(MethodId(each.service, each.method) for each in (GET, SET))
 
 
 def taken(
-    *params: Any,
+    first: str = "S",
+    name: str = "vm",
+    *,
     route: Route = GET,
     outcome: Outcome = WEB,
     oneway: bool = False,
     view: Callable[[Outcome], Outcome] | None = None,
 ) -> RecordedCall:
-    call = Call(route.method, params or ("S", "vm"), oneway=oneway)
+    call = Call(route.method, (first, name), oneway=oneway)
     return RecordedCall("rpc", "/RPC2", "xmlrpc", route, call, outcome, Side.LEGACY, 0.01, view)
 
 
@@ -57,7 +58,7 @@ async def test_calls_are_written_in_their_order_until_there_are_enough() -> None
     assert last == {"end": "2 calls", "calls": 2, "seconds": 0.0, "no_room": 0, "too_large": 0}
 
 
-async def test_nothing_is_kept_while_nobody_records() -> None:
+async def test_the_recorder_is_active_only_during_a_recording() -> None:
     recorder = Recorder()
     recorder.take(taken())
     found = [recorder.active]
@@ -66,76 +67,52 @@ async def test_nothing_is_kept_while_nobody_records() -> None:
     assert [*found, recorder.active] == [False, True, False]
 
 
-async def test_calls_of_other_methods_writes_and_those_without_an_answer_are_no_part_of_it() -> None:
+@pytest.mark.parametrize(
+    ("offered", "writes", "counts"),
+    [
+        ([{"route": replace(GET, method="VM.other")}, {"oneway": True}, {"route": SET}], False, (0, 0, 0)),
+        ([{"route": SET}], True, (1, 0, 0)),
+        ([{"first": "x" * LARGEST}, {}], False, (1, 0, 1)),
+        ([{}] * 5, False, (3, 2, 0)),  # more than may wait
+        ([{"first": "x" * 1500}] * 3, False, (1, 2, 0)),  # more bytes than may wait
+    ],
+)
+async def test_what_is_recorded_and_what_is_counted_instead(
+    offered: list[dict[str, Any]], counts: tuple[int, int, int], *, writes: bool
+) -> None:
     recorder = Recorder()
-    found = begun(recorder)
-    recorder.take(taken(route=replace(GET, method="VM.other")))
-    recorder.take(taken(route=SET))
-    recorder.take(taken(oneway=True))
+    found = begun(recorder, writes=writes, waiting=3, waiting_bytes=2_000)
+    for each in offered:
+        recorder.take(taken(**each))
     recorder.stop()
-    assert (await documents(found))[-1]["calls"] == 0
+    first, *calls, last = await documents(found)
+    assert (len(calls), last["no_room"], last["too_large"]) == counts
+    assert (first["writes"], last["calls"], last["end"]) == (writes, counts[0], "the gateway has stopped")
 
 
-async def test_writes_are_recorded_when_they_are_asked_for() -> None:
+async def test_the_memory_of_a_call_is_free_again_once_it_is_written() -> None:
     recorder = Recorder()
-    found = begun(recorder, writes=True)
-    recorder.take(taken(route=SET))
-    recorder.stop()
-    first, call, last = await documents(found)
-    assert (first["writes"], call["effect"], last["end"]) == (True, "write", "the gateway has stopped")
+    found = begun(recorder, waiting_bytes=2_000)
+    lines = found.lines("1.0", "r1")
+    await anext(lines)
+    for _ in range(3):
+        recorder.take(taken("x" * 1500))
+        await anext(lines)
+    assert found.counts.no_room == 0
+    await lines.aclose()
 
 
-async def test_a_call_that_is_too_large_is_counted() -> None:
-    recorder = Recorder()
-    found = begun(recorder)
-    recorder.take(taken("x" * LARGEST))
-    recorder.stop()
-    assert (await documents(found))[-1] == {
-        "end": "the gateway has stopped", "calls": 0, "seconds": pytest.approx(0, abs=10), "no_room": 0, "too_large": 1,
-    }  # fmt: skip
-
-
-async def test_of_a_large_answer_nothing_is_kept_and_nobody_looks_at_it() -> None:
+async def test_a_large_outcome_is_left_out_and_not_viewed() -> None:
     recorder = Recorder()
     found = begun(recorder)
 
     def view(outcome: Outcome) -> Outcome:
-        assert outcome is UNKEPT
-        return outcome
+        raise AssertionError(outcome)
 
-    recorder.take(taken(outcome=Reply(["x"] * LARGEST)))
+    recorder.take(taken(outcome=Reply(["x"] * LARGEST), view=view))
     recorder.stop()
     _, call, _ = await documents(found)
     assert call["reply"] == {"$left_out": f"an answer of more than {LARGEST} bytes"}
-
-
-async def test_calls_that_come_faster_than_they_are_written_are_dropped_and_counted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(recording, "MAX_WAITING", 3)
-    recorder = Recorder()
-    found = begun(recorder)
-    for _ in range(5):
-        recorder.take(taken())
-    recorder.stop()
-    assert [document.get("no_room") for document in await documents(found)] == [None, None, None, None, 2]
-
-
-async def test_the_memory_of_what_waits_is_bounded_and_free_again_once_it_is_written(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(recording, "MAX_WAITING_BYTES", 2000)
-    recorder = Recorder()
-    found = begun(recorder)
-    lines = found.lines("1.0", "r1")
-    await anext(lines)
-    for _ in range(2):
-        recorder.take(taken("x" * 1500))
-    assert found.counts.no_room == 1
-    await anext(lines)
-    recorder.take(taken("x" * 1500))
-    assert found.counts.no_room == 1
-    await lines.aclose()
 
 
 async def test_a_recording_that_has_grown_large_ends() -> None:

@@ -130,7 +130,7 @@ def _print_rows(rows: Sequence[Row], width: int | None) -> None:
             name = Text(f"{row['service']}/{row['method']}" if len(services) > 1 else row["method"])
             cells = (_COLUMNS[column][0](row) for column in columns)
             shown.add_row(name, *cells, style="dim" if _untouched(row) else None)
-    if any(row["setting"]["mode"] == "shadow" for row in rows):
+    if any((row["setting"]["mode"], row["setting"]["control"]) == ("shadow", "legacy") for row in rows):
         out.print(_CAPACITY, style="dim")
 
 

@@ -59,6 +59,12 @@ def test_a_row_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_shadow_is_said_to_prove_no_capacity(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = {side: {**ROW, "setting": {**SETTING, "mode": "shadow", "control": side}} for side in ("legacy", "dbus")}
+    assert shown(capsys, None, answers["legacy"])[-1].startswith("shadow proves no capacity")
+    assert "capacity" not in "".join(shown(capsys, None, ROW, answers["dbus"]))
+
+
 def test_what_never_happened_is_no_zero(capsys: pytest.CaptureFixture[str]) -> None:
     _, _, row = shown(capsys, None, UNTOUCHED)
     assert " ".join(row.split()) == "VM.start legacy - mapping 0 / 0 - - - - - no evidence"

@@ -131,7 +131,7 @@ def _print_rows(rows: Sequence[Row], width: int | None) -> None:
             cells = (_COLUMNS[column][0](row) for column in columns)
             shown.add_row(name, *cells, style="dim" if _untouched(row) else None)
     if any((row["setting"]["mode"], row["setting"]["control"]) == ("shadow", "legacy") for row in rows):
-        out.print(_CAPACITY, style="dim")
+        out.print(_CAPACITY, style="dim", soft_wrap=True)
 
 
 def _untouched(row: Row) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from gateway.core.migration.modes import Migration, Side
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.migration.shadow import MAX_APART, ComparedCall, Job, Observation, ObservedCall, Shadow
-from gateway.migration.worker import INLINE_COST, Worker, WorkerStoppedError
+from gateway.migration.worker import INLINE_COST, SWITCH_INTERVAL, Worker, WorkerStoppedError
 from tests.kit.routes import route
 
 CALL = Call("VM.stat", ("a",))
@@ -208,6 +209,8 @@ async def test_the_size_of_both_outcomes_decides_where_they_are_compared(
     shadow.observe(job(outcome=Reply(legacy)))
     await shadow.drain(5)
     assert threads == [in_thread]
+    if in_thread:  # it gives the interpreter back to the event loop soon
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL, rel=0.1)
 
 
 async def test_a_comparison_under_way_is_given_up_at_the_stop() -> None:

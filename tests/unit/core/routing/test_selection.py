@@ -1,3 +1,5 @@
+"""Patterns, overrides and settings: what a pattern matches, which override wins, and what is not possible."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,6 +9,7 @@ import pytest
 
 from gateway.core.migration.modes import Key, Migration, Mode, Setting, Side
 from gateway.core.routing import selection
+from gateway.core.routing.overrides import Override, matches
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Call
 from tests.kit.routes import route
@@ -147,3 +150,47 @@ def test_words_that_contradict_each_other_are_told(make: Callable[[], Setting], 
 def test_without_any_mapping_nothing_is_suggested() -> None:
     assert selection.no_match((), "VM.start") == "no mapped method is named 'VM.start'"
     assert selection.no_match((), "group:x") == "no method is in group 'x' (there is none)"
+
+
+# Overrides
+
+
+def override(pattern: str, mode: Mode = Mode.LEGACY, **more: object) -> Override:
+    return replace(Override(pattern, Setting(mode), "alice", 0.0), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pattern", ["VM.start", "xenopsd/VM.start", "VM.*", "xenopsd/*", "*", "group:vm-lifecycle"])
+def test_a_pattern_names_methods_by_name_by_service_or_by_group(pattern: str) -> None:
+    assert matches(pattern, START)
+
+
+@pytest.mark.parametrize("pattern", ["VM", "vm.start", "VM.stop", "xapi/*", "group:vm", "group:*", ""])
+def test_a_pattern_names_nothing_else(pattern: str) -> None:
+    assert not matches(pattern, START)
+
+
+def test_the_most_specific_wins_and_a_person_before_a_rollout() -> None:
+    weakest_first = [
+        override("VM.start", by="rollout"),
+        override("*"),
+        override("VM.*"),
+        override("group:vm-lifecycle"),
+        override("VM.start"),
+        override("xenopsd/VM.start"),
+    ]
+    strongest_first = sorted(weakest_first, key=lambda each: each.rank, reverse=True)
+    assert strongest_first == weakest_first[::-1]
+
+
+@pytest.mark.parametrize("mode", [Mode.LEGACY, Mode.SHADOW, Mode.CANARY])
+def test_without_an_old_service_nothing_goes_back_to_one(mode: Mode) -> None:
+    alone = replace(START, migration=Migration())
+    assert override("*", mode).applies_to(START)
+    assert not override("*", mode).applies_to(alone)
+    assert override("*", Mode.OFF).applies_to(alone)
+
+
+def test_an_override_with_an_end_ends() -> None:
+    assert not override("*").expired(1e12)
+    assert not override("*", until=10.0).expired(9.9)
+    assert override("*", until=10.0).expired(10.0)

@@ -135,6 +135,7 @@ class Compiler:
                 migration,
                 group=rollout.group,
                 compare=self._comparison.rules(entry),
+                sampling=self._comparison.sampling(entry),
                 redact=self._comparison.redactions(entry, parameter_names(entry)),
             ),
             rollout=rollout.plan,

@@ -20,7 +20,7 @@ from gateway.core.routing.route import Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.collector import StatisticsCollector
 from gateway.migration.rollout_controller import LocalCounts, RolloutController
-from gateway.migration.shadow import Ask, Shadow
+from gateway.migration.shadow import CallSide, Shadow
 from gateway.ops.metrics import Samples
 from gateway.state import clock
 from gateway.state.store import StateStore
@@ -41,9 +41,9 @@ class MigrationManager:
         self.rollouts = RolloutController(self.state, routes, self.here.of, uuid4().hex, steady=clock.steady)
         self._stack = AsyncExitStack()
 
-    def shadow(self, ask: Ask, room: int) -> Shadow:
+    def shadow(self, call_side: CallSide, quota: int) -> Shadow:
         """What observes calls for this gateway."""
-        return Shadow(ask, self.evidence, room)
+        return Shadow(call_side, self.evidence, quota)
 
     def readings(self) -> Mapping[str, Samples]:
         """What a scrape reads."""
@@ -55,10 +55,11 @@ class MigrationManager:
                 for name in counting.COMPARED
                 if name in counters
             ],
-            "xcp_gateway_observations_dropped_total": [
-                (tuple(method), counters[counting.DROPPED])
+            "xcp_gateway_not_compared_total": [
+                ((*method, reason), counters[reason])
                 for method, counters in seen.items()
-                if counting.DROPPED in counters
+                for reason in counting.NOT_COMPARED
+                if reason in counters
             ],
             "xcp_gateway_state_trouble": [((), bool(self.state.trouble))],
         }

@@ -73,7 +73,7 @@ def overridden(subject: RolloutSubject | Sequence[Route], overrides: Iterable[Ov
     """What a person has set for one of these methods: it comes before whatever a rollout sets."""
     routes = subject.members if isinstance(subject, RolloutSubject) else subject
     for override in sorted(overrides, key=lambda each: each.rank, reverse=True):
-        if override.by == "person" and not override.expired(now) and any(map(override.concerns, routes)):
+        if override.by == "person" and not override.expired(now) and any(map(override.applies_to, routes)):
             return override
     return None
 

@@ -112,7 +112,7 @@ class CallFinished(msgspec.Struct, frozen=True):
     """A call that has ended: what the log, the metrics, the call statistics and recordings are made of.
 
     `view` gives an outcome as the client of this call reads it in its own protocol; None where `outcome` is that
-    already, because a legacy service's bytes were passed through.
+    already, because a legacy service's bytes were passed through. `started`: by perf_counter; 0 if no side was called.
     """
 
     route: Route
@@ -121,6 +121,7 @@ class CallFinished(msgspec.Struct, frozen=True):
     side: Side | None  # the side that answered; None: the gateway itself, or the call was refused
     seconds: float
     view: Callable[[Outcome], Outcome] | None = None
+    started: float = 0.0
 
 
 CallListener: TypeAlias = Callable[[CallFinished], object]

@@ -2,7 +2,7 @@
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-busy demo bus bench soak fuzz fresh-machine clean
+.PHONY: help setup check test test-busy demo bus bench statistics soak fuzz fresh-machine clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,9 @@ bus: setup ## a private bus with the sample toolstack, until Ctrl-C
 
 bench: setup ## how fast it is, beside a bridge written by hand
 	$(BIN)/python tests/bench/run.py
+
+statistics: setup ## how rollouts decide: 2000 simulated plans a row, minutes (RUNS=2000, SEED=17)
+	$(BIN)/python -m tests.simulation
 
 soak: setup ## five minutes among brokers and services that are killed (SOAK_SECONDS=300, SEED=, NUISANCES=)
 	$(BIN)/python -m tests.soak

@@ -15,7 +15,7 @@ import structlog
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import AuditEntry, Change, Counts, MethodId, PendingDecision, Rollout, StateRefused
-from gateway.core.migration.limits import BothSides, duration
+from gateway.core.migration.limits import ALPHA, BothSides, Part, duration
 from gateway.core.migration.rollout_plan import (
     Action,
     Command,
@@ -27,6 +27,7 @@ from gateway.core.migration.rollout_plan import (
     decide,
     setting,
 )
+from gateway.core.migration.statistics import spent
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import Route
 from gateway.migration import rollout_storage
@@ -36,7 +37,8 @@ from gateway.state.store import StateStore as Store
 # Counts as they are kept -> what both sides did since a step began, and lately. Knows names of counters; no file.
 
 
-MARKS = 12  # in one window
+STARTS = 2  # windows that begin in the time of one
+LASTS = 2  # times its length that a window is tested, while it grows
 
 WindowCounts = Mapping[str, BothSides]  # by method, "service/method"; all of it only grows
 
@@ -68,24 +70,37 @@ def together(seen: WindowCounts, start: WindowCounts) -> BothSides:
 
 @dataclass(slots=True)
 class CountsWindow:
-    """What was seen of one step, from here on and in its last window; in memory only."""
+    """The counts of one step, since its start and in windows of it; in memory only.
+
+    A window begins `STARTS` times in `window` seconds and is tested until it is `LASTS` times as long: a change is in
+    a window of nearly nothing else soon after it, and in none of what was good before. Window number n gets its share
+    of the error probability (`spent`), so that all windows together keep to it, however long the step takes.
+    """
 
     start: WindowCounts
+    since: float  # when the step began
     window: float  # seconds
-    marks: deque[tuple[float, WindowCounts]] = field(default_factory=deque)
+    starts: deque[tuple[float, WindowCounts]] = field(default_factory=deque)
 
     def since_start(self, seen: WindowCounts) -> BothSides:
-        """All of it."""
+        """All of the step's."""
         self.start = joined(seen, self.start) or self.start
         return together(seen, self.start)
 
-    def lately(self, seen: WindowCounts, now: float) -> BothSides:
-        """The last window of it."""
-        if not self.marks or now - self.marks[-1][0] >= self.window / MARKS:
-            self.marks.append((now, seen))
-        while len(self.marks) > 1 and self.marks[1][0] <= now - self.window:
-            self.marks.popleft()
-        return together(seen, self.marks[0][1])
+    def parts(self, seen: WindowCounts, now: float, alpha: float, where: str = "") -> Mapping[str, Part]:
+        """Every window that is not over, by what messages call it, with its share of `alpha`."""
+        pause = self.window / STARTS
+        if not self.starts or now - self.starts[-1][0] >= pause:
+            self.starts.append((now, seen))
+        while self.starts[0][0] < now - self.window * LASTS:
+            self.starts.popleft()
+        return {
+            f"{where}in the last {duration(now - begun)}": Part(
+                together(seen, start), spent(alpha, 1 + int(max(0.0, begun - self.since) / pause))
+            )
+            for begun, start in self.starts
+            if begun < now
+        }
 
 
 def joined(seen: WindowCounts, start: WindowCounts) -> WindowCounts | None:
@@ -204,7 +219,10 @@ class RolloutController:
         if known is None or (known.since, known.start) != (each.progress.since, each.start):
             window, since = each.plan.limits.window, each.progress.since
             known = _Tracks(
-                since, each.start, CountsWindow(each.start or everywhere, window), CountsWindow(here, window)
+                since,
+                each.start,
+                CountsWindow(each.start or everywhere, since, window),
+                CountsWindow(here, since, window),
             )
             self._tracks[name] = known
         return known
@@ -263,22 +281,18 @@ class _Look:
 
     async def _guard(self, tracks: _Tracks, here: WindowCounts) -> None:
         """Only back: to promote, all processes must have been seen."""
-        parts = {self._late: tracks.here.lately(here, self.now)}
+        parts = tracks.here.parts(here, self.now, ALPHA / 2)
         await self._decide(tracks.here.since_start(here), parts, frozenset({Action.BREACH}))
 
     async def _drive(self, tracks: _Tracks, everywhere: WindowCounts, here: WindowCounts) -> None:
         parts = {
-            self._late: tracks.everywhere.lately(everywhere, self.now),
-            "in one process": tracks.here.since_start(here),
-            f"in one process {self._late}": tracks.here.lately(here, self.now),
+            **tracks.everywhere.parts(everywhere, self.now, ALPHA / 2),
+            "in one process": Part(tracks.here.since_start(here), ALPHA / 16),
+            **tracks.here.parts(here, self.now, ALPHA / 16, "in one process "),
         }
         await self._decide(tracks.everywhere.since_start(everywhere), parts, frozenset(Action))
 
-    @property
-    def _late(self) -> str:
-        return f"in the last {duration(self.document.plan.limits.window)}"
-
-    async def _decide(self, counts: BothSides, parts: Mapping[str, BothSides], may: frozenset[Action]) -> None:
+    async def _decide(self, counts: BothSides, parts: Mapping[str, Part], may: frozenset[Action]) -> None:
         plan, progress = self.document.plan, self.document.progress
         decision = decide(plan, progress, counts, self.now, parts)
         after = apply(plan, progress, decision, counts, self.now)

@@ -164,6 +164,7 @@ PAIRS = 2_000  # of all methods
 DOCUMENT = 256 * 1024  # characters of one pair
 RETIRED = 3600.0  # seconds after its last flush that an instance's rows are added to those of all that have ended
 
+_COARSE = 76  # buckets of histograms that older versions wrote, with other bounds: not to be added to these
 _ENDED = ""  # the instance under which rows of processes that have ended are added up
 _COUNT = """INSERT INTO evidence (service, method, instance, counters, histograms, seen) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET counters = excluded.counters, histograms = excluded.histograms, seen = excluded.seen"""
@@ -251,7 +252,8 @@ def _pair(row: tuple[int, float, str, str, str]) -> tuple[int, MismatchRecord]:
 
 def _counts(counters: str, histograms: str) -> Counts:
     try:
-        return Counts(_counters(counters), _histograms(histograms))
+        kept = _histograms(histograms)
+        return Counts(_counters(counters), {side: each for side, each in kept.items() if len(each) != _COARSE})
     except ValueError as error:
         raise Unreadable(f"evidence: {error}") from error
 

@@ -8,8 +8,11 @@ from enum import Enum
 from types import MappingProxyType
 
 from gateway.core.migration.limits import (
+    ALPHA,
     LIMITS,
     BothSides,
+    Breach,
+    Part,
     RolloutLimits,
     SideCounts,
     control_of,
@@ -143,7 +146,7 @@ def setting(plan: RolloutPlan, progress: Progress) -> Setting | None:
 
 # What to do next
 
-NO_PARTS: Mapping[str, BothSides] = MappingProxyType({})
+NO_PARTS: Mapping[str, Part] = MappingProxyType({})
 
 
 class Action(Enum):
@@ -166,7 +169,7 @@ class Decision:
 
 
 def decide(
-    plan: RolloutPlan, progress: Progress, counts: BothSides, now: float, parts: Mapping[str, BothSides] = NO_PARTS
+    plan: RolloutPlan, progress: Progress, counts: BothSides, now: float, parts: Mapping[str, Part] = NO_PARTS
 ) -> Decision:
     """What comes next. `counts`: since the step began.
 
@@ -177,27 +180,28 @@ def decide(
 
 
 def _decide(
-    plan: RolloutPlan, progress: Progress, counts: BothSides, now: float, parts: Mapping[str, BothSides]
+    plan: RolloutPlan, progress: Progress, counts: BothSides, now: float, parts: Mapping[str, Part]
 ) -> tuple[Action, str]:
     if progress.state not in GUARDED:
         return Action.HOLD, progress.state.value
-    exceeded = [*find_breaches(plan.limits, progress.baseline, counts)]
-    broken = [over.words for over in exceeded if over.broken] or [*_broken_in_part(plan.limits, progress, parts)]
+    exceeded = [*find_breaches(plan.limits, progress.baseline, counts, ALPHA * 3 / 8)]
+    in_parts = [*_exceeded_in_parts(plan.limits, progress, parts)]
+    broken = [over.words for over in exceeded if over.broken] or [over.words for over in in_parts if over.broken][:1]
     if broken:
         return Action.BREACH, "; ".join(broken)
     if progress.state in (RolloutState.PAUSED, RolloutState.OVERRIDDEN):
         return Action.HOLD, progress.why or progress.state.value
-    missing = [*_missing(plan, progress, counts, now), *(f"{over.words}: may be chance" for over in exceeded)]
+    doubtful = [*exceeded, *(over for over in in_parts if over.likely)]
+    missing = [*_missing(plan, progress, counts, now), *(f"{over.words}: may be chance" for over in doubtful)]
     if missing:
         return Action.HOLD, "waits: " + "; ".join(missing)
     return _onwards(plan, progress, summary(counts))
 
 
-def _broken_in_part(limits: RolloutLimits, progress: Progress, parts: Mapping[str, BothSides]) -> Iterator[str]:
+def _exceeded_in_parts(limits: RolloutLimits, progress: Progress, parts: Mapping[str, Part]) -> Iterator[Breach]:
     for where, part in parts.items():
-        for over in find_breaches(limits, progress.baseline, part):
-            if over.broken:
-                yield f"{where} {over.words}"
+        for over in find_breaches(limits, progress.baseline, part.counts, part.alpha):
+            yield replace(over, words=f"{where} {over.words}")
 
 
 def _missing(plan: RolloutPlan, progress: Progress, counts: BothSides, now: float) -> Iterator[str]:

@@ -194,7 +194,7 @@ async def test_a_long_good_time_does_not_hide_a_bad_end(path: Path) -> None:
         await one.see(equal=700, different=300, calls_dbus=1000, calls_legacy=1000)  # 0.0015% of all there were
         await one.look()
         assert one.now_at()[0] == "rolled back"
-        assert "in the last 60 s 300 of " in (await one.said())[0].why
+        assert "in the last 200 ms 300 of 1000 differ" in (await one.said())[0].why
 
 
 async def test_a_freeze_stays_until_a_person_resumes_and_then_counts_anew(path: Path) -> None:

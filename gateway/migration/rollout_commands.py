@@ -23,6 +23,7 @@ from gateway.core.routing.route import Route
 from gateway.migration import rollout_storage
 from gateway.migration.rollout_controller import WindowCounts, str_of, together
 from gateway.migration.rollout_storage import RolloutDocument, RolloutSubject, find, members, overridden, unmovable
+from gateway.state import clock
 from gateway.state.store import StateStore as Store
 
 
@@ -52,7 +53,7 @@ class RolloutCommands:
     state: Store
     routes: Callable[[], Sequence[Route]]
     now: Callable[[], float] = time
-    steady: Callable[[], float] | None = None  # the clock by which modes end; None: `now`
+    steady: Callable[[], float] | None = None  # the clock that nobody sets, see state/clock.py; None: `now`
 
     async def start(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
         """Begin with the first step of the plan that the mapping says."""
@@ -64,7 +65,7 @@ class RolloutCommands:
         if wrong:
             return Rejected(wrong)
         now = self.now()
-        begun = RolloutDocument(subject.plan, Progress(since=now, why=why or f"started by {who}"), who, now)
+        begun = RolloutDocument(subject.plan, Progress(since=self._moment(), why=why or f"started by {who}"), who, now)
         refused = await self.state.decide(rollout_storage.moved(subject.name, version, None, begun, who=who, when=now))
         return refused or self._view(subject.name, begun, {})
 
@@ -126,19 +127,22 @@ class RolloutCommands:
         except ValueError as error:
             return Rejected(str(error))
         if begins_anew(before.progress.state, command):
-            progress = replace(progress, since=now)
+            progress = replace(progress, since=self._moment())
         after = before.at(progress)
         change = rollout_storage.moved(name, version, before, after, who=who, when=now)
         anyway = command is Command.ABORT
         refused = await (self.state.decide_anyway(change) if anyway else self.state.decide(change))
         return refused if isinstance(refused, StateRefused) else self._view(name, after, {})
 
+    def _moment(self) -> float:
+        return (self.steady or self.now)()
+
     def _known(self, name: str) -> tuple[int, RolloutDocument | str | None]:
         kept = self.state.rollouts.get(name)
         return (0, None) if kept is None else (kept.version, rollout_storage.read(kept.document))
 
     def _set_by_a_person(self, subject: RolloutSubject) -> str:
-        theirs = overridden(subject, self.state.overrides, (self.steady or self.now)())
+        theirs = overridden(subject, self.state.overrides, self._moment())
         if theirs is None:
             return ""
         return f"{theirs.who} has set {theirs.pattern} to {theirs.setting}, which comes first: take that back before"
@@ -159,7 +163,7 @@ class RolloutCommands:
     def _view(self, name: str, known: RolloutDocument, seen: WindowCounts) -> RolloutView:
         progress, plan = known.progress, known.plan
         counts = together({method: seen.get(method, BothSides()) for method in known.start or ()}, known.start or {})
-        decision = decide(plan, progress, counts, self.now())
+        decision = decide(plan, progress, counts, self._moment())
         waits = progress.state in (RolloutState.RUNNING, RolloutState.WAITING)
         return RolloutView(
             name,
@@ -171,7 +175,7 @@ class RolloutCommands:
             setting(plan, progress),
             known.who,
             known.began,
-            progress.since,
+            clock.wall(progress.since),
             decision.why if waits else progress.why,
             tuple(str_of(MethodId.of(route)) for route in members(name, self.routes())),
             decision.numbers,

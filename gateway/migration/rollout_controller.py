@@ -110,7 +110,7 @@ def joined(seen: WindowCounts, start: WindowCounts) -> WindowCounts | None:
 
 EVERY = 0.2  # seconds between two looks
 SETTLE = 0.5  # seconds in which the counts of the step before come in; then the new step's begin
-LEASE = 3.0  # seconds after which another process takes over from one that is gone
+LEASE = 0.7  # seconds after which another process takes over from one that is gone; every look prolongs it
 QUIET = 1.0  # seconds between two judgements of counts that have not changed
 
 _log = structlog.get_logger("rollout")
@@ -138,9 +138,8 @@ class RolloutController:
     holder: str
     now: Callable[[], float] = time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
-    steady: Callable[[], float] | None = None  # the clock by which modes end; None: `now`
+    steady: Callable[[], float] | None = None  # the clock that nobody sets, see state/clock.py; None: `now`
     driving: bool = False
-    _asked: float = float("-inf")  # when the lease was asked for
     _tracks: dict[str, _Tracks] = field(default_factory=dict)
     _read: dict[str, tuple[Rollout, RolloutDocument | str]] = field(
         default_factory=dict
@@ -157,21 +156,20 @@ class RolloutController:
 
     async def look(self) -> None:
         """One look at everything that time and counts may have changed."""
-        now = self.now()
         active = self._active()
-        expired = [override for override in self.state.overrides if override.expired(self.ends())]
+        expired = [override for override in self.state.overrides if override.expired(self.moment())]
         self._tracks = {name: tracks for name, tracks in self._tracks.items() if name in active}
         if not active and not expired:
             return
-        await self._ask_for_lease(now)
+        await self._ask_for_lease()
         if self.driving:
-            await self._drop(expired, now)
+            await self._drop(expired)
         everywhere = await self._everywhere() if self.driving and active else None
         if everywhere is None and not self.state.trouble:
             return
         routes = [route for route in self.routes() if route.migration.upstream is not None]
         for name, (version, each) in active.items():
-            await _Look(self, name, version, each, members(name, routes), everywhere, now).take()
+            await _Look(self, name, version, each, members(name, routes), everywhere, self.moment()).take()
 
     def _active(self) -> dict[str, tuple[int, RolloutDocument]]:
         kept = self.state.rollouts
@@ -190,23 +188,21 @@ class RolloutController:
             _log.error(f"a rollout {each}", rollout=name)
         return rollout, each
 
-    async def _ask_for_lease(self, now: float) -> None:
-        if 0 <= now - self._asked < LEASE / 3:
-            return
-        self._asked = now
+    async def _ask_for_lease(self) -> None:
         driving = await self.state.hold_lease("rollouts", self.holder, LEASE)
         if driving != self.driving:
             _log.info("this process drives the rollouts" if driving else "this process no longer drives the rollouts")
         self.driving = driving
 
-    async def _drop(self, expired: Sequence[Override], now: float) -> None:
-        """What was set for a time is as if it had never been set; the audit says when that was."""
+    async def _drop(self, expired: Sequence[Override]) -> None:
+        """Overrides that have ended are removed; the audit says when."""
         if expired:
+            now = self.now()
             ended = (AuditEntry(now, "gateway", "mode", each.pattern, f"{each.who}'s time is over") for each in expired)
-            await self.state.decide(Change(tuple(ended), expired_by=self.ends()))
+            await self.state.decide(Change(tuple(ended), expired_by=self.moment()))
 
-    def ends(self) -> float:
-        """Now, by the clock by which modes end."""
+    def moment(self) -> float:
+        """Now, by the clock of rollouts and of modes that end: setting the wall clock changes nothing."""
         return (self.steady or self.now)()
 
     async def _everywhere(self) -> Mapping[MethodId, Counts] | None:
@@ -230,7 +226,10 @@ class RolloutController:
 
 @dataclass(slots=True)
 class _Look:
-    """One look at one rollout. `everywhere` None: nobody drives, this process guards what it sees itself."""
+    """One look at one rollout. `everywhere` None: no process drives, and this one guards by its own counts.
+
+    `now` is a moment of the controller's steady clock.
+    """
 
     engine: RolloutController
     name: str
@@ -245,7 +244,7 @@ class _Look:
         if not self.members:
             await self._command(Command.END, "its methods are mapped no more, or have no legacy service")
             return
-        theirs = overridden(self.members, self.engine.state.overrides, self.engine.ends())
+        theirs = overridden(self.members, self.engine.state.overrides, self.engine.moment())
         taken = "" if self._holds() else "what it had set was taken away"
         stopped = f"{theirs.who} has set {theirs.pattern} to {theirs.setting}" if theirs is not None else taken
         if stopped and self.document.progress.state is not RolloutState.OVERRIDDEN:
@@ -307,7 +306,7 @@ class _Look:
         after = self.document.at(progress)
         who = f"rollout {after.plan.name}"
         change = rollout_storage.moved(
-            self.name, self.version, self.document, after, who=who, when=self.now, numbers=decision.numbers
+            self.name, self.version, self.document, after, who=who, when=self.engine.now(), numbers=decision.numbers
         )
         if await self._write(change, anyway=decision.action is Action.BREACH):
             tell = _log.warning if decision.action is Action.BREACH else _log.info

@@ -14,6 +14,7 @@ from gateway.core.migration.rollout_plan import OVER, Progress, RolloutPlan, Rol
 from gateway.core.routing.overrides import GROUP, Override, matches
 from gateway.core.routing.route import Route
 from gateway.mapping.problem import did_you_mean
+from gateway.state.clock import ClockReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,10 @@ LONGEST = 300  # characters of why
 
 @dataclass(frozen=True, slots=True)
 class RolloutDocument:
-    """`start`: what each member had counted when the step began; None until the counts of the one before are in."""
+    """`start`: what each member had counted when the step began; None until the counts of the one before are in.
+
+    `progress.since` is a moment of this process's steady clock; in the file, of the clock that `clock` describes.
+    """
 
     plan: RolloutPlan  # as it was when the rollout began, whatever the mapping says later
     progress: Progress
@@ -101,6 +105,7 @@ class RolloutDocument:
     began: float  # seconds since 1970
     start: Mapping[str, BothSides] | None = None
     format: int = FORMAT
+    clock: str = ""  # a ClockReading; empty: of an older version, which wrote seconds since 1970
 
     @property
     def step(self) -> RolloutStep:
@@ -119,7 +124,7 @@ class RolloutDocument:
 
 def write(document: RolloutDocument) -> Json:
     """The document as JSON."""
-    json: Json = msgspec.to_builtins(document)
+    json: Json = msgspec.to_builtins(replace(document, clock=str(ClockReading.here())))
     return json
 
 
@@ -127,7 +132,10 @@ def read(json: Json) -> RolloutDocument | str:
     """The same backwards, or in words why it cannot be read: another version of the gateway wrote it."""
     try:
         document = msgspec.convert(json, RolloutDocument)
-    except msgspec.ValidationError as error:
+        if document.clock:
+            since = ClockReading.read(document.clock).translated(document.progress.since)
+            document = replace(document, progress=replace(document.progress, since=since), clock="")
+    except ValueError as error:  # a msgspec.ValidationError is one
         return f"{UNREADABLE}: {str(error)[:LONGEST]}"
     step, count = document.progress.step, len(document.plan.steps)
     return document if 0 <= step < count else f"{UNREADABLE}: it is at step {step}, and its plan has {count}"

@@ -84,7 +84,7 @@ OVER = frozenset({RolloutState.DONE, RolloutState.ROLLED_BACK, RolloutState.ABOR
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a rollout has come. Moments are seconds since 1970."""
+    """How far a rollout has come. Moments are of a clock that nobody sets (state/clock.py)."""
 
     state: RolloutState = RolloutState.RUNNING
     step: int = 0

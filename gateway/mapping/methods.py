@@ -91,7 +91,8 @@ class Compiler:
         route = self._route(name, entry, callee, timeout)
         if len(entry.problems) > before:
             return None
-        return Compiled(route, _contract(entry, callee), self._fingerprint(entry, callee))
+        fingerprint = self._fingerprint(entry, callee)
+        return Compiled(replace(route, fingerprint=fingerprint), _contract(entry, callee), fingerprint)
 
     def _route(self, name: str, entry: Scope, callee: Callee, timeout: float) -> Route:
         said = self._said(entry)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import time
 
 from gateway.core.admin import counters
-from gateway.core.admin.records import Json, MethodId, PendingDecision, PutRollout, Rejected, StateRefused
+from gateway.core.admin.records import Json, PendingDecision, PutRollout, Rejected, StateRefused
 from gateway.core.migration.limits import BothSides
 from gateway.core.migration.modes import Setting
 from gateway.core.migration.rollout_plan import (
@@ -21,8 +21,16 @@ from gateway.core.migration.rollout_plan import (
 )
 from gateway.core.routing.route import Route
 from gateway.migration import rollout_storage
-from gateway.migration.rollout_controller import WindowCounts, str_of, together
-from gateway.migration.rollout_storage import RolloutDocument, RolloutSubject, find, members, overridden, unmovable
+from gateway.migration.rollout_controller import WindowCounts, together
+from gateway.migration.rollout_storage import (
+    RolloutDocument,
+    RolloutSubject,
+    find,
+    members,
+    overridden,
+    str_of,
+    unmovable,
+)
 from gateway.state import clock
 from gateway.state.store import StateStore as Store
 
@@ -94,7 +102,7 @@ class RolloutCommands:
         """Every rollout, those that are over too."""
         counted = await self.state.evidence()
         kept = {} if isinstance(counted, StateRefused) else counted
-        counts = {str_of(each): counters.sides(one) for each, one in kept.items()}
+        counts = {f"{each.service}/{each.method}": counters.sides(one) for each, one in kept.items()}
         views = (self._listed(name, counts) for name in self.state.rollouts)
         return [view for view in views if view is not None]
 
@@ -114,6 +122,8 @@ class RolloutCommands:
         if before is None:
             return Rejected(found if isinstance(found, str) else f"there is no rollout of {name}")
         wrong = self._set_by_a_person(found) if command is Command.RESUME and isinstance(found, RolloutSubject) else ""
+        if command is Command.APPROVE and (changed := before.remapped(members(name, self.routes()))):
+            wrong = f"the mapping of {', '.join(changed)} has changed, its counts begin anew: wait for the gate"
         if wrong:
             return Rejected(wrong)
         return await self._change(name, version, before, command, who, why)
@@ -177,7 +187,7 @@ class RolloutCommands:
             known.began,
             clock.wall(progress.since),
             decision.why if waits else progress.why,
-            tuple(str_of(MethodId.of(route)) for route in members(name, self.routes())),
+            tuple(str_of(route) for route in members(name, self.routes())),
             decision.numbers,
         )
 

@@ -25,13 +25,14 @@ from gateway.core.migration.rollout_plan import (
     apply,
     apply_command,
     decide,
+    evidence_lost,
     setting,
 )
 from gateway.core.migration.statistics import spent
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import Route
 from gateway.migration import rollout_storage
-from gateway.migration.rollout_storage import RolloutDocument, members, overridden
+from gateway.migration.rollout_storage import RolloutDocument, members, overridden, str_of
 from gateway.state.store import StateStore as Store
 
 # Counts as they are kept -> what both sides did since a step began, and lately. Knows names of counters; no file.
@@ -249,6 +250,9 @@ class _Look:
         stopped = f"{theirs.who} has set {theirs.pattern} to {theirs.setting}" if theirs is not None else taken
         if stopped and self.document.progress.state is not RolloutState.OVERRIDDEN:
             await self._command(Command.OVERRIDE, stopped)
+        elif self.everywhere is not None and (changed := self.document.remapped(self.members)):
+            why = f"the mapping of {', '.join(changed)} has changed: the counts of this step begin anew"
+            await self._become(evidence_lost(self.document.progress, self.now, why), Decision(Action.HOLD, why))
         elif not taken and self.now - self.document.progress.since >= SETTLE:
             await self._judge()
 
@@ -259,17 +263,19 @@ class _Look:
         return any(each.setting == wanted for each in ours)
 
     async def _judge(self) -> None:
-        methods = [MethodId.of(route) for route in self.members]
-        here = {str_of(each): counters.sides(self.engine.here(each)) for each in methods}
+        methods = {str_of(route): MethodId.of(route) for route in self.members}
+        here = {name: counters.sides(self.engine.here(each)) for name, each in methods.items()}
         counted = self.everywhere
         if counted is None:
             await self._guard(self.engine.tracks(self.name, self.document, {}, here), here)
             return
-        everywhere = {str_of(each): counters.sides(counted.get(each, Counts())) for each in methods}
+        everywhere = {name: counters.sides(counted.get(each, Counts())) for name, each in methods.items()}
         start = self.document.start
         begins = everywhere if start is None else joined(everywhere, start)
         if begins is not None:
-            await self._write(rollout_storage.counted(self.name, self.version, replace(self.document, start=begins)))
+            mapping = {str_of(route): route.fingerprint for route in self.members}
+            after = replace(self.document, start=begins, mapping=mapping)
+            await self._write(rollout_storage.counted(self.name, self.version, after))
             return
         tracks = self.engine.tracks(self.name, self.document, everywhere, here)
         judged = (self.document.progress, everywhere, here)
@@ -318,8 +324,3 @@ class _Look:
         if isinstance(refused, StateRefused) and not refused.conflict:
             _log.warning("a rollout's decision could not be written", rollout=self.name, why=refused.why)
         return refused is None or isinstance(refused, PendingDecision)
-
-
-def str_of(method: MethodId) -> str:
-    """A method as a document names it."""
-    return f"{method.service}/{method.method}"

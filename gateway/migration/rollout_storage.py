@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -28,6 +28,11 @@ class RolloutSubject:
     def plan(self) -> RolloutPlan:
         """What the mapping says; the same for all members."""
         return self.members[0].rollout
+
+
+def str_of(route: Route) -> str:
+    """A method as a document names it."""
+    return f"{route.service}/{route.method}"
 
 
 def subject_of(route: Route) -> str:
@@ -105,6 +110,7 @@ class RolloutDocument:
     began: float  # seconds since 1970
     start: Mapping[str, BothSides] | None = None
     format: int = FORMAT
+    mapping: Mapping[str, str] = field(default_factory=dict)  # of each member: the fingerprint that was counted
     clock: str = ""  # a ClockReading; empty: of an older version, which wrote seconds since 1970
 
     @property
@@ -116,6 +122,13 @@ class RolloutDocument:
     def over(self) -> bool:
         """Whether it does nothing any more."""
         return self.progress.state in OVER
+
+    def remapped(self, routes: Iterable[Route]) -> list[str]:
+        """The members whose mapping has changed since this step's counts began."""
+        if self.start is None:
+            return []  # they have not begun
+        pairs = ((route, self.mapping.get(str_of(route))) for route in routes)
+        return [route.method for route, counted in pairs if counted not in (None, route.fingerprint)]
 
     def at(self, progress: Progress) -> RolloutDocument:
         """The same rollout further on. What begins now begins with counts of its own."""

@@ -134,6 +134,13 @@ def begins_anew(before: RolloutState, command: Command) -> bool:
     return command is Command.RESUME and before in (RolloutState.FROZEN, RolloutState.OVERRIDDEN)
 
 
+def evidence_lost(progress: Progress, now: float, why: str) -> Progress:
+    """The same step from its beginning: what was counted says nothing of what D-Bus does now."""
+    waits = progress.state is RolloutState.WAITING
+    state = RolloutState.RUNNING if waits else progress.state
+    return replace(progress, state=state, since=now, approved=False, why=why)
+
+
 def setting(plan: RolloutPlan, progress: Progress) -> Setting | None:
     """What a rollout sets for its methods; None: nothing, the mapping holds."""
     if progress.state is RolloutState.ENDED:

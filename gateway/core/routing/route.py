@@ -47,6 +47,7 @@ class Route:
     guard: Route | None = None  # called first with the same call; its fault is the answer (a session check)
     session: Callable[[Call], str | None] | None = None  # the session that a call uses
     opens: Callable[[Call], str | None] | None = None  # a login: the user that it names; its result is the session
+    fingerprint: str = ""  # another one when anything in the mapping changes that this route depends on
 
 
 def unmapped_route(name: str) -> Route:

@@ -333,6 +333,47 @@ async def test_a_rollout_whose_methods_are_gone_is_ended(path: Path) -> None:
         assert (await one.said())[0].why == "its methods are mapped no more, or have no legacy service"
 
 
+@pytest.mark.parametrize("also", [0.2, 600.0])
+async def test_a_new_mapping_needs_new_evidence(path: Path, also: float) -> None:
+    async with world(path, movable(fingerprint="old")) as one:
+        await _to_the_canary(one)
+        await one.good(calls=199)
+        await one.look()
+        one.routes[:] = [movable(fingerprint="new")]
+        await one.look(also)
+        assert (await one.said())[0].why == "the mapping of VM.start has changed: the counts of this step begin anew"
+        await one.good(calls=100)  # ended meanwhile, by the old mapping
+        await one.settle()
+        await one.good(calls=199)
+        await one.look(also)
+        assert one.now_at() == ("running", "canary 10% observed")
+        [view] = await _views(one)
+        assert (view.numbers["dbus_calls"], view.why) == (199, "waits: 199 of 200 calls by D-Bus")
+        await one.good(calls=1)
+        await one.look()
+        assert one.now_at()[0] == "waiting"
+
+
+async def test_a_gate_is_not_opened_by_the_evidence_of_an_old_mapping(path: Path) -> None:
+    async with world(path, movable(fingerprint="old")) as one:
+        await _to_the_canary(one)
+        await one.good()
+        await one.look()
+        assert one.now_at()[0] == "waiting"
+        one.routes[:] = [movable(fingerprint="new")]
+        refused = await one.orders.approve(NAME, "alice")
+        assert refused == Rejected("the mapping of VM.start has changed, its counts begin anew: wait for the gate")
+        await one.look()
+        assert one.now_at() == ("running", "canary 10% observed")
+        await one.settle()
+        await one.good()
+        await one.look()
+        assert one.now_at()[0] == "waiting"
+        await one.orders.approve(NAME, "alice")
+        await one.look()
+        assert one.now_at() == ("running", "canary 50% observed")
+
+
 # Restarts and several processes
 
 

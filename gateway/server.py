@@ -64,6 +64,7 @@ class Gateway(Assembly):
             orders,
             lambda: self.table.digests,
             steady=clock.steady,
+            flush=self.moving.flush,
         )
         control = Path(self.settings.control.socket)
         replaying = Replayer(lambda: self.endpoints, self.dispatcher.observe, self.moving.evidence.compare)

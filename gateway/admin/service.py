@@ -6,7 +6,7 @@ Every change is one decision of the state, with its line of the audit: all of it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -59,6 +59,7 @@ class AdminService(AdminOperations):
         *,
         now: Callable[[], float] = time.time,
         steady: Callable[[], float] | None = None,
+        flush: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._routes = routes
         self._toggles = toggles
@@ -68,6 +69,7 @@ class AdminService(AdminOperations):
         self.promoting = PromotionPlanner(routes, digests, toggles, state, rollouts.states, now)
         self._now = now
         self._steady = steady or now
+        self._flush = flush  # writes down what was counted until now
 
     # Asking
 
@@ -175,6 +177,8 @@ class AdminService(AdminOperations):
         if not means:
             return Rejected(selection.no_match(self._routes(), pattern))
         methods = tuple(dict.fromkeys(map(MethodId.of, means)))
+        if self._flush is not None:
+            await self._flush()  # what is not yet written would come back
         entry = AuditEntry(self._now(), who, "clear evidence", pattern, why, {"methods": len(methods)})
         refused = await self._state.decide(Change((entry,), clear=methods))
         return refused or methods

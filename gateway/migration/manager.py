@@ -61,6 +61,7 @@ class MigrationManager:
                 if counting.DROPPED in counters
             ],
             "xcp_gateway_state_trouble": [((), bool(self.state.trouble))],
+            "xcp_gateway_rollouts_breached": [((), self.rollouts.breached())],
         }
 
     async def __aenter__(self) -> Self:
@@ -68,7 +69,7 @@ class MigrationManager:
             await self.state.start()
             stack.push_async_callback(self.state.stop)
             self._changed()
-            stack.push_async_callback(self._flush)
+            stack.push_async_callback(self.flush)
             for work in (self._flushing, self.rollouts.run):
                 task = asyncio.get_running_loop().create_task(work())
                 stack.push_async_callback(_end, task)
@@ -86,11 +87,12 @@ class MigrationManager:
         while True:
             await asyncio.sleep(FLUSH)
             try:
-                await self._flush()
+                await self.flush()
             except Exception:  # noqa: BLE001 - a bug costs what was seen in this moment and nothing else
                 _log.exception("a bug lost what was seen")
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Write down what was counted since the last flush."""
         batch = self.evidence.take()
         if not batch.evidence and not batch.clients:
             return

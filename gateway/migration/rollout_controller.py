@@ -24,6 +24,8 @@ from gateway.core.migration.rollout_plan import (
     RolloutState,
     apply,
     apply_command,
+    breach_acts,
+    breach_held,
     decide,
     evidence_lost,
     setting,
@@ -172,6 +174,11 @@ class RolloutController:
         for name, (version, each) in active.items():
             await _Look(self, name, version, each, members(name, routes), everywhere, self.moment()).take()
 
+    def breached(self) -> int:
+        """How many rollouts have found a breach while what a person has set holds."""
+        active = (each.progress.state for _, each in self._active().values())
+        return sum(state is RolloutState.BREACHED for state in active)
+
     def _active(self) -> dict[str, tuple[int, RolloutDocument]]:
         kept = self.state.rollouts
         self._read = {name: self._reading(name, rollout) for name, rollout in kept.items()}
@@ -239,6 +246,7 @@ class _Look:
     members: tuple[Route, ...]
     everywhere: Mapping[MethodId, Counts] | None
     now: float
+    holder: str = ""  # who has set what that holds instead of the rollout's setting
 
     async def take(self) -> None:
         """Do what is to be done, if anything."""
@@ -247,8 +255,13 @@ class _Look:
             return
         theirs = overridden(self.members, self.engine.state.overrides, self.engine.moment())
         taken = "" if self._holds() else "what it had set was taken away"
-        stopped = f"{theirs.who} has set {theirs.pattern} to {theirs.setting}" if theirs is not None else taken
-        if stopped and self.document.progress.state is not RolloutState.OVERRIDDEN:
+        self.holder = f"{theirs.who} has set {theirs.pattern} to {theirs.setting}" if theirs is not None else ""
+        stopped, progress = self.holder or taken, self.document.progress
+        if progress.state is RolloutState.BREACHED:
+            if not self.holder and self.everywhere is not None:
+                after = breach_acts(self.document.plan, progress, self.now, f"{progress.why} no more")
+                await self._become(after, Decision(Action.BREACH, after.why))
+        elif stopped and progress.state is not RolloutState.OVERRIDDEN:
             await self._command(Command.OVERRIDE, stopped)
         elif self.everywhere is not None and (changed := self.document.remapped(self.members)):
             why = f"the mapping of {', '.join(changed)} has changed: the counts of this step begin anew"
@@ -301,6 +314,8 @@ class _Look:
         plan, progress = self.document.plan, self.document.progress
         decision = decide(plan, progress, counts, self.now, parts)
         after = apply(plan, progress, decision, counts, self.now)
+        if decision.action is Action.BREACH and self.holder:
+            after = breach_held(progress, decision.why, self.holder)
         if decision.action in may and after != progress:
             await self._become(after, decision)
 
@@ -316,7 +331,13 @@ class _Look:
         )
         if await self._write(change, anyway=decision.action is Action.BREACH):
             tell = _log.warning if decision.action is Action.BREACH else _log.info
-            tell(decision.why, rollout=self.name, state=progress.state.value, step=str(after.step), **decision.numbers)
+            tell(
+                progress.why,
+                rollout=self.name,
+                state=progress.state.value,
+                step=str(after.step),
+                **decision.numbers,
+            )
 
     async def _write(self, change: Change, *, anyway: bool = False) -> bool:
         store = self.engine.state

@@ -174,7 +174,7 @@ def moved(
     override = (
         Override(name, wanted, f"rollout {after.plan.name}", when, progress.why, by="rollout") if wanted else None
     )
-    what = "rollback" if progress.state is RolloutState.ROLLED_BACK else "rollout"
+    what = _AUDITED.get(progress.state, "rollout")
     said = {"state": progress.state.value, "step": str(after.step), **(numbers or {})}
     return Change(
         (AuditEntry(when, who, what, name, progress.why, said),),
@@ -184,9 +184,15 @@ def moved(
     )
 
 
+_AUDITED = {RolloutState.ROLLED_BACK: "rollback", RolloutState.BREACHED: "breach"}
+
+
 def _put_again(before: RolloutDocument, progress: Progress) -> bool:
     """Somebody may have taken away what an overridden rollout had set; who resumes it wants it back."""
-    return before.progress.state is RolloutState.OVERRIDDEN and progress.state is RolloutState.RUNNING
+    return (
+        before.progress.state in (RolloutState.OVERRIDDEN, RolloutState.BREACHED)
+        and progress.state is RolloutState.RUNNING
+    )
 
 
 def counted(name: str, version: int, after: RolloutDocument) -> Change:

@@ -71,6 +71,7 @@ class RolloutState(Enum):
     WAITING = "waiting"  # at a gate, for a person
     PAUSED = "paused"  # by a person, or after a step down
     OVERRIDDEN = "overridden"  # by what a person has set for one of its methods
+    BREACHED = "breached"  # while what a person has set holds; it goes back as soon as that has ended
     FROZEN = "frozen"  # by a breach, where the plan says so
     DONE = "done"
     ROLLED_BACK = "rolled back"
@@ -111,12 +112,12 @@ _ACTIVE = frozenset(RolloutState) - OVER
 COMMANDS: Mapping[Command, tuple[frozenset[RolloutState], RolloutState]] = {
     Command.PAUSE: (frozenset({RolloutState.RUNNING, RolloutState.WAITING}), RolloutState.PAUSED),
     Command.RESUME: (
-        frozenset({RolloutState.PAUSED, RolloutState.OVERRIDDEN, RolloutState.FROZEN}),
+        frozenset({RolloutState.PAUSED, RolloutState.OVERRIDDEN, RolloutState.BREACHED, RolloutState.FROZEN}),
         RolloutState.RUNNING,
     ),
     Command.APPROVE: (frozenset({RolloutState.WAITING}), RolloutState.RUNNING),
     Command.ABORT: (_ACTIVE | {RolloutState.DONE}, RolloutState.ABORTED),
-    Command.OVERRIDE: (_ACTIVE - {RolloutState.OVERRIDDEN}, RolloutState.OVERRIDDEN),
+    Command.OVERRIDE: (_ACTIVE - {RolloutState.OVERRIDDEN, RolloutState.BREACHED}, RolloutState.OVERRIDDEN),
     Command.END: (_ACTIVE, RolloutState.ENDED),
 }
 
@@ -131,20 +132,23 @@ def apply_command(progress: Progress, command: Command, why: str) -> Progress:
 
 def begins_anew(before: RolloutState, command: Command) -> bool:
     """Whether what was seen so far says nothing about what comes: the step's counts begin at zero."""
-    return command is Command.RESUME and before in (RolloutState.FROZEN, RolloutState.OVERRIDDEN)
+    return command is Command.RESUME and before in (RolloutState.FROZEN, RolloutState.OVERRIDDEN, RolloutState.BREACHED)
 
 
 def evidence_lost(progress: Progress, now: float, why: str) -> Progress:
     """The same step from its beginning: what was counted says nothing of what D-Bus does now."""
     waits = progress.state is RolloutState.WAITING
     state = RolloutState.RUNNING if waits else progress.state
-    return replace(progress, state=state, since=now, approved=False, why=why)
+    held = "" if state is RolloutState.RUNNING else f"{progress.why}; "
+    return replace(progress, state=state, since=now, approved=False, why=f"{held}{why}")
 
 
 def setting(plan: RolloutPlan, progress: Progress) -> Setting | None:
     """What a rollout sets for its methods; None: nothing, the mapping holds."""
     if progress.state is RolloutState.ENDED:
         return None
+    if progress.state is RolloutState.BREACHED:
+        return setting(plan, breach_acts(plan, progress, progress.since, progress.why))
     if progress.state in (RolloutState.ROLLED_BACK, RolloutState.ABORTED):
         return Setting(Mode.LEGACY)
     step = plan.steps[progress.step].setting
@@ -251,10 +255,16 @@ def apply(plan: RolloutPlan, progress: Progress, decision: Decision, counts: Bot
             known = counts.control if counts.control.calls >= plan.limits.samples else progress.baseline
             return Progress(RolloutState.RUNNING, progress.step + 1, now, baseline=known, why=decision.why)
         case Action.BREACH:
-            return _breached(plan, progress, decision.why, now)
+            return breach_acts(plan, progress, now, decision.why)
 
 
-def _breached(plan: RolloutPlan, progress: Progress, why: str, now: float) -> Progress:
+def breach_held(progress: Progress, why: str, holder: str) -> Progress:
+    """A breach while what a person has set holds: `holder` says who has set what."""
+    return replace(progress, state=RolloutState.BREACHED, why=f"breached: {why}; {holder}, and that holds")
+
+
+def breach_acts(plan: RolloutPlan, progress: Progress, now: float, why: str) -> Progress:
+    """What the plan says that a breach does."""
     if plan.on_breach is OnBreach.FREEZE:
         return replace(progress, state=RolloutState.FROZEN, why=why)
     if plan.on_breach is OnBreach.STEP_DOWN and progress.step > 0:

@@ -11,11 +11,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gateway.admin.service import AdminService
 from gateway.core.admin.records import Change, MethodId, MismatchRecord, StateRefused
 from gateway.core.migration.modes import Mode, Setting, Side
 from gateway.core.routing.overrides import Override
 from gateway.core.rpc.model import Call, Reply
 from gateway.migration.manager import MigrationManager
+from gateway.migration.rollout_commands import RolloutCommands
 from gateway.server import Gateway
 from tests.kit import kept
 from tests.kit.bus import private_bus
@@ -26,6 +28,7 @@ from tests.kit.services import toy_service
 
 STAT = route("VM.start")
 HELD = MethodId("toy", "echo")
+ECHO = route("echo", service="toy")
 
 
 async def until(found: Callable[[], object]) -> None:
@@ -50,6 +53,17 @@ async def test_what_another_process_sets_holds_here(tmp_path: Path) -> None:
     ):
         assert await there.state.decide(kept.mode("VM.*", Mode.OFF)) is None
         await until(lambda: here.toggles.setting(STAT).mode is Mode.OFF)
+
+
+async def test_evidence_that_is_forgotten_takes_along_what_was_not_yet_written(tmp_path: Path) -> None:
+    async with MigrationManager(tmp_path / "state.db", lambda: [ECHO]) as moving:
+        orders = RolloutCommands(moving.state, lambda: [ECHO])
+        admin = AdminService(lambda: [ECHO], moving.toggles, moving.state, orders, flush=moving.flush)
+        note = moving.evidence.noting(lambda *_: None)
+        note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
+        assert await admin.clear_evidence("echo", "alice") == (HELD,)
+        await moving.flush()
+        assert await moving.state.evidence() == {}
 
 
 async def test_what_was_seen_is_written_while_it_runs_and_at_its_end(tmp_path: Path) -> None:

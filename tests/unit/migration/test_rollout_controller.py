@@ -259,6 +259,28 @@ async def test_a_persons_override_wins_and_stops_the_rollout_until_it_is_resumed
         assert one.now_at()[0] == "waiting"
 
 
+async def test_a_breach_while_a_persons_mode_holds_is_told_as_such_and_acts_when_that_ends(path: Path) -> None:
+    async with world(path) as one:
+        await _to_the_canary(one)
+        await one.set("VM.start", Mode.DBUS)
+        await one.look()
+        assert (one.now_at()[0], one.engine.breached()) == ("overridden", 0)
+        await one.bad()
+        await one.look()
+        assert (one.now_at(), one.engine.breached()) == (("breached", "legacy"), 1)
+        entry = (await one.said())[0]
+        assert entry.what == "breach"
+        assert entry.why.startswith("breached: 1000 of 1000 differ (100%, limit 0.1%); ")
+        assert entry.why.endswith("; bob has set VM.start to dbus, and that holds")
+        await one.bad()
+        await one.look(100.0)
+        assert len(await one.said()) == 4  # told once
+        await one.unset("VM.start")
+        await one.look()
+        assert (one.now_at(), one.engine.breached()) == (("rolled back", "legacy"), 0)
+        assert (await one.said())[0].what == "rollback"
+
+
 async def test_when_a_persons_time_is_over_what_the_rollout_had_set_is_still_guarded(path: Path) -> None:
     async with world(path) as one:
         await _to_the_canary(one)

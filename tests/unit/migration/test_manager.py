@@ -12,12 +12,12 @@ import aiohttp
 import pytest
 
 from gateway.admin.service import AdminService
-from gateway.core.admin.records import Change, MethodId, MismatchRecord, StateRefused
+from gateway.core.admin.records import Change, MethodId, MismatchRecord, Rejected, StateRefused
 from gateway.core.migration.modes import Mode, Setting, Side
 from gateway.core.routing.overrides import Override
 from gateway.core.rpc.model import Call, Reply
 from gateway.migration.manager import MigrationManager
-from gateway.migration.rollout_commands import RolloutCommands
+from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 from gateway.server import Gateway
 from tests.kit import kept
 from tests.kit.bus import private_bus
@@ -143,6 +143,30 @@ async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_pat
         text = (await gateway.metrics()).decode()
         assert 'xcp_gateway_comparisons_total{method="echo",service="toy",verdict="different"} 1.0' in text
         assert (await gateway.status())["state"] == {"place": str(tmp_path / "state.db"), "trouble": ""}
+
+
+async def test_a_reload_that_changes_a_rule_begins_the_counts_of_a_rollout_anew(tmp_path: Path) -> None:
+    async with old_server(echo) as old, moving_gateway(tmp_path, old) as gateway, asyncio.timeout(60):
+        [file] = tmp_path.rglob("toy.yaml")
+        moved = MOVING.replace("params: [text]}", "params: [text], key: text, rollout: quick, compare: [{path: $, ignore: true}]}")
+        plan = "rollouts: {quick: {steps: [{shadow: 1}, {gate: person}, dbus], limits: {samples: 1}}}\n"
+        file.write_text(plan + moved)
+        assert "problems" not in await gateway.reload()
+        rollouts = gateway.steering.rollouts
+        assert isinstance(await rollouts.start("echo", "alice"), RolloutView)
+        while rollouts.states() != {"toy/echo": "waiting"}:
+            await ask(gateway, "hi")
+        file.write_text(plan + moved.replace("[{path: $, ignore: true}]", "[]"))
+        assert "problems" not in await gateway.reload()
+        assert isinstance(await rollouts.approve("toy/echo", "alice"), Rejected)
+        await until(lambda: rollouts.states() != {"toy/echo": "waiting"})
+        while rollouts.states() != {"toy/echo": "rolled back"}:  # by what is found with the new rule
+            await ask(gateway, "hi")
+        entries = await gateway.moving.state.audit(subject="toy/echo")
+        assert not isinstance(entries, StateRefused)
+        assert [entry.why for entry in entries if "mapping" in entry.why] == [
+            "the mapping of echo has changed: the counts of this step begin anew"
+        ]
 
 
 async def test_what_the_old_service_answers_needs_no_bus_to_be_ready(tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_pat
 async def test_a_reload_that_changes_a_rule_begins_the_counts_of_a_rollout_anew(tmp_path: Path) -> None:
     async with old_server(echo) as old, moving_gateway(tmp_path, old) as gateway, asyncio.timeout(60):
         [file] = tmp_path.rglob("toy.yaml")
-        moved = MOVING.replace("params: [text]}", "params: [text], key: text, rollout: quick, compare: [{path: $, ignore: true}]}")
+        more = "key: text, rollout: quick, compare: [{path: $, ignore: true}]"
+        moved = MOVING.replace("params: [text]}", f"params: [text], {more}}}")
         plan = "rollouts: {quick: {steps: [{shadow: 1}, {gate: person}, dbus], limits: {samples: 1}}}\n"
         file.write_text(plan + moved)
         assert "problems" not in await gateway.reload()

@@ -1,6 +1,6 @@
-"""What lets methods move, kept together: the settings that hold, what was seen of both sides, and the file behind them.
+"""The parts that move methods, started and stopped together: overrides, collected counts, state file and rollouts.
 
-Rollouts are driven from here. Nothing here is on the path of a call but the look at a setting and plain counting.
+The path of a call only looks up a setting and adds to counts; all other work runs in tasks of this module.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class MigrationManager:
         await self._stack.aclose()
 
     def _changed(self) -> None:
-        """Somebody, here or in another process, has set something."""
+        """This or another process has changed overrides or rollouts."""
         self.toggles.replace(self.state.overrides)
 
     async def _flushing(self) -> None:

@@ -1,4 +1,4 @@
-"""What persons say to rollouts: start, pause, resume, approve, abort, list; and everything back at once."""
+"""The commands of operators for rollouts: start, pause, resume, approve, abort, list; and rollback of everything."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class RolloutView:
 
 @dataclass(frozen=True, slots=True)
 class RolloutCommands:
-    """A refusal is `Refused`; `Held`: done here, and not written down yet."""
+    """`StateRefused`: not done, and why. `PendingDecision`: done in this process, and not written down yet."""
 
     state: Store
     routes: Callable[[], Sequence[Route]]
     now: Callable[[], float] = time
-    steady: Callable[[], float] | None = None  # the clock that nobody sets, see state/clock.py; None: `now`
+    steady: Callable[[], float] | None = None  # see state/clock.py; None: `now`
 
     async def start(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
         """Begin with the first step of the plan that the mapping says."""
@@ -86,7 +86,7 @@ class RolloutCommands:
         return await self._obey(name, Command.RESUME, who, why or f"resumed by {who}")
 
     async def approve(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
-        """Let it through the gate at which it waits."""
+        """Open the gate at which it waits; refused while its counts are of an older mapping."""
         return await self._obey(name, Command.APPROVE, who, why or f"approved by {who}")
 
     async def abort(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:

@@ -1,6 +1,8 @@
-"""Looks at every rollout several times a second, and moves it on or back. One process of several drives.
+"""Looks at every rollout several times a second, and moves it on or back.
 
-Knows no wire and no clock of its own. Whatever happens here costs no call of any client.
+Of the processes that share a state file one holds the lease and drives; each look prolongs the lease. When the driver
+ends, another process takes the lease over. While the state file cannot be used, each process only guards: it rolls back
+by its own counts and promotes nothing. An error here costs one look and no call of any client.
 """
 
 from __future__ import annotations
@@ -37,9 +39,6 @@ from gateway.migration import rollout_storage
 from gateway.migration.rollout_storage import RolloutDocument, members, overridden, str_of
 from gateway.state.store import StateStore as Store
 
-# Counts as they are kept -> what both sides did since a step began, and lately. Knows names of counters; no file.
-
-
 STARTS = 2  # windows that begin in the time of one
 LASTS = 2  # times its length that a window is tested, while it grows
 
@@ -47,7 +46,7 @@ WindowCounts = Mapping[str, BothSides]  # by method, "service/method"; all of it
 
 
 class LocalCounts:
-    """What this process has counted since it began; told of every batch that is written down."""
+    """What this process has counted since it began, batch by batch."""
 
     def __init__(self) -> None:
         self.total: dict[MethodId, Counts] = {}
@@ -63,7 +62,7 @@ class LocalCounts:
 
 
 def together(seen: WindowCounts, start: WindowCounts) -> BothSides:
-    """All methods, each since its start; one that was not there at the start is not counted yet."""
+    """The sum over methods, each since its start; a method without a start is not counted yet."""
     total = BothSides()
     for method, counts in seen.items():
         if method in start:
@@ -141,7 +140,7 @@ class RolloutController:
     holder: str
     now: Callable[[], float] = time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
-    steady: Callable[[], float] | None = None  # the clock that nobody sets, see state/clock.py; None: `now`
+    steady: Callable[[], float] | None = None  # see state/clock.py; None: `now`
     driving: bool = False
     _tracks: dict[str, _Tracks] = field(default_factory=dict)
     _read: dict[str, tuple[Rollout, RolloutDocument | str]] = field(

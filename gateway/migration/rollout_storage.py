@@ -1,4 +1,4 @@
-"""What a rollout moves: a method, or a group of them. Knows the live mapping and no rollout."""
+"""What a rollout moves (a method, or a group), its JSON document in the state file, and the changes of its steps."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def names(pattern: str, routes: Iterable[Route]) -> list[str]:
     return sorted({subject_of(route) for route in routes if matches(pattern, route) and route.migration.upstream})
 
 
-# A rollout as it is kept: a JSON document with everything that a gateway needs to go on where another one stopped.
+# The document: all that another gateway needs to continue.
 
 
 FORMAT = 1
@@ -154,7 +154,7 @@ def read(json: Json) -> RolloutDocument | str:
     return document if 0 <= step < count else f"{UNREADABLE}: it is at step {step}, and its plan has {count}"
 
 
-# What a step of a rollout changes, all at once: its document, what it sets for its methods, a line of the audit.
+# Changes: the document, the override of its methods, and a line of the audit, in one transaction.
 
 
 def moved(
@@ -188,7 +188,7 @@ _AUDITED = {RolloutState.ROLLED_BACK: "rollback", RolloutState.BREACHED: "breach
 
 
 def _put_again(before: RolloutDocument, progress: Progress) -> bool:
-    """Somebody may have taken away what an overridden rollout had set; who resumes it wants it back."""
+    """A person may have removed what an overridden rollout had set; a resume sets it again."""
     return (
         before.progress.state in (RolloutState.OVERRIDDEN, RolloutState.BREACHED)
         and progress.state is RolloutState.RUNNING

@@ -39,7 +39,7 @@ class RolloutLimits:
     latency: float = 1.5  # times the control's p50, and times its p99
     slow_from: float = 0.01  # seconds; what is faster than this is never too slow
     samples: int = 100  # fewer comparisons or calls say nothing: no promotion, no breach
-    window: float = 60.0  # seconds; the last so many are judged by themselves too, lest a long good time hide a bad end
+    window: float = 60.0  # seconds; windows of this length are tested by themselves: a long good time hides no bad end
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def find_breaches(
 
 
 def control_of(samples: int, counts: BothSides, baseline: SideCounts | None) -> SideCounts | None:
-    """What the candidate is held against: the control now, or what it did in an earlier step."""
+    """The counts to compare the candidate with: the control's of this step, or of an earlier one; None: too few."""
     if counts.control.calls >= samples:
         return counts.control
     return baseline if baseline is not None and baseline.calls else None
@@ -254,9 +254,7 @@ def duration(seconds: float) -> str:
 LIMITS = RolloutLimits()
 
 
-# What the evidence of one method says of its D-Bus side, in a few words. Knows no method, no file and no clock.
-#
-# The limits are those that a rollout has by default; what chance may explain is not held against D-Bus.
+# A verdict on the D-Bus side of one method, for `status`: one look, with the default limits of a rollout.
 
 
 # One limit at a time, the others out of reach; chance alone is asked how much is enough.
@@ -271,7 +269,7 @@ class Assessment(Enum):
     FAILS = "dbus fails"  # more often than the legacy service, by more than the limit
     DIFFERS = "differs"  # at least one comparison did
     SLOW = "dbus slow"  # p50 or p99 is over the limit
-    NOT_COMPARED = "not compared"  # D-Bus answers, and nobody looks at what the legacy service would have said
+    NOT_COMPARED = "not compared"  # D-Bus answers, and the legacy service is not asked
     SO_FAR = "equal so far"  # of fewer comparisons than say something
     IGNORED = "equal but for ignored"  # what differs is what the rules of the mapping ignore
     EQUAL = "equal"

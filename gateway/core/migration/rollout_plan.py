@@ -1,4 +1,4 @@
-"""A rollout: the plan, what is remembered of it, and what to do next. Pure: knows no clock, no file and no call."""
+"""A rollout: its plan, its progress, and the decision that comes next. Pure functions of counts and moments."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RolloutStep:
 
 
 class OnBreach(Enum):
-    """What becomes of the method when a limit is broken."""
+    """What a breach does with the method."""
 
     ROLLBACK = "rollback"  # to the legacy service
     FREEZE = "freeze"  # it stays where it is; a person decides
@@ -85,7 +85,7 @@ OVER = frozenset({RolloutState.DONE, RolloutState.ROLLED_BACK, RolloutState.ABOR
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a rollout has come. Moments are of a clock that nobody sets (state/clock.py)."""
+    """How far a rollout has come. Moments are of the steady clock (state/clock.py)."""
 
     state: RolloutState = RolloutState.RUNNING
     step: int = 0
@@ -184,7 +184,7 @@ def decide(
 ) -> Decision:
     """What comes next. `counts`: since the step began.
 
-    `parts`: some of them, which are judged by themselves too, lest they hide among many: "in the last 60 s".
+    `parts`: some of the counts, which are tested by themselves too, by their names in messages: "in the last 60 s".
     """
     action, why = _decide(plan, progress, counts, now, parts)
     return Decision(action, why, numbers(counts, now - progress.since))

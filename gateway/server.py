@@ -70,6 +70,7 @@ class Gateway(Assembly):
             rollouts,
             lambda: self.table.digests,
             steady=clock.steady,
+            flush=self.migration.flush,
         )
         socket = Path(self.settings.admin.socket)
         replayer = Replayer(

@@ -1,6 +1,6 @@
-"""What lets methods move, kept together: the settings that hold, what was seen of both sides, and the file behind them.
+"""The parts that move methods, started and stopped together: overrides, collected counts, state file and rollouts.
 
-Rollouts are driven from here. Nothing here is on the path of a call but the look at a setting and plain counting.
+The path of a call only looks up a setting and adds to counts; all other work runs in tasks of this module.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class MigrationManager:
                 if reason in counters
             ],
             "xcp_gateway_state_trouble": [((), bool(self.state.trouble))],
+            "xcp_gateway_rollouts_breached": [((), self.rollouts.breached())],
         }
 
     async def __aenter__(self) -> Self:
@@ -69,7 +70,7 @@ class MigrationManager:
             await self.state.start()
             stack.push_async_callback(self.state.stop)
             self._changed()
-            stack.push_async_callback(self._flush)
+            stack.push_async_callback(self.flush)
             for work in (self._flushing, self.rollouts.run):
                 task = asyncio.get_running_loop().create_task(work())
                 stack.push_async_callback(_end, task)
@@ -80,18 +81,19 @@ class MigrationManager:
         await self._stack.aclose()
 
     def _changed(self) -> None:
-        """Somebody, here or in another process, has set something."""
+        """This or another process has changed overrides or rollouts."""
         self.toggles.replace(self.state.overrides)
 
     async def _flushing(self) -> None:
         while True:
             await asyncio.sleep(FLUSH)
             try:
-                await self._flush()
+                await self.flush()
             except Exception:  # noqa: BLE001 - a bug costs what was seen in this moment and nothing else
                 _log.exception("a bug lost what was seen")
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Write down what was counted since the last flush."""
         batch = self.evidence.take()
         if not batch.evidence and not batch.clients:
             return

@@ -73,6 +73,7 @@ SERIES: Mapping[str, Series] = {
         "counter", "Calls that could have been compared and were not, by reason.", ("service", "method", "reason")
     ),
     "xcp_gateway_state_trouble": Series("gauge", "1 while the state file cannot be used."),
+    "xcp_gateway_rollouts_breached": Series("gauge", "Rollouts with a breach while a mode that a person set holds."),
     "xcp_gateway_bus_connected": Series("gauge", "1 while the bus is connected.", ("bus",)),
     "xcp_gateway_bus_connections": Series("gauge", "Connections to the bus that are up.", ("bus",)),
     "xcp_gateway_bus_calls_in_flight": Series("gauge", "D-Bus calls that wait for their reply.", ("bus",)),

@@ -1,4 +1,4 @@
-"""The words for moving one method from its legacy service to D-Bus: sides, modes, keys. Knows no file and no clock."""
+"""The terms for moving one method from its legacy service to D-Bus: sides, modes, settings, keys."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Mode(Enum):
     SHADOW = "shadow"  # the control; the other side is asked afterwards and compared
     CANARY = "canary"  # D-Bus for a share of the keys, the legacy service for the rest
     DBUS = "dbus"
-    OFF = "off"  # nobody
+    OFF = "off"  # no side: a fault
 
 
 @dataclass(frozen=True, slots=True)

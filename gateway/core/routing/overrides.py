@@ -28,10 +28,10 @@ class Override:
     by: By = "person"
 
     @property
-    def rank(self) -> tuple[bool, bool, int]:
-        """The highest wins: a person before a rollout, an exact name before a pattern, a long pattern first."""
+    def rank(self) -> tuple[bool, bool, int, float]:
+        """The highest wins: a person before a rollout, a name before a pattern, a long pattern first, the later one."""
         literal = sum(character not in "*?[]" for character in self.pattern)
-        return self.by == "person", is_exact(self.pattern), literal
+        return self.by == "person", is_exact(self.pattern), literal, self.when
 
     def expired(self, now: float) -> bool:
         """Whether the override has ended; `now` by state/clock.py."""
@@ -41,6 +41,8 @@ class Override:
         """Whether it matches the method and is possible for it: some modes need a legacy service."""
         if self.setting.mode in NEEDS_LEGACY and route.migration.upstream is None:
             return False
+        if self.pattern == "*" and self.setting.mode is Mode.LEGACY and route.migration.setting.mode is Mode.OFF:
+            return False  # a rollback of everything switches nothing on
         return matches(self.pattern, route)
 
 

@@ -68,6 +68,7 @@ class Route:
     session_check: Route | None = None  # called first with the same call; its fault is the answer
     session: Callable[[Call], str | None] | None = None  # the session that a call uses
     login: Callable[[Call], str | None] | None = None  # the user that a login names; its result is the session
+    fingerprint: str = ""  # changes with anything in the mapping that this route depends on
 
     @property
     def bus_target(self) -> Target:

@@ -19,6 +19,7 @@ MOVING = {
     "xcp_gateway_comparisons_total",
     "xcp_gateway_not_compared_total",
     "xcp_gateway_state_trouble",
+    "xcp_gateway_rollouts_breached",
     "xcp_gateway_mapping_refused",  # the gateway itself reads it: tests/unit/test_server.py
 }
 

@@ -194,3 +194,15 @@ def test_an_override_with_an_end_ends() -> None:
     assert not override("*").expired(1e12)
     assert not override("*", until=10.0).expired(9.9)
     assert override("*", until=10.0).expired(10.0)
+
+
+def test_of_two_patterns_of_one_rank_the_later_one_wins() -> None:
+    earlier, later = override("VM.*t", when=1.0), override("VM.s*", when=2.0)
+    assert max(later, earlier, key=lambda each: each.rank) is later
+
+
+def test_everything_to_legacy_switches_nothing_on_that_the_mapping_has_switched_off() -> None:
+    off = replace(START, migration=replace(START.migration, setting=Setting(Mode.OFF)))
+    assert not override("*").applies_to(off)
+    assert override("VM.start").applies_to(off)
+    assert override("*", Mode.OFF).applies_to(off)

@@ -2,7 +2,7 @@
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-busy demo bus bench soak fuzz fresh-machine clean
+.PHONY: help setup check test test-busy demo bus bench statistics soak fuzz fresh-machine clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ bus: setup ## run a private bus with the sample toolstack until Ctrl-C
 
 bench: setup ## measure the gateway beside a bridge written by hand
 	$(BIN)/python tests/bench/run.py
+
+statistics: setup ## show how rollouts decide: 2000 simulated plans for each row, minutes (RUNS=2000, SEED=17)
+	$(BIN)/python -m tests.simulation
 
 soak: setup ## five minutes of load while brokers and services are killed (SOAK_SECONDS=300, SEED=, NUISANCES=)
 	$(BIN)/python -m tests.soak

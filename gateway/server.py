@@ -70,9 +70,12 @@ class Gateway(Assembly):
             rollouts,
             lambda: self.table.digests,
             steady=clock.steady,
+            flush=self.migration.flush,
         )
         socket = Path(self.settings.admin.socket)
-        replayer = Replayer(self.endpoints, self.dispatcher.observe, self.migration.evidence.compare)
+        replayer = Replayer(
+            self.endpoints, self.dispatcher.observe, self.migration.evidence.compare, self.shadow.worker
+        )
         traffic = Traffic(self.live_routes, lambda: self.table.revision, self.migration.state, self.recorder, replayer)
         rights = peer_credentials.rights(self.settings)
         group = peer_credentials.group(self.settings)

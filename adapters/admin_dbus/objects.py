@@ -133,6 +133,7 @@ METHOD_PROPERTIES: Mapping[str, ObjectProperty] = {
     "Different": ObjectProperty("t", lambda row: row.different),
     "ErrorDifferent": ObjectProperty("t", lambda row: row.error_different),
     "Dropped": ObjectProperty("t", lambda row: row.dropped),
+    "ComparedShare": ObjectProperty("d", lambda row: float(row.compared_share or 0)),
     "EqualShare": ObjectProperty("d", lambda row: float(row.equal_share or 0)),
     **_side("Legacy"),
     **_side("Dbus"),

@@ -286,7 +286,7 @@ class ReplayRow(TypedDict):
 
     service: str
     method: str
-    verdict: Literal["equal", "ignored", "different", "error_different", "skipped", "unanswered"]
+    verdict: Literal["equal", "ignored", "different", "error_different", "too_large", "skipped", "unanswered"]
     why: str
     missing: list[str]
     legacy: float | None

@@ -40,7 +40,7 @@ class Notifier:
         self._rollouts = rollouts
         self._listeners: list[Listener] = []
         self._last = _Snapshot({}, {}, None)
-        toggles.tell(self.update)
+        toggles.subscribe(self.update)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` for every change from now on; the returned function ends that."""

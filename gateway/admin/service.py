@@ -7,7 +7,7 @@ returned as `StateRefused`, or as `Rejected` if the request itself is wrong.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -63,6 +63,7 @@ class AdminService(AdminOperations):
         *,
         now: Callable[[], float] = time.time,
         steady: Callable[[], float] | None = None,
+        flush: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._routes = routes
         self._toggles = toggles
@@ -72,6 +73,7 @@ class AdminService(AdminOperations):
         self.promoting = PromotionPlanner(routes, digests, toggles, state, rollouts.states, now)
         self._now = now
         self._steady = steady or now
+        self._flush = flush  # writes down what was counted until now
 
     def names(self) -> Sequence[MethodId]:
         """Return every mapped method, in the order of the files."""
@@ -222,6 +224,8 @@ class AdminService(AdminOperations):
         if not selected:
             return Rejected(selection.no_match(self._routes(), pattern))
         methods = tuple(dict.fromkeys(map(MethodId.of, selected)))
+        if self._flush is not None:
+            await self._flush()  # statistics that are not yet written would come back
         entry = AuditEntry(self._now(), who, "reset statistics", pattern, why, {"methods": len(methods)})
         refused = await self._state.decide(Change((entry,), clear=methods))
         return refused or methods

@@ -52,7 +52,8 @@ def mode(
         bool, typer.Option("--observe", help="Run the call on the other side too, afterwards, and compare.")
     ] = False,
     noise: Annotated[
-        bool, typer.Option("--noise", help="Run the control twice; ignore fields that differ between its responses.")
+        bool,
+        typer.Option("--noise", help="Run the legacy side twice; ignore fields that differ between its responses."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

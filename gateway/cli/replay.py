@@ -25,7 +25,7 @@ MAX_DIFFS = 5  # mismatches that are shown of one method
 NAMED = 5  # methods that are listed for one reason
 DAMAGED = 20  # damaged lines that are listed
 
-COUNTED = ("equal", "ignored", "different", "error_different", "unanswered", "skipped")
+COUNTED = ("equal", "ignored", "different", "error_different", "too_large", "unanswered", "skipped")
 
 Document: TypeAlias = Mapping[str, Any]
 
@@ -254,7 +254,7 @@ class ReplayTally:
     @property
     def is_proof(self) -> bool:
         """Whether something was compared and everything agrees."""
-        agreed, not_so = self.count("equal", "ignored"), self.count("different", "error_different", "unanswered")
+        agreed, not_so = self.count("equal", "ignored"), self.total - self.count("equal", "ignored", "skipped")
         return agreed > 0 and not not_so and not self.stopped
 
 
@@ -285,7 +285,13 @@ def _show_mismatch(result: Document, shown: Counter[str], most: int) -> None:
 
 # Verdict -> column. Columns of the second kind are shown if they count anything.
 _ALWAYS = {"calls": "CALLS", "equal": "EQUAL", "different": "DIFFERENT"}
-_SOMETIMES = {"ignored": "IGNORED", "error_different": "ERRORS DIFFER", "unanswered": "NO ANSWER", "skipped": "SKIPPED"}
+_SOMETIMES = {
+    "ignored": "IGNORED",
+    "error_different": "ERRORS DIFFER",
+    "too_large": "TOO LARGE",
+    "unanswered": "NO ANSWER",
+    "skipped": "SKIPPED",
+}
 
 
 def _show(outcome: ReplayTally, recording: RecordingFile) -> None:
@@ -312,7 +318,7 @@ def _named(methods: Counter[str]) -> str:
     return first if len(methods) <= NAMED else f"{first} and {len(methods) - NAMED} more"
 
 
-_STYLES = {"different": "yellow", "error_different": "red", "unanswered": "red"}
+_STYLES = {"different": "yellow", "error_different": "red", "too_large": "red", "unanswered": "red"}
 
 
 def _cell(name: str, times: int) -> Text:

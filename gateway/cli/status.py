@@ -124,6 +124,8 @@ def _print_rows(rows: Sequence[Row], width: int | None) -> None:
             name = Text(f"{row['service']}/{row['method']}" if len(services) > 1 else row["method"])
             cells = (_COLUMNS[column][0](row) for column in columns)
             shown.add_row(name, *cells, style="dim" if _untouched(row) else None)
+    if any((row["setting"]["mode"], row["setting"]["control"]) == ("shadow", "legacy") for row in rows):
+        out.print(_CAPACITY, style="dim", soft_wrap=True)
 
 
 def _untouched(row: Row) -> bool:
@@ -149,6 +151,11 @@ def _equal(row: Row) -> Text:
     return Text(f"{rate(row['equal_share'])} of {number(row['comparisons'])}" if row["comparisons"] else NOTHING)
 
 
+def _compared(row: Row) -> Text:
+    too_large = row["not_compared"].get("too_large", 0)
+    return Text(rate(row["compared_share"]) + (f", {number(too_large)} too large" if too_large else ""))
+
+
 def _assessment(row: Row) -> Text:
     return Text(row["verdict"], STYLES.get(row["verdict"], ""))
 
@@ -165,6 +172,7 @@ _COLUMNS: Mapping[str, tuple[Callable[[Row], Text], int]] = {
     "SOURCE": (_source, 100),
     "CALLS": (_both(lambda side: number(side["calls"])), 120),
     "EQUAL": (_equal, 0),
+    "COMPARED": (_compared, 110),
     "ERRORS": (_both(lambda side: rate(side["error_rate"])), 76),
     "P50": (_both(lambda side: seconds(side["p50"])), 140),
     "P99": (_both(lambda side: seconds(side["p99"])), 90),
@@ -172,4 +180,5 @@ _COLUMNS: Mapping[str, tuple[Callable[[Row], Text], int]] = {
 }
 _LEFT = frozenset({"METHOD", "MODE", "SOURCE", "ASSESSMENT"})
 _FOLDED = frozenset({"METHOD", "SOURCE", "ASSESSMENT"})
+_CAPACITY = "shadow proves no capacity: D-Bus gets the compared share of the calls, and no client waits for it"
 _LEGEND = "columns with two values show legacy / D-Bus"

@@ -107,7 +107,8 @@ class Compiler:
         route = self._route(name, entry, callee, timeout)
         if len(entry.problems) > before:
             return None
-        return Compiled(route, _contract(entry, callee), self._fingerprint(entry, callee))
+        fingerprint = self._fingerprint(entry, callee)
+        return Compiled(replace(route, fingerprint=fingerprint), _contract(entry, callee), fingerprint)
 
     def _route(self, name: str, entry: Scope, callee: Callee, timeout: float) -> Route:
         keys = self._with_defaults(entry)
@@ -135,6 +136,7 @@ class Compiler:
                 migration,
                 group=rollout.group,
                 compare=self._comparison.rules(entry),
+                sampling=self._comparison.sampling(entry),
                 redact=self._comparison.redactions(entry, parameter_names(entry)),
             ),
             rollout=rollout.plan,

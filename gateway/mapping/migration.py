@@ -8,12 +8,14 @@ sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from gateway.core.comparison import redaction
 from gateway.core.comparison.json_path import Pattern
 from gateway.core.comparison.redaction import RedactionRules
 from gateway.core.comparison.rules import Rule, RuleError, Rules, compile_rule
+from gateway.core.comparison.sampling import Sampling, parse_rate
 from gateway.core.dbus.arguments import ArgumentPlan, parameter
 from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting, Side, share
 from gateway.core.routing.route import Effect
@@ -214,6 +216,7 @@ class ComparisonSettings:
         """`parameters`: the names of all parameters of the file's methods."""
         self._session: str | None = root.at("session", "parameter").data
         common = (root.at("defaults"), root)
+        self._samplings = [scope.at("compare") for scope in common]
         self._rules = [rule for scope in common for rule in _rules(scope.at("compare"))]
         redactions = [found for scope in common for found in _redactions(scope.at("redact"))]
         self._redactions = [pattern for _, pattern in redactions]
@@ -224,6 +227,19 @@ class ComparisonSettings:
     def rules(self, entry: Scope) -> Rules:
         """The comparison rules of a method, in order of precedence."""
         return Rules((*_rules(entry.at("compare")), *self._rules))
+
+    def sampling(self, entry: Scope) -> Sampling:
+        """Which calls of this method are compared: each key of the method, of `defaults`, or of the file."""
+        found: dict[str, float] = {}
+        for compare in (entry.at("compare"), *self._samplings):
+            if isinstance(compare.data, Mapping):
+                if "share" in compare.data and "share" not in found:
+                    buckets = compare.at("share").attempt(share, compare.data["share"], level="schema")
+                    found["share"] = (buckets or 0) / BUCKETS
+                if "at_most" in compare.data and "at_most" not in found:
+                    rate = compare.at("at_most").attempt(parse_rate, compare.data["at_most"], level="schema")
+                    found["at_most"] = rate or inf
+        return Sampling(**found)
 
     def redactions(self, entry: Scope, parameters: Sequence[str]) -> RedactionRules:
         """The redactions of a method. The session is always redacted, also as the result of a login."""
@@ -237,8 +253,9 @@ class ComparisonSettings:
 
 
 def _rules(scope: Scope) -> Iterator[Rule]:
-    for index in range(len(scope.data or ())):
-        rule = scope.at(index)
+    rules = scope.at("rules") if isinstance(scope.data, Mapping) else scope
+    for index in range(len(rules.data or ())):
+        rule = rules.at(index)
         try:
             yield compile_rule(rule.data)
         except RuleError as error:

@@ -1,4 +1,4 @@
-"""Which setting each method has now: the mapping's, or an override's. Knows no file; told of every change."""
+"""The setting of each method now: that of the mapping, or of the strongest override that applies."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FOREVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class EffectiveSetting:
-    """The setting of a method and where it comes from."""
+    """The setting of a method and its source."""
 
     setting: Setting
     override: Override | None = None
 
     def source(self, route: Route) -> str:
-        """In words: "the mapping", or "set by alice 2026-11-26 14:02 (the mapping says legacy): WHY"."""
+        """The source in words: "the mapping", or "set by alice 2026-11-26 14:02 (the mapping says legacy): WHY"."""
         override = self.override
         if override is None:
             return "the mapping"
@@ -33,33 +33,35 @@ class EffectiveSetting:
 
 
 class ActiveOverrides:
-    """The overrides that hold in this process. `now`: by the clock by which they end."""
+    """The overrides of this process. `now`: seconds of state/clock.py, by which they end."""
 
     def __init__(self, now: Callable[[], float] = clock.steady) -> None:
         self._now = self.now = now
         self._overrides: tuple[Override, ...] = ()  # the strongest first
         self._listeners: list[Callable[[], object]] = []
-        self._found: dict[tuple[str, str], tuple[Route, Setting, float]] = {}  # what holds, for which route, until when
+        self._found: dict[
+            tuple[str, str], tuple[Route, Setting, float]
+        ] = {}  # cached setting, its route, and when it may change
 
     @property
     def overrides(self) -> tuple[Override, ...]:
-        """Those whose time is not over, the strongest first."""
+        """The overrides that have not ended, the strongest first."""
         now = self._now()
         return tuple(override for override in self._overrides if not override.expired(now))
 
     def replace(self, overrides: Iterable[Override]) -> None:
-        """These hold from now on, and no others."""
+        """Replace all overrides, and call the listeners."""
         self._overrides = tuple(sorted(overrides, key=lambda override: override.rank, reverse=True))
         self._found = {}
         for listener in self._listeners:
             listener()
 
-    def tell(self, listener: Callable[[], object]) -> None:
-        """Have somebody told whenever overrides may be others."""
+    def subscribe(self, listener: Callable[[], object]) -> None:
+        """Call the listener after every change of the overrides."""
         self._listeners.append(listener)
 
     def setting(self, route: Route) -> Setting:
-        """What holds for a call that has just come; looked up once for each method and change."""
+        """The setting for a call that arrives now; cached until it may change."""
         known = self._found.get((route.service, route.method))
         if known is not None and known[0] is route and (known[2] == FOREVER or self._now() < known[2]):
             return known[1]
@@ -68,25 +70,25 @@ class ActiveOverrides:
         return effective.setting
 
     def effective(self, route: Route) -> EffectiveSetting:
-        """What holds, and why."""
+        """The setting and its source."""
         now = self._now()
         for override in self._overrides:
-            if not override.expired(now) and override.concerns(route):
+            if not override.expired(now) and override.applies_to(route):
                 return EffectiveSetting(override.setting, override)
         return EffectiveSetting(route.migration.setting)
 
     def _changes_at(self, route: Route) -> float:
-        """When time alone may change what holds."""
+        """When the setting may change without a new override."""
         now = self._now()
-        ends = (o.until for o in self._overrides if o.until is not None and o.until > now and o.concerns(route))
+        ends = (o.until for o in self._overrides if o.until is not None and o.until > now and o.applies_to(route))
         return min(ends, default=FOREVER)
 
 
 def ends(override: Override | None) -> float | None:
-    """Until when it holds, as the wall clock will show it."""
+    """When the override ends, in seconds since 1970."""
     return None if override is None or override.until is None else clock.wall(override.until)
 
 
 def moment(when: float) -> str:
-    """A moment as people read it, in local time."""
+    """A moment in local time: 2026-11-26 14:02."""
     return datetime.fromtimestamp(when).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,6 +1,6 @@
-"""What calls and observations come to: counts of both sides, latencies, pairs that differ, who called. Writes nothing.
+"""Statistics of calls and observations: counts and latencies of both sides, pairs that differ, clients.
 
-Everything is gathered between two flushes and handed over as one `Batch`; a call pays for plain counting.
+Everything is gathered in memory and taken as one `CountsBatch` at each flush; a call costs a few additions.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TypeAlias
 
 from gateway.core.admin import counters
@@ -23,75 +24,83 @@ from gateway.core.admin.records import (
     MethodId,
     MismatchRecord,
 )
-from gateway.core.comparison.compare import Comparison, Verdict, blame, compare
+from gateway.core.comparison.compare import Verdict, compare
+from gateway.core.comparison.equality import Checkpoint
+from gateway.core.comparison.noise import compare_with_noise
 from gateway.core.migration.modes import Side
 from gateway.core.migration.statistics import BOUNDS, empty_histogram
-from gateway.core.routing.mismatch_record import document
+from gateway.core.routing.mismatch_record import Run, document
 from gateway.core.routing.route import CallFinished, Route
-from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, caller
-from gateway.migration.shadow import Observed
+from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, Outcome, caller
+from gateway.migration.shadow import ComparedCall, Observation, ObservedCall
 
-PAIRS = 10  # differing pairs of one method that are kept between two flushes; the newest
-CLIENTS = 10_000  # callers that are told apart between two flushes
+MAX_PAIRS = 10  # differing pairs of one method that are kept between two flushes; the newest
+MAX_CLIENTS = 10_000  # clients that are distinguished between two flushes
 
 
 class StatisticsCollector:
-    """Told of every call that has ended and of every observation; `take` gives what came since it was last taken."""
+    """Receives every call that has ended and every observation. `now`: seconds since 1970."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, now: Callable[[], float] = time.time, max_clients: int = MAX_CLIENTS) -> None:
         self._now = now
+        self._max_clients = max_clients
         self._methods: dict[tuple[str, str], _Gathered] = {}
         self._clients: dict[_Client, _Times] = {}
-        self._crowds: dict[tuple[object, str, int | None], set[tuple[object, object]]] = {}  # identities of a peer
+        self._identities: dict[tuple[object, str, int | None], set[tuple[object, object]]] = {}  # of each peer
 
     def count(self, finished: CallFinished) -> None:
-        """Count a call that has ended, and who made it."""
+        """Count a call that has ended, and its client."""
         route, outcome, side = finished.route, finished.outcome, finished.side
-        if side is not None and outcome is not ABANDONED and outcome is not WITHDRAWN:  # no side's doing
+        if side is not None and outcome is not ABANDONED and outcome is not WITHDRAWN:  # neither side caused it
             ran = self._gathered((route.service, route.method)).of(side)
             ran.answered += 1
             ran.run(outcome, finished.seconds)
-        self._called(route.service, route.method, finished.call, failed=isinstance(outcome, Fault))
+        self._count_client(route.service, route.method, finished.call, failed=isinstance(outcome, Fault))
 
-    def compare(self, observed: Observed) -> Comparison:
-        """Hold both outcomes against each other by the rules of the method."""
-        rules = observed.route.migration.compare
-        control, candidate = observed.control.outcome, observed.candidate.outcome
-        if observed.again is None:
-            return compare(control, candidate, rules)
-        return blame(control, observed.again, candidate, rules)
-
-    def observed(self, observed: Observed, comparison: Comparison) -> None:
-        """Remember what came of a call that both sides have run."""
+    def compare(self, observed: ObservedCall, checkpoint: Checkpoint) -> ComparedCall:
+        """Compare both outcomes by the rules of the method; a pair that differs comes with its document."""
         route, control, candidate = observed.route, observed.control, observed.candidate
-        identity = MethodId.of(route)
+        rules = route.migration.compare
+        if observed.again is None:
+            comparison = compare(control.outcome, candidate.outcome, rules, checkpoint)
+        else:
+            comparison = compare_with_noise(control.outcome, observed.again, candidate.outcome, rules, checkpoint)
+        if comparison.verdict.value not in counters.MISMATCHES:
+            return ComparedCall(comparison)
+        runs = self._run(control), self._run(candidate)
+        return ComparedCall(comparison, document(route, observed.call, *runs, comparison, observed.again))
+
+    def _run(self, observation: Observation) -> Run:
+        moment = self._now() - (perf_counter() - observation.started)
+        return Run(observation.side, observation.outcome, observation.seconds, moment)
+
+    def observed(self, observed: ObservedCall, result: ComparedCall | str) -> None:
+        """Count an observation. A text is the reason why the two outcomes were not compared."""
+        identity = MethodId.of(observed.route)
         gathered = self._gathered(identity)
-        if candidate.code is FaultCode.BUSY:
-            gathered.dropped += 1
+        if result != counters.DROPPED:
+            gathered.of(observed.observed.side).run(observed.observed.outcome, observed.observed.seconds)
+        if isinstance(result, str):
+            gathered.not_compared[result] = gathered.not_compared.get(result, 0) + 1
             return
-        gathered.of(candidate.side).run(candidate.outcome, candidate.seconds)
-        if not control.is_answer:
-            gathered.unanswered += 1
-            return
-        gathered.verdicts[comparison.verdict] += 1
-        if comparison.verdict in (Verdict.DIFFERENT, Verdict.ERROR_DIFFERENT):
-            first, second = ((each.side, each.outcome, each.seconds) for each in (control, candidate))
-            pair = document(route, observed.call, first, second, comparison, observed.again)
-            gathered.pairs.append(MismatchRecord(self._now(), identity, pair))
+        gathered.verdicts[result.comparison.verdict] += 1
+        if result.document is not None:
+            gathered.pairs.append(MismatchRecord(self._now(), identity, result.document))
+
+    def not_compared(self, route: Route, reason: str) -> None:
+        """Count a call that was not observed, by its reason."""
+        counts = self._gathered(MethodId.of(route)).not_compared
+        counts[reason] = counts.get(reason, 0) + 1
 
     def fell_back(self, route: Route, side: Side, fault: Fault, seconds: float) -> None:
-        """A side did not execute a call, which then went to the other: no client has seen its fault."""
+        """Count a fault that no client has seen: the side did not execute the call, and the other side was called."""
         self._gathered(MethodId.of(route)).of(side).run(fault, seconds)
 
-    def dropped(self, route: Route) -> None:
-        """There was no room to observe a call."""
-        self._gathered(MethodId.of(route)).dropped += 1
-
     def take(self) -> CountsBatch:
-        """What came since this was last called."""
+        """Everything since the last call of this method."""
         methods, self._methods = self._methods, {}
         clients, self._clients = self._clients, {}
-        self._crowds = {}
+        self._identities = {}
         return CountsBatch(
             {MethodId(*method): gathered.counts() for method, gathered in methods.items()},
             [pair for gathered in methods.values() for pair in gathered.pairs],
@@ -104,32 +113,32 @@ class StatisticsCollector:
             gathered = self._methods[method] = _Gathered()
         return gathered
 
-    def _called(self, service: str, method: str, call: Call, *, failed: bool) -> None:
+    def _count_client(self, service: str, method: str, call: Call, *, failed: bool) -> None:
         known, peer = call.extensions, call.peer
         user = known.get("user")
         if failed and user and known.get("login"):
-            user = None  # people type passwords there
+            user = None  # people type passwords into this field
         key = (service, method, known.get("protocol"), caller(peer), known.get("agent"), user, peer.domid)
         times = self._clients.get(key)
         if times is None:
-            key = self._told_apart(key)
+            key = self._distinguished(key)
             times = self._clients.setdefault(key, _Times(0, self._now(), 0.0))
         times.count += 1
         times.last = self._now()
 
-    def _told_apart(self, key: _Client) -> _Client:
-        """A new client as it is counted: one of too many of its peer, or of too many in all, is one of the others."""
+    def _distinguished(self, key: _Client) -> _Client:
+        """The key of a new client; past the limit of its peer, or of all, it is one of OTHERS."""
         service, method, protocol, who, agent, user, domid = key
-        if len(self._clients) >= CLIENTS:
+        if len(self._clients) >= self._max_clients:
             return service, method, protocol, OTHERS, OTHERS, None, None
-        crowd = self._crowds.setdefault((protocol, who, domid), set())
-        if len(crowd) >= IDENTITIES and (agent, user) not in crowd:
+        identities = self._identities.setdefault((protocol, who, domid), set())
+        if len(identities) >= IDENTITIES and (agent, user) not in identities:
             return service, method, protocol, who, OTHERS, None, domid
-        crowd.add((agent, user))
+        identities.add((agent, user))
         return key
 
 
-# Service, method, protocol, caller, agent, user and domid, as they come: a ClientKey is made when they are taken.
+# Service, method, protocol, caller, agent, user and domid; a ClientKey is made of them at a flush.
 _Client: TypeAlias = tuple[str, str, object, str, object, object, int | None]
 
 
@@ -140,7 +149,7 @@ def _client(key: _Client) -> ClientKey:
 
 @dataclass(slots=True)
 class _Times:
-    """How often a client has called, and when; see Seen."""
+    """How often a client has called, and when; see ClientRecord."""
 
     count: int
     first: float
@@ -149,7 +158,7 @@ class _Times:
 
 @dataclass(slots=True)
 class _Ran:
-    """What one side has run."""
+    """The calls that one side has run."""
 
     answered: int = 0
     calls: int = 0
@@ -157,7 +166,7 @@ class _Ran:
     latency: list[int] = field(default_factory=empty_histogram)
 
     def run(self, outcome: Outcome, seconds: float) -> None:
-        """One call more."""
+        """Count one call."""
         self.calls += 1
         self.latency[bisect_left(BOUNDS, seconds)] += 1
         if isinstance(outcome, Fault):
@@ -166,22 +175,21 @@ class _Ran:
 
 @dataclass(slots=True)
 class _Gathered:
-    """What came of the calls of one method."""
+    """The statistics of one method."""
 
     legacy: _Ran = field(default_factory=_Ran)
     dbus: _Ran = field(default_factory=_Ran)
     verdicts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
-    dropped: int = 0
-    unanswered: int = 0
-    pairs: deque[MismatchRecord] = field(default_factory=lambda: deque(maxlen=PAIRS))
+    not_compared: dict[str, int] = field(default_factory=dict)  # by reason
+    pairs: deque[MismatchRecord] = field(default_factory=lambda: deque(maxlen=MAX_PAIRS))
 
     def of(self, side: Side) -> _Ran:
-        """What this side has run. (Looking a side up in a dict costs a call of Python code on 3.11.)"""
+        """The calls of this side. (A dict keyed by an enum would run Python code at each look-up on 3.11.)"""
         return self.dbus if side is Side.DBUS else self.legacy
 
     def counts(self) -> Counts:
-        """The same by the names under which it is kept; what is zero is left out."""
-        named = {counters.DROPPED: self.dropped, counters.UNANSWERED: self.unanswered}
+        """The same by the names of core/admin/counters.py, without those that are zero."""
+        named = dict(self.not_compared)
         named |= {verdict.value: count for verdict, count in self.verdicts.items()}
         sides = {side: self.of(side) for side in Side}
         for side, ran in sides.items():

@@ -1,6 +1,9 @@
-"""Begins work that nobody waits for when it is in nobody's way: after a while in which no message came or went.
+"""A queue for work without a client: begun within MAX_AGE or never, the newest first, if possible in an idle moment.
 
-When it is never quiet, one piece of work is begun now and then all the same, lest nothing would ever be. Knows no call.
+An observation compares two answers, so the second call must follow the first at once: a value that changes every second
+differs in a fifth of the pairs when the second call comes 200 ms late. Work that has waited longer than MAX_AGE is
+dropped. A token bucket bounds the rate. While no message comes or goes for IDLE_AFTER, work begins; when there is no
+such moment soon, work begins all the same, so that a sample is taken at every load.
 """
 
 from __future__ import annotations
@@ -12,45 +15,46 @@ from time import perf_counter
 from typing import Generic, TypeVar
 
 IDLE_AFTER = 0.001  # seconds without a message; a client that calls again and again leaves less
-MIN_INTERVAL = (
-    0.005  # seconds between two beginnings; an observation takes a quarter of a millisecond, a twentieth of that
-)
-MAX_INTERVAL = (
-    0.05  # seconds between two beginnings while it is never quiet: a call in a hundred at most is in their way
-)
-TURNS = 2  # of the loop until it has looked at its sockets for certain: a message may be there that nobody has read
-MAX_AGE = 0.2  # seconds; what has waited longer is about a past that nobody can look at any more
+BUSY_AFTER = 0.003  # seconds that work waits for an idle moment
+MAX_AGE = 0.005  # seconds from put to begin
+MAX_LAG = 0.05  # seconds from put to begin of the newest, when the event loop itself is late
+RATE = 350.0  # begun in a second at most; an observation takes a quarter of a millisecond of the event loop
+BURST = 4.0  # begun at once at most, after a pause
+TURNS = 2  # of the event loop, after which it has certainly read its sockets: an unread message may be waiting there
 
 T = TypeVar("T")
 
 
 class IdleQueue(Generic[T]):
-    """`begin` begins a piece of work, `let_go` is told of one that never will be."""
+    """`begin` begins a piece of work; `drop` is called with one that will never begin."""
 
     def __init__(
-        self,
-        begin: Callable[[T], None],
-        let_go: Callable[[T], None],
-        now: Callable[[], float] = perf_counter,
+        self, begin: Callable[[T], None], drop: Callable[[T], None], now: Callable[[], float] = perf_counter
     ) -> None:
         self._begin = begin
-        self._let_go = let_go
+        self._drop = drop
         self._now = now
-        self._waiting: deque[tuple[float, T]] = deque()  # since when; the oldest first
-        self._stirred = self._began = float("-inf")
+        self._waiting: deque[tuple[float, T]] = deque()  # with the moment of its put; the oldest first
+        self._touched = float("-inf")
+        self._tokens, self._refilled = BURST, now()
         self._timer: asyncio.Handle | None = None
-        self._turns = 0  # of the loop, since it was found quiet
+        self._due = 0.0  # when the timer should fire
+        self._lagging = False  # the event loop fires timers too late to wait for one
+        self._turns = 0  # of the event loop, since it was found idle
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def touch(self) -> None:
         """A message has come or gone."""
-        self._stirred = self._now()
+        self._touched = self._now()
 
     def put(self, work: T) -> None:
-        """Begin this when it is quiet."""
-        self._waiting.append((self._now(), work))
+        """Begin this soon, or drop it."""
+        now = self._now()
+        self._waiting.append((now, work))
+        if self._lagging or now - self._waiting[0][0] >= BUSY_AFTER:
+            self._begin_newest(now)
         if self._timer is None:
             self._look_in(IDLE_AFTER)
 
@@ -64,29 +68,32 @@ class IdleQueue(Generic[T]):
 
     def _look_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
+        self._due = self._now() + seconds
         self._timer = loop.call_later(seconds, self.look) if seconds else loop.call_soon(self.look)
 
     def look(self) -> None:
-        """Begin one if this is the moment."""
+        """Drop what is too old; begin the newest if this is the moment."""
         self._timer = None
         now = self._now()
+        self._lagging = now - self._due >= BUSY_AFTER
+        if self._lagging and self._waiting and now - self._waiting[-1][0] <= MAX_LAG:
+            self._begin_newest(now)  # it waited for this timer, which fired late
         while self._waiting and now - self._waiting[0][0] > MAX_AGE:
-            self._let_go(self._waiting.popleft()[1])
+            self._drop(self._waiting.popleft()[1])
         if not self._waiting:
+            self._turns = 0
             return
-        if now - self._began < MIN_INTERVAL:
-            self._turns = 0
-        elif now - self._stirred >= IDLE_AFTER:
-            self._turns += 1
-            if self._turns > TURNS:
-                self._begin_one(now, self._waiting.popleft()[1])
-        elif now - self._began >= MAX_INTERVAL:
-            self._begin_one(now, self._waiting.pop()[1])  # the newest says most
-        else:
-            self._turns = 0
+        idle = now - self._touched >= IDLE_AFTER
+        self._turns = self._turns + 1 if idle else 0
+        if self._turns > TURNS or now - self._waiting[0][0] >= BUSY_AFTER:
+            self._begin_newest(now)
         if self._waiting:
-            self._look_in(0 if self._turns else MIN_INTERVAL)
+            self._look_in(0 if 0 < self._turns <= TURNS else IDLE_AFTER)
 
-    def _begin_one(self, now: float, work: T) -> None:
-        self._turns, self._began = 0, now
-        self._begin(work)
+    def _begin_newest(self, now: float) -> None:
+        self._tokens = min(BURST, self._tokens + (now - self._refilled) * RATE)
+        self._refilled = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            self._turns = 0
+            self._begin(self._waiting.pop()[1])

@@ -1,6 +1,6 @@
-"""What lets methods move, kept together: the settings that hold, what was seen of both sides, and the file behind them.
+"""The parts that move methods, started and stopped together: overrides, collected counts, state file and rollouts.
 
-Rollouts are driven from here. Nothing here is on the path of a call but the look at a setting and plain counting.
+The path of a call only looks up a setting and adds to counts; all other work runs in tasks of this module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.core.routing.route import Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.collector import StatisticsCollector
 from gateway.migration.rollout_controller import LocalCounts, RolloutController
-from gateway.migration.shadow import Ask, Shadow
+from gateway.migration.shadow import CallSide, Shadow
 from gateway.ops.metrics import Samples
 from gateway.state import clock
 from gateway.state.store import StateStore
@@ -41,9 +41,9 @@ class MigrationManager:
         self.rollouts = RolloutController(self.state, routes, self.here.of, uuid4().hex, steady=clock.steady)
         self._stack = AsyncExitStack()
 
-    def shadow(self, ask: Ask, room: int) -> Shadow:
+    def shadow(self, call_side: CallSide, quota: int) -> Shadow:
         """What observes calls for this gateway."""
-        return Shadow(ask, self.evidence, room)
+        return Shadow(call_side, self.evidence, quota)
 
     def readings(self) -> Mapping[str, Samples]:
         """What a scrape reads."""
@@ -55,12 +55,14 @@ class MigrationManager:
                 for name in counting.COMPARED
                 if name in counters
             ],
-            "xcp_gateway_observations_dropped_total": [
-                (tuple(method), counters[counting.DROPPED])
+            "xcp_gateway_not_compared_total": [
+                ((*method, reason), counters[reason])
                 for method, counters in seen.items()
-                if counting.DROPPED in counters
+                for reason in counting.NOT_COMPARED
+                if reason in counters
             ],
             "xcp_gateway_state_trouble": [((), bool(self.state.trouble))],
+            "xcp_gateway_rollouts_breached": [((), self.rollouts.breached())],
         }
 
     async def __aenter__(self) -> Self:
@@ -68,7 +70,7 @@ class MigrationManager:
             await self.state.start()
             stack.push_async_callback(self.state.stop)
             self._changed()
-            stack.push_async_callback(self._flush)
+            stack.push_async_callback(self.flush)
             for work in (self._flushing, self.rollouts.run):
                 task = asyncio.get_running_loop().create_task(work())
                 stack.push_async_callback(_end, task)
@@ -79,18 +81,19 @@ class MigrationManager:
         await self._stack.aclose()
 
     def _changed(self) -> None:
-        """Somebody, here or in another process, has set something."""
+        """This or another process has changed overrides or rollouts."""
         self.toggles.replace(self.state.overrides)
 
     async def _flushing(self) -> None:
         while True:
             await asyncio.sleep(FLUSH)
             try:
-                await self._flush()
+                await self.flush()
             except Exception:  # noqa: BLE001 - a bug costs what was seen in this moment and nothing else
                 _log.exception("a bug lost what was seen")
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Write down what was counted since the last flush."""
         batch = self.evidence.take()
         if not batch.evidence and not batch.clients:
             return

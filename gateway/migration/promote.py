@@ -1,6 +1,6 @@
-"""Which modes that were set at run time the mapping files could say themselves, and what is needless once they do.
+"""Plans `promote`: the run-time modes that mapping files can hold, and the overrides that are needless after that.
 
-Knows the files by name and digest; it is whoever asks that writes them.
+Files are known by name and digest; the caller writes them.
 """
 
 from __future__ import annotations

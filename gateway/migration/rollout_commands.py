@@ -1,4 +1,4 @@
-"""What persons say to rollouts: start, pause, resume, approve, abort, list; and everything back at once."""
+"""The commands of operators for rollouts: start, pause, resume, approve, abort, list; and rollback of everything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import time
 
 from gateway.core.admin import counters
-from gateway.core.admin.records import Json, MethodId, PendingDecision, PutRollout, Rejected, StateRefused
+from gateway.core.admin.records import Json, PendingDecision, PutRollout, Rejected, StateRefused
 from gateway.core.migration.limits import BothSides
 from gateway.core.migration.modes import Setting
 from gateway.core.migration.rollout_plan import (
@@ -21,8 +21,17 @@ from gateway.core.migration.rollout_plan import (
 )
 from gateway.core.routing.route import Route
 from gateway.migration import rollout_storage
-from gateway.migration.rollout_controller import WindowCounts, str_of, together
-from gateway.migration.rollout_storage import RolloutDocument, RolloutSubject, find, members, overridden, unmovable
+from gateway.migration.rollout_controller import WindowCounts, together
+from gateway.migration.rollout_storage import (
+    RolloutDocument,
+    RolloutSubject,
+    find,
+    members,
+    overridden,
+    str_of,
+    unmovable,
+)
+from gateway.state import clock
 from gateway.state.store import StateStore as Store
 
 
@@ -47,12 +56,12 @@ class RolloutView:
 
 @dataclass(frozen=True, slots=True)
 class RolloutCommands:
-    """A refusal is `Refused`; `Held`: done here, and not written down yet."""
+    """`StateRefused`: not done, and why. `PendingDecision`: done in this process, and not written down yet."""
 
     state: Store
     routes: Callable[[], Sequence[Route]]
     now: Callable[[], float] = time
-    steady: Callable[[], float] | None = None  # the clock by which modes end; None: `now`
+    steady: Callable[[], float] | None = None  # see state/clock.py; None: `now`
 
     async def start(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
         """Begin with the first step of the plan that the mapping says."""
@@ -64,7 +73,7 @@ class RolloutCommands:
         if wrong:
             return Rejected(wrong)
         now = self.now()
-        begun = RolloutDocument(subject.plan, Progress(since=now, why=why or f"started by {who}"), who, now)
+        begun = RolloutDocument(subject.plan, Progress(since=self._moment(), why=why or f"started by {who}"), who, now)
         refused = await self.state.decide(rollout_storage.moved(subject.name, version, None, begun, who=who, when=now))
         return refused or self._view(subject.name, begun, {})
 
@@ -77,7 +86,7 @@ class RolloutCommands:
         return await self._obey(name, Command.RESUME, who, why or f"resumed by {who}")
 
     async def approve(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
-        """Let it through the gate at which it waits."""
+        """Open the gate at which it waits; refused while its counts are of an older mapping."""
         return await self._obey(name, Command.APPROVE, who, why or f"approved by {who}")
 
     async def abort(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
@@ -93,7 +102,7 @@ class RolloutCommands:
         """Every rollout, those that are over too."""
         counted = await self.state.evidence()
         kept = {} if isinstance(counted, StateRefused) else counted
-        counts = {str_of(each): counters.sides(one) for each, one in kept.items()}
+        counts = {f"{each.service}/{each.method}": counters.sides(one) for each, one in kept.items()}
         views = (self._listed(name, counts) for name in self.state.rollouts)
         return [view for view in views if view is not None]
 
@@ -113,6 +122,8 @@ class RolloutCommands:
         if before is None:
             return Rejected(found if isinstance(found, str) else f"there is no rollout of {name}")
         wrong = self._set_by_a_person(found) if command is Command.RESUME and isinstance(found, RolloutSubject) else ""
+        if command is Command.APPROVE and (changed := before.remapped(members(name, self.routes()))):
+            wrong = f"the mapping of {', '.join(changed)} has changed, its counts begin anew: wait for the gate"
         if wrong:
             return Rejected(wrong)
         return await self._change(name, version, before, command, who, why)
@@ -126,19 +137,22 @@ class RolloutCommands:
         except ValueError as error:
             return Rejected(str(error))
         if begins_anew(before.progress.state, command):
-            progress = replace(progress, since=now)
+            progress = replace(progress, since=self._moment())
         after = before.at(progress)
         change = rollout_storage.moved(name, version, before, after, who=who, when=now)
         anyway = command is Command.ABORT
         refused = await (self.state.decide_anyway(change) if anyway else self.state.decide(change))
         return refused if isinstance(refused, StateRefused) else self._view(name, after, {})
 
+    def _moment(self) -> float:
+        return (self.steady or self.now)()
+
     def _known(self, name: str) -> tuple[int, RolloutDocument | str | None]:
         kept = self.state.rollouts.get(name)
         return (0, None) if kept is None else (kept.version, rollout_storage.read(kept.document))
 
     def _set_by_a_person(self, subject: RolloutSubject) -> str:
-        theirs = overridden(subject, self.state.overrides, (self.steady or self.now)())
+        theirs = overridden(subject, self.state.overrides, self._moment())
         if theirs is None:
             return ""
         return f"{theirs.who} has set {theirs.pattern} to {theirs.setting}, which comes first: take that back before"
@@ -159,7 +173,7 @@ class RolloutCommands:
     def _view(self, name: str, known: RolloutDocument, seen: WindowCounts) -> RolloutView:
         progress, plan = known.progress, known.plan
         counts = together({method: seen.get(method, BothSides()) for method in known.start or ()}, known.start or {})
-        decision = decide(plan, progress, counts, self.now())
+        decision = decide(plan, progress, counts, self._moment())
         waits = progress.state in (RolloutState.RUNNING, RolloutState.WAITING)
         return RolloutView(
             name,
@@ -171,9 +185,9 @@ class RolloutCommands:
             setting(plan, progress),
             known.who,
             known.began,
-            progress.since,
+            clock.wall(progress.since),
             decision.why if waits else progress.why,
-            tuple(str_of(MethodId.of(route)) for route in members(name, self.routes())),
+            tuple(str_of(route) for route in members(name, self.routes())),
             decision.numbers,
         )
 

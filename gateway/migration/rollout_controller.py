@@ -1,6 +1,8 @@
-"""Looks at every rollout several times a second, and moves it on or back. One process of several drives.
+"""Looks at every rollout several times a second, and moves it on or back.
 
-Knows no wire and no clock of its own. Whatever happens here costs no call of any client.
+Of the processes that share a state file one holds the lease and drives; each look prolongs the lease. When the driver
+ends, another process takes the lease over. While the state file cannot be used, each process only guards: it rolls back
+by its own counts and promotes nothing. An error here costs one look and no call of any client.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import structlog
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import AuditEntry, Change, Counts, MethodId, PendingDecision, Rollout, StateRefused
-from gateway.core.migration.limits import BothSides, duration
+from gateway.core.migration.limits import ALPHA, BothSides, Part, duration
 from gateway.core.migration.rollout_plan import (
     Action,
     Command,
@@ -24,25 +26,27 @@ from gateway.core.migration.rollout_plan import (
     RolloutState,
     apply,
     apply_command,
+    breach_acts,
+    breach_held,
     decide,
+    evidence_lost,
     setting,
 )
+from gateway.core.migration.statistics import spent
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import Route
 from gateway.migration import rollout_storage
-from gateway.migration.rollout_storage import RolloutDocument, members, overridden
+from gateway.migration.rollout_storage import RolloutDocument, members, overridden, str_of
 from gateway.state.store import StateStore as Store
 
-# Counts as they are kept -> what both sides did since a step began, and lately. Knows names of counters; no file.
-
-
-MARKS = 12  # in one window
+STARTS = 2  # windows that begin in the time of one
+LASTS = 2  # times its length that a window is tested, while it grows
 
 WindowCounts = Mapping[str, BothSides]  # by method, "service/method"; all of it only grows
 
 
 class LocalCounts:
-    """What this process has counted since it began; told of every batch that is written down."""
+    """What this process has counted since it began, batch by batch."""
 
     def __init__(self) -> None:
         self.total: dict[MethodId, Counts] = {}
@@ -58,7 +62,7 @@ class LocalCounts:
 
 
 def together(seen: WindowCounts, start: WindowCounts) -> BothSides:
-    """All methods, each since its start; one that was not there at the start is not counted yet."""
+    """The sum over methods, each since its start; a method without a start is not counted yet."""
     total = BothSides()
     for method, counts in seen.items():
         if method in start:
@@ -68,24 +72,37 @@ def together(seen: WindowCounts, start: WindowCounts) -> BothSides:
 
 @dataclass(slots=True)
 class CountsWindow:
-    """What was seen of one step, from here on and in its last window; in memory only."""
+    """The counts of one step, since its start and in windows of it; in memory only.
+
+    A window begins `STARTS` times in `window` seconds and is tested until it is `LASTS` times as long: a change is in
+    a window of nearly nothing else soon after it, and in none of what was good before. Window number n gets its share
+    of the error probability (`spent`), so that all windows together keep to it, however long the step takes.
+    """
 
     start: WindowCounts
+    since: float  # when the step began
     window: float  # seconds
-    marks: deque[tuple[float, WindowCounts]] = field(default_factory=deque)
+    starts: deque[tuple[float, WindowCounts]] = field(default_factory=deque)
 
     def since_start(self, seen: WindowCounts) -> BothSides:
-        """All of it."""
+        """All of the step's."""
         self.start = joined(seen, self.start) or self.start
         return together(seen, self.start)
 
-    def lately(self, seen: WindowCounts, now: float) -> BothSides:
-        """The last window of it."""
-        if not self.marks or now - self.marks[-1][0] >= self.window / MARKS:
-            self.marks.append((now, seen))
-        while len(self.marks) > 1 and self.marks[1][0] <= now - self.window:
-            self.marks.popleft()
-        return together(seen, self.marks[0][1])
+    def parts(self, seen: WindowCounts, now: float, alpha: float, where: str = "") -> Mapping[str, Part]:
+        """Every window that is not over, by what messages call it, with its share of `alpha`."""
+        pause = self.window / STARTS
+        if not self.starts or now - self.starts[-1][0] >= pause:
+            self.starts.append((now, seen))
+        while self.starts[0][0] < now - self.window * LASTS:
+            self.starts.popleft()
+        return {
+            f"{where}in the last {duration(now - begun)}": Part(
+                together(seen, start), spent(alpha, 1 + int(max(0.0, begun - self.since) / pause))
+            )
+            for begun, start in self.starts
+            if begun < now
+        }
 
 
 def joined(seen: WindowCounts, start: WindowCounts) -> WindowCounts | None:
@@ -95,7 +112,7 @@ def joined(seen: WindowCounts, start: WindowCounts) -> WindowCounts | None:
 
 EVERY = 0.2  # seconds between two looks
 SETTLE = 0.5  # seconds in which the counts of the step before come in; then the new step's begin
-LEASE = 3.0  # seconds after which another process takes over from one that is gone
+LEASE = 0.7  # seconds after which another process takes over from one that is gone; every look prolongs it
 QUIET = 1.0  # seconds between two judgements of counts that have not changed
 
 _log = structlog.get_logger("rollout")
@@ -123,9 +140,8 @@ class RolloutController:
     holder: str
     now: Callable[[], float] = time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
-    steady: Callable[[], float] | None = None  # the clock by which modes end; None: `now`
+    steady: Callable[[], float] | None = None  # see state/clock.py; None: `now`
     driving: bool = False
-    _asked: float = float("-inf")  # when the lease was asked for
     _tracks: dict[str, _Tracks] = field(default_factory=dict)
     _read: dict[str, tuple[Rollout, RolloutDocument | str]] = field(
         default_factory=dict
@@ -142,21 +158,25 @@ class RolloutController:
 
     async def look(self) -> None:
         """One look at everything that time and counts may have changed."""
-        now = self.now()
         active = self._active()
-        expired = [override for override in self.state.overrides if override.expired(self.ends())]
+        expired = [override for override in self.state.overrides if override.expired(self.moment())]
         self._tracks = {name: tracks for name, tracks in self._tracks.items() if name in active}
         if not active and not expired:
             return
-        await self._ask_for_lease(now)
+        await self._ask_for_lease()
         if self.driving:
-            await self._drop(expired, now)
+            await self._drop(expired)
         everywhere = await self._everywhere() if self.driving and active else None
         if everywhere is None and not self.state.trouble:
             return
         routes = [route for route in self.routes() if route.migration.upstream is not None]
         for name, (version, each) in active.items():
-            await _Look(self, name, version, each, members(name, routes), everywhere, now).take()
+            await _Look(self, name, version, each, members(name, routes), everywhere, self.moment()).take()
+
+    def breached(self) -> int:
+        """How many rollouts have found a breach while what a person has set holds."""
+        active = (each.progress.state for _, each in self._active().values())
+        return sum(state is RolloutState.BREACHED for state in active)
 
     def _active(self) -> dict[str, tuple[int, RolloutDocument]]:
         kept = self.state.rollouts
@@ -175,23 +195,21 @@ class RolloutController:
             _log.error(f"a rollout {each}", rollout=name)
         return rollout, each
 
-    async def _ask_for_lease(self, now: float) -> None:
-        if 0 <= now - self._asked < LEASE / 3:
-            return
-        self._asked = now
+    async def _ask_for_lease(self) -> None:
         driving = await self.state.hold_lease("rollouts", self.holder, LEASE)
         if driving != self.driving:
             _log.info("this process drives the rollouts" if driving else "this process no longer drives the rollouts")
         self.driving = driving
 
-    async def _drop(self, expired: Sequence[Override], now: float) -> None:
-        """What was set for a time is as if it had never been set; the audit says when that was."""
+    async def _drop(self, expired: Sequence[Override]) -> None:
+        """Overrides that have ended are removed; the audit says when."""
         if expired:
+            now = self.now()
             ended = (AuditEntry(now, "gateway", "mode", each.pattern, f"{each.who}'s time is over") for each in expired)
-            await self.state.decide(Change(tuple(ended), expired_by=self.ends()))
+            await self.state.decide(Change(tuple(ended), expired_by=self.moment()))
 
-    def ends(self) -> float:
-        """Now, by the clock by which modes end."""
+    def moment(self) -> float:
+        """Now, by the clock of rollouts and of modes that end: setting the wall clock changes nothing."""
         return (self.steady or self.now)()
 
     async def _everywhere(self) -> Mapping[MethodId, Counts] | None:
@@ -204,7 +222,10 @@ class RolloutController:
         if known is None or (known.since, known.start) != (each.progress.since, each.start):
             window, since = each.plan.limits.window, each.progress.since
             known = _Tracks(
-                since, each.start, CountsWindow(each.start or everywhere, window), CountsWindow(here, window)
+                since,
+                each.start,
+                CountsWindow(each.start or everywhere, since, window),
+                CountsWindow(here, since, window),
             )
             self._tracks[name] = known
         return known
@@ -212,7 +233,10 @@ class RolloutController:
 
 @dataclass(slots=True)
 class _Look:
-    """One look at one rollout. `everywhere` None: nobody drives, this process guards what it sees itself."""
+    """One look at one rollout. `everywhere` None: no process drives, and this one guards by its own counts.
+
+    `now` is a moment of the controller's steady clock.
+    """
 
     engine: RolloutController
     name: str
@@ -221,17 +245,26 @@ class _Look:
     members: tuple[Route, ...]
     everywhere: Mapping[MethodId, Counts] | None
     now: float
+    holder: str = ""  # who has set what that holds instead of the rollout's setting
 
     async def take(self) -> None:
         """Do what is to be done, if anything."""
         if not self.members:
             await self._command(Command.END, "its methods are mapped no more, or have no legacy service")
             return
-        theirs = overridden(self.members, self.engine.state.overrides, self.engine.ends())
+        theirs = overridden(self.members, self.engine.state.overrides, self.engine.moment())
         taken = "" if self._holds() else "what it had set was taken away"
-        stopped = f"{theirs.who} has set {theirs.pattern} to {theirs.setting}" if theirs is not None else taken
-        if stopped and self.document.progress.state is not RolloutState.OVERRIDDEN:
+        self.holder = f"{theirs.who} has set {theirs.pattern} to {theirs.setting}" if theirs is not None else ""
+        stopped, progress = self.holder or taken, self.document.progress
+        if progress.state is RolloutState.BREACHED:
+            if not self.holder and self.everywhere is not None:
+                after = breach_acts(self.document.plan, progress, self.now, f"{progress.why} no more")
+                await self._become(after, Decision(Action.BREACH, after.why))
+        elif stopped and progress.state is not RolloutState.OVERRIDDEN:
             await self._command(Command.OVERRIDE, stopped)
+        elif self.everywhere is not None and (changed := self.document.remapped(self.members)):
+            why = f"the mapping of {', '.join(changed)} has changed: the counts of this step begin anew"
+            await self._become(evidence_lost(self.document.progress, self.now, why), Decision(Action.HOLD, why))
         elif not taken and self.now - self.document.progress.since >= SETTLE:
             await self._judge()
 
@@ -242,17 +275,19 @@ class _Look:
         return any(each.setting == wanted for each in ours)
 
     async def _judge(self) -> None:
-        methods = [MethodId.of(route) for route in self.members]
-        here = {str_of(each): counters.sides(self.engine.here(each)) for each in methods}
+        methods = {str_of(route): MethodId.of(route) for route in self.members}
+        here = {name: counters.sides(self.engine.here(each)) for name, each in methods.items()}
         counted = self.everywhere
         if counted is None:
             await self._guard(self.engine.tracks(self.name, self.document, {}, here), here)
             return
-        everywhere = {str_of(each): counters.sides(counted.get(each, Counts())) for each in methods}
+        everywhere = {name: counters.sides(counted.get(each, Counts())) for name, each in methods.items()}
         start = self.document.start
         begins = everywhere if start is None else joined(everywhere, start)
         if begins is not None:
-            await self._write(rollout_storage.counted(self.name, self.version, replace(self.document, start=begins)))
+            mapping = {str_of(route): route.fingerprint for route in self.members}
+            after = replace(self.document, start=begins, mapping=mapping)
+            await self._write(rollout_storage.counted(self.name, self.version, after))
             return
         tracks = self.engine.tracks(self.name, self.document, everywhere, here)
         judged = (self.document.progress, everywhere, here)
@@ -263,25 +298,23 @@ class _Look:
 
     async def _guard(self, tracks: _Tracks, here: WindowCounts) -> None:
         """Only back: to promote, all processes must have been seen."""
-        parts = {self._late: tracks.here.lately(here, self.now)}
+        parts = tracks.here.parts(here, self.now, ALPHA / 2)
         await self._decide(tracks.here.since_start(here), parts, frozenset({Action.BREACH}))
 
     async def _drive(self, tracks: _Tracks, everywhere: WindowCounts, here: WindowCounts) -> None:
         parts = {
-            self._late: tracks.everywhere.lately(everywhere, self.now),
-            "in one process": tracks.here.since_start(here),
-            f"in one process {self._late}": tracks.here.lately(here, self.now),
+            **tracks.everywhere.parts(everywhere, self.now, ALPHA / 2),
+            "in one process": Part(tracks.here.since_start(here), ALPHA / 16),
+            **tracks.here.parts(here, self.now, ALPHA / 16, "in one process "),
         }
         await self._decide(tracks.everywhere.since_start(everywhere), parts, frozenset(Action))
 
-    @property
-    def _late(self) -> str:
-        return f"in the last {duration(self.document.plan.limits.window)}"
-
-    async def _decide(self, counts: BothSides, parts: Mapping[str, BothSides], may: frozenset[Action]) -> None:
+    async def _decide(self, counts: BothSides, parts: Mapping[str, Part], may: frozenset[Action]) -> None:
         plan, progress = self.document.plan, self.document.progress
         decision = decide(plan, progress, counts, self.now, parts)
         after = apply(plan, progress, decision, counts, self.now)
+        if decision.action is Action.BREACH and self.holder:
+            after = breach_held(progress, decision.why, self.holder)
         if decision.action in may and after != progress:
             await self._become(after, decision)
 
@@ -293,11 +326,17 @@ class _Look:
         after = self.document.at(progress)
         who = f"rollout {after.plan.name}"
         change = rollout_storage.moved(
-            self.name, self.version, self.document, after, who=who, when=self.now, numbers=decision.numbers
+            self.name, self.version, self.document, after, who=who, when=self.engine.now(), numbers=decision.numbers
         )
         if await self._write(change, anyway=decision.action is Action.BREACH):
             tell = _log.warning if decision.action is Action.BREACH else _log.info
-            tell(decision.why, rollout=self.name, state=progress.state.value, step=str(after.step), **decision.numbers)
+            tell(
+                progress.why,
+                rollout=self.name,
+                state=progress.state.value,
+                step=str(after.step),
+                **decision.numbers,
+            )
 
     async def _write(self, change: Change, *, anyway: bool = False) -> bool:
         store = self.engine.state
@@ -305,8 +344,3 @@ class _Look:
         if isinstance(refused, StateRefused) and not refused.conflict:
             _log.warning("a rollout's decision could not be written", rollout=self.name, why=refused.why)
         return refused is None or isinstance(refused, PendingDecision)
-
-
-def str_of(method: MethodId) -> str:
-    """A method as a document names it."""
-    return f"{method.service}/{method.method}"

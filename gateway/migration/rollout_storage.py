@@ -1,9 +1,9 @@
-"""What a rollout moves: a method, or a group of them. Knows the live mapping and no rollout."""
+"""What a rollout moves (a method, or a group), its JSON document in the state file, and the changes of its steps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -14,6 +14,7 @@ from gateway.core.migration.rollout_plan import OVER, Progress, RolloutPlan, Rol
 from gateway.core.routing.overrides import GROUP, Override, matches
 from gateway.core.routing.route import Route
 from gateway.mapping.problem import did_you_mean
+from gateway.state.clock import ClockReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class RolloutSubject:
     def plan(self) -> RolloutPlan:
         """What the mapping says; the same for all members."""
         return self.members[0].rollout
+
+
+def str_of(route: Route) -> str:
+    """A method as a document names it."""
+    return f"{route.service}/{route.method}"
 
 
 def subject_of(route: Route) -> str:
@@ -73,7 +79,7 @@ def overridden(subject: RolloutSubject | Sequence[Route], overrides: Iterable[Ov
     """What a person has set for one of these methods: it comes before whatever a rollout sets."""
     routes = subject.members if isinstance(subject, RolloutSubject) else subject
     for override in sorted(overrides, key=lambda each: each.rank, reverse=True):
-        if override.by == "person" and not override.expired(now) and any(map(override.concerns, routes)):
+        if override.by == "person" and not override.expired(now) and any(map(override.applies_to, routes)):
             return override
     return None
 
@@ -83,7 +89,7 @@ def names(pattern: str, routes: Iterable[Route]) -> list[str]:
     return sorted({subject_of(route) for route in routes if matches(pattern, route) and route.migration.upstream})
 
 
-# A rollout as it is kept: a JSON document with everything that a gateway needs to go on where another one stopped.
+# The document: all that another gateway needs to continue.
 
 
 FORMAT = 1
@@ -93,7 +99,10 @@ LONGEST = 300  # characters of why
 
 @dataclass(frozen=True, slots=True)
 class RolloutDocument:
-    """`start`: what each member had counted when the step began; None until the counts of the one before are in."""
+    """`start`: what each member had counted when the step began; None until the counts of the one before are in.
+
+    `progress.since` is a moment of this process's steady clock; in the file, of the clock that `clock` describes.
+    """
 
     plan: RolloutPlan  # as it was when the rollout began, whatever the mapping says later
     progress: Progress
@@ -101,6 +110,8 @@ class RolloutDocument:
     began: float  # seconds since 1970
     start: Mapping[str, BothSides] | None = None
     format: int = FORMAT
+    mapping: Mapping[str, str] = field(default_factory=dict)  # of each member: the fingerprint that was counted
+    clock: str = ""  # a ClockReading; empty: of an older version, which wrote seconds since 1970
 
     @property
     def step(self) -> RolloutStep:
@@ -112,6 +123,13 @@ class RolloutDocument:
         """Whether it does nothing any more."""
         return self.progress.state in OVER
 
+    def remapped(self, routes: Iterable[Route]) -> list[str]:
+        """The members whose mapping has changed since this step's counts began."""
+        if self.start is None:
+            return []  # they have not begun
+        pairs = ((route, self.mapping.get(str_of(route))) for route in routes)
+        return [route.method for route, counted in pairs if counted not in (None, route.fingerprint)]
+
     def at(self, progress: Progress) -> RolloutDocument:
         """The same rollout further on. What begins now begins with counts of its own."""
         return replace(self, progress=progress, start=self.start if progress.since == self.progress.since else None)
@@ -119,7 +137,7 @@ class RolloutDocument:
 
 def write(document: RolloutDocument) -> Json:
     """The document as JSON."""
-    json: Json = msgspec.to_builtins(document)
+    json: Json = msgspec.to_builtins(replace(document, clock=str(ClockReading.here())))
     return json
 
 
@@ -127,13 +145,16 @@ def read(json: Json) -> RolloutDocument | str:
     """The same backwards, or in words why it cannot be read: another version of the gateway wrote it."""
     try:
         document = msgspec.convert(json, RolloutDocument)
-    except msgspec.ValidationError as error:
+        if document.clock:
+            since = ClockReading.read(document.clock).translated(document.progress.since)
+            document = replace(document, progress=replace(document.progress, since=since), clock="")
+    except ValueError as error:  # a msgspec.ValidationError is one
         return f"{UNREADABLE}: {str(error)[:LONGEST]}"
     step, count = document.progress.step, len(document.plan.steps)
     return document if 0 <= step < count else f"{UNREADABLE}: it is at step {step}, and its plan has {count}"
 
 
-# What a step of a rollout changes, all at once: its document, what it sets for its methods, a line of the audit.
+# Changes: the document, the override of its methods, and a line of the audit, in one transaction.
 
 
 def moved(
@@ -153,7 +174,7 @@ def moved(
     override = (
         Override(name, wanted, f"rollout {after.plan.name}", when, progress.why, by="rollout") if wanted else None
     )
-    what = "rollback" if progress.state is RolloutState.ROLLED_BACK else "rollout"
+    what = _AUDITED.get(progress.state, "rollout")
     said = {"state": progress.state.value, "step": str(after.step), **(numbers or {})}
     return Change(
         (AuditEntry(when, who, what, name, progress.why, said),),
@@ -163,9 +184,15 @@ def moved(
     )
 
 
+_AUDITED = {RolloutState.ROLLED_BACK: "rollback", RolloutState.BREACHED: "breach"}
+
+
 def _put_again(before: RolloutDocument, progress: Progress) -> bool:
-    """Somebody may have taken away what an overridden rollout had set; who resumes it wants it back."""
-    return before.progress.state is RolloutState.OVERRIDDEN and progress.state is RolloutState.RUNNING
+    """A person may have removed what an overridden rollout had set; a resume sets it again."""
+    return (
+        before.progress.state in (RolloutState.OVERRIDDEN, RolloutState.BREACHED)
+        and progress.state is RolloutState.RUNNING
+    )
 
 
 def counted(name: str, version: int, after: RolloutDocument) -> Change:

@@ -1,6 +1,11 @@
-"""Asks the side that did not answer, once the answer has left, and says what came of it. No client ever waits for it.
+"""Observation of calls: the side that did not answer is called after the answer has left, and both are compared.
 
-Bounded: what finds no room, or no quiet moment soon, is dropped and counted. Whatever goes wrong here stays here.
+The legacy side is the control and the D-Bus side the candidate, whichever of them answered the client. Noise is what
+the legacy side varies in when it is called twice.
+
+No client waits for an observation. The sampling of the mapping chooses the calls; quotas bound how many are under way,
+the idle queue begins them at once or not at all, and large outcomes are compared in a thread. A call that is not
+compared is counted by its reason (`core/admin/counters.py`). An error in an observation ends only this observation.
 """
 
 from __future__ import annotations
@@ -9,109 +14,170 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import perf_counter
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias
 
 import msgspec
 import structlog
 
+from gateway.core.admin import counters
+from gateway.core.admin.records import Json
 from gateway.core.comparison.compare import Comparison
+from gateway.core.comparison.equality import Checkpoint
+from gateway.core.comparison.sampling import EVERY_CALL, Sampler
 from gateway.core.migration.modes import Side
+from gateway.core.routing.call_record import inside, weigh
 from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome
 from gateway.migration.idle_queue import IdleQueue
+from gateway.migration.worker import INLINE_COST, Worker, WorkerStoppedError
 
-ROOM = 64  # observations at one time
-# Faults of a side that is away, or whose answer was none to this call: they say nothing of what it would have answered.
+MAX_OBSERVED = 64  # observations under way
+MAX_APART = 0.1  # seconds between the end of one call and the beginning of the other; an older pair proves nothing
+# Faults of a side that was not reached, or whose answer was not one to this call: there is no answer to compare.
 NO_ANSWER = frozenset(
     {FaultCode.UNAVAILABLE, FaultCode.BUSY, FaultCode.TIMEOUT, FaultCode.NO_REPLY, FaultCode.PARSE_ERROR}
 )
-LARGE = 2_000  # values in an outcome; comparing so many takes a millisecond
-
-T = TypeVar("T")
 
 _log = structlog.get_logger("shadow")
 
-Ask: TypeAlias = Callable[[Side, Route, Call], Awaitable[Outcome]]
+CallSide: TypeAlias = Callable[[Side, Route, Call], Awaitable[Outcome]]
+View: TypeAlias = Callable[[Outcome], Outcome]  # an outcome as the client of a call sees it
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """What happened when this side ran; the outcome as the client sees it.
+    """One side's run of a call; the outcome as the client sees it. `started`: by perf_counter.
 
-    `code`: what kind of fault that was before it was put in the client's words, which are the same for several.
+    `code`: the kind of fault before it was translated for the client, who may see one name for several kinds.
     """
 
     side: Side
     outcome: Outcome
     seconds: float
     code: FaultCode | None = None
+    started: float = 0.0
 
     @property
     def is_answer(self) -> bool:
-        """Whether this side said anything that could be compared."""
+        """Whether the side gave an answer that can be compared."""
         return self.code not in NO_ANSWER
 
 
-class Observed(msgspec.Struct, frozen=True):
-    """A call that both sides have run. `again`: the control, asked a second time to know what is never stable."""
+class ObservedCall(msgspec.Struct, frozen=True):
+    """A call that both sides have run. `again`: the second answer of the control, where noise is wanted.
+
+    `answered`: the side whose answer the client has.
+    """
 
     route: Route
     call: Call
     control: Observation
     candidate: Observation
     again: Outcome | None = None
+    answered: Side = Side.LEGACY
+
+    @property
+    def observed(self) -> Observation:
+        """The run that no client waited for."""
+        return self.candidate if self.answered is Side.LEGACY else self.control
+
+    @property
+    def apart(self) -> float:
+        """Seconds from the end of the first call to the beginning of the second; 0 if they overlap."""
+        first, second = sorted((self.control, self.candidate), key=lambda run: run.started)
+        return max(second.started - first.started - first.seconds, 0.0)
+
+    @property
+    def not_compared(self) -> str | None:
+        """Why the two say nothing about each other, as the name of a counter; None: compare them.
+
+        A D-Bus side that is away while the legacy side answers does differ.
+        """
+        if self.observed.code is FaultCode.BUSY:
+            return counters.DROPPED
+        if not self.control.is_answer or self.candidate.code is FaultCode.BUSY:
+            return counters.UNANSWERED
+        return counters.APART if self.apart > MAX_APART else None
+
+    @property
+    def cost(self) -> int:
+        """Of comparing the two, for Worker.run."""
+        outcomes = [self.control.outcome, self.candidate.outcome, *([] if self.again is None else [self.again])]
+        values = [each for outcome in outcomes for each in inside(outcome)]
+        return weigh(values, INLINE_COST) * self.route.migration.compare.cost
+
+
+class ComparedCall(msgspec.Struct, frozen=True):
+    """The result of a comparison. `document`: the pair as it is kept, when it differs."""
+
+    comparison: Comparison
+    document: Json = None
 
 
 class Publish(Protocol):
-    """Who is told."""
+    """The receiver of all results."""
 
-    def compare(self, observed: Observed) -> Comparison:
-        """Hold both outcomes against each other; pure, and run in a thread where they are large."""
+    def compare(self, observed: ObservedCall, checkpoint: Checkpoint) -> ComparedCall:
+        """Compare both outcomes; pure, and run in a thread where they are large."""
 
-    def observed(self, observed: Observed, comparison: Comparison) -> None:
-        """Remember what came of it."""
+    def observed(self, observed: ObservedCall, result: ComparedCall | str) -> None:
+        """Count an observation. A text is the reason why the two were not compared."""
 
-    def dropped(self, route: Route) -> None:
-        """There was no room to observe a call."""
+    def not_compared(self, route: Route, reason: str) -> None:
+        """Count a call that was not observed."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A call that was answered and is to be observed. `view`: an outcome as the client of that call sees it."""
+    """An answered call that is to be observed. `raw`: the outcome in `answered` is not yet as the client sees it."""
 
     route: Route
     call: Call
-    control: Observation
-    view: Callable[[Outcome], Outcome]
+    answered: Observation
+    view: View
     noise: bool = False
+    raw: bool = False
 
 
 class Shadow:
-    """The observations under way. `ask` never raises but for cancellation, and holds the deadline."""
+    """The observations under way. `call_side` holds the deadline and raises nothing but CancelledError."""
 
-    def __init__(self, ask: Ask, publish: Publish, room: int = ROOM) -> None:
-        self._ask = ask
+    def __init__(
+        self, call_side: CallSide, publish: Publish, quota: int = MAX_OBSERVED, worker: Worker | None = None
+    ) -> None:
+        self.worker = worker or Worker()
+        self._call_side = call_side
         self._publish = publish
-        self._room = room
+        self._quota = quota
         self._running: set[asyncio.Task[None]] = set()
-        self._quiet = IdleQueue(self._begin, lambda job: self.drop(job.route))
+        self._samplers: dict[tuple[str, str], Sampler] = {}
+        self._queue = IdleQueue[Job](self._begin, lambda job: self.drop(job.route))
 
     def __len__(self) -> int:
-        return len(self._running) + len(self._quiet)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether whatever comes now is dropped."""
-        return len(self) >= self._room
+        return len(self._running) + len(self._queue)
 
     def touch(self) -> None:
-        """A message has come or gone: whoever sent it may be back at once."""
-        self._quiet.touch()
+        """A message has come or gone: its sender may call again at once."""
+        self._queue.touch()
+
+    def wants(self, route: Route, call: Call) -> bool:
+        """Whether to observe a call, before anything is prepared for it; a call that is not wanted is counted."""
+        sampling = route.migration.sampling
+        if sampling != EVERY_CALL:
+            method = (route.service, route.method)
+            sampler = self._samplers.setdefault(method, Sampler())
+            if not sampler.choose(sampling, "/".join(method), call, perf_counter()):
+                self._publish.not_compared(route, counters.NOT_SAMPLED)
+                return False
+        if len(self) >= self._quota:
+            self.drop(route)
+            return False
+        return True
 
     def observe(self, job: Job) -> None:
-        """Begin when it is quiet, where there is room; called when the answer has left."""
-        if self.is_full:
+        """Begin at once, or drop the job; called when the answer has left."""
+        if len(self) >= self._quota:
             self.drop(job.route)
         else:
-            self._quiet.put(job)
+            self._queue.put(job)
 
     def _begin(self, job: Job) -> None:
         task = asyncio.get_running_loop().create_task(self._run(job))
@@ -120,67 +186,69 @@ class Shadow:
 
     def drop(self, route: Route) -> None:
         """A call cannot be observed."""
-        self._publish.dropped(route)
+        self._publish.not_compared(route, counters.DROPPED)
 
     async def drain(self, grace: float) -> int:
-        """Let what is under way end for `grace` seconds; returns how many were cut off."""
-        self._quiet.begin_all()
-        if not self._running:
-            return 0
-        _, late = await asyncio.wait(self._running, timeout=grace)
+        """Let the observations under way end for `grace` seconds; returns how many were cancelled."""
+        self._queue.begin_all()
+        late: set[asyncio.Task[None]] = set()
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=grace)
         for task in late:
             task.cancel()
         if late:
             await asyncio.wait(late)
+        await self.worker.stop()
         return len(late)
 
     async def _run(self, job: Job) -> None:
         try:
             observed = await self._observed(job)
             if observed is None:
-                self.drop(job.route)
+                self._publish.not_compared(job.route, counters.UNANSWERED)
                 return
-            comparison = await aside(observed.control.outcome, partial(self._publish.compare, observed))
-            self._publish.observed(observed, comparison)
+            reason = observed.not_compared
+            if reason is not None:
+                self._publish.observed(observed, reason)
+                return
+            compared = await self.worker.run(observed.cost, partial(self._publish.compare, observed))
+            self._publish.observed(observed, compared)
+        except WorkerStoppedError:
+            self.drop(job.route)
         except Exception:  # noqa: BLE001 - a bug costs this observation and nothing else
             _log.exception("a bug ended this observation", method=job.route.method)
 
-    async def _observed(self, job: Job) -> Observed | None:
-        """None: the control did not answer a second time, so that nobody knows what is noise."""
-        candidate = await ran(self._ask, job.control.side.other, job.route, job.call, job.view)
+    async def _observed(self, job: Job) -> ObservedCall | None:
+        """None: the control did not answer a second time, so its noise is unknown."""
+        other = await run_call(self._call_side, job.answered.side.other, job.route, job.call, job.view, self.worker)
+        answered = job.answered
+        if job.raw:
+            seen = await viewed(answered.outcome, job.view, self.worker)
+            answered = Observation(answered.side, seen, answered.seconds, answered.code, answered.started)
+        control, candidate = (answered, other) if answered.side is Side.LEGACY else (other, answered)
         if not job.noise:
-            return Observed(job.route, job.call, job.control, candidate)
-        again = await ran(self._ask, job.control.side, job.route, job.call, job.view)
-        return Observed(job.route, job.call, job.control, candidate, again.outcome) if again.is_answer else None
+            return ObservedCall(job.route, job.call, control, candidate, answered=answered.side)
+        again = await run_call(self._call_side, Side.LEGACY, job.route, job.call, job.view, self.worker)
+        if not again.is_answer:
+            return None
+        return ObservedCall(job.route, job.call, control, candidate, again.outcome, answered.side)
 
 
-async def ran(ask: Ask, side: Side, route: Route, call: Call, view: Callable[[Outcome], Outcome]) -> Observation:
-    """Have a side run a call that no client waits for."""
+async def run_call(
+    call_side: CallSide, side: Side, route: Route, call: Call, view: View, worker: Worker
+) -> Observation:
+    """Call a side for no client."""
     started = perf_counter()
-    outcome = await ask(side, route, call)
+    outcome = await call_side(side, route, call)
     seconds = perf_counter() - started
-    return Observation(side, await aside(outcome, partial(view, outcome)), seconds, code_of(outcome))
+    return Observation(side, await viewed(outcome, view, worker), seconds, code_of(outcome), started)
+
+
+async def viewed(outcome: Outcome, view: View, worker: Worker) -> Outcome:
+    """An outcome as the client sees it."""
+    return await worker.run(weigh(inside(outcome), INLINE_COST), lambda _: view(outcome))
 
 
 def code_of(outcome: Outcome) -> FaultCode | None:
-    """What kind of fault it is, if it is one."""
+    """The kind of a fault; None for a reply."""
     return outcome.code if isinstance(outcome, Fault) else None
-
-
-async def aside(measure: Outcome, work: Callable[[], T]) -> T:
-    """Do it here where it is quick, and in a thread where it would hold up every other call."""
-    return await asyncio.to_thread(work) if _is_large(measure) else work()
-
-
-def _is_large(outcome: Outcome) -> bool:
-    """Whether there are more than LARGE values in it; looks no further."""
-    waiting: list[Value] = [outcome.value if isinstance(outcome, Reply) else outcome.data]
-    seen = 0
-    while waiting:
-        value = waiting.pop()
-        inside = value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
-        seen += 1 + len(inside)
-        if seen > LARGE:
-            return True
-        waiting.extend(inside)
-    return False

@@ -69,12 +69,11 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_comparisons_total": Series(
         "counter", "Calls that both sides have run, by the verdict of the comparison.", ("service", "method", "verdict")
     ),
-    "xcp_gateway_observations_dropped_total": Series(
-        "counter",
-        "Calls that were selected for comparison and dropped, because of load.",
-        ("service", "method"),
+    "xcp_gateway_not_compared_total": Series(
+        "counter", "Calls that could have been compared and were not, by reason.", ("service", "method", "reason")
     ),
     "xcp_gateway_state_trouble": Series("gauge", "1 while the state file cannot be used."),
+    "xcp_gateway_rollouts_breached": Series("gauge", "Rollouts with a breach while a mode that a person set holds."),
     "xcp_gateway_bus_connected": Series("gauge", "1 while the bus is connected.", ("bus",)),
     "xcp_gateway_bus_connections": Series("gauge", "Connections to the bus that are up.", ("bus",)),
     "xcp_gateway_bus_calls_in_flight": Series("gauge", "D-Bus calls that wait for their reply.", ("bus",)),

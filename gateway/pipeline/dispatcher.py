@@ -76,7 +76,7 @@ class Dispatcher:
         self._on_fallback = on_fallback
         self._listeners = listeners
         self.toggles = toggles or ActiveOverrides()
-        self.toggles.tell(self._review)
+        self.toggles.subscribe(self._review)
         self.in_flight = 0
 
     # Listeners
@@ -162,7 +162,7 @@ class Dispatcher:
             raise
         finally:
             self.in_flight -= 1
-        return self.finish(CallFinished(route, call, outcome, side, perf_counter() - started, view))
+        return self.finish(CallFinished(route, call, outcome, side, perf_counter() - started, view, started))
 
     async def observe(self, side: Side, route: Route, call: Call) -> Outcome:
         """Ask a side whose outcome no client sees. It is not reported to the listeners."""

@@ -294,13 +294,13 @@ class RpcEndpoint(Endpoint):
             raise
         seconds = perf_counter() - started
         if not isinstance(answer, Fault):
-            self._after_answer(self._account, envelope, passed, answer, seconds)
+            self._after_answer(self._account, envelope, passed, answer, started, seconds)
             return answer
         if answer.code in NOT_EXECUTED and not unmoved():
             return self._encode(envelope, await self._answer_entries(envelope, self._plan_again(entries)))
         fault = structs.replace(answer, name="")
         for each in passed:
-            self._finish(each, fault, seconds)
+            self._finish(each, fault, started, seconds)
         outcomes = [
             fault if isinstance(entry, Fault) else self.dialect.wrap_outcome(fault, entry.call) for entry in entries
         ]
@@ -323,44 +323,53 @@ class RpcEndpoint(Endpoint):
 
     # Accounting for a message that was passed through
 
-    def _account(self, envelope: Envelope, passed: Sequence[PlannedCall], answer: Answer, seconds: float) -> None:
+    def _account(
+        self, envelope: Envelope, passed: Sequence[PlannedCall], answer: Answer, started: float, seconds: float
+    ) -> None:
         """Read the outcome of each call from the legacy service's answer: here, or in a thread where it is long."""
         size = len(answer.body or b"")
         if size > self._read_most:
-            self._account_each(envelope, passed, None, seconds)
+            self._account_each(envelope, passed, None, started, seconds)
             return
         outcomes = None
         if size <= self._read_at_once:
             outcomes = read_answers(self.client, envelope, answer, self._read_at_once)
         if outcomes is not None:
-            self._account_each(envelope, passed, outcomes, seconds)
+            self._account_each(envelope, passed, outcomes, started, seconds)
             return
         loop = asyncio.get_running_loop()
         reading = loop.run_in_executor(None, read_answers, self.client, envelope, answer, self._read_most)
         reading.add_done_callback(
-            lambda done: self._guarded(lambda: self._account_each(envelope, passed, done.result(), seconds))
+            lambda done: self._guarded(lambda: self._account_each(envelope, passed, done.result(), started, seconds))
         )
 
     def _account_each(
-        self, envelope: Envelope, passed: Sequence[PlannedCall], outcomes: Sequence[Outcome] | None, seconds: float
+        self,
+        envelope: Envelope,
+        passed: Sequence[PlannedCall],
+        outcomes: Sequence[Outcome] | None,
+        started: float,
+        seconds: float,
     ) -> None:
         """`outcomes` None: the answer is too long to be read, and so a result: an error takes few words."""
         if outcomes is None:
             for each in passed:
-                self._finish(each, UNKEPT, seconds)
+                self._finish(each, UNKEPT, started, seconds)
                 if each.plan.candidate is not None and self._shadow is not None:
                     self._shadow.drop(each.route)
             return
         for at, (each, read) in enumerate(zip(passed, outcomes, strict=True)):
             outcome = self.dialect.unwrap_outcome(read, each.call)
-            finished = self._finish(each, outcome, seconds)
+            finished = self._finish(each, outcome, started, seconds)
             if each.plan.candidate is not None:
                 view = partial(self._view, envelope, at, each.call)
                 # In a batch an HTTP error answers the message; alone, it is the answer to this call.
                 self._observe(each, finished, view, code_of(outcome) if envelope.batch else None)
 
-    def _finish(self, passed: PlannedCall, outcome: Outcome, seconds: float) -> CallFinished:
-        finished = self.dispatcher.finish(CallFinished(passed.route, passed.call, outcome, Side.LEGACY, seconds))
+    def _finish(self, passed: PlannedCall, outcome: Outcome, started: float, seconds: float) -> CallFinished:
+        finished = self.dispatcher.finish(
+            CallFinished(passed.route, passed.call, outcome, Side.LEGACY, seconds, started=started)
+        )
         if passed.route.login is not None:
             self._sessions.learn(finished)
         return finished
@@ -383,15 +392,14 @@ class RpcEndpoint(Endpoint):
             self._shadow.touch()
 
     def _observe(self, planned: PlannedCall, finished: CallFinished, view: View, code: FaultCode | None) -> None:
-        """Have the candidate run the call too. `code`: the kind of fault of this side's outcome, if it is one."""
+        """Have the other side run the call too. `code`: the kind of fault of this side's outcome, if it is one."""
         if self._shadow is None or finished.side is None or planned.call.oneway:
             return
-        if self._shadow.is_full:  # checked first: nothing is made for an observation that is dropped
-            self._shadow.drop(planned.route)
+        if not self._shadow.wants(planned.route, planned.call):
             return
-        outcome = finished.outcome if finished.view is None else finished.view(finished.outcome)
-        control = Observation(finished.side, outcome, finished.seconds, code)
-        self._shadow.observe(Job(planned.route, planned.call, control, view, planned.plan.noise))
+        answered = Observation(finished.side, finished.outcome, finished.seconds, code, finished.started)
+        raw = finished.view is not None
+        self._shadow.observe(Job(planned.route, planned.call, answered, view, planned.plan.noise, raw))
 
 
 class Endpoints:

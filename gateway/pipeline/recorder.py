@@ -32,9 +32,7 @@ from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import ABANDONED, WITHDRAWN
 from gateway.pipeline.dispatcher import Dispatcher
 
-MOST = 4  # recordings at one time
-ROOM = 1_000  # calls that wait to be written
-ROOM_BYTES = 8 * 1024**2  # about, of memory that they take
+MAX_RECORDINGS = 4  # at one time
 KEEPALIVE = 1.0  # seconds without a call after which an empty line is written, to notice a reader that has gone
 
 _log = structlog.get_logger("recording")
@@ -48,6 +46,8 @@ class RecordingLimits:
     seconds: float = 600.0
     size: int = 64 * 1024**2  # bytes
     writes: bool = False
+    waiting: int = 1_000  # calls that wait to be written
+    waiting_bytes: int = 8 * 1024**2  # of memory that they take, about
 
 
 class Recorder:
@@ -63,11 +63,13 @@ class Recorder:
         """Whether a recording is under way."""
         return bool(self._recordings)
 
-    def begin(self, methods: frozenset[MethodId], bounds: RecordingLimits) -> RecordingSession | StateRefused:
+    def begin(self, methods: frozenset[MethodId], limits: RecordingLimits) -> RecordingSession | StateRefused:
         """Begin a recording; it ends when its block is left."""
-        if len(self._recordings) >= MOST:
-            return StateRefused(f"{MOST} recordings are under way, more at a time are refused", conflict=True)
-        recording = RecordingSession(methods, bounds, self._now, self._end, KEEPALIVE)
+        if len(self._recordings) >= MAX_RECORDINGS:
+            return StateRefused(
+                f"{MAX_RECORDINGS} recordings are running, which is the maximum; end one first", conflict=True
+            )
+        recording = RecordingSession(methods, limits, self._now, self._end, KEEPALIVE)
         if not self._recordings:
             self.dispatcher.add_listener(self._call_finished)
         self._recordings.add(recording)
@@ -115,10 +117,10 @@ class RecordingSession:
     """The calls of some methods as lines, until a limit is reached."""
 
     methods: frozenset[MethodId]
-    bounds: RecordingLimits
+    limits: RecordingLimits
     now: Callable[[], float]
     on_end: Callable[[RecordingSession], object]
-    beat: float = KEEPALIVE
+    keepalive: float = KEEPALIVE
     counts: _Counts = field(default_factory=_Counts)
     why: str = ""  # the reason for its end, once it has ended
     _waiting: deque[tuple[float, RecordedCall, int]] = field(default_factory=deque)
@@ -130,7 +132,7 @@ class RecordingSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.close("nobody reads it")
+        self.close("the reader has disconnected")
         self._waiting.clear()
 
     def close(self, why: str) -> None:
@@ -145,15 +147,18 @@ class RecordingSession:
         route = recorded.route
         if MethodId.of(route) not in self.methods or recorded.call.oneway:
             return
-        if not self.bounds.writes and not is_harmless(route):
+        if not self.limits.writes and not is_harmless(route):
             return
         weight = weigh((*recorded.call.params, *recorded.call.named.values()), LARGEST)
         answer = weigh(inside(recorded.outcome), LARGEST)
         if answer > LARGEST:
-            recorded, answer = _without_answer(recorded), 0
+            recorded, answer = replace(recorded, outcome=UNKEPT, view=None), 0
         if weight > LARGEST:
             self.counts.too_large += 1
-        elif len(self._waiting) >= ROOM or self.counts.waiting + weight + answer > ROOM_BYTES:
+        elif (
+            len(self._waiting) >= self.limits.waiting
+            or self.counts.waiting + weight + answer > self.limits.waiting_bytes
+        ):
             self.counts.no_room += 1
         else:
             self._keep(recorded, weight + answer)
@@ -163,18 +168,18 @@ class RecordingSession:
         self.counts.waiting += weight
         self.counts.calls += 1
         self._more.set()
-        if self.counts.calls == self.bounds.calls:
-            self.close(f"{self.bounds.calls} calls")
+        if self.counts.calls == self.limits.calls:
+            self.close(f"{self.limits.calls} calls")
 
     async def lines(self, version: str, revision: str) -> AsyncGenerator[bytes, None]:
         """The recording, line by line, as calls come; between two lines other tasks run."""
         began = self.now()
         clock = asyncio.get_running_loop().time
-        until = clock() + self.bounds.seconds
-        yield self._written(header(version, revision, began, _names(self.methods), writes=self.bounds.writes))
+        until = clock() + self.limits.seconds
+        yield self._written(header(version, revision, began, _names(self.methods), writes=self.limits.writes))
         while self._waiting or not self.why:
             if clock() >= until:
-                self.close(f"{self.bounds.seconds:g} s")
+                self.close(f"{self.limits.seconds:g} s")
             if self._waiting:
                 text = self._next()
                 if text:
@@ -189,7 +194,7 @@ class RecordingSession:
         """Wait for a call or the end; false when a keep-alive line is due first."""
         self._more.clear()
         try:
-            async with asyncio.timeout(min(self.beat, max(seconds, 0))):
+            async with asyncio.timeout(min(self.keepalive, max(seconds, 0))):
                 return await self._more.wait()
         except TimeoutError:
             return False
@@ -202,7 +207,7 @@ class RecordingSession:
         except Exception:  # noqa: BLE001 - a bug costs this line
             _log.exception("a bug lost a recorded call", method=recorded.route.method)
             text = b""
-        if text and self.counts.written + len(text) <= self.bounds.size:
+        if text and self.counts.written + len(text) <= self.limits.size:
             return self._written(text)
         self.counts.calls -= 1
         if text:
@@ -210,18 +215,14 @@ class RecordingSession:
         return b""
 
     def _full(self) -> None:
-        self.close(f"{self.bounds.size} bytes")
-        self.why = f"{self.bounds.size} bytes"
+        self.close(f"{self.limits.size} bytes")
+        self.why = f"{self.limits.size} bytes"
         self.counts.calls -= len(self._waiting)
         self._waiting.clear()
 
     def _written(self, text: bytes) -> bytes:
         self.counts.written += len(text)
         return text
-
-
-def _without_answer(recorded: RecordedCall) -> RecordedCall:
-    return replace(recorded, outcome=UNKEPT, view=None)
 
 
 def _names(methods: frozenset[MethodId]) -> Sequence[str]:

@@ -1,6 +1,6 @@
-"""Sends recorded calls to both sides and compares their answers.
+"""Replay of recorded calls: each goes to the legacy side, then to D-Bus, and the two outcomes are compared.
 
-A replay does not depend on modes, and its results are not counted: it never moves a method.
+Nothing is counted in the statistics, and modes do not matter: a replay moves no method.
 """
 
 from __future__ import annotations
@@ -11,32 +11,33 @@ from functools import partial
 
 import structlog
 
+from gateway.core.admin.counters import UNANSWERED
 from gateway.core.admin.records import Json
-from gateway.core.comparison.compare import Comparison, Verdict
+from gateway.core.comparison.compare import TOO_LARGE, Verdict
+from gateway.core.comparison.equality import Checkpoint
 from gateway.core.migration.modes import Side
 from gateway.core.routing.call_record import ReadRecord, is_harmless, substitute_secrets
-from gateway.core.routing.mismatch_record import document
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer
 from gateway.mapping.table import EndpointKey
-from gateway.migration.shadow import Ask, Observation, Observed, aside, ran
+from gateway.migration.shadow import CallSide, ComparedCall, Observation, ObservedCall, View, run_call
+from gateway.migration.worker import Worker
 from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 
 REPLAYED = Peer("replay")
 
-SKIPPED = "skipped"  # in place of a verdict: no side was called
-UNANSWERED = "unanswered"  # in place of a verdict: both sides were called, and one gave no answer to compare
+SKIPPED = "skipped"  # in place of a verdict: neither side was called
 
 _log = structlog.get_logger("replay")
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayRequest:
-    """How calls are replayed. `given`: place of a secret -> the value to use there."""
+    """How calls are replayed. `given`: the values of redacted places."""
 
     given: Mapping[str, str] = field(default_factory=dict)
-    writes: bool = False  # also replay calls that may do harm when they run twice
-    noise: bool = False  # run the control twice; ignore fields that differ between its two responses
+    writes: bool = False  # also calls that may do harm when they run twice
+    noise: bool = False  # the legacy side is called twice, and what it varies in is not a difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +46,37 @@ class ReplayResult:
 
     service: str
     method: str
-    verdict: str  # of compare.Verdict, SKIPPED or UNANSWERED
-    why: str = ""  # why it was skipped or not answered
-    missing: tuple[str, ...] = ()  # places of redacted values that are not given
+    verdict: str  # a value of compare.Verdict, SKIPPED or UNANSWERED
+    why: str = ""  # why it was skipped, not answered or not compared
+    missing: tuple[str, ...] = ()  # places that are redacted and whose value is not given
     legacy: float | None = None  # seconds
     dbus: float | None = None
-    pair: Json = None  # the difference, as core/routing/mismatch_record.py writes it
+    pair: Json = None  # the document of a pair that differs, see core/routing/mismatch_record.py
 
 
 @dataclass(frozen=True, slots=True)
 class _Replayable:
-    """A call that can be made. `view`: an outcome as a client of that endpoint reads it."""
+    """A call that can be made. `view`: an outcome as a client of its endpoint reads it."""
 
     route: Route
     call: Call
-    view: Callable[[Outcome], Outcome]
+    view: View
 
 
 class Replayer:
-    """One for the running gateway. `ask` enforces the deadline and raises nothing but cancellation."""
+    """One for the running gateway. `call_side` holds the deadline and raises nothing but CancelledError."""
 
-    def __init__(self, endpoints: Endpoints, ask: Ask, compare: Callable[[Observed], Comparison]) -> None:
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        call_side: CallSide,
+        compare: Callable[[ObservedCall, Checkpoint], ComparedCall],
+        worker: Worker,
+    ) -> None:
         self._endpoints = endpoints
-        self._ask = ask
+        self._call_side = call_side
         self._compare = compare
+        self._worker = worker
 
     async def run(self, calls: Sequence[ReadRecord], request: ReplayRequest, who: str) -> Sequence[ReplayResult]:
         """Make calls one after another, in their order."""
@@ -81,23 +89,33 @@ class Replayer:
         if not is_harmless(ready.route):
             _log.warning("a call that changes something runs on both sides", method=ready.route.method, who=who)
         observed = await self._observed(ready, noise=request.noise and is_harmless(ready.route))
-        comparison = await aside(observed.control.outcome, partial(self._compare, observed))
-        return _result(observed, comparison)
+        result = partial(
+            ReplayResult,
+            ready.route.service,
+            ready.route.method,
+            legacy=observed.control.seconds,
+            dbus=observed.candidate.seconds,
+        )
+        silent = _no_answer(observed.control, observed.candidate)
+        if silent:
+            return result(UNANSWERED, silent)
+        compared = await self._worker.run(observed.cost, partial(self._compare, observed))
+        verdict = compared.comparison.verdict
+        why = TOO_LARGE if verdict is Verdict.TOO_LARGE else ""
+        return result(verdict.value, why, pair=compared.document)
 
-    async def _observed(self, ready: _Replayable, *, noise: bool) -> Observed:
-        """The legacy service is the control, whatever the mode is."""
-        control, candidate = [await self._ran(side, ready) for side in (Side.LEGACY, Side.DBUS)]
-        again = await self._ran(Side.LEGACY, ready) if noise and control.is_answer else None
+    async def _observed(self, ready: _Replayable, *, noise: bool) -> ObservedCall:
+        control, candidate = [await self._run(side, ready) for side in (Side.LEGACY, Side.DBUS)]
+        again = await self._run(Side.LEGACY, ready) if noise and control.is_answer else None
         if again is not None and not again.is_answer:
             control, again = again, None
-        return Observed(ready.route, ready.call, control, candidate, again.outcome if again is not None else None)
+        return ObservedCall(ready.route, ready.call, control, candidate, again.outcome if again is not None else None)
 
-    async def _ran(self, side: Side, ready: _Replayable) -> Observation:
-        return await ran(self._ask, side, ready.route, ready.call, ready.view)
-
-    # Calls that are skipped
+    async def _run(self, side: Side, ready: _Replayable) -> Observation:
+        return await run_call(self._call_side, side, ready.route, ready.call, ready.view, self._worker)
 
     def _prepare(self, recorded: ReadRecord, request: ReplayRequest) -> _Replayable | ReplayResult:
+        """The call, or the reason why it is skipped."""
         skipped = partial(ReplayResult, recorded.service, recorded.method, SKIPPED)
         endpoint = self._endpoints.exchanges.get(EndpointKey(recorded.listener, recorded.path))
         if endpoint is None or endpoint.codec.name != recorded.codec:
@@ -131,21 +149,8 @@ def _as_client_sends(endpoint: RpcEndpoint, route: Route, call: Call) -> _Replay
     return _Replayable(route, made, partial(endpoint.as_client_reads, envelope, made))
 
 
-def _result(observed: Observed, comparison: Comparison) -> ReplayResult:
-    route, control, candidate = observed.route, observed.control, observed.candidate
-    of = partial(ReplayResult, route.service, route.method, legacy=control.seconds, dbus=candidate.seconds)
-    silent = _no_answer(control, candidate)
-    if silent:
-        return of(UNANSWERED, silent)
-    if comparison.verdict not in (Verdict.DIFFERENT, Verdict.ERROR_DIFFERENT):
-        return of(comparison.verdict.value)
-    first, second = ((each.side, each.outcome, each.seconds) for each in (control, candidate))
-    pair = document(route, observed.call, first, second, comparison, observed.again)
-    return of(comparison.verdict.value, pair=pair)
-
-
 def _no_answer(control: Observation, candidate: Observation) -> str:
-    """The side that gave nothing to compare, and why. A D-Bus side that is down is a difference, unless BUSY."""
+    """The side without an answer, and why. A D-Bus side that is away while the legacy side answers does differ."""
     if not control.is_answer:
         return f"legacy: {_text(control.outcome)}"
     return f"dbus: {_text(candidate.outcome)}" if candidate.code is FaultCode.BUSY else ""

@@ -1,8 +1,8 @@
-"""The clock by which modes end: seconds since 1970 as this process counts them, which nobody can set.
+"""The steady clock of modes that end and of rollouts: seconds since 1970, independent of changes of the wall clock.
 
-It begins with the wall clock and goes on with CLOCK_BOOTTIME (time in suspend counts), so a duration lasts as long as
-was said, whatever happens to the wall clock. Another process has another beginning: `Reading` translates what one has
-written down. After a restart of the host, which stops CLOCK_BOOTTIME, the wall clock is all that is left.
+It begins with the wall clock and continues with CLOCK_BOOTTIME (suspended time counts). A duration therefore lasts as
+long as it was set for. Each process has its own beginning: a `ClockReading` translates moments that another process
+wrote. A restart of the host stops CLOCK_BOOTTIME; moments from before it are translated by the wall clock.
 """
 
 from __future__ import annotations

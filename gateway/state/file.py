@@ -1,4 +1,4 @@
-"""One state file, opened and kept open, or the words for why not. Synchronous; knows no loop and no thread.
+"""One state file, opened and kept open, or the words for why not. Synchronous.
 
 While there is trouble the copies in memory stay, and the file is tried again and again until it is good.
 """
@@ -19,7 +19,7 @@ from gateway.core.admin.records import Change, StateRefused, StoredState, applie
 from gateway.state import tables
 from gateway.state.tables import VERSION, Unreadable
 
-# What is wrong with a state file and what to do about it, in words for an operator. Knows no file.
+# Messages: what is wrong with a state file, and what to do about it.
 
 
 # SQLite's primary result codes: https://www.sqlite.org/rescode.html
@@ -101,7 +101,7 @@ _Identity: TypeAlias = tuple[int, ...]  # which file a path leads to; nothing wh
 
 
 class StateFile:
-    """The file of one process; one thread calls all methods, reads `kept` and `trouble`, and nobody else does."""
+    """The file of one process. One thread calls all methods and reads `kept` and `trouble`."""
 
     def __init__(
         self, path: Path | None, now: Callable[[], float] = time, clock: Callable[[], float] = monotonic

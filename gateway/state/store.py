@@ -1,4 +1,4 @@
-"""What outlives the process, behind a small async interface. Knows its thread and its file, and no SQL.
+"""The state that outlives the process, behind a small async interface: one thread runs all jobs on the file.
 
 Modes and rollouts are copies in memory, as new as `POLL`; everything else is read from the file when it is asked for.
 """
@@ -42,11 +42,11 @@ from gateway.state import clock as clocks
 from gateway.state import file, tables
 from gateway.state.file import StateFile
 
-# One thread that does one job after the other, and looks round between them. Knows no file.
+# The thread
 
 
 class StateThread:
-    """Calls `look` every `pause` seconds; a bug in it is logged, one in a job is told to who waits for the job."""
+    """Calls `look` every `pause` seconds; its errors are logged, those of a job are raised to its awaiter."""
 
     def __init__(self, look: Callable[[], object], pause: float) -> None:
         self._look = look
@@ -119,7 +119,7 @@ _log = structlog.get_logger("gateway")
 
 
 def _nobody() -> None:
-    """Tell nobody."""
+    """No listener."""
 
 
 class StateStore:
@@ -229,7 +229,7 @@ class StateStore:
         return await self._read(lambda db: tables.audit(db, limit, since, subject))
 
     async def flush(self, batch: CountsBatch) -> StateRefused | None:
-        """Add what was observed, which nobody changes any more; when it cannot be written it is lost, see `lost`."""
+        """Add counts and pairs to the file; a batch that cannot be written is lost and counted in `lost`."""
         refused = await self._write(lambda db: self._add(db, batch))
         self.lost += refused is not None
         return refused

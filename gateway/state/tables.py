@@ -99,13 +99,13 @@ def _key(row: tuple[str, str, str, str, str, str, int, int, float, float]) -> Cl
     return ClientKey(MethodId(service, method), protocol, peer, agent, user, None if domid == _NOBODY else domid)
 
 
-# The tables of the state file and the number of their version. Knows no error and no path.
+# Tables and version
 
 
 APPLICATION = 0x78637067  # "xcpg", in the file's header: whose file it is
 VERSION = 1  # of the tables below, in the file's header too
 
-# One statement each. JSON columns hold what nobody searches; moments are seconds since 1970.
+# One statement each. JSON columns are never searched; moments are seconds since 1970.
 TABLES = (
     """CREATE TABLE override (
         pattern TEXT NOT NULL, set_by TEXT NOT NULL, setting TEXT NOT NULL, who TEXT NOT NULL, moment REAL NOT NULL,
@@ -140,7 +140,7 @@ def number(db: sqlite3.Connection, pragma: str) -> int:
 
 
 def empty(db: sqlite3.Connection) -> bool:
-    """Whether nobody has written anything to the file yet."""
+    """Whether the file is new."""
     return number(db, "schema_version") == 0 and number(db, "user_version") == 0
 
 
@@ -153,7 +153,7 @@ def create(db: sqlite3.Connection) -> None:
 
 
 class Unreadable(sqlite3.DatabaseError):
-    """The file is whole, but a row in it says what nobody here has written; the text says which."""
+    """The file is whole, but a row has content that no version wrote; the text names the row."""
 
 
 # Counts and differing pairs as rows of the state file. Knows SQL; no thread and no transaction.
@@ -164,6 +164,7 @@ PAIRS = 2_000  # of all methods
 DOCUMENT = 256 * 1024  # characters of one pair
 RETIRED = 3600.0  # seconds after its last flush that an instance's rows are added to those of all that have ended
 
+_COARSE = 76  # buckets of histograms that older versions wrote, with other bounds: not to be added to these
 _ENDED = ""  # the instance under which rows of processes that have ended are added up
 _COUNT = """INSERT INTO evidence (service, method, instance, counters, histograms, seen) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET counters = excluded.counters, histograms = excluded.histograms, seen = excluded.seen"""
@@ -251,7 +252,8 @@ def _pair(row: tuple[int, float, str, str, str]) -> tuple[int, MismatchRecord]:
 
 def _counts(counters: str, histograms: str) -> Counts:
     try:
-        return Counts(_counters(counters), _histograms(histograms))
+        kept = _histograms(histograms)
+        return Counts(_counters(counters), {side: each for side, each in kept.items() if len(each) != _COARSE})
     except ValueError as error:
         raise Unreadable(f"evidence: {error}") from error
 

@@ -1,18 +1,16 @@
-"""Fuzz targets for migration: stored values and rollouts, paths into values, expressions over two values."""
+"""Fuzz targets for migration: stored values and rollouts, paths into values."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import msgspec
 
-from gateway.core.comparison import expression, json_path, serialization
+from gateway.core.comparison import json_path, serialization
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.migration.rollout_plan import Progress, RolloutPlan, RolloutState, RolloutStep
-from gateway.core.rpc.model import Value
 from gateway.migration import rollout_storage
 from gateway.migration.rollout_storage import RolloutDocument
 from tests.fuzz.target import Target, said, told, words
@@ -91,37 +89,6 @@ def _paths(body: bytes) -> str:
 
 DEEP: json_path.Place = ("a", 0) * 60
 
-# Expressions
-
-
-def _expression(body: bytes) -> str:
-    """An expression is refused, or is true, false or undefined for any two values; it is never slow."""
-    try:
-        read = expression.compile(body.decode("utf-8", "replace"))
-    except ValueError as error:
-        return told(str(error))
-    return " ".join(_held(read, *pair) for pair in PAIRS)
-
-
-def _held(read: expression.Expression, control: Value, candidate: Value) -> str:
-    try:
-        return str(read.holds(control, candidate))
-    except expression.ExpressionError as error:
-        return told(str(error))
-
-
-PAIRS: Sequence[tuple[Value, Value]] = (
-    (1, 2),
-    (True, None),
-    (2**4000, -(2**4000)),
-    (1e308, float("nan")),
-    ("text", "x" * 100_000),
-    ([1, [2, "a"]], {"a": [1], "b": {"a": 2}}),
-    (b"\xff", datetime(2026, 1, 31, tzinfo=UTC)),
-    (datetime(2026, 1, 31), "\ud800\0"),  # noqa: DTZ001 - the legacy services know no zone
-    ([0] * 10_000, {"a": "\x7f"}),
-)
-
 PLAN = RolloutPlan(
     "careful",
     (
@@ -171,16 +138,5 @@ TARGETS: Mapping[str, Target] = {
             b"\0",
         ),
         _paths,
-    ),
-    "expression": Target(
-        [b"control == candidate + 1", b"len(control['a']) in [1, 2.5] and not lower(text(candidate)) == 'x'"],
-        (
-            *words("control candidate true false nil + - * / // % == != < <= > >= in and or not 1e999"),
-            *words(
-                "len( lower( upper( int( float( text( abs( starts_with( ends_with( 'a' -1 0x10 1j lambda: [1] if else"
-            ),
-            *(b" ", b"\n", b"\\", b"#", b"\0", b":=", b"**", b"<<", "\u00e9".encode()),
-        ),
-        _expression,
     ),
 }

@@ -226,7 +226,7 @@ def test_a_damaged_line_is_named_with_its_number(front: Front) -> None:
     front.file.write_text("\n".join([lines[0], lines[1], lines[2][:40], *lines[3:]]))
     replayed = front.replay()
     assert replayed.returncode == 1
-    assert f"{front.file}:3: is no JSON" in replayed.stderr
+    assert f"{front.file}:3: is not JSON" in replayed.stderr
     assert replayed.stdout.splitlines()[-1] == "4 of 4 calls compared, nothing differs, 1 damaged line left out"
 
 

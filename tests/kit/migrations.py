@@ -74,10 +74,17 @@ class World:
     here: LocalCounts = field(default_factory=LocalCounts)
     engine: RolloutController = field(init=False)
     orders: RolloutCommands = field(init=False)
+    set_by: float = 0.0  # seconds that somebody has set the wall clock forward
 
     def __post_init__(self) -> None:
-        self.engine = RolloutController(self.state, lambda: self.routes, self.here.of, self.holder, self.clock)
-        self.orders = RolloutCommands(self.state, lambda: self.routes, self.clock)
+        self.engine = RolloutController(
+            self.state, lambda: self.routes, self.here.of, self.holder, self.wall, steady=self.clock
+        )
+        self.orders = RolloutCommands(self.state, lambda: self.routes, self.wall, self.clock)
+
+    def wall(self) -> float:
+        """The clock of the host, which somebody may set."""
+        return self.clock() + self.set_by
 
     async def look(self, seconds: float = 0.2) -> None:
         """Let time pass, and let the controller look."""

@@ -17,6 +17,7 @@ from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Envelope, MessageLimits, Outcome, Peer, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.collector import StatisticsCollector
+from gateway.migration.worker import Worker
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 from gateway.pipeline.recorder import Recorder
@@ -76,7 +77,8 @@ class Sides:
         codecs = CODECS[codec](MessageLimits()), DIALECTS["plain"](codec)
         self.exchange = RpcEndpoint(table, *codecs, self.dispatcher)
         self.endpoints = Endpoints({HERE: self.exchange})
-        self.replaying = Replayer(self.endpoints, self.dispatcher.observe, StatisticsCollector().compare)
+        compare = StatisticsCollector().compare
+        self.replaying = Replayer(self.endpoints, self.dispatcher.observe, compare, Worker())
 
     def answer(self, side: Side, call: Call) -> Outcome:
         """Return the outcome of a side."""

@@ -7,9 +7,14 @@ from gateway.core.comparison.compare import Verdict
 from gateway.core.migration.limits import BothSides, SideCounts
 from gateway.core.migration.modes import Side
 
-DROPPED = "dropped"  # observations that were dropped because of load
-UNANSWERED = "unanswered"  # observations whose control had no outcome to compare
-COMPARED = tuple(verdict.value for verdict in Verdict)  # "equal", "ignored", "different", "error_different"
+# Calls that could have been compared and were not, by reason. None of them counts in a decision.
+NOT_SAMPLED = "not_sampled"  # not chosen by the sampling of the mapping
+DROPPED = "dropped"  # chosen, but the other side was not called: no quota, or not at once
+UNANSWERED = "unanswered"  # one side gave no answer to compare
+APART = "apart"  # the two calls were further apart in time than the limit
+TOO_LARGE = Verdict.TOO_LARGE.value  # comparing them exceeded the budget
+NOT_COMPARED = (NOT_SAMPLED, DROPPED, UNANSWERED, APART, TOO_LARGE)
+COMPARED = tuple(verdict.value for verdict in Verdict if verdict is not Verdict.TOO_LARGE)
 MISMATCHES = (Verdict.DIFFERENT.value, Verdict.ERROR_DIFFERENT.value)
 
 

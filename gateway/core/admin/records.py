@@ -1,4 +1,4 @@
-"""What is kept of moving methods, beside overrides: audit, counts, pairs, clients, rollouts. Knows no file.
+"""The records of moving methods, beside overrides: audit, counts, pairs, clients, rollouts.
 
 Moments are seconds since 1970.
 """
@@ -139,15 +139,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class StateRefused:
-    """A wish that did not come about, or an answer that there is not; `why` is for an operator."""
+    """A change that was not made, or a question without an answer; `why` is for an operator."""
 
     why: str
-    conflict: bool = False  # somebody else has decided meanwhile: look again
+    conflict: bool = False  # another process has decided meanwhile: read the state again
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected(StateRefused):
-    """A wish that could not come about whatever the state of the gateway: it is the wish that is wrong."""
+    """A change that is wrong in itself, whatever the state of the gateway."""
 
 
 @dataclass(frozen=True, slots=True)

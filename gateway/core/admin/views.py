@@ -5,7 +5,7 @@ Times are seconds since 1970, durations seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypedDict
 
@@ -68,6 +68,8 @@ class MethodRow:
     different: int
     error_different: int
     dropped: int
+    not_compared: Mapping[str, int]  # calls that could have been compared and were not, by reason
+    compared_share: float | None  # the share of the comparable calls that was compared, 0 to 1
     equal_share: float | None  # equal and ignored among the comparisons, 0 to 1
     verdict: str
     rollout: str  # the state of its rollout; empty: none
@@ -194,6 +196,8 @@ def row(
     migration, counted = route.migration, counts.counters
     equal, ignored, different, failed = (counted.get(verdict.value, 0) for verdict in _VERDICTS)
     compared = equal + ignored + different + failed
+    not_compared = {reason: counted[reason] for reason in counters.NOT_COMPARED if counted.get(reason)}
+    comparable = compared + sum(not_compared.values())
     sides = counters.sides(counts)
     verdict = "no legacy service" if migration.upstream is None else assess(sides, ignored).value
     return MethodRow(
@@ -217,6 +221,8 @@ def row(
         different=different,
         error_different=failed,
         dropped=counted.get(counters.DROPPED, 0),
+        not_compared=not_compared,
+        compared_share=compared / comparable if comparable else None,
         equal_share=(equal + ignored) / compared if compared else None,
         verdict=verdict,
         rollout=rollout,

@@ -1,260 +1,259 @@
-"""Two outcomes of one call -> in what they differ, place by place. Knows no file, no protocol and no clock.
+"""Comparison of the two outcomes of one call, place by place: control is the legacy side, candidate the D-Bus side.
 
-Types count: 1, true, 1.0 and "1" are four things, nil is not nothing, order counts in lists; NaN is NaN. Rules say
-where less will do. Of two faults only what is meant for programs is compared: `name` and `data` of an APPLICATION,
-`code` and `name` of the rest. Messages are prose: they never are, unless a rule asks (`fault.message`, `exact`).
+Types count: 1, true, 1.0 and "1" are four values, nil is not an absent member, lists have an order, NaN equals NaN.
+Rules relax this at places. Of two faults only the parts for programs are compared: `name` and `data` of an APPLICATION
+fault, `code` and `name` of any other. Messages are compared only where a rule asks for it (`fault.message`, `exact`).
+
+A comparison visits at most `equality.MAX_VALUES` values. When the budget ends before a difference is found, the
+verdict is TOO_LARGE, never equal. The walk calls the checkpoint of its caller regularly, so that a thread can yield.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
 from gateway.core.comparison import json_path
+from gateway.core.comparison.alignment import Agreement, align
 from gateway.core.comparison.equality import (
+    MAX_VALUES,
     MISSING,
     Budget,
+    Checkpoint,
     ComparisonBudgetError,
-    Found,
-    align,
+    MaybeValue,
     equal,
-    holds_others,
+    hash_key,
+    is_container,
     leaves_equal,
+    no_checkpoint,
 )
-from gateway.core.comparison.expression import Expression, ExpressionError
 from gateway.core.comparison.json_path import Cursor, Place
 from gateway.core.comparison.rules import FAULT, NO_RULES, RESULT, How, Ignore, Near, Rules, Unordered
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply, Value
 
-MOST = 100  # differences that are told of one pair, and as many ignored ones
-MOST_SAME = 1_000_000  # values that are held against each other before anything differs; this is quick
-MOST_NOISE = 10_000  # places at which a control may contradict itself
-TOO_LARGE = "too large: not all of it was compared"
+MAX_DIFFERENCES = 100  # of one pair that are kept, and as many ignored ones
+EQUALITY_BUDGET = 4  # times the budget: the quick test for equality comes first and visits more values
+TOO_LARGE = f"the comparison ended after {MAX_VALUES} values without a result"
 
 
 class Verdict(Enum):
-    """What came of comparing two outcomes; also the name of what is counted."""
+    """The result of comparing two outcomes; also the name of its counter."""
 
     EQUAL = "equal"
-    IGNORED = "ignored"  # they differ only where a rule says that they may, or where the control contradicts itself
+    IGNORED = "ignored"  # different only where a rule or the noise of the control allows it
     DIFFERENT = "different"
     ERROR_DIFFERENT = "error_different"  # one is a fault and the other is not, or they are different faults
+    TOO_LARGE = "too_large"  # the budget ended before a difference was found; neither equal nor different
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One way in which two outcomes differ. A value that is not there is MISSING."""
+    """One difference between two outcomes. An absent value is MISSING."""
 
     path: str  # "$.vms[2].name", "fault.code"
-    control: Found
-    candidate: Found
-    why: str = ""  # what a rule says of it
+    control: MaybeValue
+    candidate: MaybeValue
+    why: str = ""  # the explanation of a rule
     place: Place = ()  # the path without its root
+
+    @property
+    def root(self) -> str:
+        """RESULT or FAULT."""
+        return RESULT if self.path.startswith(RESULT) else FAULT
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came of it. `more`: there are more differences than are told here."""
+    """A verdict and its reasons. `more`: there are differences beyond those listed."""
 
     verdict: Verdict
     differences: tuple[Difference, ...] = ()
     ignored: tuple[Difference, ...] = ()
-    noisy: tuple[Difference, ...] = ()  # the two answers of the control
+    noisy: tuple[Difference, ...] = ()  # between the two answers of the control
     more: bool = False
 
 
-def compare(control: Outcome, candidate: Outcome, rules: Rules = NO_RULES) -> Comparison:
-    """In what the candidate differs from the control."""
-    return _judged(_walk(control, candidate, rules, MOST))
+def compare(
+    control: Outcome,
+    candidate: Outcome,
+    rules: Rules = NO_RULES,
+    checkpoint: Checkpoint = no_checkpoint,
+    max_values: int = MAX_VALUES,
+) -> Comparison:
+    """The differences between control and candidate."""
+    walk = walk_outcomes(control, candidate, rules, MAX_DIFFERENCES, Budget(max_values, checkpoint))
+    return conclude(walk.differences, walk.ignored, exhausted=walk.exhausted, more=walk.more)
 
 
-def blame(control: Outcome, again: Outcome, candidate: Outcome, rules: Rules = NO_RULES) -> Comparison:
-    """The same, but for the places in which the control differs from its own second answer."""
-    noise = [each for each in _walk(control, again, rules, MOST_NOISE).differences if each.why != TOO_LARGE]
-    found = _walk(control, candidate, rules, MOST_NOISE)
-    unstable = {(_root(each), each.place) for each in noise}
-    blamed = [each for each in found.differences if not _below(each, unstable)]
-    excused = len(blamed) < len(found.differences)
-    found.differences, found.more = blamed, found.more or len(blamed) > MOST
-    judged = _judged(found)
-    verdict = Verdict.IGNORED if excused and judged.verdict is Verdict.EQUAL else judged.verdict
-    return replace(judged, verdict=verdict, noisy=tuple(noise[:MOST]))
-
-
-def _judged(walk: _Walk) -> Comparison:
-    if any(_root(each) == FAULT for each in walk.differences):
+def conclude(
+    differences: list[Difference], ignored: list[Difference], *, exhausted: bool, more: bool, excused: bool = False
+) -> Comparison:
+    """The verdict on the differences that were found. `excused`: there were others, which are noise."""
+    if any(each.root == FAULT for each in differences):
         verdict = Verdict.ERROR_DIFFERENT
-    elif walk.differences:
+    elif differences:
         verdict = Verdict.DIFFERENT
+    elif exhausted:
+        verdict = Verdict.TOO_LARGE
     else:
-        verdict = Verdict.IGNORED if walk.ignored else Verdict.EQUAL
-    return Comparison(verdict, tuple(walk.differences[:MOST]), tuple(walk.ignored[:MOST]), more=walk.more)
-
-
-def _root(difference: Difference) -> str:
-    return RESULT if difference.path.startswith(RESULT) else FAULT
-
-
-def _below(difference: Difference, unstable: set[tuple[str, Place]]) -> bool:
-    """Whether it is at or inside an unstable place."""
-    place, root = difference.place, _root(difference)
-    return any((root, place[:length]) in unstable for length in range(len(place) + 1))
-
-
-# What of two outcomes is compared
-
-
-def _walk(control: Outcome, candidate: Outcome, rules: Rules, most: int) -> _Walk:
-    walk = _Walk(rules, most)
-    if isinstance(control, Reply) and isinstance(candidate, Reply):
-        walk.run(RESULT, control.value, candidate.value)
-    else:
-        walk.run(FAULT, *_faults(control, candidate, rules))
-    return walk
-
-
-def _faults(control: Outcome, candidate: Outcome, rules: Rules) -> tuple[Found, Found]:
-    """What of each fault is compared; MISSING for a reply."""
-    if not (isinstance(control, Fault) and isinstance(candidate, Fault)):
-        return _told(control), _told(candidate)
-    both = control.code is candidate.code is FaultCode.APPLICATION
-    names = {*(("name", "data") if both else ("code", "name")), *_asked(rules)}
-    ours, theirs = fault_members(control), fault_members(candidate)
-    return {name: ours[name] for name in ours if name in names}, {
-        name: theirs[name] for name in theirs if name in names
-    }
-
-
-def _told(outcome: Outcome) -> Found:
-    return fault_members(outcome) if isinstance(outcome, Fault) else MISSING
+        verdict = Verdict.IGNORED if ignored or excused else Verdict.EQUAL
+    more = more or exhausted or len(differences) > MAX_DIFFERENCES
+    return Comparison(verdict, tuple(differences[:MAX_DIFFERENCES]), tuple(ignored[:MAX_DIFFERENCES]), more=more)
 
 
 def fault_members(fault: Fault) -> dict[str, Value]:
-    """A fault as a struct; `wire` is the same once more in a dialect's words, and is left out."""
+    """A fault as a struct; `wire` repeats it in the words of a dialect and is left out."""
     return {"code": fault.code.value, "name": fault.name, "message": fault.message, "data": fault.data}
 
 
-def _asked(rules: Rules) -> Iterator[str]:
-    """Members of faults that are compared because a rule says how."""
-    for rule in rules.rules:
-        if rule.path.root == FAULT and not isinstance(rule.how, Ignore):
-            yield from (str(step) for step in rule.path.steps[:1])
+def walk_outcomes(control: Outcome, candidate: Outcome, rules: Rules, limit: int, budget: Budget) -> Walk:
+    """All differences up to `limit`. A fault beside a reply is one difference at the root of faults."""
+    walk = Walk(rules, limit, budget)
+    if isinstance(control, Reply) and isinstance(candidate, Reply):
+        walk.run(RESULT, control.value, candidate.value)
+    elif isinstance(control, Fault) and isinstance(candidate, Fault):
+        applications = control.code is candidate.code is FaultCode.APPLICATION
+        names = {"name", "data"} if applications else {"code", "name"}
+        names |= {
+            str(rule.path.steps[0])
+            for rule in rules.rules
+            if rule.path.root == FAULT and rule.path.steps and not isinstance(rule.how, Ignore)
+        }
+        ours, theirs = (
+            {name: member for name, member in fault_members(fault).items() if name in names}
+            for fault in (control, candidate)
+        )
+        walk.run(FAULT, ours, theirs)
+    else:
+        walk.run(FAULT, *(fault_members(each) if isinstance(each, Fault) else MISSING for each in (control, candidate)))
+    return walk
 
 
-# The walk through two values
-
-_Trail: TypeAlias = "tuple[_Trail, str | int] | None"  # a place while one is on the way: cheap to lengthen
-_Going: TypeAlias = "Cursor[How]"
+_Trail: TypeAlias = "tuple[_Trail, str | int] | None"  # the reversed place of a value: lengthening it costs no copy
+_Cursor: TypeAlias = "Cursor[How]"
+_Visit: TypeAlias = "tuple[_Trail, MaybeValue, MaybeValue, _Cursor]"
 
 
 @dataclass(slots=True)
-class _Walk:
-    """Goes through two values at once, place by place, without recursion; notes in what they differ."""
+class Walk:
+    """Visits two values in parallel, depth first and without recursion, and lists their differences."""
 
     rules: Rules
-    most: int = MOST
+    limit: int = MAX_DIFFERENCES
     budget: Budget = field(default_factory=Budget)
     differences: list[Difference] = field(default_factory=list)
     ignored: list[Difference] = field(default_factory=list)
-    more: bool = False
+    more: bool = False  # differences beyond the limit
+    exhausted: bool = False  # the budget ended first
     root: str = RESULT
-    ahead: list[tuple[_Trail, Found, Found, _Going]] = field(default_factory=list)
 
-    def run(self, root: str, control: Found, candidate: Found) -> None:
+    def run(self, root: str, control: MaybeValue, candidate: MaybeValue) -> None:
         """Compare two values and everything in them."""
         self.root = root
-        going = json_path.start_cursor((rule.path, rule.how) for rule in self.rules.rules if rule.path.root == root)
+        cursor = json_path.start_cursor((rule.path, rule.how) for rule in self.rules.rules if rule.path.root == root)
         try:
-            if self.rules.always_asked or not equal(control, candidate, Budget(MOST_SAME)):
-                self.go(control, candidate, going)
+            if equal(control, candidate, Budget(EQUALITY_BUDGET * self.budget.left, self.budget.checkpoint)):
+                return
         except ComparisonBudgetError:
-            self._differ(None, control, candidate, TOO_LARGE)
-            self.more = True
+            pass  # the walk may still find a difference within its own budget
+        try:
+            self._walk(control, candidate, cursor)
+        except (ComparisonBudgetError, RecursionError):  # unordered lists inside each other are compared recursively
+            self.exhausted = True
 
-    def go(self, control: Found, candidate: Found, going: _Going, trail: _Trail = None) -> None:
-        """From one place on inwards."""
-        self.ahead.append((trail, control, candidate, going))
-        while self.ahead and not self.more:
+    def _walk(self, control: MaybeValue, candidate: MaybeValue, cursor: _Cursor) -> None:
+        pending: list[Iterator[_Visit]] = [iter([(None, control, candidate, cursor)])]
+        while pending and not self.more:
+            visit = next(pending[-1], None)
+            if visit is None:
+                pending.pop()
+                continue
             self.budget.spend()
-            self._visit(*self.ahead.pop())
+            inside = self._visit(*visit)
+            if inside is not None:
+                pending.append(inside)
 
-    def _visit(self, trail: _Trail, control: Found, candidate: Found, going: _Going) -> None:
-        how = json_path.cursor_value(going)
+    def _visit(
+        self, trail: _Trail, control: MaybeValue, candidate: MaybeValue, cursor: _Cursor
+    ) -> Iterator[_Visit] | None:
+        """Compare two values by the rule for their place; returns the visits of the values inside them."""
+        how = json_path.cursor_value(cursor)
         if isinstance(how, Ignore):
             if not equal(control, candidate, self.budget):
                 self._note(self.ignored, trail, control, candidate, "")
         elif control is MISSING or candidate is MISSING:
             if control is not candidate:
                 self._differ(trail, control, candidate, "")
-        elif isinstance(how, Near) and not (holds_others(control) and holds_others(candidate)):
-            self._differ_if(how.apart(control, candidate), trail, control, candidate)
-        elif isinstance(how, Expression):
-            self._express(how, trail, control, candidate)
-        else:
-            self._enter(how, trail, control, candidate, going)
-
-    def _enter(self, how: How | None, trail: _Trail, control: Value, candidate: Value, going: _Going) -> None:
-        if isinstance(control, dict) and isinstance(candidate, dict):
-            self._ahead_of(trail, going, _members(control, candidate))
+        elif isinstance(how, Near) and not (is_container(control) and is_container(candidate)):
+            why = how.apart(control, candidate)
+            if why:
+                self._differ(trail, control, candidate, why)
+        elif isinstance(control, dict) and isinstance(candidate, dict):
+            return _inside(trail, cursor, _members(control, candidate))
         elif isinstance(control, list) and isinstance(candidate, list):
             unordered = how if isinstance(how, Unordered) else None
-            self._ahead_of(trail, going, self._items(unordered, control, candidate, going))
+            return _inside(trail, cursor, self._items(unordered, control, candidate, cursor))
         elif type(control) is not type(candidate) or not leaves_equal(control, candidate):
             self._differ(trail, control, candidate, "")
-
-    def _ahead_of(self, trail: _Trail, going: _Going, inside: Iterable[tuple[str | int, Found, Found]]) -> None:
-        """Put what is inside a value next in turn, first things first."""
-        steps = [((trail, step), ours, theirs, json_path.advance_cursor(going, step)) for step, ours, theirs in inside]
-        self.ahead += reversed(steps)
+        return None
 
     def _items(
-        self, how: Unordered | None, control: list[Value], candidate: list[Value], going: _Going
-    ) -> Iterator[tuple[str | int, Found, Found]]:
-        """The items of two lists, each with the one that it is compared with, at the control's index."""
+        self, how: Unordered | None, control: list[Value], candidate: list[Value], cursor: _Cursor
+    ) -> Iterator[tuple[str | int, MaybeValue, MaybeValue]]:
+        """The items of two lists, each with its partner, at the control's index."""
         if how is None:
             for index in range(max(len(control), len(candidate))):
                 yield index, _at(control, index), _at(candidate, index)
             return
 
         def agree(one: int, other: int) -> bool:
-            apart = _Walk(self.rules, 0, self.budget)
-            apart.go(control[one], candidate[other], json_path.advance_cursor(going, one))
-            return not apart.more
+            inner = Walk(self.rules, 0, self.budget)
+            inner._walk(control[one], candidate[other], json_path.advance_cursor(cursor, one))
+            return not inner.more
 
-        inner = any(len(steps) > 0 for steps, _ in going)  # rules inside the list: items may agree and not be the same
-        for ours, theirs in align(control, candidate, how.by, self.budget, agree if inner else None):
+        def key(item: Value) -> Hashable:
+            return agreement_key(item, json_path.advance_cursor(cursor, 0), self.budget)
+
+        def same_key(_: Value) -> Hashable:
+            return None
+
+        deeper = [steps[0] for steps, _ in cursor if steps]
+        by_index = any(isinstance(step, int) for step in deeper)  # such a rule means an index of the control
+        agreement = Agreement(agree, same_key if by_index else key) if deeper else None
+        for ours, theirs in align(control, candidate, how.by, self.budget, agreement):
             yield (theirs or 0) if ours is None else ours, _at(control, ours), _at(candidate, theirs)
 
-    def _express(self, how: Expression, trail: _Trail, control: Value, candidate: Value) -> None:
-        try:
-            holds = how.holds(control, candidate)
-        except ExpressionError as error:
-            self._differ(trail, control, candidate, f"expression {how.text}: {error}")
-            return
-        if not holds:
-            self._differ(trail, control, candidate, f"not {how.text}")
-        elif not equal(control, candidate, self.budget):
-            self._note(self.ignored, trail, control, candidate, how.text)
-
-    def _differ_if(self, why: str, trail: _Trail, control: Value, candidate: Value) -> None:
-        if why:
-            self._differ(trail, control, candidate, why)
-
-    def _differ(self, trail: _Trail, control: Found, candidate: Found, why: str) -> None:
-        if len(self.differences) == self.most:
+    def _differ(self, trail: _Trail, control: MaybeValue, candidate: MaybeValue, why: str) -> None:
+        if len(self.differences) == self.limit:
             self.more = True
         else:
             self._note(self.differences, trail, control, candidate, why)
 
-    def _note(self, where: list[Difference], trail: _Trail, control: Found, candidate: Found, why: str) -> None:
-        if len(where) < self.most:
-            place = _place(trail)
+    def _note(
+        self, where: list[Difference], trail: _Trail, control: MaybeValue, candidate: MaybeValue, why: str
+    ) -> None:
+        if len(where) < self.limit:
+            steps: list[str | int] = []
+            while trail is not None:
+                trail, step = trail
+                steps.append(step)
+            place = tuple(reversed(steps))
             where.append(Difference(json_path.show(place, self.root), control, candidate, why, place))
 
 
-def _members(control: Mapping[str, Value], candidate: Mapping[str, Value]) -> Iterator[tuple[str | int, Found, Found]]:
+def _inside(
+    trail: _Trail, cursor: _Cursor, values: Iterator[tuple[str | int, MaybeValue, MaybeValue]]
+) -> Iterator[_Visit]:
+    for step, ours, theirs in values:
+        yield (trail, step), ours, theirs, json_path.advance_cursor(cursor, step)
+
+
+def _members(
+    control: Mapping[str, Value], candidate: Mapping[str, Value]
+) -> Iterator[tuple[str | int, MaybeValue, MaybeValue]]:
     for name, member in control.items():
         yield name, member, candidate.get(name, MISSING)
     for name, member in candidate.items():
@@ -262,13 +261,42 @@ def _members(control: Mapping[str, Value], candidate: Mapping[str, Value]) -> It
             yield name, MISSING, member
 
 
-def _at(items: list[Value], index: int | None) -> Found:
+def _at(items: list[Value], index: int | None) -> MaybeValue:
     return items[index] if index is not None and index < len(items) else MISSING
 
 
-def _place(trail: _Trail) -> Place:
-    steps: list[str | int] = []
-    while trail is not None:
-        trail, step = trail
-        steps.append(step)
-    return tuple(reversed(steps))
+_ANY_VALUE = "any value"  # stands for every value that a rule may accept
+
+
+def agreement_key(value: Value, cursor: _Cursor, budget: Budget) -> Hashable:
+    """A key that two values share if they agree by the rules; values that differ may share it too."""
+    if not cursor:
+        return hash_key(value, budget)
+    budget.spend()
+    how = json_path.cursor_value(cursor)
+    if isinstance(how, Ignore | Near):
+        return _ANY_VALUE
+    if isinstance(value, dict):
+        steps = ((name, member, json_path.advance_cursor(cursor, name)) for name, member in value.items())
+        return "struct", frozenset(
+            [(name, agreement_key(member, inner, budget)) for name, member, inner in steps if not _is_ignored(inner)]
+        )
+    if not isinstance(value, list):
+        return hash_key(value, budget)
+    if isinstance(how, Unordered):
+        if any(isinstance(steps[0], int) for steps, _ in cursor if steps):
+            return "list"
+        inner = json_path.advance_cursor(cursor, 0)
+        counts: dict[Hashable, int] = {}
+        for item in () if _is_ignored(inner) else value:
+            key = agreement_key(item, inner, budget)
+            counts[key] = counts.get(key, 0) + 1
+        return "list", frozenset(counts.items())
+    items = ((index, item, json_path.advance_cursor(cursor, index)) for index, item in enumerate(value))
+    return "list", tuple(
+        [(index, agreement_key(item, inner, budget)) for index, item, inner in items if not _is_ignored(inner)]
+    )
+
+
+def _is_ignored(cursor: _Cursor) -> bool:
+    return isinstance(json_path.cursor_value(cursor), Ignore)

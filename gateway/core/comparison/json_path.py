@@ -1,6 +1,7 @@
-"""Places in legacy values: `$.vms[*].name` is read and followed, `$.vms[2].name` is written.
+"""Paths into legacy values: a small part of JSONPath (RFC 9535).
 
-A small JSONPath: `.name`, `['any name']`, `[3]`, `[*]` and `.*` (each item or member), `..name` (at any depth).
+Patterns are read: `.name`, `['any name']`, `[3]`, `[*]` and `.*` (each item or member), `..name` (at any depth). Places
+are written: `$.vms[2].name`. A cursor follows many patterns at once through a value, one step after the other.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
-Place: TypeAlias = "tuple[str | int, ...]"  # the names and indexes that lead to one node
+Place: TypeAlias = "tuple[str | int, ...]"  # the names and indexes on the way to one value
 
 LONGEST = 1000  # characters of a path that is read
 
-_NAME = re.compile(r"[^\W\d][\w-]*|\d+[\w-]*[^\W\d][\w-]*")  # a name without quotation marks
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # one that is written without
+_NAME = re.compile(r"[^\W\d][\w-]*|\d+[\w-]*[^\W\d][\w-]*")  # a name that needs no quotation marks when read
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # a name that is written without quotation marks
 _QUOTED = re.compile(r"""\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""", re.DOTALL)
 _INDEX = re.compile(r"\[(0|[1-9][0-9]{0,8})\]")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
@@ -41,7 +42,7 @@ PathSteps: TypeAlias = tuple[PathStep, ...]
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """The places that one path means. `text` is the path as it was written."""
+    """All places that one path means. `text`: the path as written in the mapping."""
 
     steps: PathSteps
     text: str = "$"
@@ -51,15 +52,15 @@ class Pattern:
         return self.text
 
     def matches(self, place: Place) -> bool:
-        """Whether this is one of the places meant."""
-        going = start_cursor([(self, True)])
+        """Whether the path means this place."""
+        cursor = start_cursor([(self, True)])
         for step in place:
-            going = advance_cursor(going, step)
-        return cursor_value(going) is not None
+            cursor = advance_cursor(cursor, step)
+        return cursor_value(cursor) is not None
 
 
 def parse(text: str, roots: Iterable[str] = ("$",)) -> Pattern:
-    """Read a path that begins with one of these roots; raises ValueError saying what is expected, and where."""
+    """Read a path that begins with one of these roots; raises ValueError naming the character."""
     root = next((root for root in roots if text.startswith(root)), None)
     if root is None:
         raise ValueError(f"expected a path such as {next(iter(roots))}.name or $.list[*].name, got {_shown(text)}")
@@ -74,7 +75,7 @@ def parse(text: str, roots: Iterable[str] = ("$",)) -> Pattern:
 
 
 def show(place: Place, root: str = "$") -> str:
-    """A place as it is written in a path: `$.vms[2]['a b']`; one printable line."""
+    """A place in the syntax of a path, `$.vms[2]['a b']`; one printable line."""
     return root + "".join(map(_written, place))
 
 
@@ -82,21 +83,21 @@ def show(place: Place, root: str = "$") -> str:
 
 T = TypeVar("T")
 Cursor: TypeAlias = (
-    "tuple[tuple[PathSteps, T], ...]"  # the steps that are left, and whose they are; in order of precedence
+    "tuple[tuple[PathSteps, T], ...]"  # remaining steps of each pattern, and its value; in order of precedence
 )
 
 
 def start_cursor(patterns: Iterable[tuple[Pattern, T]]) -> Cursor[T]:
-    """At the root."""
+    """A cursor at the root."""
     return tuple((pattern.steps, owner) for pattern, owner in patterns)
 
 
-def advance_cursor(going: Cursor[T], step: str | int) -> Cursor[T]:
-    """One step further in; those that do not lead there are gone."""
-    if not going:
-        return going
+def advance_cursor(cursor: Cursor[T], step: str | int) -> Cursor[T]:
+    """A cursor one step further in, without the patterns that do not lead there."""
+    if not cursor:
+        return cursor
     further: list[tuple[PathSteps, T]] = []
-    for steps, owner in going:
+    for steps, owner in cursor:
         if not steps:
             continue
         first = steps[0]
@@ -109,14 +110,14 @@ def advance_cursor(going: Cursor[T], step: str | int) -> Cursor[T]:
     return tuple(further) if len(further) < 2 else _each_once(further)
 
 
-def cursor_value(going: Cursor[T]) -> T | None:
-    """The first of those that mean this very place."""
-    return next((owner for steps, owner in going if not steps), None)
+def cursor_value(cursor: Cursor[T]) -> T | None:
+    """The value of the first pattern that means this very place; None without one."""
+    return next((owner for steps, owner in cursor if not steps), None)
 
 
-def _each_once(going: Iterable[tuple[PathSteps, T]]) -> Cursor[T]:
-    """`..a..a` may come to one place in many ways."""
-    return tuple({(steps, id(owner)): (steps, owner) for steps, owner in going}.values())
+def _each_once(cursor: Iterable[tuple[PathSteps, T]]) -> Cursor[T]:
+    """Without duplicates: `..a..a` reaches one place in many ways."""
+    return tuple({(steps, id(owner)): (steps, owner) for steps, owner in cursor}.values())
 
 
 # Reading and writing steps

@@ -1,7 +1,8 @@
-"""What of a call and its outcome is secret, and how it is left out of all that is kept. Knows no file and no store.
+"""Redaction: the secrets of a call and its outcomes are replaced before anything is kept.
 
-A secret is replaced where a path says that it stands, `{"$redacted": "text"}`, and wherever else its text turns up.
-A parameter or a member whose name says that it is secret (`is_secret`) needs no path.
+A value is secret if a `redact:` path of the mapping leads to it, or if its name says so (`is_secret`). It is replaced
+by a marker such as `{"$redacted": "text"}`. The text of a secret is also replaced wherever it occurs elsewhere in the
+call or its outcomes, for example in an error message.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from msgspec.structs import replace
 
 from gateway.core.comparison import json_path
 from gateway.core.comparison.compare import Comparison, Difference
-from gateway.core.comparison.equality import MISSING, Found
+from gateway.core.comparison.equality import MISSING, MaybeValue
 from gateway.core.comparison.json_path import Cursor, Pattern, Place
 from gateway.core.comparison.rules import RESULT
 from gateway.core.rpc.model import Call, Fault, Outcome, Reply, Value
 
 PARAMS, NAMED, RESULT_OF, FAULT_OF = "params", "named", "result", "fault"
-ROOTS = (PARAMS, NAMED, RESULT_OF, FAULT_OF)  # what the first step of a redact's path may be
-REDACTED = "$redacted"  # the one member of what stands where a secret stood; it says of what type that was
-HIDDEN = "(redacted)"  # stands for a secret inside another text
+ROOTS = (PARAMS, NAMED, RESULT_OF, FAULT_OF)  # the first step of a `redact:` path
+REDACTED = "$redacted"  # the one member of a marker; its value names the type of the secret
+HIDDEN = "(redacted)"  # replaces a secret inside another text
 
-SHORTEST_INSIDE = 6  # characters of a secret that is looked for inside other texts; a shorter one would hide too much
-MOST_INSIDE = 100  # secrets of one call that are looked for inside other texts
+SHORTEST_INSIDE = 6  # characters; a shorter secret is not searched inside other texts: it would hide too much
+MOST_INSIDE = 100  # secrets of one call that are searched inside other texts
 
 _KINDS: Mapping[type, str] = {
     type(None): "nil",
@@ -41,12 +42,12 @@ _KINDS: Mapping[type, str] = {
     list: "list",
     dict: "struct",
 }
-_Going: TypeAlias = "Cursor[bool]"
+_Cursor: TypeAlias = "Cursor[bool]"
 
 
 @dataclass(frozen=True, slots=True)
 class RedactionRules:
-    """The secrets of one method. `parameters`: their names, for a path holds for a parameter however it is given."""
+    """The secrets of one method. `parameters`: names in order; a path means a parameter by name and by position."""
 
     patterns: tuple[Pattern, ...] = ()
     parameters: tuple[str, ...] = ()
@@ -56,27 +57,27 @@ NO_REDACTION: Final = RedactionRules()
 
 
 class Redaction:
-    """Takes the secrets out of one call, its outcomes and what came of comparing them; made of all of these."""
+    """Removes the secrets of one call from the call, its outcomes and their comparison; created with all outcomes."""
 
     def __init__(self, redactions: RedactionRules, call: Call, *outcomes: Outcome) -> None:
-        self._masks = redactions
-        self._going = json_path.start_cursor((pattern, True) for pattern in redactions.patterns)
+        self._rules = redactions
+        self._cursor = json_path.start_cursor((pattern, True) for pattern in redactions.patterns)
         self._secrets = _Secrets()
         self._hidden_call(call)
         for outcome in outcomes:
             self._hidden_outcome(outcome)
         if call.extensions.get("login") and any(isinstance(outcome, Fault) for outcome in outcomes):
-            self._secrets.remember(str(call.extensions.get("user", "")))  # people type passwords there
+            self._secrets.remember(str(call.extensions.get("user", "")))  # people type passwords into this field
 
     def call(self, call: Call) -> Call:
-        """The call, or a shorter form of it; without its extensions, since headers hold secrets too."""
+        """The call, or a shortened form of it, without its extensions: headers contain secrets too."""
         hidden = self._hidden_call(call)
         params = tuple(self._secrets.scrub(value) for value in hidden.params)
         named = {self._secrets.text(name): self._secrets.scrub(value) for name, value in hidden.named.items()}
         return Call(call.method, params, named, call.oneway, call.peer)
 
     def outcome(self, outcome: Outcome) -> Outcome:
-        """One of the outcomes that this was made of, or a shorter form of it."""
+        """One of the outcomes given at creation, or a shortened form of it."""
         hidden, secrets = self._hidden_outcome(outcome), self._secrets
         if isinstance(hidden, Reply):
             return Reply(secrets.scrub(hidden.value))
@@ -84,7 +85,7 @@ class Redaction:
         return Fault(hidden.code, message, name, secrets.scrub(hidden.data))
 
     def comparison(self, comparison: Comparison) -> Comparison:
-        """What came of comparing those outcomes."""
+        """The comparison of these outcomes."""
         differences, ignored, noisy = (
             tuple(self._difference(each) for each in kind)
             for kind in (comparison.differences, comparison.ignored, comparison.noisy)
@@ -93,67 +94,67 @@ class Redaction:
 
     def _difference(self, difference: Difference) -> Difference:
         root = difference.path.startswith(RESULT)
-        going = json_path.advance_cursor(self._going, RESULT_OF if root else FAULT_OF)
+        cursor = json_path.advance_cursor(self._cursor, RESULT_OF if root else FAULT_OF)
         for step in difference.place:
-            going = _WHOLE if isinstance(step, str) and is_secret(step) else _inside(going, step)
+            cursor = _WHOLE if isinstance(step, str) and is_secret(step) else _inside(cursor, step)
         place = tuple(self._secrets.text(step) if isinstance(step, str) else step for step in difference.place)
         return Difference(
             json_path.show(place, difference.path[: 1 if root else len(FAULT_OF)]),
-            self._hidden_found(difference.control, going),
-            self._hidden_found(difference.candidate, going),
+            self._hidden_found(difference.control, cursor),
+            self._hidden_found(difference.candidate, cursor),
             self._secrets.text(difference.why),
             place,
         )
 
-    def _hidden_found(self, value: Found, going: _Going) -> Found:
-        return MISSING if value is MISSING else self._secrets.scrub(self._secrets.hide(value, going))
+    def _hidden_found(self, value: MaybeValue, cursor: _Cursor) -> MaybeValue:
+        return MISSING if value is MISSING else self._secrets.scrub(self._secrets.hide(value, cursor))
 
     def _hidden_call(self, call: Call) -> Call:
-        """A path names a parameter by its position or its name, and holds for it whichever way it comes."""
+        """A path means a parameter by position or by name, however the client passes it."""
         by_position, by_name = (
-            json_path.advance_cursor(self._going, PARAMS),
-            json_path.advance_cursor(self._going, NAMED),
+            json_path.advance_cursor(self._cursor, PARAMS),
+            json_path.advance_cursor(self._cursor, NAMED),
         )
-        indexes = {name: index for index, name in enumerate(self._masks.parameters)}
-        free = [name for name in self._masks.parameters if name not in call.named]
+        indexes = {name: index for index, name in enumerate(self._rules.parameters)}
+        free = [name for name in self._rules.parameters if name not in call.named]
         entries = _entries({**dict(zip(free, call.params, strict=False)), **call.named})
         params = []
         for index, value in enumerate(call.params):
-            going = _inside(by_position, index)
+            cursor = _inside(by_position, index)
             if index < len(free):
-                going += _inside(by_name, free[index]) + _inside(by_position, indexes[free[index]])
-                going = _WHOLE if free[index] in entries else going
-            params.append(self._secrets.hide(value, going))
+                cursor += _inside(by_name, free[index]) + _inside(by_position, indexes[free[index]])
+                cursor = _WHOLE if free[index] in entries else cursor
+            params.append(self._secrets.hide(value, cursor))
         named = {}
         for name, value in call.named.items():
-            going = _inside(by_name, name)
-            going += _inside(by_position, indexes[name]) if name in indexes else ()
-            going = _WHOLE if name in entries else going
-            named[name] = self._secrets.hide(value, going)
+            cursor = _inside(by_name, name)
+            cursor += _inside(by_position, indexes[name]) if name in indexes else ()
+            cursor = _WHOLE if name in entries else cursor
+            named[name] = self._secrets.hide(value, cursor)
         return replace(call, params=tuple(params), named=named)
 
     def _hidden_outcome(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Reply):
-            return Reply(self._secrets.hide(outcome.value, json_path.advance_cursor(self._going, RESULT_OF)))
-        going = json_path.advance_cursor(self._going, FAULT_OF)
-        name = self._secrets.hide(outcome.name, _inside(going, "name"))
-        message = self._secrets.hide(outcome.message, _inside(going, "message"))
-        data = self._secrets.hide(outcome.data, _inside(going, "data"))
+            return Reply(self._secrets.hide(outcome.value, json_path.advance_cursor(self._cursor, RESULT_OF)))
+        cursor = json_path.advance_cursor(self._cursor, FAULT_OF)
+        name = self._secrets.hide(outcome.name, _inside(cursor, "name"))
+        message = self._secrets.hide(outcome.message, _inside(cursor, "message"))
+        data = self._secrets.hide(outcome.data, _inside(cursor, "data"))
         return Fault(outcome.code, _words(message), _words(name), data)
 
 
-def _inside(going: _Going, step: str | int) -> _Going:
-    """One step further in; all that is inside a secret is one."""
-    return _WHOLE if json_path.cursor_value(going) is not None else json_path.advance_cursor(going, step)
+def _inside(cursor: _Cursor, step: str | int) -> _Cursor:
+    """One step further in; everything inside a secret is secret."""
+    return _WHOLE if json_path.cursor_value(cursor) is not None else json_path.advance_cursor(cursor, step)
 
 
-def masked_call(redactions: RedactionRules, call: Call) -> Call:
-    """A call without its secrets, where nothing else is kept."""
+def redacted_call(redactions: RedactionRules, call: Call) -> Call:
+    """A call without its secrets, when no outcome is kept with it."""
     return Redaction(redactions, call).call(call)
 
 
 def parse(text: str) -> Pattern:
-    """The path of a redact; raises ValueError saying what is expected."""
+    """Read a `redact:` path; raises ValueError saying what is expected."""
     pattern = json_path.parse(text)
     first = pattern.steps[0] if pattern.steps else None
     if first is None or (not isinstance(first, json_path.Below) and first not in ROOTS):
@@ -163,20 +164,20 @@ def parse(text: str) -> Pattern:
 
 
 def named(parameter: str) -> Pattern:
-    """The path of a parameter."""
+    """The path of the parameter with this name."""
     place: Place = (NAMED, parameter)
     return json_path.parse(json_path.show(place))
 
 
 def marker(value: Value) -> Value:
-    """What stands where a secret of this type stood."""
+    """The marker that replaces a secret of this type."""
     return {REDACTED: _KINDS.get(type(value), "value")}
 
 
-_WHOLE: _Going = (((), True),)  # arrived: all of a value
+_WHOLE: _Cursor = (((), True),)  # a cursor at its end: the whole value
 
 
-# A word of a name (as `chap_password`, `chapPassword` and `chap-password` have two) that says: this is secret.
+# A word that marks a name as secret; `chap_password`, `chapPassword` and `chap-password` have two words.
 _WORD = re.compile(
     r"(.*(password|passwd|passphrase|secret|credentials?)s?|pwd|psk|tokens?"
     r"|chap(user|username|name)?|(api|private|secret|access|encryption)key)"
@@ -187,9 +188,9 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 @lru_cache(4096)
 def is_secret(name: str) -> bool:
-    """Whether a parameter or member of this name holds a secret.
+    """Whether a parameter or member of this name is a secret.
 
-    A `key` is one where the word before says of what kind (`private_key`, `api-key`); the key of a map is none.
+    A `key` is secret when the word before it names its kind (`private_key`, `api-key`); a plain `key` is not.
     """
     words = [word.lower() for word in _WORDS.findall(name)]
     if any(_WORD.fullmatch(word) for word in words):
@@ -198,36 +199,36 @@ def is_secret(name: str) -> bool:
 
 
 def _entries(members: Mapping[str, Value]) -> Collection[str]:
-    """The names of secret members; of one entry of a map (`key: password, value: ...`) the value is one."""
+    """The names of secret members; in a map entry (`key: password, value: ...`) the member `value` is secret."""
     secret = {name for name in members if is_secret(name)}
-    said = members.get("key", members.get("name"))
-    return secret | {"value"} if "value" in members and isinstance(said, str) and is_secret(said) else secret
+    entry = members.get("key", members.get("name"))
+    return secret | {"value"} if "value" in members and isinstance(entry, str) and is_secret(entry) else secret
 
 
 class _Secrets:
-    """The texts that were hidden, to be found again where no path says so: an error repeats a session, say."""
+    """The texts of hidden secrets, which may occur again where no path leads, such as a session in an error."""
 
     def __init__(self) -> None:
-        self._whole: set[str | bytes] = set()  # secret where they are all of a text
-        self._inside: dict[str, None] = {}  # secret also as a part of one
+        self._whole: set[str | bytes] = set()  # secret where they are a whole text
+        self._inside: dict[str, None] = {}  # secret also inside a text
 
-    def hide(self, value: Value, going: _Going) -> Value:
-        """The value with markers where paths lead, and where a name says so."""
-        if going and json_path.cursor_value(going) is not None:
+    def hide(self, value: Value, cursor: _Cursor) -> Value:
+        """The value with markers in place of its secrets."""
+        if cursor and json_path.cursor_value(cursor) is not None:
             self.remember(value)
             return marker(value)
         if isinstance(value, list):
-            return [self.hide(item, json_path.advance_cursor(going, index)) for index, item in enumerate(value)]
+            return [self.hide(item, json_path.advance_cursor(cursor, index)) for index, item in enumerate(value)]
         if isinstance(value, dict):
             entries = _entries(value)
             return {
-                name: self.hide(item, _WHOLE if name in entries else json_path.advance_cursor(going, name))
+                name: self.hide(item, _WHOLE if name in entries else json_path.advance_cursor(cursor, name))
                 for name, item in value.items()
             }
         return value
 
     def scrub(self, value: Value) -> Value:
-        """The value without the texts that were hidden anywhere."""
+        """The value without the texts of hidden secrets."""
         if not self._whole:
             return value
         if isinstance(value, str):
@@ -241,7 +242,7 @@ class _Secrets:
         return value
 
     def text(self, text: str) -> str:
-        """A text that has to stay one."""
+        """The same for a value that has to stay a text."""
         if text in self._whole:
             return HIDDEN
         for secret in self._inside:
@@ -253,14 +254,16 @@ class _Secrets:
         return any(secret.encode("utf-8", "surrogatepass") in value for secret in self._inside)
 
     def remember(self, value: Value) -> None:
-        """These texts are secret wherever they turn up."""
+        """Treat these texts as secrets everywhere."""
         if isinstance(value, str | bytes) and value:
             self._whole.add(value)
         long = [text for text in _texts(value) if len(text) >= SHORTEST_INSIDE]
         self._whole.update(long)
         for text in long[: MOST_INSIDE - len(self._inside)]:
             self._inside[text] = None
-        self._inside = dict.fromkeys(sorted(self._inside, key=len, reverse=True))  # a longer one may hold a shorter
+        self._inside = dict.fromkeys(
+            sorted(self._inside, key=len, reverse=True)
+        )  # a longer one may contain a shorter one
 
 
 def _texts(value: Value) -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""How two answers may differ and still agree: rules for places in them. Knows no walk through a value and no file.
+"""Comparison rules: how two answers may differ at a place and still agree.
 
-A rule is a path and one way of comparing what stands there. What a mapping says of it is read by `RULES`.
+A rule is a path and one way of comparing the two values there. All rules are symmetric in control and candidate. RULES
+reads them from mapping files.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from gateway.core.comparison import expression
 from gateway.core.comparison.equality import leaves_equal
-from gateway.core.comparison.expression import Expression, ExpressionError, as_text
 from gateway.core.comparison.json_path import Pattern, parse
 from gateway.core.rpc.model import Value
 from gateway.core.rpc.units import SECONDS
@@ -25,35 +24,36 @@ FAULT = "fault"  # the root of a path into a fault: fault.code, fault.name, faul
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TOLERANCE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(%|ms|s|m|h)?", re.ASCII)
 _LONGEST_NUMBER = 100  # characters of a text that is read as a number
+_WIDEST_INTEGER = 4096  # bits of an integer that is read as text
 
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Whatever differs here is counted as ignored."""
+    """Differences here, and inside, are counted as ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """Compared as if there were no rule; for a method, where its file has one."""
+    """Compared as without a rule; overrides a later rule of `defaults` or of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unordered:
-    """A list whose order says nothing. `by`: its items are structs, and these members tell them apart."""
+    """A list whose order has no meaning. `by`: its items are structs, identified by these members."""
 
     by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """Two values that are read as the same kind of thing, and may be so far apart."""
+    """Two values that are converted to one type, and may differ by a tolerance."""
 
-    read: Callable[[Value], Value | Fraction | None]  # None: it cannot be read so
-    kind: str  # what it is read as, for people: "a number"
+    read: Callable[[Value], Value | Fraction | None]  # None: not convertible
+    kind: str  # the type in words: "a number"
     within: Fraction = Fraction(0)
-    percent: bool = False  # `within` is a per cent of the larger one, or else absolute
-    text: str = ""  # the tolerance as it was written
-    mixed: bool = True  # a text and a number may be compared
+    percent: bool = False  # `within` is a percentage of the larger value; otherwise absolute
+    text: str = ""  # the tolerance as written in the mapping
+    mixed: bool = True  # a text may be compared with a number
 
     def apart(self, control: Value, candidate: Value) -> str:
         """Why the two do not agree; empty when they do."""
@@ -75,12 +75,12 @@ class Near:
         return f"more than {self.text} apart" if self.within else f"not the same when read as {self.kind}"
 
 
-How: TypeAlias = Ignore | Exact | Unordered | Near | Expression
+How: TypeAlias = Ignore | Exact | Unordered | Near
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One way of comparing, and where."""
+    """One way of comparing at the places of a path."""
 
     path: Pattern
     how: How
@@ -88,25 +88,23 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """In the order of precedence: of those that mean one place the first holds."""
+    """Rules in order of precedence: of several rules for one place the first applies."""
 
     rules: tuple[Rule, ...] = ()
 
     @property
-    def always_asked(self) -> bool:
-        """Whether a rule may find fault with two values that are the same."""
-        return any(isinstance(rule.how, Expression) for rule in self.rules)
-
-    @property
-    def ignores(self) -> bool:
-        """Whether a method with these rules can never be called equal in all its parts."""
-        return any(isinstance(rule.how, Ignore | Expression) for rule in self.rules)
+    def cost(self) -> int:
+        """A rough factor by which these rules lengthen a comparison."""
+        tries = any(isinstance(rule.how, Unordered) for rule in self.rules) and any(
+            isinstance(rule.how, Near) for rule in self.rules
+        )
+        return (1 + len(self.rules)) * (16 if tries else 1)  # items may have to be tried with each other
 
 
 NO_RULES = Rules()
 
 
-# Reading values
+# Conversions
 
 
 def as_number(value: Value) -> Value | Fraction | None:
@@ -115,7 +113,7 @@ def as_number(value: Value) -> Value | Fraction | None:
         value = _number_in(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return _fraction(value) if _finite(value) else value  # as it is written: 0.4 is 0.1 more than 0.3
+    return _fraction(value) if _finite(value) else value  # in decimal: 0.4 is exactly 0.1 more than 0.3
 
 
 def as_moment(value: Value) -> Value | Fraction | None:
@@ -138,11 +136,15 @@ def as_boolean(value: Value) -> Value | Fraction | None:
     return bool(value) if isinstance(value, int) and value in (0, 1) else None
 
 
-def _as_text(value: Value) -> Value | Fraction | None:
-    try:
-        return as_text(value)
-    except ExpressionError:
-        return None
+def as_text(value: Value) -> Value | Fraction | None:
+    """A value that contains no others as text: numbers in decimal, `true`, `false`, ISO 8601."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, int):
+        return repr(value) if value.bit_length() <= _WIDEST_INTEGER else None
+    return value if isinstance(value, str) else repr(value) if isinstance(value, float) else None
 
 
 _BOOLEANS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
@@ -168,29 +170,29 @@ def _finite(number: float) -> bool:
     return isinstance(number, int) or (abs(number) != float("inf") and number == number)
 
 
-# What a value can be read as: name in mapping files -> how, and the name for people.
+# Name of a type in mapping files -> its conversion, and the type in words.
 READINGS: Mapping[str, tuple[Callable[[Value], Value | Fraction | None], str]] = {
     "number": (as_number, "a number"),
     "boolean": (as_boolean, "true or false"),
-    "text": (_as_text, "text"),
+    "text": (as_text, "text"),
 }
 
 
 # Reading rules
 
 
-def compile_rule(said: Mapping[str, Any]) -> Rule:
-    """A rule of a mapping file; raises RuleError naming the key that is wrong."""
-    path = _attempt("path", parse, said["path"], (RESULT, FAULT))
-    kinds = [key for key in RULES if key in said]
+def compile_rule(entry: Mapping[str, Any]) -> Rule:
+    """A rule from a mapping file; raises RuleError naming the wrong key."""
+    path = _attempt("path", parse, entry["path"], (RESULT, FAULT))
+    kinds = [key for key in RULES if key in entry]
     if len(kinds) != 1 and kinds != ["tolerance", "as"]:
         given = " and ".join(kinds) or "none"
         raise RuleError("", f"expected exactly one of {', '.join(RULES)} (or tolerance and as), got {given}")
-    return Rule(path, RULES[kinds[0]](said))
+    return Rule(path, RULES[kinds[0]](entry))
 
 
 class RuleError(ValueError):
-    """A rule that cannot be used. `key`: the part of it that is wrong; empty for the whole."""
+    """A rule that cannot be used. `key`: the wrong key; empty for the rule as a whole."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -204,42 +206,36 @@ def _attempt(key: str, read: Callable[..., Any], *given: Any) -> Any:
         raise RuleError(key, str(error)) from None
 
 
-def _by(said: Mapping[str, Any]) -> How:
-    names: str | Sequence[str] = said["by"]
+def _by(entry: Mapping[str, Any]) -> How:
+    names: str | Sequence[str] = entry["by"]
     return Unordered((names,) if isinstance(names, str) else tuple(names))
 
 
-def _tolerance(said: Mapping[str, Any]) -> How:
+def _tolerance(entry: Mapping[str, Any]) -> How:
     """`5`, `0.5`, `1%`, `5s`."""
-    match = _TOLERANCE.fullmatch(str(said["tolerance"]))
+    match = _TOLERANCE.fullmatch(str(entry["tolerance"]))
     if match is None:
         raise RuleError("tolerance", "expected a number, a per cent or a time: 5, 0.5, 1%, 500ms, 5s")
     within, unit = Fraction(match[1]), match[2]
     if unit in SECONDS:
-        if "as" in said:
+        if "as" in entry:
             raise RuleError("as", f"'as' does not go with a tolerance in time ({match[0]})")
         return Near(as_moment, "a moment", within * Fraction(str(SECONDS[unit])), text=match[0])
-    if said.get("as", "number") != "number":
-        raise RuleError("as", f"only numbers have a tolerance: expected number, got {said['as']}")
-    return Near(*READINGS["number"], within, percent=unit == "%", text=match[0], mixed="as" in said)
+    if entry.get("as", "number") != "number":
+        raise RuleError("as", f"only numbers have a tolerance: expected number, got {entry['as']}")
+    return Near(*READINGS["number"], within, percent=unit == "%", text=match[0], mixed="as" in entry)
 
 
-def _as(said: Mapping[str, Any]) -> How:
-    return Near(*READINGS[said["as"]])
+def _as(entry: Mapping[str, Any]) -> How:
+    return Near(*READINGS[entry["as"]])
 
 
-def _expression(said: Mapping[str, Any]) -> How:
-    compiled: Expression = _attempt("expression", expression.compile, said["expression"])
-    return compiled
-
-
-# The keys of a rule in mapping files -> what they make of it. The schema has the same keys; a test holds them together.
+# Key of a rule in mapping files -> its reader. A test checks that the schema has the same keys.
 RULES: Mapping[str, Callable[[Mapping[str, Any]], How]] = {
-    "ignore": lambda _said: Ignore(),
-    "exact": lambda _said: Exact(),
-    "order": lambda _said: Unordered(),
+    "ignore": lambda _entry: Ignore(),
+    "exact": lambda _entry: Exact(),
+    "order": lambda _entry: Unordered(),
     "by": _by,
     "tolerance": _tolerance,
     "as": _as,
-    "expression": _expression,
 }

@@ -1,6 +1,6 @@
-"""Legacy values <-> what JSON can carry, without loss and readable; and made short for people. Knows no call.
+"""Legacy values as JSON, without loss and readable, and back; and shortened for people.
 
-What JSON has itself stays as it is. The rest is a struct of one member that says its type: `{"$bytes": "aGk="}`,
+Values that JSON has stay unchanged. Others are a struct with one member that names their type: `{"$bytes": "aGk="}`,
 `{"$dateTime": "2026-01-31T09:05:00+00:00"}`, `{"$double": "nan"}`, `{"$integer": "9007199254740993"}`,
 `{"$text": "7aCA"}` for a text with half a surrogate pair (base64), `{"$struct": [[name, member], ...]}` for a struct
 whose names JSON cannot carry, or that would be taken for one of these.
@@ -19,20 +19,20 @@ from gateway.core.rpc.model import Value
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-SAFE = 2**53  # beyond it a reader of JSON that keeps numbers as doubles loses digits
+SAFE = 2**53  # a larger integer loses digits in a JSON reader that uses doubles
 LONGEST_DECIMAL = 4000  # digits of an integer that Python writes and reads in decimal
 
-LEFT_OUT = "$left_out"  # how much of a value is not there
-BEGINS = "$begins"  # what is there of a text or of bytes
+LEFT_OUT = "$left_out"  # how much of a value was left out
+BEGINS = "$begins"  # the beginning of a text or of bytes
 
 
 def write(value: Value) -> Json:
-    """A value as JSON can carry it; total: what is no legacy value is told by its type's name."""
+    """A value as JSON; never fails: a value of an unknown type is replaced by the name of its type."""
     return _WRITERS.get(type(value), _unknown)(value)
 
 
 def read(document: Json) -> Value:
-    """The value again; raises ValueError for what `write` did not write."""
+    """The inverse of `write`; raises ValueError for documents that `write` does not produce."""
     if isinstance(document, list):
         return [read(item) for item in document]
     if not isinstance(document, dict):
@@ -45,7 +45,7 @@ def read(document: Json) -> Value:
 
 
 def _unknown(value: Any) -> Json:
-    """Subclasses of what is known, and keys that are no text; anything else is only named."""
+    """Subclasses of the known types, and struct names that are not text; other values are only named."""
     for kind in (bool, int, float, str, bytes, datetime, list, dict):
         if isinstance(value, kind):
             return _WRITERS[kind](value)
@@ -147,12 +147,12 @@ _READERS: Mapping[str, Callable[[Json], Value]] = {
 }
 
 
-# Making values short
+# Shortening
 
 
 @dataclass(frozen=True, slots=True)
 class SizeBudget:
-    """How much of a value is kept for people."""
+    """How much of a value is kept."""
 
     text: int = 500  # characters of a text, bytes of bytes
     items: int = 50  # of a list, members of a struct
@@ -163,15 +163,15 @@ class SizeBudget:
 EVIDENCE = SizeBudget()
 
 
-def shorten(value: Value, room: SizeBudget = EVIDENCE) -> Value:
-    """The value with its long parts cut, and beside each how much was left out: `{"$left_out": 950}`."""
-    return _Shortening(room).cut(value, room.depth)
+def shorten(value: Value, size: SizeBudget = EVIDENCE) -> Value:
+    """The value without its long parts; beside each is how much was left out: `{"$left_out": 950}`."""
+    return _Shortening(size).cut(value, size.depth)
 
 
 class _Shortening:
-    def __init__(self, room: SizeBudget) -> None:
-        self._room = room
-        self._left = room.values
+    def __init__(self, size: SizeBudget) -> None:
+        self._size = size
+        self._left = size.values
 
     def cut(self, value: Value, depth: int) -> Value:
         self._left -= 1
@@ -181,19 +181,19 @@ class _Shortening:
             return self._list(value, depth)
         if isinstance(value, dict):
             return self._struct(value, depth)
-        if type(value) is int and value.bit_length() > 4 * self._room.text:
+        if type(value) is int and value.bit_length() > 4 * self._size.text:
             return {LEFT_OUT: f"an integer of {value.bit_length()} bits"}
         return value
 
     def _begin(self, value: str | bytes) -> Value:
-        room = self._room.text
-        return value if len(value) <= room else {BEGINS: value[:room], LEFT_OUT: len(value) - room}
+        size = self._size.text
+        return value if len(value) <= size else {BEGINS: value[:size], LEFT_OUT: len(value) - size}
 
     def _list(self, value: list[Value], depth: int) -> Value:
         if value and depth <= 0:
             return {LEFT_OUT: len(value)}
         items: list[Value] = []
-        for item in value[: self._room.items]:
+        for item in value[: self._size.items]:
             if self._left <= 0:
                 break
             items.append(self.cut(item, depth - 1))
@@ -205,12 +205,12 @@ class _Shortening:
             return {LEFT_OUT: len(value)}
         members: dict[str, Value] = {}
         for name, member in value.items():
-            if self._left <= 0 or len(members) >= self._room.items:
+            if self._left <= 0 or len(members) >= self._size.items:
                 break
-            members[_short_name(name, self._room.text)] = self.cut(member, depth - 1)
+            members[_short_name(name, self._size.text)] = self.cut(member, depth - 1)
         out = len(value) - len(members)
         return {**members, LEFT_OUT: out} if out else members
 
 
-def _short_name(name: str, room: int) -> str:
-    return name if len(name) <= room else f"{name[:room]}... ({len(name) - room} left out)"
+def _short_name(name: str, size: int) -> str:
+    return name if len(name) <= size else f"{name[:size]}... ({len(name) - size} left out)"

@@ -1,8 +1,16 @@
-"""What was seen of both sides, held against limits: kept, over a limit by what may be chance, or broken. Knows no plan.
+"""What both sides did, compared with the limits of a plan: within a limit, perhaps above it, or certainly above it.
 
-What is held against a limit are hits out of trials. A rate within its limit keeps it. A rate over its limit breaks it
-when chance would do that less than once in a hundred (`chance.CHANCE`); else more calls must tell. Fewer trials than
-`Limits.samples` say nothing at all.
+All tests are valid however often they are repeated (see `statistics`). Each limit of each step has the error
+probability `ALPHA`, which the views of its counts share: all of them, and the last window of them. A limit is
+exceeded when the observed value is above it. It is broken when in addition
+
+- mismatches: "the rate is within the limit" is refuted;
+- errors: "D-Bus fails at most half the limit more often than the legacy service" is refuted;
+- latency: "the quantile is at most sqrt(limit) times the control's" is refuted. Both quantiles are uncertain.
+
+The half limits are the indifference zone of Wald's test: a difference that small is rolled back by mistake with
+probability `ALPHA` at most, and one above the limit is found early. Fewer trials than `RolloutLimits.samples` decide
+nothing.
 """
 
 from __future__ import annotations
@@ -11,14 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import zip_longest
-from math import inf
+from math import inf, sqrt
 from operator import add, sub
 from typing import Self
 
 from gateway.core.migration import statistics
-from gateway.core.migration.statistics import quantile, quantile_ratio
+from gateway.core.migration.statistics import quantile
 
-MAX_ERROR_RATE = 0.5  # of the calls fail: too much whatever the legacy service does
+ALPHA = 0.002  # error probability of each limit in each step
+MAX_ERROR_RATE = 0.5  # a higher rate of errors is a breach without any control to compare with
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,7 @@ class RolloutLimits:
     latency: float = 1.5  # times the control's p50, and times its p99
     slow_from: float = 0.01  # seconds; what is faster than this is never too slow
     samples: int = 100  # fewer comparisons or calls say nothing: no promotion, no breach
-    window: float = 60.0  # seconds; the last so many are judged by themselves too, lest a long good time hide a bad end
+    window: float = 60.0  # seconds; windows of this length are tested by themselves: a long good time hides no bad end
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,59 +104,91 @@ def _numbers(sides: BothSides) -> tuple[int, ...]:
 
 
 def _each(combine: Callable[[int, int], int], ours: Sequence[int], theirs: Sequence[int]) -> tuple[int, ...]:
-    return tuple(max(combine(one, other), 0) for one, other in zip_longest(ours, theirs, fillvalue=0))
+    if not theirs or (not ours and combine is add):
+        return tuple(ours or theirs)
+    if len(ours) != len(theirs):
+        return tuple(max(combine(one, other), 0) for one, other in zip_longest(ours, theirs, fillvalue=0))
+    return tuple(map(combine, ours, theirs))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some counts of a step that are tested by themselves too, with their share of the error probability."""
+
+    counts: BothSides
+    alpha: float = ALPHA
 
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """An observed rate over its limit. `broken`: chance does not explain it."""
+    """A limit that is exceeded, with the evidence that this is not chance and the evidence that is needed."""
 
-    broken: bool
+    evidence: float  # natural logarithm, see `statistics`
+    needed: float
     words: str
 
+    @property
+    def broken(self) -> bool:
+        """Whether it is certain."""
+        return self.evidence >= self.needed
 
-def find_breaches(limits: RolloutLimits, baseline: SideCounts | None, counts: BothSides) -> Iterator[Breach]:
-    """The limits that are exceeded, of those that enough was seen for."""
+    @property
+    def likely(self) -> bool:
+        """Whether chance alone does this in fewer than one of ten windows: no moment for a promotion."""
+        return self.evidence >= _LIKELY
+
+
+_LIKELY = statistics.threshold(0.1)
+
+
+def find_breaches(
+    limits: RolloutLimits, baseline: SideCounts | None, counts: BothSides, alpha: float = ALPHA
+) -> Iterator[Breach]:
+    """The exceeded limits, of those with enough counts. `alpha`: the error probability for each."""
+    needed = statistics.threshold(alpha)
     if counts.compared >= limits.samples:
-        yield from _mismatches(limits, counts)
+        yield from _mismatches(limits, counts, needed)
     if counts.candidate.calls < limits.samples:
         return
     control = control_of(limits.samples, counts, baseline)
     if control is None:
-        yield from _hopeless(counts.candidate)
+        yield from _hopeless(counts.candidate, needed)
         return
-    yield from _errors(limits, control, counts.candidate)
+    yield from _errors(limits, control, counts.candidate, needed)
     for part in (0.5, 0.99):
-        yield from _latency(limits, part, control, counts.candidate)
+        yield from _latency(limits, part, control, counts.candidate, alpha)
 
 
 def control_of(samples: int, counts: BothSides, baseline: SideCounts | None) -> SideCounts | None:
-    """What the candidate is held against: the control now, or what it did in an earlier step."""
+    """The counts to compare the candidate with: the control's of this step, or of an earlier one; None: too few."""
     if counts.control.calls >= samples:
         return counts.control
     return baseline if baseline is not None and baseline.calls else None
 
 
-def _mismatches(limits: RolloutLimits, counts: BothSides) -> Iterator[Breach]:
+def _mismatches(limits: RolloutLimits, counts: BothSides, needed: float) -> Iterator[Breach]:
     different, compared = counts.different, counts.compared
     if different > compared * limits.mismatches:
         words = (
             f"{different} of {compared} differ ({percent(different / compared)}, limit {percent(limits.mismatches)})"
         )
-        yield Breach(statistics.binomial_tail(different, compared, limits.mismatches) < statistics.ALPHA, words)
+        yield Breach(statistics.evidence_above(different, compared, limits.mismatches), needed, words)
 
 
-def _errors(limits: RolloutLimits, control: SideCounts, candidate: SideCounts) -> Iterator[Breach]:
+def _errors(limits: RolloutLimits, control: SideCounts, candidate: SideCounts, needed: float) -> Iterator[Breach]:
     rate, usual = candidate.errors / candidate.calls, control.errors / control.calls
     if rate - usual > limits.errors:
         words = f"{_failed(candidate)}, by the legacy service {percent(usual)}, limit {percent(limits.errors)} more"
-        higher = statistics.certain_increase(candidate.errors, candidate.calls, control.errors, control.calls)
-        yield Breach(higher > limits.errors, words)
+        evidence = statistics.evidence_of_increase(
+            candidate.errors, candidate.calls, control.errors, control.calls, limits.errors / 2
+        )
+        yield Breach(evidence, needed, words)
 
 
-def _hopeless(candidate: SideCounts) -> Iterator[Breach]:
-    if statistics.lower_bound(candidate.errors, candidate.calls) > MAX_ERROR_RATE:
-        yield Breach(broken=True, words=f"{_failed(candidate)}, and the legacy service has too few to compare with")
+def _hopeless(candidate: SideCounts, needed: float) -> Iterator[Breach]:
+    evidence = statistics.evidence_above(candidate.errors, candidate.calls, MAX_ERROR_RATE)
+    if evidence >= needed:
+        yield Breach(evidence, needed, f"{_failed(candidate)}, and the legacy service has too few to compare with")
 
 
 def _failed(candidate: SideCounts) -> str:
@@ -155,19 +196,20 @@ def _failed(candidate: SideCounts) -> str:
     return f"{candidate.errors} of {candidate.calls} calls by D-Bus failed ({rate})"
 
 
-def _latency(limits: RolloutLimits, part: float, control: SideCounts, candidate: SideCounts) -> Iterator[Breach]:
-    """Held to the control's quantile, by counting how many were slower than that allows.
-
-    As many as what was seen of the control does not rule out for itself are no breach: a p99 of few calls is chance.
-    """
-    usual = quantile(control.latency, part)
-    allowed = max(usual * limits.latency, limits.slow_from)
-    trials, slow = sum(candidate.latency), quantile_ratio(candidate.latency, allowed)
-    if usual > 0 and slow > trials * (1 - part):
-        name, now = f"p{part * 100:g}", quantile(candidate.latency, part)
+def _latency(
+    limits: RolloutLimits, part: float, control: SideCounts, candidate: SideCounts, alpha: float
+) -> Iterator[Breach]:
+    """A quantile of both sides. Not exceeded either while the calls favour no difference, as with two modes of 50%."""
+    usual, now = quantile(control.latency, part), quantile(candidate.latency, part)
+    if not usual or now <= max(usual * limits.latency, limits.slow_from):
+        return
+    most = statistics.quantile_bound(control.latency, part, alpha / 2)
+    slow = statistics.slower(candidate.latency, most * sqrt(limits.latency))
+    evidence = statistics.evidence_above(slow, sum(candidate.latency), 1 - part)
+    if evidence > 0:
+        name = f"p{part * 100:g}"
         words = f"{name} of D-Bus is {duration(now)}, of legacy {duration(usual)}, limit {limits.latency:g} times"
-        its_own = statistics.upper_bound(quantile_ratio(control.latency, allowed), sum(control.latency))
-        yield Breach(statistics.binomial_tail(slow, trials, max(1 - part, its_own)) < statistics.ALPHA, words)
+        yield Breach(evidence, statistics.threshold(alpha / 2), words)
 
 
 # Words and numbers
@@ -212,9 +254,7 @@ def duration(seconds: float) -> str:
 LIMITS = RolloutLimits()
 
 
-# What the evidence of one method says of its D-Bus side, in a few words. Knows no method, no file and no clock.
-#
-# The limits are those that a rollout has by default; what chance may explain is not held against D-Bus.
+# A verdict on the D-Bus side of one method, for `status`: one look, with the default limits of a rollout.
 
 
 # One limit at a time, the others out of reach; chance alone is asked how much is enough.
@@ -229,7 +269,7 @@ class Assessment(Enum):
     FAILS = "dbus fails"  # more often than the legacy service, by more than the limit
     DIFFERS = "differs"  # at least one comparison did
     SLOW = "dbus slow"  # p50 or p99 is over the limit
-    NOT_COMPARED = "not compared"  # D-Bus answers, and nobody looks at what the legacy service would have said
+    NOT_COMPARED = "not compared"  # D-Bus answers, and the legacy service is not asked
     SO_FAR = "equal so far"  # of fewer comparisons than say something
     IGNORED = "equal but for ignored"  # what differs is what the rules of the mapping ignore
     EQUAL = "equal"
@@ -241,7 +281,8 @@ def assess(sides: BothSides, ignored: int = 0) -> Assessment:
 
 
 def _exceeds(sides: BothSides, *, errors: bool) -> bool:
-    return any(over.broken for over in find_breaches(_ERRORS if errors else _LATENCY, None, sides))
+    limits = _ERRORS if errors else _LATENCY
+    return any(over.broken for over in find_breaches(limits, None, sides, statistics.SHOWN_ALPHA))
 
 
 _TABLE: dict[Assessment, Callable[[BothSides, int], bool]] = {

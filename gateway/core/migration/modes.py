@@ -1,4 +1,4 @@
-"""The words for moving one method from its legacy service to D-Bus: sides, modes, keys. Knows no file and no clock."""
+"""The terms for moving one method from its legacy service to D-Bus: sides, modes, settings, keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 from gateway.core.comparison.redaction import NO_REDACTION, RedactionRules
 from gateway.core.comparison.rules import NO_RULES, Rules
+from gateway.core.comparison.sampling import EVERY_CALL, Sampling
 from gateway.core.rpc.model import Call
 
 BUCKETS = 100_000  # into which a canary divides its keys; a thousandth of a per cent is the least share
@@ -33,7 +34,7 @@ class Mode(Enum):
     SHADOW = "shadow"  # the control; the other side is asked afterwards and compared
     CANARY = "canary"  # D-Bus for a share of the keys, the legacy service for the rest
     DBUS = "dbus"
-    OFF = "off"  # nobody
+    OFF = "off"  # no side: a fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Migration:
     fallback: bool = False  # a call that D-Bus certainly did not execute goes to the legacy service
     tasks: Literal["reject", "legacy"] = "reject"  # calls that ask for a task, where the mode says D-Bus
     compare: Rules = NO_RULES  # where the answers of both sides may differ and still agree
+    sampling: Sampling = EVERY_CALL  # which of the calls that may be observed are
     redact: RedactionRules = NO_REDACTION  # what of calls and outcomes is never kept
 
 

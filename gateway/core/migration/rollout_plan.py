@@ -1,4 +1,4 @@
-"""A rollout: the plan, what is remembered of it, and what to do next. Pure: knows no clock, no file and no call."""
+"""A rollout: its plan, its progress, and the decision that comes next. Pure functions of counts and moments."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from enum import Enum
 from types import MappingProxyType
 
 from gateway.core.migration.limits import (
+    ALPHA,
     LIMITS,
     BothSides,
+    Breach,
+    Part,
     RolloutLimits,
     SideCounts,
     control_of,
@@ -37,7 +40,7 @@ class RolloutStep:
 
 
 class OnBreach(Enum):
-    """What becomes of the method when a limit is broken."""
+    """What a breach does with the method."""
 
     ROLLBACK = "rollback"  # to the legacy service
     FREEZE = "freeze"  # it stays where it is; a person decides
@@ -68,6 +71,7 @@ class RolloutState(Enum):
     WAITING = "waiting"  # at a gate, for a person
     PAUSED = "paused"  # by a person, or after a step down
     OVERRIDDEN = "overridden"  # by what a person has set for one of its methods
+    BREACHED = "breached"  # while what a person has set holds; it goes back as soon as that has ended
     FROZEN = "frozen"  # by a breach, where the plan says so
     DONE = "done"
     ROLLED_BACK = "rolled back"
@@ -81,7 +85,7 @@ OVER = frozenset({RolloutState.DONE, RolloutState.ROLLED_BACK, RolloutState.ABOR
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a rollout has come. Moments are seconds since 1970."""
+    """How far a rollout has come. Moments are of the steady clock (state/clock.py)."""
 
     state: RolloutState = RolloutState.RUNNING
     step: int = 0
@@ -108,12 +112,12 @@ _ACTIVE = frozenset(RolloutState) - OVER
 COMMANDS: Mapping[Command, tuple[frozenset[RolloutState], RolloutState]] = {
     Command.PAUSE: (frozenset({RolloutState.RUNNING, RolloutState.WAITING}), RolloutState.PAUSED),
     Command.RESUME: (
-        frozenset({RolloutState.PAUSED, RolloutState.OVERRIDDEN, RolloutState.FROZEN}),
+        frozenset({RolloutState.PAUSED, RolloutState.OVERRIDDEN, RolloutState.BREACHED, RolloutState.FROZEN}),
         RolloutState.RUNNING,
     ),
     Command.APPROVE: (frozenset({RolloutState.WAITING}), RolloutState.RUNNING),
     Command.ABORT: (_ACTIVE | {RolloutState.DONE}, RolloutState.ABORTED),
-    Command.OVERRIDE: (_ACTIVE - {RolloutState.OVERRIDDEN}, RolloutState.OVERRIDDEN),
+    Command.OVERRIDE: (_ACTIVE - {RolloutState.OVERRIDDEN, RolloutState.BREACHED}, RolloutState.OVERRIDDEN),
     Command.END: (_ACTIVE, RolloutState.ENDED),
 }
 
@@ -128,13 +132,23 @@ def apply_command(progress: Progress, command: Command, why: str) -> Progress:
 
 def begins_anew(before: RolloutState, command: Command) -> bool:
     """Whether what was seen so far says nothing about what comes: the step's counts begin at zero."""
-    return command is Command.RESUME and before in (RolloutState.FROZEN, RolloutState.OVERRIDDEN)
+    return command is Command.RESUME and before in (RolloutState.FROZEN, RolloutState.OVERRIDDEN, RolloutState.BREACHED)
+
+
+def evidence_lost(progress: Progress, now: float, why: str) -> Progress:
+    """The same step from its beginning: what was counted says nothing of what D-Bus does now."""
+    waits = progress.state is RolloutState.WAITING
+    state = RolloutState.RUNNING if waits else progress.state
+    held = "" if state is RolloutState.RUNNING else f"{progress.why}; "
+    return replace(progress, state=state, since=now, approved=False, why=f"{held}{why}")
 
 
 def setting(plan: RolloutPlan, progress: Progress) -> Setting | None:
     """What a rollout sets for its methods; None: nothing, the mapping holds."""
     if progress.state is RolloutState.ENDED:
         return None
+    if progress.state is RolloutState.BREACHED:
+        return setting(plan, breach_acts(plan, progress, progress.since, progress.why))
     if progress.state in (RolloutState.ROLLED_BACK, RolloutState.ABORTED):
         return Setting(Mode.LEGACY)
     step = plan.steps[progress.step].setting
@@ -143,7 +157,7 @@ def setting(plan: RolloutPlan, progress: Progress) -> Setting | None:
 
 # What to do next
 
-NO_PARTS: Mapping[str, BothSides] = MappingProxyType({})
+NO_PARTS: Mapping[str, Part] = MappingProxyType({})
 
 
 class Action(Enum):
@@ -166,38 +180,39 @@ class Decision:
 
 
 def decide(
-    plan: RolloutPlan, progress: Progress, counts: BothSides, now: float, parts: Mapping[str, BothSides] = NO_PARTS
+    plan: RolloutPlan, progress: Progress, counts: BothSides, now: float, parts: Mapping[str, Part] = NO_PARTS
 ) -> Decision:
     """What comes next. `counts`: since the step began.
 
-    `parts`: some of them, which are judged by themselves too, lest they hide among many: "in the last 60 s".
+    `parts`: some of the counts, which are tested by themselves too, by their names in messages: "in the last 60 s".
     """
     action, why = _decide(plan, progress, counts, now, parts)
     return Decision(action, why, numbers(counts, now - progress.since))
 
 
 def _decide(
-    plan: RolloutPlan, progress: Progress, counts: BothSides, now: float, parts: Mapping[str, BothSides]
+    plan: RolloutPlan, progress: Progress, counts: BothSides, now: float, parts: Mapping[str, Part]
 ) -> tuple[Action, str]:
     if progress.state not in GUARDED:
         return Action.HOLD, progress.state.value
-    exceeded = [*find_breaches(plan.limits, progress.baseline, counts)]
-    broken = [over.words for over in exceeded if over.broken] or [*_broken_in_part(plan.limits, progress, parts)]
+    exceeded = [*find_breaches(plan.limits, progress.baseline, counts, ALPHA * 3 / 8)]
+    in_parts = [*_exceeded_in_parts(plan.limits, progress, parts)]
+    broken = [over.words for over in exceeded if over.broken] or [over.words for over in in_parts if over.broken][:1]
     if broken:
         return Action.BREACH, "; ".join(broken)
     if progress.state in (RolloutState.PAUSED, RolloutState.OVERRIDDEN):
         return Action.HOLD, progress.why or progress.state.value
-    missing = [*_missing(plan, progress, counts, now), *(f"{over.words}: may be chance" for over in exceeded)]
+    doubtful = [*exceeded, *(over for over in in_parts if over.likely)]
+    missing = [*_missing(plan, progress, counts, now), *(f"{over.words}: may be chance" for over in doubtful)]
     if missing:
         return Action.HOLD, "waits: " + "; ".join(missing)
     return _onwards(plan, progress, summary(counts))
 
 
-def _broken_in_part(limits: RolloutLimits, progress: Progress, parts: Mapping[str, BothSides]) -> Iterator[str]:
+def _exceeded_in_parts(limits: RolloutLimits, progress: Progress, parts: Mapping[str, Part]) -> Iterator[Breach]:
     for where, part in parts.items():
-        for over in find_breaches(limits, progress.baseline, part):
-            if over.broken:
-                yield f"{where} {over.words}"
+        for over in find_breaches(limits, progress.baseline, part.counts, part.alpha):
+            yield replace(over, words=f"{where} {over.words}")
 
 
 def _missing(plan: RolloutPlan, progress: Progress, counts: BothSides, now: float) -> Iterator[str]:
@@ -240,10 +255,16 @@ def apply(plan: RolloutPlan, progress: Progress, decision: Decision, counts: Bot
             known = counts.control if counts.control.calls >= plan.limits.samples else progress.baseline
             return Progress(RolloutState.RUNNING, progress.step + 1, now, baseline=known, why=decision.why)
         case Action.BREACH:
-            return _breached(plan, progress, decision.why, now)
+            return breach_acts(plan, progress, now, decision.why)
 
 
-def _breached(plan: RolloutPlan, progress: Progress, why: str, now: float) -> Progress:
+def breach_held(progress: Progress, why: str, holder: str) -> Progress:
+    """A breach while what a person has set holds: `holder` says who has set what."""
+    return replace(progress, state=RolloutState.BREACHED, why=f"breached: {why}; {holder}, and that holds")
+
+
+def breach_acts(plan: RolloutPlan, progress: Progress, now: float, why: str) -> Progress:
+    """What the plan says that a breach does."""
     if plan.on_breach is OnBreach.FREEZE:
         return replace(progress, state=RolloutState.FROZEN, why=why)
     if plan.on_breach is OnBreach.STEP_DOWN and progress.step > 0:

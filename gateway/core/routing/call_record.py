@@ -1,11 +1,14 @@
-"""Recorded calls as lines of JSON, without their secrets, and read again. Knows no file and no clock.
+"""Recorded calls as lines of JSON without their secrets: written, read again, and completed with secrets for a replay.
 
     {"recording": 1, "version", "revision", "when", "methods", "writes"}                         the first line
     {"when", "listener", "path", "codec", "service", "method", "effect", "params", "named",      one for each call
      "side", "seconds", "reply": VALUE | "fault": {"code", "name", "message", "data"}}
     {"end": WHY, "calls", "seconds", "no_room", "too_large"}                                     the last line
 
-Moments are seconds since 1970; values are written by `portable`. What came back is made short, what was asked is not.
+Moments are seconds since 1970; values are written by `serialization`. Outcomes are shortened, parameters are not.
+
+The place of a secret is a parameter's name and the path inside it: "session", "config.password". Its value is given by
+that name, or for one method alone by "SR.create:config.password".
 """
 
 from __future__ import annotations
@@ -25,15 +28,15 @@ from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Outcome, Reply, Value
 
 FORMAT: Final = 1
-LARGEST: Final = 64 * 1024  # bytes, about, of a call that is recorded; and of an answer that is
-DEEPEST: Final = 200  # lists and structs inside each other in a line; no listener takes in so many
+LARGEST: Final = 64 * 1024  # bytes in memory, about, of the parameters or the outcome of a recorded call
+DEEPEST: Final = 200  # lists and structs inside each other in a line; listeners accept fewer
 
-UNKEPT: Final = Reply({LEFT_OUT: f"an answer of more than {LARGEST} bytes"})  # in place of one that is not kept
+UNKEPT: Final = Reply({LEFT_OUT: f"an answer of more than {LARGEST} bytes"})  # in place of an outcome that is too large
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """A call that a client has its answer to, with all its secrets. `view`: the outcome as that client sees it."""
+    """An answered call with all its secrets. `view`: converts the outcome to what the client sees."""
 
     listener: str
     path: str
@@ -43,29 +46,29 @@ class RecordedCall:
     outcome: Outcome
     side: Side
     seconds: float
-    view: Callable[[Outcome], Outcome] | None = None  # None: it is as the client sees it
+    view: Callable[[Outcome], Outcome] | None = None  # None: the outcome is as the client sees it
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRecord:
-    """A call that can be made again, once something is given in place of its secrets."""
+    """A recorded call that was read; it can be made again once its secrets are given."""
 
     listener: str
     path: str
     codec: str
     service: str
     method: str  # the name that the client used
-    effect: str = Effect.READ.value  # as the mapping had it
+    effect: str = Effect.READ.value  # by the mapping at that time
     params: tuple[Value, ...] = ()
     named: Mapping[str, Value] = field(default_factory=dict)
 
 
 def is_harmless(route: Route) -> bool:
-    """Whether a call may run once more: it is a read, or the mapping says that running it twice does no harm."""
+    """Whether a call may run again: it is a read, or the mapping says that running it twice does no harm."""
     return route.effect is Effect.READ or route.migration.may_shadow
 
 
-# Out
+# Writing
 
 
 def header(version: str, revision: str, when: float, methods: Sequence[str], *, writes: bool) -> bytes:
@@ -74,24 +77,24 @@ def header(version: str, revision: str, when: float, methods: Sequence[str], *, 
     return _line({**what, "methods": list(methods), "writes": writes})
 
 
-def line(taken: RecordedCall, when: float) -> bytes:
+def line(recorded_call: RecordedCall, when: float) -> bytes:
     """One call without its secrets."""
-    outcome = taken.outcome if taken.view is None else taken.view(taken.outcome)
-    redaction = Redaction(taken.route.migration.redact, taken.call, outcome)
-    call, ended = redaction.call(taken.call), redaction.outcome(outcome)
+    outcome = recorded_call.outcome if recorded_call.view is None else recorded_call.view(recorded_call.outcome)
+    redaction = Redaction(recorded_call.route.migration.redact, recorded_call.call, outcome)
+    call, ended = redaction.call(recorded_call.call), redaction.outcome(outcome)
     return _line(
         {
             "when": round(when, 3),
-            "listener": taken.listener,
-            "path": taken.path,
-            "codec": taken.codec,
-            "service": taken.route.service,
+            "listener": recorded_call.listener,
+            "path": recorded_call.path,
+            "codec": recorded_call.codec,
+            "service": recorded_call.route.service,
             "method": call.method,
-            "effect": taken.route.effect.value,
+            "effect": recorded_call.route.effect.value,
             "params": write(list(call.params)),
             "named": write(dict(call.named)),
-            "side": taken.side.value,
-            "seconds": round(taken.seconds, 6),
+            "side": recorded_call.side.value,
+            "seconds": round(recorded_call.seconds, 6),
             **_ended(ended),
         }
     )
@@ -114,7 +117,7 @@ def _line(document: Mapping[str, Json]) -> bytes:
 
 
 def weigh(values: Iterable[Value], most: int) -> int:
-    """About how many bytes of memory they take; stops counting where they are more than `most`."""
+    """About how many bytes of memory the values take; stops counting above `most`."""
     waiting, weight = list(values), 0
     while waiting and weight <= most:
         value = waiting.pop()
@@ -133,24 +136,24 @@ def weigh(values: Iterable[Value], most: int) -> int:
 
 
 def inside(outcome: Outcome) -> Sequence[Value]:
-    """What an outcome holds, for weighing it."""
+    """The values in an outcome, for `weigh`."""
     return [outcome.value] if isinstance(outcome, Reply) else [outcome.message, outcome.name, outcome.data]
 
 
-# In
+# Reading
 
 
 def parse(text: bytes | str) -> Mapping[str, Any]:
-    """One line as a document of its kind; raises ValueError saying what is wrong with it."""
+    """One line of a recording; raises ValueError saying what is wrong."""
     try:
         decoded = text if isinstance(text, str) else text.decode()
         document = json.loads(decoded, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise ValueError("is no UTF-8") from error
+        raise ValueError("is not UTF-8") from error
     except RecursionError as error:
-        raise ValueError("lists and structs are too deep inside each other") from error
+        raise ValueError("lists and structs are nested too deeply") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"is no JSON: {error.msg} at character {error.pos + 1}") from error
+        raise ValueError(f"is not JSON: {error.msg} at character {error.pos + 1}") from error
     if not isinstance(document, dict):
         raise ValueError("expected an object")  # noqa: TRY004 - one kind of error for a reader
     if "recording" in document:
@@ -161,7 +164,7 @@ def parse(text: bytes | str) -> Mapping[str, Any]:
 
 
 def recorded(document: object) -> ReadRecord:
-    """A line of one call; raises ValueError naming the place."""
+    """The call of a line; raises ValueError naming the member."""
     if not isinstance(document, Mapping):
         raise ValueError("expected an object")  # noqa: TRY004
     for name, (kind, words) in _MEMBERS.items():
@@ -177,7 +180,7 @@ def recorded(document: object) -> ReadRecord:
 
 
 def call_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a line is needed to make the call again."""
+    """The members of a line that are needed to make the call again."""
     return {name: document[name] for name in _MEMBERS if name in document}
 
 
@@ -192,11 +195,11 @@ _DEFAULTS: Mapping[str, Any] = {"params": [], "named": {}}
 
 
 def _value(document: Mapping[str, Any], name: str) -> Value:
-    said = document.get(name, _DEFAULTS[name])
-    if _too_deep(said):
-        raise ValueError(f"{name}: lists and structs are too deep inside each other")
+    member = document.get(name, _DEFAULTS[name])
+    if _too_deep(member):
+        raise ValueError(f"{name}: lists and structs are nested too deeply")
     try:
-        return read(said)
+        return read(member)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -217,53 +220,50 @@ def _members(document: Json) -> Iterable[Json]:
 
 
 def _no_constant(text: str) -> None:
-    raise ValueError(f"is no JSON: {text}")
+    raise ValueError(f"is not JSON: {text}")
 
 
-def _expect_format(said: object) -> None:
-    if said != FORMAT:
-        raise ValueError(f"a recording of format {said!r}; this program knows {FORMAT}")
+def _expect_format(found: object) -> None:
+    if found != FORMAT:
+        raise ValueError(f"unknown recording format {found!r}; expected {FORMAT}")
 
 
-# What is given in place of what was redacted in a recorded call, and what is still missing. Knows no mapping.
-#
-# A place is a parameter's name and what leads into it: "session", "config.password". It is given by that name, or for
-# one method alone by "SR.create:config.password".
+# Secrets
 
 
-TEXT = "text"  # what a secret was, as its marker says it
+TEXT = "text"  # the type of a text in a marker
 
 
 def substitute_secrets(
     one: ReadRecord, parameters: Sequence[str], given: Mapping[str, str]
 ) -> tuple[Call, tuple[str, ...]]:
-    """The call, and the places for which nothing is given. `parameters`: the names of those that come by position."""
-    filling = _Filling(one.method, given)
+    """The call with the given secrets, and the places without one. `parameters`: names in order of position."""
+    substitution = _Substitution(one.method, given)
     free = [name for name in parameters if name not in one.named]
     names = [*free, *(f"params[{index}]" for index in range(len(free), len(one.params)))]
-    params = tuple(filling.at(name, (), value) for name, value in zip(names, one.params, strict=False))
-    named = {name: filling.at(name, (), value) for name, value in one.named.items()}
-    return Call(one.method, params, named), tuple(filling.missing)
+    params = tuple(substitution.at(name, (), value) for name, value in zip(names, one.params, strict=False))
+    named = {name: substitution.at(name, (), value) for name, value in one.named.items()}
+    return Call(one.method, params, named), tuple(substitution.missing)
 
 
-class _Filling:
+class _Substitution:
     def __init__(self, method: str, given: Mapping[str, str]) -> None:
         self._method = method
         self._given = given
         self.missing: list[str] = []
 
     def at(self, name: str, place: Place, value: Value) -> Value:
-        """The value with nothing redacted in it, as far as something is given."""
-        kind = _masked(value)
+        """The value with the given secrets in place of their markers."""
+        kind = _redacted_type(value)
         if kind is not None:
-            return self._instead(json_path.show(place, name), kind, value)
+            return self._substitute(json_path.show(place, name), kind, value)
         if isinstance(value, list):
             return [self.at(name, (*place, index), item) for index, item in enumerate(value)]
         if isinstance(value, dict):
             return {key: self.at(name, (*place, key), item) for key, item in value.items()}
         return value
 
-    def _instead(self, where: str, kind: str, value: Value) -> Value:
+    def _substitute(self, where: str, kind: str, value: Value) -> Value:
         text = self._given.get(f"{self._method}:{where}", self._given.get(where))
         if text is None:
             self.missing.append(where)
@@ -271,8 +271,8 @@ class _Filling:
         return text if kind == TEXT else _given_value(text)
 
 
-def _masked(value: Value) -> str | None:
-    """Of what kind the secret was that is missing here, or None."""
+def _redacted_type(value: Value) -> str | None:
+    """The type of the secret that was redacted here; None for any other value."""
     if isinstance(value, str):
         return TEXT if HIDDEN in value else None
     if not isinstance(value, dict):
@@ -283,7 +283,7 @@ def _masked(value: Value) -> str | None:
 
 
 def _given_value(text: str) -> Value:
-    """JSON, as `portable` writes it, or else the text itself."""
+    """JSON as `serialization` writes it, or else the text itself."""
     try:
         return read(json.loads(text))
     except (ValueError, RecursionError):

@@ -1,63 +1,71 @@
-"""A call whose two outcomes differ, as a document that is kept: without its secrets, made short, JSON-able.
+"""The document of a call whose two outcomes differ: without secrets, shortened, and ready for JSON.
 
     {"call": {"method", "params", "named"}, "caller", "protocol", "verdict", "more",
-     "control": {"side", "ms", "reply": VALUE | "fault": {"code", "name", "message", "data"}}, "candidate": the same,
+     "control": {"side": "legacy", "at", "ms", "reply": VALUE | "fault": {"code", "name", "message", "data"}},
+     "candidate": {"side": "dbus", ... the same},
      "differences": [{"path", "control", "candidate", "why"}], "ignored": [...], "noisy": [...]}
 
-A value that is not there is left out; all others are written by `portable`.
+`at` is the moment of the call in seconds since 1970, `ms` its duration. Absent values are left out; all others are
+written by `serialization`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gateway.core.comparison.compare import Comparison, Difference, fault_members
-from gateway.core.comparison.equality import MISSING, Found
+from gateway.core.comparison.equality import MISSING, MaybeValue
 from gateway.core.comparison.redaction import Redaction
 from gateway.core.comparison.serialization import EVIDENCE, Json, SizeBudget, shorten, write
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, Outcome, Reply, Value, caller
 
-_FEWER = replace(EVIDENCE, text=1_000_000)
-_SHORTER = SizeBudget(
-    EVIDENCE.text, EVIDENCE.items + 1, depth=100, values=10_000
-)  # what was cut says so in one item more
+# Lists are shortened before secrets are removed, texts after it: a part of a secret could not be recognised.
+_FEWER_ITEMS = replace(EVIDENCE, text=1_000_000)
+_SHORTER = SizeBudget(EVIDENCE.text, EVIDENCE.items + 1, depth=100, values=10_000)  # one item more: the note of a cut
 _PART = SizeBudget(text=200, items=10, depth=5, values=100)  # of a value in which two outcomes differ
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One side's run of a call: the outcome as the client sees it; `at`: seconds since 1970."""
+
+    side: Side
+    outcome: Outcome
+    seconds: float
+    at: float
 
 
 def document(
     route: Route,
     call: Call,
-    control: tuple[Side, Outcome, float],
-    candidate: tuple[Side, Outcome, float],
+    control: Run,
+    candidate: Run,
     comparison: Comparison,
     again: Outcome | None = None,
 ) -> Json:
-    """One pair. Each side: who ran, the outcome as the client sees it, and seconds. `again`: the control once more."""
-    ours, theirs = control[1], candidate[1]
+    """One pair. `again`: the second outcome of the control, whose secrets are removed too."""
+    ours, theirs = control.outcome, candidate.outcome
     redaction = Redaction(route.migration.redact, call, ours, theirs, *([] if again is None else [again]))
-    told = redaction.comparison(_cut_comparison(comparison))
+    shown = redaction.comparison(_cut_comparison(comparison))
     return {
         "call": _call(redaction.call(_cut_call(call))),
         "caller": caller(call.peer),
         "protocol": str(call.extensions.get("protocol", "")),
-        "verdict": told.verdict.value,
-        "control": _side(control[0], redaction.outcome(_cut_outcome(ours)), control[2]),
-        "candidate": _side(candidate[0], redaction.outcome(_cut_outcome(theirs)), candidate[2]),
-        "differences": _differences(told.differences),
-        "ignored": _differences(told.ignored),
-        "noisy": _differences(told.noisy),
-        "more": told.more,
+        "verdict": shown.verdict.value,
+        "control": _side(control, redaction.outcome(_cut_outcome(ours))),
+        "candidate": _side(candidate, redaction.outcome(_cut_outcome(theirs))),
+        "differences": _differences(shown.differences),
+        "ignored": _differences(shown.ignored),
+        "noisy": _differences(shown.noisy),
+        "more": shown.more,
     }
 
 
-# Before secrets are taken out: long lists are cut, but no text, since half a secret would not be found.
-
-
 def _cut(value: Value) -> Value:
-    return shorten(value, _FEWER)
+    return shorten(value, _FEWER_ITEMS)
 
 
 def _cut_call(call: Call) -> Call:
@@ -82,19 +90,16 @@ def _cut_difference(each: Difference) -> Difference:
     return Difference(each.path, control, candidate, each.why, each.place)
 
 
-# After it: long texts are
-
-
 def _call(call: Call) -> Json:
     params: Value = list(call.params)
     return {"method": call.method, "params": _short(params), "named": _short(dict(call.named))}
 
 
-def _side(side: Side, outcome: Outcome, seconds: float) -> Json:
+def _side(run: Run, outcome: Outcome) -> Json:
     ended: dict[str, Json] = (
         {"reply": _short(outcome.value)} if isinstance(outcome, Reply) else {"fault": _short(fault_members(outcome))}
     )
-    return {"side": side.value, "ms": round(seconds * 1000, 3), **ended}
+    return {"side": run.side.value, "at": round(run.at, 3), "ms": round(run.seconds * 1000, 3), **ended}
 
 
 def _differences(found: Iterable[Difference]) -> list[Json]:
@@ -102,10 +107,10 @@ def _differences(found: Iterable[Difference]) -> list[Json]:
 
 
 def _difference(each: Difference) -> Json:
-    said: dict[str, Found] = {"control": each.control, "candidate": each.candidate}
-    values = {name: _short(found, _PART) for name, found in said.items() if found is not MISSING}
+    both: dict[str, MaybeValue] = {"control": each.control, "candidate": each.candidate}
+    values = {name: _short(found, _PART) for name, found in both.items() if found is not MISSING}
     return {"path": each.path, **values, **({"why": each.why} if each.why else {})}
 
 
-def _short(value: Value, room: SizeBudget = _SHORTER) -> Json:
-    return write(shorten(value, room))
+def _short(value: Value, size: SizeBudget = _SHORTER) -> Json:
+    return write(shorten(value, size))

@@ -1,4 +1,4 @@
-"""A run-time change of a mode: which methods it speaks of, and which of several wins. Knows no file and no clock."""
+"""Run-time changes of a mode: which methods a pattern matches, and which of several overrides wins."""
 
 from __future__ import annotations
 
@@ -17,35 +17,37 @@ NEEDS_LEGACY = frozenset({Mode.LEGACY, Mode.SHADOW, Mode.CANARY})
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """One row of what operators and rollouts have set. Moments are seconds since 1970."""
+    """A mode set by a person or a rollout. Moments are seconds since 1970."""
 
     pattern: str  # "VM.start", "xenopsd/VM.start", "VM.*", "group:vm-lifecycle", "*"
     setting: Setting
     who: str
     when: float
     why: str = ""
-    until: float | None = None  # by gateway.clock; then it is as if it had never been set
+    until: float | None = None  # by state/clock.py: the override ends then
     by: By = "person"
 
     @property
-    def rank(self) -> tuple[bool, bool, int]:
-        """The highest wins: a person before a rollout, an exact name before a pattern, a long pattern first."""
+    def rank(self) -> tuple[bool, bool, int, float]:
+        """The highest wins: a person before a rollout, a name before a pattern, a long pattern first, the later one."""
         literal = sum(character not in "*?[]" for character in self.pattern)
-        return self.by == "person", is_exact(self.pattern), literal
+        return self.by == "person", is_exact(self.pattern), literal, self.when
 
     def expired(self, now: float) -> bool:
-        """Whether its time is over; `now` by gateway.clock."""
+        """Whether the override has ended; `now` by state/clock.py."""
         return self.until is not None and self.until <= now
 
-    def concerns(self, route: Route) -> bool:
-        """Whether it speaks of this method, and can hold for it: without a legacy service nothing goes back to one."""
+    def applies_to(self, route: Route) -> bool:
+        """Whether it matches the method and is possible for it: some modes need a legacy service."""
         if self.setting.mode in NEEDS_LEGACY and route.migration.upstream is None:
             return False
+        if self.pattern == "*" and self.setting.mode is Mode.LEGACY and route.migration.setting.mode is Mode.OFF:
+            return False  # a rollback of everything switches nothing on
         return matches(self.pattern, route)
 
 
 def is_exact(pattern: str) -> bool:
-    """Whether a pattern is the name of a method."""
+    """Whether a pattern names one method, without wildcards."""
     return not any(wildcard in pattern for wildcard in "*?[") and not pattern.startswith(GROUP)
 
 

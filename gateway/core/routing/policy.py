@@ -18,7 +18,7 @@ class CallPlan(msgspec.Struct, frozen=True):
     candidate: Side | None = None  # the side that runs the call too, once the answer has left
     why: str = ""  # for people
     fallback: bool = False  # a call that D-Bus certainly did not execute goes to the legacy service
-    noise: bool = False  # the side that answered runs the call a second time, to find what differs by itself
+    noise: bool = False  # the legacy side runs the call a second time, to find what differs by itself
 
 
 # Plans that do not depend on the call.

@@ -68,6 +68,7 @@ class Route:
     session_check: Route | None = None  # called first with the same call; its fault is the answer
     session: Callable[[Call], str | None] | None = None  # the session that a call uses
     login: Callable[[Call], str | None] | None = None  # the user that a login names; its result is the session
+    fingerprint: str = ""  # changes with anything in the mapping that this route depends on
 
     @property
     def bus_target(self) -> Target:
@@ -112,7 +113,7 @@ class CallFinished(msgspec.Struct, frozen=True):
     """A call that has ended: what the log, the metrics, the call statistics and recordings are made of.
 
     `view` gives an outcome as the client of this call reads it in its own protocol; None where `outcome` is that
-    already, because a legacy service's bytes were passed through.
+    already, because a legacy service's bytes were passed through. `started`: by perf_counter; 0 if no side was called.
     """
 
     route: Route
@@ -121,6 +122,7 @@ class CallFinished(msgspec.Struct, frozen=True):
     side: Side | None  # the side that answered; None: the gateway itself, or the call was refused
     seconds: float
     view: Callable[[Outcome], Outcome] | None = None
+    started: float = 0.0
 
 
 CallListener: TypeAlias = Callable[[CallFinished], object]

@@ -1,4 +1,4 @@
-"""Which methods a pattern means, and whether a setting may hold for them: refusals in words. Knows no file."""
+"""Selection of methods by a pattern, and whether a setting is possible for them; problems in words."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side, share
 from gateway.core.routing.overrides import GROUP, NEEDS_LEGACY, is_exact, matches
 from gateway.core.routing.route import Effect, Route
 
-NAMED = 5  # methods that a refusal names; of more it gives the number
+MAX_NAMED = 5  # methods that a message names; it gives the number of the rest
 
 
 def select(routes: Iterable[Route], pattern: str) -> tuple[Route, ...]:
-    """Those a pattern means: "VM.start", "xenopsd/VM.start", "VM.*", "group:vm-lifecycle", "*"."""
+    """The routes that match a pattern: "VM.start", "xenopsd/VM.start", "VM.*", "group:vm-lifecycle", "*"."""
     return tuple(route for route in routes if matches(pattern, route))
 
 
 def canonical(routes: Iterable[Route], pattern: str) -> str:
-    """A pattern as it is kept: what means one method is "service/method", however a person writes it."""
+    """A pattern as it is stored: "service/method" if it matches one method by name."""
     if not is_exact(pattern):
         return pattern
-    means = {f"{route.service}/{route.method}" for route in select(routes, pattern)}
-    return means.pop() if len(means) == 1 else pattern
+    selected = {f"{route.service}/{route.method}" for route in select(routes, pattern)}
+    return selected.pop() if len(selected) == 1 else pattern
 
 
 def routes_named(routes: Iterable[Route], name: str) -> tuple[Route, ...]:
-    """Those a client may mean by a name, or an operator by "service/method"."""
+    """The routes with this name or alias, or with this "service/method"."""
     return tuple(route for route in routes if name in (route.method, f"{route.service}/{route.method}", *route.aliases))
 
 
 def no_match(routes: Sequence[Route], pattern: str) -> str:
-    """That a pattern means nothing, and what might have been meant."""
+    """A message that no method matches a pattern, with the nearest name."""
     if pattern.startswith(GROUP):
         groups = sorted({route.migration.group for route in routes} - {""})
         return f"no method is in group '{pattern.removeprefix(GROUP)}'{_hint(pattern.removeprefix(GROUP), groups)}"
@@ -43,84 +43,87 @@ def no_match(routes: Sequence[Route], pattern: str) -> str:
 def setting(
     mode: str, percent: str | float | None = None, control: str = "", *, observe: bool = False, noise: bool = False
 ) -> Setting:
-    """A setting from an operator's words; raises ValueError saying what is wrong with them."""
+    """A setting from the words of a command; raises ValueError saying what is wrong."""
     if mode not in {each.value for each in Mode}:
-        raise ValueError(f"'{mode}' is no mode{_hint(mode, [each.value for each in Mode])}")
-    wanted = Mode(mode)
+        raise ValueError(f"unknown mode '{mode}'{_hint(mode, [each.value for each in Mode])}")
+    requested = Mode(mode)
     if control not in {"", *(side.value for side in Side)}:
-        raise ValueError(f"'{control}' is no side (there are: legacy, dbus)")
-    wrong = [*_contradictions(wanted, percent, control, observe=observe, noise=noise)]
+        raise ValueError(f"unknown side '{control}'; expected legacy or dbus")
+    wrong = [*_contradictions(requested, percent, control, observe=observe, noise=noise)]
     if wrong:
         raise ValueError(wrong[0])
-    return Setting(wanted, share(percent) if percent is not None else 0, Side(control or "legacy"), observe, noise)
+    return Setting(requested, share(percent) if percent is not None else 0, Side(control or "legacy"), observe, noise)
 
 
 def _contradictions(
     mode: Mode, percent: str | float | None, control: str, *, observe: bool, noise: bool
 ) -> Iterator[str]:
     if mode is Mode.CANARY and percent is None:
-        yield "canary needs a share: for how many per cent of its keys D-Bus is to answer"
+        yield "canary needs a share: the percentage of its keys that D-Bus answers"
     if mode is not Mode.CANARY and percent is not None:
         yield f"a share belongs to canary, not to {mode.value}"
     if mode is not Mode.SHADOW and control:
         yield f"a control belongs to shadow, not to {mode.value}"
     if mode is Mode.OFF and observe:
-        yield "nobody answers in mode off: there is nothing to observe"
+        yield "no side answers in mode off: there is nothing to observe"
     if noise and mode is not Mode.SHADOW and not observe:
-        yield "noise is told apart only while the other side is asked too: in shadow, or with observe"
+        yield "noise needs both sides: use it in shadow, or with observe"
 
 
-def setting_problems(routes: Iterable[Route], pattern: str, wanted: Setting) -> list[str]:
-    """Why a setting may not hold for all the methods of a pattern; nothing when it may."""
+def setting_problems(routes: Iterable[Route], pattern: str, requested: Setting) -> list[str]:
+    """Why a setting is not possible for all methods of a pattern; empty if it is."""
     routes = tuple(routes)
-    means = select(routes, pattern)
-    if not means:
+    selected = select(routes, pattern)
+    if not selected:
         return [no_match(routes, pattern)]
-    return [*_without_upstream(means, wanted), *_twice(means, wanted), *_keyless(means, wanted),
-            *_split(routes, means, wanted)]  # fmt: skip
+    return [
+        *_without_upstream(selected, requested),
+        *_double_runs(selected, requested),
+        *_without_key(selected, requested),
+        *_split_groups(routes, selected, requested),
+    ]
 
 
-def _without_upstream(routes: Sequence[Route], wanted: Setting) -> Iterator[str]:
-    if wanted.mode not in NEEDS_LEGACY and not wanted.observe:
+def _without_upstream(routes: Sequence[Route], requested: Setting) -> Iterator[str]:
+    if requested.mode not in NEEDS_LEGACY and not requested.observe:
         return
-    lost = [route for route in routes if route.migration.upstream is None]
-    if lost:
-        what = wanted.mode.value if wanted.mode in NEEDS_LEGACY else "observe"
-        yield f"{what} is refused: no upstream answers for the old side of {names(lost)}"
+    without = [route for route in routes if route.migration.upstream is None]
+    if without:
+        what = requested.mode.value if requested.mode in NEEDS_LEGACY else "observe"
+        yield f"{what} is refused: no upstream is configured for the legacy side of {names(without)}"
 
 
-def _twice(routes: Sequence[Route], wanted: Setting) -> Iterator[str]:
-    if wanted.mode is not Mode.SHADOW and not wanted.observe:
+def _double_runs(routes: Sequence[Route], requested: Setting) -> Iterator[str]:
+    if requested.mode is not Mode.SHADOW and not requested.observe:
         return
-    what = "shadow" if wanted.mode is Mode.SHADOW else "observe"
+    what = "shadow" if requested.mode is Mode.SHADOW else "observe"
     never = [route for route in routes if route.effect is Effect.WRITE]
     unsaid = [route for route in routes if route.effect is not Effect.WRITE and not route.migration.may_shadow]
     if never:
         yield f"{what} is refused: each call would run twice, and these are writes: {names(never)}"
     if unsaid:
         yield (
-            f"{what} is refused: each call would run twice, and no 'shadow: true' in the mapping says that this does "
-            f"no harm: {names(unsaid)}"
+            f"{what} is refused: each call would run twice, and the mapping has no 'shadow: true' that "
+            f"allows it: {names(unsaid)}"
         )
 
 
-def _keyless(routes: Sequence[Route], wanted: Setting) -> Iterator[str]:
-    if wanted.mode is not Mode.CANARY or wanted.buckets in (0, BUCKETS):
+def _without_key(routes: Sequence[Route], requested: Setting) -> Iterator[str]:
+    if requested.mode is not Mode.CANARY or requested.buckets in (0, BUCKETS):
         return
-    lost = [route for route in routes if route.migration.key is None]
-    if lost:
+    without = [route for route in routes if route.migration.key is None]
+    if without:
         yield (
-            f"canary is refused: no 'key' in the mapping says what its share is a share of; only 0% and 100% need "
-            f"none: {names(lost)}"
+            f"canary is refused: the mapping has no 'key' to divide by; only 0% and 100% need none: {names(without)}"
         )
 
 
-def _split(routes: Sequence[Route], means: Sequence[Route], wanted: Setting) -> Iterator[str]:
-    """Methods that share state move together; each of them may be switched off alone."""
-    if wanted.mode is Mode.OFF:
+def _split_groups(routes: Sequence[Route], selected: Sequence[Route], requested: Setting) -> Iterator[str]:
+    """Methods of a group share state and move together; each may be switched off alone."""
+    if requested.mode is Mode.OFF:
         return
-    inside = {id(route) for route in means}
-    for group in sorted({route.migration.group for route in means} - {""}):
+    inside = {id(route) for route in selected}
+    for group in sorted({route.migration.group for route in selected} - {""}):
         left_out = [route for route in routes if route.migration.group == group and id(route) not in inside]
         if left_out:
             yield (
@@ -131,12 +134,12 @@ def _split(routes: Sequence[Route], means: Sequence[Route], wanted: Setting) -> 
 
 def names(routes: Sequence[Route]) -> str:
     """The first few, and how many more."""
-    first = ", ".join(f"{route.service}/{route.method}" for route in routes[:NAMED])
-    return first if len(routes) <= NAMED else f"{first} and {len(routes) - NAMED} more"
+    first = ", ".join(f"{route.service}/{route.method}" for route in routes[:MAX_NAMED])
+    return first if len(routes) <= MAX_NAMED else f"{first} and {len(routes) - MAX_NAMED} more"
 
 
 def _hint(word: str, known: Sequence[str]) -> str:
     near = get_close_matches(word, known, n=1)
     if near:
         return f" (did you mean '{near[0]}'?)"
-    return f" (there are: {', '.join(known)})" if known else " (there is none)"
+    return f"; expected one of {', '.join(known)}" if known else " (there is none)"

@@ -17,8 +17,9 @@ from tests.kit.mappings import TARGET, noting, route
 # Read where methods move (gateway/migration/manager.py).
 MOVING = {
     "xcp_gateway_comparisons_total",
-    "xcp_gateway_observations_dropped_total",
+    "xcp_gateway_not_compared_total",
     "xcp_gateway_state_trouble",
+    "xcp_gateway_rollouts_breached",
     "xcp_gateway_mapping_refused",  # the gateway itself reads it: tests/unit/test_server.py
 }
 

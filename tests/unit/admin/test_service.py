@@ -94,7 +94,7 @@ async def test_a_pattern_sets_many_methods_or_none(desk: Desk) -> None:
     assert (desk.mode(STATE), desk.mode(LABEL)) == ("shadow", "shadow")
     refused = await desk.steering.set_mode(ModeRequest("VM.*", "shadow"), "alice")
     assert isinstance(refused, Rejected)
-    assert "no upstream answers for the old side of xenopsd/VM.new" in refused.why
+    assert "no upstream is configured for the legacy side of xenopsd/VM.new" in refused.why
     assert len(await _entries(desk)) == 1
 
 
@@ -118,7 +118,7 @@ async def test_a_mode_for_some_time_ends_by_itself(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("wish", "says"),
     [
-        (ModeRequest("VM.get_state", "dbsu"), "'dbsu' is no mode (did you mean 'dbus'?)"),
+        (ModeRequest("VM.get_state", "dbsu"), "unknown mode 'dbsu' (did you mean 'dbus'?)"),
         (ModeRequest("VM.get_stat", "dbus"), "no mapped method is named 'VM.get_stat' (did you mean 'VM.get_state'?)"),
         (ModeRequest("VM.get_state", "dbus", seconds=0.0), LIMIT + "0"),
         (ModeRequest("VM.get_state", "dbus", seconds=float("inf")), LIMIT + "inf"),

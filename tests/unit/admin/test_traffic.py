@@ -14,7 +14,7 @@ import pytest
 from gateway.admin.traffic import MAX_REPLAYED
 from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, MethodId
 from gateway.core.rpc.model import Reply
-from gateway.pipeline.recorder import MOST
+from gateway.pipeline.recorder import MAX_RECORDINGS
 from tests.kit.admin import Api, serving
 from tests.kit.traffic import SESSION, line
 
@@ -135,10 +135,13 @@ async def test_a_gateway_that_stops_ends_its_recordings(api: Api) -> None:
 
 
 async def test_only_so_many_record_at_one_time(api: Api) -> None:
-    for _ in range(MOST):
+    for _ in range(MAX_RECORDINGS):
         api.sides.recorder.begin(frozenset({NAME}), _bounds())
     status, answer = await api.ask("POST", "/v1/record", {})
-    assert (status, answer["error"]) == (409, f"{MOST} recordings are under way, more at a time are refused")
+    assert (status, answer["error"]) == (
+        409,
+        f"{MAX_RECORDINGS} recordings are running, which is the maximum; end one first",
+    )
 
 
 def _bounds() -> Any:

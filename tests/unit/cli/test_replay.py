@@ -102,7 +102,7 @@ def test_damaged_lines_are_named_and_cost_only_themselves(api: Served) -> None:
     assert ended.exit_code == 1
     file = Path(api.socket).parent / "calls.jsonl"
     assert ended.stderr.splitlines() == [
-        f"{file}:2: is no JSON: Expecting value at character 9",
+        f"{file}:2: is not JSON: Expecting value at character 9",
         f"{file}:5: 'path' is missing",
     ]
     assert ended.stdout.splitlines()[-1] == "1 of 1 call compared, nothing differs, 2 damaged lines left out"
@@ -130,7 +130,7 @@ def test_machines_get_a_line_for_each_call_and_one_for_the_whole(api: Served) ->
         4, "different", [{"path": "$", "control": "b", "candidate": 5}]
     )  # fmt: skip
     (method,) = whole["methods"]
-    assert [(each["line"], each["why"][:12]) for each in whole["damaged"]] == [(3, "is no JSON: ")]
+    assert [(each["line"], each["why"][:13]) for each in whole["damaged"]] == [(3, "is not JSON: ")]
     assert (method["calls"], method["equal"], method["different"]) == (2, 1, 1)
     assert method["legacy"]["p50"] > 0
     assert [side.value for side, _ in api.api.sides.asked] == ["legacy", "dbus", "legacy"] * 2

@@ -92,10 +92,14 @@ ROW: dict[str, Any] = {
     "may_shadow": True, "mode": "canary 12.5% observed", "setting": SETTING, "source": "set by alice",
     "set_by": "alice", "until": None, "legacy": SIDE, "dbus": {**SIDE, "calls": 1234, "error_rate": 0.5},
     "comparisons": 5, "equal": 4, "ignored": 0, "different": 1, "error_different": 0, "dropped": 0,
-    "equal_share": 0.8, "verdict": "differs", "rollout": "paused",
+    "not_compared": {"too_large": 2}, "compared_share": 0.5, "equal_share": 0.8,
+    "verdict": "differs", "rollout": "paused",
 }  # fmt: skip
-UNTOUCHED = {**ROW, "mode": "legacy", "setting": {**SETTING, "mode": "legacy"}, "set_by": "mapping", "legacy": NEVER,
-             "dbus": NEVER, "comparisons": 0, "equal_share": None, "verdict": "no evidence", "rollout": ""}  # fmt: skip
+UNTOUCHED = {
+    **ROW, "mode": "legacy", "setting": {**SETTING, "mode": "legacy"}, "set_by": "mapping", "legacy": NEVER,
+    "dbus": NEVER, "comparisons": 0, "not_compared": {}, "compared_share": None, "equal_share": None,
+    "verdict": "no evidence", "rollout": "",
+}  # fmt: skip
 
 
 def rows_shown(capsys: pytest.CaptureFixture[str], width: int | None, *rows: dict[str, Any]) -> list[str]:
@@ -117,19 +121,27 @@ def test_a_row_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
         "SOURCE",
         "CALLS",
         "EQUAL",
+        "COMPARED",
         "ERRORS",
         "P50",
         "P99",
         "ASSESSMENT",
     ]
     assert " ".join(row.split()) == (
-        "VM.start canary observed 12.5% alice (paused) 5 / 1,234 80.0% of 5 0% / 50.0% 1ms / 1ms 2ms / 2ms differs"
+        "VM.start canary observed 12.5% alice (paused) 5 / 1,234 80.0% of 5 50.0%, 2 too large "
+        "0% / 50.0% 1ms / 1ms 2ms / 2ms differs"
     )
+
+
+def test_shadow_is_said_to_prove_no_capacity(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = {side: {**ROW, "setting": {**SETTING, "mode": "shadow", "control": side}} for side in ("legacy", "dbus")}
+    assert rows_shown(capsys, None, answers["legacy"])[-1].startswith("shadow proves no capacity")
+    assert "capacity" not in "".join(rows_shown(capsys, None, ROW, answers["dbus"]))
 
 
 def test_what_never_happened_is_no_zero(capsys: pytest.CaptureFixture[str]) -> None:
     _, _, row = rows_shown(capsys, None, UNTOUCHED)
-    assert " ".join(row.split()) == "VM.start legacy - mapping 0 / 0 - - - - no evidence"
+    assert " ".join(row.split()) == "VM.start legacy - mapping 0 / 0 - - - - - no evidence"
 
 
 def test_a_narrow_terminal_gets_the_columns_that_matter(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ import pytest
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.comparison.compare import Verdict, compare
-from gateway.core.comparison.redaction import masked_call
+from gateway.core.comparison.redaction import redacted_call
 from gateway.core.comparison.rules import Exact, Ignore, Unordered
+from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
 from gateway.core.routing import call_record
 from gateway.core.routing.call_record import RecordedCall
@@ -253,6 +254,17 @@ def test_rules_of_the_method_have_precedence_then_defaults_then_the_file(tmp_pat
     assert len(route("n").migration.compare.rules) == 3
 
 
+def test_a_sampling_is_that_of_the_method_the_defaults_or_the_file_key_by_key(tmp_path: Path) -> None:
+    file = """
+    compare: {share: 50%, at_most: 200/s, rules: [{path: $.a, ignore: true}]}
+    defaults: {compare: {share: 10%}}
+    """
+    route = built(tmp_path, file, "m: {member: Stat, compare: {at_most: 5/s}}\nn: {member: Stat, compare: []}").route
+    assert route("m").migration.sampling == Sampling(0.1, 5.0)
+    assert route("n").migration.sampling == Sampling(0.1, 200.0)
+    assert [rule.how for rule in route("m").migration.compare.rules] == [Ignore()]
+
+
 @pytest.mark.parametrize(
     ("rule", "control", "candidate"),
     [
@@ -273,8 +285,8 @@ def test_kinds_of_comparison_rules(tmp_path: Path, rule: str, control: Value, ca
 def test_the_session_is_always_redacted(tmp_path: Path) -> None:
     redactions = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}").route("m").migration.redact
     for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
-        assert "OpaqueRef" not in repr(masked_call(redactions, call))
-        assert "False" in repr(masked_call(redactions, call))
+        assert "OpaqueRef" not in repr(redacted_call(redactions, call))
+        assert "False" in repr(redacted_call(redactions, call))
 
 
 def test_the_result_of_a_login_is_redacted(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import pytest
 from msgspec.structs import replace
 
 from gateway.core.admin import counters as counting
 from gateway.core.admin.records import IDENTITIES, OTHERS, ClientKey, ClientRecord, CountsBatch, MethodId
+from gateway.core.comparison.equality import no_checkpoint
 from gateway.core.migration.modes import Migration, Side
 from gateway.core.migration.statistics import quantile
 from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Peer, Reply
-from gateway.migration.collector import PAIRS, StatisticsCollector
-from gateway.migration.shadow import NO_ANSWER, Observation, Observed, code_of
+from gateway.migration.collector import MAX_PAIRS, StatisticsCollector
+from gateway.migration.shadow import MAX_APART, NO_ANSWER, Observation, ObservedCall, code_of
 from tests.kit.mappings import noting, route
 
 STAT = route("VM.stat", migration=Migration(upstream="old", may_shadow=True))
@@ -27,13 +30,16 @@ def gather(*calls: tuple[Side | None, Outcome, float]) -> CountsBatch:
     return evidence.take()
 
 
-def observed(control: Outcome, candidate: Outcome, again: Outcome | None = None) -> Observed:
+def observed(
+    control: Outcome, candidate: Outcome, again: Outcome | None = None, answered: Side = Side.LEGACY
+) -> ObservedCall:
     first = Observation(Side.LEGACY, control, 0.001, code_of(control))
-    return Observed(STAT, CALL, first, Observation(Side.DBUS, candidate, 0.1, code_of(candidate)), again)
+    second = Observation(Side.DBUS, candidate, 0.1, code_of(candidate))
+    return ObservedCall(STAT, CALL, first, second, again, answered)
 
 
-def tell(evidence: StatisticsCollector, seen: Observed) -> None:
-    evidence.observed(seen, evidence.compare(seen))
+def tell(evidence: StatisticsCollector, seen: ObservedCall) -> None:
+    evidence.observed(seen, seen.not_compared or evidence.compare(seen, no_checkpoint))
 
 
 def test_calls_are_counted_by_side_with_their_errors_and_seconds() -> None:
@@ -66,12 +72,6 @@ def test_nothing_can_differ_from_a_control_that_gave_no_answer(code: FaultCode) 
     assert batch.pairs == []
 
 
-def test_a_candidate_that_had_no_room_was_not_observed() -> None:
-    evidence = StatisticsCollector()
-    tell(evidence, observed(Reply(1), Fault(FaultCode.BUSY, "later")))
-    assert evidence.take().evidence[ME].counters == {"dropped": 1}
-
-
 def test_what_kind_of_fault_it_was_is_known_though_the_client_has_one_name_for_all() -> None:
     """Else a D-Bus side that had no room would be one that differs, and a rollout would go back for it."""
     evidence, told = (
@@ -79,9 +79,9 @@ def test_what_kind_of_fault_it_was_is_known_though_the_client_has_one_name_for_a
         Fault(FaultCode.APPLICATION, "INTERNAL_ERROR", "INTERNAL_ERROR", ["no room"]),
     )
     answer = Observation(Side.LEGACY, Reply(1), 0.001)
-    tell(evidence, Observed(STAT, CALL, answer, Observation(Side.DBUS, told, 0.1, FaultCode.BUSY)))
+    tell(evidence, ObservedCall(STAT, CALL, answer, Observation(Side.DBUS, told, 0.1, FaultCode.BUSY)))
     away = Observation(Side.LEGACY, told, 0.001, FaultCode.UNAVAILABLE)
-    tell(evidence, Observed(STAT, CALL, away, Observation(Side.DBUS, Reply(1), 0.1)))
+    tell(evidence, ObservedCall(STAT, CALL, away, Observation(Side.DBUS, Reply(1), 0.1)))
     batch = evidence.take()
     assert batch.evidence[ME].counters == {"dropped": 1, "unanswered": 1, "calls_dbus": 1}
     assert batch.pairs == []
@@ -111,9 +111,8 @@ def test_of_one_peer_a_bounded_number_of_agents_is_told_apart() -> None:
     assert ClientKey(ME, "xmlrpc", "tcp:10.0.0.2", "xe") in seen
 
 
-def test_past_all_bounds_a_caller_is_one_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.migration.collector.CLIENTS", 1)
-    evidence = StatisticsCollector(lambda: 1000.0)
+def test_past_all_bounds_a_caller_is_one_of_the_others() -> None:
+    evidence = StatisticsCollector(lambda: 1000.0, max_clients=1)
     note = noting(evidence.count)
     for number in range(3):
         call = replace(CALL, peer=Peer(f"tcp:10.0.0.{number}:5"))
@@ -141,6 +140,37 @@ def test_an_observation_counts_for_the_candidate_and_for_the_verdict() -> None:
     assert pair.method == ME
 
 
+def test_where_dbus_answered_the_legacy_side_was_observed_and_is_the_control() -> None:
+    evidence = StatisticsCollector()
+    tell(evidence, observed(Reply(1), Reply(2), answered=Side.DBUS))
+    tell(evidence, observed(Fault(FaultCode.UNAVAILABLE, "away"), Reply(2), answered=Side.DBUS))
+    batch = evidence.take()
+    assert batch.evidence[ME].counters == {"different": 1, "unanswered": 1, "calls_legacy": 2, "errors_legacy": 1}
+    (pair,) = batch.pairs
+    assert isinstance(pair.document, dict)
+    assert [pair.document[role]["side"] for role in ("control", "candidate")] == ["legacy", "dbus"]
+
+
+def test_a_pair_has_the_moments_of_both_calls() -> None:
+    evidence, now = StatisticsCollector(lambda: 5000.0), perf_counter()
+    legacy = Observation(Side.LEGACY, Reply(1), 0.5, None, now - 2)
+    tell(evidence, ObservedCall(STAT, CALL, legacy, Observation(Side.DBUS, Reply(2), 0.5, None, now - 1.45)))
+    (pair,) = evidence.take().pairs
+    assert isinstance(pair.document, dict)
+    moments = [pair.document[role]["at"] for role in ("control", "candidate")]
+    assert moments[1] - moments[0] == pytest.approx(0.55, abs=0.1)
+    assert 4900 < moments[0] <= 4998
+
+
+def test_a_pair_too_far_apart_counts_as_a_run_of_the_observed_side_alone() -> None:
+    evidence = StatisticsCollector()
+    late = Observation(Side.DBUS, Reply(2), 0.1, None, 1.0 + MAX_APART)
+    tell(evidence, ObservedCall(STAT, CALL, Observation(Side.LEGACY, Reply(1), 0.1), late))
+    batch = evidence.take()
+    assert batch.evidence[ME].counters == {"apart": 1, "calls_dbus": 1}
+    assert batch.pairs == []
+
+
 def test_what_the_control_contradicts_itself_in_is_no_difference() -> None:
     evidence = StatisticsCollector()
     tell(evidence, observed(Reply({"up": 1}), Reply({"up": 3}), again=Reply({"up": 2})))
@@ -151,25 +181,24 @@ def test_what_the_control_contradicts_itself_in_is_no_difference() -> None:
 
 def test_of_many_pairs_the_newest_are_kept() -> None:
     evidence = StatisticsCollector()
-    for number in range(PAIRS + 5):
+    for number in range(MAX_PAIRS + 5):
         tell(evidence, observed(Reply(number), Reply(-1)))
     batch = evidence.take()
-    assert len(batch.pairs) == PAIRS
-    assert batch.evidence[ME].counters["different"] == PAIRS + 5
+    assert len(batch.pairs) == MAX_PAIRS
+    assert batch.evidence[ME].counters["different"] == MAX_PAIRS + 5
 
 
-def test_what_found_no_room_is_counted_and_what_was_taken_is_gone() -> None:
+def test_a_call_that_was_not_observed_is_counted_and_what_was_taken_is_gone() -> None:
     evidence = StatisticsCollector()
-    evidence.dropped(STAT)
-    assert evidence.take().evidence[ME].counters == {"dropped": 1}
+    evidence.not_compared(STAT, counting.NOT_SAMPLED)
+    assert evidence.take().evidence[ME].counters == {"not_sampled": 1}
     assert evidence.take() == CountsBatch({}, [], {})
 
 
 def test_a_call_whose_client_left_says_nothing_of_a_side() -> None:
     evidence = StatisticsCollector()
-    note = noting(evidence.count)
     for outcome in (ABANDONED, WITHDRAWN):
-        note("toy", "VM.stat", CALL, outcome, 5.0, Side.DBUS)
+        noting(evidence.count)("toy", "VM.stat", CALL, outcome, 5.0, Side.DBUS)
     batch = evidence.take()
     assert batch.evidence == {}
     assert [seen.count for seen in batch.clients.values()] == [2]

@@ -9,6 +9,7 @@ from gateway.core.admin.records import Json
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.migration.rollout_plan import OnBreach, Progress, RolloutState, RolloutStep
 from gateway.migration.rollout_storage import RolloutDocument, read, write
+from gateway.state.clock import ClockReading
 from tests.kit.migrations import PLAN, counts, side
 
 DOCUMENT = RolloutDocument(
@@ -24,6 +25,17 @@ def test_a_document_is_the_same_after_a_restart() -> None:
     assert read(json.loads(json.dumps(write(DOCUMENT)))) == DOCUMENT
     fresh = RolloutDocument(PLAN, Progress(), "alice", 1.0)
     assert read(json.loads(json.dumps(write(fresh)))) == fresh
+
+
+def test_the_beginning_of_a_step_is_read_by_the_clock_of_this_process() -> None:
+    written = write(DOCUMENT)
+    assert isinstance(written, dict)
+    here = ClockReading.read(str(written["clock"]))
+    earlier = replace(here, began=here.began - 100.0)  # a process whose wall clock was set otherwise as it began
+    read_back = read({**written, "clock": str(earlier)})
+    assert isinstance(read_back, RolloutDocument)
+    assert read_back.progress.since == DOCUMENT.progress.since + 100.0
+    assert isinstance(read({**written, "clock": "no clock"}), str)
 
 
 def test_a_document_is_readable_for_people() -> None:

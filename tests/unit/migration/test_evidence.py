@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from gateway.core.admin.records import Counts, MethodId
-from gateway.migration.rollout_controller import MARKS, CountsWindow, LocalCounts, joined, together
+from gateway.core.migration.statistics import spent
+from gateway.migration.rollout_controller import LASTS, STARTS, CountsWindow, LocalCounts, joined, together
 from tests.kit.migrations import counts
 
 METHOD = MethodId("xenopsd", "VM.start")
@@ -30,16 +31,21 @@ def test_a_method_that_joins_starts_where_it_is() -> None:
     }
 
 
-def test_a_track_knows_all_and_the_last_window() -> None:
-    track = CountsWindow({"a": counts()}, window=60.0)
+def test_windows_hold_the_last_counts_and_share_the_error_probability() -> None:
+    window = CountsWindow({"a": counts()}, since=0.0, window=60.0)
     for minute in range(11):
         seen = {"a": counts(compared=minute * 100)}
-        assert track.lately(seen, minute * 60.0).compared == min(minute, 1) * 100
-    assert track.since_start(seen).compared == 1000
+        parts = window.parts(seen, minute * 60.0, alpha=0.01)
+    assert {where: part.counts.compared for where, part in parts.items()} == {
+        "in the last 60 s": 100,
+        "in the last 2 min": 200,
+    }
+    assert window.since_start(seen).compared == 1000
+    assert [part.alpha for part in parts.values()] == [spent(0.01, 17), spent(0.01, 19)]
 
 
-def test_a_track_remembers_no_more_than_its_window() -> None:
-    track = CountsWindow({}, window=60.0)
+def test_windows_of_long_ago_are_forgotten() -> None:
+    window = CountsWindow({}, since=0.0, window=60.0)
     for look in range(10_000):
-        track.lately({"a": counts(compared=look)}, look * 0.2)
-    assert len(track.marks) <= MARKS + 2
+        parts = window.parts({"a": counts(compared=look)}, look * 0.2, alpha=0.01)
+    assert len(parts) <= STARTS * LASTS + 1

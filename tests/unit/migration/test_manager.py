@@ -11,11 +11,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.core.admin.records import Change, MethodId, MismatchRecord, StateRefused
+from gateway.admin.service import AdminService
+from gateway.core.admin.records import Change, MethodId, MismatchRecord, Rejected, StateRefused
 from gateway.core.migration.modes import Mode, Setting, Side
 from gateway.core.routing.overrides import Override
 from gateway.core.rpc.model import Call, Reply
 from gateway.migration.manager import MigrationManager
+from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 from gateway.server import Gateway
 from tests.kit import migrations
 from tests.kit.buses import private_bus
@@ -26,6 +28,7 @@ from tests.kit.upstreams import LegacyServer, legacy_server, ok
 
 STAT = route("VM.start")
 HELD = MethodId("toy", "echo")
+ECHO = route("echo", service="toy")
 
 
 async def until(found: Callable[[], object]) -> None:
@@ -50,6 +53,16 @@ async def test_what_another_process_sets_holds_here(tmp_path: Path) -> None:
     ):
         assert await there.state.decide(migrations.mode("VM.*", Mode.OFF)) is None
         await until(lambda: here.toggles.setting(STAT).mode is Mode.OFF)
+
+
+async def test_evidence_that_is_forgotten_takes_along_what_was_not_yet_written(tmp_path: Path) -> None:
+    async with MigrationManager(tmp_path / "state.db", lambda: [ECHO]) as moving:
+        orders = RolloutCommands(moving.state, lambda: [ECHO])
+        admin = AdminService(lambda: [ECHO], moving.toggles, moving.state, orders, flush=moving.flush)
+        noting(moving.evidence.count)("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
+        assert await admin.reset_statistics("echo", "alice") == (HELD,)
+        await moving.flush()
+        assert await moving.state.evidence() == {}
 
 
 async def test_what_was_seen_is_written_while_it_runs_and_at_its_end(tmp_path: Path) -> None:
@@ -129,6 +142,31 @@ async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_pat
         text = (await gateway.metrics()).decode()
         assert 'xcp_gateway_comparisons_total{method="echo",service="toy",verdict="different"} 1.0' in text
         assert (await gateway.status())["state"] == {"place": str(tmp_path / "state.db"), "trouble": ""}
+
+
+async def test_a_reload_that_changes_a_rule_begins_the_counts_of_a_rollout_anew(tmp_path: Path) -> None:
+    async with legacy_server(echo) as old, moving_gateway(tmp_path, old) as gateway, asyncio.timeout(60):
+        [file] = tmp_path.rglob("toy.yaml")
+        more = "key: text, rollout: quick, compare: [{path: $, ignore: true}]"
+        moved = MOVING.replace("params: [text]}", f"params: [text], {more}}}")
+        plan = "rollouts: {quick: {steps: [{shadow: 1}, {gate: person}, dbus], limits: {samples: 1}}}\n"
+        file.write_text(plan + moved)
+        assert "problems" not in await gateway.reload()
+        rollouts = gateway.admin_service.rollouts
+        assert isinstance(await rollouts.start("echo", "alice"), RolloutView)
+        while rollouts.states() != {"toy/echo": "waiting"}:
+            await ask(gateway, "hi")
+        file.write_text(plan + moved.replace("[{path: $, ignore: true}]", "[]"))
+        assert "problems" not in await gateway.reload()
+        assert isinstance(await rollouts.approve("toy/echo", "alice"), Rejected)
+        await until(lambda: rollouts.states() != {"toy/echo": "waiting"})
+        while rollouts.states() != {"toy/echo": "rolled back"}:  # by what is found with the new rule
+            await ask(gateway, "hi")
+        entries = await gateway.migration.state.audit(subject="toy/echo")
+        assert not isinstance(entries, StateRefused)
+        assert [entry.why for entry in entries if "mapping" in entry.why] == [
+            "the mapping of echo has changed: the counts of this step begin anew"
+        ]
 
 
 async def test_what_the_old_service_answers_needs_no_bus_to_be_ready(tmp_path: Path) -> None:

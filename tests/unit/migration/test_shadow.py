@@ -1,168 +1,231 @@
-"""Observations: after the answer, within bounds, and never anybody's trouble."""
+"""Observations: after the answer, within bounds, control and candidate in their roles, and no client is disturbed."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
+from msgspec.structs import replace
 
-from gateway.core.comparison.compare import Comparison, compare
-from gateway.core.migration.modes import Side
+from gateway.core.admin import counters
+from gateway.core.comparison.compare import compare
+from gateway.core.comparison.equality import Checkpoint
+from gateway.core.comparison.sampling import Sampling
+from gateway.core.migration.modes import Migration, Side
 from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
-from gateway.migration.shadow import LARGE, Job, Observation, Observed, Shadow
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.migration.shadow import MAX_APART, ComparedCall, Job, Observation, ObservedCall, Shadow
+from gateway.migration.worker import INLINE_COST, SWITCH_INTERVAL, Worker, WorkerStoppedError
 from tests.kit.mappings import route
 
 CALL = Call("VM.stat", ("a",))
+OLD, NEW = Reply("old"), Reply("new")
 
 
-class Told:
+class Published:
     """Remembers what was published."""
 
     def __init__(self) -> None:
-        self.seen: list[Observed] = []
-        self.lost = 0
+        self.seen: list[ObservedCall] = []
+        self.results: list[ComparedCall | str] = []
+        self.lost: list[str] = []
 
-    def compare(self, observed: Observed) -> Comparison:
-        return compare(observed.control.outcome, observed.candidate.outcome)
+    def compare(self, observed: ObservedCall, checkpoint: Checkpoint) -> ComparedCall:
+        return ComparedCall(compare(observed.control.outcome, observed.candidate.outcome, checkpoint=checkpoint))
 
-    def observed(self, observed: Observed, comparison: Comparison) -> None:
+    def observed(self, observed: ObservedCall, result: ComparedCall | str) -> None:
         self.seen.append(observed)
+        self.results.append(result)
 
-    def dropped(self, route: Route) -> None:
-        self.lost += 1
-
-
-def job(control: Side = Side.LEGACY, *, noise: bool = False) -> Job:
-    return Job(route("VM.stat"), CALL, Observation(control, Reply("old"), 0.5), as_it_is, noise)
+    def not_compared(self, route: Route, reason: str) -> None:
+        self.lost.append(reason)
 
 
 def as_it_is(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def answering(outcome: Outcome, asked: list[Side]) -> Callable[[Side, Route, Call], Awaitable[Outcome]]:
+def job(side: Side = Side.LEGACY, outcome: Outcome = OLD, *, noise: bool = False, started: float = 0.0) -> Job:
+    return Job(route("VM.stat"), CALL, Observation(side, outcome, 1e9, None, started), as_it_is, noise)
+
+
+def answering(outcomes: dict[Side, Outcome], called: list[Side]) -> Callable[[Side, Route, Call], Awaitable[Outcome]]:
     async def ask(side: Side, _route: Route, _call: Call) -> Outcome:
-        asked.append(side)
-        return outcome
+        called.append(side)
+        return outcomes[side]
 
     return ask
 
 
-@pytest.mark.parametrize("control", Side)
-async def test_the_other_side_is_asked_and_both_are_told(control: Side) -> None:
-    told, asked = Told(), list[Side]()
-    shadow = Shadow(answering(Reply("new"), asked), told)
-    shadow.observe(job(control))
+async def observe(*jobs: Job, legacy: Outcome = OLD, dbus: Outcome = NEW) -> tuple[Published, list[Side]]:
+    """The results of these jobs, and the sides that were called for them."""
+    published, called = Published(), list[Side]()
+    shadow = Shadow(answering({Side.LEGACY: legacy, Side.DBUS: dbus}, called), published)
+    for each in jobs:
+        shadow.observe(each)
     assert await shadow.drain(5) == 0
-    (observed,) = told.seen
-    assert asked == [control.other]
-    assert observed.control == Observation(control, Reply("old"), 0.5)
-    assert (observed.candidate.side, observed.candidate.outcome) == (control.other, Reply("new"))
-    assert observed.candidate.seconds >= 0
-    assert observed.again is None
+    return published, called
 
 
-async def test_for_noise_the_control_is_asked_again() -> None:
-    told, asked = Told(), list[Side]()
-    shadow = Shadow(answering(Reply("x"), asked), told)
-    shadow.observe(job(noise=True))
-    await shadow.drain(5)
-    assert asked == [Side.DBUS, Side.LEGACY]
-    assert told.seen[0].again == Reply("x")
+@pytest.mark.parametrize(("answered", "outcome"), [(Side.LEGACY, OLD), (Side.DBUS, NEW)])
+async def test_the_control_is_the_legacy_side_whichever_side_answered(answered: Side, outcome: Outcome) -> None:
+    published, called = await observe(job(answered, outcome))
+    (seen,) = published.seen
+    assert called == [answered.other]
+    assert (seen.control.side, seen.control.outcome) == (Side.LEGACY, OLD)
+    assert (seen.candidate.side, seen.candidate.outcome) == (Side.DBUS, NEW)
+    assert (seen.answered, seen.observed.side, seen.again) == (answered, answered.other, None)
 
 
-async def test_without_a_second_answer_of_the_control_nobody_knows_what_is_noise() -> None:
-    told = Told()
-
-    async def ask(side: Side, _route: Route, _call: Call) -> Outcome:
-        return Reply("new") if side is Side.DBUS else Fault(FaultCode.UNAVAILABLE, "away")
-
-    shadow = Shadow(ask, told)
-    shadow.observe(job(noise=True))
-    await shadow.drain(5)
-    assert (told.seen, told.lost) == ([], 1)
+@pytest.mark.parametrize(("answered", "outcome"), [(Side.LEGACY, OLD), (Side.DBUS, NEW)])
+async def test_noise_is_what_the_legacy_side_varies_in(answered: Side, outcome: Outcome) -> None:
+    published, called = await observe(job(answered, outcome, noise=True))
+    assert called == [answered.other, Side.LEGACY]
+    assert published.seen[0].again == OLD
 
 
-async def test_what_kind_of_fault_it_was_is_told_beside_how_the_client_sees_it() -> None:
-    told, seen = Told(), Fault(FaultCode.APPLICATION, "INTERNAL_ERROR")
-    shadow = Shadow(answering(Fault(FaultCode.BUSY, "no room"), []), told)
-    shadow.observe(Job(route("VM.stat"), CALL, Observation(Side.LEGACY, Reply("5"), 0.5), lambda _: seen))
-    await shadow.drain(5)
-    assert (told.seen[0].candidate.outcome, told.seen[0].candidate.code) == (seen, FaultCode.BUSY)
+async def test_without_a_second_answer_of_the_control_its_noise_is_unknown() -> None:
+    published, _ = await observe(job(noise=True), legacy=Fault(FaultCode.UNAVAILABLE, "away"))
+    assert (published.seen, published.lost) == ([], [counters.UNANSWERED])
 
 
-async def test_outcomes_are_told_as_the_client_sees_them() -> None:
-    told = Told()
-    shadow = Shadow(answering(Reply(5), []), told)
-    as_text = Job(route("VM.stat"), CALL, Observation(Side.LEGACY, Reply("5"), 0.5), lambda _: Reply("5"))
-    shadow.observe(as_text)
-    await shadow.drain(5)
-    assert told.seen[0].candidate.outcome == Reply("5")
+@pytest.mark.parametrize(
+    ("answered", "observed", "reason"),
+    [
+        (Side.LEGACY, FaultCode.BUSY, counters.DROPPED),
+        (Side.DBUS, FaultCode.BUSY, counters.DROPPED),
+        (Side.DBUS, FaultCode.UNAVAILABLE, counters.UNANSWERED),  # the control is away
+        (Side.LEGACY, FaultCode.UNAVAILABLE, None),  # the candidate is away: that is a difference
+    ],
+)
+async def test_a_side_without_an_answer_is_judged_by_its_role(
+    answered: Side, observed: FaultCode, reason: str | None
+) -> None:
+    fault = Fault(observed, "no answer")
+    published, _ = await observe(job(answered), legacy=fault, dbus=fault)
+    (result,) = published.results
+    assert result == reason if reason is not None else isinstance(result, ComparedCall)
 
 
-async def test_without_room_an_observation_is_dropped_and_counted() -> None:
-    told = Told()
-    go_on = asyncio.Event()
+def test_a_pair_whose_sides_are_further_apart_than_the_limit_is_not_compared() -> None:
+    def pair(first: Observation, second: Observation) -> ObservedCall:
+        return ObservedCall(route("VM.stat"), CALL, first, second)
+
+    legacy = Observation(Side.LEGACY, OLD, 2.0, None, 100.0)
+    near = pair(legacy, Observation(Side.DBUS, NEW, 1.0, None, 102.0 + MAX_APART / 2))
+    far = pair(legacy, Observation(Side.DBUS, NEW, 1.0, None, 102.0 + MAX_APART * 2))
+    before = pair(legacy, Observation(Side.DBUS, NEW, 1.0, None, 98.0))
+    assert [each.not_compared for each in (near, far, before)] == [None, counters.APART, counters.APART]
+    assert far.apart == pytest.approx(MAX_APART * 2)
+    assert before.apart == pytest.approx(1.0)
+
+
+async def test_the_view_of_the_client_is_compared_and_the_kind_of_a_fault_is_kept() -> None:
+    seen = Fault(FaultCode.APPLICATION, "INTERNAL_ERROR")
+    answered = Observation(Side.LEGACY, Reply(5), 0.5)
+    as_text = Job(route("VM.stat"), CALL, answered, lambda _: seen, raw=True)
+    published, _ = await observe(as_text, replace(as_text, raw=False), dbus=Fault(FaultCode.TIMEOUT, "late"))
+    raw, viewed = sorted(published.seen, key=lambda each: isinstance(each.control.outcome, Reply))
+    assert (raw.control.outcome, viewed.control.outcome) == (seen, Reply(5))
+    assert (raw.candidate.outcome, raw.candidate.code) == (seen, FaultCode.TIMEOUT)
+
+
+async def test_past_the_quota_an_observation_is_dropped_and_counted() -> None:
+    published, go_on = Published(), asyncio.Event()
 
     async def wait(_side: Side, _route: Route, _call: Call) -> Outcome:
         await go_on.wait()
         return Fault(FaultCode.TIMEOUT, "late")
 
-    shadow = Shadow(wait, told, room=2)
+    shadow = Shadow(wait, published, quota=2)
     for _ in range(5):
         shadow.observe(job())
-    assert (len(shadow), told.lost) == (2, 3)
+    assert not shadow.wants(route("VM.stat"), CALL)
+    assert (len(shadow), published.lost) == (2, [counters.DROPPED] * 4)
     go_on.set()
     await shadow.drain(5)
-    assert (len(shadow), len(told.seen)) == (0, 2)
+    assert (len(shadow), len(published.seen)) == (0, 2)
 
 
-async def test_a_bug_in_what_is_told_costs_that_observation_only(capsys: pytest.CaptureFixture[str]) -> None:
-    class Broken(Told):
-        def observed(self, observed: Observed, comparison: Comparison) -> None:
-            super().observed(observed, comparison)
+def test_a_call_that_the_sampling_does_not_choose_is_counted() -> None:
+    published = Published()
+    shadow = Shadow(answering({}, []), published)
+    sampled = route("VM.stat", migration=Migration(sampling=Sampling(share=0.5)))
+    wanted = sum(shadow.wants(sampled, CALL) for _ in range(100))
+    assert 0 < wanted < 100
+    assert published.lost == [counters.NOT_SAMPLED] * (100 - wanted)
+
+
+async def test_a_bug_in_a_receiver_costs_that_observation_only(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(Published):
+        def observed(self, observed: ObservedCall, result: ComparedCall | str) -> None:
+            super().observed(observed, result)
             raise KeyError("a bug")
 
-    told = Broken()
-    shadow = Shadow(answering(Reply(1), []), told)
+    published = Broken()
+    shadow = Shadow(answering({Side.DBUS: NEW}, []), published)
     shadow.observe(job())
     shadow.observe(job())
     assert await shadow.drain(5) == 0
-    assert len(told.seen) == 2
+    assert len(published.seen) == 2
     assert "a bug ended this observation" in "".join(capsys.readouterr())
 
 
-async def test_what_does_not_end_in_time_is_cut_off() -> None:
+async def test_what_does_not_end_in_time_is_cancelled() -> None:
     async def never(_side: Side, _route: Route, _call: Call) -> Outcome:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    told = Told()
-    shadow = Shadow(never, told)
+    published = Published()
+    shadow = Shadow(never, published)
     shadow.observe(job())
     assert await shadow.drain(0) == 1
-    assert len(shadow) == 0
-    assert told.seen == []
+    assert (len(shadow), published.seen) == (0, [])
 
 
-async def test_large_outcomes_are_read_and_compared_in_a_thread() -> None:
+# The thread for large outcomes
+
+LARGE: list[Value] = [{"name": str(number)} for number in range(INLINE_COST // 32)]
+
+
+@pytest.mark.parametrize(
+    ("legacy", "dbus", "in_thread"),
+    [([], LARGE, True), (LARGE, [], True), ([1], [2], False)],
+)
+async def test_the_size_of_both_outcomes_decides_where_they_are_compared(
+    legacy: list[Value], dbus: list[Value], *, in_thread: bool
+) -> None:
     threads: list[bool] = []
-    large = Reply([{"name": str(number)} for number in range(LARGE)])
 
-    class Watching(Told):
-        def compare(self, observed: Observed) -> Comparison:
-            threads.append(threading.current_thread() is threading.main_thread())
-            return super().compare(observed)
+    class Watching(Published):
+        def compare(self, observed: ObservedCall, checkpoint: Checkpoint) -> ComparedCall:
+            threads.append(threading.current_thread() is not threading.main_thread())
+            return super().compare(observed, checkpoint)
 
-    def view(outcome: Outcome) -> Outcome:
-        threads.append(threading.current_thread() is threading.main_thread())
-        return outcome
+    shadow = Shadow(answering({Side.DBUS: Reply(dbus)}, []), Watching())
+    shadow.observe(job(outcome=Reply(legacy)))
+    await shadow.drain(5)
+    assert threads == [in_thread]
+    if in_thread:  # it gives the interpreter back to the event loop soon
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL, rel=0.1)
 
-    for outcome in (large, Reply("small")):
-        shadow = Shadow(answering(outcome, []), Watching())
-        shadow.observe(Job(route("VM.stat"), CALL, Observation(Side.LEGACY, outcome, 0.5), view, noise=True))
-        await shadow.drain(5)
-    assert threads == [False] * 3 + [True] * 3
+
+async def test_a_comparison_under_way_is_given_up_at_the_stop() -> None:
+    worker, begun = Worker(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def endless(checkpoint: Checkpoint) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        while True:
+            checkpoint()
+
+    running = asyncio.ensure_future(worker.run(INLINE_COST + 1, endless))
+    await asyncio.wait_for(begun.wait(), 60)
+    await worker.stop()
+    with pytest.raises(WorkerStoppedError):
+        await running
+    with pytest.raises(WorkerStoppedError):
+        await worker.run(INLINE_COST + 1, endless)

@@ -17,7 +17,8 @@ from msgspec import structs
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.admin.records import MethodId
-from gateway.core.comparison.compare import Comparison, compare
+from gateway.core.comparison.compare import compare
+from gateway.core.comparison.equality import Checkpoint
 from gateway.core.interfaces import NOT_SENT, Backend, Codec, Wanted, always
 from gateway.core.migration.modes import BUCKETS, Migration, Mode, Setting, Side
 from gateway.core.routing.call_record import UNKEPT, RecordedCall
@@ -41,7 +42,7 @@ from gateway.core.rpc.model import (
 from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
 from gateway.mapping.table import EndpointKey, EndpointTable
-from gateway.migration.shadow import Observed, Shadow
+from gateway.migration.shadow import ComparedCall, ObservedCall, Shadow
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
 from gateway.pipeline.endpoint import READ_AT_ONCE, READ_MOST, Endpoints, RpcEndpoint
 from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession
@@ -263,17 +264,17 @@ class Told:
     """Remembers observations and notes."""
 
     def __init__(self) -> None:
-        self.seen: list[Observed] = []
+        self.seen: list[ObservedCall] = []
         self.lost: list[str] = []
         self.noted: list[tuple[str, Outcome, Side | None]] = []
 
-    def compare(self, observed: Observed) -> Comparison:
-        return compare(observed.control.outcome, observed.candidate.outcome)
+    def compare(self, observed: ObservedCall, checkpoint: Checkpoint) -> ComparedCall:
+        return ComparedCall(compare(observed.control.outcome, observed.candidate.outcome, checkpoint=checkpoint))
 
-    def observed(self, observed: Observed, comparison: Comparison) -> None:
+    def observed(self, observed: ObservedCall, result: ComparedCall | str) -> None:
         self.seen.append(observed)
 
-    def dropped(self, route: Route) -> None:
+    def not_compared(self, route: Route, reason: str) -> None:
         self.lost.append(route.method)
 
     def note(self, finished: CallFinished) -> None:
@@ -422,12 +423,14 @@ async def test_in_shadow_mode_the_other_side_runs_once_the_answer_has_left() -> 
     assert observed.control.side is Side.LEGACY
 
 
-async def test_the_old_side_is_observed_where_dbus_is_the_control() -> None:
+async def test_the_legacy_side_is_the_control_also_where_dbus_answers() -> None:
     front = Front(OLD_ANSWER, stat=Setting(Mode.SHADOW, control=Side.DBUS))
     answer = await front.answer(ONE)
     assert json.loads(body(answer)) == {"result": 1, "error": None, "id": 7}
     (observed,) = front.told.seen
-    assert (observed.control.outcome, observed.candidate.outcome) == (Reply(1), Reply("old"))
+    assert (observed.control.outcome, observed.candidate.outcome) == (Reply("old"), Reply(1))
+    assert observed.answered is Side.DBUS
+    assert observed.apart < 60
 
 
 async def test_an_answer_that_cannot_be_read_goes_back_all_the_same_and_is_a_difference() -> None:

@@ -12,30 +12,29 @@ import pytest
 
 from gateway.core.admin.records import MethodId, StateRefused
 from gateway.core.migration.modes import Side
-from gateway.core.routing.call_record import LARGEST, UNKEPT
+from gateway.core.routing.call_record import LARGEST
 from gateway.core.routing.route import CallFinished, Route
 from gateway.core.rpc.model import Call, Outcome, Reply
-from gateway.pipeline import recorder as recording
 from gateway.pipeline.dispatcher import Dispatcher
-from gateway.pipeline.recorder import MOST, Recorder, RecordingLimits, RecordingSession
+from gateway.pipeline.recorder import MAX_RECORDINGS, Recorder, RecordingLimits, RecordingSession
 from tests.kit.backends import MemoryBackend
 from tests.kit.traffic import GET, SET
 
 WEB = Reply("web")
+ORIGIN = {"listener": "rpc", "path": "/RPC2", "protocol": "xmlrpc"}
 BOTH = frozenset(MethodId(each.service, each.method) for each in (GET, SET))
 
 
-ORIGIN = {"listener": "rpc", "path": "/RPC2", "protocol": "xmlrpc"}
-
-
 def taken(
-    *params: Any,
+    first: str = "S",
+    name: str = "vm",
+    *,
     route: Route = GET,
     outcome: Outcome = WEB,
     oneway: bool = False,
     view: Callable[[Outcome], Outcome] | None = None,
 ) -> CallFinished:
-    call = Call(route.method, params or ("S", "vm"), oneway=oneway, extensions=ORIGIN)
+    call = Call(route.method, (first, name), oneway=oneway, extensions=ORIGIN)
     return CallFinished(route, call, outcome, Side.LEGACY, 0.01, view)
 
 
@@ -45,8 +44,8 @@ async def take(recorder: Recorder, finished: CallFinished) -> None:
     await asyncio.sleep(0)
 
 
-def begun(recorder: Recorder, **bounds: Any) -> RecordingSession:
-    found = recorder.begin(BOTH, RecordingLimits(**bounds))
+def begun(recorder: Recorder, **limits: Any) -> RecordingSession:
+    found = recorder.begin(BOTH, RecordingLimits(**limits))
     assert isinstance(found, RecordingSession)
     return found
 
@@ -68,7 +67,7 @@ async def test_calls_are_written_in_their_order_until_there_are_enough() -> None
     assert last == {"end": "2 calls", "calls": 2, "seconds": 0.0, "no_room": 0, "too_large": 0}
 
 
-async def test_nothing_is_kept_while_nobody_records() -> None:
+async def test_the_recorder_is_active_only_during_a_recording() -> None:
     recorder = Recorder(Dispatcher(MemoryBackend({})))
     await take(recorder, taken())
     found = [recorder.active]
@@ -77,76 +76,52 @@ async def test_nothing_is_kept_while_nobody_records() -> None:
     assert [*found, recorder.active] == [False, True, False]
 
 
-async def test_calls_of_other_methods_writes_and_those_without_an_answer_are_no_part_of_it() -> None:
+@pytest.mark.parametrize(
+    ("offered", "writes", "counts"),
+    [
+        ([{"route": replace(GET, method="VM.other")}, {"oneway": True}, {"route": SET}], False, (0, 0, 0)),
+        ([{"route": SET}], True, (1, 0, 0)),
+        ([{"first": "x" * LARGEST}, {}], False, (1, 0, 1)),
+        ([{}] * 5, False, (3, 2, 0)),  # more than may wait
+        ([{"first": "x" * 1500}] * 3, False, (1, 2, 0)),  # more bytes than may wait
+    ],
+)
+async def test_what_is_recorded_and_what_is_counted_instead(
+    offered: list[dict[str, Any]], counts: tuple[int, int, int], *, writes: bool
+) -> None:
     recorder = Recorder(Dispatcher(MemoryBackend({})))
-    found = begun(recorder)
-    await take(recorder, taken(route=replace(GET, method="VM.other")))
-    await take(recorder, taken(route=SET))
-    await take(recorder, taken(oneway=True))
+    found = begun(recorder, writes=writes, waiting=3, waiting_bytes=2_000)
+    for each in offered:
+        await take(recorder, taken(**each))
     recorder.stop()
-    assert (await documents(found))[-1]["calls"] == 0
+    first, *calls, last = await documents(found)
+    assert (len(calls), last["no_room"], last["too_large"]) == counts
+    assert (first["writes"], last["calls"], last["end"]) == (writes, counts[0], "the gateway has stopped")
 
 
-async def test_writes_are_recorded_when_they_are_asked_for() -> None:
+async def test_the_memory_of_a_call_is_free_again_once_it_is_written() -> None:
     recorder = Recorder(Dispatcher(MemoryBackend({})))
-    found = begun(recorder, writes=True)
-    await take(recorder, taken(route=SET))
-    recorder.stop()
-    first, call, last = await documents(found)
-    assert (first["writes"], call["effect"], last["end"]) == (True, "write", "the gateway has stopped")
+    found = begun(recorder, waiting_bytes=2_000)
+    lines = found.lines("1.0", "r1")
+    await anext(lines)
+    for _ in range(3):
+        await take(recorder, taken("x" * 1500))
+        await anext(lines)
+    assert found.counts.no_room == 0
+    await lines.aclose()
 
 
-async def test_a_call_that_is_too_large_is_counted() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
-    found = begun(recorder)
-    await take(recorder, taken("x" * LARGEST))
-    recorder.stop()
-    assert (await documents(found))[-1] == {
-        "end": "the gateway has stopped", "calls": 0, "seconds": pytest.approx(0, abs=10), "no_room": 0, "too_large": 1,
-    }  # fmt: skip
-
-
-async def test_of_a_large_answer_nothing_is_kept_and_nobody_looks_at_it() -> None:
+async def test_a_large_outcome_is_left_out_and_not_viewed() -> None:
     recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
 
     def view(outcome: Outcome) -> Outcome:
-        assert outcome is UNKEPT
-        return outcome
+        raise AssertionError(outcome)
 
-    await take(recorder, taken(outcome=Reply(["x"] * LARGEST)))
+    await take(recorder, taken(outcome=Reply(["x"] * LARGEST), view=view))
     recorder.stop()
     _, call, _ = await documents(found)
     assert call["reply"] == {"$left_out": f"an answer of more than {LARGEST} bytes"}
-
-
-async def test_calls_that_come_faster_than_they_are_written_are_dropped_and_counted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(recording, "ROOM", 3)
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
-    found = begun(recorder)
-    for _ in range(5):
-        await take(recorder, taken())
-    recorder.stop()
-    assert [document.get("no_room") for document in await documents(found)] == [None, None, None, None, 2]
-
-
-async def test_the_memory_of_what_waits_is_bounded_and_free_again_once_it_is_written(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(recording, "ROOM_BYTES", 2000)
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
-    found = begun(recorder)
-    lines = found.lines("1.0", "r1")
-    await anext(lines)
-    for _ in range(2):
-        await take(recorder, taken("x" * 1500))
-    assert found.counts.no_room == 1
-    await anext(lines)
-    await take(recorder, taken("x" * 1500))
-    assert found.counts.no_room == 1
-    await lines.aclose()
 
 
 async def test_a_recording_that_has_grown_large_ends() -> None:
@@ -170,7 +145,7 @@ async def test_a_recording_ends_when_its_time_is_over() -> None:
 async def test_an_empty_line_says_that_nothing_has_come() -> None:
     recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
-    found.beat = 0.001
+    found.keepalive = 0.001
     lines = found.lines("1.0", "r1")
     await anext(lines)
     assert await anext(lines) == b"\n"
@@ -184,7 +159,7 @@ async def test_an_empty_line_says_that_nothing_has_come() -> None:
 async def test_a_call_wakes_who_waits_for_one() -> None:
     recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder)
-    found.beat = 60.0
+    found.keepalive = 60.0
     lines = found.lines("1.0", "r1")
     await anext(lines)
     asyncio.get_running_loop().call_soon(recorder.dispatcher.finish, taken())
@@ -209,11 +184,11 @@ async def test_a_bug_costs_its_own_line() -> None:
 
 async def test_several_record_at_a_time_each_its_own_and_no_more_than_some() -> None:
     recorder = Recorder(Dispatcher(MemoryBackend({})))
-    several = [begun(recorder) for _ in range(MOST)]
+    several = [begun(recorder) for _ in range(MAX_RECORDINGS)]
     refused = recorder.begin(BOTH, RecordingLimits())
     assert isinstance(refused, StateRefused)
     assert refused.conflict
     await take(recorder, taken())
     recorder.stop()
-    assert [len(await documents(each)) for each in several] == [3] * MOST
+    assert [len(await documents(each)) for each in several] == [3] * MAX_RECORDINGS
     begun(recorder).close("done")

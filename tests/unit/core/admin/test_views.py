@@ -26,6 +26,7 @@ def latency(calls: int, bucket: int) -> list[int]:
 COUNTS = Counts(
     {
         "equal": 190, "ignored": 4, "different": 5, "error_different": 1, "dropped": 7,
+        "not_sampled": 40, "too_large": 3,
         "calls_legacy": 300, "errors_legacy": 3, "answered_legacy": 250,
         "calls_dbus": 200, "errors_dbus": 2, "answered_dbus": 50,
     },
@@ -37,6 +38,8 @@ def test_a_row_adds_up() -> None:
     row = views.row(START, CANARY, None, "the mapping", COUNTS)
     assert (row.comparisons, row.equal, row.ignored, row.different, row.error_different) == (200, 190, 4, 5, 1)
     assert row.equal_share == pytest.approx(0.97)
+    assert row.not_compared == {"not_sampled": 40, "dropped": 7, "too_large": 3}
+    assert row.compared_share == pytest.approx(0.8)
     assert (row.legacy.answered, row.legacy.calls, row.legacy.error_rate) == (250, 300, 0.01)
     assert (row.dbus.answered, row.dbus.calls, row.dbus.error_rate) == (50, 200, 0.01)
     assert row.legacy.p50 is not None
@@ -46,7 +49,12 @@ def test_a_row_adds_up() -> None:
 
 def test_what_was_never_counted_is_no_zero() -> None:
     row = views.row(START, Setting(Mode.LEGACY), None, "the mapping", Counts())
-    assert (row.equal_share, row.legacy.error_rate, row.legacy.p50, row.dbus.p99) == (None, None, None, None)
+    assert (row.compared_share or row.equal_share, row.legacy.error_rate, row.legacy.p50, row.dbus.p99) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert row.verdict == "no evidence"
 
 

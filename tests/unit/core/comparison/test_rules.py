@@ -8,16 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from gateway.core.comparison.expression import Expression
 from gateway.core.comparison.rules import (
-    NO_RULES,
     READINGS,
     RULES,
     Exact,
     Ignore,
     Near,
     RuleError,
-    Rules,
     Unordered,
     compile_rule,
 )
@@ -124,7 +121,6 @@ def test_rules_are_read() -> None:
     assert compile_rule({"path": "$.a", "order": "any"}).how == Unordered()
     assert compile_rule({"path": "$.a", "by": "uuid"}).how == Unordered(("uuid",))
     assert compile_rule({"path": "$.a", "by": ["host", "uuid"]}).how == Unordered(("host", "uuid"))
-    assert isinstance(compile_rule({"path": "fault.data[0]", "expression": "control == candidate"}).how, Expression)
     assert str(compile_rule({"path": "fault.data[0]", "ignore": True}).path) == "fault.data[0]"
 
 
@@ -132,7 +128,7 @@ def test_rules_are_read() -> None:
     ("said", "key", "words"),
     [
         ({"path": "a", "ignore": True}, "path", "expected a path such as $.name"),
-        ({"path": "$.a"}, "", "expected exactly one of ignore, exact, order, by, tolerance, as, expression"),
+        ({"path": "$.a"}, "", "expected exactly one of ignore, exact, order, by, tolerance, as"),
         ({"path": "$.a", "ignore": True, "by": "a"}, "", "got ignore and by"),
         ({"path": "$.a", "tolerance": "5 s"}, "tolerance", "expected a number, a per cent or a time: 5, 0.5, 1%"),
         ({"path": "$.a", "tolerance": -1}, "tolerance", "expected a number, a per cent or a time"),
@@ -143,7 +139,6 @@ def test_rules_are_read() -> None:
             "as",
             "only numbers have a tolerance: expected number, got text",
         ),
-        ({"path": "$.a", "expression": "x"}, "expression", "'x' is no name"),
     ],
 )
 def test_a_rule_that_cannot_be_used_is_told_with_the_key_that_is_wrong(
@@ -156,19 +151,9 @@ def test_a_rule_that_cannot_be_used_is_told_with_the_key_that_is_wrong(
 
 
 def test_the_schema_has_the_same_keys() -> None:
-    rule = schema()["$defs"]["compare"]["items"]["properties"]
+    rule = schema()["$defs"]["compareRules"]["items"]["properties"]
     assert rule.keys() == {"path", "because", *RULES}
     assert rule["as"]["enum"] == list(READINGS)
-
-
-def test_rules_know_whether_they_hide_anything() -> None:
-    ignore, order, expression = (
-        compile_rule({"path": "$", **said})
-        for said in ({"ignore": True}, {"order": "any"}, {"expression": "control == candidate"})
-    )
-    assert [Rules((rule,)).ignores for rule in (ignore, order, expression)] == [True, False, True]
-    assert [Rules((rule,)).always_asked for rule in (ignore, order, expression)] == [False, False, True]
-    assert not NO_RULES.ignores
 
 
 @given(anything(), anything())

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from gateway.core.migration.limits import LIMITS, Assessment, BothSides, SideCounts, assess
-from gateway.core.migration.statistics import BUCKETS
+from gateway.core.migration.statistics import bucket_of, empty_histogram
 
-FAST, LATE = 20, 40  # buckets, a hundred times apart
+FAST, LATE = bucket_of(0.02), bucket_of(2.0)
 
 
 def ran(calls: int, errors: int = 0, bucket: int = FAST) -> SideCounts:
-    latency = [0] * BUCKETS
+    latency = empty_histogram()
     latency[bucket] = calls
     return SideCounts(calls, errors, tuple(latency))
 

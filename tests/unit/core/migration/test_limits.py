@@ -30,10 +30,10 @@ CASES = [
     ("all is well", counts(compared=1000, calls=1000), []),
     ("one mismatch in ten", counts(compared=10, different=1), []),
     ("one mismatch in the least number", counts(compared=100, different=1), [(False, "1 of 100 differ")]),
-    ("two of them", counts(compared=100, different=2), [(True, "2 of 100 differ")]),
+    ("four of them", counts(compared=100, different=4), [(True, "4 of 100 differ")]),
     ("as many as the limit", counts(compared=1000, different=1), []),
     ("a few too many of very many", counts(compared=100_000, different=110), [(False, "110 of 100000 differ")]),
-    ("many too many of very many", counts(compared=100_000, different=140), [(True, "140 of 100000 differ")]),
+    ("many too many of very many", counts(compared=100_000, different=150), [(True, "150 of 100000 differ")]),
     ("one error in ten calls", counts(calls=10, errors=1), []),
     ("one error in a hundred", counts(calls=100, errors=1), [(False, "1 of 100 calls by D-Bus failed")]),
     ("twenty in a hundred", counts(calls=100, errors=20), [(True, "20 of 100 calls by D-Bus failed")]),
@@ -83,35 +83,35 @@ def test_when_the_control_answers_too_little_what_it_did_before_stands_for_it() 
 
 
 def test_a_slow_candidate_breaks_the_limit_at_its_median_and_its_tail() -> None:
-    seen = counts(calls=200, seconds=0.100, control=side(200, seconds=0.020))
+    seen = counts(calls=2000, seconds=0.100, control=side(2000, seconds=0.020))
     assert [broken for broken, _ in _judged(seen)] == [True, True]
     assert next(find_breaches(LIMITS, None, seen)).words.startswith("p50 of D-Bus is ")
 
 
 def test_a_slow_tail_alone_breaks_the_limit() -> None:
-    slow = side(970, seconds=0.020) + side(30, seconds=0.500)
-    [(broken, words)] = _judged(BothSides(control=side(1000, seconds=0.020), candidate=slow))
+    slow = side(1940, seconds=0.020) + side(60, seconds=0.500)
+    [(broken, words)] = _judged(BothSides(control=side(2000, seconds=0.020), candidate=slow))
     assert broken
     assert words.startswith("p99 of D-Bus is ")
 
 
-def test_one_slow_call_in_a_hundred_and_fifty_is_within_the_limit_and_three_may_be_chance() -> None:
-    for slow, expected in ((1, []), (3, [False])):
-        candidate = side(150 - slow, seconds=0.020) + side(slow, seconds=0.500)
-        found = _judged(BothSides(control=side(150, seconds=0.020), candidate=candidate))
+def test_a_few_slow_calls_in_two_thousand_are_within_the_limit_and_some_more_may_be_chance() -> None:
+    for slow, expected in ((20, []), (29, [False]), (60, [True])):
+        candidate = side(2000 - slow, seconds=0.020) + side(slow, seconds=0.500)
+        found = _judged(BothSides(control=side(2000, seconds=0.020), candidate=candidate))
         assert [broken for broken, _ in found] == expected
 
 
 def test_a_tail_is_not_blamed_for_what_few_calls_of_the_control_do_not_rule_out() -> None:
     """A machine that stalls now and then: of 100 calls of the control one more slow one would be no surprise."""
-    candidate = side(95, seconds=0.020) + side(5, seconds=0.060)
-    for control, expected in ((100, [False]), (5000, [True])):
+    candidate = side(950, seconds=0.020) + side(50, seconds=0.060)
+    for control, expected in ((100, []), (5000, [True])):
         found = _judged(BothSides(control=side(control, seconds=0.020), candidate=candidate))
         assert [broken for broken, _ in found] == expected
 
 
 def test_what_is_fast_enough_is_never_too_slow() -> None:
-    seen = counts(calls=200, seconds=0.009, control=side(200, seconds=0.001))
+    seen = counts(calls=2000, seconds=0.009, control=side(2000, seconds=0.001))
     assert _judged(seen) == []
     assert len(_judged(seen, limits=RolloutLimits(slow_from=0.002))) == 2
 
@@ -145,7 +145,7 @@ def test_counters_that_were_cleared_begin_again() -> None:
 
 def test_the_numbers_of_a_decision_are_those_that_made_it() -> None:
     seen = numbers(counts(compared=10, different=1, calls=20, errors=2, seconds=0.05), 3.0004)
-    assert 0.04 < seen.pop("dbus_p50") < seen.pop("dbus_p99") < 0.06
+    assert 0.05 <= seen.pop("dbus_p50") <= seen.pop("dbus_p99") < 0.053
     assert seen == {
         "seconds": 3.0,
         "compared": 10,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.core.migration.limits import BothSides, RolloutLimits, SideCounts
+from gateway.core.migration.limits import BothSides, Part, RolloutLimits, SideCounts
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.migration.rollout_plan import (
     COMMANDS,
@@ -50,7 +50,7 @@ def _at(step: int, state: RolloutState = RolloutState.RUNNING, *, baseline: Side
 
 
 def _action(progress: Progress, seen: BothSides, now: float = 100.0, **parts: BothSides) -> Action:
-    return decide(PLAN, progress, seen, now, parts).action
+    return decide(PLAN, progress, seen, now, {where: Part(each) for where, each in parts.items()}).action
 
 
 # where it is, what was seen since the step began, when, what comes of it, a part of the words
@@ -135,7 +135,7 @@ def test_a_long_good_time_does_not_hide_a_bad_end() -> None:
     long = counts(compared=1_000_000, different=300, calls=5000, control=side(5000))
     end = counts(compared=1_000, different=300)
     assert _action(_at(CANARY, RolloutState.WAITING), long, recent=counts(compared=1_000)) is Action.WAIT
-    decision = decide(PLAN, _at(CANARY, RolloutState.WAITING), long, 100.0, {"in the last 60 s": end})
+    decision = decide(PLAN, _at(CANARY, RolloutState.WAITING), long, 100.0, {"in the last 60 s": Part(end)})
     assert decision.action is Action.BREACH
     assert decision.why == "in the last 60 s 300 of 1000 differ (30%, limit 0.1%)"
 
@@ -290,7 +290,7 @@ def test_too_few_samples_neither_promote_nor_roll_back(
 ) -> None:
     few = plan.limits.samples
     assume(all(max(one.compared, one.candidate.calls) < few for one in (seen, recent)))
-    assert decide(plan, progress, seen, now, {"of late": recent}).action in (Action.HOLD, Action.DONE)
+    assert decide(plan, progress, seen, now, {"of late": Part(recent)}).action in (Action.HOLD, Action.DONE)
 
 
 @given(PLANS, PROGRESS, SEEN, st.floats(0, 1e6))
@@ -312,7 +312,7 @@ def test_a_breach_acts_wherever_a_rollout_may_be_stuck(
     plan: RolloutPlan, progress: Progress, seen: BothSides, now: float, recent: BothSides
 ) -> None:
     broken = replace(recent, compared=plan.limits.samples + 100, different=plan.limits.samples + 100)
-    decision = decide(plan, progress, seen, now, {"of late": broken})
+    decision = decide(plan, progress, seen, now, {"of late": Part(broken)})
     assert (decision.action is Action.BREACH) == (progress.state in GUARDED)
     after = apply(plan, progress, decision, seen, now)
     assert after.step <= progress.step

@@ -1,62 +1,179 @@
 from __future__ import annotations
 
-from math import comb, isclose
+from itertools import product
+from math import comb, exp, inf, isclose, log
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.migration.statistics import ALPHA, binomial_tail, certain_increase, lower_bound, upper_bound
+from gateway.core.migration.statistics import (
+    BOUNDS,
+    BUCKETS,
+    ODDS,
+    SHOWN_ALPHA,
+    STEP,
+    binomial_tail,
+    bucket_of,
+    empty_histogram,
+    evidence_above,
+    evidence_below,
+    evidence_of_increase,
+    lower_bound,
+    quantile,
+    quantile_bound,
+    slower,
+    spent,
+    threshold,
+    upper_bound,
+)
+
+# One look
 
 
-def _exact(hits: int, trials: int, rate: float) -> float:
-    return sum(comb(trials, n) * rate**n * (1 - rate) ** (trials - n) for n in range(hits, trials + 1))
+def _binomial(hits: int, trials: int, rate: float) -> float:
+    return comb(trials, hits) * rate**hits * (1 - rate) ** (trials - hits)
 
 
 @pytest.mark.parametrize(("hits", "trials", "rate"), [(1, 100, 0.001), (2, 100, 0.001), (5, 5, 0.5), (12, 40, 0.2)])
 def test_the_tail_is_that_of_the_binomial_distribution(hits: int, trials: int, rate: float) -> None:
-    assert isclose(binomial_tail(hits, trials, rate), _exact(hits, trials, rate), rel_tol=1e-9)
+    exact = sum(_binomial(more, trials, rate) for more in range(hits, trials + 1))
+    assert isclose(binomial_tail(hits, trials, rate), exact, rel_tol=1e-9)
 
 
-def test_what_is_expected_is_nothing_to_wonder_at() -> None:
-    assert (
-        binomial_tail(0, 0, 0.5)
-        == binomial_tail(0, 100, 0.0)
-        == binomial_tail(5, 100, 0.05)
-        == binomial_tail(3, 3, 1.0)
-        == 1.0
-    )
-
-
-def test_what_cannot_be_is_never_chance() -> None:
+def test_the_tail_of_no_surprise_is_1_and_of_the_impossible_0() -> None:
+    usual = [(0, 0, 0.5), (0, 100, 0.0), (5, 100, 0.05), (3, 3, 1.0)]
+    assert [binomial_tail(*each) for each in usual] == [1.0] * 4
     assert binomial_tail(1, 1_000_000, 0.0) == 0.0
 
 
-def test_one_of_a_hundred_may_be_chance_at_a_thousandth_and_two_are_not() -> None:
-    assert binomial_tail(1, 100, 0.001) > ALPHA > binomial_tail(2, 100, 0.001)
-
-
-def test_nothing_in_a_thousand_does_not_rule_out_four_in_a_thousand() -> None:
-    assert isclose(upper_bound(0, 1000), 1 - ALPHA ** (1 / 1000), rel_tol=1e-6)
+def test_bounds_are_those_of_clopper_and_pearson() -> None:
+    assert isclose(upper_bound(0, 1000), 1 - SHOWN_ALPHA ** (1 / 1000), rel_tol=1e-6)
     assert upper_bound(0, 0) == 1.0
-
-
-@given(st.integers(0, 3000), st.integers(1, 3000))
-def test_the_observed_rate_lies_between_its_bounds(hits: int, more: int) -> None:
-    trials = hits + more
-    assert 0.0 <= lower_bound(hits, trials) <= hits / trials <= upper_bound(hits, trials) <= 1.0
+    assert isclose(lower_bound(1001, 200_000), 0.0046452, rel_tol=0.002)  # the exact bound; Wilson's is used
 
 
 @given(st.integers(1, 300), st.integers(0, 300))
 def test_the_lower_bound_is_the_rate_that_makes_the_observation_just_rare(hits: int, more: int) -> None:
-    assert isclose(binomial_tail(hits, hits + more, lower_bound(hits, hits + more)), ALPHA, rel_tol=1e-3)
+    bound = lower_bound(hits, hits + more)
+    assert isclose(binomial_tail(hits, hits + more, bound), SHOWN_ALPHA, rel_tol=1e-3)
+    assert 0.0 <= bound <= hits / (hits + more) <= upper_bound(hits, hits + more) <= 1.0
 
 
-def test_for_many_the_quick_bound_is_the_exact_one() -> None:
-    assert isclose(lower_bound(1001, 200_000), 0.0046452, rel_tol=0.002)  # the exact bound, by the sum
+# Any number of looks
 
 
-def test_a_rate_is_higher_for_certain_by_less_than_it_looks() -> None:
-    assert 0 < certain_increase(30, 100, 0, 100) < 0.3
-    assert certain_increase(1, 100, 0, 100) < 0
-    assert isclose(certain_increase(300_000, 1_000_000, 0, 1_000_000), 0.3, rel_tol=0.01)
+@pytest.mark.parametrize("limit", [0.001, 0.05, 0.5, 0.99])
+def test_the_mixture_is_the_mean_of_walds_likelihood_ratios(limit: float) -> None:
+    rates = [odds * limit / (1 - limit + odds * limit) for odds in ODDS]
+    ratios = [(rate / limit) ** 7 * ((1 - rate) / (1 - limit)) ** 13 for rate in rates]
+    assert isclose(evidence_above(7, 20, limit), log(sum(ratios) / len(ratios)), rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("limit", [0.001, 0.05, 0.5, 0.99])
+def test_evidence_has_the_mean_1_at_the_limit_and_less_within_it(limit: float) -> None:
+    for evidence, within in ((evidence_above, limit / 2), (evidence_below, (1 + limit) / 2)):
+        for rate, exact in ((limit, True), (within, False)):
+            mean = sum(_binomial(hits, 40, rate) * exp(evidence(hits, 40, limit)) for hits in range(41))
+            assert isclose(mean, 1.0, rel_tol=1e-9) if exact else mean < 1.0
+
+
+@pytest.mark.parametrize("trials", [(12, 12), (3, 20), (20, 3)])
+@pytest.mark.parametrize("margin", [0.0, 0.01])
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3, 0.8])
+def test_evidence_of_an_increase_has_a_mean_of_at_most_1_whatever_the_control(
+    rate: float, margin: float, trials: tuple[int, int]
+) -> None:
+    ours, theirs = trials
+    mean = sum(
+        _binomial(hits, ours, rate + margin)
+        * _binomial(other, theirs, rate)
+        * exp(evidence_of_increase(hits, ours, other, theirs, margin))
+        for hits, other in product(range(ours + 1), range(theirs + 1))
+    )
+    assert mean <= 1.0 + 1e-9
+
+
+@pytest.mark.parametrize(("rate", "alpha"), [(0.02, 0.05), (0.3, 0.01)])
+def test_a_look_after_every_call_ever_crosses_the_threshold_with_no_more_than_alpha(rate: float, alpha: float) -> None:
+    """Exactly, by following the distribution of the hits; a binomial test of one look crosses it far more often."""
+    crossed = {"mixture": 0.0, "one look": 0.0}
+    for name in crossed:
+        alive = {0: 1.0}
+        for trials in range(1, 400):
+            after: dict[int, float] = {}
+            for hits, chance in alive.items():
+                after[hits] = after.get(hits, 0.0) + chance * (1 - rate)
+                after[hits + 1] = after.get(hits + 1, 0.0) + chance * rate
+            over = {
+                hits
+                for hits in after
+                if hits > trials * rate
+                and (
+                    evidence_above(hits, trials, rate) >= threshold(alpha)
+                    if name == "mixture"
+                    else binomial_tail(hits, trials, rate) < alpha
+                )
+            }
+            crossed[name] += sum(after.pop(hits) for hits in over)
+            alive = {hits: chance for hits, chance in after.items() if chance > 1e-15}
+    assert crossed["mixture"] <= alpha < 2 * alpha < crossed["one look"]
+
+
+def test_a_limit_of_nothing_is_refuted_by_the_first_hit() -> None:
+    assert (evidence_above(1, 1000, 0.0), evidence_above(0, 1000, 0.0)) == (inf, 0.0)
+    assert (evidence_below(999, 1000, 1.0), evidence_below(1000, 1000, 1.0)) == (inf, 0.0)
+
+
+def test_an_increase_is_seen_at_any_division_of_the_calls() -> None:
+    for trials, others in ((1000, 1000), (1000, 100_000), (1000, 120)):
+        assert evidence_of_increase(trials * 3 // 10, trials, others // 100, others, 0.0025) > threshold(1e-6)
+        assert evidence_of_increase(trials // 100, trials, others // 100, others) < 0
+    assert evidence_of_increase(10, 10, 0, 0) == -inf
+
+
+def test_all_windows_together_spend_no_more_than_alpha() -> None:
+    first = sum(spent(0.01, number) for number in range(1, 100_000))
+    assert 0.0098 < first < 0.01
+
+
+# Latency
+
+TIMES = st.lists(st.floats(1e-4, 500), min_size=1)
+
+
+def _histogram(times: list[float]) -> list[int]:
+    buckets = empty_histogram()
+    for time in times:
+        buckets[bucket_of(time)] += 1
+    return buckets
+
+
+def test_every_time_has_a_bucket() -> None:
+    assert bucket_of(0.0) == bucket_of(BOUNDS[0]) == 0
+    assert bucket_of(BOUNDS[-1] + 1) == BUCKETS - 1
+    assert BOUNDS[-1] > 720
+
+
+def test_a_quantile_of_no_calls_is_0_and_of_endless_ones_the_last_bound() -> None:
+    assert quantile([], 0.5) == quantile(empty_histogram(), 0.99) == 0.0
+    assert quantile(_histogram([10_000.0]), 0.5) == BOUNDS[-1]
+
+
+@given(TIMES, st.sampled_from([0.5, 0.9, 0.99]))
+def test_a_quantile_is_an_upper_bound_and_at_most_a_step_too_high(times: list[float], part: float) -> None:
+    shown = quantile(_histogram(times), part)
+    assert sum(time <= shown for time in times) >= len(times) * part
+    assert sum(time <= shown / STEP**1.01 for time in times) < max(1, len(times) * part)
+
+
+@given(TIMES, st.floats(1e-4, 500))
+def test_slower_counts_no_call_that_may_have_been_faster(times: list[float], limit: float) -> None:
+    counted = slower(_histogram(times), limit)
+    assert sum(time > limit * STEP for time in times) <= counted <= sum(time > limit for time in times)
+
+
+def test_the_bound_of_a_quantile_lies_above_it_and_comes_down_with_more_calls() -> None:
+    few, many = (quantile_bound(_histogram([n / of for n in range(1, of + 1)]), 0.5, 0.01) for of in (100, 1000))
+    assert 0.8 > few > many > 0.5
+    assert quantile_bound(_histogram([0.01] * 100), 0.99, 0.01) == inf  # no 100 calls say what a p99 is

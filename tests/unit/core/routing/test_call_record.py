@@ -1,4 +1,4 @@
-"""Lines of a recording: nothing secret in them, nothing lost on the way back, damage named."""
+"""Recordings: no secret in a line, nothing lost when it is read, damage named, secrets given again for a replay."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from gateway.core.routing.call_record import (
     is_harmless,
     parse,
     recorded,
+    substitute_secrets,
     weigh,
 )
 from gateway.core.routing.route import Effect
@@ -34,8 +35,10 @@ WEB = Reply("web")
 
 
 def written(outcome: Outcome = WEB, call: Call = CALL, **changes: Any) -> dict[str, Any]:
-    taken = replace(RecordedCall("rpc", "/RPC2", "xmlrpc", GET, call, outcome, Side.LEGACY, 0.00312345), **changes)
-    document: dict[str, Any] = json.loads(call_record.line(taken, 1000.12345))
+    recorded_call = replace(
+        RecordedCall("rpc", "/RPC2", "xmlrpc", GET, call, outcome, Side.LEGACY, 0.00312345), **changes
+    )
+    document: dict[str, Any] = json.loads(call_record.line(recorded_call, 1000.12345))
     return document
 
 
@@ -74,10 +77,10 @@ def test_what_came_back_is_made_short_and_what_was_asked_is_not() -> None:
 @given(anything())
 def test_any_call_comes_back_as_it_was(value: Value) -> None:
     call = Call("VM.get_name", (SESSION, [value]), {"config": {"a": value}})
-    taken = RecordedCall(
+    recorded_call = RecordedCall(
         "rpc", "/RPC2", "xmlrpc", replace(GET, migration=route().migration), call, Reply(), Side.DBUS, 0.1
     )
-    text = call_record.line(taken, 1.0)
+    text = call_record.line(recorded_call, 1.0)
     assert text.count(b"\n") == 1
     one = recorded(parse(text))
     assert exactly([*one.params, dict(one.named)]) == exactly([*call.params, dict(call.named)])
@@ -101,12 +104,12 @@ def without(name: str) -> str:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b'{"a": ', "is no JSON: Expecting value at character 7"),
-        (b"\xff\xfe{}", "is no UTF-8"),
+        (b'{"a": ', "is not JSON: Expecting value at character 7"),
+        (b"\xff\xfe{}", "is not UTF-8"),
         ("[]", "expected an object"),
-        ("NaN", "is no JSON: NaN"),
-        ("[" * 100_000, "lists and structs are too deep inside each other"),
-        ('{"recording": 2}', "a recording of format 2; this program knows 1"),
+        ("NaN", "is not JSON: NaN"),
+        ("[" * 100_000, "lists and structs are nested too deeply"),
+        ('{"recording": 2}', "unknown recording format 2; expected 1"),
         (without("method"), "'method' is missing"),
         (without("listener"), "'listener' is missing"),
         (json.dumps({**line(), "method": 5}), "method: expected a text"),
@@ -117,7 +120,7 @@ def without(name: str) -> str:
         (json.dumps(line(named={"$struct": [[5, 6]]})), "expected a list of params and a struct of named"),
         (
             json.dumps(line()).replace('"vm"', "[" * 300 + "]" * 300),
-            "params: lists and structs are too deep inside each other",
+            "params: lists and structs are nested too deeply",
         ),
     ],
 )
@@ -164,3 +167,78 @@ def test_a_large_value_is_weighed_no_further_than_is_asked() -> None:
     assert weigh([["x"] * 100_000], LARGEST) > LARGEST
     assert weigh([{"x" * 100_000: 1}], LARGEST) > LARGEST
     assert weigh([1 << 1_000_000], LARGEST) > LARGEST
+
+
+# Secrets that are given for a replay
+
+NAMES = ("session", "self", "config")
+HOLE: Any = {"$redacted": "text"}
+
+
+def one(*params: Any, **named: Any) -> ReadRecord:
+    return recorded(line("VM.get_name", params=list(params), named=named))
+
+
+def test_a_call_without_secrets_is_as_it_was() -> None:
+    assert substitute_secrets(one("a", {"b": [1]}, config=2.5), NAMES, {}) == (
+        Call("VM.get_name", ("a", {"b": [1]}), {"config": 2.5}),
+        (),
+    )
+
+
+def test_a_parameter_is_given_by_its_name_however_it_came() -> None:
+    assert substitute_secrets(one(HOLE, "vm"), NAMES, {"session": "S"}) == (Call("VM.get_name", ("S", "vm")), ())
+    assert substitute_secrets(one("vm", session=HOLE), NAMES, {"session": "S"})[0] == Call(
+        "VM.get_name", ("vm",), {"session": "S"}
+    )
+
+
+def test_positions_count_only_what_is_not_given_by_name() -> None:
+    assert substitute_secrets(one("vm", HOLE, session="S"), NAMES, {}) == (
+        Call("VM.get_name", ("vm", HOLE), {"session": "S"}), ("config",),
+    )  # fmt: skip
+
+
+def test_what_is_missing_is_named_by_its_place() -> None:
+    _, missing = substitute_secrets(one(HOLE, [1, HOLE], {"pass word": HOLE}, HOLE, odd=HOLE), NAMES, {})
+    assert missing == ("session", "self[1]", "config['pass word']", "params[3]", "odd")
+
+
+def test_what_leads_into_a_parameter_names_its_parts() -> None:
+    call, missing = substitute_secrets(one("S", "vm", {"password": HOLE}), NAMES, {"config.password": "p"})
+    assert (call.params[2], missing) == ({"password": "p"}, ())
+
+
+def test_a_method_may_be_given_something_of_its_own() -> None:
+    given = {"session": "S", "VM.get_name:session": "mine", "VM.start:session": "yours"}
+    assert substitute_secrets(one(HOLE, "vm"), NAMES, given)[0].params[0] == "mine"
+
+
+def test_a_text_that_held_a_secret_is_given_whole() -> None:
+    assert substitute_secrets(one("S", "see (redacted)"), NAMES, {}) == (
+        Call("VM.get_name", ("S", "see (redacted)")),
+        ("self",),
+    )
+    assert substitute_secrets(one("S", "see (redacted)"), NAMES, {"self": "see it"})[0].params[1] == "see it"
+
+
+def test_a_struct_whose_names_held_a_secret_is_given_whole() -> None:
+    struct = {"(redacted)": 1}
+    assert substitute_secrets(one("S", struct), NAMES, {})[1] == ("self",)
+    assert substitute_secrets(one("S", struct), NAMES, {"self": '{"a": 1}'})[0].params[1] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("text", "1234", "1234"),
+        ("integer", "1234", 1234),
+        ("boolean", "true", True),
+        ("struct", '{"a": {"$bytes": "aGk="}}', {"a": b"hi"}),
+        ("bytes", '{"$bytes": "aGk="}', b"hi"),
+        ("integer", "many", "many"),
+        ("bytes", '{"$bytes": 5}', '{"$bytes": 5}'),
+    ],
+)
+def test_what_is_given_has_the_type_of_what_was_masked(kind: str, text: str, value: Value) -> None:
+    assert substitute_secrets(one({"$redacted": kind}), NAMES, {"session": text})[0].params == (value,)

@@ -6,11 +6,12 @@ from typing import Any
 import msgspec
 from hypothesis import given
 
-from gateway.core.comparison.compare import blame, compare
+from gateway.core.comparison.compare import compare
+from gateway.core.comparison.noise import compare_with_noise
 from gateway.core.comparison.redaction import RedactionRules, parse
 from gateway.core.comparison.rules import Rules, compile_rule
 from gateway.core.migration.modes import Migration, Side
-from gateway.core.routing.mismatch_record import document
+from gateway.core.routing.mismatch_record import Run, document
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer, Reply, Value
 from tests.kit.mappings import route
 from tests.kit.values import anything, outcomes
@@ -20,7 +21,7 @@ CALL = Call("VM.stat", ("OpaqueRef:session", "vm"), peer=Peer("tcp:10.0.0.1:5"),
 
 
 def written(control: Outcome, candidate: Outcome, call: Call = CALL) -> Any:
-    sides = (Side.LEGACY, control, 0.001), (Side.DBUS, candidate, 0.0025)
+    sides = Run(Side.LEGACY, control, 0.001, 1000.5), Run(Side.DBUS, candidate, 0.0025, 1000.504)
     pair = document(STAT, call, *sides, compare(control, candidate))
     return json.loads(json.dumps(pair))
 
@@ -31,8 +32,8 @@ def test_a_pair_tells_the_request_both_outcomes_and_where_they_differ() -> None:
         "caller": "tcp:10.0.0.1",
         "protocol": "xmlrpc",
         "verdict": "different",
-        "control": {"side": "legacy", "ms": 1.0, "reply": {"state": "Running", "n": 1}},
-        "candidate": {"side": "dbus", "ms": 2.5, "reply": {"state": "Halted", "n": 1, "more": None}},
+        "control": {"side": "legacy", "at": 1000.5, "ms": 1.0, "reply": {"state": "Running", "n": 1}},
+        "candidate": {"side": "dbus", "at": 1000.504, "ms": 2.5, "reply": {"state": "Halted", "n": 1, "more": None}},
         "differences": [
             {"path": "$.state", "control": "Running", "candidate": "Halted"},
             {"path": "$.more", "candidate": None},
@@ -61,8 +62,8 @@ def test_what_is_ignored_and_what_is_noise_is_told_apart_with_reasons() -> None:
     rules = Rules((compile_rule({"path": "$.i", "ignore": True}), compile_rule({"path": "$.t", "tolerance": 1})))
     control, again = Reply({"i": 1, "n": 1, "t": 1}), Reply({"i": 1, "n": 2, "t": 1})
     candidate = Reply({"t": 3, "n": 1})
-    sides = (Side.LEGACY, control, 0.001), (Side.DBUS, candidate, 0.0025)
-    pair: Any = document(STAT, CALL, *sides, blame(control, again, candidate, rules), again)
+    sides = Run(Side.LEGACY, control, 0.001, 1000.5), Run(Side.DBUS, candidate, 0.0025, 1000.504)
+    pair: Any = document(STAT, CALL, *sides, compare_with_noise(control, again, candidate, rules), again)
     assert pair["differences"] == [{"path": "$.t", "control": 1, "candidate": 3, "why": "more than 1 apart"}]
     assert pair["ignored"] == [{"path": "$.i", "control": 1}]
     assert pair["noisy"] == [{"path": "$.n", "control": 1, "candidate": 2}]
@@ -92,15 +93,15 @@ def test_a_secret_is_known_by_a_part_that_is_cut() -> None:
     redactions = RedactionRules((parse("$.result[*].key"),))
     control: Any = Reply([{"key": f"S3cret-{number}"} for number in range(1000)])
     fault = Fault(FaultCode.REMOTE, "cannot open S3cret-60")
-    sides = (Side.LEGACY, control, 0.001), (Side.DBUS, fault, 0.0025)
+    sides = Run(Side.LEGACY, control, 0.001, 1000.5), Run(Side.DBUS, fault, 0.0025, 1000.504)
     pair = document(route("m", migration=Migration(redact=redactions)), CALL, *sides, compare(control, fault))
     assert "S3cret" not in json.dumps(pair)
 
 
 def test_a_secret_of_the_controls_second_answer_is_one_too() -> None:
     control, again = Reply({"secret": "first-secret", "t": "a"}), Reply({"secret": "again-secret", "t": "again-secret"})
-    sides = (Side.LEGACY, control, 0.001), (Side.DBUS, Reply(1), 0.0025)
-    pair = document(STAT, CALL, *sides, blame(control, again, Reply(1)), again)
+    sides = Run(Side.LEGACY, control, 0.001, 1000.5), Run(Side.DBUS, Reply(1), 0.0025, 1000.504)
+    pair = document(STAT, CALL, *sides, compare_with_noise(control, again, Reply(1)), again)
     assert "again-secret" not in json.dumps(pair)
     assert "$.t" in json.dumps(pair)
 

@@ -1,3 +1,5 @@
+"""Patterns, overrides and settings: what a pattern matches, which override wins, and what is not possible."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,6 +9,7 @@ import pytest
 
 from gateway.core.migration.modes import Key, Migration, Mode, Setting, Side
 from gateway.core.routing import selection
+from gateway.core.routing.overrides import Override, matches
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Call
 from tests.kit.mappings import route
@@ -45,7 +48,7 @@ def test_what_clients_call_is_found_by_name_alias_and_service() -> None:
         ("VM.strt", "no mapped method is named 'VM.strt' (did you mean 'VM.start'?)"),
         ("xenops/VM.start", "no mapped method is named 'xenops/VM.start' (did you mean 'xenopsd/VM.start'?)"),
         ("group:vm-lifecycel", "no method is in group 'vm-lifecycel' (did you mean 'vm-lifecycle'?)"),
-        ("group:sr", "no method is in group 'sr' (there are: vm-lifecycle)"),
+        ("group:sr", "no method is in group 'sr'; expected one of vm-lifecycle"),
         ("zzz", "no mapped method is named 'zzz'"),
     ],
 )
@@ -74,7 +77,7 @@ def test_what_does_no_harm_is_not_refused(pattern: str, setting: Setting) -> Non
 
 @pytest.mark.parametrize("setting", [Setting(Mode.LEGACY), Setting(Mode.CANARY, 0), Setting(Mode.DBUS, observe=True)])
 def test_nothing_goes_to_an_old_service_that_is_not_there(setting: Setting) -> None:
-    assert "no upstream answers for the old side of xenopsd/VM.born" in refusal("VM.born", setting)
+    assert "no upstream is configured for the legacy side of xenopsd/VM.born" in refusal("VM.born", setting)
 
 
 def test_a_write_never_runs_twice_and_is_named() -> None:
@@ -87,13 +90,13 @@ def test_a_write_never_runs_twice_and_is_named() -> None:
 
 
 def test_an_idempotent_method_runs_twice_only_where_the_mapping_says_so() -> None:
-    assert "no 'shadow: true' in the mapping says that this does no harm: xenopsd/VM.sync" in refusal(
+    assert "the mapping has no 'shadow: true' that allows it: xenopsd/VM.sync" in refusal(
         "VM.sync", Setting(Mode.SHADOW)
     )
 
 
 def test_a_share_needs_a_key_but_for_all_or_nothing() -> None:
-    assert "no 'key' in the mapping says what its share is a share of" in refusal("SR.scan", Setting(Mode.CANARY, 1))
+    assert "the mapping has no 'key' to divide by" in refusal("SR.scan", Setting(Mode.CANARY, 1))
 
 
 def test_a_group_is_not_split_and_is_told_what_to_say_instead() -> None:
@@ -129,15 +132,15 @@ def test_a_setting_is_read_from_an_operators_words() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: selection.setting("shadwo"), "'shadwo' is no mode (did you mean 'shadow'?)"),
-        (lambda: selection.setting("x"), "'x' is no mode (there are: legacy, shadow, canary, dbus, off)"),
-        (lambda: selection.setting("shadow", control="new"), "'new' is no side (there are: legacy, dbus)"),
+        (lambda: selection.setting("shadwo"), "unknown mode 'shadwo' (did you mean 'shadow'?)"),
+        (lambda: selection.setting("x"), "unknown mode 'x'; expected one of legacy, shadow, canary, dbus, off"),
+        (lambda: selection.setting("shadow", control="new"), "unknown side 'new'; expected legacy or dbus"),
         (lambda: selection.setting("canary"), "canary needs a share"),
         (lambda: selection.setting("canary", "101%"), "expected a share from 0% to 100%"),
         (lambda: selection.setting("dbus", 5), "a share belongs to canary, not to dbus"),
         (lambda: selection.setting("dbus", control="legacy"), "a control belongs to shadow, not to dbus"),
-        (lambda: selection.setting("off", observe=True), "nobody answers in mode off"),
-        (lambda: selection.setting("dbus", noise=True), "noise is told apart only while"),
+        (lambda: selection.setting("off", observe=True), "no side answers in mode off"),
+        (lambda: selection.setting("dbus", noise=True), "noise needs both sides"),
     ],
 )
 def test_words_that_contradict_each_other_are_told(make: Callable[[], Setting], says: str) -> None:
@@ -147,3 +150,59 @@ def test_words_that_contradict_each_other_are_told(make: Callable[[], Setting], 
 def test_without_any_mapping_nothing_is_suggested() -> None:
     assert selection.no_match((), "VM.start") == "no mapped method is named 'VM.start'"
     assert selection.no_match((), "group:x") == "no method is in group 'x' (there is none)"
+
+
+# Overrides
+
+
+def override(pattern: str, mode: Mode = Mode.LEGACY, **more: object) -> Override:
+    return replace(Override(pattern, Setting(mode), "alice", 0.0), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pattern", ["VM.start", "xenopsd/VM.start", "VM.*", "xenopsd/*", "*", "group:vm-lifecycle"])
+def test_a_pattern_names_methods_by_name_by_service_or_by_group(pattern: str) -> None:
+    assert matches(pattern, START)
+
+
+@pytest.mark.parametrize("pattern", ["VM", "vm.start", "VM.stop", "xapi/*", "group:vm", "group:*", ""])
+def test_a_pattern_names_nothing_else(pattern: str) -> None:
+    assert not matches(pattern, START)
+
+
+def test_the_most_specific_wins_and_a_person_before_a_rollout() -> None:
+    weakest_first = [
+        override("VM.start", by="rollout"),
+        override("*"),
+        override("VM.*"),
+        override("group:vm-lifecycle"),
+        override("VM.start"),
+        override("xenopsd/VM.start"),
+    ]
+    strongest_first = sorted(weakest_first, key=lambda each: each.rank, reverse=True)
+    assert strongest_first == weakest_first[::-1]
+
+
+@pytest.mark.parametrize("mode", [Mode.LEGACY, Mode.SHADOW, Mode.CANARY])
+def test_without_an_old_service_nothing_goes_back_to_one(mode: Mode) -> None:
+    alone = replace(START, migration=Migration())
+    assert override("*", mode).applies_to(START)
+    assert not override("*", mode).applies_to(alone)
+    assert override("*", Mode.OFF).applies_to(alone)
+
+
+def test_an_override_with_an_end_ends() -> None:
+    assert not override("*").expired(1e12)
+    assert not override("*", until=10.0).expired(9.9)
+    assert override("*", until=10.0).expired(10.0)
+
+
+def test_of_two_patterns_of_one_rank_the_later_one_wins() -> None:
+    earlier, later = override("VM.*t", when=1.0), override("VM.s*", when=2.0)
+    assert max(later, earlier, key=lambda each: each.rank) is later
+
+
+def test_everything_to_legacy_switches_nothing_on_that_the_mapping_has_switched_off() -> None:
+    off = replace(START, migration=replace(START.migration, setting=Setting(Mode.OFF)))
+    assert not override("*").applies_to(off)
+    assert override("VM.start").applies_to(off)
+    assert override("*", Mode.OFF).applies_to(off)

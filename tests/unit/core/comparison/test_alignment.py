@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.comparison.equality import MOST_TRIED, AlignedPair, Budget, align
+from gateway.core.comparison.alignment import Agreement, AlignedPair, align
+from gateway.core.comparison.equality import Budget, ComparisonBudgetError
 
 letters = st.lists(st.sampled_from("abc"), max_size=6)
 
@@ -53,23 +55,42 @@ def test_items_without_the_key_are_a_group_of_their_own() -> None:
     assert paired([5, {"id": 1}, {"x": 1}], [{"id": 1}, {"x": 2}], "id") == [(0, 1), (1, 0), (2, None)]
 
 
-def test_those_that_agree_are_all_found_though_the_first_choice_is_wrong() -> None:
-    near = {(0, 0), (0, 1), (1, 0)}
-    pairs = align(["a", "b"], ["c", "d"], (), Budget(), lambda one, other: (one, other) in near)
-    assert pairs == [(0, 1), (1, 0)]
+def agreeing(*pairs: tuple[int, int]) -> Agreement:
+    return Agreement(lambda one, other: (one, other) in pairs, lambda _: None)
 
 
-def test_too_many_are_not_tried_each_against_each() -> None:
-    ours, theirs = list(range(MOST_TRIED + 1)), list(range(1000, 1000 + MOST_TRIED + 1))
+def test_as_many_as_possible_agree_though_the_first_choice_is_wrong() -> None:
+    assert align(["a", "b"], ["c", "d"], (), Budget(), agreeing((0, 0), (0, 1), (1, 0))) == [(0, 1), (1, 0)]
+
+
+def test_equal_items_part_where_both_agree_with_another() -> None:
+    """2 and 2 are equal, but only 1-2 and 2-3 pair all of them."""
+    near = Agreement(lambda one, other: abs([1, 2][one] - [2, 3][other]) <= 1, lambda _: None)
+    assert align([1, 2], [2, 3], (), Budget(), near) == [(0, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("length", [65, 400])
+def test_lists_of_any_length_are_matched(length: int) -> None:
+    ours, theirs = list(range(length)), [number + 0.5 for number in reversed(range(length))]
+    near = Agreement(lambda one, other: abs(ours[one] - theirs[other]) <= 0.5, lambda _: None)
+    assert align(ours, theirs, (), Budget(), near) == [(index, length - 1 - index) for index in range(length)]
+
+
+def test_items_of_different_keys_are_not_tried() -> None:
     tried: list[tuple[int, int]] = []
 
     def agree(one: int, other: int) -> bool:
         tried.append((one, other))
-        return False
+        return True
 
-    pairs = align(ours, theirs, (), Budget(), agree)
-    assert tried == []
-    assert len(pairs) == 2 * (MOST_TRIED + 1)
+    pairs = align([1, 11, 21], [22, 12, 2], (), Budget(), Agreement(agree, lambda item: str(item)[:-1]))
+    assert pairs == [(0, 2), (1, 1), (2, 0)]
+    assert sorted(tried) == pairs
+
+
+def test_tries_are_bounded_by_the_budget() -> None:
+    with pytest.raises(ComparisonBudgetError):
+        align(list(range(100)), list(range(1000, 1100)), (), Budget(5_000), agreeing())
 
 
 @given(letters, letters, st.randoms())

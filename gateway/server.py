@@ -189,11 +189,13 @@ class Gateway(Assembly):
 
     def warnings(self) -> list[str]:
         """What an operator has to repair, although calls are answered."""
+        trouble = self.migration.state.trouble
+        warnings = [trouble] if trouble else []
         if not self._refused:
-            return []
+            return warnings
         wrong = f"{len(self._refused)} problem{'s' if len(self._refused) > 1 else ''}, the first: {self._refused[0]}"
         stays = f"revision {self.table.revision}, which was live before, stays"
-        return [f"config or mapping files are refused, {stays} ({wrong})"]
+        return [f"config or mapping files are refused, {stays} ({wrong})", *warnings]
 
     async def _store_table(self) -> None:
         """Store the live mapping files, for a start with files that are refused."""

@@ -69,6 +69,8 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._host = host.encode("ascii")
         self._quota = quota or Quota()
         self._limiter = ConcurrencyLimiter(limits.connections, limits.waiting)
+        # Streamed requests last as long as their clients like: they get half of it, so that calls go on beside them.
+        self._streams = ConcurrencyLimiter(-(-limits.connections // 2), limits.waiting // 2)
         self._idle: list[ClientConnection] = []  # last in, first out
         self._keeps_alive = bool(limits.keepalive)  # else a request could cross the close of a connection, and be lost
         self._probe: tuple[ClientConnection, float] | None = None  # a connection that may show it, and since when
@@ -101,9 +103,8 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
 
     def status(self) -> UpstreamStatus:
         """Its state for `status`."""
-        return UpstreamStatus(
-            self.name, self._address.url, self._in_flight, self._limiter.waiting, len(self._idle), self._last_error
-        )
+        waiting = self._limiter.waiting + self._streams.waiting
+        return UpstreamStatus(self.name, self._address.url, self._in_flight, waiting, len(self._idle), self._last_error)
 
     async def send(
         self, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
@@ -138,13 +139,19 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
                 self._in_flight -= 1
         if (refusal := self._refusal()) is not None:
             return refusal
+        if self._streams.is_full:
+            return Fault(FaultCode.BUSY, f"{self._label} has too many streamed requests; nothing was executed")
         self._in_flight += 1
         try:
-            await self._limiter.acquire(always)
+            await self._streams.acquire(always)
             try:
-                return await self._relay(exchange, idle_timeout)
+                await self._limiter.acquire(always)
+                try:
+                    return await self._relay(exchange, idle_timeout)
+                finally:
+                    self._limiter.release()
             finally:
-                self._limiter.release()
+                self._streams.release()
         finally:
             self._in_flight -= 1
 

@@ -1,16 +1,19 @@
 """An HTTP/1.1 listener on one or several addresses.
 
-A POST whose path has an endpoint (`resolve`, by the path as the client wrote it, without its query) is answered by
-that endpoint. All other requests go to `passthrough`, where there is one, and are streamed.
+A POST whose path has an endpoint (`resolve`, by the path without its query and without empty segments) is answered by
+that endpoint. A path that an upstream could take for that of another endpoint, or of no tunnel, is refused. All other
+requests go to `passthrough`, where there is one, and are streamed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
+from urllib.parse import unquote
 
 from adapters.http import addresses, response
 from adapters.http.connection import HttpConnection
@@ -32,11 +35,16 @@ RETRY_AFTER = "Retry-After: 1\r\n"
 NOT_FOUND = response.text(404, "nothing is served at this path")
 NOT_ALLOWED = response.text(405, "this is an RPC endpoint: send a POST", headers="Allow: POST\r\n")
 NO_TUNNEL = response.text(501, "no tunnel at this path: list it in `tunnels` of this listener", close=True)
+AMBIGUOUS_PATH = response.text(
+    400, "the path leads elsewhere once its percent-encoding and its dot segments are resolved: write it without them"
+)
 TOO_MANY_TUNNELS = response.text(
     503, "too many tunnels (`max_tunnels` of this listener)", close=True, headers=RETRY_AFTER
 )
 FRAMING_CODES = frozenset({FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
 LOG_INTERVAL = 1.0  # seconds between two log lines about evicted connections
+
+MANY_SLASHES = re.compile("//+")
 
 DEFAULT_LIMITS = HttpLimits()
 EVERYBODY = WebOrigins()
@@ -46,6 +54,17 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 def is_below(path: str, above: str) -> bool:
     """Whether a path is another one or lies below it: "/a/b" is below "/a" and "/a/", "/ab" is not."""
     return path == above or (path.startswith(above) and (above.endswith("/") or path[len(above)] == "/"))
+
+
+def as_servers_read_it(path: str) -> str:
+    """Return a path without percent-encoding, empty and dot segments (RFC 3986 section 6.2.2): some servers do so."""
+    segments: list[str] = []
+    for segment in unquote(path).split("/"):
+        if segment == "..":
+            del segments[-1:]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    return "/" + "/".join(segments)
 
 
 def _ignore(_: str) -> None:
@@ -210,7 +229,10 @@ class HttpServer(interfaces.Transport):
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
         """See ConnectionOwner."""
-        endpoint = self._resolve(request.path)
+        path = MANY_SLASHES.sub("/", request.path) if "//" in request.path else request.path
+        endpoint = self._resolve(path)
+        if ("%" in path or "/." in path) and self._is_ambiguous(path):
+            return AMBIGUOUS_PATH
         if endpoint is None or request.method != "POST":
             request.passthrough = self._passthrough
         else:
@@ -225,15 +247,21 @@ class HttpServer(interfaces.Transport):
         if request.endpoint is None and request.passthrough is None:
             return NOT_FOUND if endpoint is None else NOT_ALLOWED
         if request.method == "CONNECT" or request.wants_upgrade:
-            request.is_tunnel = request.passthrough is not None and any(
-                is_below(request.path, path) for path in self.limits.tunnels
-            )
+            request.is_tunnel = request.passthrough is not None and self._may_tunnel(path)
             if request.method == "CONNECT" and not request.is_tunnel:
                 return NO_TUNNEL
             if request.is_tunnel and self.quotas.tunnels >= self.quotas.max_tunnels:
                 return TOO_MANY_TUNNELS
         refusal = request.check_head(self.limits.body, plain=self._malformed_as_page and request.passthrough is None)
         return None if refusal is None else self.refuse(request, refusal)
+
+    def _may_tunnel(self, path: str) -> bool:
+        return any(is_below(path, above) for above in self.limits.tunnels)
+
+    def _is_ambiguous(self, path: str) -> bool:
+        """Return whether the upstream could take a path for one that another endpoint, or no tunnel, serves here."""
+        plain = as_servers_read_it(path)
+        return self._resolve(plain) is not self._resolve(path) or self._may_tunnel(plain) != self._may_tunnel(path)
 
     def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
         """See ConnectionOwner."""

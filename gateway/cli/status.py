@@ -47,8 +47,8 @@ def print_status(answer: Mapping[str, Any]) -> None:
 def _print_troubles(answer: Mapping[str, Any]) -> None:
     for reason in answer["reasons"]:
         out.print(f"not ready: {reason}")
-    for trouble in filter(None, [*answer["warnings"], answer["state"]["trouble"]]):
-        out.print(trouble, style="red")
+    for warning in answer["warnings"]:  # trouble with the state file is one
+        out.print(warning, style="red")
     if not answer["state"]["trouble"]:
         out.print(f"state: {answer['state']['place']}")
     for what in answer["ungoverned"]:

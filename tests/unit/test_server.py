@@ -84,7 +84,17 @@ def test_a_config_that_cannot_be_used_is_named(folder: Folder) -> None:
         Gateway(folder.config)
 
 
-# Files that are refused
+# Files that are refused or damaged
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_gateway_that_starts_with_a_damaged_state_file_warns(folder: Folder) -> None:
+    change(folder, "[log]", '[state]\nfile = "state.db"\n[log]')
+    (folder.config.parent / "state.db").write_bytes(b"no database" * 1000)
+    async with Gateway(folder.config) as gateway:
+        (warning,) = gateway.warnings()
+        assert "state.db is damaged" in warning
+        assert (await gateway.status())["warnings"] == [warning]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -146,6 +146,22 @@ async def test_an_upstream_that_stays_silent_is_a_time_out_and_one_that_is_stopp
         assert isinstance(await relayed(xapi, MemoryExchange(CONNECT, is_tunnel=True)), Fault)
 
 
+async def test_streamed_requests_leave_half_of_the_connections_to_calls() -> None:
+    async with legacy_server(held=True) as old, line(old, ConnectionPoolLimits(connections=4, waiting=2)) as xapi:
+        streams = [asyncio.ensure_future(xapi.relay(MemoryExchange(GET), 60)) for _ in range(3)]  # one waits
+        for _ in range(2):
+            await asyncio.wait_for(old.seen.acquire(), 60)
+        refused = await asyncio.wait_for(xapi.relay(MemoryExchange(GET), 60), 60)
+        assert isinstance(refused, Fault)
+        assert (refused.code, xapi.status().waiting) == (FaultCode.BUSY, 1)
+        calls = [asyncio.ensure_future(xapi.send(b"x", RequestMetadata("POST", "/", ()))) for _ in range(2)]
+        for _ in range(2):
+            await asyncio.wait_for(old.seen.acquire(), 60)  # both reach the upstream beside the streams
+        old.hold.set()
+        assert all(isinstance(each, Answer) for each in await asyncio.wait_for(asyncio.gather(*streams, *calls), 60))
+        assert xapi.is_idle
+
+
 async def test_a_streamed_request_takes_a_connection_and_a_tunnel_takes_none() -> None:
     async with legacy_server(held=True) as old, line(old, ConnectionPoolLimits(connections=1, waiting=0)) as xapi:
         first = asyncio.ensure_future(xapi.relay(MemoryExchange(GET), 60))

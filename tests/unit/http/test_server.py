@@ -69,7 +69,7 @@ async def test_head_gets_no_body() -> None:
     assert body == b""
 
 
-async def test_the_path_is_resolved_as_written_without_its_query() -> None:
+async def test_the_path_is_resolved_without_its_query_and_empty_segments() -> None:
     asked: list[str] = []
     echo = Echo()
 
@@ -80,11 +80,11 @@ async def test_the_path_is_resolved_as_written_without_its_query() -> None:
     transport = HttpServer("rpc", [LOCAL], resolve)
     await transport.start()
     async with connect(transport.addresses[0]) as wire:
-        for path in ("/rpc?session=1", "/rpc/%2e%2E/x", "/elsewhere", "http://gateway/rpc?a=b", "/rpc//a"):
+        for path in ("/rpc?session=1", "/rpc%2e", "/elsewhere", "http://gateway/rpc?a=b", "/rpc//a"):
             await wire.send(post(b"x", path))
             assert (await wire.reply()).status == (404 if path == "/elsewhere" else 200)
     await transport.stop(0)
-    assert asked == ["/rpc", "/rpc/%2e%2E/x", "/elsewhere", "/rpc", "/rpc//a"]
+    assert asked == ["/rpc", "/rpc%2e", "/rpc.", "/rpc%2e", "/elsewhere", "/rpc", "/rpc/a"]
 
 
 async def test_an_ordinary_client_is_served() -> None:
@@ -351,6 +351,46 @@ async def test_a_tunnel_is_not_passed_on() -> None:
         await wire.send(b"CONNECT /console?uuid=1 HTTP/1.1\r\nHost: gateway\r\n\r\n")
         reply = await wire.reply()
         assert (reply.status, reply.headers["connection"]) == (501, "close")
+    assert rest.seen == []
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/rpc", 200),
+        ("//rpc", 200),  # the endpoint's own
+        ("/rpc%20x", 201),
+        ("/import?path=../rpc", 201),
+        ("/../rpc", 400),
+        ("/x/%2e%2E/rpc", 400),
+        ("/%72pc", 400),
+        ("/rpc/../other", 400),
+        ("/./other", 201),
+        ("/other%2f..%2Frpc", 400),
+    ],
+)
+async def test_a_path_that_a_server_could_read_as_that_of_an_endpoint_is_never_passed_on(
+    path: str, status: int
+) -> None:
+    endpoint, rest = Fixed(Answer(b"", "text/xml", None, 200)), Fixed(Answer(b"", "text/xml", None, 201, "Passed on"))
+
+    def resolve(path: str) -> Endpoint | None:
+        return endpoint if path == "/rpc" or path.startswith("/rpc/") else None
+
+    server = HttpServer("rpc", [LOCAL], resolve, passthrough=rest)
+    await server.start()
+    async with connect(server.addresses[0]) as wire:
+        await wire.send(post(b"x", path))
+        assert (await wire.reply()).status == status
+    await server.stop(0)
+
+
+@pytest.mark.parametrize("path", ["/console/../import", "/console/%2e%2e/import", "/x/../console"])
+async def test_no_tunnel_opens_at_a_path_that_leads_out_of_those_that_are_listed(path: str) -> None:
+    rest = Echo()
+    async with talking(passthrough=rest, limits=HttpLimits(tunnels=("/console",))) as wire:
+        await wire.send(f"CONNECT {path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+        assert (await wire.reply()).status == 400
     assert rest.seen == []
 
 

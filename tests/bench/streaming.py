@@ -31,7 +31,7 @@ tunnels = ["/console"]
 url = "{url}"
 [mappings]
 directories = ["."]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

@@ -133,7 +133,7 @@ def test_a_socket_the_user_could_not_remove_is_refused_and_nothing_is_left_of_it
     os.chown(open_folder.path, 0, 0)
     open_folder.path.chmod(0o755)
     says = refused(open_folder.config)
-    assert says.startswith("user = 'nobody': cannot change to it: it could not remove ")
+    assert says.startswith("user = 'nobody': cannot change to it: the user cannot remove ")
     assert says.endswith("/control at stop: its directory belongs to another user")
     assert not (open_folder.path / "rpc").exists()
     assert not (open_folder.path / "control").exists()

@@ -39,7 +39,7 @@ url = "{url}"
 {tls}
 [mappings]
 directories = ["mappings"]
-[control]
+[admin]
 socket = "{folder}/control"
 [log]
 format = "json"

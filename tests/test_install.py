@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_two_packages_and_the_examples(wheel: Path) -> None:
 
 
 def test_the_command_starts_and_says_its_version(installed: Path) -> None:
-    assert __version__ in _run(str(installed / "xcp-gateway"), "version")
+    assert __version__ in _run(str(installed / "xcp-gateway"), "--version")
 
 
 def test_both_packages_import_where_no_checkout_is(installed: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -170,6 +171,8 @@ def exactly(value: object) -> object:
         return {name: exactly(member) for name, member in value.items()}
     if isinstance(value, list | tuple):
         return type(value).__name__, [exactly(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return type(value).__name__, [exactly(getattr(value, name)) for name in value.__struct_fields__]
     if is_dataclass(value) and not isinstance(value, type):
         return type(value).__name__, [exactly(getattr(value, field.name)) for field in fields(value)]
     if isinstance(value, float):

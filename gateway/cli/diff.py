@@ -40,7 +40,7 @@ def show(pair: Mapping[str, Any], when: float | None = None, zone: tzinfo | None
     """
     parts: list[RenderableType] = [_head(pair, when, zone), _context(pair)]
     if pair["differences"]:
-        parts.append(Padding(_table(pair), (0, 0, 0, 2)))
+        parts.append(Padding(_table(pair), (0, 0, 0, 2), expand=False))
     parts += [Text(f"  {note}", "dim") for note in _notes(pair)]
     return Group(*parts)
 

@@ -69,6 +69,12 @@ def test_a_narrow_terminal_folds_what_is_long() -> None:
     assert folded.count("0") == folded.count("8") == 60
 
 
+def test_a_wide_output_is_not_filled_with_blanks() -> None:
+    text = StringIO()
+    Console(file=text, width=4000, highlight=False).print(show(PAIR))
+    assert max(map(len, text.getvalue().splitlines())) < 100
+
+
 def test_the_control_has_one_colour_and_the_candidate_another() -> None:
     assert "\x1b[31m1000" in coloured()
     assert '\x1b[32m"2000"' in coloured()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import cycle
 
 from adapters.codecs.jsonrpc import FROM_ERROR_CODE
@@ -43,6 +44,9 @@ CORPORA: Mapping[str, tuple[Sequence[Hostile], Callable[[bytes], FaultCode | Non
 }
 
 
+TOO_LATE = "HTTP 408"
+
+
 @dataclass
 class Nuisance:
     """All of them, on a listener of their own."""
@@ -68,18 +72,23 @@ class Nuisance:
                 return
             got = await self._one_hostile(path, body, code_in)
             self.ledger.other[f"hostile {path}"] += 1
-            if got != code:
+            if got == TOO_LATE:  # this machine stood still for the two seconds that the listener waits
+                self.ledger.other[f"hostile {path}, too late"] += 1
+            elif got != code:
                 self.ledger.offences.append(f"hostile body '{title}' at {path}: expected {code}, got {got}")
             await asyncio.sleep(chance.uniform(*BETWEEN))
 
     async def _one_hostile(
         self, path: str, body: bytes, code_in: Callable[[bytes], FaultCode | None]
-    ) -> FaultCode | str | None:
+    ) -> FaultCode | str:
         try:
             async with connect(self.address) as wire:
                 await wire.send(post(body, path))
                 reply = await wire.reply(PATIENCE)
-                return code_in(reply.body)
+                if reply.status == HTTPStatus.REQUEST_TIMEOUT:
+                    return TOO_LATE
+                code = code_in(reply.body)
+                return f"HTTP {reply.status}: {reply.body[:200]!r}" if code is None else code
         except (OSError, EOFError, TimeoutError, ValueError, LookupError, TypeError) as error:
             return repr(error)
 

@@ -1,7 +1,7 @@
 """Hears the signals of services on one bus, over a connection of its own; knows no call and no meaning of a signal.
 
 The connection is there while somebody subscribes. Whenever signals may have been lost (a new connection, a new owner of
-the bus name, a overflow), the subscriber is told so, and reads.
+the bus name, an overflow), the subscriber is told, and reads the state instead.
 """
 
 from __future__ import annotations

@@ -329,7 +329,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
 
     def _no_reply(self, error: Exception) -> Fault:
         garbled = isinstance(error, HttpProcessingError)
-        why = "answered with what is no HTTP" if garbled else "closed the connection before it had answered"
+        why = "answered with something other than HTTP" if garbled else "closed the connection before it had answered"
         self._last_error = why
         text = f"{self._label} {why}; whether the call was executed is unknown"
         return Fault(FaultCode.NO_REPLY, text, name="" if garbled else HUNG_UP)

@@ -258,7 +258,7 @@ async def test_what_may_be_repeated_is_sent_again_after_a_reset(tmp_path: Path) 
 async def test_what_is_no_http_is_said_to_be_none() -> None:
     async with legacy_server(lambda _: b"0000000000000012{}") as old, line(old.url) as xapi:
         got = await refusal(xapi)
-        assert "answered with what is no HTTP" in got.message
+        assert "answered with something other than HTTP" in got.message
         assert got.name == ""
 
 

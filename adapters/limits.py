@@ -7,8 +7,7 @@ alone, so a peer that does not read its responses leaves the rest of the quota t
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from gateway.core.interfaces import NOT_SENT, Wanted
 
@@ -111,33 +110,6 @@ def _held(reader: SlowReader) -> int:
     return 0 if reader.account is None else reader.account.buffered
 
 
-class Reservation:
-    """The bytes of one request; leaving the `with` block releases them."""
-
-    __slots__ = ("_quota", "size")
-
-    def __init__(self, quota: Quota) -> None:
-        self._quota = quota
-        self.size = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.resize(0)
-
-    def fits(self, size: int) -> bool:
-        """Whether this request may have `size` bytes in all."""
-        return self._quota.fits(size - self.size)
-
-    def resize(self, size: int) -> None:
-        """Have `size` bytes in all from now on. It is not checked; see `fits`."""
-        self._quota.reserve(size - self.size)
-        self.size = size
-
-
 class ConcurrencyLimiter:
     """At most `most` calls at a time; `waiting` more wait, first in, first out, while their calls are wanted."""
 
@@ -156,10 +128,16 @@ class ConcurrencyLimiter:
         """Whether no further call may even wait."""
         return not self._free and len(self._queue) >= self._most_waiting
 
+    def take(self) -> bool:
+        """Take a slot that is free, which the caller releases. False: there is none."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
     async def acquire(self, wanted: Wanted) -> bool:
         """Wait for a slot, which the caller releases. False: the call is not wanted any more, and has no slot."""
-        if self._free:
-            self._free -= 1
+        if self.take():
             return True
         slot: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue[slot] = wanted

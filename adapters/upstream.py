@@ -17,11 +17,23 @@ from msgspec.structs import replace
 
 from gateway.core import interfaces
 from gateway.core.admin.status import UpstreamStatus
+from gateway.core.dbus.names import quoted
 from gateway.core.dbus.results import coerce_numbers
 from gateway.core.interfaces import Wanted, always
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc import encodings
-from gateway.core.rpc.model import Answer, Call, Fault, FaultCode, Outcome, Reply, RequestMetadata, charset_of
+from gateway.core.rpc.model import (
+    REDIRECTS,
+    Answer,
+    Call,
+    Fault,
+    FaultCode,
+    Outcome,
+    Reply,
+    RequestMetadata,
+    charset_of,
+)
+from gateway.core.rpc.trace_context import KEY, TraceContext
 
 __all__ = ["Arguments", "Backend", "Upstream", "UpstreamStatus"]
 
@@ -30,7 +42,8 @@ Arguments: TypeAlias = Literal["sent", "named", "positional"]
 
 # Faults of the upstream about the message itself. The client's message was valid, so it gets REMOTE instead.
 _ABOUT_THE_MESSAGE = frozenset({FaultCode.PARSE_ERROR, FaultCode.INVALID_REQUEST, FaultCode.TOO_LARGE})
-_FIRST_BAD = HTTPStatus.MULTIPLE_CHOICES  # a redirect is no answer to a call
+PROBE_AGE = 30.0  # seconds for which an upstream that was reached counts as reachable
+_FIRST_BAD = HTTPStatus.MULTIPLE_CHOICES  # a redirect is not an answer to a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,7 @@ class Backend(interfaces.UpstreamBackend):
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self._upstreams = dict(upstreams)
         self._retiring: list[interfaces.UpstreamConnection] = []  # replaced; kept until their calls have ended
+        self._reached: dict[int, float] = {}  # by id of the connection: when the last probe reached it
         self._running = False
 
     async def start(self) -> None:
@@ -84,6 +98,7 @@ class Backend(interfaces.UpstreamBackend):
             if all(upstream.connection is not old.connection for old in before.values()):
                 await upstream.connection.start()
         self._upstreams = after
+        self._reached = {}
         gone = [old.connection for old in before.values() if old.connection not in connections]
         for connection in gone:
             connection.retire()
@@ -100,7 +115,10 @@ class Backend(interfaces.UpstreamBackend):
         message = _encoded(upstream, route, call)
         if isinstance(message, Fault):
             return message
-        carried = RequestMetadata("POST", target, ((b"Content-Type", upstream.codec.content_type.encode()), _AGENT))
+        trace = call.extensions.get(KEY)
+        further = trace.headers() if isinstance(trace, TraceContext) else ()
+        content_type = (b"Content-Type", upstream.codec.content_type.encode())
+        carried = RequestMetadata("POST", target, (content_type, _AGENT, *further))
         answer = await upstream.connection.send(
             message, carried, repeatable=route.effect is not Effect.WRITE, wanted=wanted
         )
@@ -143,8 +161,31 @@ class Backend(interfaces.UpstreamBackend):
             connection.review()
 
     def status(self) -> tuple[UpstreamStatus, ...]:
-        """The state of each upstream."""
+        """The state of each upstream, unprobed."""
         return tuple(upstream.connection.status() for upstream in self._upstreams.values())
+
+    async def probed(self, seconds: float) -> tuple[UpstreamStatus, ...]:
+        """The state of each upstream after an attempt of at most `seconds` to connect to it.
+
+        One that was reached within PROBE_AGE is not disturbed again: some services log each connection.
+        """
+        connections = [upstream.connection for upstream in self._upstreams.values()]
+        found = await asyncio.gather(*(self._probe(connection, seconds) for connection in connections))
+        states = (connection.status() for connection in connections)
+        return tuple(replace(state, unreachable=why) for state, why in zip(states, found, strict=True))
+
+    async def _probe(self, connection: interfaces.UpstreamConnection, seconds: float) -> str:
+        now = asyncio.get_running_loop().time()
+        if now - self._reached.get(id(connection), -PROBE_AGE) < PROBE_AGE:
+            return ""
+        try:
+            async with asyncio.timeout(seconds):
+                why = await connection.probe()
+        except TimeoutError:
+            why = f"no connection within {seconds:g} s"
+        if not why:
+            self._reached[id(connection)] = now
+        return why
 
 
 _AGENT = (b"User-Agent", b"xcp-gateway")
@@ -220,5 +261,11 @@ def _unreadable(upstream: Upstream, answer: Answer, fault: Fault) -> Fault:
     name = upstream.connection.status().name
     if answer.status is not None and answer.status >= _FIRST_BAD:
         status = f"{answer.status} {answer.reason}".strip()
-        return Fault(FaultCode.REMOTE, f"the legacy service '{name}' answered with HTTP status {status}", name="HTTP")
+        text = f"the legacy service '{name}' answered with HTTP status {status}"
+        if answer.status in REDIRECTS:
+            locations = (value for header, value in answer.headers if header.lower() == b"location")
+            place = next(locations, b"").partition(b"?")[0].decode("latin-1")  # a query may hold a session
+            where = f", a redirect to {quoted(place)}: `url` of the upstream must be the address that answers calls"
+            return Fault(FaultCode.REMOTE, text + where, name=str(answer.status))
+        return Fault(FaultCode.REMOTE, text, name="HTTP")
     return Fault(FaultCode.REMOTE, f"the answer of the legacy service '{name}' cannot be read: {fault.message}")

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gateway import config, wiring
 from gateway.config import Config
+from gateway.core.migration.modes import Mode
+from gateway.core.routing.route import Route
+from gateway.mapping.changes.compare import compare
+from gateway.mapping.changes.revision import checkout
+from gateway.mapping.changes.rules import FoundChange
+from gateway.mapping.changes.surface import surface
 from gateway.mapping.compiler import build
 from gateway.mapping.live_check import differences
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table, ungoverned
+from gateway.mapping.targets import NOTHING
 
 BUS_TIMEOUT = 2.0  # seconds that a start and a live check wait for the buses
 
@@ -45,55 +53,124 @@ class CheckReport:
 
 def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> CheckReport:
     """Check mapping files. Raises ConfigError when the config is needed (no paths, or live) and cannot be used."""
-    settings = config.load(config_path) if config_path is not None and (live or not paths) else None
-    if settings is not None:
-        wiring.upstreams(settings, wiring.Quota())  # checks names and files; makes no connection
+    settings = wiring.load_config(config_path) if config_path is not None and (live or not paths) else None
     if settings is not None:
         table, problems = wiring.compile_mappings(settings, paths)
-        doubtful, passing = (
-            [*config.capacity_warnings(settings), *config.open_listeners(settings)],
-            wiring.passing(settings),
-        )
+        problems = sorted([*problems, *_on_no_bus(settings, table)])
+        doubtful, passing = config.notes(settings), wiring.passing(settings)
     else:
-        table, problems = build(
-            paths,
-            codecs=set(wiring.CODECS),
-            dialects=set(wiring.DIALECTS),
-            listeners=None,
-            spellings=wiring.SPELLINGS,
-        )
+        table, problems = _build(paths)
         doubtful, passing = [], {}
-    notes = [*doubtful, *([] if problems else ungoverned(table, passing))]
+    notes = [*doubtful, *([] if problems else [*ungoverned(table, passing), *table.notes])]
     if problems or settings is None or not live:
         return CheckReport(table, problems, notes)
     checked = asyncio.run(_check_live(settings, table))
     return replace(checked, notes=[*notes, *checked.notes])
 
 
-def compiled(path: Path, content: bytes) -> tuple[Table, list[Problem]]:
-    """Compile a mapping file as if it had this content."""
+def compiled(path: Path, content: bytes, idl: Mapping[Path, bytes] = NOTHING) -> tuple[Table, list[Problem]]:
+    """Compile a mapping file as if it had this content, and these IDL files theirs."""
+    return _build([path], {path: content, **idl})
+
+
+def _build(paths: Sequence[Path], contents: Mapping[Path, bytes] = NOTHING) -> tuple[Table, list[Problem]]:
+    """Compile mapping files without a config: any listener and any upstream is accepted."""
     return build(
-        [path],
+        paths,
         codecs=set(wiring.CODECS),
         dialects=set(wiring.DIALECTS),
         listeners=None,
-        contents={path: content},
+        contents=contents,
         spellings=wiring.SPELLINGS,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """Another revision of the mapping files: a directory, a commit, or files with the given contents."""
+
+    paths: Sequence[Path]
+    contents: Mapping[Path, bytes] = field(default_factory=dict)
+    commit: str = ""
+
+
+class OldRevisionError(Exception):
+    """The other revision has problems of its own; the text lists the first."""
+
+
+def changes_against(paths: Sequence[Path], config_path: Path | None, other: Against) -> list[FoundChange]:
+    """The changes from another revision to the files at `paths`, which must have no problem, or of the config.
+
+    Raises ConfigError, RevisionError, or OldRevisionError. Both are compiled without the config's listeners.
+    """
+    files = list(paths) or list(config.load(config_path).mapping_paths() if config_path is not None else ())
+    new = surface(_without_problems(files))
+    if not other.commit:
+        return compare(surface(_without_problems(other.paths, other.contents)), new)
+    with checkout(other.commit, files) as found:
+        changes = compare(surface(_without_problems(found.paths)), new)
+        return [replace(each, file=found.name(each.file)) for each in changes]
+
+
+def _without_problems(paths: Sequence[Path], contents: Mapping[Path, bytes] = NOTHING) -> Table:
+    table, problems = _build(paths, contents)
+    if problems:
+        raise OldRevisionError(f"{problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}")
+    return table
 
 
 async def _check_live(settings: Config, table: Table) -> CheckReport:
     backend = wiring.backend(settings)
     await backend.start()
     try:
-        await connected(backend)
-        unreachable = _unreachable(settings, backend)
+        _, upstreams = await asyncio.gather(connected(backend), _probe_upstreams(settings, table))
+        unreachable = [*_unreachable(settings, backend), *(each for each in upstreams if isinstance(each, Problem))]
+        notes = [each for each in upstreams if isinstance(each, str)]
         if unreachable:
-            return CheckReport(table, unreachable)
+            return CheckReport(table, sorted(unreachable), notes)
         compared = await differences(table, backend.introspect)
     finally:
         await backend.stop()
-    return CheckReport(table, sorted(compared.problems), list(compared.notes), compared.contracts, compared.unseen)
+    notes += compared.notes
+    return CheckReport(table, sorted(compared.problems), notes, compared.contracts, compared.unseen)
+
+
+async def _probe_upstreams(settings: Config, table: Table) -> list[Problem | str]:
+    """A problem for each upstream that is needed and cannot be reached, a note for one that is not needed now."""
+    upstreams = wiring.Upstreams(wiring.upstreams(settings, wiring.Quota()))
+    await upstreams.start()
+    try:
+        found = await upstreams.probed(BUS_TIMEOUT)
+    finally:
+        await upstreams.stop()
+    needed = {*wiring.passing(settings).values(), *map(_needs, table.routes())}
+    place = config.document(settings).problem
+    problems: list[Problem | str] = []
+    for each in found:
+        if each.unreachable:
+            where = ("upstream", each.name, "url")
+            problem = replace(place(where, f"{each.url} cannot be reached: {each.unreachable}"), level="live")
+            problems.append(problem if each.name in needed else f"{problem}; no method has a mode that needs it")
+    return problems
+
+
+def _needs(route: Route) -> str | None:
+    """The upstream that a method calls in the mode of its mapping."""
+    setting = route.migration.setting
+    calls_legacy = setting.mode in (Mode.LEGACY, Mode.SHADOW, Mode.CANARY) or setting.observe
+    return route.migration.upstream if calls_legacy else None
+
+
+def _on_no_bus(settings: Config, table: Table) -> list[Problem]:
+    """A problem for each bus name of each file that no bus of the config has."""
+    patterns = [pattern for bus in settings.bus.values() for pattern in bus.services]
+    found: dict[tuple[str, str], Problem] = {}
+    for each in table.contracts:
+        if not any(fnmatchcase(each.bus_name, pattern) for pattern in patterns):
+            text = f"no bus of {settings.file} has {each.bus_name}: add it to `services` of a [bus.NAME] section"
+            place = (each.file, each.line, each.column, each.place)
+            found.setdefault((each.file, each.bus_name), Problem(*place, text, "idl"))
+    return list(found.values())
 
 
 async def connected(backend: wiring.Backend) -> None:
@@ -104,8 +181,9 @@ async def connected(backend: wiring.Backend) -> None:
 
 
 def _unreachable(settings: Config, backend: wiring.Backend) -> list[Problem]:
+    place = config.document(settings).problem
     return [
-        Problem(settings.file, 1, 1, f"$.bus.{bus.name}.address", f"{bus.address} cannot be reached", "live")
+        replace(place(("bus", bus.name, "address"), f"{bus.address} cannot be reached"), level="live")
         for bus in backend.status()
         if not bus.connected
     ]

@@ -10,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
@@ -23,22 +26,30 @@ from gateway.admin.api import CallBody
 from gateway.admin.http_server import AdminServer
 from gateway.admin.service import AdminService
 from gateway.admin.traffic import Traffic
+from gateway.admin.web.server import WebServer
+from gateway.assembly import Assembly
 from gateway.check import connected
 from gateway.config import Config
+from gateway.core.admin.access import Caller
+from gateway.core.admin.records import EVERYTHING
 from gateway.core.migration.modes import Mode
+from gateway.core.migration.rollout_plan import RolloutState
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Fault, Peer, Value
 from gateway.last_good import LastGood
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import Table, changes, describe_routes, ungoverned
+from gateway.mapping.table import EndpointTable, Table, changes, describe_routes, ungoverned
 from gateway.migration.rollout_commands import RolloutCommands
+from gateway.migration.worker import SWITCH_INTERVAL
 from gateway.ops import metrics, process
 from gateway.ops.log import lines_lost
+from gateway.ops.metrics import Samples
 from gateway.pipeline import trace
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.replay import Replayer
 from gateway.state import clock
-from gateway.wiring import Assembly
+
+THREADS = 4  # of the pool for work beside the event loop: large messages, mapping files, metrics
 
 _log = structlog.get_logger("gateway")
 
@@ -56,7 +67,7 @@ class Gateway(Assembly):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        settings = config.load(path)
+        settings = wiring.load_config(path)
         self._last_good = LastGood(settings.state_path(), path)
         table, self._refused = _first_table(settings, self._last_good)
         super().__init__(descriptors.fitted(settings), table)
@@ -76,7 +87,14 @@ class Gateway(Assembly):
         replayer = Replayer(
             self.endpoints, self.dispatcher.observe, self.migration.evidence.compare, self.shadow.worker
         )
-        traffic = Traffic(self.live_routes, lambda: self.table.revision, self.migration.state, self.recorder, replayer)
+        traffic = Traffic(
+            self.live_routes,
+            lambda: self.table.revision,
+            self.migration.state,
+            self.recorder,
+            replayer,
+            self.event_methods,
+        )
         rights = peer_credentials.rights(self.settings)
         group = peer_credentials.group(self.settings)
         self._admin = AdminServer(socket, self, self.admin_service, traffic, rights, group)
@@ -87,6 +105,8 @@ class Gateway(Assembly):
         self._operators = wiring.operators(self.settings, self.admin_service, rights, peer_credentials.user_name)
         address = self.settings.admin.metrics
         self._monitoring = monitoring.MonitoringServer(address, self) if address else None
+        page = self.settings.admin.web
+        self._web = WebServer(page, self, self.admin_service, traffic, rights) if page else None
         self._stack = AsyncExitStack()
         self._reloading = asyncio.Lock()
 
@@ -97,7 +117,7 @@ class Gateway(Assembly):
             if self.settings.user is not None:
                 process.become(self.settings.user, self._socket_files())
             await self.start_sides(stack)
-            await self._wait_for_buses()
+            await asyncio.gather(self._wait_for_buses(), self._probe_upstreams())
             await self._admin.start()
             stack.push_async_callback(self._admin.stop)
             stack.callback(self.recorder.stop)
@@ -107,6 +127,9 @@ class Gateway(Assembly):
             if self._monitoring is not None:
                 await self._monitoring.start()
                 stack.push_async_callback(self._monitoring.stop)
+            if self._web is not None:
+                await self._web.start()
+                stack.push_async_callback(self._web.stop)
             stack.push_async_callback(self._drain)
             await self.expose()
             for transport in self.transports.values():
@@ -129,6 +152,9 @@ class Gateway(Assembly):
         if self._monitoring is not None:
             stack.push_async_callback(self._monitoring.stop)
             self._monitoring.bind()
+        if self._web is not None:
+            stack.push_async_callback(self._web.stop)
+            self._web.bind()
         for transport in self.transports.values():
             stack.push_async_callback(transport.stop, 0)
             await transport.bind()
@@ -171,8 +197,17 @@ class Gateway(Assembly):
         if down:
             _log.warning("started without a bus; calls to its services are refused until it is connected", down=down)
 
+    async def _probe_upstreams(self) -> None:
+        """Tell which legacy services cannot be reached. The gateway starts without them."""
+        for each in await self.upstreams.probed(health.PROBE_TIMEOUT):
+            if each.unreachable:
+                _log.warning(
+                    "a legacy service cannot be reached", upstream=each.name, at=each.url, why=each.unreachable
+                )
+
     async def _drain(self) -> None:
         grace = self.settings.grace
+        self.events.release()
         stops = (transport.stop(grace) for transport in self.transports.values())
         cut = sum(await asyncio.gather(*stops))
         if cut:
@@ -190,7 +225,8 @@ class Gateway(Assembly):
     def warnings(self) -> list[str]:
         """What an operator has to repair, although calls are answered."""
         trouble = self.migration.state.trouble
-        warnings = [trouble] if trouble else []
+        breached = (f"rollout of {name}: {why}" for name, why in self.migration.rollouts.breached().items())
+        warnings = [*([trouble] if trouble else []), *breached]
         if not self._refused:
             return warnings
         wrong = f"{len(self._refused)} problem{'s' if len(self._refused) > 1 else ''}, the first: {self._refused[0]}"
@@ -208,7 +244,9 @@ class Gateway(Assembly):
 
     async def status(self) -> Mapping[str, object]:
         """The state of buses, services, listeners and calls in flight."""
-        services = await health.services(self.table, self.backend, self._asks_bus)
+        services, upstreams = await asyncio.gather(
+            health.services(self.table, self.backend, self._asks_bus), self.upstreams.probed(health.PROBE_TIMEOUT)
+        )
         buses = self.backend.status()
         reasons = health.reasons(buses, services, [store.status() for store in self.stores])
         return {
@@ -223,7 +261,7 @@ class Gateway(Assembly):
             "tasks": len(asyncio.all_tasks()),
             "buffered": self.quota.buffered,
             "buses": buses,
-            "upstreams": self.upstreams.status(),
+            "upstreams": upstreams,
             "stores": [store.status() for store in self.stores],
             "operators": None if self._operators is None else self._operators.status(),
             "state": {"place": self.migration.state.place, "trouble": self.migration.state.trouble},
@@ -233,7 +271,9 @@ class Gateway(Assembly):
 
     async def metrics(self) -> bytes:
         """All series as text. The text is long, so a thread renders it while calls go on."""
-        services = await health.services(self.table, self.backend, self._asks_bus)
+        services, upstreams = await asyncio.gather(
+            health.services(self.table, self.backend, self._asks_bus), self.upstreams.probed(health.PROBE_TIMEOUT)
+        )
         gauges = {
             "xcp_gateway_calls_in_flight": self.dispatcher.in_flight,
             "xcp_gateway_tunnels_open": sum(
@@ -241,13 +281,40 @@ class Gateway(Assembly):
             ),
             "xcp_gateway_buffered_bytes": self.quota.buffered,
             "xcp_gateway_log_lines_lost_total": lines_lost(),
+            "xcp_gateway_spans_lost_total": self.tracer.lost if self.tracer is not None else 0,
             "xcp_gateway_mapping_refused": bool(self._refused),
         }
         stores = [store.status() for store in self.stores]
         published = {name: publisher.written for name, publisher in self.publishers.items()}
         buses = self.backend.status()
-        readings = health.readings(self.table, buses, services, gauges, self._aborted, stores, published)
-        return await asyncio.to_thread(metrics.render, self.calls, {**readings, **self.migration.readings()})
+        readings = health.readings(self.table, buses, services, gauges, self._aborted, stores, published, upstreams)
+        readings = {**readings, **self._streamed(), **self.migration.readings(), **self._rollouts()}
+        return await asyncio.to_thread(metrics.render, self.calls, readings)
+
+    def _rollouts(self) -> Mapping[str, Samples]:
+        """Samples of the rollouts by state, and of a rollback of everything."""
+        states = Counter(self.admin_service.rollouts.states().values())
+        overrides = self.migration.toggles.overrides
+        back = any(each.pattern == EVERYTHING and each.setting.mode is Mode.LEGACY for each in overrides)
+        return {
+            "xcp_gateway_rollouts": [((state.value,), states[state.value]) for state in RolloutState],
+            "xcp_gateway_rollback_in_force": [((), back)],
+        }
+
+    def _streamed(self) -> Mapping[str, Samples]:
+        """Samples of the bytes and tunnels that listeners have streamed."""
+        listeners = {name: each for name, each in self.transports.items() if isinstance(each, wiring.HttpServer)}
+        return {
+            "xcp_gateway_tunnels_total": [
+                ((name,), sum(totals.opened for totals in each.streamed.values())) for name, each in listeners.items()
+            ],
+            "xcp_gateway_streamed_bytes_total": [
+                ((name, protocol, direction), bytes_)
+                for name, each in listeners.items()
+                for protocol, totals in each.streamed.items()
+                for direction, bytes_ in (("received", totals.received), ("sent", totals.sent))
+            ],
+        }
 
     def _asks_bus(self, route: Route) -> bool:
         """Whether a call of this method may go to the bus in its current mode."""
@@ -257,6 +324,13 @@ class Gateway(Assembly):
     def routes(self) -> list[Mapping[str, object]]:
         """Each mapped method at each endpoint."""
         return describe_routes(self.table)
+
+    def mappings(self) -> Mapping[str, object]:
+        """The files of the live table."""
+        named = (
+            {str(path): content for path, content in files.items()} for files in (self.table.mappings, self.table.idl)
+        )
+        return {"revision": self.table.revision, **dict(zip(("mappings", "idl"), named, strict=True))}
 
     async def reload(self) -> Mapping[str, object]:
         """Read config and mappings again and replace the whole table, or list the problems and keep the old one."""
@@ -269,12 +343,12 @@ class Gateway(Assembly):
 
     async def _reload(self) -> Mapping[str, object]:
         try:
-            settings = config.load(self._path)
+            settings = wiring.load_config(self._path)
             table, problems = await asyncio.to_thread(wiring.compile_mappings, settings)
             wrong = [str(problem) for problem in problems]
             upstreams = wiring.upstreams(settings, self.quota)
         except config.ConfigError as error:
-            wrong = [str(error)]
+            wrong = [str(problem) for problem in error.problems]
         if wrong:
             _log.error("reload refused, the old mapping stays", revision=self.table.revision, problems=wrong)
             self._refused = wrong
@@ -286,9 +360,10 @@ class Gateway(Assembly):
     ) -> Mapping[str, object]:
         added, removed, changed = changes(self.table, table)
         restart = _needs_restart(self._started, settings)
-        before = self.table.revision
+        before, old = self.table.revision, self.settings
         await self.apply_config(settings, table, upstreams)
         self._refused = []
+        await self._probe_upstreams()
         await self._store_table()
         self.admin_service.notifier.update()
         _log.info("reloaded", revision=table.revision, before=before, needs_restart=restart)
@@ -298,8 +373,20 @@ class Gateway(Assembly):
             "added": added,
             "removed": removed,
             "changed": changed,
+            "buses": _changed_sections(old.bus, settings.bus),
+            "upstreams": _changed_sections(old.upstream, settings.upstream),
             "needs_restart": restart,
         }
+
+    def totals(self) -> tuple[int, int]:
+        """The finished calls since start, and those with a fault."""
+        return self.calls.totals()
+
+    def invite(self, caller: Caller) -> str:
+        """A URL of the web page for this caller."""
+        if self._web is None:
+            raise LookupError('there is no web page: set web = "tcp:127.0.0.1:8081" in [admin] and restart')
+        return self._web.invite(caller)
 
     async def call(self, request: CallBody) -> Mapping[str, object]:
         """Make one call as a client of the first endpoint that matches the request."""
@@ -321,19 +408,35 @@ class Gateway(Assembly):
         return {**ended, "endpoint": str(endpoint.table.key), "codec": endpoint.codec.name, "steps": steps}
 
     def _find_endpoint(self, request: CallBody) -> RpcEndpoint:
-        """An endpoint that the request allows, if possible one that maps the method."""
-        allowed = [
-            endpoint
+        """The endpoint that the request allows, if possible one that maps the method.
+
+        Of several on one listener that have the same route the first is as good as any; other choices are the caller's.
+        """
+        allowed = {
+            key: endpoint
             for key, endpoint in self.endpoints.exchanges.items()
             if request.listener in (None, key.listener)
             and request.path in (None, key.path)
             and request.codec in (None, endpoint.codec.name)
-        ]
-        mapping = [endpoint for endpoint in allowed if endpoint.table.find(request.method).route is not None]
+        }
         if not allowed:
             known = ", ".join(str(key) for key in self.endpoints.exchanges)
             raise LookupError(f"no such endpoint; there are: {known}")
-        return (mapping or allowed)[0]
+        mapping = {key: each for key, each in allowed.items() if each.table.find(request.method).route is not None}
+        found = mapping or allowed
+        services = {
+            frozenset(route.service for route in _routes(each.table, request.method)) for each in found.values()
+        }
+        if len({key.listener for key in found}) > 1 or len(services) > 1:
+            names = ", ".join(str(key) for key in found)
+            raise LookupError(f"several endpoints take this call: {names}; choose one with --listener and --path")
+        return next(iter(found.values()))
+
+
+def _routes(table: EndpointTable, method: str) -> Iterable[Route]:
+    """The route of a method, or where it is not mapped, those of the whole endpoint."""
+    route = table.find(method).route
+    return table.routes.values() if route is None else (route,)
 
 
 def _first_table(settings: Config, last_good: LastGood) -> tuple[Table, list[str]]:
@@ -355,6 +458,14 @@ def _first_table(settings: Config, last_good: LastGood) -> tuple[Table, list[str
     return table, refused
 
 
+def _changed_sections(before: Mapping[str, object], after: Mapping[str, object]) -> Mapping[str, list[str]]:
+    return {
+        "added": [name for name in after if name not in before],
+        "removed": [name for name in before if name not in after],
+        "changed": [name for name in after if name in before and before[name] != after[name]],
+    }
+
+
 def _needs_restart(before: Config, after: Config) -> list[str]:
     """Sections that a reload does not apply."""
     sections = {
@@ -363,6 +474,7 @@ def _needs_restart(before: Config, after: Config) -> list[str]:
         "log": before.log != after.log,
         "limits": before.limits != after.limits,
         "state": before.state != after.state,
+        "traces": before.traces != after.traces,
         "user": before.user != after.user,
     }
     return [name for name, changed in sections.items() if changed]
@@ -383,6 +495,8 @@ async def run(path: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, first_signal)
+    sys.setswitchinterval(SWITCH_INTERVAL)  # large messages are read and written in threads beside the loop
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside-the-loop"))
     async with Gateway(path) as gateway, asyncio.TaskGroup() as tasks:
         _freeze_heap()
         owned = [tasks.create_task(reload_when_signalled(reload, gateway)), tasks.create_task(gateway.watch())]

@@ -1,33 +1,29 @@
-"""The composition root: makes every object of a gateway from its config and mappings.
+"""Makes adapters from sections of the config. This is the only module of `gateway` that imports adapters.
 
-The functions make adapters from sections of the config; this is the only module of `gateway` that imports adapters.
-`Assembly` puts the objects together: both sides, the endpoints, the listeners and the publishers. `server.Gateway` adds
-the operator's side and runs it all.
+`assembly` puts the objects together, and `server` runs them.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from adapters import upstream as legacy
 from adapters.admin_dbus.service import AdminBusService
-from adapters.codecs import CODECS, UPSTREAM_CODECS
+from adapters.codecs import CODECS, UPSTREAM_CODECS, xmlrpc_writer
 from adapters.dbus.backend import Backend, BusSettings, BusStatus
 from adapters.dialects import DIALECTS
-from adapters.http import client
-from adapters.http.client import ConnectionPoolLimits
-from adapters.http.client_connection import parse_url
+from adapters.dialects.xenapi import value as xenapi_value
+from adapters.http.client.request import parse_url
+from adapters.http.client.upstream import ConnectionPoolLimits, HttpUpstreamConnection
 from adapters.http.server import HttpLimits, HttpServer
 from adapters.http.socket_activation import InheritedSockets, inherited
 from adapters.http.web_origins import WebOrigins
+from adapters.http.websocket import open_websocket
 from adapters.limits import Quota
 from adapters.xenstore import upstream as xenstore_client
 from adapters.xenstore.client.client import XenstoreClient, socket_path
@@ -35,33 +31,35 @@ from adapters.xenstore.publish.publisher import XenstorePublisher
 from adapters.xenstore.server.listener import NODES, ExposedEndpoint, StoreLimits
 from adapters.xenstore.server.listener import XenstoreTransport as StoreTransport
 from gateway import __version__, config
-from gateway.config import Config, ConfigError, ListenerConfig, reached_by_others
+from gateway.admin import peer_credentials
+from gateway.config import Config, Finding, ListenerConfig
 from gateway.core import interfaces
 from gateway.core.admin.access import AccessRules
 from gateway.core.admin.status import ServiceStatus, StoreStatus
-from gateway.core.interfaces import AdminOperations, Codec, Dialect, Endpoint, Resolve, StreamingEndpoint
-from gateway.core.routing.route import Effect, Route
-from gateway.core.rpc.model import MessageLimits
+from gateway.core.interfaces import (
+    AdminOperations,
+    Codec,
+    Dialect,
+    Endpoint,
+    Resolve,
+    ResolveStream,
+    StreamingEndpoint,
+)
+from gateway.core.routing.route import Effect
+from gateway.core.rpc.model import Call, Fault, MessageLimits, Outcome
 from gateway.core.xenstore.paths import element
-from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.compiler import build
-from gateway.mapping.problem import Problem
-from gateway.mapping.table import EndpointKey, EndpointTable, Table
+from gateway.mapping.problem import Problem, unknown
+from gateway.mapping.table import EndpointTable, Table
 from gateway.mapping.targets import NOTHING as NO_CONTENTS
-from gateway.migration.manager import MigrationManager
-from gateway.ops import metrics
-from gateway.ops.log import call_log
-from gateway.pipeline.dispatcher import Dispatcher
-from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
-from gateway.pipeline.passthrough import Passthrough
-from gateway.pipeline.recorder import Recorder
-from gateway.pipeline.sessions import Sessions
-from gateway.pipeline.side_override import side_override
+from gateway.ops.traces import Tracer
+from gateway.pipeline.tasks import TaskEnding
 
 __all__ = [
     "CODECS",
     "DIALECTS",
     "Backend",
+    "BusSettings",
     "BusStatus",
     "ExposedEndpoint",
     "HttpServer",
@@ -74,6 +72,7 @@ __all__ = [
     "Upstreams",
     "XenstorePublisher",
     "inherited",
+    "open_websocket",
 ]
 
 
@@ -85,6 +84,11 @@ SPELLINGS = {name: make("").spelling for name, make in DIALECTS.items()}
 
 # For answers of legacy services, whose bytes are limited by their connection.
 _ANSWERS = MessageLimits(body=2**30, elements=2**30)
+
+
+def load_config(path: Path) -> Config:
+    """Read a config file and check all that can be checked without a bus; raises ConfigError with all problems."""
+    return config.load(path, upstream_problems, peer_credentials.unknown_names)
 
 
 def compile_mappings(
@@ -135,8 +139,30 @@ def _understood(upstream: config.UpstreamConfig) -> frozenset[str]:
 
 
 def upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstream]:
-    """The [upstream.NAME] sections as upstreams; raises ConfigError that names the place."""
-    return {name: _upstream(settings, name, upstream, room) for name, upstream in settings.upstream.items()}
+    """The [upstream.NAME] sections, in which `upstream_problems` has found nothing, as upstreams."""
+    return {name: _upstream(name, upstream, room) for name, upstream in settings.upstream.items()}
+
+
+def upstream_problems(settings: Config) -> Iterator[Finding]:
+    """Names of codecs and dialects that do not exist, urls and files that cannot be used."""
+    for name, upstream in settings.upstream.items():
+        named: list[tuple[tuple[str | int, ...], str, str, Collection[str]]] = [
+            (("codec",), "codec", upstream.codec, UPSTREAM_CODECS),
+            (("dialect",), "dialect", upstream.dialect, DIALECTS),
+            *((("speaks", number), "codec", codec, CODECS) for number, codec in enumerate(upstream.speaks)),
+        ]
+        for key, kind, value, known in named:
+            if value not in known:
+                yield ("upstream", name, *key), unknown(kind, value, sorted(known))
+        over_store = upstream.url.startswith(xenstore_client.SCHEME)
+        if upstream.codec in UPSTREAM_CODECS and over_store != (upstream.codec == "xenstore"):
+            yield ("upstream", name, "codec"), f"'{upstream.codec}' does not go over {upstream.url}"
+        if not over_store:
+            try:
+                parse_url(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
+            except (ValueError, OSError) as error:
+                key = ("ca_file" if isinstance(error, OSError) else "url",)
+                yield ("upstream", name, *key), str(getattr(error, "strerror", None) or error)
 
 
 OBSERVING = 16  # most connections to one legacy service for calls that are only observed
@@ -147,29 +173,16 @@ def observed_upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstre
     made = {}
     for name, upstream in settings.upstream.items():
         few = msgspec.structs.replace(upstream, connections=min(OBSERVING, upstream.connections), waiting=1)
-        made[name] = _upstream(settings, name, few, room)
+        made[name] = _upstream(name, few, room)
     return made
 
 
-def _upstream(settings: Config, name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy.Upstream:
-    place = f"{settings.file}: $.upstream.{name}"
-    named: list[tuple[str, str, Collection[str]]] = [
-        ("codec", upstream.codec, UPSTREAM_CODECS),
-        ("dialect", upstream.dialect, DIALECTS),
-        *(("speaks", codec, CODECS) for codec in upstream.speaks),
-    ]
-    for key, value, known in named:
-        if value not in known:
-            raise ConfigError(f"{place}.{key}: '{value}' is none of {', '.join(sorted(known))}")
+def _upstream(name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy.Upstream:
     over_store = upstream.url.startswith(xenstore_client.SCHEME)
-    if over_store != (upstream.codec == "xenstore"):
-        raise ConfigError(f"{place}.codec: '{upstream.codec}' does not go over {upstream.url}")
     made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
     spoken = legacy.Upstream(
         key=upstream,
-        connection=(
-            _xenstore_connection(name, upstream) if over_store else _http_connection(place, name, upstream, room)
-        ),
+        connection=(_xenstore_connection(name, upstream) if over_store else _http_connection(name, upstream, room)),
         codec=made,
         dialect=DIALECTS[upstream.dialect](made.name),
         speaks=_understood(upstream),
@@ -195,14 +208,8 @@ def _xenstore_connection(name: str, upstream: config.UpstreamConfig) -> interfac
     )
 
 
-def _http_connection(
-    place: str, name: str, upstream: config.UpstreamConfig, room: Quota
-) -> interfaces.UpstreamConnection:
-    try:
-        where = parse_url(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
-    except (ValueError, OSError) as error:
-        key = "ca_file" if isinstance(error, OSError) else "url"
-        raise ConfigError(f"{place}.{key}: {getattr(error, 'strerror', None) or error}") from error
+def _http_connection(name: str, upstream: config.UpstreamConfig, room: Quota) -> interfaces.UpstreamConnection:
+    where = parse_url(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
     limits = ConnectionPoolLimits(
         connections=upstream.connections,
         waiting=upstream.waiting,
@@ -211,7 +218,7 @@ def _http_connection(
         connect_timeout=upstream.connect_timeout,
         answer=upstream.max_answer,
     )
-    return client.HttpUpstreamConnection(name, where, limits, host=upstream.host, quota=room)
+    return HttpUpstreamConnection(name, where, limits, host=upstream.host, quota=room)
 
 
 def backend(settings: Config) -> Backend:
@@ -265,6 +272,27 @@ def dialect(name: str, codec: str) -> Dialect:
     return DIALECTS[name](codec)
 
 
+def task_ending(outcome: Outcome, call: Call) -> TaskEnding:
+    """Return what the record of a task says about the outcome of its call, in the terms of XenAPI."""
+    wrapped = DIALECTS["xenapi"]("jsonrpc").wrap_outcome(outcome, call)
+    if isinstance(wrapped, Fault):
+        error = wrapped.wire if isinstance(wrapped.wire, list) else [wrapped.message]
+        return TaskEnding(error=tuple(map(str, error)))
+    if wrapped.value == "":
+        return TaskEnding()
+    try:
+        return TaskEnding(xmlrpc_writer.write(xenapi_value(wrapped.value)).decode())
+    except xmlrpc_writer.Unwritable as error:
+        return TaskEnding(error=("INTERNAL_ERROR", f"the result cannot be written: {error}"))
+
+
+def tracer(settings: Config) -> Tracer | None:
+    """What makes spans of calls; None where the config has no collector."""
+    if settings.traces.url is None:
+        return None
+    return Tracer(settings.traces.url, float(settings.traces.share.removesuffix("%")) / 100, __version__)
+
+
 def operators(
     settings: Config, operator: AdminOperations, rights: AccessRules, user_name: Callable[[int], str]
 ) -> AdminBusService | None:
@@ -283,6 +311,7 @@ def transport(
     passed: InheritedSockets,
     on_cut: Callable[[str], object],
     otherwise: StreamingEndpoint | None = None,
+    streams: ResolveStream | None = None,
 ) -> HttpServer:
     """The HTTP server of a [listener.NAME] section."""
     fixed = {header.lower() for header in listener.headers}
@@ -298,6 +327,7 @@ def transport(
         inherited=passed,
         on_abort=on_cut,
         passthrough=otherwise,
+        streams=streams,
         web=WebOrigins(listener.origins, listener.hosts, answers="access-control-allow-origin" not in fixed),
         needs_host=listener.missing_host == "refuse",
     )
@@ -346,161 +376,6 @@ def _http_limits(listener: ListenerConfig) -> HttpLimits:
         max_connections_per_peer=listener.max_connections_per_peer,
         tunnels=listener.tunnels,
         max_tunnels=listener.max_tunnels,
+        max_waiting=listener.max_waiting,
+        tunnel_grace=listener.tunnel_grace,
     )
-
-
-# Putting it together
-
-OBSERVE_GRACE = 2.0  # seconds at stop for calls that are only observed
-
-_log = structlog.get_logger("gateway")
-
-
-class Assembly:
-    """The objects of a gateway, made from config and table. Nothing runs until `start_sides` and `start_publishers`."""
-
-    def __init__(self, settings: Config, table: Table) -> None:
-        self.settings = settings
-        self.table = table
-        self.backend = backend(settings)
-        self.quota = Quota(
-            settings.limits.max_calls, settings.limits.max_buffered, settings.limits.max_buffered_per_peer
-        )
-        self.upstreams = Upstreams(upstreams(settings, self.quota))
-        self.observing_upstreams = Upstreams(observed_upstreams(settings, self.quota))
-        self.observing = observing(settings)
-        self.calls = metrics.Calls()
-        self.migration = MigrationManager(settings.state_path(), self.live_routes)
-        self.sessions = Sessions()
-        log = call_log()
-        listeners = (self.migration.evidence.count, self.calls.count, *([log] if log is not None else []))
-        self.dispatcher = Dispatcher(
-            self.backend,
-            *listeners,
-            upstreams=self.upstreams,
-            observing=self.observing,
-            observing_upstreams=self.observing_upstreams,
-            toggles=self.migration.toggles,
-            on_fallback=self.migration.evidence.fell_back,
-        )
-        self.shadow = self.migration.shadow(self.dispatcher.observe, settings.limits.max_observed)
-        self.recorder = Recorder(self.dispatcher)
-        self.endpoints = Endpoints(self._endpoints(settings, table))
-        self._inherited = inherited()
-        self._aborted = dict.fromkeys(settings.listener, 0)
-        self.transports = {name: self._transport(name, section) for name, section in settings.listener.items()}
-        self.publishers = {
-            store.name: XenstorePublisher(store.store, self.dispatcher.answer, self._rung) for store in self.stores
-        }
-        self.hub = PublicationHub(self.backend, self.publishers)
-
-    async def start_sides(self, stack: AsyncExitStack) -> None:
-        """Start the D-Bus side and the legacy services, then the migration state."""
-        await self.backend.start()
-        stack.push_async_callback(self.backend.stop)
-        await self.upstreams.start()
-        stack.push_async_callback(self.upstreams.stop)
-        await self.observing_upstreams.start()
-        stack.push_async_callback(self.observing_upstreams.stop)
-        await self.observing.start()
-        stack.push_async_callback(self.observing.stop)
-        self.warn(self.settings)
-        await stack.enter_async_context(self.migration)
-        stack.push_async_callback(self.shadow.drain, OBSERVE_GRACE)
-
-    async def start_publishers(self, stack: AsyncExitStack) -> None:
-        """Publish the state of services in each xenstore, and run the watch triggers."""
-        for publisher in self.publishers.values():
-            publisher.start()
-            stack.push_async_callback(publisher.stop, self.settings.grace)
-        stack.push_async_callback(self.hub.stop)
-        await self.hub.follow(self.table)
-
-    async def apply_config(self, settings: Config, table: Table, upstreams: Mapping[str, Upstream]) -> None:
-        """Use another config and table from now on; calls in flight keep their route."""
-        await self.backend.reconfigure(buses(settings))
-        await self.observing.reconfigure(observed_buses(settings))
-        await self.upstreams.reconfigure(upstreams)
-        await self.observing_upstreams.reconfigure(observed_upstreams(settings, self.quota))
-        self.warn(settings)
-        self.endpoints.replace(self._endpoints(settings, table))
-        self.table = table
-        self.settings = settings
-        await self.expose()
-        await self.hub.follow(table)
-
-    def warn(self, settings: Config) -> None:
-        """Log doubtful settings: open listeners, limits that a single service could use up, unverified upstreams."""
-        for crowded in config.capacity_warnings(settings):
-            _log.warning("a service that hangs can take all capacity", where=crowded)
-        for name, section in settings.listener.items():
-            for address in self.transports[name].addresses if name in self.transports else ():
-                who = reached_by_others(address, socket_mode(address, section.socket_mode))
-                if who is not None:
-                    _log.warning(
-                        f"{who} can reach this listener; every client that connects may call", listener=name, at=address
-                    )
-        for name, upstream in settings.upstream.items():
-            if upstream.url.startswith("https:") and not upstream.verify:
-                _log.warning("TLS certificate verification is disabled for this upstream", upstream=name)
-
-    def live_routes(self) -> Sequence[Route]:
-        """Each mapped route of the live table."""
-        return self.table.routes()
-
-    def _rung(self, picture: str) -> None:
-        self.hub.on_fired(picture)
-
-    def addresses(self) -> list[str]:
-        """The addresses of all listeners, with the real port where the config has 0."""
-        return [address for transport in self.transports.values() for address in transport.addresses]
-
-    def _endpoints(self, settings: Config, table: Table) -> dict[EndpointKey, RpcEndpoint]:
-        return {
-            key: self._endpoint(settings.listener[key.listener], endpoint) for key, endpoint in table.endpoints.items()
-        }
-
-    def _endpoint(self, listener: ListenerConfig, table: EndpointTable) -> RpcEndpoint:
-        return RpcEndpoint(
-            table,
-            codec(table.codec, listener),
-            dialect(table.dialect, table.codec),
-            self.dispatcher,
-            concurrency=listener.concurrency if listener.batch == "concurrent" else 1,
-            client=client_codec(table.codec),
-            on_refused=self.calls.refuse,
-            shadow=self.shadow if table.has_upstream else None,
-            override=side_override(listener.override_header, listener.override_parameter),
-            sessions=self.sessions,
-        )
-
-    @property
-    def stores(self) -> list[StoreTransport]:
-        """The listeners that are a xenstore."""
-        return [each for each in self.transports.values() if isinstance(each, StoreTransport)]
-
-    async def expose(self) -> None:
-        """Serve in each xenstore the endpoints that the mappings expose there."""
-        for store in self.stores:
-            found = [exchange for key, exchange in self.endpoints.exchanges.items() if key.listener == store.name]
-            await store.expose(offer(exchange.table, exchange) for exchange in found)
-
-    def _transport(self, name: str, listener: ListenerConfig) -> HttpServer | StoreTransport:
-        if listener.is_store:
-            return store_transport(
-                name, listener, self.quota, lambda trouble: _log.warning("store", listener=name, trouble=trouble)
-            )
-
-        def on_aborted(why: str) -> None:
-            self._aborted[name] += 1
-            _log.info("connection aborted", listener=name, why=why)
-
-        resolve = partial(self.endpoints.resolve, name)
-        return transport(name, listener, resolve, self.quota, self._inherited, on_aborted, self._passthrough(listener))
-
-    def _passthrough(self, listener: ListenerConfig) -> StreamingEndpoint | None:
-        """The endpoint of requests that no mapped endpoint of a listener takes."""
-        name = listener.upstream
-        if listener.unmapped == "reject" or name is None:
-            return None
-        return Passthrough(self.dispatcher, name)

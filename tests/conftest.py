@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.kit.programs import forbid_others
@@ -28,28 +29,32 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # the machine is slow, not the test
 )
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+PROFILE = "ci" if os.environ.get("CI") else "default"
+settings.load_profile(PROFILE)
+settings.register_profile(
+    "quick", settings.get_profile(PROFILE), max_examples=15
+)  # `make check`; `make test` does more
 
 forbid_others()
+# With rich and all local variables, which is structlog's default, each traceback of a bug costs a second.
+structlog.get_config()["processors"][-1].exception_formatter = structlog.dev.plain_traceback
 # Tests in the background of a shell ignore Ctrl-C, and so would each program that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
-def _seed(request: pytest.FixtureRequest) -> None:
-    """Seed the random numbers of each test, the same in every run."""
-    random.seed(zlib.crc32(request.node.nodeid.encode()))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_behind(_seed: None) -> Iterator[None]:
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test after which a thread, a child process or a file descriptor is left that was not there before.
 
-    Fixtures of a wider scope must be parameters of the test, so that they exist before it starts.
+    Fixtures of a wider scope must be parameters of the test, so that they exist before it starts. The random numbers of
+    each test are the same in every run.
     """
+    random.seed(zlib.crc32(request.node.nodeid.encode()))
     threads, children, descriptors = set(threading.enumerate()), _children(), _descriptors()
     yield
     for thread in set(threading.enumerate()) - threads:
+        if thread.name.startswith("asyncio_"):
+            continue  # of a loop's pool, which ends with the loop; its fixture may have a wider scope
         thread.join(GRACE)
         assert not thread.is_alive(), f"left behind: {thread}"
     assert not (left := _children() - children), f"left behind: processes {left}"
@@ -78,16 +83,16 @@ async def _no_task_left_in_the_loop() -> AsyncIterator[None]:
 def _children() -> set[str]:
     """Return our child processes, including ended ones that were not waited for."""
     pids: set[str] = set()
-    for path in Path("/proc/self/task").glob("*/children"):
+    for thread in os.listdir("/proc/self/task"):  # noqa: PTH208  # no object per entry: this runs twice for every test
         with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended: its children belong to another
-            pids.update(path.read_text().split())
+            pids.update(Path(f"/proc/self/task/{thread}/children").read_text().split())
     return pids
 
 
 def _descriptors() -> set[tuple[str, str]]:
     """Return open descriptors and their targets."""
     found = set()
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # no object per entry: this runs twice for every test
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         try:
             found.add((name, os.readlink(f"/proc/self/fd/{name}")))  # noqa: PTH115
         except FileNotFoundError:

@@ -16,8 +16,9 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from tests.kit.cases import expect
+from tests.kit.programs import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
@@ -50,9 +51,11 @@ def test_every_path_that_a_page_names_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_between_pages_leads_to_a_file(page: str) -> None:
-    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", _text(page)):
-        assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"
+def test_every_link_between_pages_leads_to_a_file_and_its_heading(page: str) -> None:
+    for link, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", _text(page)):
+        target = (ROOT / page).parent / link if link else ROOT / page
+        assert target.exists(), f"{page}: {link}"
+        assert not anchor or anchor in _headings(target.read_text()), f"{page}: {link}#{anchor}"
 
 
 def test_every_shipped_mapping_compiles_without_a_problem() -> None:
@@ -61,8 +64,14 @@ def test_every_shipped_mapping_compiles_without_a_problem() -> None:
     assert json.loads(done.stdout)["files"] == len(list((ROOT / "mappings").glob("*.yaml"))) > 0
 
 
+def test_every_example_compiles_without_a_problem() -> None:
+    done = _run(sys.executable, "-m", "gateway", "check", "--json", "mappings/examples")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["files"] == len(list((ROOT / "mappings/examples").glob("*.yaml"))) == 3
+
+
 def test_every_shipped_mapping_names_its_schema_for_editors() -> None:
-    for path in sorted((ROOT / "mappings").glob("*.yaml")):
+    for path in sorted((ROOT / "mappings").rglob("*.yaml")):
         first, _, _ = path.read_text().partition("\n")
         prefix, _, schema = first.partition("$schema=")
         assert prefix == "# yaml-language-server: ", path
@@ -101,9 +110,7 @@ def _parameters(name: str, rest: str) -> Sequence[Any]:
 
 
 def _command() -> TyperGroup:
-    command = typer.main.get_command(app)
-    assert isinstance(command, TyperGroup)
-    return command
+    return expect(TyperGroup, typer.main.get_command(app))
 
 
 def _code(page: str) -> Iterator[str]:
@@ -113,6 +120,13 @@ def _code(page: str) -> Iterator[str]:
         yield from re.findall(r"`([^`]+)`", prose)
     for block in prose_and_code[1::2]:
         yield from block.replace("\\\n", " ").splitlines()
+
+
+def _headings(text: str) -> set[str]:
+    """The anchors of a page, as GitHub makes them from its headings."""
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", outside, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def _text(page: str) -> str:

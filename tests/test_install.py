@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from gateway import __version__
+from tests.kit.cases import present
+from tests.kit.programs import ROOT
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = ("mappings", "toolstack", "bus", "xenstored", "demo")
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -48,6 +53,27 @@ def test_the_wheel_holds_the_two_packages_and_the_examples(wheel: Path) -> None:
     assert {Path("gateway/py.typed"), Path("adapters/py.typed"), Path("gateway/mapping/mapping.schema.json")} <= names
     shared = {name.relative_to(f"{version}.data/data/share/xcp-gateway") for name in names if "share" in name.parts}
     assert shared == {Path(example, name) for example in EXAMPLES for name in _shipped(example)}
+
+
+def test_the_wheel_has_its_license_and_the_pages_of_the_web(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert f"xcp_gateway-{__version__}.dist-info/licenses/LICENSE" in names
+    for folder in ("templates", "static"):
+        for path in (ROOT / "gateway/admin/web" / folder).iterdir():
+            assert str(path.relative_to(ROOT)) in names
+
+
+def test_the_sbom_lists_each_library_that_the_wheel_needs(wheel: Path) -> None:
+    document = json.loads(_run(sys.executable, str(ROOT / "packaging/sbom.py"), str(wheel)))
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.5")
+    named = {each["name"]: each["version"] for each in document["components"]}
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {canonicalize_name(present(re.match(r"[\w.-]+", each))[0]) for each in wanted} <= named.keys()
+    assert not {"pytest", "xenapi"} & named.keys()
+    assert all(each["purl"] == f"pkg:pypi/{each['name']}@{each['version']}" for each in document["components"])
+    hashed = document["metadata"]["component"]["hashes"][0]["content"]
+    assert hashed == hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
 def test_the_command_starts_and_says_its_version(installed: Path) -> None:

@@ -7,9 +7,11 @@ against the access rules. The tables of objects.py say which members exist and w
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import structlog
@@ -61,11 +63,13 @@ class Callers:
         answer = await self._bus.call(question)
         if answer is None or answer.message_type is not MessageType.METHOD_RETURN:
             return None
-        told = answer.body[0]
-        if "UnixUserID" not in told:
+        credentials = answer.body[0]
+        if "UnixUserID" not in credentials:
             return None
-        uid = told["UnixUserID"].value
-        gids = told["UnixGroupIDs"].value if "UnixGroupIDs" in told else ()  # older brokers omit the groups
+        uid = credentials["UnixUserID"].value
+        gids = (
+            credentials["UnixGroupIDs"].value if "UnixGroupIDs" in credentials else ()
+        )  # older brokers omit the groups
         return Caller(uid, frozenset(gids), self._user_name(uid))
 
 
@@ -84,7 +88,8 @@ class DBusError:
 MethodReturn = list[Any] | DBusError
 
 _OPTIONS: Mapping[str, tuple[type, ...]] = {
-    "percent": (str, int, float), "control": (str,), "observe": (bool,), "noise": (bool,), "seconds": (int, float)
+    "percent": (str, int, float), "control": (str,), "observe": (bool,), "noise": (bool,), "seconds": (int, float),
+    "guarded": (bool,),
 }  # fmt: skip
 
 
@@ -106,13 +111,13 @@ def moved(changed: ModeResult | StateRefused) -> list[Any] | DBusError:
     return [[[each.service, each.method, each.before, each.after, each.stays] for each in changed.methods]]
 
 
-_SIGNATURES: Mapping[type, str] = {bool: "b", int: "i", str: "s"}
+_SIGNATURES: Mapping[type, str] = {bool: "b", int: "i", str: "s", list: "as"}
 
 
-def explained(told: Explanation) -> dict[str, Variant]:
+def explained(explanation: Explanation) -> dict[str, Variant]:
     """Encode an explanation; None becomes an empty text, or -1 for a number."""
-    values = {field.name: getattr(told, field.name) for field in fields(told)}
-    values["bucket"] = -1 if told.bucket is None else told.bucket
+    values = {field.name: getattr(explanation, field.name) for field in fields(explanation)}
+    values["bucket"] = -1 if explanation.bucket is None else explanation.bucket
     plain = {name: "" if value is None else value for name, value in values.items()}
     return {name: Variant(_SIGNATURES[type(value)], value) for name, value in plain.items()}
 
@@ -129,7 +134,7 @@ def plain(value: Any) -> Value:
     return as_it_is
 
 
-MOST = 64  # calls in flight
+MOST = 16  # calls in flight of one caller; the bus limits the connections of a user
 
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
@@ -157,6 +162,7 @@ class CallServer:
         self._callers = callers
         self._service = service
         self._calls: set[asyncio.Task[None]] = set()
+        self._in_flight: Counter[str] = Counter()  # calls by the unique name of their caller
         self._table: Mapping[tuple[str, str], Callable[..., Awaitable[MethodReturn]]] = {
             (CONTROL, "SetMode"): self._set_mode,
             (CONTROL, "ClearMode"): self._clear_mode,
@@ -216,13 +222,21 @@ class CallServer:
         """Handle an incoming message; returns True for a method call of ours."""
         if message.message_type is not MessageType.METHOD_CALL or message.interface == objects.PEER:
             return False
-        if len(self._calls) >= MOST:
-            self._reply(message, DBusError(LIMITS, f"{MOST} calls are in flight; try again later"))
+        sender = message.sender or ""
+        if self._in_flight[sender] >= MOST:
+            self._reply(message, DBusError(LIMITS, f"{MOST} of your calls are in flight; try again later"))
             return True
         task = asyncio.get_running_loop().create_task(self._answer(message))
+        self._in_flight[sender] += 1
         self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        task.add_done_callback(partial(self._ended, sender))
         return True
+
+    def _ended(self, sender: str, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        self._in_flight[sender] -= 1
+        if not self._in_flight[sender]:
+            del self._in_flight[sender]
 
     async def _answer(self, message: Message) -> None:
         try:
@@ -242,8 +256,12 @@ class CallServer:
             self._send(Message.new_method_return(message, member.reply, answer))
 
     async def _answered(self, message: Message) -> MethodReturn:
+        """The right comes first, and who may not read sees no methods: a stranger costs as little as can be."""
         path, (interface, member) = message.path or "", _meant(message)
-        paths = {objects.path_of(method): method for method in self._operator.names()}
+        caller = await self._admitted(message, member.right)
+        if isinstance(caller, DBusError):
+            return caller
+        paths = objects.paths_of(self._names(caller))
         if not objects.exists(path, paths):
             return DBusError(f"{UNKNOWN}Object", f"no object at {path}")
         here = (*objects.interfaces_at(path, paths), objects.INTROSPECTABLE)
@@ -252,9 +270,6 @@ class CallServer:
         if message.signature != member.signature:
             text = f"{message.member}: expected signature '{member.signature}', got '{message.signature}'"
             return DBusError(INVALID, text)
-        caller = await self._admitted(message, member.right)
-        if isinstance(caller, DBusError):
-            return caller
         return await self._table[interface, str(message.member)](path, caller, *message.body)
 
     async def _admitted(self, message: Message, right: Right | None) -> Caller | DBusError:
@@ -282,10 +297,10 @@ class CallServer:
     async def _explain(
         self, _path: str, _caller: Caller, method: str, params: Sequence[Variant], key: str
     ) -> MethodReturn:
-        told = self._operator.explain(method, [plain(param) for param in params], key=key or None)
-        if isinstance(told, StateRefused):
-            return DBusError(REFUSED, told.why)
-        return [[explained(each) for each in told]]
+        explanation = self._operator.explain(method, [plain(param) for param in params], key=key or None)
+        if isinstance(explanation, StateRefused):
+            return DBusError(REFUSED, explanation.why)
+        return [[explained(each) for each in explanation]]
 
     async def _diagnostics(self, _path: str, _caller: Caller) -> MethodReturn:
         rows = await self._operator.methods()
@@ -300,8 +315,11 @@ class CallServer:
             return DBusError(REFUSED, rows.why)
         return [{objects.path_of(MethodId(row.service, row.method)): {METHOD: objects.of_row(row)} for row in rows}]
 
-    async def _introspect(self, path: str, _caller: Caller) -> MethodReturn:
-        return [objects.introspection(path, tuple(map(objects.path_of, self._operator.names())))]
+    def _names(self, caller: Caller) -> tuple[MethodId, ...]:
+        return tuple(self._operator.names()) if self._rights.have(caller, Right.READ) else ()
+
+    async def _introspect(self, path: str, caller: Caller) -> MethodReturn:
+        return [objects.introspection(path, objects.paths_of(self._names(caller)))]
 
     # Properties
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from xml.sax.saxutils import quoteattr
 
 from dbus_fast import Variant
@@ -145,6 +146,7 @@ SERVICE_PROPERTIES: Mapping[str, str] = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=2**14)
 def path_of(method: MethodId) -> str:
     """Return the object path of a method."""
     return f"{ROOT}/method/{escape_path_element(f'{method.service}/{method.method}')}"
@@ -184,6 +186,12 @@ def interfaces_at(path: str, methods: Collection[str]) -> tuple[str, ...]:
     if path == ROOT:
         return (CONTROL, SERVICE, MANAGER, PROPERTIES)
     return (METHOD, PROPERTIES) if path in methods else ()
+
+
+@lru_cache(maxsize=2)
+def paths_of(methods: tuple[MethodId, ...]) -> Mapping[str, MethodId]:
+    """Return the methods by their object paths."""
+    return {path_of(method): method for method in methods}
 
 
 def exists(path: str, methods: Collection[str]) -> bool:

@@ -32,8 +32,27 @@ def write(value: Value) -> bytes:
         text = _encode(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return _write_slowly(value, _integer)
-    # The library writes NaN as null and a datetime in another form.
-    return _write_slowly(value, _integer) if b"null" in text or _moment(text) else text
+    # The library writes NaN as null and a datetime in another form; all else is right, and stays as it is.
+    if b"null" not in text and not _moment(text):
+        return text
+    try:
+        return _encode(_odd(value))
+    except MarshalError:  # without its place
+        return _write_slowly(value, _integer)
+
+
+def _odd(value: Any) -> Value:
+    """Convert what the library writes otherwise: datetimes, and numbers that are not finite; the rest is not copied."""
+    kind = type(value)
+    if kind is dict:
+        changed = {name: _odd(item) for name, item in value.items() if type(item) not in _WRITTEN_RIGHTLY}
+        return {**value, **changed} if changed else value
+    if kind is list:
+        return value if all(type(item) in _WRITTEN_RIGHTLY for item in value) else [_odd(item) for item in value]
+    return value if kind in _WRITTEN_RIGHTLY else _SCALARS.get(kind, _same)(value)
+
+
+_WRITTEN_RIGHTLY = frozenset({str, int, bool, bytes, NoneType})
 
 
 def write_long_as_text(value: Value) -> bytes:

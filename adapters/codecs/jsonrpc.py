@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from adapters.codecs.json_reader import (
     DamagedJsonError,
@@ -49,7 +51,7 @@ def read_call(message: Mapping[str, Any]) -> Call | Fault:
 
 
 def read_response(message: Mapping[str, Any]) -> Outcome | None:
-    """Read a 1.0 response (section 1.1): result or error is null, both for a void reply. None if it is no response."""
+    """Read a 1.0 response (section 1.1): result or error is null, both for a void reply. None: not a response."""
     if message.get("error") is not None:
         return read_error(message["error"])
     return Reply(message["result"]) if "result" in message and "error" in message else None
@@ -94,7 +96,7 @@ _NOTIFICATION = b'{"jsonrpc":"2.0","method":%b,"params":%b}'
 _NULL = b"null"
 
 
-class _Tag(NamedTuple):
+class _Tag(msgspec.Struct, frozen=True):
     """The data for answering one entry. `id`: as the client wrote it; None: no answer."""
 
     id: bytes | None = _NULL
@@ -353,7 +355,7 @@ def _read_response(message: dict[str, Any]) -> Outcome | None:
 
 
 def _read_error(error: Any) -> Fault:
-    """Read an error: an unknown number becomes the name of a REMOTE fault; an error that is no object is kept whole."""
+    """Read an error: an unknown number becomes the name of a REMOTE fault; what is not an object is kept whole."""
     code, message = (error.get("code"), error.get("message")) if type(error) is dict else (None, None)
     if type(code) is not int or type(message) is not str:
         return read_error(error)

@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element
 
 from msgspec.structs import replace
 
+from adapters.codecs import xmlrpc_plain as plain
 from adapters.codecs.xmlrpc_parser import XmlError, short, shown, tree
 from adapters.codecs.xmlrpc_reader import bad, children, items_of, name_and_value, only_child, repeated, text_of, value
 from adapters.codecs.xmlrpc_writer import INT_MAX, INT_MIN, Unwritable, check_characters, escape, visible, write
@@ -51,6 +52,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
 
 _REPLY = b'<?xml version="1.0"?><methodResponse><params><param>%b</param></params></methodResponse>'
+_BEFORE, _, _AFTER = _REPLY.partition(b"%b")
 _FAULT = b'<?xml version="1.0"?><methodResponse><fault>%b</fault></methodResponse>'
 _ITEM = b"<value><array><data>%b</data></array></value>"
 _CALL = b'<?xml version="1.0"?><methodCall><methodName>%b</methodName><params>%b</params></methodCall>'
@@ -71,6 +73,9 @@ class Codec(interfaces.Codec):
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:
         """Read a <methodCall>; a system.multicall is a batch."""
+        read = plain.call(body, self._limits, charset)
+        if read is not None and read[0] != MULTICALL:
+            return Envelope((Call(*read),))
         try:
             return self._envelope(tree(body, self._limits, charset))
         except XmlError as refused:
@@ -95,6 +100,9 @@ class Codec(interfaces.Codec):
 
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:
         """Read a <methodResponse>; an invalid one is a PARSE_ERROR. The last of two members of one name counts."""
+        read = plain.result(body, self._limits, charset)
+        if read is not None:
+            return Reply(*read)
         try:
             return self._outcome(tree(body, self._limits, charset))
         except XmlError as refused:
@@ -231,7 +239,7 @@ def _item_frame(item: Element) -> tuple[str, Element | None]:
 def _response(outcome: Outcome) -> bytes:
     if isinstance(outcome, Reply):
         try:
-            return _REPLY % write(outcome.value)
+            return write(outcome.value, before=_BEFORE, after=_AFTER)
         except Unwritable as unwritable:
             outcome = Fault(FaultCode.UNREPRESENTABLE, str(unwritable))
     return _FAULT % _write_fault(outcome)

@@ -35,7 +35,8 @@ _TABLES = frozenset(
     + ["cp437", "cp850", "cp852", "cp858", "cp866", "koi8_r", "koi8_u", "mac_roman", "tis_620"]
     + ["big5", "euc_jp", "euc_kr", "gb2312", "gbk", "gb18030", "shift_jis", "cp932"]
 )
-_NATIVE: Mapping[str, str] = {"utf_8": "utf-8", "ascii": "us-ascii", "latin_1": "iso-8859-1"}  # expat's own
+# expat's own. ASCII is read as UTF-8, which contains it: some servers declare us-ascii whatever they send.
+_NATIVE: Mapping[str, str] = {"utf_8": "utf-8", "ascii": "utf-8", "latin_1": "iso-8859-1"}
 _CODECS: Mapping[str, str] = {
     **{alias: codec for alias, codec in aliases.items() if codec in _TABLES or codec in _NATIVE},
     **{codec: codec for codec in (*_TABLES, *_NATIVE)},
@@ -62,7 +63,7 @@ PROBLEMS: Mapping[int, str] = {
 _FINAL = True  # no more bytes follow
 
 _DECLARED = re.compile(rb"""<\?xml[ \t\r\n][^?>]*?[ \t\r\n]encoding[ \t\r\n]*=[ \t\r\n]*["']([^"'?>]*)["']""")
-_SHORTEST_VALUE = len("<value/>")
+SHORTEST_VALUE = len("<value/>")
 _MOST_MARKUP = 8  # "<" that one value needs at most: member, name, value and its type, each opened and closed
 _PIECE = 32 * 1024  # bytes parsed at a time, so that other threads can run
 _LONGEST_TAG = 2 * _PIECE  # bytes of one tag, comment or processing instruction
@@ -110,7 +111,7 @@ def tree(body: bytes, limits: MessageLimits, charset: str = "") -> Element:
     if len(body) > limits.body:
         raise XmlError(FaultCode.TOO_LARGE, f"expected at most {limits.body} bytes, got {len(body)}")
     body, encoding = _decoded(body, charset)
-    crowded = len(body) >= limits.elements * _SHORTEST_VALUE
+    crowded = len(body) >= limits.elements * SHORTEST_VALUE
     if crowded and body.count(b"<") > (limits.elements + 1) * _MOST_MARKUP:
         raise XmlError(
             FaultCode.TOO_LARGE, f"expected at most {limits.elements} values, got more markup than they need"
@@ -147,9 +148,8 @@ def _decoded(body: bytes, charset: str) -> tuple[bytes, str]:
 
 
 def _codec_of(charset: str) -> str:
-    """Return the codec of a Content-Type's charset; an unknown one, and ASCII, are read as UTF-8."""
-    codec = _CODECS.get(charset.lower().replace("-", "_"), "utf_8")
-    return "utf_8" if codec == "ascii" else codec
+    """Return the codec of a Content-Type's charset; an unknown one is read as UTF-8."""
+    return _CODECS.get(charset.lower().replace("-", "_"), "utf_8")
 
 
 def _transcoded(body: bytes, codec: str, expected: str) -> bytes:

@@ -3,19 +3,23 @@
 The forms are those that clients of every age read (http://xmlrpc.com/spec.md and the legacy servers): strings without a
 type, integers as <int> and, beyond 32 bits, as <i8>, None as <nil/>, doubles without an exponent, dates as
 20260131T09:05:00Z.
+
+Records of one class have the same names and mostly the same types: the text between their values is made once for all
+of them (a shape). A long value is written in pieces, so that its text never stands beside its bytes.
 """
 
 from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
+from io import BytesIO
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
-from gateway.core.rpc.model import Value
+from gateway.core.rpc.model import Int32, Value
 from gateway.core.rpc.units import LONGEST_ZONE, compact
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
@@ -25,6 +29,8 @@ I8_MIN, I8_MAX = -(2**63), 2**63 - 1
 _UNCARRIABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _CONTROLS = bytes([*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20)])
 _FFFE, _FFFF = "\ufffe".encode(), "\uffff".encode()
+_PIECE = 256 * 1024  # characters, about
+_LONG = 256  # items of a value that is written in pieces
 
 
 class Unwritable(Exception):  # noqa: N818 - no error of ours: it carries a fault up to where the codec returns it
@@ -41,10 +47,10 @@ class _ByType(dict[type, Callable[[Any], str]]):
         raise Unwritable(f"expected a value that XML-RPC has a type for, got {kind.__name__}")
 
 
-def write(value: Value, place: str = "$") -> bytes:
-    """Return the <value> element; raises Unwritable with the place, which is searched for only on an error."""
+def write(value: Value, place: str = "$", before: bytes = b"", after: bytes = b"") -> bytes:
+    """Return the <value> element, between two texts; raises Unwritable with the place, which an error searches for."""
     try:
-        written = _written(value)
+        written = _whole(value, before, after) if not _is_long(value) else _in_pieces(value, before, after)
         if written is not None:
             return written
         where, why = _locate(value) or ("", "cannot be written")
@@ -53,16 +59,75 @@ def write(value: Value, place: str = "$") -> bytes:
     raise Unwritable(f"{place}{where}: {why}")
 
 
-def _written(value: Value) -> bytes | None:
-    """Return None for a value that cannot be carried. One scan over the whole costs less than one for each string."""
+def _whole(value: Value, before: bytes, after: bytes) -> bytes | None:
+    """Return None for a value that cannot be carried."""
     try:
-        text = WRITERS[type(value)](value)
+        written = _encoded(WRITERS[type(value)](value))
+    except Unwritable:
+        return None
+    return None if written is None else b"%b%b%b" % (before, written, after)
+
+
+def _in_pieces(value: Value, before: bytes, after: bytes) -> bytes | None:
+    """The same, for a long value."""
+    out = BytesIO()
+    out.write(before)
+    try:
+        for text in _pieces(value):
+            written = _encoded(text)
+            if written is None:
+                return None
+            out.write(written)
+    except Unwritable:
+        return None
+    out.write(after)
+    return out.getvalue()
+
+
+def _encoded(text: str) -> bytes | None:
+    """Return None for text that cannot be carried. One scan over the whole costs less than one for each string."""
+    try:
         written = text.encode()
-    except (Unwritable, UnicodeEncodeError):  # the latter for half of a surrogate pair
+    except UnicodeEncodeError:  # half of a surrogate pair
         return None
     if len(written.translate(None, _CONTROLS)) < len(written):
         return None
     return written if text.isascii() or not (_FFFE in written or _FFFF in written) else None
+
+
+def _is_long(value: object, depth: int = 3) -> bool:
+    """Whether a value, or one that it holds beside few others, has many items."""
+    if type(value) is not dict and type(value) is not list:
+        return False
+    if len(value) > 4:  # a Status struct and the result of event.from have fewer
+        return len(value) > _LONG
+    for item in value.values() if type(value) is dict else value:  # a generator costs as much again
+        if (type(item) is dict or type(item) is list) and depth and _is_long(item, depth - 1):
+            return True
+    return False
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """The text of a long value, piece by piece."""
+    is_struct = type(value) is dict
+    parts, size = ["<value><struct>" if is_struct else "<value><array><data>"], 0
+    end = "</member>" if is_struct else ""
+    for name, item in value.items() if is_struct else enumerate(value):
+        if is_struct:
+            parts.append(_named(name))
+        if _is_long(item):
+            yield "".join(parts)
+            yield from _pieces(item)
+            parts, size = [end], 0
+            continue
+        text = WRITERS[type(item)](item)
+        parts += (text, end)
+        size += len(text)
+        if size > _PIECE:
+            yield "".join(parts)
+            parts, size = [], 0
+    parts.append("</struct></value>" if is_struct else "</data></array></value>")
+    yield "".join(parts)
 
 
 def escape(text: str) -> str:
@@ -111,17 +176,69 @@ def _array(items: list[Value]) -> str:
 
 
 def _struct(members: dict[str, Value]) -> str:
+    if _LEAST_OF_RECORD <= len(members) <= _LONG:
+        return _record(members)
     parts = [
-        f"<member><name>{_name(name)}</name>{WRITERS[type(member)](member)}</member>"
+        f"{_BEGINNINGS.get(name) or _beginning(name)}{WRITERS[type(member)](member)}</member>"
         for name, member in members.items()
     ]
     return f"<value><struct>{''.join(parts)}</struct></value>"
 
 
-def _name(name: object) -> str:
+_BEGINNINGS: dict[object, str] = {}  # of members, by name: those of records repeat
+_MOST_BEGINNINGS, _LONGEST_NAME = 4096, 64
+
+
+def _beginning(name: object) -> str:
+    """Return a member up to its value."""
+    beginning = _named(name)
+    if len(_BEGINNINGS) < _MOST_BEGINNINGS and len(beginning) <= _LONGEST_NAME:
+        _BEGINNINGS[name] = beginning
+    return beginning
+
+
+def _named(name: object) -> str:
     if not isinstance(name, str):
         raise Unwritable("not text")  # _check_name says it in full
-    return name if name.isidentifier() else escape(name)
+    return f"<member><name>{name if name.isidentifier() else escape(name)}</name>"
+
+
+class _Shape(NamedTuple):
+    """Structs of the same names and types. `text`: theirs, with %s for each value; `others`: those that are no text."""
+
+    text: str
+    texts: tuple[int, ...]
+    others: tuple[tuple[int, Callable[[Any], str]], ...]
+
+
+_SHAPES: dict[tuple[object, ...], _Shape] = {}  # by names, then types
+_MOST_SHAPES, _LEAST_OF_RECORD = 512, 12
+
+
+def _record(members: dict[str, Value]) -> str:
+    values: list[Any] = [*members.values()]
+    key = (*members, *map(type, values))
+    shape = _SHAPES.get(key) or _shape(key, len(values))
+    if not _is_plain("".join([values[at] for at in shape.texts])):
+        for at in shape.texts:
+            values[at] = escape(values[at])
+    for at, writer in shape.others:
+        values[at] = writer(values[at])
+    return shape.text % (*values,)
+
+
+def _shape(key: tuple[Any, ...], count: int) -> _Shape:
+    names, kinds = key[:count], key[count:]
+    others = tuple((at, WRITERS[kind]) for at, kind in enumerate(kinds) if kind is not str)
+    holes = ["<value>%s</value>" if kind is str else "%s" for kind in kinds]
+    parts = [f"{_named(name).replace('%', '%%')}{hole}</member>" for name, hole in zip(names, holes, strict=True)]
+    texts = tuple(at for at, kind in enumerate(kinds) if kind is str)
+    shape = _Shape(f"<value><struct>{''.join(parts)}</struct></value>", texts, others)
+    if len(shape.text) <= _LONGEST_NAME * 2 * count:
+        if len(_SHAPES) >= _MOST_SHAPES:
+            _SHAPES.clear()
+        _SHAPES[key] = shape
+    return shape
 
 
 def _check_name(name: object) -> None:
@@ -139,6 +256,11 @@ def _string(text: str) -> str:
     ):  # rare; testing is cheaper than replacing
         text = escape(text)
     return f"<value>{text}</value>"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether nothing of it must be escaped; `_string` has this inline."""
+    return not ("&" in text or "<" in text or ">" in text or '"' in text or "\r" in text)
 
 
 def _integer(number: int) -> str:
@@ -175,6 +297,7 @@ WRITERS = _ByType(
         str: _string,
         bool: ("<value><boolean>0</boolean></value>", "<value><boolean>1</boolean></value>").__getitem__,
         int: _integer,
+        Int32: lambda number: f"<value><i4>{int(number)}</i4></value>",
         float: _double,
         type(None): lambda _: "<value><nil/></value>",
         list: _array,

@@ -7,37 +7,38 @@ mapping. A reload keeps the connections of every bus whose settings stay the sam
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
+from typing import TypeAlias
 
-from adapters.dbus.connection import Received
-from adapters.dbus.errors import fault
+from msgspec.structs import replace as replace_call
+
+from adapters.dbus.connection import Received, ReplyFuture
+from adapters.dbus.errors import (
+    INTROSPECTABLE,
+    asks_for_object,
+    fault,
+    lacks_interface,
+    of_properties,
+    without_object,
+)
+from adapters.dbus.messages import with_marshalled_body
 from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner
+from adapters.dbus.own_connections import OwnConnections
 from adapters.dbus.pool import BusSettings, Dependencies, Pool
 from adapters.dbus.signals import Interest, SignalQueue, Signals
 from gateway.core import interfaces
 from gateway.core.admin.status import BusStatus, Presence, ServiceStatus
-from gateway.core.dbus.arguments import ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
 from gateway.core.dbus.target import MethodCall, Subscription, Target
-from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.interfaces import NOT_SENT
+from gateway.core.routing.route import Route, encode_arguments
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value, is_large
 
 __all__ = ["Backend", "BusSettings", "BusStatus", "Dependencies", "Presence", "ServiceStatus"]
-
-
-def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
-    """Encode a call as a D-Bus method call; returns a fault that names the parameter where it cannot be encoded."""
-    try:
-        return route.encode_arguments(call)
-    except MarshalError as error:
-        return Fault(FaultCode.INVALID_PARAMS, str(error))
-    except ParameterCountError as error:
-        counts: dict[str, Value] = {"expected": error.expected, "received": error.received}
-        missing: dict[str, Value] = {"missing": error.missing} if error.missing else {}
-        return Fault(FaultCode.PARAMETER_COUNT, str(error), data={**counts, **missing})
 
 
 def decode_result(route: Route, body: Sequence[object]) -> Outcome:
@@ -48,6 +49,8 @@ def decode_result(route: Route, body: Sequence[object]) -> Outcome:
         return Fault(FaultCode.UNREPRESENTABLE, str(error))
 
 
+Send: TypeAlias = Callable[..., Awaitable["ReplyFuture | None"]]  # a method call -> its reply
+LARGE_ARGUMENTS = 2_000  # values of a call, or 64 bytes of text: about 5 ms to encode and marshal
 SWAP_PATIENCE = 1.0  # seconds that a reload waits for a new bus to connect before calls are routed to it anyway
 
 
@@ -59,9 +62,12 @@ class Backend(interfaces.Backend):
         self._pools: dict[BusSettings, Pool] = {}  # by settings without the services
         self._pools_by_pattern: dict[str, Pool] = {}  # pattern of bus names -> pool; the most specific first
         self._known: dict[str, Pool | None] = {}  # bus name -> pool; cached look-ups
+        self._waiting: dict[BusSettings, Pool] = {}  # for calls that wait at their service; made on demand
         self._draining: dict[Pool, asyncio.Task[None]] = {}  # pools that drain, each with its task
         self._signals: dict[BusSettings, Signals] = {}  # by settings without the services; made on demand
         self._interests: dict[Interest, Signals | None] = {}  # subscription -> the signals of its bus
+        self._own = OwnConnections(self._dependencies)
+        self._encoding = asyncio.Semaphore(1)
         self._adopt(buses.values())
 
     async def start(self) -> None:
@@ -76,38 +82,112 @@ class Backend(interfaces.Backend):
 
     async def call(self, route: Route, call: Call) -> Outcome:
         """Make one call. The dispatcher holds the deadline and cancels this coroutine past it."""
-        method_call = encode_arguments(route, call)
-        if isinstance(method_call, Fault):
+        method_call = await self._encoded(route, call) if _is_large(call) else encode_arguments(route, call)
+        if not isinstance(method_call, MethodCall):
             return method_call
+        select = None if route.select is None else route.select(call)
+        if isinstance(select, Fault):
+            return select
         pool = self._pool_of(method_call.bus_name)
         if pool is None:
             return _no_bus(method_call.bus_name)
-        answer = await pool.call(method_call, oneway=call.oneway)
+        if route.waits:
+            pool = await self._waiting_pool(pool)
+        send = pool.call if route.connection is None else partial(self._own.call, route.connection, pool.bus, call)
+        return await self._answer(send, route, call, method_call, select)
+
+    async def _encoded(self, route: Route, call: Call) -> MethodCall | Fault:
+        """Encode a large call in a thread, so that other calls go on: one at a time, or the threads take every turn."""
+        try:
+            async with self._encoding:
+                return await asyncio.to_thread(_encode_and_marshal, route, call)
+        except asyncio.CancelledError as error:
+            error.args = (*error.args, NOT_SENT)
+            raise
+
+    async def _answer(
+        self, send: Send, route: Route, call: Call, method_call: MethodCall, select: Callable[[Value], Outcome] | None
+    ) -> Outcome:
+        answer = await send(method_call, oneway=call.oneway or route.bus_target.no_reply)
         if answer is None:
             return Reply(None)
-        if isinstance(answer, Fault):
+        if not isinstance(answer, Received):
             return answer
         if answer.error_name:
-            return route.map_error(fault(answer), call)
-        return reply(route, answer)
+            return route.map_error(await _explained(send, method_call, answer), call)
+        if route.further:
+            outcome = await _with_further(send, route, call, method_call, answer)
+        else:
+            outcome = await read_reply(route, answer)
+        return outcome if select is None or isinstance(outcome, Fault) else select(outcome.value)
+
+    async def _waiting_pool(self, pool: Pool) -> Pool:
+        """The connections to the same bus for calls that wait at their service; they are made for the first one."""
+        waiting = self._waiting.get(pool.bus)
+        if waiting is None:
+            waiting = self._waiting[pool.bus] = Pool(pool.bus.waiting_calls(), self._dependencies)
+            waiting.start()
+        await _wait_briefly([waiting])
+        return waiting
 
     @asynccontextmanager
     async def subscribe(self, *subscriptions: Subscription) -> AsyncIterator[SignalQueue]:
         """Subscribe to signals; the queue begins with one EventsLost for each bus name: the state is read first."""
-        feed = SignalQueue()
+        queue = SignalQueue()
+        with self.follow(queue, *subscriptions):
+            yield queue
+
+    @contextmanager
+    def follow(self, feed: interfaces.EventFeed, *subscriptions: Subscription) -> Iterator[None]:
+        """Pass signals to a feed as they arrive; it first gets one EventsLost for each bus name."""
         interests = [Interest(subscription, feed) for subscription in subscriptions]
         for interest in interests:
             self._listen(interest)
         try:
-            yield feed
+            yield
         finally:
             for interest in interests:
                 self._stop_listening(interest)
 
+    async def query(self, call: MethodCall, take: Callable[[Sequence[object] | Fault], None]) -> Fault | None:
+        """Call over the connection of the signals, which a subscription to the service has made.
+
+        `take` gets the body of the reply, or the error, between the signals that were sent before and after it. The
+        fault is why there is no reply.
+        """
+
+        def taken(message: Received) -> None:
+            take(of_properties(fault(message), call) if message.error_name else message.body)
+
+        signals = self._signals_of(call.bus_name)
+        answer = _no_bus(call.bus_name) if signals is None else await signals.call(call, taken)
+        return answer if isinstance(answer, Fault) else None
+
+    async def ask(self, route: Route, call: Call) -> Outcome:
+        """As `call`, over the connection of the signals: once it is answered, every signal before it has arrived."""
+        method_call = await self._encoded(route, call) if _is_large(call) else encode_arguments(route, call)
+        if not isinstance(method_call, MethodCall):
+            return method_call
+        signals = self._signals_of(method_call.bus_name)
+        if signals is None:
+            return await self.call(route, call)
+
+        async def send(method_call: MethodCall, **_: object) -> ReplyFuture:
+            return await signals.call(method_call)
+
+        return await self._answer(send, route, call, method_call, None)
+
+    def _signals_of(self, bus_name: str) -> Signals | None:
+        """The signals of the bus that has a service; None when nothing is subscribed to there."""
+        pool = self._pool_of(bus_name)
+        return None if pool is None else self._signals.get(pool.bus)
+
     async def stop(self) -> None:
         """Fail the calls that wait, then close every connection."""
-        pools = [*self._pools.values(), *self._draining]
+        pools = [*self._pools.values(), *self._draining, *self._waiting.values()]
+        self._waiting = {}
         self._adopt(())
+        await self._own.close()
         await asyncio.gather(*(signals.close() for signals in self._signals.values()))
         await asyncio.gather(*(pool.close() for pool in pools))
 
@@ -123,9 +203,13 @@ class Backend(interfaces.Backend):
             await asyncio.gather(*(pool.close() for pool in joining))
             raise
         self._adopt(buses.values(), {**before, **{pool.bus: pool for pool in joining}})
+        self._own.keep(self._pools)
         for key, pool in before.items():
             if key not in self._pools:
                 self._drain(pool)
+                waiting = self._waiting.pop(key, None)
+                if waiting is not None:
+                    self._drain(waiting)
         await self._move_interests()
 
     async def introspect(self, bus_name: str, object_path: str) -> str | Fault:
@@ -172,10 +256,11 @@ class Backend(interfaces.Backend):
         self._known = {}
 
     def _pool_of(self, bus_name: str) -> Pool | None:
-        if bus_name not in self._known:
+        known = self._known.get(bus_name)
+        if known is None:
             found = (pool for pattern, pool in self._pools_by_pattern.items() if fnmatchcase(bus_name, pattern))
-            self._known[bus_name] = next(found, None)
-        return self._known[bus_name]
+            known = self._known[bus_name] = next(found, None)
+        return known
 
     def _listen(self, interest: Interest) -> None:
         """Subscribe on the bus that has the service now."""
@@ -207,6 +292,20 @@ class Backend(interfaces.Backend):
         draining.add_done_callback(lambda _: self._draining.pop(pool))
 
 
+def _is_large(call: Call) -> bool:
+    return is_large(call.params, LARGE_ARGUMENTS) or (bool(call.named) and is_large(call.named, LARGE_ARGUMENTS))
+
+
+def _encode_and_marshal(route: Route, call: Call) -> MethodCall | Fault:
+    method_call = encode_arguments(route, call)
+    return method_call if isinstance(method_call, Fault) else with_marshalled_body(method_call)
+
+
+async def read_reply(route: Route, message: Received) -> Outcome:
+    """Decode a method return: a large one in a thread, so that other calls go on."""
+    return await asyncio.to_thread(reply, route, message) if is_large(message.body) else reply(route, message)
+
+
 def reply(route: Route, message: Received) -> Outcome:
     """Decode a method return. A signature other than the IDL's is an UNREPRESENTABLE fault."""
     assert isinstance(route.target, Target)
@@ -215,6 +314,34 @@ def reply(route: Route, message: Received) -> Outcome:
         text = f"{route.target}: expected reply signature '{expected}', got '{message.signature}'"
         return Fault(FaultCode.UNREPRESENTABLE, text)
     return decode_result(route, message.body)
+
+
+async def _explained(send: Send, method_call: MethodCall, answer: Received) -> Fault:
+    """The fault of an error. Where the service does not know the method, it is asked whether it has the object."""
+    found = of_properties(fault(answer), method_call)
+    if not asks_for_object(answer):
+        return found
+    question = replace_call(method_call, interface=INTROSPECTABLE, member="Introspect", signature="", body=())
+    return without_object(found, method_call, await send(question))
+
+
+async def _with_further(send: Send, route: Route, call: Call, method_call: MethodCall, answer: Received) -> Outcome:
+    """Read further interfaces of the object. The properties of one that it lacks are left out."""
+    answers: list[Received | None] = [answer]
+    for interface in route.further:
+        more = await send(replace_call(method_call, body=[interface]))
+        if isinstance(more, Fault):
+            return more
+        assert more is not None
+        if more.error_name and not lacks_interface(more):
+            return route.map_error(await _explained(send, method_call, more), call)
+        answers.append(None if more.error_name else more)
+    wrong = next((each for each in answers if each is not None and each.signature != "a{sv}"), None)
+    return (
+        decode_result(route, [each.body[0] if each else {} for each in answers])
+        if wrong is None
+        else reply(route, wrong)
+    )
 
 
 def _service(name: str, pool: Pool | None, owner: NameOwner) -> ServiceStatus:

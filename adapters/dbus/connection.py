@@ -5,7 +5,6 @@ library's table for good. Here the caller removes its own entry.
 
 Outgoing bytes go through an Outbox: messages of one loop turn leave in one send, a full socket buffer is waited for
 (the library takes it for the end of the connection), and a message of which no byte has left can be withdrawn.
-Variants are converted to the library's class by a converter compiled once for each signature.
 """
 
 from __future__ import annotations
@@ -13,20 +12,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias, cast
 
-from dbus_fast import Message, MessageFlag, MessageType, Variant
+from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import InvalidMessageError
 
 from adapters.dbus import connect
-from gateway.core.dbus import marshal
+from adapters.dbus.messages import marshalled
 from gateway.core.dbus.marshal import HEADER, MAX_MESSAGE, body_size
 from gateway.core.dbus.scalars import MarshalError
-from gateway.core.dbus.signature import Type, parse, parse_one
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import Fault, FaultCode
@@ -99,6 +96,10 @@ class Outbox:
             return
         try:
             sent = self._sock.send(self._backlog)
+        except ConnectionError:  # broken for good; its end will be read, and the loop may have left the socket already
+            self._backlog.clear()
+            self._wait_for_capacity()
+            return
         except OSError:
             sent = 0
         del self._backlog[:sent]
@@ -116,63 +117,6 @@ class Outbox:
             self._loop.remove_writer(self._fd)
 
 
-Convert: TypeAlias = Callable[[object], object]
-
-
-@lru_cache(maxsize=4096)
-def to_library(signature: str) -> Callable[[Sequence[object]], list[object]]:
-    """Return a function that converts the variants of a checked body to the library's class."""
-    converters = [_converter(type_) for type_ in parse(signature)]
-    if not any(converters):
-        return list
-    return lambda body: [
-        value if convert is None else convert(value) for convert, value in zip(converters, body, strict=True)
-    ]
-
-
-@lru_cache(maxsize=4096)
-def _inner(signature: str) -> Convert | None:
-    return _converter(parse_one(signature))
-
-
-def _variant(value: object) -> Variant:
-    # The library crashes on None here (SIGSEGV), hence this check although the body was checked.
-    if not isinstance(value, marshal.Variant):
-        raise TypeError("a variant is expected")
-    convert = _inner(value.signature)
-    return Variant(value.signature, value.value if convert is None else convert(value.value), verify=False)
-
-
-def _converter(type_: Type) -> Convert | None:
-    """Return the converter for values of this type; None where no conversion is needed."""
-    if not type_.has_variant:
-        return None
-    if type_.code == "v":
-        return _variant
-    if type_.is_dict:
-        return _entries(type_.children[0].children[1])
-    return _elements(type_) if type_.code == "a" else _fields(type_)
-
-
-def _entries(value_type: Type) -> Convert:
-    convert = _converter(value_type) or _same
-    return lambda value: {key: convert(one) for key, one in value.items()}  # type: ignore[attr-defined]
-
-
-def _elements(type_: Type) -> Convert:
-    convert = _converter(type_.children[0]) or _same
-    return lambda value: [convert(one) for one in value]  # type: ignore[attr-defined]
-
-
-def _fields(type_: Type) -> Convert:
-    converters = [_converter(child) or _same for child in type_.children]
-    return lambda value: [convert(one) for convert, one in zip(converters, value, strict=True)]  # type: ignore[call-overload]
-
-
-def _same(value: object) -> object:
-    return value
-
-
 BUS_NAME = "org.freedesktop.DBus"  # the broker itself
 BUS_PATH = "/org/freedesktop/DBus"
 OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and Hello together
@@ -180,7 +124,7 @@ SERIALS = 2**31  # serials have 32 bits and the library's do not wrap: the conne
 
 
 Received = Message  # a method return or an error, of the library
-_ONEWAY = MessageFlag.NO_REPLY_EXPECTED
+_ONEWAY = MessageFlag.NO_REPLY_EXPECTED.value
 
 ReplyFuture: TypeAlias = "Message | Fault"
 
@@ -207,7 +151,7 @@ class DBusConnection:
     ) -> None:
         self._bus = bus
         self._limits = limits
-        self._flags = MessageFlag.NONE if limits.starts_services else MessageFlag.NO_AUTOSTART
+        self._flags = 0 if limits.starts_services else MessageFlag.NO_AUTOSTART.value
         self._longest = min(limits.max_message, MAX_MESSAGE)
         self._process = process
         self._outbox = _outbox(bus)
@@ -251,10 +195,13 @@ class DBusConnection:
         """Whether one more call may be sent."""
         return len(self._waiting) + self._abandoned < self._limits.in_flight and not self.lost and not self._retired
 
-    async def call(self, call: MethodCall, *, oneway: bool = False) -> ReplyFuture | None:
+    async def call(
+        self, call: MethodCall, *, oneway: bool = False, take: Callable[[Message], None] | None = None
+    ) -> ReplyFuture | None:
         """Send a call and return its reply; None for a oneway call once it is written.
 
-        A call that is cancelled before a byte was sent is withdrawn, and the CancelledError gets NOT_SENT.
+        A call that is cancelled before a byte was sent is withdrawn, and the CancelledError gets NOT_SENT. `take` gets
+        the reply as it arrives: after the signals that were received before it, and before any other.
         """
         serial = self._bus.next_serial()
         if serial >= self._limits.serials:
@@ -267,7 +214,8 @@ class DBusConnection:
         end = self._outbox.put(data)
         if oneway and end <= self._outbox.written:
             return None
-        reply: asyncio.Future[ReplyFuture | None] = self._loop.create_future()
+        reply: asyncio.Future[ReplyFuture | None]
+        reply = self._loop.create_future() if take is None else _TakenReply(take, loop=self._loop)
         self._waiting[serial] = (reply, end)
         if oneway:
             self._outbox.when_written(end, lambda: self._written(serial))
@@ -284,9 +232,9 @@ class DBusConnection:
             if self._retired:
                 self._close_when_idle()
 
-    def _message(self, call: MethodCall, serial: int, flags: MessageFlag) -> bytearray | Fault:
+    def _message(self, call: MethodCall, serial: int, flags: int) -> bytes | Fault:
         try:
-            data = _marshalled(call, serial, flags)
+            data = marshalled(call, serial, flags)
         except InvalidMessageError:
             refusal = _oversized(call, self._longest)
             if refusal is None:
@@ -346,7 +294,7 @@ class DBusConnection:
             self.close()
 
     def close(self) -> None:
-        """Close now; who still waits is told."""
+        """Close now. Calls that wait for a reply end with a fault."""
         if self._bus.connected:
             self._bus.disconnect()
 
@@ -396,9 +344,9 @@ class DBusConnection:
         return True
 
     def when_owned(self, bus_name: str, tell: Callable[[str], None]) -> None:
-        """Call `tell` with the name whenever somebody takes it; not if the bus allows no more match rules."""
+        """Call `tell` with the name whenever it gets an owner; never if the bus allows no more match rules."""
         if bus_name not in self._on_owner and self._bus.connected:
-            self._outbox.put(_marshalled(_match(bus_name), self._bus.next_serial(), _ONEWAY))
+            self._outbox.put(marshalled(_match(bus_name), self._bus.next_serial(), _ONEWAY))
         self._on_owner[bus_name] = tell
 
     def _new_owner(self, bus_name: str, _before: str, owner: str) -> None:
@@ -431,20 +379,18 @@ def _match(bus_name: str) -> MethodCall:
     return MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule])
 
 
-def _marshalled(call: MethodCall, serial: int, flags: MessageFlag) -> bytearray:
-    message = Message(
-        destination=call.bus_name,
-        path=call.object_path,
-        interface=call.interface,
-        member=call.member,
-        flags=flags,
-        signature=call.signature,
-        body=to_library(call.signature)(call.body),
-        serial=serial,
-        validate=False,  # a MethodCall is checked already
-    )
-    data: bytearray = message._marshall(False)  # noqa: FBT003, SLF001 - no descriptors; the library has no public name
-    return data
+class _TakenReply(asyncio.Future["ReplyFuture | None"]):
+    """A reply that is passed on in the step in which it arrives, before any message behind it."""
+
+    def __init__(self, take: Callable[[Message], None], *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._take = take
+
+    def set_result(self, result: ReplyFuture | None, /) -> None:
+        """Pass on the reply, then wake who waits for it."""
+        if isinstance(result, Message):
+            self._take(result)
+        super().set_result(result)
 
 
 def _settle(reply: asyncio.Future[ReplyFuture | None], answer: ReplyFuture | None) -> None:

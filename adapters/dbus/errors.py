@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
+from msgspec.structs import replace
+
 from adapters.dbus.connection import BUS_NAME, Received
 from gateway.core.dbus import marshal
 from gateway.core.dbus.signature import parse
+from gateway.core.dbus.target import MethodCall
 from gateway.core.rpc.model import Fault, FaultCode, Value
 
 _ERROR = "org.freedesktop.DBus.Error."
+PROPERTIES = "org.freedesktop.DBus.Properties"
+_DENIED = frozenset(_ERROR + name for name in ("AccessDenied", "NoReply", "ServiceUnknown", "NameHasNoOwner"))
 
 # D-Bus specification, "Error names"; dbus-protocol.h has the list. Any other name is REMOTE.
 ERROR_NAMES: dict[str, FaultCode] = {
@@ -52,6 +59,50 @@ def fault(message: Received) -> Fault:
     if code is FaultCode.NO_REPLY:
         text += "; it is unknown whether the call was executed"
     return Fault(code, text, name=name, data=arguments)
+
+
+NO_OBJECT = _ERROR + "UnknownObject"
+INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+_NO_METHOD = frozenset({_ERROR + "UnknownMethod", _ERROR + "UnknownInterface"})
+_NO_INTERFACE = frozenset({*_NO_METHOD, _ERROR + "InvalidArgs", NO_OBJECT})
+_READS = frozenset({"Get", "GetAll"})
+
+
+def lacks_interface(message: Received) -> bool:
+    """Return whether an error of GetAll says that the object does not have the interface, its only argument."""
+    name = message.error_name or ""
+    return name in _NO_INTERFACE or name.endswith(".UnknownInterface")
+
+
+def asks_for_object(message: Received) -> bool:
+    """Return whether a service that has no such object may have sent this error.
+
+    Many libraries answer UnknownMethod for it, which would blame the mapping.
+    """
+    return message.error_name in _NO_METHOD and message.sender != BUS_NAME
+
+
+def of_properties(found: Fault, call: MethodCall) -> Fault:
+    """Return the fault of a read of properties: an invalid argument can only be the interface or the property."""
+    if found.code is FaultCode.INVALID_PARAMS and call.interface == PROPERTIES and call.member in _READS:
+        return replace(found, code=FaultCode.NOT_FOUND)
+    return found
+
+
+def without_object(found: Fault, call: MethodCall, introspected: Received | Fault | None) -> Fault:
+    """Return the fault of a call whose object the service does not have, by the answer of Introspect; else `found`."""
+    interface = str(call.body[0]) if call.interface == PROPERTIES and call.body else call.interface
+    if not isinstance(introspected, Received) or introspected.error_name in _DENIED:
+        return found
+    if not introspected.error_name and _has_interface(introspected, interface):
+        return found
+    text = f"{call.bus_name} has no object {call.object_path} with the interface {interface} ({found.message})"
+    return Fault(FaultCode.NOT_FOUND, text, name=NO_OBJECT, data=[text])
+
+
+def _has_interface(introspected: Received, interface: str) -> bool:
+    xml = introspected.body[0] if introspected.signature == "s" else ""
+    return re.search(rf"<interface\s[^>]*\bname\s*=\s*[\"']{re.escape(interface)}[\"']", xml) is not None
 
 
 def _arguments(message: Received) -> list[Value]:

@@ -65,6 +65,10 @@ class BusSettings:
         """Settings for shadow calls to the same bus: one connection, no waiting, no activation."""
         return replace(self, connections=1, waiting=0, starts_services=False)
 
+    def waiting_calls(self) -> BusSettings:
+        """Settings for calls that wait at their service: connections of their own, half of them for each service."""
+        return replace(self, connections=2, per_destination=self.in_flight, waiting=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
@@ -115,8 +119,13 @@ class Pool:
     async def call(self, call: MethodCall, *, oneway: bool = False) -> ReplyFuture | None:
         """Send a call and return its reply; None for a oneway call once it is written."""
         destination = call.bus_name
-        connection = self._find(destination)
-        if isinstance(connection, Fault) or destination in self.breakers.known:
+        busy = self._busy.get(destination, 0)
+        preferred = self._slots[hash(destination) % len(self._slots)]
+        if preferred is not None and preferred.has_capacity and busy < self.bus.per_destination:
+            connection: DBusConnection | Fault = preferred
+        else:
+            connection = self._find(destination)
+        if destination in self.breakers.known or isinstance(connection, Fault):
             try:
                 connection = await self._check_breaker(destination) or await self._wait_for_capacity(destination)
             except asyncio.CancelledError as error:
@@ -124,7 +133,8 @@ class Pool:
                 raise
             if isinstance(connection, Fault):
                 return connection
-        self._busy[destination] = self._busy.get(destination, 0) + 1
+            busy = self._busy.get(destination, 0)
+        self._busy[destination] = busy + 1
         try:
             answer = await connection.call(call, oneway=oneway)
         except asyncio.CancelledError as error:

@@ -1,7 +1,7 @@
-"""Hears the signals of services on one bus, over a connection of its own; knows no call and no meaning of a signal.
+"""Receives the signals of services on one bus, over a connection of its own; makes no calls for clients.
 
-The connection is there while somebody subscribes. Whenever signals may have been lost (a new connection, a new owner of
-the bus name, an overflow), the subscriber is told, and reads the state instead.
+The connection exists while there are subscriptions. When signals may have been lost (a new connection, a new owner of
+the bus name, an overflow), the subscriber gets `EventsLost` and reads the state instead.
 """
 
 from __future__ import annotations
@@ -9,25 +9,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Self, TypeAlias
 
-from adapters.dbus.connection import BUS_NAME, BUS_PATH, BusConnectionLimits, ConnectError, DBusConnection, Received
+from adapters.dbus.connection import (
+    BUS_NAME,
+    BUS_PATH,
+    BusConnectionLimits,
+    ConnectError,
+    DBusConnection,
+    Received,
+    ReplyFuture,
+)
 from adapters.dbus.pool import BusSettings, Dependencies, delays
 from gateway.core.dbus import marshal
 from gateway.core.dbus.signature import parse
 from gateway.core.dbus.target import MethodCall, Subscription
-from gateway.core.rpc.model import Event, EventsLost, Value
+from gateway.core.interfaces import EventFeed
+from gateway.core.rpc.model import Event, EventsLost, Fault, FaultCode, Value
 
 BOUND = 1024  # events in the queue of one subscriber
 
 SignalEvent: TypeAlias = "Event | EventsLost"
 
 
-class SignalQueue:
+class SignalQueue(EventFeed):
     """The events of one subscriber, bounded; of a property only the newest value is kept. Iterate with `async for`."""
 
     def __init__(self, bound: int = BOUND) -> None:
@@ -93,8 +102,17 @@ def _without(before: Event, after: Event) -> dict[str, Value]:
 
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
+OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+# The signals of a subscription to all objects, with their signatures.
+CHANGES = {
+    (PROPERTIES, "PropertiesChanged"): "sa{sv}as",
+    (OBJECT_MANAGER, "InterfacesAdded"): "oa{sa{sv}}",
+    (OBJECT_MANAGER, "InterfacesRemoved"): "oas",
+}
 TIMEOUT = 5.0  # seconds that a bus has to take a match rule
 OVERFLOW_LIMIT = 2000  # signals a second to one subscription; past it the match rule is removed for a while
+WHOLE_LIMIT = 10_000  # the same, of a subscription to all objects: reading them all again costs more than a signal
+IN_FLIGHT = 64  # calls of one connection without a reply
 OVERFLOW_PAUSE = 1.0  # seconds without the match rule
 REFUSED = 5.0  # seconds before a refused match rule is tried again
 
@@ -106,7 +124,7 @@ class Interest:
     """A subscription, its queue, and the state of its match rules."""
 
     subscription: Subscription
-    feed: SignalQueue
+    feed: EventFeed
     listening: bool = False  # the match rules are in force
     owner: str | None = None  # unique name; empty: no owner, None: unknown
     suspended_until: float = 0.0  # loop time; no match rules before
@@ -133,6 +151,7 @@ class Signals:
         self._changed = asyncio.Event()
         self._maintainer: asyncio.Task[None] | None = None
         self._connection: DBusConnection | None = None
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self.heard = 0
         self.overflows = 0
 
@@ -147,6 +166,19 @@ class Signals:
         """Remove a subscription."""
         self._interests.pop(interest, None)
         self._forget_rules(interest)
+
+    async def call(self, call: MethodCall, take: Callable[[Received], None] | None = None) -> ReplyFuture:
+        """Make a call over the connection of the signals: what was sent before its reply has arrived before it.
+
+        `take` gets the reply between the signals before and after it.
+        """
+        async with self._slots:
+            connection = self._connection
+            if connection is None:
+                return Fault(FaultCode.UNAVAILABLE, f"bus '{self._bus.name}' is not connected; the call was not sent")
+            answer = await connection.call(call, take=take)
+            assert answer is not None, "it is not an oneway call"
+            return answer
 
     async def is_alive(self, seconds: float) -> bool:
         """Return whether the bus answers on this connection, if there is one; else it is closed and replaced."""
@@ -271,7 +303,7 @@ class Signals:
 
     def _deliver(self, interest: Interest, message: Received) -> None:
         if self._overflows_now(interest):
-            self._pause(interest, f"more than {OVERFLOW_LIMIT} signals in a second")
+            self._pause(interest, f"more than {_limit(interest.subscription)} signals in a second")
             return
         try:
             event = _event(interest.subscription, message)
@@ -286,7 +318,7 @@ class Signals:
         if now - interest.since >= 1.0:
             interest.since, interest.heard = now, 0
         interest.heard += 1
-        return interest.heard > OVERFLOW_LIMIT
+        return interest.heard > _limit(interest.subscription)
 
     def _pause(self, interest: Interest, why: str) -> None:
         self.overflows += 1
@@ -294,9 +326,17 @@ class Signals:
         self._suspend(interest, OVERFLOW_PAUSE)
 
 
+def _limit(wanted: Subscription) -> int:
+    """The signals a second that a subscription takes."""
+    return WHOLE_LIMIT if wanted.is_whole else OVERFLOW_LIMIT
+
+
 def _rules(wanted: Subscription) -> Iterator[str]:
     """Match rules, each with a sender. (D-Bus specification, "Match Rules")"""
     yield f"type='signal',sender='{BUS_NAME}',interface='{BUS_NAME}',member='NameOwnerChanged',arg0='{wanted.bus_name}'"
+    if wanted.is_whole:
+        yield f"type='signal',sender='{wanted.bus_name}'"
+        return
     place = f"{'path_namespace' if wanted.below else 'path'}='{wanted.object_path}'"
     what = f"interface='{wanted.interface}',member='{wanted.member}'"
     if not wanted.member:
@@ -306,6 +346,8 @@ def _rules(wanted: Subscription) -> Iterator[str]:
 
 def _is_wanted(wanted: Subscription, message: Received) -> bool:
     """Apply the match rules again: signals of other subscriptions come over the same connection."""
+    if wanted.is_whole:
+        return (message.interface, message.member) in CHANGES
     path = message.path or ""
     if path != wanted.object_path and not (wanted.below and path.startswith(f"{wanted.object_path}/")):
         return False
@@ -317,6 +359,12 @@ def _is_wanted(wanted: Subscription, message: Received) -> bool:
 
 def _event(wanted: Subscription, message: Received) -> Event | None:
     """Decode a signal; None where no subscribed property changed. Raises ValueError or MarshalError."""
+    if wanted.is_whole:
+        interface, member = message.interface or "", message.member or ""
+        expected = CHANGES[interface, member]
+        if message.signature != expected:
+            raise ValueError(f"expected signature '{expected}', got '{message.signature}'")
+        return Event(wanted.bus_name, message.path or "", interface, member, tuple(message.body))
     where = (wanted.bus_name, message.path or "", wanted.interface)
     if wanted.member:
         if message.signature != wanted.signature:

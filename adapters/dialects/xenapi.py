@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from adapters.dialects import status
 from gateway.core import interfaces
-from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Int32, Outcome, Reply, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.core.rpc.units import compact
 
@@ -24,11 +24,19 @@ Error: TypeAlias = list[str]  # the code and its arguments
 # Methods that are answered without the Status struct over XML-RPC.
 BARE = ("system.listMethods", "system.methodSignature", "system.methodHelp", "system.getCapabilities")
 
+# The one place where XenAPI has integers of 32 bits: a struct of counts in the result of this method.
+EVENT_FROM, REF_COUNTS = frozenset({"event.from", "event_from"}), "valid_ref_counts"
+
 METHOD_UNKNOWN = "MESSAGE_METHOD_UNKNOWN"
 PARAMETER_COUNT = "MESSAGE_PARAMETER_COUNT_MISMATCH"
 INVALID_VALUE = "INVALID_VALUE"
 PERMISSION_DENIED = "PERMISSION_DENIED"
 INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+def value(of: Value) -> Value:
+    """Return a result as it stands in XenAPI's XML: integers as text, without characters that XML cannot carry."""
+    return status.integers_as_text(of, status.carriable)
 
 
 def text(value: Value) -> str:
@@ -93,6 +101,9 @@ class Dialect(interfaces.Dialect):
     """
 
     name = "xenapi"
+    malformed_as_page = True
+    has_notifications = False
+    echo = "system.isAlive:"
     spelling = MethodSpelling(joined="_", task_prefixes=("Async.", "InternalAsync."))
 
     def __init__(self, protocol: str) -> None:
@@ -108,7 +119,10 @@ class Dialect(interfaces.Dialect):
             error = ERROR_CODES[outcome.code](outcome, call)
             return status.failure([*error], status.carriable) if self._status else _fault(error)
         if self._status:
-            return outcome if call.method in BARE else status.success(_nothing_as_text(outcome.value), status.carriable)
+            if call.method in BARE:
+                return outcome
+            value = _with_counts(outcome.value) if call.method in EVENT_FROM else outcome.value
+            return status.success(_nothing_as_text(value), status.carriable)
         return Reply("") if outcome.value is None else outcome
 
     def wrap_call(self, call: Call) -> Call:
@@ -143,7 +157,15 @@ def _read(error: Value) -> Fault:
     match error:
         case [str(code), *arguments] if all(isinstance(argument, str) for argument in arguments):
             return Fault(FaultCode.APPLICATION, code, name=code, data=arguments)
-    return Fault(FaultCode.REMOTE, "an error that is no list of texts", data=[error])
+    return Fault(FaultCode.REMOTE, "an error that is not a list of texts", data=[error])
+
+
+def _with_counts(value: Value) -> Value:
+    """Return the result of `event.from` with its counts as integers of 32 bits, which do not become text."""
+    counts = value.get(REF_COUNTS) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(counts, dict):
+        return value
+    return {**value, REF_COUNTS: {name: Int32(n) if type(n) is int else n for name, n in counts.items()}}
 
 
 def _nothing_as_text(value: Value) -> Value:

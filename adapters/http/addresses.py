@@ -94,7 +94,8 @@ def _naming(address: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = f"cannot listen on {address}: {error.strerror or error}"
+        cure = ": another program listens there; end it, or change `bind`" if error.errno == errno.EADDRINUSE else ""
+        text = f"cannot listen on {address}: {error.strerror or error}{cure}"
         raise (OSError(text) if error.errno is None else OSError(error.errno, text)) from error
 
 
@@ -140,7 +141,7 @@ def _unix_socket(path: Path, mode: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX)
     try:
         listening.bind(str(path))
-        path.chmod(mode)  # before listen(), so that nobody connects under the mode the umask left
+        path.chmod(mode)  # before listen(), so that no client connects while the mode is that of the umask
     except BaseException:
         listening.close()
         raise
@@ -154,7 +155,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "the file exists and is no socket")
+        raise FileExistsError(errno.EEXIST, "the file exists and is not a socket")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(0)  # a process whose backlog is full listens too
         if probe.connect_ex(str(path)) != errno.ECONNREFUSED:

@@ -8,15 +8,15 @@ connection. Only the headers of that framing and of the connection are added.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Protocol
 
 from adapters.http import headers as http_headers
 from adapters.http import response
+from adapters.http.quotas import StreamTotals
 from adapters.http.request import HttpRequest
 from gateway.core import interfaces
 from gateway.core.interfaces import BrokenBodyError
-from gateway.core.rpc.model import Answer, Peer, RequestMetadata
+from gateway.core.rpc.model import Answer, Headers, Peer, RequestMetadata
 
 BUFFER = 64 * 1024  # bytes of a request body, or of a tunnel, that wait to be sent to the upstream
 RESERVED = 2 * BUFFER  # bytes that count as held while an exchange runs
@@ -43,6 +43,9 @@ class ExchangeOwner(Protocol):
     def must_close(self, request: HttpRequest) -> bool:
         """Whether the connection ends with the response to this request."""
 
+    def hold(self, size: int) -> bool:
+        """Count so many bytes as held beside those of the exchange; false: they do not fit."""
+
     def reset(self) -> None:
         """End the connection in a way that no client takes for the end of a response."""
 
@@ -50,23 +53,27 @@ class ExchangeOwner(Protocol):
 class Exchange(interfaces.HttpExchange):
     """One streamed request of a connection. `is_whole`: its body, if it has one, has come."""
 
-    def __init__(self, owner: ExchangeOwner, request: HttpRequest, peer: Peer, *, is_whole: bool) -> None:
+    def __init__(
+        self, owner: ExchangeOwner, request: HttpRequest, peer: Peer, totals: StreamTotals, *, is_whole: bool
+    ) -> None:
         self.request = request
+        self._totals = totals
+        self._received = self._sent = 0
         self.size = 0  # bytes that wait to be read
         self.closes = False  # the connection ends with this response
         self.active_at = 0.0  # loop time of the client's last byte, or since when it is waited for
         self._owner = owner
         self._peer = peer
         self._loop = asyncio.get_running_loop()
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._is_whole = is_whole
-        self._is_broken = False
+        self._broken = ""  # why the request body can never be whole
         self._has_begun = False
         self._is_chunked = False
         self._is_open = False  # a tunnel that the upstream has accepted
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
-        for piece in request.parts:
+        for piece in map(bytes, request.parts):
             self.feed(piece)
         request.parts = []
         request.sink = self
@@ -89,9 +96,9 @@ class Exchange(interfaces.HttpExchange):
         self._is_whole = True
         self._wake()
 
-    def fail(self) -> None:
-        """The request body can never be whole."""
-        self._is_broken = True
+    def fail(self, why: str) -> None:
+        """The request body can never be whole; `why` says what was found and what was expected."""
+        self._broken = why
         self._wake()
 
     def written(self) -> None:
@@ -131,15 +138,30 @@ class Exchange(interfaces.HttpExchange):
         """See HttpExchange."""
         return self._has_begun
 
+    @property
+    def received(self) -> int:
+        """See HttpExchange."""
+        return self._received
+
+    @property
+    def sent(self) -> int:
+        """See HttpExchange."""
+        return self._sent
+
+    @property
+    def trailers(self) -> Headers:
+        """See HttpExchange."""
+        return http_headers.passed_trailers(self.request.trailers)
+
     async def read(self) -> bytes:
         """See HttpExchange."""
         while not self._pieces:
-            if self._is_broken:
-                raise BrokenBodyError
+            if self._broken:
+                raise BrokenBodyError(self._broken)
             if self._is_whole:
                 return b""
             self._owner.resume_reading_body()
-            if self._pieces or self._is_whole or self._is_broken:  # from input that had waited to be parsed
+            if self._pieces or self._is_whole or self._broken:  # from input that had waited to be parsed
                 continue
             self._reader = self._loop.create_future()
             self.active_at = self._loop.time()
@@ -147,8 +169,11 @@ class Exchange(interfaces.HttpExchange):
                 await self._reader
             finally:
                 self._reader = None
-        piece = self._pieces.popleft()
+        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
         self.size -= len(piece)
+        self._received += len(piece)
+        self._totals.received += len(piece)
         return piece
 
     def send_continue(self) -> None:
@@ -164,6 +189,7 @@ class Exchange(interfaces.HttpExchange):
         self._is_open = opens_tunnel
         if opens_tunnel:
             self.closes = True
+            self._totals.opened += 1
             await self._send(response.start(head, request.minor) + http_headers.lines(head.headers) + b"\r\n")
             return
         has_body = request.method != "HEAD" and head.status not in response.WITHOUT_CONTENT
@@ -178,18 +204,25 @@ class Exchange(interfaces.HttpExchange):
         own += response.connection_line(close=self.closes, minor=request.minor)
         if request.cors and not http_headers.has(head.headers, b"access-control-allow-origin"):
             own += request.cors.encode("latin-1")
-        await self._send(response.start(head, request.minor) + http_headers.lines(head.headers) + own + b"\r\n")
+        headers = head.headers if self._is_chunked else http_headers.without(head.headers, b"trailer")
+        await self._send(response.start(head, request.minor) + http_headers.lines(headers) + own + b"\r\n")
 
     async def write(self, data: bytes) -> None:
         """See HttpExchange."""
+        self._sent += len(data)
+        self._totals.sent += len(data)
         await self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
-    async def finish(self) -> None:
+    async def finish(self, trailers: Headers = ()) -> None:
         """See HttpExchange."""
         if self._is_chunked:
-            await self._send(b"0\r\n\r\n")
+            await self._send(b"0\r\n%b\r\n" % http_headers.lines(trailers))
         if self._is_open:
             self._owner.write_eof()
+
+    def hold(self, size: int) -> bool:
+        """See HttpExchange."""
+        return self._owner.hold(size)
 
     def abort(self) -> None:
         """See HttpExchange."""

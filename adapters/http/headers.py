@@ -1,10 +1,11 @@
-"""Headers that concern one connection, and headers that concern the message (RFC 9110 section 7.6.1)."""
+"""Headers that concern one connection, headers that concern the message (RFC 9110 section 7.6.1), and trailers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-Headers = tuple[tuple[bytes, bytes], ...]
+from gateway.core.rpc.model import Headers
 
 # RFC 9110 section 7.6.1, and what RFC 2616 had in its place.
 HOP_BY_HOP = frozenset(
@@ -20,6 +21,27 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+
+# Fields that are no trailers, because a server acts on them before the body (RFC 9110 section 6.5.1): framing, routing,
+# authentication, conditions and controls of a request, controls of a response, the format of the content.
+_NOT_IN_TRAILERS = HOP_BY_HOP | {
+    *(b"content-encoding", b"content-length", b"content-range", b"content-type"),
+    *(b"authorization", b"cookie", b"proxy-authentication-info", b"set-cookie", b"www-authenticate"),
+    *(b"cache-control", b"expect", b"host", b"max-forwards", b"pragma", b"range"),
+    *(b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since"),
+    *(b"age", b"date", b"expires", b"location", b"retry-after", b"vary"),
+}
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 section 5.6.2
+_CONTROLS = re.compile(rb"[\x00\r\n]")
+
+
+def passed_trailers(trailers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The trailers that are passed on: valid fields that may stand behind a body."""
+    return tuple(
+        (name, value)
+        for name, value in trailers
+        if _TRAILER.fullmatch(name) and name.lower() not in _NOT_IN_TRAILERS and not _CONTROLS.search(value)
+    )
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
@@ -43,7 +65,7 @@ _NEVER_NAMED = frozenset({b"host", b"content-length", b"content-type"})  # neede
 
 def has(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bool:
     """Whether a header is there; its name in lower case."""
-    return any(name.lower() == wanted for name, _ in headers)
+    return wanted in [name.lower() for name, _ in headers]
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:

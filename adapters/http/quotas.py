@@ -34,6 +34,19 @@ class HttpLimits:
     max_connections_per_peer: int | None = None  # the same
     tunnels: tuple[str, ...] = ()  # paths, and all below them, at which a tunnel may be opened
     max_tunnels: int = 64
+    max_waiting: int = 4096  # calls that wait for events: they are not calls in flight
+    tunnel_grace: float | None = None  # seconds for tunnels at stop; None: as long as for calls
+    poll_interval: float = 1.0  # seconds between two checks whether a client that sends nothing is connected and reads
+    probe_after: float = 2.0  # seconds until a half-closed client is sent 100 (Continue), to learn whether it reads
+
+
+@dataclass(slots=True)
+class StreamTotals:
+    """What a listener has streamed: bytes of bodies, or of tunnels."""
+
+    received: int = 0  # bytes from clients
+    sent: int = 0  # bytes to clients
+    opened: int = 0  # tunnels
 
 
 class QuotaMember(Protocol):
@@ -46,14 +59,26 @@ class QuotaMember(Protocol):
 class PeerShare:
     """The connections and calls of one peer."""
 
-    __slots__ = ("account", "calls", "connections", "idle", "max_calls", "max_connections", "name")
+    __slots__ = (
+        "account",
+        "calls",
+        "connections",
+        "idle",
+        "max_calls",
+        "max_connections",
+        "max_waiting",
+        "name",
+        "waiting",
+    )
 
-    def __init__(self, name: str, account: PeerAccount, max_connections: int, max_calls: int) -> None:
+    def __init__(self, name: str, account: PeerAccount, max_connections: int, max_calls: int, max_waiting: int) -> None:
         self.name = name
         self.account = account  # its bytes, over all listeners
         self.max_connections = max_connections
         self.max_calls = max_calls
+        self.max_waiting = max_waiting
         self.calls = 0
+        self.waiting = 0  # calls that wait for events
         self.connections: set[QuotaMember] = set()
         self.idle: dict[QuotaMember, None] = {}  # the longest idle first
 
@@ -70,10 +95,14 @@ class Quotas:
         max_connections_per_peer: int | None = None,
         max_calls_per_peer: int | None = None,
         max_tunnels: int = 64,
+        max_waiting: int = 4096,
     ) -> None:
         self.connections = 0
+        self.waiting = 0  # calls that wait for events
+        self.max_waiting = max_waiting
         self.tunnels = 0  # each is a call too
         self.max_tunnels = max_tunnels
+        self.streamed = {"http": StreamTotals(), "tunnel": StreamTotals()}  # by the protocol that `clients` shows
         self.calls = 0
         self.max_calls = max_calls
         self._max_connections = max_connections
@@ -113,13 +142,15 @@ class Quotas:
             self._forget(share)
 
     def fits(self, share: PeerShare, size: int) -> bool:
-        """Whether this peer may start a call whose body takes `size` more bytes than it has reserved.
-
-        Where bytes are short, clients that do not read are aborted.
-        """
-        quota, account = self._quota, share.account
+        """Whether this peer may start a call whose body takes `size` more bytes than it has reserved."""
+        quota = self._quota
         if self.calls >= self.max_calls or share.calls >= share.max_calls or quota.calls >= quota.max_calls:
             return False
+        return self.has_room(share, size)
+
+    def has_room(self, share: PeerShare, size: int) -> bool:
+        """Whether `size` more bytes of this peer fit; clients that do not read are aborted for them."""
+        quota, account = self._quota, share.account
         if quota.fits(size, account) and not quota.is_full_for(account):
             return True
         quota.relieve(account, size, STALLED)
@@ -150,6 +181,25 @@ class Quotas:
         if not share.calls and not share.connections:
             self._forget(share)
 
+    def begin_wait(self, share: PeerShare) -> bool:
+        """A call begins to wait for events and gives back its slot; false if too many wait already."""
+        if self.waiting >= self.max_waiting or share.waiting >= share.max_waiting:
+            return False
+        share.waiting += 1
+        self.waiting += 1
+        share.calls -= 1
+        self.calls -= 1
+        self._quota.calls -= 1
+        return True
+
+    def end_wait(self, share: PeerShare) -> None:
+        """A call that waited goes on. It has its slot at once, so that what it waited for is answered."""
+        share.waiting -= 1
+        self.waiting -= 1
+        share.calls += 1
+        self.calls += 1
+        self._quota.calls += 1
+
     def _new(self, name: str, peer: Peer) -> PeerShare:
         alone = model.is_loopback(peer)
 
@@ -160,11 +210,17 @@ class Quotas:
 
         connections, calls = self._per_peer
         account = self._quota.open_account(name)
-        return PeerShare(name, account, most(connections, self._max_connections), most(calls, self.max_calls))
+        return PeerShare(
+            name,
+            account,
+            most(connections, self._max_connections),
+            most(calls, self.max_calls),
+            most(None, self.max_waiting),
+        )
 
     def _forget(self, share: PeerShare) -> None:
         """Remove a share without calls: an aborted call may end after the last connection of its peer."""
-        if not share.calls and self._shares.get(share.name) is share:
+        if not share.calls and not share.waiting and self._shares.get(share.name) is share:
             del self._shares[share.name]
             self._quota.close_account(share.account)
 

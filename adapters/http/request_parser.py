@@ -7,13 +7,12 @@ upgrade; such a body is read by a second parser, from a head without the upgrade
 
 from __future__ import annotations
 
-from collections import deque
-
 import httptools
 
 from adapters.http import response
+from adapters.http.body import add_piece
 from adapters.http.quotas import HttpLimits
-from adapters.http.request import HttpRequest
+from adapters.http.request import HttpRequest, shown
 from adapters.http.response import HttpResponse
 
 MAX_HEADERS = 100
@@ -22,16 +21,26 @@ BODY_PIECE = 16 * 1024  # the same inside a body without a length
 LARGEST_PIECE = 64 * 1024  # the same inside a body with a length
 
 LONG_HEAD = response.text(431, "the request line and headers are too long", close=True)
-NOT_HTTP = response.text(400, "this is no valid HTTP request", close=True)
+
+# What clients of other protocols send first -> what was found
+_OTHER_PROTOCOLS = {b"\x16\x03": "a TLS handshake", b"PRI * HTTP/2.0": "the preface of HTTP/2"}
+_VERSION = "expected HTTP/1.1 or HTTP/1.0"
+_EXPECTED = "expected METHOD TARGET HTTP/1.1, then lines NAME: VALUE and an empty one, each ended by CRLF (RFC 9112)"
+_EXPECTED_CHUNKS = "expected for each chunk its size in hexadecimal, CRLF, that many bytes, CRLF"
 
 _VERSIONS = {"1.1": 1, "1.0": 0}
 
 
-class _StopParsing(Exception):  # noqa: N818 - it ends the parser's work, and is no error of ours
+def not_http(why: str) -> tuple[HttpResponse, str]:
+    """The failure for bytes that are no request: `why` says what was found, and what was expected."""
+    return response.text(400, f"invalid HTTP request: {why}", close=True), f"sent an invalid HTTP request: {why}"
+
+
+class _StopParsing(Exception):  # noqa: N818 - it ends the parser's work, and is not an error of ours
     """Ends the work of llhttp on a head that is refused."""
 
-    def __init__(self, answer: HttpResponse) -> None:
-        self.answer = answer
+    def __init__(self, failure: tuple[HttpResponse, str]) -> None:
+        self.failure = failure
 
 
 class RequestParser:
@@ -48,10 +57,10 @@ class RequestParser:
         "_parser",
         "_piece",
         "_target",
+        "broken",
         "current",
         "failure",
         "has_begun",
-        "is_broken",
         "is_last",
         "ready",
         "unread",
@@ -59,11 +68,11 @@ class RequestParser:
 
     def __init__(self, limits: HttpLimits, *, needs_host: bool) -> None:
         self.unread = b""  # bytes that are not parsed yet
-        self.ready: deque[HttpRequest] = deque()  # whole requests that wait for their turn
+        self.ready: list[HttpRequest] = []  # whole requests that wait for their turn
         self.current: HttpRequest | None = None  # its body is coming
         self.failure: tuple[HttpResponse, str] | None = None  # after all requests before it; and why, for the log
         self.has_begun = False  # a part of a request has come
-        self.is_broken = False  # the body that is coming can never be whole
+        self.broken = ""  # why the body that is coming can never be whole
         self.is_last = False  # no request follows the last one that was parsed
         self._limits = limits
         self._needs_host = needs_host
@@ -101,40 +110,60 @@ class RequestParser:
         self._piece = len(piece)
         self._has_ended = False
         assert self._parser is not None
+        begins = not self.has_begun
+        start = b"" if self.has_begun else piece
         try:
             self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
             self._decline_upgrade(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._fail(error)
+            self._fail(error, b"" if self._has_ended else start)
         if self.ready or self._has_ended:
+            self._keep_head(piece, begins=begins)
             return  # the piece has ended a request, or more of them
         limit = self._limits.header_bytes
         self._overhead += self._piece
         if self.current is None and self.has_begun:
             self._head_bytes += self._piece
             if self._head_bytes > limit and self.failure is None:
-                self.failure = (LONG_HEAD, f"sent a head of more than {limit} bytes")
+                self.failure = self._long_head()
         elif self._overhead > limit + BODY_PIECE and self.failure is None:
-            self.failure = (NOT_HTTP, "sent no valid HTTP")
+            self.failure = not_http(
+                f"found {self._overhead} bytes of chunk framing without a body byte; at most {limit}"
+            )
 
-    def _fail(self, error: httptools.HttpParserError) -> None:
-        """Keep the response to invalid bytes until all requests before them are answered."""
+    def _keep_head(self, piece: bytes, *, begins: bool) -> None:
+        """Keep the head of a piece that is one whole request; see KnownHeads."""
+        if begins and len(self.ready) == 1 and not self.has_begun:
+            self.ready[0].keep_head(piece)
+
+    def _long_head(self) -> tuple[HttpResponse, str]:
+        return LONG_HEAD, f"sent a head of more than {self._limits.header_bytes} bytes"
+
+    def _fail(self, error: httptools.HttpParserError, start: bytes) -> None:
+        """Keep the response to invalid bytes until all requests before them are answered.
+
+        `start`: the first bytes of the request, where they are known.
+        """
         if self.is_last:
             return  # bytes behind a request that said it was the last
         self.is_last = True
         self.unread = b""
         cause = error.__context__
         if isinstance(cause, _StopParsing):
-            limit = self._limits.header_bytes
-            long = cause.answer is LONG_HEAD
-            self.failure = (cause.answer, f"sent a head of more than {limit} bytes" if long else "sent no valid HTTP")
+            self.failure = cause.failure
         elif isinstance(error, httptools.HttpParserCallbackError):
             raise error
         elif self.current is not None:
-            self.is_broken = True
+            self.broken = f"after {self.current.size} bytes: {error}; {_EXPECTED_CHUNKS}"
         else:
-            self.failure = (NOT_HTTP, "sent no valid HTTP")
+            other = next((what for first, what in _OTHER_PROTOCOLS.items() if start.startswith(first)), "")
+            if other:
+                self.failure = not_http(f"found {other}; {_VERSION} without TLS")
+            elif start and isinstance(error, httptools.HttpParserInvalidMethodError):
+                self.failure = not_http(f"found '{shown(start.split(maxsplit=1)[0])}' as the method; {_EXPECTED}")
+            else:
+                self.failure = not_http(f"{error}; {_EXPECTED}")
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Read the body that llhttp has skipped with a second parser. `rest`: the bytes behind the head."""
@@ -143,7 +172,8 @@ class RequestParser:
         if request is None:  # CONNECT: nothing of HTTP follows
             self.is_last = True
             return
-        request.wants_upgrade = not request.length and b"transfer-encoding" not in request.read
+        has_body = bool(request.length) or b"transfer-encoding" in request.read
+        request.wants_upgrade = not has_body and request.minor == 1  # RFC 9110 section 7.8: not of HTTP/1.0
         if b"transfer-encoding" in request.read:
             framing = b"Transfer-Encoding: chunked\r\n"
         else:
@@ -159,8 +189,6 @@ class RequestParser:
             self.has_begun = True
             self._head_bytes = 0
             self._target = b""
-            if self._headers:  # trailers of the request before
-                self._headers = []
 
     def on_url(self, url: bytes) -> None:
         """Of llhttp: a part of the target."""
@@ -168,7 +196,7 @@ class RequestParser:
             self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Of llhttp: a header; a trailer comes to a list that is dropped (RFC 9110 section 6.5.1)."""
+        """Of llhttp: a header, or a trailer behind the body."""
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -179,17 +207,18 @@ class RequestParser:
         assert parser is not None
         minor = _VERSIONS.get(parser.get_http_version())
         if minor is None:
-            raise _StopParsing(NOT_HTTP)
+            raise _StopParsing(not_http(f"found HTTP/{parser.get_http_version()}; {_VERSION}"))
         method = "POST" if parser.get_method() == b"POST" else parser.get_method().decode("ascii")
         headers, self._headers = self._headers, []
         most = self._limits.header_bytes  # counted only where it can be: a head may begin within a piece
         if len(headers) > MAX_HEADERS or (
             self._head_bytes + self._piece + HEAD_PIECE > most and _size(self._target, headers) > most
         ):
-            raise _StopParsing(LONG_HEAD)
+            raise _StopParsing(self._long_head())
         request = HttpRequest(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())
-        if not request.check_framing(needs_host=self._needs_host):
-            raise _StopParsing(NOT_HTTP)
+        problem = request.check_framing(needs_host=self._needs_host)
+        if problem:
+            raise _StopParsing(not_http(problem))
         self.current = request
         self._overhead = -self._piece  # as this piece is added in the end
 
@@ -204,7 +233,7 @@ class RequestParser:
         if request.sink is not None:
             request.sink.feed(data)
         elif request.size <= self._limits.body or not request.is_admitted:
-            request.parts.append(data)
+            add_piece(request.parts, data)
         self._overhead = -self._piece
 
     def on_message_complete(self) -> None:
@@ -214,6 +243,8 @@ class RequestParser:
         assert parser is not None
         if parser.should_upgrade() and request.method != "CONNECT":
             return  # its body was skipped
+        if self._headers:
+            request.trailers, self._headers = tuple(self._headers), []
         self.current = None
         self.has_begun = False
         self._has_ended = True

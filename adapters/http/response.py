@@ -11,13 +11,14 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from adapters.http import headers as http_headers
-from gateway.core.rpc.model import Answer
+from gateway.core.rpc.model import Answer, Headers
 
 RESERVED = frozenset({"connection", "content-length", "content-type", "date", "retry-after", "transfer-encoding"})
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # token, RFC 9110 section 5.6.2
 _VALUE = re.compile(r"[ -~]*", re.ASCII)
 
 _MOST_HEADS = 256
+LARGE = 64 * 1024  # bytes of a response that are written without being copied behind their head
 TEXT = "text/plain"
 HTML = "text/html"
 WITHOUT_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
@@ -33,6 +34,18 @@ class HttpResponse(NamedTuple):
     headers: str = ""  # whole lines
     relayed: Answer | None = None  # an upstream's answer, which is passed on unchanged
     hang_up: bool = False  # nothing is written, and the connection ends
+
+
+def is_plain(answer: Answer) -> bool:
+    """Whether it is short enough to be copied, and nothing of it is for the transport to decide.
+
+    That is an endpoint's own answer to a message that it could read, or an upstream's with a Content-Length.
+    """
+    if answer.body is None or len(answer.body) > LARGE or answer.hang_up:
+        return False
+    if answer.status is None:
+        return answer.fault is None
+    return http_headers.has(answer.headers, b"content-length")
 
 
 def hang_up() -> HttpResponse:
@@ -64,6 +77,7 @@ class ResponseWriter:
         self._fixed = "".join(f"{name}: {value}\r\n" for name, value in _checked(headers).items())
         self._second = 0  # of the dates in `_heads`, since the epoch
         self._heads: dict[tuple[int, str, str, int, bool, bool], bytes] = {}
+        self._relayed: dict[tuple[int, str, Headers], bytes] = {}  # heads of upstreams' answers with a Content-Length
 
     def write(self, answer: HttpResponse, *, minor: int = 1, bodiless: bool = False) -> bytes:
         """The whole response; `minor`: of the request's HTTP version; `bodiless`: for HEAD."""
@@ -84,6 +98,28 @@ class ResponseWriter:
         if head is None:
             head = self._heads[key] = self._write_head(*key)
         return head if body is None else b"%b%d\r\n\r\n" % (head, len(body)), content
+
+    def write_plain(self, answer: Answer) -> bytes:
+        """The whole response of an endpoint in HTTP/1.1, on a connection that stays open; see `is_plain`."""
+        body, now = answer.body, int(time.time())
+        assert body is not None
+        if answer.status is not None:
+            relayed = self._relayed.get((answer.status, answer.reason, answer.headers))
+            return (relayed or self._relay_head(answer)) + body
+        if now != self._second:
+            self._second = now
+            self._heads.clear()
+        key = (HTTPStatus.OK, answer.content_type, "", 1, False, True)
+        head = self._heads.get(key) or self._heads.setdefault(key, self._write_head(*key))
+        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+
+    def _relay_head(self, answer: Answer) -> bytes:
+        assert answer.status is not None
+        if len(self._relayed) >= _MOST_HEADS:
+            self._relayed.clear()
+        head = _as_it_came(relay(answer), answer, 1, bodiless=False)
+        self._relayed[answer.status, answer.reason, answer.headers] = head
+        return head
 
     def _write_head(
         self,

@@ -16,9 +16,10 @@ from typing import Literal
 from urllib.parse import unquote
 
 from adapters.http import addresses, response
+from adapters.http.client_socket import ClientSocket
 from adapters.http.connection import HttpConnection
-from adapters.http.quotas import HttpLimits, PeerShare, Quotas
-from adapters.http.request import HttpRefusal, HttpRequest
+from adapters.http.quotas import HttpLimits, PeerShare, Quotas, StreamTotals
+from adapters.http.request import HttpRefusal, HttpRequest, KnownHeads
 from adapters.http.response import HttpResponse, ResponseWriter
 from adapters.http.socket_activation import InheritedSockets
 from adapters.http.web_origins import WebOrigins
@@ -29,7 +30,7 @@ from gateway.core.rpc.model import Answer, FaultCode, Peer
 __all__ = ["DEFAULT_LIMITS", "HttpLimits", "HttpServer", "MalformedResponse"]
 
 # The response to a message that could not be read at all: in the client's protocol, or a page as old xapi sends it.
-MalformedResponse = Literal["protocol", "http500"]
+MalformedResponse = Literal["dialect", "protocol", "http500"]
 
 RETRY_AFTER = "Retry-After: 1\r\n"
 NOT_FOUND = response.text(404, "nothing is served at this path")
@@ -81,13 +82,14 @@ class HttpServer(interfaces.Transport):
         resolve: interfaces.Resolve,
         limits: HttpLimits = DEFAULT_LIMITS,
         *,
-        malformed_response: MalformedResponse = "protocol",
+        malformed_response: MalformedResponse = "dialect",
         headers: Mapping[str, str] = _NO_HEADERS,  # added to every answer
         socket_mode: int = 0o660,
         quota: Quota | None = None,  # shared with other listeners
         inherited: InheritedSockets | None = None,  # where "systemd:NAME" is found
         on_abort: Callable[[str], object] = _ignore,  # called with the address of an aborted client, and why
         passthrough: interfaces.StreamingEndpoint | None = None,
+        streams: interfaces.ResolveStream | None = None,  # what streams events, where the listener allows it
         web: WebOrigins = EVERYBODY,  # the web pages and host names that are served
         needs_host: bool = True,  # HTTP/1.1 without a Host header is refused
     ) -> None:
@@ -104,17 +106,20 @@ class HttpServer(interfaces.Transport):
             max_connections_per_peer=limits.max_connections_per_peer,
             max_calls_per_peer=limits.max_calls_per_peer,
             max_tunnels=limits.max_tunnels,
+            max_waiting=limits.max_waiting,
         )
         self._binds = tuple(binds)
         self._resolve = resolve
-        self._malformed_as_page = malformed_response == "http500"
+        self.known_heads = KnownHeads(resolve)
+        self._malformed_response = malformed_response
         self._socket_mode = socket_mode
         self._inherited = inherited or InheritedSockets({})
         self._on_abort = on_abort
         self._passthrough = passthrough
+        self._streams = streams
         self._web = web
         self._bound: list[addresses.Bound] = []
-        self._connections: set[HttpConnection] = set()
+        self._connections: set[ClientSocket] = set()
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled calls whose connection is gone
         self._evictions = 0  # since the last log line
         self._logged_at = -LOG_INTERVAL  # loop time
@@ -129,6 +134,11 @@ class HttpServer(interfaces.Transport):
     def tunnels(self) -> int:
         """How many tunnels are open."""
         return self.quotas.tunnels
+
+    @property
+    def streamed(self) -> Mapping[str, StreamTotals]:
+        """What was streamed since the start: "http" (bodies) and "tunnel"."""
+        return self.quotas.streamed
 
     @property
     def socket_files(self) -> tuple[Path, ...]:
@@ -157,17 +167,30 @@ class HttpServer(interfaces.Transport):
             raise
 
     async def stop(self, grace: float) -> int:
-        """Stop accepting; calls in flight have `grace` seconds to finish. Returns how many were aborted."""
+        """Stop accepting; calls in flight have `grace` seconds to finish. Returns how many were aborted.
+
+        Tunnels may have fewer seconds (`tunnel_grace`): then their upstreams see the end of the client's direction.
+        """
         self.is_stopping = True
         bound = tuple(self._bound)
         self._close_sockets()
         for connection in tuple(self._connections):
             if connection.is_idle:
                 connection.force_close()
-        cut = await self._finish(grace)
+        tunnel_grace = self.limits.tunnel_grace
+        if tunnel_grace is None or tunnel_grace >= grace:
+            cut = await self._finish(grace)
+        else:
+            ending = asyncio.get_running_loop().call_later(tunnel_grace, self._end_tunnels)
+            cut = await self._finish(grace)
+            ending.cancel()
         for address in bound:
             await address.closed()
         return cut
+
+    def _end_tunnels(self) -> None:
+        for connection in tuple(self._connections):
+            connection.end_tunnel()
 
     def _close_sockets(self) -> None:
         for bound in self._bound:
@@ -191,7 +214,7 @@ class HttpServer(interfaces.Transport):
 
     # See ConnectionOwner
 
-    def add_connection(self, connection: HttpConnection) -> PeerShare | None:
+    def add_connection(self, connection: ClientSocket) -> PeerShare | None:
         """See ConnectionOwner."""
         if self.is_stopping:  # accepted just before the stop
             return None
@@ -200,7 +223,7 @@ class HttpServer(interfaces.Transport):
             self._connections.add(connection)
         return share
 
-    def remove_connection(self, connection: HttpConnection, share: PeerShare, task: asyncio.Task[None] | None) -> None:
+    def remove_connection(self, connection: ClientSocket, share: PeerShare, task: asyncio.Task[None] | None) -> None:
         """See ConnectionOwner."""
         self.quotas.leave(connection, share)
         self._connections.discard(connection)
@@ -233,10 +256,7 @@ class HttpServer(interfaces.Transport):
         endpoint = self._resolve(path)
         if ("%" in path or "/." in path) and self._is_ambiguous(path):
             return AMBIGUOUS_PATH
-        if endpoint is None or request.method != "POST":
-            request.passthrough = self._passthrough
-        else:
-            request.endpoint = endpoint
+        self._set_receiver(request, path, endpoint)
         if not request.is_plain or self._web.checks_hosts:
             refusal = self._web.check(request)
             if refusal is not None:
@@ -246,14 +266,33 @@ class HttpServer(interfaces.Transport):
                 return HttpResponse(204, response.TEXT, None, headers=preflight)
         if request.endpoint is None and request.passthrough is None:
             return NOT_FOUND if endpoint is None else NOT_ALLOWED
-        if request.method == "CONNECT" or request.wants_upgrade:
-            request.is_tunnel = request.passthrough is not None and self._may_tunnel(path)
-            if request.method == "CONNECT" and not request.is_tunnel:
-                return NO_TUNNEL
-            if request.is_tunnel and self.quotas.tunnels >= self.quotas.max_tunnels:
-                return TOO_MANY_TUNNELS
-        refusal = request.check_head(self.limits.body, plain=self._malformed_as_page and request.passthrough is None)
+        refused = self._admit_tunnel(request, path)
+        if refused is not None:
+            return refused
+        refusal = request.check_head(
+            self.limits.body, plain=self._malformed_response == "http500" and request.passthrough is None
+        )
         return None if refusal is None else self.refuse(request, refusal)
+
+    def _set_receiver(self, request: HttpRequest, path: str, endpoint: interfaces.Endpoint | None) -> None:
+        """Set what serves a request: an endpoint, a stream of events, or the passthrough."""
+        if request.method == "POST" and endpoint is not None:
+            request.endpoint = endpoint
+            return
+        if request.method == "GET" and self._streams is not None:
+            request.passthrough = self._streams(path, request.wants_upgrade)
+            request.is_events = request.passthrough is not None
+        request.passthrough = request.passthrough or self._passthrough
+
+    def _admit_tunnel(self, request: HttpRequest, path: str) -> HttpResponse | None:
+        """Set whether a request opens a tunnel; returns the response to one that may not."""
+        if request.method != "CONNECT" and not request.wants_upgrade:
+            return None
+        request.is_tunnel = request.is_events or (request.passthrough is not None and self._may_tunnel(path))
+        if request.method == "CONNECT" and not request.is_tunnel:
+            return NO_TUNNEL
+        counts = request.is_tunnel and not request.is_events
+        return TOO_MANY_TUNNELS if counts and self.quotas.tunnels >= self.quotas.max_tunnels else None
 
     def _may_tunnel(self, path: str) -> bool:
         return any(is_below(path, above) for above in self.limits.tunnels)
@@ -269,9 +308,9 @@ class HttpServer(interfaces.Transport):
         if request.endpoint is None:
             headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
             return response.text(status, fault.message, headers=headers)
-        if self._malformed_as_page and fault.code in FRAMING_CODES:
-            return response.page(fault.message)
         answer = request.endpoint.refuse(fault)
+        if fault.code in FRAMING_CODES and self._is_page(answer):
+            return response.page(fault.message)
         headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
         return HttpResponse(status, answer.content_type, answer.body or b"", headers=headers)
 
@@ -281,6 +320,10 @@ class HttpServer(interfaces.Transport):
             return response.hang_up()
         if answer.status is not None:
             return response.relay(answer)
-        if answer.fault is not None and self._malformed_as_page:
+        if answer.fault is not None and self._is_page(answer):
             return response.page(answer.fault.message)
         return HttpResponse(204 if answer.body is None else 200, answer.content_type, answer.body)
+
+    def _is_page(self, answer: Answer) -> bool:
+        """Whether a message that was refused is answered with a page."""
+        return self._malformed_response == "http500" or (self._malformed_response == "dialect" and answer.as_page)

@@ -50,10 +50,10 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> InheritedSo
 
 
 def _adopt(descriptor: int, name: str) -> socket.socket:
-    """A descriptor as a socket; raises OSError when it is no listening stream socket."""
+    """A descriptor as a socket; raises OSError when it is not a listening stream socket."""
     adopted = socket.socket(fileno=descriptor)
     listens = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if adopted.type != socket.SOCK_STREAM or adopted.family not in FAMILIES or not listens:
         adopted.close()
-        raise OSError(f"the socket named {name!r} is no listening stream socket (ListenStream=, Accept=no)")
+        raise OSError(f"the socket named {name!r} is not a listening stream socket (ListenStream=, Accept=no)")
     return adopted

@@ -51,7 +51,7 @@ class WebOrigins:
         return None
 
     def preflight(self, request: HttpRequest, *, any_method: bool) -> str | None:
-        """The header lines of the response to a preflight; None where the request is no preflight."""
+        """The header lines of the response to a preflight; None where the request is not a preflight."""
         method = request.read.get(b"access-control-request-method")
         if method is None or request.method != "OPTIONS" or b"origin" not in request.read:
             return None

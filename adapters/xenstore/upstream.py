@@ -88,6 +88,16 @@ class XenstoreUpstreamConnection(interfaces.UpstreamConnection):
             self.name, url, self._in_flight, self._limiter.waiting, int(self._store.connected), self._last_error
         )
 
+    async def probe(self) -> str:
+        """Look for the service in the store; see UpstreamConnection."""
+        if not self._store.connected:
+            return "the store is not connected"
+        try:
+            found = await self._store.read(f"{self._root}/pid") if self._checks_pid else b""
+        except (StoreError, StoreLostError) as error:
+            return f"the store cannot be read: {error}"
+        return "" if not self._checks_pid or _is_alive(found) else "it is not registered in the store"
+
     async def send(
         self,
         body: bytes,

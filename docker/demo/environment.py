@@ -29,6 +29,21 @@ services = ["org.xen.xcp.*"]
 
 [listener.rpc]
 bind = ["tcp:127.0.0.1:{port}", "unix:{directory}/rpc"]
+websocket = true
+server_sent_events = true
+
+# The sockets of single services, as in docker/dom0.toml.
+[listener.xapi]
+bind = ["unix:{directory}/xapi"]
+trust_root = true
+[listener.memory]
+bind = ["unix:{directory}/memory"]
+[listener.networkd]
+bind = ["unix:{directory}/networkd"]
+[listener.storage]
+bind = ["unix:{directory}/storage"]
+[listener.xenopsd]
+bind = ["unix:{directory}/xenopsd"]
 
 # The legacy services: `legacy_twin.py NAME --listen unix:{directory}/old-NAME` starts one beside the new ones.
 [upstream.xapi]
@@ -59,6 +74,7 @@ keepalive = false
 directories = ["{mappings}"]
 
 [admin]
+web = "tcp:127.0.0.1:0"
 socket = "{directory}/control"
 
 [state]
@@ -190,10 +206,10 @@ def _old_xapi(bus: str, directory: Path) -> Sequence[str]:
 
 
 def _write_config(directory: Path, bus: str, port: int, *, store: bool) -> Path:
-    """Write the gateway's config; without a store also a copy of the mappings that need none."""
-    mappings = find_folder("mappings").resolve()
-    if not store:
-        mappings = shutil.copytree(mappings, directory / "mappings", ignore=shutil.ignore_patterns(IN_STORE))
+    """Write the gateway's config, and a copy of the mappings, which `promote` may change; without a store those that
+    need none."""
+    ignored = None if store else shutil.ignore_patterns(IN_STORE)
+    mappings = shutil.copytree(find_folder("mappings"), directory / "mappings", ignore=ignored)
     config = directory / "gateway.toml"
     text = CONFIG + (STORE if store else "")
     config.write_text(text.format(bus=bus, port=port, directory=directory, mappings=mappings))

@@ -42,7 +42,7 @@ def xenapi(environment: Environment, check: CallCheck) -> None:
     )  # fmt: skip
     check(
         client, "VM.get_all_records()", "ObjectManager.GetManagedObjects", api.VM.get_all_records,
-        lambda records: {record["name_label"] for record in records.values()} == {"web", "db", "archive"},
+        lambda records: {record["name_label"] for record in records.values()} >= {"web", "db", "archive"},
     )  # fmt: skip
     check(client, "VM.get_by_name_label(web)", "GetByNameLabel", lambda: api.VM.get_by_name_label("web"), equals([WEB]))
     check(client, "VM.start(web, false, false)", "VM1.Start", lambda: api.VM.start(WEB, False, False), equals(""))  # noqa: FBT003
@@ -92,9 +92,9 @@ def standard_library(environment: Environment, check: CallCheck) -> None:
         lambda answer: answer["ErrorDescription"][0] == "Cannot_free_this_much_memory",
     )  # fmt: skip
     check(
-        client, '/xenopsd VM.stat({debug_info, id: "11111111-..."})', "VM1.Stat",
+        client, '/xenopsd VM.stat({debug_info, id: "11111111-..."})', "VMs1.StatRecord",
         lambda: standard_client(environment, "/xenopsd").VM.stat({"debug_info": "dbg", "id": WEB.partition(":")[2]}),
-        lambda answer: answer["Value"]["power_state"] == "Running",
+        lambda answer: answer["Value"][1]["power_state"] == "Running",
     )  # fmt: skip
     check(
         client, "/perfmon perfmon.status()", "Properties.GetAll",

@@ -11,7 +11,8 @@ import re
 import selectors
 import subprocess
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.text import Text
 
 TIMEOUT = 60.0  # seconds for dbus-monitor to show a mark
 WIDTH = 160  # characters of an answer that are printed
+MOST_SEEN = 20  # method calls of one call of a client that are printed singly
 GATEWAY, OLD = "gateway", "old xapi"  # the programs that call D-Bus for the two sides of a method
 SIDES = frozenset((GATEWAY, OLD))
 
@@ -73,6 +75,7 @@ class Reporter:
         self._monitor = monitor
         self.right = 0
         self.wrong = 0
+        self.calls: list[Mapping[str, object]] = []  # what was printed of each call
 
     @property
     def total(self) -> int:
@@ -97,6 +100,8 @@ class Reporter:
         good = reached_target(seen, target, senders) and _is_expected(answer, expected)
         self.right += good
         self.wrong += not good
+        text = Text.from_ansi(answer).plain if isinstance(answer, CommandOutput) else repr(answer)
+        self.calls.append({"client": client, "call": call, "bus": list(map(str, seen)), "answer": text, "right": good})
         _print_call(client, call, good=good)
         _print_seen(seen, silent=isinstance(answer, CommandOutput))
         _print_answer(answer)
@@ -122,8 +127,14 @@ def _print_call(client: str, call: str, *, good: bool) -> None:
 
 
 def _print_seen(seen: Sequence[SeenCall], *, silent: bool) -> None:
-    """`silent`: print nothing when the bus saw nothing, since this kind of call never makes one."""
+    """Print what the bus saw; of many calls one line for each member of a service, with their number.
+
+    `silent`: print nothing when the bus saw nothing, since this kind of call never makes one.
+    """
     lines = [str(one) for one in seen]
+    if len(seen) > MOST_SEEN:
+        members = Counter(f"{one.sender} → {one.destination} {one.interface}.{one.member}" for one in seen)
+        lines = [f"{line} ({number} times)" if number > 1 else line for line, number in members.items()]
     for line in lines or ([] if silent else ["(nothing on the bus)"]):
         _print("      ", Text("bus     ", "dim"), Text(line, "dim"))
 

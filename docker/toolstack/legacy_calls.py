@@ -11,6 +11,7 @@ from typing import Any
 from dbus_next import Variant
 from legacy_wire import Failure
 from service import NAMES, ROOT, Bus, Error, element
+from service import unwrapped as plain
 
 Method = Callable[..., Awaitable[Any]]
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -48,11 +49,10 @@ class Service:
         [found] = await self._bus.ask(self._name, path, f"{PROPERTIES}.GetAll", "s", self._full(interface))
         return {name: plain(item) for name, item in found.items()}
 
-    async def objects(self, interface: str) -> list[dict[str, Any]]:
-        """All properties of all objects that have an interface."""
-        [found] = await self._bus.ask(self._name, self._root, f"{OBJECTS}.GetManagedObjects")
-        kept = [interfaces.get(self._full(interface)) for interfaces in found.values()]
-        return [{name: plain(item) for name, item in each.items()} for each in kept if each is not None]
+    async def managed(self, path: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """All objects of an object manager: path -> interface -> properties."""
+        [found] = await self._bus.ask(self._name, path, f"{OBJECTS}.GetManagedObjects")
+        return dict(found)
 
     async def put(self, path: str, interface: str, name: str, value: Variant) -> None:
         """Write a property."""
@@ -60,15 +60,6 @@ class Service:
 
     def _full(self, name: str) -> str:
         return name if name.startswith(NAMES) else f"{self._name if name != 'Service1' else NAMES}.{name}"
-
-
-def plain(item: Any) -> Any:
-    """Without variants."""
-    if isinstance(item, Variant):
-        return plain(item.value)
-    if isinstance(item, dict):
-        return {key: plain(each) for key, each in item.items()}
-    return [plain(each) for each in item] if isinstance(item, (list, tuple)) else item
 
 
 def named(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:

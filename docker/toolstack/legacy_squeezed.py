@@ -14,7 +14,7 @@ ERRORS: Errors = {
     "CannotFreeThisMuchMemory": lambda args: ["Cannot_free_this_much_memory", args],
     "DomainsRefusedToCooperate": lambda args: ["Domains_refused_to_cooperate", args[0]],
     "UnknownReservation": lambda args: ["Unknown_reservation", args[0]],
-    "InvalidMemoryValue": lambda args: ["Invalid_memory_value", args[0]],
+    "InvalidMemoryValue": lambda args: ["Invalid_memory_value", args[1]],
     "NoReservation": lambda _: "No_reservation",
 }
 

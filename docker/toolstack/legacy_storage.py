@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
 from dbus_next import Variant
-from legacy_calls import Errors, Method, Service, named, picked
-from legacy_xenopsd import SERVICE
+from legacy_calls import Errors, Method, Service, named
 from service import Bus
 
 SR_INFO = ("name_label", "name_description", "total_space", "free_space", "clustered", "health")
@@ -24,15 +24,21 @@ VDI_INFO = (
     "physical_utilisation",
     "sharable",
     "sm_config",
+    "snapshot_of",
+    "cbt_enabled",
+    "persistent",
+    "tags",
+    "metadata_of_pool",
+    "uuid",
 )
 
 ERRORS: Errors = {
     "NotFound": lambda args: ["Does_not_exist", args],
     "SrNotAttached": lambda args: ["Sr_not_attached", args[0]],
     "SrAttached": lambda args: ["Sr_attached", args[0]],
-    "VdiInUse": lambda args: ["Vdi_in_use", args],
+    "VdiInUse": lambda args: ["Backend_error", ["VDI_IN_USE", args]],
     "IllegalTransition": lambda args: ["Illegal_transition", args],
-    "InvalidValue": lambda args: ["Backend_error", ["SR_BACKEND_FAILURE_46", f"{args[0]}: {args[1]}"]],
+    "InvalidValue": lambda args: ["Backend_error", ["SR_BACKEND_FAILURE_46", args]],
 }
 
 
@@ -48,7 +54,7 @@ def methods(bus: Bus) -> Mapping[str, Method]:
         return storage.path("sr", sr, "vdi", vdi)
 
     async def query(dbg: str, unit: None = None) -> Any:
-        return picked(SERVICE, await storage.all(root, "Service1"))
+        return await storage.one(root, "SRs1.Query")
 
     async def diagnostics(dbg: str, unit: None = None) -> Any:
         return await storage.one(root, "Service1.GetDiagnostics")
@@ -74,8 +80,8 @@ def methods(bus: Bus) -> Mapping[str, Method]:
     async def set_name_description(dbg: str, sr: str, vdi: str, new_name_description: str) -> None:
         await storage.put(one_vdi(sr, vdi), "VDI1", "NameDescription", Variant("s", new_name_description))
 
-    async def changed_blocks(dbg: str, sr: str, vdi_from: str, vdi_to: str) -> Any:
-        return await storage.one(one_vdi(sr, vdi_to), "VDI1.ListChangedBlocks", "s", vdi_from)
+    async def changed_blocks(dbg: str, sr: str, vdi_from: str, vdi_tp: str) -> Any:
+        return b64encode(await storage.one(one_vdi(sr, vdi_tp), "VDI1.ListChangedBlocks", "s", vdi_from)).decode()
 
     return {
         "Query.query": query,

@@ -73,8 +73,8 @@ def _apart(method: Method, params: list[Any]) -> tuple[list[Any], dict[str, Any]
 
 def _idl_failure(error: Error, errors: Errors, named: Mapping[str, Any]) -> Failure:
     if error.type == UNKNOWN_OBJECT:
-        if "vdi" in named or "vdi_to" in named:
-            return Failure(["Vdi_does_not_exist", [named["sr"], named.get("vdi", named.get("vdi_to"))]])
+        if "vdi" in named or "vdi_tp" in named:
+            return Failure(["Vdi_does_not_exist", named.get("vdi", named.get("vdi_tp"))])
         kind = "SR" if "sr" in named else "VM"
         return Failure(["Does_not_exist", [kind, named.get("sr", named.get("id"))]])
     return failure(error, errors, lambda name, text: ["Internal_error", f"{name}: {text}"])

@@ -1,93 +1,51 @@
-"""The old xapi: XenAPI's sessions, pool, hosts and VMs; the session is the first parameter."""
+"""The old xapi: every class of XenAPI from the same tables as the D-Bus service; the session is the first parameter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from inspect import Parameter, Signature
 from typing import Any
 
 from dbus_next import Variant
-from legacy_calls import UNKNOWN_OBJECT, Errors, Method, Service, boolean, named, picked
+from legacy_calls import UNKNOWN_OBJECT, Method, Service, boolean, plain
 from legacy_wire import Failure
-from sample import of_class
 from service import Bus, Error
+from xenapi import schema
+from xenapi.schema import SERVED_OTHERWISE, Class, Field, Message, Type
 
 SESSIONLESS = ("session.login_with_password", "system.listMethods")
-
-POOL = {
-    "uuid": "Uuid",
-    "name_label": "NameLabel",
-    "name_description": "NameDescription",
-    "master": "Master",
-    "default_SR": "DefaultSR",
-    "ha_enabled": "HaEnabled",
-    "other_config": "OtherConfig",
-}
-HOST = {
-    "uuid": "Uuid",
-    "name_label": "NameLabel",
-    "name_description": "NameDescription",
-    "hostname": "Hostname",
-    "address": "Address",
-    "enabled": "Enabled",
-    "memory_overhead": "MemoryOverhead",
-    "cpu_info": "CpuInfo",
-    "software_version": "SoftwareVersion",
-    "resident_VMs": "ResidentVMs",
-    "other_config": "OtherConfig",
-}
-VM = {
-    "uuid": "Uuid",
-    "name_label": "NameLabel",
-    "name_description": "NameDescription",
-    "power_state": "PowerState",
-    "allowed_operations": "AllowedOperations",
-    "is_a_template": "IsATemplate",
-    "memory_overhead": "MemoryOverhead",
-    "memory_static_min": "MemoryStaticMin",
-    "memory_static_max": "MemoryStaticMax",
-    "memory_dynamic_min": "MemoryDynamicMin",
-    "memory_dynamic_max": "MemoryDynamicMax",
-    "VCPUs_max": "VcpusMax",
-    "VCPUs_at_startup": "VcpusAtStartup",
-    "resident_on": "ResidentOn",
-    "affinity": "Affinity",
-    "domid": "Domid",
-    "metrics": "Ref",
-    "platform": "Platform",
-    "other_config": "OtherConfig",
-    "tags": "Tags",
-}
-CLASSES: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "pool": ("Pool1", POOL),
-    "host": ("Host1", HOST),
-    "VM": ("VM1", VM),
-}
-WRITABLE = {
-    "pool": {"name_label": "s"},
-    "VM": {"name_label": "s", "name_description": "s", "other_config": "a{ss}", "tags": "as", "affinity": "s"},
-}
-SOURCE = ("name_label", "name_description", "units", "enabled", "standard", "min", "max", "value")
-
-ERRORS: Errors = {
-    "AuthenticationFailed": lambda args: ["SESSION_AUTHENTICATION_FAILED", args[0]],
-    "HostDisabled": lambda args: ["HOST_DISABLED", args[0]],
-    "HostNotEnoughFreeMemory": lambda args: ["HOST_NOT_ENOUGH_FREE_MEMORY", *map(str, args)],
-    "InvalidValue": lambda args: ["INVALID_VALUE", *args],
-    "MapDuplicateKey": lambda args: ["MAP_DUPLICATE_KEY", *args],
-    "SessionInvalid": lambda args: ["SESSION_INVALID", args[0]],
-    "UuidInvalid": lambda args: ["UUID_INVALID", *args],
+# Parameters that a client may leave out at the end.
+OPTIONAL: Mapping[str, tuple[Any, ...]] = {
+    "VM.start": (False, False),
+    "VM.resume": (False, False),
+    "VM.snapshot": ([],),
+    "VDI.snapshot": ({},),
+    "VDI.clone": ({},),
 }
 
 
-def _record(kind: str, fields: Mapping[str, str], properties: Mapping[str, Any]) -> dict[str, Any]:
-    """A VM's metrics are an object of their own here."""
-    record = picked(fields, properties)
-    return {**record, "metrics": of_class(record["metrics"], "VM_metrics")} if kind == "VM" else record
+RENAMED = {"AuthenticationFailed": "SessionAuthenticationFailed"}
+
+
+class _Errors(dict[str, Callable[[list[Any]], Any]]):
+    """An error has the name that its D-Bus error has, in capitals; a power state is told in small letters."""
+
+    def get(self, name: str, _default: Any = None) -> Callable[[list[Any]], Any] | None:  # type: ignore[override]
+        if "." in name:
+            return None
+        code = "_".join(part.upper() for part in re.findall(r"[A-Z][a-z0-9]*", RENAMED.get(name, name)))
+        small = code == "VM_BAD_POWER_STATE"
+        return lambda args: [code, *(str(each).lower() if small and at else str(each) for at, each in enumerate(args))]
+
+
+ERRORS = _Errors()
 
 
 class Xapi:
-    """The methods that all classes have are made from the tables above."""
+    """The methods of all classes, and sessions."""
 
     def __init__(self, bus: Bus) -> None:
         self._xapi = Service(bus, "xapi")
@@ -99,87 +57,62 @@ class Xapi:
             "session.login_with_password": self._login,
             "session.logout": self._logout,
             "session.get_this_user": self._this_user,
-            "host.enable": self._doing("host", "Enable"),
-            "host.disable": self._doing("host", "Disable"),
-            "host.get_servertime": self._servertime,
-            "host.compute_free_memory": self._free_memory,
-            "VM.start": self._start("Start"),
-            "VM_start": self._start("Start"),
-            "VM.resume": self._start("Resume"),
-            "VM.get_data_sources": self._data_sources,
-            "VM.set_memory_limits": self._memory_limits,
-            "VM.create": self._create,
         }
-        for name in ("pause", "unpause", "clean_shutdown", "hard_shutdown", "suspend", "destroy"):
-            found[f"VM.{name}"] = self._doing("VM", name.title().replace("_", ""))
-        for kind in CLASSES:
-            found |= self._of_class(kind)
-        return {**found, "VM.get_metrics": self._metrics}
+        for name, cls in schema.classes().items():
+            if name not in SERVED_OTHERWISE:
+                found |= {f"{name}.{message}": method for message, method in self._of_class(cls)}
+        return {**found, "VM_start": found["VM.start"]}
 
-    async def _metrics(self, session: str, ref: str) -> Any:
-        own = await self._object("VM", ref, self._xapi.get(self._path("VM", ref), "VM1", "Ref"))
-        return of_class(own, "VM_metrics")
+    def _of_class(self, cls: Class) -> Iterator[tuple[str, Method]]:
+        readers = {"get_all": self._all, "get_all_records": self._records, "get_record": self._record}
+        readers |= {"get_by_uuid": partial(self._look_up, "GetByUuid")}
+        readers |= {"get_by_name_label": partial(self._look_up, "GetByNameLabel")}
+        yield from ((name, partial(reader, cls)) for name, reader in readers.items() if name in cls.readers)
+        for each in cls.fields.values() if cls.readers else ():
+            yield f"get_{each.name}", partial(self._get, cls, each)
+            if each.writable:
+                yield f"set_{each.name}", partial(self._set, cls, each)
+        for message in (*cls.methods.values(), *cls.statics.values()):
+            method = partial(self._do, cls, message)
+            method.__signature__ = _signature(message)  # type: ignore[attr-defined] # which parameters it needs
+            yield message.name.partition(".")[2], method
 
-    def _of_class(self, kind: str) -> Mapping[str, Method]:
-        interface, fields = CLASSES[kind]
+    async def _all(self, cls: Class, session: str) -> Any:
+        return await self._xapi.one(cls.path, f"{cls.manager}.GetAll")
 
-        async def get_all(session: str) -> Any:
-            return await self._xapi.one(self._root, "Directory1.List", "s", kind)
+    async def _look_up(self, member: str, cls: Class, session: str, wanted: str) -> Any:
+        return await self._xapi.one(cls.path, f"{cls.manager}.{member}", "s", wanted)
 
-        async def get_by_uuid(session: str, uuid: str) -> Any:
-            return await self._xapi.one(self._root, "Directory1.GetByUuid", "ss", kind, uuid)
+    async def _records(self, cls: Class, session: str) -> Any:
+        found = await self._xapi.managed(cls.path)
+        records = {_reference(path): plain(has[cls.interface]) for path, has in found.items()}
+        return {ref: _shown_record(cls, properties) for ref, properties in records.items()}
 
-        async def get_by_name_label(session: str, label: str) -> Any:
-            return await self._xapi.one(self._root, "Directory1.GetByNameLabel", "ss", kind, label)
+    async def _record(self, cls: Class, session: str, ref: str) -> Any:
+        properties = await self._object(cls, ref, self._xapi.all(self._path(cls, ref), cls.interface))
+        return _shown_record(cls, properties)
 
-        async def get_all_records(session: str) -> Any:
-            return {each["Ref"]: _record(kind, fields, each) for each in await self._xapi.objects(interface)}
+    async def _get(self, cls: Class, field: Field, session: str, ref: str) -> Any:
+        value = await self._object(cls, ref, self._xapi.get(self._path(cls, ref), cls.interface, field.property))
+        return _shown(field.type, value)
 
-        async def get_record(session: str, ref: str) -> Any:
-            found = await self._object(kind, ref, self._xapi.all(self._path(kind, ref), interface))
-            return _record(kind, fields, found)
+    async def _set(self, cls: Class, field: Field, session: str, ref: str, value: Any) -> Any:
+        variant = Variant(field.type.signature, _taken(field.type, value))
+        path = self._path(cls, ref)
+        await self._object(cls, ref, self._xapi.put(path, cls.interface, field.property, variant))
+        return ""
 
-        async def add_to_other_config(session: str, ref: str, key: str, value: str) -> Any:
-            add = self._xapi.ask(self._path(kind, ref), f"{interface}.AddToOtherConfig", "ss", key, value)
-            return await self._void(kind, ref, add)
-
-        async def remove_from_other_config(session: str, ref: str, key: str) -> Any:
-            remove = self._xapi.ask(self._path(kind, ref), f"{interface}.RemoveFromOtherConfig", "s", key)
-            return await self._void(kind, ref, remove)
-
-        methods = [get_all, get_by_uuid, get_by_name_label, get_all_records, get_record]
-        methods += [add_to_other_config, remove_from_other_config]
-        getters = {f"{kind}.get_{field}": self._getter(kind, name) for field, name in fields.items()}
-        setters = {f"{kind}.set_{field}": self._setter(kind, field) for field in WRITABLE.get(kind, {})}
-        return {**getters, **setters, **{f"{kind}.{method.__name__}": method for method in methods}}
-
-    def _getter(self, kind: str, name: str) -> Method:
-        async def get(session: str, ref: str) -> Any:
-            return await self._object(kind, ref, self._xapi.get(self._path(kind, ref), CLASSES[kind][0], name))
-
-        return get
-
-    def _setter(self, kind: str, field: str) -> Method:
-        interface, fields = CLASSES[kind]
-
-        async def put(session: str, ref: str, value: Any) -> Any:
-            variant = Variant(WRITABLE[kind][field], value)
-            return await self._void(kind, ref, self._xapi.put(self._path(kind, ref), interface, fields[field], variant))
-
-        return put
-
-    def _doing(self, kind: str, member: str) -> Method:
-        async def do(session: str, ref: str) -> Any:
-            return await self._void(kind, ref, self._xapi.ask(self._path(kind, ref), f"{CLASSES[kind][0]}.{member}"))
-
-        return do
-
-    def _start(self, member: str) -> Method:
-        async def start(session: str, ref: str, paused: Any = False, force: Any = False) -> Any:
-            asked = self._xapi.ask(self._path("VM", ref), f"VM1.{member}", "bb", boolean(paused), boolean(force))
-            return await self._void("VM", ref, asked)
-
-        return start
+    async def _do(self, cls: Class, message: Message, session: str, *params: Any) -> Any:
+        bound = _signature(message).bind(session, *params)
+        bound.apply_defaults()
+        given = list(bound.args[1:])
+        ref = "" if message.static else str(given.pop(0))
+        path = cls.path if message.static else self._path(cls, ref)
+        values = [_taken(kind, value) for (_, kind), value in zip(message.parameters, given, strict=True)]
+        interface = cls.manager if message.static else cls.interface
+        asked = self._xapi.ask(path, f"{interface}.{message.member}", message.signature, *values)
+        answer = await (asked if message.static else self._object(cls, ref, asked))
+        return _shown(message.result, plain(answer[0])) if answer else ""
 
     async def _login(self, uname: str, pwd: str, version: str = "", originator: str = "") -> Any:
         return await self._xapi.one(self._root, "Session1.Login", "ss", uname, pwd)
@@ -189,7 +122,7 @@ class Xapi:
         return ""
 
     async def _this_user(self, session: str, subject: str) -> Any:
-        user, *_ = await self._xapi.ask(self._root, "Session1.Stat", "s", subject)
+        _uuid, _host, user, *_ = await self._xapi.ask(self._root, "Session1.Stat", "s", subject)
         return user
 
     async def check(self, session: Any) -> None:
@@ -199,47 +132,61 @@ class Xapi:
         except Error:
             raise Failure(["SESSION_INVALID", str(session)]) from None
 
-    async def _servertime(self, session: str, ref: str) -> Any:
-        now = await self._object("host", ref, self._xapi.one(self._path("host", ref), "Host1.GetServerTime"))
-        return datetime.fromtimestamp(now, UTC)
+    def _path(self, cls: Class, ref: str) -> str:
+        return self._xapi.path(cls.name.lower(), ref)
 
-    async def _free_memory(self, session: str, ref: str) -> Any:
-        return await self._object("host", ref, self._xapi.one(self._path("host", ref), "Host1.ComputeFreeMemory"))
-
-    async def _data_sources(self, session: str, ref: str) -> Any:
-        found = await self._object("VM", ref, self._xapi.one(self._path("VM", ref), "VM1.GetDataSources"))
-        return [named(SOURCE, each) for each in found]
-
-    async def _memory_limits(self, session: str, ref: str, *limits: Any) -> Any:
-        sizes = list(map(int, limits))
-        asked = self._xapi.ask(self._path("VM", ref), "VM1.SetMemoryLimits", "xxxx", *sizes)
-        return await self._void("VM", ref, asked)
-
-    async def _create(self, session: str, record: dict[str, Any]) -> Any:
-        arguments = (
-            record["name_label"],
-            record.get("name_description", ""),
-            int(record["memory_static_max"]),
-            int(record.get("memory_dynamic_min", 0)),
-            int(record.get("VCPUs_max", 1)),
-            record.get("other_config", {}),
-        )
-        return await self._xapi.one(self._root, "Directory1.CreateVM", "ssxxxa{ss}", *arguments)
-
-    def _path(self, kind: str, ref: str) -> str:
-        return self._xapi.path(kind.lower(), ref)
-
-    async def _void(self, kind: str, ref: str, asked: Any) -> str:
-        await self._object(kind, ref, asked)
-        return ""
-
-    async def _object(self, kind: str, ref: str, asked: Any) -> Any:
+    async def _object(self, cls: Class, ref: str, asked: Any) -> Any:
         """An error that says which object it was about."""
         try:
             return await asked
         except Error as error:
             if error.type == UNKNOWN_OBJECT:
-                raise Failure(["HANDLE_INVALID", kind, ref]) from None
-            if error.type.endswith(".BadPowerState"):
-                raise Failure(["VM_BAD_POWER_STATE", ref, *error.arguments]) from None
+                raise Failure(["HANDLE_INVALID", cls.name, ref]) from None
             raise
+
+
+def _signature(message: Message) -> Signature:
+    """The parameters of a message: session, object, its own."""
+    own = [name for name, _ in message.parameters]
+    names = ["session", *([] if message.static else ["ref"]), *own]
+    optional = OPTIONAL.get(message.name, ())
+    defaults = [Parameter.empty] * (len(names) - len(optional)) + list(optional)
+    kind = Parameter.POSITIONAL_ONLY
+    return Signature([Parameter(f"p{at}", kind, default=each) for at, each in enumerate(defaults)])
+
+
+def _reference(path: str) -> str:
+    """The reference in the path of an object."""
+    return re.sub("_(..)", lambda found: chr(int(found[1], 16)), path.rpartition("/")[2])
+
+
+def _shown_record(cls: Class, properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _shown(each.type, properties[each.property]) for name, each in cls.fields.items()}
+
+
+def _shown(kind: Type, value: Any) -> Any:
+    """A value as a client gets it."""
+    if kind.kind == "datetime":
+        return datetime.fromtimestamp(value, UTC)
+    if kind.kind == "record":
+        fields = schema.classes()[kind.name].fields.values()
+        return {each.name: _shown(each.type, value[each.property]) for each in fields if each.property in value}
+    if kind.kind == "set":
+        return [_shown(kind.item, each) for each in value]
+    if kind.kind == "map":
+        return {str(key): _shown(kind.item, each) for key, each in value.items()}
+    return value
+
+
+def _taken(kind: Type, value: Any) -> Any:
+    """A client's value as the service takes it: numbers may be text; a record has further members."""
+    if kind.kind == "record":
+        fields = [each for each in schema.classes()[kind.name].fields.values() if each.name in value]
+        return {each.property: Variant(each.type.signature, _taken(each.type, value[each.name])) for each in fields}
+    if kind.kind == "set":
+        return [_taken(kind.item, each) for each in value]
+    if kind.kind == "map":
+        return {_taken(kind.key, key): _taken(kind.item, each) for key, each in value.items()}
+    if kind.kind == "datetime" and isinstance(value, str):
+        return int(datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp())
+    return {"int": int, "float": float, "bool": boolean}.get(kind.kind, lambda each: each)(value)

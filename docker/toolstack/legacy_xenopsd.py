@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from legacy_calls import Errors, Method, Service, boolean, named, picked
+from dbus_next import Variant
+from legacy_calls import Errors, Method, Service, boolean, picked
 from service import Bus
 
 SERVICE = {
@@ -15,29 +16,14 @@ SERVICE = {
     "features": "Features",
     "instance_id": "InstanceId",
 }
-CPU = ("cpu_count", "socket_count", "threads_per_core", "vendor", "speed", "modelname")
-HYPERVISOR = ("version", "capabilities")
-LISTED = ("id", "name", "power_state", "domid", "memory_actual", "vcpus")
-STAT = ("power_state", "domids", "memory_actual", "memory_target", "vcpu_target", "last_start_time")
-ADDED = (
-    "id",
-    "name",
-    "memory_static_max",
-    "memory_dynamic_max",
-    "memory_dynamic_min",
-    "vcpu_max",
-    "vcpus",
-    "platformdata",
-)
-VBDS = ("device", "backend", "writable", "plugged")
+SIZES = ("memory_static_max", "memory_dynamic_max", "memory_dynamic_min", "vcpu_max", "vcpus")
 
 ERRORS: Errors = {
     "NotFound": lambda args: ["Does_not_exist", args],
     "BadPowerState": lambda args: ["Bad_power_state", args[::-1]],
     "CannotFreeThisMuchMemory": lambda args: ["Cannot_free_this_much_memory", args],
-    "DeviceIsConnected": lambda args: ["Device_is_connected", args[0]],
-    "DeviceNotConnected": lambda args: ["Device_not_connected", args[0]],
-    "InvalidValue": lambda args: ["Maximum_vcpus", args[1]],
+    "DeviceIsConnected": lambda _args: "Device_is_connected",
+    "DeviceNotConnected": lambda _args: "Device_not_connected",
 }
 
 
@@ -56,8 +42,7 @@ def methods(bus: Bus) -> Mapping[str, Method]:
         return await xenopsd.one(root, "Service1.GetDiagnostics")
 
     async def host_stat(debug_info: str) -> Any:
-        cpu, hypervisor = await xenopsd.ask(root, "Host1.Stat")
-        return {"cpu_info": named(CPU, cpu), "hypervisor": named(HYPERVISOR, hypervisor)}
+        return await xenopsd.one(root, "Host1.Describe")
 
     async def total_memory(debug_info: str) -> Any:
         return await xenopsd.one(root, "Host1.GetTotalMemory")
@@ -66,10 +51,10 @@ def methods(bus: Bus) -> Mapping[str, Method]:
         return await xenopsd.one(root, "Host1.GetConsoleData")
 
     async def add(debug_info: str, vm: dict[str, Any]) -> Any:
-        text = ("id", "name", "platformdata")
-        return await xenopsd.one(
-            root, "VMs1.Add", "(ssxxxuua{ss})", [vm[name] if name in text else int(vm[name]) for name in ADDED]
-        )
+        sizes = {name: Variant("x", int(vm[name])) for name in SIZES}
+        texts = {name: Variant("s", vm[name]) for name in ("id", "name")}
+        platform = {"platformdata": Variant("a{ss}", vm.get("platformdata", {}))}
+        return await xenopsd.one(root, "VMs1.AddRecord", "a{sv}", {**texts, **sizes, **platform})
 
     async def remove(debug_info: str, id: str) -> None:
         await xenopsd.ask(root, "VMs1.Remove", "s", id)
@@ -78,19 +63,32 @@ def methods(bus: Bus) -> Mapping[str, Method]:
         return await xenopsd.one(root, "VMs1.Exists", "s", id)
 
     async def list_(debug_info: str, unit: None = None) -> Any:
-        return [named(LISTED, each) for each in await xenopsd.one(root, "VMs1.List")]
+        return await xenopsd.one(root, "VMs1.ListRecords")
 
-    async def start(debug_info: str, id: str, paused: Any = False, force: Any = False) -> None:
-        await xenopsd.ask(vm(id), "VM1.Start", "b", boolean(paused))
+    async def start(debug_info: str, id: str, paused: Any = False) -> Any:
+        return await xenopsd.one(root, "Operations1.Start", "sb", id, boolean(paused))
 
-    async def shutdown(debug_info: str, id: str, delay: Any = 0.0) -> None:
-        await xenopsd.ask(vm(id), "VM1.Shutdown", "d", float(delay))
+    async def shutdown(debug_info: str, id: str, delay: Any = None) -> Any:
+        return await xenopsd.one(root, "Operations1.Shutdown", "sad", id, [] if delay is None else [float(delay)])
 
     def doing(member: str) -> Method:
-        async def do(debug_info: str, id: str) -> None:
-            await xenopsd.ask(vm(id), f"VM1.{member}")
+        async def do(debug_info: str, id: str) -> Any:
+            return await xenopsd.one(root, f"Operations1.{member}", "s", id)
 
         return do
+
+    def moving(member: str) -> Method:
+        async def move(debug_info: str, id: str, suspend_vdi: Any) -> Any:
+            disk = Variant("(ss)", suspend_vdi)
+            return await xenopsd.one(root, f"Operations1.{member}", "sv", id, disk)
+
+        return move
+
+    async def task_stat(debug_info: str, id: str) -> Any:
+        return await xenopsd.one(root, "Tasks1.Stat", "s", id)
+
+    async def task_destroy(debug_info: str, id: str) -> None:
+        await xenopsd.ask(root, "Tasks1.Destroy", "s", id)
 
     def getting(name: str) -> Method:
         async def get(debug_info: str, id: str) -> Any:
@@ -99,16 +97,17 @@ def methods(bus: Bus) -> Mapping[str, Method]:
         return get
 
     async def stat(debug_info: str, id: str) -> Any:
-        return named(STAT, await xenopsd.ask(vm(id), "VM1.Stat"))
+        return await xenopsd.one(root, "VMs1.StatRecord", "s", id)
 
-    async def set_vcpus(debug_info: str, id: str, n: Any) -> None:
-        await xenopsd.ask(vm(id), "VM1.SetVcpus", "u", int(n))
+    async def set_vcpus(debug_info: str, id: str, vcpus: Any) -> Any:
+        return await xenopsd.one(root, "Operations1.SetVcpus", "sx", id, int(vcpus))
 
-    async def set_memory(debug_info: str, id: str, minimum: Any, maximum: Any) -> None:
-        await xenopsd.ask(vm(id), "VM1.SetMemoryDynamicRange", "xx", int(minimum), int(maximum))
+    async def set_memory(debug_info: str, id: str, minimum: Any, maximum: Any) -> Any:
+        sizes = (int(minimum), int(maximum))
+        return await xenopsd.one(root, "Operations1.SetMemoryDynamicRange", "sxx", id, *sizes)
 
-    async def vbds(debug_info: str, vm: str) -> Any:
-        return [named(VBDS, each) for each in await xenopsd.one(root, "VBDs1.List", "s", vm)]
+    async def vbds(debug_info: str, id: str) -> Any:
+        return await xenopsd.one(root, "VBDs1.List", "s", id)
 
     async def last_id(debug_info: str) -> Any:
         return await xenopsd.one(root, "Updates1.LastId")
@@ -129,8 +128,10 @@ def methods(bus: Bus) -> Mapping[str, Method]:
         "VM.pause": doing("Pause"),
         "VM.unpause": doing("Unpause"),
         "VM.shutdown": shutdown,
-        "VM.suspend": doing("Suspend"),
-        "VM.resume": doing("Resume"),
+        "VM.suspend": moving("Suspend"),
+        "VM.resume": moving("Resume"),
+        "Task.stat": task_stat,
+        "Task.destroy": task_destroy,
         "VM.stat": stat,
         "VM.get_power_state": getting("PowerState"),
         "VM.get_domids": getting("Domids"),

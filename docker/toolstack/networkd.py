@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 from typing import Any
 
+from dbus_next import Variant
 from dbus_next.service import method, signal
 from service import ROOT, Bus, Error, Record, Service1, element, field, run
 
@@ -13,6 +14,12 @@ PATH = f"{ROOT}/networkd"
 LONGEST_NAME = 15  # Linux's IFNAMSIZ without its NUL
 BOND_MODES = ("balance-slb", "active-backup", "lacp")
 MODES = ("None4", "DHCP4", "Static4")
+PORT_KINDS = ("Basic_port", "PVS_proxy")
+
+
+def tag(value: Variant) -> tuple[str, Any]:
+    """The tag of a variant of the legacy interface, and its payload."""
+    return (value.value, None) if value.signature == "s" else (value.value[0], value.value[1])
 
 
 def check_mtu(name: str, value: int) -> None:
@@ -36,10 +43,13 @@ class Interface1(Record):
     Dns = field("Dns", "(asas)")
     Persistent = field("Persistent", "b", writable=True)
 
-    def __init__(self, name: str, mac: str, *, physical: bool) -> None:
+    def __init__(self, network: Network1, name: str, mac: str, *, physical: bool) -> None:
         link = {"Mtu": 1500, "IsUp": True, "IsConnected": True, "IsPhysical": physical, "Persistent": physical}
         ipv4 = {"Mode": "None4", "Addresses": [], "Gateway": "", "Dns": [[], []]}
         super().__init__("networkd.Interface1", Name=name, Mac=mac, **link, **ipv4)
+        self.network = network
+        self.addresses6: list[list[Any]] = []
+        self.gateway6: list[str] = []
 
     @method()
     def BringUp(self):
@@ -58,6 +68,60 @@ class Interface1(Record):
         for address, prefix in addresses:
             self._check_address(address, prefix)
         self.put(Mode=mode, Addresses=addresses, Gateway=gateway)
+
+    @method()
+    def GetPciBusPath(self) -> "s":
+        name = self.values["Name"]
+        return f"0000:00:1{name[-1]}.0" if self.values["IsPhysical"] else ""
+
+    @method()
+    def SetConfiguration4(self, conf: "v"):
+        mode, addresses = tag(conf)
+        self.SetIpv4(mode, addresses or [], self.values["Gateway"] if addresses else "")
+
+    @method()
+    def GetGateway4(self) -> "as":
+        return [self.values["Gateway"]] if self.values["Gateway"] else []
+
+    @method()
+    def GetAddresses6(self) -> "a(sx)":
+        return self.addresses6
+
+    @method()
+    def GetGateway6(self) -> "as":
+        return self.gateway6
+
+    @method()
+    def GetCapabilities(self) -> "as":
+        return ["sriov"] if self.values["IsPhysical"] else []
+
+    @method()
+    def HasVlan(self, vlan: "x") -> "b":
+        return self.network.has_vlan(self.values["Name"], vlan)
+
+    @method()
+    def EnableSriov(self) -> "v":
+        if not self.values["IsPhysical"]:
+            return Variant("(ss)", ["Error", f"{self.values['Name']} is not a network card"])
+        return Variant("(ss)", ["Ok", "Sysfs_successful"])
+
+    @method()
+    def DisableSriov(self) -> "v":
+        return Variant("s", "Ok")
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Take over an entry of ConfigureInterfaces."""
+        self.SetConfiguration4(config["ipv4_conf"])
+        _mode, self.addresses6 = tag(config["ipv6_conf"])
+        self.addresses6 = self.addresses6 or []
+        self.gateway6 = [config["ipv6_gateway"].value] if "ipv6_gateway" in config else []
+        changes = {"Mtu": config["mtu"].value, "Persistent": config["persistent_i"].value}
+        if "ipv4_gateway" in config:
+            changes["Gateway"] = config["ipv4_gateway"].value
+        if "dns" in config:
+            changes["Dns"] = config["dns"].value
+        check_mtu("mtu", changes["Mtu"])
+        self.put(**changes)
 
     @method()
     def SetDns(self, nameservers: "as", domains: "as"):
@@ -101,7 +165,22 @@ class Bridge1(Record):
         return {port: interfaces for port, interfaces in self.ports.items() if len(interfaces) > 1}
 
     @method()
-    def AddPort(self, port: "s", interfaces: "as", bond_mac: "s", bond_properties: "a{ss}"):
+    def GetInterfaces(self) -> "as":
+        return sorted({name for interfaces in self.ports.values() for name in interfaces})
+
+    @method()
+    def GetPhysicalInterfaces(self) -> "as":
+        names = sorted({name for interfaces in self.ports.values() for name in interfaces})
+        return [name for name in names if self.network.find("interface", name).values["IsPhysical"]]
+
+    @method()
+    def AddPort(self, port: "s", interfaces: "as", bond_mac: "s", bond_properties: "a{ss}", kind: "s"):
+        self.add_port(port, interfaces, bond_properties, kind)
+
+    def add_port(self, port: str, interfaces: list[str], bond_properties: dict[str, str], kind: str) -> None:
+        """Add a port, which has several interfaces if it is a bond."""
+        if kind not in PORT_KINDS:
+            raise Error("InvalidValue", "ss", "kind", kind)
         if port in self.ports:
             raise Error("AlreadyExists", "ss", "port", port)
         mode = bond_properties.get("mode", BOND_MODES[0])
@@ -127,6 +206,7 @@ class Network1(Record):
         super().__init__("networkd.Network1", GatewayInterface="", DnsInterface="")
         self.bus = bus
         self.objects: dict[tuple[str, str], Bridge1 | Interface1] = {}  # kind and name -> object
+        self.sites: dict[str, dict[str, Any]] = {}  # of the PVS proxy
 
     @method()
     def ListBridges(self) -> "as":
@@ -155,6 +235,80 @@ class Network1(Record):
     def GetStatistics(self) -> "a{s(ttttb)}":
         up = {name: object_.values["IsUp"] for (kind, name), object_ in self.objects.items() if kind == "interface"}
         return {name: [1_000_000, 500_000, 0, 0, True] if is_up else [0, 0, 0, 0, False] for name, is_up in up.items()}
+
+    @method()
+    def ResetState(self):
+        self.ClearState()
+
+    @method()
+    def SyncState(self):
+        for object_ in self.objects.values():
+            object_.put(Persistent=True)
+
+    @method()
+    def GetInterfacePositions(self) -> "a{sx}":
+        cards = [name for (kind, name), each in self.objects.items() if kind == "interface" and is_card(each)]
+        return {name: position for position, name in enumerate(cards)}
+
+    @method()
+    def InterfaceExists(self, name: "s") -> "b":
+        return ("interface", name) in self.objects
+
+    @method()
+    def ConfigureInterfaces(self, conservative: "b", config: "a{sa{sv}}"):
+        found = [(self.find("interface", name), each) for name, each in config.items()]
+        for interface, each in found:
+            interface.configure(each)
+
+    @method()
+    def GetKind(self) -> "s":
+        return "Openvswitch"
+
+    @method()
+    def GetPorts(self, from_cache: "b") -> "a{sas}":
+        return self.ports()
+
+    @method()
+    def GetBonds(self, from_cache: "b") -> "a{sas}":
+        return {port: interfaces for port, interfaces in self.ports().items() if len(interfaces) > 1}
+
+    @method()
+    def ConfigureBridges(self, conservative: "b", config: "a{sa{sv}}"):
+        for name, each in config.items():
+            wanted = {key: value.value for key, value in each.items()}
+            arguments = (wanted.get("bridge_mac", ""), wanted.get("vlan", ["", 0]), True, wanted["other_config"])
+            self.CreateBridge(name, *arguments)
+            bridge = self.objects["bridge", name]
+            bridge.put(Persistent=wanted["persistent_b"])
+            for port, of_port in wanted["ports"].items():
+                if port not in bridge.ports:
+                    has = {key: value.value for key, value in of_port.items()}
+                    bridge.add_port(port, has["interfaces"], has["bond_properties"], has["kind"])
+
+    @method()
+    def ConfigurePvsSite(self, pvs: "a{sv}"):
+        self.sites[pvs["site_uuid"].value] = pvs
+
+    @method()
+    def RemovePvsSite(self, site: "s"):
+        self.sites.pop(site, None)
+
+    @method()
+    def ConfigureVf(self, pci_address: "a{sv}", vf_info: "a{sv}") -> "v":
+        if "rate" in vf_info:
+            return Variant("(sv)", ["Error", Variant("s", "Config_vf_rate_not_supported")])
+        return Variant("s", "Ok")
+
+    def ports(self) -> dict[str, list[str]]:
+        """The ports of all bridges."""
+        bridges = [each for (kind, _), each in self.objects.items() if kind == "bridge"]
+        return {port: interfaces for bridge in bridges for port, interfaces in bridge.ports.items()}
+
+    def has_vlan(self, interface: str, vlan: int) -> bool:
+        """Whether a bridge carries this VLAN of an interface."""
+        bridges = {name: each for (kind, name), each in self.objects.items() if kind == "bridge"}
+        parents = {name for name, each in bridges.items() if any(interface in ports for ports in each.ports.values())}
+        return any(each.values["Vlan"] == [parent, vlan] for each in bridges.values() for parent in parents)
 
     @method()
     def ClearState(self):
@@ -186,7 +340,7 @@ class Network1(Record):
         name = bridge.values["Name"]
         self.objects["bridge", name] = bridge
         self.bus.export(path("bridge", name), bridge)
-        self.add_interface(Interface1(name, bridge.values["Mac"], physical=False))
+        self.add_interface(Interface1(self, name, bridge.values["Mac"], physical=False))
         self.BridgeAdded(name, path("bridge", name))
 
     def remove(self, bridge: Bridge1) -> None:
@@ -203,6 +357,11 @@ class Network1(Record):
 
     def _names(self, wanted: str) -> list[str]:
         return [name for kind, name in self.objects if kind == wanted]
+
+
+def is_card(interface: Record) -> bool:
+    """Whether an interface is a network card."""
+    return bool(interface.values["IsPhysical"])
 
 
 def path(kind: str, name: str) -> str:
@@ -222,7 +381,7 @@ async def start(bus: Bus) -> None:
     bus.export(PATH, Service1("networkd", ["bonds", "vlans"], network.diagnose))
     bus.export(PATH, network)
     for number in range(2):
-        network.add_interface(Interface1(f"eth{number}", f"52:54:00:00:00:1{number}", physical=True))
+        network.add_interface(Interface1(network, f"eth{number}", f"52:54:00:00:00:1{number}", physical=True))
     for number in range(2):
         bridge = Bridge1(network, f"xenbr{number}", "", ["", 0], {})
         network.add_bridge(bridge)

@@ -1,8 +1,12 @@
-"""org.xen.xcp.perfmon: compares what xapi measures with rules and raises alerts; measures nothing itself."""
+"""org.xen.xcp.perfmon: compares what xapi measures with rules and raises alerts; measures nothing itself.
+
+Each alert is also a message of xapi about the VM, so that clients of XenAPI have it as an object and as an event.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +16,13 @@ from service import NAMES, ROOT, Bus, Error, Record, Service1, element, field, r
 
 SENSES = ("high", "low")
 PRIORITIES = range(1, 6)
+XAPI, MESSAGES = f"{NAMES}.xapi", f"{ROOT}/xapi/message"
 UNKNOWN_OBJECT = "org.freedesktop.DBus.Error.UnknownObject"
+
+
+def path_of(target: str) -> str:
+    """The object path of a VM."""
+    return f"{ROOT}/xapi/vm/{element(target)}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class Alerts1(Record):
         """Check all values; return the number of alerts raised."""
         before = self.last_id
         for target in list(self.rules):
-            self._judge(target, await self._measure(target))
+            await self._judge(target, await self._measure(target))
         self.put(LastRefresh=int(time.time()))
         return self.last_id - before
 
@@ -116,20 +126,20 @@ class Alerts1(Record):
             await self.refresh()
 
     async def _measure(self, target: str) -> dict[str, float]:
-        vm = f"{ROOT}/xapi/vm/{element(target)}"
         try:
-            [sources] = await self.bus.ask(f"{NAMES}.xapi", vm, f"{NAMES}.xapi.VM1.GetDataSources")
+            [sources] = await self.bus.ask(XAPI, path_of(target), f"{XAPI}.VM1.GetDataSources")
         except Error as error:
             if error.type == UNKNOWN_OBJECT:
                 self.rules.pop(target, None)
             return {}
-        return {source[0]: source[-1] for source in sources}
+        return {source["NameLabel"].value: source["Value"].value for source in sources}
 
-    def _judge(self, target: str, values: dict[str, float]) -> None:
+    async def _judge(self, target: str, values: dict[str, float]) -> None:
         for rule in self.rules.get(target, []):
             value = values.get(rule.variable)
             if value is not None and rule.broken_by(value) and not self._inhibited(target, rule):
                 self._raise(target, rule, value)
+                await self._tell_xapi(target, rule, value)
 
     def _inhibited(self, target: str, rule: Rule) -> bool:
         last = self.raised.get((target, rule))
@@ -142,6 +152,17 @@ class Alerts1(Record):
         self.alerts[self.last_id] = [*alert, int(time.time())]
         self.put(Active=len(self.alerts))
         self.AlertRaised(*alert)
+
+    async def _tell_xapi(self, target: str, rule: Rule, value: float) -> None:
+        """Write a message about the VM, in the form of XenServer's alarms."""
+        config = f'<variable><name value="{rule.variable}"/><alarm_trigger_level value="{rule.level}"/></variable>'
+        body = f"value: {value:f}\nconfig:\n{config}"
+        try:
+            uuid = await self.bus.get(XAPI, path_of(target), f"{XAPI}.VM1", "Uuid")
+            create = f"{XAPI}.MessageManager1.Create"
+            await self.bus.ask(XAPI, MESSAGES, create, "sxsss", "ALARM", rule.priority, "VM", uuid, body)
+        except Error as error:
+            print(f"alert {self.last_id} has no message in xapi: {error}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 async def start(bus: Bus) -> None:

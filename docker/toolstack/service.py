@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import inspect
 import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dbus_next import (
@@ -61,7 +62,8 @@ class Bus(MessageBus):
 
     def __init__(self, address: str) -> None:
         super().__init__(bus_address=address)
-        self.add_message_handler(self._refuse_unknown_object)
+        self.objects: Callable[[Message], Message | bool] = lambda _message: False  # answers for objects of its own
+        self.add_message_handler(lambda message: self.objects(message) or self._refuse_unknown_object(message))
 
     def send(self, msg: Message) -> asyncio.Future[None]:
         """Send a message; the traceback that dbus-next puts into an error goes to stderr instead."""
@@ -168,6 +170,26 @@ def field(name: str, signature: str, check: Callable[[str, Any], None] | None = 
     return dbus_property()(read).setter(write)
 
 
+def table(interface: str, members: Mapping[str, tuple[str, str, Callable[..., Any]]]) -> ServiceInterface:
+    """Make an interface of a table: member -> arguments ("name:signature ..."), signature of the result, function."""
+    made = {name: _member(name, *entry) for name, entry in members.items()}
+    interface = f"{NAMES}.{interface}"
+    return type("Table", (ServiceInterface,), made)(interface)
+
+
+def _member(name: str, arguments: str, result: str, answer: Callable[..., Any]) -> Any:
+    async def call(_self: Any, *values: Any) -> Any:
+        found = answer(*values)
+        return await found if inspect.isawaitable(found) else found
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    named = [argument.partition(":") for argument in arguments.split()]
+    parameters = [inspect.Parameter(each, kind, annotation=signature) for each, _, signature in named]
+    returned = result or inspect.Signature.empty
+    call.__signature__ = inspect.Signature([inspect.Parameter("self", kind), *parameters], return_annotation=returned)
+    return method(name)(call)
+
+
 class Service1(Record):
     """org.xen.xcp.Service1: identity of the service, and its present state."""
 
@@ -198,9 +220,25 @@ def element(text: str) -> str:
 
 
 def variants(values: dict[str, Any]) -> dict[str, Variant]:
-    """Make a{sv} of text, booleans and numbers (x)."""
-    signatures = {bool: "b", int: "x", float: "d", str: "s"}
-    return {name: Variant(signatures[type(value)], value) for name, value in values.items()}
+    """Make a{sv} of text, booleans and numbers (x); a Variant stays as it is, None is left out."""
+    return {name: variant(value) for name, value in values.items() if value is not None}
+
+
+def variant(value: Any) -> Variant:
+    """Make a variant of text, a boolean, a number (x), or text by keys."""
+    if isinstance(value, Variant):
+        return value
+    signatures = {bool: "b", int: "x", float: "d", str: "s", dict: "a{ss}"}
+    return Variant(signatures[type(value)], value)
+
+
+def unwrapped(value: Any) -> Any:
+    """A value without its variants."""
+    if isinstance(value, Variant):
+        return unwrapped(value.value)
+    if isinstance(value, dict):
+        return {name: unwrapped(item) for name, item in value.items()}
+    return [unwrapped(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def plain(values: dict[str, Variant]) -> dict[str, str]:

@@ -160,10 +160,10 @@ class Memory1(Record):
     def _reserve(self, session: str, sizes: dict[str, int]) -> Reservation:
         for argument, kib in sizes.items():
             if kib < 0:
-                raise Error("InvalidMemoryValue", "s", argument)
+                raise Error("InvalidMemoryValue", "sx", argument, kib)
         least, *_, greatest = sizes.values() if len(sizes) > 1 else [*sizes.values()] * 2
         if greatest < least:
-            raise Error("InvalidMemoryValue", "s", "max")
+            raise Error("InvalidMemoryValue", "sx", "max", greatest)
         if self._free() < least:
             self._squeeze(least)
         reservation = Reservation(session, min(greatest, self._free()), least, greatest)
@@ -196,7 +196,7 @@ class Memory1(Record):
     def retarget(self, reservation: Reservation, kib: int) -> None:
         """Set the memory of a domain from outside of the balancing."""
         if not reservation.least <= kib <= reservation.greatest:
-            raise Error("InvalidMemoryValue", "s", "kib")
+            raise Error("InvalidMemoryValue", "sx", "kib", kib)
         if kib - reservation.kib > self._free():
             raise Error("CannotFreeThisMuchMemory", "xx", kib - reservation.kib, self._free())
         if reservation.domid in self.values["UncooperativeDomains"]:

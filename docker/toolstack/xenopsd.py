@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 import sample
+import xenopsd_calls as calls
 from dbus_next import Variant
 from dbus_next.service import ServiceInterface, method, signal
 from service import NAMES, ROOT, Bus, Error, Record, Service1, element, field, run
+from tasks import Tasks, Updates
 
 PATH = f"{ROOT}/xenopsd"
 SESSION = "xenopsd"  # squeezed's session is the service's name
@@ -30,6 +32,35 @@ class Host1(ServiceInterface):
     @method()
     def Stat(self) -> "(uuusds)(ss)":
         return [[CPUS, 1, 2, "GenuineSample", 2400.0, "Sample CPU"], ["4.17.6", "xen-3.0-x86_64 hvm-3.0-x86_64"]]
+
+    @method()
+    def Describe(self) -> "a{sv}":
+        return calls.host_record(CPUS)
+
+    @method()
+    def SendDebugKeys(self, debug_keys: "s"):
+        pass
+
+    @method()
+    def SetWorkerPoolSize(self, pool_size: "x"):
+        if pool_size < 1:
+            raise Error("InvalidValue", "ss", "pool_size", str(pool_size))
+
+    @method()
+    def SetGuestAgentFeatures(self, features: "aa{sv}"):
+        self.features = features
+
+    @method()
+    def CombineCpuPolicies(self, policy1: "s", policy2: "s") -> "s":
+        return calls.combined(policy1, policy2)
+
+    @method()
+    def IsCompatible(self, vm_policy: "s", host_policy: "s") -> "b":
+        return calls.combined(vm_policy, host_policy) == vm_policy
+
+    @method()
+    def SetNumaAffinityPolicy(self, numa_affinity_policy: "as"):
+        self.numa_affinity_policy = numa_affinity_policy
 
     @method()
     def GetTotalMemory(self) -> "x":
@@ -59,22 +90,45 @@ class Host1(ServiceInterface):
 class Updates1(ServiceInterface):
     """One stream of changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host) -> None:
         super().__init__(f"{NAMES}.xenopsd.Updates1")
-        self.last = 0
+        self.host = host
+        self.stream = Updates()
+        self.barriers: dict[int, list[Variant]] = {}
 
     @method()
     def LastId(self) -> "t":
-        return self.last
+        return self.stream.last
+
+    @method()
+    async def Get(self, last_id: "ax", timeout: "ax") -> "(a(xav)avx)":  # noqa: ASYNC109 - an argument on D-Bus
+        after = last_id[0] if last_id else 0
+        changes = await self.stream.after(after, timeout[0] if timeout else None)
+        return [[[number, known] for number, known in self.barriers.items()], changes, self.stream.last]
+
+    @method()
+    def InjectBarrier(self, vm_id: "s", id: "x"):
+        self.barriers[id] = self.host.known_of(vm_id)
+        self.tell("VM", vm_id)
+
+    @method()
+    def RemoveBarrier(self, id: "x"):
+        self.barriers.pop(id, None)
+
+    @method()
+    def RefreshVm(self, id: "s"):
+        self.host.find(id)
+        for change in self.host.known_of(id):
+            self.stream.tell(change)
 
     @signal()
     def Updated(self, id: int, kind: str, key: str) -> "tss":
         return [id, kind, key]
 
-    def tell(self, kind: str, key: str) -> None:
-        """Number a change and publish it."""
-        self.last += 1
-        self.Updated(self.last, kind, key)
+    def tell(self, kind: str, key: str, change: Variant | None = None) -> None:
+        """Number a change and publish it; `change` is its name in the legacy interface."""
+        self.stream.tell(change or Variant("(ss)", ["Vm", key]))
+        self.Updated(self.stream.last, kind, key)
 
 
 class Host:
@@ -83,9 +137,10 @@ class Host:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.domains = Host1(self)
-        self.updates = Updates1()
+        self.updates = Updates1(self)
+        self.devices: list[calls.Devices] = []
+        self.tasks = Tasks(self.updates.stream, calls.described)
         self.vms: dict[str, VM1] = {}
-        self.disks: dict[tuple[str, str], dict[str, Any]] = {}  # VM and device -> disk
         self.last_domid = 0
         self.login = asyncio.Lock()
         self.logged_in = False
@@ -109,10 +164,16 @@ class Host:
         self.bus.export(f"{PATH}/vm/{element(vm[0])}", self.vms[vm[0]])
 
     def remove(self, key: str) -> None:
-        """Forget a VM, and its disks with it."""
+        """Forget a VM, and its devices with it."""
         del self.vms[key]
-        self.disks = {pair: disk for pair, disk in self.disks.items() if pair[0] != key}
+        for devices in self.devices:
+            devices.forget(key)
         self.bus.unexport(f"{PATH}/vm/{element(key)}")
+
+    def known_of(self, vm: str) -> list[Variant]:
+        """A VM and its devices, by their names in the legacy interface."""
+        found = [calls.pair(each.kind, [*key]) for each in self.devices for key in each.records if key[0] == vm]
+        return [Variant("(ss)", ["Vm", vm]), *found]
 
     def rows(self) -> list[list[Any]]:
         """All VMs, as VMs1.List tells them."""
@@ -219,6 +280,7 @@ class VM1(Record):
         state = {"PowerState": "Halted", "Domids": [], "Memory": 0, "GuestAgent": {}, "LastStart": 0.0}
         super().__init__("xenopsd.VM1", Id=vm[0], Name=vm[1], Vcpus=vm[6], **state)
         self.host = host
+        self.record: dict[str, Variant] = {}  # the whole configuration, if it was given
         self.busy = asyncio.Lock()  # one change of the power state at a time
         self.configure(vm)
 
@@ -245,24 +307,15 @@ class VM1(Record):
 
     @method()
     async def Shutdown(self, delay: "d"):
-        async with self.busy:
-            self.expect("Running", "Paused", "Suspended")
-            self._end()
-            self._become("Halted")
+        await self.shut_down()
 
     @method()
     async def Suspend(self):
-        async with self.busy:
-            self.expect("Running")
-            self._end()
-            self._become("Suspended")
+        await self.suspend()
 
     @method()
     async def Resume(self):
-        async with self.busy:
-            self.expect("Suspended")
-            await self._build()
-            self._become("Running")
+        await self.resume()
 
     @method()
     def Stat(self) -> "sauxxud":
@@ -270,17 +323,51 @@ class VM1(Record):
         return [now["PowerState"], now["Domids"], now["Memory"], now["Memory"], now["Vcpus"], now["LastStart"]]
 
     @method()
-    def SetVcpus(self, vcpus: "u"):
+    async def SetVcpus(self, vcpus: "u"):
+        await self.set_vcpus(vcpus)
+
+    @method()
+    async def SetMemoryDynamicRange(self, min: "x", max: "x"):
+        await self.set_range(min, max)
+
+    async def shut_down(self) -> None:
+        """End the domain."""
+        async with self.busy:
+            self.expect("Running", "Paused", "Suspended")
+            self._end()
+            self._become("Halted")
+
+    async def destroy(self) -> None:
+        """End the domain, if there is one."""
+        if self.values["PowerState"] != "Halted":
+            await self.shut_down()
+
+    async def suspend(self) -> None:
+        """End the domain, to build it again later."""
+        async with self.busy:
+            self.expect("Running")
+            self._end()
+            self._become("Suspended")
+
+    async def resume(self) -> None:
+        """Build the domain again."""
+        async with self.busy:
+            self.expect("Suspended")
+            await self._build()
+            self._become("Running")
+
+    async def set_vcpus(self, vcpus: int) -> None:
+        """Change the number of processors."""
         if not 1 <= vcpus <= self.vcpu_max:
             raise Error("InvalidValue", "ss", "vcpus", str(vcpus))
         self.put(Vcpus=vcpus)
         self.host.updates.tell("VM", self.values["Id"])
 
-    @method()
-    def SetMemoryDynamicRange(self, min: "x", max: "x"):
-        if not 0 < min <= max <= self.static_max:
-            raise Error("InvalidValue", "ss", "memory_dynamic_min", str(min))
-        self.min, self.max = min, max
+    async def set_range(self, least: int, greatest: int) -> None:
+        """Change what it may be squeezed to."""
+        if not 0 < least <= greatest <= self.static_max:
+            raise Error("InvalidValue", "ss", "memory_dynamic_min", str(least))
+        self.min, self.max = least, greatest
         self.host.updates.tell("VM", self.values["Id"])
 
     async def start(self, *, paused: bool) -> None:
@@ -353,6 +440,54 @@ class VMs1(ServiceInterface):
         return vm[0]
 
     @method()
+    async def AddRecord(self, vm: "a{sv}") -> "s":
+        key = await self.add({**calls.DEFAULTS, **vm})
+        self.host.vms[key].record = vm
+        return key
+
+    @method()
+    def GetStateString(self, vm: "a{sv}") -> "s":
+        return vm["id"].value
+
+    @method()
+    def StatRecord(self, id: "s") -> "(a{sv}a{sv})":
+        vm = self.host.find(id)
+        return [calls.vm_record(vm), calls.vm_state(vm)]
+
+    @method()
+    def ListRecords(self) -> "a(a{sv}a{sv})":
+        return [[calls.vm_record(vm), calls.vm_state(vm)] for vm in self.host.vms.values()]
+
+    @method()
+    def ExportMetadata(self, id: "s") -> "s":
+        return calls.exported(self.host.find(id))
+
+    @method()
+    async def ImportMetadata(self, metadata: "s") -> "s":
+        return await self.add({**calls.DEFAULTS, **calls.imported(metadata)})
+
+    @method()
+    def BeginImportMetadata(self, metadata: "s") -> "s":
+        async def work() -> Variant:
+            return Variant("s", await self.add({**calls.DEFAULTS, **calls.imported(metadata)}))
+
+        return self.host.tasks.begin(work())
+
+    async def add(self, record: dict[str, Variant]) -> str:
+        """Make a VM of a whole record, or configure a halted one."""
+        names = "id name memory_static_max memory_dynamic_max memory_dynamic_min vcpu_max vcpus platformdata"
+        vm = [record[name].value for name in names.split()]
+        known = self.host.vms.get(vm[0])
+        if known is None:
+            self.host.add(vm)
+        else:
+            async with known.busy:
+                known.expect("Halted")
+                known.configure(vm)
+        self.host.updates.tell("VM", vm[0])
+        return vm[0]
+
+    @method()
     async def Remove(self, id: "s"):
         vm = self.host.find(id)
         async with vm.busy:
@@ -369,75 +504,11 @@ class VMs1(ServiceInterface):
         return self.host.rows()
 
 
-class VBDs1(ServiceInterface):
-    """The disks of VMs, by the pair of VM and device."""
-
-    def __init__(self, host: Host) -> None:
-        super().__init__(f"{NAMES}.xenopsd.VBDs1")
-        self.host = host
-
-    @method()
-    def Add(self, vbd: "((ss)sba{sv})") -> "(ss)":
-        [vm, device], vdi, writable, qos = vbd
-        self.host.find(vm)
-        if (vm, device) in self.host.disks:
-            raise Error("InvalidValue", "ss", "device", device)
-        self.host.disks[vm, device] = {"vdi": vdi, "writable": writable, "qos": qos, "domid": None}
-        self.host.updates.tell("VBD", f"{vm}.{device}")
-        return [vm, device]
-
-    @method()
-    def Remove(self, id: "(ss)"):
-        if self._plugged(self._find(id), id[0]):
-            raise Error("DeviceIsConnected", "s", id[1])
-        del self.host.disks[tuple(id)]
-        self.host.updates.tell("VBD", ".".join(id))
-
-    @method()
-    def Plug(self, id: "(ss)"):
-        disk = self._find(id)
-        vm = self.host.find(id[0])
-        vm.expect("Running", "Paused")
-        if self._plugged(disk, id[0]):
-            raise Error("DeviceIsConnected", "s", id[1])
-        [disk["domid"]] = vm.values["Domids"]
-        self.host.updates.tell("VBD", ".".join(id))
-
-    @method()
-    def Unplug(self, id: "(ss)", force: "b"):
-        disk = self._find(id)
-        if not self._plugged(disk, id[0]):
-            raise Error("DeviceNotConnected", "s", id[1])
-        disk["domid"] = None
-        self.host.updates.tell("VBD", ".".join(id))
-
-    @method()
-    def Stat(self, id: "(ss)") -> "bbsa{sv}":
-        disk = self._find(id)
-        qos: dict[str, Variant] = disk["qos"]
-        return [bool(self._domids(id[0])), self._plugged(disk, id[0]), disk["vdi"], qos]
-
-    @method()
-    def List(self, vm: "s") -> "a(ssbb)":
-        self.host.find(vm)
-        mine = [(device, disk) for (owner, device), disk in self.host.disks.items() if owner == vm]
-        return [[device, disk["vdi"], disk["writable"], self._plugged(disk, vm)] for device, disk in mine]
-
-    def _find(self, id: list[str]) -> dict[str, Any]:
-        if tuple(id) not in self.host.disks:
-            raise Error("NotFound", "ss", "VBD", ".".join(id))
-        return self.host.disks[tuple(id)]
-
-    def _domids(self, vm: str) -> list[int]:
-        return self.host.vms[vm].values["Domids"] if vm in self.host.vms else []
-
-    def _plugged(self, disk: dict[str, Any], vm: str) -> bool:
-        return disk["domid"] in self._domids(vm)  # a disk is plugged into a domain, and goes with it
-
-
 async def start(bus: Bus) -> None:
     """Export the host and the sample's VMs, all halted."""
     host = Host(bus)
+    devices = [*calls.device_tables(host, host.tasks)]
+    host.devices = [each for each, _ in devices]
 
     def diagnose() -> list[str]:
         return [" ".join(map(str, row)) for row in host.rows()] or ["no VMs"]
@@ -447,7 +518,10 @@ async def start(bus: Bus) -> None:
         host.domains,
         host.updates,
         VMs1(host),
-        VBDs1(host),
+        calls.operations(host, host.tasks),
+        calls.task_table(host.tasks),
+        calls.debug_table(host),
+        *(interface for _, interface in devices),
         DeviceModel1(host),
         Control1(host),
     )

@@ -10,8 +10,10 @@
  *
  * Every domid is reported as an existing, running domain, so that a test can
  * hand a node to a guest (permission "n5") as a real host would, or introduce and
- * release one. A guest's ring is a page that nobody writes to: everything talks
- * over the socket, as dom0.
+ * release one. In XENSTORED_RUNDIR, the page of a guest's ring (xs_wire.h) is the
+ * file ring-DOMID, and event channels are datagrams: a guest sends its domid, a
+ * 32-bit integer, to the socket "events"; it is notified at the socket guest-DOMID.
+ * A program that is a guest thus has a connection of its own, with its quotas.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -34,8 +36,9 @@
 #define FIRST_RESERVED 0x7ff0       /* domids from here on are no domains (xen.h) */
 
 static int handle;                  /* its address stands for every opaque handle */
-static int event_fd = -1;           /* never signalled: no event channel ever fires */
-static int next_port = 1;
+static int event_fd = -1;           /* the socket "events" */
+
+enum { VIRQ_PORT = 1, FIRST_GUEST_PORT = 100 }; /* a guest's port: this and its domid, also after a live update */
 
 /* libxenctrl */
 void *xc_interface_open(void *log, void *dombuild_log, unsigned flags) { return &handle; }
@@ -78,14 +81,36 @@ int xc_domain_getinfolist(void *xch, uint32_t first, unsigned max, void *info)
     return xc_domain_getinfo_single(xch, first, info) < 0 ? 0 : 1;
 }
 
-/* A guest's ring; dom0 has its own. */
-static void *ring(void)
+/* The store's folder, and a file in it. */
+static const char *in_folder(char *room, size_t size, const char *name, unsigned number)
 {
-    void *page = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const char *directory = getenv("XENSTORED_RUNDIR");
+
+    snprintf(room, size, "%s/%s", directory ? directory : ".", name);
+    if (number)
+        snprintf(room + strlen(room), size - strlen(room), "-%u", number);
+    return room;
+}
+
+/* A guest's ring; dom0 has its own. */
+static void *ring(uint32_t domid)
+{
+    char room[PATH_MAX];
+    int fd = open(in_folder(room, sizeof room, "ring", domid), O_RDWR | O_CREAT, 0600);
+    void *page;
+
+    if (fd < 0)
+        return NULL;
+    if (ftruncate(fd, getpagesize()) < 0) {
+        close(fd);
+        return NULL;
+    }
+    page = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
     return page == MAP_FAILED ? NULL : page;
 }
 
-void *xc_map_foreign_range(void *xch, uint32_t domid, int size, int prot, unsigned long mfn) { return ring(); }
+void *xc_map_foreign_range(void *xch, uint32_t domid, int size, int prot, unsigned long mfn) { return ring(domid); }
 
 /* libxengnttab */
 void *xengnttab_open(void *log, unsigned flags) { return &handle; }
@@ -93,7 +118,7 @@ int xengnttab_close(void *xgt) { return 0; }
 int xengnttab_set_max_grants(void *xgt, uint32_t count) { return 0; }
 void *xengnttab_map_grant_ref(void *xgt, uint32_t domid, uint32_t ref, int prot)
 {
-    return ring();
+    return ring(domid);
 }
 int xengnttab_unmap(void *xgt, void *addr, uint32_t count)
 {
@@ -101,21 +126,59 @@ int xengnttab_unmap(void *xgt, void *addr, uint32_t count)
 }
 
 /* libxenevtchn */
+static struct sockaddr_un socket_address(const char *name, unsigned number)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+    in_folder(address.sun_path, sizeof address.sun_path, name, number);
+    return address;
+}
+
 void *xenevtchn_open(void *log, unsigned flags)
 {
-    if (event_fd < 0)
-        event_fd = eventfd(0, EFD_NONBLOCK);
+    struct sockaddr_un address = socket_address("events", 0);
+
+    if (event_fd >= 0)
+        return &handle;
+    unlink(address.sun_path);
+    event_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0); /* a live update hands it over */
+    if (event_fd < 0 || bind(event_fd, (struct sockaddr *)&address, sizeof address) < 0)
+        return NULL;
     return &handle;
 }
-void *xenevtchn_fdopen(void *log, int fd, unsigned flags) { return xenevtchn_open(log, flags); }
+
+void *xenevtchn_fdopen(void *log, int fd, unsigned flags)
+{
+    event_fd = fd;
+    return &handle;
+}
+
 int xenevtchn_close(void *xce) { return 0; }
 int xenevtchn_fd(void *xce) { return event_fd; }
-int xenevtchn_bind_virq(void *xce, unsigned virq) { return next_port++; }
-int xenevtchn_bind_interdomain(void *xce, uint32_t domid, uint32_t port) { return next_port++; }
+int xenevtchn_bind_virq(void *xce, unsigned virq) { return VIRQ_PORT; }
+int xenevtchn_bind_interdomain(void *xce, uint32_t domid, uint32_t port) { return FIRST_GUEST_PORT + domid; }
 int xenevtchn_unbind(void *xce, uint32_t port) { return 0; }
-int xenevtchn_notify(void *xce, uint32_t port) { return 0; }
-int xenevtchn_pending(void *xce) { errno = EAGAIN; return -1; }
 int xenevtchn_unmask(void *xce, uint32_t port) { return 0; }
+
+int xenevtchn_notify(void *xce, uint32_t port)
+{
+    struct sockaddr_un address = socket_address("guest", port - FIRST_GUEST_PORT);
+
+    /* An event channel has no queue: a guest that is gone, or has been notified, misses nothing. */
+    sendto(event_fd, "", 1, MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address);
+    return 0;
+}
+
+int xenevtchn_pending(void *xce)
+{
+    uint32_t domid;
+
+    while (recv(event_fd, &domid, sizeof domid, MSG_DONTWAIT) == sizeof domid)
+        if (domid < FIRST_RESERVED)
+            return FIRST_GUEST_PORT + domid;
+    errno = EAGAIN;
+    return -1;
+}
 
 /* The store's folder, wherever it was built to be; anything else is left alone. */
 static const char *moved(const char *path, char *room)

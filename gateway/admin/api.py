@@ -19,6 +19,7 @@ from gateway.core.admin.access import Right
 from gateway.core.admin.records import MethodId
 from gateway.core.admin.status import BusStatus, StoreStatus, UpstreamStatus
 from gateway.core.admin.views import Explanation, MethodRow, ModeRequest, ModeResult, SettingView
+from gateway.core.migration.limits import LimitRow
 from gateway.migration.promote import Promotion
 from gateway.pipeline.recorder import RecordingLimits
 
@@ -98,6 +99,12 @@ class RolloutBody(_Request, frozen=True):
     why: str = ""
 
 
+class WatchBody(_Request, frozen=True):
+    """What to watch: "*", a class ("VM") or an object ("VM/OpaqueRef:...")."""
+
+    what: str = "*"
+
+
 class RecordBody(_Request, frozen=True):
     """What to record and when to stop. No patterns: all methods; `size` in bytes; `writes`: writes too."""
 
@@ -175,27 +182,57 @@ class Status(TypedDict):
 
 
 class RouteRow(TypedDict):
-    """One method at one endpoint. `spellings`: other forms of its name that the dialect accepts."""
+    """One method at one endpoint. `spellings`: other forms of its name that the dialect accepts.
 
+    `codec`: on_change for a node that is watched, whose `path` is the node. `access`: call, get, getall or set of
+    `member`; the target is empty where the gateway answers itself. `file`, `line`: of the mapping.
+    """
+
+    service: str
     method: str
-    endpoint: str
-    protocol: str
-    target: str
+    listener: str
+    path: str
+    codec: str
+    dialect: str
+    bus_name: str
+    object_path: str
+    interface: str
+    member: str
+    access: str
     effect: str
     mode: str
     timeout: float
-    source: str
+    file: str
+    line: int | None
     spellings: list[str]
 
 
+class Changed(TypedDict):
+    """The names that a reload has added, removed and changed."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+
+
+class MappingFiles(TypedDict):
+    """The files that are served, by path, in base64: mapping files, and the IDL that they use."""
+
+    revision: str
+    mappings: dict[str, bytes]
+    idl: dict[str, bytes]
+
+
 class Reloaded(TypedDict):
-    """The mapping that is live now, and the methods that changed."""
+    """The mapping that is live now, and what changed: methods, and sections of the config that a reload applies."""
 
     revision: str
     before: str
     added: list[str]
     removed: list[str]
     changed: list[str]
+    buses: Changed
+    upstreams: Changed
     needs_restart: list[str]
 
 
@@ -216,6 +253,12 @@ class CallResult(TypedDict, total=False):
     steps: list[dict[str, Any]]
 
 
+class WebSession(TypedDict):
+    """Where the web page is. The URL lets its first visitor in, with the rights of the caller, for a minute."""
+
+    url: str
+
+
 class OverrideRow(TypedDict):
     """A mode that was set at run time."""
 
@@ -227,6 +270,7 @@ class OverrideRow(TypedDict):
     why: str
     until: float | None
     by: Literal["person", "rollout"]
+    guarded: bool
 
 
 class AuditRow(TypedDict):
@@ -249,7 +293,10 @@ class MismatchRow(TypedDict):
 
 
 class RolloutRow(TypedDict):
-    """One rollout. `number`: of the step, from 1; `since`: its beginning; `why`: what it waits for or was ended by."""
+    """One rollout. `number`: of the step, from 1; `since`: its beginning; `why`: what it waits for or was ended by.
+
+    `numbers`: what was measured in this step; `limits`: the same beside the limits of the plan, in words.
+    """
 
     name: str
     plan: str
@@ -264,10 +311,14 @@ class RolloutRow(TypedDict):
     why: str
     methods: list[str]
     numbers: dict[str, Any]
+    limits: list[LimitRow]
 
 
 class ClientRow(TypedDict):
-    """One caller of one method over one protocol. `domid`: of a caller over xenstore."""
+    """One caller of one method over one protocol. `domid`: of a caller over xenstore.
+
+    `received`, `sent`: bytes of streamed bodies and tunnels. `redirects`: calls answered with another address.
+    """
 
     service: str
     method: str
@@ -279,6 +330,9 @@ class ClientRow(TypedDict):
     count: int
     first: float
     last: float
+    received: int
+    sent: int
+    redirects: int
 
 
 class ReplayRow(TypedDict):
@@ -325,10 +379,14 @@ OPERATIONS: tuple[ApiOperation, ...] = (
     ApiOperation("openapi", "GET", "/v1/openapi.json", _READ, "Return this document", dict[str, Any]),
     ApiOperation("status", "GET", "/v1/status", _READ, "Show the state of the gateway", Status),
     ApiOperation("routes", "GET", "/v1/routes", _READ, "List every mapped method at every endpoint", list[RouteRow]),
+    ApiOperation("mappings", "GET", "/v1/mappings", _READ, "Return the mapping and IDL files that are served",
+                 MappingFiles),
     ApiOperation("reload", "POST", "/v1/reload", _CHANGE, "Read config and mapping files again", Reloaded,
                  others={409: NotReloaded}),
     ApiOperation("call", "POST", "/v1/call", _CHANGE, "Make one call as a legacy client would", CallResult, CallBody,
                  refusals=_WRONG),
+    ApiOperation("web", "POST", "/v1/web", _READ, "Begin a session of the web page with the rights of the caller",
+                 WebSession, refusals=_WRONG),
     ApiOperation("methods", "GET", "/v1/methods", _READ, "List methods with mode, call statistics and assessment",
                  list[MethodRow], query=MethodsQuery, refusals=_WRONG),
     ApiOperation("modes", "GET", "/v1/modes", _READ, "List the modes set at run time, the strongest first",
@@ -372,6 +430,10 @@ OPERATIONS: tuple[ApiOperation, ...] = (
     ApiOperation("record", "POST", "/v1/record", _CHANGE,
                  "Stream calls as JSON lines: a header, the calls, an end; an empty line each second without a call",
                  str, RecordBody, refusals=(409, 422), media="application/x-ndjson"),
+    ApiOperation("watch", "POST", "/v1/watch", _READ,
+                 "Stream objects and their changes as JSON lines: what there is, a line with `ready`, the changes; an"
+                 " empty line each second without a change. Secrets are redacted",
+                 str, WatchBody, refusals=(422, 503), media="application/x-ndjson"),
     ApiOperation("replay", "POST", "/v1/replay", _CHANGE, "Send recorded calls to both sides and compare",
                  list[ReplayRow], ReplayBody, refusals=_WRONG),
 )  # fmt: skip

@@ -34,8 +34,17 @@ class Operations(MonitoredGateway, Protocol):
     def routes(self) -> list[Mapping[str, object]]:
         """Return every mapped method at every endpoint."""
 
+    def mappings(self) -> Mapping[str, object]:
+        """Return the content of the live mapping and IDL files: {"revision", "mappings": {path: bytes}, "idl"}."""
+
     async def reload(self) -> Mapping[str, object]:
         """Load config and mapping files: {"revision": live, "problems": [...], ...}; problems: nothing has changed."""
+
+    def totals(self) -> tuple[int, int]:
+        """Return the number of finished calls since start, and of those with a fault."""
+
+    def invite(self, caller: Caller) -> str:
+        """Return a URL of the web page that lets its first visitor in as this caller; raises LookupError."""
 
     async def call(self, request: api.CallBody) -> Mapping[str, object]:
         """Make one call: {"value": ...} or {"fault": ...}, and {"steps": [...]}; raises LookupError or ValueError."""
@@ -50,6 +59,9 @@ def gateway_handlers(operations: Operations, service: AdminService) -> dict[str,
     async def routes(_request: web.Request, _caller: Caller) -> web.Response:
         return json(operations.routes())
 
+    async def mappings(_request: web.Request, _caller: Caller) -> web.Response:
+        return json(operations.mappings())
+
     async def reload(_request: web.Request, caller: Caller) -> web.Response:
         answer = await operations.reload()
         if answer.get("problems"):
@@ -60,7 +72,17 @@ def gateway_handlers(operations: Operations, service: AdminService) -> dict[str,
     async def call(request: web.Request, _caller: Caller) -> web.Response:
         return json(await operations.call(await body(request, api.CallBody)))
 
-    return {"status": status, "routes": routes, "reload": reload, "call": call}
+    async def page(_request: web.Request, caller: Caller) -> web.Response:
+        return json({"url": operations.invite(caller)})
+
+    return {
+        "status": status,
+        "routes": routes,
+        "mappings": mappings,
+        "reload": reload,
+        "call": call,
+        "web": page,
+    }
 
 
 def migration_handlers(service: AdminService) -> dict[str, Handler]:
@@ -131,6 +153,7 @@ def _override(override: Override) -> api.OverrideRow:
         "why": override.why,
         "until": ends(override),
         "by": override.by,
+        "guarded": override.guarded,
     }
 
 

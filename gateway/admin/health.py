@@ -9,12 +9,13 @@ from types import MappingProxyType
 from typing import Protocol
 
 from gateway import __version__
-from gateway.core.admin.status import BusStatus, ServiceStatus, StoreStatus
+from gateway.core.admin.status import BusStatus, ServiceStatus, StoreStatus, UpstreamStatus
 from gateway.core.routing.route import Route
 from gateway.mapping.table import Table
 from gateway.ops.metrics import Calls, Samples
 
 BUS_TIMEOUT = 1.0  # seconds for a bus to report the owners of its names
+PROBE_TIMEOUT = 1.0  # seconds for a connection to an upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +113,14 @@ def readings(
     cuts: Mapping[str, int],
     stores: Sequence[StoreStatus] = (),
     published: Mapping[str, int] = MappingProxyType({}),
+    upstreams: Sequence[UpstreamStatus] = (),
 ) -> Mapping[str, Samples]:
     """Return samples by series. `values`: gauges without labels; `cuts`, `published`: by listener."""
     return {
+        "xcp_gateway_upstream_reachable": [((each.name,), not each.unreachable) for each in upstreams],
+        "xcp_gateway_upstream_calls_in_flight": [((each.name,), each.in_flight) for each in upstreams],
+        "xcp_gateway_upstream_calls_waiting": [((each.name,), each.waiting) for each in upstreams],
+        "xcp_gateway_upstream_connections_idle": [((each.name,), each.idle) for each in upstreams],
         "xcp_gateway_build_info": [((__version__, platform.python_version()), 1)],
         "xcp_gateway_mapping_info": [((table.revision,), 1)],
         "xcp_gateway_connections_aborted_total": [((listener,), count) for listener, count in cuts.items()],

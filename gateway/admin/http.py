@@ -9,14 +9,17 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from gateway.admin.connection_limits import BACKLOG, ConnectionLimiter, ConnectionLimits
+from gateway.config.doubts import is_loopback
 from gateway.core.admin.access import Caller
 from gateway.core.admin.records import Rejected, StateRefused
+from gateway.core.dbus.names import printable
 
 STOP_TIMEOUT = 1.0  # seconds for a request to end at stop; the calls of clients have had the grace period before
 
@@ -56,11 +59,78 @@ class SocketServer:
             self._socket = None
 
 
+MAX_PORT = 65535
+
+
+class TcpServer(SocketServer):
+    """A server on "tcp:HOST:PORT"."""
+
+    def __init__(
+        self, name: str, address: str, application: web.Application, limits: ConnectionLimits | None = None
+    ) -> None:
+        super().__init__(name, application, limits)
+        self._address = address
+
+    @property
+    def address(self) -> str:
+        """The address, with the real port if the config has port 0."""
+        if self._socket is None:
+            return self._address
+        host, port = self._socket.getsockname()[:2]
+        return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+
+    def bind(self) -> None:
+        """Bind the address; raise OSError that names it."""
+        host, _, port = self._address.removeprefix("tcp:").rpartition(":")
+        try:
+            self._socket = _listening(host.strip("[]"), int(port))
+        except OSError as error:
+            raise OSError(f"cannot listen on {self._address}: {error.strerror or error}") from error
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if port > MAX_PORT:  # the standard library raises, and leaves a socket open
+        raise OSError(f"port {port}: expected at most {MAX_PORT}")
+    family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+    return socket.create_server((host, port), family=family)
+
+
 _log = structlog.get_logger("admin")
 
 Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 
 _T = TypeVar("_T")
+
+
+_OUR_NAME = "gateway"  # as the commands send it
+_OWN = frozenset({"none", "same-origin"})  # Sec-Fetch-Site of what a user opens, and of what a page asks its own server
+
+
+def check_origin(request: web.Request, *, links: bool = False) -> None:
+    """Raise HTTPForbidden for a request that a web page of another site has made. `links`: it may lead here by GET.
+
+    A browser makes it with its user's access to a loopback port, and says so in Origin or Sec-Fetch-Site. Host has the
+    name that the page has used; the DNS of another site may answer with a loopback address (DNS rebinding).
+    """
+    host = request.headers.get("Host")
+    if host is not None and not _is_here(host):
+        raise _foreign(f"unknown host '{printable(host[:200])}': expected localhost, gateway or a loopback address")
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "none")
+    is_link = links and request.method == "GET"
+    if origin not in (None, f"http://{host}") or (site not in _OWN and not is_link):
+        raise _foreign("requests of web pages of other sites are not served here")
+
+
+def _foreign(reason: str) -> web.HTTPForbidden:
+    return web.HTTPForbidden(reason=reason, text=reason)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return name == _OUR_NAME or is_loopback(name)
 
 
 async def body(request: web.Request, kind: type[_T]) -> _T:

@@ -14,7 +14,7 @@ from aiohttp import web
 from gateway.admin import api, handlers, peer_credentials
 from gateway.admin.connection_limits import BACKLOG, ConnectionLimits
 from gateway.admin.handlers import Operations
-from gateway.admin.http import Handler, SocketServer, plain_errors
+from gateway.admin.http import Handler, SocketServer, check_origin, plain_errors
 from gateway.admin.monitoring import add_paths
 from gateway.admin.service import AdminService
 from gateway.admin.traffic import Traffic, traffic_handlers
@@ -136,9 +136,10 @@ def _application(served: Mapping[str, Handler], operations: Operations, rights: 
 def _checked(
     handler: Handler, right: Right, rights: AccessRules
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """The handler for callers that have the right."""
+    """The handler for callers that have the right, and not for web pages: a socket may be forwarded to a TCP port."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        check_origin(request)
         return await handler(request, peer_credentials.check(request, rights, right))
 
     return handle

@@ -7,11 +7,11 @@ import os
 import pwd
 import socket
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from aiohttp import web
 
-from gateway.config import Config, ConfigError
+from gateway.config import Config, Finding
 from gateway.core.admin.access import AccessRules, Caller, Principals, Right, denial
 from gateway.core.rpc import model
 
@@ -21,11 +21,22 @@ _MAX_OPTION = 1024  # bytes; Python's limit for getsockopt
 
 
 def rights(settings: Config) -> AccessRules:
-    """Look up the names in the lists of the config; raise ConfigError that names the place."""
-    own = _own(settings.user)
-    lists = {name: getattr(settings.admin, name) for name in ("read", "change")}
-    found = {name: _allowed(entries, f"{settings.file}: $.admin.{name}") for name, entries in lists.items()}
-    return AccessRules(own, found["read"], found["change"])
+    """The lists of the config, in which `unknown_names` has found nothing, as rules."""
+    return AccessRules(_own(settings.user), _allowed(settings.admin.read), _allowed(settings.admin.change))
+
+
+def unknown_names(settings: Config) -> Iterator[Finding]:
+    """Each user and group of the config that this host does not have."""
+    lists: dict[str, Sequence[str]] = {"read": settings.admin.read, "change": settings.admin.change}
+    for key, entries in lists.items():
+        for number, entry in enumerate(entries):
+            if _lookup(entry) is None:
+                kind, _, name = entry.rpartition(":")
+                yield ("admin", key, number), f"unknown {kind or 'user'} '{name}'"
+    if settings.admin.group is not None and group(settings) is None:
+        yield ("admin", "group"), f"unknown group '{settings.admin.group.rpartition(':')[2]}'"
+    if settings.user is not None and _uid(settings.user) is None:
+        yield ("user",), f"unknown user '{settings.user}'"
 
 
 def caller(request: web.Request) -> Caller:
@@ -53,12 +64,9 @@ def _groups(connection: socket.socket, uid: int, gid: int) -> Iterable[int]:
 
 
 def group(settings: Config) -> int | None:
-    """The group of the admin socket; None: the group of its owner. Raise ConfigError that names the place."""
-    name = settings.admin.group
-    if name is None:
-        return None
-    kind, _, rest = name.rpartition(":")
-    return (_number if kind == "gid" else _gid)(rest, f"{settings.file}: $.admin.group")
+    """The group of the admin socket; None: the group of its owner."""
+    kind, _, name = (settings.admin.group or "").rpartition(":")
+    return (int(name) if kind == "gid" else _gid(name)) if name else None
 
 
 def user_name(uid: int) -> str:
@@ -85,39 +93,41 @@ def _own(user: str | None) -> int:
         return os.geteuid()
 
 
-def _allowed(entries: Sequence[str], place: str) -> Principals:
+def _allowed(entries: Sequence[str]) -> Principals:
     uids: set[int] = set()
     gids: set[int] = set()
-    for number, entry in enumerate(entries):
-        kind, _, name = entry.rpartition(":")
-        found = _KINDS[kind](name, f"{place}[{number}]")
-        (gids if kind in ("group", "gid") else uids).add(found)
+    for entry in entries:
+        found = _lookup(entry)
+        if found is not None:
+            (gids if entry.startswith(("group:", "gid:")) else uids).add(found)
     return Principals(frozenset(uids), frozenset(gids))
 
 
-def _uid(name: str, place: str) -> int:
+def _lookup(entry: str) -> int | None:
+    """The uid or gid of an entry; None: this host does not have it."""
+    kind, _, name = entry.rpartition(":")
+    return _KINDS[kind](name)
+
+
+def _uid(name: str) -> int | None:
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise ConfigError(f"{place}: unknown user '{name}'") from None
+        return None
 
 
-def _gid(name: str, place: str) -> int:
+def _gid(name: str) -> int | None:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        raise ConfigError(f"{place}: unknown group '{name}'") from None
-
-
-def _number(digits: str, _place: str) -> int:
-    return int(digits)
+        return None
 
 
 # Prefix of an entry -> its lookup. The config has checked the prefixes.
-_KINDS: dict[str, Callable[[str, str], int]] = {
+_KINDS: dict[str, Callable[[str], int | None]] = {
     "": _uid,
     "user": _uid,
-    "uid": _number,
+    "uid": int,
     "group": _gid,
-    "gid": _number,
+    "gid": int,
 }

@@ -32,7 +32,7 @@ from gateway.core.routing import policy, selection
 from gateway.core.routing.overrides import GROUP, By, Override, matches
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Value
-from gateway.migration.active_overrides import ActiveOverrides, ends, moment
+from gateway.migration.active_overrides import ActiveOverrides, EffectiveSetting, ends, moment
 from gateway.migration.promote import PromotionPlanner
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.rollout_storage import subject_of
@@ -142,12 +142,14 @@ class AdminService(AdminOperations):
         wrong = selection.setting_problems(self._routes(), request.pattern, wanted)
         if request.seconds is not None and not 0 < request.seconds <= MAX_SECONDS:
             wrong.append(f"seconds: expected more than 0 and at most {MAX_SECONDS:,.0f}, got {request.seconds:g}")
+        pattern = selection.canonical(self._routes(), request.pattern)
+        if request.guarded and not wrong:
+            wrong += self.rollouts.unguarded(pattern)
         if wrong:
             return Rejected("; ".join(wrong))
         now = self._now()
         until = None if request.seconds is None else self._steady() + request.seconds
-        pattern = selection.canonical(self._routes(), request.pattern)
-        override = Override(pattern, wanted, who, now, request.why, until)
+        override = Override(pattern, wanted, who, now, request.why, until, guarded=request.guarded)
         drop = self._of_person(self._spelled(pattern))
         return await self._decided(pattern, str(wanted), Change((_entry(override),), (override,), drop))
 
@@ -184,8 +186,7 @@ class AdminService(AdminOperations):
         made = [each for each in self._toggles.overrides if at < len(entries) and each.when == entries[at].when]
         if EVERYTHING not in (each.pattern for each in made):
             return Rejected("there is nothing to undo: no rollback of everything is in force")
-        newer = reversed(entries[:at])
-        modes = next((entry.numbers for entry in newer if entry.what == MODES_BEFORE), {})
+        modes = _modes_before(entries, at)
         restored = [each for each in map(self._restored, modes, modes.values()) if each is not None]
         put = tuple(each for each in restored if each.pattern not in {kept.pattern for kept in self._kept(made)})
         numbers: dict[str, Json] = {each.pattern: str(each.setting) for each in put}
@@ -264,12 +265,12 @@ class AdminService(AdminOperations):
     def _of_person(self, overrides: Iterable[Override]) -> tuple[tuple[str, By], ...]:
         return tuple((each.pattern, each.by) for each in overrides if each.by == "person")
 
-    def _settings(self, pattern: str) -> dict[MethodId, Setting]:
+    def _settings(self, pattern: str) -> dict[MethodId, EffectiveSetting]:
         selected = selection.select(self._routes(), pattern)
-        return {MethodId.of(route): self._toggles.effective(route).setting for route in selected}
+        return {MethodId.of(route): self._toggles.effective(route) for route in selected}
 
     def _moved(
-        self, before: Mapping[MethodId, Setting], pattern: str, is_separate: _IsSeparate
+        self, before: Mapping[MethodId, EffectiveSetting], pattern: str, is_separate: _IsSeparate
     ) -> tuple[MethodMoved, ...]:
         """`is_separate`: whether an override in force is not part of the change."""
         return tuple(
@@ -277,13 +278,22 @@ class AdminService(AdminOperations):
             for route in _unique(selection.select(self._routes(), pattern))
         )
 
-    def _one_moved(self, route: Route, before: Setting | None, is_separate: _IsSeparate) -> MethodMoved:
+    def _one_moved(self, route: Route, before: EffectiveSetting | None, is_separate: _IsSeparate) -> MethodMoved:
         effective = self._toggles.effective(route)
+        before = before or effective
         stays = ""
         if effective.override is not None and is_separate(effective.override):
             stays = f"'{effective.override.pattern}' is set to {effective.setting} by {effective.override.who}"
-        after = str(effective.setting)
-        return MethodMoved(route.service, route.method, str(before) if before is not None else after, after, stays)
+        return MethodMoved(
+            route.service,
+            route.method,
+            str(before.setting),
+            str(effective.setting),
+            stays,
+            views.set_by(effective.override),
+            ends(effective.override),
+            changed=_in_force(before) != _in_force(effective),
+        )
 
     def _nothing_set(self, pattern: str, mine: Iterable[Override]) -> str:
         if any(override.by == "rollout" for override in mine):
@@ -306,6 +316,28 @@ def _unique(routes: Iterable[Route]) -> Iterable[Route]:
     return found.values()
 
 
+def _in_force(effective: EffectiveSetting) -> tuple[object, ...]:
+    """What makes a difference to an operator."""
+    override = effective.override
+    if override is None:
+        return (effective.setting,)
+    return effective.setting, override.pattern, override.by, override.until, override.guarded
+
+
+def _modes_before(entries: Sequence[AuditEntry], at: int, newest: int = 0) -> Mapping[str, Json]:
+    """The modes before the rollback `entries[at]`; if it has replaced an earlier rollback, those before that one.
+
+    `entries` are the newest first. The entry with these modes is between `newest` and `at`.
+    """
+    modes = next((entry.numbers for entry in reversed(entries[newest:at]) if entry.what == MODES_BEFORE), {})
+    replaced = modes.get(EVERYTHING)
+    earlier = next((index for index in range(at + 1, len(entries)) if entries[index].what == "rollback"), None)
+    if earlier is None or not isinstance(replaced, Mapping) or replaced.get("when") != entries[earlier].when:
+        return modes
+    since = {pattern: mode for pattern, mode in modes.items() if pattern != EVERYTHING}
+    return {**_modes_before(entries, earlier, at), **since}
+
+
 def _entry(override: Override) -> AuditEntry:
     setting, numbers = override.setting, dict[str, Json](mode=override.setting.mode.value)
     if setting.mode is Mode.CANARY:
@@ -315,6 +347,8 @@ def _entry(override: Override) -> AuditEntry:
     for name in ("observe", "noise"):
         if getattr(setting, name):
             numbers[name] = True
+    if override.guarded:
+        numbers["guarded"] = True
     if override.until is not None:
         numbers["until"] = ends(override)
     return AuditEntry(override.when, override.who, "mode", override.pattern, override.why, numbers)
@@ -323,4 +357,4 @@ def _entry(override: Override) -> AuditEntry:
 def _override_json(override: Override) -> dict[str, Json]:
     """An override for the audit, from which it can be restored."""
     setting: Mapping[str, Json] = {**views.setting_view(override.setting)}  # type: ignore[dict-item]
-    return {**setting, "who": override.who, "why": override.why, "until": ends(override)}
+    return {**setting, "who": override.who, "why": override.why, "when": override.when, "until": ends(override)}

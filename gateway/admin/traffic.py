@@ -1,11 +1,13 @@
-"""Handlers of the admin API for the calls of clients: callers, recordings and replays."""
+"""Handlers of the admin API for the calls of clients (callers, recordings, replays) and for what they would see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+import msgspec
 from aiohttp import web
 
 from gateway import __version__
@@ -13,9 +15,13 @@ from gateway.admin import api
 from gateway.admin.http import Handler, body, check_range, json, query
 from gateway.core.admin.access import Caller
 from gateway.core.admin.records import ClientKey, ClientRecord, MethodId, Rejected, StateRefused
+from gateway.core.comparison.redaction import Redaction
 from gateway.core.routing import selection
 from gateway.core.routing.call_record import ReadRecord, is_harmless, recorded
+from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Fault, Peer, Reply, Value
+from gateway.pipeline.event_methods import EventMethods, Following
 from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession
 from gateway.pipeline.replay import Replayer, ReplayRequest
 from gateway.state.store import StateStore
@@ -25,6 +31,7 @@ MAX_REPLAYED = 100  # calls of one replay request
 MAX_SECONDS = 86_400.0  # seconds of a recording
 MAX_CALLS = 1_000_000  # calls of a recording
 MAX_BYTES = 4 * 1024**3  # bytes of a recording
+HEARTBEAT = 1.0  # seconds between two empty lines of a stream without a change
 LINES = "application/x-ndjson"
 
 
@@ -37,13 +44,14 @@ class Traffic:
     state: StateStore
     recorder: Recorder
     replayer: Replayer
+    events: EventMethods | None = None
 
 
 def traffic_handlers(traffic: Traffic) -> dict[str, Handler]:
     """Handlers by the names in `api.OPERATIONS`."""
 
     async def clients(request: web.Request, _caller: Caller) -> web.Response:
-        return json(await _clients(traffic, query(request, api.ClientsQuery)))
+        return json(await callers(traffic, query(request, api.ClientsQuery)))
 
     async def record(request: web.Request, _caller: Caller) -> web.StreamResponse:
         recording = _recording(traffic, await body(request, api.RecordBody))
@@ -56,10 +64,24 @@ def traffic_handlers(traffic: Traffic) -> dict[str, Handler]:
         options = ReplayRequest(wanted.given, wanted.writes, wanted.noise)
         return json(await traffic.replayer.run(_calls(wanted.calls), options, str(caller)))
 
-    return {"clients": clients, "record": record, "replay": replay}
+    async def watch(request: web.Request, _caller: Caller) -> web.StreamResponse:
+        wanted = await body(request, api.WatchBody)
+        following = await _following(traffic, wanted.what)
+        if isinstance(following, StateRefused):
+            return json(following)
+        response = web.StreamResponse(headers={"Content-Type": LINES})
+        with suppress(ConnectionError):
+            await response.prepare(request)
+            async for line in _watched(*following):
+                await response.write(line)
+            await response.write_eof()
+        return response
+
+    return {"clients": clients, "record": record, "replay": replay, "watch": watch}
 
 
-async def _clients(traffic: Traffic, wanted: api.ClientsQuery) -> Sequence[api.ClientRow] | StateRefused:
+async def callers(traffic: Traffic, wanted: api.ClientsQuery) -> Sequence[api.ClientRow] | StateRefused:
+    """The callers of methods, the latest first."""
     check_range("limit", wanted.limit, 1, MAX_CLIENTS)
     records = await traffic.state.clients(wanted.service, None, None, wanted.since, MAX_CLIENTS)
     if isinstance(records, StateRefused):
@@ -84,6 +106,9 @@ def _row(key: ClientKey, record: ClientRecord) -> api.ClientRow:
         "count": record.count,
         "first": record.first,
         "last": record.last,
+        "received": record.received,
+        "sent": record.sent,
+        "redirects": record.redirects,
     }
 
 
@@ -125,6 +150,51 @@ async def _stream(request: web.Request, recording: RecordingSession, revision: s
         except ConnectionError:
             recording.close("the reader has disconnected")
     return response
+
+
+async def _following(traffic: Traffic, what: str) -> tuple[EventMethods, Following] | StateRefused:
+    """The operator as a client of the event hub: it needs no session, and secrets are left out."""
+    route = next((route for route in traffic.routes() if route.events == "From"), None)
+    if route is None or traffic.events is None:
+        return Rejected("no mapping file has `events: from`, so there are no objects to watch")
+    open_route = replace(route, session_check=None, session=None)
+    call = Call(route.method, peer=Peer("admin"))
+    following = await traffic.events.begin(open_route, call, [what], "")
+    if isinstance(following, Fault):
+        return Rejected(following.message)
+    known = following.request.service.classes
+    unknown = [name for name in (what.partition("/")[0],) if name != "*" and name.lower() not in known]
+    if unknown:
+        names = ", ".join(each.name for each in known.values())
+        return Rejected(f"unknown class '{unknown[0][:100]}'; expected *, or one of {names}")
+    return traffic.events, following
+
+
+async def _watched(methods: EventMethods, following: Following) -> AsyncIterator[bytes]:
+    """The lines of a stream of changes."""
+    service = following.request.service
+    is_ready, count = False, 0
+    async with aclosing(methods.follow(following, HEARTBEAT)) as changes:
+        async for batch in changes:
+            if batch is None or isinstance(batch, Fault):
+                yield b"\n"
+                continue
+            for event in batch.events:
+                count += 1
+                yield msgspec.json.encode(_without_secrets(service.classes, event)) + b"\n"
+            if not is_ready and batch.token == service.token:
+                is_ready = True
+                yield msgspec.json.encode({"ready": count}) + b"\n"
+
+
+def _without_secrets(classes: Mapping[str, ObjectClass], event: Value) -> Value:
+    assert isinstance(event, dict), "an event is a struct"
+    each = classes.get(str(event["class"]))
+    if each is None or "snapshot" not in event:
+        return event
+    outcome = Reply(event["snapshot"])
+    hidden = Redaction(each.routes[0].migration.redact, Call(each.name), outcome).outcome(outcome)
+    return {**event, "class": each.name, "snapshot": hidden.value if isinstance(hidden, Reply) else None}
 
 
 def _calls(documents: Sequence[object]) -> list[ReadRecord]:

@@ -1,19 +1,19 @@
 """The parts that all commands share: the application, options, exit status, and requests to a running gateway.
 
-A command prints its result on stdout and errors on stderr. With `--json` or `--json-lines` an error is a JSON document
-on stdout too: {"error": text, "status": exit status}.
+A command prints its result on stdout and errors on stderr, each sentence on one line. With `--json` its outcome is one
+JSON document on stdout, an error too: {"error": text, "status": exit status}, with "problems" where there are several.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from gateway import __version__
 from gateway.cli import client
@@ -22,51 +22,102 @@ from gateway.cli.output import err, json_output, out, print_json
 # Exit status, the same for every command.
 FAILED = 1  # the command was valid and did not succeed: a fault, a refused reload, a gateway that is not ready
 UNUSABLE = 2  # bad arguments, or a config that cannot be used
+BREAKING = 6  # `check --against` has found changes that break something
 UNREACHABLE = 69  # no gateway answers on the admin socket (EX_UNAVAILABLE)
 
 EPILOG = (
     "Exit status: 0 success, 1 failure, 2 bad arguments or config, 3 a mapping file is wrong in itself, "
-    "4 it contradicts the IDL, 5 it contradicts the running services, 69 no gateway answers."
+    "4 it contradicts the IDL, 5 it contradicts the running services, 6 it breaks clients (check --against), "
+    "69 no gateway answers."
 )
 
 GATEWAY, FILES, MIGRATION = "Gateway", "Mapping files", "Migration"  # groups of commands in --help
 
 _ClickException: Any = typer.BadParameter.__mro__[2]  # typer brings its own copy of click, or uses the installed one
+_Abort: Any = typer.Abort
 
 
-class _Application(TyperGroup):
-    """Prints errors in arguments as JSON where the arguments ask for JSON."""
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _Command(TyperCommand):
+    """A command whose help shows a flag without a type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options and arguments."""
+        return _without_type(super().get_params(ctx))
+
+
+class CommandGroup(TyperGroup):
+    """Commands that share a name, such as `rollout`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options of the group."""
+        return _without_type(super().get_params(ctx))
+
+
+def _without_type(parameters: list[Any]) -> list[Any]:
+    for each in parameters:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""
+    return parameters
+
+
+class _Application(CommandGroup):
+    """Prints an error in the arguments as one line, or as JSON where the arguments ask for JSON."""
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **named: Any) -> Any:  # type: ignore[override]
         """Run the command line."""
         words = list(sys.argv[1:] if args is None else args)
         wanted = not {"--json", "--json-lines"}.isdisjoint(words)
+        if not standalone_mode:
+            return super().main(words, standalone_mode=False, **named)
         token = json_output.set(wanted)
         try:
-            status = super().main(words, standalone_mode=standalone_mode and not wanted, **named)
+            status = super().main(words, standalone_mode=False, **named)
         except _ClickException as error:
-            if not (wanted and standalone_mode):
-                raise
-            status = _print_error(error.format_message(), error.exit_code)
+            status = _print_error(_in_words(error, json_wanted=wanted), error.exit_code)
+        except _Abort:
+            status = _print_error("interrupted", FAILED)
         finally:
             json_output.reset(token)
-        if wanted and standalone_mode:
-            sys.exit(status if isinstance(status, int) else 0)
-        return status
+        sys.exit(status if isinstance(status, int) else 0)
 
 
-app = typer.Typer(
-    name="xcp-gateway",
-    cls=_Application,
-    epilog=EPILOG,
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+def _in_words(error: Any, *, json_wanted: bool) -> str:
+    """The text of an error in the arguments, and where help is."""
+    text = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    if json_wanted or context is None or not text:
+        return str(text)
+    return f"{text}\n{context.get_usage()}; `{context.command_path} -h` shows more"
+
+
+class Commands(typer.Typer):
+    """A group of commands, as this program shows them."""
+
+    def __init__(self, **named: Any) -> None:
+        defaults: dict[str, Any] = {
+            "cls": CommandGroup,
+            "epilog": EPILOG,
+            "no_args_is_help": True,
+            "rich_markup_mode": "markdown",
+            "context_settings": {"help_option_names": ["-h", "--help"]},
+        }
+        super().__init__(**{**defaults, **named})
+
+    def command(  # type: ignore[override]
+        self, name: str | None = None, *, cls: type[TyperCommand] = _Command, **named: Any
+    ) -> Callable[[_Function], _Function]:
+        """Add a command."""
+        return super().command(name, cls=cls, **named)
+
+
+app = Commands(name="xcp-gateway", cls=_Application, pretty_exceptions_enable=False)
 
 DEFAULT_CONFIG = Path("/etc/xcp-gateway/gateway.toml")
-DEFAULT_SOCKET = Path("/run/xcp-gateway/admin")
+DEFAULT_SOCKET = client.DEFAULT_SOCKET
+
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The config file of the gateway.", envvar="XCP_GATEWAY_CONFIG")
@@ -131,6 +182,13 @@ def argument(text: str) -> object:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
         return text
+
+
+def check_exists(paths: Sequence[Path]) -> None:
+    """End the command when a file or directory is not there."""
+    missing = next((path for path in paths if not path.exists()), None)
+    if missing is not None:
+        fail(f"{missing}: no such file or directory", UNUSABLE)
 
 
 def error_text(error: Exception) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-import aiohttp
 import msgspec
 
 OnLine: TypeAlias = Callable[[bytes], object]
 
+DEFAULT_SOCKET = Path("/run/xcp-gateway/admin")
 SILENCE = 30.0  # seconds without data after which a stream is lost; the gateway sends an empty line each second
 OK = 200
 UNPROCESSABLE = 422
@@ -31,15 +30,21 @@ class RefusedError(Exception):
 
 def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0) -> Any:
     """Make one request and return the decoded answer; `timeout` in seconds."""
+    import asyncio
+
     return asyncio.run(_ask(socket, verb, path, body, timeout))
 
 
 def stream(socket: Path, verb: str, path: str, body: object, on_line: OnLine) -> None:
     """Make one request whose answer is lines; call `on_line` with each line that is not empty."""
+    import asyncio
+
     asyncio.run(_stream(socket, verb, path, body, on_line))
 
 
 async def _ask(socket: Path, verb: str, path: str, body: object, timeout: float) -> Any:  # noqa: ASYNC109 - handed to aiohttp
+    import aiohttp
+
     data = None if body is None else msgspec.json.encode(body)
     limit = aiohttp.ClientTimeout(total=timeout)
     try:
@@ -49,7 +54,9 @@ async def _ask(socket: Path, verb: str, path: str, body: object, timeout: float)
         ):
             content = await response.read()
     except (aiohttp.ClientError, OSError) as error:
-        raise UnreachableError(f"no gateway answers on {socket}: is it running?") from error
+        raise UnreachableError(
+            f"no gateway answers on {socket}: is it running? `--socket` names another socket"
+        ) from error
     answer = _decoded(socket, content)
     if isinstance(answer, dict) and "error" in answer:
         raise RefusedError(answer["error"], response.status)
@@ -57,6 +64,8 @@ async def _ask(socket: Path, verb: str, path: str, body: object, timeout: float)
 
 
 async def _stream(socket: Path, verb: str, path: str, body: object, on_line: OnLine) -> None:
+    import aiohttp
+
     limit = aiohttp.ClientTimeout(total=None, sock_read=SILENCE)
     rest = b""
     try:
@@ -71,7 +80,9 @@ async def _stream(socket: Path, verb: str, path: str, body: object, on_line: OnL
                 for line in filter(None, lines):
                     on_line(line)
     except aiohttp.ClientConnectorError as error:
-        raise UnreachableError(f"no gateway answers on {socket}: is it running?") from error
+        raise UnreachableError(
+            f"no gateway answers on {socket}: is it running? `--socket` names another socket"
+        ) from error
     except (aiohttp.ClientError, TimeoutError) as error:
         raise UnreachableError(f"the gateway on {socket} has closed the connection") from error
 

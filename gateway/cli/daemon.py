@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from urllib.parse import urlencode
 
 import msgspec
 import typer
-from rich.syntax import Syntax
 from rich.text import Text
 
+from gateway.cli import client, completion
 from gateway.cli.app import (
     DEFAULT_CONFIG,
     DEFAULT_SOCKET,
@@ -29,11 +29,17 @@ from gateway.cli.app import (
     app,
     argument,
     ask,
+    check_exists,
     error_text,
     fail,
 )
 from gateway.cli.output import count, err, out, print_json, report_problems, table
-from gateway.cli.status import print_methods, print_status
+from gateway.cli.status import print_methods, print_status, print_troubles
+
+TASK_PREFIXES = ("Async.", "InternalAsync.")
+RUNNING = ("pending", "cancelling")
+EVERY = 0.5  # seconds between two questions
+INTERRUPTED = 130
 
 
 @app.command(rich_help_panel=GATEWAY)
@@ -45,17 +51,18 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     import uvloop
 
     from gateway import server as application
-    from gateway.config import ConfigError, load
+    from gateway import wiring
+    from gateway.config import ConfigError
     from gateway.ops import log
 
     try:
-        settings = load(config)
+        settings = wiring.load_config(config)
         log.configure(settings.log.format, settings.log.level)
         uvloop.run(application.run(config))
-    except (ConfigError, OSError) as error:
-        fail(error_text(error), UNUSABLE)
-    except application.MappingError as error:
+    except (ConfigError, application.MappingError) as error:
         report_problems(error.problems)
+    except OSError as error:
+        fail(error_text(error), UNUSABLE)
 
 
 @app.command(rich_help_panel=FILES)
@@ -66,26 +73,64 @@ def check(
     config: ConfigOption = DEFAULT_CONFIG,
     *,
     live: Annotated[bool, typer.Option("--live", help="Compare with the running services too.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="With --live: what could not be checked is an error too.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REV|DIR|live",
+            help="Say what has changed since a git revision, from another directory, or from what the gateway serves.",
+        ),
+    ] = None,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="With --against: fail for wire, source, dbus, access or evidence; default: wire, dbus and access.",
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ENTRY", help="With --against: ignore `RULE`, `RULE PATTERN` or `* PATTERN` of methods."),
+    ] = None,
+    ignore_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --against: a file with an entry in each line.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="With --against: text, json, sarif or github.")
+    ] = "text",
+    socket: SocketOption = DEFAULT_SOCKET,
     as_json: JsonOption = False,
 ) -> None:
-    """Check mapping files against the schema, the IDL and, with --live, the running services.
+    """Check the config and its mapping files, or these files, and with --live the running services.
 
-    Every problem of every file is one line: `file:line:column: place: what is wrong`.
+    The config is checked against its schema, names and files; mapping files against theirs and the IDL. Every problem
+    of every file is one line: `file:line:column: place: what is wrong`. With --against, changes from another
+    revision are listed too, with those for whom they break something.
 
-    Examples: `xcp-gateway check mappings/` or `xcp-gateway check --config gateway.toml --live`
+    Examples: `xcp-gateway check mappings/`, `xcp-gateway check --config gateway.toml --live`,
+    `xcp-gateway check mappings/ --against main`
     """
     from gateway import check as checking
     from gateway.config import ConfigError
 
+    check_exists(paths or ())
     try:
         checked = checking.check(paths or [], config, live=live)
-    except (ConfigError, OSError) as error:
-        fail(str(error), UNUSABLE)
+    except ConfigError as error:
+        report_problems(error.problems)
     for note in checked.notes:
         err.print(f"note: {note}")
     if checked.problems:
         report_problems(checked.problems)
+    if against is not None:
+        from gateway.cli.against import report
+
+        form = "json" if as_json else form
+        report(paths or [], config, against, socket, level or [], ignore or [], ignore_file, form)
     nothing_seen = live and checked.contracts > 0 and checked.unseen == checked.contracts
+    failed = nothing_seen or (strict and checked.unseen > 0)
     if as_json:
         seen = {"contracts": checked.contracts, "unseen": checked.unseen} if live else {}
         print_json({"problems": [], "methods": checked.methods, "files": checked.files, "notes": checked.notes, **seen})
@@ -95,23 +140,33 @@ def check(
             f"{' and the running services' if live and not checked.unseen else ''})",
         )
         if checked.unseen:
-            unseen = f"{checked.unseen} of {count(checked.contracts, 'use')} of an interface could not be checked live"
-            out.print(f"{unseen}: see the notes", style="yellow")
-    if nothing_seen:
+            seen_uses = f"{checked.contracts - checked.unseen} of {count(checked.contracts, 'use')} of an interface"
+            out.print(f"live: {seen_uses} checked, {checked.unseen} could not be: see the notes", style="yellow")
+    if failed:
         raise typer.Exit(FAILED)
 
 
 @app.command(rich_help_panel=FILES)
 def schema(
     *,
+    config: Annotated[bool, typer.Option("--config", help="Print that of gateway.toml instead.")] = False,
     admin: Annotated[
         bool, typer.Option("--admin", help="Print the OpenAPI document of the admin API instead.")
     ] = False,
 ) -> None:
     """Print the JSON Schema of mapping files, for editors.
 
-    Examples: `xcp-gateway schema`, `xcp-gateway schema --admin > openapi.json`
+    Examples: `xcp-gateway schema`, `xcp-gateway schema --config`, `xcp-gateway schema --admin > openapi.json`
     """
+    from importlib.resources import files
+
+    if admin and config:
+        fail("expected --config or --admin, not both", UNUSABLE)
+    if config:
+        from gateway.config import schema as config_schema
+
+        print_json(config_schema())
+        return
     if admin:
         from gateway.admin.api import document
 
@@ -143,27 +198,37 @@ def routes(
 
 @app.command(rich_help_panel=GATEWAY)
 def call(
-    method: Annotated[str, typer.Argument(help="The legacy method: VM.start")],
+    method: Annotated[str, typer.Argument(help="The legacy method: VM.start", autocompletion=completion.methods)],
     args: Annotated[
         list[str] | None, typer.Argument(metavar="ARG...", help="Parameters, as JSON or plain text.")
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
-    listener: Annotated[str | None, typer.Option(metavar="NAME", help="The name of the listener.")] = None,
+    listener: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The name of the listener.", autocompletion=completion.listeners)
+    ] = None,
     path: Annotated[str | None, typer.Option(metavar="PATH", help="The path of the endpoint: /RPC2")] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(metavar="CODEC", help="xmlrpc or jsonrpc; default: any."),
+        typer.Option(
+            metavar="CODEC", help="xmlrpc or jsonrpc; default: any.", autocompletion=lambda: ["xmlrpc", "jsonrpc"]
+        ),
     ] = None,
     *,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the value at each step, from the request to the bus and back.")
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Make the call as a task of XenAPI, and show its progress to the end.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make one call through the running gateway, as a legacy client would.
 
-    Examples: `xcp-gateway call system.listMethods` or
-    `xcp-gateway call reserve_memory dbg xenopsd 4096 --path /memory --explain`
+    Where several listeners, or several services, take the call, --listener and --path say which is meant.
+    With --wait the exit status is 0 when the task has succeeded, and 1 when it has not.
+
+    Examples: `xcp-gateway call system.listMethods --listener rpc --path /RPC2`,
+    `xcp-gateway call reserve_memory dbg xenopsd 4096 --listener rpc --path /memory --explain`
     """
     request = {
         "method": method,
@@ -172,7 +237,10 @@ def call(
         "path": path,
         "codec": protocol,
     }
+    request = _as_task(request) if wait else request
     answer = ask(socket, "POST", "/v1/call", request)
+    if wait and "fault" not in answer:
+        _wait_for_task(socket, request, answer, as_json=as_json)
     if as_json:
         print_json(answer if explain else {key: value for key, value in answer.items() if key != "steps"})
     else:
@@ -180,30 +248,114 @@ def call(
     raise typer.Exit(FAILED if "fault" in answer else 0)
 
 
+def _as_task(request: dict[str, Any]) -> dict[str, Any]:
+    """The call in the form that is answered with a task."""
+    method = request["method"]
+    return request if method.startswith(TASK_PREFIXES) else {**request, "method": TASK_PREFIXES[0] + method}
+
+
+def _wait_for_task(socket: Path, request: dict[str, Any], answer: Mapping[str, Any], *, as_json: bool) -> NoReturn:
+    """Follow the task that answers a call, and end the command with its outcome."""
+    task = answer.get("value")
+    if not isinstance(task, str) or not request["params"]:
+        fail(f"{request['method']} was answered without a task: {task!r}; --wait is for calls of XenAPI", UNUSABLE)
+
+    def record() -> Mapping[str, Any]:
+        session = request["params"][0]
+        question = {**request, "method": "task.get_record", "params": [session, task]}
+        try:
+            told = client.ask(socket, "POST", "/v1/call", question)
+        except (client.UnreachableError, client.RefusedError) as error:
+            later = f"`xcp-gateway call task.get_record SESSION {task}` asks again"
+            fail(f"the outcome of {task} is unknown: {error}; {later}", FAILED)
+        if "fault" in told:
+            fault = told["fault"]
+            why = " ".join(map(str, (fault["name"] or fault["code"], *(fault["data"] or ()))))
+            fail(f"the outcome of {task} is unknown: task.get_record answers {why}", FAILED)
+        found: Mapping[str, Any] = told["value"]
+        return found
+
+    try:
+        ended = _followed(record, request["method"])
+    except KeyboardInterrupt:
+        fail(f"{task} goes on; `xcp-gateway call task.cancel SESSION {task}` asks it to end", INTERRUPTED)
+    _tell_end(task, ended, as_json=as_json)
+
+
+def _followed(record: Callable[[], Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """The record of a task that has ended; its progress is shown on a terminal."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        shown = bar.add_task(name, total=1.0)
+        while (found := record())["status"] in RUNNING:
+            bar.update(shown, completed=float(found["progress"]), description=f"{name} ({found['status']})")
+            time.sleep(EVERY)
+        return found
+
+
+def _tell_end(task: str, ended: Mapping[str, Any], *, as_json: bool) -> NoReturn:
+    """Print how a task has ended: its result, a fragment of XML-RPC, or its error."""
+    is_success = ended["status"] == "success"
+    if as_json:
+        print_json({"task": task, **{name: ended[name] for name in ("status", "result", "error_info")}})
+    elif is_success:
+        out.print(ended["result"] or "(no result)", markup=False, highlight=False)
+    else:
+        err.print(f"{ended['status']}: {' '.join(ended['error_info'])}", style="red", markup=False, highlight=False)
+    raise typer.Exit(0 if is_success else FAILED)
+
+
 @app.command(rich_help_panel=GATEWAY)
 def reload(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
-    """Load config and mapping files again and print the live revision. With any problem nothing changes."""
+    """Load config and mapping files again and print the live revision. With any problem nothing changes.
+
+    `xcp-gateway check` finds more: a mapped service that no bus of the config has, for example.
+
+    Example: `xcp-gateway check && xcp-gateway reload`
+    """
     answer = ask(socket, "POST", "/v1/reload")
     problems = answer.get("problems", [])
+    refused = f"reload refused; revision {answer['revision']} stays live"
     if as_json:
-        print_json(answer)
+        print_json({"error": refused, "status": FAILED, **answer} if problems else answer)
         raise typer.Exit(FAILED if problems else 0)
     if problems:
         for problem in problems:
             err.print(problem)
-        fail(f"reload refused; revision {answer['revision']} stays live", FAILED)
+        fail(refused, FAILED)
     out.print(f"revision {answer['revision']} is live (before: {answer['before']})")
-    for what in ("added", "removed", "changed"):
-        if answer[what]:
-            out.print(f"  {what}: {', '.join(answer[what])}")
+    lines = [*_changes("", answer), *_changes("bus ", answer["buses"]), *_changes("upstream ", answer["upstreams"])]
+    for line in lines:
+        out.print(f"  {line}")
+    if not lines and not answer["needs_restart"]:
+        out.print("  nothing has changed")
     if answer["needs_restart"]:
         out.print(f"  changed but not applied without a restart: {', '.join(answer['needs_restart'])}", style="yellow")
+
+
+_SHOWN = 20  # names of a kind that a reload prints; --json has all
+
+
+def _changes(what: str, changed: Mapping[str, Any]) -> list[str]:
+    return [f"{what}{how}: {_named(changed[how])}" for how in ("added", "removed", "changed") if changed[how]]
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 @app.command(rich_help_panel=GATEWAY)
 def status(
     pattern: Annotated[
-        str | None, typer.Argument(metavar="PATTERN", help="Only methods of this pattern: 'VM.*', group:NAME.")
+        str | None,
+        typer.Argument(
+            metavar="PATTERN",
+            help="Only methods of this pattern: 'VM.*', group:NAME.",
+            autocompletion=completion.patterns,
+        ),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     *,
@@ -216,7 +368,8 @@ def status(
     serves; as legacy / D-Bus the number of CALLS, the rate of ERRORS, and latency; the share of EQUAL comparisons; and
     the ASSESSMENT of D-Bus.
 
-    Methods with the mode of the mapping and without calls are only counted, unless PATTERN selects them.
+    Methods without calls are only counted when they have the mode of the mapping, or one person has set the mode of
+    many of them (`rollback --all`), unless PATTERN selects them.
 
     Examples: `xcp-gateway status`, `xcp-gateway status 'VM.get_*'`, `xcp-gateway status '*'`
     """
@@ -227,6 +380,8 @@ def status(
         raise typer.Exit(0 if answer["ready"] else FAILED)
     if pattern is None:
         print_status(answer)
+    else:
+        print_troubles(answer)
     two_sided = [row for row in rows if row["upstream"] is not None]
     if two_sided:
         if pattern is None:
@@ -238,20 +393,39 @@ def status(
 
 
 @app.command(rich_help_panel=GATEWAY)
+def web(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
+    """Print the address of the web page. It lets its first visitor in as you, within a minute.
+
+    The page needs `web = "tcp:127.0.0.1:8081"` in `[admin]`. From another machine forward the port first:
+    `ssh -L 8081:127.0.0.1:8081 HOST`.
+
+    Example: `xcp-gateway web`
+    """
+    answer = ask(socket, "POST", "/v1/web")
+    if as_json:
+        print_json(answer)
+    else:
+        out.print(answer["url"])
+
+
+@app.command(rich_help_panel=GATEWAY)
 def demo(
     *,
     stay: Annotated[bool, typer.Option("--stay", help="Keep everything running and print commands to try.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a private bus, a sample toolstack and a gateway, call it with real clients, and show the messages on the bus.
 
     Exit status 0 only if every answer was right.
+
+    Example: `xcp-gateway demo --stay`
     """
     checkout = Path(__file__).parents[2] / "docker"
     installed = Path(sysconfig.get_path("data")) / "share" / "xcp-gateway"
     place = next((each for each in (checkout, installed) if (each / "demo").is_dir()), None)
     if place is None:
         fail(f"the demo is not installed: expected {installed / 'demo'}", UNUSABLE)
-    program = [sys.executable, "-m", "demo", *(["--stay"] if stay else [])]
+    program = [sys.executable, "-m", "demo", *["--stay"] * stay, *["--json"] * as_json]
     path = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH", "")]))
     os.execve(program[0], program, {**os.environ, "PYTHONPATH": path})  # noqa: S606 - our own program
 
@@ -260,6 +434,7 @@ def _routes_of_files(paths: Sequence[Path]) -> list[Mapping[str, object]]:
     from gateway import check
     from gateway.mapping.table import describe_routes
 
+    check_exists(paths)
     checked = check.check(paths, None, live=False)
     if checked.problems:
         report_problems(checked.problems)
@@ -269,16 +444,29 @@ def _routes_of_files(paths: Sequence[Path]) -> list[Mapping[str, object]]:
 def _print_routes(rows: Sequence[Mapping[str, Any]]) -> None:
     with table("METHOD", "PROTOCOL", "ENDPOINT", "TARGET", "EFFECT", "SOURCE") as shown:
         for row in rows:
-            cells = (row[key] for key in ("method", "protocol", "endpoint", "target", "effect", "source"))
-            shown.add_row(*map(Text, map(str, cells)), style="dim" if row["mode"] == "off" else None)
+            protocol = "/".join(filter(None, (row["codec"], row["dialect"])))
+            source = row["file"] if row["line"] is None else f"{row['file']}:{row['line']}"
+            cells = (row["method"], protocol, f"{row['listener']} {row['path']}", _target(row), row["effect"], source)
+            shown.add_row(*map(Text, cells), style="dim" if row["mode"] == "off" else None)
     example = next((row for row in rows if row["spellings"]), None)
     if example is not None:
         forms = ", ".join(example["spellings"])
-        protocol, method = example["protocol"], example["method"]
-        out.print(f"{protocol} accepts {forms} as other names of {method}; one mode applies to all of them")
+        out.print(
+            f"{example['dialect']} accepts {forms} as other names of {example['method']}; one mode applies to all"
+        )
+
+
+def _target(row: Mapping[str, Any]) -> str:
+    if not row["access"]:
+        return "the gateway itself"
+    access = "" if row["access"] == "call" else f" ({row['access']})"
+    member = f"{row['interface']}.{row['member']}" if row["member"] else row["interface"]
+    return f"{row['bus_name']} {row['object_path']} {member}{access}"
 
 
 def _print_answer(answer: Mapping[str, Any], *, explain: bool) -> None:
+    from rich.syntax import Syntax
+
     if explain:
         for number, step in enumerate(answer["steps"], 1):
             out.print(Text.assemble((f"{number} ", "bold cyan"), (step["name"], "bold")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
@@ -17,6 +18,7 @@ from gateway.mapping.problem import printable
 CONTROL, CANDIDATE = "red", "green"  # as in every diff: expected and found
 LONGEST = 2000  # characters of one value
 LONG = 30  # characters; of two longer values only the difference is highlighted
+SHORT = 40  # characters of an example in the summary
 NAMED = 5  # ignored or noisy paths that are listed
 
 _VERDICTS: Mapping[str, tuple[str, str]] = {
@@ -31,6 +33,44 @@ def lines(pairs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Mismatches as JSON lines."""
     for pair in pairs:
         yield json.dumps(pair, separators=(",", ":"), allow_nan=False)
+
+
+def places(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each method and path that differs: in how many of these mismatches, and the values of the newest one."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for pair in pairs:  # the newest first
+        service, method = pair["method"]
+        here: dict[str, Any] = {}
+        for difference in pair["document"]["differences"]:
+            here.setdefault(_ANY_INDEX.sub("[*]", difference["path"]), difference)
+        for path, example in here.items():
+            row = {"service": service, "method": method, "path": path, "count": 0, "example": example}
+            found.setdefault((service, method, path), row)["count"] += 1
+    return sorted(found.values(), key=lambda row: -int(row["count"]))
+
+
+_ANY_INDEX = re.compile(r"\[\d+\]")
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The places as a table, the most frequent first."""
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for column in ("METHOD", "PLACE", "TIMES", "CONTROL", "CANDIDATE"):
+        table.add_column(column, overflow="fold", justify="right" if column == "TIMES" else "left")
+    for row in rows:
+        values = _shortened(*_both(row["example"]))
+        name = Text(printable(f"{row['service']}/{row['method']}"))
+        table.add_row(name, Text(printable(row["path"])), Text(str(row["count"])), *values)
+    return table
+
+
+def _shortened(control: Text, candidate: Text) -> Iterator[Text]:
+    """The two values; of long ones the part where they begin to differ."""
+    start = max(0, _common_prefix(control.plain, candidate.plain) - SHORT // 2)
+    for value in (control, candidate):
+        short = Text.assemble("..." if start else "", value[start:])
+        short.truncate(SHORT, overflow="ellipsis")
+        yield short
 
 
 def show(pair: Mapping[str, Any], when: float | None = None, zone: tzinfo | None = None) -> RenderableType:

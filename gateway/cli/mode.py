@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from urllib.parse import urlencode
 
 import typer
 from rich.text import Text
 
+from gateway.cli import completion
 from gateway.cli.app import (
     DEFAULT_SOCKET,
+    FAILED,
     MIGRATION,
     UNUSABLE,
     JsonOption,
@@ -34,6 +36,7 @@ def mode(
             metavar="[set|clear] [METHOD] [MODE]",
             help="METHOD: a method, service/method, a pattern such as 'VM.*', or group:NAME. "
             "MODE: legacy, shadow, canary, dbus or off.",
+            autocompletion=completion.mode_words,
         ),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
@@ -41,7 +44,12 @@ def mode(
         str | None, typer.Option(metavar="SHARE", help="canary: the share of keys that D-Bus serves: 0.5, 12%.")
     ] = None,
     control: Annotated[
-        str, typer.Option(metavar="SIDE", help="shadow: the side that serves, legacy (default) or dbus.")
+        str,
+        typer.Option(
+            metavar="SIDE",
+            help="shadow: the side that serves, legacy (default) or dbus.",
+            autocompletion=lambda: ["legacy", "dbus"],
+        ),
     ] = "",
     duration: Annotated[
         str | None, typer.Option(metavar="TIME", help="Clear the mode after this time: 90s, 10m, 2h.")
@@ -55,12 +63,17 @@ def mode(
         bool,
         typer.Option("--noise", help="Run the legacy side twice; ignore fields that differ between its responses."),
     ] = False,
+    guarded: Annotated[
+        bool,
+        typer.Option("--guarded", help="A breach of the limits of the method's rollout ends the mode."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show, set or clear the mode of methods.
 
     A mode applies at once, in every gateway of this host, to all methods of a pattern or to none. A mode that would
-    run a write twice or split a group is refused. Without `set`, METHOD and MODE set a mode too.
+    run a write twice or split a group is refused. Without `set`, METHOD and MODE set a mode too. Exit status 1 if
+    nothing has changed.
 
     Examples:
 
@@ -86,14 +99,21 @@ def mode(
         _show_changed(ask(socket, "POST", "/v1/mode/clear", {"pattern": rest[0], "why": why}), as_json=as_json)
     else:
         wanted: dict[str, object] = {"pattern": rest[0], "mode": rest[1], "percent": percent, "control": control}
-        wanted |= {"observe": observe, "noise": noise, "why": why}
+        wanted |= {"observe": observe, "noise": noise, "why": why, "guarded": guarded}
         wanted["seconds"] = None if duration is None else seconds(duration)
         _show_changed(ask(socket, "POST", "/v1/mode", wanted), as_json=as_json)
 
 
 @app.command(rich_help_panel=MIGRATION)
 def explain(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="The name that clients use, or service/method.")],
+    method: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD",
+            help="The name that clients use, or service/method.",
+            autocompletion=completion.patterns,
+        ),
+    ],
     args: Annotated[
         list[str] | None, typer.Argument(metavar="ARG...", help="Parameters, as JSON or plain text.")
     ] = None,
@@ -109,7 +129,7 @@ def explain(
 
     Parameters are those after the dialect: without a session reference that the dialect adds, for example.
 
-    Examples: `xcp-gateway explain VM.get_record SESSION OpaqueRef:1` or
+    Examples: `xcp-gateway explain VM.get_record SESSION OpaqueRef:1`,
     `xcp-gateway explain VM.start --key 6f2d1a34-77c8-4f0b-9d3e-1c9a5e4b2001`
     """
     call = {"method": method, "params": [argument(text) for text in args or []], "key": key}
@@ -125,25 +145,29 @@ def explain(
 
 @app.command(rich_help_panel=MIGRATION)
 def diff(
-    method: Annotated[str | None, typer.Argument(metavar="METHOD", help="A method; default: all.")] = None,
+    method: Annotated[
+        str | None, typer.Argument(metavar="METHOD", help="A method; default: all.", autocompletion=completion.patterns)
+    ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     limit: Annotated[int, typer.Option(help="The number of mismatches, the newest first.", min=1, max=10_000)] = 10,
     *,
-    json_lines: Annotated[bool, typer.Option("--json-lines", help="Print one JSON document a line.")] = False,
+    as_json: JsonOption = False,
+    json_lines: Annotated[bool, typer.Option("--json-lines", help="Print one JSON document a mismatch.")] = False,
     reset: Annotated[
         bool, typer.Option("--reset", help="Delete mismatches and call statistics of METHOD, after its cause is fixed.")
     ] = False,
 ) -> None:
     """Show mismatches: calls whose outcomes differ between the two sides. Secrets are redacted.
 
-    Red is the outcome of the control, green that of the candidate.
+    A summary by place is first: how many of the mismatches differ there, and the newest values. Red is the outcome of
+    the control, green that of the candidate.
 
     Examples: `xcp-gateway diff VM.get_record`, `xcp-gateway diff --json-lines --limit 1000 > mismatches.jsonl`
     """
     from gateway.cli import diff as diffing
 
     if reset:
-        _reset(socket, method)
+        _reset(socket, method, as_json=as_json)
         return
     query = {"limit": limit} if method is None else {"limit": limit, "method": method}
     pairs = ask(socket, "GET", f"/v1/diff?{urlencode(query)}")
@@ -153,18 +177,27 @@ def diff(
         ):
             print(line)  # noqa: T201
         return
+    places = diffing.places(pairs)
+    if as_json:
+        print_json({"places": places, "mismatches": pairs})
+        return
     if not pairs:
         out.print("no mismatches")
-    for number, pair in enumerate(pairs):
-        if number:
-            out.print()
+        return
+    out.print(f"the newest {count(len(pairs), 'mismatch', 'mismatches')}, by place", style="bold")
+    print_fitted(diffing.summary(places))
+    for pair in pairs:
+        out.print()
         print_fitted(diffing.show(pair["document"], pair["when"]))
 
 
 @app.command(rich_help_panel=MIGRATION)
 def audit(
     subject: Annotated[
-        str | None, typer.Argument(metavar="SUBJECT", help="A pattern or a rollout; default: all.")
+        str | None,
+        typer.Argument(
+            metavar="SUBJECT", help="A pattern or a rollout; default: all.", autocompletion=completion.rollouts
+        ),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     limit: Annotated[int, typer.Option(help="The number of entries, the newest first.", min=1, max=10_000)] = 20,
@@ -182,6 +215,9 @@ def audit(
     entries = ask(socket, "GET", f"/v1/audit?{urlencode(query if subject is None else {**query, 'subject': subject})}")
     if as_json:
         print_json(entries)
+        return
+    if not entries:
+        out.print(f"no decisions{f' about {subject}' if subject else ''}{f' within {since}' if since else ''}")
         return
     with table("WHEN", "WHO", "WHAT", "SUBJECT", "WHY", "NUMBERS") as rows:
         for entry in entries:
@@ -203,20 +239,36 @@ def rollback(
     """Set every method to legacy at once and end all rollouts. A method that a person has set to off stays off.
 
     It works without buses, and without a writable state file: then it applies to this gateway only, and the command
-    prints that. `--undo` restores the modes that were set at run time before; `xcp-gateway mode clear '*'` returns to
-    the modes of the mapping.
+    prints that. Exit status 1 if nothing has changed. `--undo` restores the modes that were set at run time before;
+    `xcp-gateway mode clear '*'` returns to the modes of the mapping.
 
     Examples: `xcp-gateway rollback --all --why "storage is slow"`, `xcp-gateway rollback --undo`
     """
     if everything == undo:
         fail("expected --all or --undo; for one method use `xcp-gateway mode set METHOD legacy`", UNUSABLE)
-    _show_changed(ask(socket, "POST", f"/v1/rollback{'/undo' * undo}", {"why": why}), as_json=as_json)
+    changed = ask(socket, "POST", f"/v1/rollback{'/undo' * undo}", {"why": why})
+    notes = _unwatched(socket) if undo and not as_json else ()
+    _show_changed(changed, as_json=as_json, everything=True, notes=notes)
 
 
-def _reset(socket: Path, method: str | None) -> None:
+def _unwatched(socket: Path) -> list[str]:
+    """The restored modes whose rollout has ended: no limit brings them back."""
+    ended = {each["name"] for each in ask(socket, "GET", "/v1/rollouts") if each["state"] == "aborted"}
+    return [
+        f"the rollout of {each['pattern']} stays ended, and nothing watches its mode {each['mode']}: "
+        f"`xcp-gateway mode clear {each['pattern']}`, then `rollout start`, begins it again"
+        for each in ask(socket, "GET", "/v1/modes")
+        if each["pattern"] in ended and each["who"].startswith("rollout ")
+    ]
+
+
+def _reset(socket: Path, method: str | None, *, as_json: bool) -> None:
     if method is None:
         fail("--reset: METHOD is missing", UNUSABLE)
     methods = ask(socket, "POST", "/v1/statistics/reset", {"pattern": method})
+    if as_json:
+        print_json(methods)
+        return
     out.print(f"deleted mismatches and call statistics of {count(len(methods), 'method')}")
 
 
@@ -231,7 +283,7 @@ def _show_modes(modes: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         for each in modes:
             cells = (
                 each["pattern"],
-                each["mode"],
+                f"{each['mode']}{' guarded' if each['guarded'] else ''}",
                 each["who"],
                 moment(each["when"]),
                 moment(each["until"]),
@@ -259,11 +311,17 @@ def _show_methods(methods: Sequence[Mapping[str, Any]], *, as_json: bool) -> Non
             rows.add_row(*map(Text, cells))
 
 
-def _show_changed(changed: Mapping[str, Any], *, as_json: bool) -> None:
+def _show_changed(
+    changed: Mapping[str, Any], *, as_json: bool, everything: bool = False, notes: Sequence[str] = ()
+) -> NoReturn:
+    """Print what has changed; exit status 1 if nothing has. `everything`: of all methods, only changed modes."""
+    moved = [each for each in changed["methods"] if each["changed"]]
+    status = 0 if moved else FAILED
+    if everything:
+        moved = [each for each in moved if each["before"] != each["after"]]
     if as_json:
         print_json(changed)
-        return
-    moved = [each for each in changed["methods"] if each["before"] != each["after"]]
+        raise typer.Exit(status)
     stays = [each for each in changed["methods"] if each["stays"]]
     same = len(changed["methods"]) - len(moved) - len([each for each in stays if each not in moved])
     for line in moved_lines(moved):
@@ -272,8 +330,13 @@ def _show_changed(changed: Mapping[str, Any], *, as_json: bool) -> None:
         out.print(f"{each['service']}/{each['method']}: {each['after']}, since {each['stays']}", style="yellow")
     if same:
         out.print(f"{count(same, 'method')} unchanged")
+    if status:
+        out.print("nothing has changed", style="yellow")
+    for note in notes:
+        out.print(note, style="yellow", markup=False, soft_wrap=True)
     if changed["held"]:
         out.print(f"applies to this gateway only until the state can be written: {changed['held']}", style="red")
+    raise typer.Exit(status)
 
 
 MAX_LINES = 30  # methods that are listed one by one; of more only the number is printed
@@ -282,12 +345,22 @@ MAX_LINES = 30  # methods that are listed one by one; of more only the number is
 def moved_lines(methods: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line for each changed method, or counts if there are very many."""
     if len(methods) <= MAX_LINES:
-        return [f"{each['service']}/{each['method']}: {each['before']} -> {each['after']}" for each in methods]
-    numbers: dict[tuple[str, str, str], int] = {}
+        return [f"{each['service']}/{each['method']}: {_change(each)}" for each in methods]
+    numbers: dict[tuple[str, str], int] = {}
     for each in methods:
-        kind = each["service"], each["before"], each["after"]
+        kind = each["service"], _change(each)
         numbers[kind] = numbers.get(kind, 0) + 1
-    return [f"{service}: {count(n, 'method')} {before} -> {after}" for (service, before, after), n in numbers.items()]
+    return [f"{service}: {count(n, 'method')} {change}" for (service, change), n in numbers.items()]
+
+
+def _change(method: Mapping[str, Any]) -> str:
+    """The change in words. Where the mode is the same, its end or its source is another one."""
+    if method["before"] != method["after"]:
+        return f"{method['before']} -> {method['after']}"
+    if method["set_by"] == "mapping":
+        return f"{method['after']} as before, now by the mapping"
+    until = "it is cleared" if method["until"] is None else moment(method["until"])
+    return f"{method['after']} as before, now by {method['set_by']} until {until}"
 
 
 _SERVED_BY = {"legacy": "served by legacy", "dbus": "served by D-Bus", "nobody": "rejected"}
@@ -325,7 +398,11 @@ def _facts(explained: Mapping[str, Any]) -> list[tuple[str, str]]:
     if explained["group"]:
         facts.append(("group", f"{explained['group']}: its methods migrate together"))
     if explained["observed"]:
-        facts.append(("observe", f"{_NAMES[explained['observed']]} runs the call too, and the outcomes are compared"))
+        part = "the call" if explained["sampling"] == "100%" else f"a sample of the calls ({explained['sampling']})"
+        facts.append(("observe", f"{_NAMES[explained['observed']]} runs {part} too, and the outcomes are compared"))
     if explained["fallback"]:
         facts.append(("fallback", "legacy serves a call that D-Bus certainly did not execute"))
+    if explained["client_errors"]:
+        codes = ", ".join(explained["client_errors"])
+        facts.append(("client", f"faults with these codes are the client's, and count for neither side: {codes}"))
     return [*facts, ("upstream", explained["upstream"] or "none: D-Bus is the only side")]

@@ -24,12 +24,18 @@ json_output: ContextVar[bool] = ContextVar("json_output", default=False)  # whet
 
 
 class _Terminal(Console):
-    """Escapes control characters, so that no text of a client or operator moves a cursor or changes a colour."""
+    """Prints texts as they are, also in tables, without markup (`[red]`) and names of emoji (`:m:`).
+
+    Control characters are escaped, so that no text of a client or operator moves a cursor or changes a colour.
+    """
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **how)
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """Print without wrapping and markup, unless `how` says otherwise; a table is fitted to the terminal."""
+        """Print without wrapping, unless `how` says otherwise; a table is fitted to the terminal."""
         if all(isinstance(each, str | Text) for each in objects):
-            how = {"soft_wrap": True, "markup": False, **how}
+            how = {"soft_wrap": True, **how}
         super().print(*map(shown, objects), **how)
 
 
@@ -60,13 +66,13 @@ def _cell(what: Any) -> Any:
     return printable(what) if isinstance(what, str) else what
 
 
-out = _Terminal(highlight=False)
-err = _Terminal(stderr=True, highlight=False)
+out = _Terminal()
+err = _Terminal(stderr=True)
 
 
-def count(number: int, what: str) -> str:
+def count(number: int, what: str, many: str = "") -> str:
     """ "1 file", "2 files"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number} {what}" if number == 1 else f"{number} {many or f'{what}s'}"
 
 
 def print_json(document: object) -> None:
@@ -76,7 +82,7 @@ def print_json(document: object) -> None:
 
 def print_fitted(what: RenderableType) -> None:
     """Print a table or the like: folded to fit a terminal; in a pipe a row stays one line."""
-    (out if out.is_terminal else _Terminal(highlight=False, width=PIPE_WIDTH)).print(what)
+    (out if out.is_terminal else _Terminal(width=PIPE_WIDTH)).print(what)
 
 
 @contextmanager
@@ -156,17 +162,19 @@ def _short(name: str, value: Any) -> str:
     return str(value)
 
 
-PROBLEMS = {"schema": 3, "idl": 4, "live": 5}  # level of a problem -> exit status of `check`
+PROBLEMS = {"config": 2, "schema": 3, "idl": 4, "live": 5}  # level of a problem -> exit status of `check`
 
 
 def report_problems(problems: Sequence[Any]) -> None:
-    """Print every problem of mapping files and end the command with the status of the first level that failed."""
+    """Print every problem of files and end the command with the status of the first level that failed."""
+    levels = {problem.level for problem in problems}
+    status = next(status for level, status in PROBLEMS.items() if level in levels)
+    names = {problem.file for problem in problems}
+    total = f"{count(len(problems), 'problem')} in {count(len(names), 'file')}"
     if json_output.get():
-        print_json({"problems": problems})
+        print_json({"error": total, "status": status, "problems": problems})
     else:
         for problem in problems:
             err.print(str(problem))
-        names = {problem.file for problem in problems}
-        err.print(f"{count(len(problems), 'problem')} in {count(len(names), 'file')}", style="bold")
-    levels = {problem.level for problem in problems}
-    raise typer.Exit(next(status for level, status in PROBLEMS.items() if level in levels))
+        err.print(total, style="bold")
+    raise typer.Exit(status)

@@ -19,8 +19,9 @@ from urllib.parse import urlencode
 import typer
 from rich.text import Text
 
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, SocketOption, WhyOption, app, ask, fail
-from gateway.cli.output import count, err, out
+from gateway.cli import completion
+from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, JsonOption, SocketOption, WhyOption, app, ask, fail
+from gateway.cli.output import count, err, out, print_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +37,54 @@ class _EditedFile:
 @app.command(rich_help_panel=MIGRATION)
 def promote(
     pattern: Annotated[
-        str, typer.Argument(metavar="PATTERN", help="Only these methods: VM.start, 'VM.*', group:NAME.")
+        str,
+        typer.Argument(
+            metavar="PATTERN",
+            help="Only these methods: VM.start, 'VM.*', group:NAME.",
+            autocompletion=completion.patterns,
+        ),
     ] = "*",
     socket: SocketOption = DEFAULT_SOCKET,
     why: WhyOption = "",
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes without making them.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write modes that were set at run time into the mapping files.
 
     Only modes change; comments and layout stay. The files are written as the calling user; then the gateway loads
     them, and modes set at run time that equal the mapping's are cleared. A mode with a duration, or of a running
-    rollout, is not written. A file that differs from the one that the gateway has loaded is an error.
+    rollout, is not written. A file that differs from the one that the gateway has loaded is an error. Exit status 1 if
+    there is nothing to write.
 
     Examples: `xcp-gateway promote --dry-run`, `xcp-gateway promote 'VM.*' --why "October is over"`
     """
     plan = ask(socket, "GET", f"/v1/promotion?{urlencode({'pattern': pattern})}")
+    edited = [_edited(file) for file in plan["files"]]
+    if not as_json:
+        _show_plan(plan, edited)
+    cleared: Sequence[str] = ()
+    if edited and not dry_run:
+        _write(edited)
+        _reload(socket, edited)
+        cleared = ask(socket, "POST", "/v1/promoted", {"pattern": pattern, "why": why})
+    if as_json:
+        print_json({**plan, "written": bool(edited) and not dry_run, "cleared": cleared})
+    elif not edited:
+        out.print("nothing to write: every method has the mode of its mapping file")
+    elif not dry_run:
+        methods = count(sum(each.methods for each in edited), "method")
+        out.print(f"{methods} in {count(len(edited), 'file')} written, and live")
+        out.print(f"cleared, since the mapping contains them: {', '.join(cleared) or 'nothing'}")
+    raise typer.Exit(0 if edited else FAILED)
+
+
+def _show_plan(plan: Mapping[str, Any], edited: Sequence[_EditedFile]) -> None:
     for each in plan["stays"]:
         name = f"{each['service']}/{each['method']}"
         err.print(f"{name} stays {each['mode']} at run time: {each['why']}", style="yellow")
-    if not plan["files"]:
-        out.print("nothing to write: every method has the mode of its mapping file")
-        return
-    edited = [_edited(file) for file in plan["files"]]
-    for each in edited:
-        _show(each)
-    if dry_run:
-        return
-    _write(edited)
-    _reload(socket, edited)
-    cleared = ask(socket, "POST", "/v1/promoted", {"pattern": pattern, "why": why})
-    methods = count(sum(each.methods for each in edited), "method")
-    out.print(f"{methods} in {count(len(edited), 'file')} written, and live")
-    out.print(f"cleared, since the mapping contains them: {', '.join(cleared) or 'nothing'}")
+    for file in edited:
+        _show(file)
 
 
 def _edited(file: Mapping[str, Any]) -> _EditedFile:

@@ -13,8 +13,8 @@ import msgspec
 import typer
 from rich.text import Text
 
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, UNUSABLE, SocketOption, app, ask, fail
-from gateway.cli.output import count, err, number, out, pair, print_fitted, table
+from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, UNUSABLE, JsonOption, SocketOption, app, ask, fail
+from gateway.cli.output import count, err, number, out, pair, print_fitted, print_json, table
 from gateway.cli.output import seconds as in_words
 
 TIMEOUT = 86_400.0  # seconds for one batch; the gateway limits each call
@@ -48,6 +48,7 @@ def replay(
         bool,
         typer.Option("--noise", help="Run legacy twice; ignore fields that differ between its two responses."),
     ] = False,
+    as_json: JsonOption = False,
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="Print one JSON document for each call, and one for the whole.")
     ] = False,
@@ -73,14 +74,14 @@ def replay(
             outcome.add(result)
             if json_lines:
                 _print_line({"line": line, **result})
-            elif result["pair"] is not None:
+            elif not as_json and result["pair"] is not None:
                 _show_mismatch(result, shown, max_diffs)
     except KeyboardInterrupt:
         err.print(f"stopped after {outcome.total} of {count(len(recording.calls), 'call')}", style="red")
         outcome.stopped = True
-    if json_lines:
-        damaged = [{"line": line, "why": why} for line, why in recording.damaged]
-        _print_line({"methods": outcome.rows(), "damaged": damaged})
+    damaged = [{"line": line, "why": why} for line, why in recording.damaged]
+    if json_lines or as_json:
+        (_print_line if json_lines else print_json)({"methods": outcome.rows(), "damaged": damaged})
     else:
         _show(outcome, recording)
     raise typer.Exit(0 if outcome.is_proof and not recording.damaged else FAILED)

@@ -9,19 +9,28 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from gateway.cli.app import DEFAULT_SOCKET, EPILOG, MIGRATION, JsonOption, SocketOption, WhyOption, app, ask
+from gateway.cli import completion
+from gateway.cli.app import DEFAULT_SOCKET, MIGRATION, Commands, JsonOption, SocketOption, WhyOption, app, ask
 from gateway.cli.output import moment, numbers, out, print_json, table
 
-rollout = typer.Typer(
-    help="Migrate a method or a group step by step (shadow, canary, dbus), and roll back on a breach.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+rollout = Commands()
 app.add_typer(rollout, name="rollout", rich_help_panel=MIGRATION)
 
-NameArgument = Annotated[str, typer.Argument(metavar="METHOD", help="A method, service/method, or group:NAME.")]
+
+@rollout.callback()
+def _rollout() -> None:
+    """Migrate a method or a group step by step (shadow, canary, dbus), and roll back on a breach.
+
+    Examples: `xcp-gateway rollout start VM.get_record`, `xcp-gateway rollout list`
+    """
+
+
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHOD", help="A method, service/method, or group:NAME.", autocompletion=completion.rollouts
+    ),
+]
 
 
 @rollout.command()

@@ -16,7 +16,11 @@ def print_status(answer: Mapping[str, Any]) -> None:
     rest = f"  revision {answer['revision']}  {answer['in_flight']} in flight"
     out.print(Text.assemble(f"xcp-gateway {answer['version']}  ", ready, rest))
     out.print(f"listening on {', '.join(answer['listening'])}")
-    _print_troubles(answer)
+    print_troubles(answer)
+    if not answer["state"]["trouble"]:
+        out.print(f"state: {answer['state']['place']}")
+    for what in answer["ungoverned"]:
+        out.print(f"independent of modes: {what}")
     with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
         for bus in answer["buses"]:
             state = Text("connected", "green") if bus["connected"] else Text("down", "red")
@@ -30,9 +34,13 @@ def print_status(answer: Mapping[str, Any]) -> None:
             )
     if answer["upstreams"]:
         out.print()
-        with table("UPSTREAM", "ADDRESS", "IN FLIGHT", "WAITING", "LAST ERROR") as shown:
+        with table("UPSTREAM", "STATE", "ADDRESS", "IN FLIGHT", "WAITING", "LAST ERROR") as shown:
             for upstream in answer["upstreams"]:
-                shown.add_row(*(str(upstream[key]) for key in ("name", "url", "in_flight", "waiting", "last_error")))
+                why = upstream["unreachable"]
+                state = Text("unreachable", "red") if why else Text("reachable", "green")
+                error = why or upstream["last_error"]
+                cells = (upstream["url"], str(upstream["in_flight"]), str(upstream["waiting"]), error)
+                shown.add_row(upstream["name"], state, *cells)
     if answer["stores"]:
         out.print()
         with table("STORE", "STATE", "ADDRESS", "WATCHES", "WAITING", "LAST ERROR") as shown:
@@ -44,15 +52,12 @@ def print_status(answer: Mapping[str, Any]) -> None:
             shown.add_row(*_service_cells(service))
 
 
-def _print_troubles(answer: Mapping[str, Any]) -> None:
+def print_troubles(answer: Mapping[str, Any]) -> None:
+    """Print why the gateway is not ready, and what an operator has to repair."""
     for reason in answer["reasons"]:
         out.print(f"not ready: {reason}")
     for warning in answer["warnings"]:  # trouble with the state file is one
         out.print(warning, style="red")
-    if not answer["state"]["trouble"]:
-        out.print(f"state: {answer['state']['place']}")
-    for what in answer["ungoverned"]:
-        out.print(f"independent of modes: {what}")
     operators = answer["operators"]
     if operators is not None and not operators["connected"]:
         out.print(f"the admin service is not on D-Bus: {operators['last_error']}", style="red")
@@ -78,6 +83,7 @@ def _service_cells(service: Mapping[str, Any]) -> Iterator[str | Text]:
 
 
 Row = Mapping[str, Any]
+MANY = 20  # methods without calls that one person's mode may list
 
 STYLES = {
     "dbus fails": "bold red", "differs": "bold red", "dbus slow": "red",
@@ -89,16 +95,20 @@ STYLES = {
 def print_methods(rows: Sequence[Row], width: int | None, *, everything: bool = False) -> None:
     """Print one row for each method. `width`: of the terminal; None: not a terminal, all columns.
 
-    Methods with the mapping's mode and without calls are only counted, unless `everything` is true.
+    Methods without calls are only counted if they have the mapping's mode, or that of one person, who set many (as
+    after `rollback --all`); unless `everything` is true.
     """
-    listed = rows if everything else [row for row in rows if not _untouched(row)]
-    if listed:
+    uncalled: dict[str, list[Row]] = {}
+    for row in () if everything else filter(_uncalled, rows):
+        uncalled.setdefault(row["set_by"], []).append(row)
+    counted = {who: rows for who, rows in uncalled.items() if who == "mapping" or len(rows) > MANY}
+    if listed := [row for row in rows if row["set_by"] not in counted or not _uncalled(row)]:
         _print_rows(listed, width)
-    if len(listed) < len(rows):
-        out.print(Text(_as_mapped([row for row in rows if _untouched(row)]), "dim"))
+    for who, those in counted.items():
+        out.print(Text(_count(who, those), "dim"))
 
 
-def _as_mapped(rows: Sequence[Row]) -> str:
+def _count(who: str, rows: Sequence[Row]) -> str:
     """ "mode of the mapping, not called yet: networkd 30 dbus, xapi 2 dbus and 1 off"."""
     services: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -108,7 +118,8 @@ def _as_mapped(rows: Sequence[Row]) -> str:
         f"{service} {' and '.join(f'{number} {mode}' for mode, number in modes.items())}"
         for service, modes in services.items()
     )
-    return f"mode of the mapping, not called yet: {', '.join(counts)} (`status '*'` shows them)"
+    source = "mode of the mapping" if who == "mapping" else f"mode set by {who}"
+    return f"{source}, not called yet: {', '.join(counts)} (`status '*'` shows them)"
 
 
 def _print_rows(rows: Sequence[Row], width: int | None) -> None:
@@ -123,13 +134,15 @@ def _print_rows(rows: Sequence[Row], width: int | None) -> None:
         for row in rows:
             name = Text(f"{row['service']}/{row['method']}" if len(services) > 1 else row["method"])
             cells = (_COLUMNS[column][0](row) for column in columns)
-            shown.add_row(name, *cells, style="dim" if _untouched(row) else None)
+            shown.add_row(name, *cells, style="dim" if _uncalled(row) and row["set_by"] == "mapping" else None)
+    if any(row[side]["client_errors"] for row in rows for side in ("legacy", "dbus")):
+        out.print(_CLIENT_ERRORS, style="dim", soft_wrap=True)
     if any((row["setting"]["mode"], row["setting"]["control"]) == ("shadow", "legacy") for row in rows):
         out.print(_CAPACITY, style="dim", soft_wrap=True)
 
 
-def _untouched(row: Row) -> bool:
-    return row["set_by"] == "mapping" and not row["legacy"]["calls"] and not row["dbus"]["calls"]
+def _uncalled(row: Row) -> bool:
+    return not row["legacy"]["calls"] and not row["dbus"]["calls"]
 
 
 def _mode(row: Row) -> Text:
@@ -156,6 +169,14 @@ def _compared(row: Row) -> Text:
     return Text(rate(row["compared_share"]) + (f", {number(too_large)} too large" if too_large else ""))
 
 
+def _errors(row: Row) -> Text:
+    legacy, dbus = row["legacy"], row["dbus"]
+    clients = ""
+    if legacy["client_errors"] or dbus["client_errors"]:
+        clients = f", client {pair(number(legacy['client_errors']), number(dbus['client_errors']))}"
+    return Text(pair(rate(legacy["error_rate"]), rate(dbus["error_rate"])) + clients)
+
+
 def _assessment(row: Row) -> Text:
     return Text(row["verdict"], STYLES.get(row["verdict"], ""))
 
@@ -173,7 +194,7 @@ _COLUMNS: Mapping[str, tuple[Callable[[Row], Text], int]] = {
     "CALLS": (_both(lambda side: number(side["calls"])), 120),
     "EQUAL": (_equal, 0),
     "COMPARED": (_compared, 110),
-    "ERRORS": (_both(lambda side: rate(side["error_rate"])), 76),
+    "ERRORS": (_errors, 76),
     "P50": (_both(lambda side: seconds(side["p50"])), 140),
     "P99": (_both(lambda side: seconds(side["p99"])), 90),
     "ASSESSMENT": (_assessment, 0),
@@ -181,4 +202,5 @@ _COLUMNS: Mapping[str, tuple[Callable[[Row], Text], int]] = {
 _LEFT = frozenset({"METHOD", "MODE", "SOURCE", "ASSESSMENT"})
 _FOLDED = frozenset({"METHOD", "SOURCE", "ASSESSMENT"})
 _CAPACITY = "shadow proves no capacity: D-Bus gets the compared share of the calls, and no client waits for it"
+_CLIENT_ERRORS = "client: faults that the mapping lists as the client's (client_errors); they count for neither side"
 _LEGEND = "columns with two values show legacy / D-Bus"

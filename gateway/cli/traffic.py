@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import typer
 from rich.text import Text
 
-from gateway.cli import client
+from gateway.cli import client, completion
 from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
@@ -29,8 +29,7 @@ from gateway.cli.app import (
     seconds,
     size,
 )
-from gateway.cli.output import count, err, moment, number, out, print_json, table
-from gateway.core.admin.records import IDENTITIES, OTHERS
+from gateway.cli.output import NOTHING, count, err, moment, number, out, print_json, table
 
 STDOUT = Path("-")
 WIDE = 100  # columns of a terminal that shows FIRST too
@@ -39,10 +38,18 @@ WIDE = 100  # columns of a terminal that shows FIRST too
 @app.command(rich_help_panel=MIGRATION)
 def clients(
     method: Annotated[
-        str | None, typer.Argument(metavar="METHOD", help="A method or a pattern: VM.start, 'VM.*'; default: all.")
+        str | None,
+        typer.Argument(
+            metavar="METHOD",
+            help="A method or a pattern: VM.start, 'VM.*'; default: all.",
+            autocompletion=completion.patterns,
+        ),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
-    service: Annotated[str | None, typer.Option(metavar="NAME", help="Only methods of this service.")] = None,
+    service: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only methods of this service.", autocompletion=completion.services),
+    ] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help="Only callers of the last: 90s, 10m, 24h.")] = None,
     *,
     as_json: JsonOption = False,
@@ -50,9 +57,12 @@ def clients(
     """List the callers of each method by protocol, the latest first.
 
     Calls without a mapping are counted together as `<unmapped>`. USER is known if the login passed this gateway.
+    RECEIVED and SENT are bytes of streamed bodies and tunnels, REDIRECTS answers that name another host.
 
     Examples: `xcp-gateway clients --since 24h`, `xcp-gateway clients 'VM.*' --service xapi`
     """
+    from gateway.core.admin.records import IDENTITIES, OTHERS
+
     earliest = 0.0 if since is None else time.time() - seconds(since)
     given = {"method": method, "service": service, "since": earliest, "limit": 10_000}
     query = {name: value for name, value in given.items() if value is not None}
@@ -72,7 +82,11 @@ def clients(
 def record(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATTERN", help="Methods: VM.get_record, 'VM.*', group:NAME; default: all."),
+        typer.Argument(
+            metavar="PATTERN",
+            help="Methods: VM.get_record, 'VM.*', group:NAME; default: all.",
+            autocompletion=completion.patterns,
+        ),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     out_file: Annotated[
@@ -85,6 +99,7 @@ def record(
     ] = "64MiB",
     *,
     writes: Annotated[bool, typer.Option("--writes", help="Record calls that write too; default: only reads.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Record calls of clients as JSON lines for `replay`. No client waits for it.
 
@@ -95,7 +110,9 @@ def record(
     `xcp-gateway record 'VM.get_*' --out vm.jsonl --calls 200 --duration 5m`
     """
     request = {"patterns": patterns or [], "calls": calls, "seconds": seconds(duration), "size": size(max_size)}
-    writer = _RecordingWriter(out_file)
+    if as_json and out_file == STDOUT:
+        fail("--json: the recording is on standard output, expected another --out", UNUSABLE)
+    writer = _RecordingWriter(out_file, as_json=as_json)
     try:
         client.stream(socket, "POST", "/v1/record", {**request, "writes": writes}, writer.line)
     except client.UnreachableError as error:
@@ -114,8 +131,9 @@ def record(
 class _RecordingWriter:
     """Writes a recording to its file, which only its owner can read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, as_json: bool) -> None:
         self._path = path
+        self._as_json = as_json
         self._file: BinaryIO | None = None
         self._calls = 0
         self._bytes = 0
@@ -127,7 +145,8 @@ class _RecordingWriter:
 
         if self._file is None:
             self._file = self._open()
-            err.print(_header(parse(line)))
+            if not self._as_json:
+                err.print(_header(parse(line)))
         self._file.write(line + b"\n")
         self._file.flush()
         self._bytes += len(line) + 1
@@ -144,7 +163,13 @@ class _RecordingWriter:
 
     def report(self) -> NoReturn:
         """Print how it ended and end the command."""
-        ended = self.ended or {"end": "the gateway has closed the connection"}
+        ended = self.ended or {"end": _CUT}
+        if self._as_json:
+            trouble: Mapping[str, object] = {} if self.ended else {"error": _CUT, "status": FAILED}
+            lost = {name: ended.get(name, 0) for name in _LOST}
+            counted = {"file": str(self._path), "calls": self._calls, "bytes": self._bytes}
+            print_json({**trouble, **counted, "end": ended["end"], **lost})
+            raise typer.Exit(0 if self.ended else FAILED)
         place = "" if self._path == STDOUT else f" in {self._path}"
         err.print(
             f"{count(self._calls, 'call')}, {number(self._bytes)} bytes{place}: {ended['end']}",
@@ -160,6 +185,7 @@ class _RecordingWriter:
         return os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
+_CUT = "the gateway has closed the connection"
 _LOST = {"no_room": "too fast to be written", "too_large": "larger than 64 KiB"}
 
 
@@ -169,13 +195,16 @@ def _header(header: Mapping[str, Any]) -> str:
 
 
 def _show_clients(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print one row for each caller, and a summary for each protocol. AGENT and USER are shown if any is known."""
+    """Print one row for each caller, and a summary for each protocol. A column without any value is left out."""
     known = [name for name in ("agent", "user") if any(row[name] for row in rows)]
     moments = ["last"] if out.is_terminal and out.width < WIDE else ["first", "last"]
-    with table("METHOD", "PROTOCOL", "PEER", *map(str.upper, known), "CALLS", *map(str.upper, moments)) as shown:
+    counted = [name for name in ("redirects", "received", "sent") if any(row[name] for row in rows)]
+    columns = ("METHOD", "PROTOCOL", "PEER", *known, "CALLS", *counted, *moments)
+    with table(*map(str.upper, columns)) as shown:
         for row in rows:
             name = row["method"] if row["method"] == row["service"] else f"{row['service']}/{row['method']}"
             cells = (name, *(row[key] for key in ("protocol", "peer", *known)), number(row["count"]))
+            cells += tuple(number(row[each]) if row["method"] == row["service"] else NOTHING for each in counted)
             shown.add_row(*map(Text, map(_printable, (*cells, *(moment(row[each]) for each in moments)))))
     out.print()
     for protocol in sorted({row["protocol"] for row in rows}):

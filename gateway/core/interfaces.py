@@ -5,7 +5,7 @@ Adapters subclass these protocols explicitly, and tests/conformance checks every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.core.admin.records import MethodId, StateRefused
@@ -18,8 +18,11 @@ from gateway.core.rpc.model import (
     Answer,
     Call,
     Envelope,
+    Event,
+    EventsLost,
     Fault,
     FaultCode,
+    Headers,
     Outcome,
     Peer,
     RequestMetadata,
@@ -86,7 +89,15 @@ class Codec(Protocol):
 
 
 class Dialect(Protocol):
-    """A convention of one family of servers, over neutral values: `unwrap_x(wrap_x(v)) == v`. Pure and total."""
+    """A convention of one family of servers, over neutral values: `unwrap_x(wrap_x(v)) == v`. Pure and total.
+
+    `malformed_as_page`: they answer a message that they cannot read with a page of HTTP 500. `has_notifications`: they
+    take calls that want no answer. `echo`: with what the names begin of methods that return their first parameter.
+    """
+
+    malformed_as_page: bool = False
+    has_notifications: bool = True
+    echo: str = ""
 
     @property
     def name(self) -> str:
@@ -154,6 +165,18 @@ class HttpExchange(Protocol):
     def has_begun(self) -> bool:
         """Whether the head of a response was sent to the client."""
 
+    @property
+    def received(self) -> int:
+        """Bytes of the client's body, or of its side of the tunnel, that were read so far."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the response body, or of the tunnel, that were written to the client so far."""
+
+    @property
+    def trailers(self) -> Headers:
+        """The trailers of a request body in chunks that may be passed on; known once the body is read to its end."""
+
     async def read(self) -> bytes:
         """The next piece of the request body, or of the tunnel; empty at the end. Raises BrokenBodyError."""
 
@@ -166,15 +189,21 @@ class HttpExchange(Protocol):
     async def write(self, data: bytes) -> None:
         """Send a piece of the response body; returns when the kernel has taken it."""
 
-    async def finish(self) -> None:
-        """End the response body; of a tunnel, end this direction only."""
+    async def finish(self, trailers: Headers = ()) -> None:
+        """End the response body; of a tunnel, end this direction only.
+
+        `trailers` are sent where the body went in chunks.
+        """
+
+    def hold(self, size: int) -> bool:
+        """Count `size` bytes as held for this client, in place of what was counted so. False: they do not fit."""
 
     def abort(self) -> None:
         """Reset the client's connection: the response that was begun can never be whole."""
 
 
 class BrokenBodyError(Exception):
-    """The client ended its side before its request body was whole."""
+    """The request body can never be whole: the text says what was found and what was expected."""
 
 
 class StreamingEndpoint(Protocol):
@@ -186,6 +215,35 @@ class StreamingEndpoint(Protocol):
     def refuse(self, fault: Fault) -> Answer:
         """Say in plain words why a request was not passed on."""
 
+
+class MessageChannel(Protocol):
+    """A connection for whole messages in both directions, at any time."""
+
+    async def receive(self) -> bytes | None:
+        """The next message of the client; None when no more comes. Then the caller answers what it has, and closes."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of the messages that were received and not released. They count as held for the client."""
+
+    def release(self, size: int) -> None:
+        """A message of so many bytes is dealt with."""
+
+    async def probe(self) -> None:
+        """Find out whether a client that has ended its direction is still there: else its connection is lost."""
+
+    async def send(self, message: bytes) -> None:
+        """Send a message; returns when the kernel has taken it. Messages of several tasks do not mix."""
+
+    async def close(self, why: str = "") -> None:
+        """End the connection. The client gets `why` as the reason, unless it closed first or broke a rule."""
+
+
+# Accepts a client's request for such a connection, with messages of at most so many bytes; the answer says why not.
+OpenChannel = Callable[[HttpExchange, int], Awaitable[MessageChannel | Answer]]
+
+# Path of a request without a body, and whether it asks for another protocol -> what streams to it, or None.
+ResolveStream = Callable[[str, bool], StreamingEndpoint | None]
 
 Resolve = Callable[[str], Endpoint | None]  # path of a request -> its endpoint (longest prefix), or None
 
@@ -252,6 +310,10 @@ class UpstreamConnection(Protocol):
     def status(self) -> UpstreamStatus:
         """Its current state."""
 
+    async def probe(self) -> str:
+        """Try to connect, without a request; return why that fails, or "". The caller enforces the deadline."""
+        return ""
+
     async def stop(self) -> None:
         """Fail the calls that still wait, and close."""
 
@@ -281,6 +343,16 @@ class UpstreamBackend(Backend, Protocol):
 
     async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
         """Stream one exchange; see UpstreamConnection."""
+
+
+class EventFeed(Protocol):
+    """Receives the events of a subscription in the step in which they arrive."""
+
+    def put(self, event: Event) -> bool:
+        """Take an event; False if it cannot, and then the subscription is paused."""
+
+    def miss(self, missed: EventsLost) -> None:
+        """Events may be lost: the state must be read."""
 
 
 class NodePublisher(Protocol):

@@ -7,20 +7,23 @@ any object that implements the interface serves; the search is limited to MAX_OB
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from gateway.core.dbus import introspection_xml
+from gateway.core.dbus.introspection_xml import Interface, Node
 from gateway.core.rpc.model import Fault, FaultCode
-from gateway.mapping import introspection_xml
-from gateway.mapping.introspection_xml import Interface
 from gateway.mapping.problem import Problem, one_of
 from gateway.mapping.table import Contract, Table
+from gateway.mapping.targets import STANDARD
 
 Introspect: TypeAlias = Callable[[str, str], Awaitable["str | Fault"]]  # bus name, object path -> XML
 
-MAX_OBJECTS = 32  # that are introspected to find one with the interface
-MANAGED_DEPTH = 3  # levels below an object manager that are searched
+MAX_OBJECTS = 256  # of a service that are introspected
+MANAGED_DEPTH = 3  # levels below an object manager, or below a subtree, that are searched
+TREE_DEPTH = 12  # levels below "/" that are searched for objects that no mapping reaches
+SHOWN = 3  # objects that a note names
 
 
 @dataclass(slots=True)
@@ -34,15 +37,26 @@ class Compared:
 
 
 async def differences(table: Table, introspect: Introspect) -> Compared:
-    """The differences between the running services and the IDL, for each contract of the table."""
+    """The differences between the running services and the IDL, for each contract of the table.
+
+    What a service offers beyond the IDL, and objects that the object path of a mapping cannot reach, are notes.
+    """
     compared = Compared(contracts=len(table.contracts))
+    services = _Services(introspect)
     for contract in table.contracts:
-        found = await _introspect_any(contract, introspect)
-        if isinstance(found, str):
-            compared.problems.update(dict.fromkeys(compare(contract, found)))
-        else:
+        found = await services.introspect_any(contract)
+        if isinstance(found, Fault):
             compared.unseen += 1
             compared.notes[f"{contract.place}: {found.message}"] = None
+            continue
+        node = _parsed(found)
+        if contract.optional and isinstance(node, Node) and contract.interface.name not in node.interfaces:
+            compared.unseen += 1
+            text = f"not checked: {contract.object_path} of {contract.bus_name} lacks {contract.interface.name}"
+            compared.notes[f"{contract.place}: {text}"] = None
+            continue
+        compared.problems.update(dict.fromkeys(compare(contract, found)))
+        compared.notes.update(dict.fromkeys([*_more(contract, node), *await services.out_of_reach(contract)]))
     return compared
 
 
@@ -54,16 +68,46 @@ def compare(contract: Contract, xml: str) -> list[Problem]:
         return [_problem(contract, f"introspection data of {contract.bus_name}: {error}")]
     name = contract.interface.name
     if name not in found:
+        if name in STANDARD:
+            return []  # many services do not list them
         text = f"the object of the running {contract.bus_name} does not implement {name}; it has {one_of(found)}"
         return [_problem(contract, text)]
-    pairs = {
-        member: (_describe(contract.interface, member), _describe(found[name], member)) for member in contract.members
-    }
     return [
-        _problem(contract, f"{name}.{member}: the IDL has {in_idl}, the running service has {running}")
-        for member, (in_idl, running) in pairs.items()
-        if in_idl != running
+        _problem(
+            contract,
+            f"{name}.{member}: the IDL has {_describe(contract.interface, member)}, "
+            f"the running service has {_describe(found[name], member)}",
+        )
+        for member in contract.members
+        if not _serves(contract.interface, found[name], member)
     ]
+
+
+def _serves(expected: Interface, running: Interface, member: str) -> bool:
+    """Whether a member of the running service can be used as the IDL says: a property may allow more than that."""
+    idl, real = expected.properties.get(member), running.properties.get(member)
+    if idl is not None and real is not None:
+        return idl.type == real.type and real.access in (idl.access, "readwrite")
+    return _describe(expected, member) == _describe(running, member)
+
+
+def _more(contract: Contract, node: Node | None) -> list[str]:
+    """What the running service offers beyond the IDL."""
+    name = contract.interface.name
+    if node is None or name not in node.interfaces:
+        return []
+    known, running = contract.interface, node.interfaces[name]
+    more = [
+        *(member for member in running.methods if member not in known.methods),
+        *(member for member in running.properties if member not in known.properties),
+        *(member for member in running.signals if member not in known.signals),
+        *(
+            f"write access to {member}"
+            for member, real in running.properties.items()
+            if member in known.properties and real.access == "readwrite" != known.properties[member].access
+        ),
+    ]
+    return [f"{contract.bus_name}: {name} of the running service has more than the IDL: {one_of(more)}"] if more else []
 
 
 def _describe(interface: Interface, member: str) -> str:
@@ -83,30 +127,93 @@ def _problem(contract: Contract, message: str) -> Problem:
     return Problem(contract.file, contract.line, contract.column, contract.place, message, "live")
 
 
-async def _introspect_any(contract: Contract, introspect: Introspect) -> str | Fault:
-    """The XML of the contract's object, or of any object that its path may name; a Fault when there is none."""
-    fixed, brace, rest = contract.object_path.partition("{")
-    if not brace and not contract.below:
-        return await introspect(contract.bus_name, contract.object_path)
-    start = (fixed.rpartition("/")[0] or "/") if brace else fixed
-    depth = MANAGED_DEPTH if contract.below else 1 + rest.count("/")
-    waiting = deque([(start, 0)])
-    for _ in range(MAX_OBJECTS):
-        if not waiting:
-            break
-        path, level = waiting.popleft()
-        xml = await introspect(contract.bus_name, path)
-        if isinstance(xml, Fault):
-            if path == start:
+def _parsed(xml: str) -> Node | None:
+    try:
+        return introspection_xml.parse(xml)
+    except introspection_xml.IdlError:
+        return None
+
+
+class _Services:
+    """The objects of the running services, each introspected once."""
+
+    def __init__(self, introspect: Introspect) -> None:
+        self._introspect = introspect
+        self._trees: dict[str, Mapping[str, Node]] = {}  # bus name -> its objects by path
+
+    async def introspect_any(self, contract: Contract) -> str | Fault:
+        """The XML of the contract's object, or of any object that its path may name; a Fault when there is none."""
+        template, fixed = contract.reach, "{" not in contract.object_path
+        if fixed and not contract.below:
+            return await self._introspect(contract.bus_name, contract.object_path)
+        depth = MANAGED_DEPTH if contract.below or template is None else template.levels or MANAGED_DEPTH
+        roots = (contract.object_path,) if fixed or template is None else template.roots
+        refused: Fault | None = None
+        for root in roots:
+            found = await self._search(contract, root, depth)
+            if isinstance(found, str):
+                return found
+            refused = refused or found
+        if refused is not None:
+            return refused
+        below = " or ".join(roots)
+        text = f"no object of {contract.bus_name} below {below} implements {contract.interface.name} at the moment"
+        return Fault(FaultCode.NOT_FOUND, f"not checked: {text}")
+
+    async def _search(self, contract: Contract, root: str, depth: int) -> str | Fault | None:
+        """The XML of the first object with the interface; a Fault when the root cannot be introspected."""
+        waiting = deque([(root, 0)])
+        for _ in range(MAX_OBJECTS):
+            if not waiting:
+                break
+            path, level = waiting.popleft()
+            xml = await self._introspect(contract.bus_name, path)
+            if isinstance(xml, Fault):
+                if path == root:
+                    return xml
+                continue
+            node = _parsed(xml)
+            if node is None:
+                return xml  # reported by `compare`
+            if level and contract.interface.name in node.interfaces and _reaches(contract, path):
                 return xml
-            continue
-        try:
-            node = introspection_xml.parse(xml)
-        except introspection_xml.IdlError:
-            return xml  # reported by `compare`
-        if level and contract.interface.name in node.interfaces:
-            return xml
-        if level < depth:
-            waiting.extend((f"{path.rstrip('/')}/{child}", level + 1) for child in node.children)
-    text = f"no object of {contract.bus_name} below {start} implements {contract.interface.name} at the moment"
-    return Fault(FaultCode.NOT_FOUND, f"not checked: {text}")
+            if level < depth:
+                waiting.extend((child, level + 1) for child in node.below(path))
+        return None
+
+    async def out_of_reach(self, contract: Contract) -> list[str]:
+        """Objects with the interface that no value of the parameters makes the object path of."""
+        if contract.reach is None or contract.below or "{" not in contract.object_path:
+            return []
+        objects = await self._tree(contract.bus_name)
+        name = contract.interface.name
+        missed = [path for path, node in objects.items() if name in node.interfaces and not _reaches(contract, path)]
+        if not missed:
+            return []
+        shown = ", ".join(missed[:SHOWN]) + (", ..." if len(missed) > SHOWN else "")
+        template = contract.object_path
+        if contract.reach.objects:
+            template = " or ".join(f"{root}/..." for root in contract.reach.roots)
+        text = f"{len(missed)} of the objects with {name} are not reached by {template}: {shown}"
+        return [f"{contract.place}: {text}"]
+
+    async def _tree(self, bus_name: str) -> Mapping[str, Node]:
+        """The objects of a service, as far as they are listed from "/" downwards."""
+        if bus_name not in self._trees:
+            found: dict[str, Node] = {}
+            waiting = deque([("/", 0)])
+            while waiting and len(found) < MAX_OBJECTS:
+                path, level = waiting.popleft()
+                xml = await self._introspect(bus_name, path)
+                node = None if isinstance(xml, Fault) else _parsed(xml)
+                if node is None:
+                    continue
+                found[path] = node
+                if level < TREE_DEPTH:
+                    waiting.extend((child, level + 1) for child in node.below(path))
+            self._trees[bus_name] = found
+        return self._trees[bus_name]
+
+
+def _reaches(contract: Contract, path: str) -> bool:
+    return contract.below or contract.reach is None or contract.reach.reaches(path)

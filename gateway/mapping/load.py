@@ -26,6 +26,7 @@ from gateway.mapping.problem import Level, Problem, format_place
 T = TypeVar("T")
 Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
 Mark: TypeAlias = tuple[int, int]  # line and column, from 1
+Steps: TypeAlias = problem.Path  # inside a document, whose method of the name `problem` hides the module
 
 SUFFIXES = (".yaml", ".yml")
 MAX_DEPTH = 64  # of nested nodes
@@ -44,6 +45,7 @@ class MappingDocument:
     values: Mapping[problem.Path, Mark]  # position of each value
     keys: Mapping[problem.Path, Mark]  # position of each key
     complete: bool = True  # false: methods with schema problems are left out
+    origins: Mapping[problem.Path, problem.Path] = field(default_factory=dict)  # method -> its place in `classes`
 
     @property
     def file(self) -> str:
@@ -59,15 +61,23 @@ class MappingDocument:
         return replace(self, data={**self.data, "methods": left}, complete=False) if left else None
 
     def line(self, path: problem.Path) -> int:
-        """The line where an entry begins."""
-        return self.keys.get(path, (1, 1))[0]
+        """The line where an entry begins, or the nearest one around it."""
+        return self._nearest(self.keys, self.place(path))[0]
+
+    def place(self, path: problem.Path) -> problem.Path:
+        """The place of a node in the file: a method that follows from a class is in `classes`."""
+        origin = self.origins.get(path[:2])
+        return path if origin is None else (*origin, *path[2:])
 
     def problem(self, path: problem.Path, message: str, *, level: Level = "schema", key: bool = False) -> Problem:
         """A problem with the value at `path`, or its key; if it is missing, at the nearest node around it."""
-        marks = self.keys if key else self.values
-        around = (path[:length] for length in range(len(path), -1, -1))
-        line, column = next((marks[start] for start in around if start in marks), (1, 1))
+        path = self.place(path)
+        line, column = self._nearest(self.keys if key else self.values, path)
         return Problem(self.file, line, column, format_place(path), message, level)
+
+    def _nearest(self, marks: Mapping[Steps, Mark], path: Steps) -> Mark:
+        around = (path[:length] for length in range(len(path), -1, -1))
+        return next((marks[start] for start in around if start in marks), (1, 1))
 
 
 def find(paths: Sequence[Path], *, may_be_empty: bool = False) -> tuple[list[Path], list[Problem]]:
@@ -240,22 +250,32 @@ class Scope:
     problems: dict[Problem, None]  # of all documents, an ordered set
     path: problem.Path = ()
     data: Any = None
+    notes: dict[str, None] = field(default_factory=dict)  # of all documents: doubtful, and no problem
 
     def at(self, *steps: str | int) -> Scope:
         """The node that these keys and indexes lead to."""
         data = self.data
         for step in steps:
-            inside = isinstance(data, Mapping) and step in data
+            inside = isinstance(data, dict) and step in data
             data = data[step] if inside or (isinstance(data, list) and isinstance(step, int)) else None
-        return Scope(self.document, self.problems, (*self.path, *steps), data)
+        return Scope(self.document, self.problems, (*self.path, *steps), data, self.notes)
 
     def has(self, key: str) -> bool:
         """Whether this node is a mapping with this key."""
-        return isinstance(self.data, Mapping) and key in self.data
+        return isinstance(self.data, dict) and key in self.data
+
+    @property
+    def source(self) -> str:
+        """The place of this node: `mappings/xenopsd.yaml:12`."""
+        return f"{self.document.file}:{self.document.line(self.path)}"
 
     def fail(self, message: str, *, level: Level = "idl", key: bool = False) -> None:
         """Report a problem with this node, at its value or its key."""
         self.problems[self.document.problem(self.path, message, level=level, key=key)] = None
+
+    def note(self, message: str) -> None:
+        """Tell something about this node that is not a problem."""
+        self.notes[str(self.document.problem(self.path, message))] = None
 
     def attempt(self, check: Callable[..., T], *args: Any, level: Level = "idl") -> T | None:
         """The result of `check(*args)`; None, with the problem reported, when it raises ValueError or MarshalError."""

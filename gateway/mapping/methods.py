@@ -1,43 +1,60 @@
 """Compiles the method entries of one file to routes.
 
 A route combines what the other modules compile: the callee (targets), the arguments (parameters), the result and errors
-(results), the migration settings (migration) and the rollout plan (rollouts). A method with the session parameter also
-has a session check: the call that is made before the method is called.
+(results), the migration settings (migration), the rollout plan (rollouts), what concerns sessions (sessions) and the
+object of a long operation (task_objects).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from gateway.core.dbus.arguments import ArgumentPlan, Slot, compile_arguments, placeholders
-from gateway.core.dbus.results import void
+from gateway.core.dbus.arguments import ArgumentPlan, compile_arguments
+from gateway.core.dbus.object_paths import PathTemplate
+from gateway.core.dbus.signature import Type
+from gateway.core.dbus.target import MethodCall, Parameter
+from gateway.core.migration.modes import Migration
 from gateway.core.routing.route import Effect, Route
-from gateway.core.rpc.model import Call
+from gateway.core.rpc.model import Call, Value
+from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
 from gateway.core.rpc.units import seconds
+from gateway.mapping.classes.expand import Derived, Expansion
+from gateway.mapping.classes.select import NOT_DERIVED, returned
+from gateway.mapping.encoding import STRUCT, TEXT, Directions, Encoding
 from gateway.mapping.load import Scope
 from gateway.mapping.migration import (
     ComparisonSettings,
     Upstreams,
+    check_client_errors,
+    client_errors,
     compile_migration,
-    key_reader,
     may_shadow,
     upstream_of,
 )
-from gateway.mapping.parameters import Encoding, compile_parameters, parameter_names
-from gateway.mapping.problem import unknown
-from gateway.mapping.results import check_errors, compile_errors, compile_result
+from gateway.mapping.parameters import compile_parameters, compile_types, parameter_names, path_template
+from gateway.mapping.results import ErrorTables, check_errors, compile_result
 from gateway.mapping.rollouts import Rollouts
+from gateway.mapping.sessions import SessionCompiler
 from gateway.mapping.table import Contract
-from gateway.mapping.targets import Callee, IdlLibrary, find
-from gateway.mapping.xenstore_endpoints import compile_domains
+from gateway.mapping.targets import (
+    Callee,
+    IdlLibrary,
+    find,
+    find_callee,
+    readable,
+)
+from gateway.mapping.task_objects import compile_task_object, path_of_task
+from gateway.mapping.xenstore.endpoints import compile_domains
 
 DEFAULTS: Mapping[str, Any] = {
     "timeout": "60s",
     "coerce": "strict",
     "variants": "plain",
+    "escape": "systemd",
     "effect": "write",
 }
 
@@ -47,16 +64,10 @@ EFFECTS: Mapping[str, str] = {
     "all_properties": "read",
     "managed_objects": "read",
     "set_property": "idempotent",
+    "events": "idempotent",
 }
 
-
-@dataclass(frozen=True, slots=True)
-class SessionRoutes:
-    """The session check of a file: the call made before each method that has the session parameter."""
-
-    parameter: str
-    callee: Callee
-    errors: Scope
+EVENTS_TIMEOUT = 90_000.0  # seconds: a client may wait for events for a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,175 +75,370 @@ class Compiled:
     """A method entry without problems."""
 
     route: Route
-    contract: Contract
-    fingerprint: str
+    contract: Contract | None  # None: it is part of that of a class
+    further: tuple[Contract, ...] = ()  # of further interfaces of the object
+
+
+def _keys(defaults: Scope) -> Mapping[str, Any]:
+    return {**DEFAULTS, **(defaults.data or {})}
+
+
+class _Defaults:
+    """The keys that methods have where their entry has none: those of the format, the file and the class."""
+
+    def __init__(self, scope: Scope, comparison: ComparisonSettings) -> None:
+        self.scope = scope
+        self.keys = _keys(scope)
+        self.comparison = comparison
+
+    def with_keys_of(self, entry: Scope) -> dict[str, Any]:
+        """The keys of an entry, with the defaults where it has none."""
+        by_kind = next(({"effect": effect} for kind, effect in EFFECTS.items() if kind in entry.data), {})
+        return {**self.keys, **by_kind, **entry.data}
+
+
+class _Digests:
+    """Fingerprints of methods: digests of everything that a route depends on. What methods share is digested once."""
+
+    def __init__(self, root: Scope, session_check: Callee | None) -> None:
+        apart = ("methods", "expose", "summary", "publish", "on_change", "classes")
+        self._common = repr({key: value for key, value in root.data.items() if key not in apart})
+        self._stanzas = {
+            name: repr({key: value for key, value in stanza.items() if key != "messages"})
+            for name, stanza in (root.data.get("classes") or {}).items()
+        }
+        self._common += "" if session_check is None else repr(session_check)
+        self._bases: dict[tuple[int, str], Any] = {}  # hash objects, by interface and class
+
+    def of(self, entry: Scope, callee: Callee, derived: Derived | None) -> str:
+        """The fingerprint of a method."""
+        stanza = "" if derived is None else derived.legacy_class.name
+        key = id(callee.interface), stanza
+        if key not in self._bases:
+            text = self._common + self._stanzas.get(stanza, "") + repr(callee.interface)
+            self._bases[key] = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+        digest = self._bases[key].copy()
+        digest.update(repr(entry.data).encode("utf-8", "surrogatepass"))
+        return str(digest.hexdigest())
+
+
+class _Deferred:
+    """The converters of a route, compiled when they are used first. `make` compiles the whole route."""
+
+    __slots__ = ("_entry", "_make", "_route")
+
+    def __init__(self, make: Callable[[], Route], entry: Scope) -> None:
+        self._make = make
+        self._entry = entry
+        self._route: Route | None = None
+
+    def _made(self) -> Route:
+        if self._route is None:
+            before = len(self._entry.problems)
+            route = self._make()
+            assert len(self._entry.problems) == before, f"{route.method} was not simple"
+            self._route = route
+        return self._route
+
+    def encode_arguments(self, call: Call) -> MethodCall:
+        """As that of the route."""
+        return self._made().encode_arguments(call)
+
+    def decode_result(self, body: Sequence[object]) -> Value:
+        """As that of the route."""
+        return self._made().decode_result(body)
+
+    def check(self, call: Call) -> MethodCall:
+        """Encode the arguments of the session check."""
+        check = self._made().session_check
+        assert check is not None, "a shared route has one"
+        return check.encode_arguments(call)
+
+
+def _is_simple(entry: Scope, callee: Callee, names: Sequence[str]) -> bool:
+    """Whether an entry that follows from a class cannot have a problem: no forms, and no name twice."""
+    plain = "result" not in entry.data and all(isinstance(item, str) for item in entry.data["params"])
+    return plain and not callee.record and not callee.objects and len({*names}) == len(names)
+
+
+def _described(names: Sequence[str], callee: Callee) -> tuple[Parameter, ...]:
+    """The parameters of a simple entry: session and reference, then the arguments."""
+    leading = names[: len(names) - len(callee.ins)]
+    texts = [Parameter(name, TEXT, required=True) for name in leading]
+    arguments = [
+        Parameter(each.name, each.type, required=True, documentation=each.documentation) for each in callee.ins
+    ]
+    return (*texts, *arguments)
+
+
+def _result_type(callee: Callee) -> Type | None:
+    """The type of a result without `result`, as compile_result has it."""
+    return callee.outs[0].type if len(callee.outs) == 1 else STRUCT if callee.outs else None
 
 
 class Compiler:
     """Compiles the entries of one file."""
 
-    def __init__(self, root: Scope, library: IdlLibrary, upstreams: Upstreams | None = None) -> None:
+    def __init__(
+        self,
+        expansion: Expansion,
+        library: IdlLibrary,
+        upstreams: Upstreams | None = None,
+        spelling: MethodSpelling = AS_WRITTEN,
+    ) -> None:
+        root = expansion.root
         self._root = root
         self._library = library
         self._upstreams = upstreams
+        self._spelling = spelling  # at the endpoints of the file
+        self._classes = expansion.classes
+        self._derived = expansion.derived
         self.upstream = upstream_of(root, upstreams)  # of the file
-        self._defaults = {**DEFAULTS, **(root.at("defaults").data or {})}
-        self._parameter: str | None = root.at("session", "parameter").data
-        self._timeout(root.at("defaults", "timeout"))
+        Directions.check(root.at("defaults", "variants"))
+        self._types = compile_types(root.at("types"))
         methods = root.at("methods")
         entries = {name: methods.at(name) for name in methods.data}
         parameters = {name: None for entry in entries.values() for name in parameter_names(entry)}
-        self._session = self._read_session(root.at("session"), parameters) if root.has("session") else None
+        self._errors = ErrorTables()
+        self._sessions = SessionCompiler(root, library, parameters, _keys(root.at("defaults")), self._errors)
+        for name in self._classes:
+            check_errors(root.at("classes", name, "errors"), parameters)
         if root.document.complete:  # a template of the file may name a parameter that only some methods have
             check_errors(root.at("errors"), parameters)
-        if root.has("session"):
-            check_errors(root.at("session", "errors"), [str(self._parameter)])
-        self._comparison = ComparisonSettings(root, parameters)
-        self._rollouts = Rollouts(root, {name: self._may_shadow(entry) for name, entry in entries.items()})
+        check_client_errors(root)
+        of_file = _Defaults(root.at("defaults"), ComparisonSettings(root, root.at("defaults"), parameters))
+        self._defaults = {"": of_file, **{name: self._defaults_of(name, of_file, parameters) for name in self._classes}}
+        for defaults in self._defaults.values():
+            self._timeout(defaults.scope.at("timeout"), of_file)
+        self._digests = _Digests(root, self._sessions.callee)
+        self._settings: dict[object, Route] = {}  # what derived methods share, by that on which it depends
+        self._by_names: dict[object, tuple[Migration, Route | None]] = {}  # of these, by the names of all parameters
+        self._names: dict[int, frozenset[str]] = {}  # by the identity of defaults: see _read_names
+        self._used: dict[tuple[str, str, str], tuple[Contract, set[str]]] = {}  # class, path, interface -> members
+        self._rollouts = Rollouts(
+            root,
+            {name: self._may_shadow(entry) for name, entry in entries.items()},
+            {name: self._defaults_for(name).scope for name in self._derived},
+        )
+
+    def _defaults_of(self, name: str, of_file: _Defaults, parameters: Collection[str]) -> _Defaults:
+        """The defaults of a class: its own, then those of the file."""
+        own = self._root.at("classes", name, "defaults")
+        if not own.data:
+            return of_file
+        scope = Scope(own.document, own.problems, own.path, {**(of_file.scope.data or {}), **own.data})
+        compared = {"compare", "redact"} & own.data.keys()
+        comparison = ComparisonSettings(self._root, scope, parameters) if compared else of_file.comparison
+        return _Defaults(scope, comparison)
+
+    def _defaults_for(self, method: str) -> _Defaults:
+        derived = self._derived.get(method)
+        return self._defaults["" if derived is None else derived.legacy_class.name]
 
     @property
-    def contract(self) -> Contract | None:
-        """The contract of the session check."""
-        return _contract(self._root.at("session"), self._session.callee) if self._session else None
+    def session_check(self) -> Route | None:
+        """The session check of a call that the file does not map."""
+        return self._sessions.check_of_unmapped
+
+    def contracts(self) -> Iterator[Contract]:
+        """The contracts of the session check and of the classes, after all methods are compiled."""
+        if self._sessions.callee is not None:
+            yield _contract(self._root.at("session"), self._sessions.callee)
+        for contract, members in self._used.values():
+            yield replace(contract, members=tuple(sorted(members)))
 
     def compile(self, name: str) -> Compiled | None:
         """The method of this name; None, with the problems reported, when it has one."""
-        entry = self._root.at("methods", name)
+        entry, derived = self._root.at("methods", name), self._derived.get(name)
         before = len(entry.problems)
-        callee = find(entry, self._root.at("dbus"), self._library)
-        timeout = self._timeout(entry.at("timeout"))
-        check_errors(entry.at("errors"), parameter_names(entry))
+        if derived is not None and derived.site is not None:
+            callee = find_callee(entry, derived.site, self._root.at("dbus"), self._library)
+        else:
+            callee = find(entry, self._root.at("dbus"), self._library)
+        timeout = self._timeout(entry.at("timeout"), self._defaults_for(name))
+        check_errors(entry.at("errors"), () if derived is not None and derived.plain else parameter_names(entry))
         if callee is None or timeout is None:
             return None
-        route = self._route(name, entry, callee, timeout)
+        deferred = None if derived is None else self._deferred(name, entry, callee, timeout, derived)
+        route = deferred or self._route(name, entry, callee, timeout)
         if len(entry.problems) > before:
             return None
-        fingerprint = self._fingerprint(entry, callee)
-        return Compiled(replace(route, fingerprint=fingerprint), _contract(entry, callee), fingerprint)
+        contract, further = self._contracts_of(entry, callee, derived)
+        return Compiled(route, contract, further)
+
+    def _contracts_of(
+        self, entry: Scope, callee: Callee, derived: Derived | None
+    ) -> tuple[Contract | None, tuple[Contract, ...]]:
+        """The contract of a method, and those of further interfaces. A class has one for each object and interface."""
+        if callee.events:
+            return None, ()
+        of_class = None if derived is None or derived.site is None else derived.legacy_class.name
+        key = of_class or "", callee.target.object_path, callee.interface.name
+        if of_class is not None and key in self._used and not callee.further:
+            self._used[key][1].update(callee.members)
+            return None, ()
+        escape = self._defaults_for(str(entry.path[-1])).with_keys_of(entry)["escape"]
+        place = entry if of_class is None else self._root.at("classes", of_class)
+        own = _contract(place, callee, path_template(entry, callee.target.object_path, escape))
+        further = tuple(
+            replace(own, interface=interface, members=readable(interface), optional=True)
+            for interface in callee.further
+        )
+        if of_class is None:
+            return own, further
+        self._used.setdefault(key, (own, set()))[1].update(callee.members)
+        return None, further
+
+    def _deferred(self, name: str, entry: Scope, callee: Callee, timeout: float, derived: Derived) -> Route | None:
+        """A route whose converters are compiled when it is first called; None where they could have a problem.
+
+        It shares its settings with the methods that have the same defaults, effect, group and leading parameters.
+        """
+        names = tuple(parameter_names(entry))
+        if not derived.plain or not _is_simple(entry, callee, names):
+            return None
+        effect = entry.data.get("effect") or next(effect for kind, effect in EFFECTS.items() if kind in entry.data)
+        defaults, group = self._defaults_for(name), self._rollouts.of(entry).group
+        read = self._read_names(defaults)
+        last = max((index for index, each in enumerate(names) if each in read), default=-1)
+        key = (id(defaults), effect, group, entry.data.get("async"), *names[: last + 1])
+        if key not in self._settings:
+            before = len(entry.problems)
+            made = self._route(name, entry, callee, timeout)
+            if len(entry.problems) == before:
+                self._settings[key] = made
+            return made
+        shared = self._settings[key]
+        later = _Deferred(partial(self._route, name, entry, callee, timeout), entry)
+        if (key, names) not in self._by_names:
+            redact = replace(shared.migration.redact, parameters=names)
+            check = shared.session_check
+            self._by_names[key, names] = (
+                replace(shared.migration, redact=redact),
+                None if check is None else replace(check, encode_arguments=later.check),
+            )
+        migration, check = self._by_names[key, names]
+        return replace(
+            shared,
+            method=name,
+            target=callee.target,
+            parameters=_described(names, callee),
+            result=_result_type(callee),
+            encode_arguments=later.encode_arguments,
+            decode_result=later.decode_result,
+            map_error=self._errors.mapper(self._error_tables(entry, derived), ArgumentPlan(callee.target, names), name),
+            migration=migration,
+            documentation=callee.documentation,
+            source=entry.source,
+            has_task_form=derived.has_task_form,
+            session_check=check,
+            connection=self._sessions.connection(name, ArgumentPlan(callee.target, names)),
+            fingerprint=self._digests.of(entry, callee, derived),
+        )
+
+    def _read_names(self, defaults: _Defaults) -> frozenset[str]:
+        """The names of parameters that shared settings may read: the session, and keys of canaries."""
+        if id(defaults) not in self._names:
+            groups = self._root.at("groups")
+            of_groups = (groups.at(name, "key") for name in groups.data or ())
+            keys = [defaults.scope.at("key"), defaults.scope.at("mode", "key"), *of_groups]
+            found = {str(self._sessions.parameter), *(str(key.data) for key in keys if key.data is not None)}
+            self._names[id(defaults)] = frozenset(found)
+        return self._names[id(defaults)]
 
     def _route(self, name: str, entry: Scope, callee: Callee, timeout: float) -> Route:
-        keys = self._with_defaults(entry)
+        defaults, derived = self._defaults_for(name), self._derived.get(name)
+        keys = defaults.with_keys_of(entry)
         rollout = self._rollouts.of(entry)
-        encoding = Encoding(keys["coerce"], keys["variants"])
-        plan, parameters = compile_parameters(entry, callee, encoding, self._parameter)
-        result = compile_result(entry, callee, keys["variants"])
+        variants = Directions.of(keys["variants"])
+        self._check_variants(entry, callee)
+        encoding = Encoding(
+            keys["coerce"], variants.sent, keys["escape"], variants.types, self._types, surplus="surplus" in keys
+        )
+        plan, parameters = compile_parameters(entry, callee, encoding, self._sessions.parameter, self._classes)
+        result = compile_result(entry, callee, variants.received, keys["escape"], self._classes)
+        of_class = NOT_DERIVED if derived is None else returned(derived, plan, result)
         effect = Effect(keys["effect"])
         upstream = upstream_of(entry, self._upstreams) or self.upstream
-        defaults = self._root.at("defaults")
         group = self._root.at("groups", rollout.group) if rollout.group else None
-        migration = compile_migration(entry, defaults, upstream, _usable(plan), effect, self._parameter, group)
+        migration = compile_migration(entry, defaults.scope, upstream, plan, effect, self._sessions.parameter, group)
         return Route(
             service=self._root.data["service"],
             method=name,
             target=callee.target,
+            further=tuple(interface.name for interface in callee.further) if callee.record else (),
             parameters=parameters,
-            result=result.type,
-            encode_arguments=compile_arguments(_usable(plan)),
-            decode_result=result.shape,
-            map_error=compile_errors([entry.at("errors"), self._root.at("errors")], plan),
-            timeout=timeout,
+            result=of_class.type or result.type,
+            encode_arguments=compile_arguments(plan),
+            decode_result=of_class.shape
+            or (result.shape if "task" not in entry.data else path_of_task(entry.data["task"], callee)),
+            map_error=self._errors.mapper(self._error_tables(entry, derived), plan, name),
+            timeout=timeout if not callee.events or entry.has("timeout") else EVENTS_TIMEOUT,
             effect=effect,
             migration=replace(
                 migration,
                 group=rollout.group,
-                compare=self._comparison.rules(entry),
-                sampling=self._comparison.sampling(entry),
-                redact=self._comparison.redactions(entry, parameter_names(entry)),
+                client_errors=client_errors(entry, group, self._root),
+                compare=defaults.comparison.rules(entry),
+                sampling=defaults.comparison.sampling(entry),
+                redact=defaults.comparison.redactions(entry, parameter_names(entry)),
             ),
             rollout=rollout.plan,
             documentation=keys.get("documentation", callee.documentation),
-            source=_source(entry),
+            source=entry.source,
             aliases=tuple(keys.get("aliases", ())),
             domains=compile_domains(entry.at("allowed_domains"), None),
-            session_check=self._session_check(plan),
-            session=key_reader(_usable(plan), str(self._parameter)) if self._parameter in plan.names else None,
-            login=self._session_user(entry.at("session_user"), plan),
+            session_check=self._sessions.check_of(plan),
+            session=self._sessions.reader(plan),
+            login=self._sessions.named(entry.at("session_user"), plan),
+            closes=self._sessions.named(entry.at("session_closes"), plan),
+            session_limits=self._sessions.limits(entry, plan),
+            follows=compile_task_object(entry, callee, self._root, self._library),
+            root_login=self._root_login(name, entry, timeout),
+            connection=self._sessions.connection(name, plan),
+            spelling=self._spelling,
+            has_task_form=derived is None or derived.has_task_form,
+            select=of_class.select,
+            events=callee.events,
+            waits=bool(callee.events) or entry.at("waits").data is True,
+            fingerprint=self._digests.of(entry, callee, derived),
         )
 
-    def _session_user(self, parameter: Scope, plan: ArgumentPlan) -> Callable[[Call], str | None] | None:
-        """For a login: reads the user of the session from a call."""
-        if parameter.data is None:
-            return None
-        if parameter.data not in plan.names:
-            parameter.fail(unknown("parameter", parameter.data, plan.names), level="schema")
-            return None
-        return key_reader(_usable(plan), parameter.data)
+    def _check_variants(self, entry: Scope, callee: Callee) -> None:
+        """`variants` of a method gives the types of known keys only where an argument contains a variant."""
+        types = Directions.check(entry.at("variants"))
+        if types and not any(argument.type.has_variant for argument in callee.ins):
+            entry.at("variants").fail(f"no argument of {callee.title} contains a variant", key=True)
 
-    def _with_defaults(self, entry: Scope) -> dict[str, Any]:
-        """The keys of an entry, with those of `defaults` and of the format where it has none."""
-        by_kind = next(({"effect": effect} for kind, effect in EFFECTS.items() if entry.has(kind)), {})
-        return {**self._defaults, **by_kind, **entry.data}
+    def _error_tables(self, entry: Scope, derived: Derived | None) -> list[Scope]:
+        """The error tables of a method; the first has precedence."""
+        stanza = [self._root.at("classes", derived.legacy_class.name, "errors")] if derived is not None else []
+        return [entry.at("errors"), *stanza, self._root.at("errors")]
+
+    def _root_login(self, name: str, entry: Scope, timeout: float) -> Route | None:
+        """For a login: the route that root's login takes on a trusted listener."""
+        own = entry.at("root_login")
+        if own.data is None:
+            return None
+        kept = {key: value for key, value in entry.data.items() if key not in ("root_login", "args")}
+        merged = Scope(entry.document, entry.problems, entry.path, {**kept, **own.data})
+        callee = find(merged, self._root.at("dbus"), self._library)
+        return None if callee is None else self._route(name, merged, callee, timeout)
 
     def _may_shadow(self, entry: Scope) -> bool:
-        keys = self._with_defaults(entry)
+        keys = self._defaults_for(str(entry.path[-1])).with_keys_of(entry)
         return may_shadow(Effect(keys["effect"]), allowed=keys.get("shadow") is True)
 
-    def _timeout(self, scope: Scope) -> float | None:
-        text = scope.data if scope.data is not None else self._defaults["timeout"]
+    def _timeout(self, scope: Scope, defaults: _Defaults) -> float | None:
+        text = scope.data if scope.data is not None else defaults.keys["timeout"]
         if seconds(text) > 0:
             return seconds(text)
-        scope.fail(f"expected a time longer than 0s, got {text}", level="schema")
+        if scope.data is not None:  # else it is reported at `defaults`
+            scope.fail(f"expected a time longer than 0s, got {text}", level="schema")
         return None
 
-    def _fingerprint(self, entry: Scope, callee: Callee) -> str:
-        """A digest of everything that the route depends on."""
-        root: Mapping[str, Any] = self._root.data
-        common = {
-            key: value
-            for key, value in root.items()
-            if key not in ("methods", "expose", "summary", "publish", "on_change")
-        }
-        text = repr((common, entry.data, callee, self._session and self._session.callee))
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _read_session(self, scope: Scope, parameters: Collection[str]) -> SessionRoutes | None:
-        callee = find(scope, self._root.at("dbus"), self._library)
-        if callee is None:
-            return None
-        member = scope.at("member")
-        if placeholders(callee.target.object_path):
-            text = f"expected an object path without parameters, got '{callee.target.object_path}'"
-            scope.at("object_path").fail(text, level="schema")
-            return None
-        if len(callee.ins) != 1:
-            member.fail(f"expected a method with one argument, the session; {callee.title} has {len(callee.ins)}")
-            return None
-        if self._parameter not in parameters and self._root.document.complete:
-            text = f"no method has the session parameter '{self._parameter}': add it to `params`, or remove `session`"
-            scope.at("parameter").fail(text)
-        return SessionRoutes(scope.data["parameter"], callee, scope.at("errors"))
-
-    def _session_check(self, plan: ArgumentPlan) -> Route | None:
-        """The session check of a method: it is called with the same call, and checks the number of parameters too."""
-        if self._session is None or self._session.parameter not in plan.names:
-            return None
-        callee = self._session.callee
-        encode = Encoding(self._defaults["coerce"], self._defaults["variants"])(callee.ins[0].type)
-        slot = plan.names.index(self._session.parameter)
-        check = replace(plan, target=callee.target, structs=(), arguments=(Slot(slot, encode),))
-        return Route(
-            service=self._root.data["service"],
-            method="session check",
-            target=callee.target,
-            parameters=(),
-            result=None,
-            encode_arguments=compile_arguments(check),
-            decode_result=void,
-            map_error=compile_errors([self._session.errors, self._root.at("errors")], check),
-            timeout=seconds(self._defaults["timeout"]),
-            effect=Effect.READ,
-            documentation=callee.documentation,
-            source=_source(self._root.at("session")),
-        )
-
-
-def _usable(plan: ArgumentPlan) -> ArgumentPlan:
-    """A plan that can be compiled: one with an unknown parameter in its path, which is reported already, cannot."""
-    known = all(name in plan.names for name in placeholders(plan.target.object_path))
-    return plan if known else replace(plan, target=replace(plan.target, object_path="/"))
-
-
-def _contract(scope: Scope, callee: Callee) -> Contract:
+def _contract(scope: Scope, callee: Callee, reach: PathTemplate | None = None) -> Contract:
     where = scope.document.problem(scope.path, "", key=True)
     target = callee.target
     return Contract(
@@ -245,8 +451,5 @@ def _contract(scope: Scope, callee: Callee) -> Contract:
         where.column,
         where.place,
         below=callee.objects,
+        reach=reach,
     )
-
-
-def _source(scope: Scope) -> str:
-    return f"{scope.document.file}:{scope.document.line(scope.path)}"

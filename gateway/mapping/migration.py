@@ -1,5 +1,5 @@
 """The migration keys of a method (`mode`, `key`, `always`, ...) -> its Migration; also its comparison and redaction
-rules.
+rules, and the codes of client errors.
 
 Whatever the mapping asks for, a call that may not be executed twice is never given a mode that executes it on both
 sides.
@@ -16,6 +16,7 @@ from gateway.core.comparison.json_path import Pattern
 from gateway.core.comparison.redaction import RedactionRules
 from gateway.core.comparison.rules import Rule, RuleError, Rules, compile_rule
 from gateway.core.comparison.sampling import Sampling, parse_rate
+from gateway.core.dbus import results
 from gateway.core.dbus.arguments import ArgumentPlan, parameter
 from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting, Side, share
 from gateway.core.routing.route import Effect
@@ -23,7 +24,7 @@ from gateway.core.rpc.model import Call, Value, caller
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import format_place, unknown
 
-DEFAULTS: Mapping[str, Any] = {"mode": "dbus", "on_unavailable": "fault", "async": "reject"}
+DEFAULTS: Mapping[str, Any] = {"mode": "dbus", "on_unavailable": "fault"}
 
 SESSION = "session"
 NEEDS_UPSTREAM = "needs a legacy service: add `legacy: {upstream: NAME}`"
@@ -98,8 +99,20 @@ class _Method:
             never=self._keys("never", key),
             may_shadow=self._may_shadow,
             fallback=self._value("on_unavailable") == "legacy",
-            tasks=self._value("async") if self._upstream is not None else "reject",
+            tasks=self._tasks(),
         )
+
+    def _tasks(self) -> Any:
+        """`async`: without one, a method that only reads, sets a property or waits for events, has no form that
+        returns a task.
+
+        A login never has one: every client can read the result of a task.
+        """
+        reads = self._effect is Effect.READ or self._entry.has("set_property") or self._entry.has("events")
+        asked = self._value("async") or ("reject" if reads else "task")
+        if asked == "task" and self._entry.has("session_user"):
+            return "reject"
+        return "task" if asked == "legacy" and self._upstream is None else asked
 
     def _place(self, key: str) -> Scope:
         """The place of a key: in the entry, or in `defaults`."""
@@ -185,6 +198,44 @@ _WRITE = "would execute each call twice, and the effect is write"
 _IDEMPOTENT = "would execute each call twice, and the effect is idempotent: add `shadow: true` to allow it"
 
 
+def client_errors(entry: Scope, group: Scope | None, root: Scope) -> frozenset[str]:
+    """The codes that the list nearest to a method names: its own, else its group's, else the file's."""
+    places = (entry, *([] if group is None else [group]), root)
+    listed = next((place.at("client_errors").data for place in places if place.has("client_errors")), ())
+    return frozenset(map(str, listed))
+
+
+def check_client_errors(root: Scope) -> None:
+    """Report codes that the D-Bus side never gives: they would excuse the legacy side only.
+
+    D-Bus gives the codes of `errors`; an error that no table has keeps its D-Bus name, which contains a dot. Nothing is
+    reported where a code is a template: it may become any code.
+    """
+    methods = {name: root.at("methods", name) for name in root.at("methods").data}
+    classes = [root.at("classes", name) for name in root.at("classes").data or ()]
+    common = [code for scope in (root, root.at("session"), *classes) for code in _codes(scope.at("errors"))]
+    groups = [root.at("groups", name) for name in root.at("groups").data or ()]
+    lists = [
+        (entry, [*common, *_codes(entry.at("errors"))]) for entry in methods.values() if entry.has("client_errors")
+    ]
+    whole = [each for each in (root, *groups) if each.has("client_errors") and root.document.complete]
+    if whole:
+        every = [*common, *(code for entry in methods.values() for code in _codes(entry.at("errors")))]
+        lists += [(each, every) for each in whole]
+    for scope, codes in lists:
+        if any(results.template_names(code) for code in codes):
+            continue
+        for index, code in enumerate(scope.at("client_errors").data or ()):
+            if str(code) not in codes and "." not in str(code):
+                known = dict.fromkeys(codes)
+                scope.at("client_errors", index).fail(unknown("code of `errors`", str(code), known), level="schema")
+
+
+def _codes(errors: Scope) -> Iterator[str]:
+    for data in (errors.data or {}).values():
+        yield from (str(entry["code"]) for entry in (data if isinstance(data, list) else [data]))
+
+
 def key_reader(plan: ArgumentPlan, name: str) -> Callable[[Call], str | None]:
     """A function that reads the value of a parameter from a call, as the text of a key."""
     find = parameter(plan, name, translated=True)
@@ -212,10 +263,10 @@ CALLERS: Mapping[str, Callable[[Call], str | None]] = {
 class ComparisonSettings:
     """The `compare` rules and `redact` paths of a file: a method's first, then those of `defaults`, then the file's."""
 
-    def __init__(self, root: Scope, parameters: Collection[str]) -> None:
-        """`parameters`: the names of all parameters of the file's methods."""
+    def __init__(self, root: Scope, defaults: Scope, parameters: Collection[str]) -> None:
+        """`defaults`: of the file, or of a class. `parameters`: the names of all parameters of the file's methods."""
         self._session: str | None = root.at("session", "parameter").data
-        common = (root.at("defaults"), root)
+        common = (defaults, root)
         self._samplings = [scope.at("compare") for scope in common]
         self._rules = [rule for scope in common for rule in _rules(scope.at("compare"))]
         redactions = [found for scope in common for found in _redactions(scope.at("redact"))]

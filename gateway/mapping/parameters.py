@@ -8,10 +8,12 @@ message shows the D-Bus type.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
+from gateway.core.dbus import names
 from gateway.core.dbus.arguments import (
     ArgumentPlan,
     Constant,
@@ -20,45 +22,33 @@ from gateway.core.dbus.arguments import (
     Slot,
     Take,
     Unpacked,
-    path_encoder,
-    placeholders,
     struct_encoder,
 )
 from gateway.core.dbus.formats import MOMENTS, moment_encoder, of_class
-from gateway.core.dbus.marshal import Encode, Variant, to_dbus
-from gateway.core.dbus.scalars import KEYS_IN
-from gateway.core.dbus.signature import Type, parse_one
-from gateway.core.dbus.target import Coerce, Parameter, Variants
+from gateway.core.dbus.introspection_xml import Argument
+from gateway.core.dbus.legacy_types import LegacyType, LegacyTypes, parse_type, read_definition
+from gateway.core.dbus.marshal import Encode, Variant
+from gateway.core.dbus.object_paths import Escape, PathTemplate, below_text, object_below, placeholders, whole_path
+from gateway.core.dbus.scalars import KEYS_IN, MarshalError
+from gateway.core.dbus.signature import Type
+from gateway.core.dbus.target import Parameter
 from gateway.core.rpc.model import Value
-from gateway.mapping.introspection_xml import Argument
+from gateway.mapping.classes.fields import Classes, known_class
+from gateway.mapping.encoding import STRUCT, TEXT, Encoding, struct_in, with_items
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import one_of, unknown
 from gateway.mapping.targets import Callee
 
-# The type of a legacy value in documentation, as the D-Bus type nearest to it.
-TEXT = parse_one("s")
-STRUCT = parse_one("a{sv}")
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How legacy values are encoded."""
-
-    coerce: Coerce
-    variants: Variants
-
-    def __call__(self, kind: Type, around: int = 0) -> Encode:
-        """The encoder of a type. `around`: the number of D-Bus containers that enclose the value."""
-        return to_dbus(kind, coerce=self.coerce, variants=self.variants, around=around)
+NO_CLASSES: Classes = MappingProxyType({})
 
 
 def compile_parameters(
-    entry: Scope, callee: Callee, encoding: Encoding, session: str | None
+    entry: Scope, callee: Callee, encoding: Encoding, session: str | None, classes: Classes = NO_CLASSES
 ) -> tuple[ArgumentPlan, tuple[Parameter, ...]]:
     """The plan of a method entry, and its parameters for help texts. With problems reported, neither may be used."""
     params = entry.at("params")
     specs = [_Spec(params.at(index)) for index in range(len(params.data or ()))]
-    work = _Arguments(entry, callee, encoding, specs, session)
+    work = _Arguments(entry, callee, encoding, specs, session, classes)
     before = len(entry.problems)
     work.check_names()
     for index, spec in enumerate(specs):
@@ -67,7 +57,32 @@ def compile_parameters(
         work.add_argument(name, entry.at("args", name))
     if len(entry.problems) == before:  # an argument with a problem would be reported as missing too
         work.check_complete()
-    return work.plan(), tuple(work.describe(index, spec) for index, spec in enumerate(specs))
+    return usable(work.plan()), tuple(work.describe(index, spec) for index, spec in enumerate(specs))
+
+
+def usable(plan: ArgumentPlan) -> ArgumentPlan:
+    """A plan that can be compiled: one with an unknown parameter in its path, which is reported already, cannot."""
+    known = all(name in plan.names for name in placeholders(plan.target.object_path))
+    return plan if known else replace(plan, target=replace(plan.target, object_path="/"))
+
+
+def path_template(entry: Scope, object_path: str, escape: Escape) -> PathTemplate:
+    """The object path of a method entry, with the rules of its parameters."""
+    params = entry.at("params")
+    specs = [_Spec(params.at(index)) for index in range(len(params.data or ()))]
+    escapes = {spec.name: spec.data.get("escape", escape) for spec in specs}
+    return PathTemplate(object_path, escapes, {spec.name: spec.subtrees for spec in specs if spec.subtrees})
+
+
+def compile_types(section: Scope) -> LegacyTypes:
+    """The section `types` of a file; a type with a problem, which is reported, is left out."""
+    definitions = {
+        name: section.at(name).attempt(read_definition, section.at(name).data) for name in section.data or ()
+    }
+    types = LegacyTypes({name: found for name, found in definitions.items() if found is not None})
+    for name in types.definitions:
+        section.at(name).attempt(types.check, LegacyType(name))
+    return types
 
 
 def parameter_names(entry: Scope) -> list[str]:
@@ -85,7 +100,13 @@ class _Spec:
         self.name = str(self.data.get("name", "")) if self.data else str(scope.data)
         if "extra" in self.data:
             self.data = {"default": {}, **self.data}
+        kind = str(self.data.get("type", ""))
+        self.is_optional = kind.startswith("option(")
+        if self.is_optional:
+            self.data = {"default": None, **self.data}
         self.has_default = "default" in self.data
+        below = self.data.get("object", ())
+        self.subtrees: tuple[str, ...] = (below,) if isinstance(below, str) else tuple(below)
         form = self.data.get("format")
         self.legacy_class = str(form["class"]) if isinstance(form, Mapping) else ""
         if self.legacy_class:
@@ -106,6 +127,7 @@ class _Arguments:
     encoding: Encoding
     specs: list[_Spec]
     session: str | None
+    classes: Classes
     supplied: dict[str, Take] = field(default_factory=dict)  # by the name of the D-Bus argument
     types: dict[int, Argument] = field(default_factory=dict)  # by the slot of the parameter
     structs: list[Unpacked] = field(default_factory=list)
@@ -139,15 +161,31 @@ class _Arguments:
             optional = optional or spec.has_default
             if "extra" in spec.data and index < len(self.specs) - 1:
                 spec.scope.at("extra").fail("'extra' is only possible for the last parameter", key=True)
-        for name in placeholders(self.callee.target.object_path):
+        self._check_path()
+
+    def _check_path(self) -> None:
+        template = self.callee.target.object_path
+        where = self.entry.at("object_path" if self.entry.has("object_path") else "params")
+        whole = [spec.name for spec in self.specs if spec.subtrees]
+        for name in placeholders(template):
             if name not in self.names:
-                where = "object_path" if self.entry.has("object_path") else "params"
-                text = unknown("parameter", name, self.names)
-                self.entry.at(where).fail(f"{text}; the object path needs it")
+                where.fail(f"{unknown('parameter', name, self.names)}; the object path needs it")
+            elif (name in whole) != template.startswith("{" + name + "}"):
+                must = "must be the beginning of" if name in whole else "needs `object: SUBTREE` to be the beginning of"
+                where.fail(f"parameter '{name}' {must} the object path '{template}'")
+        for spec in self.specs:
+            for index, subtree in enumerate(spec.subtrees):
+                listed = isinstance(spec.data["object"], list)
+                place = spec.scope.at("object", index) if listed else spec.scope.at("object")
+                place.attempt(names.object_path, subtree, level="schema")
+            if "escape" in spec.data and (spec.subtrees or spec.name not in placeholders(template)):
+                self._fail(spec, "escape", "'escape' is only possible for a parameter that is an element of the path")
 
     def add_parameter(self, index: int, spec: _Spec) -> None:
         """Compile the use of a parameter."""
         kinds = [key for key in ("drop", "fields", "to") if key in spec.data]
+        if "type" in spec.data and {"drop", "fields"} & spec.data.keys():
+            self._fail(spec, "type", "'type' cannot be combined with 'drop' or 'fields'")
         if spec.legacy_class and {"drop", "fields"} & spec.data.keys():
             self._fail(spec, "format", "'class' cannot be combined with 'drop' or 'fields'")
         if len(kinds) > 1:
@@ -180,17 +218,23 @@ class _Arguments:
             spec.name_scope.fail(f"parameter '{spec.name}' is unused: map it with `to:` or add `drop: true`; {has}")
         if spec.has_default and spec.name in placeholders(self.callee.target.object_path):
             scope = spec.scope.at("default")
-            scope.attempt(path_encoder(f"/{{{spec.name}}}", [spec.name]), [scope.data])
+            only = "{" + spec.name + "}"
+            path = replace(self._path(), text=only if spec.subtrees else f"/{only}")
+            scope.attempt(path.encoder([spec.name]), [scope.data])
 
     def _check_unused(self, spec: _Spec, key: str) -> None:
         """A parameter that is dropped or unpacked cannot be used as a whole."""
         users = {"the object path": placeholders(self.callee.target.object_path), "'gather'": self._gathered()}
-        for user, names in users.items():
-            if spec.name in names:
+        for user, used in users.items():
+            if spec.name in used:
                 spec.scope.at(key).fail(f"'{key}' is not possible: {user} needs parameter '{spec.name}'", key=True)
 
+    def _path(self) -> PathTemplate:
+        return path_template(self.entry, self.callee.target.object_path, self.encoding.escape)
+
     def _reject_forms(self, spec: _Spec, use: str) -> None:
-        for key in ("struct", "format"):
+        """Report a form that has no meaning for this use; an object path is possible in the object path only."""
+        for key in ("struct", "record", "format", "type", *(() if use == "the object path" else ("object",))):
             if key in spec.data:
                 self._fail(spec, key, f"'{key}' cannot be combined with {use}")
 
@@ -219,37 +263,79 @@ class _Arguments:
 
     def _converter(self, spec: _Spec, argument: Argument) -> Encode | None:
         kind = argument.type
-        if "struct" in spec.data and "format" in spec.data:
-            self._fail(spec, "format", "'format' cannot be combined with 'struct'")
+        forms = [form for form in ("type", "struct", "record", "object", "format") if form in spec.data]
+        if len(forms) > 1:
+            self._fail(spec, forms[1], f"'{forms[1]}' cannot be combined with '{forms[0]}'")
             return None
+        if "type" in spec.data:
+            return self._typed(spec, argument)
+        if spec.subtrees:
+            return self._object(spec, argument)
         if "struct" in spec.data:
             return self._struct(spec, argument)
+        if "record" in spec.data:
+            return self._record(spec, argument)
         if "format" not in spec.data:
-            return self._for_property(self.encoding(kind, self._around))
+            return self._for_property(self.encoding(kind, self._around, argument.name))
         if kind.code not in MOMENTS:
             text = f"'format: datetime' needs a D-Bus argument of type {', '.join(MOMENTS)}; {argument.name} is {kind}"
             spec.scope.at("format").fail(text)
             return None
         return self._for_property(moment_encoder(kind, self.encoding(kind)))
 
+    def _object(self, spec: _Spec, argument: Argument) -> Encode | None:
+        """An object path, or each one of an array, that must be below a subtree."""
+        check = object_below(spec.subtrees)
+        convert = self._for_property(self.encoding(argument.type, self._around))
+        if argument.type.code in "os":
+            return lambda value: convert(check(value))
+        if str(argument.type) in ("ao", "as"):
+            return lambda value: convert(_each(check, value))
+        text = f"'object' needs a D-Bus argument of type o, s, ao or as; {argument.name} is {argument.type}"
+        spec.scope.at("object").fail(text)
+        return None
+
+    def _typed(self, spec: _Spec, argument: Argument) -> Encode | None:
+        types, scope = self.encoding.types, spec.scope.at("type")
+
+        def compiled(text: str) -> Encode:
+            kind = parse_type(text)
+            types.check(kind)
+            if spec.is_optional:
+                return types.optional(kind, argument.type, self.encoding.coerce)
+            return types.encoder(kind, argument.type, self.encoding.coerce, self._around)
+
+        convert = scope.attempt(compiled, scope.data)
+        return None if convert is None else self._for_property(convert)
+
     def _struct(self, spec: _Spec, argument: Argument) -> Encode | None:
-        names = spec.data["struct"]
+        members = spec.data["struct"]
         inner = struct_in(argument.type)
         scope = spec.scope.at("struct")
         if inner is None:
             scope.fail(
                 f"'struct' needs a struct, or an array or dictionary of structs; {argument.name} is {argument.type}"
             )
-        elif len(inner.children) != len(names):
+        elif len(inner.children) != len(members):
             scope.fail(
-                f"expected {len(inner.children)} field names for {argument.name} ({argument.type}), got {len(names)}"
+                f"expected {len(inner.children)} field names for {argument.name} ({argument.type}), got {len(members)}"
             )
         else:
             ignore = "unknown_members" in spec.data
             return self._for_property(
-                struct_encoder(argument.type, names, self.encoding, ignore=ignore, around=self._around)
+                struct_encoder(argument.type, members, self.encoding, ignore=ignore, around=self._around)
             )
         return None
+
+    def _record(self, spec: _Spec, argument: Argument) -> Encode | None:
+        scope = spec.scope.at("record")
+        legacy_class = known_class(scope, self.classes)
+        if legacy_class is None:
+            return None
+        if str(argument.type) != "a{sv}":
+            scope.fail(f"'record' needs a D-Bus argument of type a{{sv}}; {argument.name} is {argument.type}")
+            return None
+        return self._for_property(legacy_class.encoder(self.encoding.coerce, self.encoding.variants, self._around))
 
     @property
     def _around(self) -> int:
@@ -298,7 +384,7 @@ class _Arguments:
             self._gather(argument, scope.at("gather"))
         else:
             constant = scope.at("const") if scope.has("const") else scope
-            convert = self._for_property(self.encoding(argument.type, self._around))
+            convert = self._for_property(self.encoding(argument.type, self._around, named))
             self.supplied[named] = Constant(constant.attempt(convert, constant.data))
 
     def _gather(self, argument: Argument, scope: Scope) -> None:
@@ -319,7 +405,7 @@ class _Arguments:
         entries = []
         for name in scope.data:
             made = scope.at(name).attempt(KEYS_IN[key.code], name)
-            take = self._gathered_slot(scope.at(name), item, around=2)
+            take = self._gathered_slot(scope.at(name), item, around=2, key=name)
             if take is not None:
                 entries.append((made, take))
         self.supplied[argument.name] = GatheredDict(tuple(entries))
@@ -332,13 +418,13 @@ class _Arguments:
         takes = [self._gathered_slot(scope.at(index), kind, around=1) for index, kind in enumerate(kinds)]
         self.supplied[argument.name] = GatheredStruct(tuple(take for take in takes if take is not None))
 
-    def _gathered_slot(self, scope: Scope, kind: Type, *, around: int) -> Slot | None:
+    def _gathered_slot(self, scope: Scope, kind: Type, *, around: int, key: str = "") -> Slot | None:
         if scope.data not in self.names:
             scope.fail(unknown("parameter", scope.data, self.names))
             return None
         slot = self.names.index(scope.data)
         self.types.setdefault(slot, Argument(scope.data, kind))
-        convert = self.encoding(kind, around)
+        convert = self.encoding(kind, around, key or str(scope.data))
         spec = self.specs[slot]
         if spec.has_default:
             spec.scope.at("default").attempt(convert, spec.data["default"])
@@ -354,17 +440,23 @@ class _Arguments:
                 self.entry.fail(f"{what} is not supplied by any parameter", key=True)
 
     def plan(self) -> ArgumentPlan:
+        path = self._path()
         return ArgumentPlan(
             target=self.callee.target,
+            escapes=path.escapes,
+            objects=path.objects,
             names=tuple(self.names),
             defaults=tuple(spec.data["default"] for spec in self.specs if spec.has_default),
             session=self.session in self.names,
             rest=next((spec.name for spec in self.specs if "extra" in spec.data), ""),
             structs=tuple(self.structs),
             translated={
-                index: of_class(spec.legacy_class) for index, spec in enumerate(self.specs) if spec.legacy_class
+                index: of_class(spec.legacy_class) if spec.legacy_class else whole_path(spec.subtrees)
+                for index, spec in enumerate(self.specs)
+                if spec.legacy_class or len(spec.subtrees) == 1
             },
             dropped=tuple(index for index, spec in enumerate(self.specs) if _is_single(spec)),
+            surplus=self.encoding.surplus,
             arguments=(*self._fixed(), *(self.supplied[a.name] for a in self.callee.ins if a.name in self.supplied)),
         )
 
@@ -379,7 +471,20 @@ class _Arguments:
         """The parameter for help texts."""
         argument = self.types.get(index)
         text = str(spec.data.get("documentation", "")) or (argument.documentation if argument else "")
+        text = text or (below_text(spec.subtrees) if spec.subtrees else "")
         return Parameter(spec.name, _legacy_type(spec, argument), required=not spec.has_default, documentation=text)
+
+
+def _each(check: Callable[[Value], str], value: Value) -> Value:
+    if not isinstance(value, list):
+        raise MarshalError("an array of object paths", value)
+    done: list[Value] = []
+    for item in value:
+        try:
+            done.append(check(item))
+        except MarshalError as error:
+            raise error.at(len(done)) from None
+    return done
 
 
 def _is_single(spec: _Spec) -> bool:
@@ -406,23 +511,6 @@ def _legacy_type(spec: _Spec, argument: Argument | None) -> Type | None:
         return None
     if argument is None or "format" in spec.data:
         return TEXT
-    return with_items(argument.type, STRUCT) if "struct" in spec.data else argument.type
-
-
-def struct_in(kind: Type) -> Type | None:
-    """The struct in a type: the type itself, or the innermost item of its arrays and dictionaries; else None."""
-    if kind.code == "(":
-        return kind
-    if kind.code != "a":
-        return None
-    return struct_in(kind.children[0].children[1] if kind.is_dict else kind.children[0])
-
-
-def with_items(kind: Type, item: Type) -> Type:
-    """The type with its innermost item replaced: the same arrays and dictionaries around another item."""
-    if kind.code != "a":
-        return item
-    if not kind.is_dict:
-        return Type("a", (with_items(kind.children[0], item),))
-    key, value = kind.children[0].children
-    return Type("a", (Type("{", (key, with_items(value, item))),))
+    if spec.is_optional:
+        return argument.type.children[0] if argument.type.code == "a" else argument.type
+    return with_items(argument.type, STRUCT) if {"struct", "record"} & spec.data.keys() else argument.type

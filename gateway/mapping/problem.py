@@ -1,17 +1,17 @@
-"""A problem of a mapping file: message, place and level of checking; and the wording that messages share."""
+"""A problem of a mapping file or of the config: message, place and level of checking; and the wording of messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from gateway.core.dbus.names import printable
 
-__all__ = ["Level", "Path", "Problem", "did_you_mean", "format_place", "one_of", "printable", "unknown"]
+__all__ = ["Level", "Path", "Positioned", "Problem", "did_you_mean", "format_place", "one_of", "printable", "unknown"]
 
-Level: TypeAlias = Literal["schema", "idl", "live"]
+Level: TypeAlias = Literal["config", "schema", "idl", "live"]
 Path: TypeAlias = "tuple[str | int, ...]"  # keys and indexes that lead to a node of a document
 
 
@@ -33,6 +33,13 @@ class Problem:
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}"
         return f"{where}: {self.place}: {self.message}" if self.place else f"{where}: {self.message}"
+
+
+class Positioned(Protocol):
+    """A document that knows the position of each of its nodes."""
+
+    def problem(self, path: Path, message: str, *, key: bool = False) -> Problem:
+        """A problem with the value at `path`, or its key."""
 
 
 def format_place(path: Path) -> str:

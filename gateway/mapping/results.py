@@ -6,28 +6,31 @@ picks from these by name; `struct`, `fields` and `format` change the form of wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.core.dbus import names, results
+from gateway.core.dbus import names, patterns, results
 from gateway.core.dbus.arguments import ArgumentPlan, parameter
 from gateway.core.dbus.formats import SHOWN, Show, identity_of_class
+from gateway.core.dbus.introspection_xml import Argument
 from gateway.core.dbus.marshal import Decode, from_dbus
+from gateway.core.dbus.object_paths import Escape, placeholders
 from gateway.core.dbus.results import DecodeResult, ErrorEntry, Item, Part
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Variants
 from gateway.core.rpc.model import Call, Fault, Value
-from gateway.mapping.introspection_xml import Argument
+from gateway.mapping.classes.fields import Classes, known_class
+from gateway.mapping.encoding import STRUCT, TEXT, struct_in, with_items
 from gateway.mapping.load import Scope
-from gateway.mapping.parameters import STRUCT, TEXT, struct_in, with_items
+from gateway.mapping.parameters import NO_CLASSES
 from gateway.mapping.problem import one_of, unknown
 from gateway.mapping.targets import Callee
 
-FORMS = ("struct", "fields", "format")
+FORMS = ("struct", "fields", "format", "record")
 
 ARRAY = parse_one("av")  # the D-Bus type nearest to `result: [...]`
-TEMPLATE_WORDS = ("name", "message")  # names in a template of `errors` besides parameters and numbers
+TEMPLATE_WORDS = ("name", "message", "class", "self")  # names in a template of `errors` besides parameters and numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,11 @@ class _Source:
     at: int = 0  # index among the output arguments
 
 
-def compile_result(entry: Scope, callee: Callee, variants: Variants) -> CompiledResult:
-    """The result of a method entry. With problems reported it must not be used."""
-    work = _Results(callee, variants)
+def compile_result(
+    entry: Scope, callee: Callee, variants: Variants, escape: Escape = "systemd", classes: Classes = NO_CLASSES
+) -> CompiledResult:
+    """The result of a method entry. With problems reported it must not be used. `escape`: of path elements as keys."""
+    work = _Results(callee, variants, escape, classes)
     result = entry.at("result")
     if result.data == "void":
         return CompiledResult(results.void, None)
@@ -62,6 +67,8 @@ def compile_result(entry: Scope, callee: Callee, variants: Variants) -> Compiled
 class _Results:
     callee: Callee
     variants: Variants
+    escape: Escape
+    classes: Classes
 
     # Output arguments
 
@@ -127,7 +134,7 @@ class _Results:
         if len(forms) > 1:
             pick.at(forms[1]).fail(f"'{forms[1]}' cannot be combined with '{forms[0]}'", level="schema", key=True)
             return None, kind
-        builders = {"struct": self._named, "fields": self._fields, "format": self._formatted}
+        builders = {"struct": self._named, "fields": self._fields, "format": self._formatted, "record": self._recorded}
         return builders[forms[0]](pick.at(forms[0]), name, kind) if forms else (None, kind)
 
     def _named(self, struct: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
@@ -166,27 +173,45 @@ class _Results:
             form.fail(f"'format: {what}' needs a value of type {', '.join(codes)}; {name} is {kind}")
         return show, TEXT if kind is None else with_items(kind, TEXT)
 
+    def _recorded(self, record: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
+        legacy_class = known_class(record, self.classes)
+        if legacy_class is None:
+            return None, kind
+        if kind is None or not results.holds_dict(kind):
+            record.fail(f"'record' needs a dictionary with text keys (or several of them); {name} is {kind or 'v'}")
+            return None, kind
+        return legacy_class.shown(kind), kind
+
     # Records
 
     def records(self, result: Scope) -> CompiledResult:
         record, kind = self._record(result)
+        own = self.callee.interface.name
+        further = self.callee.further
+        interfaces = (own, *(interface.name for interface in further))
         if not self.callee.objects:
-            return CompiledResult(results.one(Item(0, record)), kind)
+            shape = results.several(interfaces, self.callee.shared, record) if further else results.one(Item(0, record))
+            return CompiledResult(shape, kind)
         refuse = self.callee.duplicates == "error"
-        decode = results.records(self.callee.interface.name, self._key(), record, refuse=refuse)
+        merge = results.merged(interfaces, self.callee.shared) if further else None
+        decode = results.records(own, self._key(), record, refuse=refuse, merge=merge)
         return CompiledResult(results.one(Item(0, decode)), parse_one("a{sa{sv}}"))
 
     def _key(self) -> results.RecordKey:
         key = self.callee.key
         if isinstance(key, str):
-            return {"element": results.element_key, "path": results.path_key}[key]
+            element = results.element_key if self.escape == "systemd" else results.plain_element_key
+            return {"element": element, "path": results.path_key}[key]
         show = identity_of_class(self.callee.key_class) if self.callee.key_class else None
         return results.property_key(key.name, results.then(results.property_decoder(key.type, self.variants), show))
 
     def _record(self, result: Scope) -> tuple[Decode, Type]:
+        if isinstance(result.data, Mapping) and set(result.data) == {"record"}:
+            legacy_class = known_class(result.at("record"), self.classes)
+            return (_nothing, STRUCT) if legacy_class is None else (legacy_class.record(self.variants), STRUCT)
         known = {
             name: _Source(found.type, results.property_decoder(found.type, self.variants))
-            for name, found in self.callee.interface.properties.items()
+            for name, found in self.callee.properties.items()
             if found.access != "write"
         }
         if result.data is None:
@@ -194,7 +219,7 @@ class _Results:
             return results.Record(all_of_them, from_dbus(parse_one("v"), variants=self.variants)), STRUCT
         members = result.at("fields") if isinstance(result.data, Mapping) and "fields" in result.data else result
         if not isinstance(result.data, Mapping) or (_is_form(result.data) and set(result.data) != {"fields"}):
-            result.fail("expected {legacy name: property} or {fields: ...} for a record")
+            result.fail("expected {legacy name: property}, {fields: ...} or {record: CLASS} for a record")
             return _nothing, STRUCT
         picks = {name: self._pick(members.at(name), known, only=name)[0] for name in members.data}
         return results.Record({name: (item.name, item.convert) for name, item in picks.items()}), STRUCT
@@ -230,43 +255,160 @@ def _scalar(kind: Type) -> Type:
 
 
 def check_errors(table: Scope, parameters: Collection[str]) -> None:
-    """Report invalid error names, and templates that contain an unknown parameter."""
+    """Report invalid error names and patterns, and templates that contain an unknown parameter."""
     for name in table.data or ():
-        entry = table.at(name)
+        entries = table.at(name)
         if name != "*":
-            entry.attempt(names.error_name, name, level="schema")
-        for index, text in enumerate(entry.data.get("args", ())):
-            _check_template(entry.at("args", index), text, parameters)
-        _check_template(entry.at("message"), entry.data.get("message"), parameters)
+            entries.attempt(names.error_name, name, level="schema")
+        for entry in _entries(entries):
+            _check_entry(entry, parameters)
+
+
+def _entries(table_entry: Scope) -> list[Scope]:
+    """The entries for one D-Bus error: one, or a list of them."""
+    listed = isinstance(table_entry.data, list)
+    return [table_entry.at(index) for index in range(len(table_entry.data))] if listed else [table_entry]
+
+
+def _check_entry(entry: Scope, parameters: Collection[str]) -> None:
+    match = entry.at("match")
+    pattern = match.attempt(patterns.pattern, match.data, level="schema") if match.data is not None else None
+    known = [*parameters, *(pattern.groups if pattern is not None else ())]
+    if match.data is not None and pattern is None:
+        return  # its groups are unknown
+    _check_template(entry.at("code"), entry.data["code"], known)
+    for index, text in enumerate(entry.data.get("args", ())):
+        place = entry.at("args", index)
+        _check_template(place.at("from") if isinstance(text, Mapping) else place, _template_of(text), known)
+    _check_template(entry.at("message"), entry.data.get("message"), known)
+
+
+def _template_of(data: object) -> object:
+    return data["from"] if isinstance(data, Mapping) else data
 
 
 def _check_template(scope: Scope, text: object, parameters: Collection[str]) -> None:
+    for index, item in enumerate(text if isinstance(text, list) else ()):
+        _check_template(scope.at(index), item, parameters)
     for name in results.template_names(text) if isinstance(text, str) else ():
-        if not name.isdecimal() and name not in TEMPLATE_WORDS and name not in parameters:
-            scope.fail(unknown("parameter", name, parameters))
+        parameter_name = name.removeprefix(results.PARAMETER)
+        if not name.isdecimal() and name not in TEMPLATE_WORDS and parameter_name not in parameters:
+            scope.fail(unknown("parameter", parameter_name, parameters))
 
 
-def compile_errors(tables: list[Scope], plan: ArgumentPlan) -> Callable[[Fault, Call], Fault]:
-    """Maps D-Bus errors by several tables; the first has precedence, and `*` of any table comes after all names."""
-    parameters = {name: parameter(plan, name) for name in plan.names}
-    entries: dict[str, ErrorEntry] = {}
-    for table in reversed(tables):
-        entries.update({name: _entry(data, parameters) for name, data in (table.data or {}).items()})
-    return results.error_mapper(entries)
+def _texts(data: object) -> Iterator[str]:
+    """All templates in a part of an entry."""
+    text = _template_of(data)
+    if isinstance(text, str):
+        yield text
+    for item in text if isinstance(text, list) else ():
+        yield from _texts(item)
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """Several error tables as one. `used`: the names in its templates."""
+
+    used: frozenset[str]
+    constant: Mapping[str, Sequence[ErrorEntry]]  # entries that read no call are the same for every method
+    reading: Mapping[str, Sequence[Mapping[str, Value]]]  # those that do are compiled for each set of parameters
+
+
+def _merged(tables: Sequence[Scope], used: frozenset[str]) -> _Merged:
+    """Merge tables; the first has precedence."""
+    every = {name: data for table in reversed(tables) for name, data in (table.data or {}).items()}
+    listed = {name: data if isinstance(data, list) else [data] for name, data in every.items()}
+    of_error = ("name", "message")
+    reading = {
+        name: found
+        for name, found in listed.items()
+        if any(not each.isdecimal() and each not in of_error for each in _templates(found))
+    }
+    constant = {name: [_entry(each, {}) for each in found] for name, found in listed.items() if name not in reading}
+    return _Merged(used, constant, reading)
+
+
+class ErrorTables:
+    """Compiles the error tables of a file. Methods whose templates read the same parameters share a mapper."""
+
+    def __init__(self) -> None:
+        self._mappers: dict[object, Callable[[Fault, Call], Fault]] = {}
+        self._names: dict[int, frozenset[str]] = {}  # by the identity of a table: the names in its templates
+        self._tables: dict[tuple[int, ...], _Merged] = {}  # by the identities of several tables
+
+    def mapper(self, tables: Sequence[Scope], plan: ArgumentPlan, method: str) -> Callable[[Fault, Call], Fault]:
+        """Maps D-Bus errors by several tables; the first has precedence, and `*` of any table comes after all names.
+
+        `{class}` is the class in the method's name, `{self}` the parameter in the object path.
+        """
+        identities = tuple(id(table.data) for table in tables)
+        if identities not in self._tables:
+            self._tables[identities] = _merged(tables, frozenset[str]().union(*map(self._named, tables)))
+        merged = self._tables[identities]
+        used = merged.used
+        sources = {name: name for name in used if name in plan.names}
+        objects = placeholders(plan.target.object_path)
+        if "self" in used and len(objects) == 1 and objects[0] in plan.names:
+            sources.setdefault("self", objects[0])
+        legacy_class = method.rpartition(".")[0] if "class" in used else ""
+        key = (
+            identities,
+            legacy_class,
+            tuple((name, plan.names[: plan.names.index(source) + 1]) for name, source in sorted(sources.items())),
+            (repr(plan.defaults), len(plan.names)) if plan.defaults else "",
+        )
+        if key not in self._mappers:
+            readers = {name: parameter(plan, source) for name, source in sources.items()}
+            readers.setdefault("class", lambda _call: legacy_class)
+            own = {name: [_entry(each, readers) for each in found] for name, found in merged.reading.items()}
+            self._mappers[key] = results.error_mapper(own, merged.constant)
+        return self._mappers[key]
+
+    def _named(self, table: Scope) -> frozenset[str]:
+        if id(table.data) not in self._names:
+            self._names[id(table.data)] = frozenset(
+                name.removeprefix(results.PARAMETER)
+                for data in (table.data or {}).values()
+                for name in _templates(data)
+            )
+        return self._names[id(table.data)]
+
+
+def _templates(data: Any) -> list[str]:
+    """The names in the templates of an entry, or of several, as they are written."""
+    entries = data if isinstance(data, list) else [data]
+    parts = [entry.get(key) for entry in entries for key in ("code", "args", "message")]
+    return [name for part in parts for text in _texts(part) for name in results.template_names(text)]
 
 
 def _entry(data: Mapping[str, Value], parameters: Mapping[str, Callable[[Call], Value]]) -> ErrorEntry:
-    args = data.get("args", [])
+    args, match, code = data.get("args", []), data.get("match"), data["code"]
     assert isinstance(args, list)
     message = data.get("message")
+    try:
+        found = patterns.pattern(str(match)) if match is not None else None
+    except ValueError:  # reported by `check_errors`
+        found = None
+    groups = {name: results.group_of(found, name) for name in found.groups} if found is not None else {}
+    is_template = isinstance(code, str) and bool(results.template_names(code))
     return ErrorEntry(
-        str(data["code"]),
-        tuple(_part(argument, parameters) for argument in args),
-        None if message is None else _part(message, parameters),
+        _part(code, parameters, groups) if is_template else str(code),
+        tuple(_part(argument, parameters, groups) for argument in args),
+        None if message is None else _part(message, parameters, groups),
+        found,
     )
 
 
-def _part(data: Value, parameters: Mapping[str, Callable[[Call], Value]]) -> Part:
-    if isinstance(data, str):
-        return results.template(data, parameters)
-    return results.constant(data)
+def _part(data: Value, parameters: Mapping[str, Callable[[Call], Value]], groups: Mapping[str, Part]) -> Part:
+    if isinstance(data, list):
+        parts = [_part(item, parameters, groups) for item in data]
+        return lambda fault, call: [part(fault, call) for part in parts]
+    if isinstance(data, dict):
+        part = results.template(str(data["from"]), parameters, groups)
+        values = data.get("values")
+        return (
+            results.with_values(part, values)
+            if isinstance(values, dict)
+            else results.with_case(part, str(data["case"]))
+        )
+    return results.template(data, parameters, groups) if isinstance(data, str) else results.constant(data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
 from gateway.core.migration.limits import LIMITS, RolloutLimits
@@ -29,6 +30,9 @@ _STEP_KEYS: Mapping[str, frozenset[str]] = {
 }
 
 
+NO_DEFAULTS: Mapping[str, Scope] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class MethodRollout:
     """The group of a method ("" for none) and its plan."""
@@ -38,11 +42,18 @@ class MethodRollout:
 
 
 class Rollouts:
-    """The plans and groups of one file. `may_shadow`: for each method whether its calls may be executed twice."""
+    """The plans and groups of one file.
 
-    def __init__(self, root: Scope, may_shadow: Mapping[str, bool]) -> None:
+    `may_shadow`: for each method whether its calls may be executed twice. `defaults`: of methods that have other ones
+    than the file.
+    """
+
+    def __init__(
+        self, root: Scope, may_shadow: Mapping[str, bool], defaults: Mapping[str, Scope] = NO_DEFAULTS
+    ) -> None:
         self._root = root
         self._may_shadow = may_shadow
+        self._defaults = defaults
         named = root.at("rollouts")
         self._named = {name: read_plan(named.at(name), name) for name in named.data or ()}
         self._members = self._read_groups(root.at("groups"))
@@ -111,7 +122,7 @@ class Rollouts:
                 )
                 own.fail(text, level="schema")
             return plan
-        common = self._root.at("defaults", "rollout")
+        common = self._defaults.get(name, self._root.at("defaults")).at("rollout")
         if own.data is not None or common.data is None:
             return DEFAULT_FOR_WRITES if writes else DEFAULT
         plan = self._resolve(common, "defaults")

@@ -1,4 +1,4 @@
-"""Checks a document against mapping.schema.json and words the errors of jsonschema as problems.
+"""Checks a document against mapping.schema.json and words the errors of jsonschema as problems, also for the config.
 
 The schema covers the structure of a mapping file only; names that the IDL or the config define are checked by the
 compiler.
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from jsonschema import Draft202012Validator
 
 from gateway.mapping.load import MappingDocument
-from gateway.mapping.problem import Problem, did_you_mean
+from gateway.mapping.problem import Positioned, Problem, did_you_mean
 
 # jsonschema's ValidationError; its type says that fields may be unset, which those of a validator's errors never are.
 _Error: TypeAlias = Any
@@ -50,7 +50,7 @@ def check(document: MappingDocument) -> tuple[list[Problem], MappingDocument | N
     found: dict[Problem, None] = {}
     bad: set[object] = set()
     for error in _validator().iter_errors(document.data):
-        found.update(dict.fromkeys(_explain(document, error)))
+        found.update(dict.fromkeys(explain(document, error)))
         inside, *method = [*error.absolute_path, None][:2]
         bad.add(method[0] if inside == "methods" and method else None)
     if bad and None not in bad:
@@ -58,9 +58,12 @@ def check(document: MappingDocument) -> tuple[list[Problem], MappingDocument | N
     return list(found), None if bad else document
 
 
-def _explain(document: MappingDocument, error: _Error) -> Iterator[Problem]:
+def explain(document: Positioned, error: _Error) -> Iterator[Problem]:
+    """The problems of one error of a validator. Of a value the `title` of its schema says what is expected."""
     path = tuple(error.absolute_path)
-    if error.validator == "additionalProperties":
+    if "propertyNames" in error.absolute_schema_path:
+        yield document.problem((*path, error.instance), _word(error), key=True)
+    elif error.validator == "additionalProperties":
         known = error.schema["properties"]
         for key in error.instance:
             if key not in known:
@@ -87,6 +90,8 @@ def _word(error: _Error) -> str:
 
 
 def _type(error: _Error) -> str:
+    if "title" in error.schema and error.validator_value != "object":
+        return _described(error)
     types = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
     return f"expected {' or '.join(_TYPES[name] for name in types)}, got {_shown(error.instance)}"
 
@@ -104,7 +109,8 @@ def _one_of(error: _Error) -> str:
 
 
 def _described(error: _Error) -> str:
-    return f"got {_shown(error.instance)}, expected: {error.schema['description']}"
+    expected = error.schema["title"] if "title" in error.schema else error.schema["description"]
+    return f"got {_shown(error.instance)}, expected: {expected}"
 
 
 _MESSAGES: Mapping[str, Callable[[_Error], str]] = {

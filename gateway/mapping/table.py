@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from gateway.core.dbus.introspection_xml import Interface
+from gateway.core.dbus.object_paths import PathTemplate
+from gateway.core.dbus.target import PropertyTarget
+from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.publication import Publication, WatchTrigger
-from gateway.core.routing.route import Route
+from gateway.core.routing.route import LocalTarget, Route, RouteTarget
 from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
 from gateway.core.xenstore.exposure import Exposure
-from gateway.mapping.introspection_xml import Interface
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,6 +53,8 @@ class EndpointTable:
     exposure: Exposure | None = None  # the xenstore options
     passthrough_to: str | None = None  # the upstream that receives unmapped methods
     spelling: MethodSpelling = AS_WRITTEN  # the alternative spellings of a method name in the dialect
+    session_check: Route | None = None  # of calls that are not mapped: it looks at their first parameter
+    removed: frozenset[str] = frozenset()  # names that the API had once; `Class.*`: all of a class
     _others: Mapping[str, str] = field(
         init=False, repr=False, compare=False
     )  # alternative spelling -> name in `routes`
@@ -71,6 +76,17 @@ class EndpointTable:
         route = self.routes.get(name) or self.routes.get(self._others.get(name, name))
         return Found(route, prefix if route is not None else "")
 
+    def is_removed(self, method: str) -> bool:
+        """Whether the mapping says that the API no longer has this method, in any spelling of its name."""
+        name, _ = self.spelling.read(method)
+        joined = self.spelling.joined
+        return any(
+            name in (each, *self.spelling.others(each))
+            if not each.endswith(".*")
+            else name.startswith(each[:-1]) or (joined != "" and name.startswith(each[:-2] + joined))
+            for each in self.removed
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Contract:
@@ -85,6 +101,8 @@ class Contract:
     column: int
     place: str
     below: bool = False  # the interface is on the objects below this object manager
+    optional: bool = False  # the object may lack the interface
+    reach: PathTemplate | None = None  # the object path with the rules of its parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +117,8 @@ class Table:
     digests: Mapping[str, str] = field(default_factory=dict)  # mapping file, as in `Route.source` -> SHA-256
     mappings: Mapping[Path, bytes] = field(default_factory=dict)  # content of the mapping files
     idl: Mapping[Path, bytes] = field(default_factory=dict)  # content of the IDL files
+    classes: tuple[ObjectClass, ...] = ()  # whose objects have events
+    notes: tuple[str, ...] = ()  # deprecated members in use; what of the legacy classes has no D-Bus side
 
     def routes(self) -> tuple[Route, ...]:
         """Each route that a client or a watch trigger can reach, once, in the order of the files."""
@@ -109,30 +129,50 @@ class Table:
 
 def describe_routes(table: Table) -> list[Mapping[str, object]]:
     """One entry for each method at each endpoint and watch trigger, with the keys of `xcp-gateway routes --json`."""
-    called = [
+    called: list[Mapping[str, object]] = [
         {
-            **_described_route(name, str(endpoint.key), f"{endpoint.codec}/{endpoint.dialect}", route),
-            "spellings": endpoint.spelling.forms(name),
+            **_described_route(name, route),
+            "listener": endpoint.key.listener,
+            "path": endpoint.key.path,
+            "codec": endpoint.codec,
+            "dialect": endpoint.dialect,
+            "spellings": endpoint.spelling.forms(name, tasks=route.has_task_form),
         }
         for endpoint in table.endpoints.values()
         for name, route in endpoint.routes.items()
     ]
-    triggered = [_described_route(each.route.method, each.place, "on_change", each.route) for each in table.triggers]
+    triggered = [
+        {**_described_route(each.route.method, each.route), "listener": each.listener, "path": str(each.node)}
+        for each in table.triggers
+    ]
     return called + triggered
 
 
-def _described_route(name: str, endpoint: str, protocol: str, route: Route) -> Mapping[str, object]:
+def _described_route(name: str, route: Route) -> dict[str, object]:
+    """The fields of a watch trigger, which has no protocol: `on_change` instead. A local answer has no target."""
+    file, _, line = route.source.rpartition(":")
     return {
+        "service": route.service,
         "method": name,
-        "endpoint": endpoint,
-        "protocol": protocol,
-        "target": str(route.target),
+        "codec": "on_change",
+        "dialect": "",
+        **_described_target(route.target),
         "effect": route.effect.value,
         "mode": route.migration.setting.mode.value,
         "timeout": route.timeout,
-        "source": route.source,
+        "file": file,
+        "line": int(line) if line.isdigit() else None,
         "spellings": (),
     }
+
+
+def _described_target(target: RouteTarget) -> dict[str, str]:
+    if isinstance(target, LocalTarget):
+        return dict.fromkeys(("bus_name", "object_path", "interface", "member", "access"), "")
+    place = {"bus_name": target.bus_name, "object_path": target.object_path}
+    if isinstance(target, PropertyTarget):
+        return {**place, "interface": target.owner, "member": target.name, "access": target.member.lower()}
+    return {**place, "interface": target.interface, "member": target.member, "access": "call"}
 
 
 def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:

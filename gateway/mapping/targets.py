@@ -2,31 +2,117 @@
 
 `bus_name`, `object_path`, `interface` and `idl` come from the entry or from `dbus`. Exactly one of `member`,
 `property`, `set_property`, `all_properties` and `managed_objects` selects the D-Bus method: the member itself, Get, Set
-and GetAll of org.freedesktop.DBus.Properties, or GetManagedObjects of org.freedesktop.DBus.ObjectManager.
+and GetAll of org.freedesktop.DBus.Properties, or GetManagedObjects of org.freedesktop.DBus.ObjectManager. With `events`
+the gateway answers in place of the service, from what it knows of the objects of the file's classes.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
-from gateway.core.dbus import names
-from gateway.core.dbus.arguments import placeholders
+from gateway.core.dbus import introspection_xml, names
+from gateway.core.dbus.introspection_xml import Argument, IdlMethod, IdlProperty, IdlSignal, Interface, OddMember
+from gateway.core.dbus.object_paths import placeholders
 from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import PropertyTarget, Target
-from gateway.mapping import introspection_xml, load
-from gateway.mapping.introspection_xml import Argument, IdlProperty, Interface
+from gateway.mapping import load
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import Problem, unknown
 
-T = TypeVar("T")
+T = TypeVar("T", IdlMethod, IdlProperty, IdlSignal)
 
 NOTHING: Mapping[Path, bytes] = MappingProxyType({})
 PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+NOWHERE = "{}"  # the object path of an entry that has none, until a parameter is found to be it
+
+
+# The interfaces of the D-Bus specification ("Standard Interfaces") need no IDL file.
+STANDARD = introspection_xml.parse("""<node>
+  <interface name="org.freedesktop.DBus.Peer">
+    <method name="Ping"/>
+    <method name="GetMachineId"><arg name="machine_uuid" type="s" direction="out"/></method>
+  </interface>
+  <interface name="org.freedesktop.DBus.Introspectable">
+    <method name="Introspect"><arg name="xml_data" type="s" direction="out"/></method>
+  </interface>
+  <interface name="org.freedesktop.DBus.Properties">
+    <method name="Get">
+      <arg name="interface_name" type="s" direction="in"/><arg name="property_name" type="s" direction="in"/>
+      <arg name="value" type="v" direction="out"/>
+    </method>
+    <method name="Set">
+      <arg name="interface_name" type="s" direction="in"/><arg name="property_name" type="s" direction="in"/>
+      <arg name="value" type="v" direction="in"/>
+    </method>
+    <method name="GetAll">
+      <arg name="interface_name" type="s" direction="in"/><arg name="props" type="a{sv}" direction="out"/>
+    </method>
+    <signal name="PropertiesChanged">
+      <arg name="interface_name" type="s"/><arg name="changed_properties" type="a{sv}"/>
+      <arg name="invalidated_properties" type="as"/>
+    </signal>
+  </interface>
+  <interface name="org.freedesktop.DBus.ObjectManager">
+    <method name="GetManagedObjects">
+      <arg name="objpath_interfaces_and_properties" type="a{oa{sa{sv}}}" direction="out"/>
+    </method>
+    <signal name="InterfacesAdded">
+      <arg name="object_path" type="o"/><arg name="interfaces_and_properties" type="a{sa{sv}}"/>
+    </signal>
+    <signal name="InterfacesRemoved"><arg name="object_path" type="o"/><arg name="interfaces" type="as"/></signal>
+  </interface>
+</node>""").interfaces
+
+
+# What `events` of a method entry calls: the gateway's own side of the event methods of XenAPI.
+EVENTS = introspection_xml.parse("""<node>
+  <interface name="org.xen.xcp.gateway.Events1">
+    <method name="From">
+      <annotation name="org.gtk.GDBus.DocString"
+        value="Wait until something wanted has changed since a token; return the changes and the token of now."/>
+      <arg name="classes" type="as" direction="in"/><arg name="token" type="s" direction="in"/>
+      <arg name="timeout" type="d" direction="in"/><arg name="batch" type="a{sv}" direction="out"/>
+    </method>
+    <method name="Inject">
+      <annotation name="org.gtk.GDBus.DocString"
+        value="Have an object count as changed; return the token of just before."/>
+      <arg name="class" type="s" direction="in"/><arg name="ref" type="s" direction="in"/>
+      <arg name="token" type="s" direction="out"/>
+    </method>
+    <method name="GetCurrentId">
+      <annotation name="org.gtk.GDBus.DocString" value="The number of the last change."/>
+      <arg name="id" type="x" direction="out"/>
+    </method>
+    <method name="Register">
+      <annotation name="org.gtk.GDBus.DocString" value="Subscribe the session to further classes."/>
+      <arg name="classes" type="as" direction="in"/>
+    </method>
+    <method name="Unregister">
+      <annotation name="org.gtk.GDBus.DocString" value="End the subscription of the session to these classes."/>
+      <arg name="classes" type="as" direction="in"/>
+    </method>
+    <method name="Next">
+      <annotation name="org.gtk.GDBus.DocString"
+        value="Wait until something has changed that the session is subscribed to; return the changes."/>
+      <arg name="events" type="aa{sv}" direction="out"/>
+    </method>
+  </interface>
+</node>""").interfaces["org.xen.xcp.gateway.Events1"]
+# The words of `events`, and the methods.
+EVENT_METHODS: Mapping[str, str] = {
+    "from": "From",
+    "inject": "Inject",
+    "get_current_id": "GetCurrentId",
+    "register": "Register",
+    "unregister": "Unregister",
+    "next": "Next",
+}
 
 
 class IdlLibrary:
@@ -80,6 +166,23 @@ class Callee:
     duplicates: Literal["error", "path"] = "path"  # how to handle records without a unique key
     members: tuple[str, ...] = ()  # that the running service must have
     documentation: str = ""
+    further: tuple[Interface, ...] = ()  # of the same object, whose properties are part of a record
+    events: str = ""  # the method of EVENTS that the gateway answers
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """The properties that several of the interfaces of a record have."""
+        times = Counter(name for interface in (self.interface, *self.further) for name in interface.properties)
+        return frozenset(name for name, count in times.items() if count > 1)
+
+    @property
+    def properties(self) -> Mapping[str, IdlProperty]:
+        """The properties of a record. One that several interfaces have is named with its interface."""
+        return {
+            f"{interface.name}.{name}" if name in self.shared else name: known
+            for interface in (self.interface, *self.further)
+            for name, known in interface.properties.items()
+        }
 
     @property
     def title(self) -> str:
@@ -95,25 +198,84 @@ class TargetObject:
     bus_name: str
     object_path: str
     interface: Interface
+    idl: str = ""  # the file, as the mapping names it
 
 
 def find(entry: Scope, common: Scope, library: IdlLibrary) -> Callee | None:
-    """The callee of a method or session entry; `common` is `dbus`. None, with the problems reported, on failure."""
+    """The callee of a method or session entry; `common` is `dbus`. None, with the problems reported, on failure.
+
+    Where the entry has no object path of its own, a parameter that is an object path and no argument is that path.
+    """
     site = find_site(entry, common, library)
-    if site is None:
-        return None
-    for kind, build in _KINDS.items():
+    return None if site is None else find_callee(entry, site, common, library)
+
+
+def find_callee(entry: Scope, site: TargetObject, common: Scope, library: IdlLibrary) -> Callee | None:
+    """The callee of an entry whose object and interface are known; None, with the problems reported, on failure."""
+    for kind, build in KINDS.items():
         if entry.has(kind):
             callee = build(entry.at(kind), site)
-            return callee if callee is None or _is_supported(entry.at(kind), callee) else None
+            callee = callee and _with_further(entry, common, callee, library)
+            if callee is None or not _is_supported(entry.at(kind), callee):
+                return None
+            return _at_object(entry, callee)
     return None
+
+
+def _with_further(entry: Scope, common: Scope, callee: Callee, library: IdlLibrary) -> Callee | None:
+    """`with_interfaces`: the record has the properties of further interfaces of the object."""
+    listed = entry.at("with_interfaces")
+    if listed.data is None:
+        return callee
+    if not callee.record and not callee.objects:
+        listed.fail("'with_interfaces' requires all_properties or managed_objects", level="schema", key=True)
+        return None
+    found = [_further(listed.at(index), entry, common, library) for index in range(len(listed.data))]
+    names_of = [callee.interface.name, *(interface.name for interface in found if interface is not None)]
+    for index, name in enumerate(names_of[1:]):
+        if name in names_of[: index + 1]:
+            listed.at(index).fail(f"duplicate interface '{name}'")
+    return replace(callee, further=tuple(interface for interface in found if interface is not None))
+
+
+def _further(item: Scope, entry: Scope, common: Scope, library: IdlLibrary) -> Interface | None:
+    data = item.data if isinstance(item.data, Mapping) else {"interface": item.data}
+    own = replace(item, data={**entry.data, "object_path": "/", **data})
+    site = find_site(own, common, library)
+    return None if site is None else site.interface
+
+
+def _at_object(entry: Scope, callee: Callee) -> Callee | None:
+    arguments = {argument.name for argument in callee.ins}
+    free = [name for name in _object_parameters(entry) if name not in arguments]
+    path = callee.target.object_path
+    if not entry.has("object_path") and len(free) == 1 and free[0] not in placeholders(path):
+        return replace(callee, target=replace(callee.target, object_path="{" + free[0] + "}"))
+    if path == NOWHERE:
+        _missing(entry, "object_path")
+        return None
+    return callee
+
+
+def _object_parameters(entry: Scope) -> list[str]:
+    """The parameters that are object paths and name no argument."""
+    params = [item for item in entry.at("params").data or () if isinstance(item, Mapping)]
+    return [str(item["name"]) for item in params if "object" in item and not {"to", "drop", "fields"} & item.keys()]
+
+
+def _missing(entry: Scope, key: str) -> None:
+    entry.fail(f"'{key}' is missing: add it here or to `dbus`", level="schema", key=True)
 
 
 def find_site(entry: Scope, common: Scope, library: IdlLibrary) -> TargetObject | None:
     """The object and interface of an entry; None, with the problems reported, when it has one."""
     bus_name = _name(entry, common, "bus_name", names.bus_name)
+    if entry.has("events"):
+        return TargetObject(bus_name, "/", EVENTS) if bus_name else None
     object_path = _name(entry, common, "object_path", _template)
     interface = _name(entry, common, "interface", names.interface)
+    if interface is not None and interface in STANDARD and not entry.has("idl"):
+        return TargetObject(bus_name, object_path, STANDARD[interface]) if bus_name and object_path else None
     file = _name(entry, common, "idl", str)
     if not (bus_name and object_path and interface and file):
         return None
@@ -121,23 +283,33 @@ def find_site(entry: Scope, common: Scope, library: IdlLibrary) -> TargetObject 
     node = library.read(entry.document.path.parent / file, scope.at("idl"))
     if node is None:
         return None
-    if interface not in node.interfaces:
-        scope = entry if entry.has("interface") else common
-        scope.at("interface").fail(unknown("interface", interface, node.interfaces, owner=file))
+    found = {**node.inner, **node.interfaces}
+    scope = entry if entry.has("interface") else common
+    if interface not in found:
+        scope.at("interface").fail(unknown("interface", interface, found, owner=file))
         return None
-    return TargetObject(bus_name, object_path, node.interfaces[interface])
+    if interface in node.odd:
+        scope.at("interface").fail(_odd(f"interface '{interface}'", node.odd[interface], file))
+        return None
+    return TargetObject(bus_name, object_path, found[interface], file)
+
+
+def _odd(what: str, odd: OddMember, file: str) -> str:
+    return f"{what} cannot be used: {odd.message} ({file}:{odd.line}:{odd.column})"
 
 
 def _name(entry: Scope, common: Scope, key: str, check: Callable[[str], str]) -> str | None:
     scope = entry if entry.has(key) else common
     if not scope.has(key):
-        entry.fail(f"'{key}' is missing: add it here or to `dbus`", level="schema", key=True)
+        if key == "object_path" and _object_parameters(entry):
+            return NOWHERE
+        _missing(entry, key)
         return None
     return scope.at(key).attempt(check, scope.at(key).data, level="schema")
 
 
 def _template(text: str) -> str:
-    filled = text
+    filled = "/" + text if text.startswith("{") else text  # a parameter that is an object path
     for name in placeholders(text):
         filled = filled.replace("{" + name + "}", "_")
     try:
@@ -149,17 +321,17 @@ def _template(text: str) -> str:
 
 def _is_supported(scope: Scope, callee: Callee) -> bool:
     """Legacy protocols cannot transport file descriptors."""
-    everything = [*callee.ins, *callee.outs]
+    descriptors = [argument for argument in (*callee.ins, *callee.outs) if argument.type.has_file_descriptor]
     if callee.record or callee.objects:
-        everything = [Argument(name, known.type) for name, known in callee.interface.properties.items()]
-    descriptors = [argument for argument in everything if argument.type.has_file_descriptor]
+        properties = callee.properties.items()
+        descriptors += [Argument(name, known.type) for name, known in properties if known.type.has_file_descriptor]
     for argument in descriptors:
         text = f"'{argument.name}' ({argument.type}) of {callee.title} contains a file descriptor"
         scope.fail(f"{text}, which legacy protocols cannot transport")
     return not descriptors
 
 
-# The five kinds of callee
+# The six kinds of callee
 
 
 def _member(scope: Scope, site: TargetObject) -> Callee | None:
@@ -174,10 +346,10 @@ def _member(scope: Scope, site: TargetObject) -> Callee | None:
         introspection_xml.signature(method.outs),
     )
     return Callee(
-        target,
+        replace(target, no_reply=method.no_reply),
         site.interface,
         tuple(method.ins),
-        tuple(method.outs),
+        () if method.no_reply else tuple(method.outs),
         members=(method.name,),
         documentation=method.documentation,
     )
@@ -222,7 +394,7 @@ def all_properties(site: TargetObject) -> Callee:
         site.interface,
         outs=(Argument("properties", parse_one("a{sv}")),),
         record=True,
-        members=_readable(site.interface),
+        members=readable(site.interface),
         documentation=site.interface.documentation,
     )
 
@@ -255,17 +427,32 @@ def managed_objects(site: TargetObject) -> Callee:
         site.interface,
         outs=(Argument("objects", parse_one("a{oa{sa{sv}}}")),),
         objects=True,
-        members=_readable(site.interface),
+        members=readable(site.interface),
         documentation=site.interface.documentation,
     )
 
 
-_KINDS: Mapping[str, Callable[[Scope, TargetObject], Callee | None]] = {
+def _events(scope: Scope, site: TargetObject) -> Callee | None:
+    method = EVENTS.methods[EVENT_METHODS[scope.data]]
+    ins, outs = introspection_xml.signature(method.ins), introspection_xml.signature(method.outs)
+    return Callee(
+        _target(site, EVENTS.name, method.name, ins, outs),
+        EVENTS,
+        tuple(method.ins),
+        tuple(method.outs),
+        members=(method.name,),
+        documentation=method.documentation,
+        events=method.name,
+    )
+
+
+KINDS: Mapping[str, Callable[[Scope, TargetObject], Callee | None]] = {
     "member": _member,
     "property": _property,
     "set_property": _set_property,
     "all_properties": _all_properties,
     "managed_objects": _managed_objects,
+    "events": _events,
 }
 
 
@@ -280,7 +467,8 @@ def _property_target(
     return PropertyTarget(*target, site.interface.name, name)
 
 
-def _readable(interface: Interface) -> tuple[str, ...]:
+def readable(interface: Interface) -> tuple[str, ...]:
+    """The properties of an interface that can be read."""
     return tuple(name for name, known in interface.properties.items() if known.access != "write")
 
 
@@ -295,6 +483,14 @@ def _accessible(scope: Scope, site: TargetObject, access: str) -> IdlProperty | 
 
 def known_member(scope: Scope, known: Mapping[str, T], what: str, site: TargetObject) -> T | None:
     """The member that `scope` names; None, with the problem reported, when the interface does not have it."""
+    interface = site.interface
+    odd = interface.odd.get(f"{what} {scope.data}")
+    if odd is not None:
+        scope.fail(_odd(f"{what} '{scope.data}' of {interface.name}", odd, site.idl))
+        return None
     if scope.data not in known:
-        scope.fail(unknown(what, scope.data, known, owner=site.interface.name))
-    return known.get(scope.data)
+        scope.fail(unknown(what, scope.data, known, owner=interface.name))
+    found = known.get(scope.data)
+    if found is not None and (interface.deprecated or found.deprecated):
+        scope.note(f"{interface.name}.{scope.data} is deprecated: a later version of the service may not have it")
+    return found

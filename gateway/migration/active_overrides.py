@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 from gateway.core.migration.modes import Setting
+from gateway.core.routing import policy
 from gateway.core.routing.overrides import Override
+from gateway.core.routing.policy import CallPlan
 from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call
 from gateway.state import clock
 
 FOREVER = float("inf")
+
+_Found: TypeAlias = tuple[Route, Setting, CallPlan | None, float]  # standing plan, and when both may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,8 @@ class EffectiveSetting:
         when = moment(override.when)
         until = f" until {moment(clock.wall(override.until))}" if override.until is not None else ""
         why = f": {override.why}" if override.why else ""
-        return f"set by {override.who} {when}{until} (the mapping says {route.migration.setting}){why}"
+        guarded = ", guarded" if override.guarded else ""
+        return f"set by {override.who} {when}{until}{guarded} (the mapping says {route.migration.setting}){why}"
 
 
 class ActiveOverrides:
@@ -39,9 +46,7 @@ class ActiveOverrides:
         self._now = self.now = now
         self._overrides: tuple[Override, ...] = ()  # the strongest first
         self._listeners: list[Callable[[], object]] = []
-        self._found: dict[
-            tuple[str, str], tuple[Route, Setting, float]
-        ] = {}  # cached setting, its route, and when it may change
+        self._found: dict[tuple[str, str], _Found] = {}  # by service and method
 
     @property
     def overrides(self) -> tuple[Override, ...]:
@@ -62,12 +67,20 @@ class ActiveOverrides:
 
     def setting(self, route: Route) -> Setting:
         """The setting for a call that arrives now; cached until it may change."""
+        return self._look_up(route)[1]
+
+    def plan(self, route: Route, call: Call) -> CallPlan:
+        """The plan of a call that arrives now; one look-up, except in a canary."""
+        _, setting, plan, _ = self._look_up(route)
+        return policy.plan_call(route, setting, call) if plan is None else plan
+
+    def _look_up(self, route: Route) -> _Found:
         known = self._found.get((route.service, route.method))
-        if known is not None and known[0] is route and (known[2] == FOREVER or self._now() < known[2]):
-            return known[1]
-        effective = self.effective(route)
-        self._found[route.service, route.method] = route, effective.setting, self._changes_at(route)
-        return effective.setting
+        if known is None or known[0] is not route or (known[3] != FOREVER and self._now() >= known[3]):
+            setting = self.effective(route).setting
+            known = route, setting, policy.standing_plan(route, setting), self._changes_at(route)
+            self._found[route.service, route.method] = known
+        return known
 
     def effective(self, route: Route) -> EffectiveSetting:
         """The setting and its source."""

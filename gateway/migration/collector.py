@@ -28,10 +28,10 @@ from gateway.core.comparison.compare import Verdict, compare
 from gateway.core.comparison.equality import Checkpoint
 from gateway.core.comparison.noise import compare_with_noise
 from gateway.core.migration.modes import Side
-from gateway.core.migration.statistics import BOUNDS, empty_histogram
+from gateway.core.migration.statistics import BOUNDS, KEY_GROUPS, empty_histogram, key_group
 from gateway.core.routing.mismatch_record import Run, document
 from gateway.core.routing.route import CallFinished, Route
-from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, Outcome, caller
+from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, Outcome, Reply, caller, is_redirect
 from gateway.migration.shadow import ComparedCall, Observation, ObservedCall
 
 MAX_PAIRS = 10  # differing pairs of one method that are kept between two flushes; the newest
@@ -51,11 +51,16 @@ class StatisticsCollector:
     def count(self, finished: CallFinished) -> None:
         """Count a call that has ended, and its client."""
         route, outcome, side = finished.route, finished.outcome, finished.side
+        failed = not isinstance(outcome, Reply)
         if side is not None and outcome is not ABANDONED and outcome is not WITHDRAWN:  # neither side caused it
             ran = self._gathered((route.service, route.method)).of(side)
             ran.answered += 1
-            ran.run(outcome, finished.seconds)
-        self._count_client(route.service, route.method, finished.call, failed=isinstance(outcome, Fault))
+            ran.run(route, finished.call, outcome, finished.seconds)
+        times = self._times(route.service, route.method, finished.call, failed=failed)
+        times.received += finished.received
+        times.sent += finished.sent
+        if failed:
+            times.redirects += is_redirect(outcome)
 
     def compare(self, observed: ObservedCall, checkpoint: Checkpoint) -> ComparedCall:
         """Compare both outcomes by the rules of the method; a pair that differs comes with its document."""
@@ -79,7 +84,8 @@ class StatisticsCollector:
         identity = MethodId.of(observed.route)
         gathered = self._gathered(identity)
         if result != counters.DROPPED:
-            gathered.of(observed.observed.side).run(observed.observed.outcome, observed.observed.seconds)
+            run = observed.observed
+            gathered.of(run.side).run(observed.route, observed.call, run.outcome, run.seconds)
         if isinstance(result, str):
             gathered.not_compared[result] = gathered.not_compared.get(result, 0) + 1
             return
@@ -92,9 +98,9 @@ class StatisticsCollector:
         counts = self._gathered(MethodId.of(route)).not_compared
         counts[reason] = counts.get(reason, 0) + 1
 
-    def fell_back(self, route: Route, side: Side, fault: Fault, seconds: float) -> None:
+    def fell_back(self, route: Route, call: Call, side: Side, fault: Fault, seconds: float) -> None:
         """Count a fault that no client has seen: the side did not execute the call, and the other side was called."""
-        self._gathered(MethodId.of(route)).of(side).run(fault, seconds)
+        self._gathered(MethodId.of(route)).of(side).run(route, call, fault, seconds)
 
     def take(self) -> CountsBatch:
         """Everything since the last call of this method."""
@@ -104,7 +110,7 @@ class StatisticsCollector:
         return CountsBatch(
             {MethodId(*method): gathered.counts() for method, gathered in methods.items()},
             [pair for gathered in methods.values() for pair in gathered.pairs],
-            {_client(key): ClientRecord(times.count, times.first, times.last) for key, times in clients.items()},
+            {_client(key): times.record() for key, times in clients.items()},
         )
 
     def _gathered(self, method: tuple[str, str]) -> _Gathered:
@@ -113,18 +119,20 @@ class StatisticsCollector:
             gathered = self._methods[method] = _Gathered()
         return gathered
 
-    def _count_client(self, service: str, method: str, call: Call, *, failed: bool) -> None:
+    def _times(self, service: str, method: str, call: Call, *, failed: bool) -> _Times:
+        """Count a call of this client."""
         known, peer = call.extensions, call.peer
         user = known.get("user")
         if failed and user and known.get("login"):
             user = None  # people type passwords into this field
         key = (service, method, known.get("protocol"), caller(peer), known.get("agent"), user, peer.domid)
-        times = self._clients.get(key)
+        times, now = self._clients.get(key), self._now()
         if times is None:
             key = self._distinguished(key)
-            times = self._clients.setdefault(key, _Times(0, self._now(), 0.0))
+            times = self._clients.setdefault(key, _Times(0, now, 0.0))
         times.count += 1
-        times.last = self._now()
+        times.last = now
+        return times
 
     def _distinguished(self, key: _Client) -> _Client:
         """The key of a new client; past the limit of its peer, or of all, it is one of OTHERS."""
@@ -154,6 +162,13 @@ class _Times:
     count: int
     first: float
     last: float
+    received: int = 0
+    sent: int = 0
+    redirects: int = 0
+
+    def record(self) -> ClientRecord:
+        """The same as a record."""
+        return ClientRecord(self.count, self.first, self.last, self.received, self.sent, self.redirects)
 
 
 @dataclass(slots=True)
@@ -163,14 +178,31 @@ class _Ran:
     answered: int = 0
     calls: int = 0
     errors: int = 0
+    client_errors: int = 0
     latency: list[int] = field(default_factory=empty_histogram)
+    keys: list[int] = field(default_factory=list)  # see SideCounts
+    clients: list[int] = field(default_factory=list)  # see SideCounts
 
-    def run(self, outcome: Outcome, seconds: float) -> None:
-        """Count one call."""
+    def run(self, route: Route, call: Call, outcome: Outcome, seconds: float) -> None:
+        """Count one call. A fault that is the client's is neither a call nor an error."""
+        migration, failed = route.migration, isinstance(outcome, Fault)
+        group = -1
+        if migration.key is not None and migration.upstream is not None:
+            key, calls = migration.key.take(call), self.calls + self.client_errors
+            group = calls % KEY_GROUPS if key is None else key_group(key)  # without a key, calls are independent
+        if migration.client_errors and isinstance(outcome, Fault) and outcome.name in migration.client_errors:
+            self.client_errors += 1
+            if group >= 0:
+                self.clients = self.clients or [0] * KEY_GROUPS
+                self.clients[group] += 1
+            return
+        if group >= 0:
+            self.keys = self.keys or [0] * KEY_GROUPS * 2
+            self.keys[group] += 1
+            self.keys[KEY_GROUPS + group] += failed
         self.calls += 1
         self.latency[bisect_left(BOUNDS, seconds)] += 1
-        if isinstance(outcome, Fault):
-            self.errors += 1
+        self.errors += failed
 
 
 @dataclass(slots=True)
@@ -194,6 +226,8 @@ class _Gathered:
         sides = {side: self.of(side) for side in Side}
         for side, ran in sides.items():
             named |= {counters.answered(side): ran.answered, counters.calls(side): ran.calls}
-            named[counters.errors(side)] = ran.errors
-        latency = {side.value: ran.latency for side, ran in sides.items() if ran.calls}
-        return Counts({name: count for name, count in named.items() if count}, latency)
+            named |= {counters.errors(side): ran.errors, counters.client_errors(side): ran.client_errors}
+        histograms = {side.value: ran.latency for side, ran in sides.items() if ran.calls}
+        histograms |= {counters.keys(side): ran.keys for side, ran in sides.items() if ran.keys}
+        histograms |= {counters.client_keys(side): ran.clients for side, ran in sides.items() if ran.clients}
+        return Counts({name: count for name, count in named.items() if count}, histograms)

@@ -62,7 +62,7 @@ class MigrationManager:
                 if reason in counters
             ],
             "xcp_gateway_state_trouble": [((), bool(self.state.trouble))],
-            "xcp_gateway_rollouts_breached": [((), self.rollouts.breached())],
+            "xcp_gateway_rollouts_breached": [((), len(self.rollouts.breached()))],
         }
 
     async def __aenter__(self) -> Self:

@@ -8,9 +8,10 @@ from time import time
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import Json, PendingDecision, PutRollout, Rejected, StateRefused
-from gateway.core.migration.limits import BothSides
+from gateway.core.migration.limits import BothSides, LimitRow, limit_rows
 from gateway.core.migration.modes import Setting
 from gateway.core.migration.rollout_plan import (
+    GUARDED,
     Command,
     Progress,
     RolloutState,
@@ -26,8 +27,9 @@ from gateway.migration.rollout_storage import (
     RolloutDocument,
     RolloutSubject,
     find,
+    in_words,
     members,
-    overridden,
+    set_by_persons,
     str_of,
     unmovable,
 )
@@ -52,6 +54,7 @@ class RolloutView:
     why: str  # what it does or waits for, or what ended it
     methods: tuple[str, ...]
     numbers: Mapping[str, Json]
+    limits: tuple[LimitRow, ...]  # of the plan, and where this step stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,21 @@ class RolloutCommands:
 
     async def list(self) -> Sequence[RolloutView] | StateRefused:
         """Every rollout, those that are over too."""
-        counted = await self.state.evidence()
-        kept = {} if isinstance(counted, StateRefused) else counted
-        counts = {f"{each.service}/{each.method}": counters.sides(one) for each, one in kept.items()}
+        counts = await self._counts()
         views = (self._listed(name, counts) for name in self.state.rollouts)
         return [view for view in views if view is not None]
+
+    def unguarded(self, pattern: str) -> Sequence[str]:
+        """In words why no rollout guards a mode of this pattern; nothing when one does."""
+        found = find(pattern, self.routes())
+        if isinstance(found, str):
+            return (f"guarded: expected one method or group that a rollout moves: {found}",)
+        _, known = self._known(found.name)
+        if isinstance(known, RolloutDocument) and known.progress.state in GUARDED:
+            return ()
+        state = known.progress.state.value if isinstance(known, RolloutDocument) else "not started"
+        start = f"start it with `xcp-gateway rollout start {found.name}`"
+        return (f"guarded: expected a rollout of {found.name} under way; it is {state}: {start}",)
 
     def states(self) -> Mapping[str, str]:
         """The state of every rollout, by its name."""
@@ -142,7 +155,13 @@ class RolloutCommands:
         change = rollout_storage.moved(name, version, before, after, who=who, when=now)
         anyway = command is Command.ABORT
         refused = await (self.state.decide_anyway(change) if anyway else self.state.decide(change))
-        return refused if isinstance(refused, StateRefused) else self._view(name, after, {})
+        return refused if isinstance(refused, StateRefused) else self._view(name, after, await self._counts())
+
+    async def _counts(self) -> WindowCounts:
+        """What each method has counted; nothing while the state file cannot be read."""
+        counted = await self.state.evidence()
+        kept = {} if isinstance(counted, StateRefused) else counted
+        return {f"{each.service}/{each.method}": counters.sides(one) for each, one in kept.items()}
 
     def _moment(self) -> float:
         return (self.steady or self.now)()
@@ -152,10 +171,8 @@ class RolloutCommands:
         return (0, None) if kept is None else (kept.version, rollout_storage.read(kept.document))
 
     def _set_by_a_person(self, subject: RolloutSubject) -> str:
-        theirs = overridden(subject, self.state.overrides, self._moment())
-        if theirs is None:
-            return ""
-        return f"{theirs.who} has set {theirs.pattern} to {theirs.setting}, which comes first: take that back before"
+        theirs = set_by_persons(subject.members, self.state.overrides, self._moment())
+        return f"{in_words(theirs[0])}, which has precedence over a rollout: clear that mode first" if theirs else ""
 
     def _ended(self, name: str, who: str) -> PutRollout | None:
         _, before = self._known(name)
@@ -189,6 +206,7 @@ class RolloutCommands:
             decision.why if waits else progress.why,
             tuple(str_of(route) for route in members(name, self.routes())),
             decision.numbers,
+            limit_rows(plan.limits, progress.baseline, counts),
         )
 
 

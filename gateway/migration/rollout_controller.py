@@ -36,7 +36,7 @@ from gateway.core.migration.statistics import spent
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import Route
 from gateway.migration import rollout_storage
-from gateway.migration.rollout_storage import RolloutDocument, members, overridden, str_of
+from gateway.migration.rollout_storage import RolloutDocument, in_words, members, set_by_persons, str_of
 from gateway.state.store import StateStore as Store
 
 STARTS = 2  # windows that begin in the time of one
@@ -173,10 +173,10 @@ class RolloutController:
         for name, (version, each) in active.items():
             await _Look(self, name, version, each, members(name, routes), everywhere, self.moment()).take()
 
-    def breached(self) -> int:
-        """How many rollouts have found a breach while what a person has set holds."""
-        active = (each.progress.state for _, each in self._active().values())
-        return sum(state is RolloutState.BREACHED for state in active)
+    def breached(self) -> Mapping[str, str]:
+        """The rollouts that have found a breach while what a person has set holds, and the words of it."""
+        active = {name: each.progress for name, (_, each) in self._active().items()}
+        return {name: progress.why for name, progress in active.items() if progress.state is RolloutState.BREACHED}
 
     def _active(self) -> dict[str, tuple[int, RolloutDocument]]:
         kept = self.state.rollouts
@@ -245,19 +245,18 @@ class _Look:
     members: tuple[Route, ...]
     everywhere: Mapping[MethodId, Counts] | None
     now: float
-    holder: str = ""  # who has set what that holds instead of the rollout's setting
+    theirs: Sequence[Override] = ()  # what persons have set, which holds instead of the rollout's setting
 
     async def take(self) -> None:
         """Do what is to be done, if anything."""
         if not self.members:
             await self._command(Command.END, "its methods are mapped no more, or have no legacy service")
             return
-        theirs = overridden(self.members, self.engine.state.overrides, self.engine.moment())
+        self.theirs = set_by_persons(self.members, self.engine.state.overrides, self.engine.moment())
         taken = "" if self._holds() else "what it had set was taken away"
-        self.holder = f"{theirs.who} has set {theirs.pattern} to {theirs.setting}" if theirs is not None else ""
-        stopped, progress = self.holder or taken, self.document.progress
+        stopped, progress = in_words(self.theirs[0]) if self.theirs else taken, self.document.progress
         if progress.state is RolloutState.BREACHED:
-            if not self.holder and self.everywhere is not None:
+            if not self.theirs and self.everywhere is not None:
                 after = breach_acts(self.document.plan, progress, self.now, f"{progress.why} no more")
                 await self._become(after, Decision(Action.BREACH, after.why))
         elif stopped and progress.state is not RolloutState.OVERRIDDEN:
@@ -313,20 +312,33 @@ class _Look:
         plan, progress = self.document.plan, self.document.progress
         decision = decide(plan, progress, counts, self.now, parts)
         after = apply(plan, progress, decision, counts, self.now)
-        if decision.action is Action.BREACH and self.holder:
-            after = breach_held(progress, decision.why, self.holder)
+        ended: Sequence[Override] = ()
+        if decision.action is Action.BREACH and self.theirs:
+            holding = next((each for each in self.theirs if not each.guarded), None)
+            if holding is not None:
+                after = breach_held(progress, decision.why, in_words(holding))
+            elif after.state is not RolloutState.FROZEN:  # which leaves everything where it is
+                ended = self.theirs
+                after = replace(after, why=f"{after.why}; {in_words(ended[0])}, and that has ended")
         if decision.action in may and after != progress:
-            await self._become(after, decision)
+            await self._become(after, decision, ended)
 
     async def _command(self, command: Command, why: str) -> None:
         if self.everywhere is not None:
             await self._become(apply_command(self.document.progress, command, why), Decision(Action.HOLD, why))
 
-    async def _become(self, progress: Progress, decision: Decision) -> None:
+    async def _become(self, progress: Progress, decision: Decision, ended: Sequence[Override] = ()) -> None:
         after = self.document.at(progress)
         who = f"rollout {after.plan.name}"
         change = rollout_storage.moved(
-            self.name, self.version, self.document, after, who=who, when=self.engine.now(), numbers=decision.numbers
+            self.name,
+            self.version,
+            self.document,
+            after,
+            who=who,
+            when=self.engine.now(),
+            numbers=decision.numbers,
+            ended=ended,
         )
         if await self._write(change, anyway=decision.action is Action.BREACH):
             tell = _log.warning if decision.action is Action.BREACH else _log.info

@@ -11,6 +11,7 @@ from gateway.core.admin.records import AuditEntry, Change, Json, PutRollout
 from gateway.core.migration.limits import BothSides
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import OVER, Progress, RolloutPlan, RolloutState, RolloutStep, setting
+from gateway.core.routing import selection
 from gateway.core.routing.overrides import GROUP, Override, matches
 from gateway.core.routing.route import Route
 from gateway.mapping.problem import did_you_mean
@@ -50,10 +51,10 @@ def find(name: str, routes: Sequence[Route]) -> RolloutSubject | str:
     exact = members(name, routes)
     if exact:
         return RolloutSubject(name, exact)
-    meant = [route for route in routes if name in (route.method, f"{route.service}/{route.method}", *route.aliases)]
+    meant = selection.routes_named(routes, name)
     if not meant:
         known = [*{subject_of(route) for route in routes}, *{route.method for route in routes}]
-        return f"'{name}' is no mapped method and no group{did_you_mean(name, known)}"
+        return f"'{name}' is neither a mapped method nor a group{did_you_mean(name, known)}"
     if any(route.migration.group for route in meant):
         return f"{name} moves with its group: say {subject_of(meant[0])}"
     subjects = sorted({subject_of(route) for route in meant})
@@ -75,13 +76,17 @@ def unmovable(subject: RolloutSubject) -> str:
     return ""
 
 
-def overridden(subject: RolloutSubject | Sequence[Route], overrides: Iterable[Override], now: float) -> Override | None:
-    """What a person has set for one of these methods: it comes before whatever a rollout sets."""
-    routes = subject.members if isinstance(subject, RolloutSubject) else subject
-    for override in sorted(overrides, key=lambda each: each.rank, reverse=True):
-        if override.by == "person" and not override.expired(now) and any(map(override.applies_to, routes)):
-            return override
-    return None
+def set_by_persons(routes: Sequence[Route], overrides: Iterable[Override], now: float) -> Sequence[Override]:
+    """What persons have set for these methods, the strongest first: it comes before whatever a rollout sets."""
+    ranked = sorted(overrides, key=lambda each: each.rank, reverse=True)
+    theirs = (each for each in ranked if each.by == "person" and not each.expired(now))
+    return [override for override in theirs if any(map(override.applies_to, routes))]
+
+
+def in_words(override: Override) -> str:
+    """What a person has set, for messages."""
+    guarded = " (guarded)" if override.guarded else ""
+    return f"{override.who} has set {override.pattern} to {override.setting}{guarded}"
 
 
 def names(pattern: str, routes: Iterable[Route]) -> list[str]:
@@ -166,8 +171,12 @@ def moved(
     who: str,
     when: float,
     numbers: Mapping[str, Json] | None = None,
+    ended: Iterable[Override] = (),
 ) -> Change:
-    """From one document to the next; `before` None: it has just begun. The new progress says why."""
+    """From one document to the next; `before` None: it has just begun. The new progress says why.
+
+    `ended`: what persons had set, and what a breach ends.
+    """
     progress = after.progress
     wanted = setting(after.plan, progress)
     same = before is not None and setting(before.plan, before.progress) == wanted and not _put_again(before, progress)
@@ -179,7 +188,7 @@ def moved(
     return Change(
         (AuditEntry(when, who, what, name, progress.why, said),),
         put=() if override is None or same else (override,),
-        drop=((name, "rollout"),) if override is None else (),
+        drop=(*(((name, "rollout"),) if override is None else ()), *((each.pattern, each.by) for each in ended)),
         rollouts=(PutRollout(name, write(after), version),),
     )
 

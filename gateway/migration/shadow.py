@@ -11,6 +11,7 @@ compared is counted by its reason (`core/admin/counters.py`). An error in an obs
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import perf_counter
@@ -32,6 +33,9 @@ from gateway.migration.idle_queue import IdleQueue
 from gateway.migration.worker import INLINE_COST, Worker, WorkerStoppedError
 
 MAX_OBSERVED = 64  # observations under way
+# Large comparisons of one method under way. Each may take seconds; what comes late would count as evidence of a later
+# step. Calls are dropped before their outcome is known, else the sample would prefer those with a small one.
+MAX_LARGE = 4
 MAX_APART = 0.1  # seconds between the end of one call and the beginning of the other; an older pair proves nothing
 # Faults of a side that was not reached, or whose answer was not one to this call: there is no answer to compare.
 NO_ANSWER = frozenset(
@@ -149,6 +153,7 @@ class Shadow:
         self._quota = quota
         self._running: set[asyncio.Task[None]] = set()
         self._samplers: dict[tuple[str, str], Sampler] = {}
+        self._large: Counter[tuple[str, str]] = Counter()  # comparisons in the thread, or waiting for it
         self._queue = IdleQueue[Job](self._begin, lambda job: self.drop(job.route))
 
     def __len__(self) -> int:
@@ -162,12 +167,12 @@ class Shadow:
         """Whether to observe a call, before anything is prepared for it; a call that is not wanted is counted."""
         sampling = route.migration.sampling
         if sampling != EVERY_CALL:
-            method = (route.service, route.method)
+            method = _method(route)
             sampler = self._samplers.setdefault(method, Sampler())
             if not sampler.choose(sampling, "/".join(method), call, perf_counter()):
                 self._publish.not_compared(route, counters.NOT_SAMPLED)
                 return False
-        if len(self) >= self._quota:
+        if len(self) >= self._quota or self._large[_method(route)] >= MAX_LARGE:
             self.drop(route)
             return False
         return True
@@ -211,12 +216,20 @@ class Shadow:
             if reason is not None:
                 self._publish.observed(observed, reason)
                 return
-            compared = await self.worker.run(observed.cost, partial(self._publish.compare, observed))
-            self._publish.observed(observed, compared)
+            self._publish.observed(observed, await self._compared(observed))
         except WorkerStoppedError:
             self.drop(job.route)
         except Exception:  # noqa: BLE001 - a bug costs this observation and nothing else
             _log.exception("a bug ended this observation", method=job.route.method)
+
+    async def _compared(self, observed: ObservedCall) -> ComparedCall:
+        cost, method = observed.cost, _method(observed.route)
+        large = cost > INLINE_COST
+        self._large[method] += large
+        try:
+            return await self.worker.run(cost, partial(self._publish.compare, observed))
+        finally:
+            self._large[method] -= large
 
     async def _observed(self, job: Job) -> ObservedCall | None:
         """None: the control did not answer a second time, so its noise is unknown."""
@@ -232,6 +245,10 @@ class Shadow:
         if not again.is_answer:
             return None
         return ObservedCall(job.route, job.call, control, candidate, again.outcome, answered.side)
+
+
+def _method(route: Route) -> tuple[str, str]:
+    return route.service, route.method
 
 
 async def run_call(

@@ -10,18 +10,22 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import msgspec
 import structlog
+from msgspec import Meta
 
 from gateway.core.dbus.names import printable
+from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished, CallListener
-from gateway.core.rpc.model import Fault, Outcome, ended
+from gateway.core.rpc.model import Fault, Outcome, Reply, ended
 
 FLUSH_INTERVAL = 0.05  # seconds that the line of a call may wait, so that a busy gateway writes many at once
+
+LONGEST = 100  # characters of a text that the client chooses: its agent and the id of its request
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -38,29 +42,29 @@ class _Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._waiting: list[str] = []
+        self._waiting: list[CallLine] = []
         self.lost = 0
 
     def info(self, line: str) -> None:
         """Write a line now, after the waiting ones."""
-        self._waiting.append(line)
-        self._write()
+        self._write(f"{line}\n", 1)
 
     debug = warning = error = critical = info
 
-    def soon(self, line: str) -> None:
-        """Write a line within FLUSH_INTERVAL, together with others."""
+    def soon(self, line: CallLine) -> None:
+        """Write the line of a call within FLUSH_INTERVAL, together with others; it is encoded then."""
         if not self._waiting:
             asyncio.get_running_loop().call_later(FLUSH_INTERVAL, self._write)
         self._waiting.append(line)
 
-    def _write(self) -> None:
+    def _write(self, last: str = "", count: int = 0) -> None:
+        """Write the waiting lines, and `count` more."""
         lines, self._waiting = self._waiting, []
         try:
-            self._stream.write("".join(f"{line}\n" for line in lines))
+            self._stream.write(_encode_lines(lines).decode() + last if lines else last)
             self._stream.flush()
         except (OSError, ValueError):
-            self.lost += len(lines)
+            self.lost += len(lines) + count
 
 
 class _Forward(logging.Handler):
@@ -113,51 +117,86 @@ def lines_lost() -> int:
     return lines.lost if isinstance(lines, _Lines) else 0
 
 
-class _CallLine(msgspec.Struct, omit_defaults=True):
-    """The JSON line of one call."""
+class CallLine(msgspec.Struct, omit_defaults=True):
+    """The JSON line of one call. Fields without a value are left out."""
 
-    timestamp: datetime
-    level: str
-    event: str
-    method: str
-    side: str
-    outcome: str
-    ms: float
-    peer: str
-    error: str = ""
+    timestamp: Annotated[datetime, Meta(description="When the call ended, in UTC.")]
+    level: Annotated[str, Meta(description="`info`.")]
+    event: Annotated[str, Meta(description="`call`.")]
+    service: Annotated[
+        str, Meta(description="The service, as in the mapping; `<unmapped>` for a call without a mapping.")
+    ]
+    method: Annotated[str, Meta(description="The method, as in the mapping; `<unmapped>` otherwise.")]
+    side: Annotated[
+        Side | Literal[""], Meta(description="The side that served: legacy or dbus; empty: the gateway itself.")
+    ]
+    outcome: Annotated[
+        str, Meta(description="`ok`, `redirect`, a fault code, or `unknown` or `withdrawn` if the client left.")
+    ]
+    ms: Annotated[float, Meta(description="Milliseconds from the arrival of the call to its outcome.")]
+    peer: Annotated[str, Meta(description="The address of the client, or its Unix socket or domain.")]
+    listener: Annotated[str, Meta(description="The [listener.NAME].")] = ""
+    path: Annotated[str, Meta(description="The endpoint; of a streamed request its own path, without the query.")] = ""
+    protocol: Annotated[str, Meta(description="`xmlrpc`, `jsonrpc`, `xenstore`; `http` or `tunnel` for streams.")] = ""
+    uid: Annotated[int | None, Meta(description="The user at the other end of a Unix socket.")] = None
+    domid: Annotated[int | None, Meta(description="The domain that wrote a request into a xenstore.")] = None
+    user: Annotated[str, Meta(description="The user of the session, if the login passed this gateway.")] = ""
+    agent: Annotated[str, Meta(description="The User-Agent, at most 100 characters.")] = ""
+    request_id: Annotated[
+        str, Meta(description="X-Request-Id, else the trace of `traceparent`, at most 100 characters.")
+    ] = ""
+    error: Annotated[str, Meta(description="The name of the error of a fault, if it is a name.")] = ""
 
 
 def call_log() -> CallListener | None:
     """The listener that writes a line for each call; None where the log's level leaves these lines out.
 
-    A line has the method as mapped, the side, how the call ended, milliseconds, and the peer. A busy gateway writes
-    thousands of them a second, so in JSON they bypass structlog's processors.
+    A line has the method as mapped, the side, how the call ended, milliseconds, the caller and where it came in. A busy
+    gateway writes thousands of them a second, so in JSON they bypass structlog's processors.
     """
     logger = structlog.get_logger().bind()
     if not logger.is_enabled_for(logging.INFO):
         return None
     if structlog.get_config()["processors"][-1] is _json:
-        return _as_json(structlog.get_config()["logger_factory"]().soon)
+        write = structlog.get_config()["logger_factory"]().soon
+        return lambda finished: write(_line(finished))
     info = logger.info
 
     def readable(finished: CallFinished) -> None:
-        outcome, side = finished.outcome, finished.side.value if finished.side is not None else ""
-        ms, peer = round(finished.seconds * 1000, 2), finished.call.peer.address
-        error = {"error": name} if (name := _error(outcome)) else {}
-        info("call", method=finished.route.method, side=side, outcome=ended(outcome), ms=ms, peer=peer, **error)
+        fields = msgspec.structs.asdict(_line(finished))
+        given = {name: value for name, value in fields.items() if name not in _OWN and value not in ("", None)}
+        info("call", **{**given, "side": finished.side.value if finished.side is not None else ""})
 
     return readable
 
 
-def _as_json(write: Callable[[str], None]) -> CallListener:
-    def write_line(finished: CallFinished) -> None:
-        outcome, side = finished.outcome, finished.side.value if finished.side is not None else ""
-        ms, peer = round(finished.seconds * 1000, 2), finished.call.peer.address
-        method = finished.route.method
-        line = _CallLine(datetime.now(UTC), "info", "call", method, side, ended(outcome), ms, peer, _error(outcome))
-        write(_encode(line).decode())
+_OWN = frozenset({"timestamp", "level", "event"})  # that structlog writes itself
+_now = datetime.now
 
-    return write_line
+
+def _line(finished: CallFinished) -> CallLine:
+    call, outcome, route = finished.call, finished.outcome, finished.route
+    peer, known = call.peer, call.extensions.get
+    return CallLine(
+        _now(UTC),
+        "info",
+        "call",
+        route.service,
+        route.method,
+        finished.side or "",
+        "ok" if isinstance(outcome, Reply) else ended(outcome),
+        round(finished.seconds * 1000, 2),
+        peer.address,
+        known("listener", ""),  # type: ignore[arg-type]  # all of these are text
+        known("path", ""),  # type: ignore[arg-type]
+        known("protocol", ""),  # type: ignore[arg-type]
+        peer.uid,
+        peer.domid,
+        known("user", ""),  # type: ignore[arg-type]
+        str(known("agent", ""))[:LONGEST],
+        str(known("request_id", ""))[:LONGEST],
+        "" if isinstance(outcome, Reply) else _error(outcome),
+    )
 
 
 def _error(outcome: Outcome) -> str:
@@ -165,7 +204,7 @@ def _error(outcome: Outcome) -> str:
     return outcome.name if isinstance(outcome, Fault) and _NAME.fullmatch(outcome.name) else ""
 
 
-_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def _json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:

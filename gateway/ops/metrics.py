@@ -16,8 +16,9 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, genera
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
-from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Fault, FaultCode, ended
+from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Fault, FaultCode, Reply, ended, is_redirect
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -50,7 +51,7 @@ SERIES: Mapping[str, Series] = {
     ),
     CALLS: Series(
         "counter",
-        "Finished calls; outcome is ok, the fault code, or unknown or withdrawn if the client left.",
+        "Finished calls; outcome is ok, redirect, the fault code, or unknown or withdrawn if the client left.",
         ("service", "method", "side", "outcome"),
     ),
     SECONDS: Series(
@@ -61,11 +62,18 @@ SERIES: Mapping[str, Series] = {
     ),
     "xcp_gateway_calls_in_flight": Series("gauge", "Calls in flight."),
     "xcp_gateway_tunnels_open": Series("gauge", "Open tunnels (CONNECT, Upgrade) to an upstream."),
+    "xcp_gateway_tunnels_total": Series("counter", "Tunnels that an upstream has accepted.", ("listener",)),
+    "xcp_gateway_streamed_bytes_total": Series(
+        "counter",
+        "Bytes of bodies (http) and tunnels (tunnel), received from clients or sent to them.",
+        ("listener", "protocol", "direction"),
+    ),
     "xcp_gateway_buffered_bytes": Series("gauge", "Bytes of request bodies and responses in memory."),
     "xcp_gateway_connections_aborted_total": Series(
         "counter", "Connections of clients that the gateway aborted.", ("listener",)
     ),
     "xcp_gateway_log_lines_lost_total": Series("counter", "Log lines that could not be written."),
+    "xcp_gateway_spans_lost_total": Series("counter", "Spans of traces that no collector has taken."),
     "xcp_gateway_comparisons_total": Series(
         "counter", "Calls that both sides have run, by the verdict of the comparison.", ("service", "method", "verdict")
     ),
@@ -74,6 +82,8 @@ SERIES: Mapping[str, Series] = {
     ),
     "xcp_gateway_state_trouble": Series("gauge", "1 while the state file cannot be used."),
     "xcp_gateway_rollouts_breached": Series("gauge", "Rollouts with a breach while a mode that a person set holds."),
+    "xcp_gateway_rollouts": Series("gauge", "Rollouts by state, ended ones too.", ("state",)),
+    "xcp_gateway_rollback_in_force": Series("gauge", "1 while a rollback of everything holds."),
     "xcp_gateway_bus_connected": Series("gauge", "1 while the bus is connected.", ("bus",)),
     "xcp_gateway_bus_connections": Series("gauge", "Connections to the bus that are up.", ("bus",)),
     "xcp_gateway_bus_calls_in_flight": Series("gauge", "D-Bus calls that wait for their reply.", ("bus",)),
@@ -84,6 +94,16 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_signal_overflows_total": Series(
         "counter", "Times that signals arrived too fast, and the state was read instead.", ("bus",)
     ),
+    "xcp_gateway_upstream_reachable": Series(
+        "gauge", "1 if the legacy service has accepted a connection within 30 s; a scrape tries.", ("upstream",)
+    ),
+    "xcp_gateway_upstream_calls_in_flight": Series(
+        "gauge", "Calls of the legacy service that are in flight or wait for a connection.", ("upstream",)
+    ),
+    "xcp_gateway_upstream_calls_waiting": Series(
+        "gauge", "Calls of the legacy service that wait for a connection.", ("upstream",)
+    ),
+    "xcp_gateway_upstream_connections_idle": Series("gauge", "Idle connections to the legacy service.", ("upstream",)),
     "xcp_gateway_store_connected": Series("gauge", "1 while the listener's xenstore is connected.", ("listener",)),
     "xcp_gateway_store_requests_waiting": Series(
         "gauge", "Requests in the listener's xenstore that wait for their response.", ("listener",)
@@ -107,7 +127,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.ok = 0
-        self.left: dict[str, int] = {}  # calls whose client left, by outcome
+        self.left: dict[str, int] = {}  # calls whose client left, and redirects, by outcome
         self.faults: dict[FaultCode, int] = {}
         self.buckets = [0] * (len(BUCKETS) + 1)  # not cumulative; the last one is unbounded
         self.seconds = 0.0
@@ -123,18 +143,20 @@ class Calls:
     def count(self, finished: CallFinished) -> None:
         """Count a call that has ended."""
         route, outcome, seconds = finished.route, finished.outcome, finished.seconds
-        key = (route.service, route.method, finished.side.value if finished.side is not None else "")
+        side = finished.side
+        named = "dbus" if side is Side.DBUS else "" if side is None else "legacy"  # .value runs Python code on 3.11
+        key = (route.service, route.method, named)
         tally = self._tallies.get(key)
         if tally is None:
             tally = self._tallies[key] = _Tally()
         tally.seconds += seconds
         tally.buckets[bisect_left(BUCKETS, seconds)] += 1
-        if outcome is ABANDONED or outcome is WITHDRAWN:
-            tally.left[ended(outcome)] = tally.left.get(ended(outcome), 0) + 1
-        elif isinstance(outcome, Fault):
-            tally.faults[outcome.code] = tally.faults.get(outcome.code, 0) + 1
-        else:
+        if isinstance(outcome, Reply):
             tally.ok += 1
+        elif outcome is ABANDONED or outcome is WITHDRAWN or is_redirect(outcome):
+            tally.left[ended(outcome)] = tally.left.get(ended(outcome), 0) + 1
+        else:
+            tally.faults[outcome.code] = tally.faults.get(outcome.code, 0) + 1
 
     def refuse(self, fault: Fault) -> None:
         """Count a message that was rejected before a call was read."""
@@ -146,6 +168,12 @@ class Calls:
         faults = sum(sum(tally.faults.values()) for tally in tallies)
         others = sum(tally.ok + sum(tally.left.values()) for tally in tallies)
         return others + faults, faults
+
+    def totals(self) -> tuple[int, int]:
+        """Return the number of finished calls of all methods, and of those with a fault."""
+        tallies = list(self._tallies.values())
+        faults = sum(sum(tally.faults.values()) for tally in tallies)
+        return faults + sum(tally.ok + sum(tally.left.values()) for tally in tallies), faults
 
     def outcomes(self) -> Samples:
         """Samples of CALLS."""

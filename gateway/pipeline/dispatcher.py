@@ -8,7 +8,8 @@ each gets the same `CallFinished` record, and one that is not configured is not 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -28,17 +29,42 @@ from gateway.core.interfaces import (
 from gateway.core.migration.modes import Mode, Side
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan
-from gateway.core.routing.route import CallFinished, CallListener, Effect, LocalTarget, Route
-from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Answer, Call, Fault, FaultCode, Outcome, RequestMetadata
+from gateway.core.routing.route import (
+    CallFinished,
+    CallListener,
+    Effect,
+    LocalTarget,
+    Route,
+    TaskObject,
+    encode_arguments,
+)
+from gateway.core.rpc.model import (
+    ABANDONED,
+    WITHDRAWN,
+    Answer,
+    Call,
+    Fault,
+    FaultCode,
+    Outcome,
+    Reply,
+    RequestMetadata,
+    Value,
+)
+from gateway.core.rpc.trace_context import KEY
 from gateway.migration.active_overrides import ActiveOverrides
+from gateway.ops.traces import Tracer
+from gateway.pipeline.waiting import TOO_MANY, slot_freed
 
 UNMAPPED = "<unmapped>"  # service and method of every call without a route: a client's text never becomes a label
 
 # Faults after which it is certain that nothing was executed: the other side may be asked.
 NOT_EXECUTED = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
 
+LOOK_FIRST, LOOK_LAST = 0.05, 1.0  # seconds between two looks at an object that stands for an operation
+
 _log = structlog.get_logger("gateway")
 
+EventAnswer: TypeAlias = Callable[[Route, Call], Awaitable[Outcome]]  # of a route with `events`
 View: TypeAlias = Callable[[Outcome], Outcome]  # an outcome -> the same as the client reads it
 
 
@@ -66,7 +92,8 @@ class Dispatcher:
         observing: Backend | None = None,
         observing_upstreams: UpstreamBackend | None = None,
         toggles: ActiveOverrides | None = None,
-        on_fallback: Callable[[Route, Side, Fault, float], object] | None = None,
+        on_fallback: Callable[[Route, Call, Side, Fault, float], object] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._backend = backend
         self._upstreams = upstreams
@@ -74,10 +101,16 @@ class Dispatcher:
         self._observing_upstreams = observing_upstreams or upstreams
         self._deadlines = Deadlines()
         self._on_fallback = on_fallback
+        self._tracer = tracer
         self._listeners = listeners
         self.toggles = toggles or ActiveOverrides()
         self.toggles.subscribe(self._review)
         self.in_flight = 0
+        self.events: EventAnswer | None = None  # answers what the gateway tells of the objects of services
+
+    def wait(self, change: int) -> None:
+        """A call begins to wait for events (1), or goes on (-1): while it waits it is not in flight."""
+        self.in_flight -= change
 
     # Listeners
 
@@ -104,7 +137,7 @@ class Dispatcher:
         self, calls: Iterable[tuple[Route, Call]], error: asyncio.CancelledError, seconds: float, side: Side | None
     ) -> None:
         """Report calls whose client has left, or that the end of the gateway has cut off."""
-        outcome = WITHDRAWN if NOT_SENT in error.args else ABANDONED
+        outcome = withdrawn_or_abandoned(error)
         for route, call in calls:
             self.finish(CallFinished(route, call, outcome, side, seconds))
             if outcome is ABANDONED and route.effect is Effect.WRITE and route.service != UNMAPPED:
@@ -122,7 +155,10 @@ class Dispatcher:
         if isinstance(route.target, LocalTarget):
             return policy.LOCAL
         governed = route.task_of or route
-        plan = policy.plan_call(governed, self.toggles.setting(governed), call, forced)
+        if forced is None:
+            plan = self.toggles.plan(governed, call)
+        else:
+            plan = policy.plan_call(governed, self.toggles.setting(governed), call, forced)
         return plan if route.task_of is None else policy.task_plan(governed, plan)
 
     async def answer(self, route: Route, call: Call) -> Outcome:
@@ -148,13 +184,15 @@ class Dispatcher:
                     if not unmoved():
                         plan = self.plan(route, call, forced)
                         side = plan.answer
+                        if side is Side.DBUS and route.task_of is not None:
+                            side = None  # the caller expects the reference of a task, and not the result
                         if side is None:
                             outcome = self._off(route, plan)
                         else:
                             outcome = await self._ask(side, route, call, self._backend, self._upstreams)
                     elif plan.fallback:
                         if self._on_fallback is not None:
-                            self._on_fallback(route, side, outcome, perf_counter() - started)
+                            self._on_fallback(route, call, side, outcome, perf_counter() - started)
                         side = side.other
                         outcome = await self._ask(side, route, call, self._backend, self._upstreams)
         except asyncio.CancelledError as error:
@@ -164,9 +202,27 @@ class Dispatcher:
             self.in_flight -= 1
         return self.finish(CallFinished(route, call, outcome, side, perf_counter() - started, view, started))
 
+    async def admit(self, route: Route, call: Call) -> Fault | None:
+        """Why a call that D-Bus would answer is refused before it is made: its parameters or its session."""
+        encoded = encode_arguments(route, call)
+        if isinstance(encoded, Fault):
+            return encoded
+        return None if route.session_check is None else await self.check_session(route.session_check, call)
+
+    async def check_session(self, check: Route, call: Call) -> Fault | None:
+        """Make a session check for a call; the fault is why its session is not valid."""
+        asked = replace(call, oneway=False)
+        outcome = await self._ask(Side.DBUS, check, asked, self._backend, None)
+        return outcome if isinstance(outcome, Fault) else None
+
     async def observe(self, side: Side, route: Route, call: Call) -> Outcome:
-        """Ask a side whose outcome no client sees. It is not reported to the listeners."""
-        return await self._ask(side, route, call, self._observing, self._observing_upstreams, observed=True)
+        """Ask a side whose outcome no client sees. Of the listeners only a tracer hears of it."""
+        if self._tracer is None or KEY not in call.extensions:
+            return await self._ask(side, route, call, self._observing, self._observing_upstreams, observed=True)
+        call, started = self._tracer.beside(call), perf_counter()
+        outcome = await self._ask(side, route, call, self._observing, self._observing_upstreams, observed=True)
+        self._tracer.finished(CallFinished(route, call, outcome, side, perf_counter() - started, started=started))
+        return outcome
 
     async def _answer_without_side(self, route: Route, call: Call, plan: CallPlan) -> Outcome:
         if not isinstance(route.target, LocalTarget):
@@ -212,13 +268,16 @@ class Dispatcher:
                 if upstreams is None:
                     return _no_upstream(route.migration.upstream)
                 return await upstreams.call(route, call, wanted)
-            if route.session_check is not None:
+            if route.session_check is not None and not route.events:
                 asked = route.session_check
                 permission = await bus.call(asked, replace(call, oneway=False))
                 if isinstance(permission, Fault):
                     return permission
                 asked = route
-            return await bus.call(route, call)
+            outcome = await (bus.call(route, call) if not route.waits else self._wait_for(bus, route, call))
+            if route.follows is not None and isinstance(outcome, Reply):
+                return await self._follow(bus, route, call, route.follows, outcome.value)
+            return outcome
         except asyncio.CancelledError as error:
             if asked is not route and NOT_SENT not in error.args:
                 error.args = (*error.args, NOT_SENT)
@@ -229,6 +288,47 @@ class Dispatcher:
             return _internal_error(route)
         finally:
             deadline.lift()
+
+    async def _wait_for(self, bus: Backend, route: Route, call: Call) -> Outcome:
+        """Make a call that waits for something to happen: at its service, or for events of the gateway."""
+        if route.events:
+            return await self._ask_for_events(route, call)
+        with slot_freed(call, self.wait) as is_free:
+            return await bus.call(route, call) if is_free else TOO_MANY
+
+    async def _ask_for_events(self, route: Route, call: Call) -> Outcome:
+        """Answer from the event hub, which checks the session itself. A client that leaves has lost nothing."""
+        if self.events is None:
+            return Fault(FaultCode.UNAVAILABLE, f"{route.method}: this gateway follows no events")
+        try:
+            return await self.events(route, call)
+        except asyncio.CancelledError as error:
+            error.args = (*error.args, NOT_SENT)
+            raise
+
+    async def _follow(self, bus: Backend, route: Route, call: Call, follows: TaskObject, path: Value) -> Outcome:
+        """Wait for the end of an operation that a D-Bus object stands for."""
+        about = Call(route.method, (path,))
+        cancel = None if follows.cancel is None else partial(bus.call, follows.cancel, about)
+        pause = LOOK_FIRST
+        while True:
+            try:
+                read = await bus.call(follows.read, about)
+            except asyncio.CancelledError as error:  # the operation itself has begun
+                error.args = tuple(each for each in error.args if each != NOT_SENT)
+                raise
+            if isinstance(read, Fault):
+                text = f"{path!s:.200} cannot be read any more, it is unknown how {route.method} ended: {read.message}"
+                return Fault(FaultCode.NO_REPLY, text)
+            state = read.value if isinstance(read.value, dict) else {}
+            ended = _ended(state, route, call)
+            if ended is not None:
+                return ended
+            progress = state.get("progress")
+            if follows.notify is not None:
+                follows.notify(float(progress) if isinstance(progress, int | float) else 0.0, cancel)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LOOK_LAST)
 
     # Whole messages
 
@@ -284,6 +384,24 @@ class Dispatcher:
     def _upstream_timeout(self, route: Route) -> float:
         upstream = route.migration.upstream
         return route.timeout if self._upstreams is None or upstream is None else self._upstreams.timeout(upstream)
+
+
+def withdrawn_or_abandoned(error: asyncio.CancelledError) -> Fault:
+    """The outcome of a call whose client has left, or that the end of the gateway has cut off."""
+    return WITHDRAWN if NOT_SENT in error.args else ABANDONED
+
+
+def _ended(state: Mapping[str, Value], route: Route, call: Call) -> Outcome | None:
+    """The outcome of an operation by the state of its object; None while it goes on."""
+    if state.get("status") == "success":
+        return Reply(state.get("result"))
+    if state.get("status") not in ("failure", "cancelled"):
+        return None
+    error = state.get("error")
+    words = [str(each) for each in error] if isinstance(error, list) and error else [str(state["status"])]
+    message = ", ".join(words[1:]) or words[0]
+    fault = Fault(FaultCode.REMOTE, message, name=words[0], data=[*words[1:]])
+    return route.map_error(fault, call)
 
 
 def _internal_error(route: Route) -> Fault:

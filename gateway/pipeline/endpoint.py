@@ -16,7 +16,7 @@ An entry of a message is one of three:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -42,20 +42,31 @@ from gateway.core.rpc.model import (
     Outcome,
     Peer,
     RefusedCall,
+    Reply,
     RequestMetadata,
+    Value,
+    is_large,
 )
+from gateway.core.rpc.trace_context import KEY
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import Job, Observation, Shadow, code_of
+from gateway.ops.traces import Tracer
 from gateway.pipeline.dispatcher import NOT_EXECUTED, UNMAPPED, Dispatcher, PlannedCall, View
 from gateway.pipeline.introspection import introspection_routes
+from gateway.pipeline.openrpc import Described, nothing_described
 from gateway.pipeline.passthrough import read_answers
-from gateway.pipeline.sessions import Sessions
+from gateway.pipeline.sessions import Sessions, session_over
 from gateway.pipeline.side_override import SideOverride
+from gateway.pipeline.task_methods import task_routes, with_own
+from gateway.pipeline.tasks import Tasks, TaskWatch
+from gateway.pipeline.waiting import BATCHED
 
 _log = structlog.get_logger("gateway")
 
 _PASSED_THROUGH = CallPlan(Side.LEGACY, None, "the method is not mapped: the legacy service answers")
-READ_AT_ONCE = 128 * 1024  # bytes of a legacy service's answer; a longer one is read in a thread
+_DBUS = Side.DBUS
+MOST_ORIGINS = 64  # that are kept
+READ_AT_ONCE = 128 * 1024  # bytes of a request, or of a legacy service's answer; a longer one is read in a thread
 READ_MOST = 32 * 1024**2  # bytes; a longer answer is not read
 
 _Readable: TypeAlias = PlannedCall | RefusedCall
@@ -65,9 +76,16 @@ _Entry: TypeAlias = _Readable | Fault
 class RpcEndpoint(Endpoint):
     """One path of one listener.
 
+    `tasks` runs the calls that ask for a task; None: each of them is refused. `trusts_root`: root logs in without a
+    password.
+
+    `on_logout` gets the session of each logout. `further`: methods that the gateway itself answers here.
+    `notifications`: those that it sends, for the OpenRPC document.
+
     `concurrency`: entries of a batch that run at one time; with 1 they run in their order. `client` reads the answers
     of legacy services, which may be longer than a request may be; None: `codec` reads them. `on_refused` gets the fault
-    of each message that holds no call or was not read. `shadow` observes calls; None: no call is observed.
+    of each message that holds no call or was not read. `shadow` observes calls; None: no call is observed. `describe`
+    and `servers` complete the OpenRPC document. `tracer`: None: no call is traced.
     """
 
     def __init__(
@@ -83,6 +101,14 @@ class RpcEndpoint(Endpoint):
         shadow: Shadow | None = None,
         override: SideOverride | None = None,
         sessions: Sessions | None = None,
+        tasks: Tasks | None = None,
+        trusts_root: bool = False,
+        on_logout: Callable[[str], object] | None = None,
+        describe: Callable[[], Awaitable[Described]] = nothing_described,
+        servers: Callable[[], Sequence[str]] = tuple,
+        further: Mapping[str, Route] = MappingProxyType({}),
+        notifications: Sequence[Value] = (),
+        tracer: Tracer | None = None,
         read_at_once: int = READ_AT_ONCE,
         read_most: int = READ_MOST,
     ) -> None:
@@ -91,10 +117,32 @@ class RpcEndpoint(Endpoint):
         self.client = client or codec
         self.dialect = dialect
         self.dispatcher = dispatcher
-        self.local_routes = introspection_routes(table, codec.name)
+        self._trusts_root = trusts_root
+        self._tracer = tracer
+        self._on_logout = on_logout
+        self._logout = next((route for route in table.routes.values() if route.closes is not None), None)
+        self._tasks = tasks if table.spelling.task_prefixes else None
+        self._task_methods = {} if self._tasks is None else task_routes(self._tasks, self._check_session)
+        self._spelled_task_methods = table.spelling.index(self._task_methods)
+        # Whether others answer for tasks too: calls about those of a gateway must not reach them.
+        self._shares_tasks = bool(self._task_methods) and (
+            table.passthrough_to is not None or not self._task_methods.keys().isdisjoint(table.routes)
+        )
+        introspection = introspection_routes(
+            table,
+            codec.name,
+            {**self._task_methods, **further},
+            self._is_answered,
+            describe=describe,
+            servers=servers,
+            notifications=notifications,
+        )
+        self.local_routes = {**introspection, **further}
         self._concurrency = concurrency
         self._on_refused = on_refused
         self._shadow = shadow
+        # A message comes or goes: observations wait until the gateway is idle.
+        self._touch: Callable[[], object] = tuple if shadow is None else shadow.touch
         self._override = override
         self._sessions = Sessions() if sessions is None else sessions  # an empty one is false
         self._read_at_once, self._read_most = read_at_once, read_most
@@ -106,19 +154,33 @@ class RpcEndpoint(Endpoint):
             "agent": "",
         }
         self._client_origin: Mapping[str, object] = {**self.origin, "listener": table.key.listener}
-        self._tasks: dict[str, Route] = {}
-        self._unmapped = _unmapped_route(table.passthrough_to)
+        self._batch_origin: Mapping[str, object] = {**self._client_origin, BATCHED: True}
+        self._origins: dict[int, tuple[RequestMetadata, Mapping[str, object]]] = {}  # by the id of the metadata
+        self._task_forms: dict[str, Route] = {}
+        self._unmapped = _unmapped_route(table.passthrough_to, self._unknown_method)
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         """Answer one message; raises nothing but the cancellation of its task."""
         self._touch()
+        arrived = perf_counter() if self._tracer is not None else 0.0
         try:
-            envelope = self.codec.decode(body) if body.isascii() else self.codec.decode(body, carried.charset)
-            entries = self._plan_entries(envelope, peer, carried)
+            charset = "" if body.isascii() else carried.charset
+            if len(body) > self._read_at_once:
+                envelope = await asyncio.to_thread(self.codec.decode, body, charset)
+            else:
+                envelope = self.codec.decode(body, charset)
+            if not self.dialect.has_notifications:
+                envelope = _without_notification(envelope, peer)
+            if self._shares_tasks:
+                await self._look_tasks_up(envelope)
+            entries = self._plan_entries(envelope, peer, carried, arrived)
+            if len(entries) == 1 and type(entries[0]) is PlannedCall and entries[0].plan.answer is _DBUS:
+                outcome = await self._answer_entry(envelope, entries, 0)  # the usual case
+                return await self._encode_answer(envelope, (outcome,))
             upstream = self._passthrough_upstream(entries)
             if upstream is not None:
                 return await self._pass_through(upstream, body, carried, envelope, entries)
-            return self._encode(envelope, await self._answer_entries(envelope, entries))
+            return await self._encode_answer(envelope, await self._answer_entries(envelope, entries))
         except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
             _log.exception("a bug answered this message", endpoint=str(self.table.key))
             return self.refuse(Fault(FaultCode.INTERNAL, "internal error"))
@@ -129,33 +191,58 @@ class RpcEndpoint(Endpoint):
         self, envelope: Envelope, peer: Peer, metadata: RequestMetadata = NO_METADATA
     ) -> Sequence[Outcome]:
         """Answer a decoded message: an outcome for each entry, in the client's dialect, for its codec to encode."""
+        if self._shares_tasks:
+            await self._look_tasks_up(envelope)
         return await self._answer_entries(envelope, self._plan_entries(envelope, peer, metadata))
 
     def refuse(self, fault: Fault) -> Answer:
         """Encode the reason why a message was not read."""
         return self._encode(Envelope((fault,)), (fault,))
 
+    async def _encode_answer(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
+        """Encode the outcomes of a message: large ones in a thread, so that other calls go on."""
+        if [1 for outcome in outcomes if isinstance(outcome, Reply) and is_large(outcome.value)]:
+            return await asyncio.to_thread(self._encode, envelope, outcomes)
+        return self._encode(envelope, outcomes)
+
     def _encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
         fault = _message_fault(envelope)
         if fault is not None and self._on_refused is not None:
             self._on_refused(fault)
-        return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type, fault)
+        answer = self.codec.encode(envelope, outcomes)
+        return Answer(answer, self.codec.content_type, fault, as_page=self.dialect.malformed_as_page)
 
     # Planning
 
-    def _plan_entries(self, envelope: Envelope, peer: Peer, metadata: RequestMetadata) -> list[_Entry]:
-        origin = self._client_origin
+    def _plan_entries(
+        self, envelope: Envelope, peer: Peer, metadata: RequestMetadata, arrived: float = 0.0
+    ) -> list[_Entry]:
+        origin = self._client_origin if len(envelope.entries) == 1 else self._batch_origin
         if metadata.headers:
-            origin = {**origin, "agent": metadata.agent}
+            known = self._origins.get(id(metadata))
+            origin = known[1] if known is not None and known[0] is metadata else self._origin_of(metadata)
+            if len(envelope.entries) > 1:
+                origin = {**origin, BATCHED: True}
         return [
-            entry if isinstance(entry, Fault) else self._plan_entry(entry, peer, metadata, origin)
+            entry if isinstance(entry, Fault) else self._plan_entry(entry, peer, metadata, origin, arrived)
             for entry in envelope.entries
         ]
 
+    def _origin_of(self, metadata: RequestMetadata) -> Mapping[str, object]:
+        """What a call carries of its way here. Messages that share their metadata share it, and nobody changes it."""
+        origin = {**self._client_origin, "agent": metadata.agent, "request_id": metadata.request_id}
+        if len(self._origins) >= MOST_ORIGINS:
+            self._origins.clear()
+        self._origins[id(metadata)] = metadata, origin
+        return origin
+
     def _plan_entry(
-        self, entry: Call, peer: Peer, metadata: RequestMetadata, origin: Mapping[str, object]
+        self, entry: Call, peer: Peer, metadata: RequestMetadata, origin: Mapping[str, object], arrived: float
     ) -> _Readable:
         read = self.dialect.unwrap_call(entry)
+        if self._tracer is not None:
+            trace = self._tracer.begin(read, metadata, arrived)
+            origin = origin if trace is None else {**origin, KEY: trace}
         call = Call(read.method, read.params, read.named, read.oneway, peer, origin)
         if self._override is None:
             return self.plan(call)
@@ -167,19 +254,26 @@ class RpcEndpoint(Endpoint):
         mapped, task_prefix = self.table.routes.get(call.method), ""
         if mapped is None:  # unmapped, or another form of a mapped name
             mapped, task_prefix = self.table.find(call.method)
-        route = mapped or self.local_routes.get(call.method) or self._unmapped
+        own = self._task_method(call, mapped)
+        if own is not None:
+            mapped = None
+        route = own or mapped or self.local_routes.get(call.method) or self._unmapped
         if call.peer.domid is not None and not self._may_call(call.peer.domid, route, call):
             fault = Fault(FaultCode.ACCESS_DENIED, f"domain {call.peer.domid} may not call {quoted(call.method)}")
             return RefusedCall(call, self.dispatcher.refuse(call, fault, route))
         if mapped is None:
             passed = route is self._unmapped and self.table.passthrough_to is not None
             return PlannedCall(call, route, _PASSED_THROUGH if passed else LOCAL)
+        if route.root_login is not None and self._trusts_root and call.peer.uid == 0:
+            route = route.root_login
         if route.session is not None or route.login is not None:
             user = self._sessions.user(route, call)
             if user:
                 known = {"user": user} if route.login is None else {"user": user, "login": True}
                 call = structs.replace(call, extensions={**call.extensions, **known})
         plan = self.dispatcher.plan(route, call, forced)
+        if plan.answer is Side.DBUS and route.session_check is not None and self._sessions.is_over(route, call):
+            return RefusedCall(call, self.dispatcher.refuse(call, session_over(route, call), route))
         return (
             PlannedCall(call, route, plan, forced)
             if not task_prefix
@@ -190,20 +284,99 @@ class RpcEndpoint(Endpoint):
         """Plan the form of a call that returns a task; `plan` is that of the call itself."""
         task = self._task_route(route, prefix)
         task_plan = self.dispatcher.plan(task, call, forced)
-        if task_plan.answer is not None or plan.answer is None:  # a method that is off is off as a task too
-            return PlannedCall(call, task, task_plan, forced)
-        why = f"{task_plan.why}; call {route.method} without '{prefix}'"
-        fault = Fault(FaultCode.UNKNOWN_METHOD, why, data=[why])
+        runs_here = task_plan.answer is Side.DBUS
+        if (task_plan.answer is not None and not (runs_here and self._tasks is None)) or plan.answer is None:
+            return PlannedCall(call, task, task_plan, forced)  # a method that is off is off as a task too
+        why = f"No async mode for this operation (rpc: {call.method})"
+        fault = Fault(FaultCode.APPLICATION, f"{why}: {task_plan.why}", name="Fault", data=[why])
         return RefusedCall(call, self.dispatcher.refuse(call, fault, task))
 
     def _task_route(self, route: Route, prefix: str) -> Route:
         """The route of a form that returns a task: counted under its own name, and a write like any new task."""
         name = prefix + route.method
-        task = self._tasks.get(name)
+        task = self._task_forms.get(name)
         if task is None or task.task_of is not route:
-            task = replace(route, method=name, effect=Effect.WRITE, result=None, login=None, aliases=(), task_of=route)
-            self._tasks[name] = task
+            task = replace(
+                route,
+                method=name,
+                effect=Effect.WRITE,
+                result=None,
+                login=None,
+                aliases=(),
+                task_of=route,
+                session_check=None,  # made before the task
+            )
+            self._task_forms[name] = task
         return task
+
+    # Tasks
+
+    def _task_method(self, call: Call, mapped: Route | None) -> Route | None:
+        """The route of a method of the class `task` that the gateway answers.
+
+        It answers those about its own tasks. Of the others it answers those that no mapping and no legacy service does.
+        """
+        name = call.method if call.method in self._task_methods else self._spelled_task_methods.get(call.method)
+        if name is None or self._tasks is None:
+            return None
+        served = mapped is not None or self.table.passthrough_to is not None
+        return None if served and not self._tasks.knows(_about(call)) else self._task_methods[name]
+
+    async def _look_tasks_up(self, envelope: Envelope) -> None:
+        """Read from the state file whether another gateway has begun the tasks that these calls are about."""
+        assert self._tasks is not None, "it has tasks"
+        for entry in envelope.entries:
+            if not isinstance(entry, Fault) and (
+                entry.method in self._task_methods or entry.method in self._spelled_task_methods
+            ):
+                await self._tasks.look_up(_about(self.dialect.unwrap_call(entry)))
+
+    async def begin_task(self, entry: PlannedCall) -> Outcome:
+        """Answer a call that asks for a task with its reference; the call is checked first and made afterwards."""
+        route, call = entry.route.task_of, entry.call
+        assert route is not None, "the plan of a task"
+        assert self._tasks is not None, "the plan of a task"
+        refused = await self.dispatcher.admit(route, call)
+        if refused is not None:
+            return self.dispatcher.refuse(call, refused, entry.route)
+        alone = structs.replace(entry, call=structs.replace(call, oneway=False))
+
+        async def run(watch: TaskWatch) -> Outcome:
+            follows = alone.route.follows
+            if follows is None:
+                return (await self.dispatcher.run(alone)).outcome
+            watched = replace(alone.route, follows=replace(follows, notify=watch.notify))
+            return (await self.dispatcher.run(structs.replace(alone, route=watched))).outcome
+
+        owner = (route.session(call) if route.session is not None else None) or ""
+        task = await self._tasks.begin(entry.route.method, owner, call, run)
+        return self.dispatcher.refuse(call, task, entry.route) if isinstance(task, Fault) else Reply(task.ref)
+
+    async def _check_session(self, call: Call) -> Fault | None:
+        check = self.table.session_check
+        return None if check is None else await self.dispatcher.check_session(check, call)
+
+    async def _unknown_method(self, call: Call) -> Outcome:
+        """Refuse a call that is not mapped; its first parameter is a session, which is checked first.
+
+        An echo of the dialect is answered; it needs no session.
+        """
+        if self.dialect.echo and call.method.startswith(self.dialect.echo):
+            return _echo(call)
+        invalid = await self._check_session(call) if call.params and self._opens_sessions() else None
+        if invalid is None and self.table.is_removed(call.method):
+            return Fault(
+                FaultCode.APPLICATION, f"removed method {quoted(call.method)}", name="MESSAGE_REMOVED", data=[]
+            )
+        return invalid or Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {quoted(call.method)}")
+
+    def _opens_sessions(self) -> bool:
+        """Whether sessions are those of the D-Bus side."""
+        logins = (route for route in self.table.routes.values() if route.login is not None)
+        return any(self.dispatcher.toggles.setting(route).mode is Mode.DBUS for route in logins)
+
+    def _is_answered(self, route: Route) -> bool:
+        return self.dispatcher.toggles.setting(route).mode is not Mode.OFF
 
     def _may_call(self, domid: int, route: Route, call: Call) -> bool:
         """Whether the mapping allows a domain this call, for the method or for the whole endpoint."""
@@ -237,13 +410,18 @@ class RpcEndpoint(Endpoint):
             return entry
         if isinstance(entry, RefusedCall):
             return self.dialect.wrap_outcome(entry.fault, entry.call)
+        if entry.route.task_of is not None and entry.plan.answer is Side.DBUS:
+            return self.dialect.wrap_outcome(await self.begin_task(entry), entry.call)
         view = partial(self._view, envelope, at, entry.call)
         finished = await self.dispatcher.run(entry, view)
-        if entry.route.login is not None:
-            self._sessions.learn(finished)
+        if entry.route.login is not None or entry.route.closes is not None:
+            self._learn(finished)
         if entry.plan.candidate is not None and finished.side is entry.plan.answer:  # not where the call fell back
             self._after_answer(self._observe, entry, finished, view, code_of(finished.outcome))
-        return self.dialect.wrap_outcome(finished.outcome, entry.call)
+        outcome = finished.outcome
+        if self._tasks is not None and finished.side is Side.DBUS:
+            outcome = with_own(self._tasks, entry.route.method, outcome)
+        return self.dialect.wrap_outcome(outcome, entry.call)
 
     def as_client_reads(self, single: Envelope, call: Call, outcome: Outcome) -> Outcome:
         """An outcome as the client of this call reads it in its own protocol. `single`: the call's message alone."""
@@ -260,7 +438,7 @@ class RpcEndpoint(Endpoint):
         first = self._upstream_of(entries[0]) if entries else self.table.passthrough_to  # a multicall of no calls
         if first is None or not self.dispatcher.speaks(first, self.codec.name, self.dialect.name):
             return None
-        return first if all(self._upstream_of(entry) == first for entry in entries) else None
+        return first if len(entries) < 2 or all(self._upstream_of(entry) == first for entry in entries) else None
 
     def _upstream_of(self, entry: _Entry) -> str | None:
         """The legacy service to which this entry may be passed through; None: it may not."""
@@ -283,8 +461,8 @@ class RpcEndpoint(Endpoint):
         def unmoved() -> bool:
             return self._passthrough_upstream(self._plan_again(entries)) == upstream
 
-        passed = list(map(self._as_passed, entries))
-        repeatable = all(each.route.effect is not Effect.WRITE for each in passed)
+        passed = [self._as_passed(entry) for entry in entries]
+        repeatable = Effect.WRITE not in [each.route.effect for each in passed]
         started = perf_counter()
         try:
             answer = await self.dispatcher.forward(upstream, body, metadata, repeatable=repeatable, wanted=unmoved)
@@ -297,7 +475,7 @@ class RpcEndpoint(Endpoint):
             self._after_answer(self._account, envelope, passed, answer, started, seconds)
             return answer
         if answer.code in NOT_EXECUTED and not unmoved():
-            return self._encode(envelope, await self._answer_entries(envelope, self._plan_again(entries)))
+            return await self._encode_answer(envelope, await self._answer_entries(envelope, self._plan_again(entries)))
         fault = structs.replace(answer, name="")
         for each in passed:
             self._finish(each, fault, started, seconds)
@@ -370,9 +548,16 @@ class RpcEndpoint(Endpoint):
         finished = self.dispatcher.finish(
             CallFinished(passed.route, passed.call, outcome, Side.LEGACY, seconds, started=started)
         )
-        if passed.route.login is not None:
+        if passed.route.login is not None or passed.route.closes is not None:
             self._sessions.learn(finished)
         return finished
+
+    def _learn(self, finished: CallFinished) -> None:
+        """A login or logout has ended."""
+        self._sessions.learn(finished, self._logout)
+        closes = finished.route.closes
+        if closes is not None and isinstance(finished.outcome, Reply) and self._on_logout is not None:
+            self._on_logout(closes(finished.call) or "")
 
     # After the answer
 
@@ -385,11 +570,6 @@ class RpcEndpoint(Endpoint):
             work()
         except Exception:  # noqa: BLE001 - the client has its answer; a bug loses only the record of the message
             _log.exception("a bug lost the outcome of this message", endpoint=str(self.table.key))
-
-    def _touch(self) -> None:
-        """A message comes or goes: observations wait until the gateway is idle."""
-        if self._shadow is not None:
-            self._shadow.touch()
 
     def _observe(self, planned: PlannedCall, finished: CallFinished, view: View, code: FaultCode | None) -> None:
         """Have the other side run the call too. `code`: the kind of fault of this side's outcome, if it is one."""
@@ -434,6 +614,26 @@ def _message_fault(envelope: Envelope) -> Fault | None:
     return entry if isinstance(entry, Fault) else None
 
 
+def _without_notification(envelope: Envelope, peer: Peer) -> Envelope:
+    """The message; a notification alone is refused, before a side executes it.
+
+    Over a WebSocket JSON-RPC 2.0 holds whole: no server of the dialect has one.
+    """
+    entry = envelope.entries[0] if envelope.entries else None
+    is_websocket = peer.connection is not None and peer.connection.subscriber is not None
+    if envelope.batch or is_websocket or not isinstance(entry, Call) or not entry.oneway:
+        return envelope
+    found = "expected text or an integer, got none or null: a call without an answer is not taken here"
+    return Envelope((Fault(FaultCode.INVALID_REQUEST, f"$.id: {found}"),))
+
+
+def _echo(call: Call) -> Outcome:
+    if call.params:
+        return Reply(call.params[0])
+    data: Value = {"expected": 1, "received": 0}
+    return Fault(FaultCode.PARAMETER_COUNT, f"{call.method}: expected a parameter, got none", data=data)
+
+
 def _single(envelope: Envelope, at: int) -> Envelope:
     """The message that one entry of a batch would be alone."""
     if not envelope.batch:
@@ -442,11 +642,12 @@ def _single(envelope: Envelope, at: int) -> Envelope:
     return Envelope(envelope.entries[at : at + 1], tags)
 
 
-async def _unknown_method(call: Call) -> Outcome:
-    return Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {quoted(call.method)}")
+def _about(call: Call) -> Value:
+    """The task that a call of the class `task` is about."""
+    return call.params[1] if len(call.params) > 1 else call.named.get("self", call.named.get("task"))
 
 
-def _unmapped_route(upstream: str | None) -> Route:
+def _unmapped_route(upstream: str | None, refuse: Callable[[Call], Awaitable[Outcome]]) -> Route:
     """The route of all calls that are not mapped: a legacy service answers them, or they are unknown."""
     migration = Migration(Setting(Mode.LEGACY), upstream)
-    return local_route(UNMAPPED, _unknown_method, service=UNMAPPED, migration=migration, effect=Effect.WRITE)
+    return local_route(UNMAPPED, refuse, service=UNMAPPED, migration=migration, effect=Effect.WRITE)

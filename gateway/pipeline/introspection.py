@@ -5,14 +5,15 @@ They are local routes, answered from the mapping and the IDL without any call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 
-from gateway import __version__
-from gateway.core.dbus.signature import INTEGER_RANGES, Type, parse_one
+from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Parameter
 from gateway.core.routing.route import LocalTarget, Route, local_route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.mapping.table import NOT_MAPPED, EndpointTable
+from gateway.pipeline.openrpc import Described, nothing_described, openrpc
 
 # The names of XML-RPC's introspection convention (system.methodSignature) for D-Bus types.
 XMLRPC_TYPES: Mapping[str, str] = {
@@ -26,6 +27,7 @@ XMLRPC_TYPES: Mapping[str, str] = {
 }
 
 MULTICALL = "system.multicall"
+DISCOVER = "rpc.discover"
 
 # system.getCapabilities: the extensions of each protocol that the gateway has, and where each is specified.
 CAPABILITIES: Mapping[str, Mapping[str, tuple[str, int]]] = {
@@ -46,15 +48,29 @@ CAPABILITIES: Mapping[str, Mapping[str, tuple[str, int]]] = {
 }
 
 
-def introspection_routes(table: EndpointTable, codec: str) -> Mapping[str, Route]:
-    """The built-in methods of one endpoint, each answered by the gateway itself. A mapped method of that name wins."""
+def introspection_routes(
+    table: EndpointTable,
+    codec: str,
+    others: Mapping[str, Route] = MappingProxyType({}),
+    answers: Callable[[Route], bool] = lambda _route: True,
+    describe: Callable[[], Awaitable[Described]] = nothing_described,
+    servers: Callable[[], Sequence[str]] = tuple,
+    notifications: Sequence[Value] = (),
+) -> Mapping[str, Route]:
+    """The built-in methods of one endpoint, each answered by the gateway itself. A mapped method of that name wins.
+
+    `others`: further methods that the gateway answers. `answers`: whether a mapped method is answered now.
+    `describe` and `servers` complete the OpenRPC document: fields and errors, and the URLs of the endpoint.
+    `notifications`: what the endpoint sends without being asked, as OpenRPC describes a method.
+    """
     routes: dict[str, Route] = {}
 
     def find(name: Value) -> Route | Fault:
         route, task_prefix = table.find(name) if isinstance(name, str) else NOT_MAPPED
         if route is not None and not task_prefix:
             return route
-        return routes.get(name, _NOT_LISTED) if isinstance(name, str) else _NOT_LISTED
+        own = {**others, **routes}
+        return own.get(name, _NOT_LISTED) if isinstance(name, str) else _NOT_LISTED
 
     def add(method: str, result: str, documentation: str, answer: Callable[[], Value]) -> None:
         async def answer_call(call: Call) -> Outcome:
@@ -81,11 +97,16 @@ def introspection_routes(table: EndpointTable, codec: str) -> Mapping[str, Route
         "The specifications that this endpoint follows.",
         lambda: _capabilities(codec),
     )
-    add("system.listMethods", "as", "The names of all methods.", lambda: [*sorted(table.routes), *routes])
+    add(
+        "system.listMethods",
+        "as",
+        "The names of all methods.",
+        lambda: [*sorted({*others, *(name for name, route in table.routes.items() if answers(route))}), *routes],
+    )
     add_about("system.methodHelp", "s", "Describe a method and its parameters.", _help)
     add_about("system.methodSignature", "aas", "One signature for each number of parameters.", _signatures)
     if codec == "jsonrpc":
-        add("rpc.discover", "a{sv}", "The OpenRPC document of this endpoint.", lambda: _openrpc(table))
+        routes[DISCOVER] = _discover(table, describe, servers, notifications)
     if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one
         routes[MULTICALL] = local_route(
             MULTICALL,
@@ -97,20 +118,25 @@ def introspection_routes(table: EndpointTable, codec: str) -> Mapping[str, Route
     return dict(sorted(routes.items()))
 
 
+def _discover(
+    table: EndpointTable,
+    describe: Callable[[], Awaitable[Described]],
+    servers: Callable[[], Sequence[str]],
+    notifications: Sequence[Value],
+) -> Route:
+    async def answer_call(call: Call) -> Outcome:
+        return _arity(call, 0) or Reply(openrpc(table, await describe(), servers(), notifications))
+
+    documentation = "The OpenRPC document of this endpoint."
+    return local_route(DISCOVER, answer_call, result=parse_one("a{sv}"), documentation=documentation)
+
+
 async def _nested(call: Call) -> Outcome:
     return Fault(FaultCode.INVALID_REQUEST, f"{call.method} cannot be called inside another {call.method}")
 
 
 def _capabilities(codec: str) -> Value:
     return {name: {"specUrl": url, "specVersion": version} for name, (url, version) in CAPABILITIES[codec].items()}
-
-
-def _openrpc(table: EndpointTable) -> Value:
-    return {
-        "openrpc": "1.3.2",
-        "info": {"title": f"xcp-gateway, {table.key.listener} {table.key.path}", "version": __version__},
-        "methods": [_openrpc_method(name, route) for name, route in sorted(table.routes.items())],
-    }
 
 
 _NOT_LISTED = Fault(
@@ -152,48 +178,3 @@ def _help(route: Route) -> Value:
         lines.append(f"  {parameter.name}{optional}{about}")
     target = "Answered by the gateway itself." if isinstance(route.target, LocalTarget) else f"D-Bus: {route.target}"
     return "\n".join([*lines, target])
-
-
-def _openrpc_method(name: str, route: Route) -> Value:
-    return {
-        "name": name,
-        "summary": route.documentation,
-        "paramStructure": "either",
-        "params": [
-            {
-                "name": parameter.name,
-                "summary": parameter.documentation,
-                "required": parameter.required,
-                "schema": {} if parameter.type is None else json_schema(parameter.type),
-            }
-            for parameter in route.parameters
-        ],
-        "result": {
-            "name": "result",
-            "schema": {"type": "null"} if route.result is None else json_schema(route.result),
-        },
-    }
-
-
-def json_schema(kind: Type) -> dict[str, Value]:
-    """The JSON Schema of the JSON form of a D-Bus type."""
-    if kind.code in INTEGER_RANGES:
-        low, high = INTEGER_RANGES[kind.code]
-        return {"type": "integer", "minimum": low, "maximum": high}
-    if kind.code == "a":
-        return _array_schema(kind)
-    if kind.code == "(":
-        count = len(kind.children)
-        fields: list[Value] = [json_schema(child) for child in kind.children]
-        return {"type": "array", "items": fields, "minItems": count, "maxItems": count}
-    scalar: dict[str, dict[str, Value]] = {"b": {"type": "boolean"}, "d": {"type": "number"}, "v": {}}
-    return scalar.get(kind.code, {"type": "string"})
-
-
-def _array_schema(kind: Type) -> dict[str, Value]:
-    element = kind.children[0]
-    if kind.is_dict:
-        return {"type": "object", "additionalProperties": json_schema(element.children[1])}
-    if element.code == "y":
-        return {"type": "string", "contentEncoding": "base64"}
-    return {"type": "array", "items": json_schema(element)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from gateway.core.dbus.target import MethodCall
+from gateway.core.migration.modes import Side
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Envelope, Fault, Outcome, Peer, RefusedCall, Value
 from gateway.pipeline.dispatcher import UNMAPPED
@@ -54,6 +55,8 @@ async def _answer(endpoint: RpcEndpoint, call: Call, steps: list[Step]) -> Outco
     steps.append(Step("route", f"none at {endpoint.table.key}" if unmapped else f"{route.source} -> {route.target}"))
     if route.migration.upstream is not None:
         steps.append(Step("answered by", f"{plan.answer.value if plan.answer else 'neither side'}: {plan.why}"))
+    if route.task_of is not None and plan.answer is Side.DBUS:
+        return await endpoint.begin_task(planned)
     traced = structs.replace(planned, route=_traced(route, steps))
     return (await endpoint.dispatcher.run(traced)).outcome
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-BOOT = Path("/proc/sys/kernel/random/boot_id")  # another one after each start of the host
+BOOT = Path("/proc/sys/kernel/random/boot_id")  # changes with each start of the host
 
 
 @cache
 def boot() -> str:
-    """Which start of the host this is."""
-    return BOOT.read_text(encoding="ascii").strip()
+    """Return the id of this start of the host."""
+    return BOOT.read_text(encoding="utf-8").strip()
 
 
 def since_boot() -> float:
-    """Seconds that the host has been up."""
+    """Return the seconds since the host started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -30,31 +30,31 @@ _began = time.time() - since_boot()
 
 
 def steady() -> float:
-    """The moment now."""
+    """Return the steady time now."""
     return _began + since_boot()
 
 
 def wall(moment: float) -> float:
-    """A moment of `steady` as the wall clock will show it, unless that is set again; for people."""
+    """Convert a steady time to wall clock time, for display."""
     return moment + round(time.time() - steady(), 1)
 
 
 @dataclass(frozen=True, slots=True)
 class ClockReading:
-    """What another process has to know of the clock by which a moment was written down. Text: "BOOT BEGAN AHEAD"."""
+    """The clock by which a stored time was measured, for other processes. Text: "BOOT BEGAN AHEAD"."""
 
     boot: str
     began: float
-    ahead: float  # of `steady`, the wall clock's
+    ahead: float  # seconds of the wall clock ahead of `steady`
 
     @classmethod
     def here(cls) -> ClockReading:
-        """This process's."""
+        """Return the reading of this process."""
         return cls(boot(), _began, round(time.time() - steady(), 1))
 
     @classmethod
     def read(cls, text: str) -> ClockReading:
-        """Raises ValueError."""
+        """Decode the text; raises ValueError."""
         name, began, ahead = text.split(" ")
         return cls(name, float(began), float(ahead))
 

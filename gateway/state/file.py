@@ -1,6 +1,6 @@
-"""One state file, opened and kept open, or the words for why not. Synchronous.
+"""One open state file, or the reason why it cannot be used. Synchronous.
 
-While there is trouble the copies in memory stay, and the file is tried again and again until it is good.
+While the file cannot be used, the copies in memory stay in force, and the file is retried every `RETRY` seconds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from time import monotonic, time
 from typing import TypeAlias, TypeVar
 
 from gateway.core.admin.records import Change, StateRefused, StoredState, applied, unconditional
-from gateway.state import tables
-from gateway.state.tables import VERSION, Unreadable
+from gateway.state import evidence, schema, tables
+from gateway.state.schema import VERSION, Unreadable
 
-# Messages: what is wrong with a state file, and what to do about it.
-
+# Messages: what is wrong with a state file, and what to do.
 
 # SQLite's primary result codes: https://www.sqlite.org/rescode.html
 WORDS: Mapping[int, str] = {
@@ -30,42 +29,45 @@ WORDS: Mapping[int, str] = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: its directory must exist, and the gateway's user must write there",
     sqlite3.SQLITE_BUSY: "is locked by another program: end that program (`fuser` on the file tells which it is)",
     sqlite3.SQLITE_CORRUPT: "is damaged: {move_away}",
-    sqlite3.SQLITE_NOTADB: "is damaged, or no state file at all: {move_away}",
-    sqlite3.SQLITE_IOERR: "cannot be read or written: look for a full disk, or one that fails",
+    sqlite3.SQLITE_NOTADB: "is damaged, or is not a state file: {move_away}",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: check for a full or failing disk",
 }
 OTHER = "cannot be used"
 MOVE_AWAY = (
     "move it away together with its -wal and -shm files; a new one is then made with the modes that are in force now"
 )
-LONGEST = 200  # characters of an error's own words, which may quote what is in the file
-LASTING = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})  # no use to try again with the same file
-STALE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, 0})  # stays as it was opened
+LONGEST = 200  # characters kept of an error's text, which may quote the file
+LASTING = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})  # the same file will not recover
+STALE = frozenset(
+    {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, 0}
+)  # the connection keeps the error: reopen
 
 
 FOREIGN = f"belongs to another program: name another file in the config, or {MOVE_AWAY}"
-SILENT = "has not answered for {seconds:g} s: look for a disk or a network file system that hangs"
+SILENT = "has not answered for {seconds:g} s: check for a hung disk or network file system"
 UNKNOWN = "it is unknown whether this was written"
-GONE = "was moved away or replaced: it is opened again in a moment"
+GONE = "was moved or replaced: it is reopened in a moment"
 
 
-def newer(version: int) -> str:
-    """About a file of a gateway to come."""
-    return f"was written by a newer gateway (format {version}, this one knows {VERSION}): run that one, or {MOVE_AWAY}"
+def other_format(version: int) -> str:
+    """Message for a file of an older or newer gateway."""
+    which = "a newer" if version > VERSION else "an older"
+    return f"was written by {which} gateway (format {version}, this one knows {VERSION}): run that one, or {MOVE_AWAY}"
 
 
 def damaged(found: str) -> str:
-    """About a file whose inside does not fit together."""
+    """Message for a damaged file."""
     return f"{WORDS[sqlite3.SQLITE_CORRUPT].format(move_away=MOVE_AWAY)} ({found.splitlines()[-1][:LONGEST]})"
 
 
 def describe_error(error: Exception) -> str:
-    """What an operator has to know about an error; the error's own words stand in brackets."""
+    """Return a message for the operator, with the text of the error in brackets."""
     if isinstance(error, OSError):
         return f"{WORDS[sqlite3.SQLITE_CANTOPEN]} ({error.strerror})"
     if not isinstance(error, sqlite3.Error):
         return damaged(f"{type(error).__name__}: {error}")
     if isinstance(error, Unreadable):
-        return f"holds what this gateway cannot read ({str(error)[:LONGEST]}): mend that, or {MOVE_AWAY}"
+        return f"has a row that this gateway cannot read ({str(error)[:LONGEST]}): repair it, or {MOVE_AWAY}"
     if _is_no_text(error):
         return damaged(str(error))
     words = WORDS.get(primary(error), OTHER).format(move_away=MOVE_AWAY)
@@ -74,34 +76,34 @@ def describe_error(error: Exception) -> str:
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether only another file helps."""
+    """Return whether the file must be replaced."""
     return not isinstance(error, OSError | sqlite3.Error) or primary(error) in LASTING or _is_no_text(error)
 
 
 def is_stale(error: Exception) -> bool:
-    """Whether it has to be opened anew, and looked through, before it can be well."""
+    """Return whether the file must be reopened and checked before it is used again."""
     return primary(error) in STALE
 
 
 def _is_no_text(error: Exception) -> bool:
-    """Python's own error, which has no code of SQLite's: a text in the file that is no UTF-8."""
+    """Text that is not UTF-8: Python's own error, without an SQLite code."""
     return isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode to UTF-8")
 
 
 def primary(error: Exception) -> int:
-    """SQLite's kind of an error; 0 when it has none."""
+    """Return SQLite's primary result code, or 0."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 LOCK_PATIENCE = 0.5  # seconds to wait for another process's transaction
-RETRY = 1.0  # seconds between two attempts at a file that is in trouble
+RETRY = 1.0  # seconds between two attempts to use a file that failed
 
 _T = TypeVar("_T")
 _Identity: TypeAlias = tuple[int, ...]  # which file a path leads to; nothing when there is none
 
 
 class StateFile:
-    """The file of one process. One thread calls all methods and reads `kept` and `trouble`."""
+    """The state file of one process. Only one thread may use it."""
 
     def __init__(
         self, path: Path | None, now: Callable[[], float] = time, clock: Callable[[], float] = monotonic
@@ -113,19 +115,19 @@ class StateFile:
         self._clock = clock
         self._db: sqlite3.Connection | None = None
         self._inode: _Identity = ()  # of the file that is open
-        self._bad: _Identity = ()  # of a file that only a person can mend
-        self._stale = False  # it has to be opened anew to be mended
-        self._version = 0  # SQLite's data_version: another one when another connection has written
+        self._bad: _Identity = ()  # of a file that an operator must repair or replace
+        self._stale = False  # must be reopened
+        self._version = 0  # SQLite's data_version; changes when another connection writes
         self._retry_at = 0.0
         self._held: list[Change] = []
 
     def open(self) -> None:
-        """The first attempt; what is wrong then stands in `trouble`."""
+        """Open the file. On failure `trouble` has the reason."""
         self._retry_at = self._clock() + RETRY
         self._mend()
 
     def look(self) -> None:
-        """What is to be done from time to time: see what others have decided, and try again what did not work."""
+        """Read what other processes have stored, and retry a file that failed. Called periodically."""
         if self._db is not None and self._inode != _stat(self.path)[:2]:
             self.close()
             self._fail(GONE)
@@ -135,11 +137,11 @@ class StateFile:
             self._attempt(self._follow)
 
     def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T | StateRefused:
-        """Read something, all of it as it was at one moment."""
+        """Read in one transaction."""
         return self._attempt(lambda db: _transaction(db, "BEGIN", work))
 
     def write(self, work: Callable[[sqlite3.Connection], _T | StateRefused], *, durable: bool) -> _T | StateRefused:
-        """Write something whole or not at all. Durable: once this has returned it survives a power cut."""
+        """Write in one transaction. `durable`: the result survives a power failure once this returns."""
         if self._db is None or self._held:
             self._retry()
         if self._held:
@@ -150,7 +152,7 @@ class StateFile:
         return result
 
     def decide(self, change: Change) -> StateRefused | None:
-        """Write one decision down, and take it over."""
+        """Store a change and apply it to `kept`."""
         result = self.write(lambda db: tables.decide(db, change), durable=True)
         if isinstance(result, StateRefused):
             return result
@@ -158,12 +160,12 @@ class StateFile:
         return None
 
     def hold(self, change: Change) -> None:
-        """Take a decision over that cannot be written down now."""
+        """Apply a change that cannot be stored now; it is stored when the file works again."""
         self._held.append(change)
         self.kept = applied(self.kept, change)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -174,7 +176,7 @@ class StateFile:
             self._mend()
 
     def _mend(self) -> None:
-        """Open the file unless it is open, write down what is held, and see whether it can be written at all."""
+        """Open the file if needed, store held changes, and probe whether it can be written."""
         if self._stale:
             self._stale = False
             self.close()
@@ -190,24 +192,24 @@ class StateFile:
             self.trouble = ""
 
     def _catch_up(self, db: sqlite3.Connection) -> StoredState | StateRefused:
-        """What was held is a fact by now; but a rollout that others have gone on with meanwhile stays theirs."""
+        """Store a held change, which is in force already. A rollout that another process advanced is left as it is."""
         result = tables.decide(db, self._held[0])
         return tables.decide(db, unconditional(self._held[0])) if isinstance(result, StateRefused) else result
 
     def _probe(self, db: sqlite3.Connection) -> StoredState:
-        tables.retire(db, self._now())
+        evidence.retire(db, self._now())
         db.execute("UPDATE counter SET value = value + 1 WHERE name = 'probe'")
         return tables.load(db)
 
     def _follow(self, db: sqlite3.Connection) -> None:
-        """Take over what another process has decided."""
-        version = tables.number(db, "data_version")
+        """Apply what another process has stored."""
+        version = schema.number(db, "data_version")
         if version != self._version:
             self.kept = _transaction(db, "BEGIN", tables.load)
             self._version = version
 
     def _connect(self) -> None:
-        """Open the file. One that was moved away is let rest once, until every gateway has let go of it."""
+        """Open the file. After a move wait one attempt, so that every gateway has closed the old file."""
         if self._bad:
             found, before = _stat_all(self.path), self._bad
             if found == before:
@@ -228,9 +230,9 @@ class StateFile:
             self._peek()
 
     def _new(self, path: Path) -> None:
-        """Make a file that is whole before anybody sees it, unless another process was quicker.
+        """Create a complete file and move it into place, unless another process did so first.
 
-        An existing file is never opened but by SQLite: closing it would free the locks of this process on it.
+        Only SQLite may open an existing file: closing a descriptor frees all locks of this process on it.
         """
         path.parent.mkdir(mode=0o750, exist_ok=True)
         with _alone_in(path.parent):
@@ -252,40 +254,43 @@ class StateFile:
         _write(db, self._create, durable=True)
 
     def _begin(self, db: sqlite3.Connection) -> None:
-        """See whose file it is and whether it is whole, make the tables if it is new, and read what is in it."""
+        """Check owner, version and integrity of the file, create the tables if it is empty, and read the state."""
         self._inode = _stat(self.path)[:2]
         if words := _transaction(db, "BEGIN", _unfit):
             self._condemn(words)
             return
-        if tables.empty(db):
+        if schema.empty(db):
             self._fill(db)
-        self._version = tables.number(db, "data_version")
+        self._version = schema.number(db, "data_version")
         kept = _transaction(db, "BEGIN", tables.load)
         if not self._held:
             self.kept = kept
 
     def _create(self, db: sqlite3.Connection) -> None:
-        if tables.empty(db):  # no other process was quicker
-            tables.create(db)
+        if schema.empty(db):  # no other process has created them
+            schema.create(db)
             if self.kept != StoredState():
                 tables.restore(db, self.kept, self._now())
 
     def _peek(self) -> None:
-        """On a read-only file system SQLite reads such a file only if told that nobody changes it: for its modes."""
+        """Read the modes on a read-only file system, where SQLite needs `immutable` to open a file in WAL mode."""
         path = self.path
         if path is None or self._bad or self.kept != StoredState() or _stat(_wal(path)):
             return
         if os.access(path.parent, os.W_OK, effective_ids=True):
             return
-        with suppress(Exception), closing(_connection(f"{_uri(path, 'ro')}&immutable=1")) as db:  # told already
+        with (
+            suppress(Exception),
+            closing(_connection(f"{_uri(path, 'ro')}&immutable=1")) as db,
+        ):  # `trouble` has the reason already
             if not _unfit(db):
                 self.kept = tables.load(db)
 
     def _attempt(self, work: Callable[[sqlite3.Connection], _T], *, given: bool = False) -> _T | StateRefused:
-        """Do something with the file; the one place where errors become words.
+        """Run `work` on the file and turn every error into a refusal with a message.
 
-        What SQLite hands out of a damaged file may fail in any way (text that is no UTF-8, a number that is none): all
-        of it is damage. `given`: the work writes what others give, which may be wrong without any fault of the file.
+        Any exception while a damaged file is read means damage (text that is not UTF-8, a number that is none).
+        `given`: `work` stores values of the caller, whose errors are raised instead.
         """
         if self._db is None:
             return StateRefused(self.trouble)
@@ -308,9 +313,9 @@ class StateFile:
             self._stale = is_stale(error)
 
     def _condemn(self, words: str) -> None:
-        """Not to be touched again until a person has done something."""
+        """Close the file until an operator has replaced or repaired it."""
         self._fail(words)
-        self.close()  # which may remove the -wal and the -shm file
+        self.close()  # may remove the -wal and -shm files
         self._bad = _stat_all(self.path)
 
     def _fail(self, words: str) -> None:
@@ -327,12 +332,12 @@ def _connection(uri: str) -> sqlite3.Connection:
 
 
 def _unfit(db: sqlite3.Connection) -> str:
-    """Why the file must not be used; nothing when it may."""
-    if tables.number(db, "application_id") != tables.APPLICATION and not tables.empty(db):
+    """Return why the file must not be used; empty if it may."""
+    if schema.number(db, "application_id") != schema.APPLICATION and not schema.empty(db):
         return FOREIGN
-    version = tables.number(db, "user_version")
-    if version > tables.VERSION:
-        return newer(version)
+    version = schema.number(db, "user_version")
+    if version != schema.VERSION and not schema.empty(db):
+        return other_format(version)
     found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     return "" if found == "ok" else damaged(found)
 
@@ -343,7 +348,7 @@ def _write(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], _T], *, 
 
 
 def _transaction(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
-    """All of it or nothing; nothing when `work` refuses."""
+    """Run `work` in a transaction; roll back on an error or a refusal."""
     db.execute(begin)
     try:
         result = work(db)
@@ -357,7 +362,7 @@ def _transaction(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Con
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """No other gateway makes a file here meanwhile; what was made survives a power cut."""
+    """Keep other gateways from creating a file here; what is created survives a power failure."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flock(opened, LOCK_EX)
@@ -368,7 +373,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _put_aside(path: Path, now: int) -> None:
-    """What is left of a file that was moved away without its companions: SQLite would apply it to the new one."""
+    """Move leftover -wal and -shm files out of the way: SQLite would apply them to the new file."""
     path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         _wal(path).rename(f"{_wal(path)}.left-{now}")
@@ -379,7 +384,7 @@ def _wal(path: Path) -> Path:
 
 
 def _stat(path: Path | None) -> _Identity:
-    """Device and inode first, then what changes when somebody writes."""
+    """Return device, inode, size and modification time; empty if there is no file."""
     if path is not None:
         with suppress(OSError):
             found = path.stat()

@@ -1,6 +1,6 @@
-"""The state that outlives the process, behind a small async interface: one thread runs all jobs on the file.
+"""Async interface to the state file: one thread runs all jobs on the file.
 
-Modes and rollouts are copies in memory, as new as `POLL`; everything else is read from the file when it is asked for.
+Modes and rollouts are copies in memory, at most `POLL` old; everything else is read from the file on demand.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from gateway.core.admin.records import (
     applied,
 )
 from gateway.core.routing.overrides import Override
+from gateway.state import clients, evidence, file, tables
 from gateway.state import clock as clocks
-from gateway.state import file, tables
 from gateway.state.file import StateFile
 
 # The thread
@@ -57,22 +57,22 @@ class StateThread:
         self._ended: Future[None] = Future()
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def do(self, job: Callable[[], _T]) -> Future[_T]:
-        """Do this when all earlier jobs are done, unless its future has been cancelled by then."""
+        """Queue a job. It is skipped if its future is cancelled before its turn."""
         future: Future[_T] = Future()
         self._jobs.put((job, future))
         return future
 
     def end(self) -> Future[None]:
-        """Do what has been given until now and no more; done when all of it is."""
+        """Stop after the queued jobs; the future is done when they are."""
         self._jobs.put(None)
         return self._ended
 
     def join(self) -> None:
-        """Wait for the thread, which is over at once when what `end` returned is done."""
+        """Wait for the thread to end, after `end`."""
         self._thread.join()
 
     def _run(self) -> None:
@@ -95,7 +95,7 @@ class StateThread:
     def _guarded_look(self) -> None:
         try:
             self._look()
-        except Exception:  # noqa: BLE001 - a bug costs this look and not the thread
+        except Exception:  # noqa: BLE001 - a bug must not end the thread
             _log.exception("a bug while looking after the state file")
 
 
@@ -104,13 +104,13 @@ def _do(job: Callable[[], _T], future: Future[_T]) -> None:
         return
     try:
         result = job()
-    except Exception as bug:  # noqa: BLE001 - told to whoever waits for the job
+    except Exception as bug:  # noqa: BLE001 - raised where the job is awaited
         future.set_exception(bug)
     else:
         future.set_result(result)
 
 
-POLL = 0.05  # seconds between two looks at what other processes have decided
+POLL = 0.05  # seconds between two reads of what other processes have stored
 PATIENCE = 5.0  # seconds that the file has to answer
 PAGE = 100  # pairs read at a time while all are exported
 
@@ -118,8 +118,8 @@ _T = TypeVar("_T")
 _log = structlog.get_logger("gateway")
 
 
-def _nobody() -> None:
-    """No listener."""
+def _ignore() -> None:
+    """Do nothing."""
 
 
 class StateStore:
@@ -128,7 +128,7 @@ class StateStore:
     def __init__(
         self,
         path: Path | None,
-        on_change: Callable[[], object] = _nobody,
+        on_change: Callable[[], object] = _ignore,
         *,
         now: Callable[[], float] = time,
         clock: Callable[[], float] = monotonic,
@@ -137,7 +137,7 @@ class StateStore:
     ) -> None:
         self.path = path  # None: in memory only
         self.kept = StoredState()
-        self.trouble = ""  # what is wrong, in words for an operator; nothing when all is well
+        self.trouble = ""  # the reason, for operators; empty while the file works
         self.lost = 0  # batches that could not be written
         self._on_change = on_change
         self._now = now
@@ -147,12 +147,12 @@ class StateStore:
         self._file = StateFile(path, now, clock)
         self._thread = StateThread(self._look, POLL)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._known = self.kept  # as the thread told it
-        self._unanswered: list[Change] = []  # what holds already, and the thread has not got round to
+        self._known = self.kept  # as the thread reported it
+        self._unanswered: list[Change] = []  # in force, but not yet handled by the thread
         self._told: tuple[StoredState, str] | None = (self.kept, self.trouble)
 
     async def start(self) -> None:
-        """Read what is kept. Never fails: without a usable file there is `trouble`, and nothing is kept at first."""
+        """Open the file and read the state. Never raises: `trouble` has the reason if the file cannot be used."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
         try:
@@ -162,7 +162,7 @@ class StateStore:
             raise
 
     async def stop(self) -> None:
-        """Finish what was asked for and close the file."""
+        """Finish the queued jobs and close the file."""
         self._thread.do(self._file.close)
         ended = asyncio.wrap_future(self._thread.end())
         done, _ = await asyncio.wait([ended], timeout=self._patience)
@@ -182,25 +182,25 @@ class StateStore:
 
     @property
     def overrides(self) -> tuple[Override, ...]:
-        """The modes that were set at run time; those whose time is over too."""
+        """Return the modes set at run time, including those that have ended."""
         return self.kept.overrides
 
     @property
     def rollouts(self) -> Mapping[str, Rollout]:
-        """Rollouts by name."""
+        """Return the rollouts by name."""
         return self.kept.rollouts
 
     @property
     def place(self) -> str:
-        """Where it is kept, for people."""
+        """Return the place of the file, for operators."""
         return str(self.path) if self.path else "in memory only: a restart forgets it"
 
     async def decide(self, change: Change) -> StateRefused | None:
-        """All of a change with its lines of the audit, or nothing of it and why. What returns None is in force here."""
+        """Store a change with its audit lines. None: stored and in force; else the reason, and nothing is stored."""
         return await self._ask(lambda: self._file.decide(change))
 
     async def decide_anyway(self, change: Change) -> StateRefused | PendingDecision | None:
-        """The same for what must not wait for the file: in trouble it holds in this process, and is written later."""
+        """Apply a change even if the file fails: then it is in force in this process and is stored later."""
         asked = asyncio.wrap_future(self._given(lambda: self._decide_or_hold(change)))
         await asyncio.wait([asked], timeout=self._patience)
         if asked.done():
@@ -213,19 +213,55 @@ class StateStore:
     async def rollback_all(
         self, who: str, why: str, rollouts: tuple[PutRollout, ...] = ()
     ) -> StateRefused | PendingDecision | None:
-        """Every method to its legacy service, whatever was set before, whatever the file says."""
+        """Return every method to its legacy service, whatever was set before, even if the file fails."""
         return await self.decide_anyway(all_to_legacy(who, self._now(), why, rollouts))
 
     async def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
-        """Whether this holder alone has the lease from now on, for so long; asked again it is prolonged."""
+        """Take or renew a lease for `seconds`; returns whether this holder has it."""
         boot, now = clocks.boot(), self._clock()
         held = await self._write(lambda db: tables.hold_lease(db, name, holder, boot, now, now + seconds))
         return held is True
 
+    async def keep_task(self, ref: str, holder: str, document: str) -> StateRefused | None:
+        """Store a task; `holder`: the lease name of the gateway that runs it, or empty."""
+        return await self._write(lambda db: tables.put_task(db, ref, holder, document, self._now()))
+
+    async def change_task(self, ref: str, document: str) -> StateRefused | None:
+        """Change a task that another gateway began."""
+        return await self._write(lambda db: tables.change_task(db, ref, document, self._now()))
+
+    async def forget_tasks(self, refs: Sequence[str]) -> StateRefused | None:
+        """Delete tasks."""
+        return await self._write(lambda db: tables.forget_tasks(db, refs))
+
+    async def read_task(self, ref: str) -> str | StateRefused | None:
+        """Return the document of a task, or None."""
+        return await self._read(lambda db: tables.read_task(db, ref))
+
+    async def tasks(self) -> Sequence[str] | StateRefused:
+        """Return the documents of all tasks."""
+        return await self._read(tables.read_tasks)
+
+    async def end_orphans(self, ended: Callable[[str], str], oldest: float) -> Sequence[str] | StateRefused:
+        """Rewrite with `ended` the tasks whose holder has no lease; the references of all tasks.
+
+        Tasks that no gateway runs and that are older than `oldest` are forgotten.
+        """
+        boot, clock = clocks.boot(), self._clock()
+        return await self._write(lambda db: tables.end_orphans(db, ended, boot, clock, self._now(), oldest))
+
+    async def keep_sessions(self, rows: Mapping[str, str | None]) -> StateRefused | None:
+        """Store sessions by digest; None deletes one."""
+        return await self._write(lambda db: tables.keep_sessions(db, rows))
+
+    async def sessions(self) -> Mapping[str, str] | StateRefused:
+        """Return the documents of all sessions by digest."""
+        return await self._read(tables.read_sessions)
+
     async def audit(
         self, limit: int = 100, since: float = 0.0, subject: str | None = None
     ) -> Sequence[AuditEntry] | StateRefused:
-        """The newest lines of the audit, newest first."""
+        """Return the newest lines of the audit, newest first."""
         return await self._read(lambda db: tables.audit(db, limit, since, subject))
 
     async def flush(self, batch: CountsBatch) -> StateRefused | None:
@@ -235,21 +271,21 @@ class StateStore:
         return refused
 
     async def evidence(self) -> Mapping[MethodId, Counts] | StateRefused:
-        """What all processes together have counted."""
-        return await self._read(tables.total)
+        """Return the sums over all processes."""
+        return await self._read(evidence.total)
 
     async def clear(self, method: MethodId) -> StateRefused | None:
-        """Forget a method's evidence and pairs, without a line in the audit: what an operator clears is a Change."""
-        return await self._write(lambda db: tables.clear(db, method))
+        """Delete counts and pairs of a method, without an audit line. An operator's reset is a Change instead."""
+        return await self._write(lambda db: evidence.clear(db, method))
 
     async def pairs(self, method: MethodId | None = None, limit: int = 50) -> Sequence[MismatchRecord] | StateRefused:
-        """The newest differing pairs of a method or of all, newest first."""
-        return await self._read(lambda db: tables.pairs(db, method, limit))
+        """Return the newest differing pairs of a method or of all, newest first."""
+        return await self._read(lambda db: evidence.pairs(db, method, limit))
 
     async def every_pair(self) -> AsyncIterator[MismatchRecord | StateRefused]:
-        """All differing pairs, oldest first; a refusal is the last one when the file could not be read to its end."""
+        """Yield all differing pairs, oldest first; a refusal comes last if the file cannot be read to its end."""
         last = 0
-        while page := await self._read(partial(tables.pairs_after, number=last, limit=PAGE)):
+        while page := await self._read(partial(evidence.pairs_after, number=last, limit=PAGE)):
             if isinstance(page, StateRefused):
                 yield page
                 return
@@ -265,18 +301,18 @@ class StateStore:
         since: float = 0.0,
         limit: int = 1_000,
     ) -> Mapping[ClientKey, ClientRecord] | StateRefused:
-        """Who has called since then, the latest first."""
-        return await self._read(lambda db: tables.read_clients(db, service, method, protocol, since, limit))
+        """Return the clients that called since then, the latest first."""
+        return await self._read(lambda db: clients.read_clients(db, service, method, protocol, since, limit))
 
     async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T | StateRefused:
         return await self._ask(lambda: self._file.read(work))
 
     async def _write(self, work: Callable[[sqlite3.Connection], _T | StateRefused]) -> _T | StateRefused:
-        """What a power cut may undo."""
+        """Run a write that a power failure may undo."""
         return await self._ask(lambda: self._file.write(work, durable=False))
 
     async def _ask(self, job: Callable[[], _T]) -> _T | StateRefused:
-        """Do a job in the thread, and wait for it no longer than an operator would."""
+        """Run a job in the thread and wait at most `patience` seconds."""
         asked = self._given(job)
         await asyncio.wait([asyncio.wrap_future(asked)], timeout=self._patience)
         if asked.done():
@@ -294,11 +330,11 @@ class StateStore:
         return self._thread.do(told)
 
     def _note_silence(self) -> None:
-        self._told = None  # whatever the thread finds when it is back is news
+        self._told = None  # report whatever the thread finds next
         self._take_over(self._known, f"state file {self.path} {file.SILENT.format(seconds=self._patience)}")
 
     def _answered(self, change: Change) -> None:
-        """From now on it is in what the thread tells."""
+        """The thread has handled it: its reports include it from now on."""
         self._unanswered.remove(change)
         self._take_over(self._known, self.trouble)
 
@@ -310,16 +346,16 @@ class StateStore:
         return PendingDecision(result.why)
 
     def _add(self, db: sqlite3.Connection, batch: CountsBatch) -> None:
-        tables.add(db, self._instance, batch.evidence, self._now())
-        tables.add_pairs(db, batch.pairs)
-        tables.add_clients(db, batch.clients)
+        evidence.add(db, self._instance, batch.evidence, self._now())
+        evidence.add_pairs(db, batch.pairs)
+        clients.add_clients(db, batch.clients)
 
     def _look(self) -> None:
         self._file.look()
         self._tell()
 
     def _tell(self) -> None:
-        """Called by the thread: what is new there goes to the loop, before the answer of the job that made it new."""
+        """Called by the thread: report changes to the loop, before the result of the job that made them."""
         news = self._file.kept, self._file.trouble
         if news != self._told:
             self._told = news

@@ -1,25 +1,18 @@
-"""Overrides, rollouts, leases and the audit as rows of the state file. Knows SQL; no thread and no transaction."""
+"""Rows of the state file: modes, rollouts, leases, tasks, sessions, the audit. Knows SQL; no thread, no transaction."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import get_args
 
 import msgspec
 
 from gateway.core.admin.records import (
-    IDENTITIES,
-    OTHERS,
     AuditEntry,
     Change,
-    ClientKey,
-    ClientRecord,
-    Counts,
     Json,
-    MethodId,
-    MismatchRecord,
     PutRollout,
     Rollout,
     StateRefused,
@@ -28,238 +21,9 @@ from gateway.core.admin.records import (
 )
 from gateway.core.migration.modes import Mode, Setting, Side, percent, share
 from gateway.core.routing.overrides import By, Override
+from gateway.state import evidence
 from gateway.state.clock import ClockReading
-
-# Who still calls what over which protocol, as rows of the state file. Knows SQL; no thread and no transaction.
-
-
-CLIENTS = 10_000  # rows; past it those that were seen least recently are told together, as callers that are "(others)"
-FRESH = 7 * 86_400.0  # seconds; of one peer those stay that were seen within, call most often, and came first
-TEXT = 200  # characters of what a client says of itself
-
-_NOBODY = -1  # the domid of a client that has none: NULL would equal nothing
-_ADD = """INSERT INTO client (service, method, protocol, peer, agent, user, domid, count, first, last)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count,
-    first = min(first, excluded.first), last = max(last, excluded.last)"""
-_CROWDED_clients = """SELECT peer, protocol, domid FROM client WHERE agent != ?1
-    GROUP BY peer, protocol, domid HAVING count(DISTINCT agent || char(0) || user) > ?2"""
-_CROWD = """peer = ?1 AND protocol = ?2 AND domid = ?3 AND agent != ?4 AND (agent, user) NOT IN
-    (SELECT agent, user FROM client WHERE peer = ?1 AND protocol = ?2 AND domid = ?3 AND agent != ?4
-    GROUP BY agent, user ORDER BY max(last) < (SELECT max(last) FROM client) - ?6, sum(count) DESC, min(first)
-    LIMIT ?5)"""
-_OLDEST = """peer != ?1 AND rowid IN (SELECT rowid FROM client WHERE peer != ?1 ORDER BY last LIMIT ?2)"""
-_TOGETHER = """INSERT INTO client (service, method, protocol, peer, agent, user, domid, count, first, last)
-    SELECT service, method, protocol, {}, '', {}, sum(count), min(first), max(last) FROM client WHERE {}
-    GROUP BY service, method, protocol, peer, domid
-    ON CONFLICT DO UPDATE SET count = count + excluded.count, first = min(first, excluded.first),
-    last = max(last, excluded.last)"""
-_READ = """SELECT service, method, protocol, peer, agent, user, domid, count, first, last FROM client
-    WHERE (?1 IS NULL OR service = ?1) AND (?2 IS NULL OR method = ?2) AND (?3 IS NULL OR protocol = ?3) AND last >= ?4
-    ORDER BY last DESC LIMIT ?5"""
-
-
-def add_clients(db: sqlite3.Connection, clients: Mapping[ClientKey, ClientRecord]) -> None:
-    """Add what one process has seen."""
-    if not clients:
-        return
-    db.executemany(_ADD, [(*_columns(key), seen.count, seen.first, seen.last) for key, seen in clients.items()])
-    for peer, protocol, domid in db.execute(_CROWDED_clients, (OTHERS, IDENTITIES)).fetchall():
-        _fold(db, "peer, ?4", "domid", _CROWD, (peer, protocol, domid, OTHERS, IDENTITIES, FRESH))
-    (rows,) = db.execute("SELECT count(*) FROM client WHERE peer != ?", (OTHERS,)).fetchone()
-    if rows > CLIENTS:
-        _fold(db, "?1, ?1", str(_NOBODY), _OLDEST, (OTHERS, rows - CLIENTS))
-
-
-def read_clients(
-    db: sqlite3.Connection, service: str | None, method: str | None, protocol: str | None, since: float, limit: int
-) -> dict[ClientKey, ClientRecord]:
-    """Clients that called since then, the latest first; None stands for all."""
-    rows = db.execute(_READ, (service, method, protocol, since, limit))
-    return {_key(row): ClientRecord(*row[7:]) for row in rows}
-
-
-def _fold(db: sqlite3.Connection, who: str, domid: str, which: str, values: tuple[str | float, ...]) -> None:
-    """Add these rows to those of the others of their methods; nobody who calls is lost, only who exactly it is."""
-    db.execute(_TOGETHER.format(who, domid, which), values)
-    db.execute(f"DELETE FROM client WHERE {which}", values)  # noqa: S608 - texts of this module
-
-
-def _columns(key: ClientKey) -> tuple[str | int, ...]:
-    domid = _NOBODY if key.domid is None else key.domid
-    return (*key.method, key.protocol, *map(_text, (key.peer, key.agent, key.user)), domid)
-
-
-def _text(said: str) -> str:
-    """What a client says of itself, as far as the file can hold it."""
-    return said[:TEXT].encode("utf-8", "replace").decode()
-
-
-def _key(row: tuple[str, str, str, str, str, str, int, int, float, float]) -> ClientKey:
-    service, method, protocol, peer, agent, user, domid, *_ = row
-    return ClientKey(MethodId(service, method), protocol, peer, agent, user, None if domid == _NOBODY else domid)
-
-
-# Tables and version
-
-
-APPLICATION = 0x78637067  # "xcpg", in the file's header: whose file it is
-VERSION = 1  # of the tables below, in the file's header too
-
-# One statement each. JSON columns are never searched; moments are seconds since 1970.
-TABLES = (
-    """CREATE TABLE override (
-        pattern TEXT NOT NULL, set_by TEXT NOT NULL, setting TEXT NOT NULL, who TEXT NOT NULL, moment REAL NOT NULL,
-        why TEXT NOT NULL, until REAL, PRIMARY KEY (pattern, set_by)) WITHOUT ROWID, STRICT""",
-    """CREATE TABLE rollout (
-        name TEXT PRIMARY KEY, document TEXT NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID, STRICT""",
-    """CREATE TABLE lease (
-        name TEXT PRIMARY KEY, holder TEXT NOT NULL, boot TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID, STRICT""",
-    """CREATE TABLE audit (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, moment REAL NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL,
-        subject TEXT NOT NULL, why TEXT NOT NULL, numbers TEXT NOT NULL) STRICT""",
-    """CREATE TABLE evidence (
-        service TEXT NOT NULL, method TEXT NOT NULL, instance TEXT NOT NULL, counters TEXT NOT NULL,
-        histograms TEXT NOT NULL, seen REAL NOT NULL, PRIMARY KEY (service, method, instance)) WITHOUT ROWID, STRICT""",
-    """CREATE TABLE pair (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, moment REAL NOT NULL, service TEXT NOT NULL, method TEXT NOT NULL,
-        document TEXT NOT NULL) STRICT""",
-    "CREATE INDEX pair_method ON pair (service, method, id)",
-    """CREATE TABLE client (
-        service TEXT NOT NULL, method TEXT NOT NULL, protocol TEXT NOT NULL, peer TEXT NOT NULL, agent TEXT NOT NULL,
-        user TEXT NOT NULL, domid INTEGER NOT NULL, count INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
-        PRIMARY KEY (service, method, protocol, peer, agent, user, domid)) STRICT""",
-    "CREATE INDEX client_last ON client (last)",
-    "CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT",
-    "INSERT INTO counter VALUES ('version', 0), ('probe', 0)",
-)
-
-
-def number(db: sqlite3.Connection, pragma: str) -> int:
-    """What a PRAGMA says."""
-    return int(db.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def empty(db: sqlite3.Connection) -> bool:
-    """Whether the file is new."""
-    return number(db, "schema_version") == 0 and number(db, "user_version") == 0
-
-
-def create(db: sqlite3.Connection) -> None:
-    """Make the tables, inside a transaction of the caller's."""
-    for statement in TABLES:
-        db.execute(statement)
-    db.execute(f"PRAGMA application_id={APPLICATION}")
-    db.execute(f"PRAGMA user_version={VERSION}")
-
-
-class Unreadable(sqlite3.DatabaseError):
-    """The file is whole, but a row has content that no version wrote; the text names the row."""
-
-
-# Counts and differing pairs as rows of the state file. Knows SQL; no thread and no transaction.
-
-
-PAIRS_OF_METHOD = 50  # the newest
-PAIRS = 2_000  # of all methods
-DOCUMENT = 256 * 1024  # characters of one pair
-RETIRED = 3600.0  # seconds after its last flush that an instance's rows are added to those of all that have ended
-
-_COARSE = 76  # buckets of histograms that older versions wrote, with other bounds: not to be added to these
-_ENDED = ""  # the instance under which rows of processes that have ended are added up
-_COUNT = """INSERT INTO evidence (service, method, instance, counters, histograms, seen) VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET counters = excluded.counters, histograms = excluded.histograms, seen = excluded.seen"""
-_CROWDED = """DELETE FROM pair WHERE service = ?1 AND method = ?2 AND id <=
-    (SELECT id FROM pair WHERE service = ?1 AND method = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)"""
-_FULL = "DELETE FROM pair WHERE id <= (SELECT id FROM pair ORDER BY id DESC LIMIT 1 OFFSET ?)"
-_NEWEST = """SELECT id, moment, service, method, document FROM pair
-    WHERE (?1 IS NULL OR (service = ?1 AND method = ?2)) ORDER BY id DESC LIMIT ?3"""
-_NEXT = "SELECT id, moment, service, method, document FROM pair WHERE id > ? ORDER BY id LIMIT ?"
-
-
-def add(db: sqlite3.Connection, instance: str, deltas: Mapping[MethodId, Counts], now: float) -> None:
-    """Add what one process has counted to what it had counted before."""
-    for method, counts in deltas.items():
-        row = db.execute(
-            "SELECT counters, histograms FROM evidence WHERE service = ? AND method = ? AND instance = ?",
-            (*method, instance),
-        ).fetchone()
-        total = _counts(*row) + counts if row else counts
-        db.execute(_COUNT, (*method, instance, _json(total.counters), _json(total.histograms), now))
-
-
-def total(db: sqlite3.Connection) -> dict[MethodId, Counts]:
-    """What all processes together have counted."""
-    sums: dict[MethodId, Counts] = {}
-    for service, name, *row in db.execute("SELECT service, method, counters, histograms FROM evidence"):
-        method = MethodId(service, name)
-        sums[method] = sums.get(method, Counts()) + _counts(*row)
-    return sums
-
-
-def retire(db: sqlite3.Connection, now: float) -> None:
-    """Add up the rows of processes that have ended, so that restarts do not make the file grow."""
-    rows = db.execute(
-        "SELECT service, method, counters, histograms FROM evidence WHERE seen < ? AND instance != ?",
-        (now - RETIRED, _ENDED),
-    ).fetchall()
-    for service, method, *row in rows:
-        add(db, _ENDED, {MethodId(service, method): _counts(*row)}, now)
-    db.execute("DELETE FROM evidence WHERE seen < ? AND instance != ?", (now - RETIRED, _ENDED))
-
-
-def clear(db: sqlite3.Connection, method: MethodId) -> None:
-    """Forget what is known of a method."""
-    db.execute("DELETE FROM evidence WHERE service = ? AND method = ?", method)
-    db.execute("DELETE FROM pair WHERE service = ? AND method = ?", method)
-
-
-def add_pairs(db: sqlite3.Connection, pairs: Iterable[MismatchRecord]) -> None:
-    """Keep pairs, and forget the oldest of their methods and of all."""
-    rows = [(pair.when, *pair.method, _document(pair)) for pair in pairs]
-    if not rows:
-        return
-    db.executemany("INSERT INTO pair (moment, service, method, document) VALUES (?, ?, ?, ?)", rows)
-    for service, method in {(row[1], row[2]) for row in rows}:
-        db.execute(_CROWDED, (service, method, PAIRS_OF_METHOD))
-    db.execute(_FULL, (PAIRS,))
-
-
-def pairs(db: sqlite3.Connection, method: MethodId | None, limit: int) -> list[MismatchRecord]:
-    """The newest pairs of a method or of all, newest first."""
-    return [_pair(row)[1] for row in db.execute(_NEWEST, (*(method or (None, None)), limit))]
-
-
-def pairs_after(db: sqlite3.Connection, number: int, limit: int) -> list[tuple[int, MismatchRecord]]:
-    """Pairs in the order in which they came, with their numbers, from the one after `number` on."""
-    return [_pair(row) for row in db.execute(_NEXT, (number, limit))]
-
-
-def _document(pair: MismatchRecord) -> str:
-    try:
-        text = _json(pair.document)
-    except (TypeError, ValueError, OverflowError):  # half a surrogate pair, a number that JSON has not
-        return _json({"omitted": "what JSON cannot say"})
-    return text if len(text) <= DOCUMENT else _json({"omitted": f"{len(text)} characters, more than {DOCUMENT}"})
-
-
-def _pair(row: tuple[int, float, str, str, str]) -> tuple[int, MismatchRecord]:
-    number, when, service, method, document = row
-    try:
-        return number, MismatchRecord(when, MethodId(service, method), msgspec.json.decode(document))
-    except ValueError as error:
-        raise Unreadable(f"pair {number}: {error}") from error
-
-
-def _counts(counters: str, histograms: str) -> Counts:
-    try:
-        kept = _histograms(histograms)
-        return Counts(_counters(counters), {side: each for side, each in kept.items() if len(each) != _COARSE})
-    except ValueError as error:
-        raise Unreadable(f"evidence: {error}") from error
-
-
-_counters = msgspec.json.Decoder(dict[str, int]).decode
-_histograms = msgspec.json.Decoder(dict[str, list[int]]).decode
+from gateway.state.schema import Unreadable, to_json
 
 _BY: Mapping[str, By] = {by: by for by in get_args(By)}
 
@@ -274,12 +38,12 @@ _AUDIT = """SELECT moment, who, what, subject, why, numbers FROM audit
 
 
 def load(db: sqlite3.Connection) -> StoredState:
-    """What every process has a copy of."""
+    """Return the overrides and rollouts. Each process keeps a copy of them."""
     return StoredState(tuple(_overrides(db)), dict(_rollouts(db)))
 
 
 def decide(db: sqlite3.Connection, change: Change) -> StateRefused | StoredState:
-    """Write a change down; what holds after it, or why it does not come about. The caller then undoes all of it."""
+    """Store a change and return the new state, or why it is refused. The caller rolls back a refused change."""
     for put in change.rollouts:
         if put.expected is not None and put.expected != (version := _version(db, put.name)):
             return _outrun(put, version)
@@ -293,13 +57,13 @@ def decide(db: sqlite3.Connection, change: Change) -> StateRefused | StoredState
     for put in change.rollouts:
         _put_rollout(db, put)
     for method in change.clear:
-        clear(db, method)
+        evidence.clear(db, method)
     note(db, change.audit)
     return load(db)
 
 
 def restore(db: sqlite3.Connection, kept: StoredState, when: float) -> None:
-    """What was in memory when a new file had to be made."""
+    """Store what was in memory, in a new file."""
     rollouts = tuple(PutRollout(name, rollout.document) for name, rollout in kept.rollouts.items())
     numbers = {"overrides": len(kept.overrides), "rollouts": len(rollouts)}
     entry = AuditEntry(when, "gateway", "restore", "*", "the state file was new; these were in force", numbers)
@@ -307,20 +71,20 @@ def restore(db: sqlite3.Connection, kept: StoredState, when: float) -> None:
 
 
 def note(db: sqlite3.Connection, entries: tuple[AuditEntry, ...]) -> None:
-    """Append to the audit, and forget its oldest lines."""
-    rows = [(e.when, e.who, e.what, e.subject, e.why, _json(e.numbers)) for e in entries]
+    """Append to the audit and delete its oldest lines."""
+    rows = [(e.when, e.who, e.what, e.subject, e.why, to_json(e.numbers)) for e in entries]
     db.executemany("INSERT INTO audit (moment, who, what, subject, why, numbers) VALUES (?, ?, ?, ?, ?, ?)", rows)
     db.execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (AUDIT_KEPT,))
 
 
 def audit(db: sqlite3.Connection, limit: int, since: float, subject: str | None) -> list[AuditEntry]:
-    """The newest lines, newest first."""
+    """Return the newest lines of the audit, newest first."""
     rows = db.execute(_AUDIT, (since, subject, limit))
     return [AuditEntry(when, who, what, about, why, _numbers(numbers)) for when, who, what, about, why, numbers in rows]
 
 
 def hold_lease(db: sqlite3.Connection, name: str, holder: str, boot: str, now: float, until: float) -> bool:
-    """Take or prolong a lease unless another has it. Moments are of a clock that starts with the host, at `boot`."""
+    """Take or renew a lease; False if another process holds it. Times are CLOCK_BOOTTIME of the host start `boot`."""
     row = db.execute("SELECT holder, boot, until FROM lease WHERE name = ?", (name,)).fetchone()
     if row is not None and row[0] != holder and row[1] == boot and row[2] > now:
         return False
@@ -330,8 +94,75 @@ def hold_lease(db: sqlite3.Connection, name: str, holder: str, boot: str, now: f
     return True
 
 
-def written(setting: Setting, until: float | None = None) -> str:
-    """A setting as a person can read it in the file, with the clock of the moment until which it holds."""
+# Tasks. The holder of a task that runs is the gateway that runs it, which has a lease of this name.
+
+TASKS = 10_000  # rows
+
+_ORPHANS = """SELECT ref, document FROM task WHERE holder != '' AND NOT EXISTS
+    (SELECT 1 FROM lease WHERE name = task.holder AND boot = ? AND until > ?)"""
+_PUT_TASK = "INSERT OR REPLACE INTO task (ref, holder, moment, document) VALUES (?, ?, ?, ?)"
+
+
+def put_task(db: sqlite3.Connection, ref: str, holder: str, document: str, now: float) -> None:
+    """Store a task; `holder` is empty if no gateway runs it."""
+    db.execute(_PUT_TASK, (ref, holder, now, document))
+
+
+def change_task(db: sqlite3.Connection, ref: str, document: str, now: float) -> None:
+    """Change a task, if it exists."""
+    db.execute("UPDATE task SET document = ?, moment = ? WHERE ref = ?", (document, now, ref))
+
+
+def forget_tasks(db: sqlite3.Connection, refs: Iterable[str]) -> None:
+    """Delete tasks."""
+    db.executemany("DELETE FROM task WHERE ref = ?", [(ref,) for ref in refs])
+
+
+def read_task(db: sqlite3.Connection, ref: str) -> str | None:
+    """Return the document of a task, or None."""
+    row = db.execute("SELECT document FROM task WHERE ref = ?", (ref,)).fetchone()
+    return row[0] if row else None
+
+
+def read_tasks(db: sqlite3.Connection) -> list[str]:
+    """Return the documents of all tasks."""
+    return [document for (document,) in db.execute("SELECT document FROM task ORDER BY moment")]
+
+
+def end_orphans(
+    db: sqlite3.Connection, ended: Callable[[str], str], boot: str, clock: float, now: float, oldest: float
+) -> list[str]:
+    """Rewrite the tasks of gateways that died and delete old tasks; returns the references of the rest."""
+    for ref, document in db.execute(_ORPHANS, (boot, clock)).fetchall():
+        put_task(db, ref, "", ended(document), now)
+    db.execute("DELETE FROM lease WHERE name = holder AND NOT (boot = ? AND until > ?)", (boot, clock))
+    db.execute("DELETE FROM task WHERE holder = '' AND moment < ?", (oldest,))
+    db.execute(
+        """DELETE FROM task WHERE ref IN (SELECT ref FROM task WHERE holder = '' ORDER BY moment DESC
+        LIMIT -1 OFFSET ?)""",
+        (TASKS,),
+    )
+    return [ref for (ref,) in db.execute("SELECT ref FROM task")]
+
+
+# Sessions, by a digest of what opens them.
+
+
+def keep_sessions(db: sqlite3.Connection, rows: Mapping[str, str | None]) -> None:
+    """Store sessions; None deletes one."""
+    gone = [(digest,) for digest, document in rows.items() if document is None]
+    db.executemany("DELETE FROM session WHERE digest = ?", gone)
+    kept = [(digest, document) for digest, document in rows.items() if document is not None]
+    db.executemany("INSERT OR REPLACE INTO session (digest, document) VALUES (?, ?)", kept)
+
+
+def read_sessions(db: sqlite3.Connection) -> dict[str, str]:
+    """Return all sessions by digest."""
+    return dict(db.execute("SELECT digest, document FROM session").fetchall())
+
+
+def written(setting: Setting, until: float | None = None, *, guarded: bool = False) -> str:
+    """Encode a setting as JSON. A setting that ends also gets the reading of the clock that its end refers to."""
     words: dict[str, str | bool] = {
         "mode": setting.mode.value,
         "share": percent(setting.buckets),
@@ -339,18 +170,20 @@ def written(setting: Setting, until: float | None = None) -> str:
         "observe": setting.observe,
         "noise": setting.noise,
     }
-    return _json(words if until is None else {**words, "clock": str(ClockReading.here())})
+    if guarded:
+        words["guarded"] = True
+    return to_json(words if until is None else {**words, "clock": str(ClockReading.here())})
 
 
 def read(text: str) -> Setting:
-    """The same backwards; raises ValueError, KeyError or TypeError."""
+    """Decode a setting; raises ValueError, KeyError or TypeError."""
     words = msgspec.json.decode(text, type=dict[str, str | bool])
     mode, control = Mode(words["mode"]), Side(words["control"])
     return Setting(mode, share(str(words["share"])), control, bool(words["observe"]), bool(words["noise"]))
 
 
 def _roll_back(db: sqlite3.Connection, back: Override) -> None:
-    """By what is in the file, which others may have changed; a row that cannot be read is in nobody's way."""
+    """Roll back what the file holds now, which other processes may have changed. Unreadable rows are skipped."""
     found = []
     for row in db.execute(_OVERRIDES).fetchall():
         with suppress(Unreadable):
@@ -359,8 +192,12 @@ def _roll_back(db: sqlite3.Connection, back: Override) -> None:
     db.executemany(_PUT, map(_row, rolled_back(found, back)))
 
 
+def _guarded(setting: str) -> bool:
+    return msgspec.json.decode(setting, type=dict[str, str | bool]).get("guarded") is True
+
+
 def _ends(setting: str, until: float | None) -> float | None:
-    """By the clock of this process; without a word about the clock, it was the wall's."""
+    """Return the end by the clock of this process. A row without a clock reading was written by the wall clock."""
     if until is None:
         return None
     words = msgspec.json.decode(setting, type=dict[str, str | bool])
@@ -375,7 +212,7 @@ def _overrides(db: sqlite3.Connection) -> Iterator[Override]:
 def _override(row: tuple[str, str, str, float, str, float | None, str]) -> Override:
     pattern, setting, who, when, why, until, by = row
     with _named(f"override of '{pattern}'"):
-        return Override(pattern, read(setting), who, when, why, _ends(setting, until), _BY[by])
+        return Override(pattern, read(setting), who, when, why, _ends(setting, until), _BY[by], _guarded(setting))
 
 
 def _rollouts(db: sqlite3.Connection) -> Iterator[tuple[str, Rollout]]:
@@ -385,7 +222,7 @@ def _rollouts(db: sqlite3.Connection) -> Iterator[tuple[str, Rollout]]:
 
 
 def _row(override: Override) -> tuple[str | float | None, ...]:
-    setting = written(override.setting, override.until)
+    setting = written(override.setting, override.until, guarded=override.guarded)
     return (
         override.pattern, override.by, setting, override.who, override.when, override.why, override.until
     )  # fmt: skip
@@ -400,7 +237,7 @@ def _outrun(put: PutRollout, version: int) -> StateRefused:
     now = f"at version {version} and not at {put.expected}" if version else "there no more"
     if put.expected == 0:
         now = "there already"
-    return StateRefused(f"rollout '{put.name}' is {now}: somebody else has decided meanwhile", conflict=True)
+    return StateRefused(f"rollout '{put.name}' is {now}: another operator or gateway changed it first", conflict=True)
 
 
 def _put_rollout(db: sqlite3.Connection, put: PutRollout) -> None:
@@ -411,12 +248,8 @@ def _put_rollout(db: sqlite3.Connection, put: PutRollout) -> None:
     db.execute(
         """INSERT OR REPLACE INTO rollout (name, document, version)
         SELECT ?, ?, value FROM counter WHERE name = 'version'""",
-        (put.name, _json(put.document)),
+        (put.name, to_json(put.document)),
     )
-
-
-def _json(document: object) -> str:
-    return msgspec.json.encode(document).decode()
 
 
 def _numbers(text: str) -> dict[str, Json]:
@@ -427,7 +260,7 @@ def _numbers(text: str) -> dict[str, Json]:
 
 @contextmanager
 def _named(what: str) -> Iterator[None]:
-    """A row that cannot be read is named."""
+    """Raise Unreadable with the name of the row when its content cannot be decoded."""
     try:
         yield
     except (ValueError, KeyError, TypeError) as error:  # msgspec's errors are ValueErrors

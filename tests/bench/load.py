@@ -1,50 +1,98 @@
-"""Programs started and stopped, and load from wrk, for every row. Knows nothing of what is measured."""
+"""Programs started and stopped, their CPU time, and load over real sockets. Knows nothing of what is measured.
+
+The load comes from this process: one uvloop protocol for each connection, which sends a request as soon as its answer
+is whole (closed loop), or at random moments at a given rate (open loop). Every answer must be 200 and hold the text
+that is expected.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import random
 import re
 import socket
 import subprocess
-import tempfile
 import time
 import xmlrpc.client
+from array import array
+from collections import deque
 from collections.abc import Iterator
-from typing import IO
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self, cast
 
 import msgspec
+import uvloop
 
-VALUES = {"uuid": "8a5b2c1e-7f7d-4a53-9f0c-000000000001", "memory": 4_294_967_296, "running": True, "share": 0.25}
+UUID = "8a5b2c1e-7f7d-4a53-9f0c-000000000001"
+VALUES = {"uuid": UUID, "memory": 4_294_967_296, "running": True, "share": 0.25}
+TICK = 0.001  # seconds: uvloop's timers are no finer
+STUCK = 300.0  # seconds of a turn
 
-REQUESTS = {
-    "JSON-RPC": ("/jsonrpc", "application/json", msgspec.json.encode(
-        {"jsonrpc": "2.0", "method": "echo", "params": [{**VALUES, "memory": 4096}], "id": 1}
-    ).decode()),
-    "XML-RPC": ("/RPC2", "text/xml", xmlrpc.client.dumps(({**VALUES, "memory": 4096},), "echo")),
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Request:
+    """One request, and the text that its answer holds."""
+
+    path: str
+    content_type: str
+    body: bytes
+    expected: bytes = UUID.encode()
+
+    @property
+    def raw(self) -> bytes:
+        """The whole request."""
+        head = f"POST {self.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {self.content_type}\r\n"
+        return f"{head}Content-Length: {len(self.body)}\r\n\r\n".encode() + self.body
+
+
+def json_rpc(method: str, *params: object) -> Request:
+    """A call in JSON-RPC."""
+    call = {"jsonrpc": "2.0", "method": method, "params": params, "id": 1}
+    return Request("/jsonrpc", "application/json", msgspec.json.encode(call))
+
+
+def xml_rpc(method: str, *params: object) -> Request:
+    """A call in XML-RPC."""
+    text = xmlrpc.client.dumps(cast("tuple[str, ...]", params), method)  # theirs says only what it can, not all it can
+    return Request("/RPC2", "text/xml", text.encode())
+
+
+def batch(method: str, count: int, *params: object) -> Request:
+    """A JSON-RPC batch."""
+    calls = [{"jsonrpc": "2.0", "method": method, "params": params, "id": at} for at in range(count)]
+    return Request("/jsonrpc", "application/json", msgspec.json.encode(calls), b'"id":%d}]' % (count - 1))
+
+
+SHORT = {**VALUES, "memory": 4096}
+REQUESTS = {"JSON-RPC": json_rpc("echo", SHORT), "XML-RPC": xml_rpc("echo", SHORT)}  # an a{sv} of four values
+TEXT_REQUESTS = {"JSON-RPC": json_rpc("say", UUID), "XML-RPC": xml_rpc("say", UUID)}  # one text
 
 
 @contextlib.contextmanager
-def started(*command: str, ready: str | None = None, stderr: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[None]:
+def started(
+    *command: str, ready: str | None = None, stderr: IO[bytes] | int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[str]]:
     """Run a program for the time of the block; `ready` is the first line to wait for on its standard output."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout is not None
     try:
         if ready is not None and ready not in process.stdout.readline():
             raise RuntimeError(f"{command[0]} did not start")
-        yield
+        yield process
     finally:
         process.terminate()
         process.communicate(timeout=20)
 
 
-def wait_for_port(port: int, seconds: float = 20) -> None:
+def wait_for_port(port: int, seconds: float = 240) -> None:
     """Wait until something accepts on a port."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
-        time.sleep(0.05)
+        time.sleep(0.01)
     raise RuntimeError(f"nothing listens on port {port}")
 
 
@@ -55,20 +103,179 @@ def free_port() -> int:
         return port
 
 
-def wrk(port: int, protocol: str, connections: int, seconds: float) -> tuple[float, str]:
-    """Calls per second and the 99th percentile that wrk saw; every answer must be 200 and hold the echoed text."""
-    path, content_type, body = REQUESTS[protocol]
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(
-            f'wrk.method="POST"; wrk.headers["Content-Type"]="{content_type}"\nwrk.body=[==[{body}]==]\n'
-            f'local bad=0\nfunction response(status,_,b) if status~=200 or not b:find("{VALUES["uuid"]}",1,true) '
-            "then os.exit(1) end end\n"
-        )
-        script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name]
-        shown = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", shown.stdout)
-    tail = re.search(r"^\s+99%\s+(\S+)", shown.stdout, re.MULTILINE)
-    if rate is None or tail is None or "Non-2xx" in shown.stdout:
-        raise RuntimeError(shown.stdout + shown.stderr)
-    return float(rate[1]), tail[1]
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process, in user and kernel mode (clock_getcpuclockid(3), Linux)."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def resident_bytes(pid: int, what: str = "VmRSS") -> int:
+    """Memory of a process (VmRSS), or the most that it has had (VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    found = re.search(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the clients of one turn have seen."""
+
+    calls: int
+    seconds: float
+    latencies: array[float]  # seconds, in order
+
+    @property
+    def rate(self) -> float:
+        """Calls a second."""
+        return self.calls / self.seconds
+
+    def quantile(self, part: float) -> float:
+        """Seconds that this part of the calls did not exceed."""
+        return self.latencies[min(int(len(self.latencies) * part), len(self.latencies) - 1)]
+
+
+class _Caller(asyncio.Protocol):
+    """One connection, with at most one request under way."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._begun = 0.0
+        self._got = b""
+        self._length = 0  # of a whole answer, once one was read
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clients.fail("the server has closed a connection")
+
+    def send(self, due: float) -> None:
+        """Send the request; `due`: the moment from which its latency counts."""
+        self._begun = due
+        self.transport.write(self._clients.raw)
+
+    def data_received(self, data: bytes) -> None:
+        if self._got:
+            data = self._got + data
+        if len(data) != self._length and not self._is_whole(data):
+            self._got = data
+            return
+        self._got = b""
+        if not data.startswith(b"HTTP/1.1 200 ") or self._clients.expected not in data:
+            self._clients.fail(f"expected {self._clients.expected!r}, got {data[:300]!r}")
+        else:
+            self._clients.answered(self, time.perf_counter() - self._begun)
+
+    def _is_whole(self, data: bytes) -> bool:
+        head, blank, body = data.partition(b"\r\n\r\n")
+        found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        if not blank or found is None or len(body) < int(found[1]):
+            return False
+        self._length = len(data)
+        return True
+
+
+class Clients:
+    """Clients of one server, which stay connected from turn to turn."""
+
+    def __init__(self, request: Request) -> None:
+        self.raw, self.expected = request.raw, request.expected
+        self._callers: list[_Caller] = []
+        self._latencies = array("d")
+        self._left = 0  # requests that are still to be sent (closed loop)
+        self._under_way = 0
+        self._ended: asyncio.Future[None] | None = None
+        self._idle: deque[_Caller] | None = None  # open loop: connections without a request
+        self._late: deque[float] = deque()  # moments of requests that found no idle connection
+
+    async def connect(self, port: int, connections: int) -> Self:
+        """Open the connections."""
+        loop = asyncio.get_running_loop()
+        for _ in range(connections):
+            _, caller = await loop.create_connection(lambda: _Caller(self), "127.0.0.1", port)
+            self._callers.append(caller)
+        return self
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._ended = None
+        for caller in self._callers:
+            caller.transport.abort()
+
+    def fail(self, why: str) -> None:
+        """End the turn with an error."""
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(RuntimeError(why))
+
+    async def calls(self, count: int) -> Seen:
+        """Closed loop: each connection calls without a pause, until there were `count` calls."""
+        started_at = self._begin()
+        first = self._callers[:count]
+        self._left, self._under_way = count - len(first), len(first)
+        for caller in first:
+            caller.send(time.perf_counter())
+        return await self._seen(started_at)
+
+    async def at_random(self, rate: float, seconds: float) -> Seen:
+        """Open loop: calls begin at random moments, `rate` of them a second."""
+        started_at = self._begin()
+        self._idle, self._under_way = deque(self._callers), 1  # this loop itself
+        due = started_at
+        while (now := time.perf_counter()) < started_at + seconds:
+            while due <= now:
+                due += random.expovariate(rate)
+                self._under_way += 1
+                if self._idle:
+                    self._idle.popleft().send(time.perf_counter())
+                else:
+                    self._late.append(now)
+            await asyncio.sleep(TICK)
+        self._done()
+        seen = await self._seen(started_at)
+        self._idle = None
+        return seen
+
+    def answered(self, caller: _Caller, seconds: float) -> None:
+        """A whole answer has come."""
+        self._latencies.append(seconds)
+        if self._left:
+            self._left -= 1
+            caller.send(time.perf_counter())
+            return
+        if self._late:
+            caller.send(self._late.popleft())
+        elif self._idle is not None:
+            self._idle.append(caller)
+        self._done()
+
+    def _begin(self) -> float:
+        self._latencies = array("d")
+        self._ended = asyncio.get_running_loop().create_future()
+        return time.perf_counter()
+
+    def _done(self) -> None:
+        self._under_way -= 1
+        if not self._under_way and self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    async def _seen(self, started_at: float) -> Seen:
+        assert self._ended is not None
+        async with asyncio.timeout(STUCK):
+            await self._ended
+        taken = time.perf_counter() - started_at
+        return Seen(len(self._latencies), taken, array("d", sorted(self._latencies)))
+
+
+def rate(port: int, request: Request, connections: int, seconds: float) -> float:
+    """Calls a second that a server answers to so many connections."""
+
+    async def run() -> float:
+        clients = await Clients(request).connect(port, connections)
+        turns: list[Seen] = []
+        end = time.perf_counter() + seconds
+        while not turns or time.perf_counter() < end:
+            turns.append(await clients.calls(10 * connections))
+        clients.close()
+        return sum(turn.calls for turn in turns) / sum(turn.seconds for turn in turns)
+
+    return uvloop.run(run())

@@ -1,8 +1,9 @@
 """What it costs that methods can move: a look-up and a plan, shadow beside legacy, the gateway beside no gateway.
 
-`python -m tests.bench.moving` alone, or three tables of `make bench`. The legacy service is the bridge by hand. One
-gateway runs in the modes legacy and shadow by short turns. Callers come at random moments, or one call comes at once
-after the other, which leaves the gateway no moment of its own.
+`python -m tests.bench.moving` alone, or tables of `make bench`; with the argument `compared` only the share of calls
+that shadow compares. The legacy service is the bridge by hand. One gateway runs in the modes legacy and shadow by short
+turns. Callers come at random moments, or one call comes at once after the other, which leaves the gateway no moment of
+its own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from gateway.core.routing.policy import CallPlan, plan_call
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call
 from gateway.migration.active_overrides import ActiveOverrides
-from tests.bench.load import REQUESTS, free_port, started, wait_for_port, wrk
+from tests.bench.load import REQUESTS, free_port, rate, started, wait_for_port
 from tests.kit.buses import private_bus
 from tests.kit.mappings import route
 
@@ -38,6 +39,8 @@ HERE = Path(__file__).parent
 RATE = 100.0  # calls a second of all callers together, where they come at random moments
 CALLERS = 8
 TURN = 0.25  # seconds
+SHARES = {50.0: "", 500.0: "50 %", 2000.0: "10 %"}  # calls a second: the goal for the share that is compared
+SETTLES = 1.0  # seconds until the last comparisons are counted
 
 CONFIG = """[bus.bench]
 address = "{address}"
@@ -96,19 +99,17 @@ def bench() -> Iterator[Bench]:
         yield made
 
 
-async def latencies(port: int, callers: int, rate: float | None, seconds: float) -> list[float]:
-    """Of each call, in seconds. `rate`: calls a second at random moments; None: one after the other."""
-    path, content_type, body = REQUESTS["JSON-RPC"]
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    request = (head + body).encode()
+async def latencies(port: int, callers: int, pace: float | None, seconds: float) -> list[float]:
+    """Of each call, in seconds. `pace`: calls a second at random moments; None: one after the other."""
+    request = REQUESTS["JSON-RPC"].raw
     end = time.perf_counter() + seconds
     taken: list[float] = []
 
     async def caller() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < end:
-            if rate is not None:
-                await asyncio.sleep(random.expovariate(rate / callers))
+            if pace is not None:
+                await asyncio.sleep(random.expovariate(pace / callers))
             begun = time.perf_counter()
             writer.write(request)
             answer = await reader.readuntil(b"\r\n\r\n")
@@ -121,13 +122,13 @@ async def latencies(port: int, callers: int, rate: float | None, seconds: float)
     return taken
 
 
-def shadow(table: Table, made: Bench, what: str, callers: int, rate: float | None, turns: int) -> None:
+def shadow(table: Table, made: Bench, what: str, callers: int, pace: float | None, turns: int) -> None:
     """A row: all calls of all turns of a mode together."""
     found: dict[str, list[float]] = {"legacy": [], "shadow": []}
     for turn in range(turns):
         for mode in sorted(found, reverse=turn % 2 == 1):
             made.mode(mode)
-            found[mode] += uvloop.run(latencies(made.port, callers, rate, TURN))
+            found[mode] += uvloop.run(latencies(made.port, callers, pace, TURN))
     cells: list[str] = []
     for part in (0.5, 0.99):
         before, after = (statistics.quantiles(taken, n=100)[round(part * 100) - 1] for taken in found.values())
@@ -135,13 +136,34 @@ def shadow(table: Table, made: Bench, what: str, callers: int, rate: float | Non
     table.add_row(what, *cells)
 
 
+def compared(made: Bench, seconds: float) -> Table:
+    """Which share of the calls in the mode shadow is compared, by the calls a second."""
+    table = Table("calls/s wanted", "reached", "compared", "goal", title="the share of the calls that is compared")
+    made.mode("shadow")
+    for pace, goal in SHARES.items():
+        before = _counted(made)
+        calls = len(uvloop.run(latencies(made.port, 4 * CALLERS, pace, seconds)))
+        time.sleep(SETTLES)
+        share = _counted(made) - before
+        table.add_row(f"{pace:g}", f"{calls / seconds:,.0f}", f"{share / calls:.0%}", goal)
+    return table
+
+
+def _counted(made: Bench) -> int:
+    [row] = client.ask(made.folder / "control", "GET", "/v1/methods?pattern=echo")
+    return int(row["comparisons"])
+
+
 def forwarding(table: Table, made: Bench, turns: int, seconds: float) -> None:
     """Rows: the gateway in front of the legacy service, and the legacy service alone."""
     made.mode("legacy")
-    for protocol in REQUESTS:
+    for protocol, request in REQUESTS.items():
         for connections in (1, 32):
             pairs = [
-                (wrk(made.port, protocol, connections, seconds)[0], wrk(made.old, protocol, connections, seconds)[0])
+                (
+                    rate(made.port, request, connections, seconds),
+                    rate(made.old, request, connections, seconds),
+                )
                 for _ in range(turns)
             ]
             through, alone = (statistics.median(side) for side in zip(*pairs, strict=True))
@@ -183,6 +205,7 @@ def tables(turns: int, seconds: float) -> Iterator[Table]:
         shadow(latency, made, f"{RATE:g} calls/s at random", CALLERS, RATE, 10 * turns)
         shadow(latency, made, "one after the other", 1, None, 4 * turns)
         yield latency
+        yield compared(made, 4 * seconds)
         forwarded = Table(
             "", "through the gateway", "the legacy service alone", "ratio", title="messages as they came", min_width=92
         )
@@ -190,6 +213,12 @@ def tables(turns: int, seconds: float) -> Iterator[Table]:
         yield forwarded
 
 
+def only_compared() -> Iterator[Table]:
+    """The share that is compared, and nothing else."""
+    with bench() as made:
+        yield compared(made, 5)
+
+
 if __name__ == "__main__":
-    for each in tables(turns=3, seconds=1):
+    for each in only_compared() if sys.argv[1:] == ["compared"] else tables(turns=3, seconds=1):
         Console().print(each)

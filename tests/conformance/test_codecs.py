@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from adapters.codecs import CODECS
 from gateway.core import interfaces
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
+from tests.kit.cases import expect, present
 from tests.kit.values import OWN_WORDS, UnsupportedValueError, anything, exactly, in_call, in_reply
 
 EVERY = pytest.mark.parametrize("name", CODECS)
@@ -33,8 +34,7 @@ PING = Call("ping")
 
 def answered(codec: interfaces.Codec, outcome: Outcome) -> Outcome:
     """What a client reads when this is the answer to its call."""
-    body = codec.encode(codec.decode(codec.encode_call(PING)), (outcome,))
-    assert body is not None
+    body = present(codec.encode(codec.decode(codec.encode_call(PING)), (outcome,)))
     return codec.decode_outcome(body)
 
 
@@ -81,16 +81,14 @@ def test_the_answer_to_one_call_is_read_as_any_answer_is(name: str, value: Value
     codec = CODECS[name]()
     envelope = codec.decode(codec.encode_call(PING))
     for outcome in (Reply(value), Fault(FaultCode.TIMEOUT, "late")):
-        body = codec.encode(envelope, (outcome,))
-        assert body is not None
+        body = present(codec.encode(envelope, (outcome,)))
         assert exactly(codec.decode_answers(body, envelope)) == exactly([codec.decode_outcome(body)])
 
 
 @EVERY
 @pytest.mark.parametrize("code", FaultCode)
 def test_every_fault_comes_back_with_its_code_and_message(name: str, code: FaultCode) -> None:
-    fault = answered(CODECS[name](), Fault(code, "what went wrong"))
-    assert isinstance(fault, Fault)
+    fault = expect(Fault, answered(CODECS[name](), Fault(code, "what went wrong")))
     assert (fault.code, fault.message) == (code, OWN_WORDS.get((name, code), "what went wrong"))
 
 
@@ -122,13 +120,10 @@ def test_any_outcome_is_answered_and_what_cannot_be_carried_is_said_so(name: str
 def test_junk_is_one_fault_that_can_be_answered(name: str, junk: bytes) -> None:
     codec = CODECS[name]()
     envelope = codec.decode(junk)
-    (fault,) = envelope.entries
-    assert isinstance(fault, Fault)
+    fault = expect(Fault, *envelope.entries)
     assert fault.code in (FaultCode.PARSE_ERROR, FaultCode.INVALID_REQUEST)
-    body = codec.encode(envelope, (fault,))
-    assert body is not None
-    told = codec.decode_outcome(body)
-    assert isinstance(told, Fault)
+    body = present(codec.encode(envelope, (fault,)))
+    told = expect(Fault, codec.decode_outcome(body))
     assert (told.code, told.message) == (fault.code, fault.message)
 
 
@@ -147,8 +142,7 @@ def test_no_bytes_raise_in_either_direction(name: str, body: bytes) -> None:
 def test_a_message_that_was_never_read_can_be_answered(name: str) -> None:
     codec = CODECS[name]()
     fault = Fault(FaultCode.TOO_LARGE, "expected at most 10 bytes")
-    body = codec.encode(Envelope((fault,)), (fault,))
-    assert body is not None
+    body = present(codec.encode(Envelope((fault,)), (fault,)))
     assert codec.decode_outcome(body) == fault
 
 

@@ -14,6 +14,7 @@ from adapters.dialects import DIALECTS
 from gateway.core import interfaces
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.conformance.test_codecs import METHODS, TEXTS, VALUES
+from tests.kit.cases import expect, present
 from tests.kit.values import UnsupportedValueError, anything, exactly, in_reply
 
 EVERY = pytest.mark.parametrize(("name", "protocol"), [(dialect, codec) for dialect in DIALECTS for codec in CODECS])
@@ -103,8 +104,7 @@ def test_a_fault_stays_a_fault_and_says_the_same_when_it_is_wrapped_again(
 ) -> None:
     dialect = make(name, protocol)
     wrapped = dialect.wrap_outcome(fault, call)
-    told = dialect.unwrap_outcome(wrapped, call)
-    assert isinstance(told, Fault)
+    told = expect(Fault, dialect.unwrap_outcome(wrapped, call))
     if has_room_for_arguments(name, fault.data):
         assert exactly(dialect.wrap_outcome(told, call)) == exactly(wrapped)
     if fault.code is FaultCode.APPLICATION and fault.name:
@@ -119,8 +119,7 @@ def test_every_outcome_can_be_told_by_the_codec_it_was_made_for(
 ) -> None:
     dialect, codec = make(name, protocol), CODECS[protocol]()
     wrapped = dialect.wrap_outcome(outcome, call)
-    body = codec.encode(codec.decode(codec.encode_call(Call("ping"))), (wrapped,))
-    assert body is not None
+    body = present(codec.encode(codec.decode(codec.encode_call(Call("ping"))), (wrapped,)))
     told = dialect.unwrap_outcome(codec.decode_outcome(body), call)
     try:
         if isinstance(wrapped, Reply):
@@ -135,8 +134,9 @@ def test_every_outcome_can_be_told_by_the_codec_it_was_made_for(
 def test_every_fault_code_has_its_words(name: str, protocol: str, code: FaultCode) -> None:
     dialect, codec = make(name, protocol), CODECS[protocol]()
     call = Call("ping")
-    body = codec.encode(codec.decode(codec.encode_call(call)), (dialect.wrap_outcome(Fault(code, "words"), call),))
-    assert body is not None
+    body = present(
+        codec.encode(codec.decode(codec.encode_call(call)), (dialect.wrap_outcome(Fault(code, "words"), call),))
+    )
     assert isinstance(dialect.unwrap_outcome(codec.decode_outcome(body), call), Fault)
 
 

@@ -11,9 +11,8 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions, StoreError
 from tests.kit.memory_store import MemoryStore
+from tests.kit.programs import TIMEOUT
 from tests.kit.stores import BOTH, xenstored
-
-PATIENCE = 60.0  # seconds
 
 
 @pytest.fixture(params=["memory", *BOTH])
@@ -24,7 +23,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[XenstoreClient]
         return
     with xenstored(name=request.param) as real:
         async with XenstoreClient(real.path) as made:
-            await asyncio.wait_for(made.until_connected(), PATIENCE)
+            await asyncio.wait_for(made.until_connected(), TIMEOUT)
             yield made
 
 

@@ -11,8 +11,8 @@ from adapters.http.server import HttpServer
 from adapters.xenstore.server import listener
 from gateway.core import interfaces
 from gateway.core.interfaces import Endpoint
-from tests.kit.clients import DEADLINE
 from tests.kit.listeners import Echo
+from tests.kit.programs import TIMEOUT
 
 TRANSPORTS: dict[str, type[interfaces.Transport]] = {"http": HttpServer, "xenstore": listener.XenstoreTransport}
 LISTENING = {name: kind for name, kind in TRANSPORTS.items() if name != "xenstore"}  # that is a client of its store
@@ -46,7 +46,7 @@ async def test_it_listens_only_between_start_and_stop(kind: type[interfaces.Tran
     _, writer = await asyncio.open_unix_connection(tmp_path / "socket")
     writer.close()
     await writer.wait_closed()
-    assert await asyncio.wait_for(transport.stop(DEADLINE), DEADLINE) == 0
+    assert await asyncio.wait_for(transport.stop(TIMEOUT), TIMEOUT) == 0
     with pytest.raises(FileNotFoundError):
         await asyncio.open_unix_connection(tmp_path / "socket")
 
@@ -78,5 +78,5 @@ async def test_it_starts_and_stops_again_and_nothing_was_in_flight(
     transport = make(kind, tmp_path / "socket")
     for _ in range(2):
         await transport.start()
-        assert await asyncio.wait_for(transport.stop(DEADLINE), DEADLINE) == 0
+        assert await asyncio.wait_for(transport.stop(TIMEOUT), TIMEOUT) == 0
     assert await transport.stop(0) == 0

@@ -17,14 +17,14 @@ from dbus_fast import Message
 from dbus_fast.signature import SignatureTree
 
 from adapters.codecs import CODECS
-from adapters.dbus.connection import to_library
+from adapters.dbus.messages import to_library
+from gateway.core.dbus import introspection_xml
 from gateway.core.dbus.marshal import MarshalError, body_size, from_dbus, to_dbus
 from gateway.core.dbus.signature import Type, parse, parse_one
 from gateway.core.dbus.target import Variants
 from gateway.core.interfaces import Codec
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.xenstore.paths import pack
-from gateway.mapping import introspection_xml
 from gateway.mapping.compiler import build
 from gateway.mapping.problem import Problem
 from tests.fuzz import answers, moving, requests, stores
@@ -75,7 +75,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(text: str) -> None:
-    raise AssertionError(f"{text} is no JSON")
+    raise AssertionError(f"{text} is not JSON")
 
 
 def _xml_opinion(body: bytes, calls: Sequence[Call]) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.kit.buses import private_bus
-from tests.kit.gateway import ROOT, TOY_MAPPING, Folder, Process, gateway_process
+from tests.kit.cases import present
+from tests.kit.gateway import TOY_MAPPING, Folder, Process, gateway_process
+from tests.kit.programs import ROOT
 from tests.kit.toy_service import toy_service
 
 
@@ -65,11 +67,6 @@ def command(*words: object, folder: Folder | None = None) -> subprocess.Complete
     return subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
 
 
-def test_an_xml_rpc_client_is_answered_from_the_bus(shared: Process) -> None:
-    with xmlrpc.client.ServerProxy(url(shared)) as proxy:
-        assert proxy.echo("Grüße\n\t <&>") == "Grüße\n\t <&>"
-
-
 def test_each_call_is_one_line_of_the_log_without_its_values(running: Process) -> None:
     with xmlrpc.client.ServerProxy(url(running)) as proxy:
         proxy.echo("a secret")
@@ -97,8 +94,7 @@ def test_a_call_in_flight_at_sigterm_is_still_answered(running: Process, folder:
         assert proxy.held() == 1
         running.signal(signal.SIGTERM)
         running.wait_for("stopping")
-    bus = re.search(r'address = "(.*?)"', folder.config.read_text())
-    assert bus is not None
+    bus = present(re.search(r'address = "(.*?)"', folder.config.read_text()))
     to = ["--dest=org.example.toy", "/org/example/toy", "org.example.Toy1.Release"]
     subprocess.run(["dbus-send", f"--bus={bus[1]}", "--print-reply", *to], check=True, stdout=subprocess.DEVNULL)
     client.join(60)
@@ -221,5 +217,5 @@ def test_run_with_a_bad_config_names_file_and_place(tmp_path: Path) -> None:
     (tmp_path / "gateway.toml").write_text('[bus.b]\naddress = "unix:path=/x"\nservices = []\n')
     done = command("run", "--config", tmp_path / "gateway.toml")
     assert done.returncode == 2
-    assert "gateway.toml: $.bus.b.services: " in done.stderr
+    assert "gateway.toml:3:12: bus.b.services: must not be empty" in done.stderr
     assert "Traceback" not in done.stderr

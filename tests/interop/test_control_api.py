@@ -11,6 +11,7 @@ import pytest
 
 from tests.kit.admin import DOCUMENT, ask, check_response
 from tests.kit.buses import private_bus
+from tests.kit.cases import each_case
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
 from tests.kit.toy_service import toy_service
 
@@ -65,3 +66,35 @@ async def test_what_is_set_is_what_is_told_everywhere(folder: Folder) -> None:
     assert (await get("/v1/audit"))[0]["subject"] == "toy/echo"
     assert (await get("/v1/promotion"))["files"][0]["methods"][0]["method"] == "echo"
     assert (await get("/v1/status"))["state"]["trouble"] == ""
+
+
+HERE, POST = "http://127.0.0.1:8080", ("POST", "/v1/mode", msgspec.json.encode(BODIES["/v1/mode"]))
+
+
+@each_case(
+    "headers",
+    [
+        {"host": "127.0.0.1:8080", "origin": "http://evil.example"},
+        {"host": "127.0.0.1:8080", "origin": "null"},
+        {"host": "127.0.0.1:8080", "origin": "http://127.0.0.1:8081"},
+        {"host": "127.0.0.1:8080", "sec_fetch_site": "cross-site"},
+        {"host": "127.0.0.1:8080", "sec_fetch_site": "same-site", "origin": HERE},
+        {"host": "evil.example:8080", "sec_fetch_site": "same-origin", "origin": "http://evil.example:8080"},
+        {"host": "127.evil.example"},
+    ],
+)
+async def test_a_web_page_can_neither_change_nor_read_over_a_socket_that_is_forwarded_to_a_port(
+    folder: Folder, headers: dict[str, str]
+) -> None:
+    for request in (POST, ("GET", "/v1/methods"), ("GET", "/v1/status")):
+        status, answer = await ask(folder.control, *request, **headers)
+        check_response(request[0], request[1], status, answer)
+        assert status == 403, answer
+        assert "host" in answer["error"] if "evil" in headers["host"] else "other sites" in answer["error"]
+    assert (await ask(folder.control, "GET", "/v1/audit"))[1] == []
+
+
+@each_case("host", ["127.0.0.1:8080", "localhost:8080", "[::1]:8080", "gateway"])
+async def test_its_own_names_and_probes_by_any_name_are_served(folder: Folder, host: str) -> None:
+    assert (await ask(folder.control, *POST, host=host))[0] == 200
+    assert (await ask(folder.control, "GET", "/healthz", host="node-7.example:9100"))[0] == 200

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from demo.environment import Environment, start_environment
-from tests.kit.gateway import ROOT, Process, gateway_process
+from tests.kit.gateway import REST, Process, gateway_process
+from tests.kit.programs import ROOT
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import Tap, wiretap
 
@@ -23,7 +24,8 @@ pytestmark = pytest.mark.bus
 WEB = "11111111-aaaa-4aaa-8aaa-000000000001"
 VM = f"OpaqueRef:{WEB}"
 
-CONFIG = """\
+CONFIG = (
+    """\
 [listener.rpc]
 bind = ["tcp:127.0.0.1:0"]
 [bus.toolstack]
@@ -43,13 +45,9 @@ url = "{squeezed}"
 codec = "jsonrpc1"
 dialect = "xapi_idl"
 keepalive = false
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
 """
+    + REST
+)
 
 
 class Old:
@@ -176,7 +174,7 @@ def test_another_upstream_gets_the_next_call_and_a_call_in_flight_keeps_the_old_
 ) -> None:
     with wiretap() as tap:
         tap.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew"
-        old.twins["xapi"].switch(**{"VM.get_name_label": {"slow": 1.0}})
+        old.twins["xapi"].switch(**{"VM.get_name_label": {"slow": 10.0}})
         answers: list[Any] = []
 
         def slowly() -> None:

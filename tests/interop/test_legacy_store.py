@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from demo.environment import Environment, start_environment
-from tests.kit.gateway import ROOT, gateway_process
+from tests.kit.gateway import REST, gateway_process
+from tests.kit.programs import ROOT
 from tests.kit.stores import Xenstored, xenstored
 from tests.kit.toolstack import Twin, squeezed_over_xenstore
 
 pytestmark = pytest.mark.bus
 
-CONFIG = """\
+CONFIG = (
+    """\
 [listener.rpc]
 bind = ["tcp:127.0.0.1:0"]
 [bus.toolstack]
@@ -31,13 +33,9 @@ codec = "xenstore"
 arguments = "named"
 names = "dashes"
 timeout = "{timeout}"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
 """
+    + REST
+)
 
 HURRIED = pytest.mark.parametrize("port", ["2s"], indirect=True)
 

@@ -138,7 +138,7 @@ def test_what_one_way_changes_the_other_way_sees(running: Environment, twins: di
     assert ask(twins["xapi"].url, "/", "VM.set_name_description", session, vm, "the old way")["Value"] == ""
     assert ask(running.url, "/RPC2", "VM.get_name_description", session, vm)["Value"] == "the old way"
     login = ask(twins["xapi"].url, "/", "session.login_with_password", "root", "xenroot")["Value"]
-    assert ask(running.url, "/RPC2", "session.get_this_user", session, login)["Value"] == "root"
+    assert ask(running.url, "/RPC2", "session.get_auth_user_name", session, login)["Value"] == "root"
 
 
 # The bytes

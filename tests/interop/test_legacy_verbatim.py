@@ -208,7 +208,7 @@ def test_a_request_in_chunks_arrives_in_chunks(port: int, tap: Tap) -> None:
     assert (seen.headers, seen.body) == (((b"Host", b"a"), (b"Transfer-Encoding", b"chunked")), b"abc")
 
 
-def test_an_old_server_that_closes_without_a_word_is_a_closed_connection_to_the_client(port: int, tap: Tap) -> None:
+def test_a_legacy_service_that_closes_without_a_word_is_a_closed_connection_to_the_client(port: int, tap: Tap) -> None:
     tap.answer, tap.ends = b"", True
     with dialled(port) as (connection, _):
         connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -222,7 +222,7 @@ def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) ->
     (tmp_path / "gateway.toml").write_text(config)
     with gateway_process(tmp_path / "gateway.toml") as process:
         line = process.wait_for("TLS certificate verification is disabled for this upstream")
-        assert (line["level"], line["upstream"]) == ("warning", "old")
+        assert (line["level"], line["at"]) == ("warning", "upstream.old.verify")
 
 
 # Recorded: what clients really send, and what nobody should, to the old xapi

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.gateway import ROOT, TOY_MAPPING, Folder, gateway_process
+from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
+from tests.kit.programs import ROOT
 
 OLD = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}  # until it is gone\ndefaults: {mode: legacy, ")
 
@@ -54,7 +55,7 @@ def test_what_is_set_at_run_time_becomes_the_mappings(folder: Folder) -> None:
     rows = {row["method"]: row for row in json.loads(command(folder, "mode", "*", "--json"))}
     assert (rows["echo"]["mode"], rows["echo"]["source"]) == ("shadow noise", "the mapping")
     assert rows["leave"]["mode"] == "dbus"
-    assert "nothing to write" in command(folder, "promote")
+    assert "nothing to write" in command(folder, "promote", status=1)
     whats = [entry["what"] for entry in json.loads(command(folder, "audit", "--json"))]
     assert whats[:2] == ["promote", "reload"]
 

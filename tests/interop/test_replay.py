@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from demo.environment import start_environment
-from tests.kit.gateway import ROOT, Process, gateway_process
+from tests.kit.gateway import REST, Process, gateway_process
+from tests.kit.programs import ROOT
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import dialled
 
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.bus
 
 VM = "OpaqueRef:11111111-aaaa-4aaa-8aaa-000000000001"
 
-CONFIG = """\
+CONFIG = (
+    """\
 [listener.rpc]
 bind = ["tcp:127.0.0.1:0"]
 [bus.toolstack]
@@ -33,13 +35,9 @@ services = ["org.xen.xcp.*"]
 [upstream.xapi]
 url = "{xapi}"
 dialect = "xenapi"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
 """
+    + REST
+)
 
 
 class Front:

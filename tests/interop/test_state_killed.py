@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from gateway.state import tables
+from gateway.state import evidence
+from tests.kit.programs import ROOT
 from tests.kit.state_programs import PATTERNS, ROLLOUT
 
-ROOT = Path(__file__).parents[2]
 ROUNDS = 150
 LONGEST = 0.06  # seconds from a process's start to its end
 
@@ -85,9 +85,9 @@ def check(path: Path, writer: Writer) -> None:
         assert rollouts == ([(ROLLOUT, str(last))] if last >= 0 else [])
         overrides = {int(why) for (why,) in db.execute("SELECT why FROM override")}
         assert overrides == set(noted[-PATTERNS:])
-        counted = sum(counts.counters["equal"] for counts in tables.total(db).values())
+        counted = sum(counts.counters["equal"] for counts in evidence.total(db).values())
         assert writer.flushed <= counted <= writer.flushed + writer.killed
-        assert db.execute("SELECT count(*) FROM pair").fetchone() == (min(counted, tables.PAIRS_OF_METHOD),)
+        assert db.execute("SELECT count(*) FROM pair").fetchone() == (min(counted, evidence.PAIRS_OF_METHOD),)
 
 
 def test_no_confirmed_decision_is_lost_and_none_is_there_by_halves(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 from gateway.state.store import POLL
+from tests.kit.programs import ROOT
 
-ROOT = Path(__file__).parents[2]
 SOON = 60.0  # seconds in which what must come comes, on a busy machine
 
 

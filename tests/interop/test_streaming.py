@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.cases import expect
 from tests.kit.gateway import Process, gateway_process
-from tests.kit.raw_server import TIMEOUT, RawServer, make_certificate, raw_server, read_exactly, read_head, read_to_end
+from tests.kit.programs import TIMEOUT
+from tests.kit.raw_server import RawServer, make_certificate, raw_server, read_exactly, read_head, read_to_end
 
 MIB = 1024**2
 SIZE = 64 * MIB
@@ -68,9 +70,8 @@ class Front:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(TIMEOUT)
             connection.connect(str(self._folder / "admin"))
-            connection.sendall(
-                f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
-            )
+            head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close"
+            connection.sendall(f"{head}\r\n\r\n".encode())
             return read_to_end(connection).partition(b"\r\n\r\n")[2]
 
     @contextmanager
@@ -171,8 +172,7 @@ def test_an_export_of_any_size_passes_with_bounded_memory(gateway: Front, framin
         assert head.startswith(b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-1/*\r\n")
         assert (b"Transfer-Encoding: chunked" in head) == (framing != "length")
         assert digest(client, chunked=framing != "length") == DIGEST
-    request = gateway.upstream.result()
-    assert isinstance(request, bytes)
+    request = expect(bytes, gateway.upstream.result())
     assert b"Range: bytes=0-\r\n" in request
 
 
@@ -204,6 +204,24 @@ def test_an_import_of_any_size_passes_with_bounded_memory(gateway: Front, chunke
     gateway.upstream.result()
     assert isinstance(result, tuple), result
     assert (result[1], framing in result[0]) == (DIGEST, True)
+
+
+def test_trailers_of_chunked_bodies_pass_both_ways(gateway: Front) -> None:
+    def take(connection: socket.socket) -> bytes:
+        request = read_head(connection) + read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Back: 2\r\n\r\n")
+        return request
+
+    gateway.upstream.serve = take
+    with gateway.connected() as client:
+        client.sendall(
+            b"PUT /import HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+            b"3\r\nabc\r\n0\r\nX-Sum: 1\r\nAuthorization: no\r\n\r\n"
+        )
+        assert read_to_end(client).endswith(b"\r\n\r\n2\r\nok\r\n0\r\nX-Back: 2\r\n\r\n")
+    request = gateway.upstream.result()
+    assert isinstance(request, bytes)
+    assert request.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n")
 
 
 def test_an_upstream_may_answer_first_and_read_then(gateway: Front) -> None:
@@ -400,8 +418,7 @@ def test_a_tunnel_carries_bytes_both_ways_and_ends_with_its_peers(gateway: Front
         assert gateway.series("xcp_gateway_tunnels_open") == 1
         client.shutdown(socket.SHUT_WR)  # the upstream sees the end, and ends in turn
         assert read_to_end(client) == b""
-    seen = gateway.upstream.result()
-    assert isinstance(seen, bytes)
+    seen = expect(bytes, gateway.upstream.result())
     assert seen.split(b"\r\n")[1:] == request_.split(b"\r\n")[1:]
     until(lambda: "tunnel" in {row["protocol"] for row in json.loads(gateway.admin("GET", "/v1/clients"))})
 
@@ -414,8 +431,7 @@ def test_a_tunnel_is_opened_only_where_the_listener_allows_it(gateway: Front) ->
     with gateway.connected() as client:  # not a tunnel: a request like any other
         client.sendall(UPGRADE.replace(b"/console", b"/other"))
         assert read_head(client).startswith(b"HTTP/1.1 204 ")
-    seen = gateway.upstream.result()
-    assert isinstance(seen, bytes)
+    seen = expect(bytes, gateway.upstream.result())
     assert b"Upgrade" not in seen
 
 

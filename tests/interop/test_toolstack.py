@@ -14,16 +14,19 @@ from xml.etree import ElementTree
 import pytest
 from dbus_fast import MessageType, Variant
 
-from gateway.mapping import introspection_xml
-from tests.kit import toolstack as kit
-from tests.kit.toolstack import SERVICES, TIMEOUT, Client, Refusal, Toolstack
+from gateway.core.dbus import introspection_xml
+from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.toolstack import SERVICES, Client, Refusal, Toolstack, unwrapped
 
 pytestmark = pytest.mark.bus
 
-IDL = kit.ROOT / "mappings/idl"
+IDL = ROOT / "mappings/idl"
 WEB = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
 SR = "sr/_36f2d1a34_2d77c8_2d4f0b_2d9d3e_2d1c9a5e4b2001"
 VDI = f"{SR}/vdi/_30b9e4c1a_2d3f5d_2d4c52_2d8a76_2dd2e1f0a43001"
+# Classes without an object: some were removed, some are records inside answers, two have only messages.
+NO_OBJECTS = ["Auth", "LVHD", "VMPP", "VIF_metrics", "VBD_metrics"]
+NO_OBJECTS += ["Data_source", "Probe_result", "Sr_stat", "Vdi_nbd_server_info"]
 GIB = 1024**3
 GIB_KIB = 1024**2
 
@@ -40,9 +43,14 @@ async def client(toolstack: Toolstack) -> AsyncIterator[Client]:
         yield connected
 
 
+def files(service: str) -> list[Path]:
+    """The IDL of a service."""
+    return sorted(IDL.glob(f"org.xen.xcp.{service}.*xml"))
+
+
 async def xapi_vm(client: Client, name: str) -> str:
     """The path of the VM with this name, below the service's object."""
-    refs = await client.call("xapi", "", "Directory1.GetByNameLabel", "ss", "VM", name)
+    refs = await client.call("xapi", "vm", "VMManager1.GetByNameLabel", "s", name)
     return "vm/" + str(refs[0]).replace(":", "_3a").replace("-", "_2d")
 
 
@@ -63,13 +71,24 @@ async def test_a_service_starts_when_it_is_first_called_and_says_who_it_is(clien
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_what_a_running_service_has_is_what_its_idl_says(client: Client, service: str) -> None:
-    promised = introspection_xml.parse((IDL / f"org.xen.xcp.{service}.xml").read_bytes()).interfaces
+    promised = {
+        name: each
+        for file in files(service)
+        for name, each in introspection_xml.parse(file.read_bytes()).interfaces.items()
+    }
     if service == "squeezed":  # whose domains are made by others
         reservation = await client.call("squeezed", "", "Memory1.ReserveMemory", "sx", "me", 1)
         await client.call("squeezed", "", "Memory1.TransferReservationToDomain", "ssi", "me", reservation, 7)
     objects = await client.call(service, "", "org.freedesktop.DBus.ObjectManager.GetManagedObjects")
     if service == "xenopsd":
         objects = {path: has for path, has in objects.items() if path.endswith("1")}  # they are all alike
+    if service == "xapi":  # one object of each class, and the managers
+        await client.call("xapi", await xapi_vm(client, "web"), "VM1.Start", "bb", False, False)  # it has guest metrics
+        objects = await client.call(service, "", "org.freedesktop.DBus.ObjectManager.GetManagedObjects")
+        objects = {path.rpartition("/")[0]: path for path in objects}
+        root = await client.call(service, "", "org.freedesktop.DBus.Introspectable.Introspect")
+        managers = [f"/org/xen/xcp/xapi/{child}" for child in introspection_xml.parse(root).children]
+        objects = dict.fromkeys((*managers, *objects.values()))
     seen: dict[str, introspection_xml.Interface] = {}
     for path in (f"/org/xen/xcp/{service}", *objects):
         xml = await client.call(service, path, "org.freedesktop.DBus.Introspectable.Introspect")
@@ -77,7 +96,7 @@ async def test_what_a_running_service_has_is_what_its_idl_says(client: Client, s
             if name.startswith("org.xen.xcp."):
                 assert shape(interface) == shape(promised[name])
                 seen[name] = interface
-    assert seen.keys() == promised.keys()
+    assert promised.keys() - seen.keys() == {f"org.xen.xcp.xapi.{name}1" for name in NO_OBJECTS if service == "xapi"}
 
 
 def shape(interface: introspection_xml.Interface) -> dict[str, Any]:
@@ -94,8 +113,7 @@ def shape(interface: introspection_xml.Interface) -> dict[str, Any]:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_everything_in_an_idl_is_documented_and_stands_on_an_object(service: str) -> None:
-    root = ElementTree.parse(IDL / f"org.xen.xcp.{service}.xml").getroot()
-    for element in root.iter():
+    for element in [each for file in files(service) for each in ElementTree.parse(file).getroot().iter()]:
         if element.tag in ("interface", "method", "property", "signal", "arg"):
             notes = {note.get("name"): note.get("value") for note in element.findall("annotation")}
             assert notes.get("org.gtk.GDBus.DocString"), ElementTree.tostring(element)
@@ -128,7 +146,7 @@ async def test_squeezed_has_an_object_for_each_domain_whose_target_can_be_set(cl
         while changed.body[0] != name:
             changed = await asyncio.wait_for(changes.get(), TIMEOUT)
         assert changed.body[1] == {"TargetKib": Variant("x", 1500)}
-        assert await target(999) == Refusal("org.xen.xcp.Error.InvalidMemoryValue", ["kib"])
+        assert await target(999) == Refusal("org.xen.xcp.Error.InvalidMemoryValue", ["kib", 999])
         variant = Variant("ai", [42])
         setting = ("ssv", "org.xen.xcp.squeezed.Memory1", "UncooperativeDomains", variant)
         await client.call("squeezed", "", f"{properties}.Set", *setting)
@@ -166,13 +184,13 @@ run("perfmon", start)
 async def test_a_bug_in_a_service_is_told_to_its_log_and_not_to_the_caller(
     client: Client, toolstack: Toolstack, member: str
 ) -> None:
-    environment = {**toolstack.env, "PYTHONPATH": str(kit.ROOT / "docker/toolstack")}
+    environment = {**toolstack.env, "PYTHONPATH": str(ROOT / "docker/toolstack")}
     owned = "type='signal',member='NameOwnerChanged',arg0='org.xen.xcp.perfmon'"
     async with client.signals(owned) as changes:
         buggy = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", BUGGY, "--address", toolstack.address), env=environment, stderr=subprocess.PIPE
         )
-        await asyncio.wait_for(changes.get(), kit.TIMEOUT)
+        await asyncio.wait_for(changes.get(), TIMEOUT)
     refusal = await client.refusal("perfmon", "", f"Bug1.{member}")
     buggy.terminate()
     _, log = await buggy.communicate()
@@ -186,15 +204,20 @@ async def test_a_bug_in_a_service_is_told_to_its_log_and_not_to_the_caller(
 async def test_a_started_vm_runs_in_a_domain_and_its_memory_is_gone_from_the_host(client: Client) -> None:
     free = await client.get("squeezed", "", "Memory1", "FreeKib")
     vm = await xapi_vm(client, "web")
-    async with client.signals("type='signal',sender='org.xen.xcp.xapi',member='PowerStateChanged'") as changes:
+    rule = f"type='signal',sender='org.xen.xcp.xapi',path='/org/xen/xcp/xapi/{vm}',member='PropertiesChanged'"
+    async with client.signals(rule) as changes:
         await client.call("xapi", vm, "VM1.Start", "bb", False, False)
-        assert (await asyncio.wait_for(changes.get(), kit.TIMEOUT)).body == ["Halted", "Running"]
+        change = await asyncio.wait_for(changes.get(), TIMEOUT)
+        while "PowerState" not in change.body[1]:
+            change = await asyncio.wait_for(changes.get(), TIMEOUT)
+        assert change.body[:2] == ["org.xen.xcp.xapi.VM1", change.body[1]]
+        assert change.body[1]["PowerState"] == Variant("s", "Running")
     assert await client.get("xapi", vm, "VM1", "PowerState") == "Running"
     assert await client.get("xenopsd", WEB, "VM1", "PowerState") == "Running"
     domid = await client.get("xapi", vm, "VM1", "Domid")
     assert await client.get("xenopsd", WEB, "VM1", "Domids") == [domid]
     assert await client.get("squeezed", "", "Memory1", "FreeKib") == free - 2 * GIB_KIB
-    [host] = await client.call("xapi", "", "Directory1.List", "s", "host")
+    host, _ = await client.call("xapi", "host", "HostManager1.GetAll")
     assert await client.get("xapi", vm, "VM1", "ResidentOn") == host
 
 
@@ -212,10 +235,11 @@ async def test_a_vm_that_is_shut_down_gives_its_memory_back(client: Client) -> N
 
 async def test_a_vm_cannot_do_what_its_power_state_does_not_allow(client: Client) -> None:
     vm = await xapi_vm(client, "web")
-    assert await client.refusal("xapi", vm, "VM1.Pause") == Refusal("BadPowerState", ["Running", "Halted"])
+    ref = f"OpaqueRef:{await client.get('xapi', vm, 'VM1', 'Uuid')}"
+    assert await client.refusal("xapi", vm, "VM1.Pause") == Refusal("VmBadPowerState", [ref, "Running", "Halted"])
     starts = [client.answer("xapi", vm, "VM1.Start", "bb", False, False) for _ in range(2)]
     names = [answer.error_name for answer in await asyncio.gather(*starts)]
-    assert sorted(map(str, names)) == ["None", "org.xen.xcp.Error.BadPowerState"]
+    assert sorted(map(str, names)) == ["None", "org.xen.xcp.Error.VmBadPowerState"]
 
 
 async def test_a_vm_larger_than_its_host_does_not_start_and_costs_nothing(client: Client) -> None:
@@ -258,21 +282,30 @@ async def test_domains_end_with_xenopsd_and_everybody_knows(client: Client, tool
 
 
 async def test_a_vm_is_made_found_renamed_and_destroyed(client: Client) -> None:
-    made = ("new", "", 1 * GIB, 0, 1, {"owner": "me"})
-    ref = await client.call("xapi", "", "Directory1.CreateVM", "ssxxxa{ss}", *made)
+    made = {
+        "NameLabel": Variant("s", "new"),
+        "MemoryStaticMax": Variant("x", GIB),
+        "OtherConfig": Variant("a{ss}", {"owner": "me"}),
+    }
+    async with client.signals(
+        "type='signal',sender='org.xen.xcp.xapi',path='/org/xen/xcp/xapi/vm',member='InterfacesAdded'"
+    ) as added:
+        ref = await client.call("xapi", "vm", "VMManager1.Create", "a{sv}", made)
+        told = (await asyncio.wait_for(added.get(), TIMEOUT)).body
     vm = await xapi_vm(client, "new")
-    assert await client.get("xapi", vm, "VM1", "Ref") == ref
+    assert told[0] == f"/org/xen/xcp/xapi/{vm}"
+    assert told[1]["org.xen.xcp.xapi.VM1"]["NameLabel"] == Variant("s", "new")
+    assert await client.call("xapi", "vm", "VMManager1.GetByUuid", "s", ref.removeprefix("OpaqueRef:")) == ref
     add = ("xapi", vm, "VM1.AddToOtherConfig", "ss", "owner", "you")
     assert await client.refusal(*add) == Refusal("MapDuplicateKey", ["VM", "other_config", ref, "owner"])
     name = ("org.xen.xcp.xapi.VM1", "NameLabel", Variant("s", "newer"))
     await client.call("xapi", vm, "org.freedesktop.DBus.Properties.Set", "ssv", *name)
     assert await xapi_vm(client, "newer") == vm
     await client.call("xapi", vm, "VM1.Destroy")
-    assert ref not in await client.call("xapi", "", "Directory1.List", "s", "VM")
+    assert ref not in await client.call("xapi", "vm", "VMManager1.GetAll")
     uuid = ref.removeprefix("OpaqueRef:")
-    assert await client.refusal("xapi", "", "Directory1.GetByUuid", "ss", "VM", uuid) == Refusal(
-        "UuidInvalid", ["VM", uuid]
-    )
+    gone = Refusal("UuidInvalid", ["VM", uuid])
+    assert await client.refusal("xapi", "vm", "VMManager1.GetByUuid", "s", uuid) == gone
 
 
 async def test_a_session_is_open_until_it_is_closed(client: Client) -> None:
@@ -286,23 +319,34 @@ async def test_a_session_is_open_until_it_is_closed(client: Client) -> None:
 
 async def test_a_disk_is_plugged_into_a_domain_and_goes_with_it(client: Client) -> None:
     web = await client.get("xenopsd", WEB, "VM1", "Id")
-    vbd = [[web, "xvda"], "disk-1", True, {"weight": Variant("x", 5)}]
-    await client.call("xenopsd", "", "VBDs1.Add", "((ss)sba{sv})", vbd)
+    vbd = {"id": Variant("(ss)", [web, "xvda"]), "backend": Variant("v", Variant("(ss)", ["Local", "/dev/a"]))}
+    assert await client.call("xenopsd", "", "VBDs1.Add", "a{sv}", vbd) == (web, "xvda")
     plug = ("xenopsd", "", "VBDs1.Plug", "(ss)", [web, "xvda"])
-    assert (await client.refusal(*plug)).name == "BadPowerState"
+    assert await ended(client, *plug) == ["Failed", ["Bad_power_state", ["Halted", "Running"]]]
     await client.call("xenopsd", WEB, "VM1.Start", "b", False)
-    await client.call(*plug)
-    assert await client.refusal(*plug) == Refusal("DeviceIsConnected", ["xvda"])
+    assert (await ended(client, *plug))[0] == "Completed"
+    assert await ended(client, *plug) == ["Failed", "Device_is_connected"]
     await client.call("xenopsd", WEB, "VM1.Shutdown", "d", 0.0)
     unplug = ("xenopsd", "", "VBDs1.Unplug", "(ss)b", [web, "xvda"], False)
-    assert await client.refusal(*unplug) == Refusal("DeviceNotConnected", ["xvda"])
+    assert await ended(client, *unplug) == ["Failed", "Device_not_connected"]
+
+
+async def ended(client: Client, *operation: Any) -> Any:
+    """Call an operation that returns a task; the state in which the task ends."""
+    known = await client.call("xenopsd", "", "Updates1.LastId")
+    task = await client.call(*operation)
+    while True:
+        record = await client.call("xenopsd", "", "Tasks1.Stat", "s", task)
+        state = unwrapped(record["state"])
+        if state[0] != "Pending":
+            return state
+        _, _, known = await client.call("xenopsd", "", "Updates1.Get", "axax", [known], [60])
 
 
 async def test_a_vm_that_is_removed_while_others_wait_for_it_is_gone_for_them_too(client: Client) -> None:
     web = await client.get("xenopsd", WEB, "VM1", "Id")
     free = await client.get("squeezed", "", "Memory1", "FreeKib")
-    disk = [[web, "xvdz"], "", False, {}]
-    await client.call("xenopsd", "", "VBDs1.Add", "((ss)sba{sv})", disk)
+    await client.call("xenopsd", "", "VBDs1.Add", "a{sv}", {"id": Variant("(ss)", [web, "xvdz"])})
     *answers, last = await asyncio.gather(
         client.answer("xenopsd", WEB, "VM1.Start", "b", False),
         client.answer("xenopsd", WEB, "VM1.Shutdown", "d", 0.0),
@@ -319,21 +363,10 @@ async def test_a_vm_that_is_removed_while_others_wait_for_it_is_gone_for_them_to
 # Memory
 
 
-async def test_reserved_memory_is_gone_until_it_is_given_back(client: Client) -> None:
-    free = await client.get("squeezed", "", "Memory1", "FreeKib")
-    await client.call("squeezed", "", "Memory1.Login", "s", "test")
-    reservation = await client.call("squeezed", "", "Memory1.ReserveMemory", "sx", "test", 4096)
-    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free - 4096
-    await client.call("squeezed", "", "Memory1.DeleteReservation", "ss", "test", reservation)
-    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
-    again = await client.refusal("squeezed", "", "Memory1.DeleteReservation", "ss", "test", reservation)
-    assert again == Refusal("UnknownReservation", [reservation])
-
-
 async def test_squeezed_says_what_it_cannot_do_and_why(client: Client) -> None:
     free = await client.get("squeezed", "", "Memory1", "FreeKib")
     reserve = ("squeezed", "", "Memory1.ReserveMemory", "sx", "test")
-    assert await client.refusal(*reserve, -1) == Refusal("InvalidMemoryValue", ["kib"])
+    assert await client.refusal(*reserve, -1) == Refusal("InvalidMemoryValue", ["kib", -1])
     assert await client.refusal(*reserve, free + 1) == Refusal("CannotFreeThisMuchMemory", [free + 1, free])
     query = ("squeezed", "", "Memory1.QueryReservationOfDomain", "si", "test", 77)
     assert await client.refusal(*query) == Refusal("NoReservation", [])
@@ -361,7 +394,7 @@ async def test_a_running_vm_is_squeezed_when_memory_is_needed_and_grows_back(cli
 
 async def test_a_disk_goes_from_detached_to_activated_and_back_and_nowhere_else(client: Client) -> None:
     assert await client.refusal("storage", VDI, "VDI1.Detach", "s", "dp") == Refusal(
-        "IllegalTransition", ["detached", "detached"]
+        "IllegalTransition", [Variant("s", "Detached"), Variant("s", "Detached")]
     )
     ways = await client.call("storage", VDI, "VDI1.Attach", "sb", "dp", True)
     assert [tag for tag, _ in ways] == ["XenDisk", "BlockDevice"]
@@ -405,8 +438,8 @@ async def test_blocks_written_since_a_snapshot_are_told(client: Client) -> None:
 async def test_a_bridge_is_made_bonded_and_removed(client: Client) -> None:
     made = await client.call("networkd", "", "Network1.CreateBridge", "ss(sq)ba{ss}", "br7", "", ["", 0], False, {})
     assert made == await client.call("networkd", "", "Network1.FindBridge", "s", "br7")
-    add = ("networkd", made, "Bridge1.AddPort", "sassa{ss}", "bond0")
-    await client.call(*add, ["eth0", "eth1"], "", {"mode": "active-backup"})
+    add = ("networkd", made, "Bridge1.AddPort", "sassa{ss}s", "bond0")
+    await client.call(*add, ["eth0", "eth1"], "", {"mode": "active-backup"}, "Basic_port")
     assert await client.call("networkd", made, "Bridge1.GetBonds") == {"bond0": ["eth0", "eth1"]}
     assert await client.refusal("networkd", made, "Bridge1.Destroy", "b", False) == Refusal(
         "BridgeInUse", ["br7", ["bond0"]]
@@ -434,13 +467,13 @@ async def test_an_interface_has_the_addresses_it_was_given(client: Client) -> No
 
 async def test_an_alert_is_raised_once_when_a_vm_is_too_busy(client: Client) -> None:
     vm = await xapi_vm(client, "web")
-    ref = await client.get("xapi", vm, "VM1", "Ref")
+    ref = f"OpaqueRef:{await client.get('xapi', vm, 'VM1', 'Uuid')}"
     await client.call("perfmon", "", "Alerts1.SetRules", "sa(sdsuny)", ref, [["cpu_usage", 0.5, "high", 3600, 0, 2]])
     assert await client.call("perfmon", "", "Alerts1.Refresh") == 0
     await client.call("xapi", vm, "VM1.Start", "bb", False, False)
     async with client.signals("type='signal',sender='org.xen.xcp.perfmon',member='AlertRaised'") as alerts:
         assert await client.call("perfmon", "", "Alerts1.Refresh") == 1
-        assert (await asyncio.wait_for(alerts.get(), kit.TIMEOUT)).body == [1, ref, "cpu_usage", 0.75, "high", 2]
+        assert (await asyncio.wait_for(alerts.get(), TIMEOUT)).body == [1, ref, "cpu_usage", 0.75, "high", 2]
     assert await client.call("perfmon", "", "Alerts1.Refresh") == 0
     assert len(await client.call("perfmon", "", "Alerts1.ListAlerts")) == 1
     await client.call("perfmon", "", "Alerts1.Acknowledge", "t", 1)
@@ -469,11 +502,11 @@ def _runs(pid: int) -> bool:
 
 async def test_a_second_instance_of_a_service_ends_at_once(client: Client, toolstack: Toolstack) -> None:
     await toolstack.start("perfmon")
-    program = str(kit.ROOT / "docker/toolstack/perfmon.py")
+    program = str(ROOT / "docker/toolstack/perfmon.py")
     second = await asyncio.create_subprocess_exec(
         *(sys.executable, program, "--address", toolstack.address), stderr=subprocess.PIPE
     )
-    _, said = await asyncio.wait_for(second.communicate(), kit.TIMEOUT)
+    _, said = await asyncio.wait_for(second.communicate(), TIMEOUT)
     assert (second.returncode, said) == (1, b"org.xen.xcp.perfmon runs already\n")
 
 

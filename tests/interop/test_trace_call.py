@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.kit.programs import ROOT
 
 
 def test_a_call_runs_through_at_most_25_files_from_the_socket_to_the_bus() -> None:

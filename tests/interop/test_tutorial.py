@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.gateway import ROOT
+from tests.kit.programs import ROOT
 
 TUTORIAL = ROOT / "docs/tutorial.md"
 MARK = "== output of the next block =="
@@ -25,8 +25,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     script, expected = [CLEAN_UP, "set -eum"], []
     for position, (language, file, text) in enumerate(blocks):
         if file:
-            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / file).write_text(text)
+            script.append(f"cat > {file} <<'END OF {file}'\n{text}END OF {file}")
         elif language == "sh":
             script += [f"echo '{MARK}'", text]
             shown = blocks[position + 1 : position + 2]

@@ -21,8 +21,10 @@ from gateway.core.dbus.signature import MAX_LENGTH, Type, parse_one
 from gateway.core.dbus.target import MethodCall, Variants
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from tests.kit.backends import TIMEOUT, TOY, dbus_backend, toy_call, toy_route
+from tests.kit.backends import TOY, dbus_backend, toy_call, toy_route
 from tests.kit.buses import BROKERS, broker
+from tests.kit.cases import expect
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 from tests.kit.values import REFUSED, anything, exactly, fitting, nested, typed_variants, types
 
@@ -44,8 +46,7 @@ class Echo:
 
     def count(self) -> int:
         """How many calls of Echo the service has seen."""
-        outcome = self._ask(toy_route("Echoes", "", "u"), toy_call())
-        assert isinstance(outcome, Reply), outcome
+        outcome = expect(Reply, self._ask(toy_route("Echoes", "", "u"), toy_call()))
         assert isinstance(outcome.value, int)
         return outcome.value
 
@@ -150,8 +151,7 @@ def test_what_is_past_the_edge_never_leaves(
     echo: Echo, signature: str, variants: Variants, value: Value, words: str
 ) -> None:
     before = echo.count()
-    outcome = echo.call([parse_one(signature)], variants, value)
-    assert isinstance(outcome, Fault)
+    outcome = expect(Fault, echo.call([parse_one(signature)], variants, value))
     assert (outcome.code, words in outcome.message) == (FaultCode.INVALID_PARAMS, True), outcome
     assert echo.count() == before
     assert echo.still_the_same()
@@ -168,8 +168,7 @@ def test_what_is_past_the_edge_never_leaves(
 )
 def test_what_is_longer_than_the_bus_takes_never_leaves(echo: Echo, signature: str, value: Value) -> None:
     before = echo.count()
-    outcome = echo.call([parse_one(signature)], "plain", value)
-    assert isinstance(outcome, Fault)
+    outcome = expect(Fault, echo.call([parse_one(signature)], "plain", value))
     assert outcome.code is FaultCode.TOO_LARGE
     assert "the bus takes at most 33554432" in outcome.message
     assert echo.count() == before

@@ -27,6 +27,7 @@ from gateway.core.dbus.target import Variants
 from gateway.core.rpc.model import Call, Value
 from gateway.server import Gateway
 from tests.kit.buses import private_bus
+from tests.kit.cases import expect
 from tests.kit.clients import Wire, connect, post
 from tests.kit.gateway import Folder
 from tests.kit.mappings import echo_of, write_type_methods
@@ -73,9 +74,7 @@ class Client:
     def json(self, method: str, value: Value) -> dict[str, Any]:
         """The whole response."""
         request = {"jsonrpc": "2.0", "method": method, "params": [value], "id": 1}
-        response = json.loads(self._post("/types.json", json.dumps(request).encode()))
-        assert isinstance(response, dict)
-        return response
+        return expect(dict, json.loads(self._post("/types.json", json.dumps(request).encode())))
 
     def xml(self, method: str, value: Value) -> object:
         """The result."""

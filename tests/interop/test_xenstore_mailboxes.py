@@ -32,24 +32,37 @@ def tools(running: Environment) -> Tools:
 def xenopsd(running: Environment, method: str, **named: Any) -> Any:
     connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
     try:
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"debug_info": "x", "id": WEB, **named}}
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"debug_info": "x", **named}}
         connection.request("POST", "/xenopsd/jsonrpc", json.dumps(request).encode())
         return json.loads(connection.getresponse().read()).get("result")
     finally:
         connection.close()
 
 
+def start_vm(running: Environment) -> None:
+    """Start the VM, and wait for the end of the task, for which the service wakes the caller of UPDATES.get."""
+    known = 0
+    task = xenopsd(running, "VM.start", id=WEB, paused=False)
+    while xenopsd(running, "Task.stat", id=task)["state"][0] == "Pending":
+        known = xenopsd(running, "UPDATES.get", last_id=known, timeout=30)[2]
+
+
 def power_state(running: Environment) -> str:
-    return str(xenopsd(running, "VM.get_power_state"))
+    return str(xenopsd(running, "VM.get_power_state", id=WEB))
+
+
+def only_domid(running: Environment) -> int:
+    """The domain of a VM that has one: VM.stat answers with the VM and its state."""
+    (found,) = xenopsd(running, "VM.stat", id=WEB)[1]["domids"]
+    return int(found)
 
 
 @pytest.fixture
 def domid(running: Environment) -> int:
     """The domain of a VM that runs."""
     if power_state(running) != "Running":
-        xenopsd(running, "VM.start", paused=False)
-    (found,) = xenopsd(running, "VM.stat")["domids"]
-    return int(found)
+        start_vm(running)
+    return only_domid(running)
 
 
 def device_model(tools: Tools, path: str, command: str, parameter: str = "") -> str | None:
@@ -87,7 +100,7 @@ def test_a_guest_that_was_asked_to_end_has_acknowledged_when_the_word_is_gone(
     with tools.watching(path) as wait:
         tools.put(path, "reboot")
         assert wait(lambda value: value == "") == ""
-    (reborn,) = xenopsd(running, "VM.stat")["domids"]
+    reborn = only_domid(running)
     assert reborn != domid
     path = f"/local/domain/{reborn}/control/shutdown"
     with tools.watching(path) as wait:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import pyxs
 
-from tests.kit.stores import BOTH, C_STORE, OXENSTORED, ROOT, TIMEOUT, Xenstored, starting, xenstored
+from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.stores import BOTH, C_STORE, OXENSTORED, Xenstored, starting, xenstored
 
 START = ROOT / "docker/xenstored/start.py"
 
@@ -21,35 +22,6 @@ START = ROOT / "docker/xenstored/start.py"
 def store(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
     with xenstored(name=request.param) as running:
         yield running
-
-
-def test_what_one_tool_writes_another_reads(store: Xenstored) -> None:
-    store.tool("write", "/tool/a", "one", "/tool/b", "")
-    assert store.tool("read", "/tool/a") == "one\n"
-    assert sorted(store.tool("list", "/tool").split()) == ["a", "b", "xenstored"]
-
-
-def test_pyxs_speaks_with_it(store: Xenstored) -> None:
-    with pyxs.Client(unix_socket_path=store.path) as client:
-        client.transaction()
-        client.write(b"/tool/a", b"one")
-        assert client.commit()
-        assert client.read(b"/tool/a") == b"one"
-
-
-def test_a_watch_tells_each_change(store: Xenstored) -> None:
-    with store.watching("/tool/a") as watch:
-        assert watch.stdout is not None
-        assert watch.stdout.readline() == "/tool/a\n"  # the watch is registered
-        store.tool("write", "/tool/a/b", "one")
-        assert watch.stdout.readline() == "/tool/a/b\n"
-
-
-def test_nothing_survives_a_kill(store: Xenstored) -> None:
-    store.tool("write", "/tool/a", "one")
-    store.restart()
-    assert store.tool("list", "/tool").split() == ["xenstored"]
-    assert store.tool("read", "/tool/a", check=False) == ""
 
 
 def test_a_guest_may_own_a_node(store: Xenstored) -> None:

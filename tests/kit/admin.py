@@ -19,6 +19,7 @@ import msgspec
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 from jsonschema import Draft202012Validator
+from typer.testing import CliRunner, Result
 
 from adapters.admin_dbus.objects import BUS_NAME, ROOT
 from adapters.admin_dbus.service import AdminBusService
@@ -27,7 +28,8 @@ from gateway.admin.api import CallBody, document
 from gateway.admin.http_server import AdminServer
 from gateway.admin.peer_credentials import user_name
 from gateway.admin.service import AdminService
-from gateway.core.admin.access import AccessRules
+from gateway.cli import app
+from gateway.core.admin.access import AccessRules, Caller
 from gateway.core.migration.modes import Key, Migration, Mode, Setting
 from gateway.core.migration.rollout_plan import DEFAULT
 from gateway.core.routing.route import Effect, Route
@@ -35,6 +37,7 @@ from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.state.store import StateStore
 from tests.kit.mappings import route
+from tests.kit.programs import TIMEOUT
 from tests.kit.traffic import Sides
 
 # The OpenAPI document
@@ -74,6 +77,7 @@ class Toy:
     def __init__(self) -> None:
         self.ready = True
         self.problems: list[str] = []
+        self.changed: list[str] = []  # methods, by a reload
         self.failure: Exception | None = None
 
     async def status(self) -> Mapping[str, object]:
@@ -105,16 +109,32 @@ class Toy:
         """Return one series."""
         return b"toy_total 1.0\n"
 
+    def mappings(self) -> Mapping[str, object]:
+        return {"revision": "r1", "mappings": {"toy.yaml": b"mapping: 1"}, "idl": {}}
+
     def routes(self) -> list[Mapping[str, object]]:
         """Return one route."""
-        words = ("method", "endpoint", "protocol", "target", "effect", "mode", "source")
-        return [{**dict.fromkeys(words, "x"), "timeout": 1.0, "spellings": ["y"]}]
+        words = (
+            "service", "method", "listener", "path", "codec", "dialect", "bus_name", "object_path", "interface",
+            "member", "access", "effect", "mode", "file",
+        )  # fmt: skip
+        return [{**dict.fromkeys(words, "x"), "line": 1, "timeout": 1.0, "spellings": ["y"]}]
 
     async def reload(self) -> Mapping[str, object]:
         """Return the new revision, or the problems."""
         if self.problems:
             return {"revision": "r1", "problems": self.problems}
-        return {"revision": "r2", "before": "r1", "added": [], "removed": [], "changed": [], "needs_restart": []}
+        same: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
+        routes = {**same, "changed": self.changed}
+        return {"revision": "r2", "before": "r1", **routes, "buses": same, "upstreams": same, "needs_restart": []}
+
+    def totals(self) -> tuple[int, int]:
+        """Return some calls, and a fault."""
+        return 7, 1
+
+    def invite(self, caller: Caller) -> str:
+        """Return a URL."""
+        return f"http://127.0.0.1:1/enter?token={caller}"
 
     async def call(self, request: CallBody) -> Mapping[str, object]:
         """Return the parameters, or raise `failure`."""
@@ -129,10 +149,12 @@ class Api:
     def __init__(self, socket: Path, state: StateStore, routes: Sequence[Route] = (STATE, START)) -> None:
         self.socket = socket
         self.state = state
-        self.toggles = ActiveOverrides()
+        self.overrides = ActiveOverrides()
         self.toy = Toy()
-        self.steering = AdminService(
-            lambda: routes, self.toggles, state, RolloutCommands(state, lambda: routes), lambda: {"toy.yaml": "toy"}
+        self.routes = list(routes)
+        commands = RolloutCommands(state, lambda: self.routes)
+        self.admin_service = AdminService(
+            lambda: self.routes, self.overrides, state, commands, lambda: {"toy.yaml": "toy"}
         )
         self.sides = Sides()
         self.traffic = self.sides.traffic(state)
@@ -144,11 +166,12 @@ class Api:
         return status, answer
 
 
-async def ask(socket: Path, verb: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-    """Make a request; return status and answer, unchecked."""
+async def ask(socket: Path, verb: str, path: str, body: bytes | None = None, /, **headers: str) -> tuple[int, Any]:
+    """Make a request, with more headers (`sec_fetch_site="none"`); return status and answer, unchecked."""
+    more = {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
-        session.request(verb, f"http://gateway{path}", data=body) as response,
+        session.request(verb, f"http://gateway{path}", data=body, headers=more) as response,
     ):
         return response.status, await response.json()
 
@@ -158,7 +181,7 @@ async def serving(folder: Path, rights: AccessRules | None = None, file: Path | 
     """Serve the API on a socket of its own. `file`: of the state; None keeps it in memory."""
     async with StateStore(file) as state:
         api = Api(folder / "control", state)
-        server = AdminServer(api.socket, api.toy, api.steering, api.traffic, rights or AccessRules(os.geteuid()))
+        server = AdminServer(api.socket, api.toy, api.admin_service, api.traffic, rights or AccessRules(os.geteuid()))
         await server.start()
         try:
             yield api
@@ -184,6 +207,10 @@ class Served:
             return await work
 
         return asyncio.run_coroutine_threadsafe(done(), self._loop).result(20)
+
+    def run(self, *words: str) -> Result:
+        """Run a command against this API."""
+        return CliRunner().invoke(app, [*words, "--socket", self.socket], env={"COLUMNS": "200"})
 
     def start(self) -> None:
         """Serve."""
@@ -212,7 +239,6 @@ def served(folder: Path) -> Iterator[Served]:
 # The service on D-Bus
 
 
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 GET_STATE = f"{ROOT}/method/xenopsd_2fVM_2eget_5fstate"
 
 
@@ -220,15 +246,15 @@ class DBusAdmin:
     """The D-Bus service, with the state and the admin service behind it."""
 
     def __init__(self, address: str, rights: AccessRules) -> None:
-        self.toggles = ActiveOverrides()
+        self.overrides = ActiveOverrides()
         self.state = StateStore(None, self._changed)
         self.routes: list[Route] = [STATE, START]
-        orders = RolloutCommands(self.state, lambda: self.routes)
-        self.steering = AdminService(lambda: self.routes, self.toggles, self.state, orders)
-        self.service = AdminBusService(address, self.steering, rights, user_name, "1.2.3")
+        commands = RolloutCommands(self.state, lambda: self.routes)
+        self.admin_service = AdminService(lambda: self.routes, self.overrides, self.state, commands)
+        self.service = AdminBusService(address, self.admin_service, rights, user_name, "1.2.3")
 
     def _changed(self) -> None:
-        self.toggles.replace(self.state.overrides)
+        self.overrides.replace(self.state.overrides)
 
 
 class DBusAdminClient:

@@ -15,11 +15,10 @@ from gateway.core import interfaces
 from gateway.core.dbus.marshal import Variant
 from gateway.core.dbus.signature import parse
 from gateway.core.dbus.target import MethodCall, Subscription, Target
-from gateway.core.routing.route import Route
+from gateway.core.routing.route import Route, encode_arguments
 from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Reply, Value
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import INTERFACE, OBJECT_PATH
-
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 
 @asynccontextmanager
@@ -61,7 +60,7 @@ class MemoryBackend(interfaces.Backend):
 
     async def call(self, route: Route, call: Call) -> Outcome:
         """Answer one call."""
-        method_call = backend.encode_arguments(route, call)
+        method_call = encode_arguments(route, call)
         if isinstance(method_call, Fault):
             return method_call
         if not self._running:

@@ -24,8 +24,8 @@ from typing import IO, Any
 from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT = 60.0  # seconds until a test that waits gives up
+from tests.kit.programs import ROOT, TIMEOUT
+
 ERROR = "org.freedesktop.DBus.Error.Failed"
 
 

@@ -23,6 +23,8 @@ import pytest
 from dbus_fast import Message, Variant
 from dbus_fast._private.unmarshaller import Unmarshaller
 
+from tests.kit.programs import TIMEOUT
+
 CONFIG = Template("""\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -126,7 +128,6 @@ def private_bus(
 UNPACKED = Path(__file__).parents[2] / ".venv" / "dbus-broker"  # by scripts/setup
 BROKER = shutil.which("dbus-broker", path=f"{os.environ['PATH']}:{UNPACKED}")
 MISSING = "there is no dbus-broker here, and scripts/setup could not get one"
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 MACHINE_ID = "0123456789abcdef0123456789abcdef"  # for Peer.GetMachineId
 # What the launcher gives it on a system bus; per user, and all of a test is one user.
 QUOTAS = {"bytes": 512 * 1024**2, "fds": 1024, "matches": 10_000, "objects": 10_000}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-DEADLINE = 60.0  # seconds until a wait fails
+from tests.kit.programs import TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Wire:
         self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
-    async def reply(self, seconds: float = DEADLINE) -> HttpReply:
+    async def reply(self, seconds: float = TIMEOUT) -> HttpReply:
         """Return the next answer."""
         async with asyncio.timeout(seconds):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("ascii")
@@ -60,13 +62,13 @@ class Wire:
 
     async def raw(self, size: int) -> bytes:
         """Read this many bytes."""
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(TIMEOUT):
             return await self._reader.readexactly(size)
 
     async def rest(self) -> bytes:
         """Read until the other side closes or resets."""
         parts = []
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(TIMEOUT):
             with suppress(ConnectionError):
                 while part := await self._reader.read(65536):
                     parts.append(part)
@@ -101,3 +103,26 @@ def chunked(*chunks: bytes, lines: tuple[str, ...] = ()) -> bytes:
     head = "\r\n".join(("POST / HTTP/1.1", "Host: gateway", "Transfer-Encoding: chunked", *lines, "", ""))
     body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
     return head.encode() + body + b"0\r\n\r\n"
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__("localhost", timeout=60)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self._path)
+
+
+def unix_post(path: Path, target: str, body: bytes) -> bytes:
+    """POST over a Unix socket; the body of the response."""
+    connection = UnixConnection(path)
+    try:
+        connection.request("POST", target, body)
+        return connection.getresponse().read()
+    finally:
+        connection.close()

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from demo.environment import Environment
 from demo.report import Expectation
+from tests.kit.programs import ROOT
 
-ROOT = Path(__file__).parents[2]
 MISSING = Path("/nowhere")
 STANDARD = {"ObjectManager.GetManagedObjects", "Properties.Get", "Properties.GetAll", "Properties.Set"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.core.interfaces import BrokenBodyError, HttpExchange
-from gateway.core.rpc.model import Answer, Peer, RequestMetadata
+from gateway.core.rpc.model import Answer, Headers, Peer, RequestMetadata
 
 
 class MemoryExchange(HttpExchange):
@@ -19,6 +19,8 @@ class MemoryExchange(HttpExchange):
         peer: Peer = Peer(),  # noqa: B008 - immutable
         breaks: bool = False,
         is_tunnel: bool = False,
+        trailers: Headers = (),
+        most_held: int = 2**30,
     ) -> None:
         self._metadata = metadata
         self._pieces = list(pieces)
@@ -26,6 +28,11 @@ class MemoryExchange(HttpExchange):
         self._peer = peer
         self._breaks = breaks
         self._is_tunnel = is_tunnel
+        self._trailers = trailers
+        self._most_held = most_held
+        self.held = 0
+        self._received = 0
+        self.sent_trailers: Headers = ()
         self.head: Answer | None = None
         self.body = b""
         self.is_finished = False
@@ -53,10 +60,24 @@ class MemoryExchange(HttpExchange):
     def has_begun(self) -> bool:
         return self.head is not None
 
+    @property
+    def received(self) -> int:
+        return self._received
+
+    @property
+    def sent(self) -> int:
+        return len(self.body)
+
+    @property
+    def trailers(self) -> Headers:
+        return self._trailers
+
     async def read(self) -> bytes:
         if not self._pieces and self._breaks:
-            raise BrokenBodyError
-        return self._pieces.pop(0) if self._pieces else b""
+            raise BrokenBodyError("found its end after 3 bytes; expected 6 (Content-Length)")
+        piece = self._pieces.pop(0) if self._pieces else b""
+        self._received += len(piece)
+        return piece
 
     def send_continue(self) -> None:
         self.continues += 1
@@ -68,8 +89,14 @@ class MemoryExchange(HttpExchange):
         self.body += data
         self.written.set()
 
-    async def finish(self) -> None:
+    async def finish(self, trailers: Headers = ()) -> None:
+        self.sent_trailers = trailers
         self.is_finished = True
+
+    def hold(self, size: int) -> bool:
+        fits = size <= self._most_held
+        self.held = size if fits else self.held
+        return fits
 
     def abort(self) -> None:
         self.is_aborted = True

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from adapters.xenstore.client.connection import XenstoreConnection
+from tests.kit.programs import TIMEOUT
 
 HEADER = struct.Struct("=IIII")  # type, request id, transaction id, length (xs_wire.h); in the host's byte order
 DIRECTORY, READ, WATCH, START, END, WRITE, EVENT, ERROR, DIRECTORY_PART = 1, 2, 4, 6, 7, 11, 15, 16, 22
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 
 def packed(operation: int, request: int, transaction: int, payload: bytes) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
-ROOT = Path(__file__).parents[2]
+from tests.kit.programs import ROOT
 
 # The toy service of tests/kit/toy_service.py, as IDL and mapping.
 TOY_IDL = """\
@@ -49,10 +49,7 @@ methods:
   leave: {member: Leave, effect: write}
 """
 
-CONFIG = """\
-{buses}
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]
+REST = """\
 [mappings]
 directories = ["mappings"]
 [admin]
@@ -60,6 +57,7 @@ socket = "{folder}/control"
 [log]
 format = "json"
 """
+CONFIG = '{buses}\n[listener.rpc]\nbind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]\n' + REST
 
 
 class Folder:

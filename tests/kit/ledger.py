@@ -13,12 +13,12 @@ from typing import Any
 
 from gateway.cli import client
 from tests.kit.buses import private_bus
-from tests.kit.gateway import ROOT, Process
+from tests.kit.gateway import Process
+from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.stores import C_STORE, Xenstored, xenstored
 from tests.soak import service
 
 BUS_NAME = "org.example.soak.ledger"
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 MAPPING = f"""\
 mapping: 1

@@ -50,8 +50,8 @@ class Echo(Endpoint, StreamingEndpoint):
         try:
             while piece := await exchange.read():
                 body += piece
-        except BrokenBodyError:
-            return self.refuse(Fault(FaultCode.INVALID_REQUEST, "the body is broken"))
+        except BrokenBodyError as error:
+            return self.refuse(Fault(FaultCode.INVALID_REQUEST, f"the body is broken: {error}"))
         answer = await self.answer(body, exchange.peer, exchange.metadata)
         if answer.status is None:
             return answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from gateway.core.admin.records import (
 from gateway.core.migration.limits import LIMITS, BothSides, SideCounts
 from gateway.core.migration.modes import Key, Migration, Mode, Setting, Side
 from gateway.core.migration.rollout_plan import RolloutPlan, RolloutStep
-from gateway.core.migration.statistics import bucket_of, empty_histogram
+from gateway.core.migration.statistics import KEY_GROUPS, bucket_of, empty_histogram
 from gateway.core.routing.overrides import By, Override
 from gateway.core.routing.route import Route
 from gateway.migration.rollout_commands import RolloutCommands
@@ -71,40 +71,40 @@ class World:
     clock: Clock
     routes: list[Route]
     holder: str = "one"
-    here: LocalCounts = field(default_factory=LocalCounts)
+    local_counts: LocalCounts = field(default_factory=LocalCounts)
     engine: RolloutController = field(init=False)
-    orders: RolloutCommands = field(init=False)
+    commands: RolloutCommands = field(init=False)
     set_by: float = 0.0  # seconds that somebody has set the wall clock forward
 
     def __post_init__(self) -> None:
         self.engine = RolloutController(
-            self.state, lambda: self.routes, self.here.of, self.holder, self.wall, steady=self.clock
+            self.state, lambda: self.routes, self.local_counts.of, self.holder, self.wall, steady=self.clock
         )
-        self.orders = RolloutCommands(self.state, lambda: self.routes, self.wall, self.clock)
+        self.commands = RolloutCommands(self.state, lambda: self.routes, self.wall, self.clock)
 
     def wall(self) -> float:
         """The clock of the host, which somebody may set."""
         return self.clock() + self.set_by
 
-    async def look(self, seconds: float = 0.2) -> None:
+    async def advance(self, seconds: float = 0.2) -> None:
         """Let time pass, and let the controller look."""
         self.clock.now += seconds
         await self.engine.look()
 
     async def begin(self, name: str = "VM.start") -> None:
         """Start a rollout and let its counting begin."""
-        view = await self.orders.start(name, "alice")
+        view = await self.commands.start(name, "alice")
         assert not hasattr(view, "conflict"), view
         await self.settle()
 
     async def settle(self) -> None:
         """Let the counts of the step before arrive."""
-        await self.look(0.6)
+        await self.advance(0.6)
 
     async def see(self, method: str = "VM.start", *, seconds: float = USUAL, **counts: int) -> None:
         """Calls of this process; see `counted`."""
         batch = CountsBatch({MethodId("xenopsd", method): counted(seconds=seconds, **counts)})
-        self.here.add(batch.evidence)
+        self.local_counts.add(batch.evidence)
         assert await self.state.flush(batch) is None
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -130,10 +130,10 @@ class World:
         """Record calls that fail on D-Bus."""
         await self.see(method, error_different=calls, calls_legacy=calls, calls_dbus=calls, errors_dbus=calls)
 
-    async def set(self, pattern: str, mode: Mode, seconds: float | None = None) -> None:
+    async def set(self, pattern: str, mode: Mode, seconds: float | None = None, *, guarded: bool = False) -> None:
         """Set a mode as a person."""
         until = None if seconds is None else self.clock.now + seconds
-        override = Override(pattern, Setting(mode), "bob", self.clock.now, "a trial", until)
+        override = Override(pattern, Setting(mode), "bob", self.clock.now, "a trial", until, guarded=guarded)
         entry = AuditEntry(self.clock.now, "bob", "mode", pattern)
         assert await self.state.decide(Change((entry,), (override,))) is None
 
@@ -186,6 +186,12 @@ def side(calls: int, *, errors: int = 0, seconds: float | None = None) -> SideCo
     latency = empty_histogram()
     latency[bucket_of(seconds)] = calls
     return SideCounts(calls, errors, tuple(latency))
+
+
+def of_keys(calls: Sequence[int], errors: Sequence[int]) -> SideCounts:
+    """Return the counts of one side, by group of keys."""
+    missing = [0] * (KEY_GROUPS - len(calls))
+    return SideCounts(sum(calls), sum(errors), keys=(*calls, *missing, *errors, *missing))
 
 
 def counts(

@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+TIMEOUT = 60.0  # seconds until a test that waits gives up
 SYSTEM = ("/bin/", "/sbin/", "/usr/")  # programs elsewhere belong to a test or to .venv
 XEN = "/usr/lib/xen-"  # of the package that scripts/setup finds by its version
 ESSENTIAL = frozenset({"bash", "cat", "echo", "false", "prlimit", "sh", "sleep", "test", "timeout", "true", "uname"})
+SOUGHT = frozenset({"python3", "unshare"})  # a test that runs one looks for it first, and is skipped without it
 
 
-def promised() -> Mapping[str, str]:
-    """Program -> its package, as scripts/setup installs them."""
-    done = subprocess.run([ROOT / "scripts/setup", "--programs"], capture_output=True, text=True, check=True)
+def promised(which: str = "--programs") -> Mapping[str, str]:
+    """Program -> its package, as scripts/setup installs them; `--optional`: those without which tests are skipped."""
+    done = subprocess.run([ROOT / "scripts/setup", which], capture_output=True, text=True, check=True)
     return dict(line.split() for line in done.stdout.splitlines())
 
 
 def forbid_others() -> None:
     """Make this process fail an assertion when it starts another program."""
-    known = promised().keys() | ESSENTIAL
+    known = promised().keys() | promised("--optional").keys() | ESSENTIAL | SOUGHT
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "subprocess.Popen":

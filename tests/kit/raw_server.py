@@ -9,9 +9,12 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-TIMEOUT = 60.0  # seconds for anything that a test waits for
+from tests.kit.programs import TIMEOUT
+
+MARK = b"\0"  # the first byte of a connection that `_catch_up` makes
 
 Serve = Callable[[socket.socket], object]
 
@@ -19,9 +22,11 @@ Serve = Callable[[socket.socket], object]
 class RawServer:
     """What it does with the next connections (`serve`), and what came of those (`results`, errors too)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, catch_up: Callable[[], object]) -> None:
         self.url = url
-        self.serve = lambda connection: None
+        self._catch_up = catch_up
+        self._serve: Serve = lambda connection: None
+        self.results: queue.Queue[object] = queue.Queue()
 
     @property
     def serve(self) -> Serve:
@@ -30,8 +35,9 @@ class RawServer:
 
     @serve.setter
     def serve(self, serve: Serve) -> None:
+        self._catch_up()  # a connection of before, which was not accepted yet, must not meet this function
         self._serve = serve
-        self.results: queue.Queue[object] = queue.Queue()
+        self.results = queue.Queue()
 
     def result(self) -> object:
         """What the oldest connection that has ended came to."""
@@ -46,13 +52,17 @@ def raw_server(path: Path | None = None, tls: ssl.SSLContext | None = None) -> I
     )
     scheme = "https" if tls else "http"
     url = f"http+unix://{path}" if path else f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
-    server = RawServer(url)
+    caught_up: queue.Queue[None] = queue.Queue()
+    server = RawServer(url, partial(_catch_up, listening, caught_up))
     threads: list[threading.Thread] = []
     open_now: set[socket.socket] = set()
 
     def one(plain: socket.socket, serve: Serve, results: queue.Queue[object]) -> None:
         try:
             plain.settimeout(TIMEOUT)
+            if not _is_for_test(plain, caught_up):
+                plain.close()
+                return
             with tls.wrap_socket(plain, server_side=True) if tls else plain as connection:
                 open_now.add(connection)
                 results.put(serve(connection))
@@ -84,6 +94,22 @@ def raw_server(path: Path | None = None, tls: ssl.SSLContext | None = None) -> I
                 continue
         for thread in threads:
             thread.join(TIMEOUT)
+
+
+def _catch_up(listening: socket.socket, caught_up: queue.Queue[None]) -> None:
+    """Wait until every connection that was made before is accepted."""
+    with socket.socket(listening.family) as plug:
+        plug.connect(listening.getsockname())
+        plug.sendall(MARK)
+        caught_up.get(timeout=TIMEOUT)
+
+
+def _is_for_test(plain: socket.socket, caught_up: queue.Queue[None]) -> bool:
+    """Whether it is not a probe of the gateway, which only connects, and not of `_catch_up`."""
+    first = plain.recv(1, socket.MSG_PEEK)
+    if first == MARK:
+        caught_up.put(None)
+    return first not in (b"", MARK)
 
 
 def make_certificate(folder: Path) -> Path:

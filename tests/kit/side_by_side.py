@@ -29,11 +29,11 @@ from gateway.core.routing.policy import bucket
 from tests.kit.admin import ask
 from tests.kit.bus_proxy import BusProxy, bus_proxy
 from tests.kit.buses import private_bus
-from tests.kit.gateway import ROOT, Process, gateway_process
+from tests.kit.gateway import Process, gateway_process
+from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.stores import Xenstored, xenstored
 from tests.kit.toolstack import Toolstack, Twin, squeezed_over_xenstore, twin
 
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 LEAST = 12  # VMs, and so many more that a tenth of all keys is two of them
 
 CONFIG = """\
@@ -216,8 +216,8 @@ def asked_new(call: dict[str, Any]) -> About:
     match service, rest, call["member"]:
         case "xapi", ["vm", vm], _:
             return "vms", unescape_path_element(vm)
-        case "xenopsd", ["vm", domain], _:
-            return "domains", unescape_path_element(domain)
+        case "xenopsd", [], "StatRecord":
+            return "domains", call["body"][0]
         case "squeezed", [], "ReserveMemory" | "DeleteReservation":
             return "memory", call["body"][0]
     return None

@@ -22,8 +22,8 @@ from gateway.core.routing.overrides import Override
 from gateway.state import file
 from gateway.state.store import StateStore
 from tests.kit.migrations import mode
+from tests.kit.programs import TIMEOUT
 
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 PATTERNS = 7
 ROLLOUT = "story"
 

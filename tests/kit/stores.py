@@ -22,10 +22,8 @@ from functools import cache
 from pathlib import Path
 
 from adapters.xenstore.client.client import XenstoreClient
+from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.toolstack import load
-
-ROOT = Path(__file__).parents[2]
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 starting = load(ROOT / "docker/xenstored/start.py")
 C_STORE, OXENSTORED = BOTH = starting.STORES

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, Self
 
-from dbus_fast import Message, MessageType
+from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT = 60.0  # seconds until a test that waits gives up
+from tests.kit.programs import ROOT, TIMEOUT
+
 SERVICES = ("xapi", "xenopsd", "storage", "squeezed", "networkd", "perfmon")
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
@@ -46,6 +46,15 @@ class Refusal(NamedTuple):
 
     name: str
     body: list[Any]
+
+
+def unwrapped(value: Any) -> Any:
+    """A D-Bus value without its variants."""
+    if isinstance(value, Variant):
+        return unwrapped(value.value)
+    if isinstance(value, dict):
+        return {name: unwrapped(item) for name, item in value.items()}
+    return [unwrapped(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class Client:
@@ -163,6 +172,11 @@ class Toolstack:
         finally:
             for pid in _session(self._daemon.pid):
                 os.kill(pid, signal.SIGKILL)
+
+    async def restart_bus(self) -> None:
+        """End the bus and all services, and start it again at the same address; services lose their state."""
+        await self._stop_bus()
+        self._start_bus()
 
     @property
     def env(self) -> Mapping[str, str]:

@@ -19,9 +19,10 @@ from dbus_next.constants import MessageType, NameFlag
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
+from tests.kit.programs import ROOT
+
 INTERFACE = "org.example.Toy1"
 OBJECT_PATH = "/org/example/toy"
-ROOT = Path(__file__).parents[2]
 
 Answer = Message | bool | None
 
@@ -87,6 +88,14 @@ def fail(toy: Toy, call: Message) -> Answer:
     """Answer with the error named by the first argument, the others (in one variant) are its body."""
     name, body = call.body
     return _error(call, name, body.signature, [body.value])
+
+
+def refuse(toy: Toy, call: Message) -> Answer:
+    """Give back a text, or answer with the error that follows "refuse " in it."""
+    text: str = call.body[0]
+    if text.startswith("refuse "):
+        return _error(call, text.split()[1], "s", [text])
+    return echo(toy, call)
 
 
 def fail_without_body(toy: Toy, call: Message) -> Answer:
@@ -165,6 +174,7 @@ TOYS: dict[str, Callable[[Toy, Message], Answer]] = {
     "Release": release,
     "Hang": lambda toy, call: True,
     "Fail": fail,
+    "Refuse": refuse,
     "FailWithoutBody": fail_without_body,
     "Damaged": damaged,
     "Leave": leave,

@@ -18,8 +18,7 @@ from pathlib import Path
 from gateway.core.interfaces import HttpExchange, UpstreamBackend, Wanted, always
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Answer, Call, Fault, Outcome, Reply, RequestMetadata
-
-TIMEOUT = 60.0  # seconds until a test that waits gives up
+from tests.kit.programs import TIMEOUT
 
 # Headers of one connection, which differ between connections.
 OF_THE_CONNECTION = frozenset({b"connection", b"keep-alive", b"transfer-encoding"})

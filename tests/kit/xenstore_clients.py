@@ -14,6 +14,7 @@ from adapters.xenstore.styles.base import Pairs, Remove, Request, Style, WriteSt
 from gateway.core.rpc.model import Fault
 from gateway.core.xenstore.exposure import Exposure
 from gateway.core.xenstore.paths import Match, template
+from tests.kit.programs import TIMEOUT
 
 ERROR: Pairs = [("code", b"2"), ("description", b"no")]
 
@@ -64,8 +65,6 @@ def shown(steps: Sequence[WriteStep]) -> list[tuple[str, bytes | None]]:
 
 
 # The client of the style `tree`
-
-TIMEOUT = 60.0  # seconds until a test that waits gives up
 
 
 class TreeClient:

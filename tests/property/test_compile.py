@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.core.dbus import introspection_xml
 from gateway.core.dbus.arguments import EncodeArguments, ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
 from gateway.core.rpc.model import Call, Value
-from gateway.mapping import introspection_xml
 from gateway.mapping.compiler import build
 from gateway.mapping.load import parse
 from gateway.mapping.schema import schema

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from adapters.codecs import CODECS
 from gateway.core.rpc.model import Call, Envelope, Fault, MessageLimits, Outcome
 from gateway.core.xenstore.paths import pack
+from tests.kit.cases import each_case
 
 FACTOR = 40  # bytes of memory for each byte of a message, at most
 CONSTANT = 512 * 1024  # bytes: tables of the parsers, pieces of the message, a tag
@@ -233,7 +234,7 @@ def _assert_cheap(codec: str, body: bytes) -> None:
             assert not isinstance(outcome, Fault) or len(outcome.message) <= LONGEST_MESSAGE
 
 
-@pytest.mark.parametrize(("codec", "build"), COSTLY)
+@each_case(("codec", "build"), COSTLY)
 def test_a_message_takes_a_small_factor_of_its_bytes_in_memory(codec: str, build: Build) -> None:
     _assert_cheap(codec, build(SIZE))
 
@@ -298,7 +299,7 @@ def _seconds(read: Callable[[bytes], object], body: bytes) -> float:
     return time.thread_time() - started
 
 
-@pytest.mark.parametrize(("codec", "build"), COSTLY)
+@each_case(("codec", "build"), COSTLY)
 def test_four_times_the_bytes_are_about_four_times_the_work(codec: str, build: Build) -> None:
     """The best of several tries: a busy machine makes a reader slow, but never one that is too slow quick."""
     small, large = build(LARGE // 4), build(LARGE)

@@ -6,14 +6,14 @@ import asyncio
 import random
 from contextlib import suppress
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.http.client import HttpUpstreamConnection
-from adapters.http.client_connection import parse_url
+from adapters.http.client.request import parse_url
+from adapters.http.client.upstream import HttpUpstreamConnection
 from gateway.core.rpc.model import Answer, Fault, RequestMetadata
 from tests.fuzz.mutate import Chance, mutated
+from tests.kit.cases import each_case
 from tests.kit.upstreams import Last, legacy_server, ok
 
 POST = RequestMetadata("POST", "/", ((b"Host", b"x"),))
@@ -70,7 +70,7 @@ def test_a_damaged_answer_harms_no_other_call(seed: int, closes: bool) -> None:
     assert second.body == b"second"
 
 
-@pytest.mark.parametrize("good", GOOD)
+@each_case("good", GOOD)
 def test_each_of_them_is_an_answer_when_it_is_whole(good: bytes) -> None:
     first, second = asyncio.run(_two_calls(good, closes=False))
     assert isinstance(first, Answer)

@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from dbus_fast import Message
 from dbus_fast import Variant as LibraryVariant
 from dbus_fast._private.marshaller import Marshaller
@@ -19,6 +18,7 @@ from gateway.core.dbus.marshal import Encode, MarshalError, Variant, body_size, 
 from gateway.core.dbus.signature import MAX_LENGTH, Type, parse
 from gateway.core.dbus.target import Coerce, Variants
 from gateway.core.rpc.model import Value
+from tests.kit.cases import each_case, present
 from tests.kit.values import anything, fitting, types
 
 VARIANTS = st.sampled_from(("plain", "typed"))
@@ -61,8 +61,7 @@ def through_library(signature: str, body: Sequence[object]) -> list[Any]:
     message = Message(path="/", member="Echo", signature=signature, body=arguments, serial=1)
     message.signature_tree.verify(arguments)
     stream: Any = io.BytesIO(message._marshall(False))  # all that is asked of it is to be read
-    received = Unmarshaller(stream).unmarshall()
-    assert received is not None
+    received = present(Unmarshaller(stream).unmarshall())
     return received.body
 
 
@@ -130,7 +129,7 @@ def test_a_null_anywhere_is_refused(data: DataObject, kind: Type, variants: Vari
     assert refusal(named, {"a": value, "b": None})
 
 
-@pytest.mark.parametrize("variants", ["plain", "typed"])
+@each_case("variants", ["plain", "typed"])
 def test_the_deepest_value_passes_through_the_library(variants: Variants) -> None:
     deepest: Value = "a" if variants == "plain" else {"signature": "s", "value": "a"}
     for _ in range(31):

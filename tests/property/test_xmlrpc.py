@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from adapters.codecs.xmlrpc import FAULT_CODES, Codec
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Reply, Value
+from tests.kit.cases import expect
 from tests.kit.values import anything, exactly
 from tests.unit.codecs.hostile_xmlrpc import REFUSED
 
@@ -76,8 +77,7 @@ def test_a_batch_comes_back_call_by_call_and_reply_by_reply(calls: list[Call], d
     st.sampled_from(["", "1", "-32500", "99", "A_B", "a.b", "odd name"]) | TEXTS,
 )
 def test_a_fault_keeps_its_message_whatever_its_name(code: FaultCode, message: str, name: str) -> None:
-    fault = CODEC.decode_outcome(CODEC.encode(ONE, [Fault(code, message, name=name)]))
-    assert isinstance(fault, Fault)
+    fault = expect(Fault, CODEC.decode_outcome(CODEC.encode(ONE, [Fault(code, message, name=name)])))
     assert fault.message == message
     assert fault.name in ("", name)
 
@@ -160,8 +160,7 @@ def test_we_read_what_the_standard_library_writes(values: list[Any]) -> None:
 @given(st.integers(-(2**31), 2**31 - 1) | st.sampled_from([*FAULT_CODES.values()]), PLAIN | st.just("NAME: x"))
 def test_the_standard_library_reads_our_faults_and_we_read_its(number: int, text: str) -> None:
     written = xmlrpc.client.dumps(xmlrpc.client.Fault(number, text), methodresponse=True)
-    fault = CODEC.decode_outcome(written.encode())
-    assert isinstance(fault, Fault)
+    fault = expect(Fault, CODEC.decode_outcome(written.encode()))
     with pytest.raises(xmlrpc.client.Fault) as caught:
         xmlrpc.client.loads(CODEC.encode(ONE, [fault]))
     assert (caught.value.faultCode, caught.value.faultString) == (number, text)

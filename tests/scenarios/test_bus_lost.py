@@ -13,8 +13,10 @@ from adapters.dbus import backend as dbus
 from adapters.dbus.backend import BusSettings
 from gateway.core.dbus.marshal import Variant
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
-from tests.kit.backends import TIMEOUT, TOY, dbus_backend, toy_call, toy_route
+from tests.kit.backends import TOY, dbus_backend, toy_call, toy_route
 from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.cases import expect
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 
 LABEL = toy_route("Label", "", "s")
@@ -100,8 +102,7 @@ async def test_a_service_that_dies_in_mid_call_costs_its_callers_only(bus: Priva
             with toy_service(bus.address, TOY):
                 waiting = asyncio.ensure_future(backend.call(HOLD, ANYTHING))
                 await backend.call(HELD, ANYTHING)
-                got = await backend.call(toy_route("Leave"), ANYTHING)
-                assert isinstance(got, Fault)
+                got = expect(Fault, await backend.call(toy_route("Leave"), ANYTHING))
                 assert (got.code, got.name) == (FaultCode.NO_REPLY, "org.freedesktop.DBus.Error.NoReply")
                 assert code(await waiting) is FaultCode.NO_REPLY
             assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE

@@ -9,8 +9,9 @@ import pytest
 from adapters.dbus.backend import BusSettings
 from gateway.core.dbus.marshal import Variant
 from gateway.core.rpc.model import Fault, FaultCode, Reply
-from tests.kit.backends import TIMEOUT, dbus_backend, toy_call, toy_route
+from tests.kit.backends import dbus_backend, toy_call, toy_route
 from tests.kit.buses import BROKERS, broker
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 
 OTHER = "org.example.Other"

@@ -17,13 +17,16 @@ import pytest
 
 from demo.environment import CONFIG, IN_STORE
 from tests.kit.admin import ask
+from tests.kit.cases import expect
 from tests.kit.clients import Wire, connect, post
-from tests.kit.gateway import ROOT, Process, gateway_process
+from tests.kit.gateway import Process, gateway_process
+from tests.kit.programs import ROOT
 from tests.kit.toolstack import Toolstack, Twin, twin
 
 PATIENCE = 20.0  # seconds for what must come
 CROWD = 240  # clients of each hung service: more than it may have calls
 PATHS = {"storage": "/storage/jsonrpc", "xenopsd": "/xenopsd/jsonrpc", "networkd": "/networkd/jsonrpc"}
+QUERIES = {"storage": "Query.query", "xenopsd": "query", "networkd": "query"}
 
 
 @dataclass
@@ -46,7 +49,7 @@ class World:
         """Ask a service who it is."""
         client = await self.client(wire)
         params = {"debug_info" if service == "xenopsd" else "dbg": "test"}
-        call = {"jsonrpc": "2.0", "id": 1, "method": "query", "params": params}
+        call = {"jsonrpc": "2.0", "id": 1, "method": QUERIES[service], "params": params}
         await client.send(post(json.dumps(call).encode(), path=PATHS[service]))
         return client
 
@@ -80,9 +83,7 @@ def left(lines: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
 
 
 def read(reply: Any) -> dict[str, Any]:
-    answer = json.loads(reply.body)
-    assert isinstance(answer, dict)
-    return answer
+    return expect(dict, json.loads(reply.body))
 
 
 @asynccontextmanager

@@ -11,19 +11,18 @@ import aiohttp
 
 from gateway.server import Gateway
 from tests.kit.buses import private_bus
+from tests.kit.cases import expect
 from tests.kit.gateway import Folder
 from tests.kit.toy_service import toy_service
 
 
 async def ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     async with session.post(url, json={"jsonrpc": "2.0", "method": "label", "id": 1}) as response:
-        answer = await response.json()
-        assert isinstance(answer, dict)
-        return answer
+        return expect(dict, await response.json())
 
 
 def verdict(answer: dict[str, Any]) -> str:
-    """The label, or the fault; an answer that is neither is no right answer."""
+    """The label, or the fault; an answer that is neither is not a right answer."""
     if "result" in answer:
         assert answer["result"] in ("A", "B"), answer
         return str(answer["result"])

@@ -61,13 +61,13 @@ async def legacy_only(world: World) -> None:
 async def shadow(world: World) -> None:
     """Two legacy services are wrong in a field each: it is found and named, and nothing else is."""
     world.old["xapi"].switch(**{"VM.get_record": {"wrong": {"memory_static_max": "1"}}})
-    world.old["xenopsd"].switch(**{"VM.stat": {"wrong": {"vcpu_target": 99}}})
+    world.old["xenopsd"].switch(**{"VM.stat": {"wrong": {"*.vcpu_target": 99}}})
     await world.rounds()
     for group in READS:
         await world.command("mode", f"group:{group}", "shadow", "--why", "a first look")
     await until(lambda: compared(world))
     assert "$.memory_static_max - " in await world.command("diff", "VM.get_record", "--limit", "1")
-    assert await differing(world) == {"VM.get_record": {"$.memory_static_max"}, "VM.stat": {"$.vcpu_target"}}
+    assert await differing(world) == {"VM.get_record": {"$.memory_static_max"}, "VM.stat": {"$[1].vcpu_target"}}
     for name in ("xapi", "xenopsd"):
         world.old[name].switch()
     await world.rounds()
@@ -114,7 +114,7 @@ async def rollout(world: World) -> None:
     await until(lambda: all_are(world, "waiting"))
     assert world.clients.faults == []
     since = world.asked()
-    world.new.switch({"/org/xen/xcp/xapi/vm/*": {"fail": 0.5}, "/org/xen/xcp/xenopsd/vm/*": {"slow": SLOW}})
+    world.new.switch({"/org/xen/xcp/xapi/vm/*": {"fail": 0.5}, "/org/xen/xcp/xenopsd": {"slow": SLOW}})
     await until(lambda: all_are(world, "rolled back"))
     await world.rounds()
     bad = world.new.called()[since.new :]

@@ -27,26 +27,24 @@ from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.table import Table
 from tests.kit.backends import SHOUTED, TOY, dbus_backend, shout
 from tests.kit.buses import private_bus
-from tests.kit.gateway import ROOT, Process, gateway_process
+from tests.kit.gateway import REST, Process, gateway_process
+from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.stores import BOTH, C_STORE, Xenstored, connected, until, xenstored
-from tests.kit.toolstack import TIMEOUT, Client, Toolstack
+from tests.kit.toolstack import Client, Toolstack
 from tests.kit.toy_service import toy_service
 
 pytestmark = pytest.mark.bus
 
-CONFIG = """\
+CONFIG = (
+    """\
 [bus.toolstack]
 address = "{bus}"
 services = ["org.xen.xcp.*"]
 [listener.store]
 bind = ["xenstore:{store}"]
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
 """
+    + REST
+)
 MAPPINGS = ("domain-memory-xenstore.yaml", "guest-agent-xenstore.yaml")
 PROPERTIES = "org.freedesktop.DBus.Properties"
 DOMAIN1 = "org.xen.xcp.squeezed.Domain1"

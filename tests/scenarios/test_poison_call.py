@@ -16,6 +16,7 @@ from gateway.core.dbus.signature import parse_one
 from gateway.core.interfaces import Codec
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.kit.buses import private_bus
+from tests.kit.cases import expect
 from tests.kit.clients import HttpReply, Wire, connect, post
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
 from tests.kit.mappings import echo_of, write_type_methods
@@ -201,8 +202,7 @@ async def test_every_hostile_body_gets_its_fault_and_hurts_no_other_call(siege: 
         poisoner = poisoners[number % POISONERS]
         if len(body) > hostile_xmlrpc.LIMITS.body:  # the transport reads no further, and hangs up
             poisoner, words = await siege.client(name), "the body is larger than 65536 bytes"  # noqa: PLW2901
-        outcome = poisoner.outcome(await poisoner.send(body))
-        assert isinstance(outcome, Fault), title
+        outcome = expect(Fault, poisoner.outcome(await poisoner.send(body)))
         assert (outcome.code, words in outcome.message) == (code, True), (title, outcome)
         await siege.stands()
     assert siege.good == len(CORPORA[name]) >= 200
@@ -213,8 +213,7 @@ async def test_every_hostile_name_is_unknown_in_few_words(siege: Siege, name: st
     poisoner = await siege.client(name)
     for text in NAMES + (CONTROLS if name == "jsonrpc" else ()):
         if not (name == "xmlrpc" and text == ""):
-            outcome = await poisoner.call(text)
-            assert isinstance(outcome, Fault)
+            outcome = expect(Fault, await poisoner.call(text))
             assert outcome.code is FaultCode.UNKNOWN_METHOD
             assert outcome.message.isascii()
             assert outcome.message.isprintable()
@@ -244,8 +243,7 @@ async def test_every_value_that_no_type_takes_is_refused_before_the_bus(siege: S
 async def test_a_value_that_no_bus_takes_is_refused_before_the_bus(siege: Siege, name: str) -> None:
     poisoner = await siege.client(name, TYPE_PATHS[name], "wide")
     for value in ("x" * (33 * MIB), "\u00e9" * (17 * MIB)):
-        outcome = await poisoner.call(echo_of("s", "plain"), value)
-        assert isinstance(outcome, Fault)
+        outcome = expect(Fault, await poisoner.call(echo_of("s", "plain"), value))
         assert outcome.code is FaultCode.TOO_LARGE
         assert "the bus takes at most 33554432" in outcome.message
         await siege.stands()

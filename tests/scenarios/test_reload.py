@@ -12,6 +12,7 @@ import pytest
 
 from gateway.server import Gateway
 from tests.kit.buses import private_bus
+from tests.kit.cases import expect
 from tests.kit.gateway import TOY_MAPPING, Folder
 from tests.kit.toy_service import toy_service
 
@@ -41,9 +42,7 @@ async def call(gateway: Gateway, session: aiohttp.ClientSession, method: str, *p
     url = f"http://{gateway.addresses()[0].removeprefix('tcp:')}/jsonrpc"
     body = {"jsonrpc": "2.0", "method": method, "params": params, "id": 1}
     async with session.post(url, json=body) as response:
-        answer = await response.json()
-        assert isinstance(answer, dict)
-        return answer
+        return expect(dict, await response.json())
 
 
 async def test_a_call_in_flight_keeps_its_route_when_the_method_is_gone(
@@ -67,8 +66,7 @@ async def test_a_bad_file_keeps_the_old_table_and_says_which_revision_is_live(
     folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
     answer = await gateway.reload()
     assert answer["revision"] == before
-    problems = answer["problems"]
-    assert isinstance(problems, list)
+    problems = expect(list, answer["problems"])
     (problem,) = problems
     assert "toy.yaml:9" in problem
     assert "Ecko" in problem
@@ -79,7 +77,7 @@ async def test_a_bad_config_keeps_the_old_one(gateway: Gateway, folder: Folder) 
     folder.config.write_text("[bus")
     answer = await gateway.reload()
     assert answer["revision"] == gateway.table.revision
-    assert "gateway.toml: is not valid TOML" in str(answer["problems"])
+    assert "gateway.toml:1:5: invalid TOML" in str(answer["problems"])
 
 
 async def test_a_changed_listener_is_named_as_needing_a_restart(gateway: Gateway, folder: Folder) -> None:

@@ -15,6 +15,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.migration.manager import FLUSH, MigrationManager
 from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 from gateway.migration.rollout_controller import EVERY, SETTLE
+from tests.kit.cases import expect
 from tests.kit.mappings import noting
 from tests.kit.migrations import movable
 
@@ -61,8 +62,7 @@ class _Watched:
 async def test_a_rollback_comes_within_a_second_of_the_breach(tmp_path: Path) -> None:
     async with MigrationManager(tmp_path / "state.db", lambda: [START]) as moving, asyncio.timeout(60):
         watched = _Watched(moving)
-        begun = await RolloutCommands(moving.state, lambda: [START]).start("VM.start", "alice")
-        assert isinstance(begun, RolloutView)
+        expect(RolloutView, await RolloutCommands(moving.state, lambda: [START]).start("VM.start", "alice"))
         for _ in range(round(SETTLE / EVERY) + 5):
             watched.calls(GOOD)
             await watched.next_look()

@@ -22,10 +22,10 @@ from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
 from tests.kit.fake_stores import PASSING, RefusingStore, Request, Rule, at_random, nothing, path_of, refusing_store
 from tests.kit.listeners import AnsweringEndpoint
+from tests.kit.programs import TIMEOUT
 from tests.kit.stores import Xenstored, connected, until, xenstored
 from tests.kit.xenstore_clients import TreeClient
 
-PATIENCE = 60.0  # seconds
 EVERYONE = Domains(everyone=True)
 TREE = Exposure("tree", template("/svc"), EVERYONE)
 
@@ -57,7 +57,7 @@ class Served:
 
     async def serving(self) -> None:
         """Wait until all was looked through."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not self.transport.status().serving:  # noqa: ASYNC110 - an operator looks in the same way
                 await asyncio.sleep(0.01)
 
@@ -91,7 +91,7 @@ async def test_at_a_rate_every_request_has_one_true_answer(daemon: Xenstored, se
                 assert await asking.call("write", token=token) == {"token": token}
                 assert await asking.call("read", text=token) == {"text": token}
 
-    async with served(daemon, at_random({"ENOMEM": 0.01, "EAGAIN": 0.05}, seed)) as made, asyncio.timeout(PATIENCE):
+    async with served(daemon, at_random({"ENOMEM": 0.01, "EAGAIN": 0.05}, seed)) as made, asyncio.timeout(TIMEOUT):
         await asyncio.gather(*(client(made, number) for number in range(8)))
         assert made.journal == Counter({f"{number}-{count}": 1 for number in range(8) for count in range(15)})
         assert sum(made.proxy.refused.values()) > 50
@@ -103,7 +103,7 @@ async def test_at_a_rate_every_request_has_one_true_answer(daemon: Xenstored, se
 
 @pytest.mark.parametrize("name", PASSING)
 async def test_an_answer_is_written_when_the_store_takes_it_at_last(daemon: Xenstored, name: str) -> None:
-    async with served(daemon) as made, asyncio.timeout(PATIENCE):
+    async with served(daemon) as made, asyncio.timeout(TIMEOUT):
         await made.serving()
         refusals, most = 0, 3 if name in ("ENOSPC", "EQUOTA") else 12  # those pass slowly
 
@@ -134,7 +134,7 @@ async def test_a_store_that_restarts_empty_at_any_packet_of_an_exchange_repeats_
         if seen == fatal:
             daemon.restart()
 
-    async with served(daemon) as made, refusing_store(daemon.path) as proxy, asyncio.timeout(PATIENCE):
+    async with served(daemon) as made, refusing_store(daemon.path) as proxy, asyncio.timeout(TIMEOUT):
         (made.proxy if side == "gateway" else proxy).rule = rule
         async with XenstoreClient(proxy.path, pause=shortly) as store:
             client = TreeClient(store, "/svc")
@@ -160,13 +160,13 @@ async def test_a_client_that_has_read_its_answer_does_not_send_the_request_again
             await super().remove(path)
 
     restarted: list[str] = []
-    async with served(daemon) as made, Restarting(daemon.path) as store, asyncio.timeout(PATIENCE):
+    async with served(daemon) as made, Restarting(daemon.path) as store, asyncio.timeout(TIMEOUT):
         assert await TreeClient(store, "/svc").call("write", "x", token="x") == {"token": "x"}
         assert (restarted, made.journal) == (["/svc/rpc/response/write/x"], {"x": 1})
 
 
 async def test_500_requests_with_long_names_are_found_while_somebody_changes_what_is_there(daemon: Xenstored) -> None:
-    async with XenstoreClient(daemon.path) as store, asyncio.timeout(PATIENCE):
+    async with XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
         await store.until_connected()
         names = [f"{number}-{'x' * 100}" for number in range(500)]
         for name in names:
@@ -194,7 +194,7 @@ async def test_500_requests_with_long_names_are_found_while_somebody_changes_wha
 
 async def test_a_request_that_another_domain_makes_anew_in_flight_is_answered_to_nobody_else(daemon: Xenstored) -> None:
     node, response = "/svc/rpc/request/read/1", "/svc/rpc/response/read/1"
-    async with served(daemon) as made, XenstoreClient(daemon.path) as store, asyncio.timeout(PATIENCE):
+    async with served(daemon) as made, XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
         await made.serving()
         made.endpoint.open.clear()
 
@@ -269,7 +269,7 @@ ANSWERS = {  # what is planted stands below it
 async def test_in_the_real_store_too_an_answer_lies_in_no_planted_node(daemon: Xenstored, style: str) -> None:
     exposure, outcome, node, below, planted, secret = PLANTED[style]
     answer, mine = ANSWERS.get(style, ""), Permissions(5, "n")
-    async with XenstoreClient(daemon.path) as store, asyncio.timeout(PATIENCE):
+    async with XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
         await store.until_connected()
         for path in [f"{answer}{each}" for each in ("", *planted)] if answer else []:
             await store.write(path, b"planted" if path != answer else b"")

@@ -195,5 +195,6 @@ async def test_no_write_is_executed_twice_and_none_is_told_wrong(
     assert {token: answer for token, answer in told.items() if token not in unknown and answer != right[token]} == {}
     assert set(journal.values()) == {1}, "each at most once"
     assert set(asked) - unknown <= journal.keys(), "what was told to be done is done"
-    assert len(unknown) <= len(HARMED_AT) * CLIENTS, "of each harm at most one of each client"
+    # The word under way, and one that is written before the client has noticed that its connection is lost.
+    assert len(unknown) <= len(HARMED_AT) * CLIENTS * 2, "of each harm at most two of each client"
     assert bool(unknown) is (harm != "the store is changed"), "a kill finds writes in flight, a change harms none"

@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 
 from adapters.codecs.xenstore import FAULT_CODES
-from adapters.xenstore.client.client import XenstoreClient
+from adapters.xenstore.client.client import StoreError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish.watch_trigger import MAX_CONCURRENT
 from demo.xenstore_clients import Squeezed
 from gateway.core.routing.publication import digest
 from gateway.core.rpc.model import FaultCode
+from tests.kit.guests import fill, guest
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
-from tests.kit.stores import BOTH, C_STORE, OXENSTORED, until
+from tests.kit.stores import BOTH, C_STORE, OXENSTORED, connected, until
 from tests.kit.xenstore_clients import TreeClient
 from tests.soak import service
 
@@ -256,6 +257,30 @@ async def test_a_guest_gets_an_answer_that_no_other_guest_can_see_and_calls_what
             values, permissions = await answered(world, "of-9")
             assert (values["code"], permissions) == (REFUSED, {Permissions(9, "n")})
             assert values["description"] == "domain 9 may not call 'read'"
+
+
+@pytest.mark.parametrize("name", BOTH)
+async def test_a_guest_that_has_used_up_its_quota_is_answered_on_its_own_connection(tmp_path: Path, name: str) -> None:
+    """The response is written by domain 0, whose nodes no quota limits, and read by the guest."""
+    with ledger(tmp_path, name=name) as world:
+        async with asyncio.timeout(PATIENCE), connected(world.store.path) as domain_0:
+            its_own, writable, readable = Permissions(5), Permissions(0, "n", ((5, "b"),)), Permissions(0, "r")
+            owners = {"/local/domain/5": its_own}
+            for function in ("read", "write"):
+                owners[f"/ledger/rpc/request/{function}"] = writable
+                owners[f"/ledger/rpc/response/{function}"] = readable
+            for path, permissions in owners.items():
+                await domain_0.mkdir(path)
+                await domain_0.set_permissions(path, permissions)
+            async with guest(world.store, 5) as domain_5:
+                client = TreeClient(domain_5, "/ledger")
+                assert await client.call("read", "first", text="hello") == {"same": "ledger:hello"}
+                writing = asyncio.ensure_future(client.call("write", "slow", token="slow", pause="1500"))
+                await until(domain_0, "/ledger/rpc/request/write/slow/token", b"slow")
+                with pytest.raises(StoreError, match=r"ENOSPC|EQUOTA"):
+                    await fill(domain_5, [f"/local/domain/5/{number // 100}/{number}" for number in range(1001)])
+                assert await writing == {"done": "done:slow"}
+                assert world.journal == {"slow": 1}
 
 
 async def test_a_guest_cannot_exhaust_the_gateway(tmp_path: Path) -> None:

@@ -1,26 +1,44 @@
 """Whole plans of rollouts over the real decision functions, with calls that are drawn at random.
 
-Time is simulated, so that an hour of a rollout takes milliseconds. Each look draws what both sides did since the look
-before it, and passes the sums through `CountsWindow`, `decide` and `apply` as the controller does.
+Time is simulated, so that an hour of a rollout takes a tenth of a second. Each look draws what both sides did since the
+look before it, and passes the sums through `CountsWindow`, `decide` and `apply` as the controller does.
+
+Two models: of reads both sides run all calls, until the last step; of writes each call belongs to a key, and the canary
+gives each key to one side.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from math import erfc, inf, log, sqrt
 from random import Random
 from statistics import median
 
 from gateway.core.migration.limits import ALPHA, BothSides, SideCounts
-from gateway.core.migration.modes import Mode
-from gateway.core.migration.rollout_plan import DEFAULT, OVER, Progress, RolloutPlan, RolloutState, apply, decide
-from gateway.core.migration.statistics import BOUNDS, BUCKETS
+from gateway.core.migration.modes import BUCKETS, Mode
+from gateway.core.migration.rollout_plan import (
+    DEFAULT,
+    DEFAULT_FOR_WRITES,
+    OVER,
+    Progress,
+    RolloutPlan,
+    RolloutState,
+    RolloutStep,
+    apply,
+    decide,
+)
+from gateway.core.migration.statistics import BOUNDS, KEY_GROUPS
 from gateway.migration.rollout_controller import CountsWindow
 
 CALLS = 20.0  # a second
-DENSE = 120.0  # seconds after a change that are looked at closely
+DENSE = 120.0  # seconds after a change that are looked at five times a second
+BEGINNING = 8.0  # seconds of a step that are looked at often
+PAUSE = 60.0  # seconds between the other looks
+FIRST_LOOK = 4.8  # seconds of a step; earlier there are fewer calls than `samples`, and no limit is judged
 USUAL = 0.02  # seconds that the median call takes
 
 
@@ -68,9 +86,20 @@ class Behaviour:
     errors: float = 0.0
     latency: Lognormal | HeavyTail | Mixed = Lognormal()
 
-    def weights(self) -> Sequence[float]:
-        """Cumulated probabilities of the buckets."""
-        return [1 - self.latency.longer(bound) for bound in BOUNDS] + [1.0]
+
+@lru_cache
+def drawn(latency: Lognormal | HeavyTail | Mixed) -> Sequence[int]:
+    """The bucket of a call for each number of 16 bits."""
+    weights = [1 - latency.longer(bound) for bound in BOUNDS]
+    return [bisect_left(weights, (number + 0.5) / 65536) for number in range(65536)]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys of writes. One of them always fails, on both sides."""
+
+    number: int = 1000
+    calls: float = 0.001  # the share of the calls that are of the failing key
 
 
 @dataclass(frozen=True)
@@ -84,6 +113,7 @@ class Row:
     worse_mismatches: float = 0.0
     after: float = 0.0
     most: float = inf  # seconds: the goal for the median time
+    keys: Keys | None = None  # None: reads
 
     @property
     def regression(self) -> bool:
@@ -102,84 +132,167 @@ class End:
 
 @dataclass
 class _Side:
+    """The counts of one side. Of reads, calls are of each group of keys in turn."""
+
     behaviour: Behaviour
     random: Random
+    width: int  # buckets that calls reach
+    keyed: bool  # whether calls are counted by group of keys, which matters where some fail
     calls: int = 0
     errors: int = 0
+    of_groups: list[int] = field(default_factory=lambda: [0] * KEY_GROUPS)  # calls, if they are not in turn
+    failed: list[int] = field(default_factory=lambda: [0] * KEY_GROUPS)
 
     def __post_init__(self) -> None:
-        self.buckets = [0] * BUCKETS
-        self.weights = self.behaviour.weights()
+        self.buckets = [0] * self.width
 
     def run(self, calls: int) -> None:
+        self._take(calls)
+        for position in hits(self.random, calls, self.behaviour.errors):
+            self.errors += 1
+            self.failed[(self.calls + position) % KEY_GROUPS] += 1
         self.calls += calls
-        self.errors += hits(self.random, calls, self.behaviour.errors)
-        buckets, weights, draw = self.buckets, self.weights, self.random.random
-        for _ in range(calls):
-            buckets[bisect_left(weights, draw())] += 1
 
-    def becomes(self, behaviour: Behaviour) -> None:
-        self.behaviour, self.weights = behaviour, behaviour.weights()
+    def run_keys(self, groups: Sequence[int], failing: int) -> None:
+        """Calls of these groups; the last `failing` ones fail."""
+        self._take(len(groups))
+        self.calls += len(groups)
+        self.errors += failing
+        for group in groups:
+            self.of_groups[group] += 1
+        for group in groups[len(groups) - failing :]:
+            self.failed[group] += 1
+
+    def _take(self, calls: int) -> None:
+        buckets, bucket = self.buckets, drawn(self.behaviour.latency)
+        numbers = memoryview(self.random.randbytes(2 * calls)).cast("H")
+        for number, count in Counter(map(bucket.__getitem__, numbers)).items():
+            buckets[number] += count
 
     def counts(self) -> SideCounts:
-        return SideCounts(self.calls, self.errors, tuple(self.buckets))
+        if not self.keyed:
+            return SideCounts(self.calls, 0, tuple(self.buckets))
+        groups = self.of_groups
+        if not any(groups):
+            each, more = divmod(self.calls, KEY_GROUPS)
+            groups = [each + 1] * more + [each] * (KEY_GROUPS - more)
+        return SideCounts(self.calls, self.errors, tuple(self.buckets), (*groups, *self.failed))
 
 
-def hits(random: Random, trials: int, rate: float) -> int:
-    """A binomial number, drawn by the gaps between hits."""
+class _Writes:
+    """Calls of keys: each is on one side, by its place in the canary."""
+
+    def __init__(self, keys: Keys, random: Random) -> None:
+        self._random = random
+        self._places = [(random.randrange(BUCKETS), random.randrange(KEY_GROUPS)) for _ in range(keys.number)]
+        self._share = keys.calls
+
+    def run(self, calls: int, step: RolloutStep, legacy: _Side, dbus: _Side) -> None:
+        """Some calls, of keys by chance; the first key is the one that fails."""
+        limit = BUCKETS if step.setting.mode is Mode.DBUS else step.setting.buckets
+        (place, group), *others = self._places
+        failing = sum(1 for _ in hits(self._random, calls, self._share))
+        chosen = self._random.choices(others, k=calls - failing)
+        for side, ours in ((dbus, True), (legacy, False)):
+            groups = [number for where, number in chosen if (where < limit) is ours]
+            bad = failing if (place < limit) is ours else 0
+            side.run_keys([*groups, *[group] * bad], bad)
+
+
+def hits(random: Random, trials: int, rate: float) -> Iterator[int]:
+    """Which of the trials are hits, drawn by the gaps between them."""
     if rate <= 0:
-        return 0
-    count, position, scale = 0, 0, log(1 - rate)
-    while (position := position + 1 + int(log(1 - random.random()) / scale)) <= trials:
-        count += 1
-    return count
+        return
+    position, scale = -1, log(1 - rate)
+    while (position := position + 1 + int(log(1 - random.random()) / scale)) < trials:
+        yield position
 
 
-def looks(begun: float, dense: float, change: float) -> Iterator[float]:
-    """Moments of a step, from its beginning: five times a second in the first `dense` seconds of it and after a change.
+def looks(begun: float, pause: float, change: float) -> Iterator[float]:
+    """Moments of a step, from its beginning: often in its first seconds, very often after a change, else rarely.
 
-    At other times once in 10 s, which takes less time and hides little: the tests hold at any looks.
+    Rare looks take less time and hide little: the tests hold at any looks.
     """
     moment = 0.0
     while True:
-        often = moment < dense or 0 <= begun + moment - change < DENSE
-        moment += 0.2 if often else 10.0
+        since = begun + moment - change
+        wait = 0.4 if moment < BEGINNING else pause
+        if 0 <= since < DENSE:
+            wait = 0.2
+        elif since < 0:
+            wait = min(wait, -since)
+        moment = max(moment + wait, FIRST_LOOK)
         yield moment
 
 
-def simulate(row: Row, random: Random, plan: RolloutPlan = DEFAULT, dense: float = 10.0, patience: float = 4.0) -> End:
+@dataclass
+class _Plan:
+    """One plan of a row, as far as it has come."""
+
+    row: Row
+    random: Random
+    compared: int = 0
+    different: int = 0
+    bad: bool = False
+
+    def __post_init__(self) -> None:
+        row = self.row
+        latencies = [each.latency for each in (row.usual, row.worse) if each is not None]
+        width = 1 + max(drawn(latency)[-1] for latency in latencies)
+        keyed = row.keys is not None or any(each.errors for each in (row.usual, row.worse) if each is not None)
+        self.legacy, self.dbus = (_Side(row.usual, self.random, width, keyed) for _ in range(2))
+        self.writes = _Writes(row.keys, self.random) if row.keys is not None else None
+
+    def begin_badly(self) -> None:
+        self.bad = True
+        self.dbus.behaviour = self.row.worse or self.row.usual
+
+    def run(self, calls: int, step: RolloutStep) -> None:
+        if self.writes is not None:
+            self.writes.run(calls, step, self.legacy, self.dbus)
+            return
+        self.dbus.run(calls)
+        if step.setting.mode is not Mode.DBUS:
+            self.legacy.run(calls)
+            self.compared += calls
+            rate = self.row.worse_mismatches if self.bad else self.row.mismatches
+            self.different += sum(1 for _ in hits(self.random, calls, rate))
+
+    def counts(self) -> BothSides:
+        return BothSides(self.compared, self.different, self.legacy.counts(), self.dbus.counts())
+
+
+def simulate(row: Row, random: Random, pause: float = PAUSE, patience: float = 4.0) -> End:
     """One plan. It is stuck when it takes `patience` times as long as the plan says."""
-    least = sum(max(step.at_least, step.least / CALLS) for step in plan.steps) + plan.watch
-    legacy, dbus = _Side(row.usual, random), _Side(row.usual, random)
-    compared = different = 0
-    progress, now, bad = Progress(), 0.0, not row.regression
+    plan: RolloutPlan = DEFAULT if row.keys is None else DEFAULT_FOR_WRITES
+    least = sum(max(step.at_least, step.least / CALLS / _part(step)) for step in plan.steps) + plan.watch
+    run, progress, now = _Plan(row, random), Progress(), 0.0
+    change = row.after if row.regression else inf
+    if change == 0:
+        run.begin_badly()
     while progress.state not in OVER and now < least * patience:
-        step = plan.steps[progress.step]
-        begun, last = progress.since, 0.0
-        both = BothSides(compared, different, legacy.counts(), dbus.counts())
-        start = {"m": both}
+        step, begun, last = plan.steps[progress.step], progress.since, 0.0
+        start = {"m": run.counts()}
         window = CountsWindow(start, begun, plan.limits.window)
         window.parts(start, begun, ALPHA)
-        for moment in looks(begun, dense, row.after if row.regression else inf):
+        for moment in looks(begun, pause, change):
             now = begun + moment
-            if not bad and now >= row.after:
-                bad = True
-                dbus.becomes(row.worse or row.usual)
-            calls = int(moment * CALLS) - int(last * CALLS)
+            run.run(int(moment * CALLS) - int(last * CALLS), step)
             last = moment
-            dbus.run(calls)
-            if step.setting.mode is not Mode.DBUS:
-                legacy.run(calls)
-                compared += calls
-                rate = row.worse_mismatches if bad and row.regression else row.mismatches
-                different += hits(random, calls, rate)
-            seen = {"m": BothSides(compared, different, legacy.counts(), dbus.counts())}
+            if now >= change and not run.bad:  # a look comes at the moment of the change
+                run.begin_badly()
+            seen = {"m": run.counts()}
             counts = window.since_start(seen)
             decision = decide(plan, progress, counts, now, window.parts(seen, now, ALPHA / 2))
             progress = apply(plan, progress, decision, counts, now)
             if progress.since != begun or progress.state in OVER or now >= least * patience:
                 break
     return End(progress.state, now - row.after, progress.why)
+
+
+def _part(step: RolloutStep) -> float:
+    """The share of the writes that D-Bus runs in a step, or 1 for reads, which both sides run."""
+    return step.setting.buckets / BUCKETS if step.setting.mode is Mode.CANARY and not step.setting.observe else 1.0
 
 
 @dataclass(frozen=True)
@@ -216,9 +329,9 @@ def outcome(row: Row, ends: Sequence[End]) -> Outcome:
     return Outcome(row, len(right) / runs, (len(back) - len(right)) / runs, stuck / runs, median(right or [0.0]))
 
 
-def simulate_number(row: Row, seed: int, number: int) -> End:
+def simulate_number(row: Row, seed: int, number: int, pause: float = PAUSE) -> End:
     """Plan `number` of a row. The same seed gives the same plan."""
-    return simulate(row, Random(f"{seed} {row.name} {number}"))
+    return simulate(row, Random(f"{seed} {row.name} {number}"), pause)
 
 
 BIMODAL = 10.0  # times as long: the slow mode
@@ -229,6 +342,8 @@ EQUAL = (
     Row("equal, heavy tail", Behaviour(latency=HeavyTail())),
     Row("equal, bimodal 90/10", Behaviour(latency=Mixed(0.1, Lognormal(USUAL * BIMODAL, 0.2), Lognormal(USUAL, 0.2)))),
     Row("equal, bimodal 50/50", Behaviour(latency=Mixed(0.5, Lognormal(USUAL * BIMODAL, 0.2), Lognormal(USUAL, 0.2)))),
+    Row("one of 1,000 keys always fails", keys=Keys()),
+    Row("the same key makes 10 % of all calls", keys=Keys(calls=0.1)),
     Row("mismatches at half the limit", mismatches=0.0005),
     Row("mismatches at nine tenths of the limit", mismatches=0.0009),
 )

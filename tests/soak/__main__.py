@@ -7,6 +7,7 @@ holds.
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import resource
@@ -32,6 +33,8 @@ console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, m
 
 def main() -> int:
     """Run, print the report, and clean up unless something failed."""
+    raw = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser("python -m tests.soak", description=__doc__, formatter_class=raw).parse_args()
     seconds = float(os.environ.get("SOAK_SECONDS") or 300)
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(10**9))
     nuisances = [*chosen(os.environ.get("NUISANCES", ""))]

@@ -59,7 +59,7 @@ async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[st
                 _lines(running.journals(healthy.NAME)[0]),
                 slack,
             ),
-            *verdict.judge_gauges(before, after, memory),
+            *verdict.judge_gauges(before, after, memory, slack),
             *verdict.judge_log(_lines(running.log), status),
         ]
         return Report(ledger, checks, after.late_replies)

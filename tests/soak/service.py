@@ -84,9 +84,14 @@ class Service:
 async def serve(address: str, bus_name: str, journal: int) -> None:
     """Own the name as long as the bus lives."""
     bus = await MessageBus(bus_address=address).connect()
-    bus.add_message_handler(Service(bus, bus_name.rpartition(".")[2], journal).handle)
-    await bus.request_name(bus_name)
-    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
+    try:
+        bus.add_message_handler(Service(bus, bus_name.rpartition(".")[2], journal).handle)
+        await bus.request_name(bus_name)
+        await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
+    finally:
+        # The library gives up on EAGAIN between two replies, and leaves its socket open: the broker would keep the name
+        # for a service that does not read any more.
+        bus._sock.close()
 
 
 async def serve_for_ever(address: str, bus_name: str, path: Path) -> None:

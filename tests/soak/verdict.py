@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.core.rpc.model import FaultCode
+from gateway.server import THREADS
 from tests.soak.gauges import Memory, Reading
 from tests.soak.healthy import SILENT, Asked
 from tests.soak.story import Disturbance, Ending, Ledger, Story
@@ -47,6 +48,7 @@ EXECUTED: Mapping[FaultCode | Ending | None, tuple[int, ...]] = {
     FaultCode.NO_REPLY: AT_MOST_ONCE,
 }
 UNKNOWN = frozenset({FaultCode.TIMEOUT, FaultCode.NO_REPLY})
+NO_CAPACITY = "has no capacity"  # of BUSY, which clients of xapi_idl cannot tell from UNAVAILABLE
 SAYS_SO = re.compile(r"may have been executed|unknown whether|is unknown").search
 
 
@@ -92,7 +94,7 @@ def is_expected(story: Story, disturbances: Sequence[Disturbance]) -> bool:
     for one in disturbances:
         if one.place in (story.service, HOMES[story.service]) and one.touches(story):
             allowed |= SITUATIONS[one.kind]
-    return story.code in allowed
+    return story.code in allowed or (FaultCode.BUSY in allowed and NO_CAPACITY in story.text)
 
 
 def judge_journals(ledger: Ledger, journals: Mapping[str, Sequence[str]]) -> Iterator[Check]:
@@ -163,8 +165,9 @@ def judge_healthy(
     """
     executed = Counter(journal)
     for kind, calls in reports.items():
-        few = [f"only {len(calls)} calls"] if len(calls) < MUST_ASK else []
-        yield Check(f"healthy client, {kind}: calls", str(len(calls)), f"at least {MUST_ASK}", few)
+        least = max(1, int(MUST_ASK / slack))
+        few = [f"only {len(calls)} calls"] if len(calls) < least else []
+        yield Check(f"healthy client, {kind}: calls", str(len(calls)), f"at least {least}", few)
         silent = [str(one) for one in calls if one.said.startswith(SILENT)]
         yield Check(f"healthy client, {kind}: calls without an answer", str(len(silent)), "0", silent)
         wrong = [str(one) for one in calls if one.said != RIGHT and not one.said.startswith(SILENT)]
@@ -188,8 +191,8 @@ def _most(values: Sequence[float]) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
 
-def judge_gauges(before: Reading, after: Reading, memory: Memory) -> Iterator[Check]:
-    """No resource is held that was not held after the warm-up."""
+def judge_gauges(before: Reading, after: Reading, memory: Memory, slack: float = 1.0) -> Iterator[Check]:
+    """No resource is held that was not held after the warm-up; `slack` as above, for large answers on their way."""
     for name in ("in_flight", "buffered", "on_buses", "unanswered"):
         held = getattr(after, name)
         yield Check(f"held at the end: {name}", str(held), "0", [f"{name}: {held}"] if held else [])
@@ -197,14 +200,15 @@ def judge_gauges(before: Reading, after: Reading, memory: Memory) -> Iterator[Ch
         was, now = getattr(before, name), getattr(after, name)
         yield Check(name, f"{was} -> {now}", "as before", [] if fits(was, now) else [f"{name}: {was} -> {now}"])
     third, end = memory.after(1 / 3), memory.after(1)
-    grown = [f"grew by {end - third:.0f} KiB"] if end - third > GROWTH_BOUND else []
+    bound = slack * GROWTH_BOUND
+    grown = [f"grew by {end - third:.0f} KiB"] if end - third > bound else []
     measured = f"{third / 1024:.1f} -> {end / 1024:.1f} MiB"
-    yield Check("memory, after a third -> at the end", measured, f"+{GROWTH_BOUND // 1024} MiB", grown)
+    yield Check("memory, after a third -> at the end", measured, f"+{bound / 1024:g} MiB", grown)
 
 
 FITS: Mapping[str, Callable[[int, int], bool]] = {
     "descriptors": lambda was, now: now <= was,
-    "threads": lambda was, now: now <= was,
+    "threads": lambda was, now: now <= was + THREADS,  # of the pool, which start when they are needed
     "tasks": lambda was, now: now <= was,
     "connections": lambda was, now: now == was,
 }

@@ -18,10 +18,10 @@ import aiohttp
 
 from tests.kit.buses import PrivateBus, private_bus
 from tests.kit.fake_stores import RefusingStore, refusing_store
+from tests.kit.programs import ROOT
 from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, xenstored
 from tests.soak import healthy, service
 
-ROOT = Path(__file__).parents[2]
 CALM = "calm"  # the service that is never killed or stopped; its bus is
 BUSES: Mapping[str, tuple[str, ...]] = {"one": (CALM, "alpha"), "two": ("beta", "gamma")}
 HOMES: Mapping[str, str] = {name: bus for bus, services in BUSES.items() for name in services}

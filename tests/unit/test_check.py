@@ -9,7 +9,8 @@ import pytest
 
 from gateway import check, config, wiring
 from tests.kit.buses import private_bus
-from tests.kit.gateway import ROOT, TOY_IDL, TOY_MAPPING, Folder
+from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder
+from tests.kit.programs import ROOT
 from tests.kit.toy_service import toy_service
 
 
@@ -39,7 +40,7 @@ def test_a_listener_that_others_can_reach_is_noted(folder: Folder) -> None:
     assert checked.problems == []
     (note,) = checked.notes
     assert note.endswith(
-        "$.listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:0; every client that connects may call"
+        ":6:9: listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:0; every client that connects may call"
     )
 
 
@@ -50,7 +51,7 @@ def test_with_a_config_old_services_are_checked_too(folder: Folder) -> None:
     folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
     good = folder.config.read_text()
     folder.config.write_text(good + OLD + 'codec = "xmlrcp"\n')
-    with pytest.raises(config.ConfigError, match=r"\$.upstream.old.codec: 'xmlrcp' is none of"):
+    with pytest.raises(config.ConfigError, match=r":16:9: upstream.old.codec: unknown codec 'xmlrcp' \(did"):
         check.check([], folder.config, live=False)
     folder.config.write_text(good + OLD)
     folder.mapping(TOY_MAPPING.replace("expose:", "legacy: {upstream: odl}\nexpose:"))
@@ -72,7 +73,7 @@ def test_numbers_by_which_one_service_takes_all_places_are_noted(folder: Folder)
     folder.config.write_text(f"{folder.config.read_text()}[limits]\nmax_calls = 10\n")
     checked = check.check([], folder.config, live=False)
     (note,) = checked.notes
-    assert "$.bus.toolstack: one service that hangs can hold 192 calls" in note
+    assert "toml:1:6: bus.toolstack: one service that hangs can hold 192 calls" in note
     assert checked.problems == []
 
 
@@ -103,7 +104,7 @@ def test_a_bus_that_cannot_be_reached_is_a_problem_at_its_place_in_the_config(
     folder.buses({"toolstack": (f"unix:path={folder.path}/none", "org.example.*")})
     (problem,) = check.check([], folder.config, live=True).problems
     assert str(problem) == (
-        f"{folder.config}:1:1: $.bus.toolstack.address: unix:path={folder.path}/none cannot be reached"
+        f"{folder.config}:2:11: bus.toolstack.address: unix:path={folder.path}/none cannot be reached"
     )
     assert problem.level == "live"
 
@@ -123,6 +124,7 @@ def test_check_and_run_agree_on_what_is_a_store(folder: Folder) -> None:
     store = "# [listener.store]"
     assert store in shipped
     text = shipped.replace(store, store[2:]).replace('# bind = ["xenstore:"]', 'bind = ["xenstore:"]')
+    text = text.replace('"org.xen.xcp.*"', '"org.xen.xcp.*", "org.example.*"')
     folder.config.write_text(re.sub(r"directories *= *\[.*?\]", f'directories = ["{ROOT}/mappings", "extra"]', text))
     (folder.path / "extra").mkdir()
     exposed = re.sub(
@@ -142,3 +144,33 @@ def test_what_a_live_check_could_not_look_at_is_counted(folder: Folder) -> None:
         checked = check.check([], folder.config, live=True)
     assert (checked.problems, checked.unseen) == ([], checked.contracts)
     assert checked.contracts > 0
+
+
+def test_a_bus_name_that_no_bus_has_is_a_problem_once_for_each_file(folder: Folder) -> None:
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.other.*")})
+    (problem,) = check.check([], folder.config, live=False).problems
+    expected = f"no bus of {folder.config} has org.example.toy: add it to `services` of a [bus.NAME] section"
+    assert (problem.level, problem.place, problem.message) == ("idl", "methods.echo", expected)
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.t?y")})
+    assert check.check([], folder.config, live=False).problems == []
+
+
+def test_a_legacy_service_that_cannot_be_reached_is_a_problem_where_a_method_needs_it_else_a_note(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "BUS_TIMEOUT", 0.5)
+    with private_bus() as bus:
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        folder.config.write_text(folder.config.read_text() + OLD)
+        noted = check.check([], folder.config, live=True)
+        folder.mapping(
+            TOY_MAPPING.replace("expose:", "legacy: {upstream: old}\nexpose:").replace(
+                "effect: read", "effect: read, mode: legacy"
+            )
+        )
+        needed = check.check([], folder.config, live=True)
+    why = f"{folder.config}:15:7: upstream.old.url: http://127.0.0.1:9 cannot be reached: connection refused"
+    assert noted.problems == []
+    assert f"{why}; no method has a mode that needs it" in noted.notes
+    assert [str(problem) for problem in needed.problems] == [why]
+    assert needed.problems[0].level == "live"

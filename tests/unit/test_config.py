@@ -1,11 +1,19 @@
 """The daemon's TOML: what it holds, what it refuses and with which words."""
 
+import re
+import tomllib
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from gateway import config
-from tests.kit.gateway import ROOT
+from gateway.config.toml import TomlDocument, parse
+from tests.kit.cases import each_case
+from tests.kit.programs import ROOT
 
 GOOD = """
 [bus.toolstack]
@@ -36,7 +44,7 @@ def load(tmp_path: Path, text: str) -> config.Config:
 def refusal(tmp_path: Path, text: str) -> str:
     with pytest.raises(config.ConfigError) as caught:
         load(tmp_path, text)
-    return str(caught.value).removeprefix(f"{tmp_path}/")
+    return str(caught.value).replace(f"{tmp_path}/", "")
 
 
 def test_units_are_read_and_the_rest_has_its_defaults(tmp_path: Path) -> None:
@@ -62,7 +70,7 @@ def test_the_state_file_stands_beside_the_config_or_where_an_absolute_name_says(
     assert load(tmp_path, GOOD).state_path() is None
     assert load(tmp_path, f'{GOOD}[state]\nfile = "state.db"\n').state_path() == tmp_path / "state.db"
     assert load(tmp_path, f'{GOOD}[state]\nfile = "/var/lib/x/state.db"\n').state_path() == Path("/var/lib/x/state.db")
-    assert "$.state.file" in refusal(tmp_path, f'{GOOD}[state]\nfile = ""\n')
+    assert "state.file" in refusal(tmp_path, f'{GOOD}[state]\nfile = ""\n')
 
 
 def test_breakers_and_a_second_address_for_metrics_may_be_named(tmp_path: Path) -> None:
@@ -79,40 +87,72 @@ def test_mapping_directories_start_where_the_config_stands(tmp_path: Path) -> No
     assert load(tmp_path, GOOD).mapping_paths() == (tmp_path / "mappings.d", Path("/etc/xcp"))
 
 
-@pytest.mark.parametrize(
+UNIT = "a duration such as 500ms, 30s, 10m or 1h"
+
+
+@each_case(
     ("old", "new", "says"),
     [
         ('header_timeout = "500ms"', 'header_timeout = "5x"',
-         "$.listener.rpc.header_timeout: expected a duration such as 500ms, 30s, 10m or 1h, got '5x'"),
+         f'14:18: listener.rpc.header_timeout: got "5x", expected: {UNIT}'),
         ('header_timeout = "500ms"', "header_timeout = 5",
-         "$.listener.rpc.header_timeout: expected a string with a unit, such as '30s' or '32MiB', got 5"),
-        ('max_body = "1KiB"', 'maxbody = "1KiB"', "$.listener.rpc: Object contains unknown field `maxbody`"),
-        ('"tcp:127.0.0.1:8080"', '"127.0.0.1"', "$.listener.rpc.bind[0]: Expected `str` matching regex"),
-        ('["org.xen.xcp.storage"]', "[]", "$.bus.storage-domain.services: Expected `array` of length >= 1"),
-        ("unix:path=/run/xcp/bus", "/run/xcp/bus", "$.bus.toolstack.address: Expected `str` matching regex"),
-        ("[mappings]", "[mapping]", "$: Object contains unknown field `mapping`"),
-        ("[bus.toolstack]", 'file = "/"\n[bus.toolstack]', "$: unknown key 'file'"),
+         f"14:18: listener.rpc.header_timeout: got 5, expected: {UNIT}"),
+        ('max_body = "1KiB"', 'maxbody = "1KiB"',
+         "13:1: listener.rpc.maxbody: unknown key 'maxbody' (did you mean 'max_body'?)"),
+        ('"tcp:127.0.0.1:8080"', '"127.0.0.1"',
+         '12:9: listener.rpc.bind[0]: got "127.0.0.1", expected: tcp:HOST:PORT, unix:/PATH, '),
+        ('["org.xen.xcp.storage"]', "[]", "8:12: bus.storage-domain.services: must not be empty"),
+        ("unix:path=/run/xcp/bus", "/run/xcp/bus",
+         '3:12: bus.toolstack.address: got "/run/xcp/bus", expected: a D-Bus address: unix:path=/run/x, '),
+        ("[bus.toolstack]", 'file = "/"\n[bus.toolstack]', "2:1: file: unknown key 'file'"),
+        ("[bus.toolstack]", "[bus.'tool stack']",
+         '2:6: bus.tool stack: got "tool stack", expected: a name of letters, digits, - and _, such as rpc'),
+        ("[listener.rpc]", "[listener.rpc]\nmax_calls = true",
+         "12:13: listener.rpc.max_calls: got true, expected: a whole number, at least 1"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named_with_its_place(tmp_path: Path, old: str, new: str, says: str) -> None:
-    assert refusal(tmp_path, GOOD.replace(old, new)).startswith(f"gateway.toml: {says}")
+    assert refusal(tmp_path, GOOD.replace(old, new)).startswith(f"gateway.toml:{says}")
+
+
+def test_all_problems_are_told_at_once_those_between_sections_too(tmp_path: Path) -> None:
+    text = GOOD.replace("address  =", "adress  =", 1).replace('"tcp:127.0.0.1:8080"', "8080")
+    text = f'{text}[listener.other]\nbind = ["tcp:127.0.0.1:1"]\nupstream = "xpai"\n{UPSTREAM}[mapings]\n'
+    text = text.replace('["org.xen.xcp.storage"]', '["org.xen.xcp.*"]')
+    places = [line.split(": ")[1] for line in refusal(tmp_path, text).splitlines()]
+    assert places == [
+        "bus.toolstack", "bus.toolstack.adress", "bus.storage-domain.services[0]", "listener.rpc.bind[0]",
+        "listener.other.upstream", "mapings",
+    ]  # fmt: skip
+
+
+def test_without_its_sections_a_file_is_told_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "").splitlines() == [
+        "gateway.toml:1:1: 'listener' is missing",
+        "gateway.toml:1:1: 'mappings' is missing",
+    ]
 
 
 def test_a_file_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
-    says = refusal(tmp_path, "[bus\n")
-    assert says.startswith("gateway.toml: is not valid TOML: ")
-    assert "at line 1" in says
+    assert refusal(tmp_path, "\n[bus\n") == (
+        "gateway.toml:2:5: invalid TOML: Expected ']' at the end of a table declaration"
+    )
+    assert refusal(tmp_path, "a = [").startswith("gateway.toml:1:6: invalid TOML: ")
+    (tmp_path / "gateway.toml").write_bytes(b"a = 1\nb = '\xff'")
+    with pytest.raises(config.ConfigError, match=r"gateway\.toml:2:6: invalid UTF-8"):
+        config.load(tmp_path / "gateway.toml")
 
 
 def test_one_pattern_on_two_buses_is_refused(tmp_path: Path) -> None:
     twice = GOOD.replace('["org.xen.xcp.storage"]', '["org.xen.xcp.*"]')
     assert refusal(tmp_path, twice) == (
-        "gateway.toml: $.bus.storage-domain.services: 'org.xen.xcp.*' is already on bus 'toolstack'"
+        "gateway.toml:8:13: bus.storage-domain.services[0]: 'org.xen.xcp.*' is already on bus 'toolstack'"
     )
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(config.ConfigError, match=r"missing.toml: cannot be read: No such file or directory"):
+    says = r"missing.toml:1:1: cannot be read: No such file or directory; `--config` names another file"
+    with pytest.raises(config.ConfigError, match=says):
         config.load(tmp_path / "missing.toml")
 
 
@@ -141,22 +181,22 @@ def test_a_gateway_may_have_old_services_and_no_bus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("listener", "problem"),
     [
-        ('unmapped = "passthrough"', "gateway.toml: $.listener.rpc.unmapped: 'passthrough' needs an 'upstream'"),
-        ('upstream = "xpai"', "gateway.toml: $.listener.rpc.upstream: unknown upstream 'xpai' (did you mean 'xapi'?)"),
-        ('upstream = "old"', "gateway.toml: $.listener.rpc.upstream: unknown upstream 'old' (there are: xapi)"),
+        ('unmapped = "passthrough"', "listener.rpc.unmapped: 'passthrough' needs an 'upstream'"),
+        ('upstream = "xpai"', "listener.rpc.upstream: unknown upstream 'xpai' (did you mean 'xapi'?)"),
+        ('upstream = "old"', "listener.rpc.upstream: unknown upstream 'old'; expected xapi"),
         (
             'tunnels = ["/console"]',
-            "gateway.toml: $.listener.rpc.tunnels: a tunnel needs unmapped = 'passthrough' and an 'upstream'",
+            "listener.rpc.tunnels: a tunnel needs unmapped = 'passthrough' and an 'upstream'",
         ),
     ],
 )
 def test_a_listener_forwards_to_an_upstream_that_is_there(tmp_path: Path, listener: str, problem: str) -> None:
     text = GOOD.replace("[listener.rpc]", f"[listener.rpc]\n{listener}") + UPSTREAM
-    assert refusal(tmp_path, text) == problem
+    assert refusal(tmp_path, text).partition(": ")[2] == problem
 
 
 def test_an_upstream_has_a_url_that_can_be_reached(tmp_path: Path) -> None:
-    assert "$.upstream.xapi.url" in refusal(tmp_path, GOOD + UPSTREAM.replace("http+unix", "gopher"))
+    assert "upstream.xapi.url" in refusal(tmp_path, GOOD + UPSTREAM.replace("http+unix", "gopher"))
 
 
 def test_a_xenstore_is_a_listener_that_stands_alone(tmp_path: Path) -> None:
@@ -165,55 +205,55 @@ def test_a_xenstore_is_a_listener_that_stands_alone(tmp_path: Path) -> None:
     assert {name: each.is_store for name, each in listener.items()} == {"rpc": False, "store": True}
     assert (listener["store"].max_calls_per_domain, listener["store"].max_body_per_domain) == (16, 1024)
     both = store.replace('"xenstore:"', '"xenstore:/run/x", "tcp:127.0.0.1:0"')
-    assert "$.listener.store.bind: a xenstore needs a listener of its own" in refusal(tmp_path, GOOD + both)
-    assert "$.listener.store.bind" in refusal(tmp_path, GOOD + store.replace("xenstore:", "xenstore:x"))
+    assert "listener.store.bind: a xenstore needs a listener of its own" in refusal(tmp_path, GOOD + both)
+    assert "listener.store.bind[0]" in refusal(tmp_path, GOOD + store.replace("xenstore:", "xenstore:x"))
 
 
 def test_operators_are_heard_on_a_bus_that_is_there_and_can_carry_them(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD + '[admin]\nbus = "toolstack"\n').admin.bus == "toolstack"
     assert refusal(tmp_path, GOOD + '[admin]\nbus = "stack"\n') == (
-        "gateway.toml: $.admin.bus: unknown bus 'stack' (there are: toolstack, storage-domain)"
+        "gateway.toml:19:7: admin.bus: unknown bus 'stack' (did you mean 'toolstack'?)"
     )
     through = (
         GOOD.replace("tcp:host=192.0.2.7,port=5701", "unixexec:path=/bin/ssh") + '[admin]\nbus = "storage-domain"\n'
     )
     assert refusal(tmp_path, through) == (
-        "gateway.toml: $.admin.bus: the bus 'storage-domain' is reached through a program (unixexec), "
+        "gateway.toml:19:7: admin.bus: the bus 'storage-domain' is reached through a program (unixexec), "
         "over which no operator can call"
     )
 
 
 def test_a_service_that_could_take_the_places_of_all_others_is_named(tmp_path: Path) -> None:
     old = '[upstream.xapi]\nurl = "http://127.0.0.1:9"\n'
-    assert config.capacity_warnings(load(tmp_path, GOOD + old)) == []
+    assert config.notes(load(tmp_path, GOOD + old)) == []
     wide = GOOD.replace('services = ["org.xen.xcp.*"]', 'services = ["org.xen.xcp.*"]\nper_destination = 256')
-    in_bus, crowded = config.capacity_warnings(load(tmp_path, wide + old))
-    assert "more than half of the 400 of $.bus.toolstack.connections times in_flight" in in_bus
+    in_bus, crowded = config.notes(load(tmp_path, wide + old))
+    assert "more than half of the 400 of bus.toolstack.connections times in_flight" in in_bus
     assert crowded == (
-        f"{tmp_path}/gateway.toml: $.bus.toolstack: one service that hangs can hold 384 calls (per_destination 256, "
-        "waiting 128), more than half of the 512 of $.listener.rpc.max_calls: calls to other services would be "
+        f"{tmp_path}/gateway.toml:2:6: bus.toolstack: one service that hangs can hold 384 calls (per_destination 256, "
+        "waiting 128), more than half of the 512 of listener.rpc.max_calls: calls to other services would be "
         "refused; lower the one or raise the other"
     )
-    few = config.capacity_warnings(load(tmp_path, f"{GOOD}{old}waiting = 400\n[limits]\nmax_calls = 400\n"))
-    assert [line.partition("$.")[2].partition(":")[0] for line in few] == ["upstream.xapi"]
-    assert "400 of $.limits.max_calls" in few[0]
+    few = config.notes(load(tmp_path, f"{GOOD}{old}waiting = 400\n[limits]\nmax_calls = 400\n"))
+    assert [line.split(": ")[1] for line in few] == ["upstream.xapi"]
+    assert "400 of limits.max_calls" in few[0]
 
 
 def test_a_bus_with_one_service_has_no_others_to_be_harmed(tmp_path: Path) -> None:
     few = GOOD.replace('max_message = "1MiB"', "connections = 1\nin_flight = 100")
-    assert config.capacity_warnings(load(tmp_path, few)) == []
+    assert config.notes(load(tmp_path, few)) == []
     several = few.replace('["org.xen.xcp.storage"]', '["org.xen.xcp.storage*"]')
-    assert len(config.capacity_warnings(load(tmp_path, several))) == 1
+    assert len(config.notes(load(tmp_path, several))) == 1
 
 
-@pytest.mark.parametrize("file", ["docker/gateway.toml"])
+@each_case("file", ["docker/gateway.toml", "docker/dom0.toml"])
 def test_no_service_of_a_shipped_config_can_take_all_places(file: str) -> None:
-    assert config.capacity_warnings(config.load(ROOT / file)) == []
+    assert config.notes(config.load(ROOT / file)) == []
 
 
 def test_a_xenstore_alone_has_no_places_to_take(tmp_path: Path) -> None:
     store = GOOD.replace('"tcp:127.0.0.1:8080", "unix:/run/xcp-gateway/rpc"', '"xenstore:"')
-    assert config.capacity_warnings(load(tmp_path, f"{store}[limits]\nmax_calls = 1\n")) == []
+    assert config.notes(load(tmp_path, f"{store}[limits]\nmax_calls = 1\n")) == []
 
 
 def test_web_pages_hosts_and_shares_of_a_listener_may_be_named(tmp_path: Path) -> None:
@@ -239,10 +279,10 @@ max_buffered_per_peer = "1MiB"
 @pytest.mark.parametrize("origin", ["a.example", "https://a.example/", "https://a.example/x", ""])
 def test_an_origin_is_a_scheme_and_an_authority(tmp_path: Path, origin: str) -> None:
     says = refusal(tmp_path, GOOD.replace("max_body", f'origins = ["{origin}"]\nmax_body'))
-    assert "$.listener.rpc.origins[0]" in says
+    assert "listener.rpc.origins[0]" in says
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("address", "mode", "who"),
     [
         ("tcp:127.0.0.1:8080", "0660", None),
@@ -264,9 +304,96 @@ def test_a_listener_that_others_can_reach_is_told(address: str, mode: str, who: 
 
 
 def test_each_address_that_others_can_reach_is_named_with_its_place(tmp_path: Path) -> None:
-    settings = load(tmp_path, GOOD.replace("127.0.0.1", "0.0.0.0"))
-    (says,) = config.open_listeners(settings)
+    (says,) = config.notes(load(tmp_path, GOOD.replace("127.0.0.1", "0.0.0.0")))
     assert says == (
-        f"{tmp_path}/gateway.toml: $.listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:8080; "
+        f"{tmp_path}/gateway.toml:12:9: listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:8080; "
         "every client that connects may call"
     )
+
+
+def test_root_is_trusted_on_unix_sockets_only_and_certificates_may_be_unverified(tmp_path: Path) -> None:
+    root = GOOD.replace("max_body", "trust_root = true\nmax_body")
+    tls = '[upstream.old]\nurl = "https://old"\nverify = false\n'
+    trusted, unverified = config.notes(load(tmp_path, root + tls))
+    assert trusted == (
+        f"{tmp_path}/gateway.toml:13:14: listener.rpc.trust_root: it has no effect on tcp:127.0.0.1:8080: "
+        "only a Unix socket shows that its peer is root"
+    )
+    disabled = "TLS certificate verification is disabled for this upstream"
+    assert unverified.endswith(f":21:10: upstream.old.verify: {disabled}")
+    only = root.replace('"tcp:127.0.0.1:8080", ', "")
+    assert config.notes(load(tmp_path, only)) == []
+
+
+def test_the_web_page_is_on_loopback_only(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD + '[admin]\nweb = "tcp:[::1]:8081"\n').admin.web == "tcp:[::1]:8081"
+    assert refusal(tmp_path, GOOD + '[admin]\nweb = "tcp:0.0.0.0:8081"\n') == (
+        "gateway.toml:19:7: admin.web: expected a loopback address such as tcp:127.0.0.1:8081, got tcp:0.0.0.0:8081"
+    )
+
+
+# The schema, and the places
+
+
+def test_the_schema_has_each_key_with_its_meaning_and_default() -> None:
+    Draft202012Validator.check_schema(config.schema())
+    sections = config.schema()["properties"]
+    for name in ("bus", "listener", "upstream"):
+        section = sections[name]["additionalProperties"]
+        assert section["description"]
+        for key, of in section["properties"].items():
+            assert of["description"], key
+    assert sections["grace"]["default"] == "10s"
+    listener = sections["listener"]["additionalProperties"]
+    assert (listener["required"], listener["properties"]["max_body"]["default"]) == (["bind"], "300KiB")
+    assert "file" not in sections
+
+
+@each_case("file", ["docker/gateway.toml", "docker/dom0.toml", "docker/demo/gateway.toml"])
+def test_shipped_configs_match_the_schema(file: str) -> None:
+    if (ROOT / file).exists():
+        Draft202012Validator(config.schema()).validate(tomllib.loads((ROOT / file).read_text()))
+
+
+PLACES = """# a comment with = and [x]
+top = "a"\t# = no
+"quoted key" . 'b'.c = 1979-05-27 07:32:00
+list = [ 1, "two, ]", # three ]
+  [3, 4], {a = 5, b.c = 6}, '''7
+8''', ]
+text = \"\"\"
+a = "quoted"" \"\"\"
+[ table . sub ]
+x = { y = [true, -inf], z = {} }
+[[many.of]]
+n = 1
+[[many.of]]
+n = 0x2
+[many.of.below]
+m = 1_000
+"""
+
+
+def test_each_node_of_toml_has_the_place_where_it_is_written() -> None:
+    document = parse(Path("x.toml"), PLACES)
+    assert isinstance(document, TomlDocument)
+    lines = PLACES.splitlines()
+    for path, value in _leaves(document.data, ()):
+        problem = document.problem(path, "")
+        text = lines[problem.line - 1][problem.column - 1 :]
+        if not isinstance(value, str) and value not in ([], {}):
+            read = text if isinstance(value, datetime) else re.split(r"[ ,\]}]", text)[0]
+            assert tomllib.loads(f"v = {read}")["v"] == value, path
+        else:
+            assert text[0] in "\"'{[", path
+        if isinstance(path[-1], str):
+            key = document.problem(path, "", key=True)
+            assert lines[key.line - 1][key.column - 1 :].lstrip("\"'").startswith(path[-1]), path
+    assert str(document.problem(("many", "of", 1, "n"), "no")) == "x.toml:14:5: many.of[1].n: no"
+    assert document.problem(("table", "sub", "missing"), "no").line == 9
+
+
+def _leaves(data: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    entries = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    found = [leaf for key, value in entries for leaf in _leaves(value, (*path, key))]
+    yield from found or [(path, data)]

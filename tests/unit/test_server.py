@@ -14,6 +14,7 @@ import pytest
 from gateway import check, config
 from gateway.admin.api import CallBody
 from gateway.cli import client
+from gateway.core.admin.access import Caller
 from gateway.server import Gateway, MappingError, reload_when_signalled
 from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
@@ -61,12 +62,14 @@ def test_a_gateway_that_is_not_started_knows_its_methods_and_has_no_address(fold
 
 def test_a_method_is_listed_once_for_each_endpoint_with_target_and_source(folder: Folder) -> None:
     echoes = [route for route in Gateway(folder.config).routes() if route["method"] == "echo"]
-    assert [(route["endpoint"], route["protocol"]) for route in echoes] == [
-        ("rpc /RPC2", "xmlrpc/plain"),
-        ("rpc /jsonrpc", "jsonrpc/plain"),
+    assert [(route["listener"], route["path"], route["codec"], route["dialect"]) for route in echoes] == [
+        ("rpc", "/RPC2", "xmlrpc", "plain"),
+        ("rpc", "/jsonrpc", "jsonrpc", "plain"),
     ]
-    assert {route["target"] for route in echoes} == {"org.example.toy /org/example/toy org.example.Toy1.Echo"}
-    assert {str(route["source"]).rpartition("/")[2] for route in echoes} == {"toy.yaml:9"}
+    assert {(route["bus_name"], route["member"], route["access"]) for route in echoes} == {
+        ("org.example.toy", "Echo", "call")
+    }
+    assert {(Path(str(route["file"])).name, route["line"]) for route in echoes} == {("toy.yaml", 9)}
 
 
 def test_all_problems_of_all_files_are_told_at_once(folder: Folder) -> None:
@@ -80,7 +83,7 @@ def test_all_problems_of_all_files_are_told_at_once(folder: Folder) -> None:
 
 def test_a_config_that_cannot_be_used_is_named(folder: Folder) -> None:
     change(folder, "[admin]", "[contorl]")
-    with pytest.raises(config.ConfigError, match=r"gateway\.toml: .*contorl"):
+    with pytest.raises(config.ConfigError, match=r"gateway\.toml:9:2: contorl: unknown key"):
         Gateway(folder.config)
 
 
@@ -220,6 +223,24 @@ async def test_a_start_that_fails_half_way_leaves_nothing(folder: Folder) -> Non
 # Reload
 
 
+UNCHANGED: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_reload_says_which_buses_and_upstreams_changed(folder: Folder) -> None:
+    folder.config.write_text(folder.config.read_text() + "[upstream.a]\nurl = 'http://127.0.0.1:1'\n" + OTHER)
+    async with Gateway(folder.config) as gateway:
+        text = folder.config.read_text().replace("127.0.0.1:1", "127.0.0.1:2").replace("upstream.b", "upstream.c")
+        folder.config.write_text(text.replace("bus.toolstack", "bus.other"))
+        answer = await gateway.reload()
+    assert answer["buses"] == {"added": ["other"], "removed": ["toolstack"], "changed": []}
+    assert answer["upstreams"] == {"added": ["c"], "removed": ["b"], "changed": ["a"]}
+    assert (answer["added"], answer["changed"]) == ([], [])
+
+
+OTHER = "[upstream.b]\nurl = 'http+unix:///nowhere'\n"
+
+
 async def test_a_reload_says_what_changed(folder: Folder) -> None:
     gateway = Gateway(folder.config)
     before = gateway.table.revision
@@ -230,6 +251,8 @@ async def test_a_reload_says_what_changed(folder: Folder) -> None:
         "added": ["mirror"],
         "removed": ["echo"],
         "changed": ["hang"],
+        "buses": UNCHANGED,
+        "upstreams": UNCHANGED,
         "needs_restart": [],
     }
     assert {route["method"] for route in gateway.routes()} == METHODS - {"echo"} | {"mirror"}
@@ -261,8 +284,8 @@ async def test_what_a_reload_cannot_apply_is_named_until_it_is_taken_back(
     [
         ("mappings/toy.yaml", "mapping: 1\n", "toy.yaml:1:1: "),
         ("mappings/toy.xml", "<node/>", "org.example.Toy1"),
-        ("gateway.toml", "[bus", "gateway.toml: is not valid TOML"),
-        ("gateway.toml", "grace = 5", "gateway.toml: $.grace: "),
+        ("gateway.toml", "[bus", "gateway.toml:1:5: invalid TOML: "),
+        ("gateway.toml", "grace = 5", "gateway.toml:1:9: grace: got 5"),
     ],
 )
 async def test_a_refused_reload_says_why_and_changes_nothing(
@@ -339,3 +362,69 @@ async def test_a_bug_in_a_reload_costs_the_reload_and_not_the_gateway(
     reloader.cancel()
     await asyncio.wait({reloader})
     assert "a bug ended this reload" in "".join(capsys.readouterr())
+
+
+async def test_a_call_that_several_take_is_refused_with_their_names(folder: Folder) -> None:
+    second = f'[listener.second]\nbind = ["unix:{folder.path}/second"]\n'
+    folder.config.write_text(folder.config.read_text() + second)
+    line = "  - {listener: second, path: /RPC2, codec: xmlrpc, dialect: plain}\n"
+    folder.mapping(TOY_MAPPING.replace("expose:\n", f"expose:\n{line}"))
+    gateway = Gateway(folder.config)
+    several = "several endpoints take this call: second /RPC2, rpc /RPC2; choose one with --listener and --path"
+    with pytest.raises(LookupError, match=several):
+        await gateway.call(CallBody("echo", [5], path="/RPC2"))
+    answer = await gateway.call(CallBody("echo", [5], path="/RPC2", listener="second"))
+    assert answer["endpoint"] == "second /RPC2"
+    with pytest.raises(LookupError, match="no such endpoint; there are: "):
+        await gateway.call(CallBody("echo", [5], path="/nope"))
+
+
+async def test_a_call_that_several_services_take_is_refused_too(folder: Folder) -> None:
+    other = TOY_MAPPING.replace("path: /RPC2", "path: /other").replace("path: /jsonrpc", "path: /other/jsonrpc")
+    (folder.mappings / "other.yaml").write_text(other.replace("service: toy", "service: zoo"))
+    gateway = Gateway(folder.config)
+    with pytest.raises(LookupError, match="several endpoints take this call"):
+        await gateway.call(CallBody("echo", [5]))
+    with pytest.raises(LookupError, match="several endpoints take this call"):
+        await gateway.call(CallBody("system.listMethods"))
+    assert (await gateway.call(CallBody("system.listMethods", path="/other")))["endpoint"] == "rpc /other"
+
+
+# Legacy services
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_legacy_service_that_is_away_is_told_at_start_in_status_and_in_metrics(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        url = f"http://127.0.0.1:{there.getsockname()[1]}"
+        folder.config.write_text(f"{folder.config.read_text()}[upstream.here]\nurl = '{url}'\n{OTHER}")
+        async with Gateway(folder.config) as gateway:
+            status = await gateway.status()
+            assert isinstance(rows := status["upstreams"], tuple)
+            assert {row.name: row.unreachable for row in rows} == {"here": "", "b": "No such file or directory"}
+            text = (await gateway.metrics()).decode()
+    assert 'xcp_gateway_upstream_reachable{upstream="here"} 1.0' in text
+    assert 'xcp_gateway_upstream_reachable{upstream="b"} 0.0' in text
+    shown = "".join(capsys.readouterr())
+    assert shown.count("a legacy service cannot be reached") == 1
+    assert "http+unix:///nowhere" in shown
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_metrics_tell_of_a_rollback_of_everything_while_it_holds_and_of_rollouts_by_state(folder: Folder) -> None:
+    async with Gateway(folder.config) as gateway:
+        before = (await gateway.metrics()).decode()
+        await gateway.admin_service.rollback_all("root", "slow")
+        after = (await gateway.metrics()).decode()
+    assert "\nxcp_gateway_rollback_in_force 0.0\n" in before
+    assert "\nxcp_gateway_rollback_in_force 1.0\n" in after
+    assert '\nxcp_gateway_rollouts{state="rolled back"} 0.0\n' in after
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_without_a_web_page_an_invitation_says_how_to_have_one(folder: Folder) -> None:
+    async with Gateway(folder.config) as gateway:
+        with pytest.raises(LookupError, match=r"there is no web page: set web = "):
+            gateway.invite(Caller(0))

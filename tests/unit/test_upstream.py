@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import pytest
 from msgspec import structs
 
 from adapters.codecs import UPSTREAM_CODECS
@@ -19,7 +19,8 @@ from gateway.core.dbus.target import Parameter
 from gateway.core.interfaces import Wanted, always
 from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.route import Effect, Route
-from gateway.core.rpc.model import Answer, Call, Fault, FaultCode, Outcome, Reply, RequestMetadata, Value
+from gateway.core.rpc.model import Answer, Call, Fault, FaultCode, Outcome, Reply, RequestMetadata, Value, ended
+from tests.kit.cases import each_case, expect
 from tests.kit.mappings import route
 
 LOST = Fault(FaultCode.NO_REPLY, "cut")
@@ -104,7 +105,7 @@ async def test_a_call_is_written_in_the_upstreams_own_protocol() -> None:
     assert carried.headers == ((b"Content-Type", b"application/json"), (b"User-Agent", b"xcp-gateway"))
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("known", "target", "begins"),
     [
         ({"protocol": "jsonrpc", "dialect": "xenapi", "path": "/jsonrpc"}, "/jsonrpc", b'{"jsonrpc":"2.0"'),
@@ -131,7 +132,7 @@ async def test_an_upstream_may_know_nothing_but_json_rpc_1_0() -> None:
     assert line.sent[0][0] == b'{"method":"f","params":[1],"id":1}'
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("codec", "body"),
     [
         ("jsonrpc1", b'{"result":null,"error":["Cannot_free_this_much_memory",[4096,1024]],"id":0}'),
@@ -190,12 +191,12 @@ async def test_only_a_write_is_never_sent_twice() -> None:
     assert [repeatable for _, _, repeatable in line.sent] == [effect is not Effect.WRITE for effect in Effect]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "text"),
     [
         (answered(b"<html>", 500, "Internal Error"), "answered with HTTP status 500 Internal Error"),
         (answered(b"", 404, ""), "answered with HTTP status 404"),
-        (answered(b"<html>", 302, "Found"), "answered with HTTP status 302 Found"),
+        (answered(b"<html>", 304, "Not Modified"), "answered with HTTP status 304 Not Modified"),
     ],
 )
 async def test_an_http_error_that_is_no_answer_is_told_by_its_status(answer: Answer, text: str) -> None:
@@ -204,14 +205,27 @@ async def test_an_http_error_that_is_no_answer_is_told_by_its_status(answer: Ans
     )
 
 
+async def test_a_redirect_of_a_translated_call_is_told_as_one_with_its_address() -> None:
+    moved = structs.replace(
+        answered(b"<html>", 302, "Found"), headers=((b"LOCATION", b"https://10.0.0.2/RPC2?session_id=x"),)
+    )
+    found = await outcome(Line(moved), Call("f"))
+    assert found == Fault(
+        FaultCode.REMOTE,
+        "the legacy service 'old' answered with HTTP status 302 Found, a redirect to 'https://10.0.0.2/RPC2': "
+        "`url` of the upstream must be the address that answers calls",
+        name="302",
+    )
+    assert ended(found) == "redirect"
+
+
 async def test_an_http_error_that_is_an_answer_is_read() -> None:
     answer = answered(b'{"jsonrpc":"2.0","error":{"code":-32601,"message":"no"},"id":1}', 404)
     assert await outcome(Line(answer), Call("f")) == Fault(FaultCode.UNKNOWN_METHOD, "no")
 
 
 async def test_an_answer_without_sense_is_the_old_services_fault_and_not_the_clients() -> None:
-    got = await outcome(Line(answered(b"Unexpected_exception")), Call("f"))
-    assert isinstance(got, Fault)
+    got = expect(Fault, await outcome(Line(answered(b"Unexpected_exception")), Call("f")))
     assert got.code is FaultCode.REMOTE
     assert got.message.startswith("the answer of the legacy service 'old' cannot be read: ")
 
@@ -223,14 +237,16 @@ def packed(body: bytes, encoding: str = "gzip") -> Answer:
 ANSWER = b'{"jsonrpc":"2.0","result":"yes","id":1}'
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "expected"),
     [
         (packed(gzip.compress(ANSWER)), Reply("yes")),
         (packed(zlib.compress(ANSWER), "deflate"), Reply("yes")),
         (
             packed(ANSWER),
-            Fault(FaultCode.REMOTE, "the answer of the legacy service 'old' cannot be read: the body is no valid gzip"),
+            Fault(
+                FaultCode.REMOTE, "the answer of the legacy service 'old' cannot be read: the body is not valid gzip"
+            ),
         ),
         (
             packed(gzip.compress(bytes(2**20))),
@@ -271,7 +287,7 @@ async def test_an_upstream_that_is_not_there_executed_nothing() -> None:
 # Parameters
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("how", "params", "named", "expected"),
     [
         ("sent", ("d",), {"id": 1}, (("d",), {"id": 1})),
@@ -348,3 +364,32 @@ async def test_an_upstream_that_changes_gets_the_next_call_and_the_old_one_ends_
         assert old.did == ["start", "retire", "stop"]
         assert new.did == ["start", "retire", "stop"]
         assert backend.status() == ()
+
+
+async def test_an_upstream_that_was_reached_is_not_disturbed_again_and_one_that_was_not_is() -> None:
+    class Probed(Line):
+        why, asked = "connection refused", 0
+
+        async def probe(self) -> str:
+            self.asked += 1
+            return self.why
+
+    line = Probed()
+    backend = Backend({"old": upstream(line)})
+    for asked in (1, 2):
+        (state,) = await backend.probed(1.0)
+        assert (state.unreachable, line.asked) == ("connection refused", asked)
+    line.why = ""
+    for _ in range(2):
+        (state,) = await backend.probed(1.0)
+        assert (state.unreachable, line.asked) == ("", 3)
+
+
+async def test_a_probe_that_hangs_ends_in_time() -> None:
+    class Hung(Line):
+        async def probe(self) -> str:
+            await asyncio.Event().wait()
+            return ""
+
+    (state,) = await Backend({"old": upstream(Hung())}).probed(0.01)
+    assert state.unreachable == "no connection within 0.01 s"

@@ -1,17 +1,23 @@
-"""What the config's words become: limits of codecs, buses, sockets; every name it may use is one that exists."""
+"""What a config becomes: backends, upstreams, endpoints, transports."""
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from gateway import config, wiring
+from gateway.assembly import Assembly
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Fault, FaultCode, Reply
 from gateway.core.xenstore.exposure import Exposure
 from gateway.core.xenstore.paths import pack, template
+from gateway.mapping.problem import format_place
 from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.pipeline.passthrough import Passthrough
+from tests.kit.cases import each_case, expect, present
+from tests.kit.gateway import Folder
 from tests.kit.listeners import Echo
 from tests.kit.mappings import route
 
@@ -26,7 +32,7 @@ SETTINGS = config.parse(
 LISTENER = SETTINGS.listener["rpc"]
 
 
-@pytest.mark.parametrize("name", sorted(wiring.CODECS))
+@each_case("name", sorted(wiring.CODECS))
 def test_a_codec_has_the_limits_of_its_listener(name: str) -> None:
     codec = wiring.codec(name, LISTENER)
     assert codec.name == name
@@ -36,8 +42,7 @@ def test_a_codec_has_the_limits_of_its_listener(name: str) -> None:
         % (b"<value><array><data>" * 6, b"</data></array></value>" * 6),
         "xenstore": pack([b"a", b"0/0/0/0/0/0", b""]),
     }
-    (entry,) = codec.decode(bodies[name]).entries
-    assert isinstance(entry, Fault)
+    entry = expect(Fault, *codec.decode(bodies[name]).entries)
     assert entry.code is FaultCode.TOO_LARGE
 
 
@@ -47,7 +52,7 @@ def test_long_integers_are_written_as_the_listener_says() -> None:
     assert codec.encode(envelope, [Reply(2**60)]) == b'{"jsonrpc":"2.0","result":"1152921504606846976","id":1}'
 
 
-@pytest.mark.parametrize("name", sorted(wiring.CODECS))
+@each_case("name", sorted(wiring.CODECS))
 def test_answers_may_be_far_larger_than_requests(name: str) -> None:
     reply = Reply(["x" * 1000] * 1000)
     codec = wiring.client_codec(name)
@@ -56,12 +61,11 @@ def test_answers_may_be_far_larger_than_requests(name: str) -> None:
         "xmlrpc": b"<methodCall><methodName>a</methodName></methodCall>",
         "xenstore": pack([b"a"]),
     }
-    answer = codec.encode(codec.decode(bodies[name]), [reply])
-    assert answer is not None
+    answer = present(codec.encode(codec.decode(bodies[name]), [reply]))
     assert codec.decode_outcome(answer) == reply
 
 
-@pytest.mark.parametrize("dialect", sorted(wiring.DIALECTS))
+@each_case("dialect", sorted(wiring.DIALECTS))
 def test_a_dialect_is_made_for_each_codec(dialect: str) -> None:
     assert [wiring.dialect(dialect, codec).name for codec in wiring.CODECS] == [dialect] * len(wiring.CODECS)
 
@@ -127,12 +131,12 @@ def test_an_upstream_is_the_same_after_a_reload_when_nothing_about_it_has_change
     assert keys[1] != keys[2]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("changes", "problem"),
     [
-        ({"codec": "xmrpc"}, "codec: 'xmrpc' is none of jsonrpc, jsonrpc1, "),
-        ({"dialect": "xapi"}, "dialect: 'xapi' is none of plain, xapi_idl, xenapi"),
-        ({"speaks": ["jsonrpc1"]}, "speaks: 'jsonrpc1' is none of jsonrpc, "),
+        ({"codec": "xmrpc"}, "codec: unknown codec 'xmrpc' (did you mean 'xmlrpc'?)"),
+        ({"dialect": "ocaml"}, "dialect: unknown dialect 'ocaml'; expected one of plain, xapi_idl, xenapi"),
+        ({"speaks": ["soap"]}, "speaks[0]: unknown codec 'soap'; expected one of jsonrpc, "),
         ({"url": "http://me@x"}, "url: expected http://HOST"),
         ({"url": "xenstore:/squeezed"}, "codec: 'xmlrpc' does not go over xenstore:/squeezed"),
         ({"codec": "xenstore"}, "codec: 'xenstore' does not go over http://127.0.0.1:80"),
@@ -140,9 +144,8 @@ def test_an_upstream_is_the_same_after_a_reload_when_nothing_about_it_has_change
     ],
 )
 def test_what_is_wrong_with_an_upstream_is_told_with_its_place(changes: dict[str, object], problem: str) -> None:
-    with pytest.raises(config.ConfigError) as caught:
-        wiring.upstreams(with_upstream(**changes), wiring.Quota())
-    assert str(caught.value).startswith(f"/etc/gateway.toml: $.upstream.xapi.{problem}")
+    (found,) = wiring.upstream_problems(with_upstream(**changes))
+    assert f"{format_place(found[0])}: {found[1]}".startswith(f"upstream.xapi.{problem}")
 
 
 def test_a_listener_on_a_xenstore_has_limits_by_domain() -> None:
@@ -167,3 +170,50 @@ def test_old_services_that_are_only_observed_have_few_connections_of_their_own()
     assert isinstance(for_looks.key, config.UpstreamConfig)
     assert (for_looks.key.connections, for_looks.key.waiting) == (wiring.OBSERVING, 1)
     assert (for_calls.codec.name, for_calls.speaks) == (for_looks.codec.name, for_looks.speaks)
+
+
+# Before anything runs
+
+
+STORE = '[listener.store]\nbind = ["xenstore:{folder}/store"]\n'
+FORWARD = '[upstream.old]\nurl = "https://127.0.0.1:1"\nverify = false\n'
+
+
+def assembled(folder: Folder, more: str = "") -> Assembly:
+    folder.buses({"toolstack": (f"unix:path={folder.path}/bus", "org.example.*")})
+    text = folder.config.read_text().replace(
+        "[listener.rpc]", '[listener.rpc]\nunmapped = "passthrough"\nupstream = "old"'
+    )
+    folder.config.write_text(text + FORWARD + more.format(folder=folder.path))
+    settings = config.load(folder.config)
+    table, problems = wiring.compile_mappings(settings)
+    assert problems == []
+    return Assembly(settings, table)
+
+
+def test_nothing_runs_and_every_listener_has_its_kind_of_transport(tmp_path: Path) -> None:
+    made = assembled(Folder(tmp_path), STORE)
+    assert {name: type(each) for name, each in made.transports.items()} == {
+        "rpc": wiring.HttpServer,
+        "store": wiring.StoreTransport,
+    }
+    assert [store.name for store in made.stores] == list(made.publishers) == ["store"]
+    assert made.endpoints.exchanges.keys() == {EndpointKey("rpc", "/RPC2"), EndpointKey("rpc", "/jsonrpc")}
+    assert {route.method for route in made.live_routes()} >= {"echo", "label"}
+    assert list(tmp_path.glob("*.sock")) == []
+
+
+def test_what_no_endpoint_takes_has_a_way_only_where_the_listener_says_so(tmp_path: Path) -> None:
+    made = assembled(Folder(tmp_path))
+    assert isinstance(made._passthrough(made.settings.listener["rpc"]), Passthrough)
+    closed = config.ListenerConfig(bind=("tcp:127.0.0.1:0",), upstream="old")
+    assert made._passthrough(closed) is None
+
+
+async def test_an_old_service_that_anybody_could_pose_as_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = assembled(Folder(tmp_path))
+    async with AsyncExitStack() as stack:
+        await made.start_sides(stack)
+    assert "TLS certificate verification is disabled for this upstream" in "".join(capsys.readouterr())

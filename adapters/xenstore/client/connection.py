@@ -73,8 +73,10 @@ class XenstoreConnection(asyncio.Protocol):
         *,
         deadline: float,
         first_id: int = 1,
+        max_late: int = MAX_LATE,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._max_late = max_late
         self._on_event = on_event  # path and token
         self._on_lost = on_lost
         self._deadline = deadline  # seconds
@@ -244,7 +246,7 @@ class XenstoreConnection(asyncio.Protocol):
             if oldest.sent + self._deadline > now:
                 self._arm(oldest.sent + self._deadline)
                 return
-            if self._received_count == oldest.received or len(self._late) >= MAX_LATE:
+            if self._received_count == oldest.received or len(self._late) >= self._max_late:
                 self.close(f"the store has not answered for {self._deadline:g} s")
                 return
             self._late[number] = oldest.operation

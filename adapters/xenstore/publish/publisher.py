@@ -38,9 +38,12 @@ class _Awaited(NamedTuple):
 class NodeWriter:
     """The node sets of one store, by the publisher's keys. `run` writes them."""
 
-    def __init__(self, store: XenstoreClient, has_trigger: Callable[[str], bool]) -> None:
+    def __init__(
+        self, store: XenstoreClient, has_trigger: Callable[[str], bool], max_node_sets: int = MAX_NODE_SETS
+    ) -> None:
         self._store = store
         self._has_trigger = has_trigger
+        self._max_node_sets = max_node_sets
         self._node_sets: OrderedDict[str, NodeSet] = OrderedDict()
         self._keys: dict[str, str] = {}  # path of a leaf -> key
         self._due: dict[str, None] = {}
@@ -56,7 +59,7 @@ class NodeWriter:
         self.forget(key)
         self._node_sets[key] = node_set
         self._keys.update(dict.fromkeys(node_set.leaves, key))
-        if len(self._node_sets) > MAX_NODE_SETS:
+        if len(self._node_sets) > self._max_node_sets:
             self.forget(next(iter(self._node_sets)))
         self.check(key)
 

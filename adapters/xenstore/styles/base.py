@@ -184,7 +184,7 @@ def only_value(pairs: Pairs) -> bytes | None:
 
 
 def named_only(pairs: Pairs) -> bool:
-    """Whether each node of an answer has a name, so that the answer is no single value."""
+    """Whether each node of an answer has a name, so that the answer is not a single value."""
     return all(path for path, _ in pairs)
 
 

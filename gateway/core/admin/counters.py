@@ -9,7 +9,7 @@ from gateway.core.migration.modes import Side
 
 # Calls that could have been compared and were not, by reason. None of them counts in a decision.
 NOT_SAMPLED = "not_sampled"  # not chosen by the sampling of the mapping
-DROPPED = "dropped"  # chosen, but the other side was not called: no quota, or not at once
+DROPPED = "dropped"  # chosen, but the other side was not called: no quota, not at once, or large comparisons of it wait
 UNANSWERED = "unanswered"  # one side gave no answer to compare
 APART = "apart"  # the two calls were further apart in time than the limit
 TOO_LARGE = Verdict.TOO_LARGE.value  # comparing them exceeded the budget
@@ -19,13 +19,28 @@ MISMATCHES = (Verdict.DIFFERENT.value, Verdict.ERROR_DIFFERENT.value)
 
 
 def calls(side: Side) -> str:
-    """Calls that a side has run, served or only observed."""
+    """Calls that a side has run, served or only observed, but for `client_errors`."""
     return f"calls_{side.value}"
 
 
 def errors(side: Side) -> str:
-    """Calls that ended with a fault, also for mistakes of the client, which affect both sides equally."""
+    """Those of them that ended with a fault."""
     return f"errors_{side.value}"
+
+
+def client_errors(side: Side) -> str:
+    """Calls that ended with a fault that the mapping lists as the client's: they count for neither side."""
+    return f"client_errors_{side.value}"
+
+
+def keys(side: Side) -> str:
+    """The histogram of calls, then of errors, by group of keys."""
+    return f"{side.value}_keys"
+
+
+def client_keys(side: Side) -> str:
+    """The histogram of `client_errors`, by group of keys."""
+    return f"{side.value}_client_keys"
 
 
 def answered(side: Side) -> str:
@@ -46,4 +61,6 @@ def sides(counts: Counts) -> BothSides:
 
 def _side(counts: Counts, side: Side) -> SideCounts:
     run, failed = (counts.counters.get(name(side), 0) for name in (calls, errors))
-    return SideCounts(run, failed, tuple(counts.histograms.get(side.value, ())))
+    names = (side.value, keys(side), client_keys(side))
+    latency, by_key, clients = (tuple(counts.histograms.get(name, ())) for name in names)
+    return SideCounts(run, failed, latency, by_key, clients)

@@ -16,8 +16,8 @@ from gateway.core.routing.route import Route
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
-OTHERS = "(others)"  # an agent, or a peer, that stands for all that are not told apart
-IDENTITIES = 32  # agents and users that are told apart of one peer and protocol
+OTHERS = "(others)"  # the agent or peer under which all further ones are counted
+IDENTITIES = 32  # agents and users counted separately for each peer and protocol
 
 EVERYTHING = "*"  # the pattern of a rollback of everything
 
@@ -86,11 +86,14 @@ class ClientKey:
 
 @dataclass(frozen=True, slots=True)
 class ClientRecord:
-    """How often a client has called, and when."""
+    """How often a client has called, and when. Bytes are those of streamed bodies and tunnels."""
 
     count: int
     first: float
     last: float
+    received: int = 0  # bytes from the client
+    sent: int = 0  # bytes to it
+    redirects: int = 0  # calls that an upstream answered with another address
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,3 +88,4 @@ class UpstreamStatus(msgspec.Struct, frozen=True):
     waiting: int
     idle: int  # idle connections
     last_error: str  # of the last call without a response; empty: none
+    unreachable: str = ""  # why the last probe found no connection; empty: it did, or there was no probe

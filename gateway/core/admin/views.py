@@ -5,7 +5,7 @@ Times are seconds since 1970, durations seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypedDict
 
@@ -39,6 +39,7 @@ class SideSummary:
     answered: int  # calls that it served
     calls: int  # calls that it has run
     errors: int
+    client_errors: int  # faults that the mapping lists as the client's; they are not among `calls` and `errors`
     error_rate: float | None  # 0 to 1; None: no calls
     p50: float | None
     p99: float | None
@@ -55,6 +56,7 @@ class MethodRow:
     upstream: str | None
     key: str | None  # the canary key
     may_shadow: bool
+    client_errors: Sequence[str]  # codes of faults that are the client's
     mode: str  # for people: "canary 12.5% observed"
     setting: SettingView
     source: str  # for people: the origin of the setting
@@ -83,6 +85,7 @@ class Explanation:
     method: str
     answers: str  # "legacy", "dbus" or "nobody"
     observed: str  # the side that would run the call too; empty: none
+    sampling: str  # which part of the calls it runs: "10%, at most 200/s"
     why: str
     mode: str
     source: str
@@ -96,6 +99,7 @@ class Explanation:
     of: int  # buckets in all
     list: str  # "always" or "never" where the mapping lists the value
     fallback: bool  # legacy serves a call that D-Bus certainly did not execute
+    client_errors: Sequence[str]  # codes of faults that are the client's, and count for neither side
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,9 @@ class MethodMoved:
     before: str
     after: str
     stays: str = ""  # why it keeps its mode: a more specific one, and who set it
+    set_by: str = "mapping"  # who has set the mode after the change
+    until: float | None = None  # when that mode ends
+    changed: bool = True  # the mode, its end or its source has changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,10 @@ class ModeResult:
 
 
 class ModeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A mode for the methods of a pattern, and the reason for the audit. `seconds`: None: until it is changed."""
+    """A mode for the methods of a pattern, and the reason for the audit. `seconds`: None: until it is changed.
+
+    `guarded`: a breach of the limits of the method's rollout, which must be under way, ends the mode.
+    """
 
     pattern: str
     mode: str
@@ -130,6 +140,7 @@ class ModeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise: bool = False
     seconds: float | None = None
     why: str = ""
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +219,7 @@ def row(
         upstream=migration.upstream,
         key=migration.key.name if migration.key is not None else None,
         may_shadow=migration.may_shadow,
+        client_errors=sorted(migration.client_errors),
         mode=str(setting),
         setting=setting_view(setting),
         source=source,
@@ -237,6 +249,7 @@ def _ran(side: Side, one: SideCounts, counts: Counts) -> SideSummary:
         answered=counts.counters.get(counters.answered(side), 0),
         calls=one.calls,
         errors=one.errors,
+        client_errors=counts.counters.get(counters.client_errors(side), 0),
         error_rate=one.errors / one.calls if one.calls else None,
         p50=quantile(one.latency, 0.5) if any(one.latency) else None,
         p99=quantile(one.latency, 0.99) if any(one.latency) else None,
@@ -253,6 +266,7 @@ def explanation(route: Route, setting: Setting, source: str, plan: CallPlan, val
         method=route.method,
         answers=plan.answer.value if plan.answer is not None else "nobody",
         observed=plan.candidate.value if plan.candidate is not None else "",
+        sampling=str(migration.sampling),
         why=plan.why + _about_tasks(migration, plan),
         mode=str(setting),
         source=source,
@@ -266,6 +280,7 @@ def explanation(route: Route, setting: Setting, source: str, plan: CallPlan, val
         of=BUCKETS,
         list=_list(route, value),
         fallback=plan.fallback,
+        client_errors=sorted(migration.client_errors),
     )
 
 

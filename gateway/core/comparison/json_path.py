@@ -148,7 +148,9 @@ def _member(text: str, at: int) -> tuple[PathStep, int]:
 def _name(text: str, at: int) -> tuple[PathStep, int]:
     match = _NAME.match(text, at)
     if match is None:
-        raise _wrong(text, at, "a name (with quotation marks and brackets around it when it is no plain one: ['a b'])")
+        raise _wrong(
+            text, at, "a name (with quotation marks and brackets around it when it is not a plain one: ['a b'])"
+        )
     return match[0], match.end()
 
 

@@ -25,6 +25,10 @@ class Sampling:
     share: float = 1.0
     at_most: float = inf
 
+    def __str__(self) -> str:
+        """As in the mapping: "10%, at most 200/s"."""
+        return f"{self.share * 100:g}%" + (f", at most {self.at_most:g}/s" if self.at_most < inf else "")
+
 
 EVERY_CALL = Sampling()
 

@@ -6,26 +6,22 @@ which trusts the plan.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
-from gateway.core.dbus.marshal import Encode
-from gateway.core.dbus.names import escape_path_element
+from gateway.core.dbus.marshal import Encode, Variant
+from gateway.core.dbus.object_paths import Escape, PathTemplate, Slots, placeholders
 from gateway.core.dbus.scalars import KEYS_IN, MarshalError
 from gateway.core.dbus.signature import Type
 from gateway.core.dbus.target import MethodCall, Target
 from gateway.core.rpc.model import Call, Value
 
-Slots: TypeAlias = Sequence[Value]  # the parameters in their order, then the members of those taken apart
 Take: TypeAlias = Callable[[Slots], object]  # MarshalErrors say the slot as the first step of their path
 Arrange: TypeAlias = Callable[[Call], Slots]
 EncodeArguments: TypeAlias = Callable[[Call], MethodCall]
-
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 class ParameterCountError(Exception):
@@ -130,10 +126,18 @@ class ArgumentPlan:
     defaults: tuple[Value, ...] = ()  # of the last parameters
     session: bool = False  # one of the parameters is a session, which is not counted
     rest: str = ""  # the parameter that is a struct of what is given by any other name
+    surplus: bool = False  # parameters that there are not are ignored
     structs: tuple[Unpacked, ...] = ()
     arguments: tuple[Take, ...] = ()
     dropped: tuple[int, ...] = ()  # parameters that are not used, and whose value is a single one
     translated: Mapping[int, Callable[[Value], Value]] = field(default_factory=dict)  # what a parameter stands for
+    escapes: Mapping[str, Escape] = field(default_factory=dict)  # the rule of a parameter in the object path
+    objects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # parameters that are object paths: subtrees
+
+    @property
+    def path(self) -> PathTemplate:
+        """Return the template of the object path."""
+        return PathTemplate(self.target.object_path, self.escapes, self.objects)
 
     @property
     def origins(self) -> tuple[tuple[int, *tuple[str, ...]], ...]:
@@ -199,8 +203,8 @@ def _bind_directly(plan: ArgumentPlan, arrange: Arrange, direct: Sequence[Slot])
 
 
 def _bind(plan: ArgumentPlan, arrange: Arrange) -> EncodeArguments:
-    bus_name, template, interface, member, signature = _names(plan.target)
-    path_of = path_encoder(template, plan.names)
+    bus_name, _, interface, member, signature = _names(plan.target)
+    path_of = plan.path.encoder(plan.names)
     origins = plan.origins
     structs = plan.structs
     arguments = plan.arguments
@@ -258,6 +262,8 @@ def compile_arrange(plan: ArgumentPlan) -> Arrange:
         if call.named:
             return _by_name(plan, call)
         given = len(call.params)
+        if given > count and plan.surplus:
+            return call.params[:count]
         if given == count:
             return call.params
         if least <= given < count:
@@ -276,7 +282,12 @@ def _miscounted(plan: ArgumentPlan, call: Call) -> ParameterCountError:
 
 
 def _by_name(plan: ArgumentPlan, call: Call) -> Slots:
-    """Positional values fill the parameters that are not named, in order."""
+    """Positional values fill the parameters that are not named, in order.
+
+    Where further values are ignored, they fill required parameters only: they could be such values.
+    """
+    if plan.surplus:
+        call = replace(call, named={name: value for name, value in call.named.items() if name in plan.names})
     if plan.rest:
         others = {name: value for name, value in call.named.items() if name not in plan.names}
         call = replace(call, named={**{n: v for n, v in call.named.items() if n in plan.names}, plan.rest: others})
@@ -285,10 +296,13 @@ def _by_name(plan: ArgumentPlan, call: Call) -> Slots:
             expected = f"no parameter of this name (there are: {', '.join(plan.names) or 'none'})"
             raise MarshalError(expected, call.named[name]).at("params", name)
     rest = [name for name in plan.names if name not in call.named]
-    if len(call.params) > len(rest):
+    if plan.surplus:
+        required = plan.names[: len(plan.names) - len(plan.defaults)]
+        rest = [name for name in rest if name in required]
+    elif len(call.params) > len(rest):
         raise _miscounted(plan, call)
     known = {**_defaults(plan), **dict(zip(rest, call.params, strict=False)), **call.named}
-    for name in rest:
+    for name in plan.names:
         if name not in known:
             raise missing("a parameter of this name").at("params", name)
     return [known[name] for name in plan.names]
@@ -323,38 +337,6 @@ def missing(expected: str) -> MarshalError:
     return error
 
 
-# Object paths
-
-
-def placeholders(template: str) -> list[str]:
-    """Return the parameters that an object path names."""
-    return _PLACEHOLDER.findall(template)
-
-
-def path_encoder(template: str, names: Sequence[str]) -> Callable[[Slots], str]:
-    """Return the function that builds an object path; each value is escaped as (part of) one element."""
-    pieces = _PLACEHOLDER.split(template)  # text, name, text, name, ..., text
-    if len(pieces) == 1:
-        return lambda _slots: template
-    start = pieces[0]
-    steps = tuple(zip(map(names.index, pieces[1::2]), pieces[2::2], strict=True))
-
-    def path(slots: Slots) -> str:
-        made = start
-        for slot, text in steps:
-            value = slots[slot]
-            made += escape_path_element(value if type(value) is str else _path_text(value, slot)) + text
-        return made
-
-    return path
-
-
-def _path_text(value: Value, slot: int) -> str:
-    if isinstance(value, int):
-        return str(int(value))
-    raise MarshalError("text or a whole number, for the object path", value).at(slot)
-
-
 # Structs by the names of their members
 
 
@@ -372,6 +354,25 @@ def struct_encoder(
         convert = struct_encoder(item, names, encoder, ignore=ignore, around=around + 2)
         return _each_entry(str(kind), KEYS_IN[key.code], convert)
     return _each_item(str(kind), struct_encoder(kind.children[0], names, encoder, ignore=ignore, around=around + 1))
+
+
+def record_encoder(members: Mapping[str, tuple[str, str, Encode]]) -> Encode:
+    """Return a converter from a legacy record to a dictionary of properties, `a{sv}`.
+
+    `members`: field -> property, its signature and the encoder of its value. Members that are no fields are ignored.
+    """
+
+    def encode(value: Value) -> object:
+        if not isinstance(value, dict):
+            raise MarshalError("a struct", value)
+        found = {}
+        for name, item in value.items():
+            if name in members:
+                known, signature, convert = members[name]
+                found[known] = Variant(signature, _placed(name, convert, item))
+        return found
+
+    return encode
 
 
 def _named_fields(names: Sequence[str], converts: Sequence[Encode], *, ignore: bool) -> Encode:

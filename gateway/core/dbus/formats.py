@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
@@ -70,6 +71,17 @@ def show_moment(value: Value) -> Value:
     return _moment(value)
 
 
+def show_moment_without_zone(value: Value) -> Value:
+    """The same without the zone, for clients of servers that write none: strict readers refuse the Z of UTC."""
+    if isinstance(value, list):
+        return [show_moment_without_zone(item) for item in value]
+    if isinstance(value, dict):
+        return {key: show_moment_without_zone(item) for key, item in value.items()}
+    shown = show_moment(value)
+    assert isinstance(shown, datetime)
+    return shown.astimezone(UTC).replace(tzinfo=None)
+
+
 def show_text(value: Value) -> Value:
     """Convert numbers to text, also inside arrays and structs; other values are unchanged."""
     if isinstance(value, list):
@@ -79,6 +91,15 @@ def show_text(value: Value) -> Value:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return repr(value)
     return value
+
+
+def show_base64(value: Value) -> Value:
+    """Convert bytes to base64 text, also inside arrays and structs; other values are unchanged."""
+    if isinstance(value, list):
+        return [show_base64(item) for item in value]
+    if isinstance(value, dict):
+        return {key: show_base64(item) for key, item in value.items()}
+    return b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -119,4 +140,9 @@ def identity_of_class(name: str) -> Show:
 
 
 # Formats by their names in mapping files: the conversion of a result, and the D-Bus types that it accepts.
-SHOWN: Mapping[str, tuple[Show, str]] = {"datetime": (show_moment, MOMENTS), "text": (show_text, NUMBERS)}
+SHOWN: Mapping[str, tuple[Show, str]] = {
+    "datetime": (show_moment, MOMENTS),
+    "datetime_without_zone": (show_moment_without_zone, MOMENTS),
+    "text": (show_text, NUMBERS),
+    "base64": (show_base64, "y"),
+}

@@ -348,7 +348,7 @@ def _each_entry(key_of: Callable[[Any], Any], convert: Callable[[Any], Any]) -> 
 
 MAX_ARRAY = 2**26  # bytes of one array's data
 HEADER = 4096  # bytes that a header may take: names of 255 bytes at most, and the fixed part of an object path
-MAX_MESSAGE = 2**27  # bytes of a message with its header, whatever a bus is told to take ("Message Format")
+MAX_MESSAGE = 2**27  # bytes of a message with its header, whatever the limits of a bus ("Message Format")
 
 _ALIGNMENT: Mapping[str, int] = {
     **dict.fromkeys("ygv", 1),

@@ -15,6 +15,7 @@ _UNIQUE_NAME = re.compile(r":[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 _WELL_KNOWN_NAME = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]*(\.[A-Za-z_-][A-Za-z0-9_-]*)+")
 _INTERFACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
 _MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PROPERTY = re.compile(r"[^\x00-\x1f\x7f]+")
 _OBJECT_PATH = re.compile(r"/|(/[A-Za-z0-9_]+)+")
 _ESCAPED = re.compile(rb"_([0-9A-Fa-f]{2})")
 _TO_ESCAPE = re.compile(rb"[^A-Za-z0-9]|^[0-9]")
@@ -45,8 +46,13 @@ def error_name(text: str) -> str:
 
 
 def member(text: str) -> str:
-    """Check the name of a method, signal or property (`Start`)."""
+    """Check the name of a method or signal (`Start`)."""
     return _checked(_MEMBER, text, "a member such as GetAll")
+
+
+def property_name(text: str) -> str:
+    """Check the name of a property: any text. The specification has no grammar for it, and `scan-type` is in use."""
+    return _checked(_PROPERTY, text, "the name of a property without control characters")
 
 
 def object_path(text: str) -> str:

@@ -9,15 +9,17 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from gateway.core.dbus.formats import Show
 from gateway.core.dbus.marshal import Decode, from_dbus, same
 from gateway.core.dbus.names import unescape_path_element
+from gateway.core.dbus.patterns import TextPattern
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.signature import Type
 from gateway.core.dbus.target import Variants
@@ -109,6 +111,15 @@ def picked(kind: Type, members: Mapping[str, tuple[str, Show | None]]) -> Show:
     return _each_value(picked(inner, members)) if kind.is_dict else _each_item(picked(inner, members))
 
 
+def picked_record(kind: Type, members: Mapping[str, tuple[str, Show | None]], defaults: Mapping[str, Value]) -> Show:
+    """As `picked`; members that are absent have the default."""
+    inner = kind.children[0].children[1] if kind.is_dict else kind.children[0]
+    if not kind.is_dict or holds_dict(inner):
+        return (_each_value if kind.is_dict else _each_item)(picked_record(inner, members, defaults))
+    pick = _pick(members)
+    return lambda value: {**defaults, **pick(value)}  # type: ignore[dict-item]  # a record is a struct
+
+
 def holds_dict(kind: Type) -> bool:
     """Return whether a type is a dictionary with text keys, or arrays or dictionaries of such."""
     if kind.code != "a":
@@ -145,15 +156,26 @@ def _each_value(show: Show) -> Show:
 
 
 def property_decoder(kind: Type, variants: Variants) -> Decode:
-    """Return a converter from a property's variant to its value; the variant must have the type of the IDL."""
+    """Return a converter from a property's variant to its value; the variant must have the type of the IDL.
+
+    Some services put a variant around the variant: it is unwrapped. Others leave out that of a property of type `v`.
+    """
     convert, expected = from_dbus(kind, variants=variants), str(kind)
+
+    def decode_same(variant: Any) -> Value:  # most properties
+        value: Value = variant.value if variant.signature == expected else decode(variant)
+        return value
 
     def decode(variant: Any) -> Value:
         if variant.signature != expected:
+            if expected == "v":
+                return convert(variant)
+            if variant.signature == "v":
+                return decode(variant.value)
             raise MarshalError(f"{expected} from the service", f"a variant of {variant.signature}")
         return convert(variant.value)
 
-    return decode
+    return decode_same if convert is same and expected != "v" else decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,21 +183,30 @@ class Record:
     """Convert the properties of an object to a struct: all of them by their own names, or those picked.
 
     `members`: name in the struct -> property and converter. `others`: the converter of properties without an entry.
+    `defaults`: name in the struct -> value where the object lacks the property, or where there is no property.
     """
 
     members: Mapping[str, tuple[str, Decode]]
     others: Decode | None = None
+    defaults: Mapping[str, Value] = field(default_factory=dict)
 
     def __call__(self, properties: Mapping[str, Any]) -> Value:
-        """Return the struct; a property that the object lacks stays absent."""
+        """Return the struct; a property that the object lacks stays absent, unless it has a default."""
         record: dict[str, Value] = {}
-        for name, (source, convert) in self.members.items():
-            if source in properties:
-                record[name] = _placed(name, convert, properties[source])
-        if self.others is not None:
-            for source, variant in properties.items():
-                if source not in record:
-                    record[source] = _placed(source, self.others, variant)
+        place = ""
+        try:
+            for place, (source, convert) in self.members.items():
+                if source in properties:
+                    record[place] = convert(properties[source])
+            if self.others is not None:
+                for place, variant in properties.items():
+                    if place not in record:
+                        record[place] = self.others(variant)
+        except MarshalError as error:
+            error.at(place)
+            raise
+        for name in self.defaults:
+            record.setdefault(name, self.defaults[name])
         return record
 
 
@@ -186,6 +217,11 @@ RecordKey: TypeAlias = Callable[[str, Mapping[str, Any]], str | None]
 def element_key(path: str, _properties: Mapping[str, Any]) -> str:
     """Return the last path element, unescaped if it was escaped."""
     return unescape_path_element(path.rpartition("/")[2])
+
+
+def plain_element_key(path: str, _properties: Mapping[str, Any]) -> str:
+    """Return the last path element as it is."""
+    return path.rpartition("/")[2]
 
 
 def path_key(path: str, _properties: Mapping[str, Any]) -> str:
@@ -202,14 +238,49 @@ def property_key(name: str, convert: Decode) -> RecordKey:
     return key
 
 
-def records(interface: str, key: RecordKey, record: Callable[[Any], Value], *, refuse: bool = False) -> Decode:
-    """Convert GetManagedObjects: the objects with the interface become a struct of records.
+# Functions from the interfaces of an object to the properties of its record.
+Merge: TypeAlias = Callable[[Mapping[str, Mapping[str, Any]]], Mapping[str, Any]]
 
-    An object without a unique key gets its path as key, or is refused.
+
+def merged(interfaces: Sequence[str], shared: Collection[str]) -> Merge:
+    """Return the properties of these interfaces as one; an interface that the object lacks is left out.
+
+    `shared`: properties that several of the interfaces have; they are named with their interface (`org.x.A.Name`).
     """
 
+    def merge(found: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        properties: dict[str, Any] = {}
+        for interface in interfaces:
+            for name, value in found.get(interface, {}).items():
+                is_plain = name not in shared and name not in properties
+                properties[name if is_plain else f"{interface}.{name}"] = value
+        return properties
+
+    return merge
+
+
+def several(interfaces: Sequence[str], shared: Collection[str], record: Callable[[Any], Value]) -> DecodeResult:
+    """Return the record of several method returns of GetAll, one for each interface in their order."""
+    merge = merged(interfaces, shared)
+    return lambda bodies: record(merge(dict(zip(interfaces, bodies, strict=True))))
+
+
+def records(
+    interface: str,
+    key: RecordKey,
+    record: Callable[[Any], Value],
+    *,
+    refuse: bool = False,
+    merge: Merge | None = None,
+) -> Decode:
+    """Convert GetManagedObjects: the objects with the interface become a struct of records.
+
+    An object without a unique key gets its path as key, or is refused. `merge`: for records of several interfaces.
+    """
+    properties_of = merge or itemgetter(interface)
+
     def decode(objects: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Value:
-        of_interface = {path: interfaces[interface] for path, interfaces in objects.items() if interface in interfaces}
+        of_interface = {path: properties_of(found) for path, found in objects.items() if interface in found}
         keys = {path: key(path, properties) for path, properties in of_interface.items()}
         times = Counter(keys.values())
         found: dict[str, Value] = {}
@@ -245,31 +316,60 @@ def _placed(step: str, convert: Callable[[Any], Value], value: Any) -> Value:
 
 Part: TypeAlias = Callable[[Fault, Call], Value]
 
+NO_GROUPS: Mapping[str, Part] = MappingProxyType({})
+PARAMETER = "params."  # before the name of a parameter that is called `name` or `message`
 _TEMPLATE = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorEntry:
-    """The fault for a D-Bus error. `message`: None for the text of the D-Bus error."""
+    """The fault for a D-Bus error. `message`: None for the text of the D-Bus error.
 
-    code: str
+    `match`: a pattern that the text of the error must match. An entry that makes an empty code does not apply.
+    """
+
+    code: str | Part
     args: tuple[Part, ...] = ()
     message: Part | None = None
+    match: TextPattern | None = None
 
 
-def error_mapper(entries: Mapping[str, ErrorEntry]) -> Callable[[Fault, Call], Fault]:
-    """Return the function that maps a fault by its D-Bus error name, then by "*"; unnamed faults are unchanged."""
-    rest = entries.get("*")
+NO_ENTRIES: Mapping[str, Sequence[ErrorEntry]] = MappingProxyType({})
+
+
+def error_mapper(
+    entries: Mapping[str, ErrorEntry | Sequence[ErrorEntry]], shared: Mapping[str, Sequence[ErrorEntry]] = NO_ENTRIES
+) -> Callable[[Fault, Call], Fault]:
+    """Return the function that maps a fault by its D-Bus error name, then by "*"; unnamed faults are unchanged.
+
+    Of several entries of a name the first that applies is used. `shared`: the entries of other names, for many mappers.
+    """
+    listed = {name: (found,) if isinstance(found, ErrorEntry) else tuple(found) for name, found in entries.items()}
+    rest = listed.get("*") or shared.get("*", ())
 
     def translate(fault: Fault, call: Call) -> Fault:
-        entry = entries.get(fault.name, rest)
-        if entry is None or not fault.name:
-            return fault
-        message = _text_of(fault) if entry.message is None else entry.message(fault, call)
-        args = [part(fault, call) for part in entry.args]
-        return Fault(FaultCode.APPLICATION, _as_text(message), name=entry.code, data=args)
+        found = listed.get(fault.name) or shared.get(fault.name, ())
+        for entry in (*found, *rest) if fault.name else ():
+            code = _code(entry, fault, call)
+            if code:
+                message = _text_of(fault) if entry.message is None else entry.message(fault, call)
+                args = [part(fault, call) for part in entry.args]
+                return Fault(FaultCode.APPLICATION, _as_text(message), name=code, data=args)
+        return fault
 
     return translate
+
+
+def _code(entry: ErrorEntry, fault: Fault, call: Call) -> str:
+    """Return the code that an entry gives; empty if it does not apply."""
+    if entry.match is not None and entry.match.match(_text_of(fault)) is None:
+        return ""
+    return entry.code if isinstance(entry.code, str) else _as_text(entry.code(fault, call))
+
+
+def group_of(pattern: TextPattern, name: str) -> Part:
+    """Return the text of a named group of a pattern in the text of the error."""
+    return lambda fault, _call: (pattern.match(_text_of(fault)) or {}).get(name, "")
 
 
 def template_names(template: str) -> list[str]:
@@ -277,10 +377,12 @@ def template_names(template: str) -> list[str]:
     return _TEMPLATE.findall(template)
 
 
-def template(text: str, parameters: Mapping[str, Callable[[Call], Value]]) -> Part:
+def template(
+    text: str, parameters: Mapping[str, Callable[[Call], Value]], groups: Mapping[str, Part] = NO_GROUPS
+) -> Part:
     """Compile a template. A template that is one pair of braces keeps the type of its value; any other gives text."""
     pieces = _TEMPLATE.split(text)  # text, name, text, name, ..., text
-    parts = [_part(name, parameters) for name in pieces[1::2]]
+    parts = [groups.get(name) or _part(name, parameters) for name in pieces[1::2]]
     if len(parts) == 1 and pieces[0] == pieces[2] == "":
         return parts[0]
     texts = pieces[::2]
@@ -295,8 +397,24 @@ def template(text: str, parameters: Mapping[str, Callable[[Call], Value]]) -> Pa
 
 
 def constant(value: Value) -> Part:
-    """Return a constant, for a value that is no template."""
+    """Return a constant, for a value that is not a template."""
     return lambda _fault, _call: value
+
+
+def with_case(part: Part, case: str) -> Part:
+    """Return the text of a part in "lower" or "upper" case."""
+    change = {"lower": str.lower, "upper": str.upper}[case]
+    return lambda fault, call: change(_as_text(part(fault, call)))
+
+
+def with_values(part: Part, values: Mapping[str, Value]) -> Part:
+    """Return the value that a table has for the text of a part; a part that it does not have is unchanged."""
+
+    def look_up(fault: Fault, call: Call) -> Value:
+        value = part(fault, call)
+        return values.get(_as_text(value), value)
+
+    return look_up
 
 
 def _part(name: str, parameters: Mapping[str, Callable[[Call], Value]]) -> Part:
@@ -307,7 +425,7 @@ def _part(name: str, parameters: Mapping[str, Callable[[Call], Value]]) -> Part:
         return lambda fault, _call: fault.name
     if name == "message":
         return lambda fault, _call: _text_of(fault)
-    find = parameters.get(name)
+    find = parameters.get(name.removeprefix(PARAMETER))
     return constant("") if find is None else lambda _fault, call: _present(find(call))
 
 

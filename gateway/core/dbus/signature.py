@@ -67,7 +67,7 @@ def parse(signature: str) -> tuple[Type, ...]:
     if len(signature) > MAX_LENGTH:
         raise ValueError(f"signature is {len(signature)} characters long, at most {MAX_LENGTH} are allowed")
     if not (signature.isascii() and signature.isprintable()):
-        raise ValueError(f"signature {signature!a} holds a character that is no type")
+        raise ValueError(f"signature {signature!a} holds a character that is not a type")
     types: list[Type] = []
     at = 0
     while at < len(signature):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from gateway.core.dbus.signature import Type
+from gateway.core.rpc.model import Call
 
 Coerce: TypeAlias = Literal["strict", "legacy"]  # legacy: numbers and booleans may also arrive as text
 Variants: TypeAlias = Literal["plain", "typed"]  # typed: {"signature": "u", "value": 5}, nothing inferred
@@ -24,6 +25,7 @@ class Target:
     member: str
     signature: str
     reply_signature: str
+    no_reply: bool = field(default=False, kw_only=True)  # the service sends none: the call is done once it is written
 
     def __str__(self) -> str:
         return f"{self.bus_name} {self.object_path} {self.interface}.{self.member}"
@@ -53,7 +55,11 @@ class MethodCall(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription to one service: a signal, or property changes. Names are checked as in a MethodCall."""
+    """A subscription to one service: a signal, or property changes. Names are checked as in a MethodCall.
+
+    Without an interface it is a subscription to all objects of the service: PropertiesChanged, InterfacesAdded and
+    InterfacesRemoved of every path, with their arguments as D-Bus has them (variants are not decoded).
+    """
 
     bus_name: str
     object_path: str  # never "/" together with `below`: that would be the whole bus
@@ -64,6 +70,27 @@ class Subscription:
         default_factory=dict
     )  # name -> signature; a value of another is "invalidated"
     below: bool = False  # objects below the path too
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is to all objects of the service."""
+        return not self.interface
+
+
+def all_objects(bus_name: str) -> Subscription:
+    """The subscription to all objects of a service: one match rule, whatever the number of objects and interfaces."""
+    return Subscription(bus_name, "/", "")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnConnection:
+    """A route whose calls go over a bus connection that belongs to a client connection or to a session."""
+
+    of: Literal["client", "session"]
+    idle: float = 600.0  # seconds without a call after which the connection of a session ends
+    at_most: int = 100  # owners at a time
+    session: Callable[[Call], str | None] | None = None  # reads the session of a call
+    ends: bool = False  # the connection ends after the call
 
 
 @dataclass(frozen=True, slots=True)

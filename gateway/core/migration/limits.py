@@ -5,8 +5,12 @@ probability `ALPHA`, which the views of its counts share: all of them, and the l
 exceeded when the observed value is above it. It is broken when in addition
 
 - mismatches: "the rate is within the limit" is refuted;
-- errors: "D-Bus fails at most half the limit more often than the legacy service" is refuted;
+- errors: "D-Bus fails at most half the limit more often than the legacy service" is refuted. Calls that have a key are
+  judged by key, so that one key never breaks the limit, and many calls of few keys count as few;
+- mistakes of clients, which count for neither side: the same, of calls that D-Bus refuses (`_refusals`);
 - latency: "the quantile is at most sqrt(limit) times the control's" is refuted. Both quantiles are uncertain.
+
+A rate of mismatches just above its limit neither breaks it nor lets a step wait for ever: see `near_limit`.
 
 The half limits are the indifference zone of Wald's test: a difference that small is rolled back by mistake with
 probability `ALPHA` at most, and one above the limit is found early. Fewer trials than `RolloutLimits.samples` decide
@@ -19,12 +23,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import zip_longest
-from math import inf, sqrt
+from math import ceil, inf, sqrt
 from operator import add, sub
-from typing import Self
+from typing import TypedDict
 
 from gateway.core.migration import statistics
-from gateway.core.migration.statistics import quantile
+from gateway.core.migration.statistics import ErrorsByKey, quantile
 
 ALPHA = 0.002  # error probability of each limit in each step
 MAX_ERROR_RATE = 0.5  # a higher rate of errors is a breach without any control to compare with
@@ -48,23 +52,42 @@ class SideCounts:
 
     calls: int = 0
     errors: int = 0
-    latency: tuple[int, ...] = ()  # calls in each bucket of `tally`
+    latency: tuple[int, ...] = ()  # calls in each bucket of `statistics`
+    keys: tuple[int, ...] = ()  # of each group of keys: calls, then errors of each; empty: the method has no key
+    clients: tuple[int, ...] = ()  # of each group of keys: mistakes of clients, which are not among calls; empty: none
 
-    def __add__(self, other: Self) -> Self:
-        return replace(
-            self,
-            calls=self.calls + other.calls,
-            errors=self.errors + other.errors,
-            latency=_each(add, self.latency, other.latency),
+    def __add__(self, other: SideCounts) -> SideCounts:
+        return SideCounts(
+            self.calls + other.calls,
+            self.errors + other.errors,
+            _each(add, self.latency, other.latency),
+            _each(add, self.keys, other.keys),
+            _each(add, self.clients, other.clients),
         )
 
-    def __sub__(self, other: Self) -> Self:
-        return replace(
-            self,
-            calls=self.calls - other.calls,
-            errors=self.errors - other.errors,
-            latency=_each(sub, self.latency, other.latency),
+    def __sub__(self, other: SideCounts) -> SideCounts:
+        return SideCounts(
+            self.calls - other.calls,
+            self.errors - other.errors,
+            _each(sub, self.latency, other.latency),
+            _each(sub, self.keys, other.keys),
+            _each(sub, self.clients, other.clients),
         )
+
+    @property
+    def refusing(self) -> SideCounts:
+        """All its calls, of which the mistakes of clients are the errors."""
+        refused = self.clients or (0,) * statistics.KEY_GROUPS
+        calls = _each(add, self.keys[: len(self.keys) // 2], refused)
+        return SideCounts(sum(calls), sum(refused), keys=(*calls, *refused))
+
+    @property
+    def by_key(self) -> ErrorsByKey:
+        """Its errors as they count in a decision."""
+        groups = len(self.keys) // 2
+        if not groups or sum(self.keys[:groups]) != self.calls:
+            return ErrorsByKey(self.errors, self.calls, others=self.calls)
+        return statistics.errors_by_key(self.keys[:groups], self.keys[groups:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +99,23 @@ class BothSides:
     control: SideCounts = SideCounts()
     candidate: SideCounts = SideCounts()
 
-    def __add__(self, other: Self) -> Self:
-        return replace(
-            self,
-            compared=self.compared + other.compared,
-            different=self.different + other.different,
-            control=self.control + other.control,
-            candidate=self.candidate + other.candidate,
+    def __add__(self, other: BothSides) -> BothSides:
+        return BothSides(
+            self.compared + other.compared,
+            self.different + other.different,
+            self.control + other.control,
+            self.candidate + other.candidate,
         )
 
-    def since(self, start: Self) -> Self:
+    def since(self, start: BothSides) -> BothSides:
         """What came after `start`; all of it when the counters were cleared meanwhile."""
         if any(ours < theirs for ours, theirs in zip(_numbers(self), _numbers(start), strict=True)):
             return self
-        return replace(
-            self,
-            compared=self.compared - start.compared,
-            different=self.different - start.different,
-            control=self.control - start.control,
-            candidate=self.candidate - start.candidate,
+        return BothSides(
+            self.compared - start.compared,
+            self.different - start.different,
+            self.control - start.control,
+            self.candidate - start.candidate,
         )
 
 
@@ -126,6 +147,7 @@ class Breach:
     evidence: float  # natural logarithm, see `statistics`
     needed: float
     words: str
+    doubt: str = "may be chance"  # why a step waits, if it is not broken
 
     @property
     def broken(self) -> bool:
@@ -139,6 +161,8 @@ class Breach:
 
 
 _LIKELY = statistics.threshold(0.1)
+_RULED_OUT = statistics.threshold(0.05)  # of a rate a little above the limit, see `near_limit`
+_FEW_KEYS = 2.0  # the design effect from which on errors are those of few keys
 
 
 def find_breaches(
@@ -148,6 +172,8 @@ def find_breaches(
     needed = statistics.threshold(alpha)
     if counts.compared >= limits.samples:
         yield from _mismatches(limits, counts, needed)
+    if any(counts.candidate.clients):
+        yield from _refusals(limits, counts.control.refusing, counts.candidate.refusing, needed)
     if counts.candidate.calls < limits.samples:
         return
     control = control_of(limits.samples, counts, baseline)
@@ -167,33 +193,90 @@ def control_of(samples: int, counts: BothSides, baseline: SideCounts | None) -> 
 
 
 def _mismatches(limits: RolloutLimits, counts: BothSides, needed: float) -> Iterator[Breach]:
-    different, compared = counts.different, counts.compared
-    if different > compared * limits.mismatches:
-        words = (
-            f"{different} of {compared} differ ({percent(different / compared)}, limit {percent(limits.mismatches)})"
+    different, compared, limit = counts.different, counts.compared, limits.mismatches
+    if different > compared * limit and not near_limit(limits, counts):
+        words = f"{different} of {compared} differ ({percent(different / compared)}, limit {percent(limit)})"
+        yield Breach(
+            statistics.evidence_above(different, compared, limit), needed, words, _doubt(different, compared, limit)
         )
-        yield Breach(statistics.evidence_above(different, compared, limits.mismatches), needed, words)
 
 
-def _errors(limits: RolloutLimits, control: SideCounts, candidate: SideCounts, needed: float) -> Iterator[Breach]:
-    rate, usual = candidate.errors / candidate.calls, control.errors / control.calls
-    if rate - usual > limits.errors:
-        words = f"{_failed(candidate)}, by the legacy service {percent(usual)}, limit {percent(limits.errors)} more"
-        evidence = statistics.evidence_of_increase(
-            candidate.errors, candidate.calls, control.errors, control.calls, limits.errors / 2
-        )
+def _doubt(different: int, compared: int, limit: float) -> str:
+    evidence = statistics.evidence_not_above(different, compared, limit)
+    if evidence <= 0:  # the rate is nearer to a little above than to the limit
+        return "may be chance"
+    more, above = ceil(compared * (_RULED_OUT / evidence - 1)), percent(statistics.a_little_above(limit))
+    return f"may be chance, and {more} comparisons more at this rate rule out {above}"
+
+
+def near_limit(limits: RolloutLimits, counts: BothSides) -> str:
+    """Words for a rate of mismatches that is above its limit, and so near to it that no step waits; else nothing.
+
+    Without this a rate just within its limit would be above it again and again, for as long as it takes to tell them
+    apart: with a limit of 0.1 %, 0.09 % takes millions of comparisons.
+    """
+    different, compared, limit = counts.different, counts.compared, limits.mismatches
+    if different <= compared * limit or statistics.evidence_not_above(different, compared, limit) < _RULED_OUT:
+        return ""
+    return f"above the limit of {percent(limit)}, but {percent(statistics.a_little_above(limit))} is ruled out"
+
+
+def _refusals(limits: RolloutLimits, control: SideCounts, candidate: SideCounts, needed: float) -> Iterator[Breach]:
+    """Mistakes of clients that D-Bus sees more often than the legacy service does: it takes right calls for wrong ones.
+
+    Only beside calls of the legacy service in the same step: at another time clients make other mistakes.
+    """
+    if min(control.calls, candidate.calls) >= limits.samples:
+        yield from _errors(limits, control, candidate, needed, "were refused as mistakes of clients")
+
+
+def _errors(
+    limits: RolloutLimits, control: SideCounts, candidate: SideCounts, needed: float, what: str = "failed"
+) -> Iterator[Breach]:
+    """Errors of the candidate beyond the control's, both judged by key.
+
+    Where they are of few keys, a step does not wait for a difference that has less than the odds of ten to one: keys
+    that fail go on failing, so waiting would show nothing more. When one key stands out and the others have made too
+    few calls, nothing is certain, and the step waits.
+    """
+    least = control.errors - max(control.keys[len(control.keys) // 2 :], default=0)  # if one key is cut
+    if candidate.errors / candidate.calls - least / control.calls <= limits.errors:
+        return
+    ours, theirs = candidate.by_key, control.by_key
+    alone = ours.cut > 0 and ours.others < limits.samples
+    errors = candidate.errors if alone else ours.errors
+    usual = theirs.errors / theirs.calls
+    if errors / ours.calls - usual <= limits.errors:
+        return
+    words = f"{_failed(candidate, what)}, by the legacy service {percent(usual)}, limit {percent(limits.errors)} more"
+    if alone:
+        yield Breach(0.0, needed, f"{words}; of other keys only {ours.others} of {limits.samples} calls")
+        return
+    few = ours.effect >= _FEW_KEYS
+    effect = theirs.effect_beside(ours)
+    evidence = statistics.evidence_of_increase(
+        ours.errors / ours.effect,
+        ours.calls / ours.effect,
+        theirs.errors / effect,
+        theirs.calls / effect,
+        limits.errors / 2,
+        fixed=few,
+    )
+    if not few or evidence >= _LIKELY:
         yield Breach(evidence, needed, words)
 
 
 def _hopeless(candidate: SideCounts, needed: float) -> Iterator[Breach]:
-    evidence = statistics.evidence_above(candidate.errors, candidate.calls, MAX_ERROR_RATE)
+    ours = candidate.by_key
+    evidence = statistics.evidence_above(ours.errors / ours.effect, ours.calls / ours.effect, MAX_ERROR_RATE)
     if evidence >= needed:
         yield Breach(evidence, needed, f"{_failed(candidate)}, and the legacy service has too few to compare with")
 
 
-def _failed(candidate: SideCounts) -> str:
-    rate = percent(candidate.errors / candidate.calls)
-    return f"{candidate.errors} of {candidate.calls} calls by D-Bus failed ({rate})"
+def _failed(candidate: SideCounts, what: str = "failed") -> str:
+    rate, cut = percent(candidate.errors / candidate.calls), candidate.by_key.cut
+    aside = f", {cut} of them set aside as of one key" if cut else ""
+    return f"{candidate.errors} of {candidate.calls} calls by D-Bus {what} ({rate}{aside})"
 
 
 def _latency(
@@ -225,6 +308,8 @@ def numbers(counts: BothSides, seconds: float) -> dict[str, float]:
     }
     for name, side in sides.items():
         found |= {f"{name}_calls": side.calls, f"{name}_errors": side.errors}
+        if any(side.clients):
+            found[f"{name}_client_errors"] = sum(side.clients)
         if any(side.latency):
             found |= {f"{name}_p50": quantile(side.latency, 0.5), f"{name}_p99": quantile(side.latency, 0.99)}
     return found
@@ -236,7 +321,39 @@ def summary(counts: BothSides) -> str:
     if counts.compared:
         most = percent(statistics.upper_bound(counts.different, counts.compared))
         compared = f"{counts.different} of {counts.compared} differ (no more than {most})"
-    return f"{compared}, {counts.candidate.errors} of {counts.candidate.calls} calls by D-Bus failed"
+    failed = f"{counts.candidate.errors} of {counts.candidate.calls} calls by D-Bus failed"
+    cut = counts.candidate.by_key.cut
+    return f"{compared}, {failed}{f' ({cut} of them set aside as of one key)' if cut else ''}"
+
+
+class LimitRow(TypedDict):
+    """One limit of a step and where it stands, in words."""
+
+    limit: str
+    allowed: str
+    measured: str
+
+
+def limit_rows(limits: RolloutLimits, baseline: SideCounts | None, counts: BothSides) -> tuple[LimitRow, ...]:
+    """Each limit with what was measured in this step."""
+    sides = (control_of(limits.samples, counts, baseline) or counts.control, counts.candidate)
+    failed = _sides(*(_part(each.errors, each.calls) for each in sides))
+    rows = [
+        ("mismatches", f"{percent(limits.mismatches)} of the comparisons", _part(counts.different, counts.compared)),
+        ("errors", f"{percent(limits.errors)} more than the legacy service", failed),
+    ]
+    for part in (0.5, 0.99):
+        times = (duration(quantile(each.latency, part)) if any(each.latency) else "" for each in sides)
+        rows.append((f"p{part * 100:g}", f"{limits.latency:g} times the legacy service's", _sides(*times)))
+    return tuple(LimitRow(limit=name, allowed=allowed, measured=measured) for name, allowed, measured in rows)
+
+
+def _part(some: int, all_: int) -> str:
+    return f"{some} of {all_} ({percent(some / all_)})" if all_ else "nothing yet"
+
+
+def _sides(legacy: str, dbus: str) -> str:
+    return f"D-Bus {dbus or 'nothing yet'}, legacy {legacy or 'nothing yet'}"
 
 
 def percent(rate: float) -> str:

@@ -80,7 +80,8 @@ class Migration:
     never: frozenset[str] = frozenset()  # keys that it never does
     may_shadow: bool = False  # running a call twice does no harm: the mapping says so
     fallback: bool = False  # a call that D-Bus certainly did not execute goes to the legacy service
-    tasks: Literal["reject", "legacy"] = "reject"  # calls that ask for a task, where the mode says D-Bus
+    tasks: Literal["task", "reject", "legacy"] = "task"  # calls that ask for a task, where the mode says D-Bus
+    client_errors: frozenset[str] = frozenset()  # codes of faults that are the client's: no side has failed
     compare: Rules = NO_RULES  # where the answers of both sides may differ and still agree
     sampling: Sampling = EVERY_CALL  # which of the calls that may be observed are
     redact: RedactionRules = NO_REDACTION  # what of calls and outcomes is never kept

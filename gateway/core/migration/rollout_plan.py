@@ -18,6 +18,7 @@ from gateway.core.migration.limits import (
     control_of,
     duration,
     find_breaches,
+    near_limit,
     numbers,
     summary,
 )
@@ -203,10 +204,11 @@ def _decide(
     if progress.state in (RolloutState.PAUSED, RolloutState.OVERRIDDEN):
         return Action.HOLD, progress.why or progress.state.value
     doubtful = [*exceeded, *(over for over in in_parts if over.likely)]
-    missing = [*_missing(plan, progress, counts, now), *(f"{over.words}: may be chance" for over in doubtful)]
+    missing = [*_missing(plan, progress, counts, now), *(f"{over.words}: {over.doubt}" for over in doubtful)]
     if missing:
         return Action.HOLD, "waits: " + "; ".join(missing)
-    return _onwards(plan, progress, summary(counts))
+    seen = [summary(counts), near_limit(plan.limits, counts)]
+    return _onwards(plan, progress, ", ".join(filter(None, seen)))
 
 
 def _exceeded_in_parts(limits: RolloutLimits, progress: Progress, parts: Mapping[str, Part]) -> Iterator[Breach]:

@@ -26,6 +26,7 @@ class Override:
     why: str = ""
     until: float | None = None  # by state/clock.py: the override ends then
     by: By = "person"
+    guarded: bool = False  # a person's, under the limits of the method's rollout: a breach ends it
 
     @property
     def rank(self) -> tuple[bool, bool, int, float]:

@@ -53,18 +53,25 @@ def plan_call(route: Route, setting: Setting, call: Call, forced: Side | None = 
     return _completed(chosen, migration, setting) if migration.upstream is not None else chosen
 
 
-def task_plan(route: Route, chosen: CallPlan) -> CallPlan:
-    """Plan a form of a call that returns a task: only the legacy service answers it, because D-Bus has no tasks yet.
+def standing_plan(route: Route, setting: Setting) -> CallPlan | None:
+    """The plan of all calls of a route for which no side is asked; None: it depends on the call (canary)."""
+    return None if setting.mode is Mode.CANARY else plan_call(route, setting, _ANY_CALL)
 
-    `chosen` is the plan of the call itself. A task is neither observed nor falls back, because the two sides' results
-    differ.
+
+_ANY_CALL = Call("")
+
+
+def task_plan(route: Route, chosen: CallPlan) -> CallPlan:
+    """Plan a form of a call that returns a task. `chosen` is the plan of the call itself.
+
+    A task is neither observed nor falls back, because the two sides' results differ.
     """
     if chosen.answer is Side.DBUS and route.migration.tasks == "legacy":
         return CallPlan(
             Side.LEGACY, None, f"{chosen.why}, which does not govern calls that return a task (async: legacy)"
         )
-    if chosen.answer is Side.DBUS:
-        return CallPlan(None, None, f"{chosen.why}: D-Bus answers, and has no tasks yet")
+    if chosen.answer is Side.DBUS and route.migration.tasks == "reject":
+        return CallPlan(None, None, f"{chosen.why}: D-Bus answers, and the method has no form that returns a task")
     return CallPlan(chosen.answer, None, chosen.why)
 
 

@@ -193,6 +193,7 @@ class Publication:
     read_all: Route | None = None  # of all objects: {last element of the object path, unescaped: properties}
     source: str = ""
     fingerprint: str = ""  # differs when mapping or IDL of it differ
+    is_escaped: bool = True  # the last element of the object path is escaped as sd_bus_path_encode does
 
     @property
     def parameter(self) -> str:
@@ -206,12 +207,16 @@ class Publication:
         if not brace:
             return "" if object_path == fixed else None
         last = object_path.removeprefix(fixed)
-        return unescape_path_element(last) if last and last != object_path and "/" not in last else None
+        if not last or last == object_path or "/" in last:
+            return None
+        return unescape_path_element(last) if self.is_escaped else last
 
     def path(self, key: str) -> str:
         """The object path of the object with this key."""
         fixed, brace, _ = self.object_path.partition("{")
-        return fixed + escape_path_element(key) if brace else fixed
+        if not brace:
+            return fixed
+        return fixed + (escape_path_element(key) if self.is_escaped else key)
 
     def node_set(self, key: str, values: Values) -> NodeSet:
         """The nodes of one object. Raises MarshalError."""

@@ -13,11 +13,14 @@ from typing import NoReturn, TypeAlias
 
 import msgspec
 
+from gateway.core.dbus.arguments import ParameterCountError
+from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.signature import Type
-from gateway.core.dbus.target import MethodCall, Parameter, PropertyTarget, Target
+from gateway.core.dbus.target import MethodCall, OwnConnection, Parameter, PropertyTarget, Target
 from gateway.core.migration.modes import UNMOVED, Migration, Side
 from gateway.core.migration.rollout_plan import DEFAULT_FOR_WRITES, RolloutPlan
-from gateway.core.rpc.model import Call, Fault, Outcome, Value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Value
+from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
 from gateway.core.xenstore.exposure import Domains
 
 LOCAL_SERVICE = "gateway"  # the service of all local routes in logs and metrics
@@ -41,7 +44,32 @@ class LocalTarget:
         return "the gateway itself"
 
 
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """When the sessions of a login end by themselves."""
+
+    idle: float = 0.0  # seconds without a call; 0: never
+    most: int = 0  # of one user and originator; the least recently used one ends; 0: no limit
+    originator: Callable[[Call], str | None] | None = None  # the program that a login names
+
+
+@dataclass(frozen=True, slots=True)
+class TaskObject:
+    """How a D-Bus object that stands for an operation is followed. Both routes have its path as their one parameter.
+
+    `read` gives {status, progress, result, error}; the error is a D-Bus error name and its arguments. `notify` gets the
+    progress, and the function that asks the object to end, where it can.
+    """
+
+    read: Route
+    cancel: Route | None = None
+    notify: Callable[[float, Callable[[], Awaitable[Outcome]] | None], object] | None = None
+
+
 RouteTarget: TypeAlias = Target | PropertyTarget | LocalTarget
+
+# Reads from a call what of the result it asks for: a function from the decoded result to the outcome, or a fault.
+Select: TypeAlias = Callable[[Call], "Callable[[Value], Outcome] | Fault"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +84,8 @@ class Route:
     encode_arguments: Callable[[Call], MethodCall]  # raises MarshalError or ParameterCountError
     decode_result: Callable[[Sequence[object]], Value]  # body of the method return -> result; raises MarshalError
     map_error: Callable[[Fault, Call], Fault]  # a fault with a D-Bus error name -> the fault that the client gets
+    further: tuple[str, ...] = ()  # GetAll is called for these interfaces too; an object may lack them
+    connection: OwnConnection | None = None  # set where objects belong to the bus connection that made them
     timeout: float = 60.0  # seconds
     effect: Effect = Effect.WRITE
     migration: Migration = UNMOVED  # which side answers, and how that may change
@@ -65,16 +95,43 @@ class Route:
     aliases: tuple[str, ...] = ()  # older names of the same method
     domains: Domains | None = None  # the domains that may call it over a xenstore; None: those of the endpoint
     task_of: Route | None = None  # set on the form of a call that returns a task: the route of the call itself
+    has_task_form: bool = True  # whether there is such a form, in a dialect with tasks: the call may run long
+    spelling: MethodSpelling = AS_WRITTEN  # the other forms of the name, at the endpoints of its file
+    select: Select | None = None  # what of the result the client asked for
     session_check: Route | None = None  # called first with the same call; its fault is the answer
     session: Callable[[Call], str | None] | None = None  # the session that a call uses
     login: Callable[[Call], str | None] | None = None  # the user that a login names; its result is the session
+    follows: TaskObject | None = None  # the reply is the path of an object that stands for the operation
+    session_over: str = ""  # of a session check: the D-Bus error of a session that has ended
+    session_limits: SessionLimits = SessionLimits()  # of a login
+    root_login: Route | None = None  # of a login: what root calls in its place over a trusted socket
+    closes: Callable[[Call], str | None] | None = None  # the session that a logout closes
+    waits: bool = False  # it waits for something to happen, so it takes no place of calls that work
+    events: str = ""  # the gateway answers with events of the objects of the service: "From", "Next"
     fingerprint: str = ""  # changes with anything in the mapping that this route depends on
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """All other forms of the name: `VM_start` and `Async.VM.start` for `VM.start`."""
+        return self.spelling.forms(self.method, tasks=self.has_task_form)
 
     @property
     def bus_target(self) -> Target:
         """The D-Bus target. Only for routes that have one."""
         assert isinstance(self.target, Target), f"{self.method} has no D-Bus target"
         return self.target
+
+
+def encode_arguments(route: Route, call: Call) -> MethodCall | Fault:
+    """Encode a call as a D-Bus method call; returns a fault that names the parameter where it cannot be encoded."""
+    try:
+        return route.encode_arguments(call)
+    except MarshalError as error:
+        return Fault(FaultCode.INVALID_PARAMS, str(error))
+    except ParameterCountError as error:
+        counts: dict[str, Value] = {"expected": error.expected, "received": error.received}
+        missing: dict[str, Value] = {"missing": error.missing} if error.missing else {}
+        return Fault(FaultCode.PARAMETER_COUNT, str(error), data={**counts, **missing})
 
 
 def local_route(
@@ -114,6 +171,7 @@ class CallFinished(msgspec.Struct, frozen=True):
 
     `view` gives an outcome as the client of this call reads it in its own protocol; None where `outcome` is that
     already, because a legacy service's bytes were passed through. `started`: by perf_counter; 0 if no side was called.
+    `received`, `sent`: bytes from and to the client of a request that was streamed.
     """
 
     route: Route
@@ -123,6 +181,8 @@ class CallFinished(msgspec.Struct, frozen=True):
     seconds: float
     view: Callable[[Outcome], Outcome] | None = None
     started: float = 0.0
+    received: int = 0
+    sent: int = 0
 
 
 CallListener: TypeAlias = Callable[[CallFinished], object]

@@ -13,8 +13,19 @@ MAX_NAMED = 5  # methods that a message names; it gives the number of the rest
 
 
 def select(routes: Iterable[Route], pattern: str) -> tuple[Route, ...]:
-    """The routes that match a pattern: "VM.start", "xenopsd/VM.start", "VM.*", "group:vm-lifecycle", "*"."""
-    return tuple(route for route in routes if matches(pattern, route))
+    """The routes that match a pattern: "VM.start", "xenopsd/VM.start", "VM.*", "group:vm-lifecycle", "*".
+
+    A name that no method has may be another form of one: "Async.VM.start".
+    """
+    routes = tuple(routes)
+    found = tuple(route for route in routes if matches(pattern, route))
+    return found if found or not is_exact(pattern) else _of_form(routes, pattern)
+
+
+def _of_form(routes: Iterable[Route], name: str) -> tuple[Route, ...]:
+    """The routes of which this is another form of the name, or "service/" and the form."""
+    service, _, form = name.rpartition("/")
+    return tuple(route for route in routes if service in ("", route.service) and form in route.forms)
 
 
 def canonical(routes: Iterable[Route], pattern: str) -> str:
@@ -26,8 +37,10 @@ def canonical(routes: Iterable[Route], pattern: str) -> str:
 
 
 def routes_named(routes: Iterable[Route], name: str) -> tuple[Route, ...]:
-    """The routes with this name or alias, or with this "service/method"."""
-    return tuple(route for route in routes if name in (route.method, f"{route.service}/{route.method}", *route.aliases))
+    """The routes with this name or alias, or with this "service/method"; else those of which it is another form."""
+    routes = tuple(routes)
+    names = ((route, (route.method, f"{route.service}/{route.method}", *route.aliases)) for route in routes)
+    return tuple(route for route, known in names if name in known) or _of_form(routes, name)
 
 
 def no_match(routes: Sequence[Route], pattern: str) -> str:
@@ -100,7 +113,8 @@ def _double_runs(routes: Sequence[Route], requested: Setting) -> Iterator[str]:
     never = [route for route in routes if route.effect is Effect.WRITE]
     unsaid = [route for route in routes if route.effect is not Effect.WRITE and not route.migration.may_shadow]
     if never:
-        yield f"{what} is refused: each call would run twice, and these are writes: {names(never)}"
+        why = "each call would run twice, and these are writes (no `effect: read` in the mapping)"
+        yield f"{what} is refused: {why}: {names(never)}"
     if unsaid:
         yield (
             f"{what} is refused: each call would run twice, and the mapping has no 'shadow: true' that "

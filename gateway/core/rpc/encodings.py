@@ -44,7 +44,9 @@ def content(answer: Answer, limit: int) -> bytes:
 
 def _encodings(answer: Answer) -> list[str]:
     """The names of the encodings, in the order in which they were applied."""
-    values = (value.decode("latin-1") for name, value in answer.headers if name.lower() == b"content-encoding")
+    values = [value.decode("latin-1") for name, value in answer.headers if name.lower() == b"content-encoding"]
+    if not values:
+        return []
     names = (name.strip().lower() for value in values for name in value.split(","))
     return [name for name in names if name not in ("", "identity")]
 
@@ -55,7 +57,7 @@ def _inflated(body: bytes, name: str, limit: int) -> bytes:
             return _members(body, bits, limit)
         except zlib.error:
             continue
-    raise EncodingError(f"the body is no valid {name}")
+    raise EncodingError(f"the body is not valid {name}")
 
 
 def _members(body: bytes, bits: int, limit: int) -> bytes:

@@ -9,41 +9,126 @@ from __future__ import annotations
 import ipaddress
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import Enum
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import msgspec
 
 # The values of legacy protocols: a struct is a dict, an array a list. No D-Bus types.
 Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
 
+_SMALL = frozenset({int, bool, float, type(None)})  # whatever they are
+LARGE = 20_000  # elements, or 64 bytes of text: about 10 ms to write as XML
+
+
+def is_large(value: object, most: int = LARGE) -> bool:
+    """Return whether converting a value takes so long that other calls would notice: it runs in a thread."""
+    if type(value) is str:
+        return len(value) >> 6 > most
+    left = most
+    rest: list[Any] = [value]
+    while rest:
+        item = rest.pop()
+        kind = type(item)
+        if kind in _SMALL:
+            continue
+        if kind is str or kind is bytes:
+            left -= len(item) >> 6
+        elif kind is list or kind is tuple:
+            left -= len(item)
+            rest.extend(item)
+        elif kind is dict or isinstance(item, Mapping):
+            left -= len(item)
+            rest.extend(item.values())
+        if left < 0:
+            return True
+    return False
+
 
 class FaultCode(Enum):
-    """The reason why a call has no reply. Closed: each protocol has a table with an entry for every member."""
+    """The reason why a call has no reply; FAULTS has the meanings. Each protocol has a table with an entry for each."""
 
-    PARSE_ERROR = "parse_error"  # the bytes are not a message of this protocol
-    INVALID_REQUEST = "invalid_request"  # well-formed, but not a call
-    TOO_LARGE = "too_large"  # over a limit on size, depth or number of elements
+    PARSE_ERROR = "parse_error"
+    INVALID_REQUEST = "invalid_request"
+    TOO_LARGE = "too_large"
     UNKNOWN_METHOD = "unknown_method"
-    PARAMETER_COUNT = (
-        "parameter_count"  # data: {expected, received} without the session, and {missing: name} where one is
-    )
-    INVALID_PARAMS = "invalid_params"  # the message names the place: "$.params[1]: expected u, got -1"
+    PARAMETER_COUNT = "parameter_count"  # data: {expected, received}, and {missing: name} where one is
+    INVALID_PARAMS = "invalid_params"
     ACCESS_DENIED = "access_denied"
-    NOT_FOUND = "not_found"  # no such object, interface or property on the bus
-    BUSY = "busy"  # no capacity now; nothing was executed
-    UNAVAILABLE = "unavailable"  # the service or its bus cannot be reached; nothing was executed
-    TIMEOUT = "timeout"  # the deadline passed; whether it was executed is unknown
-    NO_REPLY = "no_reply"  # the callee disconnected before it replied; whether the call was executed is unknown
-    UNREPRESENTABLE = "unrepresentable"  # the reply holds a value that this protocol cannot carry
-    APPLICATION = "application"  # an error in the client's own terms: name is its code, data its list of arguments
-    REMOTE = "remote"  # an error that no mapping translates: name is the callee's error name, data its arguments
-    INTERNAL = "internal"  # a bug here; the message never holds the text of an exception
+    NOT_FOUND = "not_found"
+    BUSY = "busy"
+    UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+    NO_REPLY = "no_reply"
+    UNREPRESENTABLE = "unrepresentable"
+    APPLICATION = "application"  # name: the error's code; data: the list of its arguments
+    REMOTE = "remote"  # name: the callee's error name; data: its arguments
+    INTERNAL = "internal"  # the message never holds the text of an exception
 
 
-class Peer(msgspec.Struct, frozen=True):
+# The meaning of each code, and whether the service has executed the call: no, yes, or unknown.
+FAULTS: Mapping[FaultCode, tuple[str, str]] = {
+    FaultCode.PARSE_ERROR: ("The bytes are not a message of this protocol.", "no"),
+    FaultCode.INVALID_REQUEST: ("The message is well-formed, but not a call.", "no"),
+    FaultCode.TOO_LARGE: (
+        "Over a limit on size, depth or number of elements. Of an answer: the call was executed.",
+        "no; yes, of an answer",
+    ),
+    FaultCode.UNKNOWN_METHOD: ("No mapping and no service has this method.", "no"),
+    FaultCode.PARAMETER_COUNT: ("Too many or too few parameters, counted without the session.", "no"),
+    FaultCode.INVALID_PARAMS: (
+        'A value does not fit; the message names its place: "$.params[1]: expected u, got -1".',
+        "no",
+    ),
+    FaultCode.ACCESS_DENIED: ("The caller may not make this call.", "no"),
+    FaultCode.NOT_FOUND: ("The bus has no such object, interface or property.", "no"),
+    FaultCode.BUSY: ("No capacity at the moment: try again.", "no"),
+    FaultCode.UNAVAILABLE: ("The service or its bus cannot be reached.", "no"),
+    FaultCode.TIMEOUT: ("The deadline passed; the message says where the call was not sent at all.", "unknown"),
+    FaultCode.NO_REPLY: ("The service disconnected before it replied.", "unknown"),
+    FaultCode.UNREPRESENTABLE: ("The reply has a value that this protocol cannot carry.", "yes"),
+    FaultCode.APPLICATION: (
+        "An error of the service in the client's own terms, with code and arguments.",
+        "as the error says",
+    ),
+    FaultCode.REMOTE: ("An error of the service that no mapping translates, with its D-Bus name.", "as the error says"),
+    FaultCode.INTERNAL: ("A bug of the gateway; its log has the details.", "unknown"),
+}
+
+
+class PeerConnection:
+    """A connection of a client, which owns what ends with it."""
+
+    __slots__ = ("_on_close", "has_capacity", "is_open", "on_wait", "subscriber")
+
+    def __init__(self) -> None:
+        self.is_open = True
+        # Set by a transport that counts calls: frees the slot of the call that waits now, until the returned function
+        # is called. None: too many calls wait.
+        self.on_wait: Callable[[], Callable[[], object] | None] | None = None
+        self.has_capacity: Callable[[], bool] | None = None  # whether one more call may begin
+        self.subscriber: object = None  # of a connection over which messages can be sent at any time
+        self._on_close: dict[Callable[[], object], None] = {}
+
+    def when_closed(self, tell: Callable[[], object]) -> Callable[[], object]:
+        """Call `tell` when the connection is closed; the returned function ends that."""
+        self._on_close[tell] = None
+        return lambda: self._on_close.pop(tell, None)
+
+    def close(self) -> None:
+        """The connection is closed."""
+        self.is_open = False
+        self.on_wait = self.has_capacity = None
+        self.subscriber = None
+        told, self._on_close = self._on_close, {}
+        for tell in told:
+            tell()
+
+
+class Peer(msgspec.Struct, frozen=True, cache_hash=True):
     """The caller: `address` for people ("tcp:127.0.0.1:4711", "unix:/run/x"), the rest if the transport knows it."""
 
     address: str = ""
@@ -51,10 +136,11 @@ class Peer(msgspec.Struct, frozen=True):
     gid: int | None = None
     pid: int | None = None
     domid: int | None = None
+    connection: PeerConnection | None = None  # over which the call came; None where the transport has none
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One call. `extensions` holds what a protocol or transport adds: protocol, path, agent, user."""
+    """One call. `extensions` holds what a protocol or transport adds: protocol, path, agent, request_id, user."""
 
     method: str
     params: tuple[Value, ...] = ()
@@ -82,6 +168,11 @@ class Fault(msgspec.Struct, frozen=True):
 
 Outcome: TypeAlias = Reply | Fault
 
+
+class Int32(int):
+    """An integer that XML-RPC writes as <i4>, for clients that accept no other element."""
+
+
 # The name of a NO_REPLY fault when the legacy service closed the connection before its answer. Only the passthrough of
 # whole messages sees it: a dialect would show a client the fault's name in place of its message.
 HUNG_UP = "HungUp"
@@ -93,13 +184,37 @@ ABANDONED = Fault(
 WITHDRAWN = Fault(FaultCode.UNAVAILABLE, "the client has left; the call was not sent", name="ClientLeft")
 
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})  # statuses that name another place (RFC 9110 section 15.4)
+_REDIRECTED = re.compile("HTTP (?:status )?(?:" + "|".join(map(str, REDIRECTS)) + r")\b")  # in messages of our own
+_OTHER_HOST = "HOST_IS_SLAVE"  # XenAPI's error of a pool member: its argument is the coordinator's address
+
+
+def http_failure(status: int) -> Fault:
+    """The outcome of a request that an upstream answered with a status that is not a success."""
+    return Fault(FaultCode.REMOTE, f"HTTP {status}", name=str(status))
+
+
+def is_redirect(outcome: Outcome) -> bool:
+    """Whether an upstream has answered that the client must ask elsewhere."""
+    if not isinstance(outcome, Fault):
+        return False
+    if outcome.code is FaultCode.APPLICATION:
+        return outcome.name == _OTHER_HOST
+    return outcome.name.isdigit() and int(outcome.name) in REDIRECTS and bool(_REDIRECTED.search(outcome.message))
+
+
 def ended(outcome: Outcome) -> str:
-    """The outcome in a word, for log and metrics: ok, a fault's code, or unknown or withdrawn if the client left."""
+    """The outcome in a word, for log and metrics.
+
+    It is ok, redirect, a fault's code, or unknown or withdrawn if the client left.
+    """
     if isinstance(outcome, Reply):
         return "ok"
     if outcome is ABANDONED:
         return "unknown"
-    return "withdrawn" if outcome is WITHDRAWN else outcome.code.value
+    if outcome is WITHDRAWN:
+        return "withdrawn"
+    return "redirect" if is_redirect(outcome) else outcome.code.value
 
 
 class RefusedCall(msgspec.Struct, frozen=True):
@@ -120,12 +235,18 @@ class Envelope(msgspec.Struct, frozen=True):
     batch: bool = False
 
 
+Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]  # names and values in their order, as the peer wrote them
+
+
 class RequestMetadata(msgspec.Struct, frozen=True):
-    """An HTTP message without its body; headers in their order, as the client wrote them."""
+    """An HTTP message without its body; headers in their order, as the client wrote them.
+
+    Messages with the same head may share it.
+    """
 
     verb: str = "POST"
     target: str = ""  # path and query
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers = ()
 
     @property
     def agent(self) -> str:
@@ -137,11 +258,17 @@ class RequestMetadata(msgspec.Struct, frozen=True):
         """The charset of the Content-Type (RFC 9110 section 8.3.2); empty if there is none."""
         return charset_of(self._header(_CONTENT_TYPE))
 
+    @property
+    def request_id(self) -> str:
+        """The client's own name of the request: X-Request-Id, else the trace of `traceparent` (W3C Trace Context)."""
+        return self._header(_REQUEST_ID) or self._header(_TRACE)[3:35]
+
     def _header(self, wanted: bytes) -> str:
         found = (text for name, text in self.headers if len(name) == len(wanted) and name.lower() == wanted)
         return next(found, b"").decode("latin-1")
 
 
+_REQUEST_ID, _TRACE = b"x-request-id", b"traceparent"
 _AGENT = b"user-agent"
 _CONTENT_TYPE = b"content-type"
 _CHARSET = re.compile(r""";[ \t]*charset[ \t]*=[ \t]*["']?([^\s;"']{1,40})""", re.IGNORECASE)
@@ -164,7 +291,8 @@ class Answer(msgspec.Struct, frozen=True):
     fault: Fault | None = None  # set if the message as a whole was refused; a transport may map it to a status
     status: int | None = None  # set with `headers` if a legacy service gave this answer: it is sent unchanged
     reason: str = ""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers = ()
+    as_page: bool = False  # where `fault` is set: servers of the dialect say so in a page with status 500
     hang_up: bool = False  # the legacy service closed the connection without an answer, and so does the transport
 
 
@@ -210,6 +338,7 @@ def credentials(ucred: bytes) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
+@lru_cache(maxsize=4096)
 def caller(peer: Peer) -> str:
     """A peer in a word: "domid 5" for a domain, "uid 1000" over a Unix socket, else the address without its port."""
     if peer.domid is not None:

@@ -36,13 +36,20 @@ class MethodSpelling(msgspec.Struct, frozen=True):
         """The further spellings of a mapped name, without prefixes."""
         return (name.replace(".", self.joined),) if self.joined and name.count(".") == 1 else ()
 
-    def forms(self, name: str) -> tuple[str, ...]:
-        """All other forms of a mapped name, including those that return a task."""
-        return (*self.others(name), *(prefix + name for prefix in self.task_prefixes))
+    def forms(self, name: str, *, tasks: bool = True) -> tuple[str, ...]:
+        """All other forms of a mapped name, including those that return a task if it has such."""
+        return (*self.others(name), *(prefix + name for prefix in self.task_prefixes if tasks))
 
     def index(self, names: Iterable[str]) -> Mapping[str, str]:
         """Further spelling -> mapped name. The mapping compiler refuses two methods that share a spelling."""
         return {other: name for name in names for other in self.others(name)}
+
+
+def together(spellings: Iterable[MethodSpelling]) -> MethodSpelling:
+    """The forms of several dialects, where a method is exposed with each of them."""
+    found = [each for each in spellings if each != AS_WRITTEN]
+    prefixes = dict.fromkeys(prefix for each in found for prefix in each.task_prefixes)
+    return MethodSpelling(next((each.joined for each in found if each.joined), ""), tuple(prefixes))
 
 
 AS_WRITTEN = MethodSpelling()  # a method has a single name

@@ -1,20 +1,21 @@
-"""Reads durations and sizes: "30s" -> 30.0 seconds, "300KiB" -> 307200 bytes."""
+"""Reads and writes durations and sizes: "30s" is 30.0 seconds, "300KiB" is 307200 bytes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
-_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)", re.ASCII)
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
+SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)", re.ASCII)
 
 
 def seconds(text: str) -> float:
     """Read a duration in seconds; raises ValueError that says what was expected."""
-    match = _DURATION.fullmatch(text)
+    match = DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"expected a duration such as 500ms, 30s, 10m or 1h, got '{text}'")
     return float(match[1]) * SECONDS[match[2]]
@@ -22,10 +23,17 @@ def seconds(text: str) -> float:
 
 def size(text: str) -> int:
     """Read a size in bytes; raises ValueError that says what was expected."""
-    match = _SIZE.fullmatch(text)
+    match = SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"expected a size such as 512B, 300KiB or 32MiB, got '{text}'")
     return int(match[1]) * BYTES[match[2]]
+
+
+def written(value: float, units: Mapping[str, float]) -> str:
+    """Write a number of seconds (SECONDS) or bytes (BYTES) with the largest unit of which it is a whole number."""
+    whole = [unit for unit, size in units.items() if value % size == 0]
+    unit = whole[-1] if whole and value else "s" if "s" in units else "B"
+    return f"{value / units[unit]:g}{unit}"
 
 
 def compact(moment: datetime) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from gateway.admin.http_server import handlers_by_name
 from gateway.core.admin.access import AccessRules, Right
 from gateway.core.admin.records import Counts, CountsBatch, MethodId, MismatchRecord, Rejected, StateRefused
 from tests.kit.admin import DOCUMENT, STATE, Api, ask, operation, serving
+from tests.kit.cases import each_case
 
 VM_STATE = MethodId("xenopsd", "VM.get_state")
 
@@ -57,7 +58,7 @@ async def test_a_mode_is_set_shown_and_removed(api: Api) -> None:
     wanted = {"pattern": "VM.get_state", "mode": "canary", "percent": 12.5, "seconds": 600, "why": "try"}
     status, changed = await api.ask("POST", "/v1/mode", wanted)
     assert (status, changed["mode"], changed["methods"][0]["after"]) == (200, "canary 12.5%", "canary 12.5%")
-    assert str(api.toggles.setting(STATE)) == "canary 12.5%"
+    assert str(api.overrides.setting(STATE)) == "canary 12.5%"
     status, (mode,) = await api.ask("GET", "/v1/modes")
     assert (mode["pattern"], mode["who"], mode["why"], mode["by"]) == (
         "xenopsd/VM.get_state", getpass.getuser(), "try", "person"
@@ -194,7 +195,7 @@ async def test_no_text_of_a_bug_reaches_the_client(api: Api) -> None:
     assert await ask(api.socket, "POST", "/v1/call", b'{"method": "x"}') == (500, {"error": "internal error"})
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("refused", "status"),
     [(Rejected("no such method"), 422), (StateRefused("disk full"), 503), (StateRefused("outrun", conflict=True), 409)],
 )
@@ -227,7 +228,7 @@ async def test_a_caller_without_the_right_to_change_can_change_nothing(
 async def test_the_document_describes_the_running_api(api: Api) -> None:
     assert await api.ask("GET", "/v1/openapi.json") == (200, DOCUMENT)
     assert document() == DOCUMENT
-    served = handlers_by_name(api.toy, api.steering, api.traffic)
+    served = handlers_by_name(api.toy, api.admin_service, api.traffic)
     assert served.keys() == {each.name for each in OPERATIONS if each.right is not None}
     assert len({(each.verb, each.path) for each in OPERATIONS}) == len({each.name for each in OPERATIONS})
 

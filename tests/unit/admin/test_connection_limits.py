@@ -7,12 +7,12 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import pytest
 import structlog
 from aiohttp import web
 
 from gateway.admin.connection_limits import BODY, HEAD, ConnectionLimits
 from gateway.admin.http import SocketServer
+from tests.kit.cases import each_case
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX: "
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -106,7 +106,7 @@ async def test_half_a_body_is_cut_after_a_time() -> None:
 
 
 async def test_an_answer_may_take_longer_than_a_request() -> None:
-    async with serving(ConnectionLimits(request=0.05, answer=0.05)) as server:
+    async with serving(ConnectionLimits(request=1.0, answer=0.05)) as server:
         asking = asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1)))
         reader, writer = await server.connect()
         writer.write(HALF)
@@ -176,7 +176,7 @@ async def test_too_large_a_body_is_refused_and_an_endless_one_cut() -> None:
         assert await asked(server, WHOLE.replace(b"/", b"/?wait", 1) + b"x" * (2 * (HEAD + BODY))) == b""
 
 
-@pytest.mark.parametrize("size", [100, 20_000_000])  # what fits into the kernel's buffers, and what does not
+@each_case("size", [100, 20_000_000])  # what fits into the kernel's buffers, and what does not
 async def test_an_answer_that_is_not_taken_costs_its_place_for_a_time_only(size: int) -> None:
     async with serving(ConnectionLimits(answer=0.05)) as server:
         reader, writer = await server.connect()

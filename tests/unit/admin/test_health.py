@@ -1,16 +1,23 @@
-"""Ready or not and why; which services there are; what a scrape reads."""
+"""Health, and the address for monitoring."""
 
 from __future__ import annotations
 
+import socket as sockets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+
+import aiohttp
+import pytest
 
 from adapters.dbus.backend import Presence
 from gateway.admin import health
+from gateway.admin.monitoring import MonitoringServer
 from gateway.core.admin.status import BreakerState
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
-from gateway.ops.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
+from gateway.ops.metrics import CALLS, CONTENT_TYPE, REFUSED, SECONDS, SERIES, Calls
 from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
 from tests.kit.mappings import TARGET, noting, route
 
@@ -20,7 +27,12 @@ MOVING = {
     "xcp_gateway_not_compared_total",
     "xcp_gateway_state_trouble",
     "xcp_gateway_rollouts_breached",
-    "xcp_gateway_mapping_refused",  # the gateway itself reads it: tests/unit/test_server.py
+    # The gateway itself reads these: tests/unit/test_server.py, tests/interop/test_day_one.py
+    "xcp_gateway_mapping_refused",
+    "xcp_gateway_rollouts",
+    "xcp_gateway_rollback_in_force",
+    "xcp_gateway_tunnels_total",
+    "xcp_gateway_streamed_bytes_total",
 }
 
 UP = BusStatus("toolstack", "unix:path=/b", connected=True, since=0.0, connections=4, in_flight=2, late_replies=7)
@@ -92,7 +104,7 @@ def test_a_store_that_is_away_is_named_and_counted() -> None:
 
 
 def test_a_scrape_reads_every_series_that_is_not_counted() -> None:
-    names = ("calls_in_flight", "tunnels_open", "buffered_bytes", "log_lines_lost_total")
+    names = ("calls_in_flight", "tunnels_open", "buffered_bytes", "log_lines_lost_total", "spans_lost_total")
     values = dict.fromkeys((f"xcp_gateway_{name}" for name in names), 3.0)
     refused = replace(TOY, breaker=BreakerState.HALF_OPEN)
     readings = health.readings(table(), [UP], [refused], values, {"rpc": 5})
@@ -102,3 +114,86 @@ def test_a_scrape_reads_every_series_that_is_not_counted() -> None:
     assert readings["xcp_gateway_breaker_open"] == [(("toolstack", TOY.name), True)]
     assert readings["xcp_gateway_connections_aborted_total"] == [(("rpc",), 5)]
     assert readings["xcp_gateway_calls_in_flight"] == [((), 3.0)]
+
+
+# Monitoring
+
+
+class Toy:
+    """Says what a test sets."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.told: list[str] = []
+
+    async def unready(self) -> list[str]:
+        return self.reasons
+
+    def warnings(self) -> list[str]:
+        return self.told
+
+    async def metrics(self) -> bytes:
+        return b"toy_total 1.0\n"
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy()
+
+
+@asynccontextmanager
+async def serving(toy: Toy, address: str = "tcp:127.0.0.1:0") -> AsyncIterator[str]:
+    server = MonitoringServer(address, toy)
+    await server.start()
+    try:
+        yield server.address.replace("tcp:", "http://")
+    finally:
+        await server.stop()
+
+
+async def get(url: str, verb: str = "GET") -> tuple[int, str, str]:
+    async with aiohttp.ClientSession() as session, session.request(verb, url) as response:
+        return response.status, response.headers["Content-Type"], await response.text()
+
+
+async def test_it_is_alive_as_long_as_it_answers(toy: Toy) -> None:
+    toy.reasons = ["bus 'toolstack' is not connected"]
+    async with serving(toy) as url:
+        assert (await get(f"{url}/healthz"))[::2] == (200, '{"alive":true}')
+
+
+async def test_it_is_ready_or_says_why_not(toy: Toy) -> None:
+    async with serving(toy) as url:
+        assert (await get(f"{url}/readyz"))[::2] == (200, '{"ready":true,"reasons":[],"warnings":[]}')
+        toy.reasons = ["org.x is absent on bus 'b'"]
+        expected = """{"ready":false,"reasons":["org.x is absent on bus 'b'"],"warnings":[]}"""
+        assert (await get(f"{url}/readyz"))[::2] == (503, expected)
+
+
+async def test_metrics_are_text_that_prometheus_knows_by_its_type(toy: Toy) -> None:
+    async with serving(toy) as url:
+        assert await get(f"{url}/metrics") == (200, CONTENT_TYPE, "toy_total 1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "status"),
+    [("GET", "/v1/status", 404), ("POST", "/v1/reload", 404), ("POST", "/v1/call", 404), ("POST", "/metrics", 405)],
+)
+async def test_over_tcp_nothing_else_can_be_asked(toy: Toy, verb: str, path: str, status: int) -> None:
+    async with serving(toy) as url:
+        assert (await get(url + path, verb))[0] == status
+
+
+async def test_ipv6_is_written_with_brackets(toy: Toy) -> None:
+    async with serving(toy, "tcp:[::1]:0") as url:
+        assert url.startswith("http://[::1]:")
+        assert (await get(f"{url}/healthz"))[0] == 200
+
+
+async def test_an_address_that_is_taken_is_named(toy: Toy) -> None:
+    with sockets.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"cannot listen on {address}: Address already in use"):
+            MonitoringServer(address, toy).bind()
+    with pytest.raises(OSError, match=r"cannot listen on tcp:127.0.0.1:99999: port 99999: expected at most 65535"):
+        MonitoringServer("tcp:127.0.0.1:99999", toy).bind()

@@ -1,20 +1,26 @@
-"""The socket of the admin API: its permissions, and sockets that other processes use or have left behind."""
+"""The admin API's socket: who may use it, who asks."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import grp
 import os
+import pwd
 import socket as sockets
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.admin.http_server import AdminServer
+from gateway.admin.peer_credentials import rights, unknown_names, user_name
+from gateway.config import Config, ConfigError, parse
 from gateway.core.admin.access import AccessRules, Principals
 from tests.kit.admin import Api, ask, serving
+from tests.kit.cases import each_case
 
 OURS = AccessRules(os.geteuid())
 
@@ -27,7 +33,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 
 def server(path: Path, api: Api, rights: AccessRules = OURS) -> AdminServer:
-    return AdminServer(path, api.toy, api.steering, api.traffic, rights)
+    return AdminServer(path, api.toy, api.admin_service, api.traffic, rights)
 
 
 async def test_only_the_owner_can_open_the_socket(api: Api) -> None:
@@ -45,7 +51,7 @@ async def test_its_group_can_open_it_too_once_the_config_names_others_and_nobody
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to any group")
 async def test_it_is_given_to_the_group_of_the_config(api: Api, tmp_path: Path) -> None:
-    given = AdminServer(tmp_path / "given", api.toy, api.steering, api.traffic, OURS, group=54_321)
+    given = AdminServer(tmp_path / "given", api.toy, api.admin_service, api.traffic, OURS, group=54_321)
     given.bind()
     found = (tmp_path / "given").stat()
     assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, 54_321)
@@ -121,3 +127,60 @@ async def test_stop_leaves_the_socket_of_another_gateway_that_has_taken_the_plac
         other.bind(str(path))
         await first.stop()
         assert path.is_socket()
+
+
+# Peers
+
+
+ME = pwd.getpwuid(os.geteuid())
+GROUP = grp.getgrall()[0]
+
+
+def config(**control: Any) -> Config:
+    sections = {"bus": {"b": {"address": "tcp:", "services": ["x"]}}, "listener": {"l": {"bind": ["tcp:h:1"]}}}
+    return parse(
+        {**sections, "mappings": {"directories": ["m"]}, "admin": control}, Path("/etc/gateway.toml"), unknown_names
+    )
+
+
+def test_by_default_nobody_else_is_let_in() -> None:
+    found = rights(config())
+    assert (found.own, found.shared) == (os.geteuid(), False)
+
+
+def test_names_and_numbers_of_users_and_groups_are_looked_up() -> None:
+    found = rights(
+        config(read=[ME.pw_name, "uid:4711"], change=[f"user:{ME.pw_name}", f"group:{GROUP.gr_name}", "gid:4712"])
+    )
+    assert found.read == Principals(frozenset({ME.pw_uid, 4711}))
+    assert found.change == Principals(frozenset({ME.pw_uid}), frozenset({GROUP.gr_gid, 4712}))
+
+
+@each_case(
+    ("control", "says"),
+    [
+        ({"read": ["no-such-user-x"]}, "/etc/gateway.toml:1:1: admin.read[0]: unknown user 'no-such-user-x'"),
+        ({"change": ["root", "group:no-x"]}, "/etc/gateway.toml:1:1: admin.change[1]: unknown group 'no-x'"),
+    ],
+)
+def test_a_name_that_is_not_there_is_told_with_its_place(control: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as wrong:
+        config(**control)
+    assert str(wrong.value) == says
+
+
+@each_case("entry", ["", "uid:root", "gid:", "role:admin", "group:", "a b"])
+def test_an_entry_that_is_none_is_told_by_the_config(entry: str) -> None:
+    with pytest.raises(ConfigError, match=r"admin\.read\[0\]"):
+        config(read=[entry])
+
+
+def test_a_number_without_a_name_has_none() -> None:
+    assert user_name(ME.pw_uid) == ME.pw_name
+    assert user_name(3_999_999_999) == ""
+
+
+async def test_who_asks_is_known_by_the_kernel(tmp_path: Path) -> None:
+    async with serving(tmp_path) as api:
+        await api.ask("POST", "/v1/rollback", {})
+        assert api.state.overrides[0].who == ME.pw_name

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from gateway.admin.notifications import Notifier
 from gateway.core.admin.records import MethodId
 from gateway.core.admin.views import MappingsReloaded, ModeChange, Notification, RollbackDone
@@ -14,6 +12,7 @@ from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import Route
 from gateway.migration.active_overrides import ActiveOverrides
 from tests.kit.admin import START, STATE
+from tests.kit.cases import each_case, expect
 
 
 class Watched:
@@ -21,10 +20,10 @@ class Watched:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.toggles = ActiveOverrides(lambda: self.now)
+        self.overrides = ActiveOverrides(lambda: self.now)
         self.routes: list[Route] = [STATE, START]
         self.rollouts: dict[str, str] = {}
-        self.notifier = Notifier(lambda: self.routes, self.toggles, lambda: self.rollouts)
+        self.notifier = Notifier(lambda: self.routes, self.overrides, lambda: self.rollouts)
         self.told: list[Notification] = []
         self.end = self.notifier.subscribe(self.told.append)
 
@@ -35,9 +34,8 @@ def override(pattern: str, mode: Mode, **more: object) -> Override:
 
 def test_a_method_that_has_another_mode_is_told() -> None:
     watched = Watched()
-    watched.toggles.replace([override("VM.get_state", Mode.SHADOW)])
-    (news,) = watched.told
-    assert isinstance(news, ModeChange)
+    watched.overrides.replace([override("VM.get_state", Mode.SHADOW)])
+    news = expect(ModeChange, *watched.told)
     assert (news.method, news.before, news.after, news.set_by) == ("VM.get_state", "legacy", "shadow", "alice")
     assert news.setting["mode"] == "shadow"
 
@@ -45,15 +43,15 @@ def test_a_method_that_has_another_mode_is_told() -> None:
 def test_what_stays_is_not_told_again() -> None:
     watched = Watched()
     for _ in range(3):
-        watched.toggles.replace([override("VM.get_state", Mode.SHADOW)])
+        watched.overrides.replace([override("VM.get_state", Mode.SHADOW)])
     assert len(watched.told) == 1
 
 
 def test_a_mode_whose_time_is_over_is_told_when_it_is_dropped() -> None:
     watched = Watched()
-    watched.toggles.replace([override("VM.get_state", Mode.DBUS, until=1010.0)])
+    watched.overrides.replace([override("VM.get_state", Mode.DBUS, until=1010.0)])
     watched.now = 1010.0
-    watched.toggles.replace([])
+    watched.overrides.replace([])
     assert [(news.after, news.set_by) for news in watched.told if isinstance(news, ModeChange)] == [
         ("dbus", "alice"),
         ("legacy", "mapping"),
@@ -62,11 +60,11 @@ def test_a_mode_whose_time_is_over_is_told_when_it_is_dropped() -> None:
 
 def test_a_rollback_of_everything_is_told_once_and_before_the_modes() -> None:
     watched = Watched()
-    watched.toggles.replace([override("VM.get_state", Mode.DBUS)])
+    watched.overrides.replace([override("VM.get_state", Mode.DBUS)])
     back = override("*", Mode.LEGACY, who="bob", why="smoke")
     watched.told.clear()
-    watched.toggles.replace([back])
-    watched.toggles.replace([back])
+    watched.overrides.replace([back])
+    watched.overrides.replace([back])
     assert watched.told[0] == RollbackDone("*", "bob", "smoke")
     assert [type(news) for news in watched.told[1:]] == [ModeChange, ModeChange]
 
@@ -75,14 +73,14 @@ def test_a_rollout_that_goes_back_by_itself_is_told_with_its_reason() -> None:
     watched = Watched()
     name = "xenopsd/VM.get_state"
     watched.rollouts = {name: "running"}
-    watched.toggles.replace([override(name, Mode.CANARY, who="rollout default", by="rollout")])
+    watched.overrides.replace([override(name, Mode.CANARY, who="rollout default", by="rollout")])
     watched.told.clear()
     watched.rollouts = {name: "rolled back"}
-    watched.toggles.replace([override(name, Mode.LEGACY, who="rollout default", why="5 of 100 differ", by="rollout")])
+    watched.overrides.replace([override(name, Mode.LEGACY, who="rollout default", why="5 of 100 differ", by="rollout")])
     assert watched.told[0] == RollbackDone(name, "rollout default", "5 of 100 differ")
 
 
-@pytest.mark.parametrize("state", ["aborted", "done", "ended"])
+@each_case("state", ["aborted", "done", "ended"])
 def test_a_rollout_that_a_person_ends_is_no_rollback(state: str) -> None:
     watched = Watched()
     watched.rollouts = {"VM.get_state": "running"}
@@ -106,8 +104,7 @@ def test_a_mapping_that_says_another_mode_is_told() -> None:
     watched = Watched()
     watched.routes = [replace(STATE, migration=replace(STATE.migration, setting=Setting(Mode.DBUS))), START]
     watched.notifier.update()
-    (news,) = watched.told
-    assert isinstance(news, ModeChange)
+    news = expect(ModeChange, *watched.told)
     assert (news.before, news.after, news.set_by) == ("legacy", "dbus", "mapping")
 
 
@@ -120,12 +117,12 @@ def test_a_listener_that_fails_costs_nobody_else_anything() -> None:
     watched.notifier.subscribe(broken)
     later: list[Notification] = []
     watched.notifier.subscribe(later.append)
-    watched.toggles.replace([override("VM.get_state", Mode.DBUS)])
+    watched.overrides.replace([override("VM.get_state", Mode.DBUS)])
     assert len(watched.told) == len(later) == 1
 
 
 def test_who_has_ended_it_is_told_nothing_more() -> None:
     watched = Watched()
     watched.end()
-    watched.toggles.replace([override("VM.get_state", Mode.DBUS)])
+    watched.overrides.replace([override("VM.get_state", Mode.DBUS)])
     assert watched.told == []

@@ -25,6 +25,7 @@ from gateway.core.routing.route import Effect, Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 from gateway.state.store import StateStore
+from tests.kit.cases import expect
 from tests.kit.mappings import route
 
 NOW = 1_700_000_000.0
@@ -53,22 +54,20 @@ class Desk:
 
     def __init__(self, path: Path | None = None) -> None:
         self.clock = Clock()
-        self.toggles = ActiveOverrides(self.clock)
+        self.overrides = ActiveOverrides(self.clock)
         self.state = StateStore(path, self._changed, now=self.clock)
         self.routes: list[Route] = list(ROUTES)
-        orders = RolloutCommands(self.state, lambda: self.routes, self.clock)
-        self.steering = AdminService(lambda: self.routes, self.toggles, self.state, orders, now=self.clock)
+        commands = RolloutCommands(self.state, lambda: self.routes, self.clock)
+        self.admin_service = AdminService(lambda: self.routes, self.overrides, self.state, commands, now=self.clock)
 
     def _changed(self) -> None:
-        self.toggles.replace(self.state.overrides)
+        self.overrides.replace(self.state.overrides)
 
     def mode(self, route: Route) -> str:
-        return str(self.toggles.setting(route))
+        return str(self.overrides.setting(route))
 
     async def set(self, pattern: str, mode: str, **more: object) -> ModeResult:
-        changed = await self.steering.set_mode(ModeRequest(pattern, mode, **more), "alice")  # type: ignore[arg-type]
-        assert isinstance(changed, ModeResult), changed
-        return changed
+        return expect(ModeResult, await self.admin_service.set_mode(ModeRequest(pattern, mode, **more), "alice"))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -92,8 +91,7 @@ async def test_a_mode_holds_as_soon_as_it_is_set_and_is_in_the_audit(desk: Desk)
 async def test_a_pattern_sets_many_methods_or_none(desk: Desk) -> None:
     await desk.set("VM.get_*", "shadow")
     assert (desk.mode(STATE), desk.mode(LABEL)) == ("shadow", "shadow")
-    refused = await desk.steering.set_mode(ModeRequest("VM.*", "shadow"), "alice")
-    assert isinstance(refused, Rejected)
+    refused = expect(Rejected, await desk.admin_service.set_mode(ModeRequest("VM.*", "shadow"), "alice"))
     assert "no upstream is configured for the legacy side of xenopsd/VM.new" in refused.why
     assert len(await _entries(desk)) == 1
 
@@ -127,14 +125,13 @@ async def test_a_mode_for_some_time_ends_by_itself(desk: Desk) -> None:
     ],
 )  # fmt: skip
 async def test_a_wish_that_makes_no_sense_changes_nothing(desk: Desk, wish: ModeRequest, says: str) -> None:
-    assert await desk.steering.set_mode(wish, "alice") == Rejected(says)
+    assert await desk.admin_service.set_mode(wish, "alice") == Rejected(says)
     assert await _entries(desk) == []
 
 
 async def test_what_was_set_is_taken_back(desk: Desk) -> None:
     await desk.set("group:life", "dbus")
-    changed = await desk.steering.clear_mode("group:life", "bob", "enough")
-    assert isinstance(changed, ModeResult)
+    changed = expect(ModeResult, await desk.admin_service.clear_mode("group:life", "bob", "enough"))
     assert [(moved.method, moved.before, moved.after) for moved in changed.methods] == [
         ("VM.start", "dbus", "legacy"),
         ("VM.stop", "dbus", "legacy"),
@@ -148,8 +145,7 @@ async def test_what_was_set_is_taken_back(desk: Desk) -> None:
 
 async def test_what_is_not_set_cannot_be_taken_back_and_what_is_set_is_named(desk: Desk) -> None:
     async def why(pattern: str) -> str:
-        refused = await desk.steering.clear_mode(pattern, "bob")
-        assert isinstance(refused, Rejected)
+        refused = expect(Rejected, await desk.admin_service.clear_mode(pattern, "bob"))
         return refused.why
 
     assert await why("VM.get_state") == "nothing is set for 'xenopsd/VM.get_state': the mapping holds"
@@ -163,7 +159,7 @@ async def test_what_is_not_set_cannot_be_taken_back_and_what_is_set_is_named(des
 async def test_a_rollouts_mode_is_not_taken_back_behind_its_back(desk: Desk) -> None:
     override = Override("VM.get_state", Setting(Mode.SHADOW), "rollout x", NOW, by="rollout")
     await desk.state.decide(Change((AuditEntry(NOW, "rollout x", "rollout", "VM.get_state"),), (override,)))
-    refused = await desk.steering.clear_mode("VM.get_state", "bob")
+    refused = await desk.admin_service.clear_mode("VM.get_state", "bob")
     assert refused == Rejected("what is set for 'xenopsd/VM.get_state' is a rollout's: pause or abort the rollout")
     assert desk.state.overrides == (override,)
 
@@ -172,10 +168,10 @@ async def test_two_spellings_of_a_method_are_one_override(desk: Desk) -> None:
     await desk.set("VM.get_state", "dbus")
     await desk.set("xenopsd/VM.get_state", "off")
     assert [(each.pattern, each.setting.mode) for each in desk.state.overrides] == [("xenopsd/VM.get_state", Mode.OFF)]
-    entries = await desk.steering.audit(subject="VM.get_state")
+    entries = await desk.admin_service.audit(subject="VM.get_state")
     assert not isinstance(entries, StateRefused)
     assert len(entries) == 2
-    assert isinstance(await desk.steering.clear_mode("VM.get_state", "bob"), ModeResult)
+    assert isinstance(await desk.admin_service.clear_mode("VM.get_state", "bob"), ModeResult)
     assert desk.state.overrides == ()
 
 
@@ -189,8 +185,7 @@ async def test_a_spelling_that_an_older_gateway_kept_gives_way(desk: Desk) -> No
 async def test_everything_goes_back_at_once(desk: Desk) -> None:
     await desk.set("VM.get_state", "dbus")
     await desk.set("group:life", "canary", percent=50)
-    changed = await desk.steering.rollback_all("alice", "smoke")
-    assert isinstance(changed, ModeResult)
+    changed = expect(ModeResult, await desk.admin_service.rollback_all("alice", "smoke"))
     after = {moved.method: moved.after for moved in changed.methods}
     assert after == {"VM.get_state": "legacy", "VM.get_label": "legacy", "VM.new": "dbus", "VM.start": "legacy",
                      "VM.stop": "legacy"}  # fmt: skip
@@ -200,8 +195,7 @@ async def test_everything_goes_back_at_once(desk: Desk) -> None:
 async def test_what_a_person_has_switched_off_stays_off_when_everything_goes_back_and_is_told(desk: Desk) -> None:
     await desk.set("VM.get_*", "off")
     await desk.set("VM.get_label", "dbus")
-    changed = await desk.steering.rollback_all("bob", "smoke")
-    assert isinstance(changed, ModeResult)
+    changed = expect(ModeResult, await desk.admin_service.rollback_all("bob", "smoke"))
     told = {moved.method: (moved.after, moved.stays) for moved in changed.methods}
     assert told["VM.get_state"] == ("off", "'VM.get_*' is set to off by alice")
     assert told["VM.get_label"] == ("legacy", "")
@@ -209,24 +203,24 @@ async def test_what_a_person_has_switched_off_stays_off_when_everything_goes_bac
 
 
 async def test_rows_are_those_of_a_pattern(desk: Desk) -> None:
-    rows = await desk.steering.methods("group:life")
+    rows = await desk.admin_service.methods("group:life")
     assert not isinstance(rows, StateRefused)
     assert [row.method for row in rows] == ["VM.start", "VM.stop"]
-    assert isinstance(await desk.steering.methods("nope"), Rejected)
+    assert isinstance(await desk.admin_service.methods("nope"), Rejected)
     desk.routes = []
-    assert await desk.steering.methods() == []
+    assert await desk.admin_service.methods() == []
 
 
 async def test_a_row_tells_of_the_rollout_that_moves_it_and_a_rollback_of_everything_ends_it(desk: Desk) -> None:
     async def told(method: str) -> tuple[str, str]:
-        rows = await desk.steering.methods(method)
+        rows = await desk.admin_service.methods(method)
         assert not isinstance(rows, StateRefused)
         return rows[0].rollout, rows[0].set_by
 
-    assert isinstance(await desk.steering.rollouts.start("VM.get_state", "alice"), RolloutView)
+    assert isinstance(await desk.admin_service.rollouts.start("VM.get_state", "alice"), RolloutView)
     assert await told("VM.get_state") == ("running", "rollout default")
     assert await told("VM.get_label") == ("", "mapping")
-    await desk.steering.rollback_all("alice")
+    await desk.admin_service.rollback_all("alice")
     assert await told("VM.get_state") == ("aborted", "alice")
 
 
@@ -235,17 +229,17 @@ async def test_pairs_are_found_by_the_names_clients_use(desk: Desk) -> None:
         MismatchRecord(NOW + number, MethodId("xenopsd", "VM.get_state"), {"number": number}) for number in range(3)
     ]
     await desk.state.flush(CountsBatch(pairs=[*pairs, MismatchRecord(NOW, MethodId("xenopsd", "VM.get_label"), {})]))
-    newest = await desk.steering.diff("VM.get_state", limit=2)
+    newest = await desk.admin_service.diff("VM.get_state", limit=2)
     assert not isinstance(newest, StateRefused)
     assert [pair.document for pair in newest] == [{"number": 2}, {"number": 1}]
-    every = await desk.steering.diff()
+    every = await desk.admin_service.diff()
     assert not isinstance(every, StateRefused)
     assert len(every) == 4
-    assert isinstance(await desk.steering.diff("VM.nope"), Rejected)
+    assert isinstance(await desk.admin_service.diff("VM.nope"), Rejected)
 
 
 async def _entries(desk: Desk) -> list[AuditEntry]:
-    entries = await desk.steering.audit()
+    entries = await desk.admin_service.audit()
     assert not isinstance(entries, StateRefused)
     return list(entries)
 
@@ -253,13 +247,13 @@ async def _entries(desk: Desk) -> list[AuditEntry]:
 async def test_a_mode_for_a_time_ends_after_that_time_whatever_the_wall_clock_says() -> None:
     """The desk's clock is the wall's here, and the steady one another."""
     desk, steady = Desk(), Clock()
-    desk.toggles = ActiveOverrides(steady)
-    orders = RolloutCommands(desk.state, lambda: desk.routes, desk.clock, steady)
-    desk.steering = AdminService(
-        lambda: desk.routes, desk.toggles, desk.state, orders, now=desk.clock, steady=steady
+    desk.overrides = ActiveOverrides(steady)
+    commands = RolloutCommands(desk.state, lambda: desk.routes, desk.clock, steady)
+    desk.admin_service = AdminService(
+        lambda: desk.routes, desk.overrides, desk.state, commands, now=desk.clock, steady=steady
     )  # fmt: skip
     async with desk.state:
-        await desk.steering.set_mode(ModeRequest("VM.get_state", "off", seconds=600), "alice")
+        await desk.admin_service.set_mode(ModeRequest("VM.get_state", "off", seconds=600), "alice")
         desk.clock.now += 86_400
         assert desk.mode(STATE) == "off"
         desk.clock.now -= 10 * 86_400

@@ -32,7 +32,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 async def called(api: Api) -> None:
     keys = {
-        ClientKey(NAME, "xmlrpc", "tcp:10.0.0.1", "xe", "alice"): ClientRecord(5, 100.0, 300.0),
+        ClientKey(NAME, "xmlrpc", "tcp:10.0.0.1", "xe", "alice"): ClientRecord(5, 100.0, 300.0, 7, 8, 2),
         ClientKey(MethodId("xenopsd", "VM.start"), "jsonrpc", "uid 0"): ClientRecord(1, 200.0, 200.0),
         ClientKey(MethodId("squeezed", "balance"), "xenstore", "domid 5", domid=5): ClientRecord(2, 100.0, 100.0),
     }
@@ -46,6 +46,7 @@ async def test_who_has_called_is_told_the_latest_first(api: Api) -> None:
     assert rows[0] == {
         "service": "xapi", "method": "VM.get_name", "protocol": "xmlrpc", "peer": "tcp:10.0.0.1", "agent": "xe",
         "user": "alice", "domid": None, "count": 5, "first": 100.0, "last": 300.0,
+        "received": 7, "sent": 8, "redirects": 2,
     }  # fmt: skip
     assert rows[2]["domid"] == 5
 

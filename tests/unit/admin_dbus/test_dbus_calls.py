@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import pytest
 from dbus_fast import Message, MessageFlag, Variant
 
-from adapters.admin_dbus.calls import DENIED, FAILED, INVALID, READ_ONLY, REFUSED, UNKNOWN
+from adapters.admin_dbus.calls import DENIED, FAILED, INVALID, LIMITS, READ_ONLY, REFUSED, UNKNOWN, Callers
 from adapters.admin_dbus.objects import BUS_NAME, CONTROL, METHOD, METHOD_PROPERTIES, ROOT, SERVICE
-from gateway.core.admin.access import AccessRules, Principals, Right
+from gateway.core.admin.access import AccessRules, Caller, Principals, Right
 from gateway.core.admin.records import Counts, CountsBatch, MethodId
 from tests.kit.admin import (
     GET_STATE,
@@ -51,7 +52,7 @@ async def test_a_mode_is_set_told_and_taken_back(both: tuple[DBusAdmin, DBusAdmi
     given = mode_options(percent=("d", 12.5))
     moved = await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "canary", given, "try")
     assert moved == [[("xenopsd", "VM.get_state", "legacy", "canary 12.5%", "")]]
-    assert str(made.toggles.setting(STATE)) == "canary 12.5%"
+    assert str(made.overrides.setting(STATE)) == "canary 12.5%"
     assert made.state.overrides[0].who == caller_name()
     assert await caller.signal() == (
         ROOT, "ModeChanged", ["xenopsd", "VM.get_state", "legacy", "canary 12.5%", caller_name()]
@@ -181,19 +182,58 @@ async def test_who_may_only_read_changes_nothing_and_a_stranger_does_not_even_re
         async with dbus_admin(bus.address, Others(0)), dbus_admin_client(bus.address) as caller:
             await caller.until_there()
             assert (await caller.error(GET_STATE, f"{PROPERTIES}.GetAll", "s", METHOD))[0] == DENIED
-            await caller.call(ROOT, "org.freedesktop.DBus.Introspectable.Introspect")
+            (xml,) = await caller.call(ROOT, "org.freedesktop.DBus.Introspectable.Introspect")
+            assert (CONTROL in xml, "<node name" in xml) == (True, False)
+
+
+async def test_who_is_not_admitted_costs_no_look_at_the_methods_and_no_place_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everybody may call over a system bus, and there may be thousands of methods."""
+    nobody, held = AccessRules(0), asyncio.Event()
+    monkeypatch.setattr(AccessRules, "have", lambda *_: False)
+    with private_bus() as bus:
+        async with (
+            dbus_admin(bus.address, nobody) as made,
+            dbus_admin_client(bus.address) as flooder,
+            dbus_admin_client(bus.address) as other,
+        ):
+            await other.until_there()
+
+            def names() -> None:
+                raise AssertionError("a stranger had the methods listed")
+
+            monkeypatch.setattr(made.admin_service, "names", names)
+            for member, signature, body in (("RollbackAll", "s", [""]), ("ClearMode", "ss", ["*", ""])):
+                assert (await flooder.error(ROOT, f"{CONTROL}.{member}", signature, *body))[0] == DENIED
+            await flooder.call(ROOT, "org.freedesktop.DBus.Introspectable.Introspect")
+            known = Callers.of
+
+            async def slow(self: Callers, unique_name: str) -> Caller | None:
+                if unique_name == flooder.bus.unique_name:
+                    await held.wait()
+                return await known(self, unique_name)
+
+            monkeypatch.setattr(Callers, "of", slow)
+            calls = [
+                asyncio.ensure_future(flooder.error(ROOT, SET, "ssa{sv}s", "*", "dbus", NONE, "")) for _ in range(65)
+            ]
+            assert (await calls[-1])[0] == LIMITS
+            assert (await other.error(ROOT, SET, "ssa{sv}s", "*", "dbus", NONE, ""))[0] == DENIED
+            held.set()
+            assert {name for name, _ in await asyncio.gather(*calls)} == {DENIED, LIMITS}
 
 
 async def test_methods_that_a_reload_brings_and_takes_are_told(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     made, caller = both
     await caller.listen()
     made.routes = [STATE]
-    made.steering.notifier.update()
+    made.admin_service.notifier.update()
     start = f"{ROOT}/method/xenopsd_2fVM_2estart"
     assert await caller.signal() == (ROOT, "InterfacesRemoved", [start, [METHOD]])
     assert (await caller.error(start, f"{PROPERTIES}.GetAll", "s", METHOD))[0] == f"{UNKNOWN}Object"
     made.routes = [STATE, START]
-    made.steering.notifier.update()
+    made.admin_service.notifier.update()
     assert await caller.signal() == (ROOT, "InterfacesAdded", [start, {METHOD: {}}])
 
 
@@ -205,7 +245,7 @@ async def test_a_bug_costs_one_call_and_tells_nothing_of_itself(
     def broken(*_: object) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(made.steering, "explain", broken)
+    monkeypatch.setattr(made.admin_service, "explain", broken)
     assert await caller.error(ROOT, f"{CONTROL}.Explain", "savs", "VM.get_state", [], "") == (FAILED, "internal error")
     assert await get(caller, "Mode") == "legacy"
 
@@ -217,4 +257,4 @@ async def test_who_wants_no_answer_gets_none(both: tuple[DBusAdmin, DBusAdminCli
     await caller.listen()
     await caller.bus.send(Message(BUS_NAME, ROOT, CONTROL, "SetMode", signature="ssa{sv}s", body=body, flags=flags))
     assert (await caller.signal())[1] == "ModeChanged"
-    assert str(made.toggles.setting(STATE)) == "dbus"
+    assert str(made.overrides.setting(STATE)) == "dbus"

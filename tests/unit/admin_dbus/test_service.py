@@ -1,15 +1,32 @@
-"""The service's connection: it comes, owns the name, goes with the broker and comes back."""
+"""The service on D-Bus: its name, objects, values."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from dbus_fast import Variant
 
+from adapters.admin_dbus import objects
+from adapters.admin_dbus.calls import INVALID, REFUSED, Callers, DBusError, explained, mode_request, moved, plain
 from adapters.admin_dbus.objects import ROOT
 from adapters.admin_dbus.service import AdminConnectError, _connect
-from tests.kit.admin import dbus_admin, dbus_admin_client
-from tests.kit.buses import PrivateBus, private_bus
+from gateway.admin.peer_credentials import user_name
+from gateway.core.admin import views
+from gateway.core.admin.records import Counts, MethodId, StateRefused
+from gateway.core.admin.views import Explanation, MethodMoved, ModeRequest, ModeResult, explanation
+from gateway.core.dbus import introspection_xml
+from gateway.core.migration.modes import Mode, Setting
+from gateway.core.routing.policy import plan_call
+from gateway.core.rpc.model import Call
+from tests.kit.admin import STATE, dbus_admin, dbus_admin_client, mode_options
+from tests.kit.buses import ANONYMOUS, PrivateBus, private_bus
+from tests.kit.cases import each_case, present
 
 pytestmark = pytest.mark.bus
 
@@ -63,3 +80,167 @@ async def test_a_second_gateway_stands_in_line_and_takes_over(bus: PrivateBus) -
 async def test_what_is_no_bus_is_told_in_words() -> None:
     with pytest.raises(AdminConnectError):
         await _connect("unix:path=/nowhere/bus")
+
+
+# Calls
+
+
+async def test_a_caller_is_who_its_process_is() -> None:
+    with private_bus() as bus:
+        async with dbus_admin_client(bus.address) as one, dbus_admin_client(bus.address) as other:
+            callers = Callers(one.bus, user_name)
+            caller = present(await callers.of(str(other.bus.unique_name)))
+            assert (caller.uid, caller.name) == (os.geteuid(), user_name(os.geteuid()))
+            assert os.getegid() in caller.gids
+            assert await callers.of(str(other.bus.unique_name)) is caller
+
+
+async def test_who_has_left_is_nobody() -> None:
+    with private_bus() as bus:
+        async with dbus_admin_client(bus.address) as one:
+            assert await Callers(one.bus, user_name).of(":1.4711") is None
+
+
+async def test_who_came_without_credentials_is_nobody() -> None:
+    with private_bus(listen="tcp:host=127.0.0.1,port=0", auth=ANONYMOUS) as bus:
+        async with dbus_admin_client(bus.address) as one, dbus_admin_client(bus.address) as other:
+            assert await Callers(one.bus, user_name).of(str(other.bus.unique_name)) is None
+
+
+# Objects
+
+
+IDL = Path(__file__).parents[3] / "mappings/idl/org.xen.xcp.gateway.xml"
+EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
+START = objects.path_of(MethodId("xenopsd", "VM.start"))
+
+
+def shape(interface: introspection_xml.Interface) -> dict[str, Any]:
+    """All that the wire shows of an interface."""
+    methods = {
+        name: ([str(each) for each in method.ins], [str(each) for each in method.outs])
+        for name, method in interface.methods.items()
+    }
+    properties = {f"{name} property": (str(each.type), each.access) for name, each in interface.properties.items()}
+    signals = {f"{name} signal": [str(each) for each in signal.args] for name, signal in interface.signals.items()}
+    return {**methods, **properties, **signals}
+
+
+def test_what_is_introspected_is_what_the_idl_says() -> None:
+    promised = introspection_xml.parse(IDL.read_bytes()).interfaces
+    seen = {
+        name: interface
+        for path in (ROOT, START)
+        for name, interface in introspection_xml.parse(objects.introspection(path, [START])).interfaces.items()
+        if name.startswith("org.xen.")
+    }
+    assert {name: shape(each) for name, each in seen.items()} == {name: shape(each) for name, each in promised.items()}
+
+
+def test_which_changes_are_told_is_what_the_idl_says() -> None:
+    root = ElementTree.parse(IDL).getroot()
+    (method,) = (each for each in root.iter("interface") if each.get("name") == objects.METHOD)
+    told = {
+        str(each.get("name")): next((note.get("value") for note in each if note.get("name") == EMITS), "true")
+        for each in method.iter("property")
+    }
+    assert told == {name: known.emits for name, known in objects.METHOD_PROPERTIES.items()}
+
+
+def test_everything_in_the_idl_is_documented_and_stands_on_an_object() -> None:
+    for element in ElementTree.parse(IDL).getroot().iter():
+        if element.tag in ("interface", "method", "property", "signal", "arg"):
+            notes = {note.get("name"): note.get("value") for note in element.findall("annotation")}
+            assert notes.get("org.gtk.GDBus.DocString"), ElementTree.tostring(element)
+            if element.tag == "interface":
+                assert str(notes["org.xen.xcp.ObjectPath"]).startswith(ROOT)
+
+
+def test_a_method_is_one_element_of_its_path() -> None:
+    assert START == "/org/xen/xcp/gateway/method/xenopsd_2fVM_2estart"
+
+
+@each_case(
+    ("path", "child"),
+    [
+        ("/", "org"),
+        ("/org", "xen"),
+        ("/org/xen/xcp", "gateway"),
+        (ROOT, "method"),
+        (f"{ROOT}/method", "xenopsd_2fVM_2estart"),
+    ],
+)
+def test_a_path_leads_to_the_objects_below_it(path: str, child: str) -> None:
+    assert objects.exists(path, [START])
+    assert introspection_xml.parse(objects.introspection(path, [START])).children == (child,)
+
+
+@each_case("path", ["/org/xen/xcp/gatewa", f"{ROOT}/method/x", f"{START}/x", "/com", ""])
+def test_nothing_else_exists(path: str) -> None:
+    assert not objects.exists(path, [START])
+    assert objects.interfaces_at(path, [START]) == ()
+
+
+def test_without_methods_there_is_nothing_to_lead_to() -> None:
+    assert objects.exists(ROOT, [])
+    assert not objects.exists(f"{ROOT}/method", [])
+
+
+def test_every_property_has_a_value_of_its_type_though_nothing_was_counted() -> None:
+    row = views.row(STATE, STATE.migration.setting, None, "the mapping", Counts())
+    values = {name: variant.value for name, variant in objects.of_row(row).items()}
+    assert (values["Mode"], values["Until"], values["LegacyP99"], values["EqualShare"]) == ("legacy", 0, 0.0, 0.0)
+    types = {"s": str, "d": float, "t": int, "b": bool}
+    for name, known in objects.METHOD_PROPERTIES.items():
+        assert type(values[name]) is types[known.type], name
+
+
+# Values
+
+
+def test_options_become_a_wish() -> None:
+    given = mode_options(
+        percent=("d", 12.5), control=("s", ""), observe=("b", True), noise=("b", False), seconds=("u", 60)
+    )
+    assert mode_request("VM.*", "canary", given, "try") == ModeRequest(
+        "VM.*", "canary", 12.5, "", True, False, 60, "try"
+    )
+    assert mode_request("VM.*", "canary", mode_options(percent=("s", "1%")), "") == ModeRequest("VM.*", "canary", "1%")
+
+
+@each_case(
+    ("given", "says"),
+    [
+        (
+            mode_options(procent=("d", 1.0)),
+            "unknown option 'procent'; expected one of percent, control, observe, noise, seconds, guarded",
+        ),
+        (mode_options(observe=("s", "yes")), "option 'observe': unexpected type 's'"),
+        (mode_options(seconds=("b", True)), "option 'seconds': unexpected type 'b'"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_told(given: dict[str, Variant], says: str) -> None:
+    assert mode_request("VM.*", "canary", given, "") == DBusError(INVALID, says)
+
+
+def test_a_change_is_told_method_by_method() -> None:
+    changed = ModeResult("VM.*", "dbus", (MethodMoved("xenopsd", "VM.start", "legacy", "dbus"),))
+    assert moved(changed) == [[["xenopsd", "VM.start", "legacy", "dbus", ""]]]
+    assert moved(StateRefused("no")) == DBusError(REFUSED, "no")
+
+
+@each_case("setting", [Setting(Mode.OFF), Setting(Mode.LEGACY), Setting(Mode.CANARY, 50_000)])
+@each_case("value", [None, "vm-1"])
+def test_an_explanation_has_no_null(setting: Setting, value: str | None) -> None:
+    told = explained(explanation(STATE, setting, "the mapping", plan_call(STATE, setting, Call("x")), value))
+    assert told.keys() == {field.name for field in fields(Explanation)}
+    assert all(variant.value is not None for variant in told.values())
+    assert told["value"].value == (value or "")
+
+
+def test_variants_are_taken_apart() -> None:
+    nested = Variant(
+        "a{sv}", {"a": Variant("av", [Variant("i", 1), Variant("s", "x")]), "b": Variant("(ib)", [1, True])}
+    )
+    assert plain(nested) == {"a": [1, "x"], "b": [1, True]}
+    assert plain(Variant("a{ii}", {1: 2})) == {"1": 2}

@@ -1,22 +1,28 @@
-"""What all commands share: help, exit status, errors as text and as JSON, problems of mapping files."""
+"""What all commands share, and the commands that need no gateway."""
 
 from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from gateway import __version__
 from gateway.cli import app
 from gateway.cli.app import EPILOG, FAILED, FILES, GATEWAY, MIGRATION, UNREACHABLE, UNUSABLE, error_text
 from gateway.cli.output import PROBLEMS, report_problems
+from gateway.config import schema as config_schema
 from gateway.mapping.problem import Problem
-from tests.kit.admin import served
-from tests.kit.gateway import Folder
+from tests.kit.admin import Served
+from tests.kit.buses import private_bus
+from tests.kit.gateway import TOY_MAPPING, Folder
+from tests.kit.toy_service import toy_service
 
 run = CliRunner()
 
@@ -47,6 +53,14 @@ BAD_ARGUMENTS = [
     ["diff", "--reset"],
     ["diff", "--limit", "0"],
     ["rollback"],
+    ["rollback", "--all", "--undo"],
+    ["mode", "VM.get_state", "canary", "--percent", "many"],
+    ["mode", "VM.get_state", "shadow", "--control", "left"],
+    ["audit", "--limit", "none"],
+    ["call", "x", "--listener"],
+    ["rollout", "nope"],
+    ["check", "/nowhere.yaml"],
+    ["routes", "/nowhere.yaml"],
     ["rollout", "start", "VM.nope"],
     ["clients", "--since", "yesterday"],
     ["promote", "VM.nope"],
@@ -55,26 +69,59 @@ BAD_ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize("words", BAD_ARGUMENTS, ids=" ".join)
-def test_a_bad_argument_ends_with_status_2_and_one_error(tmp_path: Path, words: list[str]) -> None:
-    with served(tmp_path) as api:
-        socket = [] if words == ["nope"] else ["--socket", api.socket]
+def test_a_bad_argument_ends_with_status_2_and_one_error(api: Served) -> None:
+    for words in BAD_ARGUMENTS:
+        socket = [] if words[-1] in ("nope", "/nowhere.yaml", "--listener") else ["--socket", api.socket]
         ended = run.invoke(app, [*words, *socket])
-        assert (ended.exit_code, ended.stdout) == (2, "")
+        assert (ended.exit_code, ended.stdout) == (2, ""), words
         assert "Traceback" not in ended.stderr
         if words[0] in ("mode", "status", "explain", "clients", "nope"):
             ended = run.invoke(app, [*words, *socket, "--json"])
-            assert (ended.exit_code, ended.stderr) == (2, "")
+            assert (ended.exit_code, ended.stderr) == (2, ""), words
             error = json.loads(ended.stdout)
             assert (error["status"], error.keys()) == (2, {"error", "status"})
 
 
 def test_without_a_gateway_the_socket_is_named_and_the_exit_status_is_69(tmp_path: Path) -> None:
-    says = f"no gateway answers on {tmp_path}/admin: is it running?"
+    says = f"no gateway answers on {tmp_path}/admin: is it running? `--socket` names another socket"
     shown = run.invoke(app, ["status", "--socket", str(tmp_path / "admin")])
     assert (shown.exit_code, shown.stderr) == (69, says + "\n")
     shown = run.invoke(app, ["status", "--json", "--socket", str(tmp_path / "admin")])
     assert (shown.exit_code, json.loads(shown.stdout)) == (69, {"error": says, "status": 69})
+
+
+# What fails for each command that can print JSON; {0} is a folder without anything.
+FAILING: dict[str, str] = {
+    "check": "{0}/none.yaml", "routes": "{0}/none.yaml", "docs": "{0}/none.yaml", "replay": "{0}/none",
+    "demo": "--nope", "promote": "", "reload": "", "status": "", "web": "", "watch": "", "audit": "", "clients": "",
+    "call": "VM.start", "mode": "", "explain": "VM.start", "diff": "", "rollback": "", "record": "-o {0}/calls",
+    "rollout list": "", **{f"rollout {verb}": "VM.start" for verb in ("start", "pause", "resume", "approve", "abort")},
+    "scaffold xenapi": "{0}/none", "scaffold bus": "org.x.Y --address unix:path={0}/none",
+    "scaffold introspection": "{0}/none", "scaffold openrpc": "{0}/none --bus-name org.x.Y",
+    "scaffold methods": "http://127.0.0.1:1 --bus-name org.x.Y", "scaffold recording": "{0}/none --bus-name org.x.Y",
+}  # fmt: skip
+WITHOUT_JSON = {"run", "schema"}  # one logs, the other prints a JSON document anyway
+
+
+def commands(inside: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    for word, each in inside.commands.items():
+        if hasattr(each, "commands"):
+            yield from commands(each, f"{word} ")
+        else:
+            yield name + word, each
+
+
+def test_every_command_tells_a_failure_as_one_document_of_one_shape(tmp_path: Path) -> None:
+    able = {name for name, each in commands(get_command(app)) if any("--json" in one.opts for one in each.params)}
+    assert able == FAILING.keys()
+    assert {name for name, _ in commands(get_command(app))} - able == WITHOUT_JSON
+    for name, words in FAILING.items():
+        line = [*name.split(), *words.format(tmp_path).split(), "--json"]
+        ended = run.invoke(app, line, env={"XCP_GATEWAY_SOCKET": str(tmp_path / "admin")})
+        document = json.loads(ended.stdout)
+        assert (ended.stderr, document["status"]) == ("", ended.exit_code), line
+        assert (ended.exit_code != 0, document.keys()) == (True, {"error", "status"}), line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_has_no_number_of_python() -> None:
@@ -94,17 +141,194 @@ def test_routes_of_files_need_no_gateway(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     rows = json.loads(run.invoke(app, ["routes", str(folder.mappings), "--json"]).stdout)
     assert {row["method"] for row in rows} == {"echo", "label", "hold", "held", "release", "hang", "leave"}
-    assert rows[0]["target"] == "org.example.toy /org/example/toy org.example.Toy1.Echo"
+    echo = rows[0]
+    assert {name: echo[name] for name in ("listener", "path", "codec", "dialect", "service", "access", "effect")} == {
+        "listener": "rpc", "path": "/RPC2", "codec": "xmlrpc", "dialect": "plain", "service": "toy", "access": "call",
+        "effect": echo["effect"],
+    }  # fmt: skip
+    target = [echo[name] for name in ("bus_name", "object_path", "interface", "member")]
+    assert target == ["org.example.toy", "/org/example/toy", "org.example.Toy1", "Echo"]
+    assert (Path(echo["file"]).name, echo["line"]) == ("toy.yaml", 9)
 
 
-def test_status_has_a_row_for_each_method_that_has_two_sides(tmp_path: Path) -> None:
-    with served(tmp_path) as api:
-        shown = run.invoke(app, ["status", "--socket", api.socket]).stdout
-        assert "mode of the mapping, not called yet: " in shown
-        shown = run.invoke(app, ["status", "*", "--socket", api.socket]).stdout
-        assert "VM.get_state  legacy" in shown
-        shown = run.invoke(app, ["status", "group:life", "--socket", api.socket]).stdout
-        assert "VM.start" in shown
-        assert "VM.get_state" not in shown
-        rows = json.loads(run.invoke(app, ["status", "--json", "--socket", api.socket]).stdout)["methods"]
-        assert [row["method"] for row in rows] == ["VM.get_state", "VM.start"]
+def test_status_has_a_row_for_each_method_that_has_two_sides(api: Served) -> None:
+    shown = run.invoke(app, ["status", "--socket", api.socket]).stdout
+    assert "mode of the mapping, not called yet: " in shown
+    shown = run.invoke(app, ["status", "*", "--socket", api.socket]).stdout
+    assert "VM.get_state  legacy" in shown
+    shown = run.invoke(app, ["status", "group:life", "--socket", api.socket]).stdout
+    assert "VM.start" in shown
+    assert "VM.get_state" not in shown
+    rows = json.loads(run.invoke(app, ["status", "--json", "--socket", api.socket]).stdout)["methods"]
+    assert [row["method"] for row in rows] == ["VM.get_state", "VM.start"]
+
+
+# Without a gateway
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_schema_prints_the_json_schema_of_mapping_files() -> None:
+    schema = json.loads(run.invoke(app, ["schema"]).stdout)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_schema_prints_the_document_of_the_control_socket_too() -> None:
+    document = json.loads(run.invoke(app, ["schema", "--admin"]).stdout)
+    assert (document["openapi"], "/v1/mode" in document["paths"]) == ("3.1.0", True)
+
+
+def test_check_says_what_it_looked_at(folder: Folder) -> None:
+    shown = run.invoke(app, ["check", str(folder.mappings)])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout == "7 methods in 1 file: no problems (schema and IDL)\n"
+
+
+def test_check_ends_with_the_first_level_that_failed(folder: Folder) -> None:
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+    assert run.invoke(app, ["check", str(folder.mappings)]).exit_code == 4
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "meber: Echo"))
+    shown = run.invoke(app, ["check", str(folder.mappings)])
+    assert shown.exit_code == 3
+    assert "toy.yaml:9" in shown.stderr
+    assert "2 problems in 1 file" in shown.stderr
+
+
+def test_check_prints_json_for_machines(folder: Folder) -> None:
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+    shown = run.invoke(app, ["check", str(folder.mappings), "--json"])
+    (problem,) = json.loads(shown.stdout)["problems"]
+    assert (problem["level"], problem["line"]) == ("idl", 9)
+    assert problem["place"].startswith("methods.echo")
+
+
+def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
+    shown = run.invoke(app, ["check", "--config", str(tmp_path / "none.toml")])
+    assert shown.exit_code == 2
+    assert "none.toml:1:1: cannot be read" in shown.stderr.replace("\n", "")
+
+
+def test_a_live_check_that_could_look_at_nothing_says_so_and_ends_with_1(folder: Folder) -> None:
+    with private_bus() as bus:
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        shown = run.invoke(app, ["check", "--live", "--config", str(folder.config)])
+    assert shown.exit_code == 1
+    assert "no problems (schema and IDL)" in shown.stdout
+    assert "live: 0 of 7 uses of an interface checked, 7 could not be: see the notes" in shown.stdout
+
+
+def test_with_strict_what_could_not_be_checked_is_an_error(folder: Folder) -> None:
+    head = TOY_MAPPING.partition("methods:")[0]
+    echo = "  echo: {member: Echo, params: [text], bus_name: org.example.none}\n"
+    ping = "  ping: {member: Ping, interface: org.freedesktop.DBus.Peer}\n"
+    folder.mapping(f"{head}methods:\n{echo}{ping}")
+    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+        folder.buses({"toolstack": (bus.address, "org.example.*")})
+        shown = run.invoke(app, ["check", "--live", "--config", str(folder.config)])
+        strict = run.invoke(app, ["check", "--live", "--strict", "--config", str(folder.config)])
+    assert (shown.exit_code, strict.exit_code) == (0, 1)
+    assert "live: 1 of 2 uses of an interface checked, 1 could not be: see the notes" in shown.stdout
+
+
+# What is written where
+
+
+def test_each_sentence_of_an_error_is_one_line_also_in_a_pipe() -> None:
+    ended = run.invoke(app, ["call", "x", "--no-such-option-of-any-command-that-would-break-at-eighty-columns"])
+    no_option, usage = ended.stderr.splitlines()
+    assert no_option == "No such option: --no-such-option-of-any-command-that-would-break-at-eighty-columns"
+    assert usage.startswith("Usage: xcp-gateway call [OPTIONS]")
+    assert usage.endswith("`xcp-gateway call -h` shows more")
+
+
+def test_help_shows_no_type_for_a_flag() -> None:
+    for words in (["-h"], ["mode", "-h"], ["rollout", "start", "-h"], ["rollout", "-h"], ["check", "-h"]):
+        assert "<bool>" not in run.invoke(app, words).stdout, words
+
+
+def test_the_schema_of_the_config_is_the_one_that_check_uses(folder: Folder) -> None:
+    schema = json.loads(run.invoke(app, ["schema", "--config"]).stdout)
+    assert schema == json.loads(json.dumps(config_schema()))
+    assert run.invoke(app, ["schema", "--config", "--admin"]).exit_code == 2
+
+
+def test_every_problem_of_the_config_is_told_at_once_and_as_json(folder: Folder) -> None:
+    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    text = folder.config.read_text()
+    folder.config.write_text(text.replace("[mappings]", "[mapings]").replace("bind =", "bnid ="))
+    shown = run.invoke(app, ["check", "--config", str(folder.config)])
+    ran = run.invoke(app, ["run", "--config", str(folder.config)])
+    assert (shown.exit_code, shown.stdout, ran.exit_code) == (2, "", 2)
+    assert shown.stderr == ran.stderr
+    assert "unknown key 'mapings' (did you mean 'mappings'?)" in shown.stderr
+    *problems, total = shown.stderr.splitlines()
+    assert total == f"{len(problems)} problems in 1 file"
+    assert all(line.startswith(f"{folder.config}:") for line in problems)
+    document = json.loads(run.invoke(app, ["check", "--config", str(folder.config), "--json"]).stdout)
+    assert (document["status"], document["error"]) == (2, total)
+    assert [problem["level"] for problem in document["problems"]] == ["config"] * len(problems)
+
+
+def test_a_path_that_is_not_there_is_a_bad_argument(tmp_path: Path) -> None:
+    for command in ("check", "routes"):
+        ended = run.invoke(app, [command, str(tmp_path / "none.yaml"), "--json"])
+        assert (ended.exit_code, json.loads(ended.stdout)["status"]) == (2, 2), command
+
+
+def test_status_of_a_pattern_tells_why_the_gateway_is_not_ready(api: Served) -> None:
+    api.api.toy.ready = False
+    ended = run.invoke(app, ["status", "VM.*", "--socket", api.socket])
+    assert ended.exit_code == 1
+    assert ended.stdout.startswith("not ready: no bus\n")
+
+
+def test_a_refused_reload_is_one_document(api: Served) -> None:
+    api.api.toy.problems = ["a.yaml:1:1: no"]
+    ended = run.invoke(app, ["reload", "--json", "--socket", api.socket])
+    assert (ended.exit_code, ended.stderr) == (1, "")
+    error = "reload refused; revision r1 stays live"
+    assert json.loads(ended.stdout) == {"error": error, "status": 1, "revision": "r1", "problems": ["a.yaml:1:1: no"]}
+    api.api.toy.problems = []
+    assert "nothing has changed" in run.invoke(app, ["reload", "--socket", api.socket]).stdout
+
+
+def test_a_reload_names_the_first_methods_that_have_changed_and_counts_the_rest(api: Served) -> None:
+    api.api.toy.changed = [f"VM.m{number}" for number in range(22)]
+    told = run.invoke(app, ["reload", "--socket", api.socket]).stdout
+    assert told.endswith("VM.m18, VM.m19 and 2 more\n")
+    assert "  changed: VM.m0, VM.m1, " in told
+    listed = run.invoke(app, ["reload", "--json", "--socket", api.socket]).stdout
+    assert json.loads(listed)["changed"] == api.api.toy.changed
+
+
+# Completion
+
+
+def complete(api: Served, *words: str) -> list[str]:
+    line = " ".join(("xcp-gateway", *words))
+    variables = {"COMP_WORDS": line, "COMP_CWORD": str(len(words)), "XCP_GATEWAY_SOCKET": api.socket}
+    shown = run.invoke(app, [], env={**variables, "_XCP_GATEWAY_COMPLETE": "complete_bash"}, prog_name="xcp-gateway")
+    return shown.stdout.split()
+
+
+def test_completion_knows_methods_groups_modes_and_services(api: Served) -> None:
+    assert complete(api, "mode", "cl") == ["clear"]
+    assert complete(api, "mode", "VM.") == ["VM.get_state", "VM.start"]
+    assert complete(api, "mode", "set", "VM.st") == ["VM.start"]
+    assert complete(api, "mode", "set", "VM.start", "") == ["legacy", "shadow", "canary", "dbus", "off"]
+    assert complete(api, "mode", "VM.start", "d") == ["dbus"]
+    assert complete(api, "mode", "clear", "VM.start", "") == []
+    assert complete(api, "status", "gro") == ["group:life"]
+    assert complete(api, "explain", "xenopsd/VM.g") == ["xenopsd/VM.get_state"]
+    assert complete(api, "clients", "--service", "x") == ["xenopsd"]
+    assert complete(api, "rollout", "start", "VM.g") == ["VM.get_state"]
+    assert complete(api, "call", "--protocol", "x") == ["xmlrpc"]
+
+
+def test_completion_without_a_gateway_has_no_words_and_no_error(tmp_path: Path) -> None:
+    variables = {"COMP_WORDS": "xcp-gateway status V", "COMP_CWORD": "2", "XCP_GATEWAY_SOCKET": str(tmp_path / "none")}
+    shown = run.invoke(app, [], env={**variables, "_XCP_GATEWAY_COMPLETE": "complete_bash"}, prog_name="xcp-gateway")
+    assert (shown.stdout.strip(), shown.stderr) == ("", "")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from typer.testing import CliRunner
 
-from gateway.cli import client
+from gateway.cli import app, client
 
 CUT = b"cut\n"
 
@@ -102,3 +103,25 @@ async def test_a_gateway_that_goes_in_the_middle_is_told(tmp_path: Path) -> None
 def test_nobody_there_is_said_of_lines_too(tmp_path: Path) -> None:
     with pytest.raises(client.UnreachableError, match="is it running"):
         client.stream(tmp_path / "control", "POST", "/v1/record", {}, print)
+
+
+async def test_a_gateway_that_is_gone_leaves_the_outcome_of_a_task_unknown_and_says_how_to_ask(tmp_path: Path) -> None:
+    """It has answered with the task; the next connection meets nobody."""
+    control = tmp_path / "control"
+
+    async def handler(_: web.Request) -> web.Response:
+        control.unlink()
+        return web.json_response({"value": "OpaqueRef:t"}, headers={"Connection": "close"})
+
+    application = web.Application()
+    application.router.add_route("POST", "/v1/call", handler)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.UnixSite(runner, str(control)).start()
+    words = ["call", "VM.start", "OpaqueRef:s", "--wait", "--socket", str(control)]
+    done = await asyncio.to_thread(CliRunner().invoke, app, words)
+    await runner.cleanup()
+    told = " ".join(done.stderr.split())
+    assert done.exit_code == 1
+    assert told.startswith("the outcome of OpaqueRef:t is unknown: no gateway answers on")
+    assert told.endswith("`xcp-gateway call task.get_record SESSION OpaqueRef:t` asks again")

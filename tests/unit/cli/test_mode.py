@@ -1,18 +1,24 @@
-"""Commands for modes, against an API that serves a real state."""
+"""Commands for modes and rollouts, against an API that serves a real state."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import re
+import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from rich.console import Console
 
-from gateway.cli import app
+from gateway.cli.diff import places, summary
 from gateway.cli.mode import MAX_LINES, moved_lines
-from gateway.core.admin.records import CountsBatch, MethodId, MismatchRecord
-from tests.kit.admin import Served, served
+from gateway.cli.rollout import rollout
+from gateway.core.admin.records import Change, CountsBatch, MethodId, MismatchRecord
+from gateway.core.comparison.sampling import Sampling
+from gateway.core.migration.modes import Mode, Setting
+from gateway.core.routing.overrides import Override
+from tests.kit.admin import Served
 
 DOCUMENT = {
     "call": {"method": "VM.get_state", "params": ["vm-1"], "named": {}}, "caller": "uid 0", "protocol": "xmlrpc",
@@ -23,18 +29,8 @@ DOCUMENT = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path) as running:
-        yield running
-
-
-def run(api: Served, *words: str) -> Result:
-    return CliRunner().invoke(app, [*words, "--socket", api.socket], env={"COLUMNS": "200"})
-
-
 def out(api: Served, *words: str) -> str:
-    ended = run(api, *words)
+    ended = api.run(*words)
     assert ended.exit_code == 0, ended.output
     return ended.stdout
 
@@ -51,20 +47,70 @@ def test_a_mode_is_set_shown_and_taken_back(api: Served) -> None:
     assert (before["numbers"], after["why"]) == ({"mode": "mapping"}, "try")
 
 
+def test_a_guarded_mode_needs_a_rollout_and_is_shown_as_such(api: Served) -> None:
+    refused = api.run("mode", "VM.get_state", "dbus", "--guarded")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert (
+        "guarded: expected a rollout of xenopsd/VM.get_state under way; it is not started: "
+        "start it with `xcp-gateway rollout start xenopsd/VM.get_state`" in (refused.stderr)
+    )
+    out(api, "rollout", "start", "VM.get_state")
+    assert out(api, "mode", "VM.get_state", "dbus", "--guarded").endswith(" -> dbus\n")
+    assert "dbus guarded" in out(api, "mode")
+    assert ", guarded (the mapping says legacy)" in out(api, "mode", "VM.get_state")
+    assert json.loads(out(api, "audit", "--json"))[0]["numbers"] == {"mode": "dbus", "guarded": True}
+
+
 def test_a_pattern_changes_what_it_can_and_says_what_stays(api: Served) -> None:
     out(api, "mode", "VM.start", "dbus")
     assert out(api, "mode", "VM.*", "canary", "--percent", "0.5") == (
         "xenopsd/VM.get_state: legacy -> canary 0.5%\n"
         "xenopsd/VM.start: dbus, since 'xenopsd/VM.start' is set to dbus by root\n"
     )
-    assert out(api, "mode", "VM.get_state", "canary", "--percent", "0.5") == "1 method unchanged\n"
+    assert out(api, "mode", "VM.get_state", "canary", "--percent", "0.5") == (
+        "xenopsd/VM.get_state: canary 0.5% as before, now by root until it is cleared\n"
+    )
+
+
+def test_what_changes_nothing_says_so_and_does_not_succeed(api: Served) -> None:
+    for _ in range(2):
+        ended = api.run("mode", "VM.get_state", "dbus", "--duration", "1h")
+        assert ended.exit_code == 0
+    assert re.fullmatch(r"xenopsd/VM.get_state: dbus as before, now by root until .*\n", ended.stdout)
+    out(api, "mode", "VM.get_state", "dbus")
+    ended = api.run("mode", "VM.get_state", "dbus")
+    assert (ended.exit_code, ended.stdout) == (1, "1 method unchanged\nnothing has changed\n")
+    ended = api.run("mode", "VM.get_state", "dbus", "--json")
+    assert (ended.exit_code, [each["changed"] for each in json.loads(ended.stdout)["methods"]]) == (1, [False])
+    out(api, "mode", "VM.get_state", "legacy")
+    assert out(api, "mode", "clear", "VM.get_state") == "xenopsd/VM.get_state: legacy as before, now by the mapping\n"
+    out(api, "rollback", "--all")
+    ended = api.run("rollback", "--all")
+    assert (ended.exit_code, ended.stdout) == (1, "2 methods unchanged\nnothing has changed\n")
+    ended = api.run("promote", "--json")
+    assert (ended.exit_code, json.loads(ended.stdout)["written"]) == (1, False)
+
+
+def test_a_rollback_after_a_rollback_is_undone_to_the_modes_before_both(api: Served) -> None:
+    out(api, "mode", "VM.get_state", "canary", "--percent", "10")
+    out(api, "rollback", "--all")
+    out(api, "mode", "VM.start", "dbus")
+    out(api, "rollback", "--all")
+    assert out(api, "rollback", "--undo") == (
+        "xenopsd/VM.get_state: legacy -> canary 10%\nxenopsd/VM.start: legacy -> dbus\n"
+    )
+    modes = {each["pattern"]: each["mode"] for each in json.loads(out(api, "mode", "--json"))}
+    assert modes == {"xenopsd/VM.get_state": "canary 10%", "xenopsd/VM.start": "dbus"}
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["mode", "VM.strt", "dbus"], "no mapped method is named 'VM.strt' (did you mean 'VM.start'?)"),
-        (["mode", "set", "VM.start", "shadow"], "shadow is refused: each call would run twice, and these are writes: "),
+        (
+            ["mode", "set", "VM.start", "shadow"],
+            "shadow is refused: each call would run twice, and these are writes (no `effect: read` in the mapping): ",
+        ),
         (["mode", "VM.nope"], "no mapped method is named 'VM.nope'"),
         (["mode", "set", "VM.start"], "mode set: expected METHOD MODE, got VM.start"),
         (["mode", "clear"], "mode clear: expected METHOD, got nothing"),
@@ -73,7 +119,7 @@ def test_a_pattern_changes_what_it_can_and_says_what_stays(api: Served) -> None:
     ],
 )
 def test_an_error_is_on_stderr(api: Served, words: list[str], says: str) -> None:
-    ended = run(api, *words)
+    ended = api.run(*words)
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert says in ended.stderr
 
@@ -87,6 +133,9 @@ def test_an_explanation_says_who_would_answer_and_why(api: Served) -> None:
                  "upstream old", "vm: vm-1", "toy.yaml:1"):  # fmt: skip
         assert fact in told
     assert "vm: this call has none" in out(api, "explain", "VM.get_state")
+    migration = api.api.routes[0].migration
+    api.api.routes[0] = replace(api.api.routes[0], migration=replace(migration, sampling=Sampling(0.1, 200.0)))
+    assert "D-Bus runs a sample of the calls (10%, at most 200/s) too" in out(api, "explain", "VM.get_state")
     assert json.loads(out(api, "explain", "VM.get_state", "--key", "vm-2", "--json"))[0]["value"] == "vm-2"
 
 
@@ -98,6 +147,15 @@ def test_differences_are_shown_exported_and_forgotten(api: Served) -> None:
     lines = [json.loads(line) for line in out(api, "diff", "--json-lines").splitlines()]
     assert lines == [{"when": 1.0, "method": ["xenopsd", "VM.get_state"], **DOCUMENT}] * 2
     assert len(out(api, "diff", "--json-lines", "--limit", "1").splitlines()) == 1
+    shown = [" ".join(line.split()) for line in out(api, "diff").splitlines()]
+    assert shown[:3] == [
+        "the newest 2 mismatches, by place",
+        "METHOD PLACE TIMES CONTROL CANDIDATE",
+        'xenopsd/VM.get_state $ 2 "Halted" "Running"',
+    ]
+    document = json.loads(out(api, "diff", "--json"))
+    assert [(row["path"], row["count"]) for row in document["places"]] == [("$", 2)]
+    assert [each["when"] for each in document["mismatches"]] == [1.0, 1.0]
     assert out(api, "diff", "VM.get_state", "--reset") == ("deleted mismatches and call statistics of 1 method\n")
     assert out(api, "diff") == "no mismatches\n"
 
@@ -108,6 +166,7 @@ def test_everything_goes_back_with_one_command(api: Served) -> None:
         "xenopsd/VM.get_state: dbus -> legacy\n1 method unchanged\n"
     )
     assert "smoke" in out(api, "audit")
+    out(api, "mode", "VM.get_state", "dbus")
     assert json.loads(out(api, "rollback", "--all", "--json"))["mode"] == "legacy"
 
 
@@ -123,10 +182,26 @@ def test_a_rollback_is_undone_once(api: Served) -> None:
         "xenopsd/VM.get_state": "canary 10% observed", "xenopsd/VM.start": "off"
     }  # fmt: skip
     restored = modes["xenopsd/VM.get_state"]
-    assert (restored["why"], round(restored["until"] - restored["when"], -1)) == ("try", 7200)
+    assert restored["why"] == "try"
+    assert 3600 < restored["until"] - restored["when"] <= 7200  # its time has gone on
     assert "false alarm" in out(api, "audit", "--limit", "1")
-    ended = run(api, "rollback", "--undo")
+    ended = api.run("rollback", "--undo")
     assert (ended.exit_code, ended.stderr) == (2, "there is nothing to undo: no rollback of everything is in force\n")
+
+
+def test_a_mode_that_no_rollout_watches_after_the_undo_is_named(api: Served) -> None:
+    name = "xenopsd/VM.get_state"
+    out(api, "rollout", "start", name)
+    step = Override(name, Setting(Mode.SHADOW), "rollout default", time.time(), by="rollout")
+    assert api.do(api.api.state.decide(Change((), put=(step,)))) is None  # as the controller does, which is not here
+    out(api, "mode", "VM.start", "off")
+    out(api, "rollback", "--all")
+    assert out(api, "rollback", "--undo").splitlines()[-1] == (
+        f"the rollout of {name} stays ended, and nothing watches its mode shadow: "
+        f"`xcp-gateway mode clear {name}`, then `rollout start`, begins it again"
+    )
+    out(api, "mode", "clear", name)
+    assert "running at step 1" in out(api, "rollout", "start", name)
 
 
 def test_the_audit_is_that_of_one_subject_or_of_a_time(api: Served) -> None:
@@ -135,6 +210,7 @@ def test_the_audit_is_that_of_one_subject_or_of_a_time(api: Served) -> None:
     assert len(out(api, "audit").splitlines()) == 3
     assert len(out(api, "audit", "group:life", "--since", "1h").splitlines()) == 2
     assert len(out(api, "audit", "--limit", "1").splitlines()) == 2
+    assert out(api, "audit", "VM.nope", "--since", "1h") == "no decisions about VM.nope within 1h\n"
 
 
 def test_of_very_many_moved_methods_only_the_numbers_are_told() -> None:
@@ -145,3 +221,47 @@ def test_of_very_many_moved_methods_only_the_numbers_are_told() -> None:
         f"xapi: {MAX_LINES} methods dbus -> legacy",
         "xenopsd: 1 method shadow -> legacy",
     ]
+
+
+# Rollouts
+
+
+def test_a_rollout_is_started_held_and_ended(api: Served) -> None:
+    assert api.run("rollout", "list").stdout == "no rollouts\n"
+    begun = api.run("rollout", "start", "VM.get_state", "--why", "try")
+    assert begun.stdout.startswith("xenopsd/VM.get_state: running at step 1 of 5, shadow (plan default)\n")
+    assert "paused" in api.run("rollout", "pause", "VM.get_state").stdout
+    assert json.loads(api.run("rollout", "resume", "VM.get_state", "--json").stdout)["state"] == "running"
+    listed = api.run("rollout", "list").stdout.splitlines()
+    assert listed[1].startswith("xenopsd/VM.get_state  default  running  1 of 5: shadow")
+    assert "aborted" in api.run("rollout", "abort", "VM.get_state").stdout
+    assert json.loads(api.run("rollout", "list", "--json").stdout)[0]["state"] == "aborted"
+
+
+def test_an_order_that_makes_no_sense_is_told(api: Served) -> None:
+    ended = api.run("rollout", "approve", "VM.get_state")
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr == "there is no rollout of xenopsd/VM.get_state\n"
+
+
+def test_every_order_has_a_help_text_with_an_example() -> None:
+    for command in rollout.registered_commands:
+        assert command.callback is not None
+        assert "Example: `xcp-gateway rollout " in (command.callback.__doc__ or "")
+
+
+def test_places_are_counted_once_a_mismatch_whatever_their_index_and_the_most_frequent_is_first() -> None:
+    def mismatch(*paths: str) -> dict[str, Any]:
+        differences = [{"path": path, "control": f"{'x' * 50} {path}", "candidate": f"{'x' * 50}y"} for path in paths]
+        return {"method": ["xapi", "VM.get_all"], "document": {"differences": differences}}
+
+    rows = places([mismatch("$.b"), mismatch("$.a[1].n", "$.a[7].n", "$.b"), mismatch("$.b", "$.a[2].n")])
+    assert [(row["path"], row["count"], row["example"]["path"]) for row in rows] == [
+        ("$.b", 3, "$.b"),
+        ("$.a[*].n", 2, "$.a[1].n"),
+    ]
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(summary(rows))
+    assert "...xxxxxxxxxxxxxxxxxxx" in shown.get()
+    assert " $.b" in shown.get()

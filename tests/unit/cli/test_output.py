@@ -1,13 +1,23 @@
-"""Output of the commands: numbers, tables, JSON, and no control characters."""
+"""Output: numbers, tables, JSON, differences, and no control characters."""
 
 from __future__ import annotations
 
 import json
+from datetime import UTC
+from io import StringIO
+from typing import Any
 
 import pytest
+from hypothesis import given
+from rich.console import Console
 from rich.text import Text
 
+from gateway.cli.diff import lines, show, value_in_words
 from gateway.cli.output import count, moment, number, numbers, out, pair, print_json, rate, seconds, table
+from gateway.core.comparison import serialization
+from gateway.core.rpc.model import Value
+from tests.kit.cases import each_case
+from tests.kit.values import anything
 
 
 def test_one_thing_has_no_s() -> None:
@@ -40,12 +50,22 @@ def test_no_text_of_others_moves_the_cursor(capsys: pytest.CaptureFixture[str]) 
     assert len(printed.splitlines()) == 6  # in a cell a line end is escaped too
 
 
+def test_texts_of_others_are_no_markup_and_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ("[red]a[/red]", "[/b]", "HEAD:m:", "[link=http://c]c[/link]")
+    with table("what", "[/head]:m:") as rows:
+        for text in texts:
+            rows.add_row(text, "-")
+    out.print(*texts, sep="\n")
+    printed = capsys.readouterr().out
+    assert [printed.count(text) for text in (*texts, "[/head]:m:")] == [2, 2, 2, 2, 1]
+
+
 def test_a_sentence_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     out.print("[red] " + "word " * 100)
     assert capsys.readouterr().out == "[red] " + "word " * 100 + "\n"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "says"),
     [
         (None, "-"), (0.0, "0us"), (0.000_05, "50us"), (0.000_999, "999us"), (0.0031, "3.1ms"), (0.0256, "26ms"),
@@ -56,7 +76,7 @@ def test_durations_have_two_digits(value: float | None, says: str) -> None:
     assert seconds(value) == says
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "says"),
     [
         (None, "-"), (0.0, "0%"), (1.0, "100%"), (0.5, "50.0%"), (0.0975, "9.8%"), (0.0012, "0.12%"),
@@ -87,3 +107,157 @@ def test_numbers_of_a_decision_are_told_in_a_line() -> None:
     told = numbers({"mode": "canary", "errors": 0.123456789, "noise": False, "observe": True, "until": None, "why": ""})
     assert told == "mode canary, errors 0.1235, observe yes"
     assert numbers({"until": 1_700_000_000.0}).startswith("until 2023-11-1")
+
+
+# Differences
+
+
+PAIR: dict[str, Any] = {
+    "call": {"method": "VM.get_record", "params": [{"$redacted": "text"}, "vm"], "named": {"full": True}},
+    "caller": "tcp:127.0.0.1",
+    "protocol": "xmlrpc",
+    "verdict": "different",
+    "control": {"side": "legacy", "ms": 12.345, "reply": {}},
+    "candidate": {"side": "dbus", "ms": 1.9, "reply": {}},
+    "differences": [
+        {"path": "$.memory", "control": 1000, "candidate": "2000", "why": "more than 1% apart"},
+        {"path": "$.tags[1]", "control": "[red]b"},
+    ],
+    "ignored": [],
+    "noisy": [],
+    "more": False,
+}
+
+
+def shown(width: int = 100, **changes: Any) -> str:
+    text = StringIO()
+    Console(file=text, width=width, highlight=False).print(show({**PAIR, **changes}, 1769860800.5, UTC))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def coloured(**changes: Any) -> str:
+    text = StringIO()
+    console = Console(file=text, width=200, highlight=False, force_terminal=True, color_system="standard")
+    console.print(show({**PAIR, **changes}))
+    return text.getvalue()
+
+
+def test_a_pair_is_shown_with_its_request_and_each_place() -> None:
+    assert (
+        shown()
+        == """\
+VM.get_record  different  2026-01-31 12:00:00+00:00
+  called     (<redacted text>, "vm", full=true) by tcp:127.0.0.1 over xmlrpc
+  control    legacy in 12.3 ms
+  candidate  dbus in 1.9 ms
+  $.memory  - 1000
+            + "2000"
+              more than 1% apart
+  $.tags[1] - "[red]b"
+            + (missing)"""
+    )
+
+
+def test_a_narrow_terminal_folds_what_is_long() -> None:
+    narrow = shown(40, differences=[{"path": "$.a", "control": "0" * 60, "candidate": "8" * 60}])
+    assert max(map(len, narrow.splitlines())) <= 40
+    folded = narrow.partition("$.a")[2]
+    assert folded.count("0") == folded.count("8") == 60
+
+
+def test_a_wide_output_is_not_filled_with_blanks() -> None:
+    text = StringIO()
+    Console(file=text, width=4000, highlight=False).print(show(PAIR))
+    assert max(map(len, text.getvalue().splitlines())) < 100
+
+
+def test_the_control_has_one_colour_and_the_candidate_another() -> None:
+    assert "\x1b[31m1000" in coloured()
+    assert '\x1b[32m"2000"' in coloured()
+
+
+def test_in_two_long_texts_what_differs_stands_out() -> None:
+    said = "the same beginning of both, {}, and the same end"
+    text = coloured(differences=[{"path": "$.a", "control": said.format("one"), "candidate": said.format("both")}])
+    assert "\x1b[1;7;31mone\x1b[0m" in text
+    assert "\x1b[1;7;32mboth\x1b[0m" in text
+
+
+@each_case(
+    ("difference", "words"),
+    [
+        (
+            {"candidate": {"code": "unavailable", "name": "", "message": "nobody there", "data": None}},
+            ["- (a reply)", "+ unavailable: nobody there"],
+        ),
+        (
+            {"control": {"code": "application", "name": "GONE", "message": "m", "data": ["VM", 1]}},
+            ['- application: GONE m ["VM", 1]', "+ (a reply)"],
+        ),
+        (
+            {"control": {"code": "remote", "name": {"$redacted": "text"}, "message": "", "data": None}},
+            ["- remote: <redacted text>", "+ (a reply)"],
+        ),
+    ],
+)
+def test_a_fault_is_told_in_words(difference: dict[str, Any], words: list[str]) -> None:
+    text = shown(differences=[{"path": "fault", **difference}], verdict="error_different")
+    assert "errors differ" in text
+    for word in words:
+        assert word in text
+
+
+def test_what_is_ignored_noisy_or_left_out_is_said() -> None:
+    text = shown(more=True, ignored=[{"path": f"$.i{n}"} for n in range(7)], noisy=[{"path": "$.t"}])
+    assert "  and more differences than these 2" in text
+    assert "  ignored: $.i0, $.i1, $.i2, $.i3, $.i4 and 2 more" in text
+    assert "  noise (the control differs from itself): $.t" in text
+
+
+def test_a_verdict_without_differences_has_no_table() -> None:
+    assert shown(verdict="ignored", differences=[]).startswith("VM.get_record  equal but for ignored  ")
+    assert len(shown(verdict="equal", differences=[]).splitlines()) == 4
+
+
+def test_names_that_json_cannot_carry_are_shown() -> None:
+    named = serialization.write({"\ud800": 1})
+    assert 'called     ({"$text": "7aCA"}=1) over xmlrpc' in shown(
+        call={"method": "m", "params": [], "named": named}, caller=""
+    )
+
+
+@each_case(
+    ("value", "words"),
+    [
+        (None, "null"),
+        ([1, "a", {"b": True}], '[1, "a", {"b": true}]'),
+        (2**60, str(2**60)),
+        (float("nan"), "nan"),
+        (b"hi", "bytes aGk="),
+        ({"$redacted": "integer"}, "<redacted integer>"),
+        ([1, {"$left_out": 9}], "[1, ... (9 more)]"),
+        ({"a": 1, "$left_out": 9}, '{"a": 1, ... (9 more)}'),
+        ({"$begins": "abc", "$left_out": 9}, '"abc"... (9 more)'),
+        ({"$left_out": "an integer of 9 bits"}, "(an integer of 9 bits)"),
+        ({"$redacted": [1]}, '{"$redacted": [1]}'),
+        ("\x1b[2J\u202e\x9b", r'"\u001b[2J\u202e\x9b"'),
+        ("x" * 3000, '"' + "x" * 1999 + "... (1002 characters more)"),
+    ],
+)
+def test_a_value_is_one_line_in_words(value: Value, words: str) -> None:
+    assert value_in_words(serialization.write(value)) == words
+
+
+def test_pairs_are_exported_one_a_line() -> None:
+    exported = list(lines([PAIR, PAIR]))
+    assert [json.loads(line) for line in exported] == [PAIR, PAIR]
+    assert not any("\n" in line for line in exported)
+
+
+@given(anything(), anything())
+def test_whatever_differs_is_shown_and_moves_no_cursor(one: Value, other: Value) -> None:
+    values = {"control": serialization.write(one), "candidate": serialization.write(other)}
+    difference = {"path": "$['\x1b']", "why": "\x1b", **values}
+    call = {"method": "\x1b[31m", "params": [], "named": {"\x1b": 1}}
+    text = shown(call=call, differences=[difference], caller="\x1b", protocol="\x1b")
+    assert all(line.isprintable() for line in text.splitlines())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gateway.cli import app
 from gateway.cli.replay import BATCH, LONGEST, batches, load, quantile
 from gateway.core.migration.modes import Side
 from gateway.core.rpc.model import Fault, FaultCode, Reply
-from tests.kit.admin import Served, served
+from tests.kit.admin import Served
 from tests.kit.traffic import SESSION, line
 
 FIRST = {"recording": 1, "version": "1.0", "revision": "r1", "when": 1.0, "methods": [], "writes": False}
@@ -23,18 +22,11 @@ LAST = {"end": "3 calls", "calls": 3, "seconds": 1.0, "no_room": 0, "too_large":
 GIVEN = ("--value", f"session={SESSION}")
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path) as running:
-        yield running
-
-
 def replayed(api: Served, documents: list[Any], *words: str, rate: str = "100000") -> Result:
     file = Path(api.socket).parent / "calls.jsonl"
     lines = [each if isinstance(each, str) else json.dumps(each) for each in documents]
     file.write_text("\n".join(lines) + "\n")
-    command = ["replay", str(file), "--rate", rate, *words, "--socket", api.socket]
-    return CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    return api.run("replay", str(file), "--rate", rate, *words)
 
 
 def named(name: str, **changes: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.status import STYLES, print_methods, print_status
+from gateway.cli.status import MANY, STYLES, print_methods, print_status
 from gateway.core.migration.limits import Assessment
 from tests.kit.admin import validator
 
@@ -14,7 +14,8 @@ BUS = {"name": "toolstack", "connected": False, "address": "unix:path=/x", "in_f
        "last_error": "gone", "since": None, "connections": 0}  # fmt: skip
 SERVICE = {"name": "org.x", "bus": "toolstack", "state": "absent", "owner": "", "breaker": "open", "probe_in": 2.5,
            "in_flight": 0, "calls": 7, "faults": 6}  # fmt: skip
-UPSTREAM = {"name": "old", "url": "http://old", "in_flight": 0, "waiting": 3, "idle": 0, "last_error": "refused"}
+UPSTREAM = {"name": "old", "url": "http://old", "in_flight": 0, "waiting": 3, "idle": 0, "last_error": "refused",
+            "unreachable": ""}  # fmt: skip
 STORE = {"listener": "guests", "connected": True, "address": "/run/xs", "watches": 1, "waiting": 0, "last_error": "",
          "reconnects": 0, "serving": True}  # fmt: skip
 STATUS: dict[str, Any] = {
@@ -42,8 +43,8 @@ def test_everything_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
         "BUS STATE ADDRESS IN FLIGHT LATE REPLIES LAST ERROR",
         "toolstack down unix:path=/x 1 0 gone",
         "",
-        "UPSTREAM ADDRESS IN FLIGHT WAITING LAST ERROR",
-        "old http://old 0 3 refused",
+        "UPSTREAM STATE ADDRESS IN FLIGHT WAITING LAST ERROR",
+        "old reachable http://old 0 3 refused",
         "",
         "STORE STATE ADDRESS WATCHES WAITING LAST ERROR",
         "guests connected /run/xs 1 0",
@@ -51,6 +52,12 @@ def test_everything_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
         "SERVICE BUS OWNER BREAKER IN FLIGHT CALLS FAULTS",
         "org.x toolstack absent open, next probe in 2.5 s 0 7 6",
     ]
+
+
+def test_an_upstream_that_is_away_is_told_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    away = {**UPSTREAM, "unreachable": "connection refused"}
+    lines = [" ".join(line.split()) for line in shown(capsys, upstreams=[away]).splitlines()]
+    assert "old unreachable http://old 0 3 connection refused" in lines
 
 
 def test_a_warning_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,12 +93,13 @@ def test_a_bus_on_which_operators_are_not_heard_is_told(capsys: pytest.CaptureFi
 # The table of methods
 
 
-SIDE = {"answered": 5, "calls": 5, "errors": 0, "error_rate": 0.0, "p50": 0.001, "p99": 0.002}
-NEVER = {"answered": 0, "calls": 0, "errors": 0, "error_rate": None, "p50": None, "p99": None}
+SIDE = {"answered": 5, "calls": 5, "errors": 0, "client_errors": 0, "error_rate": 0.0, "p50": 0.001, "p99": 0.002}
+NEVER = {"answered": 0, "calls": 0, "errors": 0, "client_errors": 0, "error_rate": None, "p50": None, "p99": None}
 SETTING = {"mode": "canary", "percent": "12.5", "control": "legacy", "observe": True, "noise": False}
 ROW: dict[str, Any] = {
     "service": "xenopsd", "method": "VM.start", "group": "", "effect": "read", "upstream": "old", "key": "vm",
-    "may_shadow": True, "mode": "canary 12.5% observed", "setting": SETTING, "source": "set by alice",
+    "may_shadow": True, "client_errors": ["HANDLE_INVALID"],
+    "mode": "canary 12.5% observed", "setting": SETTING, "source": "set by alice",
     "set_by": "alice", "until": None, "legacy": SIDE, "dbus": {**SIDE, "calls": 1234, "error_rate": 0.5},
     "comparisons": 5, "equal": 4, "ignored": 0, "different": 1, "error_different": 0, "dropped": 0,
     "not_compared": {"too_large": 2}, "compared_share": 0.5, "equal_share": 0.8,
@@ -112,6 +120,12 @@ def rows_shown(capsys: pytest.CaptureFixture[str], width: int | None, *rows: dic
 def test_the_rows_here_are_rows_of_the_api() -> None:
     for row in (ROW, UNTOUCHED):
         validator({"$ref": "#/components/schemas/MethodRow"}).validate(row)
+
+
+def test_mistakes_of_clients_stand_beside_the_errors_of_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, row, legend = rows_shown(capsys, None, {**ROW, "legacy": {**SIDE, "client_errors": 3}})
+    assert "0% / 50.0%, client 3 / 0" in row
+    assert legend.startswith("client: faults that the mapping lists as the client's (client_errors)")
 
 
 def test_a_row_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,3 +185,10 @@ def test_what_nothing_has_happened_to_is_only_counted(capsys: pytest.CaptureFixt
     )
     print_methods([UNTOUCHED], None)
     assert capsys.readouterr().out.startswith("mode of the mapping")
+    by_root = {**UNTOUCHED, "set_by": "root"}
+    print_methods([by_root] * MANY, None)
+    assert capsys.readouterr().out.count("VM.start") == MANY, "a person sees the methods that they set"
+    print_methods([{**ROW, "set_by": "root"}, *[by_root] * (MANY + 1)], None)  # as after rollback --all
+    *_, row, counted = capsys.readouterr().out.splitlines()
+    assert row.split()[0] == "VM.start"
+    assert counted == "mode set by root, not called yet: xenopsd 21 legacy (`status '*'` shows them)"

@@ -5,29 +5,18 @@ from __future__ import annotations
 import json
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from gateway.cli import app, client, traffic
 from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, MethodId
-from tests.kit.admin import Served, served
+from tests.kit.admin import Served
 from tests.kit.traffic import SESSION
 
 NAME = MethodId("xapi", "VM.get_name")
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path) as running:
-        yield running
-
-
-def run(api: Served, *words: str) -> Result:
-    return CliRunner().invoke(app, [*words, "--socket", api.socket], env={"COLUMNS": "200"})
 
 
 def called(api: Served) -> None:
@@ -44,7 +33,7 @@ def called(api: Served) -> None:
 
 def test_clients_are_shown_and_whether_anybody_needs_a_protocol(api: Served) -> None:
     called(api)
-    shown = run(api, "clients").stdout
+    shown = api.run("clients").stdout
     head, first, *_ = shown.splitlines()
     assert head.split() == ["METHOD", "PROTOCOL", "PEER", "AGENT", "USER", "CALLS", "FIRST", "LAST"]
     assert first.split()[:6] == ["xapi/VM.get_name", "xmlrpc", "tcp:10.0.0.1", r"xe\x1b[2J", "alice", "12,345"]
@@ -55,10 +44,20 @@ def test_clients_are_shown_and_whether_anybody_needs_a_protocol(api: Served) -> 
     assert "domid 5" in shown
 
 
+def test_bytes_are_told_only_of_calls_that_are_counted_by_bytes(api: Served) -> None:
+    unmapped = ClientKey(MethodId("<unmapped>", "<unmapped>"), "http", "uid 0")
+    mapped = ClientKey(NAME, "xmlrpc", "uid 0")
+    keys = {unmapped: ClientRecord(1, 1.0, 1.0, received=1234), mapped: ClientRecord(1, 1.0, 2.0)}
+    assert api.do(api.api.state.flush(CountsBatch(clients=keys))) is None
+    _, row, of_unmapped, *_ = api.run("clients").stdout.splitlines()
+    assert row.split()[4:6] == ["1", "-"]
+    assert of_unmapped.split()[4:6] == ["1", "1,234"]
+
+
 def test_a_narrow_terminal_has_no_room_for_the_first_moment(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     called(api)
     monkeypatch.setattr(traffic, "out", Console(width=80, force_terminal=True))
-    assert " FIRST " not in run(api, "clients").stdout.splitlines()[0]
+    assert " FIRST " not in api.run("clients").stdout.splitlines()[0]
 
 
 def test_what_no_client_tells_has_no_column(api: Served) -> None:
@@ -68,16 +67,16 @@ def test_what_no_client_tells_has_no_column(api: Served) -> None:
         )
         is None
     )
-    assert run(api, "clients").stdout.split()[:6] == ["METHOD", "PROTOCOL", "PEER", "CALLS", "FIRST", "LAST"]
+    assert api.run("clients").stdout.split()[:6] == ["METHOD", "PROTOCOL", "PEER", "CALLS", "FIRST", "LAST"]
 
 
 def test_clients_are_narrowed_down(api: Served) -> None:
     called(api)
-    rows = json.loads(run(api, "clients", "VM.*", "--since", "1h", "--service", "xapi", "--json").stdout)
+    rows = json.loads(api.run("clients", "VM.*", "--since", "1h", "--service", "xapi", "--json").stdout)
     assert [(row["user"], row["count"]) for row in rows] == [("alice", 12345)]
-    assert run(api, "clients", "VM.nope", "--since", "1h").stdout == "no calls of VM.nope within 1h\n"
-    assert run(api, "clients", "VM.nope").stdout == "no calls of VM.nope\n"
-    refused = run(api, "clients", "--since", "yesterday")
+    assert api.run("clients", "VM.nope", "--since", "1h").stdout == "no calls of VM.nope within 1h\n"
+    assert api.run("clients", "VM.nope").stdout == "no calls of VM.nope\n"
+    refused = api.run("clients", "--since", "yesterday")
     assert (refused.exit_code, refused.stderr[:34]) == (2, "expected a duration such as 500ms,")
 
 
@@ -102,7 +101,7 @@ def test_a_recording_is_a_file_for_its_owner_alone(
 ) -> None:
     calling(api, monkeypatch, "a", "b")
     file = tmp_path / "calls.jsonl"
-    ended = run(api, "record", "VM.get_*", "--out", str(file), "--calls", "2", "--duration", "5s")
+    ended = api.run("record", "VM.get_*", "--out", str(file), "--calls", "2", "--duration", "5s")
     assert ended.exit_code == 0, ended.output
     lines = [json.loads(line) for line in file.read_bytes().splitlines()]
     assert [line.get("reply") for line in lines] == [None, "a", "b", None]
@@ -113,16 +112,30 @@ def test_a_recording_is_a_file_for_its_owner_alone(
     )  # fmt: skip
 
 
+def test_what_was_recorded_is_one_document_for_a_program(
+    api: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calling(api, monkeypatch, "x" * 100_000, "a")
+    file = tmp_path / "calls"
+    ended = api.run("record", "--out", str(file), "--calls", "1", "--json")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout) == {
+        "file": str(file), "calls": 1, "bytes": file.stat().st_size, "end": "1 calls", "no_room": 0, "too_large": 1
+    }  # fmt: skip
+    ended = api.run("record", "--out", "-", "--json")
+    assert (ended.exit_code, json.loads(ended.stdout)["status"]) == (2, 2)
+
+
 def test_a_recording_may_go_to_standard_output(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     calling(api, monkeypatch, "a")
-    ended = run(api, "record", "--out", "-", "--calls", "1", "--writes")
+    ended = api.run("record", "--out", "-", "--calls", "1", "--writes")
     assert [json.loads(line).get("reply") for line in ended.stdout.splitlines()] == [None, "a", None]
     assert ended.stderr.startswith("recording calls of 3 methods")
 
 
 def test_what_was_not_recorded_is_said(api: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calling(api, monkeypatch, "x" * 100_000, "a")
-    ended = run(api, "record", "--out", str(tmp_path / "calls"), "--calls", "1")
+    ended = api.run("record", "--out", str(tmp_path / "calls"), "--calls", "1")
     assert "  not recorded: 1 call larger than 64 KiB\n" in ended.stderr
 
 
@@ -132,7 +145,7 @@ def test_ctrl_c_ends_a_recording_and_keeps_it(api: Served, tmp_path: Path, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(client, "stream", stopped)
-    ended = run(api, "record", "--out", str(tmp_path / "calls"))
+    ended = api.run("record", "--out", str(tmp_path / "calls"))
     assert (ended.exit_code, ended.stderr.splitlines()[-1].partition(": ")[2]) == (0, "stopped")
     assert (tmp_path / "calls").read_bytes() == b'{"recording":1,"methods":[],"writes":false}\n'
 
@@ -144,11 +157,12 @@ def test_a_gateway_that_ends_without_a_last_line_is_told(
         on_line(b'{"recording":1,"methods":[],"writes":false}')
 
     monkeypatch.setattr(client, "stream", lost)
-    ended = run(api, "record", "--out", str(tmp_path / "calls"))
-    assert (ended.exit_code, ended.stderr.splitlines()[-1].partition(": ")[2]) == (
-        1,
-        "the gateway has closed the connection",
-    )
+    ended = api.run("record", "--out", str(tmp_path / "calls"))
+    why = "the gateway has closed the connection"
+    assert (ended.exit_code, ended.stderr.splitlines()[-1].partition(": ")[2]) == (1, why)
+    ended = api.run("record", "--out", str(tmp_path / "calls"), "--json")
+    document = json.loads(ended.stdout)
+    assert (ended.exit_code, ended.stderr, document["error"], document["status"]) == (1, "", why, 1)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +177,7 @@ def test_a_gateway_that_ends_without_a_last_line_is_told(
 def test_a_recording_that_cannot_be_is_told_why_and_leaves_no_file(
     api: Served, tmp_path: Path, words: list[str], status: int, says: str
 ) -> None:
-    ended = run(api, "record", *(word.format(tmp_path) for word in words))
+    ended = api.run("record", *(word.format(tmp_path) for word in words))
     assert (ended.exit_code, ended.stderr.splitlines()[-1]) == (status, says.format(tmp_path))
     assert not (tmp_path / "x").exists()
 

@@ -80,7 +80,7 @@ NUMBERS: tuple[Hostile, ...] = (
 )
 
 TEXTS: tuple[Hostile, ...] = (
-    ("a byte that is no UTF-8", _bytes(b"\xff"), PARSE, "UTF-8, got the byte 0xff at 41"),
+    ("a byte that is not UTF-8", _bytes(b"\xff"), PARSE, "UTF-8, got the byte 0xff at 41"),
     ("a character cut short", _bytes(b"\xe2\x82"), PARSE, "UTF-8"),
     ("an overlong form", _bytes(b"\xc0\xaf"), PARSE, "UTF-8"),
     ("beyond Unicode", _bytes(b"\xf4\x90\x80\x80"), PARSE, "UTF-8"),
@@ -104,7 +104,7 @@ TEXTS: tuple[Hostile, ...] = (
     ("a tab in a text", _value('"a\tb"'), PARSE, "expected JSON"),
     ("an escape that JSON has not", _value(r'"\x41"'), PARSE, "expected JSON"),
     ("an escape cut short", _value(r'"\u12"'), PARSE, "expected JSON"),
-    ("an escape that is no number", _value(r'"\u12G4"'), PARSE, "expected JSON"),
+    ("an escape that is not a number", _value(r'"\u12G4"'), PARSE, "expected JSON"),
     ("a text that is not closed", _value('"a'), PARSE, "expected JSON"),
 )
 

@@ -19,7 +19,7 @@ def _title(text: str, where: str) -> str:
     return f"{text if len(text) < 40 else text[:40] + '...'!a} {where}"
 
 
-# What is no JSON value, though some reader or other takes it for one.
+# What is not JSON value, though some reader or other takes it for one.
 _NO_VALUE = (
     *("`a`", "/a/", "'a'", '"a" "b"', '"a"+"b"', "new Date()", "1 /* x */", "u'a'", 'b"a"', "<a/>", "()", "(1)", "$1"),
     *("None", "nil", "yes", "TRUE", "Null", "nullx", "truefalse", "inf", "-NaN", "1.#INF", "+Infinity", "\u221e"),

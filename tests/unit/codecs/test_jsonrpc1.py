@@ -4,6 +4,7 @@ import pytest
 
 from adapters.codecs.jsonrpc import Codec, read_call, read_error, read_response
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply, Value
+from tests.kit.cases import each_case, expect, present
 
 CODEC = Codec()
 
@@ -13,7 +14,7 @@ def test_an_id_of_null_makes_a_notification() -> None:
     assert read_call({"method": "m", "params": [1], "id": 0}) == Call("m", (1,))
 
 
-@pytest.mark.parametrize("tag", ["7", "-1.50", '"x"', "true", '["a"]', '{"b":null}'])
+@each_case("tag", ["7", "-1.50", '"x"', "true", '["a"]', '{"b":null}'])
 def test_an_id_of_any_type_is_echoed_as_it_was_written(tag: str) -> None:
     envelope = CODEC.decode(f'{{"method":"m","params":[],"id":{tag}}}'.encode())
     assert CODEC.encode(envelope, (Reply(1),)) == f'{{"result":1,"error":null,"id":{tag}}}'.encode()
@@ -21,8 +22,7 @@ def test_an_id_of_any_type_is_echoed_as_it_was_written(tag: str) -> None:
 
 def test_a_request_that_makes_no_sense_is_answered_with_its_id() -> None:
     envelope = CODEC.decode(b'{"method":1,"id":"x"}')
-    (fault,) = envelope.entries
-    assert isinstance(fault, Fault)
+    fault = expect(Fault, *envelope.entries)
     assert CODEC.encode(envelope, (fault,)) == (
         b'{"result":null,"error":{"code":-32600,"message":"$.method: expected text"},"id":"x"}'
     )
@@ -30,18 +30,15 @@ def test_a_request_that_makes_no_sense_is_answered_with_its_id() -> None:
 
 def test_a_notification_that_makes_no_sense_is_still_answered() -> None:
     envelope = CODEC.decode(b'{"method":"m","params":3,"id":null}')
-    (fault,) = envelope.entries
-    assert isinstance(fault, Fault)
+    fault = expect(Fault, *envelope.entries)
     assert CODEC.encode(envelope, (fault,)) is not None
 
 
-@pytest.mark.parametrize("wire", [["Redirect", ["addr"]], "No_reservation", "", [], 0, False])
+@each_case("wire", [["Redirect", ["addr"]], "No_reservation", "", [], 0, False])
 def test_a_dialect_may_answer_any_error_but_null(wire: Value) -> None:
     envelope = CODEC.decode(b'{"method":"m","params":[],"id":0}')
-    body = CODEC.encode(envelope, (Fault(FaultCode.APPLICATION, "x", wire=wire),))
-    assert body is not None
-    outcome = CODEC.decode_outcome(body)
-    assert isinstance(outcome, Fault)
+    body = present(CODEC.encode(envelope, (Fault(FaultCode.APPLICATION, "x", wire=wire),)))
+    outcome = expect(Fault, CODEC.decode_outcome(body))
     assert (outcome.code, outcome.wire) == (FaultCode.REMOTE, wire)
 
 

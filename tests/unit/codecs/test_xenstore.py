@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 
-import pytest
-
 from adapters.codecs.xenstore import FAULT_CODES, Codec
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Reply, Value
 from gateway.core.xenstore.paths import pack, unpack
+from tests.kit.cases import each_case, expect
 
 CODEC = Codec()
 
@@ -38,7 +37,7 @@ def test_numbered_nodes_are_parameters_by_position_and_arrays() -> None:
     assert got == Call("f", ("a", "b"), {"disks": [{"size": "5"}, {"size": "6"}], "vm": {"name": "x"}})
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("items", "code", "why"),
     [
         ([b"f", b"a"], FaultCode.PARSE_ERROR, "a value for every node"),
@@ -56,8 +55,7 @@ def test_numbered_nodes_are_parameters_by_position_and_arrays() -> None:
     ],
 )
 def test_nodes_that_make_no_sense_say_why(items: list[bytes], code: FaultCode, why: str) -> None:
-    got = read(*items)
-    assert isinstance(got, Fault)
+    got = expect(Fault, read(*items))
     assert got.code is code
     assert why in got.message
 
@@ -66,7 +64,7 @@ def test_a_value_of_the_requests_own_node_is_no_matter_when_it_is_empty() -> Non
     assert read(b"f", b"", b"") == Call("f")
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "nodes"),
     [
         (None, {}),
@@ -89,7 +87,7 @@ def test_every_value_has_one_text(value: Value, nodes: dict[str, str]) -> None:
     assert answer(Reply(value)) == nodes
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "message"),
     [
         ({"a": None}, "$.a: expected a value (a node cannot hold nil), got null"),
@@ -119,7 +117,7 @@ def test_a_value_nested_without_end_is_refused() -> None:
     assert answer(Reply(value))["description"] == "$: nested too deeply"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("fault", "code", "description"),
     [
         (Fault(FaultCode.UNKNOWN_METHOD, "unknown method 'f'"), "1", "f"),
@@ -145,8 +143,7 @@ def test_an_error_has_the_number_and_the_words_that_old_clients_know(fault: Faul
 def test_too_many_nodes_or_levels_are_too_much() -> None:
     codec = Codec(MessageLimits(depth=2, elements=2))
     for items in ([b"f", b"a/b/c", b""], [b"f", b"a", b"", b"b", b"", b"c", b""]):
-        (entry,) = codec.decode(pack(items)).entries
-        assert isinstance(entry, Fault)
+        entry = expect(Fault, *codec.decode(pack(items)).entries)
         assert entry.code is FaultCode.TOO_LARGE
 
 

@@ -1,14 +1,28 @@
+"""From calls to method calls, from bodies and errors to replies and faults."""
+
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
-from adapters.dbus.backend import decode_result, encode_arguments
+import pytest
+from dbus_fast import ErrorType, Message, MessageType, Variant
+
+from adapters.dbus.backend import LARGE_ARGUMENTS, Backend, decode_result, read_reply
+from adapters.dbus.connection import BUS_NAME
+from adapters.dbus.errors import ERROR_NAMES, fault, is_transport_failure
+from adapters.dbus.messages import to_library
+from gateway.core.dbus import marshal
 from gateway.core.dbus.arguments import ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
 from gateway.core.dbus.target import MethodCall
-from gateway.core.rpc.model import Call, Fault, FaultCode, Reply, Value
+from gateway.core.interfaces import NOT_SENT
+from gateway.core.routing.route import encode_arguments
+from gateway.core.rpc.model import LARGE, Call, Fault, FaultCode, Reply, Value
 from tests.kit.backends import toy_call, toy_route
+from tests.kit.cases import each_case, expect
 
 
 def test_a_value_that_does_not_fit_is_invalid_params_and_names_its_place() -> None:
@@ -23,8 +37,7 @@ def test_a_wrong_number_of_parameters_is_told_with_both_numbers() -> None:
     def refuse(call: Call) -> MethodCall:
         raise ParameterCountError(2, 3)
 
-    got = encode_arguments(toy_route("Echo", bind=refuse), toy_call())
-    assert isinstance(got, Fault)
+    got = expect(Fault, encode_arguments(toy_route("Echo", bind=refuse), toy_call()))
     assert (got.code, got.data) == (FaultCode.PARAMETER_COUNT, {"expected": 2, "received": 3})
     assert got.message == str(ParameterCountError(2, 3))
 
@@ -33,9 +46,174 @@ def test_a_body_is_shaped_into_a_reply() -> None:
     assert decode_result(toy_route("Echo", "s", "s"), ["text"]) == Reply("text")
 
 
+async def test_a_large_reply_is_shaped_in_a_thread() -> None:
+    threads: list[threading.Thread] = []
+
+    def shape(body: Sequence[object]) -> Value:
+        threads.append(threading.current_thread())
+        return len(expect(list, body[0]))
+
+    for size in (LARGE + 1, 1):
+        message = Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="ay", body=[[0] * size])
+        assert await read_reply(replace(toy_route("Echo", "", "ay"), decode_result=shape), message) == Reply(size)
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
+
+
+async def test_a_large_call_is_encoded_in_a_thread() -> None:
+    threads: list[threading.Thread] = []
+
+    def bind(call: Call) -> MethodCall:
+        threads.append(threading.current_thread())
+        return MethodCall("org.xen.none", "/", "org.xen.None1", "Take", "as", [values])
+
+    backend, route = Backend({}), toy_route("Echo", bind=bind)
+    for size in (LARGE_ARGUMENTS + 1, 1):
+        values: list[Value] = ["x"] * size
+        for call in (Call("Echo", (values,)), Call("Echo", named={"values": values})):
+            assert expect(Fault, await backend.call(route, call)).code is FaultCode.UNAVAILABLE
+    assert [thread is threading.main_thread() for thread in threads] == [False, False, True, True]
+
+
+async def test_a_large_call_that_is_given_up_while_it_is_encoded_was_not_sent() -> None:
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def bind(call: Call) -> MethodCall:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(60)
+        return MethodCall("org.xen.none", "/", "org.xen.None1", "Take", "as", call.params)
+
+    call = Call("Echo", (["x"] * (LARGE_ARGUMENTS + 1),))
+    asked = loop.create_task(Backend({}).call(toy_route("Echo", bind=bind), call))
+    await asyncio.wait_for(begun.wait(), 60)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError) as cancelled:
+        await asked
+    go_on.set()
+    assert NOT_SENT in cancelled.value.args
+
+
 def test_a_body_that_cannot_be_shaped_is_unrepresentable() -> None:
     def refuse(body: Sequence[object]) -> Value:
         raise MarshalError("no file descriptor", 0).at("result")
 
     got = decode_result(replace(toy_route("Echo"), decode_result=refuse), [0])
     assert got == Fault(FaultCode.UNREPRESENTABLE, "$.result: expected no file descriptor, got 0")
+
+
+# Errors
+
+
+_ERROR = "org.freedesktop.DBus.Error."
+
+
+def error(name: str, signature: str = "", body: list[object] | None = None, sender: str = BUS_NAME) -> Message:
+    message = Message(
+        message_type=MessageType.ERROR, error_name=name, reply_serial=1, signature=signature, body=body or []
+    )
+    message.sender = sender
+    return message
+
+
+def test_every_error_name_that_the_library_knows_has_a_fault_code() -> None:
+    standard = {name.value for name in ErrorType if name.value.startswith(_ERROR)}
+    assert standard <= ERROR_NAMES.keys()
+
+
+@each_case(
+    ("name", "code"),
+    [
+        ("ServiceUnknown", FaultCode.UNAVAILABLE),
+        ("Spawn.ChildExited", FaultCode.UNAVAILABLE),
+        ("LimitsExceeded", FaultCode.BUSY),
+        ("AccessDenied", FaultCode.ACCESS_DENIED),
+        ("InteractiveAuthorizationRequired", FaultCode.ACCESS_DENIED),
+        ("UnknownMethod", FaultCode.UNKNOWN_METHOD),
+        ("UnknownObject", FaultCode.NOT_FOUND),
+        ("InvalidArgs", FaultCode.INVALID_PARAMS),
+        ("Failed", FaultCode.REMOTE),
+    ],
+)
+def test_a_standard_error_keeps_its_name_and_gets_its_code(name: str, code: FaultCode) -> None:
+    assert fault(error(_ERROR + name, "s", ["why"])) == Fault(code, "why", _ERROR + name, ["why"])
+
+
+@each_case("name", ["ServiceUnknown", "NameHasNoOwner", "LimitsExceeded", "Spawn.ChildExited"])
+def test_a_service_that_passes_on_what_it_was_told_of_another_may_have_executed_the_call(name: str) -> None:
+    """Else the legacy service would be asked to execute it again."""
+    got = fault(error(_ERROR + name, "s", ["no xenopsd"], sender=":1.7"))
+    assert got == Fault(FaultCode.REMOTE, "no xenopsd", _ERROR + name, ["no xenopsd"])
+
+
+def test_an_error_that_nobody_knows_is_remote_with_its_arguments() -> None:
+    got = fault(error("org.xen.Oops", "sua{sv}", ["text", 5, {"a": Variant("u", 1)}]))
+    assert got == Fault(FaultCode.REMOTE, "text", "org.xen.Oops", ["text", 5, {"a": 1}])
+
+
+def test_an_error_without_a_body_has_its_name_as_message() -> None:
+    assert fault(error("org.xen.Oops")) == Fault(FaultCode.REMOTE, "org.xen.Oops", "org.xen.Oops", [])
+
+
+def test_an_error_whose_first_argument_is_no_text_has_its_name_as_message() -> None:
+    assert fault(error("org.xen.Oops", "u", [7])) == Fault(FaultCode.REMOTE, "org.xen.Oops", "org.xen.Oops", [7])
+
+
+def test_an_error_with_a_file_descriptor_has_no_arguments() -> None:
+    assert fault(error("org.xen.Oops", "h", [0])).data == []
+
+
+def test_no_reply_says_that_nobody_knows_what_was_done() -> None:
+    got = fault(error(_ERROR + "NoReply", "s", ["it went away"]))
+    assert got.code is FaultCode.NO_REPLY
+    assert got.message == "it went away; it is unknown whether the call was executed"
+    assert got.data == ["it went away"]
+
+
+@each_case(
+    ("name", "sender", "counts"),
+    [
+        (_ERROR + "ServiceUnknown", BUS_NAME, True),
+        (_ERROR + "NoReply", BUS_NAME, True),
+        (_ERROR + "TimedOut", BUS_NAME, True),  # activation
+        (_ERROR + "Spawn.ChildExited", BUS_NAME, True),
+        (_ERROR + "AccessDenied", BUS_NAME, False),  # a policy says nothing of who is behind it
+        (_ERROR + "LimitsExceeded", BUS_NAME, False),
+        (_ERROR + "NoReply", ":1.7", False),  # the service lives, and has lost somebody else
+        (_ERROR + "UnknownMethod", ":1.7", False),
+        ("org.xen.Oops", ":1.7", False),
+    ],
+)
+def test_only_the_broker_tells_that_a_service_cannot_be_reached(name: str, sender: str, counts: bool) -> None:
+    assert is_transport_failure(error(name, sender=sender)) is counts
+
+
+# Variants
+
+
+@each_case(
+    ("signature", "ours", "theirs"),
+    [
+        ("v", marshal.Variant("u", 1), Variant("u", 1)),
+        ("a{sv}", {"a": marshal.Variant("s", "x")}, {"a": Variant("s", "x")}),
+        ("av", [marshal.Variant("b", True)], [Variant("b", True)]),
+        ("(sv)", ("a", marshal.Variant("x", 1)), ["a", Variant("x", 1)]),
+        ("a(sv)", [("a", marshal.Variant("x", 1))], [["a", Variant("x", 1)]]),
+        ("a{sa{sv}}", {"a": {"b": marshal.Variant("i", 1)}}, {"a": {"b": Variant("i", 1)}}),
+        ("v", marshal.Variant("av", [marshal.Variant("i", 1)]), Variant("av", [Variant("i", 1)])),
+    ],
+)
+def test_a_variant_anywhere_becomes_the_librarys(signature: str, ours: object, theirs: object) -> None:
+    assert to_library(signature)([ours]) == [theirs]
+
+
+def test_a_body_without_variants_is_not_converted() -> None:
+    value = {"a": [1, 2]}
+    assert to_library("a{sau}")((value,))[0] is value
+
+
+@each_case("signature", ["v", "av", "a{sv}"])
+def test_what_is_no_variant_of_ours_is_refused(signature: str) -> None:
+    """The library dies of a None where it expects a variant."""
+    value = {"v": None, "av": [None], "a{sv}": {"a": None}}[signature]
+    with pytest.raises(TypeError, match="a variant is expected"):
+        to_library(signature)([value])

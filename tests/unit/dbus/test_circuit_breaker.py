@@ -8,6 +8,7 @@ import pytest
 
 from adapters.dbus.circuit_breaker import LONGEST_PAUSE, MOVES, BreakerEvent, CircuitBreaker, CircuitBreakers
 from gateway.core.admin.status import BreakerState
+from tests.kit.cases import each_case
 
 ONE = "org.example.One"
 
@@ -142,7 +143,7 @@ def test_a_new_bus_has_no_past(clock: Clock) -> None:
     assert breakers.state(ONE) is BreakerState.CLOSED
 
 
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(BreakerState, BreakerEvent)))
+@each_case(("state", "event"), list(itertools.product(BreakerState, BreakerEvent)))
 def test_what_the_table_does_not_name_changes_nothing(state: BreakerState, event: BreakerEvent) -> None:
     breaker = CircuitBreaker(3, 1.0, state)
     breaker._move(event)

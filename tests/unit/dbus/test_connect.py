@@ -1,15 +1,27 @@
+"""Connections are made: addresses, the first messages, owners of names."""
+
 from __future__ import annotations
 
+import asyncio
+import socket
 import sys
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from adapters.dbus import connect
 from adapters.dbus.connect import command
-from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection
+from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection, ReplyFuture
+from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner, owners
+from gateway.core.admin.status import Presence
 from gateway.core.dbus.target import MethodCall
-from gateway.core.rpc.model import Fault
+from gateway.core.rpc.model import Fault, FaultCode
+from tests.kit.backends import TOY
 from tests.kit.buses import private_bus
+from tests.kit.cases import each_case
+from tests.kit.programs import TIMEOUT
+from tests.kit.toy_service import toy_service
 
 GET_ID = MethodCall("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId", "")
 
@@ -50,7 +62,7 @@ async def test_a_bus_is_reached_through_a_process() -> None:
         await connection.closed()
 
 
-@pytest.mark.parametrize("path", ["/no/such/command", "/bin/false", "/bin/cat"])
+@each_case("path", ["/no/such/command", "/bin/false", "/bin/cat"])
 async def test_a_process_that_is_no_bus_is_refused_and_not_left_running(path: str) -> None:
     with pytest.raises(ConnectError):
         await DBusConnection.open(f"unixexec:path={path}", BusConnectionLimits())
@@ -61,3 +73,93 @@ async def test_a_process_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("adapters.dbus.connect.EXIT_TIMEOUT", 0.01)
     with pytest.raises(ConnectError):
         await DBusConnection.open("unixexec:path=/bin/sleep,argv1=1000", BusConnectionLimits())
+
+
+# Opening
+
+
+pytestmark = pytest.mark.bus
+
+
+async def test_a_connection_is_opened_and_its_socket_shut() -> None:
+    with private_bus() as bus:
+        opened = await connect.connect(bus.address)
+        assert opened.connected
+        await connect.close(opened)
+        assert not opened.connected
+
+
+async def test_nothing_is_left_of_an_attempt_that_is_given_up(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as mute:  # takes connections and never says a word
+        mute.bind(str(tmp_path / "bus"))
+        mute.listen()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await connect.connect(f"unix:path={tmp_path}/bus")
+
+
+async def test_an_address_that_leads_nowhere_is_an_error() -> None:
+    with pytest.raises(OSError, match="No such file"):
+        await connect.connect("unix:path=/nowhere/bus")
+
+
+async def test_a_bus_that_passes_no_descriptors_on_is_a_bus_all_the_same(tmp_path: Path) -> None:
+    with private_bus() as bus:
+        path = bus.address.removeprefix("unix:path=").partition(",")[0]
+
+        async def refuse_descriptors(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            its_reader, its_writer = await asyncio.open_unix_connection(path)
+            its_writer.write(await reader.readexactly(1))
+            line = b""
+            while line != b"BEGIN\r\n":
+                line = await reader.readline()
+                if line == b"NEGOTIATE_UNIX_FD\r\n":
+                    writer.write(b"ERROR\r\n")
+                    continue
+                its_writer.write(line)
+                if line.startswith(b"AUTH"):
+                    writer.write(await its_reader.readline())
+            its_writer.write(await reader.read(4096))  # Hello
+            writer.write(await its_reader.read(4096))
+            await reader.read()
+            for each in (writer, its_writer):
+                each.close()
+
+        server = await asyncio.start_unix_server(refuse_descriptors, tmp_path / "bus")
+        opened = await asyncio.wait_for(connect.connect(f"unix:path={tmp_path}/bus"), 5)
+        assert opened.unique_name
+        await connect.close(opened)
+        server.close()
+
+
+# Owners of names
+
+
+SLEEPER = "org.example.Sleeper"
+ABSENT = "org.example.Absent"
+
+
+async def test_a_name_is_owned_or_starts_on_demand_or_is_absent(tmp_path: Path) -> None:
+    (tmp_path / "sleeper.service").write_text(f"[D-BUS Service]\nName={SLEEPER}\nExec=/bin/false\n")
+    with private_bus(activation=tmp_path) as bus, toy_service(bus.address, TOY):
+        connection = await DBusConnection.open(bus.address, BusConnectionLimits())
+        async with asyncio.timeout(TIMEOUT):
+            found = await owners(connection.call, [TOY, SLEEPER, ABSENT])
+        connection.close()
+        await connection.closed()
+    assert found.keys() == {TOY, SLEEPER, ABSENT}
+    assert found[TOY].presence is Presence.OWNED
+    assert found[TOY].unique_name.startswith(":1.")
+    assert found[SLEEPER] == NameOwner(Presence.ON_DEMAND)
+    assert found[ABSENT] == NameOwner(Presence.ABSENT)
+
+
+async def test_nothing_is_known_of_a_bus_that_cannot_be_asked() -> None:
+    async def lost(call: MethodCall) -> ReplyFuture | None:
+        return Fault(FaultCode.UNAVAILABLE, "the connection to the message bus is lost; the call was not sent")
+
+    assert await owners(lost, [TOY]) == {TOY: OWNER_UNKNOWN}
+
+
+def test_only_who_is_there_or_can_be_started_is_reachable() -> None:
+    assert [presence for presence in Presence if presence.is_reachable] == [Presence.OWNED, Presence.ON_DEMAND]

@@ -13,8 +13,10 @@ from gateway.core.dbus.arguments import ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
 from gateway.core.dbus.target import MethodCall
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
-from tests.kit.backends import TIMEOUT, TOY, dbus_backend, toy_call, toy_route
+from tests.kit.backends import TOY, dbus_backend, toy_call, toy_route
 from tests.kit.buses import private_bus
+from tests.kit.cases import each_case, expect
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 
 _ERROR = "org.freedesktop.DBus.Error."
@@ -28,13 +30,12 @@ def address() -> Iterator[str]:
 
 def test_another_reply_signature_than_promised_is_refused_with_both_named() -> None:
     message = Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="u", body=[7])
-    got = dbus.reply(toy_route("Label", "", "s"), message)
-    assert isinstance(got, Fault)
+    got = expect(Fault, dbus.reply(toy_route("Label", "", "s"), message))
     assert got.code is FaultCode.UNREPRESENTABLE
     assert got.message.endswith("org.example.Toy1.Label: expected reply signature 's', got 'u'")
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("bus_name", "home"),
     [
         ("org.xen.xcp.xapi", "exact"),
@@ -67,8 +68,7 @@ async def test_a_call_that_cannot_be_bound_is_not_sent() -> None:
 
     got = await backend.call(toy_route("Label", bind=bad_value), toy_call())
     assert got == Fault(FaultCode.INVALID_PARAMS, "$.params[1]: expected u, got -1")
-    got = await backend.call(toy_route("Label", bind=bad_count), toy_call())
-    assert isinstance(got, Fault)
+    got = expect(Fault, await backend.call(toy_route("Label", bind=bad_count), toy_call()))
     assert got.code is FaultCode.PARAMETER_COUNT
     assert got.data == {"expected": 2, "received": 3}
 
@@ -132,8 +132,7 @@ async def test_a_service_that_is_not_there_is_unavailable_under_its_own_error_na
 async def test_after_stop_every_call_is_refused(address: str) -> None:
     async with dbus_backend(BusSettings("one", address, ("*",), connections=1)) as backend:
         assert await backend.call(toy_route("Label", "", "s"), toy_call()) == Reply("toy")
-    got = await backend.call(toy_route("Label", "", "s"), toy_call())
-    assert isinstance(got, Fault)
+    got = expect(Fault, await backend.call(toy_route("Label", "", "s"), toy_call()))
     assert got.code is FaultCode.UNAVAILABLE
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 from adapters.dbus.signals import SignalEvent, SignalQueue
 from gateway.core.rpc.model import Event, EventsLost, Value
-from tests.kit.backends import TIMEOUT
+from tests.kit.programs import TIMEOUT
 
 
 def change(invalidated: str = "", path: str = "/a", **properties: Value) -> Event:

@@ -17,8 +17,10 @@ from gateway.core.admin.status import BreakerState, Presence
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import DEADLINE_PASSED, NOT_SENT
 from gateway.core.rpc.model import Fault, FaultCode
-from tests.kit.backends import TIMEOUT, TOY
+from tests.kit.backends import TOY
 from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.cases import expect
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
 OTHER = "org.example.Other"
@@ -194,8 +196,7 @@ async def test_more_calls_than_the_brokers_pending_replies_are_all_answered(bus:
         released = 0
         while released < 200:
             await answer(pool, ask("Held"))
-            got = await answer(pool, ask("Release"))
-            assert isinstance(got, list)
+            got = expect(list, await answer(pool, ask("Release")))
             released += int(str(got[0]))
         for one in held:
             result = await asyncio.wait_for(one, TIMEOUT)
@@ -295,8 +296,7 @@ async def test_a_bus_name_that_keeps_failing_is_refused_at_once_and_says_when_it
     cautious = replace(ONE, address=bus.address, breaker_failures=3, breaker_pause=4.0)
     async with running(cautious, Dependencies(monotonic=clock)) as pool:
         for _ in range(3):
-            got = await pool.call(ask("Label", ABSENT))
-            assert isinstance(got, Received)
+            got = expect(Received, await pool.call(ask("Label", ABSENT)))
             assert got.error_name == "org.freedesktop.DBus.Error.ServiceUnknown"
         serial = _serial(pool)
         assert await pool.call(ask("Label", ABSENT)) == Fault(
@@ -313,8 +313,7 @@ async def test_after_the_pause_a_call_finds_out_by_a_ping_whether_anybody_is_the
     async with running(cautious, Dependencies(monotonic=clock)) as pool:
         await pool.call(ask("Label", ABSENT))
         clock.now = 4.0
-        got = await pool.call(ask("Label", ABSENT))
-        assert isinstance(got, Fault)
+        got = expect(Fault, await pool.call(ask("Label", ABSENT)))
         assert "open after 2 failures in a row; next probe in 8.0 s" in got.message
 
 
@@ -362,8 +361,7 @@ async def test_a_call_that_waits_for_room_is_refused_when_the_breaker_opens_mean
         waiting = asyncio.ensure_future(pool.call(ask("Label")))
         await asyncio.wait({waiting}, timeout=0)
         hanging.cancel(DEADLINE_PASSED)
-        got = await asyncio.wait_for(waiting, TIMEOUT)
-        assert isinstance(got, Fault)
+        got = expect(Fault, await asyncio.wait_for(waiting, TIMEOUT))
         assert "circuit breaker open" in got.message
 
 
@@ -394,11 +392,9 @@ async def test_while_one_call_probes_the_others_are_refused_and_a_mute_service_s
             clock.now = 1.0
             probing = asyncio.ensure_future(pool.call(ask("Label")))
             await asyncio.wait({probing}, timeout=0)
-            got = await pool.call(ask("Label"))
-            assert isinstance(got, Fault)
+            got = expect(Fault, await pool.call(ask("Label")))
             assert "a probe is under way" in got.message
-            got = await asyncio.wait_for(probing, TIMEOUT)
-            assert isinstance(got, Fault)
+            got = expect(Fault, await asyncio.wait_for(probing, TIMEOUT))
             assert "next probe in 2.0 s" in got.message
             service.resume()
 

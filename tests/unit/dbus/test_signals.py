@@ -14,7 +14,6 @@ from gateway.core.rpc.model import Event, EventsLost, Reply
 from tests.kit.backends import (
     CHANGED,
     SHOUTED,
-    TIMEOUT,
     TOY,
     change,
     dbus_backend,
@@ -26,6 +25,8 @@ from tests.kit.backends import (
     toy_route,
 )
 from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.cases import expect
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
 OTHER = "org.example.Other"
@@ -92,8 +93,7 @@ async def test_arguments_are_neutral_values(bus: PrivateBus) -> None:
     async with backend(bus) as service, service.subscribe(wanted) as feed:
         await missed(feed)
         await emit(service, "Told", Variant(f"({signature})", body))
-        event = await anext(feed)
-        assert isinstance(event, Event)
+        event = expect(Event, await anext(feed))
         assert event.body == ({"a": 1, "b": ["c"]}, [-1, b"\0\xff"], ["d", True])
 
 
@@ -122,8 +122,7 @@ async def test_who_ends_his_subscription_leaves_no_match_rule_and_no_connection(
 
     async def connections(service: Backend) -> int:
         route = toy_route("ListNames", "", "as", bind=lambda _: stats)
-        names = await service.call(route, toy_call())
-        assert isinstance(names, Reply)
+        names = expect(Reply, await service.call(route, toy_call()))
         assert isinstance(names.value, list)
         return len(names.value)
 

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import pytest
-
 from adapters.dialects.status import StatusStruct, carriable, failure, integers_as_text, read, success
 from gateway.core.rpc.model import Reply, Value
+from tests.kit.cases import each_case
 from tests.kit.values import exactly
 
 MOMENT = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
@@ -33,7 +32,7 @@ def test_success_and_failure_are_read_again() -> None:
     assert read(success(None).value) == StatusStruct(success=True, content=None)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "value",
     [
         None,

@@ -18,11 +18,12 @@ from gateway.events import xenstore_publisher
 from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.table import Table
 from tests.kit.backends import toy_route
+from tests.kit.cases import each_case
+from tests.kit.programs import TIMEOUT
 
 NAME = "org.example"
 VM = "org.example.VM1"
 MANAGER = "org.freedesktop.DBus.ObjectManager"
-PATIENCE = 60.0
 OWNED = EventsLost(NAME, ":1.1", "it came")
 
 READ, READ_ALL = toy_route("GetAll"), toy_route("GetManagedObjects")
@@ -97,7 +98,7 @@ class Board(interfaces.NodePublisher):
 
     async def hears(self, key: str) -> dict[str, bytes | None]:
         """The leaves of this picture after it has changed."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while await self.news.get() != key:
                 pass
         return dict(self.shown[key].leaves) if key in self.shown else {}
@@ -203,7 +204,7 @@ async def test_an_object_that_is_not_known_yet_is_read_when_it_changes() -> None
         assert await board.hears("all 5") == {"/d/5/memory": b"1", "/d/5/name": b"a"}
 
 
-@pytest.mark.parametrize(
+@each_case(
     "event",
     [
         change("/elsewhere/_35", Memory=1),

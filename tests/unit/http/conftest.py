@@ -1,4 +1,4 @@
-"""Transports run on the daemon's loop and on asyncio's own: every test here meets both."""
+"""Tests run on the daemon's loop; those of what the transport itself does run on asyncio's own loop too."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import uvloop
 
 uvloop.new_event_loop().close()  # libuv opens a pipe of its own with the first loop of a process, and keeps it
 
+ON_BOTH = {"test_connection.py", "test_exchange.py", "test_client_connection.py"}
+
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    own = {"asyncio": asyncio.new_event_loop} if item.path.name in ON_BOTH else {}
+    return {**own, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import pytest
 from adapters.http import addresses
 from adapters.http.socket_activation import InheritedSockets
 from gateway.core.rpc.model import Peer
+from tests.kit.cases import each_case
 from tests.kit.clients import connect
 
 
@@ -33,7 +34,7 @@ async def bound(address: str, factory: addresses.ProtocolFactory = Silent) -> ad
     return one
 
 
-@pytest.mark.parametrize(("written", "host"), [("tcp:127.0.0.1:0", "127.0.0.1"), ("tcp:[::1]:0", "[::1]")])
+@each_case(("written", "host"), [("tcp:127.0.0.1:0", "127.0.0.1"), ("tcp:[::1]:0", "[::1]")])
 async def test_port_0_is_told_as_the_real_one(written: str, host: str) -> None:
     server = await bound(written)
     (address,) = server.addresses
@@ -52,7 +53,7 @@ async def test_a_taken_port_is_named() -> None:
     first.close()
 
 
-@pytest.mark.parametrize("address", ["tcp:127.0.0.1", "tcp:::1:80", "udp:127.0.0.1:80", "tcp:127.0.0.1:80x", ""])
+@each_case("address", ["tcp:127.0.0.1", "tcp:::1:80", "udp:127.0.0.1:80", "tcp:127.0.0.1:80x", ""])
 async def test_an_address_of_no_known_form_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(address))):
         await bound(address)
@@ -134,7 +135,7 @@ async def test_what_is_no_socket_is_never_removed(tmp_path: Path, kind: str) -> 
         path.mkdir()
     else:
         path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="exists and is no socket"):
+    with pytest.raises(OSError, match="exists and is not a socket"):
         await bound(f"unix:{path}")
     assert path.lstat()
 

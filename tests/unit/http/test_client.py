@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from adapters.http.client import ConnectionPoolLimits, HttpUpstreamConnection
-from adapters.http.client_connection import ClientConnection, parse_url
+from adapters.http.client.connection import ClientConnection
+from adapters.http.client.request import parse_url
+from adapters.http.client.upstream import ConnectionPoolLimits, HttpUpstreamConnection
 from adapters.limits import Quota
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
+from tests.kit.cases import each_case, expect
 from tests.kit.raw_server import make_certificate
 from tests.kit.upstreams import Last, LegacyServer, legacy_server, ok
 
@@ -40,15 +42,11 @@ async def send(
 
 
 async def answer(line: HttpUpstreamConnection, carried: RequestMetadata = POST) -> Answer:
-    got = await send(line, carried)
-    assert isinstance(got, Answer), got
-    return got
+    return expect(Answer, await send(line, carried))
 
 
 async def refusal(line: HttpUpstreamConnection) -> Fault:
-    got = await send(line)
-    assert isinstance(got, Fault)
-    return got
+    return expect(Fault, await send(line))
 
 
 async def test_a_message_goes_out_and_its_answer_comes_back() -> None:
@@ -65,11 +63,12 @@ async def test_connections_are_used_again() -> None:
         assert (old.connections, xapi.status().idle) == (1, 1)
 
 
-async def test_an_answer_to_head_leaves_the_connection_usable() -> None:
+async def test_content_that_an_answer_to_head_announces_ends_its_connection() -> None:
+    """A server that sends it all the same would answer the next call with it."""
     async with legacy_server(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n") as old, line(old.url) as xapi:
         for _ in range(2):
             assert (await answer(xapi, HEAD)).body == b""
-        assert old.connections == 1
+        assert old.connections == 2
 
 
 async def test_each_request_has_a_connection_where_the_config_says_so() -> None:
@@ -81,6 +80,20 @@ async def test_each_request_has_a_connection_where_the_config_says_so() -> None:
             await answer(xapi)
         assert old.connections == 3
         assert all(b"\r\nConnection: close\r\n" in request for request in old.requests)
+
+
+@pytest.mark.parametrize("keepalive", [True, None])
+async def test_a_connection_that_rests_too_long_is_closed(keepalive: bool | None) -> None:
+    limits = ConnectionPoolLimits(connections=2, idle=0.01, keepalive=keepalive)
+    async with legacy_server() as old, line(old.url, limits) as xapi:
+        for _ in range(2):
+            await asyncio.gather(answer(xapi), answer(xapi))
+            for _ in range(2):
+                await asyncio.wait_for(old.left.acquire(), 60)
+            assert xapi.status().idle == 0
+        for _ in range(4):
+            old.left.release()
+        assert old.connections == 4
 
 
 async def test_a_connection_that_was_closed_while_idle_costs_no_call() -> None:
@@ -95,7 +108,7 @@ LEARNING = ConnectionPoolLimits(keepalive=None)
 QUICK = ConnectionPoolLimits(keepalive=None, probe_interval=0.0)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("limits", "lines", "connections"),
     [(LEARNING, (), 5), (QUICK, (), 1), (LEARNING, ("Connection: Keep-Alive",), 1)],
     ids=["not yet", "seen to stay open", "promised"],
@@ -178,8 +191,7 @@ async def test_only_what_may_be_repeated_is_sent_again_when_a_used_connection_en
         assert (await refusal(xapi)).code is FaultCode.NO_REPLY
         assert len(old.requests) == 2
         await answer(xapi)
-        again = await send(xapi, repeatable=True)
-        assert isinstance(again, Answer)
+        expect(Answer, await send(xapi, repeatable=True))
         assert len(old.requests) == 5
 
 
@@ -248,8 +260,7 @@ async def test_what_may_be_repeated_is_sent_again_after_a_reset(tmp_path: Path) 
         await server.obey_and_die(connection)
         again = await server.accept()
         await server.answer(again, b"again")
-        got = await call
-        assert isinstance(got, Answer)
+        got = expect(Answer, await call)
         assert got.body == b"again"
         again.close()
     server.close()

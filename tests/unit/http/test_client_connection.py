@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 import ssl
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from aiohttp.http_exceptions import HttpProcessingError
 
-from adapters.http.client_connection import LOST, ClientConnection, TooLargeError, connect, parse_url, reason
-from adapters.limits import Quota, Reservation
+from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect, reason
+from adapters.http.client.request import parse_url
+from adapters.http.client.response import NotHttpError
+from adapters.limits import Quota
 from gateway.core.rpc.model import Answer
+from tests.kit.cases import each_case
+from tests.kit.raw_server import make_certificate, raw_server
 from tests.kit.upstreams import Answers, Last, LegacyServer, legacy_server, ok
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
@@ -28,16 +35,12 @@ async def again(
     connection: ClientConnection, *, bodiless: bool = False, limit: int = 1000, quota: Quota | None = None
 ) -> Answer:
     assert connection.start(REQUEST, bodiless=bodiless)
-    with Reservation(quota or Quota()) as held:
-        return await asyncio.wait_for(connection.answer(limit, held), 60)
+    return await asyncio.wait_for(connection.answer(limit, quota or Quota()), 60)
 
 
 async def gone(connection: ClientConnection) -> None:
-    closed = connection.closed
     connection.abort()
-    if closed is not None:
-        await asyncio.wait_for(asyncio.wait([closed]), 60)
-        closed.cancelled() or closed.exception()
+    await asyncio.wait_for(asyncio.wait([connection.closed]), 60)
 
 
 async def answered(raw: bytes, *, bodiless: bool = False) -> Answer:
@@ -56,22 +59,21 @@ async def test_an_answer_is_read_byte_for_byte() -> None:
     assert got.content_type == ""
 
 
-@pytest.mark.parametrize("pieces", [[b"2\r\n", b"abc"], [b"2\r\na", b"b\r\n:"], [b"2\r\nab", b"\r\n:"]])
+@each_case("pieces", [[b"2\r\n", b"abc"], [b"2\r\na", b"b\r\n:"], [b"2\r\nab", b"\r\n:"]])
 async def test_who_reads_a_body_is_told_at_once_of_a_chunk_that_is_none(pieces: list[bytes]) -> None:
     async with legacy_server(held=True) as old:
         connection = await connect(parse_url(old.url), 5)
         assert connection.start(REQUEST, bodiless=False)
-        with Reservation(Quota()) as held:
-            reading = asyncio.ensure_future(connection.answer(1000, held))
-            for piece in (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *pieces):
-                connection.data_received(piece)
-                await asyncio.sleep(0)  # it is read
-            with pytest.raises(HttpProcessingError):
-                await asyncio.wait_for(reading, 60)
+        reading = asyncio.ensure_future(connection.answer(1000, Quota()))
+        for piece in (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *pieces):
+            connection.data_received(piece)
+            await asyncio.sleep(0)  # it is read
+        with pytest.raises(NotHttpError):
+            await asyncio.wait_for(reading, 60)
         await gone(connection)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("raw", "body", "headers"),
     [
         (CHUNKED + b"X: y\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"abc", ((b"X", b"y"),)),
@@ -104,7 +106,7 @@ async def test_a_connection_serves_again_when_its_answer_was_whole() -> None:
         await gone(connection)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "raw",
     [
         ok(b"x", "Connection: close"),
@@ -134,7 +136,7 @@ async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_
         await gone(connection)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "answers",
     [
         lambda _: None,
@@ -162,26 +164,37 @@ async def test_a_large_answer_is_not_held() -> None:
         assert quota.buffered == 0
 
 
+async def test_what_is_held_of_an_answer_counts_until_it_is_read_or_given_up() -> None:
+    quota = Quota(max_buffered=100)
+    async with legacy_server(held=True) as old:
+        for fails in (False, True):
+            connection = await connect(parse_url(old.url), 5)
+            assert connection.start(REQUEST, bodiless=False)
+            reading = asyncio.ensure_future(connection.answer(1000, quota))
+            await asyncio.sleep(0)
+            connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n" + bytes(40))
+            await asyncio.sleep(0)
+            assert quota.buffered == 40
+            if fails:
+                connection.abort()
+                with pytest.raises(LOST):
+                    await asyncio.wait_for(reading, 60)
+            else:
+                connection.data_received(bytes(20))
+                assert (await asyncio.wait_for(reading, 60)).body == bytes(60)
+            assert quota.buffered == 0
+            await gone(connection)
+
+
 async def test_a_large_request_is_written_whole(tmp_path: Path) -> None:
     body = bytes(3_000_000)
     async with legacy_server(socket=tmp_path / "socket") as old:
         connection = await connect(parse_url(old.url), 5)
         request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         assert connection.start(request, bodiless=False)
-        with Reservation(Quota()) as held:
-            await asyncio.wait_for(connection.answer(1000, held), 60)
+        await asyncio.wait_for(connection.answer(1000, Quota()), 60)
         assert old.requests == [request]
         await gone(connection)
-
-
-async def test_an_idle_connection_closes_itself() -> None:
-    async with legacy_server() as old:
-        connection = await connect(parse_url(old.url), 5)
-        await again(connection)
-        connection.start_idle(0.01)
-        await asyncio.wait_for(old.left.acquire(), 60)
-        old.left.release()
-        assert not connection.is_reusable
 
 
 async def test_why_there_is_no_connection_is_said_in_words(tmp_path: Path) -> None:
@@ -192,3 +205,48 @@ async def test_why_there_is_no_connection_is_said_in_words(tmp_path: Path) -> No
     assert reason(TimeoutError()) == "no connection in time"
     assert reason(OSError("something")) == "no connection"
     assert reason(ssl.SSLError(1, "WRONG_VERSION_NUMBER")).startswith("no TLS could be agreed on")
+
+
+async def test_session_tickets_are_not_taken_for_the_end_of_a_new_connection(tmp_path: Path) -> None:
+    """A server of TLS 1.3 sends them when the handshake has ended for the client, which may send its request before."""
+    certificate, agreed, connected = make_certificate(tmp_path), threading.Event(), threading.Event()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def serve(plain: socket.socket) -> str:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        while True:
+            incoming.write(plain.recv(65536))
+            with suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+                break
+            plain.sendall(outgoing.read())
+        agreed.set()
+        assert connected.wait(60)
+        plain.sendall(outgoing.read())  # the tickets
+        got = b""
+        while not got.endswith(b"hi"):
+            with suppress(ssl.SSLWantReadError):
+                got += tls.read()
+                continue
+            incoming.write(plain.recv(65536))
+        tls.write(ok(b"x"))
+        plain.sendall(outgoing.read())
+        return str(tls.version())
+
+    with raw_server() as old:
+        old.serve = serve
+        url = old.url.replace("http:", "https:")
+        connection = await connect(parse_url(url, ca_file=str(certificate)), 60)
+        assert await asyncio.to_thread(agreed.wait, 60)
+        connected.set()
+        assert connection.transport is not None
+        poll = select.poll()
+        poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        assert poll.poll(60_000)  # the loop does not run meanwhile, and reads nothing
+        try:
+            assert (await again(connection)).body == b"x"
+        finally:
+            await gone(connection)
+        assert old.result() == "TLSv1.3"

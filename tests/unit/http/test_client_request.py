@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.http.client_connection import parse_url, write_request
+from adapters.http.client.request import RequestHeads, parse_url, request_head
 from adapters.http.headers import HOP_BY_HOP, end_to_end, first, has, lines, without
 from gateway.core.rpc.model import RequestMetadata
+from tests.kit.cases import each_case
 
 
 def test_a_url_says_host_port_and_path() -> None:
@@ -21,7 +22,7 @@ def test_a_url_says_host_port_and_path() -> None:
     assert (found.socket, found.path) == ("/var/lib/xcp/xapi", "/RPC2")
 
 
-@pytest.mark.parametrize(
+@each_case(
     "url", ["http://", "ftp://xen", "http+unix://x", "http+unix:///x:y", "http://me:word@xen", "http://xen:99999/"]
 )
 def test_another_url_is_refused(url: str) -> None:
@@ -46,14 +47,14 @@ XEN = parse_url("http://xen:80")
 
 
 def laid_out(*headers: tuple[bytes, bytes], body: bytes = b"body", verb: str = "POST", target: str = "/RPC2") -> bytes:
-    return write_request(XEN, body, RequestMetadata(verb, target, headers))
+    return request_head(XEN, len(body), RequestMetadata(verb, target, headers)) + body
 
 
 HOST = (b"Host", b"x")
 EXPECTED = b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "expected"),
     [
         (
@@ -67,11 +68,11 @@ EXPECTED = b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
         (laid_out(HOST, body=b""), b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
         (laid_out(verb="GET", body=b"", target=""), b"GET / HTTP/1.1\r\nHost: xen:80\r\n\r\n"),
         (
-            write_request(XEN, b"", RequestMetadata("GET", "/", (HOST,)), host=b"other", close=True),
+            request_head(XEN, 0, RequestMetadata("GET", "/", (HOST,)), host=b"other", close=True),
             b"GET / HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n",
         ),
         (
-            write_request(parse_url("http://xen/RPC2"), b"", RequestMetadata("GET", "/other?x", (HOST,))),
+            request_head(parse_url("http://xen/RPC2"), 0, RequestMetadata("GET", "/other?x", (HOST,))),
             b"GET /RPC2 HTTP/1.1\r\nHost: x\r\n\r\n",
         ),
     ],
@@ -101,7 +102,7 @@ def test_headers_of_the_message_stay_in_their_order_and_spelling() -> None:
     assert end_to_end(PLAIN) == PLAIN
 
 
-@pytest.mark.parametrize("name", sorted(HOP_BY_HOP))
+@each_case("name", sorted(HOP_BY_HOP))
 def test_headers_of_the_connection_do_not_go_on(name: bytes) -> None:
     assert end_to_end(((name.title(), b"x"), *PLAIN)) == PLAIN
 
@@ -123,3 +124,14 @@ def test_a_header_is_found_whatever_its_spelling() -> None:
 
 def test_lines_are_as_they_are_sent() -> None:
     assert lines(PLAIN) == b"Host: xen\r\nX-Odd: \xff\r\nx-odd: \r\n"
+
+
+def test_requests_that_share_their_metadata_share_their_head_where_their_bodies_are_as_long() -> None:
+    heads = RequestHeads(XEN, b"", close=False)
+    shared = RequestMetadata("POST", "/", (HOST, (b"Content-Length", b"4")))
+    first = heads.of(shared, 4)
+    assert heads.of(shared, 4) is first
+    assert heads.of(shared, 5).endswith(b"Content-Length: 5\r\n\r\n")
+    for number in range(200):  # the ids of metadata that is gone are given to others
+        other = RequestMetadata("POST", f"/{number}", (HOST,))
+        assert heads.of(other, 4).startswith(b"POST /%d " % number)

@@ -11,10 +11,13 @@ import pytest
 from adapters.http.server import HttpLimits, HttpServer
 from adapters.limits import Quota
 from gateway.core.rpc.model import Answer
-from tests.kit.clients import DEADLINE, chunked, connect, post
+from tests.kit.cases import each_case
+from tests.kit.clients import chunked, connect, post
 from tests.kit.listeners import CONTENT_TYPE, Broken, Echo, Fixed, Waiting, running, talking
+from tests.kit.programs import TIMEOUT
 
 GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
+WATCHFUL = HttpLimits(poll_interval=0.02, probe_after=0.05)
 
 
 # Heads
@@ -51,7 +54,7 @@ async def test_the_head_timer_does_not_run_while_a_call_is_served_or_the_connect
     limits = HttpLimits(header_timeout=0.5, keepalive_timeout=0.7)
     async with talking(waiting, limits, on_abort=told.append) as wire:
         await wire.send(post(b"x"))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
         asyncio.get_running_loop().call_later(0.6, waiting.release.set)
         assert (await wire.reply()).status == 200
         assert await wire.rest() == b""  # after the head's time it would have been 408, and told
@@ -65,7 +68,7 @@ async def test_an_idle_connection_is_closed_without_a_word() -> None:
         assert await wire.rest() == b""
 
 
-@pytest.mark.parametrize(
+@each_case(
     "head",
     [
         b"POST /" + b"x" * 1000 + b" HTTP/1.1\r\nHost: gateway\r\n\r\n",
@@ -89,7 +92,7 @@ async def test_a_long_head_behind_a_waiting_call_is_refused_after_its_answer() -
     waiting = Waiting()
     async with talking(waiting, HttpLimits(header_bytes=1000)) as wire:
         await wire.send(post(b"first"))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
         await wire.send(post(b"second", "/", *["X-Part: 1234567890"] * 60))
         waiting.release.set()
         assert (await wire.reply()).body == b"first"
@@ -157,46 +160,56 @@ SMUGGLING = (
 )
 
 
-@pytest.mark.parametrize(
-    "garbage",
+@each_case(
+    ("garbage", "found"),
     [
-        b"garbage\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"FRAME 000000000100",
-        b"POST / HTTP/1.1\r\n\r\n",
-        b"POST / HTTP/9.9\r\nHost: gateway\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: x\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: -1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
-        b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: gateway\r\nA\x00: b\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: gateway\r\n folded: b\r\n\r\n",
-        b"POST http://[/ HTTP/1.1\r\nHost: gateway\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        bytes(range(256)),
-        b"GET / HTTP/0.9\r\n\r\n",
-        b"GET / HTTP/2.0\r\nHost: gateway\r\n\r\n",
-        b"GET /\r\n\r\n",
-        b"FOO / HTTP/1.1\r\nHost: gateway\r\n\r\n",
-        b"POST a HTTP/1.1\r\nHost: gateway\r\n\r\n",
-        b"POST ftp://a/ HTTP/1.1\r\nHost: gateway\r\n\r\n",
-        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\nHost: gateway\nContent-Length: 0\n\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        (b"garbage\r\n\r\n", "found 'garbage' as the method; expected METHOD TARGET HTTP/1.1"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "found a TLS handshake; expected HTTP/1.1 or HTTP/1.0"),
+        (b"FRAME 000000000100", "found 'FRAME' as the method"),
+        (b"POST / HTTP/1.1\r\n\r\n", 'no Host header; HTTP/1.1 needs one (or `missing_host = "accept"`'),
+        (b"POST / HTTP/9.9\r\nHost: gateway\r\n\r\n", "Invalid HTTP version; expected METHOD"),
+        (b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: x\r\n\r\n", "Invalid character in Content-Length"),
+        (b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: -1\r\n\r\n", "Invalid character in Content-Length"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "Duplicate Content-Length"),
+        (
+            b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "Transfer-Encoding can't be present with Content-Length",
+        ),
+        (b"POST / HTTP/1.1\r\nHost: gateway\r\nA\x00: b\r\n\r\n", "Invalid header token"),
+        (b"POST / HTTP/1.1\r\nHost: gateway\r\n folded: b\r\n\r\n", "Unexpected whitespace after header value"),
+        (b"POST http://[/ HTTP/1.1\r\nHost: gateway\r\n\r\n", "found the target http://[/; expected a path"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "found the preface of HTTP/2; expected HTTP/1.1 or HTTP/1.0"),
+        (bytes(range(256)), "as the method"),
+        (b"GET / HTTP/0.9\r\n\r\n", "found HTTP/0.9; expected HTTP/1.1 or HTTP/1.0"),
+        (b"GET / HTTP/2.0\r\nHost: gateway\r\n\r\n", "found HTTP/2.0; expected HTTP/1.1 or HTTP/1.0"),
+        (b"GET /\r\n\r\n", "found HTTP/0.9; expected HTTP/1.1 or HTTP/1.0"),
+        (b"FOO / HTTP/1.1\r\nHost: gateway\r\n\r\n", "found 'FOO' as the method"),
+        (b"POST a HTTP/1.1\r\nHost: gateway\r\n\r\n", "Invalid characters in url"),
+        (b"POST ftp://a/ HTTP/1.1\r\nHost: gateway\r\n\r\n", "found the target ftp://a/; expected a path"),
+        (
+            b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "found Transfer-Encoding in HTTP/1.0; expected Content-Length",
+        ),
+        (b"POST / HTTP/1.1\nHost: gateway\nContent-Length: 0\n\n", "Expected CRLF after version"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "found Host: a, a; expected one host"),
     ],
 )
-async def test_garbage_is_answered_with_one_line_that_tells_nothing_of_python(garbage: bytes) -> None:
+async def test_garbage_is_answered_with_one_line_that_says_what_was_found(garbage: bytes, found: str) -> None:
     echo = Echo()
     async with talking(echo) as wire:
         await wire.send(garbage)
         reply = await wire.reply()
         assert await wire.rest() == b""
-    assert (reply.status, reply.body) == (400, b"this is no valid HTTP request\n")
+    assert reply.status == 400
+    line = reply.body.decode("ascii")
+    assert line.startswith("invalid HTTP request: ")
+    assert found in line
+    assert (line.count("\n"), line[:-1].isprintable()) == (1, True)
     assert set(reply.headers) == {"content-type", "date", "content-length", "connection"}
     assert echo.seen == []
 
 
-@pytest.mark.parametrize("lines", SMUGGLING)
+@each_case("lines", SMUGGLING)
 async def test_what_smuggles_is_refused_however_it_is_cut_and_nothing_behind_it_is_served(lines: bytes) -> None:
     echo = Echo()
     async with running(echo) as address:
@@ -214,7 +227,7 @@ async def test_what_smuggles_is_refused_however_it_is_cut_and_nothing_behind_it_
     assert [body for body, _ in echo.seen] == [b"first"] * 2
 
 
-@pytest.mark.parametrize(
+@each_case(
     "broken", [b"1\nx\n0\n\n", b"0x1\r\nx\r\n", b"1 \r\nx\r\n", b"1;a\n\r\nx\r\n", b"-1\r\n", b"1\r\nxx\r\n", b"f" * 20]
 )
 async def test_a_chunk_of_doubtful_length_is_refused(broken: bytes) -> None:
@@ -241,7 +254,7 @@ async def test_chunk_extensions_and_trailers_are_dropped_and_bounded() -> None:
     assert [name for name, _ in echo.carried[0].headers] == [b"Host", b"Transfer-Encoding"]
 
 
-@pytest.mark.parametrize(("version", "needs_host"), [("1.1", False), ("1.0", True)])
+@each_case(("version", "needs_host"), [("1.1", False), ("1.0", True)])
 async def test_a_missing_host_is_accepted_in_http_1_0_and_where_the_listener_says_so(
     version: str, needs_host: bool
 ) -> None:
@@ -284,13 +297,13 @@ async def test_a_pipelined_request_waits_for_the_one_before() -> None:
     waiting = Waiting()
     async with talking(waiting) as wire:
         await wire.send(post(b"one") + post(b"two"))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
         assert waiting.begun.locked()
         waiting.release.set()
         assert [(await wire.reply()).body for _ in range(2)] == [b"one", b"two"]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("version", "header", "stays"),
     [
         ("1.1", "", True),
@@ -319,7 +332,7 @@ async def test_a_client_that_has_sent_its_last_byte_still_gets_its_answers() -> 
         assert await wire.rest() == b""
 
 
-@pytest.mark.parametrize("lines", [(), ("Expect: 100-continue",)])
+@each_case("lines", [(), ("Expect: 100-continue",)])
 async def test_a_body_that_ends_early_reaches_no_endpoint(lines: tuple[str, ...]) -> None:
     echo = Echo()
     async with talking(echo) as wire:
@@ -327,31 +340,32 @@ async def test_a_body_that_ends_early_reaches_no_endpoint(lines: tuple[str, ...]
         if lines:
             await wire.raw(25)
         wire.end()
-        assert (await wire.reply()).body == b"invalid_request: the body is broken"
+        expected = b"invalid_request: the body is broken: found its end after 4 bytes; expected 5 (Content-Length)"
+        assert (await wire.reply()).body == expected
         assert await wire.rest() == b""
     assert echo.seen == []
 
 
-@pytest.mark.parametrize("ahead", [b"", post(b"x" * 100_000) * 3], ids=["alone", "with much sent ahead"])
+@each_case("ahead", [b"", post(b"x" * 100_000) * 3], ids=["alone", "with much sent ahead"])
 async def test_a_call_is_cancelled_when_its_client_resets_the_connection(ahead: bytes) -> None:
     endpoint, quota = Waiting(), Quota()
-    async with running(endpoint, quota=quota) as address:
+    async with running(endpoint, WATCHFUL, quota=quota) as address:
         async with connect(address) as wire:
             await wire.send(post(b"write this") + ahead)
-            await asyncio.wait_for(endpoint.begun.acquire(), DEADLINE)
+            await asyncio.wait_for(endpoint.begun.acquire(), TIMEOUT)
             wire.reset()
-        await asyncio.wait_for(endpoint.cancelled.acquire(), DEADLINE)
+        await asyncio.wait_for(endpoint.cancelled.acquire(), TIMEOUT)
     assert (quota.calls, quota.buffered) == (0, 0)
 
 
 async def test_a_call_is_cancelled_when_its_client_closes_a_unix_socket(tmp_path: Path) -> None:
     endpoint = Waiting()
-    server = HttpServer("rpc", [f"unix:{tmp_path}/rpc"], lambda path: endpoint)
+    server = HttpServer("rpc", [f"unix:{tmp_path}/rpc"], lambda path: endpoint, limits=WATCHFUL)
     await server.start()
     async with connect(server.addresses[0]) as wire:
         await wire.send(post(b"write this"))
-        await asyncio.wait_for(endpoint.begun.acquire(), DEADLINE)
-    await asyncio.wait_for(endpoint.cancelled.acquire(), DEADLINE)
+        await asyncio.wait_for(endpoint.begun.acquire(), TIMEOUT)
+    await asyncio.wait_for(endpoint.cancelled.acquire(), TIMEOUT)
     await server.stop(0)
 
 
@@ -374,18 +388,18 @@ async def test_a_call_that_is_cancelled_before_its_first_step_gives_its_place_ba
 
 async def test_a_close_over_tcp_looks_like_a_half_close_until_the_client_is_told_something() -> None:
     endpoint = Waiting()
-    async with running(endpoint) as address:
+    async with running(endpoint, WATCHFUL) as address:
         async with connect(address) as wire:
             await wire.send(post(b"write this"))
-            await asyncio.wait_for(endpoint.begun.acquire(), DEADLINE)
-        await asyncio.wait_for(endpoint.cancelled.acquire(), 10)
+            await asyncio.wait_for(endpoint.begun.acquire(), TIMEOUT)
+        await asyncio.wait_for(endpoint.cancelled.acquire(), TIMEOUT)
 
 
 async def test_a_half_closed_client_that_waits_is_told_to_go_on_and_then_answered() -> None:
     waiting = Waiting()
-    async with talking(waiting) as wire:
+    async with talking(waiting, WATCHFUL) as wire:
         await wire.send(post(b"hello"))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
         wire.end()
         assert await wire.raw(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
         waiting.release.set()
@@ -398,7 +412,7 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
     endpoint = Fixed(Answer(bytes(50_000_000), CONTENT_TYPE))
     async with talking(endpoint, HttpLimits(write_timeout=0.05), on_abort=told.put_nowait) as wire:
         await wire.send(post(b"x"))
-        why = await asyncio.wait_for(told.get(), DEADLINE)
+        why = await asyncio.wait_for(told.get(), TIMEOUT)
         assert why == f"{wire.name} did not read its answer within 0.05 s"
         assert len(await wire.rest()) < 50_000_000
 
@@ -419,7 +433,7 @@ async def test_many_small_requests_that_are_sent_ahead_wait_as_bytes() -> None:
         tracemalloc.start()
         try:
             await wire.send(post(b"x") + GET * 7_500)
-            await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+            await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
             await asyncio.sleep(0.05)  # for the rest to arrive, or not
             assert tracemalloc.get_traced_memory()[1] < 2 * 1024 * 1024
         finally:
@@ -443,7 +457,7 @@ async def test_calls_past_the_cap_are_refused_at_once_in_the_clients_protocol() 
         connect(address) as second,
     ):
         await first.send(post(b"one"))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
         await second.send(post(b"two"))
         reply = await second.reply()
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
@@ -463,7 +477,7 @@ async def test_the_calls_of_all_listeners_together_have_a_cap() -> None:
         connect(other) as second,
     ):
         await first.send(post(b"one"))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
         await second.send(post(b"two"))
         reply = await second.reply()
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
@@ -478,7 +492,7 @@ async def test_bodies_past_what_may_be_held_are_refused_before_they_arrive() -> 
     quota, waiting = Quota(max_buffered=1000, max_buffered_per_peer=1000), Waiting()
     async with running(waiting, quota=quota) as address, connect(address) as first, connect(address) as second:
         await first.send(post(b"x" * 600))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
         assert quota.buffered == 600
         await second.send(post(b"x" * 401)[:-401])
         reply = await second.reply()
@@ -490,7 +504,7 @@ async def test_bodies_past_what_may_be_held_are_refused_before_they_arrive() -> 
         assert (await first.reply()).status == 200
 
 
-@pytest.mark.parametrize(
+@each_case(
     "request_", [chunked(b"x" * 600, b"x" * 600), post(gzip.compress(bytes(1200)), "/", "Content-Encoding: gzip")]
 )
 async def test_a_body_that_tells_no_length_is_counted_as_it_comes(request_: bytes) -> None:
@@ -536,7 +550,7 @@ async def test_connections_past_the_cap_are_told_and_closed_and_room_is_made_aga
     async with running(waiting, HttpLimits(max_connections=1)) as address:
         async with connect(address) as first:
             await first.send(post(b"x"))
-            await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+            await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
             async with connect(address) as second:
                 reply = await second.reply()
                 assert (reply.status, reply.headers["retry-after"]) == (503, "1")

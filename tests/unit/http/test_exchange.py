@@ -10,10 +10,15 @@ import pytest
 from adapters.http.request_parser import BODY_PIECE, HEAD_PIECE
 from adapters.http.server import HttpLimits, HttpServer
 from gateway.core.interfaces import HttpExchange
-from gateway.core.rpc.model import Answer
+from gateway.core.rpc.model import Answer, Headers
+from tests.kit.cases import each_case
 from tests.kit.clients import chunked, connect, post
 from tests.kit.listeners import Echo, running, talking
 
+BAD_CHUNK = (
+    b"the body is broken: after 1 bytes: Invalid character in chunk size; "
+    b"expected for each chunk its size in hexadecimal, CRLF, that many bytes, CRLF"
+)
 GET = b"GET /x HTTP/1.1\r\nHost: gateway\r\n\r\n"
 LARGE = bytes(16 * 1024**2)  # more than a socket holds
 
@@ -43,7 +48,7 @@ class Streams(Echo):
         return None
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("version", "head", "expected"),
     [
         ("1.1", (), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"),
@@ -72,7 +77,54 @@ async def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
     assert [each.verb for each in rest.carried] == ["GET", "PUT", "PUT"]
 
 
-@pytest.mark.parametrize("cut", [1, 7, 1000])
+@each_case("cut", [1, 7, 1000])
+async def test_trailers_reach_the_exchange_and_no_other_request(cut: int) -> None:
+    class Tells(Streams):
+        async def stream(self, exchange: HttpExchange) -> Answer | None:
+            await super().stream(exchange)
+            told.append(exchange.trailers)
+            return None
+
+    told: list[Headers] = []
+    bad = b"Host: b\r\nAuthorization: no\r\nSet-Cookie: no\r\n"
+    first = chunked(b"a").replace(b"POST", b"PUT").removesuffix(b"\r\n") + bad + b"X-Sum: 7\r\n\r\n"
+    answers = Tells(head=Answer(None, "", None, 200, "OK", ((b"content-length", b"0"),)))
+    async with talking(passthrough=answers) as wire:
+        message = first + GET
+        for at in range(0, len(message), cut):
+            await wire.send(message[at : at + cut])
+        assert [(await wire.reply()).status for _ in range(2)] == [200, 200]
+    assert told == [((b"X-Sum", b"7"),), ()]
+    assert answers.carried[1].headers == ((b"Host", b"gateway"),)
+
+
+async def test_a_trailer_that_would_frame_the_body_is_refused() -> None:
+    async with talking(passthrough=Echo()) as wire:
+        message = chunked(b"a").replace(b"POST", b"PUT").removesuffix(b"\r\n")
+        await wire.send(message + b"Content-Length: 9\r\n\r\n")
+        reply = await wire.reply()
+        assert await wire.rest() == b""
+    assert b"the body is broken: after 1 bytes: Content-Length can't be present" in reply.body
+
+
+@pytest.mark.parametrize(("version", "sent"), [("1.1", b"0\r\nX-Sum: 7\r\n\r\n"), ("1.0", b"a")])
+async def test_trailers_of_a_response_go_where_there_are_chunks(version: str, sent: bytes) -> None:
+    class Trailing(Streams):
+        async def stream(self, exchange: HttpExchange) -> Answer | None:
+            await exchange.respond(Answer(None, "", None, 200, "OK", ((b"Trailer", b"X-Sum"),)))
+            await exchange.write(b"a")
+            await exchange.finish(((b"X-Sum", b"7"),))
+            return None
+
+    async with talking(passthrough=Trailing()) as wire:
+        await wire.send(GET.replace(b"1.1", version.encode()))
+        wire.end()
+        answer = await wire.rest()
+    assert answer.endswith(sent)
+    assert (b"Trailer: X-Sum" in answer) == (version == "1.1")
+
+
+@each_case("cut", [1, 7, 1000])
 async def test_a_body_arrives_whole_however_it_is_cut(cut: int) -> None:
     body = bytes(range(256)) * 20
     for message in (post(body), chunked(body[:100], body[100:])):
@@ -85,7 +137,7 @@ async def test_a_body_arrives_whole_however_it_is_cut(cut: int) -> None:
         assert answers.body == body
 
 
-@pytest.mark.parametrize("left", [b"\r\n0\r\n\r\n", b"0\r\n\r\n", b"\n", b""])
+@each_case("left", [b"\r\n0\r\n\r\n", b"0\r\n\r\n", b"\n", b""])
 async def test_the_end_of_a_body_is_seen_when_it_waits_behind_a_full_buffer(left: bytes) -> None:
     """The bytes `left` are parsed only when the exchange has room again, and hold no piece of the body."""
     answers = Streams(b"ok")
@@ -109,7 +161,7 @@ async def test_the_end_of_a_body_is_seen_when_it_waits_behind_a_full_buffer(left
 async def test_a_chunk_that_is_none_ends_the_connection() -> None:
     async with talking(passthrough=Echo()) as wire:
         await wire.send(chunked(b"a").replace(b"POST", b"PUT").replace(b"0\r\n\r\n", b"x\r\n"))
-        assert (await wire.reply()).body == b"invalid_request: the body is broken"
+        assert (await wire.reply()).body == b"invalid_request: " + BAD_CHUNK
         assert await wire.rest() == b""
 
 
@@ -179,7 +231,7 @@ async def test_a_tunnel_has_no_deadline_and_ends_when_its_client_has_left() -> N
     assert opens.body == b"hello"
 
 
-@pytest.mark.parametrize("pieces", [(LARGE, LARGE), (b"part",)], ids=["being written", "all written"])
+@each_case("pieces", [(LARGE, LARGE), (b"part",)], ids=["being written", "all written"])
 async def test_a_stop_resets_what_streams_when_the_grace_is_over(pieces: tuple[bytes, ...]) -> None:
     """An HTTP/1.0 client would take the mere end of its connection for the end of the response."""
 

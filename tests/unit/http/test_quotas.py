@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-import pytest
-
 from adapters.http.quotas import PeerShare, Quotas
 from adapters.http.server import HttpLimits
 from adapters.limits import Quota
-from gateway.core.rpc.model import Answer, Peer
-from tests.kit.clients import DEADLINE, Wire, connect, post
+from gateway.core.rpc.model import NO_METADATA, Answer, Peer, RequestMetadata
+from tests.kit.cases import each_case, present
+from tests.kit.clients import Wire, connect, post
 from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, Waiting, running
+from tests.kit.programs import TIMEOUT
 
 ONE, OTHER = Peer("tcp:192.0.2.1:1"), Peer("tcp:192.0.2.2:1")
 USER = Peer("unix:/run/rpc", uid=1000)
@@ -30,8 +30,7 @@ class Client:
 
 def entered(quotas: Quotas, peer: Peer, *, idle: bool = True) -> tuple[Client, PeerShare]:
     client = Client()
-    share = quotas.enter(client, peer)
-    assert share is not None
+    share = present(quotas.enter(client, peer))
     if not idle:
         share.idle.pop(client)
     return client, share
@@ -44,7 +43,7 @@ def test_one_peer_has_half_of_the_connections_and_of_the_calls() -> None:
         assert (share.max_connections, share.max_calls) == (3, 3)
 
 
-@pytest.mark.parametrize("address", ["tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1"])
+@each_case("address", ["tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1"])
 def test_clients_over_loopback_that_cannot_be_told_apart_have_the_whole(address: str) -> None:
     share = entered(Quotas(Quota(), max_connections=5, max_calls=5), Peer(address))[1]
     assert (share.max_connections, share.max_calls) == (5, 5)
@@ -145,7 +144,7 @@ async def test_a_connection_whose_call_runs_is_never_given_up() -> None:
     async with running(waiting, HttpLimits(max_connections=2)) as address, AsyncExitStack() as stack:
         busy, idle = await add_connection(stack, address, 2)
         await busy.send(post(b"x"))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
         for _ in range(3):
             (newcomer,) = await add_connection(stack, address, 1)
             assert await idle.rest() == b""
@@ -168,7 +167,7 @@ async def test_twelve_clients_that_do_not_read_their_large_answers_block_nobody_
         for wire in await add_connection(stack, address, 12):
             await wire.send(post(b"large"))
         (other,) = await add_connection(stack, address, 1)
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 await other.send(post(b"x"))
                 if (await other.reply()).status == 200:
@@ -191,9 +190,10 @@ async def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_a
 
 
 async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room() -> None:
+    size = 60_000_000  # what is left unread at the end is more than the sockets' buffers can hold (33 MB and 4 MB)
     quota = Quota(max_buffered=10_000)
     async with (
-        running(Fixed(Answer(bytes(20_000_000), CONTENT_TYPE)), quota=quota) as address,
+        running(Fixed(Answer(bytes(size), CONTENT_TYPE)), quota=quota) as address,
         connect(address) as reads,
         connect(address) as other,
     ):
@@ -204,4 +204,101 @@ async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room()
             await other.send(post(b"x"))
             assert (await other.reply()).status == 503
             await asyncio.sleep(0.02)
-        assert len(await reads.raw(20_000_000 - got)) == 20_000_000 - got
+        assert len(await reads.raw(size - got)) == size - got
+
+
+# Calls that wait for events
+
+
+def test_a_call_that_waits_is_no_call_until_it_goes_on() -> None:
+    quota = Quota(max_calls=2)
+    quotas = Quotas(quota, max_connections=10, max_calls=2, max_waiting=3)
+    _, share = entered(quotas, Peer("tcp:127.0.0.1:1"))
+    for _ in range(3):
+        assert quotas.begin_call(share, 0)
+        assert quotas.begin_wait(share)
+    assert (quotas.calls, quotas.waiting, quota.calls, share.calls) == (0, 3, 0, 0)
+    assert quotas.begin_call(share, 0)
+    assert not quotas.begin_wait(share)  # too many wait: it stays a call
+    assert (quotas.calls, quotas.waiting) == (1, 3)
+    for _ in range(3):  # they go on whatever else runs, so that what they waited for is answered
+        quotas.end_wait(share)
+    assert (quotas.calls, quota.calls) == (4, 4)
+    assert not quotas.begin_call(share, 0)
+    for _ in range(4):
+        quotas.end_call(share)
+    assert (quotas.calls, quotas.waiting, quota.calls, share.calls, share.waiting) == (0, 0, 0, 0, 0)
+
+
+def test_one_peer_has_half_of_the_calls_that_wait() -> None:
+    quotas = Quotas(Quota(), max_connections=10, max_calls=10, max_waiting=3)
+    _, share = entered(quotas, ONE)
+    for allowed in (True, True, False):
+        assert quotas.begin_call(share, 0)
+        assert quotas.begin_wait(share) is allowed
+    _, other = entered(quotas, OTHER)
+    assert quotas.begin_call(other, 0)
+    assert quotas.begin_wait(other)
+
+
+def test_the_share_of_a_peer_is_there_while_a_call_of_it_waits() -> None:
+    quotas = Quotas(Quota(), max_connections=10, max_calls=10)
+    client, share = entered(quotas, ONE)
+    assert quotas.begin_call(share, 0)
+    assert quotas.begin_wait(share)
+    quotas.leave(client, share)
+    assert entered(quotas, ONE)[1] is share
+    quotas.end_wait(share)
+    quotas.end_call(share)
+    assert share.calls == share.waiting == 0
+
+
+class Parked(Echo):
+    """Waits for events when the body says so, and answers any other body at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parked = asyncio.Semaphore(0)
+        self.go_on = asyncio.Event()
+
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
+        if body != b"wait":
+            return await super().answer(body, peer)
+        assert peer.connection is not None
+        assert peer.connection.on_wait is not None
+        resume = peer.connection.on_wait()
+        if resume is None:
+            return Answer(b"too many wait", CONTENT_TYPE)
+        self.parked.release()
+        try:
+            await self.go_on.wait()
+        finally:
+            resume()
+        return Answer(b"went on", CONTENT_TYPE)
+
+
+async def test_calls_that_wait_leave_their_slots_to_others_and_are_bounded_themselves() -> None:
+    endpoint, quota = Parked(), Quota(max_calls=1)
+    limits = HttpLimits(max_calls=1, max_waiting=5)
+    async with AsyncExitStack() as stack, asyncio.timeout(TIMEOUT):
+        address = await stack.enter_async_context(running(endpoint, limits, quota=quota))
+        waiting = [await stack.enter_async_context(connect(address)) for _ in range(5)]
+        for wire in waiting:
+            await wire.send(post(b"wait"))
+            await endpoint.parked.acquire()
+        other = await stack.enter_async_context(connect(address))
+        for _ in range(3):
+            await other.send(post(b"work"))
+            assert (await other.reply()).body == b"work"
+        await other.send(post(b"wait"))
+        assert (await other.reply()).body == b"too many wait"
+        gone = waiting.pop()
+        gone.reset()
+        await other.send(post(b"work"))
+        assert (await other.reply()).body == b"work"
+        endpoint.go_on.set()
+        for wire in waiting:
+            assert (await wire.reply()).body == b"went on"
+        await other.send(post(b"work"))
+        assert (await other.reply()).body == b"work"
+    assert quota.calls == 0

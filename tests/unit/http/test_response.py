@@ -1,12 +1,22 @@
+"""Responses; sockets that systemd has passed."""
+
 from __future__ import annotations
 
+import os
 import re
+import socket
+from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 
 from adapters.http import response
+from adapters.http import socket_activation as activation
 from adapters.http.response import HttpResponse, ResponseWriter
+from adapters.http.socket_activation import InheritedSockets, inherited
+from gateway.core.rpc.model import Answer, Fault, FaultCode
+from tests.kit.cases import each_case
 
 
 def lines(data: bytes) -> list[str]:
@@ -21,7 +31,7 @@ def test_an_answer_has_the_exact_content_type_its_length_and_its_date() -> None:
     assert data.endswith(b"\r\n\r\n<a/>")
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("minor", "close", "expected"),
     [(1, False, None), (1, True, "close"), (0, False, "keep-alive"), (0, True, None)],
 )
@@ -52,7 +62,7 @@ def test_the_listeners_headers_and_the_answers_own_are_written() -> None:
     assert lines(data)[1:3] == ["Access-Control-Allow-Origin: *", "Retry-After: 1"]
 
 
-@pytest.mark.parametrize("headers", [{"a b": "c"}, {"a": "b\r\nc: d"}, {"": "x"}, {"a": "ü"}, {"Content-length": "1"}])
+@each_case("headers", [{"a b": "c"}, {"a": "b\r\nc: d"}, {"": "x"}, {"a": "ü"}, {"Content-length": "1"}])
 def test_a_header_that_would_break_the_answer_is_refused_by_name(headers: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(next(iter(headers))))):
         ResponseWriter(headers)
@@ -63,3 +73,111 @@ def test_the_page_of_a_broken_message_escapes_its_text() -> None:
     assert (answer.status, answer.content_type, answer.close) == (500, "text/html", True)
     assert answer.body is not None
     assert b"&lt;script&gt; &amp; co" in answer.body
+
+
+# Socket activation
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        made.listen()
+        yield made
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {"LISTEN_PID": str(os.getpid()), "HOME": "/", **variables}
+
+
+def test_without_systemd_there_is_nothing() -> None:
+    assert inherited({}).names == ()
+
+
+def test_what_was_passed_to_another_process_is_not_ours() -> None:
+    variables = environment(LISTEN_PID="1", LISTEN_FDS="1")
+    assert inherited(variables).names == ()
+    assert variables["LISTEN_FDS"] == "1"
+
+
+def test_each_name_stands_for_its_descriptors_and_the_variables_are_removed(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activation, "FIRST", listening.fileno())
+    os.set_inheritable(listening.fileno(), True)
+    variables = environment(LISTEN_FDS="1", LISTEN_FDNAMES="rpc")
+    passed = inherited(variables)
+    assert variables == {"HOME": "/"}
+    assert passed.names == ("rpc",)
+    assert not os.get_inheritable(listening.fileno())
+
+
+def test_without_names_every_socket_is_called_unknown(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activation, "FIRST", listening.fileno())
+    assert inherited(environment(LISTEN_FDS="1")).names == ("unknown",)
+
+
+@each_case(
+    ("variables", "says"),
+    [
+        ({"LISTEN_FDS": "many"}, "LISTEN_FDS: expected a number, got 'many'"),
+        ({}, "LISTEN_FDS: expected a number, got ''"),
+        ({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "rpc"}, "LISTEN_FDNAMES: expected 2 names, got 1"),
+    ],
+)
+def test_broken_variables_are_named(variables: dict[str, str], says: str) -> None:
+    with pytest.raises(OSError, match=f"^{says}$"):
+        inherited(environment(**variables))
+
+
+def test_a_name_is_taken_once(listening: socket.socket) -> None:
+    passed = InheritedSockets({"rpc": [os.dup(listening.fileno())]})
+    (taken,) = passed.take("rpc")
+    assert taken.getsockname() == listening.getsockname()
+    taken.close()
+    with pytest.raises(OSError, match=r"^systemd passed no socket named 'rpc'; left to take: none$"):
+        passed.take("rpc")
+
+
+@each_case("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_socket_that_does_not_listen_is_refused(kind: socket.SocketKind) -> None:
+    with socket.socket(socket.AF_INET, kind) as silent:
+        descriptor = silent.detach()
+    with pytest.raises(OSError, match="the socket named 'rpc' is not a listening stream socket"):
+        InheritedSockets({"rpc": [descriptor]}).take("rpc")
+
+
+def test_what_is_no_socket_at_all_is_refused(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(OSError, match="Socket operation on non-socket"):
+        InheritedSockets({"rpc": [descriptor]}).take("rpc")
+    os.close(descriptor)
+
+
+@each_case("status", [200, 204, 304, 500])
+def test_a_plain_answer_of_an_upstream_has_its_own_head_each_time(status: int) -> None:
+    """Heads that are kept are those of the same status, reason and headers."""
+    writer = ResponseWriter({"X-Ours": "1"})
+    for number in [*range(300), 0, 0]:
+        headers = ((b"X-N", b"%d" % number), (b"content-length", b"2"))
+        for reason, body in (("Fine", b"ab"), ("So \udcff", b"cd"), ("Fine", b"")):
+            answer = Answer(body, "text/xml", None, status, reason, headers)
+            assert response.is_plain(answer)
+            assert writer.write_plain(answer) == writer.write(response.relay(answer))
+
+
+@each_case(
+    "answer",
+    [
+        Answer(b"x", "text/xml", None, 200, "OK", ((b"X", b"y"),)),
+        Answer(bytes(response.LARGE + 1), "text/xml"),
+        Answer(b"x", "text/xml", Fault(FaultCode.BUSY, "")),
+        Answer(None, "text/xml"),
+        Answer(b"", "text/xml", hang_up=True),
+    ],
+    ids=["no length", "long", "refused", "no content", "hang up"],
+)
+def test_other_answers_are_not_plain(answer: Answer) -> None:
+    assert not response.is_plain(answer)

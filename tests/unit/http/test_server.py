@@ -8,12 +8,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from adapters.http.server import HttpLimits, HttpServer
 from gateway.core.interfaces import Endpoint
 from gateway.core.rpc.model import NO_METADATA, Answer, Fault, FaultCode, Peer, RequestMetadata
-from tests.kit.clients import DEADLINE, chunked, connect, post
+from tests.kit.cases import each_case
+from tests.kit.clients import chunked, connect, post
 from tests.kit.listeners import CONTENT_TYPE, LOCAL, Echo, Fixed, Waiting, running, talking
+from tests.kit.programs import TIMEOUT
 
 GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
 FAULT = Answer(b"a fault", CONTENT_TYPE, Fault(FaultCode.PARSE_ERROR, "<no> message"))
@@ -116,6 +119,18 @@ async def test_a_refused_message_is_200_in_its_protocol() -> None:
     assert (reply.status, reply.body, reply.headers["content-type"]) == (200, b"a fault", CONTENT_TYPE)
 
 
+async def test_a_refused_message_is_a_page_where_the_servers_of_its_dialect_send_one() -> None:
+    refused = Fixed(replace(FAULT, as_page=True))
+    async with talking(refused) as wire:
+        await wire.send(post(b"junk"))
+        reply = await wire.reply()
+        assert await wire.rest() == b""
+    assert (reply.status, reply.headers["content-type"]) == (500, "text/html")
+    async with talking(refused, malformed_response="protocol") as wire:
+        await wire.send(post(b"junk"))
+        assert (await wire.reply()).body == b"a fault"
+
+
 async def test_a_refused_message_is_a_page_and_the_end_where_old_xapi_is_expected() -> None:
     async with talking(Fixed(FAULT), malformed_response="http500") as wire:
         await wire.send(post(b"junk"))
@@ -125,7 +140,7 @@ async def test_a_refused_message_is_a_page_and_the_end_where_old_xapi_is_expecte
     assert b"&lt;no&gt; message" in reply.body
 
 
-@pytest.mark.parametrize(
+@each_case(
     "request_",
     [
         chunked(b"x"),
@@ -162,7 +177,9 @@ async def test_two_addresses_are_one_listener_and_each_names_its_peers(tmp_path:
             names.append(unix if address == unix else wire.name)
     await transport.stop(0)
     assert transport.addresses == ()
-    tcp, tcp6, local = (peer for _, peer in echo.seen)
+    assert len({peer.connection for _, peer in echo.seen} - {None}) == 3
+    assert not any(peer.connection.is_open for _, peer in echo.seen if peer.connection is not None)
+    tcp, tcp6, local = (replace(peer, connection=None) for _, peer in echo.seen)
     assert (tcp, tcp6.address) == (Peer(names[0]), names[1].replace("::1", "[::1]"))
     assert local == Peer(unix, uid=os.getuid(), gid=os.getgid(), pid=os.getpid())
 
@@ -189,15 +206,15 @@ async def test_stop_answers_the_call_in_flight_and_closes_what_is_idle() -> None
         await idle.send(GET)
         await idle.reply()
         await busy.send(post(b"x"))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
-        stopping = asyncio.ensure_future(transport.stop(DEADLINE))
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+        stopping = asyncio.ensure_future(transport.stop(TIMEOUT))
         assert await idle.rest() == b""
         with pytest.raises(ConnectionRefusedError):
             await refused(address)
         waiting.release.set()
         reply = await busy.reply()
         assert (reply.body, reply.headers["connection"]) == (b"x", "close")
-        assert await asyncio.wait_for(stopping, DEADLINE) == 0
+        assert await asyncio.wait_for(stopping, TIMEOUT) == 0
         assert await busy.rest() == b""
 
 
@@ -209,8 +226,8 @@ async def test_stop_cuts_what_does_not_end_in_time_and_counts_it() -> None:
     async with connect(address) as one, connect(address) as two, connect(address):
         for wire in (one, two):
             await wire.send(post(b"x"))
-            await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
-        assert await asyncio.wait_for(transport.stop(0.05), DEADLINE) == 2
+            await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+        assert await asyncio.wait_for(transport.stop(0.05), TIMEOUT) == 2
         assert await one.rest() == await two.rest() == b""
 
 
@@ -220,11 +237,11 @@ async def test_stop_waits_for_a_call_whose_client_has_closed_its_side() -> None:
     await transport.start()
     async with connect(transport.addresses[0]) as wire:
         await wire.send(post(b"write this"))
-        await asyncio.wait_for(waiting.begun.acquire(), DEADLINE)
-    stopping = asyncio.ensure_future(transport.stop(DEADLINE))
+        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+    stopping = asyncio.ensure_future(transport.stop(TIMEOUT))
     await asyncio.sleep(0)
     waiting.release.set()
-    assert await asyncio.wait_for(stopping, DEADLINE) == 0
+    assert await asyncio.wait_for(stopping, TIMEOUT) == 0
     assert [body for body, _ in waiting.seen] == [b"write this"]
 
 
@@ -241,14 +258,14 @@ async def test_stop_is_not_held_up_by_a_client_that_does_not_read() -> None:
     await transport.start()
     async with connect(transport.addresses[0]) as wire:
         await wire.send(post(b"x"))
-        await asyncio.wait_for(begun.wait(), DEADLINE)
-        assert await asyncio.wait_for(transport.stop(0.05), DEADLINE) == 1
+        await asyncio.wait_for(begun.wait(), TIMEOUT)
+        assert await asyncio.wait_for(transport.stop(0.05), TIMEOUT) == 1
 
 
 async def test_stop_without_a_single_connection_ends_at_once() -> None:
     transport = HttpServer("rpc", [LOCAL], lambda path: None)
     await transport.start()
-    assert await asyncio.wait_for(transport.stop(60), DEADLINE) == 0
+    assert await asyncio.wait_for(transport.stop(60), TIMEOUT) == 0
 
 
 async def refused(address: str) -> None:
@@ -263,7 +280,7 @@ async def refused(address: str) -> None:
 RELAYED = Answer(b"<a/>\xff", "text/xml", None, 299, "So \udcff", ((b"X-Odd", b"\xff"), (b"content-type", b"text/xml")))
 
 
-async def test_an_old_servers_answer_goes_back_byte_for_byte_and_nothing_of_ours_with_it() -> None:
+async def test_a_legacy_services_answer_goes_back_byte_for_byte_and_nothing_of_ours_with_it() -> None:
     head = b"HTTP/1.1 299 So \xff\r\nX-Odd: \xff\r\ncontent-type: text/xml\r\nContent-Length: 5\r\n\r\n"
     async with talking(Fixed(RELAYED), headers={"X-Ours": "1"}) as wire:
         for _ in range(2):
@@ -271,7 +288,7 @@ async def test_an_old_servers_answer_goes_back_byte_for_byte_and_nothing_of_ours
             assert await wire.raw(len(head) + 5) == head + b"<a/>\xff"
 
 
-async def test_an_old_servers_length_stays_as_it_wrote_it() -> None:
+async def test_a_legacy_services_length_stays_as_it_wrote_it() -> None:
     answer = Answer(b"", "", None, 200, "OK", ((b"content-length", b"500"),))
     async with talking(passthrough=Fixed(answer)) as wire:
         await wire.send(GET.replace(b"GET", b"HEAD"))
@@ -281,20 +298,20 @@ async def test_an_old_servers_length_stays_as_it_wrote_it() -> None:
         assert (await wire.reply()).body == b"still here"
 
 
-async def test_a_connection_ends_as_the_client_and_not_as_the_old_server_wants() -> None:
+async def test_a_connection_ends_as_the_client_and_not_as_the_legacy_service_wants() -> None:
     async with talking(Fixed(RELAYED)) as wire:
         await wire.send(post(b"x", "/", "Connection: close"))
         assert b"\r\nConnection: close\r\n" in await wire.rest()
 
 
-@pytest.mark.parametrize("status", [204, 304])
-async def test_an_old_servers_answer_without_content_gets_no_length(status: int) -> None:
+@each_case("status", [204, 304])
+async def test_a_legacy_services_answer_without_content_gets_no_length(status: int) -> None:
     async with talking(Fixed(Answer(b"", "", None, status, "x"))) as wire:
         await wire.send(post(b"x", "/", "Connection: close"))
         assert await wire.rest() == f"HTTP/1.1 {status} x\r\nConnection: close\r\n\r\n".encode()
 
 
-async def test_where_an_old_server_closed_without_a_word_so_does_the_listener() -> None:
+async def test_where_a_legacy_service_closed_without_a_word_so_does_the_listener() -> None:
     async with talking(Fixed(Answer(None, "", hang_up=True))) as wire:
         await wire.send(post(b"x") + post(b"y"))
         assert await wire.rest() == b""
@@ -354,7 +371,7 @@ async def test_a_tunnel_is_not_passed_on() -> None:
     assert rest.seen == []
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("path", "status"),
     [
         ("/rpc", 200),
@@ -385,7 +402,7 @@ async def test_a_path_that_a_server_could_read_as_that_of_an_endpoint_is_never_p
     await server.stop(0)
 
 
-@pytest.mark.parametrize("path", ["/console/../import", "/console/%2e%2e/import", "/x/../console"])
+@each_case("path", ["/console/../import", "/console/%2e%2e/import", "/x/../console"])
 async def test_no_tunnel_opens_at_a_path_that_leads_out_of_those_that_are_listed(path: str) -> None:
     rest = Echo()
     async with talking(passthrough=rest, limits=HttpLimits(tunnels=("/console",))) as wire:

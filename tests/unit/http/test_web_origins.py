@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from adapters.http.web_origins import WebOrigins
 from gateway.core.rpc.model import Answer
+from tests.kit.cases import each_case
 from tests.kit.clients import post
 from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, talking
 
@@ -16,7 +15,7 @@ PREFLIGHT = (
 ).encode()
 
 
-@pytest.mark.parametrize(
+@each_case(
     "lines",
     [
         ("Origin: https://evil.example", "Content-Type: text/plain"),
@@ -43,7 +42,7 @@ async def test_a_web_page_that_is_not_listed_reaches_nothing(lines: tuple[str, .
     assert echo.seen == rest.seen == []
 
 
-@pytest.mark.parametrize("lines", [(), ("Sec-Fetch-Site: none",), ("Sec-Fetch-Site: same-origin",)])
+@each_case("lines", [(), ("Sec-Fetch-Site: none",), ("Sec-Fetch-Site: same-origin",)])
 async def test_who_is_no_foreign_web_page_is_served_as_ever(lines: tuple[str, ...]) -> None:
     async with talking() as wire:
         await wire.send(post(b"x", "/", *lines))
@@ -92,8 +91,8 @@ async def test_headers_of_the_config_are_not_written_twice() -> None:
         assert (await wire.rest()).lower().count(b"access-control-allow-origin") == 1
 
 
-@pytest.mark.parametrize("says", [(), ((b"Access-Control-Allow-Origin", b"https://its.own"),)])
-async def test_an_old_servers_answer_gets_cors_headers_only_where_it_has_none_and_a_page_asks(
+@each_case("says", [(), ((b"Access-Control-Allow-Origin", b"https://its.own"),)])
+async def test_a_legacy_services_answer_gets_cors_headers_only_where_it_has_none_and_a_page_asks(
     says: tuple[tuple[bytes, bytes], ...],
 ) -> None:
     answer = Answer(b"x", "text/xml", None, 200, "OK", says)
@@ -121,7 +120,7 @@ async def test_options_of_a_listed_page_that_is_no_preflight_is_a_request_like_o
     assert [each.verb for each in rest.carried] == ["OPTIONS"]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("host", "served"),
     [
         ("gateway", True),

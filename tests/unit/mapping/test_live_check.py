@@ -100,7 +100,59 @@ async def test_any_object_serves_for_a_path_with_a_parameter(tmp_path: Path) -> 
         "/org/example/vm/v1": IDL.replace('"Stat"', '"Stats"'),
     }
     problems, notes = await seen(table, _services(objects))
-    assert (len(problems), notes) == (1, [])
+    more = "org.example: org.example.VM1 of the running service has more than the IDL: Stats"
+    assert (len(problems), notes) == (1, [more])
+
+
+async def test_a_publication_is_compared_with_any_object_that_its_path_may_name(tmp_path: Path) -> None:
+    entry = "{listener: store, object_path: '/org/example/vm/{vm}', node: '/vm/{vm}', property: Memory}"
+    built = build_methods(tmp_path, "m: {member: Stat}", HEAD.replace("methods:", f"publish:\n  - {entry}\nmethods:"))
+    assert built.problems == []
+    objects = {"/org/example": IDL, "/org/example/vm": "<node><node name='v1'/></node>", "/org/example/vm/v1": IDL}
+    assert await seen(built.table, _services(objects)) == ([], [])
+    del objects["/org/example/vm/v1"]
+    no_object = "no object of org.example below /org/example/vm implements org.example.VM1 at the moment"
+    assert await seen(built.table, _services(objects)) == ([], [f"publish[0]: not checked: {no_object}"])
+
+
+async def test_what_the_service_offers_beyond_the_idl_is_a_note(tmp_path: Path) -> None:
+    table = build_methods(tmp_path, "m: {member: Stat}\nn: {property: Memory}").table
+    text = IDL.replace('"Memory" type="t" access="read"', '"Memory" type="t" access="readwrite"')
+    text = text.replace('<method name="Stat">', '<method name="New"/><method name="Stat">')
+    more = "org.example: org.example.VM1 of the running service has more than the IDL: New, write access to Memory"
+    assert await seen(table, _services({"/org/example": text})) == ([], [more])
+
+
+DEVICE = IDL.replace("<node>", "<node name='x'>")
+
+
+async def test_objects_that_the_path_cannot_reach_are_found(tmp_path: Path) -> None:
+    entry = "{member: Stat, object_path: '/org/hci0/dev_{a}', params: [%s]}"
+    objects = {
+        "/": "<node><node name='org'/></node>",
+        "/org": "<node><node name='hci0'/><node name='hci1'/></node>",
+        "/org/hci0": "<node><node name='dev_11'/><node name='dev_22_33_44'/></node>",
+        "/org/hci1": "<node><node name='dev_55'/></node>",
+        **dict.fromkeys(("/org/hci0/dev_11", "/org/hci0/dev_22_33_44", "/org/hci1/dev_55"), DEVICE),
+    }
+    table = build_methods(tmp_path, f"m: {entry % 'a'}").table
+    missed = "methods.m: 2 of the objects with org.example.VM1 are not reached by /org/hci0/dev_{a}: "
+    assert await seen(table, _services(objects)) == ([], [missed + "/org/hci0/dev_22_33_44, /org/hci1/dev_55"])
+    table = build_methods(tmp_path, f"m: {entry % '{name: a, escape: dashes}'}").table
+    missed = "methods.m: 1 of the objects with org.example.VM1 are not reached by /org/hci0/dev_{a}: /org/hci1/dev_55"
+    assert await seen(table, _services(objects)) == ([], [missed])
+    table = build_methods(tmp_path, "m: {member: Stat, params: [{name: d, object: /org/hci0}]}").table
+    missed = "methods.m: 1 of the objects with org.example.VM1 are not reached by /org/hci0/...: /org/hci1/dev_55"
+    assert await seen(table, _services(objects)) == ([], [missed])
+    table = build_methods(tmp_path, "m: {member: Stat, params: [{name: d, object: [/org/hci0, /org/hci1]}]}").table
+    assert await seen(table, _services(objects)) == ([], [])
+
+
+async def test_a_further_interface_that_the_object_lacks_is_a_note(tmp_path: Path) -> None:
+    table = build_methods(tmp_path, "m: {all_properties: true, with_interfaces: [org.example.Session1]}").table
+    lacking = IDL.replace("org.example.Session1", "org.example.Session2")
+    note = "methods.m: not checked: /org/example of org.example lacks org.example.Session1"
+    assert await seen(table, _services({"/org/example": lacking})) == ([], [note])
 
 
 async def test_a_missing_object_is_a_note(tmp_path: Path) -> None:

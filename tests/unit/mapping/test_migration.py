@@ -19,8 +19,8 @@ from gateway.core.routing.call_record import RecordedCall
 from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Reply, Value
 from gateway.mapping.compiler import build
 from gateway.mapping.table import EndpointKey
-from tests.kit.gateway import ROOT
 from tests.kit.mappings import HEAD, Built, build_files, build_methods
+from tests.kit.programs import ROOT
 
 RPC = EndpointKey("rpc", "/rpc")
 
@@ -282,6 +282,42 @@ def test_kinds_of_comparison_rules(tmp_path: Path, rule: str, control: Value, ca
     assert compare(Reply(control), Reply(candidate), rules).verdict is Verdict.EQUAL
 
 
+CODES = "errors: {org.example.Error.NotFound: {code: HANDLE_INVALID}, org.example.Error.Busy: {code: 42}}"
+
+
+def test_client_errors_are_those_of_the_nearest_list(tmp_path: Path) -> None:
+    methods = [
+        "own: {member: Stat, client_errors: [LATE], errors: {org.example.Error.Late: {code: LATE}}}",
+        "none: {member: Stat, client_errors: []}",
+        "grouped: {member: Stat}",
+        "m: {member: Stat}",
+    ]
+    lines = (
+        CODES,
+        "client_errors: [HANDLE_INVALID]",
+        "groups: {g: {methods: [grouped], client_errors: [42, org.a.B]}}",
+    )
+    with_key = [line.replace("Stat", "Stat, key: peer") for line in methods]
+    file = with_upstream(tmp_path, "\n".join(with_key), *lines)
+    found = {name: sorted(file.route(name).migration.client_errors) for name in ("own", "none", "grouped", "m")}
+    assert found == {"own": ["LATE"], "none": [], "grouped": ["42", "org.a.B"], "m": ["HANDLE_INVALID"]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "entry", "says"),
+    [
+        (("client_errors: [HANDLE_INVALD]",), "", "client_errors[0]: unknown code of `errors` 'HANDLE_INVALD' "),
+        (("groups: {g: {methods: [m], client_errors: [41]}}",), "", "groups.g.client_errors[0]: unknown code of "),
+        ((), ", client_errors: [SESSION_INVALID]", "methods.m.client_errors[0]: unknown code of `errors` "),
+    ],
+)
+def test_a_code_that_dbus_never_gives_is_no_client_error(
+    tmp_path: Path, lines: tuple[str, ...], entry: str, says: str
+) -> None:
+    file = with_upstream(tmp_path, f"m: {{member: Stat, key: peer{entry}}}", CODES, *lines)
+    assert [str(problem).partition(": ")[2].startswith(says) for problem in file.problems] == [True], file.problems
+
+
 def test_the_session_is_always_redacted(tmp_path: Path) -> None:
     redactions = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}").route("m").migration.redact
     for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
@@ -292,6 +328,13 @@ def test_the_session_is_always_redacted(tmp_path: Path) -> None:
 def test_the_result_of_a_login_is_redacted(tmp_path: Path) -> None:
     route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], session_user: name}").route("m")
     assert list(map(str, route.migration.redact.patterns)) == ["$.result"]
+
+
+def test_a_login_has_no_form_that_returns_a_task(tmp_path: Path) -> None:
+    methods = "m: {member: Add, params: [name, memory], session_user: name, async: task}\n"
+    methods += "n: {member: Add, params: [name, memory]}"
+    file = built(tmp_path, "defaults: {effect: write, async: task}", methods)
+    assert [file.route(name).migration.tasks for name in "mn"] == ["reject", "task"]
 
 
 def test_a_method_without_the_session_has_no_redactions(tmp_path: Path) -> None:
@@ -321,7 +364,7 @@ PLANTED = {
 @pytest.mark.parametrize("method", ["SR.create", "SR.attach"])
 def test_no_password_of_a_storage_repository_is_in_a_recording_of_the_shipped_mapping(method: str) -> None:
     table, _ = build([ROOT / "mappings"], codecs=set(CODECS), dialects=set(DIALECTS), listeners=None)
-    (storage,) = [each for each in table.routes() if each.method == method]
+    (storage,) = [each for each in table.routes() if (each.service, each.method) == ("storage", method)]
     config: Value = {**PLANTED, "server": "filer"}
     call = Call(
         method, ("dbg", "sr-1", "name", "about", config, 0) if method == "SR.create" else ("dbg", "sr-1", config)

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
 
-import pytest
-
 from gateway.mapping.problem import Problem, did_you_mean, format_place, unknown
+from tests.kit.cases import each_case
 from tests.kit.mappings import HEAD, build_files
 
 TEXT = (Path(__file__).parent / "problems.txt").read_text()
@@ -39,7 +38,7 @@ CASES = list(cases())
 assert sum(len(problems.splitlines()) for _, problems in CASES) == TEXT.count("\n-> ")  # no line is skipped
 
 
-@pytest.mark.parametrize(("text", "problems"), CASES, ids=[problems for _, problems in CASES])
+@each_case(("text", "problems"), CASES)
 def test_a_problem_is_reported_with_its_place(tmp_path: Path, text: str, problems: str) -> None:
     expected = ["x.yaml:" + line.replace(" ", ": ", 1) for line in problems.splitlines()]
     assert build_files(tmp_path, x=text).problems == expected

@@ -182,3 +182,21 @@ def test_a_fault_without_a_name_or_an_entry_is_unchanged(tmp_path: Path) -> None
     timeout, odd = Fault(FaultCode.TIMEOUT, "no answer"), _fault("Odd")
     assert _built(tmp_path).route("n").map_error(timeout, Call("n")) is timeout
     assert build_methods(tmp_path, "n: {member: Stat}").route("n").map_error(odd, Call("n")) is odd
+
+
+def test_a_parameter_that_is_called_name_is_read_where_each_method_has_it(tmp_path: Path) -> None:
+    """`{name}` is the name of the error, `{params.name}` the parameter; entries without parameters are shared."""
+    head = HEAD.replace(
+        "methods:\n",
+        'errors: {org.example.Gone: {code: GONE, args: ["{params.name}", "{name}"]}, "*": {code: OTHER}}\nmethods:\n',
+    )
+    methods = """
+        first: {member: Add, params: [name, memory]}
+        second: {member: Add, params: [memory, name]}
+    """
+    built = build_methods(tmp_path, methods, head)
+    gone, other = (Fault(FaultCode.APPLICATION, "", f"org.example.{name}") for name in ("Gone", "Else"))
+    for method, params in (("first", ("vm", 1)), ("second", (1, "vm"))):
+        call, route = Call(method, params), built.route(method)
+        assert route.map_error(gone, call).data == ["vm", "org.example.Gone"]
+        assert route.map_error(other, call).name == "OTHER"

@@ -158,3 +158,45 @@ def test_a_shared_entry_is_rejected() -> None:
 def test_an_empty_entry_is_rejected() -> None:
     with pytest.raises(RewriteError, match="a is an empty entry"):
         rewritten("  a: {}\n", LEGACY, SHADOW)
+
+
+STANZA = ["classes:", "  VM:", "    interface: X"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([*STANZA, "  host: {}"], [*STANZA, "    messages: {start: {mode: shadow}}", "  host: {}"]),
+        (["classes:", "  VM: {interface: X}"], ["classes:", "  VM: {interface: X, messages: {start: {mode: shadow}}}"]),
+        (
+            [*STANZA, "    messages:", "      stop: {mode: dbus}  # why", "methods: {}"],
+            [*STANZA, "    messages:", "      stop: {mode: dbus}  # why", "      start: {mode: shadow}", "methods: {}"],
+        ),
+        (
+            [*STANZA, "    messages: {stop: {}}"],
+            [*STANZA, "    messages: {stop: {}, start: {mode: shadow}}"],
+        ),
+        (
+            [*STANZA, "    messages:", "      start: {mode: legacy, timeout: 1m}"],
+            [*STANZA, "    messages:", "      start: {mode: shadow, timeout: 1m}"],
+        ),
+        (
+            [*STANZA, "    defaults: {mode: {canary: 5%, key: vm}}"],
+            [
+                *STANZA,
+                "    defaults: {mode: {canary: 5%, key: vm}}",
+                "    messages: {start: {mode: shadow, key: vm}}",
+            ],
+        ),
+    ],
+)
+def test_the_mode_of_a_method_that_follows_from_a_class_is_in_its_messages(before: list[str], after: list[str]) -> None:
+    text = "\n".join(["methods: {}", *before] if "methods: {}" not in before else before) + "\n"
+    expected = "\n".join(["methods: {}", *after] if "methods: {}" not in before else after) + "\n"
+    assert rewrite(text, {"VM.start": WantedMode(LEGACY, SHADOW, has_key=True)}) == expected
+
+
+def test_a_class_that_shares_its_messages_is_not_edited() -> None:
+    text = "methods: {}\nclasses:\n  VM: {messages: &m {stop: {}}}\n  host: {messages: *m}\n"
+    with pytest.raises(RewriteError, match="shares its entries"):
+        rewrite(text, {"host.start": WantedMode(LEGACY, SHADOW, has_key=False)})

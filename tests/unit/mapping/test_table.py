@@ -54,8 +54,8 @@ def test_a_watch_trigger_is_described_with_its_method(tmp_path: Path) -> None:
     trigger = "on_change: [{listener: store, node: /a, method: m}]\nmethods:\n"
     head = HEAD.replace("methods:\n", trigger)
     with_trigger = _table(tmp_path / "b", head=head)
-    triggered = [row for row in describe_routes(with_trigger) if row["protocol"] == "on_change"]
-    assert [(row["method"], row["endpoint"]) for row in triggered] == [("m", "store /a")]
+    triggered = [row for row in describe_routes(with_trigger) if row["codec"] == "on_change"]
+    assert [(row["method"], row["listener"], row["path"]) for row in triggered] == [("m", "store", "/a")]
     assert changes(_table(tmp_path / "a"), with_trigger)[2] == ["m"]
 
 

@@ -1,4 +1,4 @@
-"""What calls and observations come to."""
+"""What is counted of each call and each comparison."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.admin import counters as counting
-from gateway.core.admin.records import IDENTITIES, OTHERS, ClientKey, ClientRecord, CountsBatch, MethodId
+from gateway.core.admin.records import IDENTITIES, OTHERS, ClientKey, ClientRecord, Counts, CountsBatch, MethodId
 from gateway.core.comparison.equality import no_checkpoint
-from gateway.core.migration.modes import Migration, Side
-from gateway.core.migration.statistics import quantile
-from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.migration.modes import Key, Migration, Side
+from gateway.core.migration.statistics import KEY_GROUPS, key_group, quantile, spent
+from gateway.core.routing.route import CallFinished
+from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Peer, Reply, http_failure
 from gateway.migration.collector import MAX_PAIRS, StatisticsCollector
+from gateway.migration.rollout_controller import LASTS, STARTS, CountsWindow, LocalCounts, joined, together
 from gateway.migration.shadow import MAX_APART, NO_ANSWER, Observation, ObservedCall, code_of
+from tests.kit.cases import each_case
 from tests.kit.mappings import noting, route
+from tests.kit.migrations import counts
 
 STAT = route("VM.stat", migration=Migration(upstream="old", may_shadow=True))
 ME = MethodId("toy", "VM.stat")
@@ -62,7 +66,47 @@ def test_a_side_that_refuses_what_the_other_takes_has_failed() -> None:
     assert counters[counting.errors(Side.DBUS)] == 1
 
 
-@pytest.mark.parametrize("code", sorted(NO_ANSWER, key=str))
+KEYED = Migration(
+    upstream="old",
+    key=Key("vm", lambda call: str(call.params[0]) if call.params else None),
+    client_errors=frozenset({"HANDLE_INVALID", "404"}),
+)
+BROKEN = Fault(FaultCode.APPLICATION, "broken", "INTERNAL_ERROR")
+
+
+def gather_keyed(*calls: tuple[str | None, Outcome], side: Side = Side.DBUS) -> Counts:
+    evidence = StatisticsCollector()
+    keyed = route("VM.start", migration=KEYED)
+    for key, outcome in calls:
+        evidence.count(CallFinished(keyed, Call("VM.start", () if key is None else (key,)), outcome, side, 0.1))
+    return evidence.take().evidence[MethodId.of(keyed)]
+
+
+def test_calls_and_errors_are_counted_by_group_of_keys() -> None:
+    seen = counting.sides(gather_keyed(("a", Reply(1)), ("a", BROKEN), ("b", Reply(1)))).candidate
+    calls, errors = [0] * KEY_GROUPS, [0] * KEY_GROUPS
+    calls[key_group("a")], calls[key_group("b")], errors[key_group("a")] = 2, 1, 1
+    assert seen.keys == (*calls, *errors)
+    assert key_group("a") != key_group("b")
+
+
+def test_calls_without_a_key_are_independent_of_each_other() -> None:
+    seen = counting.sides(gather_keyed(*[(None, BROKEN)] * KEY_GROUPS)).candidate
+    assert seen.keys == (1,) * KEY_GROUPS * 2
+
+
+@each_case("side", Side)
+def test_faults_of_clients_count_for_neither_side(side: Side) -> None:
+    faults = (Fault(FaultCode.APPLICATION, "no VM", "HANDLE_INVALID"), Fault(FaultCode.REMOTE, "no VM", "404"))
+    counts = gather_keyed(("a", Reply(1)), *(("a", fault) for fault in faults), side=side)
+    assert counts.counters == {
+        counting.answered(side): 3, counting.calls(side): 1, counting.client_errors(side): 2,
+    }  # fmt: skip
+    assert sum(counts.histograms[side.value]) == sum(counts.histograms[counting.keys(side)]) == 1
+    assert counts.histograms[counting.client_keys(side)][key_group("a")] == 2
+
+
+@each_case("code", sorted(NO_ANSWER, key=str))
 def test_nothing_can_differ_from_a_control_that_gave_no_answer(code: FaultCode) -> None:
     evidence = StatisticsCollector()
     tell(evidence, observed(Fault(code, "away"), Reply(1)))
@@ -89,13 +133,23 @@ def test_what_kind_of_fault_it_was_is_known_though_the_client_has_one_name_for_a
 
 def test_a_fault_that_no_client_saw_still_counts_for_its_side() -> None:
     evidence = StatisticsCollector()
-    evidence.fell_back(STAT, Side.DBUS, Fault(FaultCode.UNAVAILABLE, "away"), 0.1)
+    evidence.fell_back(STAT, CALL, Side.DBUS, Fault(FaultCode.UNAVAILABLE, "away"), 0.1)
     assert evidence.take().evidence[ME].counters == {"calls_dbus": 1, "errors_dbus": 1}
 
 
 def test_who_called_is_remembered_with_when_and_how_often() -> None:
     batch = gather((Side.DBUS, Reply(1), 0.1), (None, Reply(1), 0.1))
     assert batch.clients == {ClientKey(ME, "xmlrpc", "tcp:10.0.0.1", "xe"): ClientRecord(2, 1000.0, 1000.0)}
+
+
+def test_the_bytes_and_redirects_of_a_caller_are_added_up() -> None:
+    evidence = StatisticsCollector(lambda: 1000.0)
+    finished = CallFinished(STAT, CALL, Reply(), Side.LEGACY, 0.1, received=5, sent=7)
+    moved = replace(finished, outcome=Fault(FaultCode.APPLICATION, "", name="HOST_IS_SLAVE", data=["10.0.0.2"]))
+    for each in (finished, moved, replace(finished, outcome=http_failure(302)), finished):
+        evidence.count(each)
+    key = ClientKey(ME, "xmlrpc", "tcp:10.0.0.1", "xe")
+    assert evidence.take().clients == {key: ClientRecord(4, 1000.0, 1000.0, 20, 28, 2)}
 
 
 def test_of_one_peer_a_bounded_number_of_agents_is_told_apart() -> None:
@@ -120,7 +174,7 @@ def test_past_all_bounds_a_caller_is_one_of_the_others() -> None:
     assert evidence.take().clients[ClientKey(ME, "xmlrpc", OTHERS, OTHERS)] == ClientRecord(2, 1000.0, 1000.0)
 
 
-@pytest.mark.parametrize(("outcome", "user"), [(Reply("session"), "alice"), (Fault(FaultCode.APPLICATION, "no"), "")])
+@each_case(("outcome", "user"), [(Reply("session"), "alice"), (Fault(FaultCode.APPLICATION, "no"), "")])
 def test_the_user_of_a_failed_login_is_not_kept(outcome: Outcome, user: str) -> None:
     evidence = StatisticsCollector(lambda: 1000.0)
     call = replace(CALL, extensions={"protocol": "xmlrpc", "user": "alice", "login": True})
@@ -202,3 +256,52 @@ def test_a_call_whose_client_left_says_nothing_of_a_side() -> None:
     batch = evidence.take()
     assert batch.evidence == {}
     assert [seen.count for seen in batch.clients.values()] == [2]
+
+
+# Windows of counts
+
+
+METHOD = MethodId("xenopsd", "VM.start")
+
+
+def test_this_process_adds_its_batches_up() -> None:
+    here = LocalCounts()
+    here.add({METHOD: Counts({"equal": 1}, {"dbus": [1]})})
+    here.add({METHOD: Counts({"equal": 2, "different": 1}, {"dbus": [0, 1]})})
+    assert here.of(METHOD) == Counts({"equal": 3, "different": 1}, {"dbus": [1, 1]})
+    assert here.of(MethodId("xenopsd", "VM.stop")) == Counts()
+
+
+def test_together_all_methods_count_each_since_its_start() -> None:
+    start = {"a": counts(compared=5), "b": counts(compared=1)}
+    seen = {"a": counts(compared=7), "b": counts(compared=4), "new": counts(compared=100)}
+    assert together(seen, start).compared == 5
+
+
+def test_a_method_that_joins_starts_where_it_is() -> None:
+    start = {"a": counts(compared=5)}
+    assert joined({"a": counts(compared=9)}, start) is None
+    assert joined({"a": counts(compared=9), "b": counts(compared=3)}, start) == {
+        "a": counts(compared=5),
+        "b": counts(compared=3),
+    }
+
+
+def test_windows_hold_the_last_counts_and_share_the_error_probability() -> None:
+    window = CountsWindow({"a": counts()}, since=0.0, window=60.0)
+    for minute in range(11):
+        seen = {"a": counts(compared=minute * 100)}
+        parts = window.parts(seen, minute * 60.0, alpha=0.01)
+    assert {where: part.counts.compared for where, part in parts.items()} == {
+        "in the last 60 s": 100,
+        "in the last 2 min": 200,
+    }
+    assert window.since_start(seen).compared == 1000
+    assert [part.alpha for part in parts.values()] == [spent(0.01, 17), spent(0.01, 19)]
+
+
+def test_windows_of_long_ago_are_forgotten() -> None:
+    window = CountsWindow({}, since=0.0, window=60.0)
+    for look in range(10_000):
+        parts = window.parts({"a": counts(compared=look)}, look * 0.2, alpha=0.01)
+    assert len(parts) <= STARTS * LASTS + 1

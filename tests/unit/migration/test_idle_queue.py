@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-import pytest
-
 from gateway.migration.idle_queue import BURST, BUSY_AFTER, IDLE_AFTER, MAX_AGE, MAX_LAG, RATE, TURNS, IdleQueue
+from tests.kit.cases import each_case
 
 
 @dataclass
@@ -84,20 +83,20 @@ async def test_the_newest_is_begun_first_and_the_older_are_dropped() -> None:
     assert all(when - work <= MAX_AGE for work, when in desk.begun)
 
 
-@pytest.mark.parametrize(("rate", "share"), [(50.0, 0.95), (500.0, 0.5), (2_000.0, 0.1), (10_000.0, 0.02)])
-@pytest.mark.parametrize("turn", [0.0005, 0.01])
+@each_case(("rate", "share"), [(50.0, 0.95), (500.0, 0.5), (2_000.0, 0.1), (10_000.0, 0.02)])
+@each_case("turn", [0.0005, 0.01])
 async def test_at_every_load_a_share_is_begun_and_none_of_it_is_late(rate: float, share: float, turn: float) -> None:
     """`turn` 0.01: a loop so busy that each of its turns takes longer than work may wait."""
     desk = Desk()
-    calls = desk.traffic(rate, 10, turn)
+    calls = desk.traffic(rate, 3, turn)
     begun = len(desk.begun)
     assert begun + len(desk.dropped) + len(desk.queue) == calls
-    assert begun <= RATE * 10 + BURST
+    assert begun <= RATE * 3 + BURST
     if turn < BUSY_AFTER:
         assert begun >= share * calls
         assert max(when - work for work, when in desk.begun) <= MAX_AGE
     else:
-        assert begun >= min(share * calls, 10 / turn) / 2
+        assert begun >= min(share * calls, 3 / turn) / 2
 
 
 async def test_one_call_on_a_loop_that_fires_timers_late_is_begun() -> None:

@@ -21,6 +21,7 @@ from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 from gateway.server import Gateway
 from tests.kit import migrations
 from tests.kit.buses import private_bus
+from tests.kit.cases import expect
 from tests.kit.gateway import TOY_MAPPING, Folder
 from tests.kit.mappings import noting, route
 from tests.kit.toy_service import toy_service
@@ -135,8 +136,7 @@ async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_pat
         assert await ask(gateway, "hi") == from_old
         pairs = await gateway.migration.state.pairs()
         assert not isinstance(pairs, StateRefused)
-        (pair,) = pairs
-        assert isinstance(pair, MismatchRecord)
+        pair = expect(MismatchRecord, *pairs)
         assert isinstance(pair.document, dict)
         assert pair.document["differences"] == [{"path": "$", "control": "HI", "candidate": "hi"}]
         text = (await gateway.metrics()).decode()
@@ -173,8 +173,7 @@ async def test_what_the_old_service_answers_needs_no_bus_to_be_ready(tmp_path: P
     async with legacy_server(echo) as old, moving_gateway(tmp_path, old) as gateway:
         assert (await gateway.status())["services"] == []
         await put(gateway, Setting(Mode.DBUS))
-        services = (await gateway.status())["services"]
-        assert isinstance(services, list)
+        services = expect(list, (await gateway.status())["services"])
         assert [service.name for service in services] == ["org.example.toy"]
 
 

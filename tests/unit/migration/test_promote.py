@@ -14,6 +14,7 @@ from gateway.core.routing.route import Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.promote import Promotion, PromotionPlanner
 from gateway.state.store import StateStore
+from tests.kit.cases import expect
 from tests.kit.mappings import route
 
 NOW = 1_700_000_000.0
@@ -26,29 +27,27 @@ def movable(method: str, mode: Mode = Mode.LEGACY, **more: object) -> Route:
 class World:
     def __init__(self) -> None:
         self.routes = [movable("a"), movable("b"), movable("c")]
-        self.toggles = ActiveOverrides(lambda: NOW)
+        self.overrides = ActiveOverrides(lambda: NOW)
         self.state = StateStore(None, self._changed, now=lambda: NOW)
         self.rollouts: dict[str, str] = {}
         self.promoting = PromotionPlanner(
             lambda: self.routes,
             lambda: {"toy.yaml": "d1"},
-            self.toggles,
+            self.overrides,
             self.state,
             lambda: self.rollouts,
             lambda: NOW,
         )
 
     def _changed(self) -> None:
-        self.toggles.replace(self.state.overrides)
+        self.overrides.replace(self.state.overrides)
 
     async def set(self, pattern: str, mode: Mode, **more: object) -> None:
         override = replace(Override(pattern, Setting(mode), "alice", NOW), **more)  # type: ignore[arg-type]
         await self.state.decide(Change((AuditEntry(NOW, "alice", "mode", pattern),), (override,)))
 
     def plan(self, pattern: str = "*") -> Promotion:
-        plan = self.promoting.plan(pattern)
-        assert isinstance(plan, Promotion)
-        return plan
+        return expect(Promotion, self.promoting.plan(pattern))
 
     async def settle(self) -> list[str]:
         patterns = await self.promoting.settle("*", "alice", "done")
@@ -119,7 +118,7 @@ async def test_what_keeps_a_wider_pattern_away_stays_though_the_file_says_it_too
     await world.set("a", Mode.SHADOW)
     world.write(a=Mode.SHADOW)  # b and c are not written: "*" must stay, and "a" with it
     assert await world.settle() == []
-    assert str(world.toggles.setting(world.routes[0])) == "shadow"
+    assert str(world.overrides.setting(world.routes[0])) == "shadow"
 
 
 async def test_what_is_hidden_and_harmless_stays(world: World) -> None:
@@ -135,7 +134,7 @@ async def test_nobodys_mode_changes_when_it_is_settled(world: World) -> None:
     for pattern, mode in {"*": Mode.DBUS, "a": Mode.SHADOW, "toy/*": Mode.LEGACY, "toy/b": Mode.DBUS}.items():
         await world.set(pattern, mode)
     world.write(a=Mode.SHADOW, b=Mode.DBUS, c=Mode.LEGACY)
-    before = [world.toggles.setting(each) for each in world.routes]
+    before = [world.overrides.setting(each) for each in world.routes]
     await world.settle()
-    assert [world.toggles.setting(each) for each in world.routes] == before
+    assert [world.overrides.setting(each) for each in world.routes] == before
     assert world.state.overrides == ()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from gateway.core.admin.records import Change, PendingDecision, PutRollout, Stat
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.overrides import GROUP
 from gateway.migration.rollout_commands import RolloutView
+from tests.kit.cases import expect
 from tests.kit.migrations import START, World, movable, world
 
 NAME = "xenopsd/VM.start"
@@ -26,22 +27,25 @@ def _why(answer: object) -> str:
     return answer.why
 
 
-async def test_a_start_sets_the_first_step_and_says_what_comes(path: Path) -> None:
+@pytest.fixture
+async def one(path: Path) -> AsyncIterator[World]:
     async with world(path) as one:
-        view = await one.orders.start("VM.start", "alice", "ticket 5")
-        assert isinstance(view, RolloutView)
-        assert (view.name, view.plan, view.state, view.step, view.number) == (NAME, "careful", "running", "shadow", 1)
-        assert view.steps == ("shadow", "canary 10%", "canary 50%", "dbus")
-        assert (view.who, view.began, view.methods, view.setting) == ("alice", START, (NAME,), Setting(Mode.SHADOW))
-        assert one.now_at() == ("running", "shadow")
-        assert (await one.said())[0].why == "ticket 5"
+        yield one
+
+
+async def test_a_start_sets_the_first_step_and_says_what_comes(one: World) -> None:
+    view = expect(RolloutView, await one.commands.start("VM.start", "alice", "ticket 5"))
+    assert (view.name, view.plan, view.state, view.step, view.number) == (NAME, "careful", "running", "shadow", 1)
+    assert view.steps == ("shadow", "canary 10%", "canary 50%", "dbus")
+    assert (view.who, view.began, view.methods, view.setting) == ("alice", START, (NAME,), Setting(Mode.SHADOW))
+    assert one.now_at() == ("running", "shadow")
+    assert (await one.said())[0].why == "ticket 5"
 
 
 async def test_a_group_is_started_as_one(path: Path) -> None:
     async with world(path, movable("VM.start", "life"), movable("VM.stop", "life")) as one:
-        assert _why(await one.orders.start("VM.stop", "alice")) == "VM.stop moves with its group: say group:life"
-        view = await one.orders.start("group:life", "alice")
-        assert isinstance(view, RolloutView)
+        assert _why(await one.commands.start("VM.stop", "alice")) == "VM.stop moves with its group: say group:life"
+        view = expect(RolloutView, await one.commands.start("group:life", "alice"))
         assert view.methods == (NAME, "xenopsd/VM.stop")
         assert [each.pattern for each in one.state.overrides] == [f"{GROUP}life"]
 
@@ -50,85 +54,78 @@ async def test_what_cannot_start_says_why(path: Path) -> None:
     alone = movable("VM.alone")
     alone = replace(alone, migration=replace(alone.migration, upstream=None))
     async with world(path, movable(), alone) as one:
-        assert "no mapped method" in _why(await one.orders.start("VM.strt", "alice"))
-        assert "no legacy service answers VM.alone" in _why(await one.orders.start("VM.alone", "alice"))
-        await one.orders.start(NAME, "alice")
+        assert "neither a mapped method" in _why(await one.commands.start("VM.strt", "alice"))
+        assert "no legacy service answers VM.alone" in _why(await one.commands.start("VM.alone", "alice"))
+        await one.commands.start(NAME, "alice")
         words = "the rollout of xenopsd/VM.start is under way: running, at shadow"
-        assert _why(await one.orders.start(NAME, "alice")) == words
-        await one.orders.abort(NAME, "alice")
+        assert _why(await one.commands.start(NAME, "alice")) == words
+        await one.commands.abort(NAME, "alice")
         await one.set("VM.*", Mode.DBUS)
-        words = "bob has set VM.* to dbus, which comes first: take that back before"
-        assert _why(await one.orders.start(NAME, "alice")) == words
+        words = "bob has set VM.* to dbus, which has precedence over a rollout: clear that mode first"
+        assert _why(await one.commands.start(NAME, "alice")) == words
         await one.unset("VM.*")
-        assert isinstance(await one.orders.start(NAME, "alice"), RolloutView)
+        assert isinstance(await one.commands.start(NAME, "alice"), RolloutView)
 
 
-async def test_of_two_that_start_at_once_one_does(path: Path) -> None:
-    async with world(path) as one:
-        answers = await asyncio.gather(one.orders.start(NAME, "alice"), one.orders.start(NAME, "bob"))
-        assert sorted(isinstance(answer, RolloutView) for answer in answers) == [False, True]
+async def test_of_two_that_start_at_once_one_does(one: World) -> None:
+    answers = await asyncio.gather(one.commands.start(NAME, "alice"), one.commands.start(NAME, "bob"))
+    assert sorted(isinstance(answer, RolloutView) for answer in answers) == [False, True]
 
 
-async def test_a_command_that_means_nothing_is_refused(path: Path) -> None:
-    async with world(path) as one:
-        assert _why(await one.orders.pause(NAME, "alice")) == f"there is no rollout of {NAME}"
-        assert "no mapped method" in _why(await one.orders.pause("VM.strt", "alice"))
-        await one.begin()
-        assert _why(await one.orders.approve(NAME, "alice")) == "cannot approve a rollout that is running"
-        assert _why(await one.orders.resume(NAME, "alice")) == "cannot resume a rollout that is running"
+async def test_a_command_that_means_nothing_is_refused(one: World) -> None:
+    assert _why(await one.commands.pause(NAME, "alice")) == f"there is no rollout of {NAME}"
+    assert "neither a mapped method" in _why(await one.commands.pause("VM.strt", "alice"))
+    await one.begin()
+    assert _why(await one.commands.approve(NAME, "alice")) == "cannot approve a rollout that is running"
+    assert _why(await one.commands.resume(NAME, "alice")) == "cannot resume a rollout that is running"
 
 
-async def test_pause_and_resume_keep_what_was_counted(path: Path) -> None:
-    async with world(path) as one:
-        await one.begin()
-        await one.good(calls=150)
-        await one.look()
-        view = await one.orders.pause("VM.start", "alice", "lunch")
-        assert isinstance(view, RolloutView)
-        assert (view.state, view.why) == ("paused", "lunch")
-        await one.good(calls=50)
-        await one.look(100.0)
-        assert one.now_at() == ("paused", "shadow")
-        await one.orders.resume("VM.start", "alice")
-        await one.look()
-        assert one.now_at()[1] == "canary 10% observed"
+async def test_pause_and_resume_keep_what_was_counted(one: World) -> None:
+    await one.begin()
+    await one.good(calls=150)
+    await one.advance()
+    view = expect(RolloutView, await one.commands.pause("VM.start", "alice", "lunch"))
+    assert (view.state, view.why) == ("paused", "lunch")
+    await one.good(calls=50)
+    await one.advance(100.0)
+    assert one.now_at() == ("paused", "shadow")
+    await one.commands.resume("VM.start", "alice")
+    await one.advance()
+    assert one.now_at()[1] == "canary 10% observed"
 
 
 async def test_an_abort_gives_the_methods_to_the_old_service_also_when_all_was_done(path: Path) -> None:
     async with world(path) as one:
         await one.begin()
-        await one.orders.abort(NAME, "alice", "no")
+        await one.commands.abort(NAME, "alice", "no")
         assert one.now_at() == ("aborted", "legacy")
         await one.begin()
         assert one.now_at() == ("running", "shadow")
     done = replace(movable(), rollout=replace(movable().rollout, steps=movable().rollout.steps[-1:], watch=0.0))
     async with world(None, done) as one:
         await one.begin()
-        await one.look()
-        await one.look()
+        await one.advance()
+        await one.advance()
         assert one.now_at() == ("done", "dbus")
-        assert "has moved already" in _why(await one.orders.start(NAME, "alice"))
-        await one.orders.abort(NAME, "alice")
+        assert "has moved already" in _why(await one.commands.start(NAME, "alice"))
+        await one.commands.abort(NAME, "alice")
         assert one.now_at() == ("aborted", "legacy")
 
 
 async def test_the_list_says_what_each_waits_for_and_the_numbers(path: Path) -> None:
     async with world(path, movable(), movable("VM.stop")) as one:
         await one.begin()
-        await one.orders.start("VM.stop", "bob")
+        await one.commands.start("VM.stop", "bob")
         await one.good(calls=150)
-        views = await one.orders.list()
-        assert isinstance(views, Sequence)
-        start, stop = views
+        start, stop = expect(list, await one.commands.list())
         assert (start.why, start.numbers["compared"]) == ("waits: 150 of 200 comparisons", 150)
         assert (stop.name, stop.why, stop.numbers["compared"]) == ("xenopsd/VM.stop", "waits: 0 of 200 comparisons", 0)
 
 
-async def test_a_rollout_of_another_version_is_named_and_left_alone(path: Path) -> None:
-    async with world(path) as one:
-        await one.state.decide(Change((), rollouts=(PutRollout(NAME, {"plan": 5}),)))
-        assert "cannot be read by this version of the gateway" in _why(await one.orders.pause(NAME, "alice"))
-        assert await one.orders.list() == []
+async def test_a_rollout_of_another_version_is_named_and_left_alone(one: World) -> None:
+    await one.state.decide(Change((), rollouts=(PutRollout(NAME, {"plan": 5}),)))
+    assert "cannot be read by this version of the gateway" in _why(await one.commands.pause(NAME, "alice"))
+    assert await one.commands.list() == []
 
 
 # Everything back
@@ -140,7 +137,7 @@ async def _everything_is_back(one: World) -> None:
     ]
     assert one.now_at()[0] == "aborted"
     assert one.now_at("xenopsd/VM.stop")[0] == "aborted"
-    await one.look()
+    await one.advance()
     assert [each.pattern for each in one.state.overrides] == ["*"]
 
 
@@ -149,7 +146,7 @@ async def test_everything_goes_back_at_once_and_all_rollouts_end(path: Path) -> 
         await one.begin()
         await one.begin("VM.stop")
         await one.set("VM.x", Mode.DBUS)
-        assert await one.orders.rollback_all("alice", "fire") is None
+        assert await one.commands.rollback_all("alice", "fire") is None
         await _everything_is_back(one)
         entry = (await one.said("*"))[0]
         assert (entry.who, entry.what, entry.why) == ("alice", "rollback", "fire")
@@ -160,16 +157,14 @@ async def test_everything_goes_back_with_the_state_file_in_trouble_and_says_so(p
         await one.begin()
         await one.begin("VM.stop")
         await one.lose_the_file()
-        answer = await one.orders.rollback_all("alice", "fire")
-        assert isinstance(answer, PendingDecision)
+        answer = expect(PendingDecision, await one.commands.rollback_all("alice", "fire"))
         assert str(path) in answer.why
         await _everything_is_back(one)
-        aborted = await one.orders.abort(NAME, "alice")
+        aborted = await one.commands.abort(NAME, "alice")
         assert _why(aborted) == "cannot abort a rollout that is aborted"
 
 
-async def test_a_rollout_that_cannot_be_read_does_not_hinder_going_back(path: Path) -> None:
-    async with world(path) as one:
-        await one.state.decide(Change((), rollouts=(PutRollout(NAME, {"plan": 5}),)))
-        assert await one.orders.rollback_all("alice", "") is None
-        assert NAME not in one.state.rollouts
+async def test_a_rollout_that_cannot_be_read_does_not_hinder_going_back(one: World) -> None:
+    await one.state.decide(Change((), rollouts=(PutRollout(NAME, {"plan": 5}),)))
+    assert await one.commands.rollback_all("alice", "") is None
+    assert NAME not in one.state.rollouts

@@ -1,15 +1,30 @@
+"""Rollouts as they are stored, and the names by which people ask for them."""
+
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
-import pytest
-
+from gateway.core.admin.records import Json
 from gateway.core.migration.modes import Mode, Setting
-from gateway.core.migration.rollout_plan import RolloutPlan, RolloutStep
+from gateway.core.migration.rollout_plan import OnBreach, Progress, RolloutPlan, RolloutState, RolloutStep
 from gateway.core.routing.overrides import By, Override
 from gateway.core.routing.route import Route
-from gateway.migration.rollout_storage import RolloutSubject, find, members, names, overridden, subject_of, unmovable
-from tests.kit.migrations import movable
+from gateway.migration.rollout_storage import (
+    RolloutDocument,
+    RolloutSubject,
+    find,
+    members,
+    names,
+    read,
+    set_by_persons,
+    subject_of,
+    unmovable,
+    write,
+)
+from gateway.state.clock import ClockReading
+from tests.kit.cases import each_case, expect
+from tests.kit.migrations import PLAN, counts, movable, side
 
 START, STOP, LIST = movable("VM.start", "life"), movable("VM.stop", "life"), movable("VM.list", aliases=("VM.get_all",))
 OTHER = movable("VM.list", service="xapi")
@@ -26,16 +41,16 @@ def test_a_method_moves_alone_or_with_its_group() -> None:
     assert members("xenopsd/VM.start", ROUTES) == ()
 
 
-@pytest.mark.parametrize("name", ["VM.list", "xenopsd/VM.list", "VM.get_all"])
+@each_case("name", ["VM.list", "xenopsd/VM.list", "VM.get_all"])
 def test_a_person_may_say_a_method_in_several_ways(name: str) -> None:
     assert find(name, ROUTES) == RolloutSubject("xenopsd/VM.list", (LIST,))
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("name", "words"),
     [
-        ("VM.lst", "'VM.lst' is no mapped method and no group (did you mean 'VM.list'?)"),
-        ("group:live", "'group:live' is no mapped method and no group (did you mean 'group:life'?)"),
+        ("VM.lst", "'VM.lst' is neither a mapped method nor a group (did you mean 'VM.list'?)"),
+        ("group:live", "'group:live' is neither a mapped method nor a group (did you mean 'group:life'?)"),
         ("VM.start", "VM.start moves with its group: say group:life"),
         ("VM.list", "VM.list is a method of several services: say xapi/VM.list or xenopsd/VM.list"),
     ],
@@ -66,15 +81,15 @@ def _override(pattern: str, mode: Mode = Mode.LEGACY, by: By = "person", until: 
 
 def test_what_a_person_has_set_for_any_member_stops_them_all() -> None:
     for pattern in ("VM.stop", "xenopsd/VM.stop", "*", "group:life"):
-        assert overridden((START, STOP), [_override(pattern)], 5.0) == _override(pattern)
+        assert set_by_persons((START, STOP), [_override(pattern)], 5.0) == [_override(pattern)]
     strongest = [_override("*"), _override("VM.stop", Mode.OFF)]
-    assert overridden((START, STOP), strongest, 5.0) == strongest[1]
+    assert set_by_persons((START, STOP), strongest, 5.0)[0] == strongest[1]
 
 
 def test_what_is_over_or_speaks_of_others_or_is_a_rollouts_stops_nobody() -> None:
     others = [_override("VM.list"), _override("VM.stop", until=5.0), _override("group:life", by="rollout")]
-    assert overridden((START, STOP), others, 5.0) is None
-    assert overridden((_changed(STOP, upstream=None),), [_override("*")], 5.0) is None  # nothing goes back to nowhere
+    assert set_by_persons((START, STOP), others, 5.0) == []
+    assert set_by_persons((_changed(STOP, upstream=None),), [_override("*")], 5.0) == []  # nothing goes back to nowhere
 
 
 def test_a_pattern_names_all_that_can_move() -> None:
@@ -83,3 +98,64 @@ def test_a_pattern_names_all_that_can_move() -> None:
         "xapi/VM.list",
         "xenopsd/VM.list",
     ]
+
+
+# Documents
+
+
+DOCUMENT = RolloutDocument(
+    replace(PLAN, on_breach=OnBreach.STEP_DOWN),
+    Progress(RolloutState.WAITING, 1, 5.0, baseline=side(7, errors=1, seconds=0.1), why="so"),
+    "alice",
+    1.5,
+    {"xenopsd/VM.start": counts(compared=3, different=1, calls=5, seconds=0.01)},
+)
+
+
+def test_a_document_is_the_same_after_a_restart() -> None:
+    assert read(json.loads(json.dumps(write(DOCUMENT)))) == DOCUMENT
+    fresh = RolloutDocument(PLAN, Progress(), "alice", 1.0)
+    assert read(json.loads(json.dumps(write(fresh)))) == fresh
+
+
+def test_the_beginning_of_a_step_is_read_by_the_clock_of_this_process() -> None:
+    written = expect(dict, write(DOCUMENT))
+    here = ClockReading.read(str(written["clock"]))
+    earlier = replace(here, began=here.began - 100.0)  # a process whose wall clock was set otherwise as it began
+    read_back = expect(RolloutDocument, read({**written, "clock": str(earlier)}))
+    assert read_back.progress.since == DOCUMENT.progress.since + 100.0
+    assert isinstance(read({**written, "clock": "no clock"}), str)
+
+
+def test_a_document_is_readable_for_people() -> None:
+    written = expect(dict, write(DOCUMENT))
+    assert written["progress"]["state"] == "waiting"
+    assert written["plan"]["on_breach"] == "step-down"
+
+
+@each_case("damage", [None, [], {}, {"plan": 5}, "text"])
+def test_what_another_version_wrote_is_told_in_words(damage: Json) -> None:
+    said = expect(str, read(damage))
+    assert said.startswith("cannot be read by this version of the gateway: ")
+
+
+@each_case(("step", "steps"), [(4, PLAN.steps), (-1, PLAN.steps), (0, ())])
+def test_a_document_at_a_step_that_its_plan_does_not_have_cannot_be_read(
+    step: int, steps: tuple[RolloutStep, ...]
+) -> None:
+    said = read(write(RolloutDocument(replace(PLAN, steps=steps), Progress(step=step), "alice", 1.0)))
+    assert said == (
+        f"cannot be read by this version of the gateway: it is at step {step}, and its plan has {len(steps)}"
+    )
+
+
+def test_a_step_that_begins_has_no_counts_yet() -> None:
+    progress = DOCUMENT.progress
+    assert DOCUMENT.at(replace(progress, state=RolloutState.PAUSED)).start == DOCUMENT.start
+    assert DOCUMENT.at(replace(progress, step=2, since=9.0)).start is None
+
+
+def test_a_document_says_where_it_is_and_whether_it_is_over() -> None:
+    assert DOCUMENT.step.setting == Setting(Mode.CANARY, 10_000, observe=True)
+    assert not DOCUMENT.over
+    assert replace(DOCUMENT, progress=Progress(RolloutState.DONE)).over

@@ -17,9 +17,11 @@ from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import Migration, Side
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.migration.shadow import MAX_APART, ComparedCall, Job, Observation, ObservedCall, Shadow
+from gateway.migration.shadow import MAX_APART, MAX_LARGE, ComparedCall, Job, Observation, ObservedCall, Shadow
 from gateway.migration.worker import INLINE_COST, SWITCH_INTERVAL, Worker, WorkerStoppedError
+from tests.kit.cases import each_case
 from tests.kit.mappings import route
+from tests.kit.side_by_side import until
 
 CALL = Call("VM.stat", ("a",))
 OLD, NEW = Reply("old"), Reply("new")
@@ -70,7 +72,7 @@ async def observe(*jobs: Job, legacy: Outcome = OLD, dbus: Outcome = NEW) -> tup
     return published, called
 
 
-@pytest.mark.parametrize(("answered", "outcome"), [(Side.LEGACY, OLD), (Side.DBUS, NEW)])
+@each_case(("answered", "outcome"), [(Side.LEGACY, OLD), (Side.DBUS, NEW)])
 async def test_the_control_is_the_legacy_side_whichever_side_answered(answered: Side, outcome: Outcome) -> None:
     published, called = await observe(job(answered, outcome))
     (seen,) = published.seen
@@ -80,7 +82,7 @@ async def test_the_control_is_the_legacy_side_whichever_side_answered(answered: 
     assert (seen.answered, seen.observed.side, seen.again) == (answered, answered.other, None)
 
 
-@pytest.mark.parametrize(("answered", "outcome"), [(Side.LEGACY, OLD), (Side.DBUS, NEW)])
+@each_case(("answered", "outcome"), [(Side.LEGACY, OLD), (Side.DBUS, NEW)])
 async def test_noise_is_what_the_legacy_side_varies_in(answered: Side, outcome: Outcome) -> None:
     published, called = await observe(job(answered, outcome, noise=True))
     assert called == [answered.other, Side.LEGACY]
@@ -92,7 +94,7 @@ async def test_without_a_second_answer_of_the_control_its_noise_is_unknown() -> 
     assert (published.seen, published.lost) == ([], [counters.UNANSWERED])
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answered", "observed", "reason"),
     [
         (Side.LEGACY, FaultCode.BUSY, counters.DROPPED),
@@ -191,7 +193,7 @@ async def test_what_does_not_end_in_time_is_cancelled() -> None:
 LARGE: list[Value] = [{"name": str(number)} for number in range(INLINE_COST // 32)]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("legacy", "dbus", "in_thread"),
     [([], LARGE, True), (LARGE, [], True), ([1], [2], False)],
 )
@@ -211,6 +213,33 @@ async def test_the_size_of_both_outcomes_decides_where_they_are_compared(
     assert threads == [in_thread]
     if in_thread:  # it gives the interpreter back to the event loop soon
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL, rel=0.1)
+
+
+async def test_while_large_comparisons_of_a_method_wait_its_calls_are_dropped_and_no_others() -> None:
+    """What is compared late would count as evidence of a later step."""
+    released = threading.Event()
+
+    class Waiting(Published):
+        def compare(self, observed: ObservedCall, checkpoint: Checkpoint) -> ComparedCall:
+            assert released.wait(60)
+            return super().compare(observed, checkpoint)
+
+    async def full() -> bool:
+        return not shadow.wants(route("VM.stat"), CALL)
+
+    published = Waiting()
+    shadow = Shadow(answering({Side.DBUS: NEW}, []), published)
+    for _ in range(MAX_LARGE):
+        assert shadow.wants(route("VM.stat"), CALL)
+        shadow.observe(job(outcome=Reply(LARGE)))
+    drained = asyncio.ensure_future(shadow.drain(60))
+    await until(full)
+    assert published.lost == [counters.DROPPED]
+    assert shadow.wants(route("VM.start"), CALL)
+    released.set()
+    assert await drained == 0
+    assert len(published.results) == MAX_LARGE
+    assert shadow.wants(route("VM.stat"), CALL)
 
 
 async def test_a_comparison_under_way_is_given_up_at_the_stop() -> None:

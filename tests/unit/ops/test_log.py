@@ -14,8 +14,9 @@ import structlog
 
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
-from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer, Reply
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer, Reply, RequestMetadata
 from gateway.ops import log
+from tests.kit.cases import present
 from tests.kit.mappings import route
 
 CALL = Call("VM.start", ("a secret",), peer=Peer("tcp:127.0.0.1:4711"))
@@ -33,8 +34,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[
 
 
 def log_call(outcome: Outcome, seconds: float, method: str = "VM.start") -> None:
-    listener = log.call_log()
-    assert listener is not None
+    listener = present(log.call_log())
     listener(CallFinished(route(method), CALL, outcome, Side.DBUS, seconds))
 
 
@@ -55,9 +55,34 @@ async def test_a_call_is_one_line_of_json_without_its_values(lines: pytest.Captu
     assert "secret" not in text
     assert line.pop("timestamp").endswith("Z")
     assert line == {
-        "event": "call", "level": "info", "method": "VM.start", "side": "dbus", "outcome": "ok",
+        "event": "call", "level": "info", "service": "toy", "method": "VM.start", "side": "dbus", "outcome": "ok",
         "ms": 12.5, "peer": "tcp:127.0.0.1:4711",
     }  # fmt: skip
+
+
+async def test_a_line_has_the_caller_and_where_the_call_came_in(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "info")
+    known = {"listener": "rpc", "path": "/RPC2", "protocol": "xmlrpc", "user": "alice", "dialect": "xenapi"}
+    client = {"agent": "a" * 500, "request_id": "r-7"}
+    call = Call("VM.start", peer=Peer("unix:/run/x", uid=7, domid=3), extensions={**known, **client})
+    present(log.call_log())(CallFinished(route("VM.start"), call, Reply(), None, 0.001))
+    line = json.loads(await written(lines))
+    assert {name: line[name] for name in ("listener", "path", "protocol", "user", "uid", "domid", "request_id")} == {
+        "listener": "rpc", "path": "/RPC2", "protocol": "xmlrpc", "user": "alice", "uid": 7, "domid": 3,
+        "request_id": "r-7",
+    }  # fmt: skip
+    assert line["agent"] == "a" * log.LONGEST
+    log.configure("console", "info")
+    present(log.call_log())(CallFinished(route("VM.start"), call, Reply(), None, 0.001))
+    shown = (await written(lines)).split()
+    assert {"service=toy", "path=/RPC2", "request_id=r-7", "user=alice"} <= set(shown)
+
+
+def test_the_id_of_a_request_is_the_clients_own_or_the_trace_it_belongs_to() -> None:
+    trace = (b"traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    assert RequestMetadata(headers=(trace,)).request_id == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert RequestMetadata(headers=(trace, (b"X-Request-Id", b"r-1"))).request_id == "r-1"
+    assert RequestMetadata().request_id == ""
 
 
 async def test_a_fault_is_named_by_its_code_and_not_by_its_text(lines: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.migration.modes import Side
-from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Reply
+from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Reply, http_failure
 from gateway.ops.metrics import BUCKETS, CALLS, REFUSED, SECONDS, SERIES, Calls, Samples, render
+from tests.kit.cases import each_case
 from tests.kit.mappings import noting
 
 CALL = Call("VM.start", ("a secret",))
@@ -50,6 +51,19 @@ def test_calls_whose_clients_left_are_counted_and_are_nobodys_fault() -> None:
     for outcome_label, count in (("unknown", 2), ("withdrawn", 1), ("no_reply", 1)):
         assert seen[key(CALLS, **VM_START, outcome=outcome_label)] == count
     assert calls.ended("xenopsd", "VM.start") == (4, 1)
+
+
+def test_a_redirect_is_an_outcome_of_its_own_and_no_fault() -> None:
+    calls = Calls()
+    note = noting(calls.count)
+    slave = Fault(FaultCode.APPLICATION, "HOST_IS_SLAVE", name="HOST_IS_SLAVE", data=["10.0.0.2"])
+    other = Fault(FaultCode.REMOTE, "no such thing", name="302")  # an application's own number
+    for outcome in (slave, http_failure(302), http_failure(307), http_failure(404), other):
+        note("xenopsd", "VM.start", CALL, outcome, 0.01, Side.LEGACY)
+    seen = samples(calls)
+    labels = {**VM_START, "side": "legacy"}
+    assert [seen[key(CALLS, **labels, outcome=word)] for word in ("redirect", "remote")] == [3, 2]
+    assert calls.ended("xenopsd", "VM.start") == (5, 2)
 
 
 def test_each_side_is_counted_for_itself_and_nobody_as_nobody() -> None:
@@ -109,7 +123,7 @@ def test_the_process_itself_is_told_of_too() -> None:
     assert samples(Calls())[key("process_open_fds")] > 0
 
 
-@pytest.mark.parametrize("name", SERIES)
+@each_case("name", SERIES)
 def test_names_follow_the_conventions(name: str) -> None:
     """(prometheus.io/docs/practices/naming)"""
     series = SERIES[name]

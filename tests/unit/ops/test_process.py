@@ -15,8 +15,9 @@ import pytest
 
 from gateway.ops import process
 from gateway.ops.process import ServiceManager, from_environment
+from tests.kit.cases import each_case
+from tests.kit.programs import ROOT
 
-ROOT = Path(__file__).parents[3]
 NOBODY = pwd.getpwnam("nobody")
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -72,7 +73,7 @@ def test_without_a_manager_nothing_is_told() -> None:
     assert manager.watchdog is None
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("variables", "seconds"),
     [
         ({}, None),
@@ -85,7 +86,7 @@ def test_the_watchdog_is_ours_unless_it_names_another_process(variables: dict[st
     assert from_environment(variables).watchdog == seconds
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("variables", "says"),
     [
         ({"NOTIFY_SOCKET": "vsock:2:1"}, r"NOTIFY_SOCKET: expected /PATH or @NAME, got 'vsock:2:1'"),

@@ -21,12 +21,15 @@ from gateway.core.rpc.model import (
     Fault,
     FaultCode,
     Outcome,
+    Peer,
+    PeerConnection,
     Reply,
     RequestMetadata,
 )
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.pipeline.dispatcher import Dispatcher
 from tests.kit import upstreams as kit
+from tests.kit.cases import each_case, expect, present
 from tests.kit.mappings import TARGET, route
 
 
@@ -88,8 +91,7 @@ async def test_past_the_deadline_the_caller_gets_a_timeout() -> None:
 
 
 async def test_a_write_that_timed_out_says_that_it_may_have_been_executed() -> None:
-    outcome = await Dispatcher(Scripted(hang), Notes()).answer(route(timeout=0.01), Call("echo", ("a",)))
-    assert isinstance(outcome, Fault)
+    outcome = expect(Fault, await Dispatcher(Scripted(hang), Notes()).answer(route(timeout=0.01), Call("echo", ("a",))))
     assert outcome.message == "no answer from org.xen.xcp.toy within 0.01 s; it may have been executed"
 
 
@@ -217,8 +219,7 @@ async def test_a_cancellation_from_outside_is_no_timeout_even_when_both_come_at_
 async def test_after_a_timeout_the_task_can_go_on_waiting() -> None:
     dispatcher = Dispatcher(Scripted(hang), Notes())
     await dispatcher.answer(route(timeout=0.0), Call("echo", ("a",)))
-    task = asyncio.current_task()
-    assert task is not None
+    task = present(asyncio.current_task())
     assert task.cancelling() == 0
     async with asyncio.timeout(60):
         await asyncio.sleep(0)
@@ -266,7 +267,7 @@ async def test_an_old_service_that_does_not_answer_in_time_is_named() -> None:
     assert outcome == Fault(FaultCode.TIMEOUT, says)
 
 
-@pytest.mark.parametrize("code", FaultCode)
+@each_case("code", FaultCode)
 async def test_a_call_falls_back_only_where_nothing_was_executed_for_certain(code: FaultCode) -> None:
     async def fail(_route: Route, _call: Call) -> Outcome:
         return Fault(code, "no")
@@ -278,7 +279,7 @@ async def test_a_call_falls_back_only_where_nothing_was_executed_for_certain(cod
         Scripted(fail),
         notes,
         upstreams=upstreams,
-        on_fallback=lambda route, side, fault, _: told.append((route.method, side, fault)),
+        on_fallback=lambda route, _call, side, fault, _seconds: told.append((route.method, side, fault)),
     )
     outcome = await dispatcher.answer(back, Call("echo"))
     if code in (FaultCode.UNAVAILABLE, FaultCode.BUSY):
@@ -394,8 +395,7 @@ async def test_a_deadline_that_passes_in_line_says_that_the_call_was_not_sent() 
         raise AssertionError("unreachable")
 
     start = route("VM.start", effect=Effect.WRITE, timeout=0.001)
-    fault = await Dispatcher(Scripted(wait), Notes()).answer(start, Call("VM.start"))
-    assert isinstance(fault, Fault)
+    fault = expect(Fault, await Dispatcher(Scripted(wait), Notes()).answer(start, Call("VM.start")))
     assert fault.message == "no answer from org.xen.xcp.toy within 0.001 s; the call was not sent"
 
 
@@ -422,7 +422,7 @@ class Line(kit.Scripted):
                 turn.set_result(None)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("mode", "outcome", "side"),
     [
         (Mode.DBUS, Reply("a"), Side.DBUS),
@@ -457,7 +457,26 @@ async def test_a_call_for_a_task_that_waits_is_not_made_on_d_bus_when_its_mode_c
     waits = asyncio.ensure_future(dispatcher.answer(task, Call("Async.VM.start", ("a",))))
     await asyncio.sleep(0)
     toggles.replace([Override("toy/VM.start", Setting(Mode.DBUS), "alice", 1.0)])
-    outcome = await asyncio.wait_for(waits, 5)
-    assert isinstance(outcome, Fault)
+    outcome = expect(Fault, await asyncio.wait_for(waits, 5))
     assert outcome.message.startswith("Async.VM.start has no side that answers: ")
     assert new.asked == []
+
+
+async def test_a_call_that_waits_at_its_service_gives_back_its_slot() -> None:
+    slots: list[str] = []
+    connection = PeerConnection()
+
+    def wait() -> Callable[[], object]:
+        slots.append("freed")
+        return lambda: slots.append("taken")
+
+    waiting = replace(route("Hold"), waits=True)
+    dispatcher, call = Dispatcher(Scripted(echo)), Call("hold", ("x",), peer=Peer(connection=connection))
+    connection.on_wait = wait
+    assert await dispatcher.answer(waiting, call) == Reply("x")
+    assert slots == ["freed", "taken"]
+    connection.on_wait = lambda: None
+    fault = await dispatcher.answer(waiting, call)
+    assert isinstance(fault, Fault)
+    assert fault.code is FaultCode.BUSY
+    assert dispatcher.in_flight == 0

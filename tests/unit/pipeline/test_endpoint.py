@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 import xmlrpc.client
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from types import MappingProxyType
 import pytest
 from msgspec import structs
 
-from adapters.codecs import CODECS
+from adapters.codecs import CODECS, jsonrpc
 from adapters.dialects import DIALECTS
 from gateway.core.admin.records import MethodId
 from gateway.core.comparison.compare import compare
@@ -26,6 +27,7 @@ from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import CallFinished, Effect, Route
 from gateway.core.rpc.model import (
     ABANDONED,
+    LARGE,
     NO_METADATA,
     WITHDRAWN,
     Answer,
@@ -38,6 +40,8 @@ from gateway.core.rpc.model import (
     Peer,
     Reply,
     RequestMetadata,
+    Value,
+    is_large,
 )
 from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
@@ -49,6 +53,7 @@ from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSessio
 from gateway.pipeline.sessions import Sessions
 from gateway.pipeline.side_override import SideOverride
 from tests.kit import upstreams as kit
+from tests.kit.cases import each_case, expect
 from tests.kit.mappings import route
 
 PEER = Peer("tcp:127.0.0.1:4711")
@@ -109,6 +114,71 @@ async def test_a_call_goes_to_its_route_and_its_answer_comes_back() -> None:
     assert answer.fault is None
 
 
+class Held(jsonrpc.Codec):
+    """Stops in one of its methods until it is let go: on the loop, it would stop for ever."""
+
+    def __init__(self, held: str) -> None:
+        super().__init__(MessageLimits())
+        self._held = held
+        self.holds, self.goes_on = threading.Event(), threading.Event()
+
+    def _hold(self, method: str) -> None:
+        if method == self._held:
+            self.holds.set()
+            assert self.goes_on.wait(60)
+
+    def decode(self, body: bytes, charset: str = "") -> Envelope:
+        self._hold("decode")
+        return super().decode(body, charset)
+
+    def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
+        self._hold("encode")
+        return super().encode(envelope, outcomes)
+
+
+async def _beside_another(codec: Held, message: bytes, answer: Callable[[Call], Awaitable[Outcome]]) -> Answer:
+    """Answer a message; its codec goes on only when a second call was answered meanwhile."""
+    table = EndpointTable(HERE, codec.name, "plain", {"echo": route("echo")})
+    dialect, dispatcher = DIALECTS["plain"](codec.name), Dispatcher(Scripted(answer))
+    async with asyncio.TaskGroup() as group:
+        large = group.create_task(RpcEndpoint(table, codec, dialect, dispatcher).answer(message, PEER))
+        assert await asyncio.to_thread(codec.holds.wait, 60)
+        assert json.loads(body(await exchange().answer(request(7), PEER)))["result"] == 7
+        codec.goes_on.set()
+    return large.result()
+
+
+async def test_a_large_answer_is_written_while_others_are_answered() -> None:
+    names: dict[str, Value] = {f"name{number}": "value" for number in range(LARGE + 1)}
+
+    async def records(_: Call) -> Outcome:
+        return Reply(names)
+
+    answer = await _beside_another(Held("encode"), request(1), records)
+    assert json.loads(body(answer))["result"] == names
+
+
+async def test_a_long_request_is_read_while_others_are_answered() -> None:
+    text = "x" * (READ_AT_ONCE + 1)
+    message = json.dumps({"jsonrpc": "2.0", "method": "echo", "params": [text], "id": 1}).encode()
+    assert json.loads(body(await _beside_another(Held("decode"), message, echo)))["result"] == text
+
+
+@pytest.mark.parametrize(
+    ("value", "large"),
+    [
+        ("x" * 64 * LARGE, False),
+        ("x" * 64 * (LARGE + 1), True),
+        ([0] * LARGE, False),
+        ([0] * (LARGE + 1), True),
+        ({"a": [{"b": ["x" * 64] * (LARGE // 2)}]}, True),
+        ([{}, [], None, True, 5, 1.5, "", b""], False),
+    ],
+)
+def test_what_is_large(value: Value, *, large: bool) -> None:
+    assert is_large(value) is large
+
+
 async def test_the_peer_travels_with_the_call() -> None:
     seen: list[Peer] = []
 
@@ -130,6 +200,22 @@ async def test_a_notification_is_called_and_not_answered() -> None:
     answer = await exchange(answer=look).answer(b'{"jsonrpc":"2.0","method":"echo","params":[1]}', PEER)
     assert answer.body is None
     assert [call.oneway for call in calls] == [True]
+
+
+@each_case("version", [b'"id":null', b'"jsonrpc":"2.0"'])
+async def test_a_dialect_without_notifications_refuses_one_and_calls_nothing(version: bytes) -> None:
+    calls: list[Call] = []
+
+    async def look(call: Call) -> Outcome:
+        calls.append(call)
+        return Reply(None)
+
+    answer = await exchange("jsonrpc", "xenapi", answer=look).answer(
+        b'{%b,"method":"echo","params":[1]}' % version, PEER
+    )
+    assert answer.fault is not None
+    assert (answer.fault.code, answer.as_page, calls) == (FaultCode.INVALID_REQUEST, True, [])
+    assert json.loads(body(answer))["error"]["message"].startswith("$.id: expected text or an integer")
 
 
 async def test_an_unknown_method_is_named() -> None:
@@ -381,7 +467,7 @@ async def test_a_message_that_waits_for_an_old_service_is_answered_call_by_call_
     assert [(method, side) for method, _, side in front.told.noted] == [("stat", Side.LEGACY), ("start", Side.DBUS)]
 
 
-@pytest.mark.parametrize(("said", "noted"), [((NOT_SENT,), WITHDRAWN), ((), ABANDONED)])
+@each_case(("said", "noted"), [((NOT_SENT,), WITHDRAWN), ((), ABANDONED)])
 async def test_a_message_whose_client_leaves_is_noted_for_each_of_its_calls(
     said: tuple[str, ...], noted: Fault
 ) -> None:
@@ -445,7 +531,7 @@ async def test_an_answer_that_cannot_be_read_goes_back_all_the_same_and_is_a_dif
     assert outcome.code is FaultCode.PARSE_ERROR
 
 
-@pytest.mark.parametrize(
+@each_case(
     "refused",
     [
         Answer(
@@ -497,8 +583,8 @@ async def test_an_old_service_of_another_protocol_is_asked_call_by_call() -> Non
 UNREADABLE = (b"{", b'[{"jsonrpc":"2.0","id":2},{"jsonrpc":"2.0","method":"stat","id":3}]')
 
 
-@pytest.mark.parametrize("message", UNREADABLE)
-@pytest.mark.parametrize("moved", [Setting(Mode.OFF), SHADOW, Setting(Mode.CANARY, 0), DBUS])
+@each_case("message", UNREADABLE)
+@each_case("moved", [Setting(Mode.OFF), SHADOW, Setting(Mode.CANARY, 0), DBUS])
 async def test_what_cannot_be_read_is_forwarded_only_where_no_mode_governs_a_call(
     message: bytes, moved: Setting
 ) -> None:
@@ -513,7 +599,7 @@ async def test_what_cannot_be_read_is_forwarded_only_where_no_mode_governs_a_cal
     assert await front.answer(message) is OLD_ANSWER
 
 
-@pytest.mark.parametrize("message", [b'{"method":"nope","params":[],"id":7}', b"{", batch("nope", "stat")])
+@each_case("message", [b'{"method":"nope","params":[],"id":7}', b"{", batch("nope", "stat")])
 async def test_what_is_not_mapped_is_forwarded_where_the_mapping_says_so(message: bytes) -> None:
     front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY)
     assert await front.answer(message) is OLD_ANSWER
@@ -543,7 +629,7 @@ def call(method: str) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "method": method, "params": ["session", "vm"], "id": 1}).encode()
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@each_case("spelling", SPELLINGS)
 async def test_a_method_that_is_off_is_off_in_every_spelling(spelling: str) -> None:
     front = xapi(Setting(Mode.OFF))
     for message in (call(spelling), batch("VM.other", spelling)):
@@ -561,8 +647,8 @@ async def test_no_spelling_in_a_multicall_escapes_the_mode() -> None:
     assert (front.upstreams.forwarded, front.upstreams.called, front.asked) == ([], [], [])
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("setting", [LEGACY_ONLY, SHADOW])
+@each_case("spelling", SPELLINGS)
+@each_case("setting", [LEGACY_ONLY, SHADOW])
 async def test_a_method_of_the_old_service_goes_there_as_it_came_in_every_spelling(
     spelling: str, setting: Setting
 ) -> None:
@@ -574,21 +660,22 @@ async def test_a_method_of_the_old_service_goes_there_as_it_came_in_every_spelli
     assert front.asked == ([spelling] if setting is SHADOW and spelling not in TASKS else [])
 
 
-@pytest.mark.parametrize("setting", [DBUS, Setting(Mode.CANARY, BUCKETS), Setting(Mode.SHADOW, control=Side.DBUS)])
-async def test_what_dbus_answers_is_answered_in_both_spellings_and_its_tasks_are_refused(setting: Setting) -> None:
+@each_case("setting", [DBUS, Setting(Mode.CANARY, BUCKETS), Setting(Mode.SHADOW, control=Side.DBUS)])
+async def test_what_dbus_answers_is_answered_in_both_spellings_and_its_tasks_are_refused_without_a_place_for_them(
+    setting: Setting,
+) -> None:
     front = xapi(setting)
     for spelling in SPELLINGS[:2]:
         assert json.loads(body(await front.answer(call(spelling))))["result"] == 1
     for spelling in TASKS:
         error = json.loads(body(await front.answer(call(spelling))))["error"]
-        assert error["message"] == "MESSAGE_METHOD_UNKNOWN"
-        assert error["data"][0] == spelling
-        assert "call VM.start without" in error["data"][1]
+        assert error["message"] == "Fault"
+        assert error["data"] == [f"No async mode for this operation (rpc: {spelling})"]
     assert front.asked == list(SPELLINGS[:2])
     assert front.upstreams.forwarded == []
 
 
-@pytest.mark.parametrize("setting", [DBUS, Setting(Mode.CANARY, BUCKETS)])
+@each_case("setting", [DBUS, Setting(Mode.CANARY, BUCKETS)])
 async def test_tasks_stay_with_the_old_service_only_where_the_mapping_says_so(setting: Setting) -> None:
     front = xapi(setting)
     route = front.exchange.table.routes["VM.start"]
@@ -606,7 +693,7 @@ async def test_a_refused_call_goes_nowhere_and_its_neighbours_are_answered() -> 
     message = batch("VM.other", "Async.VM.start", "VM_start")
     other, refused, start = json.loads(body(await front.answer(message)))
     assert (other["result"], start["result"]) == ("old", 1)
-    assert refused["error"]["message"] == "MESSAGE_METHOD_UNKNOWN"
+    assert refused["error"]["message"] == "Fault"
     assert front.upstreams.forwarded == []  # never the whole message: the refused call would go with it
     assert front.upstreams.called == ["VM.other"]
 
@@ -665,11 +752,40 @@ async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
             "stat": route("stat", session=lambda call: str(call.params[0])),
         },
     )
-    agent = RequestMetadata(headers=((b"Host", b"x"), (b"user-agent", b"xe/1.2")))
+    agent = RequestMetadata(headers=((b"Host", b"x"), (b"user-agent", b"xe/1.2"), (b"X-Request-ID", b"r-7")))
     await known.answer(b'{"jsonrpc":"2.0","method":"login","params":["alice"],"id":1}', PEER)
     await known.answer(b'{"jsonrpc":"2.0","method":"stat","params":["ref-1"],"id":1}', PEER, agent)
-    caller = {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice", "listener": "rpc"}
+    caller = {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice", "listener": "rpc", "request_id": "r-7"}
     assert seen[1].extensions == {**caller, "dialect": known.dialect.name, "path": known.table.key.path}
+
+
+@pytest.mark.parametrize(
+    ("trusts_root", "peer", "served"),
+    [
+        (True, Peer("unix:/xapi", uid=0), "root login"),
+        (True, Peer("unix:/xapi", uid=1000), "login"),
+        (True, Peer("tcp:127.0.0.1:5"), "login"),
+        (False, Peer("unix:/xapi", uid=0), "login"),
+    ],
+)
+async def test_only_root_on_a_trusted_socket_logs_in_without_a_password(
+    trusts_root: bool, peer: Peer, served: str
+) -> None:
+    class Named(Scripted):
+        async def call(self, route: Route, call: Call) -> Outcome:
+            return Reply(route.method)
+
+    routes = {"login": route("login", login=lambda call: str(call.params[0]), root_login=route("root login"))}
+    trusting = RpcEndpoint(
+        EndpointTable(HERE, "jsonrpc", "plain", routes),
+        CODECS["jsonrpc"](MessageLimits()),
+        DIALECTS["plain"]("jsonrpc"),
+        Dispatcher(Named(echo)),
+        trusts_root=trusts_root,
+    )
+    answer = await trusting.answer(b'{"jsonrpc":"2.0","method":"login","params":["root"],"id":1}', peer)
+    assert answer is not None
+    assert json.loads(body(answer))["result"] == served
 
 
 # Recordings
@@ -682,8 +798,7 @@ class Kept:
     """A recording of all methods of a front."""
 
     def __init__(self, front: Front) -> None:
-        session = Recorder(front.exchange.dispatcher).begin(ALL, RecordingLimits(writes=True))
-        assert isinstance(session, RecordingSession)
+        session = expect(RecordingSession, Recorder(front.exchange.dispatcher).begin(ALL, RecordingLimits(writes=True)))
         self._waiting = session._waiting
 
     @property
@@ -772,12 +887,12 @@ def packed(body: bytes, encoding: str = "gzip") -> Answer:
     return structs.replace(OLD_ANSWER, body=body, headers=((b"Content-Encoding", encoding.encode()),))
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("answer", "seen"),
     [
         (packed(gzip.compress(OLD_ANSWER.body or b"")), Reply(1)),
         (packed(zlib.compress(OLD_ANSWER.body or b""), "deflate"), Reply(1)),
-        (packed(b"junk"), Fault(FaultCode.PARSE_ERROR, "the body is no valid gzip")),
+        (packed(b"junk"), Fault(FaultCode.PARSE_ERROR, "the body is not valid gzip")),
         (packed(gzip.compress(bytes(2**20))), UNKEPT),  # too long to be read
         (structs.replace(OLD_ANSWER, status=302, reason="Found"), Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
     ],
@@ -802,7 +917,7 @@ async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same() -> Non
     assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("domains", "asks", "method", "allowed"),
     [
         (Domains(), 0, "echo", True),

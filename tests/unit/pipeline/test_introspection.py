@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pytest
-
 from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import Parameter
 from gateway.core.routing.route import LocalTarget, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.mapping.table import EndpointKey, EndpointTable
-from gateway.pipeline.introspection import CAPABILITIES, introspection_routes, json_schema
+from gateway.pipeline.introspection import CAPABILITIES, introspection_routes
+from gateway.pipeline.openrpc import json_schema
+from tests.kit.cases import each_case, expect
 from tests.kit.mappings import route
 
 START = route(
@@ -29,8 +29,7 @@ SHUTDOWN = route("VM.shutdown", parameters=(Parameter("vm", parse_one("s")),), r
 
 
 async def answer(routes: Mapping[str, Route], call: Call) -> Outcome:
-    target = routes[call.method].target
-    assert isinstance(target, LocalTarget)
+    target = expect(LocalTarget, routes[call.method].target)
     return await target.answer(call)
 
 
@@ -42,8 +41,7 @@ def builtins(codec: str = "xmlrpc") -> Mapping[str, Route]:
 
 
 async def value(method: str, *params: Value, codec: str = "xmlrpc") -> Value:
-    outcome = await answer(builtins(codec), Call(method, params))
-    assert isinstance(outcome, Reply), outcome
+    outcome = expect(Reply, await answer(builtins(codec), Call(method, params)))
     return outcome.value
 
 
@@ -69,8 +67,7 @@ async def test_a_method_is_described_under_each_spelling_of_its_name_but_not_as_
 
 
 async def test_over_json_rpc_there_is_rpc_discover_and_no_multicall() -> None:
-    names = await value("system.listMethods", codec="jsonrpc")
-    assert isinstance(names, list)
+    names = expect(list, await value("system.listMethods", codec="jsonrpc"))
     assert "rpc.discover" in names
     assert "system.multicall" not in names
 
@@ -97,20 +94,18 @@ async def test_the_gateways_own_methods_describe_themselves_too() -> None:
     assert await value("system.methodSignature", "system.methodHelp") == [["string", "string"]]
 
 
-@pytest.mark.parametrize("codec", ["xmlrpc", "jsonrpc"])
+@each_case("codec", ["xmlrpc", "jsonrpc"])
 async def test_capabilities_say_where_each_is_specified(codec: str) -> None:
-    capabilities = await value("system.getCapabilities", codec=codec)
-    assert isinstance(capabilities, dict)
+    capabilities = expect(dict, await value("system.getCapabilities", codec=codec))
     assert set(capabilities) == set(CAPABILITIES[codec])
     for entry in capabilities.values():
         assert isinstance(entry, dict)
         assert str(entry["specUrl"]).startswith("http")
 
 
-@pytest.mark.parametrize("name", ["VM.nope", 5, None])
+@each_case("name", ["VM.nope", 5, None])
 async def test_asking_about_a_method_that_does_not_exist_is_a_fault(name: Value) -> None:
-    outcome = await answer(builtins(), Call("system.methodHelp", (name,)))
-    assert isinstance(outcome, Fault)
+    outcome = expect(Fault, await answer(builtins(), Call("system.methodHelp", (name,))))
     assert outcome.code is FaultCode.INVALID_PARAMS
     assert outcome.message == "$.params[0]: expected the name of a method that system.listMethods lists"
 
@@ -140,15 +135,13 @@ async def test_a_multicall_inside_a_multicall_is_refused() -> None:
 
 
 async def test_discover_answers_an_openrpc_document() -> None:
-    document = await value("rpc.discover", codec="jsonrpc")
-    assert isinstance(document, dict)
+    document = expect(dict, await value("rpc.discover", codec="jsonrpc"))
     assert document["openrpc"] == "1.3.2"
-    methods = document["methods"]
-    assert isinstance(methods, list)
-    start = next(method for method in methods if isinstance(method, dict) and method["name"] == "VM.start")
-    assert isinstance(start, dict)
-    params = start["params"]
-    assert isinstance(params, list)
+    methods = expect(list, document["methods"])
+    start = expect(
+        dict, next(method for method in methods if isinstance(method, dict) and method["name"] == "VM.start")
+    )
+    params = expect(list, start["params"])
     assert params[2] == {
         "name": "memory",
         "summary": "",
@@ -161,7 +154,7 @@ async def test_discover_answers_an_openrpc_document() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("signature", "schema"),
     [
         ("y", {"type": "integer", "minimum": 0, "maximum": 255}),

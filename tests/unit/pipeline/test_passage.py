@@ -1,15 +1,18 @@
+"""Passthrough; and what is known of a call: its side, its session, its deadline."""
+
 from __future__ import annotations
 
 import asyncio
 
 import pytest
 
-from gateway.core.interfaces import HttpExchange
+from gateway.core.interfaces import DEADLINE_PASSED, HttpExchange
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import (
     ABANDONED,
     HUNG_UP,
+    NO_METADATA,
     Answer,
     Call,
     Fault,
@@ -18,11 +21,14 @@ from gateway.core.rpc.model import (
     Peer,
     Reply,
     RequestMetadata,
+    ended,
 )
-from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
+from gateway.pipeline.dispatcher import UNMAPPED, Deadlines, Dispatcher
 from gateway.pipeline.passthrough import BAD_GATEWAY, STATUSES, Passthrough
+from gateway.pipeline.side_override import SideOverride, side_override
 from tests.kit import backends
 from tests.kit import upstreams as kit
+from tests.kit.cases import each_case
 from tests.kit.exchanges import MemoryExchange
 
 GET = RequestMetadata("GET", "/rrd_updates?start=1", ((b"User-Agent", b"rrd2csv"),))
@@ -34,10 +40,12 @@ class Way:
     def __init__(self, whole: Answer | Fault) -> None:
         self.upstreams = kit.Scripted({}, whole)
         self.noted: list[tuple[str, Call, Outcome, Side | None]] = []
+        self.streamed: list[tuple[int, int]] = []
         self.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), self._note, upstreams=self.upstreams), "xapi")
 
     def _note(self, finished: CallFinished) -> None:
         self.noted.append((finished.route.method, finished.call, finished.outcome, finished.side))
+        self.streamed.append((finished.received, finished.sent))
 
 
 async def test_a_message_goes_to_the_upstream_and_its_answer_comes_back() -> None:
@@ -49,7 +57,8 @@ async def test_a_message_goes_to_the_upstream_and_its_answer_comes_back() -> Non
     assert way.upstreams.forwarded == [("xapi", b"", GET)]
     ((method, call, outcome, side),) = way.noted
     assert (method, outcome, side) == (UNMAPPED, Reply(), Side.LEGACY)
-    assert (call.peer.address, call.extensions) == ("tcp:10.0.0.1:5", {"protocol": "http", "agent": "rrd2csv"})
+    known = {"protocol": "http", "path": "/rrd_updates", "agent": "rrd2csv", "request_id": ""}
+    assert (call.peer.address, call.extensions) == ("tcp:10.0.0.1:5", known)
 
 
 async def test_an_answer_that_tells_of_a_failure_goes_back_and_is_noted_as_one() -> None:
@@ -60,7 +69,41 @@ async def test_an_answer_that_tells_of_a_failure_goes_back_and_is_noted_as_one()
     assert way.noted[0][2] == Fault(FaultCode.REMOTE, "HTTP 404", name="404")
 
 
-@pytest.mark.parametrize("code", FaultCode)
+@pytest.mark.parametrize(("status", "word"), [(302, "redirect"), (307, "redirect"), (304, "ok"), (500, "remote")])
+async def test_a_redirect_is_noted_as_one(status: int, word: str) -> None:
+    way = Way(Answer(b"", "text/html", None, status, "x", ((b"Location", b"http://other/"),)))
+    exchange = MemoryExchange(GET)
+    assert await way.passage.stream(exchange) is None
+    assert exchange.head is not None
+    assert (exchange.head.status, exchange.head.headers) == (status, ((b"Location", b"http://other/"),))
+    assert ended(way.noted[0][2]) == word
+
+
+async def test_the_bytes_of_a_request_are_noted() -> None:
+    way = Way(Answer(b"abc", "", None, 200, "OK"))
+    await way.passage.stream(MemoryExchange(GET, b"12", b"345", length=5))
+    assert way.streamed == [(5, 3)]
+
+
+async def test_a_tunnel_whose_client_leaves_has_ended_as_tunnels_do() -> None:
+    class Open(kit.Scripted):
+        async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
+            await exchange.respond(Answer(None, "", None, 200, "OK"), opens_tunnel=True)
+            await exchange.write(b"RFB")
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    way = Way(Fault(FaultCode.BUSY, ""))
+    way.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), way._note, upstreams=Open({})), "xapi")
+    exchange = MemoryExchange(GET, is_tunnel=True)
+    asking = asyncio.ensure_future(way.passage.stream(exchange))
+    await asyncio.wait_for(exchange.written.wait(), 60)
+    asking.cancel()
+    await asyncio.wait({asking})
+    assert ([outcome for _, _, outcome, _ in way.noted], way.streamed) == ([Reply()], [(0, 3)])
+
+
+@each_case("code", FaultCode)
 async def test_why_nothing_came_back_is_an_answer_in_plain_words(code: FaultCode) -> None:
     fault = Fault(code, "because")
     way = Way(fault)
@@ -108,3 +151,119 @@ async def test_a_response_that_breaks_off_resets_the_client_and_is_noted_as_a_fa
     assert await way.passage.stream(exchange) is None
     assert (exchange.is_aborted, exchange.is_finished) == (True, False)
     assert way.noted[0][2] == Fault(FaultCode.NO_REPLY, "closed", name=HUNG_UP)
+
+
+# A forced side
+
+
+HERE = SideOverride(b"x-gateway-side", "gateway_side")
+
+
+def with_header(text: bytes) -> RequestMetadata:
+    return RequestMetadata(headers=((b"Host", b"x"), (b"X-Gateway-Side", text)))
+
+
+@each_case(("text", "side"), [(b"dbus", Side.DBUS), (b" LEGACY ", Side.LEGACY), (b"both", None), (b"", None)])
+def test_a_header_names_a_side_and_leaves_the_call_alone(text: bytes, side: Side | None) -> None:
+    call = Call("VM.stat", ("a",))
+    assert HERE.extract(call, with_header(text)) == (side, call)
+    assert not HERE.was_extracted(call)
+
+
+def test_a_parameter_names_a_side_and_is_taken_out() -> None:
+    side, call = HERE.extract(Call("VM.stat", (), {"vm": "a", "gateway_side": "dbus"}), NO_METADATA)
+    assert side is Side.DBUS
+    assert call.named == {"vm": "a"}
+    assert HERE.was_extracted(call)
+
+
+def test_a_parameter_that_names_no_side_is_taken_out_all_the_same() -> None:
+    side, call = HERE.extract(Call("VM.stat", (), {"gateway_side": 5}), NO_METADATA)
+    assert side is None
+    assert call.named == {}
+
+
+def test_where_a_listener_does_not_let_it_nothing_is_read() -> None:
+    assert side_override("", "") is None
+    assert side_override("X-Gateway-Side", "") == SideOverride(b"x-gateway-side")
+
+
+# Deadlines
+
+
+async def wait(deadlines: Deadlines, seconds: float) -> str:
+    """Wait for ever, or until the deadline."""
+    deadline = deadlines.start(seconds)
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        if deadline.was_the_reason():
+            return f"late after {seconds:g}"
+        raise
+    finally:
+        deadline.lift()
+    return "never"
+
+
+async def test_past_its_time_a_task_is_cancelled_and_knows_why() -> None:
+    assert await wait(Deadlines(), 0.01) == "late after 0.01"
+
+
+async def test_each_task_has_its_own_time_in_whatever_order_they_began() -> None:
+    deadlines = Deadlines()
+    done: list[str] = []
+
+    async def one(seconds: float) -> None:
+        done.append(await wait(deadlines, seconds))
+
+    async with asyncio.TaskGroup() as group:
+        for seconds in (0.05, 0.01, 0.03, 0.01):
+            group.create_task(one(seconds))
+    assert done == ["late after 0.01", "late after 0.01", "late after 0.03", "late after 0.05"]
+    assert len(deadlines) == 0
+
+
+async def test_one_timer_serves_those_that_begin_later_too() -> None:
+    deadlines = Deadlines()
+    loop = asyncio.get_running_loop()
+    first = asyncio.ensure_future(wait(deadlines, 0.03))
+    await asyncio.sleep(0)
+    began = loop.time()
+    second = asyncio.ensure_future(wait(deadlines, 0.03))
+    assert await first == await second == "late after 0.03"
+    assert loop.time() - began >= 0.03
+
+
+async def test_nothing_is_left_of_ten_thousand_that_were_in_time() -> None:
+    deadlines = Deadlines()
+    for _ in range(10_000):
+        deadlines.start(3600.0).lift()
+    assert len(deadlines) == 0
+
+
+async def test_a_lifted_deadline_cancels_nobody() -> None:
+    deadlines = Deadlines()
+    deadlines.start(0.0).lift()
+    async with asyncio.timeout(60):
+        assert await wait(deadlines, 0.01) == "late after 0.01"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_cancellation_from_outside_stays_one() -> None:
+    task = asyncio.ensure_future(wait(Deadlines(), 3600.0))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_cancellation_itself_says_why() -> None:
+    """A backend learns so that the callee was late, and not that the caller has left."""
+    Deadlines().start(0.0)
+    with pytest.raises(asyncio.CancelledError, match=DEADLINE_PASSED):
+        await asyncio.Event().wait()
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from gateway.core.admin.records import MethodId, StateRefused
 from gateway.core.migration.modes import Side
 from gateway.core.routing.call_record import LARGEST
@@ -18,6 +16,7 @@ from gateway.core.rpc.model import Call, Outcome, Reply
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.recorder import MAX_RECORDINGS, Recorder, RecordingLimits, RecordingSession
 from tests.kit.backends import MemoryBackend
+from tests.kit.cases import each_case, expect
 from tests.kit.traffic import GET, SET
 
 WEB = Reply("web")
@@ -45,9 +44,7 @@ async def take(recorder: Recorder, finished: CallFinished) -> None:
 
 
 def begun(recorder: Recorder, **limits: Any) -> RecordingSession:
-    found = recorder.begin(BOTH, RecordingLimits(**limits))
-    assert isinstance(found, RecordingSession)
-    return found
+    return expect(RecordingSession, recorder.begin(BOTH, RecordingLimits(**limits)))
 
 
 async def documents(found: RecordingSession) -> list[dict[str, Any]]:
@@ -76,7 +73,7 @@ async def test_the_recorder_is_active_only_during_a_recording() -> None:
     assert [*found, recorder.active] == [False, True, False]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("offered", "writes", "counts"),
     [
         ([{"route": replace(GET, method="VM.other")}, {"oneway": True}, {"route": SET}], False, (0, 0, 0)),
@@ -185,8 +182,7 @@ async def test_a_bug_costs_its_own_line() -> None:
 async def test_several_record_at_a_time_each_its_own_and_no_more_than_some() -> None:
     recorder = Recorder(Dispatcher(MemoryBackend({})))
     several = [begun(recorder) for _ in range(MAX_RECORDINGS)]
-    refused = recorder.begin(BOTH, RecordingLimits())
-    assert isinstance(refused, StateRefused)
+    refused = expect(StateRefused, recorder.begin(BOTH, RecordingLimits()))
     assert refused.conflict
     await take(recorder, taken())
     recorder.stop()

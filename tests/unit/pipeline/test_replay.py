@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from gateway.core.migration.modes import Mode, Side
 from gateway.core.routing.call_record import recorded
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.pipeline.replay import ReplayRequest, ReplayResult
+from tests.kit.cases import each_case
 from tests.kit.traffic import SESSION, Sides, line
 
 GIVEN = {"session": SESSION}
@@ -21,7 +20,7 @@ async def replayed(sides: Sides, document: dict[str, Any] | None = None, **wish:
     return result
 
 
-@pytest.mark.parametrize("mode", [Mode.LEGACY, Mode.DBUS, Mode.OFF])
+@each_case("mode", [Mode.LEGACY, Mode.DBUS, Mode.OFF])
 async def test_both_sides_are_asked_whatever_the_mode_is(mode: Mode) -> None:
     sides = Sides(setting=mode)
     result = await replayed(sides)
@@ -56,7 +55,7 @@ async def test_a_side_that_fails_where_the_other_does_not_is_told() -> None:
     assert (await replayed(sides)).verdict == "error_different"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("old", "new", "why"),
     [
         (Fault(FaultCode.UNAVAILABLE, "away"), Reply("vm"), "legacy: away"),
@@ -88,7 +87,7 @@ async def test_a_name_of_old_leads_to_its_method() -> None:
     assert (await replayed(Sides(), line("VM.name"))).method == "VM.get_name"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("document", "why"),
     [
         (line(path="/other"), "no endpoint rpc /other speaks xmlrpc"),

@@ -84,7 +84,7 @@ async def test_a_form_that_returns_a_task_is_shown_and_not_run_on_the_other_side
     outcome, steps = await explain(explained, "Async.VM.echo", ("hello",), Peer("control"))
     assert isinstance(outcome, Fault)
     shown = {step.name: step.value for step in steps}
-    assert shown["refused"].startswith("mode dbus: D-Bus answers, and has no tasks yet")
+    assert shown["refused"].startswith("No async mode for this operation (rpc: Async.VM.echo): mode dbus")
     assert "method call" not in shown
 
 

@@ -8,11 +8,11 @@ from contextlib import closing
 
 import pytest
 
-from gateway.state import tables
+from gateway.state import schema
 
 
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
-        tables.create(made)
+        schema.create(made)
         yield made

@@ -15,8 +15,9 @@ import pytest
 
 from gateway.core.admin.records import Change, PutRollout, StateRefused, StoredState
 from gateway.core.migration.modes import Mode
-from gateway.state import file, tables
+from gateway.state import evidence, file, schema, tables
 from gateway.state.file import RETRY, StateFile
+from tests.kit.cases import expect
 from tests.kit.migrations import VM_START, counts_batch, entry, mismatch, mode, override
 
 NOBODY = 65534
@@ -77,8 +78,7 @@ def put(into: StateFile, change: Change) -> None:
 
 def refused(by: StateFile, change: Change | None = None) -> str:
     """What an operator is told who changes something now."""
-    result = by.decide(change or mode("SR.*", Mode.OFF))
-    assert isinstance(result, StateRefused)
+    result = expect(StateRefused, by.decide(change or mode("SR.*", Mode.OFF)))
     assert not result.conflict
     return result.why
 
@@ -139,8 +139,7 @@ def test_a_refused_decision_leaves_nothing_behind(opened: Opened, path: Path) ->
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", 1)))
     change = mode("VM.*", Mode.DBUS, PutRollout("other", 1), PutRollout("r", 2, expected=7))
-    result = made.decide(change)
-    assert isinstance(result, StateRefused)
+    result = expect(StateRefused, made.decide(change))
     assert result.conflict
     made.close()
     again = opened(path)
@@ -150,8 +149,8 @@ def test_a_refused_decision_leaves_nothing_behind(opened: Opened, path: Path) ->
 
 def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, path: Path) -> None:
     made = opened(path)
-    assert made.write(lambda db: tables.number(db, "synchronous"), durable=True) == 2  # FULL
-    assert made.write(lambda db: tables.number(db, "synchronous"), durable=False) == 1  # NORMAL
+    assert made.write(lambda db: schema.number(db, "synchronous"), durable=True) == 2  # FULL
+    assert made.write(lambda db: schema.number(db, "synchronous"), durable=False) == 1  # NORMAL
     assert made.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
 
 
@@ -159,12 +158,12 @@ def test_a_bug_in_the_middle_of_a_write_leaves_nothing_behind(opened: Opened, pa
     made = opened(path)
 
     def half(db: sqlite3.Connection) -> None:
-        tables.add(db, "me", counts_batch(equal=1).evidence, 1.0)
+        evidence.add(db, "me", counts_batch(equal=1).evidence, 1.0)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         made.write(half, durable=False)
-    assert made.read(tables.total) == {}
+    assert made.read(evidence.total) == {}
     put(made, mode("VM.*"))
 
 
@@ -178,7 +177,7 @@ def test_a_file_that_is_locked_for_long_refuses_changes_and_is_well_when_it_is_f
         assert words.startswith(f"state file {path} is locked by another program: end that program")
         opened.later(made)
         assert (made.trouble, made.kept.overrides) == (words, (LEGACY,))
-        assert made.read(tables.total) == {}  # can still be read
+        assert made.read(evidence.total) == {}  # can still be read
     opened.later(made)
     assert made.trouble == ""
     put(made, mode("VM.*", Mode.DBUS))
@@ -194,7 +193,7 @@ def test_a_file_that_another_keeps_for_itself_leaves_the_modes_as_they_are(opene
         opened.later(made)
         assert "is locked" in refused(made)
         assert made.kept.overrides == (LEGACY,)
-        assert isinstance(made.read(tables.total), StateRefused)
+        assert isinstance(made.read(evidence.total), StateRefused)
     opened.later(made)
     opened.later(made)
     assert made.trouble == ""
@@ -223,7 +222,7 @@ def test_a_file_that_must_not_grow_is_told_like_a_full_disk_and_damages_nothing(
     big = Change(tuple(entry(why="x" * 5000) for _ in range(200)), (override("VM.*", Mode.DBUS),))
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, before[1]))
     try:
-        assert "look for a full disk" in refused(made, big)
+        assert "check for a full or failing disk" in refused(made, big)
         opened.later(made)
         assert made.kept.overrides == (LEGACY,)
     finally:
@@ -312,8 +311,7 @@ def test_a_file_that_is_damaged_while_it_is_open_keeps_the_modes_which_a_new_fil
     filled(opened, path)
     made = opened(path)
     junk(path, at, 2**24)
-    result = made.read(lambda db: tables.audit(db, 10_000, 0.0, None))
-    assert isinstance(result, StateRefused)
+    expect(StateRefused, made.read(lambda db: tables.audit(db, 10_000, 0.0, None)))
     opened.later(made)
     assert "is damaged" in made.trouble
     assert len(made.trouble) < 500
@@ -335,7 +333,7 @@ def test_a_file_that_was_moved_away_is_made_anew_with_the_modes_that_are_in_forc
     other.look()
     path.rename(path.with_name("elsewhere"))  # and not its -wal, which SQLite would apply to the new one
     one.look()
-    assert "was moved away" in one.trouble
+    assert "was moved or replaced" in one.trouble
     assert refused(one) == one.trouble
     assert one.kept.overrides == (LEGACY,)
     opened.later(other, one, other)
@@ -364,14 +362,15 @@ def test_a_file_that_was_replaced_by_another_is_followed(opened: Opened, path: P
     assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
 
 
-def test_a_file_of_a_newer_gateway_is_refused_and_left_alone(opened: Opened, path: Path) -> None:
+@pytest.mark.parametrize(("by", "version"), [("a newer", schema.VERSION + 1), ("an older", schema.VERSION - 1)])
+def test_a_file_of_another_format_is_refused_and_left_alone(opened: Opened, path: Path, by: str, version: int) -> None:
     opened(path).close()
-    with closing(sqlite3.connect(path)) as newer:
-        newer.execute(f"PRAGMA user_version={tables.VERSION + 1}")
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(f"PRAGMA user_version={version}")
     made = opened(path)
-    assert f"was written by a newer gateway (format {tables.VERSION + 1}" in refused(made)
-    with closing(sqlite3.connect(path)) as older:
-        older.execute(f"PRAGMA user_version={tables.VERSION}")
+    assert f"was written by {by} gateway (format {version}" in refused(made)
+    with closing(sqlite3.connect(path)) as same:
+        same.execute(f"PRAGMA user_version={schema.VERSION}")
     opened.later(made)
     opened.later(made)
     assert made.trouble == ""
@@ -389,7 +388,7 @@ def test_a_database_of_another_program_is_refused_and_left_alone(opened: Opened,
 def test_a_file_that_is_no_database_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
     path = tmp_path / "letter.txt"
     path.write_text("Dear operator, " * 100)
-    assert "is damaged, or no state file at all" in refused(opened(path))
+    assert "is damaged, or is not a state file" in refused(opened(path))
     assert path.read_text() == "Dear operator, " * 100
 
 
@@ -458,11 +457,11 @@ def test_a_rollout_that_others_went_on_with_stays_theirs_when_what_was_held_is_w
 
 def test_a_look_changes_nothing_in_a_file_that_is_well(opened: Opened, path: Path) -> None:
     made = opened(path)
-    made.write(lambda db: tables.add_pairs(db, [mismatch(1)]), durable=False)
+    made.write(lambda db: evidence.add_pairs(db, [mismatch(1)]), durable=False)
     before = made.kept
     opened.later(made)
     assert made.kept is before
-    assert made.read(lambda db: tables.pairs(db, VM_START, 1)) == [mismatch(1)]
+    assert made.read(lambda db: evidence.pairs(db, VM_START, 1)) == [mismatch(1)]
 
 
 def test_a_schema_that_is_no_text_is_damage_and_not_the_end(opened: Opened, path: Path) -> None:
@@ -492,7 +491,7 @@ def test_whatever_byte_is_wrong_the_file_is_used_or_told_to_be_in_trouble(opened
         path.write_bytes(whole[:at] + b"\xa6" + whole[at + 1 :])
         made = opened(path)
         made.look()
-        made.read(tables.total)
+        made.read(evidence.total)
         assert isinstance(made.trouble, str)
         made.close()
         for rest in path.parent.glob(f"{path.name}-*"):

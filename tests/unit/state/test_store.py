@@ -23,6 +23,7 @@ from gateway.core.admin.records import (
 from gateway.core.migration.modes import Mode
 from gateway.state import file
 from gateway.state.store import POLL, StateStore
+from tests.kit.cases import expect
 from tests.kit.migrations import VM_START, VM_STOP, client_batch, counts_batch, entry, mismatch, mode, override
 
 SOON = 60.0  # seconds in which what must come comes
@@ -50,8 +51,8 @@ class Watched(StateStore):
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "LOCK_PATIENCE", 0.02)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "LOCK_PATIENCE", SOON)
     monkeypatch.setattr(file, "RETRY", 0.05)
 
 
@@ -165,14 +166,16 @@ async def test_a_damaged_file_keeps_nobody_from_starting_and_gets_well_when_it_i
         assert await state.flush(counts_batch(equal=1)) is None
 
 
-async def test_a_rollback_of_everything_holds_in_spite_of_trouble_and_is_written_later(path: Path) -> None:
+async def test_a_rollback_of_everything_holds_in_spite_of_trouble_and_is_written_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "LOCK_PATIENCE", 0.02)
     async with Watched(path) as state, Watched(path) as other:
         await state.decide(mode("VM.*", Mode.DBUS, PutRollout("r", "running")))
         await other.until(lambda: other.kept == state.kept)
         with closing(sqlite3.connect(path, isolation_level=None)) as locker:
             locker.execute("BEGIN IMMEDIATE")
-            held = await state.rollback_all("alice", "fire", (PutRollout("r", "aborted"),))
-            assert isinstance(held, PendingDecision)
+            held = expect(PendingDecision, await state.rollback_all("alice", "fire", (PutRollout("r", "aborted"),)))
             assert "is locked" in held.why
             (only,) = state.overrides
             assert (only.pattern, only.setting.mode) == ("*", Mode.LEGACY)
@@ -195,16 +198,16 @@ async def test_a_rollback_of_everything_without_trouble_is_written_at_once(path:
 
 async def test_a_decision_that_was_outrun_is_refused_even_when_it_must_not_wait(path: Path) -> None:
     async with Watched(path) as state:
-        refused = await state.decide_anyway(Change((entry(),), rollouts=(PutRollout("r", 1, expected=3),)))
-        assert isinstance(refused, StateRefused)
+        refused = expect(
+            StateRefused, await state.decide_anyway(Change((entry(),), rollouts=(PutRollout("r", 1, expected=3),)))
+        )
         assert refused.conflict
 
 
 @pytest.fixture
-def hanging(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def hanging(path: Path) -> Iterator[Callable[[], None]]:
     """A file that answers nobody until what is yielded is called."""
     asyncio.run(_made(path))
-    monkeypatch.setattr(file, "LOCK_PATIENCE", SOON)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
         other.execute("BEGIN IMMEDIATE")
@@ -231,16 +234,12 @@ async def test_a_file_that_hangs_holds_up_nobody(path: Path, hanging: Callable[[
         assert [line.what for line in await state.audit()] == ["rollback", "mode"]  # type: ignore[union-attr]
 
 
-async def test_of_a_change_that_is_under_way_when_the_file_falls_silent_nothing_is_pretended(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(file, "LOCK_PATIENCE", 30.0)  # longer than this test holds the lock
+async def test_of_a_change_that_is_under_way_when_the_file_falls_silent_nothing_is_pretended(path: Path) -> None:
     async with Watched(path) as state:
         state._patience = 0.05  # now that the file is open
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            refused = await state.decide(mode("VM.*", Mode.DBUS))
-            assert isinstance(refused, StateRefused)
+            refused = expect(StateRefused, await state.decide(mode("VM.*", Mode.DBUS)))
             assert refused.why.endswith("it is unknown whether this was written")
             assert state.overrides == ()
         await state.until(lambda: state.overrides == (override("VM.*", Mode.DBUS),))  # it was

@@ -1,4 +1,4 @@
-"""Overrides, rollouts, leases and audit lines in and out of the tables."""
+"""The tables: settings, rollouts, audit; counts of many processes; clients."""
 
 from __future__ import annotations
 
@@ -9,12 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.admin.records import Change, PutRollout, Rollout, StateRefused, StoredState, applied
+from gateway.core.admin.records import (
+    IDENTITIES,
+    OTHERS,
+    Change,
+    ClientKey,
+    ClientRecord,
+    Counts,
+    Json,
+    MethodId,
+    MismatchRecord,
+    PutRollout,
+    Rollout,
+    StateRefused,
+    StoredState,
+    applied,
+)
 from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side
 from gateway.core.routing.overrides import Override
-from gateway.state import clock, tables
-from gateway.state.tables import Unreadable
-from tests.kit.migrations import VM_START, counts_batch, entry, mismatch, mode, override
+from gateway.state import clients, clock, evidence, tables
+from gateway.state.schema import Unreadable
+from tests.kit.cases import expect
+from tests.kit.migrations import VM_START, VM_STOP, client_batch, counts_batch, entry, mismatch, mode, override
 
 SETTINGS = st.builds(
     Setting, st.sampled_from(Mode), st.integers(0, BUCKETS), st.sampled_from(Side), st.booleans(), st.booleans()
@@ -60,8 +76,7 @@ def test_a_rollout_is_only_replaced_at_the_version_that_was_expected(db: sqlite3
         assert isinstance(tables.decide(db, Change((), rollouts=(PutRollout("r", document, expected),))), StoredState)
     assert tables.load(db).rollouts == {"r": Rollout("d", 4)}
     for expected in (0, 3, 5):
-        refused = tables.decide(db, Change((), rollouts=(PutRollout("r", "e", expected),)))
-        assert isinstance(refused, StateRefused)
+        refused = expect(StateRefused, tables.decide(db, Change((), rollouts=(PutRollout("r", "e", expected),))))
         assert refused.conflict
         assert "rollout 'r'" in refused.why
     assert tables.load(db).rollouts == {"r": Rollout("d", 4)}
@@ -70,18 +85,17 @@ def test_a_rollout_is_only_replaced_at_the_version_that_was_expected(db: sqlite3
 def test_a_version_is_never_used_again_not_even_after_the_rollout_was_removed(db: sqlite3.Connection) -> None:
     tables.decide(db, Change((), rollouts=(PutRollout("r", 1),)))
     tables.decide(db, Change((), rollouts=(PutRollout("r", None, 1),)))
-    gone = tables.decide(db, Change((), rollouts=(PutRollout("r", None, 1),)))
-    assert isinstance(gone, StateRefused)
+    gone = expect(StateRefused, tables.decide(db, Change((), rollouts=(PutRollout("r", None, 1),))))
     assert "there no more" in gone.why
     tables.decide(db, Change((), rollouts=(PutRollout("r", 2, 0),)))
     assert tables.load(db).rollouts == {"r": Rollout(2, 2)}
 
 
 def test_a_change_can_forget_the_evidence_of_a_method(db: sqlite3.Connection) -> None:
-    tables.add(db, "me", counts_batch(equal=1).evidence, 1.0)
-    tables.add_pairs(db, [mismatch(1)])
+    evidence.add(db, "me", counts_batch(equal=1).evidence, 1.0)
+    evidence.add_pairs(db, [mismatch(1)])
     tables.decide(db, Change((entry(),), clear=(VM_START,)))
-    assert (tables.total(db), tables.pairs(db, None, 9)) == ({}, [])
+    assert (evidence.total(db), evidence.pairs(db, None, 9)) == ({}, [])
 
 
 def test_the_audit_is_read_newest_first_by_time_and_by_subject(db: sqlite3.Connection) -> None:
@@ -148,8 +162,7 @@ def test_a_line_of_the_audit_that_cannot_be_read_is_an_error_of_the_file(db: sql
 def test_a_rollback_of_everything_is_not_kept_from_it_by_a_row_that_cannot_be_read(db: sqlite3.Connection) -> None:
     tables.decide(db, Change((), (override("VM.a", Mode.OFF), override("VM.b"), override("VM.c"))))
     db.execute("UPDATE override SET setting = 'nonsense' WHERE pattern = 'VM.c'")
-    kept = tables.decide(db, Change((), back=override("*", Mode.LEGACY)))
-    assert isinstance(kept, StoredState)
+    kept = expect(StoredState, tables.decide(db, Change((), back=override("*", Mode.LEGACY))))
     assert {each.pattern: each.setting.mode for each in kept.overrides} == {
         "*": Mode.LEGACY, "VM.a": Mode.OFF, "VM.b": Mode.LEGACY
     }  # fmt: skip
@@ -175,3 +188,171 @@ def test_a_mode_of_a_gateway_that_wrote_no_clock_ends_by_the_wall_clock(db: sqli
     tables.decide(db, Change((), (replace(override("VM.a"), until=9.5),)))
     db.execute("UPDATE override SET setting = ?", (tables.written(override().setting),))
     assert tables.load(db).overrides[0].until == 9.5
+
+
+# Counts and pairs
+
+
+def test_deltas_are_added_and_processes_summed(db: sqlite3.Connection) -> None:
+    evidence.add(db, "a", counts_batch(equal=1, different=2).evidence, 1.0)
+    evidence.add(db, "a", counts_batch(equal=10).evidence, 2.0)
+    evidence.add(db, "b", counts_batch(equal=100).evidence, 3.0)
+    evidence.add(db, "b", counts_batch(VM_STOP, dropped=1).evidence, 3.0)
+    assert evidence.total(db) == {
+        VM_START: Counts({"equal": 111, "different": 2}, {"dbus": [3, 6]}),
+        VM_STOP: Counts({"dropped": 1}, {"dbus": [1, 2]}),
+    }
+
+
+def test_what_ended_processes_have_counted_is_kept_in_one_row_a_method(db: sqlite3.Connection) -> None:
+    for number in range(5):
+        evidence.add(db, f"process {number}", counts_batch(equal=1).evidence, float(number))
+    evidence.add(db, "alive", counts_batch(equal=1).evidence, 9000.0)
+    before = evidence.total(db)
+    evidence.retire(db, 10_000.0)
+    evidence.retire(db, 20_000.0 - 9000.0)
+    assert evidence.total(db) == before
+    assert db.execute("SELECT instance FROM evidence ORDER BY 1").fetchall() == [("",), ("alive",)]
+
+
+def test_clearing_forgets_one_method_and_no_other(db: sqlite3.Connection) -> None:
+    for method in (VM_START, VM_STOP):
+        evidence.add(db, "a", counts_batch(method, equal=1).evidence, 1.0)
+        evidence.add_pairs(db, [mismatch(1, method)])
+    evidence.clear(db, VM_START)
+    assert list(evidence.total(db)) == [VM_STOP]
+    assert evidence.pairs(db, None, 9) == [mismatch(1, VM_STOP)]
+
+
+def test_pairs_are_read_newest_first_of_a_method_or_of_all(db: sqlite3.Connection) -> None:
+    evidence.add_pairs(db, [mismatch(1), mismatch(2, VM_STOP), mismatch(3)])
+    assert evidence.pairs(db, None, 2) == [mismatch(3), mismatch(2, VM_STOP)]
+    assert evidence.pairs(db, VM_START, 9) == [mismatch(3), mismatch(1)]
+    assert evidence.pairs(db, MethodId("xapi", "VM.start"), 9) == []
+    assert evidence.pairs_after(db, 1, 1) == [(2, mismatch(2, VM_STOP))]
+
+
+def test_the_newest_pairs_of_a_method_are_kept_and_those_of_others_stay(db: sqlite3.Connection) -> None:
+    evidence.add_pairs(db, [mismatch(0, VM_STOP)])
+    for number in range(60):
+        evidence.add_pairs(db, [mismatch(number)])
+    kept = evidence.pairs(db, VM_START, 1000)
+    assert [one.when for one in kept] == [float(number) for number in range(59, 9, -1)]
+    assert evidence.pairs(db, VM_STOP, 9) == [mismatch(0, VM_STOP)]
+
+
+def test_the_number_of_pairs_has_a_bound(db: sqlite3.Connection) -> None:
+    for number in range(evidence.PAIRS // 50 + 2):
+        evidence.add_pairs(db, [mismatch(number, MethodId("s", f"m{number}")) for _ in range(50)])
+    (count,) = db.execute("SELECT count(*) FROM pair").fetchone()
+    assert count == evidence.PAIRS
+    assert evidence.pairs(db, MethodId("s", "m0"), 9) == []
+
+
+@pytest.mark.parametrize("document", ["x" * evidence.DOCUMENT, {"half": "\ud800"}])
+def test_a_document_that_cannot_be_kept_is_replaced_and_costs_no_other(db: sqlite3.Connection, document: Json) -> None:
+    evidence.add_pairs(db, [MismatchRecord(1.0, VM_START, document), mismatch(2)])
+    fine, replaced = evidence.pairs(db, VM_START, 9)
+    assert fine == mismatch(2)
+    assert isinstance(replaced.document, dict)
+    assert list(replaced.document) == ["omitted"]
+
+
+def test_rows_that_cannot_be_read_are_errors_of_the_file(db: sqlite3.Connection) -> None:
+    evidence.add(db, "a", counts_batch(equal=1).evidence, 1.0)
+    evidence.add_pairs(db, [mismatch(1)])
+    db.execute("UPDATE evidence SET counters = '[1]'")
+    db.execute("UPDATE pair SET document = '{'")
+    with pytest.raises(Unreadable, match="evidence"):
+        evidence.total(db)
+    with pytest.raises(Unreadable, match="pair 1"):
+        evidence.pairs(db, None, 1)
+
+
+def test_a_histogram_with_the_bounds_of_an_older_version_is_left_out(db: sqlite3.Connection) -> None:
+    evidence.add(db, "old", {VM_START: Counts({"equal": 1}, {"dbus": [1] * 76})}, 1.0)
+    evidence.add(db, "new", {VM_START: Counts({"equal": 2}, {"dbus": [1] * 340})}, 1.0)
+    assert evidence.total(db) == {VM_START: Counts({"equal": 3}, {"dbus": [1] * 340})}
+
+
+# Clients
+
+
+def test_a_client_is_counted_on_and_its_first_and_last_moments_stay(db: sqlite3.Connection) -> None:
+    for last in (5.0, 9.0, 7.0):
+        clients.add_clients(db, client_batch("10.0.0.1", last).clients)
+    ((key, seen),) = clients.read_clients(db, None, None, None, 0.0, 9).items()
+    assert key == ClientKey(VM_START, "xmlrpc", "10.0.0.1", "curl", "root")
+    assert seen == ClientRecord(3, 4.0, 9.0)
+
+
+def test_clients_are_found_by_service_method_protocol_and_time_the_latest_first(db: sqlite3.Connection) -> None:
+    clients.add_clients(db, client_batch("a", 2.0).clients)
+    clients.add_clients(db, client_batch("b", 4.0, method=VM_STOP, domid=7).clients)
+    clients.add_clients(db, client_batch("c", 3.0).clients)
+
+    def peers(
+        service: str | None = None, method: str | None = None, protocol: str | None = None, since: float = 0.0
+    ) -> list[str]:
+        return [key.peer for key in clients.read_clients(db, service, method, protocol, since, 9)]
+
+    assert peers() == ["b", "c", "a"]
+    assert peers("xenopsd") == ["b", "c", "a"]
+    assert peers("xapi") == []
+    assert peers(None, "VM.stop") == ["b"]
+    assert peers(None, None, "jsonrpc") == []
+    assert peers(None, None, None, 3.0) == ["b", "c"]
+    assert next(iter(clients.read_clients(db, None, "VM.stop", None, 0.0, 9))).domid == 7
+
+
+def test_the_agents_of_one_peer_are_bounded_and_the_others_are_counted_together(db: sqlite3.Connection) -> None:
+    clients.add_clients(db, client_batch("real", 1.0).clients)
+    for number in range(0, 3 * IDENTITIES, IDENTITIES):
+        flood = {
+            replace(key, agent=f"evil-{number + at}"): ClientRecord(1, 2.0 + number, 2.0 + number)
+            for key in client_batch("crowd", 2.0).clients
+            for at in range(IDENTITIES)
+        }
+        clients.add_clients(db, flood)
+    rows = clients.read_clients(db, None, None, None, 0.0, 9999)
+    crowd = {key: seen for key, seen in rows.items() if key.peer == "crowd"}
+    assert len(crowd) == IDENTITIES + 1
+    assert sum(seen.count for seen in crowd.values()) == 3 * IDENTITIES
+    (others,) = [key for key in crowd if key.agent == OTHERS]
+    assert crowd[others] == ClientRecord(2 * IDENTITIES, 2.0 + IDENTITIES, 2.0 + 2 * IDENTITIES)
+    assert [key.agent for key in rows if key.peer == "real"] == ["curl"]
+
+
+def test_a_client_that_is_known_keeps_its_name_in_a_crowd_of_its_peer(db: sqlite3.Connection) -> None:
+    clients.add_clients(db, client_batch("host", 1.0).clients)
+    (known,) = client_batch("host", 1.0).clients
+    for number in range(2 * IDENTITIES):
+        clients.add_clients(db, {replace(known, agent=f"evil-{number}"): ClientRecord(1, 2.0, 2.0)})
+    assert known in clients.read_clients(db, None, None, None, 0.0, 9999)
+
+
+def test_a_name_that_was_not_seen_for_long_gives_way(db: sqlite3.Connection) -> None:
+    (known,) = client_batch("host", 1.0).clients
+    clients.add_clients(db, {known: ClientRecord(1000, 1.0, 1.0)})
+    late = 2.0 + clients.FRESH
+    clients.add_clients(
+        db, {replace(known, agent=f"new-{number}"): ClientRecord(1, late, late) for number in range(IDENTITIES)}
+    )
+    assert known not in clients.read_clients(db, None, None, None, 0.0, 9999)
+
+
+def test_the_least_recently_seen_are_told_together(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "CLIENTS", 2)
+    for peer, last in (("a", 5.0), ("b", 3.0), ("c", 4.0)):
+        clients.add_clients(db, client_batch(peer, last).clients)
+    rows = clients.read_clients(db, None, None, None, 0.0, 9)
+    assert [(key.peer, key.agent) for key in rows] == [("a", "curl"), ("c", "curl"), (OTHERS, OTHERS)]
+    clients.add_clients(db, client_batch("d", 9.0).clients)
+    rows = clients.read_clients(db, None, None, None, 0.0, 9)
+    assert [(key.peer, seen.count) for key, seen in rows.items()] == [("d", 1), ("a", 1), (OTHERS, 2)]
+
+
+def test_what_a_client_says_of_itself_is_cut_and_may_be_no_text_at_all(db: sqlite3.Connection) -> None:
+    clients.add_clients(db, client_batch("\ud800" + "x" * 1000).clients)
+    (key,) = clients.read_clients(db, None, None, None, 0.0, 9)
+    assert key.peer == "?" + "x" * (clients.TEXT - 1)

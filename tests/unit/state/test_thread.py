@@ -1,15 +1,22 @@
-"""The thread: one job after the other, looks between them, bugs that cost only themselves."""
+"""The thread of the state, its clock, and the words for trouble."""
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import structlog
 
+from gateway.state import clock, file, schema
+from gateway.state.clock import ClockReading
 from gateway.state.store import StateThread
+from tests.kit.cases import each_case
 
 SOON = 60.0  # seconds in which what must come comes
 
@@ -71,3 +78,105 @@ def test_it_looks_again_and_again_even_after_a_bug_and_between_many_jobs() -> No
         while len(logs) < before + 2:
             thread.do(lambda: None).result(SOON)
     assert logs[0]["event"] == "a bug while looking after the state file"
+
+
+# The clock
+
+
+def test_it_is_as_the_wall_clock_while_nobody_sets_that() -> None:
+    assert clock.steady() == pytest.approx(time.time(), abs=1.0)
+    assert clock.wall(1000.0) == pytest.approx(1000.0, abs=1.0)
+
+
+def test_it_goes_on_when_the_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = clock.steady()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+    assert clock.steady() - before < 60
+    assert clock.wall(1000.0) == pytest.approx(87_400.0, abs=60)  # people are told what the wall clock will show
+
+
+def test_a_moment_of_this_process_stays_as_it_is() -> None:
+    assert ClockReading.read(str(ClockReading.here())).translated(9.5) == 9.5
+
+
+def test_a_moment_of_another_process_of_this_boot_is_as_far_away_as_it_was() -> None:
+    """It began when the wall clock was an hour ahead."""
+    here = ClockReading.here()
+    other = replace(here, began=here.began + 3600, ahead=-3600.0)
+    its_now = clock.steady() + 3600
+    assert ClockReading.read(str(other)).translated(its_now + 60) == pytest.approx(clock.steady() + 60, abs=1.0)
+
+
+def test_a_moment_of_another_boot_is_one_of_the_wall_clock() -> None:
+    other = ClockReading("another-boot", 123.0, 3600.0)
+    assert other.translated(time.time() - 3600 + 60) == pytest.approx(clock.steady() + 60, abs=1.0)
+
+
+@each_case("text", ["", "a b", "a b c", "a 1 2 3"])
+def test_what_is_no_reading_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        ClockReading.read(text)
+
+
+# Trouble
+
+
+def error(code: int) -> sqlite3.Error:
+    made = sqlite3.OperationalError("what SQLite says")
+    made.sqlite_errorcode = code
+    made.sqlite_errorname = "SQLITE_X"
+    return made
+
+
+@each_case("code", file.WORDS)
+def test_every_known_error_says_what_to_do_and_then_what_sqlite_says(code: int) -> None:
+    told = file.describe_error(error(code))
+    assert told.startswith(("is ", "can", "may "))
+    assert ": " in told
+    assert "{" not in told
+    assert told.endswith("(what SQLite says, SQLITE_X)")
+
+
+def test_an_extended_code_is_told_as_its_kind() -> None:
+    assert "disk" in file.describe_error(error(sqlite3.SQLITE_IOERR_WRITE))
+    assert file.is_permanent(error(sqlite3.SQLITE_CORRUPT_INDEX))
+
+
+def test_an_error_without_a_code_is_told_all_the_same() -> None:
+    assert file.describe_error(sqlite3.Error("odd")) == "cannot be used (odd)"
+    assert not file.is_permanent(sqlite3.Error("odd"))
+
+
+def test_only_damage_lasts_whatever_is_tried() -> None:
+    lasting = {code for code in file.WORDS if file.is_permanent(error(code))}
+    assert lasting == {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def test_an_errors_own_words_are_cut_since_they_may_quote_the_file() -> None:
+    assert len(file.describe_error(sqlite3.OperationalError("Could not decode " + "x" * 10_000))) < 300
+
+
+def test_what_was_opened_for_reading_only_has_to_be_opened_anew() -> None:
+    assert file.is_stale(error(sqlite3.SQLITE_READONLY_DBMOVED))
+    assert file.is_stale(schema.Unreadable("a row"))
+    assert not file.is_stale(error(sqlite3.SQLITE_BUSY))
+    assert not file.is_stale(error(sqlite3.SQLITE_FULL))
+
+
+def test_the_systems_own_errors_name_no_path_of_theirs(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such") as caught:
+        (tmp_path / "a/b").mkdir()
+    assert file.describe_error(caught.value).endswith("(No such file or directory)")
+
+
+def test_damage_and_what_cannot_be_read_say_that_the_file_must_be_moved_away() -> None:
+    for told in (
+        file.damaged("*** in database main ***\nTree 4 page 9: btreeInitPage() returns error code 11"),
+        file.describe_error(schema.Unreadable("override of 'VM.*': no mode")),
+        file.other_format(7),
+        file.FOREIGN,
+    ):
+        assert "move it away together with its -wal and -shm files" in told
+    assert "(Tree 4 page 9" in file.damaged("*** in database main ***\nTree 4 page 9: x")
+    assert "format 7" in file.other_format(7)

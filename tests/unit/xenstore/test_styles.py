@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 
-import pytest
-
 from adapters.xenstore.styles import STYLES
 from adapters.xenstore.styles.base import (
     ANYTHING,
@@ -21,15 +19,14 @@ from adapters.xenstore.styles.base import (
 )
 from adapters.xenstore.styles.mailbox import word
 from gateway.core.xenstore.exposure import StateWords
-from gateway.mapping import xenstore_endpoints
+from gateway.mapping.xenstore import endpoints
+from tests.kit.cases import each_case, present
 from tests.kit.xenstore_clients import ERROR, Tried, shown
 
 
 def test_a_mapping_may_name_each_style_and_no_other() -> None:
     schema = json.loads(files("gateway.mapping").joinpath("mapping.schema.json").read_bytes())
-    assert (
-        set(schema["$defs"]["expose"]["properties"]["style"]["enum"]) == set(STYLES) == set(xenstore_endpoints.STYLES)
-    )
+    assert set(schema["$defs"]["expose"]["properties"]["style"]["enum"]) == set(STYLES) == set(endpoints.STYLES)
 
 
 # All styles
@@ -80,8 +77,7 @@ def test_a_request_without_a_response_asks() -> None:
 
 
 def test_a_value_of_the_requests_own_node_is_not_lost() -> None:
-    got = TREE.request(TREE_NODE, {"": b"x"})
-    assert got is not None
+    got = present(TREE.request(TREE_NODE, {"": b"x"}))
     assert got.pairs == [("", b"x")]
 
 
@@ -91,8 +87,7 @@ def test_what_says_that_one_is_answered_is_its_response() -> None:
 
 
 def test_the_answer_is_the_response_with_its_keys() -> None:
-    asked = TREE.request(TREE_NODE, {"": b""})
-    assert asked is not None
+    asked = present(TREE.request(TREE_NODE, {"": b""}))
     assert TREE.answer(TREE_NODE, asked, []) == [(RESPONSE, b"")]
     assert TREE.answer(TREE_NODE, asked, [("", b"one")]) == [(RESPONSE, b"one")]
     assert TREE.answer(TREE_NODE, asked, [("kib", b"4"), ("d/0", b"x")]) == [
@@ -104,18 +99,15 @@ def test_the_answer_is_the_response_with_its_keys() -> None:
 
 
 def test_the_response_is_handed_over_before_there_is_anything_in_it() -> None:
-    asked = TREE.request(TREE_NODE, {"": b""})
-    assert asked is not None
+    asked = present(TREE.request(TREE_NODE, {"": b""}))
     first, *rest = TREE.style.respond(TREE.match(TREE_NODE), asked, [("kib", b"4")])  # type: ignore[misc]
     assert first == Write(RESPONSE, owned=True)
     assert not any(step.owned for step in rest)  # type: ignore[union-attr]
 
 
 def test_a_left_over_answer_goes_with_its_request_first() -> None:
-    answers = TREE.style.responses
-    assert answers is not None
-    match = answers.match(RESPONSE)
-    assert match is not None
+    answers = present(TREE.style.responses)
+    match = present(answers.match(RESPONSE))
     assert shown(TREE.style.removal(match)) == [(TREE_NODE, None), (RESPONSE, None)]
 
 
@@ -130,20 +122,18 @@ QUERY, REPLY = f"{CHANNEL}/query/3", f"{CHANNEL}/reply/3"
 def test_a_query_is_taken_when_it_is_committed() -> None:
     tree = {"": b"", "cmd": b"run", "data00": b"a" * 512, "data01": b"b"}
     assert CHUNKED.request(QUERY, tree) is None
-    got = CHUNKED.request(QUERY, {**tree, "submit": b"2"})
-    assert got is not None
+    got = present(CHUNKED.request(QUERY, {**tree, "submit": b"2"}))
     assert (got.method, got.pairs) == ("run", [("data", b"a" * 512 + b"b")])
     assert got.conditions[f"{QUERY}/data01"] == b"b"
     assert CHUNKED.style.read_set(CHUNKED.match(QUERY)).response == f"{REPLY}/submit"
 
 
 def test_a_query_without_data_has_no_parameter() -> None:
-    got = CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"})
-    assert got is not None
+    got = present(CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"}))
     assert got.pairs == []
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("tree", "why"),
     [
         ({"submit": b"0"}, "expected a node 'cmd'"),
@@ -153,21 +143,19 @@ def test_a_query_without_data_has_no_parameter() -> None:
     ],
 )
 def test_a_query_that_makes_no_sense_is_refused(tree: dict[str, bytes], why: str) -> None:
-    got = CHUNKED.request(QUERY, tree)
-    assert got is not None
+    got = present(CHUNKED.request(QUERY, tree))
     assert got.fault is not None
     assert why in got.fault.message
     assert got.conditions[f"{QUERY}/submit"] == tree["submit"]
 
 
-@pytest.mark.parametrize("submit", [b"", b"x", b"-1", b"1" * 10, b"1.0", b" 1"])
+@each_case("submit", [b"", b"x", b"-1", b"1" * 10, b"1.0", b" 1"])
 def test_what_is_no_count_of_slices_commits_nothing(submit: bytes) -> None:
     assert CHUNKED.request(QUERY, {"cmd": b"run", "submit": submit}) is None
 
 
 def test_the_reply_is_sliced_and_committed_last() -> None:
-    asked = CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"})
-    assert asked is not None
+    asked = present(CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"}))
     assert CHUNKED.answer(QUERY, asked, [("", b"x" * 513)]) == [
         (REPLY, b""),
         (f"{REPLY}/status", b"success"),
@@ -179,8 +167,7 @@ def test_the_reply_is_sliced_and_committed_last() -> None:
 
 
 def test_an_error_is_its_text_with_its_code_beside() -> None:
-    asked = CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"})
-    assert asked is not None
+    asked = present(CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"}))
     assert CHUNKED.answer(QUERY, asked, ERROR)[1:] == [
         (f"{REPLY}/status", b"error"),
         (f"{REPLY}/data00", b"no"),
@@ -190,8 +177,7 @@ def test_an_error_is_its_text_with_its_code_beside() -> None:
 
 
 def test_more_than_one_text_and_more_than_99_slices_are_refused() -> None:
-    asked = CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"})
-    assert asked is not None
+    asked = present(CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"}))
     assert "one text" in CHUNKED.refusal(QUERY, asked, [("a", b"x")])
     assert len(CHUNKED.answer(QUERY, asked, [("", b"x" * 512 * 99)])) == 99 + 3
     assert "50688 bytes in slices" in CHUNKED.refusal(QUERY, asked, [("", b"x" * (512 * 99 + 1))])
@@ -302,8 +288,7 @@ def test_the_word_asks_with_the_nodes_beside_it() -> None:
     asked = Request("create-snapshot", [("type", b"vm")], conditions)
     assert SNAPSHOT.request(ACTION, action=b"create-snapshot", type=b"vm") == asked
     assert SNAPSHOT.request(ACTION, action=b"", type=b"vm") is None
-    got = PLAIN.request(ACTION, action=b"1")
-    assert got is not None
+    got = present(PLAIN.request(ACTION, action=b"1"))
     assert (got.method, got.pairs) == ("snapshot", [])
 
 
@@ -346,8 +331,7 @@ def test_where_no_state_says_that_it_is_taken_what_it_asks_must_stay() -> None:
 
 
 def test_one_that_was_taken_is_known_as_such() -> None:
-    got = BATCMD.request(BATCMD_NODE, {"": b"", "state": b"IN PROGRESS"})
-    assert got is not None
+    got = present(BATCMD.request(BATCMD_NODE, {"": b"", "state": b"IN PROGRESS"}))
     assert got.started
 
 

@@ -14,6 +14,7 @@ from adapters.xenstore.client.wire import Operation, StoreError
 from adapters.xenstore.upstream import XenstoreUpstreamConnection
 from gateway.core.rpc.model import Answer, Fault, FaultCode, RequestMetadata
 from gateway.core.xenstore.paths import pack, unpack
+from tests.kit.cases import each_case, expect
 from tests.kit.memory_store import MemoryStore
 
 T = TypeVar("T")
@@ -72,8 +73,7 @@ async def send(line: XenstoreUpstreamConnection) -> Answer | Fault:
 
 async def refusal(store: Served) -> Fault:
     async with line(store) as squeezed:
-        got = await send(squeezed)
-        assert isinstance(got, Fault)
+        got = expect(Fault, await send(squeezed))
     store.assert_tidy()
     return got
 
@@ -87,15 +87,14 @@ async def test_a_request_is_nodes_and_so_is_its_answer() -> None:
 
     store = Served(answer)
     async with line(store) as squeezed:
-        got = await send(squeezed)
-        assert isinstance(got, Answer)
+        got = expect(Answer, await send(squeezed))
         assert unpack(got.body or b"") == [b"session_id", b"xenopsd", b"more/0", b"a"]
     assert seen[0]["service_name"] == b"xenopsd"
     assert seen[0]["deep/er"] == b""
     store.assert_tidy()
 
 
-@pytest.mark.parametrize("value", [b"one", b"\0", b" "])
+@each_case("value", [b"one", b"\0", b" "])
 async def test_an_answer_that_is_one_value_is_that_value(value: bytes) -> None:
     store = Served()
 
@@ -105,8 +104,7 @@ async def test_an_answer_that_is_one_value_is_that_value(value: bytes) -> None:
 
     store.respond = respond  # type: ignore[method-assign]
     async with line(store) as squeezed:
-        got = await send(squeezed)
-        assert isinstance(got, Answer)
+        got = expect(Answer, await send(squeezed))
         assert unpack(got.body or b"") == [b"", value]
 
 
@@ -119,8 +117,7 @@ async def test_of_an_answer_with_a_value_and_nodes_below_it_nothing_is_lost() ->
 
     store.respond = respond  # type: ignore[method-assign]
     async with line(store) as squeezed:
-        got = await send(squeezed)
-        assert isinstance(got, Answer)
+        got = expect(Answer, await send(squeezed))
         assert sorted(unpack(got.body or b"")) == sorted([b"", b"x", b"a", b"1"])
 
 
@@ -134,20 +131,18 @@ async def test_an_answer_that_the_store_does_not_show_for_the_moment_is_read_lat
         left.pop() if left and operation is Operation.READ and "response" in path else None
     )
     async with line(store) as squeezed:
-        got = await send(squeezed)
-        assert isinstance(got, Answer)
+        got = expect(Answer, await send(squeezed))
         assert unpack(got.body or b"") == [b"session_id", b"xenopsd"]
     assert left == []
 
 
 async def test_an_answer_of_no_nodes_is_one() -> None:
     async with line(Served()) as squeezed:
-        got = await send(squeezed)
-        assert isinstance(got, Answer)
+        got = expect(Answer, await send(squeezed))
         assert got.body == b""
 
 
-@pytest.mark.parametrize("pid", [None, b"", b"4194305", b"no number"])
+@each_case("pid", [None, b"", b"4194305", b"no number"])
 async def test_a_service_whose_process_does_not_live_is_not_asked(pid: bytes | None) -> None:
     store = Served()
     store.drop("/squeezed/pid")
@@ -161,7 +156,7 @@ async def test_a_service_whose_process_does_not_live_is_not_asked(pid: bytes | N
         assert isinstance(await send(squeezed), Answer)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("error", "code", "text"),
     [
         (StoreLostError("gone", sent=False), FaultCode.UNAVAILABLE, "the store is away; nothing was executed"),
@@ -188,8 +183,7 @@ async def test_an_answer_that_comes_later_is_waited_for() -> None:
         assert squeezed.status().in_flight == 1
         (identity,) = await store.list("/squeezed/rpc/request/login") or []
         store.respond(identity, {"a": b"b"})
-        got = await call
-        assert isinstance(got, Answer)
+        got = expect(Answer, await call)
         assert unpack(got.body or b"") == [b"a", b"b"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from gateway.core.comparison.json_path import show, start_cursor
 from gateway.core.comparison.noise import compare_with_noise
 from gateway.core.comparison.rules import RESULT, Rules, compile_rule
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply, Value
+from tests.kit.cases import each_case
 from tests.kit.values import anything, changed, outcomes, places, value_at, without
 
 GONE = Fault(FaultCode.APPLICATION, "no such VM", "HANDLE_INVALID", ["VM", "x"])
@@ -86,7 +86,7 @@ def test_lists_that_are_deep_inside_each_other_are_compared_or_too_large() -> No
 # Faults
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("control", "candidate", "differences"),
     [
         (GONE, Fault(GONE.code, "other words", GONE.name, ["VM", "x"]), []),
@@ -187,7 +187,7 @@ def test_rules_hold_inside_lists_without_order() -> None:
     assert replies(control, [*candidate[:2], {"n": 12, "t": 1}], *said).verdict is Verdict.DIFFERENT
 
 
-@pytest.mark.parametrize("length", [63, 65, 1000])
+@each_case("length", [63, 65, 1000])
 def test_rules_hold_inside_lists_without_order_of_any_length(length: int) -> None:
     said = ({"path": "$", "order": "any"}, {"path": "$[*].t", "ignore": True}, {"path": "$[*].n", "tolerance": 1})
     control = [{"id": number, "t": 1, "n": 5} for number in range(length)]

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from gateway.core.comparison import json_path
 from gateway.core.comparison.json_path import Place
+from tests.kit.cases import each_case
 
 places = st.lists(
     st.text(max_size=6) | st.sampled_from(["a", "other-config", "\ud800", "'", "\\"]) | st.integers(0, 999)
 )
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "place"),
     [
         ("$", ()),
@@ -44,7 +45,7 @@ def test_a_path_means_a_place(text: str, place: Place) -> None:
     assert json_path.parse(text).matches(place)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "place"),
     [
         ("$", ("name",)),
@@ -62,7 +63,7 @@ def test_a_path_does_not_mean_another_place(text: str, place: Place) -> None:
     assert not json_path.parse(text).matches(place)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "words"),
     [
         ("", "expected a path such as $.name or $.list[*].name, got ''"),
@@ -88,7 +89,7 @@ def test_a_bad_path_is_told_with_its_character(text: str, words: str) -> None:
     assert words in str(refused.value)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("place", "text"),
     [
         ((), "$"),

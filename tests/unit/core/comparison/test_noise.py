@@ -1,4 +1,4 @@
-"""Noise: what the control itself varies in is not a difference, and nothing else is excused."""
+"""Noise: a control that differs from itself; and sampling: which calls are compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 
 from gateway.core.comparison.compare import MAX_DIFFERENCES, Comparison, Verdict
 from gateway.core.comparison.noise import compare_with_noise
-from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
+from gateway.core.comparison.sampling import EVERY_CALL, Sampler, Sampling, parse_rate
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
+from tests.kit.cases import each_case
 
 AWAY = Fault(FaultCode.UNAVAILABLE, "nobody owns org.example")
 
@@ -35,7 +37,7 @@ def test_a_candidate_that_differs_in_noise_alone_is_not_called_equal() -> None:
     assert values({"time": 1}, {"time": 1}, {"time": 1}).verdict is Verdict.EQUAL
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("control", "again", "candidate", "blamed"),
     [
         # a value that varies excuses no other type and no absence
@@ -89,3 +91,58 @@ def test_much_noise_hides_no_difference() -> None:
     found = values([0] * 500 + [1], [2] * 500 + [1], [3] * 500 + [4])
     assert told(found) == [("$[500]", 1, 4)]
     assert len(found.noisy) == MAX_DIFFERENCES
+
+
+# Sampling
+
+
+CALL = Call("VM.stat", ("vm",), {"force": True})
+
+
+def chosen(sampling: Sampling, calls: int, rate: float, call: Call = CALL) -> list[bool]:
+    sampler = Sampler()
+    return [sampler.choose(sampling, "toy/VM.stat", call, number / rate) for number in range(calls)]
+
+
+def test_without_a_sampling_every_call_is_compared() -> None:
+    assert all(chosen(EVERY_CALL, 1_000, 1e6))
+
+
+def test_a_sampling_reads_as_in_the_mapping() -> None:
+    assert [str(each) for each in (EVERY_CALL, Sampling(0.1), Sampling(0.005, 200.0))] == [
+        "100%", "10%", "0.5%, at most 200/s"
+    ]  # fmt: skip
+
+
+def test_a_share_is_chosen_whatever_the_rate() -> None:
+    for rate in (1.0, 100.0, 10_000.0):
+        assert 900 < sum(chosen(Sampling(share=0.1), 10_000, rate)) < 1_100
+    assert not any(chosen(Sampling(share=0.0), 1_000, 100.0))
+
+
+def test_one_call_that_is_made_again_and_again_is_chosen_at_times() -> None:
+    taken = chosen(Sampling(share=0.5), 100, 1.0)
+    assert 0 < sum(taken) < 100
+
+
+def test_a_rate_is_kept_and_spread_over_the_second() -> None:
+    taken = chosen(Sampling(at_most=200.0), 20_000, 2_000.0)
+    seconds = [taken[start : start + 2_000] for start in range(0, 20_000, 2_000)]
+    assert all(sum(second) <= 200 for second in seconds)
+    assert all(sum(second) > 140 for second in seconds[1:])
+    for second in seconds[1:]:
+        assert sum(second[1_000:]) > 50, "the end of a second is sampled too"
+
+
+def test_below_the_rate_every_call_is_compared() -> None:
+    assert all(chosen(Sampling(at_most=200.0), 1_000, 100.0))
+
+
+@each_case("text", ["200", "0/s", "-1/s", "200/m", "many/s", ""])
+def test_a_rate_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a number of calls a second such as 200/s"):
+        parse_rate(text)
+
+
+def test_rates_are_calls_a_second() -> None:
+    assert (parse_rate("200/s"), parse_rate("0.5/s")) == (200.0, 0.5)

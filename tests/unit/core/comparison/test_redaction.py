@@ -15,6 +15,7 @@ from gateway.core.comparison.json_path import Place
 from gateway.core.comparison.redaction import Redaction, RedactionRules, redacted_call
 from gateway.core.comparison.rules import Rules, compile_rule
 from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Reply, Value
+from tests.kit.cases import each_case
 from tests.kit.values import anything, changed, places
 
 SESSION = "OpaqueRef:5e7f0001"
@@ -26,7 +27,7 @@ def redactions(*texts: str, parameters: tuple[str, ...] = ()) -> RedactionRules:
     return RedactionRules(tuple(map(redaction.parse, texts)), parameters)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("secret", "kind"),
     [
         (None, "nil"),
@@ -50,8 +51,8 @@ def test_a_part_of_a_parameter_can_be_the_secret() -> None:
     assert (redacted.params, redacted.named) == (({"user": "root", "password": TEXT},), {"o": [{"key": TEXT}]})
 
 
-@pytest.mark.parametrize("path", ["$.named.pwd", "$.params[1]", "$..pwd"])
-@pytest.mark.parametrize(
+@each_case("path", ["$.named.pwd", "$.params[1]", "$..pwd"])
+@each_case(
     ("params", "named"),
     [(("root", "hunter22"), {}), ((), {"uname": "root", "pwd": "hunter22"}), (("hunter22",), {"uname": "root"})],
 )
@@ -156,7 +157,7 @@ def test_differences_of_faults_are_masked() -> None:
     assert difference.candidate == {"code": "remote", "name": "a.B", "message": "no (redacted)", "data": [TEXT, "x"]}
 
 
-@pytest.mark.parametrize("text", ["$", "$.password", "$[0]", "$.*", "params[0]", "$.params["])
+@each_case("text", ["$", "$.password", "$[0]", "$.*", "params[0]", "$.params["])
 def test_a_path_that_leads_nowhere_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         redaction.parse(text)
@@ -205,7 +206,7 @@ def test_what_is_no_secret_stays(value: Value, draw: st.DataObject) -> None:
 # Names that say it
 
 
-@pytest.mark.parametrize(
+@each_case(
     "name",
     ["password", "PASSWORD", "passwd", "pwd", "cifspassword", "db_password", "rootPassword", "chapuser", "chappassword",
      "chap", "chap_secret", "secret", "clientSecret", "token", "auth-token", "credential", "credentials", "api_key",
@@ -219,7 +220,7 @@ def test_a_name_says_that_it_holds_a_secret(name: str) -> None:
     assert "filer" in repr(redacted)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "name",
     ["key", "keys", "vm_key", "map_key", "public_key", "keyboard", "monkey", "user", "uname", "session_count",
      "chapter", "passthrough", "bypass", "compass", "secretary", "tokenizer", "host", "", "k", "scsiid", "passed"],
@@ -233,7 +234,7 @@ def test_a_parameter_is_known_by_its_name_though_it_comes_by_its_position() -> N
     assert redacted.params == ("sr-1", TEXT)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("params", "named"),
     [(("sr-1", "chappassword", "hunter22"), {}), (("sr-1",), {"key": "chappassword", "value": "hunter22"})],
 )

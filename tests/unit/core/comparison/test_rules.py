@@ -20,6 +20,7 @@ from gateway.core.comparison.rules import (
 )
 from gateway.core.rpc.model import Value
 from gateway.mapping.schema import schema
+from tests.kit.cases import each_case, expect
 from tests.kit.values import anything
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -27,12 +28,10 @@ INF, NAN = float("inf"), float("nan")
 
 
 def near(**said: Any) -> Near:
-    how = compile_rule({"path": "$", **said}).how
-    assert isinstance(how, Near)
-    return how
+    return expect(Near, compile_rule({"path": "$", **said}).how)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("said", "control", "candidate"),
     [
         ({"tolerance": 5}, 10, 15),
@@ -78,7 +77,7 @@ def test_values_agree(said: dict[str, Any], control: Value, candidate: Value) ->
     assert rule.apart(candidate, control) == ""
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("said", "control", "candidate", "why"),
     [
         ({"tolerance": 5}, 10, 16, "more than 5 apart"),
@@ -124,7 +123,7 @@ def test_rules_are_read() -> None:
     assert str(compile_rule({"path": "fault.data[0]", "ignore": True}).path) == "fault.data[0]"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("said", "key", "words"),
     [
         ({"path": "a", "ignore": True}, "path", "expected a path such as $.name"),

@@ -14,6 +14,7 @@ from hypothesis import given
 from gateway.core.comparison import serialization
 from gateway.core.comparison.serialization import Json, SizeBudget, shorten
 from gateway.core.rpc.model import Value
+from tests.kit.cases import each_case
 from tests.kit.values import anything, exactly
 
 NAN = float("nan")
@@ -23,7 +24,7 @@ class Level(IntEnum):
     HIGH = 3
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "document"),
     [
         (None, None),
@@ -58,7 +59,7 @@ def test_an_integer_too_long_for_decimal_is_written_in_hexadecimal() -> None:
     assert serialization.read(serialization.write(-(2**16000))) == -(2**16000)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("surprise", "document"),
     [
         ({1: "a", None: "b"}, {"$struct": [[1, "a"], [None, "b"]]}),
@@ -73,7 +74,7 @@ def test_what_is_no_legacy_value_is_written_too(surprise: Any, document: Json) -
     assert exactly(serialization.write(surprise)) == exactly(document)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "document",
     [
         {"$bytes": "?"},
@@ -102,7 +103,7 @@ def test_every_value_survives_json(value: Value) -> None:
 ROOM = SizeBudget(text=4, items=3, depth=3, values=20)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "short"),
     [
         ("text", "text"),

@@ -19,6 +19,7 @@ from gateway.core.dbus.marshal import Encode, MarshalError, to_dbus
 from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import MethodCall, Target
 from gateway.core.rpc.model import Call, Value
+from tests.kit.cases import each_case
 
 TARGET = Target("org.example", "/org/example", "org.example.VM1", "Start", "su", "")
 
@@ -102,7 +103,7 @@ def test_trailing_parameters_have_defaults_by_position_and_any_by_name() -> None
 VM = ArgumentPlan(Target("org.example", "/vm/{vm}/x{id}", "org.example.VM1", "Start", "", ""), ("vm", "id"))
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "element"),
     [("v1", "v1"), ("", "_"), ("../..", "_2e_2e_2f_2e_2e"), ("ä", "_c3_a4"), (7, "_37"), (-1, "_2d1"), (True, "_31")],
 )
@@ -110,7 +111,7 @@ def test_a_value_is_escaped_into_one_element_of_the_path(value: Value, element: 
     assert _bind(VM, value, "a").object_path == f"/vm/{element}/xa"
 
 
-@pytest.mark.parametrize("value", [None, 1.5, ["a"], {"a": 1}, b"a"])
+@each_case("value", [None, 1.5, ["a"], {"a": 1}, b"a"])
 def test_a_value_that_no_path_can_hold_is_refused(value: Value) -> None:
     assert _refusal(VM, "v1", value).startswith(
         "$.params[1]: expected text or a whole number, for the object path, got"
@@ -134,7 +135,7 @@ def test_a_struct_is_taken_apart() -> None:
     assert _bind(APART, None, options={"url": "u"}).body == ["u", True]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "text"),
     [
         (5, "$.params[1]: expected a struct, got 5"),
@@ -189,7 +190,7 @@ def test_a_legacy_struct_becomes_a_dbus_struct() -> None:
     assert _struct("(s)", "mac", ignore=True)({"mtu": 9, "mac": "m"}) == ("m",)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("signature", "value", "text"),
     [
         ("(su)", ["m", 9], "$: expected a struct, got an array of 2"),

@@ -7,11 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.dbus.formats import MOMENTS, identity_of_class, moment_encoder, of_class, show_moment, show_text
+from gateway.core.dbus.formats import (
+    MOMENTS,
+    identity_of_class,
+    moment_encoder,
+    of_class,
+    show_moment,
+    show_moment_without_zone,
+    show_text,
+)
 from gateway.core.dbus.marshal import MarshalError, to_dbus
 from gateway.core.dbus.signature import parse_one
 from gateway.core.rpc.model import Value
 from gateway.core.rpc.units import LONGEST_ZONE, compact
+from tests.kit.cases import each_case, expect
 
 MINUTE = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
 
@@ -21,7 +30,7 @@ def _encode(code: str, value: Value) -> object:
     return moment_encoder(kind, to_dbus(kind))(value)
 
 
-@pytest.mark.parametrize(
+@each_case(
     "value",
     [
         MINUTE,
@@ -43,7 +52,7 @@ def test_a_moment_becomes_iso_text_with_its_zone() -> None:
     assert _encode("s", MINUTE.astimezone(timezone(timedelta(hours=2)))) == "1970-01-01T02:01:00+02:00"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("code", "value", "text"),
     [
         ("x", "tomorrow", '$: expected a dateTime or ISO 8601 text, got "tomorrow"'),
@@ -69,7 +78,7 @@ def test_seconds_and_text_are_shown_as_moments() -> None:
     assert show_moment([60, {"a": 60}]) == [MINUTE, {"a": MINUTE}]
 
 
-@pytest.mark.parametrize("value", [2**63, float("nan"), float("inf"), "soon", True, None])
+@each_case("value", [2**63, float("nan"), float("inf"), "soon", True, None])
 def test_what_says_no_moment_is_refused(value: Value) -> None:
     with pytest.raises(MarshalError):
         show_moment(value)
@@ -81,7 +90,7 @@ def test_numbers_are_shown_as_text_and_nothing_else_is() -> None:
     assert show_text([1, {"a": 2, "b": "x", "c": True}]) == ["1", {"a": "2", "b": "x", "c": True}]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("moment", "written"),
     [
         (datetime.fromisoformat("2026-01-31T09:05:00"), ("20260131T09:05:00", "")),
@@ -92,7 +101,7 @@ def test_numbers_are_shown_as_text_and_nothing_else_is() -> None:
         ),
     ],
 )
-def test_a_moment_is_written_as_the_old_servers_write_it(moment: datetime, written: tuple[str, str]) -> None:
+def test_a_moment_is_written_as_the_legacy_service_write_it(moment: datetime, written: tuple[str, str]) -> None:
     assert compact(moment) == written
 
 
@@ -109,8 +118,7 @@ def test_an_offset_of_odd_seconds_is_longer_than_any_that_legacy_protocols_know(
 )
 def test_the_identity_as_another_class_is_a_uuid_of_its_own_and_leads_back(uuid: UUID, name: str, head: str) -> None:
     convert = of_class(name)
-    other = convert(f"{head}{uuid}")
-    assert isinstance(other, str)
+    other = expect(str, convert(f"{head}{uuid}"))
     assert other.startswith(head)
     assert other != f"{head}{uuid}"
     assert (UUID(other[-36:]).version, UUID(other[-36:]).variant) == (uuid.version, uuid.variant)
@@ -127,3 +135,10 @@ def test_the_reference_of_nothing_is_that_of_every_class() -> None:
 def test_a_service_whose_references_hold_no_uuid_cannot_be_two_classes() -> None:
     with pytest.raises(MarshalError, match="expected a reference with a UUID in it, to make that of VM_metrics"):
         identity_of_class("VM_metrics")("OpaqueRef:7")
+
+
+def test_a_moment_without_its_zone_is_that_of_utc() -> None:
+    naive = MINUTE.replace(tzinfo=None)
+    assert show_moment_without_zone([60, {"a": "1970-01-01T02:01:00+02:00"}]) == [naive, {"a": naive}]
+    with pytest.raises(MarshalError):
+        show_moment_without_zone("soon")

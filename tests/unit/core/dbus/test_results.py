@@ -1,3 +1,5 @@
+"""Bodies become results, errors become faults."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,9 +11,10 @@ import pytest
 from gateway.core.dbus import results
 from gateway.core.dbus.formats import show_text
 from gateway.core.dbus.marshal import MarshalError, Variant, from_dbus, same
-from gateway.core.dbus.results import DecodeResult, ErrorEntry, Item, Record
+from gateway.core.dbus.results import DecodeResult, ErrorEntry, Item, Record, coerce_numbers
 from gateway.core.dbus.signature import parse_one
 from gateway.core.rpc.model import Call, Fault, FaultCode, Value
+from tests.kit.cases import each_case
 
 CALL = Call("m")
 
@@ -40,7 +43,7 @@ def test_a_conversion_is_followed_by_its_form() -> None:
     assert results.then(same, show_text)(5) == "5"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("signature", "value", "shown"),
     [
         ("(su)", ["a", 1], {"x": "a", "y": 1}),
@@ -52,7 +55,7 @@ def test_structs_are_named(signature: str, value: Value, shown: Value) -> None:
     assert results.struct_of_fields(parse_one(signature), ["x", "y"])(value) == shown
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("signature", "value", "shown"),
     [
         ("a{sv}", {"A": 1, "B": 2}, {"a": "1"}),
@@ -65,7 +68,7 @@ def test_members_are_picked_and_renamed(signature: str, value: Value, shown: Val
     assert results.picked(parse_one(signature), {"a": ("A", show_text)})(value) == shown
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("signature", "holds"),
     [("a{sv}", True), ("aaa{su}", True), ("a{oa{su}}", True), ("as", False), ("a{us}", False), ("v", False)],
 )
@@ -151,7 +154,7 @@ def _told(text: str, *args: Value, parameters: dict[str, Value] | None = None, m
     return told.data[0]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "args", "told"),
     [
         ("VM", [], "VM"),
@@ -196,3 +199,37 @@ def test_faults_that_no_entry_names_stay_as_they_are() -> None:
 
 def test_what_stands_in_braces_is_found() -> None:
     assert results.template_names("{vm} is {0}, not {x y}") == ["vm", "0", "x y"]
+
+
+# Numbers in texts
+
+
+@each_case(
+    ("signature", "value", "expected"),
+    [
+        ("x", "42", 42),
+        ("t", "18446744073709551615", 2**64 - 1),
+        ("i", "-1", -1),
+        ("u", 42, 42),
+        ("u", "forty", "forty"),
+        ("u", "", ""),
+        ("d", "1.5", 1.5),
+        ("d", "1e3", 1000.0),
+        ("d", "nan", "nan"),
+        ("s", "42", "42"),
+        ("v", "42", "42"),
+        ("b", "1", "1"),
+        ("au", ["1", "2"], [1, 2]),
+        ("a{sx}", {"a": "1"}, {"a": 1}),
+        ("a{sv}", {"a": "1"}, {"a": "1"}),
+        ("(sx)", ["1", "2"], ["1", 2]),
+        ("(sx)", ["1"], ["1"]),
+        ("x", ["1"], ["1"]),
+        ("au", {"a": "1"}, {"a": "1"}),
+        ("aa{su}", [{"a": "1"}, None], [{"a": 1}, None]),
+    ],
+)
+def test_a_text_is_a_number_where_its_type_says_so(signature: str, value: Value, expected: Value) -> None:
+    got = coerce_numbers(value, parse_one(signature))
+    assert got == expected
+    assert type(got) is type(expected)

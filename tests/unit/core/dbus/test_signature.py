@@ -1,8 +1,18 @@
+"""Signatures, the sizes of bodies, names."""
+
 from __future__ import annotations
 
-import pytest
+import re
+from collections.abc import Callable
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.dbus import names
+from gateway.core.dbus.marshal import MAX_ARRAY, MarshalError, Variant, body_size
 from gateway.core.dbus.signature import BASIC, Type, parse, parse_one
+from tests.kit.cases import each_case
 
 GOOD = [
     *BASIC,
@@ -36,19 +46,19 @@ BAD = [
     ("(" * 33 + "s" + ")" * 33, f"signature '{'(' * 33}s{')' * 33}' nests more than 32 structs"),
     ("a{s" * 33 + "s" + "}" * 33, f"signature '{'a{s' * 33}s{'}' * 33}' nests more than 32 arrays"),
     ("(" * 32 + "a{ss}" + ")" * 32, f"signature '{'(' * 32}a{{ss}}{')' * 32}' nests more than 32 structs"),
-    ("é", r"signature '\xe9' holds a character that is no type"),
-    ("s\ud800", r"signature 's\ud800' holds a character that is no type"),
-    ("s\n", r"signature 's\n' holds a character that is no type"),
-    ("\0", r"signature '\x00' holds a character that is no type"),
+    ("é", r"signature '\xe9' holds a character that is not a type"),
+    ("s\ud800", r"signature 's\ud800' holds a character that is not a type"),
+    ("s\n", r"signature 's\n' holds a character that is not a type"),
+    ("\0", r"signature '\x00' holds a character that is not a type"),
 ]
 
 
-@pytest.mark.parametrize("signature", GOOD)
+@each_case("signature", GOOD)
 def test_a_type_is_written_as_it_was_read(signature: str) -> None:
     assert "".join(map(str, parse(signature))) == signature
 
 
-@pytest.mark.parametrize(("signature", "message"), BAD)
+@each_case(("signature", "message"), BAD)
 def test_a_bad_signature_is_refused_with_the_place(signature: str, message: str) -> None:
     with pytest.raises(ValueError, match="signature") as caught:
         parse(signature)
@@ -63,7 +73,7 @@ def test_a_signature_is_split_into_its_complete_types() -> None:
     assert parse("") == ()
 
 
-@pytest.mark.parametrize(("signature", "count"), [("", 0), ("su", 2)])
+@each_case(("signature", "count"), [("", 0), ("su", 2)])
 def test_one_complete_type_is_one(signature: str, count: int) -> None:
     with pytest.raises(ValueError, match=f"^expected one complete type, got {count} in '{signature}'$"):
         parse_one(signature)
@@ -75,11 +85,167 @@ def test_a_dict_is_an_array_of_dict_entries() -> None:
     assert not parse_one("(a{sv})").is_dict
 
 
-@pytest.mark.parametrize(("signature", "found"), [("v", True), ("a{s(iav)}", True), ("a{s(ias)}", False)])
+@each_case(("signature", "found"), [("v", True), ("a{s(iav)}", True), ("a{s(ias)}", False)])
 def test_a_variant_is_found_at_any_depth(signature: str, found: bool) -> None:
     assert parse_one(signature).has_variant is found
 
 
-@pytest.mark.parametrize(("signature", "found"), [("h", True), ("a{s(iah)}", True), ("a{hs}", True), ("v", False)])
+@each_case(("signature", "found"), [("h", True), ("a{s(iah)}", True), ("a{hs}", True), ("v", False)])
 def test_a_file_descriptor_is_found_at_any_depth(signature: str, found: bool) -> None:
     assert parse_one(signature).has_file_descriptor is found
+
+
+# Sizes
+
+
+# Counted by hand from the specification's rules of alignment.
+SIZES: list[tuple[str, list[object], int]] = [
+    ("", [], 0),
+    ("y", [1], 1),
+    ("yu", [1, 2], 8),
+    ("yx", [1, 2], 16),
+    ("ynqiuxtdb", [1, 2, 3, 4, 5, 6, 7, 0.5, True], 6 + 2 + 4 + 4 + 24 + 4),
+    ("s", [""], 5),
+    ("s", ["é"], 4 + 2 + 1),
+    ("o", ["/a"], 7),
+    ("g", ["ai"], 4),
+    ("ay", [b"abc"], 7),
+    ("au", [[1, 2]], 12),
+    ("at", [[]], 8),
+    ("at", [[1]], 16),
+    ("as", [["a", "b"]], 4 + 6 + 2 + 6),
+    ("(yu)", [(1, 2)], 8),
+    ("y(y)", [1, (2,)], 9),
+    ("v", [Variant("u", 5)], 8),
+    ("v", [Variant("t", 5)], 16),
+    ("v", [Variant("av", [Variant("s", "a")])], 4 + 4 + 3 + 1 + 6),
+    ("a{sv}", [{}], 8),
+    ("a{sv}", [{"a": Variant("y", 1)}], 8 + 6 + 3 + 1),
+    ("a{us}", [{1: "a", 2: "b"}], 8 + 10 + 6 + 10),
+]
+
+
+@each_case(("signature", "body", "size"), SIZES)
+def test_the_size_of_a_body_follows_the_wire_format(signature: str, body: list[object], size: int) -> None:
+    assert body_size(signature, body) == size
+
+
+def test_an_array_over_the_specifications_limit_is_refused_with_its_place() -> None:
+    assert body_size("sau", ["a", [0] * (MAX_ARRAY // 4)]) == 8 + 4 + MAX_ARRAY
+    with pytest.raises(
+        MarshalError, match=r"^\$\.body\[1\]: expected an array of at most 67108864 bytes, got 67108868$"
+    ):
+        body_size("sau", ["a", [0] * (MAX_ARRAY // 4 + 1)])
+
+
+# Names
+
+
+GOOD_NAMES: list[tuple[Callable[[str], str], list[str]]] = [
+    (names.bus_name, ["org.xen.xcp.xapi", "a.b", "_a.-b", "org.x-zip", ":1.42", "a." + "b" * 253]),
+    (names.unique_name, [":1.42", ":1.0.a-b", ":_.-"]),
+    (names.interface, ["org.xen.xcp.VM1", "a.b", "_._", "a." + "b" * 253]),
+    (names.error_name, ["org.xen.xcp.Error.NotFound"]),
+    (names.member, ["Start", "_", "a1", "b" * 255]),
+    (names.object_path, ["/", "/a", "/org/xen_1/0", "/" + "a" * 5000]),
+]
+BAD_NAMES: list[tuple[Callable[[str], str], list[str]]] = [
+    (names.bus_name, ["", "org", ".a.b", "a..b", "a.b.", "a.1b", "a.b\n", "a.é", "a b.c", ":", ":1", "a." + "b" * 254]),
+    (names.unique_name, ["1.42", ":1", ":1..2", ":1.", ":1.2 "]),
+    (names.interface, ["", "org", "a-b.c", "1a.b", "a.1b", ":1.42", "a..b", "a." + "b" * 254]),
+    (names.error_name, ["Failed", "a.b-c"]),
+    (names.member, ["", "a.b", "1a", "a-b", "a b", "Start\n", "é", "b" * 256]),
+    (names.object_path, ["", "a", "a/b", "/a/", "//", "/a//b", "/a-b", "/é", "/a\n", "/a\0"]),
+]
+
+# What sd_bus_path_encode of libsystemd 252 makes of these.
+ESCAPED: list[tuple[str, str]] = [
+    ("", "_"),
+    ("abcXYZ019", "abcXYZ019"),
+    ("0a", "_30a"),
+    ("42", "_342"),
+    ("a0", "a0"),
+    ("_", "_5f"),
+    ("a-b", "a_2db"),
+    ("../etc", "_2e_2e_2fetc"),
+    ("é", "_c3_a9"),
+    ("\U0001f600", "_f0_9f_98_80"),
+    ("a\0", "a_00"),
+    ("\u0663", "_d9_a3"),
+]
+
+
+@each_case(("check", "text"), [(check, text) for check, texts in GOOD_NAMES for text in texts])
+def test_a_name_within_the_grammar_is_returned(check: Callable[[str], str], text: str) -> None:
+    assert check(text) == text
+
+
+@each_case(("check", "text"), [(check, text) for check, texts in BAD_NAMES for text in texts])
+def test_a_name_outside_the_grammar_is_refused(check: Callable[[str], str], text: str) -> None:
+    with pytest.raises(ValueError, match=r"^expected an? ") as caught:
+        check(text)
+    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
+
+
+def test_the_message_says_what_was_expected_and_what_came() -> None:
+    with pytest.raises(ValueError, match=r"^expected a member such as GetAll, got 'VM\.start'$"):
+        names.member("VM.start")
+
+
+def test_the_message_for_a_name_that_is_too_long_says_how_long_it_may_be() -> None:
+    message = r"^expected a member such as GetAll and at most 255 bytes long, got 256 characters$"
+    with pytest.raises(ValueError, match=message):
+        names.member("a" * 256)
+
+
+def test_a_bad_name_is_shortened_in_the_message() -> None:
+    with pytest.raises(ValueError, match=r"\.\.\.'$") as caught:
+        names.object_path("x" * 100_000)
+    assert len(str(caught.value)) < 150
+
+
+@each_case(("text", "element"), ESCAPED)
+def test_a_path_element_is_escaped_as_sd_bus_does(text: str, element: str) -> None:
+    assert names.escape_path_element(text) == element
+    assert names.unescape_path_element(element) == (element if "\0" in text else text)
+
+
+@given(st.text(st.characters()))
+def test_any_text_becomes_one_valid_element_and_comes_back(text: str) -> None:
+    element = names.escape_path_element(text)
+    assert names.is_object_path(f"/{element}")
+    assert element.count("/") == 0
+    assert names.unescape_path_element(element) == (element if re.search(r"[\x00-\x1f\x7f]", text) else text)
+
+
+@each_case(
+    ("element", "text"),
+    [
+        ("my_vm", "my_vm"),
+        ("a_", "a_"),
+        ("a_2d", "a-"),
+        ("a_2D", "a_2D"),
+        ("__2d", "__2d"),
+        ("_2", "_2"),
+        ("_ff", "_ff"),
+        ("_61", "_61"),
+        ("a_zz_2d", "a_zz_2d"),
+        ("dev_11_22", "dev_11_22"),
+        ("dev_11_22_33_44_55_66", "dev_11_22_33_44_55_66"),
+    ],
+)
+def test_an_element_that_nobody_escaped_stays_as_it_is(element: str, text: str) -> None:
+    assert names.unescape_path_element(element) == text
+
+
+@given(st.text("abf_0123456789ABF", min_size=1))
+def test_no_two_elements_become_one_text(element: str) -> None:
+    text = names.unescape_path_element(element)
+    assert text == element or names.escape_path_element(text) == element
+
+
+def test_a_text_in_a_message_is_short_and_on_one_line_of_ascii() -> None:
+    assert names.quoted("echo") == "'echo'"
+    assert names.quoted("\u202eo\n\u00e9") == r"'\u202eo\n\xe9'"
+    assert names.quoted("x" * 100) == f"'{'x' * 60}...'"

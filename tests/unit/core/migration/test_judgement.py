@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from gateway.core.migration.limits import LIMITS, Assessment, BothSides, SideCounts, assess
 from gateway.core.migration.statistics import bucket_of, empty_histogram
+from tests.kit.cases import each_case
 
 FAST, LATE = bucket_of(0.02), bucket_of(2.0)
 
@@ -19,7 +18,7 @@ def ran(calls: int, errors: int = 0, bucket: int = FAST) -> SideCounts:
 GOOD = BothSides(1000, 0, ran(1000), ran(1000))
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("sides", "ignored", "says"),
     [
         (BothSides(), 0, Assessment.NO_EVIDENCE),

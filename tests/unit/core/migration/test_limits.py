@@ -1,19 +1,24 @@
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
 from gateway.core.migration.limits import (
     BothSides,
+    Breach,
     RolloutLimits,
     SideCounts,
     control_of,
     duration,
     find_breaches,
+    limit_rows,
+    near_limit,
     numbers,
     percent,
     summary,
 )
-from tests.kit.migrations import counts, side
+from gateway.core.migration.statistics import KEY_GROUPS
+from tests.kit.cases import each_case
+from tests.kit.migrations import counts, of_keys, side
 
 LIMITS = RolloutLimits(mismatches=0.001, errors=0.005, latency=1.5, samples=100)
 
@@ -42,9 +47,20 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("seen", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@each_case(("seen", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_rates_are_held_against_limits(seen: BothSides, expected: list[tuple[bool, str]]) -> None:
     assert _judged(seen) == expected
+
+
+def test_a_step_that_waits_for_mismatches_says_for_how_many_comparisons_more() -> None:
+    [far] = find_breaches(LIMITS, None, counts(compared=100, different=1))
+    [near] = find_breaches(LIMITS, None, counts(compared=40_000, different=41))
+    assert (far.doubt, near_limit(LIMITS, counts(compared=40_000, different=41))) == ("may be chance", "")
+    assert near.doubt == "may be chance, and 56539 comparisons more at this rate rule out 0.13%"
+    scale = (40_000 + 56_539) / 40_000
+    seen = counts(compared=int(40_000 * scale) + 1, different=int(41 * scale))
+    assert near_limit(LIMITS, seen) == "above the limit of 0.1%, but 0.13% is ruled out"
+    assert _judged(seen) == []
 
 
 def test_a_limit_of_nothing_is_broken_by_the_first_that_counts() -> None:
@@ -77,6 +93,94 @@ def test_when_the_control_answers_too_little_what_it_did_before_stands_for_it() 
     assert control_of(100, counts(control=side(100)), before) == side(100)
     assert _judged(counts(calls=100, errors=20, control=side(0)), before) == []
     assert _judged(counts(calls=100, errors=60, control=side(0)), before)[0][0]
+
+
+# Errors by key: 50 keys with 20 calls each, on both sides
+
+CALLS = [20] * 50
+NONE = [0] * 50
+ONE_KEY = [20, *NONE[1:]]
+SPREAD = [1, 0] * 25  # 2.5 % of the calls, each of another key
+
+
+def _by_key(ours: list[int], theirs: list[int] = NONE, calls: list[int] = CALLS) -> list[Breach]:
+    return [*find_breaches(LIMITS, None, BothSides(control=of_keys(CALLS, theirs), candidate=of_keys(calls, ours)))]
+
+
+def test_one_key_that_always_fails_neither_breaks_a_limit_nor_stops_a_step() -> None:
+    assert _by_key(ONE_KEY) == []
+    assert _by_key([2000, *NONE[1:]], calls=[2000, *CALLS[1:]]) == []
+
+
+def test_the_same_errors_of_many_keys_break_it() -> None:
+    [breach] = _by_key(SPREAD)
+    assert breach.broken
+    assert breach.words.startswith("25 of 1000 calls by D-Bus failed (2.5%), ")
+
+
+def test_one_key_hides_no_errors_of_the_others_on_either_side() -> None:
+    for theirs in (NONE, [0, 20, *NONE[2:]]):
+        [breach] = _by_key([20, *SPREAD[1:]], theirs)
+        assert breach.broken
+    assert "44 of 1000 calls by D-Bus failed (4.4%, 17 of them set aside as of one key)" in breach.words
+
+
+def test_few_keys_that_fail_count_as_few_calls() -> None:
+    """Three of 50 fail always: 6 % of the calls, and no reason to go back or to wait, as three of 50 calls."""
+    assert _by_key([20, 20, 20, *NONE[3:]]) == []
+    waits, goes_back = (_by_key([20] * number + NONE[number:]) for number in (8, 16))
+    assert [(breach.broken, breach.likely) for breach in (*waits, *goes_back)] == [(False, True), (True, True)]
+
+
+def test_all_keys_that_fail_are_all_calls() -> None:
+    [breach] = _by_key(CALLS)
+    assert breach.broken
+    [breach] = _by_key([60, 60], calls=[60, 60])
+    assert breach.broken
+
+
+def test_where_one_key_alone_fails_and_others_hardly_call_a_step_waits() -> None:
+    for calls, others in (([200], 0), ([200, 99], 99)):
+        [breach] = _by_key([200, *[0] * (len(calls) - 1)], calls=calls)
+        assert not breach.broken
+        assert breach.words.endswith(f"; of other keys only {others} of 100 calls")
+    assert _by_key([200, 0], calls=[200, 100]) == []
+
+
+def test_a_summary_says_what_was_set_aside() -> None:
+    words = "nothing compared, 20 of 1000 calls by D-Bus failed (19 of them set aside as of one key)"
+    assert summary(BothSides(candidate=of_keys(CALLS, ONE_KEY))) == words
+
+
+# Mistakes of clients
+
+
+def _refused(ours: list[int], theirs: list[int] = NONE) -> list[Breach]:
+    good, missing = of_keys(CALLS, NONE), (0,) * (KEY_GROUPS - len(CALLS))
+    sides = [replace(good, clients=(*refused, *missing)) for refused in (theirs, ours)]
+    return [*find_breaches(LIMITS, None, BothSides(0, 0, *sides))]
+
+
+def test_mistakes_of_clients_that_both_sides_refuse_count_for_neither() -> None:
+    assert _refused(CALLS, CALLS) == _refused(SPREAD, CALLS) == []
+
+
+def test_one_client_with_a_key_that_is_gone_is_no_reason_to_go_back_or_wait() -> None:
+    assert _refused([2000, *NONE[1:]]) == []
+
+
+def test_d_bus_that_refuses_what_the_legacy_service_takes_breaks_the_limit_of_errors() -> None:
+    [breach] = _refused(SPREAD)
+    assert breach.broken
+    assert breach.words.startswith("25 of 1025 calls by D-Bus were refused as mistakes of clients (2.44%), by the ")
+
+
+def test_d_bus_that_refuses_every_call_is_found_though_it_has_no_call_that_counts() -> None:
+    refusing = SideCounts(clients=(5,) * KEY_GROUPS)
+    [breach] = find_breaches(LIMITS, None, BothSides(control=of_keys(CALLS, NONE), candidate=refusing))
+    assert breach.broken
+    assert [*find_breaches(LIMITS, of_keys(CALLS, NONE), BothSides(candidate=refusing))] == []  # of another step
+    assert numbers(BothSides(candidate=refusing), 1.0)["dbus_client_errors"] == 5 * KEY_GROUPS
 
 
 # Latency
@@ -161,6 +265,20 @@ def test_a_summary_says_what_was_seen_does_not_rule_out() -> None:
     words = "0 of 1000 differ (no more than 0.459%), 0 of 1000 calls by D-Bus failed"
     assert summary(counts(compared=1000, calls=1000)) == words
     assert summary(counts(calls=5)) == "nothing compared, 0 of 5 calls by D-Bus failed"
+
+
+def test_each_limit_stands_beside_what_was_measured() -> None:
+    rows = limit_rows(RolloutLimits(), None, counts(compared=1000, different=2, calls=200, errors=2, seconds=0.05))
+    assert [(row["limit"], row["allowed"]) for row in rows] == [
+        ("mismatches", "0.1% of the comparisons"),
+        ("errors", "0.5% more than the legacy service"),
+        ("p50", "1.5 times the legacy service's"),
+        ("p99", "1.5 times the legacy service's"),
+    ]
+    assert [row["measured"] for row in rows[:2]] == ["2 of 1000 (0.2%)", "D-Bus 2 of 200 (1%), legacy 0 of 100 (0%)"]
+    assert rows[2]["measured"].startswith("D-Bus 5")
+    unknown = [row["measured"] for row in limit_rows(RolloutLimits(), None, BothSides())]
+    assert unknown == ["nothing yet", *["D-Bus nothing yet, legacy nothing yet"] * 3]
 
 
 def test_rates_and_times_are_written_for_people() -> None:

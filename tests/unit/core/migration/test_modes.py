@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side, percent, share
+from tests.kit.cases import each_case
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "buckets"),
     [("0%", 0), ("100%", BUCKETS), ("10%", 10_000), ("12.5", 12_500), (1, 1_000), ("0.01%", 10), ("0.001%", 1)],
 )
@@ -14,7 +15,7 @@ def test_a_share_is_read_in_thousandths_of_a_per_cent(text: str | float, buckets
     assert share(percent(buckets)) == buckets
 
 
-@pytest.mark.parametrize("text", ["", "%", "-1%", "100.001%", "0.0001%", "ten", "nan", "inf"])
+@each_case("text", ["", "%", "-1%", "100.001%", "0.0001%", "ten", "nan", "inf"])
 def test_what_is_no_share_is_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match="expected a share from 0% to 100%"):
         share(text)
@@ -25,7 +26,7 @@ def test_each_side_is_compared_with_the_other() -> None:
     assert Side.DBUS.other is Side.LEGACY
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("setting", "words"),
     [
         (Setting(Mode.LEGACY), "legacy"),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from itertools import product
-from math import comb, exp, inf, isclose, log
+from math import comb, exp, inf, isclose, log, sqrt
 
 import pytest
 from hypothesis import given
@@ -13,12 +13,16 @@ from gateway.core.migration.statistics import (
     ODDS,
     SHOWN_ALPHA,
     STEP,
+    a_little_above,
     binomial_tail,
     bucket_of,
     empty_histogram,
+    errors_by_key,
     evidence_above,
     evidence_below,
+    evidence_not_above,
     evidence_of_increase,
+    key_group,
     lower_bound,
     quantile,
     quantile_bound,
@@ -27,6 +31,7 @@ from gateway.core.migration.statistics import (
     threshold,
     upper_bound,
 )
+from tests.kit.cases import each_case
 
 # One look
 
@@ -35,7 +40,7 @@ def _binomial(hits: int, trials: int, rate: float) -> float:
     return comb(trials, hits) * rate**hits * (1 - rate) ** (trials - hits)
 
 
-@pytest.mark.parametrize(("hits", "trials", "rate"), [(1, 100, 0.001), (2, 100, 0.001), (5, 5, 0.5), (12, 40, 0.2)])
+@each_case(("hits", "trials", "rate"), [(1, 100, 0.001), (2, 100, 0.001), (5, 5, 0.5), (12, 40, 0.2)])
 def test_the_tail_is_that_of_the_binomial_distribution(hits: int, trials: int, rate: float) -> None:
     exact = sum(_binomial(more, trials, rate) for more in range(hits, trials + 1))
     assert isclose(binomial_tail(hits, trials, rate), exact, rel_tol=1e-9)
@@ -63,14 +68,14 @@ def test_the_lower_bound_is_the_rate_that_makes_the_observation_just_rare(hits: 
 # Any number of looks
 
 
-@pytest.mark.parametrize("limit", [0.001, 0.05, 0.5, 0.99])
+@each_case("limit", [0.001, 0.05, 0.5, 0.99])
 def test_the_mixture_is_the_mean_of_walds_likelihood_ratios(limit: float) -> None:
     rates = [odds * limit / (1 - limit + odds * limit) for odds in ODDS]
     ratios = [(rate / limit) ** 7 * ((1 - rate) / (1 - limit)) ** 13 for rate in rates]
     assert isclose(evidence_above(7, 20, limit), log(sum(ratios) / len(ratios)), rel_tol=1e-9)
 
 
-@pytest.mark.parametrize("limit", [0.001, 0.05, 0.5, 0.99])
+@each_case("limit", [0.001, 0.05, 0.5, 0.99])
 def test_evidence_has_the_mean_1_at_the_limit_and_less_within_it(limit: float) -> None:
     for evidence, within in ((evidence_above, limit / 2), (evidence_below, (1 + limit) / 2)):
         for rate, exact in ((limit, True), (within, False)):
@@ -78,9 +83,9 @@ def test_evidence_has_the_mean_1_at_the_limit_and_less_within_it(limit: float) -
             assert isclose(mean, 1.0, rel_tol=1e-9) if exact else mean < 1.0
 
 
-@pytest.mark.parametrize("trials", [(12, 12), (3, 20), (20, 3)])
-@pytest.mark.parametrize("margin", [0.0, 0.01])
-@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3, 0.8])
+@each_case("trials", [(12, 12), (3, 20), (20, 3)])
+@each_case("margin", [0.0, 0.01])
+@each_case("rate", [0.0, 0.02, 0.3, 0.8])
 def test_evidence_of_an_increase_has_a_mean_of_at_most_1_whatever_the_control(
     rate: float, margin: float, trials: tuple[int, int]
 ) -> None:
@@ -94,7 +99,7 @@ def test_evidence_of_an_increase_has_a_mean_of_at_most_1_whatever_the_control(
     assert mean <= 1.0 + 1e-9
 
 
-@pytest.mark.parametrize(("rate", "alpha"), [(0.02, 0.05), (0.3, 0.01)])
+@each_case(("rate", "alpha"), [(0.02, 0.05), (0.3, 0.01)])
 def test_a_look_after_every_call_ever_crosses_the_threshold_with_no_more_than_alpha(rate: float, alpha: float) -> None:
     """Exactly, by following the distribution of the hits; a binomial test of one look crosses it far more often."""
     crossed = {"mixture": 0.0, "one look": 0.0}
@@ -120,8 +125,30 @@ def test_a_look_after_every_call_ever_crosses_the_threshold_with_no_more_than_al
     assert crossed["mixture"] <= alpha < 2 * alpha < crossed["one look"]
 
 
+@each_case("limit", [0.001, 0.05, 0.5])
+def test_evidence_for_a_limit_is_walds_ratio_of_it_and_the_rate_a_little_above(limit: float) -> None:
+    above = a_little_above(limit)
+    assert isclose(above / (1 - above), ODDS[0] * limit / (1 - limit))
+    ratio = (limit / above) ** 7 * ((1 - limit) / (1 - above)) ** 13
+    assert isclose(evidence_not_above(7, 20, limit), log(ratio), rel_tol=1e-9)
+    for rate, exact in ((above, True), ((1 + above) / 2, False)):
+        mean = sum(_binomial(hits, 40, rate) * exp(evidence_not_above(hits, 40, limit)) for hits in range(41))
+        assert isclose(mean, 1.0, rel_tol=1e-9) if exact else mean < 1.0
+
+
+def test_every_rate_is_decided_in_the_end_by_one_test_or_the_other() -> None:
+    """The two ratios cross at about a seventh above the limit, so that no rate is left between them."""
+    trials, limit = 10_000_000, 0.001
+    for rate in range(1000, 1300, 10):
+        hits = trials * rate // 1_000_000
+        certain = evidence_above(hits, trials, limit) >= threshold(1e-6)
+        assert certain is not (evidence_not_above(hits, trials, limit) >= threshold(0.05))
+        assert certain is (rate > 1143)
+
+
 def test_a_limit_of_nothing_is_refuted_by_the_first_hit() -> None:
     assert (evidence_above(1, 1000, 0.0), evidence_above(0, 1000, 0.0)) == (inf, 0.0)
+    assert evidence_not_above(0, 1000, 0.0) == evidence_not_above(1, 1000, 0.0) == 0.0
     assert (evidence_below(999, 1000, 1.0), evidence_below(1000, 1000, 1.0)) == (inf, 0.0)
 
 
@@ -177,3 +204,34 @@ def test_the_bound_of_a_quantile_lies_above_it_and_comes_down_with_more_calls() 
     few, many = (quantile_bound(_histogram([n / of for n in range(1, of + 1)]), 0.5, 0.01) for of in (100, 1000))
     assert 0.8 > few > many > 0.5
     assert quantile_bound(_histogram([0.01] * 100), 0.99, 0.01) == inf  # no 100 calls say what a p99 is
+
+
+# Errors by key
+
+
+def test_errors_that_are_spread_count_as_they_are() -> None:
+    found = errors_by_key([20] * 50, [1] * 50)
+    assert (found.errors, found.calls, found.effect, found.cut) == (50, 1000, 1.0, 0)
+
+
+def test_a_group_that_stands_out_is_cut_to_what_the_others_explain() -> None:
+    for errors, left in (([20, *[0] * 49], 1), ([20, *[1] * 49], 1 + int(1 + 3 * sqrt(0.95)) + 49)):
+        found = errors_by_key([20] * 50, errors)
+        assert (found.errors, found.cut, found.others) == (left, sum(errors) - left, 980)
+
+
+def test_the_design_effect_of_keys_that_always_fail_is_the_number_of_their_calls() -> None:
+    found = errors_by_key([20] * 50, [20] * 10 + [0] * 40)
+    assert found.effect == pytest.approx(20.0, rel=0.03)
+    assert found.errors / found.effect == pytest.approx(10.0, abs=0.5)  # one group was cut
+
+
+def test_a_side_without_errors_has_the_design_effect_of_the_other_for_its_size() -> None:
+    failing, sound = errors_by_key([20] * 50, [20] * 10 + [0] * 40), errors_by_key([5] * 50, [0] * 50)
+    assert sound.effect == 1.0
+    assert sound.effect_beside(failing) == pytest.approx(5.0, rel=0.03)
+    assert failing.effect_beside(sound) == failing.effect
+
+
+def test_a_key_is_in_the_same_group_in_every_process() -> None:
+    assert [key_group(key) for key in ("", "OpaqueRef:1", "\ud800")] == [0, 26, 40]

@@ -24,6 +24,7 @@ from gateway.core.routing.call_record import (
 )
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from tests.kit.cases import each_case
 from tests.kit.mappings import route
 from tests.kit.traffic import GET, SESSION, SET, line
 from tests.kit.values import anything, exactly
@@ -101,7 +102,7 @@ def without(name: str) -> str:
     return json.dumps({key: value for key, value in line().items() if key != name})
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "says"),
     [
         (b'{"a": ', "is not JSON: Expecting value at character 7"),
@@ -156,7 +157,7 @@ def test_a_read_does_no_harm_and_an_idempotent_one_when_the_mapping_says_so() ->
     assert not is_harmless(route(effect=Effect.IDEMPOTENT))
 
 
-@pytest.mark.parametrize("value", [None, True, 5, "five", b"five", [1, [2]], {"a": {"b": 1}}, 2**80, 1.5])
+@each_case("value", [None, True, 5, "five", b"five", [1, [2]], {"a": {"b": 1}}, 2**80, 1.5])
 def test_small_values_weigh_little(value: Value) -> None:
     assert 0 < weigh([value], LARGEST) < 200
 
@@ -228,7 +229,7 @@ def test_a_struct_whose_names_held_a_secret_is_given_whole() -> None:
     assert substitute_secrets(one("S", struct), NAMES, {"self": '{"a": 1}'})[0].params[1] == {"a": 1}
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("kind", "text", "value"),
     [
         ("text", "1234", "1234"),

@@ -1,12 +1,55 @@
+"""Routes, and the plan of a call."""
+
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 
+from gateway.core.dbus.target import PropertyTarget, Target
 from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting, Side
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan, bucket, task_plan
-from gateway.core.rpc.model import Call
+from gateway.core.routing.route import Effect, LocalTarget, Route, local_route
+from gateway.core.rpc.model import Call, Outcome, Reply
+from tests.kit.cases import each_case
 from tests.kit.mappings import route
+
+# Routes
+
+
+TARGET = Target("org.xen.xcp.xenopsd", "/org/xen/xcp/vm/{vm}", "org.xen.xcp.xenopsd.VM1", "Start", "sb", "")
+GET = ("org.example", "/vm", "org.freedesktop.DBus.Properties", "Get", "ss", "v")
+
+
+async def _answer(call: Call) -> Outcome:
+    return Reply(call.method)
+
+
+def test_each_kind_of_target_reads_as_what_is_called() -> None:
+    assert str(TARGET) == "org.xen.xcp.xenopsd /org/xen/xcp/vm/{vm} org.xen.xcp.xenopsd.VM1.Start"
+    assert str(PropertyTarget(*GET, "org.example.VM1", "State")) == "org.example /vm org.example.VM1.State (get)"
+    assert str(LocalTarget(_answer)) == "the gateway itself"
+
+
+@each_case("value", [TARGET, route()], ids=lambda value: type(value).__name__)
+def test_a_compiled_mapping_cannot_be_changed(value: Route) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, dataclasses.fields(value)[0].name, None)
+
+
+def test_a_route_writes_unless_the_mapping_says_otherwise_and_a_local_one_reads() -> None:
+    assert (route().effect, route().migration.setting.mode) == (Effect.WRITE, Mode.DBUS)
+    local = local_route("system.listMethods", _answer)
+    assert (local.effect, local.service) == (Effect.READ, "gateway")
+    with pytest.raises(AssertionError, match="has no D-Bus target"):
+        _ = local.bus_target
+    with pytest.raises(AssertionError, match="has no D-Bus side"):
+        local.encode_arguments(Call("system.listMethods"))
+
+
+# Plans
+
 
 VM = Key("vm", lambda call: str(call.params[0]) if call.params else None)
 READ = Migration(upstream="old", key=VM, may_shadow=True)
@@ -25,7 +68,7 @@ def side(setting: Setting, key: object, migration: Migration = READ, method: str
     return plan(method, migration, setting, Call(method, (str(key),))).answer
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("setting", "answer", "candidate"),
     [
         (Setting(Mode.LEGACY), Side.LEGACY, None),
@@ -107,15 +150,17 @@ def test_a_fallback_is_planned_where_dbus_answers_and_the_client_did_not_ask_for
     assert not plan("m", Migration(fallback=True), Setting(Mode.DBUS), Call("m")).fallback
 
 
-def test_a_task_is_the_old_services_or_nobodys() -> None:
+def test_a_task_is_that_of_the_side_that_answers_and_is_never_observed() -> None:
+    rejected = Migration(tasks="reject")
     staying = Migration(upstream="old", key=VM, may_shadow=True, fallback=True, tasks="legacy")
     for migration, setting, answer in (
         (READ, Setting(Mode.LEGACY), Side.LEGACY),
         (READ, Setting(Mode.SHADOW), Side.LEGACY),
         (READ, canary(0), Side.LEGACY),
-        (READ, Setting(Mode.DBUS), None),
-        (READ, canary(BUCKETS), None),
-        (READ, Setting(Mode.SHADOW, control=Side.DBUS), None),
+        (READ, Setting(Mode.DBUS), Side.DBUS),
+        (READ, canary(BUCKETS), Side.DBUS),
+        (READ, Setting(Mode.SHADOW, control=Side.DBUS), Side.DBUS),
+        (rejected, Setting(Mode.DBUS), None),
         (staying, Setting(Mode.DBUS), Side.LEGACY),
         (staying, Setting(Mode.OFF), None),
     ):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from gateway.core.routing.publication import (
 from gateway.core.rpc.model import Call, Value
 from gateway.core.xenstore.paths import template
 from tests.kit.backends import toy_route
+from tests.kit.cases import each_case
+from tests.kit.mappings import HEAD, build_methods
 
 MEMORY = NodeTemplate(
     template("/local/domain/{domid}/memory"),
@@ -29,7 +32,7 @@ MEMORY = NodeTemplate(
 TARGET = "/local/domain/5/memory/target"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "text"),
     [(True, "1"), (False, "0"), (-7, "-7"), (2**64 - 1, "18446744073709551615"), (0.1, "0.1"), ("", ""), ("ü", "ü")],
 )
@@ -37,7 +40,7 @@ def test_simple_values_are_said_as_text(value: Value, text: str) -> None:
     assert text_of(value, "x") == text
 
 
-@pytest.mark.parametrize("value", [None, [], {}, "a\0b", float("nan"), 2**64])
+@each_case("value", [None, [], {}, "a\0b", float("nan"), 2**64])
 def test_others_are_refused(value: Value) -> None:
     with pytest.raises(MarshalError, match=r"^\$\.x: expected "):
         text_of(value, "x")
@@ -59,7 +62,7 @@ def test_no_value_leads_to_a_path_outside() -> None:
     assert nodes.render({"id": "a", "name": ""}).domain == ""
 
 
-@pytest.mark.parametrize("domid", ["..", "5/../6", "-1", "05", "", "100000"])
+@each_case("domid", ["..", "5/../6", "-1", "05", "", "100000"])
 def test_the_domain_of_a_path_is_a_domid(domid: str) -> None:
     with pytest.raises(MarshalError, match="expected a domid"):
         MEMORY.render({"domid": domid, "kib": 1})
@@ -72,7 +75,7 @@ def test_no_value_says_more_permissions_than_one() -> None:
         nodes.render({"id": "7,b6"})
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("values", "problem"),
     [
         ({"id": "x" * 3073, "name": ""}, "a path of at most 3072 characters"),
@@ -85,7 +88,7 @@ def test_what_no_store_takes_is_refused(values: dict[str, Any], problem: str) ->
         NodeTemplate(template("/vm/{id}/name"), {(): Text("{name}")}).render(values)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("name", "why"),
     [("y" * 2049, "expected a value of at most 2048 bytes"), ("\ud800", "expected text without lone surrogates")],
 )
@@ -98,7 +101,7 @@ def test_a_value_that_no_node_holds_is_left_out_and_the_others_are_shown(name: s
     assert why in text_of
 
 
-@pytest.mark.parametrize("text", ["", "n", "n-1", "x0", "n0;r5", "n0,,r5", "r5 5"])
+@each_case("text", ["", "n", "n-1", "x0", "n0;r5", "n0,,r5", "r5 5"])
 def test_permissions_have_one_form(text: str) -> None:
     with pytest.raises(ValueError, match="expected permissions such as n0,r5"):
         grants(text)
@@ -116,6 +119,22 @@ def test_an_object_is_known_by_the_last_element_of_its_path() -> None:
     assert (one.parameter, one.key("/org/example"), one.key("/org/example/x")) == ("", "", None)
     assert one.path("") == "/org/example"
     assert one.node_set("", {"kib": 1}).leaves == {"/free": b"1"}
+
+
+def test_an_element_that_a_service_does_not_escape_is_the_key(tmp_path: Path) -> None:
+    devices = Publication("store", MEMORY, (), "/org/example/{domid}", is_escaped=False)
+    for element in ("dev_11_22", "_35"):
+        assert devices.key(f"/org/example/{element}") == element
+        assert devices.path(element) == f"/org/example/{element}"
+    entry = "{listener: store, object_path: '/a/{v}', node: '/x/{v}', property: Memory, escape: none}"
+    head = HEAD.replace("methods:\n", f"publish:\n- {entry}\nmethods:\n")
+    built = build_methods(tmp_path, "m: {member: Stat}", head)
+    assert built.problems == []
+    (publication,) = built.table.publications
+    assert not publication.is_escaped
+    assert publication.read_all is not None
+    objects: dict[str, object] = {"/a/dev_2d": {"org.example.VM1": {}}}
+    assert publication.read_all.decode_result([objects]) == {"dev_2d": {}}
 
 
 # Rings
@@ -142,7 +161,7 @@ def test_a_call_has_the_path_the_value_and_what_stands_beside() -> None:
     }
 
 
-@pytest.mark.parametrize("content", [Content(b"\xff"), Content(b"a\0b"), Content(b"", {RelatedNode("x"): b"\xff"})])
+@each_case("content", [Content(b"\xff"), Content(b"a\0b"), Content(b"", {RelatedNode("x"): b"\xff"})])
 def test_what_is_no_text_is_refused_with_the_place(content: Content) -> None:
     with pytest.raises(MarshalError, match=r"expected (UTF-8 text|text without NUL)"):
         trigger(text=Text("{value}"), related=RelatedNode("x")).call(content, {"domid": "5"}, 0)

@@ -12,6 +12,7 @@ from gateway.core.routing import selection
 from gateway.core.routing.overrides import Override, matches
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Call
+from tests.kit.cases import each_case
 from tests.kit.mappings import route
 
 
@@ -42,7 +43,7 @@ def test_what_clients_call_is_found_by_name_alias_and_service() -> None:
     assert selection.routes_named(ROUTES, "VM.*") == ()
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("pattern", "says"),
     [
         ("VM.strt", "no mapped method is named 'VM.strt' (did you mean 'VM.start'?)"),
@@ -56,7 +57,7 @@ def test_a_pattern_that_means_nothing_is_told_with_what_might_be_meant(pattern: 
     assert refusal(pattern, Setting(Mode.DBUS)) == says
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("pattern", "setting"),
     [
         ("VM.state", Setting(Mode.SHADOW)),
@@ -75,17 +76,19 @@ def test_what_does_no_harm_is_not_refused(pattern: str, setting: Setting) -> Non
     assert refusal(pattern, setting) == ""
 
 
-@pytest.mark.parametrize("setting", [Setting(Mode.LEGACY), Setting(Mode.CANARY, 0), Setting(Mode.DBUS, observe=True)])
+@each_case("setting", [Setting(Mode.LEGACY), Setting(Mode.CANARY, 0), Setting(Mode.DBUS, observe=True)])
 def test_nothing_goes_to_an_old_service_that_is_not_there(setting: Setting) -> None:
     assert "no upstream is configured for the legacy side of xenopsd/VM.born" in refusal("VM.born", setting)
 
 
 def test_a_write_never_runs_twice_and_is_named() -> None:
     assert refusal("group:vm-lifecycle", Setting(Mode.SHADOW)) == (
-        "shadow is refused: each call would run twice, and these are writes: xenopsd/VM.start, xenopsd/VM.shutdown"
+        "shadow is refused: each call would run twice, and these are writes (no `effect: read` in the mapping): "
+        "xenopsd/VM.start, xenopsd/VM.shutdown"
     )
     assert refusal("SR.scan", Setting(Mode.DBUS, observe=True)) == (
-        "observe is refused: each call would run twice, and these are writes: storage/SR.scan"
+        "observe is refused: each call would run twice, and these are writes (no `effect: read` in the mapping): "
+        "storage/SR.scan"
     )
 
 
@@ -129,7 +132,7 @@ def test_a_setting_is_read_from_an_operators_words() -> None:
     assert selection.setting("shadow", control="dbus") == Setting(Mode.SHADOW, control=Side.DBUS)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("make", "says"),
     [
         (lambda: selection.setting("shadwo"), "unknown mode 'shadwo' (did you mean 'shadow'?)"),
@@ -159,12 +162,12 @@ def override(pattern: str, mode: Mode = Mode.LEGACY, **more: object) -> Override
     return replace(Override(pattern, Setting(mode), "alice", 0.0), **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("pattern", ["VM.start", "xenopsd/VM.start", "VM.*", "xenopsd/*", "*", "group:vm-lifecycle"])
+@each_case("pattern", ["VM.start", "xenopsd/VM.start", "VM.*", "xenopsd/*", "*", "group:vm-lifecycle"])
 def test_a_pattern_names_methods_by_name_by_service_or_by_group(pattern: str) -> None:
     assert matches(pattern, START)
 
 
-@pytest.mark.parametrize("pattern", ["VM", "vm.start", "VM.stop", "xapi/*", "group:vm", "group:*", ""])
+@each_case("pattern", ["VM", "vm.start", "VM.stop", "xapi/*", "group:vm", "group:*", ""])
 def test_a_pattern_names_nothing_else(pattern: str) -> None:
     assert not matches(pattern, START)
 
@@ -182,7 +185,7 @@ def test_the_most_specific_wins_and_a_person_before_a_rollout() -> None:
     assert strongest_first == weakest_first[::-1]
 
 
-@pytest.mark.parametrize("mode", [Mode.LEGACY, Mode.SHADOW, Mode.CANARY])
+@each_case("mode", [Mode.LEGACY, Mode.SHADOW, Mode.CANARY])
 def test_without_an_old_service_nothing_goes_back_to_one(mode: Mode) -> None:
     alone = replace(START, migration=Migration())
     assert override("*", mode).applies_to(START)

@@ -1,12 +1,16 @@
-"""The values that pass between the parts, and the identity of a peer."""
+"""Calls, replies, faults; units; content encodings."""
 
 from __future__ import annotations
 
+import gzip
 import struct
+import zlib
 
 import pytest
 from msgspec import Struct, structs
 
+from gateway.core.rpc import units
+from gateway.core.rpc.encodings import MOST_MEMBERS, EncodingError, InflatedTooLargeError, content, is_encoded
 from gateway.core.rpc.model import (
     ABANDONED,
     CREDENTIALS_SIZE,
@@ -28,6 +32,8 @@ from gateway.core.rpc.model import (
     is_loopback,
     share_owner,
 )
+from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling, SpelledName
+from tests.kit.cases import each_case
 
 VALUES = [
     Call("a"),
@@ -41,7 +47,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+@each_case("value", VALUES, ids=lambda value: type(value).__name__)
 def test_a_value_cannot_be_changed_and_is_equal_by_its_fields(value: Struct) -> None:
     with pytest.raises(AttributeError):
         setattr(value, value.__struct_fields__[0], None)
@@ -55,7 +61,7 @@ def test_two_calls_share_nothing() -> None:
     assert one.extensions is not other.extensions
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("outcome", "how"),
     [
         (Reply(1), "ok"),
@@ -68,7 +74,7 @@ def test_how_a_call_ended_is_a_word(outcome: Outcome, how: str) -> None:
     assert ended(outcome) == how
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("written", "charset"),
     [
         ("", ""),
@@ -89,7 +95,7 @@ def test_the_charset_of_a_content_type_is_found(written: str, charset: str) -> N
 # The identity of a peer
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("peer", "word"),
     [
         (Peer("tcp:127.0.0.1:4711"), "tcp:127.0.0.1"),
@@ -104,7 +110,7 @@ def test_a_caller_has_one_word_for_all_its_connections(peer: Peer, word: str) ->
     assert caller(peer) == word
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("peer", "owner"),
     [
         (Peer("tcp:192.0.2.1:4711"), "tcp:192.0.2.1"),
@@ -121,7 +127,7 @@ def test_one_user_one_address_and_one_ipv6_network_share_a_quota(peer: Peer, own
     assert share_owner(peer) == owner
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("address", "local"),
     [
         ("tcp:127.0.0.1:1", True),
@@ -141,3 +147,125 @@ def test_users_have_no_sign() -> None:
     told = struct.pack("iII", 7, 2**32 - 2, 2**31)
     assert len(told) == CREDENTIALS_SIZE
     assert credentials(told) == (7, 2**32 - 2, 2**31)
+
+
+# Units
+
+
+XENAPI = MethodSpelling("_", ("Async.", "InternalAsync."))
+
+
+@each_case(
+    ("method", "named"),
+    [
+        ("VM.start", SpelledName("VM.start")),
+        ("Async.VM.start", SpelledName("VM.start", "Async.")),
+        ("InternalAsync.VM.start", SpelledName("VM.start", "InternalAsync.")),
+        ("Async.Async.VM.start", SpelledName("Async.VM.start", "Async.")),
+        ("Asynchronous.start", SpelledName("Asynchronous.start")),
+        ("", SpelledName("")),
+    ],
+)
+def test_one_prefix_is_taken_off(method: str, named: SpelledName) -> None:
+    assert XENAPI.read(method) == named
+    assert AS_WRITTEN.read(method) == SpelledName(method)
+
+
+def test_the_dot_may_be_an_underscore_where_there_is_one_dot() -> None:
+    assert XENAPI.index(["VM_metrics.get_all", "reboot", "a.b.c"]) == {"VM_metrics_get_all": "VM_metrics.get_all"}
+    assert AS_WRITTEN.index(["VM.start"]) == {}
+
+
+@each_case(
+    ("text", "seconds"), [("500ms", 0.5), ("30s", 30.0), ("10m", 600.0), ("1h", 3600.0), ("0.25s", 0.25), ("0s", 0.0)]
+)
+def test_a_duration_is_read_in_seconds(text: str, seconds: float) -> None:
+    assert units.seconds(text) == seconds
+
+
+@each_case(("text", "size"), [("512B", 512), ("300KiB", 307_200), ("32MiB", 2**25), ("1GiB", 2**30)])
+def test_a_size_is_read_in_bytes(text: str, size: int) -> None:
+    assert units.size(text) == size
+
+
+@each_case("text", ["", "5", "s", "5 s", "-5s", "5S", "5s\n", "1e3s", "٣s"])
+def test_a_duration_without_its_unit_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a duration such as 500ms, 30s, 10m or 1h"):
+        units.seconds(text)
+
+
+@each_case("text", ["", "5", "5kb", "1.5MiB", "-1B", "5KB"])
+def test_a_size_without_its_unit_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a size such as 512B, 300KiB or 32MiB"):
+        units.size(text)
+
+
+# Content encodings
+
+
+BODY = b"<methodResponse>" + b"x" * 5000 + b"</methodResponse>"
+
+
+def answer(body: bytes, *encodings: str) -> Answer:
+    headers = tuple((b"content-ENCODING", encoding.encode()) for encoding in encodings)
+    return Answer(body, "text/xml", None, 200, "OK", ((b"X-A", b"gzip"), *headers))
+
+
+def raw(body: bytes) -> bytes:
+    """What some servers call deflate."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(body) + packer.flush()
+
+
+@each_case(
+    "encoded",
+    [
+        answer(BODY),
+        answer(BODY, "identity"),
+        answer(gzip.compress(BODY), "gzip"),
+        answer(gzip.compress(BODY), "X-GZIP"),
+        answer(gzip.compress(BODY) + bytes(9), "gzip"),
+        answer(gzip.compress(BODY[:100]) + gzip.compress(BODY[100:]), "gzip"),
+        answer(zlib.compress(BODY), "deflate"),
+        answer(raw(BODY), "deflate"),
+        answer(gzip.compress(zlib.compress(BODY)), "deflate, gzip"),
+        answer(gzip.compress(zlib.compress(BODY)), "deflate", "gzip"),
+    ],
+)
+def test_the_body_is_what_it_was_before(encoded: Answer) -> None:
+    assert content(encoded, len(BODY)) == BODY
+
+
+def test_what_is_encoded_is_seen_by_its_header() -> None:
+    assert is_encoded(answer(b"x", "gzip"))
+    assert not is_encoded(answer(b"", "gzip"))  # an answer to HEAD
+    assert not is_encoded(answer(b"x", "identity"))
+    assert not is_encoded(answer(b"x"))
+    assert content(answer(b"", "gzip"), 10) == b""
+
+
+@each_case(
+    ("encoded", "says"),
+    [
+        (answer(BODY, "gzip"), "the body is not valid gzip"),
+        (answer(BODY, "deflate"), "the body is not valid deflate"),
+        (answer(BODY, "br"), "expected one of gzip, x-gzip, deflate, got 'br'"),
+        (answer(gzip.compress(BODY)[:-9], "gzip"), "ends within its compressed stream"),
+        (answer(zlib.compress(BODY) + b"more", "deflate"), "there are bytes after"),
+        (answer(gzip.compress(b"") * (MOST_MEMBERS + 1), "gzip"), "more than 100 gzip members"),
+        (answer(BODY, "gzip, gzip, gzip, gzip"), "at most 3 encodings, got 4"),
+    ],
+)
+def test_a_body_that_is_not_what_is_said_of_it_is_refused(encoded: Answer, says: str) -> None:
+    with pytest.raises(EncodingError, match=says):
+        content(encoded, 10_000)
+
+
+@each_case("pack", [gzip.compress, zlib.compress, raw])
+def test_a_bomb_is_never_held(pack: object) -> None:
+    assert callable(pack)
+    encoding = "gzip" if pack is gzip.compress else "deflate"
+    with pytest.raises(InflatedTooLargeError, match="over 1000 bytes"):
+        content(answer(pack(bytes(2**24)), encoding), 1000)
+    with pytest.raises(InflatedTooLargeError):
+        content(answer(gzip.compress(gzip.compress(bytes(2**24))), "gzip, gzip"), 1000)

@@ -13,6 +13,7 @@ from gateway.core.dbus.scalars import MarshalError
 from gateway.core.xenstore import paths
 from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import node_text, pack, template, unpack
+from tests.kit.cases import each_case, present
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -30,7 +31,7 @@ def test_two_texts_are_never_one_element(one: str, other: str) -> None:
     assert (paths.element(one) == paths.element(other)) == (one == other)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "written"),
     [
         ("reserve-memory", "reserve-memory"),
@@ -55,7 +56,7 @@ def test_a_member_that_begins_with_a_digit_is_no_number_of_an_array() -> None:
     assert [paths.index_of(text) for text in ("0", "10", "01", "-1", "", "x")] == [0, 10, None, None, None, None]
 
 
-@pytest.mark.parametrize("written", ["", "a.b", "@2E", "@2", "a@", "@ff", "@61", "a b", "@@", "a/b", "@c3"])
+@each_case("written", ["", "a.b", "@2E", "@2", "a@", "@ff", "@61", "a b", "@@", "a/b", "@c3"])
 def test_what_nobody_would_write_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="expected a name as an element of a path"):
         paths.text_of(written)
@@ -66,7 +67,7 @@ def test_half_of_a_surrogate_pair_is_no_name() -> None:
         paths.element("\ud800")
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("path", "good"),
     [
         ("/a", True),
@@ -89,14 +90,13 @@ CHANNEL = paths.template("/local/domain/{server}/RPC/fe/{domid}")
 
 
 def test_a_template_takes_a_path_apart() -> None:
-    match = CHANNEL.match("/local/domain/0/RPC/fe/7/query/1/submit")
-    assert match is not None
+    match = present(CHANNEL.match("/local/domain/0/RPC/fe/7/query/1/submit"))
     assert match.node == "/local/domain/0/RPC/fe/7"
     assert match.parameters == {"server": "0", "domid": "7"}
     assert match.rest == ("query", "1", "submit")
 
 
-@pytest.mark.parametrize("path", ["/local/domain/0", "/local/domain/0/RPC/other/7", "/squeezed", ""])
+@each_case("path", ["/local/domain/0", "/local/domain/0/RPC/other/7", "/squeezed", ""])
 def test_another_path_does_not_match(path: str) -> None:
     assert CHANNEL.match(path) is None
 
@@ -108,7 +108,7 @@ def test_a_template_knows_its_parameters_and_where_it_begins() -> None:
     assert str(CHANNEL.below("query", "{id}")) == "/local/domain/{server}/RPC/fe/{domid}/query/{id}"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "why"),
     [
         ("squeezed", "expected a path"),
@@ -127,7 +127,7 @@ def test_a_bad_template_says_why(text: str, why: str) -> None:
 # Exposure
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("domains", "allowed"),
     [
         (Domains(), {0}),
@@ -153,7 +153,7 @@ def test_exposures_that_say_the_same_are_one() -> None:
 # Values as text
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "text"),
     [
         ("zoë", "zoë".encode()),
@@ -171,7 +171,7 @@ def test_a_value_has_one_text(value: object, text: bytes) -> None:
     assert node_text(value) == text
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "why"),
     [
         (None, "cannot hold nil"),
@@ -211,7 +211,7 @@ def test_a_list_that_is_cut_is_a_shorter_list_or_none_at_all(items: list[bytes],
     assert found == items[: len(found)]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("packed", "why"),
     [
         (b"x", "a length and a colon at byte 0"),

@@ -12,13 +12,13 @@ from adapters.xenstore.client import client as xenstore_store
 from adapters.xenstore.client.client import Transaction, XenstoreClient, socket_path
 from adapters.xenstore.client.connection import StoreLostError
 from adapters.xenstore.client.wire import StoreError
+from tests.kit.cases import each_case
 from tests.kit.fake_stores import (
     DIRECTORY,
     DIRECTORY_PART,
     END,
     READ,
     START,
-    TIMEOUT,
     WATCH,
     WRITE,
     Client,
@@ -27,6 +27,7 @@ from tests.kit.fake_stores import (
     packed,
     pass_time,
 )
+from tests.kit.programs import TIMEOUT
 
 
 async def obliging(client: Client) -> None:
@@ -204,7 +205,7 @@ async def test_it_waits_for_a_store_that_is_not_there_yet(tmp_path: Path) -> Non
             await store.stop()
 
 
-@pytest.mark.parametrize(("steady", "expected"), [(TIMEOUT, [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]), (-1, [0] * 8)])
+@each_case(("steady", "expected"), [(TIMEOUT, [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]), (-1, [0] * 8)])
 async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_a_while(
     steady: float, expected: list[float]
 ) -> None:
@@ -376,7 +377,7 @@ async def test_stopping_what_never_started_or_never_connected_returns(tmp_path: 
     await store.stop()
 
 
-@pytest.mark.parametrize("turns", range(8))
+@each_case("turns", range(8))
 async def test_it_can_be_stopped_while_it_connects(turns: int) -> None:
     async with fake_store(obliging) as path:
         store = XenstoreClient(path)
@@ -408,7 +409,7 @@ async def test_the_status_is_for_an_operator() -> None:
         assert store.status().last_error == "stopped"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("environment", "path"),
     [
         ({}, "/var/run/xenstored/socket"),
@@ -440,7 +441,7 @@ def refusing(names: Sequence[str], operation: int, seen: list[Request]) -> Calla
     return script
 
 
-@pytest.mark.parametrize("name", ["ENOMEM", "EIO", "EAGAIN", "EBUSY"])
+@each_case("name", ["ENOMEM", "EIO", "EAGAIN", "EBUSY"])
 async def test_what_is_refused_for_the_moment_is_asked_again(name: str) -> None:
     seen: list[Request] = []
     async with fake_store(refusing([name] * 3, READ, seen)) as path, XenstoreClient(path) as store:
@@ -449,7 +450,7 @@ async def test_what_is_refused_for_the_moment_is_asked_again(name: str) -> None:
     assert [request.operation for request in seen] == [READ] * 4
 
 
-@pytest.mark.parametrize("name", ["ENOMEM", "EIO"])
+@each_case("name", ["ENOMEM", "EIO"])
 async def test_a_transaction_of_which_a_part_is_refused_for_the_moment_is_done_again_as_a_whole(name: str) -> None:
     for operation in (START, WRITE, END):
         seen: list[Request] = []

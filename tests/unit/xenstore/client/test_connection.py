@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.xenstore.client import connection as xenstore_connection
-from adapters.xenstore.client.connection import IDS, StoreLostError, StoreTimeoutError, XenstoreConnection
+from adapters.xenstore.client.connection import IDS, MAX_LATE, StoreLostError, StoreTimeoutError, XenstoreConnection
 from adapters.xenstore.client.wire import Operation, StoreError
-from tests.kit.fake_stores import END, READ, START, TIMEOUT, Client, Request, Script, fake_store, packed, pass_time
+from tests.kit.cases import each_case
+from tests.kit.fake_stores import END, READ, START, Client, Request, Script, fake_store, packed, pass_time
+from tests.kit.programs import TIMEOUT
 
 Event = tuple[str, bytes]
 SOON = 0.05  # seconds: the deadline of tests in which it passes
@@ -19,11 +20,11 @@ SOON = 0.05  # seconds: the deadline of tests in which it passes
 
 @asynccontextmanager
 async def connected(
-    script: Script, *, deadline: float = TIMEOUT, first_id: int = 1, events: list[Event] | None = None
+    script: Script, *, deadline: float = TIMEOUT, max_late: int = MAX_LATE, events: list[Event] | None = None
 ) -> AsyncIterator[XenstoreConnection]:
     heard = [] if events is None else events
     async with fake_store(script) as path:
-        connection = XenstoreConnection(lambda *event: heard.append(event), deadline=deadline, first_id=first_id)
+        connection = XenstoreConnection(lambda *event: heard.append(event), deadline=deadline, max_late=max_late)
         await connection.open(path)
         try:
             yield connection
@@ -166,7 +167,7 @@ async def test_it_says_when_the_store_died_in_the_middle_of_a_packet() -> None:
         assert str(await lost(read(connection, "/a"))) == "/a: the store hung up in the middle of a packet"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("junk", "words"),
     [
         (packed(99, 1, 0, b""), "a packet of the unknown type 99"),
@@ -247,16 +248,14 @@ async def test_answers_that_came_while_this_process_was_asleep_are_in_time() -> 
         assert await answered == b"x"
 
 
-async def test_a_store_that_leaves_too_much_unanswered_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xenstore_connection, "MAX_LATE", 2)
-
+async def test_a_store_that_leaves_too_much_unanswered_is_given_up() -> None:
     async def answer_some(client: Client) -> None:
         while True:
             request = await client.request()
             if request.payload == b"/answered\0":
                 client.answer(request)
 
-    async with connected(answer_some) as connection:
+    async with connected(answer_some, max_late=2) as connection:
         late = [read(connection, f"/{n}") for n in range(3)]
         await read(connection, "/answered")
         pass_time(connection)
@@ -276,7 +275,7 @@ async def test_a_caller_that_gives_up_leaves_nothing() -> None:
         assert connection.in_flight == 0
 
 
-@pytest.mark.parametrize("late", [False, True])
+@each_case("late", [False, True])
 async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) -> None:
     ended: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
 

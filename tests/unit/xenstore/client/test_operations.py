@@ -1,16 +1,20 @@
-"""What no real xenstored does on demand; the rest of what nodes can do is in tests/interop/test_xenstore_store.py."""
+"""Operations of the client, and its watches."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
 
+from adapters.xenstore.client.client import MAX_QUEUED, Watch
 from adapters.xenstore.client.connection import XenstoreConnection
 from adapters.xenstore.client.operations import LISTINGS, StoreOperations, Transaction
 from adapters.xenstore.client.wire import Operation, Permissions, StoreError
-from tests.kit.fake_stores import DIRECTORY, DIRECTORY_PART, END, TIMEOUT, Client, Request, fake_store
+from tests.kit.cases import each_case
+from tests.kit.fake_stores import DIRECTORY, DIRECTORY_PART, END, Client, Request, fake_store
+from tests.kit.programs import TIMEOUT
 
 Answers = Mapping[int, object]  # by operation: bytes, or the name of an error
 
@@ -79,7 +83,7 @@ async def test_a_directory_that_changes_all_the_time_is_given_up() -> None:
     assert caught.value.name == "EAGAIN"
 
 
-@pytest.mark.parametrize("name", ["EINVAL", "ENOSYS"])
+@each_case("name", ["EINVAL", "ENOSYS"])
 async def test_a_store_without_parts_cannot_list_a_large_directory(name: str) -> None:
     async with nodes({DIRECTORY: "E2BIG", DIRECTORY_PART: name}) as plain:
         with pytest.raises(StoreError, match="/a: E2BIG"):
@@ -157,3 +161,75 @@ async def test_another_error_at_the_commit_is_told() -> None:
     async with nodes({END: "EQUOTA"}) as plain:
         with pytest.raises(StoreError, match="transaction: EQUOTA"):
             await Transaction(plain.connection, 17).commit()
+
+
+# Watches
+
+
+@pytest.fixture
+def closed() -> list[Watch]:
+    return []
+
+
+@pytest.fixture
+def watch(closed: list[Watch]) -> Watch:
+    return Watch("/a", b"1", closed.append)
+
+
+async def queued(watch: Watch) -> list[str]:
+    """What is there now."""
+    watch.notify("/the/end")
+    paths = []
+    while (path := await anext(watch)) != "/the/end":
+        paths.append(path)
+    return paths
+
+
+async def test_paths_come_in_order(watch: Watch) -> None:
+    for path in ("/a", "/a/c", "/a/b"):
+        watch.notify(path)
+    assert await queued(watch) == ["/a", "/a/c", "/a/b"]
+
+
+async def test_a_reader_is_woken(watch: Watch) -> None:
+    async with asyncio.TaskGroup() as group:
+        reader = group.create_task(anext(watch))
+        await asyncio.sleep(0)
+        assert not reader.done()
+        watch.notify("/a/b")
+    assert reader.result() == "/a/b"
+
+
+async def test_a_path_that_waits_is_not_queued_twice(watch: Watch) -> None:
+    for _ in range(3):
+        watch.notify("/a/b")
+    assert await queued(watch) == ["/a/b"]
+
+
+async def test_a_path_that_changes_again_after_it_was_read_comes_again(watch: Watch) -> None:
+    watch.notify("/a/b")
+    assert await anext(watch) == "/a/b"
+    watch.notify("/a/b")
+    assert await queued(watch) == ["/a/b"]
+
+
+async def test_too_many_paths_become_the_watched_one(watch: Watch) -> None:
+    for number in range(MAX_QUEUED):
+        watch.notify(f"/a/{number}")
+    watch.notify("/a/7")
+    watch.notify("/a/one-more")
+    assert await queued(watch) == ["/a"]
+
+
+async def test_a_closed_watch_ends_its_reader_and_is_closed_once(watch: Watch, closed: list[Watch]) -> None:
+    watch.notify("/a/b")
+    watch.close()
+    watch.close()
+    assert [path async for path in watch] == []
+    assert closed == [watch]
+
+
+async def test_a_watch_the_store_refuses_says_so_to_its_reader(watch: Watch) -> None:
+    watch.fail(StoreError("EACCES", "/a"))
+    with pytest.raises(StoreError, match="/a: EACCES"):
+        await anext(watch)

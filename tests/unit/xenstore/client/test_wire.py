@@ -22,27 +22,11 @@ from adapters.xenstore.client.wire import (
     request,
     transaction_id,
 )
+from tests.kit.cases import each_case, expect
 from tests.kit.fake_stores import HEADER, packed
 
 WIRE = packed(2, 7, 0, b"") + packed(16, 8, 3, b"ENOENT\0") + packed(15, 0, 0, b"/a\0t\0")
 PACKETS = [Received(2, 7, 0, b""), Received(16, 8, 3, b"ENOENT\0"), Received(15, 0, 0, b"/a\0t\0")]
-
-
-def test_packets_are_read_whole() -> None:
-    assert list(Reader().feed(WIRE)) == PACKETS
-
-
-def test_packets_are_read_byte_by_byte() -> None:
-    reader = Reader()
-    assert [packet for byte in WIRE for packet in reader.feed(bytes([byte]))] == PACKETS
-    assert not reader.is_inside_packet
-
-
-def test_a_packet_that_is_not_whole_is_kept() -> None:
-    reader = Reader()
-    assert list(reader.feed(WIRE[:-1])) == PACKETS[:2]
-    assert reader.is_inside_packet
-    assert list(reader.feed(WIRE[-1:])) == PACKETS[2:]
 
 
 def test_garbage_after_good_packets_is_refused_after_they_are_read() -> None:
@@ -52,7 +36,7 @@ def test_garbage_after_good_packets_is_refused_after_they_are_read() -> None:
         next(packets)
 
 
-@pytest.mark.parametrize("operation", [0, 8, 20, 21, 23, 128, 2**32 - 1])
+@each_case("operation", [0, 8, 20, 21, 23, 128, 2**32 - 1])
 def test_a_packet_of_no_type_that_was_asked_for_is_junk(operation: int) -> None:
     with pytest.raises(ProtocolError, match="unknown type"):
         list(Reader().feed(packed(operation, 1, 0, b"")))
@@ -80,12 +64,12 @@ def test_a_request_the_store_would_hang_up_on_is_refused_here() -> None:
     assert str(caught.value) == "/a: expected a request of at most 4096 bytes, got 4097"
 
 
-@pytest.mark.parametrize("path", ["/", "/a", "/local/domain/0/a-b_c@D", "@introduceDomain", "/" + "x" * (MAX_PATH - 1)])
+@each_case("path", ["/", "/a", "/local/domain/0/a-b_c@D", "@introduceDomain", "/" + "x" * (MAX_PATH - 1)])
 def test_what_is_a_path_is_sent_as_it_is(path: str) -> None:
     assert path_argument(path) == path.encode() + b"\0"
 
 
-@pytest.mark.parametrize(
+@each_case(
     "path",
     ["", "a", "a/b", "/a/", "//", "/a//b", "/a\0b", "/a\n", "/a.b", "/a:b", "/ä", "/a b", "@", "/" + "x" * MAX_PATH],
 )
@@ -97,8 +81,7 @@ def test_what_is_no_path_is_refused_here(path: str) -> None:
 
 
 def test_an_error_of_the_store_is_one_of_pyxs_too() -> None:
-    error = StoreError("EACCES", "/a")
-    assert isinstance(error, PyXSError)
+    error = expect(PyXSError, StoreError("EACCES", "/a"))
     assert error.args[0] == errno.EACCES
     assert str(error) == "/a: EACCES"
 
@@ -108,7 +91,7 @@ def test_an_error_that_has_no_number_keeps_its_name() -> None:
     assert StoreError("EQUOTA", "/a").args == (0, "/a: EQUOTA")
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("permissions", "payload"),
     [
         (Permissions(), b"n0\0"),
@@ -121,14 +104,14 @@ def test_permissions_go_there_and_back(permissions: Permissions, payload: bytes)
     assert Permissions.decode(payload) == permissions
 
 
-@pytest.mark.parametrize("payload", [b"", b"\0", b"x0\0", b"n\0", b"n-1\0", b"n0\0r\xff\0", b"n0\0junk\0"])
+@each_case("payload", [b"", b"\0", b"x0\0", b"n\0", b"n-1\0", b"n0\0r\xff\0", b"n0\0junk\0"])
 def test_permissions_that_make_no_sense_are_an_error_of_the_store(payload: bytes) -> None:
     with pytest.raises(StoreError, match="expected permissions such as") as caught:
         Permissions.decode(payload, "/a")
     assert caught.value.name == "EBADMSG"
 
 
-@pytest.mark.parametrize("permissions", [Permissions(-1), Permissions(0, "x"), Permissions(0, "n", ((1, "rw"),))])
+@each_case("permissions", [Permissions(-1), Permissions(0, "x"), Permissions(0, "n", ((1, "rw"),))])
 def test_what_is_no_permission_is_a_bug(permissions: Permissions) -> None:
     with pytest.raises(ValueError, match="expected a permission"):
         permissions.encode()
@@ -143,7 +126,7 @@ def test_a_name_that_is_not_ascii_is_shown() -> None:
     assert children(b"\xc3\xa4\0") == [r"\xc3\xa4"]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("payload", "expected"),
     [
         (b"24\0a\0b\0", (b"24", b"a\0b\0", False)),
@@ -155,7 +138,7 @@ def test_the_last_part_of_a_directory_ends_with_an_empty_name(payload: bytes, ex
     assert part(payload) == expected
 
 
-@pytest.mark.parametrize("payload", [b"", b"24", b"24\0", b"24\0a"])
+@each_case("payload", [b"", b"24", b"24\0", b"24\0a"])
 def test_a_part_that_makes_no_sense_is_an_error_of_the_store(payload: bytes) -> None:
     with pytest.raises(StoreError, match="expected "):
         part(payload)
@@ -172,7 +155,7 @@ def test_an_event_is_path_and_token() -> None:
     assert event(b"@releaseDomain\0token\0") == ("@releaseDomain", b"token")
 
 
-@pytest.mark.parametrize("payload", [b"", b"\0", b"/a", b"/a\0", b"/a\0t", b"/a\0t\0junk", b"/a\0t\0more\0"])
+@each_case("payload", [b"", b"\0", b"/a", b"/a\0", b"/a\0t", b"/a\0t\0junk", b"/a\0t\0more\0"])
 def test_an_event_that_makes_no_sense_is_junk(payload: bytes) -> None:
     with pytest.raises(ProtocolError, match="without path and token"):
         event(payload)

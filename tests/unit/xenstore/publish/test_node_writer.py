@@ -8,7 +8,7 @@ import pytest
 
 from adapters.xenstore.client.client import StoreError, Transaction, XenstoreClient
 from adapters.xenstore.client.wire import Permissions
-from adapters.xenstore.publish import publisher, watch_trigger
+from adapters.xenstore.publish import watch_trigger
 from adapters.xenstore.publish.publisher import NodeWriter
 from gateway.core.routing.publication import Grants, NodeSet, digest
 from tests.kit.stores import Xenstored, changes, connected, tree, until, xenstored
@@ -172,9 +172,8 @@ async def test_what_the_store_refuses_harms_no_other_picture(store: XenstoreClie
     assert (await tree(store, "/a")).keys() == {"b"}
 
 
-async def test_only_so_many_pictures_are_kept(store: XenstoreClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publisher, "MAX_NODE_SETS", 2)
-    writer = NodeWriter(store, lambda _path: False)
+async def test_only_so_many_pictures_are_kept(store: XenstoreClient) -> None:
+    writer = NodeWriter(store, lambda _path: False, max_node_sets=2)
     for number in range(4):
         writer.show(f"{number}", NodeSet({f"/a/{number}": b"1"}))
     assert [writer.key_of(f"/a/{number}") for number in range(4)] == [None, None, "2", "3"]

@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import pytest
-
 from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.publish.publisher import XenstorePublisher
 from gateway.core.routing.publication import NodeSet, Text, WatchTrigger
@@ -14,7 +12,9 @@ from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Outcome, Reply
 from gateway.core.xenstore.paths import template
 from tests.kit.backends import toy_route
-from tests.kit.stores import TIMEOUT, connected, until, xenstored
+from tests.kit.cases import each_case
+from tests.kit.programs import TIMEOUT
+from tests.kit.stores import connected, until, xenstored
 
 TRIGGER = WatchTrigger("store", template("/a/b"), toy_route("Ring"), {"value": Text("{value}")}, fingerprint="watcher")
 
@@ -92,7 +92,7 @@ async def test_what_is_being_rung_is_heard_out_before_another_bell_hangs_there()
         assert await heard.values.get() == "2"
 
 
-@pytest.mark.parametrize(("grace", "finishes"), [(TIMEOUT, 1), (0.01, 0)])
+@each_case(("grace", "finishes"), [(TIMEOUT, 1), (0.01, 0)])
 async def test_a_stop_waits_a_while_for_what_is_being_rung(grace: float, finishes: int) -> None:
     async with board() as (made, store, heard), asyncio.timeout(TIMEOUT):
         heard.held = asyncio.Event()

@@ -17,7 +17,8 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
 from gateway.core.xenstore.paths import template
 from tests.kit.backends import toy_route
-from tests.kit.stores import TIMEOUT, Xenstored, connected, tree, until, xenstored
+from tests.kit.programs import TIMEOUT
+from tests.kit.stores import Xenstored, connected, tree, until, xenstored
 
 OWN = Domains(named=frozenset({"domid"}))
 UPDATED = "/local/domain/5/data/updated"

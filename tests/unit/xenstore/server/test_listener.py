@@ -15,8 +15,7 @@ from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.memory_store import MemoryStore
-
-TIMEOUT = 60.0  # seconds
+from tests.kit.programs import TIMEOUT
 
 
 def offer(endpoint: AnsweringEndpoint, path: str = "/svc", domains: Domains | None = None) -> ExposedEndpoint:

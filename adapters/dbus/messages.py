@@ -1,0 +1,144 @@
+"""A method call as bytes (D-Bus specification, "Message Format").
+
+The header of a call is the same from call to call but for the length of the body and the serial. So it is marshalled
+once for each member, and only the body is marshalled for each call. Variants are converted to the library's class by
+a converter compiled once for each signature.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+from dbus_fast import Message, MessageFlag, Variant
+from dbus_fast._private.marshaller import Marshaller
+from dbus_fast.errors import InvalidMessageError
+from msgspec.structs import replace
+
+from gateway.core.dbus import marshal
+from gateway.core.dbus.marshal import MAX_MESSAGE
+from gateway.core.dbus.signature import Type, parse, parse_one
+from gateway.core.dbus.target import MethodCall
+
+_KEPT = 4096  # headers and converters
+_LENGTHS = struct.Struct("<II")  # of the body, and the serial
+_START = 4  # bytes before them: byte order, type, flags, version
+
+
+_STARTS = tuple(bytes((*b"l\x01", flags, 1)) for flags in range(8))  # of a call, little endian, version 1
+
+_Names: TypeAlias = tuple[str, str, str, str, str]  # destination, path, interface, member, signature
+_kept_fields: dict[_Names, bytes] = {}  # what follows the serial, up to the body
+
+
+class MarshalledBody(tuple[object, ...]):
+    """The body of a large call, with its bytes."""
+
+    data: bytes
+
+
+def with_marshalled_body(call: MethodCall) -> MethodCall:
+    """Marshal the body of a large call beforehand, in a thread."""
+    body = MarshalledBody(call.body)
+    body.data = bytes(Marshaller(call.signature, to_library(call.signature)(body)).marshall())
+    return replace(call, body=body)
+
+
+def marshalled(call: MethodCall, serial: int, flags: int) -> bytes:
+    """Return the message of a checked call; raises InvalidMessageError where it is too long for D-Bus.
+
+    `flags`: the number of a MessageFlag, whose members are slow keys.
+    """
+    signature = call.signature
+    names = (call.bus_name, call.object_path, call.interface, call.member, signature)
+    fields = _kept_fields.get(names)
+    if fields is None:
+        return _first(names, to_library(signature)(call.body), serial, flags)
+    if type(call.body) is MarshalledBody:
+        body: bytes | bytearray = call.body.data
+    else:
+        body = Marshaller(signature, to_library(signature)(call.body)).marshall() if signature else b""
+    if len(body) > MAX_MESSAGE:
+        raise InvalidMessageError(f"the body is {len(body)} bytes long")
+    return b"".join((_STARTS[flags], _LENGTHS.pack(len(body), serial), fields, body))
+
+
+def _first(names: _Names, body: list[object], serial: int, flags: int) -> bytes:
+    """Have the library marshal a whole message, and keep the fields of its header."""
+    bus_name, path, interface, member, signature = names
+    message = Message(
+        destination=bus_name,
+        path=path,
+        interface=interface,
+        member=member,
+        flags=MessageFlag(flags),
+        signature=signature,
+        body=body,
+        serial=serial,
+        validate=False,  # a MethodCall is checked already
+    )
+    data = bytes(message._marshall(False))  # noqa: FBT003, SLF001 - no descriptors; the library has no public name
+    length, _ = _LENGTHS.unpack_from(data, _START)
+    if len(_kept_fields) >= _KEPT:
+        _kept_fields.clear()
+    _kept_fields[names] = data[_START + _LENGTHS.size : len(data) - length]
+    return data
+
+
+Convert: TypeAlias = Callable[[object], object]
+
+
+@lru_cache(maxsize=_KEPT)
+def to_library(signature: str) -> Callable[[Sequence[object]], list[object]]:
+    """Return a function that converts the variants of a checked body to the library's class."""
+    converters = [_converter(type_) for type_ in parse(signature)]
+    if not any(converters):
+        return list
+    return lambda body: [
+        value if convert is None else convert(value) for convert, value in zip(converters, body, strict=True)
+    ]
+
+
+@lru_cache(maxsize=_KEPT)
+def _inner(signature: str) -> Convert | None:
+    return _converter(parse_one(signature))
+
+
+def _variant(value: object) -> Variant:
+    # The library crashes on None here (SIGSEGV), hence this check although the body was checked.
+    if not isinstance(value, marshal.Variant):
+        raise TypeError("a variant is expected")
+    convert = _inner(value.signature)
+    return Variant(value.signature, value.value if convert is None else convert(value.value), verify=False)
+
+
+def _converter(type_: Type) -> Convert | None:
+    """Return the converter for values of this type; None where no conversion is needed."""
+    if not type_.has_variant:
+        return None
+    if type_.code == "v":
+        return _variant
+    if type_.is_dict:
+        return _entries(type_.children[0].children[1])
+    return _elements(type_) if type_.code == "a" else _fields(type_)
+
+
+def _entries(value_type: Type) -> Convert:
+    convert = _converter(value_type) or _same
+    return lambda value: {key: convert(one) for key, one in value.items()}  # type: ignore[attr-defined]
+
+
+def _elements(type_: Type) -> Convert:
+    convert = _converter(type_.children[0]) or _same
+    return lambda value: [convert(one) for one in value]  # type: ignore[attr-defined]
+
+
+def _fields(type_: Type) -> Convert:
+    converters = [_converter(child) or _same for child in type_.children]
+    return lambda value: [convert(one) for convert, one in zip(converters, value, strict=True)]  # type: ignore[call-overload]
+
+
+def _same(value: object) -> object:
+    return value

@@ -1,0 +1,365 @@
+"""HTTP/1.1 requests to one upstream over a pool of connections.
+
+Failure semantics. If no connection was made or no byte of the request was sent, the call was not executed
+(UNAVAILABLE). After that, whatever went wrong, whether it was executed is unknown (NO_REPLY): a reset does not tell
+what the upstream had read. A request of which a byte was sent is sent again only when the caller allows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+
+from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect, connect_as, reason
+from adapters.http.client.relay import PIECE, TunnelConnection, relay, tunnel
+from adapters.http.client.request import RequestHeads, UpstreamAddress, write_head
+from adapters.http.client.response import KnownResponses, NotHttpError
+from adapters.limits import ConcurrencyLimiter, Quota
+from gateway.core import interfaces
+from gateway.core.admin.status import UpstreamStatus
+from gateway.core.interfaces import NOT_SENT, BrokenBodyError, HttpExchange, Wanted, always
+from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
+
+__all__ = ["ConnectionPoolLimits", "HttpUpstreamConnection", "UpstreamStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPoolLimits:
+    """The limits of one upstream."""
+
+    connections: int = 64
+    waiting: int = 128  # calls that wait for a connection; more are BUSY
+    keepalive: bool | None = True  # False: a connection for each request; None: reuse once one was seen to stay open
+    idle: float = 4.0  # seconds until an unused connection is closed; upstreams wait longer
+    connect_timeout: float = 5.0  # seconds
+    answer: int = 32 * 1024**2  # bytes; streamed responses have no limit
+    probe_interval: float = 1.0  # seconds after which an open connection counts as kept; others close at once
+    half_closed_timeout: float = 60.0  # seconds without a byte after one peer of a tunnel has ended its direction
+
+
+DEFAULT_LIMITS = ConnectionPoolLimits()
+
+
+class HttpUpstreamConnection(interfaces.UpstreamConnection):
+    """The connections to one upstream. `host`: replaces the client's Host header."""
+
+    def __init__(
+        self,
+        name: str,
+        site: UpstreamAddress,
+        limits: ConnectionPoolLimits = DEFAULT_LIMITS,
+        *,
+        host: str = "",
+        quota: Quota | None = None,
+    ) -> None:
+        self.name = name
+        self._address = site
+        self._limits = limits
+        self._host = host.encode("ascii")
+        self._heads = RequestHeads(site, self._host, close=limits.keepalive is False)
+        self._known = KnownResponses()
+        self._quota = quota or Quota()
+        self._limiter = ConcurrencyLimiter(limits.connections, limits.waiting)
+        # Streamed requests last as long as their clients like: they get half of it, so that calls go on beside them.
+        self._streams = ConcurrencyLimiter(-(-limits.connections // 2), limits.waiting // 2)
+        self._idle: list[ClientConnection] = []  # last in, first out: the first has been idle longest
+        self._is_sweeping = False  # a timer runs that closes idle connections
+        self._keeps_alive = bool(limits.keepalive)  # else a request could cross the close of a connection, and be lost
+        self._probe: tuple[ClientConnection, float] | None = None  # a connection that may show it, and since when
+        self._open: set[ClientConnection] = set()
+        self._in_flight = 0
+        self._retired = False
+        self._stopped = False
+        self._last_error = ""
+
+    async def start(self) -> None:
+        """Do nothing: connections are made on demand."""
+
+    async def stop(self) -> None:
+        """Close every connection; calls in flight fail."""
+        self._stopped = True
+        closed = [connection.closed for connection in self._open]
+        for connection in tuple(self._open):
+            connection.reset()
+        await asyncio.gather(*closed)
+
+    def retire(self) -> None:
+        """Close each connection when its call has ended."""
+        self._retired = True
+        self._close_idle()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is in flight."""
+        return not self._in_flight
+
+    def status(self) -> UpstreamStatus:
+        """Its state for `status`."""
+        waiting = self._limiter.waiting + self._streams.waiting
+        return UpstreamStatus(self.name, self._address.url, self._in_flight, waiting, len(self._idle), self._last_error)
+
+    async def probe(self) -> str:
+        """Connect and close again, unless a connection is open; see UpstreamConnection."""
+        if self._open:
+            return ""
+        try:
+            made = await connect(self._address, self._limits.connect_timeout)
+        except OSError as error:
+            return reason(error)
+        made.reset()
+        await asyncio.wait([made.closed])
+        return ""
+
+    async def send(
+        self, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
+    ) -> Answer | Fault:
+        """Send one request and return its answer; see UpstreamConnection."""
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        self._in_flight += 1
+        try:
+            if not self._limiter.take() and not await self._limiter.acquire(wanted):
+                text = f"the mode changed while the call waited for {self._label}; nothing was executed"
+                return Fault(FaultCode.BUSY, text)
+            try:
+                request = self._heads.of(carried, len(body)) + body
+                return await self._send_once(request, bodiless=carried.verb == "HEAD", repeatable=repeatable)
+            finally:
+                self._limiter.release()
+        finally:
+            self._in_flight -= 1
+
+    async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
+        """Stream one exchange; see UpstreamConnection. Tunnels are limited by the listener, not here."""
+        if exchange.is_tunnel:
+            if self._stopped:
+                return self._not_sent("is not asked any more")
+            self._in_flight += 1
+            try:
+                return await self._tunnel(exchange, idle_timeout)
+            finally:
+                self._in_flight -= 1
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        if self._streams.is_full:
+            return Fault(FaultCode.BUSY, f"{self._label} has too many streamed requests; nothing was executed")
+        self._in_flight += 1
+        try:
+            await self._streams.acquire(always)
+            try:
+                await self._limiter.acquire(always)
+                try:
+                    return await self._relay(exchange, idle_timeout)
+                finally:
+                    self._limiter.release()
+            finally:
+                self._streams.release()
+        finally:
+            self._in_flight -= 1
+
+    def _refusal(self) -> Fault | None:
+        if self._stopped:
+            return self._not_sent("is not asked any more")
+        if self._limiter.is_full:
+            text = f"{self._label} has {self._in_flight} calls in flight; nothing was executed"
+            return Fault(FaultCode.BUSY, text)
+        return None
+
+    def review(self) -> None:
+        """See interfaces.UpstreamConnection."""
+        self._limiter.review()
+
+    async def _relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
+        head = write_head(self._address, exchange, host=self._host, close=self._limits.keepalive is False)
+        bodiless = exchange.metadata.verb == "HEAD"
+        connection: ClientConnection | Fault | None = self._write_on_idle(head, bodiless=bodiless, buffer=PIECE)
+        if connection is None:
+            connection = await self._write_on_new(head, bodiless=bodiless, buffer=PIECE)
+        if isinstance(connection, Fault):
+            return connection
+        kept = False
+        try:
+            answer = await relay(connection, exchange, idle_timeout)
+            kept = self._return_to_pool(connection)
+            return answer
+        except (*LOST, BrokenBodyError) as error:
+            self._distrust()
+            return self._not_relayed(error, idle_timeout)
+        finally:
+            if not kept:
+                self._drop(connection)
+
+    async def _tunnel(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
+        try:
+            loop, tls = asyncio.get_running_loop(), self._address.is_tls
+            make = partial(TunnelConnection, loop, tls=tls)
+            connection = await connect_as(make, self._address, self._limits.connect_timeout)
+        except OSError as error:
+            return self._not_sent(f"cannot be reached: {reason(error)}")
+        connection.is_connect = exchange.metadata.verb == "CONNECT"
+        self._open.add(connection)
+        try:
+            if not connection.start(write_head(self._address, exchange, host=self._host), bodiless=False, buffer=PIECE):
+                return self._not_sent("closed the connection at once")
+            return await tunnel(connection, exchange, idle_timeout, self._limits.half_closed_timeout)
+        except LOST as error:
+            return self._not_relayed(error, idle_timeout)
+        finally:
+            self._drop(connection)
+
+    def _not_relayed(self, error: Exception, idle_timeout: float) -> Fault:
+        if isinstance(error, BrokenBodyError):
+            return Fault(FaultCode.INVALID_REQUEST, f"the body is broken: {error}; {self._label} got a part of it")
+        if isinstance(error, TimeoutError):
+            text = f"no byte from or to {self._label} within {idle_timeout:g} s; it may have been executed"
+            return Fault(FaultCode.TIMEOUT, text)
+        return self._no_reply(error)
+
+    async def _send_once(self, request: bytes, *, bodiless: bool, repeatable: bool) -> Answer | Fault:
+        connection: ClientConnection | Fault | None = self._write_on_idle(request, bodiless=bodiless)
+        is_second = False
+        try:
+            if isinstance(connection, ClientConnection):
+                answer = await self._answer(connection)
+                if not isinstance(answer, Fault):
+                    return answer
+                self._distrust()
+                if not (repeatable and answer.code is FaultCode.NO_REPLY):
+                    return answer
+                connection, is_second = None, True
+            connection = await self._write_on_new(request, bodiless=bodiless)
+            return connection if isinstance(connection, Fault) else await self._answer(connection)
+        except asyncio.CancelledError as error:
+            if not is_second and (not isinstance(connection, ClientConnection) or connection.was_unwritten):
+                error.args = (*error.args, NOT_SENT)
+            raise
+
+    def _write_on_idle(self, request: bytes, *, bodiless: bool, buffer: int | None = None) -> ClientConnection | None:
+        """Send a request over an idle connection. Over one that was closed meanwhile, nothing was sent."""
+        self._check_probe()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.start(request, bodiless=bodiless, buffer=buffer):
+                return connection
+            self._drop(connection)
+            self._distrust()
+        return None
+
+    async def _write_on_new(
+        self, request: bytes, *, bodiless: bool, buffer: int | None = None
+    ) -> ClientConnection | Fault:
+        try:
+            connection = await connect(self._address, self._limits.connect_timeout, self._known, self._forget)
+        except OSError as error:
+            return self._not_sent(f"cannot be reached: {reason(error)}")
+        self._open.add(connection)
+        if connection.start(request, bodiless=bodiless, buffer=buffer):
+            return connection
+        self._drop(connection)
+        return self._not_sent("closed the connection at once")
+
+    async def _answer(self, connection: ClientConnection) -> Answer | Fault:
+        kept = False
+        try:
+            answer = await connection.answer(self._limits.answer, self._quota)
+            kept = self._return_to_pool(connection)
+            return answer
+        except LOST as error:
+            return self._no_reply(error)
+        except TooLargeError as error:
+            self._last_error = f"an answer {error}"
+            return Fault(FaultCode.TOO_LARGE, f"the answer of {self._label} {error}; the call was executed")
+        finally:
+            if not kept:
+                self._drop(connection)
+
+    def _return_to_pool(self, connection: ClientConnection) -> bool:
+        if self._limits.keepalive is False or self._retired or self._stopped or not connection.is_reusable:
+            return False
+        self._keeps_alive = self._keeps_alive or connection.promises_keep_alive
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._sweep_later(self._limits.idle)
+        if not self._keeps_alive:
+            return self._start_probe(connection)
+        self._idle.append(connection)
+        return True
+
+    def _forget(self, connection: ClientConnection) -> None:
+        """A connection has ended. One that was idle was closed by the upstream."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._distrust()
+
+    def _sweep_later(self, seconds: float) -> None:
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            asyncio.get_running_loop().call_later(seconds, self._close_unused)
+
+    def _close_unused(self) -> None:
+        """Close what was idle for too long."""
+        self._is_sweeping = False
+        oldest = asyncio.get_running_loop().time() - self._limits.idle
+        probed = (self._probe[0],) if self._probe is not None else ()
+        left = float("inf")
+        for connection in (*probed, *self._idle):
+            if connection.idle_since > oldest:
+                left = min(left, connection.idle_since - oldest)
+                continue
+            if connection in self._idle:
+                self._idle.remove(connection)
+            self._drop(connection)
+        if left < float("inf"):
+            self._sweep_later(left)
+
+    # Whether the upstream keeps connections open: from the config, from its headers, or learnt by a probe
+
+    def _start_probe(self, connection: ClientConnection) -> bool:
+        if self._probe is not None:
+            return False
+        self._probe = (connection, connection.idle_since)
+        return True
+
+    def _check_probe(self) -> None:
+        if self._probe is None:
+            return
+        connection, since = self._probe
+        if connection.transport is None:
+            self._probe = None
+            self._drop(connection)
+        elif asyncio.get_running_loop().time() - since >= self._limits.probe_interval:
+            self._probe = None
+            self._keeps_alive = True
+            self._idle.append(connection)
+
+    def _distrust(self) -> None:
+        """The upstream has closed a connection: make no use of the idle ones until it is seen to keep one."""
+        if self._limits.keepalive is None:
+            self._keeps_alive = False
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        trial, self._probe = self._probe, None
+        for connection in (*self._idle, *([trial[0]] if trial else ())):
+            self._drop(connection)
+        self._idle.clear()
+
+    def _drop(self, connection: ClientConnection) -> None:
+        connection.abort()
+        self._open.discard(connection)
+
+    @property
+    def _label(self) -> str:
+        return f"the legacy service '{self.name}'"
+
+    def _not_sent(self, why: str) -> Fault:
+        self._last_error = why
+        return Fault(FaultCode.UNAVAILABLE, f"{self._label} {why}; nothing was executed")
+
+    def _no_reply(self, error: Exception) -> Fault:
+        garbled = isinstance(error, NotHttpError)
+        why = "answered with something other than HTTP" if garbled else "closed the connection before it had answered"
+        self._last_error = why
+        text = f"{self._label} {why}; whether the call was executed is unknown"
+        return Fault(FaultCode.NO_REPLY, text, name="" if garbled else HUNG_UP)

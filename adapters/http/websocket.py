@@ -1,0 +1,188 @@
+"""WebSocket (RFC 6455) over one exchange: the handshake, and text messages in both directions.
+
+The frames are wsproto's. There are no extensions, so the size of a frame is the size of its content. A message is at
+most as long as a request body may be, and counts as held until the next one is read. Frames are written one message
+after the other, each when the kernel has taken the one before: what a client does not read stays where it is made. The
+event loop serves others after each message and after some frames: a frame may be 6 bytes long, so one read of a socket
+may have ten thousands of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode
+from binascii import Error as Base64Error
+
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason, FrameProtocol
+from wsproto.utilities import generate_accept_token
+
+from gateway.core import interfaces
+from gateway.core.interfaces import HttpExchange
+from gateway.core.rpc.model import Answer, Headers
+
+VERSION = b"13"
+KEY_BYTES = 16
+CLOSE_TIMEOUT = 2.0  # seconds that a client has to read the end
+FRAMES_AT_ONCE = 32  # frames that are read before the event loop serves others
+TEXT = "text/plain"
+_FRAMES = FrameProtocol(client=False, extensions=[])  # writes whole messages, so it keeps nothing of one
+
+
+async def open_websocket(exchange: HttpExchange, max_message: int) -> WebSocket | Answer:
+    """Accept a handshake; the answer says why it is refused (RFC 6455 section 4.2)."""
+    headers = {name.lower(): value.strip() for name, value in exchange.metadata.headers}
+    key, version = headers.get(b"sec-websocket-key", b""), headers.get(b"sec-websocket-version", b"")
+    if headers.get(b"upgrade", b"").lower() != b"websocket" or exchange.metadata.verb != "GET":
+        return _refusal(400, "Bad Request", "expected GET with Upgrade: websocket")
+    if version != VERSION:
+        shown = version[:20].decode("latin-1")
+        text = f"found Sec-WebSocket-Version: {shown or 'none'}; expected 13"
+        return _refusal(426, "Upgrade Required", text, ((b"Sec-WebSocket-Version", VERSION),))
+    if not _is_key(key):
+        return _refusal(400, "Bad Request", "expected a Sec-WebSocket-Key of 16 bytes in base64")
+    accepted = (
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Accept", generate_accept_token(key)),
+    )
+    await exchange.respond(
+        Answer(None, "", status=101, reason="Switching Protocols", headers=accepted), opens_tunnel=True
+    )
+    return WebSocket(exchange, max_message)
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(b64decode(key, validate=True)) == KEY_BYTES
+    except Base64Error:
+        return False
+
+
+def _refusal(status: int, reason: str, text: str, more: Headers = ()) -> Answer:
+    headers = ((b"Content-Type", TEXT.encode()), *more)
+    return Answer(f"{text}\n".encode(), TEXT, None, status, reason, headers)
+
+
+class WebSocket(interfaces.MessageChannel):
+    """One open WebSocket."""
+
+    def __init__(self, exchange: HttpExchange, max_message: int) -> None:
+        self._exchange = exchange
+        self._max = max_message
+        self._input = Connection(ConnectionType.SERVER)  # not for writing: what came before its end is answered
+        self._writing = asyncio.Lock()
+        self._message = bytearray()  # what has come of it
+        self._unreleased = 0  # bytes of messages that were received
+        self._frames_read = 0
+        self._end: CloseConnection | None = None  # the last frame to send, once nothing more is received
+        self._is_read = False  # nothing more is received
+        self._is_closed = False
+
+    @property
+    def held(self) -> int:
+        """See MessageChannel."""
+        return self._unreleased + len(self._message)
+
+    def release(self, size: int) -> None:
+        """See MessageChannel."""
+        self._unreleased -= size
+        self._exchange.hold(self.held)
+
+    async def receive(self) -> bytes | None:
+        """See MessageChannel."""
+        await asyncio.sleep(0)
+        while not self._is_read:
+            for event in self._input.events():
+                await self._give_way()
+                message = await self._handle(event)
+                if message is not None or self._is_read:
+                    return message
+            data = await self._exchange.read()
+            if not data:
+                self._is_read = True
+            else:
+                self._input.receive_data(data)
+        return None
+
+    async def _give_way(self) -> None:
+        self._frames_read += 1
+        if self._frames_read % FRAMES_AT_ONCE == 0:
+            await asyncio.sleep(0)
+
+    async def _handle(self, event: Event) -> bytes | None:
+        """A frame has come; returns the message that it ends."""
+        match event:
+            case Ping():
+                await self._write(event.response())
+            case CloseConnection():  # of the client, or a frame that breaks the protocol
+                self._stop_reading(event.response())
+            case BytesMessage():
+                self._refuse(CloseReason.UNSUPPORTED_DATA, "expected text messages, got a binary one")
+            case TextMessage():
+                return self._add(event)
+            case _:
+                pass
+        return None
+
+    def _add(self, event: Message[str]) -> bytes | None:
+        self._message += event.data.encode()
+        if len(self._message) > self._max:
+            self._refuse(CloseReason.MESSAGE_TOO_BIG, f"expected messages of at most {self._max} bytes")
+            return None
+        if not self._exchange.hold(self.held):
+            self._refuse(CloseReason.TRY_AGAIN_LATER, "too many bytes are held (max_buffered), try again")
+            return None
+        if not event.message_finished:
+            return None
+        message, self._message = bytes(self._message), bytearray()
+        self._unreleased += len(message)
+        return message
+
+    def _refuse(self, reason: CloseReason, why: str) -> None:
+        self._message = bytearray()
+        self._stop_reading(CloseConnection(reason, why))
+
+    def _stop_reading(self, end: CloseConnection) -> None:
+        self._is_read, self._end = True, end
+
+    async def send(self, message: bytes) -> None:
+        """See MessageChannel."""
+        await self._write(TextMessage(message.decode()))
+
+    async def probe(self) -> None:
+        """See MessageChannel."""
+        await self._write(Ping())
+
+    async def close(self, why: str = "") -> None:
+        """See MessageChannel."""
+        if self._is_closed:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._write(self._end or CloseConnection(CloseReason.GOING_AWAY, why[:100]))
+                await self._exchange.finish()
+        except TimeoutError:
+            self._exchange.abort()
+        self._is_closed = True
+
+    async def _write(self, event: Event) -> None:
+        async with self._writing:
+            if self._is_closed:
+                return
+            self._is_closed = isinstance(event, CloseConnection)
+            await self._exchange.write(_frame(event))
+
+
+def _frame(event: Event) -> bytes:
+    match event:
+        case TextMessage(data=text):
+            return bytes(_FRAMES.send_data(text))
+        case CloseConnection(code=code, reason=reason):
+            return bytes(_FRAMES.close(code, reason))
+        case Ping():
+            return bytes(_FRAMES.ping())
+        case Pong(payload=payload):
+            return bytes(_FRAMES.pong(bytes(payload)))
+    raise TypeError(f"expected a message, ping, pong or close, got {event}")

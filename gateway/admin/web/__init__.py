@@ -1,0 +1,1 @@
+"""The operator's web page: rendered here, without a build step; it works without JavaScript."""

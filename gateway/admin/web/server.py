@@ -1,0 +1,195 @@
+"""The server of the web page, on a loopback port: sessions, security headers, errors as pages, live events.
+
+Each action is a form with POST: it needs the right to change, the secret of the session (CSRF), and a reason for the
+audit. After it the browser is sent to the page again. Without a session every path but the style is 403.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
+from urllib.parse import quote, urlsplit
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from gateway.admin.handlers import Operations
+from gateway.admin.http import TcpServer, check_origin
+from gateway.admin.service import AdminService
+from gateway.admin.traffic import Traffic
+from gateway.admin.web.actions import ACTIONS, Outcome
+from gateway.admin.web.pages import Pages
+from gateway.admin.web.sessions import Session, WebSessions
+from gateway.core.admin.access import AccessRules, Caller, Right, denial
+from gateway.core.admin.views import Notification
+
+COOKIE = "xcp-gateway"
+MAX_FORM = 64 * 1024  # bytes
+MAX_STREAMS = 16  # browsers that follow changes at a time
+MAX_WAITING = 200  # changes that a slow browser has not read; past it its stream ends
+TICK = 5.0  # seconds between two signs of life of a stream
+
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # with no-referrer a browser sends forms with the origin "null"
+    "Cache-Control": "no-store",
+}
+SESSION = web.RequestKey("session", Session)
+STATIC = {"style.css": "text/css", "live.js": "text/javascript"}
+
+_log = structlog.get_logger("admin")
+_Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class WebServer(TcpServer):
+    """Serves the page. `invite` makes the URL by which a user comes in."""
+
+    def __init__(
+        self, address: str, operations: Operations, service: AdminService, traffic: Traffic, rights: AccessRules
+    ) -> None:
+        self._sessions = WebSessions()
+        self._rights = rights
+        self._operations = operations
+        self._service = service
+        self._pages = Pages(operations, service, traffic)
+        self._streams = 0
+        application = web.Application(middlewares=[self._guard], client_max_size=MAX_FORM)
+        application.router.add_get("/enter", self._enter)
+        application.router.add_post("/leave", self._leave)
+        application.router.add_get("/static/{name}", _static)
+        application.router.add_get("/events", self._events)
+        application.router.add_post("/do/{action}", self._act)
+        for path, page in self._pages.routes().items():
+            application.router.add_get(path, self._shown(page))
+        super().__init__("web", address, application)
+
+    def invite(self, caller: Caller) -> str:
+        """A URL that lets its first visitor in as this caller."""
+        return f"http://{self.address.removeprefix('tcp:')}/enter?token={self._sessions.invite(caller)}"
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handle) -> web.StreamResponse:
+        """Refuse other hosts and origins and requests without a session; give each answer the security headers."""
+        try:
+            check_origin(request, links=True)
+            if not request.path.startswith("/static/") and request.path != "/enter":
+                session = self._sessions.find(request.cookies.get(COOKIE, ""))
+                if session is None:
+                    text = "This page needs an invitation: run `xcp-gateway web` and open the address that it prints."
+                    raise web.HTTPForbidden(text=text)  # noqa: TRY301
+                if not self._rights.have(session.caller, Right.READ):
+                    raise web.HTTPForbidden(text=denial(session.caller, Right.READ))  # noqa: TRY301
+                request[SESSION] = session
+            response = await handler(request)
+        except web.HTTPRedirection as redirect:
+            redirect.headers.update(HEADERS)
+            raise
+        except web.HTTPException as error:
+            response = self._failed(error.text or error.reason, error.status)
+        except Exception:  # noqa: BLE001 - a bug is logged here and costs one request
+            _log.exception("unexpected error in a page", path=request.path)
+            response = self._failed("internal error; the log has more", 500)
+        if not response.prepared:
+            response.headers.update(HEADERS)
+        return response
+
+    def _failed(self, text: str, status: int) -> web.Response:
+        return web.Response(text=self._pages.message(text), status=status, content_type="text/html")
+
+    async def _enter(self, request: web.Request) -> web.StreamResponse:
+        identity = self._sessions.enter(request.query.get("token", ""))
+        if identity is None:
+            raise web.HTTPForbidden(text="This invitation was used, or is too old: run `xcp-gateway web` again.")
+        redirect = web.HTTPSeeOther("/")
+        redirect.set_cookie(COOKIE, identity, httponly=True, samesite="Strict", path="/")
+        raise redirect
+
+    async def _leave(self, request: web.Request) -> web.StreamResponse:
+        form = await request.post()
+        if not _session(request).allows(str(form.get("secret", ""))):
+            raise web.HTTPForbidden(text="this form is not one of this session: load the page again")
+        self._sessions.leave(request.cookies.get(COOKIE, ""))
+        raise web.HTTPSeeOther("/")
+
+    def _shown(self, page: Callable[[web.Request, Session, bool], Awaitable[str]]) -> _Handle:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            session = _session(request)
+            may_change = self._rights.have(session.caller, Right.CHANGE)
+            return web.Response(text=await page(request, session, may_change), content_type="text/html")
+
+        return handle
+
+    async def _act(self, request: web.Request) -> web.StreamResponse:
+        session, form = _session(request), await request.post()
+        given = {name: value.strip() for name, value in form.items() if isinstance(value, str)}
+        if not session.allows(given.get("secret", "")):
+            raise web.HTTPForbidden(text="this form is not one of this session: load the page again")
+        if not self._rights.have(session.caller, Right.CHANGE):
+            raise web.HTTPForbidden(text=denial(session.caller, Right.CHANGE))
+        action = ACTIONS.get(request.match_info["action"])
+        if action is None:
+            raise web.HTTPNotFound(text="unknown action")
+        if not given.get("why"):
+            raise web.HTTPUnprocessableEntity(text="why: the reason is missing; the audit keeps it")
+        done = await action(self._operations, self._service, given, str(session.caller))
+        return self._answer(done, given.get("back", "/"))
+
+    def _answer(self, done: Outcome, back: str) -> web.StreamResponse:
+        if not done.is_done:
+            return self._failed(done.text, 422)
+        path = urlsplit(back)
+        place = path.path if path.path.startswith("/") and not path.path.startswith("//") else "/"
+        raise web.HTTPSeeOther(f"{place}?{path.query + '&' if path.query else ''}done={quote(done.text)}")
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """Each change as a server-sent event, until the browser leaves or is too slow."""
+        if self._streams >= MAX_STREAMS:
+            raise web.HTTPServiceUnavailable(text="too many pages follow the changes")
+        waiting: asyncio.Queue[Notification] = asyncio.Queue(MAX_WAITING)
+        overflow = asyncio.Event()
+
+        def put(change: Notification) -> None:
+            if waiting.full():
+                overflow.set()
+            else:
+                waiting.put_nowait(change)
+
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
+        unsubscribe = self._service.subscribe(put)
+        self._streams += 1
+        try:
+            await response.prepare(request)
+            while not overflow.is_set():
+                await response.write(await _next_event(waiting))
+        except ConnectionError:
+            pass  # the browser has left
+        finally:
+            self._streams -= 1
+            unsubscribe()
+        return response
+
+
+async def _next_event(waiting: asyncio.Queue[Notification]) -> bytes:
+    try:
+        async with asyncio.timeout(TICK):
+            change = await waiting.get()
+    except TimeoutError:
+        return b": alive\n\n"
+    document = {"kind": type(change).__name__, **msgspec.to_builtins(change)}
+    return b"data: " + msgspec.json.encode(document) + b"\n\n"
+
+
+def _session(request: web.Request) -> Session:
+    return request[SESSION]
+
+
+async def _static(request: web.Request) -> web.StreamResponse:
+    name = request.match_info["name"]
+    if name not in STATIC:
+        raise web.HTTPNotFound
+    content = files("gateway.admin.web").joinpath("static", name).read_bytes()
+    return web.Response(body=content, content_type=STATIC[name])

@@ -1,0 +1,255 @@
+"""The daemon's TOML file, gateway.toml: listeners, buses, legacy services and limits.
+
+`load` checks a file and reports all of its problems at once, with line and column: first by the schema, then what no
+schema can say (a name that another section must have). `doubts` lists settings that are valid and perhaps not meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.config.doubts import doubts, reached_by_others
+from gateway.config.schema import schema, validator
+from gateway.config.settings import (
+    AdminConfig,
+    BusConfig,
+    Config,
+    LimitsConfig,
+    ListenerConfig,
+    Seconds,
+    Size,
+    UpstreamConfig,
+)
+from gateway.config.toml import TomlDocument
+from gateway.config.toml import parse as parse_toml
+from gateway.core.rpc import units
+from gateway.mapping.problem import Path as Steps
+from gateway.mapping.problem import Positioned, Problem, format_place, unknown
+from gateway.mapping.schema import explain
+
+__all__ = [
+    "AdminConfig",
+    "BusConfig",
+    "Config",
+    "ConfigError",
+    "Finding",
+    "LimitsConfig",
+    "ListenerConfig",
+    "Seconds",
+    "Size",
+    "UpstreamConfig",
+    "document",
+    "doubts",
+    "load",
+    "notes",
+    "parse",
+    "reached_by_others",
+    "schema",
+]
+
+Finding: TypeAlias = tuple[Steps, str]  # the place in the config, and what is wrong there
+Check: TypeAlias = Callable[[Config], Iterable[Finding]]
+
+
+class ConfigError(Exception):
+    """The config cannot be used; the text has a line for each problem."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class _Data:
+    """A document without text: its problems are at its beginning."""
+
+    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
+        self.path = path
+        self.data = dict(data)
+
+    def problem(self, path: Steps, message: str, *, key: bool = False) -> Problem:
+        """A problem with the value at `path`."""
+        del key
+        return Problem(str(self.path), 1, 1, format_place(path), message, "config")
+
+
+def load(path: Path, *checks: Check) -> Config:
+    """Read and check a config file; raises ConfigError with all of its problems, those of `checks` included."""
+    return _checked(_read(path), checks)
+
+
+def parse(data: Mapping[str, Any], path: Path, *checks: Check) -> Config:
+    """Check a document. `path` is the file that messages name and that relative paths start from."""
+    return _checked(_Data(path, data), checks)
+
+
+def document(settings: Config) -> Positioned:
+    """The document of a config that was loaded, for the places of problems that are found later."""
+    try:
+        return _read(Path(settings.file))
+    except ConfigError:  # it has changed since
+        return _Data(Path(settings.file), {})
+
+
+def notes(settings: Config) -> list[str]:
+    """A line for each doubtful setting, with its place in the file."""
+    around = document(settings)
+    return [str(around.problem(*doubt)) for doubt in doubts(settings)]
+
+
+def _read(path: Path) -> TomlDocument:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        text = f"cannot be read: {error.strerror}; `--config` names another file"
+        raise ConfigError([Problem(str(path), 1, 1, "", text, "config")]) from error
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        mark = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        raise ConfigError([Problem(str(path), *mark, "", "invalid UTF-8", "config")]) from error
+    document = parse_toml(path, text)
+    if isinstance(document, Problem):
+        raise ConfigError([document])
+    return document
+
+
+def _checked(document: TomlDocument | _Data, checks: Iterable[Check]) -> Config:
+    found: dict[Problem, None] = {}
+    wrong: list[Steps] = []
+    for error in validator().iter_errors(document.data):
+        problems = list(explain(document, error))
+        found.update(dict.fromkeys(problems))
+        wrong += _wrong_nodes(error)
+    settings = _convert(document, wrong)
+    if isinstance(settings, Problem):
+        if not found:
+            found[settings] = None
+    else:
+        broken = {() if path[0] in ("bus", "upstream") and len(path) == 1 else path[:2] for path in wrong if path}
+        for check in (*_CHECKS, *checks):
+            found |= {document.problem(*each): None for each in check(settings) if each[0][:2] not in broken}
+    if found or isinstance(settings, Problem):
+        raise ConfigError(sorted(found))
+    return settings
+
+
+def _wrong_nodes(error: Any) -> list[Steps]:
+    """The nodes of an error, missing ones too."""
+    path = tuple(error.absolute_path)
+    if error.validator == "additionalProperties":
+        return [(*path, key) for key in error.instance if key not in error.schema["properties"]]
+    if error.validator == "required":
+        return [(*path, key) for key in error.validator_value if key not in error.instance]
+    return [(*path, error.instance)] if "propertyNames" in error.absolute_schema_path else [path]
+
+
+def _convert(document: TomlDocument | _Data, wrong: Iterable[Steps]) -> Config | Problem:
+    """The config without its wrong nodes, so that the rest can be checked."""
+    data = deepcopy(document.data)
+    for path in sorted(wrong, key=len, reverse=True):
+        _leave_out(data, path)
+    try:
+        return msgspec.convert({**data, "file": str(document.path)}, Config, dec_hook=_with_unit)
+    except msgspec.ValidationError as error:
+        return document.problem((), str(error))
+
+
+def _leave_out(data: Any, path: Steps) -> None:
+    """Remove a node, or the whole list of a wrong item. A required key gets a value that is valid."""
+    for number, step in enumerate(path, 1):
+        inside = data.get(step) if isinstance(data, dict) else None
+        if number == len(path) or isinstance(inside, list):
+            if isinstance(data, dict):
+                data.pop(step, None)
+                data |= {step: _VALID[step]} if step in _VALID else {}
+            return
+        data = inside
+
+
+# Required key -> a value that takes the place of a wrong or missing one.
+_VALID: Mapping[str | int, Any] = {
+    "address": "unix:path=/",
+    "bind": ["unix:/-"],
+    "directories": ["."],
+    "listener": {"-": {"bind": ["unix:/-"]}},
+    "mappings": {"directories": ["."]},
+    "services": ["-"],
+    "url": "http://-",
+}
+
+
+def _with_unit(wanted: type, written: object) -> object:
+    """Read Seconds and Size, which msgspec does not know."""
+    if not isinstance(written, str):
+        raise TypeError(f"expected a string with a unit, such as '30s' or '32MiB', got {written!r}")
+    return Seconds(units.seconds(written)) if wanted is Seconds else Size(units.size(written))
+
+
+# What no schema can say
+
+
+def _services(settings: Config) -> Iterator[Finding]:
+    if not settings.bus and not settings.upstream:
+        yield (), "expected a [bus.NAME] or an [upstream.NAME]: no service could answer a call"
+    taken: dict[str, str] = {}
+    for name, bus in settings.bus.items():
+        for index, pattern in enumerate(bus.services):
+            if pattern in taken:
+                yield ("bus", name, "services", index), f"'{pattern}' is already on bus '{taken[pattern]}'"
+            taken.setdefault(pattern, name)
+
+
+def _listeners(settings: Config) -> Iterator[Finding]:
+    for name, listener in settings.listener.items():
+        place = ("listener", name)
+        if listener.unmapped == "passthrough" and listener.upstream is None:
+            yield (*place, "unmapped"), "'passthrough' needs an 'upstream'"
+        if listener.tunnels and listener.unmapped != "passthrough":
+            yield (*place, "tunnels"), "a tunnel needs unmapped = 'passthrough' and an 'upstream'"
+        if listener.upstream is not None and listener.upstream not in settings.upstream:
+            yield (*place, "upstream"), unknown("upstream", listener.upstream, settings.upstream)
+        if len(listener.bind) > 1 and any(bind.startswith("xenstore:") for bind in listener.bind):
+            yield (*place, "bind"), "a xenstore needs a listener of its own"
+
+
+def _admin_bus(settings: Config) -> Iterator[Finding]:
+    name = settings.admin.bus
+    if name is not None and name not in settings.bus:
+        yield ("admin", "bus"), unknown("bus", name, settings.bus)
+    elif name is not None and settings.bus[name].address.startswith("unixexec:"):
+        yield (
+            ("admin", "bus"),
+            f"the bus '{name}' is reached through a program (unixexec), over which no operator can call",
+        )
+
+
+def _web_page(settings: Config) -> Iterator[Finding]:
+    address = settings.admin.web
+    if address is not None and reached_by_others(address, "") is not None:
+        yield ("admin", "web"), f"expected a loopback address such as tcp:127.0.0.1:8081, got {address}"
+
+
+_CHECKS: tuple[Check, ...] = (_services, _listeners, _admin_bus, _web_page)
+
+
+def base_url(address: str) -> str:
+    """The URL at which clients reach an address: `tcp:0.0.0.0:80` is http://localhost:80; "" for one without a URL."""
+    kind, _, rest = address.partition(":")
+    if kind == "unix":
+        return f"http+unix://{quote(rest, safe='')}"
+    host, _, port = rest.rpartition(":")
+    if kind != "tcp" or not port.isdecimal():
+        return ""
+    any_host = host.strip("[]") in ("", "0.0.0.0", "::", "*")  # noqa: S104 - compared, not bound
+    return f"http://{'localhost' if any_host else host}:{port}"
+
+
+def base_urls(settings: Config) -> dict[str, str]:
+    """The URL of each listener, of its first address that has one."""
+    found = {name: [*filter(None, map(base_url, each.bind))] for name, each in settings.listener.items()}
+    return {name: urls[0] for name, urls in found.items() if urls}

@@ -1,0 +1,111 @@
+"""The JSON Schema of gateway.toml, made from the sections of settings.py. `xcp-gateway schema --config` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import msgspec
+from jsonschema import Draft202012Validator
+from msgspec import inspect
+
+from gateway.config.settings import INTERNAL, Config, Seconds, Size
+from gateway.core.rpc import units
+
+_UNITS: Mapping[type, Mapping[str, Any]] = {
+    Seconds: {
+        "type": "string",
+        "pattern": f"^{units.DURATION.pattern}$",
+        "title": "a duration such as 500ms, 30s, 10m or 1h",
+    },
+    Size: {"type": "string", "pattern": f"^{units.SIZE.pattern}$", "title": "a size such as 512B, 300KiB or 32MiB"},
+}
+
+
+@cache
+def schema() -> Mapping[str, Any]:
+    """The JSON Schema."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "xcp-gateway config file",
+        **_schema(inspect.type_info(Config)),
+    }
+
+
+@cache
+def validator() -> Draft202012Validator:
+    """A validator for it. The members of a section are checked in their order."""
+    return Draft202012Validator(schema())
+
+
+def _schema(kind: inspect.Type) -> dict[str, Any]:
+    if isinstance(kind, inspect.Metadata):
+        return {**_schema(kind.type), **(kind.extra_json_schema or {})}
+    return _KINDS[type(kind)](kind)
+
+
+def _struct(kind: Any) -> dict[str, Any]:
+    fields = [field for field in kind.fields if (kind.cls, field.name) != INTERNAL]
+    return {
+        "type": "object",
+        "description": _text(kind.cls.__doc__),
+        "additionalProperties": False,
+        "required": [field.name for field in fields if field.required],
+        "properties": {field.name: {**_schema(field.type), **_default(field)} for field in fields},
+    }
+
+
+def _default(field: inspect.Field) -> dict[str, Any]:
+    value = field.default
+    if value is msgspec.NODEFAULT or value is None or isinstance(value, msgspec.Struct):
+        return {}
+    if isinstance(value, Seconds | Size):
+        return {"default": units.written(value, units.SECONDS if isinstance(value, Seconds) else units.BYTES)}
+    return {"default": list(value) if isinstance(value, tuple) else value}
+
+
+def _union(kind: Any) -> dict[str, Any]:
+    """TOML has no null: a key without a value is left out."""
+    (one,) = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
+    return _schema(one)
+
+
+def _limits(kind: Any, **names: str) -> dict[str, Any]:
+    return {key: value for name, key in names.items() if (value := getattr(kind, name)) is not None}
+
+
+def _text(lines: str | None) -> str:
+    return " ".join((lines or "").split())
+
+
+def _dictionary(kind: Any) -> dict[str, Any]:
+    names = _schema(kind.key_type)
+    named = {"propertyNames": names} if "pattern" in names else {}
+    return {
+        "type": "object",
+        **named,
+        "additionalProperties": _schema(kind.value_type),
+        **_limits(kind, min_length="minProperties"),
+    }
+
+
+def _literal(values: Iterable[object]) -> dict[str, Any]:
+    return {"enum": list(values)}
+
+
+_KINDS: Mapping[type, Callable[[Any], dict[str, Any]]] = {
+    inspect.StructType: _struct,
+    inspect.UnionType: _union,
+    inspect.DictType: _dictionary,
+    inspect.CustomType: lambda kind: dict(_UNITS[kind.cls]),
+    inspect.VarTupleType: lambda kind: {
+        "type": "array",
+        "items": _schema(kind.item_type),
+        **_limits(kind, min_length="minItems"),
+    },
+    inspect.LiteralType: lambda kind: _literal(kind.values),
+    inspect.StrType: lambda kind: {"type": "string", **_limits(kind, pattern="pattern", min_length="minLength")},
+    inspect.IntType: lambda kind: {"type": "integer", **_limits(kind, ge="minimum")},
+    inspect.BoolType: lambda _kind: {"type": "boolean"},
+}

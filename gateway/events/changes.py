@@ -1,0 +1,243 @@
+"""What has changed, by generation: the memory of the event hub. Pure.
+
+Each change has a generation, one more than the change before. Of each object only the newest state is kept, so the
+memory is bounded by the number of objects, however many changes and however slow the clients are. A client holds a
+token: the generation up to which it knows everything. It gets the objects that have changed since, each once.
+
+Objects that are deleted are remembered up to a bound, the oldest is forgotten first. From then on a token of before
+cannot be continued: the client might have an object whose removal is forgotten.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple, TypeAlias
+
+from gateway.core.rpc.model import Value
+
+MOST_DELETED = 10_000  # objects
+MOST_LIVES = 16  # of one object that comes and goes
+_TOKEN = re.compile(r"([0-9]{1,20}),([0-9]{1,20})")
+
+ObjectId: TypeAlias = "tuple[str, str]"  # class in lower case, and reference
+Lives: TypeAlias = "tuple[tuple[int, int], ...]"  # generations of creation and deletion, the oldest first
+
+
+class Token(NamedTuple):
+    """The generation that a client knows, and the epoch in which it was counted."""
+
+    generation: int
+    epoch: int
+
+    def __str__(self) -> str:
+        return f"{self.generation:020},{self.epoch:020}"
+
+
+BEGINNING = Token(0, 0)  # of a client that knows nothing
+
+
+def parse_token(text: str) -> Token | None:
+    """Read a token; the empty text is the beginning. None: it is not a token."""
+    if not text:
+        return BEGINNING
+    found = _TOKEN.fullmatch(text)
+    return None if found is None else Token(int(found[1]), int(found[2]))
+
+
+class ObjectState:
+    """The newest state of one object. `created`, `modified`: the generations of its first and last change.
+
+    `before`: where the object was there earlier and had gone, the generations of its creation and deletion each time.
+    """
+
+    __slots__ = ("_make", "_record", "before", "created", "id", "is_deleted", "modified")
+
+    def __init__(self, object_id: ObjectId, generation: int, make: Callable[[], Value], before: Lives = ()) -> None:
+        self.id = object_id
+        self.before = before
+        self.created = self.modified = generation
+        self.is_deleted = False
+        self._make: Callable[[], Value] | None = make
+        self._record: Value = None
+
+    @property
+    def record(self) -> Value:
+        """The record, made when first read after a change; None if it cannot be represented or the object is gone."""
+        if self._make is not None:
+            self._record, self._make = self._make(), None
+        return self._record
+
+    def change(self, generation: int, make: Callable[[], Value] | None) -> None:
+        """The object has changed; `make` gives its record, None leaves it as it is."""
+        self.modified = generation
+        if make is not None:
+            self._make, self._record = make, None
+
+    @property
+    def lives(self) -> Lives:
+        """All times that a deleted object was there."""
+        return (*self.before, (self.created, self.modified))
+
+    def was_there(self, generation: int) -> bool:
+        """Whether a client that knows everything up to a generation has this object, which is deleted now."""
+        return any(created <= generation < deleted for created, deleted in self.lives)
+
+    def delete(self, generation: int) -> None:
+        """The object is gone."""
+        self.modified, self.is_deleted = generation, True
+        self._make = self._record = None
+
+
+EACH = 64  # bytes of a class or an object of a subscription, beside its text
+
+
+class Wanted(NamedTuple):
+    """What a client subscribes to: everything, classes, or single objects."""
+
+    everything: bool = False
+    classes: frozenset[str] = frozenset()
+    objects: frozenset[ObjectId] = frozenset()
+
+    def has(self, object_id: ObjectId) -> bool:
+        """Whether a change of this object is wanted."""
+        return self.everything or object_id[0] in self.classes or object_id in self.objects
+
+    def concerned(self, names: Collection[str]) -> list[str]:
+        """The classes of which any object is wanted."""
+        wanted = self.classes | {name for name, _ in self.objects}
+        return [name for name in names if self.everything or name in wanted]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        names = sum(map(len, self.classes)) + sum(len(name) + len(ref) for name, ref in self.objects)
+        return names + EACH * (len(self.classes) + len(self.objects))
+
+    def __or__(self, other: Wanted) -> Wanted:
+        return Wanted(self.everything or other.everything, self.classes | other.classes, self.objects | other.objects)
+
+    def without(self, other: Wanted) -> Wanted:
+        """What is left when parts of the subscription end."""
+        if other.everything:
+            return NOTHING
+        return Wanted(self.everything, self.classes - other.classes, self.objects - other.objects)
+
+
+NOTHING = Wanted()
+
+
+class ChangeLog:
+    """The objects of one service and their changes. `epoch`: a number that no earlier process has used as one.
+
+    Generations begin at the epoch. With an epoch that is made of the time, those of a later process are greater.
+    `on_change` is called with each object that changes.
+    """
+
+    def __init__(self, epoch: int, on_change: Callable[[ObjectId], object], most_deleted: int = MOST_DELETED) -> None:
+        self.epoch = epoch
+        self.generation = epoch
+        self._forgotten = epoch  # deletions up to this generation are not remembered
+        self._most_deleted = most_deleted
+        self._on_change = on_change
+        self._objects: dict[ObjectId, ObjectState] = {}  # the one that changed last is the last
+        self._deleted: dict[ObjectId, None] = {}  # the oldest first
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def token(self) -> Token:
+        """The token of a client that knows everything up to now."""
+        return Token(self.generation, self.epoch)
+
+    def count(self, name: str) -> int:
+        """How many objects of a class there are."""
+        return self._counts[name]
+
+    def find(self, object_id: ObjectId) -> ObjectState | None:
+        """The state of an object that exists."""
+        found = self._objects.get(object_id)
+        return None if found is None or found.is_deleted else found
+
+    def put(self, object_id: ObjectId, make: Callable[[], Value]) -> None:
+        """An object is new, or has changed; `make` gives its record."""
+        self.generation += 1
+        found = self._objects.pop(object_id, None)
+        if found is None or found.is_deleted:
+            self._deleted.pop(object_id, None)
+            found = ObjectState(object_id, self.generation, make, () if found is None else self._remembered(found))
+            self._counts[object_id[0]] += 1
+        else:
+            found.change(self.generation, make)
+        self._objects[object_id] = found
+        self._on_change(object_id)
+
+    def _remembered(self, deleted: ObjectState) -> Lives:
+        """The earlier times of an object that comes again; what is left out is forgotten as a deletion is."""
+        lives = tuple(life for life in deleted.lives if life[1] > self._forgotten)
+        for _, end in lives[:-MOST_LIVES]:
+            self._forgotten = max(self._forgotten, end)
+        return lives[-MOST_LIVES:]
+
+    def touch(self, object_id: ObjectId) -> Token | None:
+        """Have an object count as changed; returns the token of just before. None: there is no such object."""
+        found = self.find(object_id)
+        if found is None:
+            return None
+        before = self.token
+        self.generation += 1
+        found.change(self.generation, None)
+        self._objects[object_id] = self._objects.pop(object_id)
+        self._on_change(object_id)
+        return before
+
+    def of_class(self, name: str) -> list[ObjectId]:
+        """The objects of a class that exist."""
+        return [each for each, state in self._objects.items() if each[0] == name and not state.is_deleted]
+
+    def remove(self, object_id: ObjectId) -> None:
+        """An object is gone."""
+        found = self.find(object_id)
+        if found is None:
+            return
+        self.generation += 1
+        found.delete(self.generation)
+        self._objects[object_id] = self._objects.pop(object_id)
+        self._deleted[object_id] = None
+        self._counts[object_id[0]] -= 1
+        if len(self._deleted) > self._most_deleted:
+            oldest = next(iter(self._deleted))
+            del self._deleted[oldest]
+            self._forgotten = max(self._forgotten, self._objects.pop(oldest).modified)
+        self._on_change(object_id)
+
+    def can_continue(self, token: Token) -> bool:
+        """Whether everything that has happened since a token is known. It always is for a client that knows nothing."""
+        if token == BEGINNING:
+            return True
+        return token.epoch == self.epoch and self._forgotten <= token.generation <= self.generation
+
+    def since(self, generation: int, wanted: Wanted) -> list[ObjectState]:
+        """The wanted objects that have changed since, the oldest change first.
+
+        A deleted one that the client does not have is left out.
+        """
+        found: list[ObjectState] = []
+        for state in self._candidates(wanted):
+            if state.modified <= generation:
+                break
+            if wanted.has(state.id) and (not state.is_deleted or state.was_there(generation)):
+                found.append(state)
+        found.reverse()
+        return found
+
+    def counts(self, names: Collection[str]) -> dict[str, int]:
+        """The number of objects of each class."""
+        return {name: self._counts[name] for name in names}
+
+    def _candidates(self, wanted: Wanted) -> Iterable[ObjectState]:
+        """Objects among which all wanted ones are, the one that changed last first."""
+        if wanted.everything or wanted.classes:
+            return reversed(self._objects.values())
+        known = [self._objects[each] for each in wanted.objects if each in self._objects]
+        return sorted(known, key=lambda state: -state.modified)

@@ -1,0 +1,422 @@
+"""`publish` and `on_change` of a mapping file: D-Bus signals and properties as xenstore nodes, and nodes that call
+methods.
+
+A Publication has a template for its nodes, the subscriptions that keep them current, and the routes by which properties
+are read. A WatchTrigger has a node, the method that is called when its content changes, and where each parameter is
+read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from gateway.core.dbus.arguments import ArgumentPlan, Constant, compile_arguments
+from gateway.core.dbus.introspection_xml import signature
+from gateway.core.dbus.object_paths import Escape, PathTemplate, placeholders
+from gateway.core.dbus.signature import BASIC, Type
+from gateway.core.dbus.target import Parameter, Subscription
+from gateway.core.routing.publication import Flag, NodeTemplate, Publication, RelatedNode, Text, WatchTrigger, grants
+from gateway.core.routing.route import Effect, Route
+from gateway.core.xenstore import paths
+from gateway.core.xenstore.exposure import DOM0_ALONE
+from gateway.core.xenstore.paths import Template
+from gateway.mapping.load import Scope
+from gateway.mapping.methods import Compiled
+from gateway.mapping.problem import unknown
+from gateway.mapping.results import compile_result
+from gateway.mapping.table import Contract
+from gateway.mapping.targets import (
+    OBJECT_MANAGER,
+    Callee,
+    IdlLibrary,
+    TargetObject,
+    all_properties,
+    find_site,
+    known_member,
+    managed_objects,
+)
+from gateway.mapping.xenstore.endpoints import compile_domains
+
+SCALARS = frozenset(BASIC) - {"h"}  # types whose values a node can show
+READ_TIMEOUT = 30.0  # seconds, for reading properties
+VALUE = "value"  # the name, in braces, of the node's own value in a parameter of `on_change`
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A publication, and the members of the service that it needs."""
+
+    publication: Publication
+    contract: Contract
+
+
+def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[str, str], str]) -> list[Published]:
+    """The publications of a file that have no problem.
+
+    `claimed`: listener and node -> source of its publication, over all files. Two publications of one node would
+    overwrite each other for ever.
+    """
+    entries = root.at("publish")
+    good = []
+    for index in range(len(entries.data or ())):
+        published = _Publish(entries.at(index), root, library).compile()
+        if published is None:
+            continue
+        publication = published.publication
+        nodes = [str(publication.template.node.below(*below)) for below in publication.template.leaves]
+        taken = [node for node in nodes if (publication.listener, node) in claimed]
+        for node in taken:
+            entries.at(index, "node").fail(f"{node} is already published in {claimed[publication.listener, node]}")
+        claimed.update({(publication.listener, node): publication.source for node in nodes if node not in taken})
+        good += [] if taken else [published]
+    return good
+
+
+class _Publish:
+    """One entry of `publish`."""
+
+    def __init__(self, entry: Scope, root: Scope, library: IdlLibrary) -> None:
+        self._entry = entry
+        self._root = root
+        self._library = library
+
+    def compile(self) -> Published | None:
+        before = len(self._entry.problems)
+        site = find_site(self._entry, self._root.at("dbus"), self._library)
+        node = self._entry.at("node").attempt(paths.template, self._entry.data["node"], level="schema")
+        if site is None or node is None or not self._has_valid_path(site):
+            return None
+        published = self._signal(site, node) if self._entry.has("signal") else self._properties(site, node)
+        return published if len(self._entry.problems) == before else None
+
+    def _has_valid_path(self, site: TargetObject) -> bool:
+        """The object path may have one parameter, as its last element: the subscription is for the path before it."""
+        fixed, brace, rest = site.object_path.partition("{")
+        if not brace or (rest.endswith("}") and "{" not in rest and fixed.endswith("/") and fixed != "/"):
+            return True
+        where = self._entry.at("object_path") if self._entry.has("object_path") else self._entry
+        where.fail(
+            f"expected at most one parameter, as the last element (/org/example/vm/{{vm}}), got '{site.object_path}'"
+        )
+        return False
+
+    # Signals
+
+    def _signal(self, site: TargetObject, node: Template) -> Published | None:
+        scope = self._entry.at("signal")
+        signal = known_member(scope, site.interface.signals, "signal", site)
+        if signal is None:
+            return None
+        self._reject("objects", "a signal, which cannot be read again")
+        if not self._entry.has("value"):
+            self._entry.fail("'value' is missing; expected the text of the node, such as \"{kib}\"")
+            return None
+        known = {argument.name: argument.type for argument in signal.args}
+        template = self._node_template(
+            node, {(): self._entry.at("value")}, known, ("argument", f"{site.interface.name}.{signal.name}"), site
+        )
+        subscription = replace(self._subscription(site), member=signal.name, signature=signature(signal.args))
+        return self._published(
+            Publication(
+                self._listener,
+                template,
+                (subscription,),
+                site.object_path,
+                arguments=tuple(arg.name for arg in signal.args),
+                is_escaped=self._escape == "systemd",
+            ),
+            site,
+            (),
+        )
+
+    # Properties
+
+    def _properties(self, site: TargetObject, node: Template) -> Published | None:
+        readable = {name: p for name, p in site.interface.properties.items() if p.access != "write"}
+        known = {name: found.type for name, found in readable.items()}
+        template = self._node_template(node, self._leaves(), known, ("property", site.interface.name), site)
+        used = {name: readable[name] for name in _names(template) if name in readable}
+        if not used:
+            if not set(_names(template)) - known.keys() - set(placeholders(site.object_path)):
+                self._entry.fail('the nodes show no property: add one in braces, such as "{Memory}"')
+            return None
+        for name, found in used.items():
+            if (found.emits or site.interface.emits) == "false":
+                text = f"{site.interface.name}.{name} is not signalled (EmitsChangedSignal is false)"
+                self._entry.note(f"{text}: its node shows the value of the last start of the service or the gateway")
+        read_all = self._read_all(site)
+        subscriptions = [replace(self._subscription(site), properties={name: str(p.type) for name, p in used.items()})]
+        if read_all is not None:
+            subscriptions += _object_manager_signals(site, read_all.bus_target.object_path)
+        publication = Publication(
+            self._listener,
+            template,
+            tuple(subscriptions),
+            site.object_path,
+            read=self._route(all_properties(site), site.object_path, site.interface.name),
+            read_all=read_all,
+            is_escaped=self._escape == "systemd",
+        )
+        return self._published(publication, site, tuple(used))
+
+    def _leaves(self) -> Mapping[tuple[str, ...], Scope]:
+        """The path of each node below `node`, and its content. The name of a property alone stands for its value."""
+        if self._entry.has("property"):
+            value = self._entry.at("value")
+            return {(): value if value.data is not None else _braced(self._entry.at("property"))}
+        self._reject("value", "'properties', where each node has its own value")
+        leaves = self._entry.at("properties")
+        return {tuple(below.split("/")): self._below(leaves.at(below), below) for below in leaves.data}
+
+    def _below(self, leaf: Scope, below: str) -> Scope:
+        path = leaf.attempt(paths.template, f"/{below}", level="schema")
+        if path is not None and path.parameters:
+            leaf.fail(f"expected the path of a node below 'node', without parameters, got '{below}'", key=True)
+        plain = isinstance(leaf.data, str) and not placeholders(leaf.data)
+        return _braced(leaf) if plain else leaf
+
+    def _read_all(self, site: TargetObject) -> Route | None:
+        fixed, brace, _ = site.object_path.partition("{")
+        if not brace:
+            self._reject("objects", "an object path without a parameter")
+            return None
+        manager = self._entry.at("objects").data or fixed.rstrip("/")
+        callee = managed_objects(replace(site, object_path=manager))
+        return self._route(callee, manager)
+
+    def _route(self, callee: Callee, object_path: str, *constants: str) -> Route:
+        names = tuple(placeholders(object_path))
+        plan = ArgumentPlan(callee.target, names, arguments=tuple(map(Constant, constants)))
+        result = compile_result(
+            Scope(self._entry.document, self._entry.problems, self._entry.path, {}), callee, "plain", self._escape
+        )
+        return Route(
+            service=self._root.data["service"],
+            method="publish",
+            target=callee.target,
+            parameters=(),
+            result=result.type,
+            encode_arguments=compile_arguments(plan),
+            decode_result=result.shape,
+            map_error=lambda fault, _call: fault,
+            timeout=READ_TIMEOUT,
+            effect=Effect.READ,
+            source=self._source,
+        )
+
+    # Common to both
+
+    @property
+    def _listener(self) -> str:
+        return str(self._entry.data["listener"])
+
+    @property
+    def _escape(self) -> Escape:
+        """How the service writes the parameter into the object path."""
+        escape: Escape = self._entry.data.get("escape", "systemd")
+        return escape
+
+    @property
+    def _source(self) -> str:
+        where = self._entry.document.problem(self._entry.path, "")
+        return f"{where.file}:{where.line}"
+
+    def _subscription(self, site: TargetObject) -> Subscription:
+        fixed, brace, _ = site.object_path.partition("{")
+        path = fixed.rstrip("/") if brace else fixed
+        return Subscription(site.bus_name, path, site.interface.name, below=bool(brace))
+
+    def _reject(self, key: str, other: str) -> None:
+        if self._entry.has(key):
+            self._entry.at(key).fail(f"'{key}' cannot be combined with {other}", level="schema", key=True)
+
+    def _node_template(
+        self,
+        node: Template,
+        leaves: Mapping[tuple[str, ...], Scope],
+        known: Mapping[str, Type],
+        source: tuple[str, str],  # kind and owner of the names in `known`
+        site: TargetObject,
+    ) -> NodeTemplate:
+        """The template of the nodes. Every name in it must be in `known` or the object path, and have a scalar type."""
+        in_path = placeholders(site.object_path)
+        types = {**known, **dict.fromkeys(in_path)}
+        self._check_names(self._entry.at("node"), node.parameters, types, source)
+        made = {below: self._leaf(scope, types, source) for below, scope in leaves.items()}
+        if in_path and not set(node.parameters) & types.keys():
+            text = f"all objects would write the same node: add {{{in_path[0]}}} to its path"
+            self._entry.at("node").fail(text)
+        return NodeTemplate(node, made, self._permissions(node))
+
+    def _leaf(self, scope: Scope, types: Mapping[str, Type | None], source: tuple[str, str]) -> Text | Flag:
+        if isinstance(scope.data, str):
+            self._check_names(scope, Text(scope.data).names, types, source)
+            return Text(scope.data)
+        name = scope.data["present"]
+        self._check_names(scope.at("present"), (name,), types, source)
+        kind = types.get(name)
+        if name in types and (kind is None or kind.code != "b"):
+            scope.at("present").fail(f"expected a boolean (b); {name} is {kind or 'text'}")
+        return Flag(name)
+
+    def _check_names(
+        self, scope: Scope, names: Iterable[str], types: Mapping[str, Type | None], source: tuple[str, str]
+    ) -> None:
+        for name in names:
+            if name not in types:
+                kind_of_name, owner = source
+                scope.fail(unknown(kind_of_name, name, types, owner=owner))
+            elif (kind := types[name]) is not None and kind.code not in SCALARS:
+                scope.fail(f"expected text, a number or a boolean, which a node can show; {name} is {kind}")
+
+    def _permissions(self, node: Template) -> Text | None:
+        scope = self._entry.at("permissions")
+        if scope.data is None:
+            return None
+        text = Text(scope.data)
+        for name in text.names:
+            if name not in node.parameters:
+                scope.fail(unknown("parameter", name, node.parameters, owner="'node'"), level="schema")
+        scope.attempt(grants, text.fill(dict.fromkeys(text.names, 0)), level="schema")
+        return text
+
+    def _published(self, publication: Publication, site: TargetObject, members: tuple[str, ...]) -> Published:
+        where = self._entry.document.problem(self._entry.path, "")
+        contract = Contract(
+            site.bus_name,
+            site.object_path,
+            site.interface,
+            (
+                *members,
+                *(
+                    one.member
+                    for one in publication.subscriptions
+                    if one.interface == site.interface.name and one.member
+                ),
+            ),
+            where.file,
+            where.line,
+            where.column,
+            where.place,
+            reach=PathTemplate(site.object_path, dict.fromkeys(placeholders(site.object_path), self._escape), {}),
+        )
+        text = repr((self._root.data.get("dbus"), self._entry.data, site))
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return Published(replace(publication, source=self._source, fingerprint=digest), contract)
+
+
+def _braced(scope: Scope) -> Scope:
+    return replace(scope, data=f"{{{scope.data}}}")
+
+
+def _names(template: NodeTemplate) -> dict[str, None]:
+    """All names in the path and in the content of the nodes."""
+    texts = (name for text in template.leaves.values() for name in text.names)
+    return dict.fromkeys((*template.node.parameters, *texts))
+
+
+def _object_manager_signals(site: TargetObject, manager: str) -> list[Subscription]:
+    """The signals of an object manager; some libraries emit them from the path of the object itself."""
+    signals = {"InterfacesAdded": "oa{sa{sv}}", "InterfacesRemoved": "oas"}
+    return [
+        Subscription(site.bus_name, manager, OBJECT_MANAGER, member, wanted, below=manager != "/")
+        for member, wanted in signals.items()
+    ]
+
+
+# Watch triggers
+
+
+def compile_watch_triggers(
+    root: Scope, compiled: Mapping[str, Compiled | None], claimed: dict[tuple[str, str], str]
+) -> list[WatchTrigger]:
+    """The watch triggers of a file that have no problem. `compiled`: the methods of the file.
+
+    `claimed`: listener and node -> source of its trigger, over all files.
+    """
+    entries = root.at("on_change")
+    good = []
+    for index in range(len(entries.data or ())):
+        trigger = _compile_trigger(entries.at(index), root, compiled)
+        if trigger is not None:
+            first = claimed.setdefault((trigger.listener, str(trigger.node)), trigger.source)
+            if first == trigger.source:
+                good.append(trigger)
+            else:
+                entries.at(index, "node").fail(f"{trigger.node} already has a watch trigger, in {first}")
+    return good
+
+
+def _compile_trigger(entry: Scope, root: Scope, compiled: Mapping[str, Compiled | None]) -> WatchTrigger | None:
+    before = len(entry.problems)
+    node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
+    name = entry.data["method"]
+    method = compiled.get(name)
+    if name not in compiled and entry.document.complete:
+        entry.at("method").fail(unknown("method", name, compiled))
+    if node is None or method is None:
+        return None
+    domains = compile_domains(entry.at("allowed_domains"), node) or method.route.domains or DOM0_ALONE
+    parameters = _parameters(entry, node, method, root)
+    where = entry.document.problem(entry.path, "")
+    trigger = WatchTrigger(
+        listener=entry.data["listener"],
+        node=node,
+        route=method.route,
+        parameters=parameters,
+        domains=domains,
+        source=f"{where.file}:{where.line}",
+        fingerprint=hashlib.sha256(
+            repr((entry.data, method.route.fingerprint)).encode("utf-8", "surrogatepass")
+        ).hexdigest(),
+    )
+    return trigger if len(entry.problems) == before else None
+
+
+def _parameters(entry: Scope, node: Template, method: Compiled, root: Scope) -> dict[str, Text | RelatedNode]:
+    known = {parameter.name: parameter for parameter in method.route.parameters}
+    params = entry.at("params")
+    coerce = root.at("methods", method.route.method, "coerce").data or root.at("defaults", "coerce").data or "strict"
+    sources: dict[str, Text | RelatedNode] = {}
+    for name in params.data or ():
+        scope = params.at(name)
+        if name not in known:
+            scope.fail(unknown("parameter", name, known, owner=method.route.method), key=True)
+            continue
+        sources[name] = _parameter_source(scope, node)
+        _check_type(scope, known[name], sources[name], strict=coerce == "strict")
+    for parameter in known.values():
+        if parameter.required and parameter.name not in sources:
+            entry.fail(f"required parameter '{parameter.name}' of {method.route.method} is missing: add it to `params`")
+    return sources
+
+
+def _parameter_source(scope: Scope, node: Template) -> Text | RelatedNode:
+    if isinstance(scope.data, str):
+        text = Text(scope.data)
+        for name in text.names:
+            if name not in (*node.parameters, VALUE):
+                scope.fail(unknown("parameter", name, [*node.parameters, VALUE], owner="'node'"))
+        return text
+    tree = scope.has("tree")
+    where = scope.at("tree" if tree else "node")
+    if where.data != "." or not tree:
+        path = where.attempt(paths.template, f"/{where.data}", level="schema")
+        if path is not None and path.parameters:
+            where.fail(f"expected the path of a node, without parameters, got '{where.data}'", level="schema")
+    return RelatedNode(where.data, tree=tree)
+
+
+def _check_type(scope: Scope, parameter: Parameter, source: Text | RelatedNode, *, strict: bool) -> None:
+    """A node gives text, and a tree a struct of texts; the parameter must accept that."""
+    kind = parameter.type
+    if kind is None:
+        return
+    if isinstance(source, RelatedNode) and source.tree:
+        if str(kind) not in ("v", "a{ss}", "a{sv}"):
+            scope.fail(f"a tree needs a parameter of type a{{ss}} or a{{sv}}; {parameter.name} is {kind}")
+    elif kind.code not in "sogv" and (strict or kind.code not in "ybnqiuxtd"):
+        advice = ": add `coerce: legacy` to the method" if kind.code in "ybnqiuxtd" else ""
+        scope.fail(f"a node gives text, but {parameter.name} is {kind}{advice}")

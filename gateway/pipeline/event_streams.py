@@ -1,0 +1,509 @@
+"""Events for clients that keep a connection open: JSON-RPC 2.0 over a WebSocket, and server-sent events.
+
+Both send the notification `events.changed` with the changes of a subscription, the oldest first, each object with its
+newest record: {"subscription", "events", "token"}. With the token a client goes on over a new connection. "snapshot":
+true in a notification says that the full state follows from there on; the client discards what it had.
+
+One message is made at a time, when the client has taken the one before, so a client that does not read costs one
+message. Over a WebSocket every call can be made as over HTTP, one after the other: it takes a slot while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from functools import partial
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+import structlog
+
+from gateway.core.dbus.signature import parse_one
+from gateway.core.dbus.target import Parameter
+from gateway.core.interfaces import Codec, HttpExchange, MessageChannel, OpenChannel, StreamingEndpoint
+from gateway.core.migration.modes import Mode
+from gateway.core.routing.route import Effect, Route, local_route
+from gateway.core.rpc.model import (
+    Answer,
+    Call,
+    Envelope,
+    Fault,
+    FaultCode,
+    Outcome,
+    Peer,
+    Reply,
+    RequestMetadata,
+    Value,
+)
+from gateway.events.changes import Wanted
+from gateway.mapping.table import EndpointTable
+from gateway.pipeline.endpoint import RpcEndpoint
+from gateway.pipeline.event_methods import Batch, EventMethods, Following, too_large
+
+SUBSCRIBE, UNSUBSCRIBE = "events.subscribe", "events.unsubscribe"
+CHANGED: Final = "events.changed"  # the notification with changes
+ENDED: Final = "events.ended"  # the notification that a subscription has ended, and why
+EVENTS = "events"  # the last segment of the path of server-sent events
+MOST_SUBSCRIPTIONS = 32  # of one connection
+MOST_AHEAD = 16  # messages of one connection that wait for the call before them
+BYTES_AHEAD = 64 * 1024  # of these; past it nothing is read
+PROBE_INTERVAL = 2.0  # seconds between two pings to a client that has ended its direction while its call runs
+HEARTBEAT = 15.0  # seconds between two comments of a stream without a change
+TEXT = "text/plain"
+STREAM_HEADERS = ((b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store"))
+BUSY = Fault(FaultCode.BUSY, "too many calls at once, try again")
+GONE = Fault(FaultCode.UNAVAILABLE, "no mapping file serves this path any more; nothing was executed")
+STATUSES: Mapping[str, tuple[int, str]] = {
+    "SESSION_INVALID": (401, "Unauthorized"),
+    "EVENT_FROM_TOKEN_PARSE_FAILURE": (400, "Bad Request"),
+    "EVENT_SUBSCRIPTION_PARSE_FAILURE": (400, "Bad Request"),
+}
+
+_TEXT: Value = {"type": "string"}
+_EVENT: Value = {
+    "type": "object",
+    "required": ["id", "class", "operation", "ref"],
+    "properties": {
+        "id": _TEXT,
+        "class": _TEXT,
+        "operation": {"enum": ["add", "mod", "del"]},
+        "ref": _TEXT,
+        "snapshot": {"type": "object"},
+    },
+}
+
+
+def _notification(name: str, summary: str, **params: Value) -> Value:
+    return {
+        "name": name,
+        "summary": summary,
+        "paramStructure": "by-name",
+        "params": [{"name": each, "required": each != "snapshot", "schema": schema} for each, schema in params.items()],
+    }
+
+
+# The notifications as OpenRPC describes methods.
+NOTIFICATIONS: Final[tuple[Value, ...]] = (
+    _notification(
+        CHANGED,
+        "Objects that have changed, each with its newest record. With `snapshot` the full state follows.",
+        subscription=_TEXT,
+        events={"type": "array", "items": _EVENT},
+        token=_TEXT,
+        snapshot={"const": True},
+    ),
+    _notification(ENDED, "A subscription has ended.", subscription=_TEXT, error={"type": "object"}),
+)
+
+_log = structlog.get_logger("gateway")
+
+
+def has_events(table: EndpointTable) -> bool:
+    """Whether an endpoint has events to stream: `event.from` is mapped there, over JSON-RPC."""
+    return table.codec == "jsonrpc" and _event_route(table) is not None
+
+
+def _event_route(table: EndpointTable) -> Route | None:
+    return next((route for route in table.routes.values() if route.events == "From"), None)
+
+
+class _Inbox:
+    """The messages of one client that wait; None: it sends no more. A queue of asyncio takes 3 KiB for each client.
+
+    `unanswered`: those that wait, and the one that is being answered.
+    """
+
+    __slots__ = ("_messages", "_reader", "_writer", "unanswered")
+
+    def __init__(self) -> None:
+        self.unanswered = 0
+        self._messages: list[bytes | None] = []
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+
+    def put(self, message: bytes | None) -> None:
+        self._messages.append(message)
+        self.unanswered += 1
+        _settle(self._reader)
+
+    async def get(self) -> bytes | None:
+        while not self._messages:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        return self._messages.pop(0)
+
+    def done(self) -> None:
+        self.unanswered -= 1
+        _settle(self._writer)
+
+    async def answered(self) -> None:
+        """Wait until one more is answered."""
+        self._writer = asyncio.get_running_loop().create_future()
+        await self._writer
+
+
+def _settle(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
+
+
+class EventStreams(StreamingEndpoint):
+    """What one JSON-RPC endpoint streams. `current`: the endpoint that serves its path now; None: none does any more.
+
+    A connection may outlive many reloads: each of its calls goes to the current endpoint.
+    """
+
+    def __init__(
+        self,
+        current: Callable[[], RpcEndpoint | None],
+        methods: EventMethods,
+        open_channel: OpenChannel,
+        *,
+        codec: Codec,
+        max_message: int,
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
+        self._current = current
+        self._methods = methods
+        self._open_channel = open_channel
+        self._codec = codec
+        self._max_message = max_message
+        self._heartbeat = heartbeat
+
+    async def stream(self, exchange: HttpExchange) -> Answer | None:
+        """Serve one connection to its end."""
+        with _without_slot(exchange.peer) as slot:
+            if slot is None:
+                return self.refuse(Fault(FaultCode.BUSY, "too many clients wait for events (limit max_waiting)"))
+            if exchange.is_tunnel:
+                channel = await self._open_channel(exchange, self._max_message)
+                if isinstance(channel, Answer):
+                    return channel
+                await self._serve_channel(channel, exchange.peer, exchange.metadata, slot)
+                return None
+            return await self._serve_events(exchange)
+
+    def refuse(self, fault: Fault) -> Answer:
+        """Plain text and a status that fits."""
+        other = (503, "Service Unavailable") if fault.code is not FaultCode.INVALID_PARAMS else (400, "Bad Request")
+        status, reason = STATUSES.get(fault.name, other)
+        name = f"{fault.name}: " if fault.name else ""
+        headers = ((b"Content-Type", TEXT.encode()),)
+        return Answer(f"{name}{fault.message}\n".encode(), TEXT, fault, status, reason, headers)
+
+    async def begin(self, session: str, peer: Peer, classes: Value, token: str) -> Following | Fault:
+        """A new subscription of a client with this session."""
+        endpoint = self._current()
+        if endpoint is None:
+            return GONE
+        route = _event_route(endpoint.table)
+        if route is None or endpoint.dispatcher.toggles.setting(route).mode is not Mode.DBUS:
+            return Fault(FaultCode.UNAVAILABLE, "there are no events: event.from is not answered from D-Bus here")
+        call = Call(route.method, (session, classes, token, 0.0), peer=peer, extensions=endpoint.origin)
+        return await self._methods.begin(route, call, classes, token)
+
+    def notification(self, subscription: str, batch: Batch) -> bytes | None:
+        """A notification with changes; None, with a line in the log, when the protocol cannot carry one of them."""
+        params: dict[str, Value] = {"subscription": subscription, "events": batch.events, "token": str(batch.token)}
+        if batch.is_snapshot:
+            params["snapshot"] = True
+        try:
+            return self._codec.encode_call(Call(CHANGED, (), params, oneway=True))
+        except ValueError as error:
+            _log.warning("events are left out: they cannot be written", why=str(error))
+            return None
+
+    def end_of(self, subscription: str, fault: Fault) -> bytes:
+        """The notification that a subscription has ended."""
+        data: list[Value] = [*fault.data] if isinstance(fault.data, list) else []
+        error: Value = {"message": fault.name or fault.message, "data": data}
+        return self._codec.encode_call(Call(ENDED, (), {"subscription": subscription, "error": error}, oneway=True))
+
+    def changes(self, following: Following) -> aclosing[AsyncGenerator[Batch | Fault | None]]:
+        """The changes of a subscription, to be closed by the caller."""
+        return aclosing(self._methods.follow(following, self._heartbeat))
+
+    # WebSocket
+
+    async def _serve_channel(self, channel: MessageChannel, peer: Peer, metadata: RequestMetadata, slot: _Slot) -> None:
+        assert peer.connection is not None, "a connection that can be upgraded"
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                peer.connection.subscriber = subscriber = Subscriber(self, channel, peer, tasks)
+                inbox = _Inbox()
+                calling = asyncio.Lock()  # held while a call runs
+                reader = tasks.create_task(self._read(channel, inbox))
+                answerer = tasks.create_task(self._answer_all(inbox, channel, subscriber, metadata, slot, calling))
+                stoppers: list[asyncio.Task[None]] = []
+
+                def stop() -> None:
+                    stoppers.append(tasks.create_task(self._close_at_stop(channel, calling, (reader, answerer))))
+
+                with self._methods.when_stopped(stop):
+                    await asyncio.wait([reader])
+                    while not answerer.done():  # the client sends no more, and may still read
+                        await channel.probe()
+                        await asyncio.wait([answerer], timeout=PROBE_INTERVAL)
+                for stopper in stoppers:
+                    stopper.cancel()
+                subscriber.end_all()
+                await channel.close()
+        finally:
+            peer.connection.subscriber = None
+
+    async def _read(self, channel: MessageChannel, inbox: _Inbox) -> None:
+        """Read ahead while a call runs, so that pings are answered meanwhile."""
+        while (message := await channel.receive()) is not None:
+            inbox.put(message)
+            while inbox.unanswered and (channel.held > BYTES_AHEAD or inbox.unanswered > MOST_AHEAD):
+                await inbox.answered()
+        inbox.put(None)
+
+    async def _answer_all(
+        self,
+        inbox: _Inbox,
+        channel: MessageChannel,
+        subscriber: Subscriber,
+        metadata: RequestMetadata,
+        slot: _Slot,
+        calling: asyncio.Lock,
+    ) -> None:
+        while (message := await inbox.get()) is not None:
+            async with calling:
+                answer = await self._answer(message, subscriber.peer, metadata, slot)
+            if answer is not None:
+                await channel.send(answer)  # first in line, also when the gateway stops
+            subscriber.begin_new()
+            channel.release(len(message))
+            inbox.done()
+
+    async def _close_at_stop(
+        self, channel: MessageChannel, calling: asyncio.Lock, others: Sequence[asyncio.Task[None]]
+    ) -> None:
+        """At a stop, let the call that runs finish and be answered; no other one begins."""
+        async with calling:
+            await channel.close("the gateway stops")
+            for task in others:
+                task.cancel()
+
+    async def _answer(self, message: bytes, peer: Peer, metadata: RequestMetadata, slot: _Slot) -> bytes | None:
+        endpoint = self._current()
+        if endpoint is None:
+            return self._codec.encode(Envelope((GONE,)), (GONE,))
+        if not slot.take():
+            return endpoint.refuse(BUSY).body
+        try:
+            return (await endpoint.answer(message, peer, metadata)).body
+        finally:
+            slot.free()
+
+    # Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html)
+
+    async def _serve_events(self, exchange: HttpExchange) -> Answer | None:
+        query = parse_qs(urlsplit(exchange.metadata.target).query)
+        headers = {name.lower(): value.decode("latin-1").strip() for name, value in exchange.metadata.headers}
+        session = session_of(headers, query)
+        token = headers.get(b"last-event-id", "") or query.get("token", [""])[-1]
+        following = await self.begin(session, exchange.peer, [*query.get("class", ["*"])], token)
+        if isinstance(following, Fault):
+            return self.refuse(following)
+        await exchange.respond(Answer(None, "", None, 200, "OK", STREAM_HEADERS))
+        async with self.changes(following) as changes:
+            async for batch in changes:
+                if batch is None:
+                    await exchange.write(b": heartbeat\n\n")
+                elif isinstance(batch, Fault):
+                    await exchange.write(b"data: " + self.end_of("", batch) + b"\n\n")
+                else:
+                    data = self.notification("", batch)
+                    if data is not None:
+                        await exchange.write(f"id: {batch.token}\n".encode() + b"data: " + data + b"\n\n")
+        await exchange.finish()
+        return None
+
+
+class Subscriber:
+    """The subscriptions of one WebSocket. A new one begins to send when the answer to its call has left."""
+
+    def __init__(self, streams: EventStreams, channel: MessageChannel, peer: Peer, tasks: asyncio.TaskGroup) -> None:
+        self._streams = streams
+        self._channel = channel
+        self.peer = peer
+        self._tasks = tasks
+        self._new: dict[str, Following] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._wanted: dict[str, Wanted] = {}
+        self._last = 0
+        self._turn = asyncio.Lock()  # one message is made at a time
+
+    async def subscribe(self, session: str, classes: Value, token: str) -> Outcome:
+        """Begin a subscription."""
+        if len(self._running) + len(self._new) >= MOST_SUBSCRIPTIONS:
+            return Fault(FaultCode.BUSY, f"this connection has {MOST_SUBSCRIPTIONS} subscriptions; end one of them")
+        following = await self._streams.begin(session, self.peer, classes, token)
+        if isinstance(following, Fault):
+            return following
+        too_much = too_large(*self._wanted.values(), following.wanted)
+        if too_much is not None:
+            return too_much
+        self._last += 1
+        self._new[str(self._last)] = following
+        self._wanted[str(self._last)] = following.wanted
+        return Reply({"subscription": str(self._last)})
+
+    def unsubscribe(self, subscription: str) -> Outcome:
+        """End a subscription."""
+        task = self._running.get(subscription)
+        self._wanted.pop(subscription, None)
+        if self._new.pop(subscription, None) is None and task is None:
+            return Fault(FaultCode.INVALID_PARAMS, f"$.params[0]: no subscription '{subscription[:100]}' here")
+        if task is not None:
+            task.cancel()
+        return Reply(None)
+
+    def begin_new(self) -> None:
+        """Have the new subscriptions send."""
+        new, self._new = self._new, {}
+        for name, following in new.items():
+            task = self._running[name] = self._tasks.create_task(self._run(name, following))
+            task.add_done_callback(partial(self._forget, name))
+
+    def _forget(self, name: str, _task: asyncio.Task[None]) -> None:
+        self._running.pop(name, None)
+        self._wanted.pop(name, None)
+
+    def end_all(self) -> None:
+        """End every subscription."""
+        for task in self._running.values():
+            task.cancel()
+
+    async def _run(self, name: str, following: Following) -> None:
+        async with self._streams.changes(following) as changes:
+            async for batch in changes:
+                async with self._turn:
+                    if isinstance(batch, Fault):
+                        await self._channel.send(self._streams.end_of(name, batch))
+                    elif batch is not None:
+                        message = self._streams.notification(name, batch)
+                        if message is not None:
+                            await self._channel.send(message)
+
+
+def subscription_routes() -> Mapping[str, Route]:
+    """The methods by which a client of a WebSocket subscribes."""
+
+    async def subscribe(call: Call) -> Outcome:
+        subscriber = _subscriber(call)
+        if isinstance(subscriber, Fault):
+            return subscriber
+        values = _values(call, ("session", "classes", "token"), {"token": ""})
+        if isinstance(values, Fault):
+            return values
+        session, classes, token = values
+        if not isinstance(session, str) or not isinstance(classes, list) or not isinstance(token, str):
+            return Fault(FaultCode.INVALID_PARAMS, "$.params: expected a session, a list of classes, and a token")
+        return await subscriber.subscribe(session, classes, token)
+
+    async def unsubscribe(call: Call) -> Outcome:
+        subscriber = _subscriber(call)
+        if isinstance(subscriber, Fault):
+            return subscriber
+        values = _values(call, ("subscription",), {})
+        return values if isinstance(values, Fault) else subscriber.unsubscribe(str(values[0]))
+
+    text, texts = parse_one("s"), parse_one("as")
+    return {
+        SUBSCRIBE: local_route(
+            SUBSCRIBE,
+            subscribe,
+            parameters=(
+                Parameter("session", text),
+                Parameter("classes", texts),
+                Parameter("token", text, required=False),
+            ),
+            result=parse_one("a{sv}"),
+            documentation=f"Have changes sent over this WebSocket from now on, as notifications {CHANGED}.",
+            effect=Effect.WRITE,
+        ),
+        UNSUBSCRIBE: local_route(
+            UNSUBSCRIBE,
+            unsubscribe,
+            parameters=(Parameter("subscription", text),),
+            documentation="End a subscription of this WebSocket.",
+            effect=Effect.IDEMPOTENT,
+        ),
+    }
+
+
+def _subscriber(call: Call) -> Subscriber | Fault:
+    found = call.peer.connection.subscriber if call.peer.connection is not None else None
+    if isinstance(found, Subscriber):
+        return found
+    return Fault(FaultCode.INVALID_REQUEST, f"{call.method} is for a WebSocket; over HTTP use event.from")
+
+
+def _values(call: Call, names: tuple[str, ...], defaults: Mapping[str, Value]) -> list[Value] | Fault:
+    given: dict[str, Value] = {**dict(zip(names, call.params, strict=False)), **call.named}
+    missing = [name for name in names if name not in given and name not in defaults]
+    if missing or len(call.params) > len(names) or not given.keys() <= set(names):
+        data: Value = {"expected": len(names) - len(defaults), "received": len(call.params) + len(call.named)}
+        return Fault(FaultCode.PARAMETER_COUNT, f"{call.method}: expected {', '.join(names)}", data=data)
+    return [given.get(name, defaults.get(name)) for name in names]
+
+
+def session_of(headers: Mapping[bytes, str], query: Mapping[str, list[str]]) -> str:
+    """The session of a request without a body, as xapi reads it: `Cookie: session_id=`, or in the query.
+
+    Programs that can set headers may send `Authorization: Bearer` in their place.
+    """
+    kind, _, bearer = headers.get(b"authorization", "").partition(" ")
+    if kind.lower() == "bearer" and bearer:
+        return bearer.strip()
+    for cookie in headers.get(b"cookie", "").split(";"):
+        name, _, value = cookie.strip().partition("=")
+        if name == "session_id":
+            return value.strip('"')
+    return query.get("session_id", [""])[-1]
+
+
+class _Slot:
+    """The slot of a connection that waits most of the time, and makes a call now and then."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._resume: Callable[[], object] | None = None
+        self.is_free = self.free()
+
+    def free(self) -> bool:
+        """Give the slot back; false if too many wait, and then it stays taken."""
+        connection = self._peer.connection
+        if connection is None or connection.on_wait is None:
+            return True
+        self._resume = connection.on_wait()
+        return self._resume is not None
+
+    def take(self) -> bool:
+        """Take a slot for a call; false if there is none."""
+        connection = self._peer.connection
+        if self._resume is None:
+            return True
+        if connection is not None and connection.has_capacity is not None and not connection.has_capacity():
+            return False
+        self.end()
+        return True
+
+    def end(self) -> None:
+        """Take the slot, whatever else runs: the transport gives it back."""
+        resume, self._resume = self._resume, None
+        if resume is not None:
+            resume()
+
+
+@contextmanager
+def _without_slot(peer: Peer) -> Iterator[_Slot | None]:
+    slot = _Slot(peer)
+    try:
+        yield slot if slot.is_free else None
+    finally:
+        slot.end()

@@ -1,0 +1,408 @@
+"""Tasks: calls that are answered with a reference at once, run in the background, and are asked about later.
+
+`Tasks` runs calls and keeps their records; task_methods.py has the methods by which clients ask for them. Each record
+is in the state file before its call is made: where it cannot be written, the call is refused and not made. A gateway
+holds a lease on its pending tasks: when it dies, another gateway of the host, or the next one, ends them as failed with
+an unknown outcome. No call is made a second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from time import time
+from typing import NamedTuple, TypeAlias
+from uuid import uuid4
+
+import msgspec
+import structlog
+
+from gateway.core.admin.records import StateRefused
+from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Value
+from gateway.state.store import StateStore
+
+PER_OWNER = 500  # tasks of one session, pending and finished; the finished ones make room for new ones
+TOTAL = 10_000
+STORED_BYTES = 64 * 1024**2  # texts and results of all tasks together; the oldest finished ones are forgotten
+CLIENT_BYTES = (
+    64 * 1024
+)  # texts that clients give one task, without its result; a result that they give is bounded alike
+ENTRY = 64  # bytes that an entry of a list or a struct takes besides its text
+KEPT = 86_400.0  # seconds that a finished task is kept
+LEASE = 10.0  # seconds after which the tasks of a gateway that has died are ended
+RENEW = 2.0  # seconds
+
+_log = structlog.get_logger("gateway")
+
+PENDING, SUCCESS, FAILURE, CANCELLING, CANCELLED = "pending", "success", "failure", "cancelling", "cancelled"
+RUNNING = (PENDING, CANCELLING)
+STATUSES = (PENDING, SUCCESS, FAILURE, CANCELLING, CANCELLED)
+
+
+class Task(msgspec.Struct):
+    """The record of one task; moments are Unix seconds. `result` is a fragment of XML-RPC, as XenAPI has it."""
+
+    ref: str
+    name_label: str
+    owner: str = ""  # the session that began it
+    name_description: str = ""
+    created: float = 0.0
+    finished: float = 0.0
+    status: str = PENDING
+    progress: float = 0.0
+    result: str = ""
+    error_info: list[str] = []
+    other_config: dict[str, str] = {}
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID, which its reference holds."""
+        return self.ref.partition(":")[2]
+
+    @property
+    def client_size(self) -> int:
+        """Bytes of the texts that clients can give, without the result."""
+        pairs = sum(len(key) + len(value) + ENTRY for key, value in self.other_config.items())
+        errors = sum(len(word) + ENTRY for word in self.error_info)
+        return len(self.name_label) + len(self.name_description) + errors + pairs
+
+    def end(self, status: str, now: float, *, result: str = "", error: Sequence[str] = ()) -> None:
+        """Take over how it ended."""
+        self.status, self.finished, self.result, self.error_info = status, now, result, [*error]
+        self.progress = 1.0
+
+
+class TaskEnding(NamedTuple):
+    """How a call ended, in the words of a task: the result as a fragment of XML-RPC, or the error."""
+
+    result: str = ""
+    error: tuple[str, ...] = ()
+
+
+Describe: TypeAlias = Callable[[Outcome, Call], TaskEnding]
+
+
+TaskListener: TypeAlias = Callable[["Task", bool], object]  # gets a task that has changed, and whether it is gone
+
+
+class TaskWatch:
+    """What a running call tells of its progress; `cancel` asks it to end, where it can. `on_progress` gets the task."""
+
+    def __init__(self, task: Task, on_progress: Callable[[Task], object] = lambda _task: None) -> None:
+        self._task = task
+        self._on_progress = on_progress
+        self.cancel: Callable[[], Awaitable[Outcome]] | None = None
+
+    def notify(self, progress: float, cancel: Callable[[], Awaitable[Outcome]] | None) -> None:
+        """Take over how far it is."""
+        before, self._task.progress = self._task.progress, min(max(progress, 0.0), 1.0)
+        self.cancel = cancel
+        if self._task.progress != before:
+            self._on_progress(self._task)
+
+
+Run: TypeAlias = Callable[[TaskWatch], Awaitable[Outcome]]
+
+
+def outcome_unknown(method: str) -> list[str]:
+    """The error of a task whose gateway has ended before the call did."""
+    return ["INTERNAL_ERROR", f"outcome unknown: the gateway ended before {method} did; it may have been executed"]
+
+
+class Tasks:
+    """The tasks of one gateway process. `describe` turns an outcome into its ending."""
+
+    def __init__(
+        self,
+        state: StateStore,
+        describe: Describe,
+        *,
+        per_owner: int = PER_OWNER,
+        total: int = TOTAL,
+        stored_bytes: int = STORED_BYTES,
+        lease: float = LEASE,
+        now: Callable[[], float] = time,
+    ) -> None:
+        self._state = state
+        self._describe = describe
+        self._per_owner, self._total, self._stored_bytes, self._lease = per_owner, total, stored_bytes, lease
+        self._now = now
+        self._instance = uuid4().hex
+        self._own: dict[str, Task] = {}  # of this process, the oldest first
+        self._sizes: dict[str, int] = {}  # bytes of each of them
+        self._listeners: list[TaskListener] = []
+        self._others: set[str] = set()  # references in the state file
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._watches: dict[str, TaskWatch] = {}
+        self._unwritten: set[str] = set()  # of this process, not in the state file as they are
+        self._seen: set[str] = set()  # of this process, asked for since they have ended
+        self._renewing: asyncio.Task[None] | None = None
+        self._forgetting: set[asyncio.Task[object]] = set()  # what clients will never know
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def own(self) -> list[Task]:
+        """The tasks that this process knows, the oldest first."""
+        return [*self._own.values()]
+
+    def subscribe(self, listener: TaskListener) -> None:
+        """Report each task of this process that is new, changes or goes from now on."""
+        self._listeners.append(listener)
+
+    def _tell(self, task: Task, *, is_gone: bool = False) -> None:
+        for listener in self._listeners:
+            listener(task, is_gone)
+
+    async def start(self) -> None:
+        """Take the lease, and read the tasks that the state file has."""
+        await self._renew()
+        self._renewing = asyncio.get_running_loop().create_task(self._renew_for_ever())
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Wait for running calls, at most `grace` seconds; tasks that still run end with an unknown outcome."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait([self._renewing])
+        running = [*self._running.values()]
+        if running:
+            await asyncio.wait(running, timeout=grace)
+            for each in running:
+                each.cancel()
+            await asyncio.wait(running)
+        if self._forgetting:
+            await asyncio.wait([*self._forgetting])
+
+    # Running calls
+
+    async def begin(self, name: str, owner: str, call: Call, run: Run) -> Task | Fault:
+        """Make a task and run its call; returns as soon as the task is written down."""
+        task = await self._create(name, owner, "", self._instance)
+        if isinstance(task, Task):
+            watch = self._watches[task.ref] = TaskWatch(task, self._tell)
+            running = asyncio.get_running_loop().create_task(self._run(task, call, partial(run, watch)))
+            self._running[task.ref] = running
+            running.add_done_callback(lambda _: (self._running.pop(task.ref), self._watches.pop(task.ref)))
+        return task
+
+    async def create(self, name: str, owner: str, description: str = "") -> Task | Fault:
+        """Make a task that a client brings to its end."""
+        return await self._create(name, owner, description, "")
+
+    async def _create(self, name: str, owner: str, description: str, holder: str) -> Task | Fault:
+        await self._make_room(owner)
+        full = len(self._own) >= self._total or sum(self._sizes.values()) > self._stored_bytes
+        if full or self._count(owner) >= self._per_owner:
+            most = f"there are {len(self._own)}" if full else f"this session has {self._per_owner}"
+            text = f"too many tasks: {most}; destroy those that have ended"
+            return Fault(FaultCode.APPLICATION, text, name="TOO_MANY_PENDING_TASKS", data=[text])
+        task = Task(f"OpaqueRef:{uuid4()}", name, owner, description, created=self._now())
+        if task.client_size > CLIENT_BYTES:
+            return _too_long(task.client_size)
+        self._own[task.ref] = task
+        self._sizes[task.ref] = task.client_size
+        try:
+            refused = await self._state.keep_task(task.ref, holder, _document(task))
+        except asyncio.CancelledError:  # no client gets this task, and its call is not made
+            self._forget(task.ref)
+            raise
+        if refused is not None:  # else a call could be made of which no record survives this process
+            self._forget(task.ref)
+            return Fault(FaultCode.UNAVAILABLE, f"not executed: its task cannot be written down now: {refused.why}")
+        self._tell(task)
+        return task
+
+    def _forget(self, ref: str) -> None:
+        """Forget a task whose reference no client has, in the state file as soon as that can be written."""
+        self._drop(ref)
+        forgetting = asyncio.get_running_loop().create_task(self._state.forget_tasks([ref]))
+        self._forgetting.add(forgetting)
+        forgetting.add_done_callback(self._forgetting.discard)
+
+    async def cancel(self, task: Task) -> Fault | None:
+        """Ask a task to end. A D-Bus call that was sent goes on, unless its service can cancel it."""
+        if task.status != PENDING:
+            return None
+        task.status = CANCELLING
+        refused = await self.changed(task)
+        watch = self._watches.get(task.ref)
+        if watch is not None and watch.cancel is not None:
+            await watch.cancel()
+        return refused
+
+    async def _run(self, task: Task, call: Call, run: Callable[[], Awaitable[Outcome]]) -> None:
+        try:
+            outcome = await run()
+            ending = self._describe(outcome, call)
+        except asyncio.CancelledError:
+            task.end(FAILURE, self._now(), error=outcome_unknown(task.name_label))
+            self._tell(task)
+            await self._keep(task)
+            raise
+        except Exception:  # noqa: BLE001 - the task must end, whatever went wrong
+            _log.exception("a bug ended this task", method=task.name_label)
+            ending = TaskEnding(error=("INTERNAL_ERROR", "internal error"))
+        watch = self._watches.get(task.ref)
+        if ending.error and task.status == CANCELLING and watch is not None and watch.cancel is not None:
+            task.end(CANCELLED, self._now(), error=("TASK_CANCELLED", task.ref))
+        elif ending.error:
+            task.end(FAILURE, self._now(), error=ending.error)
+        else:
+            task.end(SUCCESS, self._now(), result=ending.result)
+        if self._own.get(task.ref) is task:
+            self._tell(task)
+        await self._keep(task)
+
+    async def _keep(self, task: Task) -> None:
+        """Write a task down, unless it was destroyed meanwhile; what cannot be written now is written later."""
+        if self._own.get(task.ref) is task:
+            self._sizes[task.ref] = task.client_size + len(task.result)
+            holder = self._instance if task.status in RUNNING and task.ref in self._running else ""
+            refused = await self._state.keep_task(task.ref, holder, _document(task))
+            (self._unwritten.discard if refused is None else self._unwritten.add)(task.ref)
+
+    # Records
+
+    def knows(self, ref: Value) -> bool:
+        """Whether this is a task of this gateway, or one that the state file had at the last look."""
+        return isinstance(ref, str) and (ref in self._own or ref in self._others)
+
+    async def look_up(self, ref: Value) -> None:
+        """Learn whether another gateway has begun this task since the last look at the state file."""
+        if isinstance(ref, str) and not self.knows(ref) and isinstance(await self._state.read_task(ref), str):
+            self._others.add(ref)
+
+    async def find(self, ref: str) -> Task | Fault | None:
+        """The task with this reference; one that another gateway has begun is read from the state file.
+
+        The fault: the state file cannot be read now, so it is unknown whether there is such a task.
+        """
+        task = self._own.get(ref)
+        if task is not None:
+            if task.status not in RUNNING:
+                self._seen.add(ref)
+            return task
+        document = await self._state.read_task(ref)
+        if isinstance(document, StateRefused):
+            return Fault(FaultCode.UNAVAILABLE, f"tasks cannot be looked up now, try again: {document.why}")
+        return None if document is None else _task(document)
+
+    async def every(self) -> list[Task]:
+        """All tasks, the oldest first."""
+        documents = await self._state.tasks()
+        others = [] if isinstance(documents, StateRefused) else [_task(document) for document in documents]
+        found = {**{task.ref: task for task in others}, **self._own}
+        return sorted(found.values(), key=lambda task: task.created)
+
+    async def change(self, task: Task, field: str, value: Value) -> Fault | None:
+        """Have a client change a field, unless the texts of the task become too long."""
+        new = msgspec.structs.replace(task, **{field: value})
+        size = len(new.result) if field == "result" else new.client_size
+        old = len(task.result) if field == "result" else task.client_size
+        if size > max(old, CLIENT_BYTES):
+            return _too_long(size)
+        grown = size - old
+        if grown > 0 and sum(self._sizes.values()) + grown > self._stored_bytes:
+            return Fault(
+                FaultCode.BUSY, f"the tasks have {self._stored_bytes} bytes already; destroy those that have ended"
+            )
+        setattr(task, field, value)
+        return await self.changed(task)
+
+    async def changed(self, task: Task) -> Fault | None:
+        """A client has changed a task: write it down. The fault: one of another gateway cannot be changed now."""
+        if task.status not in RUNNING and not task.finished:
+            task.finished = self._now()
+        if task.ref in self._own:
+            self._tell(task)
+            await self._keep(task)
+            return None
+        return _not_written(await self._state.change_task(task.ref, _document(task)))
+
+    async def destroy(self, task: Task) -> Fault | None:
+        """Forget a task. A call that still runs goes on. The fault: it cannot be forgotten now."""
+        refused = _not_written(await self._state.forget_tasks([task.ref]))
+        if refused is None:
+            self._drop(task.ref)
+            self._others.discard(task.ref)
+        return refused
+
+    def _count(self, owner: str) -> int:
+        return sum(task.owner == owner for task in self._own.values())
+
+    def _drop(self, ref: str) -> None:
+        task = self._own.pop(ref, None)
+        self._sizes.pop(ref, None)
+        self._seen.discard(ref)
+        self._unwritten.discard(ref)
+        if task is not None:
+            self._tell(task, is_gone=True)
+
+    async def _make_room(self, owner: str) -> None:
+        """Forget tasks that are too old, and finished ones where there are too many or too large ones.
+
+        Of these the first to go are those that a client has seen after their end, each time the oldest first. One that
+        a client should end counts as finished once it is too old.
+        """
+        oldest = self._now() - KEPT
+        ended = [task for task in self._own.values() if self._is_over(task, oldest)]
+        ended.sort(key=lambda task: (task.finished > oldest, task.ref not in self._seen, task.finished))
+        size = sum(self._sizes.values())
+        excess = len(self._own) - self._total + 1
+        of_owner = self._count(owner) - self._per_owner + 1
+        gone = []
+        for task in ended:
+            is_needed = excess > 0 or size > self._stored_bytes or (of_owner > 0 and task.owner == owner)
+            if task.finished > oldest and not is_needed:
+                continue
+            size -= self._sizes[task.ref]
+            excess -= 1
+            of_owner -= task.owner == owner
+            gone.append(task.ref)
+            self._drop(task.ref)
+        if gone:
+            await self._state.forget_tasks(gone)
+
+    def _is_over(self, task: Task, oldest: float) -> bool:
+        return task.status not in RUNNING or (task.ref not in self._running and task.created < oldest)
+
+    # Tasks of gateways that have died
+
+    async def _renew(self) -> None:
+        await self._state.hold_lease(self._instance, self._instance, self._lease)
+        refs = await self._state.end_orphans(self._orphaned, self._now() - KEPT)
+        if not isinstance(refs, StateRefused):
+            self._others = set(refs)
+        for ref in [*self._unwritten]:
+            await self._keep(self._own[ref])
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(min(RENEW, self._lease / 3))
+            try:
+                await self._renew()
+            except Exception:  # noqa: BLE001 - a bug costs this look and not the tasks
+                _log.exception("a bug while looking after tasks")
+
+    def _orphaned(self, document: str) -> str:
+        task = _task(document)
+        task.end(FAILURE, self._now(), error=outcome_unknown(task.name_label))
+        return _document(task)
+
+
+def _not_written(refused: StateRefused | None) -> Fault | None:
+    return None if refused is None else Fault(FaultCode.UNAVAILABLE, f"not done now, try again: {refused.why}")
+
+
+def _too_long(size: int) -> Fault:
+    text = f"expected texts of at most {CLIENT_BYTES} bytes in a task, got {size}"
+    return Fault(FaultCode.INVALID_PARAMS, text)
+
+
+def _document(task: Task) -> str:
+    return msgspec.json.encode(task).decode()
+
+
+def _task(document: str) -> Task:
+    return msgspec.json.decode(document, type=Task)

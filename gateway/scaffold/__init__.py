@@ -1,0 +1,1 @@
+"""Writes IDL and mapping files from descriptions of an API: a start that a person completes."""

@@ -1,0 +1,252 @@
+"""Looks at a running service: introspection data, object managers, and the values of properties.
+
+The walk starts at `/`, at the object path that the bus name makes and at paths that the caller knows, and goes to the
+children of each object, to the objects that an object manager lists, and to the object paths in properties. It reads
+only: Introspect, GetManagedObjects, GetAll, and with `follow` methods whose names say that they read (`GetDevices`),
+which have no arguments and return object paths. Everything is bounded: objects, levels, seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from gateway import wiring
+from gateway.check import connected
+from gateway.core.dbus import introspection_xml, names
+from gateway.core.dbus.introspection_xml import IdlError, IdlMethod, Interface, Node
+from gateway.core.dbus.signature import Type, parse_one
+from gateway.core.dbus.target import MethodCall, Target
+from gateway.core.routing.route import LOCAL_SERVICE, Route
+from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
+from gateway.mapping.targets import OBJECT_MANAGER, PROPERTIES, STANDARD
+from gateway.scaffold.description import Description
+from gateway.scaffold.guesses import reads
+
+MAX_OBJECTS = 1000
+MAX_DEPTH = 16  # elements of an object path
+MAX_SAMPLES = 50  # objects of an interface whose properties are read
+TIMEOUT = 10.0  # seconds for one call
+MAX_TIMEOUTS = 5  # calls without an answer, after which the walk ends
+BUS = "scaffold"  # the name of the bus in messages
+
+Progress = Callable[[int, int], object]  # objects seen, interfaces seen
+
+
+class ServiceError(Exception):
+    """The service cannot be looked at; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The service to look at. `objects`: paths to look at that the service may not list."""
+
+    address: str
+    bus_name: str
+    objects: Sequence[str] = ()
+    follow: bool = False
+    max_objects: int = MAX_OBJECTS
+
+
+async def look(where: Where, progress: Progress = lambda _objects, _interfaces: None) -> Description:
+    """Look at a service; raises ServiceError when the bus or the service does not answer."""
+    backend = wiring.Backend({BUS: wiring.BusSettings(BUS, where.address, (where.bus_name,), connections=1)})
+    await backend.start()
+    try:
+        await connected(backend)
+        if not all(bus.connected for bus in backend.status()):
+            raise ServiceError(f"the bus at {where.address} cannot be reached")
+        return await _Walk(backend, where, progress).walk()
+    finally:
+        await backend.stop()
+
+
+@dataclass(slots=True)
+class _Walk:
+    backend: wiring.Backend
+    where: Where
+    progress: Progress
+    found: Description = field(init=False)
+    seen: set[str] = field(default_factory=set)
+    waiting: deque[str] = field(default_factory=deque)
+    samples: Counter[str] = field(default_factory=Counter)  # interface -> objects whose properties were read
+    unfollowed: dict[str, None] = field(default_factory=dict)
+    timeouts: int = 0
+
+    async def walk(self) -> Description:
+        self.found = Description(self.where.bus_name)
+        self.waiting.extend(self._starts())
+        answered = False
+        while self.waiting:
+            path = self.waiting.popleft()
+            if path in self.seen or path.count("/") > MAX_DEPTH:
+                continue
+            if self.timeouts >= MAX_TIMEOUTS:
+                self.found.notes[f"stopped after {self.timeouts} calls without an answer"] = None
+                break
+            if len(self.seen) >= self.where.max_objects:
+                self.found.notes[f"stopped after {self.where.max_objects} objects: --max-objects takes more"] = None
+                break
+            self.seen.add(path)
+            answered = await self._look_at(path) or answered
+            self.progress(len(self.seen), len(self.found.interfaces))
+        if not answered or not self.found.interfaces:
+            await self._explain()
+        self._tell_unfollowed()
+        return self.found
+
+    def _queue(self, paths: Iterable[str]) -> None:
+        """Look at these objects later; a service that lists without end does not fill the memory."""
+        for path in paths:
+            if len(self.waiting) < 2 * self.where.max_objects and names.is_object_path(path):
+                self.waiting.append(path)
+
+    async def _explain(self) -> None:
+        """Raise the reason why nothing was found."""
+        answer = await self._call("/", "org.freedesktop.DBus.Peer", "Ping", ("", ""))
+        if isinstance(answer, Fault) and answer.code not in (FaultCode.UNKNOWN_METHOD, FaultCode.NOT_FOUND):
+            raise ServiceError(f"{self.where.bus_name}: {answer.message}")
+        starts = " or ".join(dict.fromkeys(self._starts()))
+        raise ServiceError(
+            f"{self.where.bus_name} has no interface of its own at {starts}: name an object that has one with --object"
+        )
+
+    def _starts(self) -> list[str]:
+        return [*self.where.objects, self.found.base, "/"]
+
+    async def _look_at(self, path: str) -> bool:
+        """Look at one object; returns whether the service answered."""
+        xml = await self._call(path, "org.freedesktop.DBus.Introspectable", "Introspect", ("", "s"))
+        node = Node({}, ())
+        if isinstance(xml, Fault):
+            if path not in self._starts():
+                self.found.notes[f"{path} could not be introspected: {xml.message}"] = None
+        else:
+            node = self._parsed(path, str(xml[0]))
+        self._queue(node.below(path))
+        self.found.add(path, node)
+        if OBJECT_MANAGER in node.interfaces:
+            await self._read_manager(path)
+        for name, interface in node.interfaces.items():
+            if name not in STANDARD and self.samples[name] < MAX_SAMPLES:
+                self.samples[name] += 1
+                await self._read_properties(path, interface)
+                await self._follow(path, interface)
+        return not isinstance(xml, Fault)
+
+    def _parsed(self, path: str, xml: str) -> Node:
+        try:
+            return introspection_xml.parse(xml)
+        except IdlError as error:
+            self.found.notes[f"{path}: introspection data, line {error.line}: {error}"] = None
+            return Node({}, ())
+
+    async def _read_manager(self, path: str) -> None:
+        """Read an object manager: it lists objects that introspection need not list, with their properties."""
+        body = await self._call(path, OBJECT_MANAGER, "GetManagedObjects", ("", "a{oa{sa{sv}}}"))
+        if isinstance(body, Fault) or not isinstance(body[0], dict):
+            return
+        listed = self.found.managers.setdefault(path, set())
+        for each, interfaces in list(body[0].items())[: self.where.max_objects]:
+            self._queue([each])
+            for name, values in interfaces.items():
+                listed.add(name)
+                self._add_values(each, name, values)
+
+    async def _read_properties(self, path: str, interface: Interface) -> None:
+        body = await self._call(path, PROPERTIES, "GetAll", ("s", "a{sv}"), [interface.name])
+        if not isinstance(body, Fault) and isinstance(body[0], dict):
+            self._add_values(path, interface.name, body[0])
+
+    def _add_values(self, path: str, interface: str, values: Mapping[str, object]) -> None:
+        found = {name: (str(getattr(each, "signature", "")), _plain(each)) for name, each in values.items()}
+        found = {name: (signature, value) for name, (signature, value) in found.items() if signature}
+        self.found.add_values(path, interface, found)
+        for signature, value in found.values():
+            self._queue(_object_paths(signature, value))
+
+    async def _follow(self, path: str, interface: Interface) -> None:
+        """Call the methods that read and return object paths."""
+        for method in interface.methods.values():
+            if not _lists_objects(method):
+                continue
+            if not self.where.follow:
+                self.unfollowed[f"{interface.name}.{method.name}"] = None
+                continue
+            signature = introspection_xml.signature(method.outs)
+            body = await self._call(path, interface.name, method.name, ("", signature))
+            if not isinstance(body, Fault):
+                for argument, value in zip(method.outs, body, strict=False):
+                    self._queue(_object_paths(str(argument.type), _plain(value)))
+
+    def _tell_unfollowed(self) -> None:
+        if self.unfollowed:
+            listed = [*self.unfollowed]
+            text = ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+            self.found.notes[
+                f"objects that only a method returns were not looked at: --follow calls {text}, which read by name"
+            ] = None
+
+    async def _call(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signatures: tuple[str, str],
+        body: Sequence[object] = (),
+    ) -> Sequence[object] | Fault:
+        """The body of the reply, which must have the second signature; or the fault."""
+        signature, reply_signature = signatures
+        method_call = MethodCall(self.where.bus_name, path, interface, member, signature, body)
+        route = Route(
+            LOCAL_SERVICE,
+            member,
+            Target(self.where.bus_name, path, interface, member, signature, reply_signature),
+            (),
+            None,
+            lambda _call: method_call,
+            list,  # type: ignore[arg-type] # D-Bus values, which no client sees
+            lambda fault, _call: fault,
+        )
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                outcome = await self.backend.call(route, Call(member))
+        except TimeoutError:
+            self.timeouts += 1
+            outcome = Fault(FaultCode.TIMEOUT, f"no answer within {TIMEOUT:.0f} s")
+            self.found.notes[f"{path} {interface}.{member}: {outcome.message}"] = None
+        return cast("list[object]", outcome.value) if isinstance(outcome, Reply) else outcome
+
+
+def _lists_objects(method: IdlMethod) -> bool:
+    """Whether a method reads by its name, needs nothing, and returns object paths."""
+    return not method.ins and reads(method.name) and any("o" in str(argument.type) for argument in method.outs)
+
+
+def _plain(value: object) -> object:
+    """The value inside variants."""
+    while hasattr(value, "signature") and hasattr(value, "value"):
+        value = value.value
+    return value
+
+
+def _object_paths(signature: str, value: object) -> Iterator[str]:
+    """The object paths in a value of this type; those inside variants are left out."""
+    yield from _paths_in(parse_one(signature), value)
+
+
+def _paths_in(kind: Type, value: object) -> Iterator[str]:
+    if kind.code == "o" and isinstance(value, str) and names.is_object_path(value):
+        yield value
+    elif kind.is_dict and isinstance(value, dict):
+        for pair in value.items():
+            yield from _paths_in(Type("(", kind.children[0].children), pair)
+    elif kind.code == "a" and isinstance(value, list):
+        for each in value:
+            yield from _paths_in(kind.children[0], each)
+    elif kind.code == "(" and isinstance(value, list | tuple):
+        for child, each in zip(kind.children, value, strict=False):
+            yield from _paths_in(child, each)

@@ -1,0 +1,276 @@
+"""What is known of a D-Bus service: its interfaces, and the objects that have them; and that as introspection XML.
+
+A description is put together from pieces: the introspection data of each object, the properties whose values were read,
+XML files. An interface that several objects have is the union of what each of them tells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+from gateway.core.dbus import names
+from gateway.core.dbus.introspection_xml import (
+    DEPRECATED,
+    DOCUMENTATION,
+    EMITS_CHANGED,
+    LEGACY_TYPE,
+    NO_REPLY,
+    Argument,
+    IdlError,
+    IdlMethod,
+    IdlProperty,
+    IdlSignal,
+    Interface,
+    Node,
+    parse,
+)
+from gateway.core.dbus.names import printable
+from gateway.core.dbus.signature import parse_one
+from gateway.mapping.load import read_regular
+from gateway.mapping.targets import STANDARD
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyEntry:
+    """The entry of a member that stands for a legacy method. `params`, `keys`: YAML; `decide`: what is not certain."""
+
+    name: str
+    params: tuple[str, ...]
+    keys: tuple[tuple[str, str], ...] = ()
+    decide: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Description:
+    """A service. The interfaces of the D-Bus specification are left out: they need no IDL.
+
+    `objects`: interface -> its objects, none where they are not known; `managers`: object managers, each with the
+    interfaces of the objects that it lists; `values`: object -> interface -> property -> a value that was read.
+    """
+
+    bus_name: str
+    interfaces: dict[str, Interface] = field(default_factory=dict)
+    objects: dict[str, list[str]] = field(default_factory=dict)
+    managers: dict[str, set[str]] = field(default_factory=dict)
+    values: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
+    legacy: dict[tuple[str, str], LegacyEntry] = field(default_factory=dict)  # by interface and member
+    notes: dict[str, None] = field(default_factory=dict)  # what could not be seen
+
+    @property
+    def base(self) -> str:
+        """The object path that the bus name makes: /org/example/Shelf for org.example.Shelf."""
+        return "/" + self.bus_name.replace(".", "/").replace("-", "_")
+
+    def add(self, path: str | None, node: Node) -> None:
+        """Add an object, or with None interfaces whose objects are not known."""
+        for name, interface in {**node.inner, **node.interfaces}.items():
+            if name in STANDARD:
+                continue
+            known = self.interfaces.setdefault(name, Interface(name))
+            _merge(known, interface)
+            objects = self.objects.setdefault(name, [])
+            if path is not None and name in node.interfaces and path not in objects:
+                objects.append(path)
+
+    def add_values(self, path: str, interface: str, values: Mapping[str, tuple[str, object]]) -> None:
+        """Add the properties of an object that were read, each with its signature.
+
+        One that the introspection data does not list counts as one that can only be read.
+        """
+        if interface in STANDARD or not _fits(names.interface, interface):
+            return
+        known = self.interfaces.setdefault(interface, Interface(interface))
+        objects = self.objects.setdefault(interface, [])
+        if path not in objects:
+            objects.append(path)
+        for name, (signature, value) in values.items():
+            is_new = name not in known.properties and f"property {name}" not in known.odd
+            if is_new and _fits(names.property_name, name):
+                known.properties[name] = IdlProperty(name, parse_one(signature), "read")
+            self.values.setdefault(path, {}).setdefault(interface, {})[name] = value
+
+
+def _fits(check: Callable[[str], str], name: str) -> bool:
+    """Whether a name that a service tells is valid; the bus does not check text in a body."""
+    try:
+        return bool(check(name))
+    except ValueError:
+        return False
+
+
+def _merge(known: Interface, more: Interface) -> None:
+    """Add what another object, or file, tells of an interface. Of two forms of a member the first stays."""
+    known.documentation = known.documentation or more.documentation
+    known.deprecated = known.deprecated or more.deprecated
+    known.emits = known.emits or more.emits
+    known.methods.update({name: each for name, each in more.methods.items() if name not in known.methods})
+    known.properties.update({name: each for name, each in more.properties.items() if name not in known.properties})
+    known.signals.update({name: each for name, each in more.signals.items() if name not in known.signals})
+    known.odd.update(more.odd)
+
+
+def following(found: Description, before: Mapping[str, Interface], *, complete: bool) -> Description:
+    """The description as the successor of an older IDL: what a person wrote there stays.
+
+    Arguments that the service does not name keep their names, and members their documentation. Unless the description
+    is `complete`, interfaces that no object has at the moment are kept.
+    """
+    interfaces = {
+        name: _following(each, before[name]) if name in before else each for name, each in found.interfaces.items()
+    }
+    kept = {} if complete else {name: each for name, each in before.items() if name not in interfaces}
+    objects = {**found.objects, **{name: [] for name in kept}}
+    return replace(found, interfaces={**interfaces, **kept}, objects=objects)
+
+
+def _following(new: Interface, old: Interface) -> Interface:
+    methods = {
+        name: replace(
+            each,
+            ins=_named(each.ins, old.methods[name].ins),
+            outs=_named(each.outs, old.methods[name].outs),
+            documentation=each.documentation or old.methods[name].documentation,
+        )
+        if name in old.methods
+        else each
+        for name, each in new.methods.items()
+    }
+    properties = {
+        name: replace(
+            each,
+            documentation=each.documentation or old.properties[name].documentation,
+            legacy_type=each.legacy_type or old.properties[name].legacy_type,
+        )
+        if name in old.properties
+        else each
+        for name, each in new.properties.items()
+    }
+    documentation = new.documentation or old.documentation
+    return replace(new, methods=methods, properties=properties, documentation=documentation)
+
+
+def _named(new: Sequence[Argument], old: Sequence[Argument]) -> list[Argument]:
+    """The arguments, with the old names of those that the service does not name, where no type has changed."""
+    if [str(each.type) for each in new] != [str(each.type) for each in old]:
+        return list(new)
+    return [
+        replace(
+            now,
+            name=then.name if _UNNAMED.fullmatch(now.name) else now.name,
+            documentation=now.documentation or then.documentation,
+            legacy_type=now.legacy_type or then.legacy_type,
+        )
+        for now, then in zip(new, old, strict=True)
+    ]
+
+
+_UNNAMED = re.compile("arg_?[0-9]+")
+
+
+# Introspection XML
+
+
+def idl_text(service: Description, command: str) -> str:
+    """The IDL file: every interface, in the order of their names."""
+    return "\n".join(_idl(service, command)) + "\n"
+
+
+def _idl(service: Description, command: str) -> Iterator[str]:
+    about = printable(f"Interfaces of {service.bus_name}, written by `{command}`.").replace("--", "- -")
+    yield f"<!-- {about} -->"
+    yield "<node>"
+    for _, interface in sorted(service.interfaces.items()):
+        yield f"  <interface name={quoteattr(interface.name)}>"
+        yield from _notes(4, interface, {EMITS_CHANGED: interface.emits})
+        for method in interface.methods.values():
+            notes = [*_notes(6, method, {NO_REPLY: "true" if method.no_reply else ""})]
+            arguments = [*_arguments(method.ins, "in"), *_arguments(method.outs, "out")]
+            yield from _element("method", f"name={quoteattr(method.name)}", [*notes, *arguments])
+        for signal in interface.signals.values():
+            yield from _element(
+                "signal", f"name={quoteattr(signal.name)}", [*_notes(6, signal, {}), *_arguments(signal.args, "")]
+            )
+        for known in interface.properties.values():
+            attributes = f'name={quoteattr(known.name)} type="{known.type}" access="{known.access}"'
+            notes = [*_notes(6, known, {EMITS_CHANGED: known.emits, LEGACY_TYPE: known.legacy_type})]
+            yield from _element("property", attributes, notes)
+        yield "  </interface>"
+    yield "</node>"
+
+
+def _element(tag: str, attributes: str, inside: list[str]) -> Iterator[str]:
+    yield f"    <{tag} {attributes}{'>' if inside else '/>'}"
+    yield from inside
+    if inside:
+        yield f"    </{tag}>"
+
+
+def _arguments(arguments: list[Argument], direction: str) -> Iterator[str]:
+    for each in arguments:
+        way = f' direction="{direction}"' if direction else ""
+        notes = [*_notes(8, each, {LEGACY_TYPE: each.legacy_type})]
+        yield f'      <arg name={quoteattr(each.name)} type="{each.type}"{way}{">" if notes else "/>"}'
+        yield from notes
+        if notes:
+            yield "      </arg>"
+
+
+def _notes(
+    indent: int, what: Interface | IdlMethod | IdlSignal | IdlProperty | Argument, more: Mapping[str, str]
+) -> Iterator[str]:
+    deprecated = "" if isinstance(what, Argument) or not what.deprecated else "true"
+    for name, value in {DOCUMENTATION[0]: what.documentation, DEPRECATED: deprecated, **more}.items():
+        if value:
+            yield f"{' ' * indent}<annotation name={quoteattr(name)} value={quoteattr(value)}/>"
+
+
+# From files
+
+
+class FileError(Exception):
+    """A file is not introspection XML, or has no interface; the text says where and why."""
+
+
+def from_files(files: Sequence[Path], bus_name: str = "") -> Description:
+    """Describe the interfaces of introspection files; raises FileError or OSError.
+
+    The name of a root node is the object that has its interfaces. Without a bus name, what all interfaces begin with
+    is taken.
+    """
+    nodes = [(path, *_read(path)) for path in files]
+    interfaces = [name for _, node, _ in nodes for name in {**node.inner, **node.interfaces} if name not in STANDARD]
+    if not interfaces:
+        raise FileError(
+            f"{', '.join(map(str, files))}: expected an interface that is none of the D-Bus specification's"
+        )
+    found = Description(bus_name or _common_beginning(interfaces))
+    for _, node, path in nodes:
+        found.add(path, node)
+    if not bus_name:
+        found.notes[f"the bus name {found.bus_name} is a guess from the interfaces: --bus-name sets it"] = None
+    return found
+
+
+def _read(path: Path) -> tuple[Node, str | None]:
+    """A file as a node, and the object path that it names."""
+    content = read_regular(path)
+    try:
+        node = parse(content)
+    except IdlError as error:
+        raise FileError(f"{path}:{error.line}:{error.column}: {error}") from error
+    return node, node.name if names.is_object_path(node.name) else None
+
+
+def _common_beginning(interfaces: Sequence[str]) -> str:
+    """`org.example.Shelf` for org.example.Shelf1 alone, or with org.example.Shelf.Book1."""
+    split = [name.split(".") for name in interfaces]
+    same = 0
+    while all(len(each) > same and each[same] == split[0][same] for each in split):
+        same += 1
+    if same < 2:
+        same = len(split[0])
+    return ".".join([*split[0][: same - 1], re.sub(r"_?[0-9]+$", "", split[0][same - 1]) or split[0][same - 1]])

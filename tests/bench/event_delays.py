@@ -1,0 +1,258 @@
+"""How late events reach waiting clients, beside the bus's own delay: `python -m tests.bench.event_delays`.
+
+A service changes its objects at a steady rate and writes the moment of each change into a property. Clients wait in
+`event.from` and over WebSockets, each for one object; a plain D-Bus client hears the same signals in the same run. The
+delay is from the moment of the change to its arrival. Memory is that of the gateway with and without the clients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvloop
+from dbus_fast import Message, MessageFlag, MessageType, Variant
+from dbus_fast.aio import MessageBus
+from rich.console import Console
+from rich.table import Table
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import Request, TextMessage
+
+from tests.bench.goals import BUS
+from tests.bench.load import free_port, resident_bytes, started, wait_for_port
+
+NAME, PATH, VM = "org.example.Objects", "/vm", "org.example.VM1"
+PROPERTIES, MANAGER = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"
+IDL = f"""<node>
+<interface name="org.example.Session1">
+<method name="Check"><arg name="session" type="s" direction="in"/></method></interface>
+<interface name="{VM}"><property name="NameLabel" type="s" access="read"/>
+<property name="ChangedAt" type="t" access="read"/></interface></node>"""
+MAPPING = f"""\
+mapping: 1
+service: bench
+dbus: {{bus_name: {NAME}, object_path: /org/example, interface: org.example.Session1, idl: bench.xml}}
+session: {{parameter: session, member: Check}}
+expose: [{{listener: rpc, path: /jsonrpc, codec: jsonrpc, dialect: xenapi}}]
+methods: {{event.from: {{events: from, params: [session, classes, token, timeout]}}}}
+classes:
+  VM: {{object_path: "/vm/{{vm}}", interface: {VM}, manager: {{object_path: /vm}}}}
+"""
+CONFIG = """\
+[bus.bench]
+address = "{address}"
+services = ["*"]
+[listener.rpc]
+bind = ["tcp:127.0.0.1:{port}"]
+websocket = true
+max_connections = 8192
+max_calls = 4096
+max_waiting = 8192
+[limits]
+max_calls = 4096
+max_buffered = "1GiB"
+[mappings]
+directories = ["mappings"]
+[admin]
+socket = "{folder}/admin"
+[log]
+level = "warning"
+"""
+ALL_WAIT = 300.0  # seconds until every client waits
+
+
+# The service: a process of its own
+
+
+async def serve(address: str, objects: int, rate: float) -> None:
+    """Own the name, answer what the gateway asks, and change the objects one after the other."""
+    bus = await MessageBus(bus_address=address).connect()
+    changed = [0] * objects
+
+    def properties(number: int) -> dict[str, Variant]:
+        return {"NameLabel": Variant("s", f"vm {number}"), "ChangedAt": Variant("t", changed[number])}
+
+    def handle(message: Message) -> Message | bool | None:
+        if message.message_type is not MessageType.METHOD_CALL:
+            return None
+        if message.member == "GetManagedObjects":
+            found = {f"{PATH}/v{number}": {VM: properties(number)} for number in range(objects)}
+            return Message.new_method_return(message, "a{oa{sa{sv}}}", [found])
+        return Message.new_method_return(message)
+
+    bus.add_message_handler(handle)
+    await bus.request_name(NAME)
+    print("ready", flush=True)  # noqa: T201 - its parent waits for it
+    number, begun, sent = 0, time.monotonic(), 0
+    while True:
+        while sent < (time.monotonic() - begun) * rate:
+            number, sent = (number + 1) % objects, sent + 1
+            changed[number] = time.monotonic_ns()
+            body = [VM, {"ChangedAt": Variant("t", changed[number])}, []]
+            signal = Message.new_signal(f"{PATH}/v{number}", PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
+            signal.flags = MessageFlag.NO_REPLY_EXPECTED
+            bus.send(signal)
+        await asyncio.sleep(0.001)
+
+
+# Clients. Each adds its delays, in seconds, while `measuring` is set
+
+
+class Delays:
+    """The delays of one kind of client."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.measuring = False
+        self.waiting = 0  # clients that had their first answer
+
+    def add(self, changed_at: int) -> None:
+        """Something has arrived that was changed at this moment, by time.monotonic_ns."""
+        if self.measuring and changed_at:
+            self.seconds.append((time.monotonic_ns() - changed_at) / 1e9)
+
+    def percentile(self, share: float) -> float:
+        """In milliseconds."""
+        ordered = sorted(self.seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000 if ordered else float("nan")
+
+
+async def on_bus(address: str, delays: Delays) -> None:
+    """A D-Bus client with a match rule."""
+    bus = await MessageBus(bus_address=address).connect()
+
+    def handle(message: Message) -> None:
+        if message.member == "PropertiesChanged":
+            delays.add(message.body[1]["ChangedAt"].value)
+
+    bus.add_message_handler(handle)
+    rule = Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch")
+    rule.signature, rule.body = "s", [f"type='signal',sender='{NAME}'"]
+    await bus.call(rule)
+    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
+
+
+async def by_event_from(port: int, number: int, delays: Delays) -> None:
+    """Wait in `event.from` for one object, over and over."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    token = ""
+    while True:
+        params = ["session", [f"vm/v{number}"], token, 60.1]
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "event.from", "params": params}).encode()
+        writer.write(b"POST /jsonrpc HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        answer = json.loads(await reader.readexactly(length))
+        assert "result" in answer, answer
+        result = answer["result"]
+        delays.waiting += not token
+        token = result["token"]
+        for event in result["events"]:
+            delays.add(event["snapshot"]["changed_at"])
+
+
+async def by_websocket(port: int, number: int, delays: Delays) -> None:
+    """Subscribe to one object."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    frames = WSConnection(ConnectionType.CLIENT)
+    writer.write(frames.send(Request(host="bench", target="/jsonrpc")))
+    subscribe = {"jsonrpc": "2.0", "id": 1, "method": "events.subscribe", "params": ["session", [f"vm/v{number}"]]}
+    subscribed = False
+    while True:
+        frames.receive_data(await reader.read(65536))
+        for event in frames.events():
+            if isinstance(event, TextMessage):
+                delays.waiting += b'"snapshot":true' in event.data.encode()
+                for each in json.loads(event.data).get("params", {}).get("events", ()):
+                    delays.add(each["snapshot"]["changed_at"])
+        if not subscribed:
+            subscribed = True
+            writer.write(frames.send(TextMessage(json.dumps(subscribe))))
+
+
+@contextlib.asynccontextmanager
+async def running(*clients: asyncio.Task[None]) -> AsyncIterator[None]:
+    """Have the clients run for the block."""
+    try:
+        yield
+    finally:
+        for each in clients:
+            each.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Table:
+    """One run; returns the table."""
+    (folder / "mappings").mkdir()
+    (folder / "mappings/bench.xml").write_text(IDL)
+    (folder / "mappings/bench.yaml").write_text(MAPPING)
+    (folder / "bus.conf").write_text(BUS.format(path=folder / "bus"))
+    address, port = f"unix:path={folder}/bus", free_port()
+    (folder / "gateway.toml").write_text(CONFIG.format(address=address, port=port, folder=folder))
+    kinds = {"the bus itself": Delays(), "event.from": Delays(), "WebSocket": Delays()}
+    with contextlib.ExitStack() as stack:
+        daemon = ("dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address")
+        stack.enter_context(started(*daemon, ready="unix:"))
+        command = (sys.executable, "-m", "tests.bench.event_delays", "--serve", address)
+        stack.enter_context(started(*command, "--clients", str(clients), "--rate", str(rate)))
+        gateway = stack.enter_context(
+            started(sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml"))
+        )
+        await asyncio.to_thread(wait_for_port, port)
+        loop = asyncio.get_running_loop()
+        async with running(
+            loop.create_task(on_bus(address, kinds["the bus itself"])),
+            loop.create_task(by_event_from(port, 0, Delays())),
+        ):
+            await asyncio.sleep(2.0)
+            before = resident_bytes(gateway.pid)
+            made = [loop.create_task(by_event_from(port, each, kinds["event.from"])) for each in range(clients)]
+            made += [loop.create_task(by_websocket(port, each, kinds["WebSocket"])) for each in range(clients)]
+            async with running(*made):
+                async with asyncio.timeout(ALL_WAIT):
+                    while sum(each.waiting for each in kinds.values()) < 2 * clients:  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
+                await asyncio.sleep(1.0)  # until the last of them waits again
+                for delays in kinds.values():
+                    delays.measuring = True
+                await asyncio.sleep(seconds)
+                held = (resident_bytes(gateway.pid) - before) / (2 * clients)
+                failed = [each for each in made if each.done()]
+                assert not failed, failed[0].exception()
+    title = f"{clients} + {clients} waiting clients, {rate:g} changes a second, {held / 1024:.1f} KiB for each client"
+    shown = Table("", "arrived/s", "p50 ms", "p99 ms", title=title)
+    for name, delays in kinds.items():
+        arrived = len(delays.seconds) / seconds
+        shown.add_row(name, f"{arrived:.0f}", f"{delays.percentile(0.5):.2f}", f"{delays.percentile(0.99):.2f}")
+    return shown
+
+
+def table(clients: int = 1000, rate: float = 1000.0, seconds: float = 10.0) -> Table:
+    """One run."""
+    with tempfile.TemporaryDirectory() as folder:
+        return uvloop.run(measure(Path(folder), clients, rate, seconds))
+
+
+def main() -> None:
+    """Serve, or measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--serve", metavar="ADDRESS")
+    parser.add_argument("--clients", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=1000.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.serve, options.clients, options.rate))
+        return
+    Console().print(table(options.clients, options.rate, options.seconds))
+
+
+if __name__ == "__main__":
+    main()

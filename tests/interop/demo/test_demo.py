@@ -1,0 +1,200 @@
+"""`xcp-gateway demo`, whole: it proves what it says, fails when something is wrong, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from demo.environment import PROGRAMS
+from tests.kit.cases import present
+from tests.kit.programs import ROOT, TIMEOUT
+
+pytestmark = pytest.mark.bus
+
+
+def demo(checkout: Path = ROOT, *options: str, **environment: str) -> tuple[int, str]:
+    """Run it; its exit status and what it shows."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "demo", *options],
+        cwd=checkout,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stdout
+
+
+def counted(shown: str) -> tuple[int, int]:
+    """How many calls were right, and how many there were; the last line says it."""
+    line = shown.splitlines()[-1]
+    match = re.fullmatch(r"(\d+) of (\d+) calls went where they should and were answered right", line)
+    assert match is not None, line
+    return int(match[1]), int(match[2])
+
+
+def test_every_call_goes_where_it_should_and_is_answered_right() -> None:
+    status, shown = demo()
+    right, total = counted(shown)
+    assert right == total >= 45
+    assert status == 0
+
+
+def test_without_a_xenstore_it_says_so_and_does_the_rest(tmp_path: Path) -> None:
+    for program in (*PROGRAMS, "cc"):
+        found = present(shutil.which(program))
+        (tmp_path / program).symlink_to(found)
+    status, shown = demo(PATH=str(tmp_path))
+    right, total = counted(shown)
+    assert shown.count("skipped, there is no xenstore: apt-get install xenstore-utils") == 2
+    assert right == total >= 35
+    assert status == 0
+
+
+def test_a_program_reads_the_calls_as_one_document(tmp_path: Path) -> None:
+    status, shown = demo(ROOT, "--json")
+    document = json.loads(shown)
+    assert (status, len(document["calls"]) >= 45, {each["right"] for each in document["calls"]}) == (0, True, {True})
+    assert [sorted(document["calls"][0]), document.keys()] == [
+        ["answer", "bus", "call", "client", "right"], {"calls", "skipped"}
+    ]  # fmt: skip
+    status, shown = demo(ROOT, "--json", PATH=str(tmp_path))
+    document = json.loads(shown)
+    assert (status, document["status"], document.keys()) == (1, 1, {"error", "status"})
+    assert "programs that are not installed" in document["error"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("docker/toolstack/xenapi/store.py", '["name_label"] == label', '["name_label"] != label'),
+        ("mappings/perfmon.yaml", "perfmon.refresh:", "perfmon.refersh:"),
+        ("mappings/squeezed-xenstore.yaml", "transfer-reservation-to-domain:", "transfer-reservation:"),
+    ],
+    ids=["toolstack", "mapping", "mapping of the xenstore"],
+)
+def test_one_thing_wrong_makes_it_fail(tmp_path: Path, file: str, old: str, new: str) -> None:
+    for folder in ("gateway", "adapters", "docker", "mappings"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (tmp_path / file).read_text()
+    assert text.count(old) == 1
+    (tmp_path / file).write_text(text.replace(old, new))
+    status, shown = demo(tmp_path)
+    right, total = counted(shown)
+    assert right == total - 1, shown
+    assert status == 1
+
+
+def test_stay_prints_what_to_try_and_leaves_nothing_at_sigterm() -> None:
+    with staying() as (process, text):
+        command = re.search(r"curl -d '(.*)' (\S+)", text)
+        log = re.search(r"log: (\S+)/gateway\.log", text)
+        assert command is not None
+        assert log is not None
+        with urllib.request.urlopen(command[2], command[1].encode()) as answer:  # also starts a service
+            assert b'"result"' in answer.read()
+        started = processes_of(log[1])
+        assert len(started) == 5, "bus, xenstored, old xapi, gateway, perfmon"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 0
+        for pid in started:
+            assert has_ended(pid), pid
+        assert not Path(log[1]).exists()
+
+
+def test_stay_prints_commands_that_work_as_they_are_and_change_no_file_of_the_checkout() -> None:
+    labels = ("set the mode", "a session", "plant a fault", "a call", "repair")
+    with staying() as (process, text):
+        export, folder = present(re.search(r"export .*=(.*)/control", text)).group(0, 1)
+        lines = [present(re.search(rf"{label}  +(.*)", text))[1] for label in labels]
+        seen = "until xcp-gateway diff | grep -A1 nobody; do :; done"
+        shown = subprocess.run(
+            ["bash", "-ec", "\n".join([export.strip(), *lines, seen, "xcp-gateway promote --why test"])],
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        assert '"nobody"' in shown.stdout, shown
+        assert f"+++ {folder}/mappings/xapi.yaml" in shown.stdout, shown
+        process.terminate()
+        assert process.wait(TIMEOUT) == 0
+
+
+def test_sigterm_while_it_starts_leaves_nothing() -> None:
+    with demo_process() as process:
+        while (bus := child(process.pid, "dbus-daemon")) is None:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 130
+        assert has_ended(bus)
+
+
+@contextmanager
+def demo_process(*options: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "gateway", "demo", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def staying() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The demo, left running, and what it has printed up to its last line."""
+    with demo_process("--stay") as process:
+        assert process.stdout is not None
+        text = ""
+        for line in process.stdout:
+            text += line
+            if "The config:" in line:
+                break
+        yield process, text
+
+
+def child(pid: int, program: str) -> int | None:
+    """The child process of a process that runs this program."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if Path(f"/proc/{number}/comm").read_text().strip() == program:
+                return int(number)
+    return None
+
+
+def processes_of(directory: str) -> list[int]:
+    """Those that name a folder in their command line or environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            if directory.encode() in said:
+                found.append(int(entry.name))
+    return found
+
+
+def has_ended(pid: int) -> bool:
+    """Whether it ends before our patience does."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], TIMEOUT)[0])
+    finally:
+        os.close(descriptor)

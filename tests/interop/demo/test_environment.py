@@ -1,0 +1,141 @@
+"""The demo's environment: its addresses and files, that nothing is left of it, and its errors when it cannot start."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo import environment
+from demo.environment import Environment, StartError, find_folder, missing_packages, start_environment
+from gateway.cli import client
+from gateway.config import load
+from tests.kit.programs import ROOT
+
+pytestmark = pytest.mark.bus
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Environment]:
+    with start_environment() as running:
+        yield running
+
+
+def test_everything_is_where_the_environment_says(running: Environment) -> None:
+    assert running.bus == f"unix:path={running.directory}/bus"
+    assert running.unix.is_socket()
+    assert load(running.config).bus["toolstack"].address == running.bus
+    status = client.ask(running.control, "GET", "/v1/status")
+    assert status["ready"] is True
+    assert f"tcp:{running.url.removeprefix('http://')}" in status["listening"]
+    assert "ready" in running.log.read_text()
+    assert running.store.is_socket()
+    assert running.no_store == ""
+    assert (running.directory / "old-xapi").is_socket()
+    assert running.switches.parent == running.directory
+
+
+def test_a_call_starts_the_service_it_is_for(running: Environment) -> None:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "perfmon.get_interval", "params": []}).encode()
+    with urllib.request.urlopen(f"{running.url}/perfmon/jsonrpc", body) as answer:
+        assert json.load(answer) == {"jsonrpc": "2.0", "id": 1, "result": 0}
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_nothing_is_left_however_the_block_ends(error: type[BaseException] | None) -> None:
+    try:
+        with start_environment() as running:
+            if error:
+                raise error
+    except KeyboardInterrupt:
+        assert error
+    assert not running.directory.exists()  # of processes the suite makes sure after every test
+
+
+def test_nothing_is_left_when_it_is_interrupted_while_a_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(subprocess.Popen[bytes]):
+        """A signal arrives when the bus runs and no variable holds it yet."""
+
+        def __init__(self, command: list[str], **options: Any) -> None:
+            super().__init__(command, **options)
+            if command[0] == "dbus-daemon":
+                signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), start_environment():
+            pytest.fail("it started")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("name", ["mappings", "toolstack", "bus", "xenstored"])
+def test_what_it_needs_is_taken_from_the_checkout(name: str) -> None:
+    assert find_folder(name).is_relative_to(ROOT)
+    assert any(find_folder(name).iterdir())
+
+
+def test_what_is_missing_is_named_with_the_place_where_it_belongs() -> None:
+    with pytest.raises(StartError, match=r"'scenery' is missing: expected /.*/share/xcp-gateway/scenery"):
+        find_folder("scenery")
+
+
+def test_programs_that_are_missing_are_named_by_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(StartError, match="apt-get install curl dbus-bin dbus-daemon"), start_environment():
+        pytest.fail("it started")
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "PACKAGES", ("json", "no_such_package"))
+    with pytest.raises(StartError, match=r"pip install 'xcp-gateway\[demo\]'"), start_environment():
+        pytest.fail("it started")
+
+
+def test_without_a_xenstore_all_else_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "start.py").write_text('raise SystemExit("there is none [here]")')
+    monkeypatch.setattr(environment, "find_folder", lambda name: tmp_path if name == "xenstored" else find_folder(name))
+    with start_environment() as running:
+        assert running.no_store == "there is none [here]"
+        assert client.ask(running.control, "GET", "/v1/status")["ready"] is True
+
+
+def test_programs_of_the_xenstore_that_are_missing_are_named_by_their_packages() -> None:
+    assert (
+        missing_packages({"no-such-program": "its-package", "sh": "dash", "nor-this": "a-package"})
+        == "a-package its-package"
+    )
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ('print("unix:path=/nowhere", "echo out of order", sep="\\n")', "the bus did not start:\nout of order"),
+        ('print("unix:path=/nowhere", "sleep 60", sep="\\n")', "the bus did not start:\n$"),
+        ('raise SystemExit("there is no user")', "there is no user"),
+    ],
+    ids=["a bus that ends", "a bus that hangs", "a bus without a config"],
+)
+def test_a_bus_that_does_not_start_is_named_with_what_it_said(
+    broken: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "render.py").write_text(broken)
+    monkeypatch.setattr(environment, "find_folder", lambda name: tmp_path if name == "bus" else find_folder(name))
+    if "sleep" in broken:
+        monkeypatch.setattr(environment, "START_TIMEOUT", 0.2)
+    with pytest.raises(StartError, match=message), start_environment():
+        pytest.fail("it started")
+
+
+def test_a_gateway_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad.yaml").write_text("mapping: 2\n")
+    monkeypatch.setattr(environment, "find_folder", lambda name: tmp_path if name == "mappings" else find_folder(name))
+    with pytest.raises(StartError, match=r"the gateway did not start:\n(?s:.*)bad\.yaml:1"), start_environment():
+        pytest.fail("it started")

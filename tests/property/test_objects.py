@@ -1,0 +1,113 @@
+"""No value of a client leads to an object outside the template of its method."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from gateway.core.dbus.names import is_object_path
+from gateway.core.dbus.object_paths import Escape, PathTemplate
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.rpc.model import Value
+
+HOSTILE = 10_000  # handles
+SUBTREE = "/org/example/Devices"
+_PIECES = [
+    *("/", "//", ".", "..", "%2f", "\\", "\0", "\n", " ", "{", "}", "{a}", "*", "~", "-", ":", "_", "_2f", "_2e", "__"),
+    *("org", "example", "Devices", "DevicesX", "Settings", "/org/example/Devices", "/org/example/Devices/", "/org"),
+    *("0", "1", "a", "Z", "\u0661", "\uff0f", "\u2215", "\xe9", "e\u0301", "\ud800", "\U0001f600", "\x7f", "\u202e"),
+]
+
+
+def _text(chance: random.Random) -> str:
+    pieces = [
+        chance.choice(_PIECES) if chance.random() < 0.8 else chr(chance.randrange(0x110000))
+        for _ in range(chance.randrange(8))
+    ]
+    return "".join(pieces)
+
+
+def _value(chance: random.Random) -> Value:
+    kind = chance.random()
+    if kind < 0.45:
+        return _text(chance)
+    if kind < 0.9:
+        return f"{SUBTREE}/{_text(chance)}"
+    text = _text(chance)
+    others: list[Value] = [chance.randrange(-(2**70), 2**70), True, None, 0.5, b"a", [text], {text: text}]
+    return chance.choice(others)
+
+
+def _values() -> Iterator[Value]:
+    """The same 10,000 each time."""
+    chance = random.Random(13)
+    return (_value(chance) for _ in range(HOSTILE))
+
+
+def _made(template: PathTemplate, value: Value) -> str | None:
+    """The object path; None where the value is refused."""
+    encode: Callable[[list[Value]], str] = template.encoder(["x"])
+    with suppress(MarshalError):
+        return encode([value])
+    return None
+
+
+def test_an_object_path_never_leaves_its_subtree() -> None:
+    template = PathTemplate("{x}", {}, {"x": (SUBTREE,)})
+    made = [path for value in _values() if (path := _made(template, value)) is not None]
+    assert HOSTILE / 50 < len(made) < HOSTILE / 2  # most are refused, and not all
+    for path in made:
+        assert is_object_path(path)
+        assert path.startswith(SUBTREE + "/")
+        assert template.reaches(path)
+
+
+def test_of_several_subtrees_it_is_below_one() -> None:
+    template = PathTemplate("{x}/sub", {}, {"x": (SUBTREE, "/org/example/Cards")})
+    made = [path for value in _values() if (path := _made(template, value)) is not None]
+    assert made
+    for path in made:
+        assert is_object_path(path)
+        assert path.startswith((SUBTREE + "/", "/org/example/Cards/"))
+        assert path.endswith("/sub")
+
+
+@pytest.mark.parametrize("before", ["", "dev_", "User"])
+@pytest.mark.parametrize("rule", ["systemd", "none", "dashes"])
+def test_an_element_stays_one_element(rule: Escape, before: str) -> None:
+    template = PathTemplate(f"{SUBTREE}/{before}{{x}}/end", {"x": rule}, {})
+    made = [path for value in _values() if (path := _made(template, value)) is not None]
+    assert made
+    for path in made:
+        assert is_object_path(path)
+        assert path.count("/") == template.text.count("/")
+        assert path.startswith(f"{SUBTREE}/{before}")
+        assert path.endswith("/end")
+        assert template.reaches(path)
+
+
+@pytest.mark.parametrize("before", ["", "dev_"])
+def test_by_the_rule_systemd_two_texts_are_two_objects(before: str) -> None:
+    template = PathTemplate(f"{SUBTREE}/{before}{{x}}", {}, {})
+    texts = {value for value in _values() if isinstance(value, str)}
+    assert len({_made(template, text) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "reached"),
+    [
+        ("systemd", "/a/dev_11", True),
+        ("systemd", "/a/dev_11_22_33", False),  # _22 and _33 are no escapes of the rule
+        ("systemd", "/a/dev__2d", True),
+        ("dashes", "/a/dev_11_22_33", True),
+        ("none", "/a/dev_11_22_33", True),
+        ("none", "/a/dev_", False),
+        ("none", "/a/other", False),
+        ("none", "/a/dev_1/b", False),
+    ],
+)
+def test_what_a_template_reaches_depends_on_its_rule(rule: Escape, path: str, reached: bool) -> None:
+    assert PathTemplate("/a/dev_{x}", {"x": rule}, {}).reaches(path) is reached

@@ -1,0 +1,332 @@
+"""Random changes while service, bus and gateway die: a client that applies events has the service's own state.
+
+`EVENT_ROUNDS` sets the number of rounds (default 25).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbus_fast import Variant
+
+from gateway.core.dbus.names import escape_path_element
+from tests.kit.clients import UnixConnection
+from tests.kit.event_mirrors import (
+    CUT,
+    XENOPSD,
+    Caller,
+    EventFrom,
+    Failure,
+    Mirror,
+    OverWebSocket,
+    ServerSent,
+    Updates,
+    WebSocketClient,
+    listed,
+)
+from tests.kit.gateway import Process
+from tests.kit.programs import ROOT
+from tests.kit.toolstack import Client, Toolstack
+
+pytestmark = pytest.mark.bus
+
+ROUNDS = int(os.environ.get("EVENT_ROUNDS", "25"))
+SETTLED = 60.0  # seconds for a client to have the state of the service
+PROPERTIES = "org.freedesktop.DBus.Properties"
+MANAGER = "org.freedesktop.DBus.ObjectManager"
+CONFIG = """\
+[bus.one]
+address = "{address}"
+services = ["org.xen.xcp.*"]
+[listener.rpc]
+bind = ["unix:{folder}/rpc"]
+websocket = true
+server_sent_events = true
+[upstream.xapi]
+url = "http+unix://{folder}/old"
+dialect = "xenapi"
+[upstream.xenopsd]
+url = "http+unix://{folder}/old"
+dialect = "xapi_idl"
+[mappings]
+directories = ["mappings"]
+[admin]
+socket = "{folder}/control"
+[state]
+file = "state.db"
+[log]
+format = "json"
+"""
+
+
+class World:
+    """The toolstack, a gateway on its bus, and clients that mirror it."""
+
+    def __init__(self, folder: Path, toolstack: Toolstack) -> None:
+        self.folder = folder
+        self.toolstack = toolstack
+        self.chance = random.Random(1)
+        (folder / "mappings").mkdir()
+        shutil.copytree(ROOT / "mappings/idl", folder / "mappings/idl")
+        for name in ("xapi.yaml", "xenopsd.yaml"):
+            shutil.copy(ROOT / "mappings" / name, folder / "mappings")
+        self.config = folder / "gateway.toml"
+        self.config.write_text(CONFIG.format(address=toolstack.address, folder=folder))
+        self.gateway = self._start()
+        self.done: list[str] = []
+
+    def _start(self) -> Process:
+        process = Process(self.config)
+        process.wait_for("ready")
+        return process
+
+    async def change(self) -> None:
+        """A few changes, straight at the service."""
+        async with self.toolstack.client() as client:
+            kinds = (self._rename, self._rename, self._create, self._destroy, self._xenopsd)
+            for _ in range(self.chance.randint(1, 20)):
+                await self.chance.choice(kinds)(client)
+
+    async def _paths(self, client: Client, kind: str) -> list[str]:
+        found: dict[str, Any] = await client.call("xapi", kind, f"{MANAGER}.GetManagedObjects")
+        return sorted(found)
+
+    async def _rename(self, client: Client) -> None:
+        kind, interface = self.chance.choice((("vm", "VM1"), ("network", "Network1")))
+        path = self.chance.choice(await self._paths(client, kind))
+        name = Variant("s", str(self.chance.random()))
+        await client.call("xapi", path, f"{PROPERTIES}.Set", "ssv", f"org.xen.xcp.xapi.{interface}", "NameLabel", name)
+
+    async def _create(self, client: Client) -> None:
+        record = {"NameLabel": Variant("s", f"made {self.chance.random()}")}
+        await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", record)
+
+    async def _destroy(self, client: Client) -> None:
+        networks = [
+            path
+            for path in await self._paths(client, "network")
+            if str(await client.get("xapi", path, "Network1", "NameLabel")).startswith("made")
+        ]
+        if networks:
+            await client.call("xapi", self.chance.choice(networks), "Network1.Destroy")
+
+    async def _xenopsd(self, client: Client) -> None:
+        """Add, change or remove a VM of xenopsd."""
+        key = f"vm-{self.chance.randint(1, 5)}"
+        if await client.call("xenopsd", "", "VMs1.Exists", "s", key) and self.chance.random() < 0.5:
+            await client.call("xenopsd", "", "VMs1.Remove", "s", key)
+        else:
+            row = [key, str(self.chance.random()), 1024, 1024, 1024, 1, 1, {}]
+            await client.call("xenopsd", "", "VMs1.Add", "(ssxxxuua{ss})", row)
+
+    async def kill_service(self) -> None:
+        name = self.chance.choice(("xapi", "xenopsd"))
+        async with self.toolstack.client() as client:
+            running = await client.ask_bus("NameHasOwner", "s", f"org.xen.xcp.{name}")
+        if running:
+            await self.toolstack.kill(name)
+
+    async def kill_bus(self) -> None:
+        await self.toolstack.restart_bus()
+
+    async def kill_gateway(self) -> None:
+        await asyncio.to_thread(self.gateway.end)
+        self.gateway = await asyncio.to_thread(self._start)
+
+    async def stop_gateway(self) -> None:
+        self.gateway.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(self.gateway.wait) == 0
+        await self.kill_gateway()
+
+    async def reload(self) -> None:
+        self.gateway.signal(signal.SIGHUP)
+
+    async def act(self) -> None:
+        """Do one thing: each kind once, then any."""
+        kinds: dict[str, tuple[Callable[[], Awaitable[None]], int]] = {
+            "change": (self.change, 60),
+            "kill service": (self.kill_service, 10),
+            "kill bus": (self.kill_bus, 5),
+            "kill gateway": (self.kill_gateway, 10),
+            "stop gateway": (self.stop_gateway, 5),
+            "reload": (self.reload, 10),
+        }
+        names, weights = [*kinds], [weight for _, weight in kinds.values()]
+        name = names[len(self.done)] if len(self.done) < len(kinds) else self.chance.choices(names, weights)[0]
+        self.done.append(name)
+        await kinds[name][0]()
+
+    def state(self) -> dict[tuple[str, str], Any]:
+        """What the service itself has, as clients read it."""
+        caller, end = Caller(self.folder / "rpc"), time.monotonic() + SETTLED
+        while True:
+            try:
+                found = {name: caller.ask(f"{name}.get_all_records") for name in ("VM", "network")}
+                caller.ask("session.logout")
+            except (Failure, *CUT):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            else:
+                return {
+                    (name.lower(), ref): record for name, records in found.items() for ref, record in records.items()
+                }
+            finally:
+                caller.close()
+
+    def of_xenopsd(self) -> dict[tuple[str, str], Any]:
+        """What xenopsd itself has."""
+        caller, end = Caller(self.folder / "rpc", XENOPSD), time.monotonic() + SETTLED
+        while True:
+            try:
+                return listed(caller)
+            except (Failure, *CUT):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            finally:
+                caller.close()
+
+    def same(self, mirror: Mirror) -> bool:
+        """Whether a client comes to have the state of the service, while nothing changes."""
+        end = time.monotonic() + SETTLED
+        while mirror.is_alive() and time.monotonic() < end:
+            if dict(mirror.objects) == (self.of_xenopsd() if isinstance(mirror, Updates) else self.state()):
+                return True
+            time.sleep(0.05)
+        return False
+
+
+MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent, Updates)
+
+
+async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Path) -> None:
+    async with Toolstack() as toolstack:
+        world = World(tmp_path, toolstack)
+        mirrors = [make(tmp_path / "rpc") for make in MIRRORS]
+        for mirror in mirrors:
+            mirror.start()
+        try:
+            for number in range(ROUNDS):
+                await world.act()
+                if world.chance.random() < 0.5:
+                    await world.change()
+                for mirror in mirrors:
+                    assert await asyncio.to_thread(world.same, mirror), (number, mirror, world.done[-5:])
+        finally:
+            for mirror in mirrors:
+                mirror.stop()
+            await asyncio.to_thread(world.gateway.end)
+    assert all(mirror.events > ROUNDS for mirror in mirrors)
+
+
+async def test_at_a_stop_whoever_waits_is_answered_and_nothing_is_cut_off(tmp_path: Path) -> None:
+    async with Toolstack() as toolstack:
+        world = World(tmp_path, toolstack)
+        try:
+            await asyncio.to_thread(stop_with_clients, world)
+        finally:
+            await asyncio.to_thread(world.gateway.end)
+
+
+def stop_with_clients(world: World) -> None:
+    """A WebSocket, a stream and a long poll wait; then the gateway is asked to stop."""
+    socket = world.folder / "rpc"
+    caller, streamed, waiting = Caller(socket), UnixConnection(socket), UnixConnection(socket)
+    token = caller.ask("event.from", ["vm"], "", 0.0)["token"]
+    with WebSocketClient(socket) as websocket:
+        websocket.call("events.subscribe", caller.session, ["vm"], token)
+        streamed.request("GET", f"/jsonrpc/events?token={token}", headers={"Cookie": f"session_id={caller.session}"})
+        response = streamed.getresponse()
+        params = [caller.session, ["vm"], token, 60.0]
+        call = {"jsonrpc": "2.0", "id": 1, "method": "event.from", "params": params}
+        waiting.request("POST", "/jsonrpc", json.dumps(call).encode())
+        caller.ask("pool.get_all")  # once this is answered, what was sent before it has been read
+        world.gateway.signal(signal.SIGTERM)
+        with pytest.raises(ConnectionError, match=r"1001.* the gateway stops"):
+            websocket.receive()
+        assert response.read() in (b"", b": heartbeat\n\n")
+        batch = json.loads(waiting.getresponse().read())["result"]
+        assert (batch["events"], batch["token"]) == ([], token)
+    for each in (streamed, waiting, caller):
+        each.close()
+    assert world.gateway.wait() == 0
+    assert world.gateway.lines[-1]["event"] == "stopped, nothing in flight"
+
+
+async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everything(tmp_path: Path) -> None:
+    """Each kind of client has a token; the gateway dies; objects come, change and go; the clients go on."""
+    async with Toolstack() as toolstack:
+        world = World(tmp_path, toolstack)
+        try:
+            async with toolstack.client() as client:
+                gone = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
+                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "before", 1)
+                before = await asyncio.to_thread(tokens, world)
+                await asyncio.to_thread(world.gateway.end)
+                await client.call("xapi", f"network/{escape_path_element(gone)}", "Network1.Destroy")
+                made = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
+                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "after", 2)
+            world.gateway = await asyncio.to_thread(world._start)
+            await asyncio.to_thread(go_on, world, before, gone, made)
+        finally:
+            await asyncio.to_thread(world.gateway.end)
+
+
+def tokens(world: World) -> tuple[str, str, int]:
+    """A session with a token of `event.from` that is registered for `event.next`; and the last number of xenopsd."""
+    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
+    token = caller.ask("event.from", ["network"], "", 0.0)["token"]
+    caller.ask("event.register", ["network"])
+    last = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": 0, "timeout": 1})[2]
+    for each in (caller, xenopsd):
+        each.close()
+    return caller.session, token, last
+
+
+def go_on(world: World, before: tuple[str, str, int], gone: str, made: str) -> None:
+    """The session is valid. Each answer either has the changes, or says that it has everything."""
+    session, token, last = before
+    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
+    caller.session = session
+    expected = set(caller.ask("network.get_all"))
+    assert made in expected
+    assert gone not in expected
+    with pytest.raises(Failure, match="EVENTS_LOST"):
+        caller.ask("event.from", ["network"], token, 0.0)
+    whole = caller.ask("event.from", ["network"], "", 0.0)
+    assert {(each["operation"], each["ref"]) for each in whole["events"]} == {("add", ref) for ref in expected}
+    with pytest.raises(Failure, match="SESSION_NOT_REGISTERED"):
+        caller.ask("event.next")
+    with WebSocketClient(world.folder / "rpc") as websocket:
+        websocket.call("events.subscribe", session, ["network"], token)
+        over_websocket = [websocket.receive()["params"]]
+        while len(told(over_websocket)) < len(expected):
+            over_websocket.append(websocket.receive()["params"])
+    streamed = UnixConnection(world.folder / "rpc")
+    headers = {"Cookie": f"session_id={session}", "Last-Event-ID": token}
+    streamed.request("GET", "/jsonrpc/events?class=network", headers=headers)
+    response = streamed.getresponse()
+    sent: list[Any] = []
+    while len(told(sent)) < len(expected):
+        line = response.readline().decode()
+        sent += [json.loads(line[6:])["params"]] if line.startswith("data: ") else []
+    for notifications in (over_websocket, sent):
+        assert [each.get("snapshot", False) for each in notifications] == [True, *[False] * (len(notifications) - 1)]
+        assert told(notifications) == expected
+    _, changes, newest = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": last, "timeout": 30})
+    assert (changes, newest) == ([["Vm", "after"]], last + 1)
+    for each in (caller, xenopsd, streamed):
+        each.close()
+
+
+def told(notifications: list[Any]) -> set[str]:
+    return {event["ref"] for each in notifications for event in each["events"]}

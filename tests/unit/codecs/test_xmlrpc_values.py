@@ -1,0 +1,389 @@
+"""XML-RPC values: the parser, the reader, the writer."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from enum import IntEnum
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pytest
+
+from adapters.codecs.xmlrpc_parser import XmlError, shown, tree
+from adapters.codecs.xmlrpc_reader import value
+from adapters.codecs.xmlrpc_writer import Unwritable, visible, write
+from gateway.core.rpc.model import FaultCode, MessageLimits, Value
+from tests.kit.cases import each_case, expect
+from tests.kit.values import exactly
+
+# Parser
+
+
+LIMITS = MessageLimits()
+
+
+@each_case(
+    ("head", "encoding"),
+    [
+        ("", "utf-8"),
+        ("", "utf-8-sig"),
+        ('<?xml version="1.0"?>', "utf-8"),
+        ('<?xml version="1.0" encoding="UTF-8"?>', "utf-8"),
+        ('<?xml version="1.0" encoding="UTF-8"?>', "utf-8-sig"),
+        ("<?xml version='1.0' encoding = 'ISO-8859-1' standalone='yes'?>", "latin-1"),
+        ('<?xml version="1.0"\n encoding="utf-16"?>', "utf-16"),
+        ("", "utf-16"),
+    ],
+)
+def test_text_arrives_in_every_encoding_that_is_allowed(head: str, encoding: str) -> None:
+    assert tree(f"{head}<a>\u00e9</a>".encode(encoding), LIMITS).text == "\u00e9"
+
+
+def test_utf_16_may_be_big_endian() -> None:
+    assert tree(b"\xfe\xff" + "<a>\u00e9</a>".encode("utf-16-be"), LIMITS).text == "\u00e9"
+
+
+def test_us_ascii_may_be_declared() -> None:
+    assert tree(b'<?xml version="1.0" encoding="US-ASCII"?><a>&#233;</a>', LIMITS).text == "\u00e9"
+
+
+@each_case("body", [b"<a><![CDATA[<!DOCTYPE html>]]></a>", b"<a><!-- -->&lt;!DOCTYPE html></a>"])
+def test_the_word_doctype_in_text_is_text(body: bytes) -> None:
+    assert tree(body, LIMITS).text == "<!DOCTYPE html>"
+
+
+def test_comments_and_instructions_do_not_cut_text_in_two() -> None:
+    assert tree(b"<a>x<!-- <!DOCTYPE -->y<?p i?>z</a>", LIMITS).text == "xyz"
+
+
+def test_line_ends_are_those_of_xml() -> None:
+    assert tree(b"<a>\r\n\r&#13;</a>", LIMITS).text == "\n\n\r"
+
+
+def test_names_are_read_as_they_are_spelled() -> None:
+    assert tree(b'<a xmlns="urn:x" xmlns:p="urn:x"><p:b/></a>', LIMITS)[0].tag == "p:b"
+
+
+@each_case("prefix", ["ex", "p", "ns1"])
+def test_the_extensions_of_apache_are_known_by_what_their_prefix_is_declared_for(prefix: str) -> None:
+    declared = f'<a xmlns:{prefix}="http://ws.apache.org/xmlrpc/namespaces/extensions"><{prefix}:nil/></a>'
+    assert tree(declared.encode(), LIMITS)[0].tag == "ex:nil"
+
+
+def test_one_prefix_needs_no_declaration() -> None:
+    assert tree(b"<a>\xc3\xa9<ex:nil/><q:nil/></a>", LIMITS)[0].tag == "ex:nil"
+    assert tree(b"<a>\xc3\xa9<ex:nil/><q:nil/></a>", LIMITS)[1].tag == "q:nil"
+
+
+def test_elements_that_nobody_knows_are_kept_for_a_message_and_end_it_when_there_are_many() -> None:
+    assert len(tree(b"<a>" + b"<b/>" * 998 + b" " * 40_000 + b"</a>", LIMITS)) == 998
+    with pytest.raises(XmlError, match=r"more than 1000 others, such as <b> \(line 1, column 4000\)") as caught:
+        tree(b"<a>" + b"<b/>" * 10_000 + b"</a>", LIMITS)
+    assert caught.value.code is FaultCode.TOO_LARGE
+
+
+@each_case("end", [b"</a>", b"", b"<!DOCTYPE", b"<b/>" * 2000])
+def test_nothing_stays_of_a_message_once_it_is_read(end: bytes) -> None:
+    def elements() -> int:
+        return sum(isinstance(each, Element) for each in gc.get_objects())
+
+    gc.collect()
+    before = elements()
+    gc.disable()
+    try:
+        with suppress(XmlError):
+            tree(b"<a>" + b"<value/>" * 5000 + end, LIMITS)
+        assert elements() == before
+    finally:
+        gc.enable()
+
+
+def test_what_is_open_all_at_once_is_bounded() -> None:
+    deep = b"<value>" * 10_000 + b"</value>" * 10_000
+    with pytest.raises(XmlError, match="nested deeper than is allowed"):
+        tree(deep, LIMITS)
+    assert len(tree(deep, MessageLimits(depth=10_000))) == 1
+    assert len(tree(b"<data>" + b"<value><array></array></value>" * 5000 + b"</data>", LIMITS)) == 5000
+
+
+@each_case("long", [b'<value a="%b"/>', b"<value><!--%b--></value>", b"<value><?a %b?></value>", b"<a%b/>"])
+def test_a_tag_is_not_read_without_end(long: bytes) -> None:
+    with pytest.raises(XmlError, match="a tag or comment of more than 65536 bytes"):
+        tree(b"<a>" + long % (b"x" * 200_000) + b"</a>", LIMITS)
+
+
+@each_case("kind", [b"%b", b"<![CDATA[%b]]>"])
+def test_a_text_may_be_as_long_as_the_message(kind: bytes) -> None:
+    assert tree(b"<a>" + kind % (b"x" * 200_000) + b"</a>", LIMITS).text == "x" * 200_000
+
+
+@each_case(
+    ("name", "codec", "text"),
+    [
+        ("windows-1252", "cp1252", "\u20ac"),
+        ("Windows-1251", "cp1251", "\u0416"),
+        ("CP1252", "cp1252", "\u20ac"),
+        ("ISO-8859-15", "iso8859-15", "\u20ac"),
+        ("latin1", "latin-1", "\u00e9"),
+        ("utf8", "utf-8", "\u20ac"),
+        ("ascii", "ascii", "e"),
+        ("koi8-r", "koi8-r", "\u0416"),
+        ("Shift_JIS", "shift_jis", "\u8868"),
+        ("GB18030", "gb18030", "\u4e2d"),
+    ],
+)
+def test_tables_of_characters_may_be_declared_here_or_in_the_content_type(name: str, codec: str, text: str) -> None:
+    declared = f'<?xml version="1.0" encoding="{name}"?><a>{text}</a>'
+    assert tree(declared.encode(codec), LIMITS).text == text
+    assert tree(f"<a>{text}</a>".encode(codec), LIMITS, name).text == text
+
+
+def test_what_the_message_says_itself_goes_before_what_its_content_type_says() -> None:
+    declared = '<?xml version="1.0" encoding="utf-8"?><a>\u00e9</a>'
+    assert tree(declared.encode(), LIMITS, "iso-8859-1").text == "\u00e9"
+    assert tree("<a>\u00e9</a>".encode("utf-8-sig"), LIMITS, "iso-8859-1").text == "\u00e9"
+    assert tree("<a>\u00e9</a>".encode("utf-16"), LIMITS, "utf-8").text == "\u00e9"
+
+
+@each_case("name", ["zlib", "utf-7", "idna", "punycode", "unicode_escape", "iso-2022-jp", "cp037", "mbcs"])
+def test_no_other_codec_of_python_is_reached(name: str) -> None:
+    with pytest.raises(XmlError, match="encoding: expected utf-8"):
+        tree(f'<?xml version="1.0" encoding="{name}"?><a/>'.encode(), LIMITS)
+    assert tree("<a>\u00e9</a>".encode(), LIMITS, name).text == "\u00e9"
+
+
+def test_a_message_with_an_undeclared_prefix_is_still_held_to_the_rest_of_xml() -> None:
+    with pytest.raises(XmlError, match=r"does not match \(line 1, column 14\)"):
+        tree(b"<a><ex:nil></a></ex:nil>", LIMITS)
+
+
+def test_limits_are_met_exactly() -> None:
+    body = b"<a>" + b"<value/>" * 100 + b"</a>"
+    assert len(tree(body, MessageLimits(body=len(body), elements=100))) == 100
+    for limits in (MessageLimits(body=len(body) - 1), MessageLimits(elements=99)):
+        with pytest.raises(XmlError) as caught:
+            tree(body, limits)
+        assert caught.value.code is FaultCode.TOO_LARGE
+
+
+def test_markup_that_is_only_text_does_not_count_as_values() -> None:
+    body = b"<a><![CDATA[" + b"<value/>" * 500 + b"]]></a>"
+    assert tree(body, MessageLimits(elements=100)).text == "<value/>" * 500
+
+
+def test_every_problem_is_said_in_our_words() -> None:
+    with pytest.raises(XmlError, match=r"^not well-formed XML \(line 1, column 1\)$"):
+        tree(b"x", LIMITS)
+
+
+def test_text_of_a_client_is_shown_on_one_line_and_short() -> None:
+    assert shown("a\nb") == r"'a\nb'"
+    assert len(shown("x" * 1000)) == 62
+
+
+# Reader
+
+
+EX = 'xmlns:p="http://ws.apache.org/xmlrpc/namespaces/extensions"'
+NOON = datetime(2026, 1, 31, 12)  # noqa: DTZ001 - legacy servers name no zone
+
+
+@each_case(
+    ("text", "expected"),
+    [
+        ("", ""),
+        (" x ", " x "),
+        ("<string/>", ""),
+        ("<string> \n</string>", " \n"),
+        ("\n <int>5</int>\t", 5),
+        ("<int>\n-5\n</int>", -5),
+        ("<i4>+0000000000000000000000005</i4>", 5),
+        ("<i4>-0</i4>", 0),
+        ("<int>-2147483648</int>", -(2**31)),
+        ("<i8>9223372036854775807</i8>", 2**63 - 1),
+        ("<int>17179869184</int>", 2**34),
+        ("<i4>-9223372036854775808</i4>", -(2**63)),
+        ("<i8>18446744073709551615</i8>", 2**64 - 1),
+        ("<i1>1</i1>", 1),
+        ("<ex:i2>-1</ex:i2>", -1),
+        ("<biginteger>1208925819614629174706176</biginteger>", 2**80),
+        ("<float>1.5</float>", 1.5),
+        ("<ex:bigdecimal>0.1</ex:bigdecimal>", 0.1),
+        ("<bigdecimal>12345678901234567890</bigdecimal>", 12345678901234567890),
+        ("<ex:dateTime>2026-01-31T12:00:00.000Z</ex:dateTime>", NOON.replace(tzinfo=UTC)),
+        ("<ex:nil/>", None),
+        (f"<p:i8 {EX}>1</p:i8>", 1),
+        (f"<p:nil {EX}/>", None),
+        ("<nil> </nil>", None),
+        ("<boolean> 1 </boolean>", True),
+        ("<boolean>0</boolean>", False),
+        ("<double>1</double>", 1.0),
+        ("<double>-.5</double>", -0.5),
+        ("<double>5.</double>", 5.0),
+        ("<double>-0</double>", -0.0),
+        ("<double>1.5E+3</double>", 1500.0),
+        ("<base64/>", b""),
+        ("<base64>\n QU\r\nJD </base64>", b"ABC"),
+        ("<dateTime.iso8601>20260131T12:00:00</dateTime.iso8601>", NOON),
+        ("<dateTime.iso8601>2026-01-31T12:00:00Z</dateTime.iso8601>", NOON.replace(tzinfo=UTC)),
+        ("<dateTime.iso8601>20260131T12:00:00.000001</dateTime.iso8601>", NOON.replace(microsecond=1)),
+        ("<dateTime.iso8601>20260131T120000</dateTime.iso8601>", NOON),
+        ("<dateTime.iso8601>2026-01-31 12:00:00z</dateTime.iso8601>", NOON.replace(tzinfo=UTC)),
+        ("<dateTime.iso8601>20260131T120000,5+00</dateTime.iso8601>", NOON.replace(microsecond=500_000, tzinfo=UTC)),
+        (
+            "<dateTime.iso8601>20260131T12:00:00.999999999Z</dateTime.iso8601>",
+            NOON.replace(microsecond=999_999, tzinfo=UTC),
+        ),
+        (
+            "<dateTime.iso8601>20260131T12:00:00-09:30</dateTime.iso8601>",
+            NOON.replace(tzinfo=timezone(-timedelta(hours=9, minutes=30))),
+        ),
+        ("<struct/>", {}),
+        ("<struct> <member> <name>a</name> <value/> </member> </struct>", {"a": ""}),
+        ("<array><data/></array>", []),
+        ("<array/>", []),
+        ("<array> </array>", []),
+        ("<array> <data> <value> <nil/> </value> </data> </array>", [None]),
+    ],
+)
+def test_a_value_is_read_as_it_was_meant(text: str, expected: Value) -> None:
+    assert exactly(read(text)) == exactly(expected)
+
+
+def read(text: str, *, last_wins: bool = False) -> Value:
+    return value(tree(f"<value>{text}</value>".encode(), MessageLimits()), 2, last_wins=last_wins)
+
+
+def test_of_a_member_that_is_there_twice_the_last_one_counts_where_that_is_asked_for() -> None:
+    member = "<member><name>a</name><value>{}</value></member>"
+    twice = f"<struct>{member.format(1)}{member.format(2)}</struct>"
+    within = f"<array><data><value>{twice}</value></data></array>"
+    assert read(within, last_wins=True) == [{"a": "2"}]
+    with pytest.raises(XmlError, match="expected each member once, got 'a' twice"):
+        read(within)
+
+
+def test_a_date_keeps_the_zone_it_had() -> None:
+    moment = expect(datetime, read("<dateTime.iso8601>20260131T12:00:00+05:30</dateTime.iso8601>"))
+    assert moment.utcoffset() == timedelta(hours=5, minutes=30)
+
+
+# Writer
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+@each_case(
+    ("value", "text"),
+    [
+        ("", ""),
+        (True, "<boolean>1</boolean>"),
+        (2**31 - 1, "<int>2147483647</int>"),
+        (2**31, "<i8>2147483648</i8>"),
+        (-(2**63), "<i8>-9223372036854775808</i8>"),
+        (Level.HIGH, "<int>3</int>"),
+        (1e16, "<double>10000000000000000</double>"),
+        (5e-324, f"<double>0.{'0' * 323}5</double>"),
+        (1 / 3, "<double>0.3333333333333333</double>"),
+        (b"", "<base64></base64>"),
+        (datetime(1, 2, 3, 4, 5, 6, 7, tzinfo=UTC), "<dateTime.iso8601>00010203T04:05:06.000007Z</dateTime.iso8601>"),
+        ("a\r\n\t\x7f\x85\u2028\U0001fffe", "a&#13;\n\t\x7f\x85\u2028\U0001fffe"),
+        ({"a b<": ""}, "<struct><member><name>a b&lt;</name><value></value></member></struct>"),
+    ],
+)
+def test_a_value_is_written_so(value: Value, text: str) -> None:
+    assert write(value).decode() == f"<value>{text}</value>"
+
+
+@each_case(
+    ("value", "message"),
+    [
+        (2**63, "$: expected an integer of 64 bits, got one of 65"),
+        (-(2**63) - 1, "$: expected an integer of 64 bits, got one of 65"),
+        (float("nan"), "$: expected a finite number, got nan"),
+        ([1, float("-inf")], "$[1]: expected a finite number, got -inf"),
+        ({"a": ["\x0b"]}, "$.a[0]: expected characters that XML can carry, got U+000B"),
+        (["\u00e9", "\ud800"], "$[1]: expected characters that XML can carry, got U+D800"),
+        ("\u00e9\uffff", "$: expected characters that XML can carry, got U+FFFF"),
+        ({"\x01": 1}, "$: name of a member: expected characters that XML can carry, got U+0001"),
+        ({1: 1}, "$: name of a member: expected text, got int"),
+        ([(1, 2)], "$[0]: expected a value that XML-RPC has a type for, got tuple"),
+        (
+            datetime(1890, 1, 1, tzinfo=timezone(timedelta(minutes=19, seconds=32))),
+            "$: expected an offset of whole minutes from UTC, got +00:19:32",
+        ),
+    ],
+)
+def test_what_cannot_be_written_is_refused_with_its_place(value: Any, message: str) -> None:
+    with pytest.raises(Unwritable) as caught:
+        write(value)
+    assert str(caught.value) == message
+
+
+def test_a_list_that_holds_itself_is_refused() -> None:
+    endless: list[Value] = []
+    endless.append(endless)
+    with pytest.raises(Unwritable, match=r"^\$: nested too deeply$"):
+        write(endless)
+
+
+@each_case("depth", range(100, 1000, 50))
+def test_any_depth_is_written_or_refused(depth: int) -> None:
+    value: Value = "\0"
+    for _ in range(depth):
+        value = [value]
+    with pytest.raises(Unwritable, match=r"U\+0000|nested too deeply"):
+        write(value)
+
+
+def test_a_message_shows_what_it_cannot_carry() -> None:
+    assert visible("a\x00\ud800\nb") == "a\\u0000\\ud800\nb"
+
+
+def test_records_of_one_class_are_each_written_with_their_own_values() -> None:
+    names = ["plain", "per%cent", "a<b", *(f"field_{at}" for at in range(20))]
+    first: dict[str, Value] = dict.fromkeys(names, "text")
+    others: list[dict[str, Value]] = [
+        {**first, "plain": "100%s & <more>\r"},
+        {**first, "plain": 7},
+        {
+            **first,
+            "per%cent": {"inner": ["<"]},
+            "field_3": None,
+            "field_4": True,
+            "field_5": datetime(2026, 1, 31, tzinfo=UTC),
+        },
+        {name: first[name] for name in reversed(names)},
+    ]
+    for record in (first, *others, first):
+        assert exactly(value(tree(write(record), LIMITS), 9)) == exactly(record)
+    odd_name: dict[Any, Value] = {**first, 7: ""}
+    for wrong, message in (({**first, "field_7": "\0"}, r"\$\.field_7: .*U\+0000"), (odd_name, "name of a member")):
+        with pytest.raises(Unwritable, match=message):
+            write(wrong)
+
+
+def test_a_long_value_is_the_same_in_pieces() -> None:
+    text = "<é>" * 1000
+    records: dict[str, Value] = {f"ref {at}": {"text": text, "number": at, "none": []} for at in range(600)}
+    answer: Value = {"Status": "Success", "Value": {"events": [*records.values()], "all": records, "token": "1"}}
+    written = write(answer, before=b"(", after=b")")
+    assert written.startswith(b"(<value><struct>")
+    assert written.endswith(b"</struct></value>)")
+    assert exactly(value(tree(written[1:-1], MessageLimits(64 * 1024**2, elements=10**6)), 9)) == exactly(answer)
+    with pytest.raises(Unwritable, match=r"\$\.Value\.all\.ref 7\.text: "):
+        write({"Value": {"all": {**records, "ref 7": {"text": "\ud800"}}}})
+
+
+def test_the_text_of_a_long_value_never_stands_whole_beside_its_bytes() -> None:
+    records: dict[str, Value] = {f"ref {at}": {"text": "x" * 4000} for at in range(4000)}
+    tracemalloc.start()
+    written = write(records)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * len(written)

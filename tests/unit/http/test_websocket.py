@@ -1,0 +1,425 @@
+"""WebSockets over a real listener: handshakes, frames whole, split and wrong, and what ends a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Ping,
+    Pong,
+    Request,
+    TextMessage,
+)
+
+from adapters.codecs.jsonrpc import Codec
+from adapters.http.server import HttpLimits, HttpServer
+from adapters.http.web_origins import WebOrigins
+from adapters.http.websocket import WebSocket, open_websocket
+from adapters.limits import Quota
+from gateway.core.interfaces import HttpExchange, StreamingEndpoint
+from gateway.core.rpc.model import NO_METADATA, Answer, Fault, Peer, RequestMetadata
+from gateway.events.hub import EventHub
+from gateway.pipeline import event_streams
+from gateway.pipeline.endpoint import RpcEndpoint
+from gateway.pipeline.event_methods import EventMethods
+from gateway.pipeline.event_streams import EventStreams
+from tests.kit.clients import Wire, connect
+from tests.kit.exchanges import MemoryExchange
+from tests.kit.listeners import LOCAL, Echo
+from tests.kit.object_service import Service
+from tests.kit.programs import TIMEOUT
+
+MOST = 1000
+KEY = base64.b64encode(bytes(16)).decode()
+
+
+class Channels(StreamingEndpoint):
+    """Sends each message back; "close" ends the connection, "many" sends messages until the client reads no more."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.ended = asyncio.Event()
+
+    async def stream(self, exchange: HttpExchange) -> Answer | None:
+        channel = await open_websocket(exchange, MOST)
+        if isinstance(channel, Answer):
+            return channel
+        try:
+            await self._serve(channel)
+        finally:
+            self.ended.set()
+        return None
+
+    async def _serve(self, channel: WebSocket) -> None:
+        while (message := await channel.receive()) is not None:
+            if message == b"close":
+                await channel.close("as asked")
+                return
+            while message == b"many":
+                await channel.send(bytes(1000).replace(b"\0", b"x"))
+                self.sent += 1000
+            await channel.send(message)
+            channel.release(len(message))
+        await channel.close()
+
+    def refuse(self, fault: Fault) -> Answer:
+        raise AssertionError(fault)
+
+
+@asynccontextmanager
+async def listening(
+    endpoint: StreamingEndpoint | None = None, limits: HttpLimits | None = None, **options: Any
+) -> AsyncIterator[HttpServer]:
+    served: StreamingEndpoint = endpoint or Channels()
+
+    def streams(_path: str, wants_upgrade: bool) -> StreamingEndpoint | None:
+        return served if wants_upgrade else None
+
+    server = HttpServer("rpc", [LOCAL], lambda path: Echo(), limits or HttpLimits(), streams=streams, **options)
+    await server.start()
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            yield server
+    finally:
+        await server.stop(0)
+
+
+class Client:
+    """The client's side of a WebSocket on a wire."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.frames = WSConnection(ConnectionType.CLIENT)
+
+    async def send(self, event: Event) -> None:
+        await self.wire.send(self.frames.send(event))
+
+    async def receive(self) -> Event:
+        text = ""
+        while True:
+            for event in self.frames.events():
+                if not isinstance(event, TextMessage):
+                    return event
+                text += event.data
+                if event.message_finished:
+                    return TextMessage(text)
+            self.frames.receive_data(await self.wire.raw(1))
+
+
+@asynccontextmanager
+async def connected(endpoint: StreamingEndpoint | None = None) -> AsyncIterator[Client]:
+    async with listening(endpoint) as server, connect(server.addresses[0]) as wire:
+        client = Client(wire)
+        await client.send(Request(host="gateway", target="/"))
+        assert isinstance(await client.receive(), AcceptConnection)
+        yield client
+
+
+def handshake(*, drop: str = "", **more: str) -> bytes:
+    headers = {
+        "Host": "gateway",
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": KEY,
+    }
+    headers.update({name.replace("_", "-"): value for name, value in more.items()})
+    headers.pop(drop, None)
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join(["GET / HTTP/1.1", *lines, "", ""]).encode()
+
+
+async def test_messages_go_both_ways_in_their_order() -> None:
+    async with connected() as client:
+        for text in ("one", "", "zwölf", "x" * MOST):
+            await client.send(TextMessage(text))
+        for text in ("one", "", "zwölf", "x" * MOST):
+            assert await client.receive() == TextMessage(text)
+
+
+async def test_a_message_may_come_in_fragments_and_byte_by_byte() -> None:
+    async with connected() as client:
+        data = client.frames.send(TextMessage("frag", message_finished=False))
+        data += client.frames.send(TextMessage("ment", message_finished=True))
+        for at in range(len(data)):
+            await client.wire.send(data[at : at + 1])
+        assert await client.receive() == TextMessage("fragment")
+
+
+async def test_a_ping_is_answered_between_the_messages() -> None:
+    async with connected() as client:
+        await client.send(Ping(b"here"))
+        assert await client.receive() == Pong(b"here")
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "reason"),
+    [
+        (BytesMessage(b"x"), 1003, "expected text messages, got a binary one"),
+        (TextMessage("x" * (MOST + 1)), 1009, f"expected messages of at most {MOST} bytes"),
+        (TextMessage("\u20ac" * (MOST // 2)), 1009, f"expected messages of at most {MOST} bytes"),
+        (CloseConnection(1000, "bye"), 1000, "bye"),
+    ],
+)
+async def test_what_ends_a_connection_says_why(event: Event, code: int, reason: str) -> None:
+    endpoint = Channels()
+    async with connected(endpoint) as client:
+        await client.send(event)
+        assert await client.receive() == CloseConnection(code, reason)
+        await endpoint.ended.wait()
+
+
+async def test_frames_that_break_the_protocol_end_the_connection() -> None:
+    endpoint = Channels()
+    async with connected(endpoint) as client:
+        await client.wire.send(b"\xff\xff\xff\xff\xff\xff")
+        event = await client.receive()
+        assert isinstance(event, CloseConnection)
+        assert event.code == 1002
+        await endpoint.ended.wait()
+
+
+async def test_the_gateway_can_end_it_and_a_client_that_leaves_ends_it() -> None:
+    async with connected() as client:
+        await client.send(TextMessage("close"))
+        assert await client.receive() == CloseConnection(1001, "as asked")
+    endpoint = Channels()
+    async with connected(endpoint) as client:
+        client.wire.reset()
+        await endpoint.ended.wait()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "text"),
+    [
+        (handshake(Sec_WebSocket_Version="8"), 426, "found Sec-WebSocket-Version: 8; expected 13"),
+        (handshake(drop="Sec-WebSocket-Key"), 400, "expected a Sec-WebSocket-Key of 16 bytes in base64"),
+        (handshake(Sec_WebSocket_Key="short"), 400, "expected a Sec-WebSocket-Key of 16 bytes in base64"),
+        (handshake().replace(b"HTTP/1.1", b"HTTP/1.0"), 405, "send a POST"),
+        (handshake(Upgrade="h2c"), 400, "expected GET with Upgrade: websocket"),
+        (handshake(Origin="https://evil.example"), 403, "requests of web pages from 'https://evil.example'"),
+    ],
+)
+async def test_a_handshake_that_is_wrong_is_refused(request_: bytes, status: int, text: str) -> None:
+    async with listening() as server, connect(server.addresses[0]) as wire:
+        await wire.send(request_)
+        reply = await wire.reply()
+        assert reply.status == status
+        assert text in reply.body.decode()
+
+
+async def test_a_page_of_a_listed_origin_may_connect() -> None:
+    web = WebOrigins(["https://admin.example"])
+    async with listening(web=web) as server, connect(server.addresses[0]) as wire:
+        await wire.send(handshake(Origin="https://admin.example"))
+        assert (await wire.raw(12)) == b"HTTP/1.1 101"
+
+
+async def test_where_no_listener_allows_it_there_is_no_websocket() -> None:
+    server = HttpServer("rpc", [LOCAL], lambda path: Echo(), HttpLimits())
+    await server.start()
+    async with connect(server.addresses[0]) as wire:
+        await wire.send(handshake())
+        assert (await wire.reply()).status == 405
+    await server.stop(0)
+
+
+async def test_a_client_that_does_not_read_holds_one_message_and_is_not_cut() -> None:
+    endpoint = Channels()
+    limits = HttpLimits(write_timeout=0.05, poll_interval=0.01, max_tunnels=1)
+    async with listening(endpoint, limits) as server, connect(server.addresses[0]) as wire:
+        client = Client(wire)
+        await client.send(Request(host="gateway", target="/"))
+        assert isinstance(await client.receive(), AcceptConnection)
+        await client.send(TextMessage("many"))
+        before = -1
+        while before != endpoint.sent:  # until the kernels of both sides take no more
+            before = endpoint.sent
+            await asyncio.sleep(0.2)  # far longer than `write_timeout`
+        [connection] = server._connections
+        assert connection._transport is not None
+        assert connection._transport.get_write_buffer_size() < 64 * 1024
+        assert connection._held <= 64 * 1024
+        assert not endpoint.ended.is_set()
+        async with connect(server.addresses[0]) as other:  # `max_tunnels` is for tunnels to upstreams
+            again = Client(other)
+            await again.send(Request(host="gateway", target="/"))
+            assert isinstance(await again.receive(), AcceptConnection)
+            await again.send(TextMessage("quick"))
+            assert await again.receive() == TextMessage("quick")
+
+
+def frame(opcode: int, data: bytes, *, last: bool = True) -> bytes:
+    """A frame of a client, with a mask of zeros."""
+    assert len(data) < 126
+    return bytes([opcode | last << 7, 128 | len(data)]) + bytes(4) + data
+
+
+@pytest.mark.parametrize("flood", [frame(0, b"", last=False), frame(0, b"x", last=False), frame(10, b"")])
+async def test_while_many_small_frames_are_read_others_are_served(flood: bytes) -> None:
+    count = 10_000
+    exchange = MemoryExchange(NO_METADATA, frame(1, b"", last=False) + flood * count + frame(0, b"end"))
+    channel = WebSocket(exchange, 2 * count)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        served = tasks.create_task(other())
+        message = await channel.receive()
+        served.cancel()
+    assert message is not None
+    assert message.endswith(b"end")
+    assert turns > count / 100
+
+
+async def test_messages_count_as_held_until_they_are_released_and_too_many_end_the_connection() -> None:
+    text = frame(1, b"x" * 100)
+    exchange = MemoryExchange(NO_METADATA, text + text[:50], text[50:] + text, most_held=250)
+    channel = WebSocket(exchange, MOST)
+    assert await channel.receive() == b"x" * 100
+    assert await channel.receive() == b"x" * 100
+    assert (exchange.held, channel.held) == (200, 200)
+    channel.release(100)
+    assert (exchange.held, channel.held) == (100, 100)
+    assert await channel.receive() == b"x" * 100
+    assert await WebSocket(MemoryExchange(NO_METADATA, text, most_held=99), MOST).receive() is None
+    refused = MemoryExchange(NO_METADATA, text * 3, most_held=250)
+    channel = WebSocket(refused, MOST)
+    while await channel.receive() is not None:
+        pass
+    await channel.close()
+    assert b"\x03\xf5too many bytes are held (max_buffered), try again" in refused.body
+
+
+async def test_a_listener_counts_what_a_websocket_holds() -> None:
+    quota = Quota(max_buffered=100_000)
+    async with listening(quota=quota) as server, connect(server.addresses[0]) as wire:
+        client = Client(wire)
+        await client.send(Request(host="gateway", target="/"))
+        assert isinstance(await client.receive(), AcceptConnection)
+        await client.send(TextMessage("x" * 500, message_finished=False))
+        await client.send(Ping())
+        assert await client.receive() == Pong()
+        assert quota.buffered == 16 * 1024 + 500
+        await client.send(TextMessage("", message_finished=True))
+        assert await client.receive() == TextMessage("x" * 500)
+        await client.send(Ping())
+        assert await client.receive() == Pong()
+        assert quota.buffered == 16 * 1024
+
+
+class SlowEndpoint(RpcEndpoint):
+    """Sends each message back when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Queue[bytes] = asyncio.Queue()
+        self.may_answer = asyncio.Semaphore(0)
+
+    async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
+        self.begun.put_nowait(body)
+        await self.may_answer.acquire()
+        return Answer(body, "")
+
+
+@asynccontextmanager
+async def calling() -> AsyncIterator[tuple[Client, SlowEndpoint, EventHub]]:
+    """A client whose call "one" runs; "two" waits behind it."""
+    endpoint, hub = SlowEndpoint(), EventHub(Service())
+    streams = EventStreams(lambda: endpoint, EventMethods(hub), open_websocket, codec=Codec(), max_message=MOST)
+    async with connected(streams) as client:
+        await client.send(TextMessage("one"))
+        await client.send(TextMessage("two"))
+        assert await endpoint.begun.get() == b"one"
+        yield client, endpoint, hub
+
+
+async def test_while_a_call_runs_pings_are_answered_and_the_next_call_waits() -> None:
+    async with calling() as (client, endpoint, _hub):
+        await client.send(Ping(b"there?"))
+        assert await client.receive() == Pong(b"there?")
+        assert endpoint.begun.empty()
+        for text in ("one", "two"):
+            endpoint.may_answer.release()
+            assert await client.receive() == TextMessage(text)
+
+
+@pytest.mark.parametrize("end", [CloseConnection(1000, "bye"), None])
+async def test_calls_that_came_before_the_end_are_answered(end: CloseConnection | None) -> None:
+    async with calling() as (client, endpoint, _hub):
+        if end is None:
+            client.wire.end()
+        else:
+            await client.send(end)
+        assert await client.receive() == Ping()  # is it still there?
+        endpoint.may_answer.release()
+        endpoint.may_answer.release()
+        answers = [await client.receive() for _ in range(3)]
+        assert answers[:2] == [TextMessage("one"), TextMessage("two")]
+        assert isinstance(answers[2], CloseConnection)
+        assert answers[2].code == (1001 if end is None else 1000)
+
+
+async def test_at_a_stop_the_call_that_runs_is_answered_and_no_other_one_begins() -> None:
+    async with calling() as (client, endpoint, hub):
+        hub.release()
+        await client.send(Ping())
+        assert await client.receive() == Pong()
+        endpoint.may_answer.release()
+        assert await client.receive() == TextMessage("one")
+        assert await client.receive() == CloseConnection(1001, "the gateway stops")
+        assert endpoint.begun.empty()
+
+
+async def test_calls_go_to_the_endpoint_that_serves_the_path_now() -> None:
+    one, two = SlowEndpoint(), SlowEndpoint()
+    one.may_answer.release()
+    two.may_answer.release()
+    served: list[SlowEndpoint] = [one]
+    methods = EventMethods(EventHub(Service()))
+    streams = EventStreams(
+        lambda: served[0] if served else None, methods, open_websocket, codec=Codec(), max_message=MOST
+    )
+    async with connected(streams) as client:
+        for text, endpoint in (("first", one), ("second", two)):
+            served[:] = [endpoint]  # a reload
+            await client.send(TextMessage(text))
+            assert await client.receive() == TextMessage(text)
+            assert await endpoint.begun.get() == text.encode()
+        served.clear()
+        await client.send(TextMessage("third"))
+        answer = await client.receive()
+        assert isinstance(answer, TextMessage)
+        assert "no mapping file serves this path any more" in answer.data
+        assert one.begun.empty()
+        assert two.begun.empty()
+
+
+async def test_a_call_of_a_client_that_has_said_its_end_and_left_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_streams, "PROBE_INTERVAL", 0.01)
+    endpoint, methods = SlowEndpoint(), EventMethods(EventHub(Service()))
+    streams = EventStreams(lambda: endpoint, methods, open_websocket, codec=Codec(), max_message=MOST)
+    async with listening(streams) as server:
+        async with connect(server.addresses[0]) as wire:
+            client = Client(wire)
+            await client.send(Request(host="gateway", target="/"))
+            assert isinstance(await client.receive(), AcceptConnection)
+            await client.send(TextMessage("one"))
+            assert await endpoint.begun.get() == b"one"
+            await client.send(CloseConnection(1000))
+        while server._connections:  # noqa: ASYNC110 - the listener does not tell
+            await asyncio.sleep(0.01)

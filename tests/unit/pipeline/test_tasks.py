@@ -1,0 +1,448 @@
+"""Tasks: a reference at once, the record while the call runs and after it, bounds, and gateways that die."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import xmlrpc.client
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.codecs import CODECS
+from adapters.dialects import DIALECTS
+from gateway.core.interfaces import Backend
+from gateway.core.migration.modes import Migration, Mode, Setting
+from gateway.core.routing.route import Effect, Route
+from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcome, Peer, Reply
+from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.pipeline.dispatcher import Dispatcher
+from gateway.pipeline.endpoint import RpcEndpoint
+from gateway.pipeline.tasks import CLIENT_BYTES, KEPT, Tasks
+from gateway.state.store import PATIENCE, StateStore
+from gateway.wiring import task_ending
+from tests.kit.mappings import route
+
+LIMIT = 60.0
+DBUS = Setting()
+PEER = Peer("tcp:127.0.0.1:4711")
+
+
+class Service(Backend):
+    """VM.start ends when `go` is set; `check` is the session check."""
+
+    def __init__(self) -> None:
+        self.started: list[Call] = []
+        self.go = asyncio.Event()
+        self.outcome: Outcome = Reply("OpaqueRef:vm<9>")
+
+    async def start(self) -> None:
+        """Nothing to connect."""
+
+    async def call(self, route: Route, call: Call) -> Outcome:
+        if route.method == "session check":
+            valid = bool(call.params) and call.params[0] == "session"
+            return Reply() if valid else Fault(FaultCode.APPLICATION, "", "SESSION_INVALID", [str(call.params[0])])
+        self.started.append(call)
+        await self.go.wait()
+        return self.outcome
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+
+class Front:
+    """An endpoint of XenAPI before a service."""
+
+    def __init__(self, state: StateStore, setting: Setting = DBUS, *, mapped: bool = False, **limits: Any) -> None:
+        check = route("session check", effect=Effect.READ)
+        start = route(
+            "VM.start",
+            effect=Effect.WRITE,
+            migration=Migration(setting),
+            session_check=check,
+            session=lambda call: str(call.params[0]) if call.params else None,
+        )
+        reading = replace(
+            start, method="VM.get_record", effect=Effect.READ, migration=Migration(setting, tasks="reject")
+        )
+        login = route("session.login", login=lambda _call: "root")
+        routes = {each.method: each for each in (start, reading, login)}
+        if mapped:  # the D-Bus side has tasks of its own
+            routes["task.get_record"] = route("task.get_record", effect=Effect.READ)
+        self.state = state
+        self.service = Service()
+        self.dispatcher = Dispatcher(self.service)
+        self.tasks = Tasks(state, task_ending, **limits)
+        self.fronts = {}
+        for codec in ("jsonrpc", "xmlrpc"):
+            dialect = DIALECTS["xenapi"](codec)
+            table = EndpointTable(
+                EndpointKey("rpc", "/"),
+                codec,
+                "xenapi",
+                routes,
+                spelling=dialect.spelling,
+                session_check=check,
+            )
+            made = CODECS[codec](MessageLimits())
+            self.fronts[codec] = RpcEndpoint(table, made, dialect, self.dispatcher, tasks=self.tasks)
+
+    async def json(self, method: str, *params: Any) -> Any:
+        """Call over JSON-RPC 1.0; the result or the error."""
+        body = json.dumps({"method": method, "params": params, "id": 1}).encode()
+        answer = json.loads((await self.fronts["jsonrpc"].answer(body, PEER)).body or b"")
+        return answer["result"] if answer["error"] is None else answer["error"]
+
+    async def xml(self, method: str, *params: Any) -> Any:
+        """Call over XML-RPC; the Status struct."""
+        body = xmlrpc.client.dumps(params, method, allow_none=True).encode()
+        [answer], _ = xmlrpc.client.loads((await self.fronts["xmlrpc"].answer(body, PEER)).body or b"")
+        return answer
+
+    async def record(self, task: str) -> Any:
+        return await self.json("task.get_record", "session", task)
+
+    @asynccontextmanager
+    async def silent_state(self) -> AsyncIterator[None]:
+        """The state file does not answer."""
+        go = threading.Event()
+        holding = self.state._thread.do(lambda: go.wait(LIMIT))
+        yield
+        go.set()
+        await asyncio.wrap_future(holding)
+
+    async def until(self, task: str, status: str) -> Any:
+        """The record once the task has this status."""
+        async with asyncio.timeout(LIMIT):
+            while True:
+                record = await self.record(task)
+                if record["status"] == status:
+                    return record
+                await asyncio.sleep(0.01)
+
+
+Made = Callable[..., Awaitable[Front]]
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Made]:
+    """Makes fronts that share a state file; each is stopped at the end."""
+    open_ones: list[tuple[Front, StateStore]] = []
+
+    async def made(setting: Setting = DBUS, patience: float = PATIENCE, **limits: Any) -> Front:
+        state = StateStore(tmp_path / "state.db", patience=patience)
+        await state.start()
+        front = Front(state, setting, **limits)
+        open_ones.append((front, state))
+        await front.tasks.start()
+        return front
+
+    yield made
+    for front, state in open_ones:
+        await front.tasks.stop()
+        await state.stop()
+
+
+@pytest.mark.parametrize("method", ["Async.VM.start", "InternalAsync.VM.start"])
+async def test_a_call_for_a_task_is_answered_at_once_and_its_record_follows_the_call(make: Made, method: str) -> None:
+    front = await make()
+    task = await front.json(method, "session", "vm", False)
+    assert task.startswith("OpaqueRef:")
+    record = await front.record(task)
+    assert (record["status"], record["progress"], record["result"], record["error_info"]) == ("pending", 0.0, "", [])
+    assert record["name_label"] == method
+    front.service.go.set()
+    record = await front.until(task, "success")
+    assert record["result"] == "<value>OpaqueRef:vm&lt;9&gt;</value>"
+    assert record["progress"] == 1.0
+    assert [call.method for call in front.service.started] == [method]
+    told = (await front.xml("task_get_record", "session", task))["Value"]
+    assert told.keys() == record.keys()
+    assert isinstance(told["created"], xmlrpc.client.DateTime)
+    assert await front.json("task.get_all", "session") == [task]
+    assert await front.json("task.get_by_uuid", "session", record["uuid"]) == task
+    assert await front.json("task.destroy", "session", task) == ""
+    assert await front.record(task) == ["HANDLE_INVALID", "task", task]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "result", "error"),
+    [
+        (Reply(None), "", []),
+        (Reply({"a": 2**40, "b": [True]}), None, []),
+        (
+            Fault(FaultCode.APPLICATION, "", "VM_BAD_POWER_STATE", ["vm", "Halted"]),
+            "",
+            ["VM_BAD_POWER_STATE", "vm", "Halted"],
+        ),
+        (Fault(FaultCode.TIMEOUT, "no answer"), "", ["INTERNAL_ERROR", "no answer"]),
+    ],
+)
+async def test_a_task_ends_as_its_call_did(make: Made, outcome: Outcome, result: str | None, error: list[str]) -> None:
+    front = await make()
+    front.service.outcome = outcome
+    front.service.go.set()
+    task = await front.json("Async.VM.start", "session", "vm")
+    record = await front.until(task, "failure" if error else "success")
+    assert record["error_info"] == error
+    if result is None:
+        document = f"<params><param>{record['result']}</param></params>"
+        assert xmlrpc.client.loads(document)[0] == ({"a": str(2**40), "b": [True]},)
+    else:
+        assert record["result"] == result
+
+
+async def test_what_can_be_refused_at_once_makes_no_task(make: Made) -> None:
+    front = await make()
+    assert await front.json("Async.VM.start", "dead", "vm") == ["SESSION_INVALID", "dead"]
+    no_mode = await front.json("Async.VM.get_record", "session", "vm")
+    assert no_mode == ["Fault", "No async mode for this operation (rpc: Async.VM.get_record)"]
+    assert await front.json("task.get_all", "dead") == ["SESSION_INVALID", "dead"]
+    assert await front.json("task.get_all", "session") == []
+    assert front.service.started == []
+
+
+async def test_a_method_that_is_off_is_off_as_a_task(make: Made) -> None:
+    front = await make(Setting(Mode.OFF))
+    refused = await front.json("Async.VM.start", "session", "vm")
+    assert "is switched off" in refused[1]
+    assert await front.json("task.get_all", "session") == []
+    names = (await front.xml("system.listMethods")).__class__
+    assert names is list
+
+
+async def test_list_methods_names_what_answers_and_nothing_else(make: Made) -> None:
+    names = await (await make()).xml("system.listMethods")
+    assert {"VM.start", "task.get_record", "task.cancel"} <= set(names)
+    off = await (await make(Setting(Mode.OFF))).xml("system.listMethods")
+    assert "VM.start" not in off
+    assert "session.login" in off
+
+
+async def test_an_unknown_method_is_told_only_to_a_valid_session(make: Made) -> None:
+    front = await make()
+    assert await front.json("Foo.bar", "dead") == ["SESSION_INVALID", "dead"]
+    assert await front.json("Foo.bar", "session") == ["MESSAGE_METHOD_UNKNOWN", "Foo.bar"]
+    assert await front.json("Foo.bar") == ["MESSAGE_METHOD_UNKNOWN", "Foo.bar"]
+
+
+async def test_a_client_makes_changes_and_ends_a_task(make: Made) -> None:
+    front = await make()
+    task = await front.json("task.create", "session", "import", "of a disk")
+    for name, value in (("progress", 0.5), ("result", "<value>1</value>"), ("error_info", ["A", "b"])):
+        assert await front.json(f"task.set_{name}", "session", task, value) == ""
+        assert await front.json(f"task.get_{name}", "session", task) == value
+    assert (await front.xml("task.set_progress", "session", task, "0.75"))["Status"] == "Success"
+    assert await front.json("task.add_to_other_config", "session", task, "key", "value") == ""
+    again = await front.json("task.add_to_other_config", "session", task, "key", "value")
+    assert again == ["MAP_DUPLICATE_KEY", "task", "other_config", task, "key"]
+    assert await front.json("task.cancel", "session", task) == ""
+    assert await front.json("task.get_status", "session", task) == "cancelling"
+    assert await front.json("task.set_status", "session", task, "cancelled") == ""
+    assert (await front.record(task))["finished"] != "19700101T00:00:00Z"
+    assert (await front.json("task.set_status", "session", task, "no"))[0] == "INVALID_VALUE"
+    count = await front.json("task.set_status", "session", task)
+    assert count == ["MESSAGE_PARAMETER_COUNT_MISMATCH", "task.set_status", "2", "1"]
+
+
+async def test_a_call_that_was_sent_goes_on_though_its_task_is_cancelled_or_destroyed(make: Made) -> None:
+    front = await make()
+    task, other = [await front.json("Async.VM.start", "session", vm) for vm in ("a", "b")]
+    await front.json("task.cancel", "session", task)
+    await front.until(task, "cancelling")
+    await front.json("task.destroy", "session", other)
+    front.service.go.set()
+    assert (await front.until(task, "success"))["result"] != ""
+    assert [call.params[1] for call in front.service.started] == ["a", "b"]
+    assert await front.json("task.get_all", "session") == [task]
+
+
+async def test_a_session_and_a_gateway_have_so_many_tasks(make: Made) -> None:
+    front = await make(per_owner=2)
+    tasks = [await front.json("Async.VM.start", "session", "vm") for _ in range(2)]
+    assert (await front.json("Async.VM.start", "session", "vm"))[0] == "TOO_MANY_PENDING_TASKS"
+    await front.json("task.destroy", "session", tasks[0])
+    assert (await front.json("task.create", "session", "a", "b")).startswith("OpaqueRef:")
+    small = await make(total=2)
+    small.service.go.set()
+    ended = await small.json("Async.VM.start", "session", "vm")
+    await small.until(ended, "success")
+    for _ in range(2):
+        assert (await small.json("task.create", "session", "a", "b")).startswith("OpaqueRef:")
+    assert len(small.tasks) == 2
+
+
+async def test_finished_tasks_of_a_session_make_room_those_that_were_seen_first(make: Made) -> None:
+    front = await make(per_owner=3)
+    front.service.go.set()
+    first, second, third = [await front.json("Async.VM.start", "session", "vm") for _ in range(3)]
+    async with asyncio.timeout(LIMIT):
+        while front.tasks._running:  # noqa: ASYNC110 - nothing tells it
+            await asyncio.sleep(0.01)
+    await front.until(second, "success")
+    front.service.go.clear()
+    fourth = await front.json("Async.VM.start", "session", "vm")
+    assert await front.json("task.get_all", "session") == [first, third, fourth]
+    fifth = await front.json("Async.VM.start", "session", "vm")
+    assert await front.json("task.get_all", "session") == [third, fourth, fifth]
+    await front.json("Async.VM.start", "session", "vm")
+    assert (await front.json("Async.VM.start", "session", "vm"))[0] == "TOO_MANY_PENDING_TASKS"
+    assert (await front.json("task.get_record", "session", third))[:2] == ["HANDLE_INVALID", "task"]
+
+
+async def test_the_texts_that_clients_give_a_task_are_bounded(make: Made) -> None:
+    front = await make()
+    task = await front.json("task.create", "session", "a", "b")
+    size = CLIENT_BYTES // 2
+    assert await front.json("task.add_to_other_config", "session", task, "a", "x" * size) == ""
+    refused = await front.json("task.add_to_other_config", "session", task, "b", "x" * size)
+    assert f"expected texts of at most {CLIENT_BYTES} bytes in a task, got" in str(refused)
+    for method, value in (("set_result", "x" * 2 * size + "x"), ("set_error_info", ["x" * size])):
+        assert (await front.json(f"task.{method}", "session", task, value))[0] == "INVALID_VALUE"
+    assert (await front.record(task))["other_config"].keys() == {"a"}
+    assert (await front.json("task.create", "session", "x" * 2 * size, "b"))[0] == "INVALID_VALUE"
+    assert await front.json("task.remove_from_other_config", "session", task, "a") == ""
+    assert await front.json("task.get_all", "session") == [task]
+
+
+async def test_the_texts_of_tasks_that_have_not_ended_are_bounded_together(make: Made) -> None:
+    front = await make(stored_bytes=1000)
+    task = await front.json("task.create", "session", "x" * 900, "")
+    grown = await front.json("task.set_result", "session", task, "x" * 200)
+    assert "destroy those that have ended" in str(grown)
+    assert (await front.json("task.create", "session", "x" * 200, "")).startswith("OpaqueRef:")
+    assert (await front.json("Async.VM.start", "session", "vm"))[0] == "TOO_MANY_PENDING_TASKS"
+    await front.json("task.destroy", "session", task)
+    assert (await front.json("Async.VM.start", "session", "vm")).startswith("OpaqueRef:")
+
+
+async def test_a_task_that_its_client_never_ends_is_forgotten_as_a_finished_one_is(make: Made) -> None:
+    moments = [1000.0]
+    front = await make(total=2, now=lambda: moments[0])
+    running = await front.json("Async.VM.start", "session", "vm")
+    assert (await front.json("task.create", "session", "a", "")).startswith("OpaqueRef:")
+    assert (await front.json("task.create", "session", "b", ""))[0] == "TOO_MANY_PENDING_TASKS"
+    moments[0] += KEPT + 1
+    later = await front.json("task.create", "session", "b", "")
+    assert await front.json("task.get_all", "session") == [running, later]
+
+
+async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(make: Made) -> None:
+    front = await make(per_owner=1)
+    held, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        go.wait(LIMIT)
+
+    holding = front.state._thread.do(hold)  # the state file is busy
+    assert await asyncio.to_thread(held.wait, LIMIT)
+    leaving = asyncio.get_running_loop().create_task(front.json("Async.VM.start", "session", "vm"))
+    async with asyncio.timeout(LIMIT):
+        while not len(front.tasks):  # noqa: ASYNC110 - nothing tells it
+            await asyncio.sleep(0.01)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    go.set()
+    await asyncio.wrap_future(holding)
+    assert front.service.started == []
+    task = await front.json("Async.VM.start", "session", "vm")
+    assert await front.json("task.get_all", "session") == [task]
+
+
+async def test_results_of_finished_tasks_are_bounded_together(make: Made) -> None:
+    front = await make(stored_bytes=1000)
+    front.service.outcome = Reply("x" * 600)
+    front.service.go.set()
+    tasks = [await front.json("Async.VM.start", "session", "vm") for _ in range(3)]
+    for task in tasks:
+        await front.until(task, "success")
+    await front.json("task.create", "session", "one more", "")
+    assert len(front.tasks) == 2
+
+
+async def test_a_task_of_another_gateway_is_read_from_the_state_file(make: Made) -> None:
+    first, second = await make(), await make()
+    task = await first.json("Async.VM.start", "session", "vm")
+    assert (await second.record(task))["status"] == "pending"
+    first.service.go.set()
+    assert (await second.until(task, "success"))["result"] == "<value>OpaqueRef:vm&lt;9&gt;</value>"
+    assert list(await second.json("task.get_all_records", "session")) == [task]
+
+
+async def test_while_the_state_file_does_not_answer_no_task_of_another_gateway_is_said_to_be_gone(
+    make: Made,
+) -> None:
+    first, second = await make(), await make(patience=0.05)
+    task = await first.json("Async.VM.start", "session", "vm")
+    async with second.silent_state():
+        for method, about in (("get_record", task), ("get_by_uuid", task.partition(":")[2])):
+            refused = await second.json(f"task.{method}", "session", about)
+            assert "tasks cannot be looked up now, try again" in str(refused)
+    assert (await second.record(task))["status"] == "pending"
+
+
+async def test_a_call_whose_task_cannot_be_written_down_is_refused_and_not_made(make: Made) -> None:
+    front = await make(patience=0.05)
+    async with front.silent_state():
+        for method, *params in (("Async.VM.start", "vm"), ("task.create", "a", "b")):
+            refused = await front.json(method, "session", *params)
+            assert "not executed: its task cannot be written down now: state file" in str(refused)
+        assert len(front.tasks) == 0
+    front.service.go.set()
+    task = await front.json("Async.VM.start", "session", "vm")
+    await front.until(task, "success")
+    assert len(front.service.started) == 1
+    assert await front.json("task.get_all", "session") == [task]
+
+
+async def test_what_cannot_be_written_about_a_task_now_is_written_later(make: Made) -> None:
+    front = await make(patience=0.05, lease=0.5)
+    task = await front.json("Async.VM.start", "session", "vm")
+    async with front.silent_state():
+        front.service.go.set()
+        await front.until(task, "success")
+        assert "not done now, try again" in str(await front.json("task.destroy", "session", task))
+        assert (await front.record(task))["status"] == "success"
+    other = await make()
+    await other.until(task, "success")
+    assert await front.json("task.destroy", "session", task) == ""
+    assert (await other.record(task))[:2] == ["HANDLE_INVALID", "task"]
+
+
+async def test_a_task_of_another_gateway_is_known_at_once_where_others_answer_for_tasks_too(make: Made) -> None:
+    second = await make(mapped=True)
+    first = await make()
+    task = await first.json("Async.VM.start", "session", "vm")
+    assert (await second.record(task))["status"] == "pending"
+    assert second.service.started == []
+    second.service.go.set()
+    assert await second.record("OpaqueRef:of-the-service") == "OpaqueRef:vm<9>"
+
+
+async def test_a_task_whose_gateway_died_ends_with_an_unknown_outcome_and_its_call_is_not_made_again(
+    make: Made,
+) -> None:
+    dying = await make(lease=0.5)
+    task = await dying.json("Async.VM.start", "session", "vm")
+    assert dying.tasks._renewing is not None
+    dying.tasks._renewing.cancel()  # what a kill does to the lease
+    other = await make(lease=0.5)
+    record = await other.until(task, "failure")
+    assert record["error_info"][0] == "INTERNAL_ERROR"
+    assert record["error_info"][1].startswith("outcome unknown: the gateway ended before Async.VM.start did")
+    assert other.service.started == []
+
+
+async def test_a_gateway_that_stops_ends_its_tasks_with_an_unknown_outcome(make: Made) -> None:
+    stopping = await make()
+    task = await stopping.json("Async.VM.start", "session", "vm")
+    await stopping.tasks.stop()
+    other = await make()
+    assert (await other.until(task, "failure"))["error_info"][1].startswith("outcome unknown")

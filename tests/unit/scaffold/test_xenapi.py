@@ -1,0 +1,154 @@
+"""`scaffold xenapi`: the shipped IDL and mapping are its output with additions; bad datamodels are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from gateway.cli import app
+from gateway.core.dbus import introspection_xml
+from gateway.scaffold import datamodel, xenapi
+
+ROOT = Path(__file__).parents[3]
+DATAMODEL = ROOT / "docker/toolstack/xenapi_classes.json"
+NAMES = xenapi.Names("org.xen.xcp.xapi", "/org/xen/xcp/xapi", "idl/org.xen.xcp.xapi.classes.xml")
+
+
+@pytest.fixture(scope="module")
+def made() -> xenapi.Scaffold:
+    return xenapi.make(datamodel.read(DATAMODEL.read_bytes()), NAMES)
+
+
+def test_the_shipped_idl_is_the_output(made: xenapi.Scaffold) -> None:
+    assert (ROOT / "mappings" / NAMES.idl).read_text() == made.idl
+
+
+def test_the_shipped_mapping_is_the_output_with_additions(made: xenapi.Scaffold) -> None:
+    shipped = YAML(typ="safe").load(ROOT / "mappings/xapi.yaml")["classes"]
+    written = YAML(typ="safe").load(made.mapping)["classes"]
+    assert list(shipped) == list(written)
+    assert missing(written, shipped) == []
+
+
+def missing(written: Any, shipped: Any, place: str = "classes") -> list[str]:
+    """The places where the shipped mapping lacks or changes what was written."""
+    if isinstance(written, dict) and isinstance(shipped, dict):
+        return [each for key, value in written.items() for each in missing(value, shipped.get(key), f"{place}.{key}")]
+    return [] if written == shipped else [place]
+
+
+CLASS = {
+    "name": "VM",
+    "description": "what xapi writes besides is ignored",
+    "fields": [
+        {"name": "uuid", "type": "string", "qualifier": "RO/runtime", "lifecycle": {"state": "published_s"}},
+        {"name": "VCPUs_max", "type": "int", "qualifier": "RW"},
+        {"name": "IPv6", "type": "string set", "qualifier": "RO/runtime"},
+        {"name": "start_time", "type": "datetime", "qualifier": "RO/runtime"},
+        {"name": "VBDs", "type": "VBD ref set", "qualifier": "RO/runtime"},
+        {"name": "other_config", "type": "(string -> string) map", "qualifier": "RW"},
+    ],
+    "messages": [
+        {"name": "get_record", "params": [], "result": ["VM record", ""], "implicit": True},
+        {"name": "get_all", "implicit": True},
+        {"name": "create", "implicit": True},
+        {"name": "destroy", "implicit": True},
+        {"name": "get_VCPUs_max", "implicit": True},
+        {"name": "set_VCPUs_max", "implicit": True},
+        {"name": "add_to_other_config", "implicit": True},
+        {
+            "name": "start",
+            "implicit": False,
+            "params": [
+                {"type": "session ref", "name": "session_id", "doc": ""},
+                {"type": "VM ref", "name": "vm", "doc": ""},
+                {"type": "bool", "name": "start_paused", "doc": ""},
+            ],
+            "result": ["void"],
+            "errors": [{"name": "VM_BAD_POWER_STATE", "doc": ""}],
+        },
+        {"name": "import", "params": [{"name": "url", "type": "string"}], "result": ["(VM ref -> datetime) map", ""]},
+        {"name": "old", "params": [], "result": ["void"], "lifecycle": {"state": "removed_s", "transitions": []}},
+        {"name": "get_IPv6", "implicit": True, "lifecycle": {"state": "removed_s", "transitions": []}},
+    ],
+    "enums": [],
+}
+
+
+def test_a_class_becomes_two_interfaces() -> None:
+    [cls] = datamodel.read(json.dumps([CLASS]).encode())
+    idl = introspection_xml.parse(xenapi.make([cls], NAMES).idl).interfaces
+    vm, manager = idl["org.xen.xcp.xapi.VM1"], idl["org.xen.xcp.xapi.VMManager1"]
+    assert {name: (str(each.type), each.access) for name, each in vm.properties.items()} == {
+        "Uuid": ("s", "read"),
+        "VCPUsMax": ("x", "readwrite"),
+        "IPv6": ("as", "read"),
+        "StartTime": ("x", "read"),
+        "VBDs": ("as", "read"),
+        "OtherConfig": ("a{ss}", "read"),
+    }
+    assert shape(vm) == {"Destroy": ("", ""), "AddToOtherConfig": ("ss", ""), "Start": ("b", "")}
+    assert shape(manager) == {"Create": ("a{sv}", "s"), "Import": ("s", "a{sx}"), "GetAll": ("", "as")}
+    assert vm.properties["StartTime"].legacy_type == "datetime"
+    assert manager.methods["Create"].ins[0].legacy_type == "VM record"
+
+
+def shape(interface: introspection_xml.Interface) -> dict[str, tuple[str, str]]:
+    signature = introspection_xml.signature
+    return {name: (signature(each.ins), signature(each.outs)) for name, each in interface.methods.items()}
+
+
+def test_what_the_naming_rule_does_not_give_back_is_listed() -> None:
+    [cls] = datamodel.read(json.dumps([CLASS]).encode())
+    made = YAML(typ="safe").load(xenapi.make([cls], NAMES).mapping)
+    assert made["classes"]["VM"]["fields"] == {"IPv6": "IPv6"}
+    assert made["removed"] == ["VM.old", "VM.get_IPv6"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("nothing", "expected the JSON of a datamodel, a list of classes: Expecting value: line 1 column 1 (char 0)"),
+        ("{}", "expected a list of classes, got dict"),
+        ("[7]", "class 0: expected 'name' as a str, got int"),
+        ('[{"name": "VM"}]', "class VM: expected 'messages' as a list, got NoneType"),
+        (
+            '[{"name": "VM", "messages": [], "fields": [{"name": "a"}]}]',
+            "class VM, field a: expected 'type' as a text, got NoneType",
+        ),
+        (
+            '[{"name": "VM", "messages": [], "fields": [{"name": "a", "type": "VM rev"}]}]',
+            "class VM, field a: unknown type 'VM rev'",
+        ),
+        (
+            '[{"name": "VM", "fields": [], "messages": [{"name": "a", "params": [], "result": ["(a) map"]}]}]',
+            "class VM, message a: unknown type '(a) map'",
+        ),
+    ],
+)
+def test_a_bad_datamodel_is_refused_with_its_place(content: str, problem: str) -> None:
+    with pytest.raises(datamodel.DatamodelError) as caught:
+        datamodel.read(content.encode())
+    assert str(caught.value) == problem
+
+
+def test_the_command_writes_files_that_check_accepts_and_replaces_none(tmp_path: Path) -> None:
+    model, there = tmp_path / "xenapi.json", tmp_path / "made"
+    model.write_text(json.dumps([CLASS]))
+    run = CliRunner()
+    done = run.invoke(app, ["scaffold", "xenapi", str(model), "--output", str(there)])
+    assert done.exit_code == 0, done.output
+    assert {str(path.relative_to(there)) for path in there.rglob("*.*")} == {NAMES.idl, "xapi.yaml"}
+    assert run.invoke(app, ["check", str(there)]).exit_code == 0
+    again = run.invoke(app, ["scaffold", "xenapi", str(model), "--output", str(there)])
+    assert again.exit_code == 1
+    assert "exists" in again.output
+    assert run.invoke(app, ["scaffold", "xenapi", str(model), "--output", str(there), "--force"]).exit_code == 0
+    bad = run.invoke(app, ["scaffold", "xenapi", str(model), "--bus-name", "7"])
+    assert bad.exit_code == 2
+    assert "--bus-name: expected a bus name" in bad.output

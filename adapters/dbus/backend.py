@@ -82,7 +82,10 @@ class Backend(interfaces.Backend):
 
     async def call(self, route: Route, call: Call) -> Outcome:
         """Make one call. The dispatcher holds the deadline and cancels this coroutine past it."""
-        method_call = await self._encoded(route, call) if _is_large(call) else encode_arguments(route, call)
+        if is_large(call.params, LARGE_ARGUMENTS) or (call.named and is_large(call.named, LARGE_ARGUMENTS)):
+            method_call = await self._encoded(route, call)
+        else:
+            method_call = encode_arguments(route, call)
         if not isinstance(method_call, MethodCall):
             return method_call
         select = None if route.select is None else route.select(call)

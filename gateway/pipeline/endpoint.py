@@ -235,6 +235,8 @@ class RpcEndpoint(Endpoint):
                 origin.is_shared = True
             else:
                 origin = self._learn_origin(metadata)[0 if is_alone else 1]
+        if is_alone and isinstance(only := envelope.entries[0], Call):
+            return [self._plan_entry(only, peer, metadata, origin, arrived)]
         return [
             entry if isinstance(entry, Fault) else self._plan_entry(entry, peer, metadata, origin, arrived)
             for entry in envelope.entries

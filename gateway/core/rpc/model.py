@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
@@ -21,15 +21,18 @@ import msgspec
 Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
 
 _SMALL = frozenset({int, bool, float, type(None)})  # whatever they are
+_SEQUENCES = (tuple, list)
 _FEW, _SHORT = 16, 1024  # values, and characters of each, that are never large together
 LARGE = 20_000  # elements, or 64 bytes of text: about 10 ms to write as XML
 
 
 def is_large(value: object, most: int = LARGE) -> bool:
     """Return whether converting a value takes so long that other calls would notice: it runs in a thread."""
+    if isinstance(value, _SEQUENCES) and len(value) == 1:
+        value = value[0]  # the usual case
     if isinstance(value, str):
         return len(value) >> 6 > most
-    if isinstance(value, tuple | list) and len(value) <= _FEW and _are_small(value):
+    if type(value) in _SMALL or (isinstance(value, _SEQUENCES) and len(value) <= _FEW and _are_small(value)):
         return False
     left = most
     rest: list[Any] = [value]
@@ -51,7 +54,7 @@ def is_large(value: object, most: int = LARGE) -> bool:
     return False
 
 
-def _are_small(values: tuple[object, ...] | list[object]) -> bool:
+def _are_small(values: Iterable[object]) -> bool:
     """Whether a few values are single ones without much text: the usual case."""
     for item in values:  # noqa: SIM110 - `all` is slower
         if type(item) not in _SMALL and not (type(item) is str and len(item) <= _SHORT):

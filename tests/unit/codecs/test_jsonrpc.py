@@ -310,6 +310,37 @@ def test_an_answer_over_the_limits_says_so() -> None:
     assert outcome.code is FaultCode.TOO_LARGE
 
 
+PLAIN = [
+    b'{"jsonrpc":"2.0","method":"m","params":["a"],"id":1}',
+    b'{"id": "a:b", "params": {"x": {"y": [1.0, null, true]}}, "method": "n:m", "jsonrpc": "2.0"}',
+    b'{"jsonrpc":"2.0","method":"m","params":["a:b", "\\u003a"],"id":-0}',
+    b'{"jsonrpc":"2.0","method":"m","method":"n","params":[],"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","\\u006dethod":"n","params":[],"id":1}',
+    b'{"jsonrpc":"2.0","method":"\\u003a","method":"n","params":[],"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","params":[{"a":1,"a":2}],"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","params":[],"id":1.0}',
+    b'{"jsonrpc":"2.0","method":"m","params":[],"id":null}',
+    b'{"jsonrpc":"2.0","method":"m","params":[],"id":true}',
+    b'{"jsonrpc":"2.0","method":"m","params":[],"id":"\\u0041\xc3\xa9"}',
+    b'{"jsonrpc":"2.0","method":"m","params":[],"id":123456789012345678901234567890}',
+    b'{"jsonrpc":"2.0","method":"m","params":[1e999],"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","params":["\xff"],"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","params":["\\ud800"],"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","params":null,"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","params":[],"id":1,"more":2}',
+    b'{"jsonrpc":"1.0","method":"m","params":[],"id":1}',
+    b'{"jsonrpc":"2.0","method":1,"params":[],"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","params":' + b"[" * 100 + b"]" * 100 + b',"id":1}',
+]
+
+
+@each_case("body", PLAIN)
+def test_a_plain_request_means_what_it_means_to_the_reader_of_all_others(body: bytes) -> None:
+    read = CODEC.decode(body)
+    assert read == CODEC.decode(body + b" " * 5000)  # too long to be read as a plain one
+    assert repr(read) == repr(CODEC.decode(body + b" " * 5000))  # and of the same types
+
+
 def test_no_two_faults_share_a_number() -> None:
     assert len(set(FAULT_CODES.values())) == len(FAULT_CODES) == len(FaultCode)
 

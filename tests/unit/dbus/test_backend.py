@@ -74,6 +74,20 @@ async def test_a_large_call_is_encoded_in_a_thread() -> None:
     assert [thread is threading.main_thread() for thread in threads] == [False, False, True, True]
 
 
+async def test_a_large_call_is_checked_in_a_thread_too() -> None:
+    threads: list[threading.Thread] = []
+
+    def bind(call: Call) -> MethodCall:
+        threads.append(threading.current_thread())
+        raise MarshalError("fewer", None).at("params", 0)
+
+    backend, route = Backend({}), toy_route("Echo", bind=bind)
+    for size in (LARGE_ARGUMENTS + 1, 1):
+        refused = expect(Fault, await backend.check(route, Call("Echo", (["x"] * size,))))
+        assert (refused.code, refused.message) == (FaultCode.INVALID_PARAMS, "$.params[0]: expected fewer, got null")
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
+
+
 async def test_a_large_call_that_is_given_up_while_it_is_encoded_was_not_sent() -> None:
     begun, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()

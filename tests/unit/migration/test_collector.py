@@ -13,7 +13,18 @@ from gateway.core.comparison.equality import no_checkpoint
 from gateway.core.migration.modes import Key, Migration, Side
 from gateway.core.migration.statistics import KEY_GROUPS, key_group, quantile, spent
 from gateway.core.routing.route import CallFinished
-from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Peer, Reply, http_failure
+from gateway.core.rpc.model import (
+    ABANDONED,
+    WITHDRAWN,
+    Call,
+    Fault,
+    FaultCode,
+    Origin,
+    Outcome,
+    Peer,
+    Reply,
+    http_failure,
+)
 from gateway.migration.collector import MAX_PAIRS, StatisticsCollector
 from gateway.migration.rollout_controller import LASTS, STARTS, CountsWindow, LocalCounts, joined, together
 from gateway.migration.shadow import MAX_APART, NO_ANSWER, Observation, ObservedCall, code_of
@@ -59,6 +70,22 @@ def test_calls_are_counted_by_side_with_their_errors_and_seconds() -> None:
     }  # fmt: skip
     assert quantile(counts.histograms["legacy"], 0.5) == pytest.approx(0.001, rel=0.25)
     assert quantile(counts.histograms["dbus"], 0.5) == pytest.approx(0.2, rel=0.25)
+
+
+def test_calls_that_came_the_same_way_are_counted_for_their_client_and_in_their_time() -> None:
+    evidence = StatisticsCollector(lambda: 1000.0)
+    origin = Origin({"protocol": "xmlrpc", "agent": "xe"}, is_shared=True)
+    one, two = (Call("VM.stat", peer=Peer(f"tcp:10.0.0.{host}:5"), extensions=origin) for host in (1, 2))
+    for _ in range(2):  # what was taken is not counted again
+        for call in (one, two, one):
+            evidence.count(CallFinished(STAT, call, Reply(1), Side.DBUS, 0.1))
+        evidence.count(CallFinished(STAT, one, Fault(FaultCode.BUSY, ""), Side.DBUS, 0.1))
+        batch = evidence.take()
+        assert {key.peer: record.count for key, record in batch.clients.items()} == {
+            "tcp:10.0.0.1": 3,
+            "tcp:10.0.0.2": 1,
+        }
+        assert batch.evidence[ME].counters == {"answered_dbus": 4, "calls_dbus": 4, "errors_dbus": 1}
 
 
 def test_a_side_that_refuses_what_the_other_takes_has_failed() -> None:

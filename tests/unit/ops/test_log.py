@@ -8,13 +8,14 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 import structlog
 
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
-from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer, Reply, RequestMetadata
+from gateway.core.rpc.model import Call, Fault, FaultCode, Origin, Outcome, Peer, Reply, RequestMetadata
 from gateway.ops import log
 from tests.kit.cases import present
 from tests.kit.mappings import route
@@ -76,6 +77,41 @@ async def test_a_line_has_the_caller_and_where_the_call_came_in(lines: pytest.Ca
     present(log.call_log())(CallFinished(route("VM.start"), call, Reply(), None, 0.001))
     shown = (await written(lines)).split()
     assert {"service=toy", "path=/RPC2", "request_id=r-7", "user=alice"} <= set(shown)
+
+
+async def test_calls_that_came_the_same_way_differ_in_what_is_their_own(lines: pytest.CaptureFixture[str]) -> None:
+    log.configure("json", "info")
+    listener = present(log.call_log())
+    came = {"listener": "rpc", "path": "/", "protocol": "jsonrpc", "agent": '","ms":0.0,"\\', "user": "alice"}
+    origins = [Origin(came, is_shared=True), Origin(came, is_shared=True), came]
+    one, two, stat = Peer("tcp:10.0.0.1:5"), Peer("tcp:10.0.0.2:5"), route("VM.stat")
+    sides: list[Side | None] = [Side.DBUS, Side.LEGACY, None]
+    calls = [
+        (each, Call("VM.stat", peer=peer, extensions=origin), outcome, side)
+        for origin in origins
+        for each in (stat, route("VM.start"))
+        for peer in (one, two, one)
+        for side in sides
+        for outcome in (Reply(1), Fault(FaultCode.BUSY, ""), Reply(2))
+    ]
+    for at, (each, call, outcome, side) in enumerate(calls):
+        listener(CallFinished(each, call, outcome, side, at / 1000))
+    found = [json.loads(line) for line in (await written(lines)).splitlines()]
+    assert all(datetime.fromisoformat(line.pop("timestamp")).tzinfo for line in found)
+    assert found == [
+        {
+            "event": "call",
+            "level": "info",
+            "service": "toy",
+            "method": each.method,
+            "ms": float(at),
+            **came,
+            "side": side.value if side else "",
+            "outcome": "ok" if isinstance(outcome, Reply) else "busy",
+            "peer": call.peer.address,
+        }
+        for at, (each, call, outcome, side) in enumerate(calls)
+    ]
 
 
 def test_the_id_of_a_request_is_the_clients_own_or_the_trace_it_belongs_to() -> None:

@@ -11,14 +11,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
 from gateway.core.interfaces import (
-    DEADLINE_PASSED,
     NOT_SENT,
     Backend,
     HttpExchange,
@@ -52,7 +51,7 @@ from gateway.core.rpc.model import (
 from gateway.core.rpc.trace_context import KEY
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.ops.traces import Tracer
-from gateway.pipeline.waiting import TOO_MANY, slot_freed
+from gateway.pipeline.waiting import TOO_MANY, Deadlines, slot_freed
 
 _DBUS = Side.DBUS  # an attribute of an enum is slow to read
 
@@ -448,76 +447,3 @@ def _timed_out(side: Side, route: Route, asked: Route, seconds: float, *, sent: 
     else:
         known = "" if route.effect is Effect.READ else "; it may have been executed"
     return Fault(FaultCode.TIMEOUT, f"no answer from {callee} within {seconds:g} s{known}")
-
-
-# Deadlines
-
-
-class Deadlines:
-    """The deadlines of tasks. Those of one duration share a timer, because a timer for each call is slow."""
-
-    def __init__(self) -> None:
-        self._queues: dict[float, _Queue] = {}
-
-    def __len__(self) -> int:
-        return sum(len(queue.waiting) for queue in self._queues.values())
-
-    def start(self, seconds: float) -> Deadline:
-        """Give the running task this many seconds; the caller lifts the deadline when the task is done."""
-        queue = self._queues.get(seconds)
-        if queue is None:
-            queue = self._queues[seconds] = _Queue()
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        assert task is not None, "a deadline is held by a task"
-        deadline = Deadline(task, task.cancelling(), queue.waiting, loop.time() + seconds)
-        queue.waiting[deadline] = None
-        if not queue.is_timing:
-            queue.start_timer(loop, seconds)
-        return deadline
-
-
-class Deadline(msgspec.Struct, eq=False):
-    """The deadline of one task."""
-
-    task: asyncio.Task[Any]
-    before: int  # how often the task was cancelled before
-    waiting: dict[Deadline, None]  # those of the same duration
-    when: float  # of the loop's clock
-    passed: bool = False
-
-    def was_the_reason(self) -> bool:
-        """Whether this deadline alone caused the CancelledError that is being handled."""
-        return self.passed and self.task.uncancel() <= self.before
-
-    def lift(self) -> None:
-        """End the deadline, passed or not."""
-        self.waiting.pop(self, None)
-
-    def expire(self) -> None:
-        """Cancel the task."""
-        self.passed = True
-        self.task.cancel(DEADLINE_PASSED)
-
-
-class _Queue:
-    """Deadlines of one duration: the oldest one passes first, so one timer is enough."""
-
-    def __init__(self) -> None:
-        self.waiting: dict[Deadline, None] = {}
-        self.is_timing = False
-
-    def start_timer(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self.is_timing = True
-        loop.call_later(seconds, self._expire_passed, loop)
-
-    def _expire_passed(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.is_timing = False
-        now = loop.time()
-        while self.waiting:
-            deadline = next(iter(self.waiting))
-            if deadline.when > now:
-                self.start_timer(loop, deadline.when - now)
-                return
-            del self.waiting[deadline]
-            deadline.expire()

@@ -39,7 +39,6 @@ from gateway.core.rpc.model import (
     Envelope,
     Fault,
     FaultCode,
-    Origin,
     Outcome,
     Peer,
     RefusedCall,
@@ -47,7 +46,6 @@ from gateway.core.rpc.model import (
     RequestMetadata,
     Value,
     is_large,
-    is_shared,
 )
 from gateway.core.rpc.trace_context import KEY
 from gateway.mapping.table import EndpointKey, EndpointTable
@@ -56,18 +54,17 @@ from gateway.ops.traces import Tracer
 from gateway.pipeline.dispatcher import NOT_EXECUTED, UNMAPPED, Dispatcher, PlannedCall, View
 from gateway.pipeline.introspection import introspection_routes
 from gateway.pipeline.openrpc import Described, nothing_described
+from gateway.pipeline.origins import Origins
 from gateway.pipeline.passthrough import read_answers
 from gateway.pipeline.sessions import Sessions, session_over
 from gateway.pipeline.side_override import SideOverride
 from gateway.pipeline.task_methods import task_routes, with_own
 from gateway.pipeline.tasks import Tasks, TaskWatch
-from gateway.pipeline.waiting import BATCHED
 
 _log = structlog.get_logger("gateway")
 
 _PASSED_THROUGH = CallPlan(Side.LEGACY, None, "the method is not mapped: the legacy service answers")
 _DBUS = Side.DBUS
-MOST_ORIGINS = 64  # that are kept
 READ_AT_ONCE = 128 * 1024  # bytes of a request, or of a legacy service's answer; a longer one is read in a thread
 READ_MOST = 32 * 1024**2  # bytes; a longer answer is not read
 
@@ -155,11 +152,7 @@ class RpcEndpoint(Endpoint):
             "path": table.key.path,
             "agent": "",
         }
-        self._client_origin = Origin({**self.origin, "listener": table.key.listener}, is_shared=True)
-        self._batch_origin = Origin({**self._client_origin, BATCHED: True}, is_shared=True)
-        # By the id of the metadata: those of a call, and of a call in a batch.
-        self._origins: dict[int, tuple[RequestMetadata, Origin, Origin]] = {}
-        self._user_origins: dict[tuple[int, str, bool], tuple[Mapping[str, object], Origin]] = {}  # by id of the origin
+        self._origins = Origins({**self.origin, "listener": table.key.listener})
         self._task_forms: dict[str, Route] = {}
         self._unmapped = _unmapped_route(table.passthrough_to, self._unknown_method)
 
@@ -227,43 +220,13 @@ class RpcEndpoint(Endpoint):
         self, envelope: Envelope, peer: Peer, metadata: RequestMetadata, arrived: float = 0.0
     ) -> list[_Entry]:
         is_alone = len(envelope.entries) == 1
-        origin = self._client_origin if is_alone else self._batch_origin
-        if metadata.headers:
-            known = self._origins.get(id(metadata))
-            if known is not None and known[0] is metadata:
-                origin = known[1] if is_alone else known[2]
-                origin.is_shared = True
-            else:
-                origin = self._learn_origin(metadata)[0 if is_alone else 1]
+        origin = self._origins.of(metadata, is_alone=is_alone)
         if is_alone and isinstance(only := envelope.entries[0], Call):
             return [self._plan_entry(only, peer, metadata, origin, arrived)]
         return [
             entry if isinstance(entry, Fault) else self._plan_entry(entry, peer, metadata, origin, arrived)
             for entry in envelope.entries
         ]
-
-    def _learn_origin(self, metadata: RequestMetadata) -> tuple[Origin, Origin]:
-        """What a call carries of its way here, alone and in a batch; messages that share their metadata share it."""
-        carried = {**self._client_origin, "agent": metadata.agent, "request_id": metadata.request_id}
-        origins = Origin(carried), Origin({**carried, BATCHED: True})
-        if len(self._origins) >= MOST_ORIGINS:
-            self._origins.clear()
-        self._origins[id(metadata)] = metadata, *origins
-        return origins
-
-    def _with_user(self, call: Call, user: str, *, is_login: bool) -> Call:
-        """The call with the user of its session."""
-        origin = call.extensions
-        known = self._user_origins.get((id(origin), user, is_login))
-        if known is not None and known[0] is origin:
-            known[1].is_shared = True
-            return structs.replace(call, extensions=known[1])
-        named = Origin({**origin, "user": user, **({"login": True} if is_login else {})})
-        if is_shared(origin):
-            if len(self._user_origins) >= MOST_ORIGINS:
-                self._user_origins.clear()
-            self._user_origins[id(origin), user, is_login] = origin, named
-        return structs.replace(call, extensions=named)
 
     def _plan_entry(
         self, entry: Call, peer: Peer, metadata: RequestMetadata, origin: Mapping[str, object], arrived: float
@@ -298,7 +261,7 @@ class RpcEndpoint(Endpoint):
         if route.session is not None or route.login is not None:
             user = self._sessions.user(route, call)
             if user:
-                call = self._with_user(call, user, is_login=route.login is not None)
+                call = self._origins.with_user(call, user, is_login=route.login is not None)
         plan = self.dispatcher.plan(route, call, forced)
         if plan.answer is Side.DBUS and route.session_check is not None and self._sessions.is_over(route, call):
             return RefusedCall(call, self.dispatcher.refuse(call, session_over(route, call), route))
@@ -528,7 +491,7 @@ class RpcEndpoint(Endpoint):
         """An unreadable entry is accounted for as an unmapped call."""
         if isinstance(entry, PlannedCall):
             return entry
-        return PlannedCall(Call(UNMAPPED, extensions=self._client_origin), self._unmapped, _PASSED_THROUGH)
+        return PlannedCall(Call(UNMAPPED, extensions=self._origins.client), self._unmapped, _PASSED_THROUGH)
 
     # Accounting for a message that was passed through
 

@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 JSON, XML = load.TEXT_REQUESTS["JSON-RPC"], load.TEXT_REQUESTS["XML-RPC"]
 BATCH = 100
 MANY = 32  # connections
+WARM = 10_000  # calls after which tables and allocator are as they stay
 GATEWAY, BY_HAND, LIMIT, PROXY, LEGACY = "gateway", "by hand", "limit", "proxy", "legacy"
 
 BUS = """<busconfig><type>custom</type><listen>unix:path={path}</listen>
@@ -345,14 +346,14 @@ def memory(made: Bench, calls: int) -> None:
 
         async def run() -> float:
             clients = await Clients(JSON).connect(port, MANY)
-            await clients.calls(calls // 4)
+            await clients.calls(WARM)
             before = resident_bytes(pid)
             await clients.calls(calls)
             grown = resident_bytes(pid) - before
             clients.close()
             return grown / 1e6 * (1e6 / calls)
 
-        what = f"growth of memory per million calls, from {calls:,}"
+        what = f"growth of memory per million calls, from {WARM:,} on ({calls:,} calls)"
         made.figures["memory_growth_mb_per_million_calls"] = Figure(what, 1, [uvloop.run(run())], unit="MB")
 
 
@@ -430,7 +431,7 @@ def measured(*, quick: bool, after_each: Callable[[Bench], object]) -> Bench:
             partial(shadow, made, 200, seconds),
             partial(large_answer, made),
             partial(starts, made, times),
-            partial(memory, made, 20_000 if quick else 200_000),
+            partial(memory, made, 100_000 if quick else 300_000),
             partial(
                 growth, made, (10, 1_000) if quick else (10, 1_000, 10_000), (100, 1_000) if quick else (1, 100, 1_000)
             ),

@@ -21,7 +21,8 @@ from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
-from gateway.pipeline.dispatcher import Deadline, Dispatcher
+from gateway.pipeline.dispatcher import Dispatcher
+from gateway.pipeline.waiting import Deadline
 from tests.kit.backends import TOY, dbus_backend, toy_call, toy_route
 from tests.kit.buses import BROKERS, PrivateBus, broker, private_bus
 from tests.kit.cases import expect

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 import pytest
@@ -83,7 +83,7 @@ async def test_calls_that_came_the_same_way_differ_in_what_is_their_own(lines: p
     log.configure("json", "info")
     listener = present(log.call_log())
     came = {"listener": "rpc", "path": "/", "protocol": "jsonrpc", "agent": '","ms":0.0,"\\', "user": "alice"}
-    origins = [Origin(came, is_shared=True), Origin(came, is_shared=True), came]
+    origins: list[Mapping[str, object]] = [Origin(came, is_shared=True), Origin(came, is_shared=True), came]
     one, two, stat = Peer("tcp:10.0.0.1:5"), Peer("tcp:10.0.0.2:5"), route("VM.stat")
     sides: list[Side | None] = [Side.DBUS, Side.LEGACY, None]
     calls = [

@@ -23,9 +23,10 @@ from gateway.core.rpc.model import (
     RequestMetadata,
     ended,
 )
-from gateway.pipeline.dispatcher import UNMAPPED, Deadlines, Dispatcher
+from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
 from gateway.pipeline.passthrough import BAD_GATEWAY, STATUSES, Passthrough
 from gateway.pipeline.side_override import SideOverride, side_override
+from gateway.pipeline.waiting import Deadlines
 from tests.kit import backends
 from tests.kit import upstreams as kit
 from tests.kit.cases import each_case

@@ -59,6 +59,9 @@ def introspection_routes(
 ) -> Mapping[str, Route]:
     """The built-in methods of one endpoint, each answered by the gateway itself. A mapped method of that name wins.
 
+    Where unmapped methods pass through, so do `system.*`: old clients get the legacy service's own description. The
+    gateway still takes `system.multicall` apart, because a mode may govern a call inside, and answers `rpc.discover`.
+
     `others`: further methods that the gateway answers. `answers`: whether a mapped method is answered now.
     `describe` and `servers` complete the OpenRPC document: fields and errors, and the URLs of the endpoint.
     `notifications`: what the endpoint sends without being asked, as OpenRPC describes a method.
@@ -105,6 +108,8 @@ def introspection_routes(
     )
     add_about("system.methodHelp", "s", "Describe a method and its parameters.", _help)
     add_about("system.methodSignature", "aas", "One signature for each number of parameters.", _signatures)
+    if table.passthrough_to is not None:
+        routes.clear()
     if codec == "jsonrpc":
         routes[DISCOVER] = _discover(table, describe, servers, notifications)
     if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one

@@ -67,6 +67,29 @@ def introspection_routes(
     `notifications`: what the endpoint sends without being asked, as OpenRPC describes a method.
     """
     routes: dict[str, Route] = {}
+    if table.passthrough_to is None:
+        _add_system_methods(routes, table, codec, others, answers)
+    if codec == "jsonrpc":
+        routes[DISCOVER] = _discover(table, describe, servers, notifications)
+    if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one
+        routes[MULTICALL] = local_route(
+            MULTICALL,
+            _nested,
+            parameters=(Parameter("calls", parse_one("aa{sv}")),),
+            result=parse_one("av"),
+            documentation="Make several calls in one message.",
+        )
+    return dict(sorted(routes.items()))
+
+
+def _add_system_methods(
+    routes: dict[str, Route],
+    table: EndpointTable,
+    codec: str,
+    others: Mapping[str, Route],
+    answers: Callable[[Route], bool],
+) -> None:
+    """Add the methods of XML-RPC's introspection convention; they describe what is in `routes` when they are called."""
 
     def find(name: Value) -> Route | Fault:
         route, task_prefix = table.find(name) if isinstance(name, str) else NOT_MAPPED
@@ -108,19 +131,6 @@ def introspection_routes(
     )
     add_about("system.methodHelp", "s", "Describe a method and its parameters.", _help)
     add_about("system.methodSignature", "aas", "One signature for each number of parameters.", _signatures)
-    if table.passthrough_to is not None:
-        routes.clear()
-    if codec == "jsonrpc":
-        routes[DISCOVER] = _discover(table, describe, servers, notifications)
-    if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one
-        routes[MULTICALL] = local_route(
-            MULTICALL,
-            _nested,
-            parameters=(Parameter("calls", parse_one("aa{sv}")),),
-            result=parse_one("av"),
-            documentation="Make several calls in one message.",
-        )
-    return dict(sorted(routes.items()))
 
 
 def _discover(

@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from secrets import randbelow
 from time import time
 from typing import Protocol
 
@@ -22,7 +23,10 @@ from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Outcome, Value
 from gateway.events.changes import ChangeLog, ObjectId, Token, Wanted
 from gateway.events.objects import ObjectSource, ServiceObjects
+from gateway.events.saved import LogSaver, Missed, RecalledLogs
 from gateway.mapping.table import Table
+from gateway.state.event_logs import LARGEST
+from gateway.state.store import StateStore
 
 PAUSE_OF_EACH = 0.0001  # seconds between two times that clients are woken, for each client that was woken
 LONGEST_PAUSE = 0.1  # seconds
@@ -82,13 +86,18 @@ class Waiter:
 
 
 class ServiceEvents:
-    """The events of the classes of one mapping file."""
+    """The events of the classes of one mapping file. `state`: where its change log is written down."""
 
-    def __init__(self, service: str, source: ObjectSource) -> None:
+    def __init__(self, service: str, source: ObjectSource, state: StateStore | None = None) -> None:
         self.service = service
         self.classes: Mapping[str, ObjectClass] = {}  # by name in lower case
         self._source = source
-        self.log = ChangeLog(int(time() * 1e6), self._changed)
+        self.log = ChangeLog(int(time() * 1e6), self._changed, epoch=1 + randbelow(LARGEST))
+        self._saver: LogSaver | None = None
+        self._recalled: RecalledLogs | None = None
+        if state is not None and state.path is not None:
+            self._saver = LogSaver(service, self.log, state, lambda: self.is_read)
+            self._recalled = RecalledLogs(service, self.log, state)
         self._objects: dict[str, tuple[ServiceObjects, asyncio.Task[None]]] = {}  # by bus name
         self._fingerprint = ""
         self._own: Collection[OwnObjects] = ()
@@ -124,6 +133,8 @@ class ServiceEvents:
             self._is_started = True
             self._follow()
             self._beat()
+            if self._saver is not None:
+                self._saver.start()
             for own in self._own:
                 self._add_own(own)
 
@@ -133,7 +144,7 @@ class ServiceEvents:
         for each in self.classes.values():
             by_name.setdefault(each.bus_name, []).append(each)
         for bus_name, classes in by_name.items():
-            objects = ServiceObjects(bus_name, classes, self.log, self._wake_all)
+            objects = ServiceObjects(bus_name, classes, self.log, self._on_read)
             if bus_name in before:
                 objects.adopt(before[bus_name][0])
             task = asyncio.get_running_loop().create_task(objects.run(self._source))
@@ -144,8 +155,19 @@ class ServiceEvents:
                 objects.forget()
         self._ending = [task for task in (*self._ending, *(each for _, each in before.values())) if not task.done()]
 
+    def _on_read(self) -> None:
+        """The objects of a service have been read."""
+        self._note_change()
+        self._wake_all()
+
+    def _note_change(self) -> None:
+        if self._saver is not None:
+            self._saver.changed()
+
     def _beat(self) -> None:
         """Have clients that wait for everything, or for the pool, see that the gateway is alive."""
+        if self._recalled is not None:
+            self._recalled.forget_unused()
         if not self._by_key.keys().isdisjoint((EVERYTHING, BEATS)):
             for object_id in self.log.of_class(BEATS):
                 self.log.touch(object_id)
@@ -188,6 +210,8 @@ class ServiceEvents:
         for timer in (self._timer, self._heartbeat):
             if timer is not None:
                 timer.cancel()
+        if self._saver is not None:
+            await self._saver.stop()
 
     # Waiting
 
@@ -234,7 +258,12 @@ class ServiceEvents:
         """The token of now."""
         return self.log.token
 
+    async def missed_since(self, token: Token, wanted: Wanted) -> Missed | None:
+        """What a client has missed since a token of another process; None: it is not certain."""
+        return None if self._recalled is None else await self._recalled.missed_since(token, wanted)
+
     def _changed(self, object_id: ObjectId) -> None:
+        self._note_change()
         if not self._waiters:
             return
         self._changes.add(object_id)
@@ -270,11 +299,15 @@ class ServiceEvents:
 
 
 class EventHub:
-    """The events of every mapping file with classes. `own`: objects of the gateway that belong to each of them."""
+    """The events of every mapping file with classes. `own`: objects of the gateway that belong to each of them.
 
-    def __init__(self, source: ObjectSource, own: Collection[OwnObjects] = ()) -> None:
+    `state`: where change logs are written down, so that tokens continue in another process.
+    """
+
+    def __init__(self, source: ObjectSource, own: Collection[OwnObjects] = (), state: StateStore | None = None) -> None:
         self._source = source
         self._own = own
+        self._state = state
         self._services: dict[str, ServiceEvents] = {}
         self._on_release: dict[Callable[[], object], None] = {}
 
@@ -287,7 +320,7 @@ class EventHub:
             await self._services.pop(name).stop()
         for name, classes in by_service.items():
             if name not in self._services:
-                self._services[name] = ServiceEvents(name, self._source)
+                self._services[name] = ServiceEvents(name, self._source, self._state)
             self._services[name].replace(classes, self._own)
 
     def find(self, service: str) -> ServiceEvents | None:

@@ -430,6 +430,10 @@ class HttpConnection(ClientSocket):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
 
+    def end_http(self) -> None:
+        """See ExchangeOwner."""
+        self._input.end()
+
     def resume_reading_body(self) -> None:
         """See ExchangeOwner."""
         exchange = self._exchange

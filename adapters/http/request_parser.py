@@ -90,6 +90,11 @@ class RequestParser:
         self.drop()
         self._parser = None  # which refers to this object
 
+    def end(self) -> None:
+        """Nothing of HTTP follows; bytes that come are left as they are."""
+        self.is_last = True
+        self._parser = None  # which takes 1 KB
+
     def drop(self) -> None:
         """Drop all input."""
         self.unread, self.current = b"", None

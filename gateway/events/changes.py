@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from hashlib import blake2b
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -133,12 +133,15 @@ def change_since(state: ObjectState, generation: int) -> ObjectChange:
 EACH = 64  # bytes of a class or an object of a subscription, beside its text
 
 
+_NONE: frozenset[Any] = frozenset()  # each further one takes 200 bytes
+
+
 class Wanted(NamedTuple):
     """What a client subscribes to: everything, classes, or single objects."""
 
     everything: bool = False
-    classes: frozenset[str] = frozenset()
-    objects: frozenset[ObjectId] = frozenset()
+    classes: frozenset[str] = _NONE
+    objects: frozenset[ObjectId] = _NONE
 
     def has(self, object_id: ObjectId) -> bool:
         """Whether a change of this object is wanted."""

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from secrets import randbelow
 from time import time
-from typing import Protocol
+from typing import Protocol, Self
 
 from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.route import Route
@@ -31,6 +30,9 @@ from gateway.state.store import StateStore
 PAUSE_OF_EACH = 0.0001  # seconds between two times that clients are woken, for each client that was woken
 LONGEST_PAUSE = 0.1  # seconds
 WOKEN_AT_ONCE = 16  # clients; each takes about 0.2 ms
+
+ALARM = 0.25  # seconds between two moments at which long times end
+EXACT = 5.0  # seconds; a shorter time has a timer of its own
 
 EVERYTHING = "*"
 HEARTBEAT = 30.0  # seconds between two times that the objects of BEATS count as changed, as xapi's do
@@ -57,32 +59,72 @@ class OwnObjects(Protocol):
 
 
 class Waiter:
-    """A client that waits. It holds what it wants, and no event."""
+    """A client that waits while it is entered. It holds what it wants, and no event."""
 
-    __slots__ = ("_future", "is_ended", "session", "wanted")
+    __slots__ = ("_future", "_service", "is_ended", "session", "wanted")
 
-    def __init__(self, wanted: Wanted, session: str) -> None:
+    def __init__(self, service: ServiceEvents, wanted: Wanted, session: str) -> None:
         self.wanted = wanted
         self.session = session
         self.is_ended = False  # its session has ended
+        self._service = service
         self._future: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._service.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._service.remove(self)
 
     async def wait(self, seconds: float | None) -> None:
         """Wait until something wanted may have changed, the session has ended, or the time is over."""
-        loop = asyncio.get_running_loop()
-        self._future = future = loop.create_future()
-        timer = None if seconds is None else loop.call_later(seconds, self.wake)
+        self._future = asyncio.get_running_loop().create_future()
+        alarm = None if seconds is None else self._service.alarms.set(seconds, self)
         try:
-            await future
+            await self._future
         finally:
             self._future = None
-            if timer is not None:
-                timer.cancel()
+            if alarm is not None:
+                self._service.alarms.cancel(alarm, self)
 
     def wake(self) -> None:
         """Have `wait` return."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
+
+
+class Alarms:
+    """Wakes waiters when their time is over. Long times that end in one ALARM share a timer, which takes 0.7 KB."""
+
+    def __init__(self) -> None:
+        self._shared: dict[int, tuple[asyncio.TimerHandle, set[Waiter]]] = {}  # by the number of their ALARM
+
+    def set(self, seconds: float, waiter: Waiter) -> asyncio.TimerHandle | int:
+        """Wake a waiter in so many seconds, or a little later; returns what `cancel` takes."""
+        loop = asyncio.get_running_loop()
+        if seconds < EXACT:
+            return loop.call_later(seconds, waiter.wake)
+        number = int((loop.time() + seconds) // ALARM) + 1
+        if number not in self._shared:
+            self._shared[number] = loop.call_at(number * ALARM, self._ring, number), set()
+        self._shared[number][1].add(waiter)
+        return number
+
+    def cancel(self, alarm: asyncio.TimerHandle | int, waiter: Waiter) -> None:
+        """Do not wake it, if it was not."""
+        if not isinstance(alarm, int):
+            alarm.cancel()
+        elif alarm in self._shared:
+            timer, waiters = self._shared[alarm]
+            waiters.discard(waiter)
+            if not waiters:
+                timer.cancel()
+                del self._shared[alarm]
+
+    def _ring(self, number: int) -> None:
+        for waiter in self._shared.pop(number)[1]:
+            waiter.wake()
 
 
 class ServiceEvents:
@@ -105,7 +147,9 @@ class ServiceEvents:
         self._is_started = False
         self._is_released = False  # nobody waits any more
         self._waiters: dict[Waiter, None] = {}
-        self._by_key: dict[str | ObjectId, dict[Waiter, None]] = {}  # by what they want: EVERYTHING, classes, objects
+        # By what they want: EVERYTHING, classes, objects. Most objects are wanted by one, which needs no dict.
+        self._by_key: dict[str | ObjectId, Waiter | dict[Waiter, None]] = {}
+        self.alarms = Alarms()
         self._changes: set[ObjectId] = set()  # since clients were woken last
         self._to_wake: deque[Waiter] = deque()
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
@@ -215,22 +259,29 @@ class ServiceEvents:
 
     # Waiting
 
-    @contextmanager
-    def waiting(self, wanted: Wanted, session: str) -> Iterator[Waiter]:
-        """A client that waits while the block runs."""
-        waiter = Waiter(wanted, session)
-        keys = _keys(wanted)
+    def waiting(self, wanted: Wanted, session: str) -> Waiter:
+        """A client that waits while the returned waiter is entered."""
+        return Waiter(self, wanted, session)
+
+    def add(self, waiter: Waiter) -> None:
+        """A client begins to wait."""
         self._waiters[waiter] = None
-        for key in keys:
-            self._by_key.setdefault(key, {})[waiter] = None
-        try:
-            yield waiter
-        finally:
-            del self._waiters[waiter]
-            for key in keys:
-                del self._by_key[key][waiter]
-                if not self._by_key[key]:
-                    del self._by_key[key]
+        for key in _keys(waiter.wanted):
+            found = self._by_key.get(key)
+            if isinstance(found, dict):
+                found[waiter] = None
+            else:
+                self._by_key[key] = waiter if found is None else {found: None, waiter: None}
+
+    def remove(self, waiter: Waiter) -> None:
+        """A client waits no more."""
+        del self._waiters[waiter]
+        for key in _keys(waiter.wanted):
+            found = self._by_key[key]
+            if isinstance(found, dict):
+                del found[waiter]
+            if not isinstance(found, dict) or not found:
+                del self._by_key[key]
 
     @property
     def is_released(self) -> bool:
@@ -278,7 +329,8 @@ class ServiceEvents:
         keys: set[str | ObjectId] = {EVERYTHING, *(name for name, _ in changes), *changes}
         woken: set[Waiter] = set()
         for key in keys & self._by_key.keys():
-            woken.update(self._by_key[key])
+            found = self._by_key[key]
+            woken.update(found if isinstance(found, dict) else (found,))
         self._to_wake.extend(woken)
         self._wake_some(min(len(woken) * PAUSE_OF_EACH, LONGEST_PAUSE))
 
@@ -327,14 +379,13 @@ class EventHub:
         """The events of a mapping file; None: it has no classes."""
         return self._services.get(service)
 
-    @contextmanager
-    def when_released(self, tell: Callable[[], object]) -> Iterator[None]:
-        """Call `tell` if the gateway stops while the block runs."""
+    def when_released(self, tell: Callable[[], object]) -> None:
+        """Call `tell` if the gateway stops, until `not_when_released`."""
         self._on_release[tell] = None
-        try:
-            yield
-        finally:
-            self._on_release.pop(tell, None)
+
+    def not_when_released(self, tell: Callable[[], object]) -> None:
+        """Do not call `tell` any more."""
+        self._on_release.pop(tell, None)
 
     @property
     def waiting(self) -> int:

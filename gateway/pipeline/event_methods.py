@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from math import isnan
 from typing import TypeAlias
 
@@ -155,9 +154,13 @@ class EventMethods:
 
     # Clients that are sent changes
 
-    def when_stopped(self, tell: Callable[[], object]) -> AbstractContextManager[None]:
-        """Call `tell` if the gateway stops while the block runs."""
-        return self._hub.when_released(tell)
+    def when_stopped(self, tell: Callable[[], object]) -> None:
+        """Call `tell` if the gateway stops, until `not_when_stopped`."""
+        self._hub.when_released(tell)
+
+    def not_when_stopped(self, tell: Callable[[], object]) -> None:
+        """Do not call `tell` any more."""
+        self._hub.not_when_released(tell)
 
     async def begin(self, route: Route, call: Call, classes: Value, token: str) -> Following | Fault:
         """A client that is to be sent changes; `route` is that of `event.from`, and `call` has the session."""
@@ -210,9 +213,11 @@ class EventMethods:
                     base = token if token == listed.newest else base
                     is_fresh = False
                     yield batch
+                    del batch  # while a client waits, nothing is held for it
                 if not listed.changes and not listed.is_snapshot:
                     token = base = listed.newest
                     is_fresh = False
+                    del listed
                     before = service.log.generation
                     await waiter.wait(heartbeat)
                     if service.log.generation == before and not waiter.is_ended and not service.is_released:
@@ -419,7 +424,7 @@ class EventMethods:
         if off:
             name = request.service.classes[min(off)].name
             return Fault(FaultCode.UNAVAILABLE, f"{name}.get_record is switched off, and so are the events of {name}")
-        return Wanted(everything, frozenset(names), frozenset(objects))
+        return Wanted(everything, frozenset(names) or NOTHING.classes, frozenset(objects) or NOTHING.objects)
 
     def _serves(self, service: ServiceEvents, name: str) -> bool:
         """Whether a class, in lower case, is not switched off."""

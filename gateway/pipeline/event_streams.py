@@ -14,7 +14,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from functools import partial
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -184,9 +183,9 @@ class EventStreams(StreamingEndpoint):
         error: Value = {"message": fault.name or fault.message, "data": data}
         return self._codec.encode_call(Call(ENDED, (), {"subscription": subscription, "error": error}, oneway=True))
 
-    def changes(self, following: Following) -> aclosing[AsyncGenerator[Batch | Fault | None]]:
+    def changes(self, following: Following) -> AsyncGenerator[Batch | Fault | None]:
         """The changes of a subscription, to be closed by the caller."""
-        return aclosing(self._methods.follow(following, self._heartbeat))
+        return self._methods.follow(following, self._heartbeat)
 
     # WebSocket
 
@@ -232,7 +231,7 @@ class EventStreams(StreamingEndpoint):
         if isinstance(following, Fault):
             return self.refuse(following)
         await exchange.respond(Answer(None, "", None, 200, "OK", STREAM_HEADERS))
-        async with self.changes(following) as changes:
+        async with aclosing(self.changes(following)) as changes:
             async for batch in changes:
                 if batch is None:
                     await exchange.write(b": heartbeat\n\n")
@@ -365,7 +364,7 @@ class Subscriber:
 
     def unsubscribe(self, subscription: str) -> Outcome:
         """End a subscription."""
-        task = self._running.get(subscription)
+        task = self._running.pop(subscription, None)
         self._wanted.pop(subscription, None)
         if self._new.pop(subscription, None) is None and task is None:
             return Fault(FaultCode.INVALID_PARAMS, f"$.params[0]: no subscription '{subscription[:100]}' here")
@@ -377,12 +376,7 @@ class Subscriber:
         """Have the new subscriptions send."""
         new, self._new = self._new, {}
         for name, following in new.items():
-            task = self._running[name] = self._tasks.create_task(self._run(name, following))
-            task.add_done_callback(partial(self._forget, name))
-
-    def _forget(self, name: str, _task: asyncio.Task[None]) -> None:
-        self._running.pop(name, None)
-        self._wanted.pop(name, None)
+            self._running[name] = self._tasks.create_task(self._run(name, following))
 
     def end_all(self) -> None:
         """End every subscription."""
@@ -390,11 +384,16 @@ class Subscriber:
             task.cancel()
 
     async def _run(self, name: str, following: Following) -> None:
-        async with self._streams.changes(following) as changes:
+        changes = self._streams.changes(following)
+        try:
             async for batch in changes:
                 if batch is not None:
                     await self._send(name, batch)
                 del batch  # while a client waits, nothing is held for it
+        finally:
+            self._running.pop(name, None)
+            self._wanted.pop(name, None)
+            await changes.aclose()
 
     async def _send(self, name: str, batch: Batch | Fault) -> None:
         async with self._turn:

@@ -101,7 +101,7 @@ class Assembly:
         )
         self.shadow = self.migration.shadow(self.dispatcher.observe, settings.limits.max_observed)
         self.recorder = Recorder(self.dispatcher)
-        self.events = EventHub(self.backend, [TaskObjects(self.tasks)])
+        self.events = EventHub(self.backend, [TaskObjects(self.tasks)], self.migration.state)
         self.event_methods = EventMethods(
             self.events,
             is_allowed=lambda route: self.migration.toggles.setting(route).mode is not Mode.OFF,

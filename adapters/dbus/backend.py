@@ -176,15 +176,21 @@ class Backend(interfaces.Backend):
             for interest in interests:
                 self._stop_listening(interest)
 
-    async def query(self, call: MethodCall, take: Callable[[Sequence[object] | Fault], None]) -> Fault | None:
+    async def query(
+        self, call: MethodCall, expected: str, take: Callable[[Sequence[object] | Fault], None]
+    ) -> Fault | None:
         """Call over the connection of the signals, which a subscription to the service has made.
 
-        `take` gets the body of the reply, or the error, between the signals that were sent before and after it. The
-        fault is why there is no reply.
+        `take` gets the body of the reply, or the error, between the signals that were sent before and after it. A reply
+        with another signature than `expected` is an error. The fault is why there is no reply.
         """
 
         def taken(message: Received) -> None:
-            take(of_properties(fault(message), call) if message.error_name else message.body)
+            if message.error_name:
+                take(of_properties(fault(message), call))
+            else:
+                target = f"{call.bus_name} {call.object_path} {call.interface}.{call.member}"
+                take(_unexpected(target, expected, message.signature) or message.body)
 
         signals = self._signals_of(call.bus_name)
         answer = _no_bus(call.bus_name) if signals is None else await signals.call(call, taken)
@@ -336,11 +342,15 @@ async def read_reply(route: Route, message: Received) -> Outcome:
 def reply(route: Route, message: Received) -> Outcome:
     """Decode a method return. A signature other than the IDL's is an UNREPRESENTABLE fault."""
     assert isinstance(route.target, Target)
-    expected = route.target.reply_signature
-    if message.signature != expected:
-        text = f"{route.target}: expected reply signature '{expected}', got '{message.signature}'"
-        return Fault(FaultCode.UNREPRESENTABLE, text)
-    return decode_result(route, message.body)
+    unexpected = _unexpected(str(route.target), route.target.reply_signature, message.signature)
+    return unexpected or decode_result(route, message.body)
+
+
+def _unexpected(target: str, expected: str, got: str) -> Fault | None:
+    """The fault of a reply whose signature is not the expected one."""
+    if got == expected:
+        return None
+    return Fault(FaultCode.UNREPRESENTABLE, f"{target}: expected reply signature '{expected}', got '{got}'")
 
 
 async def _explained(send: Send, method_call: MethodCall, answer: Received) -> Fault:

@@ -97,6 +97,7 @@ class HttpConnection(ClientSocket):
             return False
         if self._exchange is not None:
             self._end_input(self._exchange)
+            self._watch_exchange()
         if self._task is None and not self._is_writing:
             self._process_input()
         else:
@@ -284,6 +285,7 @@ class HttpConnection(ClientSocket):
         share, quotas = self._share, self._owner.quotas
         if share is None or not quotas.begin_wait(share):
             return None
+        self._input.rest()
         return partial(quotas.end_wait, share)
 
     def _has_capacity(self) -> bool:
@@ -366,6 +368,7 @@ class HttpConnection(ClientSocket):
             exchange.fail(self._input.broken or "found chunk framing without a body byte")
         if exchange.size >= BUFFER or len(self._input.unread) > READ_AHEAD:
             self._stop_reading()
+            self._watch_exchange()
 
     def _end_input(self, exchange: Exchange) -> None:
         """Pass the end of the client's direction to an exchange."""
@@ -393,7 +396,10 @@ class HttpConnection(ClientSocket):
             self._close()
 
     def _watch_exchange(self) -> None:
-        """Abort a client that sends nothing of its body, or reads nothing of its response, for too long."""
+        """Abort a client that sends nothing of its body, or reads nothing of its response, for too long.
+
+        The client of a tunnel may stall. While its socket is read, its end is heard, so there is nothing to watch.
+        """
         exchange, transport = self._exchange, self._transport
         if exchange is None or transport is None or transport.is_closing():
             return
@@ -409,7 +415,7 @@ class HttpConnection(ClientSocket):
             self.abort(f"read nothing of its answer for {limits.write_timeout:g} s")
         elif exchange.is_waiting and now - exchange.active_at >= limits.body_timeout:
             self.abort(f"sent nothing of its body for {limits.body_timeout:g} s")
-        else:
+        elif not exchange.is_tunnel or self._is_eof or self._is_paused:
             self._set_deadline(
                 "exchange",
                 min(self._limits.poll_interval, limits.body_timeout, limits.write_timeout),
@@ -425,6 +431,10 @@ class HttpConnection(ClientSocket):
         """See ExchangeOwner."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
+
+    def end_http(self) -> None:
+        """See ExchangeOwner."""
+        self._input.end()
 
     def resume_reading_body(self) -> None:
         """See ExchangeOwner."""

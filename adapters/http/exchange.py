@@ -46,6 +46,9 @@ class ExchangeOwner(Protocol):
     def hold(self, size: int) -> bool:
         """Count so many bytes as held beside those of the exchange; false: they do not fit."""
 
+    def end_http(self) -> None:
+        """Nothing of HTTP follows: the exchange is a tunnel from now on."""
+
     def reset(self) -> None:
         """End the connection in a way that no client takes for the end of a response."""
 
@@ -189,6 +192,7 @@ class Exchange(interfaces.HttpExchange):
         self._is_open = opens_tunnel
         if opens_tunnel:
             self.closes = True
+            self._owner.end_http()
             self._totals.opened += 1
             await self._send(response.start(head, request.minor) + http_headers.lines(head.headers) + b"\r\n")
             return

@@ -90,6 +90,16 @@ class RequestParser:
         self.drop()
         self._parser = None  # which refers to this object
 
+    def rest(self) -> None:
+        """No input is expected for a while: hold no parser, which takes 1 KB, if nothing has begun."""
+        if not (self.has_begun or self.is_last or self.current or self.ready or self.unread):
+            self._parser = None
+
+    def end(self) -> None:
+        """Nothing of HTTP follows; bytes that come are left as they are."""
+        self.is_last = True
+        self._parser = None  # which takes 1 KB
+
     def drop(self) -> None:
         """Drop all input."""
         self.unread, self.current = b"", None
@@ -109,11 +119,11 @@ class RequestParser:
             piece, self.unread = piece[:most], piece[most:]
         self._piece = len(piece)
         self._has_ended = False
-        assert self._parser is not None
+        parser = self._parser = self._parser or httptools.HttpRequestParser(self)
         begins = not self.has_begun
         start = b"" if self.has_begun else piece
         try:
-            self._parser.feed_data(piece)
+            parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
             self._decline_upgrade(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:

@@ -13,9 +13,7 @@ import asyncio
 from base64 import b64decode
 from binascii import Error as Base64Error
 
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
-from wsproto.frame_protocol import CloseReason, FrameProtocol
+from wsproto.frame_protocol import CloseReason, Frame, FrameProtocol, Opcode, ParseFailed
 from wsproto.utilities import generate_accept_token
 
 from gateway.core import interfaces
@@ -68,15 +66,20 @@ def _refusal(status: int, reason: str, text: str, more: Headers = ()) -> Answer:
 class WebSocket(interfaces.MessageChannel):
     """One open WebSocket."""
 
+    __slots__ = (
+        "_end", "_exchange", "_frames_read", "_input", "_is_closed", "_is_read", "_max", "_message", "_unreleased",
+        "_writing",
+    )  # fmt: skip
+
     def __init__(self, exchange: HttpExchange, max_message: int) -> None:
         self._exchange = exchange
         self._max = max_message
-        self._input = Connection(ConnectionType.SERVER)  # not for writing: what came before its end is answered
+        self._input = FrameProtocol(client=False, extensions=[])  # one for writing is shared
         self._writing = asyncio.Lock()
         self._message = bytearray()  # what has come of it
         self._unreleased = 0  # bytes of messages that were received
         self._frames_read = 0
-        self._end: CloseConnection | None = None  # the last frame to send, once nothing more is received
+        self._end: tuple[int, str] | None = None  # the code and reason to send, once nothing more is received
         self._is_read = False  # nothing more is received
         self._is_closed = False
 
@@ -94,16 +97,20 @@ class WebSocket(interfaces.MessageChannel):
         """See MessageChannel."""
         await asyncio.sleep(0)
         while not self._is_read:
-            for event in self._input.events():
-                await self._give_way()
-                message = await self._handle(event)
-                if message is not None or self._is_read:
-                    return message
+            try:
+                for frame in self._input.received_frames():
+                    await self._give_way()
+                    message = await self._handle(frame)
+                    if message is not None or self._is_read:
+                        return message
+            except ParseFailed as failed:  # a frame breaks the protocol
+                self._refuse(failed.code, str(failed))
+                return None
             data = await self._exchange.read()
             if not data:
                 self._is_read = True
             else:
-                self._input.receive_data(data)
+                self._input.receive_bytes(data)
         return None
 
     async def _give_way(self) -> None:
@@ -111,49 +118,46 @@ class WebSocket(interfaces.MessageChannel):
         if self._frames_read % FRAMES_AT_ONCE == 0:
             await asyncio.sleep(0)
 
-    async def _handle(self, event: Event) -> bytes | None:
+    async def _handle(self, frame: Frame) -> bytes | None:
         """A frame has come; returns the message that it ends."""
-        match event:
-            case Ping():
-                await self._write(event.response())
-            case CloseConnection():  # of the client, or a frame that breaks the protocol
-                self._stop_reading(event.response())
-            case BytesMessage():
+        match frame.opcode, frame.payload:
+            case Opcode.PING, bytes(payload):
+                await self._write(_FRAMES.pong(payload))
+            case Opcode.CLOSE, (int(code), str(reason)):
+                self._is_read, self._end = True, (code, reason)
+            case Opcode.BINARY, _:
                 self._refuse(CloseReason.UNSUPPORTED_DATA, "expected text messages, got a binary one")
-            case TextMessage():
-                return self._add(event)
+            case Opcode.TEXT, str(text):
+                return self._add(text, is_last=frame.message_finished)
             case _:
                 pass
         return None
 
-    def _add(self, event: Message[str]) -> bytes | None:
-        self._message += event.data.encode()
+    def _add(self, text: str, *, is_last: bool) -> bytes | None:
+        self._message += text.encode()
         if len(self._message) > self._max:
             self._refuse(CloseReason.MESSAGE_TOO_BIG, f"expected messages of at most {self._max} bytes")
             return None
         if not self._exchange.hold(self.held):
             self._refuse(CloseReason.TRY_AGAIN_LATER, "too many bytes are held (max_buffered), try again")
             return None
-        if not event.message_finished:
+        if not is_last:
             return None
         message, self._message = bytes(self._message), bytearray()
         self._unreleased += len(message)
         return message
 
-    def _refuse(self, reason: CloseReason, why: str) -> None:
+    def _refuse(self, code: int, why: str) -> None:
         self._message = bytearray()
-        self._stop_reading(CloseConnection(reason, why))
-
-    def _stop_reading(self, end: CloseConnection) -> None:
-        self._is_read, self._end = True, end
+        self._is_read, self._end = True, (code, why)
 
     async def send(self, message: bytes) -> None:
         """See MessageChannel."""
-        await self._write(TextMessage(message.decode()))
+        await self._write(_FRAMES.send_data(message.decode()))
 
     async def probe(self) -> None:
         """See MessageChannel."""
-        await self._write(Ping())
+        await self._write(_FRAMES.ping())
 
     async def close(self, why: str = "") -> None:
         """See MessageChannel."""
@@ -161,28 +165,16 @@ class WebSocket(interfaces.MessageChannel):
             return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._write(self._end or CloseConnection(CloseReason.GOING_AWAY, why[:100]))
+                code, reason = self._end or (CloseReason.GOING_AWAY, why[:100])
+                await self._write(_FRAMES.close(code, reason), is_last=True)
                 await self._exchange.finish()
         except TimeoutError:
             self._exchange.abort()
         self._is_closed = True
 
-    async def _write(self, event: Event) -> None:
+    async def _write(self, frame: bytearray, *, is_last: bool = False) -> None:
         async with self._writing:
             if self._is_closed:
                 return
-            self._is_closed = isinstance(event, CloseConnection)
-            await self._exchange.write(_frame(event))
-
-
-def _frame(event: Event) -> bytes:
-    match event:
-        case TextMessage(data=text):
-            return bytes(_FRAMES.send_data(text))
-        case CloseConnection(code=code, reason=reason):
-            return bytes(_FRAMES.close(code, reason))
-        case Ping():
-            return bytes(_FRAMES.ping())
-        case Pong(payload=payload):
-            return bytes(_FRAMES.pong(bytes(payload)))
-    raise TypeError(f"expected a message, ping, pong or close, got {event}")
+            self._is_closed = is_last
+            await self._exchange.write(bytes(frame))

@@ -13,7 +13,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple, TypeAlias
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from gateway.core.rpc.model import Value
 
@@ -52,7 +55,7 @@ class ObjectState:
     `before`: where the object was there earlier and had gone, the generations of its creation and deletion each time.
     """
 
-    __slots__ = ("_make", "_record", "before", "created", "id", "is_deleted", "modified")
+    __slots__ = ("_digest", "_make", "_record", "before", "created", "id", "is_deleted", "modified")
 
     def __init__(self, object_id: ObjectId, generation: int, make: Callable[[], Value], before: Lives = ()) -> None:
         self.id = object_id
@@ -61,6 +64,7 @@ class ObjectState:
         self.is_deleted = False
         self._make: Callable[[], Value] | None = make
         self._record: Value = None
+        self._digest: bytes | None = None
 
     @property
     def record(self) -> Value:
@@ -69,11 +73,24 @@ class ObjectState:
             self._record, self._make = self._make(), None
         return self._record
 
+    @property
+    def digest(self) -> bytes | None:
+        """A digest of the record, which is not kept for it; None: it has none, so it equals no other."""
+        if self._digest is None and not self.is_deleted:
+            self._digest = digest_of(self._make() if self._make is not None else self._record)
+        return self._digest
+
+    @property
+    def has_digest(self) -> bool:
+        """Whether the digest is known already."""
+        return self._digest is not None
+
     def change(self, generation: int, make: Callable[[], Value] | None) -> None:
         """The object has changed; `make` gives its record, None leaves it as it is."""
         self.modified = generation
         if make is not None:
             self._make, self._record = make, None
+            self._digest = None
 
     @property
     def lives(self) -> Lives:
@@ -87,18 +104,44 @@ class ObjectState:
     def delete(self, generation: int) -> None:
         """The object is gone."""
         self.modified, self.is_deleted = generation, True
-        self._make = self._record = None
+        self._make = self._record = self._digest = None
+
+
+def digest_of(record: Value) -> bytes | None:
+    """A digest that two records share only if they are equal, types included; the order of a dict does not count."""
+    try:
+        return blake2b(msgspec.msgpack.encode(record, order="deterministic"), digest_size=16).digest()
+    except (ValueError, TypeError, OverflowError):  # an integer of more than 64 bits, a surrogate
+        return None
+
+
+Operation: TypeAlias = Literal["add", "mod", "del"]
+
+
+class ObjectChange(NamedTuple):
+    """An object that has changed, as it is told to a client."""
+
+    operation: Operation
+    state: ObjectState
+
+
+def change_since(state: ObjectState, generation: int) -> ObjectChange:
+    """The change of an object for a client that knows everything up to a generation."""
+    return ObjectChange("del" if state.is_deleted else "add" if state.created > generation else "mod", state)
 
 
 EACH = 64  # bytes of a class or an object of a subscription, beside its text
+
+
+_NONE: frozenset[Any] = frozenset()  # each further one takes 200 bytes
 
 
 class Wanted(NamedTuple):
     """What a client subscribes to: everything, classes, or single objects."""
 
     everything: bool = False
-    classes: frozenset[str] = frozenset()
-    objects: frozenset[ObjectId] = frozenset()
+    classes: frozenset[str] = _NONE
+    objects: frozenset[ObjectId] = _NONE
 
     def has(self, object_id: ObjectId) -> bool:
         """Whether a change of this object is wanted."""
@@ -129,16 +172,23 @@ NOTHING = Wanted()
 
 
 class ChangeLog:
-    """The objects of one service and their changes. `epoch`: a number that no earlier process has used as one.
+    """The objects of one service and their changes. `epoch`: a number that no other log has, of any process.
 
-    Generations begin at the epoch. With an epoch that is made of the time, those of a later process are greater.
+    Generations begin at `first`. Where that is made of the time, those of a later process are greater.
     `on_change` is called with each object that changes.
     """
 
-    def __init__(self, epoch: int, on_change: Callable[[ObjectId], object], most_deleted: int = MOST_DELETED) -> None:
-        self.epoch = epoch
-        self.generation = epoch
-        self._forgotten = epoch  # deletions up to this generation are not remembered
+    def __init__(
+        self,
+        first: int,
+        on_change: Callable[[ObjectId], object],
+        most_deleted: int = MOST_DELETED,
+        *,
+        epoch: int | None = None,
+    ) -> None:
+        self.epoch = first if epoch is None else epoch
+        self.first = self.generation = first
+        self.forgotten = first  # deletions up to this generation are not remembered
         self._most_deleted = most_deleted
         self._on_change = on_change
         self._objects: dict[ObjectId, ObjectState] = {}  # the one that changed last is the last
@@ -149,6 +199,10 @@ class ChangeLog:
     def token(self) -> Token:
         """The token of a client that knows everything up to now."""
         return Token(self.generation, self.epoch)
+
+    def __len__(self) -> int:
+        """How many objects are remembered, deleted ones included."""
+        return len(self._objects)
 
     def count(self, name: str) -> int:
         """How many objects of a class there are."""
@@ -174,9 +228,9 @@ class ChangeLog:
 
     def _remembered(self, deleted: ObjectState) -> Lives:
         """The earlier times of an object that comes again; what is left out is forgotten as a deletion is."""
-        lives = tuple(life for life in deleted.lives if life[1] > self._forgotten)
+        lives = tuple(life for life in deleted.lives if life[1] > self.forgotten)
         for _, end in lives[:-MOST_LIVES]:
-            self._forgotten = max(self._forgotten, end)
+            self.forgotten = max(self.forgotten, end)
         return lives[-MOST_LIVES:]
 
     def touch(self, object_id: ObjectId) -> Token | None:
@@ -208,14 +262,14 @@ class ChangeLog:
         if len(self._deleted) > self._most_deleted:
             oldest = next(iter(self._deleted))
             del self._deleted[oldest]
-            self._forgotten = max(self._forgotten, self._objects.pop(oldest).modified)
+            self.forgotten = max(self.forgotten, self._objects.pop(oldest).modified)
         self._on_change(object_id)
 
     def can_continue(self, token: Token) -> bool:
         """Whether everything that has happened since a token is known. It always is for a client that knows nothing."""
         if token == BEGINNING:
             return True
-        return token.epoch == self.epoch and self._forgotten <= token.generation <= self.generation
+        return token.epoch == self.epoch and self.forgotten <= token.generation <= self.generation
 
     def since(self, generation: int, wanted: Wanted) -> list[ObjectState]:
         """The wanted objects that have changed since, the oldest change first.
@@ -228,6 +282,22 @@ class ChangeLog:
                 break
             if wanted.has(state.id) and (not state.is_deleted or state.was_there(generation)):
                 found.append(state)
+        found.reverse()
+        return found
+
+    def changed_since(self, generation: int) -> list[ObjectState]:
+        """Every object that has changed since, deleted ones too, the oldest change first."""
+        found: list[ObjectState] = []
+        for state in reversed(self._objects.values()):
+            if state.modified <= generation:
+                break
+            found.append(state)
+        found.reverse()
+        return found
+
+    def existing(self, wanted: Wanted) -> list[ObjectState]:
+        """The wanted objects that exist, the oldest change first."""
+        found = [each for each in self._candidates(wanted) if not each.is_deleted and wanted.has(each.id)]
         found.reverse()
         return found
 

@@ -12,21 +12,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from secrets import randbelow
 from time import time
-from typing import Protocol
+from typing import Protocol, Self
 
 from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Outcome, Value
 from gateway.events.changes import ChangeLog, ObjectId, Token, Wanted
 from gateway.events.objects import ObjectSource, ServiceObjects
+from gateway.events.saved import LogSaver, Missed, RecalledLogs
 from gateway.mapping.table import Table
+from gateway.state.event_logs import LARGEST
+from gateway.state.store import StateStore
 
 PAUSE_OF_EACH = 0.0001  # seconds between two times that clients are woken, for each client that was woken
 LONGEST_PAUSE = 0.1  # seconds
 WOKEN_AT_ONCE = 16  # clients; each takes about 0.2 ms
+
+ALARM = 0.25  # seconds between two moments at which long times end
+EXACT = 5.0  # seconds; a shorter time has a timer of its own
 
 EVERYTHING = "*"
 HEARTBEAT = 30.0  # seconds between two times that the objects of BEATS count as changed, as xapi's do
@@ -53,27 +59,34 @@ class OwnObjects(Protocol):
 
 
 class Waiter:
-    """A client that waits. It holds what it wants, and no event."""
+    """A client that waits while it is entered. It holds what it wants, and no event."""
 
-    __slots__ = ("_future", "is_ended", "session", "wanted")
+    __slots__ = ("_future", "_service", "is_ended", "session", "wanted")
 
-    def __init__(self, wanted: Wanted, session: str) -> None:
+    def __init__(self, service: ServiceEvents, wanted: Wanted, session: str) -> None:
         self.wanted = wanted
         self.session = session
         self.is_ended = False  # its session has ended
+        self._service = service
         self._future: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._service.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._service.remove(self)
 
     async def wait(self, seconds: float | None) -> None:
         """Wait until something wanted may have changed, the session has ended, or the time is over."""
-        loop = asyncio.get_running_loop()
-        self._future = future = loop.create_future()
-        timer = None if seconds is None else loop.call_later(seconds, self.wake)
+        self._future = asyncio.get_running_loop().create_future()
+        alarm = None if seconds is None else self._service.alarms.set(seconds, self)
         try:
-            await future
+            await self._future
         finally:
             self._future = None
-            if timer is not None:
-                timer.cancel()
+            if alarm is not None:
+                self._service.alarms.cancel(alarm, self)
 
     def wake(self) -> None:
         """Have `wait` return."""
@@ -81,14 +94,52 @@ class Waiter:
             self._future.set_result(None)
 
 
-class ServiceEvents:
-    """The events of the classes of one mapping file."""
+class Alarms:
+    """Wakes waiters when their time is over. Long times that end in one ALARM share a timer, which takes 0.7 KB."""
 
-    def __init__(self, service: str, source: ObjectSource) -> None:
+    def __init__(self) -> None:
+        self._shared: dict[int, tuple[asyncio.TimerHandle, set[Waiter]]] = {}  # by the number of their ALARM
+
+    def set(self, seconds: float, waiter: Waiter) -> asyncio.TimerHandle | int:
+        """Wake a waiter in so many seconds, or a little later; returns what `cancel` takes."""
+        loop = asyncio.get_running_loop()
+        if seconds < EXACT:
+            return loop.call_later(seconds, waiter.wake)
+        number = int((loop.time() + seconds) // ALARM) + 1
+        if number not in self._shared:
+            self._shared[number] = loop.call_at(number * ALARM, self._ring, number), set()
+        self._shared[number][1].add(waiter)
+        return number
+
+    def cancel(self, alarm: asyncio.TimerHandle | int, waiter: Waiter) -> None:
+        """Do not wake it, if it was not."""
+        if not isinstance(alarm, int):
+            alarm.cancel()
+        elif alarm in self._shared:
+            timer, waiters = self._shared[alarm]
+            waiters.discard(waiter)
+            if not waiters:
+                timer.cancel()
+                del self._shared[alarm]
+
+    def _ring(self, number: int) -> None:
+        for waiter in self._shared.pop(number)[1]:
+            waiter.wake()
+
+
+class ServiceEvents:
+    """The events of the classes of one mapping file. `state`: where its change log is written down."""
+
+    def __init__(self, service: str, source: ObjectSource, state: StateStore | None = None) -> None:
         self.service = service
         self.classes: Mapping[str, ObjectClass] = {}  # by name in lower case
         self._source = source
-        self.log = ChangeLog(int(time() * 1e6), self._changed)
+        self.log = ChangeLog(int(time() * 1e6), self._changed, epoch=1 + randbelow(LARGEST))
+        self._saver: LogSaver | None = None
+        self._recalled: RecalledLogs | None = None
+        if state is not None and state.path is not None:
+            self._saver = LogSaver(service, self.log, state, lambda: self.is_read)
+            self._recalled = RecalledLogs(service, self.log, state)
         self._objects: dict[str, tuple[ServiceObjects, asyncio.Task[None]]] = {}  # by bus name
         self._fingerprint = ""
         self._own: Collection[OwnObjects] = ()
@@ -96,7 +147,9 @@ class ServiceEvents:
         self._is_started = False
         self._is_released = False  # nobody waits any more
         self._waiters: dict[Waiter, None] = {}
-        self._by_key: dict[str | ObjectId, dict[Waiter, None]] = {}  # by what they want: EVERYTHING, classes, objects
+        # By what they want: EVERYTHING, classes, objects. Most objects are wanted by one, which needs no dict.
+        self._by_key: dict[str | ObjectId, Waiter | dict[Waiter, None]] = {}
+        self.alarms = Alarms()
         self._changes: set[ObjectId] = set()  # since clients were woken last
         self._to_wake: deque[Waiter] = deque()
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
@@ -124,6 +177,8 @@ class ServiceEvents:
             self._is_started = True
             self._follow()
             self._beat()
+            if self._saver is not None:
+                self._saver.start()
             for own in self._own:
                 self._add_own(own)
 
@@ -133,7 +188,7 @@ class ServiceEvents:
         for each in self.classes.values():
             by_name.setdefault(each.bus_name, []).append(each)
         for bus_name, classes in by_name.items():
-            objects = ServiceObjects(bus_name, classes, self.log, self._wake_all)
+            objects = ServiceObjects(bus_name, classes, self.log, self._on_read)
             if bus_name in before:
                 objects.adopt(before[bus_name][0])
             task = asyncio.get_running_loop().create_task(objects.run(self._source))
@@ -144,8 +199,19 @@ class ServiceEvents:
                 objects.forget()
         self._ending = [task for task in (*self._ending, *(each for _, each in before.values())) if not task.done()]
 
+    def _on_read(self) -> None:
+        """The objects of a service have been read."""
+        self._note_change()
+        self._wake_all()
+
+    def _note_change(self) -> None:
+        if self._saver is not None:
+            self._saver.changed()
+
     def _beat(self) -> None:
         """Have clients that wait for everything, or for the pool, see that the gateway is alive."""
+        if self._recalled is not None:
+            self._recalled.forget_unused()
         if not self._by_key.keys().isdisjoint((EVERYTHING, BEATS)):
             for object_id in self.log.of_class(BEATS):
                 self.log.touch(object_id)
@@ -188,25 +254,34 @@ class ServiceEvents:
         for timer in (self._timer, self._heartbeat):
             if timer is not None:
                 timer.cancel()
+        if self._saver is not None:
+            await self._saver.stop()
 
     # Waiting
 
-    @contextmanager
-    def waiting(self, wanted: Wanted, session: str) -> Iterator[Waiter]:
-        """A client that waits while the block runs."""
-        waiter = Waiter(wanted, session)
-        keys = _keys(wanted)
+    def waiting(self, wanted: Wanted, session: str) -> Waiter:
+        """A client that waits while the returned waiter is entered."""
+        return Waiter(self, wanted, session)
+
+    def add(self, waiter: Waiter) -> None:
+        """A client begins to wait."""
         self._waiters[waiter] = None
-        for key in keys:
-            self._by_key.setdefault(key, {})[waiter] = None
-        try:
-            yield waiter
-        finally:
-            del self._waiters[waiter]
-            for key in keys:
-                del self._by_key[key][waiter]
-                if not self._by_key[key]:
-                    del self._by_key[key]
+        for key in _keys(waiter.wanted):
+            found = self._by_key.get(key)
+            if isinstance(found, dict):
+                found[waiter] = None
+            else:
+                self._by_key[key] = waiter if found is None else {found: None, waiter: None}
+
+    def remove(self, waiter: Waiter) -> None:
+        """A client waits no more."""
+        del self._waiters[waiter]
+        for key in _keys(waiter.wanted):
+            found = self._by_key[key]
+            if isinstance(found, dict):
+                del found[waiter]
+            if not isinstance(found, dict) or not found:
+                del self._by_key[key]
 
     @property
     def is_released(self) -> bool:
@@ -234,7 +309,12 @@ class ServiceEvents:
         """The token of now."""
         return self.log.token
 
+    async def missed_since(self, token: Token, wanted: Wanted) -> Missed | None:
+        """What a client has missed since a token of another process; None: it is not certain."""
+        return None if self._recalled is None else await self._recalled.missed_since(token, wanted)
+
     def _changed(self, object_id: ObjectId) -> None:
+        self._note_change()
         if not self._waiters:
             return
         self._changes.add(object_id)
@@ -249,7 +329,8 @@ class ServiceEvents:
         keys: set[str | ObjectId] = {EVERYTHING, *(name for name, _ in changes), *changes}
         woken: set[Waiter] = set()
         for key in keys & self._by_key.keys():
-            woken.update(self._by_key[key])
+            found = self._by_key[key]
+            woken.update(found if isinstance(found, dict) else (found,))
         self._to_wake.extend(woken)
         self._wake_some(min(len(woken) * PAUSE_OF_EACH, LONGEST_PAUSE))
 
@@ -270,11 +351,15 @@ class ServiceEvents:
 
 
 class EventHub:
-    """The events of every mapping file with classes. `own`: objects of the gateway that belong to each of them."""
+    """The events of every mapping file with classes. `own`: objects of the gateway that belong to each of them.
 
-    def __init__(self, source: ObjectSource, own: Collection[OwnObjects] = ()) -> None:
+    `state`: where change logs are written down, so that tokens continue in another process.
+    """
+
+    def __init__(self, source: ObjectSource, own: Collection[OwnObjects] = (), state: StateStore | None = None) -> None:
         self._source = source
         self._own = own
+        self._state = state
         self._services: dict[str, ServiceEvents] = {}
         self._on_release: dict[Callable[[], object], None] = {}
 
@@ -287,21 +372,20 @@ class EventHub:
             await self._services.pop(name).stop()
         for name, classes in by_service.items():
             if name not in self._services:
-                self._services[name] = ServiceEvents(name, self._source)
+                self._services[name] = ServiceEvents(name, self._source, self._state)
             self._services[name].replace(classes, self._own)
 
     def find(self, service: str) -> ServiceEvents | None:
         """The events of a mapping file; None: it has no classes."""
         return self._services.get(service)
 
-    @contextmanager
-    def when_released(self, tell: Callable[[], object]) -> Iterator[None]:
-        """Call `tell` if the gateway stops while the block runs."""
+    def when_released(self, tell: Callable[[], object]) -> None:
+        """Call `tell` if the gateway stops, until `not_when_released`."""
         self._on_release[tell] = None
-        try:
-            yield
-        finally:
-            self._on_release.pop(tell, None)
+
+    def not_when_released(self, tell: Callable[[], object]) -> None:
+        """Do not call `tell` any more."""
+        self._on_release.pop(tell, None)
 
     @property
     def waiting(self) -> int:

@@ -7,7 +7,8 @@ sees a state that is older than what it has read. The session is checked again b
 
 xapi's rules: a token is opaque; the empty one is the beginning. A batch is never empty before its time is over. An
 object appears once in a batch, with its newest record: as `add` when it is new since the token, else as `mod`, or as
-`del` when it is gone. A token that cannot be continued is answered with EVENTS_LOST: the client begins anew.
+`del` when it is gone. A token of another process is continued where it is certain what its client has
+(gateway/events/saved.py). One that cannot be continued is answered with EVENTS_LOST: the client begins anew.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from math import isnan
 from typing import TypeAlias
 
@@ -24,8 +24,9 @@ import msgspec
 from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route, encode_arguments
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.events.changes import BEGINNING, NOTHING, ObjectState, Token, Wanted, parse_token
+from gateway.events.changes import BEGINNING, NOTHING, ObjectChange, Token, Wanted, change_since, parse_token
 from gateway.events.hub import EventHub, ServiceEvents
+from gateway.events.saved import Missed
 from gateway.pipeline.sessions import session_over
 from gateway.pipeline.waiting import TOO_MANY, slot_freed
 
@@ -79,6 +80,19 @@ class Batch(msgspec.Struct, frozen=True):
     events: list[Value]
     token: Token
     is_snapshot: bool = False
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    """Changes that such a client is sent next, and the token of now.
+
+    `meanwhile`: its token until it has all of them; None: each change has its own.
+    """
+
+    changes: list[ObjectChange]
+    newest: Token
+    is_snapshot: bool = False
+    has_more: bool = False  # there are changes beyond these
+    meanwhile: Token | None = None
 
 
 _Answer: TypeAlias = Callable[["_Request", _Arguments], Awaitable[Outcome]]
@@ -140,9 +154,13 @@ class EventMethods:
 
     # Clients that are sent changes
 
-    def when_stopped(self, tell: Callable[[], object]) -> AbstractContextManager[None]:
-        """Call `tell` if the gateway stops while the block runs."""
-        return self._hub.when_released(tell)
+    def when_stopped(self, tell: Callable[[], object]) -> None:
+        """Call `tell` if the gateway stops, until `not_when_stopped`."""
+        self._hub.when_released(tell)
+
+    def not_when_stopped(self, tell: Callable[[], object]) -> None:
+        """Do not call `tell` any more."""
+        self._hub.not_when_released(tell)
 
     async def begin(self, route: Route, call: Call, classes: Value, token: str) -> Following | Fault:
         """A client that is to be sent changes; `route` is that of `event.from`, and `call` has the session."""
@@ -185,26 +203,36 @@ class EventMethods:
                         yield refused
                         return
                     checked, is_fresh = loop.time(), True
-                is_snapshot = service.is_read and (token == BEGINNING or not service.log.can_continue(token))
-                if is_snapshot:
+                listed = await self._list(service, token, following.wanted, base)
+                if waiter.is_ended:
+                    continue
+                if listed.is_snapshot:
                     token = base = BEGINNING
-                states = self._told(service, token, following.wanted)[:MOST_TOLD] if service.is_read else []
-                newest = service.token
-                if is_snapshot and not states:
-                    token = newest
-                    yield Batch([], token, is_snapshot=True)
-                for batch in _batches(states, base, newest, is_snapshot=is_snapshot):
+                for batch in _batches(listed):
                     token = batch.token
-                    base = token if token == newest else base
+                    base = token if token == listed.newest else base
                     is_fresh = False
                     yield batch
-                if not states and not is_snapshot:
-                    token = base = newest if service.is_read else token
+                    del batch  # while a client waits, nothing is held for it
+                if not listed.changes and not listed.is_snapshot:
+                    token = base = listed.newest
                     is_fresh = False
+                    del listed
                     before = service.log.generation
                     await waiter.wait(heartbeat)
                     if service.log.generation == before and not waiter.is_ended and not service.is_released:
                         yield None
+
+    async def _list(self, service: ServiceEvents, token: Token, wanted: Wanted, base: Token) -> _Listed:
+        """The next changes since a token, for a client that has what there was at `base`."""
+        if not service.is_read:
+            return _Listed([], token)
+        missed = await self._missed_since(service, token, wanted)
+        if missed is not None and len(missed.changes) < MOST_TOLD:
+            return _Listed(missed.changes, missed.newest, meanwhile=token)
+        is_snapshot = token == BEGINNING or not service.log.can_continue(token)
+        changes = self._told(service, *((BEGINNING, wanted) if is_snapshot else (token, wanted, base)))
+        return _Listed(changes[:MOST_TOLD], service.token, is_snapshot, len(changes) >= MOST_TOLD)
 
     async def _check(self, request: _Request) -> Fault | None:
         """Why the session is not valid. Once it is, everything that the service has sent before is known."""
@@ -235,28 +263,35 @@ class EventMethods:
         found = await self._wait_for_changes(request, wanted, lambda: token, seconds_of(timeout))
         if isinstance(found, Fault):
             return found
-        states, newest = found
+        changes, newest = found
         log = request.service.log
         names = [name for name in _concerned(request.service, wanted) if self._serves(request.service, name)]
         counts: dict[str, Value] = {**log.counts(names)}
-        return Reply({"events": _events(states, token), "valid_ref_counts": counts, "token": str(newest)})
+        return Reply({"events": _events(changes), "valid_ref_counts": counts, "token": str(newest)})
 
     async def _wait_for_changes(
         self, request: _Request, wanted: Wanted, since: Callable[[], Token], seconds: float
-    ) -> tuple[list[ObjectState], Token] | Fault:
+    ) -> tuple[list[ObjectChange], Token] | Fault:
         """Wait for changes since a token; returns them, and the token of now. None before the time is over."""
         loop, service = asyncio.get_running_loop(), request.service
         checked = loop.time()
         end, is_fresh = checked + seconds, True  # the session was checked in this step
+        continued: Token | None = None  # in place of a token of another process since which nothing has changed
         with service.waiting(wanted, request.session) as waiter:
             while True:
-                token, now = since(), loop.time()
-                states: list[ObjectState] = []
-                if service.is_read:
-                    if not service.log.can_continue(token):
+                token, now = continued or since(), loop.time()
+                changes: list[ObjectChange] = []
+                if service.is_read and service.log.can_continue(token):
+                    changes, newest = self._told(service, token, wanted), service.token
+                elif service.is_read:
+                    missed = await self._missed_since(service, token, wanted)
+                    if missed is None:
                         return _fault("EVENTS_LOST")
-                    states = self._told(service, token, wanted)
-                is_last = bool(states) or now >= end or service.is_released
+                    changes, newest = missed
+                    continued = None if changes else newest
+                else:
+                    newest = token
+                is_last = bool(changes) or now >= end or service.is_released
                 if waiter.is_ended or (not is_fresh and now - checked >= (FRESH if is_last else CHECK)):
                     refused = session_over(request.route, request.call) if waiter.is_ended else None
                     refused = refused or await self._check(request)
@@ -267,18 +302,33 @@ class EventMethods:
                         return refused
                     checked, is_fresh = loop.time(), True
                 elif is_last:
-                    return states, service.token if service.is_read else token
+                    return changes, newest
                 else:
                     is_fresh = False
                     await waiter.wait(min(end - now, CHECK))
 
-    def _told(self, service: ServiceEvents, token: Token, wanted: Wanted) -> list[ObjectState]:
-        """The changes since a token that a client may see. An object whose record cannot be represented is left out."""
-        states = service.log.since(token.generation, wanted)
-        if not states:
-            return states
-        served = {name: self._serves(service, name) for name in {state.id[0] for state in states}}
-        return [state for state in states if served[state.id[0]] and (state.is_deleted or state.record is not None)]
+    def _told(
+        self, service: ServiceEvents, token: Token, wanted: Wanted, base: Token | None = None
+    ) -> list[ObjectChange]:
+        """The changes since a token that a client may see, which had what there was at `base`."""
+        had = (base or token).generation
+        return self._served(service, [change_since(each, had) for each in service.log.since(token.generation, wanted)])
+
+    async def _missed_since(self, service: ServiceEvents, token: Token, wanted: Wanted) -> Missed | None:
+        """The same for a token of another process. None: it is of this one, or it is not certain what is missed."""
+        if service.log.can_continue(token):
+            return None
+        missed = await service.missed_since(token, wanted)
+        return missed and missed._replace(changes=self._served(service, missed.changes))
+
+    def _served(self, service: ServiceEvents, changes: list[ObjectChange]) -> list[ObjectChange]:
+        """Changes that a client may see: not of a class that is off, and with a record that can be represented."""
+        served = {name: self._serves(service, name) for name in {state.id[0] for _, state in changes}}
+        return [
+            change
+            for change in changes
+            if served[change.state.id[0]] and (change.operation == "del" or change.state.record is not None)
+        ]
 
     # event.inject and event.get_current_id
 
@@ -344,17 +394,15 @@ class EventMethods:
         known = self._registered.get((request.route.service, request.session))
         if known is None or known.wanted == NOTHING:
             return _fault("SESSION_NOT_REGISTERED", request.session)
-        token = known.token
         while True:
             found = await self._wait_for_changes(request, known.wanted, lambda: known.token, DAY)
             if isinstance(found, Fault):
                 if found.name == "EVENTS_LOST":
                     known.token = request.service.token
                 return found
-            states, newest = found
-            token, known.token = known.token, newest
-            if states or request.service.is_released:
-                return Reply(_events(states, token))
+            changes, known.token = found
+            if changes or request.service.is_released:
+                return Reply(_events(changes))
 
     # Subscriptions
 
@@ -376,7 +424,7 @@ class EventMethods:
         if off:
             name = request.service.classes[min(off)].name
             return Fault(FaultCode.UNAVAILABLE, f"{name}.get_record is switched off, and so are the events of {name}")
-        return Wanted(everything, frozenset(names), frozenset(objects))
+        return Wanted(everything, frozenset(names) or NOTHING.classes, frozenset(objects) or NOTHING.objects)
 
     def _serves(self, service: ServiceEvents, name: str) -> bool:
         """Whether a class, in lower case, is not switched off."""
@@ -404,39 +452,41 @@ def seconds_of(timeout: Value) -> float:
     return DAY if isnan(seconds) or seconds < 0 or seconds > LONGEST else seconds
 
 
-def _events(states: Sequence[ObjectState], token: Token) -> Value:
+def _events(changes: Sequence[ObjectChange]) -> Value:
     """The events of a batch: new objects, messages first; then those that have changed, then those that are gone."""
-    made = [(_order(state, token), _event(state, token)) for state in states]
-    return [event for _, event in sorted(made, key=lambda each: each[0])]
+    return [_event(change) for change in sorted(changes, key=_order)]
 
 
-def _batches(states: Sequence[ObjectState], base: Token, newest: Token, *, is_snapshot: bool) -> Iterator[Batch]:
-    """Batches of changes in their order; the token of each is the generation of its last change.
+def _batches(listed: _Listed) -> Iterator[Batch]:
+    """Batches of changes in their order. The token of each is the generation of its last change.
 
     An object that has changed since it was listed is left out: it comes again, with its newest record.
     """
-    listed = [(state, state.modified) for state in states]
-    for at in range(0, len(listed), IN_BATCH):
-        part = listed[at : at + IN_BATCH]
-        events = [_event(state, base) for state, modified in part if state.modified == modified]
-        is_last = at + IN_BATCH >= len(listed) and len(listed) < MOST_TOLD
-        token = newest if is_last else Token(part[-1][1], newest.epoch)
+    is_snapshot, newest = listed.is_snapshot, listed.newest
+    changes = [(change, change.state.modified) for change in listed.changes]
+    for at in range(0, len(changes), IN_BATCH):
+        part = changes[at : at + IN_BATCH]
+        events = [_event(change) for change, modified in part if change.state.modified == modified]
+        is_last = at + IN_BATCH >= len(changes) and not listed.has_more
+        token = newest if is_last else listed.meanwhile or Token(part[-1][1], newest.epoch)
         if events or is_last:
             yield Batch(events, token, is_snapshot=is_snapshot)
             is_snapshot = False
+    if not changes and is_snapshot:
+        yield Batch([], newest, is_snapshot=True)
 
 
-def _order(state: ObjectState, token: Token) -> int:
-    if state.is_deleted:
+def _order(change: ObjectChange) -> int:
+    if change.operation == "del":
         return 3
-    if state.created <= token.generation:
+    if change.operation == "mod":
         return 2
-    return 0 if state.id[0] == MESSAGE else 1
+    return 0 if change.state.id[0] == MESSAGE else 1
 
 
-def _event(state: ObjectState, token: Token) -> Value:
+def _event(change: ObjectChange) -> Value:
+    operation, state = change
     name, ref = state.id
-    operation = "del" if state.is_deleted else "add" if state.created > token.generation else "mod"
     event: dict[str, Value] = {
         "id": str(state.modified),
         "timestamp": "0.0",
@@ -444,7 +494,7 @@ def _event(state: ObjectState, token: Token) -> Value:
         "operation": operation,
         "ref": ref,
     }
-    return event if state.is_deleted else {**event, "snapshot": state.record}
+    return event if operation == "del" else {**event, "snapshot": state.record}
 
 
 def _fault(code: str, *arguments: str) -> Fault:

@@ -11,9 +11,9 @@ message. Over a WebSocket every call can be made as over HTTP, one after the oth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
-from functools import partial
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -108,46 +108,6 @@ def _event_route(table: EndpointTable) -> Route | None:
     return next((route for route in table.routes.values() if route.events == "From"), None)
 
 
-class _Inbox:
-    """The messages of one client that wait; None: it sends no more. A queue of asyncio takes 3 KiB for each client.
-
-    `unanswered`: those that wait, and the one that is being answered.
-    """
-
-    __slots__ = ("_messages", "_reader", "_writer", "unanswered")
-
-    def __init__(self) -> None:
-        self.unanswered = 0
-        self._messages: list[bytes | None] = []
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
-
-    def put(self, message: bytes | None) -> None:
-        self._messages.append(message)
-        self.unanswered += 1
-        _settle(self._reader)
-
-    async def get(self) -> bytes | None:
-        while not self._messages:
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
-        return self._messages.pop(0)
-
-    def done(self) -> None:
-        self.unanswered -= 1
-        _settle(self._writer)
-
-    async def answered(self) -> None:
-        """Wait until one more is answered."""
-        self._writer = asyncio.get_running_loop().create_future()
-        await self._writer
-
-
-def _settle(waiting: asyncio.Future[None] | None) -> None:
-    if waiting is not None and not waiting.done():
-        waiting.set_result(None)
-
-
 class EventStreams(StreamingEndpoint):
     """What one JSON-RPC endpoint streams. `current`: the endpoint that serves its path now; None: none does any more.
 
@@ -173,8 +133,9 @@ class EventStreams(StreamingEndpoint):
 
     async def stream(self, exchange: HttpExchange) -> Answer | None:
         """Serve one connection to its end."""
-        with _without_slot(exchange.peer) as slot:
-            if slot is None:
+        slot = _Slot(exchange.peer)
+        try:
+            if not slot.is_free:
                 return self.refuse(Fault(FaultCode.BUSY, "too many clients wait for events (limit max_waiting)"))
             if exchange.is_tunnel:
                 channel = await self._open_channel(exchange, self._max_message)
@@ -183,6 +144,8 @@ class EventStreams(StreamingEndpoint):
                 await self._serve_channel(channel, exchange.peer, exchange.metadata, slot)
                 return None
             return await self._serve_events(exchange)
+        finally:
+            slot.end()
 
     def refuse(self, fault: Fault) -> Answer:
         """Plain text and a status that fits."""
@@ -220,9 +183,9 @@ class EventStreams(StreamingEndpoint):
         error: Value = {"message": fault.name or fault.message, "data": data}
         return self._codec.encode_call(Call(ENDED, (), {"subscription": subscription, "error": error}, oneway=True))
 
-    def changes(self, following: Following) -> aclosing[AsyncGenerator[Batch | Fault | None]]:
+    def changes(self, following: Following) -> AsyncGenerator[Batch | Fault | None]:
         """The changes of a subscription, to be closed by the caller."""
-        return aclosing(self._methods.follow(following, self._heartbeat))
+        return self._methods.follow(following, self._heartbeat)
 
     # WebSocket
 
@@ -231,61 +194,20 @@ class EventStreams(StreamingEndpoint):
         try:
             async with asyncio.TaskGroup() as tasks:
                 peer.connection.subscriber = subscriber = Subscriber(self, channel, peer, tasks)
-                inbox = _Inbox()
-                calling = asyncio.Lock()  # held while a call runs
-                reader = tasks.create_task(self._read(channel, inbox))
-                answerer = tasks.create_task(self._answer_all(inbox, channel, subscriber, metadata, slot, calling))
-                stoppers: list[asyncio.Task[None]] = []
 
-                def stop() -> None:
-                    stoppers.append(tasks.create_task(self._close_at_stop(channel, calling, (reader, answerer))))
+                async def answer(message: bytes) -> bytes | None:
+                    return await self._answer(message, peer, metadata, slot)
 
-                with self._methods.when_stopped(stop):
-                    await asyncio.wait([reader])
-                    while not answerer.done():  # the client sends no more, and may still read
-                        await channel.probe()
-                        await asyncio.wait([answerer], timeout=PROBE_INTERVAL)
-                for stopper in stoppers:
-                    stopper.cancel()
+                conversation = _Conversation(channel, subscriber, answer, tasks)
+                self._methods.when_stopped(conversation.stop)
+                try:
+                    await conversation.run()
+                finally:
+                    self._methods.not_when_stopped(conversation.stop)
                 subscriber.end_all()
                 await channel.close()
         finally:
             peer.connection.subscriber = None
-
-    async def _read(self, channel: MessageChannel, inbox: _Inbox) -> None:
-        """Read ahead while a call runs, so that pings are answered meanwhile."""
-        while (message := await channel.receive()) is not None:
-            inbox.put(message)
-            while inbox.unanswered and (channel.held > BYTES_AHEAD or inbox.unanswered > MOST_AHEAD):
-                await inbox.answered()
-        inbox.put(None)
-
-    async def _answer_all(
-        self,
-        inbox: _Inbox,
-        channel: MessageChannel,
-        subscriber: Subscriber,
-        metadata: RequestMetadata,
-        slot: _Slot,
-        calling: asyncio.Lock,
-    ) -> None:
-        while (message := await inbox.get()) is not None:
-            async with calling:
-                answer = await self._answer(message, subscriber.peer, metadata, slot)
-            if answer is not None:
-                await channel.send(answer)  # first in line, also when the gateway stops
-            subscriber.begin_new()
-            channel.release(len(message))
-            inbox.done()
-
-    async def _close_at_stop(
-        self, channel: MessageChannel, calling: asyncio.Lock, others: Sequence[asyncio.Task[None]]
-    ) -> None:
-        """At a stop, let the call that runs finish and be answered; no other one begins."""
-        async with calling:
-            await channel.close("the gateway stops")
-            for task in others:
-                task.cancel()
 
     async def _answer(self, message: bytes, peer: Peer, metadata: RequestMetadata, slot: _Slot) -> bytes | None:
         endpoint = self._current()
@@ -309,7 +231,7 @@ class EventStreams(StreamingEndpoint):
         if isinstance(following, Fault):
             return self.refuse(following)
         await exchange.respond(Answer(None, "", None, 200, "OK", STREAM_HEADERS))
-        async with self.changes(following) as changes:
+        async with aclosing(self.changes(following)) as changes:
             async for batch in changes:
                 if batch is None:
                     await exchange.write(b": heartbeat\n\n")
@@ -323,8 +245,96 @@ class EventStreams(StreamingEndpoint):
         return None
 
 
+class _Conversation:
+    """The calls of one WebSocket: its task reads them, and another one answers while there are any.
+
+    Most of the time a client waits, so little is held for it then: a task and what belongs to it take 1 KB.
+    """
+
+    __slots__ = (
+        "_answer", "_answerer", "_calling", "_channel", "_is_stopped", "_messages", "_reader", "_subscriber", "_tasks",
+        "_unanswered", "_writer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        channel: MessageChannel,
+        subscriber: Subscriber,
+        answer: Callable[[bytes], Awaitable[bytes | None]],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._channel = channel
+        self._subscriber = subscriber
+        self._answer = answer
+        self._tasks = tasks
+        self._messages: deque[bytes] | None = None  # those that wait
+        self._unanswered = 0  # messages that wait, and the one that is being answered
+        self._calling = asyncio.Lock()  # held while a call runs
+        self._answerer: asyncio.Task[None] | None = None  # while there are messages
+        self._reader: asyncio.Task[None] | None = None  # while messages are read
+        self._writer: asyncio.Future[None] | None = None  # of the reader, until one more is answered
+        self._is_stopped = False
+
+    async def run(self) -> None:
+        """Read and answer until the client sends no more, and every call is answered, or the gateway stops."""
+        self._reader = asyncio.current_task()
+        try:
+            await self._read()
+        except asyncio.CancelledError:
+            if not self._is_stopped or self._reader is None or self._reader.uncancel():
+                raise
+        finally:
+            self._reader = None
+        while self._answerer is not None:  # the client sends no more, and may still read
+            await self._channel.probe()
+            await asyncio.wait([self._answerer], timeout=PROBE_INTERVAL)
+
+    async def _read(self) -> None:
+        """Read ahead while a call runs, so that pings are answered meanwhile."""
+        while (message := await self._channel.receive()) is not None:
+            self._messages = self._messages or deque()
+            self._messages.append(message)
+            del message
+            self._unanswered += 1
+            if self._answerer is None:
+                self._answerer = self._tasks.create_task(self._answer_all())
+            while self._unanswered and (self._channel.held > BYTES_AHEAD or self._unanswered > MOST_AHEAD):
+                self._writer = asyncio.get_running_loop().create_future()
+                await self._writer
+
+    async def _answer_all(self) -> None:
+        try:
+            while self._messages:
+                message = self._messages.popleft()
+                async with self._calling:
+                    answer = await self._answer(message)
+                if answer is not None:
+                    await self._channel.send(answer)  # first in line, also when the gateway stops
+                self._subscriber.begin_new()
+                self._channel.release(len(message))
+                self._unanswered -= 1
+                if self._writer is not None and not self._writer.done():
+                    self._writer.set_result(None)
+        finally:
+            self._answerer = self._messages = None
+
+    def stop(self) -> None:
+        """The gateway stops: let the call that runs finish and be answered; no other one begins."""
+        self._tasks.create_task(self._close())
+
+    async def _close(self) -> None:
+        async with self._calling:
+            await self._channel.close("the gateway stops")
+            self._is_stopped = True
+            for task in (self._reader, self._answerer):
+                if task is not None:
+                    task.cancel()
+
+
 class Subscriber:
     """The subscriptions of one WebSocket. A new one begins to send when the answer to its call has left."""
+
+    __slots__ = ("_channel", "_last", "_new", "_running", "_streams", "_tasks", "_turn", "_wanted", "peer")
 
     def __init__(self, streams: EventStreams, channel: MessageChannel, peer: Peer, tasks: asyncio.TaskGroup) -> None:
         self._streams = streams
@@ -354,7 +364,7 @@ class Subscriber:
 
     def unsubscribe(self, subscription: str) -> Outcome:
         """End a subscription."""
-        task = self._running.get(subscription)
+        task = self._running.pop(subscription, None)
         self._wanted.pop(subscription, None)
         if self._new.pop(subscription, None) is None and task is None:
             return Fault(FaultCode.INVALID_PARAMS, f"$.params[0]: no subscription '{subscription[:100]}' here")
@@ -366,12 +376,7 @@ class Subscriber:
         """Have the new subscriptions send."""
         new, self._new = self._new, {}
         for name, following in new.items():
-            task = self._running[name] = self._tasks.create_task(self._run(name, following))
-            task.add_done_callback(partial(self._forget, name))
-
-    def _forget(self, name: str, _task: asyncio.Task[None]) -> None:
-        self._running.pop(name, None)
-        self._wanted.pop(name, None)
+            self._running[name] = self._tasks.create_task(self._run(name, following))
 
     def end_all(self) -> None:
         """End every subscription."""
@@ -379,15 +384,25 @@ class Subscriber:
             task.cancel()
 
     async def _run(self, name: str, following: Following) -> None:
-        async with self._streams.changes(following) as changes:
+        changes = self._streams.changes(following)
+        try:
             async for batch in changes:
-                async with self._turn:
-                    if isinstance(batch, Fault):
-                        await self._channel.send(self._streams.end_of(name, batch))
-                    elif batch is not None:
-                        message = self._streams.notification(name, batch)
-                        if message is not None:
-                            await self._channel.send(message)
+                if batch is not None:
+                    await self._send(name, batch)
+                del batch  # while a client waits, nothing is held for it
+        finally:
+            self._running.pop(name, None)
+            self._wanted.pop(name, None)
+            await changes.aclose()
+
+    async def _send(self, name: str, batch: Batch | Fault) -> None:
+        async with self._turn:
+            if isinstance(batch, Fault):
+                message: bytes | None = self._streams.end_of(name, batch)
+            else:
+                message = self._streams.notification(name, batch)
+            if message is not None:
+                await self._channel.send(message)
 
 
 def subscription_routes() -> Mapping[str, Route]:
@@ -470,6 +485,8 @@ def session_of(headers: Mapping[bytes, str], query: Mapping[str, list[str]]) -> 
 class _Slot:
     """The slot of a connection that waits most of the time, and makes a call now and then."""
 
+    __slots__ = ("_peer", "_resume", "is_free")
+
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._resume: Callable[[], object] | None = None
@@ -498,12 +515,3 @@ class _Slot:
         resume, self._resume = self._resume, None
         if resume is not None:
             resume()
-
-
-@contextmanager
-def _without_slot(peer: Peer) -> Iterator[_Slot | None]:
-    slot = _Slot(peer)
-    try:
-        yield slot if slot.is_free else None
-    finally:
-        slot.end()

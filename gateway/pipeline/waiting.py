@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,26 +16,35 @@ BATCHED = "batched"  # an extension of calls that share their message, and so th
 TOO_MANY = Fault(FaultCode.BUSY, "too many calls wait (limit max_waiting of the listener); nothing was executed")
 
 
-@contextmanager
-def slot_freed(call: Call, on_wait: Callable[[int], object]) -> Iterator[bool]:
+class slot_freed:  # noqa: N801 - it is used like a function; a generator would hold three times the memory
     """Give back the slot of a call while the block runs; false: too many calls wait, and it has its slot.
 
     `on_wait` gets 1 when the call begins to wait, and -1 when it goes on. In a batch a call keeps its slot.
     """
-    connection = call.peer.connection
-    resume: Callable[[], object] | None = None
-    if connection is not None and connection.on_wait is not None and not call.extensions.get(BATCHED):
-        resume = connection.on_wait()
-        if resume is None:
-            yield False
-            return
-    on_wait(1)
-    try:
-        yield True
-    finally:
-        on_wait(-1)
-        if resume is not None:
-            resume()
+
+    __slots__ = ("_call", "_is_waiting", "_on_wait", "_resume")
+
+    def __init__(self, call: Call, on_wait: Callable[[int], object]) -> None:
+        self._call = call
+        self._on_wait = on_wait
+        self._is_waiting = False
+        self._resume: Callable[[], object] | None = None
+
+    def __enter__(self) -> bool:
+        connection = self._call.peer.connection
+        if connection is not None and connection.on_wait is not None and not self._call.extensions.get(BATCHED):
+            self._resume = connection.on_wait()
+            if self._resume is None:
+                return False
+        self._is_waiting = True
+        self._on_wait(1)
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_waiting:
+            self._on_wait(-1)
+        if self._resume is not None:
+            self._resume()
 
 
 # Deadlines

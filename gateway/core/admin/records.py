@@ -72,6 +72,37 @@ class MismatchRecord:
     document: Json
 
 
+class SavedObject(NamedTuple):
+    """An object with events as a change log had it when it was written down. The generations are those of the log."""
+
+    name: str  # of its class, in lower case
+    ref: str
+    created: int
+    modified: int  # of an object that is deleted: its deletion
+    is_deleted: bool
+    digest: bytes | None  # of its record; None: not known, so it equals no other
+    before: tuple[tuple[int, int], ...] = ()  # creation and deletion of each earlier time that it was there
+
+    def was_there(self, generation: int) -> bool:
+        """Whether a client that knows everything up to a generation has this object."""
+        end = self.modified if self.is_deleted else generation + 1
+        return any(created <= generation < deleted for created, deleted in (*self.before, (self.created, end)))
+
+
+class SavedLog(NamedTuple):
+    """A change log as it was written down: it is known what a client with a token up to generation `saved` has."""
+
+    service: str
+    epoch: int  # no other log has it
+    saved: int
+    forgotten: int  # deletions up to this generation are not remembered
+    objects: tuple[SavedObject, ...] = ()  # of a part that is to be added: those that have changed
+
+    def has(self, generation: int) -> bool:
+        """Whether it is known what a client has that knows everything up to this generation."""
+        return self.forgotten <= generation <= self.saved
+
+
 @dataclass(frozen=True, slots=True)
 class ClientKey:
     """Who still calls what over which protocol."""

@@ -13,10 +13,13 @@ from gateway.core.dbus.marshal import Variant
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, PeerConnection, Reply, Value
 from gateway.events import hub
+from gateway.events.changes import Token, parse_token
 from gateway.events.hub import EventHub
 from gateway.mapping.table import Table
 from gateway.pipeline import event_methods
 from gateway.pipeline.event_methods import DAY, EventMethods, Following, seconds_of
+from gateway.state.store import StateStore
+from tests.kit.cases import expect
 from tests.kit.mappings import build_files
 from tests.kit.object_service import VM, Service
 from tests.kit.programs import TIMEOUT
@@ -76,10 +79,10 @@ def refused(outcome: object) -> Any:
 class Running:
     """Event methods over a service that has its name, with the objects of `names`."""
 
-    def __init__(self, directory: Path, *names: str) -> None:
+    def __init__(self, directory: Path, *names: str, state: StateStore | None = None) -> None:
         self.service = Service({f"/vm/{name}": {VM: named(name)} for name in names}, sessions={S, "other"})
         self.table = built(directory)
-        self.hub = EventHub(self.service)
+        self.hub = EventHub(self.service, state=state)
         self.off: set[str] = set()
         self.waiting = 0
         self.methods = EventMethods(self.hub, is_allowed=lambda r: r.method not in self.off, on_wait=self._count)
@@ -626,3 +629,74 @@ async def test_a_stream_tells_nothing_while_its_session_cannot_be_checked(
         assert [await anext(stream._changes) for _ in range(3)] == [None] * 3
         running.service.is_away = False
         assert told((await stream.next()).events) == [("mod", "vm", "a")]
+
+
+# Tokens of another process
+
+
+async def test_after_an_orderly_stop_a_call_gets_what_has_changed_and_waits_if_nothing_has(tmp_path: Path) -> None:
+    async with StateStore(tmp_path / "state.db") as state:
+        async with Running(tmp_path, "a", "b", "c", state=state) as before:
+            _, first = await before.events()
+            before.service.remove("/vm/c")
+            await before.settle()
+            _, token = await before.events(first)
+        async with Running(tmp_path, "a", "d", state=state) as after:
+            events, later = await after.events(token)
+            assert told(events) == [("add", "vm", "d"), ("del", "vm", "b")]
+            assert told((await after.events(first))[0]) == [*told(events), ("del", "vm", "c")]
+            assert await after.events(token, "vm/a") == ([], later)
+            assert await after.events(later) == ([], later)
+            waiting = await after.begin("from", ["vm/a"], token, 60.0)
+            after.service.change("/vm/a", VM, **named("A"))
+            await after.settle()
+            assert told(reply(await waiting).value["events"]) == [("mod", "vm", "a")]
+
+
+async def test_a_token_that_is_newer_than_what_was_written_is_not_continued(tmp_path: Path) -> None:
+    async with StateStore(tmp_path / "state.db") as state:
+        async with Running(tmp_path, "a", state=state) as before:
+            token = expect(Token, parse_token((await before.events())[1]))
+        told_but_not_written = str(token._replace(generation=token.generation + 1))
+        async with Running(tmp_path, "a", state=state) as after:
+            assert refused(await after.ask("from", ["*"], told_but_not_written, 0.0)).name == "EVENTS_LOST"
+            async with Stream(after, token=told_but_not_written) as stream:
+                assert (await stream.next()).is_snapshot
+
+
+async def test_a_stream_keeps_its_token_until_it_has_all_that_it_has_missed(tmp_path: Path) -> None:
+    names = [str(number) for number in range(event_methods.IN_BATCH + 1)]
+    async with StateStore(tmp_path / "state.db") as state:
+        async with Running(tmp_path, "a", *names, state=state) as before:
+            _, token = await before.events()
+        async with Running(tmp_path, "a", "b", state=state) as after, Stream(after, token=token) as stream:
+            first, last = await stream.next(), await stream.next()
+            assert sorted(told(first.events) + told(last.events)) == [
+                ("add", "vm", "b"), *(("del", "vm", name) for name in names)
+            ]  # fmt: skip
+            assert (first.is_snapshot, last.is_snapshot, str(first.token)) == (False, False, token)
+            async with Stream(after, token=str(last.token)) as again:
+                after.service.change("/vm/a", VM, **named("A"))
+                await after.settle()
+                assert told((await again.next()).events) == told((await stream.next()).events) == [("mod", "vm", "a")]
+
+
+async def test_a_stream_that_has_missed_very_much_is_told_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_methods, "MOST_TOLD", 2)
+    async with StateStore(tmp_path / "state.db") as state:
+        async with Running(tmp_path, "a", "b", "c", state=state) as before:
+            _, token = await before.events()
+        async with Running(tmp_path, "c", state=state) as after, Stream(after, token=token) as stream:
+            batch = await stream.next()
+            assert (told(batch.events), batch.is_snapshot) == ([("add", "vm", "c")], True)
+
+
+async def test_what_changes_is_written_down_while_the_gateway_runs(tmp_path: Path) -> None:
+    async with StateStore(tmp_path / "state.db") as state, Running(tmp_path, "a", state=state) as running:
+        _, text = await running.events()
+        token = expect(Token, parse_token(text))
+        async with asyncio.timeout(TIMEOUT):
+            while not await state.event_log("xapi", token.epoch, token.generation):  # noqa: ASYNC110 - no one tells it
+                await asyncio.sleep(0.01)

@@ -1,0 +1,189 @@
+"""Tokens that continue in another process: what a change log writes down, and what a client has missed since.
+
+Each log is written to the state file in the background: of each object the generations, and a digest of its record. A
+client that comes to another process (after a restart, or to another gateway that shares the file) has a token of an
+epoch that this process has not counted. If the log of that epoch was written down up to the token's generation, it is
+known which objects the client has, and in which state. It gets those that differ from the objects of now.
+
+It is certain, or it is not done. A change that was told after the log was last written may have been undone while
+nobody looked, so a token of a later generation than the written one cannot be continued. An object that has changed
+while its log was written has no digest, so it counts as changed. What was written is added to only where all of it is
+still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import structlog
+
+from gateway.core.admin.records import SavedLog, SavedObject, StateRefused
+from gateway.events.changes import ChangeLog, ObjectChange, ObjectId, ObjectState, Token, Wanted
+from gateway.state.event_logs import MOST_OBJECTS
+from gateway.state.store import StateStore
+
+SAVE = 1.0  # seconds at least between two times that a log is written
+SHARE = 20  # the pause is at least so many times as long as the writing took
+SLICE = 0.002  # seconds of work before the event loop serves others
+MOST_RECALLED = 4  # logs of other epochs in memory, of each service
+
+_log = structlog.get_logger("gateway")
+
+
+async def make_digests(states: Iterable[ObjectState], pause: float = 0.0) -> None:
+    """Have each object know its digest; others are served meanwhile, `pause` seconds after each slice of the work."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + SLICE
+    for state in states:
+        if not state.has_digest and not state.is_deleted:
+            state.digest  # noqa: B018 - it is made when it is read first
+        if loop.time() >= end:
+            await asyncio.sleep(pause)
+            end = loop.time() + SLICE
+
+
+class LogSaver:
+    """Writes a change log down: at most every SAVE seconds while it changes, and at an orderly stop."""
+
+    def __init__(self, service: str, log: ChangeLog, state: StateStore, is_ready: Callable[[], bool]) -> None:
+        self._service = service
+        self._changes = log
+        self._state = state
+        self._is_ready = is_ready  # whether every object was read once
+        self._written: int | None = None  # the generation up to which the log was written; None: nothing was
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Write from now on."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def changed(self) -> None:
+        """The log has changed."""
+        self._due.set()
+
+    async def stop(self) -> None:
+        """Write a last time."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            await self._guarded_save(0.0)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            begun = loop.time()
+            await self._guarded_save(SLICE)
+            await asyncio.sleep(max(SAVE, SHARE * (loop.time() - begun)))
+
+    async def _guarded_save(self, pause: float) -> None:
+        try:
+            if self._written is not None or self._is_ready():
+                await self.save(pause)
+        except Exception:  # noqa: BLE001 - a bug costs what would have been written and not the events
+            _log.exception("a bug while writing events down", service=self._service)
+
+    async def save(self, pause: float = 0.0) -> None:
+        """Write what has changed since the last time; all of it where what was written has gone."""
+        if await self._save_part(pause) is False:
+            self._written = None
+            await self._save_part(pause)
+
+    async def _save_part(self, pause: float) -> bool | StateRefused:
+        log, after = self._changes, self._written
+        if after is not None and log.forgotten > after:
+            after = None  # a deletion is forgotten that was not written: its object is there as what exists
+        saved = log.generation
+        if saved == after or len(log) > MOST_OBJECTS:
+            return True
+        listed = [(state, state.modified) for state in log.changed_since(0 if after is None else after)]
+        await make_digests((state for state, modified in listed if state.modified == modified), pause)
+        objects = tuple(_saved(state, modified) for state, modified in listed)
+        part = SavedLog(self._service, log.epoch, saved, log.forgotten, objects)
+        written = await self._state.save_event_log(part, after)
+        if written is True:
+            self._written = saved
+        elif isinstance(written, StateRefused):
+            self._due.set()  # later, when the file may be better
+        return written
+
+
+def _saved(state: ObjectState, modified: int) -> SavedObject:
+    """An object as it was at the generation of a change; its record of then is not known if it has changed since."""
+    is_same = state.modified == modified
+    digest = state.digest if is_same else None
+    return SavedObject(*state.id, state.created, modified, state.is_deleted and is_same, digest, state.before)
+
+
+class Missed(NamedTuple):
+    """What a client has missed, deletions first, and the token of now: for who has all of it, and not only a part."""
+
+    changes: list[ObjectChange]
+    newest: Token
+
+
+class RecalledLogs:
+    """The logs of other epochs that clients came with, as they were written down."""
+
+    def __init__(self, service: str, log: ChangeLog, state: StateStore) -> None:
+        self._service = service
+        self._changes = log
+        self._state = state
+        self._reading = asyncio.Lock()
+        self._known: dict[int, dict[ObjectId, SavedObject]] = {}  # by epoch; the one that was used last is the last
+        self._logs: dict[int, SavedLog] = {}
+        self._used: set[int] = set()  # epochs, since `forget_unused`
+
+    async def missed_since(self, token: Token, wanted: Wanted) -> Missed | None:
+        """What a client has missed since a token of another epoch; None: it is not certain."""
+        objects = await self._recall(token)
+        if objects is None:
+            return None
+        await make_digests(self._changes.existing(wanted))
+        return Missed(missed_changes(self._changes, objects, token.generation, wanted), self._changes.token)
+
+    def forget_unused(self) -> None:
+        """Forget the logs that were not used since the last time."""
+        for epoch in self._known.keys() - self._used:
+            del self._known[epoch], self._logs[epoch]
+        self._used.clear()
+
+    async def _recall(self, token: Token) -> dict[ObjectId, SavedObject] | None:
+        epoch = token.epoch
+        async with self._reading:
+            if epoch not in self._logs or not self._logs[epoch].has(token.generation):
+                if self._state.trouble:
+                    return None
+                found = await self._state.event_log(self._service, epoch, token.generation)
+                if not isinstance(found, SavedLog):
+                    return None
+                self._logs[epoch] = found._replace(objects=())
+                self._known[epoch] = {(each.name, each.ref): each for each in found.objects}
+            self._used.add(epoch)
+            objects = self._known[epoch] = self._known.pop(epoch)
+            for oldest in [*self._known][:-MOST_RECALLED]:
+                del self._known[oldest], self._logs[oldest]
+            return objects
+
+
+def missed_changes(
+    log: ChangeLog, objects: dict[ObjectId, SavedObject], generation: int, wanted: Wanted
+) -> list[ObjectChange]:
+    """How the wanted objects differ from what a client has that knows a written log up to a generation."""
+    gone = [
+        ObjectChange("del", ObjectState(object_id, log.first, lambda: None))
+        for object_id, found in objects.items()
+        if wanted.has(object_id) and found.was_there(generation) and log.find(object_id) is None
+    ]
+    changed: list[ObjectChange] = []
+    for state in log.existing(wanted):
+        found = objects.get(state.id)
+        if found is None or not found.was_there(generation):
+            changed.append(ObjectChange("add", state))
+        elif found.modified > generation or found.digest is None or found.digest != state.digest:
+            changed.append(ObjectChange("mod", state))
+    return [*gone, *changed]

@@ -188,9 +188,11 @@ class Backend(interfaces.Backend):
         def taken(message: Received) -> None:
             if message.error_name:
                 take(of_properties(fault(message), call))
-            else:
+            elif message.signature != expected:
                 target = f"{call.bus_name} {call.object_path} {call.interface}.{call.member}"
-                take(_unexpected(target, expected, message.signature) or message.body)
+                take(_unexpected(target, expected, message.signature))
+            else:
+                take(message.body)
 
         signals = self._signals_of(call.bus_name)
         answer = _no_bus(call.bus_name) if signals is None else await signals.call(call, taken)
@@ -342,14 +344,13 @@ async def read_reply(route: Route, message: Received) -> Outcome:
 def reply(route: Route, message: Received) -> Outcome:
     """Decode a method return. A signature other than the IDL's is an UNREPRESENTABLE fault."""
     assert isinstance(route.target, Target)
-    unexpected = _unexpected(str(route.target), route.target.reply_signature, message.signature)
-    return unexpected or decode_result(route, message.body)
+    if message.signature != route.target.reply_signature:
+        return _unexpected(str(route.target), route.target.reply_signature, message.signature)
+    return decode_result(route, message.body)
 
 
-def _unexpected(target: str, expected: str, got: str) -> Fault | None:
+def _unexpected(target: str, expected: str, got: str) -> Fault:
     """The fault of a reply whose signature is not the expected one."""
-    if got == expected:
-        return None
     return Fault(FaultCode.UNREPRESENTABLE, f"{target}: expected reply signature '{expected}', got '{got}'")
 
 

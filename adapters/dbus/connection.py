@@ -44,14 +44,18 @@ class Outbox:
         self._is_blocked = False  # waiting until the socket is writable
         self._watchers: deque[tuple[int, Callable[[], None]]] = deque()
 
-    def put(self, data: bytes | bytearray) -> int:
-        """Queue one whole message; returns its end position. The kernel has it once `written` reaches that position."""
+    def put(self, data: bytes | bytearray, *, is_alone: bool = False) -> int:
+        """Queue one whole message; returns its end position. The kernel has it once `written` reaches that position.
+
+        `is_alone`: no other is under way. It gathers none behind it, which would cost a turn of the loop.
+        """
         self._put += len(data)
         if self._corked:
             self._backlog += data
             return self._put
-        self._corked = True
-        self._loop.call_soon(self._uncork)
+        if not is_alone:
+            self._corked = True
+            self._loop.call_soon(self._uncork)
         if not self._backlog:  # so nothing is withdrawn or watched
             try:
                 sent = self._sock.send(data)
@@ -222,7 +226,7 @@ class DBusConnection:
         data = self._message(call, serial, self._flags | _ONEWAY if oneway else self._flags)
         if isinstance(data, Fault):
             return data
-        end = self._outbox.put(data)
+        end = self._outbox.put(data, is_alone=not self._waiting)
         if oneway and end <= self._outbox.written:
             return None
         reply: asyncio.Future[ReplyFuture | None]

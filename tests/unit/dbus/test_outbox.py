@@ -47,6 +47,19 @@ async def test_what_else_comes_in_the_same_turn_leaves_in_one_send(pair: tuple[s
     assert [far.recv(100), far.recv(100)] == [b"first", b"secondthird"]
 
 
+async def test_behind_a_message_that_was_alone_the_next_one_leaves_at_once(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = pair
+    outbox = Outbox(near)
+    ends = [outbox.put(data, is_alone=data == b"alone") for data in (b"alone", b"first", b"second", b"third")]
+    assert ends == [5, 10, 16, 21]
+    assert outbox.written == 10
+    await asyncio.sleep(0)
+    assert outbox.written == 21
+    assert [far.recv(100) for _ in range(3)] == [b"alone", b"first", b"secondthird"]
+
+
 async def test_a_full_socket_is_waited_for_and_order_is_kept(stream: tuple[socket.socket, socket.socket]) -> None:
     near, far = stream
     outbox = Outbox(near)

@@ -51,7 +51,7 @@ async def test_a_broker_that_dies_answers_every_waiting_call_at_once_and_refuses
             assert {code(await one) for one in waiting} == {FaultCode.NO_REPLY}
             for _ in range(3):
                 assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE
-            while backend.status()[0].connected:  # each connection learns of it by itself
+            while backend.status()[0].connected:  # noqa: ASYNC110 - each connection learns of it by itself
                 await asyncio.sleep(0.01)
             assert backend.status()[0].in_flight == 0
 

@@ -25,6 +25,9 @@ from tests.kit.upstreams import legacy_server, ok
 
 CONFIG = (
     """\
+[bus.toolstack]
+address = "unix:path={folder}/no-bus"
+services = ["org.example.*"]
 [upstream.old]
 url = "xenstore:/old-squeezed"
 codec = "xenstore"

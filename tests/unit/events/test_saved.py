@@ -197,6 +197,22 @@ async def test_deletions_that_the_log_has_forgotten_are_not_certain(tmp_path: Pa
         assert await after.told(before.log.token) == [("add", "1", "a")]
 
 
+async def test_what_changes_after_logs_were_compared_is_told(tmp_path: Path) -> None:
+    async with stored(tmp_path) as state:
+        before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
+        await before.saver.save()
+        token = before.log.token
+        after = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"}, most_deleted=1)
+        assert await after.told(token) == []
+        after.put(HOST, "C")
+        assert await after.told(token) == [("mod", "1", "C")]
+        after.log.remove(VM1)
+        after.log.remove(VM2)  # the first deletion is forgotten here
+        assert sorted(await after.told(token) or []) == [("del", "1", None), ("del", "2", None), ("mod", "1", "C")]
+        after.put(HOST, "c")
+        assert sorted(await after.told(token) or []) == [("del", "1", None), ("del", "2", None)]
+
+
 async def test_logs_of_other_processes_are_forgotten_when_they_are_not_used(tmp_path: Path) -> None:
     async with stored(tmp_path) as state:
         tokens = []

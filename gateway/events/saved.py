@@ -25,6 +25,7 @@ from gateway.state.event_logs import MOST_OBJECTS
 from gateway.state.store import StateStore
 
 SAVE = 1.0  # seconds at least between two times that a log is written
+WHOLE = 60.0  # seconds at least between two times that it is written whole while the gateway runs
 SHARE = 20  # the pause is at least so many times as long as the writing took
 SLICE = 0.002  # seconds of work before the event loop serves others
 MOST_RECALLED = 4  # logs of other epochs in memory, of each service
@@ -54,6 +55,7 @@ class LogSaver:
         self._state = state
         self._is_ready = is_ready  # whether every object was read once
         self._written: int | None = None  # the generation up to which the log was written; None: nothing was
+        self._whole_at = 0.0  # loop time before which it is not written whole again
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -70,7 +72,7 @@ class LogSaver:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-            await self._guarded_save(0.0)
+            await self._guarded_save(0.0, may_be_whole=True)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -78,26 +80,32 @@ class LogSaver:
             await self._due.wait()
             self._due.clear()
             begun = loop.time()
-            await self._guarded_save(SLICE)
+            await self._guarded_save(SLICE, may_be_whole=begun >= self._whole_at)
             await asyncio.sleep(max(SAVE, SHARE * (loop.time() - begun)))
 
-    async def _guarded_save(self, pause: float) -> None:
+    async def _guarded_save(self, pause: float, *, may_be_whole: bool) -> None:
         try:
             if self._written is not None or self._is_ready():
-                await self.save(pause)
+                await self.save(pause, may_be_whole=may_be_whole)
         except Exception:  # noqa: BLE001 - a bug costs what would have been written and not the events
             _log.exception("a bug while writing events down", service=self._service)
 
-    async def save(self, pause: float = 0.0) -> None:
-        """Write what has changed since the last time; all of it where what was written has gone."""
-        if await self._save_part(pause) is False:
-            self._written = None
-            await self._save_part(pause)
+    async def save(self, pause: float = 0.0, *, may_be_whole: bool = True) -> None:
+        """Write what has changed since the last time; all of it where what was written has gone.
 
-    async def _save_part(self, pause: float) -> bool | StateRefused:
+        That is rare, or very many processes share a file that does not hold the logs of all.
+        """
+        if await self._save_part(pause, may_be_whole=may_be_whole) is False:
+            self._written = None
+            await self._save_part(pause, may_be_whole=may_be_whole)
+
+    async def _save_part(self, pause: float, *, may_be_whole: bool) -> bool | StateRefused:
         log, after = self._changes, self._written
         if after is not None and log.forgotten > after:
             after = None  # a deletion is forgotten that was not written: its object is there as what exists
+        if after is None and not may_be_whole:
+            self._due.set()  # later
+            return True
         saved = log.generation
         if saved == after or len(log) > MOST_OBJECTS:
             return True
@@ -108,6 +116,7 @@ class LogSaver:
         written = await self._state.save_event_log(part, after)
         if written is True:
             self._written = saved
+            self._whole_at = self._whole_at if after is not None else asyncio.get_running_loop().time() + WHOLE
         elif isinstance(written, StateRefused):
             self._due.set()  # later, when the file may be better
         return written

@@ -180,6 +180,8 @@ async def test_what_a_log_has_written_is_written_again_where_it_has_gone(tmp_pat
             db.execute("DELETE FROM event_log")
             db.execute("DELETE FROM event_object")
         before.put(VM2, "B")
+        await before.saver.save(may_be_whole=False)
+        assert await Gateway(state, {VM1: "a", VM2: "B"}).told(before.log.token) is None
         await before.saver.save()
         assert await Gateway(state, {VM1: "a", VM2: "B"}).told(before.log.token) == []
 

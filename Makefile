@@ -21,10 +21,9 @@ lint: setup ## format, lint, types, import contracts, sizes
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/house.py
 
-test: lint ## what check does, and all other tests, one file on each core at a time
+test: lint ## what check does, and all other tests, two files on each core at a time: half of the time they wait
 	@scripts/programs python ansible fence node
-	$(BIN)/pytest -q -n auto --dist loadfile tests/unit
-	$(BIN)/pytest -q -n auto --dist loadfile -rs tests --ignore tests/unit
+	$(BIN)/pytest -q -n $$((2 * $$(nproc))) --dist loadfile --no-loadscope-reorder -rs tests
 
 test-busy: setup ## make test beside two busy loops, RUNS=1 times: a test that depends on speed fails here
 	for run in $$(seq $(or $(RUNS),1)); do scripts/busy make --no-print-directory test || exit; done

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gateway import config, wiring
@@ -56,7 +55,6 @@ def check(paths: Sequence[Path], config_path: Path | None, *, live: bool) -> Che
     settings = wiring.load_config(config_path) if config_path is not None and (live or not paths) else None
     if settings is not None:
         table, problems = wiring.compile_mappings(settings, paths)
-        problems = sorted([*problems, *_on_no_bus(settings, table)])
         doubtful, passing = config.notes(settings), wiring.passing(settings)
     else:
         table, problems = _build(paths)
@@ -159,18 +157,6 @@ def _needs(route: Route) -> str | None:
     setting = route.migration.setting
     calls_legacy = setting.mode in (Mode.LEGACY, Mode.SHADOW, Mode.CANARY) or setting.observe
     return route.migration.upstream if calls_legacy else None
-
-
-def _on_no_bus(settings: Config, table: Table) -> list[Problem]:
-    """A problem for each bus name of each file that no bus of the config has."""
-    patterns = [pattern for bus in settings.bus.values() for pattern in bus.services]
-    found: dict[tuple[str, str], Problem] = {}
-    for each in table.contracts:
-        if not any(fnmatchcase(each.bus_name, pattern) for pattern in patterns):
-            text = f"no bus of {settings.file} has {each.bus_name}: add it to `services` of a [bus.NAME] section"
-            place = (each.file, each.line, each.column, each.place)
-            found.setdefault((each.file, each.bus_name), Problem(*place, text, "idl"))
-    return list(found.values())
 
 
 async def connected(backend: wiring.Backend) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
@@ -96,9 +97,9 @@ def compile_mappings(
 ) -> tuple[Table, list[Problem]]:
     """Compile the mapping files that the config names, or those at `paths`; returns the table and all problems.
 
-    `contents` replaces the content of files.
+    A bus name that no bus of the config has is a problem too. `contents` replaces the content of files.
     """
-    return build(
+    table, problems = build(
         paths or settings.mapping_paths(),
         codecs=set(CODECS),
         dialects=set(DIALECTS),
@@ -109,6 +110,19 @@ def compile_mappings(
         contents=contents,
         spellings=SPELLINGS,
     )
+    return table, sorted([*problems, *_on_no_bus(settings, table)])
+
+
+def _on_no_bus(settings: Config, table: Table) -> list[Problem]:
+    """A problem for each bus name of each file that no bus of the config has."""
+    patterns = [pattern for bus in settings.bus.values() for pattern in bus.services]
+    found: dict[tuple[str, str], Problem] = {}
+    for each in table.contracts:
+        if not any(fnmatchcase(each.bus_name, pattern) for pattern in patterns):
+            text = f"no bus of {settings.file} has {each.bus_name}: add it to `services` of a [bus.NAME] section"
+            place = (each.file, each.line, each.column, each.place)
+            found.setdefault((each.file, each.bus_name), Problem(*place, text, "idl"))
+    return list(found.values())
 
 
 def forwards(settings: Config) -> bool:

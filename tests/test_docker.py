@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,8 @@ from typing import Any, NamedTuple
 import pytest
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[1]
+from tests.kit.programs import ROOT, free_port
+
 DEADLINE = 60.0  # seconds for a service to become healthy
 NEEDS_A_MACHINE = ("apt-get", "useradd", "install -d")  # RUN steps that would change this one
 
@@ -165,7 +165,7 @@ def test_no_mapping_asks_for_a_xenstore_where_none_is(folder: Folder) -> None:
 def test_the_three_services_start_in_order_and_answer_a_call(
     stages: dict[str, list[Step]], compose: Mapping[str, Any], folder: Folder
 ) -> None:
-    port = _free_port()
+    port = free_port()
     config = folder.place / "etc/xcp-gateway/gateway.toml"
     config.write_text(config.read_text().replace("127.0.0.1:8080", f"127.0.0.1:{port}"))
     with ExitStack() as running:
@@ -241,8 +241,3 @@ def _run(command: str, workdir: Path) -> None:
         ["bash", "-c", command], cwd=workdir, env=environment, capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -32,6 +32,8 @@ def write(value: Value) -> bytes:
         text = _encode(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return _write_slowly(value, _integer)
+    if type(value) is str:
+        return text
     # The library writes NaN as null and a datetime in another form; all else is right, and stays as it is.
     if b"null" not in text and not _moment(text):
         return text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -96,6 +96,20 @@ _NOTIFICATION = b'{"jsonrpc":"2.0","method":%b,"params":%b}'
 _NULL = b"null"
 
 
+class _Plain(msgspec.Struct, forbid_unknown_fields=True):
+    """A request with all four members, as nearly all clients write it."""
+
+    jsonrpc: Literal["2.0"]
+    method: str
+    params: list[Any] | dict[str, Any]
+    id: int | str
+
+
+_COLONS = len(_Plain.__struct_fields__)  # that a plain request without colons in its values has
+_SHORT = 4096  # bytes; a longer request gains nothing from being read as a plain one
+_decode_plain, _encode_plain = msgspec.json.Decoder(_Plain).decode, msgspec.json.Encoder().encode
+
+
 class _Tag(msgspec.Struct, frozen=True):
     """The data for answering one entry. `id`: as the client wrote it; None: no answer."""
 
@@ -120,11 +134,16 @@ class Codec(interfaces.Codec):
         self, limits: MessageLimits = _LIMITS, long_integers: LongIntegers = "number", *, one: bool = False
     ) -> None:
         self._limits = limits
+        self._longest_plain = min(_SHORT, limits.body, limits.elements)  # which cannot hold too many values
         self._one = one
         self._write = WRITERS[long_integers]
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:  # noqa: ARG002 - JSON is UTF-8 (RFC 8259, section 8.1)
         """Read a request, a notification or a batch of either version; an invalid entry does not affect the others."""
+        if len(body) <= self._longest_plain and b'"jsonrpc"' in body:
+            plain = self._read_plain(body)
+            if plain is not None:
+                return plain
         try:
             message = read(body, self._limits)
         except DamagedJsonError as damaged:
@@ -135,6 +154,22 @@ class Codec(interfaces.Codec):
             return self._batch(message, body)
         entry, tag = _read(message, body)
         return Envelope((entry,), (tag,))
+
+    def _read_plain(self, body: bytes) -> Envelope | None:
+        """Read a request with all four members, each of them once; None: it is to be read more closely."""
+        if body.count(b"[") + body.count(b"{") > self._limits.depth:
+            return None
+        try:
+            found = _decode_plain(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        colons = body.count(b":")  # a member that came twice leaves one too many, as in `read`
+        if colons != _COLONS and (b"\\u003" in body or _encode_plain(found).count(b":") != colons):
+            return None
+        params, number = found.params, found.id
+        tag = _Tag(b"%d" % number if type(number) is int else write(number))
+        call = Call(found.method, tuple(params)) if type(params) is list else Call(found.method, named=params)  # type: ignore[arg-type]
+        return Envelope((call,), (tag,))
 
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
         """Write the response; None for notifications (sections 4.1 and 6)."""

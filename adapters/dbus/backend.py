@@ -82,19 +82,34 @@ class Backend(interfaces.Backend):
 
     async def call(self, route: Route, call: Call) -> Outcome:
         """Make one call. The dispatcher holds the deadline and cancels this coroutine past it."""
-        method_call = await self._encoded(route, call) if _is_large(call) else encode_arguments(route, call)
+        if is_large(call.params, LARGE_ARGUMENTS) or (call.named and is_large(call.named, LARGE_ARGUMENTS)):
+            method_call = await self._encoded(route, call)
+        else:
+            method_call = encode_arguments(route, call)
         if not isinstance(method_call, MethodCall):
             return method_call
         select = None if route.select is None else route.select(call)
         if isinstance(select, Fault):
             return select
-        pool = self._pool_of(method_call.bus_name)
+        pool = self._known.get(method_call.bus_name) or self._pool_of(method_call.bus_name)
         if pool is None:
             return _no_bus(method_call.bus_name)
         if route.waits:
             pool = await self._waiting_pool(pool)
-        send = pool.call if route.connection is None else partial(self._own.call, route.connection, pool.bus, call)
-        return await self._answer(send, route, call, method_call, select)
+        if route.connection is not None:
+            send = partial(self._own.call, route.connection, pool.bus, call)
+            return await self._answer(send, route, call, method_call, select)
+        answer = await pool.call(method_call, oneway=call.oneway or route.bus_target.no_reply)
+        if isinstance(answer, Received) and not (
+            answer.error_name or select is not None or route.further or is_large(answer.body)
+        ):
+            return reply(route, answer)  # the usual case
+        return await self._outcome(pool.call, answer, route, call, method_call, select)
+
+    async def check(self, route: Route, call: Call) -> Fault | None:
+        """See interfaces.Backend."""
+        found = await self._encoded(route, call) if _is_large(call) else encode_arguments(route, call)
+        return found if isinstance(found, Fault) else None
 
     async def _encoded(self, route: Route, call: Call) -> MethodCall | Fault:
         """Encode a large call in a thread, so that other calls go on: one at a time, or the threads take every turn."""
@@ -109,6 +124,18 @@ class Backend(interfaces.Backend):
         self, send: Send, route: Route, call: Call, method_call: MethodCall, select: Callable[[Value], Outcome] | None
     ) -> Outcome:
         answer = await send(method_call, oneway=call.oneway or route.bus_target.no_reply)
+        return await self._outcome(send, answer, route, call, method_call, select)
+
+    async def _outcome(
+        self,
+        send: Send,
+        answer: ReplyFuture | None,
+        route: Route,
+        call: Call,
+        method_call: MethodCall,
+        select: Callable[[Value], Outcome] | None,
+    ) -> Outcome:
+        """The outcome of a call by its reply, or why there is none."""
         if answer is None:
             return Reply(None)
         if not isinstance(answer, Received):
@@ -149,15 +176,21 @@ class Backend(interfaces.Backend):
             for interest in interests:
                 self._stop_listening(interest)
 
-    async def query(self, call: MethodCall, take: Callable[[Sequence[object] | Fault], None]) -> Fault | None:
+    async def query(
+        self, call: MethodCall, expected: str, take: Callable[[Sequence[object] | Fault], None]
+    ) -> Fault | None:
         """Call over the connection of the signals, which a subscription to the service has made.
 
-        `take` gets the body of the reply, or the error, between the signals that were sent before and after it. The
-        fault is why there is no reply.
+        `take` gets the body of the reply, or the error, between the signals that were sent before and after it. A reply
+        with another signature than `expected` is an error. The fault is why there is no reply.
         """
 
         def taken(message: Received) -> None:
-            take(of_properties(fault(message), call) if message.error_name else message.body)
+            if message.error_name:
+                take(of_properties(fault(message), call))
+            else:
+                target = f"{call.bus_name} {call.object_path} {call.interface}.{call.member}"
+                take(_unexpected(target, expected, message.signature) or message.body)
 
         signals = self._signals_of(call.bus_name)
         answer = _no_bus(call.bus_name) if signals is None else await signals.call(call, taken)
@@ -309,11 +342,15 @@ async def read_reply(route: Route, message: Received) -> Outcome:
 def reply(route: Route, message: Received) -> Outcome:
     """Decode a method return. A signature other than the IDL's is an UNREPRESENTABLE fault."""
     assert isinstance(route.target, Target)
-    expected = route.target.reply_signature
-    if message.signature != expected:
-        text = f"{route.target}: expected reply signature '{expected}', got '{message.signature}'"
-        return Fault(FaultCode.UNREPRESENTABLE, text)
-    return decode_result(route, message.body)
+    unexpected = _unexpected(str(route.target), route.target.reply_signature, message.signature)
+    return unexpected or decode_result(route, message.body)
+
+
+def _unexpected(target: str, expected: str, got: str) -> Fault | None:
+    """The fault of a reply whose signature is not the expected one."""
+    if got == expected:
+        return None
+    return Fault(FaultCode.UNREPRESENTABLE, f"{target}: expected reply signature '{expected}', got '{got}'")
 
 
 async def _explained(send: Send, method_call: MethodCall, answer: Received) -> Fault:

@@ -2,22 +2,20 @@
 
 - The `unixexec:` transport (D-Bus specification, "Executed Subprocesses on Unix"): the library connects to a socket in
   a private directory, and the process gets the other end of that connection as stdin and stdout.
-- File descriptors: they are negotiated, since a broker otherwise holds a reply with a descriptor back for ever, and
-  closed on receipt.
+- File descriptors: they are negotiated, since a broker otherwise holds a reply with a descriptor back for ever. No
+  read takes them, so the kernel closes them.
 - Cancellation: an attempt to connect that is cancelled leaves no socket behind.
 """
 
 from __future__ import annotations
 
-import array
 import asyncio
-import os
 import socket
 import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 from urllib.parse import unquote
 
 from dbus_fast.aio import MessageBus
@@ -90,37 +88,6 @@ async def end(process: Process) -> None:
 
 GIVE_UP_TIMEOUT = 0.5  # seconds for a connection to notice that its socket is closed
 
-# The most descriptors that the kernel passes with one message (SCM_MAX_FD).
-_ANCILLARY = socket.CMSG_SPACE(253 * array.array("i").itemsize)
-
-
-class Inbox:
-    """The socket as the library reads it; each received descriptor is closed at once.
-
-    The message itself is delivered; its `h` values are indices without a descriptor.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def recv(self, size: int) -> bytes:
-        """Read like a socket."""
-        data, ancillary, _, _ = self._sock.recvmsg(size, _ANCILLARY)
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                _close_all(content)
-        return data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-
-def _close_all(content: bytes) -> None:
-    descriptors = array.array("i")
-    descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-    for descriptor in descriptors:
-        os.close(descriptor)
-
 
 class _External(AuthExternal):
     """The library takes an ERROR in the negotiation of descriptors for a refusal; this class goes on without them."""
@@ -130,13 +97,15 @@ class _External(AuthExternal):
 
 
 class _Bus(MessageBus):
-    """The library's connection with Inbox: its own descriptor handling costs three reads a message."""
+    """The library's connection, read without room for descriptors: with it, the library makes three reads a message.
+
+    The kernel closes descriptors for which a read has no room (unix(7), "SCM_RIGHTS"). The message itself is
+    delivered; its `h` values are indices without a descriptor.
+    """
 
     async def _authenticate(self) -> None:
         await super()._authenticate()
-        if self._negotiate_unix_fd:
-            self._negotiate_unix_fd = False
-            self._sock = cast("socket.socket", Inbox(cast("socket.socket", self._sock)))
+        self._negotiate_unix_fd = False
 
 
 async def connect(address: str) -> MessageBus:

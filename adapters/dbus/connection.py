@@ -47,11 +47,22 @@ class Outbox:
     def put(self, data: bytes | bytearray) -> int:
         """Queue one whole message; returns its end position. The kernel has it once `written` reaches that position."""
         self._put += len(data)
+        if self._corked:
+            self._backlog += data
+            return self._put
+        self._corked = True
+        self._loop.call_soon(self._uncork)
+        if not self._backlog:  # so nothing is withdrawn or watched
+            try:
+                sent = self._sock.send(data)
+            except OSError:  # `_send_backlog` finds out what it is
+                sent = 0
+            self.written += sent
+            if sent == len(data):
+                return self._put
+            data = data[sent:]
         self._backlog += data
-        if not self._corked:
-            self._corked = True
-            self._loop.call_soon(self._uncork)
-            self._send_backlog()
+        self._send_backlog()
         return self._put
 
     def send(self, data: memoryview) -> int:
@@ -262,7 +273,9 @@ class DBusConnection:
         if message.reply_serial:
             waiting = self._waiting.pop(message.reply_serial, None)
             if waiting is not None:
-                _settle(waiting[0], message)
+                reply = waiting[0]
+                if not reply.done():
+                    reply.set_result(message)
                 return True
             if self._abandoned:
                 self._abandoned -= 1

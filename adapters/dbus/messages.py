@@ -23,6 +23,7 @@ from gateway.core.dbus.signature import Type, parse, parse_one
 from gateway.core.dbus.target import MethodCall
 
 _KEPT = 4096  # headers and converters
+_LENGTH = struct.Struct("<I")
 _LENGTHS = struct.Struct("<II")  # of the body, and the serial
 _START = 4  # bytes before them: byte order, type, flags, version
 
@@ -58,6 +59,11 @@ def marshalled(call: MethodCall, serial: int, flags: int) -> bytes:
         return _first(names, to_library(signature)(call.body), serial, flags)
     if type(call.body) is MarshalledBody:
         body: bytes | bytearray = call.body.data
+    elif signature == "s":  # the most frequent one, without a Marshaller
+        (text,) = call.body
+        assert isinstance(text, str)
+        data = text.encode()
+        body = b"%b%b\0" % (_LENGTH.pack(len(data)), data)
     else:
         body = Marshaller(signature, to_library(signature)(call.body)).marshall() if signature else b""
     if len(body) > MAX_MESSAGE:

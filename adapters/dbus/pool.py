@@ -143,7 +143,8 @@ class Pool:
             raise
         finally:
             self._release(destination)
-        self._record_reply(destination, answer)
+        if isinstance(answer, Received) and (answer.error_name or destination in self.breakers.known):
+            self._record_reply(destination, answer)
         return answer
 
     async def introspect(self, bus_name: str, object_path: str) -> str | ReplyFuture:

@@ -29,6 +29,7 @@ from gateway.core.dbus import marshal
 from gateway.core.dbus.signature import parse
 from gateway.core.dbus.target import MethodCall, Subscription
 from gateway.core.interfaces import EventFeed
+from gateway.core.log_limiter import LogLimiter
 from gateway.core.rpc.model import Event, EventsLost, Fault, FaultCode, Value
 
 BOUND = 1024  # events in the queue of one subscriber
@@ -154,6 +155,7 @@ class Signals:
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self.heard = 0
         self.overflows = 0
+        self._undecoded = LogLimiter(60.0)  # a line a minute for each service and member
 
     def add(self, interest: Interest) -> None:
         """Add a subscription."""
@@ -308,7 +310,10 @@ class Signals:
         try:
             event = _event(interest.subscription, message)
         except (ValueError, marshal.MarshalError) as error:
-            log.warning("%s %s.%s: cannot be decoded: %s", message.path, message.interface, message.member, error)
+            what = f"{message.interface}.{message.member}"
+            times = self._undecoded.occurred((interest.subscription.bus_name, what))
+            if times:
+                log.warning("%s %s: cannot be decoded (%d times): %s", message.path, what, times, error)
             return
         if event is not None and not interest.feed.put(event):
             self._pause(interest, "the queue of the subscriber is full")

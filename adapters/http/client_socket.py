@@ -94,6 +94,7 @@ class ClientSocket(asyncio.Protocol):
         "_due",
         "_ended",
         "_exchange",
+        "_fires_at",
         "_held",
         "_input",
         "_is_eof",
@@ -136,6 +137,7 @@ class ClientSocket(asyncio.Protocol):
         self._due = NEVER
         self._action: Callable[[], None] = _nothing
         self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = NEVER  # the timer
         self._minor = 1  # HTTP/1.x, of the request that is served
         self._probes_at = NEVER
         self._write_until = NEVER
@@ -260,25 +262,27 @@ class ClientSocket(asyncio.Protocol):
         if state == self._state:
             return
         self._state, self._action = state, action
-        self._due = self._loop.time() + seconds
-        if self._timer is not None and self._timer.when() > self._due:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._due, self._tick)
+        self._due = due = self._loop.time() + seconds
+        if self._fires_at > due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._start_timer(due)
+
+    def _start_timer(self, due: float) -> None:
+        self._fires_at, self._timer = due, self._loop.call_at(due, self._tick)
 
     def _drop_deadline(self) -> None:
         self._due, self._action = NEVER, _nothing
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._timer, self._fires_at = None, NEVER
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._fires_at = None, NEVER
         if self._due == NEVER:
             return
         if self._loop.time() < self._due:
-            self._timer = self._loop.call_at(self._due, self._tick)
+            self._start_timer(self._due)
             return
         self._state, self._due = "", NEVER
         self._action()

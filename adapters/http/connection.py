@@ -76,8 +76,12 @@ class HttpConnection(ClientSocket):
         """Parse input at once, unless a request is being served."""
         if self._ended:
             return
-        if self._state == RESTING and not self._input.unread and self._serve_known(data):
-            return
+        if self._state == RESTING and not self._input.unread:
+            request, share = self._owner.known_heads.find(data), self._share
+            if request is not None and share is not None and self._owner.quotas.begin_call(share, request.size):
+                self._held += request.size
+                self._run(request, data[len(data) - request.size :], share)
+                return
         self._input.unread = self._input.unread + data if self._input.unread else data
         if self._exchange is not None:
             self._feed_exchange(self._exchange)
@@ -217,17 +221,10 @@ class HttpConnection(ClientSocket):
             else:
                 if request.head:
                     self._owner.known_heads.add(request)
-                self._run(request, body, share, len(body))
+                self._held = len(body)
+                self._run(request, body, share)
                 return
         self._answer(request, answer)
-
-    def _serve_known(self, message: bytes) -> bool:
-        """Serve a message whose head is known, between two requests. False: it must be parsed."""
-        request, share = self._owner.known_heads.find(message), self._share
-        if request is None or share is None or not self._owner.quotas.begin_call(share, request.size):
-            return False
-        self._run(request, message[-request.size :] if request.size else b"", share, request.size)
-        return True
 
     def _begin_exchange(self, request: HttpRequest) -> None:
         """Serve a request by streaming, from the part of its body that has arrived."""
@@ -240,16 +237,14 @@ class HttpConnection(ClientSocket):
         totals = self._owner.quotas.streamed["tunnel" if request.is_tunnel else "http"]
         is_whole = self._input.current is not request and not request.is_tunnel
         exchange = Exchange(self, request, self.peer, totals, is_whole=is_whole)
-        self._run(request, b"", share, reserved, exchange)
+        self._held = reserved
+        self._run(request, b"", share, exchange)
         self._exchange = exchange
         self._feed_exchange(exchange)
         self._watch_exchange()
 
-    def _run(
-        self, request: HttpRequest, body: bytes, share: PeerShare, held: int, exchange: Exchange | None = None
-    ) -> None:
-        """Start the task that serves a request; `held`: bytes to reserve for it."""
-        self._reserve(held)
+    def _run(self, request: HttpRequest, body: bytes, share: PeerShare, exchange: Exchange | None = None) -> None:
+        """Start the task that serves a request, which is counted with its bytes."""
         self._minor = request.minor
         self._state, self._due = "", NEVER
         share.idle.pop(self, None)
@@ -270,7 +265,8 @@ class HttpConnection(ClientSocket):
                     self._task = self._exchange = None
                     self._owner.quotas.end_call(share)
             if self._transport is not None and answer is not None:
-                if request.head and response.is_plain(answer) and not self.must_close(request):
+                stays = request.head and not self._is_eof and not self._owner.is_stopping
+                if stays and response.is_plain(answer):
                     self._answer_plainly(self._transport, answer)
                 else:
                     self._answer(request, self._owner.to_response(answer))
@@ -343,7 +339,7 @@ class HttpConnection(ClientSocket):
             self._close()
 
     def _answer_plainly(self, transport: asyncio.Transport, answer: Answer) -> None:
-        """The same as `_answer` in the usual case: a plain answer, a known head, a connection that stays open."""
+        """The same as `_answer` in the usual case: a plain answer to a plain head, over a connection that stays."""
         self._state = ""
         assert answer.body is not None
         if not transport.is_closing():

@@ -157,20 +157,25 @@ class Quotas:
         return not quota.is_full_for(account) and quota.fits(size, account)
 
     def begin_call(self, share: PeerShare, size: int) -> bool:
-        """Count a new call, unless there are too many; see `fits`."""
+        """Count a new call and the bytes that it takes, unless there are too many; see `fits`."""
         quota, account = self._quota, share.account
-        held = quota.buffered + size
+        held, of_peer = quota.buffered + size, account.buffered + size
         if (  # the usual case is decided here; `fits` has the rules
-            held >= quota.max_buffered
-            or account.buffered + size >= quota.max_per_account
+            size < 0
+            or held >= quota.max_buffered
+            or of_peer >= quota.max_per_account
             or self.calls >= self.max_calls
             or share.calls >= share.max_calls
             or quota.calls >= quota.max_calls
-        ) and not self.fits(share, size):
-            return False
+        ):
+            if not self.fits(share, size):
+                return False
+            quota.reserve(size, account)
+        else:
+            quota.buffered, account.buffered = held, of_peer  # the peer is not beyond its share, and was not
         share.calls += 1
         self.calls += 1
-        self._quota.calls += 1
+        quota.calls += 1
         return True
 
     def end_call(self, share: PeerShare) -> None:

@@ -77,6 +77,7 @@ class ResponseWriter:
         self._fixed = "".join(f"{name}: {value}\r\n" for name, value in _checked(headers).items())
         self._second = 0  # of the dates in `_heads`, since the epoch
         self._heads: dict[tuple[int, str, str, int, bool, bool], bytes] = {}
+        self._plain: dict[str, bytes] = {}  # heads of plain answers by their Content-Type
         self._relayed: dict[tuple[int, str, Headers], bytes] = {}  # heads of upstreams' answers with a Content-Length
 
     def write(self, answer: HttpResponse, *, minor: int = 1, bodiless: bool = False) -> bytes:
@@ -91,8 +92,7 @@ class ResponseWriter:
             return _as_it_came(answer, answer.relayed, minor, bodiless=bodiless), content
         now = int(time.time())
         if now != self._second or len(self._heads) > _MOST_HEADS:  # the headers of preflights differ
-            self._second = now
-            self._heads.clear()
+            self._begin_second(now)
         key = (answer.status, answer.content_type, answer.headers, minor, answer.close, body is not None)
         head = self._heads.get(key)
         if head is None:
@@ -107,11 +107,17 @@ class ResponseWriter:
             relayed = self._relayed.get((answer.status, answer.reason, answer.headers))
             return (relayed or self._relay_head(answer)) + body
         if now != self._second:
-            self._second = now
-            self._heads.clear()
-        key = (HTTPStatus.OK, answer.content_type, "", 1, False, True)
-        head = self._heads.get(key) or self._heads.setdefault(key, self._write_head(*key))
+            self._begin_second(now)
+        head = self._plain.get(answer.content_type)
+        if head is None:
+            head = self._write_head(HTTPStatus.OK, answer.content_type, "", 1, close=False, has_body=True)
+            self._plain[answer.content_type] = head
         return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+
+    def _begin_second(self, now: int) -> None:
+        self._second = now
+        self._heads.clear()
+        self._plain.clear()
 
     def _relay_head(self, answer: Answer) -> bytes:
         assert answer.status is not None

@@ -25,6 +25,7 @@ from adapters.http.socket_activation import InheritedSockets
 from adapters.http.web_origins import WebOrigins
 from adapters.limits import Quota
 from gateway.core import interfaces
+from gateway.core.log_limiter import LogLimiter
 from gateway.core.rpc.model import Answer, FaultCode, Peer
 
 __all__ = ["DEFAULT_LIMITS", "HttpLimits", "HttpServer", "MalformedResponse"]
@@ -121,8 +122,7 @@ class HttpServer(interfaces.Transport):
         self._bound: list[addresses.Bound] = []
         self._connections: set[ClientSocket] = set()
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled calls whose connection is gone
-        self._evictions = 0  # since the last log line
-        self._logged_at = -LOG_INTERVAL  # loop time
+        self._evictions = LogLimiter(LOG_INTERVAL)
         self._empty = asyncio.Event()
 
     @property
@@ -243,12 +243,10 @@ class HttpServer(interfaces.Transport):
 
     def log_eviction(self, whose: str, among: int) -> None:
         """See ConnectionOwner; at most one line a second."""
-        self._evictions += 1
-        now = asyncio.get_running_loop().time()
-        if now - self._logged_at >= LOG_INTERVAL:
-            what = "an idle connection" if self._evictions == 1 else f"{self._evictions} idle connections"
+        evictions = self._evictions.occurred()
+        if evictions:
+            what = "an idle connection" if evictions == 1 else f"{evictions} idle connections"
             self._on_abort(f"{whose} gave up {what} of {among} for newcomers")
-            self._evictions, self._logged_at = 0, now
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
         """See ConnectionOwner."""

@@ -4,9 +4,10 @@ A JSON file says how, read again whenever it changes: a method or a pattern -> w
 
     {"VM.get_record": {"wrong": {"name_label": "not this"}}, "VM.*": {"slow": 0.2, "fail": 0.1, "noisy": ["tags"]}}
 
-slow: seconds before it answers. fail: the share of calls that fail (0.5: every second one). error: what they fail with.
-silent: the connection is closed without an answer. wrong: a path in the result -> what stands there instead. noisy:
-paths in the result that are different every time. In a path `*` is every member or item; "" is the result itself.
+slow: seconds before it answers. held: it answers once the file no longer says so. fail: the share of calls that fail
+(0.5: every second one). error: what they fail with. silent: the connection is closed without an answer. wrong: a path
+in the result -> what stands there instead. noisy: paths in the result that are different every time. In a path `*` is
+every member or item; "" is the result itself.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Switches:
         rules = self._of(method)
         self._calls[method] = count = self._calls.get(method, 0) + 1
         await asyncio.sleep(float(rules.get("slow", 0)))
+        while self._of(method).get("held"):  # noqa: ASYNC110 - the file tells nobody
+            await asyncio.sleep(0.02)
         if rules.get("silent"):
             raise SilentError(method)
         share = float(rules.get("fail", 0))

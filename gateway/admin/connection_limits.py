@@ -22,6 +22,7 @@ from aiohttp.typedefs import Handler
 
 from gateway.admin import peer_credentials
 from gateway.core.admin.access import ROOT
+from gateway.core.log_limiter import LogLimiter
 
 CONNECTIONS = 64  # on one socket, and as many more of root and the gateway's user
 BACKLOG = 64  # connections that the kernel queues, and that are accepted at once
@@ -52,8 +53,7 @@ class ConnectionLimiter:
         self.limits = limits or ConnectionLimits()
         self.refused = 0
         self._open: dict[asyncio.BaseTransport, _Connection] = {}  # the oldest first
-        self._logged_at = float("-inf")
-        self._logged = 0
+        self._log_limiter = LogLimiter(self.limits.log_interval)
 
     def limit(self, application: web.Application) -> None:
         """Apply the limits to the requests of this application."""
@@ -100,9 +100,8 @@ class ConnectionLimiter:
     def _refuse(self, why: str, peer: str) -> bool:
         """Count a refusal and log it, at most once in `log_interval`."""
         self.refused += 1
-        now = asyncio.get_running_loop().time()
-        if now >= self._logged_at + self.limits.log_interval:
-            count, self._logged, self._logged_at = self.refused - self._logged, self.refused, now
+        count = self._log_limiter.occurred()
+        if count:
             _log.warning("turned away", socket=self.name, why=why, peer=peer, connections=count)
         return False
 

@@ -311,8 +311,6 @@ def _tell_end(task: str, ended: Mapping[str, Any], *, as_json: bool) -> NoReturn
 def reload(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
     """Load config and mapping files again and print the live revision. With any problem nothing changes.
 
-    `xcp-gateway check` finds more: a mapped service that no bus of the config has, for example.
-
     Example: `xcp-gateway check && xcp-gateway reload`
     """
     answer = ask(socket, "POST", "/v1/reload")

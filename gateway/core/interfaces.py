@@ -12,7 +12,7 @@ from gateway.core.admin.records import MethodId, StateRefused
 from gateway.core.admin.status import UpstreamStatus
 from gateway.core.admin.views import Explanation, Listener, MethodRow, ModeRequest, ModeResult
 from gateway.core.routing.publication import NodeSet, WatchTrigger
-from gateway.core.routing.route import Route
+from gateway.core.routing.route import Route, encode_arguments
 from gateway.core.rpc.model import (
     NO_METADATA,
     Answer,
@@ -269,6 +269,11 @@ class Backend(Protocol):
 
         If no byte was sent when it is cancelled, it adds NOT_SENT to the CancelledError.
         """
+
+    async def check(self, route: Route, call: Call) -> Fault | None:
+        """Why a call would be refused for its parameters; it is not made. A large one is read beside other calls."""
+        encoded = encode_arguments(route, call)
+        return encoded if isinstance(encoded, Fault) else None
 
     async def stop(self) -> None:
         """Fail the calls that still wait, and close."""

@@ -22,6 +22,7 @@ import structlog
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.target import MethodCall, Subscription, all_objects
 from gateway.core.interfaces import EventFeed
+from gateway.core.log_limiter import LogLimiter
 from gateway.core.routing.object_class import ObjectClass, Properties
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Value
@@ -33,9 +34,11 @@ GONE = frozenset({FaultCode.NOT_FOUND, FaultCode.UNKNOWN_METHOD})  # faults of a
 AT_ONCE = 16  # reads of one service at one time
 READ_TIMEOUT = 60.0  # seconds
 FIRST_PAUSE, LAST_PAUSE = 0.2, 30.0  # seconds before a failed read is repeated
+MANAGED = "a{oa{sa{sv}}}"  # the signature of the reply to GetManagedObjects
 MOST_DUE = 1000  # objects that are read one by one; with more their managers are read
 
 _log = structlog.get_logger("gateway")
+_left_out = LogLimiter(60.0)  # a line a minute for each object
 
 
 Take: TypeAlias = "Callable[[Sequence[Any] | Fault], None]"
@@ -47,10 +50,10 @@ class ObjectSource(Protocol):
     def follow(self, feed: EventFeed, *subscriptions: Subscription) -> AbstractContextManager[None]:
         """Pass signals to a feed as they arrive; it first gets one EventsLost for each bus name."""
 
-    async def query(self, call: MethodCall, take: Take) -> Fault | None:
+    async def query(self, call: MethodCall, expected: str, take: Take) -> Fault | None:
         """Make a call; `take` gets the body, or the error, between the signals that were sent before and after it.
 
-        The fault is why there is no reply.
+        A reply with another signature than `expected` is an error. The fault is why there is no reply.
         """
 
     async def ask(self, route: Route, call: Call) -> Outcome:
@@ -98,6 +101,7 @@ class ServiceObjects(EventFeed):
         self._epoch = 0  # grows whenever events may be lost: the reply to an older read is out of date
         self._owner = ""
         self._pause = FIRST_PAUSE
+        self._resumes = 0.0  # loop time; after a failed read nothing is read before
         self._more = asyncio.Event()
 
     @property
@@ -130,7 +134,7 @@ class ServiceObjects(EventFeed):
         self._due.clear()
         for manager in self._managers.values():
             manager.is_read = False
-        self._pause = FIRST_PAUSE
+        self._pause, self._resumes = FIRST_PAUSE, 0.0
         self._more.set()
 
     def put(self, event: Event) -> bool:
@@ -189,7 +193,8 @@ class ServiceObjects(EventFeed):
         self._due[path, interface] = None
         if len(self._due) > MOST_DUE:
             self.miss(EventsLost(self.bus_name, self._owner, "too many objects to be read one by one"))
-        self._more.set()
+        elif asyncio.get_running_loop().time() >= self._resumes:
+            self._more.set()
 
     # The state
 
@@ -265,7 +270,7 @@ class ServiceObjects(EventFeed):
                 manager.is_reading = True
                 call = MethodCall(self.bus_name, manager.path, MANAGER, "GetManagedObjects", "")
                 try:
-                    await self._query(source, call, take)
+                    await self._query(source, call, MANAGED, take)
                 finally:
                     manager.is_reading = False
 
@@ -279,19 +284,22 @@ class ServiceObjects(EventFeed):
                 self._later(f"{path}: {answer.message}")
                 return
             self._due.pop((path, interface), None)
+            if not self._due:
+                self._pause = FIRST_PAUSE
             if isinstance(answer, Fault):
                 self._on_removed(path, interface)
             else:
                 self._guarded(lambda: self._on_added(path, interface, answer[0]))
 
         async with slots:
-            await self._query(source, MethodCall(self.bus_name, path, PROPERTIES, "GetAll", "s", [interface]), take)
+            call = MethodCall(self.bus_name, path, PROPERTIES, "GetAll", "s", [interface])
+            await self._query(source, call, "a{sv}", take)
 
-    async def _query(self, source: ObjectSource, call: MethodCall, take: Take) -> None:
+    async def _query(self, source: ObjectSource, call: MethodCall, expected: str, take: Take) -> None:
         epoch = self._epoch
         try:
             async with asyncio.timeout(READ_TIMEOUT):
-                fault = await source.query(call, take)
+                fault = await source.query(call, expected, take)
         except TimeoutError:
             fault = Fault(FaultCode.TIMEOUT, f"no answer within {READ_TIMEOUT:g} s")
         if fault is not None and epoch == self._epoch:
@@ -320,9 +328,13 @@ class ServiceObjects(EventFeed):
             self._later("a bug")
 
     def _later(self, why: str) -> None:
-        """Read again after a pause."""
-        _log.warning("objects cannot be read; tried again", bus_name=self.bus_name, why=why)
-        asyncio.get_running_loop().call_later(self._pause, self._more.set)
+        """Read again after a pause. Of several failures in one pause the first is logged."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._resumes:
+            return
+        _log.warning("objects cannot be read; tried again", bus_name=self.bus_name, why=why, seconds=self._pause)
+        self._resumes = loop.time() + self._pause
+        loop.call_later(self._pause, self._more.set)
         self._pause = min(2 * self._pause, LAST_PAUSE)
 
 
@@ -331,5 +343,7 @@ def _record(each: ObjectClass, path: str, properties: Properties) -> Value:
     try:
         return each.record(properties)
     except MarshalError as error:
-        _log.warning("an object is left out of the events", object=path, why=str(error))
+        times = _left_out.occurred((each.name, path))
+        if times:
+            _log.warning("an object is left out of the events", object=path, why=str(error), times=times)
         return None

@@ -149,7 +149,8 @@ class _Method:
         take = self._key_reader(name)
         if take is None and place in own:
             session = [SESSION] if self._session in self._plan.names else []
-            place.fail(unknown("key", name, dict.fromkeys((*self._plan.names, *CALLERS, *session))))
+            owner = str(entry.path[-1]) if place in groups else ""  # the place of a group names no method
+            place.fail(unknown("key", name, dict.fromkeys((*self._plan.names, *CALLERS, *session)), owner=owner))
         return None if take is None else Key(name, take)
 
     def _key_reader(self, name: str) -> Callable[[Call], str | None] | None:

@@ -71,8 +71,11 @@ class ActiveOverrides:
 
     def plan(self, route: Route, call: Call) -> CallPlan:
         """The plan of a call that arrives now; one look-up, except in a canary."""
-        _, setting, plan, _ = self._look_up(route)
-        return policy.plan_call(route, setting, call) if plan is None else plan
+        known = self._found.get((route.service, route.method))
+        if known is None or known[0] is not route or known[3] != FOREVER:
+            known = self._look_up(route)
+        plan = known[2]
+        return policy.plan_call(route, known[1], call) if plan is None else plan
 
     def _look_up(self, route: Route) -> _Found:
         known = self._found.get((route.service, route.method))

@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeAlias
+
+import msgspec
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import (
@@ -31,11 +33,23 @@ from gateway.core.migration.modes import Side
 from gateway.core.migration.statistics import BOUNDS, KEY_GROUPS, empty_histogram, key_group
 from gateway.core.routing.mismatch_record import Run, document
 from gateway.core.routing.route import CallFinished, Route
-from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, Outcome, Reply, caller, is_redirect
+from gateway.core.rpc.model import (
+    ABANDONED,
+    WITHDRAWN,
+    Call,
+    Fault,
+    Outcome,
+    Peer,
+    Reply,
+    caller,
+    is_redirect,
+    is_shared,
+)
 from gateway.migration.shadow import ComparedCall, Observation, ObservedCall
 
 MAX_PAIRS = 10  # differing pairs of one method that are kept between two flushes; the newest
 MAX_CLIENTS = 10_000  # clients that are distinguished between two flushes
+MAX_KNOWN = 4096  # routes and clients whose counters are found at once
 
 
 class StatisticsCollector:
@@ -46,21 +60,28 @@ class StatisticsCollector:
         self._max_clients = max_clients
         self._methods: dict[tuple[str, str], _Gathered] = {}
         self._clients: dict[_Client, _Times] = {}
+        self._known: dict[tuple[int, int, int], _Known] = {}  # by the ids of route, peer and extensions
         self._identities: dict[tuple[object, str, int | None], set[tuple[object, object]]] = {}  # of each peer
 
     def count(self, finished: CallFinished) -> None:
         """Count a call that has ended, and its client."""
-        route, outcome, side = finished.route, finished.outcome, finished.side
-        failed = not isinstance(outcome, Reply)
+        route, call, outcome, side = finished.route, finished.call, finished.outcome, finished.side
+        if isinstance(outcome, Reply):
+            known = self._known.get((id(route), id(call.peer), id(call.extensions)))
+            if known is None or not known.are(route, call):
+                known = self._recognise(route, call)
+            times = known.times
+        else:
+            times = self._times(route, call, failed=True)
+            times.redirects += is_redirect(outcome)
+        times.count += 1
+        times.last = self._now()
+        times.received += finished.received
+        times.sent += finished.sent
         if side is not None and outcome is not ABANDONED and outcome is not WITHDRAWN:  # neither side caused it
             ran = self._gathered((route.service, route.method)).of(side)
             ran.answered += 1
-            ran.run(route, finished.call, outcome, finished.seconds)
-        times = self._times(route.service, route.method, finished.call, failed=failed)
-        times.received += finished.received
-        times.sent += finished.sent
-        if failed:
-            times.redirects += is_redirect(outcome)
+            ran.run(route, call, outcome, finished.seconds)
 
     def compare(self, observed: ObservedCall, checkpoint: Checkpoint) -> ComparedCall:
         """Compare both outcomes by the rules of the method; a pair that differs comes with its document."""
@@ -106,7 +127,7 @@ class StatisticsCollector:
         """Everything since the last call of this method."""
         methods, self._methods = self._methods, {}
         clients, self._clients = self._clients, {}
-        self._identities = {}
+        self._identities, self._known = {}, {}
         return CountsBatch(
             {MethodId(*method): gathered.counts() for method, gathered in methods.items()},
             [pair for gathered in methods.values() for pair in gathered.pairs],
@@ -119,19 +140,26 @@ class StatisticsCollector:
             gathered = self._methods[method] = _Gathered()
         return gathered
 
-    def _times(self, service: str, method: str, call: Call, *, failed: bool) -> _Times:
-        """Count a call of this client."""
+    def _recognise(self, route: Route, call: Call) -> _Known:
+        """The counters of the client of a call that succeeded, for its next calls of this route."""
+        known = _Known(route, call.peer, call.extensions, self._times(route, call, failed=False))
+        if is_shared(call.extensions):
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[id(route), id(call.peer), id(call.extensions)] = known
+        return known
+
+    def _times(self, route: Route, call: Call, *, failed: bool) -> _Times:
+        """The counters of the client of a call."""
         known, peer = call.extensions, call.peer
         user = known.get("user")
         if failed and user and known.get("login"):
             user = None  # people type passwords into this field
-        key = (service, method, known.get("protocol"), caller(peer), known.get("agent"), user, peer.domid)
-        times, now = self._clients.get(key), self._now()
+        key = (route.service, route.method, known.get("protocol"), caller(peer), known.get("agent"), user, peer.domid)
+        times = self._clients.get(key)
         if times is None:
             key = self._distinguished(key)
-            times = self._clients.setdefault(key, _Times(0, now, 0.0))
-        times.count += 1
-        times.last = now
+            times = self._clients.setdefault(key, _Times(0, self._now(), 0.0))
         return times
 
     def _distinguished(self, key: _Client) -> _Client:
@@ -169,6 +197,19 @@ class _Times:
     def record(self) -> ClientRecord:
         """The same as a record."""
         return ClientRecord(self.count, self.first, self.last, self.received, self.sent, self.redirects)
+
+
+class _Known(msgspec.Struct, frozen=True, eq=False):
+    """The counters of the client of calls that share these three objects."""
+
+    route: Route
+    peer: Peer
+    extensions: Mapping[str, object]
+    times: _Times
+
+    def are(self, route: Route, call: Call) -> bool:
+        """Whether they are those of this call: another object may have had the id of one of them."""
+        return self.route is route and self.peer is call.peer and self.extensions is call.extensions
 
 
 @dataclass(slots=True)

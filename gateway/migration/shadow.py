@@ -155,13 +155,10 @@ class Shadow:
         self._samplers: dict[tuple[str, str], Sampler] = {}
         self._large: Counter[tuple[str, str]] = Counter()  # comparisons in the thread, or waiting for it
         self._queue = IdleQueue[Job](self._begin, lambda job: self.drop(job.route))
+        self.touch = self._queue.touch  # a message has come or gone: its sender may call again at once
 
     def __len__(self) -> int:
         return len(self._running) + len(self._queue)
-
-    def touch(self) -> None:
-        """A message has come or gone: its sender may call again at once."""
-        self._queue.touch()
 
     def wants(self, route: Route, call: Call) -> bool:
         """Whether to observe a call, before anything is prepared for it; a call that is not wanted is counted."""

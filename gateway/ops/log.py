@@ -10,7 +10,8 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TextIO
 
@@ -20,8 +21,10 @@ from msgspec import Meta
 
 from gateway.core.dbus.names import printable
 from gateway.core.migration.modes import Side
-from gateway.core.routing.route import CallFinished, CallListener
-from gateway.core.rpc.model import Fault, Outcome, Reply, ended
+from gateway.core.routing.route import CallFinished, CallListener, Route
+from gateway.core.rpc.model import Fault, Outcome, Peer, Reply, ended, is_shared
+
+MOST_KNOWN = 4096  # lines whose fixed parts are kept
 
 FLUSH_INTERVAL = 0.05  # seconds that the line of a call may wait, so that a busy gateway writes many at once
 
@@ -42,7 +45,8 @@ class _Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._waiting: list[CallLine] = []
+        self._waiting: list[CallLine | tuple[float, float, KnownLine]] = []  # or time and ms of a known one
+        self._second, self._date = 0, b""  # the last one written
         self.lost = 0
 
     def info(self, line: str) -> None:
@@ -51,7 +55,7 @@ class _Lines:
 
     debug = warning = error = critical = info
 
-    def soon(self, line: CallLine) -> None:
+    def soon(self, line: CallLine | tuple[float, float, KnownLine]) -> None:
         """Write the line of a call within FLUSH_INTERVAL, together with others; it is encoded then."""
         if not self._waiting:
             asyncio.get_running_loop().call_later(FLUSH_INTERVAL, self._write)
@@ -61,10 +65,20 @@ class _Lines:
         """Write the waiting lines, and `count` more."""
         lines, self._waiting = self._waiting, []
         try:
-            self._stream.write(_encode_lines(lines).decode() + last if lines else last)
+            self._stream.write(b"".join(map(self._encoded, lines)).decode() + last if lines else last)
             self._stream.flush()
         except (OSError, ValueError):
             self.lost += len(lines) + count
+
+    def _encoded(self, line: CallLine | tuple[float, float, KnownLine]) -> bytes:
+        if isinstance(line, CallLine):
+            return _encode(line) + b"\n"
+        when, ms, known = line
+        second = int(when)
+        if second != self._second:
+            self._second, self._date = second, f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}".encode()
+        micro = int((when - second) * 1e6)
+        return b'{"timestamp":"%b.%06dZ%b%b%b\n' % (self._date, micro, known.before, repr(ms).encode(), known.after)
 
 
 class _Forward(logging.Handler):
@@ -148,6 +162,55 @@ class CallLine(msgspec.Struct, omit_defaults=True):
     error: Annotated[str, Meta(description="The name of the error of a fault, if it is a name.")] = ""
 
 
+class KnownLine(msgspec.Struct, frozen=True, eq=False):
+    """The line of a call that succeeded, but for its time and its milliseconds, and what it was made of."""
+
+    route: Route
+    peer: Peer
+    extensions: Mapping[str, object]
+    side: Side | None
+    before: bytes  # the milliseconds, from the end of the time on
+    after: bytes
+
+
+class KnownLines:
+    """The lines of calls that share route, peer and extensions: they differ in time and milliseconds only."""
+
+    def __init__(self, write: Callable[[CallLine | tuple[float, float, KnownLine]], None]) -> None:
+        self._write = write
+        self._known: dict[tuple[int, int, int], KnownLine] = {}  # by the ids of what they are made of
+
+    def listen(self, finished: CallFinished) -> None:
+        """Write the line of a call."""
+        route, call = finished.route, finished.call
+        peer, extensions = call.peer, call.extensions
+        if not isinstance(finished.outcome, Reply) or not is_shared(extensions):
+            self._write(_line(finished))
+            return
+        known = self._known.get((id(route), id(peer), id(extensions)))
+        if (
+            known is None
+            or known.route is not route
+            or known.peer is not peer
+            or known.extensions is not extensions
+            or known.side is not finished.side
+        ):
+            known = self._learn(finished)
+        self._write((_time(), round(finished.seconds * 1000, 2), known))
+
+    def _learn(self, finished: CallFinished) -> KnownLine:
+        route, call = finished.route, finished.call
+        line = _line(finished)
+        line.ms = 0.0
+        before, _, after = _encode(line).partition(b'"ms":0.0')  # quotes within values are escaped
+        before = before[before.index(b'","level":') :] + b'"ms":'
+        known = KnownLine(route, call.peer, call.extensions, finished.side, before, after)
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        self._known[id(route), id(call.peer), id(call.extensions)] = known
+        return known
+
+
 def call_log() -> CallListener | None:
     """The listener that writes a line for each call; None where the log's level leaves these lines out.
 
@@ -159,7 +222,7 @@ def call_log() -> CallListener | None:
         return None
     if structlog.get_config()["processors"][-1] is _json:
         write = structlog.get_config()["logger_factory"]().soon
-        return lambda finished: write(_line(finished))
+        return KnownLines(write).listen
     info = logger.info
 
     def readable(finished: CallFinished) -> None:
@@ -171,7 +234,7 @@ def call_log() -> CallListener | None:
 
 
 _OWN = frozenset({"timestamp", "level", "event"})  # that structlog writes itself
-_now = datetime.now
+_now, _time = datetime.now, time.time
 
 
 def _line(finished: CallFinished) -> CallLine:
@@ -204,7 +267,7 @@ def _error(outcome: Outcome) -> str:
     return outcome.name if isinstance(outcome, Fault) and _NAME.fullmatch(outcome.name) else ""
 
 
-_encode_lines = msgspec.json.Encoder().encode_lines
+_encode = msgspec.json.Encoder().encode
 
 
 def _json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:

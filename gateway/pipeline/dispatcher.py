@@ -36,7 +36,6 @@ from gateway.core.routing.route import (
     LocalTarget,
     Route,
     TaskObject,
-    encode_arguments,
 )
 from gateway.core.rpc.model import (
     ABANDONED,
@@ -54,6 +53,8 @@ from gateway.core.rpc.trace_context import KEY
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.ops.traces import Tracer
 from gateway.pipeline.waiting import TOO_MANY, slot_freed
+
+_DBUS = Side.DBUS  # an attribute of an enum is slow to read
 
 UNMAPPED = "<unmapped>"  # service and method of every call without a route: a client's text never becomes a label
 
@@ -170,31 +171,34 @@ class Dispatcher:
 
         A call that still waits for its legacy service when its mode changes goes to the side that answers then.
         """
-        route, call, plan, forced = planned.route, planned.call, planned.plan, planned.forced
+        route, call, plan = planned.route, planned.call, planned.plan
         started = perf_counter()
         side = plan.answer
         self.in_flight += 1
         try:
-            if side is None:
+            if side is _DBUS and route.is_direct:  # the usual case: as in `_ask`
+                deadline = self._deadlines.start(route.timeout)
+                try:
+                    outcome = await self._backend.call(route, call)
+                except asyncio.CancelledError as error:
+                    if not deadline.was_the_reason():
+                        raise
+                    outcome = _timed_out(_DBUS, route, route, route.timeout, sent=NOT_SENT not in error.args)
+                except Exception:  # noqa: BLE001 - the last line of defence: a bug costs its own call and no other
+                    outcome = _internal_error(route)
+                finally:
+                    deadline.lift()
+            elif side is None:
                 outcome = await self._answer_without_side(route, call, plan)
             else:
-                unmoved = always if side is Side.DBUS else lambda: self.plan(route, call, forced).answer is Side.LEGACY
+                unmoved = always if side is _DBUS else lambda: self._stays(planned)
                 outcome = await self._ask(side, route, call, self._backend, self._upstreams, unmoved)
-                if isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED:
-                    if not unmoved():
-                        plan = self.plan(route, call, forced)
-                        side = plan.answer
-                        if side is Side.DBUS and route.task_of is not None:
-                            side = None  # the caller expects the reference of a task, and not the result
-                        if side is None:
-                            outcome = self._off(route, plan)
-                        else:
-                            outcome = await self._ask(side, route, call, self._backend, self._upstreams)
-                    elif plan.fallback:
-                        if self._on_fallback is not None:
-                            self._on_fallback(route, call, side, outcome, perf_counter() - started)
-                        side = side.other
-                        outcome = await self._ask(side, route, call, self._backend, self._upstreams)
+            if isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED and side is not None:
+                side, found = self._instead(planned, side, outcome, started)
+                if found is not None:
+                    outcome = found
+                elif side is not None:
+                    outcome = await self._ask(side, route, call, self._backend, self._upstreams)
         except asyncio.CancelledError as error:
             self.abandon([(route, call)], error, perf_counter() - started, side)
             raise
@@ -202,11 +206,31 @@ class Dispatcher:
             self.in_flight -= 1
         return self.finish(CallFinished(route, call, outcome, side, perf_counter() - started, view, started))
 
+    def _stays(self, planned: PlannedCall) -> bool:
+        """Whether the mode of a call that its legacy service is to answer is still the same."""
+        return self.plan(planned.route, planned.call, planned.forced).answer is Side.LEGACY
+
+    def _instead(
+        self, planned: PlannedCall, side: Side, fault: Fault, started: float
+    ) -> tuple[Side | None, Fault | None]:
+        """The side to ask after one that executed nothing; or the side and the fault with which the call ends."""
+        route, call = planned.route, planned.call
+        if side is Side.LEGACY and not self._stays(planned):
+            plan = self.plan(route, call, planned.forced)
+            if plan.answer is None or (plan.answer is _DBUS and route.task_of is not None):
+                return None, self._off(route, plan)  # of a task the caller expects the reference, and not the result
+            return plan.answer, None
+        if not planned.plan.fallback:
+            return side, fault
+        if self._on_fallback is not None:
+            self._on_fallback(route, call, side, fault, perf_counter() - started)
+        return side.other, None
+
     async def admit(self, route: Route, call: Call) -> Fault | None:
         """Why a call that D-Bus would answer is refused before it is made: its parameters or its session."""
-        encoded = encode_arguments(route, call)
-        if isinstance(encoded, Fault):
-            return encoded
+        refused = await self._backend.check(route, call)
+        if refused is not None:
+            return refused
         return None if route.session_check is None else await self.check_session(route.session_check, call)
 
     async def check_session(self, check: Route, call: Call) -> Fault | None:
@@ -444,38 +468,36 @@ class Deadlines:
         if queue is None:
             queue = self._queues[seconds] = _Queue()
         loop = asyncio.get_running_loop()
-        deadline = Deadline(asyncio.current_task(loop), loop.time() + seconds, queue)
+        task = asyncio.current_task(loop)
+        assert task is not None, "a deadline is held by a task"
+        deadline = Deadline(task, task.cancelling(), queue.waiting, loop.time() + seconds)
         queue.waiting[deadline] = None
         if not queue.is_timing:
             queue.start_timer(loop, seconds)
         return deadline
 
 
-class Deadline:
+class Deadline(msgspec.Struct, eq=False):
     """The deadline of one task."""
 
-    __slots__ = ("_before", "_queue", "_task", "passed", "when")
-
-    def __init__(self, task: asyncio.Task[Any] | None, when: float, queue: _Queue) -> None:
-        assert task is not None, "a deadline is held by a task"
-        self._task = task
-        self._before = task.cancelling()
-        self._queue = queue
-        self.when = when  # of the loop's clock
-        self.passed = False
+    task: asyncio.Task[Any]
+    before: int  # how often the task was cancelled before
+    waiting: dict[Deadline, None]  # those of the same duration
+    when: float  # of the loop's clock
+    passed: bool = False
 
     def was_the_reason(self) -> bool:
         """Whether this deadline alone caused the CancelledError that is being handled."""
-        return self.passed and self._task.uncancel() <= self._before
+        return self.passed and self.task.uncancel() <= self.before
 
     def lift(self) -> None:
         """End the deadline, passed or not."""
-        self._queue.waiting.pop(self, None)
+        self.waiting.pop(self, None)
 
     def expire(self) -> None:
         """Cancel the task."""
         self.passed = True
-        self._task.cancel(DEADLINE_PASSED)
+        self.task.cancel(DEADLINE_PASSED)
 
 
 class _Queue:

@@ -39,6 +39,7 @@ from gateway.core.rpc.model import (
     Envelope,
     Fault,
     FaultCode,
+    Origin,
     Outcome,
     Peer,
     RefusedCall,
@@ -46,6 +47,7 @@ from gateway.core.rpc.model import (
     RequestMetadata,
     Value,
     is_large,
+    is_shared,
 )
 from gateway.core.rpc.trace_context import KEY
 from gateway.mapping.table import EndpointKey, EndpointTable
@@ -153,9 +155,11 @@ class RpcEndpoint(Endpoint):
             "path": table.key.path,
             "agent": "",
         }
-        self._client_origin: Mapping[str, object] = {**self.origin, "listener": table.key.listener}
-        self._batch_origin: Mapping[str, object] = {**self._client_origin, BATCHED: True}
-        self._origins: dict[int, tuple[RequestMetadata, Mapping[str, object]]] = {}  # by the id of the metadata
+        self._client_origin = Origin({**self.origin, "listener": table.key.listener}, is_shared=True)
+        self._batch_origin = Origin({**self._client_origin, BATCHED: True}, is_shared=True)
+        # By the id of the metadata: those of a call, and of a call in a batch.
+        self._origins: dict[int, tuple[RequestMetadata, Origin, Origin]] = {}
+        self._user_origins: dict[tuple[int, str, bool], tuple[Mapping[str, object], Origin]] = {}  # by id of the origin
         self._task_forms: dict[str, Route] = {}
         self._unmapped = _unmapped_route(table.passthrough_to, self._unknown_method)
 
@@ -174,8 +178,12 @@ class RpcEndpoint(Endpoint):
             if self._shares_tasks:
                 await self._look_tasks_up(envelope)
             entries = self._plan_entries(envelope, peer, carried, arrived)
-            if len(entries) == 1 and type(entries[0]) is PlannedCall and entries[0].plan.answer is _DBUS:
-                outcome = await self._answer_entry(envelope, entries, 0)  # the usual case
+            only = entries[0] if len(entries) == 1 else None
+            if isinstance(only, PlannedCall) and only.plan.answer is _DBUS and only.route.task_of is None:
+                view = partial(self._view, envelope, 0, only.call)  # the usual case: as in `_answer_entry`
+                outcome = self._wrap(only, await self.dispatcher.run(only, view), view)
+                if isinstance(outcome, Reply) and not is_large(outcome.value):
+                    return self._encode(envelope, (outcome,))
                 return await self._encode_answer(envelope, (outcome,))
             upstream = self._passthrough_upstream(entries)
             if upstream is not None:
@@ -201,8 +209,9 @@ class RpcEndpoint(Endpoint):
 
     async def _encode_answer(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
         """Encode the outcomes of a message: large ones in a thread, so that other calls go on."""
-        if [1 for outcome in outcomes if isinstance(outcome, Reply) and is_large(outcome.value)]:
-            return await asyncio.to_thread(self._encode, envelope, outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome, Reply) and is_large(outcome.value):
+                return await asyncio.to_thread(self._encode, envelope, outcomes)
         return self._encode(envelope, outcomes)
 
     def _encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
@@ -217,24 +226,44 @@ class RpcEndpoint(Endpoint):
     def _plan_entries(
         self, envelope: Envelope, peer: Peer, metadata: RequestMetadata, arrived: float = 0.0
     ) -> list[_Entry]:
-        origin = self._client_origin if len(envelope.entries) == 1 else self._batch_origin
+        is_alone = len(envelope.entries) == 1
+        origin = self._client_origin if is_alone else self._batch_origin
         if metadata.headers:
             known = self._origins.get(id(metadata))
-            origin = known[1] if known is not None and known[0] is metadata else self._origin_of(metadata)
-            if len(envelope.entries) > 1:
-                origin = {**origin, BATCHED: True}
+            if known is not None and known[0] is metadata:
+                origin = known[1] if is_alone else known[2]
+                origin.is_shared = True
+            else:
+                origin = self._learn_origin(metadata)[0 if is_alone else 1]
+        if is_alone and isinstance(only := envelope.entries[0], Call):
+            return [self._plan_entry(only, peer, metadata, origin, arrived)]
         return [
             entry if isinstance(entry, Fault) else self._plan_entry(entry, peer, metadata, origin, arrived)
             for entry in envelope.entries
         ]
 
-    def _origin_of(self, metadata: RequestMetadata) -> Mapping[str, object]:
-        """What a call carries of its way here. Messages that share their metadata share it, and nobody changes it."""
-        origin = {**self._client_origin, "agent": metadata.agent, "request_id": metadata.request_id}
+    def _learn_origin(self, metadata: RequestMetadata) -> tuple[Origin, Origin]:
+        """What a call carries of its way here, alone and in a batch; messages that share their metadata share it."""
+        carried = {**self._client_origin, "agent": metadata.agent, "request_id": metadata.request_id}
+        origins = Origin(carried), Origin({**carried, BATCHED: True})
         if len(self._origins) >= MOST_ORIGINS:
             self._origins.clear()
-        self._origins[id(metadata)] = metadata, origin
-        return origin
+        self._origins[id(metadata)] = metadata, *origins
+        return origins
+
+    def _with_user(self, call: Call, user: str, *, is_login: bool) -> Call:
+        """The call with the user of its session."""
+        origin = call.extensions
+        known = self._user_origins.get((id(origin), user, is_login))
+        if known is not None and known[0] is origin:
+            known[1].is_shared = True
+            return structs.replace(call, extensions=known[1])
+        named = Origin({**origin, "user": user, **({"login": True} if is_login else {})})
+        if is_shared(origin):
+            if len(self._user_origins) >= MOST_ORIGINS:
+                self._user_origins.clear()
+            self._user_origins[id(origin), user, is_login] = origin, named
+        return structs.replace(call, extensions=named)
 
     def _plan_entry(
         self, entry: Call, peer: Peer, metadata: RequestMetadata, origin: Mapping[str, object], arrived: float
@@ -254,7 +283,7 @@ class RpcEndpoint(Endpoint):
         mapped, task_prefix = self.table.routes.get(call.method), ""
         if mapped is None:  # unmapped, or another form of a mapped name
             mapped, task_prefix = self.table.find(call.method)
-        own = self._task_method(call, mapped)
+        own = self._task_method(call, mapped) if self._task_methods else None
         if own is not None:
             mapped = None
         route = own or mapped or self.local_routes.get(call.method) or self._unmapped
@@ -269,8 +298,7 @@ class RpcEndpoint(Endpoint):
         if route.session is not None or route.login is not None:
             user = self._sessions.user(route, call)
             if user:
-                known = {"user": user} if route.login is None else {"user": user, "login": True}
-                call = structs.replace(call, extensions={**call.extensions, **known})
+                call = self._with_user(call, user, is_login=route.login is not None)
         plan = self.dispatcher.plan(route, call, forced)
         if plan.answer is Side.DBUS and route.session_check is not None and self._sessions.is_over(route, call):
             return RefusedCall(call, self.dispatcher.refuse(call, session_over(route, call), route))
@@ -413,7 +441,10 @@ class RpcEndpoint(Endpoint):
         if entry.route.task_of is not None and entry.plan.answer is Side.DBUS:
             return self.dialect.wrap_outcome(await self.begin_task(entry), entry.call)
         view = partial(self._view, envelope, at, entry.call)
-        finished = await self.dispatcher.run(entry, view)
+        return self._wrap(entry, await self.dispatcher.run(entry, view), view)
+
+    def _wrap(self, entry: PlannedCall, finished: CallFinished, view: View) -> Outcome:
+        """The outcome of a call that has ended, in the client's dialect."""
         if entry.route.login is not None or entry.route.closes is not None:
             self._learn(finished)
         if entry.plan.candidate is not None and finished.side is entry.plan.answer:  # not where the call fell back

@@ -59,11 +59,37 @@ def introspection_routes(
 ) -> Mapping[str, Route]:
     """The built-in methods of one endpoint, each answered by the gateway itself. A mapped method of that name wins.
 
+    Where unmapped methods pass through, so do `system.*`: old clients get the legacy service's own description. The
+    gateway still takes `system.multicall` apart, because a mode may govern a call inside, and answers `rpc.discover`.
+
     `others`: further methods that the gateway answers. `answers`: whether a mapped method is answered now.
     `describe` and `servers` complete the OpenRPC document: fields and errors, and the URLs of the endpoint.
     `notifications`: what the endpoint sends without being asked, as OpenRPC describes a method.
     """
     routes: dict[str, Route] = {}
+    if table.passthrough_to is None:
+        _add_system_methods(routes, table, codec, others, answers)
+    if codec == "jsonrpc":
+        routes[DISCOVER] = _discover(table, describe, servers, notifications)
+    if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one
+        routes[MULTICALL] = local_route(
+            MULTICALL,
+            _nested,
+            parameters=(Parameter("calls", parse_one("aa{sv}")),),
+            result=parse_one("av"),
+            documentation="Make several calls in one message.",
+        )
+    return dict(sorted(routes.items()))
+
+
+def _add_system_methods(
+    routes: dict[str, Route],
+    table: EndpointTable,
+    codec: str,
+    others: Mapping[str, Route],
+    answers: Callable[[Route], bool],
+) -> None:
+    """Add the methods of XML-RPC's introspection convention; they describe what is in `routes` when they are called."""
 
     def find(name: Value) -> Route | Fault:
         route, task_prefix = table.find(name) if isinstance(name, str) else NOT_MAPPED
@@ -105,17 +131,6 @@ def introspection_routes(
     )
     add_about("system.methodHelp", "s", "Describe a method and its parameters.", _help)
     add_about("system.methodSignature", "aas", "One signature for each number of parameters.", _signatures)
-    if codec == "jsonrpc":
-        routes[DISCOVER] = _discover(table, describe, servers, notifications)
-    if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one
-        routes[MULTICALL] = local_route(
-            MULTICALL,
-            _nested,
-            parameters=(Parameter("calls", parse_one("aa{sv}")),),
-            result=parse_one("av"),
-            documentation="Make several calls in one message.",
-        )
-    return dict(sorted(routes.items()))
 
 
 def _discover(

@@ -409,7 +409,7 @@ def growth(made: Bench, methods: Sequence[int], connections: Sequence[int]) -> N
 
 @contextlib.contextmanager
 def _another(made: Bench, methods: int) -> Iterator[tuple[int, int]]:
-    """Run a gateway of its own with so many methods more; yields port and process id."""
+    """Run a gateway with this many methods more; yields port and process id."""
     with tempfile.TemporaryDirectory() as name:
         port = free_port()
         config = write_config(Path(name), made.address, {**made.ports, GATEWAY: port}, methods)

@@ -97,7 +97,7 @@ def wait_for_port(port: int, seconds: float = 240) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -267,7 +267,7 @@ class Clients:
 
 
 def rate(port: int, request: Request, connections: int, seconds: float) -> float:
-    """Calls a second that a server answers to so many connections."""
+    """Return the calls a second that a server answers over this many connections."""
 
     async def run() -> float:
         clients = await Clients(request).connect(port, connections)

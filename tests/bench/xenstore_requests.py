@@ -182,7 +182,7 @@ AROUND = {"TRANSACTION_START", "TRANSACTION_END", "WATCH", "UNWATCH"}
 
 
 async def aside(path: str, costs: Mapping[str, int], in_flight: int, seconds: float) -> float:
-    """Times per second that the bare store does what a request costs, for so many clients on nodes of their own."""
+    """Times per second that the bare store does what a request costs, for clients on nodes of their own."""
     assert costs.keys() <= {*READING, *CHANGING, *AROUND}, costs
     async with AsyncExitStack() as stack:
         stores = [await _connected(stack, path) for _ in range(in_flight)]

@@ -1,4 +1,4 @@
-"""What a store does, whoever it is: the real xenstored, and the one in memory that stands for it in unit tests."""
+"""The laws of a store: of the real xenstoreds, and of the one in memory that stands for them in unit tests."""
 
 from __future__ import annotations
 

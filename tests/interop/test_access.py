@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.kit.gateway import Folder, gateway_process
+from tests.kit.programs import TIMEOUT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -39,7 +40,7 @@ print(json.dumps([answer.status, json.loads(answer.read())]))
 def ask(folder: Folder, uid: int, gids: Sequence[int], verb: str, target: str, body: object = None) -> tuple[int, Any]:
     asked = [str(folder.control), uid, list(gids), verb, target, None if body is None else json.dumps(body)]
     command = [sys.executable, "-c", ASK, json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
     status, answer = json.loads(done.stdout)
     return status, answer
@@ -47,7 +48,7 @@ def ask(folder: Folder, uid: int, gids: Sequence[int], verb: str, target: str, b
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    """Not below pytest's own folder, which is nobody else's to enter."""
+    """Not below pytest's folder, which no other user may enter."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         path.chmod(0o711)

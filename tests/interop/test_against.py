@@ -9,10 +9,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from typer.testing import CliRunner
 
-from gateway.cli import app
 from gateway.mapping.changes.revision import checkout
+from tests.kit.command import command
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, gateway_process
 from tests.unit.mapping.test_changes import BASE, IDL, SEEDS
 
@@ -22,7 +21,7 @@ NEW = TOY_MAPPING.replace("  label: {member: Label}\n", "").replace(
 
 
 def check(*words: str | Path) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, ["check", *map(str, words)])
+    done = command("check", *words)
     return done.exit_code, done.stdout, done.stderr
 
 

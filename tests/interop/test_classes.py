@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import functools
 import xmlrpc.client
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import pytest
 
-from demo.environment import Environment, start_environment
+from demo.environment import Environment
+from tests.kit.cases import each_case
+from tests.kit.command import succeed
 
 pytestmark = pytest.mark.bus
 
 NULL = "OpaqueRef:NULL"
 DEAD = "OpaqueRef:00000000-0000-4000-8000-00000000dead"
 Ask: TypeAlias = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
 
 
 @pytest.fixture
@@ -82,7 +77,7 @@ def test_every_field_of_a_record_has_a_getter_with_the_same_value(ask: Ask, vm: 
     assert removed == REMOVED_FIELDS
 
 
-@pytest.mark.parametrize("name", ["VM", "host", "pool", "VM_metrics"])
+@each_case("name", ["VM", "host", "pool", "VM_metrics"])
 def test_a_reference_that_is_none_is_refused_with_its_class(ask: Ask, vm: str, name: str) -> None:
     host = ask("host.get_all")[0]
     others = [ref for ref in (vm, host) if ref not in ask(f"{name}.get_all")]
@@ -104,17 +99,10 @@ def test_a_field_is_set_and_changed_under_every_form_of_a_name(ask: Ask, vm: str
     assert ask("VM.get_tags", vm) == ["a", "b"]
 
 
-@pytest.mark.parametrize("form", ["VM.start", "VM_start", "Async.VM.start", "InternalAsync.VM.start"])
+@each_case("form", ["VM.start", "VM_start", "Async.VM.start", "InternalAsync.VM.start"])
 def test_the_commands_take_any_form_of_a_name(running: Environment, form: str) -> None:
-    assert command(running, "explain", form).startswith("xapi/VM.start")
-    assert "xapi/VM.start" in command(running, "mode", form, "off")
-    assert "off" in command(running, "explain", "VM.start")
-    assert "xapi/VM.start: off -> dbus" in command(running, "mode", "clear", form)
-
-
-def command(running: Environment, *words: str) -> str:
-    """Run a command of the gateway."""
-    line = [sys.executable, "-m", "gateway", *words, "--socket", str(running.control)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    run = functools.partial(succeed, socket=running.control)
+    assert run("explain", form).startswith("xapi/VM.start")
+    assert "xapi/VM.start" in run("mode", form, "off")
+    assert "off" in run("explain", "VM.start")
+    assert "xapi/VM.start: off -> dbus" in run("mode", "clear", form)

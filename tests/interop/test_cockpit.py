@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from gateway.cli import client
 from tests.kit import browser
 from tests.kit.buses import private_bus
 from tests.kit.gateway import Folder, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import ROOT, TIMEOUT, free_port
 from tests.kit.toy_service import toy_service
 
 WS = Path("/usr/lib/cockpit/cockpit-ws")
@@ -32,12 +31,10 @@ pytestmark = [
 
 @contextmanager
 def cockpit(folder: Path, bus: str) -> Iterator[str]:
-    """A cockpit for whoever comes, with our page, whose system bus is this one; yields its URL."""
+    """Run a cockpit without a login, with our page, on this bus; yields its URL."""
     (folder / "data/cockpit").mkdir(parents=True)
     (folder / "data/cockpit/xcp-gateway").symlink_to(ROOT / "packaging/cockpit")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     own = {"DBUS_SYSTEM_BUS_ADDRESS": bus, "DBUS_SESSION_BUS_ADDRESS": bus, "XDG_DATA_HOME": str(folder / "data")}
     command = [str(WS), "--no-tls", "--address=127.0.0.1", f"--port={port}", f"--local-session={BRIDGE}"]
     environment = {**os.environ, **own, "HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}

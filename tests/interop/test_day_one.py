@@ -43,7 +43,7 @@ bind = ["tcp:127.0.0.1:0"]
 unmapped = "passthrough"
 upstream = "xapi"
 tunnels = ["/console"]
-tunnel_grace = "2s"
+tunnel_grace = "4s"
 [upstream.xapi]
 url = "{url}"
 dialect = "xenapi"
@@ -309,14 +309,13 @@ def test_a_console_lives_across_reloads_and_ends_politely_with_the_drain(tmp_pat
         assert seen == {"count": 1, "received": 8, "sent": short.received + len(GOODBYE), "redirects": 0}
 
         console, started, reloads = Console(gateway.port), time.monotonic(), 0
-        while (past := time.monotonic() - started) < TUNNEL:
+        while (past := time.monotonic() - started) < TUNNEL or reloads < 3:
             console.exchange()
             if past >= (reloads + 1) * TUNNEL / 5:
                 reload(gateway, reloads)
                 reloads += 1
             time.sleep(min(1.0, TUNNEL / 20))
         console.exchange()
-        assert reloads >= 3
         assert gateway.series("xcp_gateway_tunnels_open") == 1
         assert gateway.series("xcp_gateway_tunnels_total") == 2
         carried = gateway.series('xcp_gateway_streamed_bytes_total{direction="sent",listener="rpc",protocol="tunnel"')

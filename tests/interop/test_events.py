@@ -5,37 +5,30 @@ Then the same events over connections that stay open: WebSockets and server-sent
 
 from __future__ import annotations
 
-import http.client
 import json
-import shutil
 import subprocess
 import sys
 import threading
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import pytest
 import XenAPI
+from typer.testing import Result
 
-from demo.environment import Environment, start_environment
+from demo.environment import Environment
+from tests.kit.clients import tcp_post
+from tests.kit.command import command
 from tests.kit.event_mirrors import WebSocketClient
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import TIMEOUT, until
 
 pytestmark = pytest.mark.bus
 
 USER, PASSWORD = "root", "xenroot"
-NODE_MODULES = ROOT / ".state/node/node_modules"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
 
 
 class Client:
@@ -60,13 +53,8 @@ class Client:
         return answer["result"] if "result" in answer else [answer["error"]["message"], *answer["error"]["data"]]
 
     def _post(self, path: str, body: str) -> bytes:
-        connection = http.client.HTTPConnection(self.address, timeout=TIMEOUT)
-        try:
-            connection.request("POST", path, body.encode())
-            self.raw = connection.getresponse().read()
-            return self.raw
-        finally:
-            connection.close()
+        self.raw = tcp_post(self.address, path, body)
+        return self.raw
 
     def ask(self, method: str, *params: Any) -> Any:
         return self.call(method, self.session, *params)
@@ -94,13 +82,6 @@ def client(request: pytest.FixtureRequest, running: Environment) -> Iterator[Cli
 def vm(client: Client) -> str:
     [web] = client.ask("VM.get_by_name_label", "web")
     return str(web)
-
-
-def eventually(what: Callable[[], object]) -> None:
-    end = time.monotonic() + TIMEOUT
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_the_whole_pool_is_told_with_the_records_that_get_record_gives(client: Client) -> None:
@@ -237,63 +218,13 @@ def test_the_python_client_of_pypi_mirrors_the_vms_in_a_loop(running: Environmen
         if number % 3 == 0:
             other.ask("VM.destroy", made[number])
     truth = other.ask("VM.get_all_records")
-    eventually(lambda: follower.done() or mirror == truth)
+    until(lambda: follower.done() or mirror == truth)
     stopped.set()
     follower.result(TIMEOUT)
     assert mirror == truth
     session.xenapi.session.logout()
     session("close")()
     other.close()
-
-
-XEN_API = """\
-import { pathToFileURL } from 'node:url'
-const [modules, url, count] = process.argv.slice(2)
-const { createClient } = await import(pathToFileURL(modules + '/xen-api/index.mjs'))
-const found = {}
-const limits = ['static_min', 'dynamic_min', 'dynamic_max', 'static_max']
-const memory = Object.fromEntries(limits.map(name => [`memory_${name}`, 2 ** 28]))
-const sleep = ms => new Promise(resolve => setTimeout(resolve, ms))
-for (const transport of ['json-rpc', 'xml-rpc']) {
-  const xapi = createClient({ url, auth: { user: 'root', password: 'xenroot' }, transport, watchEvents: true })
-  await xapi.connect()
-  await xapi.objectsFetched
-  const vms = () => Object.values(xapi.objects.all).filter(each => each.$type === 'VM')
-  const web = vms().find(each => each.name_label === 'web').$ref
-  const made = []
-  for (let number = 0; number < Number(count); number++) {
-    made.push(await xapi.call('VM.create', { ...memory, name_label: `vm ${number}` }))
-    await xapi.call('VM.set_name_label', made[Math.floor(number / 2)], `renamed ${number}`).catch(() => {})
-    if (number % 3 === 0) await xapi.call('VM.destroy', made[number]).catch(() => {})
-  }
-  const barrier = await xapi.barrier(web)
-  const snapshot = await xapi.callAsync('VM.snapshot', web, 'by task')
-  const truth = await xapi.call('VM.get_all_records')
-  const same = () => {
-    const mirror = Object.fromEntries(vms().map(each => [each.$ref, each.name_label]))
-    return JSON.stringify(Object.entries(mirror).sort()) ===
-      JSON.stringify(Object.entries(truth).map(([ref, each]) => [ref, each.name_label]).sort())
-  }
-  for (let tries = 0; tries < 200 && !same(); tries++) await sleep(50)
-  found[transport] = [same(), barrier.$ref === web, truth[snapshot].name_label, vms().length > Number(count) / 2]
-  for (const ref of made) await xapi.call('VM.destroy', ref).catch(() => {})
-  await xapi.disconnect()
-}
-console.log(JSON.stringify(found))
-process.exit(0)
-"""
-
-
-def test_xen_api_of_npm_mirrors_the_vms_and_waits_by_events(running: Environment, tmp_path: Path) -> None:
-    """Xen Orchestra's library, over both codecs: `watchEvents`, `barrier()` and `callAsync()`."""
-    if shutil.which("node") is None or not (NODE_MODULES / "xen-api").exists():
-        pytest.skip("npm's xen-api is not here; `make day-one` installs it where there is npm")
-    program = tmp_path / "client.mjs"
-    program.write_text(XEN_API)
-    command: list[str | Path] = ["node", program, NODE_MODULES, running.url, "60"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {name: [True, True, "by task", True] for name in ("json-rpc", "xml-rpc")}
 
 
 # Over a connection that stays open
@@ -307,7 +238,7 @@ def websocket(running: Environment, client: Client) -> Iterator[WebSocketClient]
 
 
 def changed(websocket: WebSocketClient, count: int) -> list[Any]:
-    """The next so many events; and the notification that had the last one."""
+    """Return the next `count` events, and the notification with the last one."""
     events: list[Any] = []
     while len(events) < count:
         notification = websocket.receive()
@@ -414,8 +345,8 @@ def test_server_sent_events_need_a_session_and_an_origin_that_is_listed(running:
         ({"Cookie": f"session_id={client.session}", "Last-Event-ID": "wrong"}, "400"),
     ):
         options = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
-        command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *options, f"{running.url}/jsonrpc/events"]
-        assert subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout == status
+        line = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *options, f"{running.url}/jsonrpc/events"]
+        assert subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout == status
 
 
 def test_an_alert_of_perfmon_is_a_message_with_an_event(running: Environment, client: Client) -> None:
@@ -440,30 +371,29 @@ def test_an_alert_of_perfmon_is_a_message_with_an_event(running: Environment, cl
 
 
 def test_a_call_is_waited_for_and_its_outcome_is_the_exit_status(running: Environment, client: Client) -> None:
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        where = ("--listener", "rpc", "--path", "/jsonrpc", "--socket", str(running.control))
-        command = [sys.executable, "-m", "gateway", "call", "--wait", *where, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    def call(*arguments: str) -> Result:
+        where = ("--listener", "rpc", "--path", "/jsonrpc")
+        return command("call", "--wait", *where, *arguments, socket=running.control)
 
     [db] = client.ask("VM.get_by_name_label", "db")
     started = call("VM.start", client.session, db, "false", "false")
-    assert (started.returncode, started.stdout) == (0, "(no result)\n"), started.stderr
+    assert (started.exit_code, started.stdout) == (0, "(no result)\n"), started.stderr
     again = call("Async.VM.start", client.session, db, "false", "false")
-    assert again.returncode == 1
+    assert again.exit_code == 1
     assert again.stderr.startswith("failure: VM_BAD_POWER_STATE OpaqueRef:"), again.stderr
     stopped = call("VM.hard_shutdown", client.session, db, "--json")
-    assert stopped.returncode == 0
+    assert stopped.exit_code == 0
     assert json.loads(stopped.stdout).keys() == {"task", "status", "result", "error_info"}
     refused = call("VM.get_all", client.session)
-    assert (refused.returncode, "No async mode" in refused.stdout + refused.stderr) == (1, True)
+    assert (refused.exit_code, "No async mode" in refused.stdout + refused.stderr) == (1, True)
 
 
 @contextmanager
 def following(url: str, session: str, token: str = "") -> Iterator[IO[str]]:
     """The lines that `curl -N` prints."""
     last = ["-H", f"Last-Event-ID: {token}"] if token else []
-    command = ["curl", "-sN", "-H", f"Authorization: Bearer {session}", *last, url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    line = ["curl", "-sN", "-H", f"Authorization: Bearer {session}", *last, url]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout
@@ -497,17 +427,16 @@ def test_the_command_watch_shows_old_and_new_values_and_no_secrets(
         told = json.loads(next(lines))
         assert (told["operation"], told["class"], told["ref"]) == ("mod", "VM", vm)
         assert told["changes"] == {"name_description": {"old": before, "new": client.session}}
-    command = [sys.executable, "-m", "gateway", "watch", "nothing", "--socket", str(running.control)]
-    failed = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    assert failed.returncode != 0
+    failed = command("watch", "nothing", socket=running.control)
+    assert failed.exit_code != 0
     assert "unknown class 'nothing'; expected *, or one of" in failed.stderr
 
 
 @contextmanager
 def watching(running: Environment, *arguments: str) -> Iterator[IO[str]]:
     """The lines that the command prints."""
-    command = [sys.executable, "-m", "gateway", "watch", *arguments, "--socket", str(running.control)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    line = [sys.executable, "-m", "gateway", "watch", *arguments, "--socket", str(running.control)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import signal
 import threading
@@ -13,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from demo.environment import Environment, start_environment
+from tests.kit.clients import tcp_post
 from tests.kit.gateway import REST, Process, gateway_process
-from tests.kit.programs import ROOT
+from tests.kit.programs import ROOT, TIMEOUT, free_port, until
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import Tap, wiretap
 
@@ -61,12 +60,7 @@ class Old:
         self.session = str(self.xml("/RPC2", "session.login_with_password", "root", "xenroot")["Value"])
 
     def post(self, path: str, body: str) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request("POST", path, body.encode())
-            return connection.getresponse().read()
-        finally:
-            connection.close()
+        return tcp_post(self.port, path, body)
 
     def xml(self, path: str, method: str, *params: Any) -> Any:
         [value], _ = xmlrpc.client.loads(self.post(path, xmlrpc.client.dumps(params, method, allow_none=True)))
@@ -78,23 +72,17 @@ class Old:
         return answer.get("error", answer.get("result"))
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
-
-
 @pytest.fixture
-def old(running: Environment, tmp_path: Path) -> Iterator[Old]:
+def old(toolstack_bus: str, tmp_path: Path) -> Iterator[Old]:
     _moved(tmp_path / "mappings", **dict.fromkeys(("xapi", "xenopsd", "squeezed"), "mode: legacy"))
     with (
-        twin("xapi", running.bus, tmp_path, tcp=True) as xapi,
-        twin("xenopsd", running.bus, tmp_path) as xenopsd,
-        twin("squeezed", running.bus, tmp_path, json=True) as squeezed,
+        twin("xapi", toolstack_bus, tmp_path, tcp=True, port=free_port()) as xapi,
+        twin("xenopsd", toolstack_bus, tmp_path) as xenopsd,
+        twin("squeezed", toolstack_bus, tmp_path, json=True) as squeezed,
     ):
         urls = {"xapi": xapi.url, "xenopsd": xenopsd.url, "squeezed": squeezed.url}
         config = tmp_path / "gateway.toml"
-        config.write_text(CONFIG.format(bus=running.bus, folder=tmp_path, **urls))
+        config.write_text(CONFIG.format(bus=toolstack_bus, folder=tmp_path, **urls))
         with gateway_process(config) as process:
             yield Old(tmp_path, process, {"xapi": xapi, "xenopsd": xenopsd, "squeezed": squeezed})
 
@@ -113,15 +101,14 @@ def _moved(folder: Path, **modes: str) -> None:
 # Who is asked, and how
 
 
-def test_a_message_that_xapi_understands_goes_there_as_it_came(old: Old) -> None:
+def test_each_legacy_service_is_asked_in_its_own_protocol(old: Old) -> None:
+    """xapi as the client wrote it, a socket of xapi_idl, and a service that knows JSON-RPC 1.0 only."""
     spaced = f'{{ "method":"VM.get_power_state",  "params":["{old.session}","{VM}"], "id":"x" }}'
     assert old.post("/jsonrpc", spaced) == b'{"result":"Halted","error":null,"id":"x"}'
     assert old.xml("/RPC2", "VM.get_power_state", old.session, VM) == {"Status": "Success", "Value": "Halted"}
     record = old.xml("/RPC2", "VM.get_record", old.session, VM)["Value"]
     assert (record["memory_static_max"], record["tags"]) == ("2147483648", [])
 
-
-def test_a_client_of_another_protocol_reaches_a_socket_of_xapi_idl(old: Old) -> None:
     by_name = old.json("/xenopsd/jsonrpc", "VM.exists", {"debug_info": "dbg", "id": WEB})
     by_position = old.json("/xenopsd/jsonrpc", "VM.exists", ["dbg", WEB])
     assert by_name == by_position
@@ -130,8 +117,6 @@ def test_a_client_of_another_protocol_reaches_a_socket_of_xapi_idl(old: Old) -> 
     assert unknown["message"] == "Does_not_exist"
     assert unknown["data"] == ["VM", "nobody"]
 
-
-def test_a_client_of_xml_rpc_reaches_a_service_that_knows_json_rpc_1_0_only(old: Old) -> None:
     policy = old.xml("/memory", "get_domain_zero_policy", "dbg")
     assert policy == {"Status": "Success", "Value": ["Fixed_size", "1048576"]}
     refused = old.xml("/memory", "reserve_memory", "dbg", "me", "99999999999")
@@ -143,26 +128,19 @@ def test_a_client_of_xml_rpc_reaches_a_service_that_knows_json_rpc_1_0_only(old:
 # What can go wrong
 
 
-def test_an_old_service_that_is_gone_executed_nothing(old: Old) -> None:
-    old.twins["xenopsd"].kill()
+def test_a_legacy_service_that_is_silent_gone_or_back(old: Old, toolstack_bus: str) -> None:
+    xapi, xenopsd = old.twins["xapi"], old.twins["xenopsd"]
+    xenopsd.switch(**{"VM.list": {"silent": True}})
+    [reason] = old.json("/xenopsd/jsonrpc", "VM.list", ["dbg"])["data"]
+    assert "closed the connection before it had answered; whether the call was executed is unknown" in reason
+    xenopsd.kill()
     answer = old.json("/xenopsd/jsonrpc", "VM.list", ["dbg"])
     reason = "the legacy service 'xenopsd' cannot be reached: connection refused; nothing was executed"
     assert (answer["message"], answer["data"]) == ("Internal_error", [reason])
-
-
-def test_an_old_service_that_closes_without_a_word_may_have_executed_it(old: Old) -> None:
-    old.twins["xenopsd"].switch(**{"VM.list": {"silent": True}})
-    answer = old.json("/xenopsd/jsonrpc", "VM.list", ["dbg"])
-    [reason] = answer["data"]
-    assert "closed the connection before it had answered; whether the call was executed is unknown" in reason
-
-
-def test_an_old_service_that_restarts_costs_no_call_after_it_is_back(old: Old, running: Environment) -> None:
     for _ in range(3):
         assert old.xml("/RPC2", "VM.get_name_label", old.session, VM)["Value"] == "web"
-    port = old.twins["xapi"].url.rpartition(":")[2]
-    old.twins["xapi"].kill()
-    with twin("xapi", running.bus, old.folder, tcp=True, port=int(port)):
+    xapi.kill()
+    with twin("xapi", toolstack_bus, old.folder, tcp=True, port=int(xapi.url.rpartition(":")[2])):
         assert old.xml("/RPC2", "VM.get_name_label", old.session, VM)["Value"] == "web"
 
 
@@ -170,22 +148,25 @@ def test_an_old_service_that_restarts_costs_no_call_after_it_is_back(old: Old, r
 
 
 def test_another_upstream_gets_the_next_call_and_a_call_in_flight_keeps_the_old_one(
-    old: Old, running: Environment
+    old: Old, toolstack_bus: str
 ) -> None:
     with wiretap() as tap:
         tap.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew"
-        old.twins["xapi"].switch(**{"VM.get_name_label": {"slow": 10.0}})
+        xapi = old.twins["xapi"]
+        xapi.switch(**{"VM.get_name_label": {"held": True}})
         answers: list[Any] = []
 
-        def slowly() -> None:
+        def ask() -> None:
             answers.append(old.xml("/RPC2", "VM.get_name_label", old.session, VM))
 
-        slow = threading.Thread(target=slowly)
-        slow.start()
+        held = threading.Thread(target=ask)
+        held.start()
+        until(lambda: "VM.get_name_label" in [call["method"] for call in xapi.called()])
         _reload(old, tap)
         assert old.post("/RPC2", xmlrpc.client.dumps((old.session, VM), "VM.get_uuid")) == b"new"
-        assert slow.is_alive()
-        slow.join(60)
+        assert answers == []
+        xapi.switch()
+        held.join(TIMEOUT)
         assert answers == [{"Status": "Success", "Value": "web"}]
         _reload(old, tap, back=True)
 

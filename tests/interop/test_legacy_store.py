@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from demo.environment import Environment, start_environment
+from tests.kit.clients import tcp_post
 from tests.kit.gateway import REST, gateway_process
-from tests.kit.programs import ROOT
+from tests.kit.programs import ROOT, until
 from tests.kit.stores import Xenstored, xenstored
 from tests.kit.toolstack import Twin, squeezed_over_xenstore
 
@@ -40,12 +38,6 @@ timeout = "{timeout}"
 HURRIED = pytest.mark.parametrize("port", ["2s"], indirect=True)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
-
-
 @pytest.fixture
 def store() -> Iterator[Xenstored]:
     with xenstored() as running:
@@ -53,13 +45,13 @@ def store() -> Iterator[Xenstored]:
 
 
 @pytest.fixture
-def old(running: Environment, store: Xenstored, tmp_path: Path) -> Iterator[Twin]:
-    with squeezed_over_xenstore(running.bus, Path(store.path), tmp_path) as twin:
+def old(toolstack_bus: str, store: Xenstored, tmp_path: Path) -> Iterator[Twin]:
+    with squeezed_over_xenstore(toolstack_bus, Path(store.path), tmp_path) as twin:
         yield twin
 
 
 @pytest.fixture
-def port(request: pytest.FixtureRequest, running: Environment, store: Xenstored, tmp_path: Path) -> Iterator[int]:
+def port(request: pytest.FixtureRequest, toolstack_bus: str, store: Xenstored, tmp_path: Path) -> Iterator[int]:
     """Of a gateway; its parameter: how long the legacy service may take."""
     mappings = tmp_path / "mappings"
     mappings.mkdir()
@@ -70,57 +62,35 @@ def port(request: pytest.FixtureRequest, running: Environment, store: Xenstored,
     (mappings / "squeezed.yaml").write_text(text)
     config = tmp_path / "gateway.toml"
     timeout = getattr(request, "param", "60s")
-    config.write_text(CONFIG.format(bus=running.bus, store=store.path, folder=tmp_path, timeout=timeout))
+    config.write_text(CONFIG.format(bus=toolstack_bus, store=store.path, folder=tmp_path, timeout=timeout))
     with gateway_process(config) as process:
         yield int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
 
 
 def ask(port: int, method: str, *params: Any) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        connection.request("POST", "/memory/jsonrpc", json.dumps(request))
-        answer = json.loads(connection.getresponse().read())
-        return answer.get("error", answer.get("result"))
-    finally:
-        connection.close()
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    answer = json.loads(tcp_post(port, "/memory/jsonrpc", json.dumps(request)))
+    return answer.get("error", answer.get("result"))
 
 
 def assert_nothing_is_left(store: Xenstored, *functions: str) -> None:
     """The nodes are removed when the client has its answer already."""
-    end = time.monotonic() + 60
     paths = [f"/squeezed/rpc/{kind}/{each}" for kind in ("request", "response") for each in functions]
-    while left := "".join(store.tool("ls", path, check=False) for path in paths).strip():
-        assert time.monotonic() < end, left
-
-
-EVERYWHERE = [
-    (kind, each) for kind in ("request", "response") for each in ("login", "reserve-memory", "balance-memory")
-]
+    until(lambda: not "".join(store.tool("ls", path, check=False) for path in paths).strip())
 
 
 def test_a_client_of_today_reaches_the_service_of_2009(port: int, old: Twin, store: Xenstored) -> None:
-    session = ask(port, "login", "dbg", "tests")
-    assert session == {"session_id": "tests"}
+    for _ in range(3):
+        assert ask(port, "login", "dbg", "tests") == {"session_id": "tests"}
     reservation = ask(port, "reserve_memory", "dbg", "tests", 4096)["reservation_id"]
     assert len(reservation) == 36
     assert ask(port, "delete_reservation", "dbg", "tests", reservation) is None
     assert ask(port, "balance_memory", "dbg") is None
-
-
-def test_its_errors_have_the_numbers_of_old(port: int, old: Twin) -> None:
     refused = ask(port, "reserve_memory", "dbg", "tests", 99999999999)
-    assert refused["code"] == 1000
-    assert refused["message"].startswith("99999999999,")
+    assert (refused["code"], refused["message"].partition(",")[0]) == (1000, "99999999999"), "the numbers of old"
     unknown = ask(port, "get_host_reserved_memory", "dbg")
     assert (unknown["code"], unknown["message"]) == (-32601, "get-host-reserved-memory")
-
-
-def test_nothing_is_left_in_the_store(port: int, old: Twin, store: Xenstored) -> None:
-    for _ in range(3):
-        ask(port, "login", "dbg", "tests")
-    ask(port, "balance_memory", "dbg")
-    assert_nothing_is_left(store, "login", "balance-memory")
+    assert_nothing_is_left(store, "login", "reserve-memory", "balance-memory")
 
 
 @HURRIED

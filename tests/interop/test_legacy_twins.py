@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import xmlrpc.client
 from collections.abc import Iterator
 from http.client import HTTPResponse
@@ -12,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from demo.environment import Environment, start_environment
+from demo.environment import Environment
+from tests.kit.clients import UnixConnection
+from tests.kit.programs import TIMEOUT
 from tests.kit.toolstack import Twin, twin
 
 pytestmark = pytest.mark.bus
@@ -22,12 +23,6 @@ HOST = "b7c0a1de-51f4-4c7b-8e0a-5b5a7a6d1001"
 POOL = "2c1f9c56-9a53-4d6e-9b0e-7a51f0e0c0de"
 SR, VDI = "6f2d1a34-77c8-4f0b-9d3e-1c9a5e4b2001", "0b9e4c1a-3f5d-4c52-8a76-d2e1f0a43001"
 DBG = {"debug_info": "dbg"}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +37,9 @@ def twins(running: Environment, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield {"xapi": xapi, "xenopsd": xenopsd, "storage": storage, "squeezed": squeezed}
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=60)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(self._path)
-
-
 def request(url: str, verb: str, path: str, body: bytes | None = None) -> tuple[HTTPResponse, bytes]:
     kind, _, where = url.partition("://")
-    connection = _UnixConnection(where) if kind == "http+unix" else http.client.HTTPConnection(where, timeout=60)
+    connection = UnixConnection(where) if kind == "http+unix" else http.client.HTTPConnection(where, timeout=TIMEOUT)
     try:
         connection.request(verb, path, body)
         response = connection.getresponse()

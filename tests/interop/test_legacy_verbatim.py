@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from demo.environment import start_environment
 from tests.kit.gateway import Process, gateway_process
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import Message, Tap, dialled, wiretap
@@ -145,7 +144,7 @@ def through(port: int, tap: Tap, request: bytes, verb: str) -> tuple[Message, Me
         return reader.answer(bodiless=verb == "HEAD"), tap.seen.pop()
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(request=requests(), answer=answers())
 def test_any_request_and_any_answer_arrive_as_they_were_sent(
     port: int, tap: Tap, request: tuple[bytes, str], answer: tuple[bytes, bool]
@@ -229,8 +228,8 @@ def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def xapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twin]:
-    with start_environment() as running, twin("xapi", running.bus, tmp_path_factory.mktemp("twin"), tcp=True) as old:
+def xapi(toolstack_bus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twin]:
+    with twin("xapi", toolstack_bus, tmp_path_factory.mktemp("twin"), tcp=True) as old:
         yield old
 
 

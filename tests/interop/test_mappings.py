@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import xmlrpc.client
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import pytest
 
-from demo.environment import Environment, start_environment
+from demo.environment import Environment
 from tests.kit.admin import ask
 from tests.kit.cases import each_case
+from tests.kit.clients import tcp_post
 from tests.kit.side_by_side import until
 
 pytestmark = pytest.mark.bus
@@ -30,26 +30,11 @@ GIB = 1024**3
 Ask: TypeAlias = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
-
-
-def post(running: Environment, path: str, body: str) -> bytes:
-    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
-    try:
-        connection.request("POST", path, body.encode())
-        return connection.getresponse().read()
-    finally:
-        connection.close()
-
-
 def xml(running: Environment, path: str) -> Ask:
     """Call over XML-RPC; long integers go as text, as XenAPI's clients send them."""
 
     def ask(method: str, *params: Any) -> Any:
-        answer = post(running, path, xmlrpc.client.dumps(params, method, allow_none=True))
+        answer = tcp_post(running.url, path, xmlrpc.client.dumps(params, method, allow_none=True))
         [value], _ = xmlrpc.client.loads(answer)
         return value
 
@@ -61,7 +46,7 @@ def rpc(running: Environment, path: str) -> Ask:
 
     def ask(method: str, *params: Any, **named: Any) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": named or params}
-        answer = json.loads(post(running, path, json.dumps(request)))
+        answer = json.loads(tcp_post(running.url, path, json.dumps(request)))
         return answer["error"] if answer.get("error") else answer["result"]
 
     return ask

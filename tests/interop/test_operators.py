@@ -6,7 +6,6 @@ import asyncio
 import os
 import pwd
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,9 @@ import pytest
 
 from adapters.admin_dbus.objects import BUS_NAME, CONTROL, METHOD, ROOT
 from tests.kit.admin import DBusAdminClient, dbus_admin_client
+from tests.kit.command import succeed
 from tests.kit.gateway import Folder, gateway_process
+from tests.kit.programs import TIMEOUT
 from tests.kit.toolstack import Toolstack
 
 pytestmark = pytest.mark.bus
@@ -50,9 +51,10 @@ async def test_a_mode_is_set_over_the_bus_and_seen_by_the_command(
     await caller.listen()
     await caller.call(ROOT, f"{CONTROL}.SetMode", "ssa{sv}s", "echo", "off", {}, "over the bus")
     assert await caller.signal() == (ROOT, "ModeChanged", ["toy", "echo", "dbus", "off", _me()])
-    said = await _command("mode", "--socket", str(tmp_path / "control"))
+    said = await asyncio.to_thread(succeed, "mode", socket=tmp_path / "control")
     assert "over the bus" in said
-    assert "toy/echo: off -> dbus" in await _command("mode", "clear", "echo", "--socket", str(tmp_path / "control"))
+    said = await asyncio.to_thread(succeed, "mode", "clear", "echo", socket=tmp_path / "control")
+    assert "toy/echo: off -> dbus" in said
     path, member, body = await caller.signal()
     while member != "PropertiesChanged" or body[1]["Mode"].value != "dbus":  # that of "off" comes first
         path, member, body = await caller.signal()
@@ -74,14 +76,10 @@ async def test_another_user_is_not_let_in_by_the_bus(tmp_path: Path) -> None:
         assert "AccessDenied" in await _run(*asked, user="nobody", status=1)
 
 
-async def _command(*words: str) -> str:
-    return await _run(sys.executable, "-m", "gateway", *words)
-
-
 async def _run(*command: str, user: str | None = None, status: int = 0) -> str:
     other: dict[str, Any] = {"user": user, "extra_groups": [], "cwd": "/"} if user else {}
     running = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **other)
-    said, _ = await asyncio.wait_for(running.communicate(), 60)
+    said, _ = await asyncio.wait_for(running.communicate(), TIMEOUT)
     assert running.returncode == status, said
     return said.decode()
 

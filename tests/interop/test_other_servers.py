@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import time
 import xmlrpc.client
@@ -17,6 +16,7 @@ import pytest
 
 from tests.kit.admin import ask
 from tests.kit.buses import private_bus
+from tests.kit.clients import tcp_post
 from tests.kit.gateway import Process, gateway_process
 from tests.kit.other_servers import METHODS, OTHER_SERVERS, other_server
 from tests.kit.programs import TIMEOUT
@@ -90,12 +90,14 @@ class Front:
     def xml(self, method: str, *params: Any, direct: bool = False) -> bytes:
         """The bytes that answer a call over XML-RPC."""
         body = xmlrpc.client.dumps(params, method).encode()
-        return _post(self._ports[direct], "/RPC2", body, "text/xml")
+        return tcp_post(self._ports[direct], "/RPC2", body, {"Content-Type": "text/xml"})
 
     def json(self, method: str, *params: Any) -> dict[str, Any]:
         """The answer to a call over JSON-RPC."""
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-        answer: dict[str, Any] = json.loads(_post(self._ports[0], "/jsonrpc", body, "application/json"))
+        answer: dict[str, Any] = json.loads(
+            tcp_post(self._ports[0], "/jsonrpc", body, {"Content-Type": "application/json"})
+        )
         return answer
 
     def comparisons(self) -> dict[str, dict[str, int]]:
@@ -118,15 +120,6 @@ class Front:
         status, answer = asyncio.run(ask(self._admin, verb, path, body))
         assert status == 200, answer
         return answer
-
-
-def _post(port: int, path: str, body: bytes, content_type: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
-    try:
-        connection.request("POST", path, body, {"Content-Type": content_type})
-        return connection.getresponse().read()
-    finally:
-        connection.close()
 
 
 @contextmanager

@@ -183,10 +183,6 @@ def _udisks(call: Call, service: Running) -> None:
         call("org.freedesktop.UDisks2.Manager.CanFormat()", manager, "nothing")
 
 
-def _avahi(call: Call, service: Running) -> None:
-    assert call("org.freedesktop.Avahi.Server.GetVersionString()", "/").startswith("avahi")
-
-
 def _firewalld(call: Call, service: Running) -> None:
     root = "/org/fedoraproject/FirewallD1"
     zones = call("org.fedoraproject.FirewallD1.zone.getZones()", root)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.kit.command import command
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
-from tests.kit.programs import ROOT
 
 OLD = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}  # until it is gone\ndefaults: {mode: legacy, ")
 
@@ -27,11 +25,10 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
         yield folder
 
 
-def command(folder: Folder, *words: str, status: int = 0) -> str:
-    line = [sys.executable, "-m", "gateway", *words, "--socket", str(folder.control)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def run(folder: Folder, *words: str, status: int = 0) -> str:
+    done = command(*words, socket=folder.control)
+    assert done.exit_code == status, done.output
+    return done.output
 
 
 def file(folder: Folder) -> str:
@@ -39,32 +36,32 @@ def file(folder: Folder) -> str:
 
 
 def test_what_is_set_at_run_time_becomes_the_mappings(folder: Folder) -> None:
-    command(folder, "mode", "echo", "shadow", "--noise")
-    command(folder, "mode", "leave", "dbus")
-    command(folder, "mode", "label", "dbus", "--duration", "1h")
-    told = command(folder, "promote", "--dry-run")
+    run(folder, "mode", "echo", "shadow", "--noise")
+    run(folder, "mode", "leave", "dbus")
+    run(folder, "mode", "label", "dbus", "--duration", "1h")
+    told = run(folder, "promote", "--dry-run")
     assert "+  leave: {member: Leave, effect: write, mode: dbus}" in told
     assert "toy/label stays dbus at run time: it is set until" in told
     assert file(folder) == OLD
-    told = command(folder, "promote", "--why", "october")
+    told = run(folder, "promote", "--why", "october")
     assert "2 methods in 1 file written, and live\n" in told
     assert file(folder) == OLD.replace("[text]}", "[text], mode: shadow, noise: true}").replace(
         "effect: write}", "effect: write, mode: dbus}"
     )
-    assert [each["pattern"] for each in json.loads(command(folder, "mode", "--json"))] == ["toy/label"]
-    rows = {row["method"]: row for row in json.loads(command(folder, "mode", "*", "--json"))}
+    assert [each["pattern"] for each in json.loads(run(folder, "mode", "--json"))] == ["toy/label"]
+    rows = {row["method"]: row for row in json.loads(run(folder, "mode", "*", "--json"))}
     assert (rows["echo"]["mode"], rows["echo"]["source"]) == ("shadow noise", "the mapping")
     assert rows["leave"]["mode"] == "dbus"
-    assert "nothing to write" in command(folder, "promote", status=1)
-    whats = [entry["what"] for entry in json.loads(command(folder, "audit", "--json"))]
+    assert "nothing to write" in run(folder, "promote", status=1)
+    whats = [entry["what"] for entry in json.loads(run(folder, "audit", "--json"))]
     assert whats[:2] == ["promote", "reload"]
 
 
 def test_a_file_that_somebody_has_changed_is_not_touched(folder: Folder) -> None:
-    command(folder, "mode", "echo", "dbus")
+    run(folder, "mode", "echo", "dbus")
     folder.mapping(OLD + "# mine\n")
-    assert "has changed since the gateway loaded it" in command(folder, "promote", status=1).replace("\n", " ")
+    assert "has changed since the gateway loaded it" in run(folder, "promote", status=1).replace("\n", " ")
     assert file(folder) == OLD + "# mine\n"
-    command(folder, "reload")
-    command(folder, "promote")
+    run(folder, "reload")
+    run(folder, "promote")
     assert file(folder).endswith("# mine\n")

@@ -6,7 +6,6 @@ A guest's request in a real xenstored, and a method of the shipped mapping that 
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import re
 import time
@@ -18,13 +17,17 @@ import pytest
 from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
+from tests.kit.clients import tcp_post
 from tests.kit.gateway import REST, TOY_IDL, gateway_process
-from tests.kit.programs import ROOT
+from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.stores import Xenstored, xenstored
 from tests.kit.upstreams import legacy_server, ok
 
 CONFIG = (
     """\
+[bus.toolstack]
+address = "unix:path={folder}/no-bus"
+services = ["org.example.*"]
 [upstream.old]
 url = "xenstore:/old-squeezed"
 codec = "xenstore"
@@ -68,7 +71,7 @@ async def ask(store: XenstoreClient, function: str) -> None:
 
 def answer(running: Xenstored, function: str) -> str:
     """What stands in the response once it is there."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + TIMEOUT
     while not (found := running.tool("ls", "-f", f"/squeezed/rpc/response/{function}/1", check=False)):
         assert time.monotonic() < end, running.tool("ls", "-f", "/squeezed", check=False)
     return found
@@ -109,15 +112,6 @@ SPELLINGS = ("VM.start", "VM_start", "Async.VM.start", "InternalAsync.VM.start")
 DONE = "<methodResponse><params><param><value>done</value></param></params></methodResponse>"
 
 
-def post(port: int, path: str, body: str) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    try:
-        connection.request("POST", path, body)
-        return connection.getresponse().read().decode()
-    finally:
-        connection.close()
-
-
 def attempts(spelling: str) -> list[tuple[str, str]]:
     """Path and body of each way to send a call: alone, in a multicall and in a batch, beside one that is forwarded."""
     params: list[str | bool] = ["session", "vm", False, False]
@@ -148,10 +142,10 @@ async def test_no_spelling_of_a_shipped_method_reaches_the_old_xapi_against_its_
             port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
             for spelling in SPELLINGS:
                 for path, body in attempts(spelling):
-                    answer = await asyncio.to_thread(post, port, path, body)
+                    answer = (await asyncio.to_thread(tcp_post, port, path, body)).decode()
                     said = "is switched off" if mode == "off" else "'toolstack'"
                     assert said in answer, (spelling, path, answer)
-            await asyncio.to_thread(post, port, "/", xmlrpc.client.dumps(("session",), "VMPP.get_all"))
+            await asyncio.to_thread(tcp_post, port, "/", xmlrpc.client.dumps(("session",), "VMPP.get_all"))
     asked = b"\n".join(old.requests)
     assert asked.count(b"VMPP.protect_now") == 2 * len(SPELLINGS)
     assert asked.count(b"VMPP.get_all") == 1

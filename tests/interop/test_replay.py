@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import Result
 
-from demo.environment import start_environment
+from tests.kit.command import command, succeed
 from tests.kit.gateway import REST, Process, gateway_process
-from tests.kit.programs import ROOT
+from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import dialled
 
@@ -66,18 +66,10 @@ class Front:
             connection.sendall(head + body)
             return json.loads(reader.answer().body)["result"]
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run `xcp-gateway`."""
-        line = [sys.executable, "-m", "gateway", *words, "--socket", str(self.folder / "control")]
-        environment = {**os.environ, "COLUMNS": "200"}
-        return subprocess.run(
-            line, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False, env=environment
-        )  # fmt: skip
-
-    def replay(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def replay(self, *words: str) -> Result:
         """With a session that both sides know."""
         given = ("--value", f"session={self.session}", "--rate", "1000")
-        return self.command("replay", str(self.file), *given, *words)
+        return command("replay", self.file, *given, *words, socket=self.folder / "control")
 
     @contextmanager
     def recording(self, *words: str) -> Iterator[subprocess.Popen[str]]:
@@ -90,10 +82,10 @@ class Front:
         try:
             assert process.stderr.readline().startswith("recording ")
             yield process
-            assert process.wait(60) == 0
+            assert process.wait(TIMEOUT) == 0
         finally:
             process.kill()
-            process.wait(60)
+            process.wait(TIMEOUT)
             process.stderr.close()
 
     def lines(self) -> list[dict[str, Any]]:
@@ -102,15 +94,15 @@ class Front:
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+def front(toolstack_bus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     folder = tmp_path_factory.mktemp("replay")
     (folder / "mappings").mkdir()
     (folder / "mappings/idl").symlink_to(ROOT / "mappings/idl")
     text = (ROOT / "mappings/xapi.yaml").read_text()
     text = text.replace("defaults: {", "defaults: {mode: legacy, ", 1)
     (folder / "mappings/xapi.yaml").write_text(text)
-    with start_environment() as running, twin("xapi", running.bus, folder, tcp=True) as old:
-        (folder / "gateway.toml").write_text(CONFIG.format(bus=running.bus, folder=folder, xapi=old.url))
+    with twin("xapi", toolstack_bus, folder, tcp=True) as old:
+        (folder / "gateway.toml").write_text(CONFIG.format(bus=toolstack_bus, folder=folder, xapi=old.url))
         with gateway_process(folder / "gateway.toml") as process:
             yield Front(folder, process, old)
 
@@ -144,14 +136,14 @@ def test_reads_are_recorded_without_their_session_and_agree_when_they_are_replay
     assert (calls[2]["reply"], last["end"]) == ("Halted", "5 calls")
     assert front.session not in front.file.read_text()
     replayed = front.replay()
-    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    assert replayed.exit_code == 0, replayed.stdout + replayed.stderr
     assert replayed.stdout.splitlines()[-1] == "5 of 5 calls compared, nothing differs"
 
 
 def test_without_a_session_nothing_is_sent_and_its_place_is_named(front: Front) -> None:
     recorded(front)
-    replayed = front.command("replay", str(front.file))
-    assert replayed.returncode == 1
+    replayed = command("replay", front.file, socket=front.folder / "control")
+    assert replayed.exit_code == 1
     assert "give redacted values with: --value session=VALUE" in replayed.stdout
     assert replayed.stdout.splitlines()[-1] == "0 of 5 calls compared, no result"
 
@@ -164,7 +156,7 @@ def test_a_wrong_field_of_the_old_service_is_found_and_shown(front: Front) -> No
         told = [json.loads(line) for line in front.replay("--json-lines").stdout.splitlines()]
     finally:
         front.old.switch()
-    assert replayed.returncode == 1
+    assert replayed.exit_code == 1
     assert "$.name_label" in replayed.stdout
     assert '- "not this"' in replayed.stdout
     assert '+ "web"' in replayed.stdout
@@ -181,7 +173,7 @@ def test_what_the_old_service_contradicts_itself_in_is_noise(front: Front) -> No
         plain, noise = front.replay(), front.replay("--noise")
     finally:
         front.old.switch()
-    assert (plain.returncode, noise.returncode) == (1, 0)
+    assert (plain.exit_code, noise.exit_code) == (1, 0)
 
 
 def test_a_write_runs_on_both_sides_when_a_person_says_so_and_the_log_names_who(front: Front) -> None:
@@ -191,7 +183,7 @@ def test_a_write_runs_on_both_sides_when_a_person_says_so_and_the_log_names_who(
     assert "its effect is" in skipped.stdout
     assert skipped.stdout.splitlines()[-1] == "0 of 1 call compared, no result"
     written = front.replay("--writes")
-    assert written.returncode == 0, written.stdout + written.stderr
+    assert written.exit_code == 0, written.stdout + written.stderr
     assert "RUN TWICE, once on each side: xapi/VM.set_name_label (1)" in written.stderr
     assert front.process.wait_for("a call that changes something")["method"] == "VM.set_name_label"
 
@@ -199,9 +191,9 @@ def test_a_write_runs_on_both_sides_when_a_person_says_so_and_the_log_names_who(
 def test_a_replay_is_no_evidence_and_its_calls_are_no_clients(front: Front) -> None:
     recorded(front)
     front.replay()
-    rows = json.loads(front.command("mode", "VM.get_*", "--json").stdout)
+    rows = json.loads(succeed("mode", "VM.get_*", "--json", socket=front.folder / "control"))
     assert {row["comparisons"] for row in rows} == {0}
-    clients = json.loads(front.command("clients", "VM.get_*", "--json").stdout)
+    clients = json.loads(succeed("clients", "VM.get_*", "--json", socket=front.folder / "control"))
     assert {(row["protocol"], row["peer"]) for row in clients} == {
         ("xmlrpc", "tcp:127.0.0.1"), ("jsonrpc", "tcp:127.0.0.1"),
     }  # fmt: skip
@@ -215,7 +207,7 @@ def test_ctrl_c_ends_a_recording_that_can_be_replayed(front: Front) -> None:
             pass
         process.send_signal(signal.SIGINT)
     replayed = front.replay()
-    assert (replayed.returncode, "has no end line" in replayed.stderr) == (0, True)
+    assert (replayed.exit_code, "has no end line" in replayed.stderr) == (0, True)
 
 
 def test_a_damaged_line_is_named_with_its_number(front: Front) -> None:
@@ -223,7 +215,7 @@ def test_a_damaged_line_is_named_with_its_number(front: Front) -> None:
     lines = front.file.read_text().splitlines()
     front.file.write_text("\n".join([lines[0], lines[1], lines[2][:40], *lines[3:]]))
     replayed = front.replay()
-    assert replayed.returncode == 1
+    assert replayed.exit_code == 1
     assert f"{front.file}:3: is not JSON" in replayed.stderr
     assert replayed.stdout.splitlines()[-1] == "4 of 4 calls compared, nothing differs, 1 damaged line left out"
 
@@ -240,9 +232,9 @@ def test_a_gateway_that_stops_ends_its_recordings_at_once(front: Front, tmp_path
             assert recording.stderr.readline().startswith("recording ")
             second.signal(signal.SIGTERM)
             assert second.wait() == 0
-            assert recording.wait(60) == 0
+            assert recording.wait(TIMEOUT) == 0
             assert "the gateway has stopped" in recording.stderr.read()
         finally:
             recording.kill()
-            recording.wait(60)
+            recording.wait(TIMEOUT)
             recording.stderr.close()

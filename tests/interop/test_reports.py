@@ -13,10 +13,10 @@ from gateway.core.rpc.model import Fault, Reply, Value
 from tests.kit.buses import private_bus
 from tests.kit.gateway import Folder, gateway_process
 from tests.kit.mappings import write_type_methods
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 from tests.kit.values import Case, cases, exactly, value_of, xmlrpc_call
 
-DEADLINE = 20.0  # seconds
 PATHS = {"xmlrpc": "/types.xml", "jsonrpc": "/types.json"}
 LARGEST = 2**64 - 1  # of an integer on the bus
 
@@ -29,7 +29,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HTTPConnection]
         write_type_methods(folder.mappings, ["v"])
         with gateway_process(folder.config) as process:
             port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
-            client = HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+            client = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
             client.connect()
             yield client
             client.close()
@@ -65,7 +65,7 @@ def test_a_value_goes_to_a_service_and_back_or_is_refused_in_words(client: HTTPC
 
 @pytest.mark.parametrize("case", [case for case in cases("messages") if "request" in case.values[0]])
 def test_a_message_is_answered_entry_by_entry(client: HTTPConnection, case: Case) -> None:
-    """The methods are not mapped, which a client is told of each that could be read."""
+    """No method is mapped: each entry that can be read is answered with that."""
     body = case["request"].encode(case.get("encoding", "utf-8"))
     answer = _answer(client, case["codec"], body, case.get("charset", "")).decode()
     for entry in case["entries"]:

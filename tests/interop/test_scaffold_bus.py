@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from dbus_fast import Message, Variant
 from dbus_fast.aio import MessageBus
-from typer.testing import CliRunner
 
-from gateway.cli import app
 from gateway.scaffold import bus as scaffold_bus
 from tests.kit.buses import private_bus
+from tests.kit.command import command
+from tests.kit.programs import TIMEOUT
 
 pytestmark = pytest.mark.bus
 
@@ -43,17 +43,17 @@ def service(answer: Answer) -> Iterator[str]:
         thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
         thread.start()
         try:
-            assert ready.wait(60)
+            assert ready.wait(TIMEOUT)
             yield bus.address
         finally:
             loop.call_soon_threadsafe(stopped.set)
-            thread.join(60)
+            thread.join(TIMEOUT)
             loop.close()
 
 
 def scaffold(address: str, folder: Path, *words: str) -> tuple[int, str, str]:
     line = ["scaffold", "bus", NAME, "--address", address, "--output", str(folder), *words]
-    done = CliRunner().invoke(app, line)
+    done = command(*line)
     return done.exit_code, done.stdout, done.stderr
 
 
@@ -168,7 +168,7 @@ def test_texts_of_a_service_become_no_lines_of_the_files(tmp_path: Path) -> None
     assert "evil:" in text
     assert not [line for line in text.splitlines() if line.startswith("  evil")]
     assert 'params: ["x\\U0000000a  evil: {member: Evil}"]' in text
-    done = CliRunner().invoke(app, ["check", str(tmp_path)])
+    done = command("check", str(tmp_path))
     assert (done.exit_code, done.stdout) == (0, "2 methods in 1 file: no problems (schema and IDL)\n"), done.stderr
 
 
@@ -202,7 +202,7 @@ def test_a_name_without_owner_and_a_bus_that_is_not_there_are_refused(tmp_path: 
         code, _, message = scaffold(bus.address, tmp_path)
         assert (code, "org.example.Shop" in message) == (1, True), message
     assert "cannot be reached" in scaffold("unix:path=/nowhere/bus", tmp_path)[2]
-    done = CliRunner().invoke(app, ["scaffold", "bus", NAME, "--config", str(tmp_path / "none.toml")])
+    done = command("scaffold", "bus", NAME, "--config", str(tmp_path / "none.toml"))
     assert (done.exit_code, "or name the bus with --address" in done.stderr) == (2, True)
 
 
@@ -212,8 +212,8 @@ def test_the_bus_of_the_config_is_taken(tmp_path: Path) -> None:
     with service(tree({ROOT: SHOP})) as address:
         config.write_text(sections.format(address, "org.example.*") + '[mappings]\ndirectories = ["m"]\n')
         line = ["scaffold", "bus", NAME, "--config", str(config), "-o", str(tmp_path / "m")]
-        assert CliRunner().invoke(app, line).exit_code == 0
+        assert command(*line).exit_code == 0
         assert (tmp_path / "m/shop.yaml").exists()
         config.write_text(sections.format(address, "org.other.*") + '[mappings]\ndirectories = ["m"]\n')
-        refused = CliRunner().invoke(app, line)
+        refused = command(*line)
         assert (refused.exit_code, f"has {NAME}: add it to `services`" in refused.stderr) == (2, True)

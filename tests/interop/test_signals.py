@@ -34,7 +34,7 @@ def one(address: str, **changes: object) -> BusSettings:
 
 
 async def last_missed(feed: SignalQueue, *, owned: bool) -> None:
-    """Wait until the subscriber is told of such an owner."""
+    """Wait until the subscriber gets EventsLost with such an owner."""
     while not (isinstance(news := await anext(feed), EventsLost) and bool(news.owner) is owned):
         pass
 

@@ -17,8 +17,9 @@ from gateway.state import evidence
 from tests.kit.programs import ROOT
 from tests.kit.state_programs import PATTERNS, ROLLOUT
 
-ROUNDS = 150
-LONGEST = 0.06  # seconds from a process's start to its end
+ROUNDS = 100
+MOST = 8  # confirmations that a process is heard to give before it is killed
+LATER = 0.004  # seconds after that, at most
 
 
 class Writer:
@@ -38,7 +39,9 @@ class Writer:
         self.program.stdin.flush()
         heard = self._hear()
         pid = next(int(number) for word, number in heard if word == "pid")
-        time.sleep(chance.uniform(0, LONGEST))
+        for _ in range(chance.randint(0, MOST)):
+            next(heard)
+        time.sleep(chance.uniform(0, LATER))
         os.kill(pid, signal.SIGKILL)
         self.killed += 1
         for word, _ in heard:

@@ -18,6 +18,7 @@ from gateway.config import Config
 from gateway.core.rpc import units
 from tests.kit.buses import private_bus
 from tests.kit.gateway import Folder, gateway_process
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 
 UNITS = Path(__file__).parents[2] / "docker/systemd"
@@ -31,7 +32,7 @@ def values(unit: Path, key: str) -> list[str]:
 
 def analyze(*words: object) -> subprocess.CompletedProcess[str]:
     line = ["systemd-analyze", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:

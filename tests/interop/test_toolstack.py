@@ -1,4 +1,7 @@
-"""The sample toolstack on its own bus, called by another D-Bus implementation: it is what the IDL says, and honest."""
+"""The sample toolstack on its own bus, called by another D-Bus implementation: it is what the IDL says, and honest.
+
+What its services do with VMs, disks, networks and alerts is in test_mappings.py and test_xenapi_operations.py.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from dbus_fast import MessageType, Variant
+from dbus_fast import Variant
 
 from gateway.core.dbus import introspection_xml
+from tests.kit.cases import each_case
 from tests.kit.programs import ROOT, TIMEOUT
-from tests.kit.toolstack import SERVICES, Client, Refusal, Toolstack, unwrapped
+from tests.kit.toolstack import SERVICES, Client, Refusal, Toolstack
 
 pytestmark = pytest.mark.bus
 
@@ -57,7 +61,7 @@ async def xapi_vm(client: Client, name: str) -> str:
 # What they are
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@each_case("service", SERVICES)
 async def test_a_service_starts_when_it_is_first_called_and_says_who_it_is(client: Client, service: str) -> None:
     owned = await client.ask_bus("ListNames")
     assert f"org.xen.xcp.{service}" not in owned
@@ -69,7 +73,7 @@ async def test_a_service_starts_when_it_is_first_called_and_says_who_it_is(clien
     assert (await client.call(service, "", "org.xen.xcp.Service1.GetDiagnostics")).endswith("\n")
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@each_case("service", SERVICES)
 async def test_what_a_running_service_has_is_what_its_idl_says(client: Client, service: str) -> None:
     promised = {
         name: each
@@ -111,7 +115,7 @@ def shape(interface: introspection_xml.Interface) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@each_case("service", SERVICES)
 def test_everything_in_an_idl_is_documented_and_stands_on_an_object(service: str) -> None:
     for element in [each for file in files(service) for each in ElementTree.parse(file).getroot().iter()]:
         if element.tag in ("interface", "method", "property", "signal", "arg"):
@@ -221,36 +225,6 @@ async def test_a_started_vm_runs_in_a_domain_and_its_memory_is_gone_from_the_hos
     assert await client.get("xapi", vm, "VM1", "ResidentOn") == host
 
 
-async def test_a_vm_that_is_shut_down_gives_its_memory_back(client: Client) -> None:
-    free = await client.get("squeezed", "", "Memory1", "FreeKib")
-    vm = await xapi_vm(client, "db")
-    await client.call("xapi", vm, "VM1.Start", "bb", True, False)
-    assert await client.get("xapi", vm, "VM1", "PowerState") == "Paused"
-    await client.call("xapi", vm, "VM1.Unpause")
-    await client.call("xapi", vm, "VM1.CleanShutdown")
-    assert await client.get("xapi", vm, "VM1", "PowerState") == "Halted"
-    assert await client.get("xapi", vm, "VM1", "Domid") == -1
-    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
-
-
-async def test_a_vm_cannot_do_what_its_power_state_does_not_allow(client: Client) -> None:
-    vm = await xapi_vm(client, "web")
-    ref = f"OpaqueRef:{await client.get('xapi', vm, 'VM1', 'Uuid')}"
-    assert await client.refusal("xapi", vm, "VM1.Pause") == Refusal("VmBadPowerState", [ref, "Running", "Halted"])
-    starts = [client.answer("xapi", vm, "VM1.Start", "bb", False, False) for _ in range(2)]
-    names = [answer.error_name for answer in await asyncio.gather(*starts)]
-    assert sorted(map(str, names)) == ["None", "org.xen.xcp.Error.VmBadPowerState"]
-
-
-async def test_a_vm_larger_than_its_host_does_not_start_and_costs_nothing(client: Client) -> None:
-    free = await client.get("squeezed", "", "Memory1", "FreeKib")
-    vm = await xapi_vm(client, "archive")
-    refusal = await client.refusal("xapi", vm, "VM1.Start", "bb", False, False)
-    assert refusal == Refusal("HostNotEnoughFreeMemory", [64 * GIB, free * 1024])
-    assert await client.get("xapi", vm, "VM1", "PowerState") == "Halted"
-    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
-
-
 async def test_xapi_sees_what_others_do_to_its_vms(client: Client) -> None:
     vm = await xapi_vm(client, "web")
     await client.call("xenopsd", WEB, "VM1.Start", "b", False)
@@ -281,95 +255,7 @@ async def test_domains_end_with_xenopsd_and_everybody_knows(client: Client, tool
     assert await client.get("xenopsd", WEB, "VM1", "PowerState") == "Running"
 
 
-async def test_a_vm_is_made_found_renamed_and_destroyed(client: Client) -> None:
-    made = {
-        "NameLabel": Variant("s", "new"),
-        "MemoryStaticMax": Variant("x", GIB),
-        "OtherConfig": Variant("a{ss}", {"owner": "me"}),
-    }
-    async with client.signals(
-        "type='signal',sender='org.xen.xcp.xapi',path='/org/xen/xcp/xapi/vm',member='InterfacesAdded'"
-    ) as added:
-        ref = await client.call("xapi", "vm", "VMManager1.Create", "a{sv}", made)
-        told = (await asyncio.wait_for(added.get(), TIMEOUT)).body
-    vm = await xapi_vm(client, "new")
-    assert told[0] == f"/org/xen/xcp/xapi/{vm}"
-    assert told[1]["org.xen.xcp.xapi.VM1"]["NameLabel"] == Variant("s", "new")
-    assert await client.call("xapi", "vm", "VMManager1.GetByUuid", "s", ref.removeprefix("OpaqueRef:")) == ref
-    add = ("xapi", vm, "VM1.AddToOtherConfig", "ss", "owner", "you")
-    assert await client.refusal(*add) == Refusal("MapDuplicateKey", ["VM", "other_config", ref, "owner"])
-    name = ("org.xen.xcp.xapi.VM1", "NameLabel", Variant("s", "newer"))
-    await client.call("xapi", vm, "org.freedesktop.DBus.Properties.Set", "ssv", *name)
-    assert await xapi_vm(client, "newer") == vm
-    await client.call("xapi", vm, "VM1.Destroy")
-    assert ref not in await client.call("xapi", "vm", "VMManager1.GetAll")
-    uuid = ref.removeprefix("OpaqueRef:")
-    gone = Refusal("UuidInvalid", ["VM", uuid])
-    assert await client.refusal("xapi", "vm", "VMManager1.GetByUuid", "s", uuid) == gone
-
-
-async def test_a_session_is_open_until_it_is_closed(client: Client) -> None:
-    bad = await client.refusal("xapi", "", "Session1.Login", "ss", "root", "guess")
-    assert bad == Refusal("AuthenticationFailed", ["root"])
-    session = await client.call("xapi", "", "Session1.Login", "ss", "root", "xenroot")
-    await client.call("xapi", "", "Session1.Check", "s", session)
-    await client.call("xapi", "", "Session1.Logout", "s", session)
-    assert await client.refusal("xapi", "", "Session1.Check", "s", session) == Refusal("SessionInvalid", [session])
-
-
-async def test_a_disk_is_plugged_into_a_domain_and_goes_with_it(client: Client) -> None:
-    web = await client.get("xenopsd", WEB, "VM1", "Id")
-    vbd = {"id": Variant("(ss)", [web, "xvda"]), "backend": Variant("v", Variant("(ss)", ["Local", "/dev/a"]))}
-    assert await client.call("xenopsd", "", "VBDs1.Add", "a{sv}", vbd) == (web, "xvda")
-    plug = ("xenopsd", "", "VBDs1.Plug", "(ss)", [web, "xvda"])
-    assert await ended(client, *plug) == ["Failed", ["Bad_power_state", ["Halted", "Running"]]]
-    await client.call("xenopsd", WEB, "VM1.Start", "b", False)
-    assert (await ended(client, *plug))[0] == "Completed"
-    assert await ended(client, *plug) == ["Failed", "Device_is_connected"]
-    await client.call("xenopsd", WEB, "VM1.Shutdown", "d", 0.0)
-    unplug = ("xenopsd", "", "VBDs1.Unplug", "(ss)b", [web, "xvda"], False)
-    assert await ended(client, *unplug) == ["Failed", "Device_not_connected"]
-
-
-async def ended(client: Client, *operation: Any) -> Any:
-    """Call an operation that returns a task; the state in which the task ends."""
-    known = await client.call("xenopsd", "", "Updates1.LastId")
-    task = await client.call(*operation)
-    while True:
-        record = await client.call("xenopsd", "", "Tasks1.Stat", "s", task)
-        state = unwrapped(record["state"])
-        if state[0] != "Pending":
-            return state
-        _, _, known = await client.call("xenopsd", "", "Updates1.Get", "axax", [known], [60])
-
-
-async def test_a_vm_that_is_removed_while_others_wait_for_it_is_gone_for_them_too(client: Client) -> None:
-    web = await client.get("xenopsd", WEB, "VM1", "Id")
-    free = await client.get("squeezed", "", "Memory1", "FreeKib")
-    await client.call("xenopsd", "", "VBDs1.Add", "a{sv}", {"id": Variant("(ss)", [web, "xvdz"])})
-    *answers, last = await asyncio.gather(
-        client.answer("xenopsd", WEB, "VM1.Start", "b", False),
-        client.answer("xenopsd", WEB, "VM1.Shutdown", "d", 0.0),
-        client.answer("xenopsd", "", "VMs1.Remove", "s", web),
-        client.answer("xenopsd", WEB, "VM1.Start", "b", False),
-    )
-    assert {answer.message_type for answer in answers} == {MessageType.METHOD_RETURN}
-    # The moment of its arrival decides whether the last call still finds the object, and waits for a VM that goes.
-    assert last.error_name in {"org.xen.xcp.Error.NotFound", "org.freedesktop.DBus.Error.UnknownObject"}
-    assert await client.get("squeezed", "", "Memory1", "FreeKib") == free
-    assert (await client.refusal("xenopsd", "", "VBDs1.Stat", "(ss)", [web, "xvdz"])).name == "NotFound"
-
-
 # Memory
-
-
-async def test_squeezed_says_what_it_cannot_do_and_why(client: Client) -> None:
-    free = await client.get("squeezed", "", "Memory1", "FreeKib")
-    reserve = ("squeezed", "", "Memory1.ReserveMemory", "sx", "test")
-    assert await client.refusal(*reserve, -1) == Refusal("InvalidMemoryValue", ["kib", -1])
-    assert await client.refusal(*reserve, free + 1) == Refusal("CannotFreeThisMuchMemory", [free + 1, free])
-    query = ("squeezed", "", "Memory1.QueryReservationOfDomain", "si", "test", 77)
-    assert await client.refusal(*query) == Refusal("NoReservation", [])
 
 
 async def test_a_running_vm_is_squeezed_when_memory_is_needed_and_grows_back(client: Client) -> None:
@@ -387,97 +273,6 @@ async def test_a_running_vm_is_squeezed_when_memory_is_needed_and_grows_back(cli
     await client.call("squeezed", "", "Memory1.DeleteReservation", "ss", "test", reservation)
     await client.call("squeezed", "", "Memory1.BalanceMemory")
     assert await client.get("xenopsd", WEB, "VM1", "Memory") == 2 * GIB
-
-
-# Disks
-
-
-async def test_a_disk_goes_from_detached_to_activated_and_back_and_nowhere_else(client: Client) -> None:
-    assert await client.refusal("storage", VDI, "VDI1.Detach", "s", "dp") == Refusal(
-        "IllegalTransition", [Variant("s", "Detached"), Variant("s", "Detached")]
-    )
-    ways = await client.call("storage", VDI, "VDI1.Attach", "sb", "dp", True)
-    assert [tag for tag, _ in ways] == ["XenDisk", "BlockDevice"]
-    other = await client.refusal("storage", VDI, "VDI1.Attach", "sb", "other", True)
-    assert other.name == "VdiInUse"
-    await client.call("storage", VDI, "VDI1.Activate", "s", "dp")
-    assert await client.get("storage", VDI, "VDI1", "DataPaths") == {"dp": "activated"}
-    assert (await client.refusal("storage", VDI, "VDI1.Destroy")).name == "VdiInUse"
-    await client.call("storage", VDI, "VDI1.Deactivate", "s", "dp")
-    await client.call("storage", VDI, "VDI1.Detach", "s", "dp")
-    await client.call("storage", VDI, "VDI1.Destroy")
-    assert (await client.refusal("storage", VDI, "VDI1.Stat")).name == "org.freedesktop.DBus.Error.UnknownObject"
-
-
-async def test_a_repository_knows_its_space_and_its_disks(client: Client) -> None:
-    free = await client.get("storage", SR, "SR1", "FreeSpace")
-    create = ("storage", SR, "SR1.CreateVDI", "sstba{ss}")
-    info = await client.call(*create, "small", "", 1, False, {})
-    assert info[8] == 1024**2
-    assert await client.get("storage", SR, "SR1", "FreeSpace") == free - 1024**2
-    refusal = await client.refusal(*create, "huge", "", free, False, {})
-    assert refusal.name == "OutOfSpace"
-    assert refusal.body[1:] == [free, free - 1024**2]
-    assert info[0] in [vdi[0] for vdi in await client.call("storage", SR, "SR1.Scan")]
-    await client.call("storage", SR, "SR1.Detach")
-    assert (await client.refusal("storage", SR, "SR1.Scan")).name == "SrNotAttached"
-
-
-async def test_blocks_written_since_a_snapshot_are_told(client: Client) -> None:
-    snapshot = await client.call("storage", VDI, "VDI1.Snapshot", "s", "before")
-    changed = ("storage", VDI, "VDI1.ListChangedBlocks", "s", snapshot[0])
-    assert not any(await client.call(*changed))
-    await client.call("storage", VDI, "VDI1.Attach", "sb", "dp", True)
-    await client.call("storage", VDI, "VDI1.Activate", "s", "dp")
-    assert any(await client.call(*changed))
-
-
-# Networks
-
-
-async def test_a_bridge_is_made_bonded_and_removed(client: Client) -> None:
-    made = await client.call("networkd", "", "Network1.CreateBridge", "ss(sq)ba{ss}", "br7", "", ["", 0], False, {})
-    assert made == await client.call("networkd", "", "Network1.FindBridge", "s", "br7")
-    add = ("networkd", made, "Bridge1.AddPort", "sassa{ss}s", "bond0")
-    await client.call(*add, ["eth0", "eth1"], "", {"mode": "active-backup"}, "Basic_port")
-    assert await client.call("networkd", made, "Bridge1.GetBonds") == {"bond0": ["eth0", "eth1"]}
-    assert await client.refusal("networkd", made, "Bridge1.Destroy", "b", False) == Refusal(
-        "BridgeInUse", ["br7", ["bond0"]]
-    )
-    await client.call("networkd", made, "Bridge1.Destroy", "b", True)
-    assert "br7" not in await client.call("networkd", "", "Network1.ListInterfaces")
-
-
-async def test_an_interface_has_the_addresses_it_was_given(client: Client) -> None:
-    interface = ("networkd", "interface/eth1")
-    set_ipv4 = (*interface, "Interface1.SetIpv4", "sa(sy)s")
-    await client.call(*set_ipv4, "Static4", [["198.51.100.7", 24]], "")
-    assert await client.get(*interface, "Interface1", "Addresses") == [("198.51.100.7", 24)]
-    wrong = await client.refusal(*set_ipv4, "Static4", [["198.51.100.777", 24]], "")
-    assert wrong == Refusal("InvalidValue", ["addresses", "198.51.100.777/24"])
-    statistics = await client.call("networkd", "", "Network1.GetStatistics")
-    assert statistics["eth1"][4] is True
-    await client.call(*interface, "Interface1.BringDown")
-    statistics = await client.call("networkd", "", "Network1.GetStatistics")
-    assert tuple(statistics["eth1"]) == (0, 0, 0, 0, False)
-
-
-# Alerts
-
-
-async def test_an_alert_is_raised_once_when_a_vm_is_too_busy(client: Client) -> None:
-    vm = await xapi_vm(client, "web")
-    ref = f"OpaqueRef:{await client.get('xapi', vm, 'VM1', 'Uuid')}"
-    await client.call("perfmon", "", "Alerts1.SetRules", "sa(sdsuny)", ref, [["cpu_usage", 0.5, "high", 3600, 0, 2]])
-    assert await client.call("perfmon", "", "Alerts1.Refresh") == 0
-    await client.call("xapi", vm, "VM1.Start", "bb", False, False)
-    async with client.signals("type='signal',sender='org.xen.xcp.perfmon',member='AlertRaised'") as alerts:
-        assert await client.call("perfmon", "", "Alerts1.Refresh") == 1
-        assert (await asyncio.wait_for(alerts.get(), TIMEOUT)).body == [1, ref, "cpu_usage", 0.75, "high", 2]
-    assert await client.call("perfmon", "", "Alerts1.Refresh") == 0
-    assert len(await client.call("perfmon", "", "Alerts1.ListAlerts")) == 1
-    await client.call("perfmon", "", "Alerts1.Acknowledge", "t", 1)
-    assert await client.refusal("perfmon", "", "Alerts1.Acknowledge", "t", 1) == Refusal("NotFound", ["alert", "1"])
 
 
 # The processes

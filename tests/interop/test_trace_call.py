@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.kit.programs import ROOT
+from tests.kit.programs import ROOT, TIMEOUT
 
 
 def test_a_call_runs_through_at_most_25_files_from_the_socket_to_the_bus() -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/trace-call"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "scripts/trace-call"], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     files = [line.split()[1] for line in done.stdout.splitlines()[:-1]]

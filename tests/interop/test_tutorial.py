@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.kit.programs import ROOT
+from tests.kit.programs import ROOT, TIMEOUT, free_port
 
 TUTORIAL = ROOT / "docs/tutorial.md"
 MARK = "== output of the next block =="
@@ -36,7 +35,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=4 * TIMEOUT,
         check=False,
     )
     log = tmp_path / "gateway.log"
@@ -47,7 +46,4 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
 
 def read_tutorial() -> str:
     """The text, with a free port in the place of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return TUTORIAL.read_text().replace("127.0.0.1:8080", f"127.0.0.1:{port}")
+    return TUTORIAL.read_text().replace("127.0.0.1:8080", f"127.0.0.1:{free_port()}")

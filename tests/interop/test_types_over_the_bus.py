@@ -30,7 +30,7 @@ from tests.kit.values import REFUSED, anything, exactly, fitting, nested, typed_
 
 MIB = 1024**2
 VARIANTS = st.sampled_from(("plain", "typed"))
-LAW = settings(max_examples=100, deadline=None)
+LAW = settings(max_examples=50, deadline=None)
 
 
 class Echo:

@@ -34,7 +34,7 @@ from tests.kit.mappings import echo_of, write_type_methods
 from tests.kit.toy_service import toy_service
 from tests.kit.values import exactly, fitting, nested
 
-LAW = settings(max_examples=150, deadline=None)
+LAW = settings(max_examples=75, deadline=None)
 VARIANTS = st.sampled_from(("plain", "typed"))
 BASIC = "ybnqiuxtdsog"
 # fmt: off

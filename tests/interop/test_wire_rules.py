@@ -5,10 +5,8 @@ wire_rules.yaml has the rows; those of a section run in their order. A reference
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
-import socket
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,26 +18,13 @@ from ruamel.yaml import YAML
 from demo.environment import Environment, start_environment
 from demo.http_clients import WEB
 from tests.kit.cases import Failures
-from tests.kit.programs import TIMEOUT
+from tests.kit.clients import UnixConnection
 
 pytestmark = pytest.mark.bus
 
 RULES: Mapping[str, Any] = YAML(typ="safe").load(Path(__file__).with_name("wire_rules.yaml"))
 KEYS = {"title", "at", "verb", "headers", "call", "body", "answer", "raw", "status", "has", "keep"}
 AT = {"xml": "rpc /", "json": "rpc /jsonrpc", "json1": "rpc /jsonrpc"}
-
-
-class Connection(http.client.HTTPConnection):
-    """To a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
-        self.sock.connect(str(self._path))
 
 
 class Wire:
@@ -71,7 +56,7 @@ class Wire:
             body = json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": 1})
             if not path.endswith("jsonrpc"):
                 body = xmlrpc.client.dumps(tuple(map(as_text, params)), method, allow_none=True)
-        connection = Connection(self._directory / listener)
+        connection = UnixConnection(self._directory / listener)
         try:
             connection.request(row.get("verb", "POST"), path, body.encode(), row.get("headers", {}))
             answer = connection.getresponse()
@@ -127,7 +112,7 @@ def test_each_rule_of_the_wire_holds(wire: Wire, section: str) -> None:
 
 def test_a_connection_stays_open_unless_its_client_says_close(wire: Wire) -> None:
     for headers, stays in (({}, True), ({"Connection": "close"}, False)):
-        connection = Connection(wire._directory / "rpc")
+        connection = UnixConnection(wire._directory / "rpc")
         body = xmlrpc.client.dumps((wire.known["session"],), "pool.get_all")
         connection.request("POST", "/", body, headers)
         connection.getresponse().read()

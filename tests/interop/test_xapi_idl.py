@@ -8,14 +8,14 @@ language of mapping files' `types`, as far as a test needs it: `text`, `number`,
 from __future__ import annotations
 
 import xmlrpc.client
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from demo.environment import Environment, start_environment
+from demo.environment import Environment
 from tests.kit.clients import unix_post
 from tests.kit.programs import ROOT
 
@@ -37,12 +37,6 @@ FORMS: Mapping[str, Callable[[Any], bool]] = {
     "variant": lambda value: isinstance(value, str) or (len(value) == 2 and isinstance(value[0], str)),
     "option": lambda value: isinstance(value, list) and len(value) <= 1,
 }
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
 
 
 def ask(running: Environment, socket: str, method: str, *params: Any) -> Any:

@@ -19,7 +19,7 @@ import pytest
 from demo.environment import Environment, start_environment
 from gateway.scaffold import datamodel
 from gateway.scaffold.datamodel import DatamodelClass, DatamodelField, DatamodelMessage, DatamodelType
-from tests.kit.programs import ROOT
+from tests.kit.programs import ROOT, TIMEOUT
 
 pytestmark = pytest.mark.bus
 
@@ -82,7 +82,7 @@ class Wire:
 
     def __init__(self, running: Environment, codec: str) -> None:
         self.xml = codec == "xmlrpc"
-        self.connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
+        self.connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=TIMEOUT)
 
     def ask(self, method: str, *params: Any) -> Any:
         if self.xml:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from demo.environment import Environment, start_environment
-from tests.kit.programs import ROOT
+from demo.environment import Environment
+from tests.kit.programs import ROOT, TIMEOUT
 
 pytestmark = pytest.mark.bus
 
@@ -51,16 +51,10 @@ class Class:
         return lambda *params: self._api.ask(f"{self._name}.{message}", self._api.session, *params)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
-
-
 @pytest.fixture
 def api(running: Environment) -> Iterator[Api]:
     """The pool must be consistent after each test."""
-    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
+    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=TIMEOUT)
     api = Api(connection)
     yield api
     assert inconsistencies(api) == []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from demo.environment import Environment, start_environment
+from demo.environment import Environment
+from tests.kit.clients import tcp_post
 from tests.kit.stores import Tools
 
 pytestmark = pytest.mark.bus
@@ -18,25 +17,14 @@ WEB = "11111111-aaaa-4aaa-8aaa-000000000001"
 PCI = "0000:00:19.0"
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
-
-
 @pytest.fixture
 def tools(running: Environment) -> Tools:
     return Tools(running.store)
 
 
 def xenopsd(running: Environment, method: str, **named: Any) -> Any:
-    connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
-    try:
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"debug_info": "x", **named}}
-        connection.request("POST", "/xenopsd/jsonrpc", json.dumps(request).encode())
-        return json.loads(connection.getresponse().read()).get("result")
-    finally:
-        connection.close()
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"debug_info": "x", **named}}
+    return json.loads(tcp_post(running.url, "/xenopsd/jsonrpc", json.dumps(request))).get("result")
 
 
 def start_vm(running: Environment) -> None:

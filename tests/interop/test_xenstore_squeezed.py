@@ -8,16 +8,10 @@ from collections.abc import Iterator
 import pytest
 import pyxs
 
-from demo.environment import Environment, start_environment
+from demo.environment import Environment
 from demo.xenstore_clients import RpcError, Squeezed
 
 pytestmark = pytest.mark.bus
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as everything:
-        yield everything
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import msgspec
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 from jsonschema import Draft202012Validator
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from adapters.admin_dbus.objects import BUS_NAME, ROOT
 from adapters.admin_dbus.service import AdminBusService
@@ -28,7 +28,6 @@ from gateway.admin.api import CallBody, document
 from gateway.admin.http_server import AdminServer
 from gateway.admin.peer_credentials import user_name
 from gateway.admin.service import AdminService
-from gateway.cli import app
 from gateway.core.admin.access import AccessRules, Caller
 from gateway.core.migration.modes import Key, Migration, Mode, Setting
 from gateway.core.migration.rollout_plan import DEFAULT
@@ -36,6 +35,7 @@ from gateway.core.routing.route import Effect, Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.state.store import StateStore
+from tests.kit.command import command
 from tests.kit.mappings import route
 from tests.kit.programs import TIMEOUT
 from tests.kit.traffic import Sides
@@ -206,11 +206,11 @@ class Served:
         async def done() -> _T:
             return await work
 
-        return asyncio.run_coroutine_threadsafe(done(), self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(done(), self._loop).result(TIMEOUT)
 
     def run(self, *words: str) -> Result:
         """Run a command against this API."""
-        return CliRunner().invoke(app, [*words, "--socket", self.socket], env={"COLUMNS": "200"})
+        return command(*words, socket=self.socket)
 
     def start(self) -> None:
         """Serve."""

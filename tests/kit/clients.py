@@ -10,8 +10,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.kit.programs import TIMEOUT
+
+RECEIVES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,21 @@ class Wire:
 
 @asynccontextmanager
 async def connect(address: str) -> AsyncIterator[Wire]:
-    """Open a connection to "tcp:HOST:PORT", "tcp:[IPV6]:PORT" or "unix:/PATH"."""
+    """Open a connection to "tcp:HOST:PORT", "tcp:[IPV6]:PORT" or "unix:/PATH".
+
+    What is sent to a client that does not read waits in the kernel: RECEIVES bytes twice here, and on the other side
+    at most what `net.ipv4.tcp_wmem` says, 4 MiB.
+    """
     kind, _, where = address.partition(":")
     if kind == "unix":
         reader, writer = await asyncio.open_unix_connection(where)
     else:
         host, _, port = where.rpartition(":")
-        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        plug = socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)
+        plug.setblocking(False)
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVES)
+        await asyncio.get_running_loop().sock_connect(plug, (host.strip("[]"), int(port)))
+        reader, writer = await asyncio.open_connection(sock=plug)
     try:
         yield Wire(reader, writer)
     finally:
@@ -109,7 +120,7 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__("localhost", timeout=60)
+        super().__init__("localhost", timeout=TIMEOUT)
         self._path = str(path)
 
     def connect(self) -> None:
@@ -120,9 +131,20 @@ class UnixConnection(http.client.HTTPConnection):
 
 def unix_post(path: Path, target: str, body: bytes) -> bytes:
     """POST over a Unix socket; the body of the response."""
-    connection = UnixConnection(path)
+    return _post(UnixConnection(path), target, body, {})
+
+
+def tcp_post(
+    url: str | int, target: str, body: bytes | str, headers: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    """POST to "http://HOST:PORT" or a port of this host; the body of the response."""
+    where = f"127.0.0.1:{url}" if isinstance(url, int) else url.removeprefix("http://")
+    return _post(http.client.HTTPConnection(where, timeout=TIMEOUT), target, body, headers)
+
+
+def _post(connection: http.client.HTTPConnection, target: str, body: bytes | str, headers: Mapping[str, str]) -> bytes:
     try:
-        connection.request("POST", target, body)
+        connection.request("POST", target, body.encode() if isinstance(body, str) else body, dict(headers))
         return connection.getresponse().read()
     finally:
         connection.close()

@@ -69,7 +69,7 @@ class Caller:
 
 
 class Mirror(threading.Thread):
-    """The records of some classes, as events tell them. `begun_anew`: how many times everything was told again."""
+    """The records of some classes, built from events. `begun_anew`: how many times all of them came again."""
 
     classes: ClassVar[tuple[str, ...]] = ("vm", "network")
 
@@ -104,7 +104,7 @@ class Mirror(threading.Thread):
             self.objects[name, ref] = record
 
     def begin_anew(self) -> None:
-        """Forget everything: it is told again."""
+        """Forget everything: all records come again."""
         self.begun_anew += 1
         self.objects.clear()
 

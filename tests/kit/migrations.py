@@ -29,6 +29,7 @@ from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.rollout_controller import LocalCounts, RolloutController
 from gateway.state.store import StateStore
 from tests.kit.mappings import route
+from tests.kit.programs import TIMEOUT
 
 START = 1_000_000.0  # the beginning of every test
 USUAL = 0.02  # seconds that a call takes
@@ -109,7 +110,7 @@ class World:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for a change that this process loads."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(TIMEOUT):
             while not holds():
                 self.clock.changed.clear()
                 await self.clock.changed.wait()
@@ -129,6 +130,16 @@ class World:
     async def bad(self, method: str = "VM.start", calls: int = 1000) -> None:
         """Record calls that fail on D-Bus."""
         await self.see(method, error_different=calls, calls_legacy=calls, calls_dbus=calls, errors_dbus=calls)
+
+    async def serve_well(self, method: str = "VM.start", calls: int = 1000) -> None:
+        """Record good calls, and let the controller look."""
+        await self.good(method, calls)
+        await self.advance()
+
+    async def serve_badly(self, method: str = "VM.start", calls: int = 1000) -> None:
+        """Record bad calls, and let the controller look."""
+        await self.bad(method, calls)
+        await self.advance()
 
     async def set(self, pattern: str, mode: Mode, seconds: float | None = None, *, guarded: bool = False) -> None:
         """Set a mode as a person."""
@@ -162,7 +173,7 @@ async def world(
 ) -> AsyncIterator[World]:
     """A process on this state file."""
     clock = clock or Clock()
-    async with StateStore(path, clock.changed.set, now=clock, clock=clock, patience=60.0) as state:
+    async with StateStore(path, clock.changed.set, now=clock, clock=clock, patience=TIMEOUT) as state:
         yield World(state, clock, list(routes or (movable(),)), holder)
 
 

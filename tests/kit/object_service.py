@@ -72,7 +72,8 @@ class Service:
         """Whether its signals are listened to."""
         return self.feed is not None
 
-    async def query(self, call: MethodCall, take: Take) -> Fault | None:
+    async def query(self, call: MethodCall, expected: str, take: Take) -> Fault | None:
+        assert expected == {"GetManagedObjects": "a{oa{sa{sv}}}", "GetAll": "a{sv}"}[call.member]
         future: asyncio.Future[Fault | None] = asyncio.get_running_loop().create_future()
         self.asked.append((call, take, future))
         self.pending.append(future)

@@ -1,17 +1,22 @@
-"""The programs that a test may run: those that scripts/setup installs, and those of every Debian."""
+"""The programs that a test may run: those of scripts/setup, and those of every Debian; ports for them, and waits."""
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 60.0  # seconds until a test that waits gives up
+TIMEOUT = 120.0  # seconds until a test that waits gives up
 SYSTEM = ("/bin/", "/sbin/", "/usr/")  # programs elsewhere belong to a test or to .venv
 XEN = "/usr/lib/xen-"  # of the package that scripts/setup finds by its version
 ESSENTIAL = frozenset({"bash", "cat", "echo", "false", "prlimit", "sh", "sleep", "test", "timeout", "true", "uname"})
@@ -39,3 +44,22 @@ def forbid_others() -> None:
                 )
 
     sys.addaudithook(look)
+
+
+def until(read: Callable[[], T]) -> T:
+    """Read until it is true what other processes or threads say; return what was read."""
+    end = time.monotonic() + TIMEOUT
+    while not (found := read()):
+        assert time.monotonic() < end, found
+        time.sleep(0.02)
+    return found
+
+
+def free_port() -> int:
+    """A TCP port for a program that cannot choose one: below those that the kernel gives to any other."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.SystemRandom().sample(range(10_000, max(first, 20_000)), 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("no port is free")

@@ -7,9 +7,7 @@ does the proxy between the gateway and the new ones.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -29,6 +27,7 @@ from gateway.core.routing.policy import bucket
 from tests.kit.admin import ask
 from tests.kit.bus_proxy import BusProxy, bus_proxy
 from tests.kit.buses import private_bus
+from tests.kit.command import succeed
 from tests.kit.gateway import Process, gateway_process
 from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.stores import Xenstored, xenstored
@@ -73,7 +72,7 @@ Sides = dict[str, set[str]]  # group -> about which keys it was asked
 
 @dataclass
 class Clients:
-    """Threads that call until they are told to stop. `faults`: who, about what, and what it was told."""
+    """Threads that call until `stop`. `faults`: the client, the key and the fault."""
 
     calls: dict[str, int] = field(default_factory=dict)
     faults: list[tuple[str, str, str]] = field(default_factory=list)
@@ -91,7 +90,7 @@ class Clients:
         thread.start()
 
     def after(self, rounds: int) -> dict[str, int]:
-        """How many calls each has made after the one under way and so many more rounds."""
+        """Return the number of calls of each after the present one and `rounds` more rounds."""
         return {name: made + 1 + rounds * self._rounds[name] for name, made in self.calls.items()}
 
     def stop(self) -> None:
@@ -149,13 +148,7 @@ class World:
 
     async def command(self, *arguments: str) -> str:
         """Run a command of xcp-gateway, which must succeed; return its output."""
-        command = [sys.executable, "-m", "gateway", *arguments, "--socket", str(self.folder / "control")]
-        pipe = asyncio.subprocess.PIPE
-        environment = {**os.environ, "COLUMNS": "200"}
-        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, cwd=ROOT, env=environment)
-        said, wrong = await asyncio.wait_for(process.communicate(), TIMEOUT)
-        assert process.returncode == 0, (arguments, said.decode(), wrong.decode())
-        return said.decode()
+        return await asyncio.to_thread(succeed, *arguments, socket=self.folder / "control")
 
     async def get(self, path: str) -> Any:
         """Return an answer of the admin API."""
@@ -229,8 +222,8 @@ def share(group: str, keys: Iterable[str], percent: int) -> set[str]:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a state that other processes and threads reach."""
-    async with asyncio.timeout(TIMEOUT):
+    """Wait for a state that other processes and threads reach, each at its own pace."""
+    async with asyncio.timeout(4 * TIMEOUT):
         while True:
             if await holds():
                 return

@@ -26,7 +26,7 @@ COORDINATOR = "localhost"  # the host that a pool member names in HOST_IS_SLAVE
 
 
 def digest(size: int) -> str:
-    """The SHA-256 of a body of so many bytes."""
+    """Return the SHA-256 of a body of this size."""
     found = hashlib.sha256()
     for at in range(0, size, len(BLOCK)):
         found.update(BLOCK[: size - at])

@@ -138,7 +138,7 @@ def notes(toy: Toy, call: Message) -> Answer:
 
 
 def emit(toy: Toy, call: Message) -> Answer:
-    """Emit a signal so many times; its arguments are the fields of the struct in the variant."""
+    """Emit a signal this many times; its arguments are the fields of the struct in the variant."""
     path, interface, member, body, times = call.body
     toy.bus._sock.setblocking(True)  # the library takes a full socket for the end of the connection
     for _ in range(times):

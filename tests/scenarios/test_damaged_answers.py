@@ -1,4 +1,4 @@
-"""A service that writes what is no D-Bus: its own callers are told, and nobody else on the connection notices."""
+"""A service that writes invalid D-Bus: its callers get a fault, and no other call on the connection is harmed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Random changes while service, bus and gateway die: a client that applies events has the service's own state.
 
-`EVENT_ROUNDS` sets the number of rounds (default 25).
+`EVENT_ROUNDS` sets the number of rounds (default 12).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tests.kit.toolstack import Client, Toolstack
 
 pytestmark = pytest.mark.bus
 
-ROUNDS = int(os.environ.get("EVENT_ROUNDS", "25"))
+ROUNDS = int(os.environ.get("EVENT_ROUNDS", "12"))
 SETTLED = 60.0  # seconds for a client to have the state of the service
 PROPERTIES = "org.freedesktop.DBus.Properties"
 MANAGER = "org.freedesktop.DBus.ObjectManager"

@@ -13,6 +13,7 @@ from gateway.server import Gateway
 from tests.kit.buses import private_bus
 from tests.kit.cases import expect
 from tests.kit.gateway import Folder
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 
 
@@ -31,7 +32,7 @@ def verdict(answer: dict[str, Any]) -> str:
 
 
 class Clients:
-    """A few clients that keep asking until they are told to stop."""
+    """Clients that keep asking until `stop`."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -50,7 +51,7 @@ class Clients:
     async def until(self, label: str, more: int) -> None:
         """Wait for this many more answers with that label."""
         goal = self.answers[label] + more
-        async with self.progress, asyncio.timeout(60):
+        async with self.progress, asyncio.timeout(TIMEOUT):
             await self.progress.wait_for(lambda: self.answers[label] >= goal)
 
     def stop(self) -> None:

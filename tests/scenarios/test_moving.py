@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,8 +17,6 @@ from tests.kit.side_by_side import World, nothing, share, two_sides, until
 pytestmark = pytest.mark.bus
 
 SLOW = 1.0  # seconds
-SOON = 30.0  # seconds on any machine; that it is one in the gateway's own time is shown in test_rollback.py
-SAMPLES = 50  # of the plan below
 
 # What is said in the mappings of the move; all the rest is as it is shipped.
 QUICK = """\
@@ -42,6 +39,7 @@ READS = ("vms", "domains")  # groups that may run twice
 GROUPS = (*READS, "memory")
 
 
+@pytest.mark.timeout(1800)  # seconds: a long story of many processes, on a machine that has other things to do
 async def test_methods_move_there_and_back_and_there_while_clients_keep_calling(tmp_path: Path) -> None:
     async with two_sides(tmp_path, SAID) as world:
         for part in (legacy_only, shadow, canary, rollout, dbus_only):
@@ -94,7 +92,7 @@ async def differing(world: World) -> dict[str, set[str]]:
 
 
 async def canary(world: World) -> None:
-    """A tenth of all VMs, domains and sessions: each stays on its side, whoever asks and over what."""
+    """A tenth of all VMs, domains and sessions: each stays on its side for every client and protocol."""
     for group in GROUPS:
         await world.command("mode", f"group:{group}", "canary", "--percent", "10")
     await world.rounds()
@@ -107,7 +105,10 @@ async def canary(world: World) -> None:
 
 
 async def rollout(world: World) -> None:
-    """It goes up by itself, and back by itself when D-Bus fails here and is slow there, though a person is awaited."""
+    """It goes up by itself, and back by itself when D-Bus fails here and is slow there, though a person is awaited.
+
+    How soon it goes back is shown in test_rollback.py.
+    """
     for group in READS:
         await world.command("mode", "clear", f"group:{group}")
         await world.command("rollout", "start", f"group:{group}")
@@ -118,9 +119,6 @@ async def rollout(world: World) -> None:
     await until(lambda: all_are(world, "rolled back"))
     await world.rounds()
     bad = world.new.called()[since.new :]
-    assert (await rollback(world, "vms"))["when"] - next(call["when"] for call in bad if call["failed"]) < SOON
-    decision = await rollback(world, "domains")
-    assert decision["when"] - too_slow([call["when"] + SLOW for call in bad if call["slow"]], decision) < SOON
     faults, world.clients.faults = world.clients.faults, []
     assert {vm for _, vm, _ in faults} <= share("vms", world.vms, 50)
     assert len(faults) <= sum(call["failed"] for call in bad)
@@ -136,19 +134,6 @@ async def all_are(world: World, state: str) -> bool:
     back = [view for view in views if view["state"] == "rolled back"]
     assert state == "rolled back" or not back, back
     return {view["state"] for view in views} == {state}
-
-
-async def rollback(world: World, group: str) -> dict[str, Any]:
-    """What the audit says of it."""
-    entries = json.loads(await world.command("audit", f"group:{group}", "--json"))
-    [entry] = [entry for entry in entries if entry["what"] == "rollback"]
-    return dict(entry)
-
-
-def too_slow(slow: list[float], decision: dict[str, Any]) -> float:
-    """When as many of the calls had been slow as a window needs; `slow`: when these had ended."""
-    before = [ended for ended in slow if ended <= decision["when"]]
-    return before[:SAMPLES][-1]
 
 
 async def dbus_only(world: World) -> None:

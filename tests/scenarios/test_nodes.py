@@ -122,7 +122,7 @@ async def counted(client: Client) -> AsyncIterator[asyncio.Queue[Message]]:
 
 
 async def heard(signals: asyncio.Queue[Message]) -> int:
-    """How many KiB a domain was told to have."""
+    """Return the KiB of the next target."""
     return int((await asyncio.wait_for(signals.get(), TIMEOUT)).body[1])
 
 
@@ -395,7 +395,7 @@ async def test_a_storm_of_signals_ends_with_what_is_told_after_it(server: Xensto
 
 
 async def shown_in_the_end(backend: Backend, store: XenstoreClient, text: str) -> None:
-    """Shout until it is heard: nobody hears in the second after a overflow."""
+    """Shout until the node shows it: signals are dropped in the second after an overflow."""
     shown = asyncio.ensure_future(until(store, "/shouted", text.encode()))
     async with asyncio.timeout(TIMEOUT):
         while not shown.done():

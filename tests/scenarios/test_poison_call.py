@@ -20,6 +20,7 @@ from tests.kit.cases import expect
 from tests.kit.clients import HttpReply, Wire, connect, post
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
 from tests.kit.mappings import echo_of, write_type_methods
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 from tests.kit.values import REFUSED
 from tests.unit.codecs import corpus, hostile_jsonrpc, hostile_xmlrpc
@@ -129,7 +130,7 @@ class Siege:
         for number in range(HELD):
             client = await self.client(sorted(PATHS)[number % 2])
             self._held.append(asyncio.ensure_future(client.call("hold")))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(TIMEOUT):
             while await self._friend.call("held") != Reply(HELD):
                 pass
 
@@ -179,7 +180,7 @@ def _folder(path: Path, address: str) -> Folder:
     folder = Folder(path)
     echoes = '<method name="Echoes"><arg name="count" type="u" direction="out"/></method>\n    <method name="Held">'
     (folder.mappings / "toy.xml").write_text(TOY_IDL.replace('<method name="Held">', echoes))
-    folder.mapping(TOY_MAPPING.replace("timeout: 10s", "timeout: 60s") + "  echoes: {member: Echoes}\n" + LABEL_AT)
+    folder.mapping(TOY_MAPPING.replace("timeout: 10s", "timeout: 10m") + "  echoes: {member: Echoes}\n" + LABEL_AT)
     write_type_methods(folder.mappings, sorted({signature for signature, *_ in _refused()}), listener="wide")
     folder.buses({"toolstack": (address, "org.example.*")})
     folder.config.write_text(folder.config.read_text().replace("[mappings]\n", LISTENERS))
@@ -195,8 +196,16 @@ def _refused() -> Iterator[tuple[str, str, Value, str]]:
     )
 
 
-@pytest.mark.parametrize("name", sorted(CORPORA))
-async def test_every_hostile_body_gets_its_fault_and_hurts_no_other_call(siege: Siege, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(PATHS))
+async def test_poison_of_every_kind_gets_its_fault_and_hurts_no_other_call(siege: Siege, name: str) -> None:
+    await bodies(siege, name)
+    await method_names(siege, name)
+    await values(siege, name)
+    await too_large_for_the_bus(siege, name)
+
+
+async def bodies(siege: Siege, name: str) -> None:
+    """Every hostile body gets its fault."""
     poisoners = [await siege.client(name) for _ in range(POISONERS)]
     for number, (title, body, code, words) in enumerate(CORPORA[name]):
         poisoner = poisoners[number % POISONERS]
@@ -208,8 +217,8 @@ async def test_every_hostile_body_gets_its_fault_and_hurts_no_other_call(siege: 
     assert siege.good == len(CORPORA[name]) >= 200
 
 
-@pytest.mark.parametrize("name", sorted(PATHS))
-async def test_every_hostile_name_is_unknown_in_few_words(siege: Siege, name: str) -> None:
+async def method_names(siege: Siege, name: str) -> None:
+    """Every hostile name is unknown, in few words."""
     poisoner = await siege.client(name)
     for text in NAMES + (CONTROLS if name == "jsonrpc" else ()):
         if not (name == "xmlrpc" and text == ""):
@@ -222,8 +231,8 @@ async def test_every_hostile_name_is_unknown_in_few_words(siege: Siege, name: st
         await siege.stands()
 
 
-@pytest.mark.parametrize("name", sorted(PATHS))
-async def test_every_value_that_no_type_takes_is_refused_before_the_bus(siege: Siege, name: str) -> None:
+async def values(siege: Siege, name: str) -> None:
+    """Every value that no type takes is refused before the bus."""
     poisoner = await siege.client(name, TYPE_PATHS[name], "wide")
     sent = 0
     for _, method, value, words in _refused():
@@ -239,8 +248,8 @@ async def test_every_value_that_no_type_takes_is_refused_before_the_bus(siege: S
     assert sent > 30
 
 
-@pytest.mark.parametrize("name", sorted(PATHS))
-async def test_a_value_that_no_bus_takes_is_refused_before_the_bus(siege: Siege, name: str) -> None:
+async def too_large_for_the_bus(siege: Siege, name: str) -> None:
+    """A value that no bus takes is refused before the bus."""
     poisoner = await siege.client(name, TYPE_PATHS[name], "wide")
     for value in ("x" * (33 * MIB), "\u00e9" * (17 * MIB)):
         outcome = expect(Fault, await poisoner.call(echo_of("s", "plain"), value))

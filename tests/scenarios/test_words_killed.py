@@ -1,4 +1,4 @@
-"""Styles whose answer is a word or none, and harm in the middle: no write is executed twice, nobody is told wrong.
+"""Styles whose answer is a word or none, and harm in the middle: no write is executed twice, no answer is wrong.
 
 A client of these styles has one node, and writes the next word when the last is acknowledged. What it cannot see is
 whether a node that is gone was answered so or forgotten by a store that came back empty: then the outcome is unknown.
@@ -98,7 +98,7 @@ STYLES: Mapping[str, Style] = {
 
 
 class Client:
-    """One that asks with one token after the other; `told` are what all of them were told."""
+    """Asks with one token after the other; `told` has the answers to all clients."""
 
     def __init__(self, store: XenstoreClient, folder: str, style: Style, told: dict[str, str]) -> None:
         self._store = store
@@ -166,9 +166,8 @@ HARMS: Mapping[str, Callable[[Ledger], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("style", "name"), zip(STYLES, BOTH, strict=True))
 async def test_no_write_is_executed_twice_and_none_is_told_wrong(
     tmp_path: Path, style: str, harm: str, name: str
 ) -> None:

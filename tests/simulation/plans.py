@@ -104,7 +104,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: equal sides, or D-Bus gets worse `after` so many seconds."""
+    """One row of the table: equal sides, or D-Bus gets worse `after` this many seconds."""
 
     name: str
     usual: Behaviour = Behaviour()

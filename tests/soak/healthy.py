@@ -1,8 +1,8 @@
 """A correct client beside the nuisances, which measures the time of each of its calls.
 
-Started as `python -m tests.soak.healthy KIND WHERE REPORT`, a process of its own, so that it measures the gateway and
-not the soak; SIGTERM ends it after its last answer. Each call is a line in the report: its token, method, seconds, and
-"right" or the wrong answer.
+Started as `python -m tests.soak.healthy KIND WHERE REPORT SLACK`, a process of its own, so that it measures the gateway
+and not the soak; SIGTERM ends it after its last answer. Each call is a line in the report: its token, method, seconds,
+and "right" or the wrong answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.kit.clients import connect, post
 from tests.kit.xenstore_clients import TreeClient
 
 NAME = "healthy"  # of the service that it calls, and of itself
-PATIENCE = 30.0  # seconds until a call counts as unanswered
+PATIENCE = 30.0  # seconds until a call counts as unanswered, times the slack
 BETWEEN = 0.05  # seconds between two calls
 NO_ANSWER = (OSError, EOFError, TimeoutError, ValueError, StoreError)
 SILENT = "no answer"
@@ -45,14 +45,14 @@ class Asked:
 
 
 @asynccontextmanager
-async def over_http(where: str) -> AsyncIterator[Ask]:
+async def over_http(where: str, patience: float) -> AsyncIterator[Ask]:
     """JSON-RPC at an address; each call opens a connection, so that exhausted quotas are noticed."""
 
     async def ask(method: str, token: str) -> object:
         body = {"jsonrpc": "2.0", "id": 1, "method": f"{NAME}.{method}", "params": PARAMS[method](token)}
         async with connect(where) as wire:
             await wire.send(post(json.dumps(body).encode(), "/jsonrpc", f"User-Agent: {NAME}-client"))
-            reply = await wire.reply(PATIENCE)
+            reply = await wire.reply(patience)
         if reply.status != HTTPStatus.OK:
             return f"HTTP {reply.status}"
         answer = json.loads(reply.body)
@@ -62,7 +62,7 @@ async def over_http(where: str) -> AsyncIterator[Ask]:
 
 
 @asynccontextmanager
-async def over_store(where: str) -> AsyncIterator[Ask]:
+async def over_store(where: str, _patience: float) -> AsyncIterator[Ask]:
     """Style tree; `where` is SOCKET:ROOT."""
     path, _, root = where.rpartition(":")
     async with XenstoreClient(path) as store:
@@ -85,17 +85,17 @@ RIGHT: Mapping[str, Callable[[str], str]] = {"read": f"{NAME}:{{}}".format, "wri
 KINDS = {"http": over_http, "store": over_store}
 
 
-async def run(kind: str, where: str, report: Path) -> None:
+async def run(kind: str, where: str, report: Path, patience: float) -> None:
     """Call until SIGTERM: a read, a write, and so on."""
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     with report.open("a", encoding="utf-8") as lines:
-        async with KINDS[kind](where) as ask:
-            await _said(ask, "read", f"{report.stem}-0")  # a connection, and all that is made once
+        async with KINDS[kind](where, patience) as ask:
+            await _said(ask, "read", f"{report.stem}-0", patience)  # a connection, and all that is made once
             for number in count(1):
                 token, method = f"{report.stem}-{number}", ("read", "write")[number % 2]
                 began = time.monotonic()
-                said = await _said(ask, method, token)
+                said = await _said(ask, method, token, patience)
                 one = Asked(token, method, time.monotonic() - began, said)
                 lines.write(json.dumps(asdict(one)) + "\n")
                 lines.flush()
@@ -104,9 +104,9 @@ async def run(kind: str, where: str, report: Path) -> None:
                 await asyncio.sleep(BETWEEN)
 
 
-async def _said(ask: Ask, method: str, token: str) -> str:
+async def _said(ask: Ask, method: str, token: str, patience: float) -> str:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             told = await ask(method, token)
     except NO_ANSWER as error:
         return f"{SILENT}: {error!r}"
@@ -119,4 +119,4 @@ def read(report: Path) -> Sequence[Asked]:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
+    asyncio.run(run(sys.argv[1], sys.argv[2], Path(sys.argv[3]), PATIENCE * float(sys.argv[4])))

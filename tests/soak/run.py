@@ -36,7 +36,7 @@ class Report:
 
 async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[str], slack: float) -> Report:
     """Run for so long, with these nuisances beside; everything that is written stays in the folder."""
-    async with world(folder) as running:
+    async with world(folder, slack) as running:
         ledger = Ledger()
         await _warm_up(running, seed)
         before = await gauges.read(running)
@@ -47,10 +47,10 @@ async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[st
         await asyncio.sleep(SETTLE)  # as after the warm-up
         left = await nodes_left(running.store.path)
         running.gateway.signal(signal.SIGTERM)
-        status = await asyncio.to_thread(running.gateway.wait, STOP_TIMEOUT)
+        status = await asyncio.to_thread(running.gateway.wait, STOP_TIMEOUT * slack)
         journals = {name: [line for path in running.journals(name) for line in _lines(path)] for name in HOMES}
         checks = [
-            *verdict.judge_calls(ledger),
+            *verdict.judge_calls(ledger, slack),
             *verdict.judge_journals(ledger, journals),
             verdict.judge_store(ledger, left),
             verdict.judge_calm(ledger, slack),

@@ -67,16 +67,19 @@ class Check:
         return not self.offences
 
 
-def judge_calls(ledger: Ledger) -> Iterator[Check]:
-    """Every call got one answer, and the right one, or a fault that fits what was done to its service."""
-    total, right = sum(ledger.counts.values()), _count(ledger, Ending.RIGHT.value)
-    few = [f"only {right} calls went right"] if right < MUST_CALL else []
-    yield Check("calls that went right", f"{right} of {total}", f"at least {MUST_CALL}", few)
+def judge_calls(ledger: Ledger, slack: float = 1.0) -> Iterator[Check]:
+    """Every call got one answer, and the right one, or a fault that fits what was done to its service.
+
+    `slack`: how many times longer everything may take, since the machine has other things to do.
+    """
+    total, right, least = sum(ledger.counts.values()), _count(ledger, Ending.RIGHT.value), max(1, MUST_CALL / slack)
+    few = [f"only {right} calls went right"] if right < least else []
+    yield Check("calls that went right", f"{right} of {total}", f"at least {least:g}", few)
     for ending, what in ((Ending.SILENT, "calls without an answer"), (Ending.WRONG, "wrong answers")):
         found = [str(story) for story in ledger.stories if story.ending is ending]
         yield Check(what, str(len(found)), "0", found)
     faults = [story for story in ledger.stories if story.ending is Ending.FAULT]
-    strange = [str(story) for story in faults if not is_expected(story, ledger.disturbances)]
+    strange = [str(story) for story in faults if not is_expected(story, ledger.disturbances, slack)]
     yield Check("faults that do not fit what happened", f"{len(strange)} of {len(faults)}", "0", strange)
     mute = [str(story) for story in faults if story.method == "write" and story.code in UNKNOWN and not says_so(story)]
     yield Check("writes whose outcome is not known, and not called so", str(len(mute)), "0", mute)
@@ -88,9 +91,10 @@ def says_so(story: Story) -> bool:
     return SAYS_SO(story.text) is not None
 
 
-def is_expected(story: Story, disturbances: Sequence[Disturbance]) -> bool:
-    """Whether a fault fits the harm to its service or its bus."""
+def is_expected(story: Story, disturbances: Sequence[Disturbance], slack: float = 1.0) -> bool:
+    """Whether a fault fits the harm to its service or its bus; on a busy machine any service may take too long."""
     allowed = {FaultCode.BUSY} if HOMES[story.service] == NARROW else set()
+    allowed |= HUNG if slack > 1 else set()
     for one in disturbances:
         if one.place in (story.service, HOMES[story.service]) and one.touches(story):
             allowed |= SITUATIONS[one.kind]
@@ -137,7 +141,7 @@ def judge_store(ledger: Ledger, left: Sequence[str]) -> Check:
 
 
 def judge_calm(ledger: Ledger, slack: float = 1.0) -> Check:
-    """Harm to other services does not delay the calls to an undisturbed service; `slack` as below."""
+    """Harm to other services does not delay the calls to an undisturbed service; `slack` as above."""
     bus, bound = HOMES[CALM], slack * CALM_BOUND
     harms = [one for one in ledger.disturbances if one.place == bus]
     calls = [
@@ -159,10 +163,7 @@ def judge_calm(ledger: Ledger, slack: float = 1.0) -> Check:
 def judge_healthy(
     reports: Mapping[str, Sequence[Asked]], journal: Sequence[str], slack: float = 1.0
 ) -> Iterator[Check]:
-    """Who does nothing wrong, and calls what nobody disturbs, is answered rightly and soon, whatever others do.
-
-    `slack`: how many times longer everything may take, since the machine has other things to do.
-    """
+    """A correct client of an undisturbed service gets right answers soon, whatever other clients do."""
     executed = Counter(journal)
     for kind, calls in reports.items():
         least = max(1, int(MUST_ASK / slack))

@@ -127,7 +127,7 @@ expose:
   - {{listener: shared, path: /RPC2, codec: xmlrpc, dialect: plain}}
   - {{listener: guests, codec: xenstore, style: tree, path: /guests}}
   - {{listener: refused, codec: xenstore, style: tree, path: /refused}}
-defaults: {{timeout: 20s, effect: read, coerce: legacy}}
+defaults: {{timeout: {timeout}, effect: read, coerce: legacy}}
 methods:
   healthy.read: {{member: Read, params: [text], result: {{same: same}}}}
   healthy.write: {{member: Write, params: [token, pause], result: {{done: done}}, effect: write}}
@@ -141,7 +141,7 @@ dbus: {{bus_name: org.example.quiet.healthy, object_path: {service.OBJECT_PATH},
 expose:
   - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}",
      allowed_domains: [7], methods: [run]}}
-defaults: {{timeout: 20s, effect: read, coerce: legacy}}
+defaults: {{timeout: {timeout}, effect: read, coerce: legacy}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}
 """,
@@ -223,8 +223,10 @@ class World:
         stores: Mapping[str, Xenstored],
         refusing: RefusingStore,
         stack: ExitStack,
+        slack: float,
     ) -> None:
         self.folder = folder
+        self.slack = slack  # how many times longer everything may take
         self.buses = buses
         self.store = stores["store"]
         self.guests = stores["guests"]
@@ -238,7 +240,7 @@ class World:
             self.write_mapping(name)
             (folder / "mappings" / f"{name}-store.yaml").write_text(_mapping(name, f"{name}-store", STORE))
         for name, text in BESIDE.items():
-            (folder / "mappings" / f"{name}.yaml").write_text(text.format(service=service))
+            (folder / "mappings" / f"{name}.yaml").write_text(text.format(service=service, timeout=f"{20 * slack:g}s"))
         addresses = {name: bus.address for name, bus in buses.items()}
         (folder / "gateway.toml").write_text(
             CONFIG.format(
@@ -278,9 +280,8 @@ class World:
             "guests": ("store", f"{self.guests.path}:/guests"),
             "refused": ("store", f"{self.real_store.path}:/refused"),
         }
-        command = [sys.executable, "-m", "tests.soak.healthy"]
-        log = self.folder / "healthy.log"
-        running = [Process([*command, *where[kind], str(report)], log) for kind, report in self.clients.items()]
+        command, log, slack = [sys.executable, "-m", "tests.soak.healthy"], self.folder / "healthy.log", str(self.slack)
+        running = [Process([*command, *where[kind], str(report), slack], log) for kind, report in self.clients.items()]
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 while not all(report.exists() and report.stat().st_size for report in self.clients.values()):
@@ -291,7 +292,7 @@ class World:
             for process in running:
                 process.signal(signal.SIGTERM)
             for process in running:
-                assert await asyncio.to_thread(process.wait, START_TIMEOUT) == 0, log.read_text()
+                assert await asyncio.to_thread(process.wait, START_TIMEOUT * self.slack) == 0, log.read_text()
 
     def journals(self, name: str) -> tuple[Path, Path]:
         """Return the journals of a service and of its legacy service."""
@@ -323,7 +324,7 @@ class World:
 
     async def back(self, *names: str) -> str:
         """Wait until these services are reached, and a moment more; what is wrong when one is not."""
-        end = time.monotonic() + BACK_TIMEOUT
+        end = time.monotonic() + BACK_TIMEOUT * self.slack
         for name in names:
             while not await self.answers(name):
                 if time.monotonic() > end:
@@ -341,7 +342,7 @@ class World:
 
     async def old_is_back(self) -> str:
         """Wait until the legacy service takes connections; what is wrong when it does not."""
-        end = time.monotonic() + BACK_TIMEOUT
+        end = time.monotonic() + BACK_TIMEOUT * self.slack
         while not listens(self.folder / "old"):
             if time.monotonic() > end:
                 return f"the legacy service did not come back within {BACK_TIMEOUT:g} s"
@@ -350,7 +351,7 @@ class World:
 
     async def store_is_back(self) -> str:
         """Wait until the gateway has found the store again; what is wrong when it does not."""
-        end = time.monotonic() + BACK_TIMEOUT
+        end = time.monotonic() + BACK_TIMEOUT * self.slack
         while True:
             _, status = await self.control("GET", "/v1/status")
             if all(store["connected"] for store in status["stores"]):
@@ -381,12 +382,12 @@ def _mapping(name: str, file: str, exposed: str) -> str:
 
 
 @asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
+async def world(folder: Path, slack: float) -> AsyncIterator[World]:
     """Start everything; it is ready when the block begins, and gone after it."""
     with ExitStack() as stack, _buses() as buses:
         stores = {name: stack.enter_context(xenstored(name=store)) for name, store in STORES.items()}
         async with refusing_store(stores["refused"].path) as refusing:
-            running = World(folder, buses, stores, refusing, stack.enter_context(ExitStack()))
+            running = World(folder, buses, stores, refusing, stack.enter_context(ExitStack()), slack)
             await running.ready()
             yield running
 

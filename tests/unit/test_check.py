@@ -151,6 +151,7 @@ def test_a_bus_name_that_no_bus_has_is_a_problem_once_for_each_file(folder: Fold
     (problem,) = check.check([], folder.config, live=False).problems
     expected = f"no bus of {folder.config} has org.example.toy: add it to `services` of a [bus.NAME] section"
     assert (problem.level, problem.place, problem.message) == ("idl", "methods.echo", expected)
+    assert wiring.compile_mappings(config.load(folder.config))[1] == [problem]  # so start and reload refuse it too
     folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.t?y")})
     assert check.check([], folder.config, live=False).problems == []
 

@@ -11,7 +11,7 @@ import pytest
 from gateway import config
 from gateway.core.rpc.model import FAULTS, FaultCode
 from gateway.ops.metrics import SERIES
-from tests.kit.programs import ROOT
+from tests.kit.programs import ROOT, TIMEOUT
 
 SCRIPT = ROOT / "scripts/reference.py"
 
@@ -23,7 +23,7 @@ def page() -> str:
 
 def test_the_page_is_the_one_that_the_code_makes(page: str, tmp_path: Path) -> None:
     print_it = f"import runpy; print(runpy.run_path({str(SCRIPT)!r})['page'](), end='')"
-    made = subprocess.run([sys.executable, "-c", print_it], capture_output=True, text=True, check=True, timeout=60)
+    made = subprocess.run([sys.executable, "-c", print_it], capture_output=True, text=True, check=True, timeout=TIMEOUT)
     assert made.stdout == page, "run: .venv/bin/python scripts/reference.py"
 
 
@@ -39,7 +39,7 @@ def test_each_key_code_and_series_is_in_it(page: str) -> None:
 
 
 def test_the_manual_has_the_same(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, SCRIPT, "--man", tmp_path], check=True, timeout=60)
+    subprocess.run([sys.executable, SCRIPT, "--man", tmp_path], check=True, timeout=TIMEOUT)
     keys = (tmp_path / "man5/gateway.toml.5").read_text()
     assert keys.startswith('.TH GATEWAY.TOML 5 "')
     for key in config.schema()["properties"]["listener"]["additionalProperties"]["properties"]:

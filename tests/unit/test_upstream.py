@@ -27,7 +27,7 @@ LOST = Fault(FaultCode.NO_REPLY, "cut")
 
 
 class Line(interfaces.UpstreamConnection):
-    """A line to nobody: remembers what was sent, answers what it is told."""
+    """A connection to no server: remembers the requests, and answers as the test says."""
 
     def __init__(self, *answers: Answer | Fault) -> None:
         self.sent: list[tuple[bytes, RequestMetadata, bool]] = []

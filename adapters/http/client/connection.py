@@ -168,12 +168,13 @@ class ClientConnection(asyncio.Protocol):
                 size = response.size
                 if size > limit:
                     raise TooLargeError(f"is over {limit} bytes")
-                if not quota.fits(size - held):
+                if size != held and not quota.fits(size - held):
                     raise TooLargeError("does not fit into what may be held at one time")
                 if response.is_whole:
                     break
-                quota.reserve(size - held)
-                held = size
+                if size != held:
+                    quota.reserve(size - held)
+                    held = size
                 await self._more()
         finally:
             if held:

@@ -279,7 +279,8 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             return False
         self._keeps_alive = self._keeps_alive or connection.promises_keep_alive
         connection.idle_since = asyncio.get_running_loop().time()
-        self._sweep_later(self._limits.idle)
+        if not self._is_sweeping:
+            self._sweep_later(self._limits.idle)
         if not self._keeps_alive:
             return self._start_probe(connection)
         self._idle.append(connection)

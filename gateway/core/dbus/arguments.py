@@ -187,9 +187,10 @@ def _bind_directly(plan: ArgumentPlan, arrange: Arrange, direct: Sequence[Slot])
     """Encode the common case: each in-argument is a parameter, and the object path is fixed."""
     bus_name, path, interface, member, signature = _names(plan.target)
     steps = [(take.slot, take.convert) for take in direct]
+    count = -1 if plan.dropped or plan.translated else len(plan.names)
 
     def bind(call: Call) -> MethodCall:
-        slots = arrange(call)
+        slots = call.params if len(call.params) == count and not call.named else arrange(call)
         body: list[object] = []
         try:
             for slot, convert in steps:

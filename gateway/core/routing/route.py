@@ -7,7 +7,7 @@ answer, which the gateway gives itself. All three are planned, counted, logged a
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NoReturn, TypeAlias
 
@@ -109,6 +109,11 @@ class Route:
     waits: bool = False  # it waits for something to happen, so it takes no place of calls that work
     events: str = ""  # the gateway answers with events of the objects of the service: "From", "Next"
     fingerprint: str = ""  # changes with anything in the mapping that this route depends on
+    is_direct: bool = field(init=False)  # one D-Bus call answers it: no session check before it, no waiting
+
+    def __post_init__(self) -> None:
+        is_direct = self.session_check is None and not self.waits and self.follows is None
+        object.__setattr__(self, "is_direct", is_direct)
 
     @property
     def forms(self) -> tuple[str, ...]:

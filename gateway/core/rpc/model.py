@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
@@ -21,13 +21,19 @@ import msgspec
 Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
 
 _SMALL = frozenset({int, bool, float, type(None)})  # whatever they are
+_SEQUENCES = (tuple, list)
+_FEW, _SHORT = 16, 1024  # values, and characters of each, that are never large together
 LARGE = 20_000  # elements, or 64 bytes of text: about 10 ms to write as XML
 
 
 def is_large(value: object, most: int = LARGE) -> bool:
     """Return whether converting a value takes so long that other calls would notice: it runs in a thread."""
-    if type(value) is str:
+    if isinstance(value, _SEQUENCES) and len(value) == 1:
+        value = value[0]  # the usual case
+    if isinstance(value, str):
         return len(value) >> 6 > most
+    if type(value) in _SMALL or (isinstance(value, _SEQUENCES) and len(value) <= _FEW and _are_small(value)):
+        return False
     left = most
     rest: list[Any] = [value]
     while rest:
@@ -46,6 +52,14 @@ def is_large(value: object, most: int = LARGE) -> bool:
         if left < 0:
             return True
     return False
+
+
+def _are_small(values: Iterable[object]) -> bool:
+    """Whether a few values are single ones without much text: the usual case."""
+    for item in values:  # noqa: SIM110 - `all` is slower
+        if type(item) not in _SMALL and not (type(item) is str and len(item) <= _SHORT):
+            return False
+    return True
 
 
 class FaultCode(Enum):
@@ -137,6 +151,24 @@ class Peer(msgspec.Struct, frozen=True, cache_hash=True):
     pid: int | None = None
     domid: int | None = None
     connection: PeerConnection | None = None  # over which the call came; None where the transport has none
+
+
+class Origin(dict[str, object]):
+    """The extensions of calls that came the same way. Nobody changes them.
+
+    `is_shared`: several calls have this object, so what is made of it may be kept for the next one.
+    """
+
+    __slots__ = ("is_shared",)
+
+    def __init__(self, values: Mapping[str, object], *, is_shared: bool = False) -> None:
+        super().__init__(values)
+        self.is_shared = is_shared
+
+
+def is_shared(extensions: Mapping[str, object]) -> bool:
+    """Whether several calls have these extensions; see Origin."""
+    return type(extensions) is Origin and extensions.is_shared
 
 
 class Call(msgspec.Struct, frozen=True):

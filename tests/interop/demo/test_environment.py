@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,8 @@ from demo import environment
 from demo.environment import Environment, StartError, find_folder, missing_packages, start_environment
 from gateway.cli import client
 from gateway.config import load
-from tests.kit.programs import ROOT
 
 pytestmark = pytest.mark.bus
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Environment]:
-    with start_environment() as running:
-        yield running
 
 
 def test_everything_is_where_the_environment_says(running: Environment) -> None:
@@ -74,12 +66,6 @@ def test_nothing_is_left_when_it_is_interrupted_while_a_process_starts(monkeypat
             pytest.fail("it started")
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.parametrize("name", ["mappings", "toolstack", "bus", "xenstored"])
-def test_what_it_needs_is_taken_from_the_checkout(name: str) -> None:
-    assert find_folder(name).is_relative_to(ROOT)
-    assert any(find_folder(name).iterdir())
 
 
 def test_what_is_missing_is_named_with_the_place_where_it_belongs() -> None:

@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway.admin.connection_limits import BODY, HEAD, ConnectionLimits
 from gateway.admin.http import SocketServer
 from tests.kit.cases import each_case
+from tests.kit.programs import TIMEOUT
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX: "
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -65,7 +66,7 @@ async def asked(server: Local, request: bytes = WHOLE) -> bytes:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TIMEOUT):
         while not holds():  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.005)
 

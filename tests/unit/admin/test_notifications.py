@@ -1,4 +1,4 @@
-"""What is told of changes, whoever makes them."""
+"""Notifications of changes, by any client."""
 
 from __future__ import annotations
 

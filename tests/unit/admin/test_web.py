@@ -22,6 +22,7 @@ from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, Met
 from gateway.state.store import StateStore
 from tests.kit.admin import Api
 from tests.kit.cases import present
+from tests.kit.programs import TIMEOUT
 
 ROOT, READER, STRANGER = Caller(0, name="root"), Caller(7001, name="reader"), Caller(7002, name="stranger")
 STATE = MethodId("xenopsd", "VM.get_state")
@@ -280,7 +281,7 @@ async def test_changes_arrive_as_events(api_and_browser: tuple[Api, Browser]) ->
         assert events.content_type == "text/event-stream"
         done = await browser.post("/do/set-mode", secret=secret, pattern="VM.get_state", mode="dbus", why="go")
         assert done == 200
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             while not (line := await events.content.readline()).startswith(b"data: "):
                 assert line
     change = json.loads(line.removeprefix(b"data: "))

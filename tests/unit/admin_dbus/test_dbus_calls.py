@@ -164,7 +164,7 @@ async def test_who_may_only_read_changes_nothing_and_a_stranger_does_not_even_re
     me = frozenset({os.geteuid()})
 
     class Others(AccessRules):
-        """As if root were nobody special: the test may be run by root."""
+        """Treat root like any user: root may run the test."""
 
         def have(self, caller: Any, right: Right) -> bool:
             return right is Right.READ and caller in self.read

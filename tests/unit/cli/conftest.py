@@ -1,17 +1,13 @@
-"""An API for commands, and one command tree for all tests: to build it takes longer than most commands."""
+"""An API for commands."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer import testing
 
 from tests.kit.admin import Served, served
-
-testing._get_command = functools.cache(testing._get_command)  # type: ignore[attr-defined]
 
 
 @pytest.fixture

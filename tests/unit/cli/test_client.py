@@ -106,7 +106,7 @@ def test_nobody_there_is_said_of_lines_too(tmp_path: Path) -> None:
 
 
 async def test_a_gateway_that_is_gone_leaves_the_outcome_of_a_task_unknown_and_says_how_to_ask(tmp_path: Path) -> None:
-    """It has answered with the task; the next connection meets nobody."""
+    """It has answered with the task, and accepts no further connection."""
     control = tmp_path / "control"
 
     async def handler(_: web.Request) -> web.Response:

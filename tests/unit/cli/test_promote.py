@@ -66,7 +66,7 @@ def test_a_file_that_the_gateway_has_not_loaded_is_refused(file: Path, capsys: p
 def test_what_the_file_cannot_say_is_refused_before_anything_is_written(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A write that is to be shadowed: nobody may set it, so a file must not say it either."""
+    """A write in shadow mode: no person may set it, and so no file may."""
     assert "mode shadow would execute each call twice" in refusal(capsys, plan(file, Mode.SHADOW, "leave")).replace(
         "\n", " "
     )

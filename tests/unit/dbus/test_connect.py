@@ -126,7 +126,7 @@ async def test_a_bus_that_passes_no_descriptors_on_is_a_bus_all_the_same(tmp_pat
                 each.close()
 
         server = await asyncio.start_unix_server(refuse_descriptors, tmp_path / "bus")
-        opened = await asyncio.wait_for(connect.connect(f"unix:path={tmp_path}/bus"), 5)
+        opened = await asyncio.wait_for(connect.connect(f"unix:path={tmp_path}/bus"), TIMEOUT)
         assert opened.unique_name
         await connect.close(opened)
         server.close()

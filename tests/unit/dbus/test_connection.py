@@ -143,7 +143,7 @@ async def test_the_limit_is_exact(bus: PrivateBus) -> None:
 
 
 async def test_what_the_specification_does_not_allow_is_refused_however_much_the_bus_takes() -> None:
-    """An array of over 2^26 bytes, and a message of over 2^27: whoever gets one hangs up."""
+    """An array of over 2^26 bytes, and a message of over 2^27: the receiver would close the connection."""
     mib = bytes(1024**2)
     limits = {**SYSTEM_LIMITS, "max_message_size": 2**28}
     with private_bus(limits=limits) as large, toy_service(large.address, TOY):

@@ -104,7 +104,7 @@ async def test_a_reply_is_taken_between_the_signals_before_and_after_it(bus: Pri
         async with asyncio.TaskGroup() as tasks:
             for number in range(50):
                 tasks.create_task(change(backend, Volume=Variant("u", number)))
-                tasks.create_task(backend.query(echo, take))
+                tasks.create_task(backend.query(echo, "s", take))
         everything = await told.has(100)
         assert sum(isinstance(each, Event) for each in everything) == 50
         assert everything.count(["reply"]) == 50
@@ -115,10 +115,18 @@ async def test_an_error_is_taken_in_its_place_too(bus: PrivateBus) -> None:
         call = MethodCall(
             TOY, OBJECT_PATH, INTERFACE, "FailWithoutBody", "s", ["org.freedesktop.DBus.Error.UnknownObject"]
         )
-        assert await backend.query(call, told.add) is None
+        assert await backend.query(call, "s", told.add) is None
         [fault] = told.all
         assert isinstance(fault, Fault)
         assert fault.code is FaultCode.NOT_FOUND
+
+
+async def test_a_reply_with_another_signature_is_an_error(bus: PrivateBus) -> None:
+    async with following(bus) as (backend, told):
+        call = MethodCall(TOY, OBJECT_PATH, INTERFACE, "Echo", "s", ["no properties"])
+        assert await backend.query(call, "a{sv}", told.add) is None
+        text = f"{TOY} {OBJECT_PATH} {INTERFACE}.Echo: expected reply signature 'a{{sv}}', got 's'"
+        assert told.all == [Fault(FaultCode.UNREPRESENTABLE, text)]
 
 
 async def test_once_a_call_is_answered_every_signal_before_it_has_arrived(bus: PrivateBus) -> None:
@@ -134,12 +142,12 @@ async def test_once_a_call_is_answered_every_signal_before_it_has_arrived(bus: P
 async def test_a_call_without_a_reply_is_told_as_a_fault(bus: PrivateBus) -> None:
     async with following(bus) as (backend, told):
         gone = MethodCall("org.example.Nobody", OBJECT_PATH, INTERFACE, "Echo", "s", ["x"])
-        await backend.query(gone, told.add)
+        await backend.query(gone, "s", told.add)
         [fault] = told.all
         assert isinstance(fault, Fault)
         assert fault.code is FaultCode.UNAVAILABLE
     async with dbus_backend(BusSettings("one", bus.address, ("org.other.*",), connections=1)) as backend:
-        answer = await backend.query(gone, told.add)
+        answer = await backend.query(gone, "s", told.add)
         assert isinstance(answer, Fault)
         assert answer.code is FaultCode.UNAVAILABLE
 

@@ -179,6 +179,22 @@ async def test_a_state_that_cannot_be_read_is_read_again_later(monkeypatch: pyte
         assert running.records() == running.expected() != {}
 
 
+async def test_an_object_that_cannot_be_read_is_not_asked_for_at_every_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "FIRST_PAUSE", 3600.0)
+    async with Running() as running:
+        running.service.state = {"/vm/a": {VM: {"Name": "a"}}, "/vm/b": {VM: {"Name": "b"}}}
+        await running.owned()
+        running.service.refuses = Fault(FaultCode.UNREPRESENTABLE, "expected reply signature 'a{sv}', got ''")
+        for number in range(5):
+            for path in ("/vm/a", "/vm/b"):
+                running.service.invalidate(path, VM, "Name", number)
+            await running.service.settle()
+        assert running.service.queries == 3  # the manager, and each object once
+        running.service.refuses = None
+        await running.owned()  # a new owner is asked at once
+        assert running.records() == running.expected() != {}
+
+
 def step(service: Service, what: str, path: str, number: int) -> None:
     """Do one thing, where it is possible now."""
     found = service.state.get(path, {})

@@ -174,7 +174,7 @@ async def test_the_peer_of_a_unix_socket_has_uid_gid_and_pid(tmp_path: Path) -> 
 
 
 def listening_unix(path: Path) -> int:
-    """What systemd would pass: a descriptor that nobody in this process owns."""
+    """A descriptor as systemd passes it: no object of this process owns it."""
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(path))
         made.listen()

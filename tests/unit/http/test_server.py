@@ -251,7 +251,7 @@ async def test_stop_is_not_held_up_by_a_client_that_does_not_read() -> None:
     class Large(Echo):
         async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
             begun.set()
-            return Answer(bytes(50_000_000), CONTENT_TYPE)
+            return Answer(bytes(16_000_000), CONTENT_TYPE)
 
     large = Large()
     transport = HttpServer("rpc", [LOCAL], lambda path: large)

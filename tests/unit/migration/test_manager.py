@@ -24,6 +24,7 @@ from tests.kit.buses import private_bus
 from tests.kit.cases import expect
 from tests.kit.gateway import TOY_MAPPING, Folder
 from tests.kit.mappings import noting, route
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 from tests.kit.upstreams import LegacyServer, legacy_server, ok
 
@@ -34,7 +35,7 @@ ECHO = route("echo", service="toy")
 
 async def until(found: Callable[[], object]) -> None:
     """Wait for what comes by itself."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         while not found():  # noqa: ASYNC110 - it comes from a thread or another process, which set no event here
             await asyncio.sleep(0.01)
 
@@ -145,7 +146,7 @@ async def test_a_method_moves_and_both_sides_are_held_against_each_other(tmp_pat
 
 
 async def test_a_reload_that_changes_a_rule_begins_the_counts_of_a_rollout_anew(tmp_path: Path) -> None:
-    async with legacy_server(echo) as old, moving_gateway(tmp_path, old) as gateway, asyncio.timeout(60):
+    async with legacy_server(echo) as old, moving_gateway(tmp_path, old) as gateway, asyncio.timeout(TIMEOUT):
         [file] = tmp_path.rglob("toy.yaml")
         more = "key: text, rollout: quick, compare: [{path: $, ignore: true}]"
         moved = MOVING.replace("params: [text]}", f"params: [text], {more}}}")

@@ -1,4 +1,4 @@
-"""The engine on a real state file, with a clock that the test turns."""
+"""The controller on a real state file, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ async def one(path: Path) -> AsyncIterator[World]:
 
 async def _to_the_canary(one: World) -> None:
     await one.begin()
-    await one.good()
-    await one.advance()
+    await one.serve_well()
     assert one.now_at() == ("running", "canary 10% observed")
     await one.settle()
 
@@ -49,8 +48,7 @@ async def canary(one: World) -> World:
 
 async def _to_the_gate(one: World) -> None:
     await _to_the_canary(one)
-    await one.good()
-    await one.advance()
+    await one.serve_well()
     assert one.now_at()[0] == "waiting"
 
 
@@ -60,12 +58,10 @@ async def _to_the_gate(one: World) -> None:
 async def test_a_rollout_goes_from_shadow_to_dbus_and_ends(one: World) -> None:
     await one.begin()
     assert one.now_at() == ("running", "shadow")
-    await one.good()
-    await one.advance()
+    await one.serve_well()
     assert one.now_at() == ("running", "canary 10% observed")
     await one.settle()
-    await one.good()
-    await one.advance()
+    await one.serve_well()
     assert one.now_at()[0] == "waiting"
     approved = await one.commands.approve(NAME, "alice")
     assert isinstance(approved, RolloutView)
@@ -73,8 +69,7 @@ async def test_a_rollout_goes_from_shadow_to_dbus_and_ends(one: World) -> None:
     await one.advance()
     assert one.now_at() == ("running", "canary 50% observed")
     await one.settle()
-    await one.good()
-    await one.advance()
+    await one.serve_well()
     assert one.now_at() == ("running", "dbus")
     await one.settle()
     await one.advance(30.0)
@@ -110,11 +105,9 @@ async def test_almost_no_traffic_moves_nothing_in_either_direction(canary: World
 async def test_counts_from_before_a_step_are_not_its_own(one: World) -> None:
     await one.bad()  # before the rollout began
     await one.begin()
-    await one.good(calls=199)
-    await one.advance()
+    await one.serve_well(calls=199)
     assert one.now_at() == ("running", "shadow")
-    await one.good(calls=1)
-    await one.advance()
+    await one.serve_well(calls=1)
     assert one.now_at() == ("running", "canary 10% observed")
     await one.see(error_different=500, calls_dbus=500, calls_legacy=500, errors_dbus=500)  # late, from the step before
     await one.settle()
@@ -145,26 +138,22 @@ async def test_latency_alone_rolls_back(canary: World) -> None:
 
 async def test_waiting_at_a_gate_still_rolls_back(one: World) -> None:
     await _to_the_gate(one)
-    await one.bad()
-    await one.advance()
+    await one.serve_badly()
     assert one.now_at() == ("rolled back", "legacy")
 
 
 async def test_a_paused_rollout_still_rolls_back(canary: World) -> None:
     await canary.commands.pause(NAME, "alice")
-    await canary.good()
-    await canary.advance()
+    await canary.serve_well()
     assert canary.now_at() == ("paused", "canary 10% observed")
-    await canary.bad()
-    await canary.advance()
+    await canary.serve_badly()
     assert canary.now_at() == ("rolled back", "legacy")
 
 
 async def _to_dbus(one: World) -> None:
     await _to_the_canary(one)
     for step in ("canary 50% observed", "dbus"):
-        await one.good()
-        await one.advance()
+        await one.serve_well()
         if one.now_at()[0] == "waiting":
             await one.commands.approve(NAME, "alice")
             await one.advance()
@@ -182,8 +171,7 @@ async def test_after_promotion_a_breach_still_rolls_back_while_it_is_watched(one
 async def test_when_it_is_no_longer_watched_nothing_happens(one: World) -> None:
     await _to_dbus(one)
     await one.advance(60.0)
-    await one.bad()
-    await one.advance()
+    await one.serve_badly()
     assert one.now_at() == ("done", "dbus")
 
 
@@ -202,8 +190,7 @@ async def test_a_freeze_stays_until_a_person_resumes_and_then_counts_anew(path: 
     plan = replace(PLAN, on_breach=OnBreach.FREEZE)
     async with world(path, movable(plan=plan)) as one:
         await _to_the_canary(one)
-        await one.bad()
-        await one.advance()
+        await one.serve_badly()
         assert one.now_at() == ("frozen", "canary 10% observed")
         await one.bad()
         await one.advance(100.0)
@@ -212,8 +199,7 @@ async def test_a_freeze_stays_until_a_person_resumes_and_then_counts_anew(path: 
         await one.settle()
         await one.advance()
         assert one.now_at() == ("running", "canary 10% observed")
-        await one.good()
-        await one.advance()
+        await one.serve_well()
         assert one.now_at()[0] == "waiting"
 
 
@@ -228,8 +214,7 @@ async def test_a_step_down_is_one_step_and_not_a_fall(path: Path) -> None:
         await one.settle()
         await one.advance()
         assert one.now_at() == ("paused", "canary 50% observed")
-        await one.bad()
-        await one.advance()
+        await one.serve_badly()
         assert one.now_at() == ("paused", "canary 10% observed")
 
 
@@ -252,8 +237,7 @@ async def test_a_persons_override_wins_and_stops_the_rollout_until_it_is_resumed
     assert canary.now_at()[0] == "overridden"
     await canary.commands.resume(NAME, "alice")
     await canary.settle()
-    await canary.good()
-    await canary.advance()
+    await canary.serve_well()
     assert canary.now_at()[0] == "waiting"
 
 
@@ -261,8 +245,7 @@ async def test_a_breach_while_a_persons_mode_holds_is_told_as_such_and_acts_when
     await canary.set("VM.start", Mode.DBUS)
     await canary.advance()
     assert (canary.now_at()[0], [*canary.engine.breached()]) == ("overridden", [])
-    await canary.bad()
-    await canary.advance()
+    await canary.serve_badly()
     assert (canary.now_at(), [*canary.engine.breached()]) == (("breached", "legacy"), [NAME])
     entry = (await canary.said())[0]
     assert entry.what == "breach"
@@ -282,8 +265,7 @@ async def test_a_breach_ends_a_guarded_mode_of_a_person_and_goes_back(canary: Wo
     await canary.advance()
     assert canary.now_at()[0] == "overridden"
     assert (await canary.said())[0].why == f"bob has set {NAME} to dbus (guarded)"
-    await canary.bad()
-    await canary.advance()
+    await canary.serve_badly()
     assert (canary.now_at(), [*canary.engine.breached()]) == (("rolled back", "legacy"), [])
     assert not [each for each in canary.state.overrides if each.by == "person"]
     entry = (await canary.said())[0]
@@ -294,10 +276,8 @@ async def test_a_breach_ends_a_guarded_mode_of_a_person_and_goes_back(canary: Wo
 async def test_a_guarded_mode_below_one_that_is_not_is_held_by_that(canary: World) -> None:
     await canary.set(NAME, Mode.DBUS, guarded=True)
     await canary.set("VM.*", Mode.DBUS)
-    await canary.bad()
-    await canary.advance()
-    await canary.bad()
-    await canary.advance()
+    await canary.serve_badly()
+    await canary.serve_badly()
     assert canary.now_at()[0] == "breached"
     assert (await canary.said())[0].why.endswith("; bob has set VM.* to dbus, and that holds")
     assert len([each for each in canary.state.overrides if each.by == "person"]) == 2
@@ -311,8 +291,7 @@ async def test_a_freeze_leaves_a_guarded_mode_where_it_is(path: Path) -> None:
         await _to_the_canary(one)
         await one.set(NAME, Mode.DBUS, guarded=True)
         await one.advance()
-        await one.bad()
-        await one.advance()
+        await one.serve_badly()
         assert one.now_at()[0] == "frozen"
         assert [each.guarded for each in one.state.overrides if each.by == "person"] == [True]
 
@@ -337,8 +316,7 @@ async def test_when_a_persons_time_is_over_what_the_rollout_had_set_is_still_gua
     await canary.advance(601.0)
     assert canary.now_at() == ("overridden", "canary 10% observed")
     assert not [each for each in canary.state.overrides if each.by == "person"]
-    await canary.bad()
-    await canary.advance()
+    await canary.serve_badly()
     assert canary.now_at() == ("rolled back", "legacy")
 
 
@@ -346,8 +324,7 @@ async def test_what_a_rollout_had_set_and_somebody_took_away_is_not_set_again_bu
     await canary.state.decide(Change((AuditEntry(START, "bob", "mode", NAME),), drop=((NAME, "rollout"),)))
     await canary.advance()
     assert canary.now_at() == ("overridden", "nothing")
-    await canary.bad()
-    await canary.advance()
+    await canary.serve_badly()
     assert canary.now_at() == ("overridden", "nothing")
     await canary.commands.resume(NAME, "alice")
     assert canary.now_at() == ("running", "canary 10% observed")
@@ -370,11 +347,9 @@ async def test_what_was_set_for_a_time_is_dropped_with_a_line_in_the_audit(one: 
 async def test_the_counts_of_a_group_are_those_of_its_members(path: Path) -> None:
     async with world(path, movable("VM.start", "life"), movable("VM.stop", "life")) as one:
         await one.begin("group:life")
-        await one.good("VM.start", 100)
-        await one.advance()
+        await one.serve_well("VM.start", 100)
         assert one.now_at("group:life") == ("running", "shadow")
-        await one.good("VM.stop", 100)
-        await one.advance()
+        await one.serve_well("VM.stop", 100)
         assert one.now_at("group:life") == ("running", "canary 10% observed")
 
 
@@ -386,8 +361,7 @@ async def test_a_method_that_joins_a_group_brings_no_counts_along(path: Path) ->
         await one.advance()
         await one.advance()
         assert one.now_at("group:life") == ("running", "shadow")
-        await one.good("VM.stop", 200)
-        await one.advance()
+        await one.serve_well("VM.stop", 200)
         assert one.now_at("group:life") == ("running", "canary 10% observed")
 
 
@@ -402,8 +376,7 @@ async def test_a_rollout_whose_methods_are_gone_is_ended(canary: World) -> None:
 async def test_a_new_mapping_needs_new_evidence(path: Path, also: float) -> None:
     async with world(path, movable(fingerprint="old")) as one:
         await _to_the_canary(one)
-        await one.good(calls=199)
-        await one.advance()
+        await one.serve_well(calls=199)
         one.routes[:] = [movable(fingerprint="new")]
         await one.advance(also)
         assert (await one.said())[0].why == "the mapping of VM.start has changed: the counts of this step begin anew"
@@ -414,8 +387,7 @@ async def test_a_new_mapping_needs_new_evidence(path: Path, also: float) -> None
         assert one.now_at() == ("running", "canary 10% observed")
         [view] = await _views(one)
         assert (view.numbers["dbus_calls"], view.why) == (199, "waits: 199 of 200 calls by D-Bus")
-        await one.good(calls=1)
-        await one.advance()
+        await one.serve_well(calls=1)
         assert one.now_at()[0] == "waiting"
 
 
@@ -428,8 +400,7 @@ async def test_a_gate_is_not_opened_by_the_evidence_of_an_old_mapping(path: Path
         await one.advance()
         assert one.now_at() == ("running", "canary 10% observed")
         await one.settle()
-        await one.good()
-        await one.advance()
+        await one.serve_well()
         assert one.now_at()[0] == "waiting"
         await one.commands.approve(NAME, "alice")
         await one.advance()
@@ -443,17 +414,14 @@ async def test_a_rollout_goes_on_where_it_was_after_a_restart(path: Path) -> Non
     clock = Clock()
     async with world(path, clock=clock) as one:
         await _to_the_canary(one)
-        await one.good(calls=150)
-        await one.advance()
+        await one.serve_well(calls=150)
     clock.now += 3600.0
     async with world(path, clock=clock, holder="after") as other:
         await other.advance()
         assert other.now_at() == ("running", "canary 10% observed")
-        await other.good(calls=50)
-        await other.advance()
+        await other.serve_well(calls=50)
         assert other.now_at()[0] == "waiting"
-        await other.bad()
-        await other.advance()
+        await other.serve_badly()
         assert other.now_at()[0] == "rolled back"
 
 
@@ -471,8 +439,7 @@ async def test_of_two_processes_exactly_one_drives_with_the_counts_of_both(path:
         await one.begin()
         await _until_equal(one, other)
         await one.good(calls=100)
-        await other.good(calls=100)
-        await other.advance()
+        await other.serve_well(calls=100)
         assert [_drives(one), _drives(other)] == [True, False]
         assert other.now_at() == ("running", "shadow")
         await one.advance()
@@ -541,8 +508,7 @@ async def test_a_wall_clock_that_is_set_back_while_a_step_settles_does_not_stop_
     await one.commands.start(NAME, "alice")
     one.set_by = -1800.0
     await one.settle()
-    await one.good()
-    await one.advance()
+    await one.serve_well()
     assert one.now_at() == ("running", "canary 10% observed")
 
 
@@ -580,8 +546,7 @@ async def test_with_the_file_in_trouble_nothing_is_promoted(one: World) -> None:
 async def test_without_a_file_everything_works_until_a_restart() -> None:
     async with world(None) as one:
         await _to_the_canary(one)
-        await one.bad()
-        await one.advance()
+        await one.serve_badly()
         assert one.now_at() == ("rolled back", "legacy")
 
 

@@ -21,6 +21,7 @@ from gateway.migration.shadow import MAX_APART, MAX_LARGE, ComparedCall, Job, Ob
 from gateway.migration.worker import INLINE_COST, SWITCH_INTERVAL, Worker, WorkerStoppedError
 from tests.kit.cases import each_case
 from tests.kit.mappings import route
+from tests.kit.programs import TIMEOUT
 from tests.kit.side_by_side import until
 
 CALL = Call("VM.stat", ("a",))
@@ -68,7 +69,7 @@ async def observe(*jobs: Job, legacy: Outcome = OLD, dbus: Outcome = NEW) -> tup
     shadow = Shadow(answering({Side.LEGACY: legacy, Side.DBUS: dbus}, called), published)
     for each in jobs:
         shadow.observe(each)
-    assert await shadow.drain(5) == 0
+    assert await shadow.drain(TIMEOUT) == 0
     return published, called
 
 
@@ -148,7 +149,7 @@ async def test_past_the_quota_an_observation_is_dropped_and_counted() -> None:
     assert not shadow.wants(route("VM.stat"), CALL)
     assert (len(shadow), published.lost) == (2, [counters.DROPPED] * 4)
     go_on.set()
-    await shadow.drain(5)
+    await shadow.drain(TIMEOUT)
     assert (len(shadow), len(published.seen)) == (0, 2)
 
 
@@ -171,7 +172,7 @@ async def test_a_bug_in_a_receiver_costs_that_observation_only(capsys: pytest.Ca
     shadow = Shadow(answering({Side.DBUS: NEW}, []), published)
     shadow.observe(job())
     shadow.observe(job())
-    assert await shadow.drain(5) == 0
+    assert await shadow.drain(TIMEOUT) == 0
     assert len(published.seen) == 2
     assert "a bug ended this observation" in "".join(capsys.readouterr())
 
@@ -209,7 +210,7 @@ async def test_the_size_of_both_outcomes_decides_where_they_are_compared(
 
     shadow = Shadow(answering({Side.DBUS: Reply(dbus)}, []), Watching())
     shadow.observe(job(outcome=Reply(legacy)))
-    await shadow.drain(5)
+    await shadow.drain(TIMEOUT)
     assert threads == [in_thread]
     if in_thread:  # it gives the interpreter back to the event loop soon
         assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL, rel=0.1)
@@ -221,7 +222,7 @@ async def test_while_large_comparisons_of_a_method_wait_its_calls_are_dropped_an
 
     class Waiting(Published):
         def compare(self, observed: ObservedCall, checkpoint: Checkpoint) -> ComparedCall:
-            assert released.wait(60)
+            assert released.wait(TIMEOUT)
             return super().compare(observed, checkpoint)
 
     async def full() -> bool:
@@ -232,7 +233,7 @@ async def test_while_large_comparisons_of_a_method_wait_its_calls_are_dropped_an
     for _ in range(MAX_LARGE):
         assert shadow.wants(route("VM.stat"), CALL)
         shadow.observe(job(outcome=Reply(LARGE)))
-    drained = asyncio.ensure_future(shadow.drain(60))
+    drained = asyncio.ensure_future(shadow.drain(TIMEOUT))
     await until(full)
     assert published.lost == [counters.DROPPED]
     assert shadow.wants(route("VM.start"), CALL)
@@ -252,7 +253,7 @@ async def test_a_comparison_under_way_is_given_up_at_the_stop() -> None:
             checkpoint()
 
     running = asyncio.ensure_future(worker.run(INLINE_COST + 1, endless))
-    await asyncio.wait_for(begun.wait(), 60)
+    await asyncio.wait_for(begun.wait(), TIMEOUT)
     await worker.stop()
     with pytest.raises(WorkerStoppedError):
         await running

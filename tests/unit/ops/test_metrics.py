@@ -1,4 +1,4 @@
-"""What Prometheus is told, read with its own parser; and that it holds nothing a client could make grow."""
+"""The metrics, read with Prometheus's own parser; no client can make them grow."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ from gateway.pipeline.dispatcher import Dispatcher
 from tests.kit import upstreams as kit
 from tests.kit.cases import each_case, expect, present
 from tests.kit.mappings import TARGET, route
+from tests.kit.programs import TIMEOUT
 
 
 class Scripted(Backend):
@@ -65,7 +66,7 @@ async def bug(_route: Route, _call: Call) -> Outcome:
 
 
 class Notes:
-    """Remembers what log and metrics were told."""
+    """Remembers what goes to log and metrics."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, Outcome]] = []
@@ -221,7 +222,7 @@ async def test_after_a_timeout_the_task_can_go_on_waiting() -> None:
     await dispatcher.answer(route(timeout=0.0), Call("echo", ("a",)))
     task = present(asyncio.current_task())
     assert task.cancelling() == 0
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         await asyncio.sleep(0)
 
 
@@ -403,7 +404,7 @@ async def test_a_deadline_that_passes_in_line_says_that_the_call_was_not_sent() 
 
 
 class Line(kit.Scripted):
-    """A legacy service that is never free: whoever waits for it does until the call is not wanted any more."""
+    """A legacy service without a free slot: a call waits until it is no longer wanted."""
 
     def __init__(self) -> None:
         super().__init__({"old": ("jsonrpc", "plain")})
@@ -440,7 +441,7 @@ async def test_a_call_that_waits_for_an_old_service_goes_where_its_new_mode_says
     stays = asyncio.ensure_future(dispatcher.answer(other, Call("VM.stop", ("b",))))
     await asyncio.sleep(0)
     toggles.replace([Override("toy/VM.start", Setting(mode), "alice", 1.0)])
-    assert await asyncio.wait_for(moves, 5) == outcome
+    assert await asyncio.wait_for(moves, TIMEOUT) == outcome
     assert (notes.sides, not stays.done()) == ([side], True)
     assert new.asked == (["VM.start"] if side else [])
     assert line.called == ["VM.start", "VM.stop"]
@@ -457,7 +458,7 @@ async def test_a_call_for_a_task_that_waits_is_not_made_on_d_bus_when_its_mode_c
     waits = asyncio.ensure_future(dispatcher.answer(task, Call("Async.VM.start", ("a",))))
     await asyncio.sleep(0)
     toggles.replace([Override("toy/VM.start", Setting(Mode.DBUS), "alice", 1.0)])
-    outcome = expect(Fault, await asyncio.wait_for(waits, 5))
+    outcome = expect(Fault, await asyncio.wait_for(waits, TIMEOUT))
     assert outcome.message.startswith("Async.VM.start has no side that answers: ")
     assert new.asked == []
 

@@ -55,6 +55,7 @@ from gateway.pipeline.side_override import SideOverride
 from tests.kit import upstreams as kit
 from tests.kit.cases import each_case, expect
 from tests.kit.mappings import route
+from tests.kit.programs import TIMEOUT
 
 PEER = Peer("tcp:127.0.0.1:4711")
 HERE = EndpointKey("rpc", "/here")
@@ -125,7 +126,7 @@ class Held(jsonrpc.Codec):
     def _hold(self, method: str) -> None:
         if method == self._held:
             self.holds.set()
-            assert self.goes_on.wait(60)
+            assert self.goes_on.wait(TIMEOUT)
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:
         self._hold("decode")
@@ -411,7 +412,7 @@ class Front:
         """The answer; then everything that comes after it."""
         answer = await self.exchange.answer(message, PEER, carried)
         await asyncio.sleep(0)
-        await self.shadow.drain(5)
+        await self.shadow.drain(TIMEOUT)
         return answer
 
 
@@ -439,7 +440,7 @@ async def test_a_message_as_it_came_may_be_sent_again_only_when_none_of_its_call
 
 
 class InLine(kit.Scripted):
-    """A legacy service that is never free: whoever waits for it does until the message is not wanted any more."""
+    """A legacy service without a free slot: a message waits until it is no longer wanted."""
 
     async def forward(
         self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
@@ -461,7 +462,7 @@ async def test_a_message_that_waits_for_an_old_service_is_answered_call_by_call_
     await asyncio.sleep(0)
     assert not answering.done()
     front.exchange.dispatcher.toggles.replace([Override("toy/start", DBUS, "alice", 1.0)])
-    answer = await asyncio.wait_for(answering, 5)
+    answer = await asyncio.wait_for(answering, TIMEOUT)
     assert [each["result"] for each in json.loads(answer.body or b"")] == ["old", 1]
     assert front.asked == ["start"]
     assert [(method, side) for method, _, side in front.told.noted] == [("stat", Side.LEGACY), ("start", Side.DBUS)]
@@ -502,7 +503,7 @@ async def test_in_shadow_mode_the_other_side_runs_once_the_answer_has_left() -> 
     assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
     assert front.asked == []  # not before the answer is out of our hands
     await asyncio.sleep(0)
-    await front.shadow.drain(5)
+    await front.shadow.drain(TIMEOUT)
     (observed,) = front.told.seen
     assert front.asked == ["stat"]
     assert (observed.control.outcome, observed.candidate.outcome) == (Reply(1), Reply(1))
@@ -902,7 +903,7 @@ async def test_an_answer_that_is_compressed_goes_back_as_it_came_and_is_read_for
 ) -> None:
     front = Front(answer, stat=LEGACY_ONLY, read_most=100_000)
     assert await front.answer(ONE) is answer
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT):
         while not front.told.noted:  # noqa: ASYNC110 - the thread sets no event
             await asyncio.sleep(0)
     assert front.told.noted == [("stat", seen, Side.LEGACY)]
@@ -911,7 +912,7 @@ async def test_an_answer_that_is_compressed_goes_back_as_it_came_and_is_read_for
 async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same() -> None:
     front = Front(OLD_ANSWER, stat=SHADOW, read_at_once=len(body(OLD_ANSWER)) - 1)
     assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         while not front.told.seen:  # noqa: ASYNC110 - the thread sets no event
             await asyncio.sleep(0)
     assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]

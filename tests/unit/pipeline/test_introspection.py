@@ -66,6 +66,12 @@ async def test_a_method_is_described_under_each_spelling_of_its_name_but_not_as_
     assert isinstance(await answer(ours, Call("system.methodSignature", ("Async.VM.shutdown",))), Fault)
 
 
+def test_where_unmapped_methods_pass_through_the_legacy_service_describes_itself() -> None:
+    for codec, own in (("xmlrpc", ["system.multicall"]), ("jsonrpc", ["rpc.discover"])):
+        table = EndpointTable(EndpointKey("rpc", "/"), codec, "plain", {"VM.start": START}, passthrough_to="old")
+        assert [*introspection_routes(table, codec)] == own
+
+
 async def test_over_json_rpc_there_is_rpc_discover_and_no_multicall() -> None:
     names = expect(list, await value("system.listMethods", codec="jsonrpc"))
     assert "rpc.discover" in names

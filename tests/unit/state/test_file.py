@@ -77,7 +77,7 @@ def put(into: StateFile, change: Change) -> None:
 
 
 def refused(by: StateFile, change: Change | None = None) -> str:
-    """What an operator is told who changes something now."""
+    """Return the answer to an operator who changes something now."""
     result = expect(StateRefused, by.decide(change or mode("SR.*", Mode.OFF)))
     assert not result.conflict
     return result.why

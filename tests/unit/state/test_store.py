@@ -206,7 +206,7 @@ async def test_a_decision_that_was_outrun_is_refused_even_when_it_must_not_wait(
 
 @pytest.fixture
 def hanging(path: Path) -> Iterator[Callable[[], None]]:
-    """A file that answers nobody until what is yielded is called."""
+    """A file that answers no request until the yielded function is called."""
     asyncio.run(_made(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")

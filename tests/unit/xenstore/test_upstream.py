@@ -16,6 +16,7 @@ from gateway.core.rpc.model import Answer, Fault, FaultCode, RequestMetadata
 from gateway.core.xenstore.paths import pack, unpack
 from tests.kit.cases import each_case, expect
 from tests.kit.memory_store import MemoryStore
+from tests.kit.programs import TIMEOUT
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ async def line(store: Served, **options: bool) -> AsyncIterator[XenstoreUpstream
 
 
 async def send(line: XenstoreUpstreamConnection) -> Answer | Fault:
-    return await asyncio.wait_for(line.send(LOGIN, RequestMetadata()), 60)
+    return await asyncio.wait_for(line.send(LOGIN, RequestMetadata()), TIMEOUT)
 
 
 async def refusal(store: Served) -> Fault:
@@ -216,7 +217,7 @@ async def test_a_service_that_hangs_is_asked_so_much_and_who_waits_for_it_may_le
     await made.start()
     wanted = True
     asked = asyncio.ensure_future(made.send(LOGIN, RequestMetadata()))
-    await asyncio.wait_for(store.written.wait(), 5)
+    await asyncio.wait_for(store.written.wait(), TIMEOUT)
     waits = asyncio.ensure_future(made.send(LOGIN, RequestMetadata(), wanted=lambda: wanted))
     await asyncio.wait({waits}, timeout=0)
     text = "the legacy service 'squeezed' has 2 calls in flight; nothing was executed"

@@ -110,7 +110,7 @@ REQUESTS, RESPONSES = "/svc/rpc/request/read", "/svc/rpc/response/read"
 
 
 class Looks:
-    """Somebody who looks when he is told to."""
+    """A reader that looks when the test says so."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()

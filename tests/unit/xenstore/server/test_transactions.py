@@ -81,7 +81,7 @@ async def test_the_permissions_of_each_node_of_a_tree_are_read_with_it(store: Me
 
 
 async def test_a_wide_tree_is_read_bit_by_bit() -> None:
-    """So that others get in between: no more than so many operations are under way."""
+    """Limits the operations at a time, so that others get in between."""
     async with MemoryStore() as store:
         for number in range(100):
             store.put(f"/a/{number}", b"1")

@@ -182,6 +182,11 @@ class RecalledLogs:
         return found if isinstance(found, SavedLog) else None
 
 
+def _order(change: ObjectChange) -> tuple[bool, int, ObjectId]:
+    """Deletions first, then the oldest change; the same each time, for objects of which nothing else is known."""
+    return change.operation != "del", change.state.modified, change.state.id
+
+
 class WrittenLog:
     """A log of another epoch, compared once with the log of this process; then only what changes is compared."""
 
@@ -208,7 +213,7 @@ class WrittenLog:
             if wanted.has(object_id):
                 concerned.add(object_id)
         changes = [change for each in concerned if (change := self._change(each, generation)) is not None]
-        return sorted(changes, key=lambda change: (change.operation != "del", change.state.modified))
+        return sorted(changes, key=_order)
 
     def _compare(self) -> None:
         log, compared = self._log, self._compared

@@ -100,6 +100,10 @@ class Alarms:
     def __init__(self) -> None:
         self._shared: dict[int, tuple[asyncio.TimerHandle, set[Waiter]]] = {}  # by the number of their ALARM
 
+    def __len__(self) -> int:
+        """How many timers are shared."""
+        return len(self._shared)
+
     def set(self, seconds: float, waiter: Waiter) -> asyncio.TimerHandle | int:
         """Wake a waiter in so many seconds, or a little later; returns what `cancel` takes."""
         loop = asyncio.get_running_loop()

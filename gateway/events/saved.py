@@ -25,9 +25,12 @@ from gateway.state.event_logs import MOST_OBJECTS
 from gateway.state.store import StateStore
 
 SAVE = 1.0  # seconds at least between two times that a log is written
+WHOLE = 60.0  # seconds at least between two times that it is written whole while the gateway runs
 SHARE = 20  # the pause is at least so many times as long as the writing took
 SLICE = 0.002  # seconds of work before the event loop serves others
 MOST_RECALLED = 4  # logs of other epochs in memory, of each service
+
+EVERYTHING = Wanted(everything=True)
 
 _log = structlog.get_logger("gateway")
 
@@ -36,9 +39,8 @@ async def make_digests(states: Iterable[ObjectState], pause: float = 0.0) -> Non
     """Have each object know its digest; others are served meanwhile, `pause` seconds after each slice of the work."""
     loop = asyncio.get_running_loop()
     end = loop.time() + SLICE
-    for state in states:
-        if not state.has_digest and not state.is_deleted:
-            state.digest  # noqa: B018 - it is made when it is read first
+    for state in [each for each in states if not (each.has_digest or each.is_deleted)]:
+        state.digest  # noqa: B018 - it is made when it is read first
         if loop.time() >= end:
             await asyncio.sleep(pause)
             end = loop.time() + SLICE
@@ -53,6 +55,7 @@ class LogSaver:
         self._state = state
         self._is_ready = is_ready  # whether every object was read once
         self._written: int | None = None  # the generation up to which the log was written; None: nothing was
+        self._whole_at = 0.0  # loop time before which it is not written whole again
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -69,7 +72,7 @@ class LogSaver:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-            await self._guarded_save(0.0)
+            await self._guarded_save(0.0, may_be_whole=True)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -77,26 +80,32 @@ class LogSaver:
             await self._due.wait()
             self._due.clear()
             begun = loop.time()
-            await self._guarded_save(SLICE)
+            await self._guarded_save(SLICE, may_be_whole=begun >= self._whole_at)
             await asyncio.sleep(max(SAVE, SHARE * (loop.time() - begun)))
 
-    async def _guarded_save(self, pause: float) -> None:
+    async def _guarded_save(self, pause: float, *, may_be_whole: bool) -> None:
         try:
             if self._written is not None or self._is_ready():
-                await self.save(pause)
+                await self.save(pause, may_be_whole=may_be_whole)
         except Exception:  # noqa: BLE001 - a bug costs what would have been written and not the events
             _log.exception("a bug while writing events down", service=self._service)
 
-    async def save(self, pause: float = 0.0) -> None:
-        """Write what has changed since the last time; all of it where what was written has gone."""
-        if await self._save_part(pause) is False:
-            self._written = None
-            await self._save_part(pause)
+    async def save(self, pause: float = 0.0, *, may_be_whole: bool = True) -> None:
+        """Write what has changed since the last time; all of it where what was written has gone.
 
-    async def _save_part(self, pause: float) -> bool | StateRefused:
+        That is rare, or very many processes share a file that does not hold the logs of all.
+        """
+        if await self._save_part(pause, may_be_whole=may_be_whole) is False:
+            self._written = None
+            await self._save_part(pause, may_be_whole=may_be_whole)
+
+    async def _save_part(self, pause: float, *, may_be_whole: bool) -> bool | StateRefused:
         log, after = self._changes, self._written
         if after is not None and log.forgotten > after:
             after = None  # a deletion is forgotten that was not written: its object is there as what exists
+        if after is None and not may_be_whole:
+            self._due.set()  # later
+            return True
         saved = log.generation
         if saved == after or len(log) > MOST_OBJECTS:
             return True
@@ -107,6 +116,7 @@ class LogSaver:
         written = await self._state.save_event_log(part, after)
         if written is True:
             self._written = saved
+            self._whole_at = self._whole_at if after is not None else asyncio.get_running_loop().time() + WHOLE
         elif isinstance(written, StateRefused):
             self._due.set()  # later, when the file may be better
         return written
@@ -134,56 +144,97 @@ class RecalledLogs:
         self._changes = log
         self._state = state
         self._reading = asyncio.Lock()
-        self._known: dict[int, dict[ObjectId, SavedObject]] = {}  # by epoch; the one that was used last is the last
-        self._logs: dict[int, SavedLog] = {}
+        self._known: dict[int, WrittenLog] = {}  # by epoch; the one that was used last is the last
         self._used: set[int] = set()  # epochs, since `forget_unused`
 
     async def missed_since(self, token: Token, wanted: Wanted) -> Missed | None:
         """What a client has missed since a token of another epoch; None: it is not certain."""
-        objects = await self._recall(token)
-        if objects is None:
+        written = await self._recall(token)
+        if written is None:
             return None
-        await make_digests(self._changes.existing(wanted))
-        return Missed(missed_changes(self._changes, objects, token.generation, wanted), self._changes.token)
+        if not written.is_compared:
+            await make_digests(self._changes.existing(EVERYTHING))
+        return Missed(written.missed_since(token.generation, wanted), self._changes.token)
 
     def forget_unused(self) -> None:
         """Forget the logs that were not used since the last time."""
         for epoch in self._known.keys() - self._used:
-            del self._known[epoch], self._logs[epoch]
+            del self._known[epoch]
         self._used.clear()
 
-    async def _recall(self, token: Token) -> dict[ObjectId, SavedObject] | None:
+    async def _recall(self, token: Token) -> WrittenLog | None:
         epoch = token.epoch
         async with self._reading:
-            if epoch not in self._logs or not self._logs[epoch].has(token.generation):
-                if self._state.trouble:
+            known = self._known.pop(epoch, None)
+            if known is None or not known.saved.has(token.generation):
+                found = None if self._state.trouble else await self._find(token)
+                if found is None:
                     return None
-                found = await self._state.event_log(self._service, epoch, token.generation)
-                if not isinstance(found, SavedLog):
-                    return None
-                self._logs[epoch] = found._replace(objects=())
-                self._known[epoch] = {(each.name, each.ref): each for each in found.objects}
+                known = WrittenLog(found, self._changes)
+            self._known[epoch] = known
             self._used.add(epoch)
-            objects = self._known[epoch] = self._known.pop(epoch)
             for oldest in [*self._known][:-MOST_RECALLED]:
-                del self._known[oldest], self._logs[oldest]
-            return objects
+                del self._known[oldest]
+            return known
+
+    async def _find(self, token: Token) -> SavedLog | None:
+        found = await self._state.event_log(self._service, token.epoch, token.generation)
+        return found if isinstance(found, SavedLog) else None
 
 
-def missed_changes(
-    log: ChangeLog, objects: dict[ObjectId, SavedObject], generation: int, wanted: Wanted
-) -> list[ObjectChange]:
-    """How the wanted objects differ from what a client has that knows a written log up to a generation."""
-    gone = [
-        ObjectChange("del", ObjectState(object_id, log.first, lambda: None))
-        for object_id, found in objects.items()
-        if wanted.has(object_id) and found.was_there(generation) and log.find(object_id) is None
-    ]
-    changed: list[ObjectChange] = []
-    for state in log.existing(wanted):
-        found = objects.get(state.id)
-        if found is None or not found.was_there(generation):
-            changed.append(ObjectChange("add", state))
-        elif found.modified > generation or found.digest is None or found.digest != state.digest:
-            changed.append(ObjectChange("mod", state))
-    return [*gone, *changed]
+def _order(change: ObjectChange) -> tuple[bool, int, ObjectId]:
+    """Deletions first, then the oldest change; the same each time, for objects of which nothing else is known."""
+    return change.operation != "del", change.state.modified, change.state.id
+
+
+class WrittenLog:
+    """A log of another epoch, compared once with the log of this process; then only what changes is compared."""
+
+    def __init__(self, saved: SavedLog, log: ChangeLog) -> None:
+        self.saved = saved._replace(objects=())
+        self._log = log
+        self._objects: dict[ObjectId, SavedObject] = {(each.name, each.ref): each for each in saved.objects}
+        self._by_change = sorted(self._objects.items(), key=lambda item: -item[1].modified)
+        self._differing: set[ObjectId] = set()  # and those that have changed since they were compared
+        self._compared: int | None = None  # the generation of this process's log up to which it was
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether each object has been compared."""
+        return self._compared is not None
+
+    def missed_since(self, generation: int, wanted: Wanted) -> list[ObjectChange]:
+        """How the wanted objects differ from what a client has that knows the written log up to a generation."""
+        self._compare()
+        concerned = {each for each in self._differing if wanted.has(each)}
+        for object_id, found in self._by_change:
+            if found.modified <= generation:
+                break
+            if wanted.has(object_id):
+                concerned.add(object_id)
+        changes = [change for each in concerned if (change := self._change(each, generation)) is not None]
+        return sorted(changes, key=_order)
+
+    def _compare(self) -> None:
+        log, compared = self._log, self._compared
+        self._compared = log.generation
+        if compared is not None and log.forgotten <= compared:
+            self._differing.update(state.id for state in log.changed_since(compared))
+            return
+        here = {state.id: state for state in log.existing(EVERYTHING)}
+        self._differing.update(each for each in self._objects if each not in here)
+        for object_id, state in here.items():
+            found = self._objects.get(object_id)
+            if found is None or found.is_deleted or found.digest is None or found.digest != state.digest:
+                self._differing.add(object_id)
+
+    def _change(self, object_id: ObjectId, generation: int) -> ObjectChange | None:
+        """How an object differs from what such a client has; None: it does not."""
+        state, found = self._log.find(object_id), self._objects.get(object_id)
+        had = found is not None and found.was_there(generation)
+        if state is None:
+            return ObjectChange("del", ObjectState(object_id, self._log.first, lambda: None)) if had else None
+        if found is None or not had:
+            return ObjectChange("add", state)
+        is_same = found.modified <= generation and found.digest is not None and found.digest == state.digest
+        return None if is_same else ObjectChange("mod", state)

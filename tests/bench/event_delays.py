@@ -201,23 +201,28 @@ async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Ta
         daemon = ("dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address")
         stack.enter_context(started(*daemon, ready="unix:"))
         command = (sys.executable, "-m", "tests.bench.event_delays", "--serve", address)
-        stack.enter_context(started(*command, "--clients", str(clients), "--rate", str(rate)))
+        size = ("--clients", str(clients), "--rate", str(rate))
+        service = stack.enter_context(started(*command, *size, ready="ready", stderr=sys.stderr.fileno()))
         gateway = stack.enter_context(
             started(sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml"))
         )
         await asyncio.to_thread(wait_for_port, port)
-        loop = asyncio.get_running_loop()
+        loop, first = asyncio.get_running_loop(), Delays()
         async with running(
             loop.create_task(on_bus(address, kinds["the bus itself"])),
-            loop.create_task(by_event_from(port, 0, Delays())),
+            loop.create_task(by_event_from(port, 0, first)),
         ):
+            async with asyncio.timeout(ALL_WAIT):
+                while not first.waiting:  # then every object is read  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
             await asyncio.sleep(2.0)
             before = resident_bytes(gateway.pid)
             made = [loop.create_task(by_event_from(port, each, kinds["event.from"])) for each in range(clients)]
             made += [loop.create_task(by_websocket(port, each, kinds["WebSocket"])) for each in range(clients)]
             async with running(*made):
                 async with asyncio.timeout(ALL_WAIT):
-                    while sum(each.waiting for each in kinds.values()) < 2 * clients:  # noqa: ASYNC110
+                    while sum(each.waiting for each in kinds.values()) < 2 * clients:
+                        assert service.poll() is None, "the service that changes its objects has ended"
                         await asyncio.sleep(0.1)
                 await asyncio.sleep(1.0)  # until the last of them waits again
                 for delays in kinds.values():

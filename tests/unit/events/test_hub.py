@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from gateway.events import hub
 from gateway.events.changes import Wanted
 from gateway.events.hub import WOKEN_AT_ONCE, ServiceEvents
 from tests.kit.object_service import Service
@@ -63,3 +66,46 @@ async def test_a_change_while_clients_are_woken_wakes_those_that_wait_again() ->
     events.log.put(("vm", "b"), dict)
     await clients.done()
     await late.done()
+
+
+async def test_long_waits_share_a_timer_end_in_time_and_leave_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "EXACT", 0.0)
+    events, loop, ends = ServiceEvents("xapi", Service()), asyncio.get_running_loop(), dict[float, float]()
+
+    async def wait(seconds: float) -> None:
+        with events.waiting(VMS, "session") as waiter:
+            await waiter.wait(seconds)
+        ends[seconds] = loop.time()
+
+    begun = loop.time()
+    tasks = [loop.create_task(wait(0.1 + number / 1000)) for number in range(10)]
+    late = loop.create_task(wait(1000.0))
+    await asyncio.sleep(0)
+    assert len(events.alarms) <= 3
+    async with asyncio.timeout(TIMEOUT):
+        await asyncio.gather(*tasks)
+    assert all(end - begun >= seconds for seconds, end in ends.items())
+    events.log.put(("vm", "a"), dict)
+    async with asyncio.timeout(TIMEOUT):
+        await late
+    assert len(events.alarms) == 0
+
+
+async def test_clients_that_want_the_same_or_another_object_are_woken_for_theirs() -> None:
+    events, loop = ServiceEvents("xapi", Service()), asyncio.get_running_loop()
+
+    async def wait(ref: str) -> None:
+        with events.waiting(Wanted(objects=frozenset({("vm", ref)})), "session") as waiter:
+            await waiter.wait(None)
+
+    tasks = [loop.create_task(wait(ref)) for ref in "aabc"]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    for ref, number in (("a", 1), ("b", 2)):
+        events.log.put(("vm", ref), dict)
+        async with asyncio.timeout(TIMEOUT):
+            await tasks[number]
+    assert [task.done() for task in tasks] == [True, True, True, False]
+    events.log.put(("vm", "c"), dict)
+    async with asyncio.timeout(TIMEOUT):
+        await tasks[3]

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
-from tests.kit.programs import ROOT
+from tests.kit.programs import ROOT, TIMEOUT
 
 # The toy service of tests/kit/toy_service.py, as IDL and mapping.
 TOY_IDL = """\
@@ -106,7 +106,7 @@ class Process:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def wait_for(self, event: str, seconds: float = 60.0) -> dict[str, Any]:
+    def wait_for(self, event: str, seconds: float = TIMEOUT) -> dict[str, Any]:
         """Return the first line of the log whose event starts so."""
         with self._more:
             found = self._more.wait_for(lambda: self._find(event) or self._process.poll() is not None, seconds)
@@ -115,7 +115,7 @@ class Process:
         assert line is not None, f"ended without '{event}': {self.lines}"
         return line
 
-    def wait_until(self, holds: Callable[[list[dict[str, Any]]], bool], seconds: float = 60.0) -> None:
+    def wait_until(self, holds: Callable[[list[dict[str, Any]]], bool], seconds: float = TIMEOUT) -> None:
         """Read on until the log is as wanted."""
         with self._more:
             assert self._more.wait_for(lambda: holds(self.lines), seconds), self.lines
@@ -129,7 +129,7 @@ class Process:
         """Send a signal."""
         self._process.send_signal(number)
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = TIMEOUT) -> int:
         """Wait until it has ended and the log is read to the end; return the exit status."""
         status = self._process.wait(seconds)
         self._reader.join(seconds)

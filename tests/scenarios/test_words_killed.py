@@ -167,7 +167,7 @@ HARMS: Mapping[str, Callable[[Ledger], None]] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize(("style", "name"), zip(STYLES, BOTH, strict=True))
+@pytest.mark.parametrize(("style", "name"), [*zip(STYLES, BOTH, strict=True)])
 async def test_no_write_is_executed_twice_and_none_is_told_wrong(
     tmp_path: Path, style: str, harm: str, name: str
 ) -> None:

@@ -93,7 +93,11 @@ async def connect(address: str) -> AsyncIterator[Wire]:
         plug = socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)
         plug.setblocking(False)
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVES)
-        await asyncio.get_running_loop().sock_connect(plug, (host.strip("[]"), int(port)))
+        try:
+            await asyncio.get_running_loop().sock_connect(plug, (host.strip("[]"), int(port)))
+        except OSError:
+            plug.close()
+            raise
         reader, writer = await asyncio.open_connection(sock=plug)
     try:
         yield Wire(reader, writer)

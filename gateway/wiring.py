@@ -18,6 +18,7 @@ from adapters.codecs import CODECS, UPSTREAM_CODECS, xmlrpc_writer
 from adapters.dbus.backend import Backend, BusSettings, BusStatus
 from adapters.dialects import DIALECTS
 from adapters.dialects.xenapi import value as xenapi_value
+from adapters.http.addresses import Bound, bind_shared
 from adapters.http.client.request import parse_url
 from adapters.http.client.upstream import ConnectionPoolLimits, HttpUpstreamConnection
 from adapters.http.server import HttpLimits, HttpServer
@@ -59,6 +60,7 @@ __all__ = [
     "CODECS",
     "DIALECTS",
     "Backend",
+    "Bound",
     "BusSettings",
     "BusStatus",
     "ExposedEndpoint",
@@ -71,6 +73,7 @@ __all__ = [
     "Upstream",
     "Upstreams",
     "XenstorePublisher",
+    "bind_shared",
     "inherited",
     "open_websocket",
 ]
@@ -86,9 +89,12 @@ SPELLINGS = {name: make("").spelling for name, make in DIALECTS.items()}
 _ANSWERS = MessageLimits(body=2**30, elements=2**30)
 
 
-def load_config(path: Path) -> Config:
-    """Read a config file and check all that can be checked without a bus; raises ConfigError with all problems."""
-    return config.load(path, upstream_problems, peer_credentials.unknown_names)
+def load_config(path: Path, text: str | None = None) -> Config:
+    """Read a config file and check all that can be checked without a bus; raises ConfigError with all problems.
+
+    `text` replaces the content of the file.
+    """
+    return config.load(path, upstream_problems, peer_credentials.unknown_names, text=text)
 
 
 def compile_mappings(
@@ -98,7 +104,7 @@ def compile_mappings(
 
     `contents` replaces the content of files.
     """
-    return build(
+    table, problems = build(
         paths or settings.mapping_paths(),
         codecs=set(CODECS),
         dialects=set(DIALECTS),
@@ -109,6 +115,36 @@ def compile_mappings(
         contents=contents,
         spellings=SPELLINGS,
     )
+    return table, [*problems, *_bound_to_a_worker(settings, table)]
+
+
+def compile_contents(
+    settings: Config, mappings: Mapping[str, bytes], idl: Mapping[str, bytes]
+) -> tuple[Table, list[Problem]]:
+    """Compile mapping files from their content, by path, whatever is on the disk."""
+    contents = {Path(name): content for name, content in (*mappings.items(), *idl.items())}
+    return compile_mappings(settings, tuple(map(Path, mappings)), contents)
+
+
+def given_name(listener: str, index: int) -> str:
+    """The name of the sockets of one address of a listener, where another process has bound them."""
+    return f"{listener}/{index}"
+
+
+def bound_before(name: str, listener: ListenerConfig) -> ListenerConfig:
+    """A listener that takes its sockets from another process of the gateway."""
+    binds = tuple(f"systemd:{given_name(name, index)}" for index in range(len(listener.bind)))
+    return msgspec.structs.replace(listener, bind=binds)
+
+
+def _bound_to_a_worker(settings: Config, table: Table) -> Iterator[Problem]:
+    """Methods that need one worker: those with a bus connection for each session, whose calls reach any worker."""
+    for route in table.routes() if settings.workers > 1 else ():
+        if route.connection is not None and route.connection.of == "session":
+            file, _, line = route.source.rpartition(":")
+            text = f"a bus connection for each session needs workers = 1 in {settings.file}: the calls of a session"
+            place = f"methods.{route.method}"
+            yield Problem(file, int(line), 1, place, f"{text} reach any of {settings.workers} workers", "config")
 
 
 def forwards(settings: Config) -> bool:

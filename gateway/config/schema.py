@@ -10,14 +10,23 @@ import msgspec
 from jsonschema import Draft202012Validator
 from msgspec import inspect
 
-from gateway.config.settings import INTERNAL, Config, Seconds, Size
+from gateway.config.settings import INTERNAL, Config, Seconds, Size, WorkerCount
 from gateway.core.rpc import units
+
+MAX_WORKERS = 64
 
 _UNITS: Mapping[type, Mapping[str, Any]] = {
     Seconds: {
         "type": "string",
         "pattern": f"^{units.DURATION.pattern}$",
         "title": "a duration such as 500ms, 30s, 10m or 1h",
+    },
+    WorkerCount: {
+        "type": ["integer", "string"],
+        "minimum": 1,
+        "maximum": MAX_WORKERS,
+        "pattern": "^auto$",
+        "title": f'a whole number from 1 to {MAX_WORKERS}, or "auto"',
     },
     Size: {"type": "string", "pattern": f"^{units.SIZE.pattern}$", "title": "a size such as 512B, 300KiB or 32MiB"},
 }

@@ -10,8 +10,10 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
+from functools import partial
+from select import PIPE_BUF
 from typing import Annotated, Any, Literal, TextIO
 
 import msgspec
@@ -40,8 +42,9 @@ _LEVELS: Mapping[str, int] = {
 class _Lines:
     """Writes lines to a stream and counts lines that are lost because the stream is closed or full."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, worker: int = 0) -> None:
         self._stream = stream
+        self._worker = worker
         self._waiting: list[CallLine] = []
         self.lost = 0
 
@@ -60,11 +63,26 @@ class _Lines:
     def _write(self, last: str = "", count: int = 0) -> None:
         """Write the waiting lines, and `count` more."""
         lines, self._waiting = self._waiting, []
+        for each in lines if self._worker else ():
+            each.worker = self._worker
         try:
-            self._stream.write(_encode_lines(lines).decode() + last if lines else last)
-            self._stream.flush()
+            text = _encode_lines(lines).decode() + last if lines else last
+            for piece in _whole_lines(text) if self._worker else (text,):
+                self._stream.write(piece)
+                self._stream.flush()
         except (OSError, ValueError):
             self.lost += len(lines) + count
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Pieces of whole lines that several processes can write to one pipe without mixing them (PIPE_BUF, pipe(7))."""
+    piece = ""
+    for line in text.splitlines(keepends=True):
+        if piece and len(piece.encode()) + len(line.encode()) > PIPE_BUF:
+            yield piece
+            piece = ""
+        piece += line
+    yield piece
 
 
 class _Forward(logging.Handler):
@@ -77,8 +95,8 @@ class _Forward(logging.Handler):
         )
 
 
-def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info") -> None:
-    """Set up the log in one of its two forms."""
+def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info", *, worker: int = 0) -> None:
+    """Set up the log in one of its two forms. `worker`: the number of this process, if it is one of several."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
@@ -89,13 +107,19 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
         if console
         else [structlog.processors.format_exc_info, _json]
     )
-    lines = _Lines(sys.stderr)
+    lines = _Lines(sys.stderr, worker)
     structlog.configure(
-        processors=[*processors, *renderer],
+        processors=[*processors, *([partial(_with_worker, worker)] if worker else []), *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: lines,
     )
     _forward(_LEVELS[level])
+
+
+def _with_worker(worker: int, _logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Say which of several processes writes a line."""
+    event["worker"] = worker
+    return event
 
 
 def _escaped(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -146,6 +170,7 @@ class CallLine(msgspec.Struct, omit_defaults=True):
         str, Meta(description="X-Request-Id, else the trace of `traceparent`, at most 100 characters.")
     ] = ""
     error: Annotated[str, Meta(description="The name of the error of a fault, if it is a name.")] = ""
+    worker: Annotated[int, Meta(description="The number of the process, where there are several workers.")] = 0
 
 
 def call_log() -> CallListener | None:

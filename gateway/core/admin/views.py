@@ -118,12 +118,16 @@ class MethodMoved:
 
 @dataclass(frozen=True, slots=True)
 class ModeResult:
-    """The result of a change. `held`: why it applies to this process only, for now; empty: it is stored."""
+    """The result of a change. `held`: why it applies to this process only, for now; empty: it is stored.
+
+    `notes`: workers that are replaced, since they did not answer.
+    """
 
     pattern: str
     mode: str
     methods: tuple[MethodMoved, ...]
     held: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class ModeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -192,7 +192,7 @@ class Council:
                 number,
                 each.process.pid,
                 "ended" if each.ended.is_set() else each.stage.value,
-                each is self.leader and each.leads,
+                each is self.leader,
                 self.restarts.get(number, 0),
             )
             for number, each in sorted(self.members.items())

@@ -176,6 +176,8 @@ class Supervisor:
             return
         while True:
             await asyncio.sleep(interval / 2)
+            if not self._is_ready:
+                continue
             now = asyncio.get_running_loop().time()
             serving = [each for each in self._council.members.values() if each.stage is Stage.SERVING]
             stale = [each for each in serving if now - each.alive_at > interval]

@@ -15,14 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from gateway import config, wiring
 from gateway.config import Config
 from gateway.core.admin.records import Change, StoredState
+from gateway.core.rpc.model import Outcome, Value
 from gateway.mapping.table import Table
 from gateway.ops import log, metrics
 from gateway.ops.metrics import Snapshot
+from gateway.pipeline.sessions import SessionNews
+from gateway.pipeline.task_methods import answer_worker
 from gateway.server import Gateway, run_until, start_from_files
 from gateway.workers import status
 from gateway.workers.council import Answers, Together, WorkerRow
@@ -68,7 +72,14 @@ class WorkerGateway(Gateway):
             "totals": self._totals,
             "snapshot": self._snapshot,
             "gone": self._gone,
+            "tasks": self._own_tasks,
+            "task": self._learn_task,
+            "about task": self._about_task,
+            "session": self._learn_sessions,
         }
+        self.tasks.subscribe(lambda task, is_gone: team.news("task", (msgspec.json.encode(task), is_gone)))
+        self.tasks.others.connect(lambda number, *call: team.one(number, "about task", call))
+        self.sessions.connect(lambda news: team.news("session", news))
 
     # Start and stop
 
@@ -104,6 +115,11 @@ class WorkerGateway(Gateway):
         if not await self._team.link.ask("join", (assignment.version, release)):
             raise OutdatedError
         await self._team.everyone("save")
+        tasks = await self._team.everyone("tasks", must=False)
+        for number, documents in tasks.by_worker.items():
+            for document in documents:
+                self.tasks.others.learn(number, document, is_gone=False)
+        await self.sessions.read()
         state = self.migration.state
         await state.refresh()
         if state.trouble:
@@ -164,6 +180,7 @@ class WorkerGateway(Gateway):
     async def _save(self, _body: None) -> None:
         """Write down what this worker knows and others may need."""
         await self.migration.flush()
+        await self.sessions.save()
 
     async def flush(self) -> None:
         """Write down what every worker has counted until now."""
@@ -250,8 +267,25 @@ class WorkerGateway(Gateway):
     async def _snapshot(self, _body: None) -> Snapshot:
         return await self.readings.snapshot()
 
+    # What other workers tell
+
     async def _gone(self, number: int) -> None:
-        """Another worker has ended."""
+        self.tasks.others.lost(number)
+
+    async def _own_tasks(self, _body: None) -> list[bytes]:
+        return [*map(msgspec.json.encode, self.tasks.own())]
+
+    async def _learn_task(self, body: tuple[int, tuple[bytes, bool]]) -> None:
+        number, (document, is_gone) = body
+        self.tasks.others.learn(number, document, is_gone=is_gone)
+
+    async def _about_task(self, body: tuple[str, Sequence[Value]]) -> Outcome | None:
+        method, values = body
+        return await answer_worker(self.tasks, method, values)
+
+    async def _learn_sessions(self, body: tuple[int, SessionNews]) -> None:
+        _, news = body
+        self.sessions.learn_news(news)
 
 
 def _of_listeners(sockets: Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int]]:
@@ -270,17 +304,16 @@ async def run(path: Path, descriptor: int) -> None:
         assignment: Assignment = await team.link.ask("begin")
         settings = wiring.load_config(path, assignment.config)
         log.configure(settings.log.format, settings.log.level, worker=assignment.number)
-        async with asyncio.TaskGroup() as beside:
-            reporting = beside.create_task(team.report())
-            watching = beside.create_task(_stop_alone(team))
-            try:
-                await run_until(team.stop, team.reload, lambda: WorkerGateway(path, assignment, team))
-            finally:
-                reporting.cancel()
-                watching.cancel()
-    except* OutdatedError:
+        beside = [loop.create_task(team.report()), loop.create_task(_stop_alone(team))]
+        try:
+            await run_until(team.stop, team.reload, lambda: WorkerGateway(path, assignment, team))
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+    except OutdatedError:
         _log.info("the mapping has changed while this worker started; it is started again")
-    except* LinkClosedError:
+    except LinkClosedError:
         _log.error("the supervisor has ended: this worker does not start")
     finally:
         await team.link.close()

@@ -42,7 +42,7 @@ class Answers:
     """Their answers, by the number of the worker; `notes` say for operators who did not answer."""
 
     by_worker: Mapping[int, Any]
-    notes: Sequence[str] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Council:
         found = await asyncio.gather(*(self._ask(each, question) for each in others))
         given = zip(others, found, strict=True)
         answers = {each.number: answer for each, (is_answer, answer) in given if is_answer}
-        return Answers(answers, [note for is_answer, note in found if not is_answer and note])
+        return Answers(answers, tuple(note for is_answer, note in found if not is_answer and note))
 
     async def _ask(self, member: WorkerProcess, question: Question) -> tuple[bool, Any]:
         """Whether it has answered, and its answer or a note."""
@@ -166,7 +166,7 @@ class Council:
                 return Answers(problems, prepared.notes)
             self.live, self.version = release, self.version + 1  # also when the leader ends now
             done = await self.everyone(asking, Question("commit", None, COMMIT))
-            return Answers({}, [*prepared.notes, *done.notes])
+            return Answers({}, (*prepared.notes, *done.notes))
 
     async def _refused(self, asking: WorkerProcess, problems: tuple[str, ...]) -> None:
         """Remember why newer files are not served: the next leader has to say so too."""

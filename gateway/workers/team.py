@@ -12,7 +12,7 @@ from gateway.workers.council import LOOK, Answers, Question
 from gateway.workers.link import Link, LinkClosedError
 from gateway.workers.processes import BOUND
 
-ALONE = Answers({}, ["the supervisor has ended, so the other workers are not asked; all of them stop"])
+ALONE = Answers({}, ("the supervisor has ended, so the other workers are not asked; all of them stop",))
 
 
 class Team:

@@ -124,6 +124,10 @@ class Connection:
         self.send(method, *params)
         return self.answer()
 
+    def line(self) -> dict[str, Any]:
+        """The line of the log of the last call."""
+        return self._team.line(self.last)
+
     def close(self) -> None:
         """Close it."""
         self._http.close()

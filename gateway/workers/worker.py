@@ -31,6 +31,7 @@ from gateway.server import Gateway, run_until, start_from_files
 from gateway.workers import status
 from gateway.workers.council import Answers, Together, WorkerRow
 from gateway.workers.link import LinkClosedError
+from gateway.workers.recordings import SharedRecordings
 from gateway.workers.release import Assignment, Release
 from gateway.workers.sockets import ADMIN, METRICS, WEB
 from gateway.workers.team import RelayedNotifications, Team
@@ -77,6 +78,7 @@ class WorkerGateway(Gateway):
             "about task": self._about_task,
             "session": self._learn_sessions,
         }
+        self._recordings = SharedRecordings(assignment.number, self.recorder, team)
         self.tasks.subscribe(lambda task, is_gone: team.news("task", (msgspec.json.encode(task), is_gone)))
         self.tasks.others.connect(lambda number, *call: team.one(number, "about task", call))
         self.sessions.connect(lambda news: team.news("session", news))
@@ -96,6 +98,7 @@ class WorkerGateway(Gateway):
     async def _open(self, stack: AsyncExitStack) -> None:
         """Join the others, then let clients in."""
         stack.push_async_callback(self._operators_stack.aclose)
+        stack.push_async_callback(self._recordings.stop)
         stack.callback(self.recorder.stop)
         stack.push_async_callback(self._drain)
         await self._join()
@@ -271,6 +274,7 @@ class WorkerGateway(Gateway):
 
     async def _gone(self, number: int) -> None:
         self.tasks.others.lost(number)
+        self._recordings.lost(number)
 
     async def _own_tasks(self, _body: None) -> list[bytes]:
         return [*map(msgspec.json.encode, self.tasks.own())]

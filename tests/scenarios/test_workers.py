@@ -9,14 +9,17 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.cli.client import stream
 from gateway.ops.process import cores
 from tests.kit.buses import PrivateBus, private_bus
 from tests.kit.clients import UnixConnection
@@ -144,6 +147,26 @@ def test_a_mode_holds_in_both_when_the_command_returns(team: Team) -> None:
             assert "off" in other.call("echo", "hi")
             team.ask("POST", "/v1/mode/clear", {"pattern": "echo"})
             assert (one.call("echo", "hi"), other.call("echo", "hi")) == ("hi", "hi")
+
+
+def test_a_recording_has_the_calls_of_both(team: Team) -> None:
+    lines: list[dict[str, Any]] = []
+    wanted = {"patterns": ["echo"], "calls": 6}
+
+    def record() -> None:
+        stream(team.control, "POST", "/v1/record", wanted, lambda line: lines.append(json.loads(line)))
+
+    with team.connected_to(1) as one, team.connected_to(2) as other:
+        reader = threading.Thread(target=record)
+        reader.start()
+        while reader.is_alive():  # until both record, and the recording is full
+            one.call("echo", "of one")
+            other.call("echo", "of the other")
+        reader.join()
+    assert "recording" in lines[0]
+    assert (lines[-1]["end"], lines[-1]["calls"], len(lines)) == ("6 calls", 6, 8)
+    recorded = {line["params"][0] for line in lines[1:-1]}
+    assert recorded == {"of one", "of the other"}
 
 
 def test_a_rollback_of_everything_needs_no_state_file_in_any_of_them(team: Team, files: Folder) -> None:

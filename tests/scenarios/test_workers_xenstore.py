@@ -29,24 +29,25 @@ def leader(world: Ledger) -> int:
     return next(int(row["pid"]) for row in rows if row["leads"])
 
 
-async def write(path: str, tokens: list[str], answers: dict[str, str]) -> None:
+async def write(path: str, tokens: list[str], answers: dict[str, str], third: asyncio.Event) -> None:
     """One client that makes a write after the other."""
     async with XenstoreClient(path) as store:
         client = TreeClient(store, "/ledger")
         while tokens:
             token = tokens.pop()
             answers[token] = str((await client.call("write", token, token=token, pause="20")).get("code", "done"))
+            if len(answers) >= WRITES // 3:
+                third.set()
 
 
 async def test_a_leader_that_is_killed_loses_no_request_and_repeats_no_write(tmp_path: Path) -> None:
     with ledger(tmp_path, workers=2) as world:
-        tokens, answers = [f"w{number}" for number in range(WRITES)], dict[str, str]()
+        tokens, answers, third = [f"w{number}" for number in range(WRITES)], dict[str, str](), asyncio.Event()
         async with asyncio.timeout(4 * TIMEOUT), asyncio.TaskGroup() as group:
             killed = await asyncio.to_thread(leader, world)
             for _ in range(8):
-                group.create_task(write(world.store.path, tokens, answers))
-            while len(answers) < WRITES // 3:
-                await asyncio.sleep(0.01)
+                group.create_task(write(world.store.path, tokens, answers, third))
+            await third.wait()
             os.kill(killed, signal.SIGKILL)
             assert await asyncio.to_thread(leader, world) != killed
         assert len(answers) == WRITES

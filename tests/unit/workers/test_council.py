@@ -127,7 +127,9 @@ async def test_one_that_has_not_joined_is_not_asked() -> None:
 
 async def test_what_a_worker_had_counted_at_the_last_scrape_stays_when_it_ends() -> None:
     def counted(calls: float, in_flight: float) -> Snapshot:
-        samples = {"xcp_gateway_calls_total": {("s", "m", "dbus", "ok"): calls}}
+        samples: dict[str, Mapping[tuple[str, ...], float]] = {
+            "xcp_gateway_calls_total": {("s", "m", "dbus", "ok"): calls}
+        }
         return Snapshot({**samples, "xcp_gateway_calls_in_flight": {(): in_flight}}, {}, {})
 
     async with council_of({1: Scripted(), 2: Scripted(snapshot=counted(5, 3))}) as (council, asking):

@@ -71,6 +71,8 @@ def _default(field: inspect.Field) -> dict[str, Any]:
         return {}
     if isinstance(value, Seconds | Size):
         return {"default": units.written(value, units.SECONDS if isinstance(value, Seconds) else units.BYTES)}
+    if isinstance(value, WorkerCount):
+        return {"default": int(value)}
     return {"default": list(value) if isinstance(value, tuple) else value}
 
 

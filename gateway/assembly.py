@@ -186,6 +186,10 @@ class Assembly:
                         f"{who} can reach this listener; every client that connects may call", listener=name, at=address
                     )
 
+    def end_session(self, session: str) -> None:
+        """A session has been closed: its calls that wait for events end."""
+        self.event_methods.end_session(session)
+
     def live_routes(self) -> Sequence[Route]:
         """Each mapped route of the live table."""
         return self.table.routes()
@@ -220,7 +224,7 @@ class Assembly:
             tasks=self.tasks,
             trusts_root=listener.trust_root,
             tracer=self.tracer,
-            on_logout=self.event_methods.end_session,
+            on_logout=self.end_session,
             describe=described.describe,
             servers=partial(self._urls, table.key),
             further=subscription_routes() if streams else {},

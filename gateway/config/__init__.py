@@ -251,6 +251,8 @@ def _web_page(settings: Config) -> Iterator[Finding]:
 
 
 def _workers(settings: Config) -> Iterator[Finding]:
+    if settings.workers > MAX_WORKERS:
+        yield ("workers",), f'got {settings.workers}, expected: a whole number from 1 to {MAX_WORKERS}, or "auto"'
     if settings.workers > 1 and settings.state.file is None:
         text = f"{settings.workers} workers need a state file, through which they share modes, sessions and tasks: set"
         yield ("workers",), f"{text} `file` in [state], or workers = 1"

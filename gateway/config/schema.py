@@ -24,7 +24,6 @@ _UNITS: Mapping[type, Mapping[str, Any]] = {
     WorkerCount: {
         "type": ["integer", "string"],
         "minimum": 1,
-        "maximum": MAX_WORKERS,
         "pattern": "^auto$",
         "title": f'a whole number from 1 to {MAX_WORKERS}, or "auto"',
     },

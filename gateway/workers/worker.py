@@ -77,6 +77,7 @@ class WorkerGateway(Gateway):
             "task": self._learn_task,
             "about task": self._about_task,
             "session": self._learn_sessions,
+            "logout": self._learn_logout,
         }
         self._recordings = SharedRecordings(assignment.number, self.recorder, team)
         self.tasks.subscribe(lambda task, is_gone: team.news("task", (msgspec.json.encode(task), is_gone)))
@@ -286,6 +287,15 @@ class WorkerGateway(Gateway):
     async def _about_task(self, body: tuple[str, Sequence[Value]]) -> Outcome | None:
         method, values = body
         return await answer_worker(self.tasks, method, values)
+
+    def end_session(self, session: str) -> None:
+        """A session has been closed, so it ends in every worker."""
+        super().end_session(session)
+        self._team.news("logout", session)
+
+    async def _learn_logout(self, body: tuple[int, str]) -> None:
+        _, session = body
+        super().end_session(session)
 
     async def _learn_sessions(self, body: tuple[int, SessionNews]) -> None:
         _, news = body

@@ -57,6 +57,12 @@ class Caller:
     def call(self, method: str, *params: Any) -> Any:
         return self._connection.call(method, *params)
 
+    def send(self, method: str, *params: Any) -> None:
+        self._connection.send(method, *params)
+
+    def answer(self) -> Any:
+        return self._connection.answer()
+
     def line(self) -> dict[str, Any]:
         """The line of the log of the last call."""
         return self._connection.line()
@@ -99,7 +105,10 @@ async def test_a_session_of_one_worker_is_known_to_the_other(team: Team) -> None
             one, other = Caller(first), Caller(second)
             session = one.login()
             other.until_user(session, "root")
-            other.call("session.logout", session)
+            token = other.call("event.from", session, ["vm"], "", 5.0)["token"]
+            other.send("event.from", session, ["vm"], token, 600.0)
+            one.call("session.logout", session)
+            assert "SESSION_INVALID" in str(other.answer())  # the logout has woken it
             assert "SESSION_INVALID" in str(one.call("VM.get_all", session))
 
     await asyncio.to_thread(scenario)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Supervisor:
         self._is_ready = False
         self._tasks = asyncio.TaskGroup()
         self._status = 0
+        self._failure = ""  # why the first worker could not be started
         self._cut = 0  # calls that were cut off at stop
         self._answers: dict[str, Callable[[WorkerProcess, Any], Awaitable[Any]]] = {
             "begin": self._begin,
@@ -84,6 +86,8 @@ class Supervisor:
                     task.cancel()
         finally:
             self._sockets.close()
+        if self._failure:
+            raise OSError(self._failure)
         if self._begun.is_set():
             grace = self._settings.grace
             cut = f"stopped after {grace:g} s, {self._cut} calls cut off" if self._cut else ""
@@ -96,8 +100,11 @@ class Supervisor:
         """Start a worker again whenever it has ended, until the gateway stops."""
         short = 0  # lives in a row that were short
         while not self._stopping.is_set():
-            descriptors = [each for found in self._sockets.of(number - 1).values() for each in found]
-            member = self._council.members[number] = await WorkerProcess.start(number, self._handle, descriptors)
+            member = await self._start(number)
+            if member is None:
+                await _wait_at_most(self._stopping, LAST_PAUSE)
+                continue
+            self._council.members[number] = member
             if self._stopping.is_set():
                 member.process.kill()
             await member.wait()
@@ -123,6 +130,20 @@ class Supervisor:
             )
             self._check_ready()
             await _wait_at_most(self._stopping, pause)
+
+    async def _start(self, number: int) -> WorkerProcess | None:
+        """Start a worker; None: that is not possible now, which ends the start of the gateway."""
+        descriptors = [each for found in self._sockets.of(number - 1).values() for each in found]
+        try:
+            return await WorkerProcess.start(number, self._handle, descriptors)
+        except OSError as error:
+            why = f"worker {number} cannot be started: {sys.executable}: {error.strerror or error}"
+            if self._begun.is_set():
+                _log.error(why)
+            else:
+                self._failure = f"{why}; the user of the gateway must be able to run this program"
+                self._stopping.set()
+            return None
 
     async def _stop(self, slots: list[asyncio.Task[None]]) -> None:
         self._manager.stopping()

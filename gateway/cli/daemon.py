@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import sysconfig
@@ -72,6 +71,8 @@ def run(
         settings = wiring.load_config(config, text)
         log.configure(settings.log.format, settings.log.level)
         if settings.workers > 1:
+            import asyncio
+
             from gateway.workers import supervisor
 
             raise typer.Exit(asyncio.run(supervisor.run(config, text, settings)))

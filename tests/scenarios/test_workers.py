@@ -91,6 +91,14 @@ def held(bus: PrivateBus) -> int:
     return int(_toy(bus, "Held"))
 
 
+def until_held(bus: PrivateBus, count: int) -> None:
+    """Wait until the toy service holds so many calls."""
+    end = time.monotonic() + TIMEOUT
+    while held(bus) < count:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def release(bus: PrivateBus) -> int:
     """Let the toy service answer what it holds; how many calls those were."""
     return int(_toy(bus, "Release"))
@@ -159,7 +167,8 @@ def test_a_recording_has_the_calls_of_both(team: Team) -> None:
     with team.connected_to(1) as one, team.connected_to(2) as other:
         reader = threading.Thread(target=record)
         reader.start()
-        while reader.is_alive():  # until both record, and the recording is full
+        end = time.monotonic() + TIMEOUT
+        while reader.is_alive() and time.monotonic() < end:  # until both record, and the recording is full
             one.call("echo", "of one")
             other.call("echo", "of the other")
         reader.join()
@@ -236,8 +245,7 @@ def test_a_worker_that_is_killed_costs_its_own_calls_only(team: Team, bus: Priva
         before, restarts = team.series("xcp_gateway_calls_total"), team.series("xcp_gateway_worker_restarts_total")
         stays.send("hold")
         lost.send("hold")
-        while held(bus) < 2:
-            pass
+        until_held(bus, 2)
         os.kill(follower["pid"], signal.SIGKILL)
         with pytest.raises((HTTPException, OSError)):
             lost.answer()
@@ -362,8 +370,7 @@ def test_a_stop_finishes_the_calls_of_all(own: Team, folder: Folder, bus: Privat
     with team.connected_to(1) as one, team.connected_to(2) as other:
         one.send("hold")
         other.send("hold")
-        while held(bus) < 2:
-            pass
+        until_held(bus, 2)
         team.process.signal(signal.SIGTERM)
         team.process.wait_until(lambda lines: sum(line["event"] == "stopping" for line in lines) == 2)
         release(bus)
@@ -395,7 +402,9 @@ def test_systemd_is_told_by_the_supervisor_and_its_socket_is_shared(folder: Fold
             assert manager.recv(4096).startswith(b"READY=1\nSTATUS=2 workers; the leader: revision")
             assert until(manager, b"WATCHDOG=1")
             workers: set[int] = set()
+            end = time.monotonic() + TIMEOUT
             while workers != {1, 2}:
+                assert time.monotonic() < end, workers
                 connection = UnixConnection(str(tmp_path / "passed"))
                 name = f"over-unix-{len(team.process.lines)}"
                 body = json.dumps({"jsonrpc": "2.0", "method": "label", "id": 1})

@@ -160,23 +160,18 @@ async def test_a_task_of_a_worker_that_died_ends_with_an_unknown_outcome(team: T
 
 async def test_a_token_of_one_worker_loses_nothing_at_the_other(team: Team, toolstack: Toolstack) -> None:
     """The other worker goes on after it, or says that it cannot: then everything comes."""
-    first, second = await asyncio.to_thread(lambda: (_connected(team, 1), _connected(team, 2)))
-    try:
-        one, other = Caller(first), Caller(second)
-        session = await asyncio.to_thread(one.login)
-        token = (await asyncio.to_thread(one.call, "event.from", session, ["vm"], "", 5.0))["token"]
-        await asyncio.to_thread(other.call, "event.from", session, ["vm"], "", 5.0)
-        await rename(toolstack, "renamed meanwhile")
-        batch = await asyncio.to_thread(other.call, "event.from", session, ["vm"], token, 30.0)
-        if batch == "EVENTS_LOST":
-            batch = await asyncio.to_thread(other.call, "event.from", session, ["vm"], "", 30.0)
-        assert "renamed meanwhile" in names(batch)
-    finally:
-        first.close()
-        second.close()
+    loop = asyncio.get_running_loop()
 
+    def scenario() -> None:
+        with team.connected_to(1) as first, team.connected_to(2) as second:
+            one, other = Caller(first), Caller(second)
+            session = one.login()
+            token = one.call("event.from", session, ["vm"], "", 5.0)["token"]
+            other.call("event.from", session, ["vm"], "", 5.0)
+            asyncio.run_coroutine_threadsafe(rename(toolstack, "renamed meanwhile"), loop).result(TIMEOUT)
+            batch = other.call("event.from", session, ["vm"], token, 30.0)
+            if batch == "EVENTS_LOST":
+                batch = other.call("event.from", session, ["vm"], "", 30.0)
+            assert "renamed meanwhile" in names(batch)
 
-def _connected(team: Team, number: int) -> Connection:
-    while (connection := team.connect()).worker != number:
-        connection.close()
-    return connection
+    await asyncio.to_thread(scenario)

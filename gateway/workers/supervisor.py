@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from gateway import __version__
 from gateway.config import Config
 from gateway.ops import process
 from gateway.workers.council import LOOK, Council
@@ -27,6 +28,7 @@ from gateway.workers.processes import Stage, WorkerProcess
 from gateway.workers.release import Assignment, Release
 from gateway.workers.sockets import SharedSockets
 
+FIRST = 1  # the number of the worker that reads the files at the start
 HANGS = 10  # looks without a report after which a worker is replaced
 STARTS = 120  # the same while it starts
 LEAD = 30.0  # seconds for a worker to become the leader
@@ -75,11 +77,8 @@ class Supervisor:
                 process.become(self._settings.user, self._sockets.files)
             self._listen_to_signals()
             async with self._tasks as tasks:
-                slots = [tasks.create_task(self._keep(1))]
+                slots = [tasks.create_task(self._keep(number)) for number in range(1, self._settings.workers + 1)]
                 looking = [tasks.create_task(self._look()), tasks.create_task(self._feed_watchdog())]
-                await _first_of(self._begun, self._stopping)
-                if self._begun.is_set():
-                    slots += [tasks.create_task(self._keep(number)) for number in range(2, self._settings.workers + 1)]
                 await self._stopping.wait()
                 await self._stop(slots)
                 for task in looking:
@@ -112,8 +111,12 @@ class Supervisor:
             self._council.retire(member)
             if self._stopping.is_set():
                 return
-            if not self._begun.is_set():  # it has printed why the files, or the sockets, cannot be used
+            if (
+                number == FIRST and not self._begun.is_set()
+            ):  # it has printed why the files, or the sockets, cannot be used
                 self._status = max(member.status, 1)
+                if member.status < 0:
+                    _log.error(f"the first worker was ended by {_ending(member.status)} before it could serve")
                 self._stopping.set()
                 return
             self._tasks.create_task(self._name_leader())
@@ -149,6 +152,8 @@ class Supervisor:
         self._manager.stopping()
         members = [each for each in self._council.members.values() if not each.ended.is_set()]
         for member in members:
+            if member.stage is Stage.STARTING:  # it has no calls, and may wait for the first worker
+                member.process.kill()
             member.link.tell("stop")
         late = (await asyncio.wait(slots, timeout=self._settings.grace + STOP))[1]
         for member in members if late else ():
@@ -254,8 +259,16 @@ class Supervisor:
     async def _handle(self, member: WorkerProcess, name: str, body: Any) -> Any:
         return await self._answers[name](member, body)
 
-    async def _begin(self, member: WorkerProcess, _body: None) -> Assignment:
+    async def _begin(self, member: WorkerProcess, version: str) -> Assignment | None:
+        """The first worker reads the files; the others load their program meanwhile, and then get the same files.
+
+        None: it is another version of the program, which would not understand the others.
+        """
         council = self._council
+        if version != __version__:
+            return None
+        if member.number != FIRST:
+            await self._begun.wait()
         sockets = self._sockets.of(member.number - 1)
         watchdog = self._manager.watchdog
         return Assignment(member.number, self._text, council.started, council.live, council.version, sockets, watchdog)
@@ -294,16 +307,6 @@ class Supervisor:
 async def run(path: Path, text: str, settings: Config) -> int:
     """Run a gateway with several workers until a signal; returns the exit status."""
     return await Supervisor(path, text, settings).run()
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    waiting = [asyncio.ensure_future(each.wait()) for each in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in waiting:
-            each.cancel()
-        await asyncio.wait(waiting)
 
 
 async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway import config, wiring
+from gateway import __version__, config, wiring
 from gateway.config import Config
 from gateway.core.admin.records import Change, StoredState
 from gateway.core.rpc.model import Outcome, Value
@@ -315,7 +315,10 @@ async def run(path: Path, descriptor: int) -> None:
     loop.add_signal_handler(signal.SIGTERM, team.stop.set)
     await team.link.start()
     try:
-        assignment: Assignment = await team.link.ask("begin")
+        assignment: Assignment | None = await team.link.ask("begin", __version__)
+        if assignment is None:
+            _log.error(f"the program is {__version__} now, and the gateway runs another version: restart the gateway")
+            return
         settings = wiring.load_config(path, assignment.config)
         log.configure(settings.log.format, settings.log.level, worker=assignment.number)
         beside = [loop.create_task(team.report()), loop.create_task(_stop_alone(team))]

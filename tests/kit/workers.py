@@ -13,9 +13,10 @@ from typing import Any
 
 from gateway.cli import client
 from tests.kit.clients import UnixConnection
-from tests.kit.gateway import Folder, Process, Surroundings, gateway_process
+from tests.kit.gateway import Folder, Process
 from tests.kit.programs import TIMEOUT
 
+START = 4 * TIMEOUT  # three programs start, on a machine that may be busy
 _numbers = count()
 
 
@@ -147,6 +148,9 @@ def with_workers(folder: Folder, workers: object = 2) -> None:
 @contextmanager
 def running_team(folder: Folder, **around: Any) -> Iterator[Team]:
     """Run the gateway until the block ends; every worker serves when it begins."""
-    given: Surroundings = around  # type: ignore[assignment]  # as gateway_process takes them
-    with gateway_process(folder.config, **given) as process:
+    process = Process(folder.config, **around)
+    try:
+        process.wait_for("ready", START)
         yield Team(process, folder.control)
+    finally:
+        process.end()

@@ -106,7 +106,7 @@ def _trusted_root(settings: Config) -> Iterator[tuple[Steps, str]]:
 def _workers(settings: Config) -> Iterator[tuple[Steps, str]]:
     if settings.workers > 1 and all(each.is_store for each in settings.listener.values()):
         yield ("workers",), "only sockets are shared: one worker serves the xenstore, and the others nothing"
-    if settings.workers > cores():
+    if settings.workers > max(1, cores()):
         yield ("workers",), f"{settings.workers} workers on {cores()} cores: more than one a core brings no speed here"
 
 

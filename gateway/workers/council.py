@@ -137,8 +137,8 @@ class Council:
         except LinkClosedError:  # its calls are lost, and its successor begins with what holds then
             note = ""
         if question.must:
-            note = f"{note}; it is being replaced" if note else ""
             if note:
+                note = f"{note}; it is being replaced"
                 _log.error(note, pid=member.process.pid, question=question.name)
             await member.kill()
         return False, note

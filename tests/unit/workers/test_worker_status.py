@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from gateway.ops import process
 from gateway.ops.metrics import Snapshot, merged
 from gateway.workers import status
 from gateway.workers.council import Answers, WorkerRow
+from gateway.workers.sockets import SharedSockets
 from tests.kit.gateway import Folder
 
 ROW = WorkerRow(1, 71, "serving", leads=True, restarts=0)
@@ -156,3 +159,41 @@ async def test_each_process_has_a_socket_of_its_own_for_a_port_and_one_of_a_file
     finally:
         for each in (*tcp, *unix):
             each.close()
+
+
+async def test_the_kernel_gives_no_connection_to_a_worker_that_has_ended(tmp_path: Path) -> None:
+    """Nor does the port go to another program; the next worker listens on the same sockets."""
+    settings = written(Folder(tmp_path), 2, more=STATE)
+    shared = SharedSockets(settings)
+    await shared.bind()
+    try:
+        port = int(shared.addresses[0].rpartition(":")[2])
+        first, second = (socket.socket(fileno=os.dup(shared.of(slot)["rpc/0"][0])) for slot in (0, 1))
+        with first, second:
+            first.listen()
+            second.listen()
+            shared.withdraw(0)
+            assert taken_of(port, second) == CONNECTIONS
+            first.listen()
+            assert 0 < taken_of(port, second) < CONNECTIONS
+    finally:
+        shared.close()
+    assert not Path(settings.admin.socket).exists()
+
+
+CONNECTIONS = 64
+
+
+def taken_of(port: int, listening: socket.socket) -> int:
+    """How many of so many connections arrive at a socket."""
+    listening.setblocking(False)
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        taken = 0
+        while True:
+            try:
+                stack.enter_context(listening.accept()[0])
+            except BlockingIOError:
+                return taken
+            taken += 1

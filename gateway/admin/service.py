@@ -177,7 +177,7 @@ class AdminService(AdminOperations):
             )
         moved = self._moved(before, EVERYTHING, lambda override: override.setting.mode is Mode.OFF)
         held = ended.why if isinstance(ended, PendingDecision) else ""
-        return ModeResult(EVERYTHING, "legacy", moved, held, tuple(notes))
+        return ModeResult(EVERYTHING, "legacy", moved, held, notes)
 
     async def undo_rollback(self, who: str, why: str = "") -> ModeResult | StateRefused:
         """Restore the modes that were set before the rollback of everything in force. Rollouts stay ended."""
@@ -200,7 +200,7 @@ class AdminService(AdminOperations):
             return refused
         self._toggles.replace(self._state.overrides)
         moved = self._moved(before, EVERYTHING, lambda _: False)
-        return ModeResult(EVERYTHING, "before the rollback", moved, notes=tuple(notes))
+        return ModeResult(EVERYTHING, "before the rollback", moved, notes=notes)
 
     def _kept(self, made: Sequence[Override]) -> Iterable[Override]:
         """Modes that persons have set or kept since a rollback, which has made these."""
@@ -261,7 +261,7 @@ class AdminService(AdminOperations):
             return refused
         self._toggles.replace(self._state.overrides)
         moved = self._moved(before, pattern, lambda override: override.pattern != pattern)
-        return ModeResult(pattern, mode, moved, notes=tuple(notes))
+        return ModeResult(pattern, mode, moved, notes=notes)
 
     def _spelled(self, pattern: str) -> Sequence[Override]:
         """The overrides of a canonical pattern, in whatever spelling they were set."""

@@ -6,7 +6,7 @@ Times are seconds since 1970, durations seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict
 
 import msgspec
@@ -127,7 +127,7 @@ class ModeResult:
     mode: str
     methods: tuple[MethodMoved, ...]
     held: str = ""
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 class ModeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

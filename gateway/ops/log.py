@@ -39,12 +39,14 @@ _LEVELS: Mapping[str, int] = {
 }
 
 
+_worker = 0  # the number of this process, where there are several
+
+
 class _Lines:
     """Writes lines to a stream and counts lines that are lost because the stream is closed or full."""
 
-    def __init__(self, stream: TextIO, worker: int = 0) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._worker = worker
         self._waiting: list[CallLine] = []
         self.lost = 0
 
@@ -63,11 +65,9 @@ class _Lines:
     def _write(self, last: str = "", count: int = 0) -> None:
         """Write the waiting lines, and `count` more."""
         lines, self._waiting = self._waiting, []
-        for each in lines if self._worker else ():
-            each.worker = self._worker
         try:
             text = _encode_lines(lines).decode() + last if lines else last
-            for piece in _whole_lines(text) if self._worker else (text,):
+            for piece in _whole_lines(text) if _worker else (text,):
                 self._stream.write(piece)
                 self._stream.flush()
         except (OSError, ValueError):
@@ -107,7 +107,9 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
         if console
         else [structlog.processors.format_exc_info, _json]
     )
-    lines = _Lines(sys.stderr, worker)
+    global _worker  # noqa: PLW0603 - one for the process, as its standard error is
+    _worker = worker
+    lines = _Lines(sys.stderr)
     structlog.configure(
         processors=[*processors, *([partial(_with_worker, worker)] if worker else []), *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -221,6 +223,7 @@ def _line(finished: CallFinished) -> CallLine:
         str(known("agent", ""))[:LONGEST],
         str(known("request_id", ""))[:LONGEST],
         "" if isinstance(outcome, Reply) else _error(outcome),
+        _worker,
     )
 
 

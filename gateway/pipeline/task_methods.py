@@ -12,8 +12,8 @@ from gateway.core.dbus.target import Parameter
 from gateway.core.routing.route import Effect, Route, local_route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.events.hub import OwnObjects
-from gateway.pipeline.task_records import RUNNING, STATUSES, Task
 from gateway.pipeline.tasks import Tasks
+from gateway.state.task_records import RUNNING, STATUSES, Task
 
 NULL = "OpaqueRef:NULL"
 CLASS = "task"

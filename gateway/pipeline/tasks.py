@@ -20,7 +20,8 @@ import structlog
 
 from gateway.core.admin.records import StateRefused
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Value
-from gateway.pipeline.task_records import (
+from gateway.state.store import StateStore
+from gateway.state.task_records import (
     CANCELLED,
     CANCELLING,
     FAILURE,
@@ -31,7 +32,6 @@ from gateway.pipeline.task_records import (
     TaskListener,
     TasksOfOthers,
 )
-from gateway.state.store import StateStore
 
 PER_OWNER = 500  # tasks of one session, pending and finished; the finished ones make room for new ones
 TOTAL = 10_000
